@@ -1,0 +1,144 @@
+"""Files that appear whole or not at all.
+
+A :class:`NewFile` is written beside its target, on the same file system. Where the system can do it (Linux)
+it has no name until it is complete, so that a process that is killed leaves nothing behind; elsewhere it
+has a hidden temporary name.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from onnxfc.errors import WriteError
+
+_ADVICE = {
+    errno.ENOENT: "the folder does not exist; create it first",
+    errno.ENOTDIR: "its folder is not a folder",
+    errno.EACCES: "no permission to write there",
+    errno.EPERM: "no permission to write there",
+    errno.EROFS: "the file system is read-only",
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file would be larger than the system allows",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.EMFILE: "too many files are open; write all tensors to one file",
+}
+
+
+@contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """Turns OSError into a WriteError that says what is wrong with ``target``."""
+    try:
+        yield
+    except OSError as error:
+        why = _ADVICE.get(error.errno or 0, error.strerror or str(error))
+        raise WriteError(f"{target}: cannot write: {why}") from error
+
+
+class NewFile:
+    """A file in the making: write to ``fd``, then :meth:`publish` it. Use as a context manager."""
+
+    def __init__(self, folder: Path) -> None:
+        """``folder``: where it will be published. Raises OSError."""
+        self._folder = folder
+        self._temporary: Path | None = None
+        self.fd = self._unnamed()
+        if self.fd < 0:
+            self._temporary = self._fresh()
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+            self.fd = os.open(self._temporary, flags, 0o666)
+
+    def _unnamed(self) -> int:
+        """A descriptor of a file without a name; -1 where the system has none or cannot name it later."""
+        flag = getattr(os, "O_TMPFILE", 0)
+        if not flag:
+            return -1
+        try:
+            fd = os.open(self._folder, flag | os.O_WRONLY, 0o666)
+        except OSError as error:
+            if error.errno in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
+                return -1
+            raise
+        if os.path.exists(f"/proc/self/fd/{fd}"):
+            return fd
+        os.close(fd)
+        return -1
+
+    def _fresh(self) -> Path:
+        return self._folder / f".onnxfc-{secrets.token_hex(6)}.tmp"
+
+    def __enter__(self) -> NewFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.fd)
+        if self._temporary is not None:
+            with suppress(OSError):
+                os.unlink(self._temporary)
+
+    def publish(self, target: Path) -> None:
+        """Give the file its name, replacing what is there; permissions of a replaced file are kept.
+
+        May be called again with another name; the file then has both. A new name needs no fsync: if
+        the power fails there was nothing to lose. What replaces a file is on the disk before it does.
+        """
+        mode = _mode(target)
+        if mode is not None:
+            os.fchmod(self.fd, mode)
+            os.fsync(self.fd)
+        elif self._link(target):
+            return
+        name = self._fresh()
+        if not self._link(name):
+            if self._temporary is None:
+                raise FileExistsError(errno.EEXIST, "the temporary name is taken", str(name))
+            name, self._temporary = self._temporary, None  # no hard links here: it can have one name only
+        try:
+            os.replace(name, target)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(name)
+            raise
+
+    def _link(self, name: Path) -> bool:
+        """Give the file one more name; False if that is taken or this file system has no hard links."""
+        folder = os.open(self._folder, os.O_RDONLY)
+        try:
+            if self._temporary is None:
+                source = f"/proc/self/fd/{self.fd}"
+                os.link(source, name, src_dir_fd=folder, follow_symlinks=True)  # linkat, not link
+            else:
+                os.link(self._temporary, name)
+        except FileExistsError:
+            return False
+        except OSError:
+            if self._temporary is None:
+                raise
+            return False
+        finally:
+            os.close(folder)
+        return True
+
+
+def _mode(target: Path) -> int | None:
+    """Permissions of the file at ``target``; None where there is none."""
+    try:
+        return stat.S_IMODE(os.lstat(target).st_mode)
+    except FileNotFoundError:
+        return None
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in ``folder`` last; best effort, as some file systems cannot."""
+    with suppress(OSError):
+        fd = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)

@@ -1,0 +1,100 @@
+"""What a rewritten model says of itself: which image, which windows, which outputs.
+
+The claim is made by the rewriter, travels in the model's ``metadata_props`` under ``onnxfc.*``
+keys, and is put to the test by :mod:`onnxfc.proof`, which believes none of it.
+Sizes, strides and starts are in input pixels, height before width.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+PREFIX = "onnxfc."
+
+Form = Literal["map", "cells", "mean", "max", "activation", "global", "features"]
+"""How an output of the rewritten model relates to the original's (N, F1, ..., Fk):
+
+- ``map``: (N, F1, ..., Fk, *grid), one cell per window.
+- ``cells``: the original's own rank; its axes of extent 1 listed in ``axes`` became the grid.
+- ``mean``, ``max``: reduced over all cells; the original's own shape.
+- ``activation``: as ``map``, but the pool was dropped: the mean over the ``extent`` cells of a window is its score.
+- ``global``: the original's own shape at every size, from the whole image (global pool kept).
+- ``features``: a trunk tensor, its spatial ``axes`` freed.
+"""
+
+
+@dataclass(frozen=True)
+class ImageInput:
+    """An image input: its native shape (batch as in the original, 1 where dynamic) and spatial axes."""
+
+    name: str
+    shape: tuple[int, ...]
+    spatial: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """A trunk tensor that both models have, where the head begins.
+
+    ``extent`` is the native window on ``spatial`` axes, ``step`` the distance of neighbouring
+    cells, both in elements of this tensor. Batch is axis 0.
+    """
+
+    original: str
+    rewritten: str
+    spatial: tuple[int, ...]
+    extent: tuple[int, ...]
+    step: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Output:
+    """One output and its form; ``axes`` are the grid's (``map``, ``cells``) or spatial (``features``) axes."""
+
+    name: str
+    form: Form
+    axes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Claim:
+    """All that a rewritten model says of itself."""
+
+    native_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    start: tuple[int, ...]
+    size: tuple[int, ...]
+    verdict: Literal["exact", "approximate"]
+    blame: tuple[str, ...]
+    inputs: tuple[ImageInput, ...]
+    boundaries: tuple[Boundary, ...]
+    outputs: tuple[Output, ...]
+
+    def to_metadata(self) -> dict[str, str]:
+        """The claim as ``metadata_props`` entries: one JSON value per key."""
+        return {PREFIX + key: json.dumps(value) for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str]) -> Claim | None:
+        """Read a claim back; None where the model carries none."""
+        if PREFIX + "native_size" not in metadata:
+            return None
+        raw: dict[str, Any] = {
+            key: _tuples(json.loads(metadata[PREFIX + key])) for key in cls.__dataclass_fields__
+        }
+        raw["inputs"] = tuple(ImageInput(**item) for item in raw["inputs"])
+        raw["boundaries"] = tuple(Boundary(**item) for item in raw["boundaries"])
+        raw["outputs"] = tuple(Output(**item) for item in raw["outputs"])
+        return cls(**raw)
+
+
+def _tuples(value: Any) -> Any:
+    """JSON has lists only; the claim is made of tuples."""
+    if isinstance(value, list):
+        return tuple(_tuples(item) for item in value)
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return value

@@ -1,0 +1,200 @@
+"""The new graph while it is being written: nodes in order, changed initializers, specs of its tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from onnxfc.graph import Graph, inputs_of
+from onnxfc.model_file import ModelFile
+from onnxfc.specs import SMALL, Array, Inference, InferenceFailed, Shape, Spec, of_array
+
+
+class Draft:
+    """Collects what the rules write. Original nodes that are kept are the original's own protos."""
+
+    def __init__(self, model: ModelFile, graph: Graph, inference: Inference, probes: int) -> None:
+        self.model = model
+        self.graph = graph
+        self.probes = probes
+        self.nodes: list[onnx.NodeProto] = []
+        self.specs: dict[str, Spec] = {}
+        self.tensors: dict[str, onnx.TensorProto] = {}
+        self.inference = inference
+        self._names = graph.names()
+        self._node_names = {node.name for node in graph.nodes}
+        self._drafted: set[str] = set()
+        self.reshaped: dict[tuple[str, tuple[int, ...]], str] = {}
+        self._constants: dict[tuple[Any, ...], str] = {}
+
+    # Nodes
+
+    def keep(
+        self, node: onnx.NodeProto, inputs: Sequence[str], attributes: Mapping[str, Any] | None = None
+    ) -> None:
+        """Append an original node, as it is where nothing changed. Raises InferenceFailed.
+
+        ``attributes`` are set on a copy; a value of None removes the attribute.
+        """
+        if list(inputs) != list(node.input) or attributes:
+            node = _changed(node, inputs, attributes or {})
+        self._append(node)
+
+    def try_keep(self, node: onnx.NodeProto, inputs: Sequence[str], wanted: Sequence[Shape]) -> bool:
+        """As :meth:`keep`, but only if the output gets the ``wanted`` shapes; else nothing is appended."""
+        before = len(self.nodes)
+        try:
+            self.keep(node, inputs)
+        except InferenceFailed:
+            return False
+        if self.specs[node.output[0]].shapes == tuple(wanted):
+            return True
+        del self.nodes[before:]
+        return False
+
+    def emit(
+        self,
+        op_type: str,
+        inputs: Sequence[str],
+        outputs: Sequence[str] | str = "",
+        *,
+        name: str = "",
+        domain: str = "",
+        **attributes: Any,
+    ) -> str:
+        """Append a new node and return its first output.
+
+        ``outputs`` given by name are taken as they are; ``name`` is that of the original node it stands for.
+        """
+        hint = f"{name or (inputs[0] if inputs else 'onnxfc')}_{op_type.lower()}"
+        names = [outputs] if isinstance(outputs, str) else list(outputs)
+        names = [item or self.fresh(hint) for item in names]
+        if not name or name in self._drafted:
+            name = _unused(hint, self._node_names)
+        self._drafted.add(name)
+        node = helper.make_node(op_type, inputs, names, name=name, domain=domain)
+        for key, value in attributes.items():
+            if value is not None:
+                node.attribute.append(helper.make_attribute(key, value))
+        self._append(node)
+        return names[0]
+
+    def _append(self, node: onnx.NodeProto) -> None:
+        found = self.inference.infer(
+            node, [self.spec(name) if name else None for name in node.input], self.probes
+        )
+        self.nodes.append(node)
+        for name, spec in zip(node.output, found, strict=True):
+            if name and spec is not None:
+                self.specs[name] = spec
+
+    def append_unknown(self, node: onnx.NodeProto) -> None:
+        """Append a node of which shape inference knows nothing."""
+        self.nodes.append(node)
+
+    def assume(self, name: str, like: str) -> None:
+        """Give a tensor that this walk will not make (another follows) the spec of ``like``."""
+        self.specs[name] = self.specs[like]
+
+    def amend(self, node: onnx.NodeProto, inputs: Sequence[str], output: str) -> None:
+        """Give a drafted node other inputs and another name for its one output."""
+        self.specs[output] = self.specs.pop(node.output[0])
+        node.input[:] = inputs
+        node.output[:] = [output]
+
+    def is_new(self, node: onnx.NodeProto) -> bool:
+        """Whether a drafted node was written by a rule rather than kept from the original."""
+        return node.name in self._drafted
+
+    def producer(self, tensor: str) -> onnx.NodeProto | None:
+        """The drafted node that makes a tensor."""
+        return next((node for node in reversed(self.nodes) if tensor in node.output), None)
+
+    # Tensors
+
+    def spec(self, name: str) -> Spec:
+        return self.specs[name]
+
+    def fresh(self, hint: str) -> str:
+        """A tensor name that nothing uses."""
+        return _unused(hint, self._names)
+
+    def constant(self, value: Array | Sequence[int] | int, hint: str = "const") -> str:
+        """A new initializer, shared where an equal small one exists. Python numbers become int64."""
+        array = (
+            np.asarray(value) if isinstance(value, np.ndarray | np.generic) else np.asarray(value, np.int64)
+        )
+        key = (array.dtype.str, array.shape, array.tobytes()) if array.size <= SMALL else (object(),)
+        if key not in self._constants:
+            name = self.fresh(f"onnxfc_{hint}")
+            self.add_tensor(
+                numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name), array
+            )
+            self._constants[key] = name
+        return self._constants[key]
+
+    def add_tensor(self, tensor: onnx.TensorProto, array: Array | None = None) -> None:
+        """Add or replace an initializer."""
+        self._names.add(tensor.name)
+        self.tensors[tensor.name] = tensor
+        shape = tuple(tensor.dims)
+        spec = of_array(array, self.probes) if array is not None else None
+        self.specs[tensor.name] = spec or Spec(int(tensor.data_type), (shape,) * self.probes)
+
+    def rename(self, old: str, new: str) -> bool:
+        """Call a drafted tensor ``new`` everywhere; False where its name is not ours to change."""
+        node = self.producer(old)
+        if node is None or old in self.graph.outputs or any(_captures(other, old) for other in self.nodes):
+            return False
+        self.nodes = [_renamed(item, old, new) for item in self.nodes]
+        self.specs[new] = self.specs.pop(old)
+        return True
+
+    def prune(self, outputs: Sequence[str]) -> list[onnx.NodeProto]:
+        """The drafted nodes that the outputs need, in order."""
+        wanted, kept = set(outputs), []
+        for node in reversed(self.nodes):
+            if wanted.intersection(node.output):
+                wanted.update(inputs_of(node))
+                kept.append(node)
+        return kept[::-1]
+
+
+def _changed(node: onnx.NodeProto, inputs: Sequence[str], attributes: Mapping[str, Any]) -> onnx.NodeProto:
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    copy.input[:] = inputs
+    kept = [item for item in copy.attribute if item.name not in attributes]
+    del copy.attribute[:]
+    copy.attribute.extend(kept)
+    copy.attribute.extend(
+        helper.make_attribute(key, value) for key, value in attributes.items() if value is not None
+    )
+    return copy
+
+
+def _renamed(node: onnx.NodeProto, old: str, new: str) -> onnx.NodeProto:
+    if old not in node.input and old not in node.output:
+        return node
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    copy.input[:] = [new if name == old else name for name in node.input]
+    copy.output[:] = [new if name == old else name for name in node.output]
+    return copy
+
+
+def _captures(node: onnx.NodeProto, name: str) -> bool:
+    return name not in node.input and name in set(inputs_of(node))
+
+
+def _unused(hint: str, taken: set[str]) -> str:
+    name, count = hint, 1
+    while name in taken:
+        count += 1
+        name = f"{hint}_{count}"
+    taken.add(name)
+    return name

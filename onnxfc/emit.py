@@ -1,0 +1,96 @@
+"""New nodes in the spelling of the model's own opset: axes as attribute or as input, and so on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from onnxfc.draft import Draft
+
+
+def unsqueeze(draft: Draft, tensor: str, axes: Sequence[int], output: str = "") -> str:
+    """Insert axes of extent 1 at the positions ``axes`` of the result."""
+    if not axes:
+        return tensor
+    return _with_axes(draft, "Unsqueeze", tensor, axes, output, since=13)
+
+
+def squeeze(draft: Draft, tensor: str, axes: Sequence[int], output: str = "") -> str:
+    """Take out axes of extent 1."""
+    if not axes:
+        return tensor
+    return _with_axes(draft, "Squeeze", tensor, axes, output, since=13)
+
+
+def reduce(
+    draft: Draft, op_type: str, tensor: str, axes: Sequence[int], keepdims: bool, output: str = ""
+) -> str:
+    """ReduceMean, ReduceMax ... over ``axes``."""
+    since = 13 if op_type == "ReduceSum" else 18
+    return _with_axes(draft, op_type, tensor, axes, output, since=since, keepdims=int(keepdims))
+
+
+def _with_axes(
+    draft: Draft,
+    op_type: str,
+    tensor: str,
+    axes: Sequence[int],
+    output: str,
+    *,
+    since: int,
+    keepdims: int | None = None,
+) -> str:
+    if draft.graph.opset >= since:
+        return draft.emit(op_type, [tensor, draft.constant(list(axes), "axes")], output, keepdims=keepdims)
+    return draft.emit(op_type, [tensor], output, axes=list(axes), keepdims=keepdims)
+
+
+def slice_axis(draft: Draft, tensor: str, axis: int, start: int, end: int) -> str:
+    """``tensor[..., start:end, ...]`` on one axis."""
+    if draft.graph.opset >= 10:
+        bounds = [draft.constant([item], "slice") for item in (start, end, axis)]
+        return draft.emit("Slice", [tensor, *bounds])
+    return draft.emit("Slice", [tensor], starts=[start], ends=[end], axes=[axis])
+
+
+def transpose(draft: Draft, tensor: str, perm: Sequence[int], output: str = "") -> str:
+    """Permute the axes; nothing is written where they stay."""
+    if list(perm) == list(range(len(perm))) and not output:
+        return tensor
+    return draft.emit("Transpose", [tensor], output, perm=list(perm))
+
+
+def dims(draft: Draft, tensor: str, start: int, end: int) -> str:
+    """The dims ``start:end`` of a tensor, as int64 of shape (end - start,)."""
+    return slice_axis(draft, draft.emit("Shape", [tensor]), 0, start, end)
+
+
+def reshape(draft: Draft, tensor: str, target: Sequence[int | str], output: str = "") -> str:
+    """Reshape to numbers (0 and -1 as in ONNX) and to dims that were computed by :func:`dims`."""
+    if all(isinstance(item, int) for item in target):
+        return draft.emit(
+            "Reshape", [tensor, draft.constant([int(item) for item in target], "shape")], output
+        )
+    parts: list[str] = []
+    run: list[int] = []
+    for item in target:
+        if isinstance(item, int):
+            run.append(item)
+            continue
+        if run:
+            parts.append(draft.constant(run, "shape"))
+            run = []
+        parts.append(item)
+    if run:
+        parts.append(draft.constant(run, "shape"))
+    shape = parts[0] if len(parts) == 1 else draft.emit("Concat", parts, axis=0)
+    return draft.emit("Reshape", [tensor, shape], output)
+
+
+def scalar(draft: Draft, value: float, like: str) -> str:
+    """A constant of rank 0 in the element type of ``like``."""
+    from onnx import helper
+
+    dtype = helper.tensor_dtype_to_np_dtype(draft.spec(like).dtype)
+    return draft.constant(np.asarray(value, dtype=dtype), "scalar")

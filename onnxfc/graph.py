@@ -1,0 +1,89 @@
+"""Reading helpers over an ONNX graph: who makes a tensor, who reads it, what an attribute says."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import onnx
+from onnx import helper
+
+
+class Graph:
+    """An index over ``model.graph``; nothing in it is ever changed."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.model = model
+        self.proto = model.graph
+        self.nodes = list(model.graph.node)
+        self.opsets = {"": 1} | {canonical_domain(item.domain): item.version for item in model.opset_import}
+        self.initializers = {tensor.name: tensor for tensor in model.graph.initializer}
+        names = {info.name for info in model.graph.input}
+        # Before IR version 4 every initializer had to be an input too, and none could be overridden.
+        self.overridable = names & self.initializers.keys() if model.ir_version >= 4 else set[str]()
+        self.inputs = [info for info in model.graph.input if info.name not in self.initializers]
+        self.outputs = [info.name for info in model.graph.output]
+        self.producers = {name: node for node in self.nodes for name in node.output if name}
+        self.uses: Counter[str] = Counter(self.outputs)
+        for node in self.nodes:
+            self.uses.update(set(inputs_of(node)))
+        self.live = _live(self)
+
+    @property
+    def opset(self) -> int:
+        """Version of the default operator set."""
+        return int(self.opsets[""])
+
+    def names(self) -> set[str]:
+        """All tensor names in use."""
+        found = set(self.initializers) | {info.name for info in self.proto.input}
+        for node in self.nodes:
+            found.update(node.output)
+            found.update(inputs_of(node))
+        return found
+
+
+def canonical_domain(domain: str) -> str:
+    """The default domain has two spellings."""
+    return "" if domain == "ai.onnx" else domain
+
+
+def inputs_of(node: onnx.NodeProto) -> Iterator[str]:
+    """All tensors that a node reads, those that its subgraphs capture included."""
+    yield from (name for name in node.input if name)
+    for attribute in node.attribute:
+        for graph in [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]:
+            yield from captured(graph)
+
+
+def captured(graph: onnx.GraphProto) -> set[str]:
+    """The tensors of the outer scope that a subgraph reads."""
+    own = {info.name for info in graph.input} | {tensor.name for tensor in graph.initializer}
+    own.update(name for node in graph.node for name in node.output)
+    read = {name for node in graph.node for name in inputs_of(node)}
+    read.update(info.name for info in graph.output)
+    return read - own
+
+
+def attributes(node: onnx.NodeProto) -> Mapping[str, Any]:
+    """Attribute values by name; strings as str."""
+    found = {item.name: helper.get_attribute_value(item) for item in node.attribute}
+    return {key: value.decode() if isinstance(value, bytes) else value for key, value in found.items()}
+
+
+def label(node: onnx.NodeProto) -> str:
+    """How a node is called in messages: its name, else what it makes."""
+    return node.name or f"{node.op_type} -> {next((name for name in node.output if name), '?')}"
+
+
+def _live(graph: Graph) -> set[int]:
+    """Positions of the nodes that some output needs."""
+    wanted = set(graph.outputs)
+    live = set()
+    for position in range(len(graph.nodes) - 1, -1, -1):
+        node = graph.nodes[position]
+        if wanted.intersection(node.output):
+            live.add(position)
+            wanted.update(inputs_of(node))
+    return live

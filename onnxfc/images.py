@@ -1,0 +1,121 @@
+"""The image inputs: which they are, their native size, their possible layouts, the probes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import onnx
+
+from onnxfc.errors import Refusal
+from onnxfc.graph import Graph, inputs_of
+from onnxfc.specs import Shape, Spec
+
+_IMAGE_TYPES = {
+    *(onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16),
+    *(onnx.TensorProto.UINT8, onnx.TensorProto.INT8),
+}
+_LAYOUTS = {3: ((2,), (1, 2), (1,)), 4: ((2, 3), (1, 2)), 5: ((2, 3, 4), (1, 2, 3))}
+"""Spatial axes by rank, the likelier first: channels first, then channels last (or absent)."""
+
+_GROWTH = ((192, 320, 448), (576, 704, 832))
+"""What the probes after the first two add to twice (three times) the native size, axis by axis: multiples of 64, so
+that the strides of common networks divide them, and all different, so that no two dims coincide."""
+
+SIZE_NAMES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image input and one reading of its layout; ``shape`` is native, batch first."""
+
+    name: str
+    dtype: int
+    shape: Shape
+    spatial: tuple[int, ...]
+    free_batch: bool
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Native size in pixels."""
+        return tuple(self.shape[axis] for axis in self.spatial)
+
+    def probes(self) -> tuple[Shape, ...]:
+        """The native shape, the shape at twice the native size, and sizes that tell all dims apart."""
+        sizes = [self.size, tuple(2 * length for length in self.size)]
+        for factor, growth in enumerate(_GROWTH, 2):
+            sizes.append(
+                tuple(factor * length + more for length, more in zip(self.size, growth, strict=False))
+            )
+        return tuple(self._resized(size, batch) for batch, size in enumerate(sizes))
+
+    def _resized(self, size: Sequence[int], more_batch: int) -> Shape:
+        shape = list(self.shape)
+        for axis, length in zip(self.spatial, size, strict=True):
+            shape[axis] = length
+        if self.free_batch:
+            shape[0] += 10 * more_batch
+        return tuple(shape)
+
+
+def native_inputs(graph: Graph, size: Sequence[int] | None) -> dict[str, Spec]:
+    """Specs of all inputs at the native size: dynamic dims are 1, or taken from ``size`` (height, width)."""
+    found = {}
+    for info in graph.inputs:
+        shape = [dim.dim_value for dim in info.type.tensor_type.shape.dim]
+        open_axes = [axis for axis, length in enumerate(shape) if length <= 0 and axis > 0]
+        for axis, length in zip(open_axes, size or (), strict=False):
+            shape[axis] = length
+        native = tuple(length if length > 0 else 1 for length in shape)
+        found[info.name] = Spec(info.type.tensor_type.elem_type, (native,))
+    return found
+
+
+def images(
+    graph: Graph, inputs: dict[str, Spec], dynamic_batch: bool, size: Sequence[int] | None
+) -> list[list[Image]] | Refusal:
+    """All readings of the image inputs, the likelier first; a refusal where there is no image."""
+    live = {name for position in graph.live for name in inputs_of(graph.nodes[position])}
+    infos = [info for info in graph.inputs if info.name in live]
+    candidates = [info for info in infos if _is_image(inputs[info.name])]
+    if not candidates:
+        return _no_image(infos, inputs)
+    for info in candidates:
+        dims = info.type.tensor_type.shape.dim
+        if size is None and any(dim.dim_value <= 0 for dim in list(dims)[2:-1] or list(dims)[2:]):
+            return Refusal(
+                "unknown-native-size",
+                info.name,
+                "the input's height and width are dynamic, so its native size is not in the graph",
+                "give it with --size HxW",
+            )
+    readings = []
+    for spatial in _layouts(inputs[candidates[0].name].rank):
+        reading = [_image(info, inputs[info.name], spatial, dynamic_batch) for info in candidates]
+        if all(max(image.spatial) < len(image.shape) for image in reading):
+            readings.append(reading)
+    return readings
+
+
+def _layouts(rank: int) -> Iterator[tuple[int, ...]]:
+    yield from _LAYOUTS[rank]
+
+
+def _is_image(spec: Spec) -> bool:
+    return spec.dtype in _IMAGE_TYPES and spec.rank in _LAYOUTS
+
+
+def _image(info: onnx.ValueInfoProto, spec: Spec, spatial: tuple[int, ...], dynamic_batch: bool) -> Image:
+    batch = info.type.tensor_type.shape.dim[0]
+    return Image(info.name, spec.dtype, spec.native, spatial, dynamic_batch or batch.dim_value <= 0)
+
+
+def _no_image(infos: Sequence[onnx.ValueInfoProto], inputs: dict[str, Spec]) -> Refusal:
+    seen = ", ".join(f"{info.name} {list(inputs[info.name].native)}" for info in infos) or "no input at all"
+    flat = [
+        info.name for info in infos if inputs[info.name].rank == 2 and inputs[info.name].dtype in _IMAGE_TYPES
+    ]
+    advice = "onnxfc rewrites networks whose input is an image (N, C, H, W), a signal (N, C, L) or a volume"
+    if flat:
+        advice = "a flattened image has no height and width; export the model with the image as its input"
+    return Refusal("no-image-input", "", f"no input is an image: {seen}", advice)

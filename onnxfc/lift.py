@@ -1,0 +1,164 @@
+"""From one view to another: windows become score maps, fixed tensors get grid axes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from onnxfc import emit
+from onnxfc.claim import Boundary
+from onnxfc.draft import Draft
+from onnxfc.errors import Refusal
+from onnxfc.site import Site, extent_of
+from onnxfc.views import Context, Fixed, Index, Map, ScoreMap, Source, View, Window
+
+
+def channels_first(site: Site, view: Map) -> tuple[str, int]:
+    """A map as (N, C, *spatial): the tensor, and C. Several channel axes become one, in their order."""
+    shape = site.native(view.original).native
+    channel_axes = _channel_axes(view, len(shape))
+    tensor = emit.transpose(site.draft, view.tensor, [0, *channel_axes, *view.spatial])
+    channels = math.prod(shape[axis] for axis in channel_axes)
+    if len(channel_axes) != 1:
+        first = len(channel_axes) + 1
+        sizes = emit.dims(site.draft, tensor, first, first + len(view.spatial))
+        tensor = emit.reshape(site.draft, tensor, [0, channels, sizes])
+    return tensor, channels
+
+
+def untransposed(site: Site, view: Map) -> Map:
+    """The same map before the Transpose nodes that made it channels-last, where there is one channels-first."""
+    before: Map | None = view
+    while before is not None:
+        rank = len(site.native(before.original).native)
+        in_order = tuple(sorted(view.spatial)) == view.spatial
+        if in_order and rank == 2 + len(view.spatial) and before.spatial == tuple(range(2, rank)):
+            return before
+        before = before.behind
+    return view
+
+
+def _channel_axes(view: Map, rank: int) -> list[int]:
+    return [axis for axis in range(1, rank) if axis not in view.spatial]
+
+
+def places_of(site: Site, view: Map) -> Index:
+    """Each native element's place in the order C, spatial; of the map's native shape without its batch."""
+    shape = site.native(view.original).native
+    order = [*_channel_axes(view, len(shape)), *view.spatial]
+    places = np.arange(math.prod(shape[1:]), dtype=np.int64).reshape([shape[axis] for axis in order])
+    return places.transpose(np.argsort(np.array(order) - 1, kind="stable"))
+
+
+def to_window(site: Site, view: Map) -> Window:
+    """A map seen as one native window (N, *native shape)."""
+    extent = extent_of(site, view)
+    source = untransposed(site, view)
+    tensor, channels = channels_first(site, source)
+    windows = view.trace.windows or frozenset({boundary(source, extent)})
+    fields = tuple(item.through(length) for item, length in zip(view.trace.fields, extent, strict=True))
+    trace = replace(view.trace, fields=fields, windows=windows)
+    return Window((Source(tensor, channels, extent),), places_of(site, view), trace)
+
+
+def boundary(view: Map, extent: tuple[int, ...]) -> Boundary:
+    """Where the head begins, for the proof."""
+    return Boundary(view.original, view.tensor, view.spatial, extent, (1,) * len(extent))
+
+
+def simplest(window: Window) -> Window | ScoreMap:
+    """A window of one element per channel, in order and with nothing pending, is a score map already."""
+    source = window.sources[0]
+    plain = (
+        len(window.sources) == 1 and window.scale is None and window.shift is None and not window.batch_axis
+    )
+    if plain and set(source.extent) == {1} and window.in_order and window.index.ndim == 1:
+        return ScoreMap(source.tensor, window.index.shape, window.trace)
+    return window
+
+
+def to_scores(site: Site, view: View) -> ScoreMap | Refusal:
+    """Compute a lifted view as a score map over the native window's features."""
+    if isinstance(view, ScoreMap):
+        return view
+    if isinstance(view, Map):
+        return to_scores(site, to_window(site, view))
+    if not isinstance(view, Window):
+        raise TypeError(f"{type(view).__name__} has no windows")
+    if view.batch_axis:
+        return site.refuse("mixes-batch", "reads features whose batch is not the first axis")
+    tensor = _gathered(site.draft, view)
+    tensor = _shaped(site.draft, tensor, view)
+    for op_type, operand in (("Mul", view.scale), ("Add", view.shift)):
+        if operand is not None:
+            value = np.broadcast_to(operand, view.index.shape).reshape(
+                view.index.shape + (1,) * len(view.trace.fields)
+            )
+            tensor = site.draft.emit(op_type, [tensor, _typed(site.draft, value, tensor)])
+    return ScoreMap(tensor, view.index.shape, view.trace)
+
+
+def _gathered(draft: Draft, view: Window) -> str:
+    """(N, features, *grid): every source's windows unrolled, then picked in the order of the index."""
+    parts = [_unrolled(draft, source) for source in view.sources]
+    tensor = parts[0] if len(parts) == 1 else draft.emit("Concat", parts, axis=1)
+    if view.in_order:
+        return tensor
+    return draft.emit("Gather", [tensor, draft.constant(view.index.ravel(), "order")], axis=1)
+
+
+def _unrolled(draft: Draft, source: Source) -> str:
+    """(N, C * extent, *grid) by a depthwise convolution with one-hot kernels, exact in any float type."""
+    window = math.prod(source.extent)
+    if window == 1:
+        return source.tensor
+    kernel = np.tile(np.eye(window), (source.channels, 1)).reshape(-1, 1, *source.extent)
+    weight = _typed(draft, kernel, source.tensor)
+    return draft.emit(
+        "Conv",
+        [source.tensor, weight],
+        group=source.channels,
+        kernel_shape=list(source.extent),
+        name="unrolled",
+    )
+
+
+def _shaped(draft: Draft, tensor: str, view: Window) -> str:
+    """Split the one feature axis into the native ones."""
+    if view.index.ndim == 1:
+        return tensor
+    rank = len(view.trace.fields)
+    return emit.reshape(draft, tensor, [0, *view.index.shape, emit.dims(draft, tensor, 2, 2 + rank)])
+
+
+def _typed(draft: Draft, value: np.ndarray, like: str) -> str:
+    from onnx import helper
+
+    return draft.constant(value.astype(helper.tensor_dtype_to_np_dtype(draft.spec(like).dtype)), "lifted")
+
+
+def lift_fixed(site: Site, position: int, grid: int) -> str:
+    """A fixed (or context) input with ``grid`` axes of extent 1 appended, ready to broadcast."""
+    name = site.node.input[position]
+    spec = site.native(name)
+    view = site.views[position]
+    assert isinstance(view, Fixed | Context)
+    if spec.shapes is not None and spec.rank == 0:
+        return _frozen(site, name, view.tensor)
+    value = site.weights(name)
+    if value is not None and spec.native.count(1) == spec.rank:
+        return _frozen(site, name, view.tensor)
+    if value is not None:
+        return site.draft.constant(value.reshape(value.shape + (1,) * grid), name)
+    return emit.unsqueeze(site.draft, view.tensor, range(spec.rank, spec.rank + grid))
+
+
+def _frozen(site: Site, name: str, tensor: str) -> str:
+    """A value that was computed from the image's size means the native size inside a window."""
+    spec = site.draft.spec(tensor)
+    native = site.native(name).values
+    if spec.values is not None and spec.constant is None and native is not None:
+        return site.draft.constant(native[0], "native")
+    return tensor

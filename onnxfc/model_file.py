@@ -1,0 +1,163 @@
+"""Open and save models without reading their weights.
+
+Large initializers stay where they are, on disk: :attr:`ModelFile.proto` is a skeleton in which each of
+them is a reference (ONNX external data with a private location) into the source file. A reference can be
+renamed, reshaped to dims of the same element count, copied and removed like any other tensor;
+:meth:`ModelFile.array` loads the values of one, :meth:`ModelFile.save` copies the bytes across.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx import numpy_helper
+
+from onnxfc import wire
+from onnxfc.errors import ReadError
+from onnxfc.external import NUMPY_TYPES, Store, all_tensors, raw_size, set_entries
+from onnxfc.saving import SaveOptions, save
+from onnxfc.storage import FileSource, MemorySource, Source
+
+__all__ = ["LARGE", "ModelFile", "SaveOptions"]
+
+LARGE = 1024
+"""Initializers of at least so many bytes stay in the file; shapes, axes and the like are below it."""
+
+_T = onnx.TensorProto
+_MAGIC = (
+    (0, b"\x89PNG", "a PNG image"),
+    (0, b"\xff\xd8\xff", "a JPEG image"),
+    (0, b"PK\x03\x04", "a zip archive (a PyTorch checkpoint is one, too)"),
+    (0, b"\x1f\x8b", "a gzip archive"),
+    (0, b"\x89HDF", "an HDF5 file"),
+    (0, b"\x80\x02", "a Python pickle"),
+    (4, b"TFL3", "a TensorFlow Lite model"),
+    (4, b"ORTM", "a model in onnxruntime's own format"),
+)
+
+
+class ModelFile:
+    """An opened model: ``proto`` (to be treated as read-only), ``path`` (None in memory), its weights."""
+
+    def __init__(self, proto: onnx.ModelProto, path: Path | None = None, store: Store | None = None) -> None:
+        self.proto = proto
+        self.path = path
+        self.store = store if store is not None else Store(None, path)
+
+    @classmethod
+    def open(cls, source: str | Path | bytes | onnx.ModelProto) -> ModelFile:
+        """Open a model file, the bytes of one, or a model that is in memory already.
+
+        Raises ReadError where there is no ONNX model, or its external data is missing, too short or
+        outside of the model's folder.
+        """
+        if isinstance(source, onnx.ModelProto):
+            model = cls(source)
+        elif isinstance(source, bytes):
+            model = cls._parse(memoryview(source), MemorySource(source), None)
+        else:
+            model = cls._from_path(Path(source))
+        if not model.proto.HasField("graph"):
+            raise ReadError(f"{model._where}: is not an ONNX model: it has no graph")
+        for tensor in all_tensors(model.proto):
+            model.store.span(tensor)  # to learn now, not in the midst of the work, that data is missing
+        return model
+
+    @classmethod
+    def _from_path(cls, path: Path) -> ModelFile:
+        try:
+            source = FileSource(path, keep_open=True)
+        except FileNotFoundError as error:
+            raise ReadError(f"{path}: there is no such file; check the path") from error
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise ReadError(f"{path}: cannot read: {reason}") from error
+        if not source.size:
+            raise ReadError(f"{path}: is empty; export or download the model again")
+        return cls._parse(source.map(), source, path)
+
+    @classmethod
+    def _parse(cls, data: memoryview, source: Source, path: Path | None) -> ModelFile:
+        where = path or "the given bytes"
+        if not len(data):
+            raise ReadError(f"{where}: is empty; export or download the model again")
+        try:
+            proto = onnx.ModelProto.FromString(wire.skeleton(data, LARGE))
+        except (wire.WireError, DecodeError) as error:
+            raise ReadError(f"{where}: {_diagnosis(data, error)}") from error
+        if not proto.HasField("graph") or not (proto.graph.node or proto.graph.output):
+            raise ReadError(f"{where}: {_diagnosis(data, None)}")
+        source.verify()
+        return cls(proto, path, Store(source, path))
+
+    @property
+    def _where(self) -> str:
+        return str(self.path or "the given model")
+
+    def with_proto(self, proto: onnx.ModelProto) -> ModelFile:
+        """Another model over the same weights."""
+        return ModelFile(proto, self.path, self.store)
+
+    def tensor(self, name: str, array: np.ndarray) -> onnx.TensorProto:
+        """A new initializer called ``name`` for a proto over these weights.
+
+        A large array is kept as it is and referred to, not copied into the proto; do not change it.
+        """
+        tensor: onnx.TensorProto
+        data_type = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+        if array.nbytes < LARGE or data_type not in NUMPY_TYPES or not array.dtype.isnative:
+            tensor = numpy_helper.from_array(array, name)
+            return tensor
+        tensor = _T(name=name, data_type=data_type, dims=array.shape)
+        set_entries(tensor, self.store.hold(array))
+        return tensor
+
+    def array(self, tensor: onnx.TensorProto) -> np.ndarray:
+        """The values of one tensor, loaded alone and mapped where possible; treat them as read-only.
+
+        Raises ReadError where its bytes cannot be read or do not fit its dims.
+        """
+        span = self.store.span(tensor)
+        try:
+            if span is None:
+                return np.asarray(numpy_helper.to_array(tensor))
+            if len(span) != raw_size(tensor):
+                raise ValueError(f"{len(span)} bytes do not fit its type and dims {tuple(tensor.dims)}")
+            data = span.view()
+            if tensor.data_type not in NUMPY_TYPES:
+                raw = _T(dims=tensor.dims, data_type=tensor.data_type, raw_data=data.tobytes())
+                return np.asarray(numpy_helper.to_array(raw))
+            dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).newbyteorder("<")
+            array: np.ndarray = data.view(dtype).reshape(tuple(tensor.dims))
+            return array
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
+            line = " ".join(str(error).split())
+            raise ReadError(f"{self._where}: tensor {tensor.name!r} cannot be read: {line}") from error
+
+    def save(self, path: str | Path, options: SaveOptions | None = None) -> None:
+        """Write the model to ``path``, atomically; large bytes are copied by the kernel.
+
+        Killed at any moment, it leaves the old file or the new one (:mod:`onnxfc.saving` says what that
+        means with external data). Raises WriteError where ``path`` cannot be written, UsageError where it
+        is one of the input's files, ReadError where the input has changed since it was opened.
+        """
+        save(self.proto, self.store, path, options or SaveOptions())
+
+
+def _diagnosis(data: memoryview, error: Exception | None) -> str:
+    """What the bytes are, as they are not a model."""
+    head = bytes(data[:512])
+    for offset, magic, name in _MAGIC:
+        if head[offset:].startswith(magic):
+            return f"is not an ONNX model but {name}"
+    if head.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer, not the model itself; run `git lfs pull`"
+    if head.isascii() and all(byte >= 32 or byte in b"\t\r\n" for byte in head):
+        return "is not an ONNX model but text; give the binary .onnx file"
+    missing = error.missing if isinstance(error, wire.WireError) else 0
+    if missing and head[0] == 0x08:  # a model begins with its ir_version
+        return "is truncated, or not an ONNX model; export or download it again"
+    return "is not an ONNX model; give a file exported as .onnx"

@@ -1,0 +1,87 @@
+"""The outputs of the rewritten model: maps as they come, or reduced over their cells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from onnxfc import emit
+from onnxfc.claim import Output
+from onnxfc.draft import Draft
+from onnxfc.errors import Refusal
+from onnxfc.graph import Graph
+from onnxfc.lift import to_scores
+from onnxfc.site import Site, State
+from onnxfc.views import Context, Fixed, Map, Refused, ScoreMap, Trace, View, Window
+
+Form = Literal["map", "mean", "max"]
+
+
+def finish(state: State, form: Form) -> tuple[list[Output], list[Trace]] | list[Refusal]:
+    """Give every output its final tensor under its own name; all refusals that keep one from it."""
+    outputs, traces, refusals = [], [], []
+    for name in state.graph.outputs:
+        made = _output(state, name, state.views[name], form)
+        if isinstance(made, Refusal):
+            refusals.append(made)
+            continue
+        output, trace = made
+        outputs.append(output)
+        traces.extend([trace] if trace else [])
+    return list(dict.fromkeys(refusals)) or (outputs, traces)
+
+
+def _output(state: State, name: str, view: View, form: Form) -> tuple[Output, Trace | None] | Refusal:
+    if isinstance(view, Refused):
+        return view.refusal
+    if isinstance(view, Fixed | Context):
+        _named(state.draft, state.graph, view.tensor, name)
+        return Output(name, "global"), view.trace if isinstance(view, Context) else None
+    if isinstance(view, Window):
+        scores = to_scores(Site(state, state.graph.producers[name]), view)
+        if isinstance(scores, Refusal):
+            return scores
+        view = scores
+    if isinstance(view, ScoreMap) and view.batch_axis:
+        return Refusal("mixes-batch", name, "the output does not have its batch first")
+    axes = view.grid if isinstance(view, ScoreMap) else view.spatial
+    tensor = view.tensor
+    crossed = bool(view.trace.windows)
+    if crossed and form != "map":
+        tensor = emit.reduce(
+            state.draft, f"Reduce{form.title()}", tensor, axes, keepdims=isinstance(view, Map)
+        )
+    _named(state.draft, state.graph, tensor, name)
+    return Output(name, _form(view, form), axes if form == "map" or not crossed else ()), view.trace
+
+
+def _form(
+    view: Map | ScoreMap, form: Form
+) -> Literal["map", "cells", "mean", "max", "activation", "features"]:
+    if not view.trace.windows:
+        return "features"
+    if form != "map":
+        return form
+    if view.trace.dropped:
+        return "activation"
+    return "cells" if isinstance(view, Map) else "map"
+
+
+def _named(draft: Draft, graph: Graph, tensor: str, name: str) -> None:
+    """Let an output's tensor bear the output's name."""
+    if tensor != name and not draft.rename(tensor, name):
+        draft.emit("Identity", [tensor], name)
+
+
+def reduction_contradicts(form: Form, global_pool: str) -> str | None:
+    """Why these two options cannot go together; None where they can."""
+    if form == "max" and global_pool == "drop":
+        return "--output max of a dropped pool is not the original's score; use --output mean or --global-pool window"
+    return None
+
+
+def drop_refusals(state: State, traces: Sequence[Trace]) -> list[Refusal]:
+    """What a dropped pool does not commute with; empty where the head behind it is affine."""
+    if not any(trace.dropped for trace in traces):
+        return []
+    return list(state.not_affine)

@@ -1,0 +1,153 @@
+"""check(original, rewritten, claim): the proof, step by step.
+
+The models are run one after the other, original, rewritten, head of the original, each in one session
+that is closed before the next is opened. The verifier believes nothing that the claim says: what the
+claim leaves out or gets wrong ends in a failure.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import onnxruntime
+
+from onnxfc.claim import Claim
+from onnxfc.model_file import ModelFile
+from onnxfc.proof.claims import claim_problem, window_problem
+from onnxfc.proof.crops import compare_crops
+from onnxfc.proof.forms import WINDOWED
+from onnxfc.proof.head import Head, HeadPlan, plan_head
+from onnxfc.proof.native import compare_native
+from onnxfc.proof.observe import Evidence, Progress, observe
+from onnxfc.proof.options import CheckOptions
+from onnxfc.proof.results import Conditions, CropResult, Parity, ParityResult, VerdictResult
+from onnxfc.proof.sessions import RunError, Runner
+from onnxfc.proof.sizes import larger_sizes
+from onnxfc.proof.tally import Tally
+from onnxfc.proof.windows import Capture, capture, compare_windows
+
+_DEFAULT = CheckOptions()
+_NOTHING = ParityResult("not applicable", reason="not reached")
+
+
+def check(
+    original: ModelFile,
+    rewritten: ModelFile,
+    claim: Claim,
+    options: CheckOptions = _DEFAULT,
+    progress: Callable[[str], None] | None = None,
+) -> Parity:
+    """Put ``claim`` about ``rewritten`` to the test against ``original``, by running both.
+
+    Costs about ten native forward passes. ``progress`` gets short phrases. Raises UsageError for
+    options that do not fit the model; whatever is wrong with the models or the claim is in the result.
+    """
+    return _Check(original, rewritten, claim, options, progress or (lambda _: None)).run()
+
+
+@dataclass
+class _Check:
+    original: ModelFile
+    rewritten: ModelFile
+    claim: Claim
+    options: CheckOptions
+    progress: Progress
+
+    def run(self) -> Parity:
+        self.started = time.perf_counter()
+        sizes = larger_sizes(self.claim, self.options) if self.claim.native_size else []
+        problem = claim_problem(self.original.proto, self.rewritten.proto, self.claim)
+        if problem is not None:
+            return self._stopped(f"wrong claim: {problem}")
+        plans = self._plan(windowed=True), self._plan(windowed=False)
+        tensors = [b.original for b in self.claim.boundaries]
+        tensors += [name for plan in plans for name in (*plan.shapes, *plan.sides)]
+        try:
+            evidence = observe(self.original, self.claim, tensors, sizes[0], self.options, self.progress)
+        except RunError as error:
+            return self._stopped(f"the original does not run: {error}")
+        if evidence.vacuous is not None:
+            return self._parity(evidence, _NOTHING, _NOTHING, CropResult("not applicable"), evidence.vacuous)
+
+        native = Tally(self.options, evidence.noise)
+        windows = Tally(self.options, evidence.noise)
+        captures: list[Capture] = []
+        try:
+            self.progress("loading the rewritten model")
+            names = [b.rewritten for b in self.claim.boundaries]
+            runner = Runner(self.rewritten, names, self.options.threads)
+            compare_native(runner, evidence, self.claim, native, self.progress)
+            captures = capture(runner, evidence, self.claim, sizes, windows, self.progress)
+            del runner
+        except RunError as error:
+            native.fail(f"the rewritten model does not load: {error}")
+        window = self._windows(plans, captures, evidence, windows)
+        result = native.result()
+        crops = CropResult("not applicable", reason="the models do not agree")
+        if "failed" not in (result.status, window.status):
+            crops = compare_crops(captures, evidence, self.claim, self.options)
+        vacuous = next(iter([*native.vacuous, *windows.vacuous]), None)
+        return self._parity(evidence, result, window, crops, vacuous)
+
+    def _plan(self, *, windowed: bool) -> HeadPlan:
+        forms = WINDOWED if windowed else ("global",)
+        return plan_head(
+            self.original.proto.graph,
+            [output.name for output in self.claim.outputs if output.form in forms],
+            [boundary.original for boundary in self.claim.boundaries],
+            [image.name for image in self.claim.inputs],
+        )
+
+    def _windows(
+        self, plans: tuple[HeadPlan, HeadPlan], captures: list[Capture], evidence: Evidence, tally: Tally
+    ) -> ParityResult:
+        values = evidence.samples[0].values | evidence.samples[0].feeds
+        problem = window_problem(self.claim, plans[0], values)
+        if problem is not None:
+            tally.fail(problem)
+        if not tally.reasons:
+            try:
+                heads = self._head(plans[0], evidence), self._head(plans[1], evidence)
+                compare_windows(heads, captures, evidence, self.claim, tally, self.progress)
+            except RunError as error:
+                tally.fail(f"the original's head does not run on its own: {error}")
+        result = tally.result()
+        windowed = any(output.form in WINDOWED for output in self.claim.outputs)
+        if not windowed and not tally.reasons and not result.compared:
+            reason = "no output is made of windows; larger sizes were run, shapes and finiteness checked"
+            return ParityResult("not applicable", reason=reason, sizes=result.sizes)
+        return result
+
+    def _head(self, plan: HeadPlan, evidence: Evidence) -> Head | None:
+        if not plan.outputs or not plan.boundaries or plan.leak:
+            return None
+        self.progress("loading the original's head")
+        sample = evidence.samples[0]
+        return Head(self.original, plan, sample.feeds | sample.values, self.options.threads)
+
+    def _stopped(self, reason: str) -> Parity:
+        failed = ParityResult("failed", reason=reason)
+        return self._parity(None, failed, _NOTHING, CropResult("not applicable"), None)
+
+    def _parity(
+        self,
+        evidence: Evidence | None,
+        native: ParityResult,
+        window: ParityResult,
+        crops: CropResult,
+        vacuous: str | None,
+    ) -> Parity:
+        samples = evidence.samples if evidence else []
+        conditions = Conditions(
+            seed=self.options.seed,
+            threads=self.options.threads,
+            onnxruntime=onnxruntime.__version__,
+            inputs=tuple(kind.name for kind in evidence.kinds) if evidence else (),
+            samples=len(samples),
+            batches=tuple(dict.fromkeys(s.batch or (evidence.batch if evidence else 1) for s in samples)),
+            seconds=time.perf_counter() - self.started,
+        )
+        verdict = VerdictResult(self.claim.verdict, tuple(self.claim.blame))
+        return Parity(native, window, crops, verdict, conditions, vacuous)

@@ -1,0 +1,161 @@
+"""The original's head, cut out of the original: from the boundary tensors to its outputs.
+
+Nothing is taken from the rewritten model. What does not come from the boundaries (constants, side
+inputs) is computed by the original's own nodes; shapes of tensors before the boundary, from which
+exporters read the batch, keep the value they have at the native size. If an output needs the image's
+values besides through the boundaries, the cells cannot be windows and there is no head to cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from onnxfc.model_file import ModelFile
+from onnxfc.proof.sessions import Array, Arrays, RunError, Runner
+
+
+@dataclass(frozen=True)
+class HeadPlan:
+    """Nodes of the head by position, and what they read. ``leak`` names the way around the boundaries."""
+
+    outputs: tuple[str, ...]
+    nodes: tuple[int, ...]
+    boundaries: tuple[str, ...]
+    sides: tuple[str, ...]
+    shapes: tuple[str, ...]
+    leak: str = ""
+
+
+def plan_head(
+    graph: onnx.GraphProto, outputs: Iterable[str], boundaries: Iterable[str], images: Iterable[str]
+) -> HeadPlan:
+    """Walk from ``outputs`` back to ``boundaries``; runs nothing."""
+    outputs, bounds, images = tuple(outputs), set(boundaries), set(images)
+    maker = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
+    inputs = {value.name for value in graph.input} - {tensor.name for tensor in graph.initializer}
+    around = _around(graph, bounds, images)
+    nodes: set[int] = set()
+    seen: dict[str, None] = {}
+    shapes: list[str] = []
+    leak = ""
+    stack = list(outputs)
+    while stack:
+        name = stack.pop()
+        if name in seen:
+            continue
+        seen[name] = None
+        if name in bounds:
+            continue
+        node = graph.node[maker[name]] if name in maker else None
+        if node is None:
+            leak = leak or (name if name in images else "")
+        elif node.op_type in ("Shape", "Size") and node.input[0] in around:
+            shapes.append(name)
+        else:
+            nodes.add(maker[name])
+            stack.extend(reads(node))
+    return HeadPlan(
+        outputs,
+        tuple(sorted(nodes)),
+        tuple(name for name in seen if name in bounds),
+        tuple(name for name in seen if name in inputs - images - bounds),
+        tuple(shapes),
+        leak,
+    )
+
+
+def _around(graph: onnx.GraphProto, bounds: set[str], images: set[str]) -> set[str]:
+    """Tensors that depend on an image otherwise than through a boundary."""
+    around = images - bounds
+    for node in graph.node:
+        if around.intersection(reads(node)):
+            around.update(name for name in node.output if name and name not in bounds)
+    return around
+
+
+def reads(node: onnx.NodeProto) -> set[str]:
+    """All tensors that a node reads, those of its subgraphs included."""
+    names = {name for name in node.input if name}
+    for attribute in node.attribute:
+        for graph in [attribute.g] if attribute.HasField("g") else list(attribute.graphs):
+            inner = set().union(*(reads(n) for n in graph.node)) | {value.name for value in graph.output}
+            own = {name for n in graph.node for name in n.output}
+            own |= {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+            names |= inner - own
+    return names
+
+
+class Head:
+    """The original's head as a session of its own.
+
+    ``native`` holds the values of the boundaries, shapes and side inputs at native size; it gives the
+    types, and the values of all that is not cropped.
+    """
+
+    def __init__(
+        self, original: ModelFile, plan: HeadPlan, native: Mapping[str, Array], threads: int
+    ) -> None:
+        self.plan = plan
+        self._fixed = {name: native[name] for name in (*plan.shapes, *plan.sides)}
+        self._stackable = not self._fixed
+        self._runner = Runner(original.with_proto(_cut(original.proto, plan, native)), (), threads)
+
+    def run_whole(self, features: Mapping[str, Array]) -> Arrays:
+        """The head on whole features of any size it accepts."""
+        return self._runner.run({**self._fixed, **{name: features[name] for name in self.plan.boundaries}})
+
+    def run_windows(self, windows: list[Arrays]) -> list[Arrays]:
+        """The head on every window, several in one batch where the head treats images independently."""
+        found: list[Arrays] = []
+        for start in range(0, len(windows), 8):
+            some = windows[start : start + 8]
+            together = self._together(some) if self._stackable and len(some) > 1 else None
+            found += [self.run_whole(window) for window in some] if together is None else together
+        return found
+
+    def _together(self, windows: list[Arrays]) -> list[Arrays] | None:
+        """All windows in one batch, or None (and never again) where the head has a fixed batch."""
+        stacked = {name: np.concatenate([w[name] for w in windows]) for name in self.plan.boundaries}
+        batch = len(windows[0][self.plan.boundaries[0]])
+        try:
+            outputs = self.run_whole(stacked)
+        except RunError:
+            outputs = {}
+        if not outputs or any(v.ndim == 0 or len(v) != len(windows) * batch for v in outputs.values()):
+            self._stackable = False
+            return None
+        return [
+            {name: value[i * batch : (i + 1) * batch] for name, value in outputs.items()}
+            for i in range(len(windows))
+        ]
+
+
+def _cut(model: onnx.ModelProto, plan: HeadPlan, native: Mapping[str, Array]) -> onnx.ModelProto:
+    """The head as a model; weights are the original's own tensors (or references to them)."""
+    source = model.graph
+    head = onnx.ModelProto(ir_version=model.ir_version, producer_name=model.producer_name)
+    head.opset_import.extend(model.opset_import)
+    head.functions.extend(model.functions)
+    graph = head.graph
+    graph.name = "head"
+    graph.node.extend(source.node[i] for i in plan.nodes)
+    needed = set().union(*(reads(node) for node in graph.node)) | set(plan.outputs)
+    graph.initializer.extend(t for t in source.initializer if t.name in needed)
+    graph.sparse_initializer.extend(t for t in source.sparse_initializer if t.values.name in needed)
+    for name in (*plan.boundaries, *plan.shapes, *plan.sides):
+        kind = helper.np_dtype_to_tensor_dtype(native[name].dtype)
+        dims: list[str | None] = [None] * native[name].ndim
+        graph.input.append(helper.make_tensor_value_info(name, kind, dims))
+    outputs = {value.name: value for value in source.output}
+    for name in plan.outputs:
+        value = onnx.ValueInfoProto()
+        value.CopyFrom(outputs[name])
+        # The declared shape is that of the whole model and its batch; the head runs several windows.
+        value.type.tensor_type.ClearField("shape")
+        graph.output.append(value)
+    return head

@@ -1,0 +1,132 @@
+"""What a check found: four results that are never mixed up, as frozen data.
+
+- native parity: both models agree at the native size.
+- window parity: every cell equals the original's head run on that window of the same features.
+- crop agreement: how far a cell is from the original run on the crop of the image; measured, not required.
+- verdict: what the rewritten model says of itself (``exact`` or ``approximate``), carried along.
+
+Deviations and tolerances are given relative to the *signal* of an output: half the largest change that
+different inputs cause in one of its elements. Crop deviations are relative to the score range, the
+distance between the smallest and the largest score among the crops.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Status = Literal["passed", "failed", "not applicable"]
+CropStatus = Literal["measured", "failed", "not applicable"]
+
+
+@dataclass(frozen=True)
+class OutputResult:
+    """One output, or one trunk tensor, in one kind of comparison.
+
+    ``deviation`` and ``tolerance`` are in units of ``signal``; integer outputs are compared exactly and
+    ``deviation`` is then the share of values that differ, ``tolerance`` 0. ``noise`` is the original's own
+    rounding noise (onnxruntime with against without graph optimisation), same unit, None if not measured.
+    ``compared`` counts values; ``worst`` says where the largest deviation is.
+    """
+
+    name: str
+    passed: bool
+    deviation: float
+    tolerance: float
+    compared: int
+    worst: str
+    signal: float
+    magnitude: float
+    noise: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class ParityResult:
+    """Native or window parity. ``deviation`` and ``tolerance`` are those of the worst output."""
+
+    status: Status
+    deviation: float = 0.0
+    tolerance: float = 0.0
+    compared: int = 0
+    worst: str = ""
+    outputs: tuple[OutputResult, ...] = ()
+    reason: str = ""
+    sizes: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class CropResult:
+    """Crop agreement: deviations relative to the score range, over ``cells`` cells at ``size`` pixels.
+
+    ``top1`` is the share of cells whose best class is the crop's best class, None where the scores have
+    no class axis. ``failed`` only if the verdict says exact and the measurement says otherwise.
+    """
+
+    status: CropStatus
+    deviation: float = 0.0
+    median: float = 0.0
+    top1: float | None = None
+    tolerance: float | None = None
+    cells: int = 0
+    compared: int = 0
+    size: tuple[int, ...] = ()
+    worst: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class VerdictResult:
+    """The static verdict of the claim, with its causes; nothing here is measured."""
+
+    verdict: Literal["exact", "approximate"]
+    blame: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a reader needs to repeat the check."""
+
+    seed: int
+    threads: int
+    onnxruntime: str
+    inputs: tuple[str, ...]
+    samples: int
+    batches: tuple[int, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Parity:
+    """The outcome of a check. ``vacuous`` says why nothing could be proven, and then nothing has passed."""
+
+    native: ParityResult
+    window: ParityResult
+    crops: CropResult
+    verdict: VerdictResult
+    conditions: Conditions
+    vacuous: str | None = None
+
+    @property
+    def passed(self) -> bool:
+        """True only if something was compared, and everything that was required agreed."""
+        return (
+            self.vacuous is None
+            and self.native.status == "passed"
+            and self.native.compared > 0
+            and self.window.status != "failed"
+            and self.crops.status != "failed"
+        )
+
+    def summary(self) -> str:
+        """One line for the user: why it failed, or what was proven."""
+        for name, result in (("native parity", self.native), ("window parity", self.window)):
+            if result.status == "failed":
+                return f"{name} failed: {result.reason}"
+        if self.vacuous is not None:
+            return f"the proof is vacuous: {self.vacuous}"
+        if self.crops.status == "failed":
+            return f"verdict contradicted: {self.crops.reason}"
+        values = self.native.compared + self.window.compared
+        worst = max(self.native.deviation, self.window.deviation)
+        return f"proven on {values} values, largest deviation {worst:.1e} of the signal"

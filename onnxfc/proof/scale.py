@@ -1,0 +1,134 @@
+"""How much of a difference matters: signal, rounding floor, default tolerances.
+
+Many outputs are mostly constant (biases, softmax of a weak network), so a tolerance relative to their
+magnitude would let a dead network pass. Here a tolerance is relative to the *signal*: half the largest
+change that different inputs of one kind cause in one element. On top comes a floor of two roundings of
+the magnitude. If both together exceed ``cap`` signals, the inputs do not show enough to prove anything.
+
+NaN rules: NaN equals nothing, infinity equals nothing. Where the expected value is not finite, the
+comparison proves nothing (vacuous); where only the value found is not finite, it has failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from onnxfc.proof.options import CheckOptions
+from onnxfc.proof.sessions import Array
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Rounding of a number type, the default tolerance and the widest one, both in signals."""
+
+    eps: float
+    rtol: float
+    cap: float
+
+
+# A scale error of 0.1 % moves an output by about 1e-3 signals: cap stays at half of that. Sums of 10^4
+# float32 products in another order differ by about 1e-6 of the magnitude, far below 2e-4 signals.
+PRECISION = {
+    "float64": Precision(2.0**-52, 1e-6, 5e-4),
+    "float32": Precision(2.0**-23, 2e-4, 5e-4),
+    "float16": Precision(2.0**-10, 5e-3, 5e-2),
+    "bfloat16": Precision(2.0**-7, 4e-2, 2e-1),
+}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What one output does on one kind of inputs. ``problem`` says why these inputs prove nothing."""
+
+    signal: float
+    magnitude: float
+    precision: Precision
+    exact: bool = False
+    problem: str = ""
+
+    @property
+    def ratio(self) -> float:
+        """Signal relative to magnitude, 0 where there is none."""
+        return self.signal / self.magnitude if self.magnitude else 0.0
+
+    @property
+    def good(self) -> bool:
+        """Informative with room: the rounding floor is a small part of the tolerance."""
+        floor = 2 * self.precision.eps * self.magnitude
+        return not self.problem and (self.exact or floor <= 0.1 * self.precision.rtol * self.signal)
+
+    def tolerance(self, options: CheckOptions, noise: float | None = None) -> float:
+        """The largest absolute deviation allowed; measured ``noise`` may widen it, up to the cap."""
+        if self.exact:
+            return 0.0
+        rtol = self.precision.rtol if options.rtol is None else options.rtol
+        floor = 2 * self.precision.eps * self.magnitude if options.atol is None else options.atol
+        base = rtol * self.signal + floor
+        if options.rtol is not None or options.atol is not None or noise is None:
+            return base
+        return max(base, min(3 * noise, self.precision.cap * self.signal))
+
+
+def precision_of(model: onnx.ModelProto) -> Precision:
+    """The precision of the arithmetic: the type of most float weights and constants, float32 if none."""
+    count = dict.fromkeys(PRECISION, 0)
+    kinds = {
+        onnx.TensorProto.DOUBLE: "float64",
+        onnx.TensorProto.FLOAT: "float32",
+        onnx.TensorProto.FLOAT16: "float16",
+        onnx.TensorProto.BFLOAT16: "bfloat16",
+    }
+    for tensor in model.graph.initializer:
+        if tensor.data_type in kinds and len(tensor.dims) > 1:
+            count[kinds[tensor.data_type]] += 1
+    best = max(count, key=lambda kind: count[kind])
+    return PRECISION[best if count[best] else "float32"]
+
+
+def measure(samples: Sequence[Array], batch: int, coarse: Precision, options: CheckOptions) -> Scale:
+    """The scale of one output from its values on several inputs of one kind.
+
+    An output whose axis 0 is the batch gives one sample per image. ``coarse`` is the model's own
+    precision; the output's number type may be coarser still.
+    """
+    first = samples[0]
+    if first.size == 0 or any(sample.shape != first.shape for sample in samples):
+        return Scale(0.0, 0.0, coarse, problem="empty or of changing shape")
+    batched = first.ndim > 0 and first.shape[0] == batch
+    rows = np.concatenate(samples) if batched else np.stack(samples)
+    if rows.dtype.kind not in "fV":
+        varies = bool((rows != rows[:1]).any())
+        return Scale(float(varies), 0.0, coarse, True, "" if varies else "the same for every input")
+    precision = max(coarse, PRECISION.get(rows.dtype.name, coarse), key=lambda p: p.eps)
+    rows = rows.astype(np.float64)
+    if not np.isfinite(rows).all():
+        return Scale(0.0, 0.0, precision, problem="not finite")
+    signal = float((rows.max(axis=0) - rows.min(axis=0)).max()) / 2
+    scale = Scale(signal, float(np.abs(rows).max()), precision)
+    return Scale(signal, scale.magnitude, precision, problem=_problem(rows, scale, options))
+
+
+def _problem(rows: Array, scale: Scale, options: CheckOptions) -> str:
+    if scale.signal == 0:
+        return "constant over different inputs"
+    rounding = 2 * scale.precision.eps * scale.magnitude
+    rtol = scale.precision.rtol if options.rtol is None else options.rtol
+    if rounding > (max(scale.precision.cap, 2 * rtol) - rtol) * scale.signal:
+        return f"varies by only {scale.ratio:.0e} of its magnitude, too close to rounding"
+    if options.atol is not None and options.atol > 0.5 * scale.signal:
+        return f"varies by only {scale.signal:.0e}, less than twice --atol"
+    return "saturated, nearly every value is at one of two extremes" if _saturated(rows) else ""
+
+
+def _saturated(rows: Array) -> bool:
+    """Two-valued: a softmax or sigmoid far out hides what happens before it."""
+    near = np.min([np.abs(rows), np.abs(rows - 1), np.abs(rows + 1)], axis=0)
+    if (near < 1e-4).all():
+        return True
+    low, high = rows.min(), rows.max()
+    edge = 1e-3 * (high - low)
+    return bool(rows.size > 3 and not ((rows > low + edge) & (rows < high - edge)).any())

@@ -1,0 +1,114 @@
+"""A model in onnxruntime, with trunk tensors as further outputs and errors in one line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from onnxfc import runtime
+from onnxfc.model_file import ModelFile
+
+Array = NDArray[Any]
+Arrays = dict[str, Array]
+
+_CODES = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
+_PLAIN_LIMIT = 256 << 20
+_DTYPES = {"float": "float32", "double": "float64", "string": "object"}
+
+
+class RunError(Exception):
+    """onnxruntime could not load or run a model; the text is one line."""
+
+
+@dataclass(frozen=True)
+class InputInfo:
+    """An input as onnxruntime sees it; None in ``shape`` is a free dim."""
+
+    shape: tuple[int | None, ...]
+    dtype: np.dtype[Any]
+
+
+class Runner:
+    """One session. ``tensors`` are fetched with the model's own outputs; they may be graph inputs."""
+
+    def __init__(
+        self, model: ModelFile, tensors: Sequence[str], threads: int, *, optimise: bool = True
+    ) -> None:
+        own = [output.name for output in model.proto.graph.output]
+        inputs = {value.name for value in model.proto.graph.input}
+        # onnxruntime does not accept an input as an output: what was fed is handed back instead.
+        self._echo = tuple(name for name in dict.fromkeys(tensors) if name in inputs and name not in own)
+        extra = [name for name in dict.fromkeys(tensors) if name not in inputs and name not in own]
+        open_ = runtime.session if optimise else _plain_session
+        self._session = _one_line(lambda: open_(model, extra_outputs=extra, threads=threads))
+        self.outputs = tuple(own)
+        self._fetch = [*own, *extra]
+        self.inputs = {
+            value.name: InputInfo(_dims(value.shape), _dtype(value.type))
+            for value in self._session.get_inputs()
+        }
+
+    def run(self, feeds: Mapping[str, Array]) -> Arrays:
+        """All outputs and tensors for these inputs. Raises RunError."""
+        mine = {name: value for name, value in feeds.items() if name in self.inputs}
+        values = _one_line(lambda: self._session.run(self._fetch, mine))
+        found = dict(zip(self._fetch, values, strict=True))
+        for name, value in found.items():
+            if not isinstance(value, np.ndarray):
+                raise RunError(f"output {name} is not a tensor")
+        return found | {name: mine[name] for name in self._echo}
+
+    def free_batch(self, images: Sequence[str]) -> bool:
+        """True if the batch of every one of these inputs is free."""
+        return all(self.inputs[name].shape[:1] == (None,) for name in images)
+
+
+def _plain_session(model: ModelFile, *, extra_outputs: Sequence[str], threads: int) -> Any:
+    """A session without graph optimisation: the same sums in another order, to measure rounding noise."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in extra_outputs)
+    size = 0
+    for i, tensor in enumerate(model.proto.graph.initializer):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            value = model.array(tensor)
+            size += value.nbytes
+            if size > _PLAIN_LIMIT:
+                raise RunError("too large to be copied into memory for this")
+            proto.graph.initializer[i].CopyFrom(numpy_helper.from_array(value, tensor.name))
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = threads
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def _one_line(action: Callable[[], Any]) -> Any:
+    try:
+        return action()
+    except RunError:
+        raise
+    except Exception as error:
+        # onnxruntime's exceptions have no common base below Exception; its messages span many lines.
+        text = " ".join(str(error).split())
+        raise RunError(_CODES.sub("", text)[:300]) from error
+
+
+def _dims(shape: Sequence[Any]) -> tuple[int | None, ...]:
+    return tuple(dim if isinstance(dim, int) and dim > 0 else None for dim in shape)
+
+
+def _dtype(kind: str) -> np.dtype[Any]:
+    inner = kind.removeprefix("tensor(").removesuffix(")")
+    try:
+        return np.dtype(_DTYPES.get(inner, inner))
+    except TypeError as error:
+        raise RunError(f"an input of type {kind} cannot be made") from error

@@ -1,0 +1,234 @@
+"""Window parity: every cell equals the original's head on that window of the same features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxfc.claim import Claim, Output
+from onnxfc.proof.forms import (
+    REDUCED,
+    WINDOWED,
+    FormError,
+    cell_value,
+    check_shape,
+    counts,
+    grid_of,
+    pick_cells,
+    reduce_cells,
+)
+from onnxfc.proof.head import Head
+from onnxfc.proof.inputs import Kind
+from onnxfc.proof.observe import Evidence, Progress
+from onnxfc.proof.sessions import Array, Arrays, RunError, Runner
+from onnxfc.proof.sizes import Size
+from onnxfc.proof.tally import Tally
+
+CELLS = 8
+"""Cells compared per size and kind of inputs, unless an output needs all."""
+
+
+@dataclass(frozen=True)
+class Capture:
+    """What the rewritten model made of one larger image: outputs and boundary tensors."""
+
+    size: Size
+    kind: Kind
+    batch: int
+    values: Arrays
+
+    def __str__(self) -> str:
+        return f"at {self.size}"
+
+
+def capture(
+    rewritten: Runner,
+    evidence: Evidence,
+    claim: Claim,
+    sizes: Sequence[Size],
+    tally: Tally,
+    progress: Progress,
+) -> list[Capture]:
+    """Run the rewritten model at every size; the first with a batch of two where both batches are free."""
+    free = evidence.free_batch and rewritten.free_batch([image.name for image in claim.inputs])
+    captures: list[Capture] = []
+    names = [output.name for output in claim.outputs]
+    kinds = evidence.kinds if evidence.small else evidence.cover(names)
+    for i, size in enumerate(sizes):
+        for kind in kinds:
+            progress(f"size {size}, inputs {kind.name}")
+            double = 2 if evidence.free_batch and i == 0 else None
+            feeds = evidence.inputs.feeds(kind, 0, double, size.pixels)
+            if double and not free:
+                feeds = {name: value[: evidence.batch] for name, value in feeds.items()}
+            try:
+                values = rewritten.run(feeds)
+            except RunError as error:
+                tally.fail(f"the rewritten model does not run at {size}: {error}")
+                return captures
+            batch = 2 if double and free else evidence.batch
+            captures.append(Capture(size, kind, batch, values))
+        tally.sizes.append(size.pixels)
+    return captures
+
+
+def compare_windows(
+    heads: tuple[Head | None, Head | None],
+    captures: Sequence[Capture],
+    evidence: Evidence,
+    claim: Claim,
+    tally: Tally,
+    progress: Progress,
+) -> None:
+    """Compare all captures; ``heads`` are the original's, for windowed and for whole-image outputs."""
+    seen: dict[tuple[str, str], list[Array]] = {}
+    shapes = {output.name: evidence.samples[0].values[output.name].shape for output in claim.outputs}
+    for shot in captures:
+        progress(f"windows at {shot.size}")
+        try:
+            if heads[0] is not None:
+                _compare_cells(heads[0], shot, shapes, evidence, claim, tally, seen)
+            _compare_whole(heads[1], shot, shapes, evidence, claim, tally)
+        except (FormError, RunError) as error:
+            tally.fail(f"{error} {shot}")
+            return
+    _cells_must_differ(seen, evidence, tally)
+
+
+def _useful(output: Output, shot: Capture, evidence: Evidence) -> bool:
+    return not evidence.scales[output.name, shot.kind.name].problem
+
+
+def _grid(shot: Capture, claim: Claim) -> tuple[int, ...]:
+    """The number of cells that the boundaries imply: the coarsest grid over all of them."""
+    grids = []
+    for boundary in claim.boundaries:
+        shape = shot.values[boundary.rewritten].shape
+        grids.append(counts([shape[axis] for axis in boundary.spatial], boundary.extent, boundary.step))
+    grid = tuple(min(axis) for axis in zip(*grids, strict=True))
+    if shot.size.grid is not None and grid != shot.size.grid:
+        raise FormError(f"the boundaries give {grid} cells, the claimed stride {shot.size.grid}")
+    return grid
+
+
+def _compare_cells(
+    head: Head,
+    shot: Capture,
+    shapes: dict[str, tuple[int, ...]],
+    evidence: Evidence,
+    claim: Claim,
+    tally: Tally,
+    seen: dict[tuple[str, str], list[Array]],
+) -> None:
+    grid = _grid(shot, claim)
+    outputs = [o for o in claim.outputs if o.form in WINDOWED and _useful(o, shot, evidence)]
+    every = any(output.form in REDUCED for output in outputs)
+    cells = pick_cells(grid, evidence.batch, int(np.prod(grid)) if every else CELLS)
+    for output in outputs:
+        _check_grid(output, shot, shapes[output.name], grid, evidence, claim)
+    if not cells or not outputs:
+        return
+    expected = head.run_windows([_window(shot, claim, cell) for cell in cells])
+    for output in outputs:
+        name, kind, rank = output.name, shot.kind.name, len(shapes[output.name])
+        wanted = [values[name] for values in expected]
+        scale = evidence.scales[name, kind]
+        seen.setdefault((name, kind), []).extend(value[:1] if value.ndim else value for value in wanted)
+        if output.form in REDUCED:
+            want = reduce_cells(output.form, wanted)
+            tally.compare(name, shot.values[name], want, scale, kind, f"over all cells {shot}")
+            continue
+        for cell, want in zip(cells, wanted, strict=True):
+            got = cell_value(output, shot.values[name], cell, rank, claim)
+            tally.compare(name, got, want, scale, kind, f"in cell {cell} {shot}")
+
+
+def _check_grid(
+    output: Output,
+    shot: Capture,
+    shape: tuple[int, ...],
+    grid: tuple[int, ...],
+    evidence: Evidence,
+    claim: Claim,
+) -> None:
+    """Raise FormError unless the output has exactly the cells that the boundaries imply."""
+    if shot.batch != evidence.batch and shape[:1] == (evidence.batch,):
+        shape = (shot.batch, *shape[1:])
+    got = shot.values[output.name]
+    check_shape(output, got, shape, len(claim.native_size), native=False)
+    found = grid_of(output, got, len(shape), claim)
+    if found not in (None, grid):
+        raise FormError(f"{output.name} has {found} cells, the boundaries imply {grid}")
+
+
+def _window(shot: Capture, claim: Claim, cell: Sequence[int]) -> Arrays:
+    """The native window of every boundary for one cell, by the original's names."""
+    windows = {}
+    for boundary in claim.boundaries:
+        value = shot.values[boundary.rewritten]
+        place = [slice(None)] * value.ndim
+        for axis, at, extent, step in zip(
+            boundary.spatial, cell, boundary.extent, boundary.step, strict=True
+        ):
+            place[axis] = slice(at * step, at * step + extent)
+        windows[boundary.original] = np.ascontiguousarray(value[tuple(place)])
+    return windows
+
+
+def _compare_whole(
+    head: Head | None,
+    shot: Capture,
+    shapes: dict[str, tuple[int, ...]],
+    evidence: Evidence,
+    claim: Claim,
+    tally: Tally,
+) -> None:
+    """Outputs that are no windows: their shape, and their values where the original can tell them."""
+    outputs = [o for o in claim.outputs if o.form not in WINDOWED and _useful(o, shot, evidence)]
+    expected: Arrays = {}
+    if head is not None:
+        try:
+            expected = head.run_whole({b.original: shot.values[b.rewritten] for b in claim.boundaries})
+        except RunError:
+            # The original's head is made for the native size: then it says nothing of others.
+            expected = {}
+    if shot.size.grid is not None:
+        expected = evidence.whole.get(shot.kind.name, {}) | expected
+    for output in outputs:
+        name, got = output.name, shot.values[output.name]
+        shape = shapes[name]
+        if shot.batch != evidence.batch and shape[:1] == (evidence.batch,):
+            shape = (shot.batch, *shape[1:])
+        check_shape(output, got, shape, len(claim.native_size), native=False)
+        if got.dtype.kind == "f" and not np.isfinite(got).all():
+            raise FormError(f"{name} is not finite")
+        native = [shapes[name][axis] for axis in output.axes]
+        if shot.size.grid is not None and any(
+            got.shape[a] <= n for a, n in zip(output.axes, native, strict=True)
+        ):
+            raise FormError(f"{name} has not grown with the image, claimed were features {output.axes}")
+        if name in expected:
+            scale = evidence.scales[name, shot.kind.name]
+            want = expected[name]
+            if want.shape[:1] != shape[:1]:
+                want = want[: shot.batch]
+            tally.compare(name, got, want, scale, shot.kind.name, f"on the whole image {shot}")
+
+
+def _cells_must_differ(seen: dict[tuple[str, str], list[Array]], evidence: Evidence, tally: Tally) -> None:
+    """Cells that are all alike would hide a shifted map."""
+    informative: dict[str, bool] = {}
+    for (name, kind), cells in seen.items():
+        scale = evidence.scales[name, kind]
+        if scale.exact or len(cells) < 2:
+            informative[name] = True
+            continue
+        rows = np.stack(cells).astype(np.float64)
+        spread = float((rows.max(axis=0) - rows.min(axis=0)).max()) / 2
+        enough = spread > 2 * scale.tolerance(tally.options, tally.noise.get((name, kind)))
+        informative[name] = informative.get(name, False) or enough
+    for name, enough in informative.items():
+        if not enough:
+            tally.vacuous.append(f"the cells of {name} do not differ from one another")

@@ -1,0 +1,39 @@
+"""Receptive fields, one spatial axis at a time: pure integer algebra.
+
+Source: A. Araujo, W. Norris, J. Sim, "Computing Receptive Fields of Convolutional Neural
+Networks", Distill 2019. All lengths are in input pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Field:
+    """What element ``i`` of a feature axis reads: ``size`` pixels from ``start + i * stride``.
+
+    ``start`` is the first pixel and may be negative (padding).
+    """
+
+    size: int = 1
+    stride: int = 1
+    start: int = 0
+
+    def through(self, kernel: int, stride: int = 1, pad: int = 0, dilation: int = 1) -> Field:
+        """The field after a Conv or pool on this axis (``pad`` is the padding before)."""
+        return Field(
+            size=self.size + (kernel - 1) * dilation * self.stride,
+            stride=self.stride * stride,
+            start=self.start - pad * self.stride,
+        )
+
+    @staticmethod
+    def join(fields: Sequence[Field]) -> Field | None:
+        """The smallest field that covers all of ``fields``; None where their strides differ."""
+        if len({field.stride for field in fields}) != 1:
+            return None
+        start = min(field.start for field in fields)
+        end = max(field.start + field.size for field in fields)
+        return Field(size=end - start, stride=fields[0].stride, start=start)

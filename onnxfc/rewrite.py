@@ -1,0 +1,167 @@
+"""rewrite(): the order of the steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import onnx
+
+from onnxfc import __version__
+from onnxfc.assemble import assemble
+from onnxfc.claim import PREFIX, Boundary, Claim, ImageInput, Output
+from onnxfc.errors import NothingToRewrite, ProofFailed, Refusal, UsageError
+from onnxfc.graph import Graph
+from onnxfc.images import Image, images, native_inputs
+from onnxfc.model_file import ModelFile, SaveOptions
+from onnxfc.outputs import Form, drop_refusals, finish, reduction_contradicts
+from onnxfc.proof import CheckOptions, Parity, check
+from onnxfc.site import GlobalPool, Replacement, State
+from onnxfc.views import Trace
+from onnxfc.walk import native_specs, walk
+
+
+@dataclass(frozen=True)
+class RewriteOptions:
+    """What the result should be like. ``size``: native size in pixels where the graph does not tell it."""
+
+    output: Form = "map"
+    global_pool: GlobalPool = "window"
+    dynamic_batch: bool = False
+    size: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """A rewritten model, what was done to it, and the proof (None where it was not asked for)."""
+
+    model: onnx.ModelProto = field(repr=False)
+    file: ModelFile = field(repr=False)
+    claim: Claim
+    replacements: tuple[Replacement, ...]
+    notes: tuple[Refusal, ...]
+    map_at_twice: tuple[int, ...]
+    parity: Parity | None = None
+    seconds: tuple[float, float] = (0.0, 0.0)
+
+    def save(self, path: str | Path, options: SaveOptions | None = None) -> None:
+        """Write the model atomically. Raises WriteError, or UsageError where ``path`` is the original."""
+        self.file.save(path, options or SaveOptions())
+
+
+def rewrite(
+    model: str | Path | bytes | onnx.ModelProto | ModelFile,
+    *,
+    options: RewriteOptions | None = None,
+    check_options: CheckOptions | None = None,
+    prove: bool = True,
+    progress: Callable[[str], None] | None = None,
+) -> Rewrite:
+    """Rewrite a classifier so that it runs on any image size, and prove it.
+
+    Raises ReadError, UsageError, NothingToRewrite (with all refusals) or ProofFailed (with the parity).
+    """
+    options = options or RewriteOptions()
+    contradiction = reduction_contradicts(options.output, options.global_pool)
+    if contradiction:
+        raise UsageError(contradiction)
+    began = time.perf_counter()
+    original = model if isinstance(model, ModelFile) else ModelFile.open(model)
+    done = _rewritten(original, options)
+    written = time.perf_counter()
+    if not prove:
+        return replace(done, seconds=(written - began, 0.0))
+    parity = check(original, done.file, done.claim, check_options or CheckOptions(), progress)
+    if not parity.passed:
+        raise ProofFailed(parity.summary(), parity)
+    return replace(done, parity=parity, seconds=(written - began, time.perf_counter() - written))
+
+
+def _rewritten(original: ModelFile, options: RewriteOptions) -> Rewrite:
+    graph = Graph(original.proto)
+    _recognise(graph)
+    inputs = native_inputs(graph, options.size)
+    readings = images(graph, inputs, options.dynamic_batch, options.size)
+    if isinstance(readings, Refusal):
+        raise NothingToRewrite(str(readings), (readings,))
+    native = native_specs(original, graph, inputs)
+    failures: list[tuple[Refusal, ...]] = []
+    for reading in readings:
+        state = walk(original, graph, native, reading, options.global_pool)
+        finished = finish(state, options.output)
+        if isinstance(finished, tuple):
+            return _result(original, state, reading, *finished)
+        failures.append(tuple(finished))
+    raise NothingToRewrite(str(failures[0][0]), failures[0])
+
+
+def _recognise(graph: Graph) -> None:
+    """Refuse what onnxfc made already, and operator sets older than onnxruntime runs."""
+    if any(item.key == f"{PREFIX}native_size" for item in graph.model.metadata_props):
+        refusal = Refusal("already-rewritten", "", "this model was rewritten by onnxfc already")
+        raise NothingToRewrite(str(refusal), (refusal,))
+    if graph.opset < 7:
+        reason = f"operator set {graph.opset} is older than 7, the oldest that onnxruntime runs"
+        refusal = Refusal("old-opset", "", reason, "convert it with onnx.version_converter")
+        raise NothingToRewrite(str(refusal), (refusal,))
+
+
+def _result(
+    original: ModelFile, state: State, reading: Sequence[Image], outputs: list[Output], traces: list[Trace]
+) -> Rewrite:
+    refusals = drop_refusals(state, traces)
+    if refusals:
+        raise NothingToRewrite(str(refusals[0]), tuple(refusals))
+    if not state.replacements:
+        refusal = _nothing(state)
+        raise NothingToRewrite(str(refusal), (refusal,))
+    claim = _claim(reading, outputs, traces)
+    metadata = claim.to_metadata() | {f"{PREFIX}version": __version__}
+    proto = assemble(state, reading, {output.name: output.axes for output in outputs}, metadata)
+    return Rewrite(
+        model=proto,
+        file=original.with_proto(proto),
+        claim=claim,
+        replacements=tuple(state.replacements),
+        notes=tuple(state.notes),
+        map_at_twice=_map_at_twice(state, outputs),
+    )
+
+
+def _nothing(state: State) -> Refusal:
+    kinds: dict[str, int] = {}
+    for position in state.graph.live:
+        op_type = state.graph.nodes[position].op_type
+        kinds[op_type] = kinds.get(op_type, 0) + 1
+    seen = ", ".join(
+        f"{count} {name}" for name, count in sorted(kinds.items(), key=lambda item: -item[1])[:6]
+    )
+    return Refusal("no-head", "", f"no FC layer and no global pool depends on the image; it has {seen}")
+
+
+def _claim(reading: Sequence[Image], outputs: list[Output], traces: list[Trace]) -> Claim:
+    cell = next((trace for trace in traces if trace.windows), traces[0])
+    taints = frozenset().union(*(trace.taints for trace in traces))
+    windows: frozenset[Boundary] = frozenset().union(*(trace.windows for trace in traces))
+    return Claim(
+        native_size=reading[0].size,
+        stride=tuple(field.stride for field in cell.fields),
+        start=tuple(field.start for field in cell.fields),
+        size=tuple(field.size for field in cell.fields),
+        verdict="approximate" if taints else "exact",
+        blame=tuple(sorted(f"{taint.cause}: {taint.node}" for taint in taints)),
+        inputs=tuple(ImageInput(image.name, image.shape, image.spatial) for image in reading),
+        boundaries=tuple(sorted(windows, key=lambda item: item.original)),
+        outputs=tuple(outputs),
+    )
+
+
+def _map_at_twice(state: State, outputs: list[Output]) -> tuple[int, ...]:
+    """Cells per axis of the first map at twice the native size; empty where no output is a map."""
+    for output in outputs:
+        shapes = state.draft.spec(output.name).shapes
+        if output.form in {"map", "cells", "activation"} and shapes is not None:
+            return tuple(shapes[1][axis] for axis in output.axes)
+    return ()

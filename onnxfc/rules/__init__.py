@@ -1,0 +1,35 @@
+"""The rules, one module per operator family. Importing this package fills the table.
+
+To add an operator: find its family, write one function under ``@rule(...)``, name every attribute of its schema.
+"""
+
+from onnxfc.rules import (
+    arithmetic,
+    elementwise,
+    fc,
+    layout,
+    movement,
+    normalize,
+    per_window,
+    pooling,
+    sizes,
+    trunk,
+)
+from onnxfc.rules.table import RULES, Rule, leading, rule
+
+__all__ = [
+    "RULES",
+    "Rule",
+    "arithmetic",
+    "elementwise",
+    "fc",
+    "layout",
+    "leading",
+    "movement",
+    "normalize",
+    "per_window",
+    "pooling",
+    "rule",
+    "sizes",
+    "trunk",
+]

@@ -1,0 +1,202 @@
+"""Operators that broadcast their inputs against each other: Add, Mul, Max, Where, PRelu ..."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from onnxfc.lift import lift_fixed, to_scores
+from onnxfc.rules.fc import take_bias
+from onnxfc.rules.table import rule
+from onnxfc.site import Outcome, Site, extent_of, tensor_of
+from onnxfc.specs import Array
+from onnxfc.views import Context, Fixed, Map, ScoreMap, Trace, View, Window
+
+_BROADCAST = (
+    *("Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Mean", "Sum", "Mod", "PRelu", "Where"),
+    *("And", "Or", "Xor", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
+)
+
+
+@rule(*_BROADCAST, on=Map, attributes=("fmod",))
+def on_maps(site: Site) -> Outcome:
+    """Maps that lie on each other, with constants and context spread over them."""
+    maps = [view for view in site.views if isinstance(view, Map)]
+    rank = len(site.shape_out())
+    big = max(maps, key=lambda view: (len(site.native(view.original).native), extent_of(site, view)))
+    spatial = _from_right(site, big)
+    if (
+        any(_from_right(site, view) != spatial for view in maps)
+        or len(site.native(big.original).native) != rank
+    ):
+        return site.refuse("axes-differ", "combines maps whose spatial axes do not lie on each other")
+    small = [view for view in maps if extent_of(site, view) != extent_of(site, big)]
+    if small:
+        return _rejoin(site, big, small)
+    traces = [view.trace for view in maps] + [v.trace for v in site.views if isinstance(v, Context)]
+    trace = Trace.join(
+        [replace(item, fields=big.trace.fields) if item not in _of(maps) else item for item in traces]
+    )
+    if trace is None:
+        return site.refuse("grids-differ", "combines maps of different stride")
+    for position, view in enumerate(site.views):
+        if isinstance(view, Fixed | Context) and not _spreads(site, position, spatial):
+            return _positional(site, position)
+    if any(isinstance(view, Context) for view in site.views):
+        trace = trace.tainted(site.taint("context"))
+    site.keep()
+    return site.maps(trace, big.spatial)
+
+
+def _of(maps: Sequence[Map]) -> list[Trace]:
+    return [view.trace for view in maps]
+
+
+def _from_right(site: Site, view: Map) -> tuple[int, ...]:
+    """Spatial axes counted from the last, as broadcasting aligns them."""
+    return tuple(axis - len(site.native(view.original).native) for axis in view.spatial)
+
+
+def _rejoin(site: Site, big: Map, small: Sequence[Map]) -> Outcome:
+    """A pooled map meets a larger one: the pool is context (squeeze-and-excitation)."""
+    if any(not view.trace.pools for view in small):
+        return site.refuse("sizes-differ", "spreads a map of native extent 1 over a larger one")
+    for view in small:
+        site.turns_out(view.trace, "context")
+    site.draft.assume(site.node.output[0], big.tensor)
+    return site.maps(big.trace, big.spatial)
+
+
+def _spreads(site: Site, position: int, spatial: tuple[int, ...]) -> bool:
+    """Whether a size-free input says the same at every place of the map."""
+    shape = site.native(site.node.input[position]).native
+    return all(len(shape) + axis < 0 or shape[len(shape) + axis] == 1 for axis in spatial)
+
+
+def _positional(site: Site, position: int) -> Outcome:
+    return site.refuse(
+        "position-table",
+        f"combines the map with {site.node.input[position]}, which has a value for every place of the native size",
+        "such a table has no values for other sizes",
+    )
+
+
+@rule(*_BROADCAST, on=Window, attributes=("fmod",))
+def on_windows(site: Site) -> Outcome:
+    """A constant per feature stays pending, for the FC layer that absorbs it; all else needs the scores."""
+    return _pending(site) or on_scores(site)
+
+
+def _pending(site: Site) -> Outcome | None:
+    if site.op_type not in {"Add", "Sub", "Mul", "Div"} or not isinstance(site.views[0], Window):
+        return None
+    view = site.views[0]
+    other = None if not isinstance(site.views[1], Fixed) else site.weights(site.node.input[1])
+    if other is None or not _per_feature(other, view, len(site.shape_out())):
+        return None
+    if not np.issubdtype(other.dtype, np.floating) and other.dtype.kind != "V":
+        return None
+    operand = np.broadcast_to(_without_batch(other, view.index.ndim), view.index.shape).astype(np.float64)
+    return [affine(view, *_as_affine(site.op_type, operand))]
+
+
+def _per_feature(value: Array, view: Window, rank: int) -> bool:
+    """Whether the constant broadcasts over the batch, to features of the window's own shape."""
+    if rank != view.index.ndim + 1 or value.ndim > rank or (value.ndim == rank and value.shape[0] != 1):
+        return False
+    shape = _without_batch(value, view.index.ndim).shape
+    return all(have in (1, want) for have, want in zip(shape[::-1], view.index.shape[::-1], strict=False))
+
+
+def _without_batch(value: Array, features: int) -> Array:
+    return value[0] if value.ndim == features + 1 else value
+
+
+def _as_affine(op_type: str, operand: Array) -> tuple[Array | None, Array | None]:
+    if op_type in {"Add", "Sub"}:
+        return None, operand if op_type == "Add" else -operand
+    return (operand if op_type == "Mul" else 1.0 / operand), None
+
+
+def affine(view: Window, scale: Array | None, shift: Array | None) -> Window:
+    """The window followed by x * scale + shift, of the index's shape, in float64."""
+    if scale is not None:
+        view = replace(
+            view,
+            scale=scale if view.scale is None else view.scale * scale,
+            shift=None if view.shift is None else view.shift * scale,
+        )
+    if shift is not None:
+        view = replace(view, shift=shift if view.shift is None else view.shift + shift)
+    return view
+
+
+@rule(*_BROADCAST, on=ScoreMap, attributes=("fmod",))
+def on_scores(site: Site) -> Outcome:
+    """Score maps cell by cell; fixed inputs get grid axes of extent 1."""
+    lifted = [view for view in site.views if isinstance(view, ScoreMap | Window | Map)]
+    scores = [to_scores_or_rejoin(site, view) for view in lifted]
+    for score in scores:
+        if not isinstance(score, ScoreMap):
+            return score
+    found = [score for score in scores if isinstance(score, ScoreMap)]
+    if any(score.batch_axis or 1 + len(score.features) != len(site.shape_out()) for score in found):
+        return site.refuse("mixes-batch", "broadcasts the batch against other axes")
+    context = [view.trace for view in site.views if isinstance(view, Context)]
+    trace = Trace.join(
+        [score.trace for score in found] + [replace(t, fields=found[0].trace.fields) for t in context]
+    )
+    if trace is None:
+        return site.refuse("grids-differ", "combines score maps of different stride")
+    if context:
+        trace = trace.tainted(site.taint("context"))
+    queue = iter(found)
+    grid = len(trace.fields)
+    inputs = [
+        tensor_of(next(queue))
+        if isinstance(view, ScoreMap | Window | Map)
+        else lift_fixed(site, position, grid)
+        for position, view in enumerate(site.views)
+    ]
+    inputs = _biased(site, inputs) or _written(site, inputs)
+    return [ScoreMap(inputs[0], site.shape_out()[1:], trace)]
+
+
+def _written(site: Site, inputs: list[str]) -> list[str]:
+    site.keep(inputs)
+    return [site.node.output[0]]
+
+
+def _biased(site: Site, inputs: list[str]) -> list[str] | None:
+    """MatMul + Add is one FC layer: the Conv just written for the MatMul takes the constant as its bias."""
+    if site.op_type != "Add" or len(inputs) != 2:
+        return None
+    for position in (0, 1):
+        other = site.node.input[1 - position]
+        if (
+            isinstance(site.views[1 - position], Fixed)
+            and site.state.graph.uses[site.node.input[position]] == 1
+        ):
+            made = take_bias(site, inputs[position], other, site.node.output[0])
+            if made:
+                return [made]
+    return None
+
+
+def to_scores_or_rejoin(site: Site, view: View) -> ScoreMap | Outcome:
+    """A lifted view as scores; a whole map beside pooled scores means that the pool was context."""
+    if isinstance(view, Map) and not view.trace.windows:
+        return _scores_meet_map(site, view)
+    return to_scores(site, view)
+
+
+def _scores_meet_map(site: Site, view: Map) -> Outcome:
+    pooled = [other for other in site.views if isinstance(other, ScoreMap | Window)]
+    if any(not other.trace.pools for other in pooled):
+        return site.refuse("head-rejoins-trunk", "feeds the head's result back into the trunk")
+    for other in pooled:
+        site.turns_out(other.trace, "context")
+    site.draft.assume(site.node.output[0], view.tensor)
+    return site.maps(view.trace, view.spatial)

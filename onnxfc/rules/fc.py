@@ -1,0 +1,222 @@
+"""FC layers: Gemm and MatMul over a window become a Conv with the window as kernel; over scores, a 1x1 Conv."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from onnxfc import emit
+from onnxfc.errors import Refusal
+from onnxfc.lift import lift_fixed, to_scores, to_window
+from onnxfc.rules.table import rule
+from onnxfc.site import Outcome, Site
+from onnxfc.views import Context, Fixed, Map, ScoreMap, Source, View, Window
+from onnxfc.weights import Weight, can_turn, is_stored, kernel, resolve, shifted, vector
+
+
+@dataclass(frozen=True)
+class Operands:
+    """Which input carries the features; the result has its batch on axis ``batch_axis``."""
+
+    view: Window | ScoreMap
+    weight: Weight
+    batch_axis: int
+
+
+@rule("Gemm", on=(Window, ScoreMap, Map), attributes=("alpha", "beta", "transA", "transB"))
+def gemm(site: Site) -> Outcome:
+    """Y = alpha * A' * B' + beta * C. https://onnx.ai/onnx/operators/onnx__Gemm.html"""
+    turned = (bool(site.attrs.get("transA", 0)), bool(site.attrs.get("transB", 0)))
+    found = _operands(site, turned, float(site.attrs.get("alpha", 1.0)))
+    if isinstance(found, Refusal):
+        return found
+    beta = float(site.attrs.get("beta", 1.0))
+    bias = _bias(site, found) if site.has_input(2) and beta != 0.0 else None
+    if site.has_input(2) and beta != 0.0 and bias is None:
+        return _gemm_add(site, found, beta)
+    scores = fully_connected(site, found, None if bias is None else bias * beta, site.node.output[0])
+    return scores if isinstance(scores, Refusal) else [scores]
+
+
+@rule("MatMul", on=(Window, ScoreMap, Map))
+def matmul(site: Site) -> Outcome:
+    """Features times a constant matrix. https://onnx.ai/onnx/operators/onnx__MatMul.html"""
+    view = site.views[0]
+    if isinstance(view, Map) and len(site.shape_in()) > 2:
+        return _on_channels_last(site, view)
+    found = _operands(site, (False, False), 1.0)
+    if isinstance(found, Refusal):
+        return found
+    scores = fully_connected(site, found, None, site.node.output[0])
+    return scores if isinstance(scores, Refusal) else [scores]
+
+
+def _on_channels_last(site: Site, view: Map) -> Outcome:
+    """MatMul over the channels of a channels-last map is a 1x1 Conv already: it stays."""
+    rank = len(site.shape_in())
+    if not isinstance(site.views[1], Fixed) or len(site.shape_in(1)) != 2:
+        return site.refuse("attention", "multiplies what was computed from the image with itself")
+    if rank - 1 in view.spatial:
+        return site.refuse("fc-over-space", "mixes the places of a map, and only one of its axes")
+    site.keep()
+    return site.maps(view.trace, view.spatial)
+
+
+def _operands(site: Site, turned: tuple[bool, bool], alpha: float) -> Operands | Refusal:
+    data = [position for position in (0, 1) if not isinstance(site.views[position], Fixed)]
+    if len(data) != 1:
+        return site.refuse("attention", "multiplies what was computed from the image with itself")
+    position = data[0]
+    other = 1 - position
+    view = _features(site, site.views[position])
+    if isinstance(view, Refusal):
+        return view
+    shape = site.shape_in(other)
+    batch_first = (view.batch_axis == 0) != turned[position]
+    if len(shape) != 2 or len(_shape(view)) != 1 or batch_first != (position == 0):
+        return site.refuse("mixes-batch", "is not an FC layer over the features of each image alone")
+    weight = Weight(
+        site.node.input[other],
+        out_first=turned[1] if other == 1 else not turned[0],
+        inputs=_shape(view)[0],
+        outputs=site.shape_out()[1 - position],
+        factor=alpha,
+    )
+    return Operands(view, resolve(site, weight), batch_axis=position)
+
+
+def _features(site: Site, view: View | None) -> Window | ScoreMap | Refusal:
+    if isinstance(view, Map):
+        return to_window(site, view) if len(site.native(view.original).native) == 2 else _not_flat(site)
+    if isinstance(view, Window | ScoreMap):
+        return view
+    return site.refuse("context", "reads a result of the whole image beside windows")
+
+
+def _not_flat(site: Site) -> Refusal:
+    return site.refuse("fc-over-space", "reads a map that was not flattened")
+
+
+def _shape(view: Window | ScoreMap) -> tuple[int, ...]:
+    return view.index.shape if isinstance(view, Window) else view.features
+
+
+def _bias(site: Site, found: Operands) -> np.ndarray | None:
+    """Gemm's C as (M,) or scalar; None where it differs between rows or is not a constant."""
+    value = site.weights(site.node.input[2])
+    if value is None or not isinstance(site.views[2], Fixed):
+        return None
+    shape = (1,) * (2 - value.ndim) + value.shape
+    if shape[found.batch_axis] != 1:
+        return None
+    return value.reshape(-1)
+
+
+def _gemm_add(site: Site, found: Operands, beta: float) -> Outcome:
+    """A C that is not one vector of constants: an Add behind the Conv."""
+    if found.batch_axis != 0 or isinstance(site.views[2], Map):
+        return site.refuse("dynamic-bias", "adds something that is not one value per output")
+    scores = fully_connected(site, found, None, site.draft.fresh(f"{site.node.output[0]}_product"))
+    if isinstance(scores, Refusal):
+        return scores
+    other = site.views[2]
+    if isinstance(other, Fixed | Context):
+        term = lift_fixed(site, 2, len(scores.grid))
+    else:
+        lifted = to_scores(site, other) if other is not None else None
+        if not isinstance(lifted, ScoreMap):
+            return site.refuse("dynamic-bias", "adds something that is not one value per output")
+        term = lifted.tensor
+    if beta != 1.0:
+        term = site.draft.emit("Mul", [term, emit.scalar(site.draft, beta, term)])
+    out = site.draft.emit("Add", [scores.tensor, term], site.node.output[0])
+    return [replace(scores, tensor=out)]
+
+
+def fully_connected(site: Site, found: Operands, bias: np.ndarray | None, output: str) -> ScoreMap | Refusal:
+    """Write the Conv (one for each source, added up) that is this FC layer."""
+    view, weight = found.view, found.weight
+    window = view if isinstance(view, Window) else _as_window(view)
+    if not can_turn(site, weight, window):
+        scores = to_scores(site, replace(window, batch_axis=0))
+        if isinstance(scores, Refusal):
+            return scores
+        window = _as_window(scores)
+        if not can_turn(site, weight, window):
+            return site.refuse("dynamic-weight", "has a weight that is not a constant matrix")
+    if window.shift is not None:
+        bias = shifted(site, weight, window.shift) + (0.0 if bias is None else bias.astype(np.float64))
+    weights = kernel(site, weight, window)
+    total = ""
+    for position, (source, name) in enumerate(zip(window.sources, weights, strict=True)):
+        first, last = position == 0, position == len(weights) - 1
+        inputs = [source.tensor, name] + (
+            [_bias_name(site, bias, weight, name)] if first and bias is not None else []
+        )
+        part = _conv(site, inputs, source, output if first and last else "")
+        total = part if first else site.draft.emit("Add", [total, part], output if last else "")
+    _report(site, weight, window)
+    return ScoreMap(total, (weight.outputs,), view.trace, batch_axis=found.batch_axis)
+
+
+def _as_window(view: ScoreMap) -> Window:
+    channels = view.features[0]
+    source = Source(view.tensor, channels, (1,) * len(view.trace.fields))
+    return Window((source,), np.arange(channels), view.trace)
+
+
+def _conv(site: Site, inputs: list[str], source: Source, output: str) -> str:
+    rank = len(source.extent)
+    return site.draft.emit(
+        "Conv",
+        inputs,
+        output,
+        name=site.node.name,
+        kernel_shape=list(source.extent),
+        strides=[1] * rank,
+        pads=[0] * (2 * rank),
+        dilations=[1] * rank,
+        group=1,
+    )
+
+
+def _bias_name(site: Site, bias: np.ndarray, weight: Weight, like: str) -> str:
+    """The bias initializer itself where it serves unchanged, else a new one."""
+    if (
+        len(site.node.input) > 2
+        and is_stored(site, site.node.input[2])
+        and site.node.input[2] in site.draft.specs
+    ):
+        value = site.weights(site.node.input[2])
+        if value is not None and value.shape == (weight.outputs,) and np.array_equal(value, bias):
+            return str(site.node.input[2])
+    return vector(site, bias, weight.outputs, like)
+
+
+def _report(site: Site, weight: Weight, window: Window) -> None:
+    sizes = " + ".join(
+        f"{'x'.join(map(str, source.extent))} {source.channels}→{weight.outputs}" for source in window.sources
+    )
+    site.replaced(f"{site.op_type} {weight.inputs}→{weight.outputs}", f"Conv {sizes}")
+
+
+def take_bias(site: Site, product: str, other: str, output: str) -> str | None:
+    """Give the Conv that was just written for a MatMul the constant ``other`` as its bias; None where it cannot."""
+    conv = site.draft.producer(product)
+    value = site.weights(other)
+    if conv is None or conv.op_type != "Conv" or len(conv.input) != 2 or value is None:
+        return None
+    if not site.draft.is_new(conv):
+        return None
+    outputs = site.draft.spec(product).native[1]
+    per_output = value.size == 1 or value.shape[-1] == outputs == value.size
+    if value.ndim > 2 or not per_output:
+        return None
+    name = (
+        other
+        if value.shape == (outputs,) and is_stored(site, other)
+        else vector(site, value.ravel(), outputs, product)
+    )
+    site.draft.amend(conv, [*conv.input, name], output)
+    return output

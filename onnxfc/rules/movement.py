@@ -1,0 +1,236 @@
+"""Movement of data on windows and score maps: the index moves, or the axes are counted from the first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from onnxfc import emit
+from onnxfc.lift import simplest, to_scores
+from onnxfc.rules.table import rule
+from onnxfc.site import Outcome, Site, axes_of, positive
+from onnxfc.views import Fixed, Index, Map, ScoreMap, Source, Trace, View, Window
+
+_MOVES = (
+    "Concat",
+    "Expand",
+    "Flatten",
+    "Gather",
+    "Reshape",
+    "Slice",
+    "Split",
+    "Squeeze",
+    "Tile",
+    "Transpose",
+)
+_MOVE_ATTRIBUTES = (*("allowzero", "axes", "axis", "ends", "num_outputs", "perm", "split", "starts"),)
+
+
+@rule(*_MOVES, "Unsqueeze", on=Window, attributes=_MOVE_ATTRIBUTES)
+def move_windows(site: Site) -> Outcome:
+    """The node's effect on the places of the features."""
+    views: list[View | None] = []
+    for view in site.views:
+        if isinstance(view, Map):
+            return site.refuse("mixes-map-and-window", "combines a flattened map with one that is not")
+        views.append(view)
+    return move(site, views)
+
+
+def move(site: Site, views: Sequence[View | None]) -> Outcome:
+    """Run the original node on the windows' indices; every output is a window again."""
+    windows = [view for view in views if isinstance(view, Window)]
+    mixed = any(isinstance(view, ScoreMap) for view in views) or any(
+        isinstance(view, Fixed) for view in views[: len(windows)] if site.op_type == "Concat"
+    )
+    pending = any(view.scale is not None or view.shift is not None for view in windows)
+    if mixed or pending or (site.op_type == "Concat" and len(windows) != len(site.node.input)):
+        return over_scores(site, views)
+    if _transposes_batch(site, windows[0]):
+        return [replace(windows[0], batch_axis=1 - windows[0].batch_axis)]
+    trace = Trace.join([view.trace for view in windows])
+    if trace is None:
+        return site.refuse("grids-differ", "combines windows of different stride")
+    if any(view.batch_axis for view in windows):
+        return site.refuse("mixes-batch", "moves features whose batch is not the first axis")
+    sources, offsets = _pooled_sources(windows)
+    queue = iter([view.index + offset for view, offset in zip(windows, offsets, strict=True)])
+    indices = [next(queue) if isinstance(view, Window) else None for view in views]
+    moved = _moved(site, indices, sum(source.features for source in sources))
+    if moved is None:
+        return site.refuse("mixes-batch", "moves data between the images of a batch")
+    return [simplest(_compact(Window(sources, index, trace))) for index in moved]
+
+
+def _transposes_batch(site: Site, view: Window) -> bool:
+    return (
+        site.op_type == "Transpose"
+        and view.index.ndim == 1
+        and len(site.shape_in()) == 2
+        and (list(site.attrs.get("perm") or [1, 0]) == [1, 0])
+    )
+
+
+def _pooled_sources(windows: Sequence[Window]) -> tuple[tuple[Source, ...], list[int]]:
+    """All sources behind each other, and where each window's features begin among them."""
+    sources: list[Source] = []
+    offsets = []
+    for view in windows:
+        offsets.append(sum(source.features for source in sources))
+        sources.extend(view.sources)
+    return tuple(sources), offsets
+
+
+def _compact(view: Window) -> Window:
+    """Leave out sources that the index no longer reads."""
+    ends = np.cumsum([source.features for source in view.sources])
+    owner = np.searchsorted(ends, view.index.ravel(), side="right")
+    used = sorted(set(owner.tolist()))
+    if len(used) == len(view.sources):
+        return view
+    starts = ends - [source.features for source in view.sources]
+    kept = tuple(view.sources[place] for place in used)
+    first = np.zeros(len(view.sources), np.int64)
+    first[used] = np.cumsum([0, *(source.features for source in kept)])[:-1]
+    index = view.index.ravel() - starts[owner] + first[owner]
+    return replace(view, sources=kept, index=index.reshape(view.index.shape))
+
+
+def _moved(site: Site, indices: Sequence[Index | None], total: int) -> list[Index] | None:
+    """The node run on numbers that name each element; None where images of the batch would mix."""
+    batch = site.shape_in()[0]
+    step = np.arange(batch, dtype=np.int64) * total
+    named = [None if index is None else np.stack([index + offset for offset in step]) for index in indices]
+    results = site.evaluate(named)
+    moved = []
+    for result in results:
+        if result is None or result.ndim == 0 or result.shape[0] != batch:
+            return None
+        if any(not np.array_equal(result[row], result[0] + offset) for row, offset in enumerate(step)):
+            return None
+        moved.append(np.asarray(result[0], np.int64))
+    return moved
+
+
+@rule(*_MOVES, "Unsqueeze", on=ScoreMap, attributes=_MOVE_ATTRIBUTES)
+def move_scores(site: Site) -> Outcome:
+    """Axis numbers made positive, the grid appended."""
+    return over_scores(site, site.views)
+
+
+def over_scores(site: Site, views: Sequence[View | None]) -> Outcome:
+    """The node on score maps; each operator in its own way."""
+    scores: list[ScoreMap] = []
+    for view in views:
+        if isinstance(view, Window | ScoreMap | Map):
+            found = to_scores(site, view)
+            if not isinstance(found, ScoreMap):
+                return found
+            scores.append(found)
+    trace = Trace.join([view.trace for view in scores])
+    if trace is None:
+        return site.refuse("grids-differ", "combines score maps of different stride")
+    return _SCORES[site.op_type](site, scores, trace)
+
+
+def _reshape(site: Site, scores: Sequence[ScoreMap], trace: Trace) -> Outcome:
+    view, features = scores[0], site.shape_out()[1:]
+    if view.batch_axis or site.shape_out()[:1] != site.shape_in()[:1]:
+        return site.refuse("mixes-batch", "folds features into the batch")
+    first = 1 + len(view.features)
+    grid = len(trace.fields)
+    if features == view.features:
+        return [replace(view, trace=trace)]
+    if len(features) == 1 + grid and features[1:] == (1,) * grid and view.features == features[:1]:
+        return [Map(view.tensor, site.node.output[0], tuple(range(2, 2 + grid)), trace)]
+    sizes = emit.dims(site.draft, view.tensor, first, first + grid)
+    emit.reshape(site.draft, view.tensor, [0, *features, sizes], site.node.output[0])
+    return site.score_maps(trace)
+
+
+def _transpose(site: Site, scores: Sequence[ScoreMap], trace: Trace) -> Outcome:
+    view = scores[0]
+    rank = 1 + len(view.features)
+    perm = list(site.attrs.get("perm") or range(rank - 1, -1, -1))
+    if perm == [1, 0]:
+        return [replace(view, batch_axis=1 - view.batch_axis)]
+    if perm[0] != 0 or view.batch_axis:
+        return site.refuse("mixes-batch", "moves the batch axis")
+    site.keep([view.tensor], perm=[*perm, *view.grid])
+    return site.score_maps(trace)
+
+
+def _unsqueeze(site: Site, scores: Sequence[ScoreMap], trace: Trace) -> Outcome:
+    axes = axes_of(site, 1, len(site.shape_out()))
+    if axes is None or 0 in axes or scores[0].batch_axis:
+        return site.refuse("mixes-batch", "puts an axis before the batch")
+    return _reshape(site, scores, trace)
+
+
+def _concat(site: Site, scores: Sequence[ScoreMap], trace: Trace) -> Outcome:
+    axis = positive(int(site.attrs["axis"]), len(site.shape_out()))
+    if axis == 0 or len(scores) != len(site.node.input) or any(view.batch_axis for view in scores):
+        return site.refuse("concat-fixed", "puts something else than features of the same images together")
+    site.keep([view.tensor for view in scores], axis=axis)
+    return site.score_maps(trace)
+
+
+def _axis(site: Site, scores: Sequence[ScoreMap], trace: Trace) -> Outcome:
+    axis = positive(int(site.attrs.get("axis", 0)), 1 + len(scores[0].features))
+    if axis == 0 or scores[0].batch_axis or len(scores) != 1:
+        return site.refuse("mixes-batch", "works along the batch")
+    site.keep([scores[0].tensor, *site.tensors_from(1)], axis=axis)
+    return site.score_maps(trace)
+
+
+def _slice(site: Site, scores: Sequence[ScoreMap], trace: Trace) -> Outcome:
+    rank = 1 + len(scores[0].features)
+    if scores[0].batch_axis:
+        return site.refuse("mixes-batch", "works along the batch")
+    if site.opset < 10:
+        axes = [positive(axis, rank) for axis in site.attrs.get("axes", range(len(site.attrs["starts"])))]
+        site.keep([scores[0].tensor], axes=axes)
+        return site.score_maps(trace)
+    inputs = [scores[0].tensor, *site.tensors_from(1)]
+    if site.has_input(3):
+        given = site.constant(3)
+        if given is None:
+            return site.refuse("unknown-axes", "takes axes that are not constant")
+        axes = [positive(int(axis), rank) for axis in given]
+        inputs[3] = site.draft.constant(np.array(axes, given.dtype), "axes")
+    site.keep(inputs)
+    return site.score_maps(trace)
+
+
+def _appended(site: Site, scores: Sequence[ScoreMap], trace: Trace) -> Outcome:
+    """Tile and Expand: amounts for the features, 1 for the batch and the grid."""
+    view, shape = scores[0], site.shape_out()
+    amounts = site.constant(1)
+    if (
+        amounts is None
+        or view.batch_axis
+        or len(shape) != 1 + len(view.features)
+        or shape[0] != site.shape_in()[0]
+    ):
+        return site.refuse("mixes-batch", "spreads features over the batch")
+    wanted = amounts.tolist() if site.op_type == "Tile" else [1, *shape[1:]]
+    target = site.draft.constant([1, *wanted[1:], *[1] * len(trace.fields)], "amounts")
+    site.keep([view.tensor, target])
+    return site.score_maps(trace)
+
+
+_SCORES = {
+    "Concat": _concat,
+    "Expand": _appended,
+    "Flatten": _reshape,
+    "Gather": _axis,
+    "Reshape": _reshape,
+    "Slice": _slice,
+    "Split": _axis,
+    "Squeeze": _reshape,
+    "Tile": _appended,
+    "Transpose": _transpose,
+    "Unsqueeze": _unsqueeze,
+}

@@ -1,0 +1,106 @@
+"""Softmax and BatchNormalization in the head."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnxfc import emit
+from onnxfc.lift import to_scores
+from onnxfc.rules.arithmetic import affine
+from onnxfc.rules.table import rule
+from onnxfc.site import Outcome, Site, extent_of, positive
+from onnxfc.views import Fixed, Map, ScoreMap, View, Window
+
+_BATCH_NORM = ("epsilon", "momentum", "spatial", "training_mode")
+
+
+@rule("Softmax", "LogSoftmax", "Hardmax", on=(Window, ScoreMap), attributes=("axis",))
+def softmax_scores(site: Site) -> Outcome:
+    """Over features, cell by cell. Before opset 13 all axes from ``axis`` on are normalised together.
+
+    https://onnx.ai/onnx/operators/onnx__Softmax.html
+    """
+    view = site.views[0]
+    assert view is not None
+    scores = to_scores(site, view)
+    if not isinstance(scores, ScoreMap):
+        return scores
+    rank = len(scores.features) + 1
+    flattening = site.opset < 13
+    axis = positive(int(site.attrs.get("axis", 1 if flattening else -1)), rank)
+    if axis == 0 or scores.batch_axis:
+        return site.refuse("mixes-batch", "normalises over the batch")
+    if flattening:
+        return _grid_first(site, scores, axis)
+    site.keep([scores.tensor], axis=axis)
+    return site.score_maps(scores.trace)
+
+
+def _grid_first(site: Site, scores: ScoreMap, axis: int) -> Outcome:
+    """With the grid before the features, flattening after ``axis`` leaves each cell to itself."""
+    draft, grid, rank = site.draft, scores.grid, 1 + len(scores.features)
+    ahead = [0, *grid, *range(1, rank)]
+    tensor = emit.transpose(draft, scores.tensor, ahead)
+    tensor = draft.emit(site.op_type, [tensor], axis=axis + len(grid), name=site.node.name)
+    back = [int(place) for place in np.argsort(ahead)]
+    emit.transpose(draft, tensor, back, site.node.output[0])
+    return site.score_maps(scores.trace)
+
+
+@rule("Softmax", "LogSoftmax", "Hardmax", on=Map, attributes=("axis",))
+def softmax_map(site: Site) -> Outcome:
+    """Over the channels of each place; over space only where space is the grid of a pooled head."""
+    view = site.views[0]
+    assert isinstance(view, Map)
+    rank = len(site.shape_in())
+    flattening = site.opset < 13
+    axis = positive(int(site.attrs.get("axis", 1 if flattening else -1)), rank)
+    normalised = set(range(axis, rank)) if flattening else {axis}
+    if 0 in normalised:
+        return site.refuse("mixes-batch", "normalises over the batch")
+    if not normalised & set(view.spatial):
+        site.keep(axis=axis)
+        return site.maps(view.trace, view.spatial)
+    if set(extent_of(site, view)) != {1} or view.spatial != tuple(range(2, rank)) or axis != 1:
+        return site.refuse("softmax-over-space", "normalises over the places of the native size")
+    ahead = [0, *view.spatial, 1]
+    tensor = emit.transpose(site.draft, view.tensor, ahead)
+    tensor = site.draft.emit(site.op_type, [tensor], axis=rank - 1, name=site.node.name)
+    emit.transpose(site.draft, tensor, [int(place) for place in np.argsort(ahead)], site.node.output[0])
+    return site.maps(view.trace, view.spatial)
+
+
+@rule("BatchNormalization", on=(Window, ScoreMap), attributes=_BATCH_NORM)
+def batch_normalization_features(site: Site) -> Outcome:
+    """A scale and a shift per feature (axis 1): pending in a window, as it is on scores."""
+    if site.attrs.get("training_mode", 0) or any(
+        site.output_used(k) for k in range(1, len(site.node.output))
+    ):
+        return site.refuse("training-mode", "is in training mode", "export the model in eval mode")
+    if any(not isinstance(view, Fixed) for view in site.views[1:]):
+        return site.refuse("dynamic-parameter", "takes a parameter that depends on the image")
+    view = site.views[0]
+    if isinstance(view, Window):
+        pending = _pending(site, view)
+        if pending is not None:
+            return [pending]
+    assert view is not None
+    scores = to_scores(site, view)
+    if not isinstance(scores, ScoreMap):
+        return scores
+    site.keep([scores.tensor, *site.tensors_from(1)])
+    return site.score_maps(scores.trace)
+
+
+def _pending(site: Site, view: Window) -> View | None:
+    """gamma * (x - mean) / sqrt(var + eps) + beta as one scale and shift, in float64."""
+    found = [site.weights(name) for name in site.node.input[1:5]]
+    if any(value is None for value in found) or view.batch_axis:
+        return None
+    gamma, beta, mean, var = (np.asarray(value, np.float64) for value in found)
+    scale = gamma / np.sqrt(var + float(site.attrs.get("epsilon", 1e-5)))
+    shape = (-1,) + (1,) * (view.index.ndim - 1)
+    scales, shifts = (
+        np.broadcast_to(value.reshape(shape), view.index.shape) for value in (scale, beta - mean * scale)
+    )
+    return affine(view, scales, shifts)

@@ -1,0 +1,79 @@
+"""Operators without a rule of their own that treat the rows of their batch apart: run once per window.
+
+The grid is folded into the batch, the original node runs, the grid is unfolded.
+"""
+
+from __future__ import annotations
+
+from onnxfc import emit
+from onnxfc.errors import Refusal
+from onnxfc.lift import to_scores
+from onnxfc.rules.table import rule
+from onnxfc.site import Outcome, Site, positive
+from onnxfc.views import Fixed, ScoreMap, View, Window
+
+_AXIS_DEFAULT = {
+    "ArgMax": 0,
+    "ArgMin": 0,
+    "LayerNormalization": -1,
+    "LpNormalization": -1,
+    "RMSNormalization": -1,
+    "TopK": -1,
+}
+
+
+@rule(
+    *_AXIS_DEFAULT,
+    on=(Window, ScoreMap),
+    attributes=(
+        "axis",
+        "epsilon",
+        "k",
+        "keepdims",
+        "largest",
+        "p",
+        "select_last_index",
+        "sorted",
+        "stash_type",
+    ),
+)
+def along_axis(site: Site) -> Outcome:
+    """Works along feature axes only: each row of the batch apart."""
+    axis = positive(int(site.attrs.get("axis", _AXIS_DEFAULT[site.op_type])), len(site.shape_in()))
+    if axis == 0:
+        return site.refuse("mixes-batch", "works along the batch")
+    if any(not isinstance(view, Fixed) for view in site.views[1:] if view is not None):
+        return site.refuse("dynamic-parameter", "takes a parameter that depends on the image")
+    view = site.views[0]
+    assert view is not None
+    return per_window(site, view)
+
+
+def per_window(site: Site, view: View) -> Outcome:
+    """Fold, run, unfold."""
+    scores = to_scores(site, view)
+    if not isinstance(scores, ScoreMap):
+        return scores
+    if scores.batch_axis or any(shape[:1] != site.shape_in()[:1] for shape in _outputs(site)):
+        return site.refuse("mixes-batch", "does not keep the batch")
+    draft, grid, rank = site.draft, scores.grid, 1 + len(scores.features)
+    ahead = emit.transpose(draft, scores.tensor, [0, *grid, *range(1, rank)])
+    sizes = emit.dims(draft, ahead, 0, 1 + len(grid))
+    folded = emit.reshape(draft, ahead, [-1, *scores.features])
+    made = site.keep_renamed([folded, *site.tensors_from(1)])
+    for name, tensor in zip(site.node.output, made, strict=True):
+        if name:
+            features = site.native(name).native[1:]
+            unfolded = emit.reshape(draft, tensor, [sizes, *features])
+            order = [0, *range(1 + len(grid), 1 + len(grid) + len(features)), *range(1, 1 + len(grid))]
+            emit.transpose(draft, unfolded, order, name)
+    site.state.notes.append(
+        Refusal(
+            "per-window", site.label, f"{site.op_type} runs once per window, the grid folded into the batch"
+        )
+    )
+    return site.score_maps(scores.trace)
+
+
+def _outputs(site: Site) -> list[tuple[int, ...]]:
+    return [site.native(name).native for name in site.node.output if name]

@@ -1,0 +1,232 @@
+"""Global pools in all their spellings, and reductions over features.
+
+A global pool over the trunk is a window: the native window's pool with stride 1 (``window``), or it stays global
+(``keep``), or it goes (``drop``). One that rejoins its trunk is context and stays global whatever the option.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from onnxfc import emit
+from onnxfc.lift import boundary, channels_first, places_of, simplest, to_scores, to_window, untransposed
+from onnxfc.rules.table import rule
+from onnxfc.site import Outcome, Site, axes_of, extent_of
+from onnxfc.views import Context, Index, Map, ScoreMap, Source, Trace, View, Window
+
+_POOLS = {"GlobalAveragePool": "Average", "GlobalMaxPool": "Max", "ReduceMean": "Average", "ReduceMax": "Max"}
+_POOLS["ReduceSum"] = "Sum"
+_REDUCTIONS = (
+    *("ReduceMean", "ReduceMax", "ReduceSum", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2"),
+    *("ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare"),
+)
+
+
+@rule("GlobalAveragePool", "GlobalMaxPool", on=Map)
+def global_pool_operator(site: Site) -> Outcome:
+    """(N, C, *spatial) to (N, C, 1, ...). https://onnx.ai/onnx/operators/onnx__GlobalAveragePool.html"""
+    view = site.views[0]
+    assert isinstance(view, Map)
+    return global_pool(site, view, _POOLS[site.op_type], keepdims=True)
+
+
+@rule(*_REDUCTIONS, on=Map, attributes=("axes", "keepdims", "noop_with_empty_axes"))
+def reduce_map(site: Site) -> Outcome:
+    """A reduction over all spatial axes is a global pool; over channels alone it keeps the map."""
+    view = site.views[0]
+    assert isinstance(view, Map)
+    rank, keepdims = len(site.shape_in()), bool(site.attrs.get("keepdims", 1))
+    axes = _axes(site, rank)
+    if axes is None:
+        return site.refuse("unknown-axes", "takes axes that are not constant")
+    if not axes:
+        return _nothing(site, view)
+    if 0 in axes:
+        return site.refuse("mixes-batch", "reduces over the batch")
+    spatial = set(axes) & set(view.spatial)
+    if not spatial:
+        return _over_channels(site, view, axes, keepdims)
+    if spatial == set(view.spatial) == set(axes) and site.op_type in _POOLS:
+        return global_pool(site, view, _POOLS[site.op_type], keepdims)
+    if view.trace.windows and set(extent_of(site, view)) == {1}:
+        return reduce_features(site)
+    if spatial == set(axes) and site.op_type in _POOLS:
+        return _partial_pool(site, view, axes, keepdims)
+    return site.refuse("unsupported-reduction", f"reduces over axes {axes} of a map")
+
+
+def _axes(site: Site, rank: int) -> list[int] | None:
+    """Reduced axes; all where none are given (unless ``noop_with_empty_axes``)."""
+    axes = axes_of(site, 1, rank)
+    if axes is None and site.has_input(1):
+        return None
+    if not axes:
+        return [] if site.attrs.get("noop_with_empty_axes", 0) else list(range(rank))
+    return sorted(axes)
+
+
+def _nothing(site: Site, view: Map) -> Outcome:
+    site.keep()
+    return site.maps(view.trace, view.spatial)
+
+
+def _over_channels(site: Site, view: Map, axes: list[int], keepdims: bool) -> Outcome:
+    site.keep()
+    if keepdims:
+        return site.maps(view.trace, view.spatial)
+    spatial = tuple(axis - sum(gone < axis for gone in axes) for axis in view.spatial)
+    return site.maps(view.trace, spatial)
+
+
+def global_pool(site: Site, view: Map, kind: str, keepdims: bool) -> Outcome:
+    """One pool over the whole native window, by the option or as context."""
+    extent = extent_of(site, view)
+    if site.role == "context" or (site.state.global_pool == "keep" and not view.trace.windows):
+        return _kept_global(site, view, kind)
+    source = untransposed(site, view)
+    if site.state.global_pool == "drop" and not view.trace.windows:
+        if kind != "Average":
+            return site.refuse(
+                "drop-not-affine", "is no average: its map has no scores", "use --global-pool window"
+            )
+        trace = replace(view.trace, dropped=True)
+        tensor = channels_first(site, source)[0]
+    else:
+        tensor = window_pool(site, channels_first(site, source)[0], extent, kind)
+        fields = tuple(item.through(length) for item, length in zip(view.trace.fields, extent, strict=True))
+        trace = replace(view.trace, fields=fields)
+    windows = trace.windows or frozenset({boundary(source, extent)})
+    trace = replace(trace, windows=windows, pools=trace.pools | {site.label})
+    site.replaced(f"{site.op_type} {'x'.join(map(str, extent))}", _after(site, kind, extent, trace))
+    return [_pooled(site, view, tensor, trace, keepdims)]
+
+
+def _after(site: Site, kind: str, extent: tuple[int, ...], trace: Trace) -> str:
+    if trace.dropped:
+        return "no pool"
+    return f"{'Average' if kind == 'Sum' else kind}Pool {'x'.join(map(str, extent))}, stride 1"
+
+
+def _kept_global(site: Site, view: Map, kind: str) -> Outcome:
+    """The same vector from an image of any size."""
+    if site.op_type in {"AveragePool", "MaxPool"}:
+        site.draft.emit(f"Global{kind}Pool", [view.tensor], site.node.output[0], name=site.node.name)
+    else:
+        site.keep()
+    if site.role != "context":
+        site.replaced(site.op_type, "kept global")
+    trace = view.trace.tainted(site.taint("context"))
+    return [Context(site.node.output[0], replace(trace, pools=trace.pools | {site.label}))]
+
+
+def window_pool(site: Site, tensor: str, extent: tuple[int, ...], kind: str) -> str:
+    """A pool with stride 1 over ``extent`` of a channels-first map."""
+    op_type = "AveragePool" if kind == "Sum" else f"{kind}Pool"
+    pooled = site.draft.emit(
+        op_type, [tensor], name=site.node.name, kernel_shape=list(extent), strides=[1] * len(extent)
+    )
+    if kind != "Sum":
+        return pooled
+    return site.draft.emit("Mul", [pooled, emit.scalar(site.draft, float(np.prod(extent)), pooled)])
+
+
+def _pooled(site: Site, view: Map, tensor: str, trace: Trace, keepdims: bool) -> View:
+    """The pool's output: as a map whose extent is the grid where that is its layout, else as scores."""
+    rank, name = len(site.shape_in()), site.node.output[0]
+    first = view.spatial == tuple(range(2, rank)) and rank == 2 + len(view.spatial)
+    if keepdims and first:
+        return Map(tensor, name, view.spatial, trace)
+    channels = int(np.prod(site.shape_out()[1:], dtype=np.int64))
+    source = Source(tensor, channels, (1,) * len(view.spatial))
+    index = np.arange(channels).reshape(site.shape_out()[1:])
+    return simplest(Window((source,), index, trace))
+
+
+def _partial_pool(site: Site, view: Map, axes: list[int], keepdims: bool) -> Outcome:
+    """A pool over some of the spatial axes: the rest of the window is still to come."""
+    if site.state.global_pool != "window" or site.role == "context":
+        return site.refuse("partial-pool", "pools only one of the spatial axes", "use --global-pool window")
+    window = to_window(site, view)
+    source = window.sources[0]
+    kernel = tuple(
+        length if axis in axes else 1 for axis, length in zip(view.spatial, source.extent, strict=True)
+    )
+    tensor = window_pool(site, source.tensor, kernel, _POOLS[site.op_type])
+    rest = tuple(
+        1 if axis in axes else length for axis, length in zip(view.spatial, source.extent, strict=True)
+    )
+    places = _first_of_each(places_of(site, view), axes, source.extent, rest)
+    if not keepdims:
+        places = places.squeeze(tuple(axis - 1 for axis in axes))
+    trace = replace(window.trace, pools=window.trace.pools | {site.label})
+    site.replaced(
+        f"{site.op_type} {'x'.join(map(str, kernel))}", f"pool {'x'.join(map(str, kernel))}, stride 1"
+    )
+    return [simplest(Window((Source(tensor, source.channels, rest),), places, trace))]
+
+
+def _first_of_each(places: Index, axes: list[int], extent: tuple[int, ...], rest: tuple[int, ...]) -> Index:
+    """The places in the pooled map, from those in the map: pooled axes have extent 1."""
+    kept = places.take([0], axis=axes[0] - 1)
+    for axis in axes[1:]:
+        kept = kept.take([0], axis=axis - 1)
+    channel, *where = np.unravel_index(kept, (int(places.size) // math.prod(extent), *extent))
+    return np.asarray(np.ravel_multi_index((channel, *where), (int(channel.max()) + 1, *rest)))
+
+
+@rule(*_REDUCTIONS, on=Window, attributes=("axes", "keepdims", "noop_with_empty_axes"))
+def reduce_window(site: Site) -> Outcome:
+    """Reducing exactly the whole window of each channel is a global pool spelled by Reshape; else over scores."""
+    view = site.views[0]
+    assert isinstance(view, Window)
+    axes = _axes(site, view.index.ndim + 1)
+    plain = view.scale is None and view.shift is None and not view.batch_axis and len(view.sources) == 1
+    if axes and 0 not in axes and plain and site.op_type in _POOLS:
+        channels = _whole_channels(view, [axis - 1 for axis in axes])
+        if channels is not None:
+            return [_pool_of_window(site, view, channels)]
+    return reduce_features(site)
+
+
+def _whole_channels(view: Window, axes: list[int]) -> np.ndarray | None:
+    """For each remaining feature the channel whose whole window is reduced; None where it is anything else."""
+    source = view.sources[0]
+    length = int(np.prod(source.extent))
+    rows = np.moveaxis(view.index, axes, range(-len(axes), 0))
+    rows = np.sort(rows.reshape(*rows.shape[: view.index.ndim - len(axes)], -1), axis=-1)
+    first = rows[..., :1]
+    whole = rows.shape[-1] == length and bool(np.all(first % length == 0))
+    return rows[..., 0] // length if whole and bool(np.all(rows - first == np.arange(length))) else None
+
+
+def _pool_of_window(site: Site, view: Window, channels: np.ndarray) -> View:
+    source = view.sources[0]
+    tensor = window_pool(site, source.tensor, source.extent, _POOLS[site.op_type])
+    site.replaced(f"{site.op_type} {'x'.join(map(str, source.extent))}", "pool, stride 1")
+    pooled = Source(tensor, source.channels, (1,) * len(source.extent))
+    trace = replace(view.trace, pools=view.trace.pools | {site.label})
+    return simplest(Window((pooled,), channels.reshape(site.shape_out()[1:]), trace))
+
+
+@rule(*_REDUCTIONS, on=ScoreMap, attributes=("axes", "keepdims", "noop_with_empty_axes"))
+def reduce_features(site: Site) -> Outcome:
+    """Over features, cell by cell."""
+    view = site.views[0]
+    assert view is not None
+    scores = to_scores(site, view)
+    if not isinstance(scores, ScoreMap):
+        return scores
+    axes = _axes(site, len(scores.features) + 1)
+    if axes is None:
+        return site.refuse("unknown-axes", "takes axes that are not constant")
+    if 0 in axes or scores.batch_axis:
+        return site.refuse("mixes-batch", "reduces over the batch")
+    if axes:
+        keepdims = bool(site.attrs.get("keepdims", 1))
+        emit.reduce(site.draft, site.op_type, scores.tensor, axes, keepdims, site.node.output[0])
+    else:
+        site.keep([scores.tensor, *site.tensors_from(1)])
+    return site.score_maps(scores.trace)

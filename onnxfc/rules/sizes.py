@@ -1,0 +1,34 @@
+"""Shape and Size: what a tensor's dims are, in the original's sense."""
+
+from __future__ import annotations
+
+from onnxfc import emit
+from onnxfc.rules.table import rule
+from onnxfc.site import Outcome, Site
+from onnxfc.views import Fixed, Map, ScoreMap, Window
+
+
+@rule("Shape", on=Map, attributes=("start", "end"))
+def shape_of_map(site: Site) -> Outcome:
+    """The map's dims now: computed sizes follow the image."""
+    site.keep()
+    return [Fixed(site.node.output[0])]
+
+
+@rule("Shape", on=(Window, ScoreMap), attributes=("start", "end"))
+def shape_of_features(site: Site) -> Outcome:
+    """(N, F1, ..., Fk) without the grid."""
+    view = site.views[0]
+    assert isinstance(view, Window | ScoreMap)
+    if view.batch_axis:
+        return site.refuse("mixes-batch", "asks for the shape of transposed features")
+    tensor, features = (
+        (view.sources[0].tensor, view.index.shape)
+        if isinstance(view, Window)
+        else (view.tensor, view.features)
+    )
+    rank = 1 + len(features)
+    batch = emit.dims(site.draft, tensor, 0, 1)
+    whole = site.draft.emit("Concat", [batch, site.draft.constant(list(features), "features")], axis=0)
+    start, end, _ = slice(site.attrs.get("start", 0), site.attrs.get("end", rank)).indices(rank)
+    return [Fixed(emit.slice_axis(site.draft, whole, 0, start, end))]

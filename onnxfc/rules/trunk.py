@@ -1,0 +1,210 @@
+"""Operators of the spatial part: Conv, pools, Pad, normalisations over channels.
+
+They stay as they are; what changes is what an element reads of the image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from onnxfc.errors import Refusal
+from onnxfc.graph import label
+from onnxfc.rules.pooling import global_pool
+from onnxfc.rules.table import rule
+from onnxfc.site import Outcome, Site, extent_of
+from onnxfc.views import Fixed, Map, Taint, Trace
+
+_WINDOWED = (
+    *("auto_pad", "ceil_mode", "count_include_pad", "dilations", "group", "kernel_shape", "p", "pads"),
+)
+
+
+@dataclass(frozen=True)
+class Sliding:
+    """Kernel, strides, dilations and native pads of a Conv or pool, per spatial axis."""
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    begin: tuple[int, ...]
+    end: tuple[int, ...]
+    frozen: bool
+
+    @property
+    def padded(self) -> bool:
+        return any((*self.begin, *self.end))
+
+
+@rule("Conv", "MaxPool", "AveragePool", "LpPool", on=Map, attributes=(*_WINDOWED, "strides", "storage_order"))
+def sliding(site: Site) -> Outcome:
+    """A kernel that slides over the spatial axes; auto_pad is frozen to the pads of the native size.
+
+    https://onnx.ai/onnx/operators/onnx__Conv.html, https://onnx.ai/onnx/operators/onnx__AveragePool.html
+    """
+    view = site.views[0]
+    assert isinstance(view, Map)
+    wrong = _layout(site, view)
+    if wrong is not None:
+        return wrong
+    extent = extent_of(site, view)
+    how = _sliding(site, extent)
+    if _covers(site, how, extent):
+        return global_pool(site, view, site.op_type.removesuffix("Pool"), keepdims=True)
+    if view.trace.windows and (how.padded or set(how.kernel) != {1} or set(how.strides) != {1}):
+        return _over_pooled(site, view)
+    trace = _through(site, view.trace, how, extent)
+    if how.frozen:
+        site.keep(auto_pad=None, pads=[*how.begin, *how.end])
+    else:
+        site.keep()
+    return site.maps(trace, view.spatial)
+
+
+def _covers(site: Site, how: Sliding, extent: tuple[int, ...]) -> bool:
+    """Whether a pool spells a global pool: its kernel is the whole native map."""
+    whole = how.kernel == extent and not how.padded and set(how.dilations) == {1}
+    return whole and site.op_type in {"AveragePool", "MaxPool"} and site.role != "local"
+
+
+def _over_pooled(site: Site, view: Map) -> Outcome:
+    """Something slides over what a pool left: a pool of the trunk, if it is spelled as one."""
+    makers = {label(node): node.op_type for node in site.state.graph.nodes}
+    if (
+        not all(makers[name] in {"AveragePool", "MaxPool"} for name in view.trace.pools)
+        or not view.trace.pools
+    ):
+        return site.refuse("pools-then-convolves", "slides over what a global pool left")
+    site.turns_out(view.trace, "local")
+    site.keep()
+    return site.maps(view.trace, view.spatial)
+
+
+def _layout(site: Site, view: Map) -> Refusal | None:
+    rank = len(site.shape_in())
+    if view.spatial != tuple(range(2, rank)):
+        return site.refuse("layout", "slides over axes that are not the image's")
+    if any(not isinstance(other, Fixed) for other in site.views[1:] if other is not None):
+        return site.refuse("dynamic-weight", "has a weight that depends on the image")
+    if site.output_used(1):
+        return site.refuse("pool-indices", "gives the places of its maxima to another node")
+    return None
+
+
+def _sliding(site: Site, extent: tuple[int, ...]) -> Sliding:
+    rank = len(extent)
+    kernel = tuple(site.attrs.get("kernel_shape") or site.shape_in(1)[2:])
+    strides = tuple(site.attrs.get("strides") or (1,) * rank)
+    dilations = tuple(site.attrs.get("dilations") or (1,) * rank)
+    auto_pad = site.attrs.get("auto_pad", "NOTSET") or "NOTSET"
+    pads = tuple(site.attrs.get("pads") or (0,) * (2 * rank))
+    if auto_pad.startswith("SAME"):
+        totals = [
+            max((-(-size // s) - 1) * s + (k - 1) * d + 1 - size, 0)
+            for size, k, s, d in zip(extent, kernel, strides, dilations, strict=True)
+        ]
+        less, more = [t // 2 for t in totals], [t - t // 2 for t in totals]
+        pads = (*less, *more) if auto_pad == "SAME_UPPER" else (*more, *less)
+    elif auto_pad == "VALID":
+        pads = (0,) * (2 * rank)
+    return Sliding(kernel, strides, dilations, pads[:rank], pads[rank:], auto_pad.startswith("SAME"))
+
+
+def _through(site: Site, trace: Trace, how: Sliding, extent: tuple[int, ...]) -> Trace:
+    fields = tuple(
+        field.through(k, s, p, d)
+        for field, k, s, p, d in zip(
+            trace.fields, how.kernel, how.strides, how.begin, how.dilations, strict=True
+        )
+    )
+    taints = [site.taint("padding")] if how.padded else []
+    if site.attrs.get("ceil_mode", 0) and _partial(how, extent):
+        taints.append(site.taint("partial window"))
+    return Trace(fields, trace.taints | frozenset(taints), trace.windows, trace.pools, trace.dropped)
+
+
+def _partial(how: Sliding, extent: tuple[int, ...]) -> bool:
+    """Whether ceil_mode adds a window that reaches beyond the native map."""
+    return any(
+        (size + a + b - (k - 1) * d - 1) % s != 0
+        for size, k, s, d, a, b in zip(
+            extent, how.kernel, how.strides, how.dilations, how.begin, how.end, strict=True
+        )
+    )
+
+
+@rule("LRN", on=Map, attributes=("alpha", "beta", "bias", "size"))
+def lrn(site: Site) -> Outcome:
+    """Normalises over neighbouring channels (axis 1) of one place."""
+    return _over_channels(site)
+
+
+@rule("BatchNormalization", on=Map, attributes=("epsilon", "momentum", "spatial", "training_mode"))
+def batch_normalization(site: Site) -> Outcome:
+    """A scale and a shift per channel (axis 1). https://onnx.ai/onnx/operators/onnx__BatchNormalization.html"""
+    if site.attrs.get("training_mode", 0) or any(
+        site.output_used(k) for k in range(1, len(site.node.output))
+    ):
+        return site.refuse("training-mode", "is in training mode", "export the model in eval mode")
+    if not site.attrs.get("spatial", 1):
+        return site.refuse("position-table", "has statistics for every place of the native size")
+    return _over_channels(site)
+
+
+def _over_channels(site: Site) -> Outcome:
+    view = site.views[0]
+    assert isinstance(view, Map)
+    if 1 in view.spatial:
+        return site.refuse("layout", "works on axis 1, which is one of the image's")
+    site.keep()
+    return site.maps(view.trace, view.spatial)
+
+
+@rule("InstanceNormalization", on=Map, attributes=("epsilon",))
+def instance_normalization(site: Site) -> Outcome:
+    """Statistics of the whole map: context."""
+    view = site.views[0]
+    assert isinstance(view, Map)
+    if view.spatial != tuple(range(2, len(site.shape_in()))):
+        return site.refuse("layout", "normalises over axes that are not the image's")
+    site.keep()
+    return site.maps(view.trace.tainted(site.taint("context")), view.spatial)
+
+
+@rule("Pad", on=Map, attributes=("mode", "pads", "value"))
+def pad(site: Site) -> Outcome:
+    """Constant amounts stay; on spatial axes they are padding as a Conv's is."""
+    view = site.views[0]
+    assert isinstance(view, Map)
+    rank = len(site.shape_in())
+    amounts = _pad_amounts(site, rank)
+    if amounts is None:
+        return site.refuse("unknown-pads", "takes amounts that are not constant")
+    begin, end = amounts
+    fields = tuple(
+        field.through(1, pad=begin[axis]) for field, axis in zip(view.trace.fields, view.spatial, strict=True)
+    )
+    touched = any(begin[axis] > 0 or end[axis] > 0 for axis in view.spatial)
+    taints: frozenset[Taint] = frozenset([site.taint("padding")] if touched else [])
+    if view.trace.windows and any(begin[axis] or end[axis] for axis in view.spatial):
+        return site.refuse("pools-then-convolves", "pads what a global pool left")
+    site.keep()
+    trace = Trace(
+        fields, view.trace.taints | taints, view.trace.windows, view.trace.pools, view.trace.dropped
+    )
+    return site.maps(trace, view.spatial)
+
+
+def _pad_amounts(site: Site, rank: int) -> tuple[list[int], list[int]] | None:
+    pads = site.attrs.get("pads")
+    if pads is None:
+        value = site.constant(1)
+        if value is None or site.draft.spec(site.tensors()[1]).constant is None:
+            return None
+        pads = value.tolist()
+    axes = list(range(rank)) if not site.has_input(3) else site.constant(3)
+    if axes is None:
+        return None
+    begin, end = [0] * rank, [0] * rank
+    for place, axis in enumerate(axes):
+        begin[int(axis)], end[int(axis)] = int(pads[place]), int(pads[place + len(pads) // 2])
+    return begin, end

@@ -1,0 +1,91 @@
+"""onnxruntime sessions over opened models, whose weights stay on disk.
+
+onnxruntime maps the referenced bytes from the source file (offsets need no alignment). It is told not to
+pre-pack weights, which would copy each of them into memory; so sessions over one file share its pages.
+Measured on a VGG-16 of 553 MB: 0.1 s and 150 MB of memory of its own to load, 1.8 s and 1.1 GB without this,
+at the same speed per run.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from onnxfc.errors import ReadError
+from onnxfc.external import all_tensors, set_entries
+from onnxfc.model_file import LARGE, ModelFile
+from onnxfc.storage import FileSource, Span
+
+_FOLDER_KEY = "session.model_external_initializers_file_folder_path"
+
+
+def session(model: ModelFile, *, extra_outputs: Sequence[str] = (), threads: int = 0) -> ort.InferenceSession:
+    """A CPU session for ``model``; the tensors in ``extra_outputs`` become outputs besides its own.
+
+    ``threads``: of one operator, 0 lets onnxruntime choose. Raises ReadError where onnxruntime does not take
+    the model, or a file of it has changed.
+    """
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    have = {output.name for output in proto.graph.output}
+    new = [name for name in dict.fromkeys(extra_outputs) if name not in have]
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in new)
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    held = _attach(proto, model, options)
+    try:
+        made = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except MemoryError:
+        raise
+    except Exception as error:  # onnxruntime's exceptions have no common base
+        where = model.path or "the model in memory"
+        raise ReadError(f"{where}: onnxruntime cannot load it: {_one_line(error)}") from error
+    made._onnxfc_held = held  # memory that the session reads from lives as long as the session
+    return made
+
+
+def _attach(proto: onnx.ModelProto, model: ModelFile, options: ort.SessionOptions) -> list[ort.OrtValue]:
+    """Let every tensor of ``proto`` that is elsewhere be found by onnxruntime."""
+    spans = [(t, span) for t in all_tensors(proto) if (span := model.store.span(t)) is not None]
+    top = {id(tensor) for tensor in proto.graph.initializer}
+    files = {s.source.path for _, s in spans if isinstance(s.source, FileSource)}
+    real = {path: os.path.realpath(path) for path in files}
+    folder = os.path.commonpath([os.path.dirname(path) for path in real.values()]) if real else ""
+    held: dict[str, ort.OrtValue] = {}
+    for tensor, span in spans:
+        if len(span) < LARGE or id(tensor) not in top:
+            _inline(tensor, span)
+        elif isinstance(span.source, FileSource):
+            span.source.verify()
+            _point(tensor, os.path.relpath(real[span.source.path], folder), span)
+        else:
+            held[tensor.name] = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(model.array(tensor)))
+            _point(tensor, "memory", span)
+    if folder:
+        options.add_session_config_entry(_FOLDER_KEY, folder)
+    if held:
+        options.add_external_initializers(list(held), list(held.values()))
+    return list(held.values())
+
+
+def _inline(tensor: onnx.TensorProto, span: Span) -> None:
+    """Small ones may be shapes, which onnxruntime has to see; those in subgraphs it does not look for."""
+    del tensor.external_data[:]
+    tensor.ClearField("data_location")
+    tensor.raw_data = span.view().tobytes()
+
+
+def _point(tensor: onnx.TensorProto, location: str, span: Span) -> None:
+    set_entries(tensor, [("location", location), ("offset", span.offset), ("length", len(span))])
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)[:300]

@@ -1,0 +1,303 @@
+"""Write a model: edit its small skeleton, copy the large bytes.
+
+The plan (:class:`_Plan`) decides for each tensor whether its bytes go into the model file or into a data
+file beside it; then the data files are written, and the model last.
+
+What a kill can do: the model file is replaced in one step, and it never refers to a data file that is not
+complete. Where data files of the same names exist already, the new ones first get names of their own, the
+model that refers to them is published, and only then they take the final names (see :func:`_publish`); so
+old or new, model and data belong together at every moment. What cannot be promised: a kill between two of
+these steps may leave a data file that no model refers to.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import stat
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+
+import onnx
+
+from onnxfc import wire
+from onnxfc.atomic import NewFile, sync_folder, writing
+from onnxfc.errors import ReadError, UsageError, WriteError
+from onnxfc.external import Store, entries, is_external, is_private, other_tensors, set_entries
+from onnxfc.storage import MemorySource, Span, write_all
+
+PROTOBUF_LIMIT = 2**31 - 1
+"""Bytes that one protobuf message may have; a model beyond it gets external data on its own."""
+
+_DETACH = 1 << 20  # inline values of this size are copied on their own rather than serialized with the rest
+_PAGE, _SMALL = 4096, 64  # data offsets: large tensors on a page, so that a reader can map them
+
+
+@dataclass(frozen=True)
+class SaveOptions:
+    """Where weights go; the names and meanings are those of onnxruntime's tools.
+
+    By default everything stays as it came: inline inline, external data in one file ``<OUT name>.data``
+    beside OUT. ``save_as_external_data``: every initializer of at least ``external_data_size_threshold``
+    bytes goes out of the model, each into a file of its own, or with ``all_tensors_to_one_file`` into
+    ``external_data_location`` (relative to OUT's folder; default ``<OUT name>.data``). Giving a location
+    means one file. Models above 2 GB get external data in one file on their own.
+    """
+
+    save_as_external_data: bool = False
+    all_tensors_to_one_file: bool = False
+    external_data_location: str | None = None
+    external_data_size_threshold: int = 1024
+
+    def __post_init__(self) -> None:
+        if self.external_data_size_threshold < 0:
+            raise UsageError("external_data_size_threshold: must be 0 bytes or more")
+
+    @property
+    def one_file(self) -> bool:
+        """Whether all external tensors share a file."""
+        return bool(
+            self.all_tensors_to_one_file or self.external_data_location or not self.save_as_external_data
+        )
+
+
+def save(proto: onnx.ModelProto, store: Store, path: str | Path, options: SaveOptions) -> None:
+    """Write ``proto`` over ``store`` to ``path``; see :meth:`onnxfc.model_file.ModelFile.save`."""
+    target = Path(os.path.realpath(path))
+    _check_target(target, store)
+    plan = _Plan(proto, store, target, options)
+    if plan.model_size() > PROTOBUF_LIMIT:
+        forced = replace(options, save_as_external_data=True, all_tensors_to_one_file=True)
+        plan = _Plan(proto, store, target, forced)
+        if plan.model_size() > PROTOBUF_LIMIT:
+            raise WriteError(
+                f"{target}: the model is above 2 GB even without its weights; "
+                "lower external_data_size_threshold"
+            )
+    for name in plan.files:
+        _check_data_target(target, name, store)
+    with writing(target):
+        _publish(plan, target)
+
+
+def _check_target(target: Path, store: Store) -> None:
+    with writing(target):
+        try:
+            info = os.stat(target)
+        except FileNotFoundError:
+            os.stat(target.parent)
+            return
+    if stat.S_ISDIR(info.st_mode):
+        raise WriteError(f"{target}: is a directory; give the path of the file to write")
+    if not stat.S_ISREG(info.st_mode):
+        raise WriteError(f"{target}: is not a regular file; give another path")
+    _refuse_input(target, info, store)
+
+
+def _refuse_input(target: Path, info: os.stat_result, store: Store) -> None:
+    if any(source.is_same_file(info) for source in store.files()):
+        raise UsageError(
+            f"{target}: is a file of the input model, which is never changed; choose another output"
+        )
+
+
+def _check_data_target(target: Path, name: str, store: Store) -> None:
+    data = target.parent / name
+    folder = os.path.realpath(data.parent)
+    pure = PurePosixPath(name)
+    inside = os.path.commonpath([folder, target.parent]) == str(target.parent)
+    named = bool(pure.name) and "\0" not in name and data != target
+    if pure.is_absolute() or ".." in pure.parts or not inside or not named:
+        raise UsageError(
+            f"external_data_location {name!r}: must be a file in the output's folder, other than the output"
+        )
+    with writing(data), suppress(FileNotFoundError):
+        info = os.stat(data)
+        if not stat.S_ISREG(info.st_mode) or data.is_symlink():
+            raise WriteError(f"{data}: is not a regular file; choose another name for the external data")
+        _refuse_input(data, info, store)
+
+
+@dataclass
+class _DataFile:
+    """What goes into one data file, and where."""
+
+    size: int = 0
+    spans: dict[tuple[int, int, int], tuple[int, Span]] = field(default_factory=dict)
+
+    def place(self, span: Span) -> int:
+        """The offset of ``span`` in the file; bytes that are used twice are written once."""
+        key = (id(span.source), span.offset, span.length)
+        if key not in self.spans:
+            step = _PAGE if span.length >= _DETACH else _SMALL
+            offset = -(-self.size // step) * step
+            self.spans[key] = (offset, span)
+            self.size = offset + span.length
+        return self.spans[key][0]
+
+    def write(self, fd: int) -> None:
+        for offset, span in self.spans.values():
+            os.lseek(fd, offset, os.SEEK_SET)
+            span.copy(fd)
+        os.ftruncate(fd, self.size)
+
+
+class _Plan:
+    """The model as it will be, and where the bytes of its tensors go."""
+
+    def __init__(self, proto: onnx.ModelProto, store: Store, target: Path, options: SaveOptions) -> None:
+        self._store = store
+        self._options = options
+        self._name = target.name
+        self.files: dict[str, _DataFile] = {}
+        self._external: list[tuple[onnx.TensorProto, str]] = []
+        self._inline: dict[int, wire.Payload] = {}
+        self._model = onnx.ModelProto()
+        self._model.CopyFrom(proto)
+        for index, tensor in enumerate(self._model.graph.initializer):
+            self._initializer(index, tensor)
+        for tensor in other_tensors(self._model):
+            self._other(tensor)
+
+    def model_size(self) -> int:
+        """Bytes of the model file; close enough."""
+        return int(self._model.ByteSize()) + sum(len(p.span) + 16 for p in self._inline.values())
+
+    def pieces(self, names: Mapping[str, str]) -> list[wire.Piece]:
+        """The model file, its data files called as ``names`` says."""
+        for tensor, name in self._external:
+            for entry in tensor.external_data:
+                if entry.key == "location":
+                    entry.value = names[name]
+        return wire.splice(self._model.SerializeToString(), self._inline)
+
+    def _initializer(self, index: int, tensor: onnx.TensorProto) -> None:
+        span = self._store.span(tensor)
+        size = len(tensor.raw_data) if span is None else len(span)
+        if self._goes_out(tensor, span, size):
+            self._put_out(tensor, span or _detach(tensor))
+        elif span is not None:
+            self._inline[index] = wire.Payload(span, _restore_inline(tensor))
+        elif size >= _DETACH:
+            self._inline[index] = wire.Payload(_detach(tensor))
+
+    def _other(self, tensor: onnx.TensorProto) -> None:
+        """A tensor in an attribute, a subgraph or a function: stays as it came."""
+        span = self._store.span(tensor)
+        if span is None:
+            return
+        if not is_private(tensor) and self._goes_out(tensor, span, len(span)):
+            self._put_out(tensor, span)
+        elif _restore_inline(tensor) == wire.RAW_DATA:
+            tensor.raw_data = span.view().tobytes()
+        else:
+            raise ReadError(f"tensor {tensor.name!r}: typed values cannot be moved into a subgraph")
+
+    def _goes_out(self, tensor: onnx.TensorProto, span: Span | None, size: int) -> bool:
+        if span is None and not tensor.HasField("raw_data"):
+            return False  # typed fields, strings
+        large = size >= self._options.external_data_size_threshold
+        if self._options.save_as_external_data:
+            return large
+        if is_external(tensor) and not is_private(tensor):
+            return True
+        # In a model with data files, values that are not from the model file were made from external ones.
+        new = span is None or isinstance(span.source, MemorySource)
+        return self._store.has_data_files and self._store.main is not None and new and large
+
+    def _put_out(self, tensor: onnx.TensorProto, span: Span) -> None:
+        name = self._file_name(tensor.name)
+        offset = self.files.setdefault(name, _DataFile()).place(span)
+        known = {"location", "offset", "length", "checksum", "field", "data_location"}
+        kept = [] if is_private(tensor) else [e for e in entries(tensor).items() if e[0] not in known]
+        set_entries(tensor, [("location", name), ("offset", offset), ("length", len(span)), *kept])
+        self._external.append((tensor, name))
+
+    def _file_name(self, tensor: str) -> str:
+        if self._options.one_file:
+            return self._options.external_data_location or f"{self._name}.data"
+        safe = re.sub(r"[^A-Za-z0-9._-]", "_", tensor)[:100]
+        name, count = f"{self._name}.{safe}.data", 1
+        while name in self.files:
+            count += 1
+            name = f"{self._name}.{safe}.{count}.data"
+        return name
+
+
+def _detach(tensor: onnx.TensorProto) -> Span:
+    """Take the raw data out of a tensor."""
+    source = MemorySource(tensor.raw_data)
+    tensor.ClearField("raw_data")
+    return Span(source, 0, source.size)
+
+
+def _restore_inline(tensor: onnx.TensorProto) -> int:
+    """Undo a reference; returns the number of the field that its bytes belong into."""
+    info = entries(tensor) if is_private(tensor) else {}
+    field_number = {"4": 4, "10": 10}.get(info.get("field", ""), wire.RAW_DATA)
+    del tensor.external_data[:]
+    tensor.ClearField("data_location")
+    if "data_location" in info:
+        tensor.data_location = onnx.TensorProto.DEFAULT
+    return field_number
+
+
+def _publish(plan: _Plan, target: Path) -> None:
+    """Write all files, then let them appear so that model and data belong together at every moment."""
+    folder = target.parent
+    replaced = target.exists()
+    names = {name: name for name in plan.files}
+    first = {n: _other_name(n) if os.path.lexists(folder / n) else n for n in names}
+    with ExitStack() as stack:
+        files = {}
+        for name, data in plan.files.items():
+            files[name] = stack.enter_context(NewFile((folder / name).parent))
+            data.write(files[name].fd)
+        model = _model_file(plan, target, first, stack)
+        final = _model_file(plan, target, names, stack) if first != names else model
+        published: list[Path] = []
+        try:
+            for name, file in files.items():
+                file.publish(folder / first[name])
+                published.append(folder / first[name])
+            model.publish(target)
+        except BaseException:
+            for path in published:
+                path.unlink(missing_ok=True)
+            raise
+        if final is not model:
+            _rename_data(files, first, folder)
+            final.publish(target)
+            for name in names:
+                if first[name] != name:
+                    (folder / first[name]).unlink(missing_ok=True)
+    if replaced:
+        sync_folder(folder)
+
+
+def _rename_data(files: Mapping[str, NewFile], first: Mapping[str, str], folder: Path) -> None:
+    """Give the data files their final names besides the first ones, which the model still refers to."""
+    for name, file in files.items():
+        if first[name] != name:
+            try:
+                file.publish(folder / name)
+            except OSError:  # no hard links on this file system: until the model follows, a kill is not safe
+                os.replace(folder / first[name], folder / name)
+
+
+def _model_file(plan: _Plan, target: Path, names: Mapping[str, str], stack: ExitStack) -> NewFile:
+    file = stack.enter_context(NewFile(target.parent))
+    for piece in plan.pieces(names):
+        if isinstance(piece, Span):
+            piece.copy(file.fd)
+        else:
+            write_all(file.fd, memoryview(piece))  # type: ignore[arg-type]
+    return file
+
+
+def _other_name(name: str) -> str:
+    """A name beside ``name`` that is not taken."""
+    return f"{name}.{secrets.token_hex(4)}"

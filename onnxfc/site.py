@@ -1,0 +1,218 @@
+"""What a rule sees: one node, the views of its inputs, and the means to write nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+
+from onnxfc.draft import Draft
+from onnxfc.errors import Refusal
+from onnxfc.graph import Graph, attributes, label
+from onnxfc.specs import Array, Shape, Spec
+from onnxfc.views import Context, Fixed, Map, Refused, ScoreMap, Taint, Trace, View, Window
+
+GlobalPool = Literal["window", "keep", "drop"]
+Role = Literal["head", "context", "local"]
+"""What a pool over the whole native window is: the head's beginning; context, as it meets its trunk again; or a pool of
+the trunk like any other, as something slides over what it left."""
+Outcome = list[View] | Refusal
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """One replaced piece of the head: node, what it was, what it is."""
+
+    node: str
+    before: str
+    after: str
+
+
+@dataclass
+class State:
+    """All that a walk knows; rules read it through :class:`Site` only."""
+
+    graph: Graph
+    draft: Draft
+    native: Mapping[str, Spec]
+    global_pool: GlobalPool
+    roles: Mapping[str, Role]
+    views: dict[str, View] = field(default_factory=dict)
+    found: dict[str, Role] = field(default_factory=dict)
+    replacements: list[Replacement] = field(default_factory=list)
+    notes: list[Refusal] = field(default_factory=list)
+    not_affine: list[Refusal] = field(default_factory=list)
+
+
+class Site:
+    """One node under the hand of its rule."""
+
+    def __init__(self, state: State, node: onnx.NodeProto) -> None:
+        self.state = state
+        self.node = node
+        self.draft = state.draft
+        self.views: tuple[View | None, ...] = tuple(
+            state.views[name] if name else None for name in node.input
+        )
+        self.attrs: Mapping[str, Any] = attributes(node)
+        self.label = label(node)
+
+    # What the original is
+
+    @property
+    def op_type(self) -> str:
+        return self.node.op_type
+
+    @property
+    def opset(self) -> int:
+        return self.state.graph.opset
+
+    def native(self, name: str) -> Spec:
+        """The original's tensor at the native size."""
+        return self.state.native[name]
+
+    def shape_in(self, position: int = 0) -> Shape:
+        return self.native(self.node.input[position]).native
+
+    def shape_out(self, position: int = 0) -> Shape:
+        return self.native(self.node.output[position]).native
+
+    def has_input(self, position: int) -> bool:
+        return position < len(self.node.input) and bool(self.node.input[position])
+
+    def constant(self, position: int) -> Array | None:
+        """A small input whose value is known at the native size; None where it is absent or unknown."""
+        if not self.has_input(position):
+            return None
+        values = self.native(self.node.input[position]).values
+        return None if values is None else values[0]
+
+    def weights(self, name: str) -> Array | None:
+        """The value of a Fixed tensor that is an initializer of the original (not overridable) or a known constant."""
+        graph = self.state.graph
+        if name in graph.overridable:
+            return None
+        if name in graph.initializers:
+            return self.draft.model.array(graph.initializers[name])
+        producer = graph.producers.get(name)
+        if producer is not None and producer.op_type == "Constant" and "value" in attributes(producer):
+            return self.draft.model.array(attributes(producer)["value"])
+        return self.native(name).constant
+
+    def output_used(self, position: int) -> bool:
+        return (
+            position < len(self.node.output)
+            and bool(self.node.output[position])
+            and self.state.graph.uses[self.node.output[position]] > 0
+        )
+
+    # What the rule writes
+
+    def tensors(self) -> list[str]:
+        """The node's inputs in the new graph; only for views that are one tensor."""
+        return ["" if view is None else tensor_of(view) for view in self.views]
+
+    def tensors_from(self, first: int) -> list[str]:
+        """As :meth:`tensors`, for the inputs from ``first`` on."""
+        return ["" if view is None else tensor_of(view) for view in self.views[first:]]
+
+    def keep(self, inputs: Sequence[str] | None = None, **changes: Any) -> None:
+        """Write the original node, as it is unless inputs or attributes change."""
+        self.draft.keep(self.node, self.tensors() if inputs is None else inputs, changes)
+
+    def keep_renamed(self, inputs: Sequence[str]) -> list[str]:
+        """Write the original node with new names for its outputs, which are returned."""
+        copy = onnx.NodeProto()
+        copy.CopyFrom(self.node)
+        copy.output[:] = [
+            self.draft.fresh(f"{name}_{self.op_type.lower()}") if name else "" for name in self.node.output
+        ]
+        self.draft.keep(copy, inputs)
+        return list(copy.output)
+
+    def try_keep(self, wanted: Sequence[Shape]) -> bool:
+        """Write the original node if its output then has these shapes at the probes; else write nothing."""
+        return self.draft.try_keep(self.node, self.tensors(), wanted)
+
+    def evaluate(self, inputs: Sequence[Array | None]) -> list[Array | None]:
+        """What the original node makes of these inputs; those that are None keep their native values."""
+        values = []
+        for position, name in enumerate(self.node.input):
+            given = inputs[position] if position < len(inputs) else None
+            values.append(given if given is not None else self.constant(position) if name else None)
+        return self.draft.inference.run(self.node, values)
+
+    def maps(self, trace: Trace, spatial: tuple[int, ...]) -> list[View]:
+        """The node's outputs as maps over the tensors of the same names."""
+        return [Map(name, name, spatial, trace) for name in self.node.output]
+
+    def score_maps(self, trace: Trace) -> list[View]:
+        """The node's outputs as score maps over the tensors of the same names."""
+        return [
+            ScoreMap(name, self.shape_out(k)[1:], trace) if name else Fixed("")
+            for k, name in enumerate(self.node.output)
+        ]
+
+    def replaced(self, before: str, after: str) -> None:
+        """Put a line into the report."""
+        self.state.replacements.append(Replacement(self.label, before, after))
+
+    @property
+    def role(self) -> Role:
+        """What an earlier walk found this pool to be."""
+        return self.state.roles.get(self.label, "head")
+
+    def turns_out(self, trace: Trace, role: Role) -> None:
+        """The pools of ``trace`` are no head, as the next walk will know from its beginning."""
+        self.state.found.update(dict.fromkeys(trace.pools, role))
+
+    def refuse(self, code: str, reason: str, advice: str = "") -> Refusal:
+        return Refusal(code, self.label, f"{self.op_type} {reason}", advice)
+
+    def taint(self, cause: str) -> Taint:
+        return Taint(cause, self.label)
+
+
+def tensor_of(view: View) -> str:
+    """The one tensor that represents a view."""
+    if isinstance(view, Window | Refused):
+        raise TypeError(f"{type(view).__name__} is not one tensor")
+    return view.tensor
+
+
+def extent_of(site: Site, view: Map) -> tuple[int, ...]:
+    """Native extent of a map on its spatial axes."""
+    shape = site.native(view.original).native
+    return tuple(shape[axis] for axis in view.spatial)
+
+
+def positive(axis: int, rank: int) -> int:
+    return axis + rank if axis < 0 else axis
+
+
+def axes_of(site: Site, position: int, rank: int) -> list[int] | None:
+    """The ``axes`` of Reduce, Squeeze, Unsqueeze ...: attribute, or input ``position``; None where absent."""
+    axes = site.attrs.get("axes")
+    if axes is None and site.has_input(position):
+        value = site.constant(position)
+        if value is None:
+            return None
+        axes = np.atleast_1d(value).tolist()
+    return None if axes is None else [positive(int(axis), rank) for axis in axes]
+
+
+__all__ = [
+    "Context",
+    "GlobalPool",
+    "Outcome",
+    "Replacement",
+    "Site",
+    "State",
+    "axes_of",
+    "extent_of",
+    "positive",
+    "tensor_of",
+]

@@ -1,0 +1,215 @@
+"""Types, shapes and small values of tensors, at several image sizes at once.
+
+The walk never solves equations for sizes: it carries every shape, and every small value, at a
+handful of *probes* (the native size first, then sizes chosen so that no two dims coincide).
+A dim depends on the image exactly where it differs between probes, and an integer that is
+computed from Shape is known at each probe. Shape inference is onnx's own, node by node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper, numpy_helper, shape_inference
+from onnx.reference import ReferenceEvaluator
+
+Array = npt.NDArray[Any]
+Shape = tuple[int, ...]
+
+SMALL = 4096
+"""Tensors of at most this many elements have their values followed (sizes, axes, amounts)."""
+
+_INFERENCE_ERRORS = (
+    onnx.checker.ValidationError,
+    onnx.defs.SchemaError,
+    shape_inference.InferenceError,
+    RuntimeError,
+    ValueError,
+)
+
+_RANDOM = {
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+    "Bernoulli",
+    "Multinomial",
+}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Element type, the shape at every probe, and the value at every probe where it is known.
+
+    ``shapes`` is None where inference could not tell.
+    """
+
+    dtype: int
+    shapes: tuple[Shape, ...] | None
+    values: tuple[Array, ...] | None = None
+
+    @property
+    def native(self) -> Shape:
+        """The shape at the native size."""
+        if self.shapes is None:
+            raise ValueError("shape unknown")
+        return self.shapes[0]
+
+    @property
+    def rank(self) -> int:
+        return len(self.native)
+
+    def varies(self, axis: int) -> bool:
+        """Whether this dim depends on the image (or on a batch that is free)."""
+        assert self.shapes is not None
+        return len({shape[axis] for shape in self.shapes}) > 1
+
+    @property
+    def constant(self) -> Array | None:
+        """The value, where it is the same at every probe."""
+        if self.values is None or any(not _same(value, self.values[0]) for value in self.values):
+            return None
+        return self.values[0]
+
+
+class InferenceFailed(Exception):
+    """A node cannot run on the shapes it is given; ``str()`` is what shape inference said."""
+
+
+def of_array(value: Array, probes: int) -> Spec:
+    """The spec of a constant."""
+    dtype = int(helper.np_dtype_to_tensor_dtype(value.dtype))
+    values = (value,) * probes if value.size <= SMALL else None
+    return Spec(dtype, (tuple(value.shape),) * probes, values)
+
+
+def of_tensor(tensor: onnx.TensorProto, load: Any, probes: int) -> Spec:
+    """The spec of an initializer; ``load`` reads its value where it is small."""
+    shape = tuple(tensor.dims)
+    if int(np.prod(shape, dtype=np.int64)) <= SMALL and tensor.data_type != onnx.TensorProto.STRING:
+        return Spec(int(tensor.data_type), (shape,) * probes, (load(tensor),) * probes)
+    return Spec(int(tensor.data_type), (shape,) * probes)
+
+
+class Inference:
+    """Node-by-node inference under one model's opset imports."""
+
+    def __init__(self, opsets: Mapping[str, int], ir_version: int) -> None:
+        self.opsets = dict(opsets)
+        self.ir_version = ir_version
+        self._imports = [helper.make_opsetid(domain, version) for domain, version in opsets.items()]
+        self._evaluators: dict[bytes, ReferenceEvaluator] = {}
+
+    def infer(self, node: onnx.NodeProto, inputs: Sequence[Spec | None], probes: int) -> list[Spec | None]:
+        """Specs of the node's outputs; None for absent outputs. Raises InferenceFailed."""
+        runs = [self._infer_at(node, inputs, probe) for probe in range(probes)]
+        return [_combine([run[k] for run in runs]) if name else None for k, name in enumerate(node.output)]
+
+    def _infer_at(
+        self, node: onnx.NodeProto, inputs: Sequence[Spec | None], probe: int
+    ) -> list[tuple[int, Shape | None, Array | None]]:
+        types, data = _arguments(node, inputs, probe)
+        try:
+            schema = onnx.defs.get_schema(
+                node.op_type, max_inclusive_version=self.opsets.get(node.domain, 1), domain=node.domain
+            )
+            found = shape_inference.infer_node_outputs(
+                schema, node, types, data, opset_imports=self._imports, ir_version=self.ir_version
+            )
+        except _INFERENCE_ERRORS as error:
+            raise InferenceFailed(str(error).strip().splitlines()[-1]) from error
+        described = [_described(found.get(name)) for name in node.output]
+        values = self._evaluate(node, inputs, described, probe)
+        return [
+            (dtype, tuple(value.shape) if value is not None else shape, value)
+            for (dtype, shape), value in zip(described, values, strict=True)
+        ]
+
+    def _evaluate(
+        self,
+        node: onnx.NodeProto,
+        inputs: Sequence[Spec | None],
+        outputs: Sequence[tuple[int, Shape | None]],
+        probe: int,
+    ) -> list[Array | None]:
+        unknown: list[Array | None] = [None] * len(outputs)
+        if node.op_type == "Shape" and inputs[0] is not None and inputs[0].shapes is not None:
+            return [_shape_value(node, inputs[0].shapes[probe])]
+        if node.op_type in _RANDOM or any(
+            shape is not None and int(np.prod(shape, dtype=np.int64)) > SMALL for _, shape in outputs
+        ):
+            return unknown
+        if any(spec is not None and spec.values is None for spec in inputs):
+            return unknown
+        values = [None if spec is None or spec.values is None else spec.values[probe] for spec in inputs]
+        return [
+            value if value is not None and value.size <= SMALL else None for value in self.run(node, values)
+        ]
+
+    def run(self, node: onnx.NodeProto, inputs: Sequence[Array | None]) -> list[Array | None]:
+        """The node's outputs by onnx's reference evaluator; None for each where it cannot run."""
+        given = zip(node.input, inputs, strict=True)
+        feed = {name: value for name, value in given if name and value is not None}
+        try:
+            result = self._evaluator(node, feed).run(None, feed)
+        except Exception:  # the reference evaluator raises whatever its numpy code raises
+            return [None] * len(node.output)
+        return [np.asarray(value) for value in result]
+
+    def _evaluator(self, node: onnx.NodeProto, feed: Mapping[str, Array]) -> ReferenceEvaluator:
+        key = node.SerializeToString(deterministic=True)
+        if key not in self._evaluators:
+            infos = [
+                helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), None)
+                for name, value in feed.items()
+            ]
+            outputs = [onnx.ValueInfoProto(name=name) for name in node.output if name]
+            graph = helper.make_graph([node], "node", infos, outputs)
+            model = helper.make_model(graph, opset_imports=self._imports, ir_version=self.ir_version)
+            self._evaluators[key] = ReferenceEvaluator(model)
+        return self._evaluators[key]
+
+
+def _shape_value(node: onnx.NodeProto, shape: Shape) -> Array:
+    """Shape, with the start and end attributes of opset 15 and later."""
+    bounds = {attribute.name: attribute.i for attribute in node.attribute}
+    return np.array(shape[bounds.get("start", 0) : bounds.get("end")], dtype=np.int64)
+
+
+def _arguments(
+    node: onnx.NodeProto, inputs: Sequence[Spec | None], probe: int
+) -> tuple[dict[str, onnx.TypeProto], dict[str, onnx.TensorProto]]:
+    types, data = {}, {}
+    for name, spec in zip(node.input, inputs, strict=True):
+        if not name or spec is None:
+            continue
+        shape = None if spec.shapes is None else spec.shapes[probe]
+        types[name] = helper.make_tensor_type_proto(spec.dtype, shape)
+        if spec.values is not None:
+            data[name] = numpy_helper.from_array(np.ascontiguousarray(spec.values[probe]), name)
+    return types, data
+
+
+def _described(found: onnx.TypeProto | None) -> tuple[int, Shape | None]:
+    if found is None or not found.HasField("tensor_type"):
+        return 0, None
+    tensor = found.tensor_type
+    if not tensor.HasField("shape") or any(not dim.HasField("dim_value") for dim in tensor.shape.dim):
+        return tensor.elem_type, None
+    return tensor.elem_type, tuple(dim.dim_value for dim in tensor.shape.dim)
+
+
+def _combine(runs: Sequence[tuple[int, Shape | None, Array | None]]) -> Spec:
+    shapes = tuple(shape for _, shape, _ in runs if shape is not None)
+    values = tuple(value for _, _, value in runs if value is not None)
+    known = len(shapes) == len(runs) and len({len(shape) for shape in shapes}) == 1
+    return Spec(runs[0][0], shapes if known else None, values if len(values) == len(runs) else None)
+
+
+def _same(a: Array, b: Array) -> bool:
+    return a.shape == b.shape and bool(np.array_equal(a, b))

@@ -1,0 +1,160 @@
+"""How a tensor of the original is represented in the new graph.
+
+Native shapes below are the original's, at the native size; N is the batch, always axis 0 of the
+tensor in the new graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxfc.claim import Boundary
+from onnxfc.errors import Refusal
+from onnxfc.receptive_field import Field
+
+Index = npt.NDArray[np.int64]
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Taint:
+    """Why cells differ from crops: a cause (``padding``, ``partial window``, ``context``) and its node."""
+
+    cause: str
+    node: str
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Where the elements of a view come from.
+
+    ``fields``: per spatial axis, what one element (or cell) reads of the image.
+    ``windows``: the trunk tensors whose windows it has crossed; empty in the trunk.
+    ``pools``: the global pools it descends from. ``dropped``: some of them were taken out.
+    """
+
+    fields: tuple[Field, ...]
+    taints: frozenset[Taint] = frozenset()
+    windows: frozenset[Boundary] = frozenset()
+    pools: frozenset[str] = frozenset()
+    dropped: bool = False
+
+    def tainted(self, *taints: Taint) -> Trace:
+        return replace(self, taints=self.taints | frozenset(taints))
+
+    @staticmethod
+    def join(traces: Iterable[Trace]) -> Trace | None:
+        """The trace of what is computed from all of them; None where their grids do not meet."""
+        found = list(traces)
+        joined = [Field.join(fields) for fields in zip(*(trace.fields for trace in found), strict=True)]
+        fields = tuple(item for item in joined if item is not None)
+        if len(fields) != len(joined):
+            return None
+        return Trace(
+            fields,
+            frozenset().union(*(trace.taints for trace in found)),
+            frozenset().union(*(trace.windows for trace in found)),
+            frozenset().union(*(trace.pools for trace in found)),
+            any(trace.dropped for trace in found),
+        )
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Has nothing to do with the image: constants, side inputs, sizes computed from Shape."""
+
+    tensor: str
+
+
+@dataclass(frozen=True)
+class Context:
+    """Computed from the whole image (a global pool that stays global): the same shape at every size."""
+
+    tensor: str
+    trace: Trace
+
+
+@dataclass(frozen=True)
+class Map:
+    """The same tensor with its ``spatial`` axes freed. Axis 0 is the batch, all others are channels.
+
+    ``original`` is its name in the original. A map that has crossed ``trace.windows`` has native
+    extent 1 on its spatial axes: they are the grid. ``behind`` is the map that a Transpose made it from.
+    """
+
+    tensor: str
+    original: str
+    spatial: tuple[int, ...]
+    trace: Trace
+    behind: Map | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A trunk tensor (N, C, *spatial) that a Window reads, ``extent`` elements on each spatial axis."""
+
+    tensor: str
+    channels: int
+    extent: tuple[int, ...]
+
+    @property
+    def features(self) -> int:
+        return self.channels * int(np.prod(self.extent, dtype=np.int64))
+
+
+@dataclass(frozen=True)
+class Window:
+    """A flattened window (N, F1, ..., Fk) of one or more maps, not yet computed.
+
+    ``index`` has the native shape (F1, ..., Fk): each element's place in the sources' windows, each
+    flattened in the order C, spatial, and laid one behind the other. Movement of data is movement of the index.
+    ``scale`` and ``shift`` (float64, of the index's shape) are work that is still pending: x * scale + shift.
+    """
+
+    sources: tuple[Source, ...]
+    index: Index = field(repr=False)
+    trace: Trace
+    scale: Array | None = field(default=None, repr=False)
+    shift: Array | None = field(default=None, repr=False)
+    batch_axis: int = 0
+
+    @property
+    def in_order(self) -> bool:
+        """Whether the features are just the sources' elements in their own order."""
+        total = sum(source.features for source in self.sources)
+        return self.index.size == total and bool(np.array_equal(self.index.ravel(), np.arange(total)))
+
+
+@dataclass(frozen=True)
+class ScoreMap:
+    """The original's (N, F1, ..., Fk) is now (N, F1, ..., Fk, *grid): one cell per window.
+
+    ``batch_axis`` is where the original has its batch; in the new graph it stays axis 0.
+    """
+
+    tensor: str
+    features: tuple[int, ...]
+    trace: Trace
+    batch_axis: int = 0
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Axes of the grid in the new tensor."""
+        first = 1 + len(self.features)
+        return tuple(range(first, first + len(self.trace.fields)))
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Cannot be represented; whatever is computed from it cannot either."""
+
+    refusal: Refusal
+
+
+View = Fixed | Context | Map | Window | ScoreMap | Refused
+Lifted = Map | Window | ScoreMap

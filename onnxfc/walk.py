@@ -1,0 +1,185 @@
+"""The forward walk: every node in topological order meets the rule of its leading view."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import onnx
+
+from onnxfc.draft import Draft
+from onnxfc.errors import Refusal
+from onnxfc.graph import Graph, inputs_of
+from onnxfc.images import Image
+from onnxfc.model_file import ModelFile
+from onnxfc.receptive_field import Field
+from onnxfc.rules import RULES, leading
+from onnxfc.site import GlobalPool, Outcome, Role, Site, State, tensor_of
+from onnxfc.specs import Inference, InferenceFailed, Spec, of_tensor
+from onnxfc.views import Context, Fixed, Map, Refused, ScoreMap, Trace, View, Window
+
+_UNKNOWN = Spec(0, None)
+
+_AFFINE = {
+    *("BatchNormalization", "Concat", "Conv", "Dropout", "Flatten", "Gather", "Gemm", "Identity", "MatMul"),
+    *("Reshape", "Shape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"),
+}
+
+_WHY = {
+    "LSTM": ("recurrent", "reads its input as one sequence"),
+    "GRU": ("recurrent", "reads its input as one sequence"),
+    "RNN": ("recurrent", "reads its input as one sequence"),
+    "NonMaxSuppression": ("data-dependent", "has an output whose shape depends on the values"),
+    "NonZero": ("data-dependent", "has an output whose shape depends on the values"),
+    "Attention": ("attention", "relates all places of the native size to each other"),
+}
+
+
+def native_specs(model: ModelFile, graph: Graph, inputs: Mapping[str, Spec]) -> dict[str, Spec]:
+    """Type, shape and small values of every tensor of the original at its native size."""
+    inference = Inference(graph.opsets, graph.model.ir_version)
+    specs = dict(inputs)
+    specs.update({name: of_tensor(tensor, model.array, 1) for name, tensor in graph.initializers.items()})
+    declared = {info.name: info for info in graph.proto.value_info}
+    for position, node in enumerate(graph.nodes):
+        if position not in graph.live:
+            continue
+        try:
+            found = inference.infer(node, [specs.get(name) if name else None for name in node.input], 1)
+        except InferenceFailed:
+            found = [_UNKNOWN] * len(node.output)
+        for name, spec in zip(node.output, found, strict=True):
+            specs[name] = (
+                spec if spec is not None and spec.shapes is not None else _declared(declared.get(name))
+            )
+    return specs
+
+
+def _declared(info: onnx.ValueInfoProto | None) -> Spec:
+    """What the file itself says of a tensor, where inference cannot tell."""
+    if info is None or not info.type.tensor_type.HasField("shape"):
+        return _UNKNOWN
+    dims = info.type.tensor_type.shape.dim
+    if any(dim.dim_value <= 0 for dim in dims):
+        return Spec(info.type.tensor_type.elem_type, None)
+    return Spec(info.type.tensor_type.elem_type, (tuple(dim.dim_value for dim in dims),))
+
+
+def walk(
+    model: ModelFile,
+    graph: Graph,
+    native: Mapping[str, Spec],
+    images: Sequence[Image],
+    global_pool: GlobalPool,
+) -> State:
+    """Walk until no further pool turns out to be something else than the head's beginning."""
+    roles: dict[str, Role] = {}
+    while True:
+        state = _start(model, graph, native, images, global_pool, roles)
+        for position, node in enumerate(graph.nodes):
+            if position in graph.live:
+                _visit(state, node)
+        if state.found.keys() <= roles.keys():
+            return state
+        roles = {**state.found, **roles}
+
+
+def _start(
+    model: ModelFile,
+    graph: Graph,
+    native: Mapping[str, Spec],
+    images: Sequence[Image],
+    global_pool: GlobalPool,
+    roles: Mapping[str, Role],
+) -> State:
+    probes = len(images[0].probes())
+    draft = Draft(model, graph, Inference(graph.opsets, graph.model.ir_version), probes)
+    state = State(graph, draft, native, global_pool, roles)
+    for name, tensor in graph.initializers.items():
+        draft.specs[name] = of_tensor(tensor, model.array, probes)
+        state.views[name] = Fixed(name)
+    for info in graph.inputs:
+        draft.specs[info.name] = Spec(native[info.name].dtype, (native[info.name].native,) * probes)
+        state.views[info.name] = Fixed(info.name)
+    for image in images:
+        draft.specs[image.name] = Spec(image.dtype, image.probes())
+        trace = Trace((Field(),) * len(image.spatial))
+        state.views[image.name] = Map(image.name, image.name, image.spatial, trace)
+    return state
+
+
+def _visit(state: State, node: onnx.NodeProto) -> None:
+    views = [state.views[name] for name in inputs_of(node)]
+    refused = next((view for view in views if isinstance(view, Refused)), None)
+    outcome = [refused] * len(node.output) if refused else _outcome(state, node, views)
+    if isinstance(outcome, Refusal):
+        outcome = [Refused(outcome)] * len(node.output)
+    state.views.update({name: view for name, view in zip(node.output, outcome, strict=True) if name})
+
+
+def _outcome(state: State, node: onnx.NodeProto, views: Sequence[View]) -> Outcome:
+    lead = leading(views)
+    site = Site(state, node)
+    if lead is None:
+        return _size_free(site, views)
+    if leading(site.views) is None:
+        return site.refuse("subgraph", "has a body that reads what was computed from the image")
+    unknown = next(
+        (name for name in [*node.input, *_used(state, node)] if name and not _known(state, name)), None
+    )
+    if unknown is not None and site.op_type not in _WHY:
+        return site.refuse("unknown-shape", f"is not understood: the shape of {unknown} cannot be inferred")
+    rule = RULES.get((node.domain if node.domain != "ai.onnx" else "", node.op_type, lead))
+    if rule is None:
+        return _no_rule(site)
+    strange = set(site.attrs) - rule.attributes
+    if strange:
+        names = ", ".join(sorted(strange))
+        return site.refuse("unknown-attribute", f"has attributes that are not understood: {names}")
+    if _dropped(views) and not _affine(site):
+        state.not_affine.append(
+            site.refuse("drop-not-affine", "does not commute with a dropped pool", "use --global-pool window")
+        )
+    try:
+        return rule.function(site)
+    except InferenceFailed as error:
+        return site.refuse("size-locked", f"cannot run at another image size: {error}")
+
+
+def _used(state: State, node: onnx.NodeProto) -> list[str]:
+    """Outputs that something reads: nobody needs the shape of a mask or of statistics that nobody reads."""
+    return [name for name in node.output if state.graph.uses[name]]
+
+
+def _known(state: State, name: str) -> bool:
+    return state.native[name].shapes is not None
+
+
+def _dropped(views: Sequence[View]) -> bool:
+    return any(view.trace.dropped for view in views if isinstance(view, Map | Window | ScoreMap))
+
+
+def _affine(site: Site) -> bool:
+    """Whether the mean over the cells of a window may be taken after this node as well as before."""
+    if site.op_type in {"Add", "Sub", "Mul", "Div"}:
+        moving = [position for position, view in enumerate(site.views) if not isinstance(view, Fixed)]
+        return site.op_type in {"Add", "Sub"} or moving == [0] or (moving == [1] and site.op_type == "Mul")
+    return site.op_type in _AFFINE
+
+
+def _no_rule(site: Site) -> Refusal:
+    code, why = _WHY.get(site.op_type, ("unsupported-operator", "is not supported here"))
+    return site.refuse(code, why, "leave this model at its native size")
+
+
+def _size_free(site: Site, views: Sequence[View]) -> Outcome:
+    """Nothing here depends on the image's size: the node stays, whatever it is."""
+    context = [view.trace for view in views if isinstance(view, Context)]
+    try:
+        site.keep([tensor_of(site.state.views[name]) if name else "" for name in site.node.input])
+    except InferenceFailed:
+        site.draft.append_unknown(site.node)
+    for name in site.node.output:
+        site.draft.specs.setdefault(name, _UNKNOWN)
+    trace = Trace.join([replace(item, fields=context[0].fields) for item in context]) if context else None
+    return [Context(name, trace) if trace else Fixed(name) for name in site.node.output]

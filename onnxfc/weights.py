@@ -1,0 +1,162 @@
+"""FC weights as Conv weights (M, C, *kernel), with as little copying as the case allows.
+
+Gemm with transB=1 over features in the order C, spatial *is* the Conv weight: only its dims change.
+A weight in another order is loaded and permuted, alone. A weight that is computed in the graph, or that the
+caller may override, stays what it is: the nodes that turn it are written into the graph.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from onnxfc import emit
+from onnxfc.graph import attributes
+from onnxfc.site import Site
+from onnxfc.specs import Array
+from onnxfc.views import Fixed, Source, Window
+
+
+@dataclass(frozen=True)
+class Weight:
+    """An FC weight: tensor of the original, stored (M, F) if ``out_first`` else (F, M), times ``factor``."""
+
+    name: str
+    out_first: bool
+    inputs: int
+    outputs: int
+    factor: float = 1.0
+
+
+def resolve(site: Site, weight: Weight) -> Weight:
+    """Follow Identity and Transpose back to the initializer that they read."""
+    producer = site.state.graph.producers.get(weight.name)
+    while producer is not None and producer.op_type in {"Identity", "Transpose"} and not producer.domain:
+        if producer.op_type == "Transpose":
+            weight = replace(weight, out_first=not weight.out_first)
+        weight = replace(weight, name=producer.input[0])
+        producer = site.state.graph.producers.get(weight.name)
+    return weight
+
+
+def is_stored(site: Site, name: str) -> bool:
+    """Whether the weight is a constant of the file: an initializer (not overridable) or a Constant node."""
+    graph = site.state.graph
+    if name in graph.initializers:
+        return name not in graph.overridable
+    producer = graph.producers.get(name)
+    return producer is not None and producer.op_type == "Constant" and "value" in attributes(producer)
+
+
+def kernel(site: Site, weight: Weight, view: Window) -> list[str]:
+    """Conv weights for the window's sources, pending scale included."""
+    sources = view.sources
+    plain = weight.out_first and weight.factor == 1.0 and view.scale is None and view.in_order
+    if not is_stored(site, weight.name):
+        return [_in_graph(site, weight, view)]
+    if plain and len(sources) == 1:
+        return [_in_place(site, weight, sources[0])]
+    matrix = _matrix(site, weight)
+    if view.scale is not None:
+        matrix = (matrix.astype(np.float64) * view.scale.ravel()).astype(matrix.dtype)
+    total = sum(source.features for source in sources)
+    if not view.in_order:
+        matrix = _scattered(matrix, view.index.ravel(), total)
+    ends = np.cumsum([source.features for source in sources])
+    parts = np.split(matrix, ends[:-1], axis=1) if len(sources) > 1 else [matrix]
+    return [
+        _stored(site, weight.name, part.reshape(weight.outputs, source.channels, *source.extent))
+        for part, source in zip(parts, sources, strict=True)
+    ]
+
+
+def shifted(site: Site, weight: Weight, shift: Array) -> Array:
+    """What a pending shift adds to the outputs (M,), in float64."""
+    return np.asarray(_matrix(site, weight).astype(np.float64) @ shift.ravel())
+
+
+def _matrix(site: Site, weight: Weight) -> Array:
+    """(M, F) in the weight's own type."""
+    value = site.weights(weight.name)
+    assert value is not None
+    matrix = value if weight.out_first else value.T
+    if weight.factor != 1.0:
+        matrix = (matrix.astype(np.float64) * weight.factor).astype(value.dtype)
+    return matrix
+
+
+def _scattered(matrix: Array, index: Any, total: int) -> Array:
+    """Columns laid where the index says; features read twice add up."""
+    if len(np.unique(index)) == len(index):
+        result = np.zeros((len(matrix), total), matrix.dtype)
+        result[:, index] = matrix
+        return result
+    wide = np.zeros((total, len(matrix)), np.float64)
+    np.add.at(wide, index, matrix.T.astype(np.float64))
+    return np.asarray(wide.T.astype(matrix.dtype))
+
+
+def _in_place(site: Site, weight: Weight, source: Source) -> str:
+    """The very same bytes under Conv dims."""
+    graph, draft = site.state.graph, site.draft
+    dims = [weight.outputs, source.channels, *source.extent]
+    tensor = graph.initializers.get(weight.name)
+    if tensor is None:
+        tensor = attributes(graph.producers[weight.name])["value"]
+    key = (weight.name, tuple(dims))
+    if key not in draft.reshaped:
+        copy = onnx.TensorProto()
+        copy.CopyFrom(tensor)
+        copy.dims[:] = dims
+        copy.name = _own_name(site, weight.name)
+        draft.add_tensor(copy)
+        draft.reshaped[key] = copy.name
+    return draft.reshaped[key]
+
+
+def _own_name(site: Site, name: str) -> str:
+    """The initializer's own name where only this node reads it, else a new one."""
+    graph = site.state.graph
+    alone = name in graph.initializers and graph.uses[name] == 1
+    return name if alone else site.draft.fresh(f"{name}_conv")
+
+
+def _stored(site: Site, name: str, value: Array) -> str:
+    tensor = numpy_helper.from_array(np.ascontiguousarray(value), _own_name(site, name))
+    site.draft.add_tensor(tensor)
+    return str(tensor.name)
+
+
+def can_turn(site: Site, weight: Weight, view: Window) -> bool:
+    """Whether the weight can serve as it is stored; where not, the window must be computed first."""
+    if is_stored(site, weight.name):
+        return True
+    total = sum(source.features for source in view.sources)
+    permuted = view.index.size == total and len(np.unique(view.index)) == total
+    return permuted and len(view.sources) == 1 and view.scale is None and view.shift is None
+
+
+def _in_graph(site: Site, weight: Weight, view: Window) -> str:
+    """Transpose, Gather and Reshape nodes on a weight that is computed or overridable."""
+    draft, source = site.draft, view.sources[0]
+    fixed = site.state.views[weight.name]
+    assert isinstance(fixed, Fixed)
+    tensor = fixed.tensor
+    if not weight.out_first:
+        tensor = emit.transpose(draft, tensor, [1, 0])
+    if not view.in_order:
+        order = np.argsort(view.index.ravel(), kind="stable")
+        tensor = draft.emit("Gather", [tensor, draft.constant(order, "order")], axis=1)
+    if weight.factor != 1.0:
+        tensor = draft.emit("Mul", [tensor, emit.scalar(draft, weight.factor, tensor)])
+    return emit.reshape(draft, tensor, [weight.outputs, source.channels, *source.extent])
+
+
+def vector(site: Site, value: Array, outputs: int, like: str) -> str:
+    """A Conv bias (M,) in the type of ``like``."""
+    dtype = helper.tensor_dtype_to_np_dtype(site.draft.spec(like).dtype)
+    return site.draft.constant(np.broadcast_to(value, (outputs,)).astype(dtype), "bias")
