@@ -71,9 +71,7 @@ def assemble(
     kept = [item for item in model.metadata_props if not item.key.startswith(PREFIX)]
     del model.metadata_props[:]
     model.metadata_props.extend(kept)
-    model.metadata_props.extend(
-        onnx.StringStringEntryProto(key=key, value=value) for key, value in metadata.items()
-    )
+    model.metadata_props.extend(onnx.StringStringEntryProto(key=key, value=value) for key, value in metadata.items())
     return model
 
 
@@ -103,9 +101,7 @@ def _initializer_inputs(model: onnx.ModelProto, gone: set[str], state: State) ->
     new = state.draft.tensors
     for info in inputs:
         if info.name in new:
-            info.type.CopyFrom(
-                helper.make_tensor_type_proto(new[info.name].data_type, list(new[info.name].dims))
-            )
+            info.type.CopyFrom(helper.make_tensor_type_proto(new[info.name].data_type, list(new[info.name].dims)))
     if model.ir_version < 4:
         missing = [tensor for tensor in model.graph.initializer if tensor.name not in listed]
         inputs += [helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in missing]
@@ -135,9 +131,7 @@ def _set_shape(info: onnx.ValueInfoProto, spec: Spec, names: _Names, axes: Seque
     info.type.tensor_type.shape.CopyFrom(shape)
 
 
-def _value_infos(
-    state: State, model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], names: _Names
-) -> None:
+def _value_infos(state: State, model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], names: _Names) -> None:
     """The file's own for tensors that did not change; fresh ones for those that did; none for those that are gone."""
     made = {name for node in nodes for name in node.output}
     kept = []

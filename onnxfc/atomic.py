@@ -14,6 +14,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import cast
 
 from onnxfc.errors import WriteError
 
@@ -82,48 +83,41 @@ class NewFile:
             with suppress(OSError):
                 os.unlink(self._temporary)
 
-    def publish(self, target: Path) -> None:
-        """Give the file its name, replacing what is there; permissions of a replaced file are kept.
+    def prepare(self, target: Path) -> None:
+        """Do what takes time before :meth:`publish`, while the file has no name yet.
 
-        May be called again with another name; the file then has both. A new name needs no fsync: if
-        the power fails there was nothing to lose. What replaces a file is on the disk before it does.
+        A file that replaces another gets its permissions, and is on the disk before it does. A new one
+        needs no fsync: if the power fails, nothing is lost that was there.
         """
         mode = _mode(target)
         if mode is not None:
             os.fchmod(self.fd, mode)
             os.fsync(self.fd)
-        elif self._link(target):
-            return
-        name = self._fresh()
-        if not self._link(name):
-            if self._temporary is None:
-                raise FileExistsError(errno.EEXIST, "the temporary name is taken", str(name))
-            name, self._temporary = self._temporary, None  # no hard links here: it can have one name only
-        try:
-            os.replace(name, target)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(name)
-            raise
 
-    def _link(self, name: Path) -> bool:
-        """Give the file one more name; False if that is taken or this file system has no hard links."""
+    def publish(self, target: Path) -> None:
+        """Give the file its name, once, replacing what is there."""
+        if self._temporary is None and _mode(target) is None:
+            with suppress(FileExistsError):
+                self._link(target)
+                return
+        self.name_it()
+        os.replace(cast(Path, self._temporary), target)
+        self._temporary = None
+
+    def name_it(self) -> None:
+        """Give the file a temporary name, so that :meth:`publish` is a single rename."""
+        if self._temporary is None:
+            name = self._fresh()
+            self._link(name)
+            self._temporary = name
+
+    def _link(self, name: Path) -> None:
+        """Give a file without a name its first one; never two, as onnx refuses data with several links."""
         folder = os.open(self._folder, os.O_RDONLY)
-        try:
-            if self._temporary is None:
-                source = f"/proc/self/fd/{self.fd}"
-                os.link(source, name, src_dir_fd=folder, follow_symlinks=True)  # linkat, not link
-            else:
-                os.link(self._temporary, name)
-        except FileExistsError:
-            return False
-        except OSError:
-            if self._temporary is None:
-                raise
-            return False
+        try:  # a folder descriptor makes Python call linkat, which follows the link in /proc
+            os.link(f"/proc/self/fd/{self.fd}", name, src_dir_fd=folder, follow_symlinks=True)
         finally:
             os.close(folder)
-        return True
 
 
 def _mode(target: Path) -> int | None:

@@ -61,17 +61,29 @@ class Output:
 
 @dataclass(frozen=True)
 class Claim:
-    """All that a rewritten model says of itself."""
+    """All that a rewritten model says of itself.
+
+    ``stride``, ``start`` and ``size`` are those of a cell. The model takes images of ``native_size`` plus any multiple of
+    ``size_step`` on each axis.
+    """
 
     native_size: tuple[int, ...]
     stride: tuple[int, ...]
     start: tuple[int, ...]
     size: tuple[int, ...]
+    size_step: tuple[int, ...]
     verdict: Literal["exact", "approximate"]
     blame: tuple[str, ...]
     inputs: tuple[ImageInput, ...]
     boundaries: tuple[Boundary, ...]
     outputs: tuple[Output, ...]
+
+    @property
+    def twice_native(self) -> tuple[int, ...]:
+        """Twice the native size, or the first legal size from there on."""
+        return tuple(
+            length + -(-length // step) * step for length, step in zip(self.native_size, self.size_step, strict=True)
+        )
 
     def to_metadata(self) -> dict[str, str]:
         """The claim as ``metadata_props`` entries: one JSON value per key."""
@@ -82,9 +94,7 @@ class Claim:
         """Read a claim back; None where the model carries none."""
         if PREFIX + "native_size" not in metadata:
             return None
-        raw: dict[str, Any] = {
-            key: _tuples(json.loads(metadata[PREFIX + key])) for key in cls.__dataclass_fields__
-        }
+        raw: dict[str, Any] = {key: _tuples(json.loads(metadata[PREFIX + key])) for key in cls.__dataclass_fields__}
         raw["inputs"] = tuple(ImageInput(**item) for item in raw["inputs"])
         raw["boundaries"] = tuple(Boundary(**item) for item in raw["boundaries"])
         raw["outputs"] = tuple(Output(**item) for item in raw["outputs"])

@@ -33,9 +33,7 @@ class Draft:
 
     # Nodes
 
-    def keep(
-        self, node: onnx.NodeProto, inputs: Sequence[str], attributes: Mapping[str, Any] | None = None
-    ) -> None:
+    def keep(self, node: onnx.NodeProto, inputs: Sequence[str], attributes: Mapping[str, Any] | None = None) -> None:
         """Append an original node, as it is where nothing changed. Raises InferenceFailed.
 
         ``attributes`` are set on a copy; a value of None removes the attribute.
@@ -84,9 +82,7 @@ class Draft:
         return names[0]
 
     def _append(self, node: onnx.NodeProto) -> None:
-        found = self.inference.infer(
-            node, [self.spec(name) if name else None for name in node.input], self.probes
-        )
+        found = self.inference.infer(node, [self.spec(name) if name else None for name in node.input], self.probes)
         self.nodes.append(node)
         for name, spec in zip(node.output, found, strict=True):
             if name and spec is not None:
@@ -125,15 +121,11 @@ class Draft:
 
     def constant(self, value: Array | Sequence[int] | int, hint: str = "const") -> str:
         """A new initializer, shared where an equal small one exists. Python numbers become int64."""
-        array = (
-            np.asarray(value) if isinstance(value, np.ndarray | np.generic) else np.asarray(value, np.int64)
-        )
+        array = np.asarray(value) if isinstance(value, np.ndarray | np.generic) else np.asarray(value, np.int64)
         key = (array.dtype.str, array.shape, array.tobytes()) if array.size <= SMALL else (object(),)
         if key not in self._constants:
             name = self.fresh(f"onnxfc_{hint}")
-            self.add_tensor(
-                numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name), array
-            )
+            self.add_tensor(numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name), array)
             self._constants[key] = name
         return self._constants[key]
 
@@ -171,9 +163,7 @@ def _changed(node: onnx.NodeProto, inputs: Sequence[str], attributes: Mapping[st
     kept = [item for item in copy.attribute if item.name not in attributes]
     del copy.attribute[:]
     copy.attribute.extend(kept)
-    copy.attribute.extend(
-        helper.make_attribute(key, value) for key, value in attributes.items() if value is not None
-    )
+    copy.attribute.extend(helper.make_attribute(key, value) for key, value in attributes.items() if value is not None)
     return copy
 
 

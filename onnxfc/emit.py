@@ -23,9 +23,7 @@ def squeeze(draft: Draft, tensor: str, axes: Sequence[int], output: str = "") ->
     return _with_axes(draft, "Squeeze", tensor, axes, output, since=13)
 
 
-def reduce(
-    draft: Draft, op_type: str, tensor: str, axes: Sequence[int], keepdims: bool, output: str = ""
-) -> str:
+def reduce(draft: Draft, op_type: str, tensor: str, axes: Sequence[int], keepdims: bool, output: str = "") -> str:
     """ReduceMean, ReduceMax ... over ``axes``."""
     since = 13 if op_type == "ReduceSum" else 18
     return _with_axes(draft, op_type, tensor, axes, output, since=since, keepdims=int(keepdims))
@@ -69,9 +67,7 @@ def dims(draft: Draft, tensor: str, start: int, end: int) -> str:
 def reshape(draft: Draft, tensor: str, target: Sequence[int | str], output: str = "") -> str:
     """Reshape to numbers (0 and -1 as in ONNX) and to dims that were computed by :func:`dims`."""
     if all(isinstance(item, int) for item in target):
-        return draft.emit(
-            "Reshape", [tensor, draft.constant([int(item) for item in target], "shape")], output
-        )
+        return draft.emit("Reshape", [tensor, draft.constant([int(item) for item in target], "shape")], output)
     parts: list[str] = []
     run: list[int] = []
     for item in target:

@@ -19,8 +19,9 @@ _LAYOUTS = {3: ((2,), (1, 2), (1,)), 4: ((2, 3), (1, 2)), 5: ((2, 3, 4), (1, 2, 
 """Spatial axes by rank, the likelier first: channels first, then channels last (or absent)."""
 
 _GROWTH = ((192, 320, 448), (576, 704, 832))
-"""What the probes after the first two add to twice (three times) the native size, axis by axis: multiples of 64, so
-that the strides of common networks divide them, and all different, so that no two dims coincide."""
+_GRID = 64
+"""What the probes add to about two and three times the native size, axis by axis: multiples of 64, so that the strides
+of common networks divide them, and all different, so that no two dims coincide."""
 
 SIZE_NAMES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
 
@@ -41,21 +42,25 @@ class Image:
         return tuple(self.shape[axis] for axis in self.spatial)
 
     def probes(self) -> tuple[Shape, ...]:
-        """The native shape, the shape at twice the native size, and sizes that tell all dims apart."""
-        sizes = [self.size, tuple(2 * length for length in self.size)]
-        for factor, growth in enumerate(_GROWTH, 2):
-            sizes.append(
-                tuple(factor * length + more for length, more in zip(self.size, growth, strict=False))
-            )
-        return tuple(self._resized(size, batch) for batch, size in enumerate(sizes))
+        """The native shape, and shapes at sizes that tell all dims apart."""
+        sizes = [self.size]
+        for factor, growth in enumerate(_GROWTH, 1):
+            sizes.append(tuple(_grown(length, factor) + more for length, more in zip(self.size, growth, strict=False)))
+        return tuple(self.resized(size, batch) for batch, size in enumerate(sizes))
 
-    def _resized(self, size: Sequence[int], more_batch: int) -> Shape:
+    def resized(self, size: Sequence[int], more_batch: int = 0) -> Shape:
+        """The shape at another image size, and with another batch where the batch is free."""
         shape = list(self.shape)
         for axis, length in zip(self.spatial, size, strict=True):
             shape[axis] = length
         if self.free_batch:
             shape[0] += 10 * more_batch
         return tuple(shape)
+
+
+def _grown(length: int, factor: int) -> int:
+    """About 1 + factor times the length, a multiple of 64 more."""
+    return length + factor * -(-length // _GRID) * _GRID
 
 
 def native_inputs(graph: Graph, size: Sequence[int] | None) -> dict[str, Spec]:
@@ -112,9 +117,7 @@ def _image(info: onnx.ValueInfoProto, spec: Spec, spatial: tuple[int, ...], dyna
 
 def _no_image(infos: Sequence[onnx.ValueInfoProto], inputs: dict[str, Spec]) -> Refusal:
     seen = ", ".join(f"{info.name} {list(inputs[info.name].native)}" for info in infos) or "no input at all"
-    flat = [
-        info.name for info in infos if inputs[info.name].rank == 2 and inputs[info.name].dtype in _IMAGE_TYPES
-    ]
+    flat = [info.name for info in infos if inputs[info.name].rank == 2 and inputs[info.name].dtype in _IMAGE_TYPES]
     advice = "onnxfc rewrites networks whose input is an image (N, C, H, W), a signal (N, C, L) or a volume"
     if flat:
         advice = "a flattened image has no height and width; export the model with the image as its input"

@@ -71,9 +71,7 @@ def boundary(view: Map, extent: tuple[int, ...]) -> Boundary:
 def simplest(window: Window) -> Window | ScoreMap:
     """A window of one element per channel, in order and with nothing pending, is a score map already."""
     source = window.sources[0]
-    plain = (
-        len(window.sources) == 1 and window.scale is None and window.shift is None and not window.batch_axis
-    )
+    plain = len(window.sources) == 1 and window.scale is None and window.shift is None and not window.batch_axis
     if plain and set(source.extent) == {1} and window.in_order and window.index.ndim == 1:
         return ScoreMap(source.tensor, window.index.shape, window.trace)
     return window
@@ -93,9 +91,7 @@ def to_scores(site: Site, view: View) -> ScoreMap | Refusal:
     tensor = _shaped(site.draft, tensor, view)
     for op_type, operand in (("Mul", view.scale), ("Add", view.shift)):
         if operand is not None:
-            value = np.broadcast_to(operand, view.index.shape).reshape(
-                view.index.shape + (1,) * len(view.trace.fields)
-            )
+            value = np.broadcast_to(operand, view.index.shape).reshape(view.index.shape + (1,) * len(view.trace.fields))
             tensor = site.draft.emit(op_type, [tensor, _typed(site.draft, value, tensor)])
     return ScoreMap(tensor, view.index.shape, view.trace)
 

@@ -8,6 +8,7 @@ renamed, reshaped to dims of the same element count, copied and removed like any
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,8 @@ class ModelFile:
             raise ReadError(f"{where}: {_diagnosis(data, error)}") from error
         if not proto.HasField("graph") or not (proto.graph.node or proto.graph.output):
             raise ReadError(f"{where}: {_diagnosis(data, None)}")
+        if any(isinstance(text, bytes) for text in _names(proto.graph)):  # protobuf's way to say so
+            raise ReadError(f"{where}: has names that are not UTF-8 text; it is damaged, export it again")
         source.verify()
         return cls(proto, path, Store(source, path))
 
@@ -145,6 +148,15 @@ class ModelFile:
         is one of the input's files, ReadError where the input has changed since it was opened.
         """
         save(self.proto, self.store, path, options or SaveOptions())
+
+
+def _names(graph: onnx.GraphProto) -> Iterator[str | bytes]:
+    """All names in the main graph that a program would look at."""
+    for node in graph.node:
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        yield from (attribute.name for attribute in node.attribute)
+    for named in (graph.initializer, graph.input, graph.output, graph.value_info):
+        yield from (item.name for item in named)
 
 
 def _diagnosis(data: memoryview, error: Exception | None) -> str:

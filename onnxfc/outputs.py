@@ -48,16 +48,12 @@ def _output(state: State, name: str, view: View, form: Form) -> tuple[Output, Tr
     tensor = view.tensor
     crossed = bool(view.trace.windows)
     if crossed and form != "map":
-        tensor = emit.reduce(
-            state.draft, f"Reduce{form.title()}", tensor, axes, keepdims=isinstance(view, Map)
-        )
+        tensor = emit.reduce(state.draft, f"Reduce{form.title()}", tensor, axes, keepdims=isinstance(view, Map))
     _named(state.draft, state.graph, tensor, name)
     return Output(name, _form(view, form), axes if form == "map" or not crossed else ()), view.trace
 
 
-def _form(
-    view: Map | ScoreMap, form: Form
-) -> Literal["map", "cells", "mean", "max", "activation", "features"]:
+def _form(view: Map | ScoreMap, form: Form) -> Literal["map", "cells", "mean", "max", "activation", "features"]:
     if not view.trace.windows:
         return "features"
     if form != "map":

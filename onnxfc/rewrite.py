@@ -19,6 +19,7 @@ from onnxfc.model_file import ModelFile, SaveOptions
 from onnxfc.outputs import Form, drop_refusals, finish, reduction_contradicts
 from onnxfc.proof import CheckOptions, Parity, check
 from onnxfc.site import GlobalPool, Replacement, State
+from onnxfc.sizing import Sizing
 from onnxfc.views import Trace
 from onnxfc.walk import native_specs, walk
 
@@ -117,7 +118,8 @@ def _result(
     if not state.replacements:
         refusal = _nothing(state)
         raise NothingToRewrite(str(refusal), (refusal,))
-    claim = _claim(reading, outputs, traces)
+    sizing = Sizing(state.draft, state.draft.prune(state.graph.outputs), reading)
+    claim = _claim(reading, outputs, traces, sizing)
     metadata = claim.to_metadata() | {f"{PREFIX}version": __version__}
     proto = assemble(state, reading, {output.name: output.axes for output in outputs}, metadata)
     return Rewrite(
@@ -126,7 +128,7 @@ def _result(
         claim=claim,
         replacements=tuple(state.replacements),
         notes=tuple(state.notes),
-        map_at_twice=_map_at_twice(state, outputs),
+        map_at_twice=_map_at_twice(claim, sizing),
     )
 
 
@@ -135,21 +137,21 @@ def _nothing(state: State) -> Refusal:
     for position in state.graph.live:
         op_type = state.graph.nodes[position].op_type
         kinds[op_type] = kinds.get(op_type, 0) + 1
-    seen = ", ".join(
-        f"{count} {name}" for name, count in sorted(kinds.items(), key=lambda item: -item[1])[:6]
-    )
+    seen = ", ".join(f"{count} {name}" for name, count in sorted(kinds.items(), key=lambda item: -item[1])[:6])
     return Refusal("no-head", "", f"no FC layer and no global pool depends on the image; it has {seen}")
 
 
-def _claim(reading: Sequence[Image], outputs: list[Output], traces: list[Trace]) -> Claim:
+def _claim(reading: Sequence[Image], outputs: list[Output], traces: list[Trace], sizing: Sizing) -> Claim:
     cell = next((trace for trace in traces if trace.windows), traces[0])
     taints = frozenset().union(*(trace.taints for trace in traces))
     windows: frozenset[Boundary] = frozenset().union(*(trace.windows for trace in traces))
+    stride = tuple(field.stride for field in cell.fields)
     return Claim(
         native_size=reading[0].size,
-        stride=tuple(field.stride for field in cell.fields),
+        stride=stride,
         start=tuple(field.start for field in cell.fields),
         size=tuple(field.size for field in cell.fields),
+        size_step=sizing.step(reading[0].size, stride),
         verdict="approximate" if taints else "exact",
         blame=tuple(sorted(f"{taint.cause}: {taint.node}" for taint in taints)),
         inputs=tuple(ImageInput(image.name, image.shape, image.spatial) for image in reading),
@@ -158,10 +160,10 @@ def _claim(reading: Sequence[Image], outputs: list[Output], traces: list[Trace])
     )
 
 
-def _map_at_twice(state: State, outputs: list[Output]) -> tuple[int, ...]:
-    """Cells per axis of the first map at twice the native size; empty where no output is a map."""
-    for output in outputs:
-        shapes = state.draft.spec(output.name).shapes
-        if output.form in {"map", "cells", "activation"} and shapes is not None:
-            return tuple(shapes[1][axis] for axis in output.axes)
+def _map_at_twice(claim: Claim, sizing: Sizing) -> tuple[int, ...]:
+    """Cells per axis of the first map at about twice the native size; empty where no output is a map."""
+    shapes = sizing.shapes(claim.twice_native)
+    for output in claim.outputs:
+        if output.form in {"map", "cells", "activation"} and shapes is not None and output.name in shapes:
+            return tuple(shapes[output.name][axis] for axis in output.axes)
     return ()

@@ -24,10 +24,13 @@ from onnxfc.storage import FileSource, Span
 _FOLDER_KEY = "session.model_external_initializers_file_folder_path"
 
 
-def session(model: ModelFile, *, extra_outputs: Sequence[str] = (), threads: int = 0) -> ort.InferenceSession:
+def session(
+    model: ModelFile, *, extra_outputs: Sequence[str] = (), threads: int = 0, optimize: bool = True
+) -> ort.InferenceSession:
     """A CPU session for ``model``; the tensors in ``extra_outputs`` become outputs besides its own.
 
-    ``threads``: of one operator, 0 lets onnxruntime choose. Raises ReadError where onnxruntime does not take
+    ``threads``: of one operator, 0 lets onnxruntime choose. ``optimize``: False computes the
+    graph as it is written: the same sums in another order. Raises ReadError where onnxruntime does not take
     the model, or a file of it has changed.
     """
     proto = onnx.ModelProto()
@@ -39,6 +42,8 @@ def session(model: ModelFile, *, extra_outputs: Sequence[str] = (), threads: int
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.disable_prepacking", "1")
+    if not optimize:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     held = _attach(proto, model, options)
     try:
         made = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])

@@ -3,15 +3,17 @@
 The plan (:class:`_Plan`) decides for each tensor whether its bytes go into the model file or into a data
 file beside it; then the data files are written, and the model last.
 
-What a kill can do: the model file is replaced in one step, and it never refers to a data file that is not
-complete. Where data files of the same names exist already, the new ones first get names of their own, the
-model that refers to them is published, and only then they take the final names (see :func:`_publish`); so
-old or new, model and data belong together at every moment. What cannot be promised: a kill between two of
-these steps may leave a data file that no model refers to.
+What a kill can do: the model file is replaced in one step, by a complete one, after its data. Where data
+files of the same names exist already, the new ones first get names of their own, a model that refers to
+them is published, and only then the data and a model that refers to it take the final names; so old data is
+never read with a new model or the other way round. What two files cannot promise: a kill in the instant
+between those last renames leaves a model whose data has its final name already, which every reader reports
+as missing; and a kill between two steps may leave a file that no model refers to, until the next save.
 """
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import secrets
@@ -59,9 +61,7 @@ class SaveOptions:
     @property
     def one_file(self) -> bool:
         """Whether all external tensors share a file."""
-        return bool(
-            self.all_tensors_to_one_file or self.external_data_location or not self.save_as_external_data
-        )
+        return bool(self.all_tensors_to_one_file or self.external_data_location or not self.save_as_external_data)
 
 
 def save(proto: onnx.ModelProto, store: Store, path: str | Path, options: SaveOptions) -> None:
@@ -74,8 +74,7 @@ def save(proto: onnx.ModelProto, store: Store, path: str | Path, options: SaveOp
         plan = _Plan(proto, store, target, forced)
         if plan.model_size() > PROTOBUF_LIMIT:
             raise WriteError(
-                f"{target}: the model is above 2 GB even without its weights; "
-                "lower external_data_size_threshold"
+                f"{target}: the model is above 2 GB even without its weights; lower external_data_size_threshold"
             )
     for name in plan.files:
         _check_data_target(target, name, store)
@@ -99,9 +98,7 @@ def _check_target(target: Path, store: Store) -> None:
 
 def _refuse_input(target: Path, info: os.stat_result, store: Store) -> None:
     if any(source.is_same_file(info) for source in store.files()):
-        raise UsageError(
-            f"{target}: is a file of the input model, which is never changed; choose another output"
-        )
+        raise UsageError(f"{target}: is a file of the input model, which is never changed; choose another output")
 
 
 def _check_data_target(target: Path, name: str, store: Store) -> None:
@@ -246,46 +243,50 @@ def _restore_inline(tensor: onnx.TensorProto) -> int:
 
 
 def _publish(plan: _Plan, target: Path) -> None:
-    """Write all files, then let them appear so that model and data belong together at every moment."""
+    """Write all files, then let them appear: data, model, and then what has to take over a name in use."""
     folder = target.parent
     replaced = target.exists()
     names = {name: name for name in plan.files}
-    first = {n: _other_name(n) if os.path.lexists(folder / n) else n for n in names}
+    mark = f".onnxfc-{secrets.token_hex(4)}"
+    first = {name: name + mark if os.path.lexists(folder / name) else name for name in names}
     with ExitStack() as stack:
-        files = {}
-        for name, data in plan.files.items():
-            files[name] = stack.enter_context(NewFile((folder / name).parent))
-            data.write(files[name].fd)
-        model = _model_file(plan, target, first, stack)
-        final = _model_file(plan, target, names, stack) if first != names else model
-        published: list[Path] = []
+        files = {name: stack.enter_context(NewFile((folder / name).parent)) for name in names}
+        for name, file in files.items():
+            plan.files[name].write(file.fd)
+            file.prepare(folder / name)
+        steps = [names] if first == names else [first, names]
+        models = [_model_file(plan, target, step, stack) for step in steps]
         try:
             for name, file in files.items():
                 file.publish(folder / first[name])
-                published.append(folder / first[name])
-            model.publish(target)
+            models[0].publish(target)
         except BaseException:
-            for path in published:
-                path.unlink(missing_ok=True)
-            raise
-        if final is not model:
-            _rename_data(files, first, folder)
-            final.publish(target)
             for name in names:
-                if first[name] != name:
-                    (folder / first[name]).unlink(missing_ok=True)
+                (folder / first[name]).unlink(missing_ok=True)
+            raise
+        for name in names:
+            _remove_stale(folder / name, mark)
+        if first != names:
+            _take_names([folder / n for n in names if first[n] != n], mark, target, models[1])
     if replaced:
         sync_folder(folder)
 
 
-def _rename_data(files: Mapping[str, NewFile], first: Mapping[str, str], folder: Path) -> None:
-    """Give the data files their final names besides the first ones, which the model still refers to."""
-    for name, file in files.items():
-        if first[name] != name:
-            try:
-                file.publish(folder / name)
-            except OSError:  # no hard links on this file system: until the model follows, a kill is not safe
-                os.replace(folder / first[name], folder / name)
+def _remove_stale(path: Path, mark: str) -> None:
+    """Remove first names of data at ``path`` that runs which were killed have left behind."""
+    for old in path.parent.glob(glob.escape(path.name) + ".onnxfc-" + "[0-9a-f]" * 8):
+        if not old.name.endswith(mark):
+            old.unlink(missing_ok=True)
+
+
+def _take_names(taken: list[Path], mark: str, target: Path, model: NewFile) -> None:
+    """Move new data from its first names to the ``taken`` ones, and publish the model that says so."""
+    for path in taken:  # nothing refers to the old data now; to free it takes time, to rename does not
+        path.unlink(missing_ok=True)
+    model.name_it()
+    for path in taken:
+        os.replace(path.with_name(path.name + mark), path)
+    model.publish(target)
 
 
 def _model_file(plan: _Plan, target: Path, names: Mapping[str, str], stack: ExitStack) -> NewFile:
@@ -295,9 +296,5 @@ def _model_file(plan: _Plan, target: Path, names: Mapping[str, str], stack: Exit
             piece.copy(file.fd)
         else:
             write_all(file.fd, memoryview(piece))  # type: ignore[arg-type]
+    file.prepare(target)
     return file
-
-
-def _other_name(name: str) -> str:
-    """A name beside ``name`` that is not taken."""
-    return f"{name}.{secrets.token_hex(4)}"

@@ -54,9 +54,7 @@ class Site:
         self.state = state
         self.node = node
         self.draft = state.draft
-        self.views: tuple[View | None, ...] = tuple(
-            state.views[name] if name else None for name in node.input
-        )
+        self.views: tuple[View | None, ...] = tuple(state.views[name] if name else None for name in node.input)
         self.attrs: Mapping[str, Any] = attributes(node)
         self.label = label(node)
 

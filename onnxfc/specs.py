@@ -147,9 +147,7 @@ class Inference:
         if any(spec is not None and spec.values is None for spec in inputs):
             return unknown
         values = [None if spec is None or spec.values is None else spec.values[probe] for spec in inputs]
-        return [
-            value if value is not None and value.size <= SMALL else None for value in self.run(node, values)
-        ]
+        return [value if value is not None and value.size <= SMALL else None for value in self.run(node, values)]
 
     def run(self, node: onnx.NodeProto, inputs: Sequence[Array | None]) -> list[Array | None]:
         """The node's outputs by onnx's reference evaluator; None for each where it cannot run."""

@@ -49,9 +49,7 @@ def native_specs(model: ModelFile, graph: Graph, inputs: Mapping[str, Spec]) -> 
         except InferenceFailed:
             found = [_UNKNOWN] * len(node.output)
         for name, spec in zip(node.output, found, strict=True):
-            specs[name] = (
-                spec if spec is not None and spec.shapes is not None else _declared(declared.get(name))
-            )
+            specs[name] = spec if spec is not None and spec.shapes is not None else _declared(declared.get(name))
     return specs
 
 
@@ -124,9 +122,7 @@ def _outcome(state: State, node: onnx.NodeProto, views: Sequence[View]) -> Outco
         return _size_free(site, views)
     if leading(site.views) is None:
         return site.refuse("subgraph", "has a body that reads what was computed from the image")
-    unknown = next(
-        (name for name in [*node.input, *_used(state, node)] if name and not _known(state, name)), None
-    )
+    unknown = next((name for name in [*node.input, *_used(state, node)] if name and not _known(state, name)), None)
     if unknown is not None and site.op_type not in _WHY:
         return site.refuse("unknown-shape", f"is not understood: the shape of {unknown} cannot be inferred")
     rule = RULES.get((node.domain if node.domain != "ai.onnx" else "", node.op_type, lead))

@@ -55,9 +55,7 @@ def with_data(folder: Path, proto: onnx.ModelProto, **options: object) -> Path:
     return path
 
 
-def external(
-    tensor: TensorProto, location: str, offset: str | None = None, length: str | None = None
-) -> None:
+def external(tensor: TensorProto, location: str, offset: str | None = None, length: str | None = None) -> None:
     """Make ``tensor`` refer to ``location``."""
     tensor.ClearField("raw_data")
     tensor.data_location = TensorProto.EXTERNAL

@@ -26,7 +26,7 @@ from onnxfc.proof.results import Conditions, CropResult, Parity, ParityResult, V
 from onnxfc.proof.sessions import RunError, Runner
 from onnxfc.proof.sizes import larger_sizes
 from onnxfc.proof.tally import Tally
-from onnxfc.proof.windows import Capture, capture, compare_windows
+from onnxfc.proof.windows import Capture, Heads, capture, compare_windows
 
 _DEFAULT = CheckOptions()
 _NOTHING = ParityResult("not applicable", reason="not reached")
@@ -57,10 +57,10 @@ class _Check:
 
     def run(self) -> Parity:
         self.started = time.perf_counter()
-        sizes = larger_sizes(self.claim, self.options) if self.claim.native_size else []
         problem = claim_problem(self.original.proto, self.rewritten.proto, self.claim)
         if problem is not None:
             return self._stopped(f"wrong claim: {problem}")
+        sizes = larger_sizes(self.claim, self.options)
         plans = self._plan(windowed=True), self._plan(windowed=False)
         tensors = [b.original for b in self.claim.boundaries]
         tensors += [name for plan in plans for name in (*plan.shapes, *plan.sides)]
@@ -109,7 +109,7 @@ class _Check:
             tally.fail(problem)
         if not tally.reasons:
             try:
-                heads = self._head(plans[0], evidence), self._head(plans[1], evidence)
+                heads = Heads(self._head(plans[0], evidence), self._head(plans[1], evidence), self._tail(evidence))
                 compare_windows(heads, captures, evidence, self.claim, tally, self.progress)
             except RunError as error:
                 tally.fail(f"the original's head does not run on its own: {error}")
@@ -126,6 +126,20 @@ class _Check:
         self.progress("loading the original's head")
         sample = evidence.samples[0]
         return Head(self.original, plan, sample.feeds | sample.values, self.options.threads)
+
+    def _tail(self, evidence: Evidence) -> Head | None:
+        """The rewritten model's head for outputs of the whole image."""
+        plan = plan_head(
+            self.rewritten.proto.graph,
+            [output.name for output in self.claim.outputs if output.form == "global"],
+            [boundary.rewritten for boundary in self.claim.boundaries],
+            [image.name for image in self.claim.inputs],
+        )
+        if not plan.outputs or not plan.boundaries or plan.leak or plan.shapes:
+            return None
+        sample = evidence.samples[0]
+        features = {b.rewritten: sample.values[b.original] for b in self.claim.boundaries}
+        return Head(self.rewritten, plan, sample.feeds | features, self.options.threads)
 
     def _stopped(self, reason: str) -> Parity:
         failed = ParityResult("failed", reason=reason)

@@ -22,8 +22,10 @@ def claim_problem(original: onnx.ModelProto, rewritten: onnx.ModelProto, claim: 
     if _inputs(original) != _inputs(rewritten):
         return "the two models do not have the same inputs"
     dims = len(claim.native_size)
-    if not claim.inputs or not dims or len(claim.stride) != dims or min(claim.stride) < 1:
-        return "the claim names no image input, native size or stride"
+    if not claim.inputs or not dims or {len(claim.stride), len(claim.size_step)} != {dims}:
+        return "the claim names no image input, native size, stride or size step"
+    if min(*claim.native_size, *claim.stride, *claim.size_step) < 1:
+        return "the claim has a native size, stride or size step below 1"
     if tuple(claim.inputs[0].shape[axis] for axis in claim.inputs[0].spatial) != claim.native_size:
         return f"the claimed native size {claim.native_size} is not that of input {claim.inputs[0].name}"
     return _image_problem(original, claim) or _boundary_problem(claim)
@@ -41,8 +43,7 @@ def _image_problem(original: onnx.ModelProto, claim: Claim) -> str | None:
             return f"the claimed image input {image.name} does not exist"
         dims = [dim.dim_value for dim in declared[image.name]]
         if dims and (
-            len(dims) != len(image.shape)
-            or any(d not in (0, n) for d, n in zip(dims, image.shape, strict=True))
+            len(dims) != len(image.shape) or any(d not in (0, n) for d, n in zip(dims, image.shape, strict=True))
         ):
             return f"the claimed native shape {image.shape} of {image.name} is not the original's {dims}"
         if len(image.spatial) != len(claim.native_size):

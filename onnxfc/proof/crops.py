@@ -31,9 +31,7 @@ class _Sums:
     excess: tuple[float, str, float] = (0.0, "", 0.0)
 
 
-def compare_crops(
-    captures: Sequence[Capture], evidence: Evidence, claim: Claim, options: CheckOptions
-) -> CropResult:
+def compare_crops(captures: Sequence[Capture], evidence: Evidence, claim: Claim, options: CheckOptions) -> CropResult:
     """Compare the first size's outputs with the crops that the original was run on."""
     if not captures or not evidence.crops:
         return CropResult("not applicable", reason="no output is made of windows")
@@ -71,9 +69,7 @@ def compare_crops(
     )
 
 
-def _pairs(
-    output: Output, shot: Capture, evidence: Evidence, claim: Claim
-) -> Iterator[tuple[Array, Array, str]]:
+def _pairs(output: Output, shot: Capture, evidence: Evidence, claim: Claim) -> Iterator[tuple[Array, Array, str]]:
     """Value found, value of the crop, and the place; reduced outputs only if all crops were run."""
     value = shot.values[output.name]
     crops = [(cell, values[output.name]) for cell, values in evidence.crops]
@@ -92,9 +88,7 @@ def _like(got: Array, want: Array) -> Array:
     return got[: len(want)] if want.ndim else got
 
 
-def _add(
-    sums: _Sums, output: Output, pairs: list[tuple[Array, Array, str]], scale: Scale, tolerance: float
-) -> None:
+def _add(sums: _Sums, output: Output, pairs: list[tuple[Array, Array, str]], scale: Scale, tolerance: float) -> None:
     if not pairs:
         return
     if scale.exact:

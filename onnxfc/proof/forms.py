@@ -51,13 +51,9 @@ def check_shape(output: Output, got: Array, want: tuple[int, ...], dims: int, *,
     fits = len(got.shape) == len(expected)
     fits = fits and all(e is None or e == n for e, n in zip(expected, got.shape, strict=False))
     if output.form == "cells" and any(want[axis] != 1 for axis in axes):
-        raise FormError(
-            f"{output.name} claims grid axes {axes}, which had more than one element {list(want)}"
-        )
+        raise FormError(f"{output.name} claims grid axes {axes}, which had more than one element {list(want)}")
     if not fits:
-        raise FormError(
-            f"{output.name} has shape {list(got.shape)}, form '{output.form}' of {list(want)} was claimed"
-        )
+        raise FormError(f"{output.name} has shape {list(got.shape)}, form '{output.form}' of {list(want)} was claimed")
 
 
 def native_value(output: Output, got: Array, want: tuple[int, ...], dims: int) -> Array:

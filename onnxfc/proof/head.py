@@ -97,9 +97,7 @@ class Head:
     types, and the values of all that is not cropped.
     """
 
-    def __init__(
-        self, original: ModelFile, plan: HeadPlan, native: Mapping[str, Array], threads: int
-    ) -> None:
+    def __init__(self, original: ModelFile, plan: HeadPlan, native: Mapping[str, Array], threads: int) -> None:
         self.plan = plan
         self._fixed = {name: native[name] for name in (*plan.shapes, *plan.sides)}
         self._stackable = not self._fixed
@@ -130,8 +128,7 @@ class Head:
             self._stackable = False
             return None
         return [
-            {name: value[i * batch : (i + 1) * batch] for name, value in outputs.items()}
-            for i in range(len(windows))
+            {name: value[i * batch : (i + 1) * batch] for name, value in outputs.items()} for i in range(len(windows))
         ]
 
 

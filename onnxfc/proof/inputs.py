@@ -180,9 +180,7 @@ def _fit(name: str, value: Array, image: ImageInput | None, info: InputInfo) -> 
             else (fits and value.shape[axis] >= (extent or 1))
         )
     if not fits:
-        shape = ", ".join(
-            ["N", *(f"{n}{' or more' if a in spatial else ''}" for a, n in enumerate(want[1:], 1))]
-        )
+        shape = ", ".join(["N", *(f"{n}{' or more' if a in spatial else ''}" for a, n in enumerate(want[1:], 1))])
         raise UsageError(f"the data for {name} has shape {value.shape}, the model wants ({shape})")
     if not np.isfinite(value).all():
         raise UsageError(f"the data for {name} holds NaN or infinite values")

@@ -9,9 +9,7 @@ from onnxfc.proof.sessions import RunError, Runner
 from onnxfc.proof.tally import Tally
 
 
-def compare_native(
-    rewritten: Runner, evidence: Evidence, claim: Claim, tally: Tally, progress: Progress
-) -> None:
+def compare_native(rewritten: Runner, evidence: Evidence, claim: Claim, tally: Tally, progress: Progress) -> None:
     """Run every sample and compare outputs and boundary tensors, where the inputs are informative."""
     free = rewritten.free_batch([image.name for image in claim.inputs])
     for i, sample in enumerate(evidence.samples):

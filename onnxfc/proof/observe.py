@@ -92,9 +92,7 @@ def observe(
     return evidence
 
 
-def _choose(
-    evidence: Evidence, runner: Runner, original: ModelFile, options: CheckOptions, progress: Progress
-) -> None:
+def _choose(evidence: Evidence, runner: Runner, original: ModelFile, options: CheckOptions, progress: Progress) -> None:
     """Try kinds of inputs until two are good for every output; keep the best."""
     precision = precision_of(original.proto)
     tried: list[tuple[Kind, list[Sample]]] = []
@@ -126,9 +124,7 @@ def _choose(
         if all(problems):
             evidence.vacuous = f"output {name} is {problems[0]}; {ADVICE}"
     keep = evidence.cover(runner.outputs)
-    keep += [kind for kind in evidence.kinds if kind not in keep][
-        : max(0, (4 if evidence.small else 2) - len(keep))
-    ]
+    keep += [kind for kind in evidence.kinds if kind not in keep][: max(0, (4 if evidence.small else 2) - len(keep))]
     evidence.kinds = keep
     evidence.samples = [sample for kind, pair in useful if kind in keep for sample in pair]
 
@@ -195,9 +191,7 @@ def _run_crops(
 
 def _run_whole(evidence: Evidence, runner: Runner, claim: Claim, size: Size) -> None:
     """An original that takes any size itself says what outputs without windows must be."""
-    free = all(
-        runner.inputs[image.name].shape[axis] is None for image in claim.inputs for axis in image.spatial
-    )
+    free = all(runner.inputs[image.name].shape[axis] is None for image in claim.inputs for axis in image.spatial)
     if not free or all(output.form in WINDOWED for output in claim.outputs):
         return
     for kind in evidence.cover(runner.outputs):

@@ -25,7 +25,8 @@ class OutputResult:
 
     ``deviation`` and ``tolerance`` are in units of ``signal``; integer outputs are compared exactly and
     ``deviation`` is then the share of values that differ, ``tolerance`` 0. ``noise`` is the original's own
-    rounding noise (onnxruntime with against without graph optimisation), same unit, None if not measured.
+    rounding noise (onnxruntime with against without graph optimisation), same unit, None if not measured
+    (models whose weights are too large for a further copy, kernels that exist only optimised).
     ``compared`` counts values; ``worst`` says where the largest deviation is.
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ Array = NDArray[Any]
 Arrays = dict[str, Array]
 
 _CODES = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
-_PLAIN_LIMIT = 256 << 20
+_PLAIN_LIMIT = 128 << 20
 _DTYPES = {"float": "float32", "double": "float64", "string": "object"}
 
 
@@ -39,9 +40,7 @@ class InputInfo:
 class Runner:
     """One session. ``tensors`` are fetched with the model's own outputs; they may be graph inputs."""
 
-    def __init__(
-        self, model: ModelFile, tensors: Sequence[str], threads: int, *, optimise: bool = True
-    ) -> None:
+    def __init__(self, model: ModelFile, tensors: Sequence[str], threads: int, *, optimise: bool = True) -> None:
         own = [output.name for output in model.proto.graph.output]
         inputs = {value.name for value in model.proto.graph.input}
         # onnxruntime does not accept an input as an output: what was fed is handed back instead.
@@ -52,8 +51,7 @@ class Runner:
         self.outputs = tuple(own)
         self._fetch = [*own, *extra]
         self.inputs = {
-            value.name: InputInfo(_dims(value.shape), _dtype(value.type))
-            for value in self._session.get_inputs()
+            value.name: InputInfo(_dims(value.shape), _dtype(value.type)) for value in self._session.get_inputs()
         }
 
     def run(self, feeds: Mapping[str, Array]) -> Arrays:
@@ -73,17 +71,15 @@ class Runner:
 
 def _plain_session(model: ModelFile, *, extra_outputs: Sequence[str], threads: int) -> Any:
     """A session without graph optimisation: the same sums in another order, to measure rounding noise."""
+    weights = model.proto.graph.initializer
+    if sum(4 * math.prod(tensor.dims) for tensor in weights) > _PLAIN_LIMIT:
+        raise RunError("too large to be copied into memory for this")
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in extra_outputs)
-    size = 0
-    for i, tensor in enumerate(model.proto.graph.initializer):
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            value = model.array(tensor)
-            size += value.nbytes
-            if size > _PLAIN_LIMIT:
-                raise RunError("too large to be copied into memory for this")
-            proto.graph.initializer[i].CopyFrom(numpy_helper.from_array(value, tensor.name))
+    for kept, tensor in zip(weights, proto.graph.initializer, strict=True):
+        if kept.data_location == onnx.TensorProto.EXTERNAL:
+            tensor.CopyFrom(numpy_helper.from_array(model.array(kept), kept.name))
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads

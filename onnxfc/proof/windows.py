@@ -31,6 +31,15 @@ CELLS = 8
 
 
 @dataclass(frozen=True)
+class Heads:
+    """The original's head for windowed and for whole-image outputs; the rewritten model's for the latter."""
+
+    windows: Head | None = None
+    whole: Head | None = None
+    tail: Head | None = None
+
+
+@dataclass(frozen=True)
 class Capture:
     """What the rewritten model made of one larger image: outputs and boundary tensors."""
 
@@ -75,26 +84,50 @@ def capture(
 
 
 def compare_windows(
-    heads: tuple[Head | None, Head | None],
+    heads: Heads,
     captures: Sequence[Capture],
     evidence: Evidence,
     claim: Claim,
     tally: Tally,
     progress: Progress,
 ) -> None:
-    """Compare all captures; ``heads`` are the original's, for windowed and for whole-image outputs."""
+    """Compare all captures."""
     seen: dict[tuple[str, str], list[Array]] = {}
     shapes = {output.name: evidence.samples[0].values[output.name].shape for output in claim.outputs}
     for shot in captures:
         progress(f"windows at {shot.size}")
         try:
-            if heads[0] is not None:
-                _compare_cells(heads[0], shot, shapes, evidence, claim, tally, seen)
-            _compare_whole(heads[1], shot, shapes, evidence, claim, tally)
+            if heads.windows is not None:
+                _compare_cells(heads.windows, shot, shapes, evidence, claim, tally, seen)
+            _compare_whole(heads.whole, shot, shapes, evidence, claim, tally)
         except (FormError, RunError) as error:
             tally.fail(f"{error} {shot}")
             return
     _cells_must_differ(seen, evidence, tally)
+    if heads.tail is not None:
+        _compare_tiled(heads.tail, evidence, claim, tally)
+
+
+def _compare_tiled(tail: Head, evidence: Evidence, claim: Claim, tally: Tally) -> None:
+    """A global pool does not see that its features are repeated: twice the native map, native scores.
+
+    This also holds where the original's head is made for the native size and cannot be asked.
+    """
+    sample = evidence.samples[0]
+    tiled = {}
+    for boundary in claim.boundaries:
+        value = sample.values[boundary.original]
+        tiled[boundary.rewritten] = np.tile(value, [1 + (a in boundary.spatial) for a in range(value.ndim)])
+    try:
+        found = tail.run_whole(tiled)
+    except RunError as error:
+        tally.fail(f"the rewritten head does not run on features of twice the native size: {error}")
+        return
+    for name in tail.plan.outputs:
+        scale = evidence.scales[name, sample.kind.name]
+        if not scale.problem:
+            want = sample.values[name]
+            tally.compare(name, found[name], want, scale, sample.kind.name, "on native features repeated")
 
 
 def _useful(output: Output, shot: Capture, evidence: Evidence) -> bool:
@@ -169,9 +202,7 @@ def _window(shot: Capture, claim: Claim, cell: Sequence[int]) -> Arrays:
     for boundary in claim.boundaries:
         value = shot.values[boundary.rewritten]
         place = [slice(None)] * value.ndim
-        for axis, at, extent, step in zip(
-            boundary.spatial, cell, boundary.extent, boundary.step, strict=True
-        ):
+        for axis, at, extent, step in zip(boundary.spatial, cell, boundary.extent, boundary.step, strict=True):
             place[axis] = slice(at * step, at * step + extent)
         windows[boundary.original] = np.ascontiguousarray(value[tuple(place)])
     return windows
@@ -205,9 +236,7 @@ def _compare_whole(
         if got.dtype.kind == "f" and not np.isfinite(got).all():
             raise FormError(f"{name} is not finite")
         native = [shapes[name][axis] for axis in output.axes]
-        if shot.size.grid is not None and any(
-            got.shape[a] <= n for a, n in zip(output.axes, native, strict=True)
-        ):
+        if shot.size.grid is not None and any(got.shape[a] <= n for a, n in zip(output.axes, native, strict=True)):
             raise FormError(f"{name} has not grown with the image, claimed were features {output.axes}")
         if name in expected:
             scale = evidence.scales[name, shot.kind.name]

@@ -27,18 +27,13 @@ def on_maps(site: Site) -> Outcome:
     rank = len(site.shape_out())
     big = max(maps, key=lambda view: (len(site.native(view.original).native), extent_of(site, view)))
     spatial = _from_right(site, big)
-    if (
-        any(_from_right(site, view) != spatial for view in maps)
-        or len(site.native(big.original).native) != rank
-    ):
+    if any(_from_right(site, view) != spatial for view in maps) or len(site.native(big.original).native) != rank:
         return site.refuse("axes-differ", "combines maps whose spatial axes do not lie on each other")
     small = [view for view in maps if extent_of(site, view) != extent_of(site, big)]
     if small:
         return _rejoin(site, big, small)
     traces = [view.trace for view in maps] + [v.trace for v in site.views if isinstance(v, Context)]
-    trace = Trace.join(
-        [replace(item, fields=big.trace.fields) if item not in _of(maps) else item for item in traces]
-    )
+    trace = Trace.join([replace(item, fields=big.trace.fields) if item not in _of(maps) else item for item in traces])
     if trace is None:
         return site.refuse("grids-differ", "combines maps of different stride")
     for position, view in enumerate(site.views):
@@ -145,9 +140,7 @@ def on_scores(site: Site) -> Outcome:
     if any(score.batch_axis or 1 + len(score.features) != len(site.shape_out()) for score in found):
         return site.refuse("mixes-batch", "broadcasts the batch against other axes")
     context = [view.trace for view in site.views if isinstance(view, Context)]
-    trace = Trace.join(
-        [score.trace for score in found] + [replace(t, fields=found[0].trace.fields) for t in context]
-    )
+    trace = Trace.join([score.trace for score in found] + [replace(t, fields=found[0].trace.fields) for t in context])
     if trace is None:
         return site.refuse("grids-differ", "combines score maps of different stride")
     if context:
@@ -155,9 +148,7 @@ def on_scores(site: Site) -> Outcome:
     queue = iter(found)
     grid = len(trace.fields)
     inputs = [
-        tensor_of(next(queue))
-        if isinstance(view, ScoreMap | Window | Map)
-        else lift_fixed(site, position, grid)
+        tensor_of(next(queue)) if isinstance(view, ScoreMap | Window | Map) else lift_fixed(site, position, grid)
         for position, view in enumerate(site.views)
     ]
     inputs = _biased(site, inputs) or _written(site, inputs)
@@ -175,10 +166,7 @@ def _biased(site: Site, inputs: list[str]) -> list[str] | None:
         return None
     for position in (0, 1):
         other = site.node.input[1 - position]
-        if (
-            isinstance(site.views[1 - position], Fixed)
-            and site.state.graph.uses[site.node.input[position]] == 1
-        ):
+        if isinstance(site.views[1 - position], Fixed) and site.state.graph.uses[site.node.input[position]] == 1:
             made = take_bias(site, inputs[position], other, site.node.output[0])
             if made:
                 return [made]

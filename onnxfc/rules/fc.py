@@ -151,9 +151,7 @@ def fully_connected(site: Site, found: Operands, bias: np.ndarray | None, output
     total = ""
     for position, (source, name) in enumerate(zip(window.sources, weights, strict=True)):
         first, last = position == 0, position == len(weights) - 1
-        inputs = [source.tensor, name] + (
-            [_bias_name(site, bias, weight, name)] if first and bias is not None else []
-        )
+        inputs = [source.tensor, name] + ([_bias_name(site, bias, weight, name)] if first and bias is not None else [])
         part = _conv(site, inputs, source, output if first and last else "")
         total = part if first else site.draft.emit("Add", [total, part], output if last else "")
     _report(site, weight, window)
@@ -183,11 +181,7 @@ def _conv(site: Site, inputs: list[str], source: Source, output: str) -> str:
 
 def _bias_name(site: Site, bias: np.ndarray, weight: Weight, like: str) -> str:
     """The bias initializer itself where it serves unchanged, else a new one."""
-    if (
-        len(site.node.input) > 2
-        and is_stored(site, site.node.input[2])
-        and site.node.input[2] in site.draft.specs
-    ):
+    if len(site.node.input) > 2 and is_stored(site, site.node.input[2]) and site.node.input[2] in site.draft.specs:
         value = site.weights(site.node.input[2])
         if value is not None and value.shape == (weight.outputs,) and np.array_equal(value, bias):
             return str(site.node.input[2])
@@ -214,9 +208,7 @@ def take_bias(site: Site, product: str, other: str, output: str) -> str | None:
     if value.ndim > 2 or not per_output:
         return None
     name = (
-        other
-        if value.shape == (outputs,) and is_stored(site, other)
-        else vector(site, value.ravel(), outputs, product)
+        other if value.shape == (outputs,) and is_stored(site, other) else vector(site, value.ravel(), outputs, product)
     )
     site.draft.amend(conv, [*conv.input, name], output)
     return output

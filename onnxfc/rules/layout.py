@@ -103,9 +103,7 @@ def slice_(site: Site) -> Outcome:
         given = site.constant(3) if site.has_input(3) else None
     if starts is None or (given is None and site.has_input(3)):
         return site.refuse("unknown-axes", "takes bounds that are not constant")
-    axes = [
-        positive(int(axis), len(site.shape_in())) for axis in (range(len(starts)) if given is None else given)
-    ]
+    axes = [positive(int(axis), len(site.shape_in())) for axis in (range(len(starts)) if given is None else given)]
     touched = set(axes) & {0, *view.spatial}
     if any(site.shape_in()[axis] != site.shape_out()[axis] for axis in touched):
         return as_window(site)
@@ -157,9 +155,7 @@ def survivors(before: Shape, after: Shape, spatial: tuple[int, ...]) -> tuple[in
         return None
     found: list[int] = []
     for axis in reversed(spatial):
-        place = _followed_by(
-            after, math.prod(before[axis + 1 :]), before[axis], found[0] if found else len(after)
-        )
+        place = _followed_by(after, math.prod(before[axis + 1 :]), before[axis], found[0] if found else len(after))
         if place is None:
             return None
         found.insert(0, place)
@@ -202,9 +198,7 @@ def _target(site: Site, view: Map, after: Shape, places: tuple[int, ...]) -> lis
 
 def as_window(site: Site) -> Outcome:
     """What does not leave the places whole reads a native window: move its index instead."""
-    views: list[View | None] = [
-        to_window(site, view) if isinstance(view, Map) else view for view in site.views
-    ]
+    views: list[View | None] = [to_window(site, view) if isinstance(view, Map) else view for view in site.views]
     return move(site, views)
 
 

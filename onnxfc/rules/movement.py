@@ -208,12 +208,7 @@ def _appended(site: Site, scores: Sequence[ScoreMap], trace: Trace) -> Outcome:
     """Tile and Expand: amounts for the features, 1 for the batch and the grid."""
     view, shape = scores[0], site.shape_out()
     amounts = site.constant(1)
-    if (
-        amounts is None
-        or view.batch_axis
-        or len(shape) != 1 + len(view.features)
-        or shape[0] != site.shape_in()[0]
-    ):
+    if amounts is None or view.batch_axis or len(shape) != 1 + len(view.features) or shape[0] != site.shape_in()[0]:
         return site.refuse("mixes-batch", "spreads features over the batch")
     wanted = amounts.tolist() if site.op_type == "Tile" else [1, *shape[1:]]
     target = site.draft.constant([1, *wanted[1:], *[1] * len(trace.fields)], "amounts")

@@ -73,9 +73,7 @@ def softmax_map(site: Site) -> Outcome:
 @rule("BatchNormalization", on=(Window, ScoreMap), attributes=_BATCH_NORM)
 def batch_normalization_features(site: Site) -> Outcome:
     """A scale and a shift per feature (axis 1): pending in a window, as it is on scores."""
-    if site.attrs.get("training_mode", 0) or any(
-        site.output_used(k) for k in range(1, len(site.node.output))
-    ):
+    if site.attrs.get("training_mode", 0) or any(site.output_used(k) for k in range(1, len(site.node.output))):
         return site.refuse("training-mode", "is in training mode", "export the model in eval mode")
     if any(not isinstance(view, Fixed) for view in site.views[1:]):
         return site.refuse("dynamic-parameter", "takes a parameter that depends on the image")
@@ -100,7 +98,5 @@ def _pending(site: Site, view: Window) -> View | None:
     gamma, beta, mean, var = (np.asarray(value, np.float64) for value in found)
     scale = gamma / np.sqrt(var + float(site.attrs.get("epsilon", 1e-5)))
     shape = (-1,) + (1,) * (view.index.ndim - 1)
-    scales, shifts = (
-        np.broadcast_to(value.reshape(shape), view.index.shape) for value in (scale, beta - mean * scale)
-    )
+    scales, shifts = (np.broadcast_to(value.reshape(shape), view.index.shape) for value in (scale, beta - mean * scale))
     return affine(view, scales, shifts)

@@ -68,9 +68,7 @@ def per_window(site: Site, view: View) -> Outcome:
             order = [0, *range(1 + len(grid), 1 + len(grid) + len(features)), *range(1, 1 + len(grid))]
             emit.transpose(draft, unfolded, order, name)
     site.state.notes.append(
-        Refusal(
-            "per-window", site.label, f"{site.op_type} runs once per window, the grid folded into the batch"
-        )
+        Refusal("per-window", site.label, f"{site.op_type} runs once per window, the grid folded into the batch")
     )
     return site.score_maps(scores.trace)
 

@@ -89,9 +89,7 @@ def global_pool(site: Site, view: Map, kind: str, keepdims: bool) -> Outcome:
     source = untransposed(site, view)
     if site.state.global_pool == "drop" and not view.trace.windows:
         if kind != "Average":
-            return site.refuse(
-                "drop-not-affine", "is no average: its map has no scores", "use --global-pool window"
-            )
+            return site.refuse("drop-not-affine", "is no average: its map has no scores", "use --global-pool window")
         trace = replace(view.trace, dropped=True)
         tensor = channels_first(site, source)[0]
     else:
@@ -151,20 +149,14 @@ def _partial_pool(site: Site, view: Map, axes: list[int], keepdims: bool) -> Out
         return site.refuse("partial-pool", "pools only one of the spatial axes", "use --global-pool window")
     window = to_window(site, view)
     source = window.sources[0]
-    kernel = tuple(
-        length if axis in axes else 1 for axis, length in zip(view.spatial, source.extent, strict=True)
-    )
+    kernel = tuple(length if axis in axes else 1 for axis, length in zip(view.spatial, source.extent, strict=True))
     tensor = window_pool(site, source.tensor, kernel, _POOLS[site.op_type])
-    rest = tuple(
-        1 if axis in axes else length for axis, length in zip(view.spatial, source.extent, strict=True)
-    )
+    rest = tuple(1 if axis in axes else length for axis, length in zip(view.spatial, source.extent, strict=True))
     places = _first_of_each(places_of(site, view), axes, source.extent, rest)
     if not keepdims:
         places = places.squeeze(tuple(axis - 1 for axis in axes))
     trace = replace(window.trace, pools=window.trace.pools | {site.label})
-    site.replaced(
-        f"{site.op_type} {'x'.join(map(str, kernel))}", f"pool {'x'.join(map(str, kernel))}, stride 1"
-    )
+    site.replaced(f"{site.op_type} {'x'.join(map(str, kernel))}", f"pool {'x'.join(map(str, kernel))}, stride 1")
     return [simplest(Window((Source(tensor, source.channels, rest),), places, trace))]
 
 

@@ -23,9 +23,7 @@ def shape_of_features(site: Site) -> Outcome:
     if view.batch_axis:
         return site.refuse("mixes-batch", "asks for the shape of transposed features")
     tensor, features = (
-        (view.sources[0].tensor, view.index.shape)
-        if isinstance(view, Window)
-        else (view.tensor, view.features)
+        (view.sources[0].tensor, view.index.shape) if isinstance(view, Window) else (view.tensor, view.features)
     )
     rank = 1 + len(features)
     batch = emit.dims(site.draft, tensor, 0, 1)

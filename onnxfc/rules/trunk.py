@@ -14,9 +14,7 @@ from onnxfc.rules.table import rule
 from onnxfc.site import Outcome, Site, extent_of
 from onnxfc.views import Fixed, Map, Taint, Trace
 
-_WINDOWED = (
-    *("auto_pad", "ceil_mode", "count_include_pad", "dilations", "group", "kernel_shape", "p", "pads"),
-)
+_WINDOWED = (*("auto_pad", "ceil_mode", "count_include_pad", "dilations", "group", "kernel_shape", "p", "pads"),)
 
 
 @dataclass(frozen=True)
@@ -69,10 +67,7 @@ def _covers(site: Site, how: Sliding, extent: tuple[int, ...]) -> bool:
 def _over_pooled(site: Site, view: Map) -> Outcome:
     """Something slides over what a pool left: a pool of the trunk, if it is spelled as one."""
     makers = {label(node): node.op_type for node in site.state.graph.nodes}
-    if (
-        not all(makers[name] in {"AveragePool", "MaxPool"} for name in view.trace.pools)
-        or not view.trace.pools
-    ):
+    if not all(makers[name] in {"AveragePool", "MaxPool"} for name in view.trace.pools) or not view.trace.pools:
         return site.refuse("pools-then-convolves", "slides over what a global pool left")
     site.turns_out(view.trace, "local")
     site.keep()
@@ -112,9 +107,7 @@ def _sliding(site: Site, extent: tuple[int, ...]) -> Sliding:
 def _through(site: Site, trace: Trace, how: Sliding, extent: tuple[int, ...]) -> Trace:
     fields = tuple(
         field.through(k, s, p, d)
-        for field, k, s, p, d in zip(
-            trace.fields, how.kernel, how.strides, how.begin, how.dilations, strict=True
-        )
+        for field, k, s, p, d in zip(trace.fields, how.kernel, how.strides, how.begin, how.dilations, strict=True)
     )
     taints = [site.taint("padding")] if how.padded else []
     if site.attrs.get("ceil_mode", 0) and _partial(how, extent):
@@ -126,9 +119,7 @@ def _partial(how: Sliding, extent: tuple[int, ...]) -> bool:
     """Whether ceil_mode adds a window that reaches beyond the native map."""
     return any(
         (size + a + b - (k - 1) * d - 1) % s != 0
-        for size, k, s, d, a, b in zip(
-            extent, how.kernel, how.strides, how.dilations, how.begin, how.end, strict=True
-        )
+        for size, k, s, d, a, b in zip(extent, how.kernel, how.strides, how.dilations, how.begin, how.end, strict=True)
     )
 
 
@@ -141,9 +132,7 @@ def lrn(site: Site) -> Outcome:
 @rule("BatchNormalization", on=Map, attributes=("epsilon", "momentum", "spatial", "training_mode"))
 def batch_normalization(site: Site) -> Outcome:
     """A scale and a shift per channel (axis 1). https://onnx.ai/onnx/operators/onnx__BatchNormalization.html"""
-    if site.attrs.get("training_mode", 0) or any(
-        site.output_used(k) for k in range(1, len(site.node.output))
-    ):
+    if site.attrs.get("training_mode", 0) or any(site.output_used(k) for k in range(1, len(site.node.output))):
         return site.refuse("training-mode", "is in training mode", "export the model in eval mode")
     if not site.attrs.get("spatial", 1):
         return site.refuse("position-table", "has statistics for every place of the native size")
@@ -188,9 +177,7 @@ def pad(site: Site) -> Outcome:
     if view.trace.windows and any(begin[axis] or end[axis] for axis in view.spatial):
         return site.refuse("pools-then-convolves", "pads what a global pool left")
     site.keep()
-    trace = Trace(
-        fields, view.trace.taints | taints, view.trace.windows, view.trace.pools, view.trace.dropped
-    )
+    trace = Trace(fields, view.trace.taints | taints, view.trace.windows, view.trace.pools, view.trace.dropped)
     return site.maps(trace, view.spatial)
 
 

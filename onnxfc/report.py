@@ -1,0 +1,173 @@
+"""What happened, as text for people and as JSON for programs (``"schema": "onnxfc-report/1"``)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onnxfc import __version__
+from onnxfc.atomic import NewFile, writing
+from onnxfc.errors import NothingToRewrite, OnnxfcError, ProofFailed, Refusal
+
+if TYPE_CHECKING:
+    from onnxfc.proof import CropResult, Parity, ParityResult
+    from onnxfc.rewrite import Rewrite
+
+SCHEMA = "onnxfc-report/1"
+
+_CAUSES = {
+    "padding": "zero padding, where a big image has pixels",
+    "partial window": "pool windows that reach beyond the native map (ceil_mode)",
+    "context": "operators that look at the whole image",
+}
+
+
+def text(result: Rewrite, verbose: bool = False) -> str:
+    """The report of a rewrite, to be understood at a glance."""
+    claim = result.claim
+    lines = list(_replaced(result))
+    lines.append(_row("native size", f"{size(claim.native_size)} px, stride {size(claim.stride)} px"))
+    if result.map_at_twice:
+        lines.append(_row("map", f"{size(result.map_at_twice)} cells at {size(claim.twice_native)} px"))
+    if set(claim.size_step) != {1}:
+        lines.append(_row("image sizes", f"{size(claim.native_size)} px plus multiples of {size(claim.size_step)} px"))
+    lines.append(_row("verdict", _verdict(claim.verdict, claim.blame, verbose)))
+    lines += _proof(result.parity, verbose)
+    if verbose:
+        lines += [_row("note", str(note)) for note in result.notes]
+    seconds = f"rewritten in {result.seconds[0]:.1f} s"
+    lines.append(_row("time", seconds + (f", proven in {result.seconds[1]:.1f} s" if result.parity else "")))
+    return "\n".join(lines)
+
+
+def size(lengths: Iterable[int]) -> str:
+    """``224x224``."""
+    return "x".join(map(str, lengths))
+
+
+def _row(key: str, value: str) -> str:
+    return f"{key:<15} {value}"
+
+
+def _replaced(result: Rewrite) -> Iterator[str]:
+    rows = [(item.node, item.before, item.after) for item in result.replacements]
+    name, before = (max(len(row[column]) for row in rows) for column in (0, 1))
+    for row in rows:
+        yield f"{row[0]:<{name}}  {row[1]:<{before}} ⇒ {row[2]}"
+
+
+def _verdict(verdict: str, blame: Sequence[str], verbose: bool) -> str:
+    if verdict == "exact":
+        return "exact: every cell is what the original says of that crop"
+    causes: dict[str, list[str]] = {}
+    for item in blame:
+        cause, _, node = item.partition(": ")
+        causes.setdefault(cause, []).append(node)
+    told = [f"{_CAUSES.get(cause, cause)} ({_some(nodes, verbose)})" for cause, nodes in causes.items()]
+    return "approximate: cells differ from crops, because of " + " and ".join(told)
+
+
+def _some(nodes: Sequence[str], verbose: bool) -> str:
+    if verbose or len(nodes) <= 2:
+        return ", ".join(nodes)
+    return f"{nodes[0]} and {len(nodes) - 1} more"
+
+
+def _proof(parity: Parity | None, verbose: bool) -> list[str]:
+    if parity is None:
+        return [_row("proof", "none (--no-check)")]
+    lines = [
+        _row("native parity", _compared(parity.native)),
+        _row("window parity", _compared(parity.window)),
+        _row("crop agreement", _cropped(parity.crops)),
+    ]
+    if verbose:
+        for result in (parity.native, parity.window):
+            lines += [_row("", f"{item.name}: {item.deviation:.1e}, {item.worst}") for item in result.outputs]
+        how = parity.conditions
+        lines.append(_row("inputs", f"{', '.join(how.inputs)}; seed {how.seed}, onnxruntime {how.onnxruntime}"))
+    return lines
+
+
+def _compared(result: ParityResult) -> str:
+    if result.status == "not applicable":
+        return f"not applicable: {result.reason}"
+    if result.status == "failed":
+        return f"FAILED: {result.reason}"
+    where = f" at {', '.join(size(item) for item in result.sizes)} px" if result.sizes else ""
+    figures = f"largest deviation {result.deviation:.1e}, tolerance {result.tolerance:.0e}"
+    return f"passed, {figures} ({result.compared} values{where})"
+
+
+def _cropped(result: CropResult) -> str:
+    if result.status == "not applicable":
+        return f"not applicable: {result.reason}"
+    if result.status == "failed":
+        return f"FAILED: {result.reason}"
+    if result.tolerance is not None and result.deviation <= result.tolerance:
+        return f"cells equal crops to {result.deviation:.0e} of the score range ({result.cells} cells)"
+    top = "" if result.top1 is None else f", same top class in {result.top1:.0%}"
+    figures = f"cells differ from crops by up to {result.deviation:.1%} of the score range, median {result.median:.1%}"
+    return f"{figures}{top} ({result.cells} cells)"
+
+
+def refusals(error: NothingToRewrite) -> str:
+    """All reasons, one line each."""
+    return "\n".join(str(item) for item in error.refusals)
+
+
+def as_json(result: Rewrite) -> dict[str, Any]:
+    """The same as data."""
+    return _document("rewritten") | {
+        "claim": dataclasses.asdict(result.claim),
+        "replacements": [dataclasses.asdict(item) for item in result.replacements],
+        "notes": [dataclasses.asdict(item) for item in result.notes],
+        "map_at_twice_native": list(result.map_at_twice),
+        "parity": _parity(result.parity),
+        "seconds": {"rewrite": result.seconds[0], "proof": result.seconds[1]},
+    }
+
+
+def error_as_json(error: OnnxfcError) -> dict[str, Any]:
+    """What kept a model from being rewritten."""
+    status = {NothingToRewrite: "refused", ProofFailed: "proof failed"}.get(type(error), "error")
+    found: tuple[Refusal, ...] = getattr(error, "refusals", ())
+    return _document(status) | {
+        "message": str(error),
+        "exit_code": int(error.exit_code),
+        "refusals": [dataclasses.asdict(item) for item in found],
+        "parity": _parity(getattr(error, "parity", None)),
+    }
+
+
+def write(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a report as JSON, whole or not at all. Raises WriteError."""
+    content = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    with writing(path), NewFile(path.parent) as file:
+        os.write(file.fd, content.encode())
+        file.publish(path)
+
+
+def _document(status: str) -> dict[str, Any]:
+    return {"schema": SCHEMA, "version": __version__, "status": status}
+
+
+def _parity(parity: Parity | None) -> dict[str, Any] | None:
+    if parity is None:
+        return None
+    plain: dict[str, Any] = _finite(dataclasses.asdict(parity))
+    return plain | {"passed": parity.passed, "summary": parity.summary()}
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value

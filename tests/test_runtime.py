@@ -1,0 +1,118 @@
+"""Sessions over weights that stay on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from file_models import external, mlp, model, noise, with_data, write
+from onnx import TensorProto, helper, numpy_helper
+
+from onnxfc.errors import ReadError
+from onnxfc.model_file import ModelFile
+from onnxfc.runtime import session
+
+X = {"x": noise(1, 64, seed=9)}
+
+
+def expected() -> np.ndarray:
+    plain = ort.InferenceSession(mlp().SerializeToString(), providers=["CPUExecutionProvider"])
+    return plain.run(None, X)[0]
+
+
+@pytest.mark.parametrize("kind", ["file", "bytes", "proto", "external", "all external", "held", "link"])
+def test_same_result_wherever_the_weights_are(tmp_path: Path, kind: str) -> None:
+    if "external" in kind:
+        size = 1000 if kind == "external" else 0
+        path = with_data(tmp_path, mlp(), all_tensors_to_one_file=kind == "external", size_threshold=size)
+    else:
+        path = write(tmp_path / "in.onnx", mlp())
+    if kind == "link":
+        (tmp_path / "sub").mkdir()
+        path = tmp_path / "sub" / "link.onnx"
+        path.symlink_to("../in.onnx")
+    opened = ModelFile.open({"bytes": path.read_bytes(), "proto": mlp()}.get(kind, path))
+    if kind == "held":
+        proto = onnx.ModelProto()
+        proto.CopyFrom(opened.proto)
+        proto.graph.initializer[0].CopyFrom(opened.tensor("w1", noise(48, 64)))
+        opened = opened.with_proto(proto)
+    made = session(opened, threads=1)
+    del opened
+    np.testing.assert_allclose(made.run(None, X)[0], expected(), rtol=1e-5, atol=1e-5)
+
+
+def test_without_optimisation(tmp_path: Path) -> None:
+    made = session(ModelFile.open(write(tmp_path / "in.onnx", mlp())), threads=1, optimize=False)
+    assert made.get_session_options().graph_optimization_level == ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    np.testing.assert_allclose(made.run(None, X)[0], expected(), rtol=1e-5, atol=1e-5)
+
+
+def test_extra_outputs(tmp_path: Path) -> None:
+    opened = ModelFile.open(write(tmp_path / "in.onnx", mlp()))
+    made = session(opened, extra_outputs=["h", "y", "h"], threads=1)
+    assert [o.name for o in made.get_outputs()] == ["y", "h"]
+    y, h = made.run(None, X)
+    assert h.shape == (1, 48)
+    np.testing.assert_allclose(h, X["x"] @ noise(48, 64).T + noise(48, seed=1), rtol=1e-4, atol=1e-4)
+    assert [o.name for o in opened.proto.graph.output] == ["y"]
+    np.testing.assert_allclose(y, expected(), rtol=1e-5, atol=1e-5)
+
+
+def test_external_tensor_in_an_attribute_and_as_a_shape(tmp_path: Path) -> None:
+    (tmp_path / "w").write_bytes(np.array([1, 4, 16], np.int64).tobytes() + noise(64).tobytes())
+    value, shape = TensorProto(name="v", data_type=1, dims=[64]), TensorProto(name="s", data_type=7, dims=[3])
+    external(value, "w", "24")
+    external(shape, "w", "0", "24")
+    nodes = [
+        helper.make_node("Constant", [], ["c"], value=value),
+        helper.make_node("Add", ["x", "c"], ["a"]),
+        helper.make_node("Reshape", ["a", "s"], ["y"]),
+    ]
+    path = write(tmp_path / "in.onnx", model(nodes, [shape], [1, 64], [1, 4, 16]))
+    made = session(ModelFile.open(path), threads=1)
+    np.testing.assert_array_equal(made.run(None, X)[0].ravel(), (X["x"] + noise(64)).ravel())
+
+
+@pytest.mark.parametrize("data_type", [TensorProto.FLOAT16, TensorProto.INT8, TensorProto.BFLOAT16, TensorProto.INT4])
+def test_other_types_at_odd_offsets(tmp_path: Path, data_type: int) -> None:
+    raw = bytes([0, 60] * 2048)
+    count = {TensorProto.INT8: 4096, TensorProto.INT4: 8192}.get(data_type, 2048)
+    weight = TensorProto(name="w" * 7, data_type=data_type, dims=[count], raw_data=raw)
+    nodes = [helper.make_node("Cast", [weight.name], ["f"], to=1), helper.make_node("Add", ["x", "f"], ["y"])]
+    proto = model(nodes, [weight], [1], [count])
+    proto.opset_import[0].version = 21
+    proto.ir_version = 10
+    path = write(tmp_path / "in.onnx", proto)
+    made = session(ModelFile.open(path), threads=1)
+    want = numpy_helper.to_array(weight).astype(np.float32)
+    np.testing.assert_array_equal(made.run(None, {"x": np.zeros(1, np.float32)})[0], want)
+
+
+def test_models_that_onnxruntime_refuses(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for change in ("op", "dims", "opset"):
+        proto = mlp()
+        if change == "op":
+            proto.graph.node[0].op_type = "NoSuchOperator"
+        elif change == "dims":
+            proto.graph.initializer[0].dims[:] = [1, 2]
+        else:
+            proto.opset_import[0].version = 9999
+        path = write(tmp_path / f"{change}.onnx", proto)
+        with pytest.raises(ReadError, match="onnxruntime cannot load it") as caught:
+            session(ModelFile.open(path))
+        assert "\n" not in str(caught.value)
+        assert str(path) in str(caught.value)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_file_that_changed(tmp_path: Path) -> None:
+    path = write(tmp_path / "in.onnx", mlp())
+    opened = ModelFile.open(path)
+    with path.open("ab") as file:
+        file.write(b"\0")
+    with pytest.raises(ReadError, match="changed while it was being read"):
+        session(opened)
