@@ -140,6 +140,10 @@ class ModelFile:
             line = " ".join(str(error).split())
             raise ReadError(f"{self._where}: tensor {tensor.name!r} cannot be read: {line}") from error
 
+    def check_target(self, path: str | Path) -> None:
+        """Whether :meth:`save` may write there: raises WriteError or UsageError now rather than later."""
+        check_target(Path(os.path.realpath(path)), self.store)
+
     def save(self, path: str | Path, options: SaveOptions | None = None) -> None:
         """Write the model to ``path``, atomically; large bytes are copied by the kernel.
 

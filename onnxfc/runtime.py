@@ -17,7 +17,7 @@ import onnx
 import onnxruntime as ort
 
 from onnxfc.errors import ReadError
-from onnxfc.external import all_tensors, set_entries
+from onnxfc.external import other_tensors, set_entries
 from onnxfc.model_file import LARGE, ModelFile
 from onnxfc.storage import FileSource, Span
 
@@ -58,14 +58,16 @@ def session(
 
 def _attach(proto: onnx.ModelProto, model: ModelFile, options: ort.SessionOptions) -> list[ort.OrtValue]:
     """Let every tensor of ``proto`` that is elsewhere be found by onnxruntime."""
-    spans = [(t, span) for t in all_tensors(proto) if (span := model.store.span(t)) is not None]
-    top = {id(tensor) for tensor in proto.graph.initializer}
+    for tensor in other_tensors(proto):
+        if (span := model.store.span(tensor)) is not None:
+            _inline(tensor, span)
+    spans = [(t, span) for t in proto.graph.initializer if (span := model.store.span(t)) is not None]
     files = {s.source.path for _, s in spans if isinstance(s.source, FileSource)}
     real = {path: os.path.realpath(path) for path in files}
     folder = os.path.commonpath([os.path.dirname(path) for path in real.values()]) if real else ""
     held: dict[str, ort.OrtValue] = {}
     for tensor, span in spans:
-        if len(span) < LARGE or id(tensor) not in top:
+        if len(span) < LARGE:
             _inline(tensor, span)
         elif isinstance(span.source, FileSource):
             span.source.verify()

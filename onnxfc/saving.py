@@ -14,6 +14,7 @@ as missing; and a kill between two steps may leave a file that no model refers t
 from __future__ import annotations
 
 import glob
+import errno
 import os
 import re
 import secrets
@@ -67,7 +68,7 @@ class SaveOptions:
 def save(proto: onnx.ModelProto, store: Store, path: str | Path, options: SaveOptions) -> None:
     """Write ``proto`` over ``store`` to ``path``; see :meth:`onnxfc.model_file.ModelFile.save`."""
     target = Path(os.path.realpath(path))
-    _check_target(target, store)
+    check_target(target, store)
     plan = _Plan(proto, store, target, options)
     if plan.model_size() > PROTOBUF_LIMIT:
         forced = replace(options, save_as_external_data=True, all_tensors_to_one_file=True)
@@ -82,12 +83,15 @@ def save(proto: onnx.ModelProto, store: Store, path: str | Path, options: SaveOp
         _publish(plan, target)
 
 
-def _check_target(target: Path, store: Store) -> None:
+def check_target(target: Path, store: Store) -> None:
+    """Refuse a target that cannot be written, or that belongs to the input, before any work is done for it."""
     with writing(target):
         try:
             info = os.stat(target)
         except FileNotFoundError:
             os.stat(target.parent)
+            if not os.access(target.parent, os.W_OK):
+                raise PermissionError(errno.EACCES, "no permission") from None
             return
     if stat.S_ISDIR(info.st_mode):
         raise WriteError(f"{target}: is a directory; give the path of the file to write")
