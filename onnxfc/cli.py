@@ -5,6 +5,7 @@ onnx and onnxruntime are imported inside the commands, so that ``--help`` answer
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,13 @@ if TYPE_CHECKING:
     from onnxfc.rewrite import Rewrite
 
 
-class Size(click.ParamType[tuple[int, ...]]):
+if TYPE_CHECKING:
+    _SizeType = click.ParamType[tuple[int, ...]]
+else:
+    _SizeType = click.ParamType  # older versions of click cannot subscript it
+
+
+class Size(_SizeType):
     """``HxW`` in pixels; one number for a signal, three for a volume."""
 
     name = "HxW"
@@ -31,6 +38,16 @@ class Size(click.ParamType[tuple[int, ...]]):
         if not 1 <= len(parts) <= 3 or not all(part.isdigit() and int(part) > 0 for part in parts):
             self.fail(f"{value!r} is not a size such as 384x512", param, ctx)
         return tuple(int(part) for part in parts)
+
+
+class Tolerance(click.FloatRange):
+    """A finite number from 0 on; a range alone takes NaN, with which nothing compares, and infinity."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number", param, ctx)
+        return number
 
 
 _EPILOG = (
@@ -67,8 +84,8 @@ def main() -> None:
 @click.option("--dynamic-batch", is_flag=True, help="Free the batch dim as well.")
 @click.option("--size", type=Size(), help="Native image size, where the model's input leaves it open.")
 @click.option("--no-check", is_flag=True, help="Do not prove the result with onnxruntime before writing it.")
-@click.option("--rtol", type=click.FloatRange(min=0), help="Tolerance relative to each output's own signal.")
-@click.option("--atol", type=click.FloatRange(min=0), help="Absolute tolerance.")
+@click.option("--rtol", type=Tolerance(min=0), help="Tolerance relative to each output's own signal.")
+@click.option("--atol", type=Tolerance(min=0), help="Absolute tolerance.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the proof's inputs.")
 @click.option("--samples", type=click.IntRange(min=2), default=3, show_default=True, help="Inputs at native size.")
 @click.option("--check-size", type=Size(), multiple=True, help="Prove at this image size too; may be repeated.")
@@ -123,7 +140,7 @@ def _rewritten(source: Path, target: Path, options: dict[str, Any], quiet: bool)
         external_data_size_threshold=options["external_data_size_threshold"],
     )
     model = ModelFile.open(source)
-    # TARGET
+    model.check_target(target)
     wanted = RewriteOptions(options["output"], options["global_pool"], options["dynamic_batch"], options["size"])
     checks = CheckOptions(
         rtol=options["rtol"],
@@ -152,8 +169,10 @@ def _data(given: tuple[str, ...]) -> Any:
         name, _, path = item.rpartition("=")
         try:
             arrays[name] = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise ReadError(f"{path}: cannot be read as a .npy array ({_first_line(error)})") from error
+        except OSError as error:
+            raise ReadError(f"{path}: cannot read: {error.strerror or _first_line(error)}; check --data") from error
+        except (ValueError, EOFError) as error:
+            raise ReadError(f"{path}: is not a .npy array of numbers; write one with numpy.save") from error
         if not isinstance(arrays[name], np.ndarray):
             raise ReadError(f"{path}: is an archive of arrays; give one .npy file per input (NAME=FILE.npy)")
     if "" in arrays and len(given) > 1:

@@ -15,7 +15,10 @@ from onnxfc.specs import SMALL, Array, Inference, InferenceFailed, Shape, Spec, 
 
 
 class Draft:
-    """Collects what the rules write. Original nodes that are kept are the original's own protos."""
+    """Collects what the rules write. Original nodes that are kept are the original's own protos.
+
+    ``final`` are the outputs that have their tensors already, ``renamed`` what tensors were called before.
+    """
 
     def __init__(self, model: ModelFile, graph: Graph, inference: Inference, probes: int) -> None:
         self.model = model
@@ -28,6 +31,8 @@ class Draft:
         self._names = graph.names()
         self._node_names = {node.name for node in graph.nodes}
         self._drafted: set[str] = set()
+        self.final: set[str] = set()
+        self.renamed: dict[str, str] = {}
         self.reshaped: dict[tuple[str, tuple[int, ...]], str] = {}
         self._constants: dict[tuple[Any, ...], str] = {}
 
@@ -138,12 +143,17 @@ class Draft:
         self.specs[tensor.name] = spec or Spec(int(tensor.data_type), (shape,) * self.probes)
 
     def rename(self, old: str, new: str) -> bool:
-        """Call a drafted tensor ``new`` everywhere; False where its name is not ours to change."""
-        node = self.producer(old)
-        if node is None or old in self.graph.outputs or any(_captures(other, old) for other in self.nodes):
+        """Call a drafted tensor ``new`` everywhere; False where its name is not ours to change.
+
+        A drafted tensor that is called ``new`` already makes room.
+        """
+        if self.producer(old) is None or old in self.final or any(_captures(node, old) for node in self.nodes):
             return False
-        self.nodes = [_renamed(item, old, new) for item in self.nodes]
+        if self.producer(new) is not None and not self.rename(new, self.fresh(f"{new}_inner")):
+            return False
+        self.nodes = [_renamed(node, old, new) for node in self.nodes]
         self.specs[new] = self.specs.pop(old)
+        self.renamed = {before: new if now == old else now for before, now in self.renamed.items()} | {old: new}
         return True
 
     def prune(self, outputs: Sequence[str]) -> list[onnx.NodeProto]:

@@ -67,6 +67,13 @@ def set_entries(tensor: onnx.TensorProto, pairs: Iterable[tuple[str, object]]) -
         tensor.external_data.add(key=key, value=str(value))
 
 
+def inline(tensor: onnx.TensorProto, span: Span) -> None:
+    """Put the bytes that a tensor refers to into it."""
+    del tensor.external_data[:]
+    tensor.ClearField("data_location")
+    tensor.raw_data = span.view().tobytes()
+
+
 def is_external(tensor: onnx.TensorProto) -> bool:
     """Whether the values are elsewhere: in a file beside the model, or behind a private reference."""
     return bool(tensor.data_location == _T.EXTERNAL)

@@ -8,6 +8,7 @@ renamed, reshaped to dims of the same element count, copied and removed like any
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,8 +19,8 @@ from onnx import numpy_helper
 
 from onnxfc import wire
 from onnxfc.errors import ReadError
-from onnxfc.external import NUMPY_TYPES, Store, all_tensors, raw_size, set_entries
-from onnxfc.saving import SaveOptions, save
+from onnxfc.external import NUMPY_TYPES, Store, all_tensors, inline, raw_size, set_entries
+from onnxfc.saving import SaveOptions, check_target, save
 from onnxfc.storage import FileSource, MemorySource, Source
 
 __all__ = ["LARGE", "ModelFile", "SaveOptions"]
@@ -139,6 +140,15 @@ class ModelFile:
         except (ValueError, TypeError, KeyError, OverflowError) as error:
             line = " ".join(str(error).split())
             raise ReadError(f"{self._where}: tensor {tensor.name!r} cannot be read: {line}") from error
+
+    def loaded(self) -> onnx.ModelProto:
+        """The model with all weights in it, as ``onnx.load`` gives it: costs their size in memory."""
+        proto = onnx.ModelProto()
+        proto.CopyFrom(self.proto)
+        for tensor in all_tensors(proto):
+            if (span := self.store.span(tensor)) is not None:
+                inline(tensor, span)
+        return proto
 
     def check_target(self, path: str | Path) -> None:
         """Whether :meth:`save` may write there: raises WriteError or UsageError now rather than later."""

@@ -9,7 +9,6 @@ from onnxfc import emit
 from onnxfc.claim import Output
 from onnxfc.draft import Draft
 from onnxfc.errors import Refusal
-from onnxfc.graph import Graph
 from onnxfc.lift import to_scores
 from onnxfc.site import Site, State
 from onnxfc.views import Context, Fixed, Map, Refused, ScoreMap, Trace, View, Window
@@ -35,7 +34,7 @@ def _output(state: State, name: str, view: View, form: Form) -> tuple[Output, Tr
     if isinstance(view, Refused):
         return view.refusal
     if isinstance(view, Fixed | Context):
-        _named(state.draft, state.graph, view.tensor, name)
+        _named(state.draft, view.tensor, name)
         return Output(name, "global"), view.trace if isinstance(view, Context) else None
     if isinstance(view, Window):
         scores = to_scores(Site(state, state.graph.producers[name]), view)
@@ -49,24 +48,27 @@ def _output(state: State, name: str, view: View, form: Form) -> tuple[Output, Tr
     crossed = bool(view.trace.windows)
     if crossed and form != "map":
         tensor = emit.reduce(state.draft, f"Reduce{form.title()}", tensor, axes, keepdims=isinstance(view, Map))
-    _named(state.draft, state.graph, tensor, name)
+    _named(state.draft, tensor, name)
     return Output(name, _form(view, form), axes if form == "map" or not crossed else ()), view.trace
 
 
-def _form(view: Map | ScoreMap, form: Form) -> Literal["map", "cells", "mean", "max", "activation", "features"]:
+def _form(view: Map | ScoreMap, form: Form) -> Literal["map", "cells", "mean", "max", "activation", "features", "global"]:
     if not view.trace.windows:
         return "features"
+    if view.trace.dropped:  # the mean of an affine head's scores is the score of the mean: a global pool again
+        return "activation" if form == "map" else "global"
     if form != "map":
         return form
-    if view.trace.dropped:
-        return "activation"
     return "cells" if isinstance(view, Map) else "map"
 
 
-def _named(draft: Draft, graph: Graph, tensor: str, name: str) -> None:
+def _named(draft: Draft, tensor: str, name: str) -> None:
     """Let an output's tensor bear the output's name."""
     if tensor != name and not draft.rename(tensor, name):
-        draft.emit("Identity", [tensor], name)
+        if draft.producer(name) is not None:
+            draft.rename(name, draft.fresh(f"{name}_inner"))
+        draft.emit("Identity", [draft.renamed.get(tensor, tensor)], name)
+    draft.final.add(name)
 
 
 def reduction_contradicts(form: Form, global_pool: str) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -88,14 +88,15 @@ def _rewritten(original: ModelFile, options: RewriteOptions) -> Rewrite:
     if isinstance(readings, Refusal):
         raise NothingToRewrite(str(readings), (readings,))
     native = native_specs(original, graph, inputs)
-    failures: list[tuple[Refusal, ...]] = []
+    failures: list[tuple[int, tuple[Refusal, ...]]] = []
     for reading in readings:
         state = walk(original, graph, native, reading, options.global_pool)
         finished = finish(state, options.output)
         if isinstance(finished, tuple):
             return _result(original, state, reading, *finished)
-        failures.append(tuple(finished))
-    raise NothingToRewrite(str(failures[0][0]), failures[0])
+        failures.append((state.reached, tuple(finished)))
+    _, refusals = max(failures, key=lambda failure: failure[0])
+    raise NothingToRewrite(str(refusals[0]), refusals)
 
 
 def _recognise(graph: Graph) -> None:
@@ -119,7 +120,7 @@ def _result(
         refusal = _nothing(state)
         raise NothingToRewrite(str(refusal), (refusal,))
     sizing = Sizing(state.draft, state.draft.prune(state.graph.outputs), reading)
-    claim = _claim(reading, outputs, traces, sizing)
+    claim = _claim(reading, outputs, traces, sizing, state.draft.renamed)
     metadata = claim.to_metadata() | {f"{PREFIX}version": __version__}
     proto = assemble(state, reading, {output.name: output.axes for output in outputs}, metadata)
     return Rewrite(
@@ -141,10 +142,12 @@ def _nothing(state: State) -> Refusal:
     return Refusal("no-head", "", f"no FC layer and no global pool depends on the image; it has {seen}")
 
 
-def _claim(reading: Sequence[Image], outputs: list[Output], traces: list[Trace], sizing: Sizing) -> Claim:
+def _claim(reading: Sequence[Image], outputs: list[Output], traces: list[Trace], sizing: Sizing, renamed: Mapping[str, str]
+) -> Claim:
     cell = next((trace for trace in traces if trace.windows), traces[0])
     taints = frozenset().union(*(trace.taints for trace in traces))
     windows: frozenset[Boundary] = frozenset().union(*(trace.windows for trace in traces))
+    named = [replace(item, rewritten=renamed.get(item.rewritten, item.rewritten)) for item in windows]
     stride = tuple(field.stride for field in cell.fields)
     return Claim(
         native_size=reading[0].size,
@@ -155,7 +158,7 @@ def _claim(reading: Sequence[Image], outputs: list[Output], traces: list[Trace],
         verdict="approximate" if taints else "exact",
         blame=tuple(sorted(f"{taint.cause}: {taint.node}" for taint in taints)),
         inputs=tuple(ImageInput(image.name, image.shape, image.spatial) for image in reading),
-        boundaries=tuple(sorted(windows, key=lambda item: item.original)),
+        boundaries=tuple(sorted(named, key=lambda item: item.original)),
         outputs=tuple(outputs),
     )
 

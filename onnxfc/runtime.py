@@ -17,7 +17,7 @@ import onnx
 import onnxruntime as ort
 
 from onnxfc.errors import ReadError
-from onnxfc.external import other_tensors, set_entries
+from onnxfc.external import inline, other_tensors, set_entries
 from onnxfc.model_file import LARGE, ModelFile
 from onnxfc.storage import FileSource, Span
 
@@ -60,7 +60,7 @@ def _attach(proto: onnx.ModelProto, model: ModelFile, options: ort.SessionOption
     """Let every tensor of ``proto`` that is elsewhere be found by onnxruntime."""
     for tensor in other_tensors(proto):
         if (span := model.store.span(tensor)) is not None:
-            _inline(tensor, span)
+            inline(tensor, span)  # onnxruntime does not look into subgraphs for external data
     spans = [(t, span) for t in proto.graph.initializer if (span := model.store.span(t)) is not None]
     files = {s.source.path for _, s in spans if isinstance(s.source, FileSource)}
     real = {path: os.path.realpath(path) for path in files}
@@ -68,7 +68,7 @@ def _attach(proto: onnx.ModelProto, model: ModelFile, options: ort.SessionOption
     held: dict[str, ort.OrtValue] = {}
     for tensor, span in spans:
         if len(span) < LARGE:
-            _inline(tensor, span)
+            inline(tensor, span)  # it may be a shape, which onnxruntime has to see
         elif isinstance(span.source, FileSource):
             span.source.verify()
             _point(tensor, os.path.relpath(real[span.source.path], folder), span)
@@ -80,13 +80,6 @@ def _attach(proto: onnx.ModelProto, model: ModelFile, options: ort.SessionOption
     if held:
         options.add_external_initializers(list(held), list(held.values()))
     return list(held.values())
-
-
-def _inline(tensor: onnx.TensorProto, span: Span) -> None:
-    """Small ones may be shapes, which onnxruntime has to see; those in subgraphs it does not look for."""
-    del tensor.external_data[:]
-    tensor.ClearField("data_location")
-    tensor.raw_data = span.view().tobytes()
 
 
 def _point(tensor: onnx.TensorProto, location: str, span: Span) -> None:

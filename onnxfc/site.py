@@ -33,7 +33,10 @@ class Replacement:
 
 @dataclass
 class State:
-    """All that a walk knows; rules read it through :class:`Site` only."""
+    """All that a walk knows; rules read it through :class:`Site` only.
+
+    ``reached``: how many nodes it visited before the first refusal.
+    """
 
     graph: Graph
     draft: Draft
@@ -45,6 +48,8 @@ class State:
     replacements: list[Replacement] = field(default_factory=list)
     notes: list[Refusal] = field(default_factory=list)
     not_affine: list[Refusal] = field(default_factory=list)
+    reached: int = 0
+    refused: bool = False
 
 
 class Site:

@@ -109,10 +109,19 @@ def _start(
 def _visit(state: State, node: onnx.NodeProto) -> None:
     views = [state.views[name] for name in inputs_of(node)]
     refused = next((view for view in views if isinstance(view, Refused)), None)
-    outcome = [refused] * len(node.output) if refused else _outcome(state, node, views)
+    outcome = _inherited(state, node, refused) if refused else _outcome(state, node, views)
     if isinstance(outcome, Refusal):
+        state.refused = True
         outcome = [Refused(outcome)] * len(node.output)
+    state.reached += not state.refused
     state.views.update({name: view for name, view in zip(node.output, outcome, strict=True) if name})
+
+
+def _inherited(state: State, node: onnx.NodeProto, refused: Refused) -> Outcome:
+    """What follows from something refused is refused; a reader of sequences says more plainly why."""
+    if node.op_type in _WHY:
+        return _no_rule(Site(state, node))
+    return [refused] * len(node.output)
 
 
 def _outcome(state: State, node: onnx.NodeProto, views: Sequence[View]) -> Outcome:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from onnxfc import emit
 from onnxfc.graph import attributes
@@ -126,7 +126,7 @@ def _own_name(site: Site, name: str) -> str:
 
 
 def _stored(site: Site, name: str, value: Array) -> str:
-    tensor = numpy_helper.from_array(np.ascontiguousarray(value), _own_name(site, name))
+    tensor = site.draft.model.tensor(_own_name(site, name), np.ascontiguousarray(value))
     site.draft.add_tensor(tensor)
     return str(tensor.name)
 

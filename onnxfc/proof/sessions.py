@@ -21,7 +21,6 @@ Array = NDArray[Any]
 Arrays = dict[str, Array]
 
 _CODES = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
-_PLAIN_LIMIT = 128 << 20
 _DTYPES = {"float": "float32", "double": "float64", "string": "object"}
 
 
@@ -46,8 +45,9 @@ class Runner:
         # onnxruntime does not accept an input as an output: what was fed is handed back instead.
         self._echo = tuple(name for name in dict.fromkeys(tensors) if name in inputs and name not in own)
         extra = [name for name in dict.fromkeys(tensors) if name not in inputs and name not in own]
-        open_ = runtime.session if optimise else _plain_session
-        self._session = _one_line(lambda: open_(model, extra_outputs=extra, threads=threads))
+        self._session = _one_line(
+            lambda: runtime.session(model, extra_outputs=extra, threads=threads, optimize=optimise)
+        )
         self.outputs = tuple(own)
         self._fetch = [*own, *extra]
         self.inputs = {
@@ -67,24 +67,6 @@ class Runner:
     def free_batch(self, images: Sequence[str]) -> bool:
         """True if the batch of every one of these inputs is free."""
         return all(self.inputs[name].shape[:1] == (None,) for name in images)
-
-
-def _plain_session(model: ModelFile, *, extra_outputs: Sequence[str], threads: int) -> Any:
-    """A session without graph optimisation: the same sums in another order, to measure rounding noise."""
-    weights = model.proto.graph.initializer
-    if sum(4 * math.prod(tensor.dims) for tensor in weights) > _PLAIN_LIMIT:
-        raise RunError("too large to be copied into memory for this")
-    proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto)
-    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in extra_outputs)
-    for kept, tensor in zip(weights, proto.graph.initializer, strict=True):
-        if kept.data_location == onnx.TensorProto.EXTERNAL:
-            tensor.CopyFrom(numpy_helper.from_array(model.array(kept), kept.name))
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = threads
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def _one_line(action: Callable[[], Any]) -> Any:

@@ -39,8 +39,10 @@ def on_maps(site: Site) -> Outcome:
     for position, view in enumerate(site.views):
         if isinstance(view, Fixed | Context) and not _spreads(site, position, spatial):
             return _positional(site, position)
-    if any(isinstance(view, Context) for view in site.views):
-        trace = trace.tainted(site.taint("context"))
+    for view in site.views:
+        if isinstance(view, Context):
+            site.turns_out(view.trace, "context")
+            trace = trace.tainted(site.taint("context"))
     site.keep()
     return site.maps(trace, big.spatial)
 

@@ -85,7 +85,7 @@ def global_pool(site: Site, view: Map, kind: str, keepdims: bool) -> Outcome:
     """One pool over the whole native window, by the option or as context."""
     extent = extent_of(site, view)
     if site.role == "context" or (site.state.global_pool == "keep" and not view.trace.windows):
-        return _kept_global(site, view, kind)
+        return _kept_global(site, view, kind, extent)
     source = untransposed(site, view)
     if site.state.global_pool == "drop" and not view.trace.windows:
         if kind != "Average":
@@ -108,15 +108,17 @@ def _after(site: Site, kind: str, extent: tuple[int, ...], trace: Trace) -> str:
     return f"{'Average' if kind == 'Sum' else kind}Pool {'x'.join(map(str, extent))}, stride 1"
 
 
-def _kept_global(site: Site, view: Map, kind: str) -> Outcome:
+def _kept_global(site: Site, view: Map, kind: str, extent: tuple[int, ...]) -> Outcome:
     """The same vector from an image of any size."""
     if site.op_type in {"AveragePool", "MaxPool"}:
         site.draft.emit(f"Global{kind}Pool", [view.tensor], site.node.output[0], name=site.node.name)
     else:
         site.keep()
+    trace = view.trace.tainted(site.taint("context"))
     if site.role != "context":
         site.replaced(site.op_type, "kept global")
-    trace = view.trace.tainted(site.taint("context"))
+        if site.op_type not in {"AveragePool", "MaxPool"}:  # these are global at the native size only
+            trace = replace(trace, windows=frozenset({boundary(view, extent)}))
     return [Context(site.node.output[0], replace(trace, pools=trace.pools | {site.label}))]
 
 
