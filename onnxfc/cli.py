@@ -6,6 +6,7 @@ onnx and onnxruntime are imported inside the commands, so that ``--help`` answer
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -86,7 +87,7 @@ def main() -> None:
 @click.option("--no-check", is_flag=True, help="Do not prove the result with onnxruntime before writing it.")
 @click.option("--rtol", type=Tolerance(min=0), help="Tolerance relative to each output's own signal.")
 @click.option("--atol", type=Tolerance(min=0), help="Absolute tolerance.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the proof's inputs.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the proof's inputs.")
 @click.option("--samples", type=click.IntRange(min=2), default=3, show_default=True, help="Inputs at native size.")
 @click.option("--check-size", type=Size(), multiple=True, help="Prove at this image size too; may be repeated.")
 @click.option(
@@ -116,6 +117,7 @@ def rewrite(source: Path, target: Path, report: Path | None, quiet: bool, verbos
     """
     from onnxfc import report as reports
 
+    _check_report(report, source, target)
     try:
         result = _rewritten(source, target, options, quiet)
     except OnnxfcError as error:
@@ -125,7 +127,7 @@ def rewrite(source: Path, target: Path, report: Path | None, quiet: bool, verbos
     if report is not None:
         _write_report(report, reports.as_json(result) | {"input": str(source), "output": str(target)})
     if not quiet:
-        click.echo(reports.text(result, verbose))
+        click.echo(_encodable(reports.text(result, verbose)))
 
 
 def _rewritten(source: Path, target: Path, options: dict[str, Any], quiet: bool) -> Rewrite:
@@ -191,6 +193,26 @@ def _progress(quiet: bool) -> tuple[Callable[[str], None], Callable[[], None]]:
     return show, lambda: click.echo("\r\033[K", nl=False, err=True)
 
 
+def _check_report(report: Path | None, source: Path, target: Path) -> None:
+    """Fail before the work, not after it; a report never replaces a model."""
+    if report is None:
+        return
+    if os.path.realpath(report) in {os.path.realpath(source), os.path.realpath(target)}:
+        _fail(UsageError(f"--report {report}: is one of the models; give the report a file of its own"), verbose=False)
+    if not report.parent.is_dir():
+        _fail(WriteError(f"--report {report}: the folder does not exist; create it first"), verbose=False)
+
+
+def _encodable(text: str) -> str:
+    """The text as the terminal can show it: not all know arrows."""
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return text.replace("⇒", "=>").replace("→", "->").encode(encoding, "backslashreplace").decode(encoding)
+    return text
+
+
 def _write_report(path: Path, document: dict[str, Any]) -> None:
     from onnxfc.report import write
 
@@ -205,7 +227,7 @@ def _fail(error: OnnxfcError, verbose: bool) -> NoReturn:
     from onnxfc import report as reports
 
     click.echo(f"onnxfc: {_first_line(error)}{_hint(error)}", err=True)
-    if verbose and isinstance(error, NothingToRewrite):
+    if verbose and isinstance(error, NothingToRewrite) and len(error.refusals) > 1:
         click.echo(reports.refusals(error), err=True)
     raise SystemExit(int(error.exit_code))
 

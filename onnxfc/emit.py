@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -52,6 +52,23 @@ def slice_axis(draft: Draft, tensor: str, axis: int, start: int, end: int) -> st
     return draft.emit("Slice", [tensor], starts=[start], ends=[end], axes=[axis])
 
 
+def every(draft: Draft, tensor: str, steps: Mapping[int, int]) -> str:
+    """``tensor[..., ::step, ...]`` on the axes given."""
+    axes = [axis for axis, step in steps.items() if step != 1]
+    if not axes:
+        return tensor
+    if draft.graph.opset < 10:  # Slice has no steps yet; a pool of one element has
+        strides = list(steps.values())
+        return draft.emit("MaxPool", [tensor], kernel_shape=[1] * len(strides), strides=strides)
+    bounds = [[0] * len(axes), [2**31 - 1] * len(axes), axes, [steps[axis] for axis in axes]]
+    return draft.emit("Slice", [tensor, *(draft.constant(item, "slice") for item in bounds)])
+
+
+def concat(draft: Draft, parts: Sequence[str]) -> str:
+    """Vectors laid one behind the other."""
+    return parts[0] if len(parts) == 1 else draft.emit("Concat", list(parts), axis=0)
+
+
 def transpose(draft: Draft, tensor: str, perm: Sequence[int], output: str = "") -> str:
     """Permute the axes; nothing is written where they stay."""
     if list(perm) == list(range(len(perm))) and not output:
@@ -80,8 +97,7 @@ def reshape(draft: Draft, tensor: str, target: Sequence[int | str], output: str 
         parts.append(item)
     if run:
         parts.append(draft.constant(run, "shape"))
-    shape = parts[0] if len(parts) == 1 else draft.emit("Concat", parts, axis=0)
-    return draft.emit("Reshape", [tensor, shape], output)
+    return draft.emit("Reshape", [tensor, concat(draft, parts)], output)
 
 
 def scalar(draft: Draft, value: float, like: str) -> str:

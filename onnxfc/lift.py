@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -55,12 +56,13 @@ def places_of(site: Site, view: Map) -> Index:
 def to_window(site: Site, view: Map) -> Window:
     """A map seen as one native window (N, *native shape)."""
     extent = extent_of(site, view)
-    source = untransposed(site, view)
-    tensor, channels = channels_first(site, source)
-    windows = view.trace.windows or frozenset({boundary(source, extent)})
+    before = untransposed(site, view)
+    tensor, channels = channels_first(site, before)
+    windows = view.trace.windows or frozenset({boundary(before, extent)})
     fields = tuple(item.through(length) for item, length in zip(view.trace.fields, extent, strict=True))
     trace = replace(view.trace, fields=fields, windows=windows)
-    return Window((Source(tensor, channels, extent),), places_of(site, view), trace)
+    source = Source(tensor, channels, extent, (1,) * len(extent))
+    return Window((source,), places_of(site, view), trace, trunk=view.trace)
 
 
 def boundary(view: Map, extent: tuple[int, ...]) -> Boundary:
@@ -68,13 +70,45 @@ def boundary(view: Map, extent: tuple[int, ...]) -> Boundary:
     return Boundary(view.original, view.tensor, view.spatial, extent, (1,) * len(extent))
 
 
-def simplest(window: Window) -> Window | ScoreMap:
-    """A window of one element per channel, in order and with nothing pending, is a score map already."""
+def simplest(site: Site, window: Window, name: str = "") -> Window | ScoreMap | Map:
+    """The window as a map, if it is all of one in its own layout; as scores, if it is one element per channel.
+
+    ``name``: the tensor of the original that it stands for.
+    """
     source = window.sources[0]
-    plain = len(window.sources) == 1 and window.scale is None and window.shift is None and not window.batch_axis
-    if plain and set(source.extent) == {1} and window.in_order and window.index.ndim == 1:
-        return ScoreMap(source.tensor, window.index.shape, window.trace)
+    if not window.plain or window.batch_axis or not window.in_order or set(source.step) != {1}:
+        return window
+    if set(source.extent) == {1} and window.index.ndim == 1:
+        return ScoreMap(source.tensor, window.index.shape, window.trace, window.batch_axis)
+    whole = window.index.shape == (source.channels, *source.extent) and window.batch_axis == 0
+    if whole and window.trunk is not None and name:
+        return Map(source.tensor, name, tuple(range(2, 2 + len(source.extent))), window.trunk)
     return window
+
+
+def meet(site: Site, views: Sequence[Window | ScoreMap]) -> list[Window | ScoreMap] | Refusal:
+    """Windows and score maps on their common grid, the coarsest; a refusal where strides do not divide it."""
+    grid = [max(strides) for strides in zip(*([field.stride for field in v.trace.fields] for v in views), strict=True)]
+    met = []
+    for view in views:
+        own = [field.stride for field in view.trace.fields]
+        if any(coarse % stride for coarse, stride in zip(grid, own, strict=True)):
+            return site.refuse("grids-differ", f"combines windows at strides {own} and {grid}")
+        steps = tuple(coarse // stride for coarse, stride in zip(grid, own, strict=True))
+        met.append(view if set(steps) == {1} else every(site, view, steps))
+    return met
+
+
+def every(site: Site, view: Window | ScoreMap, steps: tuple[int, ...]) -> Window | ScoreMap:
+    """Every ``steps``-th cell on each axis."""
+    trace = view.trace.every(steps)
+    if isinstance(view, ScoreMap):
+        tensor = emit.every(site.draft, view.tensor, dict(zip(view.grid, steps, strict=True)))
+        return replace(view, tensor=tensor, trace=trace)
+    sources = tuple(
+        replace(source, step=tuple(a * b for a, b in zip(source.step, steps, strict=True))) for source in view.sources
+    )
+    return replace(view, sources=sources, trace=trace, trunk=None)
 
 
 def to_scores(site: Site, view: View) -> ScoreMap | Refusal:
@@ -93,7 +127,7 @@ def to_scores(site: Site, view: View) -> ScoreMap | Refusal:
         if operand is not None:
             value = np.broadcast_to(operand, view.index.shape).reshape(view.index.shape + (1,) * len(view.trace.fields))
             tensor = site.draft.emit(op_type, [tensor, _typed(site.draft, value, tensor)])
-    return ScoreMap(tensor, view.index.shape, view.trace)
+    return ScoreMap(tensor, view.index.shape, view.trace, view.batch_axis)
 
 
 def _gathered(draft: Draft, view: Window) -> str:
@@ -109,7 +143,7 @@ def _unrolled(draft: Draft, source: Source) -> str:
     """(N, C * extent, *grid) by a depthwise convolution with one-hot kernels, exact in any float type."""
     window = math.prod(source.extent)
     if window == 1:
-        return source.tensor
+        return emit.every(draft, source.tensor, dict(enumerate(source.step, 2)))
     kernel = np.tile(np.eye(window), (source.channels, 1)).reshape(-1, 1, *source.extent)
     weight = _typed(draft, kernel, source.tensor)
     return draft.emit(
@@ -117,6 +151,7 @@ def _unrolled(draft: Draft, source: Source) -> str:
         [source.tensor, weight],
         group=source.channels,
         kernel_shape=list(source.extent),
+        strides=list(source.step),
         name="unrolled",
     )
 
@@ -158,3 +193,16 @@ def _frozen(site: Site, name: str, tensor: str) -> str:
     if spec.values is not None and spec.constant is None and native is not None:
         return site.draft.constant(native[0], "native")
     return tensor
+
+
+def spread(site: Site, position: int, like: ScoreMap) -> ScoreMap:
+    """A fixed (or context) input (N, F1, ..., Fk) as scores that are the same in every cell of ``like``."""
+    draft, grid = site.draft, len(like.grid)
+    view = site.views[position]
+    assert isinstance(view, Fixed | Context)
+    features = site.shape_in(position)[1:]
+    tensor = emit.unsqueeze(draft, view.tensor, range(1 + len(features), 1 + len(features) + grid))
+    batch = emit.dims(draft, like.tensor, 0, 1)
+    cells = emit.dims(draft, like.tensor, like.grid[0], like.grid[0] + grid)
+    target = emit.concat(draft, [batch, *([draft.constant(list(features), "features")] if features else []), cells])
+    return ScoreMap(draft.emit("Expand", [tensor, target]), features, like.trace, like.batch_axis)

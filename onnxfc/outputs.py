@@ -48,11 +48,16 @@ def _output(state: State, name: str, view: View, form: Form) -> tuple[Output, Tr
     crossed = bool(view.trace.windows)
     if crossed and form != "map":
         tensor = emit.reduce(state.draft, f"Reduce{form.title()}", tensor, axes, keepdims=isinstance(view, Map))
+    if isinstance(view, ScoreMap) and view.batch_axis is None:
+        tensor = emit.squeeze(state.draft, tensor, [0])
+        axes = tuple(axis - 1 for axis in axes)
     _named(state.draft, tensor, name)
     return Output(name, _form(view, form), axes if form == "map" or not crossed else ()), view.trace
 
 
-def _form(view: Map | ScoreMap, form: Form) -> Literal["map", "cells", "mean", "max", "activation", "features", "global"]:
+def _form(
+    view: Map | ScoreMap, form: Form
+) -> Literal["map", "cells", "mean", "max", "activation", "features", "global"]:
     if not view.trace.windows:
         return "features"
     if view.trace.dropped:  # the mean of an affine head's scores is the score of the mean: a global pool again

@@ -29,6 +29,10 @@ class Field:
             start=self.start - pad * self.stride,
         )
 
+    def every(self, step: int) -> Field:
+        """The field of every ``step``-th element."""
+        return Field(self.size, self.stride * step, self.start)
+
     @staticmethod
     def join(fields: Sequence[Field]) -> Field | None:
         """The smallest field that covers all of ``fields``; None where their strides differ."""

@@ -142,7 +142,8 @@ def _nothing(state: State) -> Refusal:
     return Refusal("no-head", "", f"no FC layer and no global pool depends on the image; it has {seen}")
 
 
-def _claim(reading: Sequence[Image], outputs: list[Output], traces: list[Trace], sizing: Sizing, renamed: Mapping[str, str]
+def _claim(
+    reading: Sequence[Image], outputs: list[Output], traces: list[Trace], sizing: Sizing, renamed: Mapping[str, str]
 ) -> Claim:
     cell = next((trace for trace in traces if trace.windows), traces[0])
     taints = frozenset().union(*(trace.taints for trace in traces))

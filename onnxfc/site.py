@@ -35,7 +35,7 @@ class Replacement:
 class State:
     """All that a walk knows; rules read it through :class:`Site` only.
 
-    ``reached``: how many nodes it visited before the first refusal.
+    ``single``: the batch is 1 and stays so. ``reached``: how many nodes it visited before the first refusal.
     """
 
     graph: Graph
@@ -43,6 +43,7 @@ class State:
     native: Mapping[str, Spec]
     global_pool: GlobalPool
     roles: Mapping[str, Role]
+    single: bool
     views: dict[str, View] = field(default_factory=dict)
     found: dict[str, Role] = field(default_factory=dict)
     replacements: list[Replacement] = field(default_factory=list)
@@ -60,7 +61,8 @@ class Site:
         self.node = node
         self.draft = state.draft
         self.views: tuple[View | None, ...] = tuple(state.views[name] if name else None for name in node.input)
-        self.attrs: Mapping[str, Any] = attributes(node)
+        self.swallowed = any(isinstance(view, Window | ScoreMap) and view.batch_axis is None for view in self.views)
+        self.attrs: Mapping[str, Any] = _behind_batch(node) if self.swallowed else attributes(node)
         self.label = label(node)
 
     # What the original is
@@ -78,10 +80,26 @@ class Site:
         return self.state.native[name]
 
     def shape_in(self, position: int = 0) -> Shape:
-        return self.native(self.node.input[position]).native
+        """Native shape, with its batch where the original swallowed one."""
+        view, shape = self.views[position], self.native(self.node.input[position]).native
+        swallowed = isinstance(view, Window | ScoreMap) and view.batch_axis is None
+        return (1, *shape) if swallowed else shape
 
     def shape_out(self, position: int = 0) -> Shape:
-        return self.native(self.node.output[position]).native
+        """Native shape, with its batch where the original swallowed one."""
+        shape = self.native(self.node.output[position]).native
+        return shape if self.batch_axis_out(position) == 0 else (1, *shape)
+
+    def batch_axis_out(self, position: int = 0) -> int | None:
+        """0, or None where the output is still without the batch that was swallowed before."""
+        shape = self.native(self.node.output[position]).native
+        restored = self.op_type in {"Reshape", "Unsqueeze"} and shape[:1] == (1,)
+        return None if self.swallowed and not restored else 0
+
+    @property
+    def may_swallow(self) -> bool:
+        """Whether the batch is 1 for good, so that its axis may come and go."""
+        return self.state.single
 
     def has_input(self, position: int) -> bool:
         return position < len(self.node.input) and bool(self.node.input[position])
@@ -155,7 +173,7 @@ class Site:
     def score_maps(self, trace: Trace) -> list[View]:
         """The node's outputs as score maps over the tensors of the same names."""
         return [
-            ScoreMap(name, self.shape_out(k)[1:], trace) if name else Fixed("")
+            ScoreMap(name, self.shape_out(k)[1:], trace, self.batch_axis_out(k)) if name else Fixed("")
             for k, name in enumerate(self.node.output)
         ]
 
@@ -177,6 +195,23 @@ class Site:
 
     def taint(self, cause: str) -> Taint:
         return Taint(cause, self.label)
+
+
+_AXIS_0 = {"ArgMax", "ArgMin", "Gather", "Split"}
+
+
+def _behind_batch(node: onnx.NodeProto) -> dict[str, Any]:
+    """Attributes as if the swallowed batch were there: axes counted from the first are one more."""
+    found = dict(attributes(node))
+    if node.op_type in _AXIS_0:
+        found.setdefault("axis", 0)
+    if "axis" in found:
+        found["axis"] += found["axis"] >= 0
+    if "axes" in found:
+        found["axes"] = [axis + (axis >= 0) for axis in found["axes"]]
+    if "perm" in found:
+        found["perm"] = [0, *(axis + 1 for axis in found["perm"])]
+    return found
 
 
 def tensor_of(view: View) -> str:
@@ -203,7 +238,7 @@ def axes_of(site: Site, position: int, rank: int) -> list[int] | None:
         value = site.constant(position)
         if value is None:
             return None
-        axes = np.atleast_1d(value).tolist()
+        axes = [axis + (axis >= 0 and site.swallowed) for axis in np.atleast_1d(value).tolist()]
     return None if axes is None else [positive(int(axis), rank) for axis in axes]
 
 

@@ -47,6 +47,14 @@ class Trace:
     def tainted(self, *taints: Taint) -> Trace:
         return replace(self, taints=self.taints | frozenset(taints))
 
+    def every(self, steps: tuple[int, ...]) -> Trace:
+        """The trace of every ``steps``-th cell on each axis."""
+        windows = frozenset(
+            replace(item, step=tuple(a * b for a, b in zip(item.step, steps, strict=True))) for item in self.windows
+        )
+        fields = tuple(item.every(step) for item, step in zip(self.fields, steps, strict=True))
+        return replace(self, fields=fields, windows=windows)
+
     @staticmethod
     def join(traces: Iterable[Trace]) -> Trace | None:
         """The trace of what is computed from all of them; None where their grids do not meet."""
@@ -96,11 +104,18 @@ class Map:
 
 @dataclass(frozen=True)
 class Source:
-    """A trunk tensor (N, C, *spatial) that a Window reads, ``extent`` elements on each spatial axis."""
+    """A trunk tensor (N, C, *spatial) that a Window reads: ``extent`` elements on each spatial axis, ``step`` elements
+    between neighbouring windows."""
 
     tensor: str
     channels: int
     extent: tuple[int, ...]
+    step: tuple[int, ...]
+
+    @staticmethod
+    def of_cells(tensor: str, channels: int, rank: int) -> Source:
+        """A map of which every element is a window."""
+        return Source(tensor, channels, (1,) * rank, (1,) * rank)
 
     @property
     def features(self) -> int:
@@ -113,15 +128,23 @@ class Window:
 
     ``index`` has the native shape (F1, ..., Fk): each element's place in the sources' windows, each
     flattened in the order C, spatial, and laid one behind the other. Movement of data is movement of the index.
+    ``trunk`` is the trace of the one map that it came from: brought into its layout again, it is that map.
     ``scale`` and ``shift`` (float64, of the index's shape) are work that is still pending: x * scale + shift.
+    ``batch_axis`` is where the original has its batch; None where a Reshape swallowed a batch of 1.
     """
 
     sources: tuple[Source, ...]
     index: Index = field(repr=False)
     trace: Trace
+    trunk: Trace | None = None
     scale: Array | None = field(default=None, repr=False)
     shift: Array | None = field(default=None, repr=False)
-    batch_axis: int = 0
+    batch_axis: int | None = 0
+
+    @property
+    def plain(self) -> bool:
+        """One source, and nothing pending."""
+        return len(self.sources) == 1 and self.scale is None and self.shift is None
 
     @property
     def in_order(self) -> bool:
@@ -134,13 +157,14 @@ class Window:
 class ScoreMap:
     """The original's (N, F1, ..., Fk) is now (N, F1, ..., Fk, *grid): one cell per window.
 
-    ``batch_axis`` is where the original has its batch; in the new graph it stays axis 0.
+    ``batch_axis`` is where the original has its batch (None where a Reshape swallowed a batch of 1); in the new graph it
+    stays axis 0.
     """
 
     tensor: str
     features: tuple[int, ...]
     trace: Trace
-    batch_axis: int = 0
+    batch_axis: int | None = 0
 
     @property
     def grid(self) -> tuple[int, ...]:

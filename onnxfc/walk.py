@@ -92,7 +92,8 @@ def _start(
 ) -> State:
     probes = len(images[0].probes())
     draft = Draft(model, graph, Inference(graph.opsets, graph.model.ir_version), probes)
-    state = State(graph, draft, native, global_pool, roles)
+    single = all(image.shape[0] == 1 and not image.free_batch for image in images)
+    state = State(graph, draft, native, global_pool, roles, single)
     for name, tensor in graph.initializers.items():
         draft.specs[name] = of_tensor(tensor, model.array, probes)
         state.views[name] = Fixed(name)

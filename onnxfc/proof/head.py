@@ -152,6 +152,10 @@ def _cut(model: onnx.ModelProto, plan: HeadPlan, native: Mapping[str, Array]) ->
     for name in plan.outputs:
         value = onnx.ValueInfoProto()
         value.CopyFrom(outputs[name])
+        if not value.type.tensor_type.elem_type:
+            value.ClearField("type")  # the file does not say; onnxruntime infers it
+            graph.output.append(value)
+            continue
         # The declared shape is that of the whole model and its batch; the head runs several windows.
         value.type.tensor_type.ClearField("shape")
         graph.output.append(value)

@@ -70,7 +70,7 @@ class Scale:
         base = rtol * self.signal + floor
         if options.rtol is not None or options.atol is not None or noise is None:
             return base
-        return max(base, min(3 * noise, self.precision.cap * self.signal))
+        return max(base, min(10 * noise, self.precision.cap * self.signal))
 
 
 def precision_of(model: onnx.ModelProto) -> Precision:

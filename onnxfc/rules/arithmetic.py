@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxfc.lift import lift_fixed, to_scores
+from onnxfc.errors import Refusal
+from onnxfc.lift import lift_fixed, meet, to_scores
 from onnxfc.rules.fc import take_bias
 from onnxfc.rules.table import rule
 from onnxfc.site import Outcome, Site, extent_of, tensor_of
@@ -138,7 +139,10 @@ def on_scores(site: Site) -> Outcome:
     for score in scores:
         if not isinstance(score, ScoreMap):
             return score
-    found = [score for score in scores if isinstance(score, ScoreMap)]
+    met = meet(site, [score for score in scores if isinstance(score, ScoreMap)])
+    if isinstance(met, Refusal):
+        return met
+    found = [score for score in met if isinstance(score, ScoreMap)]
     if any(score.batch_axis or 1 + len(score.features) != len(site.shape_out()) for score in found):
         return site.refuse("mixes-batch", "broadcasts the batch against other axes")
     context = [view.trace for view in site.views if isinstance(view, Context)]
@@ -154,7 +158,7 @@ def on_scores(site: Site) -> Outcome:
         for position, view in enumerate(site.views)
     ]
     inputs = _biased(site, inputs) or _written(site, inputs)
-    return [ScoreMap(inputs[0], site.shape_out()[1:], trace)]
+    return [ScoreMap(inputs[0], site.shape_out()[1:], trace, site.batch_axis_out())]
 
 
 def _written(site: Site, inputs: list[str]) -> list[str]:

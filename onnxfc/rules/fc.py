@@ -73,7 +73,7 @@ def _operands(site: Site, turned: tuple[bool, bool], alpha: float) -> Operands |
     if isinstance(view, Refusal):
         return view
     shape = site.shape_in(other)
-    batch_first = (view.batch_axis == 0) != turned[position]
+    batch_first = (not view.batch_axis) != turned[position]
     if len(shape) != 2 or len(_shape(view)) != 1 or batch_first != (position == 0):
         return site.refuse("mixes-batch", "is not an FC layer over the features of each image alone")
     weight = Weight(
@@ -155,12 +155,13 @@ def fully_connected(site: Site, found: Operands, bias: np.ndarray | None, output
         part = _conv(site, inputs, source, output if first and last else "")
         total = part if first else site.draft.emit("Add", [total, part], output if last else "")
     _report(site, weight, window)
-    return ScoreMap(total, (weight.outputs,), view.trace, batch_axis=found.batch_axis)
+    batch_axis = found.batch_axis or site.batch_axis_out()
+    return ScoreMap(total, (weight.outputs,), view.trace, batch_axis=batch_axis)
 
 
 def _as_window(view: ScoreMap) -> Window:
     channels = view.features[0]
-    source = Source(view.tensor, channels, (1,) * len(view.trace.fields))
+    source = Source.of_cells(view.tensor, channels, len(view.trace.fields))
     return Window((source,), np.arange(channels), view.trace)
 
 
@@ -172,7 +173,7 @@ def _conv(site: Site, inputs: list[str], source: Source, output: str) -> str:
         output,
         name=site.node.name,
         kernel_shape=list(source.extent),
-        strides=[1] * rank,
+        strides=list(source.step),
         pads=[0] * (2 * rank),
         dilations=[1] * rank,
         group=1,

@@ -8,10 +8,11 @@ from dataclasses import replace
 import numpy as np
 
 from onnxfc import emit
-from onnxfc.lift import simplest, to_scores
+from onnxfc.errors import Refusal
+from onnxfc.lift import meet, simplest, spread, to_scores
 from onnxfc.rules.table import rule
 from onnxfc.site import Outcome, Site, axes_of, positive
-from onnxfc.views import Fixed, Index, Map, ScoreMap, Source, Trace, View, Window
+from onnxfc.views import Context, Fixed, Index, Map, ScoreMap, Source, Trace, View, Window
 
 _MOVES = (
     "Concat",
@@ -42,26 +43,30 @@ def move_windows(site: Site) -> Outcome:
 def move(site: Site, views: Sequence[View | None]) -> Outcome:
     """Run the original node on the windows' indices; every output is a window again."""
     windows = [view for view in views if isinstance(view, Window)]
-    mixed = any(isinstance(view, ScoreMap) for view in views) or any(
-        isinstance(view, Fixed) for view in views[: len(windows)] if site.op_type == "Concat"
-    )
     pending = any(view.scale is not None or view.shift is not None for view in windows)
-    if mixed or pending or (site.op_type == "Concat" and len(windows) != len(site.node.input)):
+    if pending or (site.op_type == "Concat" and len(windows) != len(site.node.input)):
         return over_scores(site, views)
     if _transposes_batch(site, windows[0]):
-        return [replace(windows[0], batch_axis=1 - windows[0].batch_axis)]
+        return [replace(windows[0], batch_axis=0 if windows[0].batch_axis else 1)]
+    met = meet(site, windows)
+    if isinstance(met, Refusal):
+        return met
+    windows = [view for view in met if isinstance(view, Window)]
     trace = Trace.join([view.trace for view in windows])
-    if trace is None:
-        return site.refuse("grids-differ", "combines windows of different stride")
-    if any(view.batch_axis for view in windows):
+    if trace is None or any(view.batch_axis for view in windows):
         return site.refuse("mixes-batch", "moves features whose batch is not the first axis")
     sources, offsets = _pooled_sources(windows)
     queue = iter([view.index + offset for view, offset in zip(windows, offsets, strict=True)])
     indices = [next(queue) if isinstance(view, Window) else None for view in views]
-    moved = _moved(site, indices, sum(source.features for source in sources))
+    total = sum(source.features for source in sources)
+    moved = _moved_alone(site, indices) if site.swallowed else _moved(site, indices, total)
     if moved is None:
         return site.refuse("mixes-batch", "moves data between the images of a batch")
-    return [simplest(_compact(Window(sources, index, trace))) for index in moved]
+    trunk = windows[0].trunk if len(windows) == 1 else None
+    return [
+        simplest(site, _compact(Window(sources, index, trace, trunk, batch_axis=axis)), name)
+        for (index, axis), name in zip(moved, site.node.output, strict=True)
+    ]
 
 
 def _transposes_batch(site: Site, view: Window) -> bool:
@@ -98,19 +103,38 @@ def _compact(view: Window) -> Window:
     return replace(view, sources=kept, index=index.reshape(view.index.shape))
 
 
-def _moved(site: Site, indices: Sequence[Index | None], total: int) -> list[Index] | None:
+Moved = list[tuple[Index, int | None]]
+"""For each output its index, and where its batch is (None where it was swallowed)."""
+
+
+def _moved(site: Site, indices: Sequence[Index | None], total: int) -> Moved | None:
     """The node run on numbers that name each element; None where images of the batch would mix."""
     batch = site.shape_in()[0]
     step = np.arange(batch, dtype=np.int64) * total
     named = [None if index is None else np.stack([index + offset for offset in step]) for index in indices]
-    results = site.evaluate(named)
-    moved = []
-    for result in results:
-        if result is None or result.ndim == 0 or result.shape[0] != batch:
+    moved: Moved = []
+    for result in site.evaluate(named):
+        if result is None:
             return None
+        if result.ndim == 0 or result.shape[0] != batch:
+            if not site.may_swallow:
+                return None
+            moved.append((np.asarray(result, np.int64), None))
+            continue
         if any(not np.array_equal(result[row], result[0] + offset) for row, offset in enumerate(step)):
             return None
-        moved.append(np.asarray(result[0], np.int64))
+        moved.append((np.asarray(result[0], np.int64), 0))
+    return moved
+
+
+def _moved_alone(site: Site, indices: Sequence[Index | None]) -> Moved | None:
+    """As :func:`_moved`, for the one image whose batch axis was swallowed; a Reshape may bring the axis back."""
+    moved: Moved = []
+    for position, result in enumerate(site.evaluate(indices)):
+        if result is None:
+            return None
+        axis = site.batch_axis_out(position)
+        moved.append((np.asarray(result if axis is None else result[0], np.int64), axis))
     return moved
 
 
@@ -129,25 +153,36 @@ def over_scores(site: Site, views: Sequence[View | None]) -> Outcome:
             if not isinstance(found, ScoreMap):
                 return found
             scores.append(found)
+    met = meet(site, scores)
+    if isinstance(met, Refusal):
+        return met
+    scores = [view for view in met if isinstance(view, ScoreMap)]
     trace = Trace.join([view.trace for view in scores])
-    if trace is None:
-        return site.refuse("grids-differ", "combines score maps of different stride")
+    assert trace is not None
+    if site.op_type == "Concat":
+        queue = iter(scores)
+        scores = [
+            spread(site, position, scores[0]) if isinstance(view, Fixed | Context) else next(queue)
+            for position, view in enumerate(views)
+        ]
     return _SCORES[site.op_type](site, scores, trace)
 
 
 def _reshape(site: Site, scores: Sequence[ScoreMap], trace: Trace) -> Outcome:
-    view, features = scores[0], site.shape_out()[1:]
-    if view.batch_axis or site.shape_out()[:1] != site.shape_in()[:1]:
+    view, features, axis = scores[0], site.shape_out()[1:], site.batch_axis_out()
+    if site.shape_out()[:1] != site.shape_in()[:1] and site.may_swallow:
+        features, axis = site.shape_out(), None
+    elif view.batch_axis or site.shape_out()[:1] != site.shape_in()[:1]:
         return site.refuse("mixes-batch", "folds features into the batch")
     first = 1 + len(view.features)
     grid = len(trace.fields)
     if features == view.features:
-        return [replace(view, trace=trace)]
-    if len(features) == 1 + grid and features[1:] == (1,) * grid and view.features == features[:1]:
+        return [replace(view, trace=trace, batch_axis=axis)]
+    if axis == 0 and len(features) == 1 + grid and features[1:] == (1,) * grid and view.features == features[:1]:
         return [Map(view.tensor, site.node.output[0], tuple(range(2, 2 + grid)), trace)]
     sizes = emit.dims(site.draft, view.tensor, first, first + grid)
-    emit.reshape(site.draft, view.tensor, [0, *features, sizes], site.node.output[0])
-    return site.score_maps(trace)
+    tensor = emit.reshape(site.draft, view.tensor, [0, *features, sizes], site.node.output[0])
+    return [ScoreMap(tensor, features, trace, axis)]
 
 
 def _transpose(site: Site, scores: Sequence[ScoreMap], trace: Trace) -> Outcome:
@@ -155,7 +190,7 @@ def _transpose(site: Site, scores: Sequence[ScoreMap], trace: Trace) -> Outcome:
     rank = 1 + len(view.features)
     perm = list(site.attrs.get("perm") or range(rank - 1, -1, -1))
     if perm == [1, 0]:
-        return [replace(view, batch_axis=1 - view.batch_axis)]
+        return [replace(view, batch_axis=0 if view.batch_axis else 1)]
     if perm[0] != 0 or view.batch_axis:
         return site.refuse("mixes-batch", "moves the batch axis")
     site.keep([view.tensor], perm=[*perm, *view.grid])
@@ -179,6 +214,8 @@ def _concat(site: Site, scores: Sequence[ScoreMap], trace: Trace) -> Outcome:
 
 def _axis(site: Site, scores: Sequence[ScoreMap], trace: Trace) -> Outcome:
     axis = positive(int(site.attrs.get("axis", 0)), 1 + len(scores[0].features))
+    if axis == 0 and site.op_type == "Gather" and site.may_swallow:
+        return _reshape(site, scores, trace)  # x[0] of a batch of 1
     if axis == 0 or scores[0].batch_axis or len(scores) != 1:
         return site.refuse("mixes-batch", "works along the batch")
     site.keep([scores[0].tensor, *site.tensors_from(1)], axis=axis)
@@ -190,16 +227,20 @@ def _slice(site: Site, scores: Sequence[ScoreMap], trace: Trace) -> Outcome:
     if scores[0].batch_axis:
         return site.refuse("mixes-batch", "works along the batch")
     if site.opset < 10:
-        axes = [positive(axis, rank) for axis in site.attrs.get("axes", range(len(site.attrs["starts"])))]
+        first = int(site.swallowed)
+        axes = [
+            positive(axis, rank) for axis in site.attrs.get("axes", range(first, first + len(site.attrs["starts"])))
+        ]
         site.keep([scores[0].tensor], axes=axes)
         return site.score_maps(trace)
+    given = axes_of(site, 3, rank)
+    starts = site.constant(1)
+    if starts is None or (given is None and site.has_input(3)):
+        return site.refuse("unknown-axes", "takes axes that are not constant")
+    first = int(site.swallowed)
+    axes = given or list(range(first, first + len(starts)))
     inputs = [scores[0].tensor, *site.tensors_from(1)]
-    if site.has_input(3):
-        given = site.constant(3)
-        if given is None:
-            return site.refuse("unknown-axes", "takes axes that are not constant")
-        axes = [positive(int(axis), rank) for axis in given]
-        inputs[3] = site.draft.constant(np.array(axes, given.dtype), "axes")
+    inputs[3:4] = [site.draft.constant(np.array(axes, starts.dtype), "axes")]
     site.keep(inputs)
     return site.score_maps(trace)
 

@@ -140,9 +140,9 @@ def _pooled(site: Site, view: Map, tensor: str, trace: Trace, keepdims: bool) ->
     if keepdims and first:
         return Map(tensor, name, view.spatial, trace)
     channels = int(np.prod(site.shape_out()[1:], dtype=np.int64))
-    source = Source(tensor, channels, (1,) * len(view.spatial))
+    source = Source.of_cells(tensor, channels, len(view.spatial))
     index = np.arange(channels).reshape(site.shape_out()[1:])
-    return simplest(Window((source,), index, trace))
+    return simplest(site, Window((source,), index, trace))
 
 
 def _partial_pool(site: Site, view: Map, axes: list[int], keepdims: bool) -> Outcome:
@@ -159,7 +159,8 @@ def _partial_pool(site: Site, view: Map, axes: list[int], keepdims: bool) -> Out
         places = places.squeeze(tuple(axis - 1 for axis in axes))
     trace = replace(window.trace, pools=window.trace.pools | {site.label})
     site.replaced(f"{site.op_type} {'x'.join(map(str, kernel))}", f"pool {'x'.join(map(str, kernel))}, stride 1")
-    return [simplest(Window((Source(tensor, source.channels, rest),), places, trace))]
+    pooled = replace(source, tensor=tensor, extent=rest)
+    return [simplest(site, Window((pooled,), places, trace))]
 
 
 def _first_of_each(places: Index, axes: list[int], extent: tuple[int, ...], rest: tuple[int, ...]) -> Index:
@@ -177,7 +178,7 @@ def reduce_window(site: Site) -> Outcome:
     view = site.views[0]
     assert isinstance(view, Window)
     axes = _axes(site, view.index.ndim + 1)
-    plain = view.scale is None and view.shift is None and not view.batch_axis and len(view.sources) == 1
+    plain = view.plain and not view.batch_axis and set(view.sources[0].step) == {1}
     if axes and 0 not in axes and plain and site.op_type in _POOLS:
         channels = _whole_channels(view, [axis - 1 for axis in axes])
         if channels is not None:
@@ -200,9 +201,9 @@ def _pool_of_window(site: Site, view: Window, channels: np.ndarray) -> View:
     source = view.sources[0]
     tensor = window_pool(site, source.tensor, source.extent, _POOLS[site.op_type])
     site.replaced(f"{site.op_type} {'x'.join(map(str, source.extent))}", "pool, stride 1")
-    pooled = Source(tensor, source.channels, (1,) * len(source.extent))
+    pooled = Source.of_cells(tensor, source.channels, len(source.extent))
     trace = replace(view.trace, pools=view.trace.pools | {site.label})
-    return simplest(Window((pooled,), channels.reshape(site.shape_out()[1:]), trace))
+    return simplest(site, Window((pooled,), channels.reshape(site.shape_out()[1:]), trace))
 
 
 @rule(*_REDUCTIONS, on=ScoreMap, attributes=("axes", "keepdims", "noop_with_empty_axes"))
