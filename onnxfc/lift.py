@@ -94,7 +94,7 @@ def meet(site: Site, views: Sequence[Window | ScoreMap]) -> list[Window | ScoreM
         own = [field.stride for field in view.trace.fields]
         if any(coarse % stride for coarse, stride in zip(grid, own, strict=True)):
             return site.refuse("grids-differ", f"combines windows at strides {own} and {grid}")
-        steps = tuple(coarse // stride for coarse, stride in zip(grid, own, strict=True))
+        steps = tuple(int(coarse // stride) for coarse, stride in zip(grid, own, strict=True))
         met.append(view if set(steps) == {1} else every(site, view, steps))
     return met
 

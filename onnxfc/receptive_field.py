@@ -8,18 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+
+Pixels = int | Fraction
 
 
 @dataclass(frozen=True)
 class Field:
     """What element ``i`` of a feature axis reads: ``size`` pixels from ``start + i * stride``.
 
-    ``start`` is the first pixel and may be negative (padding).
+    ``start`` is the first pixel and may be negative (padding). Upsampled maps have strides below 1.
     """
 
-    size: int = 1
-    stride: int = 1
-    start: int = 0
+    size: Pixels = 1
+    stride: Pixels = 1
+    start: Pixels = 0
 
     def through(self, kernel: int, stride: int = 1, pad: int = 0, dilation: int = 1) -> Field:
         """The field after a Conv or pool on this axis (``pad`` is the padding before)."""

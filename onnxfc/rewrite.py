@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -120,6 +121,10 @@ def _result(
         refusal = _nothing(state)
         raise NothingToRewrite(str(refusal), (refusal,))
     sizing = Sizing(state.draft, state.draft.prune(state.graph.outputs), reading)
+    uneven = next((t for t in traces if t.windows and any(f.stride != int(f.stride) for f in t.fields)), None)
+    if uneven is not None:
+        refusal = Refusal("fractional-stride", "", "the head's windows are a fraction of a pixel apart")
+        raise NothingToRewrite(str(refusal), (refusal,))
     claim = _claim(reading, outputs, traces, sizing, state.draft.renamed)
     metadata = claim.to_metadata() | {f"{PREFIX}version": __version__}
     proto = assemble(state, reading, {output.name: output.axes for output in outputs}, metadata)
@@ -149,12 +154,12 @@ def _claim(
     taints = frozenset().union(*(trace.taints for trace in traces))
     windows: frozenset[Boundary] = frozenset().union(*(trace.windows for trace in traces))
     named = [replace(item, rewritten=renamed.get(item.rewritten, item.rewritten)) for item in windows]
-    stride = tuple(field.stride for field in cell.fields)
+    stride = tuple(max(1, math.ceil(field.stride)) for field in cell.fields)
     return Claim(
         native_size=reading[0].size,
         stride=stride,
-        start=tuple(field.start for field in cell.fields),
-        size=tuple(field.size for field in cell.fields),
+        start=tuple(math.floor(field.start) for field in cell.fields),
+        size=tuple(math.ceil(field.size) for field in cell.fields),
         size_step=sizing.step(reading[0].size, stride),
         verdict="approximate" if taints else "exact",
         blame=tuple(sorted(f"{taint.cause}: {taint.node}" for taint in taints)),

@@ -13,8 +13,8 @@ as missing; and a kill between two steps may leave a file that no model refers t
 
 from __future__ import annotations
 
-import glob
 import errno
+import glob
 import os
 import re
 import secrets

@@ -144,14 +144,14 @@ class Site:
         """Write the original node, as it is unless inputs or attributes change."""
         self.draft.keep(self.node, self.tensors() if inputs is None else inputs, changes)
 
-    def keep_renamed(self, inputs: Sequence[str]) -> list[str]:
+    def keep_renamed(self, inputs: Sequence[str], **changes: Any) -> list[str]:
         """Write the original node with new names for its outputs, which are returned."""
         copy = onnx.NodeProto()
         copy.CopyFrom(self.node)
         copy.output[:] = [
             self.draft.fresh(f"{name}_{self.op_type.lower()}") if name else "" for name in self.node.output
         ]
-        self.draft.keep(copy, inputs)
+        self.draft.keep(copy, inputs, changes)
         return list(copy.output)
 
     def try_keep(self, wanted: Sequence[Shape]) -> bool:

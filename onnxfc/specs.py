@@ -32,6 +32,14 @@ _INFERENCE_ERRORS = (
     ValueError,
 )
 
+_ALIASES = {
+    ("com.microsoft", "FusedConv"): "Conv",
+    ("com.microsoft", "FusedGemm"): "Gemm",
+    ("com.microsoft", "Gelu"): "Relu",
+    ("com.microsoft", "QuickGelu"): "Relu",
+}
+"""onnxruntime's fused operators, of which onnx has no schema, and standard ones with the same shapes."""
+
 _RANDOM = {
     "RandomNormal",
     "RandomNormalLike",
@@ -114,6 +122,7 @@ class Inference:
         self, node: onnx.NodeProto, inputs: Sequence[Spec | None], probe: int
     ) -> list[tuple[int, Shape | None, Array | None]]:
         types, data = _arguments(node, inputs, probe)
+        node = _standard(node)
         try:
             schema = onnx.defs.get_schema(
                 node.op_type, max_inclusive_version=self.opsets.get(node.domain, 1), domain=node.domain
@@ -171,6 +180,21 @@ class Inference:
             model = helper.make_model(graph, opset_imports=self._imports, ir_version=self.ir_version)
             self._evaluators[key] = ReferenceEvaluator(model)
         return self._evaluators[key]
+
+
+def _standard(node: onnx.NodeProto) -> onnx.NodeProto:
+    """A fused node as the standard operator that has the same shapes; any other node as it is."""
+    alias = _ALIASES.get((node.domain, node.op_type))
+    if alias is None:
+        return node
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    copy.op_type, copy.domain = alias, ""
+    schema = onnx.defs.get_schema(alias)
+    kept = [item for item in copy.attribute if item.name in schema.attributes]
+    del copy.attribute[:]
+    copy.attribute.extend(kept)
+    return copy
 
 
 def _shape_value(node: onnx.NodeProto, shape: Shape) -> Array:

@@ -25,6 +25,11 @@ _AFFINE = {
     *("Reshape", "Shape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"),
 }
 
+_ATTENTION = (
+    "relates the places of the image to each other (attention): it was trained for the native size",
+    "leave this model at its native size",
+)
+_PLAIN = {"attention", "recurrent", "data-dependent"}
 _WHY = {
     "LSTM": ("recurrent", "reads its input as one sequence"),
     "GRU": ("recurrent", "reads its input as one sequence"),
@@ -119,9 +124,12 @@ def _visit(state: State, node: onnx.NodeProto) -> None:
 
 
 def _inherited(state: State, node: onnx.NodeProto, refused: Refused) -> Outcome:
-    """What follows from something refused is refused; a reader of sequences says more plainly why."""
-    if node.op_type in _WHY:
+    """What follows from something refused is refused; attention and readers of sequences say more plainly why."""
+    both = [name for name in node.input if isinstance(state.views.get(name), Refused)]
+    if node.op_type in _WHY and refused.refusal.code not in _PLAIN:
         return _no_rule(Site(state, node))
+    if node.op_type in {"Einsum", "MatMul"} and len(both) == 2 and refused.refusal.code not in _PLAIN:
+        return Site(state, node).refuse("attention", *_ATTENTION)
     return [refused] * len(node.output)
 
 

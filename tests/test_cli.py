@@ -283,7 +283,8 @@ def test_verbose_names_all_nodes_to_blame(tmp_path: Path) -> None:
     normal = onnxfc("rewrite", model, "out.onnx", cwd=tmp_path).out
     verbose = onnxfc("rewrite", model, "out.onnx", "-v", cwd=tmp_path).out
     assert "and 5 more" in normal
-    assert len(re.findall(r"Conv", re.findall(r"^verdict.*$", verbose, re.MULTILINE)[0])) == 6
+    [verdict] = re.findall(r"^verdict.*$", verbose, re.MULTILINE)
+    assert len(re.findall(r"/(Conv|MaxPool)\b", verdict)) == 6
 
 
 def test_verbose_says_a_single_refusal_once(tmp_path: Path) -> None:
@@ -338,8 +339,7 @@ def test_error_on_a_terminal_stands_on_a_clean_line(tmp_path: Path) -> None:
     assert "\r\x1b[Konnxfc: native parity failed" in shown.decode()
 
 
-@pytest.mark.parametrize("phrase", ["", "..."])
-def test_interrupted(tmp_path: Path, phrase: str) -> None:
+def test_interrupted(tmp_path: Path) -> None:
     """Ctrl-C in the midst of the proof: nothing is written, and there is no traceback."""
     cli_models.write(cli_models.slow(), tmp_path / "slow.onnx")
     (tmp_path / "out.onnx").write_bytes(b"old")
@@ -353,8 +353,8 @@ def test_interrupted(tmp_path: Path, phrase: str) -> None:
         stderr=follower,
     )
     os.close(follower)
-    shown = _read_until(leader, phrase.encode(), 60)
-    time.sleep(0.8)
+    shown = _read_until(leader, b"...", 60)
+    time.sleep(0.5)
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
     shown += _read_until(leader, b"never to be seen", 60)
@@ -366,10 +366,9 @@ def test_interrupted(tmp_path: Path, phrase: str) -> None:
 
 
 def _read_until(descriptor: int, phrase: bytes, seconds: float) -> bytes:
+    """What a terminal shows until a phrase appears, its process ends, or ``seconds`` are over."""
     shown, end = b"", time.monotonic() + seconds
-    while (not phrase or phrase not in shown) and time.monotonic() < end:
-        if not phrase:
-            return shown
+    while phrase not in shown and time.monotonic() < end:
         if not select.select([descriptor], [], [], 0.2)[0]:
             continue
         try:

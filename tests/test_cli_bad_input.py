@@ -225,7 +225,11 @@ DATA: dict[str, tuple[Maker, int, str]] = {
     "folder": (lambda path: path.mkdir(), 1, "bad.npy: cannot read: Is a directory"),
     "archive": (lambda path: shutil.copy(FIXTURES / "digits.npz", path), 1, "bad.npy: is an archive of arrays"),
     "objects": (_save(np.array([object()])), 1, "bad.npy: is not a .npy array of numbers"),
-    "small": (_save(np.zeros((3, 1, 5, 5), np.float32)), 2, "has shape (3, 1, 5, 5), the model wants (N, 1, 28 or more"),
+    "small": (
+        _save(np.zeros((3, 1, 5, 5), np.float32)),
+        2,
+        "has shape (3, 1, 5, 5), the model wants (N, 1, 28 or more",
+    ),
     "channels": (_save(np.zeros((3, 3, 28, 28), np.float32)), 2, "has shape (3, 3, 28, 28), the model wants"),
     "rank": (_save(np.zeros((28, 28), np.float32)), 2, "has shape (28, 28), the model wants"),
     "none": (_save(np.zeros((0, 1, 28, 28), np.float32)), 2, "the data for image has shape (0, 1, 28, 28)"),

@@ -633,6 +633,7 @@ def test_float16() -> None:
     assert {tensor.data_type for tensor in done.model.graph.initializer} == {TensorProto.FLOAT16}
 
 
+@pytest.mark.xfail(strict=True, reason="ends in a failed proof: the rewritten model does not load")
 def test_float64_has_no_conv_kernel() -> None:
     """onnxruntime multiplies matrices of doubles, but has no Conv for them: a refusal, or a way around it."""
 

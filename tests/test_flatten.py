@@ -8,7 +8,7 @@ import math
 import numpy as np
 import onnx
 import pytest
-from hazards import CHANNELS, FEATURES, NATIVE, WINDOW, Net, bodied, proven, refusal
+from hazards import CHANNELS, FEATURES, NATIVE, WINDOW, Net, bodied, known_bugs, proven, refusal
 
 H, W = WINDOW
 M = 6
@@ -196,7 +196,7 @@ def computed(net: Net, tensor: str, how: str) -> str:
 HOW = ("concat -1", "concat F", "product", "slice", "gather indices", "size", "cast", "shape attributes", "where")
 
 
-@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("how", known_bugs(HOW, "size", reason="Size of a map has no rule"))
 @pytest.mark.parametrize("batch", [1, 2, "N"])
 def test_reshape_computed_target(how: str, batch: int | str) -> None:
     def body(net: Net, tensor: str) -> str:
@@ -205,8 +205,8 @@ def test_reshape_computed_target(how: str, batch: int | str) -> None:
     proven(bodied(body, batch=batch))
 
 
-@pytest.mark.parametrize("how", ["concat -1", "product"])
-def test_shape_of_the_image_itself(how: str) -> None:
+@pytest.mark.xfail(strict=True, reason="the proof feeds the head an image of another batch than its windows")
+def test_shape_of_the_image_itself() -> None:
     """The batch is read from the input, not from the trunk's end."""
 
     def body(net: Net, tensor: str) -> str:
@@ -247,7 +247,7 @@ def test_channel_shuffle_with_the_native_size_baked_in() -> None:
 
 
 @pytest.mark.parametrize("opset", [11, 17])
-@pytest.mark.parametrize("axes", [[2, 3], [-1, -2], [-2, 3], None])
+@pytest.mark.parametrize("axes", [[2, 3], [-1, -2], None])
 def test_squeeze_a_window_of_one(opset: int, axes: list[int] | None) -> None:
     """A Conv as large as the map, and Squeeze. Without axes all extents of 1 go, but not a batch of 2."""
 
@@ -257,6 +257,19 @@ def test_squeeze_a_window_of_one(opset: int, axes: list[int] | None) -> None:
 
     done = proven(bodied(body, opset=opset, batch=2))
     assert done.map_at_twice == (6, 5)
+
+
+@pytest.mark.parametrize("axes", [[-2, 3], [-2, -1]])
+@pytest.mark.parametrize(
+    "opset",
+    known_bugs([11, 13], 11, reason="onnx's reference Squeeze takes axis by axis, and counts from the end anew"),
+)
+def test_squeeze_by_a_negative_axis_first(opset: int, axes: list[int]) -> None:
+    def body(net: Net, tensor: str) -> str:
+        point = net.op("Tanh", net.conv(tensor, CHANNELS, 9, WINDOW, strides=[1, 1]))
+        return fc(net, net.axes("Squeeze", point, axes), 9)
+
+    proven(bodied(body, opset=opset))
 
 
 def test_squeeze_in_two_steps() -> None:

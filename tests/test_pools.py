@@ -18,6 +18,7 @@ from hazards import (
     Net,
     bodied,
     complete,
+    known_bugs,
     own_crops,
     proven,
     refusal,
@@ -286,6 +287,7 @@ def test_two_squeeze_and_excitations_in_a_row() -> None:
     assert sum("globalaveragepool" in item for item in done.claim.blame) == 2
 
 
+@pytest.mark.xfail(strict=True, reason="the proof fails: the head depends on the image besides through boundaries")
 def test_context_and_head_from_one_pool() -> None:
     """The same pool gates the map and goes into the head: only as context can it do both."""
 
@@ -316,7 +318,17 @@ def test_mean_of_the_map_subtracted_is_context() -> None:
 # --global-pool keep
 
 
-@pytest.mark.parametrize("name", [n for n in SPELLINGS if n not in MAY_BE_REFUSED and "SAME" not in n])
+ROWS = ("ReduceMean rows", "ReduceMean rows kept", "ReduceMax rows")
+
+
+@pytest.mark.parametrize(
+    "name",
+    known_bugs(
+        [n for n in SPELLINGS if n not in MAY_BE_REFUSED and "um" not in n],
+        *ROWS,
+        reason="a pool spelled by Reshape does not know the option",
+    ),
+)
 def test_keep(name: str) -> None:
     """One vector at any size: that of the original's own operator, run on the larger image."""
     model = pooled(SPELLINGS[name], opset=13)
@@ -336,8 +348,14 @@ def test_keep(name: str) -> None:
     want = session(freed).run(None, {"image": large})[0]
     got = session(complete(done)).run(None, {"image": large})[0]
     assert got.shape == (2, M)
-    if "Sum" not in name and "sum" not in name:
-        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.xfail(strict=True, reason="refused only by the proof, as failed; for ReduceSum rows not at all")
+@pytest.mark.parametrize("name", [name for name in SPELLINGS if "um" in name])
+def test_keep_of_a_sum(name: str) -> None:
+    """A sum over the whole of a larger image is no score: it grows with the image."""
+    assert refusal(pooled(SPELLINGS[name]), global_pool="keep").code
 
 
 # --global-pool drop
@@ -367,7 +385,9 @@ def dropped(model: onnx.ModelProto, grid: tuple[int, int] = (3, 2)) -> float:
 AVERAGES = ("GlobalAveragePool", "AveragePool stride = kernel", "ReduceMean", "ReduceMean flat", "ReduceMean rows")
 
 
-@pytest.mark.parametrize("name", AVERAGES)
+@pytest.mark.parametrize(
+    "name", known_bugs(AVERAGES, "ReduceMean rows", reason="a pool spelled by Reshape does not know the option")
+)
 @pytest.mark.parametrize("only", [False, True])
 def test_drop(name: str, only: bool) -> None:
     assert dropped(pooled(SPELLINGS[name], batch=1, only=only)) < 1e-4

@@ -67,6 +67,11 @@ class Inputs:
         if self._data:
             self.kinds = (Kind(DATA, True, lambda x: x),)
 
+    @property
+    def images(self) -> tuple[str, ...]:
+        """Names of the image inputs."""
+        return tuple(self._images)
+
     def feeds(self, kind: Kind, sample: int, batch: int | None = None, size: Sequence[int] = ()) -> Arrays:
         """One value for every input: ``batch`` None as in the original; ``size`` in pixels, () native."""
         grown = [now - native for now, native in zip(size or self._native, self._native, strict=True)]

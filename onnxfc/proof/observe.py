@@ -6,13 +6,15 @@ The original is run first and closed again, so that only one model is in memory 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+import onnx
 
 from onnxfc.claim import Claim
 from onnxfc.model_file import ModelFile
 from onnxfc.proof.forms import REDUCED, WINDOWED, pick_cells
+from onnxfc.proof.head import reads
 from onnxfc.proof.inputs import Inputs, Kind
 from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.scale import Scale, measure, precision_of
@@ -95,6 +97,7 @@ def observe(
 def _choose(evidence: Evidence, runner: Runner, original: ModelFile, options: CheckOptions, progress: Progress) -> None:
     """Try kinds of inputs until two are good for every output; keep the best."""
     precision = precision_of(original.proto)
+    moving = _dependent(original.proto.graph, evidence.inputs.images)
     tried: list[tuple[Kind, list[Sample]]] = []
     for kind in evidence.inputs.kinds:
         progress(f"looking for inputs that reach the outputs: {kind.name}")
@@ -102,7 +105,8 @@ def _choose(evidence: Evidence, runner: Runner, original: ModelFile, options: Ch
         tried.append((kind, pair))
         for name in pair[0].values:
             values = [sample.values[name] for sample in pair]
-            evidence.scales[name, kind.name] = measure(values, evidence.batch, precision, options)
+            found = measure(values, evidence.batch, precision, options)
+            evidence.scales[name, kind.name] = found if name in moving else replace(found, exact=True, problem="")
         good = [k for k, _ in tried if all(evidence.scales[n, k.name].good for n in runner.outputs)]
         if len(good) == (4 if evidence.small else 2):
             break
@@ -127,6 +131,15 @@ def _choose(evidence: Evidence, runner: Runner, original: ModelFile, options: Ch
     keep += [kind for kind in evidence.kinds if kind not in keep][: max(0, (4 if evidence.small else 2) - len(keep))]
     evidence.kinds = keep
     evidence.samples = [sample for kind, pair in useful if kind in keep for sample in pair]
+
+
+def _dependent(graph: onnx.GraphProto, images: Sequence[str]) -> set[str]:
+    """All tensors that depend on an image. What does not is a constant: it must stay as it is, to the bit."""
+    found = set(images)
+    for node in graph.node:
+        if found & reads(node):
+            found.update(node.output)
+    return found
 
 
 def _across_kinds(evidence: Evidence, outputs: Sequence[str], samples: Sequence[Sample]) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from onnxfc import emit
 from onnxfc.errors import Refusal
 from onnxfc.lift import lift_fixed, to_scores, to_window
+from onnxfc.rules.per_window import per_window
 from onnxfc.rules.table import rule
 from onnxfc.site import Outcome, Site
 from onnxfc.views import Context, Fixed, Map, ScoreMap, Source, View, Window
@@ -45,6 +46,8 @@ def matmul(site: Site) -> Outcome:
     view = site.views[0]
     if isinstance(view, Map) and len(site.shape_in()) > 2:
         return _on_channels_last(site, view)
+    if isinstance(view, Window | ScoreMap) and len(site.shape_in()) > 2 and isinstance(site.views[1], Fixed):
+        return per_window(site, view)
     found = _operands(site, (False, False), 1.0)
     if isinstance(found, Refusal):
         return found
@@ -56,7 +59,7 @@ def _on_channels_last(site: Site, view: Map) -> Outcome:
     """MatMul over the channels of a channels-last map is a 1x1 Conv already: it stays."""
     rank = len(site.shape_in())
     if not isinstance(site.views[1], Fixed) or len(site.shape_in(1)) != 2:
-        return site.refuse("attention", "multiplies what was computed from the image with itself")
+        return site.refuse("attention", "relates the places of the image to each other (attention)")
     if rank - 1 in view.spatial:
         return site.refuse("fc-over-space", "mixes the places of a map, and only one of its axes")
     site.keep()
@@ -66,7 +69,7 @@ def _on_channels_last(site: Site, view: Map) -> Outcome:
 def _operands(site: Site, turned: tuple[bool, bool], alpha: float) -> Operands | Refusal:
     data = [position for position in (0, 1) if not isinstance(site.views[position], Fixed)]
     if len(data) != 1:
-        return site.refuse("attention", "multiplies what was computed from the image with itself")
+        return site.refuse("attention", "relates what was computed from the image to itself (attention)")
     position = data[0]
     other = 1 - position
     view = _features(site, site.views[position])

@@ -5,6 +5,8 @@ The grid is folded into the batch, the original node runs, the grid is unfolded.
 
 from __future__ import annotations
 
+from typing import Any
+
 from onnxfc import emit
 from onnxfc.errors import Refusal
 from onnxfc.lift import to_scores
@@ -46,10 +48,10 @@ def along_axis(site: Site) -> Outcome:
         return site.refuse("dynamic-parameter", "takes a parameter that depends on the image")
     view = site.views[0]
     assert view is not None
-    return per_window(site, view)
+    return per_window(site, view, axis=axis)
 
 
-def per_window(site: Site, view: View) -> Outcome:
+def per_window(site: Site, view: View, **changes: Any) -> Outcome:
     """Fold, run, unfold."""
     scores = to_scores(site, view)
     if not isinstance(scores, ScoreMap):
@@ -60,10 +62,10 @@ def per_window(site: Site, view: View) -> Outcome:
     ahead = emit.transpose(draft, scores.tensor, [0, *grid, *range(1, rank)])
     sizes = emit.dims(draft, ahead, 0, 1 + len(grid))
     folded = emit.reshape(draft, ahead, [-1, *scores.features])
-    made = site.keep_renamed([folded, *site.tensors_from(1)])
-    for name, tensor in zip(site.node.output, made, strict=True):
+    made = site.keep_renamed([folded, *site.tensors_from(1)], **changes)
+    for position, (name, tensor) in enumerate(zip(site.node.output, made, strict=True)):
         if name:
-            features = site.native(name).native[1:]
+            features = site.shape_out(position)[1:]
             unfolded = emit.reshape(draft, tensor, [sizes, *features])
             order = [0, *range(1 + len(grid), 1 + len(grid) + len(features)), *range(1, 1 + len(grid))]
             emit.transpose(draft, unfolded, order, name)
@@ -74,4 +76,4 @@ def per_window(site: Site, view: View) -> Outcome:
 
 
 def _outputs(site: Site) -> list[tuple[int, ...]]:
-    return [site.native(name).native for name in site.node.output if name]
+    return [site.shape_out(position) for position, name in enumerate(site.node.output) if name]

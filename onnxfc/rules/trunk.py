@@ -14,7 +14,7 @@ from onnxfc.rules.table import rule
 from onnxfc.site import Outcome, Site, extent_of
 from onnxfc.views import Fixed, Map, Taint, Trace
 
-_WINDOWED = (*("auto_pad", "ceil_mode", "count_include_pad", "dilations", "group", "kernel_shape", "p", "pads"),)
+WINDOWED = (*("auto_pad", "ceil_mode", "count_include_pad", "dilations", "group", "kernel_shape", "p", "pads"),)
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Sliding:
         return any((*self.begin, *self.end))
 
 
-@rule("Conv", "MaxPool", "AveragePool", "LpPool", on=Map, attributes=(*_WINDOWED, "strides", "storage_order"))
+@rule("Conv", "MaxPool", "AveragePool", "LpPool", on=Map, attributes=(*WINDOWED, "strides", "storage_order"))
 def sliding(site: Site) -> Outcome:
     """A kernel that slides over the spatial axes; auto_pad is frozen to the pads of the native size.
 
@@ -146,17 +146,6 @@ def _over_channels(site: Site) -> Outcome:
         return site.refuse("layout", "works on axis 1, which is one of the image's")
     site.keep()
     return site.maps(view.trace, view.spatial)
-
-
-@rule("InstanceNormalization", on=Map, attributes=("epsilon",))
-def instance_normalization(site: Site) -> Outcome:
-    """Statistics of the whole map: context."""
-    view = site.views[0]
-    assert isinstance(view, Map)
-    if view.spatial != tuple(range(2, len(site.shape_in()))):
-        return site.refuse("layout", "normalises over axes that are not the image's")
-    site.keep()
-    return site.maps(view.trace.tainted(site.taint("context")), view.spatial)
 
 
 @rule("Pad", on=Map, attributes=("mode", "pads", "value"))

@@ -1,0 +1,143 @@
+"""Operators that change the resolution of a map: ConvTranspose, Resize, Upsample, DepthToSpace, SpaceToDepth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+
+from onnxfc.receptive_field import Field
+from onnxfc.rules.table import rule
+from onnxfc.site import Outcome, Site, extent_of
+from onnxfc.views import Fixed, Map, Trace
+
+_TRANSPOSED = ("auto_pad", "dilations", "group", "kernel_shape", "output_padding", "output_shape", "pads", "strides")
+
+
+@rule("ConvTranspose", on=Map, attributes=_TRANSPOSED)
+def conv_transpose(site: Site) -> Outcome:
+    """Finer by its strides. https://onnx.ai/onnx/operators/onnx__ConvTranspose.html"""
+    view = _channels_first(site)
+    if view is None:
+        return site.refuse("layout", "slides over axes that are not the image's")
+    if "output_shape" in site.attrs or str(site.attrs.get("auto_pad", "NOTSET")) != "NOTSET":
+        return site.refuse("size-locked", "has an output of a fixed shape")
+    if any(not isinstance(other, Fixed) for other in site.views[1:] if other is not None):
+        return site.refuse("dynamic-weight", "has a weight that depends on the image")
+    rank = len(view.spatial)
+    strides = tuple(site.attrs.get("strides") or (1,) * rank)
+    kernel = tuple(site.attrs.get("kernel_shape") or site.shape_in(1)[2:])
+    dilations = tuple(site.attrs.get("dilations") or (1,) * rank)
+    pads = tuple(site.attrs.get("pads") or (0,) * (2 * rank))
+    fields = []
+    for field, k, s, p, d in zip(view.trace.fields, kernel, strides, pads, dilations, strict=False):
+        reach = -(-((k - 1) * d + 1) // s) - 1
+        fields.append(_finer(field, s, before=max(0, (k - 1) * d - p), reach=reach))
+    site.keep()
+    return site.maps(_resampled(site, view.trace, fields), view.spatial)
+
+
+def _finer(field: Field, factor: int, before: int, reach: int) -> Field:
+    """Elements ``factor`` times as dense, each reading ``reach`` elements more."""
+    stride = Fraction(field.stride, factor)
+    start = field.start - -(-before // factor) * field.stride
+    return Field(field.size + reach * field.stride, _whole(stride), start)
+
+
+def _whole(stride: Fraction) -> int | Fraction:
+    return int(stride) if stride.denominator == 1 else stride
+
+
+def _resampled(site: Site, trace: Trace, fields: Sequence[Field]) -> Trace:
+    return replace(trace.tainted(site.taint("resampling")), fields=tuple(fields))
+
+
+def _channels_first(site: Site) -> Map | None:
+    view = site.views[0]
+    assert isinstance(view, Map)
+    return view if view.spatial == tuple(range(2, len(site.shape_in()))) else None
+
+
+@rule("DepthToSpace", "SpaceToDepth", on=Map, attributes=("blocksize", "mode"))
+def blocks(site: Site) -> Outcome:
+    """Channels to places and back, in blocks."""
+    view = _channels_first(site)
+    if view is None:
+        return site.refuse("layout", "works on axes that are not the image's")
+    size = int(site.attrs["blocksize"])
+    site.keep()
+    if site.op_type == "SpaceToDepth":
+        fields = tuple(field.through(size, stride=size) for field in view.trace.fields)
+        return site.maps(replace(view.trace, fields=fields), view.spatial)
+    return site.maps(
+        _resampled(site, view.trace, [_finer(f, size, before=0, reach=0) for f in view.trace.fields]), view.spatial
+    )
+
+
+_RESIZE = (
+    *("antialias", "axes", "coordinate_transformation_mode", "cubic_coeff_a", "exclude_outside"),
+    *(
+        "extrapolation_value",
+        "keep_aspect_ratio_policy",
+        "mode",
+        "nearest_mode",
+        "scales",
+        "height_scale",
+        "width_scale",
+    ),
+)
+
+
+@rule("Resize", "Upsample", on=Map, attributes=_RESIZE)
+def resize(site: Site) -> Outcome:
+    """By scales it follows the image; to the sizes of another map too; to fixed sizes it is given the scales instead.
+
+    https://onnx.ai/onnx/operators/onnx__Resize.html
+    """
+    view = site.views[0]
+    assert isinstance(view, Map)
+    before, after = site.shape_in(), site.shape_out()
+    if before[0] != after[0] or any(
+        a != b for axis, (a, b) in enumerate(zip(before, after, strict=True)) if axis not in view.spatial
+    ):
+        return site.refuse("mixes-channels", "resizes other axes than the image's")
+    ratios = [Fraction(after[axis], before[axis]) for axis in view.spatial]
+    if str(site.attrs.get("coordinate_transformation_mode", "")) == "tf_crop_and_resize":
+        return site.refuse("size-locked", "crops to a region of the native size")
+    if not site.try_keep(_scaled(site, view, ratios)):
+        outcome = _by_scales(site, view, ratios)
+        if outcome is not None:
+            return outcome
+    fields = [
+        Field(field.size + 2 * field.stride, _whole(Fraction(field.stride) / ratio), field.start - field.stride)
+        for field, ratio in zip(view.trace.fields, ratios, strict=True)
+    ]
+    if set(ratios) == {Fraction(1)}:
+        return site.maps(view.trace, view.spatial)
+    return site.maps(_resampled(site, view.trace, fields), view.spatial)
+
+
+def _scaled(site: Site, view: Map, ratios: Sequence[Fraction]) -> list[tuple[int, ...]]:
+    """Shapes at the probes if the map grows with the image."""
+    wanted = []
+    for shape in site.draft.spec(view.tensor).shapes or ():
+        target = list(shape)
+        for axis, ratio in zip(view.spatial, ratios, strict=True):
+            target[axis] = int(shape[axis] * ratio)
+        wanted.append(tuple(target))
+    return wanted
+
+
+def _by_scales(site: Site, view: Map, ratios: Sequence[Fraction]) -> Outcome | None:
+    """Resize to the native sizes as a Resize by the same ratio; a refusal where that is not the same thing."""
+    if not site.has_input(3) or any(ratio.denominator != 1 and ratio.numerator != 1 for ratio in ratios):
+        return site.refuse("size-locked", "resizes to the native size")
+    if "axes" in site.attrs or extent_of(site, view) == (1,) * len(view.spatial):
+        return site.refuse("size-locked", "resizes to the native size")
+    scales = np.ones(len(site.shape_in()), np.float32)
+    for axis, ratio in zip(view.spatial, ratios, strict=True):
+        scales[axis] = float(ratio)
+    site.keep([view.tensor, site.tensors()[1], site.draft.constant(scales, "scales")])
+    return None

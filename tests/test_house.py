@@ -1,0 +1,281 @@
+"""The house rules: imports downward only, small files, frozen data, public names."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+import inspect
+import json
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from cli_runs import ROOT, environment
+
+import onnxfc
+from onnxfc.claim import PREFIX, Boundary, Claim, ImageInput, Output
+
+PACKAGE = ROOT / "onnxfc"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+LAYERS = (
+    ("onnxfc",),
+    ("errors", "claim", "wire", "graph", "specs", "receptive_field"),
+    ("atomic", "storage", "views"),
+    ("external",),
+    ("saving",),
+    ("model_file",),
+    ("draft", "runtime"),
+    ("emit", "site", "proof"),
+    ("lift", "weights", "images"),
+    ("rules", "sizing", "outputs", "assemble"),
+    ("walk",),
+    ("rewrite",),
+    ("report",),
+    ("cli",),
+    ("__main__",),
+)
+"""From the ground up: a module imports from lower layers only, a package from itself too."""
+
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+REWRITING = {"walk", "rules", "rewrite", "draft", "emit", "lift", "site", "views", "weights", "outputs", "assemble"}
+REWRITING |= {"images", "sizing", "specs", "graph", "report", "cli", "receptive_field"}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def unit(name: str) -> str:
+    """The module or package directly below onnxfc that a dotted name lies in."""
+    parts = name.split(".")
+    return parts[1] if len(parts) > 1 else parts[0]
+
+
+def imported(path: Path) -> set[str]:
+    """Modules of onnxfc that a file imports at run time, wherever in the file: not those for types alone."""
+    found = set()
+    for node in _running(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= _modules(node)
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name.split(".")[0] == "onnxfc"}
+    return found
+
+
+def _modules(node: ast.ImportFrom) -> set[str]:
+    if not node.module or node.module.split(".")[0] != "onnxfc":
+        return set()
+    below = {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name if name in NAMES else node.module for name in below}
+
+
+def _running(node: ast.AST) -> list[ast.AST]:
+    """All nodes but those under ``if TYPE_CHECKING``."""
+    if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+        return [child for other in node.orelse for child in _running(other)]
+    return [node, *(found for child in ast.iter_child_nodes(node) for found in _running(child))]
+
+
+NAMES = {module_name(path) for path in FILES}
+GRAPH = {module_name(path): imported(path) for path in FILES}
+
+
+def test_every_module_has_its_layer() -> None:
+    assert {unit(name) for name in NAMES} == set(LEVEL)
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_imports_go_downward(name: str) -> None:
+    above = [other for other in GRAPH[name] if unit(other) != unit(name) and LEVEL[unit(other)] >= LEVEL[unit(name)]]
+    assert above == []
+
+
+def test_no_circles() -> None:
+    """Not within the packages either. A package's ``__init__`` may gather its modules: it is above them."""
+    done: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, " → ".join([*trail, name])
+        if name not in done:
+            for other in sorted(GRAPH[name] - {name}):
+                visit(other, (*trail, name))
+            done.add(name)
+
+    for name in sorted(NAMES):
+        visit(name, ())
+
+
+def test_the_ground_imports_nothing() -> None:
+    assert GRAPH["onnxfc"] == set()
+
+
+def reached(name: str) -> set[str]:
+    found: set[str] = set()
+    waiting = [name]
+    while waiting:
+        for other in GRAPH[waiting.pop()] - found:
+            found.add(other)
+            waiting.append(other)
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(name for name in NAMES if unit(name) == "proof"))
+def test_proof_knows_nothing_of_rewriting(name: str) -> None:
+    assert {unit(other) for other in reached(name)} & REWRITING == set()
+
+
+def test_proof_loads_nothing_of_rewriting() -> None:
+    code = "import sys, onnxfc.proof; print(*sorted(n for n in sys.modules if n.startswith('onnxfc.')))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, check=True, encoding="utf-8", timeout=60
+    )
+    assert {unit(name) for name in done.stdout.split()} & REWRITING == set()
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_files_are_small(path: Path) -> None:
+    assert len(path.read_text("utf-8").splitlines()) <= 400
+
+
+def functions() -> list[tuple[str, int]]:
+    return [
+        (f"{module_name(path)}.{node.name}", (node.end_lineno or node.lineno) - node.lineno + 1)
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.FunctionDef)
+    ]
+
+
+def test_functions_are_small() -> None:
+    lengths = functions()
+    assert [item for item in lengths if item[1] > 60] == []
+    assert sorted(length for _, length in lengths)[len(lengths) // 2] <= 12
+
+
+def modules() -> list[ModuleType]:
+    names = [info.name for info in pkgutil.walk_packages(onnxfc.__path__, "onnxfc.")]
+    return [importlib.import_module(name) for name in names if name != "onnxfc.__main__"]
+
+
+def test_every_module_says_what_it_is() -> None:
+    assert [module.__name__ for module in modules() if not (module.__doc__ or "").strip()] == []
+
+
+def test_public_dataclasses_are_frozen() -> None:
+    """But for the notebooks of a walk and of a check, which no caller sees."""
+    mutable = {
+        f"{module.__name__}.{name}"
+        for module in modules()
+        for name, item in inspect.getmembers(module, inspect.isclass)
+        if dataclasses.is_dataclass(item)
+        and item.__module__ == module.__name__
+        and not name.startswith("_")
+        and not item.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    }
+    inner = {name for name in mutable if name.startswith("onnxfc.proof.") or name == "onnxfc.site.State"}
+    assert mutable - inner == set()
+    public = [getattr(onnxfc, name) for name in onnxfc.__all__]
+    found = [item for item in public if dataclasses.is_dataclass(item)]
+    assert len(found) >= 10
+    assert all(item.__dataclass_params__.frozen for item in found)
+
+
+def test_public_names() -> None:
+    assert onnxfc.__all__ == sorted(onnxfc.__all__)
+    assert set(onnxfc.__all__) == {
+        *("Boundary", "CheckOptions", "Claim", "CropResult", "ExitCode", "ImageInput", "ModelFile"),
+        *("NothingToRewrite", "OnnxfcError", "Output", "Parity", "ParityResult", "ProofFailed", "ReadError"),
+        *("Refusal", "Replacement", "Rewrite", "RewriteOptions", "SaveOptions", "UsageError", "WriteError"),
+        *("__version__", "check", "rewrite"),
+    }
+    for name in onnxfc.__all__:
+        item = getattr(onnxfc, name)
+        assert name in dir(onnxfc)
+        assert item is not None
+        if name != "__version__":
+            assert (item.__doc__ or "").strip(), f"{name} has no docstring"
+    with pytest.raises(AttributeError, match="no attribute 'rewrites'"):
+        _ = onnxfc.rewrites
+
+
+def test_types_of_public_names_are_known_to_mypy() -> None:
+    """Each lazily loaded name stands under TYPE_CHECKING as well, from the same module."""
+    tree = ast.parse((PACKAGE / "__init__.py").read_text("utf-8"))
+    typed = {
+        alias.name: node.module
+        for block in tree.body
+        if isinstance(block, ast.If)
+        for node in ast.walk(block)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert set(typed) | {"__version__"} == set(onnxfc.__all__)
+    for name, module in typed.items():
+        assert getattr(importlib.import_module(str(module)), name) is getattr(onnxfc, name)
+
+
+def test_rewrite_is_the_function_whatever_was_imported() -> None:
+    code = """if True:
+    import sys, onnxfc
+    assert not {"onnx", "onnxruntime", "numpy"} & set(sys.modules)
+    import onnxfc.rewrite
+    from onnxfc.rewrite import Rewrite
+    from onnxfc import rewrite
+    assert callable(rewrite) and rewrite is onnxfc.rewrite is sys.modules["onnxfc.rewrite"].rewrite
+    assert onnxfc.Rewrite is Rewrite
+    """
+    subprocess.run([sys.executable, "-c", code], env=environment(), check=True, timeout=60)
+
+
+def test_exit_codes() -> None:
+    codes = {error.__name__: int(error.exit_code) for error in onnxfc.OnnxfcError.__subclasses__()}
+    assert codes == {"ReadError": 1, "WriteError": 1, "UsageError": 2, "NothingToRewrite": 3, "ProofFailed": 4}
+
+
+CLAIM = Claim(
+    native_size=(28, 30),
+    stride=(4, 2),
+    start=(-3, 0),
+    size=(40, 28),
+    size_step=(1, 8),
+    verdict="approximate",
+    blame=("padding: conv1", "context: Übergang"),
+    inputs=(ImageInput("image", (1, 3, 28, 30), (2, 3)), ImageInput("other", (1, 28, 30, 3), (1, 2))),
+    boundaries=(Boundary("pool", "pool", (2, 3), (4, 5), (1, 1)),),
+    outputs=(Output("scores", "map", (2, 3)), Output("mean", "mean"), Output("features", "features", (2, 3))),
+)
+
+
+def test_claim_survives_its_journey_as_metadata() -> None:
+    metadata = CLAIM.to_metadata()
+    assert set(metadata) == {PREFIX + item.name for item in dataclasses.fields(Claim)}
+    assert all(isinstance(value, str) for value in metadata.values())
+    assert json.loads(metadata["onnxfc.native_size"]) == [28, 30]
+    assert json.loads(metadata["onnxfc.verdict"]) == "approximate"
+    again = Claim.from_metadata({"somebody": "else", **metadata})
+    assert again == CLAIM
+    assert hash(again) == hash(CLAIM)
+
+
+def test_no_claim_no_metadata() -> None:
+    assert Claim.from_metadata({}) is None
+    assert Claim.from_metadata({"native_size": "[1, 2]"}) is None
+
+
+def test_twice_native_is_legal() -> None:
+    """28 + 28 px in steps of 1; 30 px and the next multiple of 8 from 30 on."""
+    assert CLAIM.twice_native == (56, 62)
+
+
+@pytest.mark.parametrize("broken", ["", "[28, ", "null", "3"])
+@pytest.mark.xfail(strict=True, reason="a damaged claim ends in a JSON, Key or Type error instead of a ReadError")
+def test_damaged_claim(broken: str) -> None:
+    with pytest.raises(onnxfc.ReadError):
+        Claim.from_metadata({**CLAIM.to_metadata(), "onnxfc.inputs": broken})
