@@ -63,8 +63,8 @@ class Output:
 class Claim:
     """All that a rewritten model says of itself.
 
-    ``stride``, ``start`` and ``size`` are those of a cell. The model takes images of ``native_size`` plus any multiple of
-    ``size_step`` on each axis.
+    ``stride``, ``start`` and ``size`` are those of a cell. The model takes images of ``native_size`` plus any
+    multiple of ``size_step`` on each axis.
     """
 
     native_size: tuple[int, ...]

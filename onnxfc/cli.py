@@ -84,6 +84,13 @@ def main() -> None:
 )
 @click.option("--dynamic-batch", is_flag=True, help="Free the batch dim as well.")
 @click.option("--size", type=Size(), help="Native image size, where the model's input leaves it open.")
+@click.option(
+    "--input",
+    "inputs",
+    multiple=True,
+    metavar="NAME",
+    help="The image input, where several look like one; or an inner tensor (N, C, H, W), which becomes the input.",
+)
 @click.option("--no-check", is_flag=True, help="Do not prove the result with onnxruntime before writing it.")
 @click.option("--rtol", type=Tolerance(min=0), help="Tolerance relative to each output's own signal.")
 @click.option("--atol", type=Tolerance(min=0), help="Absolute tolerance.")
@@ -143,7 +150,9 @@ def _rewritten(source: Path, target: Path, options: dict[str, Any], quiet: bool)
     )
     model = ModelFile.open(source)
     model.check_target(target)
-    wanted = RewriteOptions(options["output"], options["global_pool"], options["dynamic_batch"], options["size"])
+    wanted = RewriteOptions(
+        options["output"], options["global_pool"], options["dynamic_batch"], options["size"], options["inputs"]
+    )
     checks = CheckOptions(
         rtol=options["rtol"],
         atol=options["atol"],

@@ -77,12 +77,16 @@ def native_inputs(graph: Graph, size: Sequence[int] | None) -> dict[str, Spec]:
 
 
 def images(
-    graph: Graph, inputs: dict[str, Spec], dynamic_batch: bool, size: Sequence[int] | None
+    graph: Graph,
+    inputs: dict[str, Spec],
+    dynamic_batch: bool,
+    size: Sequence[int] | None,
+    names: Sequence[str] = (),
 ) -> list[list[Image]] | Refusal:
     """All readings of the image inputs, the likelier first; a refusal where there is no image."""
     live = {name for position in graph.live for name in inputs_of(graph.nodes[position])}
     infos = [info for info in graph.inputs if info.name in live]
-    candidates = [info for info in infos if _is_image(inputs[info.name])]
+    candidates = [info for info in infos if _is_image(inputs[info.name]) and (not names or info.name in names)]
     if not candidates:
         return _no_image(infos, inputs)
     for info in candidates:
@@ -120,5 +124,5 @@ def _no_image(infos: Sequence[onnx.ValueInfoProto], inputs: dict[str, Spec]) -> 
     flat = [info.name for info in infos if inputs[info.name].rank == 2 and inputs[info.name].dtype in _IMAGE_TYPES]
     advice = "onnxfc rewrites networks whose input is an image (N, C, H, W), a signal (N, C, L) or a volume"
     if flat:
-        advice = "a flattened image has no height and width; export the model with the image as its input"
+        advice = "a flattened image has no height and width: name the inner tensor that has with --input NAME"
     return Refusal("no-image-input", "", f"no input is an image: {seen}", advice)

@@ -13,6 +13,7 @@ import onnx
 from onnxfc import __version__
 from onnxfc.assemble import assemble
 from onnxfc.claim import PREFIX, Boundary, Claim, ImageInput, Output
+from onnxfc.cut import begin_at
 from onnxfc.errors import NothingToRewrite, ProofFailed, Refusal, UsageError
 from onnxfc.graph import Graph
 from onnxfc.images import Image, images, native_inputs
@@ -27,26 +28,36 @@ from onnxfc.walk import native_specs, walk
 
 @dataclass(frozen=True)
 class RewriteOptions:
-    """What the result should be like. ``size``: native size in pixels where the graph does not tell it."""
+    """What the result should be like.
+
+    ``size``: native size in pixels where the graph does not tell it. ``inputs``: which inputs are images (all that look
+    like one, if empty); one inner tensor may be named too, which then becomes the model's input.
+    """
 
     output: Form = "map"
     global_pool: GlobalPool = "window"
     dynamic_batch: bool = False
     size: tuple[int, ...] | None = None
+    inputs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Rewrite:
     """A rewritten model, what was done to it, and the proof (None where it was not asked for)."""
 
-    model: onnx.ModelProto = field(repr=False)
     file: ModelFile = field(repr=False)
+    original: ModelFile = field(repr=False)
     claim: Claim
     replacements: tuple[Replacement, ...]
     notes: tuple[Refusal, ...]
     map_at_twice: tuple[int, ...]
     parity: Parity | None = None
     seconds: tuple[float, float] = (0.0, 0.0)
+
+    @property
+    def model(self) -> onnx.ModelProto:
+        """The rewritten model with all its weights, as ``onnx.load`` would give it."""
+        return self.file.loaded()
 
     def save(self, path: str | Path, options: SaveOptions | None = None) -> None:
         """Write the model atomically. Raises WriteError, or UsageError where ``path`` is the original."""
@@ -75,7 +86,7 @@ def rewrite(
     written = time.perf_counter()
     if not prove:
         return replace(done, seconds=(written - began, 0.0))
-    parity = check(original, done.file, done.claim, check_options or CheckOptions(), progress)
+    parity = check(done.original, done.file, done.claim, check_options or CheckOptions(), progress)
     if not parity.passed:
         raise ProofFailed(parity.summary(), parity)
     return replace(done, parity=parity, seconds=(written - began, time.perf_counter() - written))
@@ -85,7 +96,11 @@ def _rewritten(original: ModelFile, options: RewriteOptions) -> Rewrite:
     graph = Graph(original.proto)
     _recognise(graph)
     inputs = native_inputs(graph, options.size)
-    readings = images(graph, inputs, options.dynamic_batch, options.size)
+    inner = [name for name in options.inputs if name not in inputs]
+    if inner:
+        begun = begin_at(original, graph, native_specs(original, graph, inputs), inner[0])
+        return _rewritten(begun, replace(options, inputs=tuple(options.inputs)))
+    readings = images(graph, inputs, options.dynamic_batch, options.size, options.inputs)
     if isinstance(readings, Refusal):
         raise NothingToRewrite(str(readings), (readings,))
     native = native_specs(original, graph, inputs)
@@ -129,8 +144,8 @@ def _result(
     metadata = claim.to_metadata() | {f"{PREFIX}version": __version__}
     proto = assemble(state, reading, {output.name: output.axes for output in outputs}, metadata)
     return Rewrite(
-        model=proto,
         file=original.with_proto(proto),
+        original=original,
         claim=claim,
         replacements=tuple(state.replacements),
         notes=tuple(state.notes),

@@ -157,8 +157,8 @@ class Window:
 class ScoreMap:
     """The original's (N, F1, ..., Fk) is now (N, F1, ..., Fk, *grid): one cell per window.
 
-    ``batch_axis`` is where the original has its batch (None where a Reshape swallowed a batch of 1); in the new graph it
-    stays axis 0.
+    ``batch_axis`` is where the original has its batch (None where a Reshape swallowed a batch of 1); in the new graph
+    it stays axis 0.
     """
 
     tensor: str

@@ -446,6 +446,47 @@ def test_weight_shared_with_a_node_that_is_no_fc() -> None:
     assert list(kept.dims) == [90, FEATURES]
 
 
+@pytest.mark.parametrize("how", ["Transpose", "Identity"])
+def test_turned_weight_shared_by_two_fc_layers(how: str) -> None:
+    """The initializer is read once, by a node whose output is read twice."""
+
+    def body(net: Net, tensor: str) -> list[str]:
+        value = net.noise(90, FEATURES)
+        weight = sourced(net, value.T.copy(), how)
+        chw = net.op("Flatten", tensor)
+        hwc = net.op("Flatten", net.op("Transpose", tensor, perm=[0, 2, 3, 1]))
+        return [str(net.op("MatMul", flat, weight)) for flat in (chw, hwc)]
+
+    proven(bodied(body))
+
+
+@pytest.mark.parametrize("how", ["Transpose", "Identity"])
+def test_turned_weight_read_by_another_node_too(how: str) -> None:
+    """The initializer is read once, and an FC layer and a sum read what was made of it."""
+
+    def body(net: Net, flat: str) -> str:
+        weight = sourced(net, net.noise(90, FEATURES).T.copy(), how)
+        sums = net.axes("ReduceSum", weight, [0], keepdims=0)
+        return str(net.op("Add", net.op("MatMul", flat, weight), sums))
+
+    proven(head(body))
+
+
+def test_initializer_that_is_a_graph_output() -> None:
+    """Without any node between."""
+
+    def body(net: Net, flat: str) -> list[str]:
+        weight = net.random(M, FEATURES, name="shared")
+        return [str(net.op("Gemm", flat, weight, transB=1)), weight]
+
+    model = head(body)
+    done = rewrite(model, check_options=CHECK, prove=False)
+    image = np.random.default_rng(0).standard_normal((1, 2, *NATIVE)).astype(np.float32)
+    old = session(model).run(None, {"image": image})
+    new = session(complete(done)).run(None, {"image": image})
+    np.testing.assert_array_equal(new[1], old[1])
+
+
 def test_weight_that_is_an_output_too() -> None:
     """An initializer may be a graph output: it keeps its dims there."""
 

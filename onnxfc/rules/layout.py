@@ -107,11 +107,11 @@ def slice_(site: Site) -> Outcome:
     touched = set(axes) & {0, *view.spatial}
     if any(site.shape_in()[axis] != site.shape_out()[axis] for axis in touched):
         return as_window(site)
-    wanted = []
-    for shape in site.draft.spec(view.tensor).shapes or ():
-        wanted.append(
-            tuple(n if axis in {0, *view.spatial} else site.shape_out()[axis] for axis, n in enumerate(shape))
-        )
+    after, free = site.shape_out(), {0, *view.spatial}
+    wanted = [
+        tuple(length if axis in free else after[axis] for axis, length in enumerate(shape))
+        for shape in site.draft.spec(view.tensor).shapes or ()
+    ]
     if not site.try_keep(wanted):
         return site.refuse("size-locked", "takes a slice that ends at the native size")
     return site.maps(view.trace, view.spatial)
