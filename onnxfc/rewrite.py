@@ -17,6 +17,7 @@ from onnxfc.cut import begin_at
 from onnxfc.errors import NothingToRewrite, ProofFailed, Refusal, UsageError
 from onnxfc.graph import Graph
 from onnxfc.images import Image, images, native_inputs
+from onnxfc.inline import inlined
 from onnxfc.model_file import ModelFile, SaveOptions
 from onnxfc.outputs import Form, drop_refusals, finish, reduction_contradicts
 from onnxfc.proof import CheckOptions, Parity, check
@@ -93,8 +94,9 @@ def rewrite(
 
 
 def _rewritten(original: ModelFile, options: RewriteOptions) -> Rewrite:
+    _recognise(original.proto)
+    original = inlined(original)
     graph = Graph(original.proto)
-    _recognise(graph)
     inputs = native_inputs(graph, options.size)
     inner = [name for name in options.inputs if name not in inputs]
     if inner:
@@ -115,13 +117,14 @@ def _rewritten(original: ModelFile, options: RewriteOptions) -> Rewrite:
     raise NothingToRewrite(str(refusals[0]), refusals)
 
 
-def _recognise(graph: Graph) -> None:
+def _recognise(model: onnx.ModelProto) -> None:
     """Refuse what onnxfc made already, and operator sets older than onnxruntime runs."""
-    if any(item.key == f"{PREFIX}native_size" for item in graph.model.metadata_props):
+    if any(item.key == f"{PREFIX}native_size" for item in model.metadata_props):
         refusal = Refusal("already-rewritten", "", "this model was rewritten by onnxfc already")
         raise NothingToRewrite(str(refusal), (refusal,))
-    if graph.opset < 7:
-        reason = f"operator set {graph.opset} is older than 7, the oldest that onnxruntime runs"
+    opset = next((item.version for item in model.opset_import if item.domain in {"", "ai.onnx"}), 1)
+    if opset < 7:
+        reason = f"operator set {opset} is older than 7, the oldest that onnxruntime runs"
         refusal = Refusal("old-opset", "", reason, "convert it with onnx.version_converter")
         raise NothingToRewrite(str(refusal), (refusal,))
 

@@ -51,6 +51,28 @@ def along_axis(site: Site) -> Outcome:
     return per_window(site, view, axis=axis)
 
 
+_ROWWISE = (
+    *("AveragePool", "Conv", "ConvTranspose", "DepthToSpace", "GlobalAveragePool", "GlobalMaxPool"),
+    *("GroupNormalization", "InstanceNormalization", "LpPool", "LRN", "MaxPool", "SpaceToDepth"),
+)
+_ROWWISE_ATTRIBUTES = (
+    *("alpha", "auto_pad", "beta", "bias", "blocksize", "ceil_mode", "count_include_pad", "dilations", "epsilon"),
+    *("group", "kernel_shape", "mode", "num_groups", "output_padding", "output_shape", "p", "pads", "size"),
+    *("stash_type", "storage_order", "strides"),
+)
+
+
+@rule(*_ROWWISE, on=ScoreMap, attributes=_ROWWISE_ATTRIBUTES)
+def rowwise(site: Site) -> Outcome:
+    """Works on the inner axes of each row of its batch: features that were given a shape again."""
+    view = site.views[0]
+    if not isinstance(view, ScoreMap) or any(not isinstance(v, Fixed) for v in site.views[1:] if v is not None):
+        return site.refuse("dynamic-parameter", "takes a parameter that depends on the image")
+    if view.batch_axis is None:
+        return site.refuse("mixes-batch", "takes a feature axis for the batch")
+    return per_window(site, view)
+
+
 def per_window(site: Site, view: View, **changes: Any) -> Outcome:
     """Fold, run, unfold."""
     scores = to_scores(site, view)
