@@ -210,6 +210,20 @@ def _check_report(report: Path | None, source: Path, target: Path) -> None:
         _fail(UsageError(f"--report {report}: is one of the models; give the report a file of its own"), verbose=False)
     if not report.parent.is_dir():
         _fail(WriteError(f"--report {report}: the folder does not exist; create it first"), verbose=False)
+    if report.is_file() and not _is_report(report):
+        _fail(UsageError(f"--report {report}: exists and is not a report; choose another name"), verbose=False)
+
+
+def _is_report(path: Path) -> bool:
+    """Whether a file may be replaced by a report: an older one, or empty. It could be a model's weights."""
+    from onnxfc.report import SCHEMA
+
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError:
+        return False
+    return not head or SCHEMA.rpartition("/")[0].encode() in head
 
 
 def _encodable(text: str) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from onnxfc import __version__
 from onnxfc.atomic import NewFile, writing
 from onnxfc.errors import NothingToRewrite, OnnxfcError, ProofFailed, Refusal
+from onnxfc.storage import write_all
 
 if TYPE_CHECKING:
     from onnxfc.proof import CropResult, Parity, ParityResult
@@ -146,11 +147,17 @@ def error_as_json(error: OnnxfcError) -> dict[str, Any]:
 
 
 def write(path: Path, document: Mapping[str, Any]) -> None:
-    """Write a report as JSON, whole or not at all. Raises WriteError."""
-    content = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-    with writing(path), NewFile(path.parent) as file:
-        os.write(file.fd, content.encode())
-        file.publish(path)
+    """Write a report as JSON, whole or not at all; a pipe or device is written to as it is. Raises WriteError."""
+    content = (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()
+    target = Path(os.path.realpath(path))
+    with writing(path):
+        if path.exists() and not path.is_file():
+            path.write_bytes(content)
+            return
+        with NewFile(target.parent) as file:
+            write_all(file.fd, memoryview(content))
+            file.prepare(target)
+            file.publish(target)
 
 
 def _document(status: str) -> dict[str, Any]:

@@ -17,12 +17,12 @@ def _noise(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 def _model(
-    nodes: list[onnx.NodeProto], shape: list[int], out: list[int], dtype: int = FLOAT, **weights: np.ndarray
+    nodes: list[onnx.NodeProto], given: list[int], out: list[int], dtype: int = FLOAT, **weights: np.ndarray
 ) -> onnx.ModelProto:
     graph = helper.make_graph(
         nodes,
         "small",
-        [helper.make_tensor_value_info("x", dtype, shape)],
+        [helper.make_tensor_value_info("x", dtype, given)],
         [helper.make_tensor_value_info("y", FLOAT, out)],
         [numpy_helper.from_array(array, name) for name, array in weights.items()],
     )
@@ -68,6 +68,18 @@ def flat() -> onnx.ModelProto:
     """An image that enters as a flat vector."""
     nodes = [helper.make_node("Gemm", ["x", "w", "b"], ["y"], name="fc", transB=1)]
     return _model(nodes, [1, 784], [1, 10], w=_noise(10, 784), b=_noise(10))
+
+
+def flat_reshaped() -> onnx.ModelProto:
+    """An image that enters as a flat vector and is reshaped inside, before a Conv."""
+    nodes = [
+        helper.make_node("Reshape", ["x", "shape"], ["picture"], name="reshape"),
+        helper.make_node("Conv", ["picture", "w"], ["a"], name="conv", strides=[2, 2]),
+        helper.make_node("Flatten", ["a"], ["f"], name="flatten"),
+        helper.make_node("Gemm", ["f", "v", "b"], ["y"], name="fc", transB=1),
+    ]
+    weights = {"w": _noise(4, 1, 2, 2), "v": _noise(3, 4 * 8 * 8), "b": _noise(3)}
+    return _model(nodes, [1, 256], [1, 3], shape=np.array([1, 1, 16, 16]), **weights)
 
 
 def constant() -> onnx.ModelProto:

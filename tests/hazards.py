@@ -217,11 +217,16 @@ def refusal(model: onnx.ModelProto, **options: Any) -> Refusal:
 
 
 def own_crops(
-    original: onnx.ModelProto, done: Rewrite, more: Sequence[int] = (2, 1, 1), feed: dict[str, np.ndarray] | None = None
+    original: onnx.ModelProto,
+    done: Rewrite,
+    more: Sequence[int] = (2, 1, 1),
+    feed: dict[str, np.ndarray] | None = None,
+    varied: bool = True,
 ) -> float:
     """Largest deviation of any cell from the original on its crop, relative to the range of the crops' scores.
 
     ``more`` is how many cells the map has beyond the first, per axis. ``feed`` gives inputs that are no images.
+    Where scores need not be ``varied``, the deviation is relative to their size.
     """
     old, new, claim = session(original), session(complete(done)), done.claim
     grid = [1 + count for count in more[: len(claim.native_size)]]
@@ -233,7 +238,8 @@ def own_crops(
         begin = [place * stride for place, stride in zip(cell, claim.stride, strict=True)]
         cut = {image.name: _cut(given[image.name], image.spatial, begin, claim.native_size) for image in claim.inputs}
         crops[cell] = dict(zip(names, old.run(None, {**cut, **(feed or {})}), strict=True))
-    return max(_deviation(output, result[output.name], crops) for output in claim.outputs if output.form != "features")
+    cells = [output for output in claim.outputs if output.form != "features"]
+    return max(_deviation(output, result[output.name], crops, varied) for output in cells)
 
 
 def _images(claim: Any, size: Sequence[int]) -> dict[str, np.ndarray]:
@@ -254,10 +260,12 @@ def _cut(image: np.ndarray, spatial: Sequence[int], begin: Sequence[int], size: 
     return image[tuple(place)]
 
 
-def _deviation(output: Any, got: np.ndarray, crops: dict[tuple[int, ...], dict[str, np.ndarray]]) -> float:
+def _deviation(
+    output: Any, got: np.ndarray, crops: dict[tuple[int, ...], dict[str, np.ndarray]], varied: bool
+) -> float:
     wanted = {cell: values[output.name].astype(np.float64) for cell, values in crops.items()}
     every = np.stack(list(wanted.values()))
-    spread = float(np.ptp(every))
+    spread = float(np.ptp(every)) if varied else max(float(np.abs(every).max()), 1e-3)
     assert spread > 0, "the scores do not vary"
     if output.form in {"mean", "max"}:
         want = every.mean(axis=0) if output.form == "mean" else every.max(axis=0)

@@ -152,6 +152,17 @@ def test_rectangular_native_size(tmp_path: Path) -> None:
     assert outputs(out, images(1, 3, 96, 96))[0].shape == (1, 2, 3, 1)
 
 
+def test_inner_tensor_becomes_the_image(tmp_path: Path) -> None:
+    cli_models.write(cli_models.flat_reshaped(), tmp_path / "flat.onnx")
+    assert onnxfc("rewrite", "flat.onnx", "out.onnx", cwd=tmp_path).code == 3
+    run = onnxfc("rewrite", "flat.onnx", "out.onnx", "--input", "picture", cwd=tmp_path)
+    assert run.code == 0, run.err
+    image = images(1, 1, 16, 16)
+    [wanted] = outputs(tmp_path / "flat.onnx", image.reshape(1, 256))
+    np.testing.assert_allclose(outputs(tmp_path / "out.onnx", image)[0][..., 0, 0], wanted, rtol=1e-4, atol=1e-5)
+    assert outputs(tmp_path / "out.onnx", images(1, 1, 20, 24))[0].shape == (1, 3, 3, 5)
+
+
 def test_check_sizes_are_proven(tmp_path: Path) -> None:
     run = onnxfc("rewrite", LENET, "out.onnx", "--check-size", "40x44", "--check-size", "28x61", cwd=tmp_path)
     assert run.code == 0
@@ -223,6 +234,26 @@ def test_report_of_a_success(tmp_path: Path) -> None:
     assert report["seconds"]["proof"] > 0
 
 
+def test_report_into_a_pipe(tmp_path: Path) -> None:
+    """What is no regular file is written to, never replaced."""
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    run = onnxfc("rewrite", LENET, "out.onnx", "--report", "pipe", "-q", cwd=tmp_path)
+    written = os.read(reader, 1 << 16)
+    os.close(reader)
+    assert run.code == 0, run.err
+    assert json.loads(written)["status"] == "rewritten"
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_report_through_a_symlink(tmp_path: Path) -> None:
+    (tmp_path / "link.json").symlink_to("real.json")
+    for _ in range(2):
+        assert onnxfc("rewrite", LENET, "out.onnx", "--report", "link.json", "-q", cwd=tmp_path).code == 0
+        assert (tmp_path / "link.json").is_symlink()
+        assert json.loads((tmp_path / "real.json").read_text("utf-8"))["status"] == "rewritten"
+
+
 def test_report_without_proof(tmp_path: Path) -> None:
     assert onnxfc("rewrite", LENET, "out.onnx", "--report", "r.json", "--no-check", cwd=tmp_path).code == 0
     report = json.loads((tmp_path / "r.json").read_text("utf-8"))
@@ -243,7 +274,7 @@ def test_report_of_a_refusal(tmp_path: Path) -> None:
 
 
 def test_report_of_a_failed_proof(tmp_path: Path) -> None:
-    run = onnxfc("rewrite", LENET, "out.onnx", "--rtol", "0", "--report", "r.json", cwd=tmp_path)
+    run = onnxfc("rewrite", LENET, "out.onnx", "--rtol", "1e-20", "--atol", "0", "--report", "r.json", cwd=tmp_path)
     assert run.code == 4
     report = json.loads((tmp_path / "r.json").read_text("utf-8"))
     assert (report["status"], report["exit_code"], report["refusals"]) == ("proof failed", 4, [])
@@ -334,7 +365,7 @@ def test_no_progress_when_quiet(tmp_path: Path) -> None:
 
 
 def test_error_on_a_terminal_stands_on_a_clean_line(tmp_path: Path) -> None:
-    code, shown, _ = on_terminal("rewrite", LENET, "out.onnx", "--rtol", "0", cwd=tmp_path)
+    code, shown, _ = on_terminal("rewrite", LENET, "out.onnx", "--rtol", "1e-20", "--atol", "0", cwd=tmp_path)
     assert code == 4
     assert "\r\x1b[Konnxfc: native parity failed" in shown.decode()
 

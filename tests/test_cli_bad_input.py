@@ -115,7 +115,7 @@ def test_output_is_the_inputs_data(room: Path) -> None:
 
 REFUSED: dict[str, tuple[Callable[[], onnx.ModelProto], str, str]] = {
     "tokens": (cli_models.tokens, "no-image-input", "x [1, 12]"),
-    "flat": (cli_models.flat, "no-image-input", "export the model with the image as its input"),
+    "flat": (cli_models.flat, "no-image-input", "name the inner tensor that has with --input NAME"),
     "headless": (cli_models.headless, "no-head", "it has 2 Conv, 1 Relu"),
 }
 
@@ -274,7 +274,7 @@ def test_vacuous_proof_skipped(room: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["out.onnx", "old.onnx"])
-@pytest.mark.parametrize("tolerances", [("--rtol", "0"), ("--rtol", "1e-20", "--atol", "0")])
+@pytest.mark.parametrize("tolerances", [("--rtol", "0", "--atol", "0"), ("--rtol", "1e-20", "--atol", "0")])
 def test_failing_proof(room: Path, target: str, tolerances: tuple[str, ...]) -> None:
     line = fails(4, "rewrite", "in.onnx", target, *tolerances, cwd=room)
     assert "native parity failed: scores deviates by" in line
@@ -291,6 +291,22 @@ def test_report_must_not_replace_a_model(room: Path) -> None:
 def test_report_in_a_missing_folder(room: Path) -> None:
     line = fails(1, "rewrite", "in.onnx", "out.onnx", "--report", "missing/r.json", cwd=room)
     assert "--report missing/r.json: the folder does not exist; create it first" in line
+
+
+def test_report_replaces_nothing_but_reports(room: Path) -> None:
+    """Not the input's external data, for one, whatever comes of the run."""
+    onnx.save(onnx.load(LENET), room / "ext.onnx", save_as_external_data=True, location="ext.data", size_threshold=0)
+    line = fails(2, "rewrite", "ext.onnx", "out.onnx", "--report", "ext.data", cwd=room)
+    assert "--report ext.data: exists and is not a report; choose another name" in line
+    (room / "r.json").touch()
+    for seed in (1, 2):
+        assert onnxfc("rewrite", "in.onnx", "out.onnx", "--report", "r.json", "--seed", seed, cwd=room).code == 0
+        assert f'"seed": {seed}' in (room / "r.json").read_text("utf-8")
+
+
+def test_input_that_is_not_there(room: Path) -> None:
+    line = fails(2, "rewrite", "in.onnx", "out.onnx", "--input", "photo", cwd=room)
+    assert line == "onnxfc: --input photo: the model has no such tensor (its inputs are image)"
 
 
 def test_quiet_silences_no_error(room: Path) -> None:

@@ -31,7 +31,7 @@ LAYERS = (
     ("model_file",),
     ("draft", "runtime"),
     ("emit", "site", "proof"),
-    ("lift", "weights", "images"),
+    ("lift", "weights", "images", "cut", "inline"),
     ("rules", "sizing", "outputs", "assemble"),
     ("walk",),
     ("rewrite",),
@@ -43,7 +43,7 @@ LAYERS = (
 
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 REWRITING = {"walk", "rules", "rewrite", "draft", "emit", "lift", "site", "views", "weights", "outputs", "assemble"}
-REWRITING |= {"images", "sizing", "specs", "graph", "report", "cli", "receptive_field"}
+REWRITING |= {"images", "cut", "inline", "sizing", "specs", "graph", "report", "cli", "receptive_field"}
 
 
 def module_name(path: Path) -> str:
@@ -88,12 +88,15 @@ GRAPH = {module_name(path): imported(path) for path in FILES}
 
 
 def test_every_module_has_its_layer() -> None:
-    assert {unit(name) for name in NAMES} == set(LEVEL)
+    assert {unit(name) for name in NAMES} == set(LEVEL), "a new module: give it its place in LAYERS"
 
 
 @pytest.mark.parametrize("name", sorted(NAMES))
 def test_imports_go_downward(name: str) -> None:
-    above = [other for other in GRAPH[name] if unit(other) != unit(name) and LEVEL[unit(other)] >= LEVEL[unit(name)]]
+    if unit(name) not in LEVEL:
+        pytest.skip("has no layer yet")
+    others = {unit(other) for other in GRAPH[name]} - {unit(name)}
+    above = [other for other in others & set(LEVEL) if LEVEL[other] >= LEVEL[unit(name)]]
     assert above == []
 
 

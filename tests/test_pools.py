@@ -358,6 +358,23 @@ def test_keep_of_a_sum(name: str) -> None:
     assert refusal(pooled(SPELLINGS[name]), global_pool="keep").code
 
 
+@pytest.mark.xfail(strict=True, reason="written, and then found wrong by the proof: a failed proof, not a refusal")
+@pytest.mark.parametrize("window", ["Flatten", "GlobalMaxPool 2x2"])
+def test_keep_beside_a_window(window: str) -> None:
+    """One vector of the whole image beside one of each window: refused by reason, or proven."""
+
+    def body(net: Net, tensor: str) -> str:
+        pooled = net.op("Flatten", net.op("GlobalAveragePool", tensor))
+        small = tensor if window == "Flatten" else net.op("MaxPool", tensor, kernel_shape=[H - 1, W - 1])
+        length = CHANNELS * (H * W if window == "Flatten" else 4)
+        return net.fc(net.op("Concat", pooled, net.op("Flatten", small), axis=1), CHANNELS + length, M)
+
+    try:
+        rewrite(bodied(body), options=RewriteOptions(global_pool="keep"), check_options=CHECK)
+    except NothingToRewrite as error:
+        assert error.refusals[0].code
+
+
 # --global-pool drop
 
 

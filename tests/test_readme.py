@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import os
 import re
 import subprocess
 import sys
@@ -12,58 +11,21 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 import pytest
-import readme_tables
+import readme_refresh
 from cli_runs import ROOT, environment
+from readme_refresh import furnish, run_all, sessions
 
 from onnxfc.cli import rewrite
 from onnxfc.errors import ExitCode
 
 TEXT = (ROOT / "README.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
-MARK = "@@@ end of command @@@"
 NUMBER = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?(?:e[+-]?\d+)?)(%| s\b|)")
 
 
 @pytest.fixture(scope="module")
 def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder like a checkout, in which ``onnxfc`` and ``python`` are those of this test."""
-    folder = tmp_path_factory.mktemp("checkout")
-    (folder / "fixtures").symlink_to(ROOT / "fixtures")
-    tools = folder / "tools"
-    tools.mkdir()
-    for name, command in {"onnxfc": f"{sys.executable} -m onnxfc", "python": sys.executable}.items():
-        (tools / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n')
-        (tools / name).chmod(0o755)
-    return folder
-
-
-def sessions() -> list[tuple[str, str]]:
-    """Command and shown output of all console blocks, in order; blocks are separated by an empty command."""
-    found = []
-    for kind, body in BLOCKS:
-        if kind == "console":
-            for part in re.split(r"^\$ ", body, flags=re.MULTILINE)[1:]:
-                command, _, shown = part.partition("\n")
-                found.append((command, shown))
-    return found
-
-
-def run_all(commands: list[str], folder: Path) -> list[str]:
-    """Output of each command, run in one shell."""
-    script = "".join(f'{command}\ncode=$?; echo "{MARK}"; (exit $code)\n' for command in commands)
-    path = f"{folder / 'tools'}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        ["bash", "-c", script],
-        cwd=folder,
-        env=environment(PATH=path),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        timeout=300,
-        check=False,
-    )
-    return done.stdout.split(MARK + "\n")[:-1]
+    return furnish(tmp_path_factory.mktemp("checkout"))
 
 
 def agree(shown: str, printed: str) -> bool:
@@ -94,7 +56,7 @@ def test_comparison_sees_differences() -> None:
 
 
 def test_console_blocks(room: Path) -> None:
-    found = sessions()
+    found = sessions(TEXT)
     assert len(found) >= 6
     printed = run_all([command for command, _ in found], room)
     assert len(printed) == len(found)
@@ -201,7 +163,7 @@ def test_refusal_table_is_complete() -> None:
 
 
 def test_operator_table_is_current() -> None:
-    assert readme_tables.current(TEXT) == TEXT, "run: python tests/readme_tables.py"
+    assert readme_refresh.with_operators(TEXT) == TEXT, "run: python tests/readme_refresh.py"
     assert "| Conv" not in TEXT
     assert TEXT.count("GlobalAveragePool") >= 2
 

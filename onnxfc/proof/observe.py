@@ -18,7 +18,7 @@ from onnxfc.proof.head import reads
 from onnxfc.proof.inputs import Inputs, Kind
 from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.scale import Scale, measure, precision_of
-from onnxfc.proof.sessions import Arrays, RunError, Runner
+from onnxfc.proof.sessions import Array, Arrays, RunError, Runner
 from onnxfc.proof.sizes import Size
 
 Progress = Callable[[str], None]
@@ -91,7 +91,25 @@ def observe(
         _run_whole(evidence, runner, claim, size)
         del runner
         _measure_noise(evidence, original, tensors, options, progress)
+        _leave_drowned(evidence, claim)
     return evidence
+
+
+def _leave_drowned(evidence: Evidence, claim: Claim) -> None:
+    """Do without the kinds of inputs under which rounding moves an output nearly as much as an error would."""
+    outputs = [output.name for output in claim.outputs]
+
+    def drowned(name: str, kind: Kind) -> bool:
+        return evidence.scales[name, kind.name].drowned(evidence.noise.get((name, kind.name), 0.0))
+
+    clear = [kind for kind in evidence.kinds if not any(drowned(name, kind) for name in outputs)]
+    if clear and set(clear) >= set(evidence.cover(outputs)):
+        evidence.kinds = clear
+        evidence.samples = [sample for sample in evidence.samples if sample.kind in clear]
+        return
+    for name in outputs:
+        if all(drowned(name, kind) for kind in evidence.kinds):
+            evidence.vacuous = f"rounding alone moves output {name} too much to tell it from an error; {ADVICE}"
 
 
 def _choose(evidence: Evidence, runner: Runner, original: ModelFile, options: CheckOptions, progress: Progress) -> None:
@@ -128,7 +146,8 @@ def _choose(evidence: Evidence, runner: Runner, original: ModelFile, options: Ch
         if all(problems):
             evidence.vacuous = f"output {name} is {problems[0]}; {ADVICE}"
     keep = evidence.cover(runner.outputs)
-    keep += [kind for kind in evidence.kinds if kind not in keep][: max(0, (4 if evidence.small else 2) - len(keep))]
+    more = [kind for kind, pair in useful if kind not in keep and worth((kind, pair))[1] == -np.inf]
+    keep += more[: max(0, (4 if evidence.small else 2) - len(keep))]
     evidence.kinds = keep
     evidence.samples = [sample for kind, pair in useful if kind in keep for sample in pair]
 
@@ -219,15 +238,36 @@ def _run_whole(evidence: Evidence, runner: Runner, claim: Claim, size: Size) -> 
 def _measure_noise(
     evidence: Evidence, original: ModelFile, tensors: Sequence[str], options: CheckOptions, progress: Progress
 ) -> None:
-    """How much the original differs from itself when its sums are ordered otherwise."""
+    """How much rounding alone moves the original: sums ordered otherwise, inputs off by half a unit in the last place.
+
+    The second tells how a network amplifies rounding (a saturated softmax does) where the first finds nothing.
+    """
     progress("rounding noise of the original")
     try:
         runner = Runner(original, tensors, options.threads, optimise=False)
         for sample in evidence.samples[: len(evidence.kinds)]:
-            for name, value in runner.run(sample.feeds).items():
-                if value.dtype.kind == "f" and value.shape == sample.values[name].shape:
-                    difference = np.abs(value.astype(np.float64) - sample.values[name].astype(np.float64))
-                    evidence.noise[name, sample.kind.name] = float(difference.max(initial=0.0))
+            for feeds in (sample.feeds, _jittered(sample.feeds, evidence.inputs.images, options.seed)):
+                for name, value in runner.run(feeds).items():
+                    _note_noise(evidence, sample, name, value)
     except RunError:
         # Without graph optimisation some kernels are missing (float16); the noise stays unknown.
         evidence.noise.clear()
+
+
+def _note_noise(evidence: Evidence, sample: Sample, name: str, value: Array) -> None:
+    if value.dtype.kind == "f" and value.shape == sample.values[name].shape:
+        difference = np.abs(value.astype(np.float64) - sample.values[name].astype(np.float64))
+        key = (name, sample.kind.name)
+        evidence.noise[key] = max(evidence.noise.get(key, 0.0), float(difference.max(initial=0.0)))
+
+
+def _jittered(feeds: Arrays, images: Sequence[str], seed: int) -> Arrays:
+    """Float images with every pixel moved by at most one rounding, up or down."""
+    rng = np.random.default_rng([seed, 1])
+    moved = dict(feeds)
+    for name in images:
+        value = feeds[name]
+        if value.dtype.kind == "f":
+            signs = rng.choice(np.array([-1.0, 1.0]), value.shape)
+            moved[name] = (value * (1 + signs * np.finfo(value.dtype).eps / 2)).astype(value.dtype)
+    return moved

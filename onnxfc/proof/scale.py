@@ -2,7 +2,7 @@
 
 Many outputs are mostly constant (biases, softmax of a weak network), so a tolerance relative to their
 magnitude would let a dead network pass. Here a tolerance is relative to the *signal*: half the largest
-change that different inputs of one kind cause in one element. On top comes a floor of two roundings of
+change that different inputs of one kind cause in one element. On top comes a floor of a few roundings of
 the magnitude. If both together exceed ``cap`` signals, the inputs do not show enough to prove anything.
 
 NaN rules: NaN equals nothing, infinity equals nothing. Where the expected value is not finite, the
@@ -23,18 +23,22 @@ from onnxfc.proof.sessions import Array
 
 @dataclass(frozen=True)
 class Precision:
-    """Rounding of a number type, the default tolerance and the widest one, both in signals."""
+    """Rounding of a number type, the default tolerance and the widest one, both in signals.
+
+    ``roundings``: how many roundings of its magnitude an output is always allowed.
+    """
 
     eps: float
     rtol: float
     cap: float
+    roundings: int = 2
 
 
 # A scale error of 0.1 % moves an output by about 1e-3 signals: cap stays at half of that. Sums of 10^4
 # float32 products in another order differ by about 1e-6 of the magnitude, far below 2e-4 signals.
 PRECISION = {
-    "float64": Precision(2.0**-52, 1e-6, 5e-4),
-    "float32": Precision(2.0**-23, 2e-4, 5e-4),
+    "float64": Precision(2.0**-52, 1e-6, 5e-4, 6),
+    "float32": Precision(2.0**-23, 2e-4, 5e-4, 6),
     "float16": Precision(2.0**-10, 5e-3, 5e-2),
     "bfloat16": Precision(2.0**-7, 4e-2, 2e-1),
 }
@@ -56,9 +60,18 @@ class Scale:
         return self.signal / self.magnitude if self.magnitude else 0.0
 
     @property
+    def rounding(self) -> float:
+        """What rounding of the last layers alone may change, absolute."""
+        return self.precision.roundings * self.precision.eps * self.magnitude
+
+    def drowned(self, noise: float) -> bool:
+        """Whether measured rounding noise leaves too little of the signal to see an error in."""
+        return not self.exact and 3 * noise > self.precision.cap * self.signal
+
+    @property
     def good(self) -> bool:
         """Informative with room: the rounding floor is a small part of the tolerance."""
-        floor = 2 * self.precision.eps * self.magnitude
+        floor = self.rounding
         return not self.problem and (self.exact or floor <= 0.1 * self.precision.rtol * self.signal)
 
     def tolerance(self, options: CheckOptions, noise: float | None = None) -> float:
@@ -66,7 +79,7 @@ class Scale:
         if self.exact:
             return 0.0
         rtol = self.precision.rtol if options.rtol is None else options.rtol
-        floor = 2 * self.precision.eps * self.magnitude if options.atol is None else options.atol
+        floor = self.rounding if options.atol is None else options.atol
         base = rtol * self.signal + floor
         if options.rtol is not None or options.atol is not None or noise is None:
             return base
@@ -115,7 +128,7 @@ def measure(samples: Sequence[Array], batch: int, coarse: Precision, options: Ch
 def _problem(rows: Array, scale: Scale, options: CheckOptions) -> str:
     if scale.signal == 0:
         return "constant over different inputs"
-    rounding = 2 * scale.precision.eps * scale.magnitude
+    rounding = scale.rounding
     rtol = scale.precision.rtol if options.rtol is None else options.rtol
     if rounding > (max(scale.precision.cap, 2 * rtol) - rtol) * scale.signal:
         return f"varies by only {scale.ratio:.0e} of its magnitude, too close to rounding"

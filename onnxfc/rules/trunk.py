@@ -59,9 +59,12 @@ def sliding(site: Site) -> Outcome:
 
 
 def _covers(site: Site, how: Sliding, extent: tuple[int, ...]) -> bool:
-    """Whether a pool spells a global pool: its kernel is the whole native map."""
-    whole = how.kernel == extent and not how.padded and set(how.dilations) == {1}
-    return whole and site.op_type in {"AveragePool", "MaxPool"} and site.role != "local"
+    """Whether a pool spells a global pool: its one window holds the whole native map (and padding that does not count)."""
+    if site.op_type not in {"AveragePool", "MaxPool"} or site.role == "local" or set(how.dilations) != {1}:
+        return False
+    whole = all(k - a >= size for k, a, size in zip(how.kernel, how.begin, extent, strict=True))
+    counted = how.padded and site.op_type == "AveragePool" and site.attrs.get("count_include_pad", 0)
+    return whole and set(site.shape_out()[2:]) == {1} and not counted
 
 
 def _over_pooled(site: Site, view: Map) -> Outcome:

@@ -1,0 +1,310 @@
+"""Random classifiers for the property test: trunk x flatten x body x output, in 1, 2 and 3 dimensions.
+
+Everything is drawn through ``draw``, so that hypothesis can make a failing network small.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from hazards import Net
+from hypothesis import assume
+from hypothesis import strategies as st
+
+Draw = Callable[[Any], Any]
+
+
+@dataclass
+class Network:
+    """A network under construction: the map's channels and extent so far, and whether a cell equals its crop."""
+
+    net: Net
+    draw: Draw
+    channels: int
+    extent: list[int]
+    clean: bool = True
+    story: list[str] = field(default_factory=list)
+
+    @property
+    def rank(self) -> int:
+        return len(self.extent)
+
+    def pick(self, *choices: Any) -> Any:
+        return self.draw(st.sampled_from(choices))
+
+    def number(self, low: int, high: int) -> int:
+        return int(self.draw(st.integers(low, high)))
+
+
+def random_network(draw: Draw) -> tuple[onnx.ModelProto, Network]:
+    opset = draw(st.sampled_from((17, 11, 13, 20)))
+    rank = draw(st.sampled_from((2, 2, 2, 1, 3)))
+    chosen = draw(st.integers(0, 99))
+    net = Net(opset, seed=chosen)
+    extent = [draw(st.integers(7, 13 if rank < 3 else 9)) for _ in range(rank)]
+    network = Network(net, draw, draw(st.integers(1, 4)), extent)
+    batch = network.pick(1, 2, "N")
+    network.story.append(f"opset {opset} seed {chosen} batch {batch} image {network.channels} x {extent}")
+    tensor = _image(network, batch)
+    for _ in range(network.number(1, 3)):
+        tensor = network.pick(*TRUNK)(network, tensor)
+        assume(all(length >= 1 for length in network.extent))
+    assume(rank > 1 or network.channels > 1)  # (N, 1, L) flattened is (N, L): is it still a map? Either answer serves.
+    network.story.append(f"map {network.channels} x {network.extent}")
+    flat, features = network.pick(*FLATTEN)(network, tensor, batch)
+    scores, features = _body(network, flat, features)
+    return net.model(*_outputs(network, scores, flat, features)), network
+
+
+def _image(network: Network, batch: int | str) -> str:
+    """Channels first, or last with a Transpose."""
+    net, rank = network.net, network.rank
+    if network.pick(False, False, True):
+        last = net.input("image", [batch, *network.extent, network.channels])
+        network.story.append("channels last")
+        return str(net.op("Transpose", last, perm=[0, rank + 1, *range(1, rank + 1)]))
+    return net.input("image", [batch, network.channels, *network.extent])
+
+
+# The trunk
+
+
+def _sliding(network: Network, kernel: list[int], strides: list[int], dilations: list[int], ceil: bool) -> dict[str, Any]:
+    """Attributes of a Conv or pool; the network's extent behind it."""
+    rank = network.rank
+    how = network.pick("NOTSET", "NOTSET", "NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER", "pads")
+    attributes: dict[str, Any] = {"kernel_shape": kernel, "strides": strides}
+    pads = [0] * (2 * rank)
+    if how == "pads":
+        pads = [network.number(0, max(0, min(1, kernel[axis % rank] - 1))) for axis in range(2 * rank)]
+        attributes["pads"] = pads
+    elif how != "NOTSET":
+        attributes["auto_pad"] = how
+    extent = []
+    for axis, length in enumerate(network.extent):
+        reach = (kernel[axis] - 1) * dilations[axis] + 1
+        if how.startswith("SAME"):
+            new = -(-length // strides[axis])
+            if (new - 1) * strides[axis] + reach > length:
+                network.clean = False
+        else:
+            room = length + pads[axis] + pads[axis + rank] - reach
+            assume(room >= 0)
+            if ceil and room % strides[axis]:
+                network.clean = False
+            new = (-(-room // strides[axis]) if ceil else room // strides[axis]) + 1
+            assume(not ceil or (new - 1) * strides[axis] < length + pads[axis])  # where onnx and onnxruntime differ
+        extent.append(new)
+    if any(pads):
+        network.clean = False
+    network.extent = extent
+    return attributes
+
+
+def _conv(network: Network, tensor: str) -> str:
+    net, rank = network.net, network.rank
+    kernel = [network.number(1, 3) for _ in range(rank)]
+    strides = [network.number(1, 2) for _ in range(rank)]
+    dilations = [network.pick(1, 1, 2)] * rank
+    group = network.pick(1, 1, network.channels)
+    after = group * network.number(1, 4) if group > 1 else network.number(1, 5)
+    weight = net.random(after, network.channels // group, *kernel)
+    if any(item > 1 for item in dilations):
+        assume(rank < 3)
+    attributes = _sliding(network, kernel, strides, dilations, False)
+    if any(item > 1 for item in dilations):
+        assume("auto_pad" not in attributes)
+        attributes["dilations"] = dilations
+    bias = [net.random(after, gain=0.2)] if network.pick(True, False) else []
+    network.channels = after
+    network.story.append(f"Conv group {group} {attributes}")
+    return str(net.op("Tanh", net.op("Conv", tensor, weight, *bias, group=group, **attributes)))
+
+
+def _pool(network: Network, tensor: str) -> str:
+    rank = network.rank
+    kind = network.pick("MaxPool", "AveragePool")
+    kernel = [network.number(1, 3) for _ in range(rank)]
+    strides = [network.number(1, 3) for _ in range(rank)]
+    ceil = network.pick(False, False, True)
+    attributes = _sliding(network, kernel, strides, [1] * rank, ceil)
+    assume(not (ceil and "auto_pad" in attributes))
+    if ceil:
+        attributes["ceil_mode"] = 1
+    if kind == "AveragePool":
+        attributes["count_include_pad"] = network.number(0, 1)
+        assume(not (ceil and "pads" in attributes))
+    network.story.append(f"{kind} {attributes}")
+    return str(network.net.op(kind, tensor, **attributes))
+
+
+def _pointwise(network: Network, tensor: str) -> str:
+    net, rank = network.net, network.rank
+    kind = network.pick("Relu", "norm", "scale", "Dropout")
+    network.story.append(kind)
+    if kind == "norm":
+        return _norm(network, tensor, network.channels)
+    if kind == "scale":
+        shifted = net.op("Add", tensor, net.random(network.channels, *[1] * rank))
+        return str(net.op("Mul", net.const(0.7), shifted))
+    return str(net.op(kind, net.op("Add", tensor, net.const(0.3)) if kind == "Relu" else tensor))
+
+
+def _residual(network: Network, tensor: str) -> str:
+    """x + Conv(x), padded where its kernel is 3."""
+    net, rank = network.net, network.rank
+    width = network.pick(1, 3)
+    weight = net.random(network.channels, network.channels, *[width] * rank)
+    network.clean = network.clean and width == 1
+    network.story.append(f"residual {width}")
+    return str(net.op("Add", tensor, net.op("Conv", tensor, weight, pads=[width // 2] * (2 * rank))))
+
+
+def _branches(network: Network, tensor: str) -> str:
+    """Two Convs side by side, concatenated."""
+    net, rank = network.net, network.rank
+    parts = [net.op("Conv", tensor, net.random(after, network.channels, *[1] * rank)) for after in (2, 3)]
+    network.channels = 5
+    network.story.append("branches")
+    return str(net.op("Concat", parts[0], net.op("Tanh", parts[1]), axis=network.pick(1, -1 - rank)))
+
+
+def _gate(network: Network, tensor: str) -> str:
+    """Squeeze and excitation."""
+    net, rank = network.net, network.rank
+    assume(math.prod(network.extent) > 1)
+    weight = net.random(network.channels, network.channels, *[1] * rank)
+    network.clean = False
+    network.story.append("gate")
+    return str(net.op("Mul", tensor, net.op("Sigmoid", net.op("Conv", net.op("GlobalAveragePool", tensor), weight))))
+
+
+TRUNK = (_conv, _conv, _conv, _pool, _pool, _pointwise, _residual, _branches, _gate)
+
+
+# Into the head
+
+
+def _flatten(network: Network, tensor: str, batch: int | str) -> tuple[str, int]:
+    net, features = network.net, network.channels * math.prod(network.extent)
+    how = network.pick("Flatten", "-1", "F", "0", "computed")
+    network.story.append(f"flatten {how}")
+    if how == "Flatten":
+        return str(net.op("Flatten", tensor)), features
+    if how == "computed":
+        first = net.op("Gather", net.op("Shape", tensor), net.ints(0))
+        return str(net.op("Reshape", tensor, net.op("Concat", first, net.ints(-1), axis=0))), features
+    target = {"-1": [-1, features], "F": [0, features], "0": [0, -1]}[how]
+    return str(net.op("Reshape", tensor, net.ints(*target))), features
+
+
+def _turned(network: Network, tensor: str, batch: int | str) -> tuple[str, int]:
+    rank = network.rank
+    perm = [0, *network.draw(st.permutations(range(1, rank + 2)))]
+    network.story.append(f"transposed {perm}")
+    flat, features = network.net.op("Transpose", tensor, perm=perm), network.channels * math.prod(network.extent)
+    return str(network.net.op("Reshape", flat, network.net.ints(-1, features))), features
+
+
+def _global(network: Network, tensor: str, batch: int | str) -> tuple[str, int]:
+    net, rank = network.net, network.rank
+    kind = network.pick("GlobalAveragePool", "GlobalMaxPool", "AveragePool", "ReduceMean", "ReduceMax", "kept", "steps")
+    network.story.append(kind)
+    axes = [-1 - axis for axis in range(rank)]
+    if kind.startswith("Global"):
+        return str(net.op("Flatten", net.op(kind, tensor))), network.channels
+    if kind == "AveragePool":
+        pool = net.op(kind, tensor, kernel_shape=network.extent, strides=network.extent)
+        return str(net.op("Flatten", pool)), network.channels
+    if kind == "kept":
+        return str(net.op("Flatten", net.axes("ReduceMean", tensor, axes, keepdims=1))), network.channels
+    if kind == "steps":
+        for _ in range(rank):
+            tensor = net.axes("ReduceMean", tensor, [-1], keepdims=0)
+        return tensor, network.channels
+    return net.axes(kind, tensor, axes, keepdims=0), network.channels
+
+
+def _both(network: Network, tensor: str, batch: int | str) -> tuple[str, int]:
+    """Two ways into the head, concatenated."""
+    network.story.append("both")
+    one, first = network.pick(_flatten, _turned, _global)(network, tensor, batch)
+    two, second = network.pick(_flatten, _global)(network, tensor, batch)
+    return str(network.net.op("Concat", one, two, axis=1)), first + second
+
+
+FLATTEN = (_flatten, _flatten, _turned, _global, _global, _both)
+
+
+# The head
+
+
+def _norm(network: Network, tensor: str, length: int) -> str:
+    net = network.net
+    rest = [net.const(1 + 0.3 * net.rng.standard_normal(length)), net.random(length, gain=0.3), net.random(length, gain=0.3)]
+    return str(net.op("BatchNormalization", tensor, *rest, net.const(0.5 + net.rng.random(length))))
+
+
+def _body(network: Network, tensor: str, features: int) -> tuple[str, int]:
+    net = network.net
+    for _ in range(network.number(0, 4)):
+        kind = network.pick("fc", "fc", "Relu", "norm", "Mul", "Sub", "residual", "glu", "slice", "Dropout", "center", "matmul")
+        network.story.append(kind)
+        if kind == "fc":
+            after = network.number(2, 6)
+            tensor, features = net.fc(tensor, features, after), after
+        elif kind == "matmul":
+            after = network.number(2, 6)
+            product = net.op("MatMul", tensor, net.random(features, after))
+            tensor, features = str(net.op("Add", net.random(after), product)), after
+        elif kind == "norm":
+            tensor = _norm(network, tensor, features)
+        elif kind in {"Mul", "Sub"}:
+            shape = network.pick((features,), (1, features), (), (1,))
+            tensor = str(net.op(kind, tensor, net.const(0.5 + net.rng.random(shape))))
+        elif kind == "residual":
+            tensor = str(net.op("Add", tensor, net.op("Tanh", net.fc(tensor, features, features))))
+        elif kind == "glu" and features > 1:
+            half = features // 2
+            left = net.op("Gather", tensor, net.ints(*range(half)), axis=1)
+            right = net.op("Slice", tensor, net.ints(features - half), net.ints(features), net.ints(-1))
+            tensor, features = str(net.op("Mul", left, net.op("Sigmoid", right))), half
+        elif kind == "slice" and features > 2:
+            tensor, features = str(net.op("Slice", tensor, net.ints(1), net.ints(features), net.ints(1))), features - 1
+        elif kind == "center" and features > 1:
+            tensor = str(net.op("Sub", tensor, net.axes("ReduceMean", tensor, [-1], keepdims=1)))
+        elif kind in {"Relu", "Dropout"}:
+            tensor = str(net.op(kind, tensor))
+    return net.fc(tensor, features, 4), 4
+
+
+def _outputs(network: Network, scores: str, flat: str, features: int) -> list[str]:
+    net = network.net
+    kind = network.pick("scores", "Softmax", "LogSoftmax", "Sigmoid", "pairs", "two", "reduced")
+    network.story.append(kind)
+    if kind in {"Softmax", "LogSoftmax"}:
+        return [net.op(kind, scores, axis=network.pick(1, -1))]
+    if kind == "Sigmoid":
+        return [net.op("Sigmoid", scores)]
+    if kind == "pairs":
+        return [net.op("Softmax", net.op("Reshape", scores, net.ints(-1, 2, 2)), axis=network.pick(1, 2))]
+    if kind == "two":
+        return [scores, net.fc(net.op("Tanh", scores), features, 2)]
+    if kind == "reduced":
+        return [net.axes("ReduceMax", scores, [1], keepdims=network.pick(0, 1))]
+    return [scores]
+
+
+def still_varies(model: onnx.ModelProto, session: Any) -> bool:
+    """Whether different images give different scores, for the sizes that the model was made for."""
+    made = session(model)
+    given = made.get_inputs()[0]
+    shape = [item if isinstance(item, int) else 1 for item in given.shape]
+    rng = np.random.default_rng(0)
+    runs = [made.run(None, {given.name: rng.standard_normal(shape).astype(np.float32)}) for _ in range(3)]
+    return all(float(np.ptp(np.stack(values), axis=0).max()) > 1e-3 for values in zip(*runs, strict=True))
