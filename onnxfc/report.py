@@ -57,6 +57,9 @@ def _row(key: str, value: str) -> str:
 
 def _replaced(result: Rewrite) -> Iterator[str]:
     rows = [(item.node, item.before, item.after) for item in result.replacements]
+    if not rows:
+        yield "no FC layer: the image's dims were freed, and what was made for the native size with them"
+        return
     name, before = (max(len(row[column]) for row in rows) for column in (0, 1))
     for row in rows:
         yield f"{row[0]:<{name}}  {row[1]:<{before}} ⇒ {row[2]}"

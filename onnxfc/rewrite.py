@@ -135,7 +135,7 @@ def _result(
     refusals = drop_refusals(state, traces)
     if refusals:
         raise NothingToRewrite(str(refusals[0]), tuple(refusals))
-    if not state.replacements:
+    if not state.replacements and (not traces or _is_free(state, reading)):
         refusal = _nothing(state)
         raise NothingToRewrite(str(refusal), (refusal,))
     sizing = Sizing(state.draft, state.draft.prune(state.graph.outputs), reading)
@@ -154,6 +154,13 @@ def _result(
         notes=tuple(state.notes),
         map_at_twice=_map_at_twice(claim, sizing),
     )
+
+
+def _is_free(state: State, reading: Sequence[Image]) -> bool:
+    """Whether the image's dims are open already and no node had to change for it."""
+    dims = {info.name: info.type.tensor_type.shape.dim for info in state.graph.inputs}
+    fixed = any(dims[image.name][axis].dim_value > 0 for image in reading for axis in image.spatial)
+    return not fixed and all(any(node is own for own in state.graph.nodes) for node in state.draft.nodes)
 
 
 def _nothing(state: State) -> Refusal:

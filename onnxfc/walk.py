@@ -25,18 +25,28 @@ _AFFINE = {
     *("Reshape", "Shape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"),
 }
 
-_ATTENTION = (
-    "relates the places of the image to each other (attention): it was trained for the native size",
-    "leave this model at its native size",
-)
-_PLAIN = {"attention", "recurrent", "data-dependent"}
+_LEAVE = "leave this model at its native size"
+_ATTENTION = "relates the places of the image to each other (attention): it was trained for the native size"
+_PLAIN = {"attention", "recurrent", "data-dependent", "quantised"}
+"""Refusals that say plainly why: none further on can say it better."""
+
+
+def _reasons(code: str, why: str, advice: str, *ops: str) -> dict[str, tuple[str, str, str]]:
+    return dict.fromkeys(ops, (code, why, advice))
+
+
 _WHY = {
-    "LSTM": ("recurrent", "reads its input as one sequence"),
-    "GRU": ("recurrent", "reads its input as one sequence"),
-    "RNN": ("recurrent", "reads its input as one sequence"),
-    "NonMaxSuppression": ("data-dependent", "has an output whose shape depends on the values"),
-    "NonZero": ("data-dependent", "has an output whose shape depends on the values"),
-    "Attention": ("attention", "relates all places of the native size to each other"),
+    **_reasons("recurrent", "reads its input as one sequence", _LEAVE, "GRU", "LSTM", "RNN"),
+    **_reasons("attention", _ATTENTION, _LEAVE, "Attention", "MultiHeadAttention"),
+    **_reasons(
+        *("data-dependent", "has an output whose shape depends on the values", "leave out the post-processing"),
+        *("Compress", "NonMaxSuppression", "NonZero", "Unique"),
+    ),
+    **_reasons(
+        *("quantised", "belongs to a quantised model", "rewrite the float model, then quantise it"),
+        *("ConvInteger", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QGemm", "QLinearAdd"),
+        *("QLinearConv", "QLinearGlobalAveragePool", "QLinearMatMul", "QuantizeLinear"),
+    ),
 }
 
 
@@ -125,11 +135,12 @@ def _visit(state: State, node: onnx.NodeProto) -> None:
 
 def _inherited(state: State, node: onnx.NodeProto, refused: Refused) -> Outcome:
     """What follows from something refused is refused; attention and readers of sequences say more plainly why."""
-    both = [name for name in node.input if isinstance(state.views.get(name), Refused)]
-    if node.op_type in _WHY and refused.refusal.code not in _PLAIN:
-        return _no_rule(Site(state, node))
-    if node.op_type in {"Einsum", "MatMul"} and len(both) == 2 and refused.refusal.code not in _PLAIN:
-        return Site(state, node).refuse("attention", *_ATTENTION)
+    if refused.refusal.code not in _PLAIN:
+        if node.op_type in _WHY:
+            return _no_rule(Site(state, node))
+        both = [name for name in node.input if isinstance(state.views.get(name), Refused)]
+        if node.op_type in {"Einsum", "MatMul"} and len(both) == 2:
+            return Site(state, node).refuse("attention", _ATTENTION, _LEAVE)
     return [refused] * len(node.output)
 
 
@@ -182,8 +193,16 @@ def _affine(site: Site) -> bool:
 
 
 def _no_rule(site: Site) -> Refusal:
-    code, why = _WHY.get(site.op_type, ("unsupported-operator", "is not supported here"))
-    return site.refuse(code, why, "leave this model at its native size")
+    """Why there is none: by what the operator is, or by what it works on."""
+    if site.op_type in _WHY:
+        code, why, advice = _WHY[site.op_type]
+        return site.refuse(code, why, advice)
+    lifted = [view for view in site.views if isinstance(view, Map | Window | ScoreMap)]
+    if site.op_type == "Einsum" and len(lifted) > 1:
+        return site.refuse("attention", _ATTENTION, _LEAVE)
+    if any(isinstance(view, Window) for view in lifted):
+        return site.refuse("cut-out", "works on a piece of the map that was cut out or flattened before", _LEAVE)
+    return site.refuse("unsupported-operator", "is not supported here", _LEAVE)
 
 
 def _size_free(site: Site, views: Sequence[View]) -> Outcome:

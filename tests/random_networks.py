@@ -41,7 +41,8 @@ class Network:
         return int(self.draw(st.integers(low, high)))
 
 
-def random_network(draw: Draw) -> tuple[onnx.ModelProto, Network]:
+def random_network(draw: Draw, branched: bool = False) -> tuple[onnx.ModelProto, Network]:
+    """A model and what is known of it; ``branched``: the head begins with several windows, concatenated."""
     opset = draw(st.sampled_from((17, 11, 13, 20)))
     rank = draw(st.sampled_from((2, 2, 2, 1, 3)))
     chosen = draw(st.integers(0, 99))
@@ -56,7 +57,9 @@ def random_network(draw: Draw) -> tuple[onnx.ModelProto, Network]:
         assume(all(length >= 1 for length in network.extent))
     assume(rank > 1 or network.channels > 1)  # (N, 1, L) flattened is (N, L): is it still a map? Either answer serves.
     network.story.append(f"map {network.channels} x {network.extent}")
-    flat, features = network.pick(*FLATTEN)(network, tensor, batch)
+    told = " ".join(network.story)
+    assume("channels last" not in told or "Conv" in told or "Pool" in told)  # else nothing says which axes are space
+    flat, features = network.pick(*((_both,) if branched else FLATTEN))(network, tensor, batch)
     scores, features = _body(network, flat, features)
     return net.model(*_outputs(network, scores, flat, features)), network
 
@@ -74,7 +77,9 @@ def _image(network: Network, batch: int | str) -> str:
 # The trunk
 
 
-def _sliding(network: Network, kernel: list[int], strides: list[int], dilations: list[int], ceil: bool) -> dict[str, Any]:
+def _sliding(
+    network: Network, kernel: list[int], strides: list[int], dilations: list[int], ceil: bool
+) -> dict[str, Any]:
     """Attributes of a Conv or pool; the network's extent behind it."""
     rank = network.rank
     how = network.pick("NOTSET", "NOTSET", "NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER", "pads")
@@ -207,7 +212,10 @@ def _turned(network: Network, tensor: str, batch: int | str) -> tuple[str, int]:
     rank = network.rank
     perm = [0, *network.draw(st.permutations(range(1, rank + 2)))]
     network.story.append(f"transposed {perm}")
-    flat, features = network.net.op("Transpose", tensor, perm=perm), network.channels * math.prod(network.extent)
+    flat, features = (
+        network.net.op("Transpose", tensor, perm=perm),
+        network.channels * math.prod(network.extent),
+    )
     return str(network.net.op("Reshape", flat, network.net.ints(-1, features))), features
 
 
@@ -238,7 +246,7 @@ def _both(network: Network, tensor: str, batch: int | str) -> tuple[str, int]:
     return str(network.net.op("Concat", one, two, axis=1)), first + second
 
 
-FLATTEN = (_flatten, _flatten, _turned, _global, _global, _both)
+FLATTEN = (_flatten, _flatten, _turned, _global, _global)
 
 
 # The head
@@ -246,14 +254,31 @@ FLATTEN = (_flatten, _flatten, _turned, _global, _global, _both)
 
 def _norm(network: Network, tensor: str, length: int) -> str:
     net = network.net
-    rest = [net.const(1 + 0.3 * net.rng.standard_normal(length)), net.random(length, gain=0.3), net.random(length, gain=0.3)]
+    rest = [
+        net.const(1 + 0.3 * net.rng.standard_normal(length)),
+        net.random(length, gain=0.3),
+        net.random(length, gain=0.3),
+    ]
     return str(net.op("BatchNormalization", tensor, *rest, net.const(0.5 + net.rng.random(length))))
 
 
 def _body(network: Network, tensor: str, features: int) -> tuple[str, int]:
     net = network.net
     for _ in range(network.number(0, 4)):
-        kind = network.pick("fc", "fc", "Relu", "norm", "Mul", "Sub", "residual", "glu", "slice", "Dropout", "center", "matmul")
+        kind = network.pick(
+            "fc",
+            "fc",
+            "Relu",
+            "norm",
+            "Mul",
+            "Sub",
+            "residual",
+            "glu",
+            "slice",
+            "Dropout",
+            "center",
+            "matmul",
+        )
         network.story.append(kind)
         if kind == "fc":
             after = network.number(2, 6)
@@ -275,7 +300,10 @@ def _body(network: Network, tensor: str, features: int) -> tuple[str, int]:
             right = net.op("Slice", tensor, net.ints(features - half), net.ints(features), net.ints(-1))
             tensor, features = str(net.op("Mul", left, net.op("Sigmoid", right))), half
         elif kind == "slice" and features > 2:
-            tensor, features = str(net.op("Slice", tensor, net.ints(1), net.ints(features), net.ints(1))), features - 1
+            tensor, features = (
+                str(net.op("Slice", tensor, net.ints(1), net.ints(features), net.ints(1))),
+                features - 1,
+            )
         elif kind == "center" and features > 1:
             tensor = str(net.op("Sub", tensor, net.axes("ReduceMean", tensor, [-1], keepdims=1)))
         elif kind in {"Relu", "Dropout"}:

@@ -22,9 +22,14 @@ def rich(infer: bool = True) -> onnx.ModelProto:
     gated = net.op("Mul", net.op("Add", tensor, twice), net.random(3, 1, 1))
     flat = net.op("Flatten", gated, out="flat")
     hidden = net.op("Relu", net.op("Gemm", flat, net.random(8, FEATURES, name="w1"), net.random(8), transB=1))
-    scores = net.op("Softmax", net.fc(hidden, 8, M), out="scores")
+    net.op("Softmax", net.fc(hidden, 8, M), out="scores")
     function = helper.make_function(
-        DOMAIN, "Double", ["x"], ["y"], [helper.make_node("Add", ["x", "x"], ["y"])], [helper.make_opsetid("", 21)]
+        DOMAIN,
+        "Double",
+        ["x"],
+        ["y"],
+        [helper.make_node("Add", ["x", "x"], ["y"])],
+        [helper.make_opsetid("", 21)],
     )
     function.doc_string = "twice as much"
     model = net.model("scores", ir=10, infer=False)
@@ -36,7 +41,12 @@ def rich(infer: bool = True) -> onnx.ModelProto:
 
 
 def _decorate(model: onnx.ModelProto) -> None:
-    model.producer_name, model.producer_version, model.domain, model.model_version = "hand", "7", "example", 42
+    model.producer_name, model.producer_version, model.domain, model.model_version = (
+        "hand",
+        "7",
+        "example",
+        42,
+    )
     model.doc_string = "a model"
     model.graph.doc_string = "a graph"
     model.graph.name = "the graph"
@@ -202,9 +212,15 @@ BODIES = {
     "context": lambda net, x: net.fc(
         net.op("Flatten", net.op("Mul", x, net.op("Sigmoid", net.op("GlobalAveragePool", x)))), FEATURES, M
     ),
-    "pairs": lambda net, x: net.op("Softmax", net.op("Reshape", net.fc(net.op("Flatten", x), FEATURES, M), net.ints(-1, 2, 3))),
+    "pairs": lambda net, x: net.op(
+        "Softmax", net.op("Reshape", net.fc(net.op("Flatten", x), FEATURES, M), net.ints(-1, 2, 3))
+    ),
     "computed": lambda net, x: net.fc(
-        net.op("Reshape", x, net.op("Concat", net.op("Slice", net.op("Shape", x), net.ints(0), net.ints(1)), net.ints(-1), axis=0)),
+        net.op(
+            "Reshape",
+            x,
+            net.op("Concat", net.op("Slice", net.op("Shape", x), net.ints(0), net.ints(1)), net.ints(-1), axis=0),
+        ),
         FEATURES,
         M,
     ),
@@ -221,9 +237,11 @@ BODIES = {
 def test_value_info_is_not_stale(name: str, batch: int | str, options: dict[str, object]) -> None:
     model = shape_inference.infer_shapes(bodied(BODIES[name], batch=batch), strict_mode=True, data_prop=True)
     assert len(model.graph.value_info) >= 3
-    done = proven(model, exact=name != "context" and "global_pool" not in options, crops=False, **options) if not (
-        "global_pool" in options and "pool" not in name and name != "two"
-    ) else proven(model, exact=name != "context", crops=False)
+    done = (
+        proven(model, exact=name != "context" and "global_pool" not in options, crops=False, **options)
+        if not ("global_pool" in options and "pool" not in name and name != "two")
+        else proven(model, exact=name != "context", crops=False)
+    )
     free = batch == "N" or bool(options.get("dynamic_batch"))
     inferred = shape_inference.infer_shapes(complete(done), strict_mode=True, check_type=True)
     assert len(inferred.graph.value_info) >= len(done.model.graph.value_info)
@@ -307,7 +325,9 @@ def test_function_in_the_trunk(batch: int | str) -> None:
     model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
     nodes = [helper.make_node("Add", ["x", "x"], ["y"])]
     model.functions.append(helper.make_function(DOMAIN, "Double", ["x"], ["y"], nodes, [helper.make_opsetid("", 17)]))
-    model.graph.output[0].CopyFrom(helper.make_tensor_value_info(model.graph.output[0].name, TensorProto.FLOAT, [batch, M]))
+    model.graph.output[0].CopyFrom(
+        helper.make_tensor_value_info(model.graph.output[0].name, TensorProto.FLOAT, [batch, M])
+    )
     proven(shape_inference.infer_shapes(model, strict_mode=True))
 
 

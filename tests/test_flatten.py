@@ -8,7 +8,7 @@ import math
 import numpy as np
 import onnx
 import pytest
-from hazards import CHANNELS, FEATURES, NATIVE, WINDOW, Net, bodied, known_bugs, proven, refusal
+from hazards import CHANNELS, FEATURES, NATIVE, WINDOW, Net, bodied, known_bugs, proven, proven_or_refused, refusal
 
 H, W = WINDOW
 M = 6
@@ -54,11 +54,7 @@ def test_flatten_further_axes_of_a_batch_of_one(axis: int) -> None:
     def body(net: Net, tensor: str) -> str:
         return fc(net, net.op("Reshape", net.op("Flatten", tensor, axis=axis), net.ints(1, FEATURES)))
 
-    model = bodied(body)
-    try:
-        proven(model)
-    except Exception as error:
-        assert type(error).__name__ == "NothingToRewrite"
+    proven_or_refused(bodied(body))
 
 
 @pytest.mark.parametrize("opset", [7, 8, 9, 11, 13, 21])
@@ -135,11 +131,7 @@ def test_reshape_to_one_dimension() -> None:
         flat = net.op("Reshape", tensor, net.ints(FEATURES))
         return fc(net, net.axes("Unsqueeze", flat, [0]))
 
-    model = bodied(body)
-    try:
-        proven(model)
-    except Exception as error:
-        assert type(error).__name__ == "NothingToRewrite"
+    proven_or_refused(bodied(body))
 
 
 @pytest.mark.parametrize("split", [(CHANNELS * H, W), (CHANNELS, H * W), (2, FEATURES // 2), (FEATURES // 5, 5)])
@@ -193,7 +185,17 @@ def computed(net: Net, tensor: str, how: str) -> str:
     raise AssertionError(how)
 
 
-HOW = ("concat -1", "concat F", "product", "slice", "gather indices", "size", "cast", "shape attributes", "where")
+HOW = (
+    "concat -1",
+    "concat F",
+    "product",
+    "slice",
+    "gather indices",
+    "size",
+    "cast",
+    "shape attributes",
+    "where",
+)
 
 
 @pytest.mark.parametrize("how", known_bugs(HOW, "size", reason="Size of a map has no rule"))
@@ -288,11 +290,7 @@ def test_squeeze_of_everything_at_batch_one() -> None:
         flat = net.axes("Unsqueeze", net.axes("Squeeze", point, None), [0])
         return fc(net, flat, 9)
 
-    model = bodied(body)
-    try:
-        proven(model)
-    except Exception as error:
-        assert type(error).__name__ == "NothingToRewrite"
+    proven_or_refused(bodied(body))
 
 
 def test_window_of_one_flattened() -> None:
@@ -340,11 +338,7 @@ def test_batch_moved_away(perm: tuple[int, ...]) -> None:
         back = net.op("Transpose", turned, perm=[perm.index(axis) for axis in range(4)])
         return fc(net, net.op("Flatten", back))
 
-    model = bodied(body, batch=2)
-    try:
-        proven(model)
-    except Exception as error:
-        assert type(error).__name__ == "NothingToRewrite"
+    proven_or_refused(bodied(body, batch=2))
 
 
 def nhwc(net: Net, body: str, channels: int = 2) -> str:
@@ -394,11 +388,7 @@ def test_rows_and_columns_exchanged_in_the_trunk() -> None:
         more = net.op("Tanh", net.conv(turned, CHANNELS, 4, (3, 2), strides=[1, 2]))
         return fc(net, net.op("Flatten", more), 4 * 2 * 2)
 
-    model = bodied(body)
-    try:
-        proven(model)
-    except Exception as error:
-        assert type(error).__name__ == "NothingToRewrite"
+    proven_or_refused(bodied(body))
 
 
 # Other dimensions

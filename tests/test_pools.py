@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import onnx
@@ -19,13 +18,14 @@ from hazards import (
     bodied,
     complete,
     known_bugs,
-    own_crops,
     proven,
+    proven_or_refused,
     refusal,
+    refusals,
     session,
 )
 
-from onnxfc.errors import NothingToRewrite, UsageError
+from onnxfc.errors import UsageError
 from onnxfc.rewrite import RewriteOptions, rewrite
 
 M = 6
@@ -101,11 +101,11 @@ def pooled(spell: Spelling, *, opset: int = 17, batch: int | str = 2, only: bool
     return bodied(body, opset=opset, batch=batch)
 
 
-def proven_or_refused(model: onnx.ModelProto, may: bool = True, **options: Any) -> None:
-    try:
-        proven(model, **options)
-    except NothingToRewrite:
-        assert may
+def in_its_spelling(model: onnx.ModelProto, name: str) -> None:
+    if name in MAY_BE_REFUSED:
+        proven_or_refused(model)
+    else:
+        proven(model)
 
 
 @pytest.mark.parametrize("opset", [11, 13, 18, 21])
@@ -113,14 +113,14 @@ def proven_or_refused(model: onnx.ModelProto, may: bool = True, **options: Any) 
 def test_spellings(name: str, opset: int) -> None:
     if name == "AveragePool ceil" and opset < 10:
         pytest.skip("ceil_mode came with operator set 10")
-    proven_or_refused(pooled(SPELLINGS[name], opset=opset), name in MAY_BE_REFUSED)
+    in_its_spelling(pooled(SPELLINGS[name], opset=opset), name)
 
 
 @pytest.mark.parametrize("name", SPELLINGS)
 @pytest.mark.parametrize("batch", [1, "N"])
 def test_head_that_is_only_a_pool(name: str, batch: int | str) -> None:
     """SqueezeNet: the last Conv gives the classes, the pool their mean."""
-    proven_or_refused(pooled(SPELLINGS[name], batch=batch, only=True), name in MAY_BE_REFUSED)
+    in_its_spelling(pooled(SPELLINGS[name], batch=batch, only=True), name)
 
 
 @pytest.mark.parametrize("name", ["GlobalAveragePool", "ReduceMean", "AveragePool stride = kernel", "GlobalMaxPool"])
@@ -174,7 +174,12 @@ def test_average_and_max_beside_each_other() -> None:
 
 def test_pool_flattened_beside_the_window_flattened() -> None:
     def body(net: Net, tensor: str) -> str:
-        both = net.op("Concat", net.op("Flatten", net.op("GlobalAveragePool", tensor)), net.op("Flatten", tensor), axis=1)
+        both = net.op(
+            "Concat",
+            net.op("Flatten", net.op("GlobalAveragePool", tensor)),
+            net.op("Flatten", tensor),
+            axis=1,
+        )
         return net.fc(both, CHANNELS * (1 + H * W), M)
 
     proven(bodied(body))
@@ -213,6 +218,16 @@ def test_channels_last_pool(kind: str, keepdims: int) -> None:
     proven(net.model(out))
 
 
+@pytest.mark.xfail(strict=True, reason="GlobalAveragePool does not ask whether it pools the image's axes")
+@pytest.mark.parametrize("channels", [1, 2])
+def test_channels_last_image_that_meets_its_pool_first(channels: int) -> None:
+    """No Conv says which axes are the image's: read as (N, C, H, W) it is a wrong rewrite, but there is another reading."""
+    net = Net()
+    image = net.input("image", [1, 7, 7, channels])
+    pooled = net.op("GlobalAveragePool", net.op("Relu", net.op("Transpose", image, perm=[0, 3, 1, 2])))
+    proven(net.model(net.fc(net.op("Flatten", pooled), channels, M)))
+
+
 # Pools of the trunk, and context
 
 
@@ -234,12 +249,7 @@ def test_global_pool_then_padded_conv_is_refused() -> None:
         return net.fc(net.op("Flatten", net.op("Tanh", more)), 4, M)
 
     model = bodied(body)
-    try:
-        done = rewrite(model, check_options=CHECK)
-    except NothingToRewrite as error:
-        assert error.refusals[0].code == "pools-then-convolves"
-    else:
-        assert own_crops(model, done) < 1e-4
+    proven_or_refused(model)
 
 
 def squeeze_excite(net: Net, tensor: str, channels: int, spell: Spelling | None = None) -> str:
@@ -297,12 +307,7 @@ def test_context_and_head_from_one_pool() -> None:
         both = net.op("Concat", net.op("Flatten", gated), net.op("Flatten", pool), axis=1)
         return net.fc(both, CHANNELS * (H * W + 1), M)
 
-    model = bodied(body)
-    try:
-        done = rewrite(model, check_options=CHECK)
-    except NothingToRewrite:
-        return
-    assert done.claim.verdict == "approximate"
+    proven_or_refused(bodied(body), exact=False)
 
 
 def test_mean_of_the_map_subtracted_is_context() -> None:
@@ -332,11 +337,7 @@ ROWS = ("ReduceMean rows", "ReduceMean rows kept", "ReduceMax rows")
 def test_keep(name: str) -> None:
     """One vector at any size: that of the original's own operator, run on the larger image."""
     model = pooled(SPELLINGS[name], opset=13)
-    try:
-        done = rewrite(model, options=RewriteOptions(global_pool="keep"), check_options=CHECK)
-    except NothingToRewrite:
-        assert " " in name
-        return
+    done = rewrite(model, options=RewriteOptions(global_pool="keep"), check_options=CHECK)
     assert done.parity is not None
     assert done.parity.passed
     assert done.claim.outputs[0].form == "global"
@@ -369,10 +370,7 @@ def test_keep_beside_a_window(window: str) -> None:
         length = CHANNELS * (H * W if window == "Flatten" else 4)
         return net.fc(net.op("Concat", pooled, net.op("Flatten", small), axis=1), CHANNELS + length, M)
 
-    try:
-        rewrite(bodied(body), options=RewriteOptions(global_pool="keep"), check_options=CHECK)
-    except NothingToRewrite as error:
-        assert error.refusals[0].code
+    assert refusal(bodied(body), global_pool="keep").code
 
 
 # --global-pool drop
@@ -399,11 +397,18 @@ def dropped(model: onnx.ModelProto, grid: tuple[int, int] = (3, 2)) -> float:
     return worst / float(np.ptp(every))
 
 
-AVERAGES = ("GlobalAveragePool", "AveragePool stride = kernel", "ReduceMean", "ReduceMean flat", "ReduceMean rows")
+AVERAGES = (
+    "GlobalAveragePool",
+    "AveragePool stride = kernel",
+    "ReduceMean",
+    "ReduceMean flat",
+    "ReduceMean rows",
+)
 
 
 @pytest.mark.parametrize(
-    "name", known_bugs(AVERAGES, "ReduceMean rows", reason="a pool spelled by Reshape does not know the option")
+    "name",
+    known_bugs(AVERAGES, "ReduceMean rows", reason="a pool spelled by Reshape does not know the option"),
 )
 @pytest.mark.parametrize("only", [False, True])
 def test_drop(name: str, only: bool) -> None:
@@ -415,7 +420,12 @@ def test_drop_with_an_affine_body() -> None:
 
     def body(net: Net, tensor: str) -> str:
         flat = net.op("Flatten", net.op("GlobalAveragePool", tensor))
-        stats = [net.random(CHANNELS), net.random(CHANNELS), net.random(CHANNELS), net.const(np.ones(CHANNELS))]
+        stats = [
+            net.random(CHANNELS),
+            net.random(CHANNELS),
+            net.random(CHANNELS),
+            net.const(np.ones(CHANNELS)),
+        ]
         first = net.fc(net.op("BatchNormalization", flat, *stats), CHANNELS, 5)
         return str(net.op("Div", net.op("Sub", net.const(1.0), net.fc(first, 5, M)), net.const(np.full(M, 3.0))))
 
@@ -429,15 +439,15 @@ NOT_AFFINE: dict[str, Callable[[Net, str], str]] = {
     "Mul by itself": lambda net, x: net.fc(net.op("Mul", x, x), CHANNELS, M),
     "two Fcs multiplied": lambda net, x: net.op("Mul", net.fc(x, CHANNELS, M), net.fc(x, CHANNELS, M)),
     "one over": lambda net, x: net.op("Div", net.const(1.0), net.op("Add", net.fc(x, CHANNELS, M), net.const(9.0))),
-    "LayerNormalization": lambda net, x: net.fc(
-        net.op("LayerNormalization", x, net.random(CHANNELS)), CHANNELS, M
-    ),
+    "LayerNormalization": lambda net, x: net.fc(net.op("LayerNormalization", x, net.random(CHANNELS)), CHANNELS, M),
     "ReduceMax": lambda net, x: net.axes("ReduceMax", net.fc(x, CHANNELS, M), [1], keepdims=1),
     "Max": lambda net, x: net.op("Max", net.fc(x, CHANNELS, M), net.const(0.0)),
     "Pow": lambda net, x: net.op("Pow", net.fc(x, CHANNELS, M), net.const(2.0)),
     "Clip": lambda net, x: net.op("Clip", net.fc(x, CHANNELS, M), net.const(-0.1), net.const(0.1)),
     "ArgMax": lambda net, x: net.op("ArgMax", net.fc(x, CHANNELS, M), axis=1),
-    "Gemm by its own gate": lambda net, x: net.op("Mul", net.fc(x, CHANNELS, M), net.op("Sigmoid", net.fc(x, CHANNELS, M))),
+    "Gemm by its own gate": lambda net, x: net.op(
+        "Mul", net.fc(x, CHANNELS, M), net.op("Sigmoid", net.fc(x, CHANNELS, M))
+    ),
 }
 
 
@@ -459,10 +469,10 @@ def test_drop_is_refused_for_a_maximum(name: str) -> None:
 def test_drop_of_a_sum_is_no_mean() -> None:
     """The mean over the cells would be the sum divided by their number."""
     model = pooled(SPELLINGS["ReduceSum"], batch=1)
-    try:
+    if refusals(model, global_pool="drop"):
+        assert refusal(model, global_pool="drop").code == "drop-not-affine"
+    else:
         assert dropped(model) < 1e-4
-    except NothingToRewrite as error:
-        assert error.refusals[0].code == "drop-not-affine"
 
 
 def test_drop_and_max_contradict_each_other() -> None:
