@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from onnxfc.checking import Checked, check_pair
     from onnxfc.claim import Boundary, Claim, ImageInput, Output
     from onnxfc.errors import (
         ExitCode,
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
         UsageError,
         WriteError,
     )
+    from onnxfc.geometry import Box, Geometry
+    from onnxfc.inspection import Inspection, inspect
     from onnxfc.model_file import ModelFile, SaveOptions
     from onnxfc.proof import CheckOptions, CropResult, Parity, ParityResult
     from onnxfc.proof.check import check
@@ -36,11 +39,15 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Boundary",
+    "Box",
     "CheckOptions",
+    "Checked",
     "Claim",
     "CropResult",
     "ExitCode",
+    "Geometry",
     "ImageInput",
+    "Inspection",
     "ModelFile",
     "NothingToRewrite",
     "OnnxfcError",
@@ -58,6 +65,8 @@ __all__ = [
     "WriteError",
     "__version__",
     "check",
+    "check_pair",
+    "inspect",
     "rewrite",
 ]
 
@@ -69,6 +78,9 @@ _HOMES = {
     **dict.fromkeys(("CheckOptions", "CropResult", "Parity", "ParityResult", "check"), "onnxfc.proof"),
     **dict.fromkeys(("Rewrite", "RewriteOptions"), "onnxfc.rewrite"),
     "Replacement": "onnxfc.site",
+    **dict.fromkeys(("Checked", "check_pair"), "onnxfc.checking"),
+    **dict.fromkeys(("Box", "Geometry"), "onnxfc.geometry"),
+    **dict.fromkeys(("Inspection", "inspect"), "onnxfc.inspection"),
 }
 
 

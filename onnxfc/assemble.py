@@ -20,14 +20,14 @@ class _Names:
 
     def __init__(self, images: Sequence[Image], graph: Graph) -> None:
         self._by_dims: dict[tuple[int, ...], str] = {}
-        self._sizes = SIZE_NAMES[len(images[0].spatial)]
+        batches = {_declared(graph, image, 0) for image in images if image.free_batch}
+        self._sizes = tuple(f"image_{name}" if name in batches else name for name in SIZE_NAMES[len(images[0].spatial)])
         for image in images:
             probes = image.probes()
+            if image.free_batch:
+                self._by_dims.setdefault(tuple(probe[0] for probe in probes), _declared(graph, image, 0) or "batch")
             for name, axis in zip(self._sizes, image.spatial, strict=True):
                 self._by_dims.setdefault(tuple(probe[axis] for probe in probes), name)
-            if image.free_batch:
-                declared = _declared_batch(graph, image.name)
-                self._by_dims.setdefault(tuple(probe[0] for probe in probes), declared or "batch")
 
     def dim(self, dims: tuple[int, ...], place: int | None) -> int | str | None:
         """A number, a name, or (inside the graph) nothing."""
@@ -45,9 +45,10 @@ class _Names:
         return self._by_dims[dims]
 
 
-def _declared_batch(graph: Graph, name: str) -> str:
-    info = next(info for info in graph.inputs if info.name == name)
-    return str(info.type.tensor_type.shape.dim[0].dim_param)
+def _declared(graph: Graph, image: Image, axis: int) -> str:
+    """The name that the original gives a dim of an image."""
+    info = next(info for info in graph.inputs if info.name == image.name)
+    return str(info.type.tensor_type.shape.dim[axis].dim_param)
 
 
 def assemble(

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from onnxfc.errors import ReadError
+
 PREFIX = "onnxfc."
 
 Form = Literal["map", "cells", "mean", "max", "activation", "global", "features"]
@@ -52,11 +54,19 @@ class Boundary:
 
 @dataclass(frozen=True)
 class Output:
-    """One output and its form; ``axes`` are the grid's (``map``, ``cells``) or spatial (``features``) axes."""
+    """One output and its form; ``axes`` are the grid's (``map``, ``cells``) or spatial (``features``) axes.
+
+    Where it has such axes: element ``i`` reads ``size`` pixels from ``start + i * stride / per`` on; ``per`` is above 1
+    in upsampled features only. Empty where unknown.
+    """
 
     name: str
     form: Form
     axes: tuple[int, ...] = ()
+    stride: tuple[int, ...] = ()
+    per: tuple[int, ...] = ()
+    start: tuple[int, ...] = ()
+    size: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -64,7 +74,8 @@ class Claim:
     """All that a rewritten model says of itself.
 
     ``stride``, ``start`` and ``size`` are those of a cell. The model takes images of ``native_size`` plus any
-    multiple of ``size_step`` on each axis.
+    multiple of ``size_step`` on each axis. An image moved by ``period`` pixels gives the same trunk, moved by whole
+    elements. ``slack``: so many pixels less than native still give the native grid. Both are empty where unknown.
     """
 
     native_size: tuple[int, ...]
@@ -77,6 +88,8 @@ class Claim:
     inputs: tuple[ImageInput, ...]
     boundaries: tuple[Boundary, ...]
     outputs: tuple[Output, ...]
+    period: tuple[int, ...] = ()
+    slack: tuple[int, ...] = ()
 
     @property
     def twice_native(self) -> tuple[int, ...]:
@@ -91,14 +104,22 @@ class Claim:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str]) -> Claim | None:
-        """Read a claim back; None where the model carries none."""
+        """Read a claim back; None where the model carries none. Raises ReadError where it is damaged."""
         if PREFIX + "native_size" not in metadata:
             return None
-        raw: dict[str, Any] = {key: _tuples(json.loads(metadata[PREFIX + key])) for key in cls.__dataclass_fields__}
-        raw["inputs"] = tuple(ImageInput(**item) for item in raw["inputs"])
-        raw["boundaries"] = tuple(Boundary(**item) for item in raw["boundaries"])
-        raw["outputs"] = tuple(Output(**item) for item in raw["outputs"])
-        return cls(**raw)
+        known = {PREFIX + key: key for key in cls.__dataclass_fields__}
+        try:
+            raw: dict[str, Any] = {
+                known[key]: _tuples(json.loads(value)) for key, value in metadata.items() if key in known
+            }
+            raw["inputs"] = tuple(ImageInput(**item) for item in raw["inputs"])
+            raw["boundaries"] = tuple(Boundary(**item) for item in raw["boundaries"])
+            raw["outputs"] = tuple(Output(**item) for item in raw["outputs"])
+            return cls(**raw)
+        except (ValueError, TypeError, KeyError) as error:
+            raise ReadError(
+                f"the model's {PREFIX}* metadata is damaged: {error}; rewrite the original again"
+            ) from error
 
 
 def _tuples(value: Any) -> Any:

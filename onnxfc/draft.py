@@ -65,26 +65,33 @@ class Draft:
         inputs: Sequence[str],
         outputs: Sequence[str] | str = "",
         *,
-        name: str = "",
+        instead: onnx.NodeProto | None = None,
         domain: str = "",
         **attributes: Any,
     ) -> str:
         """Append a new node and return its first output.
 
-        ``outputs`` given by name are taken as they are; ``name`` is that of the original node it stands for.
+        ``outputs`` given by name are taken as they are. ``instead``: the original node it stands for, whose name, doc
+        string and metadata it takes over.
         """
-        hint = f"{name or (inputs[0] if inputs else 'onnxfc')}_{op_type.lower()}"
+        hint = f"{(instead.name if instead else '') or (inputs[0] if inputs else 'onnxfc')}_{op_type.lower()}"
         names = [outputs] if isinstance(outputs, str) else list(outputs)
-        names = [item or self.fresh(hint) for item in names]
-        if not name or name in self._drafted:
-            name = _unused(hint, self._node_names)
-        self._drafted.add(name)
-        node = helper.make_node(op_type, inputs, names, name=name, domain=domain)
+        node = helper.make_node(op_type, inputs, [item or self.fresh(hint) for item in names], domain=domain)
+        if instead is not None:
+            node.doc_string = instead.doc_string
+            node.metadata_props.extend(instead.metadata_props)
+        node.name = self.node_name(instead.name if instead else "", hint)
         for key, value in attributes.items():
             if value is not None:
                 node.attribute.append(helper.make_attribute(key, value))
         self._append(node)
-        return names[0]
+        return str(node.output[0])
+
+    def node_name(self, wanted: str, hint: str) -> str:
+        """``wanted`` for the first node that asks for it, else a name that nothing uses."""
+        name = wanted if wanted and wanted not in self._drafted else _unused(hint, self._node_names)
+        self._drafted.add(name)
+        return name
 
     def _append(self, node: onnx.NodeProto) -> None:
         found = self.inference.infer(node, [self.spec(name) if name else None for name in node.input], self.probes)

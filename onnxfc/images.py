@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from onnxfc.errors import Refusal
+from onnxfc.errors import Refusal, UsageError
 from onnxfc.graph import Graph, inputs_of
 from onnxfc.specs import Shape, Spec
 
@@ -103,7 +103,17 @@ def images(
         reading = [_image(info, inputs[info.name], spatial, dynamic_batch) for info in candidates]
         if all(max(image.spatial) < len(image.shape) for image in reading):
             readings.append(reading)
-    return readings
+    return readings if size is None else _of_size(readings, size)
+
+
+def _of_size(readings: list[list[Image]], size: Sequence[int]) -> list[list[Image]]:
+    """The readings that agree with a size that the user gave; UsageError where none does."""
+    fitting = [reading for reading in readings if reading[0].size == tuple(size)]
+    if not fitting:
+        image = readings[0][0]
+        given, own = ("x".join(map(str, lengths)) for lengths in (size, image.size))
+        raise UsageError(f"--size {given} does not fit the image input {image.name}, whose size is {own}")
+    return fitting
 
 
 def _layouts(rank: int) -> Iterator[tuple[int, ...]]:

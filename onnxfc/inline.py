@@ -5,23 +5,32 @@ from __future__ import annotations
 import onnx
 from onnx import inliner
 
-from onnxfc.graph import Graph, attributes, canonical_domain
+from onnxfc.graph import Graph, attributes, canonical_domain, inputs_of
 from onnxfc.model_file import ModelFile
 
 
 def inlined(model: ModelFile) -> ModelFile:
-    """The model with nothing folded away in functions; the very same where there is none in use.
-
-    The result is what is rewritten, so that functions on the image's way become plain nodes.
-    """
-    called = {(item.domain, item.name) for item in model.proto.functions}
-    used = {(node.domain, node.op_type) for node in model.proto.graph.node}
-    if called & used:
-        model = model.with_proto(inliner.inline_local_functions(model.proto))
+    """The model with nothing on the image's way folded away in functions; the very same where nothing is."""
+    moving = _called_with_images(model.proto)
+    if moving:
+        model = model.with_proto(inliner.inline_selected_functions(model.proto, sorted(moving)))
     graph = Graph(model.proto)
     if any(_branch(graph, node) is not None for node in graph.nodes):
         model = model.with_proto(_without_ifs(graph))
     return model
+
+
+def _called_with_images(model: onnx.ModelProto) -> set[tuple[str, str]]:
+    """Functions that some node calls on what depends on an input."""
+    functions = {(item.domain, item.name) for item in model.functions}
+    weights = {tensor.name for tensor in model.graph.initializer}
+    moving = {info.name for info in model.graph.input} - weights
+    called = set()
+    for node in model.graph.node:
+        if moving.intersection(inputs_of(node)):
+            moving.update(node.output)
+            called.add((node.domain, node.op_type))
+    return called & functions
 
 
 def _branch(graph: Graph, node: onnx.NodeProto) -> onnx.GraphProto | None:

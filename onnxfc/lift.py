@@ -152,7 +152,6 @@ def _unrolled(draft: Draft, source: Source) -> str:
         group=source.channels,
         kernel_shape=list(source.extent),
         strides=list(source.step),
-        name="unrolled",
     )
 
 
@@ -168,6 +167,16 @@ def _typed(draft: Draft, value: np.ndarray, like: str) -> str:
     from onnx import helper
 
     return draft.constant(value.astype(helper.tensor_dtype_to_np_dtype(draft.spec(like).dtype)), "lifted")
+
+
+def beside_windows(site: Site) -> Refusal | None:
+    """A result of the whole image must not meet one of a window: no cell would be what the original says."""
+    if any(isinstance(view, Context) for view in site.views):
+        return site.refuse(
+            *("context-beside-windows", "combines a result of the whole image with one of each window"),
+            "use --global-pool window",
+        )
+    return None
 
 
 def lift_fixed(site: Site, position: int, grid: int) -> str:

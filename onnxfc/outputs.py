@@ -43,6 +43,10 @@ def _output(state: State, name: str, view: View, form: Form) -> tuple[Output, Tr
         view = scores
     if isinstance(view, ScoreMap) and view.batch_axis:
         return Refusal("mixes-batch", name, "the output does not have its batch first")
+    if len(view.trace.fields) != state.rank:
+        return Refusal(
+            "partial-pool", name, "the output pools only one of the spatial axes", "use --global-pool window"
+        )
     axes = view.grid if isinstance(view, ScoreMap) else view.spatial
     tensor = view.tensor
     crossed = bool(view.trace.windows)

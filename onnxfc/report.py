@@ -32,17 +32,17 @@ def text(result: Rewrite, verbose: bool = False) -> str:
     """The report of a rewrite, to be understood at a glance."""
     claim = result.claim
     lines = list(_replaced(result))
-    lines.append(_row("native size", f"{size(claim.native_size)} px, stride {size(claim.stride)} px"))
+    lines.append(row("native size", f"{size(claim.native_size)} px, stride {size(claim.stride)} px"))
     if result.map_at_twice:
-        lines.append(_row("map", f"{size(result.map_at_twice)} cells at {size(claim.twice_native)} px"))
+        lines.append(row("map", f"{size(result.map_at_twice)} cells at {size(claim.twice_native)} px"))
     if set(claim.size_step) != {1}:
-        lines.append(_row("image sizes", f"{size(claim.native_size)} px plus multiples of {size(claim.size_step)} px"))
-    lines.append(_row("verdict", _verdict(claim.verdict, claim.blame, verbose)))
-    lines += _proof(result.parity, verbose)
+        lines.append(row("image sizes", f"{size(claim.native_size)} px plus multiples of {size(claim.size_step)} px"))
+    lines.append(row("verdict", verdict_text(claim.verdict, claim.blame, verbose)))
+    lines += proof_lines(result.parity, verbose)
     if verbose:
-        lines += [_row("note", str(note)) for note in result.notes]
+        lines += [row("note", str(note)) for note in result.notes]
     seconds = f"rewritten in {result.seconds[0]:.1f} s"
-    lines.append(_row("time", seconds + (f", proven in {result.seconds[1]:.1f} s" if result.parity else "")))
+    lines.append(row("time", seconds + (f", proven in {result.seconds[1]:.1f} s" if result.parity else "")))
     return "\n".join(lines)
 
 
@@ -51,7 +51,7 @@ def size(lengths: Iterable[int]) -> str:
     return "x".join(map(str, lengths))
 
 
-def _row(key: str, value: str) -> str:
+def row(key: str, value: str) -> str:
     return f"{key:<15} {value}"
 
 
@@ -65,7 +65,7 @@ def _replaced(result: Rewrite) -> Iterator[str]:
         yield f"{row[0]:<{name}}  {row[1]:<{before}} ⇒ {row[2]}"
 
 
-def _verdict(verdict: str, blame: Sequence[str], verbose: bool) -> str:
+def verdict_text(verdict: str, blame: Sequence[str], verbose: bool) -> str:
     if verdict == "exact":
         return "exact: every cell is what the original says of that crop"
     causes: dict[str, list[str]] = {}
@@ -82,19 +82,20 @@ def _some(nodes: Sequence[str], verbose: bool) -> str:
     return f"{nodes[0]} and {len(nodes) - 1} more"
 
 
-def _proof(parity: Parity | None, verbose: bool) -> list[str]:
+def proof_lines(parity: Parity | None, verbose: bool) -> list[str]:
     if parity is None:
-        return [_row("proof", "none (--no-check)")]
+        return [row("proof", "none (--no-check)")]
     lines = [
-        _row("native parity", _compared(parity.native)),
-        _row("window parity", _compared(parity.window)),
-        _row("crop agreement", _cropped(parity.crops)),
+        row("native parity", _compared(parity.native)),
+        row("window parity", _compared(parity.window)),
+        row("shift", _compared(parity.shift)),
+        row("crop agreement", _cropped(parity.crops)),
     ]
     if verbose:
-        for result in (parity.native, parity.window):
-            lines += [_row("", f"{item.name}: {item.deviation:.1e}, {item.worst}") for item in result.outputs]
+        for result in (parity.native, parity.window, parity.shift):
+            lines += [row("", f"{item.name}: {item.deviation:.1e}, {item.worst}") for item in result.outputs]
         how = parity.conditions
-        lines.append(_row("inputs", f"{', '.join(how.inputs)}; seed {how.seed}, onnxruntime {how.onnxruntime}"))
+        lines.append(row("inputs", f"{', '.join(how.inputs)}; seed {how.seed}, onnxruntime {how.onnxruntime}"))
     return lines
 
 
@@ -116,6 +117,7 @@ def _cropped(result: CropResult) -> str:
     if result.tolerance is not None and result.deviation <= result.tolerance:
         return f"cells equal crops to {result.deviation:.0e} of the score range ({result.cells} cells)"
     top = "" if result.top1 is None else f", same top class in {result.top1:.0%}"
+    top += "" if result.top5 is None else f" (among the top 5 in {result.top5:.0%})"
     figures = f"cells differ from crops by up to {result.deviation:.1%} of the score range, median {result.median:.1%}"
     return f"{figures}{top} ({result.cells} cells)"
 
@@ -132,7 +134,7 @@ def as_json(result: Rewrite) -> dict[str, Any]:
         "replacements": [dataclasses.asdict(item) for item in result.replacements],
         "notes": [dataclasses.asdict(item) for item in result.notes],
         "map_at_twice_native": list(result.map_at_twice),
-        "parity": _parity(result.parity),
+        "parity": parity_as_json(result.parity),
         "seconds": {"rewrite": result.seconds[0], "proof": result.seconds[1]},
     }
 
@@ -145,13 +147,17 @@ def error_as_json(error: OnnxfcError) -> dict[str, Any]:
         "message": str(error),
         "exit_code": int(error.exit_code),
         "refusals": [dataclasses.asdict(item) for item in found],
-        "parity": _parity(getattr(error, "parity", None)),
+        "parity": parity_as_json(getattr(error, "parity", None)),
     }
 
 
 def write(path: Path, document: Mapping[str, Any]) -> None:
-    """Write a report as JSON, whole or not at all; a pipe or device is written to as it is. Raises WriteError."""
-    content = (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()
+    """Write a report as JSON, as :func:`write_bytes` does."""
+    write_bytes(path, (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a report, whole or not at all; a pipe or device is written to as it is. Raises WriteError."""
     target = Path(os.path.realpath(path))
     with writing(path):
         if path.exists() and not path.is_file():
@@ -167,7 +173,7 @@ def _document(status: str) -> dict[str, Any]:
     return {"schema": SCHEMA, "version": __version__, "status": status}
 
 
-def _parity(parity: Parity | None) -> dict[str, Any] | None:
+def parity_as_json(parity: Parity | None) -> dict[str, Any] | None:
     if parity is None:
         return None
     plain: dict[str, Any] = _finite(dataclasses.asdict(parity))

@@ -35,7 +35,8 @@ class Replacement:
 class State:
     """All that a walk knows; rules read it through :class:`Site` only.
 
-    ``single``: the batch is 1 and stays so. ``reached``: how many nodes it visited before the first refusal.
+    ``single``: the batch is 1 and stays so. ``rank``: how many spatial axes images have. ``reached``: how many nodes
+    it visited before the first refusal.
     """
 
     graph: Graph
@@ -44,6 +45,7 @@ class State:
     global_pool: GlobalPool
     roles: Mapping[str, Role]
     single: bool
+    rank: int
     views: dict[str, View] = field(default_factory=dict)
     found: dict[str, Role] = field(default_factory=dict)
     replacements: list[Replacement] = field(default_factory=list)
@@ -148,6 +150,7 @@ class Site:
         """Write the original node with new names for its outputs, which are returned."""
         copy = onnx.NodeProto()
         copy.CopyFrom(self.node)
+        copy.name = self.draft.node_name(self.node.name, f"{self.node.name or self.op_type}_again")
         copy.output[:] = [
             self.draft.fresh(f"{name}_{self.op_type.lower()}") if name else "" for name in self.node.output
         ]
@@ -160,6 +163,8 @@ class Site:
 
     def evaluate(self, inputs: Sequence[Array | None]) -> list[Array | None]:
         """What the original node makes of these inputs; those that are None keep their native values."""
+        if self.op_type in {"Flatten", "Reshape", "Squeeze", "Unsqueeze"} and inputs and inputs[0] is not None:
+            return [np.reshape(inputs[0], self.native(self.node.output[0]).native)]
         values = []
         for position, name in enumerate(self.node.input):
             given = inputs[position] if position < len(inputs) else None

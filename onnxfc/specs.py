@@ -8,6 +8,7 @@ computed from Shape is known at each probe. Shape inference is onnx's own, node 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -149,6 +150,8 @@ class Inference:
         unknown: list[Array | None] = [None] * len(outputs)
         if node.op_type == "Shape" and inputs[0] is not None and inputs[0].shapes is not None:
             return [_shape_value(node, inputs[0].shapes[probe])]
+        if node.op_type == "Size" and inputs[0] is not None and inputs[0].shapes is not None:
+            return [np.array(math.prod(inputs[0].shapes[probe]), np.int64)]
         if node.op_type in _RANDOM or any(
             shape is not None and int(np.prod(shape, dtype=np.int64)) > SMALL for _, shape in outputs
         ):

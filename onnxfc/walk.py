@@ -56,6 +56,9 @@ def native_specs(model: ModelFile, graph: Graph, inputs: Mapping[str, Spec]) -> 
     specs = dict(inputs)
     specs.update({name: of_tensor(tensor, model.array, 1) for name, tensor in graph.initializers.items()})
     declared = {info.name: info for info in graph.proto.value_info}
+    if graph.model.functions:  # of what a function makes only inference over the whole model can tell
+        whole = onnx.shape_inference.infer_shapes(graph.model)
+        declared = {info.name: info for info in whole.graph.value_info} | declared
     for position, node in enumerate(graph.nodes):
         if position not in graph.live:
             continue
@@ -108,7 +111,7 @@ def _start(
     probes = len(images[0].probes())
     draft = Draft(model, graph, Inference(graph.opsets, graph.model.ir_version), probes)
     single = all(image.shape[0] == 1 and not image.free_batch for image in images)
-    state = State(graph, draft, native, global_pool, roles, single)
+    state = State(graph, draft, native, global_pool, roles, single, len(images[0].spatial))
     for name, tensor in graph.initializers.items():
         draft.specs[name] = of_tensor(tensor, model.array, probes)
         state.views[name] = Fixed(name)
@@ -213,6 +216,9 @@ def _size_free(site: Site, views: Sequence[View]) -> Outcome:
     except InferenceFailed:
         site.draft.append_unknown(site.node)
     for name in site.node.output:
-        site.draft.specs.setdefault(name, _UNKNOWN)
+        found = site.draft.specs.get(name, _UNKNOWN)
+        if name and found.shapes is None and site.native(name).shapes is not None:
+            found = Spec(site.native(name).dtype, (site.native(name).native,) * site.draft.probes)
+        site.draft.specs[name] = found
     trace = Trace.join([replace(item, fields=context[0].fields) for item in context]) if context else None
     return [Context(name, trace) if trace else Fixed(name) for name in site.node.output]

@@ -23,23 +23,30 @@ from onnxfc.views import Fixed, Source, Window
 
 @dataclass(frozen=True)
 class Weight:
-    """An FC weight: tensor of the original, stored (M, F) if ``out_first`` else (F, M), times ``factor``."""
+    """An FC weight: tensor of the original, stored (M, F) if ``out_first`` else (F, M), times ``factor``.
+
+    ``alone``: nothing else reads it, nor the tensors on the way from it to this FC layer.
+    """
 
     name: str
     out_first: bool
     inputs: int
     outputs: int
     factor: float = 1.0
+    alone: bool = True
 
 
 def resolve(site: Site, weight: Weight) -> Weight:
     """Follow Identity and Transpose back to the initializer that they read."""
-    producer = site.state.graph.producers.get(weight.name)
+    graph = site.state.graph
+    weight = replace(weight, alone=graph.uses[weight.name] == 1)
+    producer = graph.producers.get(weight.name)
     while producer is not None and producer.op_type in {"Identity", "Transpose"} and not producer.domain:
         if producer.op_type == "Transpose":
             weight = replace(weight, out_first=not weight.out_first)
-        weight = replace(weight, name=producer.input[0])
-        producer = site.state.graph.producers.get(weight.name)
+        name = producer.input[0]
+        weight = replace(weight, name=name, alone=weight.alone and graph.uses[name] == 1)
+        producer = graph.producers.get(name)
     return weight
 
 
@@ -69,7 +76,7 @@ def kernel(site: Site, weight: Weight, view: Window) -> list[str]:
     ends = np.cumsum([source.features for source in sources])
     parts = np.split(matrix, ends[:-1], axis=1) if len(sources) > 1 else [matrix]
     return [
-        _stored(site, weight.name, part.reshape(weight.outputs, source.channels, *source.extent))
+        _stored(site, weight, part.reshape(weight.outputs, source.channels, *source.extent))
         for part, source in zip(parts, sources, strict=True)
     ]
 
@@ -112,21 +119,20 @@ def _in_place(site: Site, weight: Weight, source: Source) -> str:
         copy = onnx.TensorProto()
         copy.CopyFrom(tensor)
         copy.dims[:] = dims
-        copy.name = _own_name(site, weight.name)
+        copy.name = _own_name(site, weight)
         draft.add_tensor(copy)
         draft.reshaped[key] = copy.name
     return draft.reshaped[key]
 
 
-def _own_name(site: Site, name: str) -> str:
+def _own_name(site: Site, weight: Weight) -> str:
     """The initializer's own name where only this node reads it, else a new one."""
-    graph = site.state.graph
-    alone = name in graph.initializers and graph.uses[name] == 1
-    return name if alone else site.draft.fresh(f"{name}_conv")
+    own = weight.name in site.state.graph.initializers and weight.alone and weight.name not in site.draft.tensors
+    return weight.name if own else site.draft.fresh(f"{weight.name}_conv")
 
 
-def _stored(site: Site, name: str, value: Array) -> str:
-    tensor = site.draft.model.tensor(_own_name(site, name), np.ascontiguousarray(value))
+def _stored(site: Site, weight: Weight, value: Array) -> str:
+    tensor = site.draft.model.tensor(_own_name(site, weight), np.ascontiguousarray(value))
     site.draft.add_tensor(tensor)
     return str(tensor.name)
 

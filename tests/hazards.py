@@ -7,13 +7,12 @@ runs the original itself on every crop and compares.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime as ort
-import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxfc.errors import NothingToRewrite, Refusal
@@ -164,12 +163,6 @@ def bodied(body: Any, *, opset: int = 17, batch: int | str = 1, seed: int = 0, *
     net = Net(opset, seed)
     made = body(net, net.trunk(batch))
     return net.model(*([made] if isinstance(made, str) else made), **more)
-
-
-def known_bugs(cases: Iterable[Any], *broken: Any, reason: str) -> list[Any]:
-    """Parameters, of which some do not work yet."""
-    mark = pytest.mark.xfail(strict=True, reason=reason)
-    return [pytest.param(case, marks=mark) if case in broken else case for case in cases]
 
 
 # Rewriting and proving

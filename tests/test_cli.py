@@ -262,12 +262,12 @@ def test_report_without_proof(tmp_path: Path) -> None:
 
 
 def test_report_of_a_refusal(tmp_path: Path) -> None:
-    cli_models.write(cli_models.headless(), tmp_path / "bad.onnx")
+    cli_models.write(cli_models.tokens(), tmp_path / "bad.onnx")
     run = onnxfc("rewrite", "bad.onnx", "out.onnx", "--report", "r.json", cwd=tmp_path)
     assert run.code == 3
     report = json.loads((tmp_path / "r.json").read_text("utf-8"))
     assert (report["schema"], report["status"], report["exit_code"]) == ("onnxfc-report/1", "refused", 3)
-    assert report["refusals"][0]["code"] == "no-head"
+    assert report["refusals"][0]["code"] == "no-image-input"
     assert set(report["refusals"][0]) == {"code", "node", "reason", "advice"}
     assert report["message"] in run.err
     assert set(listing(tmp_path)) == {"bad.onnx", "r.json"}
@@ -319,9 +319,9 @@ def test_verbose_names_all_nodes_to_blame(tmp_path: Path) -> None:
 
 
 def test_verbose_says_a_single_refusal_once(tmp_path: Path) -> None:
-    cli_models.write(cli_models.headless(), tmp_path / "bad.onnx")
+    cli_models.write(cli_models.tokens(), tmp_path / "bad.onnx")
     run = onnxfc("rewrite", "bad.onnx", "out.onnx", "-v", cwd=tmp_path)
-    assert run.err.count("[no-head]") == 1
+    assert run.err.count("[no-image-input]") == 1
 
 
 def test_terminal_without_arrows(tmp_path: Path) -> None:

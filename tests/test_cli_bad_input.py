@@ -116,7 +116,6 @@ def test_output_is_the_inputs_data(room: Path) -> None:
 REFUSED: dict[str, tuple[Callable[[], onnx.ModelProto], str, str]] = {
     "tokens": (cli_models.tokens, "no-image-input", "x [1, 12]"),
     "flat": (cli_models.flat, "no-image-input", "name the inner tensor that has with --input NAME"),
-    "headless": (cli_models.headless, "no-head", "it has 2 Conv, 1 Relu"),
 }
 
 
@@ -142,9 +141,9 @@ def test_rewritten_model_given_again(room: Path) -> None:
     assert "this model was rewritten by onnxfc already" in line
 
 
-@pytest.mark.parametrize("kind", ["tokens", "flat", pytest.param("headless", marks=pytest.mark.xfail(strict=True))])
+@pytest.mark.parametrize("kind", REFUSED)
 def test_refusals_say_what_to_do(room: Path, kind: str) -> None:
-    """Advice stands in brackets at the end of the line; ``no-head`` and ``already-rewritten`` have none yet."""
+    """Advice stands in brackets at the end of the line."""
     cli_models.write(REFUSED[kind][0](), room / "bad.onnx")
     assert fails(3, "rewrite", "bad.onnx", "out.onnx", cwd=room).endswith(")")
 
@@ -177,7 +176,6 @@ def test_check_size_that_does_not_fit(room: Path, size: str) -> None:
         ("mini_resnet_hw.dynamo.onnx", "64x64x64"),
     ],
 )
-@pytest.mark.xfail(strict=True, reason="--size is read only where dims are open, and then its rank is not looked at")
 def test_size_that_contradicts_the_model(room: Path, model: str, size: str) -> None:
     assert "size" in fails(2, "rewrite", FIXTURES / model, "out.onnx", "--size", size, cwd=room)
 

@@ -276,7 +276,7 @@ def test_matmul_on_the_left_with_bias() -> None:
 
 
 def test_matmul_with_a_batch_of_one_weight() -> None:
-    """(N, 1, F) @ (1, F, M): the way some exporters write a Linear on 3-D input. A refusal with reason is right, too."""
+    """(N, 1, F) @ (1, F, M): a Linear on 3-D input. A refusal with reason is right, too."""
 
     def body(net: Net, flat: str) -> str:
         rows = net.axes("Unsqueeze", flat, [1])
@@ -453,9 +453,6 @@ def test_weight_shared_with_a_node_that_is_no_fc() -> None:
     assert list(kept.dims) == [90, FEATURES]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the initializer is changed in its place, though others read it by way of a node"
-)
 @pytest.mark.parametrize("how", ["Transpose", "Identity"])
 def test_turned_weight_shared_by_two_fc_layers(how: str) -> None:
     """The initializer is read once, by a node whose output is read twice."""
@@ -470,9 +467,6 @@ def test_turned_weight_shared_by_two_fc_layers(how: str) -> None:
     proven(bodied(body))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the initializer is changed in its place, though others read it by way of a node"
-)
 @pytest.mark.parametrize("how", ["Transpose", "Identity"])
 def test_turned_weight_read_by_another_node_too(how: str) -> None:
     """The initializer is read once, and an FC layer and a sum read what was made of it."""
@@ -689,7 +683,6 @@ def test_float16() -> None:
     assert {tensor.data_type for tensor in done.model.graph.initializer} == {TensorProto.FLOAT16}
 
 
-@pytest.mark.xfail(strict=True, reason="ends in a failed proof: the rewritten model does not load")
 def test_float64_has_no_conv_kernel() -> None:
     """onnxruntime multiplies matrices of doubles, but has no Conv for them: a refusal, or a way around it."""
 

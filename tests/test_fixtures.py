@@ -55,7 +55,9 @@ def test_no_fc_layer_is_left_in_the_head(file: str) -> None:
 
 
 @pytest.mark.parametrize("form", ["mean", "max"])
-@pytest.mark.parametrize("file", ["lenet.dynamo.onnx", "mini_squeezenet.torchscript.onnx", "keras_softmax.tf2onnx.onnx"])
+@pytest.mark.parametrize(
+    "file", ["lenet.dynamo.onnx", "mini_squeezenet.torchscript.onnx", "keras_softmax.tf2onnx.onnx"]
+)
 def test_reduced_outputs_keep_the_original_shape(file: str, form: str) -> None:
     result = rewritten(file, output=form)
     original = onnx.load(FOLDER / file).graph.output[0].type.tensor_type.shape

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import onnx
 import pytest
-from hazards import CHANNELS, FEATURES, NATIVE, WINDOW, Net, bodied, known_bugs, proven, proven_or_refused, refusal
+from hazards import CHANNELS, FEATURES, NATIVE, WINDOW, Net, bodied, proven, proven_or_refused, refusal
 
 H, W = WINDOW
 M = 6
@@ -198,7 +198,7 @@ HOW = (
 )
 
 
-@pytest.mark.parametrize("how", known_bugs(HOW, "size", reason="Size of a map has no rule"))
+@pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("batch", [1, 2, "N"])
 def test_reshape_computed_target(how: str, batch: int | str) -> None:
     def body(net: Net, tensor: str) -> str:
@@ -207,7 +207,6 @@ def test_reshape_computed_target(how: str, batch: int | str) -> None:
     proven(bodied(body, batch=batch))
 
 
-@pytest.mark.xfail(strict=True, reason="the proof feeds the head an image of another batch than its windows")
 def test_shape_of_the_image_itself() -> None:
     """The batch is read from the input, not from the trunk's end."""
 
@@ -264,7 +263,7 @@ def test_squeeze_a_window_of_one(opset: int, axes: list[int] | None) -> None:
 @pytest.mark.parametrize("axes", [[-2, 3], [-2, -1]])
 @pytest.mark.parametrize(
     "opset",
-    known_bugs([11, 13], 11, reason="onnx's reference Squeeze takes axis by axis, and counts from the end anew"),
+    [11, 13],
 )
 def test_squeeze_by_a_negative_axis_first(opset: int, axes: list[int]) -> None:
     def body(net: Net, tensor: str) -> str:

@@ -445,7 +445,6 @@ def test_flattened_branches_of_different_windows() -> None:
     proven(net.model(net.fc(net.op("Concat", *branches, axis=1), length, M)))
 
 
-@pytest.mark.xfail(strict=True, reason="parts of one weight for several sources are stored under one name")
 def test_concat_of_flatten_in_two_orders() -> None:
     def body(net: Net, tensor: str) -> str:
         chw = net.op("Flatten", tensor)
@@ -463,7 +462,6 @@ def test_concat_of_window_and_scores() -> None:
     proven(head(body))
 
 
-@pytest.mark.xfail(strict=True, reason="parts of one weight for several sources are stored under one name")
 def test_concat_of_a_window_with_itself() -> None:
     def body(net: Net, flat: str) -> str:
         both = net.op("Concat", flat, net.op("Relu", flat), flat, axis=1)
@@ -472,7 +470,6 @@ def test_concat_of_a_window_with_itself() -> None:
     proven(head(body))
 
 
-@pytest.mark.xfail(strict=True, reason="the activation is written once per branch, each time under its own node name")
 @pytest.mark.parametrize("kind", ["Relu", "Sigmoid", "LeakyRelu"])
 def test_activation_of_concatenated_branches(kind: str) -> None:
     """Two branches flattened and concatenated, and then one activation."""
@@ -493,7 +490,6 @@ def test_concat_with_pending_scales() -> None:
     proven(bodied(body))
 
 
-@pytest.mark.xfail(strict=True, reason="parts of one weight for several sources are stored under one name")
 def test_branches_of_different_stride() -> None:
     """The skip branch has stride 2, the deep one 4: they meet on the coarser grid, or are refused."""
     net = Net()
@@ -622,7 +618,6 @@ def test_integer_outputs_of_an_exact_model_are_compared_with_crops() -> None:
     assert done.parity.native.compared > 0
 
 
-@pytest.mark.xfail(strict=True, reason="crops of integer outputs are compared, and then forgotten")
 def test_crops_of_integer_outputs_are_reported() -> None:
     done = proven(head(lambda net, flat: net.op("ArgMax", net.fc(flat, FEATURES, M), axis=1)))
     assert done.parity is not None

@@ -17,7 +17,6 @@ from hazards import (
     Net,
     bodied,
     complete,
-    known_bugs,
     proven,
     proven_or_refused,
     refusal,
@@ -190,7 +189,7 @@ def test_conv_head_behind_the_pool() -> None:
 
     def body(net: Net, tensor: str) -> str:
         point = net.op("Relu", net.conv(net.op("GlobalAveragePool", tensor), CHANNELS, 8, (1, 1), strides=[1, 1]))
-        return net.op("Flatten", net.conv(point, 8, M, (1, 1), strides=[1, 1]))
+        return str(net.op("Flatten", net.conv(point, 8, M, (1, 1), strides=[1, 1])))
 
     proven(bodied(body))
 
@@ -218,10 +217,9 @@ def test_channels_last_pool(kind: str, keepdims: int) -> None:
     proven(net.model(out))
 
 
-@pytest.mark.xfail(strict=True, reason="GlobalAveragePool does not ask whether it pools the image's axes")
 @pytest.mark.parametrize("channels", [1, 2])
 def test_channels_last_image_that_meets_its_pool_first(channels: int) -> None:
-    """No Conv says which axes are the image's: read as (N, C, H, W) it is a wrong rewrite, but there is another reading."""
+    """No Conv says which axes are the image's: as (N, C, H, W) it is read wrongly, and there is another reading."""
     net = Net()
     image = net.input("image", [1, 7, 7, channels])
     pooled = net.op("GlobalAveragePool", net.op("Relu", net.op("Transpose", image, perm=[0, 3, 1, 2])))
@@ -238,6 +236,13 @@ def test_pool_of_the_trunk_with_a_kernel_as_large_as_its_map() -> None:
     pool = net.op("MaxPool", trunk, kernel_shape=[5, 5], strides=[1, 1])
     more = net.op("Tanh", net.conv(pool, 3, 4, (1, 1), strides=[1, 1]))
     proven(net.model(net.fc(net.op("Flatten", more), 4, M)))
+
+
+def test_same_padding_of_a_pool_that_is_smaller_than_its_stride() -> None:
+    """Kernel 1, stride 3, 12 pixels: (4 - 1) * 3 + 1 - 12 = -2 pads. Refused by reason, or right."""
+    net = Net()
+    pool = net.op("AveragePool", net.image(1, (12, 12)), kernel_shape=[1, 1], strides=[3, 3], auto_pad="SAME_UPPER")
+    proven_or_refused(net.model(net.fc(net.op("Flatten", pool), 2 * 16, M)))
 
 
 def test_global_pool_then_padded_conv_is_refused() -> None:
@@ -297,7 +302,6 @@ def test_two_squeeze_and_excitations_in_a_row() -> None:
     assert sum("globalaveragepool" in item for item in done.claim.blame) == 2
 
 
-@pytest.mark.xfail(strict=True, reason="the proof fails: the head depends on the image besides through boundaries")
 def test_context_and_head_from_one_pool() -> None:
     """The same pool gates the map and goes into the head: only as context can it do both."""
 
@@ -323,16 +327,21 @@ def test_mean_of_the_map_subtracted_is_context() -> None:
 # --global-pool keep
 
 
+STEPS = (
+    "ReduceMean 3, 2",
+    "ReduceMean 2, 2",
+    "ReduceMean -1, -1",
+    "ReduceMean 3, 2 kept",
+    "ReduceMean 2, 3 kept",
+    "ReduceMax 3, 2",
+)
+
 ROWS = ("ReduceMean rows", "ReduceMean rows kept", "ReduceMax rows")
 
 
 @pytest.mark.parametrize(
     "name",
-    known_bugs(
-        [n for n in SPELLINGS if n not in MAY_BE_REFUSED and "um" not in n],
-        *ROWS,
-        reason="a pool spelled by Reshape does not know the option",
-    ),
+    [n for n in SPELLINGS if n not in MAY_BE_REFUSED and "um" not in n],
 )
 def test_keep(name: str) -> None:
     """One vector at any size: that of the original's own operator, run on the larger image."""
@@ -352,14 +361,12 @@ def test_keep(name: str) -> None:
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.xfail(strict=True, reason="refused only by the proof, as failed; for ReduceSum rows not at all")
 @pytest.mark.parametrize("name", [name for name in SPELLINGS if "um" in name])
 def test_keep_of_a_sum(name: str) -> None:
     """A sum over the whole of a larger image is no score: it grows with the image."""
     assert refusal(pooled(SPELLINGS[name]), global_pool="keep").code
 
 
-@pytest.mark.xfail(strict=True, reason="written, and then found wrong by the proof: a failed proof, not a refusal")
 @pytest.mark.parametrize("window", ["Flatten", "GlobalMaxPool 2x2"])
 def test_keep_beside_a_window(window: str) -> None:
     """One vector of the whole image beside one of each window: refused by reason, or proven."""
@@ -408,7 +415,7 @@ AVERAGES = (
 
 @pytest.mark.parametrize(
     "name",
-    known_bugs(AVERAGES, "ReduceMean rows", reason="a pool spelled by Reshape does not know the option"),
+    AVERAGES,
 )
 @pytest.mark.parametrize("only", [False, True])
 def test_drop(name: str, only: bool) -> None:

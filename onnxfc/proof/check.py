@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnxruntime
 
@@ -24,12 +24,14 @@ from onnxfc.proof.observe import Evidence, Progress, observe
 from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.results import Conditions, CropResult, Parity, ParityResult, VerdictResult
 from onnxfc.proof.sessions import RunError, Runner
+from onnxfc.proof.shift import compare_shifted
 from onnxfc.proof.sizes import larger_sizes
 from onnxfc.proof.tally import Tally
 from onnxfc.proof.windows import Capture, Heads, capture, compare_windows
 
 _DEFAULT = CheckOptions()
 _NOTHING = ParityResult("not applicable", reason="not reached")
+_NATIVE_ONLY = ParityResult("not applicable", reason="the second model takes the native size only")
 
 
 def check(
@@ -74,12 +76,16 @@ class _Check:
         native = Tally(self.options, evidence.noise)
         windows = Tally(self.options, evidence.noise)
         captures: list[Capture] = []
+        shift = _NOTHING if self.options.larger else _NATIVE_ONLY
         try:
             self.progress("loading the rewritten model")
             names = [b.rewritten for b in self.claim.boundaries]
             runner = Runner(self.rewritten, names, self.options.threads)
             compare_native(runner, evidence, self.claim, native, self.progress)
-            captures = capture(runner, evidence, self.claim, sizes, windows, self.progress)
+            if self.options.larger:
+                captures = capture(runner, evidence, self.claim, sizes, windows, self.progress)
+            if self.options.larger and not native.reasons and not windows.reasons:
+                shift = compare_shifted(runner, evidence, self.claim, self.options, self.progress)
             del runner
         except RunError as error:
             native.fail(f"the rewritten model does not load: {error}")
@@ -89,7 +95,7 @@ class _Check:
         if "failed" not in (result.status, window.status):
             crops = compare_crops(captures, evidence, self.claim, self.options)
         vacuous = next(iter([*native.vacuous, *windows.vacuous]), None)
-        return self._parity(evidence, result, window, crops, vacuous)
+        return replace(self._parity(evidence, result, window, crops, vacuous), shift=shift)
 
     def _plan(self, *, windowed: bool) -> HeadPlan:
         forms = WINDOWED if windowed else ("global",)
@@ -103,6 +109,11 @@ class _Check:
     def _windows(
         self, plans: tuple[HeadPlan, HeadPlan], captures: list[Capture], evidence: Evidence, tally: Tally
     ) -> ParityResult:
+        if not self.options.larger:
+            return _NATIVE_ONLY
+        if not self.options.windows and not tally.reasons:
+            reason = "the two models have no trunk tensor in common at which their heads begin; name one with --at"
+            return ParityResult("not applicable", reason=reason, sizes=tuple(tally.sizes))
         values = evidence.samples[0].values | evidence.samples[0].feeds
         problem = window_problem(self.claim, plans[0], values)
         if problem is not None:

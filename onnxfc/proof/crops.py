@@ -20,21 +20,27 @@ from onnxfc.proof.scale import Scale
 from onnxfc.proof.sessions import Array
 from onnxfc.proof.windows import Capture
 
+_Pair = tuple[Array, Array, str, tuple[int, ...]]
+"""Value found, value wanted, where, and the cell (none for reduced outputs)."""
+
 
 @dataclass
 class _Sums:
     """Deviations of all cells so far."""
 
     relative: list[Array] = field(default_factory=list)
+    differing: list[Array] = field(default_factory=list)
     hits: list[bool] = field(default_factory=list)
-    worst: tuple[float, str] = (0.0, "")
+    near: list[bool] = field(default_factory=list)
+    worst: tuple[float, str, tuple[int, ...]] = (-1.0, "", ())
     excess: tuple[float, str, float] = (0.0, "", 0.0)
 
 
 def compare_crops(captures: Sequence[Capture], evidence: Evidence, claim: Claim, options: CheckOptions) -> CropResult:
     """Compare the first size's outputs with the crops that the original was run on."""
+    required = options.crops_exact or claim.verdict == "exact"
     if not captures or not evidence.crops:
-        return CropResult("not applicable", reason="no output is made of windows")
+        return _without(options, "no output is made of windows")
     shot, sums = captures[0], _Sums()
     for output in claim.outputs:
         scale = evidence.scales[output.name, shot.kind.name]
@@ -43,44 +49,49 @@ def compare_crops(captures: Sequence[Capture], evidence: Evidence, claim: Claim,
                 pairs = list(_pairs(output, shot, evidence, claim))
             except (FormError, IndexError, ValueError) as error:
                 return CropResult("failed", reason=f"the cells cannot be read: {error}")
-            _add(
-                sums,
-                output,
-                pairs,
-                scale,
-                scale.tolerance(options, evidence.noise.get((output.name, shot.kind.name))),
-            )
-    if not sums.relative:
-        return CropResult("not applicable", reason="no output has cells to compare with crops")
-    every = np.concatenate([value.ravel() for value in sums.relative])
+            noise = evidence.noise.get((output.name, shot.kind.name))
+            _add(sums, output, pairs, scale, scale.tolerance(options.of(output.name), noise))
+    found = sums.relative or sums.differing  # of integers: 1 where they differ
+    if not found:
+        return _without(options, "no output has cells to compare with crops")
+    every = np.concatenate([value.ravel() for value in found])
     excess, where, tolerance = sums.excess
-    bad = claim.verdict == "exact" and excess > 1
+    bad = required and excess > 1
+    cell = sums.worst[2]
     return CropResult(
         status="failed" if bad else "measured",
         deviation=float(every.max()),
         median=float(np.median(every)),
         top1=float(np.mean(sums.hits)) if sums.hits else None,
-        tolerance=tolerance if claim.verdict == "exact" else None,
+        top5=float(np.mean(sums.near)) if sums.near else None,
+        tolerance=tolerance if required else None,
         cells=len(evidence.crops),
         compared=every.size,
         size=shot.size.pixels,
         worst=sums.worst[1],
+        worst_cell=cell,
+        worst_box=tuple((i * s, i * s + n) for i, s, n in zip(cell, claim.stride, claim.native_size, strict=False)),
         reason=f"{where} the cell differs from its crop by {excess:.1e} times the tolerance" if bad else "",
     )
 
 
-def _pairs(output: Output, shot: Capture, evidence: Evidence, claim: Claim) -> Iterator[tuple[Array, Array, str]]:
+def _without(options: CheckOptions, reason: str) -> CropResult:
+    """Nothing to compare: no failure, unless crops were asked to agree."""
+    return CropResult("failed" if options.crops_exact else "not applicable", reason=reason)
+
+
+def _pairs(output: Output, shot: Capture, evidence: Evidence, claim: Claim) -> Iterator[_Pair]:
     """Value found, value of the crop, and the place; reduced outputs only if all crops were run."""
     value = shot.values[output.name]
     crops = [(cell, values[output.name]) for cell, values in evidence.crops]
     if output.form in REDUCED:
         if len(crops) == int(np.prod(shot.size.grid or (0,))):
             want = reduce_cells(output.form, [crop for _, crop in crops])
-            yield _like(value, want), want, f"{output.name} over all cells"
+            yield _like(value, want), want, f"{output.name} over all cells", ()
         return
     for cell, want in crops:
         got = cell_value(output, value, cell, want.ndim, claim)
-        yield _like(got, want), want, f"{output.name} cell {cell}"
+        yield _like(got, want), want, f"{output.name} cell {cell}", cell
 
 
 def _like(got: Array, want: Array) -> Array:
@@ -88,22 +99,32 @@ def _like(got: Array, want: Array) -> Array:
     return got[: len(want)] if want.ndim else got
 
 
-def _add(sums: _Sums, output: Output, pairs: list[tuple[Array, Array, str]], scale: Scale, tolerance: float) -> None:
+def _add(sums: _Sums, output: Output, pairs: list[_Pair], scale: Scale, tolerance: float) -> None:
     if not pairs:
         return
     if scale.exact:
-        sums.hits += [bool((got == want).all()) for got, want, _ in pairs]
+        sums.hits += [bool((got == want).all()) for got, want, *_ in pairs]
+        sums.differing += [(got != want).astype(np.float64) for got, want, *_ in pairs]
         if not all(sums.hits):
             sums.excess = (np.inf, output.name, 0.0)
         return
-    wanted = np.stack([want for _, want, _ in pairs]).astype(np.float64)
+    wanted = np.stack([want for _, want, *_ in pairs]).astype(np.float64)
     spread = float(wanted.max() - wanted.min()) or 1.0
-    for got, want, where in pairs:
+    for got, want, where, cell in pairs:
         difference = np.abs(got.astype(np.float64) - want.astype(np.float64))
         relative = np.where(np.isfinite(difference), difference, np.inf) / spread
         sums.relative.append(relative)
         worst = float(relative.max())
-        sums.worst = max(sums.worst, (worst, where))
+        sums.worst = max(sums.worst, (worst, where, cell))
         sums.excess = max(sums.excess, (worst * spread / tolerance, where, tolerance / spread))
         if want.ndim > 1 and want.shape[1] > 1:
-            sums.hits += (got.argmax(axis=1) == want.argmax(axis=1)).ravel().tolist()
+            best = got.argmax(axis=1)
+            sums.hits += (best == want.argmax(axis=1)).ravel().tolist()
+            sums.near += _among_best(want, best).ravel().tolist()
+
+
+def _among_best(want: Array, best: Array) -> Array:
+    """Whether the classes ``best`` (without axis 1) are among the five best of ``want``."""
+    fifth = np.sort(want, axis=1)[:, -min(5, want.shape[1])]
+    chosen = np.take_along_axis(want, np.expand_dims(best, 1), axis=1)[:, 0]
+    return np.asarray(chosen >= fifth)

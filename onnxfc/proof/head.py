@@ -101,11 +101,21 @@ class Head:
         self.plan = plan
         self._fixed = {name: native[name] for name in (*plan.shapes, *plan.sides)}
         self._stackable = not self._fixed
+        self._batch = len(native[plan.boundaries[0]]) if plan.boundaries else 1
         self._runner = Runner(original.with_proto(_cut(original.proto, plan, native)), (), threads)
+
+    def _of_batch(self, shape: Array, batch: int) -> Array:
+        """What Shape or Size said of a tensor around the boundaries, for the batch of the windows."""
+        if shape.ndim == 0:
+            return np.asarray(shape * batch // self._batch, shape.dtype)
+        return np.where((np.arange(len(shape)) == 0) & (shape == self._batch), batch, shape).astype(shape.dtype)
 
     def run_whole(self, features: Mapping[str, Array]) -> Arrays:
         """The head on whole features of any size it accepts."""
-        return self._runner.run({**self._fixed, **{name: features[name] for name in self.plan.boundaries}})
+        batch = len(next(iter(features.values())))
+        shapes = {name: self._of_batch(self._fixed[name], batch) for name in self.plan.shapes}
+        fixed = {**self._fixed, **shapes}
+        return self._runner.run({**fixed, **{name: features[name] for name in self.plan.boundaries}})
 
     def run_windows(self, windows: list[Arrays]) -> list[Arrays]:
         """The head on every window, several in one batch where the head treats images independently."""

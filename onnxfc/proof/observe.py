@@ -123,7 +123,7 @@ def _choose(evidence: Evidence, runner: Runner, original: ModelFile, options: Ch
         tried.append((kind, pair))
         for name in pair[0].values:
             values = [sample.values[name] for sample in pair]
-            found = measure(values, evidence.batch, precision, options)
+            found = measure(values, evidence.batch, precision, options.of(name))
             evidence.scales[name, kind.name] = found if name in moving else replace(found, exact=True, problem="")
         good = [k for k, _ in tried if all(evidence.scales[n, k.name].good for n in runner.outputs)]
         if len(good) == (4 if evidence.small else 2):

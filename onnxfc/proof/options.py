@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from numpy.typing import NDArray
@@ -16,7 +16,9 @@ class CheckOptions:
     ``rtol`` is relative to the signal of each output, ``atol`` is absolute; None takes the default of the
     output's number type. ``sizes`` are further image sizes in pixels, height before width. ``data`` holds
     the user's real inputs, batch first, of the native size or larger; a mapping names the inputs.
-    ``threads`` 0 leaves the number to onnxruntime.
+    ``threads`` 0 leaves the number to onnxruntime. ``rtols`` and ``atols`` are those of single outputs, by name.
+    ``crops_exact``: crop agreement is a requirement. ``windows`` False: the pair has no boundary in common, so
+    that window parity is not applicable. ``larger`` False: the rewritten model takes the native size only.
     """
 
     rtol: float | None = None
@@ -26,3 +28,14 @@ class CheckOptions:
     sizes: tuple[tuple[int, ...], ...] = ()
     data: Mapping[str, NDArray[Any]] | NDArray[Any] | None = None
     threads: int = 0
+    rtols: Mapping[str, float] = field(default_factory=dict)
+    atols: Mapping[str, float] = field(default_factory=dict)
+    crops_exact: bool = False
+    windows: bool = True
+    larger: bool = True
+
+    def of(self, name: str) -> CheckOptions:
+        """The options as they are for one output."""
+        if name not in self.rtols and name not in self.atols:
+            return self
+        return replace(self, rtol=self.rtols.get(name, self.rtol), atol=self.atols.get(name, self.atol))

@@ -1,8 +1,9 @@
-"""What a check found: four results that are never mixed up, as frozen data.
+"""What a check found: five results that are never mixed up, as frozen data.
 
 - native parity: both models agree at the native size.
 - window parity: every cell equals the original's head run on that window of the same features.
 - crop agreement: how far a cell is from the original run on the crop of the image; measured, not required.
+- shift consistency: what lies well inside two overlapping images is the same in both.
 - verdict: what the rewritten model says of itself (``exact`` or ``approximate``), carried along.
 
 Deviations and tolerances are given relative to the *signal* of an output: half the largest change that
@@ -61,18 +62,23 @@ class CropResult:
     """Crop agreement: deviations relative to the score range, over ``cells`` cells at ``size`` pixels.
 
     ``top1`` is the share of cells whose best class is the crop's best class, None where the scores have
-    no class axis. ``failed`` only if the verdict says exact and the measurement says otherwise.
+    no class axis; ``top5`` that of cells whose best class is among the crop's best five. ``worst_cell`` lies at the
+    pixels ``worst_box`` (start, stop per axis). ``failed`` only if the verdict says exact, or exact crops were
+    asked for, and the measurement says otherwise.
     """
 
     status: CropStatus
     deviation: float = 0.0
     median: float = 0.0
     top1: float | None = None
+    top5: float | None = None
     tolerance: float | None = None
     cells: int = 0
     compared: int = 0
     size: tuple[int, ...] = ()
     worst: str = ""
+    worst_cell: tuple[int, ...] = ()
+    worst_box: tuple[tuple[int, int], ...] = ()
     reason: str = ""
 
 
@@ -107,6 +113,7 @@ class Parity:
     verdict: VerdictResult
     conditions: Conditions
     vacuous: str | None = None
+    shift: ParityResult = ParityResult("not applicable", reason="not reached")
 
     @property
     def passed(self) -> bool:
@@ -116,18 +123,22 @@ class Parity:
             and self.native.status == "passed"
             and self.native.compared > 0
             and self.window.status != "failed"
+            and self.shift.status != "failed"
             and self.crops.status != "failed"
         )
 
     def summary(self) -> str:
         """One line for the user: why it failed, or what was proven."""
-        for name, result in (("native parity", self.native), ("window parity", self.window)):
+        required = (("native parity", self.native), ("window parity", self.window), ("shift consistency", self.shift))
+        for name, result in required:
             if result.status == "failed":
                 return f"{name} failed: {result.reason}"
         if self.vacuous is not None:
             return f"the proof is vacuous: {self.vacuous}"
         if self.crops.status == "failed":
-            return f"verdict contradicted: {self.crops.reason}"
-        values = self.native.compared + self.window.compared
-        worst = max(self.native.deviation, self.window.deviation)
+            claimed = "verdict contradicted" if self.verdict.verdict == "exact" else "crop agreement failed"
+            return f"{claimed}: {self.crops.reason}"
+        results = (self.native, self.window, self.shift)
+        values = sum(result.compared for result in results)
+        worst = max(result.deviation for result in results)
         return f"proven on {values} values, largest deviation {worst:.1e} of the signal"

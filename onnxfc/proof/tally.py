@@ -53,7 +53,7 @@ class Tally:
             self.vacuous.append(f"{name} is empty {where}")
             return
         noise = self.noise.get((name, kind))
-        tolerance = scale.tolerance(self.options, noise)
+        tolerance = scale.tolerance(self.options.of(name), noise)
         difference = self._difference(name, got, want, where, exact=scale.exact)
         line.compared += want.size
         worst = float(difference.max())

@@ -21,7 +21,7 @@ from onnxfc.proof.forms import (
 )
 from onnxfc.proof.head import Head
 from onnxfc.proof.inputs import Kind
-from onnxfc.proof.observe import Evidence, Progress
+from onnxfc.proof.observe import ADVICE, Evidence, Progress
 from onnxfc.proof.sessions import Array, Arrays, RunError, Runner
 from onnxfc.proof.sizes import Size
 from onnxfc.proof.tally import Tally
@@ -256,8 +256,8 @@ def _cells_must_differ(seen: dict[tuple[str, str], list[Array]], evidence: Evide
             continue
         rows = np.stack(cells).astype(np.float64)
         spread = float((rows.max(axis=0) - rows.min(axis=0)).max()) / 2
-        enough = spread > 2 * scale.tolerance(tally.options, tally.noise.get((name, kind)))
+        enough = spread > 2 * scale.tolerance(tally.options.of(name), tally.noise.get((name, kind)))
         informative[name] = informative.get(name, False) or enough
     for name, enough in informative.items():
         if not enough:
-            tally.vacuous.append(f"the cells of {name} do not differ from one another")
+            tally.vacuous.append(f"the cells of {name} do not differ from one another; {ADVICE}")

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from onnxfc.errors import Refusal
-from onnxfc.lift import lift_fixed, meet, to_scores
+from onnxfc.lift import beside_windows, lift_fixed, meet, to_scores
 from onnxfc.rules.fc import take_bias
 from onnxfc.rules.table import rule
 from onnxfc.site import Outcome, Site, extent_of, tensor_of
@@ -40,6 +40,9 @@ def on_maps(site: Site) -> Outcome:
     for position, view in enumerate(site.views):
         if isinstance(view, Fixed | Context) and not _spreads(site, position, spatial):
             return _positional(site, position)
+    refusal = beside_windows(site) if any(view.trace.windows for view in maps) else None
+    if refusal is not None:
+        return refusal
     for view in site.views:
         if isinstance(view, Context):
             site.turns_out(view.trace, "context")
@@ -134,6 +137,9 @@ def affine(view: Window, scale: Array | None, shift: Array | None) -> Window:
 @rule(*_BROADCAST, on=ScoreMap, attributes=("fmod",))
 def on_scores(site: Site) -> Outcome:
     """Score maps cell by cell; fixed inputs get grid axes of extent 1."""
+    refusal = beside_windows(site)
+    if refusal is not None:
+        return refusal
     lifted = [view for view in site.views if isinstance(view, ScoreMap | Window | Map)]
     scores = [to_scores_or_rejoin(site, view) for view in lifted]
     for score in scores:
@@ -145,12 +151,8 @@ def on_scores(site: Site) -> Outcome:
     found = [score for score in met if isinstance(score, ScoreMap)]
     if any(score.batch_axis or 1 + len(score.features) != len(site.shape_out()) for score in found):
         return site.refuse("mixes-batch", "broadcasts the batch against other axes")
-    context = [view.trace for view in site.views if isinstance(view, Context)]
-    trace = Trace.join([score.trace for score in found] + [replace(t, fields=found[0].trace.fields) for t in context])
-    if trace is None:
-        return site.refuse("grids-differ", "combines score maps of different stride")
-    if context:
-        trace = trace.tainted(site.taint("context"))
+    trace = Trace.join([score.trace for score in found])
+    assert trace is not None
     queue = iter(found)
     grid = len(trace.fields)
     inputs = [

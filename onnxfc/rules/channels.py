@@ -102,7 +102,7 @@ def expand(site: Site) -> Outcome:
     assert isinstance(view, Map)
     before, after = site.shape_in(), site.shape_out()
     if before == after:
-        site.draft.emit("Identity", [view.tensor], site.node.output[0], name=site.node.name)
+        site.draft.emit("Identity", [view.tensor], site.node.output[0], instead=site.node)
         return site.maps(view.trace, view.spatial)
     if len(before) != len(after) or before[0] != after[0] or extent_of(site, view) != _at(after, view):
         return site.refuse("size-locked", "spreads the map to the native size")

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from onnx import TensorProto
 
 from onnxfc import emit
 from onnxfc.errors import Refusal
-from onnxfc.lift import lift_fixed, to_scores, to_window
+from onnxfc.lift import beside_windows, lift_fixed, to_scores, to_window
 from onnxfc.rules.per_window import per_window
 from onnxfc.rules.table import rule
 from onnxfc.site import Outcome, Site
-from onnxfc.views import Context, Fixed, Map, ScoreMap, Source, View, Window
+from onnxfc.views import Fixed, Map, ScoreMap, Source, View, Window
 from onnxfc.weights import Weight, can_turn, is_stored, kernel, resolve, shifted, vector
 
 
@@ -94,7 +95,7 @@ def _features(site: Site, view: View | None) -> Window | ScoreMap | Refusal:
         return to_window(site, view) if len(site.native(view.original).native) == 2 else _not_flat(site)
     if isinstance(view, Window | ScoreMap):
         return view
-    return site.refuse("context", "reads a result of the whole image beside windows")
+    return beside_windows(site) or _not_flat(site)
 
 
 def _not_flat(site: Site) -> Refusal:
@@ -118,13 +119,16 @@ def _bias(site: Site, found: Operands) -> np.ndarray | None:
 
 def _gemm_add(site: Site, found: Operands, beta: float) -> Outcome:
     """A C that is not one vector of constants: an Add behind the Conv."""
+    refusal = beside_windows(site)
+    if refusal is not None:
+        return refusal
     if found.batch_axis != 0 or isinstance(site.views[2], Map):
         return site.refuse("dynamic-bias", "adds something that is not one value per output")
     scores = fully_connected(site, found, None, site.draft.fresh(f"{site.node.output[0]}_product"))
     if isinstance(scores, Refusal):
         return scores
     other = site.views[2]
-    if isinstance(other, Fixed | Context):
+    if isinstance(other, Fixed):
         term = lift_fixed(site, 2, len(scores.grid))
     else:
         lifted = to_scores(site, other) if other is not None else None
@@ -140,6 +144,8 @@ def _gemm_add(site: Site, found: Operands, beta: float) -> Outcome:
 def fully_connected(site: Site, found: Operands, bias: np.ndarray | None, output: str) -> ScoreMap | Refusal:
     """Write the Conv (one for each source, added up) that is this FC layer."""
     view, weight = found.view, found.weight
+    if site.native(site.node.output[0]).dtype == TensorProto.DOUBLE:
+        return site.refuse("float64", "is float64, for which onnxruntime has no Conv", "convert the model to float32")
     window = view if isinstance(view, Window) else _as_window(view)
     if not can_turn(site, weight, window):
         scores = to_scores(site, replace(window, batch_axis=0))
@@ -174,7 +180,7 @@ def _conv(site: Site, inputs: list[str], source: Source, output: str) -> str:
         "Conv",
         inputs,
         output,
-        name=site.node.name,
+        instead=site.node,
         kernel_shape=list(source.extent),
         strides=list(source.step),
         pads=[0] * (2 * rank),

@@ -9,10 +9,10 @@ import numpy as np
 
 from onnxfc import emit
 from onnxfc.errors import Refusal
-from onnxfc.lift import meet, simplest, spread, to_scores
+from onnxfc.lift import beside_windows, meet, simplest, spread, to_scores
 from onnxfc.rules.table import rule
 from onnxfc.site import Outcome, Site, axes_of, positive
-from onnxfc.views import Context, Fixed, Index, Map, ScoreMap, Source, Trace, View, Window
+from onnxfc.views import Fixed, Index, Map, ScoreMap, Source, Trace, View, Window
 
 _MOVES = (
     "Concat",
@@ -146,6 +146,9 @@ def move_scores(site: Site) -> Outcome:
 
 def over_scores(site: Site, views: Sequence[View | None]) -> Outcome:
     """The node on score maps; each operator in its own way."""
+    refusal = beside_windows(site)
+    if refusal is not None:
+        return refusal
     scores: list[ScoreMap] = []
     for view in views:
         if isinstance(view, Window | ScoreMap | Map):
@@ -162,7 +165,7 @@ def over_scores(site: Site, views: Sequence[View | None]) -> Outcome:
     if site.op_type == "Concat":
         queue = iter(scores)
         scores = [
-            spread(site, position, scores[0]) if isinstance(view, Fixed | Context) else next(queue)
+            spread(site, position, scores[0]) if isinstance(view, Fixed) else next(queue)
             for position, view in enumerate(views)
         ]
     return _SCORES[site.op_type](site, scores, trace)

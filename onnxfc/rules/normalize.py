@@ -41,7 +41,7 @@ def _grid_first(site: Site, scores: ScoreMap, axis: int) -> Outcome:
     draft, grid, rank = site.draft, scores.grid, 1 + len(scores.features)
     ahead = [0, *grid, *range(1, rank)]
     tensor = emit.transpose(draft, scores.tensor, ahead)
-    tensor = draft.emit(site.op_type, [tensor], axis=axis + len(grid), name=site.node.name)
+    tensor = draft.emit(site.op_type, [tensor], axis=axis + len(grid), instead=site.node)
     back = [int(place) for place in np.argsort(ahead)]
     emit.transpose(draft, tensor, back, site.node.output[0])
     return site.score_maps(scores.trace)
@@ -65,7 +65,7 @@ def softmax_map(site: Site) -> Outcome:
         return site.refuse("softmax-over-space", "normalises over the places of the native size")
     ahead = [0, *view.spatial, 1]
     tensor = emit.transpose(site.draft, view.tensor, ahead)
-    tensor = site.draft.emit(site.op_type, [tensor], axis=rank - 1, name=site.node.name)
+    tensor = site.draft.emit(site.op_type, [tensor], axis=rank - 1, instead=site.node)
     emit.transpose(site.draft, tensor, [int(place) for place in np.argsort(ahead)], site.node.output[0])
     return site.maps(view.trace, view.spatial)
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from onnxfc import emit
 from onnxfc.lift import boundary, channels_first, places_of, simplest, to_scores, to_window, untransposed
+from onnxfc.receptive_field import Field
 from onnxfc.rules.table import rule
 from onnxfc.site import Outcome, Site, axes_of, extent_of
 from onnxfc.views import Context, Index, Map, ScoreMap, Source, Trace, View, Window
@@ -30,6 +31,8 @@ def global_pool_operator(site: Site) -> Outcome:
     """(N, C, *spatial) to (N, C, 1, ...). https://onnx.ai/onnx/operators/onnx__GlobalAveragePool.html"""
     view = site.views[0]
     assert isinstance(view, Map)
+    if view.spatial != tuple(range(2, len(site.shape_in()))):
+        return site.refuse("layout", "pools over axes that are not the image's")
     return global_pool(site, view, _POOLS[site.op_type], keepdims=True)
 
 
@@ -105,16 +108,18 @@ def global_pool(site: Site, view: Map, kind: str, keepdims: bool) -> Outcome:
 def _after(site: Site, kind: str, extent: tuple[int, ...], trace: Trace) -> str:
     if trace.dropped:
         return "no pool"
-    return f"{'Average' if kind == 'Sum' else kind}Pool {'x'.join(map(str, extent))}, stride 1"
+    return f"{_pool_name(kind)} {'x'.join(map(str, extent))}, stride 1"
 
 
 def _kept_global(site: Site, view: Map, kind: str, extent: tuple[int, ...]) -> Outcome:
     """The same vector from an image of any size."""
+    if kind == "Sum":
+        return site.refuse("sum-over-image", "is a sum, which grows with the image", "use --global-pool window")
     if site.op_type in {"AveragePool", "MaxPool"}:
-        site.draft.emit(f"Global{kind}Pool", [view.tensor], site.node.output[0], name=site.node.name)
+        site.draft.emit(f"Global{kind}Pool", [view.tensor], site.node.output[0], instead=site.node)
     else:
         site.keep()
-    trace = view.trace.tainted(site.taint("context"))
+    trace = replace(view.trace.tainted(site.taint("context")), fields=(Field(),) * site.state.rank)
     if site.role != "context":
         site.replaced(site.op_type, "kept global")
         if site.op_type not in {"AveragePool", "MaxPool"}:  # these are global at the native size only
@@ -124,9 +129,8 @@ def _kept_global(site: Site, view: Map, kind: str, extent: tuple[int, ...]) -> O
 
 def window_pool(site: Site, tensor: str, extent: tuple[int, ...], kind: str) -> str:
     """A pool with stride 1 over ``extent`` of a channels-first map."""
-    op_type = "AveragePool" if kind == "Sum" else f"{kind}Pool"
     pooled = site.draft.emit(
-        op_type, [tensor], name=site.node.name, kernel_shape=list(extent), strides=[1] * len(extent)
+        _pool_name(kind), [tensor], instead=site.node, kernel_shape=list(extent), strides=[1] * len(extent)
     )
     if kind != "Sum":
         return pooled
@@ -147,8 +151,10 @@ def _pooled(site: Site, view: Map, tensor: str, trace: Trace, keepdims: bool) ->
 
 def _partial_pool(site: Site, view: Map, axes: list[int], keepdims: bool) -> Outcome:
     """A pool over some of the spatial axes: the rest of the window is still to come."""
-    if site.state.global_pool != "window" or site.role == "context":
+    if site.role == "context" or site.state.global_pool == "drop":
         return site.refuse("partial-pool", "pools only one of the spatial axes", "use --global-pool window")
+    if site.state.global_pool == "keep":
+        return _partly_kept(site, view, axes, keepdims)
     window = to_window(site, view)
     source = window.sources[0]
     kernel = tuple(length if axis in axes else 1 for axis, length in zip(view.spatial, source.extent, strict=True))
@@ -161,6 +167,18 @@ def _partial_pool(site: Site, view: Map, axes: list[int], keepdims: bool) -> Out
     site.replaced(f"{site.op_type} {'x'.join(map(str, kernel))}", f"pool {'x'.join(map(str, kernel))}, stride 1")
     pooled = replace(source, tensor=tensor, extent=rest)
     return [simplest(site, Window((pooled,), places, trace))]
+
+
+def _partly_kept(site: Site, view: Map, axes: list[int], keepdims: bool) -> Outcome:
+    """A map that has lost some of its spatial axes; the next pool will take the rest."""
+    if site.op_type == "ReduceSum":
+        return site.refuse("sum-over-image", "is a sum, which grows with the image", "use --global-pool window")
+    site.keep()
+    left = [place for place, axis in enumerate(view.spatial) if axis not in axes]
+    spatial = tuple(
+        view.spatial[place] - (0 if keepdims else sum(a < view.spatial[place] for a in axes)) for place in left
+    )
+    return site.maps(replace(view.trace, fields=tuple(view.trace.fields[place] for place in left)), spatial)
 
 
 def _first_of_each(places: Index, axes: list[int], extent: tuple[int, ...], rest: tuple[int, ...]) -> Index:
@@ -182,7 +200,7 @@ def reduce_window(site: Site) -> Outcome:
     if axes and 0 not in axes and plain and site.op_type in _POOLS:
         channels = _whole_channels(view, [axis - 1 for axis in axes])
         if channels is not None:
-            return [_pool_of_window(site, view, channels)]
+            return _pool_of_window(site, view, channels)
     return reduce_features(site)
 
 
@@ -197,13 +215,32 @@ def _whole_channels(view: Window, axes: list[int]) -> np.ndarray | None:
     return rows[..., 0] // length if whole and bool(np.all(rows - first == np.arange(length))) else None
 
 
-def _pool_of_window(site: Site, view: Window, channels: np.ndarray) -> View:
-    source = view.sources[0]
-    tensor = window_pool(site, source.tensor, source.extent, _POOLS[site.op_type])
-    site.replaced(f"{site.op_type} {'x'.join(map(str, source.extent))}", "pool, stride 1")
-    pooled = Source.of_cells(tensor, source.channels, len(source.extent))
+def _pool_of_window(site: Site, view: Window, channels: Index) -> Outcome:
+    """The pool by the option; ``channels`` says which channel each remaining feature is."""
+    kind, source, features = _POOLS[site.op_type], view.sources[0], site.shape_out()[1:]
     trace = replace(view.trace, pools=view.trace.pools | {site.label})
-    return simplest(site, Window((pooled,), channels.reshape(site.shape_out()[1:]), trace))
+    spelled = f"{site.op_type} {'x'.join(map(str, source.extent))}"
+    if site.role == "context" or site.state.global_pool == "keep":
+        if kind == "Sum" or not np.array_equal(channels.ravel(), np.arange(source.channels)):
+            return site.refuse("sum-over-image", "does not pool every channel once", "use --global-pool window")
+        vector = site.draft.emit(f"Global{kind}Pool", [source.tensor], instead=site.node)
+        emit.reshape(site.draft, vector, [0, *features], site.node.output[0])
+        site.replaced(spelled, "kept global")
+        return [Context(site.node.output[0], trace.tainted(site.taint("context")))]
+    if site.state.global_pool == "drop":
+        if kind != "Average" or view.trunk is None:
+            return site.refuse("drop-not-affine", "is no average: its map has no scores", "use --global-pool window")
+        tensor, trace = source.tensor, replace(trace, fields=view.trunk.fields, dropped=True)
+        site.replaced(spelled, "no pool")
+    else:
+        tensor = window_pool(site, source.tensor, source.extent, kind)
+        site.replaced(spelled, f"{_pool_name(kind)} {'x'.join(map(str, source.extent))}, stride 1")
+    pooled = Source.of_cells(tensor, source.channels, len(source.extent))
+    return [simplest(site, Window((pooled,), channels.reshape(features), trace))]
+
+
+def _pool_name(kind: str) -> str:
+    return f"{'Average' if kind == 'Sum' else kind}Pool"
 
 
 @rule(*_REDUCTIONS, on=ScoreMap, attributes=("axes", "keepdims", "noop_with_empty_axes"))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from onnxfc import emit
+from onnxfc.errors import Refusal
 from onnxfc.rules.table import rule
 from onnxfc.site import Outcome, Site
 from onnxfc.views import Fixed, Map, ScoreMap, Window
 
 
-@rule("Shape", on=Map, attributes=("start", "end"))
+@rule("Shape", "Size", on=Map, attributes=("start", "end"))
 def shape_of_map(site: Site) -> Outcome:
     """The map's dims now: computed sizes follow the image."""
     site.keep()
@@ -18,6 +19,25 @@ def shape_of_map(site: Site) -> Outcome:
 @rule("Shape", on=(Window, ScoreMap), attributes=("start", "end"))
 def shape_of_features(site: Site) -> Outcome:
     """(N, F1, ..., Fk) without the grid."""
+    whole = _whole(site)
+    if isinstance(whole, Refusal):
+        return whole
+    rank = len(site.shape_in())
+    start, end, _ = slice(site.attrs.get("start", 0), site.attrs.get("end", rank)).indices(rank)
+    return [Fixed(emit.slice_axis(site.draft, whole, 0, start, end))]
+
+
+@rule("Size", on=(Window, ScoreMap))
+def size_of_features(site: Site) -> Outcome:
+    """N * F1 * ... * Fk without the grid."""
+    whole = _whole(site)
+    if isinstance(whole, Refusal):
+        return whole
+    return [Fixed(emit.reduce(site.draft, "ReduceProd", whole, [0], keepdims=False))]
+
+
+def _whole(site: Site) -> str | Refusal:
+    """(N, F1, ..., Fk) as a tensor."""
     view = site.views[0]
     assert isinstance(view, Window | ScoreMap)
     if view.batch_axis:
@@ -25,8 +45,5 @@ def shape_of_features(site: Site) -> Outcome:
     tensor, features = (
         (view.sources[0].tensor, view.index.shape) if isinstance(view, Window) else (view.tensor, view.features)
     )
-    rank = 1 + len(features)
-    batch = emit.dims(site.draft, tensor, 0, 1)
-    whole = site.draft.emit("Concat", [batch, site.draft.constant(list(features), "features")], axis=0)
-    start, end, _ = slice(site.attrs.get("start", 0), site.attrs.get("end", rank)).indices(rank)
-    return [Fixed(emit.slice_axis(site.draft, whole, 0, start, end))]
+    given = [] if view.batch_axis is None else [emit.dims(site.draft, tensor, 0, 1)]
+    return emit.concat(site.draft, [*given, site.draft.constant(list(features), "features")])

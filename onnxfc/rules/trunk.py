@@ -46,6 +46,8 @@ def sliding(site: Site) -> Outcome:
         return wrong
     extent = extent_of(site, view)
     how = _sliding(site, extent)
+    if isinstance(how, Refusal):
+        return how
     if _covers(site, how, extent):
         return global_pool(site, view, site.op_type.removesuffix("Pool"), keepdims=True)
     if view.trace.windows and (how.padded or set(how.kernel) != {1} or set(how.strides) != {1}):
@@ -59,7 +61,7 @@ def sliding(site: Site) -> Outcome:
 
 
 def _covers(site: Site, how: Sliding, extent: tuple[int, ...]) -> bool:
-    """Whether a pool spells a global pool: its one window holds the whole native map (and padding that does not count)."""
+    """Whether a pool spells a global pool: its one window holds the whole native map, and no padding that counts."""
     if site.op_type not in {"AveragePool", "MaxPool"} or site.role == "local" or set(how.dilations) != {1}:
         return False
     whole = all(k - a >= size for k, a, size in zip(how.kernel, how.begin, extent, strict=True))
@@ -88,7 +90,7 @@ def _layout(site: Site, view: Map) -> Refusal | None:
     return None
 
 
-def _sliding(site: Site, extent: tuple[int, ...]) -> Sliding:
+def _sliding(site: Site, extent: tuple[int, ...]) -> Sliding | Refusal:
     rank = len(extent)
     kernel = tuple(site.attrs.get("kernel_shape") or site.shape_in(1)[2:])
     strides = tuple(site.attrs.get("strides") or (1,) * rank)
@@ -97,11 +99,16 @@ def _sliding(site: Site, extent: tuple[int, ...]) -> Sliding:
     pads = tuple(site.attrs.get("pads") or (0,) * (2 * rank))
     if auto_pad.startswith("SAME"):
         totals = [
-            max((-(-size // s) - 1) * s + (k - 1) * d + 1 - size, 0)
+            (-(-size // s) - 1) * s + (k - 1) * d + 1 - size
             for size, k, s, d in zip(extent, kernel, strides, dilations, strict=True)
         ]
-        less, more = [t // 2 for t in totals], [t - t // 2 for t in totals]
+        less, more = [int(t / 2) for t in totals], [t - int(t / 2) for t in totals]
         pads = (*less, *more) if auto_pad == "SAME_UPPER" else (*more, *less)
+        if any(pad < 0 for pad in pads[:rank]):
+            return site.refuse(
+                "same-padding", "has a stride so much larger than its kernel that SAME cuts the border off"
+            )
+        pads = tuple(max(pad, 0) for pad in pads)  # what is cut off behind is not read anyway
     elif auto_pad == "VALID":
         pads = (0,) * (2 * rank)
     return Sliding(kernel, strides, dilations, pads[:rank], pads[rank:], auto_pad.startswith("SAME"))

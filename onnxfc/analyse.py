@@ -1,0 +1,207 @@
+"""What a walk over a model finds, before anything is assembled: heads, grids, refusals, and the claim."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from onnxfc.claim import PREFIX, Boundary, Claim, ImageInput, Output
+from onnxfc.cut import begin_at
+from onnxfc.errors import NothingToRewrite, Refusal
+from onnxfc.geometry import Grid, grid_of, slack_of
+from onnxfc.graph import Graph
+from onnxfc.images import Image, images, native_inputs
+from onnxfc.inline import inlined
+from onnxfc.model_file import ModelFile
+from onnxfc.outputs import Form, drop_refusals, finish
+from onnxfc.receptive_field import Field
+from onnxfc.site import GlobalPool, State
+from onnxfc.sizing import Sizing
+from onnxfc.views import Map, Trace
+from onnxfc.walk import native_specs, walk
+
+
+@dataclass(frozen=True)
+class RewriteOptions:
+    """What the result should be like.
+
+    ``size``: native size in pixels where the graph does not tell it. ``inputs``: which inputs are images (all that look
+    like one, if empty); one inner tensor may be named too, which then becomes the model's input.
+    """
+
+    output: Form = "map"
+    global_pool: GlobalPool = "window"
+    dynamic_batch: bool = False
+    size: tuple[int, ...] | None = None
+    inputs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """The reading of the model that went furthest. ``refusals`` is empty where it can be rewritten.
+
+    ``original`` is the model as it was walked, functions and constant Ifs inlined. ``state`` holds the views of all
+    its tensors and the drafted nodes; it belongs to the walk and may not be changed.
+    """
+
+    original: ModelFile = field(repr=False)
+    state: State = field(repr=False)
+    reading: tuple[Image, ...]
+    outputs: tuple[Output, ...]
+    traces: tuple[Trace, ...] = field(repr=False)
+    refusals: tuple[Refusal, ...]
+
+    def sizing(self) -> Sizing:
+        """Shapes of the rewritten graph at any size."""
+        return Sizing(self.state.draft, self.state.draft.prune(self.state.graph.outputs), self.reading)
+
+
+def analyse(original: ModelFile, options: RewriteOptions) -> Analysis:
+    """Walk over a model; runs and writes nothing. Raises UsageError, and NothingToRewrite where there is no image."""
+    original = inlined(original)
+    graph = Graph(original.proto)
+    inputs = native_inputs(graph, options.size)
+    inner = [name for name in options.inputs if name not in inputs]
+    if inner:
+        return analyse(begin_at(original, graph, native_specs(original, graph, inputs), inner[0]), options)
+    readings = images(graph, inputs, options.dynamic_batch, options.size, options.inputs)
+    if isinstance(readings, Refusal):
+        raise NothingToRewrite(str(readings), (readings,))
+    native = native_specs(original, graph, inputs)
+    failures: list[Analysis] = []
+    for reading in readings:
+        state = walk(original, graph, native, reading, options.global_pool)
+        finished = finish(state, options.output)
+        if isinstance(finished, tuple):
+            outputs, traces = finished
+            refusals = _objections(state, reading, traces)
+            return Analysis(original, state, tuple(reading), tuple(outputs), tuple(traces), refusals)
+        failures.append(Analysis(original, state, tuple(reading), (), (), tuple(finished)))
+    return max(failures, key=lambda failure: failure.state.reached)
+
+
+def recognise(file: ModelFile) -> None:
+    """Refuse what onnxfc made already, and operator sets older than onnxruntime runs."""
+    model = file.proto
+    if any(item.key == f"{PREFIX}native_size" for item in model.metadata_props):
+        refusal = Refusal("already-rewritten", "", "this model was rewritten by onnxfc already", "give the original")
+        raise NothingToRewrite(str(refusal), (refusal,))
+    opset = next((item.version for item in model.opset_import if item.domain in {"", "ai.onnx"}), 1)
+    if opset < 7:
+        reason = f"operator set {opset} is older than 7, the oldest that onnxruntime runs"
+        refusal = Refusal("old-opset", "", reason, "convert it with onnx.version_converter")
+        raise NothingToRewrite(str(refusal), (refusal,))
+
+
+def _objections(state: State, reading: Sequence[Image], traces: Sequence[Trace]) -> tuple[Refusal, ...]:
+    """What keeps a walk that came to its end from being a rewrite."""
+    refusals = drop_refusals(state, traces)
+    if refusals:
+        return tuple(refusals)
+    if not state.replacements and (not traces or _is_free(state, reading)):
+        return (_nothing(state),)
+    if any(trace.windows and any(f.stride != int(f.stride) for f in trace.fields) for trace in traces):
+        return (Refusal("fractional-stride", "", "the head's windows are a fraction of a pixel apart"),)
+    return ()
+
+
+def _is_free(state: State, reading: Sequence[Image]) -> bool:
+    """Whether the image's dims are open already and no node had to change for it."""
+    dims = {info.name: info.type.tensor_type.shape.dim for info in state.graph.inputs}
+    fixed = any(dims[image.name][axis].dim_value > 0 for image in reading for axis in image.spatial)
+    return not fixed and all(any(node is own for own in state.graph.nodes) for node in state.draft.nodes)
+
+
+_NO_HEAD = "nothing in it is made for one image size"
+
+
+def _nothing(state: State) -> Refusal:
+    kinds: dict[str, int] = {}
+    for position in state.graph.live:
+        op_type = state.graph.nodes[position].op_type
+        kinds[op_type] = kinds.get(op_type, 0) + 1
+    seen = ", ".join(f"{count} {name}" for name, count in sorted(kinds.items(), key=lambda item: -item[1])[:6])
+    return Refusal("no-head", "", f"no FC layer and no global pool depends on the image; it has {seen}", _NO_HEAD)
+
+
+def claim_of(found: Analysis, sizing: Sizing) -> Claim:
+    """What the rewritten model will say of itself."""
+    renamed: Mapping[str, str] = found.state.draft.renamed
+    cell = next((trace for trace in found.traces if trace.windows), found.traces[0])
+    taints = frozenset().union(*(trace.taints for trace in found.traces))
+    windows: frozenset[Boundary] = frozenset().union(*(trace.windows for trace in found.traces))
+    named = [replace(item, rewritten=renamed.get(item.rewritten, item.rewritten)) for item in windows]
+    native = found.reading[0].size
+    fields = _cell_fields(cell)
+    stride = tuple(max(1, math.ceil(item.stride)) for item in fields)
+    period = period_of(found.state)
+    claim = Claim(
+        native_size=native,
+        stride=stride,
+        start=tuple(math.floor(item.start) for item in fields),
+        size=tuple(math.ceil(item.size) for item in fields),
+        size_step=sizing.step(native, stride if windows else period),
+        verdict="approximate" if taints else "exact",
+        blame=tuple(sorted(f"{taint.cause}: {taint.node}" for taint in taints)),
+        inputs=tuple(ImageInput(image.name, image.shape, image.spatial) for image in found.reading),
+        boundaries=tuple(sorted(named, key=lambda item: item.original)),
+        outputs=_with_fields(found),
+        period=period,
+    )
+    return _with_slack(claim, sizing)
+
+
+def _cell_fields(trace: Trace) -> Sequence[Field]:
+    """What a cell reads; where the pool was dropped, a cell is the mean over a window of the map."""
+    if not trace.dropped:
+        return trace.fields
+    extent = next(iter(trace.windows)).extent
+    return [item.through(length) for item, length in zip(trace.fields, extent, strict=True)]
+
+
+def _with_slack(claim: Claim, sizing: Sizing) -> Claim:
+    def grid_at(size: Sequence[int]) -> Grid | None:
+        shapes = sizing.shapes(size)
+        return None if shapes is None else grid_of(claim, shapes)
+
+    slack = slack_of(claim, grid_at)
+    if slack is None:  # the grid follows the image at whole periods only
+        claim = replace(claim, size_step=claim.period)
+        slack = (0,) * len(claim.stride)
+    return replace(claim, slack=slack)
+
+
+def _with_fields(found: Analysis) -> tuple[Output, ...]:
+    """The outputs, with what one cell (or element) of each reads of the image."""
+    draft, made = found.state.draft, []
+    for output in found.outputs:
+        view = found.state.views[output.name]
+        trace = getattr(view, "trace", None)
+        if output.form in {"map", "cells", "features"} and trace is not None and output.name in draft.specs:
+            fields: Sequence[Field] = trace.fields
+            output = replace(
+                output,
+                stride=tuple(item.stride.numerator for item in fields),
+                per=tuple(item.stride.denominator for item in fields),
+                start=tuple(math.floor(item.start) for item in fields),
+                size=tuple(math.ceil(item.size) for item in fields),
+            )
+        made.append(output)
+    return tuple(made)
+
+
+def period_of(state: State) -> tuple[int, ...]:
+    """Pixels per axis by which an image is moved so that every trunk tensor moves by whole elements."""
+    fields = [view.trace.fields for view in state.views.values() if isinstance(view, Map)]
+    full = [axes for axes in fields if len(axes) == state.rank]  # others are pooled along one axis
+    return tuple(math.lcm(*(field.stride.numerator for field in axis)) for axis in zip(*full, strict=True))
+
+
+def map_at_twice(claim: Claim, sizing: Sizing) -> tuple[int, ...]:
+    """Cells per axis of the first map at about twice the native size; empty where no output is a map."""
+    shapes = sizing.shapes(claim.twice_native)
+    for output in claim.outputs:
+        if output.form in {"map", "cells", "activation"} and shapes is not None and output.name in shapes:
+            return tuple(shapes[output.name][axis] for axis in output.axes)
+    return ()

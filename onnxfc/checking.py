@@ -1,0 +1,92 @@
+"""check_pair(): any two models put to the test, with the claim that the second carries, or one derived for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import onnx
+
+from onnxfc.claim import Claim
+from onnxfc.cut import begin_at
+from onnxfc.derive import derive
+from onnxfc.errors import UsageError
+from onnxfc.graph import Graph
+from onnxfc.images import native_inputs
+from onnxfc.inline import inlined
+from onnxfc.model_file import ModelFile
+from onnxfc.proof import CheckOptions, Parity, check
+from onnxfc.walk import native_specs
+
+Model = str | Path | bytes | onnx.ModelProto | ModelFile
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A pair of models after its check. ``claim_from`` says who made the claim: the second model's ``metadata``, or the
+    models themselves (``derived``). ``notes`` are what a reader should know of how they were compared."""
+
+    claim: Claim
+    claim_from: Literal["metadata", "derived"]
+    notes: tuple[str, ...]
+    parity: Parity
+    options: CheckOptions = field(repr=False)
+
+    @property
+    def passed(self) -> bool:
+        return self.parity.passed
+
+
+def check_pair(
+    original: Model,
+    other: Model,
+    *,
+    options: CheckOptions | None = None,
+    size: tuple[int, ...] | None = None,
+    at: Sequence[tuple[str, str]] = (),
+    progress: Callable[[str], None] | None = None,
+) -> Checked:
+    """Compare two models by running both. The second need not be onnxfc's own.
+
+    ``size``: the native size in pixels, where the original leaves it open. ``at``: pairs of tensor names at which the heads
+    begin, where they are not found. A failed check is no exception: see ``Checked.passed``. Raises ReadError, UsageError,
+    and NothingToRewrite where the original has no image input.
+    """
+    options = options or CheckOptions()
+    one, two = _opened(original), _opened(other)
+    claim = Claim.from_metadata({item.key: item.value for item in two.proto.metadata_props})
+    if claim is not None and not at:
+        _known(claim, options)
+        return Checked(claim, "metadata", (), check(_begun(one, claim), two, claim, options, progress), options)
+    pair = derive(one, two, size=size, at=at)
+    _known(pair.claim, options)
+    wanted = replace(options, windows=pair.windows, larger=pair.grows)
+    return Checked(
+        pair.claim, "derived", pair.notes, check(pair.original, pair.other, pair.claim, wanted, progress), options
+    )
+
+
+def _opened(model: Model) -> ModelFile:
+    return model if isinstance(model, ModelFile) else ModelFile.open(model)
+
+
+def _begun(original: ModelFile, claim: Claim) -> ModelFile:
+    """The original as the rewritten model was made of it: functions inlined, from an inner tensor on."""
+    original = inlined(original)
+    graph = Graph(original.proto)
+    inputs = native_inputs(graph, claim.native_size)
+    for image in claim.inputs:
+        if image.name not in inputs and image.name in graph.producers:
+            return begin_at(original, graph, native_specs(original, graph, inputs), image.name)
+    return original
+
+
+def _known(claim: Claim, options: CheckOptions) -> None:
+    """Tolerances name outputs, or trunk tensors at which a head begins."""
+    known = [output.name for output in claim.outputs]
+    known += [name for item in claim.boundaries for name in (item.original, item.rewritten)]
+    for name in (*options.rtols, *options.atols):
+        if name not in known:
+            raise UsageError(f"a tolerance is given for {name}, which is no output; they are {', '.join(known)}")

@@ -1,0 +1,201 @@
+"""Interior shift consistency: what lies well inside two overlapping images is the same in both.
+
+Two crops of one bigger image, ``period`` pixels apart, are run through the rewritten model. An element whose whole
+receptive field lies inside both of them must have the same value: nothing that it reads is padding or border.
+For freed features (no window to compare with the original's head) this is the proof at larger sizes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxfc.claim import Boundary, Claim, Output
+from onnxfc.proof.inputs import Kind
+from onnxfc.proof.observe import Evidence, Progress
+from onnxfc.proof.options import CheckOptions
+from onnxfc.proof.results import ParityResult
+from onnxfc.proof.sessions import Array, Arrays, RunError, Runner
+from onnxfc.proof.tally import Tally
+
+LOCAL = ("padding", "partial window", "resampling")
+"""Causes of a verdict that leave the interior alone; any other looks at the whole image."""
+
+PASSES = 4.0
+"""Native forward passes that both runs together may cost ..."""
+PIXELS = 1 << 14
+"""... or so many pixels each, for a small model."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A tensor to compare: element ``i`` on ``axes`` reads ``size`` pixels from ``start + i * stride / per`` on."""
+
+    name: str
+    original: str
+    axes: tuple[int, ...]
+    stride: tuple[int, ...]
+    per: tuple[int, ...]
+    start: tuple[int, ...]
+    size: tuple[int, ...]
+
+    def first(self, axis: int) -> int:
+        """The first element that reads nothing before the image."""
+        return max(0, -(self.start[axis] * self.per[axis] // self.stride[axis]))
+
+    def last(self, axis: int, length: int) -> int:
+        """The last element that reads nothing behind an image of ``length`` pixels."""
+        return (length - self.size[axis] - self.start[axis]) * self.per[axis] // self.stride[axis]
+
+    def moved(self, axis: int, period: int) -> int:
+        """By how many elements it moves when the image moves by a period."""
+        return period * self.per[axis] // self.stride[axis]
+
+    def needs(self, axis: int, period: int) -> int:
+        """The smallest image in which an element of the interior is still there when the image has moved."""
+        count = self.first(axis) + self.moved(axis, period)
+        return self.start[axis] + -(-count * self.stride[axis] // self.per[axis]) + self.size[axis]
+
+
+def compare_shifted(
+    rewritten: Runner, evidence: Evidence, claim: Claim, options: CheckOptions, progress: Progress
+) -> ParityResult:
+    """Run the two crops and compare; what is too costly, or has no interior, is not applicable with its reason."""
+    other = next((item for item in claim.blame if item.partition(": ")[0] not in LOCAL), None)
+    if other is not None:
+        return _not(f"every element depends on the whole image ({other})")
+    found = list(targets(claim))
+    if not found:
+        return _not("the receptive fields of the outputs are not known")
+    period = claim.period or claim.stride
+    affordable = [target for target in found if _cost(_sizes([target], claim, period), claim, evidence) <= PASSES]
+    if not affordable:
+        return _not(_too_large(found, claim, period))
+    sizes = _sizes(affordable, claim, period)
+    if _cost(sizes, claim, evidence) > PASSES:
+        affordable = [min(affordable, key=lambda target: math.prod(target.size))]
+        sizes = _sizes(affordable, claim, period)
+    tally = Tally(options, evidence.noise)
+    for kind in evidence.cover([output.name for output in claim.outputs]):
+        progress(f"moved by {'x'.join(map(str, period))} px, inputs {kind.name}")
+        try:
+            values = [rewritten.run(feeds) for feeds in _crops(evidence, kind, claim, sizes, period)]
+        except RunError as error:
+            tally.fail(f"the rewritten model does not run at {sizes[0]} and {sizes[1]}: {error}")
+            break
+        for target in affordable:
+            _compare(target, values, sizes, period, evidence, kind, tally)
+    tally.sizes.extend(sizes)
+    return tally.result()
+
+
+def targets(claim: Claim) -> Iterator[Target]:
+    """Outputs with a grid, and the trunk tensors before the heads."""
+    for output in claim.outputs:
+        if output.stride:
+            yield Target(output.name, output.name, output.axes, output.stride, output.per, output.start, output.size)
+    for boundary in claim.boundaries:
+        target = _of_boundary(boundary, claim)
+        if target is not None:
+            yield target
+
+
+def _of_boundary(boundary: Boundary, claim: Claim) -> Target | None:
+    """What an element of the trunk reads, from what a cell reads: all but the rest of its window."""
+    known = len(claim.start) == len(claim.size) == len(claim.stride) and _told(claim.outputs)
+    if not known or any(s % step for s, step in zip(claim.stride, boundary.step, strict=True)):
+        return None
+    stride = tuple(s // step for s, step in zip(claim.stride, boundary.step, strict=True))
+    size = tuple(n - (e - 1) * s for n, e, s in zip(claim.size, boundary.extent, stride, strict=True))
+    if min(size) < 1:
+        return None
+    ones = (1,) * len(stride)
+    return Target(boundary.rewritten, boundary.original, boundary.spatial, stride, ones, claim.start, size)
+
+
+def _told(outputs: Sequence[Output]) -> bool:
+    """Whether the claim tells receptive fields; one that was derived, or is of an older version, does not."""
+    return any(output.stride for output in outputs) or any(o.form in ("mean", "max", "activation") for o in outputs)
+
+
+def _sizes(chosen: Sequence[Target], claim: Claim, period: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Sizes of both crops; the second is a step larger, as a trunk must not move with the size of the image."""
+    first = []
+    for axis, (native, step) in enumerate(zip(claim.native_size, claim.size_step, strict=True)):
+        needed = max(target.needs(axis, period[axis]) for target in chosen)
+        first.append(native + -(-max(0, needed - native) // step) * step)
+    return tuple(first), tuple(n + step for n, step in zip(first, claim.size_step, strict=True))
+
+
+def _cost(sizes: Sequence[tuple[int, ...]], claim: Claim, evidence: Evidence) -> float:
+    """Native passes that the runs cost; nothing for small images through small models."""
+    pixels = [math.prod(size) for size in sizes]
+    if evidence.small and max(pixels) <= PIXELS:
+        return 0.0
+    return sum(pixels) / math.prod(claim.native_size)
+
+
+def _too_large(found: Sequence[Target], claim: Claim, period: Sequence[int]) -> str:
+    smallest = min(found, key=lambda target: math.prod(target.size))
+    size = _sizes([smallest], claim, period)[0]
+    field = "x".join(map(str, smallest.size))
+    return f"the receptive field of {smallest.name}, {field} px, would need images of {'x'.join(map(str, size))} px"
+
+
+def _crops(
+    evidence: Evidence, kind: Kind, claim: Claim, sizes: Sequence[tuple[int, ...]], period: Sequence[int]
+) -> Iterator[Arrays]:
+    """Two crops of one image: at its first pixel, and a period further on."""
+    whole = tuple(max(a, b + p) for a, b, p in zip(*sizes, period, strict=True))
+    feeds = evidence.inputs.feeds(kind, 0, None, whole)
+    for size, origin in zip(sizes, ((0,) * len(whole), period), strict=True):
+        crop = dict(feeds)
+        for image in claim.inputs:
+            place = [slice(None)] * len(image.shape)
+            rest = [image.shape[axis] - n for axis, n in zip(image.spatial, claim.native_size, strict=True)]
+            for axis, at, length, more in zip(image.spatial, origin, size, rest, strict=True):
+                place[axis] = slice(at, at + length + more)
+            crop[image.name] = np.ascontiguousarray(feeds[image.name][tuple(place)])
+        yield crop
+
+
+def _compare(
+    target: Target,
+    values: Sequence[Arrays],
+    sizes: Sequence[tuple[int, ...]],
+    period: Sequence[int],
+    evidence: Evidence,
+    kind: Kind,
+    tally: Tally,
+) -> None:
+    scale = evidence.scales.get((target.original, kind.name))
+    if scale is None or scale.problem:
+        return
+    one, two = values[0][target.name], values[1][target.name]
+    places: tuple[list[slice], list[slice]] = ([slice(None)] * one.ndim, [slice(None)] * two.ndim)
+    for k, axis in enumerate(target.axes):
+        moved, first = target.moved(k, period[k]), target.first(k)
+        stop = 1 + min(target.last(k, sizes[0][k]) - moved, target.last(k, sizes[1][k]))
+        places[0][axis] = slice(first + moved, stop + moved)
+        places[1][axis] = slice(first, stop)
+    want, got = one[tuple(places[0])], two[tuple(places[1])]
+    where = f"of the interior at {_text(sizes[1])} px, moved by {_text(period)} px"
+    if _short(want, target, places[0]) or _short(got, target, places[1]):
+        tally.fail(f"{target.name} has fewer elements than its claimed stride promises {where}")
+        return
+    tally.compare(target.name, got, want, scale, kind.name, where)
+
+
+def _short(part: Array, target: Target, place: Sequence[slice]) -> bool:
+    return any(part.shape[axis] != place[axis].stop - place[axis].start for axis in target.axes)
+
+
+def _text(lengths: Sequence[int]) -> str:
+    return "x".join(map(str, lengths))
+
+
+def _not(reason: str) -> ParityResult:
+    return ParityResult("not applicable", reason=reason)
