@@ -122,7 +122,8 @@ def _kept_global(site: Site, view: Map, kind: str, extent: tuple[int, ...]) -> O
     trace = replace(view.trace.tainted(site.taint("context")), fields=(Field(),) * site.state.rank)
     if site.role != "context":
         site.replaced(site.op_type, "kept global")
-        if site.op_type not in {"AveragePool", "MaxPool"}:  # these are global at the native size only
+        whole = site.op_type not in {"AveragePool", "MaxPool"}  # these are global at the native size only
+        if whole and len(view.spatial) == site.state.rank:
             trace = replace(trace, windows=frozenset({boundary(view, extent)}))
     return [Context(site.node.output[0], replace(trace, pools=trace.pools | {site.label}))]
 
