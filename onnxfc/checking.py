@@ -25,8 +25,11 @@ Model = str | Path | bytes | onnx.ModelProto | ModelFile
 
 @dataclass(frozen=True)
 class Checked:
-    """A pair of models after its check. ``claim_from`` says who made the claim: the second model's ``metadata``, or the
-    models themselves (``derived``). ``notes`` are what a reader should know of how they were compared."""
+    """A pair of models after its check.
+
+    ``claim_from`` says who made the claim: the second model's ``metadata``, or the models themselves
+    (``derived``). ``notes`` are what a reader should know of how they were compared.
+    """
 
     claim: Claim
     claim_from: Literal["metadata", "derived"]
@@ -50,9 +53,9 @@ def check_pair(
 ) -> Checked:
     """Compare two models by running both. The second need not be onnxfc's own.
 
-    ``size``: the native size in pixels, where the original leaves it open. ``at``: pairs of tensor names at which the heads
-    begin, where they are not found. A failed check is no exception: see ``Checked.passed``. Raises ReadError, UsageError,
-    and NothingToRewrite where the original has no image input.
+    ``size``: the native size in pixels, where the original leaves it open. ``at``: pairs of tensor names at which
+    the heads begin, where they are not found. A failed check is no exception: see ``Checked.passed``. Raises ReadError,
+    UsageError, and NothingToRewrite where the original has no image input.
     """
     options = options or CheckOptions()
     one, two = _opened(original), _opened(other)

@@ -8,7 +8,7 @@ Sizes, strides and starts are in input pixels, height before width.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -90,6 +90,16 @@ class Claim:
     outputs: tuple[Output, ...]
     period: tuple[int, ...] = ()
     slack: tuple[int, ...] = ()
+
+    def image_shapes(self, size: Sequence[int]) -> dict[str, tuple[int, ...]]:
+        """Shapes of the image inputs for images of ``size`` pixels."""
+        found = {}
+        for image in self.inputs:
+            shape = list(image.shape)
+            for axis, length in zip(image.spatial, size, strict=True):
+                shape[axis] = length
+            found[image.name] = tuple(shape)
+        return found
 
     @property
     def twice_native(self) -> tuple[int, ...]:

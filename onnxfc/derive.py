@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-
 from onnxfc.analyse import Analysis, RewriteOptions, analyse, claim_of
 from onnxfc.claim import Boundary, Claim, Form, ImageInput, Output
 from onnxfc.errors import OnnxfcError, UsageError

@@ -3,11 +3,11 @@
 All lengths are in input pixels, one per spatial axis, height before width (a signal has one axis, a volume three).
 
 Sources: A. Araujo, W. Norris, J. Sim, "Computing Receptive Fields of Convolutional Neural Networks", Distill 2019
-(https://distill.pub/2019/computing-receptive-fields), whose ``r0``, ``S0`` and ``u0`` are ``field_size``, ``stride`` and
-``field_start`` here. Layer by layer an axis of ``n`` elements becomes ``floor((n + pads - reach) / stride) + 1``
-(https://onnx.ai/onnx/operators/onnx__Conv.html); any chain of such floors is again one floor over the product of the
-strides: it is monotone, and ``n + stride`` always gives one more. So one number per axis says it all, how many pixels less
-than native still give the native grid (``slack``): ``cells(n) = native_cells + floor((n - native + slack) / stride)``.
+(https://distill.pub/2019/computing-receptive-fields), whose ``r0``, ``S0`` and ``u0`` are ``field_size``,
+``stride`` and ``field_start`` here. Layer by layer an axis of ``n`` elements becomes
+``floor((n + pads - reach) / stride) + 1`` (https://onnx.ai/onnx/operators/onnx__Conv.html). A chain of such floors is
+monotone, and a stride more gives one cell more; so one number per axis says it all, how many pixels less than native
+still give the native grid (``slack``): ``cells(n) = native_cells + floor((n - native + slack) / stride)``.
 """
 
 from __future__ import annotations
@@ -59,11 +59,12 @@ class Box:
 class Geometry:
     """Cells and pixels of a rewritten model.
 
-    Cell ``i`` stands for the *crop* of ``native_size`` pixels from ``i * stride`` on; the whole trunk behind it reads its
-    *field*, ``field_size`` pixels from ``field_start + i * stride`` on (``field_start`` is negative where the trunk pads).
-    The model takes images of ``native_size`` plus multiples of ``size_step``, from ``smallest_size`` on. ``native_cells``
-    is the grid at the native size: 1 for score maps, more for freed features. Where features were upsampled,
-    ``per`` elements come every ``stride`` pixels. ``halo``: see there; None where an operator looks at the whole image.
+    Cell ``i`` stands for the *crop* of ``native_size`` pixels from ``i * stride`` on; the whole trunk behind it reads
+    its *field*, ``field_size`` pixels from ``field_start + i * stride`` on (negative where the trunk pads).
+    The model takes images of ``native_size`` plus multiples of ``size_step``, from ``smallest_size`` on.
+    ``native_cells`` is the grid at the native size: 1 for score maps, more for freed features. Where features were
+    upsampled, ``per`` elements come every ``stride`` pixels. An image moved by ``period`` pixels gives the same trunk,
+    moved. ``context``: an operator looks at the whole image.
     """
 
     native_size: tuple[int, ...]
@@ -93,8 +94,18 @@ class Geometry:
     @classmethod
     def of_claim(cls, claim: Claim, shapes: Shapes) -> Geometry:
         """The geometry that a claim and the shapes of its model tell."""
-        native = grid_at(claim, shapes, claim.native_size)
-        slack = claim.slack or slack_of(claim, lambda size: grid_at(claim, shapes, size))
+        return cls.of_shapes(claim, lambda size: shapes.at(claim.image_shapes(size)))
+
+    @classmethod
+    def of_shapes(cls, claim: Claim, shapes: Callable[[Sequence[int]], Mapping[str, Sequence[int]] | None]) -> Geometry:
+        """The same; ``shapes`` gives the shapes of all tensors for an image size, or None."""
+
+        def grid(size: Sequence[int]) -> Grid | None:
+            found = shapes(size)
+            return None if found is None else grid_of(claim, found)
+
+        native = grid(claim.native_size)
+        slack = claim.slack or slack_of(claim, grid)
         dims = len(claim.stride)
         stride, per = _finest(claim)
         return cls(
@@ -144,9 +155,9 @@ class Geometry:
     def halo(self) -> tuple[tuple[int, int], ...] | None:
         """Pixels (before, after) per axis that a tile needs around the crops of its cells.
 
-        With them the cells are those of the whole image, up to the rounding of sums. ``before`` is a multiple of ``period``, so
-        that a tile cut at multiples of it keeps the grid. At the image's own border no halo is needed (nor
-        to be had). None where an operator looks at the whole image.
+        With them the cells are those of the whole image, up to the rounding of sums. ``before`` is a multiple of
+        ``period``, so that a tile cut at multiples of it keeps the grid. At the image's own border no halo is
+        needed (nor to be had). None where an operator looks at the whole image.
         """
         if self.context:
             return None
@@ -184,18 +195,6 @@ def _features(claim: Claim) -> Output | None:
     if any(output.form != "features" for output in claim.outputs):
         return None
     return claim.outputs[0]
-
-
-def grid_at(claim: Claim, shapes: Shapes, size: Sequence[int]) -> Grid | None:
-    """Cells at an image size by shape inference; None where the graph does not take it or does not tell."""
-    given = {}
-    for image in claim.inputs:
-        shape = list(image.shape)
-        for axis, length in zip(image.spatial, size, strict=True):
-            shape[axis] = length
-        given[image.name] = tuple(shape)
-    found = shapes.at(given)
-    return None if found is None else grid_of(claim, found)
 
 
 def grid_of(claim: Claim, shapes: Mapping[str, Sequence[int]]) -> Grid | None:

@@ -42,7 +42,8 @@ def _document(cases: list[etree.Element], name: str, seconds: float) -> bytes:
     suite = etree.SubElement(root, "testsuite", {"name": _clean(name), **told})
     suite.extend(cases)
     etree.indent(root)
-    return b'<?xml version="1.0" encoding="UTF-8"?>\n' + etree.tostring(root, encoding="utf-8") + b"\n"
+    text: bytes = etree.tostring(root, encoding="utf-8", xml_declaration=True)
+    return text + b"\n"
 
 
 def _case(kind: str, name: str) -> etree.Element:
