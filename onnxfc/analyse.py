@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from onnxfc.claim import PREFIX, Boundary, Claim, ImageInput, Output
 from onnxfc.cut import begin_at
 from onnxfc.errors import NothingToRewrite, Refusal
-from onnxfc.geometry import Grid, grid_of, slack_of
+from onnxfc.geometry import Geometry, Grid, grid_of, slack_of
 from onnxfc.graph import Graph
 from onnxfc.images import Image, images, native_inputs
 from onnxfc.inline import inlined
@@ -149,7 +149,7 @@ def claim_of(found: Analysis, sizing: Sizing) -> Claim:
         outputs=_with_fields(found),
         period=period,
     )
-    return _with_slack(claim, sizing)
+    return _with_sizes(claim, sizing)
 
 
 def _cell_fields(trace: Trace) -> Sequence[Field]:
@@ -160,7 +160,9 @@ def _cell_fields(trace: Trace) -> Sequence[Field]:
     return [item.through(length) for item, length in zip(trace.fields, extent, strict=True)]
 
 
-def _with_slack(claim: Claim, sizing: Sizing) -> Claim:
+def _with_sizes(claim: Claim, sizing: Sizing) -> Claim:
+    """The claim with what is read off the shapes of the rewritten graph."""
+
     def grid_at(size: Sequence[int]) -> Grid | None:
         shapes = sizing.shapes(size)
         return None if shapes is None else grid_of(claim, shapes)
@@ -169,7 +171,9 @@ def _with_slack(claim: Claim, sizing: Sizing) -> Claim:
     if slack is None:  # the grid follows the image at whole periods only
         claim = replace(claim, size_step=claim.period)
         slack = (0,) * len(claim.stride)
-    return replace(claim, slack=slack)
+    claim = replace(claim, slack=slack)
+    found = Geometry.of_shapes(claim, sizing.shapes)
+    return replace(claim, smallest_size=found.smallest_size, halo=found.halo or ())
 
 
 def _with_fields(found: Analysis) -> tuple[Output, ...]:

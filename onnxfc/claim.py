@@ -75,7 +75,9 @@ class Claim:
 
     ``stride``, ``start`` and ``size`` are those of a cell. The model takes images of ``native_size`` plus any
     multiple of ``size_step`` on each axis. An image moved by ``period`` pixels gives the same trunk, moved by whole
-    elements. ``slack``: so many pixels less than native still give the native grid. Both are empty where unknown.
+    elements. ``slack``: so many pixels less than native still give the native grid. ``smallest_size`` has the
+    first cell. ``halo``: pixels (before, after) that a tile needs around the crops of its cells, on each axis, empty
+    where an operator looks at the whole image. All are empty where unknown.
     """
 
     native_size: tuple[int, ...]
@@ -90,6 +92,8 @@ class Claim:
     outputs: tuple[Output, ...]
     period: tuple[int, ...] = ()
     slack: tuple[int, ...] = ()
+    smallest_size: tuple[int, ...] = ()
+    halo: tuple[tuple[int, int], ...] = ()
 
     def image_shapes(self, size: Sequence[int]) -> dict[str, tuple[int, ...]]:
         """Shapes of the image inputs for images of ``size`` pixels."""

@@ -26,6 +26,9 @@ from onnxfc.shapes import Shapes
 
 Grid = tuple[int, ...]
 
+_LOCAL = {"padding", "partial window", "resampling"}
+"""Causes of a verdict that act at the border, or from place to place; all others look at the whole image."""
+
 
 @dataclass(frozen=True)
 class Box:
@@ -61,10 +64,16 @@ class Geometry:
 
     Cell ``i`` stands for the *crop* of ``native_size`` pixels from ``i * stride`` on; the whole trunk behind it reads
     its *field*, ``field_size`` pixels from ``field_start + i * stride`` on (negative where the trunk pads).
-    The model takes images of ``native_size`` plus multiples of ``size_step``, from ``smallest_size`` on.
+    The model takes images of ``native_size`` plus multiples of ``size_step``, from ``smallest_size`` on; smaller
+    ones have no cell.
     ``native_cells`` is the grid at the native size: 1 for score maps, more for freed features. Where features were
     upsampled, ``per`` elements come every ``stride`` pixels. An image moved by ``period`` pixels gives the same trunk,
     moved. ``context``: an operator looks at the whole image.
+
+    ``halo``: pixels (before, after) per axis that a tile needs around the crops of its cells (around its own pixels,
+    where the model has features and no cells). With them its cells are those of the whole image, up to the rounding
+    of sums. ``before`` is a multiple of ``period``, so that a tile cut at multiples of it keeps the grid. At the
+    image's own border no halo is needed, nor to be had. None where an operator looks at the whole image.
     """
 
     native_size: tuple[int, ...]
@@ -74,8 +83,10 @@ class Geometry:
     field_start: tuple[int, ...]
     field_size: tuple[int, ...]
     slack: tuple[int, ...]
+    smallest_size: tuple[int, ...]
     native_cells: tuple[int, ...]
     period: tuple[int, ...]
+    halo: tuple[tuple[int, int], ...] | None
     context: bool
 
     @classmethod
@@ -107,7 +118,9 @@ class Geometry:
         native = grid(claim.native_size)
         slack = claim.slack or slack_of(claim, grid)
         dims = len(claim.stride)
+        slack = slack or (0,) * dims
         stride, per = _finest(claim)
+        context = any(item.partition(": ")[0] not in _LOCAL for item in claim.blame)
         return cls(
             native_size=claim.native_size,
             size_step=claim.size_step,
@@ -115,10 +128,12 @@ class Geometry:
             per=per,
             field_start=claim.start,
             field_size=claim.size,
-            slack=slack or (0,) * dims,
+            slack=slack,
+            smallest_size=claim.smallest_size or smallest_of(claim, shapes, slack, native or (1,) * dims),
             native_cells=native or (1,) * dims,
             period=claim.period or claim.stride,
-            context=any(item.startswith("context: ") for item in claim.blame),
+            halo=None if context else halo_of(claim),
+            context=context,
         )
 
     def cells(self, *size: int) -> Grid:
@@ -126,9 +141,16 @@ class Geometry:
         too small. Raises UsageError for sizes that the model does not take."""
         self._check(size)
         return tuple(
-            max(0, count + (length - native + slack) * per // stride)
-            for length, native, slack, stride, per, count in zip(
-                size, self.native_size, self.slack, self.stride, self.per, self.native_cells, strict=True
+            count + (length - native + slack) * per // stride if length >= smallest else 0
+            for length, native, slack, stride, per, count, smallest in zip(
+                size,
+                self.native_size,
+                self.slack,
+                self.stride,
+                self.per,
+                self.native_cells,
+                self.smallest_size,
+                strict=True,
             )
         )
 
@@ -141,32 +163,6 @@ class Geometry:
         """All pixels that cell ``(i, j)`` depends on (operators of the whole image aside); not clipped to the image."""
         start = self._at(cell, self.field_start)
         return Box(start, tuple(a + n for a, n in zip(start, self.field_size, strict=True)))
-
-    @property
-    def smallest_size(self) -> tuple[int, ...]:
-        """The smallest image that has a cell."""
-        sizes = []
-        for axis, (native, step) in enumerate(zip(self.native_size, self.size_step, strict=True)):
-            room = (self.native_cells[axis] - 1) * self.stride[axis] // self.per[axis] + self.slack[axis]
-            sizes.append(max(native - room // step * step, (native - 1) % step + 1))
-        return tuple(sizes)
-
-    @property
-    def halo(self) -> tuple[tuple[int, int], ...] | None:
-        """Pixels (before, after) per axis that a tile needs around the crops of its cells.
-
-        With them the cells are those of the whole image, up to the rounding of sums. ``before`` is a multiple of
-        ``period``, so that a tile cut at multiples of it keeps the grid. At the image's own border no halo is
-        needed (nor to be had). None where an operator looks at the whole image.
-        """
-        if self.context:
-            return None
-        return tuple(
-            (-(-max(0, -start) // period) * period, max(0, start + size - native))
-            for start, size, native, period in zip(
-                self.field_start, self.field_size, self.native_size, self.period, strict=True
-            )
-        )
 
     def _at(self, cell: Sequence[int], start: Sequence[int]) -> tuple[int, ...]:
         if len(cell) != len(self.stride):
@@ -181,6 +177,23 @@ class Geometry:
             raise UsageError(
                 f"the model takes {'x'.join(map(str, native))} px plus multiples of {'x'.join(map(str, step))}"
             )
+
+
+def halo_of(claim: Claim) -> tuple[tuple[int, int], ...]:
+    """What all outputs together read beyond the crops of their cells, or beyond the pixels of their elements."""
+    cells = any(output.form != "features" for output in claim.outputs)
+    reach = [(claim.start, claim.size, claim.native_size)] if cells else []
+    for item in claim.outputs:
+        if item.form == "features" and item.stride:
+            reach.append((item.start, item.size, tuple(s // p for s, p in zip(item.stride, item.per, strict=True))))
+        elif item.stride:
+            reach.append((item.start, item.size, claim.native_size))
+    halo = []
+    for axis, period in enumerate(claim.period or claim.stride):
+        before = max((-start[axis] for start, _, _ in reach), default=0)
+        after = max((start[axis] + size[axis] - own[axis] for start, size, own in reach), default=0)
+        halo.append((-(-max(0, before) // period) * period, max(0, after)))
+    return tuple(halo)
 
 
 def _finest(claim: Claim) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -238,14 +251,21 @@ def slack_of(claim: Claim, grid: Callable[[Sequence[int]], Grid | None]) -> tupl
         return None
     if any(step != 1 for step in steps):
         return zero
-    if _features(claim) is not None:
-        return zero if _follows(claim, grid, first) else None
+    slack = _halved(native, stride, grid, first) if set(per) == {1} else zero
+    return slack if _features(claim) is None or _follows(claim, grid, first, slack) else None
+
+
+def _halved(
+    native: Sequence[int], stride: Sequence[int], grid: Callable[[Sequence[int]], Grid | None], first: Grid
+) -> tuple[int, ...]:
+    """The slack, by halving, on all axes at once."""
+    dims = range(len(native))
     low, high = [0] * len(native), list(stride)  # at low the native grid, at high one more
     while any(high[a] - low[a] > 1 for a in dims):
         middle = [(low[a] + high[a]) // 2 for a in dims]
         now = grid([native[a] + middle[a] for a in dims])
         if now is None:
-            return zero
+            return (0,) * len(native)
         for a in dims:
             if now[a] > first[a]:
                 high[a] = middle[a]
@@ -254,12 +274,67 @@ def slack_of(claim: Claim, grid: Callable[[Sequence[int]], Grid | None]) -> tupl
     return tuple(stride[a] - high[a] for a in dims)
 
 
-def _follows(claim: Claim, grid: Callable[[Sequence[int]], Grid | None], first: Grid) -> bool:
+def _follows(claim: Claim, grid: Callable[[Sequence[int]], Grid | None], first: Grid, slack: Sequence[int]) -> bool:
     """Whether features grow with every pixel as their stride says, not in leaps of a deeper layer's stride."""
     stride, per = _finest(claim)
     most = max(claim.period or stride)
     for more in sorted({1, 2, 3, 5, most // 2, most - 1} - {0}):
         now = grid([n + more for n in claim.native_size])
-        if now is not None and any(now[a] - first[a] != more * per[a] // stride[a] for a in range(len(stride))):
+        wanted = [first[a] + (more + slack[a]) * per[a] // stride[a] for a in range(len(stride))]
+        if now is not None and list(now) != wanted:
             return False
     return True
+
+
+def smallest_of(
+    claim: Claim,
+    shapes: Callable[[Sequence[int]], Mapping[str, Sequence[int]] | None],
+    slack: Sequence[int],
+    native_cells: Sequence[int],
+) -> tuple[int, ...]:
+    """The smallest image that has a cell, and whose trunk nowhere runs out of elements (padding could hide that)."""
+    stride, per = _finest(claim)
+    native, steps = claim.native_size, claim.size_step
+    low = []
+    for axis, (length, step) in enumerate(zip(native, steps, strict=True)):
+        room = (native_cells[axis] - 1) * stride[axis] // per[axis] + slack[axis]
+        low.append(length - min(room, length - 1) // step * step)
+    period = claim.period or [math.lcm(s, step) for s, step in zip(stride, steps, strict=True)]
+    growth = _growth(shapes, native, period)
+
+    def runs(size: Sequence[int]) -> bool:
+        # Where a kernel is larger than its input, onnx rounds towards one element; there a period adds one less.
+        found = shapes(size)
+        return (
+            found is not None
+            and _growth(shapes, size, period) == growth
+            and all(min(found[name], default=1) > 0 for name in growth)
+        )
+
+    if runs(low):
+        return tuple(low)
+    for axis, step in enumerate(steps):  # high runs; the largest that does not is below it
+        high, size = native[axis], list(native)
+        while low[axis] < high:
+            size[axis] = low[axis] + (high - low[axis]) // step // 2 * step
+            if runs(size):
+                high = size[axis]
+            else:
+                low[axis] = size[axis] + step
+        low[axis] = high
+    return tuple(low)
+
+
+def _growth(
+    shapes: Callable[[Sequence[int]], Mapping[str, Sequence[int]] | None], size: Sequence[int], period: Sequence[int]
+) -> dict[str, list[int]]:
+    """By how much all tensors that grow with the image grow over one period."""
+    one, two = shapes(size), shapes([n + p for n, p in zip(size, period, strict=True)])
+    if one is None or two is None:
+        return {}
+    pairs = {name: (shape, two[name]) for name, shape in one.items() if name in two and len(shape) == len(two[name])}
+    return {
+        name: [b - a for a, b in zip(*shapes_of, strict=True)]
+        for name, shapes_of in pairs.items()
+        if shapes_of[0] != shapes_of[1]
+    }

@@ -138,7 +138,7 @@ def _rewritten(file: ModelFile, claim: Claim, at_size: tuple[int, ...] | None) -
         return multiply_adds(_live(graph), shapes.at(claim.image_shapes(size)) or {})
 
     try:
-        stages = _stages(analyse(file, RewriteOptions(size=claim.native_size)))
+        stages = _stages(analyse(file, RewriteOptions(size=claim.native_size)), [b.rewritten for b in claim.boundaries])
     except NothingToRewrite:
         stages = ()
     crop = cost(claim.native_size)
@@ -233,13 +233,20 @@ def _heads(found: Analysis) -> Iterator[FcLayer]:
         yield FcLayer(label(node), node.op_type, inputs, outputs, parameters)
 
 
-def _stages(found: Analysis) -> tuple[Stage, ...]:
-    """For each stride of the trunk, in order, its last tensor; a row for each change of the stride."""
+def _stages(found: Analysis, ends: Sequence[str] = ()) -> tuple[Stage, ...]:
+    """For each stride of the trunk, in order, its last tensor; a row for each change of the stride.
+
+    Of a rewritten model the head is a map too: what lies behind the trunk's ``ends`` is left out.
+    """
+    behind = set(ends)
     state = found.state
     rows: list[Stage] = []
     native: Mapping[str, Shape] = {n: spec.shapes[0] for n, spec in state.native.items() if spec.shapes is not None}
     last: dict[tuple[str, ...], Stage] = {}
     for node in _live(state.graph):
+        if behind.intersection(node.input):
+            behind.update(node.output)
+            continue
         view = state.views.get(node.output[0])
         if not isinstance(view, Map) or view.trace.windows or view.original not in native:
             continue

@@ -186,22 +186,13 @@ def lift_fixed(site: Site, position: int, grid: int) -> str:
     view = site.views[position]
     assert isinstance(view, Fixed | Context)
     if spec.shapes is not None and spec.rank == 0:
-        return _frozen(site, name, view.tensor)
+        return view.tensor
     value = site.weights(name)
     if value is not None and spec.native.count(1) == spec.rank:
-        return _frozen(site, name, view.tensor)
+        return view.tensor
     if value is not None:
         return site.draft.constant(value.reshape(value.shape + (1,) * grid), name)
     return emit.unsqueeze(site.draft, view.tensor, range(spec.rank, spec.rank + grid))
-
-
-def _frozen(site: Site, name: str, tensor: str) -> str:
-    """A value that was computed from the image's size means the native size inside a window."""
-    spec = site.draft.spec(tensor)
-    native = site.native(name).values
-    if spec.values is not None and spec.constant is None and native is not None:
-        return site.draft.constant(native[0], "native")
-    return tensor
 
 
 def spread(site: Site, position: int, like: ScoreMap) -> ScoreMap:

@@ -9,7 +9,7 @@ from onnxfc import emit
 from onnxfc.claim import Output
 from onnxfc.draft import Draft
 from onnxfc.errors import Refusal
-from onnxfc.lift import to_scores
+from onnxfc.lift import meet, to_scores
 from onnxfc.site import Site, State
 from onnxfc.views import Context, Fixed, Map, Refused, ScoreMap, Trace, View, Window
 
@@ -19,8 +19,11 @@ Form = Literal["map", "mean", "max"]
 def finish(state: State, form: Form) -> tuple[list[Output], list[Trace]] | list[Refusal]:
     """Give every output its final tensor under its own name; all refusals that keep one from it."""
     outputs, traces, refusals = [], [], []
-    for name in state.graph.outputs:
-        made = _output(state, name, state.views[name], form)
+    views = _on_one_grid(state)
+    if isinstance(views, Refusal):
+        return [views]
+    for name, view in zip(state.graph.outputs, views, strict=True):
+        made = _output(state, name, view, form)
         if isinstance(made, Refusal):
             refusals.append(made)
             continue
@@ -30,9 +33,25 @@ def finish(state: State, form: Form) -> tuple[list[Output], list[Trace]] | list[
     return list(dict.fromkeys(refusals)) or (outputs, traces)
 
 
+def _on_one_grid(state: State) -> list[View] | Refusal:
+    """The outputs' views; scores of different strides are thinned to the coarsest, so that their cells correspond."""
+    views = [state.views[name] for name in state.graph.outputs]
+    scores = [view for view in views if isinstance(view, Window | ScoreMap) and len(view.trace.fields) == state.rank]
+    if len(scores) < 2:
+        return views
+    last = next(name for name in state.graph.outputs if any(state.views[name] is score for score in scores))
+    met = meet(Site(state, state.graph.producers[last]), scores)
+    if isinstance(met, Refusal):
+        return met
+    queue = iter(met)
+    return [next(queue) if any(view is score for score in scores) else view for view in views]
+
+
 def _output(state: State, name: str, view: View, form: Form) -> tuple[Output, Trace | None] | Refusal:
     if isinstance(view, Refused):
         return view.refusal
+    if isinstance(view, Context) and state.global_pool != "keep" and view.trace.pools - state.roles.keys():
+        return Refusal("unsupported-reduction", name, "the output is a figure of the whole image that has no windows")
     if isinstance(view, Fixed | Context):
         _named(state.draft, view.tensor, name)
         return Output(name, "global"), view.trace if isinstance(view, Context) else None

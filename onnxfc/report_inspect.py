@@ -124,7 +124,6 @@ def as_json(seen: Inspection) -> dict[str, Any]:
         if key not in {"path", "status", "geometry", "claim", "cost", "inputs"}
     }
     found, cost = seen.geometry, seen.cost
-    derived = {} if found is None else {"smallest_size": found.smallest_size, "halo": found.halo}
     return {
         "schema": SCHEMA,
         "version": __version__,
@@ -132,7 +131,7 @@ def as_json(seen: Inspection) -> dict[str, Any]:
         "path": None if seen.path is None else str(seen.path),
         "inputs": [{"name": name, "shape": [n or None for n in shape]} for name, shape in seen.inputs],
         **plain,
-        "geometry": None if found is None else dataclasses.asdict(found) | derived,
+        "geometry": None if found is None else dataclasses.asdict(found),
         "claim": None if seen.claim is None else dataclasses.asdict(seen.claim),
         "cost": None if cost is None else dataclasses.asdict(cost) | {"speedup": cost.speedup},
     }

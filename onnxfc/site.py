@@ -67,6 +67,24 @@ class Site:
         self.attrs: Mapping[str, Any] = _behind_batch(node) if self.swallowed else attributes(node)
         self.label = label(node)
 
+    def freeze_sizes(self) -> None:
+        """Within a window a value that was computed from the image's size means the native size."""
+        views = list(self.views)
+        for position, view in enumerate(views):
+            if isinstance(view, Fixed) and self.follows_size(position):
+                native = self.native(self.node.input[position]).values
+                if native is not None:
+                    views[position] = Fixed(self.draft.constant(native[0], "native"))
+        self.views = tuple(views)
+
+    def follows_size(self, position: int) -> bool:
+        """Whether an input is a value that was computed from the image's size."""
+        view = self.views[position]
+        if not isinstance(view, Fixed):
+            return False
+        spec = self.draft.spec(view.tensor)
+        return spec.values is not None and spec.constant is None
+
     # What the original is
 
     @property

@@ -41,15 +41,16 @@ class Sizing:
         Some branches meet again only on the grid: a padded Conv and a pool of stride 2, say, round an odd size
         differently.
         """
-        offsets = {0.25, 0.5, 0.75, 1.0}
-        for share in sorted(offsets):
-            off = [
-                length + max(0, round(share * step) - (share == 1.0))
-                for length, step in zip(native, stride, strict=True)
-            ]
-            if self.shapes(off) is None:
+        for offset in _offsets(max(stride)):
+            if self.shapes([length + offset % step for length, step in zip(native, stride, strict=True)]) is None:
                 return tuple(stride)
         return (1,) * len(stride)
+
+
+def _offsets(stride: int) -> list[int]:
+    """Sizes off the grid at which some layer of stride 2 rounds differently from its neighbours."""
+    powers = [2**k for k in range(stride.bit_length()) if 2**k < stride]
+    return sorted({*powers, *(stride - power for power in powers), *(stride // 2 + d for d in (-1, 1))} - {0, stride})
 
 
 def _first(spec: Spec) -> Spec:

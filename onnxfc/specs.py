@@ -41,6 +41,8 @@ _ALIASES = {
 }
 """onnxruntime's fused operators, of which onnx has no schema, and standard ones with the same shapes."""
 
+_POOLS = {"MaxPool", "AveragePool", "LpPool"}
+
 _RANDOM = {
     "RandomNormal",
     "RandomNormalLike",
@@ -134,6 +136,8 @@ class Inference:
         except _INFERENCE_ERRORS as error:
             raise InferenceFailed(str(error).strip().splitlines()[-1]) from error
         described = [_described(found.get(name)) for name in node.output]
+        if node.op_type in _POOLS:
+            described = [(dtype, _without_idle(node, inputs[0], probe, shape)) for dtype, shape in described]
         values = self._evaluate(node, inputs, described, probe)
         return [
             (dtype, tuple(value.shape) if value is not None else shape, value)
@@ -183,6 +187,21 @@ class Inference:
             model = helper.make_model(graph, opset_imports=self._imports, ir_version=self.ir_version)
             self._evaluators[key] = ReferenceEvaluator(model)
         return self._evaluators[key]
+
+
+def _without_idle(node: onnx.NodeProto, given: Spec | None, probe: int, shape: Shape | None) -> Shape | None:
+    """A pool's shape without windows that would begin behind its input: with ceil_mode, onnx's inference counts them.
+
+    https://onnx.ai/onnx/operators/onnx__MaxPool.html: such windows are ignored, and onnxruntime ignores them.
+    """
+    told = {item.name: item for item in node.attribute}
+    if shape is None or given is None or given.shapes is None or "ceil_mode" not in told or not told["ceil_mode"].i:
+        return shape
+    dims = len(shape) - 2
+    strides = list(told["strides"].ints) if "strides" in told else [1] * dims
+    begin = list(told["pads"].ints)[:dims] if "pads" in told else [0] * dims
+    room = [(n + pad - 1) // step + 1 for n, pad, step in zip(given.shapes[probe][2:], begin, strides, strict=True)]
+    return (*shape[:2], *(min(n, most) for n, most in zip(shape[2:], room, strict=True)))
 
 
 def _standard(node: onnx.NodeProto) -> onnx.NodeProto:

@@ -150,6 +150,8 @@ def _inherited(state: State, node: onnx.NodeProto, refused: Refused) -> Outcome:
 def _outcome(state: State, node: onnx.NodeProto, views: Sequence[View]) -> Outcome:
     lead = leading(views)
     site = Site(state, node)
+    if lead in (Window, ScoreMap):
+        site.freeze_sizes()
     if lead is None:
         return _size_free(site, views)
     if leading(site.views) is None:

@@ -1,4 +1,4 @@
-"""Wrong rewrites: every function spoils a right one in one way that a rewriter could, or says that it cannot be done."""
+"""Wrong rewrites: every function spoils a right one in one way that a rewriter could, or says that it cannot."""
 
 from __future__ import annotations
 

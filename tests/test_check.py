@@ -13,12 +13,13 @@ import jsonschema
 import numpy as np
 import onnx
 import pytest
+from cli_models import flat_reshaped
 from cli_runs import FIXTURES, onnxfc
 from click.testing import CliRunner, Result
 from mutations import MUTATIONS, NotHere, Rewritten
 from onnx import helper, numpy_helper
 
-from onnxfc import CheckOptions, UsageError, check_pair, rewrite
+from onnxfc import CheckOptions, NothingToRewrite, RewriteOptions, UsageError, check_pair, rewrite
 from onnxfc.claim import PREFIX
 from onnxfc.cli import main
 
@@ -201,9 +202,7 @@ def test_classes_last() -> None:
     for node in model.graph.node:
         node.output[:] = ["first" if name == "scores" else name for name in node.output]
     model.graph.node.append(helper.make_node("Transpose", ["first"], ["scores"], perm=[0, 2, 3, 1]))
-    model.graph.output[0].CopyFrom(
-        helper.make_tensor_value_info("scores", onnx.TensorProto.FLOAT, [1, "h", "w", 10])
-    )
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("scores", onnx.TensorProto.FLOAT, [1, "h", "w", 10]))
     done = check_pair(fixture("lenet.dynamo"), model, options=ONE)
     assert done.passed, done.parity.summary()
     assert done.notes == ("the classes of scores stand last; they were put behind the batch",)
@@ -219,7 +218,7 @@ def test_same_model_under_another_hand() -> None:
 
 
 def _scaled_first_conv() -> onnx.ModelProto:
-    """lenet's rewrite with a trunk that is computed otherwise, to the same values: half the weights, twice the result."""
+    """lenet's rewrite with another trunk of the same values: half the weights, twice the result."""
     model = stranger("lenet.dynamo")
     conv = next(node for node in model.graph.node if node.op_type == "Conv")
     for place in (1, 2):
@@ -287,6 +286,38 @@ def test_reduced_maps_of_strangers(reduce: str, form: str) -> None:
     assert done.parity.window.status == "passed"
 
 
+@pytest.mark.parametrize("output", ["map", "mean", "max"])
+@pytest.mark.parametrize("pool", ["window", "keep", "drop"])
+def test_every_form(output: str, pool: str, tmp_path: Path) -> None:
+    """What the file says of itself is enough, whatever it was asked to be."""
+    if (output, pool) == ("max", "drop"):
+        return  # refused
+    options = RewriteOptions(output=output, global_pool=pool)  # type: ignore[arg-type]
+    other = tmp_path / "other.onnx"
+    rewrite(fixture("mini_resnet.dynamo"), prove=False, options=options).save(other)
+    assert run(fixture("mini_resnet.dynamo"), other).exit_code == 0
+
+
+def test_from_an_inner_tensor_on(tmp_path: Path) -> None:
+    """The original takes a flat vector; the rewrite begins where that has become an image."""
+    original, other = tmp_path / "original.onnx", tmp_path / "other.onnx"
+    onnx.save(flat_reshaped(), original)
+    rewrite(original, prove=False, options=RewriteOptions(inputs=("picture",))).save(other)
+    result = run(original, other)
+    assert result.exit_code == 0, result.output
+    assert "passed: proven on" in result.output
+
+
+def test_native_size_that_is_not_in_the_graph() -> None:
+    path = fixture("mini_resnet_hw.dynamo")
+    model = rewrite(path, prove=False, options=RewriteOptions(size=(64, 64))).model
+    assert check_pair(path, model, options=ONE).passed
+    del model.metadata_props[:]
+    assert check_pair(path, model, options=ONE, size=(64, 64)).passed
+    with pytest.raises(NothingToRewrite, match="give it with --size HxW"):
+        check_pair(path, model, options=ONE)
+
+
 # Options
 
 
@@ -299,15 +330,10 @@ def test_against_crops(pair: tuple[Path, Path], tmp_path: Path) -> None:
     assert result.exit_code == 4
     assert "crop agreement failed" in result.output
     reduced = tmp_path / "mean.onnx"
-    onnx.save(rewrite(fixture("mini_resnet.dynamo"), prove=False, options=_keep()).model, reduced)
+    kept = RewriteOptions(global_pool="keep")
+    rewrite(fixture("mini_resnet.dynamo"), prove=False, options=kept).save(reduced)
     assert run(fixture("mini_resnet.dynamo"), reduced).exit_code == 0
     assert run(fixture("mini_resnet.dynamo"), reduced, "--against-crops", "exact").exit_code == 4
-
-
-def _keep() -> Any:
-    from onnxfc import RewriteOptions
-
-    return RewriteOptions(global_pool="keep")
 
 
 def test_tolerances_by_output(tmp_path: Path) -> None:
@@ -333,7 +359,9 @@ def test_data_sizes_and_seed(pair: tuple[Path, Path], tmp_path: Path) -> None:
     with np.load(FIXTURES / "digits.npz") as data:
         np.save(images, data["images"].reshape(-1, 1, 16, 16).astype(np.float32) / 16)
     report = tmp_path / "report.json"
-    result = run(fixture("digits"), digits, "--data", images, "--check-size", "40x52", "--seed", "7", "--report", report)
+    result = run(
+        fixture("digits"), digits, "--data", images, "--check-size", "40x52", "--seed", "7", "--report", report
+    )
     assert result.exit_code == 0, result.output
     parity = json.loads(report.read_text())["parity"]
     assert parity["conditions"]["inputs"] == ["data"]

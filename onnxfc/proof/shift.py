@@ -179,18 +179,15 @@ def _compare(
     for k, axis in enumerate(target.axes):
         moved, first = target.moved(k, period[k]), target.first(k)
         stop = 1 + min(target.last(k, sizes[0][k]) - moved, target.last(k, sizes[1][k]))
+        stop = min(stop, one.shape[axis] - moved, two.shape[axis])  # a network may cut off its border
         places[0][axis] = slice(first + moved, stop + moved)
         places[1][axis] = slice(first, stop)
     want, got = one[tuple(places[0])], two[tuple(places[1])]
     where = f"of the interior at {_text(sizes[1])} px, moved by {_text(period)} px"
-    if _short(want, target, places[0]) or _short(got, target, places[1]):
-        tally.fail(f"{target.name} has fewer elements than its claimed stride promises {where}")
+    if want.size == 0 or want.shape != got.shape:
+        tally.fail(f"{target.name} has no elements where its claimed stride promises some {where}")
         return
     tally.compare(target.name, got, want, scale, kind.name, where)
-
-
-def _short(part: Array, target: Target, place: Sequence[slice]) -> bool:
-    return any(part.shape[axis] != place[axis].stop - place[axis].start for axis in target.axes)
 
 
 def _text(lengths: Sequence[int]) -> str:

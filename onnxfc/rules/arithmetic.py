@@ -40,6 +40,8 @@ def on_maps(site: Site) -> Outcome:
     for position, view in enumerate(site.views):
         if isinstance(view, Fixed | Context) and not _spreads(site, position, spatial):
             return _positional(site, position)
+    if any(site.follows_size(position) for position in range(len(site.views))):
+        trace = trace.tainted(site.taint("context"))  # a count of the pixels, say
     refusal = beside_windows(site) if any(view.trace.windows for view in maps) else None
     if refusal is not None:
         return refusal

@@ -36,7 +36,8 @@ def apply(site: Site, view: View | None) -> Outcome:
     """The node on one lifted view, its other inputs as they are."""
     if isinstance(view, Map):
         site.keep()
-        return site.maps(view.trace, view.spatial)
+        by_size = any(site.follows_size(position) for position in range(1, len(site.views)))
+        return site.maps(view.trace.tainted(*([site.taint("context")] if by_size else [])), view.spatial)
     if isinstance(view, Window):
         pending = view.scale is not None or view.shift is not None
         if not pending or site.op_type == "Identity":

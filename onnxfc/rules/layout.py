@@ -6,9 +6,14 @@ What leaves the spatial axes whole stays a map. What does not makes a window, wh
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+
+import numpy as np
+from onnx import TensorProto
 
 from onnxfc import emit
 from onnxfc.lift import to_window
+from onnxfc.receptive_field import Field
 from onnxfc.rules.movement import move
 from onnxfc.rules.table import rule
 from onnxfc.site import Outcome, Site, axes_of, positive
@@ -95,26 +100,72 @@ def _along(site: Site, axis: int) -> Outcome:
 
 @rule("Slice", on=Map, attributes=("axes", "ends", "starts"))
 def slice_(site: Site) -> Outcome:
-    """Some of the channels; a slice of the places is a window's."""
+    """Some of the channels, or a border cut off and every n-th place kept; a piece of the native size is a window's.
+
+    https://onnx.ai/onnx/operators/onnx__Slice.html
+    """
     view = _map(site)
-    starts = site.attrs.get("starts") or site.constant(1)
-    given = site.attrs.get("axes")
-    if given is None:
-        given = site.constant(3) if site.has_input(3) else None
-    if starts is None or (given is None and site.has_input(3)):
+    cuts = _cuts(site)
+    if cuts is None:
         return site.refuse("unknown-axes", "takes bounds that are not constant")
-    axes = [positive(int(axis), len(site.shape_in())) for axis in (range(len(starts)) if given is None else given)]
-    touched = set(axes) & {0, *view.spatial}
-    if any(site.shape_in()[axis] != site.shape_out()[axis] for axis in touched):
+    if 0 in cuts and site.shape_in()[0] != site.shape_out()[0]:
         return as_window(site)
-    after, free = site.shape_out(), {0, *view.spatial}
-    wanted = [
-        tuple(length if axis in free else after[axis] for axis, length in enumerate(shape))
-        for shape in site.draft.spec(view.tensor).shapes or ()
-    ]
-    if not site.try_keep(wanted):
+    fields, changes = list(view.trace.fields), {}
+    for place, axis in enumerate(view.spatial):
+        start, end, step = cuts.get(axis, (0, _OPEN, 1))
+        if step < 0:
+            return site.refuse("flipped", "turns the map around: a cell would read the other end of the image")
+        if start < 0 or 0 <= end < site.shape_in()[axis]:
+            return as_window(site)
+        field = fields[place]
+        fields[place] = Field(field.size, field.stride * step, field.start + start * field.stride)
+        changes[axis] = end if end < 0 else _OPEN
+    return _sliced(site, view, cuts, changes, tuple(fields))
+
+
+_OPEN = 2**31 - 1
+"""The end of a Slice that goes on to the border, whatever the size."""
+
+
+def _cuts(site: Site) -> dict[int, tuple[int, int, int]] | None:
+    """Start, end and step by axis; None where they are not constant."""
+    rank = len(site.shape_in())
+    if site.opset < 10:
+        starts, ends = list(site.attrs["starts"]), list(site.attrs["ends"])
+        axes, steps = list(site.attrs.get("axes", range(len(starts)))), [1] * len(starts)
+    else:
+        given = [site.constant(place) for place in range(1, 5)]
+        if any(value is None and site.has_input(place) for place, value in enumerate(given, 1)) or given[0] is None:
+            return None
+        starts, ends = given[0].tolist(), np.asarray(given[1]).tolist()
+        axes = list(range(len(starts))) if given[2] is None else given[2].tolist()
+        steps = [1] * len(starts) if given[3] is None else given[3].tolist()
+    found = zip(starts, ends, steps, strict=True)
+    return {positive(int(axis), rank): cut for axis, cut in zip(axes, found, strict=True)}
+
+
+def _sliced(
+    site: Site,
+    view: Map,
+    cuts: dict[int, tuple[int, int, int]],
+    ends: dict[int, int],
+    fields: tuple[Field, ...],
+) -> Outcome:
+    """The node as it is, or with its ends opened where they were baked at the native size."""
+    outcome = site.maps(replace(view.trace, fields=fields), view.spatial)
+    if all(ends.get(axis, end) == end or end >= _OPEN for axis, (_, end, _) in cuts.items()):
+        site.keep()
+        return outcome
+    opened = [ends.get(axis, end) for axis, (_, end, _) in cuts.items()]
+    if site.opset < 10:
+        site.keep(ends=opened)
+        return outcome
+    inputs = site.tensors()
+    inputs[2] = site.draft.constant(opened, "ends")
+    if site.native(site.node.input[1]).dtype != TensorProto.INT64:
         return site.refuse("size-locked", "takes a slice that ends at the native size")
-    return site.maps(view.trace, view.spatial)
+    site.keep(inputs)
+    return outcome
 
 
 @rule("Gather", on=Map, attributes=("axis",))

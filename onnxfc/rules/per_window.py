@@ -73,6 +73,23 @@ def rowwise(site: Site) -> Outcome:
     return per_window(site, view)
 
 
+@rule("CumSum", "Pad", on=(Window, ScoreMap), attributes=("exclusive", "mode", "pads", "reverse", "value"))
+def along_features(site: Site) -> Outcome:
+    """Sums up or pads feature axes; never the batch."""
+    rank = len(site.shape_in())
+    view = site.views[0]
+    assert view is not None
+    if site.op_type == "CumSum":
+        axis = site.constant(1)
+        touched = axis is None or positive(int(axis), rank) == 0
+    else:
+        pads = site.attrs.get("pads", site.constant(1))
+        touched = pads is None or site.has_input(3) or len(pads) != 2 * rank or bool(pads[0] or pads[rank])
+    if touched or site.swallowed:
+        return site.refuse("mixes-batch", "works along the batch, or along an axis that is not constant")
+    return per_window(site, view)
+
+
 def per_window(site: Site, view: View, **changes: Any) -> Outcome:
     """Fold, run, unfold."""
     scores = to_scores(site, view)

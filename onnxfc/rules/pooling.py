@@ -54,6 +54,8 @@ def reduce_map(site: Site) -> Outcome:
         return _over_channels(site, view, axes, keepdims)
     if spatial == set(view.spatial) == set(axes) and site.op_type in _POOLS:
         return global_pool(site, view, _POOLS[site.op_type], keepdims)
+    if spatial == set(view.spatial) and keepdims and not view.trace.windows:
+        return _statistic(site, view)
     if view.trace.windows and set(extent_of(site, view)) == {1}:
         return reduce_features(site)
     if spatial == set(axes) and site.op_type in _POOLS:
@@ -82,6 +84,13 @@ def _over_channels(site: Site, view: Map, axes: list[int], keepdims: bool) -> Ou
         return site.maps(view.trace, view.spatial)
     spatial = tuple(axis - sum(gone < axis for gone in axes) for axis in view.spatial)
     return site.maps(view.trace, spatial)
+
+
+def _statistic(site: Site, view: Map) -> Outcome:
+    """A figure of the whole map (its norm, the mean over channels too) that the map is then compared with: context."""
+    site.keep()
+    trace = replace(view.trace.tainted(site.taint("context")), fields=(Field(),) * site.state.rank)
+    return [Context(site.node.output[0], replace(trace, pools=trace.pools | {site.label}))]
 
 
 def global_pool(site: Site, view: Map, kind: str, keepdims: bool) -> Outcome:
@@ -113,7 +122,7 @@ def _after(site: Site, kind: str, extent: tuple[int, ...], trace: Trace) -> str:
 
 def _kept_global(site: Site, view: Map, kind: str, extent: tuple[int, ...]) -> Outcome:
     """The same vector from an image of any size."""
-    if kind == "Sum":
+    if kind == "Sum" and site.role != "context":
         return site.refuse("sum-over-image", "is a sum, which grows with the image", "use --global-pool window")
     if site.op_type in {"AveragePool", "MaxPool"}:
         site.draft.emit(f"Global{kind}Pool", [view.tensor], site.node.output[0], instead=site.node)

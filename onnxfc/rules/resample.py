@@ -33,21 +33,23 @@ def conv_transpose(site: Site) -> Outcome:
     pads = tuple(site.attrs.get("pads") or (0,) * (2 * rank))
     fields = []
     for field, k, s, p, d in zip(view.trace.fields, kernel, strides, pads, dilations, strict=False):
-        reach = -(-((k - 1) * d + 1) // s) - 1
-        fields.append(_finer(field, s, before=max(0, (k - 1) * d - p), reach=reach))
+        # Output o takes inputs from (o + p - (k - 1) * d) / s to (o + p) / s.
+        fields.append(_resized(field, Fraction(s), Fraction(p - (k - 1) * d, s), Fraction(p, s)))
     site.keep()
     return site.maps(_resampled(site, view.trace, fields), view.spatial)
 
 
-def _finer(field: Field, factor: int, before: int, reach: int) -> Field:
-    """Elements ``factor`` times as dense, each reading ``reach`` elements more."""
-    stride = Fraction(field.stride, factor)
-    start = field.start - -(-before // factor) * field.stride
-    return Field(field.size + reach * field.stride, _whole(stride), start)
+def _resized(field: Field, factor: Fraction, low: Fraction, high: Fraction) -> Field:
+    """Elements ``factor`` times as dense: element ``o`` reads those before from ``o / factor + low`` to ``+ high``."""
+    return Field(
+        size=_whole(field.size + (high - low) * field.stride),
+        stride=_whole(field.stride / factor),
+        start=_whole(field.start + low * field.stride),
+    )
 
 
-def _whole(stride: Fraction) -> int | Fraction:
-    return int(stride) if stride.denominator == 1 else stride
+def _whole(length: int | Fraction) -> int | Fraction:
+    return int(length) if length.denominator == 1 else length
 
 
 def _resampled(site: Site, trace: Trace, fields: Sequence[Field]) -> Trace:
@@ -71,9 +73,8 @@ def blocks(site: Site) -> Outcome:
     if site.op_type == "SpaceToDepth":
         fields = tuple(field.through(size, stride=size) for field in view.trace.fields)
         return site.maps(replace(view.trace, fields=fields), view.spatial)
-    return site.maps(
-        _resampled(site, view.trace, [_finer(f, size, before=0, reach=0) for f in view.trace.fields]), view.spatial
-    )
+    fields = tuple(_resized(field, Fraction(size), Fraction(1, size) - 1, Fraction(0)) for field in view.trace.fields)
+    return site.maps(_resampled(site, view.trace, fields), view.spatial)
 
 
 _RESIZE = (
@@ -110,13 +111,30 @@ def resize(site: Site) -> Outcome:
         outcome = _by_scales(site, view, ratios)
         if outcome is not None:
             return outcome
-    fields = [
-        Field(field.size + 2 * field.stride, _whole(Fraction(field.stride) / ratio), field.start - field.stride)
-        for field, ratio in zip(view.trace.fields, ratios, strict=True)
-    ]
     if set(ratios) == {Fraction(1)}:
         return site.maps(view.trace, view.spatial)
-    return site.maps(_resampled(site, view.trace, fields), view.spatial)
+    reach = [_reach(site, ratio) for ratio in ratios]
+    fields = [
+        _resized(field, ratio, low, high)
+        for field, ratio, (low, high) in zip(view.trace.fields, ratios, reach, strict=True)
+    ]
+    trace = _resampled(site, view.trace, fields)
+    if str(site.attrs.get("coordinate_transformation_mode", "")) == "align_corners":
+        trace = trace.tainted(site.taint("context"))  # the ratio of the last places depends on the whole size
+    return site.maps(trace, view.spatial)
+
+
+def _reach(site: Site, ratio: Fraction) -> tuple[Fraction, Fraction]:
+    """From where to where, relative to ``o / ratio``, place ``o`` reads at most, in elements.
+
+    Its centre lies at ``o / ratio``, or with half pixels at ``(o + 0.5) / ratio - 0.5``; nearest and linear read
+    one element around it, cubic two, and with antialias so many times more as the map gets smaller.
+    """
+    centre = Fraction(1, 2) / ratio - Fraction(1, 2)
+    support = Fraction(2 if str(site.attrs.get("mode", "nearest")) == "cubic" else 1)
+    if site.attrs.get("antialias", 0):
+        support = support * max(Fraction(1), 1 / ratio) + 1
+    return min(centre, Fraction(0)) - support, max(centre, Fraction(0)) + support
 
 
 def _scaled(site: Site, view: Map, ratios: Sequence[Fraction]) -> list[tuple[int, ...]]:

@@ -5,6 +5,7 @@ They stay as they are; what changes is what an element reads of the image.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from onnxfc.errors import Refusal
@@ -28,6 +29,14 @@ class Sliding:
     end: tuple[int, ...]
     frozen: bool
 
+    def on(self, places: Sequence[int]) -> Sliding:
+        """The part that slides over some of the axes (others are channels that were given axes of their own)."""
+
+        def of(part: tuple[int, ...]) -> tuple[int, ...]:
+            return tuple(part[place] for place in places)
+
+        return Sliding(of(self.kernel), of(self.strides), of(self.dilations), of(self.begin), of(self.end), self.frozen)
+
     @property
     def padded(self) -> bool:
         return any((*self.begin, *self.end))
@@ -44,15 +53,15 @@ def sliding(site: Site) -> Outcome:
     wrong = _layout(site, view)
     if wrong is not None:
         return wrong
-    extent = extent_of(site, view)
-    how = _sliding(site, extent)
+    how = _sliding(site, site.shape_in()[2:])
     if isinstance(how, Refusal):
         return how
-    if _covers(site, how, extent):
+    own, extent = how.on([axis - 2 for axis in view.spatial]), extent_of(site, view)
+    if len(extent) == len(how.kernel) and _covers(site, how, extent):
         return global_pool(site, view, site.op_type.removesuffix("Pool"), keepdims=True)
-    if view.trace.windows and (how.padded or set(how.kernel) != {1} or set(how.strides) != {1}):
+    if view.trace.windows and (own.padded or set(own.kernel) != {1} or set(own.strides) != {1}):
         return _over_pooled(site, view)
-    trace = _through(site, view.trace, how, extent)
+    trace = _through(site, view.trace, own, extent)
     if how.frozen:
         site.keep(auto_pad=None, pads=[*how.begin, *how.end])
     else:
@@ -80,8 +89,7 @@ def _over_pooled(site: Site, view: Map) -> Outcome:
 
 
 def _layout(site: Site, view: Map) -> Refusal | None:
-    rank = len(site.shape_in())
-    if view.spatial != tuple(range(2, rank)):
+    if min(view.spatial) < 2:
         return site.refuse("layout", "slides over axes that are not the image's")
     if any(not isinstance(other, Fixed) for other in site.views[1:] if other is not None):
         return site.refuse("dynamic-weight", "has a weight that depends on the image")
