@@ -101,6 +101,8 @@ def _objections(state: State, reading: Sequence[Image], traces: Sequence[Trace])
         return tuple(refusals)
     if not state.replacements and (not traces or _is_free(state, reading)):
         return (_nothing(state),)
+    if not state.replacements and any(trace.windows for trace in traces):
+        return (_nothing(state),)
     if any(trace.windows and any(f.stride != int(f.stride) for f in trace.fields) for trace in traces):
         return (Refusal("fractional-stride", "", "the head's windows are a fraction of a pixel apart"),)
     return ()
@@ -141,7 +143,7 @@ def claim_of(found: Analysis, sizing: Sizing) -> Claim:
         stride=stride,
         start=tuple(math.floor(item.start) for item in fields),
         size=tuple(math.ceil(item.size) for item in fields),
-        size_step=sizing.step(native, stride if windows else period),
+        size_step=sizing.step(native, tuple(math.lcm(a, b) for a, b in zip(stride, period, strict=True))),
         verdict="approximate" if taints else "exact",
         blame=tuple(sorted(f"{taint.cause}: {taint.node}" for taint in taints)),
         inputs=tuple(ImageInput(image.name, image.shape, image.spatial) for image in found.reading),

@@ -64,6 +64,19 @@ def every(draft: Draft, tensor: str, steps: Mapping[int, int]) -> str:
     return draft.emit("Slice", [tensor, *(draft.constant(item, "slice") for item in bounds)])
 
 
+def common(draft: Draft, tensors: Sequence[str], first: int, count: int) -> list[str]:
+    """The tensors cut to the smallest of them on the ``count`` axes from ``first`` on, at any image size.
+
+    Branches of different stride may end a cell apart off the grid. Before opset 12 Min takes no integers; the sizes
+    at which they differ are then not legal.
+    """
+    if draft.graph.opset < 12:
+        return list(tensors)
+    smallest = draft.emit("Min", [dims(draft, tensor, first, first + count) for tensor in tensors])
+    start, axes = draft.constant([0] * count, "start"), draft.constant(list(range(first, first + count)), "axes")
+    return [draft.emit("Slice", [tensor, start, smallest, axes]) for tensor in tensors]
+
+
 def concat(draft: Draft, parts: Sequence[str]) -> str:
     """Vectors laid one behind the other."""
     return parts[0] if len(parts) == 1 else draft.emit("Concat", list(parts), axis=0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -11,6 +11,7 @@ from onnxfc.errors import Refusal, UsageError
 from onnxfc.graph import Graph, inputs_of
 from onnxfc.specs import Shape, Spec
 
+_CHANNELS = {1, 2, 3, 4}
 _IMAGE_TYPES = {
     *(onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16),
     *(onnx.TensorProto.UINT8, onnx.TensorProto.INT8),
@@ -18,10 +19,10 @@ _IMAGE_TYPES = {
 _LAYOUTS = {3: ((2,), (1, 2), (1,)), 4: ((2, 3), (1, 2)), 5: ((2, 3, 4), (1, 2, 3))}
 """Spatial axes by rank, the likelier first: channels first, then channels last (or absent)."""
 
-_GROWTH = ((192, 320, 448), (576, 704, 832))
-_GRID = 64
-"""What the probes add to about two and three times the native size, axis by axis: multiples of 64, so that the strides
-of common networks divide them, and all different, so that no two dims coincide."""
+_GRID = 6720
+_GROWTH = tuple(tuple(_GRID * count for count in counts) for counts in ((1, 2, 3), (5, 7, 9)))
+"""What the probes add to the native size, axis by axis: multiples of 2^6 * 3 * 5 * 7, so that the strides of networks
+divide them, and all different, so that no two dims coincide. Nothing is ever computed at these sizes."""
 
 SIZE_NAMES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
 
@@ -44,8 +45,7 @@ class Image:
     def probes(self) -> tuple[Shape, ...]:
         """The native shape, and shapes at sizes that tell all dims apart."""
         sizes = [self.size]
-        for factor, growth in enumerate(_GROWTH, 1):
-            sizes.append(tuple(_grown(length, factor) + more for length, more in zip(self.size, growth, strict=False)))
+        sizes += [tuple(length + more for length, more in zip(self.size, growth, strict=False)) for growth in _GROWTH]
         return tuple(self.resized(size, batch) for batch, size in enumerate(sizes))
 
     def resized(self, size: Sequence[int], more_batch: int = 0) -> Shape:
@@ -56,11 +56,6 @@ class Image:
         if self.free_batch:
             shape[0] += 10 * more_batch
         return tuple(shape)
-
-
-def _grown(length: int, factor: int) -> int:
-    """About 1 + factor times the length, a multiple of 64 more."""
-    return length + factor * -(-length // _GRID) * _GRID
 
 
 def native_inputs(graph: Graph, size: Sequence[int] | None) -> dict[str, Spec]:
@@ -87,6 +82,9 @@ def images(
     live = {name for position in graph.live for name in inputs_of(graph.nodes[position])}
     infos = [info for info in graph.inputs if info.name in live]
     candidates = [info for info in infos if _is_image(inputs[info.name]) and (not names or info.name in names)]
+    if not names:  # a mean or a scale that is an input, (1, 1, 1, C), is no image beside one
+        wide = [info for info in candidates if sum(length > 1 for length in inputs[info.name].native[1:]) > 1]
+        candidates = wide or candidates
     if not candidates:
         return _no_image(infos, inputs)
     for info in candidates:
@@ -99,7 +97,7 @@ def images(
                 "give it with --size HxW",
             )
     readings = []
-    for spatial in _layouts(inputs[candidates[0].name].rank):
+    for spatial in _layouts(inputs[candidates[0].name].native):
         reading = [_image(info, inputs[info.name], spatial, dynamic_batch) for info in candidates]
         if all(max(image.spatial) < len(image.shape) for image in reading):
             readings.append(reading)
@@ -116,8 +114,14 @@ def _of_size(readings: list[list[Image]], size: Sequence[int]) -> list[list[Imag
     return fitting
 
 
-def _layouts(rank: int) -> Iterator[tuple[int, ...]]:
-    yield from _LAYOUTS[rank]
+def _layouts(shape: Shape) -> list[tuple[int, ...]]:
+    """Spatial axes, the likelier reading first: where no Conv tells, few channels tell which axis they are."""
+    readings: list[tuple[int, ...]] = list(_LAYOUTS[len(shape)])
+    if len(shape) > 3 and shape[-1] in _CHANNELS and shape[1] not in _CHANNELS:
+        readings.reverse()
+    if len(shape) == 3 and max(shape[1:]) < 4 * min(shape[1:]) and min(shape[1:]) > max(_CHANNELS):
+        readings.sort(key=lambda spatial: -len(spatial))  # as high as wide: an image without a channel axis
+    return readings
 
 
 def _is_image(spec: Spec) -> bool:

@@ -30,7 +30,13 @@ def _called_with_images(model: onnx.ModelProto) -> set[tuple[str, str]]:
         if moving.intersection(inputs_of(node)):
             moving.update(node.output)
             called.add((node.domain, node.op_type))
-    return called & functions
+    pending, found = list(called & functions), set[tuple[str, str]]()
+    while pending:  # and what those functions call
+        own = pending.pop()
+        found.add(own)
+        body = next(item.node for item in model.functions if (item.domain, item.name) == own)
+        pending += [key for key in {(n.domain, n.op_type) for n in body} & functions if key not in found]
+    return found
 
 
 def _branch(graph: Graph, node: onnx.NodeProto) -> onnx.GraphProto | None:

@@ -15,6 +15,9 @@ from onnxfc.errors import Refusal
 from onnxfc.site import Site, extent_of
 from onnxfc.views import Context, Fixed, Index, Map, ScoreMap, Source, View, Window
 
+UNROLLED = 1 << 21
+"""Elements of the one-hot kernels that may unroll a window: more would weigh more than most networks."""
+
 
 def channels_first(site: Site, view: Map) -> tuple[str, int]:
     """A map as (N, C, *spatial): the tensor, and C. Several channel axes become one, in their order."""
@@ -96,6 +99,12 @@ def meet(site: Site, views: Sequence[Window | ScoreMap]) -> list[Window | ScoreM
             return site.refuse("grids-differ", f"combines windows at strides {own} and {grid}")
         steps = tuple(int(coarse // stride) for coarse, stride in zip(grid, own, strict=True))
         met.append(view if set(steps) == {1} else every(site, view, steps))
+    scores = [view for view in met if isinstance(view, ScoreMap)]
+    if len(scores) == len(met) and any(now is not before for now, before in zip(met, views, strict=True)):
+        ranks = {len(view.features) for view in scores}
+        if len(ranks) == 1:
+            cut = emit.common(site.draft, [view.tensor for view in scores], scores[0].grid[0], len(grid))
+            return [replace(view, tensor=tensor) for view, tensor in zip(scores, cut, strict=True)]
     return met
 
 
@@ -121,6 +130,12 @@ def to_scores(site: Site, view: View) -> ScoreMap | Refusal:
         raise TypeError(f"{type(view).__name__} has no windows")
     if view.batch_axis:
         return site.refuse("mixes-batch", "reads features whose batch is not the first axis")
+    if sum(source.features * math.prod(source.extent) for source in view.sources) > UNROLLED:
+        return site.refuse(
+            "window-too-large",
+            f"needs the {view.index.size} features of each window one by one, which would take too much memory",
+            "only an FC layer can read a window of this size",
+        )
     tensor = _gathered(site.draft, view)
     tensor = _shaped(site.draft, tensor, view)
     for op_type, operand in (("Mul", view.scale), ("Add", view.shift)):
@@ -133,6 +148,8 @@ def to_scores(site: Site, view: View) -> ScoreMap | Refusal:
 def _gathered(draft: Draft, view: Window) -> str:
     """(N, features, *grid): every source's windows unrolled, then picked in the order of the index."""
     parts = [_unrolled(draft, source) for source in view.sources]
+    if len({source.step for source in view.sources}) > 1:
+        parts = emit.common(draft, parts, 2, len(view.trace.fields))
     tensor = parts[0] if len(parts) == 1 else draft.emit("Concat", parts, axis=1)
     if view.in_order:
         return tensor

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from onnx import TensorProto
+
 from onnxfc import emit
 from onnxfc.claim import Output
 from onnxfc.draft import Draft
@@ -14,6 +16,7 @@ from onnxfc.site import Site, State
 from onnxfc.views import Context, Fixed, Map, Refused, ScoreMap, Trace, View, Window
 
 Form = Literal["map", "mean", "max"]
+_FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16}
 
 
 def finish(state: State, form: Form) -> tuple[list[Output], list[Trace]] | list[Refusal]:
@@ -69,6 +72,8 @@ def _output(state: State, name: str, view: View, form: Form) -> tuple[Output, Tr
     axes = view.grid if isinstance(view, ScoreMap) else view.spatial
     tensor = view.tensor
     crossed = bool(view.trace.windows)
+    if crossed and form != "map" and state.draft.spec(tensor).dtype not in _FLOATS:
+        return Refusal("no-mean", name, f"the {form} of class numbers or truth values says nothing", "use --output map")
     if crossed and form != "map":
         tensor = emit.reduce(state.draft, f"Reduce{form.title()}", tensor, axes, keepdims=isinstance(view, Map))
     if isinstance(view, ScoreMap) and view.batch_axis is None:

@@ -35,8 +35,8 @@ class Replacement:
 class State:
     """All that a walk knows; rules read it through :class:`Site` only.
 
-    ``single``: the batch is 1 and stays so. ``rank``: how many spatial axes images have. ``reached``: how many nodes
-    it visited before the first refusal.
+    ``single``: the batch is 1 and stays so. ``rank``: how many spatial axes images have; ``image_shapes``: the image
+    at every probe. ``reached``: how many nodes it visited before the first refusal.
     """
 
     graph: Graph
@@ -46,6 +46,7 @@ class State:
     roles: Mapping[str, Role]
     single: bool
     rank: int
+    image_shapes: tuple[Shape, ...]
     views: dict[str, View] = field(default_factory=dict)
     found: dict[str, Role] = field(default_factory=dict)
     replacements: list[Replacement] = field(default_factory=list)
@@ -214,6 +215,8 @@ class Site:
         self.state.found.update(dict.fromkeys(trace.pools, role))
 
     def refuse(self, code: str, reason: str, advice: str = "") -> Refusal:
+        if self.state.global_pool == "window":
+            advice = advice.replace("use --global-pool window", "")
         return Refusal(code, self.label, f"{self.op_type} {reason}", advice)
 
     def taint(self, cause: str) -> Taint:

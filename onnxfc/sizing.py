@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx
 
@@ -20,6 +20,7 @@ class Sizing:
         self._nodes = nodes
         self._images = images
         made = {name for node in nodes for name in node.output}
+        self._native = {name: spec.native for name, spec in draft.specs.items() if spec.shapes is not None}
         self._given = {name: _first(spec) for name, spec in draft.specs.items() if name not in made}
 
     def shapes(self, size: Sequence[int]) -> dict[str, Shape] | None:
@@ -29,6 +30,8 @@ class Sizing:
             specs[image.name] = Spec(image.dtype, (image.resized(size),))
         try:
             for node in self._nodes:
+                if self._disagree(node, specs):
+                    return None
                 found = self._inference.infer(node, [specs.get(name) for name in node.input], 1)
                 specs.update(zip(node.output, found, strict=True))
         except InferenceFailed:
@@ -42,15 +45,35 @@ class Sizing:
         differently.
         """
         for offset in _offsets(max(stride)):
-            if self.shapes([length + offset % step for length, step in zip(native, stride, strict=True)]) is None:
+            if self.shapes([length + offset for length in native]) is None:
                 return tuple(stride)
         return (1,) * len(stride)
 
+    def _disagree(self, node: onnx.NodeProto, specs: Mapping[str, Spec | None]) -> bool:
+        """Whether dims that are equal at the native size differ now: broadcasting would hide it."""
+        if node.op_type not in _SIDE_BY_SIDE:
+            return False
+        pairs = [(self._native.get(name), specs.get(name)) for name in node.input]
+        known = [(old, new.shapes[0]) for old, new in pairs if old is not None and new is not None and new.shapes]
+        for old, now in known[1:]:
+            first, first_now = known[0]
+            for axis in range(1, min(len(old), len(first)) + 1):
+                grew = now[-axis] != old[-axis] or first_now[-axis] != first[-axis]
+                if old[-axis] == first[-axis] and grew and now[-axis] != first_now[-axis]:
+                    return True
+        return False
+
+
+_SIDE_BY_SIDE = {"Add", "Concat", "Div", "Max", "Min", "Mul", "Sub", "Sum"}
+
 
 def _offsets(stride: int) -> list[int]:
-    """Sizes off the grid at which some layer of stride 2 rounds differently from its neighbours."""
+    """Sizes off the grid at which some layer rounds differently from its neighbours, over two strides."""
+    if stride <= 16:
+        return [offset for offset in range(1, 2 * stride) if offset != stride]
     powers = [2**k for k in range(stride.bit_length()) if 2**k < stride]
-    return sorted({*powers, *(stride - power for power in powers), *(stride // 2 + d for d in (-1, 1))} - {0, stride})
+    once = {*powers, *(stride - power for power in powers), stride // 2 - 1, stride // 2 + 1} - {0, stride}
+    return sorted(once | {offset + stride for offset in once})
 
 
 def _first(spec: Spec) -> Spec:

@@ -126,6 +126,7 @@ class Inference:
     ) -> list[tuple[int, Shape | None, Array | None]]:
         types, data = _arguments(node, inputs, probe)
         node = _standard(node)
+        _must_divide(node, inputs, probe)
         try:
             schema = onnx.defs.get_schema(
                 node.op_type, max_inclusive_version=self.opsets.get(node.domain, 1), domain=node.domain
@@ -202,6 +203,15 @@ def _without_idle(node: onnx.NodeProto, given: Spec | None, probe: int, shape: S
     begin = list(told["pads"].ints)[:dims] if "pads" in told else [0] * dims
     room = [(n + pad - 1) // step + 1 for n, pad, step in zip(given.shapes[probe][2:], begin, strides, strict=True)]
     return (*shape[:2], *(min(n, most) for n, most in zip(shape[2:], room, strict=True)))
+
+
+def _must_divide(node: onnx.NodeProto, inputs: Sequence[Spec | None], probe: int) -> None:
+    """SpaceToDepth takes whole blocks only, of which inference says nothing."""
+    spec = inputs[0] if inputs else None
+    if node.op_type == "SpaceToDepth" and spec is not None and spec.shapes is not None:
+        block = next(item.i for item in node.attribute if item.name == "blocksize")
+        if any(length % block for length in spec.shapes[probe][2:]):
+            raise InferenceFailed(f"SpaceToDepth needs sizes that are multiples of {block}")
 
 
 def _standard(node: onnx.NodeProto) -> onnx.NodeProto:

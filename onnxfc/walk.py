@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import onnx
 
+from onnxfc import emit
 from onnxfc.draft import Draft
 from onnxfc.errors import Refusal
 from onnxfc.graph import Graph, inputs_of
@@ -25,7 +26,13 @@ _AFFINE = {
     *("Reshape", "Shape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"),
 }
 
+_ANY_INPUT = {
+    *("Add", "And", "Concat", "Div", "Einsum", "Equal", "Gemm", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
+    *("MatMul", "Max", "Mean", "Min", "Mod", "Mul", "Or", "PRelu", "Pow", "Sub", "Sum", "Where", "Xor"),
+}
+"""Operators whose lifted input may be any; all others have their data first."""
 _LEAVE = "leave this model at its native size"
+_EXPORT = "export without a runtime's own optimisation"
 _ATTENTION = "relates the places of the image to each other (attention): it was trained for the native size"
 _PLAIN = {"attention", "recurrent", "data-dependent", "quantised"}
 """Refusals that say plainly why: none further on can say it better."""
@@ -111,7 +118,7 @@ def _start(
     probes = len(images[0].probes())
     draft = Draft(model, graph, Inference(graph.opsets, graph.model.ir_version), probes)
     single = all(image.shape[0] == 1 and not image.free_batch for image in images)
-    state = State(graph, draft, native, global_pool, roles, single, len(images[0].spatial))
+    state = State(graph, draft, native, global_pool, roles, single, len(images[0].spatial), images[0].probes())
     for name, tensor in graph.initializers.items():
         draft.specs[name] = of_tensor(tensor, model.array, probes)
         state.views[name] = Fixed(name)
@@ -156,6 +163,8 @@ def _outcome(state: State, node: onnx.NodeProto, views: Sequence[View]) -> Outco
         return _size_free(site, views)
     if leading(site.views) is None:
         return site.refuse("subgraph", "has a body that reads what was computed from the image")
+    if node.domain not in {"", "ai.onnx"} and (node.domain, node.op_type, lead) not in RULES:
+        return site.refuse("unsupported-operator", f"of domain {node.domain} is not supported here", _EXPORT)
     unknown = next((name for name in [*node.input, *_used(state, node)] if name and not _known(state, name)), None)
     if unknown is not None and site.op_type not in _WHY:
         return site.refuse("unknown-shape", f"is not understood: the shape of {unknown} cannot be inferred")
@@ -170,6 +179,8 @@ def _outcome(state: State, node: onnx.NodeProto, views: Sequence[View]) -> Outco
         state.not_affine.append(
             site.refuse("drop-not-affine", "does not commute with a dropped pool", "use --global-pool window")
         )
+    if node.op_type not in _ANY_INPUT and not isinstance(site.views[0], Map | Window | ScoreMap):
+        return site.refuse("dynamic-parameter", "takes a parameter that depends on the image")
     try:
         return rule.function(site)
     except InferenceFailed as error:
@@ -210,9 +221,20 @@ def _no_rule(site: Site) -> Refusal:
     return site.refuse("unsupported-operator", "is not supported here", _LEAVE)
 
 
+def _spreads(site: Site) -> bool:
+    """Whether a vector of the whole image is spread over the places of the native size: broadcasting will do it."""
+    if site.op_type not in {"Expand", "Resize", "Tile", "Upsample"} or not isinstance(site.views[0], Context):
+        return False
+    before, after = site.shape_in(), site.shape_out()
+    same = len(before) == len(after) and before[:2] == after[:2]
+    return same and len(before) == 2 + site.state.rank and set(before[2:]) == {1} and set(after[2:]) != {1}
+
+
 def _size_free(site: Site, views: Sequence[View]) -> Outcome:
     """Nothing here depends on the image's size: the node stays, whatever it is."""
     context = [view.trace for view in views if isinstance(view, Context)]
+    if context and _spreads(site):
+        return list(views[:1])
     try:
         site.keep([tensor_of(site.state.views[name]) if name else "" for name in site.node.input])
     except InferenceFailed:
@@ -223,4 +245,22 @@ def _size_free(site: Site, views: Sequence[View]) -> Outcome:
             found = Spec(site.native(name).dtype, (site.native(name).native,) * site.draft.probes)
         site.draft.specs[name] = found
     trace = Trace.join([replace(item, fields=context[0].fields) for item in context]) if context else None
-    return [Context(name, trace) if trace else Fixed(name) for name in site.node.output]
+    if trace:
+        return _of_free_batch(site) or [Context(name, trace) for name in site.node.output]
+    return [Fixed(name) for name in site.node.output]
+
+
+def _of_free_batch(site: Site) -> Refusal | None:
+    """A batch that was baked into a Reshape of context gives way; elsewhere it is refused."""
+    spec = site.draft.specs[site.node.output[0]]
+    batches = [shape[0] for shape in site.state.image_shapes]
+    native = site.native(site.node.output[0])
+    if len(set(batches)) == 1 or spec.shapes is None or native.shapes is None or native.native[:1] != (batches[0],):
+        return None
+    if [shape[0] for shape in spec.shapes] == batches:
+        return None
+    if site.op_type != "Reshape":
+        return site.refuse("batch-baked", "holds for the native batch only", "leave out --dynamic-batch")
+    site.draft.nodes.pop()
+    emit.reshape(site.draft, site.tensors()[0], [0, *native.native[1:]], site.node.output[0])
+    return None

@@ -112,10 +112,11 @@ class Head:
 
     def run_whole(self, features: Mapping[str, Array]) -> Arrays:
         """The head on whole features of any size it accepts."""
-        batch = len(next(iter(features.values())))
+        batch = len(features[self.plan.boundaries[0]]) if self.plan.boundaries else self._batch
         shapes = {name: self._of_batch(self._fixed[name], batch) for name in self.plan.shapes}
         fixed = {**self._fixed, **shapes}
-        return self._runner.run({**fixed, **{name: features[name] for name in self.plan.boundaries}})
+        given = {name: features[name] for name in self.plan.sides if name in features}
+        return self._runner.run({**fixed, **given, **{name: features[name] for name in self.plan.boundaries}})
 
     def run_windows(self, windows: list[Arrays]) -> list[Arrays]:
         """The head on every window, several in one batch where the head treats images independently."""

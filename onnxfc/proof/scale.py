@@ -131,9 +131,9 @@ def _problem(rows: Array, scale: Scale, options: CheckOptions) -> str:
     rounding = scale.rounding
     rtol = scale.precision.rtol if options.rtol is None else options.rtol
     if rounding > (max(scale.precision.cap, 2 * rtol) - rtol) * scale.signal:
-        return f"varies by only {scale.ratio:.0e} of its magnitude, too close to rounding"
+        return f"nearly constant, it varies by only {scale.ratio:.0e} of its magnitude, too close to rounding"
     if options.atol is not None and options.atol > 0.5 * scale.signal:
-        return f"varies by only {scale.signal:.0e}, less than twice --atol"
+        return f"nearly constant, it varies by only {scale.signal:.0e}, less than twice --atol"
     return "saturated, nearly every value is at one of two extremes" if _saturated(rows) else ""
 
 

@@ -18,7 +18,7 @@ from onnxfc.proof.inputs import Kind
 from onnxfc.proof.observe import Evidence, Progress
 from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.results import ParityResult
-from onnxfc.proof.sessions import Array, Arrays, RunError, Runner
+from onnxfc.proof.sessions import Arrays, RunError, Runner
 from onnxfc.proof.tally import Tally
 
 LOCAL = ("padding", "partial window", "resampling")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -47,6 +47,7 @@ class Capture:
     kind: Kind
     batch: int
     values: Arrays
+    feeds: Arrays = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"at {self.size}"
@@ -78,7 +79,7 @@ def capture(
                 tally.fail(f"the rewritten model does not run at {size}: {error}")
                 return captures
             batch = 2 if double and free else evidence.batch
-            captures.append(Capture(size, kind, batch, values))
+            captures.append(Capture(size, kind, batch, values, feeds))
         tally.sizes.append(size.pixels)
     return captures
 
@@ -198,7 +199,7 @@ def _check_grid(
 
 def _window(shot: Capture, claim: Claim, cell: Sequence[int]) -> Arrays:
     """The native window of every boundary for one cell, by the original's names."""
-    windows = {}
+    windows = dict(shot.feeds)  # side inputs are those of the whole image
     for boundary in claim.boundaries:
         value = shot.values[boundary.rewritten]
         place = [slice(None)] * value.ndim
@@ -221,7 +222,7 @@ def _compare_whole(
     expected: Arrays = {}
     if head is not None:
         try:
-            expected = head.run_whole({b.original: shot.values[b.rewritten] for b in claim.boundaries})
+            expected = head.run_whole(shot.feeds | {b.original: shot.values[b.rewritten] for b in claim.boundaries})
         except RunError:
             # The original's head is made for the native size: then it says nothing of others.
             expected = {}

@@ -74,7 +74,9 @@ def _rejoin(site: Site, big: Map, small: Sequence[Map]) -> Outcome:
 
 def _spreads(site: Site, position: int, spatial: tuple[int, ...]) -> bool:
     """Whether a size-free input says the same at every place of the map."""
-    shape = site.native(site.node.input[position]).native
+    view = site.views[position]
+    spec = site.draft.spec(view.tensor) if isinstance(view, Context) else site.native(site.node.input[position])
+    shape = spec.native  # context may have been spread over the native size: that is left to broadcasting
     return all(len(shape) + axis < 0 or shape[len(shape) + axis] == 1 for axis in spatial)
 
 
@@ -176,7 +178,9 @@ def _biased(site: Site, inputs: list[str]) -> list[str] | None:
         return None
     for position in (0, 1):
         other = site.node.input[1 - position]
-        if isinstance(site.views[1 - position], Fixed) and site.state.graph.uses[site.node.input[position]] == 1:
+        own = inputs[position] == site.node.input[position]  # not another name of what others read too
+        fixed = isinstance(site.views[1 - position], Fixed)
+        if own and fixed and site.state.graph.uses[site.node.input[position]] == 1:
             made = take_bias(site, inputs[position], other, site.node.output[0])
             if made:
                 return [made]

@@ -130,6 +130,10 @@ def expand(site: Site) -> Outcome:
     if before == after:
         site.draft.emit("Identity", [view.tensor], site.node.output[0], instead=site.node)
         return site.maps(view.trace, view.spatial)
+    if view.trace.pools and set(extent_of(site, view)) == {1} and len(before) == len(after):
+        site.turns_out(view.trace, "context")  # spread over the map again
+        site.draft.assume(site.node.output[0], view.tensor)
+        return site.maps(view.trace, view.spatial)
     if len(before) != len(after) or before[0] != after[0] or extent_of(site, view) != _at(after, view):
         return site.refuse("size-locked", "spreads the map to the native size")
     ones = [1 if axis == 0 or axis in view.spatial else length for axis, length in enumerate(after)]

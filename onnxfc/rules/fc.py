@@ -157,12 +157,15 @@ def fully_connected(site: Site, found: Operands, bias: np.ndarray | None, output
     if window.shift is not None:
         bias = shifted(site, weight, window.shift) + (0.0 if bias is None else bias.astype(np.float64))
     weights = kernel(site, weight, window)
-    total = ""
+    parts = []
     for position, (source, name) in enumerate(zip(window.sources, weights, strict=True)):
-        first, last = position == 0, position == len(weights) - 1
-        inputs = [source.tensor, name] + ([_bias_name(site, bias, weight, name)] if first and bias is not None else [])
-        part = _conv(site, inputs, source, output if first and last else "")
-        total = part if first else site.draft.emit("Add", [total, part], output if last else "")
+        own = [_bias_name(site, bias, weight, name)] if position == 0 and bias is not None else []
+        parts.append(_conv(site, [source.tensor, name, *own], source, output if len(weights) == 1 else ""))
+    if len({source.step for source in window.sources}) > 1:
+        parts = emit.common(site.draft, parts, 2, len(window.trace.fields))
+    total = parts[0]
+    for position, part in enumerate(parts[1:], 2):
+        total = site.draft.emit("Add", [total, part], output if position == len(parts) else "")
     _report(site, weight, window)
     batch_axis = found.batch_axis or site.batch_axis_out()
     return ScoreMap(total, (weight.outputs,), view.trace, batch_axis=batch_axis)

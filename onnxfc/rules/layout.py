@@ -18,7 +18,7 @@ from onnxfc.rules.movement import move
 from onnxfc.rules.table import rule
 from onnxfc.site import Outcome, Site, axes_of, positive
 from onnxfc.specs import Shape
-from onnxfc.views import Fixed, Map, Trace, View
+from onnxfc.views import Context, Fixed, Map, Trace, View
 
 
 @rule("Transpose", on=Map, attributes=("perm",))
@@ -68,7 +68,8 @@ def concat(site: Site) -> Outcome:
     maps = [view for view in site.views if isinstance(view, Map)]
     if axis == 0:
         return site.refuse("mixes-batch", "concatenates batches")
-    if len(maps) != len(site.views):
+    context = [view for view in site.views if isinstance(view, Context)]
+    if len(maps) + len(context) != len(site.views):
         return site.refuse("concat-fixed", "puts something that does not depend on the image beside a map")
     spatial = maps[0].spatial
     if any(view.spatial != spatial for view in maps):
@@ -78,8 +79,32 @@ def concat(site: Site) -> Outcome:
     trace = Trace.join([view.trace for view in maps])
     if trace is None:
         return site.refuse("grids-differ", "combines maps of different stride")
+    if context:
+        return _beside_context(site, maps[0], trace)
     site.keep()
     return site.maps(trace, spatial)
+
+
+def _beside_context(site: Site, like: Map, trace: Trace) -> Outcome:
+    """Vectors of the whole image beside a map: spread over it, whatever its size."""
+    if like.trace.windows or like.spatial != tuple(range(2, len(site.shape_out()))):
+        return site.refuse("context-beside-windows", "combines a result of the whole image with one of each window")
+    inputs = []
+    for view in site.views:
+        assert isinstance(view, Map | Context)
+        tensor = view.tensor
+        if isinstance(view, Context):
+            site.turns_out(view.trace, "context")
+            channels = site.draft.spec(tensor).native[1]
+            ends = (
+                emit.dims(site.draft, like.tensor, 0, 1),
+                emit.dims(site.draft, like.tensor, 2, len(site.shape_out())),
+            )
+            shape = emit.concat(site.draft, [ends[0], site.draft.constant([channels], "channels"), ends[1]])
+            tensor = site.draft.emit("Expand", [tensor, shape])
+        inputs.append(tensor)
+    site.keep(inputs)
+    return site.maps(trace.tainted(site.taint("context")), like.spatial)
 
 
 @rule("Split", on=Map, attributes=("axis", "num_outputs", "split"))

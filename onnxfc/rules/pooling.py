@@ -161,9 +161,9 @@ def _pooled(site: Site, view: Map, tensor: str, trace: Trace, keepdims: bool) ->
 
 def _partial_pool(site: Site, view: Map, axes: list[int], keepdims: bool) -> Outcome:
     """A pool over some of the spatial axes: the rest of the window is still to come."""
-    if site.role == "context" or site.state.global_pool == "drop":
+    if site.role != "context" and site.state.global_pool == "drop":
         return site.refuse("partial-pool", "pools only one of the spatial axes", "use --global-pool window")
-    if site.state.global_pool == "keep":
+    if site.role == "context" or site.state.global_pool == "keep":
         return _partly_kept(site, view, axes, keepdims)
     window = to_window(site, view)
     source = window.sources[0]
@@ -181,14 +181,15 @@ def _partial_pool(site: Site, view: Map, axes: list[int], keepdims: bool) -> Out
 
 def _partly_kept(site: Site, view: Map, axes: list[int], keepdims: bool) -> Outcome:
     """A map that has lost some of its spatial axes; the next pool will take the rest."""
-    if site.op_type == "ReduceSum":
+    if site.op_type == "ReduceSum" and site.role != "context":
         return site.refuse("sum-over-image", "is a sum, which grows with the image", "use --global-pool window")
     site.keep()
     left = [place for place, axis in enumerate(view.spatial) if axis not in axes]
     spatial = tuple(
         view.spatial[place] - (0 if keepdims else sum(a < view.spatial[place] for a in axes)) for place in left
     )
-    return site.maps(replace(view.trace, fields=tuple(view.trace.fields[place] for place in left)), spatial)
+    trace = replace(view.trace.tainted(site.taint("context")), pools=view.trace.pools | {site.label})
+    return site.maps(replace(trace, fields=tuple(view.trace.fields[place] for place in left)), spatial)
 
 
 def _first_of_each(places: Index, axes: list[int], extent: tuple[int, ...], rest: tuple[int, ...]) -> Index:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from onnxfc.errors import Refusal
 from onnxfc.graph import label
@@ -62,10 +63,10 @@ def sliding(site: Site) -> Outcome:
     if view.trace.windows and (own.padded or set(own.kernel) != {1} or set(own.strides) != {1}):
         return _over_pooled(site, view)
     trace = _through(site, view.trace, own, extent)
-    if how.frozen:
-        site.keep(auto_pad=None, pads=[*how.begin, *how.end])
-    else:
-        site.keep()
+    changes: dict[str, Any] = {"auto_pad": None, "pads": [*how.begin, *how.end]} if how.frozen else {}
+    if site.attrs.get("ceil_mode", 0) and not _partial(own, extent):
+        changes["ceil_mode"] = 0  # it does nothing at the native size, and must not at others
+    site.keep(**changes)
     return site.maps(trace, view.spatial)
 
 
