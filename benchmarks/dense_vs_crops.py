@@ -52,9 +52,7 @@ def row(original: Path, rewritten: Path, args: argparse.Namespace) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "--exports", type=Path, default=Path("exports"), help="folder of export_torchvision.py"
-    )
+    parser.add_argument("--exports", type=Path, default=Path("exports"), help="folder of export_torchvision.py")
     parser.add_argument("--models", nargs="+", default=["alexnet", "vgg16", "resnet18"])
     parser.add_argument("--exporter", choices=("torchscript", "dynamo"), default="torchscript")
     parser.add_argument("--size", type=int, default=384, help="height and width of the large image in pixels")

@@ -191,9 +191,7 @@ def export_one(name: str, exporters: list[str], out: Path, args: argparse.Namesp
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for the files")
-    parser.add_argument(
-        "--models", nargs="+", default=["all"], help="models, families, or 'all' (the default)"
-    )
+    parser.add_argument("--models", nargs="+", default=["all"], help="models, families, or 'all' (the default)")
     parser.add_argument("--exporter", choices=(*EXPORTERS, "both"), default="both")
     parser.add_argument("--dynamic-batch", action="store_true", help="leave the batch size free")
     parser.add_argument("--seed", type=int, default=0)
@@ -206,9 +204,7 @@ def main() -> None:
     names: list[str] = []
     for word in args.models:
         # 'alexnet', 'googlenet' are models and families alike.
-        names += (
-            everything if word == "all" else [word] if word in everything else FAMILIES.get(word, (word,))
-        )
+        names += everything if word == "all" else [word] if word in everything else FAMILIES.get(word, (word,))
     exporters = list(EXPORTERS) if args.exporter == "both" else [args.exporter]
     for name in dict.fromkeys(names):
         export_one(name, exporters, args.out, args)

@@ -122,8 +122,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
     def render(cells: Sequence[str]) -> str:
         first, *others = (
-            cell.ljust(w) if i == 0 else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(cells, widths, strict=True))
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(cells, widths, strict=True))
         )
         return "| " + " | ".join([first, *others]) + " |"
 

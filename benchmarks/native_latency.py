@@ -42,9 +42,7 @@ def rows(original: Path, rewritten: Path, args: argparse.Namespace) -> Iterator[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "--exports", type=Path, default=Path("exports"), help="folder of export_torchvision.py"
-    )
+    parser.add_argument("--exports", type=Path, default=Path("exports"), help="folder of export_torchvision.py")
     parser.add_argument("--models", nargs="+", default=["alexnet", "vgg16", "resnet18"])
     parser.add_argument("--exporter", choices=("torchscript", "dynamo"), default="torchscript")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 32])

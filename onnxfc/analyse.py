@@ -101,7 +101,8 @@ def _objections(state: State, reading: Sequence[Image], traces: Sequence[Trace])
         return tuple(refusals)
     if not state.replacements and (not traces or _is_free(state, reading)):
         return (_nothing(state),)
-    if not state.replacements and any(trace.windows for trace in traces):
+    cut = any(set(boundary.extent) != {1} for trace in traces for boundary in trace.windows)
+    if not state.replacements and cut:  # whole windows as they are: nobody wants them
         return (_nothing(state),)
     if any(trace.windows and any(f.stride != int(f.stride) for f in trace.fields) for trace in traces):
         return (Refusal("fractional-stride", "", "the head's windows are a fraction of a pixel apart"),)

@@ -32,6 +32,13 @@ class Field:
             start=self.start - pad * self.stride,
         )
 
+    def cut(self, before: int, after: int) -> Field:
+        """The field once ``before`` and ``after`` elements were cut off the axis.
+
+        What was cut off counts as read: a padding behind it begins there, inside the image.
+        """
+        return Field(self.size + (before + after) * self.stride, self.stride, self.start)
+
     def every(self, step: int) -> Field:
         """The field of every ``step``-th element."""
         return Field(self.size, self.stride * step, self.start)

@@ -31,6 +31,7 @@ map             8x8 cells at 56x56 px
 verdict         exact: every cell is what the original says of that crop
 native parity   passed, largest deviation N, tolerance 2e-04 (552 values)
 window parity   passed, largest deviation N, tolerance 2e-04 (480 values at 32x36, 38x34 px)
+shift           passed, largest deviation N, tolerance 2e-04 (138 values at 32x32, 33x33 px)
 crop agreement  cells equal crops to N of the score range (5 cells)
 time            rewritten in N s, proven in N s
 """
@@ -38,7 +39,7 @@ time            rewritten in N s, proven in N s
 
 def masked(text: str) -> str:
     """Times and measured deviations by the letter N."""
-    text = re.sub(r"(deviation|equal crops to) \d(\.\d)?e-\d\d", r"\1 N", text)
+    text = re.sub(r"(deviation|equal crops to) \d(\.\d)?e[-+]\d\d", r"\1 N", text)
     return re.sub(r"in \d+\.\d s", "in N s", text)
 
 

@@ -15,7 +15,9 @@ import readme_refresh
 from cli_runs import ROOT, environment
 from readme_refresh import furnish, run_all, sessions
 
-from onnxfc.cli import rewrite
+from onnxfc.commands.check import check
+from onnxfc.commands.inspect import inspect
+from onnxfc.commands.rewrite import rewrite
 from onnxfc.errors import ExitCode
 
 TEXT = (ROOT / "README.md").read_text("utf-8")
@@ -130,7 +132,8 @@ def test_digits_figures(room: Path) -> None:
 
 
 def test_option_table_is_complete() -> None:
-    names = {name for parameter in rewrite.params for name in parameter.opts if name.startswith("-")}
+    commands = (rewrite, check, inspect)
+    names = {name for command in commands for option in command.params for name in option.opts if name.startswith("-")}
     told = set(re.findall(r"`(-[-\w]+)", TEXT))
     assert names <= told
     assert told <= names | {"-h", "--help", "--version"}
@@ -146,11 +149,13 @@ def codes() -> set[str]:
     found = set()
     for path in (ROOT / "onnxfc").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            if isinstance(node, ast.Call) and node.args:
                 name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-                found |= {node.args[0].value} if name in {"refuse", "Refusal"} else set()
-            if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "_WHY":
-                found |= {code for code, _ in ast.literal_eval(node.value).values()}
+                first = node.args[0]
+                if isinstance(first, ast.Starred) and isinstance(first.value, ast.Tuple):
+                    first = first.value.elts[0]
+                if name in {"refuse", "Refusal", "_reasons"} and isinstance(first, ast.Constant):
+                    found.add(first.value)
     return found - {"per-window"}  # a note, not a refusal
 
 

@@ -142,8 +142,8 @@ def slice_(site: Site) -> Outcome:
             return site.refuse("flipped", "turns the map around: a cell would read the other end of the image")
         if start < 0 or 0 <= end < site.shape_in()[axis]:
             return as_window(site)
-        field = fields[place]
-        fields[place] = Field(field.size, field.stride * step, field.start + start * field.stride)
+        field = fields[place].cut(start, -end if end < 0 else 0)
+        fields[place] = replace(field, stride=field.stride * step)
         changes[axis] = end if end < 0 else _OPEN
     return _sliced(site, view, cuts, changes, tuple(fields))
 

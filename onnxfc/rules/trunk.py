@@ -178,7 +178,8 @@ def pad(site: Site) -> Outcome:
         return site.refuse("unknown-pads", "takes amounts that are not constant")
     begin, end = amounts
     fields = tuple(
-        field.through(1, pad=begin[axis]) for field, axis in zip(view.trace.fields, view.spatial, strict=True)
+        field.cut(max(0, -begin[axis]), max(0, -end[axis])).through(1, pad=max(0, begin[axis]))
+        for field, axis in zip(view.trace.fields, view.spatial, strict=True)
     )
     touched = any(begin[axis] > 0 or end[axis] > 0 for axis in view.spatial)
     taints: frozenset[Taint] = frozenset([site.taint("padding")] if touched else [])
