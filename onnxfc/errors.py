@@ -18,7 +18,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from onnxfc.proof import Parity
+    from onnxfc.parity import Parity
 
 __all__ = [
     "ExitCode",

@@ -24,6 +24,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = (
     ("onnxfc",),
+    ("parity",),
     ("errors",),
     ("claim", "wire", "graph", "specs", "receptive_field"),
     ("atomic", "storage", "views"),

@@ -5,9 +5,7 @@ It knows nothing of how models are rewritten, and may not import the code that d
 
 from __future__ import annotations
 
-from onnxfc.proof.check import check
-from onnxfc.proof.options import CheckOptions
-from onnxfc.proof.results import (
+from onnxfc.parity import (
     Conditions,
     CropResult,
     OutputResult,
@@ -15,6 +13,8 @@ from onnxfc.proof.results import (
     ParityResult,
     VerdictResult,
 )
+from onnxfc.proof.check import check
+from onnxfc.proof.options import CheckOptions
 
 __all__ = [
     "CheckOptions",

@@ -15,6 +15,7 @@ import onnxruntime
 
 from onnxfc.claim import Claim
 from onnxfc.model_file import ModelFile
+from onnxfc.parity import Conditions, CropResult, Parity, ParityResult, VerdictResult
 from onnxfc.proof.claims import claim_problem, window_problem
 from onnxfc.proof.crops import compare_crops
 from onnxfc.proof.forms import WINDOWED
@@ -22,7 +23,6 @@ from onnxfc.proof.head import Head, HeadPlan, plan_head
 from onnxfc.proof.native import compare_native
 from onnxfc.proof.observe import Evidence, Progress, observe
 from onnxfc.proof.options import CheckOptions
-from onnxfc.proof.results import Conditions, CropResult, Parity, ParityResult, VerdictResult
 from onnxfc.proof.sessions import RunError, Runner
 from onnxfc.proof.shift import compare_shifted
 from onnxfc.proof.sizes import larger_sizes

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnxfc.claim import Claim, Output
+from onnxfc.parity import CropResult
 from onnxfc.proof.forms import REDUCED, WINDOWED, FormError, cell_value, reduce_cells
 from onnxfc.proof.observe import Evidence
 from onnxfc.proof.options import CheckOptions
-from onnxfc.proof.results import CropResult
 from onnxfc.proof.scale import Scale
 from onnxfc.proof.sessions import Array
 from onnxfc.proof.windows import Capture

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxfc.claim import Boundary, Claim, Output
+from onnxfc.parity import ParityResult
 from onnxfc.proof.inputs import Kind
 from onnxfc.proof.observe import Evidence, Progress
 from onnxfc.proof.options import CheckOptions
-from onnxfc.proof.results import ParityResult
 from onnxfc.proof.sessions import Arrays, RunError, Runner
 from onnxfc.proof.tally import Tally
 

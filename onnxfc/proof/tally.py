@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from onnxfc.parity import OutputResult, ParityResult
 from onnxfc.proof.options import CheckOptions
-from onnxfc.proof.results import OutputResult, ParityResult
 from onnxfc.proof.scale import Scale
 from onnxfc.proof.sessions import Array
 
