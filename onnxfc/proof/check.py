@@ -95,6 +95,10 @@ class _Check:
         if "failed" not in (result.status, window.status):
             crops = compare_crops(captures, evidence, self.claim, self.options)
         vacuous = next(iter([*native.vacuous, *windows.vacuous]), None)
+        result, window = (
+            replace(item, reason=item.reason + evidence.drowned) if item.status == "failed" else item
+            for item in (result, window)
+        )
         return replace(self._parity(evidence, result, window, crops, vacuous), shift=shift)
 
     def _plan(self, *, windowed: bool) -> HeadPlan:
