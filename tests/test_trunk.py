@@ -1,0 +1,160 @@
+"""What happens to a map on its way to the head: slices, flips, context spread again, odd sizes, freed batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from hazards import CHANNELS, FEATURES, Net, bodied, complete, proven, refusal
+
+from onnxfc.rewrite import Rewrite, RewriteOptions, rewrite
+
+OPEN = 2**31 - 1
+M = 5
+
+
+def cut(net: Net, tensor: str, *bounds: list[int]) -> str:
+    """Slice with starts, ends, axes (and steps)."""
+    return str(net.op("Slice", tensor, *(net.ints(*values) for values in bounds)))
+
+
+def flat(net: Net, tensor: str, features: int) -> str:
+    return str(net.fc(net.op("Flatten", tensor), features, M))
+
+
+def run(done: Rewrite, **feeds: np.ndarray) -> np.ndarray:
+    session = ort.InferenceSession(complete(done).SerializeToString(), providers=["CPUExecutionProvider"])
+    scores: np.ndarray = session.run(None, feeds)[0]
+    return scores
+
+
+@pytest.mark.parametrize(
+    ("bounds", "features", "kernel", "stride"),
+    [
+        (([1, 1], [-1, -1], [2, 3]), 18, "3x2", (2, 2)),
+        (([0, 0], [OPEN, OPEN], [2, 3], [2, 2]), 18, "3x2", (4, 4)),
+        (([0, 0], [5, 4], [2, 3]), 60, "5x4", (2, 2)),
+        (([0], [2], [2]), 24, "5x4", (2, 2)),
+        (([-2], [OPEN], [2]), 24, "5x4", (2, 2)),
+    ],
+    ids=["border cut off", "every second", "ends baked", "first rows", "last rows"],
+)
+def test_slice(bounds: Any, features: int, kernel: str, stride: tuple[int, int]) -> None:
+    """A piece of the native size belongs to the window; all else follows the image."""
+    done = proven(bodied(lambda net, tensor: flat(net, cut(net, tensor, *bounds), features)))
+    assert done.replacements[0].after == f"Conv {kernel} 3→5"
+    assert done.claim.stride == stride
+    assert done.claim.verdict == "exact"
+
+
+def test_flip_is_refused() -> None:
+    """Each cell would read the far end of the image: windows are not mirrored by mirroring the map."""
+    model = bodied(lambda net, tensor: flat(net, cut(net, tensor, [-1], [-(2**31)], [3], [-1]), FEATURES))
+    assert refusal(model).code == "flipped"
+
+
+def test_einsum_over_channels() -> None:
+    def body(net: Net, tensor: str) -> str:
+        return flat(net, net.op("Einsum", tensor, net.random(7, CHANNELS), equation="nchw,oc->nohw"), 140)
+
+    assert proven(bodied(body)).replacements[0].after == "Conv 5x4 7→5"
+
+
+def test_norm_of_the_whole_map_is_context() -> None:
+    def body(net: Net, tensor: str) -> str:
+        return flat(net, net.op("Mul", tensor, net.op("ReduceL2", tensor, axes=[2, 3])), FEATURES)
+
+    done = rewrite(bodied(body))
+    assert done.claim.verdict == "approximate"
+    assert {item.partition(":")[0] for item in done.claim.blame} == {"context"}
+
+
+def test_pooled_vector_spread_over_the_native_map_again() -> None:
+    """As image-level pooling does: Resize of the pooled vector to the native size, beside the map."""
+
+    def body(net: Net, tensor: str) -> str:
+        pool = net.op("GlobalAveragePool", tensor)
+        wide = net.op("Resize", pool, "", "", net.ints(1, CHANNELS, 5, 4), mode="nearest")
+        return flat(net, net.op("Concat", tensor, wide, axis=1), 2 * FEATURES)
+
+    done = rewrite(bodied(body, opset=13))
+    assert done.claim.verdict == "approximate"
+    assert run(done, image=np.zeros((1, 2, 23, 17), np.float32)).shape[2:] == (7, 5)
+
+
+def test_batch_baked_into_context_is_freed() -> None:
+    def body(net: Net, tensor: str) -> str:
+        vector = net.op("Reshape", net.op("GlobalAveragePool", tensor), net.ints(1, CHANNELS))
+        gate = net.op("Sigmoid", net.fc(vector, CHANNELS, CHANNELS))
+        return flat(net, net.op("Mul", tensor, net.op("Reshape", gate, net.ints(1, CHANNELS, 1, 1))), FEATURES)
+
+    done = rewrite(bodied(body), options=RewriteOptions(dynamic_batch=True))
+    images = np.random.default_rng(0).standard_normal((3, 2, 11, 9)).astype(np.float32)
+    single = np.concatenate([run(done, image=image[None]) for image in images])
+    np.testing.assert_allclose(run(done, image=images), single, rtol=1e-5, atol=1e-6)
+
+
+def test_idle_ceil_mode_stays_idle_at_other_sizes() -> None:
+    """12 pixels leave a 10x10 map, which a pool of 2 divides: at 13 a partial window must not appear."""
+    net = Net()
+    tensor = net.op("Relu", net.conv(net.image(1, (12, 12)), 2, 4, (3, 3), strides=[1, 1]))
+    pool = net.op("MaxPool", tensor, kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1)
+    done = proven(net.model(net.fc(net.op("Flatten", pool), 100, M)))
+    assert done.claim.verdict == "exact"
+    assert run(done, image=np.zeros((1, 2, 13, 13), np.float32)).shape == (1, M, 1, 1)
+
+
+def test_branches_of_different_stride_at_every_size() -> None:
+    """Off the grid one branch may end a cell later: both are cut to the common grid."""
+    net = Net()
+    image = net.image(1, (13, 13))
+    one = net.conv(image, 2, 3, (1, 1), strides=[2, 2])
+    two = net.conv(image, 2, 3, (7, 7), strides=[4, 4])
+    both = net.op("Concat", net.op("Flatten", net.op("Relu", one)), net.op("Flatten", net.op("Relu", two)), axis=1)
+    done = proven(net.model(net.fc(both, 3 * 49 + 3 * 4, M)))
+    assert done.claim.size_step == (1, 1)
+    for side in range(13, 34):
+        cells = (side - 13) // 4 + 1
+        assert run(done, image=np.zeros((1, 2, side, side), np.float32)).shape == (1, M, cells, cells)
+
+
+def test_channels_last_image_without_any_conv() -> None:
+    net = Net()
+    x = net.input("x", ["n", 12, 10, 3])
+    model = net.model(net.fc(net.op("Relu", net.fc(net.op("Flatten", x), 360, 8)), 8, M))
+    done = proven(model)
+    assert done.claim.native_size == (12, 10)
+
+
+def test_features_of_a_huge_window_one_by_one_are_refused() -> None:
+    """Softmax over a flattened map needs every feature of every window: no memory for that."""
+    net = Net()
+    tensor = net.conv(net.image(1, (96, 96)), 2, 8, (1, 1), strides=[1, 1])
+    model = net.model(net.fc(net.op("Softmax", net.op("Flatten", tensor), axis=-1), 8 * 96 * 96, 2))
+    assert refusal(model).code == "window-too-large"
+
+
+def test_table_read_by_class_number_is_not_taken_for_the_scores() -> None:
+    def body(net: Net, tensor: str) -> str:
+        best = net.op("ArgMax", flat(net, tensor, FEATURES), axis=1, keepdims=0)
+        return str(net.op("Gather", net.random(M), best, axis=0))
+
+    assert refusal(bodied(body)).code == "dynamic-parameter"
+
+
+@pytest.mark.parametrize("batch", [1, "N"])
+def test_side_input_beside_the_features(batch: int | str) -> None:
+    """One vector per image, the same in every cell."""
+    net = Net()
+    tensor = net.trunk(batch)
+    side = net.input("age", [batch, 4])
+    both = net.op("Concat", net.op("Flatten", tensor), side, axis=1)
+    done = rewrite(net.model(net.fc(both, FEATURES + 4, M)))
+    assert done.parity is not None
+    assert done.parity.window.status == "passed"
+    image = np.random.default_rng(0).standard_normal((1, 2, 13, 11)).astype(np.float32)
+    low, high = (run(done, image=image, age=np.full((1, 4), value, np.float32)) for value in (0, 1))
+    difference = (high - low).reshape(M, -1)
+    np.testing.assert_allclose(difference, np.broadcast_to(difference[:, :1], difference.shape), atol=1e-5)
