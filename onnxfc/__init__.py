@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from onnxfc.rewrite import Rewrite, RewriteOptions, rewrite
     from onnxfc.site import Replacement
 
-__version__ = "0.1.0"
+from onnxfc.version import __version__
 
 __all__ = [
     "Boundary",

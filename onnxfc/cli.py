@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
-from onnxfc import __version__
 from onnxfc.commands.check import check
 from onnxfc.commands.common import EPILOG
 from onnxfc.commands.inspect import inspect
 from onnxfc.commands.rewrite import rewrite
 from onnxfc.errors import ExitCode
+from onnxfc.version import __version__
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG)

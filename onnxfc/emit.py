@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from onnx import helper
 
 from onnxfc.draft import Draft
 
@@ -115,7 +116,5 @@ def reshape(draft: Draft, tensor: str, target: Sequence[int | str], output: str 
 
 def scalar(draft: Draft, value: float, like: str) -> str:
     """A constant of rank 0 in the element type of ``like``."""
-    from onnx import helper
-
     dtype = helper.tensor_dtype_to_np_dtype(draft.spec(like).dtype)
     return draft.constant(np.asarray(value, dtype=dtype), "scalar")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from onnx import helper
 
 from onnxfc import emit
 from onnxfc.claim import Boundary
@@ -181,8 +182,6 @@ def _shaped(draft: Draft, tensor: str, view: Window) -> str:
 
 
 def _typed(draft: Draft, value: np.ndarray, like: str) -> str:
-    from onnx import helper
-
     return draft.constant(value.astype(helper.tensor_dtype_to_np_dtype(draft.spec(like).dtype)), "lifted")
 
 

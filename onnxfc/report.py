@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxfc import __version__
 from onnxfc.atomic import NewFile, writing
 from onnxfc.errors import NothingToRewrite, OnnxfcError, ProofFailed, Refusal
 from onnxfc.storage import write_all
+from onnxfc.version import __version__
 
 if TYPE_CHECKING:
     from onnxfc.proof import CropResult, Parity, ParityResult

@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from onnxfc import __version__
 from onnxfc.errors import ExitCode, OnnxfcError
 from onnxfc.report import parity_as_json, proof_lines, row, size, verdict_text
+from onnxfc.version import __version__
 
 if TYPE_CHECKING:
     from onnxfc.checking import Checked

@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from onnxfc import __version__
 from onnxfc.report import row, size, verdict_text
+from onnxfc.version import __version__
 
 if TYPE_CHECKING:
     from onnxfc.inspection import Cost, Inspection

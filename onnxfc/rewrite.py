@@ -9,7 +9,6 @@ from pathlib import Path
 
 import onnx
 
-from onnxfc import __version__
 from onnxfc.analyse import RewriteOptions, analyse, claim_of, map_at_twice, recognise
 from onnxfc.assemble import assemble
 from onnxfc.claim import PREFIX, Claim
@@ -18,6 +17,7 @@ from onnxfc.model_file import ModelFile, SaveOptions
 from onnxfc.outputs import reduction_contradicts
 from onnxfc.proof import CheckOptions, Parity, check
 from onnxfc.site import Replacement
+from onnxfc.version import __version__
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ PACKAGE = ROOT / "onnxfc"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = (
+    ("parity", "version"),
     ("onnxfc",),
-    ("parity",),
     ("errors",),
     ("claim", "wire", "graph", "specs", "receptive_field"),
     ("atomic", "storage", "views"),
@@ -122,8 +122,8 @@ def test_no_circles() -> None:
         visit(name, ())
 
 
-def test_the_ground_imports_nothing() -> None:
-    assert GRAPH["onnxfc"] == set()
+def test_the_package_itself_imports_nothing_but_its_version() -> None:
+    assert GRAPH["onnxfc"] <= {"onnxfc.version"}
 
 
 def reached(name: str) -> set[str]:

@@ -33,8 +33,8 @@ def on_maps(site: Site) -> Outcome:
     small = [view for view in maps if extent_of(site, view) != extent_of(site, big)]
     if small:
         return _rejoin(site, big, small)
-    traces = [view.trace for view in maps] + [v.trace for v in site.views if isinstance(v, Context)]
-    trace = Trace.join([replace(item, fields=big.trace.fields) if item not in _of(maps) else item for item in traces])
+    context = [replace(view.trace, fields=big.trace.fields) for view in site.views if isinstance(view, Context)]
+    trace = Trace.join([*(view.trace for view in maps), *context])
     if trace is None:
         return site.refuse("grids-differ", "combines maps of different stride")
     for position, view in enumerate(site.views):
@@ -51,10 +51,6 @@ def on_maps(site: Site) -> Outcome:
             trace = trace.tainted(site.taint("context"))
     site.keep()
     return site.maps(trace, big.spatial)
-
-
-def _of(maps: Sequence[Map]) -> list[Trace]:
-    return [view.trace for view in maps]
 
 
 def _from_right(site: Site, view: Map) -> tuple[int, ...]:
