@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import onnx
 from onnx import inliner
 
@@ -9,14 +12,17 @@ from onnxfc.graph import Graph, attributes, canonical_domain, inputs_of
 from onnxfc.model_file import ModelFile
 
 
-def inlined(model: ModelFile) -> ModelFile:
-    """The model with nothing on the image's way folded away in functions; the very same where nothing is."""
+def inlined(model: ModelFile, known: Mapping[str, bool] = MappingProxyType({})) -> ModelFile:
+    """The model with nothing on the image's way folded away in functions; the very same where nothing is.
+
+    ``known``: conditions, by tensor, that were found to be the same at every image size.
+    """
     moving = _called_with_images(model.proto)
     if moving:
         model = model.with_proto(inliner.inline_selected_functions(model.proto, sorted(moving)))
     graph = Graph(model.proto)
-    if any(_branch(graph, node) is not None for node in graph.nodes):
-        model = model.with_proto(_without_ifs(graph))
+    if any(_branch(graph, node, known) is not None for node in graph.nodes):
+        model = model.with_proto(_without_ifs(graph, known))
     return model
 
 
@@ -39,10 +45,13 @@ def _called_with_images(model: onnx.ModelProto) -> set[tuple[str, str]]:
     return found
 
 
-def _branch(graph: Graph, node: onnx.NodeProto) -> onnx.GraphProto | None:
+def _branch(graph: Graph, node: onnx.NodeProto, known: Mapping[str, bool]) -> onnx.GraphProto | None:
     """The branch that an If always takes; None for all other nodes."""
     if node.op_type != "If" or canonical_domain(node.domain):
         return None
+    if node.input[0] in known:
+        chosen: onnx.GraphProto = attributes(node)["then_branch" if known[node.input[0]] else "else_branch"]
+        return chosen
     condition = graph.initializers.get(node.input[0])
     producer = graph.producers.get(node.input[0])
     if condition is None and producer is not None and producer.op_type == "Constant":
@@ -54,14 +63,14 @@ def _branch(graph: Graph, node: onnx.NodeProto) -> onnx.GraphProto | None:
     return branch
 
 
-def _without_ifs(graph: Graph) -> onnx.ModelProto:
+def _without_ifs(graph: Graph, known: Mapping[str, bool]) -> onnx.ModelProto:
     """Every If with a constant condition replaced by the nodes of its branch."""
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)
     del model.graph.node[:]
     taken_names = graph.names()
     for node in graph.nodes:
-        branch = _branch(graph, node)
+        branch = _branch(graph, node, known)
         if branch is None:
             model.graph.node.append(node)
             continue

@@ -37,7 +37,7 @@ class State:
 
     ``single``: the batch is 1 and stays so. ``rank``: how many spatial axes images have; ``image_shapes``: the image
     at every probe. ``reached``: how many nodes it visited before the first refusal. ``blocked``: the pools from which
-    something descends that was refused.
+    something descends that was refused. ``conditions`` of Ifs that were refused, but are the same at every size.
     """
 
     graph: Graph
@@ -53,6 +53,7 @@ class State:
     replacements: list[Replacement] = field(default_factory=list)
     notes: list[Refusal] = field(default_factory=list)
     not_affine: list[Refusal] = field(default_factory=list)
+    conditions: dict[str, bool] = field(default_factory=dict)
     blocked: set[str] = field(default_factory=set)
     reached: int = 0
     refused: bool = False

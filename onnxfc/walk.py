@@ -190,6 +190,9 @@ def _outcome(state: State, node: onnx.NodeProto, views: Sequence[View]) -> Outco
     if lead is None:
         return _size_free(site, views)
     if leading(site.views) is None:
+        if site.op_type == "If" and isinstance(site.views[0], Fixed):
+            condition = state.draft.spec(site.views[0].tensor).constant
+            state.conditions |= {} if condition is None else {node.input[0]: bool(condition.any())}
         return site.refuse("subgraph", "has a body that reads what was computed from the image")
     if node.domain not in {"", "ai.onnx"} and (node.domain, node.op_type, lead) not in RULES:
         return site.refuse("unsupported-operator", f"of domain {node.domain} is not supported here", _EXPORT)

@@ -36,7 +36,16 @@ def ops(done: Rewrite) -> list[str]:
 @pytest.mark.parametrize("exporter", EXPORTERS)
 @pytest.mark.parametrize(
     ("name", "step"),
-    [("rows", 1), ("token_head", 1), ("excited", 1), ("blocks", 4), ("constants", 1), ("coincident", 1)],
+    [
+        ("rows", 1),
+        ("token_head", 1),
+        ("excited", 1),
+        ("blocks", 4),
+        ("constants", 1),
+        ("coincident", 1),
+        ("pyramid", 1),
+        ("response_norm", 1),
+    ],
 )
 def test_takes_every_size_of_its_step(name: str, step: int, exporter: str) -> None:
     """One cell per window of the stride of 2, at sizes on the grid, off it, and not square."""
@@ -52,7 +61,7 @@ def test_takes_every_size_of_its_step(name: str, step: int, exporter: str) -> No
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
-@pytest.mark.parametrize("name", ["rows", "token_head", "blocks", "coincident"])
+@pytest.mark.parametrize("name", ["rows", "token_head", "blocks", "coincident", "response_norm"])
 def test_interior_follows_the_image(name: str, exporter: str) -> None:
     """Cells that see no border are the same wherever their crop lies: no place was taken for a channel or an image."""
     done = rewritten(name, exporter)
