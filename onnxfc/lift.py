@@ -185,6 +185,22 @@ def _typed(draft: Draft, value: np.ndarray, like: str) -> str:
     return draft.constant(value.astype(helper.tensor_dtype_to_np_dtype(draft.spec(like).dtype)), "lifted")
 
 
+def all_scores(site: Site, views: Sequence[View | None]) -> list[ScoreMap] | Refusal:
+    """All that is lifted among ``views`` as score maps on one grid, in order."""
+    refusal = beside_windows(site)
+    if refusal is not None:
+        return refusal
+    scores: list[ScoreMap] = []
+    for view in views:
+        if isinstance(view, Window | ScoreMap | Map):
+            found = to_scores(site, view)
+            if not isinstance(found, ScoreMap):
+                return found
+            scores.append(found)
+    met = meet(site, scores)
+    return met if isinstance(met, Refusal) else [view for view in met if isinstance(view, ScoreMap)]
+
+
 def beside_windows(site: Site) -> Refusal | None:
     """A result of the whole image must not meet one of a window: no cell would be what the original says."""
     if any(isinstance(view, Context) for view in site.views):

@@ -27,8 +27,9 @@ _AFFINE = {
 }
 
 _ANY_INPUT = {
-    *("Add", "And", "Concat", "Div", "Einsum", "Equal", "Gemm", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
-    *("MatMul", "Max", "Mean", "Min", "Mod", "Mul", "Or", "PRelu", "Pow", "Sub", "Sum", "Where", "Xor"),
+    *("Add", "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Concat", "Div", "Einsum", "Equal", "Gather"),
+    *("GatherElements", "Gemm", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "MatMul", "Max", "Mean", "Min"),
+    *("Mod", "Mul", "Or", "PRelu", "Pow", "ScatterElements", "Sub", "Sum", "Where", "Xor"),
 }
 """Operators whose lifted input may be any; all others have their data first."""
 _LEAVE = "leave this model at its native size"
@@ -214,8 +215,6 @@ def _no_rule(site: Site) -> Refusal:
         code, why, advice = _WHY[site.op_type]
         return site.refuse(code, why, advice)
     lifted = [view for view in site.views if isinstance(view, Map | Window | ScoreMap)]
-    if site.op_type == "Einsum" and len(lifted) > 1:
-        return site.refuse("attention", _ATTENTION, _LEAVE)
     if any(isinstance(view, Window) for view in lifted):
         return site.refuse("cut-out", "works on a piece of the map that was cut out or flattened before", _LEAVE)
     return site.refuse("unsupported-operator", "is not supported here", _LEAVE)

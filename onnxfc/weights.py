@@ -23,17 +23,24 @@ from onnxfc.views import Fixed, Source, Window
 
 @dataclass(frozen=True)
 class Weight:
-    """An FC weight: tensor of the original, stored (M, F) if ``out_first`` else (F, M), times ``factor``.
+    """An FC weight: a tensor of the original, times ``factor``.
 
+    Its axes in the ``order`` given are first those of the outputs, then those of the features: (0, 1) for a stored
+    (M, F), (1, 0) for (F, M), (0,) for a vector (F,) that makes one output.
     ``alone``: nothing else reads it, nor the tensors on the way from it to this FC layer.
     """
 
     name: str
-    out_first: bool
+    order: tuple[int, ...]
     inputs: int
     outputs: int
     factor: float = 1.0
     alone: bool = True
+
+    @property
+    def out_first(self) -> bool:
+        """Whether its bytes are those of the (M, F) matrix."""
+        return self.order == tuple(range(len(self.order)))
 
 
 def resolve(site: Site, weight: Weight) -> Weight:
@@ -43,7 +50,8 @@ def resolve(site: Site, weight: Weight) -> Weight:
     producer = graph.producers.get(weight.name)
     while producer is not None and producer.op_type in {"Identity", "Transpose"} and not producer.domain:
         if producer.op_type == "Transpose":
-            weight = replace(weight, out_first=not weight.out_first)
+            perm = attributes(producer).get("perm", range(len(weight.order))[::-1])
+            weight = replace(weight, order=tuple(perm[axis] for axis in weight.order))
         name = producer.input[0]
         weight = replace(weight, name=name, alone=weight.alone and graph.uses[name] == 1)
         producer = graph.producers.get(name)
@@ -90,7 +98,7 @@ def _matrix(site: Site, weight: Weight) -> Array:
     """(M, F) in the weight's own type."""
     value = site.weights(weight.name)
     assert value is not None
-    matrix = value if weight.out_first else value.T
+    matrix = value.transpose(weight.order).reshape(weight.outputs, weight.inputs)
     if weight.factor != 1.0:
         matrix = (matrix.astype(np.float64) * weight.factor).astype(value.dtype)
     return matrix
@@ -153,8 +161,10 @@ def _in_graph(site: Site, weight: Weight, view: Window) -> str:
     assert isinstance(fixed, Fixed)
     tensor = fixed.tensor
     if not weight.out_first:
-        tensor = emit.transpose(draft, tensor, [1, 0])
+        tensor = emit.transpose(draft, tensor, weight.order)
     if not view.in_order:
+        if len(weight.order) != 2:
+            tensor = emit.reshape(draft, tensor, [weight.outputs, weight.inputs])
         order = np.argsort(view.index.ravel(), kind="stable")
         tensor = draft.emit("Gather", [tensor, draft.constant(order, "order")], axis=1)
     if weight.factor != 1.0:

@@ -95,32 +95,6 @@ def group_normalization(site: Site) -> Outcome:
     ]
 
 
-@rule("Einsum", on=Map, attributes=("equation",))
-def einsum(site: Site) -> Outcome:
-    """Sums over channels alone, place by place. https://onnx.ai/onnx/operators/onnx__Einsum.html"""
-    maps = [position for position, view in enumerate(site.views) if isinstance(view, Map)]
-    if len(maps) > 1:
-        return site.refuse("attention", "relates what was computed from the image to itself (attention)")
-    left, arrow, right = str(site.attrs["equation"]).replace(" ", "").partition("->")
-    terms = left.split(",")
-    view = site.views[maps[0]]
-    assert isinstance(view, Map)
-    own = terms[maps[0]]
-    if (
-        not arrow
-        or "." in left
-        or right[:1] != own[:1]
-        or any(term.count(letter) > 1 for term in terms for letter in term)
-    ):
-        return site.refuse("unsupported-operator", "has an equation that is not understood")
-    others = "".join(term for position, term in enumerate(terms) if position != maps[0])
-    places = [own[axis] for axis in view.spatial]
-    if any(letter in others or letter not in right for letter in (own[0], *places)):
-        return site.refuse("fc-over-space", "sums over the places of the native size, or over the batch")
-    site.keep()
-    return site.maps(view.trace, tuple(right.index(letter) for letter in places))
-
-
 @rule("Expand", on=Map)
 def expand(site: Site) -> Outcome:
     """To the map's own shape it changes nothing; else the places must not be spread."""

@@ -195,7 +195,9 @@ def _sliced(
 
 @rule("Gather", on=Map, attributes=("axis",))
 def gather(site: Site) -> Outcome:
-    """Picks channels; an index of rank 0 takes the channel axis away."""
+    """Picks channels; an index of rank 0 takes the channel axis away. Or a table is read place by place."""
+    if isinstance(site.views[0], Fixed):
+        return _table_look_up(site)
     view = _map(site)
     axis = positive(int(site.attrs.get("axis", 0)), len(site.shape_in()))
     if not isinstance(site.views[1], Fixed) or axis == 0:
@@ -205,6 +207,15 @@ def gather(site: Site) -> Outcome:
     more = len(site.shape_in(1)) - 1
     site.keep()
     return site.maps(view.trace, tuple(place + more if place > axis else place for place in view.spatial))
+
+
+def _table_look_up(site: Site) -> Outcome:
+    """A constant's rows by the numbers of a map: the rows' axes are new channels, behind all others."""
+    places = site.views[1]
+    if not isinstance(places, Map) or positive(int(site.attrs.get("axis", 0)), len(site.shape_in())) != 0:
+        return site.refuse("dynamic-parameter", "reads a table along another axis than its first")
+    site.keep()
+    return site.maps(places.trace, places.spatial)
 
 
 @rule("Flatten", "Reshape", on=Map, attributes=("allowzero", "axis"))

@@ -9,7 +9,8 @@ import numpy as np
 
 from onnxfc import emit
 from onnxfc.errors import Refusal
-from onnxfc.lift import beside_windows, meet, simplest, spread, to_scores
+from onnxfc.lift import all_scores, meet, simplest, spread
+from onnxfc.rules.indexing import look_up
 from onnxfc.rules.table import rule
 from onnxfc.site import Outcome, Site, axes_of, positive
 from onnxfc.views import Fixed, Index, Map, ScoreMap, Source, Trace, View, Window
@@ -44,7 +45,8 @@ def move(site: Site, views: Sequence[View | None]) -> Outcome:
     """Run the original node on the windows' indices; every output is a window again."""
     windows = [view for view in views if isinstance(view, Window)]
     pending = any(view.scale is not None or view.shift is not None for view in windows)
-    if pending or (site.op_type == "Concat" and len(windows) != len(site.node.input)):
+    beside = site.op_type == "Concat" and len(windows) != len(site.node.input)
+    if pending or beside or not isinstance(views[0], Window):
         return over_scores(site, views)
     if _transposes_batch(site, windows[0]):
         return [replace(windows[0], batch_axis=0 if windows[0].batch_axis else 1)]
@@ -146,20 +148,9 @@ def move_scores(site: Site) -> Outcome:
 
 def over_scores(site: Site, views: Sequence[View | None]) -> Outcome:
     """The node on score maps; each operator in its own way."""
-    refusal = beside_windows(site)
-    if refusal is not None:
-        return refusal
-    scores: list[ScoreMap] = []
-    for view in views:
-        if isinstance(view, Window | ScoreMap | Map):
-            found = to_scores(site, view)
-            if not isinstance(found, ScoreMap):
-                return found
-            scores.append(found)
-    met = meet(site, scores)
-    if isinstance(met, Refusal):
-        return met
-    scores = [view for view in met if isinstance(view, ScoreMap)]
+    scores = all_scores(site, views)
+    if isinstance(scores, Refusal):
+        return scores
     trace = Trace.join([view.trace for view in scores])
     assert trace is not None
     if site.op_type == "Concat":
@@ -215,6 +206,10 @@ def _concat(site: Site, scores: Sequence[ScoreMap], trace: Trace) -> Outcome:
     return site.score_maps(trace)
 
 
+def _gather(site: Site, scores: Sequence[ScoreMap], trace: Trace) -> Outcome:
+    return _axis(site, scores, trace) if isinstance(site.views[1], Fixed) else look_up(site, scores, trace)
+
+
 def _axis(site: Site, scores: Sequence[ScoreMap], trace: Trace) -> Outcome:
     axis = positive(int(site.attrs.get("axis", 0)), 1 + len(scores[0].features))
     if axis == 0 and site.op_type == "Gather" and site.may_swallow:
@@ -264,7 +259,7 @@ _SCORES = {
     "Concat": _concat,
     "Expand": _appended,
     "Flatten": _reshape,
-    "Gather": _axis,
+    "Gather": _gather,
     "Reshape": _reshape,
     "Slice": _slice,
     "Split": _axis,

@@ -54,11 +54,12 @@ def along_axis(site: Site) -> Outcome:
 _ROWWISE = (
     *("AveragePool", "Conv", "ConvTranspose", "DepthToSpace", "GlobalAveragePool", "GlobalMaxPool"),
     *("GroupNormalization", "InstanceNormalization", "LpPool", "LRN", "MaxPool", "SpaceToDepth"),
+    *("Det", "Trilu"),
 )
 _ROWWISE_ATTRIBUTES = (
     *("alpha", "auto_pad", "beta", "bias", "blocksize", "ceil_mode", "count_include_pad", "dilations", "epsilon"),
     *("group", "kernel_shape", "mode", "num_groups", "output_padding", "output_shape", "p", "pads", "size"),
-    *("stash_type", "storage_order", "strides"),
+    *("stash_type", "storage_order", "strides", "upper"),
 )
 
 
@@ -66,6 +67,8 @@ _ROWWISE_ATTRIBUTES = (
 def rowwise(site: Site) -> Outcome:
     """Works on the inner axes of each row of its batch: features that were given a shape again."""
     view = site.views[0]
+    if site.op_type in {"Det", "Trilu"} and len(site.shape_in()) < 3:
+        return site.refuse("mixes-batch", "takes the batch for an axis of a matrix")
     if not isinstance(view, ScoreMap) or any(not isinstance(v, Fixed) for v in site.views[1:] if v is not None):
         return site.refuse("dynamic-parameter", "takes a parameter that depends on the image")
     if view.batch_axis is None:
@@ -73,13 +76,13 @@ def rowwise(site: Site) -> Outcome:
     return per_window(site, view)
 
 
-@rule("CumSum", "Pad", on=(Window, ScoreMap), attributes=("exclusive", "mode", "pads", "reverse", "value"))
+@rule("CumProd", "CumSum", "Pad", on=(Window, ScoreMap), attributes=("exclusive", "mode", "pads", "reverse", "value"))
 def along_features(site: Site) -> Outcome:
     """Sums up or pads feature axes; never the batch."""
     rank = len(site.shape_in())
     view = site.views[0]
     assert view is not None
-    if site.op_type == "CumSum":
+    if site.op_type in {"CumProd", "CumSum"}:
         axis = site.constant(1)
         touched = axis is None or positive(int(axis), rank) == 0
     else:
