@@ -77,6 +77,16 @@ def label(node: onnx.NodeProto) -> str:
     return node.name or f"{node.op_type} -> {next((name for name in node.output if name), '?')}"
 
 
+def unused_name(hint: str, taken: set[str]) -> str:
+    """``hint``, or with a number behind it, as a name that is not ``taken`` and now is."""
+    name, count = hint, 1
+    while name in taken:
+        count += 1
+        name = f"{hint}_{count}"
+    taken.add(name)
+    return name
+
+
 def _live(graph: Graph) -> set[int]:
     """Positions of the nodes that some output needs."""
     wanted = set(graph.outputs)

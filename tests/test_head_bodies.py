@@ -20,7 +20,7 @@ from hazards import (
     proven_or_refused,
     refusal,
 )
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, numpy_helper
 
 M = 6
 H, W = WINDOW
@@ -656,18 +656,3 @@ def test_self_attention_over_places_is_refused() -> None:
         return net.fc(net.op("Flatten", net.op("MatMul", scores, tokens)), FEATURES, M)
 
     proven_or_refused(bodied(body))
-
-
-def test_if_in_the_head() -> None:
-    """A constant condition: a refusal by name, or right."""
-
-    def body(net: Net, flat: str) -> str:
-        scores = net.fc(flat, FEATURES, M)
-        branches = {}
-        for name, kind in (("then_branch", "Relu"), ("else_branch", "Neg")):
-            info = helper.make_tensor_value_info(f"{name}_out", TensorProto.FLOAT, None)
-            node = helper.make_node(kind, [scores], [f"{name}_out"])
-            branches[name] = helper.make_graph([node], name, [], [info])
-        return str(net.op("If", net.const(True, dtype=np.bool_), **branches))
-
-    proven_or_refused(head(body))

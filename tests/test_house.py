@@ -33,7 +33,8 @@ LAYERS = (
     ("model_file",),
     ("draft", "runtime", "shapes", "match", "renaming"),
     ("emit", "site", "proof", "geometry"),
-    ("lift", "weights", "images", "cut", "inline"),
+    ("lift", "weights", "images", "cut", "branches"),
+    ("inline",),
     ("rules", "sizing", "outputs", "assemble"),
     ("walk",),
     ("analyse",),
@@ -50,7 +51,7 @@ LAYERS = (
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 REWRITING = {"walk", "rules", "rewrite", "draft", "emit", "lift", "site", "views", "weights", "outputs", "assemble"}
 REWRITING |= {"analyse", "derive", "checking", "inspection", "geometry", "shapes", "match", "commands"}
-REWRITING |= {"images", "cut", "inline", "sizing", "specs", "graph", "report", "cli", "receptive_field"}
+REWRITING |= {"branches", "images", "cut", "inline", "sizing", "specs", "graph", "report", "cli", "receptive_field"}
 
 
 def module_name(path: Path) -> str:
