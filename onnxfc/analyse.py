@@ -99,7 +99,7 @@ def _objections(state: State, reading: Sequence[Image], traces: Sequence[Trace])
     refusals = drop_refusals(state, traces)
     if refusals:
         return tuple(refusals)
-    if not state.replacements and (not traces or _is_free(state, reading)):
+    if not traces or (not state.replacements and _is_free(state, reading)):
         return (_nothing(state),)
     cut = any(set(boundary.extent) != {1} for trace in traces for boundary in trace.windows)
     if not state.replacements and cut:  # whole windows as they are: nobody wants them

@@ -10,6 +10,7 @@ from typing import Any
 from onnxfc import emit
 from onnxfc.errors import Refusal
 from onnxfc.lift import to_scores
+from onnxfc.rules.resample import RESIZE
 from onnxfc.rules.table import rule
 from onnxfc.site import Outcome, Site, positive
 from onnxfc.views import Fixed, ScoreMap, View, Window
@@ -84,12 +85,24 @@ def along_features(site: Site) -> Outcome:
     assert view is not None
     if site.op_type in {"CumProd", "CumSum"}:
         axis = site.constant(1)
-        touched = axis is None or positive(int(axis), rank) == 0
+        touched = axis is None or positive(int(axis.item()), rank) == 0
     else:
         pads = site.attrs.get("pads", site.constant(1))
         touched = pads is None or site.has_input(3) or len(pads) != 2 * rank or bool(pads[0] or pads[rank])
     if touched or site.swallowed:
         return site.refuse("mixes-batch", "works along the batch, or along an axis that is not constant")
+    return per_window(site, view)
+
+
+@rule("Resize", "Upsample", on=ScoreMap, attributes=RESIZE)
+def resized(site: Site) -> Outcome:
+    """A decoder behind an FC layer; sizes that name the batch cannot follow."""
+    scales = site.attrs.get("scales") or site.constant(1 if len(site.node.input) == 2 else 2)
+    rank, view = len(site.shape_in()), site.views[0]
+    if scales is None or len(scales) != rank or scales[0] != 1 or site.swallowed:
+        return site.refuse("mixes-batch", "resizes to sizes that name the batch, or by scales that are not constant")
+    if not isinstance(view, ScoreMap) or any(not isinstance(other, Fixed) for other in site.views[1:] if other):
+        return site.refuse("dynamic-parameter", "takes a parameter that depends on the image")
     return per_window(site, view)
 
 
