@@ -11,6 +11,7 @@ import pytest
 from file_models import external, mlp, model, noise, with_data, write
 from onnx import TensorProto, helper, numpy_helper
 
+from onnxfc import runtime
 from onnxfc.errors import ReadError
 from onnxfc.model_file import ModelFile
 from onnxfc.runtime import session
@@ -49,6 +50,18 @@ def test_without_optimisation(tmp_path: Path) -> None:
     made = session(ModelFile.open(write(tmp_path / "in.onnx", mlp())), threads=1, optimize=False)
     assert made.get_session_options().graph_optimization_level == ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     np.testing.assert_allclose(made.run(None, X)[0], expected(), rtol=1e-5, atol=1e-5)
+
+
+def test_large_models_are_not_copied_into_another_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last level lays the weights of Convs out anew, all of them in memory."""
+    opened = ModelFile.open(write(tmp_path / "in.onnx", mlp()))
+    levels = ort.GraphOptimizationLevel
+    small = session(opened, threads=1).get_session_options().graph_optimization_level
+    monkeypatch.setattr(runtime, "LARGE_MODEL", 4 * (48 * 64 + 48 + 10 * 48 + 10))
+    large = session(opened, threads=1).get_session_options().graph_optimization_level
+    assert (small, large) == (levels.ORT_ENABLE_ALL, levels.ORT_ENABLE_EXTENDED)
+    monkeypatch.setattr(runtime, "LARGE_MODEL", runtime.LARGE_MODEL + 1)
+    assert session(opened, threads=1).get_session_options().graph_optimization_level == levels.ORT_ENABLE_ALL
 
 
 def test_extra_outputs(tmp_path: Path) -> None:
