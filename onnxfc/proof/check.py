@@ -11,8 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import onnxruntime
-
+from onnxfc import runtime
 from onnxfc.claim import Claim
 from onnxfc.model_file import ModelFile
 from onnxfc.parity import Conditions, CropResult, Parity, ParityResult, VerdictResult
@@ -172,7 +171,7 @@ class _Check:
         conditions = Conditions(
             seed=self.options.seed,
             threads=self.options.threads,
-            onnxruntime=onnxruntime.__version__,
+            onnxruntime=runtime.version(),
             inputs=tuple(kind.name for kind in evidence.kinds) if evidence else (),
             samples=len(samples),
             batches=tuple(dict.fromkeys(s.batch or (evidence.batch if evidence else 1) for s in samples)),
