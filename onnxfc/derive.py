@@ -220,7 +220,12 @@ class _Deriving:
         if known is None:
             return claim
         fields = {item.name: item for item in known.outputs if item.stride}
-        return replace(claim, period=known.period, outputs=tuple(_with_field(item, fields) for item in outputs))
+        return replace(
+            claim,
+            period=known.period,
+            slack=self._slack(known),
+            outputs=tuple(_with_field(item, fields) for item in outputs),
+        )
 
     def _known(self, stride: tuple[int, ...]) -> Claim | None:
         """What onnxfc itself would claim of a rewrite of the original, where it fits the other model."""
@@ -232,6 +237,10 @@ class _Deriving:
             return None
         fits = claim.stride == stride and claim.native_size == self.native
         return claim if fits or all(item.form == "features" for item in claim.outputs) else None
+
+    def _slack(self, known: Claim) -> tuple[int, ...]:
+        """How far the known count of cells holds for the other model: off the stride's grid, or not at all."""
+        return known.slack if known.size_step == self._step(known.stride) else ()
 
     def _step(self, stride: Sequence[int]) -> tuple[int, ...]:
         """1 where the other model takes sizes off the stride's grid too, else the stride."""

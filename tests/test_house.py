@@ -25,7 +25,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     ("parity", "version"),
     ("onnxfc",),
-    ("errors",),
+    ("errors", "damage"),
     ("claim", "wire", "graph", "specs", "receptive_field"),
     ("atomic", "storage", "views"),
     ("external",),
