@@ -190,7 +190,8 @@ def export_one(name: str, exporters: list[str], out: Path, args: argparse.Namesp
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder for the files")
+    parser.add_argument("--out", type=Path, default=Path("exports"), help="folder for the files")
+    parser.add_argument("--list", action="store_true", help="only print the models' names")
     parser.add_argument("--models", nargs="+", default=["all"], help="models, families, or 'all' (the default)")
     parser.add_argument("--exporter", choices=(*EXPORTERS, "both"), default="both")
     parser.add_argument("--dynamic-batch", action="store_true", help="leave the batch size free")
@@ -198,13 +199,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--force", action="store_true", help="write files that exist again")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    args.out.mkdir(parents=True, exist_ok=True)
     everything = [name for family in FAMILIES.values() for name in family]
     names: list[str] = []
     for word in args.models:
         # 'alexnet', 'googlenet' are models and families alike.
         names += everything if word == "all" else [word] if word in everything else FAMILIES.get(word, (word,))
+    if args.list:
+        print(*dict.fromkeys(names), sep="\n")
+        return
+    torch.set_num_threads(args.threads)
+    args.out.mkdir(parents=True, exist_ok=True)
     exporters = list(EXPORTERS) if args.exporter == "both" else [args.exporter]
     for name in dict.fromkeys(names):
         export_one(name, exporters, args.out, args)

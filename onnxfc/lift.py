@@ -227,6 +227,41 @@ def lift_fixed(site: Site, position: int, grid: int) -> str:
     return emit.unsqueeze(site.draft, view.tensor, range(spec.rank, spec.rank + grid))
 
 
+def uniform(site: Site, position: int, axes: Sequence[int]) -> str | None:
+    """A Fixed input with one value along ``axes`` (negative) instead of as many that are all alike; None where not."""
+    view = site.views[position]
+    assert isinstance(view, Fixed)
+    if not axes:
+        return view.tensor
+    if not _alike(site, site.node.input[position], tuple(axes)):
+        return None
+    value = site.weights(site.node.input[position])
+    if value is None:
+        tensor = view.tensor
+        for axis in axes:
+            tensor = emit.slice_axis(site.draft, tensor, axis + site.draft.spec(tensor).rank, 0, 1)
+        return tensor
+    for axis in axes:
+        value = value.take([0], axis=axis)
+    return site.draft.constant(value, view.tensor)
+
+
+_ALIKE = {"Add", "Cast", "Div", "Exp", "Expand", "Identity", "Mul", "Neg", "Pow", "Sigmoid", "Sqrt", "Sub"}
+
+
+def _alike(site: Site, name: str, axes: tuple[int, ...]) -> bool:
+    """Whether a tensor that does not depend on the image has equal values along ``axes``, at any size."""
+    value = site.weights(name)
+    if value is not None:
+        own = [axis for axis in axes if -axis <= value.ndim]
+        return all(bool(np.all(value == value.take([0], axis=axis))) for axis in own)
+    node = site.state.graph.producers.get(name)
+    if node is None or node.op_type not in {*_ALIKE, "ConstantOfShape"}:
+        return False
+    read = [] if node.op_type == "ConstantOfShape" else node.input[:1] if node.op_type == "Expand" else node.input
+    return all(_alike(site, item, axes) for item in read)
+
+
 def spread(site: Site, position: int, like: ScoreMap) -> ScoreMap:
     """A fixed (or context) input (N, F1, ..., Fk) as scores that are the same in every cell of ``like``."""
     draft, grid = site.draft, len(like.grid)

@@ -12,8 +12,9 @@ from onnxfc.claim import Output
 from onnxfc.draft import Draft
 from onnxfc.errors import Refusal
 from onnxfc.lift import meet, to_scores
+from onnxfc.regroup import unfolded
 from onnxfc.site import Site, State
-from onnxfc.views import Context, Fixed, Map, Refused, ScoreMap, Trace, View, Window
+from onnxfc.views import Context, Fixed, Folded, Map, Refused, ScoreMap, Trace, View, Window
 
 Form = Literal["map", "mean", "max"]
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16}
@@ -58,6 +59,11 @@ def _output(state: State, name: str, view: View, form: Form) -> tuple[Output, Tr
     if isinstance(view, Fixed | Context):
         _named(state.draft, view.tensor, name)
         return Output(name, "global"), view.trace if isinstance(view, Context) else None
+    if isinstance(view, Folded):
+        window = unfolded(Site(state, state.graph.producers[name]), view)
+        if isinstance(window, Refusal):
+            return window
+        view = window
     if isinstance(view, Window):
         scores = to_scores(Site(state, state.graph.producers[name]), view)
         if isinstance(scores, Refusal):

@@ -43,6 +43,14 @@ class Field:
         """The field of every ``step``-th element."""
         return Field(self.size, self.stride * step, self.start)
 
+    def resampled(self, factor: Fraction, low: Fraction, high: Fraction) -> Field:
+        """``factor`` times as dense: element ``o`` reads those from ``o / factor + low`` to ``+ high`` before."""
+        return Field(
+            size=_whole(self.size + (high - low) * self.stride),
+            stride=_whole(self.stride / factor),
+            start=_whole(self.start + low * self.stride),
+        )
+
     @staticmethod
     def join(fields: Sequence[Field]) -> Field | None:
         """The smallest field that covers all of ``fields``; None where their strides differ."""
@@ -51,3 +59,7 @@ class Field:
         start = min(field.start for field in fields)
         end = max(field.start + field.size for field in fields)
         return Field(size=end - start, stride=fields[0].stride, start=start)
+
+
+def _whole(length: Pixels) -> Pixels:
+    return int(length) if length.denominator == 1 else length

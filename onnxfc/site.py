@@ -36,7 +36,8 @@ class State:
     """All that a walk knows; rules read it through :class:`Site` only.
 
     ``single``: the batch is 1 and stays so. ``rank``: how many spatial axes images have; ``image_shapes``: the image
-    at every probe. ``reached``: how many nodes it visited before the first refusal.
+    at every probe. ``reached``: how many nodes it visited before the first refusal. ``blocked``: the pools from which
+    something descends that was refused.
     """
 
     graph: Graph
@@ -52,6 +53,7 @@ class State:
     replacements: list[Replacement] = field(default_factory=list)
     notes: list[Refusal] = field(default_factory=list)
     not_affine: list[Refusal] = field(default_factory=list)
+    blocked: set[str] = field(default_factory=set)
     reached: int = 0
     refused: bool = False
 

@@ -139,6 +139,8 @@ class Inference:
         described = [_described(found.get(name)) for name in node.output]
         if node.op_type in _POOLS:
             described = [(dtype, _without_idle(node, inputs[0], probe, shape)) for dtype, shape in described]
+        if node.op_type == "Reshape":
+            _must_hold(inputs[0], probe, described[0][1])
         values = self._evaluate(node, inputs, described, probe)
         return [
             (dtype, tuple(value.shape) if value is not None else shape, value)
@@ -212,6 +214,13 @@ def _must_divide(node: onnx.NodeProto, inputs: Sequence[Spec | None], probe: int
         block = next(item.i for item in node.attribute if item.name == "blocksize")
         if any(length % block for length in spec.shapes[probe][2:]):
             raise InferenceFailed(f"SpaceToDepth needs sizes that are multiples of {block}")
+
+
+def _must_hold(given: Spec | None, probe: int, shape: Shape | None) -> None:
+    """A Reshape keeps its elements, of which inference says nothing where no length is left to it."""
+    if shape is not None and given is not None and given.shapes is not None:
+        if math.prod(shape) != math.prod(given.shapes[probe]):
+            raise InferenceFailed(f"Reshape of {given.shapes[probe]} to {shape}")
 
 
 def _standard(node: onnx.NodeProto) -> onnx.NodeProto:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from fractions import Fraction
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -154,6 +155,39 @@ class Window:
 
 
 @dataclass(frozen=True)
+class Atom:
+    """A part of an axis: the batch, channels, or a spatial axis (number ``place``) of ``length`` elements natively.
+
+    Spatial: ``factor`` times as many as the map has from which it comes.
+    """
+
+    kind: Literal["batch", "channel", "space"]
+    length: int
+    place: int = 0
+    factor: Fraction = Fraction(1)
+
+
+Group = tuple[Atom, ...]
+
+
+@dataclass(frozen=True)
+class Folded:
+    """A map of which a Reshape laid axes together, no channels among places: (N, H * W, C), (N * H * W, C) ...
+
+    The same tensor as in the original; ``groups`` says of each axis which atoms it is made of, the outermost first.
+    ``like``: the map whose dims tell the spatial axes apart again. ``bounds``: the maps that it comes from, where the
+    head begins if one follows. ``window``: the same as a window, as long as nothing but movement was done.
+    """
+
+    tensor: str
+    groups: tuple[Group, ...]
+    like: Map = field(repr=False)
+    trace: Trace
+    bounds: frozenset[Boundary]
+    window: Window | Refusal | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
 class ScoreMap:
     """The original's (N, F1, ..., Fk) is now (N, F1, ..., Fk, *grid): one cell per window.
 
@@ -180,5 +214,5 @@ class Refused:
     refusal: Refusal
 
 
-View = Fixed | Context | Map | Window | ScoreMap | Refused
-Lifted = Map | Window | ScoreMap
+View = Fixed | Context | Map | Folded | Window | ScoreMap | Refused
+Lifted = Map | Folded | Window | ScoreMap

@@ -10,14 +10,15 @@ import onnx
 from onnxfc import emit
 from onnxfc.draft import Draft
 from onnxfc.errors import Refusal
-from onnxfc.graph import Graph, inputs_of
+from onnxfc.graph import Graph, inputs_of, label
 from onnxfc.images import Image
 from onnxfc.model_file import ModelFile
 from onnxfc.receptive_field import Field
+from onnxfc.regroup import unfolded
 from onnxfc.rules import RULES, leading
 from onnxfc.site import GlobalPool, Outcome, Role, Site, State, tensor_of
 from onnxfc.specs import Inference, InferenceFailed, Spec, of_tensor
-from onnxfc.views import Context, Fixed, Map, Refused, ScoreMap, Trace, View, Window
+from onnxfc.views import Context, Fixed, Folded, Lifted, Map, Refused, ScoreMap, Trace, View, Window
 
 _UNKNOWN = Spec(0, None)
 
@@ -96,16 +97,39 @@ def walk(
     images: Sequence[Image],
     global_pool: GlobalPool,
 ) -> State:
-    """Walk until no further pool turns out to be something else than the head's beginning."""
-    roles: dict[str, Role] = {}
-    while True:
+    """Walk until no further pool turns out to be something else than the head's beginning.
+
+    Where something behind a pool is refused, perhaps no head begins there: the pools of its kind are taken for context,
+    and those stay it that then meet their trunk again.
+    """
+
+    def once(roles: Mapping[str, Role]) -> State:
         state = _start(model, graph, native, images, global_pool, roles)
         for position, node in enumerate(graph.nodes):
             if position in graph.live:
                 _visit(state, node)
-        if state.found.keys() <= roles.keys():
+        return state
+
+    roles: dict[str, Role] = {}
+    while True:
+        state = once(roles)
+        found = state.found.keys() - roles.keys()
+        if found:
+            roles = {**state.found, **roles}
+            continue
+        blocked = state.blocked - roles.keys()
+        if not blocked:
             return state
-        roles = {**state.found, **roles}
+        guess = once({**_of_kind(graph, blocked), **roles}).found
+        if not blocked <= guess.keys():
+            return state
+        roles = {**guess, **roles}
+
+
+def _of_kind(graph: Graph, names: set[str]) -> dict[str, Role]:
+    """All nodes of the operators of those named, as context."""
+    kinds = {node.op_type for node in graph.nodes if label(node) in names}
+    return {label(node): "context" for node in graph.nodes if node.op_type in kinds}
 
 
 def _start(
@@ -139,6 +163,7 @@ def _visit(state: State, node: onnx.NodeProto) -> None:
     outcome = _inherited(state, node, refused) if refused else _outcome(state, node, views)
     if isinstance(outcome, Refusal):
         state.refused = True
+        state.blocked.update(*(view.trace.pools for view in views if isinstance(view, Lifted)))
         outcome = [Refused(outcome)] * len(node.output)
     state.reached += not state.refused
     state.views.update({name: view for name, view in zip(node.output, outcome, strict=True) if name})
@@ -158,6 +183,8 @@ def _inherited(state: State, node: onnx.NodeProto, refused: Refused) -> Outcome:
 def _outcome(state: State, node: onnx.NodeProto, views: Sequence[View]) -> Outcome:
     lead = leading(views)
     site = Site(state, node)
+    if lead in (Window, ScoreMap) and any(isinstance(view, Folded) for view in views):
+        return _windowed(state, node, views)
     if lead in (Window, ScoreMap):
         site.freeze_sizes()
     if lead is None:
@@ -171,7 +198,7 @@ def _outcome(state: State, node: onnx.NodeProto, views: Sequence[View]) -> Outco
         return site.refuse("unknown-shape", f"is not understood: the shape of {unknown} cannot be inferred")
     rule = RULES.get((node.domain if node.domain != "ai.onnx" else "", node.op_type, lead))
     if rule is None:
-        return _no_rule(site)
+        return _windowed(state, node, views) if lead is Folded else _no_rule(site)
     strange = set(site.attrs) - rule.attributes
     if strange:
         names = ", ".join(sorted(strange))
@@ -180,12 +207,33 @@ def _outcome(state: State, node: onnx.NodeProto, views: Sequence[View]) -> Outco
         state.not_affine.append(
             site.refuse("drop-not-affine", "does not commute with a dropped pool", "use --global-pool window")
         )
-    if node.op_type not in _ANY_INPUT and not isinstance(site.views[0], Map | Window | ScoreMap):
+    if node.op_type not in _ANY_INPUT and not isinstance(site.views[0], Lifted):
         return site.refuse("dynamic-parameter", "takes a parameter that depends on the image")
+    drafted = len(state.draft.nodes)
     try:
-        return rule.function(site)
+        outcome = rule.function(site)
+        if outcome is None:
+            del state.draft.nodes[drafted:]
+            return _windowed(state, node, views)
+        return outcome
     except InferenceFailed as error:
         return site.refuse("size-locked", f"cannot run at another image size: {error}")
+
+
+def _windowed(state: State, node: onnx.NodeProto, views: Sequence[View]) -> Outcome:
+    """The node once more, on windows of the folded maps that it reads."""
+    made = dict(zip(inputs_of(node), views, strict=True))
+    for name, view in made.items():
+        if isinstance(view, Folded):
+            window = unfolded(Site(state, node), view)
+            made[name] = Refused(window) if isinstance(window, Refusal) else window
+    own = {name: state.views[name] for name in made}
+    state.views.update(made)
+    try:
+        refused = next((view for view in made.values() if isinstance(view, Refused)), None)
+        return refused.refusal if refused else _outcome(state, node, list(made.values()))
+    finally:
+        state.views.update(own)
 
 
 def _used(state: State, node: onnx.NodeProto) -> list[str]:
@@ -198,7 +246,7 @@ def _known(state: State, name: str) -> bool:
 
 
 def _dropped(views: Sequence[View]) -> bool:
-    return any(view.trace.dropped for view in views if isinstance(view, Map | Window | ScoreMap))
+    return any(view.trace.dropped for view in views if isinstance(view, Lifted))
 
 
 def _affine(site: Site) -> bool:
@@ -214,7 +262,7 @@ def _no_rule(site: Site) -> Refusal:
     if site.op_type in _WHY:
         code, why, advice = _WHY[site.op_type]
         return site.refuse(code, why, advice)
-    lifted = [view for view in site.views if isinstance(view, Map | Window | ScoreMap)]
+    lifted = [view for view in site.views if isinstance(view, Lifted)]
     if any(isinstance(view, Window) for view in lifted):
         return site.refuse("cut-out", "works on a piece of the map that was cut out or flattened before", _LEAVE)
     return site.refuse("unsupported-operator", "is not supported here", _LEAVE)

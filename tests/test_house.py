@@ -34,7 +34,7 @@ LAYERS = (
     ("draft", "runtime", "shapes", "match", "renaming"),
     ("emit", "site", "proof", "geometry"),
     ("lift", "weights", "images", "cut", "branches"),
-    ("inline",),
+    ("inline", "regroup"),
     ("rules", "sizing", "outputs", "assemble"),
     ("walk",),
     ("analyse",),
@@ -50,7 +50,7 @@ LAYERS = (
 
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 REWRITING = {"walk", "rules", "rewrite", "draft", "emit", "lift", "site", "views", "weights", "outputs", "assemble"}
-REWRITING |= {"analyse", "derive", "checking", "inspection", "geometry", "shapes", "match", "commands"}
+REWRITING |= {"regroup", "analyse", "derive", "checking", "inspection", "geometry", "shapes", "match", "commands"}
 REWRITING |= {"branches", "images", "cut", "inline", "sizing", "specs", "graph", "report", "cli", "receptive_field"}
 
 

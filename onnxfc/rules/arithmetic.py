@@ -16,14 +16,14 @@ from onnxfc.site import Outcome, Site, extent_of, tensor_of
 from onnxfc.specs import Array
 from onnxfc.views import Context, Fixed, Map, ScoreMap, Trace, View, Window
 
-_BROADCAST = (
+BROADCAST = (
     *("Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Mean", "Sum", "Mod", "PRelu", "Where"),
     *("And", "Or", "Xor", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
     *("BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor"),
 )
 
 
-@rule(*_BROADCAST, on=Map, attributes=("direction", "fmod"))
+@rule(*BROADCAST, on=Map, attributes=("direction", "fmod"))
 def on_maps(site: Site) -> Outcome:
     """Maps that lie on each other, with constants and context spread over them."""
     maps = [view for view in site.views if isinstance(view, Map)]
@@ -86,7 +86,7 @@ def _positional(site: Site, position: int) -> Outcome:
     )
 
 
-@rule(*_BROADCAST, on=Window, attributes=("direction", "fmod"))
+@rule(*BROADCAST, on=Window, attributes=("direction", "fmod"))
 def on_windows(site: Site) -> Outcome:
     """A constant per feature stays pending, for the FC layer that absorbs it; all else needs the scores."""
     return _pending(site) or on_scores(site)
@@ -136,7 +136,7 @@ def affine(view: Window, scale: Array | None, shift: Array | None) -> Window:
     return view
 
 
-@rule(*_BROADCAST, on=ScoreMap, attributes=("direction", "fmod"))
+@rule(*BROADCAST, on=ScoreMap, attributes=("direction", "fmod"))
 def on_scores(site: Site) -> Outcome:
     """Score maps cell by cell; fixed inputs get grid axes of extent 1."""
     refusal = beside_windows(site)

@@ -12,20 +12,20 @@ from onnxfc.rules.table import rule
 from onnxfc.site import Outcome, Site
 from onnxfc.views import Fixed, Map, Refused, ScoreMap, View, Window
 
-_UNARY = (
+UNARY = (
     *("Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Ceil", "Celu", "Clip", "Cos", "Cosh", "Elu"),
     *("Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu"),
     *("Log", "Mish", "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin"),
     *("Sinh", "Softplus", "Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu"),
     *("BitwiseNot", "Cast", "CastLike"),
 )
-_ATTRIBUTES = (
+UNARY_ATTRIBUTES = (
     *("alpha", "approximate", "beta", "bias", "detect_negative", "detect_positive", "gamma", "lambd"),
     *("max", "min", "round_mode", "saturate", "to"),
 )
 
 
-@rule(*_UNARY, on=(Map, Window, ScoreMap), attributes=_ATTRIBUTES)
+@rule(*UNARY, on=(Map, Window, ScoreMap), attributes=UNARY_ATTRIBUTES)
 def elementwise(site: Site) -> Outcome:
     """f(map) stays a map, f(window of a map) is a window of f(map), f(score map) is a score map."""
     if any(not isinstance(view, Fixed) for view in site.views[1:] if view is not None):

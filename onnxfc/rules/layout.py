@@ -14,9 +14,11 @@ from onnx import TensorProto
 from onnxfc import emit
 from onnxfc.lift import to_window
 from onnxfc.receptive_field import Field
+from onnxfc.regroup import groups_of, regroup
+from onnxfc.rules.folded import fold
 from onnxfc.rules.movement import move
 from onnxfc.rules.table import rule
-from onnxfc.site import Outcome, Site, axes_of, positive
+from onnxfc.site import Outcome, Site, axes_of, extent_of, positive
 from onnxfc.specs import Shape
 from onnxfc.views import Context, Fixed, Map, Trace, View
 
@@ -227,9 +229,10 @@ def reshape(site: Site) -> Outcome:
     view = _map(site)
     before, after = site.shape_in(), site.shape_out()
     places = survivors(before, after, view.spatial)
-    if places is None:
-        return as_window(site)
-    return _regrouped(site, view, after, places)
+    if places is not None:
+        return _regrouped(site, view, after, places)
+    groups = None if view.trace.windows or 1 in extent_of(site, view) else regroup(groups_of(site, view), after)
+    return (None if groups is None else fold(site, view, groups)) or as_window(site)
 
 
 def survivors(before: Shape, after: Shape, spatial: tuple[int, ...]) -> tuple[int, ...] | None:

@@ -20,7 +20,7 @@ from onnxfc.views import Context, Index, Map, ScoreMap, Source, Trace, View, Win
 
 _POOLS = {"GlobalAveragePool": "Average", "GlobalMaxPool": "Max", "ReduceMean": "Average", "ReduceMax": "Max"}
 _POOLS["ReduceSum"] = "Sum"
-_REDUCTIONS = (
+REDUCTIONS = (
     *("ReduceMean", "ReduceMax", "ReduceSum", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2"),
     *("ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare"),
 )
@@ -36,13 +36,13 @@ def global_pool_operator(site: Site) -> Outcome:
     return global_pool(site, view, _POOLS[site.op_type], keepdims=True)
 
 
-@rule(*_REDUCTIONS, on=Map, attributes=("axes", "keepdims", "noop_with_empty_axes"))
+@rule(*REDUCTIONS, on=Map, attributes=("axes", "keepdims", "noop_with_empty_axes"))
 def reduce_map(site: Site) -> Outcome:
     """A reduction over all spatial axes is a global pool; over channels alone it keeps the map."""
     view = site.views[0]
     assert isinstance(view, Map)
     rank, keepdims = len(site.shape_in()), bool(site.attrs.get("keepdims", 1))
-    axes = _axes(site, rank)
+    axes = reduced_axes(site, rank)
     if axes is None:
         return site.refuse("unknown-axes", "takes axes that are not constant")
     if not axes:
@@ -63,7 +63,7 @@ def reduce_map(site: Site) -> Outcome:
     return site.refuse("unsupported-reduction", f"reduces over axes {axes} of a map")
 
 
-def _axes(site: Site, rank: int) -> list[int] | None:
+def reduced_axes(site: Site, rank: int) -> list[int] | None:
     """Reduced axes; all where none are given (unless ``noop_with_empty_axes``)."""
     axes = axes_of(site, 1, rank)
     if axes is None and site.has_input(1):
@@ -201,12 +201,12 @@ def _first_of_each(places: Index, axes: list[int], extent: tuple[int, ...], rest
     return np.asarray(np.ravel_multi_index((channel, *where), (int(channel.max()) + 1, *rest)))
 
 
-@rule(*_REDUCTIONS, on=Window, attributes=("axes", "keepdims", "noop_with_empty_axes"))
+@rule(*REDUCTIONS, on=Window, attributes=("axes", "keepdims", "noop_with_empty_axes"))
 def reduce_window(site: Site) -> Outcome:
     """Reducing exactly the whole window of each channel is a global pool spelled by Reshape; else over scores."""
     view = site.views[0]
     assert isinstance(view, Window)
-    axes = _axes(site, view.index.ndim + 1)
+    axes = reduced_axes(site, view.index.ndim + 1)
     plain = view.plain and not view.batch_axis and set(view.sources[0].step) == {1}
     if axes and 0 not in axes and plain and site.op_type in _POOLS:
         channels = _whole_channels(view, [axis - 1 for axis in axes])
@@ -234,9 +234,14 @@ def _pool_of_window(site: Site, view: Window, channels: Index) -> Outcome:
     if site.role == "context" or site.state.global_pool == "keep":
         if kind == "Sum" or not np.array_equal(channels.ravel(), np.arange(source.channels)):
             return site.refuse("sum-over-image", "does not pool every channel once", "use --global-pool window")
+        if view.trunk is None:
+            return site.refuse("unsupported-reduction", "pools something else than a map")
         vector = site.draft.emit(f"Global{kind}Pool", [source.tensor], instead=site.node)
         emit.reshape(site.draft, vector, [0, *features], site.node.output[0])
-        site.replaced(spelled, "kept global")
+        if site.role == "context":  # of the map, not of its windows
+            trace = replace(view.trunk, fields=(Field(),) * site.state.rank, pools=trace.pools)
+        else:
+            site.replaced(spelled, "kept global")
         return [Context(site.node.output[0], trace.tainted(site.taint("context")))]
     if site.state.global_pool == "drop":
         if kind != "Average" or view.trunk is None:
@@ -254,7 +259,7 @@ def _pool_name(kind: str) -> str:
     return f"{'Average' if kind == 'Sum' else kind}Pool"
 
 
-@rule(*_REDUCTIONS, on=ScoreMap, attributes=("axes", "keepdims", "noop_with_empty_axes"))
+@rule(*REDUCTIONS, on=ScoreMap, attributes=("axes", "keepdims", "noop_with_empty_axes"))
 def reduce_features(site: Site) -> Outcome:
     """Over features, cell by cell."""
     view = site.views[0]
@@ -262,7 +267,7 @@ def reduce_features(site: Site) -> Outcome:
     scores = to_scores(site, view)
     if not isinstance(scores, ScoreMap):
         return scores
-    axes = _axes(site, len(scores.features) + 1)
+    axes = reduced_axes(site, len(scores.features) + 1)
     if axes is None:
         return site.refuse("unknown-axes", "takes axes that are not constant")
     if 0 in axes or scores.batch_axis:

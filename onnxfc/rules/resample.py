@@ -34,22 +34,9 @@ def conv_transpose(site: Site) -> Outcome:
     fields = []
     for field, k, s, p, d in zip(view.trace.fields, kernel, strides, pads, dilations, strict=False):
         # Output o takes inputs from (o + p - (k - 1) * d) / s to (o + p) / s.
-        fields.append(_resized(field, Fraction(s), Fraction(p - (k - 1) * d, s), Fraction(p, s)))
+        fields.append(field.resampled(Fraction(s), Fraction(p - (k - 1) * d, s), Fraction(p, s)))
     site.keep()
     return site.maps(_resampled(site, view.trace, fields), view.spatial)
-
-
-def _resized(field: Field, factor: Fraction, low: Fraction, high: Fraction) -> Field:
-    """Elements ``factor`` times as dense: element ``o`` reads those before from ``o / factor + low`` to ``+ high``."""
-    return Field(
-        size=_whole(field.size + (high - low) * field.stride),
-        stride=_whole(field.stride / factor),
-        start=_whole(field.start + low * field.stride),
-    )
-
-
-def _whole(length: int | Fraction) -> int | Fraction:
-    return int(length) if length.denominator == 1 else length
 
 
 def _resampled(site: Site, trace: Trace, fields: Sequence[Field]) -> Trace:
@@ -73,7 +60,7 @@ def blocks(site: Site) -> Outcome:
     if site.op_type == "SpaceToDepth":
         fields = tuple(field.through(size, stride=size) for field in view.trace.fields)
         return site.maps(replace(view.trace, fields=fields), view.spatial)
-    fields = tuple(_resized(field, Fraction(size), Fraction(1, size) - 1, Fraction(0)) for field in view.trace.fields)
+    fields = tuple(field.resampled(Fraction(size), Fraction(1, size) - 1, Fraction(0)) for field in view.trace.fields)
     return site.maps(_resampled(site, view.trace, fields), view.spatial)
 
 
@@ -119,7 +106,7 @@ def resize(site: Site) -> Outcome:
         return site.maps(view.trace, view.spatial)
     reach = [_reach(site, ratio) for ratio in ratios]
     fields = [
-        _resized(field, ratio, low, high)
+        field.resampled(ratio, low, high)
         for field, ratio, (low, high) in zip(view.trace.fields, ratios, reach, strict=True)
     ]
     trace = _resampled(site, view.trace, fields)

@@ -1,6 +1,6 @@
 """The one table of rules: (domain, operator, leading view) → rule.
 
-The leading view of a node is the most lifted among its inputs: ScoreMap, Window, Map. A node
+The leading view of a node is the most lifted among its inputs: ScoreMap, Window, Folded, Map. A node
 with none of them has nothing to do with the image's size and is kept without asking any rule.
 """
 
@@ -8,17 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from onnxfc.site import Outcome, Site
-from onnxfc.views import Map, ScoreMap, View, Window
+from onnxfc.views import Folded, Lifted, Map, ScoreMap, View, Window
 
-Function = Callable[[Site], Outcome]
-LEADING: tuple[type[Map] | type[Window] | type[ScoreMap], ...] = (ScoreMap, Window, Map)
+Function = Callable[[Site], Outcome | None]
+Own = TypeVar("Own", bound=Function)
+LEADING: tuple[type[Lifted], ...] = (ScoreMap, Window, Folded, Map)
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A stateless function, and the attributes it reads; a node with any other is refused."""
+    """A stateless function, and the attributes it reads; a node with any other is refused.
+
+    A function for folded maps may return None: it does not hold for them, only for windows of them.
+    """
 
     function: Function
     attributes: frozenset[str]
@@ -29,10 +34,10 @@ RULES: dict[tuple[str, str, type], Rule] = {}
 
 def rule(
     *ops: str, on: type | Sequence[type], attributes: Sequence[str] = (), domain: str = ""
-) -> Callable[[Function], Function]:
+) -> Callable[[Own], Own]:
     """Enter a function for operators and leading views."""
 
-    def enter(function: Function) -> Function:
+    def enter(function: Own) -> Own:
         for op in ops:
             for view in [on] if isinstance(on, type) else on:
                 key = (domain, op, view)
