@@ -102,8 +102,8 @@ def _objections(state: State, reading: Sequence[Image], traces: Sequence[Trace])
     if not traces or (not state.replacements and _is_free(state, reading)):
         return (_nothing(state),)
     cut = any(set(boundary.extent) != {1} for trace in traces for boundary in trace.windows)
-    if not state.replacements and cut:  # whole windows as they are: nobody wants them
-        return (_nothing(state),)
+    if not state.replacements and cut:
+        return (Refusal("no-head", "", _WHOLE_WINDOWS, _NO_HEAD),)
     if any(trace.windows and any(f.stride != int(f.stride) for f in trace.fields) for trace in traces):
         return (Refusal("fractional-stride", "", "the head's windows are a fraction of a pixel apart"),)
     return ()
@@ -116,6 +116,7 @@ def _is_free(state: State, reading: Sequence[Image]) -> bool:
     return not fixed and all(any(node is own for own in state.graph.nodes) for node in state.draft.nodes)
 
 
+_WHOLE_WINDOWS = "its outputs are the flattened map itself: no FC layer and no global pool reads it"
 _NO_HEAD = "nothing in it is made for one image size"
 
 

@@ -151,7 +151,9 @@ def _branches(network: Network, tensor: str) -> str:
     parts = [net.op("Conv", tensor, net.random(after, network.channels, *[1] * rank)) for after in (2, 3)]
     network.channels = 5
     network.story.append("branches")
-    return str(net.op("Concat", parts[0], net.op("Tanh", parts[1]), axis=network.pick(1, -1 - rank)))
+    return str(
+        net.op("Concat", parts[0], net.op("Tanh", parts[1]), axis=network.pick(1, -1 - rank) if net.opset >= 11 else 1)
+    )
 
 
 def _gate(network: Network, tensor: str) -> str:

@@ -428,3 +428,22 @@ def test_flatten_behind_dropout_and_identity() -> None:
         return fc(net, net.op("Dropout", flat))
 
     proven(bodied(body))
+
+
+@pytest.mark.parametrize("batch", [1, 2, "N"])
+def test_fc_layers_over_the_places_of_each_channel(batch: int | str) -> None:
+    """(N, C, H * W) times (H * W, K): what mixers of tokens do; once per window."""
+
+    def body(net: Net, tensor: str) -> str:
+        tokens = net.op("Reshape", tensor, net.ints(0, CHANNELS, -1))
+        mixed = net.op("Tanh", net.op("MatMul", tokens, net.random(20, 6)))
+        return str(net.op("ReduceMean", net.op("MatMul", mixed, net.random(6, M)), axes=[1], keepdims=0))
+
+    done = proven(bodied(body, batch=batch))
+    assert [item.after for item in done.replacements] == ["MatMul once per window"] * 2
+
+
+def test_flattened_map_as_the_only_output_is_refused() -> None:
+    found = refusal(bodied(lambda net, tensor: net.op("Flatten", tensor)))
+    assert found.code == "no-head"
+    assert "flattened map itself" in found.reason

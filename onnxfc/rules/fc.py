@@ -48,7 +48,10 @@ def matmul(site: Site) -> Outcome:
     if isinstance(view, Map) and len(site.shape_in()) > 2:
         return _on_channels_last(site, view)
     if isinstance(view, Window | ScoreMap) and len(site.shape_in()) > 2 and isinstance(site.views[1], Fixed):
-        return per_window(site, view)
+        outcome = per_window(site, view)
+        if isinstance(outcome, list):
+            site.replaced(f"MatMul {site.shape_in()[-1]}→{site.shape_out()[-1]}", "MatMul once per window")
+        return outcome
     found = _operands(site, (False, False), 1.0)
     if isinstance(found, Refusal):
         return found
