@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from onnxfc import emit
+from onnxfc.rules.per_window import along_axis
 from onnxfc.rules.table import rule
 from onnxfc.site import Outcome, Site, extent_of, positive
 from onnxfc.views import Fixed, Map, Window
@@ -17,7 +18,7 @@ _AXIS_DEFAULT = {"ArgMax": 0, "ArgMin": 0, "LpNormalization": -1, "TopK": -1}
 
 @rule("LayerNormalization", "RMSNormalization", on=Map, attributes=("axis", "epsilon", "stash_type"))
 def layer_normalization(site: Site) -> Outcome:
-    """Over the last axes: channels, where the map is channels-last.
+    """Over the last axes: channels, where the map is channels-last; the whole native window, each place with its scale.
 
     https://onnx.ai/onnx/operators/onnx__LayerNormalization.html
     """
@@ -25,6 +26,8 @@ def layer_normalization(site: Site) -> Outcome:
     assert isinstance(view, Map)
     rank = len(site.shape_in())
     normalised = range(positive(int(site.attrs.get("axis", -1)), rank), rank)
+    if set(view.spatial) <= set(normalised):
+        return along_axis(site)
     if set(normalised) & set(view.spatial):
         return site.refuse("position-table", "normalises over the places of the native size, each with its own scale")
     return _kept(site, view, normalised)

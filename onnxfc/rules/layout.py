@@ -202,6 +202,8 @@ def gather(site: Site) -> Outcome:
         return _table_look_up(site)
     view = _map(site)
     axis = positive(int(site.attrs.get("axis", 0)), len(site.shape_in()))
+    if isinstance(site.views[1], Fixed) and axis == 0 and site.may_swallow:
+        return as_window(site)  # x[0] of a batch of 1
     if not isinstance(site.views[1], Fixed) or axis == 0:
         return site.refuse("mixes-batch", "picks by what the image says, or along the batch")
     if axis in view.spatial:

@@ -62,6 +62,8 @@ def move(site: Site, views: Sequence[View | None]) -> Outcome:
     indices = [next(queue) if isinstance(view, Window) else None for view in views]
     total = sum(source.features for source in sources)
     moved = _moved_alone(site, indices) if site.swallowed else _moved(site, indices, total)
+    if moved is None and site.shape_in()[0] == 1:
+        return site.refuse("batch-baked", "takes its input for one image", "leave out --dynamic-batch")
     if moved is None:
         return site.refuse("mixes-batch", "moves data between the images of a batch")
     trunk = windows[0].trunk if len(windows) == 1 else None
