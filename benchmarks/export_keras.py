@@ -4,13 +4,15 @@
 
 Needs an environment with tensorflow-cpu, keras 3, tf2onnx and onnx. The files are called ``MODEL.keras.onnx``, with a
 dynamic batch and NHWC images of the size that each application has by default. No weights are downloaded. As with
-PyTorch's (export_torchvision.py) every layer is scaled and centred on a few images, so that the outputs depend on the image.
+PyTorch's (export_torchvision.py) every layer is scaled and centred on a few images, so that the outputs depend on the
+image. Two operators of ConvNeXt that tf2onnx does not convert (grouped Conv, Erfc) are spelled in ones that it does.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -19,6 +21,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+Call = Callable[..., tf.Tensor]
 NAMES = (
     *("MobileNet", "MobileNetV2", "MobileNetV3Small", "MobileNetV3Large", "DenseNet121", "EfficientNetB0"),
     *("EfficientNetV2B0", "Xception", "InceptionV3", "InceptionResNetV2", "NASNetMobile", "ResNet50", "ResNet50V2"),
@@ -40,42 +43,70 @@ def images(count: int, shape: tuple[int, ...], seed: int) -> np.ndarray:
 
 
 def enliven(model: keras.Model, batch: np.ndarray) -> None:
-    """Scale and centre every layer that has weights, in the order of the forward pass."""
+    """Give every layer that has weights lively ones, in the order of the forward pass."""
     rng = np.random.default_rng(0)
-    calls = []
-    for layer in model.layers:
-        if not layer.weights or isinstance(layer, keras.layers.Normalization) or not hasattr(layer, "call"):
-            continue
-        calls.append((layer, layer.call))
-        layer.call = _tamed(layer, layer.call, rng)
+    calls = [(layer, layer.call) for layer in model.layers if layer.weights]
+    for layer, call in calls:
+        layer.call = _tamed(layer, call, rng)
     model(batch, training=False)
     for layer, call in calls:
         layer.call = call
 
 
-def _tamed(layer: keras.Layer, call: object, rng: np.random.Generator) -> object:
+def _tamed(layer: keras.Layer, call: Call, rng: np.random.Generator) -> Call:
+    """The layer's function, which on its way sets the layer's weights."""
+
     def tame(values: tf.Tensor, *args: object, **options: object) -> tf.Tensor:
-        weights = layer.get_weights()
-        if isinstance(layer, keras.layers.BatchNormalization):
-            axes = tuple(range(values.ndim - 1))
-            given = values.numpy()
-            own = [w for w in (("gamma", layer.scale), ("beta", layer.center)) if w[1]]
-            affine = [rng.uniform(0.7, 1.3, given.shape[-1]) if n == "gamma" else rng.normal(0, 0.1, given.shape[-1]) for n, _ in own]
-            layer.set_weights([*affine, given.mean(axes), given.var(axes) + 1e-6])
-        elif hasattr(layer, "activation") and min(values.shape[1:-1] or (2,)) > 1:
+        if type(layer).__name__ == "LayerScale":  # 1e-6 at first: nothing of the branch would be seen
+            layer.set_weights([rng.uniform(0.3, 1.0, w.shape) for w in layer.get_weights()])
+        elif isinstance(layer, keras.layers.BatchNormalization):
+            _normalise(layer, values.numpy(), rng)
+        elif hasattr(layer, "activation") and min([*values.shape[1:-1]] or [2]) > 1:
             activation, layer.activation = layer.activation, keras.activations.linear
-            made = call(values, *args, **options).numpy()
+            _scale(layer, call(values, *args, **options).numpy(), rng)
             layer.activation = activation
-            axes = tuple(range(made.ndim - 1))
-            centred = made - made.mean(axes) if layer.use_bias else made
-            scale = 1 / max(float(centred.std()), 1e-12)
-            kernels = weights[:-1] if layer.use_bias else weights
-            bias = [weights[-1] * scale - made.mean(axes) * scale + 0.1 * rng.standard_normal(made.shape[-1])] if layer.use_bias else []
-            first = kernels[:-1] if len(kernels) > 1 else []  # of a separable Conv the last kernel is scaled
-            layer.set_weights([*first, kernels[-1] * scale, *bias])
         return call(values, *args, **options)
 
     return tame
+
+
+def _normalise(layer: keras.Layer, values: np.ndarray, rng: np.random.Generator) -> None:
+    """The statistics of the batch, and an affine part that is something."""
+    axes, channels = tuple(range(values.ndim - 1)), values.shape[-1]
+    gamma = [rng.uniform(0.7, 1.3, channels)] if layer.scale else []
+    beta = [rng.normal(0, 0.1, channels)] if layer.center else []
+    layer.set_weights([*gamma, *beta, values.mean(axes), values.var(axes) + 1e-6])
+
+
+def _scale(layer: keras.Layer, made: np.ndarray, rng: np.random.Generator) -> None:
+    """Spread 1, and mean 0 where there is a bias; of a separable Conv the last kernel is scaled."""
+    weights = layer.get_weights()
+    kernels, bias = (weights[:-1], weights[-1:]) if layer.use_bias else (weights, [])
+    mean = made.mean(tuple(range(made.ndim - 1))) * len(bias)
+    scale = 1 / max(float((made - mean).std()), 1e-12)
+    shifted = [(value - mean) * scale + 0.1 * rng.standard_normal(value.shape) for value in bias]
+    layer.set_weights([*kernels[:-1], kernels[-1] * scale, *shifted])
+
+
+def depthwise_conv(
+    inputs: tf.Tensor, kernel: tf.Tensor, strides: object = 1, padding: str = "valid", *args: object
+) -> tf.Tensor:
+    """Keras compiles a grouped Conv by XLA, which tf2onnx does not convert; one group per channel is depthwise."""
+    channels = inputs.shape[-1]
+    if kernel.shape[-2] != 1 or channels == 1 or kernel.shape[-1] != channels:
+        return keras_conv(inputs, kernel, strides, padding, *args)
+    steps = [strides] * 2 if isinstance(strides, int) else list(strides)
+    return tf.nn.depthwise_conv2d(inputs, tf.transpose(kernel, [0, 1, 3, 2]), [1, *steps, 1], padding.upper())
+
+
+def gelu(values: tf.Tensor, approximate: bool = False) -> tf.Tensor:
+    """TensorFlow's own uses Erfc, of which ONNX knows nothing."""
+    return 0.5 * values * (1.0 + tf.math.erf(values / tf.sqrt(tf.cast(2.0, values.dtype))))
+
+
+keras_conv = keras.src.backend.nn.conv
+keras.src.backend.nn.conv = depthwise_conv
+tf.nn.gelu = gelu
 
 
 def export(name: str, out: Path) -> None:
@@ -87,7 +118,8 @@ def export(name: str, out: Path) -> None:
     path = out / f"{name}.keras.onnx"
     model.export(str(path), format="onnx", verbose=False)
     scores = model.predict(images(4, shape, 1), verbose=0)
-    print(f"{path.name:32} {path.stat().st_size / 1e6:8.1f} MB  variation {scores.std(axis=0).mean() / scores.std():.2f}")
+    varied = scores.std(axis=0).mean() / scores.std()
+    print(f"{path.name:32} {path.stat().st_size / 1e6:8.1f} MB  variation {varied:.2f}")
 
 
 def main() -> None:

@@ -98,6 +98,9 @@ def build(name: str, seed: int) -> tuple[nn.Module, int]:
         options |= {"aux_logits": False, "init_weights": False, "transform_input": True}
     size = 299 if name == "inception_v3" else 224
     model: nn.Module = getattr(models, name)(**options)
+    for key, parameter in model.named_parameters():
+        if key.endswith("layer_scale"):  # 1e-6 at first: nothing of the branch would be seen
+            nn.init.uniform_(parameter, 0.3, 1.0)
     return enliven(model, images(6, (3, size, size), seed)), size
 
 

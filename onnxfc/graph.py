@@ -67,9 +67,9 @@ def captured(graph: onnx.GraphProto) -> set[str]:
 
 
 def attributes(node: onnx.NodeProto) -> Mapping[str, Any]:
-    """Attribute values by name; strings as str."""
+    """Attribute values by name; strings as str (what is no UTF-8, as some exporters leave it, as well as can be)."""
     found = {item.name: helper.get_attribute_value(item) for item in node.attribute}
-    return {key: value.decode() if isinstance(value, bytes) else value for key, value in found.items()}
+    return {key: value.decode(errors="replace") if isinstance(value, bytes) else value for key, value in found.items()}
 
 
 def label(node: onnx.NodeProto) -> str:

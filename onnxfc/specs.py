@@ -218,9 +218,10 @@ def _must_divide(node: onnx.NodeProto, inputs: Sequence[Spec | None], probe: int
 
 def _must_hold(given: Spec | None, probe: int, shape: Shape | None) -> None:
     """A Reshape keeps its elements, of which inference says nothing where no length is left to it."""
-    if shape is not None and given is not None and given.shapes is not None:
-        if math.prod(shape) != math.prod(given.shapes[probe]):
-            raise InferenceFailed(f"Reshape of {given.shapes[probe]} to {shape}")
+    if shape is None or given is None or given.shapes is None:
+        return
+    if math.prod(shape) != math.prod(given.shapes[probe]):
+        raise InferenceFailed(f"Reshape of {given.shapes[probe]} to {shape}")
 
 
 def _standard(node: onnx.NodeProto) -> onnx.NodeProto:
