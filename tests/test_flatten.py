@@ -447,3 +447,25 @@ def test_flattened_map_as_the_only_output_is_refused() -> None:
     found = refusal(bodied(lambda net, tensor: net.op("Flatten", tensor)))
     assert found.code == "no-head"
     assert "flattened map itself" in found.reason
+
+
+def test_places_that_are_infinite_in_the_map_leave_others_alone() -> None:
+    """exp overflows where a Where will not choose it; sums of zero times infinity would spread it over the window."""
+
+    def body(net: Net, tensor: str) -> str:
+        big = net.op("Mul", net.op("Flatten", tensor), net.const(300.0))
+        chosen = net.op("Where", net.op("Less", big, net.const(1.0)), net.op("Exp", big), net.op("Tanh", big))
+        return net.fc(chosen, FEATURES, M)
+
+    proven(bodied(body))
+
+
+def test_whole_numbers_of_a_window_one_by_one() -> None:
+    """The best channel of every place, compared with a number each: no float in it."""
+
+    def body(net: Net, tensor: str) -> str:
+        best = net.op("Flatten", net.op("ArgMax", tensor, axis=1, keepdims=0))
+        same = net.op("Equal", best, net.ints(*(place % CHANNELS for place in range(20))))
+        return net.fc(net.op("Cast", same, to=1), 20, M)
+
+    proven(bodied(body))
