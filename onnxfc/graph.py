@@ -69,7 +69,10 @@ def captured(graph: onnx.GraphProto) -> set[str]:
 def attributes(node: onnx.NodeProto) -> Mapping[str, Any]:
     """Attribute values by name; strings as str."""
     found = {item.name: helper.get_attribute_value(item) for item in node.attribute}
-    return {key: value.decode() if isinstance(value, bytes) else value for key, value in found.items()}
+    return {
+        key: value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
+        for key, value in found.items()
+    }
 
 
 def label(node: onnx.NodeProto) -> str:
