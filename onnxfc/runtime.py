@@ -11,14 +11,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 
 from onnxfc.errors import ReadError
-from onnxfc.external import inline, other_tensors, raw_size, set_entries
+from onnxfc.external import inline, is_text, other_tensors, raw_size, set_entries
 from onnxfc.model_file import LARGE, ModelFile
 from onnxfc.storage import FileSource, Span
 
@@ -89,7 +88,9 @@ def _attach(proto: onnx.ModelProto, model: ModelFile, options: ort.SessionOption
         if (span := model.store.span(tensor)) is not None:
             inline(tensor, span)  # onnxruntime does not look into subgraphs for external data
     spans = [(t, span) for t in proto.graph.initializer if (span := model.store.span(t)) is not None]
-    files = {s.source.path for _, s in spans if isinstance(s.source, FileSource) and _is_text(s.source.path)}
+    files = {
+        s.source.path for _, s in spans if isinstance(s.source, FileSource) and is_text(os.path.realpath(s.source.path))
+    }
     real = {path: os.path.realpath(path) for path in files}
     folder = os.path.commonpath([os.path.dirname(path) for path in real.values()]) if real else ""
     held: dict[str, ort.OrtValue] = {}
@@ -125,15 +126,6 @@ def _share(graph: onnx.GraphProto, held: dict[str, ort.OrtValue], options: ort.S
     for name, value in held.items():
         if name not in other:
             options.add_initializer(name, value)
-
-
-def _is_text(path: Path) -> bool:
-    """Whether a name is UTF-8 text, without which no model can refer to it."""
-    try:
-        os.path.realpath(path).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _point(tensor: onnx.TensorProto, location: str, span: Span) -> None:

@@ -453,7 +453,7 @@ def test_places_that_are_infinite_in_the_map_leave_others_alone() -> None:
     """exp overflows where a Where will not choose it; sums of zero times infinity would spread it over the window."""
 
     def body(net: Net, tensor: str) -> str:
-        big = net.op("Mul", net.op("Flatten", tensor), net.const(300.0))
+        big = net.op("Flatten", net.op("Mul", tensor, net.const(300.0)))
         chosen = net.op("Where", net.op("Less", big, net.const(1.0)), net.op("Exp", big), net.op("Tanh", big))
         return net.fc(chosen, FEATURES, M)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onnxfc.commands.common import (
+    ModelPath,
     Size,
     check_report,
     encodable,
@@ -30,8 +31,8 @@ _EPILOG = (
 
 
 @click.command(epilog=_EPILOG)
-@click.argument("original", type=click.Path(path_type=Path))
-@click.argument("other", type=click.Path(path_type=Path))
+@click.argument("original", type=ModelPath())
+@click.argument("other", type=ModelPath())
 @click.option(
     "--at",
     multiple=True,
