@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxfc import emit
 from onnxfc.errors import Refusal
-from onnxfc.lift import beside_windows, lift_fixed, meet, to_scores
+from onnxfc.lift import beside_windows, lift_fixed, meet, to_scores, uniform
 from onnxfc.rules.fc import take_bias
 from onnxfc.rules.table import rule
 from onnxfc.site import Outcome, Site, extent_of, tensor_of
@@ -39,9 +39,12 @@ def on_maps(site: Site) -> Outcome:
     trace = Trace.join([*(view.trace for view in maps), *context])
     if trace is None:
         return site.refuse("grids-differ", "combines maps of different stride")
-    for position, view in enumerate(site.views):
-        if isinstance(view, Fixed | Context) and not _spreads(site, position, spatial):
+    inputs = []
+    for position in range(len(site.views)):
+        tensor = _spread(site, position, spatial)
+        if tensor is None:
             return _positional(site, position)
+        inputs.append(tensor)
     if any(site.follows_size(position) for position in range(len(site.views))):
         trace = trace.tainted(site.taint("context"))  # a count of the pixels, say
     refusal = beside_windows(site) if any(view.trace.windows for view in maps) else None
@@ -51,7 +54,7 @@ def on_maps(site: Site) -> Outcome:
         if isinstance(view, Context):
             site.turns_out(view.trace, "context")
             trace = trace.tainted(site.taint("context"))
-    site.keep()
+    site.keep(inputs)
     return site.maps(trace, big.spatial)
 
 
@@ -70,12 +73,15 @@ def _rejoin(site: Site, big: Map, small: Sequence[Map]) -> Outcome:
     return site.maps(big.trace, big.spatial)
 
 
-def _spreads(site: Site, position: int, spatial: tuple[int, ...]) -> bool:
-    """Whether a size-free input says the same at every place of the map."""
+def _spread(site: Site, position: int, spatial: tuple[int, ...]) -> str | None:
+    """The input as it is, or one value of it for all places; None where places have their own."""
     view = site.views[position]
+    if not isinstance(view, Fixed | Context):
+        return "" if view is None else tensor_of(view)
     spec = site.draft.spec(view.tensor) if isinstance(view, Context) else site.native(site.node.input[position])
     shape = spec.native  # context may have been spread over the native size: that is left to broadcasting
-    return all(len(shape) + axis < 0 or shape[len(shape) + axis] == 1 for axis in spatial)
+    own = [axis for axis in spatial if len(shape) + axis >= 0 and shape[len(shape) + axis] != 1]
+    return view.tensor if not own else uniform(site, position, own) if isinstance(view, Fixed) else None
 
 
 def _positional(site: Site, position: int) -> Outcome:

@@ -120,3 +120,21 @@ def expand(site: Site) -> Outcome:
 
 def _at(shape: Sequence[int], view: Map) -> tuple[int, ...]:
     return tuple(shape[axis] for axis in view.spatial)
+
+
+@rule("Tile", on=Map)
+def tile(site: Site) -> Outcome:
+    """Copies of channels beside each other. https://onnx.ai/onnx/operators/onnx__Tile.html"""
+    view = site.views[0]
+    assert isinstance(view, Map)
+    amounts = site.constant(1)
+    if amounts is None or int(amounts[0]) != 1:
+        return site.refuse("mixes-batch", "repeats the images of a batch, or how often is not constant")
+    if any(int(amounts[axis]) != 1 for axis in view.spatial):
+        if view.trace.pools and set(extent_of(site, view)) == {1}:
+            site.turns_out(view.trace, "context")  # spread over the map again
+            site.draft.assume(site.node.output[0], view.tensor)
+            return site.maps(view.trace, view.spatial)
+        return site.refuse("size-locked", "puts copies of the map side by side, so that its borders would move inside")
+    site.keep()
+    return site.maps(view.trace, view.spatial)

@@ -12,13 +12,14 @@ import numpy as np
 from onnx import TensorProto
 
 from onnxfc import emit
-from onnxfc.lift import to_window
+from onnxfc.lift import to_window, uniform
 from onnxfc.receptive_field import Field
 from onnxfc.regroup import groups_of, regroup
 from onnxfc.rules.folded import fold
 from onnxfc.rules.movement import move
 from onnxfc.rules.table import rule
-from onnxfc.site import Outcome, Site, axes_of, extent_of, positive
+from onnxfc.rules.wrap import permuted, pieces_joined
+from onnxfc.site import Outcome, Site, axes_of, extent_of, positive, tensor_of
 from onnxfc.specs import Shape
 from onnxfc.views import Context, Fixed, Map, Trace, View
 
@@ -70,9 +71,12 @@ def concat(site: Site) -> Outcome:
     maps = [view for view in site.views if isinstance(view, Map)]
     if axis == 0:
         return site.refuse("mixes-batch", "concatenates batches")
-    context = [view for view in site.views if isinstance(view, Context)]
+    wrapped = pieces_joined(site, axis)
+    if wrapped is not None:
+        return wrapped
+    context = [view for view in site.views if isinstance(view, Context | Fixed)]
     if len(maps) + len(context) != len(site.views):
-        return site.refuse("concat-fixed", "puts something that does not depend on the image beside a map")
+        return site.refuse("mixes-map-and-window", "combines a flattened map with one that is not")
     spatial = maps[0].spatial
     if any(view.spatial != spatial for view in maps):
         return site.refuse("axes-differ", "combines maps whose spatial axes do not lie on each other")
@@ -88,16 +92,17 @@ def concat(site: Site) -> Outcome:
 
 
 def _beside_context(site: Site, like: Map, trace: Trace) -> Outcome:
-    """Vectors of the whole image beside a map: spread over it, whatever its size."""
+    """Vectors of the whole image or constants beside a map: spread over it, whatever its size."""
     if like.trace.windows or like.spatial != tuple(range(2, len(site.shape_out()))):
         return site.refuse("context-beside-windows", "combines a result of the whole image with one of each window")
-    inputs = []
+    inputs: list[str] = []
     for view in site.views:
-        assert isinstance(view, Map | Context)
-        tensor = view.tensor
-        if isinstance(view, Context):
-            site.turns_out(view.trace, "context")
-            channels = site.draft.spec(tensor).native[1]
+        tensor = tensor_of(view) if view is not None else ""
+        if not isinstance(view, Map):
+            spread = _one_for_all(site, len(inputs), like)
+            if spread is None:
+                return site.refuse("concat-fixed", "puts values of the native size's own places beside a map")
+            tensor, channels = spread, site.draft.spec(spread).native[1]
             ends = (
                 emit.dims(site.draft, like.tensor, 0, 1),
                 emit.dims(site.draft, like.tensor, 2, len(site.shape_out())),
@@ -106,7 +111,18 @@ def _beside_context(site: Site, like: Map, trace: Trace) -> Outcome:
             tensor = site.draft.emit("Expand", [tensor, shape])
         inputs.append(tensor)
     site.keep(inputs)
-    return site.maps(trace.tainted(site.taint("context")), like.spatial)
+    context = [site.taint("context")] if any(isinstance(view, Context) for view in site.views) else []
+    return site.maps(trace.tainted(*context), like.spatial)
+
+
+def _one_for_all(site: Site, position: int, like: Map) -> str | None:
+    """What is put beside a map, with one value for all its places; None where each place has its own."""
+    view = site.views[position]
+    if isinstance(view, Context):
+        site.turns_out(view.trace, "context")
+        return view.tensor
+    rank = len(site.shape_in(position))
+    return uniform(site, position, [axis - rank for axis in (0, *like.spatial) if site.shape_in(position)[axis] > 1])
 
 
 @rule("Split", on=Map, attributes=("axis", "num_outputs", "split"))
@@ -268,7 +284,13 @@ def _regrouped(site: Site, view: Map, after: Shape, places: tuple[int, ...]) -> 
         for axis, place in zip(view.spatial, places, strict=True):
             target[place] = shape[axis]
         wanted.append(tuple(target))
-    if not site.try_keep(wanted):
+    if site.try_keep(wanted):
+        return site.maps(view.trace, places)
+    shuffle = permuted(site, view)
+    if shuffle is not None:
+        before, order = shuffle
+        site.draft.emit("Gather", [before.tensor, site.draft.constant(order, "order")], site.node.output[0], axis=1)
+    else:
         emit.reshape(site.draft, view.tensor, _target(site, view, after, places), site.node.output[0])
     return site.maps(view.trace, places)
 

@@ -12,6 +12,7 @@ from onnxfc.errors import Refusal
 from onnxfc.lift import all_scores, meet, simplest, spread
 from onnxfc.rules.indexing import look_up
 from onnxfc.rules.table import rule
+from onnxfc.rules.wrap import pieces_joined
 from onnxfc.site import Outcome, Site, axes_of, positive
 from onnxfc.views import Fixed, Index, Map, ScoreMap, Source, Trace, View, Window
 
@@ -33,6 +34,10 @@ _MOVE_ATTRIBUTES = (*("allowzero", "axes", "axis", "ends", "num_outputs", "perm"
 @rule(*_MOVES, "Unsqueeze", on=Window, attributes=_MOVE_ATTRIBUTES)
 def move_windows(site: Site) -> Outcome:
     """The node's effect on the places of the features."""
+    axis = positive(int(site.attrs.get("axis", 0)), len(site.shape_out()))
+    wrapped = pieces_joined(site, axis) if site.op_type == "Concat" and not site.swallowed else None
+    if wrapped is not None and (isinstance(wrapped, list) or any(isinstance(view, Map) for view in site.views)):
+        return wrapped
     views: list[View | None] = []
     for view in site.views:
         if isinstance(view, Map):
