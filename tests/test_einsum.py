@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hazards import CHANNELS, FEATURES, Net, bodied, head, proven, refusal
+from hazards import CHANNELS, FEATURES, Net, bodied, head, own_crops, proven, refusal
 
 M = 5
 
@@ -82,3 +82,16 @@ def test_sum_over_one_spatial_axis_is_refused() -> None:
 
 def test_relation_of_places_is_refused() -> None:
     assert refusal(bodied(lambda net, x: einsum(net, "nchw,ncij->nhwij", x, x))).code == "attention"
+
+
+@pytest.mark.parametrize("equation", ["nchw,hwcm->nm", "nchw,mchw->nm"])
+def test_overridable_weight_stays_overridable(equation: str) -> None:
+    """Turned by nodes of the graph, so that another weight takes its way."""
+    shape = (5, 4, CHANNELS, M) if "hwcm" in equation else (M, CHANNELS, 5, 4)
+    net = Net()
+    weight = net.random(*shape)
+    model = net.model(einsum(net, equation, net.trunk(), weight), overridable=[weight])
+    done = proven(model, crops=False)
+    given = {weight: net.rng.standard_normal(shape).astype("float32")}
+    assert weight in [info.name for info in done.model.graph.input]
+    assert own_crops(model, done, feed=given) < 1e-4
