@@ -254,6 +254,8 @@ def _affine(site: Site) -> bool:
     if site.op_type in {"Add", "Sub", "Mul", "Div"}:
         moving = [position for position, view in enumerate(site.views) if not isinstance(view, Fixed)]
         return site.op_type in {"Add", "Sub"} or moving == [0] or (moving == [1] and site.op_type == "Mul")
+    if site.op_type == "Einsum":
+        return sum(not isinstance(view, Fixed) for view in site.views) == 1
     return site.op_type in _AFFINE
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from hazards import CHANNELS, FEATURES, Net, bodied, head, own_crops, proven, refusal
+from hazards import CHANNELS, CHECK, FEATURES, Net, bodied, head, own_crops, proven, refusal
+
+from onnxfc.rewrite import RewriteOptions, rewrite
 
 M = 5
 
@@ -95,3 +97,20 @@ def test_overridable_weight_stays_overridable(equation: str) -> None:
     given = {weight: net.rng.standard_normal(shape).astype("float32")}
     assert weight in [info.name for info in done.model.graph.input]
     assert own_crops(model, done, feed=given) < 1e-4
+
+
+def test_without_a_batch_axis() -> None:
+    def body(net: Net, tensor: str) -> str:
+        flat = net.op("Reshape", tensor, net.ints(-1))
+        return einsum(net, "mf,f->m", net.random(M, FEATURES), flat)
+
+    assert proven(bodied(body)).replacements[0].after == f"Conv 5x4 {CHANNELS}→{M}"
+
+
+def test_behind_a_dropped_pool() -> None:
+    def body(net: Net, tensor: str) -> str:
+        return einsum(net, "nchw,mc->nm", net.op("GlobalAveragePool", tensor), net.random(M, CHANNELS))
+
+    done = rewrite(bodied(body), options=RewriteOptions(global_pool="drop"), check_options=CHECK)
+    assert [item.after for item in done.replacements] == ["no pool", f"Conv 1x1 {CHANNELS}→{M}"]
+    assert proven(bodied(body)).replacements[1].after == f"Conv 1x1 {CHANNELS}→{M}"

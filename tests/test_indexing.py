@@ -150,3 +150,16 @@ def test_table_read_by_the_map_s_own_numbers() -> None:
         return net.fc(net.op("Flatten", rows), 4 * 20, M)
 
     proven(bodied(body))
+
+
+@pytest.mark.parametrize("kind", ["Gather", "GatherElements"])
+def test_without_a_batch_axis(kind: str) -> None:
+    """Reshape to (F,) took the batch of 1 away; axes are counted without it."""
+
+    def body(net: Net, tensor: str) -> str:
+        found = net.op("MatMul", net.op("Reshape", tensor, net.ints(-1)), net.random(FEATURES, M))
+        place = net.op("ArgMax", found, axis=0)
+        data = net.random(M, 3) if kind == "Gather" else found
+        return str(net.op(kind, data, place, **({"axis": 0} if kind == "Gather" else {})))
+
+    proven(bodied(body))

@@ -82,7 +82,7 @@ def on_features(site: Site) -> Outcome:
     equation = equation_of(site)
     lifted = [position for position, view in enumerate(site.views) if isinstance(view, Window | ScoreMap | Map)]
     view = site.views[lifted[0]]
-    if len(lifted) == 1 and isinstance(view, Window | ScoreMap) and view.batch_axis == 0:
+    if len(lifted) == 1 and isinstance(view, Window | ScoreMap) and not view.batch_axis:
         made = _fully_connected(site, equation, lifted[0], view)
         if made is not None:
             return made
@@ -91,16 +91,20 @@ def on_features(site: Site) -> Outcome:
 
 def _fully_connected(site: Site, equation: Equation, position: int, view: Window | ScoreMap) -> Outcome | None:
     """The layer, where the one other input is a weight with which every feature is summed; None elsewhere."""
-    own, other = equation.terms[position][1:], 1 - position
+    batch = 0 if view.batch_axis is None else 1
+    own, other = equation.terms[position][batch:], 1 - position
     if len(equation.terms) != 2 or not isinstance(site.views[other], Fixed):
         return None
-    weight, outputs = equation.terms[other], equation.out[1:]
+    weight, outputs = equation.terms[other], equation.out[batch:]
+    lengths = dict(zip(own, site.shape_in(position)[1:], strict=True))
+    own = "".join(letter for letter in own if lengths[letter] > 1 or letter in weight + outputs)
     every = len(set(own)) == len(own) and sorted(weight) == sorted(own + outputs)
-    if not every or equation.out[0] != equation.terms[position][0] or (isinstance(view, ScoreMap) and len(own) != 1):
+    kept = equation.out[:batch] == equation.terms[position][:batch]
+    if not every or not kept or (isinstance(view, ScoreMap) and len(own) != 1):
         return None
     shape = site.shape_in(other)
     sizes = {letter: shape[place] for place, letter in enumerate(weight)}
-    if any(sizes[letter] != length for letter, length in zip(own, site.shape_in(position)[1:], strict=True)):
+    if any(sizes[letter] != lengths[letter] for letter in own):
         return None  # a weight of extent 1 that is spread over the features
     flat = _flattened(view) if isinstance(view, Window) else view
     features = site.shape_out()[1:]

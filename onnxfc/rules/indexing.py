@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from onnxfc import emit
 from onnxfc.errors import Refusal
+from onnxfc.graph import attributes
 from onnxfc.lift import all_scores, spread
 from onnxfc.rules.table import rule
 from onnxfc.site import Outcome, Site, positive
@@ -38,7 +39,8 @@ def elements(site: Site) -> Outcome:
     if isinstance(scores, Refusal):
         return scores
     axis = positive(int(site.attrs.get("axis", 0)), len(site.shape_in()))
-    if axis == 0 or any(view.batch_axis != 0 for view in scores):
+    alone = site.swallowed and len(scores) == len(site.views)
+    if axis == 0 or any(view.batch_axis != (None if alone else 0) for view in scores):
         return site.refuse("mixes-batch", "works along the batch")
     queue = iter(scores)
     inputs = [
@@ -54,7 +56,7 @@ def elements(site: Site) -> Outcome:
 def look_up(site: Site, scores: Sequence[ScoreMap], trace: Trace) -> Outcome:
     """Gather from a constant by the class numbers of each cell: the table's other axes move before the grid."""
     table, places = site.views[0], scores[-1]
-    axis = positive(int(site.attrs.get("axis", 0)), len(site.native(site.node.input[0]).native))
+    axis = positive(int(attributes(site.node).get("axis", 0)), len(site.native(site.node.input[0]).native))
     if not isinstance(table, Fixed) or axis != 0 or places.batch_axis:
         return site.refuse("mixes-batch", "reads by class numbers along another axis than a table's first")
     made = site.keep_renamed([table.tensor, places.tensor], axis=0)[0]
