@@ -127,7 +127,7 @@ def elementwise(site: Site) -> Outcome | None:
     return _same(site)
 
 
-@rule(*BROADCAST, on=Folded, attributes=("fmod",))
+@rule(*BROADCAST, on=Folded, attributes=("direction", "fmod"))
 def arithmetic(site: Site) -> Outcome | None:
     """Folded maps that lie on each other; constants and context must say the same at every place."""
     maps = [view for view in site.views if isinstance(view, Folded)]
