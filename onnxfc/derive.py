@@ -62,11 +62,23 @@ def derive(
     found = analyse(original, RewriteOptions(size=size))
     original = found.original
     other, notes = alike(original, other, [image.shape for image in found.reading])
+    _same_size(found, other)
     spatial = _spatial(found, other)
     images = tuple(
         ImageInput(image.name, image.shape, axes) for image, axes in zip(found.reading, spatial, strict=True)
     )
     return _Deriving(original, other, found, images, list(notes)).run(at)
+
+
+def _same_size(found: Analysis, other: ModelFile) -> None:
+    """Raise UsageError where the second model is made for other images alone."""
+    infos = {info.name: info for info in other.proto.graph.input}
+    for image in found.reading:
+        dims = [dim.dim_value for dim in infos[image.name].type.tensor_type.shape.dim]
+        fits = len(dims) == len(image.shape)
+        if not fits or any(n not in (0, want) for n, want in zip(dims[1:], image.shape[1:], strict=True)):
+            told = ("x".join(str(n if n > 0 else "N") for n in shape) for shape in (dims, image.shape))
+            raise UsageError("{}: the second model takes {}, the original {}".format(image.name, *told))
 
 
 def _spatial(found: Analysis, other: ModelFile) -> list[tuple[int, ...]]:
@@ -134,9 +146,14 @@ class _Deriving:
     def _output(self, name: str, grows: bool) -> Output:
         want = self.before.get(name)
         axes, _ = self._growth(name)
-        if not grows or want is None or not axes or len(axes) != len(self.native):
-            return Output(name, self._reduced(name) if grows else "global")
+        if not grows:
+            return self._single(name)
+        if want is None or not axes:
+            return self._whole(name)
         got = (self.near or {})[name]
+        if len(axes) != len(self.native):
+            self.notes.append(f"output {name} is {list(got)}, of which {len(axes)} axis grows: no grid of cells")
+            return Output(name, "global")
         if len(got) == len(want) + len(axes) and axes == tuple(range(len(want), len(got))):
             return Output(name, "map", axes)
         if len(got) == len(want) and all(want[axis] == 1 for axis in axes):
@@ -145,6 +162,24 @@ class _Deriving:
             return Output(name, "features", axes)
         self.notes.append(f"output {name} is {list(got)} where the original has {list(want)}: no form of score map")
         return Output(name, "global")
+
+    def _single(self, name: str) -> Output:
+        """Of a model that takes the native size only: a map of one cell, or as the original's."""
+        want, got = self.before.get(name), (self.near or {}).get(name)
+        dims = len(self.native)
+        if want is not None and got == (*want, *[1] * dims):
+            return Output(name, "map", tuple(range(len(want), len(got))))
+        return Output(name, "global")
+
+    def _whole(self, name: str) -> Output:
+        """An output that does not grow."""
+        form = self._reduced(name)
+        if form == "global":
+            self.notes.append(
+                f"output {name} has one value at every image size: larger images show only that it is that of "
+                "repeated native features"
+            )
+        return Output(name, form)
 
     def _reduced(self, name: str) -> Form:
         """What an output that does not grow is: reduced over its cells, if its last nodes say so."""
@@ -236,6 +271,9 @@ class _Deriving:
         except OnnxfcError:
             return None
         fits = claim.stride == stride and claim.native_size == self.native
+        if not fits and all(a % b == 0 for a, b in zip(stride, claim.stride, strict=True)) and stride > claim.stride:
+            more = ("x".join(map(str, lengths)) for lengths in (stride, claim.stride))
+            self.notes.append("the cells lie {} px apart; a rewrite of the original has one every {} px".format(*more))
         return claim if fits or all(item.form == "features" for item in claim.outputs) else None
 
     def _slack(self, known: Claim) -> tuple[int, ...]:

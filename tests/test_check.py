@@ -458,6 +458,38 @@ def test_reports_of_errors(tmp_path: Path) -> None:
         assert model.read_bytes() == fixture("lenet.dynamo").read_bytes()
 
 
+def test_what_was_given_twice(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    report = tmp_path / "report"
+    result = run(*pair, "--report", report, "--junit", report)
+    assert result.exit_code == 2
+    assert result.output == f"onnxfc: --junit {report}: is the file of --report too; give it one of its own\n"
+    assert not report.exists()
+    images = tmp_path / "images.npy"
+    np.save(images, np.zeros((2, 1, 28, 28), np.float32))
+    result = run(*pair, "--data", f"image={images}", "--data", f"image={images}")
+    assert (result.exit_code, result.output) == (2, "onnxfc: --data: image is given twice\n")
+
+
+def test_advice_is_for_this_command() -> None:
+    """`check` has no --no-check."""
+    constant = onnx.load(fixture("lenet.torchscript"))
+    for tensor in constant.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            tensor.CopyFrom(numpy_helper.from_array(np.zeros_like(numpy_helper.to_array(tensor)), tensor.name))
+    summary = check_pair(constant, constant, options=ONE).parity.summary()
+    assert summary.endswith("give real inputs with --data FILE.npy")
+
+
+@pytest.mark.parametrize("option", [("--data", "x.npy"), ("--check-size", "32x32"), ("--rtol", "1"), ("--atol", "0")])
+def test_options_of_the_proof_without_a_proof(option: tuple[str, str], tmp_path: Path) -> None:
+    out = tmp_path / "out.onnx"
+    result = CliRunner().invoke(main, ["rewrite", str(fixture("lenet.dynamo")), str(out), "--no-check", *option])
+    assert result.exit_code == 2
+    wanted = f"onnxfc: {option[0]} is for the proof, which --no-check leaves out; drop one of them\n"
+    assert result.output == wanted
+    assert not out.exists()
+
+
 def test_command_of_its_own(pair: tuple[Path, Path], tmp_path: Path) -> None:
     done = onnxfc("check", *pair, cwd=tmp_path)
     assert (done.code, done.err) == (0, "")
