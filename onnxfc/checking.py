@@ -71,7 +71,7 @@ def check_pair(
         _known(claim, options)
         parity = check(_begun(one, claim), two, claim, options, progress)
         return Checked(claim, "metadata", (), _geometry_checked(parity, claim, two), options)
-    pair = derive(one, two, size=size, at=at)
+    pair = derive(one, two, size=size, at=at, threads=options.threads)
     _known(pair.claim, options)
     wanted = replace(options, windows=pair.windows, larger=pair.grows)
     return Checked(

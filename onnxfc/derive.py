@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from onnxfc.analyse import Analysis, RewriteOptions, analyse, claim_of
+from onnxfc.by_value import common_values
 from onnxfc.claim import Boundary, Claim, Form, ImageInput, Output
 from onnxfc.errors import OnnxfcError, UsageError
 from onnxfc.inline import inlined
@@ -52,10 +53,12 @@ def derive(
     *,
     size: tuple[int, ...] | None = None,
     at: Sequence[tuple[str, str]] = (),
+    threads: int = 0,
 ) -> Pair:
     """Find out what ``other`` claims to be. ``size`` is the native size where the original leaves it open.
 
-    ``at`` are pairs of tensor names at which both heads begin. Raises UsageError where the two do not
+    ``at`` are pairs of tensor names at which both heads begin. Where the graphs do not show them, both models are run
+    on ``threads`` to see which tensors have the same values. Raises UsageError where the two do not
     match, or NothingToRewrite where the original has no image input.
     """
     original, other = inlined(original), inlined(other)
@@ -67,7 +70,7 @@ def derive(
     images = tuple(
         ImageInput(image.name, image.shape, axes) for image, axes in zip(found.reading, spatial, strict=True)
     )
-    return _Deriving(original, other, found, images, list(notes)).run(at)
+    return _Deriving(original, other, found, images, list(notes), threads).run(at)
 
 
 def _same_size(found: Analysis, other: ModelFile) -> None:
@@ -101,8 +104,10 @@ class _Deriving:
     found: Analysis
     images: tuple[ImageInput, ...]
     notes: list[str]
+    threads: int = 0
 
     def run(self, at: Sequence[tuple[str, str]]) -> Pair:
+        self.border = ""
         self.native = tuple(self.images[0].shape[axis] for axis in self.images[0].spatial)
         self.shapes = Shapes(self.other)
         self.before = Shapes(self.original).at({image.name: image.shape for image in self.images}) or {}
@@ -113,6 +118,8 @@ class _Deriving:
         outputs = [self._output(info.name, grows) for info in self.original.proto.graph.output]
         stride = self._stride(outputs) if grows else (1,) * len(self.native)
         boundaries = self._boundaries(at, stride) if grows else ()
+        if grows and not boundaries:
+            boundaries = self._by_value(outputs, stride)
         if grows and not any(item.form in {"map", "cells", "features"} for item in outputs):
             stride, boundaries = self._of_trunk(boundaries, stride)
         return Pair(self.original, self.other, self._claim(outputs, stride, boundaries), grows, tuple(self.notes))
@@ -211,10 +218,33 @@ class _Deriving:
         pairs = frontier(self.original, self.other, (self.before, self.near or {}), [item.name for item in self.images])
         border = padded_behind(self.original, {pair.original for pair in pairs}, self.before)
         if border is not None:
-            self.notes.append(f"the models differ before {border}, which is no part of a head")
+            self.border = f"the models differ before {border}, which is no part of a head"
             return ()
         found = [self._boundary(pair, stride) for pair in pairs]
         return tuple(item for item in found if item is not None) if all(found) else ()
+
+    def _by_value(self, outputs: Sequence[Output], stride: tuple[int, ...]) -> tuple[Boundary, ...]:
+        """Boundaries where a rewrite of the original would have them, at tensors of the same values."""
+        try:
+            known = () if self.found.refusals else claim_of(self.found, self.found.sizing()).boundaries
+        except OnnxfcError:
+            known = ()
+        order = [made for node in self.other.proto.graph.node for made in node.output]
+        candidates = {
+            item.original: [name for name in order if self._boundary(Common(item.original, name), stride) is not None]
+            for item in known
+        }
+        pairs: list[Common] = []
+        if candidates and all(candidates.values()):
+            claim = self._claim(outputs, stride, ())
+            pairs = common_values(self.original, self.other, claim, candidates, self.threads)
+        if pairs:
+            told = ", ".join(f"{pair.original} = {pair.other}" for pair in pairs)
+            self.notes.append(f"the trunks are written differently; these tensors have the same values: {told}")
+        elif self.border:
+            self.notes.append(self.border)
+        found = [self._boundary(pair, stride) for pair in pairs]
+        return tuple(item for item in found if item is not None)
 
     def _boundary(self, pair: Common, stride: Sequence[int]) -> Boundary | None:
         """The window of a pair of tensors; None where they are no maps, or do not fit the stride."""

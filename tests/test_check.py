@@ -248,11 +248,14 @@ def test_without_a_common_trunk_the_boundary_may_be_named(tmp_path: Path) -> Non
     assert "--at nowhere=nowhere: is no pair of trunk tensors" in wrong.output
 
 
-def test_padded_trunk_that_differs_has_no_windows() -> None:
+def test_padded_trunks_that_have_no_tensor_in_common() -> None:
+    """The channels of the last Conv in another order, and the first FC layer with them."""
     model = stranger("mini_vgg.torchscript")
-    conv = next(node for node in model.graph.node if node.op_type == "Conv")
-    tensor = next(t for t in model.graph.initializer if t.name == conv.input[1])
-    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1 + 1e-6), tensor.name))
+    last, first = [node for node in model.graph.node if node.op_type == "Conv"][2:4]
+    for name, axis in ((last.input[1], 0), (last.input[2], 0), (first.input[1], 1)):
+        tensor = next(t for t in model.graph.initializer if t.name == name)
+        turned = np.flip(numpy_helper.to_array(tensor), axis)
+        tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(turned), tensor.name))
     done = check_pair(fixture("mini_vgg.torchscript"), model, options=ONE)
     assert done.passed
     assert done.parity.window.status == "not applicable"

@@ -133,6 +133,51 @@ def test_windows_of_a_trunk_that_leaves_elements_unread() -> None:
     assert any((n - 32) % 4 >= 2 for size in windowed(done).window.sizes for n in size)
 
 
+def folded() -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """A padded trunk with BatchNormalization, and a rewrite in which that is part of the Conv."""
+    net = Net(17)
+    x = net.conv(net.image(1, (16, 16), 3), 3, 6, pads=[1] * 4)
+    figures = [net.const(value) for value in (np.linspace(0.5, 2, 6), np.ones(6), np.ones(6) / 3, np.linspace(1, 3, 6))]
+    x = net.op("Relu", net.op("BatchNormalization", x, *figures))
+    x = net.op("Relu", net.conv(x, 6, 6, pads=[1] * 4))
+    original = net.model(net.fc(net.op("Flatten", x), 96, 5, out="scores"))
+    other = without_claim(rewritten(original))
+    conv, norm = other.graph.node[:2]
+    gain, shift, mean, var = (numpy_helper.to_array(weight(other, name)) for name in norm.input[1:])
+    w, b = (numpy_helper.to_array(weight(other, name)) for name in conv.input[1:])
+    scale = gain / np.sqrt(var + 1e-5)
+    values = (w * scale[:, None, None, None], (b - mean) * scale + shift)
+    for name, value in zip(conv.input[1:], values, strict=True):
+        weight(other, name).CopyFrom(numpy_helper.from_array(value.astype(np.float32), name))
+    conv.output[0] = norm.output[0]
+    other.graph.node.remove(norm)
+    return original, other
+
+
+def test_a_padded_trunk_that_is_written_differently() -> None:
+    original, other = folded()
+    done = check_pair(original, other, options=ONE)
+    assert done.passed, done.parity.summary()
+    name = done.claim.boundaries[0].original
+    assert done.notes == (f"the trunks are written differently; these tensors have the same values: {name} = {name}",)
+    windowed(done)
+
+
+@pytest.mark.parametrize("perm", [[0, 1, 3, 2], None])
+def test_wrong_maps_behind_a_trunk_that_is_written_differently(perm: list[int] | None) -> None:
+    """Nothing of this is to be seen at the native size."""
+    original, other = folded()
+    if perm is None:
+        flipped = helper.make_node("Slice", ["y", "from", "to", "axis", "step"], ["z"])
+        wrong = appended(other, flipped, **{"from": [-1]}, to=[-(2**31)], axis=[2], step=[-1])
+    else:
+        wrong = appended(other, helper.make_node("Transpose", ["y"], ["z"], perm=perm))
+    done = check_pair(original, wrong, options=ONE)
+    assert not done.passed
+    assert done.parity.native.status == "passed"
+    assert done.parity.window.status == "failed"
+
+
 @pytest.mark.parametrize("claimed", [True, False])
 def test_cells_that_are_too_many_off_the_grid(claimed: bool) -> None:
     """A pool that rounds up: at the native size, and on the grid, it is the same."""
@@ -214,6 +259,14 @@ def test_same_padding_beside_the_pads_that_it_means() -> None:
     done = check_pair(original, without_claim(rewritten(original)), options=ONE)
     assert done.passed, done.parity.summary()
     windowed(done)
+
+
+def test_an_empty_output_proves_nothing() -> None:
+    net = Net(17)
+    model = net.model(net.op("Slice", net.flat(), net.ints(0), net.ints(0), net.ints(1), out="scores"))
+    done = check_pair(model, model, options=ONE)
+    assert not done.passed
+    assert "empty" in done.parity.summary()
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-8, 1e8, 1e30])
