@@ -38,6 +38,7 @@ LAYERS = (
     ("rules", "sizing", "outputs", "assemble"),
     ("walk",),
     ("analyse",),
+    ("by_value",),
     ("rewrite", "derive", "costs"),
     ("checking", "inspection"),
     ("report",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from onnxfc.commands.common import (
     progress_line,
     write_report,
 )
-from onnxfc.errors import ExitCode, OnnxfcError, WriteError
+from onnxfc.errors import ExitCode, OnnxfcError, UsageError, WriteError
 
 if TYPE_CHECKING:
     from onnxfc.checking import Checked
@@ -80,6 +81,8 @@ def check(
 
     check_report(report, original, other)
     check_report(junit, original, other, option="--junit")
+    if report is not None and junit is not None and os.path.realpath(report) == os.path.realpath(junit):
+        fail(UsageError(f"--junit {junit}: is the file of --report too; give it one of its own"), verbose)
     name = f"{original.name} against {other.name}"
     try:
         result = _checked(original, other, options, quiet)

@@ -71,6 +71,8 @@ def load_data(given: tuple[str, ...]) -> Any:
     arrays = {}
     for item in given:
         name, _, path = item.rpartition("=")
+        if name and name in arrays:
+            raise UsageError(f"--data: {name} is given twice")
         try:
             arrays[name] = np.load(path, allow_pickle=False)
         except OSError as error:

@@ -19,10 +19,14 @@ from onnxfc.commands.common import (
     progress_line,
     write_report,
 )
-from onnxfc.errors import OnnxfcError
+from onnxfc.errors import OnnxfcError, UsageError
 
 if TYPE_CHECKING:
     from onnxfc.rewrite import Rewrite
+
+
+_OF_PROOF = ("rtol", "atol", "check_size", "data")
+"""Options that say how to prove."""
 
 
 @click.command(epilog=EPILOG, context_settings={"token_normalize_func": lambda token: token.replace("_", "-")})
@@ -118,6 +122,9 @@ def _rewritten(source: Path, target: Path, options: dict[str, Any], quiet: bool)
         **{name: options[name] for name in names},
         external_data_size_threshold=options["external_data_size_threshold"],
     )
+    if options["no_check"] and (given := [name for name in _OF_PROOF if options[name] not in (None, ())]):
+        option = "--" + given[0].replace("_", "-")
+        raise UsageError(f"{option} is for the proof, which --no-check leaves out; drop one of them")
     model = ModelFile.open(source)
     model.check_target(target, save)
     wanted = RewriteOptions(

@@ -25,7 +25,7 @@ Progress = Callable[[str], None]
 SMALL = 2_000_000
 """Weights up to which a model is looked at more closely: four kinds of inputs instead of two."""
 
-ADVICE = "give real inputs with --data FILE.npy, or skip the proof with --no-check"
+ADVICE = "give real inputs with --data FILE.npy"
 
 
 @dataclass(frozen=True)

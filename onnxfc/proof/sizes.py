@@ -10,6 +10,13 @@ from onnxfc.claim import Claim
 from onnxfc.errors import UsageError
 from onnxfc.proof.options import CheckOptions
 
+MOST = 1 << 28
+"""Pixels of the largest image that is tried: 1 GB for each channel in float32."""
+
+
+class TooLarge(Exception):
+    """The claim would need larger images than can be tried; the text is one line."""
+
 
 @dataclass(frozen=True)
 class Size:
@@ -40,6 +47,9 @@ def larger_sizes(claim: Claim, options: CheckOptions) -> list[Size]:
         ),
         Size(tuple(n + grown + r for (n, _, _), grown, r in zip(axes, off, rest, strict=True))),
     ]
+    for size in sizes:
+        if math.prod(size.pixels) > MOST:
+            raise TooLarge(f"the claimed stride or size step would need images of {size} px")
     return sizes + [_users_size(pixels, claim) for pixels in options.sizes]
 
 
@@ -70,4 +80,6 @@ def _users_size(pixels: tuple[int, ...], claim: Claim) -> Size:
             f"check size {text}: the model takes {'x'.join(map(str, native))} "
             f"plus multiples of {'x'.join(map(str, claim.size_step))}"
         )
+    if math.prod(pixels) > MOST:
+        raise UsageError(f"check size {text}: is more than the {MOST} pixels that a check takes")
     return Size(tuple(pixels))
