@@ -264,7 +264,7 @@ def _regrouped(site: Site, view: Map, after: Shape, places: tuple[int, ...]) -> 
             target[place] = shape[axis]
         wanted.append(tuple(target))
     if not site.try_keep(wanted):
-        emit.reshape(site.draft, view.tensor, _target(site, view, after, places), site.node.output[0])
+        emit.reshape(site.draft, view.tensor, _target(site, view, after, places), site.node.output[0], site.node)
     return site.maps(view.trace, places)
 
 
