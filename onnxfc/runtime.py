@@ -113,7 +113,7 @@ def _attach(proto: onnx.ModelProto, model: ModelFile, options: ort.SessionOption
 
 
 def _share(graph: onnx.GraphProto, held: dict[str, ort.OrtValue], options: ort.SessionOptions) -> None:
-    """Let the session compute on Conv weights where they are, rather than on a copy.
+    """Let the session compute on Conv weights where they are; a copy of each lives only while it is loaded.
 
     Not on others: where onnxruntime moves a Transpose it turns an initializer under its own name.
     """

@@ -311,5 +311,5 @@ def _of_free_batch(site: Site) -> Refusal | None:
     if site.op_type != "Reshape":
         return site.refuse("batch-baked", "holds for the native batch only", "leave out --dynamic-batch")
     site.draft.nodes.pop()
-    emit.reshape(site.draft, site.tensors()[0], [0, *native.native[1:]], site.node.output[0])
+    emit.reshape(site.draft, site.tensors()[0], [0, *native.native[1:]], site.node.output[0], site.node)
     return None

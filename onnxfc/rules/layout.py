@@ -291,7 +291,7 @@ def _regrouped(site: Site, view: Map, after: Shape, places: tuple[int, ...]) -> 
         before, order = shuffle
         site.draft.emit("Gather", [before.tensor, site.draft.constant(order, "order")], site.node.output[0], axis=1)
     else:
-        emit.reshape(site.draft, view.tensor, _target(site, view, after, places), site.node.output[0])
+        emit.reshape(site.draft, view.tensor, _target(site, view, after, places), site.node.output[0], site.node)
     return site.maps(view.trace, places)
 
 

@@ -182,7 +182,7 @@ def _reshape(site: Site, scores: Sequence[ScoreMap], trace: Trace) -> Outcome:
     if axis == 0 and len(features) == 1 + grid and features[1:] == (1,) * grid and view.features == features[:1]:
         return [Map(view.tensor, site.node.output[0], tuple(range(2, 2 + grid)), trace)]
     sizes = emit.dims(site.draft, view.tensor, first, first + grid)
-    tensor = emit.reshape(site.draft, view.tensor, [0, *features, sizes], site.node.output[0])
+    tensor = emit.reshape(site.draft, view.tensor, [0, *features, sizes], site.node.output[0], site.node)
     return [ScoreMap(tensor, features, trace, axis)]
 
 
