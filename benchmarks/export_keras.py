@@ -60,7 +60,10 @@ def _tamed(layer: keras.Layer, call: object, rng: np.random.Generator) -> object
             axes = tuple(range(values.ndim - 1))
             given = values.numpy()
             own = [w for w in (("gamma", layer.scale), ("beta", layer.center)) if w[1]]
-            affine = [rng.uniform(0.7, 1.3, given.shape[-1]) if n == "gamma" else rng.normal(0, 0.1, given.shape[-1]) for n, _ in own]
+            affine = [
+                rng.uniform(0.7, 1.3, given.shape[-1]) if n == "gamma" else rng.normal(0, 0.1, given.shape[-1])
+                for n, _ in own
+            ]
             layer.set_weights([*affine, given.mean(axes), given.var(axes) + 1e-6])
         elif hasattr(layer, "activation") and min(values.shape[1:-1] or (2,)) > 1:
             activation, layer.activation = layer.activation, keras.activations.linear
@@ -70,7 +73,11 @@ def _tamed(layer: keras.Layer, call: object, rng: np.random.Generator) -> object
             centred = made - made.mean(axes) if layer.use_bias else made
             scale = 1 / max(float(centred.std()), 1e-12)
             kernels = weights[:-1] if layer.use_bias else weights
-            bias = [weights[-1] * scale - made.mean(axes) * scale + 0.1 * rng.standard_normal(made.shape[-1])] if layer.use_bias else []
+            bias = (
+                [weights[-1] * scale - made.mean(axes) * scale + 0.1 * rng.standard_normal(made.shape[-1])]
+                if layer.use_bias
+                else []
+            )
             first = kernels[:-1] if len(kernels) > 1 else []  # of a separable Conv the last kernel is scaled
             layer.set_weights([*first, kernels[-1] * scale, *bias])
         return call(values, *args, **options)
@@ -87,7 +94,9 @@ def export(name: str, out: Path) -> None:
     path = out / f"{name}.keras.onnx"
     model.export(str(path), format="onnx", verbose=False)
     scores = model.predict(images(4, shape, 1), verbose=0)
-    print(f"{path.name:32} {path.stat().st_size / 1e6:8.1f} MB  variation {scores.std(axis=0).mean() / scores.std():.2f}")
+    print(
+        f"{path.name:32} {path.stat().st_size / 1e6:8.1f} MB  variation {scores.std(axis=0).mean() / scores.std():.2f}"
+    )
 
 
 def main() -> None:
