@@ -11,7 +11,7 @@ from onnxfc.cut import begin_at
 from onnxfc.errors import NothingToRewrite, Refusal
 from onnxfc.geometry import Geometry, Grid, grid_of, slack_of
 from onnxfc.graph import Graph
-from onnxfc.images import Image, images, native_inputs
+from onnxfc.images import Image, images, inner_image, native_inputs
 from onnxfc.inline import inlined
 from onnxfc.model_file import ModelFile
 from onnxfc.outputs import Form, drop_refusals, finish
@@ -66,9 +66,10 @@ def analyse(original: ModelFile, options: RewriteOptions) -> Analysis:
     if inner:
         return analyse(begin_at(original, graph, native_specs(original, graph, inputs), inner[0]), options)
     readings = images(graph, inputs, options.dynamic_batch, options.size, options.inputs)
-    if isinstance(readings, Refusal):
-        raise NothingToRewrite(str(readings), (readings,))
     native = native_specs(original, graph, inputs)
+    if isinstance(readings, Refusal):
+        refusal = _naming_inner(readings, inner_image(graph, native))
+        raise NothingToRewrite(str(refusal), (refusal,))
     failures: list[Analysis] = []
     for reading in readings:
         state = walk(original, graph, native, reading, options.global_pool)
@@ -79,6 +80,13 @@ def analyse(original: ModelFile, options: RewriteOptions) -> Analysis:
             return Analysis(original, state, tuple(reading), tuple(outputs), tuple(traces), refusals)
         failures.append(Analysis(original, state, tuple(reading), (), (), tuple(finished)))
     return max(failures, key=lambda failure: failure.state.reached)
+
+
+def _naming_inner(refusal: Refusal, inner: str) -> Refusal:
+    """An image that enters as a flat vector: which tensor to name instead."""
+    if refusal.code != "no-image-input" or not inner:
+        return refusal
+    return replace(refusal, advice=f"the image enters flattened: name the inner tensor that is one, --input '{inner}'")
 
 
 def recognise(file: ModelFile) -> None:

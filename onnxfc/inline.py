@@ -6,16 +6,30 @@ import onnx
 from onnx import inliner
 
 from onnxfc.branches import without_ifs
-from onnxfc.graph import inputs_of
+from onnxfc.graph import in_order, inputs_of
 from onnxfc.model_file import ModelFile
 
 
 def inlined(model: ModelFile) -> ModelFile:
     """The model with nothing on the image's way folded away in functions and Ifs; the very same where nothing is."""
+    model = _sorted(model)
     moving = _called_with_images(model.proto)
     if moving:
         model = model.with_proto(inliner.inline_selected_functions(model.proto, sorted(moving)))
     return without_ifs(model)
+
+
+def _sorted(model: ModelFile) -> ModelFile:
+    """The model with each node behind what it reads; the very same where that is so."""
+    before = list(model.proto.graph.node)
+    after = in_order(before)
+    if all(one is other for one, other in zip(before, after, strict=True)):
+        return model
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    del proto.graph.node[:]
+    proto.graph.node.extend(after)
+    return model.with_proto(proto)
 
 
 def _called_with_images(model: onnx.ModelProto) -> set[tuple[str, str]]:

@@ -266,7 +266,11 @@ def _no_rule(site: Site) -> Refusal:
         return site.refuse(code, why, advice)
     lifted = [view for view in site.views if isinstance(view, Lifted)]
     if any(isinstance(view, Window) for view in lifted):
-        return site.refuse("cut-out", "works on a piece of the map that was cut out or flattened before", _LEAVE)
+        why = "works on a piece of the map that was cut out or flattened before"
+        image = len(site.shape_in()) == 2 + site.state.rank
+        return site.refuse(
+            "cut-out", why, f"{_LEAVE}, or name the piece: --input {site.node.input[0]}" if image else _LEAVE
+        )
     return site.refuse("unsupported-operator", "is not supported here", _LEAVE)
 
 

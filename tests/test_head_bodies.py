@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from hazards import (
     CHANNELS,
@@ -696,3 +697,12 @@ def test_two_images_of_different_size() -> None:
     assert done.replacements[0].after == "Conv 5x4 3→6 + 3x3 3→6"
     dims = [[dim.dim_param for dim in info.type.tensor_type.shape.dim][2:] for info in done.model.graph.input]
     assert dims == [["height", "width"], ["height_2", "width_2"]]
+
+
+def test_nodes_in_another_order() -> None:
+    """ONNX wants each node behind what it reads; onnxruntime runs it in any order."""
+    model = head(lambda net, flat: net.fc(net.op("Relu", net.fc(flat, FEATURES, 8)), 8, 4))
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in model.graph.node][::-1]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    assert len(proven(model).replacements) == 2
