@@ -4,8 +4,8 @@
 
 VGG-16 (553 MB) by both of PyTorch's exporters. Each task is a process of its own and is measured as a whole,
 interpreter and imports included: median seconds, and peak memory with the part of it that no file stands behind
-(see usage.py). The tasks take turns; slow ones sit out after two rounds. The input lies in the page cache, or with ``--cold`` it does not;
-what a task writes is removed, and the disk left to come to rest, before the next one begins.
+(see usage.py). The tasks take turns; slow ones sit out after two rounds. The input lies in the page cache, or with
+``--cold`` it does not; what a task writes is removed, and the disk left to come to rest, before the next one begins.
 
 Two further models make onnxfc permute the weight of the first FC layer (411 MB): one stores it transposed, as
 exporters that write MatMul do, and one flattens channels last. Their ratio is to the same ``cp``.
