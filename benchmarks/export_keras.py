@@ -21,6 +21,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+LARGE = {"Xception", "InceptionV3", "InceptionResNetV2"}
 Call = Callable[..., tf.Tensor]
 NAMES = (
     *("MobileNet", "MobileNetV2", "MobileNetV3Small", "MobileNetV3Large", "DenseNet121", "EfficientNetB0"),
@@ -112,8 +113,8 @@ tf.nn.gelu = gelu
 def export(name: str, out: Path) -> None:
     keras.utils.set_random_seed(0)
     # Logits: the softmax of random weights is nearly constant.
-    model = getattr(keras.applications, name)(weights=None, classifier_activation=None)
-    shape = tuple(model.input_shape[1:])
+    shape = (299, 299, 3) if name in LARGE else (224, 224, 3)
+    model = getattr(keras.applications, name)(weights=None, classifier_activation=None, input_shape=shape)
     enliven(model, images(4, shape, 0))
     path = out / f"{name}.keras.onnx"
     model.export(str(path), format="onnx", verbose=False)

@@ -6,12 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from onnxfc.branches import decided
 from onnxfc.claim import PREFIX, Boundary, Claim, ImageInput, Output
 from onnxfc.cut import begin_at
 from onnxfc.errors import NothingToRewrite, Refusal
 from onnxfc.geometry import Geometry, Grid, grid_of, slack_of
 from onnxfc.graph import Graph
-from onnxfc.images import Image, images, native_inputs
+from onnxfc.images import Image, images, inner_image, native_inputs
 from onnxfc.inline import inlined
 from onnxfc.model_file import ModelFile
 from onnxfc.outputs import Form, drop_refusals, finish
@@ -66,9 +67,10 @@ def analyse(original: ModelFile, options: RewriteOptions) -> Analysis:
     if inner:
         return analyse(begin_at(original, graph, native_specs(original, graph, inputs), inner[0]), options)
     readings = images(graph, inputs, options.dynamic_batch, options.size, options.inputs)
-    if isinstance(readings, Refusal):
-        raise NothingToRewrite(str(readings), (readings,))
     native = native_specs(original, graph, inputs)
+    if isinstance(readings, Refusal):
+        refusal = _naming_inner(readings, inner_image(graph, native))
+        raise NothingToRewrite(str(refusal), (refusal,))
     failures: list[Analysis] = []
     for reading in readings:
         state = walk(original, graph, native, reading, options.global_pool)
@@ -80,8 +82,15 @@ def analyse(original: ModelFile, options: RewriteOptions) -> Analysis:
         failures.append(Analysis(original, state, tuple(reading), (), (), tuple(finished)))
     furthest = max(failures, key=lambda failure: failure.state.reached)
     if furthest.state.conditions:
-        return analyse(inlined(original, furthest.state.conditions), options)
+        return analyse(decided(original, furthest.state.conditions), options)
     return furthest
+
+
+def _naming_inner(refusal: Refusal, inner: str) -> Refusal:
+    """An image that enters as a flat vector: which tensor to name instead."""
+    if refusal.code != "no-image-input" or not inner:
+        return refusal
+    return replace(refusal, advice=f"the image enters flattened: name the inner tensor that is one, --input '{inner}'")
 
 
 def recognise(file: ModelFile) -> None:
@@ -102,11 +111,11 @@ def _objections(state: State, reading: Sequence[Image], traces: Sequence[Trace])
     refusals = drop_refusals(state, traces)
     if refusals:
         return tuple(refusals)
-    if not state.replacements and (not traces or _is_free(state, reading)):
+    if not traces or (not state.replacements and _is_free(state, reading)):
         return (_nothing(state),)
     cut = any(set(boundary.extent) != {1} for trace in traces for boundary in trace.windows)
-    if not state.replacements and cut:  # whole windows as they are: nobody wants them
-        return (_nothing(state),)
+    if not state.replacements and cut:
+        return (Refusal("no-head", "", _WHOLE_WINDOWS, _NO_HEAD),)
     if any(trace.windows and any(f.stride != int(f.stride) for f in trace.fields) for trace in traces):
         return (Refusal("fractional-stride", "", "the head's windows are a fraction of a pixel apart"),)
     return ()
@@ -119,6 +128,7 @@ def _is_free(state: State, reading: Sequence[Image]) -> bool:
     return not fixed and all(any(node is own for own in state.graph.nodes) for node in state.draft.nodes)
 
 
+_WHOLE_WINDOWS = "its outputs are the flattened map itself: no FC layer and no global pool reads it"
 _NO_HEAD = "nothing in it is made for one image size"
 
 

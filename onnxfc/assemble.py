@@ -8,7 +8,7 @@ import onnx
 from onnx import helper
 
 from onnxfc.claim import PREFIX
-from onnxfc.graph import Graph, inputs_of
+from onnxfc.graph import Graph, inputs_of, unused_name
 from onnxfc.images import SIZE_NAMES, Image
 from onnxfc.site import State
 from onnxfc.specs import Spec
@@ -27,7 +27,9 @@ class _Names:
             if image.free_batch:
                 self._by_dims.setdefault(tuple(probe[0] for probe in probes), _declared(graph, image, 0) or "batch")
             for name, axis in zip(self._sizes, image.spatial, strict=True):
-                self._by_dims.setdefault(tuple(probe[axis] for probe in probes), name)
+                dims = tuple(probe[axis] for probe in probes)
+                if dims not in self._by_dims:  # a second image of another size has dims of its own
+                    self._by_dims[dims] = unused_name(name, set(self._by_dims.values()))
 
     def dim(self, dims: tuple[int, ...], place: int | None) -> int | str | None:
         """A number, a name, or (inside the graph) nothing."""
@@ -36,12 +38,8 @@ class _Names:
         if dims not in self._by_dims:
             if place is None:
                 return None
-            name, count = f"map_{self._sizes[place % len(self._sizes)]}", 1
-            taken = set(self._by_dims.values())
-            while name in taken:
-                count += 1
-                name = f"map_{self._sizes[place % len(self._sizes)]}_{count}"
-            self._by_dims[dims] = name
+            name = f"map_{self._sizes[place % len(self._sizes)]}"
+            self._by_dims[dims] = unused_name(name, set(self._by_dims.values()))
         return self._by_dims[dims]
 
 
@@ -122,7 +120,7 @@ def _set_shape(info: onnx.ValueInfoProto, spec: Spec, names: _Names, axes: Seque
         dims = tuple(probe[axis] for probe in spec.shapes)
         value = names.dim(dims, list(axes).index(axis) if axis in axes else None)
         dim = shape.dim.add()
-        if axis < len(before) and len(before) == spec.rank:
+        if len(before) == spec.rank and before[axis].denotation:
             dim.denotation = before[axis].denotation
         if isinstance(value, int):
             dim.dim_value = value

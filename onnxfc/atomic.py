@@ -86,17 +86,30 @@ class NewFile:
     def prepare(self, target: Path) -> None:
         """Do what takes time before :meth:`publish`, while the file has no name yet.
 
-        A file that replaces another gets its permissions, and is on the disk before it does. A new one
-        needs no fsync: if the power fails, nothing is lost that was there.
+        A file that replaces another gets its owner and permissions, and is on the disk before it does. A new
+        one needs no fsync: if the power fails, nothing is lost that was there.
         """
-        mode = _mode(target)
-        if mode is not None:
-            os.fchmod(self.fd, mode)
+        with suppress(FileNotFoundError):
+            self._inherit(target)
             os.fsync(self.fd)
+
+    def _inherit(self, target: Path) -> None:
+        """Owner (as far as we may), mode, and extended attributes, which access control lists are among."""
+        was, now = os.lstat(target), os.fstat(self.fd)
+        if (was.st_uid, was.st_gid) != (now.st_uid, now.st_gid):
+            for owner in (was.st_uid, -1):  # only root may give a file away; to a group of theirs anyone may
+                with suppress(OSError):
+                    os.fchown(self.fd, owner, was.st_gid)
+                    break
+        os.fchmod(self.fd, stat.S_IMODE(was.st_mode))  # after chown, which takes some of it away
+        if hasattr(os, "listxattr"):
+            with suppress(OSError):
+                for name in os.listxattr(target):
+                    os.setxattr(self.fd, name, os.getxattr(target, name))
 
     def publish(self, target: Path) -> None:
         """Give the file its name, once, replacing what is there."""
-        if self._temporary is None and _mode(target) is None:
+        if self._temporary is None and not os.path.lexists(target):
             with suppress(FileExistsError):
                 self._link(target)
                 return
@@ -120,12 +133,13 @@ class NewFile:
             os.close(folder)
 
 
-def _mode(target: Path) -> int | None:
-    """Permissions of the file at ``target``; None where there is none."""
-    try:
-        return stat.S_IMODE(os.lstat(target).st_mode)
-    except FileNotFoundError:
-        return None
+def check_folder(folder: Path) -> None:
+    """Raises OSError where no file can be made in ``folder``."""
+    if not stat.S_ISDIR(os.stat(folder).st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, "not a folder")
+    if not os.access(folder, os.W_OK):
+        read_only = hasattr(os, "statvfs") and os.statvfs(folder).f_flag & os.ST_RDONLY
+        raise OSError(errno.EROFS if read_only else errno.EACCES, "not writable")
 
 
 def sync_folder(folder: Path) -> None:

@@ -13,11 +13,13 @@ from onnxfc.claim import Claim
 from onnxfc.cut import begin_at
 from onnxfc.derive import derive
 from onnxfc.errors import UsageError
+from onnxfc.geometry import Geometry
 from onnxfc.graph import Graph
 from onnxfc.images import native_inputs
 from onnxfc.inline import inlined
 from onnxfc.model_file import ModelFile
 from onnxfc.proof import CheckOptions, Parity, check
+from onnxfc.shapes import Shapes
 from onnxfc.walk import native_specs
 
 Model = str | Path | bytes | onnx.ModelProto | ModelFile
@@ -59,16 +61,26 @@ def check_pair(
     """
     options = options or CheckOptions()
     one, two = _opened(original), _opened(other)
-    claim = Claim.from_metadata({item.key: item.value for item in two.proto.metadata_props})
+    claim = _claim(two)
+    if _claim(one) is not None:
+        raise UsageError("the first model was made by onnxfc itself; give the original first, then what was made of it")
+    if claim is not None and size not in (None, claim.native_size):
+        told = ("x".join(map(str, lengths)) for lengths in (size or (), claim.native_size))
+        raise UsageError("the size {} is not the native size of the second model, {}".format(*told))
     if claim is not None and not at:
         _known(claim, options)
-        return Checked(claim, "metadata", (), check(_begun(one, claim), two, claim, options, progress), options)
-    pair = derive(one, two, size=size, at=at)
+        parity = check(_begun(one, claim), two, claim, options, progress)
+        return Checked(claim, "metadata", (), _geometry_checked(parity, claim, two), options)
+    pair = derive(one, two, size=size, at=at, threads=options.threads)
     _known(pair.claim, options)
     wanted = replace(options, windows=pair.windows, larger=pair.grows)
     return Checked(
         pair.claim, "derived", pair.notes, check(pair.original, pair.other, pair.claim, wanted, progress), options
     )
+
+
+def _claim(file: ModelFile) -> Claim | None:
+    return Claim.from_metadata({item.key: item.value for item in file.proto.metadata_props})
 
 
 def _opened(model: Model) -> ModelFile:
@@ -84,6 +96,19 @@ def _begun(original: ModelFile, claim: Claim) -> ModelFile:
         if image.name not in inputs and image.name in graph.producers:
             return begin_at(original, graph, native_specs(original, graph, inputs), image.name)
     return original
+
+
+def _geometry_checked(parity: Parity, claim: Claim, file: ModelFile) -> Parity:
+    """Failed where the metadata tell another geometry than the graph."""
+    if parity.native.status == "failed":
+        return parity
+    found = Geometry.of_claim(replace(claim, slack=(), smallest_size=(), halo=()), Shapes(file))
+    for name in ("slack", "smallest_size", "halo"):
+        told, own = getattr(claim, name), getattr(found, name) or ()
+        if told and told != own:
+            reason = f"wrong claim: {name} is {told}, the graph gives {own}"
+            return replace(parity, native=replace(parity.native, status="failed", reason=reason))
+    return parity
 
 
 def _known(claim: Claim, options: CheckOptions) -> None:

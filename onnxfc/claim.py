@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from onnxfc.damage import damage_of
 from onnxfc.errors import ReadError
 
 PREFIX = "onnxfc."
@@ -129,11 +130,13 @@ class Claim:
             raw["inputs"] = tuple(ImageInput(**item) for item in raw["inputs"])
             raw["boundaries"] = tuple(Boundary(**item) for item in raw["boundaries"])
             raw["outputs"] = tuple(Output(**item) for item in raw["outputs"])
-            return cls(**raw)
-        except (ValueError, TypeError, KeyError) as error:
-            raise ReadError(
-                f"the model's {PREFIX}* metadata is damaged: {error}; rewrite the original again"
-            ) from error
+            claim = cls(**raw)
+            damage = damage_of(claim, get_args(Form))
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            damage = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        if damage is not None:
+            raise ReadError(f"the model's {PREFIX}* metadata is damaged: {damage}; rewrite the original again")
+        return claim
 
 
 def _tuples(value: Any) -> Any:

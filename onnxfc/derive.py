@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from onnxfc.analyse import Analysis, RewriteOptions, analyse, claim_of
+from onnxfc.by_value import common_values
 from onnxfc.claim import Boundary, Claim, Form, ImageInput, Output
 from onnxfc.errors import OnnxfcError, UsageError
 from onnxfc.inline import inlined
@@ -52,21 +53,35 @@ def derive(
     *,
     size: tuple[int, ...] | None = None,
     at: Sequence[tuple[str, str]] = (),
+    threads: int = 0,
 ) -> Pair:
     """Find out what ``other`` claims to be. ``size`` is the native size where the original leaves it open.
 
-    ``at`` are pairs of tensor names at which both heads begin. Raises UsageError where the two do not
+    ``at`` are pairs of tensor names at which both heads begin. Where the graphs do not show them, both models are run
+    on ``threads`` to see which tensors have the same values. Raises UsageError where the two do not
     match, or NothingToRewrite where the original has no image input.
     """
     original, other = inlined(original), inlined(other)
     found = analyse(original, RewriteOptions(size=size))
     original = found.original
     other, notes = alike(original, other, [image.shape for image in found.reading])
+    _same_size(found, other)
     spatial = _spatial(found, other)
     images = tuple(
         ImageInput(image.name, image.shape, axes) for image, axes in zip(found.reading, spatial, strict=True)
     )
-    return _Deriving(original, other, found, images, list(notes)).run(at)
+    return _Deriving(original, other, found, images, list(notes), threads).run(at)
+
+
+def _same_size(found: Analysis, other: ModelFile) -> None:
+    """Raise UsageError where the second model is made for other images alone."""
+    infos = {info.name: info for info in other.proto.graph.input}
+    for image in found.reading:
+        dims = [dim.dim_value for dim in infos[image.name].type.tensor_type.shape.dim]
+        fits = len(dims) == len(image.shape)
+        if not fits or any(n not in (0, want) for n, want in zip(dims[1:], image.shape[1:], strict=True)):
+            told = ("x".join(str(n if n > 0 else "N") for n in shape) for shape in (dims, image.shape))
+            raise UsageError("{}: the second model takes {}, the original {}".format(image.name, *told))
 
 
 def _spatial(found: Analysis, other: ModelFile) -> list[tuple[int, ...]]:
@@ -89,8 +104,10 @@ class _Deriving:
     found: Analysis
     images: tuple[ImageInput, ...]
     notes: list[str]
+    threads: int = 0
 
     def run(self, at: Sequence[tuple[str, str]]) -> Pair:
+        self.border = ""
         self.native = tuple(self.images[0].shape[axis] for axis in self.images[0].spatial)
         self.shapes = Shapes(self.other)
         self.before = Shapes(self.original).at({image.name: image.shape for image in self.images}) or {}
@@ -101,6 +118,8 @@ class _Deriving:
         outputs = [self._output(info.name, grows) for info in self.original.proto.graph.output]
         stride = self._stride(outputs) if grows else (1,) * len(self.native)
         boundaries = self._boundaries(at, stride) if grows else ()
+        if grows and not boundaries:
+            boundaries = self._by_value(outputs, stride)
         if grows and not any(item.form in {"map", "cells", "features"} for item in outputs):
             stride, boundaries = self._of_trunk(boundaries, stride)
         return Pair(self.original, self.other, self._claim(outputs, stride, boundaries), grows, tuple(self.notes))
@@ -134,9 +153,14 @@ class _Deriving:
     def _output(self, name: str, grows: bool) -> Output:
         want = self.before.get(name)
         axes, _ = self._growth(name)
-        if not grows or want is None or not axes or len(axes) != len(self.native):
-            return Output(name, self._reduced(name) if grows else "global")
+        if not grows:
+            return self._single(name)
+        if want is None or not axes:
+            return self._whole(name)
         got = (self.near or {})[name]
+        if len(axes) != len(self.native):
+            self.notes.append(f"output {name} is {list(got)}, of which {len(axes)} axis grows: no grid of cells")
+            return Output(name, "global")
         if len(got) == len(want) + len(axes) and axes == tuple(range(len(want), len(got))):
             return Output(name, "map", axes)
         if len(got) == len(want) and all(want[axis] == 1 for axis in axes):
@@ -145,6 +169,24 @@ class _Deriving:
             return Output(name, "features", axes)
         self.notes.append(f"output {name} is {list(got)} where the original has {list(want)}: no form of score map")
         return Output(name, "global")
+
+    def _single(self, name: str) -> Output:
+        """Of a model that takes the native size only: a map of one cell, or as the original's."""
+        want, got = self.before.get(name), (self.near or {}).get(name)
+        dims = len(self.native)
+        if want is not None and got == (*want, *[1] * dims):
+            return Output(name, "map", tuple(range(len(want), len(got))))
+        return Output(name, "global")
+
+    def _whole(self, name: str) -> Output:
+        """An output that does not grow."""
+        form = self._reduced(name)
+        if form == "global":
+            self.notes.append(
+                f"output {name} has one value at every image size: larger images show only that it is that of "
+                "repeated native features"
+            )
+        return Output(name, form)
 
     def _reduced(self, name: str) -> Form:
         """What an output that does not grow is: reduced over its cells, if its last nodes say so."""
@@ -176,10 +218,33 @@ class _Deriving:
         pairs = frontier(self.original, self.other, (self.before, self.near or {}), [item.name for item in self.images])
         border = padded_behind(self.original, {pair.original for pair in pairs}, self.before)
         if border is not None:
-            self.notes.append(f"the models differ before {border}, which is no part of a head")
+            self.border = f"the models differ before {border}, which is no part of a head"
             return ()
         found = [self._boundary(pair, stride) for pair in pairs]
         return tuple(item for item in found if item is not None) if all(found) else ()
+
+    def _by_value(self, outputs: Sequence[Output], stride: tuple[int, ...]) -> tuple[Boundary, ...]:
+        """Boundaries where a rewrite of the original would have them, at tensors of the same values."""
+        try:
+            known = () if self.found.refusals else claim_of(self.found, self.found.sizing()).boundaries
+        except OnnxfcError:
+            known = ()
+        order = [made for node in self.other.proto.graph.node for made in node.output]
+        candidates = {
+            item.original: [name for name in order if self._boundary(Common(item.original, name), stride) is not None]
+            for item in known
+        }
+        pairs: list[Common] = []
+        if candidates and all(candidates.values()):
+            claim = self._claim(outputs, stride, ())
+            pairs = common_values(self.original, self.other, claim, candidates, self.threads)
+        if pairs:
+            told = ", ".join(f"{pair.original} = {pair.other}" for pair in pairs)
+            self.notes.append(f"the trunks are written differently; these tensors have the same values: {told}")
+        elif self.border:
+            self.notes.append(self.border)
+        found = [self._boundary(pair, stride) for pair in pairs]
+        return tuple(item for item in found if item is not None)
 
     def _boundary(self, pair: Common, stride: Sequence[int]) -> Boundary | None:
         """The window of a pair of tensors; None where they are no maps, or do not fit the stride."""
@@ -220,7 +285,12 @@ class _Deriving:
         if known is None:
             return claim
         fields = {item.name: item for item in known.outputs if item.stride}
-        return replace(claim, period=known.period, outputs=tuple(_with_field(item, fields) for item in outputs))
+        return replace(
+            claim,
+            period=known.period,
+            slack=self._slack(known),
+            outputs=tuple(_with_field(item, fields) for item in outputs),
+        )
 
     def _known(self, stride: tuple[int, ...]) -> Claim | None:
         """What onnxfc itself would claim of a rewrite of the original, where it fits the other model."""
@@ -231,7 +301,14 @@ class _Deriving:
         except OnnxfcError:
             return None
         fits = claim.stride == stride and claim.native_size == self.native
+        if not fits and all(a % b == 0 for a, b in zip(stride, claim.stride, strict=True)) and stride > claim.stride:
+            more = ("x".join(map(str, lengths)) for lengths in (stride, claim.stride))
+            self.notes.append("the cells lie {} px apart; a rewrite of the original has one every {} px".format(*more))
         return claim if fits or all(item.form == "features" for item in claim.outputs) else None
+
+    def _slack(self, known: Claim) -> tuple[int, ...]:
+        """How far the known count of cells holds for the other model: off the stride's grid, or not at all."""
+        return known.slack if known.size_step == self._step(known.stride) else ()
 
     def _step(self, stride: Sequence[int]) -> tuple[int, ...]:
         """1 where the other model takes sizes off the stride's grid too, else the stride."""

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from onnxfc.graph import Graph, inputs_of
+from onnxfc.graph import Graph, inputs_of, unused_name
 from onnxfc.model_file import ModelFile
 from onnxfc.specs import SMALL, Array, Inference, InferenceFailed, Shape, Spec, of_array
 
@@ -78,8 +78,7 @@ class Draft:
         names = [outputs] if isinstance(outputs, str) else list(outputs)
         node = helper.make_node(op_type, inputs, [item or self.fresh(hint) for item in names], domain=domain)
         if instead is not None:
-            node.doc_string = instead.doc_string
-            node.metadata_props.extend(instead.metadata_props)
+            node.MergeFrom(_said(instead))
         node.name = self.node_name(instead.name if instead else "", hint)
         for key, value in attributes.items():
             if value is not None:
@@ -89,7 +88,7 @@ class Draft:
 
     def node_name(self, wanted: str, hint: str) -> str:
         """``wanted`` for the first node that asks for it, else a name that nothing uses."""
-        name = wanted if wanted and wanted not in self._drafted else _unused(hint, self._node_names)
+        name = wanted if wanted and wanted not in self._drafted else unused_name(hint, self._node_names)
         self._drafted.add(name)
         return name
 
@@ -129,7 +128,7 @@ class Draft:
 
     def fresh(self, hint: str) -> str:
         """A tensor name that nothing uses."""
-        return _unused(hint, self._names)
+        return unused_name(hint, self._names)
 
     def constant(self, value: Array | Sequence[int] | int, hint: str = "const") -> str:
         """A new initializer, shared where an equal small one exists. Python numbers become int64."""
@@ -198,10 +197,11 @@ def _captures(node: onnx.NodeProto, name: str) -> bool:
     return name not in node.input and name in set(inputs_of(node))
 
 
-def _unused(hint: str, taken: set[str]) -> str:
-    name, count = hint, 1
-    while name in taken:
-        count += 1
-        name = f"{hint}_{count}"
-    taken.add(name)
-    return name
+def _said(node: onnx.NodeProto) -> onnx.NodeProto:
+    """Doc string and metadata of a node, byte for byte: they need not be text."""
+    said = onnx.NodeProto()
+    said.CopyFrom(node)
+    for kind, _ in node.ListFields():
+        if kind.name not in ("doc_string", "metadata_props"):
+            said.ClearField(kind.name)
+    return said

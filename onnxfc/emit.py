@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import onnx
 from onnx import helper
 
 from onnxfc.draft import Draft
@@ -95,10 +96,17 @@ def dims(draft: Draft, tensor: str, start: int, end: int) -> str:
     return slice_axis(draft, draft.emit("Shape", [tensor]), 0, start, end)
 
 
-def reshape(draft: Draft, tensor: str, target: Sequence[int | str], output: str = "") -> str:
+def reshape(
+    draft: Draft,
+    tensor: str,
+    target: Sequence[int | str],
+    output: str = "",
+    instead: onnx.NodeProto | None = None,
+) -> str:
     """Reshape to numbers (0 and -1 as in ONNX) and to dims that were computed by :func:`dims`."""
     if all(isinstance(item, int) for item in target):
-        return draft.emit("Reshape", [tensor, draft.constant([int(item) for item in target], "shape")], output)
+        shape = draft.constant([int(item) for item in target], "shape")
+        return draft.emit("Reshape", [tensor, shape], output, instead=instead)
     parts: list[str] = []
     run: list[int] = []
     for item in target:
@@ -111,7 +119,7 @@ def reshape(draft: Draft, tensor: str, target: Sequence[int | str], output: str 
         parts.append(item)
     if run:
         parts.append(draft.constant(run, "shape"))
-    return draft.emit("Reshape", [tensor, concat(draft, parts)], output)
+    return draft.emit("Reshape", [tensor, concat(draft, parts)], output, instead=instead)
 
 
 def scalar(draft: Draft, value: float, like: str) -> str:

@@ -74,6 +74,15 @@ def inline(tensor: onnx.TensorProto, span: Span) -> None:
     tensor.raw_data = span.view().tobytes()
 
 
+def is_text(name: str) -> bool:
+    """Whether a file name is UTF-8 text, without which no model can refer to it."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def is_external(tensor: onnx.TensorProto) -> bool:
     """Whether the values are elsewhere: in a file beside the model, or behind a private reference."""
     return bool(tensor.data_location == _T.EXTERNAL)

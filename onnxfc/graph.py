@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 import onnx
@@ -75,6 +76,28 @@ def attributes(node: onnx.NodeProto) -> Mapping[str, Any]:
 def label(node: onnx.NodeProto) -> str:
     """How a node is called in messages: its name, else what it makes."""
     return node.name or f"{node.op_type} -> {next((name for name in node.output if name), '?')}"
+
+
+def unused_name(hint: str, taken: set[str]) -> str:
+    """``hint``, or with a number behind it, as a name that is not ``taken`` and now is."""
+    name, count = hint, 1
+    while name in taken:
+        count += 1
+        name = f"{hint}_{count}"
+    taken.add(name)
+    return name
+
+
+def in_order(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
+    """Nodes so that each follows what it reads: onnxruntime does not mind another order, though ONNX does."""
+    makers = {name: position for position, node in enumerate(nodes) for name in node.output if name}
+    needs = [{makers[name] for name in inputs_of(node) if name in makers} for node in nodes]
+    if all(max(before, default=-1) < position for position, before in enumerate(needs)):
+        return list(nodes)
+    try:
+        return [nodes[place] for place in TopologicalSorter(dict(enumerate(needs))).static_order()]
+    except CycleError:
+        return list(nodes)
 
 
 def _live(graph: Graph) -> set[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -135,8 +135,20 @@ def _image(info: onnx.ValueInfoProto, spec: Spec, spatial: tuple[int, ...], dyna
 
 def _no_image(infos: Sequence[onnx.ValueInfoProto], inputs: dict[str, Spec]) -> Refusal:
     seen = ", ".join(f"{info.name} {list(inputs[info.name].native)}" for info in infos) or "no input at all"
-    flat = [info.name for info in infos if inputs[info.name].rank == 2 and inputs[info.name].dtype in _IMAGE_TYPES]
     advice = "onnxfc rewrites networks whose input is an image (N, C, H, W), a signal (N, C, L) or a volume"
-    if flat:
-        advice = "a flattened image has no height and width: name the inner tensor that has with --input NAME"
     return Refusal("no-image-input", "", f"no input is an image: {seen}", advice)
+
+
+def inner_image(graph: Graph, native: Mapping[str, Spec]) -> str:
+    """The first tensor of an image's form that a flat input is brought into; empty where there is none."""
+    flat = {info.name for info in graph.inputs if native[info.name].rank == 2}
+    for position in sorted(graph.live):
+        node = graph.nodes[position]
+        if not flat.intersection(node.input[:1]):
+            continue
+        spec = native[node.output[0]]
+        if spec.shapes is not None and _is_image(spec) and node.op_type in {"Reshape", "Unsqueeze"}:
+            return str(node.output[0])
+        if node.op_type in {"Cast", "Div", "Identity", "Mul", "Sub"}:
+            flat.add(node.output[0])
+    return ""

@@ -91,5 +91,6 @@ def _proof(parity: Parity) -> etree.Element:
 
 
 def _clean(text: str) -> str:
-    """XML has no control characters, whatever stands in a tensor's name."""
-    return "".join(char if char in "\t\n" or ord(char) >= 32 else "?" for char in text)
+    """XML has no control characters and no halves of a pair, whatever stands in a tensor's or a file's name."""
+    plain = "".join(char if char in "\t\n" or ord(char) >= 32 else "?" for char in text)
+    return plain.encode("utf-8", "replace").decode()

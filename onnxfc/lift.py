@@ -16,8 +16,10 @@ from onnxfc.errors import Refusal
 from onnxfc.site import Site, extent_of
 from onnxfc.views import Context, Fixed, Index, Map, ScoreMap, Source, View, Window
 
-UNROLLED = 1 << 21
-"""Elements of the one-hot kernels that may unroll a window: more would weigh more than most networks."""
+UNROLLED = 1 << 26
+"""Elements that windows unrolled may have at twice the native size: a quarter of a gigabyte in float32."""
+ONE_HOT = 1 << 21
+"""The same before opset 11, where they are elements of kernels in the file too."""
 
 
 def channels_first(site: Site, view: Map) -> tuple[str, int]:
@@ -131,7 +133,8 @@ def to_scores(site: Site, view: View) -> ScoreMap | Refusal:
         raise TypeError(f"{type(view).__name__} has no windows")
     if view.batch_axis:
         return site.refuse("mixes-batch", "reads features whose batch is not the first axis")
-    if sum(source.features * math.prod(source.extent) for source in view.sources) > UNROLLED:
+    most = UNROLLED if site.opset >= 11 else ONE_HOT
+    if sum(source.features * math.prod(source.extent) for source in view.sources) > most:
         return site.refuse(
             "window-too-large",
             f"needs the {view.index.size} features of each window one by one, which would take too much memory",
@@ -158,11 +161,34 @@ def _gathered(draft: Draft, view: Window) -> str:
 
 
 def _unrolled(draft: Draft, source: Source) -> str:
-    """(N, C * extent, *grid) by a depthwise convolution with one-hot kernels, exact in any float type."""
-    window = math.prod(source.extent)
-    if window == 1:
+    """(N, C * extent, *grid): axis by axis picked with the places of every window, whatever the element type."""
+    if math.prod(source.extent) == 1:
         return emit.every(draft, source.tensor, dict(enumerate(source.step, 2)))
-    kernel = np.tile(np.eye(window), (source.channels, 1)).reshape(-1, 1, *source.extent)
+    if draft.graph.opset < 11:
+        return _one_hot(draft, source)
+    rank, tensor = len(source.extent), source.tensor
+    for axis in reversed(range(rank)):  # (N, C, H, W) to (N, C, H, kW, gW) to (N, C, kH, gH, kW, gW)
+        places = _places(draft, source, axis)
+        tensor = draft.emit("Gather", [tensor, places], axis=2 + axis)
+    windows, grid = range(2, 2 + 2 * rank, 2), range(3, 3 + 2 * rank, 2)
+    ahead = emit.transpose(draft, tensor, [0, 1, *windows, *grid])
+    sizes = emit.dims(draft, ahead, 2 + rank, 2 + 2 * rank)
+    return emit.reshape(draft, ahead, [0, source.features, sizes])
+
+
+def _places(draft: Draft, source: Source, axis: int) -> str:
+    """(extent, cells): where on a spatial axis the windows read."""
+    length = emit.squeeze(draft, emit.dims(draft, source.tensor, 2 + axis, 3 + axis), [0])
+    one = draft.constant(np.array(1 - source.extent[axis], np.int64), "length")
+    zero, step = (draft.constant(np.array(item, np.int64), "start") for item in (0, source.step[axis]))
+    starts = draft.emit("Range", [zero, draft.emit("Add", [length, one]), step])
+    within = np.arange(source.extent[axis], dtype=np.int64)[:, None]
+    return draft.emit("Add", [draft.constant(within, "within"), starts])
+
+
+def _one_hot(draft: Draft, source: Source) -> str:
+    """The same by a depthwise Conv, exact for finite floats: Range came with opset 11."""
+    kernel = np.tile(np.eye(math.prod(source.extent)), (source.channels, 1)).reshape(-1, 1, *source.extent)
     weight = _typed(draft, kernel, source.tensor)
     return draft.emit(
         "Conv",
@@ -183,6 +209,22 @@ def _shaped(draft: Draft, tensor: str, view: Window) -> str:
 
 def _typed(draft: Draft, value: np.ndarray, like: str) -> str:
     return draft.constant(value.astype(helper.tensor_dtype_to_np_dtype(draft.spec(like).dtype)), "lifted")
+
+
+def all_scores(site: Site, views: Sequence[View | None]) -> list[ScoreMap] | Refusal:
+    """All that is lifted among ``views`` as score maps on one grid, in order."""
+    refusal = beside_windows(site)
+    if refusal is not None:
+        return refusal
+    scores: list[ScoreMap] = []
+    for view in views:
+        if isinstance(view, Window | ScoreMap | Map):
+            found = to_scores(site, view)
+            if not isinstance(found, ScoreMap):
+                return found
+            scores.append(found)
+    met = meet(site, scores)
+    return met if isinstance(met, Refusal) else [view for view in met if isinstance(view, ScoreMap)]
 
 
 def beside_windows(site: Site) -> Refusal | None:

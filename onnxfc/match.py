@@ -145,7 +145,7 @@ def _slide(node: onnx.NodeProto, found: dict[str, object], shapes: Mapping[str, 
     """Spell what slides in one way: explicit pads, and nothing that goes without saying."""
     attrs = dict(attributes(node))
     auto = str(attrs.get("auto_pad", "NOTSET"))
-    kernel = attrs.get("kernel_shape") or shapes.get(node.input[-1], ())[2:]
+    kernel = attrs.get("kernel_shape") or (shapes.get(node.input[1], ())[2:] if len(node.input) > 1 else ())
     if node.op_type != "ConvTranspose" and auto.startswith("SAME") and node.input[0] in shapes and kernel:
         found["pads"] = _same_pads(shapes[node.input[0]][2:], list(kernel), attrs, auto)
     if auto in {"NOTSET", "VALID"} or "pads" in found:

@@ -8,7 +8,7 @@ renamed, reshaped to dims of the same element count, copied and removed like any
 
 from __future__ import annotations
 
-import os
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,7 +92,7 @@ class ModelFile:
             raise ReadError(f"{where}: {_diagnosis(data, error)}") from error
         if not proto.HasField("graph") or not (proto.graph.node or proto.graph.output):
             raise ReadError(f"{where}: {_diagnosis(data, None)}")
-        if any(isinstance(text, bytes) for text in _names(proto.graph)):  # protobuf's way to say so
+        if any(isinstance(text, bytes) for text in _names(proto)):  # protobuf's way to say so
             raise ReadError(f"{where}: has names that are not UTF-8 text; it is damaged, export it again")
         source.verify()
         return cls(proto, path, Store(source, path))
@@ -150,9 +150,9 @@ class ModelFile:
                 inline(tensor, span)
         return proto
 
-    def check_target(self, path: str | Path) -> None:
+    def check_target(self, path: str | Path, options: SaveOptions | None = None) -> None:
         """Whether :meth:`save` may write there: raises WriteError or UsageError now rather than later."""
-        check_target(Path(os.path.realpath(path)), self.store)
+        check_target(path, self.store, options or SaveOptions())
 
     def save(self, path: str | Path, options: SaveOptions | None = None) -> None:
         """Write the model to ``path``, atomically; large bytes are copied by the kernel.
@@ -164,13 +164,22 @@ class ModelFile:
         save(self.proto, self.store, path, options or SaveOptions())
 
 
-def _names(graph: onnx.GraphProto) -> Iterator[str | bytes]:
-    """All names in the main graph that a program would look at."""
-    for node in graph.node:
+def _names(model: onnx.ModelProto) -> Iterator[str | bytes]:
+    """All names of the model and its main graph that a program would look at; doc strings may be anything."""
+    graph = model.graph
+    yield from (model.producer_name, *(item.key for item in model.metadata_props))
+    yield from (item.domain for item in model.opset_import)
+    yield from (text for function in model.functions for text in (function.name, function.domain))
+    for node in itertools.chain(graph.node, *(function.node for function in model.functions)):
         yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
         yield from (attribute.name for attribute in node.attribute)
-    for named in (graph.initializer, graph.input, graph.output, graph.value_info):
-        yield from (item.name for item in named)
+    for info in itertools.chain(graph.input, graph.output, graph.value_info):
+        yield info.name
+        for dim in info.type.tensor_type.shape.dim:
+            yield from (dim.dim_param, dim.denotation)
+    for tensor in all_tensors(model):
+        yield tensor.name
+        yield from (text for entry in tensor.external_data for text in (entry.key, entry.value))
 
 
 def _diagnosis(data: memoryview, error: Exception | None) -> str:

@@ -75,11 +75,11 @@ def _rename(proto: onnx.ModelProto, names: Mapping[str, str]) -> None:
 
 
 def _classes_first(proto: onnx.ModelProto, original: onnx.ValueInfoProto, dims: int, notes: list[str]) -> None:
-    """Append a Transpose where the grid stands between the batch and the classes."""
+    """Append a Transpose where the grid, free or of one cell, stands between the batch and the classes."""
     want = [dim.dim_value for dim in original.type.tensor_type.shape.dim]
     info = next(info for info in proto.graph.output if info.name == original.name)
     got = [dim.dim_value for dim in info.type.tensor_type.shape.dim]
-    if len(want) != 2 or len(got) != 2 + dims or got[-1] != want[1] or got[1] == want[1] or any(got[1:-1]):
+    if len(want) != 2 or len(got) != 2 + dims or got[-1] != want[1] or got[1] == want[1] or max(got[1:-1]) > 1:
         return
     inner = f"{info.name}_classes_last"
     for node in proto.graph.node:

@@ -67,7 +67,8 @@ def rewrite(
         return replace(done, seconds=(written - began, 0.0))
     parity = check(done.original, done.file, done.claim, check_options or CheckOptions(), progress)
     if not parity.passed:
-        raise ProofFailed(parity.summary(), parity)
+        advice = "" if parity.vacuous is None else ", or skip the proof with --no-check"
+        raise ProofFailed(parity.summary() + advice, parity)
     return replace(done, parity=parity, seconds=(written - began, time.perf_counter() - written))
 
 

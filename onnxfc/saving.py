@@ -13,23 +13,22 @@ as missing; and a kill between two steps may leave a file that no model refers t
 
 from __future__ import annotations
 
-import errno
 import glob
 import os
 import re
 import secrets
 import stat
 from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 import onnx
 
 from onnxfc import wire
-from onnxfc.atomic import NewFile, sync_folder, writing
+from onnxfc.atomic import NewFile, check_folder, sync_folder, writing
 from onnxfc.errors import ReadError, UsageError, WriteError
-from onnxfc.external import Store, entries, is_external, is_private, other_tensors, set_entries
+from onnxfc.external import Store, entries, is_external, is_private, is_text, other_tensors, set_entries
 from onnxfc.storage import MemorySource, Span, write_all
 
 PROTOBUF_LIMIT = 2**31 - 1
@@ -67,8 +66,7 @@ class SaveOptions:
 
 def save(proto: onnx.ModelProto, store: Store, path: str | Path, options: SaveOptions) -> None:
     """Write ``proto`` over ``store`` to ``path``; see :meth:`onnxfc.model_file.ModelFile.save`."""
-    target = Path(os.path.realpath(path))
-    check_target(target, store)
+    target = check_target(path, store)
     plan = _Plan(proto, store, target, options)
     if plan.model_size() > PROTOBUF_LIMIT:
         forced = replace(options, save_as_external_data=True, all_tensors_to_one_file=True)
@@ -83,26 +81,56 @@ def save(proto: onnx.ModelProto, store: Store, path: str | Path, options: SaveOp
         _publish(plan, target)
 
 
-def check_target(target: Path, store: Store) -> None:
-    """Refuse a target that cannot be written, or that belongs to the input, before any work is done for it."""
-    with writing(target):
-        try:
-            info = os.stat(target)
-        except FileNotFoundError:
-            os.stat(target.parent)
-            if not os.access(target.parent, os.W_OK):
-                raise PermissionError(errno.EACCES, "no permission") from None
-            return
-    if stat.S_ISDIR(info.st_mode):
-        raise WriteError(f"{target}: is a directory; give the path of the file to write")
-    if not stat.S_ISREG(info.st_mode):
-        raise WriteError(f"{target}: is not a regular file; give another path")
-    _refuse_input(target, info, store)
+def check_target(path: str | Path, store: Store, options: SaveOptions | None = None) -> Path:
+    """Refuse a target that cannot be written, or that belongs to the input, before any work is done for it.
+
+    With ``options``, also a name for external data that cannot be, or would not be used. Returns the path of the
+    file itself, links resolved.
+    """
+    with writing(Path(path)):
+        info = _stat(path)  # of what was given: a pipe has no real path
+    if info is not None and stat.S_ISDIR(info.st_mode):
+        raise WriteError(f"{path}: is a directory; give the path of the file to write")
+    if info is not None and not stat.S_ISREG(info.st_mode):
+        raise WriteError(f"{path}: is not a regular file; give another path")
+    target = Path(os.path.realpath(path))
+    if info is None:
+        with writing(target):
+            check_folder(target.parent)
+    else:
+        _refuse_input(target, info, store)
+    if options is not None:
+        _check_options(target, store, options)
+    return target
+
+
+def _stat(path: str | Path) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except FileNotFoundError:
+        return None
+
+
+def _check_options(target: Path, store: Store, options: SaveOptions) -> None:
+    location = options.external_data_location
+    named = "all_tensors_to_one_file" if location is None else "external_data_location"
+    given = location is not None or options.all_tensors_to_one_file
+    if given and not options.save_as_external_data and not store.has_data_files:
+        raise UsageError(f"{named}: needs save_as_external_data, as the input's weights are in the model file")
+    if location is not None:
+        _check_data_target(target, location, store)
+    elif options.save_as_external_data or store.has_data_files:
+        _must_be_text(target.name)
 
 
 def _refuse_input(target: Path, info: os.stat_result, store: Store) -> None:
     if any(source.is_same_file(info) for source in store.files()):
         raise UsageError(f"{target}: is a file of the input model, which is never changed; choose another output")
+
+
+def _must_be_text(name: str) -> None:
+    if not is_text(name):
+        raise UsageError(f"external data {name!r}: its name must be UTF-8 text, as the model refers to it by that")
 
 
 def _check_data_target(target: Path, name: str, store: Store) -> None:
@@ -115,8 +143,11 @@ def _check_data_target(target: Path, name: str, store: Store) -> None:
         raise UsageError(
             f"external_data_location {name!r}: must be a file in the output's folder, other than the output"
         )
-    with writing(data), suppress(FileNotFoundError):
-        info = os.stat(data)
+    _must_be_text(name)
+    with writing(data):
+        check_folder(Path(folder))
+        info = _stat(data)
+    if info is not None:
         if not stat.S_ISREG(info.st_mode) or data.is_symlink():
             raise WriteError(f"{data}: is not a regular file; choose another name for the external data")
         _refuse_input(data, info, store)
@@ -219,7 +250,10 @@ class _Plan:
 
     def _file_name(self, tensor: str) -> str:
         if self._options.one_file:
-            return self._options.external_data_location or f"{self._name}.data"
+            name = self._options.external_data_location or f"{self._name}.data"
+            _must_be_text(name)
+            return name
+        _must_be_text(self._name)
         safe = re.sub(r"[^A-Za-z0-9._-]", "_", tensor)[:100]
         name, count = f"{self._name}.{safe}.data", 1
         while name in self.files:

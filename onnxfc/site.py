@@ -239,7 +239,7 @@ class Site:
         return Taint(cause, self.label)
 
 
-_AXIS_0 = {"ArgMax", "ArgMin", "Gather", "Split"}
+_AXIS_0 = {"ArgMax", "ArgMin", "Gather", "GatherElements", "ScatterElements", "Split"}
 
 
 def _behind_batch(node: onnx.NodeProto) -> dict[str, Any]:

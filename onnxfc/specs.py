@@ -255,7 +255,8 @@ def _arguments(
         shape = None if spec.shapes is None else spec.shapes[probe]
         types[name] = helper.make_tensor_type_proto(spec.dtype, shape)
         if spec.values is not None:
-            data[name] = numpy_helper.from_array(np.ascontiguousarray(spec.values[probe]), name)
+            value = spec.values[probe]
+            data[name] = numpy_helper.from_array(np.ascontiguousarray(value).reshape(value.shape), name)
     return types, data
 
 

@@ -140,8 +140,15 @@ class FileSource:
         """The whole file, mapped; it must not be empty."""
         if self._map is None:
             with self._opened() as fd:
-                self._map = mmap.mmap(fd, 0, access=mmap.ACCESS_READ)
+                self._map = self._mapped(fd)
         return memoryview(self._map)
+
+    def _mapped(self, fd: int) -> mmap.mmap:
+        try:
+            return mmap.mmap(fd, 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:  # a file in /sys, some network file systems
+            why = getattr(error, "strerror", None) or error
+            raise ReadError(f"{self.path}: cannot be mapped into memory: {why}; copy it to a local disk") from error
 
     def view(self, offset: int, length: int) -> ByteArray:
         if length >= _CHUNK:

@@ -29,8 +29,9 @@ _AFFINE = {
 }
 
 _ANY_INPUT = {
-    *("Add", "And", "Concat", "Div", "Einsum", "Equal", "Gemm", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
-    *("MatMul", "Max", "Mean", "Min", "Mod", "Mul", "Or", "PRelu", "Pow", "Sub", "Sum", "Where", "Xor"),
+    *("Add", "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Concat", "Div", "Einsum", "Equal", "Gather"),
+    *("GatherElements", "Gemm", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "MatMul", "Max", "Mean", "Min"),
+    *("Mod", "Mul", "Or", "PRelu", "Pow", "ScatterElements", "Sub", "Sum", "Where", "Xor"),
 }
 """Operators whose lifted input may be any; all others have their data first."""
 _LEAVE = "leave this model at its native size"
@@ -270,6 +271,8 @@ def _affine(site: Site) -> bool:
     if site.op_type in {"Add", "Sub", "Mul", "Div"}:
         moving = [position for position, view in enumerate(site.views) if not isinstance(view, Fixed)]
         return site.op_type in {"Add", "Sub"} or moving == [0] or (moving == [1] and site.op_type == "Mul")
+    if site.op_type == "Einsum":
+        return sum(not isinstance(view, Fixed) for view in site.views) == 1
     return site.op_type in _AFFINE
 
 
@@ -279,10 +282,12 @@ def _no_rule(site: Site) -> Refusal:
         code, why, advice = _WHY[site.op_type]
         return site.refuse(code, why, advice)
     lifted = [view for view in site.views if isinstance(view, Lifted)]
-    if site.op_type == "Einsum" and len(lifted) > 1:
-        return site.refuse("attention", _ATTENTION, _LEAVE)
     if any(isinstance(view, Window) for view in lifted):
-        return site.refuse("cut-out", "works on a piece of the map that was cut out or flattened before", _LEAVE)
+        why = "works on a piece of the map that was cut out or flattened before"
+        image = len(site.shape_in()) == 2 + site.state.rank
+        return site.refuse(
+            "cut-out", why, f"{_LEAVE}, or name the piece: --input {site.node.input[0]}" if image else _LEAVE
+        )
     return site.refuse("unsupported-operator", "is not supported here", _LEAVE)
 
 
@@ -324,8 +329,9 @@ def _of_free_batch(site: Site) -> Refusal | None:
         return None
     if [shape[0] for shape in spec.shapes] == batches:
         return None
-    if site.op_type != "Reshape":
+    given = site.draft.spec(site.tensors()[0]).shapes or ()
+    if site.op_type != "Reshape" or [shape[:1] for shape in given] != [(batch,) for batch in batches]:
         return site.refuse("batch-baked", "holds for the native batch only", "leave out --dynamic-batch")
     site.draft.nodes.pop()
-    emit.reshape(site.draft, site.tensors()[0], [0, *native.native[1:]], site.node.output[0])
+    emit.reshape(site.draft, site.tensors()[0], [0, *native.native[1:]], site.node.output[0], site.node)
     return None

@@ -7,6 +7,7 @@ caller may override, stays what it is: the nodes that turn it are written into t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,20 +21,29 @@ from onnxfc.site import Site
 from onnxfc.specs import Array
 from onnxfc.views import Fixed, Source, Window
 
+_TILE = 64  # rows and columns that are copied at a time; a tile of float32 fits into the first cache
+
 
 @dataclass(frozen=True)
 class Weight:
-    """An FC weight: tensor of the original, stored (M, F) if ``out_first`` else (F, M), times ``factor``.
+    """An FC weight: a tensor of the original, times ``factor``.
 
+    Its axes in the ``order`` given are first those of the outputs, then those of the features: (0, 1) for a stored
+    (M, F), (1, 0) for (F, M), (0,) for a vector (F,) that makes one output.
     ``alone``: nothing else reads it, nor the tensors on the way from it to this FC layer.
     """
 
     name: str
-    out_first: bool
+    order: tuple[int, ...]
     inputs: int
     outputs: int
     factor: float = 1.0
     alone: bool = True
+
+    @property
+    def out_first(self) -> bool:
+        """Whether its bytes are those of the (M, F) matrix."""
+        return self.order == tuple(range(len(self.order)))
 
 
 def resolve(site: Site, weight: Weight) -> Weight:
@@ -43,7 +53,8 @@ def resolve(site: Site, weight: Weight) -> Weight:
     producer = graph.producers.get(weight.name)
     while producer is not None and producer.op_type in {"Identity", "Transpose"} and not producer.domain:
         if producer.op_type == "Transpose":
-            weight = replace(weight, out_first=not weight.out_first)
+            perm = attributes(producer).get("perm", range(len(weight.order))[::-1])
+            weight = replace(weight, order=tuple(perm[axis] for axis in weight.order))
         name = producer.input[0]
         weight = replace(weight, name=name, alone=weight.alone and graph.uses[name] == 1)
         producer = graph.producers.get(name)
@@ -67,12 +78,7 @@ def kernel(site: Site, weight: Weight, view: Window) -> list[str]:
         return [_in_graph(site, weight, view)]
     if plain and len(sources) == 1:
         return [_in_place(site, weight, sources[0])]
-    matrix = _matrix(site, weight)
-    if view.scale is not None:
-        matrix = (matrix.astype(np.float64) * view.scale.ravel()).astype(matrix.dtype)
-    total = sum(source.features for source in sources)
-    if not view.in_order:
-        matrix = _scattered(matrix, view.index.ravel(), total)
+    matrix = _arranged(_matrix(site, weight), weight, view)
     ends = np.cumsum([source.features for source in sources])
     parts = np.split(matrix, ends[:-1], axis=1) if len(sources) > 1 else [matrix]
     return [
@@ -83,17 +89,46 @@ def kernel(site: Site, weight: Weight, view: Window) -> list[str]:
 
 def shifted(site: Site, weight: Weight, shift: Array) -> Array:
     """What a pending shift adds to the outputs (M,), in float64."""
-    return np.asarray(_matrix(site, weight).astype(np.float64) @ shift.ravel())
+    matrix = _matrix(site, weight)
+    result = np.empty(len(matrix))
+    for place, rows in _blocks(matrix):
+        result[place] = _scaled(rows, weight).astype(np.float64) @ shift.ravel()
+    return result
 
 
 def _matrix(site: Site, weight: Weight) -> Array:
-    """(M, F) in the weight's own type."""
+    """(M, F) as it is stored."""
     value = site.weights(weight.name)
     assert value is not None
-    matrix = value if weight.out_first else value.T
-    if weight.factor != 1.0:
-        matrix = (matrix.astype(np.float64) * weight.factor).astype(value.dtype)
-    return matrix
+    return value.transpose(weight.order).reshape(weight.outputs, weight.inputs)
+
+
+def _arranged(matrix: Array, weight: Weight, view: Window) -> Array:
+    """(M, F) of the window's features in their order, scaled; beside the result it needs little memory."""
+    total = sum(source.features for source in view.sources)
+    result = np.empty((len(matrix), total), matrix.dtype)
+    for place, block in _blocks(matrix):
+        rows = _scaled(block, weight)
+        if view.scale is not None:
+            rows = (rows.astype(np.float64) * view.scale.ravel()).astype(rows.dtype)
+        result[place] = rows if view.in_order else _scattered(rows, view.index.ravel(), total)
+    return result
+
+
+def _scaled(rows: Array, weight: Weight) -> Array:
+    return rows if weight.factor == 1.0 else (rows.astype(np.float64) * weight.factor).astype(rows.dtype)
+
+
+def _blocks(matrix: Array) -> Iterator[tuple[slice, Array]]:
+    """Some rows at a time, each block contiguous: a large matrix is turned several times faster in tiles."""
+    for first in range(0, len(matrix), _TILE):
+        place = slice(first, first + _TILE)
+        rows = matrix[place]
+        block = np.empty(rows.shape, rows.dtype)
+        for column in range(0, rows.shape[1], _TILE):
+            tile = slice(column, column + _TILE)
+            block[:, tile] = rows[:, tile]
+        yield place, block
 
 
 def _scattered(matrix: Array, index: Any, total: int) -> Array:
@@ -133,8 +168,20 @@ def _own_name(site: Site, weight: Weight) -> str:
 
 def _stored(site: Site, weight: Weight, value: Array) -> str:
     tensor = site.draft.model.tensor(_own_name(site, weight), np.ascontiguousarray(value))
+    if tensor.name == weight.name:
+        tensor.MergeFrom(_beside_values(site.state.graph.initializers[weight.name]))
     site.draft.add_tensor(tensor)
     return str(tensor.name)
+
+
+def _beside_values(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    """What a tensor carries besides its name and values: doc string, metadata, fields that we do not know."""
+    kept = onnx.TensorProto()
+    kept.CopyFrom(tensor)
+    for kind, _ in tensor.ListFields():
+        if kind.name not in ("doc_string", "metadata_props"):
+            kept.ClearField(kind.name)
+    return kept
 
 
 def can_turn(site: Site, weight: Weight, view: Window) -> bool:
@@ -153,8 +200,10 @@ def _in_graph(site: Site, weight: Weight, view: Window) -> str:
     assert isinstance(fixed, Fixed)
     tensor = fixed.tensor
     if not weight.out_first:
-        tensor = emit.transpose(draft, tensor, [1, 0])
+        tensor = emit.transpose(draft, tensor, weight.order)
     if not view.in_order:
+        if len(weight.order) != 2:
+            tensor = emit.reshape(draft, tensor, [weight.outputs, weight.inputs])
         order = np.argsort(view.index.ravel(), kind="stable")
         tensor = draft.emit("Gather", [tensor, draft.constant(order, "order")], axis=1)
     if weight.factor != 1.0:

@@ -6,8 +6,6 @@ Everything is drawn through ``draw``, so that hypothesis can make a failing netw
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,35 +13,12 @@ import onnx
 from hazards import Net
 from hypothesis import assume
 from hypothesis import strategies as st
-
-Draw = Callable[[Any], Any]
-
-
-@dataclass
-class Network:
-    """A network under construction: the map's channels and extent so far, and whether a cell equals its crop."""
-
-    net: Net
-    draw: Draw
-    channels: int
-    extent: list[int]
-    clean: bool = True
-    story: list[str] = field(default_factory=list)
-
-    @property
-    def rank(self) -> int:
-        return len(self.extent)
-
-    def pick(self, *choices: Any) -> Any:
-        return self.draw(st.sampled_from(choices))
-
-    def number(self, low: int, high: int) -> int:
-        return int(self.draw(st.integers(low, high)))
+from random_heads import Draw, Network, norm, random_head
 
 
 def random_network(draw: Draw, branched: bool = False) -> tuple[onnx.ModelProto, Network]:
     """A model and what is known of it; ``branched``: the head begins with several windows, concatenated."""
-    opset = draw(st.sampled_from((17, 11, 13, 20)))
+    opset = draw(st.sampled_from((17, 9, 11, 13, 20, 23)))
     rank = draw(st.sampled_from((2, 2, 2, 1, 3)))
     chosen = draw(st.integers(0, 99))
     net = Net(opset, seed=chosen)
@@ -60,8 +35,7 @@ def random_network(draw: Draw, branched: bool = False) -> tuple[onnx.ModelProto,
     told = " ".join(network.story)
     assume("channels last" not in told or "Conv" in told or "Pool" in told)  # else nothing says which axes are space
     flat, features = network.pick(*((_both,) if branched else FLATTEN))(network, tensor, batch)
-    scores, features = _body(network, flat, features)
-    return net.model(*_outputs(network, scores, flat, features)), network
+    return net.model(*random_head(network, flat, features)), network
 
 
 def _image(network: Network, batch: int | str) -> str:
@@ -137,7 +111,7 @@ def _pool(network: Network, tensor: str) -> str:
     kind = network.pick("MaxPool", "AveragePool")
     kernel = [network.number(1, 3) for _ in range(rank)]
     strides = [network.number(1, 3) for _ in range(rank)]
-    ceil = network.pick(False, False, True)
+    ceil = network.net.opset >= 10 and network.pick(False, False, True)
     attributes = _sliding(network, kernel, strides, [1] * rank, ceil)
     assume(not (ceil and "auto_pad" in attributes))
     if ceil:
@@ -154,7 +128,7 @@ def _pointwise(network: Network, tensor: str) -> str:
     kind = network.pick("Relu", "norm", "scale", "Dropout")
     network.story.append(kind)
     if kind == "norm":
-        return _norm(network, tensor, network.channels)
+        return norm(network, tensor, network.channels)
     if kind == "scale":
         shifted = net.op("Add", tensor, net.random(network.channels, *[1] * rank))
         return str(net.op("Mul", net.const(0.7), shifted))
@@ -177,7 +151,9 @@ def _branches(network: Network, tensor: str) -> str:
     parts = [net.op("Conv", tensor, net.random(after, network.channels, *[1] * rank)) for after in (2, 3)]
     network.channels = 5
     network.story.append("branches")
-    return str(net.op("Concat", parts[0], net.op("Tanh", parts[1]), axis=network.pick(1, -1 - rank)))
+    return str(
+        net.op("Concat", parts[0], net.op("Tanh", parts[1]), axis=network.pick(1, -1 - rank) if net.opset >= 11 else 1)
+    )
 
 
 def _gate(network: Network, tensor: str) -> str:
@@ -248,85 +224,6 @@ def _both(network: Network, tensor: str, batch: int | str) -> tuple[str, int]:
 
 
 FLATTEN = (_flatten, _flatten, _turned, _global, _global)
-
-
-# The head
-
-
-def _norm(network: Network, tensor: str, length: int) -> str:
-    net = network.net
-    rest = [
-        net.const(1 + 0.3 * net.rng.standard_normal(length)),
-        net.random(length, gain=0.3),
-        net.random(length, gain=0.3),
-    ]
-    return str(net.op("BatchNormalization", tensor, *rest, net.const(0.5 + net.rng.random(length))))
-
-
-def _body(network: Network, tensor: str, features: int) -> tuple[str, int]:
-    net = network.net
-    for _ in range(network.number(0, 4)):
-        kind = network.pick(
-            "fc",
-            "fc",
-            "Relu",
-            "norm",
-            "Mul",
-            "Sub",
-            "residual",
-            "glu",
-            "slice",
-            "Dropout",
-            "center",
-            "matmul",
-        )
-        network.story.append(kind)
-        if kind == "fc":
-            after = network.number(2, 6)
-            tensor, features = net.fc(tensor, features, after), after
-        elif kind == "matmul":
-            after = network.number(2, 6)
-            product = net.op("MatMul", tensor, net.random(features, after))
-            tensor, features = str(net.op("Add", net.random(after), product)), after
-        elif kind == "norm":
-            tensor = _norm(network, tensor, features)
-        elif kind in {"Mul", "Sub"}:
-            shape = network.pick((features,), (1, features), (), (1,))
-            tensor = str(net.op(kind, tensor, net.const(0.5 + net.rng.random(shape))))
-        elif kind == "residual":
-            tensor = str(net.op("Add", tensor, net.op("Tanh", net.fc(tensor, features, features))))
-        elif kind == "glu" and features > 1:
-            half = features // 2
-            left = net.op("Gather", tensor, net.ints(*range(half)), axis=1)
-            right = net.op("Slice", tensor, net.ints(features - half), net.ints(features), net.ints(-1))
-            tensor, features = str(net.op("Mul", left, net.op("Sigmoid", right))), half
-        elif kind == "slice" and features > 2:
-            tensor, features = (
-                str(net.op("Slice", tensor, net.ints(1), net.ints(features), net.ints(1))),
-                features - 1,
-            )
-        elif kind == "center" and features > 1:
-            tensor = str(net.op("Sub", tensor, net.axes("ReduceMean", tensor, [-1], keepdims=1)))
-        elif kind in {"Relu", "Dropout"}:
-            tensor = str(net.op(kind, tensor))
-    return net.fc(tensor, features, 4), 4
-
-
-def _outputs(network: Network, scores: str, flat: str, features: int) -> list[str]:
-    net = network.net
-    kind = network.pick("scores", "Softmax", "LogSoftmax", "Sigmoid", "pairs", "two", "reduced")
-    network.story.append(kind)
-    if kind in {"Softmax", "LogSoftmax"}:
-        return [net.op(kind, scores, axis=network.pick(1, -1))]
-    if kind == "Sigmoid":
-        return [net.op("Sigmoid", scores)]
-    if kind == "pairs":
-        return [net.op("Softmax", net.op("Reshape", scores, net.ints(-1, 2, 2)), axis=network.pick(1, 2))]
-    if kind == "two":
-        return [scores, net.fc(net.op("Tanh", scores), features, 2)]
-    if kind == "reduced":
-        return [net.axes("ReduceMax", scores, [1], keepdims=network.pick(0, 1))]
-    return [scores]
 
 
 def still_varies(model: onnx.ModelProto, session: Any) -> bool:

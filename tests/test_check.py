@@ -248,11 +248,14 @@ def test_without_a_common_trunk_the_boundary_may_be_named(tmp_path: Path) -> Non
     assert "--at nowhere=nowhere: is no pair of trunk tensors" in wrong.output
 
 
-def test_padded_trunk_that_differs_has_no_windows() -> None:
+def test_padded_trunks_that_have_no_tensor_in_common() -> None:
+    """The channels of the last Conv in another order, and the first FC layer with them."""
     model = stranger("mini_vgg.torchscript")
-    conv = next(node for node in model.graph.node if node.op_type == "Conv")
-    tensor = next(t for t in model.graph.initializer if t.name == conv.input[1])
-    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1 + 1e-6), tensor.name))
+    last, first = [node for node in model.graph.node if node.op_type == "Conv"][2:4]
+    for name, axis in ((last.input[1], 0), (last.input[2], 0), (first.input[1], 1)):
+        tensor = next(t for t in model.graph.initializer if t.name == name)
+        turned = np.flip(numpy_helper.to_array(tensor), axis)
+        tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(turned), tensor.name))
     done = check_pair(fixture("mini_vgg.torchscript"), model, options=ONE)
     assert done.passed
     assert done.parity.window.status == "not applicable"
@@ -456,6 +459,38 @@ def test_reports_of_errors(tmp_path: Path) -> None:
     for option in ("--report", "--junit"):
         assert run(fixture("lenet.dynamo"), model, option, model).exit_code == 2
         assert model.read_bytes() == fixture("lenet.dynamo").read_bytes()
+
+
+def test_what_was_given_twice(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    report = tmp_path / "report"
+    result = run(*pair, "--report", report, "--junit", report)
+    assert result.exit_code == 2
+    assert result.output == f"onnxfc: --junit {report}: is the file of --report too; give it one of its own\n"
+    assert not report.exists()
+    images = tmp_path / "images.npy"
+    np.save(images, np.zeros((2, 1, 28, 28), np.float32))
+    result = run(*pair, "--data", f"image={images}", "--data", f"image={images}")
+    assert (result.exit_code, result.output) == (2, "onnxfc: --data: image is given twice\n")
+
+
+def test_advice_is_for_this_command() -> None:
+    """`check` has no --no-check."""
+    constant = onnx.load(fixture("lenet.torchscript"))
+    for tensor in constant.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            tensor.CopyFrom(numpy_helper.from_array(np.zeros_like(numpy_helper.to_array(tensor)), tensor.name))
+    summary = check_pair(constant, constant, options=ONE).parity.summary()
+    assert summary.endswith("give real inputs with --data FILE.npy")
+
+
+@pytest.mark.parametrize("option", [("--data", "x.npy"), ("--check-size", "32x32"), ("--rtol", "1"), ("--atol", "0")])
+def test_options_of_the_proof_without_a_proof(option: tuple[str, str], tmp_path: Path) -> None:
+    out = tmp_path / "out.onnx"
+    result = CliRunner().invoke(main, ["rewrite", str(fixture("lenet.dynamo")), str(out), "--no-check", *option])
+    assert result.exit_code == 2
+    wanted = f"onnxfc: {option[0]} is for the proof, which --no-check leaves out; drop one of them\n"
+    assert result.output == wanted
+    assert not out.exists()
 
 
 def test_command_of_its_own(pair: tuple[Path, Path], tmp_path: Path) -> None:

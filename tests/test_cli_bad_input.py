@@ -115,7 +115,8 @@ def test_output_is_the_inputs_data(room: Path) -> None:
 
 REFUSED: dict[str, tuple[Callable[[], onnx.ModelProto], str, str]] = {
     "tokens": (cli_models.tokens, "no-image-input", "x [1, 12]"),
-    "flat": (cli_models.flat, "no-image-input", "name the inner tensor that has with --input NAME"),
+    "flat": (cli_models.flat, "no-image-input", "x [1, 784]"),
+    "flat_reshaped": (cli_models.flat_reshaped, "no-image-input", "the inner tensor that is one, --input 'picture'"),
 }
 
 

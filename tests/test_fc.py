@@ -247,13 +247,35 @@ def test_matmul_plus_an_outer_constant() -> None:
     proven_or_refused(model)
 
 
-def test_matmul_by_a_vector() -> None:
-    """(N, F) times (F,) is (N,): one score without a class axis. A refusal is right as well."""
+@pytest.mark.parametrize("batch", [1, 2, "N"])
+def test_matmul_by_a_vector(batch: int | str) -> None:
+    """(N, F) times (F,) is (N,): one score without a class axis."""
 
     def body(net: Net, flat: str) -> str:
         return str(net.op("MatMul", flat, net.random(FEATURES, gain=0.3)))
 
-    assert refusal(head(body)).code == "mixes-batch"
+    done = proven(head(body, batch=batch))
+    assert done.replacements[0].after == "Conv 5x4 3→1"
+    assert len(done.model.graph.output[0].type.tensor_type.shape.dim) == 3
+
+
+def test_transpose_that_moves_nothing_before_the_weight() -> None:
+    def body(net: Net, flat: str) -> str:
+        weight = net.op("Transpose", net.random(FEATURES, FEATURES), perm=[0, 1])
+        return str(net.op("MatMul", flat, weight))
+
+    proven(head(body))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, M), (1, 1, 1)])
+def test_constant_of_higher_rank(shape: tuple[int, ...]) -> None:
+    """(1, M) + (1, 1, M) is (1, 1, M): an axis ahead of a batch of 1."""
+    proven(head(lambda net, flat: str(net.op("Add", net.fc(flat, FEATURES, M), net.random(*shape)))))
+
+
+def test_constant_of_higher_rank_moves_a_larger_batch() -> None:
+    model = head(lambda net, flat: str(net.op("Add", net.fc(flat, FEATURES, M), net.random(1, 1, M))), batch=2)
+    assert refusal(model).code == "mixes-batch"
 
 
 def test_matmul_on_the_left() -> None:

@@ -428,3 +428,44 @@ def test_flatten_behind_dropout_and_identity() -> None:
         return fc(net, net.op("Dropout", flat))
 
     proven(bodied(body))
+
+
+@pytest.mark.parametrize("batch", [1, 2, "N"])
+def test_fc_layers_over_the_places_of_each_channel(batch: int | str) -> None:
+    """(N, C, H * W) times (H * W, K): what mixers of tokens do; once per window."""
+
+    def body(net: Net, tensor: str) -> str:
+        tokens = net.op("Reshape", tensor, net.ints(0, CHANNELS, -1))
+        mixed = net.op("Tanh", net.op("MatMul", tokens, net.random(20, 6)))
+        return str(net.op("ReduceMean", net.op("MatMul", mixed, net.random(6, M)), axes=[1], keepdims=0))
+
+    done = proven(bodied(body, batch=batch))
+    assert [item.after for item in done.replacements] == ["MatMul once per window"] * 2
+
+
+def test_flattened_map_as_the_only_output_is_refused() -> None:
+    found = refusal(bodied(lambda net, tensor: net.op("Flatten", tensor)))
+    assert found.code == "no-head"
+    assert "flattened map itself" in found.reason
+
+
+def test_places_that_are_infinite_in_the_map_leave_others_alone() -> None:
+    """exp overflows where a Where will not choose it; sums of zero times infinity would spread it over the window."""
+
+    def body(net: Net, tensor: str) -> str:
+        big = net.op("Flatten", net.op("Mul", tensor, net.const(300.0)))
+        chosen = net.op("Where", net.op("Less", big, net.const(1.0)), net.op("Exp", big), net.op("Tanh", big))
+        return net.fc(chosen, FEATURES, M)
+
+    proven(bodied(body))
+
+
+def test_whole_numbers_of_a_window_one_by_one() -> None:
+    """The best channel of every place, compared with a number each: no float in it."""
+
+    def body(net: Net, tensor: str) -> str:
+        best = net.op("Flatten", net.op("ArgMax", tensor, axis=1, keepdims=0))
+        same = net.op("Equal", best, net.ints(*(place % CHANNELS for place in range(20))))
+        return net.fc(net.op("Cast", same, to=1), 20, M)
+
+    proven(bodied(body))

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from hazards import (
     CHANNELS,
+    CHECK,
     FEATURES,
     WINDOW,
     Net,
@@ -20,7 +22,9 @@ from hazards import (
     proven_or_refused,
     refusal,
 )
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, numpy_helper
+
+from onnxfc.rewrite import rewrite
 
 M = 6
 H, W = WINDOW
@@ -658,16 +662,47 @@ def test_self_attention_over_places_is_refused() -> None:
     proven_or_refused(bodied(body))
 
 
-def test_if_in_the_head() -> None:
-    """A constant condition: a refusal by name, or right."""
-
+@pytest.mark.parametrize(("opset", "kind"), [(8, "Upsample"), (9, "Upsample"), (10, "Resize"), (13, "Resize")])
+def test_resized_picture_behind_an_fc(opset: int, kind: str) -> None:
     def body(net: Net, flat: str) -> str:
-        scores = net.fc(flat, FEATURES, M)
-        branches = {}
-        for name, kind in (("then_branch", "Relu"), ("else_branch", "Neg")):
-            info = helper.make_tensor_value_info(f"{name}_out", TensorProto.FLOAT, None)
-            node = helper.make_node(kind, [scores], [f"{name}_out"])
-            branches[name] = helper.make_graph([node], name, [], [info])
-        return str(net.op("If", net.const(True, dtype=np.bool_), **branches))
+        picture = net.op("Reshape", net.fc(flat, FEATURES, 12), net.ints(-1, 3, 2, 2))
+        if opset == 8:
+            return str(net.op(kind, picture, scales=[1.0, 1.0, 2.0, 3.0], mode="nearest"))
+        scales = net.const([1.0, 1.0, 2.0, 3.0])
+        return str(net.op(kind, picture, *([scales] if opset < 11 else ["", scales])))
 
-    proven_or_refused(head(body))
+    assert proven(head(body, opset=opset, batch=2)).claim.outputs[0].axes == (4, 5)
+
+
+def test_sum_along_the_features_by_an_axis_of_rank_1() -> None:
+    proven(head(lambda net, flat: net.op("CumSum", net.fc(flat, FEATURES, M), net.ints(1)), batch=2))
+
+
+def test_output_that_is_only_a_shape_is_refused() -> None:
+    def body(net: Net, flat: str) -> str:
+        return str(net.op("Shape", net.fc(flat, FEATURES, M)))
+
+    assert refusal(head(body)).code == "no-head"
+
+
+def test_two_images_of_different_size() -> None:
+    """Both grow by the same number of pixels; the dims of the second have names of their own."""
+    net = Net()
+    parts = []
+    for name, size in (("near", (11, 9)), ("far", (7, 7))):
+        image = net.input(name, [1, 2, *size])
+        parts.append(net.op("Flatten", net.op("Tanh", net.conv(image, 2, 3))))
+    model = net.model(net.fc(net.op("Concat", *parts, axis=1), FEATURES + 27, M))
+    done = rewrite(model, check_options=CHECK)
+    assert done.replacements[0].after == "Conv 5x4 3→6 + 3x3 3→6"
+    dims = [[dim.dim_param for dim in info.type.tensor_type.shape.dim][2:] for info in done.model.graph.input]
+    assert dims == [["height", "width"], ["height_2", "width_2"]]
+
+
+def test_nodes_in_another_order() -> None:
+    """ONNX wants each node behind what it reads; onnxruntime runs it in any order."""
+    model = head(lambda net, flat: net.fc(net.op("Relu", net.fc(flat, FEATURES, 8)), 8, 4))
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in model.graph.node][::-1]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    assert len(proven(model).replacements) == 2

@@ -25,7 +25,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     ("parity", "version"),
     ("onnxfc",),
-    ("errors",),
+    ("errors", "damage"),
     ("claim", "wire", "graph", "specs", "receptive_field"),
     ("atomic", "storage", "views"),
     ("external",),
@@ -33,11 +33,12 @@ LAYERS = (
     ("model_file",),
     ("draft", "runtime", "shapes", "match", "renaming"),
     ("emit", "site", "proof", "geometry"),
-    ("lift", "weights", "images", "cut", "inline"),
-    ("regroup",),
+    ("lift", "weights", "images", "cut", "branches"),
+    ("inline", "regroup"),
     ("rules", "sizing", "outputs", "assemble"),
     ("walk",),
     ("analyse",),
+    ("by_value",),
     ("rewrite", "derive", "costs"),
     ("checking", "inspection"),
     ("report",),
@@ -51,7 +52,7 @@ LAYERS = (
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 REWRITING = {"walk", "rules", "rewrite", "draft", "emit", "lift", "site", "views", "weights", "outputs", "assemble"}
 REWRITING |= {"regroup", "analyse", "derive", "checking", "inspection", "geometry", "shapes", "match", "commands"}
-REWRITING |= {"images", "cut", "inline", "sizing", "specs", "graph", "report", "cli", "receptive_field"}
+REWRITING |= {"branches", "images", "cut", "inline", "sizing", "specs", "graph", "report", "cli", "receptive_field"}
 
 
 def module_name(path: Path) -> str:

@@ -208,3 +208,22 @@ def test_killed_at_any_moment(tmp_path: Path, form: str) -> None:
     ModelFile.open(inputs[0]).save(out, ONE_FILE if form == "external" else None)
     litter = {name for name in names(folder) if not name.startswith(".onnxfc-")}
     assert litter == ({"out.onnx", "out.onnx.data"} if form == "external" else {"out.onnx"})
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_owner_and_attributes_of_a_replaced_file_are_kept(tmp_path: Path) -> None:
+    out, data = tmp_path / "out.onnx", tmp_path / "out.onnx.data"
+    for path, mode in ((out, 0o4750), (data, 0o640)):
+        path.write_bytes(b"old")
+        os.chown(path, 1234, 4321)
+        path.chmod(mode)
+    try:
+        os.setxattr(out, "user.note", b"mine")
+    except OSError:
+        pytest.skip("no extended attributes here")
+    for _ in range(2):
+        ModelFile.open(mlp()).save(out, ONE_FILE)
+        for path, mode in ((out, 0o4750), (data, 0o640)):
+            info = path.stat()
+            assert (info.st_uid, info.st_gid, info.st_mode & 0o7777) == (1234, 4321, mode)
+        assert os.getxattr(out, "user.note") == b"mine"

@@ -85,9 +85,10 @@ def _runs(model: onnx.ModelProto) -> bool:
 
 def _must_work(network: Network, options: RewriteOptions) -> bool:
     """A plain network may not be refused."""
-    plain = {"fc", "Relu", "norm", "Mul", "Dropout", "matmul", "scores", "Softmax", "residual", "opset"}
+    plain = {"fc", "batch_norm", "constant", "activation", "matmul", "einsum", "again", "twice", "opset"}
+    plain |= {"residual", "scores", "Softmax", "two", "dueling", "classes"}
     told = {word.split()[0] for word in network.story}
-    trunk = {"Conv", "map", "scale", "branches", "MaxPool", "flatten", "Flatten"}
+    trunk = {"Conv", "map", "scale", "branches", "MaxPool", "flatten", "Flatten", "Relu", "norm", "Dropout"}
     return network.clean and told <= plain | trunk and options.global_pool == "window"
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from cli_runs import environment
 from file_models import external, mlp, model, noise, with_data, write
 from onnx import TensorProto, helper, numpy_helper
 
+from onnxfc import runtime
 from onnxfc.errors import ReadError
 from onnxfc.model_file import ModelFile
 from onnxfc.runtime import session
@@ -49,6 +53,18 @@ def test_without_optimisation(tmp_path: Path) -> None:
     made = session(ModelFile.open(write(tmp_path / "in.onnx", mlp())), threads=1, optimize=False)
     assert made.get_session_options().graph_optimization_level == ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     np.testing.assert_allclose(made.run(None, X)[0], expected(), rtol=1e-5, atol=1e-5)
+
+
+def test_large_models_are_not_copied_into_another_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last level lays the weights of Convs out anew, all of them in memory."""
+    opened = ModelFile.open(write(tmp_path / "in.onnx", mlp()))
+    levels = ort.GraphOptimizationLevel
+    small = session(opened, threads=1).get_session_options().graph_optimization_level
+    monkeypatch.setattr(runtime, "LARGE_MODEL", 4 * (48 * 64 + 48 + 10 * 48 + 10))
+    large = session(opened, threads=1).get_session_options().graph_optimization_level
+    assert (small, large) == (levels.ORT_ENABLE_ALL, levels.ORT_ENABLE_EXTENDED)
+    monkeypatch.setattr(runtime, "LARGE_MODEL", runtime.LARGE_MODEL + 1)
+    assert session(opened, threads=1).get_session_options().graph_optimization_level == levels.ORT_ENABLE_ALL
 
 
 def test_extra_outputs(tmp_path: Path) -> None:
@@ -116,3 +132,67 @@ def test_a_file_that_changed(tmp_path: Path) -> None:
         file.write(b"\0")
     with pytest.raises(ReadError, match="changed while it was being read"):
         session(opened)
+
+
+def dense(fold: bool, **attributes: object) -> tuple[onnx.ModelProto, np.ndarray]:
+    """A Conv whose weight is to be held in memory; ``fold``: with what onnxruntime folds into it."""
+    weight = noise(32, 8, 3, 3)
+    nodes = [helper.make_node("Conv", ["x", "w"], ["c"], name="conv", **attributes)]
+    vectors = {
+        "scale": noise(32, seed=1),
+        "shift": noise(32, seed=2),
+        "mean": noise(32, seed=3),
+        "var": np.ones(32, "f"),
+    }
+    if fold:
+        nodes += [
+            helper.make_node("BatchNormalization", ["c", *vectors], ["n"]),
+            helper.make_node("Mul", ["n", "half"], ["y"]),
+        ]
+    else:
+        nodes[0].output[0] = "y"
+    tensors = [numpy_helper.from_array(a, n) for n, a in vectors.items()]
+    tensors.append(numpy_helper.from_array(np.full((1, 32, 1, 1), 0.5, np.float32), "half"))
+    return model(nodes, [numpy_helper.from_array(weight, "w"), *tensors], [1, 8, 6, 6], [1, 32, 4, 4]), weight
+
+
+@pytest.mark.parametrize("fold", [False, True])
+@pytest.mark.parametrize("optimize", [False, True])
+@pytest.mark.parametrize("large", [False, True])
+def test_held_conv_weights(fold: bool, optimize: bool, large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are shared with the session, and still folded, laid out anew, and read by others as they are."""
+    monkeypatch.setattr(runtime, "LARGE_MODEL", 0 if large else 10**9)
+    proto, weight = dense(fold)
+    x = {"x": noise(1, 8, 6, 6, seed=9)}
+    want = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, x)[0]
+    opened = ModelFile.open(proto)
+    proto.graph.initializer[0].CopyFrom(opened.tensor("w", weight))
+    made = session(opened.with_proto(proto), threads=1, optimize=optimize)
+    np.testing.assert_allclose(made.run(None, x)[0], want, rtol=1e-4, atol=1e-4)
+
+
+MEMORY = """
+import sys
+import numpy as np
+from onnx import TensorProto, helper
+from onnxfc.model_file import ModelFile
+from onnxfc.runtime import session
+anonymous = lambda: next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith("RssAnon")) / 1024
+info = helper.make_tensor_value_info
+graph = helper.make_graph([helper.make_node("Conv", ["x", "w"], ["y"])], "g", [info("x", 1, [1, 2048, 4, 4])],
+                          [info("y", 1, None)])
+model = ModelFile.open(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+model.proto.graph.initializer.append(model.tensor("w", np.ones((1024, 2048, 4, 4), np.float32)))
+before = anonymous()
+made = session(model, threads=1)
+y = made.run(None, {"x": np.ones((1, 2048, 4, 4), np.float32)})[0]
+assert y.shape == (1, 1024, 1, 1) and (y == 2**15).all()
+print(anonymous() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc")
+def test_held_conv_weights_are_not_copied() -> None:
+    """A weight of 128 MB."""
+    done = subprocess.run([sys.executable, "-c", MEMORY], env=environment(), capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 64

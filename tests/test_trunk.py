@@ -136,14 +136,6 @@ def test_features_of_a_huge_window_one_by_one_are_refused() -> None:
     assert refusal(model).code == "window-too-large"
 
 
-def test_table_read_by_class_number_is_not_taken_for_the_scores() -> None:
-    def body(net: Net, tensor: str) -> str:
-        best = net.op("ArgMax", flat(net, tensor, FEATURES), axis=1, keepdims=0)
-        return str(net.op("Gather", net.random(M), best, axis=0))
-
-    assert refusal(bodied(body)).code == "dynamic-parameter"
-
-
 @pytest.mark.parametrize("batch", [1, "N"])
 def test_side_input_beside_the_features(batch: int | str) -> None:
     """One vector per image, the same in every cell."""

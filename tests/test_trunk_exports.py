@@ -41,10 +41,10 @@ def ops(done: Rewrite) -> list[str]:
         ("token_head", 1),
         ("excited", 1),
         ("blocks", 4),
-        ("constants", 1),
+        ("alike", 1),
         ("coincident", 1),
         ("pyramid", 1),
-        ("response_norm", 1),
+        ("trunk_lrn", 1),
     ],
 )
 def test_takes_every_size_of_its_step(name: str, step: int, exporter: str) -> None:
@@ -61,7 +61,7 @@ def test_takes_every_size_of_its_step(name: str, step: int, exporter: str) -> No
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
-@pytest.mark.parametrize("name", ["rows", "token_head", "blocks", "coincident", "response_norm"])
+@pytest.mark.parametrize("name", ["rows", "token_head", "blocks", "coincident", "trunk_lrn"])
 def test_interior_follows_the_image(name: str, exporter: str) -> None:
     """Cells that see no border are the same wherever their crop lies: no place was taken for a channel or an image."""
     done = rewritten(name, exporter)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onnxfc.commands.common import (
+    ModelPath,
     Size,
     check_report,
     encodable,
@@ -18,7 +20,7 @@ from onnxfc.commands.common import (
     progress_line,
     write_report,
 )
-from onnxfc.errors import ExitCode, OnnxfcError, WriteError
+from onnxfc.errors import ExitCode, OnnxfcError, UsageError, WriteError
 
 if TYPE_CHECKING:
     from onnxfc.checking import Checked
@@ -30,8 +32,8 @@ _EPILOG = (
 
 
 @click.command(epilog=_EPILOG)
-@click.argument("original", type=click.Path(path_type=Path))
-@click.argument("other", type=click.Path(path_type=Path))
+@click.argument("original", type=ModelPath())
+@click.argument("other", type=ModelPath())
 @click.option(
     "--at",
     multiple=True,
@@ -79,6 +81,8 @@ def check(
 
     check_report(report, original, other)
     check_report(junit, original, other, option="--junit")
+    if report is not None and junit is not None and os.path.realpath(report) == os.path.realpath(junit):
+        fail(UsageError(f"--junit {junit}: is the file of --report too; give it one of its own"), verbose)
     name = f"{original.name} against {other.name}"
     try:
         result = _checked(original, other, options, quiet)

@@ -36,6 +36,18 @@ class Size(_SizeType):
         return tuple(int(part) for part in parts)
 
 
+class ModelPath(click.Path):
+    """The path of a model. A dash is no file: files are mapped, and replaced in one step."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "-":
+            self.fail("stdin and stdout cannot be used, give the path of a file (./- if it is called that)", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 class Tolerance(click.FloatRange):
     """A finite number from 0 on; a range alone takes NaN, with which nothing compares, and infinity."""
 
@@ -59,6 +71,8 @@ def load_data(given: tuple[str, ...]) -> Any:
     arrays = {}
     for item in given:
         name, _, path = item.rpartition("=")
+        if name and name in arrays:
+            raise UsageError(f"--data: {name} is given twice")
         try:
             arrays[name] = np.load(path, allow_pickle=False)
         except OSError as error:

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import click
 
-from onnxfc.commands.common import Size, encodable, fail
+from onnxfc.commands.common import ModelPath, Size, encodable, fail
 from onnxfc.errors import OnnxfcError
 
 _EPILOG = "Exit codes: 0 done, whether the model can be rewritten or not; 1 cannot read; 2 wrong usage."
 
 
 @click.command(epilog=_EPILOG)
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=ModelPath())
 @click.option("--size", type=Size(), help="Image size to count cells and costs for; twice native if not given.")
 @click.option("--native-size", type=Size(), help="Native image size, where the model's input leaves it open.")
 @click.option(

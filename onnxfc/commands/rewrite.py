@@ -9,6 +9,7 @@ import click
 
 from onnxfc.commands.common import (
     EPILOG,
+    ModelPath,
     Size,
     Tolerance,
     check_report,
@@ -18,15 +19,19 @@ from onnxfc.commands.common import (
     progress_line,
     write_report,
 )
-from onnxfc.errors import OnnxfcError
+from onnxfc.errors import OnnxfcError, UsageError
 
 if TYPE_CHECKING:
     from onnxfc.rewrite import Rewrite
 
 
-@click.command(epilog=EPILOG)
-@click.argument("source", metavar="IN", type=click.Path(path_type=Path))
-@click.argument("target", metavar="OUT", type=click.Path(path_type=Path))
+_OF_PROOF = ("rtol", "atol", "check_size", "data")
+"""Options that say how to prove."""
+
+
+@click.command(epilog=EPILOG, context_settings={"token_normalize_func": lambda token: token.replace("_", "-")})
+@click.argument("source", metavar="IN", type=ModelPath())
+@click.argument("target", metavar="OUT", type=ModelPath())
 @click.option(
     "--output",
     type=click.Choice(["map", "mean", "max"]),
@@ -85,7 +90,7 @@ def rewrite(source: Path, target: Path, report: Path | None, quiet: bool, verbos
     """
     from onnxfc import report as reports
 
-    check_report(report, source, target)
+    check_report(report, source, target, *_data_names(target, report, options["external_data_location"]))
     try:
         result = _rewritten(source, target, options, quiet)
     except OnnxfcError as error:
@@ -96,6 +101,14 @@ def rewrite(source: Path, target: Path, report: Path | None, quiet: bool, verbos
         write_report(report, reports.as_json(result) | {"input": str(source), "output": str(target)})
     if not quiet:
         click.echo(encodable(reports.text(result, verbose)))
+
+
+def _data_names(target: Path, report: Path | None, location: str | None) -> list[Path]:
+    """Files beside OUT that its weights may go to, as far as the report could be one of them."""
+    names = [target.parent / f"{target.name}.data", target.parent / (location or target.name)]
+    if report is not None and report.name.startswith(f"{target.name}.") and report.suffix == ".data":
+        names.append(target.parent / report.name)  # one file for each tensor
+    return names
 
 
 def _rewritten(source: Path, target: Path, options: dict[str, Any], quiet: bool) -> Rewrite:
@@ -109,8 +122,11 @@ def _rewritten(source: Path, target: Path, options: dict[str, Any], quiet: bool)
         **{name: options[name] for name in names},
         external_data_size_threshold=options["external_data_size_threshold"],
     )
+    if options["no_check"] and (given := [name for name in _OF_PROOF if options[name] not in (None, ())]):
+        option = "--" + given[0].replace("_", "-")
+        raise UsageError(f"{option} is for the proof, which --no-check leaves out; drop one of them")
     model = ModelFile.open(source)
-    model.check_target(target)
+    model.check_target(target, save)
     wanted = RewriteOptions(
         options["output"], options["global_pool"], options["dynamic_batch"], options["size"], options["inputs"]
     )

@@ -11,12 +11,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import onnxruntime
-
+from onnxfc import runtime
 from onnxfc.claim import Claim
 from onnxfc.model_file import ModelFile
 from onnxfc.parity import Conditions, CropResult, Parity, ParityResult, VerdictResult
-from onnxfc.proof.claims import claim_problem, window_problem
+from onnxfc.proof.claims import axes_problem, claim_problem, window_problem
 from onnxfc.proof.crops import compare_crops
 from onnxfc.proof.forms import WINDOWED
 from onnxfc.proof.head import Head, HeadPlan, plan_head
@@ -25,7 +24,7 @@ from onnxfc.proof.observe import Evidence, Progress, observe
 from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.sessions import RunError, Runner
 from onnxfc.proof.shift import compare_shifted
-from onnxfc.proof.sizes import larger_sizes
+from onnxfc.proof.sizes import TooLarge, larger_sizes
 from onnxfc.proof.tally import Tally
 from onnxfc.proof.windows import Capture, Heads, capture, compare_windows
 
@@ -61,8 +60,11 @@ class _Check:
         self.started = time.perf_counter()
         problem = claim_problem(self.original.proto, self.rewritten.proto, self.claim)
         if problem is not None:
-            return self._stopped(f"wrong claim: {problem}")
-        sizes = larger_sizes(self.claim, self.options)
+            return self._stopped(problem)
+        try:
+            sizes = larger_sizes(self.claim, self.options)
+        except TooLarge as error:
+            return self._stopped(f"wrong claim: {error}")
         plans = self._plan(windowed=True), self._plan(windowed=False)
         tensors = [b.original for b in self.claim.boundaries]
         tensors += [name for plan in plans for name in (*plan.shapes, *plan.sides)]
@@ -73,6 +75,9 @@ class _Check:
         if evidence.vacuous is not None:
             return self._parity(evidence, _NOTHING, _NOTHING, CropResult("not applicable"), evidence.vacuous)
 
+        problem = axes_problem(self.claim, evidence.samples[0].values | evidence.samples[0].feeds)
+        if problem is not None:
+            return self._stopped(f"wrong claim: {problem}")
         native = Tally(self.options, evidence.noise)
         windows = Tally(self.options, evidence.noise)
         captures: list[Capture] = []
@@ -172,7 +177,7 @@ class _Check:
         conditions = Conditions(
             seed=self.options.seed,
             threads=self.options.threads,
-            onnxruntime=onnxruntime.__version__,
+            onnxruntime=runtime.version(),
             inputs=tuple(kind.name for kind in evidence.kinds) if evidence else (),
             samples=len(samples),
             batches=tuple(dict.fromkeys(s.batch or (evidence.batch if evidence else 1) for s in samples)),

@@ -53,7 +53,11 @@ def check_shape(output: Output, got: Array, want: tuple[int, ...], dims: int, *,
     if output.form == "cells" and any(want[axis] != 1 for axis in axes):
         raise FormError(f"{output.name} claims grid axes {axes}, which had more than one element {list(want)}")
     if not fits:
-        raise FormError(f"{output.name} has shape {list(got.shape)}, form '{output.form}' of {list(want)} was claimed")
+        shape = ", ".join(str(n or "any") for n in expected)
+        raise FormError(
+            f"{output.name} has shape {list(got.shape)} instead of [{shape}], which form '{output.form}' has where "
+            f"the original has {list(want)}"
+        )
 
 
 def native_value(output: Output, got: Array, want: tuple[int, ...], dims: int) -> Array:

@@ -25,7 +25,7 @@ Progress = Callable[[str], None]
 SMALL = 2_000_000
 """Weights up to which a model is looked at more closely: four kinds of inputs instead of two."""
 
-ADVICE = "give real inputs with --data FILE.npy, or skip the proof with --no-check"
+ADVICE = "give real inputs with --data FILE.npy"
 
 
 @dataclass(frozen=True)
@@ -161,10 +161,12 @@ def _choose(evidence: Evidence, runner: Runner, original: ModelFile, options: Ch
 
 def _dependent(graph: onnx.GraphProto, images: Sequence[str]) -> set[str]:
     """All tensors that depend on an image. What does not is a constant: it must stay as it is, to the bit."""
-    found = set(images)
-    for node in graph.node:
-        if found & reads(node):
-            found.update(node.output)
+    found, before = set(images), 0
+    while len(found) > before:  # nodes need not be in order
+        before = len(found)
+        for node in graph.node:
+            if found & reads(node):
+                found.update(node.output)
     return found
 
 

@@ -140,7 +140,7 @@ def _problem(rows: Array, scale: Scale, options: CheckOptions) -> str:
 def _saturated(rows: Array) -> bool:
     """Two-valued: a softmax or sigmoid far out hides what happens before it."""
     near = np.min([np.abs(rows), np.abs(rows - 1), np.abs(rows + 1)], axis=0)
-    if (near < 1e-4).all():
+    if (near < 1e-4).all() and np.abs(rows).max() > 0.5:  # else they are small, and may still be of any value
         return True
     low, high = rows.min(), rows.max()
     edge = 1e-3 * (high - low)

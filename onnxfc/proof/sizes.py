@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from onnxfc.claim import Claim
 from onnxfc.errors import UsageError
 from onnxfc.proof.options import CheckOptions
+
+MOST = 1 << 28
+"""Pixels of the largest image that is tried: 1 GB for each channel in float32."""
+
+
+class TooLarge(Exception):
+    """The claim would need larger images than can be tried; the text is one line."""
 
 
 @dataclass(frozen=True)
@@ -22,16 +30,15 @@ class Size:
 
 
 def larger_sizes(claim: Claim, options: CheckOptions) -> list[Size]:
-    """One size on the grid, one off it (mirrored rectangle), then the user's. Raises UsageError.
+    """One size on the grid, one off it, then the user's. Raises UsageError.
 
-    The sizes are kept small: a few strides more than native, about half an image more in area. All are
+    The first grows more in width than in height, the second the other way round, also where the native image is not
+    square. They are kept small: a few strides more than native, about half an image more in area. All are
     sizes that the model is claimed to take, native plus multiples of ``size_step``.
     """
     axes = list(zip(claim.native_size, claim.stride, claim.size_step, strict=True))
     units = [math.lcm(stride, step) for _, stride, step in axes]
-    more = [min(4, max(1, round(0.15 * n / u))) for n, u in zip(claim.native_size, units, strict=True)]
-    on = [(k + i % 2) * u for i, (k, u) in enumerate(zip(more, units, strict=True))]
-    off = [(k + (i + 1) % 2) * u for i, (k, u) in enumerate(zip(more, units, strict=True))]
+    on, off = _growth(claim.native_size, units, 1), _growth(claim.native_size, units, 0)
     rest = [_rest(stride, step) for _, stride, step in axes]
     sizes = [
         Size(
@@ -40,7 +47,20 @@ def larger_sizes(claim: Claim, options: CheckOptions) -> list[Size]:
         ),
         Size(tuple(n + grown + r for (n, _, _), grown, r in zip(axes, off, rest, strict=True))),
     ]
+    for size in sizes:
+        if math.prod(size.pixels) > MOST:
+            raise TooLarge(f"the claimed stride or size step would need images of {size} px")
     return sizes + [_users_size(pixels, claim) for pixels in options.sizes]
+
+
+def _growth(native: Sequence[int], units: Sequence[int], favoured: int) -> list[int]:
+    """Pixels to grow by, multiples of ``units``: every second axis, from ``favoured`` on, more than its neighbours."""
+    wanted = 0.15 * max(native)
+    grown = [min(4, max(1, round(wanted / unit))) * unit for unit in units]
+    for axis in range(favoured, len(units), 2):
+        others = [grown[other] for other in (axis - 1, axis + 1) if 0 <= other < len(units)]
+        grown[axis] = (max([grown[axis], *others]) // units[axis] + 1) * units[axis]
+    return grown
 
 
 def _rest(stride: int, step: int) -> int:
@@ -60,4 +80,6 @@ def _users_size(pixels: tuple[int, ...], claim: Claim) -> Size:
             f"check size {text}: the model takes {'x'.join(map(str, native))} "
             f"plus multiples of {'x'.join(map(str, claim.size_step))}"
         )
+    if math.prod(pixels) > MOST:
+        raise UsageError(f"check size {text}: is more than the {MOST} pixels that a check takes")
     return Size(tuple(pixels))

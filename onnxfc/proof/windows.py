@@ -135,16 +135,44 @@ def _useful(output: Output, shot: Capture, evidence: Evidence) -> bool:
     return not evidence.scales[output.name, shot.kind.name].problem
 
 
-def _grid(shot: Capture, claim: Claim) -> tuple[int, ...]:
-    """The number of cells that the boundaries imply: the coarsest grid over all of them."""
+def _grid(shot: Capture, claim: Claim, shapes: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
+    """The number of cells that are due, for which the boundaries must have room.
+
+    A boundary far up in the trunk may lack the last elements of the last window: those that no later layer reads.
+    """
+    room = _room(shot, claim)
+    due = _due(shot, claim, shapes, room)
+    if any(not have <= want <= have + 1 for have, want in zip(room, due, strict=True)):
+        raise FormError(f"the boundaries give {room} cells, claimed were {due}")
+    return due
+
+
+def _due(shot: Capture, claim: Claim, shapes: dict[str, tuple[int, ...]], room: tuple[int, ...]) -> tuple[int, ...]:
+    """The cells that the claim promises; where it does not say, those of the first map, if there is room."""
+    if shot.size.grid is not None:
+        return shot.size.grid
+    if claim.slack:
+        axes = zip(shot.size.pixels, claim.native_size, claim.slack, claim.stride, strict=True)
+        return tuple((now - native + slack) // stride + 1 for now, native, slack, stride in axes)
+    found = (
+        grid_of(output, shot.values[output.name], len(shapes[output.name]), claim)
+        for output in claim.outputs
+        if output.form in WINDOWED and shot.values[output.name].ndim > max(output.axes, default=0)
+    )
+    own = next((grid for grid in found if grid is not None), room)
+    return own if all(have <= n <= have + 1 for have, n in zip(room, own, strict=True)) else room
+
+
+def _room(shot: Capture, claim: Claim) -> tuple[int, ...]:
+    """The number of whole windows in the boundaries: the coarsest grid over all of them."""
     grids = []
     for boundary in claim.boundaries:
         shape = shot.values[boundary.rewritten].shape
         grids.append(counts([shape[axis] for axis in boundary.spatial], boundary.extent, boundary.step))
-    grid = tuple(min(axis) for axis in zip(*grids, strict=True))
-    if shot.size.grid is not None and grid != shot.size.grid:
-        raise FormError(f"the boundaries give {grid} cells, the claimed stride {shot.size.grid}")
-    return grid
+    room = tuple(min(axis) for axis in zip(*grids, strict=True))
+    if shot.size.grid is not None and room != shot.size.grid:
+        raise FormError(f"the boundaries give {room} cells, the claimed stride {shot.size.grid}")
+    return room
 
 
 def _compare_cells(
@@ -156,7 +184,7 @@ def _compare_cells(
     tally: Tally,
     seen: dict[tuple[str, str], list[Array]],
 ) -> None:
-    grid = _grid(shot, claim)
+    grid = _grid(shot, claim, shapes)
     outputs = [o for o in claim.outputs if o.form in WINDOWED and _useful(o, shot, evidence)]
     every = any(output.form in REDUCED for output in outputs)
     cells = pick_cells(grid, evidence.batch, int(np.prod(grid)) if every else CELLS)
@@ -205,7 +233,13 @@ def _window(shot: Capture, claim: Claim, cell: Sequence[int]) -> Arrays:
         place = [slice(None)] * value.ndim
         for axis, at, extent, step in zip(boundary.spatial, cell, boundary.extent, boundary.step, strict=True):
             place[axis] = slice(at * step, at * step + extent)
-        windows[boundary.original] = np.ascontiguousarray(value[tuple(place)])
+        window = value[tuple(place)]
+        missing = [
+            (0, extent - window.shape[axis]) for axis, extent in zip(boundary.spatial, boundary.extent, strict=True)
+        ]
+        pads = dict(zip(boundary.spatial, missing, strict=True))
+        window = np.pad(window, [pads.get(axis, (0, 0)) for axis in range(window.ndim)], mode="edge")
+        windows[boundary.original] = np.ascontiguousarray(window)
     return windows
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from onnxfc import emit
 from onnxfc.errors import Refusal
 from onnxfc.lift import beside_windows, lift_fixed, meet, to_scores, uniform
 from onnxfc.rules.fc import take_bias
@@ -18,10 +19,11 @@ from onnxfc.views import Context, Fixed, Map, ScoreMap, Trace, View, Window
 BROADCAST = (
     *("Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Mean", "Sum", "Mod", "PRelu", "Where"),
     *("And", "Or", "Xor", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
+    *("BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor"),
 )
 
 
-@rule(*BROADCAST, on=Map, attributes=("fmod",))
+@rule(*BROADCAST, on=Map, attributes=("direction", "fmod"))
 def on_maps(site: Site) -> Outcome:
     """Maps that lie on each other, with constants and context spread over them."""
     maps = [view for view in site.views if isinstance(view, Map)]
@@ -90,7 +92,7 @@ def _positional(site: Site, position: int) -> Outcome:
     )
 
 
-@rule(*BROADCAST, on=Window, attributes=("fmod",))
+@rule(*BROADCAST, on=Window, attributes=("direction", "fmod"))
 def on_windows(site: Site) -> Outcome:
     """A constant per feature stays pending, for the FC layer that absorbs it; all else needs the scores."""
     return _pending(site) or on_scores(site)
@@ -140,7 +142,7 @@ def affine(view: Window, scale: Array | None, shift: Array | None) -> Window:
     return view
 
 
-@rule(*BROADCAST, on=ScoreMap, attributes=("fmod",))
+@rule(*BROADCAST, on=ScoreMap, attributes=("direction", "fmod"))
 def on_scores(site: Site) -> Outcome:
     """Score maps cell by cell; fixed inputs get grid axes of extent 1."""
     refusal = beside_windows(site)
@@ -154,7 +156,7 @@ def on_scores(site: Site) -> Outcome:
     met = meet(site, [score for score in scores if isinstance(score, ScoreMap)])
     if isinstance(met, Refusal):
         return met
-    found = [score for score in met if isinstance(score, ScoreMap)]
+    found = [_of_rank(site, score) for score in met if isinstance(score, ScoreMap)]
     if any(score.batch_axis or 1 + len(score.features) != len(site.shape_out()) for score in found):
         return site.refuse("mixes-batch", "broadcasts the batch against other axes")
     trace = Trace.join([score.trace for score in found])
@@ -167,6 +169,15 @@ def on_scores(site: Site) -> Outcome:
     ]
     inputs = _biased(site, inputs) or _written(site, inputs)
     return [ScoreMap(inputs[0], site.shape_out()[1:], trace, site.batch_axis_out())]
+
+
+def _of_rank(site: Site, score: ScoreMap) -> ScoreMap:
+    """A score map with the axes that a constant of higher rank puts ahead of it, where the batch is 1 for good."""
+    missing = len(site.shape_out()) - 1 - len(score.features)
+    if missing <= 0 or score.batch_axis or not site.may_swallow:
+        return score
+    tensor = emit.unsqueeze(site.draft, score.tensor, range(1, 1 + missing))
+    return replace(score, tensor=tensor, features=(1,) * missing + score.features)
 
 
 def _written(site: Site, inputs: list[str]) -> list[str]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from onnxfc import emit
+from onnxfc.rules.per_window import along_axis
 from onnxfc.rules.table import rule
 from onnxfc.site import Outcome, Site, extent_of, positive
 from onnxfc.views import Fixed, Map, Window
@@ -17,7 +18,7 @@ _AXIS_DEFAULT = {"ArgMax": 0, "ArgMin": 0, "LpNormalization": -1, "TopK": -1}
 
 @rule("LayerNormalization", "RMSNormalization", on=Map, attributes=("axis", "epsilon", "stash_type"))
 def layer_normalization(site: Site) -> Outcome:
-    """Over the last axes: channels, where the map is channels-last.
+    """Over the last axes: channels, where the map is channels-last; the whole native window, each place with its scale.
 
     https://onnx.ai/onnx/operators/onnx__LayerNormalization.html
     """
@@ -25,6 +26,8 @@ def layer_normalization(site: Site) -> Outcome:
     assert isinstance(view, Map)
     rank = len(site.shape_in())
     normalised = range(positive(int(site.attrs.get("axis", -1)), rank), rank)
+    if set(view.spatial) <= set(normalised):
+        return along_axis(site)
     if set(normalised) & set(view.spatial):
         return site.refuse("position-table", "normalises over the places of the native size, each with its own scale")
     return _kept(site, view, normalised)
@@ -93,32 +96,6 @@ def group_normalization(site: Site) -> Outcome:
             trunk=view.trunk.tainted(taint),
         )
     ]
-
-
-@rule("Einsum", on=Map, attributes=("equation",))
-def einsum(site: Site) -> Outcome:
-    """Sums over channels alone, place by place. https://onnx.ai/onnx/operators/onnx__Einsum.html"""
-    maps = [position for position, view in enumerate(site.views) if isinstance(view, Map)]
-    if len(maps) > 1:
-        return site.refuse("attention", "relates what was computed from the image to itself (attention)")
-    left, arrow, right = str(site.attrs["equation"]).replace(" ", "").partition("->")
-    terms = left.split(",")
-    view = site.views[maps[0]]
-    assert isinstance(view, Map)
-    own = terms[maps[0]]
-    if (
-        not arrow
-        or "." in left
-        or right[:1] != own[:1]
-        or any(term.count(letter) > 1 for term in terms for letter in term)
-    ):
-        return site.refuse("unsupported-operator", "has an equation that is not understood")
-    others = "".join(term for position, term in enumerate(terms) if position != maps[0])
-    places = [own[axis] for axis in view.spatial]
-    if any(letter in others or letter not in right for letter in (own[0], *places)):
-        return site.refuse("fc-over-space", "sums over the places of the native size, or over the batch")
-    site.keep()
-    return site.maps(view.trace, tuple(right.index(letter) for letter in places))
 
 
 @rule("Expand", on=Map)

@@ -48,12 +48,28 @@ def matmul(site: Site) -> Outcome:
     if isinstance(view, Map) and len(site.shape_in()) > 2:
         return _on_channels_last(site, view)
     if isinstance(view, Window | ScoreMap) and len(site.shape_in()) > 2 and isinstance(site.views[1], Fixed):
-        return per_window(site, view)
+        outcome = per_window(site, view)
+        if isinstance(outcome, list):
+            site.replaced(f"MatMul {site.shape_in()[-1]}→{site.shape_out()[-1]}", "MatMul once per window")
+        return outcome
     found = _operands(site, (False, False), 1.0)
     if isinstance(found, Refusal):
         return found
-    scores = fully_connected(site, found, None, site.node.output[0])
-    return scores if isinstance(scores, Refusal) else [scores]
+    return shaped(site, found, site.shape_out()[1:] if found.batch_axis == 0 else None)
+
+
+def shaped(site: Site, found: Operands, features: tuple[int, ...] | None) -> Outcome:
+    """The FC layer with its outputs as ``features`` axes (None: the one that it has)."""
+    output = site.node.output[0]
+    if features is None or len(features) == 1:
+        scores = fully_connected(site, found, None, output)
+        return scores if isinstance(scores, Refusal) else [scores]
+    scores = fully_connected(site, found, None, "")
+    if isinstance(scores, Refusal):
+        return scores
+    sizes = emit.dims(site.draft, scores.tensor, 2, 2 + len(scores.grid))
+    tensor = emit.reshape(site.draft, scores.tensor, [0, *features, sizes], output)
+    return [replace(scores, tensor=tensor, features=features)]
 
 
 def _on_channels_last(site: Site, view: Map) -> Outcome:
@@ -78,16 +94,17 @@ def _operands(site: Site, turned: tuple[bool, bool], alpha: float) -> Operands |
         return view
     shape = site.shape_in(other)
     batch_first = (not view.batch_axis) != turned[position]
-    if len(shape) != 2 or len(_shape(view)) != 1 or batch_first != (position == 0):
+    if len(shape) not in {1, 2} or len(_shape(view)) != 1 or batch_first != (position == 0):
         return site.refuse("mixes-batch", "is not an FC layer over the features of each image alone")
+    vector, out_first = len(shape) == 1, turned[1] if other == 1 else not turned[0]
     weight = Weight(
         site.node.input[other],
-        out_first=turned[1] if other == 1 else not turned[0],
+        order=(0,) if vector else (0, 1) if out_first else (1, 0),
         inputs=_shape(view)[0],
-        outputs=site.shape_out()[1 - position],
+        outputs=1 if vector else site.shape_out()[1 - position],
         factor=alpha,
     )
-    return Operands(view, resolve(site, weight), batch_axis=position)
+    return Operands(view, resolve(site, weight), batch_axis=0 if vector else position)
 
 
 def _features(site: Site, view: View | None) -> Window | ScoreMap | Refusal:

@@ -36,7 +36,9 @@ def regrouped(site: Site, view: Folded, groups: Groups) -> Outcome | None:
         return None
     wanted = _at_probes(site, view, groups)
     if wanted is None or not site.try_keep(wanted):
-        emit.reshape(site.draft, view.tensor, target(site.draft, view, view.groups, groups), site.node.output[0])
+        emit.reshape(
+            site.draft, view.tensor, target(site.draft, view, view.groups, groups), site.node.output[0], site.node
+        )
     name = site.node.output[0]
     if is_map(groups):
         return [Map(name, name, spatial_of(groups), trace_of(site, view.trace, groups))]
@@ -127,7 +129,7 @@ def elementwise(site: Site) -> Outcome | None:
     return _same(site)
 
 
-@rule(*BROADCAST, on=Folded, attributes=("fmod",))
+@rule(*BROADCAST, on=Folded, attributes=("direction", "fmod"))
 def arithmetic(site: Site) -> Outcome | None:
     """Folded maps that lie on each other; constants and context must say the same at every place."""
     maps = [view for view in site.views if isinstance(view, Folded)]

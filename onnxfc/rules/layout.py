@@ -216,9 +216,13 @@ def _sliced(
 
 @rule("Gather", on=Map, attributes=("axis",))
 def gather(site: Site) -> Outcome:
-    """Picks channels; an index of rank 0 takes the channel axis away."""
+    """Picks channels; an index of rank 0 takes the channel axis away. Or a table is read place by place."""
+    if isinstance(site.views[0], Fixed):
+        return _table_look_up(site)
     view = _map(site)
     axis = positive(int(site.attrs.get("axis", 0)), len(site.shape_in()))
+    if isinstance(site.views[1], Fixed) and axis == 0 and site.may_swallow:
+        return as_window(site)  # x[0] of a batch of 1
     if not isinstance(site.views[1], Fixed) or axis == 0:
         return site.refuse("mixes-batch", "picks by what the image says, or along the batch")
     if axis in view.spatial:
@@ -226,6 +230,15 @@ def gather(site: Site) -> Outcome:
     more = len(site.shape_in(1)) - 1
     site.keep()
     return site.maps(view.trace, tuple(place + more if place > axis else place for place in view.spatial))
+
+
+def _table_look_up(site: Site) -> Outcome:
+    """A constant's rows by the numbers of a map: the rows' axes are new channels, behind all others."""
+    places = site.views[1]
+    if not isinstance(places, Map) or positive(int(site.attrs.get("axis", 0)), len(site.shape_in())) != 0:
+        return site.refuse("dynamic-parameter", "reads a table along another axis than its first")
+    site.keep()
+    return site.maps(places.trace, places.spatial)
 
 
 @rule("Flatten", "Reshape", on=Map, attributes=("allowzero", "axis"))
@@ -279,9 +292,10 @@ def _regrouped(site: Site, view: Map, after: Shape, places: tuple[int, ...]) -> 
     shuffle = permuted(site, view)
     if shuffle is not None:
         before, order = shuffle
-        site.draft.emit("Gather", [before.tensor, site.draft.constant(order, "order")], site.node.output[0], axis=1)
+        inputs = [before.tensor, site.draft.constant(order, "order")]
+        site.draft.emit("Gather", inputs, site.node.output[0], instead=site.node, axis=1)
     else:
-        emit.reshape(site.draft, view.tensor, _target(site, view, after, places), site.node.output[0])
+        emit.reshape(site.draft, view.tensor, _target(site, view, after, places), site.node.output[0], site.node)
     return site.maps(view.trace, places)
 
 

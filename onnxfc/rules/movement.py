@@ -9,7 +9,8 @@ import numpy as np
 
 from onnxfc import emit
 from onnxfc.errors import Refusal
-from onnxfc.lift import beside_windows, meet, simplest, spread, to_scores
+from onnxfc.lift import all_scores, meet, simplest, spread
+from onnxfc.rules.indexing import look_up
 from onnxfc.rules.table import rule
 from onnxfc.rules.wrap import pieces_joined
 from onnxfc.site import Outcome, Site, axes_of, positive
@@ -49,7 +50,8 @@ def move(site: Site, views: Sequence[View | None]) -> Outcome:
     """Run the original node on the windows' indices; every output is a window again."""
     windows = [view for view in views if isinstance(view, Window)]
     pending = any(view.scale is not None or view.shift is not None for view in windows)
-    if pending or (site.op_type == "Concat" and len(windows) != len(site.node.input)):
+    beside = site.op_type == "Concat" and len(windows) != len(site.node.input)
+    if pending or beside or not isinstance(views[0], Window):
         return over_scores(site, views)
     if _transposes_batch(site, windows[0]):
         return [replace(windows[0], batch_axis=0 if windows[0].batch_axis else 1)]
@@ -65,6 +67,8 @@ def move(site: Site, views: Sequence[View | None]) -> Outcome:
     indices = [next(queue) if isinstance(view, Window) else None for view in views]
     total = sum(source.features for source in sources)
     moved = _moved_alone(site, indices) if site.swallowed else _moved(site, indices, total)
+    if moved is None and site.shape_in()[0] == 1:
+        return site.refuse("batch-baked", "takes its input for one image", "leave out --dynamic-batch")
     if moved is None:
         return site.refuse("mixes-batch", "moves data between the images of a batch")
     trunk = windows[0].trunk if len(windows) == 1 else None
@@ -98,7 +102,7 @@ def _compact(view: Window) -> Window:
     ends = np.cumsum([source.features for source in view.sources])
     owner = np.searchsorted(ends, view.index.ravel(), side="right")
     used = sorted(set(owner.tolist()))
-    if len(used) == len(view.sources):
+    if len(used) in (0, len(view.sources)):  # none: an empty slice, which reads nothing
         return view
     starts = ends - [source.features for source in view.sources]
     kept = tuple(view.sources[place] for place in used)
@@ -151,20 +155,9 @@ def move_scores(site: Site) -> Outcome:
 
 def over_scores(site: Site, views: Sequence[View | None]) -> Outcome:
     """The node on score maps; each operator in its own way."""
-    refusal = beside_windows(site)
-    if refusal is not None:
-        return refusal
-    scores: list[ScoreMap] = []
-    for view in views:
-        if isinstance(view, Window | ScoreMap | Map):
-            found = to_scores(site, view)
-            if not isinstance(found, ScoreMap):
-                return found
-            scores.append(found)
-    met = meet(site, scores)
-    if isinstance(met, Refusal):
-        return met
-    scores = [view for view in met if isinstance(view, ScoreMap)]
+    scores = all_scores(site, views)
+    if isinstance(scores, Refusal):
+        return scores
     trace = Trace.join([view.trace for view in scores])
     assert trace is not None
     if site.op_type == "Concat":
@@ -189,7 +182,7 @@ def _reshape(site: Site, scores: Sequence[ScoreMap], trace: Trace) -> Outcome:
     if axis == 0 and len(features) == 1 + grid and features[1:] == (1,) * grid and view.features == features[:1]:
         return [Map(view.tensor, site.node.output[0], tuple(range(2, 2 + grid)), trace)]
     sizes = emit.dims(site.draft, view.tensor, first, first + grid)
-    tensor = emit.reshape(site.draft, view.tensor, [0, *features, sizes], site.node.output[0])
+    tensor = emit.reshape(site.draft, view.tensor, [0, *features, sizes], site.node.output[0], site.node)
     return [ScoreMap(tensor, features, trace, axis)]
 
 
@@ -218,6 +211,10 @@ def _concat(site: Site, scores: Sequence[ScoreMap], trace: Trace) -> Outcome:
         return site.refuse("concat-fixed", "puts something else than features of the same images together")
     site.keep([view.tensor for view in scores], axis=axis)
     return site.score_maps(trace)
+
+
+def _gather(site: Site, scores: Sequence[ScoreMap], trace: Trace) -> Outcome:
+    return _axis(site, scores, trace) if isinstance(site.views[1], Fixed) else look_up(site, scores, trace)
 
 
 def _axis(site: Site, scores: Sequence[ScoreMap], trace: Trace) -> Outcome:
@@ -269,7 +266,7 @@ _SCORES = {
     "Concat": _concat,
     "Expand": _appended,
     "Flatten": _reshape,
-    "Gather": _axis,
+    "Gather": _gather,
     "Reshape": _reshape,
     "Slice": _slice,
     "Split": _axis,

@@ -10,6 +10,7 @@ from typing import Any
 from onnxfc import emit
 from onnxfc.errors import Refusal
 from onnxfc.lift import to_scores
+from onnxfc.rules.resample import RESIZE
 from onnxfc.rules.table import rule
 from onnxfc.site import Outcome, Site, positive
 from onnxfc.views import Fixed, ScoreMap, View, Window
@@ -54,11 +55,12 @@ def along_axis(site: Site) -> Outcome:
 _ROWWISE = (
     *("AveragePool", "Conv", "ConvTranspose", "DepthToSpace", "GlobalAveragePool", "GlobalMaxPool"),
     *("GroupNormalization", "InstanceNormalization", "LpPool", "LRN", "MaxPool", "SpaceToDepth"),
+    *("Det", "Trilu"),
 )
 _ROWWISE_ATTRIBUTES = (
     *("alpha", "auto_pad", "beta", "bias", "blocksize", "ceil_mode", "count_include_pad", "dilations", "epsilon"),
     *("group", "kernel_shape", "mode", "num_groups", "output_padding", "output_shape", "p", "pads", "size"),
-    *("stash_type", "storage_order", "strides"),
+    *("stash_type", "storage_order", "strides", "upper"),
 )
 
 
@@ -66,6 +68,8 @@ _ROWWISE_ATTRIBUTES = (
 def rowwise(site: Site) -> Outcome:
     """Works on the inner axes of each row of its batch: features that were given a shape again."""
     view = site.views[0]
+    if site.op_type in {"Det", "Trilu"} and len(site.shape_in()) < 3:
+        return site.refuse("mixes-batch", "takes the batch for an axis of a matrix")
     if not isinstance(view, ScoreMap) or any(not isinstance(v, Fixed) for v in site.views[1:] if v is not None):
         return site.refuse("dynamic-parameter", "takes a parameter that depends on the image")
     if view.batch_axis is None:
@@ -73,20 +77,32 @@ def rowwise(site: Site) -> Outcome:
     return per_window(site, view)
 
 
-@rule("CumSum", "Pad", on=(Window, ScoreMap), attributes=("exclusive", "mode", "pads", "reverse", "value"))
+@rule("CumProd", "CumSum", "Pad", on=(Window, ScoreMap), attributes=("exclusive", "mode", "pads", "reverse", "value"))
 def along_features(site: Site) -> Outcome:
     """Sums up or pads feature axes; never the batch."""
     rank = len(site.shape_in())
     view = site.views[0]
     assert view is not None
-    if site.op_type == "CumSum":
+    if site.op_type in {"CumProd", "CumSum"}:
         axis = site.constant(1)
-        touched = axis is None or positive(int(axis), rank) == 0
+        touched = axis is None or positive(int(axis.item()), rank) == 0
     else:
         pads = site.attrs.get("pads", site.constant(1))
         touched = pads is None or site.has_input(3) or len(pads) != 2 * rank or bool(pads[0] or pads[rank])
     if touched or site.swallowed:
         return site.refuse("mixes-batch", "works along the batch, or along an axis that is not constant")
+    return per_window(site, view)
+
+
+@rule("Resize", "Upsample", on=ScoreMap, attributes=RESIZE)
+def resized(site: Site) -> Outcome:
+    """A decoder behind an FC layer; sizes that name the batch cannot follow."""
+    scales = site.attrs.get("scales") or site.constant(1 if len(site.node.input) == 2 else 2)
+    rank, view = len(site.shape_in()), site.views[0]
+    if scales is None or len(scales) != rank or scales[0] != 1 or site.swallowed:
+        return site.refuse("mixes-batch", "resizes to sizes that name the batch, or by scales that are not constant")
+    if not isinstance(view, ScoreMap) or any(not isinstance(other, Fixed) for other in site.views[1:] if other):
+        return site.refuse("dynamic-parameter", "takes a parameter that depends on the image")
     return per_window(site, view)
 
 

@@ -66,7 +66,7 @@ def blocks(site: Site) -> Outcome:
     return site.maps(_resampled(site, view.trace, fields), view.spatial)
 
 
-_RESIZE = (
+RESIZE = (
     *("antialias", "axes", "coordinate_transformation_mode", "cubic_coeff_a", "exclude_outside"),
     *(
         "extrapolation_value",
@@ -80,7 +80,7 @@ _RESIZE = (
 )
 
 
-@rule("Resize", "Upsample", on=Map, attributes=_RESIZE)
+@rule("Resize", "Upsample", on=Map, attributes=RESIZE)
 def resize(site: Site) -> Outcome:
     """By scales it follows the image; to the sizes of another map too; to fixed sizes it is given the scales instead.
 

@@ -93,7 +93,8 @@ def _layout(site: Site, view: Map) -> Refusal | None:
     if min(view.spatial) < 2:
         return site.refuse("layout", "slides over axes that are not the image's")
     if any(not isinstance(other, Fixed) for other in site.views[1:] if other is not None):
-        return site.refuse("dynamic-weight", "has a weight that depends on the image")
+        advice = "if that is an input of its own, name the image alone with --input"
+        return site.refuse("dynamic-weight", "has a weight that depends on the image", advice)
     if site.output_used(1):
         return site.refuse("pool-indices", "gives the places of its maxima to another node")
     return None

@@ -1,0 +1,148 @@
+"""Einsum: an FC layer where it sums all features against a weight; on scores each cell apart; on maps each place apart.
+
+https://onnx.ai/onnx/operators/onnx__Einsum.html
+"""
+
+from __future__ import annotations
+
+import math
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from onnxfc.errors import Refusal
+from onnxfc.lift import all_scores, to_window
+from onnxfc.rules.fc import Operands, shaped
+from onnxfc.rules.table import rule
+from onnxfc.site import Outcome, Site, tensor_of
+from onnxfc.views import Fixed, Map, ScoreMap, Trace, Window
+from onnxfc.weights import Weight, resolve
+
+
+@dataclass(frozen=True)
+class Equation:
+    """One letter per axis of each input and of the output, the implied ones spelled out."""
+
+    terms: tuple[str, ...]
+    out: str
+
+    @property
+    def unused(self) -> list[str]:
+        return [letter for letter in string.ascii_letters if letter not in "".join(self.terms) + self.out]
+
+    def __str__(self) -> str:
+        return f"{','.join(self.terms)}->{self.out}"
+
+
+def equation_of(site: Site) -> Equation:
+    """The node's equation in the original's ranks, without ellipsis and with its output."""
+    left, arrow, out = str(site.attrs["equation"]).replace(" ", "").partition("->")
+    terms = left.split(",")
+    ranks = [len(site.native(name).native) for name in site.node.input]
+    spare = [letter for letter in string.ascii_letters if letter not in left]
+    widths = [
+        rank - len(term.replace("...", "")) if "..." in term else 0 for term, rank in zip(terms, ranks, strict=True)
+    ]
+    hidden = "".join(spare[: max(widths)])
+    if not arrow:
+        shown = left.replace("...", "").replace(",", "")
+        out = "..." + "".join(sorted(letter for letter in set(shown) if shown.count(letter) == 1))
+    terms = [term.replace("...", hidden[len(hidden) - width :]) for term, width in zip(terms, widths, strict=True)]
+    return Equation(tuple(terms), out.replace("...", hidden))
+
+
+@rule("Einsum", on=Map, attributes=("equation",))
+def on_map(site: Site) -> Outcome:
+    """Sums over channels alone, place by place; over all places too it is an FC layer that needs no flatten."""
+    maps = [position for position, view in enumerate(site.views) if isinstance(view, Map)]
+    if len(maps) > 1:
+        return site.refuse("attention", "relates what was computed from the image to itself (attention)")
+    equation, view = equation_of(site), site.views[maps[0]]
+    assert isinstance(view, Map)
+    own = equation.terms[maps[0]]
+    others = "".join(term for position, term in enumerate(equation.terms) if position != maps[0])
+    places = [own[axis] for axis in view.spatial]
+    if equation.out[:1] != own[:1] or own[0] in others or any(own.count(letter) > 1 for letter in own):
+        return site.refuse("mixes-batch", "does not keep the batch as the first axis")
+    if not any(letter in equation.out for letter in places):
+        return _fully_connected(site, equation, maps[0], to_window(site, view)) or _over_space(site)
+    if any(letter in others or letter not in equation.out for letter in places):
+        return _over_space(site)
+    site.keep()
+    return site.maps(view.trace, tuple(equation.out.index(letter) for letter in places))
+
+
+def _over_space(site: Site) -> Refusal:
+    return site.refuse("fc-over-space", "sums over the places of the native size")
+
+
+@rule("Einsum", on=(Window, ScoreMap), attributes=("equation",))
+def on_features(site: Site) -> Outcome:
+    """An FC layer, or on scores the same equation with the letters of the grid appended."""
+    equation = equation_of(site)
+    lifted = [position for position, view in enumerate(site.views) if isinstance(view, Window | ScoreMap | Map)]
+    view = site.views[lifted[0]]
+    if len(lifted) == 1 and isinstance(view, Window | ScoreMap) and not view.batch_axis:
+        made = _fully_connected(site, equation, lifted[0], view)
+        if made is not None:
+            return made
+    return _cell_by_cell(site, equation, lifted)
+
+
+def _fully_connected(site: Site, equation: Equation, position: int, view: Window | ScoreMap) -> Outcome | None:
+    """The layer, where the one other input is a weight with which every feature is summed; None elsewhere."""
+    batch = 0 if view.batch_axis is None else 1
+    own, other = equation.terms[position][batch:], 1 - position
+    if len(equation.terms) != 2 or not isinstance(site.views[other], Fixed):
+        return None
+    weight, outputs = equation.terms[other], equation.out[batch:]
+    lengths = dict(zip(own, site.shape_in(position)[1:], strict=True))
+    own = "".join(letter for letter in own if lengths[letter] > 1 or letter in weight + outputs)
+    every = len(set(own)) == len(own) and sorted(weight) == sorted(own + outputs)
+    kept = equation.out[:batch] == equation.terms[position][:batch]
+    if not every or not kept or (isinstance(view, ScoreMap) and len(own) != 1):
+        return None
+    shape = site.shape_in(other)
+    sizes = {letter: shape[place] for place, letter in enumerate(weight)}
+    if any(sizes[letter] != lengths[letter] for letter in own):
+        return None  # a weight of extent 1 that is spread over the features
+    flat = _flattened(view) if isinstance(view, Window) else view
+    features = site.shape_out()[1:]
+    order = tuple(weight.index(letter) for letter in outputs + own)
+    size = flat.index.size if isinstance(flat, Window) else flat.features[0]
+    found = Weight(site.node.input[other], order, size, math.prod(features))
+    return shaped(site, Operands(flat, resolve(site, found), batch_axis=0), features)
+
+
+def _flattened(view: Window) -> Window:
+    scale, shift = (None if work is None else work.reshape(-1) for work in (view.scale, view.shift))
+    return replace(view, index=view.index.reshape(-1), scale=scale, shift=shift)
+
+
+def _cell_by_cell(site: Site, equation: Equation, lifted: Sequence[int]) -> Outcome:
+    scores = all_scores(site, site.views)
+    if isinstance(scores, Refusal):
+        return scores
+    scores_at = dict(zip(lifted, scores, strict=True))
+    trace = Trace.join([view.trace for view in scores])
+    cells = _with_grid(equation, lifted, len(scores[0].grid), site.swallowed)
+    if trace is None or cells is None or len({view.batch_axis for view in scores}) > 1:
+        return site.refuse("mixes-batch", "sums over the batch, or moves it")
+    now = [scores_at.get(place, view) for place, view in enumerate(site.views)]
+    site.keep([tensor_of(view) for view in now if view is not None], equation=str(cells))
+    return site.score_maps(trace)
+
+
+def _with_grid(equation: Equation, lifted: Sequence[int], axes: int, swallowed: bool) -> Equation | None:
+    """The equation with grid axes behind its lifted terms; None where they do not share one batch, kept in front."""
+    grid, spare = "".join(equation.unused[:axes]), equation.unused[axes]
+    terms, ahead = list(equation.terms), spare if swallowed else ""
+    for place in lifted:
+        terms[place] = ahead + terms[place]
+    out = ahead + equation.out
+    batch = terms[lifted[0]][:1]
+    if any(terms[place][:1] != batch or terms[place].count(batch) != 1 for place in lifted) or out[:1] != batch:
+        return None
+    for place in lifted:
+        terms[place] += grid
+    return Equation(tuple(terms), out + grid)
