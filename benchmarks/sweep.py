@@ -90,8 +90,11 @@ def _files(folder: Path, match: str, interpreter: str, wanted: dict[str, str], d
         names = subprocess.run(listed, check=True, capture_output=True, text=True).stdout.split() if words else []
         for name in names:
             known = [Path(f"{stem}.onnx") for stem in sorted(done) if stem.split(".")[0] == name]
-            if not known:
-                subprocess.run([*script, "--out", str(folder), "--models", name], check=True, stdout=sys.stderr)
+            if (
+                not known
+                and subprocess.run([*script, "--out", str(folder), "--models", name], stdout=sys.stderr).returncode
+            ):
+                click.echo(f"| {name} | {source} | | not exported | | | | |")
             for path in known or sorted(folder.glob(f"{name}.*.onnx")):
                 yield path
                 (folder / path.name).unlink(missing_ok=True)

@@ -89,6 +89,8 @@ def simplest(site: Site, window: Window, name: str = "") -> Window | ScoreMap | 
     whole = window.index.shape == (source.channels, *source.extent) and window.batch_axis == 0
     if whole and window.trunk is not None and name:
         return Map(source.tensor, name, tuple(range(2, 2 + len(source.extent))), window.trunk)
+    if whole and name and set(source.extent) == {1}:  # what a pool left, channels first again
+        return Map(source.tensor, name, tuple(range(2, 2 + len(source.extent))), window.trace)
     return window
 
 

@@ -234,3 +234,14 @@ def test_number_of_channels_read_off_a_shape_is_a_constant() -> None:
         return flat(net, first, 40)
 
     assert "Shape" not in {node.op_type for node in proven(bodied(body)).model.graph.node}
+
+
+def test_pool_of_a_channels_last_map_before_a_conv() -> None:
+    """Keras's MobileNetV3: mean over (1, 2) of (N, H, W, C), keeping dims, channels first again, 1x1 Conv."""
+
+    def body(net: Net, tensor: str) -> str:
+        last = net.op("Relu", net.op("Transpose", tensor, perm=[0, 2, 3, 1]))
+        pooled = net.op("Transpose", net.axes("ReduceMean", last, [1, 2], keepdims=1), perm=[0, 3, 1, 2])
+        return flat(net, net.op("Relu", net.conv(pooled, CHANNELS, 8, (1, 1), strides=[1, 1])), 8)
+
+    assert [item.after for item in proven(bodied(body)).replacements] == ["AveragePool 5x4, stride 1", "Conv 1x1 8→5"]
