@@ -79,7 +79,10 @@ def analyse(original: ModelFile, options: RewriteOptions) -> Analysis:
             refusals = _objections(state, reading, traces)
             return Analysis(original, state, tuple(reading), tuple(outputs), tuple(traces), refusals)
         failures.append(Analysis(original, state, tuple(reading), (), (), tuple(finished)))
-    return max(failures, key=lambda failure: failure.state.reached)
+    furthest = max(failures, key=lambda failure: failure.state.reached)
+    if furthest.state.conditions:
+        return analyse(inlined(original, furthest.state.conditions), options)
+    return furthest
 
 
 def _naming_inner(refusal: Refusal, inner: str) -> Refusal:

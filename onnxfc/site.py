@@ -13,7 +13,7 @@ from onnxfc.draft import Draft
 from onnxfc.errors import Refusal
 from onnxfc.graph import Graph, attributes, label
 from onnxfc.specs import Array, Shape, Spec
-from onnxfc.views import Context, Fixed, Map, Refused, ScoreMap, Taint, Trace, View, Window
+from onnxfc.views import Context, Fixed, Lifted, Map, Refused, ScoreMap, Taint, Trace, View, Window
 
 GlobalPool = Literal["window", "keep", "drop"]
 Role = Literal["head", "context", "local"]
@@ -37,7 +37,7 @@ class State:
 
     ``single``: the batch is 1 and stays so. ``rank``: how many spatial axes images have; ``image_shapes``: the image
     at every probe. ``reached``: how many nodes it visited before the first refusal. ``blocked``: the pools from which
-    something descends that was refused.
+    something descends that was refused. ``conditions`` of Ifs that were refused, but are the same at every size.
     """
 
     graph: Graph
@@ -53,6 +53,7 @@ class State:
     replacements: list[Replacement] = field(default_factory=list)
     notes: list[Refusal] = field(default_factory=list)
     not_affine: list[Refusal] = field(default_factory=list)
+    conditions: dict[str, bool] = field(default_factory=dict)
     blocked: set[str] = field(default_factory=set)
     reached: int = 0
     refused: bool = False
@@ -197,6 +198,19 @@ class Site:
     def maps(self, trace: Trace, spatial: tuple[int, ...]) -> list[View]:
         """The node's outputs as maps over the tensors of the same names."""
         return [Map(name, name, spatial, trace) for name in self.node.output]
+
+    def fixed(self) -> list[View]:
+        """The node's outputs, which do not depend on the image's values: a constant where not on its size either.
+
+        A runtime cannot see that of a number of channels, say, that is read off the shape of a free map.
+        """
+        made: list[View] = []
+        for name in self.node.output:
+            value = self.draft.specs[name].constant if name in self.draft.specs else None
+            by_size = any(isinstance(view, Lifted) or self.follows_size(k) for k, view in enumerate(self.views))
+            tensor = self.draft.constant(value, name) if value is not None and by_size else name
+            made.append(Fixed(tensor))
+        return made
 
     def score_maps(self, trace: Trace) -> list[View]:
         """The node's outputs as score maps over the tensors of the same names."""

@@ -14,8 +14,9 @@ from onnxfc.graph import Graph, inputs_of, label
 from onnxfc.images import Image
 from onnxfc.model_file import ModelFile
 from onnxfc.receptive_field import Field
-from onnxfc.regroup import unfolded
+from onnxfc.regroup import lengths, unfolded
 from onnxfc.rules import RULES, leading
+from onnxfc.rules.arithmetic import BROADCAST
 from onnxfc.site import GlobalPool, Outcome, Role, Site, State, tensor_of
 from onnxfc.specs import Inference, InferenceFailed, Spec, of_tensor
 from onnxfc.views import Context, Fixed, Folded, Lifted, Map, Refused, ScoreMap, Trace, View, Window
@@ -184,12 +185,15 @@ def _outcome(state: State, node: onnx.NodeProto, views: Sequence[View]) -> Outco
     lead = leading(views)
     site = Site(state, node)
     if lead in (Window, ScoreMap) and any(isinstance(view, Folded) for view in views):
-        return _windowed(state, node, views)
+        return _rejoined(site, views) or _windowed(state, node, views)
     if lead in (Window, ScoreMap):
         site.freeze_sizes()
     if lead is None:
         return _size_free(site, views)
     if leading(site.views) is None:
+        if site.op_type == "If" and isinstance(site.views[0], Fixed):
+            condition = state.draft.spec(site.views[0].tensor).constant
+            state.conditions |= {} if condition is None else {node.input[0]: bool(condition.any())}
         return site.refuse("subgraph", "has a body that reads what was computed from the image")
     if node.domain not in {"", "ai.onnx"} and (node.domain, node.op_type, lead) not in RULES:
         return site.refuse("unsupported-operator", f"of domain {node.domain} is not supported here", _EXPORT)
@@ -218,6 +222,19 @@ def _outcome(state: State, node: onnx.NodeProto, views: Sequence[View]) -> Outco
         return outcome
     except InferenceFailed as error:
         return site.refuse("size-locked", f"cannot run at another image size: {error}")
+
+
+def _rejoined(site: Site, views: Sequence[View]) -> Outcome | None:
+    """A folded map meets what was pooled of it: the pool is context, as the next walk will know."""
+    first = next(view for view in views if isinstance(view, Folded))
+    pooled = [view for view in views if isinstance(view, Window | ScoreMap)]
+    same = site.native(site.node.output[0]).shapes == (lengths(first.groups),)
+    if site.op_type not in BROADCAST or not same or not all(view.trace.pools for view in pooled):
+        return None
+    for view in pooled:
+        site.turns_out(view.trace, "context")
+    site.draft.assume(site.node.output[0], first.tensor)
+    return [first]
 
 
 def _windowed(state: State, node: onnx.NodeProto, views: Sequence[View]) -> Outcome:
@@ -300,7 +317,7 @@ def _size_free(site: Site, views: Sequence[View]) -> Outcome:
     trace = Trace.join([replace(item, fields=context[0].fields) for item in context]) if context else None
     if trace:
         return _of_free_batch(site) or [Context(name, trace) for name in site.node.output]
-    return [Fixed(name) for name in site.node.output]
+    return site.fixed()
 
 
 def _of_free_batch(site: Site) -> Refusal | None:

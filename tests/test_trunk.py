@@ -150,3 +150,87 @@ def test_side_input_beside_the_features(batch: int | str) -> None:
     low, high = (run(done, image=image, age=np.full((1, 4), value, np.float32)) for value in (0, 1))
     difference = (high - low).reshape(M, -1)
     np.testing.assert_allclose(difference, np.broadcast_to(difference[:, :1], difference.shape), atol=1e-5)
+
+
+def excited(net: Net, tensor: str, figure: str) -> str:
+    """The map times a sigmoid of a figure of the whole map, then the usual FC layer."""
+    return flat(net, net.op("Mul", tensor, net.op("Sigmoid", net.op("Mul", figure, net.const(0.05)))), FEATURES)
+
+
+@pytest.mark.parametrize("kind", ["ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare"])
+def test_sum_over_the_whole_image_keeps_its_native_scale(kind: str) -> None:
+    """A network that knows sums over 5x4 places must not meet sums over 200: of an even image all cells are alike."""
+    done = rewrite(bodied(lambda net, tensor: excited(net, tensor, net.axes(kind, tensor, [2, 3]))))
+    assert done.parity is not None
+    assert done.parity.native.deviation < 1e-5
+    native = run(done, image=np.ones((1, 2, 11, 9), np.float32))
+    larger = run(done, image=np.ones((1, 2, 41, 39), np.float32))
+    np.testing.assert_allclose(larger, np.broadcast_to(native, larger.shape), rtol=1e-5)
+
+
+def test_sum_that_is_divided_by_the_image_s_size_is_left_alone() -> None:
+    def body(net: Net, tensor: str) -> str:
+        dims = net.op("Slice", net.op("Shape", tensor), net.ints(2), net.ints(4), net.ints(0))
+        count = net.op("Cast", net.op("ReduceProd", dims, keepdims=1), to=1)
+        return excited(net, tensor, net.op("Div", net.axes("ReduceSum", tensor, [2, 3]), count))
+
+    done = rewrite(bodied(body))
+    assert "ReduceSum" in {node.op_type for node in done.model.graph.node}
+    native = run(done, image=np.ones((1, 2, 11, 9), np.float32))
+    larger = run(done, image=np.ones((1, 2, 41, 39), np.float32))
+    np.testing.assert_allclose(larger, np.broadcast_to(native, larger.shape), rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["Add", "Concat"])
+@pytest.mark.parametrize("alike", [True, False])
+def test_constant_of_the_native_size(kind: str, alike: bool) -> None:
+    """Alike at every place it is spread over any size; one place that differs makes it a table."""
+
+    def body(net: Net, tensor: str) -> str:
+        value = np.broadcast_to(np.arange(1, 1 + CHANNELS).reshape(1, -1, 1, 1), (1, CHANNELS, 5, 4)).copy()
+        if not alike:
+            value[0, 1, 2, 3] += 1
+        table = net.const(value)
+        if kind == "Add":
+            return flat(net, net.op("Add", tensor, table), FEATURES)
+        return flat(net, net.op("Concat", tensor, table, axis=1), 2 * FEATURES)
+
+    if alike:
+        assert proven(bodied(body)).claim.verdict == "exact"
+    else:
+        assert refusal(bodied(body)).code == "position-table"
+
+
+def test_rows_of_all_places_where_a_batch_was_baked_in_are_not_images() -> None:
+    """(2 * 5 * 4, 3) rows, normalised over the rows of the batch: that mixes places and images."""
+
+    def body(net: Net, tensor: str) -> str:
+        rows = net.op("Reshape", net.op("Transpose", tensor, perm=[0, 2, 3, 1]), net.ints(40, CHANNELS))
+        mixed = net.op("Softmax", rows, axis=0)
+        back = net.op("Transpose", net.op("Reshape", mixed, net.ints(2, 5, 4, CHANNELS)), perm=[0, 3, 1, 2])
+        return flat(net, back, FEATURES)
+
+    assert refusal(bodied(body, batch=2)).code == "mixes-batch"
+
+
+def test_rows_with_a_bias_of_their_own_are_the_head_s() -> None:
+    """A table over the rows of one image is no part of a sliding trunk: each window has it anew, one by one."""
+
+    def body(net: Net, tensor: str) -> str:
+        rows = net.op("Reshape", net.op("Transpose", tensor, perm=[0, 2, 3, 1]), net.ints(-1, CHANNELS))
+        mixed = net.op("Add", net.op("MatMul", rows, net.random(CHANNELS, CHANNELS)), net.random(20, CHANNELS))
+        back = net.op("Transpose", net.op("Reshape", mixed, net.ints(1, 5, 4, CHANNELS)), perm=[0, 3, 1, 2])
+        return flat(net, net.op("Tanh", net.conv(back, CHANNELS, 4, (2, 2), strides=[1, 1])), 48)
+
+    done = proven(bodied(body))
+    assert done.claim.verdict == "exact"
+    assert {item.code for item in done.notes} == {"per-window"}
+
+
+def test_number_of_channels_read_off_a_shape_is_a_constant() -> None:
+    def body(net: Net, tensor: str) -> str:
+        count = net.op("Gather", net.op("Shape", tensor), net.ints(1))
+        first = net.op("Slice", tensor, net.ints(0), net.op("Sub", count, net.ints(1)), net.ints(1))
+        return flat(net, first, 40)
+
+    assert "Shape" not in {node.op_type for node in proven(bodied(body)).model.graph.node}

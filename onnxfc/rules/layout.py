@@ -101,7 +101,10 @@ def _beside_context(site: Site, like: Map, trace: Trace) -> Outcome:
         if not isinstance(view, Map):
             spread = _one_for_all(site, len(inputs), like)
             if spread is None:
-                return site.refuse("concat-fixed", "puts values of the native size's own places beside a map")
+                return site.refuse(
+                    *("position-table", "puts a value for every place of the native size beside the map"),
+                    "such a table has no values for other sizes",
+                )
             tensor, channels = spread, site.draft.spec(spread).native[1]
             ends = (
                 emit.dims(site.draft, like.tensor, 0, 1),

@@ -14,6 +14,7 @@ import numpy as np
 from onnxfc import emit
 from onnxfc.lift import boundary, channels_first, places_of, simplest, to_scores, to_window, untransposed
 from onnxfc.receptive_field import Field
+from onnxfc.rules.sums import grows, steady
 from onnxfc.rules.table import rule
 from onnxfc.site import Outcome, Site, axes_of, extent_of
 from onnxfc.views import Context, Index, Map, ScoreMap, Source, Trace, View, Window
@@ -55,7 +56,7 @@ def reduce_map(site: Site) -> Outcome:
     if spatial == set(view.spatial) == set(axes) and site.op_type in _POOLS:
         return global_pool(site, view, _POOLS[site.op_type], keepdims)
     if spatial == set(view.spatial) and keepdims and not view.trace.windows:
-        return _statistic(site, view)
+        return _statistic(site, view, axes)
     if view.trace.windows and set(extent_of(site, view)) == {1}:
         return reduce_features(site)
     if spatial == set(axes) and site.op_type in _POOLS:
@@ -86,9 +87,12 @@ def _over_channels(site: Site, view: Map, axes: list[int], keepdims: bool) -> Ou
     return site.maps(view.trace, spatial)
 
 
-def _statistic(site: Site, view: Map) -> Outcome:
+def _statistic(site: Site, view: Map, axes: list[int]) -> Outcome:
     """A figure of the whole map (its norm, the mean over channels too) that the map is then compared with: context."""
-    site.keep()
+    if grows(site):
+        steady(site, view.tensor, axes, True)
+    else:
+        site.keep()
     trace = replace(view.trace.tainted(site.taint("context")), fields=(Field(),) * site.state.rank)
     return [Context(site.node.output[0], replace(trace, pools=trace.pools | {site.label}))]
 
@@ -126,6 +130,8 @@ def _kept_global(site: Site, view: Map, kind: str, extent: tuple[int, ...]) -> O
         return site.refuse("sum-over-image", "is a sum, which grows with the image", "use --global-pool window")
     if site.op_type in {"AveragePool", "MaxPool"}:
         site.draft.emit(f"Global{kind}Pool", [view.tensor], site.node.output[0], instead=site.node)
+    elif grows(site):
+        steady(site, view.tensor, view.spatial, bool(site.attrs.get("keepdims", 1)))
     else:
         site.keep()
     trace = replace(view.trace.tainted(site.taint("context")), fields=(Field(),) * site.state.rank)

@@ -8,7 +8,9 @@ from fractions import Fraction
 
 import numpy as np
 
+from onnxfc import emit
 from onnxfc.receptive_field import Field
+from onnxfc.rules.elementwise import UNARY
 from onnxfc.rules.table import rule
 from onnxfc.site import Outcome, Site, extent_of
 from onnxfc.views import Fixed, Map, Trace
@@ -98,6 +100,9 @@ def resize(site: Site) -> Outcome:
     ratios = [Fraction(after[axis], before[axis]) for axis in view.spatial]
     if str(site.attrs.get("coordinate_transformation_mode", "")) == "tf_crop_and_resize":
         return site.refuse("size-locked", "crops to a region of the native size")
+    partner = _partner(site, view, ratios) if any(1 not in (r.numerator, r.denominator) for r in ratios) else None
+    if partner is not None:
+        return _to_partner(site, view, partner)
     if not site.try_keep(_scaled(site, view, ratios)):
         outcome = _by_scales(site, view, ratios)
         if outcome is not None:
@@ -137,6 +142,51 @@ def _scaled(site: Site, view: Map, ratios: Sequence[Fraction]) -> list[tuple[int
             target[axis] = int(shape[axis] * ratio)
         wanted.append(tuple(target))
     return wanted
+
+
+_FORWARD = {*UNARY, "BatchNormalization", "Conv", "Dropout", "PRelu"}
+
+
+def _partner(site: Site, view: Map, ratios: Sequence[Fraction]) -> Map | None:
+    """The map that the resized one meets, where that is why it gets this size: a skip connection of an odd size."""
+    name, after = site.node.output[0], site.shape_out()
+    if not site.has_input(3) or "axes" in site.attrs or site.shape_in()[:2] != after[:2]:
+        return None
+    graph = site.state.graph
+    while True:
+        readers = [node for node in graph.nodes if name in node.input]
+        if len(readers) != 1:
+            return None
+        node = readers[0]
+        others = [site.state.views.get(item) for item in node.input if item != name]
+        maps = [item for item in others if isinstance(item, Map) and not item.trace.windows]
+        fitting = [item for item in maps if _fits(site, view, item, ratios)]
+        if fitting:
+            return fitting[0]
+        if node.op_type not in _FORWARD or site.native(node.output[0]).native[2:] != after[2:]:
+            return None
+        name = node.output[0]
+
+
+def _fits(site: Site, view: Map, other: Map, ratios: Sequence[Fraction]) -> bool:
+    """Whether the other map has the size that is wanted, and is finer by whole steps, about so many as the ratio."""
+    steps = [own.stride / field.stride for own, field in zip(view.trace.fields, other.trace.fields, strict=True)]
+    close = all(step == round(ratio) for step, ratio in zip(steps, ratios, strict=True))
+    same = extent_of(site, other) == tuple(site.shape_out()[axis] for axis in view.spatial)
+    return close and same and view.spatial == other.spatial == tuple(range(2, len(site.shape_in())))
+
+
+def _to_partner(site: Site, view: Map, partner: Map) -> Outcome:
+    """To the other map's size, whatever it is. The ratio then depends on the size, which is context."""
+    rank = len(site.shape_in())
+    sizes = [emit.dims(site.draft, view.tensor, 0, 2), emit.dims(site.draft, partner.tensor, 2, rank)]
+    site.keep([*site.tensors()[:3], emit.concat(site.draft, sizes)])
+    fields = []
+    for field, other in zip(view.trace.fields, partner.trace.fields, strict=True):
+        ratio = Fraction(field.stride) / Fraction(other.stride)
+        low, high = _reach(site, ratio)
+        fields.append(field.resampled(ratio, low, high))
+    return site.maps(_resampled(site, view.trace, fields).tainted(site.taint("context")), view.spatial)
 
 
 def _by_scales(site: Site, view: Map, ratios: Sequence[Fraction]) -> Outcome | None:

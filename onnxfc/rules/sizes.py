@@ -13,7 +13,7 @@ from onnxfc.views import Fixed, Map, ScoreMap, Window
 def shape_of_map(site: Site) -> Outcome:
     """The map's dims now: computed sizes follow the image."""
     site.keep()
-    return [Fixed(site.node.output[0])]
+    return site.fixed()
 
 
 @rule("Shape", on=(Window, ScoreMap), attributes=("start", "end"))
