@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from onnxfc.branches import decided
 from onnxfc.claim import PREFIX, Boundary, Claim, ImageInput, Output
 from onnxfc.cut import begin_at
 from onnxfc.errors import NothingToRewrite, Refusal
@@ -82,7 +81,7 @@ def analyse(original: ModelFile, options: RewriteOptions) -> Analysis:
         failures.append(Analysis(original, state, tuple(reading), (), (), tuple(finished)))
     furthest = max(failures, key=lambda failure: failure.state.reached)
     if furthest.state.conditions:
-        return analyse(decided(original, furthest.state.conditions), options)
+        return analyse(inlined(original, furthest.state.conditions), options)
     return furthest
 
 

@@ -18,36 +18,23 @@ _IMAGE_RANKS = {3, 4, 5}
 _BRANCHES = ("then_branch", "else_branch")
 
 
-def without_ifs(model: ModelFile) -> ModelFile:
+def without_ifs(model: ModelFile, known: Mapping[str, bool]) -> ModelFile:
     """The model with the nodes of branches in place of their Ifs; the very same where there is nothing to do.
 
-    An If of which no more than this can be told stays.
+    ``known``: what some conditions always are, by tensor. An If of which no more than this can be told stays.
     """
     left: set[str] = set()
     while True:
         graph = Graph(model.proto)
         moving = _moving(graph)
-        chosen = [node for node in graph.nodes if node.output[0] not in left and _opens(graph, node, moving)]
+        chosen = [node for node in graph.nodes if node.output[0] not in left and _opens(graph, node, moving, known)]
         if not chosen:
             return model
-        opened = _opened(graph, chosen)
+        opened = _opened(graph, chosen, known)
         unlike = _unlike(opened, {name for node in chosen for name in node.output})
         left |= {node.output[0] for node in chosen if unlike.intersection(node.output)}
         if not unlike:
             model = model.with_proto(opened)
-
-
-def decided(model: ModelFile, known: Mapping[str, bool]) -> ModelFile:
-    """The model with Ifs decided whose conditions, by tensor, were found to be the same at every image size."""
-    proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto)
-    taken = Graph(proto).names()
-    for node in proto.graph.node:
-        if node.op_type == "If" and node.input[0] in known:
-            name = unused_name(f"{node.input[0]}_always", taken)
-            proto.graph.initializer.append(helper.make_tensor(name, onnx.TensorProto.BOOL, [], [known[node.input[0]]]))
-            node.input[0] = name
-    return without_ifs(model.with_proto(proto))
 
 
 def _moving(graph: Graph) -> set[str]:
@@ -59,17 +46,19 @@ def _moving(graph: Graph) -> set[str]:
     return found
 
 
-def _opens(graph: Graph, node: onnx.NodeProto, moving: set[str]) -> bool:
+def _opens(graph: Graph, node: onnx.NodeProto, moving: set[str], known: Mapping[str, bool]) -> bool:
     if node.op_type != "If" or canonical_domain(node.domain):
         return False
     if any(attributes(node)[key].sparse_initializer for key in _BRANCHES):
         return False
     captured = moving.intersection(set(inputs_of(node)) - {node.input[0]})
-    return _condition(graph, node) is not None or (bool(captured) and graph.opset >= 9)
+    return _condition(graph, node, known) is not None or (bool(captured) and graph.opset >= 9)
 
 
-def _condition(graph: Graph, node: onnx.NodeProto) -> bool | None:
+def _condition(graph: Graph, node: onnx.NodeProto, known: Mapping[str, bool]) -> bool | None:
     """What the condition always is; None where that is not known."""
+    if node.input[0] in known:
+        return known[node.input[0]]
     value = graph.initializers.get(node.input[0])
     producer = graph.producers.get(node.input[0])
     if value is None and producer is not None and producer.op_type == "Constant":
@@ -79,7 +68,7 @@ def _condition(graph: Graph, node: onnx.NodeProto) -> bool | None:
     return bool(onnx.numpy_helper.to_array(value).any())
 
 
-def _opened(graph: Graph, chosen: Sequence[onnx.NodeProto]) -> onnx.ModelProto:
+def _opened(graph: Graph, chosen: Sequence[onnx.NodeProto], known: Mapping[str, bool]) -> onnx.ModelProto:
     """The model with the nodes of branches in place of the Ifs that were ``chosen``."""
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)
@@ -90,7 +79,7 @@ def _opened(graph: Graph, chosen: Sequence[onnx.NodeProto]) -> onnx.ModelProto:
         if node.output[0] not in opening:
             model.graph.node.append(node)
             continue
-        always = _condition(graph, node)
+        always = _condition(graph, node, known)
         if always is not None:
             _lay(model.graph, attributes(node)[_BRANCHES[not always]], node, list(node.output), taken)
             continue

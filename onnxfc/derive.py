@@ -122,7 +122,9 @@ class _Deriving:
             boundaries = self._by_value(outputs, stride)
         if grows and not any(item.form in {"map", "cells", "features"} for item in outputs):
             stride, boundaries = self._of_trunk(boundaries, stride)
-        return Pair(self.original, self.other, self._claim(outputs, stride, boundaries), grows, tuple(self.notes))
+        return Pair(
+            self.original, self.other, self._claim(outputs, stride, boundaries), grows, tuple(dict.fromkeys(self.notes))
+        )
 
     def _at(self, more: int) -> Mapping[str, Shape] | None:
         """Shapes of the other model's tensors for images so many pixels larger than native."""

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from onnxfc.graph import Graph, inputs_of, unused_name
+from onnxfc.graph import Graph, inputs_of, remarks, unused_name
 from onnxfc.model_file import ModelFile
 from onnxfc.specs import SMALL, Array, Inference, InferenceFailed, Shape, Spec, of_array
 
@@ -78,7 +78,7 @@ class Draft:
         names = [outputs] if isinstance(outputs, str) else list(outputs)
         node = helper.make_node(op_type, inputs, [item or self.fresh(hint) for item in names], domain=domain)
         if instead is not None:
-            node.MergeFrom(_said(instead))
+            node.MergeFrom(remarks(instead))
         node.name = self.node_name(instead.name if instead else "", hint)
         for key, value in attributes.items():
             if value is not None:
@@ -195,13 +195,3 @@ def _renamed(node: onnx.NodeProto, old: str, new: str) -> onnx.NodeProto:
 
 def _captures(node: onnx.NodeProto, name: str) -> bool:
     return name not in node.input and name in set(inputs_of(node))
-
-
-def _said(node: onnx.NodeProto) -> onnx.NodeProto:
-    """Doc string and metadata of a node, byte for byte: they need not be text."""
-    said = onnx.NodeProto()
-    said.CopyFrom(node)
-    for kind, _ in node.ListFields():
-        if kind.name not in ("doc_string", "metadata_props"):
-            said.ClearField(kind.name)
-    return said

@@ -25,10 +25,18 @@ def squeeze(draft: Draft, tensor: str, axes: Sequence[int], output: str = "") ->
     return _with_axes(draft, "Squeeze", tensor, axes, output, since=13)
 
 
-def reduce(draft: Draft, op_type: str, tensor: str, axes: Sequence[int], keepdims: bool, output: str = "") -> str:
+def reduce(
+    draft: Draft,
+    op_type: str,
+    tensor: str,
+    axes: Sequence[int],
+    keepdims: bool,
+    output: str = "",
+    instead: onnx.NodeProto | None = None,
+) -> str:
     """ReduceMean, ReduceMax ... over ``axes``."""
     since = 13 if op_type == "ReduceSum" else 18
-    return _with_axes(draft, op_type, tensor, axes, output, since=since, keepdims=int(keepdims))
+    return _with_axes(draft, op_type, tensor, axes, output, since=since, keepdims=int(keepdims), instead=instead)
 
 
 def _with_axes(
@@ -40,10 +48,13 @@ def _with_axes(
     *,
     since: int,
     keepdims: int | None = None,
+    instead: onnx.NodeProto | None = None,
 ) -> str:
     if draft.graph.opset >= since:
-        return draft.emit(op_type, [tensor, draft.constant(list(axes), "axes")], output, keepdims=keepdims)
-    return draft.emit(op_type, [tensor], output, axes=list(axes), keepdims=keepdims)
+        return draft.emit(
+            op_type, [tensor, draft.constant(list(axes), "axes")], output, keepdims=keepdims, instead=instead
+        )
+    return draft.emit(op_type, [tensor], output, axes=list(axes), keepdims=keepdims, instead=instead)
 
 
 def slice_axis(draft: Draft, tensor: str, axis: int, start: int, end: int) -> str:

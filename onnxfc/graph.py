@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
-from typing import Any
+from typing import Any, TypeVar
 
 import onnx
 from onnx import helper
+
+_Proto = TypeVar("_Proto", onnx.NodeProto, onnx.TensorProto)
 
 
 class Graph:
@@ -76,6 +78,16 @@ def attributes(node: onnx.NodeProto) -> Mapping[str, Any]:
 def label(node: onnx.NodeProto) -> str:
     """How a node is called in messages: its name, else what it makes."""
     return node.name or f"{node.op_type} -> {next((name for name in node.output if name), '?')}"
+
+
+def remarks(proto: _Proto) -> _Proto:
+    """What a node or tensor carries besides what it is: doc string, metadata, unknown fields; byte for byte."""
+    kept = type(proto)()
+    kept.CopyFrom(proto)
+    for kind, _ in proto.ListFields():
+        if kind.name not in ("doc_string", "metadata_props"):
+            kept.ClearField(kind.name)
+    return kept
 
 
 def unused_name(hint: str, taken: set[str]) -> str:

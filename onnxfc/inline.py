@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import onnx
 from onnx import inliner
 
@@ -10,13 +13,16 @@ from onnxfc.graph import in_order, inputs_of
 from onnxfc.model_file import ModelFile
 
 
-def inlined(model: ModelFile) -> ModelFile:
-    """The model with nothing on the image's way folded away in functions and Ifs; the very same where nothing is."""
+def inlined(model: ModelFile, known: Mapping[str, bool] = MappingProxyType({})) -> ModelFile:
+    """The model with nothing on the image's way folded away in functions and Ifs; the very same where nothing is.
+
+    ``known``: conditions, by tensor, that were found to be the same at every image size.
+    """
     model = _sorted(model)
     moving = _called_with_images(model.proto)
     if moving:
         model = model.with_proto(inliner.inline_selected_functions(model.proto, sorted(moving)))
-    return without_ifs(model)
+    return without_ifs(model, known)
 
 
 def _sorted(model: ModelFile) -> ModelFile:

@@ -67,7 +67,9 @@ class Site:
         self.node = node
         self.draft = state.draft
         self.views: tuple[View | None, ...] = tuple(state.views[name] if name else None for name in node.input)
-        self.swallowed = any(isinstance(view, Window | ScoreMap) and view.batch_axis is None for view in self.views)
+        batches = [view.batch_axis for view in self.views if isinstance(view, Window | ScoreMap)]
+        # Broadcast against features that have their batch, those that lost it have it again.
+        self.swallowed = None in batches and all(axis is None for axis in batches)
         self.attrs: Mapping[str, Any] = _behind_batch(node) if self.swallowed else attributes(node)
         self.label = label(node)
 

@@ -333,5 +333,8 @@ def _of_free_batch(site: Site) -> Refusal | None:
     if site.op_type != "Reshape" or [shape[:1] for shape in given] != [(batch,) for batch in batches]:
         return site.refuse("batch-baked", "holds for the native batch only", "leave out --dynamic-batch")
     site.draft.nodes.pop()
-    emit.reshape(site.draft, site.tensors()[0], [0, *native.native[1:]], site.node.output[0], site.node)
+    try:
+        emit.reshape(site.draft, site.tensors()[0], [0, *native.native[1:]], site.node.output[0], site.node)
+    except InferenceFailed:  # its input has no batch
+        return site.refuse("batch-baked", "holds for the native batch only", "leave out --dynamic-batch")
     return None

@@ -16,7 +16,7 @@ import onnx
 from onnx import helper
 
 from onnxfc import emit
-from onnxfc.graph import attributes
+from onnxfc.graph import attributes, remarks
 from onnxfc.site import Site
 from onnxfc.specs import Array
 from onnxfc.views import Fixed, Source, Window
@@ -169,19 +169,9 @@ def _own_name(site: Site, weight: Weight) -> str:
 def _stored(site: Site, weight: Weight, value: Array) -> str:
     tensor = site.draft.model.tensor(_own_name(site, weight), np.ascontiguousarray(value))
     if tensor.name == weight.name:
-        tensor.MergeFrom(_beside_values(site.state.graph.initializers[weight.name]))
+        tensor.MergeFrom(remarks(site.state.graph.initializers[weight.name]))
     site.draft.add_tensor(tensor)
     return str(tensor.name)
-
-
-def _beside_values(tensor: onnx.TensorProto) -> onnx.TensorProto:
-    """What a tensor carries besides its name and values: doc string, metadata, fields that we do not know."""
-    kept = onnx.TensorProto()
-    kept.CopyFrom(tensor)
-    for kind, _ in tensor.ListFields():
-        if kind.name not in ("doc_string", "metadata_props"):
-            kept.ClearField(kind.name)
-    return kept
 
 
 def can_turn(site: Site, weight: Weight, view: Window) -> bool:

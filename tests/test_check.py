@@ -519,3 +519,48 @@ def test_rewrite_report_follows_its_schema(net: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["rewrite", "check", "inspect"])
 def test_schemas_are_schemas(name: str) -> None:
     jsonschema.Draft202012Validator.check_schema(schema(name))
+
+
+def _changed(document: Any, path: str, value: object) -> Any:
+    """A copy with another value at ``a.b.c``."""
+    copy = json.loads(json.dumps(document))
+    *way, last = path.split(".")
+    place = copy
+    for key in way:
+        place = place[int(key)] if key.isdigit() else place[key]
+    place[last] = value
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("schema", "onnxfc-check/2"),
+        ("status", "failed"),
+        ("exit_code", 4),
+        ("surprise", 1),
+        ("parity.passed", False),
+        ("parity.vacuous", "nothing was compared"),
+        ("parity.native.compared", 0),
+        ("parity.native.compared", -1),
+        ("parity.native.reason", "off by one"),
+        ("parity.native.status", "failed"),
+        ("parity.native.status", "good"),
+        ("parity.native.outputs.0.passed", False),
+        ("parity.native.outputs.0.surprise", 1),
+        ("parity.crops.top1", 1.5),
+        ("parity.crops.status", "passed"),
+        ("parity.verdict.verdict", "sure"),
+        ("claim.stride", [4.5, 4]),
+        ("claim.halo", [[1]]),
+        ("claim.surprise", 1),
+        ("claim_from", "heaven"),
+    ],
+)
+def test_schema_forbids_reports_that_contradict_themselves(path: str, value: object, pair: tuple[Path, Path]) -> None:
+    from onnxfc.report_check import as_json
+
+    document = json.loads(json.dumps(as_json(check_pair(*pair, options=ONE))))
+    jsonschema.validate(document, schema("check"))
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(_changed(document, path, value), schema("check"))

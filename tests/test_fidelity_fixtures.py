@@ -82,7 +82,8 @@ def test_inputs_outputs_and_inner_values(pair: tuple[onnx.ModelProto, onnx.Model
     before, after = pair
     for kind in ("input", "output", "value_info"):
         found = {info.name: content(info, "type") for info in getattr(after.graph, kind)}
-        for info in getattr(before.graph, kind):
+        weights = {tensor.name for tensor in before.graph.initializer}  # inputs, too, in old models
+        for info in (info for info in getattr(before.graph, kind) if info.name not in weights):
             assert found.get(info.name, content(info, "type") if kind == "value_info" else b"") == content(info, "type")
 
 

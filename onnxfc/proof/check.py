@@ -8,7 +8,7 @@ claim leaves out or gets wrong ends in a failure.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from onnxfc import runtime
@@ -19,6 +19,7 @@ from onnxfc.proof.claims import axes_problem, claim_problem, window_problem
 from onnxfc.proof.crops import compare_crops
 from onnxfc.proof.forms import WINDOWED
 from onnxfc.proof.head import Head, HeadPlan, plan_head
+from onnxfc.proof.mixed import Mixed, compare_mixed, mixed_windows
 from onnxfc.proof.native import compare_native
 from onnxfc.proof.observe import Evidence, Progress, observe
 from onnxfc.proof.options import CheckOptions
@@ -131,6 +132,9 @@ class _Check:
             try:
                 heads = Heads(self._head(plans[0], evidence), self._head(plans[1], evidence), self._tail(evidence))
                 compare_windows(heads, captures, evidence, self.claim, tally, self.progress)
+                mixed = self._mixed(heads.windows, captures, evidence, tally)
+                del heads  # one head in memory at a time
+                self._compare_mixed(mixed, evidence, tally)
             except RunError as error:
                 tally.fail(f"the original's head does not run on its own: {error}")
         result = tally.result()
@@ -147,18 +151,35 @@ class _Check:
         sample = evidence.samples[0]
         return Head(self.original, plan, sample.feeds | sample.values, self.options.threads)
 
+    def _mixed(self, head: Head | None, captures: list[Capture], evidence: Evidence, tally: Tally) -> list[Mixed]:
+        """Made-up features, where everything else has agreed."""
+        if head is None or tally.result().status == "failed":
+            return []
+        self.progress("features put together from several windows")
+        return mixed_windows(head, captures, self.claim, evidence, self.options.seed)
+
+    def _compare_mixed(self, mixed: list[Mixed], evidence: Evidence, tally: Tally) -> None:
+        head = self._own_head(evidence, WINDOWED) if mixed else None
+        if head is not None:
+            compare_mixed(head, mixed, self.claim, evidence, tally)
+
     def _tail(self, evidence: Evidence) -> Head | None:
         """The rewritten model's head for outputs of the whole image."""
+        return self._own_head(evidence, ("global",))
+
+    def _own_head(self, evidence: Evidence, forms: Sequence[str]) -> Head | None:
+        """The rewritten model's head for outputs of these forms; None where it reads more than its boundaries."""
         plan = plan_head(
             self.rewritten.proto.graph,
-            [output.name for output in self.claim.outputs if output.form == "global"],
+            [output.name for output in self.claim.outputs if output.form in forms],
             [boundary.rewritten for boundary in self.claim.boundaries],
             [image.name for image in self.claim.inputs],
         )
         if not plan.outputs or not plan.boundaries or plan.leak or plan.shapes:
             return None
         sample = evidence.samples[0]
-        features = {b.rewritten: sample.values[b.original] for b in self.claim.boundaries}
+        values = sample.values | sample.feeds
+        features = {b.rewritten: values[b.original] for b in self.claim.boundaries}
         return Head(self.rewritten, plan, sample.feeds | features, self.options.threads)
 
     def _stopped(self, reason: str) -> Parity:

@@ -192,7 +192,7 @@ def _compare_cells(
         _check_grid(output, shot, shapes[output.name], grid, evidence, claim)
     if not cells or not outputs:
         return
-    expected = head.run_windows([_window(shot, claim, cell) for cell in cells])
+    expected = head.run_windows([window_of(shot, claim, cell) for cell in cells])
     for output in outputs:
         name, kind, rank = output.name, shot.kind.name, len(shapes[output.name])
         wanted = [values[name] for values in expected]
@@ -225,7 +225,7 @@ def _check_grid(
         raise FormError(f"{output.name} has {found} cells, the boundaries imply {grid}")
 
 
-def _window(shot: Capture, claim: Claim, cell: Sequence[int]) -> Arrays:
+def window_of(shot: Capture, claim: Claim, cell: Sequence[int]) -> Arrays:
     """The native window of every boundary for one cell, by the original's names."""
     windows = dict(shot.feeds)  # side inputs are those of the whole image
     for boundary in claim.boundaries:

@@ -174,6 +174,8 @@ def _reshape(site: Site, scores: Sequence[ScoreMap], trace: Trace) -> Outcome:
     if site.shape_out()[:1] != site.shape_in()[:1] and site.may_swallow:
         features, axis = site.shape_out(), None
     elif view.batch_axis or site.shape_out()[:1] != site.shape_in()[:1]:
+        if site.op_type == "Squeeze" and site.shape_in()[0] == 1:
+            return site.refuse("batch-baked", "takes its input for one image", "leave out --dynamic-batch")
         return site.refuse("mixes-batch", "folds features into the batch")
     first = 1 + len(view.features)
     grid = len(trace.fields)

@@ -280,7 +280,7 @@ def reduce_features(site: Site) -> Outcome:
         return site.refuse("mixes-batch", "reduces over the batch")
     if axes:
         keepdims = bool(site.attrs.get("keepdims", 1))
-        emit.reduce(site.draft, site.op_type, scores.tensor, axes, keepdims, site.node.output[0])
+        emit.reduce(site.draft, site.op_type, scores.tensor, axes, keepdims, site.node.output[0], site.node)
     else:
         site.keep([scores.tensor, *site.tensors_from(1)])
     return site.score_maps(scores.trace)
