@@ -469,3 +469,11 @@ def test_whole_numbers_of_a_window_one_by_one() -> None:
         return net.fc(net.op("Cast", same, to=1), 20, M)
 
     proven(bodied(body))
+
+
+def test_mean_of_the_features_of_a_map_of_one_channel() -> None:
+    """(N, 1, H, W) flattened is (N, H * W): its mean is that of the window, not of the whole image."""
+    net = Net()
+    flat = net.op("Flatten", net.op("Relu", net.image(1, (7, 7), 1)))
+    centred = net.op("Sub", flat, net.op("ReduceMean", flat, axes=[-1], keepdims=1))
+    proven(net.model(net.op("Add", net.fc(centred, 49, M), net.fc(flat, 49, M))))

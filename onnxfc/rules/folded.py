@@ -23,7 +23,12 @@ from onnxfc.views import Atom, Context, Fixed, Folded, Group, Map, Trace, View, 
 
 
 def fold(site: Site, view: Map, groups: Groups) -> Outcome | None:
-    """A Reshape that regroups the axes of a map: a map again, or a folded one; None for anything else."""
+    """A Reshape that regroups the axes of a map: a map again, or a folded one; None for anything else.
+
+    Where no axis is left to channels, places have become features.
+    """
+    if not any(_pure(group) for group in groups):
+        return None
     start = Folded(view.tensor, groups_of(site, view), view, view.trace, frozenset())
     window = to_window(site, view)
     bounds = window.trace.windows
