@@ -328,16 +328,48 @@ def test_transpose_before_the_flatten(perm: tuple[int, ...], way: str) -> None:
     assert gone(done.model)
 
 
-@pytest.mark.parametrize("perm", [(1, 2, 3, 0), (3, 2, 1, 0), (2, 3, 0, 1)])
-def test_batch_moved_away(perm: tuple[int, ...]) -> None:
-    """The batch is not first any more; the way back makes it so. A refusal is right as well."""
-
+@pytest.mark.parametrize("batch", [1, 2, "N"])
+@pytest.mark.parametrize("perm", [(1, 0, 2, 3), (1, 2, 3, 0), (3, 2, 1, 0), (2, 3, 0, 1)])
+def test_batch_moved_away_and_back(perm: tuple[int, ...], batch: int | str) -> None:
     def body(net: Net, tensor: str) -> str:
-        turned = net.op("Transpose", tensor, perm=list(perm))
+        turned = net.op("Relu", net.op("Transpose", tensor, perm=list(perm)))
         back = net.op("Transpose", turned, perm=[perm.index(axis) for axis in range(4)])
         return fc(net, net.op("Flatten", back))
 
-    proven_or_refused(bodied(body, batch=2))
+    proven(bodied(body, batch=batch))
+
+
+@pytest.mark.parametrize("perm", [(1, 0, 2, 3), (1, 2, 3, 0), (3, 2, 1, 0), (2, 3, 0, 1)])
+def test_batch_of_one_moved_away(perm: tuple[int, ...]) -> None:
+    def body(net: Net, tensor: str) -> str:
+        turned = net.op("Transpose", tensor, perm=list(perm))
+        return fc(net, net.op("Reshape", turned, net.ints(1, FEATURES)))
+
+    proven(bodied(body))
+
+
+@pytest.mark.parametrize("batch", [1, 2, "N"])
+@pytest.mark.parametrize("where", ["image", "map", "features", "scores", "pairs"])
+def test_picked_by_lists(where: str, batch: int | str) -> None:
+    """x[:, [2, 0]] as exporters write it: the axis moved to the front, GatherND, and back."""
+
+    def pick(net: Net, x: str, rank: int, *places: int) -> str:
+        perm = [1, 0, *range(2, rank)]
+        picked = net.op("GatherND", net.op("Transpose", x, perm=perm), net.ints(*([place] for place in places)))
+        return str(net.op("Transpose", picked, perm=perm))
+
+    net = Net()
+    image = net.image(batch)
+    image = pick(net, image, 4, 1, 0) if where == "image" else image
+    tensor = net.op("Tanh", net.conv(image, 2, CHANNELS))
+    tensor = pick(net, tensor, 4, 2, 0, 1) if where == "map" else tensor
+    flat = net.op("Flatten", tensor)
+    flat = pick(net, flat, 2, *range(FEATURES - 1, -1, -1)) if where == "features" else flat
+    scores = fc(net, flat)
+    scores = pick(net, scores, 2, 4, 1, 3) if where == "scores" else scores
+    if where == "pairs":
+        scores = pick(net, net.op("Reshape", scores, net.ints(-1, 3, 2)), 3, 2, 0)
+    proven(net.model(scores))
 
 
 def nhwc(net: Net, body: str, channels: int = 2) -> str:

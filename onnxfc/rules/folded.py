@@ -15,6 +15,7 @@ from onnxfc.lift import to_window, uniform
 from onnxfc.regroup import Groups, groups_of, is_folded, is_map, lengths, regroup, spatial_of, target, trace_of
 from onnxfc.rules.arithmetic import BROADCAST
 from onnxfc.rules.elementwise import UNARY, UNARY_ATTRIBUTES
+from onnxfc.rules.indexing import picks
 from onnxfc.rules.movement import move
 from onnxfc.rules.pooling import REDUCTIONS, reduced_axes
 from onnxfc.rules.table import rule
@@ -29,10 +30,27 @@ def fold(site: Site, view: Map, groups: Groups) -> Outcome | None:
     """
     if not any(_pure(group) for group in groups):
         return None
-    start = Folded(view.tensor, groups_of(site, view), view, view.trace, frozenset())
+    return regrouped(site, _as_folded(site, view), groups)
+
+
+def _as_folded(site: Site, view: Map) -> Folded:
     window = to_window(site, view)
-    bounds = window.trace.windows
-    return regrouped(site, replace(start, bounds=bounds, window=window), groups)
+    return Folded(view.tensor, groups_of(site, view), view, view.trace, window.trace.windows, window)
+
+
+def turn(site: Site, view: Map) -> Outcome:
+    """A Transpose that moves the batch of a map: it may come back."""
+    return _turned(site, _as_folded(site, view))
+
+
+def _turned(site: Site, view: Folded) -> Outcome:
+    perm = list(site.attrs.get("perm") or range(len(view.groups) - 1, -1, -1))
+    site.keep()
+    name, groups = site.node.output[0], tuple(view.groups[axis] for axis in perm)
+    alone = all(len(group) == 1 for group in groups)
+    if alone and is_map(groups):
+        return [Map(name, name, spatial_of(groups), view.trace)]
+    return [replace(view, tensor=name, groups=groups, window=_moved(site, view))]
 
 
 def regrouped(site: Site, view: Folded, groups: Groups) -> Outcome | None:
@@ -118,11 +136,7 @@ def reshape(site: Site) -> Outcome | None:
 @rule("Transpose", on=Folded, attributes=("perm",))
 def transpose(site: Site) -> Outcome | None:
     """The axes go where the permutation puts them."""
-    view = _folded(site)
-    perm = list(site.attrs.get("perm") or range(len(view.groups) - 1, -1, -1))
-    site.keep()
-    groups = tuple(view.groups[axis] for axis in perm)
-    return [replace(view, tensor=site.node.output[0], groups=groups, window=_moved(site, view))]
+    return _turned(site, _folded(site))
 
 
 @rule(*UNARY, on=Folded, attributes=UNARY_ATTRIBUTES)
@@ -264,6 +278,15 @@ def part_of_channels(site: Site) -> Outcome | None:
         return None
     site.keep()
     return _changed(site, min(touched))
+
+
+@rule("GatherND", on=Folded, attributes=("batch_dims",))
+def picked_channels(site: Site) -> Outcome | None:
+    """Some of the channels, one number each; exporters move their axis to the front for it."""
+    if picks(site) is None or not _only_first(site) or not _pure(_folded(site).groups[0]):
+        return None
+    site.keep()
+    return _changed(site, 0)
 
 
 @rule("Concat", on=Folded, attributes=("axis",))

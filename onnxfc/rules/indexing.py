@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
 
 from onnxfc import emit
 from onnxfc.errors import Refusal
@@ -10,7 +13,7 @@ from onnxfc.graph import attributes
 from onnxfc.lift import all_scores, spread
 from onnxfc.rules.table import rule
 from onnxfc.site import Outcome, Site, positive
-from onnxfc.views import Fixed, ScoreMap, Trace, Window
+from onnxfc.views import Fixed, Index, ScoreMap, Trace, Window
 
 
 @rule("OneHot", on=ScoreMap, attributes=("axis",))
@@ -27,6 +30,30 @@ def one_hot(site: Site) -> Outcome:
         return site.refuse("mixes-batch", "puts an axis before the batch")
     site.keep([view.tensor, *site.tensors_from(1)], axis=axis)
     return site.score_maps(view.trace)
+
+
+def picks(site: Site) -> Index | None:
+    """The places that a GatherND picks along the first axis of its data; None where it does anything else.
+
+    https://onnx.ai/onnx/operators/onnx__GatherND.html
+    """
+    places = site.constant(1)
+    if site.attrs.get("batch_dims", 0) or places is None or places.ndim != 2 or places.shape[1] != 1:
+        return None
+    return np.asarray(places[:, 0], np.int64)
+
+
+@rule("GatherND", on=(Window, ScoreMap), attributes=("batch_dims",))
+def picked(site: Site) -> Outcome:
+    """Some features, where their axis was moved before the batch."""
+    view, places = site.views[0], picks(site)
+    if places is None or not isinstance(view, Window | ScoreMap) or not view.batch_axis:
+        return site.refuse("mixes-batch", "picks along the batch, or by places that are not constant")
+    if isinstance(view, Window):
+        scale, shift = (None if work is None else work[places] for work in (view.scale, view.shift))
+        return [replace(view, index=view.index[places], scale=scale, shift=shift, trunk=None)]
+    tensor = site.draft.emit("Gather", [view.tensor, site.draft.constant(places, "places")], axis=1, instead=site.node)
+    return [replace(view, tensor=tensor, features=(len(places), *view.features[1:]))]
 
 
 @rule("GatherElements", "ScatterElements", on=(Window, ScoreMap), attributes=("axis", "reduction"))

@@ -15,7 +15,7 @@ from onnxfc import emit
 from onnxfc.lift import to_window, uniform
 from onnxfc.receptive_field import Field
 from onnxfc.regroup import groups_of, regroup
-from onnxfc.rules.folded import fold
+from onnxfc.rules.folded import fold, turn
 from onnxfc.rules.movement import move
 from onnxfc.rules.table import rule
 from onnxfc.rules.wrap import permuted, pieces_joined
@@ -31,7 +31,7 @@ def transpose(site: Site) -> Outcome:
     rank = len(site.shape_in())
     perm = list(site.attrs.get("perm") or range(rank - 1, -1, -1))
     if perm[0] != 0:
-        return as_window(site)
+        return as_window(site) if view.trace.windows or rank < 2 + len(view.spatial) else turn(site, view)
     site.keep()
     name = site.node.output[0]
     return [Map(name, name, tuple(perm.index(axis) for axis in view.spatial), view.trace, behind=view)]

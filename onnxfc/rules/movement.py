@@ -53,20 +53,24 @@ def move(site: Site, views: Sequence[View | None]) -> Outcome:
     beside = site.op_type == "Concat" and len(windows) != len(site.node.input)
     if pending or beside or not isinstance(views[0], Window):
         return over_scores(site, views)
-    if _transposes_batch(site, windows[0]):
-        return [replace(windows[0], batch_axis=0 if windows[0].batch_axis else 1)]
+    if site.op_type == "Transpose":
+        return [simplest(site, _transposed(site, windows[0]), site.node.output[0])]
     met = meet(site, windows)
     if isinstance(met, Refusal):
         return met
     windows = [view for view in met if isinstance(view, Window)]
     trace = Trace.join([view.trace for view in windows])
-    if trace is None or any(view.batch_axis for view in windows):
+    away = any(view.batch_axis for view in windows)
+    if trace is None or (away and not site.may_swallow):
         return site.refuse("mixes-batch", "moves features whose batch is not the first axis")
     sources, offsets = _pooled_sources(windows)
     queue = iter([view.index + offset for view, offset in zip(windows, offsets, strict=True)])
     indices = [next(queue) if isinstance(view, Window) else None for view in views]
     total = sum(source.features for source in sources)
-    moved = _moved_alone(site, indices) if site.swallowed else _moved(site, indices, total)
+    if away:
+        moved = _moved_away(site, indices, [view.batch_axis for view in windows])
+    else:
+        moved = _moved_alone(site, indices) if site.swallowed else _moved(site, indices, total)
     if moved is None and site.shape_in()[0] == 1:
         return site.refuse("batch-baked", "takes its input for one image", "leave out --dynamic-batch")
     if moved is None:
@@ -78,13 +82,10 @@ def move(site: Site, views: Sequence[View | None]) -> Outcome:
     ]
 
 
-def _transposes_batch(site: Site, view: Window) -> bool:
-    return (
-        site.op_type == "Transpose"
-        and view.index.ndim == 1
-        and len(site.shape_in()) == 2
-        and (list(site.attrs.get("perm") or [1, 0]) == [1, 0])
-    )
+def _transposed(site: Site, view: Window) -> Window:
+    """The features in their new order; the batch may stand anywhere among them."""
+    batch_axis, order = _turned(site, view.batch_axis, view.index.ndim)
+    return replace(view, index=view.index.transpose(order), batch_axis=batch_axis)
 
 
 def _pooled_sources(windows: Sequence[Window]) -> tuple[tuple[Source, ...], list[int]]:
@@ -147,6 +148,19 @@ def _moved_alone(site: Site, indices: Sequence[Index | None]) -> Moved | None:
     return moved
 
 
+def _moved_away(site: Site, indices: Sequence[Index | None], batch_axes: Sequence[int | None]) -> Moved | None:
+    """As :func:`_moved`, for one image whose batch axis stands among the features."""
+    axes = iter(batch_axes)
+    whole = [None if index is None else np.expand_dims(index, next(axes) or 0) for index in indices]
+    moved: Moved = []
+    for result in site.evaluate(whole):
+        if result is None:
+            return None
+        first = result.ndim > 0 and result.shape[0] == 1
+        moved.append((np.asarray(result[0] if first else result, np.int64), 0 if first else None))
+    return moved
+
+
 @rule(*_MOVES, "Unsqueeze", on=ScoreMap, attributes=_MOVE_ATTRIBUTES)
 def move_scores(site: Site) -> Outcome:
     """Axis numbers made positive, the grid appended."""
@@ -190,14 +204,21 @@ def _reshape(site: Site, scores: Sequence[ScoreMap], trace: Trace) -> Outcome:
 
 def _transpose(site: Site, scores: Sequence[ScoreMap], trace: Trace) -> Outcome:
     view = scores[0]
-    rank = 1 + len(view.features)
-    perm = list(site.attrs.get("perm") or range(rank - 1, -1, -1))
-    if perm == [1, 0]:
-        return [replace(view, batch_axis=0 if view.batch_axis else 1)]
-    if perm[0] != 0 or view.batch_axis:
-        return site.refuse("mixes-batch", "moves the batch axis")
-    site.keep([view.tensor], perm=[*perm, *view.grid])
-    return site.score_maps(trace)
+    batch_axis, order = _turned(site, view.batch_axis, len(view.features))
+    if order == list(range(len(order))):
+        return [replace(view, batch_axis=batch_axis)]
+    site.keep([view.tensor], perm=[0, *(1 + place for place in order), *view.grid])
+    features = tuple(view.features[place] for place in order)
+    return [ScoreMap(site.node.output[0], features, trace, batch_axis)]
+
+
+def _turned(site: Site, batch_axis: int | None, features: int) -> tuple[int | None, list[int]]:
+    """Where a Transpose puts the batch, and the order of the features among themselves."""
+    perm = list(site.attrs.get("perm") or range(features, -1, -1))
+    if batch_axis is None:  # the swallowed batch is counted as the first axis, and stays it
+        return None, [axis - 1 for axis in perm if axis != 0]
+    order = [axis - (axis > batch_axis) for axis in perm if axis != batch_axis]
+    return perm.index(batch_axis), order
 
 
 def _unsqueeze(site: Site, scores: Sequence[ScoreMap], trace: Trace) -> Outcome:
