@@ -148,7 +148,8 @@ def to_scores(site: Site, view: View) -> ScoreMap | Refusal:
         if operand is not None:
             value = np.broadcast_to(operand, view.index.shape).reshape(view.index.shape + (1,) * len(view.trace.fields))
             tensor = site.draft.emit(op_type, [tensor, _typed(site.draft, value, tensor)])
-    return ScoreMap(tensor, view.index.shape, view.trace, view.batch_axis)
+    places = any(math.prod(source.extent) > 1 for source in view.sources)
+    return ScoreMap(tensor, view.index.shape, replace(view.trace, places=places or view.trace.places), view.batch_axis)
 
 
 def _gathered(draft: Draft, view: Window) -> str:

@@ -15,6 +15,9 @@ from onnxfc.graph import Graph, attributes, label
 from onnxfc.specs import Array, Shape, Spec
 from onnxfc.views import Context, Fixed, Lifted, Map, Refused, ScoreMap, Taint, Trace, View, Window
 
+LEAVE = "leave this model at its native size"
+ATTENTION = "relates the places of the image to each other (attention): it was trained for the native size"
+
 GlobalPool = Literal["window", "keep", "drop"]
 Role = Literal["head", "context", "local"]
 """What a pool over the whole native window is: the head's beginning; context, as it meets its trunk again; or a pool of
@@ -232,6 +235,20 @@ class Site:
         """The pools of ``trace`` are no head, as the next walk will know from its beginning."""
         self.state.found.update(dict.fromkeys(trace.pools, role))
 
+    def rejoins(self, pooled: Sequence[View], like: str) -> Refusal | None:
+        """What was pooled meets its trunk again: its pools are context, as the next walk will know from its beginning.
+
+        Until then the node's output is taken to be as ``like``. A refusal where the pools are known to be context, or
+        where there are none: then it is a result of windows that goes back into the trunk.
+        """
+        for view in pooled:
+            assert isinstance(view, Lifted)
+            if not view.trace.pools - self.state.roles.keys():
+                return self.refuse("head-rejoins-trunk", "feeds a result of windows back into the trunk")
+            self.turns_out(view.trace, "context")
+        self.draft.assume(self.node.output[0], like)
+        return None
+
     def refuse(self, code: str, reason: str, advice: str = "") -> Refusal:
         if self.state.global_pool == "window":
             advice = advice.replace("use --global-pool window", "")
@@ -287,6 +304,8 @@ def axes_of(site: Site, position: int, rank: int) -> list[int] | None:
 
 
 __all__ = [
+    "ATTENTION",
+    "LEAVE",
     "Context",
     "GlobalPool",
     "Outcome",

@@ -36,7 +36,8 @@ class Trace:
 
     ``fields``: per spatial axis, what one element (or cell) reads of the image.
     ``windows``: the trunk tensors whose windows it has crossed; empty in the trunk.
-    ``pools``: the global pools it descends from. ``dropped``: some of them were taken out.
+    ``pools``: the global pools it descends from. ``dropped``: some of them were taken out. ``places``: its features are
+    places of a window one by one, which no FC layer has summed.
     """
 
     fields: tuple[Field, ...]
@@ -44,6 +45,7 @@ class Trace:
     windows: frozenset[Boundary] = frozenset()
     pools: frozenset[str] = frozenset()
     dropped: bool = False
+    places: bool = False
 
     def tainted(self, *taints: Taint) -> Trace:
         return replace(self, taints=self.taints | frozenset(taints))
@@ -70,6 +72,7 @@ class Trace:
             frozenset().union(*(trace.windows for trace in found)),
             frozenset().union(*(trace.pools for trace in found)),
             any(trace.dropped for trace in found),
+            any(trace.places for trace in found),
         )
 
 

@@ -17,7 +17,7 @@ from onnxfc.receptive_field import Field
 from onnxfc.regroup import lengths, unfolded
 from onnxfc.rules import RULES, leading
 from onnxfc.rules.arithmetic import BROADCAST
-from onnxfc.site import GlobalPool, Outcome, Role, Site, State, tensor_of
+from onnxfc.site import ATTENTION, LEAVE, GlobalPool, Outcome, Role, Site, State, tensor_of
 from onnxfc.specs import Inference, InferenceFailed, Spec, of_tensor
 from onnxfc.views import Context, Fixed, Folded, Lifted, Map, Refused, ScoreMap, Trace, View, Window
 
@@ -34,9 +34,7 @@ _ANY_INPUT = {
     *("Mod", "Mul", "Or", "PRelu", "Pow", "ScatterElements", "Sub", "Sum", "Where", "Xor"),
 }
 """Operators whose lifted input may be any; all others have their data first."""
-_LEAVE = "leave this model at its native size"
 _EXPORT = "export without a runtime's own optimisation"
-_ATTENTION = "relates the places of the image to each other (attention): it was trained for the native size"
 _PLAIN = {"attention", "recurrent", "data-dependent", "quantised"}
 """Refusals that say plainly why: none further on can say it better."""
 
@@ -46,8 +44,8 @@ def _reasons(code: str, why: str, advice: str, *ops: str) -> dict[str, tuple[str
 
 
 _WHY = {
-    **_reasons("recurrent", "reads its input as one sequence", _LEAVE, "GRU", "LSTM", "RNN"),
-    **_reasons("attention", _ATTENTION, _LEAVE, "Attention", "MultiHeadAttention"),
+    **_reasons("recurrent", "reads its input as one sequence", LEAVE, "GRU", "LSTM", "RNN"),
+    **_reasons("attention", ATTENTION, LEAVE, "Attention", "MultiHeadAttention"),
     **_reasons(
         *("data-dependent", "has an output whose shape depends on the values", "leave out the post-processing"),
         *("Compress", "NonMaxSuppression", "NonZero", "Unique"),
@@ -177,7 +175,7 @@ def _inherited(state: State, node: onnx.NodeProto, refused: Refused) -> Outcome:
             return _no_rule(Site(state, node))
         both = [name for name in node.input if isinstance(state.views.get(name), Refused)]
         if node.op_type in {"Einsum", "MatMul"} and len(both) == 2:
-            return Site(state, node).refuse("attention", _ATTENTION, _LEAVE)
+            return Site(state, node).refuse("attention", ATTENTION, LEAVE)
     return [refused] * len(node.output)
 
 
@@ -231,10 +229,7 @@ def _rejoined(site: Site, views: Sequence[View]) -> Outcome | None:
     same = site.native(site.node.output[0]).shapes == (lengths(first.groups),)
     if site.op_type not in BROADCAST or not same or not all(view.trace.pools for view in pooled):
         return None
-    for view in pooled:
-        site.turns_out(view.trace, "context")
-    site.draft.assume(site.node.output[0], first.tensor)
-    return [first]
+    return site.rejoins(pooled, first.tensor) or [first]
 
 
 def _windowed(state: State, node: onnx.NodeProto, views: Sequence[View]) -> Outcome:
@@ -286,9 +281,9 @@ def _no_rule(site: Site) -> Refusal:
         why = "works on a piece of the map that was cut out or flattened before"
         image = len(site.shape_in()) == 2 + site.state.rank
         return site.refuse(
-            "cut-out", why, f"{_LEAVE}, or name the piece: --input {site.node.input[0]}" if image else _LEAVE
+            "cut-out", why, f"{LEAVE}, or name the piece: --input {site.node.input[0]}" if image else LEAVE
         )
-    return site.refuse("unsupported-operator", "is not supported here", _LEAVE)
+    return site.refuse("unsupported-operator", "is not supported here", LEAVE)
 
 
 def _spreads(site: Site) -> bool:

@@ -67,6 +67,19 @@ def test_on_scores_of_two_axes(batch: int) -> None:
     proven(head(body, batch=batch))
 
 
+@pytest.mark.parametrize("linear", [True, False])
+def test_attention_between_the_places_is_refused(linear: bool) -> None:
+    """Tokens of the map against each other, bare or behind an FC layer of each token."""
+
+    def body(net: Net, tensor: str) -> str:
+        tokens = net.op("Transpose", net.op("Reshape", tensor, net.ints(0, CHANNELS, 20)), perm=[0, 2, 1])
+        asked = net.op("MatMul", tokens, net.random(CHANNELS, CHANNELS)) if linear else tokens
+        near = net.op("Softmax", einsum(net, "bid,bjd->bij", asked, tokens), axis=-1)
+        return net.fc(net.op("Flatten", einsum(net, "bij,bjd->bid", near, tokens)), FEATURES, M)
+
+    assert refusal(bodied(body)).code == "attention"
+
+
 def test_weight_of_extent_one_is_spread() -> None:
     """Not an FC layer: one number for all features."""
     proven(head(lambda net, flat: einsum(net, "bf,mf->bm", net.fc(flat, FEATURES, 4), net.random(M, 1))))

@@ -11,6 +11,7 @@ import pytest
 from hazards import (
     CHANNELS,
     CHECK,
+    FEATURES,
     NATIVE,
     STRIDE,
     WINDOW,
@@ -300,6 +301,19 @@ def test_two_squeeze_and_excitations_in_a_row() -> None:
 
     done = proven(bodied(body), exact=False)
     assert sum("globalaveragepool" in item for item in done.claim.blame) == 2
+
+
+def test_result_of_windows_that_goes_back_into_an_excited_trunk_is_refused() -> None:
+    """The excitation before it is context; what comes back to the map here is an FC layer's result, and no pool's."""
+
+    def body(net: Net, tensor: str) -> str:
+        gate = net.op("Sigmoid", net.op("GlobalAveragePool", tensor))
+        excited = net.op("Mul", tensor, gate)
+        scores = net.fc(net.op("Flatten", excited), FEATURES, CHANNELS)
+        back = net.op("Add", excited, net.op("Reshape", scores, net.ints(0, CHANNELS, 1, 1)))
+        return net.fc(net.op("Flatten", back), FEATURES, M)
+
+    assert refusal(bodied(body)).code == "head-rejoins-trunk"
 
 
 def test_context_and_head_from_one_pool() -> None:

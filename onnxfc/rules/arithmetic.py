@@ -67,10 +67,7 @@ def _rejoin(site: Site, big: Map, small: Sequence[Map]) -> Outcome:
     """A pooled map meets a larger one: the pool is context (squeeze-and-excitation)."""
     if any(not view.trace.pools for view in small):
         return site.refuse("sizes-differ", "spreads a map of native extent 1 over a larger one")
-    for view in small:
-        site.turns_out(view.trace, "context")
-    site.draft.assume(site.node.output[0], big.tensor)
-    return site.maps(big.trace, big.spatial)
+    return site.rejoins(small, big.tensor) or site.maps(big.trace, big.spatial)
 
 
 def _spread(site: Site, position: int, spatial: tuple[int, ...]) -> str | None:
@@ -209,9 +206,4 @@ def to_scores_or_rejoin(site: Site, view: View) -> ScoreMap | Outcome:
 
 def _scores_meet_map(site: Site, view: Map) -> Outcome:
     pooled = [other for other in site.views if isinstance(other, ScoreMap | Window)]
-    if any(not other.trace.pools for other in pooled):
-        return site.refuse("head-rejoins-trunk", "feeds the head's result back into the trunk")
-    for other in pooled:
-        site.turns_out(other.trace, "context")
-    site.draft.assume(site.node.output[0], view.tensor)
-    return site.maps(view.trace, view.spatial)
+    return site.rejoins(pooled, view.tensor) or site.maps(view.trace, view.spatial)

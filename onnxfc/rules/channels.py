@@ -108,9 +108,7 @@ def expand(site: Site) -> Outcome:
         site.draft.emit("Identity", [view.tensor], site.node.output[0], instead=site.node)
         return site.maps(view.trace, view.spatial)
     if view.trace.pools and set(extent_of(site, view)) == {1} and len(before) == len(after):
-        site.turns_out(view.trace, "context")  # spread over the map again
-        site.draft.assume(site.node.output[0], view.tensor)
-        return site.maps(view.trace, view.spatial)
+        return site.rejoins([view], view.tensor) or site.maps(view.trace, view.spatial)  # spread over the map again
     if len(before) != len(after) or before[0] != after[0] or extent_of(site, view) != _at(after, view):
         return site.refuse("size-locked", "spreads the map to the native size")
     ones = [1 if axis == 0 or axis in view.spatial else length for axis, length in enumerate(after)]
@@ -132,9 +130,7 @@ def tile(site: Site) -> Outcome:
         return site.refuse("mixes-batch", "repeats the images of a batch, or how often is not constant")
     if any(int(amounts[axis]) != 1 for axis in view.spatial):
         if view.trace.pools and set(extent_of(site, view)) == {1}:
-            site.turns_out(view.trace, "context")  # spread over the map again
-            site.draft.assume(site.node.output[0], view.tensor)
-            return site.maps(view.trace, view.spatial)
+            return site.rejoins([view], view.tensor) or site.maps(view.trace, view.spatial)  # spread over the map again
         return site.refuse("size-locked", "puts copies of the map side by side, so that its borders would move inside")
     site.keep()
     return site.maps(view.trace, view.spatial)

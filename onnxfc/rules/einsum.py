@@ -14,7 +14,7 @@ from onnxfc.errors import Refusal
 from onnxfc.lift import all_scores, to_window
 from onnxfc.rules.fc import Operands, shaped
 from onnxfc.rules.table import rule
-from onnxfc.site import Outcome, Site, tensor_of
+from onnxfc.site import ATTENTION, LEAVE, Outcome, Site, tensor_of
 from onnxfc.views import Fixed, Map, ScoreMap, Trace, Window
 from onnxfc.weights import Weight, resolve
 
@@ -56,7 +56,7 @@ def on_map(site: Site) -> Outcome:
     """Sums over channels alone, place by place; over all places too it is an FC layer that needs no flatten."""
     maps = [position for position, view in enumerate(site.views) if isinstance(view, Map)]
     if len(maps) > 1:
-        return site.refuse("attention", "relates what was computed from the image to itself (attention)")
+        return site.refuse("attention", ATTENTION, LEAVE)
     equation, view = equation_of(site), site.views[maps[0]]
     assert isinstance(view, Map)
     own = equation.terms[maps[0]]
@@ -128,6 +128,8 @@ def _cell_by_cell(site: Site, equation: Equation, lifted: Sequence[int]) -> Outc
     cells = _with_grid(equation, lifted, len(scores[0].grid), site.swallowed)
     if trace is None or cells is None or len({view.batch_axis for view in scores}) > 1:
         return site.refuse("mixes-batch", "sums over the batch, or moves it")
+    if len(scores) > 1 and trace.places:
+        return site.refuse("attention", ATTENTION, LEAVE)
     now = [scores_at.get(place, view) for place, view in enumerate(site.views)]
     site.keep([tensor_of(view) for view in now if view is not None], equation=str(cells))
     return site.score_maps(trace)

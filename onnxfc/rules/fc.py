@@ -12,7 +12,7 @@ from onnxfc.errors import Refusal
 from onnxfc.lift import beside_windows, lift_fixed, to_scores, to_window
 from onnxfc.rules.per_window import per_window
 from onnxfc.rules.table import rule
-from onnxfc.site import Outcome, Site
+from onnxfc.site import ATTENTION, LEAVE, Outcome, Site
 from onnxfc.views import Fixed, Map, ScoreMap, Source, View, Window
 from onnxfc.weights import Weight, can_turn, is_stored, kernel, resolve, shifted, vector
 
@@ -76,7 +76,7 @@ def _on_channels_last(site: Site, view: Map) -> Outcome:
     """MatMul over the channels of a channels-last map is a 1x1 Conv already: it stays."""
     rank = len(site.shape_in())
     if not isinstance(site.views[1], Fixed) or len(site.shape_in(1)) != 2:
-        return site.refuse("attention", "relates the places of the image to each other (attention)")
+        return site.refuse("attention", ATTENTION, LEAVE)
     if rank - 1 in view.spatial:
         return site.refuse("fc-over-space", "mixes the places of a map, and only one of its axes")
     site.keep()
@@ -185,7 +185,7 @@ def fully_connected(site: Site, found: Operands, bias: np.ndarray | None, output
         total = site.draft.emit("Add", [total, part], output if position == len(parts) else "")
     _report(site, weight, window)
     batch_axis = found.batch_axis or site.batch_axis_out()
-    return ScoreMap(total, (weight.outputs,), view.trace, batch_axis=batch_axis)
+    return ScoreMap(total, (weight.outputs,), replace(view.trace, places=False), batch_axis=batch_axis)
 
 
 def _as_window(view: ScoreMap) -> Window:

@@ -94,9 +94,7 @@ def resize(site: Site) -> Outcome:
     ):
         return site.refuse("mixes-channels", "resizes other axes than the image's")
     if view.trace.pools and set(extent_of(site, view)) == {1} and before != after:
-        site.turns_out(view.trace, "context")  # spread over the map again
-        site.draft.assume(site.node.output[0], view.tensor)
-        return site.maps(view.trace, view.spatial)
+        return site.rejoins([view], view.tensor) or site.maps(view.trace, view.spatial)  # spread over the map again
     ratios = [Fraction(after[axis], before[axis]) for axis in view.spatial]
     if str(site.attrs.get("coordinate_transformation_mode", "")) == "tf_crop_and_resize":
         return site.refuse("size-locked", "crops to a region of the native size")
