@@ -113,7 +113,7 @@ def _objections(state: State, reading: Sequence[Image], traces: Sequence[Trace])
     if not traces or (not state.replacements and _is_free(state, reading)):
         return (_nothing(state),)
     cut = any(set(boundary.extent) != {1} for trace in traces for boundary in trace.windows)
-    if not state.replacements and cut:
+    if not state.replacements and cut and not state.bound:
         return (Refusal("no-head", "", _WHOLE_WINDOWS, _NO_HEAD),)
     if any(trace.windows and any(f.stride != int(f.stride) for f in trace.fields) for trace in traces):
         return (Refusal("fractional-stride", "", "the head's windows are a fraction of a pixel apart"),)

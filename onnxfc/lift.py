@@ -230,6 +230,11 @@ def all_scores(site: Site, views: Sequence[View | None]) -> list[ScoreMap] | Ref
     return met if isinstance(met, Refusal) else [view for view in met if isinstance(view, ScoreMap)]
 
 
+def beside_batch(axis: int, batch_axis: int) -> int:
+    """Where a feature axis of the original, which has its batch on ``batch_axis``, stands in a score map."""
+    return axis + (axis < batch_axis)
+
+
 def beside_windows(site: Site) -> Refusal | None:
     """A result of the whole image must not meet one of a window: no cell would be what the original says."""
     if any(isinstance(view, Context) for view in site.views):

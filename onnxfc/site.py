@@ -41,6 +41,7 @@ class State:
     ``single``: the batch is 1 and stays so. ``rank``: how many spatial axes images have; ``image_shapes``: the image
     at every probe. ``reached``: how many nodes it visited before the first refusal. ``blocked``: the pools from which
     something descends that was refused. ``conditions`` of Ifs that were refused, but are the same at every size.
+    ``bound``: a constant was combined with the places of a window, which thus is of the native size.
     """
 
     graph: Graph
@@ -60,6 +61,7 @@ class State:
     blocked: set[str] = field(default_factory=set)
     reached: int = 0
     refused: bool = False
+    bound: bool = False
 
 
 class Site:

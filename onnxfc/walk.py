@@ -112,9 +112,9 @@ def walk(
     roles: dict[str, Role] = {}
     while True:
         state = once(roles)
-        found = state.found.keys() - roles.keys()
-        if found:
-            roles = {**state.found, **roles}
+        heads = {name: role for name, role in state.found.items() if role == "head" and roles.get(name) != "head"}
+        if heads or state.found.keys() - roles.keys():
+            roles = {**state.found, **roles, **heads}
             continue
         blocked = state.blocked - roles.keys()
         if not blocked:
@@ -227,7 +227,8 @@ def _rejoined(site: Site, views: Sequence[View]) -> Outcome | None:
     first = next(view for view in views if isinstance(view, Folded))
     pooled = [view for view in views if isinstance(view, Window | ScoreMap)]
     same = site.native(site.node.output[0]).shapes == (lengths(first.groups),)
-    if site.op_type not in BROADCAST or not same or not all(view.trace.pools for view in pooled):
+    heads = {name for name, role in site.state.roles.items() if role == "head"}
+    if site.op_type not in BROADCAST or not same or not all(view.trace.pools - heads for view in pooled):
         return None
     return site.rejoins(pooled, first.tensor) or [first]
 

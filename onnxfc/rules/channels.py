@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from onnxfc import emit
-from onnxfc.rules.per_window import along_axis
+from onnxfc.rules.per_window import along_axis, per_window
 from onnxfc.rules.table import rule
 from onnxfc.site import Outcome, Site, extent_of, positive
 from onnxfc.views import Fixed, Map, Window
@@ -78,11 +78,10 @@ def group_normalization(site: Site) -> Outcome:
     """
     view = site.views[0]
     assert isinstance(view, Window)
-    if not (view.plain and view.in_order and view.index.ndim == 2 and view.trunk is not None):
-        return site.refuse("unsupported-operator", "normalises something else than groups of channels")
     source, groups = view.sources[0], view.index.shape[0]
-    if source.channels % groups or set(source.step) != {1}:
-        return site.refuse("unsupported-operator", "normalises something else than groups of channels")
+    whole = view.plain and view.in_order and view.index.ndim == 2
+    if not whole or view.trunk is None or source.channels % groups or set(source.step) != {1}:
+        return per_window(site, view)
     grouped = emit.reshape(site.draft, source.tensor, [0, groups, -1])
     normal = site.keep_renamed([grouped, *site.tensors_from(1)])[0]
     shape = site.draft.emit("Shape", [source.tensor])

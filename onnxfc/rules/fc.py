@@ -9,11 +9,11 @@ from onnx import TensorProto
 
 from onnxfc import emit
 from onnxfc.errors import Refusal
-from onnxfc.lift import beside_windows, lift_fixed, to_scores, to_window
+from onnxfc.lift import all_scores, beside_windows, lift_fixed, to_scores, to_window
 from onnxfc.rules.per_window import per_window
 from onnxfc.rules.table import rule
 from onnxfc.site import ATTENTION, LEAVE, Outcome, Site
-from onnxfc.views import Fixed, Map, ScoreMap, Source, View, Window
+from onnxfc.views import Fixed, Map, ScoreMap, Source, Trace, View, Window
 from onnxfc.weights import Weight, can_turn, is_stored, kernel, resolve, shifted, vector
 
 
@@ -47,15 +47,47 @@ def matmul(site: Site) -> Outcome:
     view = site.views[0]
     if isinstance(view, Map) and len(site.shape_in()) > 2:
         return _on_channels_last(site, view)
-    if isinstance(view, Window | ScoreMap) and len(site.shape_in()) > 2 and isinstance(site.views[1], Fixed):
-        outcome = per_window(site, view)
-        if isinstance(outcome, list):
-            site.replaced(f"MatMul {site.shape_in()[-1]}→{site.shape_out()[-1]}", "MatMul once per window")
-        return outcome
+    moving = [place for place, other in enumerate(site.views) if not isinstance(other, Fixed)]
+    if len(moving) == 2 and len(site.shape_in()) > 2:
+        return _pairwise(site)
+    if isinstance(site.views[moving[0]], Window | ScoreMap) and len(site.shape_in(moving[0])) > 2:
+        return _on_rows(site, moving[0])
     found = _operands(site, (False, False), 1.0)
     if isinstance(found, Refusal):
         return found
     return shaped(site, found, site.shape_out()[1:] if found.batch_axis == 0 else None)
+
+
+def _on_rows(site: Site, at: int) -> Outcome:
+    """Matrices of features times a constant one, once per window."""
+    view, other = site.views[at], 1 - at
+    rank, shape = len(site.shape_in(at)), site.shape_in(other)
+    if len(shape) > rank or (len(shape) == rank and (shape[0] != 1 or site.weights(site.node.input[other]) is None)):
+        return site.refuse("mixes-batch", "multiplies the features of each image by a matrix of its own")
+    assert view is not None
+    outcome = per_window(site, view, at)
+    if isinstance(outcome, list):
+        axis = -1 if at == 0 else -2
+        site.replaced(f"MatMul {site.shape_in(at)[axis]}→{site.shape_out()[axis]}", "MatMul once per window")
+    return outcome
+
+
+def _pairwise(site: Site) -> Outcome:
+    """Matrices of features times each other, cell by cell: as an Einsum, to which the grid can be appended."""
+    scores = all_scores(site, site.views)
+    if isinstance(scores, Refusal):
+        return scores
+    trace = Trace.join([view.trace for view in scores])
+    shapes = [site.shape_in(0), site.shape_in(1)]
+    alike = shapes[0][:-2] == shapes[1][:-2] and not any(view.batch_axis for view in scores)
+    if len(scores) < 2 or trace is None or trace.places or not alike or site.opset < 12:
+        return site.refuse("attention", ATTENTION, LEAVE)
+    rank = len(shapes[0])
+    stack, grid = "abcdefgh"[: rank - 2], "uvw"[: len(scores[0].grid)]
+    equation = f"{stack}xy{grid},{stack}yz{grid}->{stack}xz{grid}"
+    tensors = [view.tensor for view in scores]
+    site.draft.emit("Einsum", tensors, site.node.output[0], instead=site.node, equation=equation)
+    return site.score_maps(trace)
 
 
 def shaped(site: Site, found: Operands, features: tuple[int, ...] | None) -> Outcome:

@@ -162,14 +162,16 @@ def arithmetic(site: Site) -> Outcome | None:
     inputs = [_spread(site, position, first.groups) for position in range(len(site.views))]
     if trace is None or any(tensor is None for tensor in inputs):
         return None
+    joined: frozenset[str] = frozenset().union(*(view.joined for view in maps))
     for view in others:
         if isinstance(view, Context):
+            joined |= view.trace.pools
             site.turns_out(view.trace, "context")
             trace = Trace(trace.fields, trace.taints | view.trace.taints, trace.windows, trace.pools | view.trace.pools)
             trace = trace.tainted(site.taint("context"))
     site.keep([tensor for tensor in inputs if tensor is not None])
     bounds = frozenset().union(*(view.bounds for view in maps))
-    return [replace(first, tensor=site.node.output[0], trace=trace, bounds=bounds, window=None)]
+    return [replace(first, tensor=site.node.output[0], trace=trace, bounds=bounds, window=None, joined=joined)]
 
 
 def _spread(site: Site, position: int, groups: Groups) -> str | None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxfc import emit
 from onnxfc.errors import Refusal
-from onnxfc.lift import all_scores, meet, simplest, spread
+from onnxfc.lift import all_scores, beside_batch, meet, simplest, spread
 from onnxfc.rules.indexing import look_up
 from onnxfc.rules.table import rule
 from onnxfc.rules.wrap import pieces_joined
@@ -222,18 +222,42 @@ def _turned(site: Site, batch_axis: int | None, features: int) -> tuple[int | No
 
 
 def _unsqueeze(site: Site, scores: Sequence[ScoreMap], trace: Trace) -> Outcome:
-    axes = axes_of(site, 1, len(site.shape_out()))
-    if axes is None or 0 in axes or scores[0].batch_axis:
+    view, rank = scores[0], len(site.shape_out())
+    axes = axes_of(site, 1, rank)
+    if axes is None or (0 in axes and view.batch_axis is None):
         return site.refuse("mixes-batch", "puts an axis before the batch")
-    return _reshape(site, scores, trace)
+    if 0 not in axes and not view.batch_axis:
+        return _reshape(site, scores, trace)
+    old = [axis for axis in range(rank) if axis not in axes]
+    batch_axis = old[view.batch_axis or 0]
+    emit.unsqueeze(site.draft, view.tensor, [beside_batch(axis, batch_axis) for axis in axes], site.node.output[0])
+    return [_around(site, trace, batch_axis)]
+
+
+def _squeeze(site: Site, scores: Sequence[ScoreMap], trace: Trace) -> Outcome:
+    view = scores[0]
+    axes = axes_of(site, 1, len(site.shape_in()))
+    if not view.batch_axis or axes is None or view.batch_axis in axes:
+        return _reshape(site, scores, trace)
+    own = [beside_batch(axis, view.batch_axis) for axis in axes]
+    emit.squeeze(site.draft, view.tensor, own, site.node.output[0])
+    return [_around(site, trace, view.batch_axis - sum(axis < view.batch_axis for axis in axes))]
+
+
+def _around(site: Site, trace: Trace, batch_axis: int) -> ScoreMap:
+    """The node's output as a score map whose original has its batch on this axis."""
+    shape = site.shape_out()
+    return ScoreMap(site.node.output[0], shape[:batch_axis] + shape[batch_axis + 1 :], trace, batch_axis)
 
 
 def _concat(site: Site, scores: Sequence[ScoreMap], trace: Trace) -> Outcome:
     axis = positive(int(site.attrs["axis"]), len(site.shape_out()))
-    if axis == 0 or len(scores) != len(site.node.input) or any(view.batch_axis for view in scores):
+    batch_axes = {view.batch_axis for view in scores}
+    batch_axis = scores[0].batch_axis or 0
+    if axis == batch_axis or len(scores) != len(site.node.input) or len(batch_axes) > 1:
         return site.refuse("concat-fixed", "puts something else than features of the same images together")
-    site.keep([view.tensor for view in scores], axis=axis)
-    return site.score_maps(trace)
+    site.keep([view.tensor for view in scores], axis=beside_batch(axis, batch_axis))
+    return [_around(site, trace, batch_axis)] if batch_axis else site.score_maps(trace)
 
 
 def _gather(site: Site, scores: Sequence[ScoreMap], trace: Trace) -> Outcome:
@@ -293,7 +317,7 @@ _SCORES = {
     "Reshape": _reshape,
     "Slice": _slice,
     "Split": _axis,
-    "Squeeze": _reshape,
+    "Squeeze": _squeeze,
     "Tile": _appended,
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,

@@ -12,7 +12,7 @@ from onnxfc.errors import Refusal
 from onnxfc.lift import to_scores
 from onnxfc.rules.resample import RESIZE
 from onnxfc.rules.table import rule
-from onnxfc.site import Outcome, Site, positive
+from onnxfc.site import Outcome, Site, positive, tensor_of
 from onnxfc.views import Fixed, ScoreMap, View, Window
 
 _AXIS_DEFAULT = {
@@ -106,18 +106,19 @@ def resized(site: Site) -> Outcome:
     return per_window(site, view)
 
 
-def per_window(site: Site, view: View, **changes: Any) -> Outcome:
-    """Fold, run, unfold."""
+def per_window(site: Site, view: View, at: int = 0, **changes: Any) -> Outcome:
+    """Fold, run, unfold; ``at``: which input the view is."""
     scores = to_scores(site, view)
     if not isinstance(scores, ScoreMap):
         return scores
-    if scores.batch_axis or any(shape[:1] != site.shape_in()[:1] for shape in _outputs(site)):
+    if scores.batch_axis or any(shape[:1] != site.shape_in(at)[:1] for shape in _outputs(site)):
         return site.refuse("mixes-batch", "does not keep the batch")
     draft, grid, rank = site.draft, scores.grid, 1 + len(scores.features)
     ahead = emit.transpose(draft, scores.tensor, [0, *grid, *range(1, rank)])
     sizes = emit.dims(draft, ahead, 0, 1 + len(grid))
     folded = emit.reshape(draft, ahead, [-1, *scores.features])
-    made = site.keep_renamed([folded, *site.tensors_from(1)], **changes)
+    inputs = [folded if place == at else tensor_of(other) if other else "" for place, other in enumerate(site.views)]
+    made = site.keep_renamed(inputs, **changes)
     for position, (name, tensor) in enumerate(zip(site.node.output, made, strict=True)):
         if name:
             features = site.shape_out(position)[1:]

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from onnxfc import emit
-from onnxfc.lift import boundary, channels_first, places_of, simplest, to_scores, to_window, untransposed
+from onnxfc.lift import beside_batch, boundary, channels_first, places_of, simplest, to_scores, to_window, untransposed
 from onnxfc.receptive_field import Field
 from onnxfc.rules.sums import grows, steady
 from onnxfc.rules.table import rule
@@ -276,11 +276,17 @@ def reduce_features(site: Site) -> Outcome:
     axes = reduced_axes(site, len(scores.features) + 1)
     if axes is None:
         return site.refuse("unknown-axes", "takes axes that are not constant")
-    if 0 in axes or scores.batch_axis:
+    batch_axis = scores.batch_axis or 0
+    if batch_axis in axes:
         return site.refuse("mixes-batch", "reduces over the batch")
-    if axes:
-        keepdims = bool(site.attrs.get("keepdims", 1))
-        emit.reduce(site.draft, site.op_type, scores.tensor, axes, keepdims, site.node.output[0], site.node)
-    else:
+    if not axes:
         site.keep([scores.tensor, *site.tensors_from(1)])
-    return site.score_maps(scores.trace)
+        return [replace(scores, tensor=site.node.output[0])]
+    keepdims, own = bool(site.attrs.get("keepdims", 1)), [beside_batch(axis, batch_axis) for axis in axes]
+    emit.reduce(site.draft, site.op_type, scores.tensor, own, keepdims, site.node.output[0], site.node)
+    if not batch_axis:
+        return site.score_maps(scores.trace)
+    batch_axis -= 0 if keepdims else sum(axis < batch_axis for axis in axes)
+    shape = site.shape_out()
+    features = shape[:batch_axis] + shape[batch_axis + 1 :]
+    return [ScoreMap(site.node.output[0], features, scores.trace, batch_axis)]
