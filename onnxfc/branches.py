@@ -6,12 +6,12 @@ that says the same where both have one shape. https://onnx.ai/onnx/operators/onn
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx
 from onnx import helper, shape_inference
 
-from onnxfc.graph import Graph, attributes, canonical_domain, inputs_of, unused_name
+from onnxfc.graph import Graph, attributes, canonical_domain, inputs_of, subgraphs, unused_name
 from onnxfc.model_file import ModelFile
 
 _IMAGE_RANKS = {3, 4, 5}
@@ -124,18 +124,11 @@ def _renamed(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:
         item = pending.pop()
         item.input[:] = [names.get(name, name) for name in item.input]
         item.output[:] = [names.get(name, name) for name in item.output]
-        for graph in _subgraphs(item):
+        for graph in subgraphs(item):
             pending.extend(graph.node)
             for info in graph.output:
                 info.name = names.get(info.name, info.name)
     return copy
-
-
-def _subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    for attribute in node.attribute:
-        yield from attribute.graphs
-        if attribute.HasField("g"):
-            yield attribute.g
 
 
 def _unlike(model: onnx.ModelProto, made: set[str]) -> set[str]:

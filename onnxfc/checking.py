@@ -69,14 +69,13 @@ def check_pair(
         raise UsageError("the size {} is not the native size of the second model, {}".format(*told))
     if claim is not None and not at:
         _known(claim, options)
-        parity = check(_begun(one, claim), two, claim, options, progress)
+        parity = check(_begun(one, claim), two, claim, options, progress, one)
         return Checked(claim, "metadata", (), _geometry_checked(parity, claim, two), options)
     pair = derive(one, two, size=size, at=at, threads=options.threads)
     _known(pair.claim, options)
     wanted = replace(options, windows=pair.windows, larger=pair.grows)
-    return Checked(
-        pair.claim, "derived", pair.notes, check(pair.original, pair.other, pair.claim, wanted, progress), options
-    )
+    parity = check(pair.original, pair.other, pair.claim, wanted, progress, one)
+    return Checked(pair.claim, "derived", pair.notes, parity, options)
 
 
 def _claim(file: ModelFile) -> Claim | None:

@@ -55,9 +55,16 @@ def canonical_domain(domain: str) -> str:
 def inputs_of(node: onnx.NodeProto) -> Iterator[str]:
     """All tensors that a node reads, those that its subgraphs capture included."""
     yield from (name for name in node.input if name)
+    for graph in subgraphs(node):
+        yield from captured(graph)
+
+
+def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs in a node's attributes."""
     for attribute in node.attribute:
-        for graph in [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]:
-            yield from captured(graph)
+        yield from attribute.graphs
+        if attribute.HasField("g"):
+            yield attribute.g
 
 
 def captured(graph: onnx.GraphProto) -> set[str]:

@@ -9,7 +9,7 @@ import onnx
 from onnx import inliner
 
 from onnxfc.branches import without_ifs
-from onnxfc.graph import in_order, inputs_of
+from onnxfc.graph import in_order, inputs_of, subgraphs
 from onnxfc.model_file import ModelFile
 
 
@@ -21,7 +21,7 @@ def inlined(model: ModelFile, known: Mapping[str, bool] = MappingProxyType({})) 
     model = _sorted(model)
     moving = _called_with_images(model.proto)
     if moving:
-        model = model.with_proto(inliner.inline_selected_functions(model.proto, sorted(moving)))
+        model = model.with_proto(inliner.inline_selected_functions(_with_defaults(model.proto), sorted(moving)))
     return without_ifs(model, known)
 
 
@@ -36,6 +36,26 @@ def _sorted(model: ModelFile) -> ModelFile:
     del proto.graph.node[:]
     proto.graph.node.extend(after)
     return model.with_proto(proto)
+
+
+def _with_defaults(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with every call's attributes spelled out, since the inliner does not know of defaults.
+
+    https://onnx.ai/onnx/repo-docs/IR.html#functions
+    """
+    defaults = {(item.domain, item.name, item.overload): item.attribute_proto for item in model.functions}
+    if not any(defaults.values()):
+        return model
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    pending = [*copy.graph.node, *(node for item in copy.functions for node in item.node)]
+    while pending:
+        node = pending.pop()
+        given = {item.name for item in node.attribute}
+        own = defaults.get((node.domain, node.op_type, node.overload), ())
+        node.attribute.extend(item for item in own if item.name not in given)
+        pending.extend(inner for graph in subgraphs(node) for inner in graph.node)
+    return copy
 
 
 def _called_with_images(model: onnx.ModelProto) -> set[tuple[str, str]]:

@@ -65,7 +65,7 @@ def rewrite(
     written = time.perf_counter()
     if not prove:
         return replace(done, seconds=(written - began, 0.0))
-    parity = check(done.original, done.file, done.claim, check_options or CheckOptions(), progress)
+    parity = check(done.original, done.file, done.claim, check_options or CheckOptions(), progress, original)
     if not parity.passed:
         advice = "" if parity.vacuous is None else ", or skip the proof with --no-check"
         raise ProofFailed(parity.summary() + advice, parity)

@@ -7,9 +7,14 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.inliner
 import pytest
-from hazards import FEATURES, Net, bodied, complete, head, own_crops, proven, refusal, session
+from hazards import CHECK, FEATURES, Net, bodied, complete, head, own_crops, proven, refusal, session
 from onnx import TensorProto, helper
+
+from onnxfc.model_file import ModelFile
+from onnxfc.proof import check
+from onnxfc.rewrite import rewrite
 
 M = 5
 
@@ -156,3 +161,43 @@ def test_condition_that_the_image_decides_is_refused() -> None:
         return either(net, condition, branch("yes", [one("Exp", found)]), branch("no", [one("Tanh", found)]))
 
     assert refusal(head(body)).code == "mixes-batch"
+
+
+def with_function(defaults: Sequence[onnx.AttributeProto]) -> onnx.ModelProto:
+    """A head that is a model-local function, whose activation has its alpha from an attribute of the function."""
+    act = helper.make_node("LeakyRelu", ["m"], ["Y"])
+    act.attribute.append(onnx.AttributeProto(name="alpha", ref_attr_name="alpha", type=onnx.AttributeProto.FLOAT))
+    nodes = [helper.make_node("Flatten", ["X"], ["f"]), helper.make_node("MatMul", ["f", "W"], ["m"]), act]
+    function = helper.make_function("own", "Head", ["X", "W"], ["Y"], nodes, [helper.make_opsetid("", 17)])
+    function.attribute_proto.extend(defaults)
+    if not defaults:
+        function.attribute.append("alpha")
+    net = Net()
+    given = {} if defaults else {"alpha": 0.7}
+    out = net.op("Head", net.trunk(), net.random(FEATURES, M), domain="own", **given)
+    model = net.model(out, infer=False, functions=[function])
+    model.opset_import.append(helper.make_opsetid("own", 1))
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info(out, TensorProto.FLOAT, [1, M]))
+    return model
+
+
+@pytest.mark.parametrize("default", [True, False])
+def test_function_with_an_attribute(default: bool) -> None:
+    """The inliner leaves out what a function's attribute is where the call does not say."""
+    done = proven(with_function([helper.make_attribute("alpha", 0.7)] if default else []))
+    [act] = [node for node in done.model.graph.node if node.op_type == "LeakyRelu"]
+    assert [item.f for item in act.attribute] == [pytest.approx(0.7)]
+
+
+def test_what_is_inlined_wrongly_is_found() -> None:
+    """The proof also runs the file as it stands."""
+    model = with_function([helper.make_attribute("alpha", 0.7)])
+    done = rewrite(model, check_options=CHECK)
+    wrong = complete(done)
+    for node in wrong.graph.node:
+        if node.op_type == "LeakyRelu":
+            node.attribute[0].f = 0.01
+    original = onnx.inliner.inline_local_functions(model)
+    parity = check(ModelFile.open(original), ModelFile.open(wrong), done.claim, CHECK, source=ModelFile.open(model))
+    assert parity.native.status == "failed"
+    assert "once it is inlined" in parity.native.reason

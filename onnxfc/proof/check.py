@@ -20,7 +20,7 @@ from onnxfc.proof.crops import compare_crops
 from onnxfc.proof.forms import WINDOWED
 from onnxfc.proof.head import Head, HeadPlan, plan_head
 from onnxfc.proof.mixed import Mixed, compare_mixed, mixed_windows
-from onnxfc.proof.native import compare_native
+from onnxfc.proof.native import compare_native, compare_read
 from onnxfc.proof.observe import Evidence, Progress, observe
 from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.sessions import RunError, Runner
@@ -40,13 +40,15 @@ def check(
     claim: Claim,
     options: CheckOptions = _DEFAULT,
     progress: Callable[[str], None] | None = None,
+    source: ModelFile | None = None,
 ) -> Parity:
     """Put ``claim`` about ``rewritten`` to the test against ``original``, by running both.
 
+    ``source``: the file that ``original`` was made of (functions inlined, say): both must agree at the native size too.
     Costs about ten native forward passes. ``progress`` gets short phrases. Raises UsageError for
     options that do not fit the model; whatever is wrong with the models or the claim is in the result.
     """
-    return _Check(original, rewritten, claim, options, progress or (lambda _: None)).run()
+    return _Check(original, rewritten, claim, options, progress or (lambda _: None), source).run()
 
 
 @dataclass
@@ -56,6 +58,7 @@ class _Check:
     claim: Claim
     options: CheckOptions
     progress: Progress
+    source: ModelFile | None
 
     def run(self) -> Parity:
         self.started = time.perf_counter()
@@ -84,6 +87,9 @@ class _Check:
         captures: list[Capture] = []
         shift = _NOTHING if self.options.larger else _NATIVE_ONLY
         try:
+            if self.source is not None and self.source is not self.original:
+                self.progress("the original as its file stands")
+                compare_read(self.source, evidence, self.claim, native)
             self.progress("loading the rewritten model")
             names = [b.rewritten for b in self.claim.boundaries]
             runner = Runner(self.rewritten, names, self.options.threads)
