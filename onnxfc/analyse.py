@@ -16,7 +16,7 @@ from onnxfc.inline import inlined
 from onnxfc.model_file import ModelFile
 from onnxfc.outputs import Form, drop_refusals, finish
 from onnxfc.receptive_field import Field
-from onnxfc.site import GlobalPool, State
+from onnxfc.site import LEAVE, GlobalPool, State
 from onnxfc.sizing import Sizing
 from onnxfc.views import Map, Trace
 from onnxfc.walk import native_specs, walk
@@ -113,8 +113,8 @@ def _objections(state: State, reading: Sequence[Image], traces: Sequence[Trace])
     if not traces or (not state.replacements and _is_free(state, reading)):
         return (_nothing(state),)
     cut = any(set(boundary.extent) != {1} for trace in traces for boundary in trace.windows)
-    if not state.replacements and cut and not state.bound:
-        return (Refusal("no-head", "", _WHOLE_WINDOWS, _NO_HEAD),)
+    if not state.replacements and cut and any(trace.places for trace in traces):
+        return (_whole_windows(state),)
     if any(trace.windows and any(f.stride != int(f.stride) for f in trace.fields) for trace in traces):
         return (Refusal("fractional-stride", "", "the head's windows are a fraction of a pixel apart"),)
     return ()
@@ -127,7 +127,16 @@ def _is_free(state: State, reading: Sequence[Image]) -> bool:
     return not fixed and all(any(node is own for own in state.graph.nodes) for node in state.draft.nodes)
 
 
-_WHOLE_WINDOWS = "its outputs are the flattened map itself: no FC layer and no global pool reads it"
+def _whole_windows(state: State) -> Refusal:
+    """No FC layer and no pool sums up the features of a window: what made windows of the map?"""
+    if not state.notes:
+        why = "its outputs are the flattened map itself: no FC layer and no global pool reads it"
+        return Refusal("no-head", "", why, _NO_HEAD)
+    first = state.notes[0]
+    why = f"{first.reason.split()[0]} works on the whole map of the native size, and no FC layer or pool follows"
+    return Refusal("size-locked", first.node, why, LEAVE)
+
+
 _NO_HEAD = "nothing in it is made for one image size"
 
 

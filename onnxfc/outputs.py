@@ -26,8 +26,11 @@ def finish(state: State, form: Form) -> tuple[list[Output], list[Trace]] | list[
     views = _on_one_grid(state)
     if isinstance(views, Refusal):
         return [views]
+    done: dict[str, tuple[Output, Trace | None] | Refusal] = {}
     for name, view in zip(state.graph.outputs, views, strict=True):
-        made = _output(state, name, view, form)
+        if name not in done:  # one tensor may be listed twice
+            done[name] = _output(state, name, view, form)
+        made = done[name]
         if isinstance(made, Refusal):
             refusals.append(made)
             continue

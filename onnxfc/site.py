@@ -41,7 +41,6 @@ class State:
     ``single``: the batch is 1 and stays so. ``rank``: how many spatial axes images have; ``image_shapes``: the image
     at every probe. ``reached``: how many nodes it visited before the first refusal. ``blocked``: the pools from which
     something descends that was refused. ``conditions`` of Ifs that were refused, but are the same at every size.
-    ``bound``: a constant was combined with the places of a window, which thus is of the native size.
     """
 
     graph: Graph
@@ -61,7 +60,6 @@ class State:
     blocked: set[str] = field(default_factory=set)
     reached: int = 0
     refused: bool = False
-    bound: bool = False
 
 
 class Site:
@@ -94,7 +92,15 @@ class Site:
         if not isinstance(view, Fixed):
             return False
         spec = self.draft.spec(view.tensor)
-        return spec.values is not None and spec.constant is None
+        return spec.values is not None and spec.constant is None and not self._follows_batch(spec.values)
+
+    def _follows_batch(self, values: Sequence[Array]) -> bool:
+        """Whether a computed value is as large as the batch is, or the same: the image's size has no part in it."""
+        batches = [shape[0] for shape in self.state.image_shapes]
+        if len(set(batches)) == 1 or any(value.shape != values[0].shape for value in values):
+            return False
+        pairs = list(zip(values, batches, strict=True))
+        return all(bool(np.all((v == values[0]) | (v * batches[0] == values[0] * b))) for v, b in pairs)
 
     # What the original is
 

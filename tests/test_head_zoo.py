@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hazards import CHANNELS, FEATURES, Net, bodied, head, own_crops, proven, refusal
+from hazards import CHANNELS, CHECK, FEATURES, Net, bodied, head, own_crops, proven, refusal
+
+from onnxfc.rewrite import RewriteOptions, rewrite
 
 M = 5
 BATCHES = (1, 2, "N")
@@ -100,3 +102,45 @@ def test_groups_of_features_normalised() -> None:
 
     model = head(body, batch=2)
     assert own_crops(model, proven(model)) < 1e-4
+
+
+@pytest.mark.parametrize("output", ["map", "mean", "max"])
+def test_output_that_is_listed_twice(output: str) -> None:
+    net = Net()
+    scores = net.fc(net.flat(), FEATURES, M)
+    done = rewrite(net.model(scores, scores, infer=False), options=RewriteOptions(output=output), check_options=CHECK)
+    assert [info.name for info in done.model.graph.output] == [scores] * 2
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+def test_excitation_by_einsum(batch: int | str) -> None:
+    """bchw,bc->bchw: the pool stays global, and what it scales stays a map."""
+
+    def body(net: Net, tensor: str) -> str:
+        gate = net.op("Sigmoid", net.op("Flatten", net.op("GlobalAveragePool", tensor)))
+        excited = net.op("Einsum", tensor, gate, equation="bchw,bc->bchw")
+        return str(net.op("Conv", excited, net.random(M, CHANNELS, 1, 1)))
+
+    done = rewrite(bodied(body, batch=batch), check_options=CHECK)
+    assert done.claim.outputs[0].form == "features"
+    assert {item.partition(":")[0] for item in done.claim.blame} == {"context"}
+
+
+def test_soft_argmax() -> None:
+    """The expectation of stored coordinates under a softmax over the places: made for one size."""
+
+    def body(net: Net, tensor: str) -> str:
+        near = net.op("Softmax", net.op("Reshape", tensor, net.ints(0, CHANNELS, -1)), axis=-1)
+        return net.axes("ReduceSum", net.op("Mul", near, net.random(20)), [2], keepdims=0)
+
+    proven(bodied(body))
+
+
+def test_normalisation_that_locks_a_dense_network_is_named() -> None:
+    def body(net: Net, tensor: str) -> str:
+        normal = net.op("LayerNormalization", tensor, net.random(CHANNELS, 5, 4), axis=1)
+        return str(net.op("Conv", normal, net.random(M, CHANNELS, 1, 1)))
+
+    found = refusal(bodied(body))
+    assert found.code == "size-locked"
+    assert "layernormalization" in found.node

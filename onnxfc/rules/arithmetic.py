@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -159,8 +158,6 @@ def on_scores(site: Site) -> Outcome:
         return site.refuse("mixes-batch", "broadcasts the batch against other axes")
     trace = Trace.join([score.trace for score in found])
     assert trace is not None
-    sized = [position for position, view in enumerate(site.views) if isinstance(view, Fixed)]
-    site.state.bound |= trace.places and any(math.prod(site.shape_in(position)) > 1 for position in sized)
     queue = iter(found)
     grid = len(trace.fields)
     inputs = [

@@ -15,7 +15,7 @@ from onnxfc.lift import all_scores, to_window
 from onnxfc.rules.fc import Operands, shaped
 from onnxfc.rules.table import rule
 from onnxfc.site import ATTENTION, LEAVE, Outcome, Site, tensor_of
-from onnxfc.views import Fixed, Map, ScoreMap, Trace, Window
+from onnxfc.views import Context, Fixed, Map, ScoreMap, Trace, Window
 from onnxfc.weights import Weight, resolve
 
 
@@ -61,15 +61,21 @@ def on_map(site: Site) -> Outcome:
     assert isinstance(view, Map)
     own = equation.terms[maps[0]]
     others = "".join(term for position, term in enumerate(equation.terms) if position != maps[0])
+    context = [other for other in site.views if isinstance(other, Context)]
     places = [own[axis] for axis in view.spatial]
-    if equation.out[:1] != own[:1] or own[0] in others or any(own.count(letter) > 1 for letter in own):
+    batched = own[0] in others and len(context) != len(site.views) - 1
+    if equation.out[:1] != own[:1] or batched or any(own.count(letter) > 1 for letter in own):
         return site.refuse("mixes-batch", "does not keep the batch as the first axis")
     if not any(letter in equation.out for letter in places):
         return _fully_connected(site, equation, maps[0], to_window(site, view)) or _over_space(site)
     if any(letter in others or letter not in equation.out for letter in places):
         return _over_space(site)
+    trace = view.trace
+    for other in context:
+        site.turns_out(other.trace, "context")
+        trace = trace.tainted(site.taint("context"), *other.trace.taints)
     site.keep()
-    return site.maps(view.trace, tuple(equation.out.index(letter) for letter in places))
+    return site.maps(trace, tuple(equation.out.index(letter) for letter in places))
 
 
 def _over_space(site: Site) -> Refusal:
@@ -82,6 +88,10 @@ def on_features(site: Site) -> Outcome:
     equation = equation_of(site)
     lifted = [position for position, view in enumerate(site.views) if isinstance(view, Window | ScoreMap | Map)]
     view = site.views[lifted[0]]
+    trunk = [other for other in site.views if isinstance(other, Map) and not other.trace.windows]
+    if len(trunk) == 1 and site.shape_out() == site.native(trunk[0].original).native:
+        pooled = [other for other in site.views if isinstance(other, Window | ScoreMap)]
+        return site.rejoins(pooled, trunk[0].tensor) or site.maps(trunk[0].trace, trunk[0].spatial)
     if len(lifted) == 1 and isinstance(view, Window | ScoreMap) and not view.batch_axis:
         made = _fully_connected(site, equation, lifted[0], view)
         if made is not None:

@@ -265,6 +265,12 @@ def _pool_name(kind: str) -> str:
     return f"{'Average' if kind == 'Sum' else kind}Pool"
 
 
+def _summed(site: Site, trace: Trace) -> Trace:
+    """The trace of a reduction's result: with fewer features than a window has places, these were summed up."""
+    most = max((math.prod(item.extent) for item in trace.windows), default=1)
+    return replace(trace, places=trace.places and math.prod(site.shape_out()[1:]) >= most)
+
+
 @rule(*REDUCTIONS, on=ScoreMap, attributes=("axes", "keepdims", "noop_with_empty_axes"))
 def reduce_features(site: Site) -> Outcome:
     """Over features, cell by cell."""
@@ -277,6 +283,7 @@ def reduce_features(site: Site) -> Outcome:
     if axes is None:
         return site.refuse("unknown-axes", "takes axes that are not constant")
     batch_axis = scores.batch_axis or 0
+    scores = replace(scores, trace=_summed(site, scores.trace))
     if batch_axis in axes:
         return site.refuse("mixes-batch", "reduces over the batch")
     if not axes:
