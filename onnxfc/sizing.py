@@ -8,7 +8,7 @@ import onnx
 
 from onnxfc.draft import Draft
 from onnxfc.images import Image
-from onnxfc.specs import InferenceFailed, Shape, Spec
+from onnxfc.specs import InferenceFailed, Shape, Spec, kind_of
 
 
 class Sizing:
@@ -16,7 +16,7 @@ class Sizing:
 
     def __init__(self, draft: Draft, nodes: Sequence[onnx.NodeProto], images: Sequence[Image]) -> None:
         self._inference = draft.inference
-        self._nodes = nodes
+        self._nodes = [(node, kind_of(node)) for node in nodes]
         self._images = images
         made = {name for node in nodes for name in node.output}
         self._native = {name: spec.native for name, spec in draft.specs.items() if spec.shapes is not None}
@@ -35,10 +35,10 @@ class Sizing:
         for image in self._images:
             specs[image.name] = Spec(image.dtype, (image.resized(size),))
         try:
-            for node in self._nodes:
+            for node, kind in self._nodes:
                 if self._disagree(node, specs):
                     return None
-                found = self._inference.infer(node, [specs.get(name) for name in node.input], 1)
+                found = self._inference.infer(node, [specs.get(name) for name in node.input], 1, kind)
                 specs.update(zip(node.output, found, strict=True))
         except InferenceFailed:
             return None

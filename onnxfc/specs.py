@@ -110,7 +110,7 @@ def of_array(value: Array, probes: int) -> Spec:
 def of_tensor(tensor: onnx.TensorProto, load: Any, probes: int) -> Spec:
     """The spec of an initializer; ``load`` reads its value where it is small."""
     shape = tuple(tensor.dims)
-    if int(np.prod(shape, dtype=np.int64)) <= SMALL and tensor.data_type != onnx.TensorProto.STRING:
+    if math.prod(shape) <= SMALL and tensor.data_type != onnx.TensorProto.STRING:
         return Spec(int(tensor.data_type), (shape,) * probes, (load(tensor),) * probes)
     return Spec(int(tensor.data_type), (shape,) * probes)
 
@@ -125,9 +125,14 @@ class Inference:
         self._evaluators: dict[bytes, ReferenceEvaluator] = {}
         self._known: dict[Hashable, tuple[Sequence[Spec | None], list[Found]]] = {}
 
-    def infer(self, node: onnx.NodeProto, inputs: Sequence[Spec | None], probes: int) -> list[Spec | None]:
-        """Specs of the node's outputs; None for absent outputs. Raises InferenceFailed."""
-        kind = _kind(node)
+    def infer(
+        self, node: onnx.NodeProto, inputs: Sequence[Spec | None], probes: int, kind: Hashable = None
+    ) -> list[Spec | None]:
+        """Specs of the node's outputs; None for absent outputs. Raises InferenceFailed.
+
+        ``kind``: that of the node, where it is known already.
+        """
+        kind = kind or kind_of(node)
         runs = [self._inferred(kind, node, inputs, probe) for probe in range(probes)]
         return [_combine([run[k] for run in runs]) if name else None for k, name in enumerate(node.output)]
 
@@ -180,9 +185,7 @@ class Inference:
             return [_shape_value(node, inputs[0].shapes[probe])]
         if node.op_type == "Size" and inputs[0] is not None and inputs[0].shapes is not None:
             return [np.array(math.prod(inputs[0].shapes[probe]), np.int64)]
-        if node.op_type in _RANDOM or any(
-            shape is not None and int(np.prod(shape, dtype=np.int64)) > SMALL for _, shape in outputs
-        ):
+        if node.op_type in _RANDOM or any(shape is not None and math.prod(shape) > SMALL for _, shape in outputs):
             return unknown
         if any(spec is not None and spec.values is None for spec in inputs):
             return unknown
@@ -226,7 +229,7 @@ def _constant(node: onnx.NodeProto) -> Found | None:
     return int(value.data_type), shape, numpy_helper.to_array(value)
 
 
-def _kind(node: onnx.NodeProto) -> Hashable:
+def kind_of(node: onnx.NodeProto) -> Hashable:
     """All that inference looks at in a node, apart from what it is given; names only tell equal inputs apart."""
     first = {name: place for place, name in reversed(list(enumerate(node.input)))}
     wiring = tuple(first[name] if name else -1 for name in node.input)
