@@ -115,8 +115,8 @@ def tasks(source: Path, folder: Path) -> dict[str, tuple[list[Path], list[str]]]
         "OnnxSlim": ([source], [PYTHON, "-m", "onnxslim", str(source), out]),
         "onnxsim": ([source], [PYTHON, "-m", "onnxsim", str(source), out]),
         "`onnxfc rewrite`, proven": ([source], [*ONNXFC, "rewrite", "-q", str(source), out]),
-        "  with a transposed weight, proven": ([turned], [*ONNXFC, "rewrite", "-q", str(turned), out]),
         "  its sessions alone": ([source, rewritten], [PYTHON, "-c", OWN_SESSIONS, str(source), str(rewritten)]),
+        "  with a transposed weight, proven": ([turned], [*ONNXFC, "rewrite", "-q", str(turned), out]),
         "onnxruntime: load and run both": (
             [source, rewritten],
             [PYTHON, "-c", SESSIONS, str(source), str(rewritten)],
