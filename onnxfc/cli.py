@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from onnxfc.commands.check import check
@@ -16,6 +18,8 @@ from onnxfc.version import __version__
 @click.version_option(__version__, prog_name="onnxfc")
 def main() -> None:
     """Rewrite exported ONNX image classifiers so that they run on any image size, with proof."""
+    # numpy's linear algebra is not used for what is large; to start its threads takes longer than to read a VGG-16.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 for _command in (rewrite, check, inspect):

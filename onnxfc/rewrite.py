@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnx
 
@@ -15,9 +16,11 @@ from onnxfc.claim import PREFIX, Claim
 from onnxfc.errors import NothingToRewrite, ProofFailed, Refusal, UsageError
 from onnxfc.model_file import ModelFile, SaveOptions
 from onnxfc.outputs import reduction_contradicts
-from onnxfc.proof import CheckOptions, Parity, check
 from onnxfc.site import Replacement
 from onnxfc.version import __version__
+
+if TYPE_CHECKING:
+    from onnxfc.proof import CheckOptions, Parity
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,8 @@ def rewrite(
     written = time.perf_counter()
     if not prove:
         return replace(done, seconds=(written - began, 0.0))
+    from onnxfc.proof import CheckOptions, check  # only now: what is not proven does without
+
     parity = check(done.original, done.file, done.claim, check_options or CheckOptions(), progress, original)
     if not parity.passed:
         advice = "" if parity.vacuous is None else ", or skip the proof with --no-check"

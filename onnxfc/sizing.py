@@ -8,31 +8,37 @@ import onnx
 
 from onnxfc.draft import Draft
 from onnxfc.images import Image
-from onnxfc.specs import Inference, InferenceFailed, Shape, Spec
+from onnxfc.specs import InferenceFailed, Shape, Spec, kind_of
 
 
 class Sizing:
     """Asks finished nodes for their shapes at any image size."""
 
     def __init__(self, draft: Draft, nodes: Sequence[onnx.NodeProto], images: Sequence[Image]) -> None:
-        graph = draft.graph
-        self._inference = Inference(graph.opsets, graph.model.ir_version)
-        self._nodes = nodes
+        self._inference = draft.inference
+        self._nodes = [(node, kind_of(node)) for node in nodes]
         self._images = images
         made = {name for node in nodes for name in node.output}
         self._native = {name: spec.native for name, spec in draft.specs.items() if spec.shapes is not None}
         self._given = {name: _first(spec) for name, spec in draft.specs.items() if name not in made}
+        self._known: dict[tuple[int, ...], dict[str, Shape] | None] = {}
 
     def shapes(self, size: Sequence[int]) -> dict[str, Shape] | None:
         """Shapes of all tensors for images of ``size`` pixels; None where the graph cannot take that size."""
+        key = tuple(size)
+        if key not in self._known:
+            self._known[key] = self._inferred(key)
+        return self._known[key]
+
+    def _inferred(self, size: Sequence[int]) -> dict[str, Shape] | None:
         specs: dict[str, Spec | None] = dict(self._given)
         for image in self._images:
             specs[image.name] = Spec(image.dtype, (image.resized(size),))
         try:
-            for node in self._nodes:
+            for node, kind in self._nodes:
                 if self._disagree(node, specs):
                     return None
-                found = self._inference.infer(node, [specs.get(name) for name in node.input], 1)
+                found = self._inference.infer(node, [specs.get(name) for name in node.input], 1, kind)
                 specs.update(zip(node.output, found, strict=True))
         except InferenceFailed:
             return None

@@ -8,22 +8,30 @@ computed from Shape is known at each probe. Shape inference is onnx's own, node 
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper, shape_inference
-from onnx.reference import ReferenceEvaluator
+
+if TYPE_CHECKING:
+    from onnx.reference import ReferenceEvaluator
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
+Found = tuple[int, "Shape | None", "Array | None"]
+"""Element type, shape and value of one output at one probe."""
 
 SMALL = 4096
 """Tensors of at most this many elements have their values followed (sizes, axes, amounts)."""
+
+_COMPARED = 64
+"""Values of at most this many elements are the same if they are equal, larger ones if they are the same array."""
 
 _INFERENCE_ERRORS = (
     onnx.checker.ValidationError,
@@ -102,7 +110,7 @@ def of_array(value: Array, probes: int) -> Spec:
 def of_tensor(tensor: onnx.TensorProto, load: Any, probes: int) -> Spec:
     """The spec of an initializer; ``load`` reads its value where it is small."""
     shape = tuple(tensor.dims)
-    if int(np.prod(shape, dtype=np.int64)) <= SMALL and tensor.data_type != onnx.TensorProto.STRING:
+    if math.prod(shape) <= SMALL and tensor.data_type != onnx.TensorProto.STRING:
         return Spec(int(tensor.data_type), (shape,) * probes, (load(tensor),) * probes)
     return Spec(int(tensor.data_type), (shape,) * probes)
 
@@ -115,15 +123,33 @@ class Inference:
         self.ir_version = ir_version
         self._imports = [helper.make_opsetid(domain, version) for domain, version in opsets.items()]
         self._evaluators: dict[bytes, ReferenceEvaluator] = {}
+        self._known: dict[Hashable, tuple[Sequence[Spec | None], list[Found]]] = {}
 
-    def infer(self, node: onnx.NodeProto, inputs: Sequence[Spec | None], probes: int) -> list[Spec | None]:
-        """Specs of the node's outputs; None for absent outputs. Raises InferenceFailed."""
-        runs = [self._infer_at(node, inputs, probe) for probe in range(probes)]
+    def infer(
+        self, node: onnx.NodeProto, inputs: Sequence[Spec | None], probes: int, kind: Hashable = None
+    ) -> list[Spec | None]:
+        """Specs of the node's outputs; None for absent outputs. Raises InferenceFailed.
+
+        ``kind``: that of the node, where it is known already.
+        """
+        kind = kind or kind_of(node)
+        runs = [self._inferred(kind, node, inputs, probe) for probe in range(probes)]
         return [_combine([run[k] for run in runs]) if name else None for k, name in enumerate(node.output)]
 
-    def _infer_at(
-        self, node: onnx.NodeProto, inputs: Sequence[Spec | None], probe: int
-    ) -> list[tuple[int, Shape | None, Array | None]]:
+    def _inferred(self, kind: Hashable, node: onnx.NodeProto, inputs: Sequence[Spec | None], probe: int) -> list[Found]:
+        """What is known of a node of the same kind that was given the same, else inferred now.
+
+        Blocks of a network are alike, and deeper layers have one shape for many image sizes.
+        """
+        key = (kind, *(_given(spec, probe) for spec in inputs))
+        if key not in self._known:
+            # The inputs are kept, as the key refers to their values.
+            self._known[key] = inputs, self._infer_at(node, inputs, probe)
+        return self._known[key][1]
+
+    def _infer_at(self, node: onnx.NodeProto, inputs: Sequence[Spec | None], probe: int) -> list[Found]:
+        if (constant := _constant(node)) is not None:
+            return [constant]
         types, data = _arguments(node, inputs, probe)
         node = _standard(node)
         _must_divide(node, inputs, probe)
@@ -159,9 +185,7 @@ class Inference:
             return [_shape_value(node, inputs[0].shapes[probe])]
         if node.op_type == "Size" and inputs[0] is not None and inputs[0].shapes is not None:
             return [np.array(math.prod(inputs[0].shapes[probe]), np.int64)]
-        if node.op_type in _RANDOM or any(
-            shape is not None and int(np.prod(shape, dtype=np.int64)) > SMALL for _, shape in outputs
-        ):
+        if node.op_type in _RANDOM or any(shape is not None and math.prod(shape) > SMALL for _, shape in outputs):
             return unknown
         if any(spec is not None and spec.values is None for spec in inputs):
             return unknown
@@ -179,6 +203,8 @@ class Inference:
         return [np.asarray(value) for value in result]
 
     def _evaluator(self, node: onnx.NodeProto, feed: Mapping[str, Array]) -> ReferenceEvaluator:
+        from onnx.reference import ReferenceEvaluator  # takes longer to import than most models to walk
+
         key = node.SerializeToString(deterministic=True)
         if key not in self._evaluators:
             infos = [
@@ -190,6 +216,42 @@ class Inference:
             model = helper.make_model(graph, opset_imports=self._imports, ir_version=self.ir_version)
             self._evaluators[key] = ReferenceEvaluator(model)
         return self._evaluators[key]
+
+
+def _constant(node: onnx.NodeProto) -> Found | None:
+    """What a Constant with a tensor in it is; some exporters write hundreds of them."""
+    value = next((item.t for item in node.attribute if item.name == "value"), None)
+    if node.op_type != "Constant" or node.domain not in {"", "ai.onnx"} or value is None:
+        return None
+    shape = tuple(value.dims)
+    if value.data_location or value.data_type == onnx.TensorProto.STRING or math.prod(shape) > SMALL:
+        return None
+    return int(value.data_type), shape, numpy_helper.to_array(value)
+
+
+def kind_of(node: onnx.NodeProto) -> Hashable:
+    """All that inference looks at in a node, apart from what it is given; names only tell equal inputs apart."""
+    first = {name: place for place, name in reversed(list(enumerate(node.input)))}
+    wiring = tuple(first[name] if name else -1 for name in node.input)
+    told = tuple(_brief(item.SerializeToString(deterministic=True)) for item in node.attribute)
+    return node.domain, node.op_type, wiring, tuple(map(bool, node.output)), told
+
+
+def _brief(data: bytes) -> bytes:
+    """Something as good as ``data`` to tell whether two are the same."""
+    return data if len(data) <= SMALL else hashlib.sha256(data).digest()
+
+
+def _given(spec: Spec | None, probe: int) -> Hashable:
+    """One input at one probe. A large value counts as the same only if it is the same array."""
+    if spec is None:
+        return None
+    shape = None if spec.shapes is None else spec.shapes[probe]
+    if spec.values is None:
+        return spec.dtype, shape
+    value = spec.values[probe]
+    same: Hashable = value.tobytes() if value.size <= _COMPARED and value.dtype != object else id(value)
+    return spec.dtype, shape, value.shape, same
 
 
 def _without_idle(node: onnx.NodeProto, given: Spec | None, probe: int, shape: Shape | None) -> Shape | None:
@@ -269,7 +331,7 @@ def _described(found: onnx.TypeProto | None) -> tuple[int, Shape | None]:
     return tensor.elem_type, tuple(dim.dim_value for dim in tensor.shape.dim)
 
 
-def _combine(runs: Sequence[tuple[int, Shape | None, Array | None]]) -> Spec:
+def _combine(runs: Sequence[Found]) -> Spec:
     shapes = tuple(shape for _, shape, _ in runs if shape is not None)
     values = tuple(value for _, _, value in runs if value is not None)
     known = len(shapes) == len(runs) and len({len(shape) for shape in shapes}) == 1

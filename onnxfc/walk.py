@@ -102,8 +102,10 @@ def walk(
     and those stay it that then meet their trunk again.
     """
 
+    inference = Inference(graph.opsets, graph.model.ir_version)
+
     def once(roles: Mapping[str, Role]) -> State:
-        state = _start(model, graph, native, images, global_pool, roles)
+        state = _start(model, graph, native, images, global_pool, roles, inference)
         for position, node in enumerate(graph.nodes):
             if position in graph.live:
                 _visit(state, node)
@@ -138,9 +140,10 @@ def _start(
     images: Sequence[Image],
     global_pool: GlobalPool,
     roles: Mapping[str, Role],
+    inference: Inference,
 ) -> State:
     probes = len(images[0].probes())
-    draft = Draft(model, graph, Inference(graph.opsets, graph.model.ir_version), probes)
+    draft = Draft(model, graph, inference, probes)
     single = all(image.shape[0] == 1 and not image.free_batch for image in images)
     state = State(graph, draft, native, global_pool, roles, single, len(images[0].spatial), images[0].probes())
     for name, tensor in graph.initializers.items():

@@ -482,6 +482,37 @@ def test_help_imports_nothing_heavy(args: list[str]) -> None:
     assert done.stderr.strip() == "heavy: []"
 
 
+_LOADED = """
+import sys
+from onnxfc.cli import main
+try:
+    main({args!r}, prog_name="onnxfc")
+except SystemExit as end:
+    assert end.code == 0
+found = [name for name in ("numpy", "onnx", "onnxruntime", "onnx.reference", "onnxfc.proof") if name in sys.modules]
+print(*found, file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "loaded"),
+    [
+        (["rewrite", "-q", "--no-check", "IN", "OUT"], "numpy onnx"),
+        (["inspect", "IN"], "numpy onnx"),
+        (["rewrite", "-q", "IN", "OUT"], "numpy onnx onnxruntime onnxfc.proof"),
+    ],
+)
+@pytest.mark.parametrize("name", ["mini_vgg.torchscript", "mini_vgg.dynamo"])
+def test_what_is_not_run_loads_no_runtime(tmp_path: Path, name: str, command: list[str], loaded: str) -> None:
+    """Nor the verifier, nor onnx's evaluator, which only a graph that computes its sizes needs."""
+    files = {"IN": str(FIXTURES / f"{name}.onnx"), "OUT": str(tmp_path / "out.onnx")}
+    code = _LOADED.format(args=[files.get(arg, arg) for arg in command])
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, check=True, encoding="utf-8", timeout=60
+    )
+    assert done.stderr.strip() == loaded
+
+
 def test_help_is_quick() -> None:
     """The best of five, measured against Python's own start."""
     assert min(_seconds("-m", "onnxfc", "--help") for _ in range(5)) < 0.2 + _seconds("-c", "pass")

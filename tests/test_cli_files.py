@@ -89,6 +89,15 @@ def test_options_as_onnxruntimes_tools_spell_them(tmp_path: Path, wanted: np.nda
     np.testing.assert_array_equal(scores(tmp_path / "o.onnx"), wanted)
 
 
+def test_threshold_alone_is_for_what_goes_out_on_its_own(tmp_path: Path) -> None:
+    """As with onnxruntime's tools: it moves nothing out by itself, but it counts for models above 2 GB."""
+    more = ("--external-data-size-threshold", "0")
+    assert onnxfc("rewrite", LENET, "o.onnx", "-q", *more, cwd=tmp_path).code == 0
+    assert onnxfc("rewrite", LENET, "plain.onnx", "-q", cwd=tmp_path).code == 0
+    assert names(tmp_path) == {"o.onnx", "plain.onnx"}
+    assert (tmp_path / "o.onnx").read_bytes() == (tmp_path / "plain.onnx").read_bytes()
+
+
 @pytest.mark.parametrize("options", [("--external-data-location", "w.bin"), ("--all-tensors-to-one-file",)])
 def test_options_that_would_do_nothing(tmp_path: Path, options: tuple[str, ...]) -> None:
     assert "needs save_as_external_data" in fails(2, "rewrite", LENET, "o.onnx", *options, cwd=tmp_path)

@@ -15,6 +15,7 @@ from onnxfc import saving
 from onnxfc.errors import ReadError, UsageError
 from onnxfc.external import is_private
 from onnxfc.model_file import ModelFile, SaveOptions
+from onnxfc.storage import FileSource
 
 REAL = sorted(path for path in SHARED.rglob("*.onnx")) if SHARED.is_dir() else []
 
@@ -271,6 +272,20 @@ def test_too_large_for_protobuf_goes_external_on_its_own(tmp_path: Path, monkeyp
     ModelFile.open(mlp()).save(tmp_path / "out.onnx")
     assert names(tmp_path) == {"out.onnx", "out.onnx.data"}
     assert os.path.getsize(tmp_path / "out.onnx.data") == 12288 + 1920
+
+
+@pytest.mark.parametrize("length", [0, 1, 4095, 4096, 1 << 20, (3 << 20) + 17])
+@pytest.mark.parametrize(("offset", "place"), [(0, 0), (5, 5), (5, 4101), (0, 3), (4097, 9), (9, 4095)])
+def test_copies_from_any_place_to_any_other(tmp_path: Path, length: int, offset: int, place: int) -> None:
+    """By the kernel between whole pages, through a buffer elsewhere."""
+    data = np.random.default_rng(0).bytes((3 << 20) + 10_000)
+    (tmp_path / "in").write_bytes(data)
+    with (tmp_path / "out").open("wb") as out:
+        out.write(b"x" * place)
+        out.flush()
+        FileSource(tmp_path / "in").copy(out.fileno(), offset, length)
+        assert os.lseek(out.fileno(), 0, os.SEEK_CUR) == place + length
+    assert (tmp_path / "out").read_bytes() == b"x" * place + data[offset : offset + length]
 
 
 def test_threshold_must_not_be_negative() -> None:

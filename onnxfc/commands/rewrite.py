@@ -22,6 +22,7 @@ from onnxfc.commands.common import (
 from onnxfc.errors import OnnxfcError, UsageError
 
 if TYPE_CHECKING:
+    from onnxfc.proof import CheckOptions
     from onnxfc.rewrite import Rewrite
 
 
@@ -111,9 +112,21 @@ def _data_names(target: Path, report: Path | None, location: str | None) -> list
     return names
 
 
+def _checks(options: dict[str, Any]) -> CheckOptions:
+    from onnxfc.proof import CheckOptions
+
+    return CheckOptions(
+        rtol=options["rtol"],
+        atol=options["atol"],
+        seed=options["seed"],
+        samples=options["samples"],
+        sizes=options["check_size"],
+        data=load_data(options["data"]),
+    )
+
+
 def _rewritten(source: Path, target: Path, options: dict[str, Any], quiet: bool) -> Rewrite:
     from onnxfc.model_file import ModelFile, SaveOptions
-    from onnxfc.proof import CheckOptions
     from onnxfc.rewrite import RewriteOptions
     from onnxfc.rewrite import rewrite as run
 
@@ -130,14 +143,7 @@ def _rewritten(source: Path, target: Path, options: dict[str, Any], quiet: bool)
     wanted = RewriteOptions(
         options["output"], options["global_pool"], options["dynamic_batch"], options["size"], options["inputs"]
     )
-    checks = CheckOptions(
-        rtol=options["rtol"],
-        atol=options["atol"],
-        seed=options["seed"],
-        samples=options["samples"],
-        sizes=options["check_size"],
-        data=load_data(options["data"]),
-    )
+    checks = None if options["no_check"] else _checks(options)
     progress, clear = progress_line(quiet)
     try:
         result = run(model, options=wanted, check_options=checks, prove=not options["no_check"], progress=progress)
