@@ -144,3 +144,17 @@ def test_normalisation_that_locks_a_dense_network_is_named() -> None:
     found = refusal(bodied(body))
     assert found.code == "size-locked"
     assert "layernormalization" in found.node
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_groups_of_channels_normalised_over_the_map_or_over_the_window(again: bool) -> None:
+    """GroupNorm of a map goes back to its shape; what stays flat is a vector, with statistics of its own window."""
+
+    def body(net: Net, tensor: str) -> str:
+        group = net.op("Reshape", tensor, net.ints(0, 1, -1))
+        normal = net.op("InstanceNormalization", group, net.const(np.ones(1)), net.const(np.zeros(1)))
+        if again:
+            normal = net.op("Relu", net.op("Reshape", normal, net.ints(0, CHANNELS, 5, 4)))
+        return net.fc(net.op("Flatten", normal), FEATURES, M)
+
+    proven(bodied(body, batch=2), exact=not again)

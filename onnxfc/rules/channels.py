@@ -11,7 +11,7 @@ from onnxfc import emit
 from onnxfc.rules.per_window import along_axis, per_window
 from onnxfc.rules.table import rule
 from onnxfc.site import Outcome, Site, extent_of, positive
-from onnxfc.views import Fixed, Map, Window
+from onnxfc.views import Fixed, Map, Source, Window
 
 _AXIS_DEFAULT = {"ArgMax": 0, "ArgMin": 0, "LpNormalization": -1, "TopK": -1}
 
@@ -80,7 +80,13 @@ def group_normalization(site: Site) -> Outcome:
     assert isinstance(view, Window)
     source, groups = view.sources[0], view.index.shape[0]
     whole = view.plain and view.in_order and view.index.ndim == 2
-    if not whole or view.trunk is None or source.channels % groups or set(source.step) != {1}:
+    if (
+        not whole
+        or view.trunk is None
+        or not _becomes_map_again(site, source)
+        or source.channels % groups
+        or set(source.step) != {1}
+    ):
         return per_window(site, view)
     grouped = emit.reshape(site.draft, source.tensor, [0, groups, -1])
     normal = site.keep_renamed([grouped, *site.tensors_from(1)])[0]
@@ -95,6 +101,18 @@ def group_normalization(site: Site) -> Outcome:
             trunk=view.trunk.tainted(taint),
         )
     ]
+
+
+def _becomes_map_again(site: Site, source: Source) -> bool:
+    """Whether the result is given the map's own shape at once: where it is not, it is a vector that is normalised."""
+    shape = (source.channels, *source.extent)
+    readers = [node for node in site.state.graph.nodes if site.node.output[0] in node.input]
+    return all(
+        node.op_type == "Reshape"
+        and (spec := site.native(node.output[0])).shapes is not None
+        and spec.native[1:] == shape
+        for node in readers
+    )
 
 
 @rule("Expand", on=Map)
