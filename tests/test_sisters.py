@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from hazards import Net, complete, refusal, session
+from hazards import Net, bodied, complete, proven, refusal, session
 
 from onnxfc.proof import CheckOptions
 from onnxfc.report import text
@@ -150,3 +150,65 @@ def test_sizes_computed_from_another_map_s_move_on_the_grid() -> None:
     image = np.random.default_rng(1).standard_normal((1, 2, 37, 35)).astype(np.float32)
     want = session(dynamic(False)).run(None, {"image": image})[0]
     np.testing.assert_allclose(session(complete(done)).run(None, {"image": image})[0], want, atol=1e-5)
+
+
+def valid(net: Net, tensor: str, before: int, after: int) -> str:
+    return str(net.op("Relu", net.conv(tensor, before, after, strides=[1, 1])))
+
+
+def cropped(native: Pixels, joined: str = "Concat", opset: int = 17) -> onnx.ModelProto:
+    """The first U-Net: Convs without padding, the skip connection cropped to what comes up from below."""
+    net = Net(opset)
+    one = valid(net, net.image(1, native), 2, 4)
+    deep = valid(net, net.op("MaxPool", one, kernel_shape=[2, 2], strides=[2, 2]), 4, 4)
+    up = net.op("ConvTranspose", deep, net.random(4, 4, 2, 2), strides=[2, 2])
+    skip = one
+    for axis, length in enumerate(native, 2):  # an axis at a time, as one exporter has it
+        wanted = 2 * ((length - 2) // 2 - 2)
+        if opset < 10:
+            skip = net.op("Slice", skip, axes=[axis], starts=[2], ends=[2 + wanted])
+        else:
+            skip = net.op("Slice", skip, net.ints(2), net.ints(2 + wanted), net.ints(axis))
+    both = net.op(joined, skip, up, **({"axis": 1} if joined == "Concat" else {}))
+    return net.model(valid(net, both, 8 if joined == "Concat" else 4, 3))
+
+
+@pytest.mark.parametrize("opset", [9, 17])
+@pytest.mark.parametrize("joined", ["Concat", "Add"])
+@pytest.mark.parametrize("native", [(32, 32), (36, 30)])
+def test_skip_connection_cropped_to_its_sister(native: Pixels, joined: str, opset: int) -> None:
+    done = rewrite(cropped(native, joined, opset), check_options=CHECK)
+    assert done.parity is not None
+    assert done.parity.shift.status == "passed"
+    assert done.claim.size_step == (2, 2)
+    assert {item.partition(": ")[0] for item in done.claim.blame} >= {"crop to a map's size"}
+    for size in ((34, 40), (64, 38)):
+        compare(done, size, cropped(size, joined, opset))
+
+
+def test_border_cut_off_to_the_size_of_a_sister() -> None:
+    """An odd map that comes up a row too large: its end is the sister's, at every size."""
+
+    def net_of(native: Pixels) -> onnx.ModelProto:
+        net = Net()
+        one = same(net, net.image(1, native), 2, 4)
+        up = net.op("ConvTranspose", down(net, one, 4, 4), net.random(4, 4, 2, 2), strides=[2, 2])
+        up = net.op("Slice", up, net.ints(0, 0), net.ints(*native), net.ints(2, 3))
+        return net.model(same(net, net.op("Concat", up, one, axis=1), 8, 4))
+
+    done = rewrite(net_of((37, 45)), check_options=CHECK)
+    assert done.claim.size_step == (1, 1)
+    for size in ((37, 45), (38, 46), (41, 64)):
+        compare(done, size, net_of(size))
+
+
+def test_piece_that_meets_no_sister_is_a_window_s() -> None:
+    """Two halves of one map added are the head's, as neither has a size of its own."""
+
+    def body(net: Net, tensor: str) -> str:
+        parts = [net.op("Slice", tensor, net.ints(at), net.ints(at + 2), net.ints(2)) for at in (0, 2)]
+        return str(net.fc(net.op("Flatten", net.op("Add", *parts)), 24, 5))
+
+    done = proven(bodied(body))
+    assert done.claim.stride == (2, 2)
+    assert done.claim.verdict == "exact"

@@ -185,11 +185,9 @@ def _whole_image(site: Site, view: Map, image: Map) -> bool:
     """
     if extent_of(site, image) != sized(site, view) or not contiguous(image):
         return False
-    own = zip(extent_of(site, view), view.trace.fields, extent_of(site, image), strict=True)
-    return all(
-        abs(length * field.stride - pixels) < 2 * max(Fraction(1), Fraction(field.stride))
-        for length, field, pixels in own
-    )
+    strides: list[float] = [float(field.stride) for field in view.trace.fields]
+    own = zip(extent_of(site, view), strides, extent_of(site, image), strict=True)
+    return all(abs(length * stride - pixels) < 2 * max(1.0, stride) for length, stride, pixels in own)
 
 
 def _to_size_of(site: Site, view: Map, ratios: Sequence[Fraction], other: Map) -> Outcome:
