@@ -118,19 +118,24 @@ def reshape(
     if all(isinstance(item, int) for item in target):
         shape = draft.constant([int(item) for item in target], "shape")
         return draft.emit("Reshape", [tensor, shape], output, instead=instead)
+    return draft.emit("Reshape", [tensor, numbers(draft, target)], output, instead=instead)
+
+
+def numbers(draft: Draft, items: Sequence[int | str]) -> str:
+    """A vector of numbers and of vectors that were computed by :func:`dims`."""
     parts: list[str] = []
     run: list[int] = []
-    for item in target:
+    for item in items:
         if isinstance(item, int):
             run.append(item)
             continue
         if run:
-            parts.append(draft.constant(run, "shape"))
+            parts.append(draft.constant(run, "numbers"))
             run = []
         parts.append(item)
     if run:
-        parts.append(draft.constant(run, "shape"))
-    return draft.emit("Reshape", [tensor, concat(draft, parts)], output, instead=instead)
+        parts.append(draft.constant(run, "numbers"))
+    return concat(draft, parts)
 
 
 def scalar(draft: Draft, value: float, like: str) -> str:

@@ -26,7 +26,7 @@ from onnxfc.shapes import Shapes
 
 Grid = tuple[int, ...]
 
-_LOCAL = {"padding", "partial window", "resampling"}
+_LOCAL = {"padding", "partial window", "resampling", "resampling to a map's size", "crop to a map's size"}
 """Causes of a verdict that act at the border, or from place to place; all others look at the whole image."""
 
 
@@ -73,7 +73,8 @@ class Geometry:
     ``halo``: pixels (before, after) per axis that a tile needs around the crops of its cells (around its own pixels,
     where the model has features and no cells). With them its cells are those of the whole image, up to the rounding
     of sums. ``before`` is a multiple of ``period``, so that a tile cut at multiples of it keeps the grid. At the
-    image's own border no halo is needed, nor to be had. None where an operator looks at the whole image.
+    image's own border no halo is needed, nor to be had. None where an operator looks at the whole image. Where a map
+    is resized to another's size, this holds for images of native size plus multiples of ``period``.
     """
 
     native_size: tuple[int, ...]

@@ -29,8 +29,12 @@ class Graph:
         self.outputs = [info.name for info in model.graph.output]
         self.producers = {name: node for node in self.nodes for name in node.output if name}
         self.uses: Counter[str] = Counter(self.outputs)
+        self.readers: dict[str, list[onnx.NodeProto]] = {}
         for node in self.nodes:
-            self.uses.update(set(inputs_of(node)))
+            read = set(inputs_of(node))
+            self.uses.update(read)
+            for name in read:
+                self.readers.setdefault(name, []).append(node)
         self.live = _live(self)
 
     @property

@@ -25,6 +25,7 @@ _CAUSES = {
     "padding": "zero padding, where a big image has pixels",
     "partial window": "pool windows that reach beyond the native map (ceil_mode)",
     "context": "operators that look at the whole image",
+    "resampling to a map's size": "maps resized to another's size, in another ratio off the stride grid",
 }
 
 

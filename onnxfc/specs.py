@@ -153,6 +153,7 @@ class Inference:
         types, data = _arguments(node, inputs, probe)
         node = _standard(node)
         _must_divide(node, inputs, probe)
+        _must_mirror(node, inputs, probe)
         try:
             schema = onnx.defs.get_schema(
                 node.op_type, max_inclusive_version=self.opsets.get(node.domain, 1), domain=node.domain
@@ -276,6 +277,24 @@ def _must_divide(node: onnx.NodeProto, inputs: Sequence[Spec | None], probe: int
         block = next(item.i for item in node.attribute if item.name == "blocksize")
         if any(length % block for length in spec.shapes[probe][2:]):
             raise InferenceFailed(f"SpaceToDepth needs sizes that are multiples of {block}")
+
+
+def _must_mirror(node: onnx.NodeProto, inputs: Sequence[Spec | None], probe: int) -> None:
+    """Pad reflects what is there, without the place at the border itself, of which inference says nothing."""
+    spec = inputs[0] if inputs else None
+    if node.op_type != "Pad" or spec is None or spec.shapes is None:
+        return
+    told = {item.name: item for item in node.attribute}
+    given = [None if item is None or item.values is None else item.values[probe].tolist() for item in inputs[1:]]
+    pads = list(told["pads"].ints) if "pads" in told else next(iter(given), None)
+    if "mode" not in told or told["mode"].s != b"reflect" or pads is None:
+        return
+    rank = len(spec.shapes[probe])
+    axes = given[2] if len(given) > 2 and given[2] is not None else range(rank)
+    for axis, begin, end in zip(axes, pads[: len(pads) // 2], pads[len(pads) // 2 :], strict=True):
+        left = spec.shapes[probe][axis] + min(begin, 0) + min(end, 0)
+        if max(begin, end) > 0 and max(begin, end) >= left:
+            raise InferenceFailed(f"Pad cannot reflect {max(begin, end)} of {left} places")
 
 
 def _must_hold(given: Spec | None, probe: int, shape: Shape | None) -> None:

@@ -16,7 +16,7 @@ from onnxfc.model_file import ModelFile
 from onnxfc.receptive_field import Field
 from onnxfc.regroup import lengths, unfolded
 from onnxfc.rules import RULES, leading
-from onnxfc.rules.arithmetic import BROADCAST
+from onnxfc.rules.elementwise import BROADCAST
 from onnxfc.site import ATTENTION, LEAVE, GlobalPool, Outcome, Role, Site, State, tensor_of
 from onnxfc.specs import Inference, InferenceFailed, Spec, of_tensor
 from onnxfc.views import Context, Fixed, Folded, Lifted, Map, Refused, ScoreMap, Trace, View, Window

@@ -245,3 +245,23 @@ def test_pool_of_a_channels_last_map_before_a_conv() -> None:
         return flat(net, net.op("Relu", net.conv(pooled, CHANNELS, 8, (1, 1), strides=[1, 1])), 8)
 
     assert [item.after for item in proven(bodied(body)).replacements] == ["AveragePool 5x4, stride 1", "Conv 1x1 8→5"]
+
+
+@pytest.mark.parametrize(("amount", "smallest"), [(1, 3), (2, 5), (4, 9)])
+@pytest.mark.parametrize("opset", [9, 17, 18])
+def test_smallest_image_that_a_reflection_takes(opset: int, amount: int, smallest: int) -> None:
+    """A pad by reflection needs one place more than it adds, of which shape inference says nothing."""
+    net = Net(opset)
+    tensor = net.conv(net.image(1, (32, 32)), 2, 3, pads=[1] * 4)
+    if opset < 11:
+        padded = net.op("Pad", tensor, mode="reflect", pads=[0, 0, *[amount] * 2] * 2)
+    elif opset < 18:
+        padded = net.op("Pad", tensor, net.ints(*[0, 0, *[amount] * 2] * 2), mode="reflect")
+    else:
+        padded = net.op("Pad", tensor, net.ints(*[amount] * 4), "", net.ints(2, 3), mode="reflect")
+    done = rewrite(net.model(net.conv(padded, 3, 4, (2 * amount + 1,) * 2, strides=[1, 1])))
+    assert done.claim.smallest_size == (smallest, smallest)
+    run(done, image=np.zeros((1, 2, smallest, smallest), np.float32))
+    for size in ((smallest - 1, 32), (32, smallest - 1)):
+        with pytest.raises(Exception, match="reflect"):
+            run(done, image=np.zeros((1, 2, *size), np.float32))

@@ -21,7 +21,13 @@ from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.sessions import Arrays, RunError, Runner
 from onnxfc.proof.tally import Tally
 
-LOCAL = ("padding", "partial window", "resampling")
+BY_SIZE = ("resampling to a map's size", "crop to a map's size")
+"""Causes that are local from one size of the grid to the next only: a map that is resized to the size of a finer one
+has the finer one's ratio to it, 21 to 41 at 41 pixels, say, and 2 at every size of the grid. The image that is moved is
+therefore as large as a size of the grid where one of these is to blame, and still moved by a period. At sizes
+off the grid the model is run as ever, and every other network is moved at the sizes that it was moved at before."""
+
+LOCAL = ("padding", "partial window", "resampling", *BY_SIZE)
 """Causes of a verdict that leave the interior alone; any other looks at the whole image."""
 
 PASSES = 4.0
@@ -123,11 +129,18 @@ def _told(outputs: Sequence[Output]) -> bool:
 
 def _sizes(chosen: Sequence[Target], claim: Claim, period: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Sizes of both crops; the second is a step larger, as a trunk must not move with the size of the image."""
-    first = []
-    for axis, (native, step) in enumerate(zip(claim.native_size, claim.size_step, strict=True)):
+    first, steps = [], _steps(claim, period)
+    for axis, (native, step) in enumerate(zip(claim.native_size, steps, strict=True)):
         needed = max(target.needs(axis, period[axis]) for target in chosen)
         first.append(native + -(-max(0, needed - native) // step) * step)
-    return tuple(first), tuple(n + step for n, step in zip(first, claim.size_step, strict=True))
+    return tuple(first), tuple(n + step for n, step in zip(first, steps, strict=True))
+
+
+def _steps(claim: Claim, period: Sequence[int]) -> tuple[int, ...]:
+    """Steps from the native size: those of all legal sizes, or whole periods where only those keep all ratios."""
+    if not any(item.partition(": ")[0] in BY_SIZE for item in claim.blame):
+        return claim.size_step
+    return tuple(math.lcm(step, moved) for step, moved in zip(claim.size_step, period, strict=True))
 
 
 def _cost(sizes: Sequence[tuple[int, ...]], claim: Claim, evidence: Evidence) -> float:

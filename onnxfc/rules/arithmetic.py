@@ -10,17 +10,12 @@ import numpy as np
 from onnxfc import emit
 from onnxfc.errors import Refusal
 from onnxfc.lift import beside_windows, lift_fixed, meet, to_scores, uniform
+from onnxfc.rules.elementwise import BROADCAST
 from onnxfc.rules.fc import take_bias
 from onnxfc.rules.table import rule
 from onnxfc.site import Outcome, Site, extent_of, tensor_of
 from onnxfc.specs import Array
 from onnxfc.views import Context, Fixed, Map, ScoreMap, Trace, View, Window
-
-BROADCAST = (
-    *("Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Mean", "Sum", "Mod", "PRelu", "Where"),
-    *("And", "Or", "Xor", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
-    *("BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor"),
-)
 
 
 @rule(*BROADCAST, on=Map, attributes=("direction", "fmod"))

@@ -19,6 +19,11 @@ UNARY = (
     *("Sinh", "Softplus", "Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu"),
     *("BitwiseNot", "Cast", "CastLike"),
 )
+BROADCAST = (
+    *("Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Mean", "Sum", "Mod", "PRelu", "Where"),
+    *("And", "Or", "Xor", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
+    *("BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor"),
+)
 UNARY_ATTRIBUTES = (
     *("alpha", "approximate", "beta", "bias", "detect_negative", "detect_positive", "gamma", "lambd"),
     *("max", "min", "round_mode", "saturate", "to"),

@@ -13,8 +13,7 @@ from onnxfc import emit
 from onnxfc.errors import Refusal
 from onnxfc.lift import to_window, uniform
 from onnxfc.regroup import Groups, groups_of, is_folded, is_map, lengths, regroup, spatial_of, target, trace_of
-from onnxfc.rules.arithmetic import BROADCAST
-from onnxfc.rules.elementwise import UNARY, UNARY_ATTRIBUTES
+from onnxfc.rules.elementwise import BROADCAST, UNARY, UNARY_ATTRIBUTES
 from onnxfc.rules.indexing import picks
 from onnxfc.rules.movement import move
 from onnxfc.rules.pooling import REDUCTIONS, reduced_axes

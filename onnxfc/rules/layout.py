@@ -6,6 +6,7 @@ What leaves the spatial axes whole stays a map. What does not makes a window, wh
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,10 +14,11 @@ from onnx import TensorProto
 
 from onnxfc import emit
 from onnxfc.lift import to_window, uniform
-from onnxfc.receptive_field import Field
+from onnxfc.receptive_field import Pixels
 from onnxfc.regroup import groups_of, regroup
 from onnxfc.rules.folded import fold, turn
 from onnxfc.rules.movement import move
+from onnxfc.rules.sisters import CROPPED, sisters
 from onnxfc.rules.table import rule
 from onnxfc.rules.wrap import permuted, pieces_joined
 from onnxfc.site import Outcome, Site, axes_of, extent_of, positive, tensor_of
@@ -146,7 +148,9 @@ def _along(site: Site, axis: int) -> Outcome:
 
 @rule("Slice", on=Map, attributes=("axes", "ends", "starts"))
 def slice_(site: Site) -> Outcome:
-    """Some of the channels, or a border cut off and every n-th place kept; a piece of the native size is a window's.
+    """Some of the channels, or a border cut off and every n-th place kept.
+
+    A piece of the native size is a window's, unless it meets a map of its size further on: then it is a crop to that.
 
     https://onnx.ai/onnx/operators/onnx__Slice.html
     """
@@ -156,17 +160,48 @@ def slice_(site: Site) -> Outcome:
         return site.refuse("unknown-axes", "takes bounds that are not constant")
     if 0 in cuts and site.shape_in()[0] != site.shape_out()[0]:
         return as_window(site)
-    fields, changes = list(view.trace.fields), {}
+    baked = [axis for axis in view.spatial if _is_baked(site, axis, cuts.get(axis))]
+    sister = next(_cropped_like(site, view, baked), None) if baked else None
+    fields, changes = list(view.trace.fields), dict[int, int | str]()
     for place, axis in enumerate(view.spatial):
         start, end, step = cuts.get(axis, (0, _OPEN, 1))
         if step < 0:
             return site.refuse("flipped", "turns the map around: a cell would read the other end of the image")
-        if start < 0 or 0 <= end < site.shape_in()[axis]:
+        if axis in baked and sister is not None:
+            end -= site.shape_in()[axis]
+            changes[axis] = _end_like(site, sister, axis, start, end)
+        elif start < 0 or axis in baked:
             return as_window(site)
+        else:
+            changes[axis] = end if end < 0 else _OPEN
         field = fields[place].cut(start, -end if end < 0 else 0)
         fields[place] = replace(field, stride=field.stride * step)
-        changes[axis] = end if end < 0 else _OPEN
-    return _sliced(site, view, cuts, changes, tuple(fields))
+    trace = replace(view.trace, fields=tuple(fields))
+    return _sliced(site, view, cuts, changes, trace.tainted(site.taint(CROPPED)) if baked else trace)
+
+
+def _is_baked(site: Site, axis: int, cut: tuple[int, int, int] | None) -> bool:
+    """Whether a cut ends at a fixed place of the native map."""
+    return cut is not None and cut[2] > 0 and 0 <= cut[1] < site.shape_in()[axis]
+
+
+def _cropped_like(site: Site, view: Map, axes: Sequence[int]) -> Iterator[Map]:
+    """Maps of the same stride that the slice meets: it is a crop to their size, whatever that is."""
+
+    def strides(trace: Trace) -> list[Pixels]:
+        return [field.stride for field, axis in zip(trace.fields, view.spatial, strict=True) if axis in axes]
+
+    if view.trace.windows:
+        return iter(())
+    return (other for other in sisters(site, view, axes) if strides(other.trace) == strides(view.trace))
+
+
+def _end_like(site: Site, sister: Map, axis: int, start: int, end: int) -> int | str:
+    """Where a crop of a sister's size ends: so many elements behind its start. Before opset 10 counted from the end."""
+    if site.opset < 10:
+        return end
+    size = emit.dims(site.draft, sister.tensor, axis, axis + 1)
+    return site.draft.emit("Add", [size, site.draft.constant([start], "start")]) if start else size
 
 
 _OPEN = 2**31 - 1
@@ -194,11 +229,11 @@ def _sliced(
     site: Site,
     view: Map,
     cuts: dict[int, tuple[int, int, int]],
-    ends: dict[int, int],
-    fields: tuple[Field, ...],
+    ends: dict[int, int | str],
+    trace: Trace,
 ) -> Outcome:
     """The node as it is, or with its ends opened where they were baked at the native size."""
-    outcome = site.maps(replace(view.trace, fields=fields), view.spatial)
+    outcome = site.maps(trace, view.spatial)
     if all(ends.get(axis, end) == end or end >= _OPEN for axis, (_, end, _) in cuts.items()):
         site.keep()
         return outcome
@@ -207,7 +242,7 @@ def _sliced(
         site.keep(ends=opened)
         return outcome
     inputs = site.tensors()
-    inputs[2] = site.draft.constant(opened, "ends")
+    inputs[2] = emit.numbers(site.draft, opened)
     if site.native(site.node.input[1]).dtype != TensorProto.INT64:
         return site.refuse("size-locked", "takes a slice that ends at the native size")
     site.keep(inputs)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 
-from onnxfc import emit
 from onnxfc.receptive_field import Field
-from onnxfc.rules.elementwise import UNARY
+from onnxfc.rules.sisters import RESIZED, contiguous, images, sisters, sized, sizes_like
 from onnxfc.rules.table import rule
 from onnxfc.site import Outcome, Site, extent_of
 from onnxfc.views import Fixed, Map, Trace
@@ -82,7 +82,9 @@ RESIZE = (
 
 @rule("Resize", "Upsample", on=Map, attributes=RESIZE)
 def resize(site: Site) -> Outcome:
-    """By scales it follows the image; to the sizes of another map too; to fixed sizes it is given the scales instead.
+    """By scales it follows the image; to the sizes of another map too.
+
+    Fixed sizes are those of the map that the result meets, or of the image; if neither, they become scales.
 
     https://onnx.ai/onnx/operators/onnx__Resize.html
     """
@@ -98,24 +100,34 @@ def resize(site: Site) -> Outcome:
     ratios = [Fraction(after[axis], before[axis]) for axis in view.spatial]
     if str(site.attrs.get("coordinate_transformation_mode", "")) == "tf_crop_and_resize":
         return site.refuse("size-locked", "crops to a region of the native size")
-    partner = _partner(site, view, ratios) if any(1 not in (r.numerator, r.denominator) for r in ratios) else None
-    if partner is not None:
-        return _to_partner(site, view, partner)
+    if any(site.follows_size(position) for position in range(1, len(site.views))):
+        growth = _kept(site, view)
+        if growth is not None:
+            return site.maps(_to_a_size(site, view, ratios, growth), view.spatial)
+    other = _sized_like(site, view)
+    if other is not None:
+        return _to_size_of(site, view, ratios, other)
     if not site.try_keep(_scaled(site, view, ratios)):
         outcome = _by_scales(site, view, ratios)
         if outcome is not None:
             return outcome
     if set(ratios) == {Fraction(1)}:
         return site.maps(view.trace, view.spatial)
+    return site.maps(_aligned(site, _resampled(site, view.trace, _fields(site, view, ratios))), view.spatial)
+
+
+def _fields(site: Site, view: Map, ratios: Sequence[Fraction]) -> list[Field]:
     reach = [_reach(site, ratio) for ratio in ratios]
-    fields = [
+    return [
         field.resampled(ratio, low, high)
         for field, ratio, (low, high) in zip(view.trace.fields, ratios, reach, strict=True)
     ]
-    trace = _resampled(site, view.trace, fields)
-    if str(site.attrs.get("coordinate_transformation_mode", "")) == "align_corners":
-        trace = trace.tainted(site.taint("context"))  # the ratio of the last places depends on the whole size
-    return site.maps(trace, view.spatial)
+
+
+def _aligned(site: Site, trace: Trace) -> Trace:
+    """With align_corners the ratio of the last places depends on the whole size."""
+    corners = str(site.attrs.get("coordinate_transformation_mode", "")) == "align_corners"
+    return trace.tainted(site.taint("context")) if corners else trace
 
 
 def _reach(site: Site, ratio: Fraction) -> tuple[Fraction, Fraction]:
@@ -142,49 +154,60 @@ def _scaled(site: Site, view: Map, ratios: Sequence[Fraction]) -> list[tuple[int
     return wanted
 
 
-_FORWARD = {*UNARY, "BatchNormalization", "Conv", "Dropout", "PRelu"}
+def _kept(site: Site, view: Map) -> list[Fraction] | None:
+    """The node as it is, as its sizes are computed from the image's; returned is how much faster it then grows.
 
-
-def _partner(site: Site, view: Map, ratios: Sequence[Fraction]) -> Map | None:
-    """The map that the resized one meets, where that is why it gets this size: a skip connection of an odd size."""
-    name, after = site.node.output[0], site.shape_out()
-    if not site.has_input(3) or "axes" in site.attrs or site.shape_in()[:2] != after[:2]:
+    None, and nothing is written, where other axes than the image's do not stay what they are: a batch was baked in.
+    """
+    site.keep()
+    old, new = (site.draft.spec(name).shapes or () for name in (view.tensor, site.node.output[0]))
+    others = [axis for axis in range(len(site.shape_in())) if axis not in view.spatial]
+    grown = len(old) > 1 and all(a[axis] != b[axis] for a, b in pairwise(old) for axis in view.spatial)
+    if not grown or len(old) != len(new) or any(a[k] != b[k] for a, b in zip(old, new, strict=True) for k in others):
+        site.draft.nodes.pop()
         return None
-    graph = site.state.graph
-    while True:
-        readers = [node for node in graph.nodes if name in node.input]
-        if len(readers) != 1:
-            return None
-        node = readers[0]
-        others = [site.state.views.get(item) for item in node.input if item != name]
-        maps = [item for item in others if isinstance(item, Map) and not item.trace.windows]
-        fitting = [item for item in maps if _fits(site, view, item, ratios)]
-        if fitting:
-            return fitting[0]
-        if node.op_type not in _FORWARD or site.native(node.output[0]).native[2:] != after[2:]:
-            return None
-        name = node.output[0]
+    return [Fraction(new[1][axis] - new[0][axis], old[1][axis] - old[0][axis]) for axis in view.spatial]
 
 
-def _fits(site: Site, view: Map, other: Map, ratios: Sequence[Fraction]) -> bool:
-    """Whether the other map has the size that is wanted, and is finer by whole steps, about so many as the ratio."""
-    steps = [own.stride / field.stride for own, field in zip(view.trace.fields, other.trace.fields, strict=True)]
-    close = all(step == round(ratio) for step, ratio in zip(steps, ratios, strict=True))
-    same = extent_of(site, other) == tuple(site.shape_out()[axis] for axis in view.spatial)
-    return close and same and view.spatial == other.spatial == tuple(range(2, len(site.shape_in())))
+def _sized_like(site: Site, view: Map) -> Map | None:
+    """The map whose size is meant by fixed sizes: the one that the result meets, or the image itself."""
+    policy = str(site.attrs.get("keep_aspect_ratio_policy", "stretch"))
+    if not site.has_input(3) or policy != "stretch" or view.trace.windows or not contiguous(view):
+        return None
+    sister = next(sisters(site, view, view.spatial), None)
+    return sister or next((image for image in images(site) if _whole_image(site, view, image)), None)
 
 
-def _to_partner(site: Site, view: Map, partner: Map) -> Outcome:
-    """To the other map's size, whatever it is. The ratio then depends on the size, which is context."""
-    rank = len(site.shape_in())
-    sizes = [emit.dims(site.draft, view.tensor, 0, 2), emit.dims(site.draft, partner.tensor, 2, rank)]
-    site.keep([*site.tensors()[:3], emit.concat(site.draft, sizes)])
-    fields = []
-    for field, other in zip(view.trace.fields, partner.trace.fields, strict=True):
-        ratio = Fraction(field.stride) / Fraction(other.stride)
-        low, high = _reach(site, ratio)
-        fields.append(field.resampled(ratio, low, high))
-    return site.maps(_resampled(site, view.trace, fields).tainted(site.taint("context")), view.spatial)
+def _whole_image(site: Site, view: Map, image: Map) -> bool:
+    """Whether a map gets the image's size on all axes, and is as much coarser now as its stride says.
+
+    That is no coincidence: each layer may round once, so within two elements of the coarser map.
+    """
+    if extent_of(site, image) != sized(site, view) or not contiguous(image):
+        return False
+    strides: list[float] = [float(field.stride) for field in view.trace.fields]
+    own = zip(extent_of(site, view), strides, extent_of(site, image), strict=True)
+    return all(abs(length * stride - pixels) < 2 * max(1.0, stride) for length, stride, pixels in own)
+
+
+def _to_size_of(site: Site, view: Map, ratios: Sequence[Fraction], other: Map) -> Outcome:
+    """To another map's size, whatever it is."""
+    site.keep([*site.tensors()[:3], sizes_like(site, view, other)], axes=None)
+    own = zip(view.trace.fields, other.trace.fields, strict=True)
+    growth = [Fraction(field.stride) / Fraction(finer.stride) for field, finer in own]
+    return site.maps(_to_a_size(site, view, ratios, growth), view.spatial)
+
+
+def _to_a_size(site: Site, view: Map, ratios: Sequence[Fraction], growth: Sequence[Fraction]) -> Trace:
+    """What is read by a map that follows another map's size.
+
+    Where it grows in the native ratio, it has this ratio at all sizes of the stride grid, and off it one near it.
+    Otherwise every size has its own ratio, which is context.
+    """
+    if list(ratios) != list(growth):
+        return _resampled(site, view.trace, _fields(site, view, growth)).tainted(site.taint("context"))
+    fields = view.trace.fields if set(ratios) == {Fraction(1)} else _fields(site, view, ratios)
+    return _aligned(site, replace(view.trace.tainted(site.taint(RESIZED)), fields=tuple(fields)))
 
 
 def _by_scales(site: Site, view: Map, ratios: Sequence[Fraction]) -> Outcome | None:
