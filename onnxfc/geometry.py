@@ -26,7 +26,8 @@ from onnxfc.shapes import Shapes
 
 Grid = tuple[int, ...]
 
-_LOCAL = {"padding", "partial window", "resampling", "resampling to a map's size", "crop to a map's size"}
+_LOCAL = {"padding", "partial window", "resampling"}
+_LOCAL |= {f"{change} to a map's size" for change in ("crop", "padding", "resampling")}
 """Causes of a verdict that act at the border, or from place to place; all others look at the whole image."""
 
 

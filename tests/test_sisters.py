@@ -212,3 +212,37 @@ def test_piece_that_meets_no_sister_is_a_window_s() -> None:
     done = proven(bodied(body))
     assert done.claim.stride == (2, 2)
     assert done.claim.verdict == "exact"
+
+
+def padded(native: Pixels) -> onnx.ModelProto:
+    """What comes up from below is padded to the size of its skip connection, which is odd or not."""
+    net = Net()
+    one = same(net, net.image(1, native), 2, 4)
+    pool = net.op("MaxPool", one, kernel_shape=[2, 2], strides=[2, 2])
+    up = net.op("ConvTranspose", same(net, pool, 4, 4), net.random(4, 4, 2, 2), strides=[2, 2])
+    up = net.op("Pad", up, net.ints(0, 0, 0, 0, 0, 0, native[0] % 2, native[1] % 2))
+    return net.model(same(net, net.op("Concat", one, up, axis=1), 8, 4))
+
+
+@pytest.mark.parametrize("native", [(32, 32), (33, 45), (33, 32)])
+def test_padded_to_the_size_of_its_sister(native: Pixels) -> None:
+    done = rewrite(padded(native), check_options=CHECK)
+    assert done.claim.size_step == (1, 1)
+    assert done.parity is not None
+    assert done.parity.shift.status == "passed"
+    for size in ((33, 33), (38, 48), (37, 40)):
+        compare(done, size, padded(size))
+
+
+def test_pad_that_meets_no_map_of_its_size_stays() -> None:
+    """The pad of a Conv, and a shortcut that gains channels."""
+
+    def body(net: Net, tensor: str) -> str:
+        wide = net.op("Pad", tensor, net.ints(0, 0, 1, 1, 0, 0, 1, 1))
+        inner = net.conv(wide, 3, 4, strides=[1, 1])
+        both = net.op("Add", inner, net.op("Pad", tensor, net.ints(0, 0, 0, 0, 0, 1, 0, 0)))
+        return str(net.fc(net.op("Flatten", both), 80, 5))
+
+    done = proven(bodied(body), exact=False)
+    assert "Shape" not in {node.op_type for node in done.model.graph.node}
+    assert {item.partition(": ")[0] for item in done.claim.blame} == {"padding"}

@@ -21,7 +21,7 @@ from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.sessions import Arrays, RunError, Runner
 from onnxfc.proof.tally import Tally
 
-BY_SIZE = ("resampling to a map's size", "crop to a map's size")
+BY_SIZE = tuple(f"{change} to a map's size" for change in ("crop", "padding", "resampling"))
 """Causes that are local from one size of the grid to the next only: a map that is resized to the size of a finer one
 has the finer one's ratio to it, 21 to 41 at 41 pixels, say, and 2 at every size of the grid. The image that is moved is
 therefore as large as a size of the grid where one of these is to blame, and still moved by a period. At sizes

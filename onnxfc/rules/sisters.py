@@ -18,7 +18,8 @@ from onnxfc.views import Map
 
 RESIZED = "resampling to a map's size"
 CROPPED = "crop to a map's size"
-"""Causes of a verdict: as far apart as natively on the stride grid, off it the ratio (or the crop) is another."""
+PADDED = "padding to a map's size"
+"""Causes of a verdict: as far apart as natively on the stride grid, off it the ratio, crop or pad is another."""
 
 _ALONG = {*UNARY, "BatchNormalization", "Conv", "Dropout", "InstanceNormalization", "LayerNormalization", "Resize"}
 _ALONG |= {*BROADCAST, "AveragePool", "Concat", "GroupNormalization", "LRN", "MaxPool", "Pad", "Slice"}
@@ -103,4 +104,4 @@ def contiguous(view: Map) -> bool:
     return view.spatial == tuple(range(view.spatial[0], view.spatial[0] + len(view.spatial)))
 
 
-__all__ = ["CROPPED", "RESIZED", "contiguous", "images", "sisters", "sized", "sizes_like"]
+__all__ = ["CROPPED", "PADDED", "RESIZED", "contiguous", "images", "sisters", "sized", "sizes_like"]

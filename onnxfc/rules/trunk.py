@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from onnxfc import emit
 from onnxfc.errors import Refusal
 from onnxfc.graph import label
 from onnxfc.rules.pooling import global_pool
+from onnxfc.rules.sisters import PADDED, contiguous, sisters
 from onnxfc.rules.table import rule
 from onnxfc.site import Outcome, Site, extent_of
 from onnxfc.views import Fixed, Map, Taint, Trace
@@ -170,7 +172,11 @@ def _over_channels(site: Site) -> Outcome:
 
 @rule("Pad", on=Map, attributes=("mode", "pads", "value"))
 def pad(site: Site) -> Outcome:
-    """Constant amounts stay; on spatial axes they are padding as a Conv's is."""
+    """Constant amounts stay; on spatial axes they are padding as a Conv's is.
+
+    Where the result meets a map of its size, it is padded to the size of that: a skip connection of an odd size.
+    https://onnx.ai/onnx/operators/onnx__Pad.html
+    """
     view = site.views[0]
     assert isinstance(view, Map)
     rank = len(site.shape_in())
@@ -186,9 +192,35 @@ def pad(site: Site) -> Outcome:
     taints: frozenset[Taint] = frozenset([site.taint("padding")] if touched else [])
     if view.trace.windows and any(begin[axis] or end[axis] for axis in view.spatial):
         return site.refuse("pools-then-convolves", "pads what a global pool left")
-    site.keep()
+    sister = _padded_like(site, view, begin, end)
+    if sister is None:
+        site.keep()
+    else:
+        taints |= {site.taint(PADDED)}
+        _pad_to(site, view, sister, begin)
     trace = Trace(fields, view.trace.taints | taints, view.trace.windows, view.trace.pools, view.trace.dropped)
     return site.maps(trace, view.spatial)
+
+
+def _padded_like(site: Site, view: Map, begin: Sequence[int], end: Sequence[int]) -> Map | None:
+    """A map of the same stride that the padded one meets. A pad that adds channels too is no matter of size."""
+    channels = any(begin[axis] or end[axis] for axis in range(len(begin)) if axis not in view.spatial)
+    if channels or site.opset < 11 or view.trace.windows or not contiguous(view) or min(begin) < 0:
+        return None
+    strides = [field.stride for field in view.trace.fields]
+    met = sisters(site, view, view.spatial)
+    return next((item for item in met if [field.stride for field in item.trace.fields] == strides), None)
+
+
+def _pad_to(site: Site, view: Map, sister: Map, begin: Sequence[int]) -> None:
+    """The same amounts before the map, as they keep it in its place, and behind it what is missing to the sister."""
+    draft, first, last = site.draft, min(view.spatial), max(view.spatial) + 1
+    own, wanted = (emit.dims(draft, item.tensor, first, last) for item in (view, sister))
+    before = draft.constant(list(begin[first:last]), "pads")
+    missing = draft.emit("Sub", [draft.emit("Sub", [wanted, own]), before])
+    rest = [0] * (len(begin) - last)
+    amounts = emit.numbers(draft, [*begin, *[0] * first, missing, *rest])
+    site.keep([view.tensor, amounts, *site.tensors()[2:3]])
 
 
 def _pad_amounts(site: Site, rank: int) -> tuple[list[int], list[int]] | None:
