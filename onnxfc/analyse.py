@@ -110,8 +110,10 @@ def _objections(state: State, reading: Sequence[Image], traces: Sequence[Trace])
     refusals = drop_refusals(state, traces)
     if refusals:
         return tuple(refusals)
-    if not traces or (not state.replacements and _is_free(state, reading)):
-        return (_nothing(state),)
+    if not traces:
+        return (_nothing(state, "no FC layer and no global pool depends on the image"),)
+    if not state.replacements and _is_free(state, reading):
+        return (_nothing(state, "no node of it is locked to one image size, and its dims are open already"),)
     cut = any(set(boundary.extent) != {1} for trace in traces for boundary in trace.windows)
     if not state.replacements and cut and any(trace.places for trace in traces):
         return (_whole_windows(state),)
@@ -140,13 +142,13 @@ def _whole_windows(state: State) -> Refusal:
 _NO_HEAD = "nothing in it is made for one image size"
 
 
-def _nothing(state: State) -> Refusal:
+def _nothing(state: State, why: str) -> Refusal:
     kinds: dict[str, int] = {}
     for position in state.graph.live:
         op_type = state.graph.nodes[position].op_type
         kinds[op_type] = kinds.get(op_type, 0) + 1
     seen = ", ".join(f"{count} {name}" for name, count in sorted(kinds.items(), key=lambda item: -item[1])[:6])
-    return Refusal("no-head", "", f"no FC layer and no global pool depends on the image; it has {seen}", _NO_HEAD)
+    return Refusal("no-head", "", f"{why}; it has {seen}", _NO_HEAD)
 
 
 def claim_of(found: Analysis, sizing: Sizing) -> Claim:

@@ -265,3 +265,40 @@ def test_smallest_image_that_a_reflection_takes(opset: int, amount: int, smalles
     for size in ((smallest - 1, 32), (32, smallest - 1)):
         with pytest.raises(Exception, match="reflect"):
             run(done, image=np.zeros((1, 2, *size), np.float32))
+
+
+def test_count_of_places_is_context() -> None:
+    """How many places are positive, as an integer: at other sizes as many as there would be in a native image."""
+
+    def body(net: Net, tensor: str) -> str:
+        counted = net.op("Cast", net.op("Greater", tensor, net.const(0.0)), to=7)
+        count = net.op("Cast", net.axes("ReduceSum", counted, [2, 3], keepdims=1), to=1)
+        return flat(net, net.op("Mul", tensor, net.op("Mul", count, net.const(0.1))), FEATURES)
+
+    done = rewrite(bodied(body))
+    assert {item.partition(":")[0] for item in done.claim.blame} == {"context"}
+    native = run(done, image=np.ones((1, 2, 11, 9), np.float32))
+    larger = run(done, image=np.ones((1, 2, 41, 39), np.float32))
+    np.testing.assert_allclose(larger, np.broadcast_to(native, larger.shape), rtol=1e-5)
+
+
+def test_sum_divided_by_a_shape_is_a_mean_at_any_size() -> None:
+    """As a gate of an image of any size whose head's pool stays global."""
+    net = Net()
+    tensor = net.op("Relu", net.conv(net.input("image", (1, 2, "h", "w")), 2, 3))
+    dims = net.op("Slice", net.op("Shape", tensor), net.ints(2), net.ints(4), net.ints(0))
+    count = net.op("Cast", net.op("ReduceProd", dims, keepdims=0), to=1)
+    gate = net.op("Sigmoid", net.op("Div", net.axes("ReduceSum", tensor, [2, 3], keepdims=1), count))
+    pooled = net.axes("ReduceMean", net.op("Mul", tensor, gate), [2, 3], keepdims=0)
+    done = rewrite(net.model(net.fc(pooled, 3, M)), options=RewriteOptions(size=(11, 9), global_pool="keep"))
+    native = run(done, image=np.ones((1, 2, 11, 9), np.float32))
+    np.testing.assert_allclose(run(done, image=np.ones((1, 2, 41, 39), np.float32)), native, rtol=1e-5)
+
+
+def test_network_that_takes_any_size_already() -> None:
+    """It has a global pool that depends on the image: the reason is that nothing in it must change."""
+    net = Net()
+    tensor = net.conv(net.input("image", (1, 2, "h", "w")), 2, 3)
+    gate = net.op("Sigmoid", net.op("GlobalAveragePool", tensor))
+    found = refusal(net.model(net.op("Mul", tensor, gate)), size=(11, 9))
+    assert (found.code, found.reason.partition(",")[0]) == ("no-head", "no node of it is locked to one image size")

@@ -14,7 +14,7 @@ import numpy as np
 from onnxfc import emit
 from onnxfc.lift import beside_batch, boundary, channels_first, places_of, simplest, to_scores, to_window, untransposed
 from onnxfc.receptive_field import Field
-from onnxfc.rules.sums import grows, steady
+from onnxfc.rules.sums import FLOATS, grows, steady
 from onnxfc.rules.table import rule
 from onnxfc.site import Outcome, Site, axes_of, extent_of
 from onnxfc.views import Context, Index, Map, ScoreMap, Source, Trace, View, Window
@@ -102,6 +102,11 @@ def global_pool(site: Site, view: Map, kind: str, keepdims: bool) -> Outcome:
     extent = extent_of(site, view)
     if site.role == "context" or (site.state.global_pool == "keep" and not view.trace.windows):
         return _kept_global(site, view, kind, extent)
+    if kind in {"Average", "Sum"} and site.draft.spec(view.tensor).dtype not in FLOATS:
+        site.state.blocked.add(site.label)  # perhaps it is context
+        return site.refuse(
+            "unsupported-reduction", "sums up integers, of which onnxruntime has no average over windows"
+        )
     source = untransposed(site, view)
     if site.state.global_pool == "drop" and not view.trace.windows:
         if kind != "Average":
@@ -126,7 +131,7 @@ def _after(site: Site, kind: str, extent: tuple[int, ...], trace: Trace) -> str:
 
 def _kept_global(site: Site, view: Map, kind: str, extent: tuple[int, ...]) -> Outcome:
     """The same vector from an image of any size."""
-    if kind == "Sum" and site.role != "context":
+    if kind == "Sum" and site.role != "context" and grows(site):
         return site.refuse("sum-over-image", "is a sum, which grows with the image", "use --global-pool window")
     if site.op_type in {"AveragePool", "MaxPool"}:
         site.draft.emit(f"Global{kind}Pool", [view.tensor], site.node.output[0], instead=site.node)

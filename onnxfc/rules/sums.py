@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from onnx import TensorProto
+
 from onnxfc import emit
 from onnxfc.graph import inputs_of
 from onnxfc.site import Site
 
 _SUMS = {"ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2"}
 _SIZES = {"Shape", "Size"}
+FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
 _NEAR = 12
 
 
@@ -49,13 +52,20 @@ def _of_size(site: Site, name: str) -> bool:
 def steady(site: Site, tensor: str, axes: Sequence[int], keepdims: bool) -> None:
     """The node's output as the mean over the places times their native number, which at the native size is the sum."""
     draft, output = site.draft, site.node.output[0]
+    dtype = draft.spec(tensor).dtype
+    whole = dtype not in FLOATS  # a count: onnxruntime has no mean of integers
+    if whole:
+        tensor = draft.emit("Cast", [tensor], to=TensorProto.DOUBLE)
     count = math.prod(site.shape_in()[axis] for axis in axes)
     if site.op_type == "ReduceL1":
         tensor = draft.emit("Abs", [tensor])
     elif site.op_type in {"ReduceL2", "ReduceSumSquare"}:
         tensor = draft.emit("Mul", [tensor, tensor])
     mean = emit.reduce(draft, "ReduceMean", tensor, axes, keepdims)
-    last = output if site.op_type != "ReduceL2" else ""
-    total = draft.emit("Mul", [mean, emit.scalar(draft, float(count), mean)], last)
-    if not last:
-        draft.emit("Sqrt", [total], output)
+    root = site.op_type == "ReduceL2"
+    total = draft.emit("Mul", [mean, emit.scalar(draft, float(count), mean)], "" if root or whole else output)
+    if root:
+        total = draft.emit("Sqrt", [total], "" if whole else output)
+    if whole:
+        half = draft.emit("Add", [total, emit.scalar(draft, 0.5, mean)])
+        draft.emit("Cast", [draft.emit("Floor", [half])], output, to=dtype)
