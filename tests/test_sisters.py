@@ -78,6 +78,9 @@ def test_skip_connections_meet_at_every_size(native: Pixels, late: bool, joined:
     """By scales of 2 a map of 17 would meet one of 16 at 33 pixels."""
     done = rewrite(skips(native, joined, late), check_options=CHECK)
     assert done.claim.size_step == (1, 1)
+    assert done.parity is not None
+    grown = [n - own for size in done.parity.window.sizes for n, own in zip(size, native, strict=True)]
+    assert any(more % 4 for more in grown)  # the proof ran off the grid
     for size in ((33, 33), (34, 39), (37, 35), (64, 41)):
         compare(done, size, skips(size, joined, late))
 

@@ -31,14 +31,14 @@ def sisters(site: Site, view: Map, axes: Sequence[int]) -> Iterator[Map]:
 
     They are those that are computed already: where the sister itself is not, a map of its size before it.
     """
-    names, seen = [site.node.output[0]], {site.node.output[0]}
+    names, seen, looked = [site.node.output[0]], {site.node.output[0]}, set[str]()
     for name in names:
         for node in _readers(site, name):
             if node.op_type not in _ALONG or not _same(site, node.output[0], axes):
                 continue
             if node.op_type == "Concat" or node.op_type in BROADCAST:
                 others = [other for other in node.input if other not in seen]
-                yield from (found for other in others for found in _before(site, other, axes) if _fits(view, found))
+                yield from (found for found in _before(site, others, axes, looked) if _fits(view, found))
             if node.output[0] not in seen:
                 seen.add(node.output[0])
                 names.append(node.output[0])
@@ -55,18 +55,19 @@ def _same(site: Site, name: str, axes: Sequence[int]) -> bool:
     return shape is not None and len(shape) == len(own) and all(shape[axis] == own[axis] for axis in axes)
 
 
-def _before(site: Site, name: str, axes: Sequence[int]) -> Iterator[Map]:
-    """The map itself if it is known, else those of its size that it is computed from."""
-    names = [name]
+def _before(site: Site, others: Sequence[str], axes: Sequence[int], looked: set[str]) -> Iterator[Map]:
+    """The maps themselves if they are known, else those of their size that they are computed from; each once."""
+    names = list(others)
     for item in names:
-        if not _same(site, item, axes) or item == site.node.output[0]:
+        if item in looked or not _same(site, item, axes) or item == site.node.output[0]:
             continue
+        looked.add(item)
         view = site.state.views.get(item)
         if isinstance(view, Map):
             yield view
         node = site.state.graph.producers.get(item)
         if view is None and node is not None and node.op_type in _ALONG:
-            names.extend(other for other in node.input if other not in names)
+            names.extend(node.input)
 
 
 def _fits(view: Map, other: Map) -> bool:
