@@ -14,7 +14,7 @@ from onnxfc.claim import Boundary
 from onnxfc.draft import Draft
 from onnxfc.errors import Refusal
 from onnxfc.site import Site, extent_of
-from onnxfc.views import Context, Fixed, Index, Map, ScoreMap, Source, View, Window
+from onnxfc.views import Context, Fixed, Index, Map, ScoreMap, Source, Trace, View, Window
 
 UNROLLED = 1 << 26
 """Elements that windows unrolled may have at twice the native size: a quarter of a gigabyte in float32."""
@@ -233,6 +233,12 @@ def all_scores(site: Site, views: Sequence[View | None]) -> list[ScoreMap] | Ref
 def beside_batch(axis: int, batch_axis: int) -> int:
     """Where a feature axis of the original, which has its batch on ``batch_axis``, stands in a score map."""
     return axis + (axis < batch_axis)
+
+
+def around_batch(site: Site, trace: Trace, batch_axis: int) -> ScoreMap:
+    """The node's output as a score map whose original has its batch on this axis."""
+    shape = site.shape_out()
+    return ScoreMap(site.node.output[0], shape[:batch_axis] + shape[batch_axis + 1 :], trace, batch_axis)
 
 
 def beside_windows(site: Site) -> Refusal | None:

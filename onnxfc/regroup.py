@@ -101,7 +101,7 @@ def trace_of(site: Site, trace: Trace, groups: Groups) -> Trace:
             finer = True
             field = field.resampled(Fraction(size), Fraction(1, size) - 1, Fraction(0))
         fields.append(field)
-    made = Trace(tuple(fields), trace.taints, trace.windows, trace.pools, trace.dropped)
+    made = replace(trace, fields=tuple(fields))
     return made.tainted(site.taint("resampling")) if finer else made
 
 

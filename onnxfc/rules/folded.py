@@ -166,8 +166,8 @@ def arithmetic(site: Site) -> Outcome | None:
         if isinstance(view, Context):
             joined |= view.trace.pools
             site.turns_out(view.trace, "context")
-            trace = Trace(trace.fields, trace.taints | view.trace.taints, trace.windows, trace.pools | view.trace.pools)
-            trace = trace.tainted(site.taint("context"))
+            trace = replace(trace, pools=trace.pools | view.trace.pools)
+            trace = trace.tainted(site.taint("context"), *view.trace.taints)
     site.keep([tensor for tensor in inputs if tensor is not None])
     bounds = frozenset().union(*(view.bounds for view in maps))
     return [replace(first, tensor=site.node.output[0], trace=trace, bounds=bounds, window=None, joined=joined)]

@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxfc import emit
 from onnxfc.errors import Refusal
-from onnxfc.lift import all_scores, beside_batch, meet, simplest, spread
+from onnxfc.lift import all_scores, around_batch, beside_batch, meet, simplest, spread
 from onnxfc.rules.indexing import look_up
 from onnxfc.rules.table import rule
 from onnxfc.rules.wrap import pieces_joined
@@ -34,8 +34,9 @@ _MOVE_ATTRIBUTES = (*("allowzero", "axes", "axis", "ends", "num_outputs", "perm"
 @rule(*_MOVES, "Unsqueeze", on=Window, attributes=_MOVE_ATTRIBUTES)
 def move_windows(site: Site) -> Outcome:
     """The node's effect on the places of the features."""
-    axis = positive(int(site.attrs.get("axis", 0)), len(site.shape_out()))
-    wrapped = pieces_joined(site, axis) if site.op_type == "Concat" and not site.swallowed else None
+    wrapped = None
+    if site.op_type == "Concat" and not site.swallowed:
+        wrapped = pieces_joined(site, positive(int(site.attrs["axis"]), len(site.shape_out())))
     if wrapped is not None and (isinstance(wrapped, list) or any(isinstance(view, Map) for view in site.views)):
         return wrapped
     views: list[View | None] = []
@@ -231,7 +232,7 @@ def _unsqueeze(site: Site, scores: Sequence[ScoreMap], trace: Trace) -> Outcome:
     old = [axis for axis in range(rank) if axis not in axes]
     batch_axis = old[view.batch_axis or 0]
     emit.unsqueeze(site.draft, view.tensor, [beside_batch(axis, batch_axis) for axis in axes], site.node.output[0])
-    return [_around(site, trace, batch_axis)]
+    return [around_batch(site, trace, batch_axis)]
 
 
 def _squeeze(site: Site, scores: Sequence[ScoreMap], trace: Trace) -> Outcome:
@@ -241,13 +242,7 @@ def _squeeze(site: Site, scores: Sequence[ScoreMap], trace: Trace) -> Outcome:
         return _reshape(site, scores, trace)
     own = [beside_batch(axis, view.batch_axis) for axis in axes]
     emit.squeeze(site.draft, view.tensor, own, site.node.output[0])
-    return [_around(site, trace, view.batch_axis - sum(axis < view.batch_axis for axis in axes))]
-
-
-def _around(site: Site, trace: Trace, batch_axis: int) -> ScoreMap:
-    """The node's output as a score map whose original has its batch on this axis."""
-    shape = site.shape_out()
-    return ScoreMap(site.node.output[0], shape[:batch_axis] + shape[batch_axis + 1 :], trace, batch_axis)
+    return [around_batch(site, trace, view.batch_axis - sum(axis < view.batch_axis for axis in axes))]
 
 
 def _concat(site: Site, scores: Sequence[ScoreMap], trace: Trace) -> Outcome:
@@ -257,7 +252,7 @@ def _concat(site: Site, scores: Sequence[ScoreMap], trace: Trace) -> Outcome:
     if axis == batch_axis or len(scores) != len(site.node.input) or len(batch_axes) > 1:
         return site.refuse("concat-fixed", "puts something else than features of the same images together")
     site.keep([view.tensor for view in scores], axis=beside_batch(axis, batch_axis))
-    return [_around(site, trace, batch_axis)] if batch_axis else site.score_maps(trace)
+    return [around_batch(site, trace, batch_axis)] if batch_axis else site.score_maps(trace)
 
 
 def _gather(site: Site, scores: Sequence[ScoreMap], trace: Trace) -> Outcome:

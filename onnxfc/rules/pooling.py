@@ -12,7 +12,17 @@ from dataclasses import replace
 import numpy as np
 
 from onnxfc import emit
-from onnxfc.lift import beside_batch, boundary, channels_first, places_of, simplest, to_scores, to_window, untransposed
+from onnxfc.lift import (
+    around_batch,
+    beside_batch,
+    boundary,
+    channels_first,
+    places_of,
+    simplest,
+    to_scores,
+    to_window,
+    untransposed,
+)
 from onnxfc.receptive_field import Field
 from onnxfc.rules.sums import FLOATS, grows, steady
 from onnxfc.rules.table import rule
@@ -299,6 +309,4 @@ def reduce_features(site: Site) -> Outcome:
     if not batch_axis:
         return site.score_maps(scores.trace)
     batch_axis -= 0 if keepdims else sum(axis < batch_axis for axis in axes)
-    shape = site.shape_out()
-    features = shape[:batch_axis] + shape[batch_axis + 1 :]
-    return [ScoreMap(site.node.output[0], features, scores.trace, batch_axis)]
+    return [around_batch(site, scores.trace, batch_axis)]
