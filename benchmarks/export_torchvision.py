@@ -16,6 +16,7 @@ import gc
 import importlib
 import importlib.util
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -49,7 +50,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "efficientnet_v2": ("efficientnet_v2_s", "efficientnet_v2_m", "efficientnet_v2_l"),
     "regnet": (
         *(f"regnet_x_{size}" for size in ("400mf", "800mf", "1_6gf", "3_2gf", "8gf", "16gf", "32gf")),
-        *(f"regnet_y_{size}" for size in ("400mf", "800mf", "1_6gf", "3_2gf", "8gf", "16gf", "32gf")),
+        *(f"regnet_y_{size}" for size in ("400mf", "800mf", "1_6gf", "3_2gf", "8gf", "16gf", "32gf", "128gf")),
     ),
     "convnext": ("convnext_tiny", "convnext_small", "convnext_base", "convnext_large"),
     # Transformers, which a rewriter has to refuse.
@@ -128,9 +129,14 @@ def export_dynamo(model: nn.Module, image: torch.Tensor, path: Path, dynamic_bat
         input_names=["input"],
         output_names=["output"],
         dynamic_shapes=shapes,
-        external_data=False,
+        external_data=_too_large(model),
         verbose=False,
     )
+
+
+def _too_large(model: nn.Module) -> bool:
+    """Whether the weights do not fit into one protobuf; torch's older exporter sees to it on its own."""
+    return sum(p.numel() * p.element_size() for p in model.parameters()) > 2e9
 
 
 EXPORT: dict[str, Callable[[nn.Module, torch.Tensor, Path, bool], None]] = {
@@ -141,13 +147,11 @@ EXPORT: dict[str, Callable[[nn.Module, torch.Tensor, Path, bool], None]] = {
 
 @contextmanager
 def _partial(path: Path) -> Iterator[Path]:
-    """Write beside ``path`` and move there when done, so that a file that exists is complete."""
-    part = path.with_suffix(".part")
-    try:
-        yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    """Write elsewhere and move to ``path``'s folder when done, so that a file that exists is complete."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        yield Path(folder) / path.name
+        for part in sorted(Path(folder).iterdir(), key=lambda item: item.name == path.name):
+            part.replace(path.parent / part.name)
 
 
 def _run(path: Path, batch: np.ndarray, threads: int) -> np.ndarray:
