@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -90,14 +91,15 @@ def _files(folder: Path, match: str, interpreter: str, wanted: dict[str, str], d
         names = subprocess.run(listed, check=True, capture_output=True, text=True).stdout.split() if words else []
         for name in names:
             known = [Path(f"{stem}.onnx") for stem in sorted(done) if stem.split(".")[0] == name]
-            if (
-                not known
-                and subprocess.run([*script, "--out", str(folder), "--models", name], stdout=sys.stderr).returncode
-            ):
-                click.echo(f"| {name} | {source} | | not exported | | | | |")
-            for path in known or sorted(folder.glob(f"{name}.*.onnx")):
-                yield path
-                (folder / path.name).unlink(missing_ok=True)
+            yield from known or _exported(folder, name, source, [*script, "--models", name])
+
+
+def _exported(folder: Path, name: str, source: str, script: list[str]) -> Iterator[Path]:
+    """One network's files, with what lies beside them, as long as they are looked at."""
+    with tempfile.TemporaryDirectory(dir=folder) as own:
+        if subprocess.run([*script, "--out", own], stdout=sys.stderr).returncode:
+            click.echo(f"| {name} | {source} | | not exported | | | | |")
+        yield from sorted(Path(own).glob(f"{name}.*.onnx"))
 
 
 def _row(path: Path, samples: int) -> Row:
