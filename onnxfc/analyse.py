@@ -10,15 +10,16 @@ from onnxfc.claim import PREFIX, Boundary, Claim, ImageInput, Output
 from onnxfc.cut import begin_at
 from onnxfc.errors import NothingToRewrite, Refusal
 from onnxfc.geometry import Geometry, Grid, grid_of, slack_of
-from onnxfc.graph import Graph
+from onnxfc.graph import Graph, inputs_of, label
 from onnxfc.images import Image, images, inner_image, native_inputs
 from onnxfc.inline import inlined
 from onnxfc.model_file import ModelFile
 from onnxfc.outputs import Form, drop_refusals, finish
+from onnxfc.periods import period_of
 from onnxfc.receptive_field import Field
 from onnxfc.site import LEAVE, GlobalPool, State
 from onnxfc.sizing import Sizing
-from onnxfc.views import Map, Trace
+from onnxfc.views import Trace
 from onnxfc.walk import native_specs, walk
 
 
@@ -110,6 +111,9 @@ def _objections(state: State, reading: Sequence[Image], traces: Sequence[Trace])
     refusals = drop_refusals(state, traces)
     if refusals:
         return tuple(refusals)
+    shifted = _shifted(state)
+    if shifted is not None:
+        return (shifted,)
     if not traces:
         return (_nothing(state, "no FC layer and no global pool depends on the image"),)
     if not state.replacements and _is_free(state, reading):
@@ -122,6 +126,18 @@ def _objections(state: State, reading: Sequence[Image], traces: Sequence[Trace])
     return ()
 
 
+def _shifted(state: State) -> Refusal | None:
+    """A map that is padded as it was natively, beside something that reckons with what the padding was at any size."""
+    draft = state.draft
+    for node in draft.prune(state.graph.outputs) if state.frozen else ():
+        read = [draft.specs[name] for name in inputs_of(node) if name in draft.specs]
+        rests = any(spec.values is not None and len(spec.values) > draft.probes for spec in read)
+        if rests and all(draft.specs[name].values is None for name in node.output if name in draft.specs):
+            why = f"is padded to whole blocks on both sides, and {label(node)} takes account of it"
+            return Refusal("unknown-pads", state.frozen[0], f"the map {why}", LEAVE)
+    return None
+
+
 def _is_free(state: State, reading: Sequence[Image]) -> bool:
     """Whether the image's dims are open already and no node had to change for it."""
     dims = {info.name: info.type.tensor_type.shape.dim for info in state.graph.inputs}
@@ -131,6 +147,10 @@ def _is_free(state: State, reading: Sequence[Image]) -> bool:
 
 def _whole_windows(state: State) -> Refusal:
     """No FC layer and no pool sums up the features of a window: what made windows of the map?"""
+    for node in state.graph.nodes:
+        if label(node) in state.pieces:
+            why = f"{node.op_type} cuts a piece out of the map of the native size, and no FC layer or pool reads it"
+            return Refusal("cut-out", label(node), why, LEAVE)
     if not state.notes:
         why = "its outputs are the flattened map itself: no FC layer and no global pool reads it"
         return Refusal("no-head", "", why, _NO_HEAD)
@@ -161,7 +181,7 @@ def claim_of(found: Analysis, sizing: Sizing) -> Claim:
     native = found.reading[0].size
     fields = _cell_fields(cell)
     stride = tuple(max(1, math.ceil(item.stride)) for item in fields)
-    period = period_of(found.state)
+    period = period_of(found.state, sizing, native)
     claim = Claim(
         native_size=native,
         stride=stride,
@@ -219,13 +239,6 @@ def _with_fields(found: Analysis) -> tuple[Output, ...]:
             )
         made.append(output)
     return tuple(made)
-
-
-def period_of(state: State) -> tuple[int, ...]:
-    """Pixels per axis by which an image is moved so that every trunk tensor moves by whole elements."""
-    fields = [view.trace.fields for view in state.views.values() if isinstance(view, Map)]
-    full = [axes for axes in fields if len(axes) == state.rank]  # others are pooled along one axis
-    return tuple(math.lcm(*(field.stride.numerator for field in axis)) for axis in zip(*full, strict=True))
 
 
 def map_at_twice(claim: Claim, sizing: Sizing) -> tuple[int, ...]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -11,7 +12,11 @@ from onnx import helper, numpy_helper
 
 from onnxfc.graph import Graph, inputs_of, remarks, unused_name
 from onnxfc.model_file import ModelFile
+from onnxfc.offgrid import OffGrid, may_follow
 from onnxfc.specs import SMALL, Array, Inference, InferenceFailed, Shape, Spec, of_array
+
+if TYPE_CHECKING:
+    from onnxfc.images import Image
 
 
 class Draft:
@@ -20,7 +25,9 @@ class Draft:
     ``final`` are the outputs that have their tensors already, ``renamed`` what tensors were called before.
     """
 
-    def __init__(self, model: ModelFile, graph: Graph, inference: Inference, probes: int) -> None:
+    def __init__(
+        self, model: ModelFile, graph: Graph, inference: Inference, probes: int, images: Sequence[Image]
+    ) -> None:
         self.model = model
         self.graph = graph
         self.probes = probes
@@ -28,6 +35,7 @@ class Draft:
         self.specs: dict[str, Spec] = {}
         self.tensors: dict[str, onnx.TensorProto] = {}
         self.inference = inference
+        self._off_grid = OffGrid(inference, images)
         self._names = graph.names()
         self._node_names = {node.name for node in graph.nodes}
         self._drafted: set[str] = set()
@@ -93,11 +101,24 @@ class Draft:
         return name
 
     def _append(self, node: onnx.NodeProto) -> None:
-        found = self.inference.infer(node, [self.spec(name) if name else None for name in node.input], self.probes)
+        inputs = [self.spec(name) if name else None for name in node.input]
+        found = self.inference.infer(node, inputs, self.probes)
         self.nodes.append(node)
         for name, spec in zip(node.output, found, strict=True):
             if name and spec is not None:
                 self.specs[name] = spec
+        if may_follow(node, inputs, self.probes):
+            for name in filter(None, node.output):
+                self.specs[name] = self._settled(name)
+
+    def _settled(self, name: str) -> Spec:
+        """The spec of a tensor; where its value is the same at all probes, but not elsewhere, with those values too."""
+        spec = self.specs[name]
+        if spec.values is None or spec.constant is None:
+            return spec
+        elsewhere = self._off_grid.values(name, self.nodes, self.specs)
+        found = replace(spec, values=(*spec.values, *elsewhere))
+        return spec if found.constant is not None else found
 
     def append_unknown(self, node: onnx.NodeProto) -> None:
         """Append a node of which shape inference knows nothing."""

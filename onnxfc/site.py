@@ -41,6 +41,8 @@ class State:
     ``single``: the batch is 1 and stays so. ``rank``: how many spatial axes images have; ``image_shapes``: the image
     at every probe. ``reached``: how many nodes it visited before the first refusal. ``blocked``: the pools from which
     something descends that was refused. ``conditions`` of Ifs that were refused, but are the same at every size.
+    ``frozen``: nodes that keep what was computed for the native size. ``pieces``: nodes that cut a head's part out of
+    a map.
     """
 
     graph: Graph
@@ -58,6 +60,8 @@ class State:
     not_affine: list[Refusal] = field(default_factory=list)
     conditions: dict[str, bool] = field(default_factory=dict)
     blocked: set[str] = field(default_factory=set)
+    frozen: list[str] = field(default_factory=list)
+    pieces: set[str] = field(default_factory=set)
     reached: int = 0
     refused: bool = False
 
@@ -86,9 +90,23 @@ class Site:
                     views[position] = Fixed(self.draft.constant(native[0], "native"))
         self.views = tuple(views)
 
+    def freeze(self, position: int) -> None:
+        """Give an input the value that it has at the native size."""
+        native = self.constant(position)
+        assert native is not None
+        frozen = Fixed(self.draft.constant(native, "native"))
+        self.views = (*self.views[:position], frozen, *self.views[position + 1 :])
+        self.state.frozen.append(self.label)
+
+    def same_on_grid(self, position: int) -> bool:
+        """Whether an input's value is known and the same at every image size of the stride grid."""
+        view = self.views[position]
+        values = self.draft.spec(view.tensor).values if isinstance(view, Fixed) else None
+        return values is not None and all(np.array_equal(value, values[0]) for value in values[: self.draft.probes])
+
     def follows_size(self, position: int) -> bool:
         """Whether an input is a value that was computed from the image's size."""
-        view = self.views[position]
+        view = self.views[position] if position < len(self.views) else None
         if not isinstance(view, Fixed):
             return False
         spec = self.draft.spec(view.tensor)
@@ -97,7 +115,11 @@ class Site:
     def _follows_batch(self, values: Sequence[Array]) -> bool:
         """Whether a computed value is as large as the batch is, or the same: the image's size has no part in it."""
         batches = [shape[0] for shape in self.state.image_shapes]
-        if len(set(batches)) == 1 or any(value.shape != values[0].shape for value in values):
+        if (
+            len(set(batches)) == 1
+            or len(values) != len(batches)
+            or any(value.shape != values[0].shape for value in values)
+        ):
             return False
         pairs = list(zip(values, batches, strict=True))
         return all(bool(np.all((v == values[0]) | (v * batches[0] == values[0] * b))) for v, b in pairs)
@@ -151,7 +173,9 @@ class Site:
     def weights(self, name: str) -> Array | None:
         """The value of a Fixed tensor that is an initializer of the original (not overridable) or a known constant."""
         graph = self.state.graph
-        if name in graph.overridable:
+        if name in graph.overridable or any(
+            self.node.input[position] == name and self.follows_size(position) for position in range(len(self.views))
+        ):
             return None
         if name in graph.initializers:
             return self.draft.model.array(graph.initializers[name])

@@ -8,7 +8,7 @@ import onnx
 
 from onnxfc.draft import Draft
 from onnxfc.images import Image
-from onnxfc.specs import InferenceFailed, Shape, Spec, kind_of
+from onnxfc.specs import Array, InferenceFailed, Shape, Spec, kind_of
 
 
 class Sizing:
@@ -21,16 +21,27 @@ class Sizing:
         made = {name for node in nodes for name in node.output}
         self._native = {name: spec.native for name, spec in draft.specs.items() if spec.shapes is not None}
         self._given = {name: _first(spec) for name, spec in draft.specs.items() if name not in made}
-        self._known: dict[tuple[int, ...], dict[str, Shape] | None] = {}
+        self._known: dict[tuple[int, ...], dict[str, Spec | None] | None] = {}
 
     def shapes(self, size: Sequence[int]) -> dict[str, Shape] | None:
         """Shapes of all tensors for images of ``size`` pixels; None where the graph cannot take that size."""
+        specs = self._at(size)
+        if specs is None:
+            return None
+        return {name: spec.shapes[0] for name, spec in specs.items() if spec is not None and spec.shapes is not None}
+
+    def values(self, size: Sequence[int]) -> dict[str, Array]:
+        """Small values that are computed from the image's size, for images of ``size`` pixels."""
+        specs = (self._at(size) or {}).items()
+        return {name: spec.values[0] for name, spec in specs if spec is not None and spec.values is not None}
+
+    def _at(self, size: Sequence[int]) -> dict[str, Spec | None] | None:
         key = tuple(size)
         if key not in self._known:
             self._known[key] = self._inferred(key)
         return self._known[key]
 
-    def _inferred(self, size: Sequence[int]) -> dict[str, Shape] | None:
+    def _inferred(self, size: Sequence[int]) -> dict[str, Spec | None] | None:
         specs: dict[str, Spec | None] = dict(self._given)
         for image in self._images:
             specs[image.name] = Spec(image.dtype, (image.resized(size),))
@@ -42,7 +53,7 @@ class Sizing:
                 specs.update(zip(node.output, found, strict=True))
         except InferenceFailed:
             return None
-        return {name: spec.shapes[0] for name, spec in specs.items() if spec is not None and spec.shapes is not None}
+        return specs
 
     def step(self, native: Sequence[int], stride: Sequence[int]) -> tuple[int, ...]:
         """1 where the graph takes sizes off the stride grid too, else the stride: legal sizes are native + k * step.

@@ -65,7 +65,8 @@ _RANDOM = {
 class Spec:
     """Element type, the shape at every probe, and the value at every probe where it is known.
 
-    ``shapes`` is None where inference could not tell.
+    ``shapes`` is None where inference could not tell. There are more values than probes where a value that is the same
+    at all of them is another one at sizes off their grid.
     """
 
     dtype: int

@@ -121,16 +121,17 @@ def walk(
         blocked = state.blocked - roles.keys()
         if not blocked:
             return state
-        guess = once({**_of_kind(graph, blocked), **roles}).found
+        guess = once({**_of_kind(graph, blocked, state.pieces), **roles}).found
         if not blocked <= guess.keys():
             return state
         roles = {**guess, **roles}
 
 
-def _of_kind(graph: Graph, names: set[str]) -> dict[str, Role]:
-    """All nodes of the operators of those named, as context."""
-    kinds = {node.op_type for node in graph.nodes if label(node) in names}
-    return {label(node): "context" for node in graph.nodes if node.op_type in kinds}
+def _of_kind(graph: Graph, names: set[str], pieces: set[str]) -> dict[str, Role]:
+    """All pools of the operators of those named, as context; pieces of the map as the trunk's, each for itself."""
+    kinds = {node.op_type for node in graph.nodes if label(node) in names - pieces}
+    roles: dict[str, Role] = {label(node): "context" for node in graph.nodes if node.op_type in kinds}
+    return roles | dict.fromkeys(names & pieces, "local")
 
 
 def _start(
@@ -143,7 +144,7 @@ def _start(
     inference: Inference,
 ) -> State:
     probes = len(images[0].probes())
-    draft = Draft(model, graph, inference, probes)
+    draft = Draft(model, graph, inference, probes, images)
     single = all(image.shape[0] == 1 and not image.free_batch for image in images)
     state = State(graph, draft, native, global_pool, roles, single, len(images[0].spatial), images[0].probes())
     for name, tensor in graph.initializers.items():
@@ -165,7 +166,8 @@ def _visit(state: State, node: onnx.NodeProto) -> None:
     outcome = _inherited(state, node, refused) if refused else _outcome(state, node, views)
     if isinstance(outcome, Refusal):
         state.refused = True
-        state.blocked.update(*(view.trace.pools for view in views if isinstance(view, Lifted)))
+        pools = set[str]().union(*(view.trace.pools for view in views if isinstance(view, Lifted)))
+        state.blocked |= pools if outcome.code == "cut-out" else pools - state.pieces
         outcome = [Refused(outcome)] * len(node.output)
     state.reached += not state.refused
     state.views.update({name: view for name, view in zip(node.output, outcome, strict=True) if name})

@@ -30,13 +30,13 @@ LAYERS = (
     ("atomic", "storage", "views"),
     ("external",),
     ("saving",),
-    ("model_file",),
+    ("model_file", "offgrid"),
     ("draft", "runtime", "shapes", "match", "renaming"),
     ("emit", "site", "proof", "geometry"),
     ("lift", "weights", "images", "cut", "branches"),
     ("inline", "regroup"),
     ("rules", "sizing", "outputs", "assemble"),
-    ("walk",),
+    ("walk", "periods"),
     ("analyse",),
     ("by_value",),
     ("rewrite", "derive", "costs"),
@@ -51,7 +51,18 @@ LAYERS = (
 
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 REWRITING = {"walk", "rules", "rewrite", "draft", "emit", "lift", "site", "views", "weights", "outputs", "assemble"}
-REWRITING |= {"regroup", "analyse", "derive", "checking", "inspection", "geometry", "shapes", "match", "commands"}
+REWRITING |= {
+    "regroup",
+    "analyse",
+    "derive",
+    "checking",
+    "inspection",
+    "geometry",
+    "shapes",
+    "match",
+    "commands",
+    "offgrid",
+}
 REWRITING |= {"branches", "images", "cut", "inline", "sizing", "specs", "graph", "report", "cli", "receptive_field"}
 
 

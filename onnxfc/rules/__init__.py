@@ -19,6 +19,7 @@ from onnxfc.rules import (
     pooling,
     resample,
     sizes,
+    slices,
     trunk,
 )
 from onnxfc.rules.table import RULES, Rule, leading, rule
@@ -43,5 +44,6 @@ __all__ = [
     "resample",
     "rule",
     "sizes",
+    "slices",
     "trunk",
 ]

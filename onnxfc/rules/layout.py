@@ -1,4 +1,4 @@
-"""Movement of data on maps: Transpose, Reshape, Flatten, Concat, Split, Slice, Gather, Squeeze, Unsqueeze.
+"""Movement of data on maps: Transpose, Reshape, Flatten, Concat, Split, Gather, Squeeze, Unsqueeze.
 
 What leaves the spatial axes whole stays a map. What does not makes a window, whose index moves as the data would.
 """
@@ -6,19 +6,12 @@ What leaves the spatial axes whole stays a map. What does not makes a window, wh
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-
-import numpy as np
-from onnx import TensorProto
 
 from onnxfc import emit
 from onnxfc.lift import to_window, uniform
-from onnxfc.receptive_field import Pixels
 from onnxfc.regroup import groups_of, regroup
 from onnxfc.rules.folded import fold, turn
 from onnxfc.rules.movement import move
-from onnxfc.rules.sisters import CROPPED, sisters
 from onnxfc.rules.table import rule
 from onnxfc.rules.wrap import permuted, pieces_joined
 from onnxfc.site import Outcome, Site, axes_of, extent_of, positive, tensor_of
@@ -29,7 +22,7 @@ from onnxfc.views import Context, Fixed, Map, Trace, View
 @rule("Transpose", on=Map, attributes=("perm",))
 def transpose(site: Site) -> Outcome:
     """The spatial axes go where the permutation puts them."""
-    view = _map(site)
+    view = map_of(site)
     rank = len(site.shape_in())
     perm = list(site.attrs.get("perm") or range(rank - 1, -1, -1))
     if perm[0] != 0:
@@ -42,7 +35,7 @@ def transpose(site: Site) -> Outcome:
 @rule("Unsqueeze", on=Map, attributes=("axes",))
 def unsqueeze(site: Site) -> Outcome:
     """New channel axes of extent 1."""
-    view, rank = _map(site), len(site.shape_out())
+    view, rank = map_of(site), len(site.shape_out())
     axes = axes_of(site, 1, rank)
     if axes is None:
         return site.refuse("unknown-axes", "takes axes that are not constant")
@@ -56,7 +49,7 @@ def unsqueeze(site: Site) -> Outcome:
 @rule("Squeeze", on=Map, attributes=("axes",))
 def squeeze(site: Site) -> Outcome:
     """Channel axes of extent 1 go; spatial axes of native extent 1 become the window."""
-    view, shape = _map(site), site.shape_in()
+    view, shape = map_of(site), site.shape_in()
     axes = axes_of(site, 1, len(shape))
     if axes is None or {0, *view.spatial} & set(axes):
         return as_window(site)
@@ -137,7 +130,7 @@ def split(site: Site) -> Outcome:
 
 
 def _along(site: Site, axis: int) -> Outcome:
-    view = _map(site)
+    view = map_of(site)
     if axis == 0:
         return site.refuse("mixes-batch", "works along the batch")
     if axis in view.spatial:
@@ -146,115 +139,12 @@ def _along(site: Site, axis: int) -> Outcome:
     return site.maps(view.trace, view.spatial)
 
 
-@rule("Slice", on=Map, attributes=("axes", "ends", "starts"))
-def slice_(site: Site) -> Outcome:
-    """Some of the channels, or a border cut off and every n-th place kept.
-
-    A piece of the native size is a window's, unless it meets a map of its size further on: then it is a crop to that.
-
-    https://onnx.ai/onnx/operators/onnx__Slice.html
-    """
-    view = _map(site)
-    cuts = _cuts(site)
-    if cuts is None:
-        return site.refuse("unknown-axes", "takes bounds that are not constant")
-    if 0 in cuts and site.shape_in()[0] != site.shape_out()[0]:
-        return as_window(site)
-    baked = [axis for axis in view.spatial if _is_baked(site, axis, cuts.get(axis))]
-    sister = next(_cropped_like(site, view, baked), None) if baked else None
-    fields, changes = list(view.trace.fields), dict[int, int | str]()
-    for place, axis in enumerate(view.spatial):
-        start, end, step = cuts.get(axis, (0, _OPEN, 1))
-        if step < 0:
-            return site.refuse("flipped", "turns the map around: a cell would read the other end of the image")
-        if axis in baked and sister is not None:
-            end -= site.shape_in()[axis]
-            changes[axis] = _end_like(site, sister, axis, start, end)
-        elif start < 0 or axis in baked:
-            return as_window(site)
-        else:
-            changes[axis] = end if end < 0 else _OPEN
-        field = fields[place].cut(start, -end if end < 0 else 0)
-        fields[place] = replace(field, stride=field.stride * step)
-    trace = replace(view.trace, fields=tuple(fields))
-    return _sliced(site, view, cuts, changes, trace.tainted(site.taint(CROPPED)) if baked else trace)
-
-
-def _is_baked(site: Site, axis: int, cut: tuple[int, int, int] | None) -> bool:
-    """Whether a cut ends at a fixed place of the native map."""
-    return cut is not None and cut[2] > 0 and 0 <= cut[1] < site.shape_in()[axis]
-
-
-def _cropped_like(site: Site, view: Map, axes: Sequence[int]) -> Iterator[Map]:
-    """Maps of the same stride that the slice meets: it is a crop to their size, whatever that is."""
-
-    def strides(trace: Trace) -> list[Pixels]:
-        return [field.stride for field, axis in zip(trace.fields, view.spatial, strict=True) if axis in axes]
-
-    if view.trace.windows:
-        return iter(())
-    return (other for other in sisters(site, view, axes) if strides(other.trace) == strides(view.trace))
-
-
-def _end_like(site: Site, sister: Map, axis: int, start: int, end: int) -> int | str:
-    """Where a crop of a sister's size ends: so many elements behind its start. Before opset 10 counted from the end."""
-    if site.opset < 10:
-        return end
-    size = emit.dims(site.draft, sister.tensor, axis, axis + 1)
-    return site.draft.emit("Add", [size, site.draft.constant([start], "start")]) if start else size
-
-
-_OPEN = 2**31 - 1
-"""The end of a Slice that goes on to the border, whatever the size."""
-
-
-def _cuts(site: Site) -> dict[int, tuple[int, int, int]] | None:
-    """Start, end and step by axis; None where they are not constant."""
-    rank = len(site.shape_in())
-    if site.opset < 10:
-        starts, ends = list(site.attrs["starts"]), list(site.attrs["ends"])
-        axes, steps = list(site.attrs.get("axes", range(len(starts)))), [1] * len(starts)
-    else:
-        given = [site.constant(place) for place in range(1, 5)]
-        if any(value is None and site.has_input(place) for place, value in enumerate(given, 1)) or given[0] is None:
-            return None
-        starts, ends = given[0].tolist(), np.asarray(given[1]).tolist()
-        axes = list(range(len(starts))) if given[2] is None else given[2].tolist()
-        steps = [1] * len(starts) if given[3] is None else given[3].tolist()
-    found = zip(starts, ends, steps, strict=True)
-    return {positive(int(axis), rank): cut for axis, cut in zip(axes, found, strict=True)}
-
-
-def _sliced(
-    site: Site,
-    view: Map,
-    cuts: dict[int, tuple[int, int, int]],
-    ends: dict[int, int | str],
-    trace: Trace,
-) -> Outcome:
-    """The node as it is, or with its ends opened where they were baked at the native size."""
-    outcome = site.maps(trace, view.spatial)
-    if all(ends.get(axis, end) == end or end >= _OPEN for axis, (_, end, _) in cuts.items()):
-        site.keep()
-        return outcome
-    opened = [ends.get(axis, end) for axis, (_, end, _) in cuts.items()]
-    if site.opset < 10:
-        site.keep(ends=opened)
-        return outcome
-    inputs = site.tensors()
-    inputs[2] = emit.numbers(site.draft, opened)
-    if site.native(site.node.input[1]).dtype != TensorProto.INT64:
-        return site.refuse("size-locked", "takes a slice that ends at the native size")
-    site.keep(inputs)
-    return outcome
-
-
 @rule("Gather", on=Map, attributes=("axis",))
 def gather(site: Site) -> Outcome:
     """Picks channels; an index of rank 0 takes the channel axis away. Or a table is read place by place."""
     if isinstance(site.views[0], Fixed):
         return _table_look_up(site)
-    view = _map(site)
+    view = map_of(site)
     axis = positive(int(site.attrs.get("axis", 0)), len(site.shape_in()))
     if isinstance(site.views[1], Fixed) and axis == 0 and site.may_swallow:
         return as_window(site)  # x[0] of a batch of 1
@@ -282,7 +172,7 @@ def reshape(site: Site) -> Outcome:
 
     https://onnx.ai/onnx/operators/onnx__Reshape.html, https://onnx.ai/onnx/operators/onnx__Flatten.html
     """
-    view = _map(site)
+    view = map_of(site)
     before, after = site.shape_in(), site.shape_out()
     places = survivors(before, after, view.spatial)
     if places is not None:
@@ -355,7 +245,7 @@ def as_window(site: Site) -> Outcome:
     return move(site, views)
 
 
-def _map(site: Site) -> Map:
+def map_of(site: Site) -> Map:
     view = site.views[0]
     assert isinstance(view, Map)
     return view

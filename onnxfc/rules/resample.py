@@ -24,21 +24,43 @@ def conv_transpose(site: Site) -> Outcome:
     view = _channels_first(site)
     if view is None:
         return site.refuse("layout", "slides over axes that are not the image's")
-    if "output_shape" in site.attrs or str(site.attrs.get("auto_pad", "NOTSET")) != "NOTSET":
-        return site.refuse("size-locked", "has an output of a fixed shape")
     if any(not isinstance(other, Fixed) for other in site.views[1:] if other is not None):
         return site.refuse("dynamic-weight", "has a weight that depends on the image")
     rank = len(view.spatial)
     strides = tuple(site.attrs.get("strides") or (1,) * rank)
     kernel = tuple(site.attrs.get("kernel_shape") or site.shape_in(1)[2:])
     dilations = tuple(site.attrs.get("dilations") or (1,) * rank)
-    pads = tuple(site.attrs.get("pads") or (0,) * (2 * rank))
+    pads = _cut_off(site, kernel, strides, dilations)
+    if pads is None:
+        return site.refuse("size-locked", "has an output of a fixed shape, larger than its kernel makes it")
     fields = []
     for field, k, s, p, d in zip(view.trace.fields, kernel, strides, pads, dilations, strict=False):
         # Output o takes inputs from (o + p - (k - 1) * d) / s to (o + p) / s.
         fields.append(field.resampled(Fraction(s), Fraction(p - (k - 1) * d, s), Fraction(p, s)))
-    site.keep()
+    if "output_shape" in site.attrs or "auto_pad" in site.attrs:
+        site.keep(auto_pad=None, output_shape=None, pads=pads)
+    else:
+        site.keep()
     return site.maps(_resampled(site, view.trace, fields), view.spatial)
+
+
+def _cut_off(
+    site: Site, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+) -> tuple[int, ...] | None:
+    """How much of the result is cut off at its borders, as explicit pads: what auto_pad or a fixed shape come to.
+
+    None where something is added instead.
+    """
+    rank, auto = len(kernel), str(site.attrs.get("auto_pad") or "NOTSET")
+    if auto == "VALID" or (auto == "NOTSET" and "output_shape" not in site.attrs):
+        return tuple(site.attrs.get("pads") or (0,) * (2 * rank)) if auto == "NOTSET" else (0,) * (2 * rank)
+    more = site.attrs.get("output_padding") or (0,) * rank
+    sizes = zip(site.shape_in()[2:], site.shape_out()[2:], kernel, strides, dilations, more, strict=True)
+    total = [(size - 1) * s + extra + (k - 1) * d + 1 - out for size, out, k, s, d, extra in sizes]
+    if min(total) < 0:
+        return None
+    less, rest = [t // 2 for t in total], [t - t // 2 for t in total]
+    return (*less, *rest) if auto == "SAME_UPPER" else (*rest, *less)
 
 
 def _resampled(site: Site, trace: Trace, fields: Sequence[Field]) -> Trace:
@@ -97,7 +119,7 @@ def resize(site: Site) -> Outcome:
         return site.refuse("mixes-channels", "resizes other axes than the image's")
     if view.trace.pools and set(extent_of(site, view)) == {1} and before != after:
         return site.rejoins([view], view.tensor) or site.maps(view.trace, view.spatial)  # spread over the map again
-    ratios = [Fraction(after[axis], before[axis]) for axis in view.spatial]
+    ratios = _given_scales(site, view) or [Fraction(after[axis], before[axis]) for axis in view.spatial]
     if str(site.attrs.get("coordinate_transformation_mode", "")) == "tf_crop_and_resize":
         return site.refuse("size-locked", "crops to a region of the native size")
     if any(site.follows_size(position) for position in range(1, len(site.views))):
@@ -114,6 +136,21 @@ def resize(site: Site) -> Outcome:
     if set(ratios) == {Fraction(1)}:
         return site.maps(view.trace, view.spatial)
     return site.maps(_aligned(site, _resampled(site, view.trace, _fields(site, view, ratios))), view.spatial)
+
+
+def _given_scales(site: Site, view: Map) -> list[Fraction] | None:
+    """What the scales say, which the native extents may not show as they are rounded down; None without scales."""
+    scales = site.attrs.get("scales")
+    if site.op_type == "Resize" or site.opset >= 9:
+        scales = site.constant(2 if site.op_type == "Resize" and site.opset >= 11 else 1)
+    if scales is None or len(scales) == 0 or site.has_input(3):
+        return None
+    given = dict(zip(site.attrs.get("axes") or range(len(site.shape_in())), scales, strict=True))
+    return [Fraction(float(given.get(axis, 1.0))).limit_denominator(_FINEST) for axis in view.spatial]
+
+
+_FINEST = 128
+"""Scales are fractions of small numbers, written as float32."""
 
 
 def _fields(site: Site, view: Map, ratios: Sequence[Fraction]) -> list[Field]:

@@ -174,7 +174,9 @@ def _over_channels(site: Site) -> Outcome:
 def pad(site: Site) -> Outcome:
     """Constant amounts stay; on spatial axes they are padding as a Conv's is.
 
-    Where the result meets a map of its size, it is padded to the size of that: a skip connection of an odd size.
+    Amounts that fill a map up to whole blocks stay as they are computed. Where they are before the map too, they would
+    move the grid: they are frozen, as auto_pad is. Where the result meets a map of its size, it is padded to the size
+    of that: a skip connection of an odd size.
     https://onnx.ai/onnx/operators/onnx__Pad.html
     """
     view = site.views[0]
@@ -188,11 +190,14 @@ def pad(site: Site) -> Outcome:
         field.cut(max(0, -begin[axis]), max(0, -end[axis])).through(1, pad=max(0, begin[axis]))
         for field, axis in zip(view.trace.fields, view.spatial, strict=True)
     )
-    touched = any(begin[axis] > 0 or end[axis] > 0 for axis in view.spatial)
+    filled = site.follows_size(1)
+    touched = filled or any(begin[axis] > 0 or end[axis] > 0 for axis in view.spatial)
     taints: frozenset[Taint] = frozenset([site.taint("padding")] if touched else [])
     if view.trace.windows and any(begin[axis] or end[axis] for axis in view.spatial):
         return site.refuse("pools-then-convolves", "pads what a global pool left")
-    sister = _padded_like(site, view, begin, end)
+    sister = None if filled else _padded_like(site, view, begin, end)
+    if filled and _moves_grid(site):
+        site.freeze(1)
     if sister is None:
         site.keep()
     else:
@@ -224,10 +229,11 @@ def _pad_to(site: Site, view: Map, sister: Map, begin: Sequence[int]) -> None:
 
 
 def _pad_amounts(site: Site, rank: int) -> tuple[list[int], list[int]] | None:
+    """Native amounts before and behind each axis; None where they change on the grid of strides."""
     pads = site.attrs.get("pads")
     if pads is None:
         value = site.constant(1)
-        if value is None or site.draft.spec(site.tensors()[1]).constant is None:
+        if value is None or not site.same_on_grid(1):
             return None
         pads = value.tolist()
     axes = list(range(rank)) if not site.has_input(3) else site.constant(3)
@@ -237,3 +243,9 @@ def _pad_amounts(site: Site, rank: int) -> tuple[list[int], list[int]] | None:
     for place, axis in enumerate(axes):
         begin[int(axis)], end[int(axis)] = int(pads[place]), int(pads[place + len(pads) // 2])
     return begin, end
+
+
+def _moves_grid(site: Site) -> bool:
+    """Whether the amounts before the map depend on the image's size."""
+    values = site.draft.spec(site.tensors()[1]).values or ()
+    return len({tuple(value[: len(value) // 2].tolist()) for value in values}) > 1

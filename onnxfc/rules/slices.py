@@ -1,0 +1,198 @@
+"""Slice on maps: channels, borders, crops to another map's size, and pieces, which may be a head's or the trunk's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
+
+import numpy as np
+from onnx import TensorProto
+
+from onnxfc import emit
+from onnxfc.errors import Refusal
+from onnxfc.receptive_field import Pixels
+from onnxfc.rules.layout import as_window, map_of
+from onnxfc.rules.sisters import CROPPED, images, sisters
+from onnxfc.rules.table import rule
+from onnxfc.site import LEAVE, Outcome, Site, positive
+from onnxfc.views import Map, Trace, Window
+
+Cuts = dict[int, tuple[int, int, int]]
+"""Start, end and step of a Slice by axis."""
+
+
+@rule("Slice", on=Map, attributes=("axes", "ends", "starts"))
+def slice_(site: Site) -> Outcome:
+    """Some of the channels, or a border cut off and every n-th place kept.
+
+    A piece of the native size is a window's, unless it meets a map of its size further on: then it is a crop to that.
+    Where the trunk goes on behind a piece, as an earlier walk found, a crop leaves out the same border at every size.
+
+    https://onnx.ai/onnx/operators/onnx__Slice.html
+    """
+    view = map_of(site)
+    cuts = _cuts(site)
+    if cuts is None:
+        return site.refuse("unknown-axes", "takes bounds that are not constant")
+    if 0 in cuts and site.shape_in()[0] != site.shape_out()[0]:
+        return as_window(site)
+    if any(cuts.get(axis, (0, 0, 1))[2] < 0 for axis in view.spatial):
+        return site.refuse("flipped", "turns the map around: a cell would read the other end of the image")
+    if site.follows_size(1) or site.follows_size(2):
+        return _computed_piece(site, view, cuts)
+    baked = [axis for axis in view.spatial if _is_baked(site, axis, cuts.get(axis))]
+    sister = next(_cropped_like(site, view, baked), None) if baked else None
+    if sister is not None:
+        return _crop_to(site, view, sister, cuts, baked)
+    if baked and site.role == "local":
+        return _cut_borders(site, view, cuts, baked)
+    if baked or any(cuts.get(axis, (0, 0, 1))[0] < 0 for axis in view.spatial):
+        return _piece(site)
+    return _sliced(site, view, cuts, {axis: min(end, 0) or _OPEN for axis, (_, end, _) in cuts.items()})
+
+
+def _crop_to(site: Site, view: Map, sister: Map, cuts: Cuts, baked: Sequence[int]) -> Outcome:
+    """As much as makes it as large as its sister, whatever that is."""
+    ends = {axis: min(end, 0) or _OPEN for axis, (_, end, _) in cuts.items()}
+    ends |= {axis: cuts[axis][1] - site.shape_in()[axis] for axis in baked}
+    written = {axis: _end_like(site, sister, axis, cuts[axis][0], ends[axis]) for axis in baked}
+    tainted = replace(view, trace=view.trace.tainted(site.taint(CROPPED)))
+    return _sliced(site, tainted, cuts, ends, written)
+
+
+def _cut_borders(site: Site, view: Map, cuts: Cuts, baked: Sequence[int]) -> Outcome:
+    """As much before as behind the map, counted from its borders; other pieces are none of a trunk of any size."""
+    site.state.found[site.label] = "local"
+    for axis in baked:
+        (start, end, _), length = cuts[axis], site.shape_in()[axis]
+        if start != length - end or 2 * start >= end - start:
+            return site.refuse("cut-out", f"cuts a piece out of the map of the native size, {_GOES_ON}", LEAVE)
+    ends = {axis: end - site.shape_in()[axis] if axis in baked else end for axis, (_, end, _) in cuts.items()}
+    return _sliced(site, view, cuts, {axis: min(end, 0) or _OPEN for axis, end in ends.items()})
+
+
+_GOES_ON = "and more than FC layers works on it"
+
+
+def _piece(site: Site) -> Outcome:
+    """A piece of the native map, as features of a window. If the trunk goes on behind it, the next walk will know."""
+    outcome = as_window(site)
+    if isinstance(outcome, Refusal):
+        return outcome
+    site.state.pieces.add(site.label)
+    return [_of_piece(site, view) if isinstance(view, Window) else view for view in outcome]
+
+
+def _of_piece(site: Site, view: Window) -> Window:
+    return replace(view, trace=replace(view.trace, pools=view.trace.pools | {site.label}))
+
+
+def _computed_piece(site: Site, view: Map, cuts: Cuts) -> Outcome:
+    """Bounds that are computed from the image's size stay so, if the piece begins at one place at every size.
+
+    A part of the map (its first half, say) may be a head's: then it is the part of a window.
+    """
+    old, new = (site.draft.spec(name).shapes or () for name in (view.tensor, _kept(site)))
+    axes = [axis for axis in view.spatial if axis in cuts]
+    rest = [[a[axis] - b[axis] * cuts[axis][2] for a, b in zip(old, new, strict=True)] for axis in axes]
+    steady = all(max(cut) - min(cut) < cuts[axis][2] for axis, cut in zip(axes, rest, strict=True))
+    if not steady and site.role != "local":
+        site.draft.nodes.pop()
+        return _piece(site)
+    site.state.found[site.label] = "local"
+    begins = site.draft.spec(site.tensors()[1]).constant
+    grows = all(len({shape[axis] for shape in new}) == len(new) for axis in axes)
+    if begins is None or begins.min() < 0 or not grows:
+        return site.refuse("cut-out", f"cuts out a piece that does not grow with the map alone, {_GOES_ON}", LEAVE)
+    ends = {axis: min(0, end - site.shape_in()[axis] if end >= 0 else end) for axis, (_, end, _) in cuts.items()}
+    return site.maps(_trace(view, cuts, ends), view.spatial)
+
+
+def _trace(view: Map, cuts: Cuts, ends: Mapping[int, int]) -> Trace:
+    """Of a map without what was cut off; ``ends`` are counted from behind, 0 or more where nothing is."""
+    fields = list(view.trace.fields)
+    for place, axis in enumerate(view.spatial):
+        if axis in cuts:
+            start, _, step = cuts[axis]
+            field = fields[place].cut(start, max(0, -ends[axis]))
+            fields[place] = replace(field, stride=field.stride * step)
+    return replace(view.trace, fields=tuple(fields))
+
+
+def _kept(site: Site) -> str:
+    site.keep()
+    return str(site.node.output[0])
+
+
+def _is_baked(site: Site, axis: int, cut: tuple[int, int, int] | None) -> bool:
+    """Whether a cut ends at a fixed place of the native map."""
+    return cut is not None and cut[2] > 0 and 0 <= cut[1] < site.shape_in()[axis]
+
+
+def _cropped_like(site: Site, view: Map, axes: Sequence[int]) -> Iterator[Map]:
+    """Maps of the same stride that the slice meets, or the image: it is a crop to their size, whatever that is."""
+
+    def strides(trace: Trace) -> list[Pixels]:
+        return [field.stride for field, axis in zip(trace.fields, view.spatial, strict=True) if axis in axes]
+
+    if view.trace.windows:
+        return iter(())
+    wanted, shape = strides(view.trace), site.shape_out()
+    native = ((image, site.native(image.original).native) for image in images(site) if image.spatial == view.spatial)
+    whole = (image for image, own in native if all(own[axis] == shape[axis] for axis in axes))
+    return (other for other in chain(sisters(site, view, axes), whole) if strides(other.trace) == wanted)
+
+
+def _end_like(site: Site, sister: Map, axis: int, start: int, end: int) -> int | str:
+    """Where a crop of a sister's size ends: so many elements behind its start. Before opset 10 counted from the end."""
+    if site.opset < 10:
+        return end
+    size = emit.dims(site.draft, sister.tensor, axis, axis + 1)
+    return site.draft.emit("Add", [size, site.draft.constant([start], "start")]) if start else size
+
+
+_OPEN = 2**31 - 1
+"""The end of a Slice that goes on to the border, whatever the size."""
+
+
+def _cuts(site: Site) -> Cuts | None:
+    """Start, end and step by axis; None where they are not constant."""
+    rank = len(site.shape_in())
+    if site.opset < 10:
+        starts, ends = list(site.attrs["starts"]), list(site.attrs["ends"])
+        axes, steps = list(site.attrs.get("axes", range(len(starts)))), [1] * len(starts)
+    else:
+        given = [site.constant(place) for place in range(1, 5)]
+        if any(value is None and site.has_input(place) for place, value in enumerate(given, 1)) or given[0] is None:
+            return None
+        starts, ends = given[0].tolist(), np.asarray(given[1]).tolist()
+        axes = list(range(len(starts))) if given[2] is None else given[2].tolist()
+        steps = [1] * len(starts) if given[3] is None else given[3].tolist()
+    found = zip(starts, ends, steps, strict=True)
+    return {positive(int(axis), rank): cut for axis, cut in zip(axes, found, strict=True)}
+
+
+def _sliced(
+    site: Site, view: Map, cuts: Cuts, ends: Mapping[int, int], written: Mapping[int, int | str] | None = None
+) -> Outcome:
+    """The node as it is, or with its ends opened where they were baked at the native size.
+
+    ``ends``: by axis, counted from behind, or open. ``written``: what is to be written instead.
+    """
+    outcome = site.maps(_trace(view, cuts, ends), view.spatial)
+    spatial: dict[int, int | str] = {axis: end for axis, end in ends.items() if axis in view.spatial}
+    spatial |= written or {}
+    if all(spatial.get(axis, end) == end or end >= _OPEN for axis, (_, end, _) in cuts.items()):
+        site.keep()
+        return outcome
+    opened = [spatial.get(axis, end) for axis, (_, end, _) in cuts.items()]
+    if site.opset < 10:
+        site.keep(ends=opened)
+        return outcome
+    inputs = site.tensors()
+    inputs[2] = emit.numbers(site.draft, opened)
+    if site.native(site.node.input[1]).dtype != TensorProto.INT64:
+        return site.refuse("size-locked", "takes a slice that ends at the native size")
+    site.keep(inputs)
+    return outcome

@@ -1,0 +1,177 @@
+"""What a graph computes from the image's size: amounts that fill it up to whole blocks, bounds, choices by parity.
+
+Every network is written at its native size and once more at another: the freed one must give there what that one gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import pytest
+from hazards import Net, complete, proven, refusal, session
+
+from onnxfc.rewrite import rewrite
+
+Pixels = tuple[int, int]
+Build = Callable[[Pixels], onnx.ModelProto]
+SIZES = [(16, 16), (20, 24), (17, 19), (18, 21), (33, 47)]
+
+
+def begin(size: Pixels, **attributes: object) -> tuple[Net, str]:
+    net = Net()
+    return net, str(net.op("Tanh", net.conv(net.image(1, size), 2, 4, strides=[1, 1], pads=[1] * 4, **attributes)))
+
+
+def end(net: Net, tensor: str) -> onnx.ModelProto:
+    return net.model(net.conv(tensor, 4, 3, strides=[1, 1]))
+
+
+def length(net: Net, axis: int) -> str:
+    """An axis of the image, (1,), by Shape."""
+    return str(net.op("Gather", net.op("Shape", "image"), net.ints(axis), axis=0))
+
+
+def missing(net: Net, axis: int, block: int) -> str:
+    """How much makes an axis a multiple of ``block``."""
+    rest = net.op("Mod", length(net, axis), net.ints(block))
+    return str(net.op("Mod", net.op("Sub", net.ints(block), rest), net.ints(block)))
+
+
+def filled(size: Pixels) -> onnx.ModelProto:
+    """Padded behind to multiples of 4, through a stride of 4 and back, and cropped to the image's size again."""
+    net, tensor = begin(size)
+    amounts = net.op("Concat", net.ints(0, 0, 0, 0, 0, 0), missing(net, 2, 4), missing(net, 3, 4), axis=0)
+    coarse = net.conv(net.op("Pad", tensor, amounts), 4, 4, (4, 4), strides=[4, 4])
+    fine = net.op("ConvTranspose", coarse, net.random(4, 4, 4, 4), strides=[4, 4])
+    for axis in (2, 3):
+        fine = net.op("Slice", fine, net.ints(0), length(net, axis), net.ints(axis))
+    return end(net, fine)
+
+
+def chosen(size: Pixels) -> onnx.ModelProto:
+    """Images of an even height are scaled by 2, others by 3."""
+    net, tensor = begin(size)
+    even = net.op("Equal", net.op("Mod", length(net, 2), net.ints(2)), net.ints(0))
+    return end(net, net.op("Mul", tensor, net.op("Where", even, net.const([2.0]), net.const([3.0]))))
+
+
+def inner(size: Pixels) -> onnx.ModelProto:
+    """Without the first row and the last, which is found by Shape."""
+    net, tensor = begin(size)
+    last = net.op("Sub", length(net, 2), net.ints(1))
+    return end(net, net.op("Slice", tensor, net.ints(1), last, net.ints(2)))
+
+
+def first_half(size: Pixels) -> onnx.ModelProto:
+    net, tensor = begin(size)
+    return end(net, net.op("Slice", tensor, net.ints(0), net.op("Div", length(net, 2), net.ints(2)), net.ints(2)))
+
+
+def cropped(size: Pixels) -> onnx.ModelProto:
+    """Without its border, with the ends of the native size."""
+    net, tensor = begin(size)
+    return end(net, net.op("Slice", tensor, net.ints(1, 1), net.ints(size[0] - 1, size[1] - 1), net.ints(2, 3)))
+
+
+def agree(build: Build, native: Pixels, at: Pixels) -> None:
+    done = rewrite(build(native), prove=False)
+    image = np.random.default_rng(1).standard_normal((1, 2, *at)).astype(np.float32)
+    want = session(build(at)).run(None, {"image": image})[0]
+    got = session(complete(done)).run(None, {"image": image})[0]
+    assert got.shape == want.shape
+    np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("at", SIZES)
+@pytest.mark.parametrize("build", [filled, chosen, inner, first_half, cropped])
+def test_follows_the_image_at_every_size(build: Build, at: Pixels) -> None:
+    """Also where it is the same at all sizes of the stride grid, as the rest of a division is."""
+    agree(build, (16, 16), at)
+
+
+@pytest.mark.parametrize("build", [filled, chosen, inner, first_half, cropped])
+def test_is_proven(build: Build) -> None:
+    proven(build((16, 16)), exact=False, crops=False)
+
+
+def test_what_is_filled_up_is_padding() -> None:
+    """Off the grid a cell sees zeros where there are no pixels, though natively nothing is padded."""
+    net = Net()
+    image = net.image(1, (16, 16))
+    amounts = net.op("Concat", net.ints(0, 0, 0, 0, 0, 0), missing(net, 2, 4), missing(net, 3, 4), axis=0)
+    head = net.fc(net.op("Flatten", net.conv(net.op("Pad", image, amounts), 2, 3)), 147, 5)
+    done = proven(net.model(head), exact=False, crops=False)
+    assert done.claim.size_step == (4, 4)
+    assert any("padding" in item for item in done.claim.blame)
+
+
+def both_sides(crop: bool) -> onnx.ModelProto:
+    """Filled up on both sides; ``crop``: and what was filled in before is cut off again."""
+    net, tensor = begin((16, 16))
+    amounts = [net.op("Div", missing(net, axis, 4), net.ints(2)) for axis in (2, 3)]
+    after = [net.op("Sub", missing(net, axis, 4), before) for axis, before in zip((2, 3), amounts, strict=True)]
+    pads = net.op("Concat", net.ints(0, 0), *amounts, net.ints(0, 0), *after, axis=0)
+    tensor = net.op("Pad", tensor, pads)
+    if crop:
+        tensor = net.op("Slice", tensor, amounts[0], net.ints(2**31 - 1), net.ints(2))
+    return end(net, tensor)
+
+
+def test_amounts_before_the_map_are_frozen_as_auto_pad_is() -> None:
+    """They would move the grid from size to size."""
+    done = proven(both_sides(False), exact=False, crops=False)
+    image = np.random.default_rng(1).standard_normal((1, 2, 18, 18)).astype(np.float32)
+    assert session(complete(done)).run(None, {"image": image})[0].shape == (1, 3, 16, 16)
+
+
+def test_what_reckons_with_frozen_amounts_is_refused() -> None:
+    found = refusal(both_sides(True))
+    assert found.code in {"unknown-pads", "cut-out"}
+
+
+def test_a_piece_of_one_size_is_refused_where_it_is_cut() -> None:
+    """The last 8 rows do not follow the image."""
+    net, tensor = begin((16, 16))
+    piece = net.op("Slice", tensor, net.op("Sub", length(net, 2), net.ints(8)), net.ints(2**31 - 1), net.ints(2))
+    found = refusal(end(net, piece))
+    assert (found.code, found.node) == ("cut-out", f"node_{piece}")
+
+
+@pytest.mark.parametrize("scale", [1.5, 0.5, 0.75, 1 / 3])
+def test_scales_follow_the_image_where_the_native_size_is_rounded(scale: float) -> None:
+    def build(size: Pixels) -> onnx.ModelProto:
+        net, tensor = begin(size)
+        return end(net, net.op("Resize", tensor, "", net.const([1, 1, scale, scale]), mode="linear"))
+
+    for at in [(17, 17), *SIZES[1:]]:
+        agree(build, (17, 17), at)
+
+
+@pytest.mark.parametrize("how", ["SAME_UPPER", "SAME_LOWER", "VALID", "output_shape"])
+def test_transposed_convs_grow_whatever_they_cut_off(how: str) -> None:
+    """https://onnx.ai/onnx/operators/onnx__ConvTranspose.html: neither depends on the size, only how it is spelled."""
+
+    def build(size: Pixels) -> onnx.ModelProto:
+        net, tensor = begin(size)
+        told = {"output_shape": [2 * size[0], 2 * size[1]]} if how == "output_shape" else {"auto_pad": how}
+        return end(net, net.op("ConvTranspose", tensor, net.random(4, 4, 3, 3), strides=[2, 2], **told))
+
+    for at in SIZES:
+        agree(build, (16, 16), at)
+
+
+def test_the_image_s_own_size_is_meant_by_a_crop_to_it() -> None:
+    """An image of 60x52 padded to 64x56, and the result cropped to 60x52 in two steps, all of it baked in."""
+
+    def build(size: Pixels) -> onnx.ModelProto:
+        net = Net()
+        image = net.op("Pad", net.image(1, size), net.ints(0, 0, 0, 0, 0, 0, 4, 4))
+        coarse = net.conv(image, 2, 4, (4, 4), strides=[2, 2], pads=[1] * 4)
+        tensor = net.op("ConvTranspose", coarse, net.random(4, 3, 2, 2), strides=[2, 2])
+        tensor = net.op("Slice", tensor, net.ints(0), net.ints(size[0]), net.ints(2))
+        return net.model(net.op("Slice", tensor, net.ints(0), net.ints(size[1]), net.ints(3)))
+
+    for at in [(60, 52), (61, 55), (80, 64)]:
+        agree(build, (60, 52), at)
