@@ -49,6 +49,9 @@ _ALIASES = {
 }
 """onnxruntime's fused operators, of which onnx has no schema, and standard ones with the same shapes."""
 
+_SHAPELESS = {"GroupNormalization"}
+"""Operators of which onnx infers no shape, though it is that of their input."""
+
 _POOLS = {"MaxPool", "AveragePool", "LpPool"}
 
 _RANDOM = {
@@ -151,6 +154,8 @@ class Inference:
     def _infer_at(self, node: onnx.NodeProto, inputs: Sequence[Spec | None], probe: int) -> list[Found]:
         if (constant := _constant(node)) is not None:
             return [constant]
+        if node.op_type in _SHAPELESS and inputs[0] is not None:
+            return [(inputs[0].dtype, None if inputs[0].shapes is None else inputs[0].shapes[probe], None)]
         types, data = _arguments(node, inputs, probe)
         node = _standard(node)
         _must_divide(node, inputs, probe)
@@ -165,6 +170,8 @@ class Inference:
         except _INFERENCE_ERRORS as error:
             raise InferenceFailed(str(error).strip().splitlines()[-1]) from error
         described = [_described(found.get(name)) for name in node.output]
+        if any(min(shape, default=0) < 0 for _, shape in described if shape is not None):
+            raise InferenceFailed(f"{node.op_type} has nothing left of its input")
         if node.op_type in _POOLS:
             described = [(dtype, _without_idle(node, inputs[0], probe, shape)) for dtype, shape in described]
         if node.op_type == "Reshape":

@@ -121,6 +121,8 @@ Moved = list[tuple[Index, int | None]]
 def _moved(site: Site, indices: Sequence[Index | None], total: int) -> Moved | None:
     """The node run on numbers that name each element; None where images of the batch would mix."""
     batch = site.shape_in()[0]
+    if batch == 0:
+        return None
     step = np.arange(batch, dtype=np.int64) * total
     named = [None if index is None else np.stack([index + offset for offset in step]) for index in indices]
     moved: Moved = []

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from onnxfc import emit
 from onnxfc.receptive_field import Field
 from onnxfc.rules.sisters import RESIZED, contiguous, images, sisters, sized, sizes_like
 from onnxfc.rules.table import rule
@@ -34,9 +35,11 @@ def conv_transpose(site: Site) -> Outcome:
     if pads is None:
         return site.refuse("size-locked", "has an output of a fixed shape, larger than its kernel makes it")
     fields = []
-    for field, k, s, p, d in zip(view.trace.fields, kernel, strides, pads, dilations, strict=False):
-        # Output o takes inputs from (o + p - (k - 1) * d) / s to (o + p) / s.
-        fields.append(field.resampled(Fraction(s), Fraction(p - (k - 1) * d, s), Fraction(p, s)))
+    for field, k, s, p, q, d in zip(view.trace.fields, kernel, strides, pads, pads[rank:], dilations, strict=False):
+        # Output o takes inputs from (o + p - reach) / s to (o + p) / s; what is cut off counts as read.
+        reach = (k - 1) * d
+        finer = field.resampled(Fraction(s), Fraction(min(0, p - reach), s), Fraction(p, s))
+        fields.append(finer.cut(0, max(0, q - reach)))
     if "output_shape" in site.attrs or "auto_pad" in site.attrs:
         site.keep(auto_pad=None, output_shape=None, pads=pads)
     else:
@@ -251,10 +254,27 @@ def _by_scales(site: Site, view: Map, ratios: Sequence[Fraction]) -> Outcome | N
     """Resize to the native sizes as a Resize by the same ratio; a refusal where that is not the same thing."""
     if not site.has_input(3) or any(ratio.denominator != 1 and ratio.numerator != 1 for ratio in ratios):
         return site.refuse("size-locked", "resizes to the native size")
-    if "axes" in site.attrs or extent_of(site, view) == (1,) * len(view.spatial):
+    if extent_of(site, view) == (1,) * len(view.spatial):
         return site.refuse("size-locked", "resizes to the native size")
+    if any(ratio.denominator != 1 for ratio in ratios):
+        return _to_a_part(site, view, ratios)
     scales = np.ones(len(site.shape_in()), np.float32)
     for axis, ratio in zip(view.spatial, ratios, strict=True):
         scales[axis] = float(ratio)
-    site.keep([view.tensor, site.tensors()[1], site.draft.constant(scales, "scales")])
+    site.keep([view.tensor, site.tensors()[1], site.draft.constant(scales, "scales")], axes=None)
     return None
+
+
+def _to_a_part(site: Site, view: Map, ratios: Sequence[Fraction]) -> Outcome:
+    """To a half of the size, say: where that is rounded the ratio is another, which is not so with scales."""
+    draft = site.draft
+    sizes: list[int | str] = [emit.dims(draft, view.tensor, 0, 1), *site.shape_out()[1:]]
+    for axis, ratio in zip(view.spatial, ratios, strict=True):
+        length = emit.dims(draft, view.tensor, axis, axis + 1)
+        if ratio.numerator != 1:
+            length = draft.emit("Mul", [length, draft.constant([ratio.numerator], "factor")])
+        if ratio.denominator != 1:
+            length = draft.emit("Div", [length, draft.constant([ratio.denominator], "part")])
+        sizes[axis] = length
+    site.keep([*site.tensors()[:3], emit.numbers(draft, sizes)], axes=None)
+    return site.maps(_to_a_size(site, view, ratios, ratios), view.spatial)

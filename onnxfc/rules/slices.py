@@ -45,7 +45,7 @@ def slice_(site: Site) -> Outcome:
     sister = next(_cropped_like(site, view, baked), None) if baked else None
     if sister is not None:
         return _crop_to(site, view, sister, cuts, baked)
-    if baked and site.role == "local":
+    if baked and site.role != "head":
         return _cut_borders(site, view, cuts, baked)
     if baked or any(cuts.get(axis, (0, 0, 1))[0] < 0 for axis in view.spatial):
         return _piece(site)
@@ -62,11 +62,16 @@ def _crop_to(site: Site, view: Map, sister: Map, cuts: Cuts, baked: Sequence[int
 
 
 def _cut_borders(site: Site, view: Map, cuts: Cuts, baked: Sequence[int]) -> Outcome:
-    """As much before as behind the map, counted from its borders; other pieces are none of a trunk of any size."""
-    site.state.found[site.label] = "local"
+    """Cut off as much of the border at any size.
+
+    Where the trunk goes on behind it alone, only what is cut off on both sides is a border. If it meets its trunk
+    again, another map of its extent says so.
+    """
+    site.state.found[site.label] = site.role
     for axis in baked:
         (start, end, _), length = cuts[axis], site.shape_in()[axis]
-        if start != length - end or 2 * start >= end - start:
+        even = start == length - end and 2 * start < end - start
+        if start < 0 or not (even or site.role == "context"):
             return site.refuse("cut-out", f"cuts a piece out of the map of the native size, {_GOES_ON}", LEAVE)
     ends = {axis: end - site.shape_in()[axis] if axis in baked else end for axis, (_, end, _) in cuts.items()}
     return _sliced(site, view, cuts, {axis: min(end, 0) or _OPEN for axis, end in ends.items()})
