@@ -224,6 +224,9 @@ def _outcome(state: State, node: onnx.NodeProto, views: Sequence[View]) -> Outco
             return _windowed(state, node, views)
         return outcome
     except InferenceFailed as error:
+        if "No schema registered" in str(error):
+            newer = f"needs operators that are newer than operator set {site.opset}"
+            return site.refuse("old-opset", newer, "convert it with onnx.version_converter")
         return site.refuse("size-locked", f"cannot run at another image size: {error}")
 
 

@@ -175,3 +175,68 @@ def test_the_image_s_own_size_is_meant_by_a_crop_to_it() -> None:
 
     for at in [(60, 52), (61, 55), (80, 64)]:
         agree(build, (60, 52), at)
+
+
+def test_an_operator_that_the_opset_has_not_is_named_as_the_reason() -> None:
+    """To lay a constant beside a map of any size takes Expand, which came with opset 8."""
+    net = Net(opset=7)
+    tensor = net.conv(net.image(1, (16, 16)), 2, 4, strides=[1, 1], pads=[1] * 4)
+    tensor = net.op("Concat", tensor, net.const(np.full((1, 1, 16, 16), 0.3)), axis=1)
+    assert refusal(net.model(net.conv(tensor, 5, 3, strides=[1, 1]))).code == "old-opset"
+
+
+@pytest.mark.parametrize("opset", [18, 21])
+def test_group_normalization_keeps_its_shape(opset: int) -> None:
+    """https://onnx.ai/onnx/operators/onnx__GroupNormalization.html: onnx infers no shape for it."""
+
+    def build(size: Pixels) -> onnx.ModelProto:
+        net = Net(opset=opset)
+        tensor = net.op("Tanh", net.conv(net.image(1, size), 2, 4, strides=[1, 1], pads=[1] * 4))
+        scale = 4 if opset > 20 else 2
+        tensor = net.op("GroupNormalization", tensor, net.random(scale), net.random(scale), num_groups=2)
+        return end(net, tensor)
+
+    for at in SIZES:
+        agree(build, (16, 16), at)
+
+
+def test_half_of_the_size_is_its_floor_at_every_size() -> None:
+    """Resized to 8x8 of 16x16: at 17 pixels it is 8 of 17, not a scale of 0.5. https://onnx.ai/onnx/operators/onnx__Resize.html"""
+
+    def build(size: Pixels) -> onnx.ModelProto:
+        net, tensor = begin(size)
+        sizes = net.ints(1, 4, size[0] // 2, size[1] // 2)
+        return end(net, net.op("Resize", tensor, "", "", sizes, mode="linear"))
+
+    for at in SIZES:
+        agree(build, (16, 16), at)
+
+
+def test_crops_that_meet_are_of_one_size() -> None:
+    """The difference of neighbouring rows: neither crop is symmetric, but both have one size."""
+
+    def build(size: Pixels) -> onnx.ModelProto:
+        net, tensor = begin(size)
+        upper = net.op("Slice", tensor, net.ints(0), net.ints(size[0] - 1), net.ints(2))
+        lower = net.op("Slice", tensor, net.ints(1), net.ints(2**31 - 1), net.ints(2))
+        return end(net, net.op("Sub", upper, lower))
+
+    for at in SIZES:
+        agree(build, (16, 16), at)
+
+
+def test_a_transposed_conv_may_cut_off_more_than_it_reaches() -> None:
+    """What it cuts off counts as read: a padding behind it begins there, inside the image."""
+    net = Net()
+    tensor = net.op("Tanh", net.conv(net.image(1, (16, 16)), 2, 4, strides=[1, 1]))
+    tensor = net.op("ConvTranspose", tensor, net.random(4, 4, 1, 1), strides=[1, 1], pads=[1] * 4)
+    proven(net.model(net.conv(tensor, 4, 3, strides=[1, 1], pads=[1] * 4)), exact=False, crops=False)
+
+
+def test_sizes_at_which_nothing_is_left_are_not_tried() -> None:
+    """onnx infers extents below zero for them, and then ends the process in a Slice."""
+    net = Net()
+    tensor = net.conv(net.image(1, (16, 16)), 2, 4, (5, 5), strides=[1, 1])
+    tensor = net.op("Slice", tensor, net.ints(1, 1), net.ints(-1, -1), net.ints(2, 3))
+    done = proven(net.model(net.op("Pad", tensor, net.ints(0, 0, 4, 4, 0, 0, 4, 4))), exact=False, crops=False)
+    assert done.claim.smallest_size == (7, 7)
