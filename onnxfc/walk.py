@@ -121,10 +121,10 @@ def walk(
         blocked = state.blocked - roles.keys()
         if not blocked:
             return state
-        guess = once({**_of_kind(graph, blocked, state.pieces), **roles}).found
-        if not blocked <= guess.keys():
+        guess = once({**_of_kind(graph, blocked, state.pieces), **roles})
+        if not blocked <= guess.found.keys() or (blocked <= state.pieces and guess.reached <= state.reached):
             return state
-        roles = {**guess, **roles}
+        roles = {**guess.found, **roles}
 
 
 def _of_kind(graph: Graph, names: set[str], pieces: set[str]) -> dict[str, Role]:
@@ -287,11 +287,13 @@ def _no_rule(site: Site) -> Refusal:
         return site.refuse(code, why, advice)
     lifted = [view for view in site.views if isinstance(view, Lifted)]
     if any(isinstance(view, Window) for view in lifted):
-        why = "works on a piece of the map that was cut out or flattened before"
         image = len(site.shape_in()) == 2 + site.state.rank
-        return site.refuse(
-            "cut-out", why, f"{LEAVE}, or name the piece: --input {site.node.input[0]}" if image else LEAVE
-        )
+        advice = f"{LEAVE}, or name the piece: --input {site.node.input[0]}" if image else LEAVE
+        pieces = sorted(set[str]().union(*(view.trace.pools for view in lifted)) & site.state.pieces)
+        if pieces:
+            why = f"cuts a piece out of the map of the native size, and {site.op_type} works on it"
+            return Refusal("cut-out", pieces[0], why, advice)
+        return site.refuse("cut-out", "works on a piece of the map that was cut out or flattened before", advice)
     return site.refuse("unsupported-operator", "is not supported here", LEAVE)
 
 
