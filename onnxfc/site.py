@@ -156,6 +156,11 @@ class Site:
         return None if self.swallowed and not restored else 0
 
     @property
+    def free_batch(self) -> bool:
+        """Whether the batch may be any."""
+        return len({shape[0] for shape in self.state.image_shapes}) > 1
+
+    @property
     def may_swallow(self) -> bool:
         """Whether the batch is 1 for good, so that its axis may come and go."""
         return self.state.single

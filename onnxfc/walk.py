@@ -164,6 +164,8 @@ def _visit(state: State, node: onnx.NodeProto) -> None:
     views = [state.views[name] for name in inputs_of(node)]
     refused = next((view for view in views if isinstance(view, Refused)), None)
     outcome = _inherited(state, node, refused) if refused else _outcome(state, node, views)
+    if not isinstance(outcome, Refusal):
+        outcome = _batch_kept(state, node, outcome)
     if isinstance(outcome, Refusal):
         state.refused = True
         pools = set[str]().union(*(view.trace.pools for view in views if isinstance(view, Lifted)))
@@ -171,6 +173,19 @@ def _visit(state: State, node: onnx.NodeProto) -> None:
         outcome = [Refused(outcome)] * len(node.output)
     state.reached += not state.refused
     state.views.update({name: view for name, view in zip(node.output, outcome, strict=True) if name})
+
+
+def _batch_kept(state: State, node: onnx.NodeProto, outcome: list[View]) -> Outcome:
+    """A refusal where something that was computed from the image has another batch than the image."""
+    batches = [shape[0] for shape in state.image_shapes]
+    for view in outcome:
+        spec = state.draft.specs.get(view.tensor) if isinstance(view, Map | ScoreMap) else None
+        if spec is not None and spec.shapes is not None and [shape[0] for shape in spec.shapes] != batches:
+            return Site(state, node).refuse("batch-baked", *_BATCH)
+    return outcome
+
+
+_BATCH = ("holds for the native batch only", "leave out --dynamic-batch")
 
 
 def _inherited(state: State, node: onnx.NodeProto, refused: Refused) -> Outcome:
@@ -337,10 +352,10 @@ def _of_free_batch(site: Site) -> Refusal | None:
         return None
     given = site.draft.spec(site.tensors()[0]).shapes or ()
     if site.op_type != "Reshape" or [shape[:1] for shape in given] != [(batch,) for batch in batches]:
-        return site.refuse("batch-baked", "holds for the native batch only", "leave out --dynamic-batch")
+        return site.refuse("batch-baked", *_BATCH)
     site.draft.nodes.pop()
     try:
         emit.reshape(site.draft, site.tensors()[0], [0, *native.native[1:]], site.node.output[0], site.node)
     except InferenceFailed:  # its input has no batch
-        return site.refuse("batch-baked", "holds for the native batch only", "leave out --dynamic-batch")
+        return site.refuse("batch-baked", *_BATCH)
     return None

@@ -240,3 +240,41 @@ def test_sizes_at_which_nothing_is_left_are_not_tried() -> None:
     tensor = net.op("Slice", tensor, net.ints(1, 1), net.ints(-1, -1), net.ints(2, 3))
     done = proven(net.model(net.op("Pad", tensor, net.ints(0, 0, 4, 4, 0, 0, 4, 4))), exact=False, crops=False)
     assert done.claim.smallest_size == (7, 7)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("how", ["Slice", "Expand", "Tile"])
+def test_a_batch_that_is_baked_in_is_freed(how: str, batch: int) -> None:
+    def build(count: int) -> onnx.ModelProto:
+        net = Net()
+        tensor = net.op("Tanh", net.conv(net.image(count, (16, 16)), 2, 4, strides=[1, 1], pads=[1] * 4))
+        if how == "Slice":
+            return end(net, net.op("Slice", tensor, net.ints(0), net.ints(count), net.ints(0)))
+        shape = (count, 4, 16, 16) if how == "Expand" else (count, 1, 16, 16)
+        return end(net, net.op("Add", tensor, net.op(how, net.random(1, 4, 1, 1), net.ints(*shape))))
+
+    done = proven(build(batch), exact=False, crops=False, dynamic_batch=True)
+    images = np.random.default_rng(1).standard_normal((3, 2, 16, 16)).astype(np.float32)
+    want, got = (session(model).run(None, {"image": images})[0] for model in (build(3), complete(done)))
+    np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max())
+
+
+def test_a_slice_may_have_narrow_bounds() -> None:
+    """As tf2onnx writes every strided slice: int32, to the end of the native size."""
+
+    def build(size: Pixels) -> onnx.ModelProto:
+        net, tensor = begin(size)
+        bounds = [net.const(list(item), dtype=np.int32) for item in ((0, 1), size, (2, 3), (2, 2))]
+        return end(net, net.op("Slice", tensor, *bounds))
+
+    for at in SIZES:
+        agree(build, (16, 16), at)
+
+
+def test_pools_of_several_stages_meet_before_the_flatten() -> None:
+    net = Net()
+    fine = net.op("Tanh", net.conv(net.image(1, (15, 15)), 2, 4))
+    coarse = net.op("Tanh", net.conv(fine, 4, 6))
+    both = net.op("Concat", net.op("GlobalMaxPool", fine), net.op("GlobalAveragePool", coarse), axis=1)
+    done = proven(net.model(net.fc(net.op("Flatten", both), 10, 5)))
+    assert done.claim.stride == (4, 4)

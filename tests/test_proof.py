@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from hazards import FEATURES, Net, proven
+from onnx import helper, numpy_helper
 from proof_fc_pairs import fc_pair
 from proof_odd_pairs import odd_pair
 from proof_pairs import Pair
@@ -258,3 +260,19 @@ def test_way_around_the_boundary_is_a_failure() -> None:
     result = run(pool_pair(leak=True))
     assert result.window.status == "failed"
     assert "besides through the named boundaries" in result.window.reason
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_a_batch_that_is_cut_off_is_found(samples: int) -> None:
+    """A model that says that its batch is free and gives the first image's scores alone."""
+    net = Net()
+    done = proven(net.model(net.fc(net.flat(), FEATURES, 5)), dynamic_batch=True)
+    wrong = onnx.ModelProto.FromString(done.file.proto.SerializeToString())
+    last = next(node for node in wrong.graph.node if node.output[0] == wrong.graph.output[0].name)
+    last.output[0] = "all"
+    for name, value in (("first", 0), ("end", 1), ("axis", 0)):
+        wrong.graph.initializer.append(numpy_helper.from_array(np.array([value]), name))
+    wrong.graph.node.append(helper.make_node("Slice", ["all", "first", "end", "axis"], [wrong.graph.output[0].name]))
+    wrong.graph.output[0].type.tensor_type.shape.dim[0].dim_param = "rows"
+    parity = check(done.original, done.file.with_proto(wrong), done.claim, CheckOptions(threads=1, samples=samples))
+    assert not parity.passed

@@ -60,29 +60,33 @@ def compare_read(source: ModelFile, evidence: Evidence, claim: Claim, tally: Tal
 
 def _compare_freed(rewritten: Runner, evidence: Evidence, claim: Claim, tally: Tally) -> None:
     """A batch that only the rewritten model has free: two samples at once must give what each gives alone."""
-    kind = evidence.samples[0].kind
-    pair = [sample for sample in evidence.samples if sample.kind == kind and sample.batch is None][:2]
+    pair = [sample for sample in evidence.samples if sample.batch is None][:2]
     images = {image.name for image in claim.inputs}
     fixed = any(
         rewritten.inputs[name].shape[:1] not in ((), (None,)) for name in rewritten.inputs if name not in images
     )
-    if len(pair) < 2 or fixed:  # side inputs whose batch stays fixed cannot follow
+    if fixed:  # side inputs whose batch stays fixed cannot follow
         return
     feeds = {name: np.concatenate([sample.feeds[name] for sample in pair]) for name in pair[0].feeds}
+    count = len(pair) * evidence.batch
     try:
         found = rewritten.run(feeds)
     except RunError as error:
-        tally.fail(f"the rewritten model does not run at batch {2 * evidence.batch}: {error}")
+        tally.fail(f"the rewritten model does not run at batch {count}: {error}")
         return
     for output in claim.outputs:
-        scale = evidence.scales[output.name, kind.name]
         wanted = [sample.values[output.name] for sample in pair]
-        if scale.problem or wanted[0].ndim == 0 or len(wanted[0]) != evidence.batch:
+        scales = [evidence.scales[output.name, sample.kind.name] for sample in pair]
+        if wanted[0].ndim == 0 or len(wanted[0]) != evidence.batch or all(scale.problem for scale in scales):
             continue
         want = np.concatenate(wanted)
         try:
             got = native_value(output, found[output.name], want.shape, len(claim.native_size))
         except FormError as error:
-            tally.fail(f"{error} at batch {len(want)}")
+            tally.fail(f"{error} at batch {count}")
             return
-        tally.compare(output.name, got, want, scale, kind.name, f"at native size, batch {len(want)}")
+        where = f"at native size, batch {count}"
+        for part, (sample, scale) in enumerate(zip(pair, scales, strict=True)):
+            rows = got[part * evidence.batch : (part + 1) * evidence.batch]
+            if not scale.problem:
+                tally.compare(output.name, rows, wanted[part], scale, sample.kind.name, where)

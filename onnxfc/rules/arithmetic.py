@@ -72,6 +72,8 @@ def _spread(site: Site, position: int, spatial: tuple[int, ...]) -> str | None:
         return "" if view is None else tensor_of(view)
     spec = site.draft.spec(view.tensor) if isinstance(view, Context) else site.native(site.node.input[position])
     shape = spec.native  # context may have been spread over the native size: that is left to broadcasting
+    if isinstance(view, Fixed) and site.free_batch:
+        spatial = (*spatial, -len(site.shape_out()))
     own = [axis for axis in spatial if len(shape) + axis >= 0 and shape[len(shape) + axis] != 1]
     return view.tensor if not own else uniform(site, position, own) if isinstance(view, Fixed) else None
 

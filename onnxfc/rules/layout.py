@@ -78,6 +78,8 @@ def concat(site: Site) -> Outcome:
     if axis in spatial:
         return as_window(site)
     trace = Trace.join([view.trace for view in maps])
+    if trace is None and all(view.trace.windows for view in maps) and not context:
+        return as_window(site)  # pools of several stages, which meet on their common grid
     if trace is None:
         return site.refuse("grids-differ", "combines maps of different stride")
     if context:

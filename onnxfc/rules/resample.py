@@ -165,9 +165,9 @@ def _fields(site: Site, view: Map, ratios: Sequence[Fraction]) -> list[Field]:
 
 
 def _aligned(site: Site, trace: Trace) -> Trace:
-    """With align_corners the ratio of the last places depends on the whole size."""
-    corners = str(site.attrs.get("coordinate_transformation_mode", "")) == "align_corners"
-    return trace.tainted(site.taint("context")) if corners else trace
+    """In these modes the ratio of the last places, or the first place, depends on the whole size."""
+    whole = str(site.attrs.get("coordinate_transformation_mode", "")) in {"align_corners", "half_pixel_symmetric"}
+    return trace.tainted(site.taint("context")) if whole else trace
 
 
 def _reach(site: Site, ratio: Fraction) -> tuple[Fraction, Fraction]:

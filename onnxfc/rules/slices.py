@@ -186,7 +186,8 @@ def _sliced(
     ``ends``: by axis, counted from behind, or open. ``written``: what is to be written instead.
     """
     outcome = site.maps(_trace(view, cuts, ends), view.spatial)
-    spatial: dict[int, int | str] = {axis: end for axis, end in ends.items() if axis in view.spatial}
+    own = {*view.spatial, 0} if site.free_batch else {*view.spatial}
+    spatial: dict[int, int | str] = {axis: end for axis, end in ends.items() if axis in own}
     spatial |= written or {}
     if all(spatial.get(axis, end) == end or end >= _OPEN for axis, (_, end, _) in cuts.items()):
         site.keep()
@@ -197,7 +198,8 @@ def _sliced(
         return outcome
     inputs = site.tensors()
     inputs[2] = emit.numbers(site.draft, opened)
-    if site.native(site.node.input[1]).dtype != TensorProto.INT64:
-        return site.refuse("size-locked", "takes a slice that ends at the native size")
+    kind = site.native(site.node.input[1]).dtype
+    if kind != TensorProto.INT64:
+        inputs[2] = site.draft.emit("Cast", [inputs[2]], to=kind)
     site.keep(inputs)
     return outcome
