@@ -11,7 +11,7 @@ from onnxfc.cut import begin_at
 from onnxfc.errors import NothingToRewrite, Refusal
 from onnxfc.geometry import Geometry, Grid, grid_of, slack_of
 from onnxfc.graph import Graph, inputs_of, label
-from onnxfc.images import Image, images, inner_image, native_inputs
+from onnxfc.images import Image, images, inner_image, native_inputs, unlike_sizes
 from onnxfc.inline import inlined
 from onnxfc.model_file import ModelFile
 from onnxfc.outputs import Form, drop_refusals, finish
@@ -71,6 +71,9 @@ def analyse(original: ModelFile, options: RewriteOptions) -> Analysis:
     if isinstance(readings, Refusal):
         refusal = _naming_inner(readings, inner_image(graph, native))
         raise NothingToRewrite(str(refusal), (refusal,))
+    unlike = unlike_sizes(readings[0])
+    if unlike is not None:
+        raise NothingToRewrite(str(unlike), (unlike,))
     failures: list[Analysis] = []
     for reading in readings:
         state = walk(original, graph, native, reading, options.global_pool)

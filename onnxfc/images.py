@@ -114,6 +114,23 @@ def _of_size(readings: list[list[Image]], size: Sequence[int]) -> list[list[Imag
     return fitting
 
 
+def unlike_sizes(reading: Sequence[Image]) -> Refusal | None:
+    """A refusal where one image is natively a whole number of times as large as another.
+
+    Whether it then grows by as many pixels or by so many times as many is not in the graph; where the sizes are in no
+    such ratio they grow by as many.
+    """
+    first = reading[0]
+    for image in reading[1:]:
+        pairs = [sorted(lengths) for lengths in zip(first.size, image.size, strict=False)]
+        ratios = {large / small for small, large in pairs}
+        if len(ratios) == 1 and min(ratios) > 1 and min(ratios).is_integer():
+            sizes = " and ".join("x".join(map(str, item.size)) for item in (first, image))
+            why = f"the images {first.name} and {image.name} are natively {sizes} px: how they grow together is open"
+            return Refusal("sizes-differ", image.name, why, "name the one that is to grow: --input NAME")
+    return None
+
+
 def _layouts(shape: Shape) -> list[tuple[int, ...]]:
     """Spatial axes, the likelier reading first: where no Conv tells, few channels tell which axis they are."""
     readings: list[tuple[int, ...]] = list(_LAYOUTS[len(shape)])

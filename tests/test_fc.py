@@ -714,3 +714,16 @@ def test_float64_has_no_conv_kernel() -> None:
 
     model = head(body)
     proven_or_refused(model)
+
+
+def test_images_of_which_one_is_twice_as_large_are_refused() -> None:
+    """Does a depth map of half the resolution grow by as many pixels as the image, or by half as many?"""
+    net = Net()
+    parts = [net.op("Flatten", net.conv(net.input(name, [1, 2, *size]), 2, 3)) for name, size in TWO_IMAGES]
+    model = net.model(net.fc(net.op("Concat", *parts, axis=1), 3 * (20 + 4), 5))
+    found = refusal(model)
+    assert (found.code, found.node) == ("sizes-differ", "depth")
+    assert "--input" in found.advice
+
+
+TWO_IMAGES = (("colour", (12, 10)), ("depth", (6, 5)))
