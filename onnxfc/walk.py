@@ -17,6 +17,7 @@ from onnxfc.receptive_field import Field
 from onnxfc.regroup import lengths, unfolded
 from onnxfc.rules import RULES, leading
 from onnxfc.rules.elementwise import BROADCAST
+from onnxfc.rules.spreading import spread, spreads
 from onnxfc.site import ATTENTION, LEAVE, GlobalPool, Outcome, Role, Site, State, tensor_of
 from onnxfc.specs import Inference, InferenceFailed, Spec, of_tensor
 from onnxfc.views import Context, Fixed, Folded, Lifted, Map, Refused, ScoreMap, Trace, View, Window
@@ -312,20 +313,11 @@ def _no_rule(site: Site) -> Refusal:
     return site.refuse("unsupported-operator", "is not supported here", LEAVE)
 
 
-def _spreads(site: Site) -> bool:
-    """Whether a vector of the whole image is spread over the places of the native size: broadcasting will do it."""
-    if site.op_type not in {"Expand", "Resize", "Tile", "Upsample"} or not isinstance(site.views[0], Context):
-        return False
-    before, after = site.shape_in(), site.shape_out()
-    same = len(before) == len(after) and before[:2] == after[:2]
-    return same and len(before) == 2 + site.state.rank and set(before[2:]) == {1} and set(after[2:]) != {1}
-
-
 def _size_free(site: Site, views: Sequence[View]) -> Outcome:
     """Nothing here depends on the image's size: the node stays, whatever it is."""
     context = [view.trace for view in views if isinstance(view, Context)]
-    if context and _spreads(site):
-        return list(views[:1])
+    if context and spreads(site):
+        return spread(site)
     try:
         site.keep([tensor_of(site.state.views[name]) if name else "" for name in site.node.input])
     except InferenceFailed:

@@ -30,6 +30,8 @@ def on_maps(site: Site) -> Outcome:
     small = [view for view in maps if extent_of(site, view) != extent_of(site, big)]
     if small:
         return _rejoin(site, big, small)
+    if any(site.shape_out()[axis] != extent for axis, extent in zip(big.spatial, extent_of(site, big), strict=True)):
+        return _rejoin(site, big, maps)  # a constant spreads it
     context = [replace(view.trace, fields=big.trace.fields) for view in site.views if isinstance(view, Context)]
     trace = Trace.join([*(view.trace for view in maps), *context])
     if trace is None:
