@@ -66,6 +66,19 @@ class Sizing:
                 return tuple(stride)
         return (1,) * len(stride)
 
+    def over_a_period(
+        self, native: Sequence[int], step: Sequence[int], period: Sequence[int]
+    ) -> list[dict[str, Shape]]:
+        """Shapes at the legal sizes from native on, until all that rounds has rounded in every way.
+
+        One without any shapes where there are too many.
+        """
+        count = max(-(-whole // each) for whole, each in zip(period, step, strict=True))
+        if count > _MANY:
+            return [{}]
+        sizes = [[n + k * each for n, each in zip(native, step, strict=True)] for k in range(count)]
+        return [shapes for shapes in map(self.shapes, sizes) if shapes is not None]
+
     def _disagree(self, node: onnx.NodeProto, specs: Mapping[str, Spec | None]) -> bool:
         """Whether dims that are equal at the native size differ now: broadcasting would hide it."""
         if node.op_type not in _SIDE_BY_SIDE:
@@ -80,6 +93,9 @@ class Sizing:
                     return True
         return False
 
+
+_MANY = 256
+"""Image sizes of one period."""
 
 _SIDE_BY_SIDE = {"Add", "Concat", "Div", "Max", "Min", "Mul", "Sub", "Sum"}
 
