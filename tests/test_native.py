@@ -50,6 +50,15 @@ def test_no_fusion_is_lost(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+def test_a_gather_of_all_features_in_order_moves_axes_only(exporter: str) -> None:
+    """A pooled ConvNeXt stays a map, so its LayerNormalization and the Transposes around it stay what they are."""
+    done = done_with(f"convnext.{exporter}.onnx")
+    before = {node.SerializeToString(deterministic=True) for node in done.original.proto.graph.node}
+    new = [node for node in done.model.graph.node if node.SerializeToString(deterministic=True) not in before]
+    assert [node.op_type for node in new] == ["AveragePool", "Transpose", "Conv"]
+
+
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
 def test_sizes_are_measured_by_few_nodes(exporter: str) -> None:
     """A Resize to a sister's size: one Shape, and a Concat with the dims that stay."""
     nodes = Counter(node.op_type for node in done_with(f"unet.{exporter}.onnx").model.graph.node)
