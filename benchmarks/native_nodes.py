@@ -5,8 +5,9 @@
 
 One row for each model and exporter, batch 1. The original is loaded twice: its two sessions and that of the rewritten
 model take turns in one run, in changing order. The ratio of the original to itself is the noise that the ratio of the
-rewritten model has to be seen against. Missing exports are made first, which needs torch and torchvision; Keras
-applications are exported where ``--python`` is given, and left out where they are missing.
+rewritten model has to be seen against; on a busy machine, add ``--cpu-time``. Missing exports are made first, which
+needs torch and torchvision; Keras applications are exported where ``--python`` is given, and left out where they are
+missing.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -66,11 +68,12 @@ def row(path: Path, args: argparse.Namespace) -> list[str]:
         measure.rewrite(path, rewritten, batch=False)
         nodes = [measure.optimised_nodes(item) for item in (path, rewritten)]
         # One of a kind after the other: what lies side by side in memory is then not always of one model.
-        sessions = [measure.session(item, args.threads) for item in (path, rewritten, path)]
+        threads = 1 if args.cpu_time else args.threads
+        sessions = [measure.session(item, threads) for item in (path, rewritten, path)]
     feed = image(sessions[0])
     names = ("original", "rewritten", "again")
     tasks = {name: (lambda s=s: s.run(None, feed)) for name, s in zip(names, sessions, strict=True)}
-    seconds = measure.medians(tasks, args.rounds)
+    seconds = measure.medians(tasks, args.rounds, time.thread_time if args.cpu_time else time.perf_counter)
     model, _, exporter = path.name.removesuffix(".onnx").partition(".")
     return [
         model,
@@ -91,8 +94,13 @@ def main() -> None:
     parser.add_argument("--python", help="an interpreter with TensorFlow, to export Keras applications")
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--threads", type=int, default=0, help="threads of onnxruntime; 0: its own choice")
+    parser.add_argument("--cpu-time", action="store_true", help="processor time of one thread: for a busy machine")
     args = parser.parse_args()
-    print(measure.table(HEAD, [row(path, args) for path in files(args)]))
+    lines = []
+    for path in files(args):
+        lines.append(row(path, args))
+        print(*lines[-1], file=sys.stderr, flush=True)
+    print(measure.table(HEAD, lines))
 
 
 if __name__ == "__main__":
