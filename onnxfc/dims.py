@@ -22,6 +22,7 @@ class DimNames:
 
     def __init__(self, images: Sequence[Image], graph: Graph, shapes: Sequence[Mapping[str, Shape]]) -> None:
         self._shapes = shapes
+        self._images = {image.name for image in images}
         self._names: dict[Key, str] = {}
         declared = {image.name: _declared(graph, image) for image in images}
         own = {info.name: info.type.tensor_type.shape.dim for info in graph.inputs if info.name not in declared}
@@ -36,7 +37,7 @@ class DimNames:
                 self._names.setdefault(self._key(image.name, spec, 0), name)
                 self._taken.add(name)
             for name, axis in zip(self._sizes, image.spatial, strict=True):
-                self._named(self._key(image.name, spec, axis), name)  # an image of another size has dims of its own
+                self._named(self._key(image.name, spec, axis), name)  # of another size: dims of its own
 
     def of(self, tensor: str, spec: Spec, axis: int, place: int | None = None) -> int | str:
         """A number or a name; ``place``: which of its size-dependent axes it is, for an output."""
@@ -51,7 +52,7 @@ class DimNames:
         found = [shapes.get(tensor) for shapes in self._shapes]
         probed = tuple(shape[axis] for shape in spec.shapes or ())
         if any(shape is None or len(shape) != spec.rank for shape in found):
-            return (*probed, tensor)  # nothing is known between the probes
+            return (*probed, "" if tensor in self._images else tensor)  # nothing is known between the probes
         return (*probed, *(shape[axis] for shape in found if shape is not None))
 
     def _named(self, key: Key, hint: str) -> str:

@@ -71,13 +71,13 @@ class Sizing:
     ) -> list[dict[str, Shape]]:
         """Shapes at the legal sizes from native on, until all that rounds has rounded in every way.
 
-        One without any shapes where there are too many.
+        One without any shapes where there are too many, or none is known.
         """
         count = max(-(-whole // each) for whole, each in zip(period, step, strict=True))
         if count > _MANY:
             return [{}]
         sizes = [[n + k * each for n, each in zip(native, step, strict=True)] for k in range(count)]
-        return [shapes for shapes in map(self.shapes, sizes) if shapes is not None]
+        return [shapes for shapes in map(self.shapes, sizes) if shapes is not None] or [{}]
 
     def _disagree(self, node: onnx.NodeProto, specs: Mapping[str, Spec | None]) -> bool:
         """Whether dims that are equal at the native size differ now: broadcasting would hide it.
