@@ -42,11 +42,11 @@ class DimNames:
     def of(self, tensor: str, spec: Spec, axis: int, place: int | None = None) -> int | str:
         """A number or a name; ``place``: which of its size-dependent axes it is, for an output."""
         assert spec.shapes is not None
-        lengths = [shape[axis] for shape in spec.shapes]
-        if len(set(lengths)) == 1:
+        key, lengths = self._key(tensor, spec, axis), [shape[axis] for shape in spec.shapes]
+        if {length for length in key if isinstance(length, int)} == {lengths[0]}:
             return lengths[0]
         hint = self._hint(lengths) if place is None else f"map_{self._sizes[place % len(self._sizes)]}"
-        return self._named(self._key(tensor, spec, axis), hint)
+        return self._named(key, hint)
 
     def _key(self, tensor: str, spec: Spec, axis: int) -> Key:
         found = [shapes.get(tensor) for shapes in self._shapes]

@@ -105,10 +105,10 @@ def transpose(draft: Draft, tensor: str, perm: Sequence[int], output: str = "") 
 def dims(draft: Draft, tensor: str, start: int, end: int) -> str:
     """The dims ``start:end`` of a tensor, as int64 of shape (end - start,).
 
-    Constant where they are the same at every size; computed once for all that asks.
+    Constant where batch and channels do not change; computed once for all that asks.
     """
     shapes = draft.spec(tensor).shapes
-    if shapes is not None and len({shape[start:end] for shape in shapes}) == 1:
+    if not start and shapes is not None and len({shape[start:end] for shape in shapes}) == 1:
         return draft.constant(list(shapes[0][start:end]), "dims")
     key = (tensor, start, end)
     if key not in draft.measured or draft.producer(draft.measured[key]) is None:  # it was taken back with its rule
