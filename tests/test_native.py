@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from hazards import complete
+from hazards import Net, complete, proven
 from onnx import TensorProto, helper
 from test_fixtures import FOLDER, HEADLESS, INDEX, REWRITTEN, UNKNOWN, options
 
@@ -161,3 +161,22 @@ def test_a_vector_beside_a_single_window_is_no_clash_of_sizes(name: str) -> None
     done = done_with(f"{name}.onnx")
     assert done.claim.size_step == (1, 1)
     assert done.map_at_twice == (5, 5)
+
+
+@pytest.mark.parametrize("spelling", ["GlobalAveragePool", "ReduceMean"])
+@pytest.mark.parametrize(
+    ("opset", "channels", "kernels"),
+    [(17, 3, [[8, 7]]), (20, 16, [[8, 7]]), (20, 3, [[1, 7], [8, 1]])],
+)
+def test_a_large_mean_is_taken_in_quick_steps(
+    spelling: str, opset: int, channels: int, kernels: list[list[int]]
+) -> None:
+    """One pool, or where onnxruntime's is slow one for each axis: the same cells."""
+    net = Net(opset)
+    tensor = net.op("Conv", net.input("x", [1, 2, 11, 9]), net.random(channels, 2, 4, 3))
+    pooled = net.op(spelling, tensor) if spelling == "GlobalAveragePool" else net.axes(spelling, tensor, [2, 3])
+    model = net.model(net.fc(net.op("Flatten", pooled), channels, 4))
+    done = proven(model)
+    pools = [node for node in done.model.graph.node if node.op_type == "AveragePool"]
+    found = [list(item.ints) for node in pools for item in node.attribute if item.name == "kernel_shape"]
+    assert found == kernels
