@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import onnx
 import onnxruntime as ort
@@ -84,34 +85,52 @@ def session(path: Path, threads: int) -> ort.InferenceSession:
     return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def medians(tasks: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each task; the tasks take turns, so that all suffer alike from a busy machine."""
+def optimised_nodes(path: Path) -> int:
+    """Nodes that onnxruntime's optimiser leaves at its default level."""
+    with TemporaryDirectory() as folder:
+        target = Path(folder) / "optimised.onnx"
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        options.optimized_model_filepath = str(target)
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights")
+        ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return len(onnx.load(target, load_external_data=False).graph.node)
+
+
+def medians(
+    tasks: dict[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
+    """Median seconds of each task; they take turns in changing order, so that all suffer alike from a busy machine."""
     for task in tasks.values():
         task()
     seconds: dict[str, list[float]] = {name: [] for name in tasks}
-    for _ in range(rounds):
-        for name, task in tasks.items():
-            begin = time.perf_counter()
+    names = list(tasks)
+    for count in range(rounds):
+        start = count % len(names)
+        for name in [*names[start:], *names[:start]]:
+            task = tasks[name]
+            begin = clock()
             task()
-            seconds[name].append(time.perf_counter() - begin)
+            seconds[name].append(clock() - begin)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def rewrite(source: Path, target: Path) -> None:
-    """``onnxfc rewrite`` as a user calls it, unproven, with a free batch."""
+def rewrite(source: Path, target: Path, batch: bool = True) -> None:
+    """``onnxfc rewrite`` as a user calls it, unproven; ``batch``: with a free batch."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     command = [sys.executable, "-m", "onnxfc", "rewrite", str(source), str(target)]
-    command += ["--no-check", "--dynamic-batch", "-q"]
+    command += ["--no-check", "-q", *(["--dynamic-batch"] if batch else [])]
     subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": path})
 
 
-def exported(folder: Path, model: str, exporter: str) -> Path:
-    """The export of a torchvision ``model`` with a free batch; made where it is missing (needs torch)."""
-    path = folder / f"{model}.{exporter}.batch.onnx"
+def exported(folder: Path, model: str, exporter: str, batch: bool = True) -> Path:
+    """The export of a torchvision ``model``, ``batch``: with a free one; made where it is missing (needs torch)."""
+    path = folder / f"{model}.{exporter}{'.batch' if batch else ''}.onnx"
     if not path.exists():
         script = ROOT / "benchmarks" / "export_torchvision.py"
         command = [sys.executable, str(script), "--out", str(folder), "--models", model]
-        subprocess.run([*command, "--exporter", exporter, "--dynamic-batch"], check=True)
+        command += ["--exporter", exporter, *(["--dynamic-batch"] if batch else [])]
+        subprocess.run(command, check=True, stdout=sys.stderr)
     return path
 
 

@@ -8,56 +8,31 @@ import onnx
 from onnx import helper
 
 from onnxfc.claim import PREFIX
-from onnxfc.graph import Graph, inputs_of, unused_name
-from onnxfc.images import SIZE_NAMES, Image
+from onnxfc.dims import DimNames
+from onnxfc.graph import inputs_of
+from onnxfc.images import Image
 from onnxfc.site import State
-from onnxfc.specs import Spec
+from onnxfc.specs import Shape, Spec
 from onnxfc.views import Fixed
 
 
-class _Names:
-    """One dim_param for each way in which a dim follows the image."""
-
-    def __init__(self, images: Sequence[Image], graph: Graph) -> None:
-        self._by_dims: dict[tuple[int, ...], str] = {}
-        batches = {_declared(graph, image, 0) for image in images if image.free_batch}
-        self._sizes = tuple(f"image_{name}" if name in batches else name for name in SIZE_NAMES[len(images[0].spatial)])
-        for image in images:
-            probes = image.probes()
-            if image.free_batch:
-                self._by_dims.setdefault(tuple(probe[0] for probe in probes), _declared(graph, image, 0) or "batch")
-            for name, axis in zip(self._sizes, image.spatial, strict=True):
-                dims = tuple(probe[axis] for probe in probes)
-                if dims not in self._by_dims:  # a second image of another size has dims of its own
-                    self._by_dims[dims] = unused_name(name, set(self._by_dims.values()))
-
-    def dim(self, dims: tuple[int, ...], place: int | None) -> int | str | None:
-        """A number, a name, or (inside the graph) nothing."""
-        if len(set(dims)) == 1:
-            return dims[0]
-        if dims not in self._by_dims:
-            if place is None:
-                return None
-            name = f"map_{self._sizes[place % len(self._sizes)]}"
-            self._by_dims[dims] = unused_name(name, set(self._by_dims.values()))
-        return self._by_dims[dims]
-
-
-def _declared(graph: Graph, image: Image, axis: int) -> str:
-    """The name that the original gives a dim of an image."""
-    info = next(info for info in graph.inputs if info.name == image.name)
-    return str(info.type.tensor_type.shape.dim[axis].dim_param)
-
-
 def assemble(
-    state: State, images: Sequence[Image], axes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str]
+    state: State,
+    images: Sequence[Image],
+    axes: Mapping[str, tuple[int, ...]],
+    metadata: Mapping[str, str],
+    shapes: Sequence[Mapping[str, Shape]],
 ) -> onnx.ModelProto:
-    """The rewritten model; ``axes`` are the size-dependent axes of each output, ``metadata`` its ``metadata_props``."""
+    """The rewritten model.
+
+    ``axes`` are the size-dependent axes of each output, ``metadata`` its ``metadata_props``, ``shapes`` those of all
+    tensors at further image sizes.
+    """
     graph, draft = state.graph, state.draft
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)
     nodes = draft.prune(graph.outputs)
-    names = _Names(images, graph)
+    names = DimNames(images, graph, shapes)
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     _initializers(state, model, nodes)
@@ -109,7 +84,7 @@ def _initializer_inputs(model: onnx.ModelProto, gone: set[str], state: State) ->
     model.graph.input.extend(copies)
 
 
-def _set_shape(info: onnx.ValueInfoProto, spec: Spec, names: _Names, axes: Sequence[int]) -> None:
+def _set_shape(info: onnx.ValueInfoProto, spec: Spec, names: DimNames, axes: Sequence[int]) -> None:
     """Dims that follow the image become dim_params; the batch keeps the name it has."""
     if spec.shapes is None:
         info.type.tensor_type.ClearField("shape")
@@ -117,29 +92,32 @@ def _set_shape(info: onnx.ValueInfoProto, spec: Spec, names: _Names, axes: Seque
     before = list(info.type.tensor_type.shape.dim)
     shape = onnx.TensorShapeProto()
     for axis in range(spec.rank):
-        dims = tuple(probe[axis] for probe in spec.shapes)
-        value = names.dim(dims, list(axes).index(axis) if axis in axes else None)
+        value = names.of(info.name, spec, axis, list(axes).index(axis) if axis in axes else None)
         dim = shape.dim.add()
         if len(before) == spec.rank and before[axis].denotation:
             dim.denotation = before[axis].denotation
         if isinstance(value, int):
             dim.dim_value = value
-        elif value is not None:
+        else:
             dim.dim_param = value
     info.type.tensor_type.elem_type = spec.dtype or info.type.tensor_type.elem_type
     info.type.tensor_type.shape.CopyFrom(shape)
 
 
-def _value_infos(state: State, model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], names: _Names) -> None:
-    """The file's own for tensors that did not change; fresh ones for those that did; none for those that are gone."""
-    made = {name for node in nodes for name in node.output}
-    kept = []
-    for info in model.graph.value_info:
-        if info.name not in made:
+def _value_infos(state: State, model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], names: DimNames) -> None:
+    """The file's own where no dim changed, fresh ones for all that follows the image; none for those that are gone.
+
+    Without names onnxruntime cannot tell that two maps have one size, and leaves a Conv and the Add behind it apart.
+    """
+    made = [name for node in nodes for name in node.output if name]
+    infos = {info.name: onnx.ValueInfoProto.FromString(info.SerializeToString()) for info in model.graph.value_info}
+    kept = {name: info for name, info in infos.items() if name in set(made)}
+    outputs = {info.name for info in model.graph.output}
+    for name in made:
+        spec = state.draft.specs.get(name)
+        if name in outputs or spec is None or spec.shapes is None or not spec.dtype:
             continue
-        spec = state.draft.specs.get(info.name)
-        if spec is not None and spec.shapes is not None and not isinstance(state.views.get(info.name), Fixed):
-            _set_shape(info, spec, names, ())
-        kept.append(onnx.ValueInfoProto.FromString(info.SerializeToString()))
+        if len(set(spec.shapes)) > 1 or (name in kept and not isinstance(state.views.get(name), Fixed)):
+            _set_shape(kept.setdefault(name, onnx.ValueInfoProto(name=name)), spec, names, ())
     del model.graph.value_info[:]
-    model.graph.value_info.extend(kept)
+    model.graph.value_info.extend(kept.values())

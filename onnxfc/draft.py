@@ -41,6 +41,7 @@ class Draft:
         self._drafted: set[str] = set()
         self.final: set[str] = set()
         self.renamed: dict[str, str] = {}
+        self.measured: dict[tuple[str, int, int], str] = {}
         self.reshaped: dict[tuple[str, tuple[int, ...]], str] = {}
         self._constants: dict[tuple[Any, ...], str] = {}
 

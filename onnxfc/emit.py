@@ -103,7 +103,22 @@ def transpose(draft: Draft, tensor: str, perm: Sequence[int], output: str = "") 
 
 
 def dims(draft: Draft, tensor: str, start: int, end: int) -> str:
-    """The dims ``start:end`` of a tensor, as int64 of shape (end - start,)."""
+    """The dims ``start:end`` of a tensor, as int64 of shape (end - start,).
+
+    Constant where batch and channels do not change; computed once for all that asks.
+    """
+    shapes = draft.spec(tensor).shapes
+    if not start and shapes is not None and len({shape[start:end] for shape in shapes}) == 1:
+        return draft.constant(list(shapes[0][start:end]), "dims")
+    key = (tensor, start, end)
+    if key not in draft.measured or draft.producer(draft.measured[key]) is None:  # it was taken back with its rule
+        draft.measured[key] = _measured(draft, tensor, start, end)
+    return draft.measured[key]
+
+
+def _measured(draft: Draft, tensor: str, start: int, end: int) -> str:
+    if draft.graph.opset >= 15:  # before, Shape gives all dims
+        return draft.emit("Shape", [tensor], start=start, end=end)
     return slice_axis(draft, draft.emit("Shape", [tensor]), 0, start, end)
 
 

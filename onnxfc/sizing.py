@@ -19,7 +19,7 @@ class Sizing:
         self._nodes = [(node, kind_of(node)) for node in nodes]
         self._images = images
         made = {name for node in nodes for name in node.output}
-        self._native = {name: spec.native for name, spec in draft.specs.items() if spec.shapes is not None}
+        self._probed = {name: spec.shapes for name, spec in draft.specs.items() if spec.shapes is not None}
         self._given = {name: _first(spec) for name, spec in draft.specs.items() if name not in made}
         self._known: dict[tuple[int, ...], dict[str, Spec | None] | None] = {}
 
@@ -66,20 +66,45 @@ class Sizing:
                 return tuple(stride)
         return (1,) * len(stride)
 
+    def over_a_period(
+        self, native: Sequence[int], step: Sequence[int], period: Sequence[int]
+    ) -> list[dict[str, Shape]]:
+        """Shapes at the legal sizes from native on, until all that rounds has rounded in every way.
+
+        One without any shapes where there are too many, or none is known.
+        """
+        count = max(-(-whole // each) for whole, each in zip(period, step, strict=True))
+        if count > _MANY:
+            return [{}]
+        sizes = [[n + k * each for n, each in zip(native, step, strict=True)] for k in range(count)]
+        return [shapes for shapes in map(self.shapes, sizes) if shapes is not None] or [{}]
+
     def _disagree(self, node: onnx.NodeProto, specs: Mapping[str, Spec | None]) -> bool:
-        """Whether dims that are equal at the native size differ now: broadcasting would hide it."""
+        """Whether dims that are equal at the native size differ now: broadcasting would hide it.
+
+        A dim that is 1 at every size is meant to be broadcast, also beside a map of native extent 1.
+        """
         if node.op_type not in _SIDE_BY_SIDE:
             return False
-        pairs = [(self._native.get(name), specs.get(name)) for name in node.input]
+        pairs = [(self._probed.get(name), specs.get(name)) for name in node.input]
         known = [(old, new.shapes[0]) for old, new in pairs if old is not None and new is not None and new.shapes]
         for old, now in known[1:]:
             first, first_now = known[0]
-            for axis in range(1, min(len(old), len(first)) + 1):
-                grew = now[-axis] != old[-axis] or first_now[-axis] != first[-axis]
-                if old[-axis] == first[-axis] and grew and now[-axis] != first_now[-axis]:
+            for axis in range(1, min(len(old[0]), len(first[0])) + 1):
+                if _always_one(old, axis) or _always_one(first, axis):
+                    continue
+                grew = now[-axis] != old[0][-axis] or first_now[-axis] != first[0][-axis]
+                if old[0][-axis] == first[0][-axis] and grew and now[-axis] != first_now[-axis]:
                     return True
         return False
 
+
+def _always_one(probed: Sequence[Shape], axis: int) -> bool:
+    return {shape[-axis] for shape in probed} == {1}
+
+
+_MANY = 256
+"""Image sizes of one period."""
 
 _SIDE_BY_SIDE = {"Add", "Concat", "Div", "Max", "Min", "Mul", "Sub", "Sum"}
 

@@ -34,7 +34,7 @@ LAYERS = (
     ("draft", "runtime", "shapes", "match", "renaming"),
     ("emit", "site", "proof", "geometry"),
     ("lift", "weights", "images", "cut", "branches"),
-    ("inline", "regroup"),
+    ("inline", "regroup", "dims"),
     ("rules", "sizing", "outputs", "assemble"),
     ("walk", "periods"),
     ("analyse",),
@@ -51,19 +51,9 @@ LAYERS = (
 
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 REWRITING = {"walk", "rules", "rewrite", "draft", "emit", "lift", "site", "views", "weights", "outputs", "assemble"}
-REWRITING |= {
-    "regroup",
-    "analyse",
-    "derive",
-    "checking",
-    "inspection",
-    "geometry",
-    "shapes",
-    "match",
-    "commands",
-    "offgrid",
-}
-REWRITING |= {"branches", "images", "cut", "inline", "sizing", "specs", "graph", "report", "cli", "receptive_field"}
+REWRITING |= {"regroup", "analyse", "derive", "checking", "inspection", "geometry", "shapes", "match", "commands"}
+REWRITING |= {"branches", "dims", "images", "cut", "inline", "sizing", "specs", "graph", "report", "cli", "offgrid"}
+REWRITING |= {"receptive_field"}
 
 
 def module_name(path: Path) -> str:

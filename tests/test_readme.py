@@ -181,7 +181,12 @@ def test_files_that_are_named_exist() -> None:
 
 
 def test_places_for_benchmarks() -> None:
-    for marker in ("<!-- dense_vs_crops -->", "<!-- native_latency -->", "<!-- large_models -->"):
+    for marker in (
+        "<!-- dense_vs_crops -->",
+        "<!-- native_latency -->",
+        "<!-- native_nodes -->",
+        "<!-- large_models -->",
+    ):
         assert TEXT.count(marker) == 1
 
 

@@ -14,6 +14,7 @@ from onnxfc.rules.indexing import look_up
 from onnxfc.rules.table import rule
 from onnxfc.rules.wrap import pieces_joined
 from onnxfc.site import Outcome, Site, axes_of, positive
+from onnxfc.specs import Shape
 from onnxfc.views import Fixed, Index, Map, ScoreMap, Source, Trace, View, Window
 
 _MOVES = (
@@ -194,6 +195,11 @@ def _reshape(site: Site, scores: Sequence[ScoreMap], trace: Trace) -> Outcome:
         if site.op_type == "Squeeze" and site.shape_in()[0] == 1:
             return site.refuse("batch-baked", "takes its input for one image", "leave out --dynamic-batch")
         return site.refuse("mixes-batch", "folds features into the batch")
+    return _laid_out(site, view, features, axis, trace)
+
+
+def _laid_out(site: Site, view: ScoreMap, features: Shape, axis: int | None, trace: Trace) -> Outcome:
+    """The same features in other axes, the batch at ``axis``; a map again where they are channels of one place."""
     first = 1 + len(view.features)
     grid = len(trace.fields)
     if features == view.features:
@@ -258,7 +264,21 @@ def _concat(site: Site, scores: Sequence[ScoreMap], trace: Trace) -> Outcome:
 
 
 def _gather(site: Site, scores: Sequence[ScoreMap], trace: Trace) -> Outcome:
-    return _axis(site, scores, trace) if isinstance(site.views[1], Fixed) else look_up(site, scores, trace)
+    if not isinstance(site.views[1], Fixed):
+        return look_up(site, scores, trace)
+    if _takes_all(site, scores[0]):
+        shape = site.native(site.node.output[0]).native
+        alone = site.swallowed and shape[:1] != (1,)
+        return _laid_out(site, scores[0], shape if alone else shape[1:], None if alone else 0, trace)
+    return _axis(site, scores, trace)
+
+
+def _takes_all(site: Site, view: ScoreMap) -> bool:
+    """Whether a Gather picks every feature in order, as exporters write strided views: only the axes change."""
+    places = site.constant(1)
+    count = len(view.features)
+    along = positive(int(site.attrs.get("axis", 0)), 1 + count) == 1 == count and not view.batch_axis
+    return along and places is not None and np.array_equal(places.ravel(), np.arange(view.features[0]))
 
 
 def _axis(site: Site, scores: Sequence[ScoreMap], trace: Trace) -> Outcome:
