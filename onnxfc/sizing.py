@@ -71,14 +71,25 @@ class Sizing:
         if node.op_type not in _SIDE_BY_SIDE:
             return False
         pairs = [(self._native.get(name), specs.get(name)) for name in node.input]
+        end_to_end = _joined_axis(node, self._native.get(node.output[0]))
         known = [(old, new.shapes[0]) for old, new in pairs if old is not None and new is not None and new.shapes]
         for old, now in known[1:]:
             first, first_now = known[0]
             for axis in range(1, min(len(old), len(first)) + 1):
+                if end_to_end == len(old) - axis:
+                    continue
                 grew = now[-axis] != old[-axis] or first_now[-axis] != first[-axis]
                 if old[-axis] == first[-axis] and grew and now[-axis] != first_now[-axis]:
                     return True
         return False
+
+
+def _joined_axis(node: onnx.NodeProto, shape: Shape | None) -> int | None:
+    """The axis on which a Concat lays its inputs end to end: there they may be of any length."""
+    if node.op_type != "Concat" or shape is None:
+        return None
+    axis = int(next(item.i for item in node.attribute if item.name == "axis"))
+    return axis % len(shape)
 
 
 _SIDE_BY_SIDE = {"Add", "Concat", "Div", "Max", "Min", "Mul", "Sub", "Sum"}
