@@ -228,6 +228,14 @@ def test_pool_whose_kernel_is_one_axis(name: str, kind: str, axis: int) -> None:
     assert apart(run(complete(done), image), run(reference, image)) < ROUND
 
 
+def test_spread_over_the_channels_too() -> None:
+    """expand_as: (N, 1, H, 1) to (N, C, H, W)."""
+    done, _ = free_too(lambda net, x: gate(net, x, net.op("Expand", mean(net, x, 1, 3), net.ints(1, 3, 5, 5))))
+    _, reference = free_too(lambda net, x: gate(net, x, mean(net, x, 1, 3)))
+    image = np.random.default_rng(2).standard_normal((1, 2, 15, 26)).astype(np.float32)
+    assert apart(run(complete(done), image), run(reference, image)) < ROUND
+
+
 VOLUMES: dict[str, Body] = {
     "one axis": lambda net, x: gate(net, x, mean(net, x, 3)),
     "two axes": lambda net, x: gate(net, x, mean(net, x, 2, 4)),
@@ -361,6 +369,16 @@ def test_pool_of_a_row_that_begins_a_head_is_each_windows_own() -> None:
     def body(net: Net, tensor: str) -> str:
         rows = net.op("MaxPool", tensor, kernel_shape=[1, 4], strides=[1, 4])
         return net.fc(net.op("Flatten", rows), 15, 4)
+
+    assert proven(bodied(body)).claim.stride == (2, 2)
+
+
+def test_two_pools_of_a_row_that_begin_a_head() -> None:
+    """They meet each other, not their trunk."""
+
+    def body(net: Net, tensor: str) -> str:
+        pools = [net.op(kind, tensor, kernel_shape=[1, 4], strides=[1, 4]) for kind in ("MaxPool", "AveragePool")]
+        return net.fc(net.op("Flatten", net.op("Add", *pools)), 15, 4)
 
     assert proven(bodied(body)).claim.stride == (2, 2)
 

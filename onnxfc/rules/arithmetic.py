@@ -56,7 +56,7 @@ def on_maps(site: Site) -> Outcome:
 
 def _gates(site: Site, maps: Sequence[Map]) -> None:
     """What weighed the places of the image against each other for some of the maps turns out to be context."""
-    trunk = [view.trace for view in maps if not view.trace.windows]
+    trunk = [view.trace for view in maps if not view.trace.windows and len(view.spatial) == site.state.rank]
     common = frozenset.intersection(*(trace.pools for trace in trunk)) if trunk else frozenset()
     for trace in trunk:
         site.turns_out(replace(trace, pools=trace.pools - common), "context")

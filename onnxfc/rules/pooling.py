@@ -287,6 +287,8 @@ def _pool_of_window(site: Site, view: Window, channels: Index) -> Outcome:
     kind, source, features = _POOLS[site.op_type], view.sources[0], site.shape_out()[1:]
     trace = replace(view.trace, pools=view.trace.pools | {site.label})
     spelled = f"{site.op_type} {'x'.join(map(str, source.extent))}"
+    if weighs(site, view.trace, ()) is None:
+        return weighed_apart(site)
     if site.role == "context" or site.state.global_pool == "keep":
         if kind == "Sum" or not np.array_equal(channels.ravel(), np.arange(source.channels)):
             return site.refuse("sum-over-image", "does not pool every channel once", "use --global-pool window")

@@ -20,14 +20,17 @@ from onnxfc.views import Map, Strip, Trace
 def spread(site: Site) -> Outcome:
     """Laid along the axis that was pooled, as long as the map is there from which it was pooled: a map again."""
     view, before, after = strip_of(site), site.shape_in(), site.shape_out()
-    grown = [axis for axis in range(len(after)) if axis >= len(before) or before[axis] != after[axis]]
-    places = [place for place in _missing(site, view) if view.like.spatial[place] in grown]
-    sized = site.op_type in {"Expand", "Tile"} or site.opset < 11 or site.has_input(3)
-    if not places or len(before) != len(after) or not sized:
+    places = _missing(site, view) if len(before) == len(after) else []
+    copies = site.op_type in {"Expand", "Tile"}
+    if not places or not (copies or site.opset < 11 or site.has_input(3)):
         return lend(site, _SAME_LENGTH[site.op_type])
-    if len(places) != len(grown) or str(site.attrs.get("coordinate_transformation_mode", "")) == "tf_crop_and_resize":
+    along = {view.like.spatial[place] for place in places}
+    rest = [axis for axis in range(len(after)) if before[axis] != after[axis] and axis not in along]
+    channels_too = copies and all(before[axis] == 1 and axis not in {0, *view.spatial} for axis in rest)
+    regional = str(site.attrs.get("coordinate_transformation_mode", "")) == "tf_crop_and_resize"
+    if (rest and not channels_too) or regional:
         return site.refuse("size-locked", "spreads the map to the native size")
-    target: list[int | str] = [1] * len(after)
+    target: list[int | str] = [after[axis] if axis in rest else 1 for axis in range(len(after))]
     for place in places:
         axis = view.like.spatial[place]
         target[axis] = emit.dims(site.draft, view.like.tensor, axis, axis + 1)
@@ -45,14 +48,14 @@ _SAME_LENGTH: dict[str, Function] = {
 
 
 def _missing(site: Site, view: Strip) -> list[int]:
-    """The axes of the image on which it may be as long as ``like`` is: its other axes lie as they lie there."""
+    """The axes of the image on which it becomes as long as ``like`` is: its other axes lie as they lie there."""
     like, shape = view.like, site.native(view.like.original).native
-    if view.parts or len(shape) != len(site.shape_in()) or site.shape_in()[1:] == ():
+    if view.parts or len(shape) != len(site.shape_in()):
         return []
     if any(axis != like.spatial[place] for place, axis in places_of(view).items()):
         return []
     gone = [place for place in range(len(like.spatial)) if place not in view.places]
-    fits = [site.shape_in()[axis] == 1 and site.shape_out()[axis] == shape[axis] for axis in like.spatial]
+    fits = [site.shape_in()[axis] == 1 < site.shape_out()[axis] == shape[axis] for axis in like.spatial]
     return [place for place in gone if fits[place]]
 
 
@@ -100,7 +103,7 @@ def reshape(site: Site) -> Outcome:
 
 def _normalised(site: Site) -> bool:
     readers = site.state.graph.readers.get(site.node.output[0], ())
-    return all(node.op_type == "InstanceNormalization" for node in readers)
+    return bool(readers) and all(node.op_type == "InstanceNormalization" for node in readers)
 
 
 def _in_groups(before: Shape, after: Shape, spatial: Sequence[int]) -> bool:
@@ -190,11 +193,8 @@ def _ends(site: Site, view: Strip) -> list[int]:
         sum(shape[part.spatial[0]] for part, shape in zip(view.parts, shapes, strict=True))
         for shapes in zip(*(site.draft.spec(part.tensor).shapes or () for part in view.parts), strict=True)
     ]
-    return (
-        list(accumulate(site.native(part.original).native[part.spatial[0]] for part in view.parts))
-        if total == lengths
-        else []
-    )
+    natively = [site.native(part.original).native[part.spatial[0]] for part in view.parts]
+    return list(accumulate(natively)) if total == lengths else []
 
 
 def _length(site: Site, part: Strip) -> str:

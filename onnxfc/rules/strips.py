@@ -132,6 +132,8 @@ def normalization(site: Site) -> Outcome:
     view, name = strip_of(site), site.node.output[0]
     if min(view.spatial) < 2:
         return site.refuse("layout", "normalises over axes that are not the image's")
+    if any(not isinstance(other, Fixed) for other in site.views[1:]):
+        return site.refuse("dynamic-parameter", "takes a parameter that depends on the image")
     site.keep()
     return [replace(view, tensor=name, original=name, trace=view.trace.tainted(site.taint("context")))]
 
@@ -200,6 +202,8 @@ def _met(site: Site, lifted: Sequence[Strip | Map]) -> dict[int, int] | Refusal:
         shape, own = site.native(view.original).native, places_of(view)
         if len(set(where.values())) < len(where) or any(shape[where[place]] != 1 for place in where.keys() - own):
             return site.refuse("axes-differ", "combines maps whose spatial axes do not lie on each other")
+        if any(site.shape_out()[where[place]] == 1 for place in where.keys() - own):
+            return site.refuse("partial-pool", "combines a strip with a map of one place along the pooled axis")
         if any(shape[axis] != site.shape_out()[axis] for axis in own.values()):
             return site.refuse("sizes-differ", "spreads a map of native extent 1 over a larger one")
         if view.trace.windows:
