@@ -145,14 +145,15 @@ def _covering(
     Else the head's beginning, where nothing is refused that descends from them; else pools of the trunk like any other.
     """
     found: dict[str, Role] = dict.fromkeys(sorted(pools), "local")
-    for tried in [set(found), *({name} for name in found)]:
-        left = [name for name in found if name in tried and found[name] == "local"]
-        met = once({**roles, **found, **dict[str, Role].fromkeys(left, "context")}).found if left else {}
-        found.update((name, "context") for name in left if name in met)
-    for name in [name for name, role in found.items() if role == "local"]:
-        found[name] = "head"
-        if name in once({**roles, **found}).blocked:
-            found[name] = "local"
+    tries = [sorted(pools), *([name] for name in sorted(pools) if len(pools) > 1)]
+    for tried in tries:
+        left: dict[str, Role] = {name: "context" for name in tried if found[name] == "local"}
+        met = once({**roles, **found, **left}).found if left else {}
+        found.update((name, role) for name, role in left.items() if name in met)
+    for tried in tries:
+        left = {name: "head" for name in tried if found[name] == "local"}
+        blocked = once({**roles, **found, **left}).blocked if left else set()
+        found.update({} if blocked & left.keys() else left)
     return found
 
 
