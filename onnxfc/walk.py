@@ -119,7 +119,7 @@ def walk(
             roles = {**state.found, **roles, **heads}
             continue
         if state.covering:
-            roles = {**roles, **_covering(once, roles, state.covering)}
+            roles = {**_covering(once, roles, state.covering, _of_kind(graph, state.covering, set())), **roles}
             continue
         blocked = state.blocked - roles.keys()
         if not blocked:
@@ -138,19 +138,22 @@ def _of_kind(graph: Graph, names: set[str], pieces: set[str]) -> dict[str, Role]
 
 
 def _covering(
-    once: Callable[[Mapping[str, Role]], State], roles: Mapping[str, Role], pools: set[str]
+    once: Callable[[Mapping[str, Role]], State], roles: Mapping[str, Role], pools: set[str], kin: Mapping[str, Role]
 ) -> dict[str, Role]:
     """What pools over one whole axis are: context where they then meet their trunk again, together or each alone.
 
     Else the head's beginning, where nothing is refused that descends from them; else pools of the trunk like any other.
+    ``kin``: all pools of their kind, of which those further on are tried with them.
     """
     found: dict[str, Role] = dict.fromkeys(sorted(pools), "local")
-    tries = [sorted(pools), *([name] for name in sorted(pools) if len(pools) > 1)]
-    for tried in tries:
-        left: dict[str, Role] = {name: "context" for name in tried if found[name] == "local"}
+    found |= {name: role for name, role in once({**kin, **roles}).found.items() if role == "context"}
+    alone = [[name] for name in sorted(pools)]
+    left: dict[str, Role]
+    for tried in alone:
+        left = {name: "context" for name in tried if found[name] == "local"}
         met = once({**roles, **found, **left}).found if left else {}
         found.update((name, role) for name, role in left.items() if name in met)
-    for tried in tries:
+    for tried in [sorted(pools), *alone]:
         left = {name: "head" for name in tried if found[name] == "local"}
         blocked = once({**roles, **found, **left}).blocked if left else set()
         found.update({} if blocked & left.keys() else left)
