@@ -14,7 +14,7 @@ from onnxfc.errors import Refusal
 from onnxfc.lift import meet, to_scores
 from onnxfc.regroup import unfolded
 from onnxfc.site import Site, State
-from onnxfc.views import Context, Fixed, Folded, Map, Refused, ScoreMap, Trace, View, Window
+from onnxfc.views import Context, Fixed, Folded, Map, Refused, ScoreMap, Strip, Trace, View, Window
 
 Form = Literal["map", "mean", "max"]
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16}
@@ -74,7 +74,7 @@ def _output(state: State, name: str, view: View, form: Form) -> tuple[Output, Tr
         view = scores
     if isinstance(view, ScoreMap) and view.batch_axis:
         return Refusal("mixes-batch", name, "the output does not have its batch first")
-    if len(view.trace.fields) != state.rank:
+    if isinstance(view, Strip):
         return Refusal(
             "partial-pool", name, "the output pools only one of the spatial axes", "use --global-pool window"
         )

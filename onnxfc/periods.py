@@ -18,11 +18,10 @@ _MOST = 64
 def period_of(state: State, sizing: Sizing, native: Sequence[int]) -> tuple[int, ...]:
     """Pixels per axis by which an image is moved so that every trunk tensor moves by whole elements."""
     maps = [view for view in state.views.values() if isinstance(view, Map)]
-    full = [view for view in maps if len(view.spatial) == state.rank]  # others are pooled along one axis
-    strides = zip(*(view.trace.fields for view in full), strict=True)
+    strides = zip(*(view.trace.fields for view in maps), strict=True)
     least = tuple(math.lcm(*(field.stride.numerator for field in axis)) for axis in strides)
     tried = (tuple(times * length for length in least) for times in range(1, _MOST + 1))
-    return next((period for period in tried if _grows(state, sizing, native, period, full)), least)
+    return next((period for period in tried if _grows(state, sizing, native, period, maps)), least)
 
 
 def _grows(state: State, sizing: Sizing, native: Sequence[int], period: Sequence[int], maps: Sequence[Map]) -> bool:

@@ -43,6 +43,7 @@ class State:
     something descends that was refused. ``conditions`` of Ifs that were refused, but are the same at every size.
     ``frozen``: nodes that keep what was computed for the native size. ``pieces``: nodes that cut a head's part out of
     a map.
+    ``covering``: pools whose one window covers one of the native map's axes: what they are was not decided yet.
     """
 
     graph: Graph
@@ -62,6 +63,7 @@ class State:
     blocked: set[str] = field(default_factory=set)
     frozen: list[str] = field(default_factory=list)
     pieces: set[str] = field(default_factory=set)
+    covering: set[str] = field(default_factory=set)
     reached: int = 0
     refused: bool = False
 
@@ -267,6 +269,11 @@ class Site:
     def role(self) -> Role:
         """What an earlier walk found this pool to be."""
         return self.state.roles.get(self.label, "head")
+
+    @property
+    def decided(self) -> bool:
+        """Whether an earlier walk has found that at all."""
+        return self.label in self.state.roles
 
     def turns_out(self, trace: Trace, role: Role) -> None:
         """The pools of ``trace`` are no head, as the next walk will know from its beginning."""

@@ -87,11 +87,13 @@ class Sizing:
         if node.op_type not in _SIDE_BY_SIDE:
             return False
         pairs = [(self._probed.get(name), specs.get(name)) for name in node.input]
+        probed = self._probed.get(node.output[0])
+        end_to_end = _joined_axis(node, probed[0] if probed else None)
         known = [(old, new.shapes[0]) for old, new in pairs if old is not None and new is not None and new.shapes]
         for old, now in known[1:]:
             first, first_now = known[0]
             for axis in range(1, min(len(old[0]), len(first[0])) + 1):
-                if _always_one(old, axis) or _always_one(first, axis):
+                if _always_one(old, axis) or _always_one(first, axis) or end_to_end == len(old[0]) - axis:
                     continue
                 grew = now[-axis] != old[0][-axis] or first_now[-axis] != first[0][-axis]
                 if old[0][-axis] == first[0][-axis] and grew and now[-axis] != first_now[-axis]:
@@ -101,6 +103,14 @@ class Sizing:
 
 def _always_one(probed: Sequence[Shape], axis: int) -> bool:
     return {shape[-axis] for shape in probed} == {1}
+
+
+def _joined_axis(node: onnx.NodeProto, shape: Shape | None) -> int | None:
+    """The axis on which a Concat lays its inputs end to end: there they may be of any length."""
+    if node.op_type != "Concat" or shape is None:
+        return None
+    axis = int(next(item.i for item in node.attribute if item.name == "axis"))
+    return axis % len(shape)
 
 
 _MANY = 256

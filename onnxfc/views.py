@@ -107,6 +107,29 @@ class Map:
 
 
 @dataclass(frozen=True)
+class Strip:
+    """A map pooled over some of the image's axes as context: these are gone, or of extent 1 at every size.
+
+    ``spatial`` are the axes that follow the image, ``places`` says which axis of the image each is; all other axes are
+    channels. ``like`` is the map that was pooled: it knows how long the image's other axes are. ``parts``: strips that
+    were laid end to end on its one axis, or one that was flattened; that axis is then none of the image's.
+    """
+
+    tensor: str
+    original: str
+    spatial: tuple[int, ...]
+    places: tuple[int, ...]
+    trace: Trace
+    like: Map = field(repr=False)
+    parts: tuple[Strip, ...] = field(default=(), repr=False)
+
+    @property
+    def along(self) -> tuple[tuple[int, ...], tuple[str, ...]]:
+        """What its axes are; strips of which this is the same lie on each other."""
+        return self.places, tuple(part.tensor for part in self.parts)
+
+
+@dataclass(frozen=True)
 class Source:
     """A trunk tensor (N, C, *spatial) that a Window reads: ``extent`` elements on each spatial axis, ``step`` elements
     between neighbouring windows."""
@@ -219,5 +242,5 @@ class Refused:
     refusal: Refusal
 
 
-View = Fixed | Context | Map | Folded | Window | ScoreMap | Refused
-Lifted = Map | Folded | Window | ScoreMap
+View = Fixed | Context | Map | Strip | Folded | Window | ScoreMap | Refused
+Lifted = Map | Strip | Folded | Window | ScoreMap

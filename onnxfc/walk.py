@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import onnx
@@ -20,7 +20,7 @@ from onnxfc.rules.elementwise import BROADCAST
 from onnxfc.rules.spreading import spread, spreads
 from onnxfc.site import ATTENTION, LEAVE, GlobalPool, Outcome, Role, Site, State, tensor_of
 from onnxfc.specs import Inference, InferenceFailed, Spec, of_tensor
-from onnxfc.views import Context, Fixed, Folded, Lifted, Map, Refused, ScoreMap, Trace, View, Window
+from onnxfc.views import Context, Fixed, Folded, Lifted, Map, Refused, ScoreMap, Strip, Trace, View, Window
 
 _UNKNOWN = Spec(0, None)
 
@@ -119,6 +119,9 @@ def walk(
         if heads or state.found.keys() - roles.keys():
             roles = {**state.found, **roles, **heads}
             continue
+        if state.covering:
+            roles = {**_covering(once, roles, state.covering, _of_kind(graph, state.covering, set())), **roles}
+            continue
         blocked = state.blocked - roles.keys()
         if not blocked:
             return state
@@ -133,6 +136,29 @@ def _of_kind(graph: Graph, names: set[str], pieces: set[str]) -> dict[str, Role]
     kinds = {node.op_type for node in graph.nodes if label(node) in names - pieces}
     roles: dict[str, Role] = {label(node): "context" for node in graph.nodes if node.op_type in kinds}
     return roles | dict.fromkeys(names & pieces, "local")
+
+
+def _covering(
+    once: Callable[[Mapping[str, Role]], State], roles: Mapping[str, Role], pools: set[str], kin: Mapping[str, Role]
+) -> dict[str, Role]:
+    """What pools over one whole axis are: context where they then meet their trunk again, together or each alone.
+
+    Else the head's beginning, where nothing is refused that descends from them; else pools of the trunk like any other.
+    ``kin``: all pools of their kind, of which those further on are tried with them.
+    """
+    found: dict[str, Role] = dict.fromkeys(sorted(pools), "local")
+    found |= {name: role for name, role in once({**kin, **roles}).found.items() if role == "context"}
+    alone = [[name] for name in sorted(pools)]
+    left: dict[str, Role]
+    for tried in alone:
+        left = {name: "context" for name in tried if found[name] == "local"}
+        met = once({**roles, **found, **left}).found if left else {}
+        found.update((name, role) for name, role in left.items() if name in met)
+    for tried in [sorted(pools), *alone]:
+        left = {name: "head" for name in tried if found[name] == "local"}
+        blocked = once({**roles, **found, **left}).blocked if left else set()
+        found.update({} if blocked & left.keys() else left)
+    return found
 
 
 def _start(
@@ -203,6 +229,8 @@ def _inherited(state: State, node: onnx.NodeProto, refused: Refused) -> Outcome:
 def _outcome(state: State, node: onnx.NodeProto, views: Sequence[View]) -> Outcome:
     lead = leading(views)
     site = Site(state, node)
+    if lead in (Window, ScoreMap, Folded) and any(isinstance(view, Strip) for view in views):
+        return site.refuse("context-beside-windows", "combines a result of the whole image with one of each window")
     if lead in (Window, ScoreMap) and any(isinstance(view, Folded) for view in views):
         return _rejoined(site, views) or _windowed(state, node, views)
     if lead in (Window, ScoreMap):
@@ -302,7 +330,13 @@ def _no_rule(site: Site) -> Refusal:
         code, why, advice = _WHY[site.op_type]
         return site.refuse(code, why, advice)
     lifted = [view for view in site.views if isinstance(view, Lifted)]
-    if any(isinstance(view, Window) for view in lifted):
+    windows = [view for view in lifted if isinstance(view, Window)]
+    if any(_half_pooled(view, site.state.pieces) for view in windows):
+        return site.refuse(
+            "partial-pool", "works on what a pool of one axis left, which does not meet its map again", LEAVE
+        )
+    if windows:
+        why = "works on a piece of the map that was cut out or flattened before"
         image = len(site.shape_in()) == 2 + site.state.rank
         advice = f"{LEAVE}, or name the piece: --input {site.node.input[0]}" if image else LEAVE
         pieces = sorted(set[str]().union(*(view.trace.pools for view in lifted)) & site.state.pieces)
@@ -311,6 +345,10 @@ def _no_rule(site: Site) -> Refusal:
             return Refusal("cut-out", pieces[0], why, advice)
         return site.refuse("cut-out", "works on a piece of the map that was cut out or flattened before", advice)
     return site.refuse("unsupported-operator", "is not supported here", LEAVE)
+
+
+def _half_pooled(view: Window, pieces: set[str]) -> bool:
+    return bool(view.trace.pools - pieces) and any(len({n > 1 for n in source.extent}) > 1 for source in view.sources)
 
 
 def _size_free(site: Site, views: Sequence[View]) -> Outcome:

@@ -20,6 +20,8 @@ from onnxfc.rules import (
     resample,
     sizes,
     slices,
+    strip_layout,
+    strips,
     trunk,
 )
 from onnxfc.rules.table import RULES, Rule, leading, rule
@@ -45,5 +47,7 @@ __all__ = [
     "rule",
     "sizes",
     "slices",
+    "strip_layout",
+    "strips",
     "trunk",
 ]

@@ -38,7 +38,7 @@ def on_maps(site: Site) -> Outcome:
         return site.refuse("grids-differ", "combines maps of different stride")
     inputs = []
     for position in range(len(site.views)):
-        tensor = _spread(site, position, spatial)
+        tensor = places_alike(site, position, spatial)
         if tensor is None:
             return _positional(site, position)
         inputs.append(tensor)
@@ -47,12 +47,21 @@ def on_maps(site: Site) -> Outcome:
     refusal = beside_windows(site) if any(view.trace.windows for view in maps) else None
     if refusal is not None:
         return refusal
+    _gates(site, maps)
     for view in site.views:
         if isinstance(view, Context):
             site.turns_out(view.trace, "context")
             trace = trace.tainted(site.taint("context"))
     site.keep(inputs)
     return site.maps(trace, big.spatial)
+
+
+def _gates(site: Site, maps: Sequence[Map]) -> None:
+    """What weighed the places of the image against each other for some of the maps turns out to be context."""
+    trunk = [view.trace for view in maps if not view.trace.windows and len(view.spatial) == site.state.rank]
+    common = frozenset.intersection(*(trace.pools for trace in trunk)) if trunk else frozenset()
+    for trace in trunk:
+        site.turns_out(replace(trace, pools=trace.pools - common), "context")
 
 
 def _from_right(site: Site, view: Map) -> tuple[int, ...]:
@@ -67,7 +76,7 @@ def _rejoin(site: Site, big: Map, small: Sequence[Map]) -> Outcome:
     return site.rejoins(small, big.tensor) or site.maps(big.trace, big.spatial)
 
 
-def _spread(site: Site, position: int, spatial: tuple[int, ...]) -> str | None:
+def places_alike(site: Site, position: int, spatial: Sequence[int]) -> str | None:
     """The input as it is, or one value of it for all places; None where places have their own."""
     view = site.views[position]
     if not isinstance(view, Fixed | Context):

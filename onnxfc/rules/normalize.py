@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from onnxfc import emit
@@ -61,13 +63,24 @@ def softmax_map(site: Site) -> Outcome:
     if not normalised & set(view.spatial):
         site.keep(axis=axis)
         return site.maps(view.trace, view.spatial)
-    if set(extent_of(site, view)) != {1} or view.spatial != tuple(range(2, rank)) or axis != 1:
+    pooled = set(extent_of(site, view)) == {1} and view.spatial == tuple(range(2, rank)) and axis == 1
+    if not pooled and site.role == "context" and not view.trace.windows:
+        return _over_space(site, view, axis)
+    if not pooled:
+        site.state.blocked.add(site.label)  # perhaps it is context
         return site.refuse("softmax-over-space", "normalises over the places of the native size")
     ahead = [0, *view.spatial, 1]
     tensor = emit.transpose(site.draft, view.tensor, ahead)
     tensor = site.draft.emit(site.op_type, [tensor], axis=rank - 1, instead=site.node)
     emit.transpose(site.draft, tensor, [int(place) for place in np.argsort(ahead)], site.node.output[0])
     return site.maps(view.trace, view.spatial)
+
+
+def _over_space(site: Site, view: Map, axis: int) -> Outcome:
+    """A gate that weighs the places of an axis against each other, and then meets its trunk again: context."""
+    site.keep(axis=axis)
+    trace = view.trace.tainted(site.taint("context"))
+    return site.maps(replace(trace, pools=trace.pools | {site.label}), view.spatial)
 
 
 @rule("BatchNormalization", on=(Window, ScoreMap), attributes=_BATCH_NORM)

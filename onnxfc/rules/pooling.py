@@ -7,11 +7,13 @@ A global pool over the trunk is a window: the native window's pool with stride 1
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from onnxfc import emit
+from onnxfc.errors import Refusal
 from onnxfc.lift import (
     around_batch,
     beside_batch,
@@ -24,13 +26,13 @@ from onnxfc.lift import (
     untransposed,
 )
 from onnxfc.receptive_field import Field
-from onnxfc.rules.sums import FLOATS, grows, steady
+from onnxfc.rules.sums import FLOATS, grows, steady, weighs
 from onnxfc.rules.table import rule
 from onnxfc.site import Outcome, Site, axes_of, extent_of
-from onnxfc.views import Context, Index, Map, ScoreMap, Source, Trace, View, Window
+from onnxfc.views import Context, Index, Map, ScoreMap, Source, Strip, Trace, View, Window
 
 _POOLS = {"GlobalAveragePool": "Average", "GlobalMaxPool": "Max", "ReduceMean": "Average", "ReduceMax": "Max"}
-_POOLS["ReduceSum"] = "Sum"
+_POOLS |= {"ReduceSum": "Sum", "AveragePool": "Average", "MaxPool": "Max"}
 REDUCTIONS = (
     *("ReduceMean", "ReduceMax", "ReduceSum", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2"),
     *("ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare"),
@@ -63,6 +65,11 @@ def reduce_map(site: Site) -> Outcome:
     spatial = set(axes) & set(view.spatial)
     if not spatial:
         return _over_channels(site, view, axes, keepdims)
+    weighed = weighs(site, view.trace, sorted(spatial))
+    if weighed is None:
+        return weighed_apart(site)
+    if weighed:
+        return strip(site, view, axes, keepdims)
     if spatial == set(view.spatial) == set(axes) and site.op_type in _POOLS:
         return global_pool(site, view, _POOLS[site.op_type], keepdims)
     if spatial == set(view.spatial) and keepdims and not view.trace.windows:
@@ -70,7 +77,10 @@ def reduce_map(site: Site) -> Outcome:
     if view.trace.windows and set(extent_of(site, view)) == {1}:
         return reduce_features(site)
     if spatial == set(axes) and site.op_type in _POOLS:
-        return _partial_pool(site, view, axes, keepdims)
+        return partial_pool(site, view, axes, keepdims)
+    if site.role == "context" and spatial != set(view.spatial):
+        return strip(site, view, axes, keepdims)
+    site.state.blocked.add(site.label)  # perhaps it is context
     return site.refuse("unsupported-reduction", f"reduces over axes {axes} of a map")
 
 
@@ -200,12 +210,13 @@ def _pooled(site: Site, view: Map, tensor: str, trace: Trace, keepdims: bool) ->
     return simplest(site, Window((source,), index, trace))
 
 
-def _partial_pool(site: Site, view: Map, axes: list[int], keepdims: bool) -> Outcome:
+def partial_pool(site: Site, view: Map, axes: list[int], keepdims: bool) -> Outcome:
     """A pool over some of the spatial axes: the rest of the window is still to come."""
     if site.role != "context" and site.state.global_pool == "drop":
+        site.state.blocked.add(site.label)  # perhaps it is context
         return site.refuse("partial-pool", "pools only one of the spatial axes", "use --global-pool window")
     if site.role == "context" or site.state.global_pool == "keep":
-        return _partly_kept(site, view, axes, keepdims)
+        return strip(site, view, axes, keepdims)
     window = to_window(site, view)
     source = window.sources[0]
     kernel = tuple(length if axis in axes else 1 for axis, length in zip(view.spatial, source.extent, strict=True))
@@ -220,17 +231,41 @@ def _partial_pool(site: Site, view: Map, axes: list[int], keepdims: bool) -> Out
     return [simplest(site, Window((pooled,), places, trace))]
 
 
-def _partly_kept(site: Site, view: Map, axes: list[int], keepdims: bool) -> Outcome:
-    """A map that has lost some of its spatial axes; the next pool will take the rest."""
-    if site.op_type == "ReduceSum" and site.role != "context":
+def strip(site: Site, view: Map | Strip, axes: Sequence[int], keepdims: bool) -> Outcome:
+    """A pool over some of the axes that follow the image, as context; over all that are left of them it is global."""
+    weighed = weighs(site, view.trace, [axis for axis in axes if axis in view.spatial])
+    kept_head = site.role != "context" and site.state.global_pool == "keep" and not weighed
+    if any(axis in view.spatial and site.shape_in()[axis] == 1 for axis in axes):
+        return site.refuse("partial-pool", "pools an axis on which the native map has one place")
+    if kept_head and site.op_type == "ReduceSum":
+        site.state.blocked.add(site.label)  # perhaps it is context
         return site.refuse("sum-over-image", "is a sum, which grows with the image", "use --global-pool window")
-    site.keep()
+    if site.op_type in {"AveragePool", "MaxPool"}:
+        kind = "ReduceMax" if site.op_type == "MaxPool" else "ReduceMean"
+        emit.reduce(site.draft, kind, view.tensor, axes, True, site.node.output[0], site.node)
+    elif grows(site) and not weighed:
+        steady(site, view.tensor, axes, keepdims)
+    else:
+        site.keep([view.tensor, *site.tensors_from(1)])
+    trace = replace(view.trace.tainted(site.taint("context")), pools=view.trace.pools | {site.label})
     left = [place for place, axis in enumerate(view.spatial) if axis not in axes]
+    name = site.node.output[0]
+    if not left:
+        if kept_head:
+            site.replaced(site.op_type, "kept global")
+        return [Context(name, replace(trace, fields=(Field(),) * site.state.rank))]
+    trace = replace(trace, fields=tuple(view.trace.fields[place] for place in left))
     spatial = tuple(
         view.spatial[place] - (0 if keepdims else sum(a < view.spatial[place] for a in axes)) for place in left
     )
-    trace = replace(view.trace.tainted(site.taint("context")), pools=view.trace.pools | {site.label})
-    return site.maps(replace(trace, fields=tuple(view.trace.fields[place] for place in left)), spatial)
+    places = view.places if isinstance(view, Strip) else range(len(view.spatial))
+    like = view.like if isinstance(view, Strip) else view
+    return [Strip(name, name, spatial, tuple(places[place] for place in left), trace, like)]
+
+
+def weighed_apart(site: Site) -> Refusal:
+    """A sum of what a Softmax over other places has shared out: how it grows with the image cannot be told."""
+    return site.refuse("softmax-over-space", "sums up what was weighed over the places of the native size")
 
 
 def _first_of_each(places: Index, axes: list[int], extent: tuple[int, ...], rest: tuple[int, ...]) -> Index:
@@ -272,6 +307,8 @@ def _pool_of_window(site: Site, view: Window, channels: Index) -> Outcome:
     kind, source, features = _POOLS[site.op_type], view.sources[0], site.shape_out()[1:]
     trace = replace(view.trace, pools=view.trace.pools | {site.label})
     spelled = f"{site.op_type} {'x'.join(map(str, source.extent))}"
+    if weighs(site, view.trace, ()) is None:
+        return weighed_apart(site)
     if site.role == "context" or site.state.global_pool == "keep":
         if kind == "Sum" or not np.array_equal(channels.ravel(), np.arange(source.channels)):
             return site.refuse("sum-over-image", "does not pool every channel once", "use --global-pool window")

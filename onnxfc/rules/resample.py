@@ -202,7 +202,9 @@ def _kept(site: Site, view: Map) -> list[Fraction] | None:
     site.keep()
     old, new = (site.draft.spec(name).shapes or () for name in (view.tensor, site.node.output[0]))
     others = [axis for axis in range(len(site.shape_in())) if axis not in view.spatial]
-    grown = len(old) > 1 and all(a[axis] != b[axis] for a, b in pairwise(old) for axis in view.spatial)
+    grown = len(old) > 1 and all(
+        a[axis] != b[axis] for shapes in (old, new) for a, b in pairwise(shapes) for axis in view.spatial
+    )
     if not grown or len(old) != len(new) or any(a[k] != b[k] for a, b in zip(old, new, strict=True) for k in others):
         site.draft.nodes.pop()
         return None

@@ -32,7 +32,7 @@ def slice_(site: Site) -> Outcome:
     https://onnx.ai/onnx/operators/onnx__Slice.html
     """
     view = map_of(site)
-    cuts = _cuts(site)
+    cuts = cuts_of(site)
     if cuts is None:
         return site.refuse("unknown-axes", "takes bounds that are not constant")
     if 0 in cuts and site.shape_in()[0] != site.shape_out()[0]:
@@ -161,7 +161,7 @@ _OPEN = 2**31 - 1
 """The end of a Slice that goes on to the border, whatever the size."""
 
 
-def _cuts(site: Site) -> Cuts | None:
+def cuts_of(site: Site) -> Cuts | None:
     """Start, end and step by axis; None where they are not constant."""
     rank = len(site.shape_in())
     if site.opset < 10:

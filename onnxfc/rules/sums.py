@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import onnx
 from onnx import TensorProto
 
 from onnxfc import emit
-from onnxfc.graph import inputs_of
-from onnxfc.site import Site
+from onnxfc.graph import attributes, inputs_of, label
+from onnxfc.site import Site, positive
+from onnxfc.views import Trace
 
 _SUMS = {"ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2"}
+_SOFTMAX = {"Hardmax", "LogSoftmax", "Softmax"}
 _SIZES = {"Shape", "Size"}
 FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
 _NEAR = 12
@@ -20,6 +23,39 @@ _NEAR = 12
 def grows(site: Site) -> bool:
     """Whether this is a sum that grows with the image, and nothing behind it divides it by the image's size."""
     return site.op_type in _SUMS and not _divided(site)
+
+
+def weighs(site: Site, trace: Trace, axes: Sequence[int]) -> bool | None:
+    """Whether this sum over the places ``axes`` is their mean, by weights that a Softmax over just these gave them.
+
+    None where the places of the image were weighed against each other, but this sum is something else; False where they
+    were not, or this is no sum.
+    """
+    makers = {label(node) for node in site.state.graph.nodes if node.op_type in _SOFTMAX}
+    if site.op_type not in _SUMS or not makers & trace.pools:
+        return False
+    return True if set(axes) in _softmaxes_of_product(site) and site.op_type == "ReduceSum" else None
+
+
+def _softmaxes_of_product(site: Site) -> list[set[int]]:
+    """Where the input is a product with a Softmax: the axes over which that is one."""
+    product, rank = _maker(site, site.node.input[0]), len(site.shape_in())
+    factors = [] if product is None or product.op_type != "Mul" else [_maker(site, name) for name in product.input]
+    found = []
+    for node in factors:
+        if node is not None and node.op_type == "Softmax" and len(site.native(node.output[0]).native) == rank:
+            flattening = site.opset < 13
+            axis = positive(int(attributes(node).get("axis", 1 if flattening else -1)), rank)
+            found.append(set(range(axis, rank)) if flattening else {axis})
+    return found
+
+
+def _maker(site: Site, name: str) -> onnx.NodeProto | None:
+    """The node that makes a tensor, before any that leave it as it is."""
+    node = site.state.graph.producers.get(name)
+    while node is not None and node.op_type in {"Cast", "Identity"}:
+        node = site.state.graph.producers.get(node.input[0])
+    return node
 
 
 def _divided(site: Site) -> bool:

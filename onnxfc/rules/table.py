@@ -1,6 +1,6 @@
 """The one table of rules: (domain, operator, leading view) → rule.
 
-The leading view of a node is the most lifted among its inputs: ScoreMap, Window, Folded, Map. A node
+The leading view of a node is the most lifted among its inputs: ScoreMap, Window, Folded, Strip, Map. A node
 with none of them has nothing to do with the image's size and is kept without asking any rule.
 """
 
@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from onnxfc.site import Outcome, Site
-from onnxfc.views import Folded, Lifted, Map, ScoreMap, View, Window
+from onnxfc.views import Folded, Lifted, Map, ScoreMap, Strip, View, Window
 
 Function = Callable[[Site], Outcome | None]
 Own = TypeVar("Own", bound=Function)
-LEADING: tuple[type[Lifted], ...] = (ScoreMap, Window, Folded, Map)
+LEADING: tuple[type[Lifted], ...] = (ScoreMap, Window, Folded, Strip, Map)
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from typing import Any
 from onnxfc import emit
 from onnxfc.errors import Refusal
 from onnxfc.graph import label
-from onnxfc.rules.pooling import global_pool
+from onnxfc.rules.pooling import global_pool, partial_pool, strip
 from onnxfc.rules.sisters import PADDED, contiguous, sisters
 from onnxfc.rules.table import rule
 from onnxfc.site import Outcome, Site, extent_of
-from onnxfc.views import Fixed, Map, Taint, Trace
+from onnxfc.views import Fixed, Map, Strip, Taint, Trace
 
 WINDOWED = (*("auto_pad", "ceil_mode", "count_include_pad", "dilations", "group", "kernel_shape", "p", "pads"),)
 
@@ -56,12 +56,19 @@ def sliding(site: Site) -> Outcome:
     wrong = _layout(site, view)
     if wrong is not None:
         return wrong
-    how = _sliding(site, site.shape_in()[2:])
+    how = sliding_of(site)
     if isinstance(how, Refusal):
         return how
     own, extent = how.on([axis - 2 for axis in view.spatial]), extent_of(site, view)
     if len(extent) == len(how.kernel) and _covers(site, how, extent):
         return global_pool(site, view, site.op_type.removesuffix("Pool"), keepdims=True)
+    along = covered(site, how, view)
+    if along and site.role == "context":
+        return strip(site, view, along, keepdims=True)
+    if along and site.role == "head" and not site.decided:
+        site.state.covering.add(site.label)
+    elif along and site.role == "head" and site.state.global_pool == "window":
+        return partial_pool(site, view, along, keepdims=True)
     if view.trace.windows and (own.padded or set(own.kernel) != {1} or set(own.strides) != {1}):
         return _over_pooled(site, view)
     trace = _through(site, view.trace, own, extent)
@@ -79,6 +86,16 @@ def _covers(site: Site, how: Sliding, extent: tuple[int, ...]) -> bool:
     whole = all(k - a >= size for k, a, size in zip(how.kernel, how.begin, extent, strict=True))
     counted = how.padded and site.op_type == "AveragePool" and site.attrs.get("count_include_pad", 0)
     return whole and set(site.shape_out()[2:]) == {1} and not counted
+
+
+def covered(site: Site, how: Sliding, view: Map | Strip) -> list[int]:
+    """The axes that a pool's one window covers natively, where it leaves all others alone."""
+    if site.op_type not in {"AveragePool", "MaxPool"} or how.padded or set(how.dilations) != {1}:
+        return []
+    before, after = site.shape_in(), site.shape_out()
+    axes = [axis for axis in view.spatial if after[axis] == 1 and how.kernel[axis - 2] == before[axis] > 1]
+    rest = [axis - 2 for axis in range(2, len(before)) if axis not in axes]
+    return axes if all(how.kernel[place] == how.strides[place] == 1 for place in rest) else []
 
 
 def _over_pooled(site: Site, view: Map) -> Outcome:
@@ -102,7 +119,9 @@ def _layout(site: Site, view: Map) -> Refusal | None:
     return None
 
 
-def _sliding(site: Site, extent: tuple[int, ...]) -> Sliding | Refusal:
+def sliding_of(site: Site) -> Sliding | Refusal:
+    """What the node's attributes say, at the native size."""
+    extent = site.shape_in()[2:]
     rank = len(extent)
     kernel = tuple(site.attrs.get("kernel_shape") or site.shape_in(1)[2:])
     strides = tuple(site.attrs.get("strides") or (1,) * rank)
