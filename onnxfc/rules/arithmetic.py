@@ -212,6 +212,10 @@ def to_scores_or_rejoin(site: Site, view: View) -> ScoreMap | Outcome:
     return to_scores(site, view)
 
 
-def _scores_meet_map(site: Site, view: Map) -> Outcome:
+def _scores_meet_map(site: Site, view: Map) -> ScoreMap | Outcome:
+    heads = {name for name, role in site.state.roles.items() if role == "head"}
+    lifted = [other for other in site.views if isinstance(other, ScoreMap | Window)]
+    if any(other.trace.pools & heads for other in lifted) and all(other.trace.pools <= heads for other in lifted):
+        return to_scores(site, view)  # weights of each window and the window's own features
     pooled = [other for other in site.views if isinstance(other, ScoreMap | Window)]
     return site.rejoins(pooled, view.tensor) or site.maps(view.trace, view.spatial)
