@@ -42,7 +42,7 @@ STAYS = {
     "audio": ["MatMul"],  # on (N, 1, 12), once per window
     "keras_shaped": ["MatMul"],  # on (4 N, 3)
     "shaped": ["MatMul"],  # on (N, 6, 4)
-    **dict.fromkeys(["context_vectors", "letters_attention"], ["MatMul"]),  # products of the image with itself
+    **{key: ["MatMul"] for key in ["context_vectors", "letters_attention"]},  # products of the image with itself
     **dict.fromkeys(["axial_attention", "weighted_pools"], ["MatMul"] * 2),
     **dict.fromkeys(["linear_attention", "window_attention"], ["MatMul"] * 3),
     "channel_attention": ["MatMul"] * 5,
