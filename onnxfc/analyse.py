@@ -78,6 +78,9 @@ def analyse(original: ModelFile, options: RewriteOptions) -> Analysis:
     for reading in readings:
         state = walk(original, graph, native, reading, options.global_pool)
         finished = finish(state, options.output)
+        if state.aligned and isinstance(finished, tuple) and not any(trace.windows for trace in finished[1]):
+            state = walk(original, graph, native, reading, options.global_pool, dense=True)
+            finished = finish(state, options.output)
         if isinstance(finished, tuple):
             outputs, traces = finished
             refusals = _objections(state, reading, traces)
@@ -189,7 +192,7 @@ def claim_of(found: Analysis, sizing: Sizing) -> Claim:
         native_size=native,
         stride=stride,
         start=tuple(math.floor(item.start) for item in fields),
-        size=tuple(math.ceil(item.size) for item in fields),
+        size=tuple(_whole_size(item) for item in fields),
         size_step=sizing.step(native, tuple(math.lcm(a, b) for a, b in zip(stride, period, strict=True))),
         verdict="approximate" if taints else "exact",
         blame=tuple(sorted(f"{taint.cause}: {taint.node}" for taint in taints)),
@@ -199,6 +202,11 @@ def claim_of(found: Analysis, sizing: Sizing) -> Claim:
         period=period,
     )
     return _with_sizes(claim, sizing)
+
+
+def _whole_size(field: Field) -> int:
+    """Whole pixels that cover what is read, from the whole pixel on in which it starts."""
+    return math.ceil(field.start + field.size) - math.floor(field.start)
 
 
 def _cell_fields(trace: Trace) -> Sequence[Field]:
@@ -238,7 +246,7 @@ def _with_fields(found: Analysis) -> tuple[Output, ...]:
                 stride=tuple(item.stride.numerator for item in fields),
                 per=tuple(item.stride.denominator for item in fields),
                 start=tuple(math.floor(item.start) for item in fields),
-                size=tuple(math.ceil(item.size) for item in fields),
+                size=tuple(_whole_size(item) for item in fields),
             )
         made.append(output)
     return tuple(made)

@@ -22,7 +22,8 @@ _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorPro
 
 def finish(state: State, form: Form) -> tuple[list[Output], list[Trace]] | list[Refusal]:
     """Give every output its final tensor under its own name; all refusals that keep one from it."""
-    outputs, traces, refusals = [], [], []
+    outputs, refusals = [], []
+    traces: list[tuple[bool, Trace]] = []
     views = _on_one_grid(state)
     if isinstance(views, Refusal):
         return [views]
@@ -36,8 +37,9 @@ def finish(state: State, form: Form) -> tuple[list[Output], list[Trace]] | list[
             continue
         output, trace = made
         outputs.append(output)
-        traces.extend([trace] if trace else [])
-    return list(dict.fromkeys(refusals)) or (outputs, traces)
+        traces.extend([(output.form == "global", trace)] if trace else [])
+    traces.sort(key=lambda item: item[0])  # a cell's comes before that of the whole image
+    return list(dict.fromkeys(refusals)) or (outputs, [trace for _, trace in traces])
 
 
 def _on_one_grid(state: State) -> list[View] | Refusal:

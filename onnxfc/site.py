@@ -42,7 +42,8 @@ class State:
     at every probe. ``reached``: how many nodes it visited before the first refusal. ``blocked``: the pools from which
     something descends that was refused. ``conditions`` of Ifs that were refused, but are the same at every size.
     ``frozen``: nodes that keep what was computed for the native size. ``pieces``: nodes that cut a head's part out of
-    a map.
+    a map. ``dense``: no head follows, so that borders may be what the graph makes of them at any size. ``aligned``:
+    whether something was changed to keep a head's windows aligned.
     ``covering``: pools whose one window covers one of the native map's axes: what they are was not decided yet.
     """
 
@@ -64,6 +65,8 @@ class State:
     conditions: dict[str, bool] = field(default_factory=dict)
     blocked: set[str] = field(default_factory=set)
     frozen: list[str] = field(default_factory=list)
+    dense: bool = False
+    aligned: bool = False
     pieces: set[str] = field(default_factory=set)
     covering: set[str] = field(default_factory=set)
     reached: int = 0

@@ -79,17 +79,19 @@ def walk(
     native: Mapping[str, Spec],
     images: Sequence[Image],
     global_pool: GlobalPool,
+    dense: bool = False,
 ) -> State:
     """Walk until no further pool turns out to be something else than the head's beginning.
 
     Where something behind a pool is refused, perhaps no head begins there: the pools of its kind are taken for context,
-    and those stay it that then meet their trunk again.
+    and those stay it that then meet their trunk again. ``dense``: an earlier walk found that no head follows.
     """
 
     inference = Inference(graph.opsets, graph.model.ir_version)
 
     def once(roles: Mapping[str, Role]) -> State:
         state = _start(model, graph, native, images, global_pool, roles, inference)
+        state.dense = dense
         for position, node in enumerate(graph.nodes):
             if position in graph.live:
                 _visit(state, node)

@@ -145,7 +145,8 @@ class _Check:
                 tally.fail(f"the original's head does not run on its own: {error}")
         result = tally.result()
         windowed = any(output.form in WINDOWED for output in self.claim.outputs)
-        if not windowed and not tally.reasons and not result.compared:
+        failed = tally.reasons or not all(output.passed for output in result.outputs)
+        if not windowed and not failed and not result.compared:
             reason = "no output is made of windows; larger sizes were run, shapes and finiteness checked"
             return ParityResult("not applicable", reason=reason, sizes=result.sizes)
         return result

@@ -38,7 +38,7 @@ def larger_sizes(claim: Claim, options: CheckOptions) -> list[Size]:
     """
     axes = list(zip(claim.native_size, claim.stride, claim.size_step, strict=True))
     units = [math.lcm(stride, step) for _, stride, step in axes]
-    on, off = _growth(claim.native_size, units, 1), _growth(claim.native_size, units, 0)
+    on, off = (_growth(claim.native_size, units, favoured, _coarsest(claim)) for favoured in (1, 0))
     rest = [_rest(stride, step) for _, stride, step in axes]
     sizes = [
         Size(
@@ -53,10 +53,18 @@ def larger_sizes(claim: Claim, options: CheckOptions) -> list[Size]:
     return sizes + [_users_size(pixels, claim) for pixels in options.sizes]
 
 
-def _growth(native: Sequence[int], units: Sequence[int], favoured: int) -> list[int]:
+def _coarsest(claim: Claim) -> list[int]:
+    """Pixels on each axis by which every output grows: the stride of a cell, or of features that are coarser."""
+    finest = [output for output in claim.outputs if len(output.stride) == len(claim.stride)]
+    coarse = [claim.stride, *(tuple(-(-s // p) for s, p in zip(o.stride, o.per, strict=True)) for o in finest)]
+    return [max(axis) for axis in zip(*coarse, strict=True)]
+
+
+def _growth(native: Sequence[int], units: Sequence[int], favoured: int, least: Sequence[int]) -> list[int]:
     """Pixels to grow by, multiples of ``units``: every second axis, from ``favoured`` on, more than its neighbours."""
     wanted = 0.15 * max(native)
-    grown = [min(4, max(1, round(wanted / unit))) * unit for unit in units]
+    few = [min(4, max(1, round(wanted / unit))) for unit in units]
+    grown = [max(count, -(-most // unit)) * unit for count, unit, most in zip(few, units, least, strict=True)]
     for axis in range(favoured, len(units), 2):
         others = [grown[other] for other in (axis - 1, axis + 1) if 0 <= other < len(units)]
         grown[axis] = (max([grown[axis], *others]) // units[axis] + 1) * units[axis]

@@ -18,6 +18,8 @@ def spreads(site: Site) -> bool:
 
     Or it spreads anything over what all its readers would broadcast it against.
     """
+    if any(site.native(name).shapes is None for name in (*filter(None, site.node.input), site.node.output[0])):
+        return False
     rank, after = 2 + site.state.rank, site.shape_out()
     context = _context(site)
     if site.op_type in {"Expand", "Resize", "Tile", "Upsample"}:

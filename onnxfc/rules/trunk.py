@@ -6,12 +6,13 @@ They stay as they are; what changes is what an element reads of the image.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from onnxfc import emit
 from onnxfc.errors import Refusal
 from onnxfc.graph import label
+from onnxfc.receptive_field import Field
 from onnxfc.rules.pooling import global_pool, partial_pool, strip
 from onnxfc.rules.sisters import PADDED, contiguous, sisters
 from onnxfc.rules.table import rule
@@ -73,7 +74,8 @@ def sliding(site: Site) -> Outcome:
         return _over_pooled(site, view)
     trace = _through(site, view.trace, own, extent)
     changes: dict[str, Any] = {"auto_pad": None, "pads": [*how.begin, *how.end]} if how.frozen else {}
-    if site.attrs.get("ceil_mode", 0) and not _partial(own, extent):
+    if site.attrs.get("ceil_mode", 0) and not _partial(own, extent) and not site.state.dense:
+        site.state.aligned = True
         changes["ceil_mode"] = 0  # it does nothing at the native size, and must not at others
     site.keep(**changes)
     return site.maps(trace, view.spatial)
@@ -83,6 +85,8 @@ def _covers(site: Site, how: Sliding, extent: tuple[int, ...]) -> bool:
     """Whether a pool spells a global pool: its one window holds the whole native map, and no padding that counts."""
     if site.op_type not in {"AveragePool", "MaxPool"} or site.role == "local" or set(how.dilations) != {1}:
         return False
+    if set(how.strides) == {1} and all(a + b == k - 1 for a, b, k in zip(how.begin, how.end, how.kernel, strict=True)):
+        return False  # it keeps any map's size, and this one has a single place natively
     whole = all(k - a >= size for k, a, size in zip(how.kernel, how.begin, extent, strict=True))
     counted = how.padded and site.op_type == "AveragePool" and site.attrs.get("count_include_pad", 0)
     return whole and set(site.shape_out()[2:]) == {1} and not counted
@@ -151,7 +155,7 @@ def _through(site: Site, trace: Trace, how: Sliding, extent: tuple[int, ...]) ->
         for field, k, s, p, d in zip(trace.fields, how.kernel, how.strides, how.begin, how.dilations, strict=True)
     )
     taints = [site.taint("padding")] if how.padded else []
-    if site.attrs.get("ceil_mode", 0) and _partial(how, extent):
+    if site.attrs.get("ceil_mode", 0) and (site.state.dense or _partial(how, extent)):
         taints.append(site.taint("partial window"))
     return Trace(fields, trace.taints | frozenset(taints), trace.windows, trace.pools, trace.dropped)
 
@@ -210,12 +214,18 @@ def pad(site: Site) -> Outcome:
         for field, axis in zip(view.trace.fields, view.spatial, strict=True)
     )
     filled = site.follows_size(1)
+    if _mode(site) != "constant":
+        amounts_of = [(max(0, begin[axis]), max(0, end[axis])) for axis in view.spatial]
+        fields = tuple(_mirrored(field, *pair) for field, pair in zip(fields, amounts_of, strict=True))
     touched = filled or any(begin[axis] > 0 or end[axis] > 0 for axis in view.spatial)
     taints: frozenset[Taint] = frozenset([site.taint("padding")] if touched else [])
+    if touched and _mode(site) == "wrap":
+        taints |= {site.taint("context")}  # it reads the far end
     if view.trace.windows and any(begin[axis] or end[axis] for axis in view.spatial):
         return site.refuse("pools-then-convolves", "pads what a global pool left")
     sister = None if filled else _padded_like(site, view, begin, end)
-    if filled and _moves_grid(site):
+    if filled and _moves_grid(site) and not site.state.dense:
+        site.state.aligned = True
         site.freeze(1)
     if sister is None:
         site.keep()
@@ -224,6 +234,19 @@ def pad(site: Site) -> Outcome:
         _pad_to(site, view, sister, begin)
     trace = Trace(fields, view.trace.taints | taints, view.trace.windows, view.trace.pools, view.trace.dropped)
     return site.maps(trace, view.spatial)
+
+
+def _mode(site: Site) -> str:
+    return str(site.attrs.get("mode") or "constant")
+
+
+def _mirrored(field: Field, before: int, after: int) -> Field:
+    """The field of a map that is padded with pixels of its own: those lie as far inside as the padding goes outside."""
+    return replace(
+        field,
+        size=field.size + 2 * (before + after) * field.stride,
+        start=field.start - 2 * after * field.stride,
+    )
 
 
 def _padded_like(site: Site, view: Map, begin: Sequence[int], end: Sequence[int]) -> Map | None:

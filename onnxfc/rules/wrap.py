@@ -106,7 +106,9 @@ def _wrapped(site: Site, view: Map, axis: int, pieces: list[Piece], whole: int) 
     before = sum(piece.end - piece.start for piece in pieces[:whole])
     place = view.spatial.index(axis)
     fields = tuple(field.through(1, pad=before) if k == place else field for k, field in enumerate(view.trace.fields))
-    return site.maps(replace(view.trace, fields=fields).tainted(site.taint("padding")), view.spatial)
+    return site.maps(
+        replace(view.trace, fields=fields).tainted(site.taint("padding"), site.taint("context")), view.spatial
+    )
 
 
 def _cut_from(site: Site, name: str) -> str:
