@@ -34,7 +34,7 @@ class DimNames:
             spec = Spec(image.dtype, image.probes())
             if image.free_batch:
                 name = declared[image.name] or "batch"
-                self._names.setdefault(self._key(image.name, spec, 0), name)
+                self._names.setdefault(tuple(shape[0] for shape in image.probes()), name)
                 self._taken.add(name)
             for name, axis in zip(self._sizes, image.spatial, strict=True):
                 self._named(self._key(image.name, spec, axis), name)  # of another size: dims of its own
@@ -51,6 +51,8 @@ class DimNames:
     def _key(self, tensor: str, spec: Spec, axis: int) -> Key:
         found = [shapes.get(tensor) for shapes in self._shapes]
         probed = tuple(shape[axis] for shape in spec.shapes or ())
+        if probed in self._names:  # a batch, which no size changes
+            return probed
         if any(shape is None or len(shape) != spec.rank for shape in found):
             return (*probed, "" if tensor in self._images else tensor)  # nothing is known between the probes
         return (*probed, *(shape[axis] for shape in found if shape is not None))
