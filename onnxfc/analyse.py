@@ -78,9 +78,11 @@ def analyse(original: ModelFile, options: RewriteOptions) -> Analysis:
     for reading in readings:
         state = walk(original, graph, native, reading, options.global_pool)
         finished = finish(state, options.output)
-        if state.aligned and isinstance(finished, tuple) and not any(trace.windows for trace in finished[1]):
-            state = walk(original, graph, native, reading, options.global_pool, dense=True)
-            finished = finish(state, options.output)
+        if state.aligned and not _headed(finished):
+            dense = walk(original, graph, native, reading, options.global_pool, dense=True)
+            made = finish(dense, options.output)
+            if isinstance(made, tuple) and not _headed(made):
+                state, finished = dense, made
         if isinstance(finished, tuple):
             outputs, traces = finished
             refusals = _objections(state, reading, traces)
@@ -90,6 +92,11 @@ def analyse(original: ModelFile, options: RewriteOptions) -> Analysis:
     if furthest.state.conditions:
         return analyse(inlined(original, furthest.state.conditions), options)
     return furthest
+
+
+def _headed(finished: Sequence[Refusal] | tuple[list[Output], list[Trace]]) -> bool:
+    """Whether some output is made of windows."""
+    return isinstance(finished, tuple) and any(trace.windows for trace in finished[1])
 
 
 def _naming_inner(refusal: Refusal, inner: str) -> Refusal:

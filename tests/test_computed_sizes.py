@@ -107,28 +107,33 @@ def test_what_is_filled_up_is_padding() -> None:
     assert any("padding" in item for item in done.claim.blame)
 
 
-def both_sides(crop: bool) -> onnx.ModelProto:
+def both_sides(size: Pixels, crop: bool, head: bool) -> onnx.ModelProto:
     """Filled up on both sides; ``crop``: and what was filled in before is cut off again."""
-    net, tensor = begin((16, 16))
+    net, tensor = begin(size)
     amounts = [net.op("Div", missing(net, axis, 4), net.ints(2)) for axis in (2, 3)]
     after = [net.op("Sub", missing(net, axis, 4), before) for axis, before in zip((2, 3), amounts, strict=True)]
     pads = net.op("Concat", net.ints(0, 0), *amounts, net.ints(0, 0), *after, axis=0)
     tensor = net.op("Pad", tensor, pads)
     if crop:
         tensor = net.op("Slice", tensor, amounts[0], net.ints(2**31 - 1), net.ints(2))
-    return end(net, tensor)
+    return net.model(net.fc(net.op("Flatten", tensor), 4 * 16 * 16, 5)) if head else end(net, tensor)
 
 
-def test_amounts_before_the_map_are_frozen_as_auto_pad_is() -> None:
-    """They would move the grid from size to size."""
-    done = proven(both_sides(False), exact=False, crops=False)
+@pytest.mark.parametrize("at", SIZES)
+@pytest.mark.parametrize("crop", [False, True])
+def test_amounts_before_the_map_stay_computed_where_no_head_follows(crop: bool, at: Pixels) -> None:
+    agree(lambda size: both_sides(size, crop, False), (16, 16), at)
+
+
+def test_amounts_before_the_map_are_frozen_for_a_head_as_auto_pad_is() -> None:
+    """They would move the grid of its windows from size to size."""
+    done = proven(both_sides((16, 16), False, True), exact=False, crops=False)
     image = np.random.default_rng(1).standard_normal((1, 2, 18, 18)).astype(np.float32)
-    assert session(complete(done)).run(None, {"image": image})[0].shape == (1, 3, 16, 16)
+    assert session(complete(done)).run(None, {"image": image})[0].shape == (1, 5, 3, 3)
 
 
 def test_what_reckons_with_frozen_amounts_is_refused() -> None:
-    found = refusal(both_sides(True))
-    assert found.code in {"unknown-pads", "cut-out"}
+    assert refusal(both_sides((16, 16), True, True)).code in {"unknown-pads", "cut-out"}
 
 
 def test_a_piece_of_one_size_is_refused_where_it_is_cut() -> None:
@@ -278,3 +283,60 @@ def test_pools_of_several_stages_meet_before_the_flatten() -> None:
     both = net.op("Concat", net.op("GlobalMaxPool", fine), net.op("GlobalAveragePool", coarse), axis=1)
     done = proven(net.model(net.fc(net.op("Flatten", both), 10, 5)))
     assert done.claim.stride == (4, 4)
+
+
+def test_a_pool_keeps_its_partial_windows_where_no_head_follows() -> None:
+    """With ceil_mode: at 33 pixels the last window is whole, at 34 it is not. A head's windows would not be aligned."""
+
+    def build(size: Pixels, head: bool = False) -> onnx.ModelProto:
+        net, tensor = begin(size)
+        tensor = net.op("MaxPool", tensor, kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1)
+        return net.model(net.fc(net.op("Flatten", tensor), 4 * 8 * 8, 5)) if head else end(net, tensor)
+
+    for at in [(17, 17), (18, 20), (24, 33)]:
+        agree(build, (17, 17), at)
+    done = proven(build((17, 17), head=True), exact=False, crops=False)
+    pool = next(node for node in done.model.graph.node if node.op_type == "MaxPool")
+    assert not any(item.name == "ceil_mode" and item.i for item in pool.attribute)
+
+
+def test_a_pool_that_keeps_any_size_is_no_global_pool() -> None:
+    """An Inception block on a map that is natively one place."""
+
+    def build(size: Pixels) -> onnx.ModelProto:
+        net = Net()
+        tensor = net.op("Tanh", net.conv(net.image(1, size), 2, 4, (4, 4), strides=[4, 4]))
+        pooled = net.op("MaxPool", tensor, kernel_shape=[3, 3], strides=[1, 1], pads=[1] * 4)
+        both = net.op("Concat", pooled, net.conv(tensor, 4, 4, strides=[1, 1], pads=[1] * 4), axis=1)
+        return net.model(net.conv(both, 8, 3, (1, 1), strides=[1, 1]))
+
+    for at in [(4, 4), (12, 16)]:
+        agree(build, (4, 4), at)
+
+
+def test_features_of_several_strides_are_proven() -> None:
+    """The coarsest grows by 16 pixels only, which the proof's sizes must do."""
+    net, tensor = begin((64, 64))
+    stages = []
+    for _ in range(4):
+        tensor = net.op("Tanh", net.conv(tensor, 4, 4, (2, 2), strides=[2, 2]))
+        stages.append(tensor)
+    proven(net.model(*stages), exact=False, crops=False)
+
+
+@pytest.mark.parametrize("mode", ["reflect", "edge"])
+def test_a_field_holds_what_a_pad_mirrors(mode: str) -> None:
+    net = Net()
+    image = net.op("Pad", net.image(1, (12, 12)), net.ints(0, 0, 2, 2, 0, 0, 2, 2), mode=mode)
+    done = proven(net.model(net.conv(image, 2, 3, strides=[1, 1])), exact=False, crops=False)
+    output = done.claim.outputs[0]
+    run = session(complete(done))
+    plain = np.random.default_rng(1).standard_normal((1, 2, 12, 12)).astype(np.float32)
+    before = run.run(None, {"image": plain})[0]
+    for row in range(before.shape[2]):
+        changed = plain + 1
+        first = output.start[0] + row
+        changed[:, :, max(0, first) : max(0, first + output.size[0])] = plain[
+            :, :, max(0, first) : max(0, first + output.size[0])
+        ]
+        np.testing.assert_array_equal(run.run(None, {"image": changed})[0][:, :, row], before[:, :, row])

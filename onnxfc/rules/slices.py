@@ -106,7 +106,9 @@ def _computed_piece(site: Site, view: Map, cuts: Cuts) -> Outcome:
         site.draft.nodes.pop()
         return _piece(site)
     site.state.found[site.label] = "local"
-    begins = site.draft.spec(site.tensors()[1]).constant
+    begins = (
+        site.constant(1) if site.state.dense and site.same_on_grid(1) else site.draft.spec(site.tensors()[1]).constant
+    )
     grows = all(len({shape[axis] for shape in new}) == len(new) for axis in axes)
     if begins is None or begins.min() < 0 or not grows:
         return site.refuse("cut-out", f"cuts out a piece that does not grow with the map alone, {_GOES_ON}", LEAVE)
