@@ -77,8 +77,8 @@ def is_map(groups: Groups) -> bool:
 
 
 def is_folded(groups: Groups) -> bool:
-    """Whether no axis holds channels beside places or the batch."""
-    return all(len({atom.kind == "channel" for atom in group}) < 2 for group in groups)
+    """Whether no axis holds channels beside the batch."""
+    return all(not {"batch", "channel"} <= {atom.kind for atom in group} for group in groups)
 
 
 def spatial_of(groups: Groups) -> tuple[int, ...]:

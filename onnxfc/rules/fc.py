@@ -10,6 +10,7 @@ from onnx import TensorProto
 from onnxfc import emit
 from onnxfc.errors import Refusal
 from onnxfc.lift import all_scores, beside_windows, lift_fixed, to_scores, to_window
+from onnxfc.rules.context import as_pool, even_as_context, even_matmul
 from onnxfc.rules.per_window import per_window
 from onnxfc.rules.table import rule
 from onnxfc.site import ATTENTION, LEAVE, Outcome, Site
@@ -65,11 +66,14 @@ def _on_rows(site: Site, at: int) -> Outcome:
     if len(shape) > rank or (len(shape) == rank and (shape[0] != 1 or site.weights(site.node.input[other]) is None)):
         return site.refuse("mixes-batch", "multiplies the features of each image by a matrix of its own")
     assert view is not None
+    even = even_matmul(site, at)
+    if even is not None and site.role == "context":
+        return even_as_context(site, even)
     outcome = per_window(site, view, at)
     if isinstance(outcome, list):
         axis = -1 if at == 0 else -2
         site.replaced(f"MatMul {site.shape_in(at)[axis]}→{site.shape_out()[axis]}", "MatMul once per window")
-    return outcome
+    return outcome if even is None else as_pool(site, outcome)
 
 
 def _pairwise(site: Site) -> Outcome:

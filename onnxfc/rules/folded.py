@@ -13,6 +13,7 @@ from onnxfc import emit
 from onnxfc.errors import Refusal
 from onnxfc.lift import to_window, uniform
 from onnxfc.regroup import Groups, groups_of, is_folded, is_map, lengths, regroup, spatial_of, target, trace_of
+from onnxfc.rules.context import folded_as_context
 from onnxfc.rules.elementwise import BROADCAST, UNARY, UNARY_ATTRIBUTES
 from onnxfc.rules.indexing import picks
 from onnxfc.rules.movement import move
@@ -258,7 +259,7 @@ def reduce_channels(site: Site) -> Outcome | None:
     view = _folded(site)
     axes = reduced_axes(site, len(view.groups))
     if not axes or not all(_pure(view.groups[axis]) for axis in axes):
-        return None
+        return folded_as_context(site, view, axes or ())
     site.keep()
     kept = bool(site.attrs.get("keepdims", 1))
     groups = [() if axis in axes else group for axis, group in enumerate(view.groups) if kept or axis not in axes]
