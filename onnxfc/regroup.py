@@ -77,8 +77,15 @@ def is_map(groups: Groups) -> bool:
 
 
 def is_folded(groups: Groups) -> bool:
-    """Whether no axis holds channels beside the batch."""
-    return all(not {"batch", "channel"} <= {atom.kind for atom in group} for group in groups)
+    """Whether no axis holds channels beside the batch, nor beside places where none is left to channels."""
+    apart = all(not {"batch", "channel"} <= {atom.kind for atom in group} for group in groups)
+    alone = any(all(atom.kind == "channel" for atom in group) for group in groups)
+    return apart and (alone or not is_mixed(groups))
+
+
+def is_mixed(groups: Groups) -> bool:
+    """Whether an axis holds channels beside places, as the groups of a normalisation do."""
+    return any({"channel", "space"} <= {atom.kind for atom in group} for group in groups)
 
 
 def spatial_of(groups: Groups) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from onnxfc import emit
 from onnxfc.errors import Refusal
 from onnxfc.lift import to_window, uniform
-from onnxfc.regroup import Groups, groups_of, is_folded, is_map, lengths, regroup, spatial_of, target, trace_of
+from onnxfc.regroup import Groups, groups_of, is_folded, is_map, is_mixed, lengths, regroup, spatial_of, target, trace_of
 from onnxfc.rules.context import folded_as_context
 from onnxfc.rules.elementwise import BROADCAST, UNARY, UNARY_ATTRIBUTES
 from onnxfc.rules.indexing import picks
@@ -271,7 +271,7 @@ def part_of_channels(site: Site) -> Outcome | None:
     """Some of the channels."""
     view = _folded(site)
     before, after = lengths(view.groups), [site.shape_out(position) for position in range(len(site.node.output))]
-    if not _only_first(site) or any(len(shape) != len(before) for shape in after):
+    if not _only_first(site) or any(len(shape) != len(before) for shape in after) or is_mixed(view.groups):
         return None
     touched = {
         axis for shape in after for axis, pair in enumerate(zip(before, shape, strict=True)) if len(set(pair)) > 1
