@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxfc import emit
 from onnxfc.errors import Refusal
-from onnxfc.lift import beside_windows, lift_fixed, meet, to_scores, uniform
+from onnxfc.lift import beside_windows, lies_on, lift_fixed, meet, to_scores, uniform
 from onnxfc.rules.deviation import deviates
 from onnxfc.rules.elementwise import BROADCAST
 from onnxfc.rules.fc import take_bias
@@ -40,6 +40,9 @@ def on_maps(site: Site) -> Outcome:
     inputs = []
     for position in range(len(site.views)):
         tensor = places_alike(site, position, spatial)
+        if tensor is None and lies_on(site, position, big):
+            tensor = tensor_of(site.views[position] or big)
+            trace = trace.tainted(site.taint("context"))
         if tensor is None:
             return _positional(site, position)
         inputs.append(tensor)

@@ -12,7 +12,18 @@ from dataclasses import replace
 from onnxfc import emit
 from onnxfc.errors import Refusal
 from onnxfc.lift import to_window, uniform
-from onnxfc.regroup import Groups, groups_of, is_folded, is_map, is_mixed, lengths, regroup, spatial_of, target, trace_of
+from onnxfc.regroup import (
+    Groups,
+    groups_of,
+    is_folded,
+    is_map,
+    is_mixed,
+    lengths,
+    regroup,
+    spatial_of,
+    target,
+    trace_of,
+)
 from onnxfc.rules.context import folded_as_context
 from onnxfc.rules.elementwise import BROADCAST, UNARY, UNARY_ATTRIBUTES
 from onnxfc.rules.indexing import picks

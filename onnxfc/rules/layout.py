@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 
 from onnxfc import emit
-from onnxfc.lift import to_window, uniform
+from onnxfc.lift import lies_on, to_window, uniform
 from onnxfc.regroup import groups_of, regroup
 from onnxfc.rules.folded import fold, turn
 from onnxfc.rules.movement import move
@@ -111,7 +111,8 @@ def _beside_context(site: Site, like: Map, trace: Trace) -> Outcome:
             tensor = site.draft.emit("Expand", [tensor, shape])
         inputs.append(tensor)
     site.keep(inputs)
-    context = [site.taint("context")] if any(isinstance(view, Context) for view in site.views) else []
+    everywhere = [isinstance(view, Context) or lies_on(site, place, like) for place, view in enumerate(site.views)]
+    context = [site.taint("context")] if any(everywhere) else []
     return site.maps(trace.tainted(*context), like.spatial)
 
 
@@ -120,6 +121,8 @@ def _one_for_all(site: Site, position: int, like: Map) -> str | None:
     view = site.views[position]
     if isinstance(view, Context):
         site.turns_out(view.trace, "context")
+        return view.tensor
+    if isinstance(view, Fixed) and lies_on(site, position, like):
         return view.tensor
     rank = len(site.shape_in(position))
     return uniform(site, position, [axis - rank for axis in (0, *like.spatial) if site.shape_in(position)[axis] > 1])
