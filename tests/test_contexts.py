@@ -14,6 +14,7 @@ import onnxruntime as ort
 import pytest
 from hazards import CHANNELS, Net, bodied, complete
 
+from onnxfc.errors import NothingToRewrite
 from onnxfc.proof import CheckOptions
 from onnxfc.rewrite import Rewrite, RewriteOptions, rewrite
 
@@ -105,7 +106,7 @@ def test_fixed_end_beside_the_other_border_is_counted_from_the_end(exporter: str
 
 
 def test_sizes_that_bake_the_batch_beside_computed_ones() -> None:
-    """Resize to [1, C, 2 H, 2 W], H and W read by Shape: with a free batch the numbers of images and channels follow."""
+    """Resize to [1, C, 2 H, 2 W], H and W read by Shape: with a free batch the number of images follows."""
 
     def body(net: Net, tensor: str) -> str:
         shape = net.op("Shape", tensor)
@@ -118,3 +119,41 @@ def test_sizes_that_bake_the_batch_beside_computed_ones() -> None:
     model, batch = complete(done), np.random.default_rng(0).standard_normal((3, 2, 17, 13)).astype(np.float32)
     single = np.concatenate([run(model, image[None])[0] for image in batch])
     close(run(model, batch)[0], single)
+
+
+def refused(name: str, exporter: str) -> tuple[str, str]:
+    with pytest.raises(NothingToRewrite) as caught:
+        rewritten(name, exporter)
+    first = caught.value.refusals[0]
+    return first.code, first.reason.split()[0]
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize(
+    ("name", "code", "op_type"),
+    [
+        ("token_mixing", "fc-over-space", {"torchscript": "MatMul", "dynamo": "MatMul"}),
+        ("halves", "cut-out", {"torchscript": "Slice", "dynamo": "Split"}),
+        ("argmax_place", "along-space", {"torchscript": "ArgMax", "dynamo": "ArgMax"}),
+    ],
+)
+def test_refusal_names_the_node_that_tells_places_apart(
+    name: str, code: str, op_type: dict[str, str], exporter: str
+) -> None:
+    """Not the node at which its result meets the trunk again."""
+    assert refused(name, exporter) == (code, op_type[exporter])
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_blocks_of_places_follow_the_image(exporter: str) -> None:
+    """Unfold as Gather by (block, place): involution, and a Conv spelled by it, each place as in a native crop."""
+    done = rewritten("unfolded", exporter, dynamic_batch=True)
+    batch = np.concatenate([images(1, 26, 21), images(2, 26, 21)[1:]])
+    maps = run(complete(done), batch)
+    assert [made.shape for made in maps] == [(2, 6, 13, 10), (2, 6, 11, 8)]
+    original = onnx.load(FOLDER / f"unfolded.{exporter}.onnx")
+    for image in range(2):
+        natives = run(original, batch[image : image + 1, :, 8:24, 4:20])
+        border, (whole, valid) = slice(1, -1), natives
+        close(maps[0][image : image + 1, :, 5:11, 3:9], whole[:, :, border, border])
+        close(maps[1][image : image + 1, :, 4:10, 2:8], valid)

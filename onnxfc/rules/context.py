@@ -57,6 +57,16 @@ def whole_channels(view: Window, axes: Sequence[int]) -> Index | None:
     return rows[..., 0] // length if whole else None
 
 
+def tells_places_apart(view: View, axis: int) -> bool:
+    """Whether features along ``axis`` (of a window's index, of scores) are different places of the native window."""
+    if isinstance(view, ScoreMap):
+        return view.trace.places
+    if not isinstance(view, Window) or len(view.sources) > 1:
+        return isinstance(view, Window)
+    places = view.index % math.prod(view.sources[0].extent)
+    return bool(np.any(places != places.take([0], axis=axis)))
+
+
 def window_as_context(site: Site, view: Window, channels: Index, op_type: str = "") -> Outcome:
     """The reduction of whole channels, each feature's own, over the map that the window is of."""
     if view.trunk is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,7 +11,7 @@ from onnx import TensorProto
 from onnxfc import emit
 from onnxfc.errors import Refusal
 from onnxfc.lift import all_scores, beside_windows, lift_fixed, to_scores, to_window
-from onnxfc.rules.context import as_pool, even_as_context, even_matmul
+from onnxfc.rules.context import as_pool, even_as_context, even_matmul, tells_places_apart
 from onnxfc.rules.per_window import per_window
 from onnxfc.rules.table import rule
 from onnxfc.site import ATTENTION, LEAVE, Outcome, Site
@@ -65,10 +66,12 @@ def _on_rows(site: Site, at: int) -> Outcome:
     rank, shape = len(site.shape_in(at)), site.shape_in(other)
     if len(shape) > rank or (len(shape) == rank and (shape[0] != 1 or site.weights(site.node.input[other]) is None)):
         return site.refuse("mixes-batch", "multiplies the features of each image by a matrix of its own")
-    assert view is not None
+    assert isinstance(view, Window | ScoreMap)
     even = even_matmul(site, at)
     if even is not None and site.role == "context":
         return even_as_context(site, even)
+    if tells_places_apart(view, len(shape_of(view)) - 1 - at):
+        site.reads_places("fc-over-space", "is an FC layer over the places of the native size")
     outcome = per_window(site, view, at)
     if isinstance(outcome, list):
         axis = -1 if at == 0 else -2
@@ -130,13 +133,13 @@ def _operands(site: Site, turned: tuple[bool, bool], alpha: float) -> Operands |
         return view
     shape = site.shape_in(other)
     batch_first = (not view.batch_axis) != turned[position]
-    if len(shape) not in {1, 2} or len(_shape(view)) != 1 or batch_first != (position == 0):
+    if len(shape) not in {1, 2} or len(shape_of(view)) != 1 or batch_first != (position == 0):
         return site.refuse("mixes-batch", "is not an FC layer over the features of each image alone")
     vector, out_first = len(shape) == 1, turned[1] if other == 1 else not turned[0]
     weight = Weight(
         site.node.input[other],
         order=(0,) if vector else (0, 1) if out_first else (1, 0),
-        inputs=_shape(view)[0],
+        inputs=shape_of(view)[0],
         outputs=1 if vector else site.shape_out()[1 - position],
         factor=alpha,
     )
@@ -155,7 +158,7 @@ def _not_flat(site: Site) -> Refusal:
     return site.refuse("fc-over-space", "reads a map that was not flattened")
 
 
-def _shape(view: Window | ScoreMap) -> tuple[int, ...]:
+def shape_of(view: Window | ScoreMap) -> tuple[int, ...]:
     return view.index.shape if isinstance(view, Window) else view.features
 
 
@@ -220,6 +223,8 @@ def fully_connected(site: Site, found: Operands, bias: np.ndarray | None, output
     for position, part in enumerate(parts[1:], 2):
         total = site.draft.emit("Add", [total, part], output if position == len(parts) else "")
     _report(site, weight, window)
+    if any(math.prod(source.extent) > 1 for source in window.sources):
+        site.reads_places("fc-over-space", "is an FC layer over all places of the native size")
     batch_axis = found.batch_axis or site.batch_axis_out()
     return ScoreMap(total, (weight.outputs,), replace(view.trace, places=False), batch_axis=batch_axis)
 

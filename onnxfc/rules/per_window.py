@@ -12,7 +12,7 @@ import numpy as np
 from onnxfc import emit
 from onnxfc.errors import Refusal
 from onnxfc.lift import to_scores
-from onnxfc.rules.context import as_pool, whole_channels, window_as_context
+from onnxfc.rules.context import as_pool, tells_places_apart, whole_channels, window_as_context
 from onnxfc.rules.resample import RESIZE
 from onnxfc.rules.table import rule
 from onnxfc.site import Outcome, Site, positive, tensor_of
@@ -56,6 +56,8 @@ def along_axis(site: Site) -> Outcome:
     if channels is not None and isinstance(view, Window) and site.role == "context":
         outcome = window_as_context(site, view, channels, "ReduceMax")
         return [*outcome, Fixed("")] if isinstance(outcome, list) else outcome
+    if tells_places_apart(view, axis - 1):
+        site.reads_places("along-space", "works along the places of the native size")
     outcome = per_window(site, view, axis=axis)
     return outcome if channels is None else as_pool(site, outcome)
 
