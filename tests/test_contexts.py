@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from hazards import CHANNELS, Net, bodied, complete
+from hazards import CHANNELS, FEATURES, Net, bodied, complete, refusal
 
 from onnxfc.errors import NothingToRewrite
 from onnxfc.proof import CheckOptions
@@ -158,3 +158,25 @@ def test_blocks_of_places_follow_the_image(exporter: str) -> None:
         border, (whole, valid) = slice(1, -1), natives
         close(maps[0][image : image + 1, :, 5:11, 3:9], whole[:, :, border, border])
         close(maps[1][image : image + 1, :, 4:10, 2:8], valid)
+
+
+@pytest.mark.parametrize("target", [(0, CHANNELS, 1, 1), (1, CHANNELS, 1, 1), (-1, CHANNELS, 1, 1)])
+def test_fc_layer_as_a_gate_of_its_own_trunk_is_refused_alike(target: tuple[int, ...]) -> None:
+    """However its result is brought into the map's rank."""
+
+    def body(net: Net, tensor: str) -> str:
+        scores = net.fc(net.op("Flatten", tensor), FEATURES, CHANNELS)
+        gate = net.op("Sigmoid", net.op("Reshape", scores, net.ints(*target)))
+        return net.fc(net.op("Flatten", net.op("Mul", tensor, gate)), FEATURES, 5)
+
+    assert refusal(bodied(body)).code == "head-rejoins-trunk"
+
+
+def test_conv_without_padding_that_leaves_one_place_is_no_pool() -> None:
+    """A map of native extent 1 beside a larger one: which of its places would go with which?"""
+
+    def body(net: Net, tensor: str) -> str:
+        one = net.conv(tensor, CHANNELS, CHANNELS, (5, 4))
+        return net.fc(net.op("Flatten", net.op("Mul", tensor, one)), FEATURES, 5)
+
+    assert refusal(bodied(body)).code == "sizes-differ"

@@ -75,8 +75,8 @@ def _from_right(site: Site, view: Map) -> tuple[int, ...]:
 
 def _rejoin(site: Site, big: Map, small: Sequence[Map]) -> Outcome:
     """A pooled map meets a larger one: the pool is context (squeeze-and-excitation)."""
-    if any(not view.trace.pools for view in small):
-        return site.blamed() or site.refuse("sizes-differ", "spreads a map of native extent 1 over a larger one")
+    if any(not view.trace.pools and not view.trace.windows for view in small):
+        return site.refuse("sizes-differ", "spreads a map of native extent 1 over a larger one")
     if deviates(site, big):
         outcome = on_scores(site)
         if isinstance(outcome, list):

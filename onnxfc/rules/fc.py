@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -223,8 +222,6 @@ def fully_connected(site: Site, found: Operands, bias: np.ndarray | None, output
     for position, part in enumerate(parts[1:], 2):
         total = site.draft.emit("Add", [total, part], output if position == len(parts) else "")
     _report(site, weight, window)
-    if any(math.prod(source.extent) > 1 for source in window.sources):
-        site.reads_places("fc-over-space", "is an FC layer over all places of the native size")
     batch_axis = found.batch_axis or site.batch_axis_out()
     return ScoreMap(total, (weight.outputs,), replace(view.trace, places=False), batch_axis=batch_axis)
 

@@ -181,9 +181,7 @@ def window_pool(site: Site, tensor: str, extent: tuple[int, ...], kind: str) -> 
         tensor = draft.emit("Mul", [tensor, tensor])
     pooled = tensor
     for kernel in _steps(site, tensor, extent, kind):
-        pooled = draft.emit(
-            _pool_name(kind), [pooled], instead=instead, kernel_shape=kernel, strides=[1] * len(extent)
-        )
+        pooled = draft.emit(_pool_name(kind), [pooled], instead=instead, kernel_shape=kernel, strides=[1] * len(extent))
     if kind not in {"Average", "Max", "Min"}:
         pooled = draft.emit("Mul", [pooled, emit.scalar(draft, float(np.prod(extent)), pooled)])
     last = {"L2": "Sqrt", "LogSum": "Log", "Min": "Neg"}.get(kind)
