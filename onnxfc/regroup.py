@@ -13,7 +13,7 @@ from onnxfc import emit
 from onnxfc.draft import Draft
 from onnxfc.errors import Refusal
 from onnxfc.receptive_field import Field
-from onnxfc.site import Site
+from onnxfc.site import ATTENTION, LEAVE, Site
 from onnxfc.specs import Shape
 from onnxfc.views import Atom, Folded, Group, Map, Source, Trace, Window
 
@@ -37,7 +37,7 @@ def regroup(groups: Sequence[Group], after: Shape) -> Groups | None:
     each as channels.
     """
     queue = [atom for group in groups for atom in group if atom.kind != "channel" or atom.length > 1]
-    found = []
+    found: list[Group] = []
     for length in after:
         group: list[Atom] = []
         if length == 1 and queue and queue[0].kind == "batch" and queue[0].length == 1:
@@ -55,6 +55,9 @@ def regroup(groups: Sequence[Group], after: Shape) -> Groups | None:
             group.append(atom)
         if math.prod(atom.length for atom in group) != length:
             return None
+        rows = group and group[-1].kind == "space" and len(found) + 2 == len(after) and after[-1] > 1
+        if rows and queue and queue[0].kind == "batch" and queue[0].length == 1:
+            group.append(queue.pop(0))  # rows of places and images, not of images and channels
         found.append(tuple(group))
     return None if queue else tuple(found)
 
@@ -64,7 +67,7 @@ def _split(atom: Atom, outer: int) -> tuple[Atom, Atom] | None:
         return None
     inner = atom.length // outer
     factor = atom.factor / inner if atom.kind == "space" else atom.factor
-    return Atom(atom.kind, outer, atom.place, factor), Atom("channel", inner)
+    return replace(atom, length=outer, factor=factor), Atom("channel", inner)
 
 
 def is_map(groups: Groups) -> bool:
@@ -73,14 +76,30 @@ def is_map(groups: Groups) -> bool:
     alone = all(group[0].kind == "space" and all(a.kind == "channel" for a in group[1:]) for group in spatial)
     finer = any(len(group) > 1 for group in spatial)
     own = len(groups) > 1 + len(spatial)  # without channels of their own places and channels are being flattened
-    return [atom.kind for atom in groups[0]] == ["batch"] and alone and (own or not finer)
+    once = bool(spatial) and not doubled(groups) and all(atom.side == 0 for group in groups for atom in group)
+    return [atom.kind for group in groups[:1] for atom in group] == ["batch"] and alone and once and (own or not finer)
+
+
+def merged(group: Group) -> Group:
+    """The same axis with neighbouring channels as one atom, whichever side its places are on."""
+    found: list[Atom] = []
+    for atom in group:
+        if found and atom.kind == "channel" == found[-1].kind:
+            found[-1] = Atom("channel", found[-1].length * atom.length)
+        else:
+            found.append(replace(atom, side=0))
+    return tuple(found)
+
+
+def doubled(groups: Groups) -> bool:
+    """Whether a place occurs twice: each is related to each."""
+    places = [atom.place for group in groups for atom in group if atom.kind == "space"]
+    return len(places) > len(set(places))
 
 
 def is_folded(groups: Groups) -> bool:
-    """Whether no axis holds channels beside the batch, nor beside places where none is left to channels."""
-    apart = all(not {"batch", "channel"} <= {atom.kind for atom in group} for group in groups)
-    alone = any(all(atom.kind == "channel" for atom in group) for group in groups)
-    return apart and (alone or not is_mixed(groups))
+    """Whether no axis holds channels beside places, where none is left to channels alone."""
+    return not is_mixed(groups) or any(all(atom.kind == "channel" for atom in group) for group in groups)
 
 
 def is_mixed(groups: Groups) -> bool:
@@ -144,7 +163,7 @@ def _of_atom(draft: Draft, view: Map | Folded, before: Groups, atom: Atom) -> st
     if (atom,) in before:
         axis = before.index((atom,))
         return emit.dims(draft, view.tensor, axis, axis + 1)
-    like = view.like if isinstance(view, Folded) else view
+    like = view.sides[atom.side].like if isinstance(view, Folded) else view
     axis = like.spatial[atom.place] if atom.kind == "space" else 0
     length = emit.dims(draft, like.tensor, axis, axis + 1)
     if atom.factor == 1:
@@ -162,9 +181,11 @@ def unfolded(site: Site, view: Folded) -> Window | Refusal:
     if view.window is not None:
         return view.window
     atoms = [atom for group in view.groups for atom in group]
+    if sorted(atom.place for atom in atoms if atom.kind == "space") != list(range(len(view.trace.fields))):
+        return site.refuse("attention", ATTENTION, LEAVE)
     batch = 0 if [atom.kind for atom in view.groups[0]] == ["batch"] else None
     if batch is None and not site.may_swallow:
-        return site.refuse("mixes-batch", "takes the places of the native size for images")
+        return site.refuse("mixes-batch", "takes places or channels for images of the batch")
     order = sorted(range(len(atoms)), key=lambda k: (_ORDER[atoms[k].kind], atoms[k].place))
     apart = emit.reshape(site.draft, view.tensor, target(site.draft, view, view.groups, tuple((a,) for a in atoms)))
     tensor = emit.transpose(site.draft, apart, order)

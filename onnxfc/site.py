@@ -60,6 +60,8 @@ class State:
     replacements: list[Replacement] = field(default_factory=list)
     notes: list[Refusal] = field(default_factory=list)
     not_affine: list[Refusal] = field(default_factory=list)
+    undecided: set[str] = field(default_factory=set)
+    settled: set[str] = field(default_factory=set)
     conditions: dict[str, bool] = field(default_factory=dict)
     blocked: set[str] = field(default_factory=set)
     frozen: list[str] = field(default_factory=list)
@@ -114,9 +116,9 @@ class Site:
         if not isinstance(view, Fixed):
             return False
         spec = self.draft.spec(view.tensor)
-        return spec.values is not None and spec.constant is None and not self._follows_batch(spec.values)
+        return spec.values is not None and spec.constant is None and not self.follows_batch(spec.values)
 
-    def _follows_batch(self, values: Sequence[Array]) -> bool:
+    def follows_batch(self, values: Sequence[Array]) -> bool:
         """Whether a computed value is as large as the batch is, or the same: the image's size has no part in it."""
         batches = [shape[0] for shape in self.state.image_shapes]
         if (
@@ -268,6 +270,11 @@ class Site:
         self.state.replacements.append(Replacement(self.label, before, after))
 
     @property
+    def of_head(self) -> bool:
+        """Whether an earlier walk found that what was taken for context belongs to the head."""
+        return self.state.roles.get(self.label) == "head"
+
+    @property
     def role(self) -> Role:
         """What an earlier walk found this pool to be."""
         return self.state.roles.get(self.label, "head")
@@ -280,6 +287,8 @@ class Site:
     def turns_out(self, trace: Trace, role: Role) -> None:
         """The pools of ``trace`` are no head, as the next walk will know from its beginning."""
         self.state.found.update(dict.fromkeys(trace.pools, role))
+        self.state.settled |= self.state.undecided & trace.pools
+        self.state.undecided -= trace.pools
 
     def rejoins(self, pooled: Sequence[View], like: str) -> Refusal | None:
         """What was pooled meets its trunk again: its pools are context, as the next walk will know from its beginning.
@@ -313,6 +322,11 @@ class Site:
                 return self.state.because[label(node)]
             names += [other for other in node.input if other not in names]
         return None
+
+    def weighs(self, view: View | None) -> None:
+        """A head reads weights over places: each of its windows has its own, as the next walk will know."""
+        if isinstance(view, Map) and self.state.global_pool != "keep":
+            self.state.found.update(dict.fromkeys((name for name, place in view.trace.shares if place >= 0), "head"))
 
     def refuse(self, code: str, reason: str, advice: str = "") -> Refusal:
         if self.state.global_pool == "window":

@@ -30,6 +30,10 @@ class Taint:
     node: str
 
 
+Share = tuple[str, int]
+"""The node that made parts of a whole, and the place (number of a spatial axis) along which they are that."""
+
+
 @dataclass(frozen=True)
 class Trace:
     """Where the elements of a view come from.
@@ -37,7 +41,8 @@ class Trace:
     ``fields``: per spatial axis, what one element (or cell) reads of the image.
     ``windows``: the trunk tensors whose windows it has crossed; empty in the trunk.
     ``pools``: the global pools it descends from. ``dropped``: some of them were taken out. ``places``: its features are
-    places of a window one by one, which no FC layer has summed.
+    places of a window one by one, which no FC layer has summed. ``shares``: along which places it holds parts of a
+    whole (weights of a Softmax), so that a sum over them does not grow with the image.
     """
 
     fields: tuple[Field, ...]
@@ -46,6 +51,7 @@ class Trace:
     pools: frozenset[str] = frozenset()
     dropped: bool = False
     places: bool = False
+    shares: frozenset[Share] = frozenset()
 
     def tainted(self, *taints: Taint) -> Trace:
         return replace(self, taints=self.taints | frozenset(taints))
@@ -73,6 +79,7 @@ class Trace:
             frozenset().union(*(trace.pools for trace in found)),
             any(trace.dropped for trace in found),
             any(trace.places for trace in found),
+            frozenset().union(*(trace.shares for trace in found)),
         )
 
 
@@ -184,16 +191,26 @@ class Window:
 class Atom:
     """A part of an axis: the batch, channels, or a spatial axis (number ``place``) of ``length`` elements natively.
 
-    Spatial: ``factor`` times as many as the map has from which it comes.
+    Spatial: ``factor`` times as many as the map has from which it comes, which is that of the ``side``: where places
+    were multiplied with places, each place of an image occurs twice.
     """
 
     kind: Literal["batch", "channel", "space"]
     length: int
     place: int = 0
     factor: Fraction = Fraction(1)
+    side: int = 0
 
 
 Group = tuple[Atom, ...]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two maps whose places a product relates: the map that has their dims, and what an element reads."""
+
+    like: Map = field(repr=False)
+    trace: Trace
 
 
 @dataclass(frozen=True)
@@ -203,7 +220,8 @@ class Folded:
     The same tensor as in the original; ``groups`` says of each axis which atoms it is made of, the outermost first.
     ``like``: the map whose dims tell the spatial axes apart again. ``bounds``: the maps that it comes from, where the
     head begins if one follows. ``window``: the same as a window, as long as nothing but movement was done.
-    ``joined``: the pools whose results it has met as context since it was folded.
+    ``joined``: the pools whose results it has met as context since it was folded. ``other``: the second side of what
+    relates places to places; ``like`` and ``trace`` are the first.
     """
 
     tensor: str
@@ -213,6 +231,13 @@ class Folded:
     bounds: frozenset[Boundary]
     window: Window | Refusal | None = field(default=None, repr=False)
     joined: frozenset[str] = frozenset()
+    other: Side | None = field(default=None, repr=False)
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        """Where the places of each side come from."""
+        first = Side(self.like, self.trace)
+        return (first,) if self.other is None else (first, self.other)
 
 
 @dataclass(frozen=True)

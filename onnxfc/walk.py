@@ -17,8 +17,10 @@ from onnxfc.receptive_field import Field
 from onnxfc.regroup import lengths, unfolded
 from onnxfc.rules import RULES, leading
 from onnxfc.rules.elementwise import BROADCAST
+from onnxfc.rules.relations import WHY, attention
 from onnxfc.rules.spreading import spread, spreads
-from onnxfc.site import ATTENTION, LEAVE, GlobalPool, Outcome, Role, Site, State, tensor_of
+from onnxfc.rules.sums import shares_behind
+from onnxfc.site import LEAVE, GlobalPool, Outcome, Role, Site, State, tensor_of
 from onnxfc.specs import Inference, InferenceFailed, Spec, of_tensor
 from onnxfc.views import Context, Fixed, Folded, Lifted, Map, Refused, ScoreMap, Strip, Trace, View, Window
 
@@ -36,28 +38,8 @@ _ANY_INPUT = {
 }
 """Operators whose lifted input may be any; all others have their data first."""
 _EXPORT = "export without a runtime's own optimisation"
-_PLAIN = {"attention", "recurrent", "data-dependent", "quantised"}
+_PLAIN = {"attention", "data-dependent", "flipped", "position-table", "quantised", "recurrent"}
 """Refusals that say plainly why: none further on can say it better."""
-
-
-def _reasons(code: str, why: str, advice: str, *ops: str) -> dict[str, tuple[str, str, str]]:
-    return dict.fromkeys(ops, (code, why, advice))
-
-
-_WHY = {
-    **_reasons("recurrent", "reads its input as one sequence", LEAVE, "GRU", "LSTM", "RNN"),
-    **_reasons("attention", ATTENTION, LEAVE, "Attention", "MultiHeadAttention"),
-    **_reasons("size-locked", "lays blocks out to an image of the native size", LEAVE, "Col2Im"),
-    **_reasons(
-        *("data-dependent", "has an output whose shape depends on the values", "leave out the post-processing"),
-        *("Compress", "NonMaxSuppression", "NonZero", "Unique"),
-    ),
-    **_reasons(
-        *("quantised", "belongs to a quantised model", "rewrite the float model, then quantise it"),
-        *("ConvInteger", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QGemm", "QLinearAdd"),
-        *("QLinearConv", "QLinearGlobalAveragePool", "QLinearMatMul", "QuantizeLinear"),
-    ),
-}
 
 
 def native_specs(model: ModelFile, graph: Graph, inputs: Mapping[str, Spec]) -> dict[str, Spec]:
@@ -111,25 +93,34 @@ def walk(
         for position, node in enumerate(graph.nodes):
             if position in graph.live:
                 _visit(state, node)
+        for name in graph.outputs:
+            _belongs_to_head(state, [state.views[name]])
         return state
 
     roles: dict[str, Role] = {}
     while True:
         state = once(roles)
         heads = {name: role for name, role in state.found.items() if role == "head" and roles.get(name) != "head"}
-        if heads or state.found.keys() - roles.keys():
+        if heads or state.found.keys() - roles.keys() - state.settled:
             roles = {**state.found, **roles, **heads}
             continue
         if state.covering:
             roles = {**_covering(once, roles, state.covering, _of_kind(graph, state.covering, set())), **roles}
             continue
-        blocked = state.blocked - roles.keys()
+        blocked = state.blocked - roles.keys() - state.settled
         if not blocked:
             return state
         guess = once({**_of_kind(graph, blocked, state.pieces), **roles})
         if not blocked <= guess.found.keys() or (blocked <= state.pieces and guess.reached <= state.reached):
             return state
         roles = {**guess.found, **roles}
+
+
+def _belongs_to_head(state: State, views: Sequence[View]) -> None:
+    """What was taken for context, but has come to an end without meeting its trunk again, begins the head."""
+    for view in views:
+        if isinstance(view, Context) and view.trace.pools & state.undecided and state.global_pool != "keep":
+            state.found.update(dict.fromkeys(view.trace.pools, "head"))
 
 
 def _of_kind(graph: Graph, names: set[str], pieces: set[str]) -> dict[str, Role]:
@@ -196,9 +187,12 @@ def _visit(state: State, node: onnx.NodeProto) -> None:
         outcome = _batch_kept(state, node, outcome)
     if isinstance(outcome, Refusal):
         state.refused = True
+        _belongs_to_head(state, views)
         pools = set[str]().union(*(view.trace.pools for view in views if isinstance(view, Lifted)))
         state.blocked |= pools if outcome.code == "cut-out" else pools - state.pieces
         outcome = [Refused(outcome)] * len(node.output)
+    else:
+        outcome = [shares_behind(node, views, view) for view in outcome]
     state.reached += not state.refused
     state.views.update({name: view for name, view in zip(node.output, outcome, strict=True) if name})
 
@@ -219,11 +213,11 @@ _BATCH = ("holds for the native batch only", "leave out --dynamic-batch")
 def _inherited(state: State, node: onnx.NodeProto, refused: Refused) -> Outcome:
     """What follows from something refused is refused; attention and readers of sequences say more plainly why."""
     if refused.refusal.code not in _PLAIN:
-        if node.op_type in _WHY:
+        if node.op_type in WHY:
             return _no_rule(Site(state, node))
         both = [name for name in node.input if isinstance(state.views.get(name), Refused)]
         if node.op_type in {"Einsum", "MatMul"} and len(both) == 2:
-            return Site(state, node).refuse("attention", ATTENTION, LEAVE)
+            return attention(Site(state, node))
     return [refused] * len(node.output)
 
 
@@ -246,7 +240,7 @@ def _outcome(state: State, node: onnx.NodeProto, views: Sequence[View]) -> Outco
     if node.domain not in {"", "ai.onnx"} and (node.domain, node.op_type, lead) not in RULES:
         return site.refuse("unsupported-operator", f"of domain {node.domain} is not supported here", _EXPORT)
     unknown = next((name for name in [*node.input, *_used(state, node)] if name and not _known(state, name)), None)
-    if unknown is not None and site.op_type not in _WHY:
+    if unknown is not None and site.op_type not in WHY:
         return site.refuse("unknown-shape", f"is not understood: the shape of {unknown} cannot be inferred")
     rule = RULES.get((node.domain if node.domain != "ai.onnx" else "", node.op_type, lead))
     if rule is None:
@@ -327,8 +321,10 @@ def _affine(site: Site) -> bool:
 
 def _no_rule(site: Site) -> Refusal:
     """Why there is none: by what the operator is, or by what it works on."""
-    if site.op_type in _WHY:
-        code, why, advice = _WHY[site.op_type]
+    if site.op_type in WHY:
+        code, why, advice = WHY[site.op_type]
+        if code == "attention":
+            return attention(site)
         return site.refuse(code, why, advice)
     lifted = [view for view in site.views if isinstance(view, Lifted)]
     windows = [view for view in lifted if isinstance(view, Window)]

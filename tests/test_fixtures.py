@@ -42,6 +42,13 @@ STAYS = {
     "audio": ["MatMul"],  # on (N, 1, 12), once per window
     "keras_shaped": ["MatMul"],  # on (4 N, 3)
     "shaped": ["MatMul"],  # on (N, 6, 4)
+    **{key: ["MatMul"] for key in ["context_vectors", "letters_attention"]},  # products of the image with itself
+    **dict.fromkeys(["axial_attention", "weighted_pools"], ["MatMul"] * 2),
+    **dict.fromkeys(["linear_attention", "window_attention"], ["MatMul"] * 3),
+    "channel_attention": ["MatMul"] * 5,
+    "heads_attention": [*["MatMul"] * 3, "Gemm", *["MatMul"] * 3, "Gemm", *["MatMul"] * 2],
+    "non_local": ["MatMul"] * 6,
+    "operator_attention": ["MatMul", "Gemm"],
     "mixer": ["MatMul"],  # on (N, 8, 9)
 }
 """FC layers that are none of the head's, or have more axes than one."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from onnxfc import emit
 from onnxfc.errors import Refusal
+from onnxfc.graph import label
 from onnxfc.lift import beside_windows, lies_on, lift_fixed, meet, to_scores, uniform
 from onnxfc.rules.deviation import deviates
 from onnxfc.rules.elementwise import BROADCAST
@@ -220,6 +221,12 @@ def to_scores_or_rejoin(site: Site, view: View) -> ScoreMap | Outcome:
     return to_scores(site, view)
 
 
-def _scores_meet_map(site: Site, view: Map) -> Outcome:
+def _scores_meet_map(site: Site, view: Map) -> ScoreMap | Outcome:
+    heads = {name for name, role in site.state.roles.items() if role == "head"}
+    lifted = [other for other in site.views if isinstance(other, ScoreMap | Window)]
+    softmaxes = {label(node) for node in site.state.graph.nodes if node.op_type in {"Hardmax", "Softmax"}}
+    own = all(other.trace.pools <= heads for other in lifted)
+    if own and any(other.trace.pools & softmaxes for other in lifted):
+        return to_scores(site, view)  # weights of each window and the window's own features
     pooled = [other for other in site.views if isinstance(other, ScoreMap | Window)]
     return site.rejoins(pooled, view.tensor) or site.maps(view.trace, view.spatial)

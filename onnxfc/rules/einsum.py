@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import math
 import string
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from onnxfc.errors import Refusal
 from onnxfc.lift import all_scores, to_window
+from onnxfc.rules import products
 from onnxfc.rules.context import as_pool, even_as_context, even_einsum
 from onnxfc.rules.fc import Operands, shaped
 from onnxfc.rules.pooling import global_pool
+from onnxfc.rules.relations import attention, sums_places
 from onnxfc.rules.table import rule
-from onnxfc.site import ATTENTION, LEAVE, Outcome, Site, tensor_of
+from onnxfc.site import Outcome, Site, tensor_of
 from onnxfc.views import Context, Fixed, Map, ScoreMap, Trace, Window
 from onnxfc.weights import Weight, resolve
 
@@ -60,9 +62,10 @@ def on_map(site: Site) -> Outcome:
     summed = _summed(site) if len(site.views) == 1 else None
     if summed is not None:
         return summed
-    if len(maps) > 1:
-        return site.refuse("attention", ATTENTION, LEAVE)
     equation, view = equation_of(site), site.views[maps[0]]
+    made = products.product(site, equation.terms, equation.out)
+    if made is not None or len(maps) > 1:
+        return made or attention(site)
     assert isinstance(view, Map)
     own = equation.terms[maps[0]]
     others = "".join(term for position, term in enumerate(equation.terms) if position != maps[0])
@@ -176,10 +179,20 @@ def _cell_by_cell(site: Site, equation: Equation, lifted: Sequence[int]) -> Outc
     if trace is None or cells is None or len({view.batch_axis for view in scores}) > 1:
         return site.refuse("mixes-batch", "sums over the batch, or moves it")
     if len(scores) > 1 and trace.places:
-        return site.refuse("attention", ATTENTION, LEAVE)
+        sizes = {
+            k: n for t, name in zip(equation.terms, site.node.input, strict=True) for k, n in _sizes(site, t, name)
+        }
+        summed = [length for letter, length in sizes.items() if letter not in equation.out]
+        if not sums_places(trace, summed, [sizes[letter] for letter in equation.out[1:]]):
+            return attention(site)
+        trace = replace(trace, places=False)
     now = [scores_at.get(place, view) for place, view in enumerate(site.views)]
     site.keep([tensor_of(view) for view in now if view is not None], equation=str(cells))
     return site.score_maps(trace)
+
+
+def _sizes(site: Site, term: str, name: str) -> Iterator[tuple[str, int]]:
+    return zip(term, site.native(name).native, strict=True)
 
 
 def _with_grid(equation: Equation, lifted: Sequence[int], axes: int, swallowed: bool) -> Equation | None:

@@ -10,10 +10,12 @@ from onnx import TensorProto
 from onnxfc import emit
 from onnxfc.errors import Refusal
 from onnxfc.lift import all_scores, beside_windows, lift_fixed, to_scores, to_window
+from onnxfc.rules import products
 from onnxfc.rules.context import as_pool, even_as_context, even_matmul, tells_places_apart
 from onnxfc.rules.per_window import per_window
+from onnxfc.rules.relations import attention, sums_places
 from onnxfc.rules.table import rule
-from onnxfc.site import ATTENTION, LEAVE, Outcome, Site
+from onnxfc.site import Outcome, Site
 from onnxfc.views import Fixed, Map, ScoreMap, Source, Trace, View, Window
 from onnxfc.weights import Weight, can_turn, is_stored, kernel, resolve, shifted, vector
 
@@ -46,6 +48,10 @@ def gemm(site: Site) -> Outcome:
 def matmul(site: Site) -> Outcome:
     """Features times a constant matrix. https://onnx.ai/onnx/operators/onnx__MatMul.html"""
     view = site.views[0]
+    if any(isinstance(other, Map) for other in site.views) and len(site.shape_in()) > 2:
+        made = products.matmul(site)
+        if made is not None:
+            return made
     if isinstance(view, Map) and len(site.shape_in()) > 2:
         return _on_channels_last(site, view)
     moving = [place for place, other in enumerate(site.views) if not isinstance(other, Fixed)]
@@ -86,14 +92,16 @@ def _pairwise(site: Site) -> Outcome:
     trace = Trace.join([view.trace for view in scores])
     shapes = [site.shape_in(0), site.shape_in(1)]
     alike = shapes[0][:-2] == shapes[1][:-2] and not any(view.batch_axis for view in scores)
-    if len(scores) < 2 or trace is None or trace.places or not alike or site.opset < 12:
-        return site.refuse("attention", ATTENTION, LEAVE)
+    if len(scores) < 2 or trace is None or not alike or site.opset < 12:
+        return attention(site)
+    if trace.places and not sums_places(trace, shapes[0][-1:], (shapes[0][-2], shapes[1][-1])):
+        return attention(site)
     rank = len(shapes[0])
     stack, grid = "abcdefgh"[: rank - 2], "uvw"[: len(scores[0].grid)]
     equation = f"{stack}xy{grid},{stack}yz{grid}->{stack}xz{grid}"
     tensors = [view.tensor for view in scores]
     site.draft.emit("Einsum", tensors, site.node.output[0], instead=site.node, equation=equation)
-    return site.score_maps(trace)
+    return site.score_maps(replace(trace, places=False))
 
 
 def shaped(site: Site, found: Operands, features: tuple[int, ...] | None) -> Outcome:
@@ -114,7 +122,7 @@ def _on_channels_last(site: Site, view: Map) -> Outcome:
     """MatMul over the channels of a channels-last map is a 1x1 Conv already: it stays."""
     rank = len(site.shape_in())
     if not isinstance(site.views[1], Fixed) or len(site.shape_in(1)) != 2:
-        return site.refuse("attention", ATTENTION, LEAVE)
+        return attention(site)
     if rank - 1 in view.spatial:
         return site.refuse("fc-over-space", "mixes the places of a map, and only one of its axes")
     site.keep()
@@ -124,7 +132,7 @@ def _on_channels_last(site: Site, view: Map) -> Outcome:
 def _operands(site: Site, turned: tuple[bool, bool], alpha: float) -> Operands | Refusal:
     data = [position for position in (0, 1) if not isinstance(site.views[position], Fixed)]
     if len(data) != 1:
-        return site.refuse("attention", "relates what was computed from the image to itself (attention)")
+        return attention(site)
     position = data[0]
     other = 1 - position
     view = _features(site, site.views[position])

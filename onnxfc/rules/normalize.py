@@ -32,6 +32,8 @@ def softmax_scores(site: Site) -> Outcome:
     axis = positive(int(site.attrs.get("axis", 1 if flattening else -1)), rank)
     if axis == 0 or scores.batch_axis:
         return site.refuse("mixes-batch", "normalises over the batch")
+    if site.of_head:  # once taken for context
+        scores = replace(scores, trace=replace(scores.trace, pools=scores.trace.pools | {site.label}))
     if flattening:
         return _grid_first(site, scores, axis)
     site.keep([scores.tensor], axis=axis)
@@ -63,6 +65,9 @@ def softmax_map(site: Site) -> Outcome:
     if not normalised & set(view.spatial):
         site.keep(axis=axis)
         return site.maps(view.trace, view.spatial)
+    whole = normalised == set(view.spatial) and site.op_type != "LogSoftmax"
+    if whole and not view.trace.windows and 1 not in extent_of(site, view):
+        return softmax_scores(site) if site.of_head else _over_places(site, view)
     pooled = set(extent_of(site, view)) == {1} and view.spatial == tuple(range(2, rank)) and axis == 1
     if not pooled and site.role == "context" and not view.trace.windows:
         return _over_space(site, view, axis)
@@ -74,6 +79,15 @@ def softmax_map(site: Site) -> Outcome:
     tensor = site.draft.emit(site.op_type, [tensor], axis=rank - 1, instead=site.node)
     emit.transpose(site.draft, tensor, [int(place) for place in np.argsort(ahead)], site.node.output[0])
     return site.maps(view.trace, view.spatial)
+
+
+def _over_places(site: Site, view: Map) -> Outcome:
+    """Weights that sum up to 1 over all places of the image: context."""
+    site.keep()
+    site.state.undecided.add(site.label)
+    along = frozenset((site.label, place) for place in range(len(view.spatial)))
+    trace = view.trace.tainted(site.taint("context"))
+    return site.maps(replace(trace, shares=trace.shares | along), view.spatial)
 
 
 def _over_space(site: Site, view: Map, axis: int) -> Outcome:

@@ -27,7 +27,7 @@ from onnxfc.lift import (
 )
 from onnxfc.receptive_field import Field
 from onnxfc.rules.context import as_pool, of_image, whole_channels, window_as_context
-from onnxfc.rules.sums import FLOATS, grows, steady, weighs
+from onnxfc.rules.sums import FLOATS, SUMS, grows, in_part, steady, weighs
 from onnxfc.rules.table import rule
 from onnxfc.site import Outcome, Site, axes_of, extent_of
 from onnxfc.views import Context, Index, Map, ScoreMap, Source, Strip, Trace, View, Window
@@ -68,6 +68,9 @@ def reduce_map(site: Site) -> Outcome:
     spatial = set(axes) & set(view.spatial)
     if not spatial:
         return _over_channels(site, view, axes, keepdims)
+    weighted = any(place >= 0 for _, place in view.trace.shares) and spatial == set(view.spatial)
+    if weighted and not site.of_head and site.state.global_pool != "keep":
+        return _weighted(site, view)
     weighed = weighs(site, view.trace, sorted(spatial))
     if weighed is None:
         return weighed_apart(site)
@@ -85,6 +88,15 @@ def reduce_map(site: Site) -> Outcome:
         return strip(site, view, axes, keepdims)
     site.state.blocked.add(site.label)  # perhaps it is context
     return site.refuse("unsupported-reduction", f"reduces over axes {axes} of a map")
+
+
+def _weighted(site: Site, view: Map) -> Outcome:
+    """A pool weighted by a Softmax over places; a head's if it never meets its trunk, as the next walk will know."""
+    site.keep()
+    site.state.undecided.add(site.label)
+    trace = replace(view.trace.tainted(site.taint("context")), fields=(Field(),) * site.state.rank, shares=frozenset())
+    pools = trace.pools | {site.label, *(name for name, _ in view.trace.shares)}
+    return [Context(site.node.output[0], replace(trace, pools=pools))]
 
 
 def reduced_axes(site: Site, rank: int) -> list[int] | None:
@@ -114,7 +126,10 @@ def _statistic(site: Site, view: Map, axes: list[int], keepdims: bool) -> Outcom
     """A figure of the whole map, its channels too: of each window, or of the image where it meets its trunk again."""
     if site.role != "context":
         return as_pool(site, reduce_features(site))
-    if grows(site):
+    doubt = in_part(site, [view.trace]) if site.op_type in SUMS else None
+    if doubt is not None:
+        return doubt
+    if grows(site, view.trace):
         steady(site, view.tensor, axes, keepdims)
     else:
         site.keep()
@@ -126,6 +141,7 @@ def global_pool(site: Site, view: Map, kind: str, keepdims: bool) -> Outcome:
     extent = extent_of(site, view)
     if site.role == "context" or (site.state.global_pool == "keep" and not view.trace.windows):
         return _kept_global(site, view, kind, extent)
+    site.weighs(view)
     if kind != "Max" and site.draft.spec(view.tensor).dtype not in FLOATS:
         site.state.blocked.add(site.label)  # perhaps it is context
         return site.refuse(
@@ -155,11 +171,14 @@ def _after(site: Site, kind: str, extent: tuple[int, ...], trace: Trace) -> str:
 
 def _kept_global(site: Site, view: Map, kind: str, extent: tuple[int, ...]) -> Outcome:
     """The same vector from an image of any size."""
-    if site.role != "context" and grows(site):
+    doubt = in_part(site, [view.trace]) if site.op_type in SUMS else None
+    if doubt is not None:
+        return doubt
+    if site.role != "context" and grows(site, view.trace):
         return site.refuse("sum-over-image", "is a sum, which grows with the image", "use --global-pool window")
     if site.op_type in {"AveragePool", "MaxPool"}:
         site.draft.emit(f"Global{kind}Pool", [view.tensor], site.node.output[0], instead=site.node)
-    elif grows(site):
+    elif grows(site, view.trace):
         steady(site, view.tensor, view.spatial, site.op_type != "Einsum" and bool(site.attrs.get("keepdims", 1)))
     else:
         site.keep()
@@ -251,7 +270,7 @@ def strip(site: Site, view: Map | Strip, axes: Sequence[int], keepdims: bool) ->
     if site.op_type in {"AveragePool", "MaxPool"}:
         kind = "ReduceMax" if site.op_type == "MaxPool" else "ReduceMean"
         emit.reduce(site.draft, kind, view.tensor, axes, True, site.node.output[0], site.node)
-    elif grows(site) and not weighed:
+    elif grows(site, view.trace) and not weighed:
         steady(site, view.tensor, axes, keepdims)
     else:
         site.keep([view.tensor, *site.tensors_from(1)])
@@ -312,6 +331,7 @@ def _pool_of_window(site: Site, view: Window, channels: Index) -> Outcome:
         return window_as_context(site, view, channels)
     if site.state.global_pool == "keep":
         if kind not in {"Average", "Max"} or not np.array_equal(channels.ravel(), np.arange(source.channels)):
+            site.state.blocked.add(site.label)  # perhaps it is context
             return site.refuse("sum-over-image", "does not pool every channel once", "use --global-pool window")
         if view.trunk is None:
             return site.refuse("unsupported-reduction", "pools something else than a map")
@@ -353,7 +373,10 @@ def reduce_features(site: Site) -> Outcome:
     if axes is None:
         return site.refuse("unknown-axes", "takes axes that are not constant")
     batch_axis = scores.batch_axis or 0
-    scores = replace(scores, trace=_summed(site, scores.trace))
+    trace = _summed(site, scores.trace)
+    if scores.trace.places and isinstance(view, Window):  # perhaps of the whole image
+        trace = replace(trace, pools=trace.pools | {site.label})
+    scores = replace(scores, trace=trace)
     if batch_axis in axes:
         return site.refuse("mixes-batch", "reduces over the batch")
     if not axes:

@@ -14,7 +14,10 @@ from onnxfc.views import Context, Fixed, Map, Trace
 
 
 def spreads(site: Site) -> bool:
-    """Whether the node does that: one value of each channel for all places, or a sum (product ...) with constants."""
+    """Whether the node does that: one value of each channel for all places, or a sum (product ...) with constants.
+
+    Or it spreads anything over what all its readers would broadcast it against.
+    """
     rank, after = 2 + site.state.rank, site.shape_out()
     context = _context(site)
     if site.op_type in {"Expand", "Resize", "Tile", "Upsample"}:
@@ -22,7 +25,22 @@ def spreads(site: Site) -> bool:
     else:
         same = site.op_type in BROADCAST and all(isinstance(view, Context | Fixed) for view in site.views)
     small = all(set(site.draft.spec(view.tensor).native[2:]) == {1} for view in context)
-    return same and small and len(after) == rank and set(after[2:]) != {1}
+    return (same and small and len(after) == rank and set(after[2:]) != {1}) or _met_at_once(site)
+
+
+def _met_at_once(site: Site) -> bool:
+    """Whether all that read the node broadcast it against something of its output's shape."""
+    name, graph = site.node.output[0], site.state.graph
+    if site.op_type != "Expand" or name in graph.outputs:
+        return False
+    readers = [node for node in graph.nodes if name in node.input]
+    others = [[other for other in node.input if other and other != name] for node in readers]
+    made = {item: graph.producers[item].op_type for items in others for item in items if item in graph.producers}
+    return all(
+        node.op_type in BROADCAST
+        and any(site.native(item).shapes == site.native(name).shapes and made.get(item) != "Expand" for item in items)
+        for node, items in zip(readers, others, strict=True)
+    )
 
 
 def _context(site: Site) -> list[Context]:

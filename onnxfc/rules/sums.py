@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
+import numpy as np
 import onnx
 from onnx import TensorProto
 
 from onnxfc import emit
+from onnxfc.errors import Refusal
 from onnxfc.graph import attributes, inputs_of, label
-from onnxfc.site import Site, positive
-from onnxfc.views import Trace
+from onnxfc.rules.elementwise import BROADCAST, UNARY
+from onnxfc.site import LEAVE, Site, positive
+from onnxfc.specs import InferenceFailed, Spec
+from onnxfc.views import Folded, Map, Refused, Trace, View, Window
 
-_SUMS = {"ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "Einsum"}
+SUMS = {"ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "Einsum"}
 _SOFTMAX = {"Hardmax", "LogSoftmax", "Softmax"}
 _SIZES = {"Shape", "Size"}
 FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
 _NEAR = 12
 
 
-def grows(site: Site) -> bool:
+def grows(site: Site, trace: Trace) -> bool:
     """Whether this is a sum that grows with the image, and nothing behind it divides it by the image's size."""
-    return site.op_type in _SUMS and not _divided(site)
+    return site.op_type in SUMS and not trace.shares and not divided(site)
 
 
 def weighs(site: Site, trace: Trace, axes: Sequence[int]) -> bool | None:
@@ -32,7 +37,8 @@ def weighs(site: Site, trace: Trace, axes: Sequence[int]) -> bool | None:
     were not, or this is no sum.
     """
     makers = {label(node) for node in site.state.graph.nodes if node.op_type in _SOFTMAX}
-    if site.op_type not in _SUMS or not makers & trace.pools:
+    makers -= site.state.undecided | site.state.settled  # over all places at once, which its shares tell
+    if site.op_type not in SUMS or not makers & trace.pools:
         return False
     return True if set(axes) in _softmaxes_of_product(site) and site.op_type == "ReduceSum" else None
 
@@ -58,7 +64,14 @@ def _maker(site: Site, name: str) -> onnx.NodeProto | None:
     return node
 
 
-def _divided(site: Site) -> bool:
+def in_part(site: Site, traces: Iterable[Trace]) -> Refusal | None:
+    """A sum over places of what was combined with parts of a whole: what of it grows with the image is unknown."""
+    if any(place < 0 for trace in traces for _, place in trace.shares) and not divided(site):
+        return site.refuse("sum-over-image", "sums up weights that were changed since they summed up to 1", LEAVE)
+    return None
+
+
+def divided(site: Site) -> bool:
     """Whether the sum meets, a few nodes on, a number that was computed from a shape."""
     graph = site.state.graph
     names, seen = {site.node.output[0]}, 0
@@ -73,9 +86,12 @@ def _divided(site: Site) -> bool:
 
 
 def _of_size(site: Site, name: str) -> bool:
-    """Whether a number is computed from a shape."""
+    """Whether a number follows the image's size; where that cannot be told yet, whether it is computed from a shape."""
     if site.native(name).shapes is None or site.native(name).native not in {(), (1,)}:
         return False
+    now = _now(site, name)
+    if now is not None and now.values is not None:
+        return now.constant is None and not site.follows_batch(now.values)
     queue = [name]
     while queue:
         node = site.state.graph.producers.get(queue.pop())
@@ -83,6 +99,74 @@ def _of_size(site: Site, name: str) -> bool:
             return True
         queue += [] if node is None else inputs_of(node)
     return False
+
+
+def _now(site: Site, name: str) -> Spec | None:
+    """What a tensor is at every probe, though the walk may not have come to it; None where that is unknown."""
+    view, draft = site.state.views.get(name), site.draft
+    if isinstance(view, Window | Refused):
+        return None
+    if view is not None:
+        return draft.specs.get(view.tensor)
+    node = site.state.graph.producers.get(name)
+    given = [_now(site, item) if item else None for item in node.input] if node else []
+    if node is None or any(spec is None for spec, item in zip(given, node.input, strict=True) if item):
+        return None
+    try:
+        made = draft.inference.infer(node, given, draft.probes)
+    except InferenceFailed:
+        return None
+    return made[list(node.output).index(name)]
+
+
+_KEEP_SHARES = {
+    *("Cast", "Div", "Dropout", "Einsum", "Expand", "Flatten", "Gather", "Hardmax", "Identity", "MatMul", "Mul", "Neg"),
+    *("Reshape", "Slice", "Softmax", "Split", "Squeeze", "Transpose", "Unsqueeze"),
+}
+"""Operators after which parts of a whole are that still, whatever else they were multiplied with."""
+
+
+def shares_behind(node: onnx.NodeProto, given: Sequence[View], view: View) -> View:
+    """A node's output with what it still holds of shares; in doubt (the place inverted) after work on each element."""
+    if not isinstance(view, Map | Folded) or not any(side.shares for side in _traces(view)):
+        return view
+    all_hold = all(isinstance(item, Map | Folded) and _sure(item) for item in given)
+    kept = node.op_type in _KEEP_SHARES or (node.op_type in {"Add", "Sub", "Sum"} and all_hold)
+    if kept and (node.op_type != "Div" or _sure(given[0])):
+        return view
+    each = node.op_type in {*BROADCAST, *UNARY}
+
+    def behind(trace: Trace) -> Trace:
+        return replace(trace, shares=frozenset((name, min(k, ~k)) for name, k in trace.shares if each))
+
+    if isinstance(view, Map) or view.other is None:
+        return replace(view, trace=behind(view.trace))
+    return replace(view, trace=behind(view.trace), other=replace(view.other, trace=behind(view.other.trace)))
+
+
+def _traces(view: Map | Folded) -> list[Trace]:
+    return [view.trace] if isinstance(view, Map) else [side.trace for side in view.sides]
+
+
+def _sure(view: View) -> bool:
+    return isinstance(view, Map | Folded) and any(k >= 0 for trace in _traces(view) for _, k in trace.shares)
+
+
+def of_native_count(site: Site, axes: Sequence[tuple[str, int, int]], like: str) -> str:
+    """How often the native places are held in those there are now, inverted: 1 at the native size.
+
+    ``axes``: tensor, axis, and the native number of places on it.
+    """
+    draft, count = site.draft, math.prod(length for _, _, length in axes)
+    sizes = [emit.dims(draft, tensor, axis, axis + 1) for tensor, axis, _ in axes]
+    places = sizes[0]
+    for size in sizes[1:]:
+        places = draft.emit("Mul", [places, size])
+    native = draft.constant(np.asarray(count, np.float32), "places")
+    now = draft.emit("Cast", [emit.squeeze(draft, places, [0])], to=TensorProto.FLOAT)
+    ratio = draft.emit("Div", [native, now])
+    dtype = draft.spec(like).dtype
+    return ratio if dtype == TensorProto.FLOAT else draft.emit("Cast", [ratio], to=dtype)
 
 
 def steady(site: Site, tensor: str, axes: Sequence[int], keepdims: bool, count: int = 0, output: str = "") -> None:

@@ -1,0 +1,98 @@
+"""What is normalised or reduced along the places of a folded map: it looks at the whole image, so it is context."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from onnxfc.receptive_field import Field
+from onnxfc.regroup import Groups
+from onnxfc.rules.sums import SUMS, grows, in_part, steady
+from onnxfc.site import Outcome, Site
+from onnxfc.views import Atom, Context, Folded, Map, Share, Trace
+
+_BOUNDED = {"ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum", "ReduceSumSquare"}
+"""Reductions over places that say the same at every size once they are brought to the native number of places."""
+
+
+def over_places(site: Site, axes: Sequence[int]) -> Outcome | None:
+    """Softmax along places: weights that sum up to 1 over the image, whatever its size.
+
+    None where each window has its own.
+    """
+    view = site.views[0]
+    assert isinstance(view, Folded)
+    atoms = [atom for axis in axes for atom in view.groups[axis]]
+    sides = {atom.side for atom in atoms if atom.kind == "space"}
+    if site.of_head or site.op_type in {"LogSoftmax", "LpNormalization"} or any(atom.kind == "batch" for atom in atoms):
+        return None
+    if len(sides) > 1:
+        return None  # rows and columns of what relates places, together
+    site.keep()
+    site.state.undecided.add(site.label)
+    shares = frozenset((site.label, atom.place) for atom in atoms if atom.kind == "space")
+    made = replace(view, tensor=site.node.output[0], window=None, joined=view.joined | {site.label})
+    return [_marked(made, site, dict.fromkeys(sides, shares))]
+
+
+def _marked(view: Folded, site: Site, shares: dict[int, frozenset[Share]]) -> Folded:
+    """Tainted, with shares along the places of each side."""
+
+    def marked(trace: Trace, side: int) -> Trace:
+        trace = replace(trace, shares=trace.shares | shares.get(side, frozenset()))
+        return trace.tainted(site.taint("context"))
+
+    other = view.other and replace(view.other, trace=marked(view.other.trace, 1))
+    return replace(view, trace=marked(view.trace, 0), other=other)
+
+
+def reduce_places(site: Site, axes: Sequence[int]) -> Outcome | None:
+    """A figure of the whole image, or of a whole row of what relates places: None where each window has its own."""
+    view = site.views[0]
+    assert isinstance(view, Folded)
+    atoms = [atom for axis in axes for atom in view.groups[axis]]
+    if any(atom.kind == "batch" for atom in atoms) or site.op_type not in _BOUNDED:
+        return None
+    if len({atom.side for atom in atoms if atom.kind == "space"}) > 1:
+        return None  # rows and columns of what relates places
+    weighted = any(place >= 0 for _, place in view.trace.shares)
+    if site.of_head or not (view.other or weighted or site.state.roles.get(site.label) == "context"):
+        return None
+    kept = bool(site.attrs.get("keepdims", 1))
+    groups = tuple(() if axis in axes else group for axis, group in enumerate(view.groups) if kept or axis not in axes)
+    doubt = in_part(site, [side.trace for side in view.sides]) if site.op_type in SUMS else None
+    if doubt is not None:
+        return doubt
+    left = _left(site, view, groups)
+    if left is None:
+        return None
+    sides = {atom.side for atom in atoms if atom.kind == "space"}
+    if grows(site, view.sides[sides.pop()].trace):
+        steady(site, view.tensor, axes, kept)
+    else:
+        site.keep()
+    return [left]
+
+
+def _left(site: Site, view: Folded, groups: Groups) -> Context | Folded | Map | None:
+    """The view of what is left of the axes."""
+    name, mine = site.node.output[0], view.joined | {site.label}
+    atoms = [atom for group in groups for atom in group if atom.kind == "space"]
+    taints = frozenset({site.taint("context")}).union(*(side.trace.taints for side in view.sides))
+    if not atoms:
+        if [atom.kind for atom in groups[0]] != ["batch"]:
+            return None
+        fields = (Field(),) * site.state.rank
+        site.state.undecided.add(site.label)
+        return Context(name, Trace(fields, taints, pools=frozenset().union(*(s.trace.pools for s in view.sides), mine)))
+    sides = {atom.side for atom in atoms}
+    if len(sides) != 1 or {atom.place for atom in atoms} != set(range(site.state.rank)):
+        return None
+    side = view.sides[sides.pop()]
+    groups = tuple(tuple(_first_side(atom) for atom in group) for group in groups)
+    trace = replace(side.trace, taints=taints)
+    return replace(view, tensor=name, groups=groups, like=side.like, trace=trace, window=None, joined=mine, other=None)
+
+
+def _first_side(atom: Atom) -> Atom:
+    return replace(atom, side=0)
