@@ -162,7 +162,8 @@ def _whole_windows(state: State) -> Refusal:
     """No FC layer and no pool sums up the features of a window: what made windows of the map?"""
     for node in state.graph.nodes:
         if label(node) in state.pieces:
-            why = f"{node.op_type} cuts a piece out of the map of the native size, and no FC layer or pool reads it"
+            does = "cuts a piece out of the map" if node.op_type in {"Slice", "Split"} else "picks places of the map"
+            why = f"{node.op_type} {does} of the native size, and no FC layer or pool reads it"
             return Refusal("cut-out", label(node), why, LEAVE)
     if not state.notes:
         why = "its outputs are the flattened map itself: no FC layer and no global pool reads it"

@@ -302,6 +302,23 @@ def _alike(site: Site, name: str, axes: tuple[int, ...]) -> bool:
     return all(_alike(site, item, axes) for item in read)
 
 
+def lies_on(site: Site, position: int, like: Map) -> bool:
+    """Whether a Fixed input has a value for every place at any size, as coordinates computed from Shape have.
+
+    ``like``: the map, on whose spatial axes it has the map's own dims or 1.
+    """
+    view = site.views[position]
+    if not isinstance(view, Fixed):
+        return False
+    own, dims = site.draft.spec(view.tensor).shapes, site.draft.spec(like.tensor).shapes
+    if own is None or dims is None or len(set(dims)) < 2:
+        return False
+    rank = len(dims[0])
+    axes = [axis - rank for axis in like.spatial if axis - rank + len(own[0]) >= 0]
+    pairs = [(mine[axis], theirs[axis]) for mine, theirs in zip(own, dims, strict=True) for axis in axes]
+    return len(set(own)) > 1 and all(mine in (1, whole) for mine, whole in pairs)
+
+
 def spread(site: Site, position: int, like: ScoreMap) -> ScoreMap:
     """A fixed (or context) input (N, F1, ..., Fk) as scores that are the same in every cell of ``like``."""
     draft, grid = site.draft, len(like.grid)

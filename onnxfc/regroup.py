@@ -98,8 +98,13 @@ def doubled(groups: Groups) -> bool:
 
 
 def is_folded(groups: Groups) -> bool:
-    """Whether no axis holds channels beside places."""
-    return not any({"channel", "space"} <= {atom.kind for atom in group} for group in groups)
+    """Whether no axis holds channels beside places, where none is left to channels alone."""
+    return not is_mixed(groups) or any(all(atom.kind == "channel" for atom in group) for group in groups)
+
+
+def is_mixed(groups: Groups) -> bool:
+    """Whether an axis holds channels beside places, as the groups of a normalisation do."""
+    return any({"channel", "space"} <= {atom.kind for atom in group} for group in groups)
 
 
 def spatial_of(groups: Groups) -> tuple[int, ...]:

@@ -41,6 +41,7 @@ class State:
     ``single``: the batch is 1 and stays so. ``rank``: how many spatial axes images have; ``image_shapes``: the image
     at every probe. ``reached``: how many nodes it visited before the first refusal. ``blocked``: the pools from which
     something descends that was refused. ``conditions`` of Ifs that were refused, but are the same at every size.
+    ``because``: by node, why what it makes of a head's windows cannot be context.
     ``frozen``: nodes that keep what was computed for the native size. ``pieces``: nodes that cut a head's part out of
     a map. ``dense``: no head follows, so that borders may be what the graph makes of them at any size. ``aligned``:
     whether something was changed to keep a head's windows aligned.
@@ -69,6 +70,7 @@ class State:
     aligned: bool = False
     pieces: set[str] = field(default_factory=set)
     covering: set[str] = field(default_factory=set)
+    because: dict[str, Refusal] = field(default_factory=dict)
     reached: int = 0
     refused: bool = False
 
@@ -300,9 +302,28 @@ class Site:
         for view in pooled:
             assert isinstance(view, Lifted)
             if not view.trace.pools - self.state.roles.keys():
-                return self.refuse("head-rejoins-trunk", "feeds a result of windows back into the trunk")
+                return self.blamed() or self.refuse(
+                    "head-rejoins-trunk", "feeds a result of windows back into the trunk"
+                )
             self.turns_out(view.trace, "context")
         self.draft.assume(self.node.output[0], like)
+        return None
+
+    def reads_places(self, code: str, reason: str) -> None:
+        """Note that the node tells places of the native size apart: its result must not go back into the trunk."""
+        self.state.because[self.label] = self.refuse(code, reason, LEAVE)
+
+    def blamed(self) -> Refusal | None:
+        """Why the node's inputs cannot be context: what the nearest node says that tells places apart."""
+        names = list(self.node.input)
+        for name in names:
+            node, view = self.state.graph.producers.get(name), self.state.views.get(name)
+            trunk = isinstance(view, Map) and not view.trace.windows
+            if node is None or trunk or isinstance(view, Fixed):
+                continue
+            if label(node) in self.state.because:
+                return self.state.because[label(node)]
+            names += [other for other in node.input if other not in names]
         return None
 
     def weighs(self, view: View | None) -> None:

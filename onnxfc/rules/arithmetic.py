@@ -10,7 +10,8 @@ import numpy as np
 from onnxfc import emit
 from onnxfc.errors import Refusal
 from onnxfc.graph import label
-from onnxfc.lift import beside_windows, lift_fixed, meet, to_scores, uniform
+from onnxfc.lift import beside_windows, lies_on, lift_fixed, meet, to_scores, uniform
+from onnxfc.rules.deviation import deviates
 from onnxfc.rules.elementwise import BROADCAST
 from onnxfc.rules.fc import take_bias
 from onnxfc.rules.table import rule
@@ -40,6 +41,9 @@ def on_maps(site: Site) -> Outcome:
     inputs = []
     for position in range(len(site.views)):
         tensor = places_alike(site, position, spatial)
+        if tensor is None and lies_on(site, position, big):
+            tensor = tensor_of(site.views[position] or big)
+            trace = trace.tainted(site.taint("context"))
         if tensor is None:
             return _positional(site, position)
         inputs.append(tensor)
@@ -72,8 +76,12 @@ def _from_right(site: Site, view: Map) -> tuple[int, ...]:
 
 def _rejoin(site: Site, big: Map, small: Sequence[Map]) -> Outcome:
     """A pooled map meets a larger one: the pool is context (squeeze-and-excitation)."""
-    if any(not view.trace.pools for view in small):
+    if any(not view.trace.pools and not view.trace.windows for view in small):
         return site.refuse("sizes-differ", "spreads a map of native extent 1 over a larger one")
+    if deviates(site, big):
+        outcome = on_scores(site)
+        if isinstance(outcome, list):
+            return outcome
     return site.rejoins(small, big.tensor) or site.maps(big.trace, big.spatial)
 
 
@@ -208,7 +216,7 @@ def _biased(site: Site, inputs: list[str]) -> list[str] | None:
 
 def to_scores_or_rejoin(site: Site, view: View) -> ScoreMap | Outcome:
     """A lifted view as scores; a whole map beside pooled scores means that the pool was context."""
-    if isinstance(view, Map) and not view.trace.windows:
+    if isinstance(view, Map) and not view.trace.windows and not deviates(site, view):
         return _scores_meet_map(site, view)
     return to_scores(site, view)
 

@@ -13,7 +13,9 @@ from dataclasses import dataclass, replace
 from onnxfc.errors import Refusal
 from onnxfc.lift import all_scores, to_window
 from onnxfc.rules import products
+from onnxfc.rules.context import as_pool, even_as_context, even_einsum
 from onnxfc.rules.fc import Operands, shaped
+from onnxfc.rules.pooling import global_pool
 from onnxfc.rules.relations import attention, sums_places
 from onnxfc.rules.table import rule
 from onnxfc.site import Outcome, Site, tensor_of
@@ -57,6 +59,9 @@ def equation_of(site: Site) -> Equation:
 def on_map(site: Site) -> Outcome:
     """Sums over channels alone, place by place; over all places too it is an FC layer that needs no flatten."""
     maps = [position for position, view in enumerate(site.views) if isinstance(view, Map)]
+    summed = _summed(site) if len(site.views) == 1 else None
+    if summed is not None:
+        return summed
     equation, view = equation_of(site), site.views[maps[0]]
     made = products.product(site, equation.terms, equation.out)
     if made is not None or len(maps) > 1:
@@ -70,7 +75,12 @@ def on_map(site: Site) -> Outcome:
     if equation.out[:1] != own[:1] or batched or any(own.count(letter) > 1 for letter in own):
         return site.refuse("mixes-batch", "does not keep the batch as the first axis")
     if not any(letter in equation.out for letter in places):
-        return _fully_connected(site, equation, maps[0], to_window(site, view)) or _over_space(site)
+        window = to_window(site, view)
+        return (
+            _even(site, equation, maps[0], window)
+            or _fully_connected(site, equation, maps[0], window)
+            or _over_space(site)
+        )
     if any(letter in others or letter not in equation.out for letter in places):
         return _over_space(site)
     trace = view.trace
@@ -79,6 +89,18 @@ def on_map(site: Site) -> Outcome:
         trace = trace.tainted(site.taint("context"), *other.trace.taints)
     site.keep()
     return site.maps(trace, tuple(equation.out.index(letter) for letter in places))
+
+
+def _summed(site: Site) -> Outcome | None:
+    """A sum over the image without a weight; None where it does anything else beside."""
+    view, equation = site.views[0], equation_of(site)
+    assert isinstance(view, Map)
+    own = equation.terms[0]
+    gone = {axis for axis, letter in enumerate(own) if letter not in equation.out}
+    rest = "".join(letter for letter in own if letter in equation.out)
+    if rest != equation.out or len(set(own)) < len(own) or gone != set(view.spatial):
+        return None
+    return global_pool(site, view, "Sum", keepdims=False)
 
 
 def _over_space(site: Site) -> Refusal:
@@ -96,10 +118,25 @@ def on_features(site: Site) -> Outcome:
         pooled = [other for other in site.views if isinstance(other, Window | ScoreMap)]
         return site.rejoins(pooled, trunk[0].tensor) or site.maps(trunk[0].trace, trunk[0].spatial)
     if len(lifted) == 1 and isinstance(view, Window | ScoreMap) and not view.batch_axis:
-        made = _fully_connected(site, equation, lifted[0], view)
+        made = _even(site, equation, lifted[0], view) or _fully_connected(site, equation, lifted[0], view)
         if made is not None:
             return made
     return _cell_by_cell(site, equation, lifted)
+
+
+def _even(site: Site, equation: Equation, at: int, view: Window | ScoreMap) -> Outcome | None:
+    """Context that sums places with one weight for all; None elsewhere."""
+    if len(equation.terms) != 2 or not isinstance(view, Window):
+        return None
+    own, letters = equation.terms[at], equation.terms[1 - at]
+    if equation.out != "".join(letter for letter in own if letter not in letters):
+        return None
+    found = even_einsum(site, at, view, [own.find(letter) - 1 for letter in letters])
+    if found is None:
+        return None
+    return (
+        even_as_context(site, found) if site.role == "context" else as_pool(site, _cell_by_cell(site, equation, [at]))
+    )
 
 
 def _fully_connected(site: Site, equation: Equation, position: int, view: Window | ScoreMap) -> Outcome | None:

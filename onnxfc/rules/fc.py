@@ -11,6 +11,7 @@ from onnxfc import emit
 from onnxfc.errors import Refusal
 from onnxfc.lift import all_scores, beside_windows, lift_fixed, to_scores, to_window
 from onnxfc.rules import products
+from onnxfc.rules.context import as_pool, even_as_context, even_matmul, tells_places_apart
 from onnxfc.rules.per_window import per_window
 from onnxfc.rules.relations import attention, sums_places
 from onnxfc.rules.table import rule
@@ -70,12 +71,17 @@ def _on_rows(site: Site, at: int) -> Outcome:
     rank, shape = len(site.shape_in(at)), site.shape_in(other)
     if len(shape) > rank or (len(shape) == rank and (shape[0] != 1 or site.weights(site.node.input[other]) is None)):
         return site.refuse("mixes-batch", "multiplies the features of each image by a matrix of its own")
-    assert view is not None
+    assert isinstance(view, Window | ScoreMap)
+    even = even_matmul(site, at)
+    if even is not None and site.role == "context":
+        return even_as_context(site, even)
+    if tells_places_apart(view, len(shape_of(view)) - 1 - at):
+        site.reads_places("fc-over-space", "is an FC layer over the places of the native size")
     outcome = per_window(site, view, at)
     if isinstance(outcome, list):
         axis = -1 if at == 0 else -2
         site.replaced(f"MatMul {site.shape_in(at)[axis]}→{site.shape_out()[axis]}", "MatMul once per window")
-    return outcome
+    return outcome if even is None else as_pool(site, outcome)
 
 
 def _pairwise(site: Site) -> Outcome:
@@ -134,13 +140,13 @@ def _operands(site: Site, turned: tuple[bool, bool], alpha: float) -> Operands |
         return view
     shape = site.shape_in(other)
     batch_first = (not view.batch_axis) != turned[position]
-    if len(shape) not in {1, 2} or len(_shape(view)) != 1 or batch_first != (position == 0):
+    if len(shape) not in {1, 2} or len(shape_of(view)) != 1 or batch_first != (position == 0):
         return site.refuse("mixes-batch", "is not an FC layer over the features of each image alone")
     vector, out_first = len(shape) == 1, turned[1] if other == 1 else not turned[0]
     weight = Weight(
         site.node.input[other],
         order=(0,) if vector else (0, 1) if out_first else (1, 0),
-        inputs=_shape(view)[0],
+        inputs=shape_of(view)[0],
         outputs=1 if vector else site.shape_out()[1 - position],
         factor=alpha,
     )
@@ -159,7 +165,7 @@ def _not_flat(site: Site) -> Refusal:
     return site.refuse("fc-over-space", "reads a map that was not flattened")
 
 
-def _shape(view: Window | ScoreMap) -> tuple[int, ...]:
+def shape_of(view: Window | ScoreMap) -> tuple[int, ...]:
     return view.index.shape if isinstance(view, Window) else view.features
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from onnxfc.regroup import lengths
+from onnxfc.regroup import is_mixed, lengths
 from onnxfc.rules.folds import changed, folded_of, moved, only_first, pure
 from onnxfc.rules.indexing import picks
 from onnxfc.rules.table import rule
@@ -37,7 +37,7 @@ def part_of_channels(site: Site) -> Outcome | None:
     """Some of the channels."""
     view = folded_of(site)
     before, after = lengths(view.groups), [site.shape_out(position) for position in range(len(site.node.output))]
-    if not only_first(site):
+    if not only_first(site) or is_mixed(view.groups):
         return None
     if site.op_type == "Gather" and site.shape_in(1) == ():
         return _one_channel(site, positive(int(site.attrs.get("axis", 0)), len(before)))

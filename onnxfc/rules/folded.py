@@ -15,6 +15,7 @@ from onnxfc import emit
 from onnxfc.lift import to_window, uniform
 from onnxfc.regroup import Groups, groups_of, is_folded, is_map, regroup, spatial_of, target, trace_of
 from onnxfc.rules import products
+from onnxfc.rules.context import folded_as_context
 from onnxfc.rules.einsum import equation_of
 from onnxfc.rules.elementwise import BROADCAST, UNARY, UNARY_ATTRIBUTES
 from onnxfc.rules.folds import changed, folded_of, moved, only_first, pure, same
@@ -288,7 +289,7 @@ def reduce_channels(site: Site) -> Outcome | None:
     if not axes:
         return None
     if not all(pure(view.groups[axis]) for axis in axes):
-        return reduce_places(site, axes)
+        return reduce_places(site, axes) or folded_as_context(site, view, axes)
     site.keep()
     kept = bool(site.attrs.get("keepdims", 1))
     groups = [() if axis in axes else group for axis, group in enumerate(view.groups) if kept or axis not in axes]

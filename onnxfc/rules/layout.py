@@ -6,17 +6,20 @@ What leaves the spatial axes whole stays a map. What does not makes a window, wh
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from onnxfc import emit
-from onnxfc.lift import to_window, uniform
+from onnxfc.errors import Refusal
+from onnxfc.lift import lies_on, to_window, uniform
 from onnxfc.regroup import groups_of, regroup
+from onnxfc.rules.blocks import blocks
 from onnxfc.rules.folded import fold, turn
 from onnxfc.rules.movement import move
 from onnxfc.rules.table import rule
 from onnxfc.rules.wrap import permuted, pieces_joined
-from onnxfc.site import Outcome, Site, axes_of, extent_of, positive, tensor_of
+from onnxfc.site import LEAVE, Outcome, Site, axes_of, extent_of, positive, tensor_of
 from onnxfc.specs import Shape
-from onnxfc.views import Context, Fixed, Map, Trace, View
+from onnxfc.views import Context, Fixed, Map, Trace, View, Window
 
 
 @rule("Transpose", on=Map, attributes=("perm",))
@@ -111,7 +114,8 @@ def _beside_context(site: Site, like: Map, trace: Trace) -> Outcome:
             tensor = site.draft.emit("Expand", [tensor, shape])
         inputs.append(tensor)
     site.keep(inputs)
-    context = [site.taint("context")] if any(isinstance(view, Context) for view in site.views) else []
+    everywhere = [isinstance(view, Context) or lies_on(site, place, like) for place, view in enumerate(site.views)]
+    context = [site.taint("context")] if any(everywhere) else []
     return site.maps(trace.tainted(*context), like.spatial)
 
 
@@ -121,24 +125,10 @@ def _one_for_all(site: Site, position: int, like: Map) -> str | None:
     if isinstance(view, Context):
         site.turns_out(view.trace, "context")
         return view.tensor
+    if isinstance(view, Fixed) and lies_on(site, position, like):
+        return view.tensor
     rank = len(site.shape_in(position))
     return uniform(site, position, [axis - rank for axis in (0, *like.spatial) if site.shape_in(position)[axis] > 1])
-
-
-@rule("Split", on=Map, attributes=("axis", "num_outputs", "split"))
-def split(site: Site) -> Outcome:
-    """Parts of a channel axis."""
-    return _along(site, positive(int(site.attrs.get("axis", 0)), len(site.shape_in())))
-
-
-def _along(site: Site, axis: int) -> Outcome:
-    view = map_of(site)
-    if axis == 0:
-        return site.refuse("mixes-batch", "works along the batch")
-    if axis in view.spatial:
-        return as_window(site)
-    site.keep()
-    return site.maps(view.trace, view.spatial)
 
 
 @rule("Gather", on=Map, attributes=("axis",))
@@ -153,10 +143,18 @@ def gather(site: Site) -> Outcome:
     if not isinstance(site.views[1], Fixed) or axis == 0:
         return site.refuse("mixes-batch", "picks by what the image says, or along the batch")
     if axis in view.spatial:
-        return as_window(site)
+        return blocks(site, view, axis) or _picked(site)
     more = len(site.shape_in(1)) - 1
     site.keep()
     return site.maps(view.trace, tuple(place + more if place > axis else place for place in view.spatial))
+
+
+def _picked(site: Site) -> Outcome:
+    """Places by number: features of a window, as which they may not go back into the trunk."""
+    if site.role != "head":
+        site.state.found[site.label] = site.role
+        return site.refuse("cut-out", "picks places of the native size, and more than FC layers works on them", LEAVE)
+    return as_piece(site)
 
 
 def _table_look_up(site: Site) -> Outcome:
@@ -253,3 +251,16 @@ def map_of(site: Site) -> Map:
     view = site.views[0]
     assert isinstance(view, Map)
     return view
+
+
+def as_piece(site: Site) -> Outcome:
+    """A piece of the native map, as features of a window. If the trunk goes on behind it, the next walk will know."""
+    outcome = as_window(site)
+    if isinstance(outcome, Refusal):
+        return outcome
+    site.state.pieces.add(site.label)
+    return [_of_piece(site, view) if isinstance(view, Window) else view for view in outcome]
+
+
+def _of_piece(site: Site, view: Window) -> Window:
+    return replace(view, trace=replace(view.trace, pools=view.trace.pools | {site.label}))

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from onnxfc import emit
 from onnxfc.errors import Refusal
 from onnxfc.lift import to_scores
+from onnxfc.rules.context import as_pool, tells_places_apart, whole_channels, window_as_context
 from onnxfc.rules.resample import RESIZE
 from onnxfc.rules.table import rule
 from onnxfc.site import Outcome, Site, positive, tensor_of
@@ -49,7 +52,21 @@ def along_axis(site: Site) -> Outcome:
         return site.refuse("dynamic-parameter", "takes a parameter that depends on the image")
     view = site.views[0]
     assert view is not None
-    return per_window(site, view, axis=axis)
+    channels = whole_channels(view, [axis - 1]) if isinstance(view, Window) and _largest(site) else None
+    if channels is not None and isinstance(view, Window) and site.role == "context":
+        outcome = window_as_context(site, view, channels, "ReduceMax")
+        return [*outcome, Fixed("")] if isinstance(outcome, list) else outcome
+    if tells_places_apart(view, axis - 1):
+        site.reads_places("along-space", "works along the places of the native size")
+    outcome = per_window(site, view, axis=axis)
+    return outcome if channels is None else as_pool(site, outcome)
+
+
+def _largest(site: Site) -> bool:
+    """Whether a TopK says the largest value alone, and not where it stands."""
+    count = site.attrs.get("k") if site.opset < 10 else site.constant(1)
+    one = site.op_type == "TopK" and count is not None and bool(np.all(np.asarray(count) == 1))
+    return one and bool(site.attrs.get("largest", 1)) and not site.output_used(1)
 
 
 _ROWWISE = (

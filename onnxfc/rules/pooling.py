@@ -26,13 +26,16 @@ from onnxfc.lift import (
     untransposed,
 )
 from onnxfc.receptive_field import Field
+from onnxfc.rules.context import as_pool, of_image, whole_channels, window_as_context
 from onnxfc.rules.sums import FLOATS, SUMS, grows, in_part, steady, weighs
 from onnxfc.rules.table import rule
 from onnxfc.site import Outcome, Site, axes_of, extent_of
 from onnxfc.views import Context, Index, Map, ScoreMap, Source, Strip, Trace, View, Window
 
 _POOLS = {"GlobalAveragePool": "Average", "GlobalMaxPool": "Max", "ReduceMean": "Average", "ReduceMax": "Max"}
-_POOLS |= {"ReduceSum": "Sum", "AveragePool": "Average", "MaxPool": "Max"}
+_POOLS |= {"AveragePool": "Average", "MaxPool": "Max", "ReduceSum": "Sum", "ReduceMin": "Min", "ReduceL1": "L1"}
+_POOLS |= {"ReduceL2": "L2", "ReduceSumSquare": "SumSquare", "ReduceLogSum": "LogSum"}
+_PARTIAL = {"ReduceMean", "ReduceMax", "ReduceSum"}
 REDUCTIONS = (
     *("ReduceMean", "ReduceMax", "ReduceSum", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2"),
     *("ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare"),
@@ -75,11 +78,11 @@ def reduce_map(site: Site) -> Outcome:
         return strip(site, view, axes, keepdims)
     if spatial == set(view.spatial) == set(axes) and site.op_type in _POOLS:
         return global_pool(site, view, _POOLS[site.op_type], keepdims)
-    if spatial == set(view.spatial) and keepdims and not view.trace.windows:
-        return _statistic(site, view, axes)
+    if spatial == set(view.spatial) and not view.trace.windows:
+        return _statistic(site, view, axes, keepdims)
     if view.trace.windows and set(extent_of(site, view)) == {1}:
         return reduce_features(site)
-    if spatial == set(axes) and site.op_type in _POOLS:
+    if spatial == set(axes) and site.op_type in _PARTIAL:
         return partial_pool(site, view, axes, keepdims)
     if site.role == "context" and spatial != set(view.spatial):
         return strip(site, view, axes, keepdims)
@@ -119,17 +122,18 @@ def _over_channels(site: Site, view: Map, axes: list[int], keepdims: bool) -> Ou
     return site.maps(view.trace, spatial)
 
 
-def _statistic(site: Site, view: Map, axes: list[int]) -> Outcome:
-    """A figure of the whole map (its norm, the mean over channels too) that the map is then compared with: context."""
+def _statistic(site: Site, view: Map, axes: list[int], keepdims: bool) -> Outcome:
+    """A figure of the whole map, its channels too: of each window, or of the image where it meets its trunk again."""
+    if site.role != "context":
+        return as_pool(site, reduce_features(site))
     doubt = in_part(site, [view.trace]) if site.op_type in SUMS else None
     if doubt is not None:
         return doubt
     if grows(site, view.trace):
-        steady(site, view.tensor, axes, True)
+        steady(site, view.tensor, axes, keepdims)
     else:
         site.keep()
-    trace = replace(view.trace.tainted(site.taint("context")), fields=(Field(),) * site.state.rank)
-    return [Context(site.node.output[0], replace(trace, pools=trace.pools | {site.label}))]
+    return [of_image(site, view.trace)]
 
 
 def global_pool(site: Site, view: Map, kind: str, keepdims: bool) -> Outcome:
@@ -138,10 +142,10 @@ def global_pool(site: Site, view: Map, kind: str, keepdims: bool) -> Outcome:
     if site.role == "context" or (site.state.global_pool == "keep" and not view.trace.windows):
         return _kept_global(site, view, kind, extent)
     site.weighs(view)
-    if kind in {"Average", "Sum"} and site.draft.spec(view.tensor).dtype not in FLOATS:
+    if kind != "Max" and site.draft.spec(view.tensor).dtype not in FLOATS:
         site.state.blocked.add(site.label)  # perhaps it is context
         return site.refuse(
-            "unsupported-reduction", "sums up integers, of which onnxruntime has no average over windows"
+            "unsupported-reduction", "works on integers, of which onnxruntime has no average over windows"
         )
     source = untransposed(site, view)
     if site.state.global_pool == "drop" and not view.trace.windows:
@@ -167,15 +171,15 @@ def _after(site: Site, kind: str, extent: tuple[int, ...], trace: Trace) -> str:
 
 def _kept_global(site: Site, view: Map, kind: str, extent: tuple[int, ...]) -> Outcome:
     """The same vector from an image of any size."""
-    doubt = in_part(site, [view.trace]) if kind == "Sum" else None
+    doubt = in_part(site, [view.trace]) if site.op_type in SUMS else None
     if doubt is not None:
         return doubt
-    if kind == "Sum" and site.role != "context" and grows(site, view.trace):
+    if site.role != "context" and grows(site, view.trace):
         return site.refuse("sum-over-image", "is a sum, which grows with the image", "use --global-pool window")
     if site.op_type in {"AveragePool", "MaxPool"}:
         site.draft.emit(f"Global{kind}Pool", [view.tensor], site.node.output[0], instead=site.node)
     elif grows(site, view.trace):
-        steady(site, view.tensor, view.spatial, bool(site.attrs.get("keepdims", 1)))
+        steady(site, view.tensor, view.spatial, site.op_type != "Einsum" and bool(site.attrs.get("keepdims", 1)))
     else:
         site.keep()
     trace = replace(view.trace.tainted(site.taint("context")), fields=(Field(),) * site.state.rank)
@@ -188,15 +192,19 @@ def _kept_global(site: Site, view: Map, kind: str, extent: tuple[int, ...]) -> O
 
 
 def window_pool(site: Site, tensor: str, extent: tuple[int, ...], kind: str) -> str:
-    """A pool with stride 1 over ``extent`` of a channels-first map."""
-    pooled, instead = tensor, site.node
+    """A pool with stride 1 over ``extent`` of a channels-first map; norms and sums by way of the average."""
+    draft, instead = site.draft, site.node
+    if kind in {"L1", "Min"}:
+        tensor = draft.emit("Abs" if kind == "L1" else "Neg", [tensor])
+    elif kind in {"L2", "SumSquare"}:
+        tensor = draft.emit("Mul", [tensor, tensor])
+    pooled = tensor
     for kernel in _steps(site, tensor, extent, kind):
-        pooled = site.draft.emit(
-            _pool_name(kind), [pooled], instead=instead, kernel_shape=kernel, strides=[1] * len(extent)
-        )
-    if kind != "Sum":
-        return pooled
-    return site.draft.emit("Mul", [pooled, emit.scalar(site.draft, float(np.prod(extent)), pooled)])
+        pooled = draft.emit(_pool_name(kind), [pooled], instead=instead, kernel_shape=kernel, strides=[1] * len(extent))
+    if kind not in {"Average", "Max", "Min"}:
+        pooled = draft.emit("Mul", [pooled, emit.scalar(draft, float(np.prod(extent)), pooled)])
+    last = {"L2": "Sqrt", "LogSum": "Log", "Min": "Neg"}.get(kind)
+    return draft.emit(last, [pooled]) if last else pooled
 
 
 def _steps(site: Site, tensor: str, extent: tuple[int, ...], kind: str) -> list[list[int]]:
@@ -205,7 +213,7 @@ def _steps(site: Site, tensor: str, extent: tuple[int, ...], kind: str) -> list[
     From opset 19 on onnxruntime's AveragePool adds up every window anew, one number at a time (1000 windows of 13x13 on
     26x26: 93 ms, opset 18 takes 0.8 ms, two steps 11 ms), unless the channels fill blocks of 16.
     """
-    slow = kind != "Max" and site.draft.graph.opset >= 19 and site.draft.spec(tensor).native[1] % _BLOCK
+    slow = kind not in {"Max", "Min"} and site.draft.graph.opset >= 19 and site.draft.spec(tensor).native[1] % _BLOCK
     if not slow or math.prod(extent) <= _LARGE:
         return [list(extent)]
     rank = len(extent)
@@ -302,23 +310,14 @@ def reduce_window(site: Site) -> Outcome:
     view = site.views[0]
     assert isinstance(view, Window)
     axes = reduced_axes(site, view.index.ndim + 1)
-    plain = view.plain and not view.batch_axis and set(view.sources[0].step) == {1}
-    if axes and 0 not in axes and plain and site.op_type in _POOLS:
-        channels = _whole_channels(view, [axis - 1 for axis in axes])
-        if channels is not None:
-            return _pool_of_window(site, view, channels)
-    return reduce_features(site)
-
-
-def _whole_channels(view: Window, axes: list[int]) -> np.ndarray | None:
-    """For each remaining feature the channel whose whole window is reduced; None where it is anything else."""
-    source = view.sources[0]
-    length = int(np.prod(source.extent))
-    rows = np.moveaxis(view.index, axes, range(-len(axes), 0))
-    rows = np.sort(rows.reshape(*rows.shape[: view.index.ndim - len(axes)], -1), axis=-1)
-    first = rows[..., :1]
-    whole = rows.shape[-1] == length and bool(np.all(first % length == 0))
-    return rows[..., 0] // length if whole and bool(np.all(rows - first == np.arange(length))) else None
+    channels = None if not axes or 0 in axes else whole_channels(view, [axis - 1 for axis in axes])
+    if channels is None:
+        return reduce_features(site)
+    if channels.shape[-1] == 1 and site.op_type in _POOLS:
+        return _pool_of_window(site, view, channels)
+    if site.role == "context":
+        return window_as_context(site, view, channels)
+    return as_pool(site, reduce_features(site))
 
 
 def _pool_of_window(site: Site, view: Window, channels: Index) -> Outcome:
@@ -328,18 +327,17 @@ def _pool_of_window(site: Site, view: Window, channels: Index) -> Outcome:
     spelled = f"{site.op_type} {'x'.join(map(str, source.extent))}"
     if weighs(site, view.trace, ()) is None:
         return weighed_apart(site)
-    if site.role == "context" or site.state.global_pool == "keep":
-        if kind == "Sum" or not np.array_equal(channels.ravel(), np.arange(source.channels)):
+    if site.role == "context":
+        return window_as_context(site, view, channels)
+    if site.state.global_pool == "keep":
+        if kind not in {"Average", "Max"} or not np.array_equal(channels.ravel(), np.arange(source.channels)):
             site.state.blocked.add(site.label)  # perhaps it is context
             return site.refuse("sum-over-image", "does not pool every channel once", "use --global-pool window")
         if view.trunk is None:
             return site.refuse("unsupported-reduction", "pools something else than a map")
         vector = site.draft.emit(f"Global{kind}Pool", [source.tensor], instead=site.node)
         emit.reshape(site.draft, vector, [0, *features], site.node.output[0])
-        if site.role == "context":  # of the map, not of its windows
-            trace = replace(view.trunk, fields=(Field(),) * site.state.rank, pools=trace.pools)
-        else:
-            site.replaced(spelled, "kept global")
+        site.replaced(spelled, "kept global")
         return [Context(site.node.output[0], trace.tainted(site.taint("context")))]
     if site.state.global_pool == "drop":
         if kind != "Average" or view.trunk is None:
@@ -354,7 +352,7 @@ def _pool_of_window(site: Site, view: Window, channels: Index) -> Outcome:
 
 
 def _pool_name(kind: str) -> str:
-    return f"{'Average' if kind == 'Sum' else kind}Pool"
+    return "MaxPool" if kind in {"Max", "Min"} else "AveragePool"
 
 
 def _summed(site: Site, trace: Trace) -> Trace:

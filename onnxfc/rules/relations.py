@@ -23,6 +23,7 @@ def _reasons(code: str, why: str, advice: str, *ops: str) -> dict[str, tuple[str
 WHY = {
     **_reasons("recurrent", "reads its input as one sequence", LEAVE, "GRU", "LSTM", "RNN"),
     **_reasons("attention", ATTENTION, LEAVE, "Attention", "MultiHeadAttention"),
+    **_reasons("size-locked", "lays blocks out to an image of the native size", LEAVE, "Col2Im"),
     **_reasons(
         *("data-dependent", "has an output whose shape depends on the values", "leave out the post-processing"),
         *("Compress", "NonMaxSuppression", "NonZero", "Unique"),

@@ -11,7 +11,7 @@ import numpy as np
 
 from onnxfc import emit
 from onnxfc.receptive_field import Field
-from onnxfc.rules.sisters import RESIZED, contiguous, images, sisters, sized, sizes_like
+from onnxfc.rules.sisters import RESIZED, contiguous, images, sisters, sized, sizes_like, sizes_with
 from onnxfc.rules.table import rule
 from onnxfc.site import Outcome, Site, extent_of
 from onnxfc.views import Fixed, Map, Trace
@@ -197,7 +197,7 @@ def _scaled(site: Site, view: Map, ratios: Sequence[Fraction]) -> list[tuple[int
 def _kept(site: Site, view: Map) -> list[Fraction] | None:
     """The node as it is, as its sizes are computed from the image's; returned is how much faster it then grows.
 
-    None, and nothing is written, where other axes than the image's do not stay what they are: a batch was baked in.
+    A batch that was baked into them gives way. None, and nothing is written, where they do not follow the image.
     """
     site.keep()
     old, new = (site.draft.spec(name).shapes or () for name in (view.tensor, site.node.output[0]))
@@ -205,9 +205,16 @@ def _kept(site: Site, view: Map) -> list[Fraction] | None:
     grown = len(old) > 1 and all(
         a[axis] != b[axis] for shapes in (old, new) for a, b in pairwise(shapes) for axis in view.spatial
     )
-    if not grown or len(old) != len(new) or any(a[k] != b[k] for a, b in zip(old, new, strict=True) for k in others):
+    if not grown or len(old) != len(new):
         site.draft.nodes.pop()
         return None
+    if any(a[k] != b[k] for a, b in zip(old, new, strict=True) for k in others):
+        site.draft.nodes.pop()
+        if not site.has_input(3) or "axes" in site.attrs or not contiguous(view):
+            return None
+        first, last = min(view.spatial), max(view.spatial) + 1
+        sizes = emit.slice_axis(site.draft, site.tensors()[3], 0, first, last)
+        site.keep([*site.tensors()[:3], sizes_with(site, view, sizes)])
     return [Fraction(new[1][axis] - new[0][axis], old[1][axis] - old[0][axis]) for axis in view.spatial]
 
 

@@ -31,14 +31,23 @@ def sisters(site: Site, view: Map, axes: Sequence[int]) -> Iterator[Map]:
 
     They are those that are computed already: where the sister itself is not, a map of its size before it.
     """
-    names, seen, looked = [site.node.output[0]], {site.node.output[0]}, set[str]()
+    looked = set[str]()
+    own = {site.node.output[0]}
+    for node in along(site, axes):
+        if node.op_type == "Concat" or node.op_type in BROADCAST:
+            others = [other for other in node.input if other not in own]
+            yield from (found for found in _before(site, others, axes, looked) if _fits(view, found))
+        own.add(node.output[0])
+
+
+def along(site: Site, axes: Sequence[int]) -> Iterator[onnx.NodeProto]:
+    """The nodes behind this one that leave its extents on ``axes`` as they are, the nearest first."""
+    names, seen = [site.node.output[0]], {site.node.output[0]}
     for name in names:
         for node in _readers(site, name):
             if node.op_type not in _ALONG or not _same(site, node.output[0], axes):
                 continue
-            if node.op_type == "Concat" or node.op_type in BROADCAST:
-                others = [other for other in node.input if other not in seen]
-                yield from (found for found in _before(site, others, axes, looked) if _fits(view, found))
+            yield node
             if node.output[0] not in seen:
                 seen.add(node.output[0])
                 names.append(node.output[0])
@@ -77,10 +86,15 @@ def _fits(view: Map, other: Map) -> bool:
 
 def sizes_like(site: Site, view: Map, other: Map) -> str:
     """The shape of ``view`` with the spatial dims of ``other`` (whose axes may stand elsewhere), as a tensor."""
+    sizes = emit.dims(site.draft, other.tensor, min(other.spatial), max(other.spatial) + 1)
+    return sizes_with(site, view, sizes)
+
+
+def sizes_with(site: Site, view: Map, sizes: str) -> str:
+    """The shape of ``view`` with these spatial dims, as a tensor."""
     draft, rank = site.draft, len(site.shape_out())
     first, last = min(view.spatial), max(view.spatial) + 1
-    parts = [emit.dims(draft, view.tensor, 0, first)]
-    parts.append(emit.dims(draft, other.tensor, min(other.spatial), max(other.spatial) + 1))
+    parts = [emit.dims(draft, view.tensor, 0, first), sizes]
     if last < rank:
         parts.append(emit.dims(draft, view.tensor, last, rank))
     return emit.concat(draft, parts)
@@ -105,4 +119,4 @@ def contiguous(view: Map) -> bool:
     return view.spatial == tuple(range(view.spatial[0], view.spatial[0] + len(view.spatial)))
 
 
-__all__ = ["CROPPED", "PADDED", "RESIZED", "contiguous", "images", "sisters", "sized", "sizes_like"]
+__all__ = ["CROPPED", "PADDED", "RESIZED", "contiguous", "images", "sisters", "sized", "sizes_like", "sizes_with"]

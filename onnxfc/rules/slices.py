@@ -10,13 +10,12 @@ import numpy as np
 from onnx import TensorProto
 
 from onnxfc import emit
-from onnxfc.errors import Refusal
 from onnxfc.receptive_field import Pixels
-from onnxfc.rules.layout import as_window, map_of
+from onnxfc.rules.layout import as_piece, as_window, map_of
 from onnxfc.rules.sisters import CROPPED, images, sisters
 from onnxfc.rules.table import rule
 from onnxfc.site import LEAVE, Outcome, Site, positive
-from onnxfc.views import Map, Trace, Window
+from onnxfc.views import Map, Trace
 
 Cuts = dict[int, tuple[int, int, int]]
 """Start, end and step of a Slice by axis."""
@@ -48,8 +47,23 @@ def slice_(site: Site) -> Outcome:
     if baked and site.role != "head":
         return _cut_borders(site, view, cuts, baked)
     if baked or any(cuts.get(axis, (0, 0, 1))[0] < 0 for axis in view.spatial):
-        return _piece(site)
+        return as_piece(site)
     return _sliced(site, view, cuts, {axis: min(end, 0) or _OPEN for axis, (_, end, _) in cuts.items()})
+
+
+@rule("Split", on=Map, attributes=("axis", "num_outputs", "split"))
+def split(site: Site) -> Outcome:
+    """Parts of a channel axis; those of a spatial one are pieces of the native map."""
+    view, axis = map_of(site), positive(int(site.attrs.get("axis", 0)), len(site.shape_in()))
+    if axis == 0:
+        return site.refuse("mixes-batch", "works along the batch")
+    if axis in view.spatial and site.role != "head":
+        site.state.found[site.label] = site.role
+        return site.refuse("cut-out", f"cuts the map of the native size into parts, {_GOES_ON}", LEAVE)
+    if axis in view.spatial:
+        return as_piece(site)
+    site.keep()
+    return site.maps(view.trace, view.spatial)
 
 
 def _crop_to(site: Site, view: Map, sister: Map, cuts: Cuts, baked: Sequence[int]) -> Outcome:
@@ -80,19 +94,6 @@ def _cut_borders(site: Site, view: Map, cuts: Cuts, baked: Sequence[int]) -> Out
 _GOES_ON = "and more than FC layers works on it"
 
 
-def _piece(site: Site) -> Outcome:
-    """A piece of the native map, as features of a window. If the trunk goes on behind it, the next walk will know."""
-    outcome = as_window(site)
-    if isinstance(outcome, Refusal):
-        return outcome
-    site.state.pieces.add(site.label)
-    return [_of_piece(site, view) if isinstance(view, Window) else view for view in outcome]
-
-
-def _of_piece(site: Site, view: Window) -> Window:
-    return replace(view, trace=replace(view.trace, pools=view.trace.pools | {site.label}))
-
-
 def _computed_piece(site: Site, view: Map, cuts: Cuts) -> Outcome:
     """Bounds that are computed from the image's size stay so, if the piece begins at one place at every size.
 
@@ -104,7 +105,7 @@ def _computed_piece(site: Site, view: Map, cuts: Cuts) -> Outcome:
     steady = all(max(cut) - min(cut) < cuts[axis][2] for axis, cut in zip(axes, rest, strict=True))
     if not steady and site.role != "local":
         site.draft.nodes.pop()
-        return _piece(site)
+        return as_piece(site)
     site.state.found[site.label] = "local"
     begins = (
         site.constant(1) if site.state.dense and site.same_on_grid(1) else site.draft.spec(site.tensors()[1]).constant

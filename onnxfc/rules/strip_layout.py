@@ -144,7 +144,7 @@ def split(site: Site) -> Outcome:
     """Channels; or the strips that were laid end to end, each as long as it is now."""
     view, axis = strip_of(site), positive(int(site.attrs.get("axis", 0)), len(site.shape_in()))
     if axis not in view.spatial:
-        return lend(site, layout.split)
+        return lend(site, slices.split)
     ends = _ends(site, view)
     found = list(accumulate(site.shape_out(position)[axis] for position in range(len(site.node.output))))
     if not ends or found != ends or site.opset < 10:

@@ -18,7 +18,7 @@ from onnxfc.site import LEAVE, Site, positive
 from onnxfc.specs import InferenceFailed, Spec
 from onnxfc.views import Folded, Map, Refused, Trace, View, Window
 
-SUMS = {"ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2"}
+SUMS = {"ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "Einsum"}
 _SOFTMAX = {"Hardmax", "LogSoftmax", "Softmax"}
 _SIZES = {"Shape", "Size"}
 FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
@@ -169,23 +169,43 @@ def of_native_count(site: Site, axes: Sequence[tuple[str, int, int]], like: str)
     return ratio if dtype == TensorProto.FLOAT else draft.emit("Cast", [ratio], to=dtype)
 
 
-def steady(site: Site, tensor: str, axes: Sequence[int], keepdims: bool) -> None:
-    """The node's output as the mean over the places times their native number, which at the native size is the sum."""
-    draft, output = site.draft, site.node.output[0]
+def steady(site: Site, tensor: str, axes: Sequence[int], keepdims: bool, count: int = 0, output: str = "") -> None:
+    """The node's output as the mean over the places times their native number, which at the native size is the sum.
+
+    ``count``: how many elements are summed up natively, where they are not those of ``axes`` of the node's own input.
+    ``output``: another name for it.
+    """
+    draft, output = site.draft, output or site.node.output[0]
+    count = count or math.prod(site.shape_in()[axis] for axis in axes)
+    if site.op_type == "ReduceLogSumExp":
+        return _steady_log(site, tensor, axes, keepdims, count, output)
     dtype = draft.spec(tensor).dtype
     whole = dtype not in FLOATS  # a count: onnxruntime has no mean of integers
     if whole:
         tensor = draft.emit("Cast", [tensor], to=TensorProto.DOUBLE)
-    count = math.prod(site.shape_in()[axis] for axis in axes)
     if site.op_type == "ReduceL1":
         tensor = draft.emit("Abs", [tensor])
     elif site.op_type in {"ReduceL2", "ReduceSumSquare"}:
         tensor = draft.emit("Mul", [tensor, tensor])
     mean = emit.reduce(draft, "ReduceMean", tensor, axes, keepdims)
-    root = site.op_type == "ReduceL2"
-    total = draft.emit("Mul", [mean, emit.scalar(draft, float(count), mean)], "" if root or whole else output)
-    if root:
-        total = draft.emit("Sqrt", [total], "" if whole else output)
+    last = {"ReduceL2": "Sqrt", "ReduceLogSum": "Log"}.get(site.op_type)
+    total = draft.emit("Mul", [mean, emit.scalar(draft, float(count), mean)], "" if last or whole else output)
+    if last:
+        total = draft.emit(last, [total], "" if whole else output)
     if whole:
         half = draft.emit("Add", [total, emit.scalar(draft, 0.5, mean)])
         draft.emit("Cast", [draft.emit("Floor", [half])], output, to=dtype)
+    return None
+
+
+def _steady_log(site: Site, tensor: str, axes: Sequence[int], keepdims: bool, count: int, output: str) -> None:
+    """log(sum(exp(x))) less the logarithm of how many more elements there are than natively."""
+    draft = site.draft
+    total = emit.reduce(draft, site.op_type, tensor, axes, keepdims)
+    lengths = [emit.dims(draft, tensor, axis, axis + 1) for axis in axes]
+    now = lengths[0]
+    for length in lengths[1:]:
+        now = draft.emit("Mul", [now, length])
+    cast = draft.emit("Cast", [emit.squeeze(draft, now, [0])], to=draft.spec(tensor).dtype)
+    more = draft.emit("Div", [cast, emit.scalar(draft, float(count), tensor)])
+    draft.emit("Sub", [total, draft.emit("Log", [more])], output)

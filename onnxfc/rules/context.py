@@ -1,0 +1,164 @@
+"""Figures of the whole image, however a graph spells them: over flattened places, with channels, by a uniform weight.
+
+On windows they belong to the head, one for each window; where they meet their trunk again they are context.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from onnxfc import emit
+from onnxfc.receptive_field import Field
+from onnxfc.rules.sums import grows, steady
+from onnxfc.site import Outcome, Site
+from onnxfc.specs import Array
+from onnxfc.views import Context, Folded, Index, Map, ScoreMap, Trace, View, Window
+
+
+def of_image(site: Site, trace: Trace) -> Context:
+    """The node's output as a figure of the whole image."""
+    trace = replace(trace.tainted(site.taint("context")), fields=(Field(),) * site.state.rank)
+    return Context(site.node.output[0], replace(trace, pools=trace.pools | {site.label}))
+
+
+def as_pool(site: Site, outcome: Outcome) -> Outcome:
+    """What a node makes of whole windows, as the result of a pool: it may turn out to be context."""
+    if not isinstance(outcome, list):
+        site.state.blocked.add(site.label)
+        return outcome
+    return [_of_pool(site, view) for view in outcome]
+
+
+def _of_pool(site: Site, view: View) -> View:
+    if not isinstance(view, Map | ScoreMap | Window):
+        return view
+    return replace(view, trace=replace(view.trace, pools=view.trace.pools | {site.label}))
+
+
+def whole_channels(view: Window, axes: Sequence[int]) -> Index | None:
+    """The channels whose whole windows lie along ``axes`` (of the index), last, for each other feature.
+
+    None where it is anything else.
+    """
+    if not view.plain or view.batch_axis or set(view.sources[0].step) != {1}:
+        return None
+    length = math.prod(view.sources[0].extent)
+    rows = np.moveaxis(view.index, axes, range(-len(axes), 0))
+    rows = np.sort(rows.reshape(*rows.shape[: view.index.ndim - len(axes)], -1), axis=-1)
+    if rows.shape[-1] % length:
+        return None
+    rows = rows.reshape(*rows.shape[:-1], -1, length)
+    first = rows[..., :1]
+    whole = bool(np.all(first % length == 0)) and bool(np.all(rows - first == np.arange(length)))
+    return rows[..., 0] // length if whole else None
+
+
+def tells_places_apart(view: View, axis: int) -> bool:
+    """Whether features along ``axis`` (of a window's index, of scores) are different places of the native window."""
+    if isinstance(view, ScoreMap):
+        return view.trace.places
+    if not isinstance(view, Window) or len(view.sources) > 1:
+        return isinstance(view, Window)
+    places = view.index % math.prod(view.sources[0].extent)
+    return bool(np.any(places != places.take([0], axis=axis)))
+
+
+def window_as_context(site: Site, view: Window, channels: Index, op_type: str = "") -> Outcome:
+    """The reduction of whole channels, each feature's own, over the map that the window is of."""
+    if view.trunk is None:
+        return site.refuse("unsupported-reduction", "pools something else than a map")
+    rows, count = _rows(site, view, channels)
+    made = site.draft.fresh(f"{site.node.output[0]}_reduced")
+    if grows(site, view.trunk):
+        steady(site, rows, [2], False, count, made)
+    else:
+        emit.reduce(site.draft, op_type or site.op_type, rows, [2], False, made, site.node)
+    emit.reshape(site.draft, made, [0, *site.shape_out()[1:]], site.node.output[0])
+    return [of_image(site, view.trunk)]
+
+
+def _rows(site: Site, view: Window, channels: Index) -> tuple[str, int]:
+    """(N, features, all elements of their channels), and how many these are natively."""
+    source = view.sources[0]
+    tensor, taken = source.tensor, channels.ravel()
+    if not np.array_equal(taken, np.arange(source.channels)):
+        tensor = site.draft.emit("Gather", [tensor, site.draft.constant(taken, "channels")], axis=1)
+    features = taken.size // channels.shape[-1]
+    return emit.reshape(site.draft, tensor, [0, features, -1]), channels.shape[-1] * math.prod(source.extent)
+
+
+@dataclass(frozen=True)
+class Even:
+    """A product with a constant that is the same at all places: the sum of ``channels``, once each.
+
+    ``factor``: what the weights of the places amount to natively. ``mean``: shape that the mean has for the product.
+    """
+
+    view: Window
+    channels: Index
+    factor: Array
+    mean: tuple[int, ...]
+
+
+def even_matmul(site: Site, at: int) -> Even | None:
+    """A MatMul whose input ``at`` is summed over places alike; None elsewhere."""
+    view, weight = site.views[at], site.weights(site.node.input[1 - at])
+    if not isinstance(view, Window) or weight is None or weight.ndim > 2:
+        return None
+    axis, summed = view.index.ndim - 1 - at, weight.ndim - 1 if at else 0
+    rest = [length for place, length in enumerate(view.index.shape) if place != axis]
+    if weight.ndim == 2:
+        rest.insert(axis, 1)
+    return _even(view, [axis], weight, (summed,), rest)
+
+
+def even_einsum(site: Site, at: int, view: Window, axes: Sequence[int]) -> Even | None:
+    """An Einsum that sums ``axes`` (of the index) with nothing but the places' common weight; None elsewhere."""
+    weight = site.weights(site.node.input[1 - at])
+    if weight is None or len(axes) != weight.ndim or min(axes, default=-1) < 0:
+        return None
+    rest = [length for place, length in enumerate(view.index.shape) if place not in axes]
+    return _even(view, axes, weight, tuple(range(weight.ndim)), rest)
+
+
+def _even(
+    view: Window, axes: Sequence[int], weight: Array, summed: tuple[int, ...], mean: Sequence[int]
+) -> Even | None:
+    channels = whole_channels(view, axes)
+    if channels is None or view.trunk is None or math.prod(view.sources[0].extent) == 1:
+        return None
+    first = weight
+    for axis in summed:
+        first = first.take([0], axis=axis)
+    if not bool(np.all(weight == first)):
+        return None
+    factor = weight.sum(axis=summed, keepdims=weight.ndim > len(summed), dtype=np.float64).astype(weight.dtype)
+    return Even(view, channels, np.asarray(factor), tuple(mean))
+
+
+def even_as_context(site: Site, found: Even) -> Outcome:
+    """The mean over all places, times what the weights amount to natively."""
+    assert found.view.trunk is not None
+    mean = emit.reduce(site.draft, "ReduceMean", _rows(site, found.view, found.channels)[0], [2], False)
+    shaped = emit.reshape(site.draft, mean, [0, *found.mean])
+    times = site.draft.constant(found.factor, "factor")
+    site.draft.emit("Mul", [shaped, times], site.node.output[0], instead=site.node)
+    return [of_image(site, found.view.trunk)]
+
+
+def folded_as_context(site: Site, view: Folded, axes: Sequence[int]) -> Outcome | None:
+    """A reduction over all places, as the node stands; None where it is none, or not known to be context."""
+    reduced = [atom for axis in axes for atom in view.groups[axis]]
+    every = sum(atom.kind == "space" for group in view.groups for atom in group)
+    places = sum(atom.kind == "space" for atom in reduced)
+    if site.role != "context" or not places or places < every or any(atom.kind == "batch" for atom in reduced):
+        return None
+    if grows(site, view.trace):
+        steady(site, view.tensor, axes, bool(site.attrs.get("keepdims", 1)))
+    else:
+        site.keep()
+    return [of_image(site, view.trace)]
