@@ -86,7 +86,7 @@ def _rewritten(original: ModelFile, options: RewriteOptions) -> Rewrite:
     claim = claim_of(found, sizing)
     metadata = claim.to_metadata() | {f"{PREFIX}version": __version__}
     axes = {output.name: output.axes for output in claim.outputs}
-    shapes = sizing.over_a_period(claim.native_size, claim.size_step, claim.period)
+    shapes = sizing.over_a_period(claim.native_size, claim.period)
     return Rewrite(
         file=found.original.with_proto(assemble(found.state, found.reading, axes, metadata, shapes)),
         original=found.original,

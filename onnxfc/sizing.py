@@ -66,17 +66,14 @@ class Sizing:
                 return tuple(stride)
         return (1,) * len(stride)
 
-    def over_a_period(
-        self, native: Sequence[int], step: Sequence[int], period: Sequence[int]
-    ) -> list[dict[str, Shape]]:
-        """Shapes at the legal sizes from native on, until all that rounds has rounded in every way.
+    def over_a_period(self, native: Sequence[int], period: Sequence[int]) -> list[dict[str, Shape]]:
+        """Shapes at the sizes from native on that the graph takes, until all that rounds has rounded in every way.
 
         One without any shapes where there are too many, or none is known.
         """
-        count = max(-(-whole // each) for whole, each in zip(period, step, strict=True))
-        if count > _MANY:
+        if max(period) > _MANY:
             return [{}]
-        sizes = [[n + k * each for n, each in zip(native, step, strict=True)] for k in range(count)]
+        sizes = [[length + more for length in native] for more in range(max(period))]
         return [shapes for shapes in map(self.shapes, sizes) if shapes is not None] or [{}]
 
     def _disagree(self, node: onnx.NodeProto, specs: Mapping[str, Spec | None]) -> bool:
