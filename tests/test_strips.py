@@ -161,6 +161,12 @@ def weighed(net: Net, tensor: str) -> str:
     return gate(net, tensor, mean(net, net.op("Mul", tensor, weights), 3, kind="ReduceSum"))
 
 
+def beside_the_whole(net: Net, tensor: str) -> str:
+    """A strip meets the mean of the image, before either meets the trunk."""
+    whole = mean(net, tensor, 2, 3)
+    return gate(net, tensor, net.op("Sub", mean(net, tensor, 3, kind="ReduceMin"), whole))
+
+
 def shared_out(net: Net, tensor: str) -> str:
     return str(net.op("Mul", tensor, net.op("Softmax", tensor, axis=2)))
 
@@ -180,6 +186,7 @@ BODIES: dict[str, Body] = {
     "end to end": end_to_end,
     "excited": excited,
     "weighed": weighed,
+    "beside the whole": beside_the_whole,
     "shared out": shared_out,
     "two steps": lambda net, x: gate(net, x, mean(net, mean(net, x, 3), 2)),
 }
