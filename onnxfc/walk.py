@@ -113,6 +113,9 @@ def walk(
         if not blocked:
             return state
         guess = once({**_of_kind(graph, blocked, state.pieces), **roles})
+        others = guess.blocked - roles.keys() - blocked - state.pieces
+        if others and not blocked <= guess.found.keys():  # it meets what pools of another kind left
+            guess = once({**_of_kind(graph, blocked | others, state.pieces), **roles})
         if not blocked <= guess.found.keys() or (blocked <= state.pieces and guess.reached <= state.reached):
             return state
         roles = {**guess.found, **roles}
