@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from onnxfc.proof import CheckOptions, CropResult, Parity, ParityResult
     from onnxfc.proof.check import check
     from onnxfc.rewrite import Rewrite, RewriteOptions, rewrite
-    from onnxfc.site import Replacement
+    from onnxfc.state import Replacement
 
 from onnxfc.version import __version__
 

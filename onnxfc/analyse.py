@@ -17,8 +17,9 @@ from onnxfc.model_file import ModelFile
 from onnxfc.outputs import Form, drop_refusals, finish
 from onnxfc.periods import period_of
 from onnxfc.receptive_field import Field
-from onnxfc.site import LEAVE, GlobalPool, State
+from onnxfc.site import LEAVE
 from onnxfc.sizing import Sizing
+from onnxfc.state import GlobalPool, State
 from onnxfc.views import Trace
 from onnxfc.walk import native_specs, walk
 

@@ -11,8 +11,8 @@ from onnxfc.claim import PREFIX
 from onnxfc.dims import DimNames
 from onnxfc.graph import inputs_of
 from onnxfc.images import Image
-from onnxfc.site import State
 from onnxfc.specs import Shape, Spec
+from onnxfc.state import State
 from onnxfc.views import Fixed
 
 

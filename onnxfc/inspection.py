@@ -19,8 +19,8 @@ from onnxfc.geometry import Geometry, Grid
 from onnxfc.graph import Graph, attributes, label
 from onnxfc.model_file import ModelFile
 from onnxfc.shapes import Shapes
-from onnxfc.site import Replacement
 from onnxfc.specs import Shape
+from onnxfc.state import Replacement
 from onnxfc.views import Context, Map
 
 

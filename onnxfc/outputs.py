@@ -13,7 +13,8 @@ from onnxfc.draft import Draft
 from onnxfc.errors import Refusal
 from onnxfc.lift import meet, to_scores
 from onnxfc.regroup import unfolded
-from onnxfc.site import Site, State
+from onnxfc.site import Site
+from onnxfc.state import State
 from onnxfc.views import Context, Fixed, Folded, Map, Refused, ScoreMap, Strip, Trace, View, Window
 
 Form = Literal["map", "mean", "max"]

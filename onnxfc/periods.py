@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnxfc.site import State
 from onnxfc.sizing import Sizing
+from onnxfc.state import State
 from onnxfc.views import Map
 
 _MOST = 64

@@ -16,7 +16,7 @@ from onnxfc.claim import PREFIX, Claim
 from onnxfc.errors import NothingToRewrite, ProofFailed, Refusal, UsageError
 from onnxfc.model_file import ModelFile, SaveOptions
 from onnxfc.outputs import reduction_contradicts
-from onnxfc.site import Replacement
+from onnxfc.state import Replacement
 from onnxfc.version import __version__
 
 if TYPE_CHECKING:

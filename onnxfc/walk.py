@@ -20,8 +20,9 @@ from onnxfc.rules.elementwise import BROADCAST
 from onnxfc.rules.relations import WHY, attention
 from onnxfc.rules.spreading import spread, spreads
 from onnxfc.rules.sums import shares_behind
-from onnxfc.site import LEAVE, GlobalPool, Outcome, Role, Site, State, tensor_of
+from onnxfc.site import LEAVE, Outcome, Site, tensor_of
 from onnxfc.specs import Inference, InferenceFailed, Spec, of_tensor
+from onnxfc.state import GlobalPool, Role, State
 from onnxfc.views import Context, Fixed, Folded, Lifted, Map, Refused, ScoreMap, Strip, Trace, View, Window
 
 _UNKNOWN = Spec(0, None)

@@ -373,6 +373,21 @@ def test_divisor_that_is_computed_from_a_shape(axis: int) -> None:
     assert deviation(run(done, image, "map"), want) < 1e-5
 
 
+def test_attention_in_the_trunk_and_weights_in_the_head() -> None:
+    """The trunk's attention looks at the whole image, the head's weights at each window."""
+    net, x = trunk()
+    rows = places(net, x)
+    near = net.op("Softmax", net.op("MatMul", net.op("Transpose", rows, perm=[0, 2, 1]), rows), axis=-1, out="near")
+    seen = net.op("Reshape", net.op("MatMul", rows, net.op("Transpose", near, perm=[0, 2, 1])), net.ints(1, C, 8, 8))
+    trunk_rows = net.op("Reshape", net.op("Tanh", net.conv(net.op("Add", x, seen), C, C)), net.ints(1, C, 9))
+    weights = net.op("Softmax", net.op("MatMul", net.random(1, C), trunk_rows), axis=-1, out="weights")
+    pooled = net.op("MatMul", trunk_rows, net.op("Transpose", weights, perm=[0, 2, 1]))
+    done = proven(net.model(net.fc(net.op("Flatten", pooled), C, M)), exact=False, crops=False)
+    assert [item.form for item in done.claim.outputs] == ["map"]
+    assert "context: node_near" in done.claim.blame
+    assert "context: node_weights" not in done.claim.blame
+
+
 # However it is spelled
 
 

@@ -32,7 +32,8 @@ LAYERS = (
     ("saving",),
     ("model_file", "offgrid"),
     ("draft", "runtime", "shapes", "match", "renaming"),
-    ("emit", "site", "proof", "geometry"),
+    ("emit", "state", "proof", "geometry"),
+    ("site",),
     ("lift", "weights", "images", "cut", "branches"),
     ("inline", "regroup", "dims"),
     ("rules", "sizing", "outputs", "assemble"),
@@ -192,7 +193,7 @@ def test_public_dataclasses_are_frozen() -> None:
         and not name.startswith("_")
         and not item.__dataclass_params__.frozen  # type: ignore[attr-defined]
     }
-    inner = {name for name in mutable if name.startswith("onnxfc.proof.") or name == "onnxfc.site.State"}
+    inner = {name for name in mutable if name.startswith("onnxfc.proof.") or name == "onnxfc.state.State"}
     assert mutable - inner == set()
     public = [getattr(onnxfc, name) for name in onnxfc.__all__]
     found = [item for item in public if dataclasses.is_dataclass(item)]

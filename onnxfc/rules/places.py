@@ -84,7 +84,7 @@ def _left(site: Site, view: Folded, groups: Groups) -> Context | Folded | Map | 
             return None
         fields = (Field(),) * site.state.rank
         site.state.undecided.add(site.label)
-        return Context(name, Trace(fields, taints, pools=frozenset().union(*(s.trace.pools for s in view.sides), mine)))
+        return Context(name, Trace(fields, taints, pools=mine))
     sides = {atom.side for atom in atoms}
     if len(sides) != 1 or {atom.place for atom in atoms} != set(range(site.state.rank)):
         return None

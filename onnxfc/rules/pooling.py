@@ -95,7 +95,7 @@ def _weighted(site: Site, view: Map) -> Outcome:
     site.keep()
     site.state.undecided.add(site.label)
     trace = replace(view.trace.tainted(site.taint("context")), fields=(Field(),) * site.state.rank, shares=frozenset())
-    pools = trace.pools | {site.label, *(name for name, _ in view.trace.shares)}
+    pools = frozenset({site.label, *(name for name, _ in view.trace.shares)})  # none of the trunk's
     return [Context(site.node.output[0], replace(trace, pools=pools))]
 
 

@@ -266,7 +266,7 @@ def _without_places(site: Site, operands: Sequence[_Operand], groups: Groups) ->
     folded = [operand.view for operand in operands if isinstance(operand.view, Folded)]
     joined: frozenset[str] = frozenset().union(*(view.joined for view in folded))
     taints = frozenset().union(*(trace.taints for trace in traces))
-    pools = joined.union(*(trace.pools for trace in traces))
+    pools = joined.union(*(o.view.trace.pools for o in operands if isinstance(o.view, Context)))  # none of the trunk's
     name = site.node.output[0]
     trace = Trace((Field(),) * site.state.rank, taints, pools=pools)
     if [atom.kind for atom in groups[0]] == ["batch"]:
