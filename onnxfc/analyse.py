@@ -14,7 +14,7 @@ from onnxfc.graph import Graph, inputs_of, label
 from onnxfc.images import Image, images, inner_image, native_inputs, unlike_sizes
 from onnxfc.inline import inlined
 from onnxfc.model_file import ModelFile
-from onnxfc.outputs import Form, drop_refusals, finish
+from onnxfc.outputs import Form, drop_refusals, finish, maps_of_windows
 from onnxfc.periods import period_of
 from onnxfc.receptive_field import Field
 from onnxfc.site import LEAVE
@@ -79,6 +79,12 @@ def analyse(original: ModelFile, options: RewriteOptions) -> Analysis:
     for reading in readings:
         state = walk(original, graph, native, reading, options.global_pool)
         finished = finish(state, options.output)
+        pools = set[str]().union(*(trace.pools for trace in maps_of_windows(state).values()))
+        if pools:
+            met = walk(original, graph, native, reading, options.global_pool, presumed=dict.fromkeys(pools, "context"))
+            made = finish(met, options.output)
+            if isinstance(made, tuple):
+                state, finished = met, made
         if state.aligned and not _headed(finished):
             dense = walk(original, graph, native, reading, options.global_pool, dense=True)
             made = finish(dense, options.output)
@@ -135,6 +141,9 @@ def _objections(state: State, reading: Sequence[Image], traces: Sequence[Trace])
     cut = any(set(boundary.extent) != {1} for trace in traces for boundary in trace.windows)
     if not state.replacements and cut and any(trace.places for trace in traces):
         return (_whole_windows(state),)
+    for name in maps_of_windows(state):
+        why = "is a map of the trunk that was taken for features of a window: something made it one of the native size"
+        return (Refusal("size-locked", name, f"the output {why}", LEAVE),)
     if any(trace.windows and any(f.stride != int(f.stride) for f in trace.fields) for trace in traces):
         return (Refusal("fractional-stride", "", "the head's windows are a fraction of a pixel apart"),)
     return ()

@@ -43,6 +43,19 @@ def finish(state: State, form: Form) -> tuple[list[Output], list[Trace]] | list[
     return list(dict.fromkeys(refusals)) or (outputs, [trace for _, trace in traces])
 
 
+def maps_of_windows(state: State) -> dict[str, Trace]:
+    """Outputs in the form of the map that their windows come from, the places of which nothing has summed up."""
+    found = {}
+    for name in state.graph.outputs:
+        view, shape = state.views[name], state.native[name].shapes
+        if not isinstance(view, Window | ScoreMap) or shape is None or len(shape[0]) != 2 + state.rank:
+            continue
+        places = view.trace.places or isinstance(view, Window)
+        if places and any(item.extent == shape[0][2:] for item in view.trace.windows):
+            found[name] = view.trace
+    return found
+
+
 def _on_one_grid(state: State) -> list[View] | Refusal:
     """The outputs' views; scores of different strides are thinned to the coarsest, so that their cells correspond."""
     views = [state.views[name] for name in state.graph.outputs]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 
@@ -38,9 +39,10 @@ def regroup(groups: Sequence[Group], after: Shape) -> Groups | None:
     """
     queue = [atom for group in groups for atom in group if atom.kind != "channel" or atom.length > 1]
     found: list[Group] = []
+    blocks: set[int] = set()
     for length in after:
         group: list[Atom] = []
-        if length == 1 and queue and queue[0].kind == "batch" and queue[0].length == 1:
+        if length == 1 and queue and queue[0].kind != "channel" and queue[0].length == 1:
             group.append(queue.pop(0))
         while (left := length // math.prod(atom.length for atom in group)) > 1:
             if not queue:
@@ -50,6 +52,7 @@ def regroup(groups: Sequence[Group], after: Shape) -> Groups | None:
                 parts = _split(atom, left)
                 if parts is None:
                     return None
+                blocks |= {parts[1].length} if atom.kind == "space" else set()
                 atom = parts[0]
                 queue.insert(0, parts[1])
             group.append(atom)
@@ -59,7 +62,18 @@ def regroup(groups: Sequence[Group], after: Shape) -> Groups | None:
         if rows and queue and queue[0].kind == "batch" and queue[0].length == 1:
             group.append(queue.pop(0))  # rows of places and images, not of images and channels
         found.append(tuple(group))
-    return None if queue else tuple(found)
+    return None if queue else _in_blocks(found, blocks)
+
+
+def _in_blocks(groups: list[Group], blocks: set[int]) -> Groups:
+    """Where places are taken apart into blocks, an axis that is natively one block is taken apart too: (1, 3) of 3."""
+    for axis, (before, group) in enumerate(pairwise(groups)):
+        whole = len(group) == 1 and group[0].kind == "space" and {group[0].length} == blocks
+        if not before and whole:
+            size = group[0].length
+            groups[axis] = (replace(group[0], length=1, factor=group[0].factor / size),)
+            groups[axis + 1] = (Atom("channel", size),)
+    return tuple(groups)
 
 
 def _split(atom: Atom, outer: int) -> tuple[Atom, Atom] | None:

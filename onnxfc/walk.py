@@ -81,11 +81,13 @@ def walk(
     images: Sequence[Image],
     global_pool: GlobalPool,
     dense: bool = False,
+    presumed: Mapping[str, Role] | None = None,
 ) -> State:
     """Walk until no further pool turns out to be something else than the head's beginning.
 
     Where something behind a pool is refused, perhaps no head begins there: the pools of its kind are taken for context,
     and those stay it that then meet their trunk again. ``dense``: an earlier walk found that no head follows.
+    ``presumed``: what is known of some pools beforehand.
     """
 
     inference = Inference(graph.opsets, graph.model.ir_version)
@@ -100,7 +102,7 @@ def walk(
             _belongs_to_head(state, [state.views[name]])
         return state
 
-    roles: dict[str, Role] = {}
+    roles: dict[str, Role] = dict(presumed or {})
     while True:
         state = once(roles)
         heads = {name: role for name, role in state.found.items() if role == "head" and roles.get(name) != "head"}

@@ -340,3 +340,43 @@ def test_a_field_holds_what_a_pad_mirrors(mode: str) -> None:
             :, :, max(0, first) : max(0, first + output.size[0])
         ]
         np.testing.assert_array_equal(run.run(None, {"image": changed})[0][:, :, row], before[:, :, row])
+
+
+@pytest.mark.parametrize("native", [(7, 13), (13, 7), (13, 13)])
+@pytest.mark.parametrize("order", [(0, 1, 3, 5, 2, 4), (0, 3, 5, 1, 2, 4)])
+def test_blocks_of_a_map_that_is_natively_one_block(native: Pixels, order: tuple[int, ...]) -> None:
+    """Pixel unshuffle by 3 of a map that is 3 high: (1, 3) of it are one block and its places, not 3 rows."""
+
+    def build(size: Pixels) -> onnx.ModelProto:
+        net = Net()
+        tensor = net.op("Tanh", net.conv(net.image(1, size), 2, 4))
+        rows, columns = (((length - 3) // 2 + 1) // 3 for length in size)
+        tensor = net.op("Reshape", tensor, net.ints(1, 4, rows, 3, columns, 3))
+        tensor = net.op("Transpose", tensor, perm=list(order))
+        return net.model(net.op("Tanh", net.op("Reshape", tensor, net.ints(1, 36, rows, columns))))
+
+    for more in [(0, 0), (12, 12), (24, 0)]:
+        agree(build, native, (native[0] + more[0], native[1] + more[1]))
+
+
+def test_a_map_of_one_row_is_not_taken_for_features() -> None:
+    """A 1x1 Conv by Reshape and MatMul on a map of 1x3 places: it would come out as windows of windows."""
+    net = Net()
+    tensor = net.op("Tanh", net.conv(net.image(1, (3, 7)), 2, 4))
+    rows = net.op("Transpose", net.op("Reshape", tensor, net.ints(1, 4, 3)), perm=[0, 2, 1])
+    mixed = net.op("Transpose", net.op("MatMul", rows, net.random(4, 3)), perm=[0, 2, 1])
+    assert refusal(net.model(net.op("Reshape", mixed, net.ints(1, 3, 1, 3)))).code == "size-locked"
+
+
+def test_a_pooled_vector_that_is_flattened_and_spread_again_is_context() -> None:
+    """As TorchScript writes ``g.flatten(1)[:, :, None, None].expand_as(y)``: the map beside it stays a map."""
+
+    def build(size: Pixels) -> onnx.ModelProto:
+        net, tensor = begin(size)
+        vector = net.op("Flatten", net.axes("ReduceMean", tensor, [2, 3], keepdims=1))
+        vector = net.axes("Unsqueeze", net.axes("Unsqueeze", vector, [2]), [3])
+        spread = net.op("Expand", vector, net.op("Shape", tensor))
+        return net.model(net.op("Concat", tensor, spread, axis=1))
+
+    for at in SIZES:
+        agree(build, (16, 16), at)
