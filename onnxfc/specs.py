@@ -156,6 +156,8 @@ class Inference:
             return [constant]
         if node.op_type in _SHAPELESS and inputs[0] is not None:
             return [(inputs[0].dtype, None if inputs[0].shapes is None else inputs[0].shapes[probe], None)]
+        if (large := _reshaped(node, inputs, probe)) is not None:
+            return [large]
         types, data = _arguments(node, inputs, probe)
         node = _standard(node)
         _must_divide(node, inputs, probe)
@@ -303,6 +305,26 @@ def _must_mirror(node: onnx.NodeProto, inputs: Sequence[Spec | None], probe: int
         left = spec.shapes[probe][axis] + min(begin, 0) + min(end, 0)
         if max(begin, end) > 0 and max(begin, end) >= left:
             raise InferenceFailed(f"Pad cannot reflect {max(begin, end)} of {left} places")
+
+
+def _reshaped(node: onnx.NodeProto, inputs: Sequence[Spec | None], probe: int) -> Found | None:
+    """A Reshape of more elements than onnx's inference can count: places related to places, at the largest probes."""
+    given, target = (*inputs, None, None)[:2]
+    if node.op_type != "Reshape" or given is None or target is None or given.shapes is None or target.values is None:
+        return None
+    before, wanted = given.shapes[probe], [int(length) for length in target.values[probe]]
+    if math.prod(before) < _COUNTABLE or any(n == 0 and k >= len(before) for k, n in enumerate(wanted)):
+        return None
+    keeps_zero = any(item.name == "allowzero" and item.i for item in node.attribute)
+    shape = [before[k] if n == 0 and not keeps_zero else n for k, n in enumerate(wanted)]
+    rest = math.prod(n for n in shape if n != -1)
+    shape = [math.prod(before) // rest if n == -1 and rest else n for n in shape]
+    if math.prod(shape) != math.prod(before):
+        raise InferenceFailed(f"Reshape of {before} to {tuple(wanted)}")
+    return given.dtype, tuple(shape), None
+
+
+_COUNTABLE = 2**62
 
 
 def _must_hold(given: Spec | None, probe: int, shape: Shape | None) -> None:

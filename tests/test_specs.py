@@ -103,3 +103,14 @@ def test_constants() -> None:
     assert infer(inference, large) == Spec(3, ((SMALL, 2),))
     text = helper.make_node("Constant", [], ["c"], value=helper.make_tensor("t", 8, [1], [b"a"]))
     assert infer(inference, text).native == (1,)
+
+
+def test_reshape_of_more_elements_than_64_bits_count() -> None:
+    """Places related to places, at the sizes that tell all dims apart."""
+    inference = Inference({"": 17}, 8)
+    node = helper.make_node("Reshape", ["given", "shape"], ["made"])
+    relations = Spec(1, ((3, 70000, 50000, 70000, 50000),))
+    shape = of_array(np.array([0, 70000, 50000, -1], np.int64), 1)
+    [made] = inference.infer(node, [relations, shape], 1)
+    assert made is not None
+    assert made.shapes == ((3, 70000, 50000, 70000 * 50000),)
