@@ -247,9 +247,8 @@ class Site:
         for view in pooled:
             assert isinstance(view, Lifted)
             if not view.trace.pools - self.state.roles.keys():
-                return self.blamed() or self.refuse(
-                    "head-rejoins-trunk", "feeds a result of windows back into the trunk"
-                )
+                why = "feeds a result of windows back into the trunk"
+                return self.blamed() or self.refuse("head-rejoins-trunk", why)
             self.turns_out(view.trace, "context")
         self.draft.assume(self.node.output[0], like)
         return None
@@ -263,8 +262,7 @@ class Site:
         names = list(self.node.input)
         for name in names:
             node, view = self.state.graph.producers.get(name), self.state.views.get(name)
-            trunk = isinstance(view, Map) and not view.trace.windows
-            if node is None or trunk or isinstance(view, Fixed):
+            if node is None or isinstance(view, Fixed) or (isinstance(view, Map) and not view.trace.windows):
                 continue
             if label(node) in self.state.because:
                 return self.state.because[label(node)]
