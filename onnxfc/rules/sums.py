@@ -18,7 +18,7 @@ from onnxfc.site import LEAVE, Site, positive
 from onnxfc.specs import InferenceFailed, Spec
 from onnxfc.views import Folded, Map, Refused, Trace, View, Window
 
-SUMS = {"ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "Einsum"}
+SUMS = {"ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp"}
 _SOFTMAX = {"Hardmax", "LogSoftmax", "Softmax"}
 _SIZES = {"Shape", "Size"}
 FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
@@ -27,7 +27,8 @@ _NEAR = 12
 
 def grows(site: Site, trace: Trace) -> bool:
     """Whether this is a sum that grows with the image, and nothing behind it divides it by the image's size."""
-    return site.op_type in SUMS and not trace.shares and not divided(site)
+    alone = site.op_type == "Einsum" and len(site.node.input) == 1
+    return (site.op_type in SUMS or alone) and not trace.shares and not divided(site)
 
 
 def weighs(site: Site, trace: Trace, axes: Sequence[int]) -> bool | None:
