@@ -88,7 +88,7 @@ def analyse(original: ModelFile, options: RewriteOptions) -> Analysis:
         if state.aligned and not _headed(finished):
             dense = walk(original, graph, native, reading, options.global_pool, dense=True)
             made = finish(dense, options.output)
-            if isinstance(made, tuple) and not _headed(made):
+            if isinstance(finished, tuple) or (isinstance(made, tuple) and not _headed(made)):
                 state, finished = dense, made
         if isinstance(finished, tuple):
             outputs, traces = finished

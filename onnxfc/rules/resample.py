@@ -215,7 +215,17 @@ def _kept(site: Site, view: Map) -> list[Fraction] | None:
         first, last = min(view.spatial), max(view.spatial) + 1
         sizes = emit.slice_axis(site.draft, site.tensors()[3], 0, first, last)
         site.keep([*site.tensors()[:3], sizes_with(site, view, sizes)])
-    return [Fraction(new[1][axis] - new[0][axis], old[1][axis] - old[0][axis]) for axis in view.spatial]
+    growth = [
+        {
+            Fraction(d[axis] - c[axis], b[axis] - a[axis])
+            for (a, b), (c, d) in zip(pairwise(old), pairwise(new), strict=True)
+        }
+        for axis in view.spatial
+    ]
+    if any(len(rates) > 1 for rates in growth):  # by another axis of the image, say
+        site.draft.nodes.pop()
+        return None
+    return [rates.pop() for rates in growth]
 
 
 def _sized_like(site: Site, view: Map) -> Map | None:

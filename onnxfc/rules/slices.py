@@ -40,6 +40,10 @@ def slice_(site: Site) -> Outcome:
         return site.refuse("flipped", "turns the map around: a cell would read the other end of the image")
     if site.follows_size(1) or site.follows_size(2):
         return _computed_piece(site, view, cuts)
+    if any(site.shape_in()[axis] < cuts[axis][1] < _OPEN for axis in view.spatial if axis in cuts):
+        if site.state.dense:
+            return site.refuse("cut-out", "cuts off what is behind a fixed place", LEAVE)
+        site.state.aligned = True  # of a head's window it cuts off nothing
     baked = [axis for axis in view.spatial if _is_baked(site, axis, cuts.get(axis))]
     sister = next(_cropped_like(site, view, baked), None) if baked else None
     if sister is not None:
@@ -103,7 +107,8 @@ def _computed_piece(site: Site, view: Map, cuts: Cuts) -> Outcome:
     axes = [axis for axis in view.spatial if axis in cuts]
     rest = [[a[axis] - b[axis] * cuts[axis][2] for a, b in zip(old, new, strict=True)] for axis in axes]
     steady = all(max(cut) - min(cut) < cuts[axis][2] for axis, cut in zip(axes, rest, strict=True))
-    if not steady and site.role != "local":
+    if not steady and site.role != "local" and not site.state.dense:
+        site.state.aligned = True
         site.draft.nodes.pop()
         return as_piece(site)
     site.state.found[site.label] = "local"
@@ -114,7 +119,14 @@ def _computed_piece(site: Site, view: Map, cuts: Cuts) -> Outcome:
     if begins is None or begins.min() < 0 or not grows:
         return site.refuse("cut-out", f"cuts out a piece that does not grow with the map alone, {_GOES_ON}", LEAVE)
     ends = {axis: min(0, end - site.shape_in()[axis] if end >= 0 else end) for axis, (_, end, _) in cuts.items()}
-    return site.maps(_trace(view, cuts, ends), view.spatial)
+    return site.maps(_trace(view, _at_most(site, cuts), ends), view.spatial)
+
+
+def _at_most(site: Site, cuts: Cuts) -> Cuts:
+    """The cuts with the largest starts at any size that was looked at."""
+    starts = np.max(np.stack(site.draft.spec(site.tensors()[1]).values or ()), axis=0)
+    most = zip(cuts.items(), starts.tolist(), strict=True)
+    return {axis: (int(start), end, step) for (axis, (_, end, step)), start in most}
 
 
 def _trace(view: Map, cuts: Cuts, ends: Mapping[int, int]) -> Trace:

@@ -209,11 +209,14 @@ def pad(site: Site) -> Outcome:
     if amounts is None:
         return site.refuse("unknown-pads", "takes amounts that are not constant")
     begin, end = amounts
+    filled = site.follows_size(1)
+    most = _most_before(site, rank) if filled and site.state.dense else begin
     fields = tuple(
-        field.cut(max(0, -begin[axis]), max(0, -end[axis])).through(1, pad=max(0, begin[axis]))
+        field.cut(max(0, -begin[axis]) + most[axis] - begin[axis], max(0, -end[axis])).through(
+            1, pad=max(0, most[axis])
+        )
         for field, axis in zip(view.trace.fields, view.spatial, strict=True)
     )
-    filled = site.follows_size(1)
     if _mode(site) != "constant":
         amounts_of = [(max(0, begin[axis]), max(0, end[axis])) for axis in view.spatial]
         fields = tuple(_mirrored(field, *pair) for field, pair in zip(fields, amounts_of, strict=True))
@@ -278,6 +281,10 @@ def _pad_amounts(site: Site, rank: int) -> tuple[list[int], list[int]] | None:
         if value is None or not site.same_on_grid(1):
             return None
         pads = value.tolist()
+    return _by_axis(site, pads, rank)
+
+
+def _by_axis(site: Site, pads: Sequence[int], rank: int) -> tuple[list[int], list[int]] | None:
     axes = list(range(rank)) if not site.has_input(3) else site.constant(3)
     if axes is None:
         return None
@@ -285,6 +292,13 @@ def _pad_amounts(site: Site, rank: int) -> tuple[list[int], list[int]] | None:
     for place, axis in enumerate(axes):
         begin[int(axis)], end[int(axis)] = int(pads[place]), int(pads[place + len(pads) // 2])
     return begin, end
+
+
+def _most_before(site: Site, rank: int) -> list[int]:
+    """The largest amount before each axis at any size that was looked at."""
+    values = site.draft.spec(site.tensors()[1]).values or ()
+    found = [_by_axis(site, value.tolist(), rank) for value in values]
+    return [max(axis) for axis in zip(*(amounts[0] for amounts in found if amounts is not None), strict=True)]
 
 
 def _moves_grid(site: Site) -> bool:
