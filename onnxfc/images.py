@@ -19,9 +19,9 @@ _IMAGE_TYPES = {
 _LAYOUTS = {3: ((2,), (1, 2), (1,)), 4: ((2, 3), (1, 2)), 5: ((2, 3, 4), (1, 2, 3))}
 """Spatial axes by rank, the likelier first: channels first, then channels last (or absent)."""
 
-_GRID = 20160
+_GRID = 6720
 _GROWTH = tuple(tuple(_GRID * count for count in counts) for counts in ((1, 2, 3), (5, 7, 9)))
-"""What the probes add to the native size, axis by axis: multiples of 2^6 * 3^2 * 5 * 7, so that the strides of networks
+"""What the probes add to the native size, axis by axis: multiples of 2^6 * 3 * 5 * 7, so that the strides of networks
 divide them, and all different, so that no two dims coincide. Nothing is ever computed at these sizes."""
 
 SIZE_NAMES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
