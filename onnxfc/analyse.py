@@ -154,7 +154,7 @@ def _shifted(state: State) -> Refusal | None:
     draft = state.draft
     for node in draft.prune(state.graph.outputs) if state.frozen else ():
         read = [draft.specs[name] for name in inputs_of(node) if name in draft.specs]
-        rests = any(spec.values is not None and len(spec.values) > draft.probes for spec in read)
+        rests = any(spec.follows for spec in read)
         if rests and all(draft.specs[name].values is None for name in node.output if name in draft.specs):
             why = f"is padded to whole blocks on both sides, and {label(node)} takes account of it"
             return Refusal("unknown-pads", state.frozen[0], f"the map {why}", LEAVE)
@@ -206,12 +206,14 @@ def claim_of(found: Analysis, sizing: Sizing) -> Claim:
     fields = _cell_fields(cell)
     stride = tuple(max(1, math.ceil(item.stride)) for item in fields)
     period = period_of(found.state, sizing, native)
+    step = tuple(math.lcm(a, b) for a, b in zip(stride, period, strict=True))
+    moves = found.state.dense and found.state.aligned  # at other sizes the grid begins elsewhere
     claim = Claim(
         native_size=native,
         stride=stride,
         start=tuple(math.floor(item.start) for item in fields),
         size=tuple(_whole_size(item) for item in fields),
-        size_step=sizing.step(native, tuple(math.lcm(a, b) for a, b in zip(stride, period, strict=True))),
+        size_step=step if moves else sizing.step(native, step),
         verdict="approximate" if taints else "exact",
         blame=tuple(sorted(f"{taint.cause}: {taint.node}" for taint in taints)),
         inputs=tuple(ImageInput(image.name, image.shape, image.spatial) for image in found.reading),

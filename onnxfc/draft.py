@@ -108,18 +108,17 @@ class Draft:
         for name, spec in zip(node.output, found, strict=True):
             if name and spec is not None:
                 self.specs[name] = spec
-        if may_follow(node, inputs, self.probes):
+        if may_follow(node, inputs):
             for name in filter(None, node.output):
                 self.specs[name] = self._settled(name)
 
     def _settled(self, name: str) -> Spec:
-        """The spec of a tensor; where its value is the same at all probes, but not elsewhere, with those values too."""
+        """The spec of a value that is computed from the size; where it is alike at all probes, with others too."""
         spec = self.specs[name]
         if spec.values is None or spec.constant is None:
             return spec
         elsewhere = self._off_grid.values(name, self.nodes, self.specs)
-        found = replace(spec, values=(*spec.values, *elsewhere))
-        return spec if found.constant is not None else found
+        return replace(spec, values=(*spec.values, *elsewhere), follows=True)
 
     def append_unknown(self, node: onnx.NodeProto) -> None:
         """Append a node of which shape inference knows nothing."""

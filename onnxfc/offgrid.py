@@ -17,7 +17,10 @@ from onnxfc.specs import Array, Inference, InferenceFailed, Spec
 if TYPE_CHECKING:
     from onnxfc.images import Image
 
-_OFFSETS = ((1, 2, 3), (3, 1, 2), (16, 31, 8), (-1, -3, -2))
+_OFFSETS = (
+    *((1, 2, 3), (2, 1, 5), (3, 5, 1), (4, 7, 2), (5, 3, 4), (6, 4, 7), (7, 6, 8), (8, 9, 6)),
+    *((15, 16, 31), (16, 31, 8), (31, 15, 16), (32, 63, 64), (63, 32, 33), (-1, -3, -2), (-4, -1, -3), (-7, -5, -6)),
+)
 """Pixels added to the native size, axis by axis."""
 
 _UNKNOWN = Spec(0, None)
@@ -79,9 +82,9 @@ def _first(spec: Spec | None) -> Spec:
     return Spec(spec.dtype, spec.shapes[:1], None if spec.values is None else spec.values[:1])
 
 
-def may_follow(node: onnx.NodeProto, inputs: Sequence[Spec | None], probes: int) -> bool:
+def may_follow(node: onnx.NodeProto, inputs: Sequence[Spec | None]) -> bool:
     """Whether a node's result may depend on the image's size though it is the same at all probes."""
     known = [spec for spec in inputs if spec is not None and spec.values is not None]
-    if any(len(spec.values or ()) > probes for spec in known):
+    if any(spec.follows for spec in known):
         return True
     return node.op_type not in _MOVES and any(spec.constant is None for spec in known)

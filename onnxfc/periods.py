@@ -33,7 +33,7 @@ def _grows(state: State, sizing: Sizing, native: Sequence[int], period: Sequence
         return False
     for name, value in sizing.values(size).items():
         spec = draft.specs.get(name)
-        rest = spec is not None and spec.values is not None and len(spec.values) > draft.probes
+        rest = spec is not None and spec.follows
         if rest and spec is not None and spec.values is not None and not np.array_equal(value, spec.values[0]):
             return False
     return all(

@@ -68,13 +68,14 @@ _RANDOM = {
 class Spec:
     """Element type, the shape at every probe, and the value at every probe where it is known.
 
-    ``shapes`` is None where inference could not tell. There are more values than probes where a value that is the same
-    at all of them is another one at sizes off their grid.
+    ``shapes`` is None where inference could not tell. ``follows``: the value is computed from the image's size, though
+    it is the same at all probes; then values at sizes off their grid come behind those of the probes.
     """
 
     dtype: int
     shapes: tuple[Shape, ...] | None
     values: tuple[Array, ...] | None = None
+    follows: bool = False
 
     @property
     def native(self) -> Shape:
@@ -94,7 +95,12 @@ class Spec:
 
     @property
     def constant(self) -> Array | None:
-        """The value, where it is the same at every probe."""
+        """The value, where it is the same at every size."""
+        return None if self.follows else self.alike
+
+    @property
+    def alike(self) -> Array | None:
+        """The value, where it is the same at every size that was looked at."""
         if self.values is None or any(not _same(value, self.values[0]) for value in self.values):
             return None
         return self.values[0]

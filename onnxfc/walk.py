@@ -242,7 +242,7 @@ def _outcome(state: State, node: onnx.NodeProto, views: Sequence[View]) -> Outco
         return _size_free(site, views)
     if leading(site.views) is None:
         if site.op_type == "If" and isinstance(site.views[0], Fixed):
-            condition = state.draft.spec(site.views[0].tensor).constant
+            condition = state.draft.spec(site.views[0].tensor).alike
             state.conditions |= {} if condition is None else {node.input[0]: bool(condition.any())}
         return site.refuse("subgraph", "has a body that reads what was computed from the image")
     if node.domain not in {"", "ai.onnx"} and (node.domain, node.op_type, lead) not in RULES:

@@ -24,7 +24,7 @@ def begin(size: Pixels, **attributes: object) -> tuple[Net, str]:
     return net, str(net.op("Tanh", net.conv(net.image(1, size), 2, 4, strides=[1, 1], pads=[1] * 4, **attributes)))
 
 
-def end(net: Net, tensor: str) -> onnx.ModelProto:
+def end_of(net: Net, tensor: str) -> onnx.ModelProto:
     return net.model(net.conv(tensor, 4, 3, strides=[1, 1]))
 
 
@@ -47,32 +47,32 @@ def filled(size: Pixels) -> onnx.ModelProto:
     fine = net.op("ConvTranspose", coarse, net.random(4, 4, 4, 4), strides=[4, 4])
     for axis in (2, 3):
         fine = net.op("Slice", fine, net.ints(0), length(net, axis), net.ints(axis))
-    return end(net, fine)
+    return end_of(net, fine)
 
 
 def chosen(size: Pixels) -> onnx.ModelProto:
     """Images of an even height are scaled by 2, others by 3."""
     net, tensor = begin(size)
     even = net.op("Equal", net.op("Mod", length(net, 2), net.ints(2)), net.ints(0))
-    return end(net, net.op("Mul", tensor, net.op("Where", even, net.const([2.0]), net.const([3.0]))))
+    return end_of(net, net.op("Mul", tensor, net.op("Where", even, net.const([2.0]), net.const([3.0]))))
 
 
 def inner(size: Pixels) -> onnx.ModelProto:
     """Without the first row and the last, which is found by Shape."""
     net, tensor = begin(size)
     last = net.op("Sub", length(net, 2), net.ints(1))
-    return end(net, net.op("Slice", tensor, net.ints(1), last, net.ints(2)))
+    return end_of(net, net.op("Slice", tensor, net.ints(1), last, net.ints(2)))
 
 
 def first_half(size: Pixels) -> onnx.ModelProto:
     net, tensor = begin(size)
-    return end(net, net.op("Slice", tensor, net.ints(0), net.op("Div", length(net, 2), net.ints(2)), net.ints(2)))
+    return end_of(net, net.op("Slice", tensor, net.ints(0), net.op("Div", length(net, 2), net.ints(2)), net.ints(2)))
 
 
 def cropped(size: Pixels) -> onnx.ModelProto:
     """Without its border, with the ends of the native size."""
     net, tensor = begin(size)
-    return end(net, net.op("Slice", tensor, net.ints(1, 1), net.ints(size[0] - 1, size[1] - 1), net.ints(2, 3)))
+    return end_of(net, net.op("Slice", tensor, net.ints(1, 1), net.ints(size[0] - 1, size[1] - 1), net.ints(2, 3)))
 
 
 def agree(build: Build, native: Pixels, at: Pixels) -> None:
@@ -85,13 +85,13 @@ def agree(build: Build, native: Pixels, at: Pixels) -> None:
 
 
 @pytest.mark.parametrize("at", SIZES)
-@pytest.mark.parametrize("build", [filled, chosen, inner, first_half, cropped])
+@pytest.mark.parametrize("build", [filled, chosen, inner, cropped])
 def test_follows_the_image_at_every_size(build: Build, at: Pixels) -> None:
     """Also where it is the same at all sizes of the stride grid, as the rest of a division is."""
     agree(build, (16, 16), at)
 
 
-@pytest.mark.parametrize("build", [filled, chosen, inner, first_half, cropped])
+@pytest.mark.parametrize("build", [filled, chosen, inner, cropped])
 def test_is_proven(build: Build) -> None:
     proven(build((16, 16)), exact=False, crops=False)
 
@@ -116,7 +116,7 @@ def both_sides(size: Pixels, crop: bool, head: bool) -> onnx.ModelProto:
     tensor = net.op("Pad", tensor, pads)
     if crop:
         tensor = net.op("Slice", tensor, amounts[0], net.ints(2**31 - 1), net.ints(2))
-    return net.model(net.fc(net.op("Flatten", tensor), 4 * 16 * 16, 5)) if head else end(net, tensor)
+    return net.model(net.fc(net.op("Flatten", tensor), 4 * 16 * 16, 5)) if head else end_of(net, tensor)
 
 
 @pytest.mark.parametrize("at", SIZES)
@@ -136,11 +136,43 @@ def test_what_reckons_with_frozen_amounts_is_refused() -> None:
     assert refusal(both_sides((16, 16), True, True)).code in {"unknown-pads", "cut-out"}
 
 
+def test_half_of_the_map_is_a_head_s_or_refused() -> None:
+    """It grows half as fast as the image: no grid of cells. In a head it is the half of a window."""
+    assert refusal(first_half((16, 16))).code == "cut-out"
+    net, tensor = begin((16, 16))
+    half = net.op("Slice", tensor, net.ints(0), net.op("Div", length(net, 2), net.ints(2)), net.ints(2))
+    proven(net.model(net.fc(net.op("Flatten", half), 4 * 8 * 16, 5)), exact=False, crops=False)
+
+
+@pytest.mark.parametrize("end", ["square", "fixed"])
+def test_a_crop_that_is_idle_natively_is_no_crop_elsewhere(end: str) -> None:
+    """To a square, or to 32 pixels, of an image that is 16x16: what is cut off at other sizes must not be forgotten."""
+    net, tensor = begin((16, 16))
+    ends = net.op("Min", length(net, 2), length(net, 3)) if end == "square" else net.ints(32)
+    piece = net.op("Slice", tensor, net.ints(0), ends, net.ints(3))
+    found = refusal(net.model(net.conv(piece, 4, 3, strides=[1, 1])))
+    assert (found.code, found.node) == ("cut-out", f"node_{piece}")
+
+
+@pytest.mark.parametrize("native", [16, 30])
+@pytest.mark.parametrize("divisor", [4, 8, 40])
+def test_a_choice_that_no_tried_size_makes_stays_a_choice(native: int, divisor: int) -> None:
+    """Whether the height is a multiple of 40, say: it is computed, whatever the sizes say that were looked at."""
+
+    def build(size: Pixels) -> onnx.ModelProto:
+        net, tensor = begin(size)
+        whole = net.op("Equal", net.op("Mod", length(net, 2), net.ints(divisor)), net.ints(0))
+        return end_of(net, net.op("Mul", tensor, net.op("Where", whole, net.const([2.0]), net.const([3.0]))))
+
+    for height in (native, divisor, 2 * divisor, 2 * divisor + 1):
+        agree(build, (native, native), (height, native))
+
+
 def test_a_piece_of_one_size_is_refused_where_it_is_cut() -> None:
     """The last 8 rows do not follow the image."""
     net, tensor = begin((16, 16))
     piece = net.op("Slice", tensor, net.op("Sub", length(net, 2), net.ints(8)), net.ints(2**31 - 1), net.ints(2))
-    found = refusal(end(net, piece))
+    found = refusal(end_of(net, piece))
     assert (found.code, found.node) == ("cut-out", f"node_{piece}")
 
 
@@ -148,7 +180,7 @@ def test_a_piece_of_one_size_is_refused_where_it_is_cut() -> None:
 def test_scales_follow_the_image_where_the_native_size_is_rounded(scale: float) -> None:
     def build(size: Pixels) -> onnx.ModelProto:
         net, tensor = begin(size)
-        return end(net, net.op("Resize", tensor, "", net.const([1, 1, scale, scale]), mode="linear"))
+        return end_of(net, net.op("Resize", tensor, "", net.const([1, 1, scale, scale]), mode="linear"))
 
     for at in [(17, 17), *SIZES[1:]]:
         agree(build, (17, 17), at)
@@ -161,7 +193,7 @@ def test_transposed_convs_grow_whatever_they_cut_off(how: str) -> None:
     def build(size: Pixels) -> onnx.ModelProto:
         net, tensor = begin(size)
         told = {"output_shape": [2 * size[0], 2 * size[1]]} if how == "output_shape" else {"auto_pad": how}
-        return end(net, net.op("ConvTranspose", tensor, net.random(4, 4, 3, 3), strides=[2, 2], **told))
+        return end_of(net, net.op("ConvTranspose", tensor, net.random(4, 4, 3, 3), strides=[2, 2], **told))
 
     for at in SIZES:
         agree(build, (16, 16), at)
@@ -199,7 +231,7 @@ def test_group_normalization_keeps_its_shape(opset: int) -> None:
         tensor = net.op("Tanh", net.conv(net.image(1, size), 2, 4, strides=[1, 1], pads=[1] * 4))
         scale = 4 if opset > 20 else 2
         tensor = net.op("GroupNormalization", tensor, net.random(scale), net.random(scale), num_groups=2)
-        return end(net, tensor)
+        return end_of(net, tensor)
 
     for at in SIZES:
         agree(build, (16, 16), at)
@@ -211,7 +243,7 @@ def test_half_of_the_size_is_its_floor_at_every_size() -> None:
     def build(size: Pixels) -> onnx.ModelProto:
         net, tensor = begin(size)
         sizes = net.ints(1, 4, size[0] // 2, size[1] // 2)
-        return end(net, net.op("Resize", tensor, "", "", sizes, mode="linear"))
+        return end_of(net, net.op("Resize", tensor, "", "", sizes, mode="linear"))
 
     for at in SIZES:
         agree(build, (16, 16), at)
@@ -224,7 +256,7 @@ def test_crops_that_meet_are_of_one_size() -> None:
         net, tensor = begin(size)
         upper = net.op("Slice", tensor, net.ints(0), net.ints(size[0] - 1), net.ints(2))
         lower = net.op("Slice", tensor, net.ints(1), net.ints(2**31 - 1), net.ints(2))
-        return end(net, net.op("Sub", upper, lower))
+        return end_of(net, net.op("Sub", upper, lower))
 
     for at in SIZES:
         agree(build, (16, 16), at)
@@ -254,9 +286,9 @@ def test_a_batch_that_is_baked_in_is_freed(how: str, batch: int) -> None:
         net = Net()
         tensor = net.op("Tanh", net.conv(net.image(count, (16, 16)), 2, 4, strides=[1, 1], pads=[1] * 4))
         if how == "Slice":
-            return end(net, net.op("Slice", tensor, net.ints(0), net.ints(count), net.ints(0)))
+            return end_of(net, net.op("Slice", tensor, net.ints(0), net.ints(count), net.ints(0)))
         shape = (count, 4, 16, 16) if how == "Expand" else (count, 1, 16, 16)
-        return end(net, net.op("Add", tensor, net.op(how, net.random(1, 4, 1, 1), net.ints(*shape))))
+        return end_of(net, net.op("Add", tensor, net.op(how, net.random(1, 4, 1, 1), net.ints(*shape))))
 
     done = proven(build(batch), exact=False, crops=False, dynamic_batch=True)
     images = np.random.default_rng(1).standard_normal((3, 2, 16, 16)).astype(np.float32)
@@ -270,7 +302,7 @@ def test_a_slice_may_have_narrow_bounds() -> None:
     def build(size: Pixels) -> onnx.ModelProto:
         net, tensor = begin(size)
         bounds = [net.const(list(item), dtype=np.int32) for item in ((0, 1), size, (2, 3), (2, 2))]
-        return end(net, net.op("Slice", tensor, *bounds))
+        return end_of(net, net.op("Slice", tensor, *bounds))
 
     for at in SIZES:
         agree(build, (16, 16), at)
@@ -291,7 +323,7 @@ def test_a_pool_keeps_its_partial_windows_where_no_head_follows() -> None:
     def build(size: Pixels, head: bool = False) -> onnx.ModelProto:
         net, tensor = begin(size)
         tensor = net.op("MaxPool", tensor, kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1)
-        return net.model(net.fc(net.op("Flatten", tensor), 4 * 8 * 8, 5)) if head else end(net, tensor)
+        return net.model(net.fc(net.op("Flatten", tensor), 4 * 8 * 8, 5)) if head else end_of(net, tensor)
 
     for at in [(17, 17), (18, 20), (24, 33)]:
         agree(build, (17, 17), at)

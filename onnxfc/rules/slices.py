@@ -112,12 +112,10 @@ def _computed_piece(site: Site, view: Map, cuts: Cuts) -> Outcome:
         site.draft.nodes.pop()
         return as_piece(site)
     site.state.found[site.label] = "local"
-    begins = (
-        site.constant(1) if site.state.dense and site.same_on_grid(1) else site.draft.spec(site.tensors()[1]).constant
-    )
-    grows = all(len({shape[axis] for shape in new}) == len(new) for axis in axes)
-    if begins is None or begins.min() < 0 or not grows:
-        return site.refuse("cut-out", f"cuts out a piece that does not grow with the map alone, {_GOES_ON}", LEAVE)
+    start = site.draft.spec(site.tensors()[1])
+    begins = start.alike if not site.state.dense else site.constant(1) if site.same_on_grid(1) else None
+    if begins is None or begins.min() < 0 or not steady:
+        return site.refuse("cut-out", f"cuts out a part that does not grow as the map does, {_GOES_ON}", LEAVE)
     ends = {axis: min(0, end - site.shape_in()[axis] if end >= 0 else end) for axis, (_, end, _) in cuts.items()}
     return site.maps(_trace(view, _at_most(site, cuts), ends), view.spatial)
 
