@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 _OFFSETS = (
     *((1, 2, 3), (2, 1, 5), (3, 5, 1), (4, 7, 2), (5, 3, 4), (6, 4, 7), (7, 6, 8), (8, 9, 6)),
     *((15, 16, 31), (16, 31, 8), (31, 15, 16), (32, 63, 64), (63, 32, 33), (-1, -3, -2), (-4, -1, -3), (-7, -5, -6)),
+    *((2, 4, 6), (4, 2, 8), (6, 8, 2), (8, 6, 4), (12, 20, 24), (20, 12, 16), (3, 6, 9), (6, 3, 12), (9, 12, 3)),
+    *((8, 16, 24), (16, 8, 40), (24, 40, 8), (16, 32, 48), (48, 16, 32)),
 )
-"""Pixels added to the native size, axis by axis."""
+"""Pixels added to the native size, axis by axis: odd ones, and multiples for graphs that take whole blocks only."""
 
 _UNKNOWN = Spec(0, None)
 

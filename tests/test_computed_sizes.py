@@ -412,3 +412,20 @@ def test_a_pooled_vector_that_is_flattened_and_spread_again_is_context() -> None
 
     for at in SIZES:
         agree(build, (16, 16), at)
+
+
+@pytest.mark.parametrize("block", [2, 3, 4])
+def test_what_is_filled_up_behind_whole_blocks(block: int) -> None:
+    """Behind SpaceToDepth no odd size can be looked at: what is computed is no constant all the same."""
+
+    def build(size: Pixels) -> onnx.ModelProto:
+        net = Net()
+        tensor = net.op("SpaceToDepth", net.image(1, size), blocksize=2)
+        shape = net.op("Shape", tensor)
+        lengths = [net.op("Gather", shape, net.ints(axis), axis=0) for axis in (2, 3)]
+        rest = [net.op("Mod", net.op("Neg", item), net.ints(block)) for item in lengths]
+        tensor = net.op("Pad", tensor, net.op("Concat", net.ints(0, 0, 0, 0, 0, 0), *rest, axis=0))
+        return net.model(net.conv(tensor, 8, 3, strides=[1, 1]))
+
+    for at in [(16, 16), (18, 50), (20, 22)]:
+        agree(build, (16, 16), at)
