@@ -383,6 +383,7 @@ def test_interrupted(tmp_path: Path) -> None:
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=follower,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
     os.close(follower)
     shown = _read_until(leader, b"...", 60)
