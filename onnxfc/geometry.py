@@ -280,7 +280,7 @@ def _follows(claim: Claim, grid: Callable[[Sequence[int]], Grid | None], first: 
     """Whether features grow with every pixel as their stride says, not in leaps of a deeper layer's stride."""
     stride, per = _finest(claim)
     most = max(claim.period or stride)
-    for more in sorted({1, 2, 3, 5, most // 2, most - 1} - {0}):
+    for more in sorted({*range(1, min(most, 64)), most // 2, most - 1} - {0}):
         now = grid([n + more for n in claim.native_size])
         wanted = [first[a] + (more + slack[a]) * per[a] // stride[a] for a in range(len(stride))]
         if now is not None and list(now) != wanted:

@@ -74,6 +74,11 @@ class Sizing:
         if max(period) > _MANY:
             return [{}]
         sizes = [[length + more for length in native] for more in range(max(period))]
+        longer = [max(native) + each for each in period]  # much longer on one axis than on the others
+        sizes += [[*native[:axis], length * 2, *native[axis + 1 :]] for axis, length in enumerate(longer)]
+        sizes += (
+            [[length - each for length, each in zip(native, period, strict=True)]] if min(native) > max(period) else []
+        )
         return [shapes for shapes in map(self.shapes, sizes) if shapes is not None] or [{}]
 
     def _disagree(self, node: onnx.NodeProto, specs: Mapping[str, Spec | None]) -> bool:

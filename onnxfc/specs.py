@@ -214,7 +214,8 @@ class Inference:
         given = zip(node.input, inputs, strict=True)
         feed = {name: value for name, value in given if name and value is not None}
         try:
-            result = self._evaluator(node, feed).run(None, feed)
+            with np.errstate(all="ignore"):  # a division by the length of an empty map, say
+                result = self._evaluator(node, feed).run(None, feed)
         except Exception:  # the reference evaluator raises whatever its numpy code raises
             return [None] * len(node.output)
         return [np.asarray(value) for value in result]

@@ -92,9 +92,9 @@ def walk(
 
     inference = Inference(graph.opsets, graph.model.ir_version)
 
-    def once(roles: Mapping[str, Role]) -> State:
-        state = _start(model, graph, native, images, global_pool, roles, inference)
-        state.dense = dense
+    def once(roles: Mapping[str, Role], guessed: Mapping[str, Role] | None = None) -> State:
+        state = _start(model, graph, native, images, global_pool, {**(guessed or {}), **roles}, inference)
+        state.dense, state.guessed = dense, frozenset(guessed or ()) - roles.keys()
         for position, node in enumerate(graph.nodes):
             if position in graph.live:
                 _visit(state, node)
@@ -115,10 +115,10 @@ def walk(
         blocked = state.blocked - roles.keys() - state.settled
         if not blocked:
             return state
-        guess = once({**_of_kind(graph, blocked, state.pieces), **roles})
+        guess = once(roles, _of_kind(graph, blocked, state.pieces))
         others = guess.blocked - roles.keys() - blocked - state.pieces
         if others and not blocked <= guess.found.keys():  # it meets what pools of another kind left
-            guess = once({**_of_kind(graph, blocked | others, state.pieces), **roles})
+            guess = once(roles, _of_kind(graph, blocked | others, state.pieces))
         if not blocked <= guess.found.keys() or (blocked <= state.pieces and guess.reached <= state.reached):
             return state
         roles = {**guess.found, **roles}
@@ -139,7 +139,7 @@ def _of_kind(graph: Graph, names: set[str], pieces: set[str]) -> dict[str, Role]
 
 
 def _covering(
-    once: Callable[[Mapping[str, Role]], State], roles: Mapping[str, Role], pools: set[str], kin: Mapping[str, Role]
+    once: Callable[..., State], roles: Mapping[str, Role], pools: set[str], kin: Mapping[str, Role]
 ) -> dict[str, Role]:
     """What pools over one whole axis are: context where they then meet their trunk again, together or each alone.
 
@@ -147,7 +147,7 @@ def _covering(
     ``kin``: all pools of their kind, of which those further on are tried with them.
     """
     found: dict[str, Role] = dict.fromkeys(sorted(pools), "local")
-    found |= {name: role for name, role in once({**kin, **roles}).found.items() if role == "context"}
+    found |= {name: role for name, role in once(roles, kin).found.items() if role == "context"}
     alone = [[name] for name in sorted(pools)]
     left: dict[str, Role]
     for tried in alone:
@@ -360,7 +360,10 @@ def _size_free(site: Site, views: Sequence[View]) -> Outcome:
     """Nothing here depends on the image's size: the node stays, whatever it is."""
     context = [view.trace for view in views if isinstance(view, Context)]
     if context and spreads(site):
-        return spread(site)
+        try:
+            return spread(site)
+        except InferenceFailed as error:
+            return site.refuse("size-locked", f"cannot run at another image size: {error}")
     try:
         site.keep([tensor_of(site.state.views[name]) if name else "" for name in site.node.input])
     except InferenceFailed:

@@ -11,7 +11,7 @@ from onnxfc import emit
 from onnxfc.errors import Refusal
 from onnxfc.graph import label
 from onnxfc.lift import beside_windows, lies_on, lift_fixed, meet, to_scores, uniform
-from onnxfc.rules.deviation import deviates
+from onnxfc.rules.deviation import deviates, mean_of
 from onnxfc.rules.elementwise import BROADCAST
 from onnxfc.rules.fc import take_bias
 from onnxfc.rules.table import rule
@@ -53,9 +53,11 @@ def on_maps(site: Site) -> Outcome:
     if refusal is not None:
         return refusal
     _gates(site, maps)
+    own = mean_of(site, big) if deviates(site, big) else None
     for view in site.views:
         if isinstance(view, Context):
-            site.turns_out(view.trace, "context")
+            if own not in site.state.guessed:  # a head's deviations have a mean of their own
+                site.turns_out(view.trace, "context")
             trace = trace.tainted(site.taint("context"))
     site.keep(inputs)
     return site.maps(trace, big.spatial)

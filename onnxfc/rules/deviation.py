@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import onnx
 
-from onnxfc.graph import attributes
+from onnxfc.graph import attributes, label
 from onnxfc.rules.elementwise import BROADCAST, UNARY
 from onnxfc.site import Site, positive
 from onnxfc.views import Map
@@ -24,16 +24,18 @@ def deviates(site: Site, view: Map) -> bool:
         return False
     if site.shape_out() != site.native(view.original).native:
         return False
-    return view.original in site.node.input and _is_mean(site, view) and _only_pooled(site, view)
+    return view.original in site.node.input and mean_of(site, view) is not None and _only_pooled(site, view)
 
 
-def _is_mean(site: Site, view: Map) -> bool:
-    """Whether the node's other input is a mean of the map, moved at most."""
+def mean_of(site: Site, view: Map) -> str | None:
+    """The pool that the node's other input comes from, if that is a mean of the map over its places, moved at most."""
     names = [name for name in site.node.input if name != view.original]
     node = site.state.graph.producers.get(names[0]) if names else None
     while node is not None and node.op_type in _MOVES:
         node = site.state.graph.producers.get(node.input[0])
-    return node is not None and node.op_type in _POOLS and node.input[0] == view.original
+    if node is None or node.op_type not in _POOLS or node.input[0] != view.original:
+        return None
+    return label(node) if _ends(site, node, view) else None
 
 
 def _only_pooled(site: Site, view: Map) -> bool:

@@ -88,7 +88,9 @@ def _one_place(site: Site, position: int) -> str | None:
     if not isinstance(view, Fixed):
         return "" if view is None else tensor_of(view)
     shape = site.shape_in(position)
-    axes = [axis - len(shape) for axis in range(len(shape)) if len(shape) - axis <= site.state.rank and shape[axis] > 1]
+    own = {len(shape) - 1 - place for place in range(site.state.rank)}
+    own |= {0} if site.free_batch and len(shape) == len(site.shape_out()) else set()
+    axes = [axis - len(shape) for axis, length in enumerate(shape) if axis in own and length > 1]
     return uniform(site, position, axes)
 
 
