@@ -11,7 +11,7 @@ from onnxfc.cut import begin_at
 from onnxfc.errors import NothingToRewrite, Refusal
 from onnxfc.geometry import Geometry, Grid, grid_of, slack_of
 from onnxfc.graph import Graph, inputs_of, label
-from onnxfc.images import Image, images, inner_image, native_inputs, unlike_sizes
+from onnxfc.images import Image, images, inner_image, is_open, native_inputs, unlike_sizes
 from onnxfc.inline import inlined
 from onnxfc.model_file import ModelFile
 from onnxfc.outputs import Form, drop_refusals, finish, maps_of_windows
@@ -163,9 +163,9 @@ def _shifted(state: State) -> Refusal | None:
 
 def _is_free(state: State, reading: Sequence[Image]) -> bool:
     """Whether the image's dims are open already and no node had to change for it."""
-    dims = {info.name: info.type.tensor_type.shape.dim for info in state.graph.inputs}
-    fixed = any(dims[image.name][axis].dim_value > 0 for image in reading for axis in image.spatial)
-    return not fixed and all(any(node is own for own in state.graph.nodes) for node in state.draft.nodes)
+    return is_open(state.graph, reading) and all(
+        any(node is own for own in state.graph.nodes) for node in state.draft.nodes
+    )
 
 
 def _whole_windows(state: State) -> Refusal:

@@ -114,6 +114,12 @@ def _of_size(readings: list[list[Image]], size: Sequence[int]) -> list[list[Imag
     return fitting
 
 
+def is_open(graph: Graph, reading: Sequence[Image]) -> bool:
+    """Whether the original takes images of any size already."""
+    dims = {info.name: info.type.tensor_type.shape.dim for info in graph.inputs}
+    return all(dims[image.name][axis].dim_value <= 0 for image in reading for axis in image.spatial)
+
+
 def unlike_sizes(reading: Sequence[Image]) -> Refusal | None:
     """A refusal where one image is natively a whole number of times as large as another.
 

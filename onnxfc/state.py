@@ -38,6 +38,7 @@ class State:
     ``frozen``: nodes that keep what was computed for the native size. ``pieces``: nodes that cut a head's part out of
     a map. ``dense``: no head follows, so that borders may be what the graph makes of them at any size. ``aligned``:
     whether something was read as a head's windows want it; where no head follows, whether a pad moves the grid.
+    ``open``: the original takes any size already, so that a kernel is as large as it says.
     ``guessed``: pools that are taken for context on trial, as others of their kind were blocked.
     ``covering``: pools whose one window covers one of the native map's axes: what they are was not decided yet.
     """
@@ -61,6 +62,7 @@ class State:
     blocked: set[str] = field(default_factory=set)
     frozen: list[str] = field(default_factory=list)
     dense: bool = False
+    open: bool = False
     guessed: frozenset[str] = frozenset()
     aligned: bool = False
     pieces: set[str] = field(default_factory=set)

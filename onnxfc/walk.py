@@ -11,7 +11,7 @@ from onnxfc import emit
 from onnxfc.draft import Draft
 from onnxfc.errors import Refusal
 from onnxfc.graph import Graph, inputs_of, label
-from onnxfc.images import Image
+from onnxfc.images import Image, is_open
 from onnxfc.model_file import ModelFile
 from onnxfc.receptive_field import Field
 from onnxfc.regroup import lengths, unfolded
@@ -94,6 +94,7 @@ def walk(
 
     def once(roles: Mapping[str, Role], guessed: Mapping[str, Role] | None = None) -> State:
         state = _start(model, graph, native, images, global_pool, {**(guessed or {}), **roles}, inference)
+        state.open = is_open(graph, images)
         state.dense, state.guessed = dense, frozenset(guessed or ()) - roles.keys()
         for position, node in enumerate(graph.nodes):
             if position in graph.live:

@@ -92,14 +92,33 @@ def _of_size(site: Site, name: str) -> bool:
         return False
     now = _now(site, name)
     if now is not None and now.values is not None:
+        _sources(site, name)
         return now.constant is None and not site.follows_batch(now.values)
     queue = [name]
     while queue:
         node = site.state.graph.producers.get(queue.pop())
         if node is not None and node.op_type in _SIZES:
+            _must_be_a_map(site, node.input[0])
             return True
         queue += [] if node is None else inputs_of(node)
     return False
+
+
+def _sources(site: Site, name: str) -> None:
+    queue = [name]
+    while queue:
+        node = site.state.graph.producers.get(queue.pop())
+        if node is not None and node.op_type in _SIZES:
+            _must_be_a_map(site, node.input[0])
+        elif node is not None:
+            queue += inputs_of(node)
+
+
+def _must_be_a_map(site: Site, name: str) -> None:
+    """The size of a piece, ``x[0, 0]`` say, would be that of a window. Raises InferenceFailed."""
+    maker = site.state.graph.producers.get(name)
+    if maker is not None and maker.op_type in {"Gather", "Slice", "Split"}:
+        raise InferenceFailed("it is divided by the size of a piece of the image, not of the map that it sums up")
 
 
 def _now(site: Site, name: str) -> Spec | None:

@@ -85,11 +85,25 @@ def _covers(site: Site, how: Sliding, extent: tuple[int, ...]) -> bool:
     """Whether a pool spells a global pool: its one window holds the whole native map, and no padding that counts."""
     if site.op_type not in {"AveragePool", "MaxPool"} or site.role == "local" or set(how.dilations) != {1}:
         return False
+    if site.state.open and (site.role == "context" or not _leads_to_fc(site)):
+        return False
     if set(how.strides) == {1} and all(a + b == k - 1 for a, b, k in zip(how.begin, how.end, how.kernel, strict=True)):
         return False  # it keeps any map's size, and this one has a single place natively
     whole = all(k - a >= size for k, a, size in zip(how.kernel, how.begin, extent, strict=True))
     counted = how.padded and site.op_type == "AveragePool" and site.attrs.get("count_include_pad", 0)
     return whole and set(site.shape_out()[2:]) == {1} and not counted
+
+
+def _leads_to_fc(site: Site) -> bool:
+    """Whether all that reads the node, moved at most, is an FC layer: it is the head's pool, whatever its stride."""
+    names = [site.node.output[0]]
+    for name in names:
+        for node in site.state.graph.readers.get(name, ()):
+            if node.op_type in {"Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose"}:
+                names.append(node.output[0])
+            elif node.op_type not in {"Gemm", "MatMul"} or node.input[1] not in site.state.graph.initializers:
+                return False
+    return len(names) > 1 or bool(site.state.graph.readers.get(names[0]))
 
 
 def covered(site: Site, how: Sliding, view: Map | Strip) -> list[int]:
