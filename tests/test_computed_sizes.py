@@ -12,6 +12,7 @@ import onnx
 import pytest
 from hazards import Net, complete, proven, refusal, session
 
+from onnxfc.geometry import Geometry
 from onnxfc.rewrite import rewrite
 
 Pixels = tuple[int, int]
@@ -429,3 +430,55 @@ def test_what_is_filled_up_behind_whole_blocks(block: int) -> None:
 
     for at in [(16, 16), (18, 50), (20, 22)]:
         agree(build, (16, 16), at)
+
+
+@pytest.mark.parametrize("native", [(16, 24), (16, 16)])
+def test_dims_of_one_name_are_equal_however_high_the_image_is(native: Pixels) -> None:
+    """To as many columns as rows, at least: onnxruntime would give the result the image's own memory."""
+    net, tensor = begin(native)
+    height, width = length(net, 2), length(net, 3)
+    sizes = net.op("Concat", net.ints(1, 4), height, net.op("Max", height, width), axis=0)
+    done = rewrite(net.model(net.op("Resize", tensor, "", "", sizes, mode="nearest")), prove=False)
+    run = session(complete(done))
+    for at in [(16, 40), (40, 16), (90, 20)]:
+        assert run.run(None, {"image": np.zeros((1, 2, *at), np.float32)})[0].shape == (1, 4, at[0], max(at))
+
+
+@pytest.mark.parametrize("native", [12, 13, 16, 17])
+def test_counts_of_elements_are_those_of_the_file(native: int) -> None:
+    """A map that is rounded to even sizes before a stride of 3 does not grow by one element each 3 pixels."""
+    net, tensor = begin((native, native))
+    tensor = net.op("MaxPool", tensor, kernel_shape=[2, 2], strides=[2, 2])
+    tensor = net.op("Resize", tensor, "", net.const([1, 1, 2, 2]), mode="nearest")
+    done = rewrite(net.model(net.conv(tensor, 4, 3, strides=[3, 3])), prove=False)
+    run, geometry = session(complete(done)), Geometry.from_model(complete(done))
+    for count in range(12):
+        size = native + count * done.claim.size_step[0]
+        found = run.run(None, {"image": np.zeros((1, 2, size, size), np.float32)})[0]
+        assert geometry.cells(size, size) == found.shape[2:]
+
+
+def test_a_sum_divided_by_the_size_of_a_piece_is_refused() -> None:
+    """``x.sum((2, 3)) / x[0, 0].numel()``: that of a window, or of the whole map?"""
+    net, tensor = begin((16, 16))
+    piece = net.op(
+        "Gather", net.op("Gather", tensor, net.const(0, dtype=np.int64), axis=0), net.const(0, dtype=np.int64)
+    )
+    count = net.op("Cast", net.op("Size", piece), to=1)
+    total = net.axes("ReduceSum", tensor, [2, 3], keepdims=1)
+    gate = net.op("Sigmoid", net.op("Div", total, count))
+    assert refusal(end_of(net, net.op("Mul", tensor, gate))).code == "size-locked"
+
+
+@pytest.mark.parametrize("free", [False, True])
+def test_a_pool_of_a_graph_of_free_sizes_is_as_large_as_it_says(free: bool) -> None:
+    """Of 2x2 places, and its result spread again: natively the whole map, in a graph that takes any size no more."""
+    net = Net()
+    image = net.input("image", [1, 2, *(("h", "w") if free else (6, 6))])
+    tensor = net.op("Tanh", net.conv(image, 2, 4))
+    pooled = net.op("MaxPool", tensor, kernel_shape=[2, 2], strides=[2, 2])
+    model = net.model(net.op("Mul", tensor, net.op("Sigmoid", pooled)))
+    if free:
+        assert refusal(model, size=(6, 6)).code == "sizes-differ"
+    else:
+        assert [node.op_type for node in proven(model, exact=False, crops=False).model.graph.node].count("MaxPool") == 0

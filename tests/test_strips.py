@@ -516,3 +516,14 @@ def test_strip_as_an_output() -> None:
     rows = mean(net, trunk, 3)
     scores = net.fc(net.op("Flatten", gate(net, trunk, rows)), 60, 4)
     assert refusal(net.model(scores, rows)).code == "partial-pool"
+
+
+@pytest.mark.parametrize("body", [coordinates(True), outer])
+def test_deviations_of_a_head_behind_strips_have_a_mean_of_their_own(body: Body) -> None:
+    """The strips' means are tried as context together with all of their kind, the head's is none of them."""
+    net = Net()
+    trunk = body(net, net.conv(net.image(size=(12, 12)), 2, 3))
+    rest = net.op("Sub", trunk, mean(net, trunk, 2, 3))
+    variance = mean(net, net.op("Mul", rest, rest), 2, 3, keepdims=0)
+    done = proven(net.model(net.fc(variance, 3, 4)), exact=False, crops=False)
+    assert [boundary.original for boundary in done.claim.boundaries] == [trunk]

@@ -63,7 +63,7 @@ def sliding(site: Site) -> Outcome:
     own, extent = how.on([axis - 2 for axis in view.spatial]), extent_of(site, view)
     if len(extent) == len(how.kernel) and _covers(site, how, extent):
         return global_pool(site, view, site.op_type.removesuffix("Pool"), keepdims=True)
-    along = covered(site, how, view)
+    along = [] if site.state.open else covered(site, how, view)
     if along and site.role == "context":
         return strip(site, view, along, keepdims=True)
     if along and site.role == "head" and not site.decided:
