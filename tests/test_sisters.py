@@ -249,3 +249,16 @@ def test_pad_that_meets_no_map_of_its_size_stays() -> None:
     done = proven(bodied(body), exact=False)
     assert "Shape" not in {node.op_type for node in done.model.graph.node}
     assert {item.partition(": ")[0] for item in done.claim.blame} == {"padding"}
+
+
+def test_the_image_s_size_is_meant_behind_convs_without_padding() -> None:
+    """14 of 16 places are left, and are resized to 16 again."""
+
+    def build(lengths: Pixels) -> onnx.ModelProto:
+        net = Net()
+        tensor = net.op("Relu", net.conv(net.image(1, lengths), 2, 4, strides=[1, 1]))
+        return net.model(resized(net, net.conv(tensor, 4, 3, (1, 1), strides=[1, 1]), 3, lengths))
+
+    done = rewrite(build((16, 16)), check_options=CHECK)
+    for at in [(16, 16), (23, 37), (40, 20)]:
+        compare(done, at, build(at))

@@ -240,13 +240,17 @@ def _sized_like(site: Site, view: Map) -> Map | None:
 def _whole_image(site: Site, view: Map, image: Map) -> bool:
     """Whether a map gets the image's size on all axes, and is as much coarser now as its stride says.
 
-    That is no coincidence: each layer may round once, so within two elements of the coarser map.
+    That is no coincidence: each layer may round once, so within two elements of the coarser map, and without padding
+    it loses as much as an element reads.
     """
     if extent_of(site, image) != sized(site, view) or not contiguous(image):
         return False
-    strides: list[float] = [float(field.stride) for field in view.trace.fields]
-    own = zip(extent_of(site, view), strides, extent_of(site, image), strict=True)
-    return all(abs(length * stride - pixels) < 2 * max(1.0, stride) for length, stride, pixels in own)
+    own = zip(extent_of(site, view), view.trace.fields, extent_of(site, image), strict=True)
+    rounded = [2 * max(1, field.stride) for field in view.trace.fields]
+    return all(
+        -most - field.size < length * field.stride - pixels < most
+        for (length, field, pixels), most in zip(own, rounded, strict=True)
+    )
 
 
 def _to_size_of(site: Site, view: Map, ratios: Sequence[Fraction], other: Map) -> Outcome:
