@@ -69,7 +69,8 @@ class OffGrid:
         return {image.name: Spec(image.dtype, (image.resized(sizes[image.name]),)) for image in self._images}
 
     def _infer(self, specs: dict[str, Spec], node: onnx.NodeProto, given: Mapping[str, Spec]) -> None:
-        inputs = [specs.get(name) or _first(given.get(name)) if name else None for name in node.input]
+        # A tensor that no drafted node makes is the same at every size.
+        inputs = [specs.get(name) or natively(given.get(name, _UNKNOWN)) if name else None for name in node.input]
         try:
             found = self._inference.infer(node, inputs, 1)
         except InferenceFailed:  # not a size that it takes; what does not depend on this node is known all the same
@@ -77,11 +78,10 @@ class OffGrid:
         specs.update({name: spec or _UNKNOWN for name, spec in zip(node.output, found, strict=True) if name})
 
 
-def _first(spec: Spec | None) -> Spec:
-    """Of a tensor that no drafted node makes: the same at every size."""
-    if spec is None or spec.shapes is None:
-        return _UNKNOWN
-    return Spec(spec.dtype, spec.shapes[:1], None if spec.values is None else spec.values[:1])
+def natively(spec: Spec) -> Spec:
+    """What a tensor is at the native size alone."""
+    shapes = None if spec.shapes is None else spec.shapes[:1]
+    return Spec(spec.dtype, shapes, None if spec.values is None else spec.values[:1])
 
 
 def may_follow(node: onnx.NodeProto, inputs: Sequence[Spec | None]) -> bool:

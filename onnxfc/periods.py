@@ -32,9 +32,8 @@ def _grows(state: State, sizing: Sizing, native: Sequence[int], period: Sequence
     if shapes is None:
         return False
     for name, value in sizing.values(size).items():
-        spec = draft.specs.get(name)
-        rest = spec is not None and spec.follows
-        if rest and spec is not None and spec.values is not None and not np.array_equal(value, spec.values[0]):
+        spec = draft.specs[name]
+        if spec.follows and spec.values is not None and not np.array_equal(value, spec.values[0]):
             return False
     return all(
         _by(view, shapes[view.tensor], draft.spec(view.tensor).native, period) for view in maps if view.tensor in shapes

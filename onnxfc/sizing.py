@@ -8,6 +8,7 @@ import onnx
 
 from onnxfc.draft import Draft
 from onnxfc.images import Image
+from onnxfc.offgrid import natively
 from onnxfc.specs import Array, InferenceFailed, Shape, Spec, kind_of
 
 
@@ -20,7 +21,7 @@ class Sizing:
         self._images = images
         made = {name for node in nodes for name in node.output}
         self._probed = {name: spec.shapes for name, spec in draft.specs.items() if spec.shapes is not None}
-        self._given = {name: _first(spec) for name, spec in draft.specs.items() if name not in made}
+        self._given = {name: natively(spec) for name, spec in draft.specs.items() if name not in made}
         self._known: dict[tuple[int, ...], dict[str, Spec | None] | None] = {}
 
     def shapes(self, size: Sequence[int]) -> dict[str, Shape] | None:
@@ -76,9 +77,8 @@ class Sizing:
         sizes = [[length + more for length in native] for more in range(max(period))]
         longer = [max(native) + each for each in period]  # much longer on one axis than on the others
         sizes += [[*native[:axis], length * 2, *native[axis + 1 :]] for axis, length in enumerate(longer)]
-        sizes += (
-            [[length - each for length, each in zip(native, period, strict=True)]] if min(native) > max(period) else []
-        )
+        if min(native) > max(period):
+            sizes.append([length - each for length, each in zip(native, period, strict=True)])
         return [shapes for shapes in map(self.shapes, sizes) if shapes is not None] or [{}]
 
     def _disagree(self, node: onnx.NodeProto, specs: Mapping[str, Spec | None]) -> bool:
@@ -128,8 +128,3 @@ def _offsets(stride: int) -> list[int]:
     powers = [2**k for k in range(stride.bit_length()) if 2**k < stride]
     once = {*powers, *(stride - power for power in powers), stride // 2 - 1, stride // 2 + 1} - {0, stride}
     return sorted(once | {offset + stride for offset in once})
-
-
-def _first(spec: Spec) -> Spec:
-    shapes = None if spec.shapes is None else spec.shapes[:1]
-    return Spec(spec.dtype, shapes, None if spec.values is None else spec.values[:1])

@@ -35,7 +35,7 @@ def _met_at_once(site: Site) -> bool:
     name, graph = site.node.output[0], site.state.graph
     if site.op_type != "Expand" or name in graph.outputs:
         return False
-    readers = [node for node in graph.nodes if name in node.input]
+    readers = graph.readers.get(name, [])
     others = [[other for other in node.input if other and other != name] for node in readers]
     made = {item: graph.producers[item].op_type for items in others for item in items if item in graph.producers}
     return all(

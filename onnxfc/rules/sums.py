@@ -37,9 +37,11 @@ def weighs(site: Site, trace: Trace, axes: Sequence[int]) -> bool | None:
     None where the places of the image were weighed against each other, but this sum is something else; False where they
     were not, or this is no sum.
     """
+    if site.op_type not in SUMS:
+        return False
     makers = {label(node) for node in site.state.graph.nodes if node.op_type in _SOFTMAX}
     makers -= site.state.undecided | site.state.settled  # over all places at once, which its shares tell
-    if site.op_type not in SUMS or not makers & trace.pools:
+    if not makers & trace.pools:
         return False
     return True if set(axes) in _softmaxes_of_product(site) and site.op_type == "ReduceSum" else None
 
@@ -91,34 +93,29 @@ def _of_size(site: Site, name: str) -> bool:
     if site.native(name).shapes is None or site.native(name).native not in {(), (1,)}:
         return False
     now = _now(site, name)
+    measured = _measured(site, name)
     if now is not None and now.values is not None:
-        _sources(site, name)
         return now.constant is None and not site.follows_batch(now.values)
-    queue = [name]
-    while queue:
-        node = site.state.graph.producers.get(queue.pop())
-        if node is not None and node.op_type in _SIZES:
-            _must_be_a_map(site, node.input[0])
-            return True
-        queue += [] if node is None else inputs_of(node)
-    return False
+    return measured
 
 
-def _sources(site: Site, name: str) -> None:
-    queue = [name]
+def _measured(site: Site, name: str) -> bool:
+    """Whether a number is computed from a shape.
+
+    Raises InferenceFailed where that is the shape of a piece, ``x[0, 0]`` say: it would be that of a window.
+    """
+    producers, queue, found = site.state.graph.producers, [name], False
     while queue:
-        node = site.state.graph.producers.get(queue.pop())
-        if node is not None and node.op_type in _SIZES:
-            _must_be_a_map(site, node.input[0])
-        elif node is not None:
+        node = producers.get(queue.pop())
+        if node is None:
+            continue
+        if node.op_type not in _SIZES:
             queue += inputs_of(node)
-
-
-def _must_be_a_map(site: Site, name: str) -> None:
-    """The size of a piece, ``x[0, 0]`` say, would be that of a window. Raises InferenceFailed."""
-    maker = site.state.graph.producers.get(name)
-    if maker is not None and maker.op_type in {"Gather", "Slice", "Split"}:
-        raise InferenceFailed("it is divided by the size of a piece of the image, not of the map that it sums up")
+            continue
+        found, maker = True, producers.get(node.input[0])
+        if maker is not None and maker.op_type in {"Gather", "Slice", "Split"}:
+            raise InferenceFailed("it is divided by the size of a piece of the image, not of the map that it sums up")
+    return found
 
 
 def _now(site: Site, name: str) -> Spec | None:
@@ -178,15 +175,20 @@ def of_native_count(site: Site, axes: Sequence[tuple[str, int, int]], like: str)
     ``axes``: tensor, axis, and the native number of places on it.
     """
     draft, count = site.draft, math.prod(length for _, _, length in axes)
-    sizes = [emit.dims(draft, tensor, axis, axis + 1) for tensor, axis, _ in axes]
-    places = sizes[0]
-    for size in sizes[1:]:
-        places = draft.emit("Mul", [places, size])
     native = draft.constant(np.asarray(count, np.float32), "places")
-    now = draft.emit("Cast", [emit.squeeze(draft, places, [0])], to=TensorProto.FLOAT)
+    now = _present(site, [(tensor, axis) for tensor, axis, _ in axes], TensorProto.FLOAT)
     ratio = draft.emit("Div", [native, now])
     dtype = draft.spec(like).dtype
     return ratio if dtype == TensorProto.FLOAT else draft.emit("Cast", [ratio], to=dtype)
+
+
+def _present(site: Site, axes: Sequence[tuple[str, int]], dtype: int) -> str:
+    """How many elements there are now on axes (tensor, axis) together, as a scalar of this element type."""
+    draft = site.draft
+    now, *more = [emit.dims(draft, tensor, axis, axis + 1) for tensor, axis in axes]
+    for length in more:
+        now = draft.emit("Mul", [now, length])
+    return draft.emit("Cast", [emit.squeeze(draft, now, [0])], to=dtype)
 
 
 def steady(site: Site, tensor: str, axes: Sequence[int], keepdims: bool, count: int = 0, output: str = "") -> None:
@@ -222,10 +224,6 @@ def _steady_log(site: Site, tensor: str, axes: Sequence[int], keepdims: bool, co
     """log(sum(exp(x))) less the logarithm of how many more elements there are than natively."""
     draft = site.draft
     total = emit.reduce(draft, site.op_type, tensor, axes, keepdims)
-    lengths = [emit.dims(draft, tensor, axis, axis + 1) for axis in axes]
-    now = lengths[0]
-    for length in lengths[1:]:
-        now = draft.emit("Mul", [now, length])
-    cast = draft.emit("Cast", [emit.squeeze(draft, now, [0])], to=draft.spec(tensor).dtype)
-    more = draft.emit("Div", [cast, emit.scalar(draft, float(count), tensor)])
+    now = _present(site, [(tensor, axis) for axis in axes], draft.spec(tensor).dtype)
+    more = draft.emit("Div", [now, emit.scalar(draft, float(count), tensor)])
     draft.emit("Sub", [total, draft.emit("Log", [more])], output)
