@@ -21,7 +21,7 @@ from onnxfc.model_file import ModelFile
 from onnxfc.shapes import Shapes
 from onnxfc.specs import Shape
 from onnxfc.state import Replacement
-from onnxfc.views import Context, Map
+from onnxfc.views import Context, is_map
 
 
 @dataclass(frozen=True)
@@ -248,7 +248,7 @@ def _stages(found: Analysis, ends: Sequence[str] = ()) -> tuple[Stage, ...]:
             behind.update(node.output)
             continue
         view = state.views.get(node.output[0])
-        if not isinstance(view, Map) or view.trace.windows or view.original not in native:
+        if not is_map(view) or view.trace.windows or view.original not in native:
             continue
         fields, shape = view.trace.fields, native[view.original]
         stage = Stage(

@@ -10,11 +10,12 @@ import numpy as np
 from onnx import helper
 
 from onnxfc import emit
+from onnxfc.axes import Groups, lengths, places_in
 from onnxfc.claim import Boundary
 from onnxfc.draft import Draft
 from onnxfc.errors import Refusal
-from onnxfc.site import Site, extent_of
-from onnxfc.views import Context, Fixed, Index, Map, ScoreMap, Source, Trace, View, Window
+from onnxfc.site import Site
+from onnxfc.views import Context, Fixed, Index, Placed, ScoreMap, Source, Trace, View, Window, is_map
 
 UNROLLED = 1 << 26
 """Elements that windows unrolled may have at twice the native size: a quarter of a gigabyte in float32."""
@@ -22,10 +23,10 @@ ONE_HOT = 1 << 21
 """The same before opset 11, where they are elements of kernels in the file too."""
 
 
-def channels_first(site: Site, view: Map) -> tuple[str, int]:
+def channels_first(site: Site, view: Placed) -> tuple[str, int]:
     """A map as (N, C, *spatial): the tensor, and C. Several channel axes become one, in their order."""
-    shape = site.native(view.original).native
-    channel_axes = _channel_axes(view, len(shape))
+    shape = lengths(view.groups)
+    channel_axes = _channel_axes(view)
     tensor = emit.transpose(site.draft, view.tensor, [0, *channel_axes, *view.spatial])
     channels = math.prod(shape[axis] for axis in channel_axes)
     if len(channel_axes) != 1:
@@ -35,48 +36,63 @@ def channels_first(site: Site, view: Map) -> tuple[str, int]:
     return tensor, channels
 
 
-def untransposed(site: Site, view: Map) -> Map:
+def untransposed(site: Site, view: Placed) -> Placed:
     """The same map before the Transpose nodes that made it channels-last, where there is one channels-first."""
-    before: Map | None = view
-    while before is not None:
-        rank = len(site.native(before.original).native)
-        in_order = tuple(sorted(view.spatial)) == view.spatial
-        if in_order and rank == 2 + len(view.spatial) and before.spatial == tuple(range(2, rank)):
-            return before
-        before = before.behind
-    return view
+    before = view
+    while not before.channels_first:
+        node = before.moved_by
+        earlier = site.state.views[node.input[0]] if node is not None and node.op_type == "Transpose" else None
+        if not is_map(earlier):
+            return view
+        before = earlier
+    return before
 
 
-def _channel_axes(view: Map, rank: int) -> list[int]:
-    return [axis for axis in range(1, rank) if axis not in view.spatial]
+def _channel_axes(view: Placed) -> list[int]:
+    return [axis for axis in range(1, len(view.groups)) if axis not in view.spatial]
 
 
-def places_of(site: Site, view: Map) -> Index:
+def places_of(view: Placed) -> Index:
     """Each native element's place in the order C, spatial; of the map's native shape without its batch."""
-    shape = site.native(view.original).native
-    order = [*_channel_axes(view, len(shape)), *view.spatial]
+    shape = lengths(view.groups)
+    order = [*_channel_axes(view), *view.spatial]
     places = np.arange(math.prod(shape[1:]), dtype=np.int64).reshape([shape[axis] for axis in order])
     return places.transpose(np.argsort(np.array(order) - 1, kind="stable"))
 
 
-def to_window(site: Site, view: Map) -> Window:
+def window_of_map(site: Site, view: Placed) -> Window:
     """A map seen as one native window (N, *native shape)."""
-    extent = extent_of(site, view)
     before = untransposed(site, view)
     tensor, channels = channels_first(site, before)
-    windows = view.trace.windows or frozenset({boundary(before, extent)})
-    fields = tuple(item.through(length) for item, length in zip(view.trace.fields, extent, strict=True))
+    windows = view.trace.windows or frozenset({boundary(before)})
+    fields = tuple(item.through(length) for item, length in zip(view.fields, view.extent, strict=True))
     trace = replace(view.trace, fields=fields, windows=windows)
-    source = Source(tensor, channels, extent, (1,) * len(extent))
-    return Window((source,), places_of(site, view), trace, trunk=view.trace)
+    source = Source(tensor, channels, view.extent, (1,) * len(view.extent))
+    return Window((source,), places_of(view), trace, trunk=view.trace)
 
 
-def boundary(view: Map, extent: tuple[int, ...]) -> Boundary:
+def boundary(view: Placed) -> Boundary:
     """Where the head begins, for the proof."""
-    return Boundary(view.original, view.tensor, view.spatial, extent, (1,) * len(extent))
+    return Boundary(view.original, view.tensor, view.spatial, view.extent, (1,) * len(view.extent))
 
 
-def simplest(site: Site, window: Window, name: str = "") -> Window | ScoreMap | Map:
+def bounds_of(site: Site, view: Placed) -> frozenset[Boundary]:
+    """Where the head begins if one follows."""
+    if not view.is_map:
+        return view.bounds
+    return view.trace.windows or frozenset({boundary(untransposed(site, view))})
+
+
+def moved_to(site: Site, view: Placed, groups: Groups) -> Placed:
+    """The node's one output, which is ``view`` with its data moved to these axes."""
+    name = site.node.output[0]
+    made = replace(view, tensor=name, original=name, groups=groups, moved_by=site.node)
+    if made.is_map:
+        return replace(made, measured=None, bounds=frozenset(), joined=frozenset())
+    return replace(made, measured=view.like, bounds=bounds_of(site, view))
+
+
+def simplest(site: Site, window: Window, name: str = "") -> Window | ScoreMap | Placed:
     """The window as a map, if it is all of one in its own layout; as scores, if it is one element per channel.
 
     ``name``: the tensor of the original that it stands for.
@@ -88,9 +104,9 @@ def simplest(site: Site, window: Window, name: str = "") -> Window | ScoreMap | 
         return ScoreMap(source.tensor, window.index.shape, window.trace, window.batch_axis)
     whole = window.index.shape == (source.channels, *source.extent) and window.batch_axis == 0
     if whole and window.trunk is not None and name:
-        return Map(source.tensor, name, tuple(range(2, 2 + len(source.extent))), window.trunk)
+        return site.map_of(name, window.trunk, range(2, 2 + len(source.extent)), source.tensor)
     if whole and name and set(source.extent) == {1}:  # what a pool left, channels first again
-        return Map(source.tensor, name, tuple(range(2, 2 + len(source.extent))), window.trace)
+        return site.map_of(name, window.trace, range(2, 2 + len(source.extent)), source.tensor)
     return window
 
 
@@ -129,8 +145,8 @@ def to_scores(site: Site, view: View) -> ScoreMap | Refusal:
     """Compute a lifted view as a score map over the native window's features."""
     if isinstance(view, ScoreMap):
         return view
-    if isinstance(view, Map):
-        return to_scores(site, to_window(site, view))
+    if is_map(view):
+        return to_scores(site, window_of_map(site, view))
     if not isinstance(view, Window):
         raise TypeError(f"{type(view).__name__} has no windows")
     if view.batch_axis:
@@ -221,7 +237,7 @@ def all_scores(site: Site, views: Sequence[View | None]) -> list[ScoreMap] | Ref
         return refusal
     scores: list[ScoreMap] = []
     for view in views:
-        if isinstance(view, Window | ScoreMap | Map):
+        if isinstance(view, Window | ScoreMap | Placed):
             found = to_scores(site, view)
             if not isinstance(found, ScoreMap):
                 return found
@@ -302,21 +318,29 @@ def _alike(site: Site, name: str, axes: tuple[int, ...]) -> bool:
     return all(_alike(site, item, axes) for item in read)
 
 
-def lies_on(site: Site, position: int, like: Map) -> bool:
+def lies_on(site: Site, position: int, groups: Groups, placed: Sequence[Placed]) -> bool:
     """Whether a Fixed input has a value for every place at any size, as coordinates computed from Shape have.
 
-    ``like``: the map, on whose spatial axes it has the map's own dims or 1.
+    ``groups``: the axes of the result, on whose places it has the dims of one of ``placed``, or 1.
     """
     view = site.views[position]
-    if not isinstance(view, Fixed):
+    own = site.draft.spec(view.tensor).shapes if isinstance(view, Fixed) else None
+    if own is None or len(set(own)) < 2:
         return False
-    own, dims = site.draft.spec(view.tensor).shapes, site.draft.spec(like.tensor).shapes
-    if own is None or dims is None or len(set(dims)) < 2:
-        return False
-    rank = len(dims[0])
-    axes = [axis - rank for axis in like.spatial if axis - rank + len(own[0]) >= 0]
-    pairs = [(mine[axis], theirs[axis]) for mine, theirs in zip(own, dims, strict=True) for axis in axes]
-    return len(set(own)) > 1 and all(mine in (1, whole) for mine, whole in pairs)
+    axes = [
+        axis for axis in range(-len(own[0]), 0) if -axis <= len(groups) and places_in(groups[axis : axis + 1 or None])
+    ]
+    return all(_as_long(site, [shape[axis] for shape in own], axis, placed) for axis in axes)
+
+
+def _as_long(site: Site, lengths: Sequence[int], axis: int, placed: Sequence[Placed]) -> bool:
+    """Whether an axis is as long as one of ``placed`` is there, or 1, at every size."""
+    held = [view for view in placed if -axis <= len(view.groups) and view.groups[axis]]
+    found = [[shape[axis] for shape in site.draft.spec(view.tensor).shapes or ()] for view in held]
+    return any(
+        len(whole) == len(lengths) and all(mine in (1, now) for mine, now in zip(lengths, whole, strict=True))
+        for whole in found
+    )
 
 
 def spread(site: Site, position: int, like: ScoreMap) -> ScoreMap:

@@ -12,10 +12,10 @@ from onnxfc.claim import Output
 from onnxfc.draft import Draft
 from onnxfc.errors import Refusal
 from onnxfc.lift import meet, to_scores
-from onnxfc.regroup import unfolded
+from onnxfc.rules.windowed import window_of
 from onnxfc.site import Site
 from onnxfc.state import State
-from onnxfc.views import Context, Fixed, Folded, Map, Refused, ScoreMap, Strip, Trace, View, Window
+from onnxfc.views import Context, Fixed, Placed, Refused, ScoreMap, Trace, View, Window, is_folded, is_map, is_strip
 
 Form = Literal["map", "mean", "max"]
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16}
@@ -78,8 +78,8 @@ def _output(state: State, name: str, view: View, form: Form) -> tuple[Output, Tr
     if isinstance(view, Fixed | Context):
         _named(state.draft, view.tensor, name)
         return Output(name, "global"), view.trace if isinstance(view, Context) else None
-    if isinstance(view, Folded):
-        window = unfolded(Site(state, state.graph.producers[name]), view)
+    if is_folded(view):
+        window = window_of(Site(state, state.graph.producers[name]), view)
         if isinstance(window, Refusal):
             return window
         view = window
@@ -90,7 +90,7 @@ def _output(state: State, name: str, view: View, form: Form) -> tuple[Output, Tr
         view = scores
     if isinstance(view, ScoreMap) and view.batch_axis:
         return Refusal("mixes-batch", name, "the output does not have its batch first")
-    if isinstance(view, Strip):
+    if is_strip(view):
         return Refusal(
             "partial-pool", name, "the output pools only one of the spatial axes", "use --global-pool window"
         )
@@ -100,7 +100,7 @@ def _output(state: State, name: str, view: View, form: Form) -> tuple[Output, Tr
     if crossed and form != "map" and state.draft.spec(tensor).dtype not in _FLOATS:
         return Refusal("no-mean", name, f"the {form} of class numbers or truth values says nothing", "use --output map")
     if crossed and form != "map":
-        tensor = emit.reduce(state.draft, f"Reduce{form.title()}", tensor, axes, keepdims=isinstance(view, Map))
+        tensor = emit.reduce(state.draft, f"Reduce{form.title()}", tensor, axes, keepdims=is_map(view))
     if isinstance(view, ScoreMap) and view.batch_axis is None:
         tensor = emit.squeeze(state.draft, tensor, [0])
         axes = tuple(axis - 1 for axis in axes)
@@ -109,7 +109,7 @@ def _output(state: State, name: str, view: View, form: Form) -> tuple[Output, Tr
 
 
 def _form(
-    view: Map | ScoreMap, form: Form
+    view: Placed | ScoreMap, form: Form
 ) -> Literal["map", "cells", "mean", "max", "activation", "features", "global"]:
     if not view.trace.windows:
         return "features"
@@ -117,7 +117,7 @@ def _form(
         return "activation" if form == "map" else "global"
     if form != "map":
         return form
-    return "cells" if isinstance(view, Map) else "map"
+    return "cells" if is_map(view) else "map"
 
 
 def _named(draft: Draft, tensor: str, name: str) -> None:

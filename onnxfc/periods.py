@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxfc.sizing import Sizing
 from onnxfc.state import State
-from onnxfc.views import Map
+from onnxfc.views import Placed, is_map
 
 _MOST = 64
 """So many times the strides are tried for what the graph computes from the rest of a division by something larger."""
@@ -17,14 +17,14 @@ _MOST = 64
 
 def period_of(state: State, sizing: Sizing, native: Sequence[int]) -> tuple[int, ...]:
     """Pixels per axis by which an image is moved so that every trunk tensor moves by whole elements."""
-    maps = [view for view in state.views.values() if isinstance(view, Map)]
+    maps = [view for view in state.views.values() if is_map(view)]
     strides = zip(*(view.trace.fields for view in maps), strict=True)
     least = tuple(math.lcm(*(field.stride.numerator for field in axis)) for axis in strides)
     tried = (tuple(times * length for length in least) for times in range(1, _MOST + 1))
     return next((period for period in tried if _grows(state, sizing, native, period, maps)), least)
 
 
-def _grows(state: State, sizing: Sizing, native: Sequence[int], period: Sequence[int], maps: Sequence[Map]) -> bool:
+def _grows(state: State, sizing: Sizing, native: Sequence[int], period: Sequence[int], maps: Sequence[Placed]) -> bool:
     """Whether an image larger by a period has maps larger by as much, and what is computed for it is the same."""
     draft = state.draft
     size = [length + more for length, more in zip(native, period, strict=True)]
@@ -40,7 +40,7 @@ def _grows(state: State, sizing: Sizing, native: Sequence[int], period: Sequence
     )
 
 
-def _by(view: Map, now: Sequence[int], before: Sequence[int], period: Sequence[int]) -> bool:
+def _by(view: Placed, now: Sequence[int], before: Sequence[int], period: Sequence[int]) -> bool:
     grown = [now[axis] - before[axis] for axis in view.spatial]
     return all(
         more * field.stride == moved for more, field, moved in zip(grown, view.trace.fields, period, strict=True)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import onnx
 
+from onnxfc.axes import channels, groups_of
 from onnxfc.errors import Refusal
 from onnxfc.graph import attributes, label
 from onnxfc.specs import Array, Shape, Spec
 from onnxfc.state import Replacement, Role, State
-from onnxfc.views import Context, Fixed, Lifted, Map, Refused, ScoreMap, Taint, Trace, View, Window
+from onnxfc.views import Context, Fixed, Lifted, Placed, Refused, ScoreMap, Taint, Trace, View, Window, is_map
 
 LEAVE = "leave this model at its native size"
 ATTENTION = "relates the places of the image to each other (attention): it was trained for the native size"
@@ -189,9 +191,45 @@ class Site:
             values.append(given if given is not None else self.constant(position) if name else None)
         return self.draft.inference.run(self.node, values)
 
-    def maps(self, trace: Trace, spatial: tuple[int, ...]) -> list[View]:
-        """The node's outputs as maps over the tensors of the same names."""
-        return [Map(name, name, spatial, trace) for name in self.node.output]
+    @property
+    def only_first(self) -> bool:
+        """Whether all inputs but the first are constants, or absent."""
+        return all(view is None or isinstance(view, Fixed) for view in self.views[1:])
+
+    def placed_in(self, position: int = 0) -> Placed:
+        """An input that is known to be a placed tensor."""
+        view = self.views[position]
+        assert isinstance(view, Placed)
+        return view
+
+    def map_of(self, name: str, trace: Trace, spatial: Sequence[int], tensor: str = "") -> Placed:
+        """The tensor ``name`` of the original as a map, its places on the axes ``spatial``."""
+        return Placed(tensor or name, name, groups_of(self.native(name).native, dict(enumerate(spatial))), trace)
+
+    def placed(self, view: Placed, trace: Trace, where: Mapping[int, int]) -> list[View]:
+        """The node's outputs as tensors that have the places of ``view``, each alone on its axis."""
+        made: list[View] = []
+        for name in self.node.output:
+            groups = groups_of(self.native(name).native, where)
+            measured = None if len(where) == len(trace.fields) else view.measured
+            made.append(Placed(name, name, groups, trace, measured))
+        return made
+
+    def same(self, trace: Trace | None = None, tainted: bool = False) -> list[View]:
+        """The node's outputs, which lie as its first placed input does."""
+        view = next(view for view in self.views if isinstance(view, Placed))
+        trace = trace or view.trace
+        trace = trace.tainted(self.taint("context")) if tainted else trace
+        return [replace(view, tensor=name, original=name, trace=trace, moved_by=None) for name in self.node.output]
+
+    def of_channels(self, view: Placed, axis: int, trace: Trace | None = None) -> list[View]:
+        """The node's outputs, which lie as ``view`` does, with other channels on one axis."""
+        made: list[View] = []
+        for position, name in enumerate(self.node.output):
+            groups = (*view.groups[:axis], channels(self.shape_out(position)[axis]), *view.groups[axis + 1 :])
+            trace = trace or view.trace
+            made.append(replace(view, tensor=name, original=name, groups=groups, trace=trace, moved_by=None))
+        return made
 
     def fixed(self) -> list[View]:
         """The node's outputs, which do not depend on the image's values: a constant where not on its size either.
@@ -262,7 +300,7 @@ class Site:
         names = list(self.node.input)
         for name in names:
             node, view = self.state.graph.producers.get(name), self.state.views.get(name)
-            if node is None or isinstance(view, Fixed) or (isinstance(view, Map) and not view.trace.windows):
+            if node is None or isinstance(view, Fixed) or (is_map(view) and not view.trace.windows):
                 continue
             if label(node) in self.state.because:
                 return self.state.because[label(node)]
@@ -271,7 +309,7 @@ class Site:
 
     def weighs(self, view: View | None) -> None:
         """A head reads weights over places: each of its windows has its own, as the next walk will know."""
-        if isinstance(view, Map) and self.state.global_pool != "keep":
+        if is_map(view) and self.state.global_pool != "keep":
             self.state.found.update(dict.fromkeys((name for name, place in view.trace.shares if place >= 0), "head"))
 
     def refuse(self, code: str, reason: str, advice: str = "") -> Refusal:
@@ -307,12 +345,6 @@ def tensor_of(view: View) -> str:
     return view.tensor
 
 
-def extent_of(site: Site, view: Map) -> tuple[int, ...]:
-    """Native extent of a map on its spatial axes."""
-    shape = site.native(view.original).native
-    return tuple(shape[axis] for axis in view.spatial)
-
-
 def positive(axis: int, rank: int) -> int:
     return axis + rank if axis < 0 else axis
 
@@ -335,7 +367,6 @@ __all__ = [
     "Outcome",
     "Site",
     "axes_of",
-    "extent_of",
     "positive",
     "tensor_of",
 ]

@@ -6,14 +6,16 @@ tensor in the new graph.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 
+from onnxfc.axes import Group, Groups, places_in
 from onnxfc.claim import Boundary
 from onnxfc.errors import Refusal
 from onnxfc.receptive_field import Field
@@ -56,6 +58,14 @@ class Trace:
     def tainted(self, *taints: Taint) -> Trace:
         return replace(self, taints=self.taints | frozenset(taints))
 
+    def with_fields(self, fields: Iterable[Field]) -> Trace:
+        """The same with other receptive fields, one for each of the image's axes."""
+        return replace(self, fields=tuple(fields))
+
+    def along(self, fields: Mapping[int, Field]) -> Trace:
+        """The same with other receptive fields along some of the image's axes."""
+        return self.with_fields(fields.get(place, own) for place, own in enumerate(self.fields))
+
     def every(self, steps: tuple[int, ...]) -> Trace:
         """The trace of every ``steps``-th cell on each axis."""
         windows = frozenset(
@@ -63,6 +73,18 @@ class Trace:
         )
         fields = tuple(item.every(step) for item, step in zip(self.fields, steps, strict=True))
         return replace(self, fields=fields, windows=windows)
+
+    @staticmethod
+    def of_placed(views: Sequence[Placed]) -> Trace | None:
+        """The trace of what is computed from all of them, axis by axis; None where their strides differ."""
+        fields: list[Field] = []
+        for place in range(len(views[0].trace.fields)):
+            own = [view for view in views if any(atom.place == place for atom in places_in(view.groups))]
+            joined = Field.join([view.trace.fields[place] for view in own or views[:1]])
+            if joined is None:
+                return None
+            fields.append(joined)
+        return Trace.join([replace(view.trace, fields=tuple(fields)) for view in views])
 
     @staticmethod
     def join(traces: Iterable[Trace]) -> Trace | None:
@@ -99,41 +121,102 @@ class Context:
 
 
 @dataclass(frozen=True)
-class Map:
-    """The same tensor with its ``spatial`` axes freed. Axis 0 is the batch, all others are channels.
+class Side:
+    """One of the two maps whose places a product relates: the map that has their dims, and what an element reads."""
 
-    ``original`` is its name in the original. A map that has crossed ``trace.windows`` has native
-    extent 1 on its spatial axes: they are the grid. ``behind`` is the map that a Transpose made it from.
-    """
-
-    tensor: str
-    original: str
-    spatial: tuple[int, ...]
+    like: Placed = field(repr=False)
     trace: Trace
-    behind: Map | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
-class Strip:
-    """A map pooled over some of the image's axes as context: these are gone, or of extent 1 at every size.
+class Placed:
+    """The same tensor as in the original, where each axis is known as a product of the batch, channels and places.
 
-    ``spatial`` are the axes that follow the image, ``places`` says which axis of the image each is; all other axes are
-    channels. ``like`` is the map that was pooled: it knows how long the image's other axes are. ``parts``: strips that
-    were laid end to end on its one axis, or one that was flattened; that axis is then none of the image's.
+    ``original`` is its name in the original, ``groups`` says of each axis which atoms it is made of. A *map* has each
+    of the image's axes alone on one axis of its own; a *strip* lacks some, as it was pooled over them; in a *folded*
+    tensor axes are laid together. ``trace.fields`` says of each of the image's axes what an element reads. A map that
+    has crossed ``trace.windows`` has native extent 1 on its spatial axes: they are the grid.
+
+    ``measured``: the map whose dims tell how long its places are now; None where that is this map itself.
+    ``moved_by``: the node that made it, where that did nothing but move the data of its first input.
+    ``parts``: strips that were joined end to end on one axis. ``bounds``: the maps that it comes from, where the head
+    begins if one follows. ``joined``: the pools whose results it has met as context since it was folded.
+    ``other``: the second side of what relates places to places; ``measured`` and ``trace`` are the first.
     """
 
     tensor: str
     original: str
-    spatial: tuple[int, ...]
-    places: tuple[int, ...]
+    groups: Groups
     trace: Trace
-    like: Map = field(repr=False)
-    parts: tuple[Strip, ...] = field(default=(), repr=False)
+    measured: Placed | None = field(default=None, repr=False)
+    moved_by: onnx.NodeProto | None = field(default=None, repr=False)
+    parts: tuple[Placed, ...] = field(default=(), repr=False)
+    bounds: frozenset[Boundary] = frozenset()
+    joined: frozenset[str] = frozenset()
+    other: Side | None = field(default=None, repr=False)
 
     @property
-    def along(self) -> tuple[tuple[int, ...], tuple[str, ...]]:
-        """What its axes are; strips of which this is the same lie on each other."""
-        return self.places, tuple(part.tensor for part in self.parts)
+    def like(self) -> Placed:
+        """The map whose dims tell how long its places are now."""
+        return self.measured or self
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        """Where the places of each side come from."""
+        first = Side(self.like, self.trace)
+        return (first,) if self.other is None else (first, self.other)
+
+    @cached_property
+    def where(self) -> dict[int, int]:
+        """The axis of each place that stands alone on it, by the number of the place."""
+        alone = {group[0].place: axis for axis, group in enumerate(self.groups) if _one_place(group)}
+        return {place: alone[place] for place in sorted(alone)}
+
+    @property
+    def spatial(self) -> tuple[int, ...]:
+        """The axes of its places, in the order of the image's axes."""
+        return tuple(self.where.values())
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """What an element reads, along each of ``spatial``."""
+        return tuple(self.trace.fields[place] for place in self.where)
+
+    @property
+    def extent(self) -> tuple[int, ...]:
+        """Native lengths of ``spatial``."""
+        return tuple(self.groups[axis][0].length for axis in self.spatial)
+
+    @cached_property
+    def apart(self) -> bool:
+        """Whether the batch is axis 0, and every place that it has stands alone on an axis: a map or a strip."""
+        places = sum(atom.kind == "space" for group in self.groups for atom in group)
+        first = bool(self.groups) and len(self.groups[0]) == 1 and self.groups[0][0].kind == "batch"
+        return first and not self.parts and not self.other and 0 < places == len(self.where)
+
+    @property
+    def is_map(self) -> bool:
+        """Whether each of the image's axes has an axis of its own."""
+        return self.apart and len(self.where) == len(self.trace.fields)
+
+    @property
+    def is_strip(self) -> bool:
+        """Whether it lacks some of the image's axes, or strips are joined in it."""
+        return bool(self.parts) or (self.apart and not self.is_map)
+
+    @property
+    def is_folded(self) -> bool:
+        """Whether axes of the image are laid together with others, or the batch is not axis 0."""
+        return not self.apart and not self.parts
+
+    @property
+    def channels_first(self) -> bool:
+        """Whether it is (N, C, *spatial)."""
+        return self.is_map and self.spatial == tuple(range(2, len(self.groups)))
+
+
+def _one_place(group: Group) -> bool:
+    return len(group) == 1 and group[0].kind == "space" and group[0].side == 0
 
 
 @dataclass(frozen=True)
@@ -188,59 +271,6 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Atom:
-    """A part of an axis: the batch, channels, or a spatial axis (number ``place``) of ``length`` elements natively.
-
-    Spatial: ``factor`` times as many as the map has from which it comes, which is that of the ``side``: where places
-    were multiplied with places, each place of an image occurs twice.
-    """
-
-    kind: Literal["batch", "channel", "space"]
-    length: int
-    place: int = 0
-    factor: Fraction = Fraction(1)
-    side: int = 0
-
-
-Group = tuple[Atom, ...]
-
-
-@dataclass(frozen=True)
-class Side:
-    """One of the two maps whose places a product relates: the map that has their dims, and what an element reads."""
-
-    like: Map = field(repr=False)
-    trace: Trace
-
-
-@dataclass(frozen=True)
-class Folded:
-    """A map of which a Reshape laid axes together, no channels among places: (N, H * W, C), (N * H * W, C) ...
-
-    The same tensor as in the original; ``groups`` says of each axis which atoms it is made of, the outermost first.
-    ``like``: the map whose dims tell the spatial axes apart again. ``bounds``: the maps that it comes from, where the
-    head begins if one follows. ``window``: the same as a window, as long as nothing but movement was done.
-    ``joined``: the pools whose results it has met as context since it was folded. ``other``: the second side of what
-    relates places to places; ``like`` and ``trace`` are the first.
-    """
-
-    tensor: str
-    groups: tuple[Group, ...]
-    like: Map = field(repr=False)
-    trace: Trace
-    bounds: frozenset[Boundary]
-    window: Window | Refusal | None = field(default=None, repr=False)
-    joined: frozenset[str] = frozenset()
-    other: Side | None = field(default=None, repr=False)
-
-    @property
-    def sides(self) -> tuple[Side, ...]:
-        """Where the places of each side come from."""
-        first = Side(self.like, self.trace)
-        return (first,) if self.other is None else (first, self.other)
-
-
-@dataclass(frozen=True)
 class ScoreMap:
     """The original's (N, F1, ..., Fk) is now (N, F1, ..., Fk, *grid): one cell per window.
 
@@ -267,5 +297,21 @@ class Refused:
     refusal: Refusal
 
 
-View = Fixed | Context | Map | Strip | Folded | Window | ScoreMap | Refused
-Lifted = Map | Strip | Folded | Window | ScoreMap
+View = Fixed | Context | Placed | Window | ScoreMap | Refused
+Features = Window | ScoreMap
+Lifted = Placed | Window | ScoreMap
+
+
+def is_map(view: View | None) -> TypeGuard[Placed]:
+    """Whether this is a map: each of the image's axes stands alone."""
+    return isinstance(view, Placed) and view.is_map
+
+
+def is_strip(view: View | None) -> TypeGuard[Placed]:
+    """Whether this was pooled over some of the image's axes as context."""
+    return isinstance(view, Placed) and view.is_strip
+
+
+def is_folded(view: View | None) -> TypeGuard[Placed]:
+    """Whether axes of the image are laid together."""
+    return isinstance(view, Placed) and view.is_folded

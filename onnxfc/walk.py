@@ -8,22 +8,36 @@ from dataclasses import replace
 import onnx
 
 from onnxfc import emit
+from onnxfc.axes import groups_of, lengths
 from onnxfc.draft import Draft
 from onnxfc.errors import Refusal
 from onnxfc.graph import Graph, inputs_of, label
 from onnxfc.images import Image, is_open
 from onnxfc.model_file import ModelFile
 from onnxfc.receptive_field import Field
-from onnxfc.regroup import lengths, unfolded
-from onnxfc.rules import RULES, leading
+from onnxfc.rules import FEATURES, PLACED, RULES, leading
 from onnxfc.rules.elementwise import BROADCAST
 from onnxfc.rules.relations import WHY, attention
 from onnxfc.rules.spreading import spread, spreads
 from onnxfc.rules.sums import shares_behind
+from onnxfc.rules.windowed import window_of
 from onnxfc.site import LEAVE, Outcome, Site, tensor_of
 from onnxfc.specs import Inference, InferenceFailed, Spec, of_tensor
 from onnxfc.state import GlobalPool, Role, State
-from onnxfc.views import Context, Fixed, Folded, Lifted, Map, Refused, ScoreMap, Strip, Trace, View, Window
+from onnxfc.views import (
+    Context,
+    Fixed,
+    Lifted,
+    Placed,
+    Refused,
+    ScoreMap,
+    Trace,
+    View,
+    Window,
+    is_folded,
+    is_map,
+    is_strip,
+)
 
 _UNKNOWN = Spec(0, None)
 
@@ -184,7 +198,8 @@ def _start(
     for image in images:
         draft.specs[image.name] = Spec(image.dtype, image.probes())
         trace = Trace((Field(),) * len(image.spatial))
-        state.views[image.name] = Map(image.name, image.name, image.spatial, trace)
+        groups = groups_of(native[image.name].native, dict(enumerate(image.spatial)))
+        state.views[image.name] = Placed(image.name, image.name, groups, trace)
     return state
 
 
@@ -210,7 +225,7 @@ def _batch_kept(state: State, node: onnx.NodeProto, outcome: list[View]) -> Outc
     """A refusal where something that was computed from the image has another batch than the image."""
     batches = [shape[0] for shape in state.image_shapes]
     for view in outcome:
-        spec = state.draft.specs.get(view.tensor) if isinstance(view, Map | ScoreMap) else None
+        spec = state.draft.specs.get(view.tensor) if is_map(view) or isinstance(view, ScoreMap) else None
         if spec is not None and spec.shapes is not None and [shape[0] for shape in spec.shapes] != batches:
             return Site(state, node).refuse("batch-baked", *_BATCH)
     return outcome
@@ -233,11 +248,13 @@ def _inherited(state: State, node: onnx.NodeProto, refused: Refused) -> Outcome:
 def _outcome(state: State, node: onnx.NodeProto, views: Sequence[View]) -> Outcome:
     lead = leading(views)
     site = Site(state, node)
-    if lead in (Window, ScoreMap, Folded) and any(isinstance(view, Strip) for view in views):
+    features = any(isinstance(view, Window | ScoreMap) for view in views)
+    folded = any(is_folded(view) for view in views)
+    if features and any(is_strip(view) for view in views):
         return site.refuse("context-beside-windows", "combines a result of the whole image with one of each window")
-    if lead in (Window, ScoreMap) and any(isinstance(view, Folded) for view in views):
+    if features and folded:
         return _rejoined(site, views) or _windowed(state, node, views)
-    if lead in (Window, ScoreMap):
+    if features:
         site.freeze_sizes()
     if lead is None:
         return _size_free(site, views)
@@ -251,9 +268,11 @@ def _outcome(state: State, node: onnx.NodeProto, views: Sequence[View]) -> Outco
     unknown = next((name for name in [*node.input, *_used(state, node)] if name and not _known(state, name)), None)
     if unknown is not None and site.op_type not in WHY:
         return site.refuse("unknown-shape", f"is not understood: the shape of {unknown} cannot be inferred")
-    rule = RULES.get((node.domain if node.domain != "ai.onnx" else "", node.op_type, lead))
+    domain = node.domain if node.domain != "ai.onnx" else ""
+    rule = RULES.get((domain, node.op_type, lead))
     if rule is None:
-        return _windowed(state, node, views) if lead is Folded else _no_rule(site)
+        of_windows = lead == PLACED and (domain, node.op_type, FEATURES) in RULES
+        return _windowed(state, node, views) if of_windows else _no_rule(site)
     strange = set(site.attrs) - rule.attributes
     if strange:
         names = ", ".join(sorted(strange))
@@ -269,7 +288,7 @@ def _outcome(state: State, node: onnx.NodeProto, views: Sequence[View]) -> Outco
         outcome = rule.function(site)
         if outcome is None:
             del state.draft.nodes[drafted:]
-            return _windowed(state, node, views)
+            return _windowed(state, node, views) if lead == PLACED else _no_rule(site)
         return outcome
     except InferenceFailed as error:
         if "No schema registered" in str(error):
@@ -280,7 +299,7 @@ def _outcome(state: State, node: onnx.NodeProto, views: Sequence[View]) -> Outco
 
 def _rejoined(site: Site, views: Sequence[View]) -> Outcome | None:
     """A folded map meets what was pooled of it: the pool is context, as the next walk will know."""
-    first = next(view for view in views if isinstance(view, Folded))
+    first = next(view for view in views if is_folded(view))
     pooled = [view for view in views if isinstance(view, Window | ScoreMap)]
     same = site.native(site.node.output[0]).shapes == (lengths(first.groups),)
     heads = {name for name, role in site.state.roles.items() if role == "head"}
@@ -293,8 +312,8 @@ def _windowed(state: State, node: onnx.NodeProto, views: Sequence[View]) -> Outc
     """The node once more, on windows of the folded maps that it reads."""
     made = dict(zip(inputs_of(node), views, strict=True))
     for name, view in made.items():
-        if isinstance(view, Folded):
-            window = unfolded(Site(state, node), view)
+        if isinstance(view, Placed):
+            window = window_of(Site(state, node), view)
             made[name] = Refused(window) if isinstance(window, Refusal) else window
     own = {name: state.views[name] for name in made}
     state.views.update(made)

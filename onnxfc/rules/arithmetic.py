@@ -1,8 +1,7 @@
-"""Operators that broadcast their inputs against each other: Add, Mul, Max, Where, PRelu ..."""
+"""Operators that broadcast, on features of windows: cell by cell, or pending for the FC layer that absorbs them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,106 +9,18 @@ import numpy as np
 from onnxfc import emit
 from onnxfc.errors import Refusal
 from onnxfc.graph import label
-from onnxfc.lift import beside_windows, lies_on, lift_fixed, meet, to_scores, uniform
-from onnxfc.rules.deviation import deviates, mean_of
+from onnxfc.lift import beside_windows, lift_fixed, meet, to_scores
+from onnxfc.rules.deviation import deviates
 from onnxfc.rules.elementwise import BROADCAST
 from onnxfc.rules.fc import take_bias
-from onnxfc.rules.table import rule
-from onnxfc.site import Outcome, Site, extent_of, tensor_of
+from onnxfc.rules.table import FEATURES, rule
+from onnxfc.site import Outcome, Site, tensor_of
 from onnxfc.specs import Array
-from onnxfc.views import Context, Fixed, Map, ScoreMap, Trace, View, Window
+from onnxfc.views import Fixed, Placed, ScoreMap, Trace, View, Window, is_map
 
 
-@rule(*BROADCAST, on=Map, attributes=("direction", "fmod"))
-def on_maps(site: Site) -> Outcome:
-    """Maps that lie on each other, with constants and context spread over them."""
-    maps = [view for view in site.views if isinstance(view, Map)]
-    rank = len(site.shape_out())
-    big = max(maps, key=lambda view: (len(site.native(view.original).native), extent_of(site, view)))
-    spatial = _from_right(site, big)
-    if any(_from_right(site, view) != spatial for view in maps) or len(site.native(big.original).native) != rank:
-        return site.refuse("axes-differ", "combines maps whose spatial axes do not lie on each other")
-    small = [view for view in maps if extent_of(site, view) != extent_of(site, big)]
-    if small:
-        return _rejoin(site, big, small)
-    if any(site.shape_out()[axis] != extent for axis, extent in zip(big.spatial, extent_of(site, big), strict=True)):
-        return _rejoin(site, big, maps)  # a constant spreads it
-    context = [replace(view.trace, fields=big.trace.fields) for view in site.views if isinstance(view, Context)]
-    trace = Trace.join([*(view.trace for view in maps), *context])
-    if trace is None:
-        return site.refuse("grids-differ", "combines maps of different stride")
-    inputs = []
-    for position in range(len(site.views)):
-        tensor = places_alike(site, position, spatial)
-        if tensor is None and lies_on(site, position, big):
-            tensor = tensor_of(site.views[position] or big)
-            trace = trace.tainted(site.taint("context"))
-        if tensor is None:
-            return _positional(site, position)
-        inputs.append(tensor)
-    if any(site.follows_size(position) for position in range(len(site.views))):
-        trace = trace.tainted(site.taint("context"))  # a count of the pixels, say
-    refusal = beside_windows(site) if any(view.trace.windows for view in maps) else None
-    if refusal is not None:
-        return refusal
-    _gates(site, maps)
-    own = mean_of(site, big) if deviates(site, big) else None
-    for view in site.views:
-        if isinstance(view, Context):
-            if own not in site.state.guessed:  # a head's deviations have a mean of their own
-                site.turns_out(view.trace, "context")
-            trace = trace.tainted(site.taint("context"))
-    site.keep(inputs)
-    return site.maps(trace, big.spatial)
-
-
-def _gates(site: Site, maps: Sequence[Map]) -> None:
-    """What weighed the places of the image against each other for some of the maps turns out to be context."""
-    trunk = [view.trace for view in maps if not view.trace.windows and len(view.spatial) == site.state.rank]
-    common = frozenset.intersection(*(trace.pools for trace in trunk)) if trunk else frozenset()
-    for trace in trunk:
-        site.turns_out(replace(trace, pools=trace.pools - common), "context")
-
-
-def _from_right(site: Site, view: Map) -> tuple[int, ...]:
-    """Spatial axes counted from the last, as broadcasting aligns them."""
-    return tuple(axis - len(site.native(view.original).native) for axis in view.spatial)
-
-
-def _rejoin(site: Site, big: Map, small: Sequence[Map]) -> Outcome:
-    """A pooled map meets a larger one: the pool is context (squeeze-and-excitation)."""
-    if any(not view.trace.pools and not view.trace.windows for view in small):
-        return site.refuse("sizes-differ", "spreads a map of native extent 1 over a larger one")
-    if deviates(site, big):
-        outcome = on_scores(site)
-        if isinstance(outcome, list):
-            return outcome
-    return site.rejoins(small, big.tensor) or site.maps(big.trace, big.spatial)
-
-
-def places_alike(site: Site, position: int, spatial: Sequence[int]) -> str | None:
-    """The input as it is, or one value of it for all places; None where places have their own."""
-    view = site.views[position]
-    if not isinstance(view, Fixed | Context):
-        return "" if view is None else tensor_of(view)
-    spec = site.draft.spec(view.tensor) if isinstance(view, Context) else site.native(site.node.input[position])
-    shape = spec.native  # context may have been spread over the native size: that is left to broadcasting
-    if isinstance(view, Fixed) and site.free_batch:
-        spatial = (*spatial, -len(site.shape_out()))
-    own = [axis for axis in spatial if len(shape) + axis >= 0 and shape[len(shape) + axis] != 1]
-    return view.tensor if not own else uniform(site, position, own) if isinstance(view, Fixed) else None
-
-
-def _positional(site: Site, position: int) -> Outcome:
-    return site.refuse(
-        "position-table",
-        f"combines the map with {site.node.input[position]}, which has a value for every place of the native size",
-        "such a table has no values for other sizes",
-    )
-
-
-@rule(*BROADCAST, on=Window, attributes=("direction", "fmod"))
-def on_windows(site: Site) -> Outcome:
+@rule(*BROADCAST, on=FEATURES, attributes=("direction", "fmod"))
+def on_features(site: Site) -> Outcome:
     """A constant per feature stays pending, for the FC layer that absorbs it; all else needs the scores."""
     return _pending(site) or on_scores(site)
 
@@ -158,13 +69,12 @@ def affine(view: Window, scale: Array | None, shift: Array | None) -> Window:
     return view
 
 
-@rule(*BROADCAST, on=ScoreMap, attributes=("direction", "fmod"))
 def on_scores(site: Site) -> Outcome:
     """Score maps cell by cell; fixed inputs get grid axes of extent 1."""
     refusal = beside_windows(site)
     if refusal is not None:
         return refusal
-    lifted = [view for view in site.views if isinstance(view, ScoreMap | Window | Map)]
+    lifted = [view for view in site.views if isinstance(view, ScoreMap | Window | Placed)]
     scores = [to_scores_or_rejoin(site, view) for view in lifted]
     for score in scores:
         if not isinstance(score, ScoreMap):
@@ -180,7 +90,7 @@ def on_scores(site: Site) -> Outcome:
     queue = iter(found)
     grid = len(trace.fields)
     inputs = [
-        tensor_of(next(queue)) if isinstance(view, ScoreMap | Window | Map) else lift_fixed(site, position, grid)
+        tensor_of(next(queue)) if isinstance(view, ScoreMap | Window | Placed) else lift_fixed(site, position, grid)
         for position, view in enumerate(site.views)
     ]
     inputs = _biased(site, inputs) or _written(site, inputs)
@@ -218,12 +128,12 @@ def _biased(site: Site, inputs: list[str]) -> list[str] | None:
 
 def to_scores_or_rejoin(site: Site, view: View) -> ScoreMap | Outcome:
     """A lifted view as scores; a whole map beside pooled scores means that the pool was context."""
-    if isinstance(view, Map) and not view.trace.windows and not deviates(site, view):
+    if is_map(view) and not view.trace.windows and not deviates(site, view):
         return _scores_meet_map(site, view)
     return to_scores(site, view)
 
 
-def _scores_meet_map(site: Site, view: Map) -> ScoreMap | Outcome:
+def _scores_meet_map(site: Site, view: Placed) -> ScoreMap | Outcome:
     heads = {name for name, role in site.state.roles.items() if role == "head"}
     lifted = [other for other in site.views if isinstance(other, ScoreMap | Window)]
     softmaxes = {label(node) for node in site.state.graph.nodes if node.op_type in {"Hardmax", "Softmax"}}
@@ -231,4 +141,4 @@ def _scores_meet_map(site: Site, view: Map) -> ScoreMap | Outcome:
     if own and any(other.trace.pools & softmaxes for other in lifted):
         return to_scores(site, view)  # weights of each window and the window's own features
     pooled = [other for other in site.views if isinstance(other, ScoreMap | Window)]
-    return site.rejoins(pooled, view.tensor) or site.maps(view.trace, view.spatial)
+    return site.rejoins(pooled, view.tensor) or site.placed(view, view.trace, view.where)

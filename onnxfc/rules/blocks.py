@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from onnxfc import emit
 from onnxfc.site import Outcome, Site
 from onnxfc.specs import Array
-from onnxfc.views import Fixed, Map
+from onnxfc.views import Fixed, Placed
 
 
-def blocks(site: Site, view: Map, axis: int) -> Outcome | None:
+def blocks(site: Site, view: Placed, axis: int) -> Outcome | None:
     """The map with an axis of ``size`` places within each block ahead of a spatial one that counts blocks.
 
     None where the Gather picks anything else than blocks at even steps up to the border.
@@ -30,10 +28,8 @@ def blocks(site: Site, view: Map, axis: int) -> Outcome | None:
         inputs = [view.tensor, _places(site, view, axis, index, step)]
         site.draft.emit("Gather", inputs, site.node.output[0], instead=site.node, axis=axis)
     place, reach = view.spatial.index(axis), (len(index) - 1) * dilation + 1
-    fields = list(view.trace.fields)
-    fields[place] = fields[place].through(reach, stride=step)
-    spatial = tuple(other + (other >= axis) for other in view.spatial)
-    return site.maps(replace(view.trace, fields=tuple(fields)), spatial)
+    trace = view.trace.along({place: view.trace.fields[place].through(reach, stride=step)})
+    return site.placed(view, trace, {k: other + (other >= axis) for k, other in view.where.items()})
 
 
 def _steps(index: Array, length: int) -> tuple[int, int] | None:
@@ -47,7 +43,7 @@ def _steps(index: Array, length: int) -> tuple[int, int] | None:
     return (step, dilation) if even and whole else None
 
 
-def _places(site: Site, view: Map, axis: int, index: Array, step: int) -> str:
+def _places(site: Site, view: Placed, axis: int, index: Array, step: int) -> str:
     """The same index for the map's length now."""
     draft, reach = site.draft, int(index[-1, 0])
     length = emit.squeeze(draft, emit.dims(draft, view.tensor, axis, axis + 1), [0])

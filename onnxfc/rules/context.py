@@ -16,7 +16,7 @@ from onnxfc.receptive_field import Field
 from onnxfc.rules.sums import grows, steady
 from onnxfc.site import Outcome, Site
 from onnxfc.specs import Array
-from onnxfc.views import Context, Folded, Index, Map, ScoreMap, Trace, View, Window
+from onnxfc.views import Context, Index, Placed, ScoreMap, Trace, View, Window
 
 
 def of_image(site: Site, trace: Trace) -> Context:
@@ -34,7 +34,7 @@ def as_pool(site: Site, outcome: Outcome) -> Outcome:
 
 
 def _of_pool(site: Site, view: View) -> View:
-    if not isinstance(view, Map | ScoreMap | Window):
+    if not isinstance(view, Placed | ScoreMap | Window):
         return view
     return replace(view, trace=replace(view.trace, pools=view.trace.pools | {site.label}))
 
@@ -150,7 +150,7 @@ def even_as_context(site: Site, found: Even) -> Outcome:
     return [of_image(site, found.view.trunk)]
 
 
-def folded_as_context(site: Site, view: Folded, axes: Sequence[int]) -> Outcome | None:
+def folded_as_context(site: Site, view: Placed, axes: Sequence[int]) -> Outcome | None:
     """A reduction over all places, as the node stands; None where it is none, or not known to be context."""
     reduced = [atom for axis in axes for atom in view.groups[axis]]
     every = sum(atom.kind == "space" for group in view.groups for atom in group)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import onnx
 
+from onnxfc.axes import lengths
 from onnxfc.graph import attributes, label
 from onnxfc.rules.elementwise import BROADCAST, UNARY
 from onnxfc.site import Site, positive
-from onnxfc.views import Map
+from onnxfc.views import Placed
 
 _POOLS = {"AveragePool", "GlobalAveragePool", "ReduceMean"}
 _ENDS = {"GlobalAveragePool", "GlobalMaxPool", "ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin"}
@@ -18,16 +19,16 @@ _ENDS |= {"ReduceSum", "ReduceSumSquare"}
 _MOVES = {"Expand", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"}
 
 
-def deviates(site: Site, view: Map) -> bool:
+def deviates(site: Site, view: Placed) -> bool:
     """Whether the node is a map less its own mean, and only pools over all places read what comes of it."""
     if site.op_type != "Sub" or view.trace.windows or site.state.global_pool != "window":
         return False
-    if site.shape_out() != site.native(view.original).native:
+    if site.shape_out() != lengths(view.groups):
         return False
     return view.original in site.node.input and mean_of(site, view) is not None and _only_pooled(site, view)
 
 
-def mean_of(site: Site, view: Map) -> str | None:
+def mean_of(site: Site, view: Placed) -> str | None:
     """The pool that the node's other input comes from, if that is a mean of the map over its places, moved at most."""
     names = [name for name in site.node.input if name != view.original]
     node = site.state.graph.producers.get(names[0]) if names else None
@@ -38,7 +39,7 @@ def mean_of(site: Site, view: Map) -> str | None:
     return label(node) if _ends(site, node, view) else None
 
 
-def _only_pooled(site: Site, view: Map) -> bool:
+def _only_pooled(site: Site, view: Placed) -> bool:
     """Whether all ways from the node end at pools, over elementwise operators."""
     graph, names = site.state.graph, [site.node.output[0]]
     shape = site.shape_out()
@@ -55,7 +56,7 @@ def _only_pooled(site: Site, view: Map) -> bool:
     return True
 
 
-def _ends(site: Site, node: onnx.NodeProto, view: Map) -> bool:
+def _ends(site: Site, node: onnx.NodeProto, view: Placed) -> bool:
     if node.op_type not in _ENDS:
         return False
     if node.op_type.startswith("Global"):

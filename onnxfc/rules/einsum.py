@@ -10,16 +10,18 @@ import string
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from onnxfc.axes import lengths
 from onnxfc.errors import Refusal
-from onnxfc.lift import all_scores, to_window
+from onnxfc.lift import all_scores
 from onnxfc.rules import products
 from onnxfc.rules.context import as_pool, even_as_context, even_einsum
 from onnxfc.rules.fc import Operands, shaped
 from onnxfc.rules.pooling import global_pool
 from onnxfc.rules.relations import attention, sums_places
-from onnxfc.rules.table import rule
+from onnxfc.rules.table import FEATURES, PLACED, rule
+from onnxfc.rules.windowed import window_of
 from onnxfc.site import Outcome, Site, tensor_of
-from onnxfc.views import Context, Fixed, Map, ScoreMap, Trace, Window
+from onnxfc.views import Context, Fixed, Placed, ScoreMap, Trace, Window, is_folded, is_map
 from onnxfc.weights import Weight, resolve
 
 
@@ -55,50 +57,55 @@ def equation_of(site: Site) -> Equation:
     return Equation(tuple(terms), out.replace("...", hidden))
 
 
-@rule("Einsum", on=Map, attributes=("equation",))
-def on_map(site: Site) -> Outcome:
+@rule("Einsum", on=PLACED, attributes=("equation",))
+def einsum(site: Site) -> Outcome | None:
     """Sums over channels alone, place by place; over all places too it is an FC layer that needs no flatten."""
-    maps = [position for position, view in enumerate(site.views) if isinstance(view, Map)]
+    placed = [position for position, view in enumerate(site.views) if isinstance(view, Placed)]
     summed = _summed(site) if len(site.views) == 1 else None
     if summed is not None:
         return summed
-    equation, view = equation_of(site), site.views[maps[0]]
+    equation, view = equation_of(site), site.placed_in(placed[0])
     made = products.product(site, equation.terms, equation.out)
-    if made is not None or len(maps) > 1:
-        return made or attention(site)
-    assert isinstance(view, Map)
-    own = equation.terms[maps[0]]
-    others = "".join(term for position, term in enumerate(equation.terms) if position != maps[0])
+    if made is not None or any(is_folded(other) for other in site.views):
+        return made
+    return attention(site) if len(placed) > 1 else _on_channels(site, view, equation, placed[0])
+
+
+def _on_channels(site: Site, view: Placed, equation: Equation, at: int) -> Outcome:
+    own = equation.terms[at]
+    others = "".join(term for position, term in enumerate(equation.terms) if position != at)
     context = [other for other in site.views if isinstance(other, Context)]
-    places = [own[axis] for axis in view.spatial]
+    places = {place: own[axis] for place, axis in view.where.items()}
     batched = own[0] in others and len(context) != len(site.views) - 1
     if equation.out[:1] != own[:1] or batched or any(own.count(letter) > 1 for letter in own):
         return site.refuse("mixes-batch", "does not keep the batch as the first axis")
-    if not any(letter in equation.out for letter in places):
-        window = to_window(site, view)
-        return (
-            _even(site, equation, maps[0], window)
-            or _fully_connected(site, equation, maps[0], window)
-            or _over_space(site)
-        )
-    if any(letter in others or letter not in equation.out for letter in places):
+    if not any(letter in equation.out for letter in places.values()):
+        return _over_all_places(site, view, equation, at)
+    if any(letter in others or letter not in equation.out for letter in places.values()):
         return _over_space(site)
     trace = view.trace
     for other in context:
         site.turns_out(other.trace, "context")
         trace = trace.tainted(site.taint("context"), *other.trace.taints)
     site.keep()
-    return site.maps(trace, tuple(equation.out.index(letter) for letter in places))
+    return site.placed(view, trace, {place: equation.out.index(letter) for place, letter in places.items()})
+
+
+def _over_all_places(site: Site, view: Placed, equation: Equation, at: int) -> Outcome:
+    window = window_of(site, view)
+    if isinstance(window, Refusal):
+        return window
+    made = _even(site, equation, at, window) or _fully_connected(site, equation, at, window)
+    return made or _over_space(site)
 
 
 def _summed(site: Site) -> Outcome | None:
     """A sum over the image without a weight; None where it does anything else beside."""
-    view, equation = site.views[0], equation_of(site)
-    assert isinstance(view, Map)
+    view, equation = site.placed_in(), equation_of(site)
     own = equation.terms[0]
     gone = {axis for axis, letter in enumerate(own) if letter not in equation.out}
     rest = "".join(letter for letter in own if letter in equation.out)
-    if rest != equation.out or len(set(own)) < len(own) or gone != set(view.spatial):
+    if rest != equation.out or len(set(own)) < len(own) or not view.is_map or gone != set(view.spatial):
         return None
     return global_pool(site, view, "Sum", keepdims=False)
 
@@ -107,16 +114,16 @@ def _over_space(site: Site) -> Refusal:
     return site.refuse("fc-over-space", "sums over the places of the native size")
 
 
-@rule("Einsum", on=(Window, ScoreMap), attributes=("equation",))
+@rule("Einsum", on=FEATURES, attributes=("equation",))
 def on_features(site: Site) -> Outcome:
     """An FC layer, or on scores the same equation with the letters of the grid appended."""
     equation = equation_of(site)
-    lifted = [position for position, view in enumerate(site.views) if isinstance(view, Window | ScoreMap | Map)]
+    lifted = [position for position, view in enumerate(site.views) if isinstance(view, Window | ScoreMap | Placed)]
     view = site.views[lifted[0]]
-    trunk = [other for other in site.views if isinstance(other, Map) and not other.trace.windows]
-    if len(trunk) == 1 and site.shape_out() == site.native(trunk[0].original).native:
+    trunk = [other for other in site.views if is_map(other) and not other.trace.windows]
+    if len(trunk) == 1 and site.shape_out() == lengths(trunk[0].groups):
         pooled = [other for other in site.views if isinstance(other, Window | ScoreMap)]
-        return site.rejoins(pooled, trunk[0].tensor) or site.maps(trunk[0].trace, trunk[0].spatial)
+        return site.rejoins(pooled, trunk[0].tensor) or site.placed(trunk[0], trunk[0].trace, trunk[0].where)
     if len(lifted) == 1 and isinstance(view, Window | ScoreMap) and not view.batch_axis:
         made = _even(site, equation, lifted[0], view) or _fully_connected(site, equation, lifted[0], view)
         if made is not None:

@@ -8,15 +8,17 @@ import numpy as np
 from onnx import TensorProto
 
 from onnxfc import emit
+from onnxfc.axes import pure
 from onnxfc.errors import Refusal
-from onnxfc.lift import all_scores, beside_windows, lift_fixed, to_scores, to_window
+from onnxfc.lift import all_scores, beside_windows, lift_fixed, to_scores
 from onnxfc.rules import products
 from onnxfc.rules.context import as_pool, even_as_context, even_matmul, tells_places_apart
 from onnxfc.rules.per_window import per_window
 from onnxfc.rules.relations import attention, sums_places
-from onnxfc.rules.table import rule
+from onnxfc.rules.table import FEATURES, PLACED, rule
+from onnxfc.rules.windowed import window_of
 from onnxfc.site import Outcome, Site
-from onnxfc.views import Fixed, Map, ScoreMap, Source, Trace, View, Window
+from onnxfc.views import Fixed, Placed, ScoreMap, Source, Trace, View, Window, is_folded
 from onnxfc.weights import Weight, can_turn, is_stored, kernel, resolve, shifted, vector
 
 
@@ -29,9 +31,15 @@ class Operands:
     batch_axis: int
 
 
-@rule("Gemm", on=(Window, ScoreMap, Map), attributes=("alpha", "beta", "transA", "transB"))
-def gemm(site: Site) -> Outcome:
+_GEMM = ("alpha", "beta", "transA", "transB")
+
+
+@rule("Gemm", on=FEATURES, attributes=_GEMM)
+@rule("Gemm", on=PLACED, attributes=_GEMM)
+def gemm(site: Site) -> Outcome | None:
     """Y = alpha * A' * B' + beta * C. https://onnx.ai/onnx/operators/onnx__Gemm.html"""
+    if any(is_folded(view) for view in site.views):
+        return _rows_of_places(site)
     turned = (bool(site.attrs.get("transA", 0)), bool(site.attrs.get("transB", 0)))
     found = _operands(site, turned, float(site.attrs.get("alpha", 1.0)))
     if isinstance(found, Refusal):
@@ -44,16 +52,42 @@ def gemm(site: Site) -> Outcome:
     return scores if isinstance(scores, Refusal) else [scores]
 
 
-@rule("MatMul", on=(Window, ScoreMap, Map))
+@rule("MatMul", on=PLACED)
+def matmul_placed(site: Site) -> Outcome | None:
+    """Channels times a constant matrix, place by place; or what was computed from the image times itself."""
+    view, folded = site.views[0], any(is_folded(other) for other in site.views)
+    rank, constant = len(site.shape_in()), site.only_first and len(site.shape_in(1)) == 2
+    if isinstance(view, Placed) and constant and (rank > 2 or not view.apart):
+        return _channels_times(site, view, rank - 1)
+    made = products.matmul(site) if folded or rank > 2 else None
+    if made is not None or folded:
+        return made
+    return attention(site) if isinstance(view, Placed) and rank > 2 else matmul(site)
+
+
+def _channels_times(site: Site, view: Placed, axis: int) -> Outcome | None:
+    """A 1x1 Conv already: it stays."""
+    if pure(view.groups[axis]):
+        site.keep()
+        return site.of_channels(view, axis)
+    return None if view.is_folded else site.refuse("fc-over-space", "mixes the places of a map, only one of its axes")
+
+
+def _rows_of_places(site: Site) -> Outcome | None:
+    """Channels times a constant matrix, with places and images in the rows."""
+    view = site.views[0]
+    if not isinstance(view, Placed) or not site.only_first or site.attrs.get("transA", 0):
+        return None
+    bias = site.shape_in(2) if site.has_input(2) else ()
+    if not pure(view.groups[1]) or (len(bias) == 2 and bias[0] != 1):
+        return None
+    site.keep()
+    return site.of_channels(view, 1)
+
+
+@rule("MatMul", on=FEATURES)
 def matmul(site: Site) -> Outcome:
     """Features times a constant matrix. https://onnx.ai/onnx/operators/onnx__MatMul.html"""
-    view = site.views[0]
-    if any(isinstance(other, Map) for other in site.views) and len(site.shape_in()) > 2:
-        made = products.matmul(site)
-        if made is not None:
-            return made
-    if isinstance(view, Map) and len(site.shape_in()) > 2:
-        return _on_channels_last(site, view)
     moving = [place for place, other in enumerate(site.views) if not isinstance(other, Fixed)]
     if len(moving) == 2 and len(site.shape_in()) > 2:
         return _pairwise(site)
@@ -118,17 +152,6 @@ def shaped(site: Site, found: Operands, features: tuple[int, ...] | None) -> Out
     return [replace(scores, tensor=tensor, features=features)]
 
 
-def _on_channels_last(site: Site, view: Map) -> Outcome:
-    """MatMul over the channels of a channels-last map is a 1x1 Conv already: it stays."""
-    rank = len(site.shape_in())
-    if not isinstance(site.views[1], Fixed) or len(site.shape_in(1)) != 2:
-        return attention(site)
-    if rank - 1 in view.spatial:
-        return site.refuse("fc-over-space", "mixes the places of a map, and only one of its axes")
-    site.keep()
-    return site.maps(view.trace, view.spatial)
-
-
 def _operands(site: Site, turned: tuple[bool, bool], alpha: float) -> Operands | Refusal:
     data = [position for position in (0, 1) if not isinstance(site.views[position], Fixed)]
     if len(data) != 1:
@@ -154,8 +177,8 @@ def _operands(site: Site, turned: tuple[bool, bool], alpha: float) -> Operands |
 
 
 def _features(site: Site, view: View | None) -> Window | ScoreMap | Refusal:
-    if isinstance(view, Map):
-        return to_window(site, view) if len(site.native(view.original).native) == 2 else _not_flat(site)
+    if isinstance(view, Placed):
+        return window_of(site, view) if len(view.groups) == 2 else _not_flat(site)
     if isinstance(view, Window | ScoreMap):
         return view
     return beside_windows(site) or _not_flat(site)
@@ -185,7 +208,7 @@ def _gemm_add(site: Site, found: Operands, beta: float) -> Outcome:
     refusal = beside_windows(site)
     if refusal is not None:
         return refusal
-    if found.batch_axis != 0 or isinstance(site.views[2], Map):
+    if found.batch_axis != 0 or isinstance(site.views[2], Placed):
         return site.refuse("dynamic-bias", "adds something that is not one value per output")
     scores = fully_connected(site, found, None, site.draft.fresh(f"{site.node.output[0]}_product"))
     if isinstance(scores, Refusal):

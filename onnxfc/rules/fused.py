@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from onnxfc.rules.elementwise import elementwise
+from onnxfc.rules.convolution import WINDOWED, sliding
+from onnxfc.rules.elementwise import elementwise, elementwise_features
 from onnxfc.rules.fc import gemm
-from onnxfc.rules.table import rule
-from onnxfc.rules.trunk import WINDOWED, sliding
+from onnxfc.rules.table import FEATURES, PLACED, rule
 from onnxfc.site import Outcome, Site
-from onnxfc.views import Map, ScoreMap, Window
+from onnxfc.views import ScoreMap
 
 _MICROSOFT = "com.microsoft"
 _PARAMETERS = {
@@ -27,8 +27,8 @@ _PARAMETERS = {
 }
 
 
-@rule("FusedConv", on=Map, domain=_MICROSOFT, attributes=(*WINDOWED, "strides", "activation", "activation_params"))
-def fused_conv(site: Site) -> Outcome:
+@rule("FusedConv", on=PLACED, domain=_MICROSOFT, attributes=(*WINDOWED, "strides", "activation", "activation_params"))
+def fused_conv(site: Site) -> Outcome | None:
     """A Conv and the activation behind it; one with a third summand is refused."""
     if site.has_input(3):
         return site.refuse("unsupported-operator", "adds another map", "export without onnxruntime's optimisation")
@@ -38,8 +38,9 @@ def fused_conv(site: Site) -> Outcome:
 _GEMM = ("activation", "activation_alpha", "activation_beta", "activation_gamma", "alpha", "beta", "transA", "transB")
 
 
-@rule("FusedGemm", on=(Map, Window, ScoreMap), domain=_MICROSOFT, attributes=_GEMM)
-def fused_gemm(site: Site) -> Outcome:
+@rule("FusedGemm", on=FEATURES, domain=_MICROSOFT, attributes=_GEMM)
+@rule("FusedGemm", on=PLACED, domain=_MICROSOFT, attributes=_GEMM)
+def fused_gemm(site: Site) -> Outcome | None:
     """The Gemm's Conv, and its activation behind it."""
     activation = str(site.attrs.get("activation", ""))
     if activation not in _PARAMETERS:
@@ -52,7 +53,5 @@ def fused_gemm(site: Site) -> Outcome:
     return [replace(scores, tensor=site.draft.emit(activation, [scores.tensor], **values))]
 
 
-@rule("Gelu", "QuickGelu", on=(Map, Window, ScoreMap), domain=_MICROSOFT, attributes=("alpha",))
-def contrib_activation(site: Site) -> Outcome:
-    """Activations by themselves."""
-    return elementwise(site)
+rule("Gelu", "QuickGelu", on=PLACED, domain=_MICROSOFT, attributes=("alpha",))(elementwise)
+rule("Gelu", "QuickGelu", on=FEATURES, domain=_MICROSOFT, attributes=("alpha",))(elementwise_features)

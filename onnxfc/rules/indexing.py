@@ -12,18 +12,20 @@ from onnxfc.errors import Refusal
 from onnxfc.graph import attributes
 from onnxfc.lift import all_scores, spread
 from onnxfc.rules.context import tells_places_apart
-from onnxfc.rules.table import rule
+from onnxfc.rules.table import FEATURES, rule
 from onnxfc.site import Outcome, Site, positive
 from onnxfc.views import Fixed, Index, ScoreMap, Trace, Window
 
 
-@rule("OneHot", on=ScoreMap, attributes=("axis",))
-def one_hot(site: Site) -> Outcome:
+@rule("OneHot", on=FEATURES, attributes=("axis",))
+def one_hot(site: Site) -> Outcome | None:
     """A new feature axis; counted from the first it stays before the grid.
 
     https://onnx.ai/onnx/operators/onnx__OneHot.html
     """
     view = site.views[0]
+    if isinstance(view, Window):
+        return None
     if not isinstance(view, ScoreMap) or any(not isinstance(other, Fixed) for other in site.views[1:]):
         return site.refuse("dynamic-parameter", "takes a parameter that depends on the image")
     axis = positive(int(site.attrs.get("axis", -1)), len(site.shape_out()))
@@ -44,7 +46,7 @@ def picks(site: Site) -> Index | None:
     return np.asarray(places[:, 0], np.int64)
 
 
-@rule("GatherND", on=(Window, ScoreMap), attributes=("batch_dims",))
+@rule("GatherND", on=FEATURES, attributes=("batch_dims",))
 def picked(site: Site) -> Outcome:
     """Some features, where their axis was moved before the batch."""
     view, places = site.views[0], picks(site)
@@ -59,7 +61,7 @@ def picked(site: Site) -> Outcome:
     return [replace(view, tensor=tensor, features=(len(places), *view.features[1:]))]
 
 
-@rule("GatherElements", "ScatterElements", on=(Window, ScoreMap), attributes=("axis", "reduction"))
+@rule("GatherElements", "ScatterElements", on=FEATURES, attributes=("axis", "reduction"))
 def elements(site: Site) -> Outcome:
     """Element by element along a feature axis: data, places and updates all get the grid.
 

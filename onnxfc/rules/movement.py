@@ -11,11 +11,11 @@ from onnxfc import emit
 from onnxfc.errors import Refusal
 from onnxfc.lift import all_scores, around_batch, beside_batch, meet, simplest, spread
 from onnxfc.rules.indexing import look_up
-from onnxfc.rules.table import rule
+from onnxfc.rules.table import FEATURES, rule
 from onnxfc.rules.wrap import pieces_joined
 from onnxfc.site import Outcome, Site, axes_of, positive
 from onnxfc.specs import Shape
-from onnxfc.views import Fixed, Index, Map, ScoreMap, Source, Trace, View, Window
+from onnxfc.views import Fixed, Index, Placed, ScoreMap, Source, Trace, View, Window, is_map
 
 _MOVES = (
     "Concat",
@@ -32,29 +32,31 @@ _MOVES = (
 _MOVE_ATTRIBUTES = (*("allowzero", "axes", "axis", "ends", "num_outputs", "perm", "split", "starts"),)
 
 
-@rule(*_MOVES, "Unsqueeze", on=Window, attributes=_MOVE_ATTRIBUTES)
-def move_windows(site: Site) -> Outcome:
-    """The node's effect on the places of the features."""
+@rule(*_MOVES, "Unsqueeze", on=FEATURES, attributes=_MOVE_ATTRIBUTES)
+def moved_features(site: Site) -> Outcome:
+    """The node's effect on the places of the features; on scores axis numbers made positive, the grid appended."""
+    if any(isinstance(view, ScoreMap) for view in site.views):
+        return over_scores(site, site.views)
     wrapped = None
     if site.op_type == "Concat" and not site.swallowed:
         wrapped = pieces_joined(site, positive(int(site.attrs["axis"]), len(site.shape_out())))
-    if wrapped is not None and (isinstance(wrapped, list) or any(isinstance(view, Map) for view in site.views)):
+    if wrapped is not None and (isinstance(wrapped, list) or any(is_map(view) for view in site.views)):
         return wrapped
     views: list[View | None] = []
     for view in site.views:
-        if isinstance(view, Map):
+        if is_map(view):
             return _pieces_beside(site, view)
         views.append(view)
     return move(site, views)
 
 
-def _pieces_beside(site: Site, view: Map) -> Outcome:
+def _pieces_beside(site: Site, view: Placed) -> Outcome:
     """What was cut out of a map beside one of its size: it was a crop, as the next walk will know."""
     pieces = [other for other in site.views if isinstance(other, Window)]
     cut = all(other.trace.pools & site.state.pieces - site.state.roles.keys() for other in pieces)
-    if not cut or len(site.shape_out()) != len(site.native(view.original).native):
+    if not cut or len(site.shape_out()) != len(view.groups):
         return site.refuse("mixes-map-and-window", "combines a flattened map with one that is not")
-    return site.rejoins(pieces, view.tensor) or site.maps(view.trace, view.spatial)
+    return site.rejoins(pieces, view.tensor) or site.placed(view, view.trace, view.where)
 
 
 def move(site: Site, views: Sequence[View | None]) -> Outcome:
@@ -174,12 +176,6 @@ def _moved_away(site: Site, indices: Sequence[Index | None], batch_axes: Sequenc
     return moved
 
 
-@rule(*_MOVES, "Unsqueeze", on=ScoreMap, attributes=_MOVE_ATTRIBUTES)
-def move_scores(site: Site) -> Outcome:
-    """Axis numbers made positive, the grid appended."""
-    return over_scores(site, site.views)
-
-
 def over_scores(site: Site, views: Sequence[View | None]) -> Outcome:
     """The node on score maps; each operator in its own way."""
     scores = all_scores(site, views)
@@ -214,7 +210,7 @@ def _laid_out(site: Site, view: ScoreMap, features: Shape, axis: int | None, tra
     if features == view.features:
         return [replace(view, trace=trace, batch_axis=axis)]
     if axis == 0 and len(features) == 1 + grid and features[1:] == (1,) * grid and view.features == features[:1]:
-        return [Map(view.tensor, site.node.output[0], tuple(range(2, 2 + grid)), trace)]
+        return [site.map_of(site.node.output[0], trace, range(2, 2 + grid), view.tensor)]
     sizes = emit.dims(site.draft, view.tensor, first, first + grid)
     tensor = emit.reshape(site.draft, view.tensor, [0, *features, sizes], site.node.output[0], site.node)
     return [ScoreMap(tensor, features, trace, axis)]

@@ -13,8 +13,8 @@ from onnxfc import emit
 from onnxfc.errors import Refusal
 from onnxfc.lift import to_scores
 from onnxfc.rules.context import as_pool, tells_places_apart, whole_channels, window_as_context
-from onnxfc.rules.resample import RESIZE
-from onnxfc.rules.table import rule
+from onnxfc.rules.resampling import RESIZE
+from onnxfc.rules.table import FEATURES, rule
 from onnxfc.site import Outcome, Site, positive, tensor_of
 from onnxfc.views import Fixed, ScoreMap, View, Window
 
@@ -30,7 +30,7 @@ _AXIS_DEFAULT = {
 
 @rule(
     *_AXIS_DEFAULT,
-    on=(Window, ScoreMap),
+    on=FEATURES,
     attributes=(
         "axis",
         "epsilon",
@@ -81,10 +81,13 @@ _ROWWISE_ATTRIBUTES = (
 )
 
 
-@rule(*_ROWWISE, on=ScoreMap, attributes=_ROWWISE_ATTRIBUTES)
-def rowwise(site: Site) -> Outcome:
+@rule(*_ROWWISE, on=FEATURES, attributes=_ROWWISE_ATTRIBUTES)
+def rowwise(site: Site) -> Outcome | None:
     """Works on the inner axes of each row of its batch: features that were given a shape again."""
     view = site.views[0]
+    if not any(isinstance(other, ScoreMap) for other in site.views):
+        alone = site.op_type == "InstanceNormalization" and isinstance(view, Window)
+        return per_window(site, view) if alone and view is not None else None
     if site.op_type in {"Det", "Trilu"} and len(site.shape_in()) < 3:
         return site.refuse("mixes-batch", "takes the batch for an axis of a matrix")
     if not isinstance(view, ScoreMap) or any(not isinstance(v, Fixed) for v in site.views[1:] if v is not None):
@@ -94,7 +97,7 @@ def rowwise(site: Site) -> Outcome:
     return per_window(site, view)
 
 
-@rule("CumProd", "CumSum", "Pad", on=(Window, ScoreMap), attributes=("exclusive", "mode", "pads", "reverse", "value"))
+@rule("CumProd", "CumSum", "Pad", on=FEATURES, attributes=("exclusive", "mode", "pads", "reverse", "value"))
 def along_features(site: Site) -> Outcome:
     """Sums up or pads feature axes; never the batch."""
     rank = len(site.shape_in())
@@ -111,9 +114,11 @@ def along_features(site: Site) -> Outcome:
     return per_window(site, view)
 
 
-@rule("Resize", "Upsample", on=ScoreMap, attributes=RESIZE)
-def resized(site: Site) -> Outcome:
+@rule("Resize", "Upsample", on=FEATURES, attributes=RESIZE)
+def resized(site: Site) -> Outcome | None:
     """A decoder behind an FC layer; sizes that name the batch cannot follow."""
+    if not any(isinstance(other, ScoreMap) for other in site.views):
+        return None
     scales = site.attrs.get("scales") or site.constant(1 if len(site.node.input) == 2 else 2)
     rank, view = len(site.shape_in()), site.views[0]
     if scales is None or len(scales) != rank or scales[0] != 1 or site.swallowed:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from onnxfc.axes import Atom, Groups
 from onnxfc.receptive_field import Field
-from onnxfc.regroup import Groups
 from onnxfc.rules.sums import SUMS, grows, in_part, steady
 from onnxfc.site import Outcome, Site
-from onnxfc.views import Atom, Context, Folded, Map, Share, Trace
+from onnxfc.views import Context, Placed, Share, Trace
 
 _BOUNDED = {"ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum", "ReduceSumSquare"}
 """Reductions over places that say the same at every size once they are brought to the native number of places."""
@@ -21,7 +21,7 @@ def over_places(site: Site, axes: Sequence[int]) -> Outcome | None:
     None where each window has its own.
     """
     view = site.views[0]
-    assert isinstance(view, Folded)
+    assert isinstance(view, Placed)
     atoms = [atom for axis in axes for atom in view.groups[axis]]
     sides = {atom.side for atom in atoms if atom.kind == "space"}
     if site.of_head or site.op_type in {"LogSoftmax", "LpNormalization"} or any(atom.kind == "batch" for atom in atoms):
@@ -31,11 +31,11 @@ def over_places(site: Site, axes: Sequence[int]) -> Outcome | None:
     site.keep()
     site.state.undecided.add(site.label)
     shares = frozenset((site.label, atom.place) for atom in atoms if atom.kind == "space")
-    made = replace(view, tensor=site.node.output[0], window=None, joined=view.joined | {site.label})
+    made = replace(view, tensor=site.node.output[0], moved_by=None, joined=view.joined | {site.label})
     return [_marked(made, site, dict.fromkeys(sides, shares))]
 
 
-def _marked(view: Folded, site: Site, shares: dict[int, frozenset[Share]]) -> Folded:
+def _marked(view: Placed, site: Site, shares: dict[int, frozenset[Share]]) -> Placed:
     """Tainted, with shares along the places of each side."""
 
     def marked(trace: Trace, side: int) -> Trace:
@@ -49,7 +49,7 @@ def _marked(view: Folded, site: Site, shares: dict[int, frozenset[Share]]) -> Fo
 def reduce_places(site: Site, axes: Sequence[int]) -> Outcome | None:
     """A figure of the whole image, or of a whole row of what relates places: None where each window has its own."""
     view = site.views[0]
-    assert isinstance(view, Folded)
+    assert isinstance(view, Placed)
     atoms = [atom for axis in axes for atom in view.groups[axis]]
     if any(atom.kind == "batch" for atom in atoms) or site.op_type not in _BOUNDED:
         return None
@@ -74,7 +74,7 @@ def reduce_places(site: Site, axes: Sequence[int]) -> Outcome | None:
     return [left]
 
 
-def _left(site: Site, view: Folded, groups: Groups) -> Context | Folded | Map | None:
+def _left(site: Site, view: Placed, groups: Groups) -> Context | Placed | None:
     """The view of what is left of the axes."""
     name, mine = site.node.output[0], view.joined | {site.label}
     atoms = [atom for group in groups for atom in group if atom.kind == "space"]
@@ -91,7 +91,8 @@ def _left(site: Site, view: Folded, groups: Groups) -> Context | Folded | Map | 
     side = view.sides[sides.pop()]
     groups = tuple(tuple(_first_side(atom) for atom in group) for group in groups)
     trace = replace(side.trace, taints=taints)
-    return replace(view, tensor=name, groups=groups, like=side.like, trace=trace, window=None, joined=mine, other=None)
+    made = Placed(name, name, groups, trace, side.like, bounds=view.bounds, joined=mine)
+    return replace(made, measured=None, bounds=frozenset(), joined=frozenset()) if made.is_map else made
 
 
 def _first_side(atom: Atom) -> Atom:

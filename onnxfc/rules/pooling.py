@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from onnxfc import emit
+from onnxfc.axes import Groups, pure
 from onnxfc.errors import Refusal
 from onnxfc.lift import (
     around_batch,
@@ -22,15 +23,17 @@ from onnxfc.lift import (
     places_of,
     simplest,
     to_scores,
-    to_window,
     untransposed,
+    window_of_map,
 )
 from onnxfc.receptive_field import Field
-from onnxfc.rules.context import as_pool, of_image, whole_channels, window_as_context
+from onnxfc.rules.context import as_pool, folded_as_context, of_image, whole_channels, window_as_context
+from onnxfc.rules.places import reduce_places
 from onnxfc.rules.sums import FLOATS, SUMS, grows, in_part, steady, weighs
-from onnxfc.rules.table import rule
-from onnxfc.site import Outcome, Site, axes_of, extent_of
-from onnxfc.views import Context, Index, Map, ScoreMap, Source, Strip, Trace, View, Window
+from onnxfc.rules.table import FEATURES, PLACED, rule
+from onnxfc.rules.windowed import pooled_in_part
+from onnxfc.site import Outcome, Site, axes_of
+from onnxfc.views import Context, Index, Placed, ScoreMap, Source, Trace, View, Window
 
 _POOLS = {"GlobalAveragePool": "Average", "GlobalMaxPool": "Max", "ReduceMean": "Average", "ReduceMax": "Max"}
 _POOLS |= {"AveragePool": "Average", "MaxPool": "Max", "ReduceSum": "Sum", "ReduceMin": "Min", "ReduceL1": "L1"}
@@ -42,32 +45,50 @@ REDUCTIONS = (
 )
 
 
-@rule("GlobalAveragePool", "GlobalMaxPool", on=Map)
-def global_pool_operator(site: Site) -> Outcome:
+@rule("GlobalAveragePool", "GlobalMaxPool", on=PLACED)
+def global_pool_operator(site: Site) -> Outcome | None:
     """(N, C, *spatial) to (N, C, 1, ...). https://onnx.ai/onnx/operators/onnx__GlobalAveragePool.html"""
-    view = site.views[0]
-    assert isinstance(view, Map)
-    if view.spatial != tuple(range(2, len(site.shape_in()))):
+    view = site.placed_in()
+    if not view.apart:
+        return pooled_in_part(site) if view.is_strip else None
+    if min(view.spatial) < 2 or (view.is_map and not view.channels_first):
         return site.refuse("layout", "pools over axes that are not the image's")
+    if view.is_strip:
+        return strip(site, view, view.spatial, keepdims=True)
     return global_pool(site, view, _POOLS[site.op_type], keepdims=True)
 
 
-@rule(*REDUCTIONS, on=Map, attributes=("axes", "keepdims", "noop_with_empty_axes"))
-def reduce_map(site: Site) -> Outcome:
-    """A reduction over all spatial axes is a global pool; over channels alone it keeps the map."""
-    view = site.views[0]
-    assert isinstance(view, Map)
-    rank, keepdims = len(site.shape_in()), bool(site.attrs.get("keepdims", 1))
+@rule(*REDUCTIONS, on=PLACED, attributes=("axes", "keepdims", "noop_with_empty_axes"))
+def reduce_placed(site: Site) -> Outcome | None:
+    """Over channels a tensor stays placed as it is; over places it is a pool, of a window or of the whole image."""
+    view = site.placed_in()
+    rank, keepdims = len(view.groups), bool(site.attrs.get("keepdims", 1))
     axes = reduced_axes(site, rank)
     if axes is None:
         return site.refuse("unknown-axes", "takes axes that are not constant")
-    if not axes:
-        return _nothing(site, view)
-    if 0 in axes:
+    if 0 in axes and view.apart:
         return site.refuse("mixes-batch", "reduces over the batch")
-    spatial = set(axes) & set(view.spatial)
-    if not spatial:
+    if all(pure(view.groups[axis]) for axis in axes):
         return _over_channels(site, view, axes, keepdims)
+    if view.is_folded:
+        return reduce_places(site, axes) or folded_as_context(site, view, axes)
+    if view.is_strip:
+        return _of_strip(site, view, axes, keepdims)
+    return _of_map(site, view, axes, keepdims)
+
+
+def _of_strip(site: Site, view: Placed, axes: list[int], keepdims: bool) -> Outcome:
+    """Over all axes that are left it is a pool of the whole image."""
+    if view.parts:
+        return pooled_in_part(site)
+    if weighs(site, view.trace, [axis for axis in axes if axis in view.spatial]) is None:
+        return weighed_apart(site)
+    return strip(site, view, axes, keepdims)
+
+
+def _of_map(site: Site, view: Placed, axes: list[int], keepdims: bool) -> Outcome:
+    """A reduction over all spatial axes is a global pool."""
+    spatial = set(axes) & set(view.spatial)
     weighted = any(place >= 0 for _, place in view.trace.shares) and spatial == set(view.spatial)
     if weighted and not site.of_head and site.state.global_pool != "keep":
         return _weighted(site, view)
@@ -80,7 +101,7 @@ def reduce_map(site: Site) -> Outcome:
         return global_pool(site, view, _POOLS[site.op_type], keepdims)
     if spatial == set(view.spatial) and not view.trace.windows:
         return _statistic(site, view, axes, keepdims)
-    if view.trace.windows and set(extent_of(site, view)) == {1}:
+    if view.trace.windows and set(view.extent) == {1}:
         return reduce_features(site)
     if spatial == set(axes) and site.op_type in _PARTIAL:
         return partial_pool(site, view, axes, keepdims)
@@ -90,7 +111,7 @@ def reduce_map(site: Site) -> Outcome:
     return site.refuse("unsupported-reduction", f"reduces over axes {axes} of a map")
 
 
-def _weighted(site: Site, view: Map) -> Outcome:
+def _weighted(site: Site, view: Placed) -> Outcome:
     """A pool weighted by a Softmax over places; a head's if it never meets its trunk, as the next walk will know."""
     site.keep()
     site.state.undecided.add(site.label)
@@ -109,20 +130,17 @@ def reduced_axes(site: Site, rank: int) -> list[int] | None:
     return sorted(axes)
 
 
-def _nothing(site: Site, view: Map) -> Outcome:
+def _over_channels(site: Site, view: Placed, axes: list[int], keepdims: bool) -> Outcome:
     site.keep()
-    return site.maps(view.trace, view.spatial)
+    return [replace(item, groups=_left(view, axes, keepdims)) for item in site.same() if isinstance(item, Placed)]
 
 
-def _over_channels(site: Site, view: Map, axes: list[int], keepdims: bool) -> Outcome:
-    site.keep()
-    if keepdims:
-        return site.maps(view.trace, view.spatial)
-    spatial = tuple(axis - sum(gone < axis for gone in axes) for axis in view.spatial)
-    return site.maps(view.trace, spatial)
+def _left(view: Placed, axes: Sequence[int], keepdims: bool) -> Groups:
+    """The axes behind a reduction."""
+    return tuple(() if k in axes else group for k, group in enumerate(view.groups) if keepdims or k not in axes)
 
 
-def _statistic(site: Site, view: Map, axes: list[int], keepdims: bool) -> Outcome:
+def _statistic(site: Site, view: Placed, axes: list[int], keepdims: bool) -> Outcome:
     """A figure of the whole map, its channels too: of each window, or of the image where it meets its trunk again."""
     if site.role != "context":
         return as_pool(site, reduce_features(site))
@@ -136,9 +154,9 @@ def _statistic(site: Site, view: Map, axes: list[int], keepdims: bool) -> Outcom
     return [of_image(site, view.trace)]
 
 
-def global_pool(site: Site, view: Map, kind: str, keepdims: bool) -> Outcome:
+def global_pool(site: Site, view: Placed, kind: str, keepdims: bool) -> Outcome:
     """One pool over the whole native window, by the option or as context."""
-    extent = extent_of(site, view)
+    extent = view.extent
     if site.role == "context" or (site.state.global_pool == "keep" and not view.trace.windows):
         return _kept_global(site, view, kind, extent)
     site.weighs(view)
@@ -157,7 +175,7 @@ def global_pool(site: Site, view: Map, kind: str, keepdims: bool) -> Outcome:
         tensor = window_pool(site, channels_first(site, source)[0], extent, kind)
         fields = tuple(item.through(length) for item, length in zip(view.trace.fields, extent, strict=True))
         trace = replace(view.trace, fields=fields)
-    windows = trace.windows or frozenset({boundary(source, extent)})
+    windows = trace.windows or frozenset({boundary(source)})
     trace = replace(trace, windows=windows, pools=trace.pools | {site.label})
     site.replaced(f"{site.op_type} {'x'.join(map(str, extent))}", _after(site, kind, extent, trace))
     return [_pooled(site, view, tensor, trace, keepdims)]
@@ -169,7 +187,7 @@ def _after(site: Site, kind: str, extent: tuple[int, ...], trace: Trace) -> str:
     return f"{_pool_name(kind)} {'x'.join(map(str, extent))}, stride 1"
 
 
-def _kept_global(site: Site, view: Map, kind: str, extent: tuple[int, ...]) -> Outcome:
+def _kept_global(site: Site, view: Placed, kind: str, extent: tuple[int, ...]) -> Outcome:
     """The same vector from an image of any size."""
     doubt = in_part(site, [view.trace]) if site.op_type in SUMS else None
     if doubt is not None:
@@ -187,7 +205,7 @@ def _kept_global(site: Site, view: Map, kind: str, extent: tuple[int, ...]) -> O
         site.replaced(site.op_type, "kept global")
         whole = site.op_type not in {"AveragePool", "MaxPool"}  # these are global at the native size only
         if whole and len(view.spatial) == site.state.rank:
-            trace = replace(trace, windows=frozenset({boundary(view, extent)}))
+            trace = replace(trace, windows=frozenset({boundary(view)}))
     return [Context(site.node.output[0], replace(trace, pools=trace.pools | {site.label}))]
 
 
@@ -225,31 +243,31 @@ _BLOCK, _LARGE = 16, 36
 """Channels of a block of onnxruntime's own layout; elements of a window that are summed up quickly in any case."""
 
 
-def _pooled(site: Site, view: Map, tensor: str, trace: Trace, keepdims: bool) -> View:
+def _pooled(site: Site, view: Placed, tensor: str, trace: Trace, keepdims: bool) -> View:
     """The pool's output: as a map whose extent is the grid where that is its layout, else as scores."""
     rank, name = len(site.shape_in()), site.node.output[0]
     first = view.spatial == tuple(range(2, rank)) and rank == 2 + len(view.spatial)
     if keepdims and first:
-        return Map(tensor, name, view.spatial, trace)
+        return site.map_of(name, trace, view.spatial, tensor)
     channels = int(np.prod(site.shape_out()[1:], dtype=np.int64))
     source = Source.of_cells(tensor, channels, len(view.spatial))
     index = np.arange(channels).reshape(site.shape_out()[1:])
     return simplest(site, Window((source,), index, trace))
 
 
-def partial_pool(site: Site, view: Map, axes: list[int], keepdims: bool) -> Outcome:
+def partial_pool(site: Site, view: Placed, axes: list[int], keepdims: bool) -> Outcome:
     """A pool over some of the spatial axes: the rest of the window is still to come."""
     if site.role != "context" and site.state.global_pool == "drop":
         site.state.blocked.add(site.label)  # perhaps it is context
         return site.refuse("partial-pool", "pools only one of the spatial axes", "use --global-pool window")
     if site.role == "context" or site.state.global_pool == "keep":
         return strip(site, view, axes, keepdims)
-    window = to_window(site, view)
+    window = window_of_map(site, view)
     source = window.sources[0]
     kernel = tuple(length if axis in axes else 1 for axis, length in zip(view.spatial, source.extent, strict=True))
     tensor = window_pool(site, source.tensor, kernel, _POOLS[site.op_type])
     rest = tuple(1 if axis in axes else length for axis, length in zip(view.spatial, source.extent, strict=True))
-    places = _first_of_each(places_of(site, view), axes, source.extent, rest)
+    places = _first_of_each(places_of(view), axes, source.extent, rest)
     if not keepdims:
         places = places.squeeze(tuple(axis - 1 for axis in axes))
     trace = replace(window.trace, pools=window.trace.pools | {site.label})
@@ -258,7 +276,7 @@ def partial_pool(site: Site, view: Map, axes: list[int], keepdims: bool) -> Outc
     return [simplest(site, Window((pooled,), places, trace))]
 
 
-def strip(site: Site, view: Map | Strip, axes: Sequence[int], keepdims: bool) -> Outcome:
+def strip(site: Site, view: Placed, axes: Sequence[int], keepdims: bool) -> Outcome:
     """A pool over some of the axes that follow the image, as context; over all that are left of them it is global."""
     weighed = weighs(site, view.trace, [axis for axis in axes if axis in view.spatial])
     kept_head = site.role != "context" and site.state.global_pool == "keep" and not weighed
@@ -275,19 +293,12 @@ def strip(site: Site, view: Map | Strip, axes: Sequence[int], keepdims: bool) ->
     else:
         site.keep([view.tensor, *site.tensors_from(1)])
     trace = replace(view.trace.tainted(site.taint("context")), pools=view.trace.pools | {site.label})
-    left = [place for place, axis in enumerate(view.spatial) if axis not in axes]
     name = site.node.output[0]
-    if not left:
+    if all(axis in axes for axis in view.spatial):
         if kept_head:
             site.replaced(site.op_type, "kept global")
         return [Context(name, replace(trace, fields=(Field(),) * site.state.rank))]
-    trace = replace(trace, fields=tuple(view.trace.fields[place] for place in left))
-    spatial = tuple(
-        view.spatial[place] - (0 if keepdims else sum(a < view.spatial[place] for a in axes)) for place in left
-    )
-    places = view.places if isinstance(view, Strip) else range(len(view.spatial))
-    like = view.like if isinstance(view, Strip) else view
-    return [Strip(name, name, spatial, tuple(places[place] for place in left), trace, like)]
+    return [Placed(name, name, _left(view, axes, keepdims), trace, view.like)]
 
 
 def weighed_apart(site: Site) -> Refusal:
@@ -304,11 +315,12 @@ def _first_of_each(places: Index, axes: list[int], extent: tuple[int, ...], rest
     return np.asarray(np.ravel_multi_index((channel, *where), (int(channel.max()) + 1, *rest)))
 
 
-@rule(*REDUCTIONS, on=Window, attributes=("axes", "keepdims", "noop_with_empty_axes"))
+@rule(*REDUCTIONS, on=FEATURES, attributes=("axes", "keepdims", "noop_with_empty_axes"))
 def reduce_window(site: Site) -> Outcome:
     """Reducing exactly the whole window of each channel is a global pool spelled by Reshape; else over scores."""
     view = site.views[0]
-    assert isinstance(view, Window)
+    if not isinstance(view, Window):
+        return reduce_features(site)
     axes = reduced_axes(site, view.index.ndim + 1)
     channels = None if not axes or 0 in axes else whole_channels(view, [axis - 1 for axis in axes])
     if channels is None:
@@ -361,7 +373,6 @@ def _summed(site: Site, trace: Trace) -> Trace:
     return replace(trace, places=trace.places and math.prod(site.shape_out()[1:]) >= most)
 
 
-@rule(*REDUCTIONS, on=ScoreMap, attributes=("axes", "keepdims", "noop_with_empty_axes"))
 def reduce_features(site: Site) -> Outcome:
     """Over features, cell by cell."""
     view = site.views[0]

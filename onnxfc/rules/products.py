@@ -13,13 +13,15 @@ import string
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from onnxfc.axes import Atom, Group, Groups, axis_of_places, channels, doubled, is_map, merged
+from onnxfc.axes import is_folded as may_fold
 from onnxfc.receptive_field import Field
-from onnxfc.regroup import Groups, doubled, groups_of, is_folded, is_map, merged, spatial_of, trace_of
+from onnxfc.regroup import trace_of
 from onnxfc.rules import relations
 from onnxfc.rules.sums import divided, in_part, of_native_count
-from onnxfc.rules.table import rule
+from onnxfc.rules.table import PLACED, rule
 from onnxfc.site import Outcome, Site
-from onnxfc.views import Atom, Context, Fixed, Folded, Group, Map, Share, Side, Trace, View
+from onnxfc.views import Context, Fixed, Placed, Share, Side, Trace, View, is_folded
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ def product(site: Site, terms: Sequence[str], out: str, *, shares: bool = False)
     """
     operands = [_operand(site, position) for position in range(len(terms))]
     found = [operand for operand in operands if operand is not None]
-    alone = sum(operand.moving for operand in found) < 2 and not any(isinstance(v, Folded) for v in site.views)
+    alone = sum(operand.moving for operand in found) < 2 and not any(is_folded(v) for v in site.views)
     if len(found) < len(operands) or alone:
         return None
     return _contracted(site, found, terms, out, shares)
@@ -50,7 +52,7 @@ def product(site: Site, terms: Sequence[str], out: str, *, shares: bool = False)
 
 @rule(
     "Attention",
-    on=(Folded, Map),
+    on=PLACED,
     attributes=(
         *("is_causal", "kv_num_heads", "q_num_heads", "qk_matmul_output_mode", "scale", "softcap"),
         "softmax_precision",
@@ -81,15 +83,13 @@ def matmul(site: Site) -> Outcome | None:
 
 def _operand(site: Site, position: int) -> _Operand | None:
     view, shape = site.views[position], site.shape_in(position)
-    if isinstance(view, Folded):
+    if isinstance(view, Placed) and not view.is_strip and not view.trace.windows:
         return _Operand(view, view.groups, view.sides)
-    if isinstance(view, Map) and not view.trace.windows:
-        return _Operand(view, groups_of(site, view), (Side(view, view.trace),))
     if isinstance(view, Context):
         batch = of_batch(site, view)
         return None if batch is None else _Operand(view, batch)
     if isinstance(view, Fixed) and not site.follows_size(position):
-        return _Operand(view, tuple(_channels(length) for length in shape))
+        return _Operand(view, tuple(channels(length) for length in shape))
     return None
 
 
@@ -99,11 +99,7 @@ def of_batch(site: Site, view: Context) -> Groups | None:
     batches = [shape[0] for shape in site.state.image_shapes]
     if not shapes or [shape[:1] for shape in shapes] != [(batch,) for batch in batches]:
         return None
-    return ((Atom("batch", batches[0]),), *(_channels(length) for length in shapes[0][1:]))
-
-
-def _channels(length: int) -> Group:
-    return (Atom("channel", length),) if length > 1 else ()
+    return ((Atom("batch", batches[0]),), *(channels(length) for length in shapes[0][1:]))
 
 
 def _contracted(
@@ -246,24 +242,25 @@ def _growing(
 def _made(site: Site, operands: Sequence[_Operand], groups: Groups, sides: Sequence[Side]) -> View | None:
     """The result's view; None where an axis mixes what must be apart."""
     name = site.node.output[0]
-    folded = [operand.view for operand in operands if isinstance(operand.view, Folded)]
+    folded = [operand.view for operand in operands if is_folded(operand.view)]
     if not sides:
         return _without_places(site, operands, groups)
     first, other = sides[0], sides[1] if len(sides) > 1 else None
     if is_map(groups):
-        return Map(name, name, spatial_of(groups), trace_of(site, first.trace, groups))
-    if not is_folded(groups):
+        axes = axis_of_places(groups)
+        return site.map_of(name, trace_of(site, first.trace, groups), [axes[place] for place in sorted(axes)])
+    if not may_fold(groups):
         return None
     bounds = frozenset().union(*(view.bounds for view in folded))
     joined: frozenset[str] = frozenset().union(*(view.joined for view in folded))
-    return Folded(name, groups, first.like, first.trace, bounds, None, joined, other)
+    return Placed(name, name, groups, first.trace, first.like, bounds=bounds, joined=joined, other=other)
 
 
 def _without_places(site: Site, operands: Sequence[_Operand], groups: Groups) -> View:
     """Context; or folded still, where the batch is not an axis of its own."""
     traces = [side.trace for operand in operands for side in operand.sides]
     traces += [operand.view.trace for operand in operands if isinstance(operand.view, Context)]
-    folded = [operand.view for operand in operands if isinstance(operand.view, Folded)]
+    folded = [operand.view for operand in operands if is_folded(operand.view)]
     joined: frozenset[str] = frozenset().union(*(view.joined for view in folded))
     taints = frozenset().union(*(trace.taints for trace in traces))
     pools = joined.union(*(o.view.trace.pools for o in operands if isinstance(o.view, Context)))  # none of the trunk's
@@ -273,7 +270,8 @@ def _without_places(site: Site, operands: Sequence[_Operand], groups: Groups) ->
         return Context(name, trace)
     sides = [side for operand in operands for side in operand.sides]
     bounds = frozenset().union(*(view.bounds for view in folded))
-    return Folded(name, groups, sides[0].like, replace(sides[0].trace, taints=taints), bounds, None, joined)
+    trace = replace(sides[0].trace, taints=taints)
+    return Placed(name, name, groups, trace, sides[0].like, bounds=bounds, joined=joined)
 
 
 def _looking(site: Site, operands: Sequence[_Operand], made: View) -> View:
@@ -284,13 +282,9 @@ def _looking(site: Site, operands: Sequence[_Operand], made: View) -> View:
     if isinstance(made, Context):
         trace = made.trace.tainted(site.taint("context"))
         return replace(made, trace=replace(trace, pools=trace.pools | mine))
-    assert isinstance(made, Folded | Map)
+    assert isinstance(made, Placed)
     trace = made.trace.tainted(site.taint("context"))
-    return (
-        replace(made, trace=trace, joined=made.joined | mine)
-        if isinstance(made, Folded)
-        else replace(made, trace=trace)
-    )
+    return replace(made, trace=trace, joined=made.joined | mine) if made.is_folded else replace(made, trace=trace)
 
 
 def _write(site: Site, growing: Sequence[tuple[Side, Atom]]) -> None:

@@ -13,7 +13,7 @@ from onnxfc.errors import Refusal
 from onnxfc.graph import label
 from onnxfc.rules.elementwise import BROADCAST
 from onnxfc.site import ATTENTION, LEAVE, Site
-from onnxfc.views import Context, Fixed, Folded, Map, Trace
+from onnxfc.views import Context, Fixed, Placed, Trace
 
 
 def _reasons(code: str, why: str, advice: str, *ops: str) -> dict[str, tuple[str, str, str]]:
@@ -57,7 +57,7 @@ def _table(site: Site) -> tuple[onnx.NodeProto, str] | None:
         name = queue.popleft()
         node = graph.producers.get(name)
         view = site.state.views.get(name)
-        if name in seen or node is None or isinstance(view, Fixed | Context | Map | Folded):
+        if name in seen or node is None or isinstance(view, Fixed | Context | Placed):
             continue  # what came of a table there was understood
         seen.add(name)
         if node.op_type in BROADCAST:

@@ -14,7 +14,7 @@ from onnxfc import emit
 from onnxfc.rules.elementwise import BROADCAST, UNARY
 from onnxfc.site import Site
 from onnxfc.specs import Shape
-from onnxfc.views import Map
+from onnxfc.views import Placed, is_map
 
 RESIZED = "resampling to a map's size"
 CROPPED = "crop to a map's size"
@@ -26,7 +26,7 @@ _ALONG |= {*BROADCAST, "AveragePool", "Concat", "GroupNormalization", "LRN", "Ma
 """Operators behind which a map has the same size at every image size, where it has the same extent natively."""
 
 
-def sisters(site: Site, view: Map, axes: Sequence[int]) -> Iterator[Map]:
+def sisters(site: Site, view: Placed, axes: Sequence[int]) -> Iterator[Placed]:
     """Maps of the output's native extent on ``axes`` that it meets, the nearest first.
 
     They are those that are computed already: where the sister itself is not, a map of its size before it.
@@ -64,7 +64,7 @@ def _same(site: Site, name: str, axes: Sequence[int]) -> bool:
     return shape is not None and len(shape) == len(own) and all(shape[axis] == own[axis] for axis in axes)
 
 
-def _before(site: Site, others: Sequence[str], axes: Sequence[int], looked: set[str]) -> Iterator[Map]:
+def _before(site: Site, others: Sequence[str], axes: Sequence[int], looked: set[str]) -> Iterator[Placed]:
     """The maps themselves if they are known, else those of their size that they are computed from; each once."""
     names = list(others)
     for item in names:
@@ -72,25 +72,25 @@ def _before(site: Site, others: Sequence[str], axes: Sequence[int], looked: set[
             continue
         looked.add(item)
         view = site.state.views.get(item)
-        if isinstance(view, Map):
+        if is_map(view):
             yield view
         node = site.state.graph.producers.get(item)
         if view is None and node is not None and node.op_type in _ALONG:
             names.extend(node.input)
 
 
-def _fits(view: Map, other: Map) -> bool:
+def _fits(view: Placed, other: Placed) -> bool:
     """Whether both are maps over the same axes, before any head."""
     return view.spatial == other.spatial and not other.trace.windows
 
 
-def sizes_like(site: Site, view: Map, other: Map) -> str:
+def sizes_like(site: Site, view: Placed, other: Placed) -> str:
     """The shape of ``view`` with the spatial dims of ``other`` (whose axes may stand elsewhere), as a tensor."""
     sizes = emit.dims(site.draft, other.tensor, min(other.spatial), max(other.spatial) + 1)
     return sizes_with(site, view, sizes)
 
 
-def sizes_with(site: Site, view: Map, sizes: str) -> str:
+def sizes_with(site: Site, view: Placed, sizes: str) -> str:
     """The shape of ``view`` with these spatial dims, as a tensor."""
     draft, rank = site.draft, len(site.shape_out())
     first, last = min(view.spatial), max(view.spatial) + 1
@@ -100,21 +100,21 @@ def sizes_with(site: Site, view: Map, sizes: str) -> str:
     return emit.concat(draft, parts)
 
 
-def images(site: Site) -> Iterator[Map]:
+def images(site: Site) -> Iterator[Placed]:
     """The images themselves."""
     for info in site.state.graph.inputs:
         view = site.state.views[info.name]
-        if isinstance(view, Map):
+        if is_map(view):
             yield view
 
 
-def sized(site: Site, view: Map) -> Shape:
+def sized(site: Site, view: Placed) -> Shape:
     """The output's native extents on the spatial axes of ``view``."""
     shape = site.shape_out()
     return tuple(shape[axis] for axis in view.spatial)
 
 
-def contiguous(view: Map) -> bool:
+def contiguous(view: Placed) -> bool:
     """Whether its spatial axes lie beside each other."""
     return view.spatial == tuple(range(view.spatial[0], view.spatial[0] + len(view.spatial)))
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from onnxfc import emit
 from onnxfc.errors import Refusal
-from onnxfc.rules.table import rule
+from onnxfc.rules.table import FEATURES, PLACED, rule
 from onnxfc.site import Outcome, Site
-from onnxfc.views import Fixed, Map, ScoreMap, Window
+from onnxfc.views import Fixed, ScoreMap, Window
 
 
-@rule("Shape", "Size", on=Map, attributes=("start", "end"))
-def shape_of_map(site: Site) -> Outcome:
+@rule("Shape", "Size", on=PLACED, attributes=("start", "end"))
+def shape_of_placed(site: Site) -> Outcome:
     """The map's dims now: computed sizes follow the image."""
     site.keep()
     return site.fixed()
 
 
-@rule("Shape", on=(Window, ScoreMap), attributes=("start", "end"))
+@rule("Shape", on=FEATURES, attributes=("start", "end"))
 def shape_of_features(site: Site) -> Outcome:
     """(N, F1, ..., Fk) without the grid."""
     whole = _whole(site)
@@ -27,7 +27,7 @@ def shape_of_features(site: Site) -> Outcome:
     return [Fixed(emit.slice_axis(site.draft, whole, 0, start, end))]
 
 
-@rule("Size", on=(Window, ScoreMap))
+@rule("Size", on=FEATURES)
 def size_of_features(site: Site) -> Outcome:
     """N * F1 * ... * Fk without the grid."""
     whole = _whole(site)

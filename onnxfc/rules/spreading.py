@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from onnxfc import emit
+from onnxfc.axes import lengths
 from onnxfc.lift import uniform
 from onnxfc.rules.elementwise import BROADCAST, UNARY
 from onnxfc.rules.sisters import images, sisters
 from onnxfc.site import LEAVE, Outcome, Site, tensor_of
-from onnxfc.views import Context, Fixed, Map, Trace
+from onnxfc.views import Context, Fixed, Placed, Trace, is_map
 
 
 def spreads(site: Site) -> bool:
@@ -79,7 +80,7 @@ def spread(site: Site) -> Outcome:
     shape = emit.concat(site.draft, [emit.dims(site.draft, *part) for part in ends])
     site.draft.emit("Expand", [tensor, shape], name, instead=site.node)
     site.turns_out(trace, "context")
-    return site.maps(like.trace.tainted(*trace.taints, site.taint("context")), like.spatial)
+    return site.placed(like, like.trace.tainted(*trace.taints, site.taint("context")), like.where)
 
 
 def _one_place(site: Site, position: int) -> str | None:
@@ -105,14 +106,14 @@ def _broadcast(site: Site, name: str) -> bool:
     )
 
 
-def _of_that_size(site: Site) -> Iterator[Map]:
+def _of_that_size(site: Site) -> Iterator[Placed]:
     """Maps of the output's native extents: those that it meets, the image, and all others."""
     spatial = tuple(range(2, len(site.shape_out())))
-    known = [view for view in site.state.views.values() if isinstance(view, Map)]
+    known = [view for view in site.state.views.values() if is_map(view)]
     model = next((view for view in known if view.spatial == spatial and not view.trace.windows), None)
     if model is not None:
         yield from sisters(site, model, spatial)
     for view in [*images(site), *reversed(known)]:
-        own = site.native(view.original).native
+        own = lengths(view.groups)
         if view.spatial == spatial and not view.trace.windows and own[2:] == site.shape_out()[2:]:
             yield view

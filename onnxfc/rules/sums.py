@@ -16,7 +16,7 @@ from onnxfc.graph import attributes, inputs_of, label
 from onnxfc.rules.elementwise import BROADCAST, UNARY
 from onnxfc.site import LEAVE, Site, positive
 from onnxfc.specs import InferenceFailed, Spec
-from onnxfc.views import Folded, Map, Refused, Trace, View, Window
+from onnxfc.views import Placed, Refused, Trace, View, Window
 
 SUMS = {"ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp"}
 _SOFTMAX = {"Hardmax", "LogSoftmax", "Softmax"}
@@ -145,9 +145,9 @@ _KEEP_SHARES = {
 
 def shares_behind(node: onnx.NodeProto, given: Sequence[View], view: View) -> View:
     """A node's output with what it still holds of shares; in doubt (the place inverted) after work on each element."""
-    if not isinstance(view, Map | Folded) or not any(side.shares for side in _traces(view)):
+    if not isinstance(view, Placed) or view.is_strip or not any(side.trace.shares for side in view.sides):
         return view
-    all_hold = all(isinstance(item, Map | Folded) and _sure(item) for item in given)
+    all_hold = all(isinstance(item, Placed) and _sure(item) for item in given)
     kept = node.op_type in _KEEP_SHARES or (node.op_type in {"Add", "Sub", "Sum"} and all_hold)
     if kept and (node.op_type != "Div" or _sure(given[0])):
         return view
@@ -156,17 +156,13 @@ def shares_behind(node: onnx.NodeProto, given: Sequence[View], view: View) -> Vi
     def behind(trace: Trace) -> Trace:
         return replace(trace, shares=frozenset((name, min(k, ~k)) for name, k in trace.shares if each))
 
-    if isinstance(view, Map) or view.other is None:
+    if view.other is None:
         return replace(view, trace=behind(view.trace))
     return replace(view, trace=behind(view.trace), other=replace(view.other, trace=behind(view.other.trace)))
 
 
-def _traces(view: Map | Folded) -> list[Trace]:
-    return [view.trace] if isinstance(view, Map) else [side.trace for side in view.sides]
-
-
 def _sure(view: View) -> bool:
-    return isinstance(view, Map | Folded) and any(k >= 0 for trace in _traces(view) for _, k in trace.shares)
+    return isinstance(view, Placed) and any(k >= 0 for side in view.sides for _, k in side.trace.shares)
 
 
 def of_native_count(site: Site, axes: Sequence[tuple[str, int, int]], like: str) -> str:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
 
+from onnxfc.axes import lengths
 from onnxfc.errors import Refusal
 from onnxfc.graph import attributes
 from onnxfc.site import Outcome, Site
 from onnxfc.specs import Array
-from onnxfc.views import Map
+from onnxfc.views import Placed, is_map
 
 _OPEN = 2**31 - 1
 _MOVES = {"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 
 
-def permuted(site: Site, view: Map) -> tuple[Map, Array] | None:
+def permuted(site: Site, view: Placed) -> tuple[Placed, Array] | None:
     """The map, channels first, whose channels the output is in another order, and that order; None for anything else.
 
     A channel shuffle is Reshape, Transpose, Reshape: one Gather says the same and knows nothing of sizes.
@@ -28,20 +29,15 @@ def permuted(site: Site, view: Map) -> tuple[Map, Array] | None:
         nodes.append(node)
         name = node.input[0]
         before = site.state.views.get(name)
-        if isinstance(before, Map) and len(nodes) > 1 and _channels_first(site, before):
+        if is_map(before) and len(nodes) > 1 and before.channels_first and not before.trace.windows:
             order = _order(site, before, nodes[::-1])
             return None if order is None else (before, order)
     return None
 
 
-def _channels_first(site: Site, view: Map) -> bool:
-    rank = len(site.native(view.original).native)
-    return view.spatial == tuple(range(2, rank)) and not view.trace.windows
-
-
-def _order(site: Site, before: Map, nodes: Sequence[onnx.NodeProto]) -> Array | None:
+def _order(site: Site, before: Placed, nodes: Sequence[onnx.NodeProto]) -> Array | None:
     """Which channel each channel of the output is, if that is all that the nodes do."""
-    shape = site.native(before.original).native
+    shape = lengths(before.groups)
     after = site.shape_out()
     if len(after) != len(shape) or shape[2:] != after[2:] or shape[0] != after[0]:
         return None
@@ -70,16 +66,16 @@ def pieces_joined(site: Site, axis: int) -> Outcome | None:
 
     Where it is not padding but the map in another order, it is refused; None where the pieces are of several maps.
     """
-    roots = {_cut_from(site, name) for name in site.node.input if not isinstance(site.state.views[name], Map)}
+    roots = {_cut_from(site, name) for name in site.node.input if not is_map(site.state.views[name])}
     root = min(roots, default="")
     view = site.state.views.get(root)
-    if len(roots) != 1 or not isinstance(view, Map) or axis not in view.spatial:
+    if len(roots) != 1 or not is_map(view) or axis not in view.spatial:
         return None
     pieces = [_piece(site, root, name, axis) for name in site.node.input]
     found = [piece for piece in pieces if piece is not None]
     if len(found) < len(pieces):
         return None
-    length = site.native(view.original).native[axis]
+    length = lengths(view.groups)[axis]
     whole = [place for place, piece in enumerate(found) if (piece.start, piece.end) == (0, length)]
     borders = len(whole) == 1 and all(
         piece.end == length if place < whole[0] else piece.start == 0
@@ -95,7 +91,7 @@ def _rolled(site: Site) -> Refusal:
     return site.refuse("flipped", "rolls the map around: a cell would read the far end of the image")
 
 
-def _wrapped(site: Site, view: Map, axis: int, pieces: list[Piece], whole: int) -> Outcome:
+def _wrapped(site: Site, view: Placed, axis: int, pieces: list[Piece], whole: int) -> Outcome:
     inputs = []
     for place, piece in enumerate(pieces):
         count = piece.end - piece.start
@@ -105,10 +101,8 @@ def _wrapped(site: Site, view: Map, axis: int, pieces: list[Piece], whole: int) 
     site.keep(inputs)
     before = sum(piece.end - piece.start for piece in pieces[:whole])
     place = view.spatial.index(axis)
-    fields = tuple(field.through(1, pad=before) if k == place else field for k, field in enumerate(view.trace.fields))
-    return site.maps(
-        replace(view.trace, fields=fields).tainted(site.taint("padding"), site.taint("context")), view.spatial
-    )
+    trace = view.trace.along({place: view.trace.fields[place].through(1, pad=before)})
+    return site.placed(view, trace.tainted(site.taint("padding"), site.taint("context")), view.where)
 
 
 def _cut_from(site: Site, name: str) -> str:

@@ -7,16 +7,18 @@ from dataclasses import replace
 import numpy as np
 
 from onnxfc import emit
+from onnxfc.axes import pure
 from onnxfc.lift import to_scores
 from onnxfc.rules.arithmetic import affine
-from onnxfc.rules.table import rule
-from onnxfc.site import Outcome, Site, extent_of, positive
-from onnxfc.views import Fixed, Map, ScoreMap, View, Window
+from onnxfc.rules.places import over_places
+from onnxfc.rules.table import FEATURES, PLACED, rule
+from onnxfc.site import Outcome, Site, positive
+from onnxfc.views import Fixed, Placed, ScoreMap, View, Window
 
 _BATCH_NORM = ("epsilon", "momentum", "spatial", "training_mode")
 
 
-@rule("Softmax", "LogSoftmax", "Hardmax", on=(Window, ScoreMap), attributes=("axis",))
+@rule("Softmax", "LogSoftmax", "Hardmax", on=FEATURES, attributes=("axis",))
 def softmax_scores(site: Site) -> Outcome:
     """Over features, cell by cell. Before opset 13 all axes from ``axis`` on are normalised together.
 
@@ -51,26 +53,27 @@ def _grid_first(site: Site, scores: ScoreMap, axis: int) -> Outcome:
     return site.score_maps(scores.trace)
 
 
-@rule("Softmax", "LogSoftmax", "Hardmax", on=Map, attributes=("axis",))
-def softmax_map(site: Site) -> Outcome:
-    """Over the channels of each place; over space only where space is the grid of a pooled head."""
-    view = site.views[0]
-    assert isinstance(view, Map)
-    rank = len(site.shape_in())
-    flattening = site.opset < 13
+@rule("Softmax", "LogSoftmax", "Hardmax", on=PLACED, attributes=("axis",))
+def softmax(site: Site) -> Outcome | None:
+    """Over the channels of each place; over places they are weights of the whole image, or of each window."""
+    view, rank, flattening = site.placed_in(), len(site.shape_in()), site.opset < 13
     axis = positive(int(site.attrs.get("axis", 1 if flattening else -1)), rank)
     normalised = set(range(axis, rank)) if flattening else {axis}
-    if 0 in normalised:
+    if 0 in normalised and not view.is_folded:
         return site.refuse("mixes-batch", "normalises over the batch")
-    if not normalised & set(view.spatial):
+    if all(pure(view.groups[k]) for k in normalised):
         site.keep(axis=axis)
-        return site.maps(view.trace, view.spatial)
+        return site.same()
+    if view.is_folded:
+        return over_places(site, sorted(normalised))
+    if view.is_strip:
+        return _over_space(site, axis)
     whole = normalised == set(view.spatial) and site.op_type != "LogSoftmax"
-    if whole and not view.trace.windows and 1 not in extent_of(site, view):
+    if whole and not view.trace.windows and 1 not in view.extent:
         return softmax_scores(site) if site.of_head else _over_places(site, view)
-    pooled = set(extent_of(site, view)) == {1} and view.spatial == tuple(range(2, rank)) and axis == 1
+    pooled = set(view.extent) == {1} and view.channels_first and axis == 1
     if not pooled and site.role == "context" and not view.trace.windows:
-        return _over_space(site, view, axis)
+        return _over_space(site, axis)
     if not pooled:
         site.state.blocked.add(site.label)  # perhaps it is context
         return site.refuse("softmax-over-space", "normalises over the places of the native size")
@@ -78,26 +81,26 @@ def softmax_map(site: Site) -> Outcome:
     tensor = emit.transpose(site.draft, view.tensor, ahead)
     tensor = site.draft.emit(site.op_type, [tensor], axis=rank - 1, instead=site.node)
     emit.transpose(site.draft, tensor, [int(place) for place in np.argsort(ahead)], site.node.output[0])
-    return site.maps(view.trace, view.spatial)
+    return site.same()
 
 
-def _over_places(site: Site, view: Map) -> Outcome:
+def _over_places(site: Site, view: Placed) -> Outcome:
     """Weights that sum up to 1 over all places of the image: context."""
     site.keep()
     site.state.undecided.add(site.label)
-    along = frozenset((site.label, place) for place in range(len(view.spatial)))
+    along = frozenset((site.label, place) for place in view.where)
     trace = view.trace.tainted(site.taint("context"))
-    return site.maps(replace(trace, shares=trace.shares | along), view.spatial)
+    return site.same(replace(trace, shares=trace.shares | along))
 
 
-def _over_space(site: Site, view: Map, axis: int) -> Outcome:
+def _over_space(site: Site, axis: int) -> Outcome:
     """A gate that weighs the places of an axis against each other, and then meets its trunk again: context."""
     site.keep(axis=axis)
-    trace = view.trace.tainted(site.taint("context"))
-    return site.maps(replace(trace, pools=trace.pools | {site.label}), view.spatial)
+    trace = site.placed_in().trace.tainted(site.taint("context"))
+    return site.same(replace(trace, pools=trace.pools | {site.label}))
 
 
-@rule("BatchNormalization", on=(Window, ScoreMap), attributes=_BATCH_NORM)
+@rule("BatchNormalization", on=FEATURES, attributes=_BATCH_NORM)
 def batch_normalization_features(site: Site) -> Outcome:
     """A scale and a shift per feature (axis 1): pending in a window, as it is on scores."""
     if site.attrs.get("training_mode", 0) or any(site.output_used(k) for k in range(1, len(site.node.output))):

@@ -10,19 +10,21 @@ import numpy as np
 from onnx import TensorProto
 
 from onnxfc import emit
+from onnxfc.axes import is_mixed, lengths, pure
 from onnxfc.receptive_field import Pixels
-from onnxfc.rules.layout import as_piece, as_window, map_of
+from onnxfc.rules.joined import axis_of, ends_of, sliced_part
 from onnxfc.rules.sisters import CROPPED, images, sisters
-from onnxfc.rules.table import rule
+from onnxfc.rules.table import PLACED, rule
+from onnxfc.rules.windowed import as_piece, pooled_in_part
 from onnxfc.site import LEAVE, Outcome, Site, positive
-from onnxfc.views import Map, Trace
+from onnxfc.views import Placed, Trace
 
 Cuts = dict[int, tuple[int, int, int]]
 """Start, end and step of a Slice by axis."""
 
 
-@rule("Slice", on=Map, attributes=("axes", "ends", "starts"))
-def slice_(site: Site) -> Outcome:
+@rule("Slice", on=PLACED, attributes=("axes", "ends", "starts"))
+def slice_(site: Site) -> Outcome | None:
     """Some of the channels, or a border cut off and every n-th place kept.
 
     A piece of the native size is a window's, unless it meets a map of its size further on: then it is a crop to that.
@@ -30,12 +32,15 @@ def slice_(site: Site) -> Outcome:
 
     https://onnx.ai/onnx/operators/onnx__Slice.html
     """
-    view = map_of(site)
-    cuts = cuts_of(site)
+    view, cuts = site.placed_in(), cuts_of(site)
+    if view.is_folded:
+        return _of_channels(site, view)
     if cuts is None:
         return site.refuse("unknown-axes", "takes bounds that are not constant")
+    if view.parts:
+        return _joined_piece(site, view, cuts)
     if 0 in cuts and site.shape_in()[0] != site.shape_out()[0]:
-        return as_window(site)
+        return pooled_in_part(site) if view.is_strip else None
     if any(cuts.get(axis, (0, 0, 1))[2] < 0 for axis in view.spatial):
         return site.refuse("flipped", "turns the map around: a cell would read the other end of the image")
     if site.follows_size(1) or site.follows_size(2):
@@ -45,7 +50,7 @@ def slice_(site: Site) -> Outcome:
             return site.refuse("cut-out", "cuts off what is behind a fixed place", LEAVE)
         site.state.aligned = True  # of a head's window it cuts off nothing
     baked = [axis for axis in view.spatial if _is_baked(site, axis, cuts.get(axis))]
-    sister = next(_cropped_like(site, view, baked), None) if baked else None
+    sister = next(_cropped_like(site, view, baked), None) if baked and view.is_map else None
     if sister is not None:
         return _crop_to(site, view, sister, cuts, baked)
     if baked and site.role != "head":
@@ -55,22 +60,32 @@ def slice_(site: Site) -> Outcome:
     return _sliced(site, view, cuts, {axis: min(end, 0) or _OPEN for axis, (_, end, _) in cuts.items()})
 
 
-@rule("Split", on=Map, attributes=("axis", "num_outputs", "split"))
-def split(site: Site) -> Outcome:
-    """Parts of a channel axis; those of a spatial one are pieces of the native map."""
-    view, axis = map_of(site), positive(int(site.attrs.get("axis", 0)), len(site.shape_in()))
-    if axis == 0:
-        return site.refuse("mixes-batch", "works along the batch")
-    if axis in view.spatial and site.role != "head":
-        site.state.found[site.label] = site.role
-        return site.refuse("cut-out", f"cuts the map of the native size into parts, {_GOES_ON}", LEAVE)
-    if axis in view.spatial:
-        return as_piece(site)
+def _of_channels(site: Site, view: Placed) -> Outcome | None:
+    """Some channels of a folded tensor; None where more than channels is cut."""
+    before, after = site.shape_in(), site.shape_out()
+    touched = [axis for axis, pair in enumerate(zip(before, after, strict=True)) if len(set(pair)) > 1]
+    if not site.only_first or is_mixed(view.groups) or len(touched) != 1 or not pure(view.groups[touched[0]]):
+        return None
     site.keep()
-    return site.maps(view.trace, view.spatial)
+    return site.of_channels(view, touched[0])
 
 
-def _crop_to(site: Site, view: Map, sister: Map, cuts: Cuts, baked: Sequence[int]) -> Outcome:
+def _joined_piece(site: Site, view: Placed, cuts: Cuts) -> Outcome:
+    """Channels of strips that were joined, or one of the strips."""
+    axis = axis_of(view)
+    if axis not in cuts:
+        site.keep()
+        return site.same()
+    ends = ends_of(site, view)
+    start, end, step = cuts[axis]
+    bounds = slice(start, end, step).indices(site.shape_in()[axis])
+    whole = [(first, last, 1) for first, last in zip([0, *ends], ends, strict=False)]
+    if len(cuts) > 1 or bounds not in whole or site.opset < 10:
+        return site.refuse("cut-out", "cuts pieces of the native size out of the map")
+    return [sliced_part(site, view, whole.index(bounds), site.node.output[0])]
+
+
+def _crop_to(site: Site, view: Placed, sister: Placed, cuts: Cuts, baked: Sequence[int]) -> Outcome:
     """As much as makes it as large as its sister, whatever that is."""
     ends = {axis: min(end, 0) or _OPEN for axis, (_, end, _) in cuts.items()}
     ends |= {axis: cuts[axis][1] - site.shape_in()[axis] for axis in baked}
@@ -79,7 +94,7 @@ def _crop_to(site: Site, view: Map, sister: Map, cuts: Cuts, baked: Sequence[int
     return _sliced(site, tainted, cuts, ends, written)
 
 
-def _cut_borders(site: Site, view: Map, cuts: Cuts, baked: Sequence[int]) -> Outcome:
+def _cut_borders(site: Site, view: Placed, cuts: Cuts, baked: Sequence[int]) -> Outcome:
     """Cut off as much of the border at any size.
 
     Where the trunk goes on behind it alone, only what is cut off on both sides is a border. If it meets its trunk
@@ -98,7 +113,7 @@ def _cut_borders(site: Site, view: Map, cuts: Cuts, baked: Sequence[int]) -> Out
 _GOES_ON = "and more than FC layers works on it"
 
 
-def _computed_piece(site: Site, view: Map, cuts: Cuts) -> Outcome:
+def _computed_piece(site: Site, view: Placed, cuts: Cuts) -> Outcome:
     """Bounds that are computed from the image's size stay so, if the piece begins at one place at every size.
 
     A part of the map (its first half, say) may be a head's: then it is the part of a window.
@@ -117,7 +132,7 @@ def _computed_piece(site: Site, view: Map, cuts: Cuts) -> Outcome:
     if begins is None or begins.min() < 0 or not steady:
         return site.refuse("cut-out", f"cuts out a part that does not grow as the map does, {_GOES_ON}", LEAVE)
     ends = {axis: min(0, end - site.shape_in()[axis] if end >= 0 else end) for axis, (_, end, _) in cuts.items()}
-    return site.maps(_trace(view, _at_most(site, cuts), ends), view.spatial)
+    return site.placed(view, _trace(view, _at_most(site, cuts), ends), view.where)
 
 
 def _at_most(site: Site, cuts: Cuts) -> Cuts:
@@ -127,10 +142,10 @@ def _at_most(site: Site, cuts: Cuts) -> Cuts:
     return {axis: (int(start), end, step) for (axis, (_, end, step)), start in most}
 
 
-def _trace(view: Map, cuts: Cuts, ends: Mapping[int, int]) -> Trace:
+def _trace(view: Placed, cuts: Cuts, ends: Mapping[int, int]) -> Trace:
     """Of a map without what was cut off; ``ends`` are counted from behind, 0 or more where nothing is."""
     fields = list(view.trace.fields)
-    for place, axis in enumerate(view.spatial):
+    for place, axis in view.where.items():
         if axis in cuts:
             start, _, step = cuts[axis]
             field = fields[place].cut(start, max(0, -ends[axis]))
@@ -148,21 +163,21 @@ def _is_baked(site: Site, axis: int, cut: tuple[int, int, int] | None) -> bool:
     return cut is not None and cut[2] > 0 and 0 <= cut[1] < site.shape_in()[axis]
 
 
-def _cropped_like(site: Site, view: Map, axes: Sequence[int]) -> Iterator[Map]:
+def _cropped_like(site: Site, view: Placed, axes: Sequence[int]) -> Iterator[Placed]:
     """Maps of the same stride that the slice meets, or the image: it is a crop to their size, whatever that is."""
 
     def strides(trace: Trace) -> list[Pixels]:
-        return [field.stride for field, axis in zip(trace.fields, view.spatial, strict=True) if axis in axes]
+        return [trace.fields[place].stride for place, axis in view.where.items() if axis in axes]
 
     if view.trace.windows:
         return iter(())
     wanted, shape = strides(view.trace), site.shape_out()
-    native = ((image, site.native(image.original).native) for image in images(site) if image.spatial == view.spatial)
+    native = ((image, lengths(image.groups)) for image in images(site) if image.spatial == view.spatial)
     whole = (image for image, own in native if all(own[axis] == shape[axis] for axis in axes))
     return (other for other in chain(sisters(site, view, axes), whole) if strides(other.trace) == wanted)
 
 
-def _end_like(site: Site, sister: Map, axis: int, start: int, end: int) -> int | str:
+def _end_like(site: Site, sister: Placed, axis: int, start: int, end: int) -> int | str:
     """Where a crop of a sister's size ends: so many elements behind its start. Before opset 10 counted from the end."""
     if site.opset < 10:
         return end
@@ -192,13 +207,13 @@ def cuts_of(site: Site) -> Cuts | None:
 
 
 def _sliced(
-    site: Site, view: Map, cuts: Cuts, ends: Mapping[int, int], written: Mapping[int, int | str] | None = None
+    site: Site, view: Placed, cuts: Cuts, ends: Mapping[int, int], written: Mapping[int, int | str] | None = None
 ) -> Outcome:
     """The node as it is, or with its ends opened where they were baked at the native size.
 
     ``ends``: by axis, counted from behind, or open. ``written``: what is to be written instead.
     """
-    outcome = site.maps(_trace(view, cuts, ends), view.spatial)
+    outcome = site.placed(view, _trace(view, cuts, ends), view.where)
     own = {*view.spatial, 0} if site.free_batch else {*view.spatial}
     spatial: dict[int, int | str] = {axis: end for axis, end in ends.items() if axis in own}
     spatial |= written or {}

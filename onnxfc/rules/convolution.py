@@ -10,14 +10,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from onnxfc import emit
+from onnxfc.axes import kinds, pure
 from onnxfc.errors import Refusal
 from onnxfc.graph import label
 from onnxfc.receptive_field import Field
 from onnxfc.rules.pooling import global_pool, partial_pool, strip
 from onnxfc.rules.sisters import PADDED, contiguous, sisters
-from onnxfc.rules.table import rule
-from onnxfc.site import Outcome, Site, extent_of
-from onnxfc.views import Fixed, Map, Strip, Taint, Trace
+from onnxfc.rules.table import PLACED, rule
+from onnxfc.rules.windowed import pooled_in_part
+from onnxfc.site import Outcome, Site
+from onnxfc.views import Placed, Trace
 
 WINDOWED = (*("auto_pad", "ceil_mode", "count_include_pad", "dilations", "group", "kernel_shape", "p", "pads"),)
 
@@ -46,39 +48,65 @@ class Sliding:
         return any((*self.begin, *self.end))
 
 
-@rule("Conv", "MaxPool", "AveragePool", "LpPool", on=Map, attributes=(*WINDOWED, "strides", "storage_order"))
-def sliding(site: Site) -> Outcome:
+@rule("Conv", "MaxPool", "AveragePool", "LpPool", on=PLACED, attributes=(*WINDOWED, "strides", "storage_order"))
+def sliding(site: Site) -> Outcome | None:
     """A kernel that slides over the spatial axes; auto_pad is frozen to the pads of the native size.
 
+    Over axes of places that were laid together, or of strips that were joined, only one of a single element goes.
     https://onnx.ai/onnx/operators/onnx__Conv.html, https://onnx.ai/onnx/operators/onnx__AveragePool.html
     """
     view = site.views[0]
-    assert isinstance(view, Map)
+    if not isinstance(view, Placed):
+        return _weight_of_image(site)
+    if not view.apart:
+        return _pointwise(site, view)
     wrong = _layout(site, view)
     if wrong is not None:
         return wrong
     how = sliding_of(site)
     if isinstance(how, Refusal):
         return how
-    own, extent = how.on([axis - 2 for axis in view.spatial]), extent_of(site, view)
-    if len(extent) == len(how.kernel) and _covers(site, how, extent):
+    return _pooled(site, view, how) or _slid(site, view, how)
+
+
+def _pooled(site: Site, view: Placed, how: Sliding) -> Outcome | None:
+    """A pool whose one window covers the map, or one of its axes; None where it is none."""
+    if view.is_map and len(view.extent) == len(how.kernel) and _covers(site, how, view.extent):
         return global_pool(site, view, site.op_type.removesuffix("Pool"), keepdims=True)
-    along = [] if site.state.open else covered(site, how, view)
-    if along and site.role == "context":
+    along = [] if view.is_map and site.state.open else covered(site, how, view)
+    if along and (view.is_strip or site.role == "context"):
         return strip(site, view, along, keepdims=True)
     if along and site.role == "head" and not site.decided:
         site.state.covering.add(site.label)
     elif along and site.role == "head" and site.state.global_pool == "window":
         return partial_pool(site, view, along, keepdims=True)
+    return None
+
+
+def _slid(site: Site, view: Placed, how: Sliding) -> Outcome:
+    own = how.on([axis - 2 for axis in view.spatial])
     if view.trace.windows and (own.padded or set(own.kernel) != {1} or set(own.strides) != {1}):
         return _over_pooled(site, view)
-    trace = _through(site, view.trace, own, extent)
+    trace = _through(site, view, own)
     changes: dict[str, Any] = {"auto_pad": None, "pads": [*how.begin, *how.end]} if how.frozen else {}
-    if site.attrs.get("ceil_mode", 0) and not _partial(own, extent) and not site.state.dense:
+    if site.attrs.get("ceil_mode", 0) and not _partial(own, view.extent) and not site.state.dense:
         site.state.aligned = True
         changes["ceil_mode"] = 0  # it does nothing at the native size, and must not at others
     site.keep(**changes)
-    return site.maps(trace, view.spatial)
+    return site.placed(view, trace, view.where)
+
+
+def _pointwise(site: Site, view: Placed) -> Outcome | None:
+    """A Conv of one element over (N, C, H * W)."""
+    alone = kinds(view.groups[0]) == ["batch"] and pure(view.groups[1])
+    kernel = site.shape_in(1)[2:] if site.has_input(1) else site.attrs.get("kernel_shape", ())
+    idle = (
+        set(kernel) == {1} and not any(site.attrs.get("pads") or ()) and set(site.attrs.get("strides") or (1,)) == {1}
+    )
+    if not (site.only_first and alone and idle):
+        return pooled_in_part(site) if view.is_strip else None
+    site.keep()
+    return site.of_channels(view, 1)
 
 
 def _covers(site: Site, how: Sliding, extent: tuple[int, ...]) -> bool:
@@ -106,7 +134,7 @@ def _leads_to_fc(site: Site) -> bool:
     return len(names) > 1 or bool(site.state.graph.readers.get(names[0]))
 
 
-def covered(site: Site, how: Sliding, view: Map | Strip) -> list[int]:
+def covered(site: Site, how: Sliding, view: Placed) -> list[int]:
     """The axes that a pool's one window covers natively, where it leaves all others alone."""
     if site.op_type not in {"AveragePool", "MaxPool"} or how.padded or set(how.dilations) != {1}:
         return []
@@ -116,22 +144,26 @@ def covered(site: Site, how: Sliding, view: Map | Strip) -> list[int]:
     return axes if all(how.kernel[place] == how.strides[place] == 1 for place in rest) else []
 
 
-def _over_pooled(site: Site, view: Map) -> Outcome:
+def _over_pooled(site: Site, view: Placed) -> Outcome:
     """Something slides over what a pool left: a pool of the trunk, if it is spelled as one."""
     makers = {label(node): node.op_type for node in site.state.graph.nodes}
     if not all(makers[name] in {"AveragePool", "MaxPool"} for name in view.trace.pools) or not view.trace.pools:
         return site.refuse("pools-then-convolves", "slides over what a global pool left")
     site.turns_out(view.trace, "local")
     site.keep()
-    return site.maps(view.trace, view.spatial)
+    return site.placed(view, view.trace, view.where)
 
 
-def _layout(site: Site, view: Map) -> Refusal | None:
+def _weight_of_image(site: Site) -> Refusal:
+    advice = "if that is an input of its own, name the image alone with --input"
+    return site.refuse("dynamic-weight", "has a weight that depends on the image", advice)
+
+
+def _layout(site: Site, view: Placed) -> Refusal | None:
     if min(view.spatial) < 2:
         return site.refuse("layout", "slides over axes that are not the image's")
-    if any(not isinstance(other, Fixed) for other in site.views[1:] if other is not None):
-        advice = "if that is an input of its own, name the image alone with --input"
-        return site.refuse("dynamic-weight", "has a weight that depends on the image", advice)
+    if not site.only_first:
+        return _weight_of_image(site)
     if site.output_used(1):
         return site.refuse("pool-indices", "gives the places of its maxima to another node")
     return None
@@ -163,15 +195,14 @@ def sliding_of(site: Site) -> Sliding | Refusal:
     return Sliding(kernel, strides, dilations, pads[:rank], pads[rank:], auto_pad.startswith("SAME"))
 
 
-def _through(site: Site, trace: Trace, how: Sliding, extent: tuple[int, ...]) -> Trace:
-    fields = tuple(
-        field.through(k, s, p, d)
-        for field, k, s, p, d in zip(trace.fields, how.kernel, how.strides, how.begin, how.dilations, strict=True)
-    )
+def _through(site: Site, view: Placed, how: Sliding) -> Trace:
+    steps = zip(view.where, view.fields, how.kernel, how.strides, how.begin, how.dilations, strict=True)
+    fields = {place: field.through(k, s, p, d) for place, field, k, s, p, d in steps}
     taints = [site.taint("padding")] if how.padded else []
-    if site.attrs.get("ceil_mode", 0) and (site.state.dense or _partial(how, extent)):
+    if site.attrs.get("ceil_mode", 0) and (site.state.dense or _partial(how, view.extent)):
         taints.append(site.taint("partial window"))
-    return Trace(fields, trace.taints | frozenset(taints), trace.windows, trace.pools, trace.dropped)
+    trace = view.trace.along(fields).tainted(*taints)
+    return replace(trace, places=False, shares=frozenset())
 
 
 def _partial(how: Sliding, extent: tuple[int, ...]) -> bool:
@@ -182,14 +213,14 @@ def _partial(how: Sliding, extent: tuple[int, ...]) -> bool:
     )
 
 
-@rule("LRN", on=Map, attributes=("alpha", "beta", "bias", "size"))
-def lrn(site: Site) -> Outcome:
+@rule("LRN", on=PLACED, attributes=("alpha", "beta", "bias", "size"))
+def lrn(site: Site) -> Outcome | None:
     """Normalises over neighbouring channels (axis 1) of one place."""
     return _over_channels(site)
 
 
-@rule("BatchNormalization", on=Map, attributes=("epsilon", "momentum", "spatial", "training_mode"))
-def batch_normalization(site: Site) -> Outcome:
+@rule("BatchNormalization", on=PLACED, attributes=("epsilon", "momentum", "spatial", "training_mode"))
+def batch_normalization(site: Site) -> Outcome | None:
     """A scale and a shift per channel (axis 1). https://onnx.ai/onnx/operators/onnx__BatchNormalization.html"""
     if site.attrs.get("training_mode", 0) or any(site.output_used(k) for k in range(1, len(site.node.output))):
         return site.refuse("training-mode", "is in training mode", "export the model in eval mode")
@@ -198,17 +229,16 @@ def batch_normalization(site: Site) -> Outcome:
     return _over_channels(site)
 
 
-def _over_channels(site: Site) -> Outcome:
-    view = site.views[0]
-    assert isinstance(view, Map)
-    if 1 in view.spatial:
-        return site.refuse("layout", "works on axis 1, which is one of the image's")
+def _over_channels(site: Site) -> Outcome | None:
+    view = site.placed_in()
+    if not pure(view.groups[1]) or not site.only_first:
+        return site.refuse("layout", "works on axis 1, which is one of the image's") if view.apart else None
     site.keep()
-    return site.maps(view.trace, view.spatial)
+    return site.same()
 
 
-@rule("Pad", on=Map, attributes=("mode", "pads", "value"))
-def pad(site: Site) -> Outcome:
+@rule("Pad", on=PLACED, attributes=("mode", "pads", "value"))
+def pad(site: Site) -> Outcome | None:
     """Constant amounts stay; on spatial axes they are padding as a Conv's is.
 
     Amounts that fill a map up to whole blocks stay as they are computed. Where they are before the map too, they would
@@ -216,31 +246,19 @@ def pad(site: Site) -> Outcome:
     of that: a skip connection of an odd size.
     https://onnx.ai/onnx/operators/onnx__Pad.html
     """
-    view = site.views[0]
-    assert isinstance(view, Map)
+    view = site.placed_in()
+    if not view.apart:
+        return pooled_in_part(site) if view.is_strip else None
     rank = len(site.shape_in())
     amounts = _pad_amounts(site, rank)
     if amounts is None:
         return site.refuse("unknown-pads", "takes amounts that are not constant")
     begin, end = amounts
-    filled = site.follows_size(1)
-    most = _most_before(site, rank) if filled and site.state.dense else begin
-    fields = tuple(
-        field.cut(max(0, -begin[axis]) + most[axis] - begin[axis], max(0, -end[axis])).through(
-            1, pad=max(0, most[axis])
-        )
-        for field, axis in zip(view.trace.fields, view.spatial, strict=True)
-    )
-    if _mode(site) != "constant":
-        amounts_of = [(max(0, begin[axis]), max(0, end[axis])) for axis in view.spatial]
-        fields = tuple(_mirrored(field, *pair) for field, pair in zip(fields, amounts_of, strict=True))
-    touched = filled or any(begin[axis] > 0 or end[axis] > 0 for axis in view.spatial)
-    taints: frozenset[Taint] = frozenset([site.taint("padding")] if touched else [])
-    if touched and _mode(site) == "wrap":
-        taints |= {site.taint("context")}  # it reads the far end
     if view.trace.windows and any(begin[axis] or end[axis] for axis in view.spatial):
         return site.refuse("pools-then-convolves", "pads what a global pool left")
-    sister = None if filled else _padded_like(site, view, begin, end)
+    filled = site.follows_size(1)
+    trace = _padded(site, view, begin, end)
+    sister = None if filled or not view.is_map else _padded_like(site, view, begin, end)
     if filled and _moves_grid(site):
         site.state.aligned = True
         if not site.state.dense:
@@ -248,10 +266,25 @@ def pad(site: Site) -> Outcome:
     if sister is None:
         site.keep()
     else:
-        taints |= {site.taint(PADDED)}
+        trace = trace.tainted(site.taint(PADDED))
         _pad_to(site, view, sister, begin)
-    trace = Trace(fields, view.trace.taints | taints, view.trace.windows, view.trace.pools, view.trace.dropped)
-    return site.maps(trace, view.spatial)
+    return site.placed(view, trace, view.where)
+
+
+def _padded(site: Site, view: Placed, begin: Sequence[int], end: Sequence[int]) -> Trace:
+    """What is read by a map that is padded, or cut where amounts are negative."""
+    filled, mode = site.follows_size(1), _mode(site)
+    most = _most_before(site, len(begin)) if filled and site.state.dense else begin
+    fields = {}
+    for place, axis in view.where.items():
+        cut = max(0, -begin[axis]) + most[axis] - begin[axis]
+        field = view.trace.fields[place].cut(cut, max(0, -end[axis])).through(1, pad=max(0, most[axis]))
+        mirrored = mode != "constant"
+        fields[place] = _mirrored(field, max(0, begin[axis]), max(0, end[axis])) if mirrored else field
+    touched = filled or any(begin[axis] > 0 or end[axis] > 0 for axis in view.spatial)
+    trace = replace(view.trace.along(fields), places=False, shares=frozenset())
+    far = touched and mode == "wrap"  # it reads the far end
+    return trace.tainted(*([site.taint("padding")] * touched), *([site.taint("context")] * far))
 
 
 def _mode(site: Site) -> str:
@@ -267,7 +300,7 @@ def _mirrored(field: Field, before: int, after: int) -> Field:
     )
 
 
-def _padded_like(site: Site, view: Map, begin: Sequence[int], end: Sequence[int]) -> Map | None:
+def _padded_like(site: Site, view: Placed, begin: Sequence[int], end: Sequence[int]) -> Placed | None:
     """A map of the same stride that the padded one meets. A pad that adds channels too is no matter of size."""
     channels = any(begin[axis] or end[axis] for axis in range(len(begin)) if axis not in view.spatial)
     if channels or site.opset < 11 or view.trace.windows or not contiguous(view) or min(begin) < 0:
@@ -277,7 +310,7 @@ def _padded_like(site: Site, view: Map, begin: Sequence[int], end: Sequence[int]
     return next((item for item in met if [field.stride for field in item.trace.fields] == strides), None)
 
 
-def _pad_to(site: Site, view: Map, sister: Map, begin: Sequence[int]) -> None:
+def _pad_to(site: Site, view: Placed, sister: Placed, begin: Sequence[int]) -> None:
     """The same amounts before the map, as they keep it in its place, and behind it what is missing to the sister."""
     draft, first, last = site.draft, min(view.spatial), max(view.spatial) + 1
     own, wanted = (emit.dims(draft, item.tensor, first, last) for item in (view, sister))

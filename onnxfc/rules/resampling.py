@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 
@@ -11,22 +10,26 @@ import numpy as np
 
 from onnxfc import emit
 from onnxfc.receptive_field import Field
+from onnxfc.rules.expand import laid_out
 from onnxfc.rules.sisters import RESIZED, contiguous, images, sisters, sized, sizes_like, sizes_with
-from onnxfc.rules.table import rule
-from onnxfc.site import Outcome, Site, extent_of
-from onnxfc.views import Fixed, Map, Trace
+from onnxfc.rules.table import PLACED, rule
+from onnxfc.rules.windowed import pooled_in_part
+from onnxfc.site import Outcome, Site
+from onnxfc.views import Placed, Trace
 
 _TRANSPOSED = ("auto_pad", "dilations", "group", "kernel_shape", "output_padding", "output_shape", "pads", "strides")
 
 
-@rule("ConvTranspose", on=Map, attributes=_TRANSPOSED)
-def conv_transpose(site: Site) -> Outcome:
+@rule("ConvTranspose", on=PLACED, attributes=_TRANSPOSED)
+def conv_transpose(site: Site) -> Outcome | None:
     """Finer by its strides. https://onnx.ai/onnx/operators/onnx__ConvTranspose.html"""
-    view = _channels_first(site)
-    if view is None:
-        return site.refuse("layout", "slides over axes that are not the image's")
-    if any(not isinstance(other, Fixed) for other in site.views[1:] if other is not None):
+    view = site.views[0]
+    if not isinstance(view, Placed) or not site.only_first:
         return site.refuse("dynamic-weight", "has a weight that depends on the image")
+    if view.is_folded:
+        return None
+    if not _behind_channels(view):
+        return site.refuse("layout", "slides over axes that are not the image's")
     rank = len(view.spatial)
     strides = tuple(site.attrs.get("strides") or (1,) * rank)
     kernel = tuple(site.attrs.get("kernel_shape") or site.shape_in(1)[2:])
@@ -35,7 +38,7 @@ def conv_transpose(site: Site) -> Outcome:
     if pads is None:
         return site.refuse("size-locked", "has an output of a fixed shape, larger than its kernel makes it")
     fields = []
-    for field, k, s, p, q, d in zip(view.trace.fields, kernel, strides, pads, pads[rank:], dilations, strict=False):
+    for field, k, s, p, q, d in zip(view.fields, kernel, strides, pads, pads[rank:], dilations, strict=False):
         # Output o takes inputs from (o + p - reach) / s to (o + p) / s; what is cut off counts as read.
         reach = (k - 1) * d
         finer = field.resampled(Fraction(s), Fraction(min(0, p - reach), s), Fraction(p, s))
@@ -44,7 +47,7 @@ def conv_transpose(site: Site) -> Outcome:
         site.keep(auto_pad=None, output_shape=None, pads=pads)
     else:
         site.keep()
-    return site.maps(_resampled(site, view.trace, fields), view.spatial)
+    return site.placed(view, _resampled(site, view, fields), view.where)
 
 
 def _cut_off(
@@ -66,29 +69,30 @@ def _cut_off(
     return (*less, *rest) if auto == "SAME_UPPER" else (*rest, *less)
 
 
-def _resampled(site: Site, trace: Trace, fields: Sequence[Field]) -> Trace:
-    return replace(trace.tainted(site.taint("resampling")), fields=tuple(fields))
+def _resampled(site: Site, view: Placed, fields: Sequence[Field]) -> Trace:
+    """Other receptive fields along ``view.spatial``."""
+    return view.trace.along(dict(zip(view.where, fields, strict=True))).tainted(site.taint("resampling"))
 
 
-def _channels_first(site: Site) -> Map | None:
-    view = site.views[0]
-    assert isinstance(view, Map)
-    return view if view.spatial == tuple(range(2, len(site.shape_in()))) else None
+def _behind_channels(view: Placed) -> bool:
+    return view.apart and view.spatial == tuple(range(2, len(view.groups)))
 
 
-@rule("DepthToSpace", "SpaceToDepth", on=Map, attributes=("blocksize", "mode"))
-def blocks(site: Site) -> Outcome:
+@rule("DepthToSpace", "SpaceToDepth", on=PLACED, attributes=("blocksize", "mode"))
+def blocks(site: Site) -> Outcome | None:
     """Channels to places and back, in blocks."""
-    view = _channels_first(site)
-    if view is None:
+    view = site.placed_in()
+    if view.is_folded:
+        return None
+    if not view.channels_first:
         return site.refuse("layout", "works on axes that are not the image's")
     size = int(site.attrs["blocksize"])
     site.keep()
     if site.op_type == "SpaceToDepth":
-        fields = tuple(field.through(size, stride=size) for field in view.trace.fields)
-        return site.maps(replace(view.trace, fields=fields), view.spatial)
-    fields = tuple(field.resampled(Fraction(size), Fraction(1, size) - 1, Fraction(0)) for field in view.trace.fields)
-    return site.maps(_resampled(site, view.trace, fields), view.spatial)
+        coarser = {place: field.through(size, stride=size) for place, field in enumerate(view.fields)}
+        return site.placed(view, view.trace.along(coarser), view.where)
+    fields = [field.resampled(Fraction(size), Fraction(1, size) - 1, Fraction(0)) for field in view.fields]
+    return site.placed(view, _resampled(site, view, fields), view.where)
 
 
 RESIZE = (
@@ -105,30 +109,34 @@ RESIZE = (
 )
 
 
-@rule("Resize", "Upsample", on=Map, attributes=RESIZE)
-def resize(site: Site) -> Outcome:
+@rule("Resize", "Upsample", on=PLACED, attributes=RESIZE)
+def resize(site: Site) -> Outcome | None:
     """By scales it follows the image; to the sizes of another map too.
 
     Fixed sizes are those of the map that the result meets, or of the image; if neither, they become scales.
 
     https://onnx.ai/onnx/operators/onnx__Resize.html
     """
-    view = site.views[0]
-    assert isinstance(view, Map)
+    view = site.placed_in()
+    if not view.apart:
+        return pooled_in_part(site) if view.is_strip else None
+    laid = laid_out(site, view)
+    if laid is not None:
+        return laid
     before, after = site.shape_in(), site.shape_out()
     if before[0] != after[0] or any(
         a != b for axis, (a, b) in enumerate(zip(before, after, strict=True)) if axis not in view.spatial
     ):
         return site.refuse("mixes-channels", "resizes other axes than the image's")
-    if view.trace.pools and set(extent_of(site, view)) == {1} and before != after:
-        return site.rejoins([view], view.tensor) or site.maps(view.trace, view.spatial)  # spread over the map again
+    if view.trace.pools and set(view.extent) == {1} and before != after:
+        return site.rejoins([view], view.tensor) or site.placed(view, view.trace, view.where)  # over the map again
     ratios = _given_scales(site, view) or [Fraction(after[axis], before[axis]) for axis in view.spatial]
     if str(site.attrs.get("coordinate_transformation_mode", "")) == "tf_crop_and_resize":
         return site.refuse("size-locked", "crops to a region of the native size")
     if any(site.follows_size(position) for position in range(1, len(site.views))):
         growth = _kept(site, view)
         if growth is not None:
-            return site.maps(_to_a_size(site, view, ratios, growth), view.spatial)
+            return site.placed(view, _to_a_size(site, view, ratios, growth), view.where)
     other = _sized_like(site, view)
     if other is not None:
         return _to_size_of(site, view, ratios, other)
@@ -137,11 +145,12 @@ def resize(site: Site) -> Outcome:
         if outcome is not None:
             return outcome
     if set(ratios) == {Fraction(1)}:
-        return site.maps(view.trace, view.spatial)
-    return site.maps(_aligned(site, _resampled(site, view.trace, _fields(site, view, ratios))), view.spatial)
+        return site.same()
+    trace = _aligned(site, _resampled(site, view, _fields(site, view, ratios)))
+    return site.placed(view, trace, view.where)
 
 
-def _given_scales(site: Site, view: Map) -> list[Fraction] | None:
+def _given_scales(site: Site, view: Placed) -> list[Fraction] | None:
     """What the scales say, which the native extents may not show as they are rounded down; None without scales."""
     scales = site.attrs.get("scales")
     if site.op_type == "Resize" or site.opset >= 9:
@@ -156,11 +165,10 @@ _FINEST = 128
 """Scales are fractions of small numbers, written as float32."""
 
 
-def _fields(site: Site, view: Map, ratios: Sequence[Fraction]) -> list[Field]:
+def _fields(site: Site, view: Placed, ratios: Sequence[Fraction]) -> list[Field]:
     reach = [_reach(site, ratio) for ratio in ratios]
     return [
-        field.resampled(ratio, low, high)
-        for field, ratio, (low, high) in zip(view.trace.fields, ratios, reach, strict=True)
+        field.resampled(ratio, low, high) for field, ratio, (low, high) in zip(view.fields, ratios, reach, strict=True)
     ]
 
 
@@ -183,7 +191,7 @@ def _reach(site: Site, ratio: Fraction) -> tuple[Fraction, Fraction]:
     return min(centre, Fraction(0)) - support, max(centre, Fraction(0)) + support
 
 
-def _scaled(site: Site, view: Map, ratios: Sequence[Fraction]) -> list[tuple[int, ...]]:
+def _scaled(site: Site, view: Placed, ratios: Sequence[Fraction]) -> list[tuple[int, ...]]:
     """Shapes at the probes if the map grows with the image."""
     wanted = []
     for shape in site.draft.spec(view.tensor).shapes or ():
@@ -194,7 +202,7 @@ def _scaled(site: Site, view: Map, ratios: Sequence[Fraction]) -> list[tuple[int
     return wanted
 
 
-def _kept(site: Site, view: Map) -> list[Fraction] | None:
+def _kept(site: Site, view: Placed) -> list[Fraction] | None:
     """The node as it is, as its sizes are computed from the image's; returned is how much faster it then grows.
 
     A batch that was baked into them gives way. None, and nothing is written, where they do not follow the image.
@@ -228,56 +236,57 @@ def _kept(site: Site, view: Map) -> list[Fraction] | None:
     return [rates.pop() for rates in growth]
 
 
-def _sized_like(site: Site, view: Map) -> Map | None:
+def _sized_like(site: Site, view: Placed) -> Placed | None:
     """The map whose size is meant by fixed sizes: the one that the result meets, or the image itself."""
     policy = str(site.attrs.get("keep_aspect_ratio_policy", "stretch"))
-    if not site.has_input(3) or policy != "stretch" or view.trace.windows or not contiguous(view):
+    if not view.is_map or not site.has_input(3) or policy != "stretch" or view.trace.windows or not contiguous(view):
         return None
     sister = next(sisters(site, view, view.spatial), None)
     return sister or next((image for image in images(site) if _whole_image(site, view, image)), None)
 
 
-def _whole_image(site: Site, view: Map, image: Map) -> bool:
+def _whole_image(site: Site, view: Placed, image: Placed) -> bool:
     """Whether a map gets the image's size on all axes, and is as much coarser now as its stride says.
 
     That is no coincidence: each layer may round once, so within two elements of the coarser map, and without padding
     it loses as much as an element reads.
     """
-    if extent_of(site, image) != sized(site, view) or not contiguous(image):
+    if image.extent != sized(site, view) or not contiguous(image):
         return False
-    own = zip(extent_of(site, view), view.trace.fields, extent_of(site, image), strict=True)
-    rounded = [2 * max(1, field.stride) for field in view.trace.fields]
+    own = zip(view.extent, view.fields, image.extent, strict=True)
+    rounded = [2 * max(1, field.stride) for field in view.fields]
     return all(
         -most - field.size < length * field.stride - pixels < most
         for (length, field, pixels), most in zip(own, rounded, strict=True)
     )
 
 
-def _to_size_of(site: Site, view: Map, ratios: Sequence[Fraction], other: Map) -> Outcome:
+def _to_size_of(site: Site, view: Placed, ratios: Sequence[Fraction], other: Placed) -> Outcome:
     """To another map's size, whatever it is."""
     site.keep([*site.tensors()[:3], sizes_like(site, view, other)], axes=None)
-    own = zip(view.trace.fields, other.trace.fields, strict=True)
+    own = zip(view.fields, other.fields, strict=True)
     growth = [Fraction(field.stride) / Fraction(finer.stride) for field, finer in own]
-    return site.maps(_to_a_size(site, view, ratios, growth), view.spatial)
+    return site.placed(view, _to_a_size(site, view, ratios, growth), view.where)
 
 
-def _to_a_size(site: Site, view: Map, ratios: Sequence[Fraction], growth: Sequence[Fraction]) -> Trace:
+def _to_a_size(site: Site, view: Placed, ratios: Sequence[Fraction], growth: Sequence[Fraction]) -> Trace:
     """What is read by a map that follows another map's size.
 
     Where it grows in the native ratio, it has this ratio at all sizes of the stride grid, and off it one near it.
     Otherwise every size has its own ratio, which is context.
     """
     if list(ratios) != list(growth):
-        return _resampled(site, view.trace, _fields(site, view, growth)).tainted(site.taint("context"))
-    fields = view.trace.fields if set(ratios) == {Fraction(1)} else _fields(site, view, ratios)
-    return _aligned(site, replace(view.trace.tainted(site.taint(RESIZED)), fields=tuple(fields)))
+        return _resampled(site, view, _fields(site, view, growth)).tainted(site.taint("context"))
+    fields = view.fields if set(ratios) == {Fraction(1)} else _fields(site, view, ratios)
+    trace = view.trace.along(dict(zip(view.where, fields, strict=True)))
+    return _aligned(site, trace.tainted(site.taint(RESIZED)))
 
 
-def _by_scales(site: Site, view: Map, ratios: Sequence[Fraction]) -> Outcome | None:
+def _by_scales(site: Site, view: Placed, ratios: Sequence[Fraction]) -> Outcome | None:
     """Resize to the native sizes as a Resize by the same ratio; a refusal where that is not the same thing."""
     if not site.has_input(3) or any(ratio.denominator != 1 and ratio.numerator != 1 for ratio in ratios):
         return site.refuse("size-locked", "resizes to the native size")
-    if extent_of(site, view) == (1,) * len(view.spatial):
+    if view.extent == (1,) * len(view.spatial):
         return site.refuse("size-locked", "resizes to the native size")
     if any(ratio.denominator != 1 for ratio in ratios):
         return _to_a_part(site, view, ratios)
@@ -288,7 +297,7 @@ def _by_scales(site: Site, view: Map, ratios: Sequence[Fraction]) -> Outcome | N
     return None
 
 
-def _to_a_part(site: Site, view: Map, ratios: Sequence[Fraction]) -> Outcome:
+def _to_a_part(site: Site, view: Placed, ratios: Sequence[Fraction]) -> Outcome:
     """To a half of the size, say: where that is rounded the ratio is another, which is not so with scales."""
     draft = site.draft
     sizes: list[int | str] = [emit.dims(draft, view.tensor, 0, 1), *site.shape_out()[1:]]
@@ -300,4 +309,4 @@ def _to_a_part(site: Site, view: Map, ratios: Sequence[Fraction]) -> Outcome:
             length = draft.emit("Div", [length, draft.constant([ratio.denominator], "part")])
         sizes[axis] = length
     site.keep([*site.tensors()[:3], emit.numbers(draft, sizes)], axes=None)
-    return site.maps(_to_a_size(site, view, ratios, ratios), view.spatial)
+    return site.placed(view, _to_a_size(site, view, ratios, ratios), view.where)

@@ -1,0 +1,216 @@
+"""Operators that broadcast placed tensors against each other, constants and context: Add, Mul, Max, Where, PRelu ...
+
+Axes are aligned from the last. Axes that lie on each other must hold the same atoms, or nothing; what has an atom is
+spread over what has none: a strip over a map, a vector of the whole image over both.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from onnxfc.axes import Group, Groups, channels, kinds, places_in, pure
+from onnxfc.claim import Boundary
+from onnxfc.errors import Refusal
+from onnxfc.lift import beside_windows, lies_on, uniform
+from onnxfc.rules.arithmetic import on_scores
+from onnxfc.rules.deviation import deviates, mean_of
+from onnxfc.rules.elementwise import BROADCAST
+from onnxfc.rules.table import PLACED, rule
+from onnxfc.site import Outcome, Site, tensor_of
+from onnxfc.views import Context, Fixed, Placed, Trace
+
+PER_PLACE = "combines what relates the places with values for each place of the native size"
+NO_VALUES = "such a table has no values for other sizes"
+
+
+@rule(*BROADCAST, on=PLACED, attributes=("direction", "fmod"))
+def broadcast(site: Site) -> Outcome | None:
+    """Placed tensors that lie on each other, with constants and context spread over them."""
+    placed = [view for view in site.views if isinstance(view, Placed)]
+    pooled = _pooled_beside_map(site, placed)
+    if pooled is not None:
+        return pooled
+    groups = _laid(site, placed)
+    if groups is None:
+        return _unlike(site, placed)
+    trace = Trace.of_placed(placed)
+    if trace is None:
+        return None if any(view.is_folded for view in placed) else site.refuse(*GRIDS)
+    inputs, everywhere = [], False
+    for position in range(len(site.views)):
+        tensor = _spread(site, position, groups)
+        if tensor is None and lies_on(site, position, groups, placed):
+            tensor, everywhere = tensor_of(site.views[position] or placed[0]), True
+        if tensor is None:
+            return _positional(site, placed, position)
+        inputs.append(tensor)
+    windows = any(view.trace.windows for view in placed)
+    refusal = beside_windows(site) if windows else None
+    if refusal is not None:
+        return refusal
+    if windows and any(view.is_strip for view in placed):
+        return site.refuse("context-beside-windows", "combines a result of the whole image with one of each window")
+    by_size = [position for position in range(len(site.views)) if site.follows_size(position)]
+    trace = _with_context(site, placed, trace, bool(by_size) or everywhere)
+    site.keep(inputs)
+    made = _made(site, placed, groups, trace)
+    return [_per_place(site, made, by_size[0]) if by_size and made.is_folded else made]
+
+
+GRIDS = ("grids-differ", "combines maps of different stride")
+_APART = ("axes-differ", "combines maps whose spatial axes do not lie on each other")
+
+
+def _laid(site: Site, placed: Sequence[Placed]) -> Groups | None:
+    """The axes of the result; None where different ones lie on each other."""
+    shape = site.shape_out()
+    rows = [((),) * (len(shape) - len(view.groups)) + view.groups for view in placed]
+    if any(len(row) != len(shape) for row in rows):
+        return None
+    found: list[Group] = []
+    for axis, length in enumerate(shape):
+        held = {row[axis] for row in rows if row[axis]}
+        if len(held) > 1:
+            return None
+        found.append(held.pop() if held else channels(length))
+    places = [(atom.side, atom.place) for atom in places_in(found)]
+    whole = len(places) == len(set(places)) and _lengths_fit(found, site.shape_out())
+    return tuple(found) if whole and not any(view.parts != placed[0].parts for view in placed) else None
+
+
+def _lengths_fit(groups: Sequence[Group], shape: Sequence[int]) -> bool:
+    """Whether nothing is spread over the places of the native size."""
+    return all(math.prod(a.length for a in group) == length for group, length in zip(groups, shape, strict=True))
+
+
+def _pooled_beside_map(site: Site, placed: Sequence[Placed]) -> Outcome | None:
+    """A map of one place natively beside a larger one, or spread by a constant: a pool that meets its trunk again."""
+    maps = [view for view in placed if view.is_map]
+    if len(maps) < len(placed):
+        return None
+    big = max(maps, key=lambda view: (len(view.groups), view.extent))
+    spatial = _from_right(big)
+    if any(_from_right(view) != spatial for view in maps) or len(big.groups) != len(site.shape_out()):
+        return site.refuse(*_APART)
+    small = [view for view in maps if view.extent != big.extent]
+    if small:
+        return _rejoin(site, big, small)
+    spread = any(site.shape_out()[axis] != length for axis, length in zip(big.spatial, big.extent, strict=True))
+    return _rejoin(site, big, maps) if spread else None
+
+
+def _from_right(view: Placed) -> tuple[int, ...]:
+    """Spatial axes counted from the last, as broadcasting aligns them."""
+    return tuple(axis - len(view.groups) for axis in view.spatial)
+
+
+def _rejoin(site: Site, big: Placed, small: Sequence[Placed]) -> Outcome:
+    """A pooled map meets a larger one: the pool is context (squeeze-and-excitation)."""
+    if any(not view.trace.pools and not view.trace.windows for view in small):
+        return site.refuse("sizes-differ", "spreads a map of native extent 1 over a larger one")
+    if deviates(site, big):
+        outcome = on_scores(site)
+        if isinstance(outcome, list):
+            return outcome
+    return site.rejoins(small, big.tensor) or site.placed(big, big.trace, big.where)
+
+
+def _unlike(site: Site, placed: Sequence[Placed]) -> Refusal | None:
+    """Axes that hold different things lie on each other."""
+    if any(view.other for view in placed):
+        return site.refuse("position-table", PER_PLACE, NO_VALUES)
+    return None if any(view.is_folded for view in placed) else site.refuse(*_APART)
+
+
+def _positional(site: Site, placed: Sequence[Placed], position: int) -> Refusal | None:
+    if any(view.other for view in placed):
+        return site.refuse("position-table", PER_PLACE, NO_VALUES)
+    if any(view.is_folded for view in placed):
+        return None
+    why = f"combines the map with {site.node.input[position]}, which has a value for every place of the native size"
+    return site.refuse("position-table", why, NO_VALUES)
+
+
+def _spread(site: Site, position: int, groups: Groups) -> str | None:
+    """The input as it is, or with one value for all places; None where it differs between places or images."""
+    view = site.views[position]
+    if not isinstance(view, Fixed | Context):
+        return "" if view is None else tensor_of(view)
+    shape = site.draft.spec(view.tensor).native if isinstance(view, Context) else site.shape_in(position)
+    own = [axis for axis in range(-len(shape), 0) if shape[axis] > 1 and -axis <= len(groups)]
+    if isinstance(view, Context):
+        moving = [groups[axis] for axis in own if not pure(groups[axis])]
+        return view.tensor if all(kinds(g)[0] == "batch" == kinds(g)[-1] for g in moving) else None
+    one = {"channel"} if site.free_batch else {"batch", "channel"}
+    return uniform(site, position, [axis for axis in own if not _only(groups[axis], one)])
+
+
+def _only(group: Group, allowed: set[str]) -> bool:
+    return pure(group) or (len(group) == 1 and group[0].kind in allowed)
+
+
+def _with_context(site: Site, placed: Sequence[Placed], trace: Trace, by_size: bool) -> Trace:
+    """The trace with what is context among the inputs, and strips that are spread over what they were pooled from."""
+    context = [view.trace for view in site.views if isinstance(view, Context)]
+    if all(view.is_map for view in placed):
+        _gates(site, placed)
+    first = placed[0]
+    own = mean_of(site, first) if first.is_map and len(placed) == 1 and deviates(site, first) else None
+    if own is None or own not in site.state.guessed:  # a head's deviations have a mean of their own
+        for item in context:
+            site.turns_out(item, "context")
+    most = max(len(view.where) for view in placed)
+    for view in placed:
+        if view.is_strip and len(view.where) < most:
+            site.turns_out(view.trace, "context")
+    trace = replace(trace, pools=trace.pools.union(*(item.pools for item in context)))
+    trace = trace.tainted(*(taint for item in context for taint in item.taints))
+    return trace.tainted(site.taint("context")) if context or by_size else trace
+
+
+def _gates(site: Site, maps: Sequence[Placed]) -> None:
+    """What weighed the places of the image against each other for some of the maps turns out to be context."""
+    trunk = [view.trace for view in maps if not view.trace.windows]
+    common = frozenset.intersection(*(trace.pools for trace in trunk)) if trunk else frozenset()
+    for trace in trunk:
+        site.turns_out(replace(trace, pools=trace.pools - common), "context")
+
+
+def _made(site: Site, placed: Sequence[Placed], groups: Groups, trace: Trace) -> Placed:
+    """The view of the output."""
+    first = max(placed, key=lambda view: len(view.sides))
+    name = site.node.output[0]
+    made = Placed(name, name, groups, trace, parts=first.parts, other=first.other)
+    if made.is_map:
+        return made
+    bounds: frozenset[Boundary] = frozenset().union(*(view.bounds for view in placed))
+    joined: frozenset[str] = frozenset().union(*(view.joined for view in placed))
+    for view in site.views:
+        joined |= view.trace.pools if isinstance(view, Context) else frozenset()
+    return replace(made, measured=first.like, bounds=bounds, joined=joined)
+
+
+def _per_place(site: Site, view: Placed, position: int) -> Placed:
+    """Perhaps divided by how many places there are (where it relates places: how many columns)."""
+    if not _divides_by_places(site, view.sides[-1].like, position):
+        return view
+    shares = frozenset((site.label, place) for place in range(site.state.rank))
+    if view.other is None:
+        return replace(view, trace=replace(view.trace, shares=shares))
+    return replace(view, other=replace(view.other, trace=replace(view.other.trace, shares=shares)))
+
+
+def _divides_by_places(site: Site, like: Placed, position: int) -> bool:
+    """Whether a number that follows the image's size is that of the places of ``like``, at every size."""
+    values = site.draft.spec(site.tensors()[position]).values or ()
+    shapes = site.draft.spec(like.tensor).shapes or ()
+    counts = [math.prod(shape[axis] for axis in like.spatial) for shape in shapes]
+    if site.op_type not in {"Div", "Mul"} or len(values) != len(counts) or any(value.size != 1 for value in values):
+        return False
+    factors = [float(value.ravel()[0]) for value in values]
+    parts = [f / n if site.op_type == "Div" else f * n for f, n in zip(factors, counts, strict=True)]
+    return bool(np.allclose(parts, parts[0], rtol=1e-5))

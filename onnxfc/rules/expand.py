@@ -1,0 +1,93 @@
+"""Expand and Tile: channels copied; strips and vectors of the whole image laid out over the map again.
+
+https://onnx.ai/onnx/operators/onnx__Expand.html, https://onnx.ai/onnx/operators/onnx__Tile.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from onnxfc import emit
+from onnxfc.axes import lengths
+from onnxfc.rules.table import PLACED, rule
+from onnxfc.site import Outcome, Site
+from onnxfc.views import Placed
+
+
+@rule("Expand", on=PLACED)
+def expand(site: Site) -> Outcome | None:
+    """To the tensor's own shape it changes nothing; else the places must not be spread."""
+    view = site.placed_in()
+    if view.is_folded:
+        return None
+    laid = laid_out(site, view)
+    if laid is not None:
+        return laid
+    before, after = site.shape_in(), site.shape_out()
+    if before == after:
+        site.draft.emit("Identity", [view.tensor], site.node.output[0], instead=site.node)
+        return site.same()
+    if view.trace.pools and set(view.extent) == {1} and len(before) == len(after):
+        return site.rejoins([view], view.tensor) or site.placed(view, view.trace, view.where)  # over the map again
+    extent = tuple(after[axis] for axis in view.spatial) if len(before) == len(after) else ()
+    if before[0] != after[0] or view.extent != extent:
+        return site.refuse("size-locked", "spreads the map to the native size")
+    ones = [1 if axis == 0 or axis in view.spatial else length for axis, length in enumerate(after)]
+    site.keep([view.tensor, site.draft.constant(np.array(ones, np.int64), "shape")])
+    return site.placed(view, view.trace, view.where)
+
+
+@rule("Tile", on=PLACED)
+def tile(site: Site) -> Outcome | None:
+    """Copies of channels beside each other."""
+    view, amounts = site.placed_in(), site.constant(1)
+    if view.is_folded:
+        return None
+    laid = laid_out(site, view)
+    if laid is not None:
+        return laid
+    if amounts is None or int(amounts[0]) != 1:
+        return site.refuse("mixes-batch", "repeats the images of a batch, or how often is not constant")
+    if any(int(amounts[axis]) != 1 for axis in view.spatial):
+        if view.trace.pools and set(view.extent) == {1}:
+            return site.rejoins([view], view.tensor) or site.placed(view, view.trace, view.where)  # over the map again
+        return site.refuse("size-locked", "puts copies of the map side by side, so that its borders would move inside")
+    site.keep()
+    return site.placed(view, view.trace, view.where)
+
+
+def laid_out(site: Site, view: Placed) -> Outcome | None:
+    """A strip along the axis that was pooled, as long as the map is there; None where it is not laid out."""
+    before, after = site.shape_in(), site.shape_out()
+    places = _missing(view, after) if view.is_strip and len(before) == len(after) else []
+    copies = site.op_type in {"Expand", "Tile"}
+    if not places or not (copies or site.opset < 11 or site.has_input(3)):
+        return None
+    along = {view.like.where[place] for place in places}
+    rest = [axis for axis in range(len(after)) if before[axis] != after[axis] and axis not in along]
+    channels_too = copies and all(before[axis] == 1 and axis not in {0, *view.spatial} for axis in rest)
+    regional = str(site.attrs.get("coordinate_transformation_mode", "")) == "tf_crop_and_resize"
+    if (rest and not channels_too) or regional:
+        return site.refuse("size-locked", "spreads the map to the native size")
+    wanted: list[int | str] = [after[axis] if axis in rest else 1 for axis in range(len(after))]
+    for place in places:
+        axis = view.like.where[place]
+        wanted[axis] = emit.dims(site.draft, view.like.tensor, axis, axis + 1)
+    site.draft.emit("Expand", [view.tensor, emit.numbers(site.draft, wanted)], site.node.output[0], instead=site.node)
+    site.turns_out(view.trace, "context")
+    fields = [view.like.trace.fields[k] if k in places else field for k, field in enumerate(view.trace.fields)]
+    where = {place: view.like.where[place] for place in (*view.where, *places)}
+    return site.placed(view, view.trace.with_fields(fields), where)
+
+
+def _missing(view: Placed, after: Sequence[int]) -> list[int]:
+    """The axes of the image on which it becomes as long as the map is: its other axes lie as they lie there."""
+    like, shape = view.like, lengths(view.like.groups)
+    if view.parts or len(shape) != len(after):
+        return []
+    if any(axis != like.where[place] for place, axis in view.where.items()):
+        return []
+    gone = [place for place in like.where if place not in view.where]
+    return [k for k in gone if not view.groups[like.where[k]] and 1 < after[like.where[k]] == shape[like.where[k]]]
