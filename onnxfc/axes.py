@@ -125,29 +125,48 @@ def regroup(groups: Sequence[Group], after: Shape) -> Groups | None:
     queue = [atom for group in groups for atom in group if atom.kind != "channel" or atom.length > 1]
     found: list[Group] = []
     blocks: set[int] = set()
-    for length in after:
-        group: list[Atom] = []
-        if length == 1 and queue and queue[0].kind != "channel" and queue[0].length == 1:
-            group.append(queue.pop(0))
-        while (left := length // math.prod(atom.length for atom in group)) > 1:
-            if not queue:
-                return None
-            atom = queue.pop(0)
-            if left % atom.length:
-                parts = _split(atom, left)
-                if parts is None:
-                    return None
-                blocks |= {parts[1].length} if atom.kind == "space" else set()
-                atom = parts[0]
-                queue.insert(0, parts[1])
-            group.append(atom)
-        if math.prod(atom.length for atom in group) != length:
+    for axis, length in enumerate(after):
+        group = _taken(queue, length, blocks)
+        if group is None:
             return None
-        rows = group and group[-1].kind == "space" and len(found) + 2 == len(after) and after[-1] > 1
-        if rows and queue and queue[0].kind == "batch" and queue[0].length == 1:
+        rows = group and group[-1].kind == "space" and axis + 2 == len(after) and after[-1] > 1
+        if rows and _is_single(queue, "batch"):
             group.append(queue.pop(0))  # rows of places and images, not of images and channels
         found.append(tuple(group))
     return None if queue else _in_blocks(found, blocks)
+
+
+def _taken(queue: list[Atom], length: int, blocks: set[int]) -> list[Atom] | None:
+    """The first atoms of the queue, so many as make an axis of this length; None where that cuts one."""
+    group: list[Atom] = []
+    if length == 1 and _is_single(queue, "batch", "joined", "space"):
+        group.append(queue.pop(0))
+    left = length
+    while left > 1:
+        atom = queue.pop(0) if queue else None
+        if atom is not None and left % atom.length:
+            atom = _first_part(queue, atom, left, blocks)
+        if atom is None:
+            return None
+        group.append(atom)
+        left //= atom.length
+    return group if math.prod(atom.length for atom in group) == length else None
+
+
+def _first_part(queue: list[Atom], atom: Atom, outer: int, blocks: set[int]) -> Atom | None:
+    """The outer part of an atom, whose inner one goes back into the queue."""
+    parts = _split(atom, outer)
+    if parts is None:
+        return None
+    if atom.kind == "space":
+        blocks.add(parts[1].length)
+    queue.insert(0, parts[1])
+    return parts[0]
+
+
+def _is_single(queue: Sequence[Atom], *allowed: str) -> bool:
+    """Whether the next atom is one of these and of native length 1."""
+    return bool(queue) and queue[0].kind in allowed and queue[0].length == 1
 
 
 def _in_blocks(groups: list[Group], blocks: set[int]) -> Groups:

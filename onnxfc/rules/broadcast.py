@@ -40,25 +40,38 @@ def broadcast(site: Site) -> Outcome | None:
     trace = Trace.of_placed(placed)
     if trace is None:
         return None if any(view.is_folded for view in placed) else site.refuse(*GRIDS)
-    inputs, everywhere = [], False
-    for position in range(len(site.views)):
-        tensor = _spread(site, position, groups)
-        if tensor is None and lies_on(site, position, groups, placed):
-            tensor, everywhere = tensor_of(site.views[position] or placed[0]), True
-        if tensor is None:
-            return _positional(site, placed, position)
-        inputs.append(tensor)
-    windows = any(view.trace.windows for view in placed)
-    refusal = beside_windows(site) if windows else None
+    inputs, everywhere = _inputs(site, placed, groups)
+    if None in inputs:
+        return _positional(site, placed, inputs.index(None))
+    refusal = _beside_windows(site, placed)
     if refusal is not None:
         return refusal
-    if windows and any(view.is_strip for view in placed):
-        return site.refuse("context-beside-windows", "combines a result of the whole image with one of each window")
     by_size = [position for position in range(len(site.views)) if site.follows_size(position)]
     trace = _with_context(site, placed, trace, bool(by_size) or everywhere)
-    site.keep(inputs)
+    site.keep([tensor for tensor in inputs if tensor is not None])
     made = _made(site, placed, groups, trace)
     return [_per_place(site, made, by_size[0]) if by_size and made.is_folded else made]
+
+
+def _inputs(site: Site, placed: Sequence[Placed], groups: Groups) -> tuple[list[str | None], bool]:
+    """The tensors, None where one has a value for every place; whether one has that at any size."""
+    inputs, everywhere = [], False
+    for position, view in enumerate(site.views):
+        tensor = _spread(site, position, groups)
+        if tensor is None and lies_on(site, position, groups, placed):
+            assert isinstance(view, Fixed)
+            tensor, everywhere = view.tensor, True
+        inputs.append(tensor)
+    return inputs, everywhere
+
+
+def _beside_windows(site: Site, placed: Sequence[Placed]) -> Refusal | None:
+    """What a pool of a head left may not meet context."""
+    if not any(view.trace.windows for view in placed):
+        return None
+    if any(view.is_strip for view in placed):
+        return site.refuse("context-beside-windows", "combines a result of the whole image with one of each window")
+    return beside_windows(site)
 
 
 GRIDS = ("grids-differ", "combines maps of different stride")

@@ -32,16 +32,17 @@ def concat(site: Site) -> Outcome | None:
     wrapped = pieces_joined(site, axis)
     if wrapped is not None:
         return wrapped
-    if all(view.is_strip and not pure(view.groups[axis]) for view in placed) and len(placed) == len(site.views):
-        return _end_to_end(site, axis, placed)
-    if not all(pure(view.groups[axis]) for view in placed):
-        return None
-    rest = {_without(view.groups, axis) for view in placed}
+    if all(pure(view.groups[axis]) for view in placed):
+        return _of_channels(site, placed, axis)
+    strips = all(view.is_strip and not pure(view.groups[axis]) for view in placed) and len(placed) == len(site.views)
+    return _end_to_end(site, axis, placed) if strips else None
+
+
+def _of_channels(site: Site, placed: Sequence[Placed], axis: int) -> Outcome | None:
     folded = any(view.is_folded for view in placed)
-    if len(rest) > 1:
+    if len({_without(view.groups, axis) for view in placed}) > 1:
         return None if folded else site.refuse("axes-differ", _LIE)
-    trace = Trace.of_placed(placed)
-    context = len(placed) < len(site.views)
+    trace, context = Trace.of_placed(placed), len(placed) < len(site.views)
     if trace is None and all(view.trace.windows for view in placed) and not context:
         return windowed(site)  # pools of several stages, which meet on their common grid
     if trace is None:

@@ -61,25 +61,28 @@ def tile(site: Site) -> Outcome | None:
 def laid_out(site: Site, view: Placed) -> Outcome | None:
     """A strip along the axis that was pooled, as long as the map is there; None where it is not laid out."""
     before, after = site.shape_in(), site.shape_out()
-    places = _missing(view, after) if view.is_strip and len(before) == len(after) else []
     copies = site.op_type in {"Expand", "Tile"}
-    if not places or not (copies or site.opset < 11 or site.has_input(3)):
+    known = view.is_strip and len(before) == len(after) and (copies or site.opset < 11 or site.has_input(3))
+    places = _missing(view, after) if known else []
+    if not places:
         return None
     along = {view.like.where[place] for place in places}
     rest = [axis for axis in range(len(after)) if before[axis] != after[axis] and axis not in along]
-    channels_too = copies and all(before[axis] == 1 and axis not in {0, *view.spatial} for axis in rest)
     regional = str(site.attrs.get("coordinate_transformation_mode", "")) == "tf_crop_and_resize"
-    if (rest and not channels_too) or regional:
+    if regional or not _copied_channels(view, rest if copies else (), rest):
         return site.refuse("size-locked", "spreads the map to the native size")
     wanted: list[int | str] = [after[axis] if axis in rest else 1 for axis in range(len(after))]
-    for place in places:
-        axis = view.like.where[place]
+    for axis in along:
         wanted[axis] = emit.dims(site.draft, view.like.tensor, axis, axis + 1)
     site.draft.emit("Expand", [view.tensor, emit.numbers(site.draft, wanted)], site.node.output[0], instead=site.node)
     site.turns_out(view.trace, "context")
-    fields = [view.like.trace.fields[k] if k in places else field for k, field in enumerate(view.trace.fields)]
-    where = {place: view.like.where[place] for place in (*view.where, *places)}
-    return site.placed(view, view.trace.with_fields(fields), where)
+    trace = view.trace.along({place: view.like.trace.fields[place] for place in places})
+    return site.placed(view, trace, {place: view.like.where[place] for place in (*view.where, *places)})
+
+
+def _copied_channels(view: Placed, copied: Sequence[int], rest: Sequence[int]) -> bool:
+    """Whether the other axes that change are ``copied``: channels of extent 1."""
+    return all(axis in copied and axis and not view.groups[axis] for axis in rest)
 
 
 def _missing(view: Placed, after: Sequence[int]) -> list[int]:

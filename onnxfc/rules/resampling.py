@@ -15,6 +15,7 @@ from onnxfc.rules.sisters import RESIZED, contiguous, images, sisters, sized, si
 from onnxfc.rules.table import PLACED, rule
 from onnxfc.rules.windowed import pooled_in_part
 from onnxfc.site import Outcome, Site
+from onnxfc.specs import Shape
 from onnxfc.views import Placed, Trace
 
 _TRANSPOSED = ("auto_pad", "dilations", "group", "kernel_shape", "output_padding", "output_shape", "pads", "strides")
@@ -124,22 +125,27 @@ def resize(site: Site) -> Outcome | None:
     if laid is not None:
         return laid
     before, after = site.shape_in(), site.shape_out()
-    if before[0] != after[0] or any(
-        a != b for axis, (a, b) in enumerate(zip(before, after, strict=True)) if axis not in view.spatial
-    ):
+    if any(a != b for axis, (a, b) in enumerate(zip(before, after, strict=True)) if axis not in view.spatial):
         return site.refuse("mixes-channels", "resizes other axes than the image's")
     if view.trace.pools and set(view.extent) == {1} and before != after:
         return site.rejoins([view], view.tensor) or site.placed(view, view.trace, view.where)  # over the map again
-    ratios = _given_scales(site, view) or [Fraction(after[axis], before[axis]) for axis in view.spatial]
     if str(site.attrs.get("coordinate_transformation_mode", "")) == "tf_crop_and_resize":
         return site.refuse("size-locked", "crops to a region of the native size")
+    ratios = _given_scales(site, view) or [Fraction(after[axis], before[axis]) for axis in view.spatial]
+    return _by_sizes(site, view, ratios) or _by_ratios(site, view, ratios)
+
+
+def _by_sizes(site: Site, view: Placed, ratios: Sequence[Fraction]) -> Outcome | None:
+    """To computed sizes, or those of the map that is meant; None where there is none."""
     if any(site.follows_size(position) for position in range(1, len(site.views))):
         growth = _kept(site, view)
         if growth is not None:
             return site.placed(view, _to_a_size(site, view, ratios, growth), view.where)
     other = _sized_like(site, view)
-    if other is not None:
-        return _to_size_of(site, view, ratios, other)
+    return None if other is None else _to_size_of(site, view, ratios, other)
+
+
+def _by_ratios(site: Site, view: Placed, ratios: Sequence[Fraction]) -> Outcome:
     if not site.try_keep(_scaled(site, view, ratios)):
         outcome = _by_scales(site, view, ratios)
         if outcome is not None:
@@ -209,31 +215,41 @@ def _kept(site: Site, view: Placed) -> list[Fraction] | None:
     """
     site.keep()
     old, new = (site.draft.spec(name).shapes or () for name in (view.tensor, site.node.output[0]))
-    others = [axis for axis in range(len(site.shape_in())) if axis not in view.spatial]
-    grown = len(old) > 1 and all(
-        a[axis] != b[axis] for shapes in (old, new) for a, b in pairwise(shapes) for axis in view.spatial
-    )
-    if not grown or len(old) != len(new):
+    kept = _grown(view, old, new) and (_same_beside(view, old, new) or _batch_freed(site, view))
+    growth = _growth(view, old, new) if kept else None
+    if growth is None and kept is not None:
         site.draft.nodes.pop()
+    return growth
+
+
+def _grown(view: Placed, old: Sequence[Shape], new: Sequence[Shape]) -> bool:
+    """Whether both change from each image size to the next, on all spatial axes."""
+    pairs = [pair for shapes in (old, new) for pair in pairwise(shapes)]
+    return 1 < len(old) == len(new) and all(a[axis] != b[axis] for a, b in pairs for axis in view.spatial)
+
+
+def _same_beside(view: Placed, old: Sequence[Shape], new: Sequence[Shape]) -> bool:
+    """Whether batch and channels stay what they are."""
+    others = [axis for axis in range(len(view.groups)) if axis not in view.spatial]
+    return all(a[axis] == b[axis] for a, b in zip(old, new, strict=True) for axis in others)
+
+
+def _batch_freed(site: Site, view: Placed) -> bool | None:
+    """The node with the batch of its input in its sizes; None, and nothing is written, where that cannot be."""
+    site.draft.nodes.pop()
+    if not site.has_input(3) or "axes" in site.attrs or not contiguous(view):
         return None
-    if any(a[k] != b[k] for a, b in zip(old, new, strict=True) for k in others):
-        site.draft.nodes.pop()
-        if not site.has_input(3) or "axes" in site.attrs or not contiguous(view):
-            return None
-        first, last = min(view.spatial), max(view.spatial) + 1
-        sizes = emit.slice_axis(site.draft, site.tensors()[3], 0, first, last)
-        site.keep([*site.tensors()[:3], sizes_with(site, view, sizes)])
-    growth = [
-        {
-            Fraction(d[axis] - c[axis], b[axis] - a[axis])
-            for (a, b), (c, d) in zip(pairwise(old), pairwise(new), strict=True)
-        }
-        for axis in view.spatial
-    ]
-    if any(len(rates) > 1 for rates in growth):  # by another axis of the image, say
-        site.draft.nodes.pop()
-        return None
-    return [rates.pop() for rates in growth]
+    first, last = min(view.spatial), max(view.spatial) + 1
+    sizes = emit.slice_axis(site.draft, site.tensors()[3], 0, first, last)
+    site.keep([*site.tensors()[:3], sizes_with(site, view, sizes)])
+    return True
+
+
+def _growth(view: Placed, old: Sequence[Shape], new: Sequence[Shape]) -> list[Fraction] | None:
+    """How much faster it grows than its input, by axis; None where that depends on another axis of the image, say."""
+    steps = list(zip(pairwise(old), pairwise(new), strict=True))
+    rates = [{Fraction(d[k] - c[k], b[k] - a[k]) for (a, b), (c, d) in steps} for k in view.spatial]
+    return None if any(len(found) > 1 for found in rates) else [found.pop() for found in rates]
 
 
 def _sized_like(site: Site, view: Placed) -> Placed | None:

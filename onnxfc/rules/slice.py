@@ -41,11 +41,17 @@ def slice_(site: Site) -> Outcome | None:
         return _joined_piece(site, view, cuts)
     if 0 in cuts and site.shape_in()[0] != site.shape_out()[0]:
         return pooled_in_part(site) if view.is_strip else None
-    if any(cuts.get(axis, (0, 0, 1))[2] < 0 for axis in view.spatial):
+    return _of_map(site, view, cuts)
+
+
+def _of_map(site: Site, view: Placed, cuts: Cuts) -> Outcome:
+    """Places are cut off, or a piece is cut out."""
+    along = {axis: cuts[axis] for axis in view.spatial if axis in cuts}
+    if any(step < 0 for _, _, step in along.values()):
         return site.refuse("flipped", "turns the map around: a cell would read the other end of the image")
     if site.follows_size(1) or site.follows_size(2):
         return _computed_piece(site, view, cuts)
-    if any(site.shape_in()[axis] < cuts[axis][1] < _OPEN for axis in view.spatial if axis in cuts):
+    if any(site.shape_in()[axis] < end < _OPEN for axis, (_, end, _) in along.items()):
         if site.state.dense:
             return site.refuse("cut-out", "cuts off what is behind a fixed place", LEAVE)
         site.state.aligned = True  # of a head's window it cuts off nothing
@@ -55,7 +61,7 @@ def slice_(site: Site) -> Outcome | None:
         return _crop_to(site, view, sister, cuts, baked)
     if baked and site.role != "head":
         return _cut_borders(site, view, cuts, baked)
-    if baked or any(cuts.get(axis, (0, 0, 1))[0] < 0 for axis in view.spatial):
+    if baked or any(start < 0 for start, _, _ in along.values()):
         return as_piece(site)
     return _sliced(site, view, cuts, {axis: min(end, 0) or _OPEN for axis, (_, end, _) in cuts.items()})
 
@@ -74,8 +80,7 @@ def _joined_piece(site: Site, view: Placed, cuts: Cuts) -> Outcome:
     """Channels of strips that were joined, or one of the strips."""
     axis = axis_of(view)
     if axis not in cuts:
-        site.keep()
-        return site.same()
+        return _of_channels(site, view) or pooled_in_part(site)
     ends = ends_of(site, view)
     start, end, step = cuts[axis]
     bounds = slice(start, end, step).indices(site.shape_in()[axis])
