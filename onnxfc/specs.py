@@ -19,6 +19,8 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper, shape_inference
 
+from onnxfc.small_values import evaluated
+
 if TYPE_CHECKING:
     from onnx.reference import ReferenceEvaluator
 
@@ -210,12 +212,18 @@ class Inference:
         return [value if value is not None and value.size <= SMALL else None for value in self.run(node, values)]
 
     def run(self, node: onnx.NodeProto, inputs: Sequence[Array | None]) -> list[Array | None]:
-        """The node's outputs by onnx's reference evaluator; None for each where it cannot run."""
-        given = zip(node.input, inputs, strict=True)
-        feed = {name: value for name, value in given if name and value is not None}
+        """The node's outputs, computed here or by onnx's reference evaluator; None for each where neither can."""
+        feed = {name: value for name, value in zip(node.input, inputs, strict=True) if name}
+        if any(value is None for value in feed.values()):
+            return [None] * len(node.output)
+        if (found := evaluated(node, inputs)) is not None:
+            return [found]
+        return self._referred(node, {name: value for name, value in feed.items() if value is not None})
+
+    def _referred(self, node: onnx.NodeProto, feed: Mapping[str, Array]) -> list[Array | None]:
         try:
             with np.errstate(all="ignore"):  # a division by the length of an empty map, say
-                result = self._evaluator(node, feed).run(None, feed)
+                result = self._evaluator(node, feed).run(None, dict(feed))
         except Exception:  # the reference evaluator raises whatever its numpy code raises
             return [None] * len(node.output)
         return [np.asarray(value) for value in result]
