@@ -232,7 +232,7 @@ def test_the_rest_is_the_evaluators() -> None:
     assert found.constant.tolist() == [1.0]
 
 
-@pytest.mark.parametrize("name", ["keras_branches.tf2onnx", "shaped.dynamo", "unfolded.torchscript", "vit.torchscript"])
+@pytest.mark.parametrize("name", ["keras_branches.tf2onnx", "shaped.dynamo", "unfolded.torchscript", "blocks.dynamo"])
 def test_sizes_that_a_graph_computes_need_no_evaluator(name: str) -> None:
     code = "import sys, onnxfc; onnxfc.rewrite(sys.argv[1], prove=False); assert 'onnx.reference' not in sys.modules"
     command = [sys.executable, "-c", code, str(ROOT / "fixtures" / f"{name}.onnx")]
