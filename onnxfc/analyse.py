@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from onnxfc.claim import PREFIX, Boundary, Claim, ImageInput, Output
 from onnxfc.cut import begin_at
 from onnxfc.errors import NothingToRewrite, Refusal
+from onnxfc.gathered import Gathered
 from onnxfc.geometry import Geometry, Grid, grid_of, slack_of
 from onnxfc.graph import Graph, inputs_of, label
 from onnxfc.images import Image, images, inner_image, is_open, native_inputs, unlike_sizes
@@ -199,7 +200,7 @@ def claim_of(found: Analysis, sizing: Sizing) -> Claim:
     """What the rewritten model will say of itself."""
     renamed: Mapping[str, str] = found.state.draft.renamed
     cell = next((trace for trace in found.traces if trace.windows), found.traces[0])
-    taints = frozenset().union(*(trace.taints for trace in found.traces))
+    taints = frozenset(Gathered.joined(trace.taints for trace in found.traces))
     windows: frozenset[Boundary] = frozenset().union(*(trace.windows for trace in found.traces))
     named = [replace(item, rewritten=renamed.get(item.rewritten, item.rewritten)) for item in windows]
     native = found.reading[0].size

@@ -58,7 +58,7 @@ def canonical_domain(domain: str) -> str:
 
 def inputs_of(node: onnx.NodeProto) -> Iterator[str]:
     """All tensors that a node reads, those that its subgraphs capture included."""
-    yield from (name for name in node.input if name)
+    yield from filter(None, node.input)
     for graph in subgraphs(node):
         yield from captured(graph)
 

@@ -96,6 +96,11 @@ class Spec:
         shapes = None if self.shapes is None else self.shapes[probe : probe + 1]
         return Spec(self.dtype, shapes, None if self.values is None else self.values[probe : probe + 1])
 
+    def spread(self, probes: int) -> Spec:
+        """What is known natively, of something that no size changes."""
+        shapes = None if self.shapes is None else self.shapes[:1] * probes
+        return Spec(self.dtype, shapes, None if self.values is None else self.values[:1] * probes)
+
     @cached_property
     def told(self) -> Hashable:
         """All that two specs have to agree in. A large value is the same only if it is the same array."""

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from onnxfc.claim import Boundary
 from onnxfc.errors import Refusal
+from onnxfc.gathered import Gathered
 from onnxfc.receptive_field import Field
 
 Index = npt.NDArray[np.int64]
@@ -29,6 +30,8 @@ class Taint:
     cause: str
     node: str
 
+
+NO_TAINTS: Gathered[Taint] = Gathered()
 
 Share = tuple[str, int]
 """The node that made parts of a whole, and the place (number of a spatial axis) along which they are that."""
@@ -46,7 +49,7 @@ class Trace:
     """
 
     fields: tuple[Field, ...]
-    taints: frozenset[Taint] = frozenset()
+    taints: Gathered[Taint] = NO_TAINTS
     windows: frozenset[Boundary] = frozenset()
     pools: frozenset[str] = frozenset()
     dropped: bool = False
@@ -54,7 +57,7 @@ class Trace:
     shares: frozenset[Share] = frozenset()
 
     def tainted(self, *taints: Taint) -> Trace:
-        return replace(self, taints=self.taints | frozenset(taints))
+        return replace(self, taints=self.taints | taints)
 
     def every(self, steps: tuple[int, ...]) -> Trace:
         """The trace of every ``steps``-th cell on each axis."""
@@ -74,7 +77,7 @@ class Trace:
             return None
         return Trace(
             fields,
-            frozenset().union(*(trace.taints for trace in found)),
+            Gathered.joined(trace.taints for trace in found),
             frozenset().union(*(trace.windows for trace in found)),
             frozenset().union(*(trace.pools for trace in found)),
             any(trace.dropped for trace in found),

@@ -86,7 +86,7 @@ def on_map(site: Site) -> Outcome:
     trace = view.trace
     for other in context:
         site.turns_out(other.trace, "context")
-        trace = trace.tainted(site.taint("context"), *other.trace.taints)
+        trace = replace(trace, taints=trace.taints | other.trace.taints).tainted(site.taint("context"))
     site.keep()
     return site.maps(trace, tuple(equation.out.index(letter) for letter in places))
 

@@ -144,8 +144,8 @@ def arithmetic(site: Site) -> Outcome | None:
         if isinstance(view, Context):
             joined |= view.trace.pools
             site.turns_out(view.trace, "context")
-            trace = replace(trace, pools=trace.pools | view.trace.pools)
-            trace = trace.tainted(site.taint("context"), *view.trace.taints)
+            trace = replace(trace, pools=trace.pools | view.trace.pools, taints=trace.taints | view.trace.taints)
+            trace = trace.tainted(site.taint("context"))
     site.keep([tensor for tensor in inputs if tensor is not None])
     bounds = frozenset().union(*(view.bounds for view in maps))
     name = site.node.output[0]

@@ -13,6 +13,7 @@ import string
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from onnxfc.gathered import Gathered
 from onnxfc.receptive_field import Field
 from onnxfc.regroup import Groups, doubled, groups_of, is_folded, is_map, merged, spatial_of, trace_of
 from onnxfc.rules import relations
@@ -213,8 +214,9 @@ def _traces(
                     return None
                 if letter in out:
                     joined.append((operands[first].sides[known.side], operand.sides[own.side]))
-    taints = frozenset().union(*(side.trace.taints for operand in operands for side in operand.sides))
-    taints |= frozenset().union(*(o.view.trace.taints for o in operands if isinstance(o.view, Context)))
+    traces = [side.trace for operand in operands for side in operand.sides]
+    traces += [operand.view.trace for operand in operands if isinstance(operand.view, Context)]
+    taints = Gathered.joined(trace.taints for trace in traces)
     return [replace(side.trace, taints=taints | side.trace.taints, shares=_shares(side, joined)) for side in found]
 
 
@@ -265,7 +267,7 @@ def _without_places(site: Site, operands: Sequence[_Operand], groups: Groups) ->
     traces += [operand.view.trace for operand in operands if isinstance(operand.view, Context)]
     folded = [operand.view for operand in operands if isinstance(operand.view, Folded)]
     joined: frozenset[str] = frozenset().union(*(view.joined for view in folded))
-    taints = frozenset().union(*(trace.taints for trace in traces))
+    taints = Gathered.joined(trace.taints for trace in traces)
     pools = joined.union(*(o.view.trace.pools for o in operands if isinstance(o.view, Context)))  # none of the trunk's
     name = site.node.output[0]
     trace = Trace((Field(),) * site.state.rank, taints, pools=pools)
