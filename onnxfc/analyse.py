@@ -164,9 +164,8 @@ def _shifted(state: State) -> Refusal | None:
 
 def _is_free(state: State, reading: Sequence[Image]) -> bool:
     """Whether the image's dims are open already and no node had to change for it."""
-    return is_open(state.graph, reading) and all(
-        any(node is own for own in state.graph.nodes) for node in state.draft.nodes
-    )
+    own = {id(node) for node in state.graph.nodes}
+    return is_open(state.graph, reading) and all(id(node) in own for node in state.draft.nodes)
 
 
 def _whole_windows(state: State) -> Refusal:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
-from onnxfc.graph import Graph, unused_name
+from onnxfc.graph import Graph, Names
 from onnxfc.images import SIZE_NAMES, Image
 from onnxfc.specs import Shape, Spec
 
@@ -27,7 +27,7 @@ class DimNames:
         self._told: dict[Key, int | str] = {}
         declared = {image.name: _declared(graph, image) for image in images}
         own = {info.name: info.type.tensor_type.shape.dim for info in graph.inputs if info.name not in declared}
-        self._taken = {dim.dim_param for dims in own.values() for dim in dims if dim.dim_param}
+        self._taken = Names(dim.dim_param for dims in own.values() for dim in dims if dim.dim_param)
         batches = {declared[image.name] for image in images if image.free_batch}
         self._sizes = tuple(f"image_{name}" if name in batches else name for name in SIZE_NAMES[len(images[0].spatial)])
         self._lengths = [[probe[axis] for probe in images[0].probes()] for axis in images[0].spatial]
@@ -69,7 +69,7 @@ class DimNames:
 
     def _named(self, key: Key, hint: str) -> str:
         if key not in self._names:
-            self._names[key] = unused_name(hint, self._taken)
+            self._names[key] = self._taken.unused(hint)
         return self._names[key]
 
     def _hint(self, lengths: Sequence[int]) -> str:

@@ -145,7 +145,7 @@ class Inference:
         self.ir_version = ir_version
         self._imports = [helper.make_opsetid(domain, version) for domain, version in opsets.items()]
         self._evaluators: dict[bytes, ReferenceEvaluator] = {}
-        self._known: dict[Hashable, tuple[Sequence[Spec | None], Sequence[Spec | None]]] = {}
+        self._known: dict[Hashable, tuple[Sequence[Spec | None], Sequence[Spec | None] | str]] = {}
 
     def infer(
         self, node: onnx.NodeProto, inputs: Sequence[Spec | None], probes: int, kind: Hashable = None
@@ -160,8 +160,20 @@ class Inference:
         key = (kind, probes, *(None if spec is None else spec.told for spec in counted))
         if key not in self._known:
             # The inputs are kept, as the key refers to their values.
-            self._known[key] = counted, self._inferred(kind, node, counted, probes)
-        return self._known[key][1]
+            self._known[key] = counted, self._found(kind, node, counted, probes)
+        found = self._known[key][1]
+        if isinstance(found, str):
+            raise InferenceFailed(found)
+        return found
+
+    def _found(
+        self, kind: Hashable, node: onnx.NodeProto, inputs: Sequence[Spec | None], probes: int
+    ) -> Sequence[Spec | None] | str:
+        """The outputs, or why there are none."""
+        try:
+            return self._inferred(kind, node, inputs, probes)
+        except InferenceFailed as error:
+            return str(error)
 
     def _inferred(
         self, kind: Hashable, node: onnx.NodeProto, inputs: Sequence[Spec | None], probes: int
