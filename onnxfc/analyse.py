@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from onnxfc.claim import PREFIX, Boundary, Claim, ImageInput, Output
 from onnxfc.cut import begin_at
 from onnxfc.errors import NothingToRewrite, Refusal
+from onnxfc.gathered import Gathered
 from onnxfc.geometry import Geometry, Grid, grid_of, slack_of
 from onnxfc.graph import Graph, inputs_of, label
 from onnxfc.images import Image, images, inner_image, is_open, native_inputs, unlike_sizes
@@ -163,9 +164,8 @@ def _shifted(state: State) -> Refusal | None:
 
 def _is_free(state: State, reading: Sequence[Image]) -> bool:
     """Whether the image's dims are open already and no node had to change for it."""
-    return is_open(state.graph, reading) and all(
-        any(node is own for own in state.graph.nodes) for node in state.draft.nodes
-    )
+    own = {id(node) for node in state.graph.nodes}
+    return is_open(state.graph, reading) and all(id(node) in own for node in state.draft.nodes)
 
 
 def _whole_windows(state: State) -> Refusal:
@@ -199,7 +199,7 @@ def claim_of(found: Analysis, sizing: Sizing) -> Claim:
     """What the rewritten model will say of itself."""
     renamed: Mapping[str, str] = found.state.draft.renamed
     cell = next((trace for trace in found.traces if trace.windows), found.traces[0])
-    taints = frozenset().union(*(trace.taints for trace in found.traces))
+    taints = frozenset(Gathered.joined(trace.taints for trace in found.traces))
     windows: frozenset[Boundary] = frozenset().union(*(trace.windows for trace in found.traces))
     named = [replace(item, rewritten=renamed.get(item.rewritten, item.rewritten)) for item in windows]
     native = found.reading[0].size

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import onnx
 from onnx import helper, shape_inference
 
-from onnxfc.graph import Graph, attributes, canonical_domain, inputs_of, subgraphs, unused_name
+from onnxfc.graph import Graph, Names, attributes, canonical_domain, inputs_of, subgraphs
 from onnxfc.model_file import ModelFile
 
 _IMAGE_RANKS = {3, 4, 5}
@@ -85,7 +85,7 @@ def _opened(graph: Graph, chosen: Sequence[onnx.NodeProto], known: Mapping[str, 
             continue
         pairs = []
         for key in _BRANCHES:
-            outputs = [unused_name(f"{name}_{key.partition('_')[0]}", taken) for name in node.output]
+            outputs = [taken.unused(f"{name}_{key.partition('_')[0]}") for name in node.output]
             _lay(model.graph, attributes(node)[key], node, outputs, taken)
             pairs.append(outputs)
         for place, (yes, no, name) in enumerate(zip(*pairs, node.output, strict=True)):
@@ -95,13 +95,13 @@ def _opened(graph: Graph, chosen: Sequence[onnx.NodeProto], known: Mapping[str, 
 
 
 def _lay(
-    into: onnx.GraphProto, branch: onnx.GraphProto, node: onnx.NodeProto, outputs: Sequence[str], taken: set[str]
+    into: onnx.GraphProto, branch: onnx.GraphProto, node: onnx.NodeProto, outputs: Sequence[str], taken: Names
 ) -> None:
     """Append the branch's nodes and initializers, its own names made unique, its outputs called ``outputs``."""
     inner = [name for item in branch.node for name in item.output if name] + [t.name for t in branch.initializer]
     ends = {info.name: name for info, name in zip(branch.output, outputs, strict=True) if info.name in inner}
     names = {
-        name: ends.get(name) or unused_name(name if name not in taken else f"{node.name or 'if'}_{name}", taken)
+        name: ends.get(name) or taken.unused(name if name not in taken else f"{node.name or 'if'}_{name}")
         for name in inner
     }
     for tensor in branch.initializer:

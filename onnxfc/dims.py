@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
-from onnxfc.graph import Graph, unused_name
+from onnxfc.graph import Graph, Names
 from onnxfc.images import SIZE_NAMES, Image
 from onnxfc.specs import Shape, Spec
 
@@ -24,9 +24,10 @@ class DimNames:
         self._shapes = shapes
         self._images = {image.name for image in images}
         self._names: dict[Key, str] = {}
+        self._told: dict[Key, int | str] = {}
         declared = {image.name: _declared(graph, image) for image in images}
         own = {info.name: info.type.tensor_type.shape.dim for info in graph.inputs if info.name not in declared}
-        self._taken = {dim.dim_param for dims in own.values() for dim in dims if dim.dim_param}
+        self._taken = Names(dim.dim_param for dims in own.values() for dim in dims if dim.dim_param)
         batches = {declared[image.name] for image in images if image.free_batch}
         self._sizes = tuple(f"image_{name}" if name in batches else name for name in SIZE_NAMES[len(images[0].spatial)])
         self._lengths = [[probe[axis] for probe in images[0].probes()] for axis in images[0].spatial]
@@ -41,10 +42,19 @@ class DimNames:
 
     def of(self, tensor: str, spec: Spec, axis: int, place: int | None = None) -> int | str:
         """A number or a name; ``place``: which of its size-dependent axes it is, for an output."""
+        further = tuple(shapes.get(tensor) for shapes in self._shapes)
+        asked = (spec.shapes, axis, place, tensor if None in further else further)
+        if asked not in self._told:
+            self._told[asked] = self._of(tensor, spec, axis, place)
+        return self._told[asked]
+
+    def _of(self, tensor: str, spec: Spec, axis: int, place: int | None) -> int | str:
         assert spec.shapes is not None
         key, lengths = self._key(tensor, spec, axis), [shape[axis] for shape in spec.shapes]
         if {length for length in key if isinstance(length, int)} == {lengths[0]}:
             return lengths[0]
+        if key in self._names:
+            return self._names[key]
         hint = self._hint(lengths) if place is None else f"map_{self._sizes[place % len(self._sizes)]}"
         return self._named(key, hint)
 
@@ -59,7 +69,7 @@ class DimNames:
 
     def _named(self, key: Key, hint: str) -> str:
         if key not in self._names:
-            self._names[key] = unused_name(hint, self._taken)
+            self._names[key] = self._taken.unused(hint)
         return self._names[key]
 
     def _hint(self, lengths: Sequence[int]) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from onnxfc.graph import Graph, inputs_of, remarks, unused_name
+from onnxfc.graph import Graph, Names, inputs_of, remarks
 from onnxfc.model_file import ModelFile
 from onnxfc.offgrid import OffGrid, may_follow
 from onnxfc.specs import SMALL, Array, Inference, InferenceFailed, Shape, Spec, of_array
@@ -35,9 +35,10 @@ class Draft:
         self.specs: dict[str, Spec] = {}
         self.tensors: dict[str, onnx.TensorProto] = {}
         self.inference = inference
+        self._places: dict[str, int] = {}
         self._off_grid = OffGrid(inference, images)
         self._names = graph.names()
-        self._node_names = {node.name for node in graph.nodes}
+        self._node_names = Names(node.name for node in graph.nodes)
         self._drafted: set[str] = set()
         self.final: set[str] = set()
         self.renamed: dict[str, str] = {}
@@ -97,14 +98,14 @@ class Draft:
 
     def node_name(self, wanted: str, hint: str) -> str:
         """``wanted`` for the first node that asks for it, else a name that nothing uses."""
-        name = wanted if wanted and wanted not in self._drafted else unused_name(hint, self._node_names)
+        name = wanted if wanted and wanted not in self._drafted else self._node_names.unused(hint)
         self._drafted.add(name)
         return name
 
     def _append(self, node: onnx.NodeProto) -> None:
         inputs = [self.spec(name) if name else None for name in node.input]
         found = self.inference.infer(node, inputs, self.probes)
-        self.nodes.append(node)
+        self._place(node)
         for name, spec in zip(node.output, found, strict=True):
             if name and spec is not None:
                 self.specs[name] = spec
@@ -122,6 +123,10 @@ class Draft:
 
     def append_unknown(self, node: onnx.NodeProto) -> None:
         """Append a node of which shape inference knows nothing."""
+        self._place(node)
+
+    def _place(self, node: onnx.NodeProto) -> None:
+        self._places.update(dict.fromkeys(node.output, len(self.nodes)))
         self.nodes.append(node)
 
     def assume(self, name: str, like: str) -> None:
@@ -131,6 +136,7 @@ class Draft:
     def amend(self, node: onnx.NodeProto, inputs: Sequence[str], output: str) -> None:
         """Give a drafted node other inputs and another name for its one output."""
         self.specs[output] = self.specs.pop(node.output[0])
+        self._places[output] = self._places[node.output[0]]
         node.input[:] = inputs
         node.output[:] = [output]
 
@@ -140,7 +146,10 @@ class Draft:
 
     def producer(self, tensor: str) -> onnx.NodeProto | None:
         """The drafted node that makes a tensor."""
-        return next((node for node in reversed(self.nodes) if tensor in node.output), None)
+        place = self._places.get(tensor, len(self.nodes))
+        if place < len(self.nodes) and tensor in self.nodes[place].output:
+            return self.nodes[place]
+        return None  # taken back, or never drafted
 
     # Tensors
 
@@ -149,7 +158,7 @@ class Draft:
 
     def fresh(self, hint: str) -> str:
         """A tensor name that nothing uses."""
-        return unused_name(hint, self._names)
+        return self._names.unused(hint)
 
     def constant(self, value: Array | Sequence[int] | int, hint: str = "const") -> str:
         """A new initializer, shared where an equal small one exists. Python numbers become int64."""
@@ -179,6 +188,7 @@ class Draft:
         if self.producer(new) is not None and not self.rename(new, self.fresh(f"{new}_inner")):
             return False
         self.nodes = [_renamed(node, old, new) for node in self.nodes]
+        self._places[new] = self._places[old]
         self.specs[new] = self.specs.pop(old)
         self.renamed = {before: new if now == old else now for before, now in self.renamed.items()} | {old: new}
         return True

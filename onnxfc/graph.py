@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, TypeVar
 
@@ -42,13 +42,13 @@ class Graph:
         """Version of the default operator set."""
         return int(self.opsets[""])
 
-    def names(self) -> set[str]:
+    def names(self) -> Names:
         """All tensor names in use."""
         found = set(self.initializers) | {info.name for info in self.proto.input}
         for node in self.nodes:
             found.update(node.output)
             found.update(inputs_of(node))
-        return found
+        return Names(found)
 
 
 def canonical_domain(domain: str) -> str:
@@ -58,7 +58,7 @@ def canonical_domain(domain: str) -> str:
 
 def inputs_of(node: onnx.NodeProto) -> Iterator[str]:
     """All tensors that a node reads, those that its subgraphs capture included."""
-    yield from (name for name in node.input if name)
+    yield from filter(None, node.input)
     for graph in subgraphs(node):
         yield from captured(graph)
 
@@ -101,14 +101,28 @@ def remarks(proto: _Proto) -> _Proto:
     return kept
 
 
-def unused_name(hint: str, taken: set[str]) -> str:
-    """``hint``, or with a number behind it, as a name that is not ``taken`` and now is."""
-    name, count = hint, 1
-    while name in taken:
-        count += 1
-        name = f"{hint}_{count}"
-    taken.add(name)
-    return name
+class Names:
+    """Names that are in use; none is ever given up."""
+
+    def __init__(self, taken: Iterable[str] = ()) -> None:
+        self._taken = set(taken)
+        self._counts: dict[str, int] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._taken
+
+    def add(self, name: str) -> None:
+        self._taken.add(name)
+
+    def unused(self, hint: str) -> str:
+        """``hint``, or with a number behind it, as a name that is not in use and now is."""
+        name, count = hint, self._counts.get(hint, 1)
+        while name in self._taken:
+            count += 1
+            name = f"{hint}_{count}"
+        self._taken.add(name)
+        self._counts[hint] = count
+        return name
 
 
 def in_order(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:

@@ -12,6 +12,7 @@ import hashlib
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,14 +20,15 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper, shape_inference
 
+from onnxfc.inference_gaps import InferenceFailed as InferenceFailed
+from onnxfc.inference_gaps import must_fit, must_hold, reshaped, standard, without_idle
+from onnxfc.small_values import evaluated
+
 if TYPE_CHECKING:
     from onnx.reference import ReferenceEvaluator
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
-Found = tuple[int, "Shape | None", "Array | None"]
-"""Element type, shape and value of one output at one probe."""
-
 SMALL = 4096
 """Tensors of at most this many elements have their values followed (sizes, axes, amounts)."""
 
@@ -41,18 +43,14 @@ _INFERENCE_ERRORS = (
     ValueError,
 )
 
-_ALIASES = {
-    ("com.microsoft", "FusedConv"): "Conv",
-    ("com.microsoft", "FusedGemm"): "Gemm",
-    ("com.microsoft", "Gelu"): "Relu",
-    ("com.microsoft", "QuickGelu"): "Relu",
-}
-"""onnxruntime's fused operators, of which onnx has no schema, and standard ones with the same shapes."""
+_COUNTS = {onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL}
+"""Element types of lengths, axes and switches."""
+
+_SCALED = {"OneHot", "Range", "Resize", "Upsample"}
+"""Operators that take a length or a scale in other types, too."""
 
 _SHAPELESS = {"GroupNormalization"}
 """Operators of which onnx infers no shape, though it is that of their input."""
-
-_POOLS = {"MaxPool", "AveragePool", "LpPool"}
 
 _RANDOM = {
     "RandomNormal",
@@ -93,6 +91,24 @@ class Spec:
         assert self.shapes is not None
         return len({shape[axis] for shape in self.shapes}) > 1
 
+    def at(self, probe: int) -> Spec:
+        """What it is at one probe alone."""
+        shapes = None if self.shapes is None else self.shapes[probe : probe + 1]
+        return Spec(self.dtype, shapes, None if self.values is None else self.values[probe : probe + 1])
+
+    def spread(self, probes: int) -> Spec:
+        """What is known natively, of something that no size changes."""
+        shapes = None if self.shapes is None else self.shapes[:1] * probes
+        return Spec(self.dtype, shapes, None if self.values is None else self.values[:1] * probes)
+
+    @cached_property
+    def told(self) -> Hashable:
+        """All that two specs have to agree in. A large value is the same only if it is the same array."""
+        if self.values is None:
+            return self.dtype, self.shapes
+        values = (value.tobytes() if _comparable(value) else id(value) for value in self.values)
+        return self.dtype, self.shapes, tuple(value.shape for value in self.values), tuple(values)
+
     @property
     def constant(self) -> Array | None:
         """The value, where it is the same at every size."""
@@ -104,10 +120,6 @@ class Spec:
         if self.values is None or any(not _same(value, self.values[0]) for value in self.values):
             return None
         return self.values[0]
-
-
-class InferenceFailed(Exception):
-    """A node cannot run on the shapes it is given; ``str()`` is what shape inference said."""
 
 
 def of_array(value: Array, probes: int) -> Spec:
@@ -133,41 +145,68 @@ class Inference:
         self.ir_version = ir_version
         self._imports = [helper.make_opsetid(domain, version) for domain, version in opsets.items()]
         self._evaluators: dict[bytes, ReferenceEvaluator] = {}
-        self._known: dict[Hashable, tuple[Sequence[Spec | None], list[Found]]] = {}
+        self._known: dict[Hashable, tuple[Sequence[Spec | None], Sequence[Spec | None] | str]] = {}
 
     def infer(
         self, node: onnx.NodeProto, inputs: Sequence[Spec | None], probes: int, kind: Hashable = None
-    ) -> list[Spec | None]:
+    ) -> Sequence[Spec | None]:
         """Specs of the node's outputs; None for absent outputs. Raises InferenceFailed.
 
-        ``kind``: that of the node, where it is known already.
+        What is known of a node of the same kind that was given the same is not inferred again: blocks of a network are
+        alike, and their tensors then share their specs. ``kind``: that of the node, where it is known already.
         """
         kind = kind or kind_of(node)
-        runs = [self._inferred(kind, node, inputs, probe) for probe in range(probes)]
-        return [_combine([run[k] for run in runs]) if name else None for k, name in enumerate(node.output)]
-
-    def _inferred(self, kind: Hashable, node: onnx.NodeProto, inputs: Sequence[Spec | None], probe: int) -> list[Found]:
-        """What is known of a node of the same kind that was given the same, else inferred now.
-
-        Blocks of a network are alike, and deeper layers have one shape for many image sizes.
-        """
-        key = (kind, *(_given(spec, probe) for spec in inputs))
+        counted = _counted(node, inputs)
+        key = (kind, probes, *(None if spec is None else spec.told for spec in counted))
         if key not in self._known:
             # The inputs are kept, as the key refers to their values.
-            self._known[key] = inputs, self._infer_at(node, inputs, probe)
-        return self._known[key][1]
+            self._known[key] = counted, self._found(kind, node, counted, probes)
+        found = self._known[key][1]
+        if isinstance(found, str):
+            raise InferenceFailed(found)
+        return found
 
-    def _infer_at(self, node: onnx.NodeProto, inputs: Sequence[Spec | None], probe: int) -> list[Found]:
+    def _found(
+        self, kind: Hashable, node: onnx.NodeProto, inputs: Sequence[Spec | None], probes: int
+    ) -> Sequence[Spec | None] | str:
+        """The outputs, or why there are none."""
+        try:
+            return self._inferred(kind, node, inputs, probes)
+        except InferenceFailed as error:
+            return str(error)
+
+    def _inferred(
+        self, kind: Hashable, node: onnx.NodeProto, inputs: Sequence[Spec | None], probes: int
+    ) -> Sequence[Spec | None]:
+        """What is known of each probe, put together: deeper layers have one shape for many image sizes."""
+        if probes == 1:
+            found = self._infer_at(node, inputs)
+            return [spec if name else None for name, spec in zip(node.output, found, strict=True)]
+        given = ([None if spec is None else spec.at(probe) for spec in inputs] for probe in range(probes))
+        runs = [self.infer(node, each, 1, kind) for each in given]
+        return [_combine(found) for found in zip(*runs, strict=True)]
+
+    def _infer_at(self, node: onnx.NodeProto, inputs: Sequence[Spec | None]) -> list[Spec]:
+        """What is inferred of one image size."""
         if (constant := _constant(node)) is not None:
             return [constant]
         if node.op_type in _SHAPELESS and inputs[0] is not None:
-            return [(inputs[0].dtype, None if inputs[0].shapes is None else inputs[0].shapes[probe], None)]
-        if (large := _reshaped(node, inputs, probe)) is not None:
-            return [large]
-        types, data = _arguments(node, inputs, probe)
-        node = _standard(node)
-        _must_divide(node, inputs, probe)
-        _must_mirror(node, inputs, probe)
+            return [Spec(inputs[0].dtype, inputs[0].shapes)]
+        if inputs and inputs[0] is not None and (large := reshaped(node, inputs)) is not None:
+            return [Spec(inputs[0].dtype, (large,))]
+        node = standard(node)
+        must_fit(node, inputs)
+        outputs = [
+            (dtype, without_idle(node, inputs[0] if inputs else None, shape))
+            for dtype, shape in self._described(node, inputs)
+        ]
+        must_hold(node, inputs[0] if inputs else None, outputs[0][1])
+        values = self._evaluate(node, inputs, outputs)
+        return [_spec(*described, value) for described, value in zip(outputs, values, strict=True)]
+
+    def _described(self, node: onnx.NodeProto, inputs: Sequence[Spec | None]) -> list[tuple[int, Shape | None]]:
+        """Element types and shapes of the outputs, by onnx's own inference."""
+        types, data = _arguments(node, inputs)
         try:
             schema = onnx.defs.get_schema(
                 node.op_type, max_inclusive_version=self.opsets.get(node.domain, 1), domain=node.domain
@@ -180,45 +219,39 @@ class Inference:
         described = [_described(found.get(name)) for name in node.output]
         if any(min(shape, default=0) < 0 for _, shape in described if shape is not None):
             raise InferenceFailed(f"{node.op_type} has nothing left of its input")
-        if node.op_type in _POOLS:
-            described = [(dtype, _without_idle(node, inputs[0], probe, shape)) for dtype, shape in described]
-        if node.op_type == "Reshape":
-            _must_hold(inputs[0], probe, described[0][1])
-        values = self._evaluate(node, inputs, described, probe)
-        return [
-            (dtype, tuple(value.shape) if value is not None else shape, value)
-            for (dtype, shape), value in zip(described, values, strict=True)
-        ]
+        return described
 
     def _evaluate(
-        self,
-        node: onnx.NodeProto,
-        inputs: Sequence[Spec | None],
-        outputs: Sequence[tuple[int, Shape | None]],
-        probe: int,
+        self, node: onnx.NodeProto, inputs: Sequence[Spec | None], outputs: Sequence[tuple[int, Shape | None]]
     ) -> list[Array | None]:
-        unknown: list[Array | None] = [None] * len(outputs)
-        if node.op_type == "Shape" and inputs[0] is not None and inputs[0].shapes is not None:
-            return [_shape_value(node, inputs[0].shapes[probe])]
-        if node.op_type == "Size" and inputs[0] is not None and inputs[0].shapes is not None:
-            return [np.array(math.prod(inputs[0].shapes[probe]), np.int64)]
-        if node.op_type in _RANDOM or any(shape is not None and math.prod(shape) > SMALL for _, shape in outputs):
-            return unknown
-        if any(spec is not None and spec.values is None for spec in inputs):
-            return unknown
-        values = [None if spec is None or spec.values is None else spec.values[probe] for spec in inputs]
+        first = inputs[0] if inputs else None
+        if node.op_type == "Shape" and first is not None and first.shapes is not None:
+            return [_shape_value(node, first.native)]
+        if node.op_type == "Size" and first is not None and first.shapes is not None:
+            return [np.array(math.prod(first.native), np.int64)]
+        large = any(shape is not None and math.prod(shape) > SMALL for _, shape in outputs)
+        if node.op_type in _RANDOM or large or any(spec is not None and spec.values is None for spec in inputs):
+            return [None] * len(outputs)
+        values = [None if spec is None or spec.values is None else spec.values[0] for spec in inputs]
         return [value if value is not None and value.size <= SMALL else None for value in self.run(node, values)]
 
     def run(self, node: onnx.NodeProto, inputs: Sequence[Array | None]) -> list[Array | None]:
-        """The node's outputs by onnx's reference evaluator; None for each where it cannot run."""
-        given = zip(node.input, inputs, strict=True)
-        feed = {name: value for name, value in given if name and value is not None}
+        """The node's outputs, computed here or by onnx's reference evaluator; None for each where neither can."""
+        feed = {name: value for name, value in zip(node.input, inputs, strict=True) if name}
+        if any(value is None for value in feed.values()):
+            return [None] * len(node.output)
+        if (found := evaluated(node, inputs)) is not None:
+            return [found]
+        return self._referred(node, {name: value for name, value in feed.items() if value is not None})
+
+    def _referred(self, node: onnx.NodeProto, feed: Mapping[str, Array]) -> list[Array | None]:
         try:
             with np.errstate(all="ignore"):  # a division by the length of an empty map, say
-                result = self._evaluator(node, feed).run(None, feed)
+                result = self._evaluator(node, feed).run(None, dict(feed))
         except Exception:  # the reference evaluator raises whatever its numpy code raises
             return [None] * len(node.output)
-        return [np.asarray(value) for value in result]
+        found = dict(zip(filter(None, node.output), map(np.asarray, result), strict=True))
+        return [found.get(name) for name in node.output]
 
     def _evaluator(self, node: onnx.NodeProto, feed: Mapping[str, Array]) -> ReferenceEvaluator:
         from onnx.reference import ReferenceEvaluator  # takes longer to import than most models to walk
@@ -236,15 +269,17 @@ class Inference:
         return self._evaluators[key]
 
 
-def _constant(node: onnx.NodeProto) -> Found | None:
+def _constant(node: onnx.NodeProto) -> Spec | None:
     """What a Constant with a tensor in it is; some exporters write hundreds of them."""
+    if node.op_type != "Constant" or node.domain not in {"", "ai.onnx"}:
+        return None
     value = next((item.t for item in node.attribute if item.name == "value"), None)
-    if node.op_type != "Constant" or node.domain not in {"", "ai.onnx"} or value is None:
+    if value is None or value.data_location or value.data_type == onnx.TensorProto.STRING:
         return None
     shape = tuple(value.dims)
-    if value.data_location or value.data_type == onnx.TensorProto.STRING or math.prod(shape) > SMALL:
+    if math.prod(shape) > SMALL:
         return None
-    return int(value.data_type), shape, numpy_helper.to_array(value)
+    return Spec(int(value.data_type), (shape,), (numpy_helper.to_array(value),))
 
 
 def kind_of(node: onnx.NodeProto) -> Hashable:
@@ -260,101 +295,21 @@ def _brief(data: bytes) -> bytes:
     return data if len(data) <= SMALL else hashlib.sha256(data).digest()
 
 
-def _given(spec: Spec | None, probe: int) -> Hashable:
-    """One input at one probe. A large value counts as the same only if it is the same array."""
-    if spec is None:
-        return None
-    shape = None if spec.shapes is None else spec.shapes[probe]
-    if spec.values is None:
-        return spec.dtype, shape
-    value = spec.values[probe]
-    same: Hashable = value.tobytes() if value.size <= _COMPARED and value.dtype != object else id(value)
-    return spec.dtype, shape, value.shape, same
+def _counted(node: onnx.NodeProto, inputs: Sequence[Spec | None]) -> Sequence[Spec | None]:
+    """The inputs without values that make no difference: the weights of a Conv, say.
 
-
-def _without_idle(node: onnx.NodeProto, given: Spec | None, probe: int, shape: Shape | None) -> Shape | None:
-    """A pool's shape without windows that would begin behind its input: with ceil_mode, onnx's inference counts them.
-
-    https://onnx.ai/onnx/operators/onnx__MaxPool.html: such windows are ignored, and onnxruntime ignores them.
+    All do where all are known, so that the output gets a value; else those that may say how large something is.
     """
-    told = {item.name: item for item in node.attribute}
-    if shape is None or given is None or given.shapes is None or "ceil_mode" not in told or not told["ceil_mode"].i:
-        return shape
-    dims = len(shape) - 2
-    strides = list(told["strides"].ints) if "strides" in told else [1] * dims
-    begin = list(told["pads"].ints)[:dims] if "pads" in told else [0] * dims
-    room = [(n + pad - 1) // step + 1 for n, pad, step in zip(given.shapes[probe][2:], begin, strides, strict=True)]
-    return (*shape[:2], *(min(n, most) for n, most in zip(shape[2:], room, strict=True)))
+    if node.op_type in _SCALED or all(spec is None or spec.values is not None for spec in inputs):
+        return inputs
+    return [
+        spec if spec is None or spec.values is None or spec.dtype in _COUNTS else Spec(spec.dtype, spec.shapes)
+        for spec in inputs
+    ]
 
 
-def _must_divide(node: onnx.NodeProto, inputs: Sequence[Spec | None], probe: int) -> None:
-    """SpaceToDepth takes whole blocks only, of which inference says nothing."""
-    spec = inputs[0] if inputs else None
-    if node.op_type == "SpaceToDepth" and spec is not None and spec.shapes is not None:
-        block = next(item.i for item in node.attribute if item.name == "blocksize")
-        if any(length % block for length in spec.shapes[probe][2:]):
-            raise InferenceFailed(f"SpaceToDepth needs sizes that are multiples of {block}")
-
-
-def _must_mirror(node: onnx.NodeProto, inputs: Sequence[Spec | None], probe: int) -> None:
-    """Pad reflects what is there, without the place at the border itself, of which inference says nothing."""
-    spec = inputs[0] if inputs else None
-    if node.op_type != "Pad" or spec is None or spec.shapes is None:
-        return
-    told = {item.name: item for item in node.attribute}
-    given = [None if item is None or item.values is None else item.values[probe].tolist() for item in inputs[1:]]
-    pads = list(told["pads"].ints) if "pads" in told else next(iter(given), None)
-    if "mode" not in told or told["mode"].s != b"reflect" or pads is None:
-        return
-    rank = len(spec.shapes[probe])
-    axes = given[2] if len(given) > 2 and given[2] is not None else range(rank)
-    for axis, begin, end in zip(axes, pads[: len(pads) // 2], pads[len(pads) // 2 :], strict=True):
-        left = spec.shapes[probe][axis] + min(begin, 0) + min(end, 0)
-        if max(begin, end) > 0 and max(begin, end) >= left:
-            raise InferenceFailed(f"Pad cannot reflect {max(begin, end)} of {left} places")
-
-
-def _reshaped(node: onnx.NodeProto, inputs: Sequence[Spec | None], probe: int) -> Found | None:
-    """A Reshape of more elements than onnx's inference can count: places related to places, at the largest probes."""
-    given, target = (*inputs, None, None)[:2]
-    if node.op_type != "Reshape" or given is None or target is None or given.shapes is None or target.values is None:
-        return None
-    before, wanted = given.shapes[probe], [int(length) for length in target.values[probe]]
-    if math.prod(before) < _COUNTABLE or any(n == 0 and k >= len(before) for k, n in enumerate(wanted)):
-        return None
-    keeps_zero = any(item.name == "allowzero" and item.i for item in node.attribute)
-    shape = [before[k] if n == 0 and not keeps_zero else n for k, n in enumerate(wanted)]
-    rest = math.prod(n for n in shape if n != -1)
-    shape = [math.prod(before) // rest if n == -1 and rest else n for n in shape]
-    if math.prod(shape) != math.prod(before):
-        raise InferenceFailed(f"Reshape of {before} to {tuple(wanted)}")
-    return given.dtype, tuple(shape), None
-
-
-_COUNTABLE = 2**62
-
-
-def _must_hold(given: Spec | None, probe: int, shape: Shape | None) -> None:
-    """A Reshape keeps its elements, of which inference says nothing where no length is left to it."""
-    if shape is None or given is None or given.shapes is None:
-        return
-    if math.prod(shape) != math.prod(given.shapes[probe]):
-        raise InferenceFailed(f"Reshape of {given.shapes[probe]} to {shape}")
-
-
-def _standard(node: onnx.NodeProto) -> onnx.NodeProto:
-    """A fused node as the standard operator that has the same shapes; any other node as it is."""
-    alias = _ALIASES.get((node.domain, node.op_type))
-    if alias is None:
-        return node
-    copy = onnx.NodeProto()
-    copy.CopyFrom(node)
-    copy.op_type, copy.domain = alias, ""
-    schema = onnx.defs.get_schema(alias)
-    kept = [item for item in copy.attribute if item.name in schema.attributes]
-    del copy.attribute[:]
-    copy.attribute.extend(kept)
-    return copy
+def _comparable(value: Array) -> bool:
+    return value.size <= _COMPARED and value.dtype != object
 
 
 def _shape_value(node: onnx.NodeProto, shape: Shape) -> Array:
@@ -364,16 +319,15 @@ def _shape_value(node: onnx.NodeProto, shape: Shape) -> Array:
 
 
 def _arguments(
-    node: onnx.NodeProto, inputs: Sequence[Spec | None], probe: int
+    node: onnx.NodeProto, inputs: Sequence[Spec | None]
 ) -> tuple[dict[str, onnx.TypeProto], dict[str, onnx.TensorProto]]:
     types, data = {}, {}
     for name, spec in zip(node.input, inputs, strict=True):
         if not name or spec is None:
             continue
-        shape = None if spec.shapes is None else spec.shapes[probe]
-        types[name] = helper.make_tensor_type_proto(spec.dtype, shape)
+        types[name] = helper.make_tensor_type_proto(spec.dtype, None if spec.shapes is None else spec.native)
         if spec.values is not None:
-            value = spec.values[probe]
+            value = spec.values[0]
             data[name] = numpy_helper.from_array(np.ascontiguousarray(value).reshape(value.shape), name)
     return types, data
 
@@ -387,11 +341,21 @@ def _described(found: onnx.TypeProto | None) -> tuple[int, Shape | None]:
     return tensor.elem_type, tuple(dim.dim_value for dim in tensor.shape.dim)
 
 
-def _combine(runs: Sequence[Found]) -> Spec:
-    shapes = tuple(shape for _, shape, _ in runs if shape is not None)
-    values = tuple(value for _, _, value in runs if value is not None)
-    known = len(shapes) == len(runs) and len({len(shape) for shape in shapes}) == 1
-    return Spec(runs[0][0], shapes if known else None, values if len(values) == len(runs) else None)
+def _spec(dtype: int, shape: Shape | None, value: Array | None) -> Spec:
+    """The spec at one probe; a value knows its shape best."""
+    shape = shape if value is None else tuple(value.shape)
+    return Spec(dtype, None if shape is None else (shape,), None if value is None else (value,))
+
+
+def _combine(runs: Sequence[Spec | None]) -> Spec | None:
+    """The spec at all probes from those at each; what is not known at one of them is not known."""
+    found = [spec for spec in runs if spec is not None]
+    if len(found) < len(runs):
+        return None
+    shapes = tuple(spec.native for spec in found if spec.shapes is not None)
+    values = tuple(spec.values[0] for spec in found if spec.values is not None)
+    known = len(shapes) == len(found) and len({len(shape) for shape in shapes}) == 1
+    return Spec(found[0].dtype, shapes if known else None, values if len(values) == len(found) else None)
 
 
 def _same(a: Array, b: Array) -> bool:

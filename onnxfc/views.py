@@ -18,6 +18,7 @@ import onnx
 from onnxfc.axes import Group, Groups, places_in
 from onnxfc.claim import Boundary
 from onnxfc.errors import Refusal
+from onnxfc.gathered import Gathered
 from onnxfc.receptive_field import Field
 
 Index = npt.NDArray[np.int64]
@@ -31,6 +32,8 @@ class Taint:
     cause: str
     node: str
 
+
+NO_TAINTS: Gathered[Taint] = Gathered()
 
 Share = tuple[str, int]
 """The node that made parts of a whole, and the place (number of a spatial axis) along which they are that."""
@@ -48,7 +51,7 @@ class Trace:
     """
 
     fields: tuple[Field, ...]
-    taints: frozenset[Taint] = frozenset()
+    taints: Gathered[Taint] = NO_TAINTS
     windows: frozenset[Boundary] = frozenset()
     pools: frozenset[str] = frozenset()
     dropped: bool = False
@@ -56,7 +59,7 @@ class Trace:
     shares: frozenset[Share] = frozenset()
 
     def tainted(self, *taints: Taint) -> Trace:
-        return replace(self, taints=self.taints | frozenset(taints))
+        return replace(self, taints=self.taints | taints)
 
     def with_fields(self, fields: Iterable[Field]) -> Trace:
         """The same with other receptive fields, one for each of the image's axes."""
@@ -96,7 +99,7 @@ class Trace:
             return None
         return Trace(
             fields,
-            frozenset().union(*(trace.taints for trace in found)),
+            Gathered.joined(trace.taints for trace in found),
             frozenset().union(*(trace.windows for trace in found)),
             frozenset().union(*(trace.pools for trace in found)),
             any(trace.dropped for trace in found),

@@ -189,8 +189,8 @@ def _start(
     draft = Draft(model, graph, inference, probes, images)
     single = all(image.shape[0] == 1 and not image.free_batch for image in images)
     state = State(graph, draft, native, global_pool, roles, single, len(images[0].spatial), images[0].probes())
-    for name, tensor in graph.initializers.items():
-        draft.specs[name] = of_tensor(tensor, model.array, probes)
+    for name in graph.initializers:
+        draft.specs[name] = native[name].spread(probes)
         state.views[name] = Fixed(name)
     for info in graph.inputs:
         draft.specs[info.name] = Spec(native[info.name].dtype, (native[info.name].native,) * probes)

@@ -25,7 +25,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     ("parity", "version"),
     ("onnxfc",),
-    ("errors", "damage"),
+    ("errors", "damage", "small_values", "inference_gaps", "gathered"),
     ("claim", "wire", "graph", "specs", "receptive_field"),
     ("atomic", "storage", "views"),
     ("external",),
@@ -54,7 +54,7 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 REWRITING = {"walk", "rules", "rewrite", "draft", "emit", "lift", "site", "views", "weights", "outputs", "assemble"}
 REWRITING |= {"regroup", "analyse", "derive", "checking", "inspection", "geometry", "shapes", "match", "commands"}
 REWRITING |= {"branches", "dims", "images", "cut", "inline", "sizing", "specs", "graph", "report", "cli", "offgrid"}
-REWRITING |= {"receptive_field"}
+REWRITING |= {"receptive_field", "small_values", "inference_gaps", "gathered"}
 
 
 def module_name(path: Path) -> str:

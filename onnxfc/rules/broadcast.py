@@ -15,6 +15,7 @@ import numpy as np
 from onnxfc.axes import Group, Groups, channels, kinds, places_in, pure
 from onnxfc.claim import Boundary
 from onnxfc.errors import Refusal
+from onnxfc.gathered import Gathered
 from onnxfc.lift import beside_windows, lies_on, uniform
 from onnxfc.rules.arithmetic import on_scores
 from onnxfc.rules.deviation import deviates, mean_of
@@ -180,8 +181,8 @@ def _with_context(site: Site, placed: Sequence[Placed], trace: Trace, by_size: b
     for view in placed:
         if view.is_strip and len(view.where) < most:
             site.turns_out(view.trace, "context")
-    trace = replace(trace, pools=trace.pools.union(*(item.pools for item in context)))
-    trace = trace.tainted(*(taint for item in context for taint in item.taints))
+    taints = Gathered.joined([trace.taints, *(item.taints for item in context)])
+    trace = replace(trace, pools=trace.pools.union(*(item.pools for item in context)), taints=taints)
     return trace.tainted(site.taint("context")) if context or by_size else trace
 
 

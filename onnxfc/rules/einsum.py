@@ -86,7 +86,7 @@ def _on_channels(site: Site, view: Placed, equation: Equation, at: int) -> Outco
     trace = view.trace
     for other in context:
         site.turns_out(other.trace, "context")
-        trace = trace.tainted(site.taint("context"), *other.trace.taints)
+        trace = replace(trace, taints=trace.taints | other.trace.taints).tainted(site.taint("context"))
     site.keep()
     return site.placed(view, trace, {place: equation.out.index(letter) for place, letter in places.items()})
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from onnxfc.axes import Atom, Groups
+from onnxfc.gathered import Gathered
 from onnxfc.receptive_field import Field
 from onnxfc.rules.sums import SUMS, grows, in_part, steady
 from onnxfc.site import Outcome, Site
@@ -78,7 +79,7 @@ def _left(site: Site, view: Placed, groups: Groups) -> Context | Placed | None:
     """The view of what is left of the axes."""
     name, mine = site.node.output[0], view.joined | {site.label}
     atoms = [atom for group in groups for atom in group if atom.kind == "space"]
-    taints = frozenset({site.taint("context")}).union(*(side.trace.taints for side in view.sides))
+    taints = Gathered.joined(side.trace.taints for side in view.sides) | {site.taint("context")}
     if not atoms:
         if [atom.kind for atom in groups[0]] != ["batch"]:
             return None

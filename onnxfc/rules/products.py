@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 from onnxfc.axes import Atom, Group, Groups, axis_of_places, channels, doubled, is_map, merged
 from onnxfc.axes import is_folded as may_fold
+from onnxfc.gathered import Gathered
 from onnxfc.receptive_field import Field
 from onnxfc.regroup import trace_of
 from onnxfc.rules import relations
@@ -209,8 +210,9 @@ def _traces(
                     return None
                 if letter in out:
                     joined.append((operands[first].sides[known.side], operand.sides[own.side]))
-    taints = frozenset().union(*(side.trace.taints for operand in operands for side in operand.sides))
-    taints |= frozenset().union(*(o.view.trace.taints for o in operands if isinstance(o.view, Context)))
+    traces = [side.trace for operand in operands for side in operand.sides]
+    traces += [operand.view.trace for operand in operands if isinstance(operand.view, Context)]
+    taints = Gathered.joined(trace.taints for trace in traces)
     return [replace(side.trace, taints=taints | side.trace.taints, shares=_shares(side, joined)) for side in found]
 
 
@@ -262,7 +264,7 @@ def _without_places(site: Site, operands: Sequence[_Operand], groups: Groups) ->
     traces += [operand.view.trace for operand in operands if isinstance(operand.view, Context)]
     folded = [operand.view for operand in operands if is_folded(operand.view)]
     joined: frozenset[str] = frozenset().union(*(view.joined for view in folded))
-    taints = frozenset().union(*(trace.taints for trace in traces))
+    taints = Gathered.joined(trace.taints for trace in traces)
     pools = joined.union(*(o.view.trace.pools for o in operands if isinstance(o.view, Context)))  # none of the trunk's
     name = site.node.output[0]
     trace = Trace((Field(),) * site.state.rank, taints, pools=pools)
