@@ -41,7 +41,7 @@ class RewriteOptions:
 
 @dataclass(frozen=True)
 class Analysis:
-    """The reading of the model that went furthest. ``refusals`` is empty where it can be rewritten.
+    """The reading of the model that can be rewritten, else the likeliest, with its ``refusals``.
 
     ``original`` is the model as it was walked, functions and constant Ifs inlined. ``state`` holds the views of all
     its tensors and the drafted nodes; it belongs to the walk and may not be changed.
@@ -95,10 +95,10 @@ def analyse(original: ModelFile, options: RewriteOptions) -> Analysis:
             refusals = _objections(state, reading, traces)
             return Analysis(original, state, tuple(reading), tuple(outputs), tuple(traces), refusals)
         failures.append(Analysis(original, state, tuple(reading), (), (), tuple(finished)))
-    furthest = max(failures, key=lambda failure: failure.state.reached)
-    if furthest.state.conditions:
-        return analyse(inlined(original, furthest.state.conditions), options)
-    return furthest
+    for failure in failures:
+        if failure.state.conditions:
+            return analyse(inlined(original, failure.state.conditions), options)
+    return failures[0]  # the likeliest reading says why
 
 
 def _headed(finished: Sequence[Refusal] | tuple[list[Output], list[Trace]]) -> bool:

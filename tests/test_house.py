@@ -27,7 +27,7 @@ LAYERS = (
     ("onnxfc",),
     ("errors", "damage"),
     ("claim", "wire", "graph", "specs", "receptive_field"),
-    ("atomic", "storage", "views"),
+    ("atomic", "storage", "views", "layouts"),
     ("external",),
     ("saving",),
     ("model_file", "offgrid"),
@@ -54,7 +54,7 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 REWRITING = {"walk", "rules", "rewrite", "draft", "emit", "lift", "site", "views", "weights", "outputs", "assemble"}
 REWRITING |= {"regroup", "analyse", "derive", "checking", "inspection", "geometry", "shapes", "match", "commands"}
 REWRITING |= {"branches", "dims", "images", "cut", "inline", "sizing", "specs", "graph", "report", "cli", "offgrid"}
-REWRITING |= {"receptive_field"}
+REWRITING |= {"receptive_field", "layouts"}
 
 
 def module_name(path: Path) -> str:

@@ -73,7 +73,7 @@ def window_as_context(site: Site, view: Window, channels: Index, op_type: str = 
         return site.refuse("unsupported-reduction", "pools something else than a map")
     rows, count = _rows(site, view, channels)
     made = site.draft.fresh(f"{site.node.output[0]}_reduced")
-    if grows(site, view.trunk):
+    if grows(site, view.trunk, rows, [2]):
         steady(site, rows, [2], False, count, made)
     else:
         emit.reduce(site.draft, op_type or site.op_type, rows, [2], False, made, site.node)
@@ -157,7 +157,7 @@ def folded_as_context(site: Site, view: Folded, axes: Sequence[int]) -> Outcome 
     places = sum(atom.kind == "space" for atom in reduced)
     if site.role != "context" or not places or places < every or any(atom.kind == "batch" for atom in reduced):
         return None
-    if grows(site, view.trace):
+    if grows(site, view.trace, view.tensor, axes):
         steady(site, view.tensor, axes, bool(site.attrs.get("keepdims", 1)))
     else:
         site.keep()

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from onnxfc.receptive_field import Field
 from onnxfc.regroup import Groups
-from onnxfc.rules.sums import SUMS, grows, in_part, steady
+from onnxfc.rules.sums import grows, in_part, steady
 from onnxfc.site import Outcome, Site
 from onnxfc.views import Atom, Context, Folded, Map, Share, Trace
 
@@ -60,14 +60,14 @@ def reduce_places(site: Site, axes: Sequence[int]) -> Outcome | None:
         return None
     kept = bool(site.attrs.get("keepdims", 1))
     groups = tuple(() if axis in axes else group for axis, group in enumerate(view.groups) if kept or axis not in axes)
-    doubt = in_part(site, [side.trace for side in view.sides]) if site.op_type in SUMS else None
+    doubt = in_part(site, [side.trace for side in view.sides], view.tensor, axes)
     if doubt is not None:
         return doubt
     left = _left(site, view, groups)
     if left is None:
         return None
     sides = {atom.side for atom in atoms if atom.kind == "space"}
-    if grows(site, view.sides[sides.pop()].trace):
+    if grows(site, view.sides[sides.pop()].trace, view.tensor, axes):
         steady(site, view.tensor, axes, kept)
     else:
         site.keep()

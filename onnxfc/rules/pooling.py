@@ -27,7 +27,7 @@ from onnxfc.lift import (
 )
 from onnxfc.receptive_field import Field
 from onnxfc.rules.context import as_pool, of_image, whole_channels, window_as_context
-from onnxfc.rules.sums import FLOATS, SUMS, grows, in_part, steady, weighs
+from onnxfc.rules.sums import FLOATS, grows, in_part, steady, weighs
 from onnxfc.rules.table import rule
 from onnxfc.site import Outcome, Site, axes_of, extent_of
 from onnxfc.views import Context, Index, Map, ScoreMap, Source, Strip, Trace, View, Window
@@ -126,10 +126,10 @@ def _statistic(site: Site, view: Map, axes: list[int], keepdims: bool) -> Outcom
     """A figure of the whole map, its channels too: of each window, or of the image where it meets its trunk again."""
     if site.role != "context":
         return as_pool(site, reduce_features(site))
-    doubt = in_part(site, [view.trace]) if site.op_type in SUMS else None
+    doubt = in_part(site, [view.trace], view.tensor, axes)
     if doubt is not None:
         return doubt
-    if grows(site, view.trace):
+    if grows(site, view.trace, view.tensor, axes):
         steady(site, view.tensor, axes, keepdims)
     else:
         site.keep()
@@ -171,14 +171,15 @@ def _after(site: Site, kind: str, extent: tuple[int, ...], trace: Trace) -> str:
 
 def _kept_global(site: Site, view: Map, kind: str, extent: tuple[int, ...]) -> Outcome:
     """The same vector from an image of any size."""
-    doubt = in_part(site, [view.trace]) if site.op_type in SUMS else None
+    doubt = in_part(site, [view.trace], view.tensor, view.spatial)
     if doubt is not None:
         return doubt
-    if site.role != "context" and grows(site, view.trace):
+    growing = grows(site, view.trace, view.tensor, view.spatial)
+    if site.role != "context" and growing:
         return site.refuse("sum-over-image", "is a sum, which grows with the image", "use --global-pool window")
     if site.op_type in {"AveragePool", "MaxPool"}:
         site.draft.emit(f"Global{kind}Pool", [view.tensor], site.node.output[0], instead=site.node)
-    elif grows(site, view.trace):
+    elif growing:
         steady(site, view.tensor, view.spatial, site.op_type != "Einsum" and bool(site.attrs.get("keepdims", 1)))
     else:
         site.keep()
@@ -270,7 +271,7 @@ def strip(site: Site, view: Map | Strip, axes: Sequence[int], keepdims: bool) ->
     if site.op_type in {"AveragePool", "MaxPool"}:
         kind = "ReduceMax" if site.op_type == "MaxPool" else "ReduceMean"
         emit.reduce(site.draft, kind, view.tensor, axes, True, site.node.output[0], site.node)
-    elif grows(site, view.trace) and not weighed:
+    elif not weighed and grows(site, view.trace, view.tensor, axes):
         steady(site, view.tensor, axes, keepdims)
     else:
         site.keep([view.tensor, *site.tensors_from(1)])
