@@ -14,6 +14,7 @@ from onnxfc.graph import Graph, inputs_of, label
 from onnxfc.images import Image, images, inner_image, is_open, native_inputs, unlike_sizes
 from onnxfc.inline import inlined
 from onnxfc.model_file import ModelFile
+from onnxfc.native import native_specs
 from onnxfc.outputs import Form, drop_refusals, finish, maps_of_windows
 from onnxfc.periods import period_of
 from onnxfc.receptive_field import Field
@@ -21,7 +22,7 @@ from onnxfc.site import LEAVE
 from onnxfc.sizing import Sizing
 from onnxfc.state import GlobalPool, State
 from onnxfc.views import Trace
-from onnxfc.walk import native_specs, walk
+from onnxfc.walk import walk
 
 
 @dataclass(frozen=True)

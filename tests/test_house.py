@@ -31,7 +31,7 @@ LAYERS = (
     ("external",),
     ("saving",),
     ("model_file", "offgrid"),
-    ("draft", "runtime", "shapes", "match", "renaming"),
+    ("draft", "runtime", "shapes", "match", "renaming", "native", "normalised"),
     ("emit", "state", "proof", "geometry"),
     ("site",),
     ("lift", "weights", "images", "cut", "branches"),
@@ -54,7 +54,7 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 REWRITING = {"walk", "rules", "rewrite", "draft", "emit", "lift", "site", "views", "weights", "outputs", "assemble"}
 REWRITING |= {"regroup", "analyse", "derive", "checking", "inspection", "geometry", "shapes", "match", "commands"}
 REWRITING |= {"branches", "dims", "images", "cut", "inline", "sizing", "specs", "graph", "report", "cli", "offgrid"}
-REWRITING |= {"receptive_field", "layouts"}
+REWRITING |= {"receptive_field", "layouts", "native", "normalised"}
 
 
 def module_name(path: Path) -> str:
