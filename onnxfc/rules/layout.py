@@ -241,8 +241,6 @@ def _target(site: Site, view: Map, after: Shape, places: tuple[int, ...]) -> lis
 
 def as_window(site: Site) -> Outcome:
     """What does not leave the places whole reads a native window: move its index instead."""
-    for view in site.views:
-        site.weighs(view)
     views: list[View | None] = [to_window(site, view) if isinstance(view, Map) else view for view in site.views]
     return move(site, views)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from onnxfc.receptive_field import Field
 from onnxfc.regroup import Groups
-from onnxfc.rules.sums import grows, in_part, steady
+from onnxfc.rules.sums import in_part, rescaled, scale_of
 from onnxfc.site import Outcome, Site
 from onnxfc.views import Atom, Context, Folded, Map, Share, Trace
 
@@ -67,9 +67,10 @@ def reduce_places(site: Site, axes: Sequence[int]) -> Outcome | None:
     if left is None:
         return None
     sides = {atom.side for atom in atoms if atom.kind == "space"}
-    if grows(site, view.sides[sides.pop()].trace, view.tensor, axes):
-        steady(site, view.tensor, axes, kept)
-    else:
+    places = [atom.place for atom in atoms if atom.kind == "space"]
+    if not rescaled(
+        site, scale_of(site, view.sides[sides.pop()].trace, view.tensor, axes, places), view.tensor, axes, kept
+    ):
         site.keep()
     return [left]
 

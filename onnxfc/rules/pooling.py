@@ -7,13 +7,11 @@ A global pool over the trunk is a window: the native window's pool with stride 1
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from onnxfc import emit
-from onnxfc.errors import Refusal
 from onnxfc.lift import (
     around_batch,
     beside_batch,
@@ -26,8 +24,17 @@ from onnxfc.lift import (
     untransposed,
 )
 from onnxfc.receptive_field import Field
-from onnxfc.rules.context import as_pool, of_image, whole_channels, window_as_context
-from onnxfc.rules.sums import FLOATS, grows, in_part, steady, weighs
+from onnxfc.rules.context import (
+    as_pool,
+    follows_size,
+    of_image,
+    scale_along,
+    strip,
+    weighed_apart,
+    whole_channels,
+    window_as_context,
+)
+from onnxfc.rules.sums import FLOATS, in_part, rescaled, weighs
 from onnxfc.rules.table import rule
 from onnxfc.site import Outcome, Site, axes_of, extent_of
 from onnxfc.views import Context, Index, Map, ScoreMap, Source, Strip, Trace, View, Window
@@ -68,9 +75,8 @@ def reduce_map(site: Site) -> Outcome:
     spatial = set(axes) & set(view.spatial)
     if not spatial:
         return _over_channels(site, view, axes, keepdims)
-    weighted = any(place >= 0 for _, place in view.trace.shares) and spatial == set(view.spatial)
-    if weighted and not site.of_head and site.state.global_pool != "keep":
-        return _weighted(site, view)
+    if _undecided(site, view):
+        return _weighted(site, strip(site, view, axes, keepdims), view.trace)
     weighed = weighs(site, view.trace, sorted(spatial))
     if weighed is None:
         return weighed_apart(site)
@@ -90,13 +96,21 @@ def reduce_map(site: Site) -> Outcome:
     return site.refuse("unsupported-reduction", f"reduces over axes {axes} of a map")
 
 
-def _weighted(site: Site, view: Map) -> Outcome:
+def _undecided(site: Site, view: Map) -> bool:
+    """Whether it holds weights of a Softmax over places of which it is not known yet whose they are."""
+    sure = any(place >= 0 for _, place in view.trace.shares)
+    return sure and not site.of_head and site.state.global_pool != "keep"
+
+
+def _weighted(site: Site, outcome: Outcome, trace: Trace) -> Outcome:
     """A pool weighted by a Softmax over places; a head's if it never meets its trunk, as the next walk will know."""
-    site.keep()
+    if not isinstance(outcome, list):
+        return outcome
     site.state.undecided.add(site.label)
-    trace = replace(view.trace.tainted(site.taint("context")), fields=(Field(),) * site.state.rank, shares=frozenset())
-    pools = frozenset({site.label, *(name for name, _ in view.trace.shares)})  # none of the trunk's
-    return [Context(site.node.output[0], replace(trace, pools=pools))]
+    pools = frozenset({site.label, *(name for name, _ in trace.shares)})  # none of the trunk's
+    return [
+        replace(view, trace=replace(view.trace, pools=pools)) for view in outcome if isinstance(view, Context | Strip)
+    ]
 
 
 def reduced_axes(site: Site, rank: int) -> list[int] | None:
@@ -129,9 +143,7 @@ def _statistic(site: Site, view: Map, axes: list[int], keepdims: bool) -> Outcom
     doubt = in_part(site, [view.trace], view.tensor, axes)
     if doubt is not None:
         return doubt
-    if grows(site, view.trace, view.tensor, axes):
-        steady(site, view.tensor, axes, keepdims)
-    else:
+    if not rescaled(site, scale_along(site, view, axes), view.tensor, axes, keepdims):
         site.keep()
     return [of_image(site, view.trace)]
 
@@ -139,9 +151,10 @@ def _statistic(site: Site, view: Map, axes: list[int], keepdims: bool) -> Outcom
 def global_pool(site: Site, view: Map, kind: str, keepdims: bool) -> Outcome:
     """One pool over the whole native window, by the option or as context."""
     extent = extent_of(site, view)
+    if _undecided(site, view):
+        return _weighted(site, strip(site, view, list(view.spatial), keepdims), view.trace)
     if site.role == "context" or (site.state.global_pool == "keep" and not view.trace.windows):
         return _kept_global(site, view, kind, extent)
-    site.weighs(view)
     if kind != "Max" and site.draft.spec(view.tensor).dtype not in FLOATS:
         site.state.blocked.add(site.label)  # perhaps it is context
         return site.refuse(
@@ -174,13 +187,16 @@ def _kept_global(site: Site, view: Map, kind: str, extent: tuple[int, ...]) -> O
     doubt = in_part(site, [view.trace], view.tensor, view.spatial)
     if doubt is not None:
         return doubt
-    growing = grows(site, view.trace, view.tensor, view.spatial)
-    if site.role != "context" and growing:
-        return site.refuse("sum-over-image", "is a sum, which grows with the image", "use --global-pool window")
-    if site.op_type in {"AveragePool", "MaxPool"}:
+    scale, keepdims = (
+        scale_along(site, view, view.spatial),
+        site.op_type != "Einsum" and bool(site.attrs.get("keepdims", 1)),
+    )
+    if site.role != "context" and scale != "same":
+        return follows_size(site, scale)
+    if rescaled(site, scale, view.tensor, view.spatial, keepdims):
+        pass
+    elif site.op_type in {"AveragePool", "MaxPool"}:
         site.draft.emit(f"Global{kind}Pool", [view.tensor], site.node.output[0], instead=site.node)
-    elif growing:
-        steady(site, view.tensor, view.spatial, site.op_type != "Einsum" and bool(site.attrs.get("keepdims", 1)))
     else:
         site.keep()
     trace = replace(view.trace.tainted(site.taint("context")), fields=(Field(),) * site.state.rank)
@@ -257,43 +273,6 @@ def partial_pool(site: Site, view: Map, axes: list[int], keepdims: bool) -> Outc
     site.replaced(f"{site.op_type} {'x'.join(map(str, kernel))}", f"pool {'x'.join(map(str, kernel))}, stride 1")
     pooled = replace(source, tensor=tensor, extent=rest)
     return [simplest(site, Window((pooled,), places, trace))]
-
-
-def strip(site: Site, view: Map | Strip, axes: Sequence[int], keepdims: bool) -> Outcome:
-    """A pool over some of the axes that follow the image, as context; over all that are left of them it is global."""
-    weighed = weighs(site, view.trace, [axis for axis in axes if axis in view.spatial])
-    kept_head = site.role != "context" and site.state.global_pool == "keep" and not weighed
-    if any(axis in view.spatial and site.shape_in()[axis] == 1 for axis in axes):
-        return site.refuse("partial-pool", "pools an axis on which the native map has one place")
-    if kept_head and site.op_type == "ReduceSum":
-        site.state.blocked.add(site.label)  # perhaps it is context
-        return site.refuse("sum-over-image", "is a sum, which grows with the image", "use --global-pool window")
-    if site.op_type in {"AveragePool", "MaxPool"}:
-        kind = "ReduceMax" if site.op_type == "MaxPool" else "ReduceMean"
-        emit.reduce(site.draft, kind, view.tensor, axes, True, site.node.output[0], site.node)
-    elif not weighed and grows(site, view.trace, view.tensor, axes):
-        steady(site, view.tensor, axes, keepdims)
-    else:
-        site.keep([view.tensor, *site.tensors_from(1)])
-    trace = replace(view.trace.tainted(site.taint("context")), pools=view.trace.pools | {site.label})
-    left = [place for place, axis in enumerate(view.spatial) if axis not in axes]
-    name = site.node.output[0]
-    if not left:
-        if kept_head:
-            site.replaced(site.op_type, "kept global")
-        return [Context(name, replace(trace, fields=(Field(),) * site.state.rank))]
-    trace = replace(trace, fields=tuple(view.trace.fields[place] for place in left))
-    spatial = tuple(
-        view.spatial[place] - (0 if keepdims else sum(a < view.spatial[place] for a in axes)) for place in left
-    )
-    places = view.places if isinstance(view, Strip) else range(len(view.spatial))
-    like = view.like if isinstance(view, Strip) else view
-    return [Strip(name, name, spatial, tuple(places[place] for place in left), trace, like)]
-
-
-def weighed_apart(site: Site) -> Refusal:
-    """A sum of what a Softmax over other places has shared out: how it grows with the image cannot be told."""
-    return site.refuse("softmax-over-space", "sums up what was weighed over the places of the native size")
 
 
 def _first_of_each(places: Index, axes: list[int], extent: tuple[int, ...], rest: tuple[int, ...]) -> Index:

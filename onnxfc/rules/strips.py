@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from onnxfc.errors import Refusal
 from onnxfc.receptive_field import Field
-from onnxfc.rules import channels, einsum, elementwise, fc, layout, normalize, pooling, resample, sizes, trunk
+from onnxfc.rules import channels, context, einsum, elementwise, fc, layout, normalize, pooling, resample, sizes, trunk
 from onnxfc.rules.arithmetic import on_maps, places_alike
 from onnxfc.rules.elementwise import BROADCAST, UNARY
 from onnxfc.rules.sums import weighs
@@ -97,7 +97,7 @@ def sliding(site: Site) -> Outcome:
     if isinstance(how, Refusal):
         return how
     along = trunk.covered(site, how, view)
-    return pooling.strip(site, view, along, keepdims=True) if along else lend(site, trunk.sliding)
+    return context.strip(site, view, along, keepdims=True) if along else lend(site, trunk.sliding)
 
 
 @rule(*pooling.REDUCTIONS, on=Strip, attributes=("axes", "keepdims", "noop_with_empty_axes"))
@@ -113,8 +113,8 @@ def reduce_strip(site: Site) -> Outcome:
     if not spatial:
         return lend(site, pooling.reduce_map)
     if weighs(site, view.trace, spatial) is None:
-        return pooling.weighed_apart(site)
-    return pooling.strip(site, view, axes, bool(site.attrs.get("keepdims", 1)))
+        return context.weighed_apart(site)
+    return context.strip(site, view, axes, bool(site.attrs.get("keepdims", 1)))
 
 
 @rule("GlobalAveragePool", "GlobalMaxPool", on=Strip)
@@ -123,7 +123,7 @@ def global_pool(site: Site) -> Outcome:
     view = strip_of(site)
     if min(view.spatial) < 2:
         return site.refuse("layout", "pools over axes that are not the image's")
-    return pooling.strip(site, view, view.spatial, keepdims=True)
+    return context.strip(site, view, view.spatial, keepdims=True)
 
 
 @rule("InstanceNormalization", "GroupNormalization", on=Strip, attributes=("epsilon", "num_groups", "stash_type"))

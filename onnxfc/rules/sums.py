@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -17,18 +18,47 @@ from onnxfc.rules.counts import Growth, divisor
 from onnxfc.rules.elementwise import BROADCAST, UNARY
 from onnxfc.site import LEAVE, Site, positive
 from onnxfc.specs import InferenceFailed, Spec
-from onnxfc.views import Fixed, Folded, Map, Refused, Trace, View, Window
+from onnxfc.views import Fixed, Folded, Map, Refused, Strip, Trace, View, Window
 
 SUMS = {"ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp"}
+_MEANS = {"AveragePool", "GlobalAveragePool", "ReduceMean"}
 _SOFTMAX = {"Hardmax", "LogSoftmax", "Softmax"}
 _SIZES = {"Shape", "Size"}
 FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
 
 
-def grows(site: Site, trace: Trace, tensor: str, axes: Sequence[int]) -> bool:
-    """Whether this is a sum over ``axes`` of ``tensor`` that grows with the image, and no count divides it."""
-    alone = site.op_type == "Einsum" and len(site.node.input) == 1
-    return (site.op_type in SUMS or alone) and not trace.shares and not divided(site, counted(site, tensor, axes))
+Scale = Literal["grows", "same", "shrinks"]
+
+
+def scale_of(site: Site, trace: Trace, tensor: str, axes: Sequence[int], places: Sequence[int]) -> Scale:
+    """How a reduction over ``axes`` of ``tensor`` follows the image's size, if no number behind it makes up for that.
+
+    A sum grows, but for that of weights which sum up to 1 along ``places`` (of the image); a mean of these shrinks.
+    """
+    along = {place for _, place in trace.shares} & set(places)
+    summed = site.op_type in SUMS or (site.op_type == "Einsum" and len(site.node.input) == 1)
+    if (summed or site.op_type in _MEANS) and along and along < set(places):
+        raise InferenceFailed("it sums up at once what was weighed over some of the places only")
+    counts = counted(site, tensor, axes)
+    if summed and not any(place in places or ~place in places for _, place in trace.shares):
+        return "same" if divided(site, counts) else "grows"
+    if site.op_type in _MEANS and along:
+        return "same" if divided(site, tuple(1 / count for count in counts)) else "shrinks"
+    return "same"
+
+
+def rescaled(
+    site: Site, scale: Scale, tensor: str, axes: Sequence[int], keepdims: bool, count: int = 0, output: str = ""
+) -> bool:
+    """Write the reduction at the scale of the native size, where the node itself has it not; ``count`` as below."""
+    if scale == "grows":
+        steady(site, tensor, axes, keepdims, count, output)
+    elif scale == "shrinks":
+        count = count or math.prod(site.draft.spec(tensor).native[axis] for axis in axes)
+        total = emit.reduce(site.draft, "ReduceSum", tensor, axes, keepdims)
+        share = emit.scalar(site.draft, 1.0 / count, total)
+        site.draft.emit("Mul", [total, share], output or site.node.output[0])
+    return scale != "same"
 
 
 def counted(site: Site, tensor: str, axes: Sequence[int]) -> Growth:
@@ -169,9 +199,9 @@ _KEEP_SHARES = {
 
 def shares_behind(node: onnx.NodeProto, given: Sequence[View], view: View) -> View:
     """A node's output with what it still holds of shares; in doubt (the place inverted) after work on each element."""
-    if not isinstance(view, Map | Folded) or not any(side.shares for side in _traces(view)):
+    if not isinstance(view, Map | Folded | Strip) or not any(side.shares for side in _traces(view)):
         return view
-    all_hold = all(isinstance(item, Map | Folded) and _sure(item) for item in given)
+    all_hold = all(_sure(item) for item in given)
     kept = node.op_type in _KEEP_SHARES or (node.op_type in {"Add", "Sub", "Sum"} and all_hold)
     if kept and (node.op_type != "Div" or _sure(given[0])):
         return view
@@ -180,17 +210,17 @@ def shares_behind(node: onnx.NodeProto, given: Sequence[View], view: View) -> Vi
     def behind(trace: Trace) -> Trace:
         return replace(trace, shares=frozenset((name, min(k, ~k)) for name, k in trace.shares if each))
 
-    if isinstance(view, Map) or view.other is None:
+    if isinstance(view, Map | Strip) or view.other is None:
         return replace(view, trace=behind(view.trace))
     return replace(view, trace=behind(view.trace), other=replace(view.other, trace=behind(view.other.trace)))
 
 
-def _traces(view: Map | Folded) -> list[Trace]:
-    return [view.trace] if isinstance(view, Map) else [side.trace for side in view.sides]
+def _traces(view: Map | Folded | Strip) -> list[Trace]:
+    return [view.trace] if isinstance(view, Map | Strip) else [side.trace for side in view.sides]
 
 
 def _sure(view: View) -> bool:
-    return isinstance(view, Map | Folded) and any(k >= 0 for trace in _traces(view) for _, k in trace.shares)
+    return isinstance(view, Map | Folded | Strip) and any(k >= 0 for trace in _traces(view) for _, k in trace.shares)
 
 
 def of_native_count(site: Site, axes: Sequence[tuple[str, int, int]], like: str) -> str:

@@ -13,7 +13,8 @@ from onnxfc import emit
 from onnxfc.errors import Refusal
 from onnxfc.graph import label
 from onnxfc.receptive_field import Field
-from onnxfc.rules.pooling import global_pool, partial_pool, strip
+from onnxfc.rules.context import strip
+from onnxfc.rules.pooling import global_pool, partial_pool
 from onnxfc.rules.sisters import PADDED, contiguous, sisters
 from onnxfc.rules.table import rule
 from onnxfc.site import Outcome, Site, extent_of
