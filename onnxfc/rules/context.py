@@ -222,3 +222,9 @@ def _along(view: Map | Strip, axes: Sequence[int]) -> list[int]:
     """Which axes of the image these are; of strips end to end none is."""
     places = view.places if isinstance(view, Strip) else range(len(view.spatial))
     return [place for place, axis in zip(places, view.spatial, strict=False) if axis in axes]
+
+
+def trace_summed(site: Site, trace: Trace) -> Trace:
+    """The trace of a reduction's result: with fewer features than a window has places, these were summed up."""
+    most = max((math.prod(item.extent) for item in trace.windows), default=1)
+    return replace(trace, places=trace.places and math.prod(site.shape_out()[1:]) >= most)

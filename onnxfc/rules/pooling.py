@@ -30,6 +30,7 @@ from onnxfc.rules.context import (
     of_image,
     scale_along,
     strip,
+    trace_summed,
     weighed_apart,
     whole_channels,
     window_as_context,
@@ -335,12 +336,6 @@ def _pool_name(kind: str) -> str:
     return "MaxPool" if kind in {"Max", "Min"} else "AveragePool"
 
 
-def _summed(site: Site, trace: Trace) -> Trace:
-    """The trace of a reduction's result: with fewer features than a window has places, these were summed up."""
-    most = max((math.prod(item.extent) for item in trace.windows), default=1)
-    return replace(trace, places=trace.places and math.prod(site.shape_out()[1:]) >= most)
-
-
 @rule(*REDUCTIONS, on=ScoreMap, attributes=("axes", "keepdims", "noop_with_empty_axes"))
 def reduce_features(site: Site) -> Outcome:
     """Over features, cell by cell."""
@@ -353,7 +348,7 @@ def reduce_features(site: Site) -> Outcome:
     if axes is None:
         return site.refuse("unknown-axes", "takes axes that are not constant")
     batch_axis = scores.batch_axis or 0
-    trace = _summed(site, scores.trace)
+    trace = trace_summed(site, scores.trace)
     if scores.trace.places and isinstance(view, Window):  # perhaps of the whole image
         trace = replace(trace, pools=trace.pools | {site.label})
     scores = replace(scores, trace=trace)

@@ -18,7 +18,7 @@ from onnxfc.rules.counts import Growth, divisor
 from onnxfc.rules.elementwise import BROADCAST, UNARY
 from onnxfc.site import LEAVE, Site, positive
 from onnxfc.specs import InferenceFailed, Spec
-from onnxfc.views import Fixed, Folded, Map, Refused, Strip, Trace, View, Window
+from onnxfc.views import Context, Fixed, Folded, Map, Refused, Strip, Trace, View, Window
 
 SUMS = {"ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp"}
 _MEANS = {"AveragePool", "GlobalAveragePool", "ReduceMean"}
@@ -192,20 +192,30 @@ def _now(site: Site, name: str) -> Spec | None:
 
 _KEEP_SHARES = {
     *("Cast", "Div", "Dropout", "Einsum", "Expand", "Flatten", "Gather", "Hardmax", "Identity", "MatMul", "Mul", "Neg"),
-    *("Reshape", "Slice", "Softmax", "Split", "Squeeze", "Transpose", "Unsqueeze"),
+    *("AveragePool", "GlobalAveragePool", "ReduceMean", "ReduceSum", "Reshape", "Slice", "Softmax", "Split", "Squeeze"),
+    *("Transpose", "Unsqueeze"),
 }
 """Operators after which parts of a whole are that still, whatever else they were multiplied with."""
 
 
+_PLACED = (Map, Folded, Strip)
+
+
 def shares_behind(node: onnx.NodeProto, given: Sequence[View], view: View) -> View:
-    """A node's output with what it still holds of shares; in doubt (the place inverted) after work on each element."""
-    if not isinstance(view, Map | Folded | Strip) or not any(side.shares for side in _traces(view)):
+    """A node's output with what it still holds of shares; in doubt (the place inverted) after work on each place."""
+    if isinstance(view, Context):
+        names = frozenset(
+            name for item in given if isinstance(item, _PLACED) for t in _traces(item) for name, _ in t.shares
+        )
+        return replace(view, trace=replace(view.trace, pools=view.trace.pools | names))
+    if not isinstance(view, _PLACED) or not any(side.shares for side in _traces(view)):
         return view
     all_hold = all(_sure(item) for item in given)
     kept = node.op_type in _KEEP_SHARES or (node.op_type in {"Add", "Sub", "Sum"} and all_hold)
+    kept = kept or (node.op_type in {"Conv", "Gemm"} and len(node.input) == 2)
     if kept and (node.op_type != "Div" or _sure(given[0])):
         return view
-    each = node.op_type in {*BROADCAST, *UNARY}
+    each = node.op_type in {*BROADCAST, *UNARY, "BatchNormalization", "Conv", "Gemm"}
 
     def behind(trace: Trace) -> Trace:
         return replace(trace, shares=frozenset((name, min(k, ~k)) for name, k in trace.shares if each))
@@ -220,7 +230,7 @@ def _traces(view: Map | Folded | Strip) -> list[Trace]:
 
 
 def _sure(view: View) -> bool:
-    return isinstance(view, Map | Folded | Strip) and any(k >= 0 for trace in _traces(view) for _, k in trace.shares)
+    return isinstance(view, _PLACED) and any(k >= 0 for trace in _traces(view) for _, k in trace.shares)
 
 
 def of_native_count(site: Site, axes: Sequence[tuple[str, int, int]], like: str) -> str:

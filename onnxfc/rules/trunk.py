@@ -172,7 +172,8 @@ def _through(site: Site, trace: Trace, how: Sliding, extent: tuple[int, ...]) ->
     taints = [site.taint("padding")] if how.padded else []
     if site.attrs.get("ceil_mode", 0) and (site.state.dense or _partial(how, extent)):
         taints.append(site.taint("partial window"))
-    return Trace(fields, trace.taints | frozenset(taints), trace.windows, trace.pools, trace.dropped)
+    made = Trace(fields, trace.taints | frozenset(taints), trace.windows, trace.pools, trace.dropped)
+    return replace(made, shares=trace.shares) if set(how.kernel) == {1} else made
 
 
 def _partial(how: Sliding, extent: tuple[int, ...]) -> bool:
