@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import onnx
-from hazards import CHECK, Net, complete, own_crops, refusal, session
+import pytest
+from hazards import CHECK, Net, complete, own_crops, proven, refusal, session
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -164,3 +165,63 @@ def test_the_whole_image_has_them_in_a_trunk(how: Spelling, size: tuple[int, int
     want = session(context(how, size)).run(None, {"image": image})[0]
     got = session(complete(done)).run(None, {"image": image})[0]
     assert np.abs(got - want).max() < 1e-5 * want.std()
+
+
+# A table times the window
+
+
+def table_of(net: Net, places: Places, form: str, channels: int = 1) -> str:
+    shape = places.shape(form, channels)
+    return net.const(np.cos(np.arange(np.prod(shape))).reshape(shape))
+
+
+@pytest.mark.parametrize("sums", [item for item in SUMS if item != "MatMul"])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_table_times_the_window_summed_up_is_a_row_of_weights(form: str, sums: str) -> None:
+    """Exact in every form: without a Softmax too."""
+    net, extent = Net(), (5, 4)
+    places = Places(net, extent)
+    x = places.to(net.trunk(), C, "map", form)
+    weighed = net.op("Mul", table_of(net, places, form), x)
+    model = net.model(net.fc(places.summed(weighed, form, sums, keepdims=True), C, M))
+    assert proven(model).claim.outputs[0].form == "map"
+
+
+@pytest.mark.parametrize("kind", ["ReduceSum", "ReduceMean"])
+@pytest.mark.parametrize("keepdims", [0, 1])
+def test_as_a_depthwise_conv(kind: str, keepdims: int) -> None:
+    """A table of its own for each channel, divided by another: no window is unrolled."""
+    net = Net()
+    places = Places(net, (5, 4))
+    x = net.op("Div", net.trunk(), net.const(np.linspace(1, 3, 4)))
+    weighed = net.op("Mul", x, table_of(net, places, "map", C))
+    vector = net.axes(kind, weighed, [2, 3], keepdims=keepdims)
+    done = proven(net.model(net.fc(net.op("Flatten", vector), C, M)))
+    assert [node.op_type for node in done.model.graph.node] == ["Conv", "Tanh", "Conv", "Conv"]
+
+
+def slid_over(net: Net, weighed: str, x: str) -> list[str]:
+    return [net.op("GlobalAveragePool", net.conv(weighed, C, C, strides=[1, 1]))]
+
+
+def given_out(net: Net, weighed: str, x: str) -> list[str]:
+    return [net.axes("ReduceSum", weighed, [2, 3], keepdims=0), weighed]
+
+
+def back_in_the_trunk(net: Net, weighed: str, x: str) -> list[str]:
+    total = net.axes("ReduceSum", weighed, [2, 3], keepdims=1)
+    return [net.op("GlobalAveragePool", net.conv(net.op("Add", x, total), C, C, strides=[1, 1]))]
+
+
+def beside_its_map(net: Net, weighed: str, x: str) -> list[str]:
+    return [net.axes("ReduceSum", net.op("Add", weighed, x), [2, 3], keepdims=0)]
+
+
+@pytest.mark.parametrize("behind", [slid_over, given_out, back_in_the_trunk], ids=lambda item: item.__name__)
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_table_of_the_trunk_is_refused(behind: Any, keep: bool) -> None:
+    net = Net()
+    x = net.trunk()
+    weighed = net.op("Mul", x, table_of(net, Places(net, (5, 4)), "map"), out="weighed")
+    found = refusal(net.model(*behind(net, weighed, x)), global_pool="keep" if keep else "window")
+    assert (found.code, found.node) == ("position-table", "node_weighed")

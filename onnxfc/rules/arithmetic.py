@@ -10,11 +10,12 @@ import numpy as np
 from onnxfc import emit
 from onnxfc.errors import Refusal
 from onnxfc.graph import label
-from onnxfc.lift import beside_windows, lies_on, lift_fixed, meet, to_scores, uniform
+from onnxfc.lift import beside_windows, lies_on, lift_fixed, meet, to_scores, to_window, uniform
 from onnxfc.rules.deviation import deviates, mean_of
 from onnxfc.rules.elementwise import BROADCAST
 from onnxfc.rules.fc import take_bias
 from onnxfc.rules.table import rule
+from onnxfc.rules.tables import summed_by
 from onnxfc.site import Outcome, Site, extent_of, tensor_of
 from onnxfc.specs import Array
 from onnxfc.views import Context, Fixed, Map, ScoreMap, Trace, View, Window
@@ -45,7 +46,7 @@ def on_maps(site: Site) -> Outcome:
             tensor = tensor_of(site.views[position] or big)
             trace = trace.tainted(site.taint("context"))
         if tensor is None:
-            return _positional(site, position)
+            return _row_of_weights(site, big) or _positional(site, position)
         inputs.append(tensor)
     if any(site.follows_size(position) for position in range(len(site.views))):
         trace = trace.tainted(site.taint("context"))  # a count of the pixels, say
@@ -100,7 +101,18 @@ def places_alike(site: Site, position: int, spatial: Sequence[int]) -> str | Non
     return view.tensor if not own else uniform(site, position, own) if isinstance(view, Fixed) else None
 
 
-def _positional(site: Site, position: int) -> Outcome:
+def _row_of_weights(site: Site, view: Map) -> Outcome | None:
+    """A table times a map whose places are then summed up: weights of each window's features."""
+    alone = site.op_type in {"Div", "Mul"} and sum(isinstance(other, Map) for other in site.views) == 1
+    kinds = summed_by(site, view) if alone and not view.trace.windows else None
+    if kinds is None:
+        return None
+    site.state.because[site.label] = _positional(site, 1 - site.views.index(view))
+    site.views = tuple(to_window(site, other) if isinstance(other, Map) else other for other in site.views)
+    return on_scores(site) if "GlobalAveragePool" in kinds else on_windows(site)
+
+
+def _positional(site: Site, position: int) -> Refusal:
     return site.refuse(
         "position-table",
         f"combines the map with {site.node.input[position]}, which has a value for every place of the native size",
@@ -115,10 +127,13 @@ def on_windows(site: Site) -> Outcome:
 
 
 def _pending(site: Site) -> Outcome | None:
-    if site.op_type not in {"Add", "Sub", "Mul", "Div"} or not isinstance(site.views[0], Window):
+    if site.op_type not in {"Add", "Sub", "Mul", "Div"}:
         return None
-    view = site.views[0]
-    other = None if not isinstance(site.views[1], Fixed) else site.weights(site.node.input[1])
+    at = 1 if site.op_type in {"Add", "Mul"} and isinstance(site.views[0], Fixed) else 0
+    view, fixed = site.views[at], site.views[1 - at]
+    if not isinstance(view, Window):
+        return None
+    other = site.weights(site.node.input[1 - at]) if isinstance(fixed, Fixed) else None
     if other is None or not _per_feature(other, view, len(site.shape_out())):
         return None
     if not np.issubdtype(other.dtype, np.floating) and other.dtype.kind != "V":

@@ -37,6 +37,7 @@ from onnxfc.rules.context import (
 )
 from onnxfc.rules.sums import FLOATS, in_part, rescaled, weighs
 from onnxfc.rules.table import rule
+from onnxfc.rules.tables import rows_of_weights
 from onnxfc.site import Outcome, Site, axes_of, extent_of
 from onnxfc.views import Context, Index, Map, ScoreMap, Source, Strip, Trace, View, Window
 
@@ -291,7 +292,11 @@ def reduce_window(site: Site) -> Outcome:
     view = site.views[0]
     assert isinstance(view, Window)
     axes = reduced_axes(site, view.index.ndim + 1)
-    channels = None if not axes or 0 in axes else whole_channels(view, [axis - 1 for axis in axes])
+    inner = None if not axes or 0 in axes else [axis - 1 for axis in axes]
+    rows = None if inner is None or site.role == "context" else rows_of_weights(site, view, inner)
+    if rows is not None:
+        return [rows]
+    channels = None if inner is None else whole_channels(view, inner)
     if channels is None:
         return reduce_features(site)
     if channels.shape[-1] == 1 and site.op_type in _POOLS:
