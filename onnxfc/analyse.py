@@ -15,6 +15,7 @@ from onnxfc.graph import Graph, inputs_of, label
 from onnxfc.images import Image, images, inner_image, is_open, native_inputs, unlike_sizes
 from onnxfc.inline import inlined
 from onnxfc.model_file import ModelFile
+from onnxfc.native import native_specs
 from onnxfc.outputs import Form, drop_refusals, finish, maps_of_windows
 from onnxfc.periods import period_of
 from onnxfc.receptive_field import Field
@@ -22,7 +23,7 @@ from onnxfc.site import LEAVE
 from onnxfc.sizing import Sizing
 from onnxfc.state import GlobalPool, State
 from onnxfc.views import Trace
-from onnxfc.walk import native_specs, walk
+from onnxfc.walk import walk
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class RewriteOptions:
 
 @dataclass(frozen=True)
 class Analysis:
-    """The reading of the model that went furthest. ``refusals`` is empty where it can be rewritten.
+    """The reading of the model that can be rewritten, else the likeliest, with its ``refusals``.
 
     ``original`` is the model as it was walked, functions and constant Ifs inlined. ``state`` holds the views of all
     its tensors and the drafted nodes; it belongs to the walk and may not be changed.
@@ -96,10 +97,10 @@ def analyse(original: ModelFile, options: RewriteOptions) -> Analysis:
             refusals = _objections(state, reading, traces)
             return Analysis(original, state, tuple(reading), tuple(outputs), tuple(traces), refusals)
         failures.append(Analysis(original, state, tuple(reading), (), (), tuple(finished)))
-    furthest = max(failures, key=lambda failure: failure.state.reached)
-    if furthest.state.conditions:
-        return analyse(inlined(original, furthest.state.conditions), options)
-    return furthest
+    for failure in failures:
+        if failure.state.conditions:
+            return analyse(inlined(original, failure.state.conditions), options)
+    return failures[0]  # the likeliest reading says why
 
 
 def _headed(finished: Sequence[Refusal] | tuple[list[Output], list[Trace]]) -> bool:

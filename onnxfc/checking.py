@@ -18,9 +18,9 @@ from onnxfc.graph import Graph
 from onnxfc.images import native_inputs
 from onnxfc.inline import inlined
 from onnxfc.model_file import ModelFile
+from onnxfc.native import native_specs
 from onnxfc.proof import CheckOptions, Parity, check
 from onnxfc.shapes import Shapes
-from onnxfc.walk import native_specs
 
 Model = str | Path | bytes | onnx.ModelProto | ModelFile
 

@@ -9,16 +9,13 @@ import onnx
 
 from onnxfc.errors import Refusal, UsageError
 from onnxfc.graph import Graph, inputs_of
+from onnxfc.layouts import READINGS, readings
 from onnxfc.specs import Shape, Spec
 
-_CHANNELS = {1, 2, 3, 4}
 _IMAGE_TYPES = {
     *(onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16),
     *(onnx.TensorProto.UINT8, onnx.TensorProto.INT8),
 }
-_LAYOUTS = {3: ((2,), (1, 2), (1,)), 4: ((2, 3), (1, 2)), 5: ((2, 3, 4), (1, 2, 3))}
-"""Spatial axes by rank, the likelier first: channels first, then channels last (or absent)."""
-
 _GRID = 6720
 _GROWTH = tuple(tuple(_GRID * count for count in counts) for counts in ((1, 2, 3), (5, 7, 9)))
 """What the probes add to the native size, axis by axis: multiples of 2^6 * 3 * 5 * 7, so that the strides of networks
@@ -96,19 +93,19 @@ def images(
                 "the input's height and width are dynamic, so its native size is not in the graph",
                 "give it with --size HxW",
             )
-    readings = []
-    for spatial in _layouts(inputs[candidates[0].name].native):
+    found = []
+    for spatial in readings(graph, candidates[0].name, inputs[candidates[0].name].native):
         reading = [_image(info, inputs[info.name], spatial, dynamic_batch) for info in candidates]
         if all(max(image.spatial) < len(image.shape) for image in reading):
-            readings.append(reading)
-    return readings if size is None else _of_size(readings, size)
+            found.append(reading)
+    return found if size is None else _of_size(found, size)
 
 
-def _of_size(readings: list[list[Image]], size: Sequence[int]) -> list[list[Image]]:
+def _of_size(found: list[list[Image]], size: Sequence[int]) -> list[list[Image]]:
     """The readings that agree with a size that the user gave; UsageError where none does."""
-    fitting = [reading for reading in readings if reading[0].size == tuple(size)]
+    fitting = [reading for reading in found if reading[0].size == tuple(size)]
     if not fitting:
-        image = readings[0][0]
+        image = found[0][0]
         given, own = ("x".join(map(str, lengths)) for lengths in (size, image.size))
         raise UsageError(f"--size {given} does not fit the image input {image.name}, whose size is {own}")
     return fitting
@@ -137,18 +134,8 @@ def unlike_sizes(reading: Sequence[Image]) -> Refusal | None:
     return None
 
 
-def _layouts(shape: Shape) -> list[tuple[int, ...]]:
-    """Spatial axes, the likelier reading first: where no Conv tells, few channels tell which axis they are."""
-    readings: list[tuple[int, ...]] = list(_LAYOUTS[len(shape)])
-    if len(shape) > 3 and shape[-1] in _CHANNELS and shape[1] not in _CHANNELS:
-        readings.reverse()
-    if len(shape) == 3 and max(shape[1:]) < 4 * min(shape[1:]) and min(shape[1:]) > max(_CHANNELS):
-        readings.sort(key=lambda spatial: -len(spatial))  # as high as wide: an image without a channel axis
-    return readings
-
-
 def _is_image(spec: Spec) -> bool:
-    return spec.dtype in _IMAGE_TYPES and spec.rank in _LAYOUTS
+    return spec.dtype in _IMAGE_TYPES and spec.rank in READINGS
 
 
 def _image(info: onnx.ValueInfoProto, spec: Spec, spatial: tuple[int, ...], dynamic_batch: bool) -> Image:

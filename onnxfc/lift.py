@@ -163,7 +163,7 @@ def to_scores(site: Site, view: View) -> ScoreMap | Refusal:
     for op_type, operand in (("Mul", view.scale), ("Add", view.shift)):
         if operand is not None:
             value = np.broadcast_to(operand, view.index.shape).reshape(view.index.shape + (1,) * len(view.trace.fields))
-            tensor = site.draft.emit(op_type, [tensor, _typed(site.draft, value, tensor)])
+            tensor = site.draft.emit(op_type, [tensor, typed(site.draft, value, tensor)])
     places = any(math.prod(source.extent) > 1 for source in view.sources)
     return ScoreMap(tensor, view.index.shape, replace(view.trace, places=places or view.trace.places), view.batch_axis)
 
@@ -208,7 +208,7 @@ def _places(draft: Draft, source: Source, axis: int) -> str:
 def _one_hot(draft: Draft, source: Source) -> str:
     """The same by a depthwise Conv, exact for finite floats: Range came with opset 11."""
     kernel = np.tile(np.eye(math.prod(source.extent)), (source.channels, 1)).reshape(-1, 1, *source.extent)
-    weight = _typed(draft, kernel, source.tensor)
+    weight = typed(draft, kernel, source.tensor)
     return draft.emit(
         "Conv",
         [source.tensor, weight],
@@ -226,7 +226,8 @@ def _shaped(draft: Draft, tensor: str, view: Window) -> str:
     return emit.reshape(draft, tensor, [0, *view.index.shape, emit.dims(draft, tensor, 2, 2 + rank)])
 
 
-def _typed(draft: Draft, value: np.ndarray, like: str) -> str:
+def typed(draft: Draft, value: np.ndarray, like: str) -> str:
+    """A constant of a tensor's element type."""
     return draft.constant(value.astype(helper.tensor_dtype_to_np_dtype(draft.spec(like).dtype)), "lifted")
 
 

@@ -307,11 +307,6 @@ class Site:
             names += [other for other in node.input if other not in names]
         return None
 
-    def weighs(self, view: View | None) -> None:
-        """A head reads weights over places: each of its windows has its own, as the next walk will know."""
-        if is_map(view) and self.state.global_pool != "keep":
-            self.state.found.update(dict.fromkeys((name for name, place in view.trace.shares if place >= 0), "head"))
-
     def refuse(self, code: str, reason: str, advice: str = "") -> Refusal:
         if self.state.global_pool == "window":
             advice = advice.replace("use --global-pool window", "")

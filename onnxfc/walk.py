@@ -14,6 +14,8 @@ from onnxfc.errors import Refusal
 from onnxfc.graph import Graph, inputs_of, label
 from onnxfc.images import Image, is_open
 from onnxfc.model_file import ModelFile
+from onnxfc.native import UNKNOWN
+from onnxfc.normalised import of_windows
 from onnxfc.receptive_field import Field
 from onnxfc.rules import FEATURES, PLACED, RULES, leading
 from onnxfc.rules.elementwise import BROADCAST
@@ -22,7 +24,7 @@ from onnxfc.rules.spreading import spread, spreads
 from onnxfc.rules.sums import shares_behind
 from onnxfc.rules.windowed import window_of
 from onnxfc.site import LEAVE, Outcome, Site, tensor_of
-from onnxfc.specs import Inference, InferenceFailed, Spec, of_tensor
+from onnxfc.specs import Inference, InferenceFailed, Spec
 from onnxfc.state import GlobalPool, Role, State
 from onnxfc.views import (
     Context,
@@ -39,8 +41,6 @@ from onnxfc.views import (
     is_strip,
 )
 
-_UNKNOWN = Spec(0, None)
-
 _AFFINE = {
     *("BatchNormalization", "Concat", "Conv", "Dropout", "Flatten", "Gather", "Gemm", "Identity", "MatMul"),
     *("Reshape", "Shape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"),
@@ -55,37 +55,6 @@ _ANY_INPUT = {
 _EXPORT = "export without a runtime's own optimisation"
 _PLAIN = {"attention", "data-dependent", "flipped", "position-table", "quantised", "recurrent"}
 """Refusals that say plainly why: none further on can say it better."""
-
-
-def native_specs(model: ModelFile, graph: Graph, inputs: Mapping[str, Spec]) -> dict[str, Spec]:
-    """Type, shape and small values of every tensor of the original at its native size."""
-    inference = Inference(graph.opsets, graph.model.ir_version)
-    specs = dict(inputs)
-    specs.update({name: of_tensor(tensor, model.array, 1) for name, tensor in graph.initializers.items()})
-    declared = {info.name: info for info in graph.proto.value_info}
-    if graph.model.functions:  # of what a function makes only inference over the whole model can tell
-        whole = onnx.shape_inference.infer_shapes(graph.model)
-        declared = {info.name: info for info in whole.graph.value_info} | declared
-    for position, node in enumerate(graph.nodes):
-        if position not in graph.live:
-            continue
-        try:
-            found = inference.infer(node, [specs.get(name) if name else None for name in node.input], 1)
-        except InferenceFailed:
-            found = [_UNKNOWN] * len(node.output)
-        for name, spec in zip(node.output, found, strict=True):
-            specs[name] = spec if spec is not None and spec.shapes is not None else _declared(declared.get(name))
-    return specs
-
-
-def _declared(info: onnx.ValueInfoProto | None) -> Spec:
-    """What the file itself says of a tensor, where inference cannot tell."""
-    if info is None or not info.type.tensor_type.HasField("shape"):
-        return _UNKNOWN
-    dims = info.type.tensor_type.shape.dim
-    if any(dim.dim_value <= 0 for dim in dims):
-        return Spec(info.type.tensor_type.elem_type, None)
-    return Spec(info.type.tensor_type.elem_type, (tuple(dim.dim_value for dim in dims),))
 
 
 def walk(
@@ -120,6 +89,8 @@ def walk(
     roles: dict[str, Role] = dict(presumed or {})
     while True:
         state = once(roles)
+        weights = of_windows(graph, native, state.views, state.undecided - roles.keys(), global_pool == "keep")
+        state.found.update(dict.fromkeys(weights - state.settled, "head"))
         heads = {name: role for name, role in state.found.items() if role == "head" and roles.get(name) != "head"}
         if heads or state.found.keys() - roles.keys() - state.settled:
             roles = {**state.found, **roles, **heads}
@@ -389,7 +360,7 @@ def _size_free(site: Site, views: Sequence[View]) -> Outcome:
     except InferenceFailed:
         site.draft.append_unknown(site.node)
     for name in site.node.output:
-        found = site.draft.specs.get(name, _UNKNOWN)
+        found = site.draft.specs.get(name, UNKNOWN)
         if name and found.shapes is None and site.native(name).shapes is not None:
             found = Spec(site.native(name).dtype, (site.native(name).native,) * site.draft.probes)
         site.draft.specs[name] = found

@@ -27,11 +27,11 @@ LAYERS = (
     ("onnxfc",),
     ("errors", "damage", "small_values", "inference_gaps", "gathered"),
     ("claim", "wire", "graph", "specs", "receptive_field"),
-    ("atomic", "storage", "views"),
+    ("atomic", "storage", "axes", "views", "layouts"),
     ("external",),
     ("saving",),
     ("model_file", "offgrid"),
-    ("draft", "runtime", "shapes", "match", "renaming"),
+    ("draft", "runtime", "shapes", "match", "renaming", "native", "normalised"),
     ("emit", "state", "proof", "geometry"),
     ("site",),
     ("lift", "weights", "images", "cut", "branches"),
@@ -54,7 +54,16 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 REWRITING = {"walk", "rules", "rewrite", "draft", "emit", "lift", "site", "views", "weights", "outputs", "assemble"}
 REWRITING |= {"regroup", "analyse", "derive", "checking", "inspection", "geometry", "shapes", "match", "commands"}
 REWRITING |= {"branches", "dims", "images", "cut", "inline", "sizing", "specs", "graph", "report", "cli", "offgrid"}
-REWRITING |= {"receptive_field", "small_values", "inference_gaps", "gathered"}
+REWRITING |= {
+    "receptive_field",
+    "layouts",
+    "native",
+    "normalised",
+    "axes",
+    "gathered",
+    "small_values",
+    "inference_gaps",
+}
 
 
 def module_name(path: Path) -> str:

@@ -26,10 +26,13 @@ def on_features(site: Site) -> Outcome:
 
 
 def _pending(site: Site) -> Outcome | None:
-    if site.op_type not in {"Add", "Sub", "Mul", "Div"} or not isinstance(site.views[0], Window):
+    if site.op_type not in {"Add", "Sub", "Mul", "Div"}:
         return None
-    view = site.views[0]
-    other = None if not isinstance(site.views[1], Fixed) else site.weights(site.node.input[1])
+    at = 1 if site.op_type in {"Add", "Mul"} and isinstance(site.views[0], Fixed) else 0
+    view, fixed = site.views[at], site.views[1 - at]
+    if not isinstance(view, Window):
+        return None
+    other = site.weights(site.node.input[1 - at]) if isinstance(fixed, Fixed) else None
     if other is None or not _per_feature(other, view, len(site.shape_out())):
         return None
     if not np.issubdtype(other.dtype, np.floating) and other.dtype.kind != "V":

@@ -16,13 +16,14 @@ from onnxfc.axes import Group, Groups, channels, kinds, places_in, pure
 from onnxfc.claim import Boundary
 from onnxfc.errors import Refusal
 from onnxfc.gathered import Gathered
-from onnxfc.lift import beside_windows, lies_on, uniform
-from onnxfc.rules.arithmetic import on_scores
+from onnxfc.lift import beside_windows, lies_on, uniform, window_of_map
+from onnxfc.rules.arithmetic import on_features, on_scores
 from onnxfc.rules.deviation import deviates, mean_of
 from onnxfc.rules.elementwise import BROADCAST
 from onnxfc.rules.table import PLACED, rule
+from onnxfc.rules.tables import summed_by
 from onnxfc.site import Outcome, Site, tensor_of
-from onnxfc.views import Context, Fixed, Placed, Trace
+from onnxfc.views import Context, Fixed, Placed, Trace, is_map
 
 PER_PLACE = "combines what relates the places with values for each place of the native size"
 NO_VALUES = "such a table has no values for other sizes"
@@ -43,7 +44,7 @@ def broadcast(site: Site) -> Outcome | None:
         return None if any(view.is_folded for view in placed) else site.refuse(*GRIDS)
     inputs, everywhere = _inputs(site, placed, groups)
     if None in inputs:
-        return _positional(site, placed, inputs.index(None))
+        return _row_of_weights(site, placed) or _positional(site, placed, inputs.index(None))
     refusal = _beside_windows(site, placed)
     if refusal is not None:
         return refusal
@@ -138,6 +139,20 @@ def _unlike(site: Site, placed: Sequence[Placed]) -> Refusal | None:
     if any(view.other for view in placed):
         return site.refuse("position-table", PER_PLACE, NO_VALUES)
     return None if any(view.is_folded for view in placed) else site.refuse(*_APART)
+
+
+def _row_of_weights(site: Site, placed: Sequence[Placed]) -> Outcome | None:
+    """A table times a map whose places are then summed up: weights of each window's features."""
+    view = placed[0]
+    alone = site.op_type in {"Div", "Mul"} and len(placed) == 1 and view.is_map and not view.trace.windows
+    kinds = summed_by(site, view) if alone else None
+    if kinds is None:
+        return None
+    refusal = _positional(site, placed, 1 - site.views.index(view))
+    assert refusal is not None
+    site.state.because[site.label] = refusal
+    site.views = tuple(window_of_map(site, other) if is_map(other) else other for other in site.views)
+    return on_scores(site) if "GlobalAveragePool" in kinds else on_features(site)
 
 
 def _positional(site: Site, placed: Sequence[Placed], position: int) -> Refusal | None:

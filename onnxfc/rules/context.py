@@ -12,11 +12,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnxfc import emit
+from onnxfc.axes import Groups
+from onnxfc.errors import Refusal
 from onnxfc.receptive_field import Field
-from onnxfc.rules.sums import grows, steady
+from onnxfc.rules.sums import Scale, rescaled, scale_of, weighs
 from onnxfc.site import Outcome, Site
 from onnxfc.specs import Array
-from onnxfc.views import Context, Index, Placed, ScoreMap, Trace, View, Window
+from onnxfc.views import Context, Index, Placed, ScoreMap, Share, Trace, View, Window
 
 
 def of_image(site: Site, trace: Trace) -> Context:
@@ -73,9 +75,8 @@ def window_as_context(site: Site, view: Window, channels: Index, op_type: str = 
         return site.refuse("unsupported-reduction", "pools something else than a map")
     rows, count = _rows(site, view, channels)
     made = site.draft.fresh(f"{site.node.output[0]}_reduced")
-    if grows(site, view.trunk):
-        steady(site, rows, [2], False, count, made)
-    else:
+    scale = scale_of(site, view.trunk, rows, [2], range(len(view.trunk.fields)))
+    if not rescaled(site, scale, rows, [2], False, count, made):
         emit.reduce(site.draft, op_type or site.op_type, rows, [2], False, made, site.node)
     emit.reshape(site.draft, made, [0, *site.shape_out()[1:]], site.node.output[0])
     return [of_image(site, view.trunk)]
@@ -157,8 +158,70 @@ def folded_as_context(site: Site, view: Placed, axes: Sequence[int]) -> Outcome 
     places = sum(atom.kind == "space" for atom in reduced)
     if site.role != "context" or not places or places < every or any(atom.kind == "batch" for atom in reduced):
         return None
-    if grows(site, view.trace):
-        steady(site, view.tensor, axes, bool(site.attrs.get("keepdims", 1)))
-    else:
+    scale = scale_of(site, view.trace, view.tensor, axes, [atom.place for atom in reduced if atom.kind == "space"])
+    if not rescaled(site, scale, view.tensor, axes, bool(site.attrs.get("keepdims", 1))):
         site.keep()
     return [of_image(site, view.trace)]
+
+
+def strip(site: Site, view: Placed, axes: Sequence[int], keepdims: bool) -> Outcome:
+    """A pool over some of the axes that follow the image, as context; over all that are left of them it is global."""
+    weighed = weighs(site, view.trace, [axis for axis in axes if axis in view.spatial])
+    kept_head = site.role != "context" and site.state.global_pool == "keep" and not weighed
+    scale = "same" if weighed else scale_along(site, view, axes)
+    if any(axis in view.spatial and site.shape_in()[axis] == 1 for axis in axes):
+        return site.refuse("partial-pool", "pools an axis on which the native map has one place")
+    if kept_head and scale != "same":
+        site.state.blocked.add(site.label)  # perhaps it is context
+        return follows_size(site, scale)
+    if rescaled(site, scale, view.tensor, axes, keepdims):
+        pass
+    elif site.op_type in {"AveragePool", "MaxPool"}:
+        kind = "ReduceMax" if site.op_type == "MaxPool" else "ReduceMean"
+        emit.reduce(site.draft, kind, view.tensor, axes, True, site.node.output[0], site.node)
+    else:
+        site.keep([view.tensor, *site.tensors_from(1)])
+    trace = replace(view.trace.tainted(site.taint("context")), pools=view.trace.pools | {site.label})
+    trace, name = replace(trace, shares=_shares_left(view, axes)), site.node.output[0]
+    if all(axis in axes for axis in view.spatial):
+        if kept_head:
+            site.replaced(site.op_type, "kept global")
+        return [Context(name, replace(trace, fields=(Field(),) * site.state.rank))]
+    return [Placed(name, name, left_of(view, axes, keepdims), trace, view.like)]
+
+
+def left_of(view: Placed, axes: Sequence[int], keepdims: bool) -> Groups:
+    """The axes behind a reduction."""
+    return tuple(() if k in axes else group for k, group in enumerate(view.groups) if keepdims or k not in axes)
+
+
+def follows_size(site: Site, scale: Scale) -> Refusal:
+    why = "a sum, which grows" if scale == "grows" else "a mean of what sums up to 1, which shrinks"
+    return site.refuse("sum-over-image", f"is {why} with the image", "use --global-pool window")
+
+
+def _shares_left(view: Placed, axes: Sequence[int]) -> frozenset[Share]:
+    """The shares along places that were not summed up."""
+    gone = set(_along(view, axes))
+    return frozenset((name, place) for name, place in view.trace.shares if max(place, ~place) not in gone)
+
+
+def weighed_apart(site: Site) -> Refusal:
+    """A sum of what a Softmax over other places has shared out: how it grows with the image cannot be told."""
+    return site.refuse("softmax-over-space", "sums up what was weighed over the places of the native size")
+
+
+def scale_along(site: Site, view: Placed, axes: Sequence[int]) -> Scale:
+    """How a reduction of a map follows the image's size."""
+    return scale_of(site, view.trace, view.tensor, axes, _along(view, axes))
+
+
+def _along(view: Placed, axes: Sequence[int]) -> list[int]:
+    """Which axes of the image these are; of strips end to end none is."""
+    return [place for place, axis in view.where.items() if axis in axes]
+
+
+def trace_summed(site: Site, trace: Trace) -> Trace:
+    """The trace of a reduction's result: with fewer features than a window has places, these were summed up."""
+    most = max((math.prod(item.extent) for item in trace.windows), default=1)
+    return replace(trace, places=trace.places and math.prod(site.shape_out()[1:]) >= most)

@@ -14,7 +14,8 @@ from onnxfc.axes import kinds, pure
 from onnxfc.errors import Refusal
 from onnxfc.graph import label
 from onnxfc.receptive_field import Field
-from onnxfc.rules.pooling import global_pool, partial_pool, strip
+from onnxfc.rules.context import strip
+from onnxfc.rules.pooling import global_pool, partial_pool
 from onnxfc.rules.sisters import PADDED, contiguous, sisters
 from onnxfc.rules.table import PLACED, rule
 from onnxfc.rules.windowed import pooled_in_part
@@ -201,8 +202,8 @@ def _through(site: Site, view: Placed, how: Sliding) -> Trace:
     taints = [site.taint("padding")] if how.padded else []
     if site.attrs.get("ceil_mode", 0) and (site.state.dense or _partial(how, view.extent)):
         taints.append(site.taint("partial window"))
-    trace = view.trace.along(fields).tainted(*taints)
-    return replace(trace, places=False, shares=frozenset())
+    trace = replace(view.trace.along(fields).tainted(*taints), places=False)
+    return trace if set(how.kernel) == {1} else replace(trace, shares=frozenset())
 
 
 def _partial(how: Sliding, extent: tuple[int, ...]) -> bool:

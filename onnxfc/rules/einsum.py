@@ -14,7 +14,7 @@ from onnxfc.axes import lengths
 from onnxfc.errors import Refusal
 from onnxfc.lift import all_scores
 from onnxfc.rules import products
-from onnxfc.rules.context import as_pool, even_as_context, even_einsum
+from onnxfc.rules.context import as_pool, even_as_context, even_einsum, trace_summed
 from onnxfc.rules.fc import Operands, shaped
 from onnxfc.rules.pooling import global_pool
 from onnxfc.rules.relations import attention, sums_places
@@ -193,6 +193,7 @@ def _cell_by_cell(site: Site, equation: Equation, lifted: Sequence[int]) -> Outc
         if not sums_places(trace, summed, [sizes[letter] for letter in equation.out[1:]]):
             return attention(site)
         trace = replace(trace, places=False)
+    trace = trace_summed(site, trace) if len(scores) == 1 else trace
     now = [scores_at.get(place, view) for place, view in enumerate(site.views)]
     site.keep([tensor_of(view) for view in now if view is not None], equation=str(cells))
     return site.score_maps(trace)

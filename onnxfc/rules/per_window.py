@@ -5,6 +5,7 @@ The grid is folded into the batch, the original node runs, the grid is unfolded.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from onnxfc import emit
 from onnxfc.errors import Refusal
 from onnxfc.lift import to_scores
-from onnxfc.rules.context import as_pool, tells_places_apart, whole_channels, window_as_context
+from onnxfc.rules.context import as_pool, tells_places_apart, trace_summed, whole_channels, window_as_context
 from onnxfc.rules.resampling import RESIZE
 from onnxfc.rules.table import FEATURES, rule
 from onnxfc.site import Outcome, Site, positive, tensor_of
@@ -94,6 +95,8 @@ def rowwise(site: Site) -> Outcome | None:
         return site.refuse("dynamic-parameter", "takes a parameter that depends on the image")
     if view.batch_axis is None:
         return site.refuse("mixes-batch", "takes a feature axis for the batch")
+    if site.op_type.startswith("Global"):
+        view = replace(view, trace=trace_summed(site, view.trace))
     return per_window(site, view)
 
 

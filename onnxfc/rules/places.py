@@ -8,7 +8,7 @@ from dataclasses import replace
 from onnxfc.axes import Atom, Groups
 from onnxfc.gathered import Gathered
 from onnxfc.receptive_field import Field
-from onnxfc.rules.sums import SUMS, grows, in_part, steady
+from onnxfc.rules.sums import in_part, rescaled, scale_of
 from onnxfc.site import Outcome, Site
 from onnxfc.views import Context, Placed, Share, Trace
 
@@ -61,16 +61,17 @@ def reduce_places(site: Site, axes: Sequence[int]) -> Outcome | None:
         return None
     kept = bool(site.attrs.get("keepdims", 1))
     groups = tuple(() if axis in axes else group for axis, group in enumerate(view.groups) if kept or axis not in axes)
-    doubt = in_part(site, [side.trace for side in view.sides]) if site.op_type in SUMS else None
+    doubt = in_part(site, [side.trace for side in view.sides], view.tensor, axes)
     if doubt is not None:
         return doubt
     left = _left(site, view, groups)
     if left is None:
         return None
     sides = {atom.side for atom in atoms if atom.kind == "space"}
-    if grows(site, view.sides[sides.pop()].trace):
-        steady(site, view.tensor, axes, kept)
-    else:
+    places = [atom.place for atom in atoms if atom.kind == "space"]
+    if not rescaled(
+        site, scale_of(site, view.sides[sides.pop()].trace, view.tensor, axes, places), view.tensor, axes, kept
+    ):
         site.keep()
     return [left]
 

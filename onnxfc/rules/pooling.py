@@ -7,14 +7,12 @@ A global pool over the trunk is a window: the native window's pool with stride 1
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from onnxfc import emit
-from onnxfc.axes import Groups, pure
-from onnxfc.errors import Refusal
+from onnxfc.axes import pure
 from onnxfc.lift import (
     around_batch,
     beside_batch,
@@ -27,10 +25,23 @@ from onnxfc.lift import (
     window_of_map,
 )
 from onnxfc.receptive_field import Field
-from onnxfc.rules.context import as_pool, folded_as_context, of_image, whole_channels, window_as_context
+from onnxfc.rules.context import (
+    as_pool,
+    folded_as_context,
+    follows_size,
+    left_of,
+    of_image,
+    scale_along,
+    strip,
+    trace_summed,
+    weighed_apart,
+    whole_channels,
+    window_as_context,
+)
 from onnxfc.rules.places import reduce_places
-from onnxfc.rules.sums import FLOATS, SUMS, grows, in_part, steady, weighs
+from onnxfc.rules.sums import FLOATS, in_part, rescaled, weighs
 from onnxfc.rules.table import FEATURES, PLACED, rule
+from onnxfc.rules.tables import rows_of_weights
 from onnxfc.rules.windowed import pooled_in_part
 from onnxfc.site import Outcome, Site, axes_of
 from onnxfc.views import Context, Index, Placed, ScoreMap, Source, Trace, View, Window
@@ -89,9 +100,8 @@ def _of_strip(site: Site, view: Placed, axes: list[int], keepdims: bool) -> Outc
 def _of_map(site: Site, view: Placed, axes: list[int], keepdims: bool) -> Outcome:
     """A reduction over all spatial axes is a global pool."""
     spatial = set(axes) & set(view.spatial)
-    weighted = any(place >= 0 for _, place in view.trace.shares) and spatial == set(view.spatial)
-    if weighted and not site.of_head and site.state.global_pool != "keep":
-        return _weighted(site, view)
+    if _undecided(site, view):
+        return _weighted(site, strip(site, view, axes, keepdims), view.trace)
     weighed = weighs(site, view.trace, sorted(spatial))
     if weighed is None:
         return weighed_apart(site)
@@ -111,13 +121,21 @@ def _of_map(site: Site, view: Placed, axes: list[int], keepdims: bool) -> Outcom
     return site.refuse("unsupported-reduction", f"reduces over axes {axes} of a map")
 
 
-def _weighted(site: Site, view: Placed) -> Outcome:
+def _undecided(site: Site, view: Placed) -> bool:
+    """Whether it holds weights of a Softmax over places of which it is not known yet whose they are."""
+    sure = any(place >= 0 for _, place in view.trace.shares)
+    return sure and not site.of_head and site.state.global_pool != "keep"
+
+
+def _weighted(site: Site, outcome: Outcome, trace: Trace) -> Outcome:
     """A pool weighted by a Softmax over places; a head's if it never meets its trunk, as the next walk will know."""
-    site.keep()
+    if not isinstance(outcome, list):
+        return outcome
     site.state.undecided.add(site.label)
-    trace = replace(view.trace.tainted(site.taint("context")), fields=(Field(),) * site.state.rank, shares=frozenset())
-    pools = frozenset({site.label, *(name for name, _ in view.trace.shares)})  # none of the trunk's
-    return [Context(site.node.output[0], replace(trace, pools=pools))]
+    pools = frozenset({site.label, *(name for name, _ in trace.shares)})  # none of the trunk's
+    return [
+        replace(view, trace=replace(view.trace, pools=pools)) for view in outcome if isinstance(view, Context | Placed)
+    ]
 
 
 def reduced_axes(site: Site, rank: int) -> list[int] | None:
@@ -132,24 +150,17 @@ def reduced_axes(site: Site, rank: int) -> list[int] | None:
 
 def _over_channels(site: Site, view: Placed, axes: list[int], keepdims: bool) -> Outcome:
     site.keep()
-    return [replace(item, groups=_left(view, axes, keepdims)) for item in site.same() if isinstance(item, Placed)]
-
-
-def _left(view: Placed, axes: Sequence[int], keepdims: bool) -> Groups:
-    """The axes behind a reduction."""
-    return tuple(() if k in axes else group for k, group in enumerate(view.groups) if keepdims or k not in axes)
+    return [replace(item, groups=left_of(view, axes, keepdims)) for item in site.same() if isinstance(item, Placed)]
 
 
 def _statistic(site: Site, view: Placed, axes: list[int], keepdims: bool) -> Outcome:
     """A figure of the whole map, its channels too: of each window, or of the image where it meets its trunk again."""
     if site.role != "context":
         return as_pool(site, reduce_features(site))
-    doubt = in_part(site, [view.trace]) if site.op_type in SUMS else None
+    doubt = in_part(site, [view.trace], view.tensor, axes)
     if doubt is not None:
         return doubt
-    if grows(site, view.trace):
-        steady(site, view.tensor, axes, keepdims)
-    else:
+    if not rescaled(site, scale_along(site, view, axes), view.tensor, axes, keepdims):
         site.keep()
     return [of_image(site, view.trace)]
 
@@ -157,9 +168,10 @@ def _statistic(site: Site, view: Placed, axes: list[int], keepdims: bool) -> Out
 def global_pool(site: Site, view: Placed, kind: str, keepdims: bool) -> Outcome:
     """One pool over the whole native window, by the option or as context."""
     extent = view.extent
+    if _undecided(site, view):
+        return _weighted(site, strip(site, view, list(view.spatial), keepdims), view.trace)
     if site.role == "context" or (site.state.global_pool == "keep" and not view.trace.windows):
         return _kept_global(site, view, kind, extent)
-    site.weighs(view)
     if kind != "Max" and site.draft.spec(view.tensor).dtype not in FLOATS:
         site.state.blocked.add(site.label)  # perhaps it is context
         return site.refuse(
@@ -189,15 +201,19 @@ def _after(site: Site, kind: str, extent: tuple[int, ...], trace: Trace) -> str:
 
 def _kept_global(site: Site, view: Placed, kind: str, extent: tuple[int, ...]) -> Outcome:
     """The same vector from an image of any size."""
-    doubt = in_part(site, [view.trace]) if site.op_type in SUMS else None
+    doubt = in_part(site, [view.trace], view.tensor, view.spatial)
     if doubt is not None:
         return doubt
-    if site.role != "context" and grows(site, view.trace):
-        return site.refuse("sum-over-image", "is a sum, which grows with the image", "use --global-pool window")
-    if site.op_type in {"AveragePool", "MaxPool"}:
+    scale, keepdims = (
+        scale_along(site, view, view.spatial),
+        site.op_type != "Einsum" and bool(site.attrs.get("keepdims", 1)),
+    )
+    if site.role != "context" and scale != "same":
+        return follows_size(site, scale)
+    if rescaled(site, scale, view.tensor, view.spatial, keepdims):
+        pass
+    elif site.op_type in {"AveragePool", "MaxPool"}:
         site.draft.emit(f"Global{kind}Pool", [view.tensor], site.node.output[0], instead=site.node)
-    elif grows(site, view.trace):
-        steady(site, view.tensor, view.spatial, site.op_type != "Einsum" and bool(site.attrs.get("keepdims", 1)))
     else:
         site.keep()
     trace = replace(view.trace.tainted(site.taint("context")), fields=(Field(),) * site.state.rank)
@@ -276,36 +292,6 @@ def partial_pool(site: Site, view: Placed, axes: list[int], keepdims: bool) -> O
     return [simplest(site, Window((pooled,), places, trace))]
 
 
-def strip(site: Site, view: Placed, axes: Sequence[int], keepdims: bool) -> Outcome:
-    """A pool over some of the axes that follow the image, as context; over all that are left of them it is global."""
-    weighed = weighs(site, view.trace, [axis for axis in axes if axis in view.spatial])
-    kept_head = site.role != "context" and site.state.global_pool == "keep" and not weighed
-    if any(axis in view.spatial and site.shape_in()[axis] == 1 for axis in axes):
-        return site.refuse("partial-pool", "pools an axis on which the native map has one place")
-    if kept_head and site.op_type == "ReduceSum":
-        site.state.blocked.add(site.label)  # perhaps it is context
-        return site.refuse("sum-over-image", "is a sum, which grows with the image", "use --global-pool window")
-    if site.op_type in {"AveragePool", "MaxPool"}:
-        kind = "ReduceMax" if site.op_type == "MaxPool" else "ReduceMean"
-        emit.reduce(site.draft, kind, view.tensor, axes, True, site.node.output[0], site.node)
-    elif grows(site, view.trace) and not weighed:
-        steady(site, view.tensor, axes, keepdims)
-    else:
-        site.keep([view.tensor, *site.tensors_from(1)])
-    trace = replace(view.trace.tainted(site.taint("context")), pools=view.trace.pools | {site.label})
-    name = site.node.output[0]
-    if all(axis in axes for axis in view.spatial):
-        if kept_head:
-            site.replaced(site.op_type, "kept global")
-        return [Context(name, replace(trace, fields=(Field(),) * site.state.rank))]
-    return [Placed(name, name, _left(view, axes, keepdims), trace, view.like)]
-
-
-def weighed_apart(site: Site) -> Refusal:
-    """A sum of what a Softmax over other places has shared out: how it grows with the image cannot be told."""
-    return site.refuse("softmax-over-space", "sums up what was weighed over the places of the native size")
-
-
 def _first_of_each(places: Index, axes: list[int], extent: tuple[int, ...], rest: tuple[int, ...]) -> Index:
     """The places in the pooled map, from those in the map: pooled axes have extent 1."""
     kept = places.take([0], axis=axes[0] - 1)
@@ -322,7 +308,11 @@ def reduce_window(site: Site) -> Outcome:
     if not isinstance(view, Window):
         return reduce_features(site)
     axes = reduced_axes(site, view.index.ndim + 1)
-    channels = None if not axes or 0 in axes else whole_channels(view, [axis - 1 for axis in axes])
+    inner = None if not axes or 0 in axes else [axis - 1 for axis in axes]
+    rows = None if inner is None or site.role == "context" else rows_of_weights(site, view, inner)
+    if rows is not None:
+        return [rows]
+    channels = None if inner is None else whole_channels(view, inner)
     if channels is None:
         return reduce_features(site)
     if channels.shape[-1] == 1 and site.op_type in _POOLS:
@@ -367,12 +357,6 @@ def _pool_name(kind: str) -> str:
     return "MaxPool" if kind in {"Max", "Min"} else "AveragePool"
 
 
-def _summed(site: Site, trace: Trace) -> Trace:
-    """The trace of a reduction's result: with fewer features than a window has places, these were summed up."""
-    most = max((math.prod(item.extent) for item in trace.windows), default=1)
-    return replace(trace, places=trace.places and math.prod(site.shape_out()[1:]) >= most)
-
-
 def reduce_features(site: Site) -> Outcome:
     """Over features, cell by cell."""
     view = site.views[0]
@@ -384,7 +368,7 @@ def reduce_features(site: Site) -> Outcome:
     if axes is None:
         return site.refuse("unknown-axes", "takes axes that are not constant")
     batch_axis = scores.batch_axis or 0
-    trace = _summed(site, scores.trace)
+    trace = trace_summed(site, scores.trace)
     if scores.trace.places and isinstance(view, Window):  # perhaps of the whole image
         trace = replace(trace, pools=trace.pools | {site.label})
     scores = replace(scores, trace=trace)

@@ -9,6 +9,7 @@ Sources: X. Wang et al., "Non-local Neural Networks", CVPR 2018; A. Vaswani et a
 
 from __future__ import annotations
 
+import math
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +20,8 @@ from onnxfc.gathered import Gathered
 from onnxfc.receptive_field import Field
 from onnxfc.regroup import trace_of
 from onnxfc.rules import relations
-from onnxfc.rules.sums import divided, in_part, of_native_count
+from onnxfc.rules.counts import Growth
+from onnxfc.rules.sums import changed_shares, counted, divided, of_native_count
 from onnxfc.rules.table import PLACED, rule
 from onnxfc.site import Outcome, Site
 from onnxfc.views import Context, Fixed, Placed, Share, Side, Trace, View, is_folded
@@ -124,9 +126,9 @@ def _contracted(
     if site.of_head and (summed or doubled(groups)):
         return None
     growing = [] if shares else _growing(site, operands, terms, letters, out)
-    doubt = in_part(site, [side.trace for operand in operands for side in operand.sides]) if growing else None
-    if doubt is not None:
-        return doubt
+    inside = [side.trace for operand in operands for side in operand.sides]
+    if growing and any(place < 0 for trace in inside for _, place in trace.shares):
+        return changed_shares(site)
     made = _made(site, operands, groups, [Side(side.like, trace) for side, trace in zip(found, traces, strict=True)])
     if made is None:
         return None
@@ -238,7 +240,13 @@ def _growing(
             ]
             if not any(place == share for trace, place in held for _, share in trace.shares):
                 found.append((operands[first].sides[atom.side], atom))
-    return [] if divided(site) else found
+    return [] if not found or divided(site, _counts(site, found)) else found
+
+
+def _counts(site: Site, growing: Sequence[tuple[Side, Atom]]) -> Growth:
+    """How many places are summed up together, at one probe after another but for the native size."""
+    each = [counted(site, side.like.tensor, [side.like.where[atom.place]]) for side, atom in growing]
+    return tuple(math.prod(lengths) for lengths in zip(*each, strict=True))
 
 
 def _made(site: Site, operands: Sequence[_Operand], groups: Groups, sides: Sequence[Side]) -> View | None:

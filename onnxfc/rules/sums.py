@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -13,22 +14,57 @@ from onnx import TensorProto
 from onnxfc import emit
 from onnxfc.errors import Refusal
 from onnxfc.graph import attributes, inputs_of, label
+from onnxfc.rules.counts import Growth, divisor
 from onnxfc.rules.elementwise import BROADCAST, UNARY
 from onnxfc.site import LEAVE, Site, positive
 from onnxfc.specs import InferenceFailed, Spec
-from onnxfc.views import Placed, Refused, Trace, View, Window
+from onnxfc.views import Context, Fixed, Placed, Refused, Trace, View, Window
 
 SUMS = {"ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp"}
+_MEANS = {"AveragePool", "GlobalAveragePool", "ReduceMean"}
 _SOFTMAX = {"Hardmax", "LogSoftmax", "Softmax"}
 _SIZES = {"Shape", "Size"}
 FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
-_NEAR = 12
 
 
-def grows(site: Site, trace: Trace) -> bool:
-    """Whether this is a sum that grows with the image, and nothing behind it divides it by the image's size."""
-    alone = site.op_type == "Einsum" and len(site.node.input) == 1
-    return (site.op_type in SUMS or alone) and not trace.shares and not divided(site)
+Scale = Literal["grows", "same", "shrinks"]
+
+
+def scale_of(site: Site, trace: Trace, tensor: str, axes: Sequence[int], places: Sequence[int]) -> Scale:
+    """How a reduction over ``axes`` of ``tensor`` follows the image's size, if no number behind it makes up for that.
+
+    A sum grows, but for that of weights which sum up to 1 along ``places`` (of the image); a mean of these shrinks.
+    """
+    along = {place for _, place in trace.shares} & set(places)
+    summed = site.op_type in SUMS or (site.op_type == "Einsum" and len(site.node.input) == 1)
+    if (summed or site.op_type in _MEANS) and along and along < set(places):
+        raise InferenceFailed("it sums up at once what was weighed over some of the places only")
+    counts = counted(site, tensor, axes)
+    if summed and not any(place in places or ~place in places for _, place in trace.shares):
+        return "same" if divided(site, counts) else "grows"
+    if site.op_type in _MEANS and along:
+        return "same" if divided(site, tuple(1 / count for count in counts)) else "shrinks"
+    return "same"
+
+
+def rescaled(
+    site: Site, scale: Scale, tensor: str, axes: Sequence[int], keepdims: bool, count: int = 0, output: str = ""
+) -> bool:
+    """Write the reduction at the scale of the native size, where the node itself has it not; ``count`` as below."""
+    if scale == "grows":
+        steady(site, tensor, axes, keepdims, count, output)
+    elif scale == "shrinks":
+        count = count or math.prod(site.draft.spec(tensor).native[axis] for axis in axes)
+        total = emit.reduce(site.draft, "ReduceSum", tensor, axes, keepdims)
+        share = emit.scalar(site.draft, 1.0 / count, total)
+        site.draft.emit("Mul", [total, share], output or site.node.output[0])
+    return scale != "same"
+
+
+def counted(site: Site, tensor: str, axes: Sequence[int]) -> Growth:
+    """How many elements lie on these axes, at one probe after another but for the native size."""
+    shapes = site.draft.spec(tensor).shapes or ()
+    return tuple(float(math.prod(shape[axis] for axis in axes)) for shape in shapes[1:])
 
 
 def weighs(site: Site, trace: Trace, axes: Sequence[int]) -> bool | None:
@@ -67,55 +103,73 @@ def _maker(site: Site, name: str) -> onnx.NodeProto | None:
     return node
 
 
-def in_part(site: Site, traces: Iterable[Trace]) -> Refusal | None:
+def in_part(site: Site, traces: Iterable[Trace], tensor: str, axes: Sequence[int]) -> Refusal | None:
     """A sum over places of what was combined with parts of a whole: what of it grows with the image is unknown."""
-    if any(place < 0 for trace in traces for _, place in trace.shares) and not divided(site):
-        return site.refuse("sum-over-image", "sums up weights that were changed since they summed up to 1", LEAVE)
-    return None
+    doubt = site.op_type in SUMS and any(place < 0 for trace in traces for _, place in trace.shares)
+    return changed_shares(site) if doubt and not divided(site, counted(site, tensor, axes)) else None
 
 
-def divided(site: Site) -> bool:
-    """Whether the sum meets, a few nodes on, a number that was computed from a shape."""
-    graph = site.state.graph
-    names, seen = {site.node.output[0]}, 0
-    for node in graph.nodes:
-        if not names.intersection(node.input) or seen > _NEAR:
-            continue
-        seen += 1
-        if node.op_type in {"Div", "Mul"} and any(_of_size(site, name) for name in node.input if name not in names):
-            return True
-        names.update(node.output)
-    return False
+def changed_shares(site: Site) -> Refusal:
+    return site.refuse("sum-over-image", "sums up weights that were changed since they summed up to 1", LEAVE)
 
 
-def _of_size(site: Site, name: str) -> bool:
-    """Whether a number follows the image's size; where that cannot be told yet, whether it is computed from a shape."""
-    if site.native(name).shapes is None or site.native(name).native not in {(), (1,)}:
+def divided(site: Site, counts: Growth) -> bool:
+    """Whether the sum of so many elements is divided by their count. Raises InferenceFailed where by another number."""
+    power = {"ReduceL2": 0.5, "ReduceLogSum": None, "ReduceLogSumExp": None}.get(site.op_type, 1.0)
+    growth = None if power is None else tuple(count**power for count in counts)
+    found = divisor(
+        site.state.graph,
+        site.node.output[0],
+        growth,
+        lambda name: _number(site, name),
+        lambda node, name: _spreads(site, node, name),
+    )
+    if found == "other":
+        raise InferenceFailed("it is divided by a number that follows the size of the image, but is not its count")
+    return found == "count"
+
+
+def _number(site: Site, name: str) -> Growth | bool:
+    """One number that is computed from the image's size, at the probes; whether it is that, where it is not known."""
+    native = site.native(name) if name else None
+    if native is None or native.shapes is None or math.prod(native.native) != 1:
         return False
-    now = _now(site, name)
-    measured = _measured(site, name)
-    if now is not None and now.values is not None:
-        return now.constant is None and not site.follows_batch(now.values)
-    return measured
+    now, measured = _now(site, name), _measured(site, name)
+    if now is None or now.values is None:
+        return measured
+    if now.constant is not None or site.follows_batch(now.values):
+        return False
+    return tuple(float(value.ravel()[0]) for value in now.values[1 : site.draft.probes])
+
+
+def _spreads(site: Site, node: onnx.NodeProto, name: str) -> bool:
+    """Whether a node lays this input on something larger that comes from the image, or repeats it."""
+    sizes = [math.prod(spec.native) if spec.shapes else 0 for spec in map(site.native, (name, node.output[0]))]
+    if node.op_type in {"Expand", "Resize", "Tile", "Upsample"}:
+        return sizes[1] > sizes[0]
+    others = [other for other in node.input if other not in {"", name}]
+    fixed = all(isinstance(site.state.views.get(other), Fixed) for other in others)
+    return node.op_type in BROADCAST and sizes[1] > sizes[0] and not fixed
 
 
 def _measured(site: Site, name: str) -> bool:
-    """Whether a number is computed from a shape.
+    """Whether a number is computed from a shape, and from nothing else of the image.
 
     Raises InferenceFailed where that is the shape of a piece, ``x[0, 0]`` say: it would be that of a window.
     """
-    producers, queue, found = site.state.graph.producers, [name], False
-    while queue:
-        node = producers.get(queue.pop())
-        if node is None:
-            continue
-        if node.op_type not in _SIZES:
-            queue += inputs_of(node)
-            continue
-        found, maker = True, producers.get(node.input[0])
-        if maker is not None and maker.op_type in {"Gather", "Slice", "Split"}:
-            raise InferenceFailed("it is divided by the size of a piece of the image, not of the map that it sums up")
-    return found
+    graph, queue, found = site.state.graph, [name], set[str]()
+    for item in queue:
+        node = graph.producers.get(item)
+        if node is None and not isinstance(site.state.views.get(item), Fixed):
+            return False
+        if node is not None and node.op_type in _SIZES:
+            found.add(node.input[0])
+        elif node is not None:
+            queue += [other for other in inputs_of(node) if other not in queue]
+    makers = [graph.producers.get(item) for item in found]
+    if any(maker is not None and maker.op_type in {"Gather", "Slice", "Split"} for maker in makers):
+        raise InferenceFailed("it is divided by the size of a piece of the image, not of the map that it sums up")
+    return bool(found)
 
 
 def _now(site: Site, name: str) -> Spec | None:
@@ -138,20 +192,26 @@ def _now(site: Site, name: str) -> Spec | None:
 
 _KEEP_SHARES = {
     *("Cast", "Div", "Dropout", "Einsum", "Expand", "Flatten", "Gather", "Hardmax", "Identity", "MatMul", "Mul", "Neg"),
-    *("Reshape", "Slice", "Softmax", "Split", "Squeeze", "Transpose", "Unsqueeze"),
+    *("AveragePool", "GlobalAveragePool", "ReduceMean", "ReduceSum", "Reshape", "Slice", "Softmax", "Split", "Squeeze"),
+    *("Transpose", "Unsqueeze"),
 }
 """Operators after which parts of a whole are that still, whatever else they were multiplied with."""
 
 
 def shares_behind(node: onnx.NodeProto, given: Sequence[View], view: View) -> View:
-    """A node's output with what it still holds of shares; in doubt (the place inverted) after work on each element."""
-    if not isinstance(view, Placed) or view.is_strip or not any(side.trace.shares for side in view.sides):
+    """A node's output with what it still holds of shares; in doubt (the place inverted) after work on each place."""
+    if isinstance(view, Context):
+        sides = [side for item in given if isinstance(item, Placed) for side in item.sides]
+        names = frozenset(name for side in sides for name, _ in side.trace.shares)
+        return replace(view, trace=replace(view.trace, pools=view.trace.pools | names))
+    if not isinstance(view, Placed) or not any(side.trace.shares for side in view.sides):
         return view
-    all_hold = all(isinstance(item, Placed) and _sure(item) for item in given)
+    all_hold = all(_sure(item) for item in given)
     kept = node.op_type in _KEEP_SHARES or (node.op_type in {"Add", "Sub", "Sum"} and all_hold)
+    kept = kept or (node.op_type in {"Conv", "Gemm"} and len(node.input) == 2)
     if kept and (node.op_type != "Div" or _sure(given[0])):
         return view
-    each = node.op_type in {*BROADCAST, *UNARY}
+    each = node.op_type in {*BROADCAST, *UNARY, "BatchNormalization", "Conv", "Gemm"}
 
     def behind(trace: Trace) -> Trace:
         return replace(trace, shares=frozenset((name, min(k, ~k)) for name, k in trace.shares if each))

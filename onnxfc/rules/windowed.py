@@ -47,7 +47,6 @@ def window_of(site: Site, view: Placed) -> Window | Refusal:
 
     What it met as context then belongs to the head, as the next walk will know: there each window has its own.
     """
-    site.weighs(view)
     site.state.found.update(dict.fromkeys(view.joined, "head"))
     if view.is_map:
         return window_of_map(site, view)

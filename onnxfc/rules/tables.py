@@ -1,0 +1,118 @@
+"""A constant table times a map: rows of FC weights where the places of the product are summed up, and nothing else.
+
+sum over a window of table * x is one row of an FC layer. Read off def-use edges: every way from the product leads to a
+sum over its places, before anything slides over it, gives it out or meets it with another map.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import onnx
+
+from onnxfc.axes import Groups, lengths, places_in, regroup
+from onnxfc.graph import attributes
+from onnxfc.lift import simplest, typed
+from onnxfc.rules.context import whole_channels
+from onnxfc.rules.elementwise import BROADCAST, UNARY
+from onnxfc.site import Site, positive
+from onnxfc.views import Placed, Source, View, Window
+
+_MOVES = {"Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"}
+
+
+def summed_by(site: Site, view: Placed) -> set[str] | None:
+    """The operators that sum up the places of the node's output, a map like this one; None where it is more."""
+    graph = site.state.graph
+    ways: list[tuple[str, Groups]] = [(site.node.output[0], view.groups)]
+    kinds = set[str]()
+    for name, groups in ways:
+        readers = graph.readers.get(name, ())
+        if name in graph.outputs or not readers:
+            return None
+        for node in readers:
+            after = _behind(site, node, name, groups)
+            if after is None:
+                return None
+            if places_in(after):
+                ways += [(made, after) for made in node.output if made and (made, after) not in ways]
+            else:
+                kinds.add(node.op_type)
+    return kinds
+
+
+def _behind(site: Site, node: onnx.NodeProto, name: str, groups: Groups) -> Groups | None:
+    """The axes of the node's output in atoms; None where it is not known, or the places may be needed as such."""
+    shape = site.native(node.output[0]).shapes
+    if shape is None or list(node.input).count(name) > 1:
+        return groups if shape and node.op_type in BROADCAST and shape[0] == lengths(groups) else None
+    if node.op_type in {*BROADCAST, *UNARY}:
+        return groups if shape[0] == lengths(groups) else None
+    if node.op_type in _MOVES:
+        return regroup(groups, shape[0])
+    if node.op_type == "Transpose":
+        return tuple(groups[axis] for axis in attributes(node).get("perm") or range(len(groups) - 1, -1, -1))
+    gone = _summed(site, node, name, len(groups))
+    return None if gone is None or not gone else _without(groups, gone, shape[0])
+
+
+def _without(groups: Groups, gone: Sequence[int], shape: tuple[int, ...]) -> Groups | None:
+    """The axes when some are summed up: those that are left hold what they held, where any of it is a place."""
+    rest = tuple(group for axis, group in enumerate(groups) if axis not in gone)
+    if not places_in(rest):
+        return ()
+    kept = tuple(() if axis in gone else group for axis, group in enumerate(groups))
+    return next((made for made in (rest, kept) if lengths(made) == shape), None)
+
+
+def _summed(site: Site, node: onnx.NodeProto, name: str, rank: int) -> list[int] | None:
+    """The axes that a node sums up; None where it is no sum."""
+    if node.op_type in {"ReduceSum", "ReduceMean"}:
+        return _reduced(site, node, rank)
+    if node.op_type == "GlobalAveragePool":
+        return list(range(2, rank))
+    if node.op_type in {"Gemm", "MatMul"} and rank >= 2:
+        first = node.input[0] == name
+        turned = attributes(node).get("transA" if first else "transB", 0)
+        return [rank - 2 if first == bool(turned) else rank - 1]
+    if node.op_type == "Einsum" and "..." not in (equation := str(attributes(node)["equation"]).replace(" ", "")):
+        left, arrow, out = equation.partition("->")
+        term = left.split(",")[list(node.input).index(name)]
+        return [axis for axis, letter in enumerate(term) if letter not in out] if arrow else None
+    return None
+
+
+def _reduced(site: Site, node: onnx.NodeProto, rank: int) -> list[int] | None:
+    axes = attributes(node).get("axes")
+    if axes is None and len(node.input) > 1 and node.input[1]:
+        values = site.native(node.input[1]).values
+        axes = None if values is None else values[0].ravel().tolist()
+    return None if axes is None else [positive(int(axis), rank) for axis in axes]
+
+
+def rows_of_weights(site: Site, view: Window, axes: Sequence[int]) -> View | None:
+    """The sum over whole windows of a table times each channel, as a depthwise Conv; None for anything else."""
+    channels = whole_channels(replace(view, scale=None, shift=None), axes)
+    double = site.native(site.node.output[0]).dtype == onnx.TensorProto.DOUBLE  # for which onnxruntime has no Conv
+    if view.scale is None or channels is None or double or site.op_type not in {"ReduceMean", "ReduceSum"}:
+        return None
+    source, count = view.sources[0], math.prod(view.sources[0].extent)
+    if not np.array_equal(channels.ravel(), np.arange(source.channels)):
+        return None
+    share = 1.0 / count if site.op_type == "ReduceMean" else 1.0
+    order = np.argsort(view.index.ravel())
+    weights, shifts = (None if work is None else share * work.ravel()[order] for work in (view.scale, view.shift))
+    assert weights is not None
+    inputs = [source.tensor, typed(site.draft, weights.reshape(-1, 1, *source.extent), source.tensor)]
+    if shifts is not None:
+        inputs.append(typed(site.draft, shifts.reshape(source.channels, -1).sum(axis=1), source.tensor))
+    extent, group = list(source.extent), source.channels
+    tensor = site.draft.emit("Conv", inputs, instead=site.node, kernel_shape=extent, group=group)
+    size = "x".join(map(str, source.extent))
+    site.replaced(f"{site.op_type} of weighted {size}", f"Conv {size}, each channel alone")
+    pooled = Source.of_cells(tensor, source.channels, len(source.extent))
+    trace = replace(view.trace, pools=view.trace.pools | {site.label})
+    return simplest(site, Window((pooled,), channels.reshape(site.shape_out()[1:]), trace))
