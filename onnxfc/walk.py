@@ -242,7 +242,7 @@ def _outcome(state: State, node: onnx.NodeProto, views: Sequence[View]) -> Outco
     domain = node.domain if node.domain != "ai.onnx" else ""
     rule = RULES.get((domain, node.op_type, lead))
     if rule is None:
-        of_windows = lead == PLACED and (domain, node.op_type, FEATURES) in RULES
+        of_windows = folded and not features and (domain, node.op_type, FEATURES) in RULES
         return _windowed(state, node, views) if of_windows else _no_rule(site)
     strange = set(site.attrs) - rule.attributes
     if strange:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from onnxfc import emit
-from onnxfc.axes import kinds, pure
+from onnxfc.axes import channels, kinds, pure
 from onnxfc.errors import Refusal
 from onnxfc.graph import label
 from onnxfc.receptive_field import Field
@@ -60,7 +60,7 @@ def sliding(site: Site) -> Outcome | None:
     if not isinstance(view, Placed):
         return _weight_of_image(site)
     if not view.apart:
-        return _pointwise(site, view)
+        return _over_joined(site, view) if view.parts else _pointwise(site, view)
     wrong = _layout(site, view)
     if wrong is not None:
         return wrong
@@ -89,12 +89,36 @@ def _slid(site: Site, view: Placed, how: Sliding) -> Outcome:
     if view.trace.windows and (own.padded or set(own.kernel) != {1} or set(own.strides) != {1}):
         return _over_pooled(site, view)
     trace = _through(site, view, own)
-    changes: dict[str, Any] = {"auto_pad": None, "pads": [*how.begin, *how.end]} if how.frozen else {}
+    changes = _frozen(how)
     if site.attrs.get("ceil_mode", 0) and not _partial(own, view.extent) and not site.state.dense:
         site.state.aligned = True
         changes["ceil_mode"] = 0  # it does nothing at the native size, and must not at others
     site.keep(**changes)
     return site.placed(view, trace, view.where)
+
+
+def _over_joined(site: Site, view: Placed) -> Outcome:
+    """A kernel slides over strips that were joined, across their seams too."""
+    how = sliding_of(site)
+    if isinstance(how, Refusal):
+        return how
+    if not site.only_first or kinds(view.groups[0]) != ["batch"] or not pure(view.groups[1]):
+        return pooled_in_part(site)
+    site.keep(**_frozen(how))
+    made = site.of_channels(view, 1, view.trace.tainted(*([site.taint("padding")] * how.padded)))
+    return [_as_long_now(site, item) for item in made if isinstance(item, Placed)]
+
+
+def _as_long_now(site: Site, view: Placed) -> Placed:
+    """With the lengths of the output, where a kernel went over axes."""
+    pairs = zip(view.groups, site.shape_out(), strict=True)
+    groups = [channels(n) if pure(group) else (replace(group[0], length=n),) for group, n in pairs]
+    return replace(view, groups=tuple(groups))
+
+
+def _frozen(how: Sliding) -> dict[str, Any]:
+    """Attributes instead of auto_pad."""
+    return {"auto_pad": None, "pads": [*how.begin, *how.end]} if how.frozen else {}
 
 
 def _pointwise(site: Site, view: Placed) -> Outcome | None:

@@ -90,8 +90,6 @@ def reduce_placed(site: Site) -> Outcome | None:
 
 def _of_strip(site: Site, view: Placed, axes: list[int], keepdims: bool) -> Outcome:
     """Over all axes that are left it is a pool of the whole image."""
-    if view.parts:
-        return pooled_in_part(site)
     if weighs(site, view.trace, [axis for axis in axes if axis in view.spatial]) is None:
         return weighed_apart(site)
     return strip(site, view, axes, keepdims)
