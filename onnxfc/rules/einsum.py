@@ -10,6 +10,7 @@ import string
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from onnxfc.equation import letters_of
 from onnxfc.errors import Refusal
 from onnxfc.lift import all_scores, to_window
 from onnxfc.rules import products
@@ -40,19 +41,8 @@ class Equation:
 
 def equation_of(site: Site) -> Equation:
     """The node's equation in the original's ranks, without ellipsis and with its output."""
-    left, arrow, out = str(site.attrs["equation"]).replace(" ", "").partition("->")
-    terms = left.split(",")
     ranks = [len(site.native(name).native) for name in site.node.input]
-    spare = [letter for letter in string.ascii_letters if letter not in left]
-    widths = [
-        rank - len(term.replace("...", "")) if "..." in term else 0 for term, rank in zip(terms, ranks, strict=True)
-    ]
-    hidden = "".join(spare[: max(widths)])
-    if not arrow:
-        shown = left.replace("...", "").replace(",", "")
-        out = "..." + "".join(sorted(letter for letter in set(shown) if shown.count(letter) == 1))
-    terms = [term.replace("...", hidden[len(hidden) - width :]) for term, width in zip(terms, widths, strict=True)]
-    return Equation(tuple(terms), out.replace("...", hidden))
+    return Equation(*letters_of(str(site.attrs["equation"]), ranks))
 
 
 @rule("Einsum", on=Map, attributes=("equation",))

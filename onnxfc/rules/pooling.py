@@ -25,6 +25,7 @@ from onnxfc.lift import (
     to_window,
     untransposed,
 )
+from onnxfc.op_kinds import REDUCTIONS as REDUCTIONS
 from onnxfc.receptive_field import Field
 from onnxfc.rules.context import as_pool, of_image, whole_channels, window_as_context
 from onnxfc.rules.sums import FLOATS, SUMS, grows, in_part, steady, weighs
@@ -36,10 +37,6 @@ _POOLS = {"GlobalAveragePool": "Average", "GlobalMaxPool": "Max", "ReduceMean": 
 _POOLS |= {"AveragePool": "Average", "MaxPool": "Max", "ReduceSum": "Sum", "ReduceMin": "Min", "ReduceL1": "L1"}
 _POOLS |= {"ReduceL2": "L2", "ReduceSumSquare": "SumSquare", "ReduceLogSum": "LogSum"}
 _PARTIAL = {"ReduceMean", "ReduceMax", "ReduceSum"}
-REDUCTIONS = (
-    *("ReduceMean", "ReduceMax", "ReduceSum", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2"),
-    *("ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare"),
-)
 
 
 @rule("GlobalAveragePool", "GlobalMaxPool", on=Map)
