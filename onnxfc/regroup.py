@@ -187,11 +187,7 @@ def _of_atom(draft: Draft, view: Map | Folded, before: Groups, atom: Atom) -> st
 
 
 def unfolded(site: Site, view: Folded) -> Window | Refusal:
-    """A folded map as a native window (N, *native shape).
-
-    What it met as context then belongs to the head, as the next walk will know: there each window has its own.
-    """
-    site.state.found.update(dict.fromkeys(view.joined, "head"))
+    """A folded map as a native window (N, *native shape)."""
     if view.window is not None:
         return view.window
     atoms = [atom for group in view.groups for atom in group]

@@ -220,8 +220,7 @@ class Folded:
     The same tensor as in the original; ``groups`` says of each axis which atoms it is made of, the outermost first.
     ``like``: the map whose dims tell the spatial axes apart again. ``bounds``: the maps that it comes from, where the
     head begins if one follows. ``window``: the same as a window, as long as nothing but movement was done.
-    ``joined``: the pools whose results it has met as context since it was folded. ``other``: the second side of what
-    relates places to places; ``like`` and ``trace`` are the first.
+    ``other``: the second side of what relates places to places; ``like`` and ``trace`` are the first.
     """
 
     tensor: str
@@ -230,7 +229,6 @@ class Folded:
     trace: Trace
     bounds: frozenset[Boundary]
     window: Window | Refusal | None = field(default=None, repr=False)
-    joined: frozenset[str] = frozenset()
     other: Side | None = field(default=None, repr=False)
 
     @property

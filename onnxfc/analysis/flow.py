@@ -26,7 +26,7 @@ relates them to each other; weights that sum up to 1 over them; a norm that keep
 fixed places, or at computed ones."""
 
 
-How = Literal["", "deviation", "query", "features"]
+How = Literal["", "query", "tokens", "features"]
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Look:
 class Meeting:
     """Where the result of a look meets places that it lacks.
 
-    ``own``: what the other side is made from. ``how``: less its own mean; or asked by a product; or where places have
-    become features.
+    ``own``: what the other side is made from. ``how``: asked by a product; or in rows of places; or where these
+    have become features.
     """
 
     at: str
@@ -62,7 +62,7 @@ class Flow:
 
     ``ends``: the looks that take places of a tensor. ``leaves``: tensors whose places go on as a map: something slides
     over them, or they are an output. ``slid``: covers over whose result something slides, or beside which something did.
-    ``spread``: pools whose result is laid out over places again.
+    ``spread``: pools whose result is laid out over places again. ``deviations``: maps less their own mean.
     """
 
     graph: Graph
@@ -76,6 +76,7 @@ class Flow:
     leaves: set[str] = field(default_factory=set)
     slid: set[str] = field(default_factory=set)
     spread: set[str] = field(default_factory=set)
+    deviations: set[str] = field(default_factory=set)
 
 
 class Step:
@@ -160,7 +161,11 @@ class Step:
         for layout in layouts:
             for name in layout.looks:
                 missed = self.flow.looks[name].gone & (held - layout.solid)
-                if missed and all((p, name) in layout.thin and _single(layouts, p) for p in missed) and self.covers(frozenset({name})):
+                if (
+                    missed
+                    and all((p, name) in layout.thin and _single(layouts, p) for p in missed)
+                    and self.covers(frozenset({name}))
+                ):
                     self.flow.slid.add(name)
                 elif missed:
                     own = NONE.union(*(other.own for other in layouts if other.solid & missed))
@@ -216,7 +221,9 @@ def _richest(groups: Sequence[tuple[Layout, Group]]) -> Group:
     return max(groups, key=worth)[1]
 
 
-def flow_of(graph: Graph, native: Mapping[str, Spec], images: Sequence[Image], free: bool, steps: Mapping[str, Any]) -> Flow:
+def flow_of(
+    graph: Graph, native: Mapping[str, Spec], images: Sequence[Image], free: bool, steps: Mapping[str, Any]
+) -> Flow:
     """One pass over the graph. ``free``: it takes images of any size already. ``steps``: what each operator does."""
     flow = Flow(graph, native, free)
     for image in images:
@@ -258,7 +265,11 @@ def unknown(step: Step) -> Layout:
     ]
     looks: Names = NONE.union(*(layout.looks for layout in held))
     first = step.layouts[0] if step.layouts else None
-    if first is not None and len(held) == 1 and step.flow.native[step.name].shapes == step.flow.native[step.node.input[0]].shapes:
+    if (
+        first is not None
+        and len(held) == 1
+        and step.flow.native[step.name].shapes == step.flow.native[step.node.input[0]].shapes
+    ):
         return replace(first, own=NONE, mean="")
     hidden = frozenset[int]().union(*(layout.solid for layout in held if not layout.flat))
     return Layout(None, looks=looks, hidden=hidden, flat=any(layout.flat for layout in held))

@@ -13,7 +13,7 @@ from onnxfc.equation import letters_of
 from onnxfc.op_kinds import BROADCAST, REDUCTIONS, SLIDING, SOFTMAX, UNARY
 from onnxfc.regroup import Groups, doubled
 from onnxfc.sliding import covered, covers, sliding
-from onnxfc.views import Atom, Group
+from onnxfc.views import Atom
 
 _MEANS = {"AveragePool", "GlobalAveragePool", "ReduceMean"}
 _RESIZED = {"Expand", "Resize", "Tile", "Upsample"}
@@ -38,10 +38,12 @@ def broadcast(step: Step) -> Layout:
     given, rank = step.given, len(step.after)
     step.onward(name for name, layout in given if layout.solid)
     deviates = step.node.op_type == "Sub" and _own_mean(step)
-    flat = any(layout.flat for _, layout in given)
-    how: How = "features" if flat else "deviation" if deviates else ""
+    held = [layout for _, layout in given if layout.solid]
+    flat, rows = all(layout.flat for layout in held), not any(layout.is_map for layout in held)
+    how: How = "features" if flat else "tokens" if rows else ""
     made = laid(step, [(layout, aligned(layout, rank)) for _, layout in given], how)
-    if deviates:
+    if deviates and not flat:
+        step.flow.deviations.add(step.name)
         made = replace(made, own=made.own | {step.name})
     return _spread(step, made)
 
@@ -160,7 +162,9 @@ def _fixed_end(step: Step, axis: int) -> bool:
     """Whether a Slice ends at a fixed place of the native map."""
     rank, length = len(step.before), step.before[axis]
     named = "starts" in step.attrs
-    starts, ends = (np.atleast_1d(step.attrs[n] if named else step.constant(k)) for k, n in ((1, "starts"), (2, "ends")))
+    starts, ends = (
+        np.atleast_1d(step.attrs[n] if named else step.constant(k)) for k, n in ((1, "starts"), (2, "ends"))
+    )
     axes = step.axes(rank, 3) or list(range(len(starts)))
     steps = step.constant(4)
     at = axes.index(axis)
@@ -352,7 +356,7 @@ def _pooled(step: Step, held: Layout, axes: Sequence[int], kind: str, keep: bool
     mean = name if step.node.op_type in _MEANS and alone and every >= held.solid else ""
     own = held.own if kept else NONE
     looks = held.looks if relation else held.looks | look
-    made = replace(moved(held, rest), thin=thin, looks=looks, own=own, mean=mean)
+    made = replace(moved(held, rest), thin=thin, looks=looks, own=own, mean=mean, flat=held.flat and bool(kept))
     if relation:
         step.onward([name])
         made = replace(made, own=own | look)
@@ -476,6 +480,7 @@ def _without(held: Layout, term: str, out: str) -> Layout:
         thin=frozenset((p, n) for p, n in held.thin if p in here),
         own=held.own if here & held.solid else NONE,
         mean="",
+        flat=held.flat and bool(here & held.solid),
     )
 
 

@@ -9,15 +9,13 @@ import numpy as np
 
 from onnxfc import emit
 from onnxfc.errors import Refusal
-from onnxfc.graph import label
 from onnxfc.lift import beside_windows, lies_on, lift_fixed, meet, to_scores, uniform
-from onnxfc.rules.deviation import deviates, mean_of
 from onnxfc.rules.elementwise import BROADCAST
 from onnxfc.rules.fc import take_bias
 from onnxfc.rules.table import rule
 from onnxfc.site import Outcome, Site, extent_of, tensor_of
 from onnxfc.specs import Array
-from onnxfc.views import Context, Fixed, Map, ScoreMap, Trace, View, Window
+from onnxfc.views import Context, Fixed, Map, ScoreMap, Trace, Window
 
 
 @rule(*BROADCAST, on=Map, attributes=("direction", "fmod"))
@@ -31,9 +29,9 @@ def on_maps(site: Site) -> Outcome:
         return site.refuse("axes-differ", "combines maps whose spatial axes do not lie on each other")
     small = [view for view in maps if extent_of(site, view) != extent_of(site, big)]
     if small:
-        return _rejoin(site, big, small)
+        return _meets(site, small)
     if any(site.shape_out()[axis] != extent for axis, extent in zip(big.spatial, extent_of(site, big), strict=True)):
-        return _rejoin(site, big, maps)  # a constant spreads it
+        return _meets(site, maps)  # a constant spreads it
     context = [replace(view.trace, fields=big.trace.fields) for view in site.views if isinstance(view, Context)]
     trace = Trace.join([*(view.trace for view in maps), *context])
     if trace is None:
@@ -52,23 +50,10 @@ def on_maps(site: Site) -> Outcome:
     refusal = beside_windows(site) if any(view.trace.windows for view in maps) else None
     if refusal is not None:
         return refusal
-    _gates(site, maps)
-    own = mean_of(site, big) if deviates(site, big) else None
-    for view in site.views:
-        if isinstance(view, Context):
-            if own not in site.state.guessed:  # a head's deviations have a mean of their own
-                site.turns_out(view.trace, "context")
-            trace = trace.tainted(site.taint("context"))
+    if context:
+        trace = trace.tainted(site.taint("context"))
     site.keep(inputs)
     return site.maps(trace, big.spatial)
-
-
-def _gates(site: Site, maps: Sequence[Map]) -> None:
-    """What weighed the places of the image against each other for some of the maps turns out to be context."""
-    trunk = [view.trace for view in maps if not view.trace.windows and len(view.spatial) == site.state.rank]
-    common = frozenset.intersection(*(trace.pools for trace in trunk)) if trunk else frozenset()
-    for trace in trunk:
-        site.turns_out(replace(trace, pools=trace.pools - common), "context")
 
 
 def _from_right(site: Site, view: Map) -> tuple[int, ...]:
@@ -76,15 +61,11 @@ def _from_right(site: Site, view: Map) -> tuple[int, ...]:
     return tuple(axis - len(site.native(view.original).native) for axis in view.spatial)
 
 
-def _rejoin(site: Site, big: Map, small: Sequence[Map]) -> Outcome:
-    """A pooled map meets a larger one: the pool is context (squeeze-and-excitation)."""
-    if any(not view.trace.pools and not view.trace.windows for view in small):
+def _meets(site: Site, small: Sequence[Map]) -> Outcome:
+    """A pooled map meets a larger one: each window its own, or none may."""
+    if any(not view.trace.windows for view in small):
         return site.refuse("sizes-differ", "spreads a map of native extent 1 over a larger one")
-    if deviates(site, big):
-        outcome = on_scores(site)
-        if isinstance(outcome, list):
-            return outcome
-    return site.rejoins(small, big.tensor) or site.maps(big.trace, big.spatial)
+    return on_scores(site) if site.own else site.rejoins()
 
 
 def places_alike(site: Site, position: int, spatial: Sequence[int]) -> str | None:
@@ -165,7 +146,9 @@ def on_scores(site: Site) -> Outcome:
     if refusal is not None:
         return refusal
     lifted = [view for view in site.views if isinstance(view, ScoreMap | Window | Map)]
-    scores = [to_scores_or_rejoin(site, view) for view in lifted]
+    if not site.own and any(isinstance(view, Map) and not view.trace.windows for view in lifted):
+        return site.rejoins()
+    scores = [to_scores(site, view) for view in lifted]
     for score in scores:
         if not isinstance(score, ScoreMap):
             return score
@@ -214,21 +197,3 @@ def _biased(site: Site, inputs: list[str]) -> list[str] | None:
             if made:
                 return [made]
     return None
-
-
-def to_scores_or_rejoin(site: Site, view: View) -> ScoreMap | Outcome:
-    """A lifted view as scores; a whole map beside pooled scores means that the pool was context."""
-    if isinstance(view, Map) and not view.trace.windows and not deviates(site, view):
-        return _scores_meet_map(site, view)
-    return to_scores(site, view)
-
-
-def _scores_meet_map(site: Site, view: Map) -> ScoreMap | Outcome:
-    heads = {name for name, role in site.state.roles.items() if role == "head"}
-    lifted = [other for other in site.views if isinstance(other, ScoreMap | Window)]
-    softmaxes = {label(node) for node in site.state.graph.nodes if node.op_type in {"Hardmax", "Softmax"}}
-    own = all(other.trace.pools <= heads for other in lifted)
-    if own and any(other.trace.pools & softmaxes for other in lifted):
-        return to_scores(site, view)  # weights of each window and the window's own features
-    pooled = [other for other in site.views if isinstance(other, ScoreMap | Window)]
-    return site.rejoins(pooled, view.tensor) or site.maps(view.trace, view.spatial)

@@ -124,8 +124,8 @@ def expand(site: Site) -> Outcome:
     if before == after:
         site.draft.emit("Identity", [view.tensor], site.node.output[0], instead=site.node)
         return site.maps(view.trace, view.spatial)
-    if view.trace.pools and set(extent_of(site, view)) == {1} and len(before) == len(after):
-        return site.rejoins([view], view.tensor) or site.maps(view.trace, view.spatial)  # spread over the map again
+    if view.trace.windows and set(extent_of(site, view)) == {1} and len(before) == len(after):
+        return site.rejoins()
     if len(before) != len(after) or before[0] != after[0] or extent_of(site, view) != _at(after, view):
         return site.refuse("size-locked", "spreads the map to the native size")
     ones = [1 if axis == 0 or axis in view.spatial else length for axis, length in enumerate(after)]
@@ -146,8 +146,8 @@ def tile(site: Site) -> Outcome:
     if amounts is None or int(amounts[0]) != 1:
         return site.refuse("mixes-batch", "repeats the images of a batch, or how often is not constant")
     if any(int(amounts[axis]) != 1 for axis in view.spatial):
-        if view.trace.pools and set(extent_of(site, view)) == {1}:
-            return site.rejoins([view], view.tensor) or site.maps(view.trace, view.spatial)  # spread over the map again
+        if view.trace.windows and set(extent_of(site, view)) == {1}:
+            return site.rejoins()
         return site.refuse("size-locked", "puts copies of the map side by side, so that its borders would move inside")
     site.keep()
     return site.maps(view.trace, view.spatial)

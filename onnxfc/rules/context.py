@@ -16,27 +16,13 @@ from onnxfc.receptive_field import Field
 from onnxfc.rules.sums import grows, steady
 from onnxfc.site import Outcome, Site
 from onnxfc.specs import Array
-from onnxfc.views import Context, Folded, Index, Map, ScoreMap, Trace, View, Window
+from onnxfc.views import Context, Folded, Index, ScoreMap, Trace, View, Window
 
 
 def of_image(site: Site, trace: Trace) -> Context:
     """The node's output as a figure of the whole image."""
     trace = replace(trace.tainted(site.taint("context")), fields=(Field(),) * site.state.rank)
-    return Context(site.node.output[0], replace(trace, pools=trace.pools | {site.label}))
-
-
-def as_pool(site: Site, outcome: Outcome) -> Outcome:
-    """What a node makes of whole windows, as the result of a pool: it may turn out to be context."""
-    if not isinstance(outcome, list):
-        site.state.blocked.add(site.label)
-        return outcome
-    return [_of_pool(site, view) for view in outcome]
-
-
-def _of_pool(site: Site, view: View) -> View:
-    if not isinstance(view, Map | ScoreMap | Window):
-        return view
-    return replace(view, trace=replace(view.trace, pools=view.trace.pools | {site.label}))
+    return Context(site.node.output[0], replace(trace, pools=trace.pools | {site.name}))
 
 
 def whole_channels(view: Window, axes: Sequence[int]) -> Index | None:

@@ -14,7 +14,7 @@ from onnxfc.equation import letters_of
 from onnxfc.errors import Refusal
 from onnxfc.lift import all_scores, to_window
 from onnxfc.rules import products
-from onnxfc.rules.context import as_pool, even_as_context, even_einsum
+from onnxfc.rules.context import even_as_context, even_einsum
 from onnxfc.rules.fc import Operands, shaped
 from onnxfc.rules.pooling import global_pool
 from onnxfc.rules.relations import attention, sums_places
@@ -75,7 +75,6 @@ def on_map(site: Site) -> Outcome:
         return _over_space(site)
     trace = view.trace
     for other in context:
-        site.turns_out(other.trace, "context")
         trace = trace.tainted(site.taint("context"), *other.trace.taints)
     site.keep()
     return site.maps(trace, tuple(equation.out.index(letter) for letter in places))
@@ -105,8 +104,7 @@ def on_features(site: Site) -> Outcome:
     view = site.views[lifted[0]]
     trunk = [other for other in site.views if isinstance(other, Map) and not other.trace.windows]
     if len(trunk) == 1 and site.shape_out() == site.native(trunk[0].original).native:
-        pooled = [other for other in site.views if isinstance(other, Window | ScoreMap)]
-        return site.rejoins(pooled, trunk[0].tensor) or site.maps(trunk[0].trace, trunk[0].spatial)
+        return _cell_by_cell(site, equation, lifted) if site.own else site.rejoins()
     if len(lifted) == 1 and isinstance(view, Window | ScoreMap) and not view.batch_axis:
         made = _even(site, equation, lifted[0], view) or _fully_connected(site, equation, lifted[0], view)
         if made is not None:
@@ -124,9 +122,7 @@ def _even(site: Site, equation: Equation, at: int, view: Window | ScoreMap) -> O
     found = even_einsum(site, at, view, [own.find(letter) - 1 for letter in letters])
     if found is None:
         return None
-    return (
-        even_as_context(site, found) if site.role == "context" else as_pool(site, _cell_by_cell(site, equation, [at]))
-    )
+    return even_as_context(site, found) if site.role == "context" else _cell_by_cell(site, equation, [at])
 
 
 def _fully_connected(site: Site, equation: Equation, position: int, view: Window | ScoreMap) -> Outcome | None:

@@ -139,17 +139,14 @@ def arithmetic(site: Site) -> Outcome | None:
     by_size = [position for position in range(len(site.views)) if site.follows_size(position)]
     if by_size:
         trace = trace.tainted(site.taint("context"))  # a count of the pixels, say
-    joined: frozenset[str] = frozenset().union(*(view.joined for view in maps))
     for view in others:
         if isinstance(view, Context):
-            joined |= view.trace.pools
-            site.turns_out(view.trace, "context")
             trace = replace(trace, pools=trace.pools | view.trace.pools)
             trace = trace.tainted(site.taint("context"), *view.trace.taints)
     site.keep([tensor for tensor in inputs if tensor is not None])
     bounds = frozenset().union(*(view.bounds for view in maps))
     name = site.node.output[0]
-    made = replace(first, tensor=name, groups=groups, trace=trace, bounds=bounds, window=None, joined=joined)
+    made = replace(first, tensor=name, groups=groups, trace=trace, bounds=bounds, window=None)
     return [_per_place(site, made, by_size[0]) if by_size else made]
 
 

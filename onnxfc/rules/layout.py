@@ -123,7 +123,6 @@ def _one_for_all(site: Site, position: int, like: Map) -> str | None:
     """What is put beside a map, with one value for all its places; None where each place has its own."""
     view = site.views[position]
     if isinstance(view, Context):
-        site.turns_out(view.trace, "context")
         return view.tensor
     if isinstance(view, Fixed) and lies_on(site, position, like):
         return view.tensor
@@ -143,18 +142,10 @@ def gather(site: Site) -> Outcome:
     if not isinstance(site.views[1], Fixed) or axis == 0:
         return site.refuse("mixes-batch", "picks by what the image says, or along the batch")
     if axis in view.spatial:
-        return blocks(site, view, axis) or _picked(site)
+        return blocks(site, view, axis) or as_piece(site)
     more = len(site.shape_in(1)) - 1
     site.keep()
     return site.maps(view.trace, tuple(place + more if place > axis else place for place in view.spatial))
-
-
-def _picked(site: Site) -> Outcome:
-    """Places by number: features of a window, as which they may not go back into the trunk."""
-    if site.role != "head":
-        site.state.found[site.label] = site.role
-        return site.refuse("cut-out", "picks places of the native size, and more than FC layers works on them", LEAVE)
-    return as_piece(site)
 
 
 def _table_look_up(site: Site) -> Outcome:
@@ -241,8 +232,6 @@ def _target(site: Site, view: Map, after: Shape, places: tuple[int, ...]) -> lis
 
 def as_window(site: Site) -> Outcome:
     """What does not leave the places whole reads a native window: move its index instead."""
-    for view in site.views:
-        site.weighs(view)
     views: list[View | None] = [to_window(site, view) if isinstance(view, Map) else view for view in site.views]
     return move(site, views)
 
@@ -254,13 +243,12 @@ def map_of(site: Site) -> Map:
 
 
 def as_piece(site: Site) -> Outcome:
-    """A piece of the native map, as features of a window. If the trunk goes on behind it, the next walk will know."""
+    """A piece of the native map, as features of a window."""
     outcome = as_window(site)
     if isinstance(outcome, Refusal):
         return outcome
-    site.state.pieces.add(site.label)
     return [_of_piece(site, view) if isinstance(view, Window) else view for view in outcome]
 
 
 def _of_piece(site: Site, view: Window) -> Window:
-    return replace(view, trace=replace(view.trace, pools=view.trace.pools | {site.label}))
+    return replace(view, trace=replace(view.trace, pools=view.trace.pools | {site.name}))

@@ -40,21 +40,9 @@ def move_windows(site: Site) -> Outcome:
         wrapped = pieces_joined(site, positive(int(site.attrs["axis"]), len(site.shape_out())))
     if wrapped is not None and (isinstance(wrapped, list) or any(isinstance(view, Map) for view in site.views)):
         return wrapped
-    views: list[View | None] = []
-    for view in site.views:
-        if isinstance(view, Map):
-            return _pieces_beside(site, view)
-        views.append(view)
-    return move(site, views)
-
-
-def _pieces_beside(site: Site, view: Map) -> Outcome:
-    """What was cut out of a map beside one of its size: it was a crop, as the next walk will know."""
-    pieces = [other for other in site.views if isinstance(other, Window)]
-    cut = all(other.trace.pools & site.state.pieces - site.state.roles.keys() for other in pieces)
-    if not cut or len(site.shape_out()) != len(site.native(view.original).native):
+    if any(isinstance(view, Map) for view in site.views):
         return site.refuse("mixes-map-and-window", "combines a flattened map with one that is not")
-    return site.rejoins(pieces, view.tensor) or site.maps(view.trace, view.spatial)
+    return move(site, site.views)
 
 
 def move(site: Site, views: Sequence[View | None]) -> Outcome:

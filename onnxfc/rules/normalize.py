@@ -32,8 +32,6 @@ def softmax_scores(site: Site) -> Outcome:
     axis = positive(int(site.attrs.get("axis", 1 if flattening else -1)), rank)
     if axis == 0 or scores.batch_axis:
         return site.refuse("mixes-batch", "normalises over the batch")
-    if site.of_head:  # once taken for context
-        scores = replace(scores, trace=replace(scores.trace, pools=scores.trace.pools | {site.label}))
     if flattening:
         return _grid_first(site, scores, axis)
     site.keep([scores.tensor], axis=axis)
@@ -67,12 +65,11 @@ def softmax_map(site: Site) -> Outcome:
         return site.maps(view.trace, view.spatial)
     whole = normalised == set(view.spatial) and site.op_type != "LogSoftmax"
     if whole and not view.trace.windows and 1 not in extent_of(site, view):
-        return softmax_scores(site) if site.of_head else _over_places(site, view)
+        return softmax_scores(site) if site.per_window else _over_places(site, view)
     pooled = set(extent_of(site, view)) == {1} and view.spatial == tuple(range(2, rank)) and axis == 1
-    if not pooled and site.role == "context" and not view.trace.windows:
+    if not pooled and site.role == "context" and not view.trace.windows and site.op_type != "LogSoftmax":
         return _over_space(site, view, axis)
     if not pooled:
-        site.state.blocked.add(site.label)  # perhaps it is context
         return site.refuse("softmax-over-space", "normalises over the places of the native size")
     ahead = [0, *view.spatial, 1]
     tensor = emit.transpose(site.draft, view.tensor, ahead)
@@ -84,8 +81,7 @@ def softmax_map(site: Site) -> Outcome:
 def _over_places(site: Site, view: Map) -> Outcome:
     """Weights that sum up to 1 over all places of the image: context."""
     site.keep()
-    site.state.undecided.add(site.label)
-    along = frozenset((site.label, place) for place in range(len(view.spatial)))
+    along = frozenset((site.name, place) for place in range(len(view.spatial)))
     trace = view.trace.tainted(site.taint("context"))
     return site.maps(replace(trace, shares=trace.shares | along), view.spatial)
 
@@ -94,7 +90,7 @@ def _over_space(site: Site, view: Map, axis: int) -> Outcome:
     """A gate that weighs the places of an axis against each other, and then meets its trunk again: context."""
     site.keep(axis=axis)
     trace = view.trace.tainted(site.taint("context"))
-    return site.maps(replace(trace, pools=trace.pools | {site.label}), view.spatial)
+    return site.maps(replace(trace, pools=trace.pools | {site.name}), view.spatial)
 
 
 @rule("BatchNormalization", on=(Window, ScoreMap), attributes=_BATCH_NORM)

@@ -24,14 +24,17 @@ def over_places(site: Site, axes: Sequence[int]) -> Outcome | None:
     assert isinstance(view, Folded)
     atoms = [atom for axis in axes for atom in view.groups[axis]]
     sides = {atom.side for atom in atoms if atom.kind == "space"}
-    if site.of_head or site.op_type in {"LogSoftmax", "LpNormalization"} or any(atom.kind == "batch" for atom in atoms):
+    if (
+        site.per_window
+        or site.op_type in {"LogSoftmax", "LpNormalization"}
+        or any(atom.kind == "batch" for atom in atoms)
+    ):
         return None
     if len(sides) > 1:
         return None  # rows and columns of what relates places, together
     site.keep()
-    site.state.undecided.add(site.label)
-    shares = frozenset((site.label, atom.place) for atom in atoms if atom.kind == "space")
-    made = replace(view, tensor=site.node.output[0], window=None, joined=view.joined | {site.label})
+    shares = frozenset((site.name, atom.place) for atom in atoms if atom.kind == "space")
+    made = replace(view, tensor=site.node.output[0], window=None)
     return [_marked(made, site, dict.fromkeys(sides, shares))]
 
 
@@ -56,7 +59,7 @@ def reduce_places(site: Site, axes: Sequence[int]) -> Outcome | None:
     if len({atom.side for atom in atoms if atom.kind == "space"}) > 1:
         return None  # rows and columns of what relates places
     weighted = any(place >= 0 for _, place in view.trace.shares)
-    if site.of_head or not (view.other or weighted or site.state.roles.get(site.label) == "context"):
+    if site.per_window or not (view.other or weighted or site.role == "context"):
         return None
     kept = bool(site.attrs.get("keepdims", 1))
     groups = tuple(() if axis in axes else group for axis, group in enumerate(view.groups) if kept or axis not in axes)
@@ -76,22 +79,21 @@ def reduce_places(site: Site, axes: Sequence[int]) -> Outcome | None:
 
 def _left(site: Site, view: Folded, groups: Groups) -> Context | Folded | Map | None:
     """The view of what is left of the axes."""
-    name, mine = site.node.output[0], view.joined | {site.label}
+    name = site.node.output[0]
     atoms = [atom for group in groups for atom in group if atom.kind == "space"]
     taints = frozenset({site.taint("context")}).union(*(side.trace.taints for side in view.sides))
     if not atoms:
         if [atom.kind for atom in groups[0]] != ["batch"]:
             return None
         fields = (Field(),) * site.state.rank
-        site.state.undecided.add(site.label)
-        return Context(name, Trace(fields, taints, pools=mine))
+        return Context(name, Trace(fields, taints, pools=frozenset({site.name})))
     sides = {atom.side for atom in atoms}
     if len(sides) != 1 or {atom.place for atom in atoms} != set(range(site.state.rank)):
         return None
     side = view.sides[sides.pop()]
     groups = tuple(tuple(_first_side(atom) for atom in group) for group in groups)
     trace = replace(side.trace, taints=taints)
-    return replace(view, tensor=name, groups=groups, like=side.like, trace=trace, window=None, joined=mine, other=None)
+    return replace(view, tensor=name, groups=groups, like=side.like, trace=trace, window=None, other=None)
 
 
 def _first_side(atom: Atom) -> Atom:

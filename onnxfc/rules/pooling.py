@@ -27,7 +27,7 @@ from onnxfc.lift import (
 )
 from onnxfc.op_kinds import REDUCTIONS as REDUCTIONS
 from onnxfc.receptive_field import Field
-from onnxfc.rules.context import as_pool, of_image, whole_channels, window_as_context
+from onnxfc.rules.context import of_image, whole_channels, window_as_context
 from onnxfc.rules.sums import FLOATS, SUMS, grows, in_part, steady, weighs
 from onnxfc.rules.table import rule
 from onnxfc.site import Outcome, Site, axes_of, extent_of
@@ -66,8 +66,10 @@ def reduce_map(site: Site) -> Outcome:
     if not spatial:
         return _over_channels(site, view, axes, keepdims)
     weighted = any(place >= 0 for _, place in view.trace.shares) and spatial == set(view.spatial)
-    if weighted and not site.of_head and site.state.global_pool != "keep":
+    if weighted and site.role == "context":
         return _weighted(site, view)
+    if weighted and site.per_window:
+        return weighed_apart(site)
     weighed = weighs(site, view.trace, sorted(spatial))
     if weighed is None:
         return weighed_apart(site)
@@ -83,17 +85,14 @@ def reduce_map(site: Site) -> Outcome:
         return partial_pool(site, view, axes, keepdims)
     if site.role == "context" and spatial != set(view.spatial):
         return strip(site, view, axes, keepdims)
-    site.state.blocked.add(site.label)  # perhaps it is context
     return site.refuse("unsupported-reduction", f"reduces over axes {axes} of a map")
 
 
 def _weighted(site: Site, view: Map) -> Outcome:
-    """A pool weighted by a Softmax over places; a head's if it never meets its trunk, as the next walk will know."""
+    """A pool weighted by a Softmax over places."""
     site.keep()
-    site.state.undecided.add(site.label)
     trace = replace(view.trace.tainted(site.taint("context")), fields=(Field(),) * site.state.rank, shares=frozenset())
-    pools = frozenset({site.label, *(name for name, _ in view.trace.shares)})  # none of the trunk's
-    return [Context(site.node.output[0], replace(trace, pools=pools))]
+    return [Context(site.node.output[0], replace(trace, pools=frozenset({site.name})))]  # none of the trunk's
 
 
 def reduced_axes(site: Site, rank: int) -> list[int] | None:
@@ -122,7 +121,7 @@ def _over_channels(site: Site, view: Map, axes: list[int], keepdims: bool) -> Ou
 def _statistic(site: Site, view: Map, axes: list[int], keepdims: bool) -> Outcome:
     """A figure of the whole map, its channels too: of each window, or of the image where it meets its trunk again."""
     if site.role != "context":
-        return as_pool(site, reduce_features(site))
+        return reduce_features(site)
     doubt = in_part(site, [view.trace]) if site.op_type in SUMS else None
     if doubt is not None:
         return doubt
@@ -138,9 +137,7 @@ def global_pool(site: Site, view: Map, kind: str, keepdims: bool) -> Outcome:
     extent = extent_of(site, view)
     if site.role == "context" or (site.state.global_pool == "keep" and not view.trace.windows):
         return _kept_global(site, view, kind, extent)
-    site.weighs(view)
     if kind != "Max" and site.draft.spec(view.tensor).dtype not in FLOATS:
-        site.state.blocked.add(site.label)  # perhaps it is context
         return site.refuse(
             "unsupported-reduction", "works on integers, of which onnxruntime has no average over windows"
         )
@@ -155,7 +152,7 @@ def global_pool(site: Site, view: Map, kind: str, keepdims: bool) -> Outcome:
         fields = tuple(item.through(length) for item, length in zip(view.trace.fields, extent, strict=True))
         trace = replace(view.trace, fields=fields)
     windows = trace.windows or frozenset({boundary(source, extent)})
-    trace = replace(trace, windows=windows, pools=trace.pools | {site.label})
+    trace = replace(trace, windows=windows, pools=trace.pools | {site.name})
     site.replaced(f"{site.op_type} {'x'.join(map(str, extent))}", _after(site, kind, extent, trace))
     return [_pooled(site, view, tensor, trace, keepdims)]
 
@@ -185,7 +182,7 @@ def _kept_global(site: Site, view: Map, kind: str, extent: tuple[int, ...]) -> O
         whole = site.op_type not in {"AveragePool", "MaxPool"}  # these are global at the native size only
         if whole and len(view.spatial) == site.state.rank:
             trace = replace(trace, windows=frozenset({boundary(view, extent)}))
-    return [Context(site.node.output[0], replace(trace, pools=trace.pools | {site.label}))]
+    return [Context(site.node.output[0], replace(trace, pools=trace.pools | {site.name}))]
 
 
 def window_pool(site: Site, tensor: str, extent: tuple[int, ...], kind: str) -> str:
@@ -237,7 +234,6 @@ def _pooled(site: Site, view: Map, tensor: str, trace: Trace, keepdims: bool) ->
 def partial_pool(site: Site, view: Map, axes: list[int], keepdims: bool) -> Outcome:
     """A pool over some of the spatial axes: the rest of the window is still to come."""
     if site.role != "context" and site.state.global_pool == "drop":
-        site.state.blocked.add(site.label)  # perhaps it is context
         return site.refuse("partial-pool", "pools only one of the spatial axes", "use --global-pool window")
     if site.role == "context" or site.state.global_pool == "keep":
         return strip(site, view, axes, keepdims)
@@ -249,7 +245,7 @@ def partial_pool(site: Site, view: Map, axes: list[int], keepdims: bool) -> Outc
     places = _first_of_each(places_of(site, view), axes, source.extent, rest)
     if not keepdims:
         places = places.squeeze(tuple(axis - 1 for axis in axes))
-    trace = replace(window.trace, pools=window.trace.pools | {site.label})
+    trace = replace(window.trace, pools=window.trace.pools | {site.name})
     site.replaced(f"{site.op_type} {'x'.join(map(str, kernel))}", f"pool {'x'.join(map(str, kernel))}, stride 1")
     pooled = replace(source, tensor=tensor, extent=rest)
     return [simplest(site, Window((pooled,), places, trace))]
@@ -262,7 +258,6 @@ def strip(site: Site, view: Map | Strip, axes: Sequence[int], keepdims: bool) ->
     if any(axis in view.spatial and site.shape_in()[axis] == 1 for axis in axes):
         return site.refuse("partial-pool", "pools an axis on which the native map has one place")
     if kept_head and site.op_type == "ReduceSum":
-        site.state.blocked.add(site.label)  # perhaps it is context
         return site.refuse("sum-over-image", "is a sum, which grows with the image", "use --global-pool window")
     if site.op_type in {"AveragePool", "MaxPool"}:
         kind = "ReduceMax" if site.op_type == "MaxPool" else "ReduceMean"
@@ -271,7 +266,7 @@ def strip(site: Site, view: Map | Strip, axes: Sequence[int], keepdims: bool) ->
         steady(site, view.tensor, axes, keepdims)
     else:
         site.keep([view.tensor, *site.tensors_from(1)])
-    trace = replace(view.trace.tainted(site.taint("context")), pools=view.trace.pools | {site.label})
+    trace = replace(view.trace.tainted(site.taint("context")), pools=view.trace.pools | {site.name})
     left = [place for place, axis in enumerate(view.spatial) if axis not in axes]
     name = site.node.output[0]
     if not left:
@@ -314,13 +309,13 @@ def reduce_window(site: Site) -> Outcome:
         return _pool_of_window(site, view, channels)
     if site.role == "context":
         return window_as_context(site, view, channels)
-    return as_pool(site, reduce_features(site))
+    return reduce_features(site)
 
 
 def _pool_of_window(site: Site, view: Window, channels: Index) -> Outcome:
     """The pool by the option; ``channels`` says which channel each remaining feature is."""
     kind, source, features = _POOLS[site.op_type], view.sources[0], site.shape_out()[1:]
-    trace = replace(view.trace, pools=view.trace.pools | {site.label})
+    trace = replace(view.trace, pools=view.trace.pools | {site.name})
     spelled = f"{site.op_type} {'x'.join(map(str, source.extent))}"
     if weighs(site, view.trace, ()) is None:
         return weighed_apart(site)
@@ -328,7 +323,6 @@ def _pool_of_window(site: Site, view: Window, channels: Index) -> Outcome:
         return window_as_context(site, view, channels)
     if site.state.global_pool == "keep":
         if kind not in {"Average", "Max"} or not np.array_equal(channels.ravel(), np.arange(source.channels)):
-            site.state.blocked.add(site.label)  # perhaps it is context
             return site.refuse("sum-over-image", "does not pool every channel once", "use --global-pool window")
         if view.trunk is None:
             return site.refuse("unsupported-reduction", "pools something else than a map")
@@ -371,8 +365,6 @@ def reduce_features(site: Site) -> Outcome:
         return site.refuse("unknown-axes", "takes axes that are not constant")
     batch_axis = scores.batch_axis or 0
     trace = _summed(site, scores.trace)
-    if scores.trace.places and isinstance(view, Window):  # perhaps of the whole image
-        trace = replace(trace, pools=trace.pools | {site.label})
     scores = replace(scores, trace=trace)
     if batch_axis in axes:
         return site.refuse("mixes-batch", "reduces over the batch")

@@ -124,7 +124,7 @@ def _contracted(
         return site.refuse("grids-differ", "relates maps of different stride place by place")
     if places and {atom.place for atom in places} != set(range(site.state.rank)):
         return None
-    if site.of_head and (summed or doubled(groups)):
+    if site.per_window and (summed or doubled(groups)):
         return None
     growing = [] if shares else _growing(site, operands, terms, letters, out)
     doubt = in_part(site, [side.trace for operand in operands for side in operand.sides]) if growing else None
@@ -133,12 +133,9 @@ def _contracted(
     made = _made(site, operands, groups, [Side(side.like, trace) for side, trace in zip(found, traces, strict=True)])
     if made is None:
         return None
-    for operand in operands:
-        if isinstance(operand.view, Context):
-            site.turns_out(operand.view.trace, "context")
     _write(site, growing)
     looks = summed or doubled(groups) or any(isinstance(operand.view, Context) for operand in operands)
-    return [_looking(site, operands, made) if looks else made]
+    return [_looking(site, made) if looks else made]
 
 
 def _letters(operands: Sequence[_Operand], terms: Sequence[str]) -> dict[str, tuple[int, Group]] | None:
@@ -255,8 +252,7 @@ def _made(site: Site, operands: Sequence[_Operand], groups: Groups, sides: Seque
     if not is_folded(groups):
         return None
     bounds = frozenset().union(*(view.bounds for view in folded))
-    joined: frozenset[str] = frozenset().union(*(view.joined for view in folded))
-    return Folded(name, groups, first.like, first.trace, bounds, None, joined, other)
+    return Folded(name, groups, first.like, first.trace, bounds, None, other)
 
 
 def _without_places(site: Site, operands: Sequence[_Operand], groups: Groups) -> View:
@@ -264,33 +260,26 @@ def _without_places(site: Site, operands: Sequence[_Operand], groups: Groups) ->
     traces = [side.trace for operand in operands for side in operand.sides]
     traces += [operand.view.trace for operand in operands if isinstance(operand.view, Context)]
     folded = [operand.view for operand in operands if isinstance(operand.view, Folded)]
-    joined: frozenset[str] = frozenset().union(*(view.joined for view in folded))
     taints = frozenset().union(*(trace.taints for trace in traces))
-    pools = joined.union(*(o.view.trace.pools for o in operands if isinstance(o.view, Context)))  # none of the trunk's
+    pools = frozenset[str]().union(
+        *(o.view.trace.pools for o in operands if isinstance(o.view, Context))
+    )  # none of the trunk's
     name = site.node.output[0]
     trace = Trace((Field(),) * site.state.rank, taints, pools=pools)
     if [atom.kind for atom in groups[0]] == ["batch"]:
         return Context(name, trace)
     sides = [side for operand in operands for side in operand.sides]
     bounds = frozenset().union(*(view.bounds for view in folded))
-    return Folded(name, groups, sides[0].like, replace(sides[0].trace, taints=taints), bounds, None, joined)
+    return Folded(name, groups, sides[0].like, replace(sides[0].trace, taints=taints), bounds)
 
 
-def _looking(site: Site, operands: Sequence[_Operand], made: View) -> View:
+def _looking(site: Site, made: View) -> View:
     """Marked as what looks at the whole image, by this node."""
-    contexts = [operand.view.trace.pools for operand in operands if isinstance(operand.view, Context)]
-    mine = frozenset({site.label}).union(*contexts)
-    site.state.undecided.add(site.label)
-    if isinstance(made, Context):
-        trace = made.trace.tainted(site.taint("context"))
-        return replace(made, trace=replace(trace, pools=trace.pools | mine))
-    assert isinstance(made, Folded | Map)
+    assert isinstance(made, Context | Folded | Map)
     trace = made.trace.tainted(site.taint("context"))
-    return (
-        replace(made, trace=trace, joined=made.joined | mine)
-        if isinstance(made, Folded)
-        else replace(made, trace=trace)
-    )
+    if isinstance(made, Context):
+        trace = replace(trace, pools=trace.pools | {site.name})
+    return replace(made, trace=trace)
 
 
 def _write(site: Site, growing: Sequence[tuple[Side, Atom]]) -> None:

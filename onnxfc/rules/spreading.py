@@ -78,7 +78,6 @@ def spread(site: Site) -> Outcome:
     ends = ((tensor, 0, 2), (like.tensor, 2, len(site.shape_out())))
     shape = emit.concat(site.draft, [emit.dims(site.draft, *part) for part in ends])
     site.draft.emit("Expand", [tensor, shape], name, instead=site.node)
-    site.turns_out(trace, "context")
     return site.maps(like.trace.tainted(*trace.taints, site.taint("context")), like.spatial)
 
 

@@ -35,7 +35,6 @@ def spread(site: Site) -> Outcome:
         axis = view.like.spatial[place]
         target[axis] = emit.dims(site.draft, view.like.tensor, axis, axis + 1)
     site.draft.emit("Expand", [view.tensor, emit.numbers(site.draft, target)], site.node.output[0], instead=site.node)
-    site.turns_out(view.trace, "context")
     return [_laid_out(site, view, places)]
 
 

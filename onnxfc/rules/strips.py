@@ -96,7 +96,7 @@ def sliding(site: Site) -> Outcome:
     view, how = strip_of(site), trunk.sliding_of(site)
     if isinstance(how, Refusal):
         return how
-    along = trunk.covered(site, how, view)
+    along = site.covers
     return pooling.strip(site, view, along, keepdims=True) if along else lend(site, trunk.sliding)
 
 
@@ -150,7 +150,7 @@ def softmax(site: Site) -> Outcome:
         return site.refuse("mixes-batch", "normalises over the batch")
     site.keep(axis=axis)
     name, trace = site.node.output[0], view.trace.tainted(site.taint("context"))
-    return [replace(view, tensor=name, original=name, trace=replace(trace, pools=trace.pools | {site.label}))]
+    return [replace(view, tensor=name, original=name, trace=replace(trace, pools=trace.pools | {site.name}))]
 
 
 @rule(*BROADCAST, on=Strip, attributes=("direction", "fmod"))
@@ -173,12 +173,7 @@ def arithmetic(site: Site) -> Outcome:
             return site.refuse(
                 "position-table", f"combines the map with a value for every place: {site.node.input[position]}"
             )
-        if isinstance(view, Context):
-            site.turns_out(view.trace, "context")
         inputs.append(tensor)
-    for view in strips:
-        if len(view.places) < len(where):
-            site.turns_out(view.trace, "context")
     site.keep(inputs)
     name, like = site.node.output[0], strips[0].like
     spatial = tuple(where[place] for place in sorted(where))
