@@ -22,7 +22,7 @@ from onnxfc.receptive_field import Field
 from onnxfc.site import LEAVE
 from onnxfc.sizing import Sizing
 from onnxfc.state import GlobalPool, State
-from onnxfc.views import Trace
+from onnxfc.views import Lifted, Trace
 from onnxfc.walk import walk
 
 
@@ -81,17 +81,6 @@ def analyse(original: ModelFile, options: RewriteOptions) -> Analysis:
     for reading in readings:
         state = walk(original, graph, native, reading, options.global_pool)
         finished = finish(state, options.output)
-        pools = set[str]().union(*(trace.pools for trace in maps_of_windows(state).values()))
-        if pools:
-            met = walk(original, graph, native, reading, options.global_pool, presumed=dict.fromkeys(pools, "context"))
-            made = finish(met, options.output)
-            if isinstance(made, tuple):
-                state, finished = met, made
-        if state.aligned and not _headed(finished):
-            dense = walk(original, graph, native, reading, options.global_pool, dense=True)
-            made = finish(dense, options.output)
-            if isinstance(finished, tuple) or (isinstance(made, tuple) and not _headed(made)):
-                state, finished = dense, made
         if isinstance(finished, tuple):
             outputs, traces = finished
             refusals = _objections(state, reading, traces)
@@ -101,11 +90,6 @@ def analyse(original: ModelFile, options: RewriteOptions) -> Analysis:
         if failure.state.conditions:
             return analyse(inlined(original, failure.state.conditions), options)
     return failures[0]  # the likeliest reading says why
-
-
-def _headed(finished: Sequence[Refusal] | tuple[list[Output], list[Trace]]) -> bool:
-    """Whether some output is made of windows."""
-    return isinstance(finished, tuple) and any(trace.windows for trace in finished[1])
 
 
 def _naming_inner(refusal: Refusal, inner: str) -> Refusal:
@@ -171,8 +155,9 @@ def _is_free(state: State, reading: Sequence[Image]) -> bool:
 
 def _whole_windows(state: State) -> Refusal:
     """No FC layer and no pool sums up the features of a window: what made windows of the map?"""
+    cuts = frozenset().union(*(view.trace.pools for view in state.views.values() if isinstance(view, Lifted)))
     for node in state.graph.nodes:
-        if label(node) in state.pieces:
+        if cuts & state.roles.pieces & set(node.output):
             does = "cuts a piece out of the map" if node.op_type in {"Slice", "Split"} else "picks places of the map"
             why = f"{node.op_type} {does} of the native size, and no FC layer or pool reads it"
             return Refusal("cut-out", label(node), why, LEAVE)

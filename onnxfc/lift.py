@@ -88,7 +88,7 @@ def moved_to(site: Site, view: Placed, groups: Groups) -> Placed:
     name = site.node.output[0]
     made = replace(view, tensor=name, original=name, groups=groups, moved_by=site.node)
     if made.is_map:
-        return replace(made, measured=None, bounds=frozenset(), joined=frozenset())
+        return replace(made, measured=None, bounds=frozenset())
     return replace(made, measured=view.like, bounds=bounds_of(site, view))
 
 

@@ -73,7 +73,8 @@ def _on_one_grid(state: State) -> list[View] | Refusal:
 def _output(state: State, name: str, view: View, form: Form) -> tuple[Output, Trace | None] | Refusal:
     if isinstance(view, Refused):
         return view.refusal
-    if isinstance(view, Context) and state.global_pool != "keep" and view.trace.pools - state.roles.keys():
+    heads = isinstance(view, Context) and any(state.roles.of.get(pool) == "head" for pool in view.trace.pools)
+    if heads and state.global_pool != "keep":
         return Refusal("unsupported-reduction", name, "the output is a figure of the whole image that has no windows")
     if isinstance(view, Fixed | Context):
         _named(state.draft, view.tensor, name)

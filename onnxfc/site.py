@@ -14,7 +14,7 @@ from onnxfc.errors import Refusal
 from onnxfc.graph import attributes, label
 from onnxfc.specs import Array, Shape, Spec
 from onnxfc.state import Replacement, Role, State
-from onnxfc.views import Context, Fixed, Lifted, Placed, Refused, ScoreMap, Taint, Trace, View, Window, is_map
+from onnxfc.views import Context, Fixed, Lifted, Placed, Refused, ScoreMap, Taint, Trace, View, Window
 
 LEAVE = "leave this model at its native size"
 ATTENTION = "relates the places of the image to each other (attention): it was trained for the native size"
@@ -256,56 +256,33 @@ class Site:
         self.state.replacements.append(Replacement(self.label, before, after))
 
     @property
-    def of_head(self) -> bool:
-        """Whether an earlier walk found that what was taken for context belongs to the head."""
-        return self.state.roles.get(self.label) == "head"
+    def name(self) -> str:
+        """The node's first output, by which it is told from others."""
+        return str(next(name for name in self.node.output if name))
 
     @property
     def role(self) -> Role:
-        """What an earlier walk found this pool to be."""
-        return self.state.roles.get(self.label, "head")
+        """What the node is, if it looks at places."""
+        return self.state.roles.of.get(self.name, "head")
 
     @property
-    def decided(self) -> bool:
-        """Whether an earlier walk has found that at all."""
-        return self.label in self.state.roles
+    def per_window(self) -> bool:
+        """Whether what looks at places here is each window's own."""
+        return self.state.roles.of.get(self.name) == "head" and self.name not in self.state.roles.whole
 
-    def turns_out(self, trace: Trace, role: Role) -> None:
-        """The pools of ``trace`` are no head, as the next walk will know from its beginning."""
-        self.state.found.update(dict.fromkeys(trace.pools, role))
-        self.state.settled |= self.state.undecided & trace.pools
-        self.state.undecided -= trace.pools
+    @property
+    def covers(self) -> list[int]:
+        """The axes that a pool's one window covers natively, where it is none of the trunk like any other."""
+        return [] if self.role == "local" else list(self.state.roles.covers.get(self.name, ()))
 
-    def rejoins(self, pooled: Sequence[View], like: str) -> Refusal | None:
-        """What was pooled meets its trunk again: its pools are context, as the next walk will know from its beginning.
+    @property
+    def own(self) -> bool:
+        """Whether a window meets its own places here."""
+        return self.name in self.state.roles.own
 
-        Until then the node's output is taken to be as ``like``. A refusal where the pools are known to be context, or
-        where there are none: then it is a result of windows that goes back into the trunk.
-        """
-        for view in pooled:
-            assert isinstance(view, Lifted)
-            if not view.trace.pools - self.state.roles.keys():
-                why = "feeds a result of windows back into the trunk"
-                return self.blamed() or self.refuse("head-rejoins-trunk", why)
-            self.turns_out(view.trace, "context")
-        self.draft.assume(self.node.output[0], like)
-        return None
-
-    def reads_places(self, code: str, reason: str) -> None:
-        """Note that the node tells places of the native size apart: its result must not go back into the trunk."""
-        self.state.because[self.label] = self.refuse(code, reason, LEAVE)
-
-    def blamed(self) -> Refusal | None:
-        """Why the node's inputs cannot be context: what the nearest node says that tells places apart."""
-        names = list(self.node.input)
-        for name in names:
-            node, view = self.state.graph.producers.get(name), self.state.views.get(name)
-            if node is None or isinstance(view, Fixed) or (is_map(view) and not view.trace.windows):
-                continue
-            if label(node) in self.state.because:
-                return self.state.because[label(node)]
-            names += [other for other in node.input if other not in names]
-        return None
+    def rejoins(self) -> Refusal:
+        """What was made of windows meets a map of the trunk."""
+        return self.refuse("head-rejoins-trunk", "feeds a result of windows back into the trunk")
 
     def refuse(self, code: str, reason: str, advice: str = "") -> Refusal:
         if self.state.global_pool == "window":

@@ -14,8 +14,26 @@ from onnxfc.views import View
 
 GlobalPool = Literal["window", "keep", "drop"]
 Role = Literal["head", "context", "local"]
-"""What a pool over the whole native window is: the head's beginning; context, as it meets its trunk again; or a pool of
+"""What a node that looks at places natively is: the head's beginning; context, as it meets its trunk again; or a pool of
 the trunk like any other, as something slides over what it left."""
+
+
+@dataclass(frozen=True)
+class Roles:
+    """What the nodes that look at places are, by their first outputs.
+
+    ``covers``: of pools whose one window just covers the native map, the axes that it covers. ``pieces``: those that
+    cut a piece out of a map. ``own``: nodes whose result is of each window alone, though it has places and what was
+    pooled of them: a deviation from the window's mean, what is weighed by weights of the window. ``whole``: what begins
+    the head, but is to stay a figure of the whole image. ``headed``: whether there is a head.
+    """
+
+    of: Mapping[str, Role]
+    covers: Mapping[str, tuple[int, ...]]
+    pieces: frozenset[str]
+    own: frozenset[str]
+    whole: frozenset[str]
+    headed: bool
 
 
 @dataclass(frozen=True)
@@ -32,41 +50,31 @@ class State:
     """All that a walk knows; rules read it through their Site only.
 
     ``single``: the batch is 1 and stays so. ``rank``: how many spatial axes images have; ``image_shapes``: the image
-    at every probe. ``reached``: how many nodes it visited before the first refusal. ``blocked``: the pools from which
-    something descends that was refused. ``conditions`` of Ifs that were refused, but are the same at every size.
-    ``because``: by node, why what it makes of a head's windows cannot be context.
-    ``frozen``: nodes that keep what was computed for the native size. ``pieces``: nodes that cut a head's part out of
-    a map. ``dense``: no head follows, so that borders may be what the graph makes of them at any size. ``aligned``:
-    whether something was read as a head's windows want it; where no head follows, whether a pad moves the grid.
-    ``open``: the original takes any size already, so that a kernel is as large as it says.
-    ``guessed``: pools that are taken for context on trial, as others of their kind were blocked.
-    ``covering``: pools whose one window covers one of the native map's axes: what they are was not decided yet.
+    at every probe. ``reached``: how many nodes it visited before the first refusal. ``conditions`` of Ifs that were
+    refused, but are the same at every size. ``frozen``: nodes that keep what was computed for the native size.
+    ``aligned``: whether something was read as a head's windows want it; where no head follows, whether a pad moves the
+    grid.
     """
 
     graph: Graph
     draft: Draft
     native: Mapping[str, Spec]
     global_pool: GlobalPool
-    roles: Mapping[str, Role]
+    roles: Roles
     single: bool
     rank: int
     image_shapes: tuple[Shape, ...]
     views: dict[str, View] = field(default_factory=dict)
-    found: dict[str, Role] = field(default_factory=dict)
     replacements: list[Replacement] = field(default_factory=list)
     notes: list[Refusal] = field(default_factory=list)
     not_affine: list[Refusal] = field(default_factory=list)
-    undecided: set[str] = field(default_factory=set)
-    settled: set[str] = field(default_factory=set)
     conditions: dict[str, bool] = field(default_factory=dict)
-    blocked: set[str] = field(default_factory=set)
     frozen: list[str] = field(default_factory=list)
-    dense: bool = False
-    open: bool = False
-    guessed: frozenset[str] = frozenset()
     aligned: bool = False
-    pieces: set[str] = field(default_factory=set)
-    covering: set[str] = field(default_factory=set)
-    because: dict[str, Refusal] = field(default_factory=dict)
     reached: int = 0
     refused: bool = False
+
+    @property
+    def dense(self) -> bool:
+        """No head follows, so that borders may be what the graph makes of them at any size."""
+        return not self.roles.headed

@@ -143,7 +143,7 @@ class Placed:
     ``measured``: the map whose dims tell how long its places are now; None where that is this map itself.
     ``moved_by``: the node that made it, where that did nothing but move the data of its first input.
     ``parts``: strips that were joined end to end on one axis. ``bounds``: the maps that it comes from, where the head
-    begins if one follows. ``joined``: the pools whose results it has met as context since it was folded.
+    begins if one follows.
     ``other``: the second side of what relates places to places; ``measured`` and ``trace`` are the first.
     """
 
@@ -155,7 +155,6 @@ class Placed:
     moved_by: onnx.NodeProto | None = field(default=None, repr=False)
     parts: tuple[Placed, ...] = field(default=(), repr=False)
     bounds: frozenset[Boundary] = frozenset()
-    joined: frozenset[str] = frozenset()
     other: Side | None = field(default=None, repr=False)
 
     @property

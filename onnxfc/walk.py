@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import onnx
 
 from onnxfc import emit
-from onnxfc.axes import groups_of, lengths
+from onnxfc.analysis.pool_roles import pool_roles
+from onnxfc.axes import groups_of
 from onnxfc.draft import Draft
 from onnxfc.errors import Refusal
 from onnxfc.graph import Graph, inputs_of, label
 from onnxfc.images import Image, is_open
 from onnxfc.model_file import ModelFile
 from onnxfc.native import UNKNOWN
-from onnxfc.normalised import of_windows
+from onnxfc.op_kinds import BROADCAST
 from onnxfc.receptive_field import Field
 from onnxfc.rules import FEATURES, PLACED, RULES, leading
-from onnxfc.rules.elementwise import BROADCAST
 from onnxfc.rules.relations import WHY, attention
 from onnxfc.rules.spreading import spread, spreads
 from onnxfc.rules.sums import shares_behind
 from onnxfc.rules.windowed import window_of
 from onnxfc.site import LEAVE, Outcome, Site, tensor_of
 from onnxfc.specs import Inference, InferenceFailed, Spec
-from onnxfc.state import GlobalPool, Role, State
+from onnxfc.state import GlobalPool, Roles, State
 from onnxfc.views import (
     Context,
     Fixed,
@@ -58,93 +58,15 @@ _PLAIN = {"attention", "data-dependent", "flipped", "position-table", "quantised
 
 
 def walk(
-    model: ModelFile,
-    graph: Graph,
-    native: Mapping[str, Spec],
-    images: Sequence[Image],
-    global_pool: GlobalPool,
-    dense: bool = False,
-    presumed: Mapping[str, Role] | None = None,
+    model: ModelFile, graph: Graph, native: Mapping[str, Spec], images: Sequence[Image], global_pool: GlobalPool
 ) -> State:
-    """Walk until no further pool turns out to be something else than the head's beginning.
-
-    Where something behind a pool is refused, perhaps no head begins there: the pools of its kind are taken for context,
-    and those stay it that then meet their trunk again. ``dense``: an earlier walk found that no head follows.
-    ``presumed``: what is known of some pools beforehand.
-    """
-
-    inference = Inference(graph.opsets, graph.model.ir_version)
-
-    def once(roles: Mapping[str, Role], guessed: Mapping[str, Role] | None = None) -> State:
-        state = _start(model, graph, native, images, global_pool, {**(guessed or {}), **roles}, inference)
-        state.open = is_open(graph, images)
-        state.dense, state.guessed = dense, frozenset(guessed or ()) - roles.keys()
-        for position, node in enumerate(graph.nodes):
-            if position in graph.live:
-                _visit(state, node)
-        for name in graph.outputs:
-            _belongs_to_head(state, [state.views[name]])
-        return state
-
-    roles: dict[str, Role] = dict(presumed or {})
-    while True:
-        state = once(roles)
-        weights = of_windows(graph, native, state.views, state.undecided - roles.keys(), global_pool == "keep")
-        state.found.update(dict.fromkeys(weights - state.settled, "head"))
-        heads = {name: role for name, role in state.found.items() if role == "head" and roles.get(name) != "head"}
-        if heads or state.found.keys() - roles.keys() - state.settled:
-            roles = {**state.found, **roles, **heads}
-            continue
-        if state.covering:
-            roles = {**_covering(once, roles, state.covering, _of_kind(graph, state.covering, set())), **roles}
-            continue
-        blocked = state.blocked - roles.keys() - state.settled
-        if not blocked:
-            return state
-        guess = once(roles, _of_kind(graph, blocked, state.pieces))
-        others = guess.blocked - roles.keys() - blocked - state.pieces
-        if others and not blocked <= guess.found.keys():  # it meets what pools of another kind left
-            guess = once(roles, _of_kind(graph, blocked | others, state.pieces))
-        if not blocked <= guess.found.keys() or (blocked <= state.pieces and guess.reached <= state.reached):
-            return state
-        roles = {**guess.found, **roles}
-
-
-def _belongs_to_head(state: State, views: Sequence[View]) -> None:
-    """What was taken for context, but has come to an end without meeting its trunk again, begins the head."""
-    for view in views:
-        if isinstance(view, Context) and view.trace.pools & state.undecided and state.global_pool != "keep":
-            state.found.update(dict.fromkeys(view.trace.pools, "head"))
-
-
-def _of_kind(graph: Graph, names: set[str], pieces: set[str]) -> dict[str, Role]:
-    """All pools of the operators of those named, as context; pieces of the map as the trunk's, each for itself."""
-    kinds = {node.op_type for node in graph.nodes if label(node) in names - pieces}
-    roles: dict[str, Role] = {label(node): "context" for node in graph.nodes if node.op_type in kinds}
-    return roles | dict.fromkeys(names & pieces, "local")
-
-
-def _covering(
-    once: Callable[..., State], roles: Mapping[str, Role], pools: set[str], kin: Mapping[str, Role]
-) -> dict[str, Role]:
-    """What pools over one whole axis are: context where they then meet their trunk again, together or each alone.
-
-    Else the head's beginning, where nothing is refused that descends from them; else pools of the trunk like any other.
-    ``kin``: all pools of their kind, of which those further on are tried with them.
-    """
-    found: dict[str, Role] = dict.fromkeys(sorted(pools), "local")
-    found |= {name: role for name, role in once(roles, kin).found.items() if role == "context"}
-    alone = [[name] for name in sorted(pools)]
-    left: dict[str, Role]
-    for tried in alone:
-        left = {name: "context" for name in tried if found[name] == "local"}
-        met = once({**roles, **found, **left}).found if left else {}
-        found.update((name, role) for name, role in left.items() if name in met)
-    for tried in [sorted(pools), *alone]:
-        left = {name: "head" for name in tried if found[name] == "local"}
-        blocked = once({**roles, **found, **left}).blocked if left else set()
-        found.update({} if blocked & left.keys() else left)
-    return found
+    """Every live node once, with what an analysis of the original says of its pools."""
+    roles = pool_roles(graph, native, images, is_open(graph, images), global_pool)
+    state = _start(model, graph, native, images, global_pool, roles)
+    for position, node in enumerate(graph.nodes):
+        if position in graph.live:
+            _visit(state, node)
+    return state
 
 
 def _start(
@@ -153,11 +75,10 @@ def _start(
     native: Mapping[str, Spec],
     images: Sequence[Image],
     global_pool: GlobalPool,
-    roles: Mapping[str, Role],
-    inference: Inference,
+    roles: Roles,
 ) -> State:
     probes = len(images[0].probes())
-    draft = Draft(model, graph, inference, probes, images)
+    draft = Draft(model, graph, Inference(graph.opsets, graph.model.ir_version), probes, images)
     single = all(image.shape[0] == 1 and not image.free_batch for image in images)
     state = State(graph, draft, native, global_pool, roles, single, len(images[0].spatial), images[0].probes())
     for name in graph.initializers:
@@ -182,9 +103,6 @@ def _visit(state: State, node: onnx.NodeProto) -> None:
         outcome = _batch_kept(state, node, outcome)
     if isinstance(outcome, Refusal):
         state.refused = True
-        _belongs_to_head(state, views)
-        pools = set[str]().union(*(view.trace.pools for view in views if isinstance(view, Lifted)))
-        state.blocked |= pools if outcome.code == "cut-out" else pools - state.pieces
         outcome = [Refused(outcome)] * len(node.output)
     else:
         outcome = [shares_behind(node, views, view) for view in outcome]
@@ -224,7 +142,7 @@ def _outcome(state: State, node: onnx.NodeProto, views: Sequence[View]) -> Outco
     if features and any(is_strip(view) for view in views):
         return site.refuse("context-beside-windows", "combines a result of the whole image with one of each window")
     if features and folded:
-        return _rejoined(site, views) or _windowed(state, node, views)
+        return site.rejoins() if _rejoins(site, views) else _windowed(state, node, views)
     if features:
         site.freeze_sizes()
     if lead is None:
@@ -268,15 +186,10 @@ def _outcome(state: State, node: onnx.NodeProto, views: Sequence[View]) -> Outco
         return site.refuse("size-locked", f"cannot run at another image size: {error}")
 
 
-def _rejoined(site: Site, views: Sequence[View]) -> Outcome | None:
-    """A folded map meets what was pooled of it: the pool is context, as the next walk will know."""
-    first = next(view for view in views if is_folded(view))
+def _rejoins(site: Site, views: Sequence[View]) -> bool:
+    """Whether a folded map meets what was pooled of the trunk, and not of a window that it is itself."""
     pooled = [view for view in views if isinstance(view, Window | ScoreMap)]
-    same = site.native(site.node.output[0]).shapes == (lengths(first.groups),)
-    heads = {name for name, role in site.state.roles.items() if role == "head"}
-    if site.op_type not in BROADCAST or not same or not all(view.trace.pools - heads for view in pooled):
-        return None
-    return site.rejoins(pooled, first.tensor) or [first]
+    return site.op_type in BROADCAST and not site.own and all(view.trace.pools for view in pooled)
 
 
 def _windowed(state: State, node: onnx.NodeProto, views: Sequence[View]) -> Outcome:
@@ -327,7 +240,8 @@ def _no_rule(site: Site) -> Refusal:
         return site.refuse(code, why, advice)
     lifted = [view for view in site.views if isinstance(view, Lifted)]
     windows = [view for view in lifted if isinstance(view, Window)]
-    if any(_half_pooled(view, site.state.pieces) for view in windows):
+    cuts = site.state.roles.pieces
+    if any(_half_pooled(view, cuts) for view in windows):
         return site.refuse(
             "partial-pool", "works on what a pool of one axis left, which does not meet its map again", LEAVE
         )
@@ -335,15 +249,15 @@ def _no_rule(site: Site) -> Refusal:
         why = "works on a piece of the map that was cut out or flattened before"
         image = len(site.shape_in()) == 2 + site.state.rank
         advice = f"{LEAVE}, or name the piece: --input {site.node.input[0]}" if image else LEAVE
-        pieces = sorted(set[str]().union(*(view.trace.pools for view in lifted)) & site.state.pieces)
+        pieces = sorted(set[str]().union(*(view.trace.pools for view in lifted)) & cuts)
         if pieces:
             why = f"cuts a piece out of the map of the native size, and {site.op_type} works on it"
-            return Refusal("cut-out", pieces[0], why, advice)
+            return Refusal("cut-out", label(site.state.graph.producers[pieces[0]]), why, advice)
         return site.refuse("cut-out", "works on a piece of the map that was cut out or flattened before", advice)
     return site.refuse("unsupported-operator", "is not supported here", LEAVE)
 
 
-def _half_pooled(view: Window, pieces: set[str]) -> bool:
+def _half_pooled(view: Window, pieces: frozenset[str]) -> bool:
     return bool(view.trace.pools - pieces) and any(len({n > 1 for n in source.extent}) > 1 for source in view.sources)
 
 

@@ -8,15 +8,13 @@ import numpy as np
 
 from onnxfc import emit
 from onnxfc.errors import Refusal
-from onnxfc.graph import label
 from onnxfc.lift import beside_windows, lift_fixed, meet, to_scores
-from onnxfc.rules.deviation import deviates
-from onnxfc.rules.elementwise import BROADCAST
+from onnxfc.op_kinds import BROADCAST
 from onnxfc.rules.fc import take_bias
 from onnxfc.rules.table import FEATURES, rule
 from onnxfc.site import Outcome, Site, tensor_of
 from onnxfc.specs import Array
-from onnxfc.views import Fixed, Placed, ScoreMap, Trace, View, Window, is_map
+from onnxfc.views import Fixed, Placed, ScoreMap, Trace, Window, is_map
 
 
 @rule(*BROADCAST, on=FEATURES, attributes=("direction", "fmod"))
@@ -78,7 +76,9 @@ def on_scores(site: Site) -> Outcome:
     if refusal is not None:
         return refusal
     lifted = [view for view in site.views if isinstance(view, ScoreMap | Window | Placed)]
-    scores = [to_scores_or_rejoin(site, view) for view in lifted]
+    if not site.own and any(is_map(view) and not view.trace.windows for view in lifted):
+        return site.rejoins()
+    scores = [to_scores(site, view) for view in lifted]
     for score in scores:
         if not isinstance(score, ScoreMap):
             return score
@@ -127,21 +127,3 @@ def _biased(site: Site, inputs: list[str]) -> list[str] | None:
             if made:
                 return [made]
     return None
-
-
-def to_scores_or_rejoin(site: Site, view: View) -> ScoreMap | Outcome:
-    """A lifted view as scores; a whole map beside pooled scores means that the pool was context."""
-    if is_map(view) and not view.trace.windows and not deviates(site, view):
-        return _scores_meet_map(site, view)
-    return to_scores(site, view)
-
-
-def _scores_meet_map(site: Site, view: Placed) -> ScoreMap | Outcome:
-    heads = {name for name, role in site.state.roles.items() if role == "head"}
-    lifted = [other for other in site.views if isinstance(other, ScoreMap | Window)]
-    softmaxes = {label(node) for node in site.state.graph.nodes if node.op_type in {"Hardmax", "Softmax"}}
-    own = all(other.trace.pools <= heads for other in lifted)
-    if own and any(other.trace.pools & softmaxes for other in lifted):
-        return to_scores(site, view)  # weights of each window and the window's own features
-    pooled = [other for other in site.views if isinstance(other, ScoreMap | Window)]
-    return site.rejoins(pooled, view.tensor) or site.placed(view, view.trace, view.where)

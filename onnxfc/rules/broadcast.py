@@ -17,9 +17,8 @@ from onnxfc.claim import Boundary
 from onnxfc.errors import Refusal
 from onnxfc.gathered import Gathered
 from onnxfc.lift import beside_windows, lies_on, uniform, window_of_map
+from onnxfc.op_kinds import BROADCAST
 from onnxfc.rules.arithmetic import on_features, on_scores
-from onnxfc.rules.deviation import deviates, mean_of
-from onnxfc.rules.elementwise import BROADCAST
 from onnxfc.rules.table import PLACED, rule
 from onnxfc.rules.tables import summed_by
 from onnxfc.site import Outcome, Site, tensor_of
@@ -49,7 +48,7 @@ def broadcast(site: Site) -> Outcome | None:
     if refusal is not None:
         return refusal
     by_size = [position for position in range(len(site.views)) if site.follows_size(position)]
-    trace = _with_context(site, placed, trace, bool(by_size) or everywhere)
+    trace = _with_context(site, trace, bool(by_size) or everywhere)
     site.keep([tensor for tensor in inputs if tensor is not None])
     made = _made(site, placed, groups, trace)
     return [_per_place(site, made, by_size[0]) if by_size and made.is_folded else made]
@@ -112,10 +111,8 @@ def _pooled_beside_map(site: Site, placed: Sequence[Placed]) -> Outcome | None:
     if any(_from_right(view) != spatial for view in maps) or len(big.groups) != len(site.shape_out()):
         return site.refuse(*_APART)
     small = [view for view in maps if view.extent != big.extent]
-    if small:
-        return _rejoin(site, big, small)
     spread = any(site.shape_out()[axis] != length for axis, length in zip(big.spatial, big.extent, strict=True))
-    return _rejoin(site, big, maps) if spread else None
+    return _meets(site, small or maps) if small or spread else None
 
 
 def _from_right(view: Placed) -> tuple[int, ...]:
@@ -123,15 +120,11 @@ def _from_right(view: Placed) -> tuple[int, ...]:
     return tuple(axis - len(view.groups) for axis in view.spatial)
 
 
-def _rejoin(site: Site, big: Placed, small: Sequence[Placed]) -> Outcome:
-    """A pooled map meets a larger one: the pool is context (squeeze-and-excitation)."""
-    if any(not view.trace.pools and not view.trace.windows for view in small):
+def _meets(site: Site, small: Sequence[Placed]) -> Outcome:
+    """A pooled map meets a larger one: each window its own, or none may."""
+    if any(not view.trace.windows for view in small):
         return site.refuse("sizes-differ", "spreads a map of native extent 1 over a larger one")
-    if deviates(site, big):
-        outcome = on_scores(site)
-        if isinstance(outcome, list):
-            return outcome
-    return site.rejoins(small, big.tensor) or site.placed(big, big.trace, big.where)
+    return on_scores(site) if site.own else site.rejoins()
 
 
 def _unlike(site: Site, placed: Sequence[Placed]) -> Refusal | None:
@@ -148,9 +141,6 @@ def _row_of_weights(site: Site, placed: Sequence[Placed]) -> Outcome | None:
     kinds = summed_by(site, view) if alone else None
     if kinds is None:
         return None
-    refusal = _positional(site, placed, 1 - site.views.index(view))
-    assert refusal is not None
-    site.state.because[site.label] = refusal
     site.views = tuple(window_of_map(site, other) if is_map(other) else other for other in site.views)
     return on_scores(site) if "GlobalAveragePool" in kinds else on_features(site)
 
@@ -182,31 +172,12 @@ def _only(group: Group, allowed: set[str]) -> bool:
     return pure(group) or (len(group) == 1 and group[0].kind in allowed)
 
 
-def _with_context(site: Site, placed: Sequence[Placed], trace: Trace, by_size: bool) -> Trace:
-    """The trace with what is context among the inputs, and strips that are spread over what they were pooled from."""
+def _with_context(site: Site, trace: Trace, by_size: bool) -> Trace:
+    """The trace with what is context among the inputs."""
     context = [view.trace for view in site.views if isinstance(view, Context)]
-    if all(view.is_map for view in placed):
-        _gates(site, placed)
-    first = placed[0]
-    own = mean_of(site, first) if first.is_map and len(placed) == 1 and deviates(site, first) else None
-    if own is None or own not in site.state.guessed:  # a head's deviations have a mean of their own
-        for item in context:
-            site.turns_out(item, "context")
-    most = max(len(view.where) for view in placed)
-    for view in placed:
-        if view.is_strip and len(view.where) < most:
-            site.turns_out(view.trace, "context")
     taints = Gathered.joined([trace.taints, *(item.taints for item in context)])
     trace = replace(trace, pools=trace.pools.union(*(item.pools for item in context)), taints=taints)
     return trace.tainted(site.taint("context")) if context or by_size else trace
-
-
-def _gates(site: Site, maps: Sequence[Placed]) -> None:
-    """What weighed the places of the image against each other for some of the maps turns out to be context."""
-    trunk = [view.trace for view in maps if not view.trace.windows]
-    common = frozenset.intersection(*(trace.pools for trace in trunk)) if trunk else frozenset()
-    for trace in trunk:
-        site.turns_out(replace(trace, pools=trace.pools - common), "context")
 
 
 def _made(site: Site, placed: Sequence[Placed], groups: Groups, trace: Trace) -> Placed:
@@ -217,17 +188,14 @@ def _made(site: Site, placed: Sequence[Placed], groups: Groups, trace: Trace) ->
     if made.is_map:
         return made
     bounds: frozenset[Boundary] = frozenset().union(*(view.bounds for view in placed))
-    joined: frozenset[str] = frozenset().union(*(view.joined for view in placed))
-    for view in site.views:
-        joined |= view.trace.pools if isinstance(view, Context) else frozenset()
-    return replace(made, measured=first.like, bounds=bounds, joined=joined)
+    return replace(made, measured=first.like, bounds=bounds)
 
 
 def _per_place(site: Site, view: Placed, position: int) -> Placed:
     """Perhaps divided by how many places there are (where it relates places: how many columns)."""
     if not _divides_by_places(site, view.sides[-1].like, position):
         return view
-    shares = frozenset((site.label, place) for place in range(site.state.rank))
+    shares = frozenset((site.name, place) for place in range(site.state.rank))
     if view.other is None:
         return replace(view, trace=replace(view.trace, shares=shares))
     return replace(view, other=replace(view.other, trace=replace(view.other.trace, shares=shares)))

@@ -18,7 +18,7 @@ from onnxfc.rules.joined import ends_of, length_of, part_of, sliced_part
 from onnxfc.rules.table import PLACED, rule
 from onnxfc.rules.windowed import as_piece, windowed
 from onnxfc.rules.wrap import pieces_joined
-from onnxfc.site import LEAVE, Outcome, Site, positive, tensor_of
+from onnxfc.site import Outcome, Site, positive, tensor_of
 from onnxfc.views import Context, Fixed, Placed, Trace
 
 
@@ -65,9 +65,8 @@ def _beside(site: Site, placed: Sequence[Placed], axis: int, trace: Trace) -> Ou
     first, name = placed[0], site.node.output[0]
     groups = (*first.groups[:axis], channels(site.shape_out()[axis]), *first.groups[axis + 1 :])
     bounds = frozenset().union(*(view.bounds for view in placed))
-    joined: frozenset[str] = frozenset().union(*(view.joined for view in placed))
     made = replace(first, tensor=name, original=name, groups=groups, trace=trace, moved_by=None)
-    return [made if made.is_map else replace(made, bounds=bounds, joined=joined, measured=first.like)]
+    return [made if made.is_map else replace(made, bounds=bounds, measured=first.like)]
 
 
 def _beside_context(site: Site, like: Placed, axis: int, trace: Trace) -> Outcome | None:
@@ -108,7 +107,6 @@ def _one_for_all(site: Site, position: int, like: Placed) -> str | None:
     """What is put beside a placed tensor, with one value for all its places; None where each place has its own."""
     view = site.views[position]
     if isinstance(view, Context):
-        site.turns_out(view.trace, "context")
         return view.tensor
     if isinstance(view, Fixed) and lies_on(site, position, like.groups, [like]):
         return tensor_of(view)
@@ -143,16 +141,7 @@ def split(site: Site) -> Outcome | None:
         return site.refuse("mixes-batch", "works along the batch")
     if view.parts:
         return _apart(site, view, axis)
-    return pieces_of(site) if view.is_map else None
-
-
-def pieces_of(site: Site) -> Outcome:
-    """Parts of a map along a spatial axis."""
-    if site.role != "head":
-        site.state.found[site.label] = site.role
-        why = "cuts the map of the native size into parts, and more than FC layers works on it"
-        return site.refuse("cut-out", why, LEAVE)
-    return as_piece(site)
+    return as_piece(site) if view.is_map else None
 
 
 def _apart(site: Site, view: Placed, axis: int) -> Outcome | Refusal:

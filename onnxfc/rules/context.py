@@ -18,27 +18,13 @@ from onnxfc.receptive_field import Field
 from onnxfc.rules.sums import Scale, rescaled, scale_of, weighs
 from onnxfc.site import Outcome, Site
 from onnxfc.specs import Array
-from onnxfc.views import Context, Index, Placed, ScoreMap, Share, Trace, View, Window
+from onnxfc.views import Context, Index, Placed, Share, Trace, Window
 
 
 def of_image(site: Site, trace: Trace) -> Context:
     """The node's output as a figure of the whole image."""
     trace = replace(trace.tainted(site.taint("context")), fields=(Field(),) * site.state.rank)
-    return Context(site.node.output[0], replace(trace, pools=trace.pools | {site.label}))
-
-
-def as_pool(site: Site, outcome: Outcome) -> Outcome:
-    """What a node makes of whole windows, as the result of a pool: it may turn out to be context."""
-    if not isinstance(outcome, list):
-        site.state.blocked.add(site.label)
-        return outcome
-    return [_of_pool(site, view) for view in outcome]
-
-
-def _of_pool(site: Site, view: View) -> View:
-    if not isinstance(view, Placed | ScoreMap | Window):
-        return view
-    return replace(view, trace=replace(view.trace, pools=view.trace.pools | {site.label}))
+    return Context(site.node.output[0], replace(trace, pools=trace.pools | {site.name}))
 
 
 def whole_channels(view: Window, axes: Sequence[int]) -> Index | None:
@@ -57,16 +43,6 @@ def whole_channels(view: Window, axes: Sequence[int]) -> Index | None:
     first = rows[..., :1]
     whole = bool(np.all(first % length == 0)) and bool(np.all(rows - first == np.arange(length)))
     return rows[..., 0] // length if whole else None
-
-
-def tells_places_apart(view: View, axis: int) -> bool:
-    """Whether features along ``axis`` (of a window's index, of scores) are different places of the native window."""
-    if isinstance(view, ScoreMap):
-        return view.trace.places
-    if not isinstance(view, Window) or len(view.sources) > 1:
-        return isinstance(view, Window)
-    places = view.index % math.prod(view.sources[0].extent)
-    return bool(np.any(places != places.take([0], axis=axis)))
 
 
 def window_as_context(site: Site, view: Window, channels: Index, op_type: str = "") -> Outcome:
@@ -172,7 +148,6 @@ def strip(site: Site, view: Placed, axes: Sequence[int], keepdims: bool) -> Outc
     if any(axis in view.spatial and site.shape_in()[axis] == 1 for axis in axes):
         return site.refuse("partial-pool", "pools an axis on which the native map has one place")
     if kept_head and scale != "same":
-        site.state.blocked.add(site.label)  # perhaps it is context
         return follows_size(site, scale)
     if rescaled(site, scale, view.tensor, axes, keepdims):
         pass
@@ -181,7 +156,7 @@ def strip(site: Site, view: Placed, axes: Sequence[int], keepdims: bool) -> Outc
         emit.reduce(site.draft, kind, view.tensor, axes, True, site.node.output[0], site.node)
     else:
         site.keep([view.tensor, *site.tensors_from(1)])
-    trace = replace(view.trace.tainted(site.taint("context")), pools=view.trace.pools | {site.label})
+    trace = replace(view.trace.tainted(site.taint("context")), pools=view.trace.pools | {site.name})
     trace, name = replace(trace, shares=_shares_left(view, axes)), site.node.output[0]
     if all(axis in axes for axis in view.spatial):
         if kept_head:

@@ -6,13 +6,12 @@ They stay as they are; what changes is what an element reads of the image.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from onnxfc import emit
 from onnxfc.axes import channels, kinds, pure
 from onnxfc.errors import Refusal
-from onnxfc.graph import label
 from onnxfc.receptive_field import Field
 from onnxfc.rules.context import strip
 from onnxfc.rules.pooling import global_pool, partial_pool
@@ -20,33 +19,11 @@ from onnxfc.rules.sisters import PADDED, contiguous, sisters
 from onnxfc.rules.table import PLACED, rule
 from onnxfc.rules.windowed import pooled_in_part
 from onnxfc.site import Outcome, Site
+from onnxfc.sliding import Sliding
+from onnxfc.sliding import sliding as at_native_size
 from onnxfc.views import Placed, Trace
 
 WINDOWED = (*("auto_pad", "ceil_mode", "count_include_pad", "dilations", "group", "kernel_shape", "p", "pads"),)
-
-
-@dataclass(frozen=True)
-class Sliding:
-    """Kernel, strides, dilations and native pads of a Conv or pool, per spatial axis."""
-
-    kernel: tuple[int, ...]
-    strides: tuple[int, ...]
-    dilations: tuple[int, ...]
-    begin: tuple[int, ...]
-    end: tuple[int, ...]
-    frozen: bool
-
-    def on(self, places: Sequence[int]) -> Sliding:
-        """The part that slides over some of the axes (others are channels that were given axes of their own)."""
-
-        def of(part: tuple[int, ...]) -> tuple[int, ...]:
-            return tuple(part[place] for place in places)
-
-        return Sliding(of(self.kernel), of(self.strides), of(self.dilations), of(self.begin), of(self.end), self.frozen)
-
-    @property
-    def padded(self) -> bool:
-        return any((*self.begin, *self.end))
 
 
 @rule("Conv", "MaxPool", "AveragePool", "LpPool", on=PLACED, attributes=(*WINDOWED, "strides", "storage_order"))
@@ -67,19 +44,17 @@ def sliding(site: Site) -> Outcome | None:
     how = sliding_of(site)
     if isinstance(how, Refusal):
         return how
-    return _pooled(site, view, how) or _slid(site, view, how)
+    return _pooled(site, view) or _slid(site, view, how)
 
 
-def _pooled(site: Site, view: Placed, how: Sliding) -> Outcome | None:
+def _pooled(site: Site, view: Placed) -> Outcome | None:
     """A pool whose one window covers the map, or one of its axes; None where it is none."""
-    if view.is_map and len(view.extent) == len(how.kernel) and _covers(site, how, view.extent):
+    along = site.covers
+    if view.is_map and len(along) == len(view.spatial):
         return global_pool(site, view, site.op_type.removesuffix("Pool"), keepdims=True)
-    along = [] if view.is_map and site.state.open else covered(site, how, view)
     if along and (view.is_strip or site.role == "context"):
         return strip(site, view, along, keepdims=True)
-    if along and site.role == "head" and not site.decided:
-        site.state.covering.add(site.label)
-    elif along and site.role == "head" and site.state.global_pool == "window":
+    if along and site.state.global_pool == "window":
         return partial_pool(site, view, along, keepdims=True)
     return None
 
@@ -87,7 +62,7 @@ def _pooled(site: Site, view: Placed, how: Sliding) -> Outcome | None:
 def _slid(site: Site, view: Placed, how: Sliding) -> Outcome:
     own = how.on([axis - 2 for axis in view.spatial])
     if view.trace.windows and (own.padded or set(own.kernel) != {1} or set(own.strides) != {1}):
-        return _over_pooled(site, view)
+        return site.refuse("pools-then-convolves", "slides over what a global pool left")
     trace = _through(site, view, own)
     changes = _frozen(how)
     if site.attrs.get("ceil_mode", 0) and not _partial(own, view.extent) and not site.state.dense:
@@ -134,51 +109,6 @@ def _pointwise(site: Site, view: Placed) -> Outcome | None:
     return site.of_channels(view, 1)
 
 
-def _covers(site: Site, how: Sliding, extent: tuple[int, ...]) -> bool:
-    """Whether a pool spells a global pool: its one window holds the whole native map, and no padding that counts."""
-    if site.op_type not in {"AveragePool", "MaxPool"} or site.role == "local" or set(how.dilations) != {1}:
-        return False
-    if site.state.open and (site.role == "context" or not _leads_to_fc(site)):
-        return False
-    if set(how.strides) == {1} and all(a + b == k - 1 for a, b, k in zip(how.begin, how.end, how.kernel, strict=True)):
-        return False  # it keeps any map's size, and this one has a single place natively
-    whole = all(k - a >= size for k, a, size in zip(how.kernel, how.begin, extent, strict=True))
-    counted = how.padded and site.op_type == "AveragePool" and site.attrs.get("count_include_pad", 0)
-    return whole and set(site.shape_out()[2:]) == {1} and not counted
-
-
-def _leads_to_fc(site: Site) -> bool:
-    """Whether all that reads the node, moved at most, is an FC layer: it is the head's pool, whatever its stride."""
-    names = [site.node.output[0]]
-    for name in names:
-        for node in site.state.graph.readers.get(name, ()):
-            if node.op_type in {"Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose"}:
-                names.append(node.output[0])
-            elif node.op_type not in {"Gemm", "MatMul"} or node.input[1] not in site.state.graph.initializers:
-                return False
-    return len(names) > 1 or bool(site.state.graph.readers.get(names[0]))
-
-
-def covered(site: Site, how: Sliding, view: Placed) -> list[int]:
-    """The axes that a pool's one window covers natively, where it leaves all others alone."""
-    if site.op_type not in {"AveragePool", "MaxPool"} or how.padded or set(how.dilations) != {1}:
-        return []
-    before, after = site.shape_in(), site.shape_out()
-    axes = [axis for axis in view.spatial if after[axis] == 1 and how.kernel[axis - 2] == before[axis] > 1]
-    rest = [axis - 2 for axis in range(2, len(before)) if axis not in axes]
-    return axes if all(how.kernel[place] == how.strides[place] == 1 for place in rest) else []
-
-
-def _over_pooled(site: Site, view: Placed) -> Outcome:
-    """Something slides over what a pool left: a pool of the trunk, if it is spelled as one."""
-    makers = {label(node): node.op_type for node in site.state.graph.nodes}
-    if not all(makers[name] in {"AveragePool", "MaxPool"} for name in view.trace.pools) or not view.trace.pools:
-        return site.refuse("pools-then-convolves", "slides over what a global pool left")
-    site.turns_out(view.trace, "local")
-    site.keep()
-    return site.placed(view, view.trace, view.where)
-
-
 def _weight_of_image(site: Site) -> Refusal:
     advice = "if that is an input of its own, name the image alone with --input"
     return site.refuse("dynamic-weight", "has a weight that depends on the image", advice)
@@ -196,28 +126,11 @@ def _layout(site: Site, view: Placed) -> Refusal | None:
 
 def sliding_of(site: Site) -> Sliding | Refusal:
     """What the node's attributes say, at the native size."""
-    extent = site.shape_in()[2:]
-    rank = len(extent)
-    kernel = tuple(site.attrs.get("kernel_shape") or site.shape_in(1)[2:])
-    strides = tuple(site.attrs.get("strides") or (1,) * rank)
-    dilations = tuple(site.attrs.get("dilations") or (1,) * rank)
-    auto_pad = site.attrs.get("auto_pad", "NOTSET") or "NOTSET"
-    pads = tuple(site.attrs.get("pads") or (0,) * (2 * rank))
-    if auto_pad.startswith("SAME"):
-        totals = [
-            (-(-size // s) - 1) * s + (k - 1) * d + 1 - size
-            for size, k, s, d in zip(extent, kernel, strides, dilations, strict=True)
-        ]
-        less, more = [int(t / 2) for t in totals], [t - int(t / 2) for t in totals]
-        pads = (*less, *more) if auto_pad == "SAME_UPPER" else (*more, *less)
-        if any(pad < 0 for pad in pads[:rank]):
-            return site.refuse(
-                "same-padding", "has a stride so much larger than its kernel that SAME cuts the border off"
-            )
-        pads = tuple(max(pad, 0) for pad in pads)  # what is cut off behind is not read anyway
-    elif auto_pad == "VALID":
-        pads = (0,) * (2 * rank)
-    return Sliding(kernel, strides, dilations, pads[:rank], pads[rank:], auto_pad.startswith("SAME"))
+    weight = site.shape_in(1) if site.has_input(1) else ()
+    found = at_native_size(site.attrs, site.shape_in(), weight)
+    if found is None:
+        return site.refuse("same-padding", "has a stride so much larger than its kernel that SAME cuts the border off")
+    return found
 
 
 def _through(site: Site, view: Placed, how: Sliding) -> Trace:

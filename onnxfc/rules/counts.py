@@ -13,7 +13,7 @@ from typing import Literal
 import onnx
 
 from onnxfc.graph import Graph
-from onnxfc.rules.elementwise import BROADCAST
+from onnxfc.op_kinds import BROADCAST
 
 Growth = tuple[float, ...]
 """How large something is at one image size after another, but for a factor that is the same at all of them."""

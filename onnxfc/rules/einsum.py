@@ -11,10 +11,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from onnxfc.axes import lengths
+from onnxfc.equation import letters_of
 from onnxfc.errors import Refusal
 from onnxfc.lift import all_scores
 from onnxfc.rules import products
-from onnxfc.rules.context import as_pool, even_as_context, even_einsum, trace_summed
+from onnxfc.rules.context import even_as_context, even_einsum, trace_summed
 from onnxfc.rules.fc import Operands, shaped
 from onnxfc.rules.pooling import global_pool
 from onnxfc.rules.relations import attention, sums_places
@@ -42,19 +43,8 @@ class Equation:
 
 def equation_of(site: Site) -> Equation:
     """The node's equation in the original's ranks, without ellipsis and with its output."""
-    left, arrow, out = str(site.attrs["equation"]).replace(" ", "").partition("->")
-    terms = left.split(",")
     ranks = [len(site.native(name).native) for name in site.node.input]
-    spare = [letter for letter in string.ascii_letters if letter not in left]
-    widths = [
-        rank - len(term.replace("...", "")) if "..." in term else 0 for term, rank in zip(terms, ranks, strict=True)
-    ]
-    hidden = "".join(spare[: max(widths)])
-    if not arrow:
-        shown = left.replace("...", "").replace(",", "")
-        out = "..." + "".join(sorted(letter for letter in set(shown) if shown.count(letter) == 1))
-    terms = [term.replace("...", hidden[len(hidden) - width :]) for term, width in zip(terms, widths, strict=True)]
-    return Equation(tuple(terms), out.replace("...", hidden))
+    return Equation(*letters_of(str(site.attrs["equation"]), ranks))
 
 
 @rule("Einsum", on=PLACED, attributes=("equation",))
@@ -85,7 +75,6 @@ def _on_channels(site: Site, view: Placed, equation: Equation, at: int) -> Outco
         return _over_space(site)
     trace = view.trace
     for other in context:
-        site.turns_out(other.trace, "context")
         trace = replace(trace, taints=trace.taints | other.trace.taints).tainted(site.taint("context"))
     site.keep()
     return site.placed(view, trace, {place: equation.out.index(letter) for place, letter in places.items()})
@@ -122,8 +111,7 @@ def on_features(site: Site) -> Outcome:
     view = site.views[lifted[0]]
     trunk = [other for other in site.views if is_map(other) and not other.trace.windows]
     if len(trunk) == 1 and site.shape_out() == lengths(trunk[0].groups):
-        pooled = [other for other in site.views if isinstance(other, Window | ScoreMap)]
-        return site.rejoins(pooled, trunk[0].tensor) or site.placed(trunk[0], trunk[0].trace, trunk[0].where)
+        return _cell_by_cell(site, equation, lifted) if site.own else site.rejoins()
     if len(lifted) == 1 and isinstance(view, Window | ScoreMap) and not view.batch_axis:
         made = _even(site, equation, lifted[0], view) or _fully_connected(site, equation, lifted[0], view)
         if made is not None:
@@ -141,9 +129,7 @@ def _even(site: Site, equation: Equation, at: int, view: Window | ScoreMap) -> O
     found = even_einsum(site, at, view, [own.find(letter) - 1 for letter in letters])
     if found is None:
         return None
-    return (
-        even_as_context(site, found) if site.role == "context" else as_pool(site, _cell_by_cell(site, equation, [at]))
-    )
+    return even_as_context(site, found) if site.role == "context" else _cell_by_cell(site, equation, [at])
 
 
 def _fully_connected(site: Site, equation: Equation, position: int, view: Window | ScoreMap) -> Outcome | None:

@@ -9,22 +9,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from onnxfc.lift import to_scores
+from onnxfc.op_kinds import UNARY
 from onnxfc.rules.table import FEATURES, PLACED, rule
 from onnxfc.site import Outcome, Site
 from onnxfc.views import Placed, Refused, ScoreMap, View, Window
 
-UNARY = (
-    *("Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Ceil", "Celu", "Clip", "Cos", "Cosh", "Elu"),
-    *("Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu"),
-    *("Log", "Mish", "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin"),
-    *("Sinh", "Softplus", "Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu"),
-    *("BitwiseNot", "Cast", "CastLike"),
-)
-BROADCAST = (
-    *("Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Mean", "Sum", "Mod", "PRelu", "Where"),
-    *("And", "Or", "Xor", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
-    *("BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor"),
-)
 UNARY_ATTRIBUTES = (
     *("alpha", "approximate", "beta", "bias", "detect_negative", "detect_positive", "gamma", "lambd"),
     *("max", "min", "round_mode", "saturate", "to"),

@@ -29,8 +29,8 @@ def expand(site: Site) -> Outcome | None:
     if before == after:
         site.draft.emit("Identity", [view.tensor], site.node.output[0], instead=site.node)
         return site.same()
-    if view.trace.pools and set(view.extent) == {1} and len(before) == len(after):
-        return site.rejoins([view], view.tensor) or site.placed(view, view.trace, view.where)  # over the map again
+    if view.trace.windows and set(view.extent) == {1} and len(before) == len(after):
+        return site.rejoins()
     extent = tuple(after[axis] for axis in view.spatial) if len(before) == len(after) else ()
     if before[0] != after[0] or view.extent != extent:
         return site.refuse("size-locked", "spreads the map to the native size")
@@ -51,8 +51,8 @@ def tile(site: Site) -> Outcome | None:
     if amounts is None or int(amounts[0]) != 1:
         return site.refuse("mixes-batch", "repeats the images of a batch, or how often is not constant")
     if any(int(amounts[axis]) != 1 for axis in view.spatial):
-        if view.trace.pools and set(view.extent) == {1}:
-            return site.rejoins([view], view.tensor) or site.placed(view, view.trace, view.where)  # over the map again
+        if view.trace.windows and set(view.extent) == {1}:
+            return site.rejoins()
         return site.refuse("size-locked", "puts copies of the map side by side, so that its borders would move inside")
     site.keep()
     return site.placed(view, view.trace, view.where)
@@ -75,7 +75,6 @@ def laid_out(site: Site, view: Placed) -> Outcome | None:
     for axis in along:
         wanted[axis] = emit.dims(site.draft, view.like.tensor, axis, axis + 1)
     site.draft.emit("Expand", [view.tensor, emit.numbers(site.draft, wanted)], site.node.output[0], instead=site.node)
-    site.turns_out(view.trace, "context")
     trace = view.trace.along({place: view.like.trace.fields[place] for place in places})
     return site.placed(view, trace, {place: view.like.where[place] for place in (*view.where, *places)})
 

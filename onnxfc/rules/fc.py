@@ -12,12 +12,12 @@ from onnxfc.axes import pure
 from onnxfc.errors import Refusal
 from onnxfc.lift import all_scores, beside_windows, lift_fixed, to_scores
 from onnxfc.rules import products
-from onnxfc.rules.context import as_pool, even_as_context, even_matmul, tells_places_apart
+from onnxfc.rules.context import even_as_context, even_matmul
 from onnxfc.rules.per_window import per_window
 from onnxfc.rules.relations import attention, sums_places
 from onnxfc.rules.table import FEATURES, PLACED, rule
 from onnxfc.rules.windowed import window_of
-from onnxfc.site import Outcome, Site
+from onnxfc.site import LEAVE, Outcome, Site
 from onnxfc.views import Fixed, Placed, ScoreMap, Source, Trace, View, Window, is_folded
 from onnxfc.weights import Weight, can_turn, is_stored, kernel, resolve, shifted, vector
 
@@ -107,15 +107,17 @@ def _on_rows(site: Site, at: int) -> Outcome:
         return site.refuse("mixes-batch", "multiplies the features of each image by a matrix of its own")
     assert isinstance(view, Window | ScoreMap)
     even = even_matmul(site, at)
-    if even is not None and site.role == "context":
-        return even_as_context(site, even)
-    if tells_places_apart(view, len(shape_of(view)) - 1 - at):
-        site.reads_places("fc-over-space", "is an FC layer over the places of the native size")
+    if site.role == "context":
+        return even_as_context(site, even) if even is not None else _over_places(site)
     outcome = per_window(site, view, at)
     if isinstance(outcome, list):
         axis = -1 if at == 0 else -2
         site.replaced(f"MatMul {site.shape_in(at)[axis]}→{site.shape_out()[axis]}", "MatMul once per window")
-    return outcome if even is None else as_pool(site, outcome)
+    return outcome
+
+
+def _over_places(site: Site) -> Refusal:
+    return site.refuse("fc-over-space", "is an FC layer over the places of the native size", LEAVE)
 
 
 def _pairwise(site: Site) -> Outcome:
@@ -230,6 +232,8 @@ def _gemm_add(site: Site, found: Operands, beta: float) -> Outcome:
 def fully_connected(site: Site, found: Operands, bias: np.ndarray | None, output: str) -> ScoreMap | Refusal:
     """Write the Conv (one for each source, added up) that is this FC layer."""
     view, weight = found.view, found.weight
+    if site.role == "context":
+        return site.rejoins()
     if site.native(site.node.output[0]).dtype == TensorProto.DOUBLE:
         return site.refuse("float64", "is float64, for which onnxruntime has no Conv", "convert the model to float32")
     window = view if isinstance(view, Window) else _as_window(view)

@@ -12,7 +12,7 @@ from onnxfc.rules.blocks import blocks
 from onnxfc.rules.indexing import picks
 from onnxfc.rules.table import PLACED, rule
 from onnxfc.rules.windowed import as_piece
-from onnxfc.site import LEAVE, Outcome, Site, positive
+from onnxfc.site import Outcome, Site, positive
 from onnxfc.views import Fixed, Placed, is_map
 
 
@@ -28,7 +28,7 @@ def gather(site: Site) -> Outcome | None:
     if not constant or (axis == 0 and view.apart):
         return site.refuse("mixes-batch", "picks by what the image says, or along the batch")
     if view.is_map and axis in view.spatial:
-        return blocks(site, view, axis) or _picked(site)
+        return blocks(site, view, axis) or as_piece(site)
     if not pure(view.groups[axis]):
         return None
     site.keep()
@@ -41,14 +41,6 @@ def _picked_axes(site: Site, axis: int) -> Groups:
     """The axes of the index, which take the place of the channels."""
     count = len(site.shape_in(1))
     return tuple(channels(length) for length in site.shape_out()[axis : axis + count])
-
-
-def _picked(site: Site) -> Outcome:
-    """Places by number: features of a window, as which they may not go back into the trunk."""
-    if site.role != "head":
-        site.state.found[site.label] = site.role
-        return site.refuse("cut-out", "picks places of the native size, and more than FC layers works on them", LEAVE)
-    return as_piece(site)
 
 
 def _table_look_up(site: Site) -> Outcome:

@@ -11,7 +11,6 @@ from onnxfc import emit
 from onnxfc.errors import Refusal
 from onnxfc.graph import attributes
 from onnxfc.lift import all_scores, spread
-from onnxfc.rules.context import tells_places_apart
 from onnxfc.rules.table import FEATURES, rule
 from onnxfc.site import Outcome, Site, positive
 from onnxfc.views import Fixed, Index, ScoreMap, Trace, Window
@@ -53,8 +52,6 @@ def picked(site: Site) -> Outcome:
     if places is None or not isinstance(view, Window | ScoreMap) or not view.batch_axis:
         return site.refuse("mixes-batch", "picks along the batch, or by places that are not constant")
     if isinstance(view, Window):
-        if tells_places_apart(view, 0):
-            site.state.pieces.add(site.label)
         scale, shift = (None if work is None else work[places] for work in (view.scale, view.shift))
         return [replace(view, index=view.index[places], scale=scale, shift=shift, trunk=None)]
     tensor = site.draft.emit("Gather", [view.tensor, site.draft.constant(places, "places")], axis=1, instead=site.node)

@@ -15,7 +15,7 @@ from onnxfc.rules.table import FEATURES, rule
 from onnxfc.rules.wrap import pieces_joined
 from onnxfc.site import Outcome, Site, axes_of, positive
 from onnxfc.specs import Shape
-from onnxfc.views import Fixed, Index, Placed, ScoreMap, Source, Trace, View, Window, is_map
+from onnxfc.views import Fixed, Index, ScoreMap, Source, Trace, View, Window, is_map
 
 _MOVES = (
     "Concat",
@@ -42,21 +42,9 @@ def moved_features(site: Site) -> Outcome:
         wrapped = pieces_joined(site, positive(int(site.attrs["axis"]), len(site.shape_out())))
     if wrapped is not None and (isinstance(wrapped, list) or any(is_map(view) for view in site.views)):
         return wrapped
-    views: list[View | None] = []
-    for view in site.views:
-        if is_map(view):
-            return _pieces_beside(site, view)
-        views.append(view)
-    return move(site, views)
-
-
-def _pieces_beside(site: Site, view: Placed) -> Outcome:
-    """What was cut out of a map beside one of its size: it was a crop, as the next walk will know."""
-    pieces = [other for other in site.views if isinstance(other, Window)]
-    cut = all(other.trace.pools & site.state.pieces - site.state.roles.keys() for other in pieces)
-    if not cut or len(site.shape_out()) != len(view.groups):
+    if any(is_map(view) for view in site.views):
         return site.refuse("mixes-map-and-window", "combines a flattened map with one that is not")
-    return site.rejoins(pieces, view.tensor) or site.placed(view, view.trace, view.where)
+    return move(site, site.views)
 
 
 def move(site: Site, views: Sequence[View | None]) -> Outcome:

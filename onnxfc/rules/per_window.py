@@ -13,10 +13,10 @@ import numpy as np
 from onnxfc import emit
 from onnxfc.errors import Refusal
 from onnxfc.lift import to_scores
-from onnxfc.rules.context import as_pool, tells_places_apart, trace_summed, whole_channels, window_as_context
+from onnxfc.rules.context import trace_summed, whole_channels, window_as_context
 from onnxfc.rules.resampling import RESIZE
 from onnxfc.rules.table import FEATURES, rule
-from onnxfc.site import Outcome, Site, positive, tensor_of
+from onnxfc.site import LEAVE, Outcome, Site, positive, tensor_of
 from onnxfc.views import Fixed, ScoreMap, View, Window
 
 _AXIS_DEFAULT = {
@@ -27,6 +27,7 @@ _AXIS_DEFAULT = {
     "RMSNormalization": -1,
     "TopK": -1,
 }
+_NORMS = {"LayerNormalization", "LpNormalization", "RMSNormalization"}
 
 
 @rule(
@@ -57,10 +58,9 @@ def along_axis(site: Site) -> Outcome:
     if channels is not None and isinstance(view, Window) and site.role == "context":
         outcome = window_as_context(site, view, channels, "ReduceMax")
         return [*outcome, Fixed("")] if isinstance(outcome, list) else outcome
-    if tells_places_apart(view, axis - 1):
-        site.reads_places("along-space", "works along the places of the native size")
-    outcome = per_window(site, view, axis=axis)
-    return outcome if channels is None else as_pool(site, outcome)
+    if site.role == "context" and site.op_type not in _NORMS:
+        return site.refuse("along-space", "works along the places of the native size", LEAVE)
+    return per_window(site, view, axis=axis)
 
 
 def _largest(site: Site) -> bool:

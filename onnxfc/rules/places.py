@@ -25,14 +25,17 @@ def over_places(site: Site, axes: Sequence[int]) -> Outcome | None:
     assert isinstance(view, Placed)
     atoms = [atom for axis in axes for atom in view.groups[axis]]
     sides = {atom.side for atom in atoms if atom.kind == "space"}
-    if site.of_head or site.op_type in {"LogSoftmax", "LpNormalization"} or any(atom.kind == "batch" for atom in atoms):
+    if (
+        site.per_window
+        or site.op_type in {"LogSoftmax", "LpNormalization"}
+        or any(atom.kind == "batch" for atom in atoms)
+    ):
         return None
     if len(sides) > 1:
         return None  # rows and columns of what relates places, together
     site.keep()
-    site.state.undecided.add(site.label)
-    shares = frozenset((site.label, atom.place) for atom in atoms if atom.kind == "space")
-    made = replace(view, tensor=site.node.output[0], moved_by=None, joined=view.joined | {site.label})
+    shares = frozenset((site.name, atom.place) for atom in atoms if atom.kind == "space")
+    made = replace(view, tensor=site.node.output[0], moved_by=None)
     return [_marked(made, site, dict.fromkeys(sides, shares))]
 
 
@@ -57,7 +60,7 @@ def reduce_places(site: Site, axes: Sequence[int]) -> Outcome | None:
     if len({atom.side for atom in atoms if atom.kind == "space"}) > 1:
         return None  # rows and columns of what relates places
     weighted = any(place >= 0 for _, place in view.trace.shares)
-    if site.of_head or not (view.other or weighted or site.state.roles.get(site.label) == "context"):
+    if site.per_window or not (view.other or weighted or site.role == "context"):
         return None
     kept = bool(site.attrs.get("keepdims", 1))
     groups = tuple(() if axis in axes else group for axis, group in enumerate(view.groups) if kept or axis not in axes)
@@ -78,23 +81,22 @@ def reduce_places(site: Site, axes: Sequence[int]) -> Outcome | None:
 
 def _left(site: Site, view: Placed, groups: Groups) -> Context | Placed | None:
     """The view of what is left of the axes."""
-    name, mine = site.node.output[0], view.joined | {site.label}
+    name = site.node.output[0]
     atoms = [atom for group in groups for atom in group if atom.kind == "space"]
     taints = Gathered.joined(side.trace.taints for side in view.sides) | {site.taint("context")}
     if not atoms:
         if [atom.kind for atom in groups[0]] != ["batch"]:
             return None
         fields = (Field(),) * site.state.rank
-        site.state.undecided.add(site.label)
-        return Context(name, Trace(fields, taints, pools=mine))
+        return Context(name, Trace(fields, taints, pools=frozenset({site.name})))
     sides = {atom.side for atom in atoms}
     if len(sides) != 1 or {atom.place for atom in atoms} != set(range(site.state.rank)):
         return None
     side = view.sides[sides.pop()]
     groups = tuple(tuple(_first_side(atom) for atom in group) for group in groups)
     trace = replace(side.trace, taints=taints)
-    made = Placed(name, name, groups, trace, side.like, bounds=view.bounds, joined=mine)
-    return replace(made, measured=None, bounds=frozenset(), joined=frozenset()) if made.is_map else made
+    made = Placed(name, name, groups, trace, side.like, bounds=view.bounds)
+    return replace(made, measured=None, bounds=frozenset()) if made.is_map else made
 
 
 def _first_side(atom: Atom) -> Atom:

@@ -24,9 +24,9 @@ from onnxfc.lift import (
     untransposed,
     window_of_map,
 )
+from onnxfc.op_kinds import REDUCTIONS as REDUCTIONS
 from onnxfc.receptive_field import Field
 from onnxfc.rules.context import (
-    as_pool,
     folded_as_context,
     follows_size,
     left_of,
@@ -50,10 +50,6 @@ _POOLS = {"GlobalAveragePool": "Average", "GlobalMaxPool": "Max", "ReduceMean": 
 _POOLS |= {"AveragePool": "Average", "MaxPool": "Max", "ReduceSum": "Sum", "ReduceMin": "Min", "ReduceL1": "L1"}
 _POOLS |= {"ReduceL2": "L2", "ReduceSumSquare": "SumSquare", "ReduceLogSum": "LogSum"}
 _PARTIAL = {"ReduceMean", "ReduceMax", "ReduceSum"}
-REDUCTIONS = (
-    *("ReduceMean", "ReduceMax", "ReduceSum", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2"),
-    *("ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare"),
-)
 
 
 @rule("GlobalAveragePool", "GlobalMaxPool", on=PLACED)
@@ -98,8 +94,8 @@ def _of_strip(site: Site, view: Placed, axes: list[int], keepdims: bool) -> Outc
 def _of_map(site: Site, view: Placed, axes: list[int], keepdims: bool) -> Outcome:
     """A reduction over all spatial axes is a global pool."""
     spatial = set(axes) & set(view.spatial)
-    if _undecided(site, view):
-        return _weighted(site, strip(site, view, axes, keepdims), view.trace)
+    if any(place >= 0 for _, place in view.trace.shares):
+        return weighed_apart(site) if site.per_window else strip(site, view, axes, keepdims)
     weighed = weighs(site, view.trace, sorted(spatial))
     if weighed is None:
         return weighed_apart(site)
@@ -115,25 +111,7 @@ def _of_map(site: Site, view: Placed, axes: list[int], keepdims: bool) -> Outcom
         return partial_pool(site, view, axes, keepdims)
     if site.role == "context" and spatial != set(view.spatial):
         return strip(site, view, axes, keepdims)
-    site.state.blocked.add(site.label)  # perhaps it is context
     return site.refuse("unsupported-reduction", f"reduces over axes {axes} of a map")
-
-
-def _undecided(site: Site, view: Placed) -> bool:
-    """Whether it holds weights of a Softmax over places of which it is not known yet whose they are."""
-    sure = any(place >= 0 for _, place in view.trace.shares)
-    return sure and not site.of_head and site.state.global_pool != "keep"
-
-
-def _weighted(site: Site, outcome: Outcome, trace: Trace) -> Outcome:
-    """A pool weighted by a Softmax over places; a head's if it never meets its trunk, as the next walk will know."""
-    if not isinstance(outcome, list):
-        return outcome
-    site.state.undecided.add(site.label)
-    pools = frozenset({site.label, *(name for name, _ in trace.shares)})  # none of the trunk's
-    return [
-        replace(view, trace=replace(view.trace, pools=pools)) for view in outcome if isinstance(view, Context | Placed)
-    ]
 
 
 def reduced_axes(site: Site, rank: int) -> list[int] | None:
@@ -154,7 +132,7 @@ def _over_channels(site: Site, view: Placed, axes: list[int], keepdims: bool) ->
 def _statistic(site: Site, view: Placed, axes: list[int], keepdims: bool) -> Outcome:
     """A figure of the whole map, its channels too: of each window, or of the image where it meets its trunk again."""
     if site.role != "context":
-        return as_pool(site, reduce_features(site))
+        return reduce_features(site)
     doubt = in_part(site, [view.trace], view.tensor, axes)
     if doubt is not None:
         return doubt
@@ -166,12 +144,9 @@ def _statistic(site: Site, view: Placed, axes: list[int], keepdims: bool) -> Out
 def global_pool(site: Site, view: Placed, kind: str, keepdims: bool) -> Outcome:
     """One pool over the whole native window, by the option or as context."""
     extent = view.extent
-    if _undecided(site, view):
-        return _weighted(site, strip(site, view, list(view.spatial), keepdims), view.trace)
     if site.role == "context" or (site.state.global_pool == "keep" and not view.trace.windows):
         return _kept_global(site, view, kind, extent)
     if kind != "Max" and site.draft.spec(view.tensor).dtype not in FLOATS:
-        site.state.blocked.add(site.label)  # perhaps it is context
         return site.refuse(
             "unsupported-reduction", "works on integers, of which onnxruntime has no average over windows"
         )
@@ -186,7 +161,7 @@ def global_pool(site: Site, view: Placed, kind: str, keepdims: bool) -> Outcome:
         fields = tuple(item.through(length) for item, length in zip(view.trace.fields, extent, strict=True))
         trace = replace(view.trace, fields=fields)
     windows = trace.windows or frozenset({boundary(source)})
-    trace = replace(trace, windows=windows, pools=trace.pools | {site.label})
+    trace = replace(trace, windows=windows, pools=trace.pools | {site.name})
     site.replaced(f"{site.op_type} {'x'.join(map(str, extent))}", _after(site, kind, extent, trace))
     return [_pooled(site, view, tensor, trace, keepdims)]
 
@@ -220,7 +195,7 @@ def _kept_global(site: Site, view: Placed, kind: str, extent: tuple[int, ...]) -
         whole = site.op_type not in {"AveragePool", "MaxPool"}  # these are global at the native size only
         if whole and len(view.spatial) == site.state.rank:
             trace = replace(trace, windows=frozenset({boundary(view)}))
-    return [Context(site.node.output[0], replace(trace, pools=trace.pools | {site.label}))]
+    return [Context(site.node.output[0], replace(trace, pools=trace.pools | {site.name}))]
 
 
 def window_pool(site: Site, tensor: str, extent: tuple[int, ...], kind: str) -> str:
@@ -272,7 +247,6 @@ def _pooled(site: Site, view: Placed, tensor: str, trace: Trace, keepdims: bool)
 def partial_pool(site: Site, view: Placed, axes: list[int], keepdims: bool) -> Outcome:
     """A pool over some of the spatial axes: the rest of the window is still to come."""
     if site.role != "context" and site.state.global_pool == "drop":
-        site.state.blocked.add(site.label)  # perhaps it is context
         return site.refuse("partial-pool", "pools only one of the spatial axes", "use --global-pool window")
     if site.role == "context" or site.state.global_pool == "keep":
         return strip(site, view, axes, keepdims)
@@ -284,7 +258,7 @@ def partial_pool(site: Site, view: Placed, axes: list[int], keepdims: bool) -> O
     places = _first_of_each(places_of(view), axes, source.extent, rest)
     if not keepdims:
         places = places.squeeze(tuple(axis - 1 for axis in axes))
-    trace = replace(window.trace, pools=window.trace.pools | {site.label})
+    trace = replace(window.trace, pools=window.trace.pools | {site.name})
     site.replaced(f"{site.op_type} {'x'.join(map(str, kernel))}", f"pool {'x'.join(map(str, kernel))}, stride 1")
     pooled = replace(source, tensor=tensor, extent=rest)
     return [simplest(site, Window((pooled,), places, trace))]
@@ -317,13 +291,13 @@ def reduce_window(site: Site) -> Outcome:
         return _pool_of_window(site, view, channels)
     if site.role == "context":
         return window_as_context(site, view, channels)
-    return as_pool(site, reduce_features(site))
+    return reduce_features(site)
 
 
 def _pool_of_window(site: Site, view: Window, channels: Index) -> Outcome:
     """The pool by the option; ``channels`` says which channel each remaining feature is."""
     kind, source, features = _POOLS[site.op_type], view.sources[0], site.shape_out()[1:]
-    trace = replace(view.trace, pools=view.trace.pools | {site.label})
+    trace = replace(view.trace, pools=view.trace.pools | {site.name})
     spelled = f"{site.op_type} {'x'.join(map(str, source.extent))}"
     if weighs(site, view.trace, ()) is None:
         return weighed_apart(site)
@@ -331,7 +305,6 @@ def _pool_of_window(site: Site, view: Window, channels: Index) -> Outcome:
         return window_as_context(site, view, channels)
     if site.state.global_pool == "keep":
         if kind not in {"Average", "Max"} or not np.array_equal(channels.ravel(), np.arange(source.channels)):
-            site.state.blocked.add(site.label)  # perhaps it is context
             return site.refuse("sum-over-image", "does not pool every channel once", "use --global-pool window")
         if view.trunk is None:
             return site.refuse("unsupported-reduction", "pools something else than a map")
@@ -367,8 +340,6 @@ def reduce_features(site: Site) -> Outcome:
         return site.refuse("unknown-axes", "takes axes that are not constant")
     batch_axis = scores.batch_axis or 0
     trace = trace_summed(site, scores.trace)
-    if scores.trace.places and isinstance(view, Window):  # perhaps of the whole image
-        trace = replace(trace, pools=trace.pools | {site.label})
     scores = replace(scores, trace=trace)
     if batch_axis in axes:
         return site.refuse("mixes-batch", "reduces over the batch")

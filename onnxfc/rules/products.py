@@ -123,7 +123,7 @@ def _contracted(
         return site.refuse("grids-differ", "relates maps of different stride place by place")
     if places and {atom.place for atom in places} != set(range(site.state.rank)):
         return None
-    if site.of_head and (summed or doubled(groups)):
+    if site.per_window and (summed or doubled(groups)):
         return None
     growing = [] if shares else _growing(site, operands, terms, letters, out)
     inside = [side.trace for operand in operands for side in operand.sides]
@@ -132,12 +132,9 @@ def _contracted(
     made = _made(site, operands, groups, [Side(side.like, trace) for side, trace in zip(found, traces, strict=True)])
     if made is None:
         return None
-    for operand in operands:
-        if isinstance(operand.view, Context):
-            site.turns_out(operand.view.trace, "context")
     _write(site, growing)
     looks = summed or doubled(groups) or any(isinstance(operand.view, Context) for operand in operands)
-    return [_looking(site, operands, made) if looks else made]
+    return [_looking(site, made) if looks else made]
 
 
 def _letters(operands: Sequence[_Operand], terms: Sequence[str]) -> dict[str, tuple[int, Group]] | None:
@@ -262,8 +259,7 @@ def _made(site: Site, operands: Sequence[_Operand], groups: Groups, sides: Seque
     if not may_fold(groups):
         return None
     bounds = frozenset().union(*(view.bounds for view in folded))
-    joined: frozenset[str] = frozenset().union(*(view.joined for view in folded))
-    return Placed(name, name, groups, first.trace, first.like, bounds=bounds, joined=joined, other=other)
+    return Placed(name, name, groups, first.trace, first.like, bounds=bounds, other=other)
 
 
 def _without_places(site: Site, operands: Sequence[_Operand], groups: Groups) -> View:
@@ -271,9 +267,10 @@ def _without_places(site: Site, operands: Sequence[_Operand], groups: Groups) ->
     traces = [side.trace for operand in operands for side in operand.sides]
     traces += [operand.view.trace for operand in operands if isinstance(operand.view, Context)]
     folded = [operand.view for operand in operands if is_folded(operand.view)]
-    joined: frozenset[str] = frozenset().union(*(view.joined for view in folded))
     taints = Gathered.joined(trace.taints for trace in traces)
-    pools = joined.union(*(o.view.trace.pools for o in operands if isinstance(o.view, Context)))  # none of the trunk's
+    pools = frozenset[str]().union(
+        *(o.view.trace.pools for o in operands if isinstance(o.view, Context))
+    )  # none of the trunk's
     name = site.node.output[0]
     trace = Trace((Field(),) * site.state.rank, taints, pools=pools)
     if [atom.kind for atom in groups[0]] == ["batch"]:
@@ -281,20 +278,16 @@ def _without_places(site: Site, operands: Sequence[_Operand], groups: Groups) ->
     sides = [side for operand in operands for side in operand.sides]
     bounds = frozenset().union(*(view.bounds for view in folded))
     trace = replace(sides[0].trace, taints=taints)
-    return Placed(name, name, groups, trace, sides[0].like, bounds=bounds, joined=joined)
+    return Placed(name, name, groups, trace, sides[0].like, bounds=bounds)
 
 
-def _looking(site: Site, operands: Sequence[_Operand], made: View) -> View:
+def _looking(site: Site, made: View) -> View:
     """Marked as what looks at the whole image, by this node."""
-    contexts = [operand.view.trace.pools for operand in operands if isinstance(operand.view, Context)]
-    mine = frozenset({site.label}).union(*contexts)
-    site.state.undecided.add(site.label)
-    if isinstance(made, Context):
-        trace = made.trace.tainted(site.taint("context"))
-        return replace(made, trace=replace(trace, pools=trace.pools | mine))
-    assert isinstance(made, Placed)
+    assert isinstance(made, Context | Placed)
     trace = made.trace.tainted(site.taint("context"))
-    return replace(made, trace=trace, joined=made.joined | mine) if made.is_folded else replace(made, trace=trace)
+    if isinstance(made, Context):
+        trace = replace(trace, pools=trace.pools | {site.name})
+    return replace(made, trace=trace)
 
 
 def _write(site: Site, growing: Sequence[tuple[Side, Atom]]) -> None:

@@ -11,7 +11,7 @@ import onnx
 
 from onnxfc.errors import Refusal
 from onnxfc.graph import label
-from onnxfc.rules.elementwise import BROADCAST
+from onnxfc.op_kinds import BROADCAST
 from onnxfc.site import ATTENTION, LEAVE, Site
 from onnxfc.views import Context, Fixed, Placed, Trace
 

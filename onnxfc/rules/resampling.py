@@ -127,8 +127,8 @@ def resize(site: Site) -> Outcome | None:
     before, after = site.shape_in(), site.shape_out()
     if any(a != b for axis, (a, b) in enumerate(zip(before, after, strict=True)) if axis not in view.spatial):
         return site.refuse("mixes-channels", "resizes other axes than the image's")
-    if view.trace.pools and set(view.extent) == {1} and before != after:
-        return site.rejoins([view], view.tensor) or site.placed(view, view.trace, view.where)  # over the map again
+    if view.trace.windows and set(view.extent) == {1} and before != after:
+        return site.rejoins()
     if str(site.attrs.get("coordinate_transformation_mode", "")) == "tf_crop_and_resize":
         return site.refuse("size-locked", "crops to a region of the native size")
     ratios = _given_scales(site, view) or [Fraction(after[axis], before[axis]) for axis in view.spatial]

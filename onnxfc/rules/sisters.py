@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import onnx
 
 from onnxfc import emit
-from onnxfc.rules.elementwise import BROADCAST, UNARY
+from onnxfc.op_kinds import BROADCAST, UNARY
 from onnxfc.site import Site
 from onnxfc.specs import Shape
 from onnxfc.views import Placed, is_map

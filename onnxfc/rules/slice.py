@@ -28,7 +28,7 @@ def slice_(site: Site) -> Outcome | None:
     """Some of the channels, or a border cut off and every n-th place kept.
 
     A piece of the native size is a window's, unless it meets a map of its size further on: then it is a crop to that.
-    Where the trunk goes on behind a piece, as an earlier walk found, a crop leaves out the same border at every size.
+    Where the trunk goes on behind a piece, a crop leaves out the same border at every size.
 
     https://onnx.ai/onnx/operators/onnx__Slice.html
     """
@@ -102,15 +102,14 @@ def _crop_to(site: Site, view: Placed, sister: Placed, cuts: Cuts, baked: Sequen
 def _cut_borders(site: Site, view: Placed, cuts: Cuts, baked: Sequence[int]) -> Outcome:
     """Cut off as much of the border at any size.
 
-    Where the trunk goes on behind it alone, only what is cut off on both sides is a border. If it meets its trunk
-    again, another map of its extent says so.
+    Where the trunk goes on behind it alone, only what is cut off on both sides is a border; else it is a piece. If it
+    meets its trunk again, another map of its extent says so.
     """
-    site.state.found[site.label] = site.role
     for axis in baked:
         (start, end, _), length = cuts[axis], site.shape_in()[axis]
         even = start == length - end and 2 * start < end - start
         if start < 0 or not (even or site.role == "context"):
-            return site.refuse("cut-out", f"cuts a piece out of the map of the native size, {_GOES_ON}", LEAVE)
+            return as_piece(site)
     ends = {axis: end - site.shape_in()[axis] if axis in baked else end for axis, (_, end, _) in cuts.items()}
     return _sliced(site, view, cuts, {axis: min(end, 0) or _OPEN for axis, end in ends.items()})
 
@@ -127,11 +126,10 @@ def _computed_piece(site: Site, view: Placed, cuts: Cuts) -> Outcome:
     axes = [axis for axis in view.spatial if axis in cuts]
     rest = [[a[axis] - b[axis] * cuts[axis][2] for a, b in zip(old, new, strict=True)] for axis in axes]
     steady = all(max(cut) - min(cut) < cuts[axis][2] for axis, cut in zip(axes, rest, strict=True))
-    if not steady and site.role != "local" and not site.state.dense:
+    if not steady and site.role == "head" and not site.state.dense:
         site.state.aligned = True
         site.draft.nodes.pop()
         return as_piece(site)
-    site.state.found[site.label] = "local"
     start = site.draft.spec(site.tensors()[1])
     begins = start.alike if not site.state.dense else site.constant(1) if site.same_on_grid(1) else None
     if begins is None or begins.min() < 0 or not steady:

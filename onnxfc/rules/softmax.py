@@ -34,8 +34,6 @@ def softmax_scores(site: Site) -> Outcome:
     axis = positive(int(site.attrs.get("axis", 1 if flattening else -1)), rank)
     if axis == 0 or scores.batch_axis:
         return site.refuse("mixes-batch", "normalises over the batch")
-    if site.of_head:  # once taken for context
-        scores = replace(scores, trace=replace(scores.trace, pools=scores.trace.pools | {site.label}))
     if flattening:
         return _grid_first(site, scores, axis)
     site.keep([scores.tensor], axis=axis)
@@ -70,12 +68,11 @@ def softmax(site: Site) -> Outcome | None:
         return _over_space(site, axis)
     whole = normalised == set(view.spatial) and site.op_type != "LogSoftmax"
     if whole and not view.trace.windows and 1 not in view.extent:
-        return softmax_scores(site) if site.of_head else _over_places(site, view)
+        return softmax_scores(site) if site.per_window else _over_places(site, view)
     pooled = set(view.extent) == {1} and view.channels_first and axis == 1
-    if not pooled and site.role == "context" and not view.trace.windows:
+    if not pooled and site.role == "context" and not view.trace.windows and site.op_type != "LogSoftmax":
         return _over_space(site, axis)
     if not pooled:
-        site.state.blocked.add(site.label)  # perhaps it is context
         return site.refuse("softmax-over-space", "normalises over the places of the native size")
     ahead = [0, *view.spatial, 1]
     tensor = emit.transpose(site.draft, view.tensor, ahead)
@@ -87,8 +84,7 @@ def softmax(site: Site) -> Outcome | None:
 def _over_places(site: Site, view: Placed) -> Outcome:
     """Weights that sum up to 1 over all places of the image: context."""
     site.keep()
-    site.state.undecided.add(site.label)
-    along = frozenset((site.label, place) for place in view.where)
+    along = frozenset((site.name, place) for place in view.where)
     trace = view.trace.tainted(site.taint("context"))
     return site.same(replace(trace, shares=trace.shares | along))
 
@@ -97,7 +93,7 @@ def _over_space(site: Site, axis: int) -> Outcome:
     """A gate that weighs the places of an axis against each other, and then meets its trunk again: context."""
     site.keep(axis=axis)
     trace = site.placed_in().trace.tainted(site.taint("context"))
-    return site.same(replace(trace, pools=trace.pools | {site.label}))
+    return site.same(replace(trace, pools=trace.pools | {site.name}))
 
 
 @rule("BatchNormalization", on=FEATURES, attributes=_BATCH_NORM)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from onnxfc import emit
 from onnxfc.axes import lengths
 from onnxfc.lift import uniform
-from onnxfc.rules.elementwise import BROADCAST, UNARY
+from onnxfc.op_kinds import BROADCAST, UNARY
 from onnxfc.rules.sisters import images, sisters
 from onnxfc.site import LEAVE, Outcome, Site, tensor_of
 from onnxfc.views import Context, Fixed, Placed, Trace, is_map
@@ -79,7 +79,6 @@ def spread(site: Site) -> Outcome:
     ends = ((tensor, 0, 2), (like.tensor, 2, len(site.shape_out())))
     shape = emit.concat(site.draft, [emit.dims(site.draft, *part) for part in ends])
     site.draft.emit("Expand", [tensor, shape], name, instead=site.node)
-    site.turns_out(trace, "context")
     return site.placed(like, like.trace.tainted(*trace.taints, site.taint("context")), like.where)
 
 

@@ -13,9 +13,9 @@ from onnx import TensorProto
 
 from onnxfc import emit
 from onnxfc.errors import Refusal
-from onnxfc.graph import attributes, inputs_of, label
+from onnxfc.graph import attributes, inputs_of
+from onnxfc.op_kinds import BROADCAST, UNARY
 from onnxfc.rules.counts import Growth, divisor
-from onnxfc.rules.elementwise import BROADCAST, UNARY
 from onnxfc.site import LEAVE, Site, positive
 from onnxfc.specs import InferenceFailed, Spec
 from onnxfc.views import Context, Fixed, Placed, Refused, Trace, View, Window
@@ -75,8 +75,7 @@ def weighs(site: Site, trace: Trace, axes: Sequence[int]) -> bool | None:
     """
     if site.op_type not in SUMS:
         return False
-    makers = {label(node) for node in site.state.graph.nodes if node.op_type in _SOFTMAX}
-    makers -= site.state.undecided | site.state.settled  # over all places at once, which its shares tell
+    makers = {node.output[0] for node in site.state.graph.nodes if node.op_type in _SOFTMAX}
     if not makers & trace.pools:
         return False
     return True if set(axes) in _softmaxes_of_product(site) and site.op_type == "ReduceSum" else None

@@ -16,8 +16,8 @@ import onnx
 from onnxfc.axes import Groups, lengths, places_in, regroup
 from onnxfc.graph import attributes
 from onnxfc.lift import simplest, typed
+from onnxfc.op_kinds import BROADCAST, UNARY
 from onnxfc.rules.context import whole_channels
-from onnxfc.rules.elementwise import BROADCAST, UNARY
 from onnxfc.site import Site, positive
 from onnxfc.views import Placed, Source, View, Window
 

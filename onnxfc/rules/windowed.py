@@ -30,24 +30,19 @@ def windowed(site: Site) -> Outcome:
 
 
 def as_piece(site: Site) -> Outcome:
-    """A piece of the native map, as features of a window. If the trunk goes on behind it, the next walk will know."""
+    """A piece of the native map, as features of a window."""
     outcome = windowed(site)
     if isinstance(outcome, Refusal):
         return outcome
-    site.state.pieces.add(site.label)
     return [_of_piece(site, view) if isinstance(view, Window) else view for view in outcome]
 
 
 def _of_piece(site: Site, view: Window) -> Window:
-    return replace(view, trace=replace(view.trace, pools=view.trace.pools | {site.label}))
+    return replace(view, trace=replace(view.trace, pools=view.trace.pools | {site.name}))
 
 
 def window_of(site: Site, view: Placed) -> Window | Refusal:
-    """A placed tensor as a native window (N, *native shape).
-
-    What it met as context then belongs to the head, as the next walk will know: there each window has its own.
-    """
-    site.state.found.update(dict.fromkeys(view.joined, "head"))
+    """A placed tensor as a native window (N, *native shape)."""
     if view.is_map:
         return window_of_map(site, view)
     if view.is_strip:

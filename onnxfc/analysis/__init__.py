@@ -1,0 +1,1 @@
+"""What is read off the original before anything is rewritten."""
