@@ -11,7 +11,9 @@ from onnxfc import emit
 from onnxfc.errors import Refusal
 from onnxfc.graph import label
 from onnxfc.lift import beside_windows, lies_on, lift_fixed, meet, to_scores, to_window, uniform
-from onnxfc.rules.deviation import deviates, mean_of
+from onnxfc.normalised import SOFTMAX
+from onnxfc.regroup import groups_of
+from onnxfc.rules.deviation import deviates, mean_of, weighed_deviation
 from onnxfc.rules.elementwise import BROADCAST
 from onnxfc.rules.fc import take_bias
 from onnxfc.rules.table import rule
@@ -35,8 +37,11 @@ def on_maps(site: Site) -> Outcome:
         return _rejoin(site, big, small)
     if any(site.shape_out()[axis] != extent for axis, extent in zip(big.spatial, extent_of(site, big), strict=True)):
         return _rejoin(site, big, maps)  # a constant spreads it
-    context = [replace(view.trace, fields=big.trace.fields) for view in site.views if isinstance(view, Context)]
-    trace = Trace.join([*(view.trace for view in maps), *context])
+    context = [view for view in site.views if isinstance(view, Context)]
+    apart = {view for view in context if weighed_deviation(site, view, groups_of(site, big))}
+    pools = {view: frozenset[str]() if view in apart else view.trace.pools for view in context}
+    beside = [replace(view.trace, fields=big.trace.fields, pools=pools[view]) for view in context]
+    trace = Trace.join([*(view.trace for view in maps), *beside])
     if trace is None:
         return site.refuse("grids-differ", "combines maps of different stride")
     inputs = []
@@ -57,7 +62,8 @@ def on_maps(site: Site) -> Outcome:
     own = mean_of(site, big) if deviates(site, big) else None
     for view in site.views:
         if isinstance(view, Context):
-            if own not in site.state.guessed:  # a head's deviations have a mean of their own
+            # a head's deviations have a mean of their own
+            if own not in site.state.guessed and view not in apart:
                 site.turns_out(view.trace, "context")
             trace = trace.tainted(site.taint("context"))
     site.keep(inputs)
@@ -104,7 +110,7 @@ def places_alike(site: Site, position: int, spatial: Sequence[int]) -> str | Non
 def _row_of_weights(site: Site, view: Map) -> Outcome | None:
     """A table times a map whose places are then summed up: weights of each window's features."""
     alone = site.op_type in {"Div", "Mul"} and sum(isinstance(other, Map) for other in site.views) == 1
-    kinds = summed_by(site, view) if alone and not view.trace.windows else None
+    kinds = summed_by(site, groups_of(site, view)) if alone and not view.trace.windows else None
     if kinds is None:
         return None
     site.state.because[site.label] = _positional(site, 1 - site.views.index(view))
@@ -241,8 +247,8 @@ def to_scores_or_rejoin(site: Site, view: View) -> ScoreMap | Outcome:
 def _scores_meet_map(site: Site, view: Map) -> ScoreMap | Outcome:
     heads = {name for name, role in site.state.roles.items() if role == "head"}
     lifted = [other for other in site.views if isinstance(other, ScoreMap | Window)]
-    softmaxes = {label(node) for node in site.state.graph.nodes if node.op_type in {"Hardmax", "Softmax"}}
-    own = all(other.trace.pools <= heads for other in lifted)
+    softmaxes = {label(node) for node in site.state.graph.nodes if node.op_type in SOFTMAX}
+    own = all(other.trace.pools - view.trace.pools <= heads for other in lifted)  # but for those of the trunk
     if own and any(other.trace.pools & softmaxes for other in lifted):
         return to_scores(site, view)  # weights of each window and the window's own features
     pooled = [other for other in site.views if isinstance(other, ScoreMap | Window)]

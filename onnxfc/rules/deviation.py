@@ -8,9 +8,12 @@ from __future__ import annotations
 import onnx
 
 from onnxfc.graph import attributes, label
+from onnxfc.normalised import SOFTMAX
+from onnxfc.regroup import Groups
 from onnxfc.rules.elementwise import BROADCAST, UNARY
+from onnxfc.rules.tables import summed_by
 from onnxfc.site import Site, positive
-from onnxfc.views import Map
+from onnxfc.views import Context, Map
 
 _POOLS = {"AveragePool", "GlobalAveragePool", "ReduceMean"}
 _ENDS = {"GlobalAveragePool", "GlobalMaxPool", "ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin"}
@@ -66,3 +69,10 @@ def _ends(site: Site, node: onnx.NodeProto, view: Map) -> bool:
         axes = None if values is None else values[0].tolist()
     rank = len(site.shape_out())
     return axes is not None and {positive(int(axis), rank) for axis in axes} == set(view.spatial)
+
+
+def weighed_deviation(site: Site, context: Context, groups: Groups) -> bool:
+    """Whether a map less its mean by a Softmax over places is only summed up again: both are each window's own."""
+    makers = {label(node) for node in site.state.graph.nodes if node.op_type in SOFTMAX}
+    weighed = bool(context.trace.pools & site.state.undecided & makers) and site.state.global_pool != "keep"
+    return weighed and site.op_type == "Sub" and summed_by(site, groups) is not None

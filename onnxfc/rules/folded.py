@@ -16,6 +16,7 @@ from onnxfc.lift import to_window, uniform
 from onnxfc.regroup import Groups, groups_of, is_folded, is_map, regroup, spatial_of, target, trace_of
 from onnxfc.rules import products
 from onnxfc.rules.context import folded_as_context
+from onnxfc.rules.deviation import weighed_deviation
 from onnxfc.rules.einsum import equation_of
 from onnxfc.rules.elementwise import BROADCAST, UNARY, UNARY_ATTRIBUTES
 from onnxfc.rules.folds import changed, folded_of, moved, only_first, pure, same
@@ -143,7 +144,8 @@ def arithmetic(site: Site) -> Outcome | None:
     for view in others:
         if isinstance(view, Context):
             joined |= view.trace.pools
-            site.turns_out(view.trace, "context")
+            if not weighed_deviation(site, view, groups):
+                site.turns_out(view.trace, "context")
             trace = replace(trace, pools=trace.pools | view.trace.pools)
             trace = trace.tainted(site.taint("context"), *view.trace.taints)
     site.keep([tensor for tensor in inputs if tensor is not None])

@@ -15,19 +15,20 @@ import onnx
 
 from onnxfc.graph import attributes
 from onnxfc.lift import simplest, typed
-from onnxfc.regroup import Groups, groups_of, lengths, regroup
+from onnxfc.regroup import Groups, lengths, regroup
 from onnxfc.rules.context import whole_channels
 from onnxfc.rules.elementwise import BROADCAST, UNARY
 from onnxfc.site import Site, positive
-from onnxfc.views import Map, Source, View, Window
+from onnxfc.specs import Shape
+from onnxfc.views import Atom, Source, View, Window
 
 _MOVES = {"Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"}
 
 
-def summed_by(site: Site, view: Map) -> set[str] | None:
-    """The operators that sum up the places of the node's output, a map like this one; None where it is more."""
+def summed_by(site: Site, own: Groups) -> set[str] | None:
+    """The operators that sum up the places of the node's output, on these axes; None where more is done to it."""
     graph = site.state.graph
-    ways: list[tuple[str, Groups]] = [(site.node.output[0], groups_of(site, view))]
+    ways: list[tuple[str, Groups]] = [(site.node.output[0], own)]
     kinds = set[str]()
     for name, groups in ways:
         readers = graph.readers.get(name, ())
@@ -51,10 +52,10 @@ def _has_places(groups: Groups) -> bool:
 def _behind(site: Site, node: onnx.NodeProto, name: str, groups: Groups) -> Groups | None:
     """The axes of the node's output in atoms; None where it is not known, or the places may be needed as such."""
     shape = site.native(node.output[0]).shapes
-    if shape is None or list(node.input).count(name) > 1:
-        return groups if shape and node.op_type in BROADCAST and shape[0] == lengths(groups) else None
+    if shape is None:
+        return None
     if node.op_type in {*BROADCAST, *UNARY}:
-        return groups if shape[0] == lengths(groups) else None
+        return _spread(groups, shape[0])
     if node.op_type in _MOVES:
         return regroup(groups, shape[0])
     if node.op_type == "Transpose":
@@ -63,7 +64,17 @@ def _behind(site: Site, node: onnx.NodeProto, name: str, groups: Groups) -> Grou
     return None if gone is None or not gone else _without(groups, gone, shape[0])
 
 
-def _without(groups: Groups, gone: Sequence[int], shape: tuple[int, ...]) -> Groups | None:
+def _spread(groups: Groups, shape: Shape) -> Groups | None:
+    """The axes laid on others; None where the places are."""
+    if len(shape) != len(groups):
+        return None
+    pairs = list(zip(groups, lengths(groups), shape, strict=True))
+    if any(group and group[0].kind != "channel" and before != after for group, before, after in pairs):
+        return None
+    return tuple(group if before == after else (Atom("channel", after),) for group, before, after in pairs)
+
+
+def _without(groups: Groups, gone: Sequence[int], shape: Shape) -> Groups | None:
     """The axes when some are summed up: those that are left hold what they held, where any of it is a place."""
     rest = tuple(group for axis, group in enumerate(groups) if axis not in gone)
     if not _has_places(rest):
