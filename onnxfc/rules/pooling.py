@@ -194,6 +194,7 @@ def _kept_global(site: Site, view: Map, kind: str, extent: tuple[int, ...]) -> O
         site.op_type != "Einsum" and bool(site.attrs.get("keepdims", 1)),
     )
     if site.role != "context" and scale != "same":
+        site.state.blocked.add(site.label)  # perhaps it is context
         return follows_size(site, scale)
     if rescaled(site, scale, view.tensor, view.spatial, keepdims):
         pass
