@@ -50,6 +50,9 @@ STAYS = {
     "non_local": ["MatMul"] * 6,
     "operator_attention": ["MatMul", "Gemm"],
     "mixer": ["MatMul"],  # on (N, 8, 9)
+    **{f"context_{key}.torchscript": ["Flatten"] for key in ["kept_dims", "pooled"]},  # of the context
+    "soft_argmax.dynamo": ["MatMul"],  # on (N, 4, 36), once per window
+    "soft_argmax.torchscript": ["Flatten", "MatMul"],
 }
 """FC layers that are none of the head's, or have more axes than one."""
 ALONE = ("convnext.dynamo", "keras_branches.tf2onnx", "keras_shaped.tf2onnx", "swallowed", "swin_tail.dynamo")

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from hazards import CHECK, Net, complete, own_crops, proven, refusal, session
+from hazards import CHECK, Net, bodied, complete, own_crops, proven, refusal, session
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from onnxfc.rewrite import rewrite
+from onnxfc.rewrite import RewriteOptions, rewrite
 
 CASES = Path(__file__).parent.parent.parent / "shared" / "cases"
 C, M = 3, 5
@@ -131,7 +131,7 @@ def spellings(draw: Any, tables: bool = True) -> Spelling:
 QUIET = {"deadline": None, "derandomize": True, "suppress_health_check": list(HealthCheck)}
 
 
-@settings(max_examples=300, **QUIET)
+@settings(max_examples=60, **QUIET)
 @given(spellings(), st.booleans())
 def test_each_window_has_its_own_in_a_head(how: Spelling, layer: bool) -> None:
     """Every cell is what the original says of its crop, in every spelling; an FC layer may follow."""
@@ -152,7 +152,7 @@ def context(how: Spelling, size: tuple[int, int]) -> onnx.ModelProto:
     return net.model(net.op("Conv", made, net.random(M, C, 1, 1), out="map"))
 
 
-@settings(max_examples=200, **QUIET)
+@settings(max_examples=40, **QUIET)
 @given(spellings(tables=False), st.sampled_from([(17, 21), (24, 11), (31, 30)]))
 def test_the_whole_image_has_them_in_a_trunk(how: Spelling, size: tuple[int, int]) -> None:
     """As the same network says that was made for the larger image. Or refused: never by the weights of a window."""
@@ -165,6 +165,154 @@ def test_the_whole_image_has_them_in_a_trunk(how: Spelling, size: tuple[int, int
     want = session(context(how, size)).run(None, {"image": image})[0]
     got = session(complete(done)).run(None, {"image": image})[0]
     assert np.abs(got - want).max() < 1e-5 * want.std()
+
+
+# What stands between, beside and behind
+
+
+def weights(net: Net, x: str, channels: int = 1, opset: int = 17) -> str:
+    """Softmax over the 5x4 places of the usual map, in the form of the map."""
+    places = Places(net, (5, 4))
+    logits = net.op("Conv", x, net.const(net.noise(channels, C, 1, 1, gain=4.0)))
+    rows = net.op("Softmax", places.to(logits, channels, "map", "rows"), axis=2)
+    return places.to(rows, channels, "rows", "map")
+
+
+def gated(net: Net, x: str) -> str:
+    return str(net.op("Mul", weights(net, x), x))
+
+
+def layer(net: Net, vector: str, features: int = C) -> str:
+    return net.fc(net.op("Flatten", vector), features, M)
+
+
+def total(net: Net, tensor: str) -> str:
+    return net.axes("ReduceSum", tensor, [2, 3], keepdims=1)
+
+
+def through_a_conv(net: Net, x: str) -> str:
+    return layer(net, total(net, net.op("Conv", gated(net, x), net.random(C, C, 1, 1), net.random(C))))
+
+
+def through_a_norm(net: Net, x: str) -> str:
+    scale = [net.const([0.5, 1.0, 2.0]) for _ in range(4)]
+    return layer(net, net.op("GlobalAveragePool", net.op("BatchNormalization", gated(net, x), *scale)))
+
+
+def largest(net: Net, x: str) -> str:
+    return layer(net, net.op("GlobalMaxPool", gated(net, x)))
+
+
+def largest_by_axes(net: Net, x: str) -> str:
+    return layer(net, net.axes("ReduceMax", net.axes("ReduceMax", gated(net, x), [3]), [2]))
+
+
+def every_place(net: Net, x: str) -> str:
+    return layer(net, gated(net, x), C * 20)
+
+
+def weights_themselves(net: Net, x: str) -> str:
+    return layer(net, weights(net, x), 20)
+
+
+def beside_the_map(net: Net, x: str) -> str:
+    return layer(net, net.op("GlobalAveragePool", net.op("Add", x, gated(net, x))))
+
+
+def beside_a_mean(net: Net, x: str) -> str:
+    return layer(net, net.op("Concat", total(net, gated(net, x)), net.op("GlobalAveragePool", x), axis=1), 2 * C)
+
+
+def marginals(net: Net, x: str) -> str:
+    """The weights of rows and of columns, each as it is, by an FC layer."""
+    heat = weights(net, x, C)
+    rows, columns = (net.op("Flatten", net.axes("ReduceSum", heat, [axis], keepdims=0)) for axis in (3, 2))
+    return net.fc(net.op("Concat", rows, columns, axis=1), C * 9, M)
+
+
+def deviations(net: Net, x: str) -> str:
+    """sum(w (x - sum(w x))^2), as attentive statistics have it."""
+    w = weights(net, x)
+    mean = total(net, net.op("Mul", w, x))
+    apart = net.op("Sub", x, mean)
+    variance = total(net, net.op("Mul", w, net.op("Mul", apart, apart)))
+    return layer(net, net.op("Concat", mean, net.op("Sqrt", variance), axis=1), 2 * C)
+
+
+def weighed_twice(net: Net, x: str) -> str:
+    return layer(net, total(net, net.op("Mul", weights(net, x), net.op("Mul", weights(net, x), x))))
+
+
+def some_rows(net: Net, x: str) -> str:
+    return layer(net, total(net, net.op("Slice", gated(net, x), net.ints(1), net.ints(4), net.ints(2))))
+
+
+def with_the_channels(net: Net, x: str) -> str:
+    return str(net.axes("ReduceSum", gated(net, x), [1, 2, 3], keepdims=0))
+
+
+def several_queries(net: Net, x: str) -> str:
+    return layer(net, net.op("Einsum", weights(net, x, 2), x, equation="nkij,ncij->nkc"), 2 * C)
+
+
+def hardest(net: Net, x: str) -> str:
+    """The features of the one place that a Conv chooses."""
+    places = Places(net, (5, 4))
+    rows = net.op("Hardmax", places.to(net.op("Conv", x, net.random(1, C, 1, 1)), 1, "map", "rows"), axis=2)
+    return layer(net, total(net, net.op("Mul", places.to(rows, 1, "rows", "map"), x)))
+
+
+OWN = (
+    *(through_a_conv, through_a_norm, largest, largest_by_axes, every_place, weights_themselves, beside_the_map),
+    *(beside_a_mean, marginals, deviations, weighed_twice, some_rows, with_the_channels, several_queries, hardest),
+)
+
+
+@pytest.mark.parametrize("body", OWN, ids=lambda item: item.__name__)
+def test_each_windows_own(body: Any) -> None:
+    model = bodied(body)
+    done = proven(model)
+    assert own_crops(model, done) < 1e-5
+
+
+@pytest.mark.parametrize("body", [every_place, weights_themselves], ids=lambda item: item.__name__)
+@pytest.mark.parametrize("pool", ["keep", "drop"])
+def test_an_fc_layer_has_windows_whatever_the_option(body: Any, pool: str) -> None:
+    """No pool is there to be kept: weights of the whole image in a window would mean nothing."""
+    assert proven(bodied(body), global_pool=pool, crops=False).claim.outputs[0].form == "map"
+
+
+@pytest.mark.parametrize("body", [beside_a_mean, several_queries], ids=lambda item: item.__name__)
+def test_kept_global_it_is_of_the_whole_image(body: Any) -> None:
+    """Repeated four times over, an image has the same weighted means, where the trunk sees no borders."""
+    net = Net()
+    x = net.op("Tanh", net.conv(net.image(size=(5, 4)), 2, C, (1, 1), strides=[1, 1]))
+    model = net.model(body(net, x))
+    done = rewrite(model, options=RewriteOptions(global_pool="keep"), check_options=CHECK)
+    assert [item.form for item in done.claim.outputs] == ["global"]
+    image = np.random.default_rng(0).standard_normal((1, 2, 5, 4)).astype(np.float32)
+    want = session(model).run(None, {"image": image})[0]
+    got = session(complete(done)).run(None, {"image": np.tile(image, (1, 1, 2, 2))})[0]
+    np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max())
+
+
+def slides(net: Net, x: str) -> str:
+    return layer(net, net.op("GlobalAveragePool", net.conv(gated(net, x), C, C, strides=[1, 1])))
+
+
+def test_weights_that_something_slides_over_are_the_trunks() -> None:
+    """Over the whole image, as the network itself has them: named in the verdict."""
+    done = proven(bodied(slides), exact=False)
+    assert [item.partition("_")[0] for item in done.claim.blame] == ["context: node"]
+    assert all("softmax" in item for item in done.claim.blame)
+
+
+def test_weights_that_are_given_out_cannot_be_each_windows_own_too() -> None:
+    def body(net: Net, x: str) -> tuple[str, str]:
+        w = weights(net, x)
+        return layer(net, total(net, net.op("Mul", w, x))), w
+
+    assert refusal(bodied(body)).code == "size-locked"
 
 
 # A table times the window
@@ -225,3 +373,47 @@ def test_a_table_of_the_trunk_is_refused(behind: Any, keep: bool) -> None:
     weighed = net.op("Mul", x, table_of(net, Places(net, (5, 4)), "map"), out="weighed")
     found = refusal(net.model(*behind(net, weighed, x)), global_pool="keep" if keep else "window")
     assert (found.code, found.node) == ("position-table", "node_weighed")
+
+
+# What PyTorch writes
+
+
+FOLDER = Path(__file__).parent.parent / "fixtures"
+REFERENCES = np.load(FOLDER / "weights.npz")
+BOTH = ("torchscript", "dynamo")
+
+
+@pytest.mark.parametrize("exporter", BOTH)
+@pytest.mark.parametrize("name", ["weighted_sums", "soft_argmax", "weighted_tables"])
+def test_heads_of_pytorch(name: str, exporter: str) -> None:
+    """Every cell of every output is what the original says of its crop."""
+    path = FOLDER / f"{name}.{exporter}.onnx"
+    done = rewrite(path, check_options=CHECK)
+    assert done.claim.verdict == "exact"
+    assert {item.form for item in done.claim.outputs} == {"map"}
+    assert own_crops(onnx.load(path), done) < 1e-5
+
+
+@pytest.mark.parametrize("exporter", BOTH)
+@pytest.mark.parametrize("key", REFERENCES.files)
+def test_trunks_of_pytorch(key: str, exporter: str) -> None:
+    """The map at another size is that of PyTorch's own network."""
+    name, _, size = key.partition(".")
+    options = RewriteOptions(size=(19, 19) if name == "far_means" else None)
+    done = rewrite(FOLDER / f"{name}.{exporter}.onnx", options=options, check_options=CHECK)
+    shape = [int(length) for length in size.split("x")]
+    image = np.random.default_rng(shape[0]).standard_normal((1, 3, *shape)).astype(np.float32)
+    got, want = session(complete(done)).run(["map"], {"image": image})[0], REFERENCES[key]
+    assert np.abs(got - want).max() < 1e-5 * want.std()
+
+
+@pytest.mark.parametrize(
+    "name", ["attention-pool-two-sums", "soft-argmax-matmul", "soft-argmax-matmul-dynamo", "soft-argmax-table"]
+)
+def test_case_files(name: str) -> None:
+    path = CASES / f"{name}.onnx"
+    if not path.is_file():
+        pytest.skip(f"not there: {path}")
+    done = rewrite(path, check_options=CHECK)
+    assert done.claim.verdict == "exact"
+    assert own_crops(onnx.load(path), done) < 1e-5

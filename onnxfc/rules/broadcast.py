@@ -138,7 +138,7 @@ def _row_of_weights(site: Site, placed: Sequence[Placed]) -> Outcome | None:
     """A table times a map whose places are then summed up: weights of each window's features."""
     view = placed[0]
     alone = site.op_type in {"Div", "Mul"} and len(placed) == 1 and view.is_map and not view.trace.windows
-    kinds = summed_by(site, view) if alone else None
+    kinds = summed_by(site, view.groups) if alone else None
     if kinds is None:
         return None
     site.views = tuple(window_of_map(site, other) if is_map(other) else other for other in site.views)

@@ -193,7 +193,8 @@ def _kept_global(site: Site, view: Placed, kind: str, extent: tuple[int, ...]) -
     if site.role != "context":
         site.replaced(site.op_type, "kept global")
         whole = site.op_type not in {"AveragePool", "MaxPool"}  # these are global at the native size only
-        if whole and len(view.spatial) == site.state.rank:
+        weighed = any(place >= 0 for _, place in view.trace.shares)  # by its own places: a head begins before that
+        if whole and not weighed and len(view.spatial) == site.state.rank:
             trace = replace(trace, windows=frozenset({boundary(view)}))
     return [Context(site.node.output[0], replace(trace, pools=trace.pools | {site.name}))]
 

@@ -77,4 +77,10 @@ def _is_table(site: Site, name: str) -> bool:
 def sums_places(trace: Trace, summed: Sequence[int], left: Sequence[int]) -> bool:
     """Whether a product of features sums over all places of a window and leaves none, where its lengths tell."""
     places = max((math.prod(item.extent) for item in trace.windows), default=1)
-    return trace.places and places in summed and all(length != places for length in left)
+    return trace.places and places in _runs(summed) and places not in _runs(left)
+
+
+def _runs(lengths: Sequence[int]) -> set[int]:
+    """How many elements lie on neighbouring axes together."""
+    ends = range(1, len(lengths) + 1)
+    return {math.prod(lengths[first:end]) for end in ends for first in range(end)}

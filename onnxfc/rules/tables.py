@@ -13,21 +13,22 @@ from dataclasses import replace
 import numpy as np
 import onnx
 
-from onnxfc.axes import Groups, lengths, places_in, regroup
+from onnxfc.axes import Atom, Groups, lengths, places_in, regroup
 from onnxfc.graph import attributes
 from onnxfc.lift import simplest, typed
 from onnxfc.op_kinds import BROADCAST, UNARY
 from onnxfc.rules.context import whole_channels
 from onnxfc.site import Site, positive
-from onnxfc.views import Placed, Source, View, Window
+from onnxfc.specs import Shape
+from onnxfc.views import Source, View, Window
 
 _MOVES = {"Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"}
 
 
-def summed_by(site: Site, view: Placed) -> set[str] | None:
-    """The operators that sum up the places of the node's output, a map like this one; None where it is more."""
+def summed_by(site: Site, own: Groups) -> set[str] | None:
+    """The operators that sum up the places of the node's output, on these axes; None where more is done to it."""
     graph = site.state.graph
-    ways: list[tuple[str, Groups]] = [(site.node.output[0], view.groups)]
+    ways: list[tuple[str, Groups]] = [(site.node.output[0], own)]
     kinds = set[str]()
     for name, groups in ways:
         readers = graph.readers.get(name, ())
@@ -47,10 +48,10 @@ def summed_by(site: Site, view: Placed) -> set[str] | None:
 def _behind(site: Site, node: onnx.NodeProto, name: str, groups: Groups) -> Groups | None:
     """The axes of the node's output in atoms; None where it is not known, or the places may be needed as such."""
     shape = site.native(node.output[0]).shapes
-    if shape is None or list(node.input).count(name) > 1:
-        return groups if shape and node.op_type in BROADCAST and shape[0] == lengths(groups) else None
+    if shape is None:
+        return None
     if node.op_type in {*BROADCAST, *UNARY}:
-        return groups if shape[0] == lengths(groups) else None
+        return _spread(groups, shape[0])
     if node.op_type in _MOVES:
         return regroup(groups, shape[0])
     if node.op_type == "Transpose":
@@ -59,7 +60,17 @@ def _behind(site: Site, node: onnx.NodeProto, name: str, groups: Groups) -> Grou
     return None if gone is None or not gone else _without(groups, gone, shape[0])
 
 
-def _without(groups: Groups, gone: Sequence[int], shape: tuple[int, ...]) -> Groups | None:
+def _spread(groups: Groups, shape: Shape) -> Groups | None:
+    """The axes laid on others; None where the places are."""
+    if len(shape) != len(groups):
+        return None
+    pairs = list(zip(groups, lengths(groups), shape, strict=True))
+    if any(group and group[0].kind != "channel" and before != after for group, before, after in pairs):
+        return None
+    return tuple(group if before == after else (Atom("channel", after),) for group, before, after in pairs)
+
+
+def _without(groups: Groups, gone: Sequence[int], shape: Shape) -> Groups | None:
     """The axes when some are summed up: those that are left hold what they held, where any of it is a place."""
     rest = tuple(group for axis, group in enumerate(groups) if axis not in gone)
     if not places_in(rest):
