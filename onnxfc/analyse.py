@@ -10,7 +10,7 @@ from onnxfc.claim import PREFIX, Boundary, Claim, ImageInput, Output
 from onnxfc.cut import begin_at
 from onnxfc.errors import NothingToRewrite, Refusal
 from onnxfc.extents import Extents
-from onnxfc.geometry import Geometry, axes_of, slack_of
+from onnxfc.geometry import Geometry, cell_axes, slack_of
 from onnxfc.graph import Graph, inputs_of, label
 from onnxfc.images import Image, images, inner_image, is_open, native_inputs, unlike_sizes
 from onnxfc.inline import inlined
@@ -241,7 +241,7 @@ def _cell_fields(trace: Trace) -> Sequence[Field]:
 
 def _with_sizes(claim: Claim, sizing: Sizing) -> Claim:
     """The claim with what is read off the dims of the rewritten graph."""
-    axes = axes_of(claim, sizing)
+    axes = cell_axes(claim, sizing)
     slack = (0,) * len(claim.stride) if axes is None else slack_of(claim, axes)
     forms = {output.form for output in claim.outputs}
     if slack is None and (forms == {"features"} or forms - {"features", "global"}):  # it follows whole periods only

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
-from onnxfc.length import Dim, Length, at, least, most, quotient, slid, value
-from onnxfc.node_call import Dims, NodeCall, Room
+from onnxfc.length import Dim, Length, at, least, most, quotient, slid
+from onnxfc.node_call import Dims, NodeCall, Room, Still
 
 Cuts = dict[int, tuple[Dim, Dim, int]]
 """Start, end and step of a Slice by axis."""
@@ -40,7 +40,7 @@ def _slid(call: NodeCall, dims: list[Dim], kernel: Sequence[int]) -> Made:
     rank, spec = len(dims) - 2, call.made[0]
     strides, dilations = call.ints("strides", rank, 1), call.ints("dilations", rank, 1)
     auto, pads = call.attrs.get("auto_pad", "NOTSET"), call.ints("pads", 2 * rank, 0)
-    made = dims[:1] + [dims[1] if spec is None else spec.native[1]]
+    made = [dims[0], dims[1] if spec is None else spec.native[1]]
     for k, length in enumerate(dims[2:]):
         if auto.startswith("SAME"):
             made.append((length + strides[k] - 1) // strides[k])
@@ -50,16 +50,16 @@ def _slid(call: NodeCall, dims: list[Dim], kernel: Sequence[int]) -> Made:
     return [tuple(made)] * len(call.made)
 
 
-def _conv(call: NodeCall, dims: list[Dim]) -> Made:
+def _conv(call: NodeCall, dims: list[Any]) -> Made:
     weight = call.spec(3 if call.node.op_type == "QLinearConv" else 1)
     return None if weight is None or weight.shapes is None else _slid(call, dims, weight.native[2:])
 
 
-def _pool(call: NodeCall, dims: list[Dim]) -> Made:
+def _pool(call: NodeCall, dims: list[Any]) -> Made:
     return _slid(call, dims, call.attrs["kernel_shape"])
 
 
-def _conv_transpose(call: NodeCall, dims: list[Dim]) -> Made:
+def _conv_transpose(call: NodeCall, dims: list[Any]) -> Made:
     """https://onnx.ai/onnx/operators/onnx__ConvTranspose.html"""
     rank, weight = len(dims) - 2, call.spec(1)
     if (
@@ -78,7 +78,7 @@ def _conv_transpose(call: NodeCall, dims: list[Dim]) -> Made:
     return [tuple(made)]
 
 
-def _pad(call: NodeCall, dims: list[Dim]) -> Made:
+def _pad(call: NodeCall, dims: list[Any]) -> Made:
     """A map that begins at another place than natively is not the same map: its amounts before must stay."""
     values = call.values(1)
     amounts = call.attrs.get("pads") or call.attrs.get("paddings") or (None if values is None else values.tolist())
@@ -88,11 +88,11 @@ def _pad(call: NodeCall, dims: list[Dim]) -> Made:
     for k, axis in enumerate(axes):
         before, after = amounts[k], amounts[k + len(axes)]
         if isinstance(before, Length):
-            call.bond(before, int(at(before, call.native)))
+            call.asks.append(Still(before, int(at(before, call.native))))
         if call.attrs.get("mode") == "reflect":
             left = dims[axis] + least(0, before) + least(0, after)
-            call.asks.append(Room(value(left - most(0, before, after)), 1))
-        dims[axis] = value(dims[axis] + before + after)
+            call.asks.append(Room(left - most(0, before, after), 1))
+        dims[axis] = dims[axis] + before + after
     return [tuple(dims)]
 
 
@@ -116,7 +116,7 @@ def cuts_of(call: NodeCall, rank: int) -> Cuts | None:
     return {axis % rank: cut for axis, cut in zip(axes or range(len(starts)), cuts, strict=True)}
 
 
-def _slice(call: NodeCall, dims: list[Dim]) -> Made:
+def _slice(call: NodeCall, dims: list[Any]) -> Made:
     """https://onnx.ai/onnx/operators/onnx__Slice.html"""
     cuts = cuts_of(call, len(dims))
     if cuts is None:
@@ -125,7 +125,7 @@ def _slice(call: NodeCall, dims: list[Dim]) -> Made:
         length = dims[axis]
         if step > 0:
             first, last = (_place(call, bound, length) for bound in (start, end))
-            dims[axis] = value((last - first + step - 1) // step)
+            dims[axis] = (last - first + step - 1) // step
         elif _whole_axis(start, end):
             dims[axis] = (length - step - 1) // -step
         else:
@@ -142,23 +142,23 @@ def _whole_axis(start: Dim, end: Dim) -> bool:
     return isinstance(start, int) and isinstance(end, int) and (start == -1 or start >= _OPEN) and end <= -_OPEN
 
 
-def _place(call: NodeCall, bound: Dim, length: Dim) -> Dim:
+def _place(call: NodeCall, bound: Any, length: Dim) -> Any:
     """Where a bound of a Slice lies on an axis of that length; what it is counted from must be there."""
     if isinstance(bound, int) and bound >= _OPEN:
         return length
     if not isinstance(length, Length):
-        return least(bound, length) if at(bound, call.native) >= 0 else value(length + bound)
+        return least(bound, length) if at(bound, call.native) >= 0 else length + bound
     native = at(bound, call.native)
     if native < 0:
-        call.asks.append(Room(value(length + bound), 0))
-        return value(length + bound)
+        call.asks.append(Room(length + bound, 0))
+        return length + bound
     if isinstance(bound, int) and bound <= at(length, call.native):
         call.asks.append(Room(length, bound))
         return bound
     return least(bound, length)
 
 
-def _reshape(call: NodeCall, dims: list[Dim]) -> Made:
+def _reshape(call: NodeCall, dims: list[Any]) -> Made:
     """https://onnx.ai/onnx/operators/onnx__Reshape.html"""
     values = call.values(1)
     target = call.attrs.get("shape") if values is None else values.tolist()
@@ -168,7 +168,7 @@ def _reshape(call: NodeCall, dims: list[Dim]) -> Made:
     made = [dims[k] if item == 0 and not keeps else item for k, item in enumerate(target)]
     if -1 not in made:
         if quotient(dims, made) != 1:
-            call.bond(value(math.prod(dims)), value(math.prod(made)))
+            call.bond(math.prod(dims), math.prod(made))
         return [tuple(made)]
     rest = _shared(call, dims, [item for item in made if item != -1])
     if rest is None:
@@ -192,7 +192,7 @@ def _shared(call: NodeCall, dims: Sequence[Dim], by: Sequence[Dim]) -> Dim | Non
         return None
     whole: Dim = math.floor(rest)
     if isinstance(rest, Length) and rest.per > 1:
-        call.bond(whole * rest.per, value(rest * rest.per))
+        call.bond(whole * rest.per, rest * rest.per)
     return whole
 
 
@@ -206,16 +206,16 @@ def _times(dim: Dim, part: Dim) -> int:
     return int(times) if times.denominator == 1 and times > 1 and dim // int(times) == part else 0
 
 
-def _flatten(call: NodeCall, dims: list[Dim]) -> Made:
+def _flatten(call: NodeCall, dims: list[Any]) -> Made:
     axis = call.attrs.get("axis", 1)
-    return [(value(math.prod(dims[:axis])), value(math.prod(dims[axis:])))]
+    return [(math.prod(dims[:axis]), math.prod(dims[axis:]))]
 
 
-def _transpose(call: NodeCall, dims: list[Dim]) -> Made:
+def _transpose(call: NodeCall, dims: list[Any]) -> Made:
     return [tuple(dims[axis] for axis in call.attrs.get("perm") or range(len(dims))[::-1])]
 
 
-def _concat(call: NodeCall, dims: list[Dim]) -> Made:
+def _concat(call: NodeCall, dims: list[Any]) -> Made:
     axis = call.attrs["axis"] % len(dims)
     lengths = [found[axis] for k in call.inputs if (found := call.dims(k)) is not None and len(found) == len(dims)]
     if len(lengths) < len(call.inputs):
@@ -224,7 +224,7 @@ def _concat(call: NodeCall, dims: list[Dim]) -> Made:
     return [(*dims[:axis], sum(lengths), *dims[axis + 1 :])]
 
 
-def _split(call: NodeCall, dims: list[Dim]) -> Made:
+def _split(call: NodeCall, dims: list[Any]) -> Made:
     """https://onnx.ai/onnx/operators/onnx__Split.html"""
     axis, count, values = call.attrs.get("axis", 0) % len(dims), len(call.made), call.values(1)
     if values is None and call.given(1):
@@ -233,16 +233,16 @@ def _split(call: NodeCall, dims: list[Dim]) -> Made:
     lengths = call.attrs.get("split") or ([] if values is None else values.tolist())
     if not lengths and "num_outputs" not in call.attrs:
         call.bond(part * count, dims[axis])
-    lengths = lengths or [part] * (count - 1) + [value(dims[axis] - part * (count - 1))]
+    lengths = lengths or [part] * (count - 1) + [dims[axis] - part * (count - 1)]
     return [(*dims[:axis], length, *dims[axis + 1 :]) for length in lengths]
 
 
-def _gather(call: NodeCall, dims: list[Dim]) -> Made:
+def _gather(call: NodeCall, dims: list[Any]) -> Made:
     places, axis = call.dims(1), call.attrs.get("axis", 0) % len(dims)
     return None if places is None else [(*dims[:axis], *places, *dims[axis + 1 :])]
 
 
-def _resize(call: NodeCall, dims: list[Dim]) -> Made:
+def _resize(call: NodeCall, dims: list[Any]) -> Made:
     """https://onnx.ai/onnx/operators/onnx__Resize.html"""
     if call.attrs.get("keep_aspect_ratio_policy", "stretch") != "stretch":
         return None
@@ -265,7 +265,7 @@ _FINEST = 128
 """Scales are fractions of small numbers, written as float32."""
 
 
-def _to_depth(call: NodeCall, dims: list[Dim]) -> Made:
+def _to_depth(call: NodeCall, dims: list[Any]) -> Made:
     block = call.attrs["blocksize"]
     shorter = [length // block for length in dims[2:]]
     for length, whole in zip(dims[2:], shorter, strict=True):
@@ -273,24 +273,24 @@ def _to_depth(call: NodeCall, dims: list[Dim]) -> Made:
     return [(dims[0], dims[1] * block * block, *shorter)]
 
 
-def _to_space(call: NodeCall, dims: list[Dim]) -> Made:
+def _to_space(call: NodeCall, dims: list[Any]) -> Made:
     block = call.attrs["blocksize"]
     return [(dims[0], dims[1] // (block * block), *(length * block for length in dims[2:]))]
 
 
-def _range(call: NodeCall, dims: list[Dim]) -> Made:
+def _range(call: NodeCall, dims: list[Any]) -> Made:
     start, limit, step = (None if (found := call.values(k)) is None else found.item() for k in range(3))
     if start is None or limit is None or not isinstance(step, int) or step < 1:
         return None
-    return [(value((limit - start + step - 1) // step),)]
+    return [((limit - start + step - 1) // step,)]
 
 
-def _filled(call: NodeCall, dims: list[Dim]) -> Made:
+def _filled(call: NodeCall, dims: list[Any]) -> Made:
     values = call.values(0)
     return None if values is None else [tuple(values.tolist())]
 
 
-def _expand(call: NodeCall, dims: list[Dim]) -> Made:
+def _expand(call: NodeCall, dims: list[Any]) -> Made:
     values = call.values(1)
     if values is None:
         return None
@@ -303,12 +303,12 @@ def _expand(call: NodeCall, dims: list[Dim]) -> Made:
     return [tuple(made)]
 
 
-def _tile(call: NodeCall, dims: list[Dim]) -> Made:
+def _tile(call: NodeCall, dims: list[Any]) -> Made:
     values = call.values(1)
-    return None if values is None else [tuple(value(dim * times) for dim, times in zip(dims, values, strict=True))]
+    return None if values is None else [tuple(dim * times for dim, times in zip(dims, values, strict=True))]
 
 
-def _matmul(call: NodeCall, dims: list[Dim]) -> Made:
+def _matmul(call: NodeCall, dims: list[Any]) -> Made:
     """Only what must be equal; the dims are those of the inputs."""
     other = call.dims(1) or ()
     if dims and other:
@@ -319,7 +319,7 @@ def _matmul(call: NodeCall, dims: list[Dim]) -> Made:
     return None
 
 
-def _einsum(call: NodeCall, dims: list[Dim]) -> Made:
+def _einsum(call: NodeCall, dims: list[Any]) -> Made:
     """One letter, one length."""
     before, _, after = str(call.attrs["equation"]).replace(" ", "").partition("->")
     known: dict[str, Dim] = {}

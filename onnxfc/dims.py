@@ -8,7 +8,7 @@ from fractions import Fraction
 from onnxfc.claim import Claim
 from onnxfc.graph import Graph, unused_name
 from onnxfc.images import SIZE_NAMES, Image
-from onnxfc.length import BATCH, Dim, Length, along
+from onnxfc.length import BATCH, Dim, Length, Sampled, along
 from onnxfc.sizing import Sizing
 from onnxfc.specs import Spec
 
@@ -22,7 +22,7 @@ class DimNames:
 
     def __init__(self, images: Sequence[Image], graph: Graph, sizing: Sizing, claim: Claim) -> None:
         self._sizing = sizing
-        self._legal = sizing.legal(claim.smallest_size, claim.size_step, claim.period)
+        self._legal = sizing.legal(claim.smallest_size, claim.period)
         self._names: dict[Hashable, str] = {}
         declared = {image.name: _declared(graph, image) for image in images}
         own = {info.name: info.type.tensor_type.shape.dim for info in graph.inputs if info.name not in declared}
@@ -49,7 +49,7 @@ class DimNames:
 
     def _key(self, dim: Dim) -> Hashable:
         """What it is at every size."""
-        if not isinstance(dim, Length) or dim.sampled or BATCH in dim.axes:
+        if not isinstance(dim, Length) or dim.holds(Sampled) or BATCH in dim.axes:
             return dim
         return tuple(along(dim, sizes) for sizes in self._legal)
 

@@ -18,8 +18,8 @@ from onnx import helper
 
 from onnxfc.dim_rules import dims_of
 from onnxfc.images import Image
-from onnxfc.length import BATCH, Length, Number, Sizes, at, pixels, steady
-from onnxfc.node_call import FEW, Bond, Dims, NodeCall, Room, Values, exact
+from onnxfc.length import BATCH, Length, Number, Sizes, at, bounds, pixels
+from onnxfc.node_call import FEW, Ask, Bond, Dims, NodeCall, Room, Still, Values, exact
 from onnxfc.specs import Array, Inference, Spec
 from onnxfc.value_rules import values_of
 
@@ -60,7 +60,7 @@ class Extents:
     def forget(self) -> None:
         """Nodes were changed: begin again when something is asked for."""
         self._nodes: list[onnx.NodeProto] = []
-        self._asks: list[Sequence[Bond | Room]] = []
+        self._asks: list[Sequence[Ask]] = []
         self._dims: dict[str, Dims | None] = dict(self._images)
         self._values: dict[str, Values | None] = {}
 
@@ -97,7 +97,7 @@ class Extents:
         if values is None:
             return None
         lengths = {item for item in values.flat if isinstance(item, Length)}
-        if all(steady(item) for item in lengths):
+        if all((found := bounds(item)) and found[0] == found[1] for item in lengths):
             return []
         axes = sorted(frozenset[int]().union(*(item.axes for item in lengths)))
         most = math.lcm(*(item.period(axis) for item in lengths for axis in axes))
@@ -108,7 +108,7 @@ class Extents:
         return [np.array([at(item, each) for item in values.flat], kind).reshape(values.shape) for each in sizes]
 
     @property
-    def asks(self) -> list[Bond | Room]:
+    def asks(self) -> list[Ask]:
         """All that the nodes ask of the image's size."""
         return list(dict.fromkeys(item for found in self._asks for item in found))
 
@@ -125,7 +125,8 @@ class Extents:
 
     def _add(self, node: onnx.NodeProto) -> None:
         call = NodeCall(self, node)
-        made = dims_of(call) if any(spec is not None and _varies(spec) for spec in call.made) else None
+        follows = any(isinstance(dim, Length) for k in call.inputs for dim in call.dims(k) or ())
+        made = dims_of(call) if follows or any(spec is not None and _varies(spec) for spec in call.made) else None
         for k, name in enumerate(node.output):
             if name:
                 self._dims[name] = self._checked(call, k, made)
@@ -140,11 +141,14 @@ class Extents:
             return None
         if not _varies(spec):
             return spec.native
-        found = made[output] if made is not None and output < len(made) else call.like_inputs(spec.shapes)
-        for dims in (found, call.sampled_dims(output)) if found is None or made is not None else (found,):
-            if dims is not None and self._agree(dims, zip(*spec.shapes, strict=True)):
-                return dims
-        return None
+        found = made[output] if made is not None and output < len(made) else None
+        if found is not None and self._agree(found, zip(*spec.shapes, strict=True)):
+            return found
+        found = call.like_inputs(spec.shapes) if made is None else None
+        if found is not None:
+            return found
+        found = call.sampled_dims(output)
+        return found if found is not None and self._agree(found, zip(*spec.shapes, strict=True)) else None
 
     def _valued(self, call: NodeCall, output: int) -> Values | None:
         spec = call.made[output]
@@ -180,4 +184,4 @@ def _varies(spec: Spec) -> bool:
     return spec.shapes is not None and any(shape != spec.shapes[0] for shape in spec.shapes)
 
 
-__all__ = ["Bond", "Dims", "Extents", "Room", "Values"]
+__all__ = ["Ask", "Bond", "Extents", "Room", "Still"]

@@ -24,11 +24,12 @@ import onnx
 from onnxfc.axis_map import AxisMap
 from onnxfc.claim import Claim, Output
 from onnxfc.errors import ReadError, UsageError
+from onnxfc.extents import Ask, Room
 from onnxfc.images import Image
 from onnxfc.length import BATCH, Dim, Length, least
 from onnxfc.model_file import ModelFile
 from onnxfc.shapes import Shapes
-from onnxfc.sizing import Ask, Sizing, fits
+from onnxfc.sizing import Sizing, fits
 
 Grid = tuple[int, ...]
 
@@ -126,14 +127,14 @@ class Geometry:
     @classmethod
     def of_sizing(cls, claim: Claim, sizing: Sizing | None) -> Geometry:
         """The same from the closed forms of the model's dims."""
-        axes = None if sizing is None else axes_of(claim, sizing)
+        axes = None if sizing is None else cell_axes(claim, sizing)
         if sizing is None or axes is None:
             return cls._told(claim, None)
         slack = claim.slack or slack_of(claim, axes) or (0,) * len(axes)
         native = tuple(axis.count(length) for axis, length in zip(axes, claim.native_size, strict=True))
         smallest = claim.smallest_size or smallest_of(claim, sizing, slack, native)
         told = cls._told(replace(claim, slack=slack, smallest_size=smallest), native)
-        return replace(told, axes=axes, asks=tuple(sizing.extents.asks))
+        return replace(told, axes=axes, asks=tuple(ask for ask in sizing.asks if ask.axes < {BATCH, *range(len(axes))}))
 
     @classmethod
     def _told(cls, claim: Claim, native: Grid | None) -> Geometry:
@@ -177,11 +178,14 @@ class Geometry:
 
     def _between(self, size: Sequence[int]) -> Grid:
         """The cells between the steps, where the model runs there."""
-        if not self.axes or not fits(self.asks, {BATCH: 1, **dict(enumerate(size))}):
-            native, step = ("x".join(map(str, lengths)) for lengths in (self.native_size, self.size_step))
-            raise UsageError(f"the model takes {native} px plus multiples of {step}")
-        each = zip(self.axes, size, self.smallest_size, strict=True)
-        return tuple(axis.count(length) if length >= smallest else 0 for axis, length, smallest in each)
+        rooms = [item for item in self.asks if isinstance(item, Room)]
+        equals = [item for item in self.asks if not isinstance(item, Room)]
+        native = {BATCH: 1, **dict(enumerate(self.native_size))}
+        if not self.axes or not fits(equals, native | dict(enumerate(size))):
+            sizes, step = ("x".join(map(str, lengths)) for lengths in (self.native_size, self.size_step))
+            raise UsageError(f"the model takes {sizes} px plus multiples of {step}")
+        each = zip(self.axes, size, strict=True)
+        return tuple(max(0, axis.count(n)) if fits(rooms, native | {axis.axis: n}) else 0 for axis, n in each)
 
     def box(self, *cell: int) -> Box:
         """The crop that cell ``(i, j)`` stands for: what the original would be given."""
@@ -259,7 +263,7 @@ def _extents(shape: Sequence[Dim] | None, axes: Sequence[int]) -> tuple[Any, ...
     return tuple(shape[axis] for axis in axes)
 
 
-def axes_of(claim: Claim, sizing: Sizing) -> tuple[AxisMap, ...] | None:
+def cell_axes(claim: Claim, sizing: Sizing) -> tuple[AxisMap, ...] | None:
     """The cells of each axis as exact maps of the image; None where they are unknown, or no such maps."""
     grid = grid_of(claim, sizing.extents.all_dims)
     if grid is None or any(isinstance(dim, Length) and dim.axes - {k} for k, dim in enumerate(grid)):

@@ -14,7 +14,7 @@ import onnx
 from onnx import helper
 
 from onnxfc.graph import attributes
-from onnxfc.length import Dim, Length, Number, Sizes, at, same, sampled, value
+from onnxfc.length import Dim, Length, Number, Sampled, Sizes, at, axes_of, same, whole
 from onnxfc.specs import Array, Inference, InferenceFailed, Shape, Spec
 
 Dims = tuple[Dim, ...]
@@ -35,6 +35,13 @@ class Bond:
     one: Dim
     other: Dim
 
+    @property
+    def axes(self) -> frozenset[int]:
+        return axes_of(self.one) | axes_of(self.other)
+
+    def holds(self, sizes: Sizes) -> Any:
+        return at(self.one, sizes) == at(self.other, sizes)
+
 
 @dataclass(frozen=True)
 class Room:
@@ -42,6 +49,31 @@ class Room:
 
     length: Dim
     smallest: int
+
+    @property
+    def axes(self) -> frozenset[int]:
+        return axes_of(self.length)
+
+    def holds(self, sizes: Sizes) -> Any:
+        return at(self.length, sizes) >= self.smallest
+
+
+@dataclass(frozen=True)
+class Still:
+    """What is cut off or added before a map: where it is another than natively, the map begins at another place."""
+
+    length: Dim
+    native: int
+
+    @property
+    def axes(self) -> frozenset[int]:
+        return axes_of(self.length)
+
+    def holds(self, sizes: Sizes) -> Any:
+        return at(self.length, sizes) == self.native
+
+
+Ask = Bond | Room | Still
 
 
 class Known(Protocol):
@@ -63,7 +95,7 @@ class NodeCall:
         self.known = known
         self.node = node
         self.made = [known.specs.get(name) if name else None for name in node.output]
-        self.asks: list[Bond | Room] = []
+        self.asks: list[Ask] = []
 
     @cached_property
     def attrs(self) -> Mapping[str, Any]:
@@ -97,12 +129,14 @@ class NodeCall:
     def moving(self, k: int) -> bool:
         """Whether the elements of an input may follow the image."""
         values = self.values(k)
-        return values is None or any(isinstance(item, Length) for item in values.ravel())
+        if values is None:
+            return (spec := self.spec(k)) is None or spec.constant is None
+        return any(isinstance(item, Length) for item in values.flat)
 
     def numbers(self, k: int) -> list[int] | None:
         """The elements of an input; None where they are not constant."""
         values = self.values(k)
-        return None if values is None or self.moving(k) else [int(item) for item in values.ravel()]
+        return None if values is None or self.moving(k) else [int(item) for item in values.flat]
 
     def of_integers(self, output: int) -> bool:
         spec = self.made[output]
@@ -149,41 +183,42 @@ class NodeCall:
 
     def sampled_dims(self, output: int) -> Dims | None:
         """The dims of an output as shape inference tells them for each size."""
-        spec, name, ask = self.made[output], self.node.output[output], self._ask
-        if ask is None or spec is None:
-            return None
-
-        def told(axis: int) -> Callable[[Sizes], int]:
-            return lambda sizes: found.shapes[0][axis] if (found := ask(sizes)[output]) and found.shapes else -1
-
-        dims: list[Dim] = list(spec.native)
-        for axis in range(spec.rank):
-            if spec.varies(axis):
-                dims[axis] = sampled(told(axis), f"{name}[{axis}]", self._lengths)
-        return tuple(dims)
+        spec = self.made[output]
+        rows = [] if spec is None or spec.shapes is None else list(zip(*spec.shapes, strict=True))
+        found = self._sampled(output, rows, lambda found: found.shapes[0] if found.shapes else ())
+        pairs = zip(rows, found or (), strict=False)
+        return None if found is None else tuple(dim if len(set(row)) > 1 else row[0] for row, dim in pairs)
 
     def sampled_values(self, output: int) -> Values | None:
         """The elements of an output, whole numbers, as they are computed for each size."""
-        spec, name, ask = self.made[output], self.node.output[output], self._ask
-        if ask is None or spec is None or spec.values is None or spec.values[0].dtype.kind not in "iub":
+        spec = self.made[output]
+        if spec is None or spec.values is None or spec.values[0].dtype.kind not in "iub":
             return None
+        rows = list(zip(*(value.ravel().tolist() for value in spec.values), strict=True))
+        found = self._sampled(output, rows, lambda found: found.values[0].ravel().tolist() if found.values else ())
+        return None if found is None else objects(found).reshape(spec.values[0].shape)
 
-        def told(place: int) -> Callable[[Sizes], int]:
-            return lambda sizes: (
-                int(found.values[0].flat[place]) if (found := ask(sizes)[output]) and found.values else -1
-            )
-
-        shape = spec.values[0].shape
-        made = [sampled(told(place), f"{name}({place})", self._lengths) for place in range(spec.values[0].size)]
-        return objects(made).reshape(shape)
+    def _sampled(
+        self, output: int, rows: Sequence[Sequence[int]], tell: Callable[[Spec], Sequence[int]]
+    ) -> Dims | None:
+        """Numbers that are ``rows`` at the probes, by what ``tell`` says of the output at a size; -1 if it has none."""
+        ask = self._ask
+        if ask is None:
+            return None
+        first, second = self.known.probes[:2]
+        axes = sorted(frozenset[int]().union(*(length.axes for length in self._lengths)))
+        made = list[Dim]()
+        for k, row in enumerate(rows):
+            rates = {a: Fraction(int(row[1]) - int(row[0]), second[a] - first[a]) for a in axes[:1] if len(axes) == 1}
+            atom = Sampled(f"{self.node.output[output]}[{k}]", _asked(ask, output, tell, k), self._lengths, rates)
+            made.append(Length(frozenset([(atom, 1)])))
+        return tuple(made)
 
     @cached_property
     def _lengths(self) -> tuple[Length, ...]:
         """All lengths that the node's inputs hold."""
-        found = [dim for k in self.inputs for dim in self.dims(k) or ()]
-        for k in self.inputs:
-            values = self.values(k)
-            found += [] if values is None else values.ravel().tolist()
+        found = [item for k in self.inputs for item in self.dims(k) or ()]
+        found += [item for k in self.inputs if (values := self.values(k)) is not None for item in values.flat]
         return tuple(dict.fromkeys(item for item in found if isinstance(item, Length)))
 
     @cached_property
@@ -191,21 +226,15 @@ class NodeCall:
         """Inference of this node alone, for inputs as they are at a size; None where those are not known."""
         node, inference = self.node, self.known.inference
         given = [(self.spec(k), self.dims(k), self.values(k)) for k in range(len(node.input))]
-        if any(
-            name and (spec is None or dims is None) for name, (spec, dims, _) in zip(node.input, given, strict=True)
-        ):
+        if any(spec is None or dims is None for name, (spec, dims, _) in zip(node.input, given, strict=True) if name):
             return None
         known: dict[tuple[int, ...], Sequence[Spec | None]] = {}
 
         def told(sizes: Sizes) -> Sequence[Spec | None]:
             key = tuple(sizes.values())
             if key not in known:
-                specs = [
-                    _spec_at(spec, dims, values, sizes) if spec and dims is not None else None
-                    for spec, dims, values in given
-                ]
                 try:
-                    known[key] = inference.infer(node, specs, 1)
+                    known[key] = inference.infer(node, [_spec_at(*item, sizes) for item in given], 1)
                 except InferenceFailed:
                     known[key] = [None] * len(node.output)
             return known[key]
@@ -213,8 +242,21 @@ class NodeCall:
         return told
 
 
-def _spec_at(spec: Spec, dims: Dims, values: Values | None, sizes: Sizes) -> Spec:
+def _asked(
+    ask: Callable[[Sizes], Sequence[Spec | None]], output: int, tell: Callable[[Spec], Sequence[int]], k: int
+) -> Callable[[Sizes], int]:
+    def told(sizes: Sizes) -> int:
+        found = ask(sizes)[output]
+        numbers = tell(found) if found is not None else ()
+        return int(numbers[k]) if k < len(numbers) else -1
+
+    return told
+
+
+def _spec_at(spec: Spec | None, dims: Dims | None, values: Values | None, sizes: Sizes) -> Spec | None:
     """An input at one size."""
+    if spec is None or dims is None:
+        return None
     shape = tuple(int(at(dim, sizes)) for dim in dims)
     if values is None:
         return Spec(spec.dtype, (shape,), None if spec.constant is None else (spec.constant,))
@@ -236,7 +278,6 @@ def exact(array: Array) -> Values | None:
     """A constant as exact numbers; None where it holds others than small fractions, or too many."""
     if array.size > FEW or array.dtype.kind not in "iufb" or not np.isfinite(array).all():
         return None
-    whole = array.dtype.kind != "f"
-    found = [int(item) if whole else value(Fraction(float(item))) for item in array.flat]
+    found = [whole(Fraction(float(item))) if array.dtype.kind == "f" else int(item) for item in array.flat]
     fine = all(not isinstance(item, Fraction) or item.denominator <= _FINE for item in found)
     return objects(found).reshape(array.shape) if fine else None

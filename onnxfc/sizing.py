@@ -10,11 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from onnxfc.extents import Bond, Extents, Room
+from onnxfc.extents import Ask, Extents, Room, Still
 from onnxfc.length import BATCH, Length, Sizes, at
 from onnxfc.specs import Array, Shape
-
-Ask = Bond | Room
 
 _MOST = 1 << 12
 """So many sizes of an axis are looked at, at most."""
@@ -22,12 +20,7 @@ _MOST = 1 << 12
 
 def fits(asks: Iterable[Ask], sizes: Sizes) -> Any:
     """Whether all that is asked of the image's size is so."""
-    return _all(
-        at(item.one, sizes) == at(item.other, sizes)
-        if isinstance(item, Bond)
-        else at(item.length, sizes) >= item.smallest
-        for item in asks
-    )
+    return reduce(and_, (ask.holds(sizes) for ask in asks), np.True_)
 
 
 class Sizing:
@@ -38,12 +31,18 @@ class Sizing:
         self._native = extents.probes[0]
         self._rank = len(native)
 
+    @cached_property
+    def asks(self) -> tuple[Ask, ...]:
+        """All that is asked of the image's size: by the nodes, and that nothing runs out of elements."""
+        return *self.extents.asks, *(Room(length, 1) for length in self._lengths)
+
     def shapes(self, size: Sequence[int]) -> dict[str, Shape] | None:
         """Shapes of all tensors for images of ``size`` pixels; None where the graph cannot take that size."""
         sizes = self._moved(dict(enumerate(size)))
         if not self._takes(sizes):
             return None
-        return {name: tuple(int(at(dim, sizes)) for dim in dims) for name, dims in self.extents.all_dims.items()}
+        dims = {name: self.extents.dims(name) for name in self.extents.specs}
+        return {name: tuple(int(at(dim, sizes)) for dim in known) for name, known in dims.items() if known is not None}
 
     def _moved(self, size: Sizes) -> Sizes:
         """These lengths of the image; images of other sizes grow by as many pixels."""
@@ -52,7 +51,7 @@ class Sizing:
 
     def _takes(self, sizes: Sizes) -> Any:
         """Whether the graph runs: what is asked is so, and nothing has run out of elements."""
-        return fits(self.extents.asks, sizes) & _all(length.at(sizes) >= 1 for length in self._lengths)
+        return fits((item for item in self.asks if not isinstance(item, Still)), sizes)
 
     def period(self, axis: int) -> int:
         """After so many pixels all lengths have grown by a whole number, and what is computed goes on as before."""
@@ -66,9 +65,9 @@ class Sizing:
         Some branches meet again only on the grid: a padded Conv and a pool of stride 2, say, round an odd size
         differently.
         """
-        bonds = [item for item in self.extents.asks if isinstance(item, Bond)]
+        asks = [item for item in self.asks if not isinstance(item, Room)]
         ranges = {axis: self._native[axis] + np.arange(min(_MOST, 2 * more)) for axis, more in enumerate(period)}
-        always = all(np.all(fits(bonds, self._moved(sizes))) for sizes in _sweeps(ranges))
+        always = all(np.all(fits(asks, self._moved(sizes))) for sizes in _sweeps(ranges))
         return (1,) * len(period) if always else tuple(period)
 
     def smallest(self, low: Sequence[int], steps: Sequence[int]) -> tuple[int, ...]:
@@ -81,14 +80,19 @@ class Sizing:
             found.append(int(sizes[count - 1]))
         return tuple(found)
 
-    def legal(self, smallest: Sequence[int], steps: Sequence[int], period: Sequence[int]) -> list[Sizes]:
-        """Sizes in which all that rounds has rounded in every way: along each axis, and along all of them."""
+    def legal(self, smallest: Sequence[int], period: Sequence[int]) -> list[Sizes]:
+        """Sizes that the graph takes, in which all that rounds has rounded in every way: along each axis, and along
+        all of them."""
         ranges = {}
         for axis in self._native.keys() - {BATCH}:
             k, native = axis % self._rank, self._native[axis]
-            first = native - (self._native[k] - smallest[k])
-            ranges[axis] = np.arange(first, native + 2 * period[k] + 1, steps[k])[-_MOST:]
-        return [{**self._native, **sizes} for sizes in _sweeps(ranges)]
+            ranges[axis] = np.arange(native - self._native[k] + smallest[k], native + 2 * period[k])[-_MOST:]
+        return [self._taken({**self._native, **sizes}) for sizes in _sweeps(ranges)]
+
+    def _taken(self, sizes: Sizes) -> Sizes:
+        """Those of many sizes that the graph takes."""
+        runs, *axes = np.broadcast_arrays(self._takes(sizes), *sizes.values())
+        return {axis: found[runs] for axis, found in zip(sizes, axes, strict=True)}
 
     @cached_property
     def _lengths(self) -> frozenset[Length]:
@@ -101,7 +105,3 @@ def _sweeps(ranges: Mapping[int, Array]) -> list[dict[int, Any]]:
     """Each range for itself, and all at once, as far as the shortest goes."""
     every = min(len(sizes) for sizes in ranges.values())
     return [*({axis: sizes} for axis, sizes in ranges.items()), {axis: sizes[:every] for axis, sizes in ranges.items()}]
-
-
-def _all(conditions: Iterable[Any]) -> Any:
-    return reduce(and_, conditions, np.True_)

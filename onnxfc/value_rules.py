@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from onnxfc.dim_rules import cuts_of
-from onnxfc.length import Dim, Length, Number, least, most, quotient, value
+from onnxfc.length import Dim, Length, Number, least, most, quotient, whole
 from onnxfc.node_call import NodeCall, Values, objects
 
 
@@ -33,16 +33,16 @@ def values_of(call: NodeCall, output: int) -> Values | None:
 
 def _elementwise(rule: Callable[..., Any], call: NodeCall, output: int, parts: list[Values | None]) -> Values | None:
     """Element by element, broadcast: from the first two inputs, then with the next."""
-    whole = call.of_integers(output)
+    integers = call.of_integers(output)
     total = parts[0]
     for part in parts[1:] or [None]:
         if total is None or (part is None and len(parts) > 1):
             return None
         given = np.broadcast(total) if part is None else np.broadcast(total, part)
-        found = [rule(whole, *items) for items in given]
+        found = [rule(integers, *items) for items in given]
         if any(item is None for item in found):
             return None
-        total = objects(value(item) for item in found).reshape(given.shape)
+        total = objects(whole(item) for item in found).reshape(given.shape)
     return total
 
 
@@ -66,17 +66,17 @@ def _joined(call: NodeCall, parts: list[Values | None]) -> Any:
     return np.concatenate(known, axis=call.attrs["axis"]) if len(known) == len(parts) else None
 
 
-def _divided(whole: bool, one: Any, by: Any) -> Number | None:
+def _divided(integers: bool, one: Number, by: Number) -> Any:
     found = quotient([one], [by])
-    return math.floor(found) if found is not None and whole else found
+    return math.floor(found) if found is not None and integers else found
 
 
-def _rest(whole: bool, one: Number, by: Number) -> Any:
+def _rest(integers: bool, one: Number, by: Number) -> Any:
     return one - (one // by) * by if isinstance(by, int) and by > 0 else None
 
 
 def _of_whole(function: Callable[..., Dim]) -> Callable[..., Dim | None]:
-    def both(whole: bool, *items: Any) -> Dim | None:
+    def both(integers: bool, *items: Any) -> Dim | None:
         fractions = any(isinstance(item, Fraction) or (isinstance(item, Length) and item.per > 1) for item in items)
         return None if fractions else function(*items)
 
@@ -85,7 +85,7 @@ def _of_whole(function: Callable[..., Dim]) -> Callable[..., Dim | None]:
 
 _SHAPES: dict[str, Callable[[NodeCall, Any], Values]] = {
     "Shape": lambda call, dims: objects(dims[call.attrs.get("start", 0) : call.attrs.get("end", len(dims))]),
-    "Size": lambda call, dims: objects([value(math.prod(dims))]).reshape(()),
+    "Size": lambda call, dims: objects([math.prod(dims)]).reshape(()),
 }
 
 _MOVES: dict[str, Callable[..., Any]] = {
@@ -98,15 +98,15 @@ _MOVES: dict[str, Callable[..., Any]] = {
 
 _RULES: dict[str, Callable[..., Any]] = {
     **_MOVES,
-    "Add": lambda whole, a, b: a + b,
-    "Cast": lambda whole, item: math.floor(item) if whole else item,
-    "Ceil": lambda whole, item: -math.floor(-item),
+    "Add": lambda integers, a, b: a + b,
+    "Cast": lambda integers, item: math.floor(item) if integers else item,
+    "Ceil": lambda integers, item: -math.floor(-item),
     "Div": _divided,
-    "Floor": lambda whole, item: math.floor(item),
+    "Floor": lambda integers, item: math.floor(item),
     "Max": _of_whole(most),
     "Min": _of_whole(least),
     "Mod": _rest,
-    "Mul": lambda whole, a, b: a * b,
-    "Neg": lambda whole, item: -item,
-    "Sub": lambda whole, a, b: a - b,
+    "Mul": lambda integers, a, b: a * b,
+    "Neg": lambda integers, item: -item,
+    "Sub": lambda integers, a, b: a - b,
 }
