@@ -9,15 +9,15 @@ from dataclasses import dataclass, field, replace
 from onnxfc.claim import PREFIX, Boundary, Claim, ImageInput, Output
 from onnxfc.cut import begin_at
 from onnxfc.errors import NothingToRewrite, Refusal
+from onnxfc.extents import Extents
 from onnxfc.gathered import Gathered
-from onnxfc.geometry import Geometry, Grid, grid_of, slack_of
+from onnxfc.geometry import Geometry, cell_axes, slack_of
 from onnxfc.graph import Graph, inputs_of, label
 from onnxfc.images import Image, images, inner_image, is_open, native_inputs, unlike_sizes
 from onnxfc.inline import inlined
 from onnxfc.model_file import ModelFile
 from onnxfc.native import native_specs
 from onnxfc.outputs import Form, drop_refusals, finish, maps_of_windows
-from onnxfc.periods import period_of
 from onnxfc.receptive_field import Field
 from onnxfc.site import LEAVE
 from onnxfc.sizing import Sizing
@@ -58,7 +58,10 @@ class Analysis:
 
     def sizing(self) -> Sizing:
         """Shapes of the rewritten graph at any size."""
-        return Sizing(self.state.draft, self.state.draft.prune(self.state.graph.outputs), self.reading)
+        draft = self.state.draft
+        extents = Extents.of_images(draft.inference, self.reading, draft.specs)
+        extents.follow(draft.prune(self.state.graph.outputs))
+        return Sizing(extents, self.reading[0].size)
 
 
 def analyse(original: ModelFile, options: RewriteOptions) -> Analysis:
@@ -191,15 +194,14 @@ def claim_of(found: Analysis, sizing: Sizing) -> Claim:
     native = found.reading[0].size
     fields = _cell_fields(cell)
     stride = tuple(max(1, math.ceil(item.stride)) for item in fields)
-    period = period_of(found.state, sizing, native)
+    period = tuple(sizing.period(axis) for axis in range(len(native)))
     step = tuple(math.lcm(a, b) for a, b in zip(stride, period, strict=True))
-    moves = found.state.dense and found.state.aligned  # at other sizes the grid begins elsewhere
     claim = Claim(
         native_size=native,
         stride=stride,
         start=tuple(math.floor(item.start) for item in fields),
         size=tuple(_whole_size(item) for item in fields),
-        size_step=step if moves else sizing.step(native, step),
+        size_step=sizing.steps(step),
         verdict="approximate" if taints else "exact",
         blame=tuple(sorted(f"{taint.cause}: {taint.node}" for taint in taints)),
         inputs=tuple(ImageInput(image.name, image.shape, image.spatial) for image in found.reading),
@@ -224,19 +226,14 @@ def _cell_fields(trace: Trace) -> Sequence[Field]:
 
 
 def _with_sizes(claim: Claim, sizing: Sizing) -> Claim:
-    """The claim with what is read off the shapes of the rewritten graph."""
-
-    def grid_at(size: Sequence[int]) -> Grid | None:
-        shapes = sizing.shapes(size)
-        return None if shapes is None else grid_of(claim, shapes)
-
-    slack = slack_of(claim, grid_at)
-    if slack is None:  # the grid follows the image at whole periods only
+    """The claim with what is read off the dims of the rewritten graph."""
+    axes = cell_axes(claim, sizing)
+    slack = (0,) * len(claim.stride) if axes is None else slack_of(claim, axes)
+    forms = {output.form for output in claim.outputs}
+    if slack is None and (forms == {"features"} or forms - {"features", "global"}):  # it follows whole periods only
         claim = replace(claim, size_step=claim.period)
-        slack = (0,) * len(claim.stride)
-    claim = replace(claim, slack=slack)
-    found = Geometry.of_shapes(claim, sizing.shapes)
-    return replace(claim, smallest_size=found.smallest_size, halo=found.halo or ())
+    found = Geometry.of_sizing(replace(claim, slack=slack or (0,) * len(claim.stride)), sizing)
+    return replace(claim, slack=found.slack, smallest_size=found.smallest_size, halo=found.halo or ())
 
 
 def _with_fields(found: Analysis) -> tuple[Output, ...]:

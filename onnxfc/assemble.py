@@ -11,7 +11,7 @@ from onnxfc.claim import PREFIX
 from onnxfc.dims import DimNames
 from onnxfc.graph import inputs_of
 from onnxfc.images import Image
-from onnxfc.specs import Shape, Spec
+from onnxfc.specs import Spec
 from onnxfc.state import State
 from onnxfc.views import Fixed
 
@@ -21,18 +21,16 @@ def assemble(
     images: Sequence[Image],
     axes: Mapping[str, tuple[int, ...]],
     metadata: Mapping[str, str],
-    shapes: Sequence[Mapping[str, Shape]],
+    names: DimNames,
 ) -> onnx.ModelProto:
     """The rewritten model.
 
-    ``axes`` are the size-dependent axes of each output, ``metadata`` its ``metadata_props``, ``shapes`` those of all
-    tensors at further image sizes.
+    ``axes`` are the size-dependent axes of each output, ``metadata`` its ``metadata_props``.
     """
     graph, draft = state.graph, state.draft
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)
     nodes = draft.prune(graph.outputs)
-    names = DimNames(images, graph, shapes)
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     _initializers(state, model, nodes)

@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from onnxfc.extents import Extents
 from onnxfc.graph import Graph, Names, inputs_of, remarks
 from onnxfc.model_file import ModelFile
-from onnxfc.offgrid import OffGrid, may_follow
 from onnxfc.specs import SMALL, Array, Inference, InferenceFailed, Shape, Spec, of_array
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Draft:
         self.tensors: dict[str, onnx.TensorProto] = {}
         self.inference = inference
         self._places: dict[str, int] = {}
-        self._off_grid = OffGrid(inference, images)
+        self.extents = Extents.of_images(inference, images, self.specs)
         self._names = graph.names()
         self._node_names = Names(node.name for node in graph.nodes)
         self._drafted: set[str] = set()
@@ -109,17 +109,22 @@ class Draft:
         for name, spec in zip(node.output, found, strict=True):
             if name and spec is not None:
                 self.specs[name] = spec
-        if may_follow(node, inputs):
+        if any(spec is not None and spec.values is not None and spec.constant is None for spec in inputs):
             for name in filter(None, node.output):
                 self.specs[name] = self._settled(name)
 
     def _settled(self, name: str) -> Spec:
-        """The spec of a value that is computed from the size; where it is alike at all probes, with others too."""
+        """The spec of a value that is computed from the size; where it is alike at all probes, with others too.
+
+        The probes lie on a grid that all strides divide. What is computed from the rest of a division (an amount that
+        pads to a multiple of 32, whether a height is even) is the same at all of them, and yet no constant.
+        """
         spec = self.specs[name]
         if spec.values is None or spec.constant is None:
             return spec
-        elsewhere = self._off_grid.values(name, self.nodes, self.specs)
-        return replace(spec, values=(*spec.values, *elsewhere), follows=True)
+        self.extents.follow(self.nodes)
+        elsewhere = self.extents.elsewhere(name)
+        return spec if elsewhere == [] else replace(spec, values=(*spec.values, *(elsewhere or ())), follows=True)
 
     def append_unknown(self, node: onnx.NodeProto) -> None:
         """Append a node of which shape inference knows nothing."""
@@ -137,6 +142,7 @@ class Draft:
         """Give a drafted node other inputs and another name for its one output."""
         self.specs[output] = self.specs.pop(node.output[0])
         self._places[output] = self._places[node.output[0]]
+        self.extents.forget()
         node.input[:] = inputs
         node.output[:] = [output]
 
@@ -190,6 +196,7 @@ class Draft:
         self.nodes = [_renamed(node, old, new) for node in self.nodes]
         self._places[new] = self._places[old]
         self.specs[new] = self.specs.pop(old)
+        self.extents.forget()
         self.renamed = {before: new if now == old else now for before, now in self.renamed.items()} | {old: new}
         return True
 

@@ -6,23 +6,30 @@ Sources: A. Araujo, W. Norris, J. Sim, "Computing Receptive Fields of Convolutio
 (https://distill.pub/2019/computing-receptive-fields), whose ``r0``, ``S0`` and ``u0`` are ``field_size``,
 ``stride`` and ``field_start`` here. Layer by layer an axis of ``n`` elements becomes
 ``floor((n + pads - reach) / stride) + 1`` (https://onnx.ai/onnx/operators/onnx__Conv.html). A chain of such floors is
-monotone, and a stride more gives one cell more; so one number per axis says it all, how many pixels less than native
-still give the native grid (``slack``): ``cells(n) = native_cells + floor((n - native + slack) / stride)``.
+one floor again; so one number per axis says it all, how many pixels less than native still give the native grid
+(``slack``): ``cells(n) = native_cells + floor((n - native + slack) / stride)``. Where that is no single floor (features
+upsampled, then strided) it holds in steps of ``size_step``, and between them the closed form of the axis tells.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import onnx
 
+from onnxfc.axis_map import AxisMap
 from onnxfc.claim import Claim, Output
 from onnxfc.errors import ReadError, UsageError
+from onnxfc.extents import Ask, Room
+from onnxfc.images import Image
+from onnxfc.length import BATCH, Dim, Length, least
 from onnxfc.model_file import ModelFile
 from onnxfc.shapes import Shapes
+from onnxfc.sizing import Sizing, fits
 
 Grid = tuple[int, ...]
 
@@ -76,6 +83,9 @@ class Geometry:
     of sums. ``before`` is a multiple of ``period``, so that a tile cut at multiples of it keeps the grid. At the
     image's own border no halo is needed, nor to be had. None where an operator looks at the whole image. Where a map
     is resized to another's size, this holds for images of native size plus multiples of ``period``.
+
+    ``axes``: the cells as exact maps of the image, ``asks``: lengths that must be equal or large enough where the model
+    runs; both empty where every size is one of ``size_step``.
     """
 
     native_size: tuple[int, ...]
@@ -90,6 +100,8 @@ class Geometry:
     period: tuple[int, ...]
     halo: tuple[tuple[int, int], ...] | None
     context: bool
+    axes: tuple[AxisMap, ...] = field(default=(), repr=False, compare=False)
+    asks: tuple[Ask, ...] = field(default=(), repr=False, compare=False)
 
     @classmethod
     def from_model(cls, model: str | Path | bytes | onnx.ModelProto | ModelFile) -> Geometry:
@@ -107,20 +119,27 @@ class Geometry:
     @classmethod
     def of_claim(cls, claim: Claim, shapes: Shapes) -> Geometry:
         """The geometry that a claim and the shapes of its model tell."""
-        return cls.of_shapes(claim, lambda size: shapes.at(claim.image_shapes(size)))
+        if claim.slack and claim.smallest_size and set(claim.size_step) == {1}:  # then no more is to be found
+            found = shapes.at(claim.image_shapes(claim.native_size))
+            return cls._told(claim, None if found is None else grid_of(claim, found))
+        return cls.of_sizing(claim, shapes.sizing([Image(i.name, 0, i.shape, i.spatial, False) for i in claim.inputs]))
 
     @classmethod
-    def of_shapes(cls, claim: Claim, shapes: Callable[[Sequence[int]], Mapping[str, Sequence[int]] | None]) -> Geometry:
-        """The same; ``shapes`` gives the shapes of all tensors for an image size, or None."""
+    def of_sizing(cls, claim: Claim, sizing: Sizing | None) -> Geometry:
+        """The same from the closed forms of the model's dims."""
+        axes = None if sizing is None else cell_axes(claim, sizing)
+        if sizing is None or axes is None:
+            return cls._told(claim, None)
+        slack = claim.slack or slack_of(claim, axes) or (0,) * len(axes)
+        native = tuple(axis.count(length) for axis, length in zip(axes, claim.native_size, strict=True))
+        smallest = claim.smallest_size or smallest_of(claim, sizing, slack, native)
+        told = cls._told(replace(claim, slack=slack, smallest_size=smallest), native)
+        return replace(told, axes=axes, asks=tuple(ask for ask in sizing.asks if ask.axes < {BATCH, *range(len(axes))}))
 
-        def grid(size: Sequence[int]) -> Grid | None:
-            found = shapes(size)
-            return None if found is None else grid_of(claim, found)
-
-        native = grid(claim.native_size)
-        slack = claim.slack or slack_of(claim, grid)
+    @classmethod
+    def _told(cls, claim: Claim, native: Grid | None) -> Geometry:
+        """What a claim says that is complete."""
         dims = len(claim.stride)
-        slack = slack or (0,) * dims
         stride, per = _finest(claim)
         context = any(item.partition(": ")[0] not in _LOCAL for item in claim.blame)
         return cls(
@@ -130,8 +149,8 @@ class Geometry:
             per=per,
             field_start=claim.start,
             field_size=claim.size,
-            slack=slack,
-            smallest_size=claim.smallest_size or smallest_of(claim, shapes, slack, native or (1,) * dims),
+            slack=claim.slack or (0,) * dims,
+            smallest_size=claim.smallest_size or claim.native_size,
             native_cells=native or (1,) * dims,
             period=claim.period or claim.stride,
             halo=None if context else halo_of(claim),
@@ -141,7 +160,8 @@ class Geometry:
     def cells(self, *size: int) -> Grid:
         """The number of cells for an image of ``height, width`` pixels (one length, or three, likewise); 0 where it is
         too small. Raises UsageError for sizes that the model does not take."""
-        self._check(size)
+        if not self._on_step(size):
+            return self._between(size)
         return tuple(
             count + (length - native + slack) * per // stride if length >= smallest else 0
             for length, native, slack, stride, per, count, smallest in zip(
@@ -155,6 +175,17 @@ class Geometry:
                 strict=True,
             )
         )
+
+    def _between(self, size: Sequence[int]) -> Grid:
+        """The cells between the steps, where the model runs there."""
+        rooms = [item for item in self.asks if isinstance(item, Room)]
+        equals = [item for item in self.asks if not isinstance(item, Room)]
+        native = {BATCH: 1, **dict(enumerate(self.native_size))}
+        if not self.axes or not fits(equals, native | dict(enumerate(size))):
+            sizes, step = ("x".join(map(str, lengths)) for lengths in (self.native_size, self.size_step))
+            raise UsageError(f"the model takes {sizes} px plus multiples of {step}")
+        each = zip(self.axes, size, strict=True)
+        return tuple(max(0, axis.count(n)) if fits(rooms, native | {axis.axis: n}) else 0 for axis, n in each)
 
     def box(self, *cell: int) -> Box:
         """The crop that cell ``(i, j)`` stands for: what the original would be given."""
@@ -171,14 +202,11 @@ class Geometry:
             raise UsageError(f"a cell of this model has {len(self.stride)} indices, not {len(cell)}")
         return tuple(a + i * s // p for a, i, s, p in zip(start, cell, self.stride, self.per, strict=True))
 
-    def _check(self, size: Sequence[int]) -> None:
+    def _on_step(self, size: Sequence[int]) -> bool:
         native, step = self.native_size, self.size_step
         if len(size) != len(native) or min(size) < 1:
             raise UsageError(f"an image of this model has {len(native)} lengths from 1 px on, not {tuple(size)}")
-        if any((length - n) % s for length, n, s in zip(size, native, step, strict=True)):
-            raise UsageError(
-                f"the model takes {'x'.join(map(str, native))} px plus multiples of {'x'.join(map(str, step))}"
-            )
+        return all((length - n) % s == 0 for length, n, s in zip(size, native, step, strict=True))
 
 
 def halo_of(claim: Claim) -> tuple[tuple[int, int], ...]:
@@ -212,9 +240,9 @@ def _features(claim: Claim) -> Output | None:
     return claim.outputs[0]
 
 
-def grid_of(claim: Claim, shapes: Mapping[str, Sequence[int]]) -> Grid | None:
-    """Cells per axis, from the shapes of a model's tensors: the map's own, else the windows that its boundaries have
-    room for, else the extent of the first features. None where shapes are unknown."""
+def grid_of(claim: Claim, shapes: Mapping[str, Sequence[Dim]]) -> tuple[Any, ...] | None:
+    """Cells per axis, from the dims of a model's tensors: the map's own, else the windows that its boundaries have
+    room for, else the extent of the first features. None where dims are unknown."""
     for output in claim.outputs:
         if output.form in {"map", "cells"}:
             return _extents(shapes.get(output.name), output.axes)
@@ -224,121 +252,41 @@ def grid_of(claim: Claim, shapes: Mapping[str, Sequence[int]]) -> Grid | None:
         if extents is not None:
             grids.append([(n - e) // s + 1 for n, e, s in zip(extents, item.extent, item.step, strict=True)])
     if grids:
-        return tuple(max(0, min(axis)) for axis in zip(*grids, strict=True))
+        return tuple(least(*axis) for axis in zip(*grids, strict=True))
     features = _features(claim)
     return None if features is None else _extents(shapes.get(features.name), features.axes)
 
 
-def _extents(shape: Sequence[int] | None, axes: Sequence[int]) -> Grid | None:
+def _extents(shape: Sequence[Dim] | None, axes: Sequence[int]) -> tuple[Any, ...] | None:
     if shape is None or not axes or max(axes) >= len(shape):
         return None
     return tuple(shape[axis] for axis in axes)
 
 
-def slack_of(claim: Claim, grid: Callable[[Sequence[int]], Grid | None]) -> tuple[int, ...] | None:
-    """How many pixels less than native give the native grid, per axis; None where the grid is no single floor.
+def cell_axes(claim: Claim, sizing: Sizing) -> tuple[AxisMap, ...] | None:
+    """The cells of each axis as exact maps of the image; None where they are unknown, or no such maps."""
+    grid = grid_of(claim, sizing.extents.all_dims)
+    if grid is None or any(isinstance(dim, Length) and dim.axes - {k} for k, dim in enumerate(grid)):
+        return None  # not of this image alone
+    each = zip(*_finest(claim), claim.size, claim.start, grid, strict=True)
+    return tuple(AxisMap(size, Fraction(s, p), start, extent, k) for k, (s, p, size, start, extent) in enumerate(each))
 
-    ``grid`` gives the cells at an image size, None where the graph does not take it. Found by halving: one more cell
-    comes somewhere between native and native + stride.
-    """
-    native, steps = claim.native_size, claim.size_step
-    stride, per = _finest(claim)
-    dims = range(len(native))
-    zero = (0,) * len(native)
-    first, period = grid(native), [math.lcm(s, step) for s, step in zip(stride, steps, strict=True)]
-    last = grid([n + p for n, p in zip(native, period, strict=True)])
-    if first is None or last is None:
-        return zero
-    if any(last[a] - first[a] != period[a] * per[a] // stride[a] for a in dims):
+
+def slack_of(claim: Claim, axes: Sequence[AxisMap]) -> tuple[int, ...] | None:
+    """How many pixels less than native give the native grid, per axis; None where the grid is no single floor."""
+    if any(axis.growth != 1 / axis.stride for axis in axes):
         return None
-    if any(step != 1 for step in steps):
-        return zero
-    slack = _halved(native, stride, grid, first) if set(per) == {1} else zero
-    return slack if _features(claim) is None or _follows(claim, grid, first, slack) else None
+    if any(step != 1 for step in claim.size_step):
+        return (0,) * len(axes)
+    found = [axis.slack(native) for axis, native in zip(axes, claim.native_size, strict=True)]
+    slack = tuple(item for item in found if item is not None)
+    return slack if len(slack) == len(found) else None
 
 
-def _halved(
-    native: Sequence[int], stride: Sequence[int], grid: Callable[[Sequence[int]], Grid | None], first: Grid
-) -> tuple[int, ...]:
-    """The slack, by halving, on all axes at once."""
-    dims = range(len(native))
-    low, high = [0] * len(native), list(stride)  # at low the native grid, at high one more
-    while any(high[a] - low[a] > 1 for a in dims):
-        middle = [(low[a] + high[a]) // 2 for a in dims]
-        now = grid([native[a] + middle[a] for a in dims])
-        if now is None:
-            return (0,) * len(native)
-        for a in dims:
-            if now[a] > first[a]:
-                high[a] = middle[a]
-            else:
-                low[a] = middle[a]
-    return tuple(stride[a] - high[a] for a in dims)
-
-
-def _follows(claim: Claim, grid: Callable[[Sequence[int]], Grid | None], first: Grid, slack: Sequence[int]) -> bool:
-    """Whether features grow with every pixel as their stride says, not in leaps of a deeper layer's stride."""
-    stride, per = _finest(claim)
-    most = max(claim.period or stride)
-    for more in sorted({*range(1, min(most, 64)), most // 2, most - 1} - {0}):
-        now = grid([n + more for n in claim.native_size])
-        wanted = [first[a] + (more + slack[a]) * per[a] // stride[a] for a in range(len(stride))]
-        if now is not None and list(now) != wanted:
-            return False
-    return True
-
-
-def smallest_of(
-    claim: Claim,
-    shapes: Callable[[Sequence[int]], Mapping[str, Sequence[int]] | None],
-    slack: Sequence[int],
-    native_cells: Sequence[int],
-) -> tuple[int, ...]:
+def smallest_of(claim: Claim, sizing: Sizing, slack: Sequence[int], native_cells: Sequence[int]) -> tuple[int, ...]:
     """The smallest image that has a cell, and whose trunk nowhere runs out of elements (padding could hide that)."""
-    stride, per = _finest(claim)
-    native, steps = claim.native_size, claim.size_step
     low = []
-    for axis, (length, step) in enumerate(zip(native, steps, strict=True)):
-        room = (native_cells[axis] - 1) * stride[axis] // per[axis] + slack[axis]
-        low.append(length - min(room, length - 1) // step * step)
-    period = claim.period or [math.lcm(s, step) for s, step in zip(stride, steps, strict=True)]
-    growth = _growth(shapes, native, period)
-    further = _growth(shapes, [n + p for n, p in zip(native, period, strict=True)], period)
-    steady = {name: more for name, more in growth.items() if further.get(name) == more}  # not places laid together
-
-    def runs(size: Sequence[int]) -> bool:
-        # Where a kernel is larger than its input, onnx rounds towards one element; there a period adds one less.
-        found = shapes(size)
-        return (
-            found is not None
-            and steady.items() <= _growth(shapes, size, period).items()
-            and all(min(found[name], default=1) > 0 for name in growth)
-        )
-
-    if runs(low):
-        return tuple(low)
-    for axis, step in enumerate(steps):  # high runs; the largest that does not is below it
-        high, size = native[axis], list(native)
-        while low[axis] < high:
-            size[axis] = low[axis] + (high - low[axis]) // step // 2 * step
-            if runs(size):
-                high = size[axis]
-            else:
-                low[axis] = size[axis] + step
-        low[axis] = high
-    return tuple(low)
-
-
-def _growth(
-    shapes: Callable[[Sequence[int]], Mapping[str, Sequence[int]] | None], size: Sequence[int], period: Sequence[int]
-) -> dict[str, list[int]]:
-    """By how much all tensors that grow with the image grow over one period."""
-    one, two = shapes(size), shapes([n + p for n, p in zip(size, period, strict=True)])
-    if one is None or two is None:
-        return {}
-    pairs = {name: (shape, two[name]) for name, shape in one.items() if name in two and len(shape) == len(two[name])}
-    return {
-        name: [b - a for a, b in zip(*shapes_of, strict=True)]
-        for name, shapes_of in pairs.items()
-        if shapes_of[0] != shapes_of[1]
-    }
+    for length, stride, per, cells, less in zip(claim.native_size, *_finest(claim), native_cells, slack, strict=True):
+        room = (cells - 1) * stride // per + less
+        low.append(length - min(room, length - 1))
+    return sizing.smallest(low, claim.size_step)

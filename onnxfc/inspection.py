@@ -107,7 +107,7 @@ def inspect(
         return _refused(file, found.refusals, found)
     sizing = found.sizing()
     claim = claim_of(found, sizing)
-    geometry = Geometry.of_shapes(claim, sizing.shapes)
+    geometry = Geometry.of_sizing(claim, sizing)
     nodes = found.state.draft.prune(found.state.graph.outputs)
 
     def cost(size: Sequence[int]) -> int:

@@ -10,6 +10,7 @@ from onnxfc.report import row, size, verdict_text
 from onnxfc.version import __version__
 
 if TYPE_CHECKING:
+    from onnxfc.geometry import Geometry
     from onnxfc.inspection import Cost, Inspection
 
 SCHEMA = "onnxfc-inspect/1"
@@ -116,6 +117,11 @@ def _many(number: int) -> str:
     return str(number)
 
 
+def _plain(found: Geometry) -> dict[str, Any]:
+    """Without the closed forms behind it."""
+    return {key: value for key, value in dataclasses.asdict(found).items() if key not in {"axes", "asks"}}
+
+
 def as_json(seen: Inspection) -> dict[str, Any]:
     """The same as data."""
     plain = {
@@ -131,7 +137,7 @@ def as_json(seen: Inspection) -> dict[str, Any]:
         "path": None if seen.path is None else str(seen.path),
         "inputs": [{"name": name, "shape": [n or None for n in shape]} for name, shape in seen.inputs],
         **plain,
-        "geometry": None if found is None else dataclasses.asdict(found),
+        "geometry": None if found is None else _plain(found),
         "claim": None if seen.claim is None else dataclasses.asdict(seen.claim),
         "cost": None if cost is None else dataclasses.asdict(cost) | {"speedup": cost.speedup},
     }

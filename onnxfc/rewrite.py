@@ -13,6 +13,7 @@ import onnx
 from onnxfc.analyse import RewriteOptions, analyse, claim_of, map_at_twice, recognise
 from onnxfc.assemble import assemble
 from onnxfc.claim import PREFIX, Claim
+from onnxfc.dims import DimNames
 from onnxfc.errors import NothingToRewrite, ProofFailed, Refusal, UsageError
 from onnxfc.model_file import ModelFile, SaveOptions
 from onnxfc.outputs import reduction_contradicts
@@ -86,9 +87,9 @@ def _rewritten(original: ModelFile, options: RewriteOptions) -> Rewrite:
     claim = claim_of(found, sizing)
     metadata = claim.to_metadata() | {f"{PREFIX}version": __version__}
     axes = {output.name: output.axes for output in claim.outputs}
-    shapes = sizing.over_a_period(claim.native_size, claim.period)
+    names = DimNames(found.reading, found.state.graph, sizing, claim)
     return Rewrite(
-        file=found.original.with_proto(assemble(found.state, found.reading, axes, metadata, shapes)),
+        file=found.original.with_proto(assemble(found.state, found.reading, axes, metadata, names)),
         original=found.original,
         claim=claim,
         replacements=tuple(found.state.replacements),

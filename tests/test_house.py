@@ -23,21 +23,21 @@ PACKAGE = ROOT / "onnxfc"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = (
-    ("parity", "version"),
+    ("parity", "version", "length"),
     ("onnxfc",),
     ("errors", "damage", "small_values", "inference_gaps", "gathered"),
     ("claim", "wire", "graph", "specs", "receptive_field"),
-    ("atomic", "storage", "axes", "views", "layouts"),
-    ("external",),
-    ("saving",),
-    ("model_file", "offgrid"),
-    ("draft", "runtime", "shapes", "match", "renaming", "native", "normalised"),
-    ("emit", "state", "proof", "geometry"),
-    ("site",),
-    ("lift", "weights", "images", "cut", "branches"),
+    ("atomic", "storage", "axes", "axis_map", "views", "layouts", "images", "node_call"),
+    ("external", "dim_rules"),
+    ("saving", "value_rules"),
+    ("model_file", "extents"),
+    ("draft", "runtime", "sizing", "match", "renaming", "native"),
+    ("emit", "state", "proof", "shapes"),
+    ("site", "geometry"),
+    ("lift", "weights", "cut", "branches"),
     ("inline", "regroup", "dims"),
-    ("rules", "sizing", "outputs", "assemble"),
-    ("walk", "periods"),
+    ("rules", "outputs", "assemble"),
+    ("walk",),
     ("analyse",),
     ("by_value",),
     ("rewrite", "derive", "costs"),
@@ -53,17 +53,9 @@ LAYERS = (
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 REWRITING = {"walk", "rules", "rewrite", "draft", "emit", "lift", "site", "views", "weights", "outputs", "assemble"}
 REWRITING |= {"regroup", "analyse", "derive", "checking", "inspection", "geometry", "shapes", "match", "commands"}
-REWRITING |= {"branches", "dims", "images", "cut", "inline", "sizing", "specs", "graph", "report", "cli", "offgrid"}
-REWRITING |= {
-    "receptive_field",
-    "layouts",
-    "native",
-    "normalised",
-    "axes",
-    "gathered",
-    "small_values",
-    "inference_gaps",
-}
+REWRITING |= {"branches", "dims", "images", "cut", "inline", "sizing", "specs", "graph", "report", "cli", "layouts"}
+REWRITING |= {"receptive_field", "axis_map", "length", "node_call", "dim_rules", "value_rules", "extents", "native"}
+REWRITING |= {"axes", "gathered", "small_values", "inference_gaps"}
 
 
 def module_name(path: Path) -> str:
