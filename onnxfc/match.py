@@ -16,6 +16,7 @@ from onnx import numpy_helper
 
 from onnxfc.graph import Graph, attributes, canonical_domain, inputs_of, label
 from onnxfc.model_file import ModelFile
+from onnxfc.op_kinds import same_pads
 from onnxfc.specs import Shape
 
 _SLIDING = {"Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool"}
@@ -147,7 +148,9 @@ def _slide(node: onnx.NodeProto, found: dict[str, object], shapes: Mapping[str, 
     auto = str(attrs.get("auto_pad", "NOTSET"))
     kernel = attrs.get("kernel_shape") or (shapes.get(node.input[1], ())[2:] if len(node.input) > 1 else ())
     if node.op_type != "ConvTranspose" and auto.startswith("SAME") and node.input[0] in shapes and kernel:
-        found["pads"] = _same_pads(shapes[node.input[0]][2:], list(kernel), attrs, auto)
+        ones = [1] * len(kernel)
+        steps = [attrs.get(name) or ones for name in ("strides", "dilations")]
+        found["pads"] = [max(pad, 0) for pad in same_pads(auto, shapes[node.input[0]][2:], kernel, *steps)]
     if auto in {"NOTSET", "VALID"} or "pads" in found:
         found.pop("auto_pad", None)
     for name, idle in (("pads", 0), ("strides", 1), ("dilations", 1)):
@@ -155,18 +158,6 @@ def _slide(node: onnx.NodeProto, found: dict[str, object], shapes: Mapping[str, 
             del found[name]
     if node.op_type == "Conv":
         found.pop("kernel_shape", None)
-
-
-def _same_pads(extent: Shape, kernel: list[int], attrs: Mapping[str, list[int]], auto: str) -> list[int]:
-    """https://onnx.ai/onnx/operators/onnx__Conv.html, ``auto_pad``."""
-    strides = attrs.get("strides") or [1] * len(kernel)
-    dilations = attrs.get("dilations") or [1] * len(kernel)
-    totals = [
-        max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0)
-        for n, k, s, d in zip(extent, kernel, strides, dilations, strict=True)
-    ]
-    less, more = [total // 2 for total in totals], [total - total // 2 for total in totals]
-    return less + more if auto == "SAME_UPPER" else more + less
 
 
 def _digest(array: np.ndarray) -> Key:

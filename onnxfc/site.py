@@ -12,6 +12,7 @@ import onnx
 from onnxfc.axes import channels, groups_of
 from onnxfc.errors import Refusal
 from onnxfc.graph import attributes, label
+from onnxfc.op_kinds import axes_along, axis_of, default_axis
 from onnxfc.specs import Array, Shape, Spec
 from onnxfc.state import Replacement, Role, State
 from onnxfc.views import Context, Fixed, Lifted, Placed, Refused, ScoreMap, Taint, Trace, View, Window
@@ -151,6 +152,14 @@ class Site:
             and bool(self.node.output[position])
             and self.state.graph.uses[self.node.output[position]] > 0
         )
+
+    def axis(self, position: int = 0) -> int:
+        """The axis that the node works along, counted from the first."""
+        return axis_of(self.op_type, self.attrs, len(self.shape_in(position)), self.opset)
+
+    def axes_along(self) -> range:
+        """The axes that the node takes together: those of a Softmax."""
+        return axes_along(self.op_type, self.attrs, len(self.shape_in()), self.opset)
 
     # What the rule writes
 
@@ -293,13 +302,10 @@ class Site:
         return Taint(cause, self.label)
 
 
-_AXIS_0 = {"ArgMax", "ArgMin", "Gather", "GatherElements", "ScatterElements", "Split"}
-
-
 def _behind_batch(node: onnx.NodeProto) -> dict[str, Any]:
     """Attributes as if the swallowed batch were there: axes counted from the first are one more."""
     found = dict(attributes(node))
-    if node.op_type in _AXIS_0:
+    if default_axis(node.op_type, 13) == 0:
         found.setdefault("axis", 0)
     if "axis" in found:
         found["axis"] += found["axis"] >= 0

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from onnxfc.op_kinds import same_pads
 from onnxfc.specs import Shape
 
 
@@ -47,12 +48,7 @@ def sliding(attrs: Mapping[str, Any], shape: Shape, weight: Shape) -> Sliding | 
     auto_pad = attrs.get("auto_pad", "NOTSET") or "NOTSET"
     pads = tuple(attrs.get("pads") or (0,) * (2 * rank))
     if auto_pad.startswith("SAME"):
-        totals = [
-            (-(-size // s) - 1) * s + (k - 1) * d + 1 - size
-            for size, k, s, d in zip(extent, kernel, strides, dilations, strict=True)
-        ]
-        less, more = [int(t / 2) for t in totals], [t - int(t / 2) for t in totals]
-        pads = (*less, *more) if auto_pad == "SAME_UPPER" else (*more, *less)
+        pads = same_pads(auto_pad, extent, kernel, strides, dilations)
         if any(pad < 0 for pad in pads[:rank]):
             return None
         pads = tuple(max(pad, 0) for pad in pads)  # what is cut off behind is not read anyway

@@ -11,11 +11,8 @@ from onnxfc.analysis.flow import How, Kind, Step, laid, unknown
 from onnxfc.analysis.layouts import LAID, NONE, Layout, Names, aligned, moved, places, reshaped, resized
 from onnxfc.axes import Atom, Groups, channels, doubled
 from onnxfc.equation import letters_of
-from onnxfc.op_kinds import BROADCAST, REDUCTIONS, SLIDING, SOFTMAX, UNARY
+from onnxfc.op_kinds import BROADCAST, MEANS, REDUCTIONS, SLIDING, SOFTMAX, SPREADING, UNARY
 from onnxfc.sliding import covered, covers, sliding
-
-_MEANS = {"AveragePool", "GlobalAveragePool", "ReduceMean"}
-_RESIZED = {"Expand", "Resize", "Tile", "Upsample"}
 
 Rule = Callable[[Step], Layout | None]
 
@@ -352,7 +349,7 @@ def _pooled(step: Step, held: Layout, axes: Sequence[int], kind: str, keep: bool
             rest.append((replace(group[0], length=1),) if one else ())
             thin |= {(p, n) for p in places(group) for n in look} if one else frozenset()
     alone = all(atom.kind == "space" for k in axes for atom in held.axes[k])
-    mean = name if step.node.op_type in _MEANS and alone and every >= held.solid else ""
+    mean = name if step.node.op_type in MEANS and alone and every >= held.solid else ""
     own = held.own if kept else NONE
     looks = held.looks if relation else held.looks | look
     made = replace(moved(held, rest), thin=thin, looks=looks, own=own, mean=mean, flat=held.flat and bool(kept))
@@ -497,7 +494,7 @@ STEPS: dict[str, Rule] = {
     **dict.fromkeys(("LayerNormalization", "RMSNormalization"), layer_norm),
     **dict.fromkeys(("GroupNormalization", "InstanceNormalization"), whole_norm),
     **dict.fromkeys(("FusedGemm", "Gemm"), gemm),
-    **dict.fromkeys(tuple(_RESIZED), copies),
+    **dict.fromkeys(tuple(SPREADING), copies),
     **dict.fromkeys(("Shape", "Size"), lambda step: None),
     "Attention": attention,
     "Concat": concat,

@@ -133,7 +133,7 @@ def _end_to_end(site: Site, axis: int, strips: Sequence[Placed]) -> Outcome:
 @rule("Split", on=PLACED, attributes=("axis", "num_outputs", "split"))
 def split(site: Site) -> Outcome | None:
     """Parts of a channel axis; those of a spatial one are pieces of the native map; strips are taken apart again."""
-    view, axis = site.placed_in(), positive(int(site.attrs.get("axis", 0)), len(site.shape_in()))
+    view, axis = site.placed_in(), site.axis()
     if pure(view.groups[axis]) and not (axis == 0 and view.apart):
         site.keep()
         return site.of_channels(view, axis)

@@ -12,7 +12,7 @@ from onnxfc.rules.blocks import blocks
 from onnxfc.rules.indexing import picks
 from onnxfc.rules.table import PLACED, rule
 from onnxfc.rules.windowed import as_piece
-from onnxfc.site import Outcome, Site, positive
+from onnxfc.site import Outcome, Site
 from onnxfc.views import Fixed, Placed, is_map
 
 
@@ -21,7 +21,7 @@ def gather(site: Site) -> Outcome | None:
     """Picks channels; an index of rank 0 takes the channel axis away. Or a table is read place by place."""
     if isinstance(site.views[0], Fixed):
         return _table_look_up(site)
-    view, axis = site.placed_in(), positive(int(site.attrs.get("axis", 0)), len(site.shape_in()))
+    view, axis = site.placed_in(), site.axis()
     constant = isinstance(site.views[1], Fixed)
     if constant and axis == 0 and view.is_map and site.may_swallow:
         return None  # x[0] of a batch of 1
@@ -46,7 +46,7 @@ def _picked_axes(site: Site, axis: int) -> Groups:
 def _table_look_up(site: Site) -> Outcome:
     """A constant's rows by the numbers of a map: the rows' axes are new channels, behind all others."""
     places = site.views[1]
-    if not is_map(places) or positive(int(site.attrs.get("axis", 0)), len(site.shape_in())) != 0:
+    if not is_map(places) or site.axis() != 0:
         return site.refuse("dynamic-parameter", "reads a table along another axis than its first")
     site.keep()
     return site.placed(places, places.trace, places.where)

@@ -67,7 +67,7 @@ def elements(site: Site) -> Outcome:
     scores = all_scores(site, site.views)
     if isinstance(scores, Refusal):
         return scores
-    axis = positive(int(site.attrs.get("axis", 0)), len(site.shape_in()))
+    axis = site.axis()
     alone = site.swallowed and len(scores) == len(site.views)
     if axis == 0 or any(view.batch_axis != (None if alone else 0) for view in scores):
         return site.refuse("mixes-batch", "works along the batch")

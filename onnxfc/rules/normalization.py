@@ -8,10 +8,8 @@ from dataclasses import replace
 from onnxfc.axes import kinds, pure
 from onnxfc.rules.per_window import along_axis
 from onnxfc.rules.table import PLACED, rule
-from onnxfc.site import Outcome, Site, positive
+from onnxfc.site import Outcome, Site
 from onnxfc.views import Placed
-
-_AXIS_DEFAULT = {"ArgMax": 0, "ArgMin": 0, "LpNormalization": -1, "TopK": -1}
 
 
 @rule("LayerNormalization", "RMSNormalization", on=PLACED, attributes=("axis", "epsilon", "stash_type"))
@@ -21,7 +19,7 @@ def layer_normalization(site: Site) -> Outcome | None:
     https://onnx.ai/onnx/operators/onnx__LayerNormalization.html
     """
     view, rank = site.placed_in(), len(site.shape_in())
-    normalised = range(positive(int(site.attrs.get("axis", -1)), rank), rank)
+    normalised = range(site.axis(), rank)
     if view.is_map and set(view.spatial) <= set(normalised):
         return along_axis(site)
     if view.apart and set(normalised) & set(view.spatial):
@@ -29,19 +27,26 @@ def layer_normalization(site: Site) -> Outcome | None:
     return _kept(site, view, normalised)
 
 
-@rule(*_AXIS_DEFAULT, on=PLACED, attributes=("axis", "k", "keepdims", "largest", "p", "select_last_index", "sorted"))
+@rule(
+    "ArgMax",
+    "ArgMin",
+    "LpNormalization",
+    "TopK",
+    on=PLACED,
+    attributes=("axis", "k", "keepdims", "largest", "p", "select_last_index", "sorted"),
+)
 def along_channels(site: Site) -> Outcome | None:
     """Along one channel axis of each place."""
     view = site.placed_in()
-    axis = positive(int(site.attrs.get("axis", _AXIS_DEFAULT[site.op_type])), len(site.shape_in()))
+    axis = site.axis()
     if view.apart and axis in view.spatial:
         return site.refuse("along-space", "works along the places of the native size")
-    kept = _kept(site, view, [axis])
-    if not isinstance(kept, list):
-        return kept
+    made = _kept(site, view, [axis])
+    if not isinstance(made, list):
+        return made
     if not site.attrs.get("keepdims", 1) and site.op_type in {"ArgMax", "ArgMin"}:
         groups = view.groups[:axis] + view.groups[axis + 1 :]
-        return [replace(item, groups=groups) for item in kept if isinstance(item, Placed)]
+        return [replace(item, groups=groups) for item in made if isinstance(item, Placed)]
     return site.of_channels(view, axis)
 
 

@@ -19,19 +19,11 @@ from onnxfc.rules.table import FEATURES, rule
 from onnxfc.site import LEAVE, Outcome, Site, positive, tensor_of
 from onnxfc.views import Fixed, ScoreMap, View, Window
 
-_AXIS_DEFAULT = {
-    "ArgMax": 0,
-    "ArgMin": 0,
-    "LayerNormalization": -1,
-    "LpNormalization": -1,
-    "RMSNormalization": -1,
-    "TopK": -1,
-}
 _NORMS = {"LayerNormalization", "LpNormalization", "RMSNormalization"}
 
 
 @rule(
-    *_AXIS_DEFAULT,
+    *("ArgMax", "ArgMin", "LayerNormalization", "LpNormalization", "RMSNormalization", "TopK"),
     on=FEATURES,
     attributes=(
         "axis",
@@ -47,7 +39,7 @@ _NORMS = {"LayerNormalization", "LpNormalization", "RMSNormalization"}
 )
 def along_axis(site: Site) -> Outcome:
     """Works along feature axes only: each row of the batch apart."""
-    axis = positive(int(site.attrs.get("axis", _AXIS_DEFAULT[site.op_type])), len(site.shape_in()))
+    axis = site.axis()
     if axis == 0:
         return site.refuse("mixes-batch", "works along the batch")
     if any(not isinstance(view, Fixed) for view in site.views[1:] if view is not None):

@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 from onnxfc import emit
+from onnxfc.op_kinds import halved
 from onnxfc.receptive_field import Field
 from onnxfc.rules.expand import laid_out
 from onnxfc.rules.sisters import RESIZED, contiguous, images, sisters, sized, sizes_like, sizes_with
@@ -66,8 +67,7 @@ def _cut_off(
     total = [(size - 1) * s + extra + (k - 1) * d + 1 - out for size, out, k, s, d, extra in sizes]
     if min(total) < 0:
         return None
-    less, rest = [t // 2 for t in total], [t - t // 2 for t in total]
-    return (*less, *rest) if auto == "SAME_UPPER" else (*rest, *less)
+    return halved(auto, total)
 
 
 def _resampled(site: Site, view: Placed, fields: Sequence[Field]) -> Trace:

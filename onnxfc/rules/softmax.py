@@ -9,16 +9,17 @@ import numpy as np
 from onnxfc import emit
 from onnxfc.axes import pure
 from onnxfc.lift import to_scores
+from onnxfc.op_kinds import SOFTMAX, axes_along
 from onnxfc.rules.arithmetic import affine
 from onnxfc.rules.places import over_places
 from onnxfc.rules.table import FEATURES, PLACED, rule
-from onnxfc.site import Outcome, Site, positive
+from onnxfc.site import Outcome, Site
 from onnxfc.views import Fixed, Placed, ScoreMap, View, Window
 
 _BATCH_NORM = ("epsilon", "momentum", "spatial", "training_mode")
 
 
-@rule("Softmax", "LogSoftmax", "Hardmax", on=FEATURES, attributes=("axis",))
+@rule(*SOFTMAX, on=FEATURES, attributes=("axis",))
 def softmax_scores(site: Site) -> Outcome:
     """Over features, cell by cell. Before opset 13 all axes from ``axis`` on are normalised together.
 
@@ -29,12 +30,11 @@ def softmax_scores(site: Site) -> Outcome:
     scores = to_scores(site, view)
     if not isinstance(scores, ScoreMap):
         return scores
-    rank = len(scores.features) + 1
-    flattening = site.opset < 13
-    axis = positive(int(site.attrs.get("axis", 1 if flattening else -1)), rank)
+    axes = axes_along(site.op_type, site.attrs, len(scores.features) + 1, site.opset)
+    axis = axes[0]
     if axis == 0 or scores.batch_axis:
         return site.refuse("mixes-batch", "normalises over the batch")
-    if flattening:
+    if site.opset < 13:
         return _grid_first(site, scores, axis)
     site.keep([scores.tensor], axis=axis)
     return site.score_maps(scores.trace)
@@ -51,12 +51,11 @@ def _grid_first(site: Site, scores: ScoreMap, axis: int) -> Outcome:
     return site.score_maps(scores.trace)
 
 
-@rule("Softmax", "LogSoftmax", "Hardmax", on=PLACED, attributes=("axis",))
+@rule(*SOFTMAX, on=PLACED, attributes=("axis",))
 def softmax(site: Site) -> Outcome | None:
     """Over the channels of each place; over places they are weights of the whole image, or of each window."""
-    view, rank, flattening = site.placed_in(), len(site.shape_in()), site.opset < 13
-    axis = positive(int(site.attrs.get("axis", 1 if flattening else -1)), rank)
-    normalised = set(range(axis, rank)) if flattening else {axis}
+    view, rank, normalised = site.placed_in(), len(site.shape_in()), set(site.axes_along())
+    axis = min(normalised)
     if 0 in normalised and not view.is_folded:
         return site.refuse("mixes-batch", "normalises over the batch")
     if all(pure(view.groups[k]) for k in normalised):

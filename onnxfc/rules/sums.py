@@ -14,15 +14,12 @@ from onnx import TensorProto
 from onnxfc import emit
 from onnxfc.errors import Refusal
 from onnxfc.graph import attributes, inputs_of
-from onnxfc.op_kinds import BROADCAST, UNARY
+from onnxfc.op_kinds import BROADCAST, MEANS, SOFTMAX, SPREADING, SUMS, UNARY, axes_along
 from onnxfc.rules.counts import Growth, divisor
-from onnxfc.site import LEAVE, Site, positive
+from onnxfc.site import LEAVE, Site
 from onnxfc.specs import InferenceFailed, Spec
 from onnxfc.views import Context, Fixed, Placed, Refused, Trace, View, Window
 
-SUMS = {"ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp"}
-_MEANS = {"AveragePool", "GlobalAveragePool", "ReduceMean"}
-_SOFTMAX = {"Hardmax", "LogSoftmax", "Softmax"}
 _SIZES = {"Shape", "Size"}
 FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
 
@@ -37,12 +34,12 @@ def scale_of(site: Site, trace: Trace, tensor: str, axes: Sequence[int], places:
     """
     along = {place for _, place in trace.shares} & set(places)
     summed = site.op_type in SUMS or (site.op_type == "Einsum" and len(site.node.input) == 1)
-    if (summed or site.op_type in _MEANS) and along and along < set(places):
+    if (summed or site.op_type in MEANS) and along and along < set(places):
         raise InferenceFailed("it sums up at once what was weighed over some of the places only")
     counts = counted(site, tensor, axes)
     if summed and not any(place in places or ~place in places for _, place in trace.shares):
         return "same" if divided(site, counts) else "grows"
-    if site.op_type in _MEANS and along:
+    if site.op_type in MEANS and along:
         return "same" if divided(site, tuple(1 / count for count in counts)) else "shrinks"
     return "same"
 
@@ -75,7 +72,7 @@ def weighs(site: Site, trace: Trace, axes: Sequence[int]) -> bool | None:
     """
     if site.op_type not in SUMS:
         return False
-    makers = {node.output[0] for node in site.state.graph.nodes if node.op_type in _SOFTMAX}
+    makers = {node.output[0] for node in site.state.graph.nodes if node.op_type in SOFTMAX}
     if not makers & trace.pools:
         return False
     return True if set(axes) in _softmaxes_of_product(site) and site.op_type == "ReduceSum" else None
@@ -88,9 +85,7 @@ def _softmaxes_of_product(site: Site) -> list[set[int]]:
     found = []
     for node in factors:
         if node is not None and node.op_type == "Softmax" and len(site.native(node.output[0]).native) == rank:
-            flattening = site.opset < 13
-            axis = positive(int(attributes(node).get("axis", 1 if flattening else -1)), rank)
-            found.append(set(range(axis, rank)) if flattening else {axis})
+            found.append(set(axes_along(node.op_type, attributes(node), rank, site.opset)))
     return found
 
 
@@ -144,7 +139,7 @@ def _number(site: Site, name: str) -> Growth | bool:
 def _spreads(site: Site, node: onnx.NodeProto, name: str) -> bool:
     """Whether a node lays this input on something larger that comes from the image, or repeats it."""
     sizes = [math.prod(spec.native) if spec.shapes else 0 for spec in map(site.native, (name, node.output[0]))]
-    if node.op_type in {"Expand", "Resize", "Tile", "Upsample"}:
+    if node.op_type in SPREADING:
         return sizes[1] > sizes[0]
     others = [other for other in node.input if other not in {"", name}]
     fixed = all(isinstance(site.state.views.get(other), Fixed) for other in others)
