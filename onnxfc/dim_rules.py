@@ -149,6 +149,8 @@ def _place(call: NodeCall, bound: Any, length: Dim) -> Any:
     if not isinstance(length, Length):
         return least(bound, length) if at(bound, call.native) >= 0 else length + bound
     native = at(bound, call.native)
+    if native < 0 and native + at(length, call.native) < 0:
+        return most(0, length + bound)
     if native < 0:
         call.asks.append(Room(length + bound, 0))
         return length + bound

@@ -90,6 +90,9 @@ class Length:
         rest, constant, by = {atom: k // common for atom, k in rest.items()}, constant // common, self.per // common
         if by == 1:
             return outside + _length(rest, constant, 1)
+        if all(2 * factor > by for factor in rest.values()):  # floor(3x / 4) = x - floor((x + 3) / 4)
+            less = _length({atom: by - factor for atom, factor in rest.items()}, by - 1 - constant, 1)
+            return outside + _length(dict.fromkeys(rest, 1), 0, 1) - less // by
         deeper = [atom for atom, factor in rest.items() if isinstance(atom, Floor) and factor == 1]
         if len(deeper) != 1:
             return outside + Length(frozenset([(Floor(Length(frozenset(rest.items()), constant), by), 1)]))
@@ -395,7 +398,17 @@ def _smallest_of(item: Dim) -> Iterable[Dim]:
 
 def _never_more(one: Dim, other: Dim) -> bool:
     found = bounds(one - other)
-    return found is not None and found[1] <= 0
+    return (found is not None and found[1] <= 0) or _never_negative(other - one)
+
+
+def _never_negative(number: Number) -> bool:
+    """Whether it is plain that a number is 0 or more, as images have no fewer pixels."""
+    if not isinstance(number, Length):
+        return number >= 0
+    return number.constant >= 0 and all(
+        factor > 0 and not isinstance(atom, Least | Sampled) and all(map(_never_negative, atom.within))
+        for atom, factor in number.terms
+    )
 
 
 def _many(sizes: Sizes) -> bool:

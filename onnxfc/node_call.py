@@ -205,14 +205,24 @@ class NodeCall:
         ask = self._ask
         if ask is None:
             return None
-        first, second = self.known.probes[:2]
-        axes = sorted(frozenset[int]().union(*(length.axes for length in self._lengths)))
         made = list[Dim]()
         for k, row in enumerate(rows):
-            rates = {a: Fraction(int(row[1]) - int(row[0]), second[a] - first[a]) for a in axes[:1] if len(axes) == 1}
-            atom = Sampled(f"{self.node.output[output]}[{k}]", _asked(ask, output, tell, k), self._lengths, rates)
+            atom = Sampled(
+                f"{self.node.output[output]}[{k}]", _asked(ask, output, tell, k), self._lengths, self._rates(row)
+            )
             made.append(Length(frozenset([(atom, 1)])))
         return tuple(made)
+
+    def _rates(self, row: Sequence[int]) -> Mapping[int, Fraction]:
+        """By how much numbers that are ``row`` at the probes grow with each axis: one that explains them alone."""
+        first, *others = self.known.probes
+        axes = frozenset[int]().union(*(length.axes for length in self._lengths))
+        for axis in sorted(axes):
+            pairs = zip(row[1:], others, strict=False)
+            found = {Fraction(int(item) - int(row[0]), sizes[axis] - first[axis] or 1) for item, sizes in pairs}
+            if len(found) == 1:
+                return dict.fromkeys(axes, Fraction(0)) | {axis: found.pop()}
+        return {}
 
     @cached_property
     def _lengths(self) -> tuple[Length, ...]:

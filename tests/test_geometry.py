@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import pickle
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from cli_runs import FIXTURES
-from hazards import own_crops, session
+from hazards import CHECK, Net, own_crops, proven, session
 from hypothesis import HealthCheck, Phase, assume, event, given, note, seed, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
@@ -335,3 +337,91 @@ def test_verdict_and_geometry_of_random_networks(data: Any) -> None:
         event("reads beyond its crop" if not native.within(claim.native_size) else "jumps over its padding")
         if native.within(claim.native_size):
             assert own_crops(model, done, more=(1, 1, 1), varied=False) < 1e-3
+
+
+# Upsampled, then strided: the windows are no single floor of the image's size
+
+UPSAMPLED = {"upsampled": (3, 6, (20, 22)), "upsampled_thrice": (4, 12, (20, 20))}
+"""Stride, period, native size."""
+
+
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+@pytest.mark.parametrize("name", UPSAMPLED)
+def test_cells_between_the_steps(name: str, exporter: str) -> None:
+    """The size step is the period, in which the cells keep their places; their number is known at every size."""
+    done = rewrite(FIXTURES / f"{name}.{exporter}.onnx", check_options=CHECK)
+    assert done.parity is not None
+    assert done.parity.passed
+    stride, period, native = UPSAMPLED[name]
+    geometry, made = Geometry.from_model(done.model), session(done.model)
+    assert (geometry.native_size, geometry.stride) == (native, (stride, stride))
+    assert geometry.size_step == geometry.period == (period, period)
+    counts = set()
+    for more in range(-4, 3 * period):
+        size = (native[0] + more, native[1] + (7 * more) % 11)
+        try:
+            found = made.run(None, {"image": np.zeros((1, 3, *size), np.float32)})[0].shape[2:]
+        except Exception:  # onnxruntime's have no common base
+            found = None
+        cells = geometry.cells(*size)
+        assert cells == found if found is not None else 0 in cells, size
+        counts.add(cells[0] - 1 - more // stride)
+    assert len(counts) > 1, "a single floor would do"
+
+
+@pytest.mark.parametrize("name", UPSAMPLED)
+def test_cells_a_period_apart_are_the_original_on_its_crops(name: str) -> None:
+    """Nothing is padded: moved by whole periods, a crop gives what the map has there."""
+    path = FIXTURES / f"{name}.dynamo.onnx"
+    done, original = rewrite(path, prove=False), session(onnx.load(path))
+    stride, period, native = UPSAMPLED[name]
+    image = np.random.default_rng(3).standard_normal((1, 3, *(n + 2 * period for n in native))).astype(np.float32)
+    scores = session(done.model).run(None, {"image": image})[0]
+    scale = float(np.ptp(scores))
+    for row, column in np.ndindex(3, 3):
+        top, left = row * period, column * period
+        crop = np.ascontiguousarray(image[:, :, top : top + native[0], left : left + native[1]])
+        wanted = original.run(None, {"image": crop})[0]
+        assert np.abs(scores[..., top // stride, left // stride] - wanted).max() < 1e-5 * scale
+
+
+def test_sizes_between_the_steps_that_do_not_fit() -> None:
+    """A padded Conv beside a pool: at odd sizes they differ by a place, and the model does not run."""
+    net = Net(17)
+    image = net.image(size=(16, 16))
+    one = net.conv(image, 2, 2, pads=[1, 1, 1, 1])
+    added = net.op("Add", one, net.op("MaxPool", image, kernel_shape=[2, 2], strides=[2, 2]))
+    geometry = Geometry.from_model(rewrite(net.model(net.fc(net.op("Flatten", added), 2 * 64, 4)), prove=False).model)
+    assert geometry.size_step == (2, 2)
+    assert geometry.cells(18, 20) == (2, 3)
+    with pytest.raises(UsageError, match="the model takes 16x16 px plus multiples of 2x2"):
+        geometry.cells(17, 16)
+    assert pickle.loads(pickle.dumps(geometry)) == geometry
+
+
+@pytest.mark.parametrize("fine_first", [True, False])
+def test_outputs_of_two_strides_lie_on_one_grid(fine_first: bool) -> None:
+    """The finer one is thinned, and says so: its cells are as far apart as the other's."""
+    net = Net(17)
+    fine = net.op("Tanh", net.conv(net.image(size=(17, 19)), 2, 3))
+    coarse = net.op("Tanh", net.conv(fine, 3, 4))
+    ends = [net.fc(net.op("Flatten", fine), 3 * 8 * 9, 5), net.fc(net.op("Flatten", coarse), 4 * 3 * 4, 5)]
+    model = net.model(*(ends if fine_first else ends[::-1]))
+    done = proven(model)
+    assert [output.stride for output in done.claim.outputs] == [(4, 4), (4, 4)]
+    assert done.claim.stride == (4, 4)
+    assert own_crops(model, done) < 1e-5
+
+
+CASES = Path(__file__).parents[2] / "shared" / "cases"
+"""Found by random search; where they are not at hand, the fixtures above do."""
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason="no shared cases here")
+def test_shared_cases_upsampled() -> None:
+    found = rewrite(CASES / "upsample-then-stride-cells.onnx", check_options=CHECK)
+    geometry = Geometry.from_model(found.model)
+    assert geometry.cells(14, 21) == (1, 2)
+    assert geometry.size_step == geometry.period == (6, 6)
+    refused = rewrite(CASES / "upsample-then-stride-refused.onnx", check_options=CHECK)
+    assert refused.claim.size_step == refused.claim.period == (12, 12)

@@ -79,9 +79,7 @@ def test_composition(steps: list[tuple[int, ...] | tuple[str, int]]) -> None:
         assert all(at(length, {0: x + period}) == n + growth * period for x, n in found.items())
 
 
-def _stepped(
-    length: Dim, found: dict[int, int], step: Callable[[Dim, int], Dim], k: int
-) -> tuple[Dim, dict[int, int]]:
+def _stepped(length: Dim, found: dict[int, int], step: Callable[[Dim, int], Dim], k: int) -> tuple[Dim, dict[int, int]]:
     made = {}
     for size, n in found.items():
         value = step(n, k)
@@ -159,6 +157,7 @@ def test_smaller_of_two() -> None:
     mixed = least(3 * (X // 3) + 1, 2 * (X // 2))
     assert [mixed.at({0: size}) for size in range(6, 12)] == [6, 6, 7, 8, 10, 10]
     assert least(mixed, X, mixed) == mixed
+    assert least(X // 2, Y + X // 2) == X // 2
     assert bounds(X - 3 * (X // 3)) == (0, 2)
     assert bounds(X) is None
     assert least(5, X).growth(0) is None
@@ -181,7 +180,9 @@ def test_places_of_a_map() -> None:
 def test_what_is_alike_along_sizes() -> None:
     sizes = {0: np.arange(8, 40, 2), 1: 9}
     assert along(X - X // 2, sizes) == along(X // 2, sizes)
-    assert along(X - Y, {0: np.arange(9), 1: np.arange(9)}) == along(0 * X + (Y - X), {0: np.arange(9), 1: np.arange(9)})
+    assert along(X - Y, {0: np.arange(9), 1: np.arange(9)}) == along(
+        0 * X + (Y - X), {0: np.arange(9), 1: np.arange(9)}
+    )
     assert along(X, sizes) != along(Y, sizes)
     assert str(pixels(BATCH) + 1) == "n + 1"
 
