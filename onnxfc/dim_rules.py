@@ -146,18 +146,14 @@ def _place(call: NodeCall, bound: Any, length: Dim) -> Any:
     """Where a bound of a Slice lies on an axis of that length; what it is counted from must be there."""
     if isinstance(bound, int) and bound >= _OPEN:
         return length
-    if not isinstance(length, Length):
-        return least(bound, length) if at(bound, call.native) >= 0 else length + bound
-    native = at(bound, call.native)
-    if native < 0 and native + at(length, call.native) < 0:
-        return most(0, length + bound)
-    if native < 0:
+    native, most_natively = at(bound, call.native), at(length, call.native)
+    if native < 0 <= native + most_natively:
         call.asks.append(Room(length + bound, 0))
         return length + bound
-    if isinstance(bound, int) and bound <= at(length, call.native):
+    if isinstance(bound, int) and 0 <= bound <= most_natively:
         call.asks.append(Room(length, bound))
         return bound
-    return least(bound, length)
+    return most(0, length + bound) if native < 0 else least(bound, length)
 
 
 def _reshape(call: NodeCall, dims: list[Any]) -> Made:

@@ -139,12 +139,15 @@ class Extents:
         spec = call.made[output]
         if spec is None or spec.shapes is None:
             return None
-        if not _varies(spec):
-            return spec.native
         found = made[output] if made is not None and output < len(made) else None
-        if found is not None and self._agree(found, zip(*spec.shapes, strict=True)):
-            return found
-        found = call.like_inputs(spec.shapes) if made is None else None
+        if found is not None and not self._agree(found, zip(*spec.shapes, strict=True)):
+            found = None
+        if not _varies(spec):
+            for dim, length in zip(found or (), spec.native, strict=False):
+                call.bond(dim, length)  # smaller only where the image is too small
+            return spec.native
+        if found is None and made is None:
+            found = call.like_inputs(spec.shapes)
         if found is not None:
             return found
         found = call.sampled_dims(output)

@@ -67,7 +67,9 @@ def _on_one_grid(state: State) -> list[View] | Refusal:
     if isinstance(met, Refusal):
         return met
     queue = iter(met)
-    return [next(queue) if any(view is score for score in scores) else view for view in views]
+    thinned = [next(queue) if any(view is score for score in scores) else view for view in views]
+    state.views.update(zip(state.graph.outputs, thinned, strict=True))
+    return thinned
 
 
 def _output(state: State, name: str, view: View, form: Form) -> tuple[Output, Trace | None] | Refusal:

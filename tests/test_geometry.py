@@ -13,7 +13,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from cli_runs import FIXTURES
-from hazards import CHECK, Net, own_crops, session
+from hazards import CHECK, Net, own_crops, proven, session
 from hypothesis import HealthCheck, Phase, assume, event, given, note, seed, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
@@ -397,6 +397,20 @@ def test_sizes_between_the_steps_that_do_not_fit() -> None:
     with pytest.raises(UsageError, match="the model takes 16x16 px plus multiples of 2x2"):
         geometry.cells(17, 16)
     assert pickle.loads(pickle.dumps(geometry)) == geometry
+
+
+@pytest.mark.parametrize("fine_first", [True, False])
+def test_outputs_of_two_strides_lie_on_one_grid(fine_first: bool) -> None:
+    """The finer one is thinned, and says so: its cells are as far apart as the other's."""
+    net = Net(17)
+    fine = net.op("Tanh", net.conv(net.image(size=(17, 19)), 2, 3))
+    coarse = net.op("Tanh", net.conv(fine, 3, 4))
+    ends = [net.fc(net.op("Flatten", fine), 3 * 8 * 9, 5), net.fc(net.op("Flatten", coarse), 4 * 3 * 4, 5)]
+    model = net.model(*(ends if fine_first else ends[::-1]))
+    done = proven(model)
+    assert [output.stride for output in done.claim.outputs] == [(4, 4), (4, 4)]
+    assert done.claim.stride == (4, 4)
+    assert own_crops(model, done) < 1e-5
 
 
 CASES = Path(__file__).parents[2] / "shared" / "cases"
