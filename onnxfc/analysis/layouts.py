@@ -20,8 +20,8 @@ class Layout:
     """How a tensor that is computed from the image holds its places. Each resolution and branch is the same image.
 
     ``axes``: of each axis its parts, the outermost first; None where they were mixed, of places ``hidden`` then.
-    ``thin``: places of which a pool (named by its output) left an axis of extent 1. ``looks``: the pools whose result it
-    is, and whose places it has not met since. ``own``: the pieces, weights of places and deviations that it is made
+    ``thin``: places of which a pool (named by its output) left an axis of extent 1. ``looks``: the pools whose result
+    it is, and whose places it has not met since. ``own``: the pieces, weights of places and deviations that it is made
     from, place by place. ``mean``: the tensor of which it is the mean over all places, moved at most. ``flat``: places
     have become features, as no axis was left to channels alone.
     """

@@ -65,7 +65,7 @@ def laid_out(site: Site, view: Placed) -> Outcome | None:
     known = view.is_strip and len(before) == len(after) and (copies or site.opset < 11 or site.has_input(3))
     places = _missing(view, after) if known else []
     if not places:
-        return None
+        return _copied_elsewhere(site, view) if copies and len(before) == len(after) else None
     along = {view.like.where[place] for place in places}
     rest = [axis for axis in range(len(after)) if before[axis] != after[axis] and axis not in along]
     regional = str(site.attrs.get("coordinate_transformation_mode", "")) == "tf_crop_and_resize"
@@ -77,6 +77,15 @@ def laid_out(site: Site, view: Placed) -> Outcome | None:
     site.draft.emit("Expand", [view.tensor, emit.numbers(site.draft, wanted)], site.node.output[0], instead=site.node)
     trace = view.trace.along({place: view.like.trace.fields[place] for place in places})
     return site.placed(view, trace, {place: view.like.where[place] for place in (*view.where, *places)})
+
+
+def _copied_elsewhere(site: Site, view: Placed) -> Outcome | None:
+    """A refusal where copies are laid along an axis that was pooled, as it lies in the map."""
+    before, after = site.shape_in(), site.shape_out()
+    gone = [axis for place, axis in view.like.where.items() if place not in view.where] if view.is_strip else []
+    if not any(axis < len(before) and before[axis] == 1 < after[axis] for axis in gone):
+        return None
+    return site.refuse("partial-pool", "spreads what was pooled over one axis to a length that its map has not")
 
 
 def _copied_channels(view: Placed, copied: Sequence[int], rest: Sequence[int]) -> bool:
