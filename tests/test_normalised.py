@@ -312,7 +312,7 @@ def test_weights_that_are_given_out_cannot_be_each_windows_own_too() -> None:
         w = weights(net, x)
         return layer(net, total(net, net.op("Mul", w, x))), w
 
-    assert refusal(bodied(body)).code == "size-locked"
+    assert refusal(bodied(body)).code == "softmax-over-space"
 
 
 # A table times the window

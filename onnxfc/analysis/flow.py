@@ -29,7 +29,8 @@ How = Literal["", "query", "tokens", "features"]
 class Look:
     """A node, named by its first output, that looks at places natively; ``gone``: those that its result lacks.
 
-    ``axes``: of its input, along which it does. ``of``: the looks whose result it looks at.
+    ``axes``: of its input, along which it does. ``of``: the looks whose result it looks at. ``own``: what the places that
+    it looks at are made from: weights, say.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Look:
     gone: frozenset[int]
     axes: tuple[int, ...]
     of: Names
+    own: Names = NONE
 
 
 @dataclass(frozen=True)
@@ -149,8 +151,9 @@ class Step:
     def look(self, kind: Kind, gone: frozenset[int], axes: Sequence[int], read: Sequence[str]) -> Names:
         """Note that the node looks at places of tensors."""
         of = NONE.union(*(self.flow.layouts[name].looks for name in read))
+        own = NONE.union(*(self.flow.layouts[name].own for name in read))
         whole = frozenset(range(self.flow.rank)) if LAID in gone else frozenset[int]()
-        self.flow.looks[self.name] = Look(self.name, kind, gone | whole, tuple(axes), of)
+        self.flow.looks[self.name] = Look(self.name, kind, gone | whole, tuple(axes), of, own)
         for name in read:
             self.flow.ends[name].add(self.name)
         return frozenset({self.name})

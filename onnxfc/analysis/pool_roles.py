@@ -97,13 +97,17 @@ class _Decision:
         """Whether a window meets its own places: less its own mean, as a query of its weights, or made from such."""
         region = self.regions[meeting.at]
         inside, ends = self._ends_in_head(region), region.ends
-        if meeting.at in self.flow.deviations:
+        if meeting.at in self.flow.deviations or self._less_weighted_mean(look, meeting):
             return inside and bool(ends) and ends == self.flow.of_kind(ends, *_POOLS)
         if meeting.how == "features" or (meeting.how == "tokens" and look.kind == "layer"):
             return inside
         if meeting.how == "query":
             return inside and bool(ends) and ends == self.flow.of_kind(ends, "weights")
         return any(map(self._is_own, meeting.own))
+
+    def _less_weighted_mean(self, look: Look, meeting: Meeting) -> bool:
+        """Whether a map is less its mean by a window's own weights, as in attentive statistics."""
+        return self.flow.graph.producers[meeting.at].op_type == "Sub" and any(map(self._is_own, look.own))
 
     def _is_own(self, root: str) -> bool:
         """Whether what is made from this, place by place, is each window's own."""

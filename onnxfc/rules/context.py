@@ -106,7 +106,7 @@ def _even(
     view: Window, axes: Sequence[int], weight: Array, summed: tuple[int, ...], mean: Sequence[int]
 ) -> Even | None:
     channels = whole_channels(view, axes)
-    if channels is None or view.trunk is None or math.prod(view.sources[0].extent) == 1:
+    if channels is None or view.trunk is None or view.trunk.shares or math.prod(view.sources[0].extent) == 1:
         return None
     first = weight
     for axis in summed:

@@ -40,6 +40,8 @@ def summed_by(site: Site, own: Groups) -> set[str] | None:
                 return None
             if places_in(after):
                 ways += [(made, after) for made in node.output if made and (made, after) not in ways]
+            elif site.state.roles.of.get(node.output[0]) == "context":
+                return None
             else:
                 kinds.add(node.op_type)
     return kinds
