@@ -47,6 +47,14 @@ def text(result: Rewrite, verbose: bool = False) -> str:
     return "\n".join(lines)
 
 
+def weights(data: Sequence[Path]) -> list[str]:
+    """Where the weights are, if not in the model file."""
+    if not data:
+        return []
+    more = f" and {len(data) - 1} more files" if len(data) > 1 else ""
+    return [row("weights", f"in {data[0].name}{more}")]
+
+
 def size(lengths: Iterable[int]) -> str:
     """``224x224``."""
     return "x".join(map(str, lengths))
@@ -166,7 +174,7 @@ def write_bytes(path: Path, content: bytes) -> None:
             return
         with NewFile(target.parent) as file:
             write_all(file.fd, memoryview(content))
-            file.prepare(target)
+            file.prepare(target, durable=target.exists())
             file.publish(target)
 
 

@@ -41,9 +41,9 @@ class Rewrite:
         """The rewritten model with all its weights, as ``onnx.load`` would give it."""
         return self.file.loaded()
 
-    def save(self, path: str | Path, options: SaveOptions | None = None) -> None:
-        """Write the model atomically. Raises WriteError, or UsageError where ``path`` is the original."""
-        self.file.save(path, options or SaveOptions())
+    def save(self, path: str | Path, options: SaveOptions | None = None) -> list[Path]:
+        """Write the model atomically; returns its data files. Raises WriteError, or UsageError for the original."""
+        return self.file.save(path, options or SaveOptions())
 
 
 def rewrite(

@@ -29,6 +29,7 @@ LAYERS = (
     ("claim", "wire", "graph", "specs", "receptive_field"),
     ("atomic", "storage", "views"),
     ("external",),
+    ("publishing",),
     ("saving",),
     ("model_file", "offgrid"),
     ("draft", "runtime", "shapes", "match", "renaming"),

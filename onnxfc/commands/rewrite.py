@@ -93,7 +93,7 @@ def rewrite(source: Path, target: Path, report: Path | None, quiet: bool, verbos
 
     check_report(report, source, target, *_data_names(target, report, options["external_data_location"]))
     try:
-        result = _rewritten(source, target, options, quiet)
+        result, data = _rewritten(source, target, options, quiet)
     except OnnxfcError as error:
         if report is not None:
             write_report(report, reports.error_as_json(error))
@@ -101,7 +101,7 @@ def rewrite(source: Path, target: Path, report: Path | None, quiet: bool, verbos
     if report is not None:
         write_report(report, reports.as_json(result) | {"input": str(source), "output": str(target)})
     if not quiet:
-        click.echo(encodable(reports.text(result, verbose)))
+        click.echo(encodable("\n".join([reports.text(result, verbose), *reports.weights(data)])))
 
 
 def _data_names(target: Path, report: Path | None, location: str | None) -> list[Path]:
@@ -125,7 +125,7 @@ def _checks(options: dict[str, Any]) -> CheckOptions:
     )
 
 
-def _rewritten(source: Path, target: Path, options: dict[str, Any], quiet: bool) -> Rewrite:
+def _rewritten(source: Path, target: Path, options: dict[str, Any], quiet: bool) -> tuple[Rewrite, list[Path]]:
     from onnxfc.model_file import ModelFile, SaveOptions
     from onnxfc.rewrite import RewriteOptions
     from onnxfc.rewrite import rewrite as run
@@ -148,7 +148,7 @@ def _rewritten(source: Path, target: Path, options: dict[str, Any], quiet: bool)
     try:
         result = run(model, options=wanted, check_options=checks, prove=not options["no_check"], progress=progress)
         progress(f"writing {target}")
-        result.save(target, save)
+        data = result.save(target, save)
     finally:
         clear()
-    return result
+    return result, data
