@@ -11,9 +11,10 @@ from onnxfc.cut import begin_at
 from onnxfc.errors import NothingToRewrite, Refusal
 from onnxfc.geometry import Geometry, Grid, grid_of, slack_of
 from onnxfc.graph import Graph, inputs_of, label
-from onnxfc.images import Image, images, inner_image, is_open, native_inputs, unlike_sizes
+from onnxfc.images import Image, all_declared, images, inner_image, is_open, native_inputs, unlike_sizes
 from onnxfc.inline import inlined
 from onnxfc.model_file import ModelFile
+from onnxfc.native import native_specs
 from onnxfc.outputs import Form, drop_refusals, finish, maps_of_windows
 from onnxfc.periods import period_of
 from onnxfc.receptive_field import Field
@@ -21,7 +22,8 @@ from onnxfc.site import LEAVE
 from onnxfc.sizing import Sizing
 from onnxfc.state import GlobalPool, State
 from onnxfc.views import Trace
-from onnxfc.walk import native_specs, walk
+from onnxfc.walk import walk
+from onnxfc.wellformed import fits
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ def analyse(original: ModelFile, options: RewriteOptions) -> Analysis:
     if inner:
         return analyse(begin_at(original, graph, native_specs(original, graph, inputs), inner[0]), options)
     readings = images(graph, inputs, options.dynamic_batch, options.size, options.inputs)
-    native = native_specs(original, graph, inputs)
+    native = native_specs(original, graph, inputs, declared_all=all_declared(graph))
+    fits(original, graph.nodes, native)
     if isinstance(readings, Refusal):
         refusal = _naming_inner(readings, inner_image(graph, native))
         raise NothingToRewrite(str(refusal), (refusal,))

@@ -16,11 +16,12 @@ from onnxfc.errors import UsageError
 from onnxfc.geometry import Geometry
 from onnxfc.graph import Graph
 from onnxfc.images import native_inputs
-from onnxfc.inline import inlined
+from onnxfc.inline import inlined, sorted_nodes
 from onnxfc.model_file import ModelFile
+from onnxfc.native import native_specs
 from onnxfc.proof import CheckOptions, Parity, check
 from onnxfc.shapes import Shapes
-from onnxfc.walk import native_specs
+from onnxfc.wellformed import finite, well_formed
 
 Model = str | Path | bytes | onnx.ModelProto | ModelFile
 
@@ -61,6 +62,7 @@ def check_pair(
     """
     options = options or CheckOptions()
     one, two = _opened(original), _opened(other)
+    finite(one)
     claim = _claim(two)
     if _claim(one) is not None:
         raise UsageError("the first model was made by onnxfc itself; give the original first, then what was made of it")
@@ -83,7 +85,9 @@ def _claim(file: ModelFile) -> Claim | None:
 
 
 def _opened(model: Model) -> ModelFile:
-    return model if isinstance(model, ModelFile) else ModelFile.open(model)
+    file = model if isinstance(model, ModelFile) else ModelFile.open(model)
+    well_formed(file)
+    return sorted_nodes(file)
 
 
 def _begun(original: ModelFile, claim: Claim) -> ModelFile:

@@ -17,11 +17,13 @@ from onnxfc.costs import multiply_adds
 from onnxfc.errors import NothingToRewrite, Refusal, UsageError
 from onnxfc.geometry import Geometry, Grid
 from onnxfc.graph import Graph, attributes, label
+from onnxfc.inline import sorted_nodes
 from onnxfc.model_file import ModelFile
 from onnxfc.shapes import Shapes
 from onnxfc.specs import Shape
 from onnxfc.state import Replacement
 from onnxfc.views import Context, Map
+from onnxfc.wellformed import finite, well_formed
 
 
 @dataclass(frozen=True)
@@ -95,9 +97,11 @@ def inspect(
     What cannot be rewritten is in ``refusals``. Raises ReadError, and UsageError for sizes that do not fit.
     """
     file = model if isinstance(model, ModelFile) else ModelFile.open(model)
+    well_formed(file)
+    finite(file)
     claim = Claim.from_metadata({item.key: item.value for item in file.proto.metadata_props})
     if claim is not None:
-        return _rewritten(file, claim, at_size)
+        return _rewritten(sorted_nodes(file), claim, at_size)
     try:
         recognise(file)
         found = analyse(file, options or RewriteOptions())

@@ -18,6 +18,7 @@ from onnxfc.model_file import ModelFile, SaveOptions
 from onnxfc.outputs import reduction_contradicts
 from onnxfc.state import Replacement
 from onnxfc.version import __version__
+from onnxfc.wellformed import finite, well_formed
 
 if TYPE_CHECKING:
     from onnxfc.proof import CheckOptions, Parity
@@ -78,7 +79,9 @@ def rewrite(
 
 
 def _rewritten(original: ModelFile, options: RewriteOptions) -> Rewrite:
+    well_formed(original)
     recognise(original)
+    finite(original)
     found = analyse(original, options)
     if found.refusals:
         raise NothingToRewrite(str(found.refusals[0]), found.refusals)

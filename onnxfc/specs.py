@@ -319,7 +319,7 @@ def _reshaped(node: onnx.NodeProto, inputs: Sequence[Spec | None], probe: int) -
     given, target = (*inputs, None, None)[:2]
     if node.op_type != "Reshape" or given is None or target is None or given.shapes is None or target.values is None:
         return None
-    before, wanted = given.shapes[probe], [int(length) for length in target.values[probe]]
+    before, wanted = given.shapes[probe], [int(length) for length in target.values[probe].reshape(-1)]
     if math.prod(before) < _COUNTABLE or any(n == 0 and k >= len(before) for k, n in enumerate(wanted)):
         return None
     keeps_zero = any(item.name == "allowzero" and item.i for item in node.attribute)
@@ -395,4 +395,4 @@ def _combine(runs: Sequence[Found]) -> Spec:
 
 
 def _same(a: Array, b: Array) -> bool:
-    return a.shape == b.shape and bool(np.array_equal(a, b))
+    return a.shape == b.shape and bool(np.array_equal(a, b, equal_nan=a.dtype.kind == b.dtype.kind == "f"))

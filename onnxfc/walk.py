@@ -43,37 +43,6 @@ _PLAIN = {"attention", "data-dependent", "flipped", "position-table", "quantised
 """Refusals that say plainly why: none further on can say it better."""
 
 
-def native_specs(model: ModelFile, graph: Graph, inputs: Mapping[str, Spec]) -> dict[str, Spec]:
-    """Type, shape and small values of every tensor of the original at its native size."""
-    inference = Inference(graph.opsets, graph.model.ir_version)
-    specs = dict(inputs)
-    specs.update({name: of_tensor(tensor, model.array, 1) for name, tensor in graph.initializers.items()})
-    declared = {info.name: info for info in graph.proto.value_info}
-    if graph.model.functions:  # of what a function makes only inference over the whole model can tell
-        whole = onnx.shape_inference.infer_shapes(graph.model)
-        declared = {info.name: info for info in whole.graph.value_info} | declared
-    for position, node in enumerate(graph.nodes):
-        if position not in graph.live:
-            continue
-        try:
-            found = inference.infer(node, [specs.get(name) if name else None for name in node.input], 1)
-        except InferenceFailed:
-            found = [_UNKNOWN] * len(node.output)
-        for name, spec in zip(node.output, found, strict=True):
-            specs[name] = spec if spec is not None and spec.shapes is not None else _declared(declared.get(name))
-    return specs
-
-
-def _declared(info: onnx.ValueInfoProto | None) -> Spec:
-    """What the file itself says of a tensor, where inference cannot tell."""
-    if info is None or not info.type.tensor_type.HasField("shape"):
-        return _UNKNOWN
-    dims = info.type.tensor_type.shape.dim
-    if any(dim.dim_value <= 0 for dim in dims):
-        return Spec(info.type.tensor_type.elem_type, None)
-    return Spec(info.type.tensor_type.elem_type, (tuple(dim.dim_value for dim in dims),))
-
-
 def walk(
     model: ModelFile,
     graph: Graph,
