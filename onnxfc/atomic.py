@@ -37,7 +37,7 @@ _ADVICE = {
     errno.EDQUOT: "the disk quota is used up",
     errno.EFBIG: "the file would be larger than the system allows",
     errno.ENAMETOOLONG: "the name is too long",
-    errno.EMFILE: "too many files are open; write all tensors to one file",
+    errno.EMFILE: "too many files are open; write all tensors to one file, or raise the limit (ulimit -n)",
 }
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import onnx
@@ -96,6 +97,12 @@ class ModelFile:
             raise ReadError(f"{where}: has names that are not UTF-8 text; it is damaged, export it again")
         source.verify()
         return cls(proto, path, Store(source, path))
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a model whose weights are in open files cannot be pickled or copied, nor a Rewrite, which has two: "
+            "save() it and open the file there; its claim and parity can be pickled"
+        )
 
     @property
     def _where(self) -> str:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -160,9 +160,9 @@ def error_as_json(error: OnnxfcError) -> dict[str, Any]:
     }
 
 
-def write(path: Path, document: Mapping[str, Any]) -> None:
-    """Write a report as JSON, as :func:`write_bytes` does."""
-    write_bytes(path, (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))
+def as_bytes(document: dict[str, Any]) -> bytes:
+    """A report as the text of a file."""
+    return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -9,7 +9,9 @@ import click
 
 from onnxfc.commands.common import (
     EPILOG,
+    STDOUT,
     ModelPath,
+    ReportPath,
     Size,
     Tolerance,
     check_report,
@@ -19,6 +21,7 @@ from onnxfc.commands.common import (
     progress_line,
     write_report,
 )
+from onnxfc.commands.main_group import show
 from onnxfc.errors import OnnxfcError, UsageError
 
 if TYPE_CHECKING:
@@ -32,7 +35,7 @@ _OF_PROOF = ("rtol", "atol", "check_size", "data")
 
 @click.command(epilog=EPILOG, context_settings={"token_normalize_func": lambda token: token.replace("_", "-")})
 @click.argument("source", metavar="IN", type=ModelPath())
-@click.argument("target", metavar="OUT", type=ModelPath())
+@click.argument("target", metavar="OUT", type=ModelPath(written=True))
 @click.option(
     "--output",
     type=click.Choice(["map", "mean", "max"]),
@@ -80,7 +83,7 @@ _OF_PROOF = ("rtol", "atol", "check_size", "data")
     show_default=True,
     help="With external data: weights below this many bytes stay in OUT.",
 )
-@click.option("--report", type=click.Path(path_type=Path, dir_okay=False), help="Write the report as JSON.")
+@click.option("--report", type=ReportPath(), help="Write the report as JSON; - prints it instead.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option("-v", "--verbose", is_flag=True, help="Print all nodes, outputs and notes.")
 def rewrite(source: Path, target: Path, report: Path | None, quiet: bool, verbose: bool, **options: Any) -> None:
@@ -100,8 +103,8 @@ def rewrite(source: Path, target: Path, report: Path | None, quiet: bool, verbos
         fail(error, verbose)
     if report is not None:
         write_report(report, reports.as_json(result) | {"input": str(source), "output": str(target)})
-    if not quiet:
-        click.echo(encodable("\n".join([reports.text(result, verbose), *reports.weights(data)])))
+    if not quiet and report != STDOUT:
+        show(encodable("\n".join([reports.text(result, verbose), *reports.weights(data)])))
 
 
 def _data_names(target: Path, report: Path | None, location: str | None) -> list[Path]:
