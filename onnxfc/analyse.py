@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import get_args
 
+from onnxfc import validate
 from onnxfc.claim import PREFIX, Boundary, Claim, ImageInput, Output
 from onnxfc.cut import begin_at
-from onnxfc.errors import NothingToRewrite, Refusal
+from onnxfc.errors import NothingToRewrite, Refusal, UsageError
+from onnxfc.fitting import fits
 from onnxfc.geometry import Geometry, Grid, grid_of, slack_of
 from onnxfc.graph import Graph, inputs_of, label
 from onnxfc.images import Image, all_declared, images, inner_image, is_open, native_inputs, unlike_sizes
 from onnxfc.inline import inlined
 from onnxfc.model_file import ModelFile
 from onnxfc.native import native_specs
-from onnxfc.outputs import Form, drop_refusals, finish, maps_of_windows
+from onnxfc.outputs import Form, drop_refusals, finish, maps_of_windows, reduction_contradicts
 from onnxfc.periods import period_of
 from onnxfc.receptive_field import Field
 from onnxfc.site import LEAVE
@@ -23,7 +26,6 @@ from onnxfc.sizing import Sizing
 from onnxfc.state import GlobalPool, State
 from onnxfc.views import Trace
 from onnxfc.walk import walk
-from onnxfc.wellformed import fits
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,17 @@ class RewriteOptions:
     dynamic_batch: bool = False
     size: tuple[int, ...] | None = None
     inputs: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        validate.choice("output", self.output, get_args(Form))
+        validate.choice("global_pool", self.global_pool, get_args(GlobalPool))
+        validate.flag("dynamic_batch", self.dynamic_batch)
+        if self.size is not None:
+            object.__setattr__(self, "size", validate.size("size", self.size))
+        object.__setattr__(self, "inputs", validate.names("inputs", self.inputs))
+        contradiction = reduction_contradicts(self.output, self.global_pool)
+        if contradiction:
+            raise UsageError(contradiction)
 
 
 @dataclass(frozen=True)

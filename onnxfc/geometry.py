@@ -19,6 +19,7 @@ from pathlib import Path
 
 import onnx
 
+from onnxfc import validate
 from onnxfc.claim import Claim, Output
 from onnxfc.errors import ReadError, UsageError
 from onnxfc.model_file import ModelFile
@@ -173,7 +174,7 @@ class Geometry:
 
     def _check(self, size: Sequence[int]) -> None:
         native, step = self.native_size, self.size_step
-        if len(size) != len(native) or min(size) < 1:
+        if not validate.is_size(size) or len(size) != len(native):
             raise UsageError(f"an image of this model has {len(native)} lengths from 1 px on, not {tuple(size)}")
         if any((length - n) % s for length, n, s in zip(size, native, step, strict=True)):
             raise UsageError(

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import onnx
 
 from onnxfc.branches import inferred
+from onnxfc.fitting import cannot_run, on_its_axes, runs_nowhere
 from onnxfc.graph import Graph
 from onnxfc.model_file import ModelFile
 from onnxfc.specs import Inference, InferenceFailed, Spec, of_tensor
-from onnxfc.wellformed import cannot_run, on_its_axes, runs_nowhere
 
 _UNKNOWN = Spec(0, None)
 

@@ -13,12 +13,12 @@ import onnx
 from onnxfc.analyse import RewriteOptions, analyse, claim_of, map_at_twice, recognise
 from onnxfc.assemble import assemble
 from onnxfc.claim import PREFIX, Claim
-from onnxfc.errors import NothingToRewrite, ProofFailed, Refusal, UsageError
+from onnxfc.errors import NothingToRewrite, ProofFailed, Refusal
+from onnxfc.finite import finite
 from onnxfc.model_file import ModelFile, SaveOptions
-from onnxfc.outputs import reduction_contradicts
 from onnxfc.state import Replacement
 from onnxfc.version import __version__
-from onnxfc.wellformed import finite, well_formed
+from onnxfc.wellformed import well_formed
 
 if TYPE_CHECKING:
     from onnxfc.proof import CheckOptions, Parity
@@ -60,9 +60,6 @@ def rewrite(
     Raises ReadError, UsageError, NothingToRewrite (with all refusals) or ProofFailed (with the parity).
     """
     options = options or RewriteOptions()
-    contradiction = reduction_contradicts(options.output, options.global_pool)
-    if contradiction:
-        raise UsageError(contradiction)
     began = time.perf_counter()
     original = model if isinstance(model, ModelFile) else ModelFile.open(model)
     done = _rewritten(original, options)

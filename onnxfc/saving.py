@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 import onnx
 
-from onnxfc import wire
+from onnxfc import validate, wire
 from onnxfc.atomic import check_folder, writing
 from onnxfc.errors import ReadError, UsageError, WriteError
 from onnxfc.external import Store, entries, is_external, is_private, is_text, other_tensors, set_entries
@@ -43,8 +43,11 @@ class SaveOptions:
     external_data_size_threshold: int = 1024
 
     def __post_init__(self) -> None:
-        if self.external_data_size_threshold < 0:
-            raise UsageError("external_data_size_threshold: must be 0 bytes or more")
+        validate.flag("save_as_external_data", self.save_as_external_data)
+        validate.flag("all_tensors_to_one_file", self.all_tensors_to_one_file)
+        validate.whole("external_data_size_threshold", self.external_data_size_threshold, 0)
+        if not isinstance(self.external_data_location, str | None):
+            raise UsageError(f"external_data_location: must be a file name, not {self.external_data_location!r}")
 
     @property
     def one_file(self) -> bool:

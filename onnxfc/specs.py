@@ -291,7 +291,7 @@ def _must_divide(node: onnx.NodeProto, inputs: Sequence[Spec | None], probe: int
     """SpaceToDepth takes whole blocks only, of which inference says nothing."""
     spec = inputs[0] if inputs else None
     if node.op_type == "SpaceToDepth" and spec is not None and spec.shapes is not None:
-        block = next(item.i for item in node.attribute if item.name == "blocksize")
+        block = next((item.i for item in node.attribute if item.name == "blocksize"), 1)
         if any(length % block for length in spec.shapes[probe][2:]):
             raise InferenceFailed(f"SpaceToDepth needs sizes that are multiples of {block}")
 

@@ -1,7 +1,7 @@
 """Malformed graphs are found before anything works on them: one line that says what, and where.
 
 One pass over the protobuf: names that nobody or two nodes make, circles, nodes that are no calls of their operator,
-tensors whose values do not fit their dims, and versions that are none. It looks at no weight; :func:`finite` does.
+tensors whose values do not fit their dims, and versions that are none. It looks at no weight.
 What onnxruntime runs passes; what no runtime can run does not. https://onnx.ai/onnx/repo-docs/IR.html
 """
 
@@ -9,23 +9,19 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 
-import numpy as np
 import onnx
 from onnx import AttributeProto, TensorProto, defs
 
 from onnxfc.errors import ReadError
 from onnxfc.external import all_tensors, raw_size
-from onnxfc.graph import Graph, canonical_domain, inputs_of, label, subgraphs
+from onnxfc.graph import canonical_domain, inputs_of, label, subgraphs
 from onnxfc.model_file import ModelFile
-from onnxfc.specs import Shape, Spec
-from onnxfc.storage import Span
 
 _LARGEST_IR = 1000  # onnx counts them one by one, and is at 14; onnxruntime says which it takes
 _LARGEST_OPSET = 2**31 - 1
-_PIECE = 1 << 19  # bytes of a weight that are looked at together; so few are read, not mapped
 
 _FIELDS: Mapping[int, str] = {
     TensorProto.FLOAT: "float_data",
@@ -45,36 +41,16 @@ _A = AttributeProto
 _VALUES: Mapping[int, str] = {_A.TENSOR: "t", _A.GRAPH: "g", _A.SPARSE_TENSOR: "sparse_tensor"}
 """The attributes that are messages, without which there is no value."""
 
-_BAD: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
-    **dict.fromkeys(("Conv", "ConvTranspose", "FusedConv", "Gemm", "FusedGemm", "MatMul"), lambda x: ~np.isfinite(x)),
-    **dict.fromkeys(("BatchNormalization", "InstanceNormalization"), lambda x: ~np.isfinite(x)),
-    **dict.fromkeys(("Add", "Div", "Mul", "Sub", "PRelu", "LayerNormalization"), np.isnan),
-}
-"""What no weight of an operator can be; masks hold infinities, which are added."""
-
-
-_ALONG = {
-    *(
-        "ArgMax",
-        "ArgMin",
-        "Concat",
-        "Flatten",
-        "Gather",
-        "Hardmax",
-        "LayerNormalization",
-        "LogSoftmax",
-        "LpNormalization",
-    ),
-    *("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd"),
-    *("ReduceSum", "ReduceSumSquare", "Softmax", "Split", "Squeeze", "TopK"),
-}
-"""Operators whose axis or axes are those of their first input."""
-
 
 def well_formed(model: ModelFile) -> None:
     """Raises ReadError where the model is none that could be run."""
     for problem in _problems(model):
-        raise ReadError(f"{model.path or 'the given model'}: is malformed: {problem}")
+        raise malformed(model, problem)
+
+
+def malformed(model: ModelFile, problem: str) -> ReadError:
+    """What is said of a model that no runtime can run."""
+    return ReadError(f"{model.path or 'the given model'}: is malformed: {problem}")
 
 
 def _problems(model: ModelFile) -> Iterator[str]:
@@ -102,20 +78,20 @@ def _tensor(model: ModelFile, tensor: TensorProto) -> Iterator[str]:
         yield f"{where} has no data type that is known ({tensor.data_type})"
         return
     if any(dim < 0 for dim in tensor.dims):
-        yield f"{where} has a negative dim: {_dims(tensor.dims)}"
+        yield f"{where} has a negative dim: {dims_text(tensor.dims)}"
         return
     span, wanted = model.store.span(tensor), math.prod(tensor.dims)
     if span is not None or tensor.raw_data:
         have, need = len(tensor.raw_data) if span is None else len(span), raw_size(tensor)
         if need is not None and have != need:
-            yield f"{where} with dims {_dims(tensor.dims)} needs {need:,} bytes, it has {have:,}"
+            yield f"{where} with dims {dims_text(tensor.dims)} needs {need:,} bytes, it has {have:,}"
     elif tensor.data_type in _FIELDS:
         count = len(getattr(tensor, _FIELDS[tensor.data_type]))
         if count != wanted:
-            yield f"{where} with dims {_dims(tensor.dims)} needs {wanted:,} values, it has {count:,}"
+            yield f"{where} with dims {dims_text(tensor.dims)} needs {wanted:,} values, it has {count:,}"
 
 
-def _dims(dims: Iterable[int]) -> str:
+def dims_text(dims: Iterable[int]) -> str:
     return "x".join(map(str, dims)) or "()"
 
 
@@ -203,6 +179,11 @@ class _Schemas:
             self._known[key] = None if key in self._own else self._find(*key)
         return self._known[key]
 
+    def is_newer(self, node: onnx.NodeProto) -> bool:
+        """Whether only a later version of the operator set has it."""
+        key = (canonical_domain(node.domain), node.op_type)
+        return key not in self._own and bool(defs.has(node.op_type, domain=key[0]))
+
     def _find(self, domain: str, op_type: str) -> defs.OpSchema | None:
         try:
             return defs.get_schema(op_type, max_inclusive_version=self._opsets.get(domain, 1), domain=domain)
@@ -217,6 +198,8 @@ def _call(node: onnx.NodeProto, schemas: _Schemas, where: str) -> Iterator[str]:
     yield from _twice((item.name for item in node.attribute), "attribute", f" of {called}")
     schema = schemas.of(node)
     if schema is None:
+        if schemas.is_newer(node):
+            yield f"{called}: there is no such operator yet in the version of its operator set that the model imports"
         return
     for what, count, least, most in (
         ("inputs", len(node.input), schema.min_input, schema.max_input),
@@ -261,140 +244,3 @@ def _attribute(item: AttributeProto) -> Iterator[str]:
         and not item.HasField(_VALUES[item.type])
     ):
         yield f"attribute {item.name!r} has no value"
-
-
-def fits(model: ModelFile, nodes: Iterable[onnx.NodeProto], native: Mapping[str, Spec]) -> None:
-    """Raises ReadError where a weight is not made for the map that the declared input size gives.
-
-    Windows are listed place by place, which is in proportion to the weight: not where there is no such weight.
-    """
-    weights = {tensor.name: tensor for tensor in model.proto.graph.initializer}
-    for node in nodes:
-        sizes = _FEATURES.get(node.op_type) if len(node.input) > 1 and node.input[1] in weights else None
-        given = native.get(node.input[0]) if sizes is not None else None
-        if sizes is None or given is None or given.shapes is None:
-            continue
-        have, made_for = sizes(given.native, weights[node.input[1]].dims, {a.name: a.i for a in node.attribute})
-        if have != made_for:
-            raise ReadError(
-                f"{model.path or 'the given model'}: is malformed: node {label(node)!r} ({node.op_type}): its weight "
-                f"{node.input[1]!r} is made for {made_for:,} features, the declared input size gives {have:,}"
-            )
-
-
-def _of_fc(given: Shape, dims: Sequence[int], told: Mapping[str, int]) -> tuple[int, int]:
-    if not given or len(dims) != 2:
-        return 0, 0
-    return given[0 if told.get("transA") else -1], dims[1 if told.get("transB") else 0]
-
-
-def _of_conv(given: Shape, dims: Sequence[int], told: Mapping[str, int]) -> tuple[int, int]:
-    return (given[1], dims[1] * told.get("group", 1)) if len(given) == len(dims) > 2 else (0, 0)
-
-
-_FEATURES = {"Gemm": _of_fc, "FusedGemm": _of_fc, "MatMul": _of_fc, "Conv": _of_conv, "FusedConv": _of_conv}
-"""How many features come in, and for how many the weight is made."""
-
-
-def on_its_axes(model: ModelFile, node: onnx.NodeProto, specs: Mapping[str, Spec]) -> None:
-    """Raises ReadError where an attribute names axes that the input has not; inference does not always say so."""
-    given = specs.get(node.input[0]) if node.input else None
-    if given is None or given.shapes is None or canonical_domain(node.domain):
-        return
-    rank = given.rank
-    told = {item.name: list(item.ints) or [item.i] for item in node.attribute if item.name in ("axis", "axes", "perm")}
-    if node.op_type in _ALONG:
-        most = rank if node.op_type == "Flatten" else rank - 1
-        wrong = [axis for axis in told.get("axis", told.get("axes", ())) if not -rank <= axis <= max(most, 0)]
-    else:
-        wrong = (
-            told["perm"]
-            if node.op_type == "Transpose" and sorted(told.get("perm", range(rank))) != [*range(rank)]
-            else []
-        )
-    if wrong:
-        raise ReadError(
-            f"{model.path or 'the given model'}: is malformed: node {label(node)!r} ({node.op_type}) is along "
-            f"axes {wrong} of a tensor that has {rank}"
-        )
-
-
-def runs_nowhere(graph: Graph, node: onnx.NodeProto, specs: Mapping[str, Spec]) -> bool:
-    """Whether a node on which inference failed is of a known operator, on known shapes."""
-    known = all(name in specs and specs[name].shapes is not None for name in node.input if name)
-    version = graph.opsets.get(canonical_domain(node.domain), 1)
-    return known and bool(defs.has(node.op_type, version, canonical_domain(node.domain)))
-
-
-def cannot_run(model: ModelFile, node: onnx.NodeProto, specs: Mapping[str, Spec], why: Exception) -> ReadError:
-    """What is said of such a node where every input's size is declared."""
-    given = ", ".join(str(specs[name].native) for name in node.input if name)
-    return ReadError(
-        f"{model.path or 'the given model'}: is malformed: node {label(node)!r} ({node.op_type}) cannot run on what "
-        f"the declared input size gives, {given}: {why}"
-    )
-
-
-def finite(model: ModelFile) -> None:
-    """Raises ReadError where a weight cannot be computed with. Reads the weights, a piece at a time."""
-    weights = dict(_weights(model.proto.graph))
-    seen: set[str] = set()
-    for node in model.proto.graph.node:
-        bad = _BAD.get(node.op_type) if canonical_domain(node.domain) in {"", "com.microsoft"} else None
-        for name in node.input if bad is not None else ():
-            if bad is None or name not in weights or name in seen:
-                continue
-            seen.add(name)
-            problem = _not_finite(model, weights[name], bad)
-            if problem is not None:
-                raise ReadError(
-                    f"{model.path or 'the given model'}: weight {name!r} of node {label(node)!r} ({node.op_type}) "
-                    f"has {problem}: no score can be computed with it; export a trained model"
-                )
-
-
-def _weights(graph: onnx.GraphProto) -> Iterator[tuple[str, TensorProto]]:
-    yield from ((tensor.name, tensor) for tensor in graph.initializer)
-    for node in graph.node:
-        if node.op_type == "Constant":
-            yield from ((node.output[0], item.t) for item in node.attribute if item.name == "value")
-
-
-def _not_finite(model: ModelFile, tensor: TensorProto, bad: Callable[[np.ndarray], np.ndarray]) -> str | None:
-    """What is wrong in a weight, where first and how often; None where all is well."""
-    first, count, value = 0, 0, 0.0
-    for begin, values in _pieces(model, tensor):
-        places = np.flatnonzero(bad(values))
-        if len(places) and not count:
-            first, value = begin + int(places[0]), float(values[places[0]])
-        count += len(places)
-    if not count:
-        return None
-    place = ", ".join(str(int(index)) for index in np.unravel_index(first, tuple(tensor.dims)))
-    what = "NaN" if math.isnan(value) else "infinity"
-    return f"{what} at [{place}] ({count:,} such values of {math.prod(tensor.dims):,})"
-
-
-def _pieces(model: ModelFile, tensor: TensorProto) -> Iterator[tuple[int, np.ndarray]]:
-    """Stretches of a weight that hold something that is not finite, and where each begins."""
-    dtypes: Mapping[int, str] = {TensorProto.FLOAT: "<f4", TensorProto.DOUBLE: "<f8", TensorProto.FLOAT16: "<f2"}
-    dtype = dtypes.get(tensor.data_type)
-    if dtype is None:
-        return  # integers; the others are rare and small
-    span = model.store.span(tensor)
-    if span is None:
-        yield 0, np.asarray(model.array(tensor)).reshape(-1)
-        return
-    for begin in range(0, len(span), _PIECE):
-        piece = Span(span.source, span.offset + begin, min(_PIECE, len(span) - begin))
-        values = piece.view().view(dtype)
-        if not _all_finite(values):
-            yield begin // values.itemsize, values
-
-
-def _all_finite(values: np.ndarray) -> bool:
-    """Quickly: a sum is finite only where all its terms are, and nearly always then."""
-    if values.dtype.itemsize == 2:
-        return not bool((values.view("<u2") & 0x7C00 == 0x7C00).any())
-    with np.errstate(all="ignore"):
-        return bool(np.isfinite(values.sum()))
