@@ -5,19 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import get_args
 
+from onnxfc import validate
 from onnxfc.claim import PREFIX, Boundary, Claim, ImageInput, Output
 from onnxfc.cut import begin_at
-from onnxfc.errors import NothingToRewrite, Refusal
+from onnxfc.errors import NothingToRewrite, Refusal, UsageError
 from onnxfc.extents import Extents
+from onnxfc.fitting import fits
 from onnxfc.gathered import Gathered
 from onnxfc.geometry import Geometry, cell_axes, slack_of
 from onnxfc.graph import Graph, inputs_of, label
-from onnxfc.images import Image, images, inner_image, is_open, native_inputs, unlike_sizes
+from onnxfc.images import Image, all_declared, images, inner_image, is_open, native_inputs, unlike_sizes
 from onnxfc.inline import inlined
 from onnxfc.model_file import ModelFile
 from onnxfc.native import native_specs
-from onnxfc.outputs import Form, drop_refusals, finish, maps_of_windows
+from onnxfc.outputs import Form, drop_refusals, finish, maps_of_windows, reduction_contradicts
 from onnxfc.receptive_field import Field
 from onnxfc.site import LEAVE
 from onnxfc.sizing import Sizing
@@ -39,6 +42,17 @@ class RewriteOptions:
     dynamic_batch: bool = False
     size: tuple[int, ...] | None = None
     inputs: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        validate.choice("output", self.output, get_args(Form))
+        validate.choice("global_pool", self.global_pool, get_args(GlobalPool))
+        validate.flag("dynamic_batch", self.dynamic_batch)
+        if self.size is not None:
+            object.__setattr__(self, "size", validate.size("size", self.size))
+        object.__setattr__(self, "inputs", validate.names("inputs", self.inputs))
+        contradiction = reduction_contradicts(self.output, self.global_pool)
+        if contradiction:
+            raise UsageError(contradiction)
 
 
 @dataclass(frozen=True)
@@ -73,7 +87,8 @@ def analyse(original: ModelFile, options: RewriteOptions) -> Analysis:
     if inner:
         return analyse(begin_at(original, graph, native_specs(original, graph, inputs), inner[0]), options)
     readings = images(graph, inputs, options.dynamic_batch, options.size, options.inputs)
-    native = native_specs(original, graph, inputs)
+    native = native_specs(original, graph, inputs, declared_all=all_declared(graph))
+    fits(original, graph.nodes, native)
     if isinstance(readings, Refusal):
         refusal = _naming_inner(readings, inner_image(graph, native))
         raise NothingToRewrite(str(refusal), (refusal,))

@@ -11,12 +11,21 @@ import errno
 import os
 import secrets
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import cast
+from types import ModuleType
 
 from onnxfc.errors import WriteError
+
+_fcntl: ModuleType | None
+try:
+    import fcntl as _fcntl
+except ImportError:  # Windows
+    _fcntl = None
+
+_PATIENCE = 60.0  # seconds for which another may hold the folder; names are given out in less than one
 
 _ADVICE = {
     errno.ENOENT: "the folder does not exist; create it first",
@@ -28,7 +37,7 @@ _ADVICE = {
     errno.EDQUOT: "the disk quota is used up",
     errno.EFBIG: "the file would be larger than the system allows",
     errno.ENAMETOOLONG: "the name is too long",
-    errno.EMFILE: "too many files are open; write all tensors to one file",
+    errno.EMFILE: "too many files are open; write all tensors to one file, or raise the limit (ulimit -n)",
 }
 
 
@@ -49,6 +58,7 @@ class NewFile:
         """``folder``: where it will be published. Raises OSError."""
         self._folder = folder
         self._temporary: Path | None = None
+        self.named = False
         self.fd = self._unnamed()
         if self.fd < 0:
             self._temporary = self._fresh()
@@ -83,14 +93,15 @@ class NewFile:
             with suppress(OSError):
                 os.unlink(self._temporary)
 
-    def prepare(self, target: Path) -> None:
+    def prepare(self, former: Path, *, durable: bool) -> None:
         """Do what takes time before :meth:`publish`, while the file has no name yet.
 
-        A file that replaces another gets its owner and permissions, and is on the disk before it does. A new
-        one needs no fsync: if the power fails, nothing is lost that was there.
+        It gets the owner and permissions of the ``former`` file, if there is one. ``durable``: it takes the place of
+        something, and is on the disk before it does; else, if the power fails, nothing is lost that was there.
         """
         with suppress(FileNotFoundError):
-            self._inherit(target)
+            self._inherit(former)
+        if durable:
             os.fsync(self.fd)
 
     def _inherit(self, target: Path) -> None:
@@ -113,16 +124,26 @@ class NewFile:
             with suppress(FileExistsError):
                 self._link(target)
                 return
-        self.name_it()
-        os.replace(cast(Path, self._temporary), target)
-        self._temporary = None
-
-    def name_it(self) -> None:
-        """Give the file a temporary name, so that :meth:`publish` is a single rename."""
         if self._temporary is None:
             name = self._fresh()
             self._link(name)
             self._temporary = name
+        os.replace(self._temporary, target)
+        self._temporary = None
+
+    def claim(self, target: Path) -> bool:
+        """Give the file a name that nobody has; False where somebody has it."""
+        try:
+            if self._temporary is None:
+                self._link(target)
+            else:  # an empty file holds the name for the moment
+                os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+                os.replace(self._temporary, target)
+        except FileExistsError:
+            return False
+        self._temporary = None
+        self.named = True
+        return True
 
     def _link(self, name: Path) -> None:
         """Give a file without a name its first one; never two, as onnx refuses data with several links."""
@@ -131,6 +152,43 @@ class NewFile:
             os.link(f"/proc/self/fd/{self.fd}", name, src_dir_fd=folder, follow_symlinks=True)
         finally:
             os.close(folder)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[bool]:
+    """Holds off other onnxfc processes that write into ``folder``; gives False where the system has no such lock.
+
+    The lock ends with the process, however that ends. Raises WriteError where another one does not let go.
+    """
+    if _fcntl is None:
+        yield False
+        return
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        yield _flock(fd, folder)
+    finally:
+        os.close(fd)
+
+
+def _flock(fd: int, folder: Path) -> bool:
+    until = time.monotonic() + _PATIENCE
+    while (free := _is_free(fd)) is None:
+        if time.monotonic() > until:
+            raise WriteError(f"{folder}: is locked by another process; try again once that is done")
+        time.sleep(0.005)
+    return free
+
+
+def _is_free(fd: int) -> bool | None:
+    """True once it is locked by us, None while another has it, False where folders cannot be locked."""
+    assert _fcntl is not None
+    try:
+        _fcntl.flock(fd, _fcntl.LOCK_EX | _fcntl.LOCK_NB)
+    except BlockingIOError:
+        return None
+    except OSError:  # some network file systems
+        return False
+    return True
 
 
 def check_folder(folder: Path) -> None:

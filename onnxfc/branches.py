@@ -27,10 +27,12 @@ def without_ifs(model: ModelFile, known: Mapping[str, bool]) -> ModelFile:
     while True:
         graph = Graph(model.proto)
         moving = _moving(graph)
-        chosen = [node for node in graph.nodes if node.output[0] not in left and _opens(graph, node, moving, known)]
+        chosen = [
+            node for node in graph.nodes if node.output[0] not in left and _opens(model, graph, node, moving, known)
+        ]
         if not chosen:
             return model
-        opened = _opened(graph, chosen, known)
+        opened = _opened(model, graph, chosen, known)
         unlike = _unlike(opened, {name for node in chosen for name in node.output})
         left |= {node.output[0] for node in chosen if unlike.intersection(node.output)}
         if not unlike:
@@ -46,16 +48,16 @@ def _moving(graph: Graph) -> set[str]:
     return found
 
 
-def _opens(graph: Graph, node: onnx.NodeProto, moving: set[str], known: Mapping[str, bool]) -> bool:
+def _opens(model: ModelFile, graph: Graph, node: onnx.NodeProto, moving: set[str], known: Mapping[str, bool]) -> bool:
     if node.op_type != "If" or canonical_domain(node.domain):
         return False
     if any(attributes(node)[key].sparse_initializer for key in _BRANCHES):
         return False
     captured = moving.intersection(set(inputs_of(node)) - {node.input[0]})
-    return _condition(graph, node, known) is not None or (bool(captured) and graph.opset >= 9)
+    return _condition(model, graph, node, known) is not None or (bool(captured) and graph.opset >= 9)
 
 
-def _condition(graph: Graph, node: onnx.NodeProto, known: Mapping[str, bool]) -> bool | None:
+def _condition(model: ModelFile, graph: Graph, node: onnx.NodeProto, known: Mapping[str, bool]) -> bool | None:
     """What the condition always is; None where that is not known."""
     if node.input[0] in known:
         return known[node.input[0]]
@@ -65,10 +67,12 @@ def _condition(graph: Graph, node: onnx.NodeProto, known: Mapping[str, bool]) ->
         value = attributes(producer).get("value")
     if value is None or node.input[0] in graph.overridable:
         return None
-    return bool(onnx.numpy_helper.to_array(value).any())
+    return bool(model.array(value).any())
 
 
-def _opened(graph: Graph, chosen: Sequence[onnx.NodeProto], known: Mapping[str, bool]) -> onnx.ModelProto:
+def _opened(
+    file: ModelFile, graph: Graph, chosen: Sequence[onnx.NodeProto], known: Mapping[str, bool]
+) -> onnx.ModelProto:
     """The model with the nodes of branches in place of the Ifs that were ``chosen``."""
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)
@@ -79,7 +83,7 @@ def _opened(graph: Graph, chosen: Sequence[onnx.NodeProto], known: Mapping[str, 
         if node.output[0] not in opening:
             model.graph.node.append(node)
             continue
-        always = _condition(graph, node, known)
+        always = _condition(file, graph, node, known)
         if always is not None:
             _lay(model.graph, attributes(node)[_BRANCHES[not always]], node, list(node.output), taken)
             continue
@@ -136,9 +140,17 @@ def _unlike(model: onnx.ModelProto, made: set[str]) -> set[str]:
     selects = [node for node in model.graph.node if node.op_type == "Where" and made.intersection(node.output)]
     if not selects:
         return set()
-    graph = shape_inference.infer_shapes(model).graph
+    graph = inferred(model).graph
     infos = {info.name: info.type for info in [*graph.value_info, *graph.input, *graph.output]}
     return {node.output[0] for node in selects if not _same(infos.get(node.input[1]), infos.get(node.input[2]))}
+
+
+def inferred(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with all the shapes that onnx can tell; as it is where what it declares contradicts them."""
+    try:
+        return shape_inference.infer_shapes(model)
+    except (shape_inference.InferenceError, RuntimeError):
+        return model
 
 
 def _same(one: onnx.TypeProto | None, other: onnx.TypeProto | None) -> bool:

@@ -9,18 +9,21 @@ from typing import Literal
 
 import onnx
 
+from onnxfc import validate
 from onnxfc.claim import Claim
 from onnxfc.cut import begin_at
 from onnxfc.derive import derive
 from onnxfc.errors import UsageError
+from onnxfc.finite import finite
 from onnxfc.geometry import Geometry
 from onnxfc.graph import Graph
 from onnxfc.images import native_inputs
-from onnxfc.inline import inlined
+from onnxfc.inline import inlined, sorted_nodes
 from onnxfc.model_file import ModelFile
 from onnxfc.native import native_specs
 from onnxfc.proof import CheckOptions, Parity, check
 from onnxfc.shapes import Shapes
+from onnxfc.wellformed import well_formed
 
 Model = str | Path | bytes | onnx.ModelProto | ModelFile
 
@@ -60,7 +63,9 @@ def check_pair(
     UsageError, and NothingToRewrite where the original has no image input.
     """
     options = options or CheckOptions()
+    size = None if size is None else validate.size("size", size)
     one, two = _opened(original), _opened(other)
+    finite(one)
     claim = _claim(two)
     if _claim(one) is not None:
         raise UsageError("the first model was made by onnxfc itself; give the original first, then what was made of it")
@@ -68,11 +73,9 @@ def check_pair(
         told = ("x".join(map(str, lengths)) for lengths in (size or (), claim.native_size))
         raise UsageError("the size {} is not the native size of the second model, {}".format(*told))
     if claim is not None and not at:
-        _known(claim, options)
         parity = check(_begun(one, claim), two, claim, options, progress, one)
         return Checked(claim, "metadata", (), _geometry_checked(parity, claim, two), options)
     pair = derive(one, two, size=size, at=at, threads=options.threads)
-    _known(pair.claim, options)
     wanted = replace(options, windows=pair.windows, larger=pair.grows)
     parity = check(pair.original, pair.other, pair.claim, wanted, progress, one)
     return Checked(pair.claim, "derived", pair.notes, parity, options)
@@ -83,7 +86,9 @@ def _claim(file: ModelFile) -> Claim | None:
 
 
 def _opened(model: Model) -> ModelFile:
-    return model if isinstance(model, ModelFile) else ModelFile.open(model)
+    file = model if isinstance(model, ModelFile) else ModelFile.open(model)
+    well_formed(file)
+    return sorted_nodes(file)
 
 
 def _begun(original: ModelFile, claim: Claim) -> ModelFile:
@@ -108,12 +113,3 @@ def _geometry_checked(parity: Parity, claim: Claim, file: ModelFile) -> Parity:
             reason = f"wrong claim: {name} is {told}, the graph gives {own}"
             return replace(parity, native=replace(parity.native, status="failed", reason=reason))
     return parity
-
-
-def _known(claim: Claim, options: CheckOptions) -> None:
-    """Tolerances name outputs, or trunk tensors at which a head begins."""
-    known = [output.name for output in claim.outputs]
-    known += [name for item in claim.boundaries for name in (item.original, item.rewritten)]
-    for name in (*options.rtols, *options.atols):
-        if name not in known:
-            raise UsageError(f"a tolerance is given for {name}, which is no output; they are {', '.join(known)}")

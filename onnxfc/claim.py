@@ -96,6 +96,11 @@ class Claim:
     smallest_size: tuple[int, ...] = ()
     halo: tuple[tuple[int, int], ...] = ()
 
+    def __post_init__(self) -> None:
+        damage = damage_of(self, get_args(Form))
+        if damage is not None:
+            raise ValueError(damage)
+
     def image_shapes(self, size: Sequence[int]) -> dict[str, tuple[int, ...]]:
         """Shapes of the image inputs for images of ``size`` pixels."""
         found = {}
@@ -130,13 +135,11 @@ class Claim:
             raw["inputs"] = tuple(ImageInput(**item) for item in raw["inputs"])
             raw["boundaries"] = tuple(Boundary(**item) for item in raw["boundaries"])
             raw["outputs"] = tuple(Output(**item) for item in raw["outputs"])
-            claim = cls(**raw)
-            damage = damage_of(claim, get_args(Form))
+            return cls(**raw)
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             damage = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        if damage is not None:
-            raise ReadError(f"the model's {PREFIX}* metadata is damaged: {damage}; rewrite the original again")
-        return claim
+            told = f"the model's {PREFIX}* metadata is damaged: {damage}; rewrite the original again"
+            raise ReadError(told) from error
 
 
 def _tuples(value: Any) -> Any:

@@ -10,12 +10,13 @@ import click
 from onnxfc.commands.check import check
 from onnxfc.commands.common import EPILOG
 from onnxfc.commands.inspect import inspect
+from onnxfc.commands.main_group import MainGroup
 from onnxfc.commands.rewrite import rewrite
 from onnxfc.errors import ExitCode
 from onnxfc.version import __version__
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG)
+@click.group(cls=MainGroup, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG)
 @click.version_option(__version__, prog_name="onnxfc")
 def main() -> None:
     """Rewrite exported ONNX image classifiers so that they run on any image size, with proof."""

@@ -77,6 +77,8 @@ def _same_size(found: Analysis, other: ModelFile) -> None:
     """Raise UsageError where the second model is made for other images alone."""
     infos = {info.name: info for info in other.proto.graph.input}
     for image in found.reading:
+        if image.name not in infos:
+            raise UsageError(f"{image.name}: the second model has no such input, it has {', '.join(infos) or 'none'}")
         dims = [dim.dim_value for dim in infos[image.name].type.tensor_type.shape.dim]
         fits = len(dims) == len(image.shape)
         if not fits or any(n not in (0, want) for n, want in zip(dims[1:], image.shape[1:], strict=True)):

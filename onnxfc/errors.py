@@ -40,6 +40,7 @@ class ExitCode(IntEnum):
     USAGE = 2
     NOTHING = 3
     PROOF = 4
+    INTERRUPTED = 130
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from typing import Any
 
 import onnx
 
+from onnxfc import validate
 from onnxfc.axis_map import AxisMap
 from onnxfc.claim import Claim, Output
 from onnxfc.errors import ReadError, UsageError
@@ -204,7 +205,7 @@ class Geometry:
 
     def _on_step(self, size: Sequence[int]) -> bool:
         native, step = self.native_size, self.size_step
-        if len(size) != len(native) or min(size) < 1:
+        if not validate.is_size(size) or len(size) != len(native):
             raise UsageError(f"an image of this model has {len(native)} lengths from 1 px on, not {tuple(size)}")
         return all((length - n) % s == 0 for length, n, s in zip(size, native, step, strict=True))
 

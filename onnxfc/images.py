@@ -68,6 +68,11 @@ def native_inputs(graph: Graph, size: Sequence[int] | None) -> dict[str, Spec]:
     return found
 
 
+def all_declared(graph: Graph) -> bool:
+    """Whether no input leaves a dim open."""
+    return all(dim.dim_value > 0 for info in graph.inputs for dim in info.type.tensor_type.shape.dim)
+
+
 def images(
     graph: Graph,
     inputs: dict[str, Spec],

@@ -41,7 +41,7 @@ def must_fit(node: onnx.NodeProto, inputs: Sequence[Spec | None]) -> None:
 
 def _must_divide(node: onnx.NodeProto, shape: Shape, _: Sequence[Spec | None]) -> None:
     """SpaceToDepth takes whole blocks only."""
-    block = next(item.i for item in node.attribute if item.name == "blocksize")
+    block = next((item.i for item in node.attribute if item.name == "blocksize"), 1)
     if any(length % block for length in shape[2:]):
         raise InferenceFailed(f"SpaceToDepth needs sizes that are multiples of {block}")
 

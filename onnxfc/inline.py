@@ -18,14 +18,14 @@ def inlined(model: ModelFile, known: Mapping[str, bool] = MappingProxyType({})) 
 
     ``known``: conditions, by tensor, that were found to be the same at every image size.
     """
-    model = _sorted(model)
+    model = sorted_nodes(model)
     moving = _called_with_images(model.proto)
     if moving:
         model = model.with_proto(inliner.inline_selected_functions(_with_defaults(model.proto), sorted(moving)))
     return without_ifs(model, known)
 
 
-def _sorted(model: ModelFile) -> ModelFile:
+def sorted_nodes(model: ModelFile) -> ModelFile:
     """The model with each node behind what it reads; the very same where that is so."""
     before = list(model.proto.graph.node)
     after = in_order(before)

@@ -11,17 +11,21 @@ from typing import Literal
 
 import onnx
 
+from onnxfc import validate
 from onnxfc.analyse import Analysis, RewriteOptions, analyse, claim_of, recognise
 from onnxfc.claim import Claim
 from onnxfc.costs import multiply_adds
 from onnxfc.errors import NothingToRewrite, Refusal, UsageError
+from onnxfc.finite import finite
 from onnxfc.geometry import Geometry, Grid
 from onnxfc.graph import Graph, attributes, label
+from onnxfc.inline import sorted_nodes
 from onnxfc.model_file import ModelFile
 from onnxfc.shapes import Shapes
 from onnxfc.specs import Shape
 from onnxfc.state import Replacement
 from onnxfc.views import Context, is_map
+from onnxfc.wellformed import well_formed
 
 
 @dataclass(frozen=True)
@@ -94,10 +98,13 @@ def inspect(
 
     What cannot be rewritten is in ``refusals``. Raises ReadError, and UsageError for sizes that do not fit.
     """
+    at_size = None if at_size is None else validate.size("at_size", at_size)
     file = model if isinstance(model, ModelFile) else ModelFile.open(model)
+    well_formed(file)
+    finite(file)
     claim = Claim.from_metadata({item.key: item.value for item in file.proto.metadata_props})
     if claim is not None:
-        return _rewritten(file, claim, at_size)
+        return _rewritten(sorted_nodes(file), claim, at_size)
     try:
         recognise(file)
         found = analyse(file, options or RewriteOptions())

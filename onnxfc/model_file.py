@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import onnx
@@ -97,6 +98,12 @@ class ModelFile:
         source.verify()
         return cls(proto, path, Store(source, path))
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a model whose weights are in open files cannot be pickled or copied, nor a Rewrite, which has two: "
+            "save() it and open the file there; its claim and parity can be pickled"
+        )
+
     @property
     def _where(self) -> str:
         return str(self.path or "the given model")
@@ -154,14 +161,15 @@ class ModelFile:
         """Whether :meth:`save` may write there: raises WriteError or UsageError now rather than later."""
         check_target(path, self.store, options or SaveOptions())
 
-    def save(self, path: str | Path, options: SaveOptions | None = None) -> None:
-        """Write the model to ``path``, atomically; large bytes are copied by the kernel.
+    def save(self, path: str | Path, options: SaveOptions | None = None) -> list[Path]:
+        """Write the model to ``path``, atomically; large bytes are copied by the kernel. Returns its data files.
 
-        Killed at any moment, it leaves the old file or the new one (:mod:`onnxfc.saving` says what that
-        means with external data). Raises WriteError where ``path`` cannot be written, UsageError where it
-        is one of the input's files, ReadError where the input has changed since it was opened.
+        Killed at any moment, it leaves the old model or the new one, each with its data; so do several writers
+        (:mod:`onnxfc.publishing` says how, and which names data files get). Raises WriteError where ``path``
+        cannot be written, UsageError where it is one of the input's files, ReadError where the input has changed
+        since it was opened.
         """
-        save(self.proto, self.store, path, options or SaveOptions())
+        return save(self.proto, self.store, path, options or SaveOptions())
 
 
 def _names(model: onnx.ModelProto) -> Iterator[str | bytes]:

@@ -53,6 +53,8 @@ def _paired(what: str, mine: Sequence[str], theirs: Sequence[str], notes: list[s
             f"the models do not have the same {what}: the original has {', '.join(mine)}; "
             f"the other one {', '.join(theirs)}"
         )
+    if len(set(mine)) < len(mine) or len(set(theirs)) < len(theirs):
+        raise UsageError(f"the {what} cannot be matched by position, as one is there twice; give them the same names")
     pairs = {their: own for own, their in zip(mine, theirs, strict=True) if own != their}
     notes.append(f"{what} matched by position: " + ", ".join(f"{own} = {their}" for their, own in pairs.items()))
     return pairs

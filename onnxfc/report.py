@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,14 @@ def text(result: Rewrite, verbose: bool = False) -> str:
     seconds = f"rewritten in {result.seconds[0]:.1f} s"
     lines.append(row("time", seconds + (f", proven in {result.seconds[1]:.1f} s" if result.parity else "")))
     return "\n".join(lines)
+
+
+def weights(data: Sequence[Path]) -> list[str]:
+    """Where the weights are, if not in the model file."""
+    if not data:
+        return []
+    more = f" and {len(data) - 1} more files" if len(data) > 1 else ""
+    return [row("weights", f"in {data[0].name}{more}")]
 
 
 def size(lengths: Iterable[int]) -> str:
@@ -152,9 +160,9 @@ def error_as_json(error: OnnxfcError) -> dict[str, Any]:
     }
 
 
-def write(path: Path, document: Mapping[str, Any]) -> None:
-    """Write a report as JSON, as :func:`write_bytes` does."""
-    write_bytes(path, (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))
+def as_bytes(document: dict[str, Any]) -> bytes:
+    """A report as the text of a file."""
+    return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -166,7 +174,7 @@ def write_bytes(path: Path, content: bytes) -> None:
             return
         with NewFile(target.parent) as file:
             write_all(file.fd, memoryview(content))
-            file.prepare(target)
+            file.prepare(target, durable=target.exists())
             file.publish(target)
 
 

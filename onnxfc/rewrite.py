@@ -14,11 +14,12 @@ from onnxfc.analyse import RewriteOptions, analyse, claim_of, map_at_twice, reco
 from onnxfc.assemble import assemble
 from onnxfc.claim import PREFIX, Claim
 from onnxfc.dims import DimNames
-from onnxfc.errors import NothingToRewrite, ProofFailed, Refusal, UsageError
+from onnxfc.errors import NothingToRewrite, ProofFailed, Refusal
+from onnxfc.finite import finite
 from onnxfc.model_file import ModelFile, SaveOptions
-from onnxfc.outputs import reduction_contradicts
 from onnxfc.state import Replacement
 from onnxfc.version import __version__
+from onnxfc.wellformed import well_formed
 
 if TYPE_CHECKING:
     from onnxfc.proof import CheckOptions, Parity
@@ -42,9 +43,9 @@ class Rewrite:
         """The rewritten model with all its weights, as ``onnx.load`` would give it."""
         return self.file.loaded()
 
-    def save(self, path: str | Path, options: SaveOptions | None = None) -> None:
-        """Write the model atomically. Raises WriteError, or UsageError where ``path`` is the original."""
-        self.file.save(path, options or SaveOptions())
+    def save(self, path: str | Path, options: SaveOptions | None = None) -> list[Path]:
+        """Write the model atomically; returns its data files. Raises WriteError, or UsageError for the original."""
+        return self.file.save(path, options or SaveOptions())
 
 
 def rewrite(
@@ -60,9 +61,6 @@ def rewrite(
     Raises ReadError, UsageError, NothingToRewrite (with all refusals) or ProofFailed (with the parity).
     """
     options = options or RewriteOptions()
-    contradiction = reduction_contradicts(options.output, options.global_pool)
-    if contradiction:
-        raise UsageError(contradiction)
     began = time.perf_counter()
     original = model if isinstance(model, ModelFile) else ModelFile.open(model)
     done = _rewritten(original, options)
@@ -79,7 +77,9 @@ def rewrite(
 
 
 def _rewritten(original: ModelFile, options: RewriteOptions) -> Rewrite:
+    well_formed(original)
     recognise(original)
+    finite(original)
     found = analyse(original, options)
     if found.refusals:
         raise NothingToRewrite(str(found.refusals[0]), found.refusals)

@@ -1,41 +1,29 @@
 """Write a model: edit its small skeleton, copy the large bytes.
 
 The plan (:class:`_Plan`) decides for each tensor whether its bytes go into the model file or into a data
-file beside it; then the data files are written, and the model last.
-
-What a kill can do: the model file is replaced in one step, by a complete one, after its data. Where data
-files of the same names exist already, the new ones first get names of their own, a model that refers to
-them is published, and only then the data and a model that refers to it take the final names; so old data is
-never read with a new model or the other way round. What two files cannot promise: a kill in the instant
-between those last renames leaves a model whose data has its final name already, which every reader reports
-as missing; and a kill between two steps may leave a file that no model refers to, until the next save.
+file beside it; :mod:`onnxfc.publishing` lets the files appear together.
 """
 
 from __future__ import annotations
 
-import glob
 import os
 import re
-import secrets
 import stat
 from collections.abc import Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import onnx
 
-from onnxfc import wire
-from onnxfc.atomic import NewFile, check_folder, sync_folder, writing
+from onnxfc import validate, wire
+from onnxfc.atomic import check_folder, writing
 from onnxfc.errors import ReadError, UsageError, WriteError
 from onnxfc.external import Store, entries, is_external, is_private, is_text, other_tensors, set_entries
-from onnxfc.storage import MemorySource, Span, write_all
+from onnxfc.publishing import DETACH, DataFile, publish
+from onnxfc.storage import MemorySource, Span
 
 PROTOBUF_LIMIT = 2**31 - 1
 """Bytes that one protobuf message may have; a model beyond it gets external data on its own."""
-
-_DETACH = 1 << 20  # inline values of this size are copied on their own rather than serialized with the rest
-_PAGE, _SMALL = 4096, 64  # data offsets: large tensors on a page, so that a reader can map them
 
 
 @dataclass(frozen=True)
@@ -55,8 +43,11 @@ class SaveOptions:
     external_data_size_threshold: int = 1024
 
     def __post_init__(self) -> None:
-        if self.external_data_size_threshold < 0:
-            raise UsageError("external_data_size_threshold: must be 0 bytes or more")
+        validate.flag("save_as_external_data", self.save_as_external_data)
+        validate.flag("all_tensors_to_one_file", self.all_tensors_to_one_file)
+        validate.whole("external_data_size_threshold", self.external_data_size_threshold, 0)
+        if not isinstance(self.external_data_location, str | None):
+            raise UsageError(f"external_data_location: must be a file name, not {self.external_data_location!r}")
 
     @property
     def one_file(self) -> bool:
@@ -64,7 +55,7 @@ class SaveOptions:
         return bool(self.all_tensors_to_one_file or self.external_data_location or not self.save_as_external_data)
 
 
-def save(proto: onnx.ModelProto, store: Store, path: str | Path, options: SaveOptions) -> None:
+def save(proto: onnx.ModelProto, store: Store, path: str | Path, options: SaveOptions) -> list[Path]:
     """Write ``proto`` over ``store`` to ``path``; see :meth:`onnxfc.model_file.ModelFile.save`."""
     target = check_target(path, store)
     plan = _Plan(proto, store, target, options)
@@ -78,7 +69,7 @@ def save(proto: onnx.ModelProto, store: Store, path: str | Path, options: SaveOp
     for name in plan.files:
         _check_data_target(target, name, store)
     with writing(target):
-        _publish(plan, target)
+        return publish(target, plan.files, plan.pieces, list(store.files()))
 
 
 def check_target(path: str | Path, store: Store, options: SaveOptions | None = None) -> Path:
@@ -153,30 +144,6 @@ def _check_data_target(target: Path, name: str, store: Store) -> None:
         _refuse_input(data, info, store)
 
 
-@dataclass
-class _DataFile:
-    """What goes into one data file, and where."""
-
-    size: int = 0
-    spans: dict[tuple[int, int, int], tuple[int, Span]] = field(default_factory=dict)
-
-    def place(self, span: Span) -> int:
-        """The offset of ``span`` in the file; bytes that are used twice are written once."""
-        key = (id(span.source), span.offset, span.length)
-        if key not in self.spans:
-            step = _PAGE if span.length >= _DETACH else _SMALL
-            offset = -(-self.size // step) * step
-            self.spans[key] = (offset, span)
-            self.size = offset + span.length
-        return self.spans[key][0]
-
-    def write(self, fd: int) -> None:
-        for offset, span in self.spans.values():
-            os.lseek(fd, offset, os.SEEK_SET)
-            span.copy(fd)
-        os.ftruncate(fd, self.size)
-
-
 class _Plan:
     """The model as it will be, and where the bytes of its tensors go."""
 
@@ -184,7 +151,7 @@ class _Plan:
         self._store = store
         self._options = options
         self._name = target.name
-        self.files: dict[str, _DataFile] = {}
+        self.files: dict[str, DataFile] = {}
         self._external: list[tuple[onnx.TensorProto, str]] = []
         self._inline: dict[int, wire.Payload] = {}
         self._model = onnx.ModelProto()
@@ -213,7 +180,7 @@ class _Plan:
             self._put_out(tensor, span or _detach(tensor))
         elif span is not None:
             self._inline[index] = wire.Payload(span, _restore_inline(tensor))
-        elif size >= _DETACH:
+        elif size >= DETACH:
             self._inline[index] = wire.Payload(_detach(tensor))
 
     def _other(self, tensor: onnx.TensorProto) -> None:
@@ -242,7 +209,7 @@ class _Plan:
 
     def _put_out(self, tensor: onnx.TensorProto, span: Span) -> None:
         name = self._file_name(tensor.name)
-        offset = self.files.setdefault(name, _DataFile()).place(span)
+        offset = self.files.setdefault(name, DataFile()).place(span)
         known = {"location", "offset", "length", "checksum", "field", "data_location"}
         kept = [] if is_private(tensor) else [e for e in entries(tensor).items() if e[0] not in known]
         set_entries(tensor, [("location", name), ("offset", offset), ("length", len(span)), *kept])
@@ -278,61 +245,3 @@ def _restore_inline(tensor: onnx.TensorProto) -> int:
     if "data_location" in info:
         tensor.data_location = onnx.TensorProto.DEFAULT
     return field_number
-
-
-def _publish(plan: _Plan, target: Path) -> None:
-    """Write all files, then let them appear: data, model, and then what has to take over a name in use."""
-    folder = target.parent
-    replaced = target.exists()
-    names = {name: name for name in plan.files}
-    mark = f".onnxfc-{secrets.token_hex(4)}"
-    first = {name: name + mark if os.path.lexists(folder / name) else name for name in names}
-    with ExitStack() as stack:
-        files = {name: stack.enter_context(NewFile((folder / name).parent)) for name in names}
-        for name, file in files.items():
-            plan.files[name].write(file.fd)
-            file.prepare(folder / name)
-        steps = [names] if first == names else [first, names]
-        models = [_model_file(plan, target, step, stack) for step in steps]
-        try:
-            for name, file in files.items():
-                file.publish(folder / first[name])
-            models[0].publish(target)
-        except BaseException:
-            for name in names:
-                (folder / first[name]).unlink(missing_ok=True)
-            raise
-        for name in names:
-            _remove_stale(folder / name, mark)
-        if first != names:
-            _take_names([folder / n for n in names if first[n] != n], mark, target, models[1])
-    if replaced:
-        sync_folder(folder)
-
-
-def _remove_stale(path: Path, mark: str) -> None:
-    """Remove first names of data at ``path`` that runs which were killed have left behind."""
-    for old in path.parent.glob(glob.escape(path.name) + ".onnxfc-" + "[0-9a-f]" * 8):
-        if not old.name.endswith(mark):
-            old.unlink(missing_ok=True)
-
-
-def _take_names(taken: list[Path], mark: str, target: Path, model: NewFile) -> None:
-    """Move new data from its first names to the ``taken`` ones, and publish the model that says so."""
-    for path in taken:  # nothing refers to the old data now; to free it takes time, to rename does not
-        path.unlink(missing_ok=True)
-    model.name_it()
-    for path in taken:
-        os.replace(path.with_name(path.name + mark), path)
-    model.publish(target)
-
-
-def _model_file(plan: _Plan, target: Path, names: Mapping[str, str], stack: ExitStack) -> NewFile:
-    file = stack.enter_context(NewFile(target.parent))
-    for piece in plan.pieces(names):
-        if isinstance(piece, Span):
-            piece.copy(file.fd)
-        else:
-            write_all(file.fd, memoryview(piece))  # type: ignore[arg-type]
-    file.prepare(target)
-    return file

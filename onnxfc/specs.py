@@ -359,4 +359,4 @@ def _combine(runs: Sequence[Spec | None]) -> Spec | None:
 
 
 def _same(a: Array, b: Array) -> bool:
-    return a.shape == b.shape and bool(np.array_equal(a, b))
+    return a.shape == b.shape and bool(np.array_equal(a, b, equal_nan=a.dtype.kind == b.dtype.kind == "f"))

@@ -14,8 +14,8 @@ from onnxfc.views import View
 
 GlobalPool = Literal["window", "keep", "drop"]
 Role = Literal["head", "context", "local"]
-"""What a node that looks at places natively is: the head's beginning; context, as it meets its trunk again; or a pool of
-the trunk like any other, as something slides over what it left."""
+"""What a node that looks at places natively is: the head's beginning; context, as it meets its trunk again; or a pool
+of the trunk like any other, as something slides over what it left."""
 
 
 @dataclass(frozen=True)

@@ -91,12 +91,13 @@ class FileSource:
         self.path = path
         self._fd = -1
         self._map: mmap.mmap | None = None
-        self.stat = os.stat(path)
-        if not stat.S_ISREG(self.stat.st_mode):  # asked before opening: a pipe would wait for its writer
-            kind = "a directory" if stat.S_ISDIR(self.stat.st_mode) else "not a regular file"
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode):  # asked before opening: a pipe would wait for its writer
+            kind = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
             raise ReadError(f"{path}: is {kind}; give the path of an ONNX file")
-        self.size = self.stat.st_size
         fd = os.open(path, os.O_RDONLY | _BINARY)
+        self.stat = os.fstat(fd)  # of what was opened: the name may stand for another file by now
+        self.size = self.stat.st_size
         if keep_open:
             self._fd = fd
         else:

@@ -215,6 +215,21 @@ def test_external_data(tmp_path: Path) -> None:
     assert outputs(tmp_path / "out.onnx", images(1, 1, 32, 32))[0].shape == (1, 10, 2, 2)
 
 
+def test_the_report_names_the_data(tmp_path: Path) -> None:
+    """Other weights do not take the name of those that somebody may be reading."""
+    rows = []
+    for source in (LENET, LENET.with_name("mobilenet.dynamo.onnx"), LENET):
+        run = onnxfc(
+            "rewrite", source, "out.onnx", "--save-as-external-data", "--all-tensors-to-one-file", cwd=tmp_path
+        )
+        assert run.code == 0
+        rows.append(run.out.splitlines()[-1].split())
+        assert (tmp_path / rows[-1][-1]).is_file()
+    assert rows[0] == ["weights", "in", "out.onnx.data"]
+    assert rows[1][-1].startswith("out.onnx.onnxfc-")
+    assert rows[2][-1] not in (rows[0][-1], rows[1][-1])
+
+
 def test_report_of_a_success(tmp_path: Path) -> None:
     run = onnxfc("rewrite", LENET, "out.onnx", "--report", "r.json", "-q", cwd=tmp_path)
     assert (run.code, run.out, run.err) == (0, "", "")

@@ -11,16 +11,21 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onnxfc.commands.common import (
+    STDOUT,
     ModelPath,
+    ReportPath,
     Size,
     check_report,
     encodable,
     fail,
     load_data,
+    printable,
     progress_line,
+    write_bytes,
     write_report,
 )
-from onnxfc.errors import ExitCode, OnnxfcError, UsageError, WriteError
+from onnxfc.commands.main_group import complain, show
+from onnxfc.errors import ExitCode, OnnxfcError, UsageError
 
 if TYPE_CHECKING:
     from onnxfc.checking import Checked
@@ -65,8 +70,8 @@ _EPILOG = (
     help="Whether cells must equal the original run on crops of the image.",
 )
 @click.option("--threads", type=click.IntRange(min=0), default=0, help="Threads of onnxruntime; 0 is its own choice.")
-@click.option("--report", type=click.Path(path_type=Path, dir_okay=False), help="Write the report as JSON.")
-@click.option("--junit", type=click.Path(path_type=Path, dir_okay=False), help="Write the result as JUnit XML.")
+@click.option("--report", type=ReportPath(), help="Write the report as JSON; - prints it instead.")
+@click.option("--junit", type=ReportPath(), help="Write the result as JUnit XML, likewise.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option("-v", "--verbose", is_flag=True, help="Print all nodes and outputs.")
 def check(
@@ -90,16 +95,16 @@ def check(
         if report is not None:
             write_report(report, report_check.error_as_json(error) | _names(original, other))
         if junit is not None:
-            _write_junit(junit, junits.error_as_xml(str(error), name))
+            write_bytes(junit, junits.error_as_xml(str(error), name))
         fail(error, verbose)
     if report is not None:
         write_report(report, report_check.as_json(result) | _names(original, other))
     if junit is not None:
-        _write_junit(junit, junits.as_xml(result, name))
-    if not quiet:
-        click.echo(encodable(report_check.text(result, verbose)))
+        write_bytes(junit, junits.as_xml(result, name))
+    if not quiet and STDOUT not in (report, junit):
+        show(encodable(report_check.text(result, verbose)))
     if not result.passed:
-        click.echo(encodable(f"onnxfc: {result.parity.summary()}"), err=True)
+        complain(encodable(f"onnxfc: {printable(result.parity.summary())}"))
         raise SystemExit(int(ExitCode.PROOF))
 
 
@@ -156,12 +161,3 @@ def _pair(text: str) -> tuple[str, str]:
     """``NAME`` or ``NAME=OTHERNAME``."""
     name, _, other = text.partition("=")
     return name, other or name
-
-
-def _write_junit(path: Path, content: bytes) -> None:
-    from onnxfc.report import write_bytes
-
-    try:
-        write_bytes(path, content)
-    except WriteError as error:
-        fail(error, verbose=False)

@@ -7,19 +7,26 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from onnxfc.commands.main_group import complain, show
 from onnxfc.errors import NothingToRewrite, OnnxfcError, ProofFailed, ReadError, UsageError, WriteError
 
 if TYPE_CHECKING:
     _SizeType = click.ParamType[tuple[int, ...]]
 else:
     _SizeType = click.ParamType  # older versions of click cannot subscript it
+
+
+_STREAM = re.compile(r"/dev/(stdin|stdout|stderr|fd/\d+)|/proc/(self|\d+)/fd/\d+")
+STDOUT = Path("-")
 
 
 class Size(_SizeType):
@@ -39,13 +46,21 @@ class Size(_SizeType):
 class ModelPath(click.Path):
     """The path of a model. A dash is no file: files are mapped, and replaced in one step."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, written: bool = False) -> None:
         super().__init__(path_type=Path)
+        self._written = written
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if value == "-":
+        if value == "-" or (self._written and _STREAM.fullmatch(os.path.normpath(value))):
             self.fail("stdin and stdout cannot be used, give the path of a file (./- if it is called that)", param, ctx)
         return super().convert(value, param, ctx)
+
+
+class ReportPath(click.Path):
+    """Where a report goes; a dash is stdout."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path, dir_okay=False, allow_dash=True)
 
 
 class Tolerance(click.FloatRange):
@@ -88,18 +103,23 @@ def load_data(given: tuple[str, ...]) -> Any:
 
 def progress_line(quiet: bool) -> tuple[Callable[[str], None], Callable[[], None]]:
     """A line on the terminal that is overwritten; silence in a pipe."""
-    if quiet or not sys.stderr.isatty():
+    if quiet or sys.stderr is None or not sys.stderr.isatty():
         return (lambda _: None), (lambda: None)
 
     def show(phrase: str) -> None:
-        click.echo(f"\r\033[K{phrase} ...", nl=False, err=True)
+        with suppress(OSError):
+            click.echo(f"\r\033[K{phrase} ...", nl=False, err=True)
 
-    return show, lambda: click.echo("\r\033[K", nl=False, err=True)
+    def clear() -> None:
+        with suppress(OSError):
+            click.echo("\r\033[K", nl=False, err=True)
+
+    return show, clear
 
 
 def check_report(report: Path | None, *models: Path, option: str = "--report") -> None:
     """Fail before the work, not after it; a report never replaces a model."""
-    if report is None:
+    if report is None or report == STDOUT:
         return
     if os.path.realpath(report) in map(os.path.realpath, models):
         fail(UsageError(f"{option} {report}: is one of the models; give the report a file of its own"), verbose=False)
@@ -121,7 +141,7 @@ def _is_report(path: Path) -> bool:
 
 def encodable(text: str) -> str:
     """The text as the terminal can show it: not all know arrows."""
-    encoding = sys.stdout.encoding or "utf-8"
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     try:
         text.encode(encoding)
     except UnicodeEncodeError:
@@ -130,10 +150,20 @@ def encodable(text: str) -> str:
 
 
 def write_report(path: Path, document: dict[str, Any]) -> None:
-    from onnxfc.report import write
+    from onnxfc.report import as_bytes
 
+    write_bytes(path, as_bytes(document))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """To a file, a pipe, or stdout."""
+    from onnxfc import report
+
+    if path == STDOUT:
+        show(encodable(content.decode("utf-8").rstrip("\n")))
+        return
     try:
-        write(path, document)
+        report.write_bytes(path, content)
     except WriteError as error:
         fail(error, verbose=False)
 
@@ -142,9 +172,9 @@ def fail(error: OnnxfcError, verbose: bool) -> NoReturn:
     """One clear line on stderr, and the exit code."""
     from onnxfc import report as reports
 
-    click.echo(f"onnxfc: {first_line(error)}{_hint(error)}", err=True)
+    complain(f"onnxfc: {printable(str(error).strip())}{_hint(error)}")
     if verbose and isinstance(error, NothingToRewrite) and len(error.refusals) > 1:
-        click.echo(reports.refusals(error), err=True)
+        complain(reports.refusals(error))
     raise SystemExit(int(error.exit_code))
 
 
@@ -154,6 +184,11 @@ def _hint(error: OnnxfcError) -> str:
     if isinstance(error, NothingToRewrite) and len(error.refusals) > 1:
         return f" and {len(error.refusals) - 1} more (-v shows all)"
     return ""
+
+
+def printable(text: str) -> str:
+    """The text as one line, whatever the names in it are made of."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def first_line(error: Exception) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from onnxfc.commands.common import ModelPath, Size, encodable, fail
+from onnxfc.commands.main_group import show
 from onnxfc.errors import OnnxfcError
 
 _EPILOG = "Exit codes: 0 done, whether the model can be rewritten or not; 1 cannot read; 2 wrong usage."
@@ -55,6 +56,6 @@ def inspect(
     except OnnxfcError as error:
         fail(error, verbose)
     if as_json:
-        click.echo(json.dumps(report_inspect.as_json(seen), indent=2))
+        show(json.dumps(report_inspect.as_json(seen), indent=2))
     else:
-        click.echo(encodable(report_inspect.text(seen, verbose)))
+        show(encodable(report_inspect.text(seen, verbose)))

@@ -9,7 +9,9 @@ import click
 
 from onnxfc.commands.common import (
     EPILOG,
+    STDOUT,
     ModelPath,
+    ReportPath,
     Size,
     Tolerance,
     check_report,
@@ -19,6 +21,7 @@ from onnxfc.commands.common import (
     progress_line,
     write_report,
 )
+from onnxfc.commands.main_group import show
 from onnxfc.errors import OnnxfcError, UsageError
 
 if TYPE_CHECKING:
@@ -32,7 +35,7 @@ _OF_PROOF = ("rtol", "atol", "check_size", "data")
 
 @click.command(epilog=EPILOG, context_settings={"token_normalize_func": lambda token: token.replace("_", "-")})
 @click.argument("source", metavar="IN", type=ModelPath())
-@click.argument("target", metavar="OUT", type=ModelPath())
+@click.argument("target", metavar="OUT", type=ModelPath(written=True))
 @click.option(
     "--output",
     type=click.Choice(["map", "mean", "max"]),
@@ -80,7 +83,7 @@ _OF_PROOF = ("rtol", "atol", "check_size", "data")
     show_default=True,
     help="With external data: weights below this many bytes stay in OUT.",
 )
-@click.option("--report", type=click.Path(path_type=Path, dir_okay=False), help="Write the report as JSON.")
+@click.option("--report", type=ReportPath(), help="Write the report as JSON; - prints it instead.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option("-v", "--verbose", is_flag=True, help="Print all nodes, outputs and notes.")
 def rewrite(source: Path, target: Path, report: Path | None, quiet: bool, verbose: bool, **options: Any) -> None:
@@ -93,15 +96,15 @@ def rewrite(source: Path, target: Path, report: Path | None, quiet: bool, verbos
 
     check_report(report, source, target, *_data_names(target, report, options["external_data_location"]))
     try:
-        result = _rewritten(source, target, options, quiet)
+        result, data = _rewritten(source, target, options, quiet)
     except OnnxfcError as error:
         if report is not None:
             write_report(report, reports.error_as_json(error))
         fail(error, verbose)
     if report is not None:
         write_report(report, reports.as_json(result) | {"input": str(source), "output": str(target)})
-    if not quiet:
-        click.echo(encodable(reports.text(result, verbose)))
+    if not quiet and report != STDOUT:
+        show(encodable("\n".join([reports.text(result, verbose), *reports.weights(data)])))
 
 
 def _data_names(target: Path, report: Path | None, location: str | None) -> list[Path]:
@@ -125,7 +128,7 @@ def _checks(options: dict[str, Any]) -> CheckOptions:
     )
 
 
-def _rewritten(source: Path, target: Path, options: dict[str, Any], quiet: bool) -> Rewrite:
+def _rewritten(source: Path, target: Path, options: dict[str, Any], quiet: bool) -> tuple[Rewrite, list[Path]]:
     from onnxfc.model_file import ModelFile, SaveOptions
     from onnxfc.rewrite import RewriteOptions
     from onnxfc.rewrite import rewrite as run
@@ -148,7 +151,7 @@ def _rewritten(source: Path, target: Path, options: dict[str, Any], quiet: bool)
     try:
         result = run(model, options=wanted, check_options=checks, prove=not options["no_check"], progress=progress)
         progress(f"writing {target}")
-        result.save(target, save)
+        data = result.save(target, save)
     finally:
         clear()
-    return result
+    return result, data

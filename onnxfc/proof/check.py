@@ -48,6 +48,7 @@ def check(
     Costs about ten native forward passes. ``progress`` gets short phrases. Raises UsageError for
     options that do not fit the model; whatever is wrong with the models or the claim is in the result.
     """
+    options.must_fit(claim)
     return _Check(original, rewritten, claim, options, progress or (lambda _: None), source).run()
 
 

@@ -290,7 +290,8 @@ def _cells_must_differ(seen: dict[tuple[str, str], list[Array]], evidence: Evide
             informative[name] = True
             continue
         rows = np.stack(cells).astype(np.float64)
-        spread = float((rows.max(axis=0) - rows.min(axis=0)).max()) / 2
+        with np.errstate(invalid="ignore"):  # infinite scores, which are compared elsewhere
+            spread = float((rows.max(axis=0) - rows.min(axis=0)).max()) / 2
         enough = spread > 2 * scale.tolerance(tally.options.of(name), tally.noise.get((name, kind)))
         informative[name] = informative.get(name, False) or enough
     for name, enough in informative.items():

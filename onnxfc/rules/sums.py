@@ -82,11 +82,9 @@ def _softmaxes_of_product(site: Site) -> list[set[int]]:
     """Where the input is a product with a Softmax: the axes over which that is one."""
     product, rank = _maker(site, site.node.input[0]), len(site.shape_in())
     factors = [] if product is None or product.op_type != "Mul" else [_maker(site, name) for name in product.input]
-    found = []
-    for node in factors:
-        if node is not None and node.op_type == "Softmax" and len(site.native(node.output[0]).native) == rank:
-            found.append(set(axes_along(node.op_type, attributes(node), rank, site.opset)))
-    return found
+    made = [node for node in factors if node is not None and node.op_type == "Softmax"]
+    alike = [node for node in made if len(site.native(node.output[0]).native) == rank]
+    return [set(axes_along(node.op_type, attributes(node), rank, site.opset)) for node in alike]
 
 
 def _maker(site: Site, name: str) -> onnx.NodeProto | None:
