@@ -22,12 +22,11 @@ _CONSOLE = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 def operators() -> str:
     """The table of operators, from the rules: by where a rule works, and the operators' names."""
     sys.path.insert(0, str(ROOT))
-    from onnxfc.rules import RULES
-    from onnxfc.views import Folded, Map, Strip
+    from onnxfc.rules import PLACED, RULES
 
     places: dict[str, set[str]] = defaultdict(set)
-    for domain, name, view in RULES:
-        places[f"{domain}.{name}" if domain else name].add("trunk" if view in (Map, Folded, Strip) else "head")
+    for domain, name, lead in RULES:
+        places[f"{domain}.{name}" if domain else name].add("trunk" if lead == PLACED else "head")
     rows = [
         ("in trunk and head", {"trunk", "head"}),
         ("in the trunk, or leading into the head", {"trunk"}),

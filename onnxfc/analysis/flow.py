@@ -17,9 +17,9 @@ from onnxfc.images import Image
 from onnxfc.specs import Array, Shape, Spec
 
 Kind = Literal["pool", "cover", "layer", "product", "relation", "weights", "norm", "piece", "part"]
-"""What looks at places: a pool; a kernel that just covers the native map; an FC layer; a product that sums over them; one
-that relates them to each other; weights that sum up to 1 over them; a norm that keeps them; a cut at fixed places; one at
-computed places."""
+"""What looks at places: a pool; a kernel that just covers the native map; an FC layer; a product that sums over them;
+one that relates them to each other; weights that sum up to 1 over them; a norm that keeps them; a cut at fixed places;
+one at computed places."""
 
 How = Literal["", "query", "tokens", "features"]
 """What meets: a map; a product that asks each place; rows of places; places that have become features."""
@@ -29,8 +29,8 @@ How = Literal["", "query", "tokens", "features"]
 class Look:
     """A node, named by its first output, that looks at places natively; ``gone``: those that its result lacks.
 
-    ``axes``: of its input, along which it does. ``of``: the looks whose result it looks at. ``own``: what the places that
-    it looks at are made from: weights, say.
+    ``axes``: of its input, along which it does. ``of``: the looks whose result it looks at. ``own``: what the places
+    are made from that it looks at: weights, say.
     """
 
     name: str
@@ -54,9 +54,9 @@ class Meeting:
 class Flow:
     """All that was seen.
 
-    ``onward``: the tensors that hold the places of a tensor, one by one, computed from it. ``ends``: the looks that take
-    places of a tensor. ``leaves``: tensors whose places go on as another map: something slides over them, or they are an
-    output. ``slid``: covers over whose result something slides, or beside which something did; and pieces likewise.
+    ``onward``: the tensors that hold the places of a tensor, one by one, computed from it. ``ends``: the looks that
+    take places of a tensor. ``leaves``: tensors whose places go on as another map: something slides over them, or they
+    are an output. ``slid``: covers over whose result something slides, or beside which something did; and pieces.
     ``spread``: pools whose result is laid out over places again. ``deviations``: maps less their own mean.
     """
 
