@@ -106,7 +106,7 @@ def is_mixed(groups: Groups) -> bool:
     return any({"channel", "space"} <= set(kinds(group)) for group in groups)
 
 
-def is_folded(groups: Groups) -> bool:
+def may_fold(groups: Groups) -> bool:
     """Whether no axis holds channels beside places, where none is left to channels alone."""
     return not is_mixed(groups) or any(pure(group) for group in groups)
 

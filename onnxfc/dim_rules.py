@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
-from onnxfc.length import Dim, Length, at, least, most, quotient, slid
+from onnxfc.length import Dim, Length, at, least, most, quotient
 from onnxfc.node_call import Dims, NodeCall, Room, Still
 
 Cuts = dict[int, tuple[Dim, Dim, int]]
@@ -33,6 +33,19 @@ _SIDE_BY_SIDE = {
 """Operators that broadcast their inputs against each other."""
 
 Made = Sequence[Dims] | None
+
+
+def slid(
+    length: Any, kernel: int, stride: int = 1, pads: tuple[int, int] = (0, 0), dilation: int = 1, ceil: bool = False
+) -> Any:
+    """Elements behind a Conv or pool; ``ceil``: a last window may reach beyond the padding, but begins before it.
+
+    https://onnx.ai/onnx/operators/onnx__MaxPool.html
+    """
+    room = length + (pads[0] + pads[1] - (kernel - 1) * dilation - 1)
+    if not ceil:
+        return room // stride + 1
+    return least((room + stride - 1) // stride + 1, (length + pads[0] - 1) // stride + 1)
 
 
 def _slid(call: NodeCall, dims: list[Dim], kernel: Sequence[int]) -> Made:

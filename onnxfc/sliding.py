@@ -38,7 +38,7 @@ class Sliding:
         return any(part[place] for part in (self.begin, self.end)) or not self.kernel[place] == self.strides[place] == 1
 
 
-def sliding(attrs: Mapping[str, Any], shape: Shape, weight: Shape) -> Sliding | None:
+def sliding_at(attrs: Mapping[str, Any], shape: Shape, weight: Shape) -> Sliding | None:
     """None where SAME cuts the border off, as a stride is so much larger than its kernel."""
     extent = shape[2:]
     rank = len(extent)

@@ -12,6 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from onnxfc.axis_map import AxisMap
+from onnxfc.dim_rules import slid
 from onnxfc.length import (
     BATCH,
     Dim,
@@ -25,7 +26,6 @@ from onnxfc.length import (
     pixels,
     quotient,
     same,
-    slid,
 )
 
 X, Y = pixels(0), pixels(1)

@@ -185,7 +185,7 @@ def _piece(step: Step, held: Layout, axes: Sequence[int], kind: Kind) -> Layout:
     return replace(held, own=held.own | look, mean="")
 
 
-RULES: dict[str, Rule] = {
+ELEMENTWISE: dict[str, Rule] = {
     **dict.fromkeys((*UNARY, "BatchNormalization", "Dropout", "LRN", "QuickGelu"), same),
     **dict.fromkeys(BROADCAST, broadcast),
     **dict.fromkeys(("Flatten", "Reshape", "Squeeze", "Unsqueeze"), reshape),

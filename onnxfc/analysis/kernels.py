@@ -11,14 +11,14 @@ from onnxfc.analysis.layouts import NONE, Layout, aligned, moved, places, resize
 from onnxfc.analysis.reductions import pooled
 from onnxfc.axes import channels
 from onnxfc.op_kinds import SLIDING
-from onnxfc.sliding import Sliding, covered, covers, sliding
+from onnxfc.sliding import Sliding, covered, covers, sliding_at
 
 
 def slide(step: Step) -> Layout:
     """A Conv or a pool: over places, over channels alone, or over all that there is natively."""
     held = step.data
     weight = step.shape(step.node.input[1]) if len(step.node.input) > 1 else ()
-    how = None if held is None else sliding(step.attrs, step.before, weight)
+    how = None if held is None else sliding_at(step.attrs, step.before, weight)
     if held is None or held.axes is None or how is None:
         return unknown(step)
     if places(held.axes[1]) & held.solid and "Conv" in step.op_type:
@@ -118,7 +118,7 @@ def copies(step: Step) -> Layout:
     return resized(held, step.after)
 
 
-RULES: dict[str, Rule] = {
+KERNELS: dict[str, Rule] = {
     **dict.fromkeys(SLIDING, slide),
     **dict.fromkeys(("ConvTranspose", "DepthToSpace", "Pad", "SpaceToDepth"), grid),
     **dict.fromkeys(("Expand", "Resize", "Tile", "Upsample"), copies),

@@ -10,15 +10,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from onnxfc.analysis import elementwise, kernels, reductions
+from onnxfc.analysis.elementwise import ELEMENTWISE
 from onnxfc.analysis.flow import Flow, Kind, Look, Meeting, flow_of
+from onnxfc.analysis.kernels import KERNELS
 from onnxfc.analysis.layouts import Names
+from onnxfc.analysis.reductions import REDUCING
 from onnxfc.graph import Graph
 from onnxfc.images import Image
 from onnxfc.specs import Spec
 from onnxfc.state import GlobalPool, Role, Roles
 
-RULES = {**elementwise.RULES, **kernels.RULES, **reductions.RULES}
+RULES = {**ELEMENTWISE, **KERNELS, **REDUCING}
 _POOLS: tuple[Kind, ...] = ("cover", "pool")
 _WEIGHTS: tuple[Kind, ...] = ("relation", "weights")
 

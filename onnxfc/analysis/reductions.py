@@ -179,7 +179,7 @@ def _left_of(held: Layout, term: str, out: str) -> Layout:
     return replace(held, axes=groups, thin=thin, own=held.own if stays else NONE, mean="", flat=held.flat and stays)
 
 
-RULES: dict[str, Rule] = {
+REDUCING: dict[str, Rule] = {
     **dict.fromkeys(REDUCTIONS, reduce),
     **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool"), global_pool),
     **dict.fromkeys(("ArgMax", "ArgMin", "TopK"), picked),

@@ -19,8 +19,7 @@ from onnxfc.rules.sisters import PADDED, contiguous, sisters
 from onnxfc.rules.table import PLACED, rule
 from onnxfc.rules.windowed import pooled_in_part
 from onnxfc.site import Outcome, Site
-from onnxfc.sliding import Sliding
-from onnxfc.sliding import sliding as at_native_size
+from onnxfc.sliding import Sliding, sliding_at
 from onnxfc.views import Placed, Trace
 
 WINDOWED = (*("auto_pad", "ceil_mode", "count_include_pad", "dilations", "group", "kernel_shape", "p", "pads"),)
@@ -127,7 +126,7 @@ def _layout(site: Site, view: Placed) -> Refusal | None:
 def sliding_of(site: Site) -> Sliding | Refusal:
     """What the node's attributes say, at the native size."""
     weight = site.shape_in(1) if site.has_input(1) else ()
-    found = at_native_size(site.attrs, site.shape_in(), weight)
+    found = sliding_at(site.attrs, site.shape_in(), weight)
     if found is None:
         return site.refuse("same-padding", "has a stride so much larger than its kernel that SAME cuts the border off")
     return found

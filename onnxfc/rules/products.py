@@ -14,8 +14,7 @@ import string
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from onnxfc.axes import Atom, Group, Groups, axis_of_places, channels, doubled, is_map, merged
-from onnxfc.axes import is_folded as may_fold
+from onnxfc.axes import Atom, Group, Groups, axis_of_places, channels, doubled, is_map, may_fold, merged
 from onnxfc.gathered import Gathered
 from onnxfc.receptive_field import Field
 from onnxfc.regroup import trace_of

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 
 from onnxfc import emit
-from onnxfc.axes import Group, Groups, axis_of_places, is_folded, is_map, pure, regroup, survivors
+from onnxfc.axes import Group, Groups, axis_of_places, is_map, may_fold, pure, regroup, survivors
 from onnxfc.lift import moved_to
 from onnxfc.regroup import target, trace_of
 from onnxfc.rules.table import PLACED, rule
@@ -35,7 +35,7 @@ def reshape(site: Site) -> Outcome | None:
             return pooled_in_part(site) if view.is_strip else None
     groups = regroup(view.groups, after)
     features = groups is None or (view.apart and not any(pure(group) for group in groups))
-    if groups is None or features or not (is_map(groups) or is_folded(groups)):
+    if groups is None or features or not (is_map(groups) or may_fold(groups)):
         return pooled_in_part(site) if view.is_strip else None
     return _regrouped(site, view, groups)
 
