@@ -261,7 +261,10 @@ def _resize(call: NodeCall, dims: list[Any]) -> Made:
     if sizes is None and (scales is None or call.given(3)):
         return None
     for k, axis in enumerate(axes):
-        dims[axis] = math.floor(dims[axis] * scales[k]) if sizes is None and scales is not None else sizes.flat[k]  # type: ignore[union-attr]
+        if sizes is not None:
+            dims[axis] = sizes.flat[k]
+        elif scales is not None:
+            dims[axis] = math.floor(dims[axis] * scales[k])
     return [tuple(dims)]
 
 

@@ -319,8 +319,7 @@ def axes_of(number: Number) -> frozenset[int]:
 
 def along(length: Length, sizes: Sizes) -> bytes:
     """All that a length is at many sizes: the same for two that are equal there."""
-    found = np.broadcast_arrays(length.at(sizes), *sizes.values())[0]
-    return np.ascontiguousarray(found, np.int64).tobytes()
+    return np.ascontiguousarray(np.broadcast_arrays(length.at(sizes), *sizes.values())[0], np.int64).tobytes()
 
 
 def same(one: Number, other: Number) -> bool:
@@ -336,8 +335,7 @@ def bounds(number: Number) -> tuple[int, int] | None:
     periods = [number.period(axis) for axis in axes]
     if any(number.growth(axis) != 0 for axis in axes) or number.holds(Sampled) or math.prod(periods) > _MANY:
         return None
-    grid = np.meshgrid(*(np.arange(period, dtype=np.int64) for period in periods))
-    values = np.asarray(number.at(dict(zip(axes, grid, strict=True))))
+    values = np.asarray(number.at(dict(zip(axes, np.meshgrid(*map(np.arange, periods)), strict=True))))
     return int(values.min()), int(values.max())
 
 

@@ -79,7 +79,7 @@ def laid_out(step: Step, held: Layout, axes: Sequence[int]) -> Layout:
     if not axes or held.axes is None:
         return held
     pools = NONE.union(*(held.thin_at(axis) for axis in axes))
-    step.flow.spread |= pools
+    step.flow.spread.update(pools)
     here = frozenset[int]().union(*(places(held.axes[axis]) for axis in axes))
     thin = frozenset((place, name) for place, name in held.thin if place not in here)
     longer = [

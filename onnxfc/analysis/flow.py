@@ -50,7 +50,7 @@ class Meeting:
     own: Names
 
 
-@dataclass
+@dataclass(frozen=True)
 class Flow:
     """All that was seen.
 
@@ -146,7 +146,7 @@ class Step:
 
     def leave(self) -> None:
         """The places of all inputs go on as another map."""
-        self.flow.leaves |= {name for name, held in self.given if held.solid and not held.flat}
+        self.flow.leaves.update(name for name, held in self.given if held.solid and not held.flat)
 
     def look(self, kind: Kind, gone: frozenset[int], axes: Sequence[int], read: Sequence[str]) -> Names:
         """Note that the node looks at places of tensors."""

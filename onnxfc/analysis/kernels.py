@@ -27,7 +27,7 @@ def slide(step: Step) -> Layout:
     if axes:
         return pooled(step, held, axes, "cover", keep=True)
     if held.solid:
-        step.flow.slid |= step.flow.of_kind(held.own, "piece", "part")
+        step.flow.slid.update(step.flow.of_kind(held.own, "piece", "part"))
     moves = [axis for axis in range(2, len(step.before)) if places(held.axes[axis]) and how.moves(axis - 2)]
     made = resized(under_kernel(step, held, moves), step.after)
     if moves:
@@ -44,7 +44,7 @@ def under_kernel(step: Step, held: Layout, axes: Sequence[int]) -> Layout:
     """
     over = step.flow.of_kind(NONE.union(*(held.thin_at(axis) for axis in axes)), "cover")
     beside = any(places(held.axes[axis]) & held.solid for axis in axes if held.axes is not None)
-    step.flow.slid |= over | (step.flow.of_kind(held.looks, "cover") if beside else NONE)
+    step.flow.slid.update(over | (step.flow.of_kind(held.looks, "cover") if beside else NONE))
     thin = frozenset((place, name) for place, name in held.thin if name not in over)
     return replace(held, thin=thin, looks=held.looks - over, mean="")
 
@@ -110,7 +110,7 @@ def copies(step: Step) -> Layout:
     if thin:
         return resized(laid_out(step, held, thin), step.after)
     if longer and not held.solid and rank == 2 + step.flow.rank and min(longer) > 1:
-        step.flow.spread |= held.looks - step.flow.of_kind(held.looks, "layer")
+        step.flow.spread.update(held.looks - step.flow.of_kind(held.looks, "layer"))
     if any(places((held.axes or ())[axis]) for axis in longer):
         step.leave()
         return resized(replace(held, own=NONE, mean=""), step.after)
