@@ -13,7 +13,7 @@ _INTERRUPTED = 130
 def run() -> None:
     """The command line in a process of its own, which Ctrl-C ends."""
     signal.signal(signal.SIGINT, _leave)
-    from onnxfc.cli import main
+    from onnxfc.cli.main import main
 
     main(prog_name="onnxfc")
 

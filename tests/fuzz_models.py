@@ -66,7 +66,7 @@ def prepare(folder: Path, number: int) -> list[str]:
 
 def run(command: list[str]) -> tuple[int, str, str]:
     """Exit code, stderr, and the traceback if there is one."""
-    from onnxfc.cli import main
+    from onnxfc.cli.main import main
 
     told = io.StringIO()
     try:

@@ -16,8 +16,9 @@ import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxfc.errors import NothingToRewrite, Refusal
-from onnxfc.proof import CheckOptions
-from onnxfc.rewrite import Rewrite, RewriteOptions, rewrite
+from onnxfc.proof.options import CheckOptions
+from onnxfc.rewriter.analyse import RewriteOptions
+from onnxfc.rewriter.api import Rewrite, rewrite
 
 CHECK = CheckOptions(threads=1, samples=2)
 NATIVE = (11, 9)

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from onnxfc.claim import PREFIX, Claim
+from onnxfc.claim.claim import PREFIX, Claim
 
 
 class NotHere(Exception):

@@ -9,7 +9,7 @@ import numpy as np
 from onnx import helper
 from proof_pairs import Net, Pair, he, mistaken_claim
 
-from onnxfc.claim import Boundary, Claim, ImageInput, Output
+from onnxfc.claim.claim import Boundary, Claim, ImageInput, Output
 
 FC_MUTATIONS = (
     "trunk scaled",

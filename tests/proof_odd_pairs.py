@@ -8,7 +8,7 @@ import numpy as np
 from onnx import TensorProto, helper
 from proof_pairs import Net, Pair, he
 
-from onnxfc.claim import Boundary, Claim, ImageInput, Output
+from onnxfc.claim.claim import Boundary, Claim, ImageInput, Output
 
 
 def odd_pair(spelling: str, wrong: str = "") -> Pair:

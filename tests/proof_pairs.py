@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxfc.claim import Claim
+from onnxfc.claim.claim import Claim
 
 OPSET = 17
 

@@ -8,7 +8,7 @@ import numpy as np
 from onnx import TensorProto
 from proof_pairs import Net, Pair, he, mistaken_claim
 
-from onnxfc.claim import Boundary, Claim, ImageInput, Output
+from onnxfc.claim.claim import Boundary, Claim, ImageInput, Output
 
 POOL_MUTATIONS = (
     "window too small",

@@ -17,7 +17,8 @@ from file_models import mlp, write
 from onnx import numpy_helper
 
 from onnxfc.errors import ReadError
-from onnxfc.model_file import ModelFile, SaveOptions
+from onnxfc.io.model_file import ModelFile
+from onnxfc.io.save import SaveOptions
 
 OPTIONS = {
     "one": SaveOptions(save_as_external_data=True, all_tensors_to_one_file=True),

@@ -22,7 +22,7 @@ _CONSOLE = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 def operators() -> str:
     """The table of operators, from the rules: by where a rule works, and the operators' names."""
     sys.path.insert(0, str(ROOT))
-    from onnxfc.rules import PLACED, RULES
+    from onnxfc.rules.registry import PLACED, RULES
 
     places: dict[str, set[str]] = defaultdict(set)
     for domain, name, lead in RULES:

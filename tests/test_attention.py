@@ -12,7 +12,8 @@ from hazards import CHECK, Net, bodied, complete, proven, refusal, session
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from onnxfc.rewrite import Rewrite, RewriteOptions, rewrite
+from onnxfc.rewriter.analyse import RewriteOptions
+from onnxfc.rewriter.api import Rewrite, rewrite
 
 FOLDER = Path(__file__).parent.parent / "fixtures"
 REFERENCES = np.load(FOLDER / "attention.npz")

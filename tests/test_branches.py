@@ -12,9 +12,9 @@ import pytest
 from hazards import CHECK, FEATURES, Net, bodied, complete, head, own_crops, proven, refusal, session
 from onnx import TensorProto, helper
 
-from onnxfc.model_file import ModelFile
+from onnxfc.io.model_file import ModelFile
 from onnxfc.proof import check
-from onnxfc.rewrite import rewrite
+from onnxfc.rewriter.api import rewrite
 
 M = 5
 

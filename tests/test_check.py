@@ -20,8 +20,8 @@ from mutations import MUTATIONS, NotHere, Rewritten
 from onnx import helper, numpy_helper
 
 from onnxfc import CheckOptions, NothingToRewrite, RewriteOptions, UsageError, check_pair, rewrite
-from onnxfc.claim import PREFIX
-from onnxfc.cli import main
+from onnxfc.claim.claim import PREFIX
+from onnxfc.cli.main import main
 
 ONE = CheckOptions(threads=1)
 NETS = (
@@ -65,7 +65,7 @@ def run(*args: object) -> Result:
 
 
 def schema(name: str) -> Any:
-    return json.loads(resources.files("onnxfc").joinpath("schemas", f"{name}.json").read_text("utf-8"))
+    return json.loads(resources.files("onnxfc").joinpath("reports", "schemas", f"{name}.json").read_text("utf-8"))
 
 
 @pytest.fixture
@@ -558,7 +558,7 @@ def _changed(document: Any, path: str, value: object) -> Any:
     ],
 )
 def test_schema_forbids_reports_that_contradict_themselves(path: str, value: object, pair: tuple[Path, Path]) -> None:
-    from onnxfc.report_check import as_json
+    from onnxfc.reports.check import as_json
 
     document = json.loads(json.dumps(as_json(check_pair(*pair, options=ONE))))
     jsonschema.validate(document, schema("check"))

@@ -11,8 +11,8 @@ import onnxruntime as ort
 import pytest
 
 from onnxfc.errors import ProofFailed
-from onnxfc.proof import CheckOptions
-from onnxfc.rewrite import Rewrite, rewrite
+from onnxfc.proof.options import CheckOptions
+from onnxfc.rewriter.api import Rewrite, rewrite
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 CHECK = CheckOptions(samples=2)

@@ -21,7 +21,7 @@ import pytest
 from cli_runs import FIXTURES, LENET, environment, listing, onnxfc
 
 from onnxfc import __version__
-from onnxfc.claim import Claim
+from onnxfc.claim.claim import Claim
 
 TEXT = """\
 node_linear    Gemm 128→32 ⇒ Conv 4x4 8→32
@@ -475,7 +475,7 @@ def test_shell_completes_commands_and_options() -> None:
 
 _IMPORTED = """
 import sys
-from onnxfc.cli import main
+from onnxfc.cli.main import main
 try:
     main({args!r}, prog_name="onnxfc")
 except SystemExit as end:
@@ -500,7 +500,7 @@ def test_help_imports_nothing_heavy(args: list[str]) -> None:
 
 _LOADED = """
 import sys
-from onnxfc.cli import main
+from onnxfc.cli.main import main
 try:
     main({args!r}, prog_name="onnxfc")
 except SystemExit as end:

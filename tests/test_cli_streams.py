@@ -21,7 +21,7 @@ import pytest
 from cli_runs import LENET, ROOT, environment, listing, onnxfc
 
 from onnxfc.errors import ExitCode
-from onnxfc.rewrite import rewrite
+from onnxfc.rewriter.api import rewrite
 
 MAIN = f"{sys.executable} -m onnxfc"
 FULL = "onnxfc: standard output: cannot write: the disk is full\n"

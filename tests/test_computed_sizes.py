@@ -13,7 +13,7 @@ import pytest
 from hazards import Net, complete, proven, refusal, session
 
 from onnxfc.geometry import Geometry
-from onnxfc.rewrite import rewrite
+from onnxfc.rewriter.api import rewrite
 
 Pixels = tuple[int, int]
 Build = Callable[[Pixels], onnx.ModelProto]

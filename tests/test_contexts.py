@@ -15,8 +15,9 @@ import pytest
 from hazards import CHANNELS, FEATURES, Net, bodied, complete, refusal
 
 from onnxfc.errors import NothingToRewrite
-from onnxfc.proof import CheckOptions
-from onnxfc.rewrite import Rewrite, RewriteOptions, rewrite
+from onnxfc.proof.options import CheckOptions
+from onnxfc.rewriter.analyse import RewriteOptions
+from onnxfc.rewriter.api import Rewrite, rewrite
 
 FOLDER = Path(__file__).parent.parent / "fixtures"
 EXPORTERS = ("torchscript", "dynamo")

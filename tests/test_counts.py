@@ -13,7 +13,7 @@ import onnx
 import pytest
 from hazards import CHECK, Net, complete, refusal, session
 
-from onnxfc.rewrite import rewrite
+from onnxfc.rewriter.api import rewrite
 
 CASES = Path(__file__).parent.parent.parent / "shared" / "cases"
 C = 4

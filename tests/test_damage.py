@@ -13,8 +13,8 @@ from cli_runs import FIXTURES
 from click.testing import CliRunner
 
 from onnxfc import Claim, ReadError, rewrite
-from onnxfc.claim import PREFIX
-from onnxfc.cli import main
+from onnxfc.claim.claim import PREFIX
+from onnxfc.cli.main import main
 
 LENET = FIXTURES / "lenet.dynamo.onnx"
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from hazards import CHANNELS, CHECK, FEATURES, Net, bodied, head, own_crops, proven, refusal
 
-from onnxfc.rewrite import RewriteOptions, rewrite
+from onnxfc.rewriter.analyse import RewriteOptions
+from onnxfc.rewriter.api import rewrite
 
 M = 5
 

@@ -12,12 +12,11 @@ from hazards import Net, session
 from hypothesis import HealthCheck, Phase, assume, given, note, seed, settings
 from hypothesis import strategies as st
 
-from onnxfc.graph import attributes
-from onnxfc.images import Image
-from onnxfc.length import Length, Sampled
-from onnxfc.model_file import ModelFile
-from onnxfc.shapes import Shapes
-from onnxfc.sizing import Sizing
+from onnxfc.graph.index import attributes
+from onnxfc.io.model_file import ModelFile
+from onnxfc.shapes.image_inputs import Image
+from onnxfc.shapes.length import Length, Sampled
+from onnxfc.shapes.model_shapes import Shapes, Sizing
 
 EXAMPLES = int(os.environ.get("ONNXFC_EXAMPLES", "150"))
 OPEN = 2**31 - 1

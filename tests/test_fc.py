@@ -24,7 +24,7 @@ from hazards import (
 )
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxfc.rewrite import rewrite
+from onnxfc.rewriter.api import rewrite
 
 M = 7
 

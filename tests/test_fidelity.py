@@ -8,7 +8,7 @@ import pytest
 from hazards import CHANNELS, FEATURES, NATIVE, WINDOW, Net, bodied, complete, head, proven, session
 from onnx import TensorProto, helper, shape_inference
 
-from onnxfc.rewrite import Rewrite
+from onnxfc.rewriter.api import Rewrite
 
 M = 6
 DOMAIN = "example.local"

@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 from onnx import helper, numpy_helper
 
 from onnxfc.errors import NothingToRewrite
-from onnxfc.rewrite import rewrite
+from onnxfc.rewriter.api import rewrite
 
 UNKNOWN = bytes([0xFA, 0x3E, 3]) + b"new"  # field 1007, three bytes
 TRUNK = {"Conv", "Relu", "Clip", "BatchNormalization", "Tanh", "Sigmoid", "HardSwish", "HardSigmoid"}

@@ -10,8 +10,9 @@ import onnx
 import pytest
 
 from onnxfc.errors import NothingToRewrite, ProofFailed
-from onnxfc.proof import CheckOptions
-from onnxfc.rewrite import Rewrite, RewriteOptions, rewrite
+from onnxfc.proof.options import CheckOptions
+from onnxfc.rewriter.analyse import RewriteOptions
+from onnxfc.rewriter.api import Rewrite, rewrite
 
 FOLDER = Path(__file__).parent.parent / "fixtures"
 INDEX = {entry["file"]: entry for entry in json.loads((FOLDER / "index.json").read_text())["fixtures"]}

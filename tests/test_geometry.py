@@ -20,9 +20,9 @@ from onnx import helper, numpy_helper
 from random_networks import random_network, still_varies
 
 from onnxfc import Box, Geometry, NothingToRewrite, ReadError, UsageError, rewrite
-from onnxfc.claim import PREFIX
-from onnxfc.receptive_field import Field
-from onnxfc.rewrite import Rewrite
+from onnxfc.claim.claim import PREFIX
+from onnxfc.layout.axis_map import Field
+from onnxfc.rewriter.api import Rewrite
 
 EXAMPLES = int(os.environ.get("ONNXFC_EXAMPLES", "60"))
 QUIET = settings(

@@ -24,7 +24,7 @@ from hazards import (
 )
 from onnx import TensorProto, numpy_helper
 
-from onnxfc.rewrite import rewrite
+from onnxfc.rewriter.api import rewrite
 
 M = 6
 H, W = WINDOW

@@ -20,8 +20,8 @@ from click.testing import CliRunner
 from onnx import helper, numpy_helper
 
 from onnxfc import Geometry, UsageError, inspect, rewrite
-from onnxfc.cli import main
-from onnxfc.costs import multiply_adds
+from onnxfc.cli.main import main
+from onnxfc.shapes.macs import multiply_adds
 
 ALL = sorted(FIXTURES.glob("*.onnx"))
 
@@ -31,7 +31,7 @@ def run(*args: object) -> Any:
 
 
 def schema() -> Any:
-    return json.loads(resources.files("onnxfc").joinpath("schemas", "inspect.json").read_text("utf-8"))
+    return json.loads(resources.files("onnxfc").joinpath("reports", "schemas", "inspect.json").read_text("utf-8"))
 
 
 @pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
@@ -141,7 +141,7 @@ def test_usage(tmp_path: Path) -> None:
 def test_nothing_is_written_and_onnxruntime_is_not_loaded(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes((FIXTURES / "mini_vgg.dynamo.onnx").read_bytes())
     before = listing(tmp_path)
-    code = "import sys; from onnxfc.cli import main\ntry: main()\nfinally: print('onnxruntime' in sys.modules)"
+    code = "import sys; from onnxfc.cli.main import main\ntry: main()\nfinally: print('onnxruntime' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code, "inspect", "model.onnx"],
         cwd=tmp_path,
@@ -178,7 +178,7 @@ def test_large_models_are_not_read(tmp_path: Path) -> None:
     path = tmp_path / "large.onnx"
     _large(path)
     code = (
-        "from onnxfc.cli import main\n"
+        "from onnxfc.cli.main import main\n"
         "try: main()\n"
         "finally: print([line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')][0])"
     )

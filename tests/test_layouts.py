@@ -10,8 +10,8 @@ import onnx
 import pytest
 from hazards import Net, proven, refusal
 
-from onnxfc.graph import Graph
-from onnxfc.layouts import readings
+from onnxfc.graph.index import Graph
+from onnxfc.shapes.image_layouts import readings
 
 CASES = Path(__file__).parent.parent.parent / "shared" / "cases"
 

@@ -11,22 +11,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from onnxfc.axis_map import AxisMap
-from onnxfc.dim_rules import slid
-from onnxfc.length import (
-    BATCH,
-    Dim,
-    Length,
-    Sampled,
-    along,
-    at,
-    bounds,
-    least,
-    most,
-    pixels,
-    quotient,
-    same,
-)
+from onnxfc.layout.axis_map import AxisMap
+from onnxfc.shapes.dim_rules import slid
+from onnxfc.shapes.length import BATCH, Dim, Length, Sampled, along, at, bounds, least, most, pixels, quotient, same
 
 X, Y = pixels(0), pixels(1)
 SIZES = range(1, 200)

@@ -11,11 +11,12 @@ import pytest
 from file_models import SHARED, external, mlp, model, noise, with_data, write
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxfc import saving
 from onnxfc.errors import ReadError, UsageError
-from onnxfc.external import is_private
-from onnxfc.model_file import ModelFile, SaveOptions
-from onnxfc.storage import FileSource
+from onnxfc.io import save
+from onnxfc.io.byte_source import FileSource
+from onnxfc.io.external_data import is_private
+from onnxfc.io.model_file import ModelFile
+from onnxfc.io.save import SaveOptions
 
 REAL = sorted(path for path in SHARED.rglob("*.onnx")) if SHARED.is_dir() else []
 
@@ -268,7 +269,7 @@ def test_location_must_be_beside_the_output(tmp_path: Path, location: str) -> No
 
 
 def test_too_large_for_protobuf_goes_external_on_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(saving, "PROTOBUF_LIMIT", 8000)
+    monkeypatch.setattr(save, "PROTOBUF_LIMIT", 8000)
     ModelFile.open(mlp()).save(tmp_path / "out.onnx")
     assert names(tmp_path) == {"out.onnx", "out.onnx.data"}
     assert os.path.getsize(tmp_path / "out.onnx.data") == 12288 + 1920

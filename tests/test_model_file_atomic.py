@@ -22,10 +22,11 @@ from file_models import mlp, noise, with_data, write
 from onnx import numpy_helper
 from race import race
 
-from onnxfc import atomic, publishing
-from onnxfc.atomic import NewFile
 from onnxfc.errors import ReadError, UsageError, WriteError
-from onnxfc.model_file import ModelFile, SaveOptions
+from onnxfc.io import atomic_write, publish
+from onnxfc.io.atomic_write import NewFile
+from onnxfc.io.model_file import ModelFile
+from onnxfc.io.save import SaveOptions
 
 ONE_FILE = SaveOptions(save_as_external_data=True, all_tensors_to_one_file=True)
 
@@ -233,7 +234,7 @@ def test_litter_of_a_writer_that_was_killed_is_removed(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is removed there, as nobody knows who else is writing."""
-    monkeypatch.setattr(atomic, "_fcntl", None)
+    monkeypatch.setattr(atomic_write, "_fcntl", None)
     out = tmp_path / "out.onnx"
     for seed in (1, 2, 3):
         ModelFile.open(mlp(seed=seed)).save(out, ONE_FILE)
@@ -242,8 +243,8 @@ def test_a_folder_that_cannot_be_locked(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_folder_that_is_locked_for_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(atomic, "_PATIENCE", 0.05)
-    with atomic.locked(tmp_path):
+    monkeypatch.setattr(atomic_write, "_PATIENCE", 0.05)
+    with atomic_write.locked(tmp_path):
         assert "is locked by another process" in refused(ModelFile.open(mlp()), tmp_path / "out.onnx", WriteError)
 
 
@@ -272,7 +273,7 @@ def test_data_that_is_removed_in_the_last_moment(tmp_path: Path, monkeypatch: py
         (folder / "out.onnx.data").unlink()
         yield True
 
-    monkeypatch.setattr(publishing, "locked", late)
+    monkeypatch.setattr(publish, "locked", late)
     ModelFile.open(mlp(seed=2)).save(out, ONE_FILE)
     assert seed_of(out) == 2
 
@@ -319,7 +320,7 @@ def test_an_error_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
 
 WRITER = """
 import sys, itertools
-from onnxfc.model_file import ModelFile, SaveOptions
+from onnxfc.io.model_file import ModelFile, SaveOptions
 one = SaveOptions(save_as_external_data=True, all_tensors_to_one_file=True)
 models = [ModelFile.open(path) for path in sys.argv[2:4]]
 print("ready", flush=True)

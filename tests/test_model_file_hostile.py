@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 
 from onnxfc.errors import ReadError
-from onnxfc.model_file import ModelFile
+from onnxfc.io.model_file import ModelFile
 
 GOOD = mlp().SerializeToString()
 

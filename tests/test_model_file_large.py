@@ -19,13 +19,13 @@ from cli_runs import ROOT, environment
 from file_models import external, mlp, model, write
 from onnx import helper, numpy_helper
 
-from onnxfc.model_file import ModelFile
+from onnxfc.io.model_file import ModelFile
 
 pytestmark = pytest.mark.large
 
 PEAK = """
 import sys, resource, onnx
-from onnxfc.model_file import ModelFile, SaveOptions
+from onnxfc.io.model_file import ModelFile, SaveOptions
 peak = lambda: int(next(l for l in open("/proc/self/status") if l.startswith("VmHWM")).split()[1]) // 1024
 before = peak()
 model = ModelFile.open(sys.argv[1])

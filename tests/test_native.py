@@ -14,7 +14,7 @@ from hazards import Net, complete, proven
 from onnx import TensorProto, helper
 from test_fixtures import FOLDER, HEADLESS, INDEX, REWRITTEN, UNKNOWN, options
 
-from onnxfc.rewrite import Rewrite, rewrite
+from onnxfc.rewriter.api import Rewrite, rewrite
 
 FILES = [name for name in [*REWRITTEN, *HEADLESS] if name not in UNKNOWN and name.count(".") == 2]
 """All but those that tools optimised further."""

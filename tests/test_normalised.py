@@ -13,7 +13,8 @@ from hazards import CHECK, Net, bodied, complete, own_crops, proven, refusal, se
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from onnxfc.rewrite import RewriteOptions, rewrite
+from onnxfc.rewriter.analyse import RewriteOptions
+from onnxfc.rewriter.api import rewrite
 
 CASES = Path(__file__).parent.parent.parent / "shared" / "cases"
 C, M = 3, 5

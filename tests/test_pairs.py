@@ -13,9 +13,9 @@ from mutations import change
 from onnx import helper, numpy_helper
 
 from onnxfc import CheckOptions, UsageError, check_pair, rewrite
-from onnxfc.checking import Checked
-from onnxfc.claim import PREFIX
-from onnxfc.proof import Parity
+from onnxfc.checker.api import Checked
+from onnxfc.claim.claim import PREFIX
+from onnxfc.proof.results import Parity
 
 ONE = CheckOptions(threads=1)
 

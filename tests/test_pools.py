@@ -26,7 +26,8 @@ from hazards import (
 )
 
 from onnxfc.errors import UsageError
-from onnxfc.rewrite import RewriteOptions, rewrite
+from onnxfc.rewriter.analyse import RewriteOptions
+from onnxfc.rewriter.api import rewrite
 
 M = 6
 H, W = WINDOW

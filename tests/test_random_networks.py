@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from random_networks import Network, random_network, still_varies
 
 from onnxfc.errors import NothingToRewrite, OnnxfcError, ProofFailed
-from onnxfc.rewrite import Rewrite, RewriteOptions, rewrite
+from onnxfc.rewriter.analyse import RewriteOptions
+from onnxfc.rewriter.api import Rewrite, rewrite
 
 EXAMPLES = int(os.environ.get("ONNXFC_EXAMPLES", "150"))
 SEED = int(os.environ.get("ONNXFC_SEED", "0"))

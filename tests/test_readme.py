@@ -15,9 +15,9 @@ import readme_refresh
 from cli_runs import ROOT, environment
 from readme_refresh import furnish, run_all, sessions
 
-from onnxfc.commands.check import check
-from onnxfc.commands.inspect import inspect
-from onnxfc.commands.rewrite import rewrite
+from onnxfc.cli.check import check
+from onnxfc.cli.inspect import inspect
+from onnxfc.cli.rewrite import rewrite
 from onnxfc.errors import ExitCode
 
 TEXT = (ROOT / "README.md").read_text("utf-8")

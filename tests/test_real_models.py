@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from onnxfc.errors import NothingToRewrite, ProofFailed
-from onnxfc.proof import CheckOptions
-from onnxfc.rewrite import RewriteOptions, rewrite
+from onnxfc.proof.options import CheckOptions
+from onnxfc.rewriter.analyse import RewriteOptions
+from onnxfc.rewriter.api import rewrite
 
 ROOT = Path(__file__).parent.parent.parent / "shared" / "models"
 MISSING = f"the folder of real models is not there: {ROOT}"

@@ -14,10 +14,10 @@ from cli_runs import environment
 from file_models import external, mlp, model, noise, with_data, write
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxfc import runtime
 from onnxfc.errors import ReadError
-from onnxfc.model_file import ModelFile
-from onnxfc.runtime import session
+from onnxfc.io.model_file import ModelFile
+from onnxfc.proof import ort_session
+from onnxfc.proof.ort_session import session
 
 X = {"x": noise(1, 64, seed=9)}
 
@@ -60,10 +60,10 @@ def test_large_models_are_not_copied_into_another_layout(tmp_path: Path, monkeyp
     opened = ModelFile.open(write(tmp_path / "in.onnx", mlp()))
     levels = ort.GraphOptimizationLevel
     small = session(opened, threads=1).get_session_options().graph_optimization_level
-    monkeypatch.setattr(runtime, "LARGE_MODEL", 4 * (48 * 64 + 48 + 10 * 48 + 10))
+    monkeypatch.setattr(ort_session, "LARGE_MODEL", 4 * (48 * 64 + 48 + 10 * 48 + 10))
     large = session(opened, threads=1).get_session_options().graph_optimization_level
     assert (small, large) == (levels.ORT_ENABLE_ALL, levels.ORT_ENABLE_EXTENDED)
-    monkeypatch.setattr(runtime, "LARGE_MODEL", runtime.LARGE_MODEL + 1)
+    monkeypatch.setattr(ort_session, "LARGE_MODEL", ort_session.LARGE_MODEL + 1)
     assert session(opened, threads=1).get_session_options().graph_optimization_level == levels.ORT_ENABLE_ALL
 
 
@@ -161,7 +161,7 @@ def dense(fold: bool, **attributes: object) -> tuple[onnx.ModelProto, np.ndarray
 @pytest.mark.parametrize("large", [False, True])
 def test_held_conv_weights(fold: bool, optimize: bool, large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are shared with the session, and still folded, laid out anew, and read by others as they are."""
-    monkeypatch.setattr(runtime, "LARGE_MODEL", 0 if large else 10**9)
+    monkeypatch.setattr(ort_session, "LARGE_MODEL", 0 if large else 10**9)
     proto, weight = dense(fold)
     x = {"x": noise(1, 8, 6, 6, seed=9)}
     want = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, x)[0]
@@ -175,8 +175,8 @@ MEMORY = """
 import sys
 import numpy as np
 from onnx import TensorProto, helper
-from onnxfc.model_file import ModelFile
-from onnxfc.runtime import session
+from onnxfc.io.model_file import ModelFile
+from onnxfc.proof.ort_session import session
 anonymous = lambda: next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith("RssAnon")) / 1024
 info = helper.make_tensor_value_info
 graph = helper.make_graph([helper.make_node("Conv", ["x", "w"], ["y"])], "g", [info("x", 1, [1, 2048, 4, 4])],

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
 from onnxfc import Geometry, ProofFailed, RewriteOptions, rewrite
-from onnxfc.model_file import ModelFile
-from onnxfc.proof import Parity, check
+from onnxfc.io.model_file import ModelFile
+from onnxfc.proof import check
+from onnxfc.proof.results import Parity
 from onnxfc.proof.shift import Target, targets
-from onnxfc.rewrite import Rewrite
+from onnxfc.rewriter.api import Rewrite
 
 FLAT = {"pads": [1, 1, 1, 1], "strides": [1, 1]}
 

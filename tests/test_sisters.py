@@ -7,9 +7,10 @@ import onnx
 import pytest
 from hazards import Net, bodied, complete, proven, refusal, session
 
-from onnxfc.proof import CheckOptions
-from onnxfc.report import text
-from onnxfc.rewrite import Rewrite, RewriteOptions, rewrite
+from onnxfc.proof.options import CheckOptions
+from onnxfc.reports.rewrite import text
+from onnxfc.rewriter.analyse import RewriteOptions
+from onnxfc.rewriter.api import Rewrite, rewrite
 
 Pixels = tuple[int, int]
 CHECK = CheckOptions(threads=1)

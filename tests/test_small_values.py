@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from onnxfc.small_values import evaluated
-from onnxfc.specs import Inference, of_array
+from onnxfc.shapes.inference import Inference
+from onnxfc.shapes.small_values import evaluated
+from onnxfc.shapes.spec import of_array
 
 Array = np.ndarray[Any, Any]
 Case = tuple[onnx.NodeProto, list[Array | None], int]

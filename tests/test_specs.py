@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper
 
-from onnxfc.specs import SMALL, Inference, Spec, of_array
+from onnxfc.shapes.inference import Inference
+from onnxfc.shapes.spec import SMALL, Spec, of_array
 
 OPSETS = {"": 18}
 

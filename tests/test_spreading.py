@@ -10,8 +10,8 @@ import onnx
 import pytest
 from hazards import Net, complete, refusal, session
 
-from onnxfc.proof import CheckOptions
-from onnxfc.rewrite import rewrite
+from onnxfc.proof.options import CheckOptions
+from onnxfc.rewriter.api import rewrite
 
 Pixels = tuple[int, int]
 CHECK = CheckOptions(threads=1)

@@ -14,8 +14,9 @@ import onnx
 import pytest
 from hazards import CHECK, Net, bodied, complete, proven, proven_or_refused, refusal, session
 
-from onnxfc.proof import CheckOptions
-from onnxfc.rewrite import Rewrite, RewriteOptions, rewrite
+from onnxfc.proof.options import CheckOptions
+from onnxfc.rewriter.analyse import RewriteOptions
+from onnxfc.rewriter.api import Rewrite, rewrite
 
 FOLDER = Path(__file__).parent.parent / "fixtures"
 EXPORTERS = ("torchscript", "dynamo")

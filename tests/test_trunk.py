@@ -9,7 +9,8 @@ import onnxruntime as ort
 import pytest
 from hazards import CHANNELS, FEATURES, Net, bodied, complete, proven, refusal
 
-from onnxfc.rewrite import Rewrite, RewriteOptions, rewrite
+from onnxfc.rewriter.analyse import RewriteOptions
+from onnxfc.rewriter.api import Rewrite, rewrite
 
 OPEN = 2**31 - 1
 M = 5

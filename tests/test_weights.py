@@ -8,7 +8,7 @@ from hazards import Net, proven
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxfc.weights import _blocks
+from onnxfc.head.conv_weights import _blocks
 
 
 @given(st.integers(0, 200), st.integers(0, 200), st.booleans())

@@ -13,13 +13,13 @@ from cli_runs import FIXTURES, fails, onnxfc
 from hazards import Net
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
-from onnxfc.checking import check_pair
+from onnxfc.checker.api import check_pair
 from onnxfc.errors import ReadError
-from onnxfc.finite import finite
-from onnxfc.inspection import inspect
-from onnxfc.model_file import ModelFile
-from onnxfc.rewrite import rewrite
-from onnxfc.wellformed import well_formed
+from onnxfc.graph.finite_weights import finite
+from onnxfc.graph.wellformed import well_formed
+from onnxfc.inspector import inspect
+from onnxfc.io.model_file import ModelFile
+from onnxfc.rewriter.api import rewrite
 
 Change = Callable[[onnx.ModelProto], object]
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from onnxfc.analysis.flow import How, Kind, Rule, Step, unknown
 from onnxfc.analysis.layouts import LAID, NONE, Layout, Names, aligned, moved, places, reshaped, resized
-from onnxfc.axes import Atom, Group, Groups, channels
-from onnxfc.op_kinds import BROADCAST, UNARY
+from onnxfc.graph.op_kinds import BROADCAST, UNARY
+from onnxfc.layout.axes import Atom, Group, Groups, channels
 
 
 def same(step: Step) -> Layout:

@@ -12,9 +12,9 @@ import numpy as np
 import onnx
 
 from onnxfc.analysis.layouts import LAID, NONE, Layout, Names, of_image, resized
-from onnxfc.graph import Graph, attributes, inputs_of
-from onnxfc.images import Image
-from onnxfc.specs import Array, Shape, Spec
+from onnxfc.graph.index import Graph, attributes, inputs_of
+from onnxfc.shapes.image_inputs import Image
+from onnxfc.shapes.spec import Array, Shape, Spec
 
 Kind = Literal["pool", "cover", "layer", "product", "relation", "weights", "norm", "piece", "part"]
 """What looks at places: a pool; a kernel that just covers the native map; an FC layer; a product that sums over them;

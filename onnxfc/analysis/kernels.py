@@ -9,9 +9,9 @@ from onnxfc.analysis.elementwise import laid_out
 from onnxfc.analysis.flow import Rule, Step, unknown
 from onnxfc.analysis.layouts import NONE, Layout, aligned, moved, places, resized
 from onnxfc.analysis.reductions import pooled
-from onnxfc.axes import channels
-from onnxfc.op_kinds import SLIDING
-from onnxfc.sliding import Sliding, covered, covers, sliding_at
+from onnxfc.graph.op_kinds import SLIDING
+from onnxfc.graph.sliding import Sliding, covered, covers, sliding_at
+from onnxfc.layout.axes import channels
 
 
 def slide(step: Step) -> Layout:

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from onnxfc.axes import Atom, Group, Groups, channels, groups_of, is_map, regroup
-from onnxfc.specs import Shape
+from onnxfc.layout.axes import Atom, Group, Groups, channels, groups_of, is_map, regroup
+from onnxfc.shapes.spec import Shape
 
 Names = frozenset[str]
 NONE: Names = frozenset()

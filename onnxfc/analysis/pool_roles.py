@@ -1,9 +1,4 @@
-"""What every pool, reduction, norm and Softmax over places is, decided on the original before it is walked.
-
-A *head* begins where the result never meets the places again that were pooled. *Context* does: the result is spread
-over a map of the same image, whatever its resolution. A pool is *local* where something slides over its result, though
-its kernel just covers the native map. Decided from what reads what and from native shapes, never from node order.
-"""
+"""What pools are, where the walk cannot tell at once: the head's beginning, context, or the trunk's own."""
 
 from __future__ import annotations
 
@@ -15,10 +10,10 @@ from onnxfc.analysis.flow import Flow, Kind, Look, Meeting, flow_of
 from onnxfc.analysis.kernels import KERNELS
 from onnxfc.analysis.layouts import Names
 from onnxfc.analysis.reductions import REDUCING
-from onnxfc.graph import Graph
-from onnxfc.images import Image
-from onnxfc.specs import Spec
-from onnxfc.state import GlobalPool, Role, Roles
+from onnxfc.builder.state import GlobalPool, Role, Roles
+from onnxfc.graph.index import Graph
+from onnxfc.shapes.image_inputs import Image
+from onnxfc.shapes.spec import Spec
 
 RULES = {**ELEMENTWISE, **KERNELS, **REDUCING}
 _POOLS: tuple[Kind, ...] = ("cover", "pool")

@@ -8,9 +8,9 @@ from dataclasses import replace
 from onnxfc.analysis.elementwise import together
 from onnxfc.analysis.flow import Kind, Rule, Step, unknown
 from onnxfc.analysis.layouts import NONE, Layout, aligned, moved, places, resized
-from onnxfc.axes import Group, channels, doubled
-from onnxfc.equation import letters_of
-from onnxfc.op_kinds import MEANS, REDUCTIONS, SOFTMAX
+from onnxfc.graph.einsum_equation import letters_of
+from onnxfc.graph.op_kinds import MEANS, REDUCTIONS, SOFTMAX
+from onnxfc.layout.axes import Group, channels, doubled
 
 
 def reduce(step: Step) -> Layout:

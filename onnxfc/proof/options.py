@@ -8,8 +8,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from onnxfc import validate
-from onnxfc.claim import Claim
+from onnxfc import errors
+from onnxfc.claim.claim import Claim
 
 
 @dataclass(frozen=True)
@@ -40,21 +40,21 @@ class CheckOptions:
     def __post_init__(self) -> None:
         for name in ("rtol", "atol"):
             if getattr(self, name) is not None:
-                validate.tolerance(name, getattr(self, name))
+                errors.tolerance(name, getattr(self, name))
         for name in ("rtols", "atols"):
-            validate.tolerances(name, getattr(self, name))
+            errors.tolerances(name, getattr(self, name))
         for name, least in (("seed", 0), ("samples", 1), ("threads", 0)):
-            validate.whole(name, getattr(self, name), least)
+            errors.whole(name, getattr(self, name), least)
         for name in ("crops_exact", "windows", "larger"):
-            validate.flag(name, getattr(self, name))
-        object.__setattr__(self, "sizes", validate.sizes("sizes", self.sizes))
+            errors.flag(name, getattr(self, name))
+        object.__setattr__(self, "sizes", errors.sizes("sizes", self.sizes))
 
     def must_fit(self, claim: Claim) -> None:
         """Tolerances name outputs, or trunk tensors at which a head begins. Raises UsageError."""
         own = [output.name for output in claim.outputs]
         own += [name for item in claim.boundaries for name in (item.original, item.rewritten)]
         for given in ("rtols", "atols"):
-            validate.known(given, getattr(self, given), own)
+            errors.known(given, getattr(self, given), own)
 
     def of(self, name: str) -> CheckOptions:
         """The options as they are for one output."""

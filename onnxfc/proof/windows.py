@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from onnxfc.claim import Claim, Output
-from onnxfc.proof.forms import (
+from onnxfc.claim.claim import Claim, Output
+from onnxfc.proof.accumulator import Tally
+from onnxfc.proof.head import Head
+from onnxfc.proof.inputs import Kind
+from onnxfc.proof.output_forms import (
     REDUCED,
     WINDOWED,
     FormError,
@@ -19,12 +22,9 @@ from onnxfc.proof.forms import (
     pick_cells,
     reduce_cells,
 )
-from onnxfc.proof.head import Head
-from onnxfc.proof.inputs import Kind
-from onnxfc.proof.observe import ADVICE, Evidence, Progress
+from onnxfc.proof.reference_run import ADVICE, Evidence, Progress
 from onnxfc.proof.sessions import Array, Arrays, RunError, Runner
 from onnxfc.proof.sizes import Size
-from onnxfc.proof.tally import Tally
 
 CELLS = 8
 """Cells compared per size and kind of inputs, unless an output needs all."""

@@ -1,7 +1,4 @@
-"""Concat and Split: channels side by side, strips end to end.
-
-https://onnx.ai/onnx/operators/onnx__Concat.html, https://onnx.ai/onnx/operators/onnx__Split.html
-"""
+"""Concat and Split: maps, folded maps and pieces beside each other."""
 
 from __future__ import annotations
 
@@ -9,17 +6,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate
 
-from onnxfc import emit
-from onnxfc.axes import Atom, Group, Groups, channels, pure
+from onnxfc.builder import ops
+from onnxfc.builder.rule_context import Outcome, Site, positive, tensor_of
 from onnxfc.errors import Refusal
-from onnxfc.lift import lies_on, uniform
+from onnxfc.head.meet_grids import lies_on, uniform
+from onnxfc.head.placed_windows import as_piece, windowed
+from onnxfc.layout.axes import Atom, Group, Groups, channels, pure
+from onnxfc.layout.provenance import Trace
+from onnxfc.layout.views import Context, Fixed, Placed
 from onnxfc.rules.broadcast import GRIDS, NO_VALUES
-from onnxfc.rules.joined import ends_of, length_of, part_of, sliced_part
-from onnxfc.rules.table import PLACED, rule
-from onnxfc.rules.windowed import as_piece, windowed
-from onnxfc.rules.wrap import pieces_joined
-from onnxfc.site import Outcome, Site, positive, tensor_of
-from onnxfc.views import Context, Fixed, Placed, Trace
+from onnxfc.rules.circular_pad import pieces_joined
+from onnxfc.rules.joined_strips import ends_of, length_of, part_of, sliced_part
+from onnxfc.rules.registry import PLACED, rule
 
 
 @rule("Concat", on=PLACED, attributes=("axis",))
@@ -96,11 +94,11 @@ def _expanded(site: Site, like: Placed, tensor: str, axis: int) -> str:
     """Spread over all axes but ``axis`` as ``like`` has them."""
     rank = len(like.groups)
     own = site.draft.constant([site.draft.spec(tensor).native[axis]], "channels")
-    parts = [emit.dims(site.draft, like.tensor, 0, axis)] if axis else []
+    parts = [ops.dims(site.draft, like.tensor, 0, axis)] if axis else []
     parts.append(own)
     if axis + 1 < rank:
-        parts.append(emit.dims(site.draft, like.tensor, axis + 1, rank))
-    return site.draft.emit("Expand", [tensor, emit.concat(site.draft, parts)])
+        parts.append(ops.dims(site.draft, like.tensor, axis + 1, rank))
+    return site.draft.emit("Expand", [tensor, ops.concat(site.draft, parts)])
 
 
 def _one_for_all(site: Site, position: int, like: Placed) -> str | None:
@@ -152,6 +150,6 @@ def _apart(site: Site, view: Placed, axis: int) -> Outcome | Refusal:
         return site.refuse("cut-out", "cuts pieces of the native size out of the map")
     if site.opset < 13:  # Split takes its lengths as numbers
         return [sliced_part(site, view, number, name) for number, name in enumerate(site.node.output)]
-    lengths = emit.concat(site.draft, [length_of(site, part) for part in view.parts])
+    lengths = ops.concat(site.draft, [length_of(site, part) for part in view.parts])
     site.draft.emit("Split", [view.tensor, lengths], list(site.node.output), instead=site.node, axis=axis)
     return [part_of(view, number, name) for number, name in enumerate(site.node.output)]

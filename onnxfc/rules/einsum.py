@@ -10,20 +10,21 @@ import string
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from onnxfc.axes import lengths
-from onnxfc.equation import letters_of
+from onnxfc.builder.rule_context import Outcome, Site, tensor_of
 from onnxfc.errors import Refusal
-from onnxfc.lift import all_scores
-from onnxfc.rules import products
-from onnxfc.rules.context import even_as_context, even_einsum, trace_summed
-from onnxfc.rules.fc import Operands, shaped
+from onnxfc.graph.einsum_equation import letters_of
+from onnxfc.head.conv_weights import Weight, resolve
+from onnxfc.head.fc_to_conv import Operands, shaped
+from onnxfc.head.meet_grids import all_scores
+from onnxfc.head.placed_windows import window_of
+from onnxfc.layout.axes import lengths
+from onnxfc.layout.provenance import Trace
+from onnxfc.layout.views import Context, Fixed, Placed, ScoreMap, Window, is_folded, is_map
+from onnxfc.rules import contraction
+from onnxfc.rules.context_sums import even_as_context, even_einsum, trace_summed
 from onnxfc.rules.pooling import global_pool
-from onnxfc.rules.relations import attention, sums_places
-from onnxfc.rules.table import FEATURES, PLACED, rule
-from onnxfc.rules.windowed import window_of
-from onnxfc.site import Outcome, Site, tensor_of
-from onnxfc.views import Context, Fixed, Placed, ScoreMap, Trace, Window, is_folded, is_map
-from onnxfc.weights import Weight, resolve
+from onnxfc.rules.registry import FEATURES, PLACED, rule
+from onnxfc.rules.unsupported import attention, sums_places
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def einsum(site: Site) -> Outcome | None:
     if summed is not None:
         return summed
     equation, view = equation_of(site), site.placed_in(placed[0])
-    made = products.product(site, equation.terms, equation.out)
+    made = contraction.contract(site, equation.terms, equation.out)
     if made is not None or any(is_folded(other) for other in site.views):
         return made
     return attention(site) if len(placed) > 1 else _on_channels(site, view, equation, placed[0])

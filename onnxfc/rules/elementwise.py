@@ -1,23 +1,16 @@
-"""Operators that work on each element alone: activations, casts, Dropout, Identity.
-
-They commute with any movement of data: f(placed tensor) lies as it does, f(window of a map) is a window of f(map),
-f(score map) is a score map.
-"""
+"""Fused operators of onnxruntime's optimised dumps (domain com.microsoft): as the operators that they are made of."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from onnxfc.lift import to_scores
-from onnxfc.op_kinds import UNARY
-from onnxfc.rules.table import FEATURES, PLACED, rule
-from onnxfc.site import Outcome, Site
-from onnxfc.views import Placed, Refused, ScoreMap, View, Window
+from onnxfc.builder.rule_context import Outcome, Site
+from onnxfc.graph.op_kinds import UNARY, UNARY_ATTRIBUTES
+from onnxfc.head.windows import to_scores
+from onnxfc.layout.views import Placed, Refused, ScoreMap, View, Window
+from onnxfc.rules.registry import FEATURES, PLACED, rule
 
-UNARY_ATTRIBUTES = (
-    *("alpha", "approximate", "beta", "bias", "detect_negative", "detect_positive", "gamma", "lambd"),
-    *("max", "min", "round_mode", "saturate", "to"),
-)
+MICROSOFT = "com.microsoft"
 
 
 @rule(*UNARY, on=PLACED, attributes=UNARY_ATTRIBUTES)
@@ -28,6 +21,9 @@ def elementwise(site: Site) -> Outcome:
     site.keep()
     by_size = any(site.follows_size(position) for position in range(1, len(site.views)))
     return site.same(tainted=by_size)
+
+
+rule("Gelu", "QuickGelu", on=PLACED, domain=MICROSOFT, attributes=("alpha",))(elementwise)
 
 
 @rule(*UNARY, on=FEATURES, attributes=UNARY_ATTRIBUTES)
@@ -46,6 +42,9 @@ def elementwise_features(site: Site) -> Outcome:
         return scores
     site.keep([scores.tensor, *site.tensors_from(1)])
     return [replace(scores, tensor=site.node.output[0])]
+
+
+rule("Gelu", "QuickGelu", on=FEATURES, domain=MICROSOFT, attributes=("alpha",))(elementwise_features)
 
 
 def _on_sources(site: Site, view: Window) -> Window:

@@ -1,4 +1,4 @@
-"""Global pools in all their spellings, and reductions over features.
+"""Global pools in all their spellings, and pools of the trunk that cover the native map.
 
 A global pool over the trunk is a window: the native window's pool with stride 1 (``window``), or it stays global
 (``keep``), or it goes (``drop``). One that rejoins its trunk is context and stays global whatever the option.
@@ -11,45 +11,21 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxfc import emit
-from onnxfc.axes import pure
-from onnxfc.lift import (
-    around_batch,
-    beside_batch,
-    boundary,
-    channels_first,
-    places_of,
-    simplest,
-    to_scores,
-    untransposed,
-    window_of_map,
-)
-from onnxfc.op_kinds import REDUCTIONS as REDUCTIONS
-from onnxfc.receptive_field import Field
-from onnxfc.rules.context import (
-    folded_as_context,
-    follows_size,
-    left_of,
-    of_image,
-    scale_along,
-    strip,
-    trace_summed,
-    weighed_apart,
-    whole_channels,
-    window_as_context,
-)
-from onnxfc.rules.places import reduce_places
-from onnxfc.rules.sums import FLOATS, in_part, rescaled, weighs
-from onnxfc.rules.table import FEATURES, PLACED, rule
-from onnxfc.rules.tables import rows_of_weights
-from onnxfc.rules.windowed import pooled_in_part
-from onnxfc.site import Outcome, Site, axes_of
-from onnxfc.views import Context, Index, Placed, ScoreMap, Source, Trace, View, Window
+from onnxfc.analysis.normalised_sums import FLOATS, in_part, rescaled
+from onnxfc.builder import ops
+from onnxfc.builder.rule_context import Outcome, Site
+from onnxfc.head.placed_windows import pooled_in_part
+from onnxfc.head.windows import boundary, channels_first, places_of, simplest, untransposed, window_of_map
+from onnxfc.layout.axis_map import Field
+from onnxfc.layout.provenance import Trace
+from onnxfc.layout.views import Context, Index, Placed, Source, View, Window
+from onnxfc.rules.context_sums import follows_size, scale_along, strip
+from onnxfc.rules.registry import PLACED, rule
 
-_POOLS = {"GlobalAveragePool": "Average", "GlobalMaxPool": "Max", "ReduceMean": "Average", "ReduceMax": "Max"}
-_POOLS |= {"AveragePool": "Average", "MaxPool": "Max", "ReduceSum": "Sum", "ReduceMin": "Min", "ReduceL1": "L1"}
-_POOLS |= {"ReduceL2": "L2", "ReduceSumSquare": "SumSquare", "ReduceLogSum": "LogSum"}
-_PARTIAL = {"ReduceMean", "ReduceMax", "ReduceSum"}
+POOLS = {"GlobalAveragePool": "Average", "GlobalMaxPool": "Max", "ReduceMean": "Average", "ReduceMax": "Max"}
+POOLS |= {"AveragePool": "Average", "MaxPool": "Max", "ReduceSum": "Sum", "ReduceMin": "Min", "ReduceL1": "L1"}
+POOLS |= {"ReduceL2": "L2", "ReduceSumSquare": "SumSquare", "ReduceLogSum": "LogSum"}
+PARTIAL = {"ReduceMean", "ReduceMax", "ReduceSum"}
 
 
 @rule("GlobalAveragePool", "GlobalMaxPool", on=PLACED)
@@ -62,83 +38,7 @@ def global_pool_operator(site: Site) -> Outcome | None:
         return site.refuse("layout", "pools over axes that are not the image's")
     if view.is_strip:
         return strip(site, view, view.spatial, keepdims=True)
-    return global_pool(site, view, _POOLS[site.op_type], keepdims=True)
-
-
-@rule(*REDUCTIONS, on=PLACED, attributes=("axes", "keepdims", "noop_with_empty_axes"))
-def reduce_placed(site: Site) -> Outcome | None:
-    """Over channels a tensor stays placed as it is; over places it is a pool, of a window or of the whole image."""
-    view = site.placed_in()
-    rank, keepdims = len(view.groups), bool(site.attrs.get("keepdims", 1))
-    axes = reduced_axes(site, rank)
-    if axes is None:
-        return site.refuse("unknown-axes", "takes axes that are not constant")
-    if 0 in axes and view.apart:
-        return site.refuse("mixes-batch", "reduces over the batch")
-    if all(pure(view.groups[axis]) for axis in axes):
-        return _over_channels(site, view, axes, keepdims)
-    if view.is_folded:
-        return reduce_places(site, axes) or folded_as_context(site, view, axes)
-    if view.is_strip:
-        return _of_strip(site, view, axes, keepdims)
-    return _of_map(site, view, axes, keepdims)
-
-
-def _of_strip(site: Site, view: Placed, axes: list[int], keepdims: bool) -> Outcome:
-    """Over all axes that are left it is a pool of the whole image."""
-    if weighs(site, view.trace, [axis for axis in axes if axis in view.spatial]) is None:
-        return weighed_apart(site)
-    return strip(site, view, axes, keepdims)
-
-
-def _of_map(site: Site, view: Placed, axes: list[int], keepdims: bool) -> Outcome:
-    """A reduction over all spatial axes is a global pool."""
-    spatial = set(axes) & set(view.spatial)
-    if any(place >= 0 for _, place in view.trace.shares):
-        return weighed_apart(site) if site.per_window else strip(site, view, axes, keepdims)
-    weighed = weighs(site, view.trace, sorted(spatial))
-    if weighed is None:
-        return weighed_apart(site)
-    if weighed:
-        return strip(site, view, axes, keepdims)
-    if spatial == set(view.spatial) == set(axes) and site.op_type in _POOLS:
-        return global_pool(site, view, _POOLS[site.op_type], keepdims)
-    if spatial == set(view.spatial) and not view.trace.windows:
-        return _statistic(site, view, axes, keepdims)
-    if view.trace.windows and set(view.extent) == {1}:
-        return reduce_features(site)
-    if spatial == set(axes) and site.op_type in _PARTIAL:
-        return partial_pool(site, view, axes, keepdims)
-    if site.role == "context" and spatial != set(view.spatial):
-        return strip(site, view, axes, keepdims)
-    return site.refuse("unsupported-reduction", f"reduces over axes {axes} of a map")
-
-
-def reduced_axes(site: Site, rank: int) -> list[int] | None:
-    """Reduced axes; all where none are given (unless ``noop_with_empty_axes``)."""
-    axes = axes_of(site, 1, rank)
-    if axes is None and site.has_input(1):
-        return None
-    if not axes:
-        return [] if site.attrs.get("noop_with_empty_axes", 0) else list(range(rank))
-    return sorted(axes)
-
-
-def _over_channels(site: Site, view: Placed, axes: list[int], keepdims: bool) -> Outcome:
-    site.keep()
-    return [replace(item, groups=left_of(view, axes, keepdims)) for item in site.same() if isinstance(item, Placed)]
-
-
-def _statistic(site: Site, view: Placed, axes: list[int], keepdims: bool) -> Outcome:
-    """A figure of the whole map, its channels too: of each window, or of the image where it meets its trunk again."""
-    if site.role != "context":
-        return reduce_features(site)
-    doubt = in_part(site, [view.trace], view.tensor, axes)
-    if doubt is not None:
-        return doubt
-    if not rescaled(site, scale_along(site, view, axes), view.tensor, axes, keepdims):
-        site.keep()
-    return [of_image(site, view.trace)]
+    return global_pool(site, view, POOLS[site.op_type], keepdims=True)
 
 
 def global_pool(site: Site, view: Placed, kind: str, keepdims: bool) -> Outcome:
@@ -169,7 +69,7 @@ def global_pool(site: Site, view: Placed, kind: str, keepdims: bool) -> Outcome:
 def _after(site: Site, kind: str, extent: tuple[int, ...], trace: Trace) -> str:
     if trace.dropped:
         return "no pool"
-    return f"{_pool_name(kind)} {'x'.join(map(str, extent))}, stride 1"
+    return f"{pool_name(kind)} {'x'.join(map(str, extent))}, stride 1"
 
 
 def _kept_global(site: Site, view: Placed, kind: str, extent: tuple[int, ...]) -> Outcome:
@@ -208,9 +108,9 @@ def window_pool(site: Site, tensor: str, extent: tuple[int, ...], kind: str) -> 
         tensor = draft.emit("Mul", [tensor, tensor])
     pooled = tensor
     for kernel in _steps(site, tensor, extent, kind):
-        pooled = draft.emit(_pool_name(kind), [pooled], instead=instead, kernel_shape=kernel, strides=[1] * len(extent))
+        pooled = draft.emit(pool_name(kind), [pooled], instead=instead, kernel_shape=kernel, strides=[1] * len(extent))
     if kind not in {"Average", "Max", "Min"}:
-        pooled = draft.emit("Mul", [pooled, emit.scalar(draft, float(np.prod(extent)), pooled)])
+        pooled = draft.emit("Mul", [pooled, ops.scalar(draft, float(np.prod(extent)), pooled)])
     last = {"L2": "Sqrt", "LogSum": "Log", "Min": "Neg"}.get(kind)
     return draft.emit(last, [pooled]) if last else pooled
 
@@ -254,7 +154,7 @@ def partial_pool(site: Site, view: Placed, axes: list[int], keepdims: bool) -> O
     window = window_of_map(site, view)
     source = window.sources[0]
     kernel = tuple(length if axis in axes else 1 for axis, length in zip(view.spatial, source.extent, strict=True))
-    tensor = window_pool(site, source.tensor, kernel, _POOLS[site.op_type])
+    tensor = window_pool(site, source.tensor, kernel, POOLS[site.op_type])
     rest = tuple(1 if axis in axes else length for axis, length in zip(view.spatial, source.extent, strict=True))
     places = _first_of_each(places_of(view), axes, source.extent, rest)
     if not keepdims:
@@ -274,82 +174,5 @@ def _first_of_each(places: Index, axes: list[int], extent: tuple[int, ...], rest
     return np.asarray(np.ravel_multi_index((channel, *where), (int(channel.max()) + 1, *rest)))
 
 
-@rule(*REDUCTIONS, on=FEATURES, attributes=("axes", "keepdims", "noop_with_empty_axes"))
-def reduce_window(site: Site) -> Outcome:
-    """Reducing exactly the whole window of each channel is a global pool spelled by Reshape; else over scores."""
-    view = site.views[0]
-    if not isinstance(view, Window):
-        return reduce_features(site)
-    axes = reduced_axes(site, view.index.ndim + 1)
-    inner = None if not axes or 0 in axes else [axis - 1 for axis in axes]
-    rows = None if inner is None or site.role == "context" else rows_of_weights(site, view, inner)
-    if rows is not None:
-        return [rows]
-    channels = None if inner is None else whole_channels(view, inner)
-    if channels is None:
-        return reduce_features(site)
-    if channels.shape[-1] == 1 and site.op_type in _POOLS:
-        return _pool_of_window(site, view, channels)
-    if site.role == "context":
-        return window_as_context(site, view, channels)
-    return reduce_features(site)
-
-
-def _pool_of_window(site: Site, view: Window, channels: Index) -> Outcome:
-    """The pool by the option; ``channels`` says which channel each remaining feature is."""
-    kind, source, features = _POOLS[site.op_type], view.sources[0], site.shape_out()[1:]
-    trace = replace(view.trace, pools=view.trace.pools | {site.name})
-    spelled = f"{site.op_type} {'x'.join(map(str, source.extent))}"
-    if weighs(site, view.trace, ()) is None:
-        return weighed_apart(site)
-    if site.role == "context":
-        return window_as_context(site, view, channels)
-    if site.state.global_pool == "keep":
-        if kind not in {"Average", "Max"} or not np.array_equal(channels.ravel(), np.arange(source.channels)):
-            return site.refuse("sum-over-image", "does not pool every channel once", "use --global-pool window")
-        if view.trunk is None:
-            return site.refuse("unsupported-reduction", "pools something else than a map")
-        vector = site.draft.emit(f"Global{kind}Pool", [source.tensor], instead=site.node)
-        emit.reshape(site.draft, vector, [0, *features], site.node.output[0])
-        site.replaced(spelled, "kept global")
-        return [Context(site.node.output[0], trace.tainted(site.taint("context")))]
-    if site.state.global_pool == "drop":
-        if kind != "Average" or view.trunk is None:
-            return site.refuse("drop-not-affine", "is no average: its map has no scores", "use --global-pool window")
-        tensor, trace = source.tensor, replace(trace, fields=view.trunk.fields, dropped=True)
-        site.replaced(spelled, "no pool")
-    else:
-        tensor = window_pool(site, source.tensor, source.extent, kind)
-        site.replaced(spelled, f"{_pool_name(kind)} {'x'.join(map(str, source.extent))}, stride 1")
-    pooled = Source.of_cells(tensor, source.channels, len(source.extent))
-    return [simplest(site, Window((pooled,), channels.reshape(features), trace))]
-
-
-def _pool_name(kind: str) -> str:
+def pool_name(kind: str) -> str:
     return "MaxPool" if kind in {"Max", "Min"} else "AveragePool"
-
-
-def reduce_features(site: Site) -> Outcome:
-    """Over features, cell by cell."""
-    view = site.views[0]
-    assert view is not None
-    scores = to_scores(site, view)
-    if not isinstance(scores, ScoreMap):
-        return scores
-    axes = reduced_axes(site, len(scores.features) + 1)
-    if axes is None:
-        return site.refuse("unknown-axes", "takes axes that are not constant")
-    batch_axis = scores.batch_axis or 0
-    trace = trace_summed(site, scores.trace)
-    scores = replace(scores, trace=trace)
-    if batch_axis in axes:
-        return site.refuse("mixes-batch", "reduces over the batch")
-    if not axes:
-        site.keep([scores.tensor, *site.tensors_from(1)])
-        return [replace(scores, tensor=site.node.output[0])]
-    keepdims, own = bool(site.attrs.get("keepdims", 1)), [beside_batch(axis, batch_axis) for axis in axes]
-    emit.reduce(site.draft, site.op_type, scores.tensor, own, keepdims, site.node.output[0], site.node)
-    if not batch_axis:
-        return site.score_maps(scores.trace)
-    batch_axis -= 0 if keepdims else sum(axis < batch_axis for axis in axes)
-    return [around_batch(site, scores.trace, batch_axis)]

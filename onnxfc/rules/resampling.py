@@ -8,16 +8,46 @@ from itertools import pairwise
 
 import numpy as np
 
-from onnxfc import emit
-from onnxfc.op_kinds import halved
-from onnxfc.receptive_field import Field
+from onnxfc.analysis.reference_sizes import RESIZED, contiguous, images, references, sized, sizes_like, sizes_with
+from onnxfc.builder import ops
+from onnxfc.builder.rule_context import Outcome, Site
+from onnxfc.graph.op_kinds import halved
+from onnxfc.head.per_window import per_window
+from onnxfc.head.placed_windows import pooled_in_part
+from onnxfc.layout.axis_map import Field
+from onnxfc.layout.provenance import Trace
+from onnxfc.layout.views import Fixed, Placed, ScoreMap
 from onnxfc.rules.expand import laid_out
-from onnxfc.rules.sisters import RESIZED, contiguous, images, sisters, sized, sizes_like, sizes_with
-from onnxfc.rules.table import PLACED, rule
-from onnxfc.rules.windowed import pooled_in_part
-from onnxfc.site import Outcome, Site
-from onnxfc.specs import Shape
-from onnxfc.views import Placed, Trace
+from onnxfc.rules.registry import FEATURES, PLACED, rule
+from onnxfc.shapes.spec import Shape
+
+RESIZE = (
+    *("antialias", "axes", "coordinate_transformation_mode", "cubic_coeff_a", "exclude_outside"),
+    *(
+        "extrapolation_value",
+        "keep_aspect_ratio_policy",
+        "mode",
+        "nearest_mode",
+        "scales",
+        "height_scale",
+        "width_scale",
+    ),
+)
+
+
+@rule("Resize", "Upsample", on=FEATURES, attributes=RESIZE)
+def resized(site: Site) -> Outcome | None:
+    """A decoder behind an FC layer; sizes that name the batch cannot follow."""
+    if not any(isinstance(other, ScoreMap) for other in site.views):
+        return None
+    scales = site.attrs.get("scales") or site.constant(1 if len(site.node.input) == 2 else 2)
+    rank, view = len(site.shape_in()), site.views[0]
+    if scales is None or len(scales) != rank or scales[0] != 1 or site.swallowed:
+        return site.refuse("mixes-batch", "resizes to sizes that name the batch, or by scales that are not constant")
+    if not isinstance(view, ScoreMap) or any(not isinstance(other, Fixed) for other in site.views[1:] if other):
+        return site.refuse("dynamic-parameter", "takes a parameter that depends on the image")
+    return per_window(site, view)
+
 
 _TRANSPOSED = ("auto_pad", "dilations", "group", "kernel_shape", "output_padding", "output_shape", "pads", "strides")
 
@@ -94,20 +124,6 @@ def blocks(site: Site) -> Outcome | None:
         return site.placed(view, view.trace.along(coarser), view.where)
     fields = [field.resampled(Fraction(size), Fraction(1, size) - 1, Fraction(0)) for field in view.fields]
     return site.placed(view, _resampled(site, view, fields), view.where)
-
-
-RESIZE = (
-    *("antialias", "axes", "coordinate_transformation_mode", "cubic_coeff_a", "exclude_outside"),
-    *(
-        "extrapolation_value",
-        "keep_aspect_ratio_policy",
-        "mode",
-        "nearest_mode",
-        "scales",
-        "height_scale",
-        "width_scale",
-    ),
-)
 
 
 @rule("Resize", "Upsample", on=PLACED, attributes=RESIZE)
@@ -240,7 +256,7 @@ def _batch_freed(site: Site, view: Placed) -> bool | None:
     if not site.has_input(3) or "axes" in site.attrs or not contiguous(view):
         return None
     first, last = min(view.spatial), max(view.spatial) + 1
-    sizes = emit.slice_axis(site.draft, site.tensors()[3], 0, first, last)
+    sizes = ops.slice_axis(site.draft, site.tensors()[3], 0, first, last)
     site.keep([*site.tensors()[:3], sizes_with(site, view, sizes)])
     return True
 
@@ -257,7 +273,7 @@ def _sized_like(site: Site, view: Placed) -> Placed | None:
     policy = str(site.attrs.get("keep_aspect_ratio_policy", "stretch"))
     if not view.is_map or not site.has_input(3) or policy != "stretch" or view.trace.windows or not contiguous(view):
         return None
-    sister = next(sisters(site, view, view.spatial), None)
+    sister = next(references(site, view, view.spatial), None)
     return sister or next((image for image in images(site) if _whole_image(site, view, image)), None)
 
 
@@ -316,13 +332,13 @@ def _by_scales(site: Site, view: Placed, ratios: Sequence[Fraction]) -> Outcome 
 def _to_a_part(site: Site, view: Placed, ratios: Sequence[Fraction]) -> Outcome:
     """To a half of the size, say: where that is rounded the ratio is another, which is not so with scales."""
     draft = site.draft
-    sizes: list[int | str] = [emit.dims(draft, view.tensor, 0, 1), *site.shape_out()[1:]]
+    sizes: list[int | str] = [ops.dims(draft, view.tensor, 0, 1), *site.shape_out()[1:]]
     for axis, ratio in zip(view.spatial, ratios, strict=True):
-        length = emit.dims(draft, view.tensor, axis, axis + 1)
+        length = ops.dims(draft, view.tensor, axis, axis + 1)
         if ratio.numerator != 1:
             length = draft.emit("Mul", [length, draft.constant([ratio.numerator], "factor")])
         if ratio.denominator != 1:
             length = draft.emit("Div", [length, draft.constant([ratio.denominator], "part")])
         sizes[axis] = length
-    site.keep([*site.tensors()[:3], emit.numbers(draft, sizes)], axes=None)
+    site.keep([*site.tensors()[:3], ops.numbers(draft, sizes)], axes=None)
     return site.placed(view, _to_a_size(site, view, ratios, ratios), view.where)

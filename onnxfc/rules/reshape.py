@@ -1,8 +1,7 @@
-"""Reshape, Flatten, Squeeze, Unsqueeze: the atoms of the axes are laid together anew.
+"""Reshape, Flatten, Squeeze, Unsqueeze on maps and folded maps.
 
-(N, C, H, W) to (N, C, H * W) or (N, H * W, C) keeps places and channels on axes apart. Where channels and places are
-laid together and no axis is left to channels alone, places have become features: a window of the head.
-https://onnx.ai/onnx/operators/onnx__Reshape.html, https://onnx.ai/onnx/operators/onnx__Flatten.html
+What leaves the spatial axes whole stays a map. What does not is a folded map, or a window whose index moves as the data
+would.
 """
 
 from __future__ import annotations
@@ -10,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from fractions import Fraction
 
-from onnxfc import emit
-from onnxfc.axes import Group, Groups, axis_of_places, is_map, may_fold, pure, regroup, survivors
-from onnxfc.lift import moved_to
-from onnxfc.regroup import target, trace_of
-from onnxfc.rules.table import PLACED, rule
-from onnxfc.rules.windowed import pooled_in_part
-from onnxfc.rules.wrap import permuted
-from onnxfc.site import Outcome, Site, axes_of
-from onnxfc.specs import Shape
-from onnxfc.views import Placed
+from onnxfc.builder import ops
+from onnxfc.builder.axis_ops import target, trace_of
+from onnxfc.builder.rule_context import Outcome, Site, axes_of
+from onnxfc.head.placed_windows import pooled_in_part
+from onnxfc.head.windows import moved_to
+from onnxfc.layout.axes import Group, Groups, axis_of_places, is_map, may_fold, pure, regroup, survivors
+from onnxfc.layout.views import Placed
+from onnxfc.rules.channel_shuffle import permuted
+from onnxfc.rules.registry import PLACED, rule
+from onnxfc.shapes.spec import Shape
 
 
 @rule("Flatten", "Reshape", on=PLACED, attributes=("allowzero", "axis"))
@@ -64,7 +63,7 @@ def _each_alone(site: Site, view: Placed, where: Mapping[int, int]) -> Outcome:
         site.draft.emit("Gather", inputs, site.node.output[0], instead=site.node, axis=1)
     else:
         wanted_dims = _target(site, view, after, where)
-        emit.reshape(site.draft, view.tensor, wanted_dims, site.node.output[0], site.node)
+        ops.reshape(site.draft, view.tensor, wanted_dims, site.node.output[0], site.node)
     return outcome
 
 
@@ -77,7 +76,7 @@ def _target(site: Site, view: Placed, after: Shape, where: Mapping[int, int]) ->
         if view.where[place] != axis:
             moved.append((view.where[place], axis))
     for before, axis in moved[:-1]:
-        found[axis] = emit.dims(site.draft, view.tensor, before, before + 1)
+        found[axis] = ops.dims(site.draft, view.tensor, before, before + 1)
     if moved:
         found[moved[-1][1]] = -1
     return found
@@ -87,7 +86,7 @@ def _regrouped(site: Site, view: Placed, groups: Groups) -> Outcome:
     """Write the Reshape from one grouping to another."""
     wanted = _at_probes(site, view, groups)
     if wanted is None or not site.try_keep(wanted):
-        emit.reshape(site.draft, view.tensor, target(site.draft, view, groups), site.node.output[0], site.node)
+        ops.reshape(site.draft, view.tensor, target(site.draft, view, groups), site.node.output[0], site.node)
     if is_map(groups):
         return site.placed(view, trace_of(site, view.trace, groups), axis_of_places(groups))
     return [moved_to(site, view, groups)]

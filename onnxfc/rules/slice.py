@@ -9,15 +9,16 @@ from itertools import chain
 import numpy as np
 from onnx import TensorProto
 
-from onnxfc import emit
-from onnxfc.axes import is_mixed, lengths, pure
-from onnxfc.receptive_field import Pixels
-from onnxfc.rules.joined import axis_of, ends_of, sliced_part
-from onnxfc.rules.sisters import CROPPED, images, sisters
-from onnxfc.rules.table import PLACED, rule
-from onnxfc.rules.windowed import as_piece, pooled_in_part
-from onnxfc.site import LEAVE, Outcome, Site, positive
-from onnxfc.views import Placed, Trace
+from onnxfc.analysis.reference_sizes import CROPPED, images, references
+from onnxfc.builder import ops
+from onnxfc.builder.rule_context import LEAVE, Outcome, Site, positive
+from onnxfc.head.placed_windows import as_piece, pooled_in_part
+from onnxfc.layout.axes import is_mixed, lengths, pure
+from onnxfc.layout.axis_map import Pixels
+from onnxfc.layout.provenance import Trace
+from onnxfc.layout.views import Placed
+from onnxfc.rules.joined_strips import axis_of, ends_of, sliced_part
+from onnxfc.rules.registry import PLACED, rule
 
 Cuts = dict[int, tuple[int, int, int]]
 """Start, end and step of a Slice by axis."""
@@ -177,14 +178,14 @@ def _cropped_like(site: Site, view: Placed, axes: Sequence[int]) -> Iterator[Pla
     wanted, shape = strides(view.trace), site.shape_out()
     native = ((image, lengths(image.groups)) for image in images(site) if image.spatial == view.spatial)
     whole = (image for image, own in native if all(own[axis] == shape[axis] for axis in axes))
-    return (other for other in chain(sisters(site, view, axes), whole) if strides(other.trace) == wanted)
+    return (other for other in chain(references(site, view, axes), whole) if strides(other.trace) == wanted)
 
 
 def _end_like(site: Site, sister: Placed, axis: int, start: int, end: int) -> int | str:
     """Where a crop of a sister's size ends: so many elements behind its start. Before opset 10 counted from the end."""
     if site.opset < 10:
         return end
-    size = emit.dims(site.draft, sister.tensor, axis, axis + 1)
+    size = ops.dims(site.draft, sister.tensor, axis, axis + 1)
     return site.draft.emit("Add", [size, site.draft.constant([start], "start")]) if start else size
 
 
@@ -228,7 +229,7 @@ def _sliced(
         site.keep(ends=opened)
         return outcome
     inputs = site.tensors()
-    inputs[2] = emit.numbers(site.draft, opened)
+    inputs[2] = ops.numbers(site.draft, opened)
     kind = site.native(site.node.input[1]).dtype
     if kind != TensorProto.INT64:
         inputs[2] = site.draft.emit("Cast", [inputs[2]], to=kind)

@@ -1,22 +1,54 @@
-"""Softmax and BatchNormalization in the head."""
+"""Softmax and its kin: over channels, over places, over scores."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from onnxfc import emit
-from onnxfc.axes import pure
-from onnxfc.lift import to_scores
-from onnxfc.op_kinds import SOFTMAX, axes_along
-from onnxfc.rules.arithmetic import affine
-from onnxfc.rules.places import over_places
-from onnxfc.rules.table import FEATURES, PLACED, rule
-from onnxfc.site import Outcome, Site
-from onnxfc.views import Fixed, Placed, ScoreMap, View, Window
+from onnxfc.builder import ops
+from onnxfc.builder.rule_context import Outcome, Site
+from onnxfc.graph.op_kinds import SOFTMAX, axes_along
+from onnxfc.head.windows import to_scores
+from onnxfc.layout.axes import pure
+from onnxfc.layout.provenance import Share, Trace
+from onnxfc.layout.views import Placed, ScoreMap
+from onnxfc.rules.registry import FEATURES, PLACED, rule
 
-_BATCH_NORM = ("epsilon", "momentum", "spatial", "training_mode")
+
+def over_places(site: Site, axes: Sequence[int]) -> Outcome | None:
+    """Softmax along places: weights that sum up to 1 over the image, whatever its size.
+
+    None where each window has its own.
+    """
+    view = site.views[0]
+    assert isinstance(view, Placed)
+    atoms = [atom for axis in axes for atom in view.groups[axis]]
+    sides = {atom.side for atom in atoms if atom.kind == "space"}
+    if (
+        site.per_window
+        or site.op_type in {"LogSoftmax", "LpNormalization"}
+        or any(atom.kind == "batch" for atom in atoms)
+    ):
+        return None
+    if len(sides) > 1:
+        return None  # rows and columns of what relates places, together
+    site.keep()
+    shares = frozenset((site.name, atom.place) for atom in atoms if atom.kind == "space")
+    made = replace(view, tensor=site.node.output[0], moved_by=None)
+    return [_marked(made, site, dict.fromkeys(sides, shares))]
+
+
+def _marked(view: Placed, site: Site, shares: dict[int, frozenset[Share]]) -> Placed:
+    """Tainted, with shares along the places of each side."""
+
+    def marked(trace: Trace, side: int) -> Trace:
+        trace = replace(trace, shares=trace.shares | shares.get(side, frozenset()))
+        return trace.tainted(site.taint("context"))
+
+    other = view.other and replace(view.other, trace=marked(view.other.trace, 1))
+    return replace(view, trace=marked(view.trace, 0), other=other)
 
 
 @rule(*SOFTMAX, on=FEATURES, attributes=("axis",))
@@ -44,10 +76,10 @@ def _grid_first(site: Site, scores: ScoreMap, axis: int) -> Outcome:
     """With the grid before the features, flattening after ``axis`` leaves each cell to itself."""
     draft, grid, rank = site.draft, scores.grid, 1 + len(scores.features)
     ahead = [0, *grid, *range(1, rank)]
-    tensor = emit.transpose(draft, scores.tensor, ahead)
+    tensor = ops.transpose(draft, scores.tensor, ahead)
     tensor = draft.emit(site.op_type, [tensor], axis=axis + len(grid), instead=site.node)
     back = [int(place) for place in np.argsort(ahead)]
-    emit.transpose(draft, tensor, back, site.node.output[0])
+    ops.transpose(draft, tensor, back, site.node.output[0])
     return site.score_maps(scores.trace)
 
 
@@ -74,9 +106,9 @@ def softmax(site: Site) -> Outcome | None:
     if not pooled:
         return site.refuse("softmax-over-space", "normalises over the places of the native size")
     ahead = [0, *view.spatial, 1]
-    tensor = emit.transpose(site.draft, view.tensor, ahead)
+    tensor = ops.transpose(site.draft, view.tensor, ahead)
     tensor = site.draft.emit(site.op_type, [tensor], axis=rank - 1, instead=site.node)
-    emit.transpose(site.draft, tensor, [int(place) for place in np.argsort(ahead)], site.node.output[0])
+    ops.transpose(site.draft, tensor, [int(place) for place in np.argsort(ahead)], site.node.output[0])
     return site.same()
 
 
@@ -93,35 +125,3 @@ def _over_space(site: Site, axis: int) -> Outcome:
     site.keep(axis=axis)
     trace = site.placed_in().trace.tainted(site.taint("context"))
     return site.same(replace(trace, pools=trace.pools | {site.name}))
-
-
-@rule("BatchNormalization", on=FEATURES, attributes=_BATCH_NORM)
-def batch_normalization_features(site: Site) -> Outcome:
-    """A scale and a shift per feature (axis 1): pending in a window, as it is on scores."""
-    if site.attrs.get("training_mode", 0) or any(site.output_used(k) for k in range(1, len(site.node.output))):
-        return site.refuse("training-mode", "is in training mode", "export the model in eval mode")
-    if any(not isinstance(view, Fixed) for view in site.views[1:]):
-        return site.refuse("dynamic-parameter", "takes a parameter that depends on the image")
-    view = site.views[0]
-    if isinstance(view, Window):
-        pending = _pending(site, view)
-        if pending is not None:
-            return [pending]
-    assert view is not None
-    scores = to_scores(site, view)
-    if not isinstance(scores, ScoreMap):
-        return scores
-    site.keep([scores.tensor, *site.tensors_from(1)])
-    return site.score_maps(scores.trace)
-
-
-def _pending(site: Site, view: Window) -> View | None:
-    """gamma * (x - mean) / sqrt(var + eps) + beta as one scale and shift, in float64."""
-    found = [site.weights(name) for name in site.node.input[1:5]]
-    if any(value is None for value in found) or view.batch_axis:
-        return None
-    gamma, beta, mean, var = (np.asarray(value, np.float64) for value in found)
-    scale = gamma / np.sqrt(var + float(site.attrs.get("epsilon", 1e-5)))
-    shape = (-1,) + (1,) * (view.index.ndim - 1)
-    scales, shifts = (np.broadcast_to(value.reshape(shape), view.index.shape) for value in (scale, beta - mean * scale))
-    return affine(view, scales, shifts)

@@ -1,11 +1,11 @@
-"""Transpose: axes, and all that they hold, go where the permutation puts them."""
+"""Transpose on maps and folded maps."""
 
 from __future__ import annotations
 
-from onnxfc.lift import moved_to
-from onnxfc.rules.table import PLACED, rule
-from onnxfc.rules.windowed import windowed
-from onnxfc.site import Outcome, Site
+from onnxfc.builder.rule_context import Outcome, Site
+from onnxfc.head.placed_windows import windowed
+from onnxfc.head.windows import moved_to
+from onnxfc.rules.registry import PLACED, rule
 
 
 @rule("Transpose", on=PLACED, attributes=("perm",))
