@@ -117,7 +117,7 @@ def inspect(
     sizing = found.sizing()
     claim = claim_of(found, sizing)
     geometry = Geometry.of_sizing(claim, sizing)
-    nodes = found.state.draft.prune(found.state.graph.outputs)
+    nodes = found.state.builder.prune(found.state.graph.outputs)
 
     def cost(size: Sequence[int]) -> int:
         return multiply_adds(nodes, sizing.shapes(size) or {})
@@ -257,9 +257,9 @@ def _stages(found: Analysis, ends: Sequence[str] = ()) -> tuple[Stage, ...]:
             behind.update(node.output)
             continue
         view = state.views.get(node.output[0])
-        if not is_map(view) or view.trace.windows or view.original not in native:
+        if not is_map(view) or view.provenance.windows or view.original not in native:
             continue
-        fields, shape = view.trace.fields, native[view.original]
+        fields, shape = view.provenance.fields, native[view.original]
         stage = Stage(
             tensor=node.output[0],
             node=label(node),

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import onnx
 
-from onnxfc.builder.rule_context import Site, positive
+from onnxfc.builder.rule_context import RuleContext, positive
 from onnxfc.graph.index import attributes
 from onnxfc.graph.op_kinds import BROADCAST, UNARY
 from onnxfc.layout.axes import Atom, Groups, lengths, places_in, regroup
@@ -19,31 +19,31 @@ from onnxfc.shapes.spec import Shape
 _MOVES = {"Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"}
 
 
-def summed_by(site: Site, own: Groups) -> set[str] | None:
+def summed_by(ctx: RuleContext, own: Groups) -> set[str] | None:
     """The operators that sum up the places of the node's output, on these axes; None where more is done to it."""
-    graph = site.state.graph
-    ways: list[tuple[str, Groups]] = [(site.node.output[0], own)]
+    graph = ctx.state.graph
+    ways: list[tuple[str, Groups]] = [(ctx.node.output[0], own)]
     kinds = set[str]()
     for name, groups in ways:
         readers = graph.readers.get(name, ())
         if name in graph.outputs or not readers:
             return None
         for node in readers:
-            after = _behind(site, node, name, groups)
+            after = _behind(ctx, node, name, groups)
             if after is None:
                 return None
             if places_in(after):
                 ways += [(made, after) for made in node.output if made and (made, after) not in ways]
-            elif site.state.roles.of.get(node.output[0]) == "context":
+            elif ctx.state.roles.of.get(node.output[0]) == "context":
                 return None
             else:
                 kinds.add(node.op_type)
     return kinds
 
 
-def _behind(site: Site, node: onnx.NodeProto, name: str, groups: Groups) -> Groups | None:
+def _behind(ctx: RuleContext, node: onnx.NodeProto, name: str, groups: Groups) -> Groups | None:
     """The axes of the node's output in atoms; None where it is not known, or the places may be needed as such."""
-    shape = site.native(node.output[0]).shapes
+    shape = ctx.native(node.output[0]).shapes
     if shape is None:
         return None
     if node.op_type in {*BROADCAST, *UNARY}:
@@ -52,7 +52,7 @@ def _behind(site: Site, node: onnx.NodeProto, name: str, groups: Groups) -> Grou
         return regroup(groups, shape[0])
     if node.op_type == "Transpose":
         return tuple(groups[axis] for axis in attributes(node).get("perm") or range(len(groups) - 1, -1, -1))
-    gone = _summed(site, node, name, len(groups))
+    gone = _summed(ctx, node, name, len(groups))
     return None if gone is None or not gone else _without(groups, gone, shape[0])
 
 
@@ -75,10 +75,10 @@ def _without(groups: Groups, gone: Sequence[int], shape: Shape) -> Groups | None
     return next((made for made in (rest, kept) if lengths(made) == shape), None)
 
 
-def _summed(site: Site, node: onnx.NodeProto, name: str, rank: int) -> list[int] | None:
+def _summed(ctx: RuleContext, node: onnx.NodeProto, name: str, rank: int) -> list[int] | None:
     """The axes that a node sums up; None where it is no sum."""
     if node.op_type in {"ReduceSum", "ReduceMean"}:
-        return _reduced(site, node, rank)
+        return _reduced(ctx, node, rank)
     if node.op_type == "GlobalAveragePool":
         return list(range(2, rank))
     if node.op_type in {"Gemm", "MatMul"} and rank >= 2:
@@ -92,9 +92,9 @@ def _summed(site: Site, node: onnx.NodeProto, name: str, rank: int) -> list[int]
     return None
 
 
-def _reduced(site: Site, node: onnx.NodeProto, rank: int) -> list[int] | None:
+def _reduced(ctx: RuleContext, node: onnx.NodeProto, rank: int) -> list[int] | None:
     axes = attributes(node).get("axes")
     if axes is None and len(node.input) > 1 and node.input[1]:
-        values = site.native(node.input[1]).values
+        values = ctx.native(node.input[1]).values
         axes = None if values is None else values[0].ravel().tolist()
     return None if axes is None else [positive(int(axis), rank) for axis in axes]

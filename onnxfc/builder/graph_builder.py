@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from onnxfc.shapes.image_inputs import Image
 
 
-class Draft:
+class GraphBuilder:
     """Collects what the rules write. Original nodes that are kept are the original's own protos.
 
     ``final`` are the outputs that have their tensors already, ``renamed`` what tensors were called before.
@@ -41,7 +41,7 @@ class Draft:
         self.extents = Extents.of_images(inference, images, self.specs)
         self._names = graph.names()
         self._node_names = Names(node.name for node in graph.nodes)
-        self._drafted: set[str] = set()
+        self._built: set[str] = set()
         self.final: set[str] = set()
         self.renamed: dict[str, str] = {}
         self.measured: dict[tuple[str, int, int], str] = {}
@@ -100,8 +100,8 @@ class Draft:
 
     def node_name(self, wanted: str, hint: str) -> str:
         """``wanted`` for the first node that asks for it, else a name that nothing uses."""
-        name = wanted if wanted and wanted not in self._drafted else self._node_names.unused(hint)
-        self._drafted.add(name)
+        name = wanted if wanted and wanted not in self._built else self._node_names.unused(hint)
+        self._built.add(name)
         return name
 
     def _append(self, node: onnx.NodeProto) -> None:
@@ -141,7 +141,7 @@ class Draft:
         self.specs[name] = self.specs[like]
 
     def amend(self, node: onnx.NodeProto, inputs: Sequence[str], output: str) -> None:
-        """Give a drafted node other inputs and another name for its one output."""
+        """Give a node of the new graph other inputs and another name for its one output."""
         self.specs[output] = self.specs.pop(node.output[0])
         self._places[output] = self._places[node.output[0]]
         self.extents.forget()
@@ -149,11 +149,11 @@ class Draft:
         node.output[:] = [output]
 
     def is_new(self, node: onnx.NodeProto) -> bool:
-        """Whether a drafted node was written by a rule rather than kept from the original."""
-        return node.name in self._drafted
+        """Whether a node of the new graph was written by a rule rather than kept from the original."""
+        return node.name in self._built
 
     def producer(self, tensor: str) -> onnx.NodeProto | None:
-        """The drafted node that makes a tensor."""
+        """The node of the new graph that makes a tensor."""
         place = self._places.get(tensor, len(self.nodes))
         if place < len(self.nodes) and tensor in self.nodes[place].output:
             return self.nodes[place]
@@ -187,9 +187,9 @@ class Draft:
         self.specs[tensor.name] = spec or Spec(int(tensor.data_type), (shape,) * self.probes)
 
     def rename(self, old: str, new: str) -> bool:
-        """Call a drafted tensor ``new`` everywhere; False where its name is not ours to change.
+        """Call a tensor of the new graph ``new`` everywhere; False where its name is not ours to change.
 
-        A drafted tensor that is called ``new`` already makes room.
+        A tensor of the new graph that is called ``new`` already makes room.
         """
         if self.producer(old) is None or old in self.final or any(_captures(node, old) for node in self.nodes):
             return False
@@ -203,7 +203,7 @@ class Draft:
         return True
 
     def prune(self, outputs: Sequence[str]) -> list[onnx.NodeProto]:
-        """The drafted nodes that the outputs need, in order."""
+        """The nodes of the new graph that the outputs need, in order."""
         wanted, kept = set(outputs), []
         for node in reversed(self.nodes):
             if wanted.intersection(node.output):

@@ -14,7 +14,7 @@ from onnxfc.errors import Refusal
 from onnxfc.graph.index import attributes, label
 from onnxfc.graph.op_kinds import axes_along, axis_of, default_axis
 from onnxfc.layout.axes import channels, groups_of
-from onnxfc.layout.provenance import Taint, Trace
+from onnxfc.layout.provenance import Blame, Provenance
 from onnxfc.layout.views import Fixed, Lifted, Placed, Refused, ScoreMap, View, Window
 from onnxfc.shapes.spec import Array, Shape, Spec
 
@@ -24,13 +24,13 @@ ATTENTION = "relates the places of the image to each other (attention): it was t
 Outcome = list[View] | Refusal
 
 
-class Site:
+class RuleContext:
     """One node under the hand of its rule."""
 
     def __init__(self, state: State, node: onnx.NodeProto) -> None:
         self.state = state
         self.node = node
-        self.draft = state.draft
+        self.builder = state.builder
         self.views: tuple[View | None, ...] = tuple(state.views[name] if name else None for name in node.input)
         batches = [view.batch_axis for view in self.views if isinstance(view, Window | ScoreMap)]
         # Broadcast against features that have their batch, those that lost it have it again.
@@ -45,29 +45,29 @@ class Site:
             if isinstance(view, Fixed) and self.follows_size(position):
                 native = self.native(self.node.input[position]).values
                 if native is not None:
-                    views[position] = Fixed(self.draft.constant(native[0], "native"))
+                    views[position] = Fixed(self.builder.constant(native[0], "native"))
         self.views = tuple(views)
 
     def freeze(self, position: int) -> None:
         """Give an input the value that it has at the native size."""
         native = self.constant(position)
         assert native is not None
-        frozen = Fixed(self.draft.constant(native, "native"))
+        frozen = Fixed(self.builder.constant(native, "native"))
         self.views = (*self.views[:position], frozen, *self.views[position + 1 :])
         self.state.frozen.append(self.label)
 
     def same_on_grid(self, position: int) -> bool:
         """Whether an input's value is known and the same at every image size of the stride grid."""
         view = self.views[position]
-        values = self.draft.spec(view.tensor).values if isinstance(view, Fixed) else None
-        return values is not None and all(np.array_equal(value, values[0]) for value in values[: self.draft.probes])
+        values = self.builder.spec(view.tensor).values if isinstance(view, Fixed) else None
+        return values is not None and all(np.array_equal(value, values[0]) for value in values[: self.builder.probes])
 
     def follows_size(self, position: int) -> bool:
         """Whether an input is a value that was computed from the image's size."""
         view = self.views[position] if position < len(self.views) else None
         if not isinstance(view, Fixed):
             return False
-        spec = self.draft.spec(view.tensor)
+        spec = self.builder.spec(view.tensor)
         return spec.values is not None and spec.constant is None and not self.follows_batch(spec.values)
 
     def follows_batch(self, values: Sequence[Array]) -> bool:
@@ -141,10 +141,10 @@ class Site:
         ):
             return None
         if name in graph.initializers:
-            return self.draft.model.array(graph.initializers[name])
+            return self.builder.model.array(graph.initializers[name])
         producer = graph.producers.get(name)
         if producer is not None and producer.op_type == "Constant" and "value" in attributes(producer):
-            return self.draft.model.array(attributes(producer)["value"])
+            return self.builder.model.array(attributes(producer)["value"])
         return self.native(name).constant
 
     def output_used(self, position: int) -> bool:
@@ -174,22 +174,22 @@ class Site:
 
     def keep(self, inputs: Sequence[str] | None = None, **changes: Any) -> None:
         """Write the original node, as it is unless inputs or attributes change."""
-        self.draft.keep(self.node, self.tensors() if inputs is None else inputs, changes)
+        self.builder.keep(self.node, self.tensors() if inputs is None else inputs, changes)
 
     def keep_renamed(self, inputs: Sequence[str], **changes: Any) -> list[str]:
         """Write the original node with new names for its outputs, which are returned."""
         copy = onnx.NodeProto()
         copy.CopyFrom(self.node)
-        copy.name = self.draft.node_name(self.node.name, f"{self.node.name or self.op_type}_again")
+        copy.name = self.builder.node_name(self.node.name, f"{self.node.name or self.op_type}_again")
         copy.output[:] = [
-            self.draft.fresh(f"{name}_{self.op_type.lower()}") if name else "" for name in self.node.output
+            self.builder.fresh(f"{name}_{self.op_type.lower()}") if name else "" for name in self.node.output
         ]
-        self.draft.keep(copy, inputs, changes)
+        self.builder.keep(copy, inputs, changes)
         return list(copy.output)
 
     def try_keep(self, wanted: Sequence[Shape]) -> bool:
         """Write the original node if its output then has these shapes at the probes; else write nothing."""
-        return self.draft.try_keep(self.node, self.tensors(), wanted)
+        return self.builder.try_keep(self.node, self.tensors(), wanted)
 
     def evaluate(self, inputs: Sequence[Array | None]) -> list[Array | None]:
         """What the original node makes of these inputs; those that are None keep their native values."""
@@ -199,7 +199,7 @@ class Site:
         for position, name in enumerate(self.node.input):
             given = inputs[position] if position < len(inputs) else None
             values.append(given if given is not None else self.constant(position) if name else None)
-        return self.draft.inference.run(self.node, values)
+        return self.builder.inference.run(self.node, values)
 
     @property
     def only_first(self) -> bool:
@@ -212,33 +212,35 @@ class Site:
         assert isinstance(view, Placed)
         return view
 
-    def map_of(self, name: str, trace: Trace, spatial: Sequence[int], tensor: str = "") -> Placed:
+    def map_of(self, name: str, provenance: Provenance, spatial: Sequence[int], tensor: str = "") -> Placed:
         """The tensor ``name`` of the original as a map, its places on the axes ``spatial``."""
-        return Placed(tensor or name, name, groups_of(self.native(name).native, dict(enumerate(spatial))), trace)
+        return Placed(tensor or name, name, groups_of(self.native(name).native, dict(enumerate(spatial))), provenance)
 
-    def placed(self, view: Placed, trace: Trace, where: Mapping[int, int]) -> list[View]:
+    def placed(self, view: Placed, provenance: Provenance, where: Mapping[int, int]) -> list[View]:
         """The node's outputs as tensors that have the places of ``view``, each alone on its axis."""
         made: list[View] = []
         for name in self.node.output:
             groups = groups_of(self.native(name).native, where)
-            measured = None if len(where) == len(trace.fields) else view.measured
-            made.append(Placed(name, name, groups, trace, measured))
+            measured = None if len(where) == len(provenance.fields) else view.measured
+            made.append(Placed(name, name, groups, provenance, measured))
         return made
 
-    def same(self, trace: Trace | None = None, tainted: bool = False) -> list[View]:
+    def same(self, provenance: Provenance | None = None, blamed: bool = False) -> list[View]:
         """The node's outputs, which lie as its first placed input does."""
         view = next(view for view in self.views if isinstance(view, Placed))
-        trace = trace or view.trace
-        trace = trace.tainted(self.taint("context")) if tainted else trace
-        return [replace(view, tensor=name, original=name, trace=trace, moved_by=None) for name in self.node.output]
+        provenance = provenance or view.provenance
+        provenance = provenance.blamed(self.blame("context")) if blamed else provenance
+        return [
+            replace(view, tensor=name, original=name, provenance=provenance, moved_by=None) for name in self.node.output
+        ]
 
-    def of_channels(self, view: Placed, axis: int, trace: Trace | None = None) -> list[View]:
+    def of_channels(self, view: Placed, axis: int, provenance: Provenance | None = None) -> list[View]:
         """The node's outputs, which lie as ``view`` does, with other channels on one axis."""
         made: list[View] = []
         for position, name in enumerate(self.node.output):
             groups = (*view.groups[:axis], channels(self.shape_out(position)[axis]), *view.groups[axis + 1 :])
-            trace = trace or view.trace
-            made.append(replace(view, tensor=name, original=name, groups=groups, trace=trace, moved_by=None))
+            provenance = provenance or view.provenance
+            made.append(replace(view, tensor=name, original=name, groups=groups, provenance=provenance, moved_by=None))
         return made
 
     def fixed(self) -> list[View]:
@@ -248,16 +250,16 @@ class Site:
         """
         made: list[View] = []
         for name in self.node.output:
-            value = self.draft.specs[name].constant if name in self.draft.specs else None
+            value = self.builder.specs[name].constant if name in self.builder.specs else None
             by_size = any(isinstance(view, Lifted) or self.follows_size(k) for k, view in enumerate(self.views))
-            tensor = self.draft.constant(value, name) if value is not None and by_size else name
+            tensor = self.builder.constant(value, name) if value is not None and by_size else name
             made.append(Fixed(tensor))
         return made
 
-    def score_maps(self, trace: Trace) -> list[View]:
+    def score_maps(self, provenance: Provenance) -> list[View]:
         """The node's outputs as score maps over the tensors of the same names."""
         return [
-            ScoreMap(name, self.shape_out(k)[1:], trace, self.batch_axis_out(k)) if name else Fixed("")
+            ScoreMap(name, self.shape_out(k)[1:], provenance, self.batch_axis_out(k)) if name else Fixed("")
             for k, name in enumerate(self.node.output)
         ]
 
@@ -299,8 +301,8 @@ class Site:
             advice = advice.replace("use --global-pool window", "")
         return Refusal(code, self.label, f"{self.op_type} {reason}", advice)
 
-    def taint(self, cause: str) -> Taint:
-        return Taint(cause, self.label)
+    def blame(self, cause: str) -> Blame:
+        return Blame(cause, self.label)
 
 
 def _behind_batch(node: onnx.NodeProto) -> dict[str, Any]:
@@ -328,12 +330,12 @@ def positive(axis: int, rank: int) -> int:
     return axis + rank if axis < 0 else axis
 
 
-def axes_of(site: Site, position: int, rank: int) -> list[int] | None:
+def axes_of(ctx: RuleContext, position: int, rank: int) -> list[int] | None:
     """The ``axes`` of Reduce, Squeeze, Unsqueeze ...: attribute, or input ``position``; None where absent."""
-    axes = site.attrs.get("axes")
-    if axes is None and site.has_input(position):
-        value = site.constant(position)
+    axes = ctx.attrs.get("axes")
+    if axes is None and ctx.has_input(position):
+        value = ctx.constant(position)
         if value is None:
             return None
-        axes = [axis + (axis >= 0 and site.swallowed) for axis in np.atleast_1d(value).tolist()]
+        axes = [axis + (axis >= 0 and ctx.swallowed) for axis in np.atleast_1d(value).tolist()]
     return None if axes is None else [positive(int(axis), rank) for axis in axes]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from onnxfc.builder.graph_builder import Draft
+from onnxfc.builder.graph_builder import GraphBuilder
 from onnxfc.errors import Refusal
 from onnxfc.graph.index import Graph
 from onnxfc.layout.views import View
@@ -47,7 +47,7 @@ class Replacement:
 
 @dataclass
 class State:
-    """All that a walk knows; rules read it through their Site only.
+    """All that a walk knows; rules read it through their RuleContext only.
 
     ``single``: the batch is 1 and stays so. ``rank``: how many spatial axes images have; ``image_shapes``: the image
     at every probe. ``reached``: how many nodes it visited before the first refusal. ``conditions`` of Ifs that were
@@ -57,7 +57,7 @@ class State:
     """
 
     graph: Graph
-    draft: Draft
+    builder: GraphBuilder
     native: Mapping[str, Spec]
     global_pool: GlobalPool
     roles: Roles

@@ -299,7 +299,7 @@ class _Deriving:
 
     def _known(self, stride: tuple[int, ...]) -> Claim | None:
         """What onnxfc itself would claim of a rewrite of the original, where it fits the other model."""
-        if self.found.refusals or not self.found.traces:
+        if self.found.refusals or not self.found.provenances:
             return None
         try:
             claim = claim_of(self.found, self.found.sizing())

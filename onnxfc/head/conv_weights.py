@@ -16,7 +16,7 @@ import onnx
 from onnx import helper
 
 from onnxfc.builder import ops
-from onnxfc.builder.rule_context import Site
+from onnxfc.builder.rule_context import RuleContext
 from onnxfc.graph.index import attributes, remarks
 from onnxfc.layout.views import Fixed, Source, Window
 from onnxfc.shapes.spec import Array
@@ -46,9 +46,9 @@ class Weight:
         return self.order == tuple(range(len(self.order)))
 
 
-def resolve(site: Site, weight: Weight) -> Weight:
+def resolve(ctx: RuleContext, weight: Weight) -> Weight:
     """Follow Identity and Transpose back to the initializer that they read."""
-    graph = site.state.graph
+    graph = ctx.state.graph
     weight = replace(weight, alone=graph.uses[weight.name] == 1)
     producer = graph.producers.get(weight.name)
     while producer is not None and producer.op_type in {"Identity", "Transpose"} and not producer.domain:
@@ -61,44 +61,44 @@ def resolve(site: Site, weight: Weight) -> Weight:
     return weight
 
 
-def is_stored(site: Site, name: str) -> bool:
+def is_stored(ctx: RuleContext, name: str) -> bool:
     """Whether the weight is a constant of the file: an initializer (not overridable) or a Constant node."""
-    graph = site.state.graph
+    graph = ctx.state.graph
     if name in graph.initializers:
         return name not in graph.overridable
     producer = graph.producers.get(name)
     return producer is not None and producer.op_type == "Constant" and "value" in attributes(producer)
 
 
-def kernel(site: Site, weight: Weight, view: Window) -> list[str]:
+def kernel(ctx: RuleContext, weight: Weight, view: Window) -> list[str]:
     """Conv weights for the window's sources, pending scale included."""
     sources = view.sources
     plain = weight.out_first and weight.factor == 1.0 and view.scale is None and view.in_order
-    if not is_stored(site, weight.name):
-        return [_in_graph(site, weight, view)]
+    if not is_stored(ctx, weight.name):
+        return [_in_graph(ctx, weight, view)]
     if plain and len(sources) == 1:
-        return [_in_place(site, weight, sources[0])]
-    matrix = _arranged(_matrix(site, weight), weight, view)
+        return [_in_place(ctx, weight, sources[0])]
+    matrix = _arranged(_matrix(ctx, weight), weight, view)
     ends = np.cumsum([source.features for source in sources])
     parts = np.split(matrix, ends[:-1], axis=1) if len(sources) > 1 else [matrix]
     return [
-        _stored(site, weight, part.reshape(weight.outputs, source.channels, *source.extent))
+        _stored(ctx, weight, part.reshape(weight.outputs, source.channels, *source.extent))
         for part, source in zip(parts, sources, strict=True)
     ]
 
 
-def shifted(site: Site, weight: Weight, shift: Array) -> Array:
+def shifted(ctx: RuleContext, weight: Weight, shift: Array) -> Array:
     """What a pending shift adds to the outputs (M,), in float64."""
-    matrix = _matrix(site, weight)
+    matrix = _matrix(ctx, weight)
     result = np.empty(len(matrix))
     for place, rows in _blocks(matrix):
         result[place] = _scaled(rows, weight).astype(np.float64) @ shift.ravel()
     return result
 
 
-def _matrix(site: Site, weight: Weight) -> Array:
+def _matrix(ctx: RuleContext, weight: Weight) -> Array:
     """(M, F) as it is stored."""
-    value = site.weights(weight.name)
+    value = ctx.weights(weight.name)
     assert value is not None
     return value.transpose(weight.order).reshape(weight.outputs, weight.inputs)
 
@@ -142,66 +142,66 @@ def _scattered(matrix: Array, index: Any, total: int) -> Array:
     return np.asarray(wide.T.astype(matrix.dtype))
 
 
-def _in_place(site: Site, weight: Weight, source: Source) -> str:
+def _in_place(ctx: RuleContext, weight: Weight, source: Source) -> str:
     """The very same bytes under Conv dims."""
-    graph, draft = site.state.graph, site.draft
+    graph, builder = ctx.state.graph, ctx.builder
     dims = [weight.outputs, source.channels, *source.extent]
     tensor = graph.initializers.get(weight.name)
     if tensor is None:
         tensor = attributes(graph.producers[weight.name])["value"]
     key = (weight.name, tuple(dims))
-    if key not in draft.reshaped:
+    if key not in builder.reshaped:
         copy = onnx.TensorProto()
         copy.CopyFrom(tensor)
         copy.dims[:] = dims
-        copy.name = _own_name(site, weight)
-        draft.add_tensor(copy)
-        draft.reshaped[key] = copy.name
-    return draft.reshaped[key]
+        copy.name = _own_name(ctx, weight)
+        builder.add_tensor(copy)
+        builder.reshaped[key] = copy.name
+    return builder.reshaped[key]
 
 
-def _own_name(site: Site, weight: Weight) -> str:
+def _own_name(ctx: RuleContext, weight: Weight) -> str:
     """The initializer's own name where only this node reads it, else a new one."""
-    own = weight.name in site.state.graph.initializers and weight.alone and weight.name not in site.draft.tensors
-    return weight.name if own else site.draft.fresh(f"{weight.name}_conv")
+    own = weight.name in ctx.state.graph.initializers and weight.alone and weight.name not in ctx.builder.tensors
+    return weight.name if own else ctx.builder.fresh(f"{weight.name}_conv")
 
 
-def _stored(site: Site, weight: Weight, value: Array) -> str:
-    tensor = site.draft.model.tensor(_own_name(site, weight), np.ascontiguousarray(value))
+def _stored(ctx: RuleContext, weight: Weight, value: Array) -> str:
+    tensor = ctx.builder.model.tensor(_own_name(ctx, weight), np.ascontiguousarray(value))
     if tensor.name == weight.name:
-        tensor.MergeFrom(remarks(site.state.graph.initializers[weight.name]))
-    site.draft.add_tensor(tensor)
+        tensor.MergeFrom(remarks(ctx.state.graph.initializers[weight.name]))
+    ctx.builder.add_tensor(tensor)
     return str(tensor.name)
 
 
-def can_turn(site: Site, weight: Weight, view: Window) -> bool:
+def can_turn(ctx: RuleContext, weight: Weight, view: Window) -> bool:
     """Whether the weight can serve as it is stored; where not, the window must be computed first."""
-    if is_stored(site, weight.name):
+    if is_stored(ctx, weight.name):
         return True
     total = sum(source.features for source in view.sources)
     permuted = view.index.size == total and len(np.unique(view.index)) == total
     return permuted and len(view.sources) == 1 and view.scale is None and view.shift is None
 
 
-def _in_graph(site: Site, weight: Weight, view: Window) -> str:
+def _in_graph(ctx: RuleContext, weight: Weight, view: Window) -> str:
     """Transpose, Gather and Reshape nodes on a weight that is computed or overridable."""
-    draft, source = site.draft, view.sources[0]
-    fixed = site.state.views[weight.name]
+    builder, source = ctx.builder, view.sources[0]
+    fixed = ctx.state.views[weight.name]
     assert isinstance(fixed, Fixed)
     tensor = fixed.tensor
     if not weight.out_first:
-        tensor = ops.transpose(draft, tensor, weight.order)
+        tensor = ops.transpose(builder, tensor, weight.order)
     if not view.in_order:
         if len(weight.order) != 2:
-            tensor = ops.reshape(draft, tensor, [weight.outputs, weight.inputs])
+            tensor = ops.reshape(builder, tensor, [weight.outputs, weight.inputs])
         order = np.argsort(view.index.ravel(), kind="stable")
-        tensor = draft.emit("Gather", [tensor, draft.constant(order, "order")], axis=1)
+        tensor = builder.emit("Gather", [tensor, builder.constant(order, "order")], axis=1)
     if weight.factor != 1.0:
-        tensor = draft.emit("Mul", [tensor, ops.scalar(draft, weight.factor, tensor)])
-    return ops.reshape(draft, tensor, [weight.outputs, source.channels, *source.extent])
+        tensor = builder.emit("Mul", [tensor, ops.scalar(builder, weight.factor, tensor)])
+    return ops.reshape(builder, tensor, [weight.outputs, source.channels, *source.extent])
 
 
-def vector(site: Site, value: Array, outputs: int, like: str) -> str:
+def vector(ctx: RuleContext, value: Array, outputs: int, like: str) -> str:
     """A Conv bias (M,) in the type of ``like``."""
-    dtype = helper.tensor_dtype_to_np_dtype(site.draft.spec(like).dtype)
-    return site.draft.constant(np.broadcast_to(value, (outputs,)).astype(dtype), "bias")
+    dtype = helper.tensor_dtype_to_np_dtype(ctx.builder.spec(like).dtype)
+    return ctx.builder.constant(np.broadcast_to(value, (outputs,)).astype(dtype), "bias")

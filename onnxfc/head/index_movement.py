@@ -7,54 +7,54 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxfc.builder.rule_context import Outcome, Site
+from onnxfc.builder.rule_context import Outcome, RuleContext
 from onnxfc.errors import Refusal
 from onnxfc.head.meet_grids import meet
 from onnxfc.head.score_map_movement import over_scores, turned
 from onnxfc.head.windows import simplest
-from onnxfc.layout.provenance import Trace
+from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Index, Source, View, Window
 
 
-def move(site: Site, views: Sequence[View | None]) -> Outcome:
+def move(ctx: RuleContext, views: Sequence[View | None]) -> Outcome:
     """Run the original node on the windows' indices; every output is a window again."""
     windows = [view for view in views if isinstance(view, Window)]
     pending = any(view.scale is not None or view.shift is not None for view in windows)
-    beside = site.op_type == "Concat" and len(windows) != len(site.node.input)
+    beside = ctx.op_type == "Concat" and len(windows) != len(ctx.node.input)
     if pending or beside or not isinstance(views[0], Window):
-        return over_scores(site, views)
-    if site.op_type == "Transpose":
-        return [simplest(site, _transposed(site, windows[0]), site.node.output[0])]
-    met = meet(site, windows)
+        return over_scores(ctx, views)
+    if ctx.op_type == "Transpose":
+        return [simplest(ctx, _transposed(ctx, windows[0]), ctx.node.output[0])]
+    met = meet(ctx, windows)
     if isinstance(met, Refusal):
         return met
     windows = [view for view in met if isinstance(view, Window)]
-    trace = Trace.join([view.trace for view in windows])
+    provenance = Provenance.join([view.provenance for view in windows])
     away = any(view.batch_axis for view in windows)
-    if trace is None or (away and not site.may_swallow):
-        return site.refuse("mixes-batch", "moves features whose batch is not the first axis")
+    if provenance is None or (away and not ctx.may_swallow):
+        return ctx.refuse("mixes-batch", "moves features whose batch is not the first axis")
     sources, offsets = _pooled_sources(windows)
     queue = iter([view.index + offset for view, offset in zip(windows, offsets, strict=True)])
     indices = [next(queue) if isinstance(view, Window) else None for view in views]
     total = sum(source.features for source in sources)
     if away:
-        moved = _moved_away(site, indices, [view.batch_axis for view in windows])
+        moved = _moved_away(ctx, indices, [view.batch_axis for view in windows])
     else:
-        moved = _moved_alone(site, indices) if site.swallowed else _moved(site, indices, total)
-    if moved is None and site.shape_in()[0] == 1:
-        return site.refuse("batch-baked", "takes its input for one image", "leave out --dynamic-batch")
+        moved = _moved_alone(ctx, indices) if ctx.swallowed else _moved(ctx, indices, total)
+    if moved is None and ctx.shape_in()[0] == 1:
+        return ctx.refuse("batch-baked", "takes its input for one image", "leave out --dynamic-batch")
     if moved is None:
-        return site.refuse("mixes-batch", "moves data between the images of a batch")
+        return ctx.refuse("mixes-batch", "moves data between the images of a batch")
     trunk = windows[0].trunk if len(windows) == 1 else None
     return [
-        simplest(site, _compact(Window(sources, index, trace, trunk, batch_axis=axis)), name)
-        for (index, axis), name in zip(moved, site.node.output, strict=True)
+        simplest(ctx, _compact(Window(sources, index, provenance, trunk, batch_axis=axis)), name)
+        for (index, axis), name in zip(moved, ctx.node.output, strict=True)
     ]
 
 
-def _transposed(site: Site, view: Window) -> Window:
+def _transposed(ctx: RuleContext, view: Window) -> Window:
     """The features in their new order; the batch may stand anywhere among them."""
-    batch_axis, order = turned(site, view.batch_axis, view.index.ndim)
+    batch_axis, order = turned(ctx, view.batch_axis, view.index.ndim)
     return replace(view, index=view.index.transpose(order), batch_axis=batch_axis)
 
 
@@ -87,19 +87,19 @@ Moved = list[tuple[Index, int | None]]
 """For each output its index, and where its batch is (None where it was swallowed)."""
 
 
-def _moved(site: Site, indices: Sequence[Index | None], total: int) -> Moved | None:
+def _moved(ctx: RuleContext, indices: Sequence[Index | None], total: int) -> Moved | None:
     """The node run on numbers that name each element; None where images of the batch would mix."""
-    batch = site.shape_in()[0]
+    batch = ctx.shape_in()[0]
     if batch == 0:
         return None
     step = np.arange(batch, dtype=np.int64) * total
     named = [None if index is None else np.stack([index + offset for offset in step]) for index in indices]
     moved: Moved = []
-    for result in site.evaluate(named):
+    for result in ctx.evaluate(named):
         if result is None:
             return None
         if result.ndim == 0 or result.shape[0] != batch:
-            if not site.may_swallow:
+            if not ctx.may_swallow:
                 return None
             moved.append((np.asarray(result, np.int64), None))
             continue
@@ -109,23 +109,23 @@ def _moved(site: Site, indices: Sequence[Index | None], total: int) -> Moved | N
     return moved
 
 
-def _moved_alone(site: Site, indices: Sequence[Index | None]) -> Moved | None:
+def _moved_alone(ctx: RuleContext, indices: Sequence[Index | None]) -> Moved | None:
     """As :func:`_moved`, for the one image whose batch axis was swallowed; a Reshape may bring the axis back."""
     moved: Moved = []
-    for position, result in enumerate(site.evaluate(indices)):
+    for position, result in enumerate(ctx.evaluate(indices)):
         if result is None:
             return None
-        axis = site.batch_axis_out(position)
+        axis = ctx.batch_axis_out(position)
         moved.append((np.asarray(result if axis is None else result[0], np.int64), axis))
     return moved
 
 
-def _moved_away(site: Site, indices: Sequence[Index | None], batch_axes: Sequence[int | None]) -> Moved | None:
+def _moved_away(ctx: RuleContext, indices: Sequence[Index | None], batch_axes: Sequence[int | None]) -> Moved | None:
     """As :func:`_moved`, for one image whose batch axis stands among the features."""
     axes = iter(batch_axes)
     whole = [None if index is None else np.expand_dims(index, next(axes) or 0) for index in indices]
     moved: Moved = []
-    for result in site.evaluate(whole):
+    for result in ctx.evaluate(whole):
         if result is None:
             return None
         first = result.ndim > 0 and result.shape[0] == 1

@@ -21,14 +21,14 @@ from onnxfc.layout.axis_map import Field
 from onnxfc.layout.gathered import Gathered
 
 if TYPE_CHECKING:
-    from onnxfc.layout.provenance import Taint, Trace
+    from onnxfc.layout.provenance import Blame, Provenance
 
 
 Index = npt.NDArray[np.int64]
 Array = npt.NDArray[Any]
 
 
-NO_TAINTS: Gathered[Taint] = Gathered()
+NO_TAINTS: Gathered[Blame] = Gathered()
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Context:
     """Computed from the whole image (a global pool that stays global): the same shape at every size."""
 
     tensor: str
-    trace: Trace
+    provenance: Provenance
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Side:
     """One of the two maps whose places a product relates: the map that has their dims, and what an element reads."""
 
     like: Placed = field(repr=False)
-    trace: Trace
+    provenance: Provenance
 
 
 @dataclass(frozen=True)
@@ -60,20 +60,20 @@ class Placed:
 
     ``original`` is its name in the original, ``groups`` says of each axis which atoms it is made of. A *map* has each
     of the image's axes alone on one axis of its own; a *strip* lacks some, as it was pooled over them; in a *folded*
-    tensor axes are laid together. ``trace.fields`` says of each of the image's axes what an element reads. A map that
-    has crossed ``trace.windows`` has native extent 1 on its spatial axes: they are the grid.
+    tensor axes are laid together. ``provenance.fields`` says of each of the image's axes what an element reads. A map
+    that has crossed ``provenance.windows`` has native extent 1 on its spatial axes: they are the grid.
 
     ``measured``: the map whose dims tell how long its places are now; None where that is this map itself.
     ``moved_by``: the node that made it, where that did nothing but move the data of its first input.
     ``parts``: strips that were joined end to end on one axis. ``bounds``: the maps that it comes from, where the head
     begins if one follows.
-    ``other``: the second side of what relates places to places; ``measured`` and ``trace`` are the first.
+    ``other``: the second side of what relates places to places; ``measured`` and ``provenance`` are the first.
     """
 
     tensor: str
     original: str
     groups: Groups
-    trace: Trace
+    provenance: Provenance
     measured: Placed | None = field(default=None, repr=False)
     moved_by: onnx.NodeProto | None = field(default=None, repr=False)
     parts: tuple[Placed, ...] = field(default=(), repr=False)
@@ -88,7 +88,7 @@ class Placed:
     @property
     def sides(self) -> tuple[Side, ...]:
         """Where the places of each side come from."""
-        first = Side(self.like, self.trace)
+        first = Side(self.like, self.provenance)
         return (first,) if self.other is None else (first, self.other)
 
     @cached_property
@@ -105,7 +105,7 @@ class Placed:
     @property
     def fields(self) -> tuple[Field, ...]:
         """What an element reads, along each of ``spatial``."""
-        return tuple(self.trace.fields[place] for place in self.where)
+        return tuple(self.provenance.fields[place] for place in self.where)
 
     @property
     def extent(self) -> tuple[int, ...]:
@@ -122,7 +122,7 @@ class Placed:
     @property
     def is_map(self) -> bool:
         """Whether each of the image's axes has an axis of its own."""
-        return self.apart and len(self.where) == len(self.trace.fields)
+        return self.apart and len(self.where) == len(self.provenance.fields)
 
     @property
     def is_strip(self) -> bool:
@@ -170,15 +170,15 @@ class Window:
 
     ``index`` has the native shape (F1, ..., Fk): each element's place in the sources' windows, each
     flattened in the order C, spatial, and laid one behind the other. Movement of data is movement of the index.
-    ``trunk`` is the trace of the one map that it came from: brought into its layout again, it is that map.
+    ``trunk`` is the provenance of the one map that it came from: brought into its layout again, it is that map.
     ``scale`` and ``shift`` (float64, of the index's shape) are work that is still pending: x * scale + shift.
     ``batch_axis`` is where the original has its batch; None where a Reshape swallowed a batch of 1.
     """
 
     sources: tuple[Source, ...]
     index: Index = field(repr=False)
-    trace: Trace
-    trunk: Trace | None = None
+    provenance: Provenance
+    trunk: Provenance | None = None
     scale: Array | None = field(default=None, repr=False)
     shift: Array | None = field(default=None, repr=False)
     batch_axis: int | None = 0
@@ -205,14 +205,14 @@ class ScoreMap:
 
     tensor: str
     features: tuple[int, ...]
-    trace: Trace
+    provenance: Provenance
     batch_axis: int | None = 0
 
     @property
     def grid(self) -> tuple[int, ...]:
         """Axes of the grid in the new tensor."""
         first = 1 + len(self.features)
-        return tuple(range(first, first + len(self.trace.fields)))
+        return tuple(range(first, first + len(self.provenance.fields)))
 
 
 @dataclass(frozen=True)

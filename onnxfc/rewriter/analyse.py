@@ -12,7 +12,7 @@ from onnxfc.errors import NothingToRewrite, Refusal, UsageError
 from onnxfc.graph.index import Graph
 from onnxfc.graph.inline_functions import inlined
 from onnxfc.io.model_file import ModelFile
-from onnxfc.layout.provenance import Trace
+from onnxfc.layout.provenance import Provenance
 from onnxfc.rewriter.inner_input import begin_at
 from onnxfc.rewriter.outputs import Form, finish, reduction_contradicts
 from onnxfc.rewriter.refusals import naming_inner, objections
@@ -55,21 +55,21 @@ class Analysis:
     """The reading of the model that can be rewritten, else the likeliest, with its ``refusals``.
 
     ``original`` is the model as it was walked, functions and constant Ifs inlined. ``state`` holds the views of all
-    its tensors and the drafted nodes; it belongs to the walk and may not be changed.
+    its tensors and the nodes of the new graph; it belongs to the walk and may not be changed.
     """
 
     original: ModelFile = field(repr=False)
     state: State = field(repr=False)
     reading: tuple[Image, ...]
     outputs: tuple[Output, ...]
-    traces: tuple[Trace, ...] = field(repr=False)
+    provenances: tuple[Provenance, ...] = field(repr=False)
     refusals: tuple[Refusal, ...]
 
     def sizing(self) -> Sizing:
         """Shapes of the rewritten graph at any size."""
-        draft = self.state.draft
-        extents = Extents.of_images(draft.inference, self.reading, draft.specs)
-        extents.follow(draft.prune(self.state.graph.outputs))
+        builder = self.state.builder
+        extents = Extents.of_images(builder.inference, self.reading, builder.specs)
+        extents.follow(builder.prune(self.state.graph.outputs))
         return Sizing(extents, self.reading[0].size)
 
 
@@ -95,9 +95,9 @@ def analyse(original: ModelFile, options: RewriteOptions) -> Analysis:
         state = walk(original, graph, native, reading, options.global_pool)
         finished = finish(state, options.output)
         if isinstance(finished, tuple):
-            outputs, traces = finished
-            refusals = objections(state, reading, traces)
-            return Analysis(original, state, tuple(reading), tuple(outputs), tuple(traces), refusals)
+            outputs, provenances = finished
+            refusals = objections(state, reading, provenances)
+            return Analysis(original, state, tuple(reading), tuple(outputs), tuple(provenances), refusals)
         failures.append(Analysis(original, state, tuple(reading), (), (), tuple(finished)))
     for failure in failures:
         if failure.state.conditions:

@@ -1,4 +1,4 @@
-"""From a finished draft to a model: everything the rules did not write is the original's own."""
+"""From a finished graph to a model: everything the rules did not write is the original's own."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def assemble(
 
     ``axes`` are the size-dependent axes of each output, ``metadata`` its ``metadata_props``.
     """
-    graph, draft = state.graph, state.draft
+    graph, builder = state.graph, state.builder
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)
-    nodes = draft.prune(graph.outputs)
+    nodes = builder.prune(graph.outputs)
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     _initializers(state, model, nodes)
@@ -38,7 +38,7 @@ def assemble(
         info = next(info for info in model.graph.input if info.name == image.name)
         _set_shape(info, Spec(image.dtype, image.probes()), names, image.spatial)
     for info in model.graph.output:
-        _set_shape(info, draft.spec(info.name), names, axes.get(info.name, ()))
+        _set_shape(info, builder.spec(info.name), names, axes.get(info.name, ()))
     _value_infos(state, model, nodes, names)
     kept = [item for item in model.metadata_props if not item.key.startswith(PREFIX)]
     del model.metadata_props[:]
@@ -49,7 +49,7 @@ def assemble(
 
 def _initializers(state: State, model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto]) -> None:
     """Originals that are still read (or never were), changed ones in their place, new ones behind."""
-    graph, new = state.graph, dict(state.draft.tensors)
+    graph, new = state.graph, dict(state.builder.tensors)
     used = {name for node in nodes for name in inputs_of(node)} | set(graph.outputs)
     kept = []
     for tensor in graph.proto.initializer:
@@ -70,7 +70,7 @@ def _initializer_inputs(model: onnx.ModelProto, gone: set[str], state: State) ->
     """Before IR version 4 every initializer is an input as well."""
     inputs = [info for info in model.graph.input if info.name not in gone]
     listed = {info.name for info in inputs}
-    new = state.draft.tensors
+    new = state.builder.tensors
     for info in inputs:
         if info.name in new:
             info.type.CopyFrom(helper.make_tensor_type_proto(new[info.name].data_type, list(new[info.name].dims)))
@@ -112,7 +112,7 @@ def _value_infos(state: State, model: onnx.ModelProto, nodes: Sequence[onnx.Node
     kept = {name: info for name, info in infos.items() if name in set(made)}
     outputs = {info.name for info in model.graph.output}
     for name in made:
-        spec = state.draft.specs.get(name)
+        spec = state.builder.specs.get(name)
         if name in outputs or spec is None or spec.shapes is None or not spec.dtype:
             continue
         if len(set(spec.shapes)) > 1 or (name in kept and not isinstance(state.views.get(name), Fixed)):

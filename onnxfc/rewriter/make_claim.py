@@ -10,17 +10,17 @@ from onnxfc.claim.claim import Boundary, Claim, ImageInput, Output
 from onnxfc.geometry import Geometry, cell_axes, slack_of
 from onnxfc.layout.axis_map import Field
 from onnxfc.layout.gathered import Gathered
-from onnxfc.layout.provenance import Trace
+from onnxfc.layout.provenance import Provenance
 from onnxfc.rewriter.analyse import Analysis
 from onnxfc.shapes.model_shapes import Sizing
 
 
 def claim_of(found: Analysis, sizing: Sizing) -> Claim:
     """What the rewritten model will say of itself."""
-    renamed: Mapping[str, str] = found.state.draft.renamed
-    cell = next((trace for trace in found.traces if trace.windows), found.traces[0])
-    taints = frozenset(Gathered.joined(trace.taints for trace in found.traces))
-    windows: frozenset[Boundary] = frozenset().union(*(trace.windows for trace in found.traces))
+    renamed: Mapping[str, str] = found.state.builder.renamed
+    cell = next((provenance for provenance in found.provenances if provenance.windows), found.provenances[0])
+    blames = frozenset(Gathered.joined(provenance.blames for provenance in found.provenances))
+    windows: frozenset[Boundary] = frozenset().union(*(provenance.windows for provenance in found.provenances))
     named = [replace(item, rewritten=renamed.get(item.rewritten, item.rewritten)) for item in windows]
     native = found.reading[0].size
     fields = _cell_fields(cell)
@@ -33,8 +33,8 @@ def claim_of(found: Analysis, sizing: Sizing) -> Claim:
         start=tuple(math.floor(item.start) for item in fields),
         size=tuple(_whole_size(item) for item in fields),
         size_step=sizing.steps(step),
-        verdict="approximate" if taints else "exact",
-        blame=tuple(sorted(f"{taint.cause}: {taint.node}" for taint in taints)),
+        verdict="approximate" if blames else "exact",
+        blame=tuple(sorted(f"{blame.cause}: {blame.node}" for blame in blames)),
         inputs=tuple(ImageInput(image.name, image.shape, image.spatial) for image in found.reading),
         boundaries=tuple(sorted(named, key=lambda item: item.original)),
         outputs=_with_fields(found),
@@ -48,12 +48,12 @@ def _whole_size(field: Field) -> int:
     return math.ceil(field.start + field.size) - math.floor(field.start)
 
 
-def _cell_fields(trace: Trace) -> Sequence[Field]:
+def _cell_fields(provenance: Provenance) -> Sequence[Field]:
     """What a cell reads; where the pool was dropped, a cell is the mean over a window of the map."""
-    if not trace.dropped:
-        return trace.fields
-    extent = next(iter(trace.windows)).extent
-    return [item.through(length) for item, length in zip(trace.fields, extent, strict=True)]
+    if not provenance.dropped:
+        return provenance.fields
+    extent = next(iter(provenance.windows)).extent
+    return [item.through(length) for item, length in zip(provenance.fields, extent, strict=True)]
 
 
 def _with_sizes(claim: Claim, sizing: Sizing) -> Claim:
@@ -69,12 +69,12 @@ def _with_sizes(claim: Claim, sizing: Sizing) -> Claim:
 
 def _with_fields(found: Analysis) -> tuple[Output, ...]:
     """The outputs, with what one cell (or element) of each reads of the image."""
-    draft, made = found.state.draft, []
+    builder, made = found.state.builder, []
     for output in found.outputs:
         view = found.state.views[output.name]
-        trace = getattr(view, "trace", None)
-        if output.form in {"map", "cells", "features"} and trace is not None and output.name in draft.specs:
-            fields: Sequence[Field] = trace.fields
+        provenance = getattr(view, "provenance", None)
+        if output.form in {"map", "cells", "features"} and provenance is not None and output.name in builder.specs:
+            fields: Sequence[Field] = provenance.fields
             output = replace(
                 output,
                 stride=tuple(item.stride.numerator for item in fields),

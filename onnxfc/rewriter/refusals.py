@@ -11,7 +11,7 @@ from onnxfc.claim.claim import PREFIX
 from onnxfc.errors import NothingToRewrite, Refusal
 from onnxfc.graph.index import inputs_of, label
 from onnxfc.io.model_file import ModelFile
-from onnxfc.layout.provenance import Trace
+from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Lifted
 from onnxfc.rewriter.outputs import drop_refusals, maps_of_windows
 from onnxfc.shapes.image_inputs import Image, is_open
@@ -37,36 +37,38 @@ def recognise(file: ModelFile) -> None:
         raise NothingToRewrite(str(refusal), (refusal,))
 
 
-def objections(state: State, reading: Sequence[Image], traces: Sequence[Trace]) -> tuple[Refusal, ...]:
+def objections(state: State, reading: Sequence[Image], provenances: Sequence[Provenance]) -> tuple[Refusal, ...]:
     """What keeps a walk that came to its end from being a rewrite."""
-    refusals = drop_refusals(state, traces)
+    refusals = drop_refusals(state, provenances)
     if refusals:
         return tuple(refusals)
     shifted = _shifted(state)
     if shifted is not None:
         return (shifted,)
-    if not traces:
+    if not provenances:
         return (_nothing(state, "no FC layer and no global pool depends on the image"),)
     if not state.replacements and _is_free(state, reading):
         return (_nothing(state, "no node of it is locked to one image size, and its dims are open already"),)
-    cut = any(set(boundary.extent) != {1} for trace in traces for boundary in trace.windows)
-    if not state.replacements and cut and any(trace.places for trace in traces):
+    cut = any(set(boundary.extent) != {1} for provenance in provenances for boundary in provenance.windows)
+    if not state.replacements and cut and any(provenance.places for provenance in provenances):
         return (_whole_windows(state),)
     for name in maps_of_windows(state):
         why = "is a map of the trunk that was taken for features of a window: something made it one of the native size"
         return (Refusal("size-locked", name, f"the output {why}", LEAVE),)
-    if any(trace.windows and any(f.stride != int(f.stride) for f in trace.fields) for trace in traces):
+    if any(
+        provenance.windows and any(f.stride != int(f.stride) for f in provenance.fields) for provenance in provenances
+    ):
         return (Refusal("fractional-stride", "", "the head's windows are a fraction of a pixel apart"),)
     return ()
 
 
 def _shifted(state: State) -> Refusal | None:
     """A map that is padded as it was natively, beside something that reckons with what the padding was at any size."""
-    draft = state.draft
-    for node in draft.prune(state.graph.outputs) if state.frozen else ():
-        read = [draft.specs[name] for name in inputs_of(node) if name in draft.specs]
+    builder = state.builder
+    for node in builder.prune(state.graph.outputs) if state.frozen else ():
+        read = [builder.specs[name] for name in inputs_of(node) if name in builder.specs]
         rests = any(spec.follows for spec in read)
-        if rests and all(draft.specs[name].values is None for name in node.output if name in draft.specs):
+        if rests and all(builder.specs[name].values is None for name in node.output if name in builder.specs):
             why = f"is padded to whole blocks on both sides, and {label(node)} takes account of it"
             return Refusal("unknown-pads", state.frozen[0], f"the map {why}", LEAVE)
     return None
@@ -75,12 +77,12 @@ def _shifted(state: State) -> Refusal | None:
 def _is_free(state: State, reading: Sequence[Image]) -> bool:
     """Whether the image's dims are open already and no node had to change for it."""
     own = {id(node) for node in state.graph.nodes}
-    return is_open(state.graph, reading) and all(id(node) in own for node in state.draft.nodes)
+    return is_open(state.graph, reading) and all(id(node) in own for node in state.builder.nodes)
 
 
 def _whole_windows(state: State) -> Refusal:
     """No FC layer and no pool sums up the features of a window: what made windows of the map?"""
-    cuts = frozenset().union(*(view.trace.pools for view in state.views.values() if isinstance(view, Lifted)))
+    cuts = frozenset().union(*(view.provenance.pools for view in state.views.values() if isinstance(view, Lifted)))
     for node in state.graph.nodes:
         if cuts & state.roles.pieces & set(node.output):
             does = "cuts a piece out of the map" if node.op_type in {"Slice", "Split"} else "picks places of the map"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxfc.builder.rule_context import Outcome, Site
+from onnxfc.builder.rule_context import Outcome, RuleContext
 from onnxfc.errors import Refusal
 from onnxfc.layout.axes import lengths
 from onnxfc.layout.views import Placed, is_map
@@ -23,17 +23,17 @@ class Piece:
     end: int
 
 
-def pieces_joined(site: Site, axis: int) -> Outcome | None:
+def pieces_joined(ctx: RuleContext, axis: int) -> Outcome | None:
     """A Concat along a spatial axis of border pieces of one map and the map itself: padding that wraps around.
 
     Where it is not padding but the map in another order, it is refused; None where the pieces are of several maps.
     """
-    roots = {_cut_from(site, name) for name in site.node.input if not is_map(site.state.views[name])}
+    roots = {_cut_from(ctx, name) for name in ctx.node.input if not is_map(ctx.state.views[name])}
     root = min(roots, default="")
-    view = site.state.views.get(root)
+    view = ctx.state.views.get(root)
     if len(roots) != 1 or not is_map(view) or axis not in view.spatial:
         return None
-    pieces = [_piece(site, root, name, axis) for name in site.node.input]
+    pieces = [_piece(ctx, root, name, axis) for name in ctx.node.input]
     found = [piece for piece in pieces if piece is not None]
     if len(found) < len(pieces):
         return None
@@ -45,42 +45,42 @@ def pieces_joined(site: Site, axis: int) -> Outcome | None:
         if place != whole[0]
     )
     if not borders:
-        return _rolled(site)
-    return _wrapped(site, view, axis, found, whole[0])
+        return _rolled(ctx)
+    return _wrapped(ctx, view, axis, found, whole[0])
 
 
-def _rolled(site: Site) -> Refusal:
-    return site.refuse("flipped", "rolls the map around: a cell would read the far end of the image")
+def _rolled(ctx: RuleContext) -> Refusal:
+    return ctx.refuse("flipped", "rolls the map around: a cell would read the far end of the image")
 
 
-def _wrapped(site: Site, view: Placed, axis: int, pieces: list[Piece], whole: int) -> Outcome:
+def _wrapped(ctx: RuleContext, view: Placed, axis: int, pieces: list[Piece], whole: int) -> Outcome:
     inputs = []
     for place, piece in enumerate(pieces):
         count = piece.end - piece.start
         bounds = [-count, _OPEN] if place < whole else [0, count]
-        cut = [site.draft.constant([item], "slice") for item in (*bounds, axis)]
-        inputs.append(view.tensor if place == whole else site.draft.emit("Slice", [view.tensor, *cut]))
-    site.keep(inputs)
+        cut = [ctx.builder.constant([item], "slice") for item in (*bounds, axis)]
+        inputs.append(view.tensor if place == whole else ctx.builder.emit("Slice", [view.tensor, *cut]))
+    ctx.keep(inputs)
     before = sum(piece.end - piece.start for piece in pieces[:whole])
     place = view.spatial.index(axis)
-    trace = view.trace.along({place: view.trace.fields[place].through(1, pad=before)})
-    return site.placed(view, trace.tainted(site.taint("padding"), site.taint("context")), view.where)
+    provenance = view.provenance.along({place: view.provenance.fields[place].through(1, pad=before)})
+    return ctx.placed(view, provenance.blamed(ctx.blame("padding"), ctx.blame("context")), view.where)
 
 
-def _cut_from(site: Site, name: str) -> str:
-    node = site.state.graph.producers.get(name)
-    return "" if node is None or node.op_type != "Slice" or site.opset < 10 else str(node.input[0])
+def _cut_from(ctx: RuleContext, name: str) -> str:
+    node = ctx.state.graph.producers.get(name)
+    return "" if node is None or node.op_type != "Slice" or ctx.opset < 10 else str(node.input[0])
 
 
-def _piece(site: Site, root: str, name: str, axis: int) -> Piece | None:
-    shape = site.native(root).native
+def _piece(ctx: RuleContext, root: str, name: str, axis: int) -> Piece | None:
+    shape = ctx.native(root).native
     if name == root:
         return Piece(0, shape[axis])
-    if _cut_from(site, name) != root:
+    if _cut_from(ctx, name) != root:
         return None
-    node = site.state.graph.producers[name]
+    node = ctx.state.graph.producers[name]
     places = np.broadcast_to(np.arange(shape[axis]).reshape([-1 if k == axis else 1 for k in range(len(shape))]), shape)
-    taken = site.draft.inference.run(node, [places, *(_value(site, item) for item in node.input[1:])])[0]
+    taken = ctx.builder.inference.run(node, [places, *(_value(ctx, item) for item in node.input[1:])])[0]
     if taken is None or taken.shape[:axis] != shape[:axis] or taken.shape[axis + 1 :] != shape[axis + 1 :]:
         return None
     row = np.moveaxis(taken, axis, 0).reshape(taken.shape[axis], -1)[:, 0]
@@ -89,6 +89,6 @@ def _piece(site: Site, root: str, name: str, axis: int) -> Piece | None:
     return Piece(int(row[0]), int(row[-1]) + 1)
 
 
-def _value(site: Site, name: str) -> Array | None:
-    values = site.native(name).values if name else None
+def _value(ctx: RuleContext, name: str) -> Array | None:
+    values = ctx.native(name).values if name else None
     return None if values is None else values[0]

@@ -16,12 +16,12 @@ from dataclasses import dataclass, replace
 
 from onnxfc.analysis.counts import Growth
 from onnxfc.analysis.normalised_sums import changed_shares, counted, divided, of_native_count
-from onnxfc.builder.axis_ops import trace_of
-from onnxfc.builder.rule_context import Outcome, Site
+from onnxfc.builder.axis_ops import provenance_of
+from onnxfc.builder.rule_context import Outcome, RuleContext
 from onnxfc.layout.axes import Atom, Group, Groups, axis_of_places, channels, doubled, is_map, may_fold, merged
 from onnxfc.layout.axis_map import Field
 from onnxfc.layout.gathered import Gathered
-from onnxfc.layout.provenance import Share, Trace
+from onnxfc.layout.provenance import Provenance, SumToOne
 from onnxfc.layout.views import Context, Fixed, Placed, Side, View, is_folded
 from onnxfc.rules import unsupported
 from onnxfc.rules.registry import PLACED, rule
@@ -40,17 +40,17 @@ class _Operand:
         return not isinstance(self.view, Fixed)
 
 
-def contract(site: Site, terms: Sequence[str], out: str, *, shares: bool = False) -> Outcome | None:
+def contract(ctx: RuleContext, terms: Sequence[str], out: str, *, sums_to_one: bool = False) -> Outcome | None:
     """The node as a contraction, one letter per axis (as in Einsum); None where it is none of equal axes.
 
-    ``shares``: it is a mean weighted by its own Softmax, which does not grow with the image.
+    ``sums_to_one``: it is a mean weighted by its own Softmax, which does not grow with the image.
     """
-    operands = [_operand(site, position) for position in range(len(terms))]
+    operands = [_operand(ctx, position) for position in range(len(terms))]
     found = [operand for operand in operands if operand is not None]
-    alone = sum(operand.moving for operand in found) < 2 and not any(is_folded(v) for v in site.views)
+    alone = sum(operand.moving for operand in found) < 2 and not any(is_folded(v) for v in ctx.views)
     if len(found) < len(operands) or alone:
         return None
-    return _contracted(site, found, terms, out, shares)
+    return _contracted(ctx, found, terms, out, sums_to_one)
 
 
 @rule(
@@ -61,52 +61,52 @@ def contract(site: Site, terms: Sequence[str], out: str, *, shares: bool = False
         "softmax_precision",
     ),
 )
-def attention(site: Site) -> Outcome | None:
+def attention(ctx: RuleContext) -> Outcome | None:
     """softmax(Q K^T) V over (N, heads, L, C) or (N, L, C). https://onnx.ai/onnx/operators/onnx__Attention.html"""
-    spare = any(site.has_input(position) for position in range(3, len(site.node.input)))
-    used = any(site.output_used(position) for position in range(1, len(site.node.output)))
-    if spare or used or site.attrs.get("is_causal", 0):
-        return unsupported.attention(site)
-    stack = "nh" if len(site.shape_in()) == 4 else "n"
+    spare = any(ctx.has_input(position) for position in range(3, len(ctx.node.input)))
+    used = any(ctx.output_used(position) for position in range(1, len(ctx.node.output)))
+    if spare or used or ctx.attrs.get("is_causal", 0):
+        return unsupported.attention(ctx)
+    stack = "nh" if len(ctx.shape_in()) == 4 else "n"
     terms = [f"{stack}qc", f"{stack}kc", f"{stack}kv"]
-    channels = [_operand(site, position) for position in range(3)]
+    channels = [_operand(ctx, position) for position in range(3)]
     places = any(o is None or any(a.kind == "space" for a in o.groups[-1]) for o in channels)
-    return (None if places else contract(site, terms, f"{stack}qv", shares=True)) or unsupported.attention(site)
+    return (None if places else contract(ctx, terms, f"{stack}qv", sums_to_one=True)) or unsupported.attention(ctx)
 
 
-def matmul(site: Site) -> Outcome | None:
+def matmul(ctx: RuleContext) -> Outcome | None:
     """MatMul in letters: matrices in the last two axes, broadcast over all others."""
-    ranks = [len(site.shape_in(position)) for position in (0, 1)]
+    ranks = [len(ctx.shape_in(position)) for position in (0, 1)]
     if min(ranks) < 2:
         return None
     stack = string.ascii_letters[3 : 3 + max(ranks) - 2]
     ahead = [stack[len(stack) - (rank - 2) :] for rank in ranks]
-    return contract(site, [f"{ahead[0]}ab", f"{ahead[1]}bc"], f"{stack}ac")
+    return contract(ctx, [f"{ahead[0]}ab", f"{ahead[1]}bc"], f"{stack}ac")
 
 
-def _operand(site: Site, position: int) -> _Operand | None:
-    view, shape = site.views[position], site.shape_in(position)
-    if isinstance(view, Placed) and not view.is_strip and not view.trace.windows:
+def _operand(ctx: RuleContext, position: int) -> _Operand | None:
+    view, shape = ctx.views[position], ctx.shape_in(position)
+    if isinstance(view, Placed) and not view.is_strip and not view.provenance.windows:
         return _Operand(view, view.groups, view.sides)
     if isinstance(view, Context):
-        batch = of_batch(site, view)
+        batch = of_batch(ctx, view)
         return None if batch is None else _Operand(view, batch)
-    if isinstance(view, Fixed) and not site.follows_size(position):
+    if isinstance(view, Fixed) and not ctx.follows_size(position):
         return _Operand(view, tuple(channels(length) for length in shape))
     return None
 
 
-def of_batch(site: Site, view: Context) -> Groups | None:
+def of_batch(ctx: RuleContext, view: Context) -> Groups | None:
     """The axes of context, whose first is the batch; None where it is not."""
-    shapes = site.draft.spec(view.tensor).shapes or ()
-    batches = [shape[0] for shape in site.state.image_shapes]
+    shapes = ctx.builder.spec(view.tensor).shapes or ()
+    batches = [shape[0] for shape in ctx.state.image_shapes]
     if not shapes or [shape[:1] for shape in shapes] != [(batch,) for batch in batches]:
         return None
     return ((Atom("batch", batches[0]),), *(channels(length) for length in shapes[0][1:]))
 
 
 def _contracted(
-    site: Site, operands: Sequence[_Operand], terms: Sequence[str], out: str, shares: bool
+    ctx: RuleContext, operands: Sequence[_Operand], terms: Sequence[str], out: str, sums_to_one: bool
 ) -> Outcome | None:
     letters = _letters(operands, terms)
     if letters is None or len(set(out)) < len(out) or not _keeps_batch(operands, terms, letters, out):
@@ -118,23 +118,28 @@ def _contracted(
         return None
     groups, found = sides
     places = [atom for group in groups for atom in group if atom.kind == "space"]
-    traces = _traces(site, operands, terms, letters, out, found)
-    if traces is None:
-        return site.refuse("grids-differ", "relates maps of different stride place by place")
-    if places and {atom.place for atom in places} != set(range(site.state.rank)):
+    provenances = _provenances(ctx, operands, terms, letters, out, found)
+    if provenances is None:
+        return ctx.refuse("grids-differ", "relates maps of different stride place by place")
+    if places and {atom.place for atom in places} != set(range(ctx.state.rank)):
         return None
-    if site.per_window and (summed or doubled(groups)):
+    if ctx.per_window and (summed or doubled(groups)):
         return None
-    growing = [] if shares else _growing(site, operands, terms, letters, out)
-    inside = [side.trace for operand in operands for side in operand.sides]
-    if growing and any(place < 0 for trace in inside for _, place in trace.shares):
-        return changed_shares(site)
-    made = _made(site, operands, groups, [Side(side.like, trace) for side, trace in zip(found, traces, strict=True)])
+    growing = [] if sums_to_one else _growing(ctx, operands, terms, letters, out)
+    inside = [side.provenance for operand in operands for side in operand.sides]
+    if growing and any(place < 0 for provenance in inside for _, place in provenance.sums_to_one):
+        return changed_shares(ctx)
+    made = _made(
+        ctx,
+        operands,
+        groups,
+        [Side(side.like, provenance) for side, provenance in zip(found, provenances, strict=True)],
+    )
     if made is None:
         return None
-    _write(site, growing)
+    _write(ctx, growing)
     looks = summed or doubled(groups) or any(isinstance(operand.view, Context) for operand in operands)
-    return [_looking(site, made) if looks else made]
+    return [_looking(ctx, made) if looks else made]
 
 
 def _letters(operands: Sequence[_Operand], terms: Sequence[str]) -> dict[str, tuple[int, Group]] | None:
@@ -184,117 +189,124 @@ def _sides(
 
 def _alike(one: Side, two: Side) -> bool:
     """Whether both are places of maps that cover the image alike."""
-    strides = [[field.stride for field in side.trace.fields] for side in (one, two)]
+    strides = [[field.stride for field in side.provenance.fields] for side in (one, two)]
     return strides[0] == strides[1]
 
 
-def _traces(
-    site: Site,
+def _provenances(
+    ctx: RuleContext,
     operands: Sequence[_Operand],
     terms: Sequence[str],
     letters: dict[str, tuple[int, Group]],
     out: str,
     found: Sequence[Side],
-) -> list[Trace] | None:
-    """What an element reads on each side, tainted by all operands; None where equal places are of different stride."""
+) -> list[Provenance] | None:
+    """What an element reads on each side, blamed on all operands; None where equal places are of different stride."""
     joined: list[tuple[Side, Side]] = []
     for operand, term in zip(operands, terms, strict=True):
         for letter, group in zip(term, operand.groups, strict=True):
             first, other = letters[letter]
             pairs = [(a, b) for a, b in zip(group, other, strict=False) if a.kind == "space" == b.kind]
             for own, known in pairs:
-                mine = operand.sides[own.side].trace.fields[own.place]
-                theirs = operands[first].sides[known.side].trace.fields[known.place]
+                mine = operand.sides[own.side].provenance.fields[own.place]
+                theirs = operands[first].sides[known.side].provenance.fields[known.place]
                 if mine.stride != theirs.stride:
                     return None
                 if letter in out:
                     joined.append((operands[first].sides[known.side], operand.sides[own.side]))
-    traces = [side.trace for operand in operands for side in operand.sides]
-    traces += [operand.view.trace for operand in operands if isinstance(operand.view, Context)]
-    taints = Gathered.joined(trace.taints for trace in traces)
-    return [replace(side.trace, taints=taints | side.trace.taints, shares=_shares(side, joined)) for side in found]
+    provenances = [side.provenance for operand in operands for side in operand.sides]
+    provenances += [operand.view.provenance for operand in operands if isinstance(operand.view, Context)]
+    blames = Gathered.joined(provenance.blames for provenance in provenances)
+    return [
+        replace(side.provenance, blames=blames | side.provenance.blames, sums_to_one=_sums_to_one(side, joined))
+        for side in found
+    ]
 
 
-def _shares(side: Side, joined: Sequence[tuple[Side, Side]]) -> frozenset[Share]:
+def _sums_to_one(side: Side, joined: Sequence[tuple[Side, Side]]) -> frozenset[SumToOne]:
     """Those of all operands that have the same places."""
-    return side.trace.shares.union(*(other.trace.shares for own, other in joined if own is side))
+    return side.provenance.sums_to_one.union(*(other.provenance.sums_to_one for own, other in joined if own is side))
 
 
 def _growing(
-    site: Site, operands: Sequence[_Operand], terms: Sequence[str], letters: dict[str, tuple[int, Group]], out: str
+    ctx: RuleContext,
+    operands: Sequence[_Operand],
+    terms: Sequence[str],
+    letters: dict[str, tuple[int, Group]],
+    out: str,
 ) -> list[tuple[Side, Atom]]:
-    """The places over which this is a sum that grows with the image, as no operand holds shares along them."""
+    """The places over which this is a sum that grows with the image, as no operand sums to one along them."""
     found = []
     for letter, (first, group) in letters.items():
         for at, atom in enumerate(group):
             if letter in out or atom.kind != "space":
                 continue
             held = [
-                (operand.sides[own.side].trace, own.place)
+                (operand.sides[own.side].provenance, own.place)
                 for operand, term in zip(operands, terms, strict=True)
                 for own in (operand.groups[term.index(letter)] if letter in term else ())[at : at + 1]
                 if own.kind == "space"
             ]
-            if not any(place == share for trace, place in held for _, share in trace.shares):
+            if not any(place == share for provenance, place in held for _, share in provenance.sums_to_one):
                 found.append((operands[first].sides[atom.side], atom))
-    return [] if not found or divided(site, _counts(site, found)) else found
+    return [] if not found or divided(ctx, _counts(ctx, found)) else found
 
 
-def _counts(site: Site, growing: Sequence[tuple[Side, Atom]]) -> Growth:
+def _counts(ctx: RuleContext, growing: Sequence[tuple[Side, Atom]]) -> Growth:
     """How many places are summed up together, at one probe after another but for the native size."""
-    each = [counted(site, side.like.tensor, [side.like.where[atom.place]]) for side, atom in growing]
+    each = [counted(ctx, side.like.tensor, [side.like.where[atom.place]]) for side, atom in growing]
     return tuple(math.prod(lengths) for lengths in zip(*each, strict=True))
 
 
-def _made(site: Site, operands: Sequence[_Operand], groups: Groups, sides: Sequence[Side]) -> View | None:
+def _made(ctx: RuleContext, operands: Sequence[_Operand], groups: Groups, sides: Sequence[Side]) -> View | None:
     """The result's view; None where an axis mixes what must be apart."""
-    name = site.node.output[0]
+    name = ctx.node.output[0]
     folded = [operand.view for operand in operands if is_folded(operand.view)]
     if not sides:
-        return _without_places(site, operands, groups)
+        return _without_places(ctx, operands, groups)
     first, other = sides[0], sides[1] if len(sides) > 1 else None
     if is_map(groups):
         axes = axis_of_places(groups)
-        return site.map_of(name, trace_of(site, first.trace, groups), [axes[place] for place in sorted(axes)])
+        return ctx.map_of(name, provenance_of(ctx, first.provenance, groups), [axes[place] for place in sorted(axes)])
     if not may_fold(groups):
         return None
     bounds = frozenset().union(*(view.bounds for view in folded))
-    return Placed(name, name, groups, first.trace, first.like, bounds=bounds, other=other)
+    return Placed(name, name, groups, first.provenance, first.like, bounds=bounds, other=other)
 
 
-def _without_places(site: Site, operands: Sequence[_Operand], groups: Groups) -> View:
+def _without_places(ctx: RuleContext, operands: Sequence[_Operand], groups: Groups) -> View:
     """Context; or folded still, where the batch is not an axis of its own."""
-    traces = [side.trace for operand in operands for side in operand.sides]
-    traces += [operand.view.trace for operand in operands if isinstance(operand.view, Context)]
+    provenances = [side.provenance for operand in operands for side in operand.sides]
+    provenances += [operand.view.provenance for operand in operands if isinstance(operand.view, Context)]
     folded = [operand.view for operand in operands if is_folded(operand.view)]
-    taints = Gathered.joined(trace.taints for trace in traces)
+    blames = Gathered.joined(provenance.blames for provenance in provenances)
     pools = frozenset[str]().union(
-        *(o.view.trace.pools for o in operands if isinstance(o.view, Context))
+        *(o.view.provenance.pools for o in operands if isinstance(o.view, Context))
     )  # none of the trunk's
-    name = site.node.output[0]
-    trace = Trace((Field(),) * site.state.rank, taints, pools=pools)
+    name = ctx.node.output[0]
+    provenance = Provenance((Field(),) * ctx.state.rank, blames, pools=pools)
     if [atom.kind for atom in groups[0]] == ["batch"]:
-        return Context(name, trace)
+        return Context(name, provenance)
     sides = [side for operand in operands for side in operand.sides]
     bounds = frozenset().union(*(view.bounds for view in folded))
-    trace = replace(sides[0].trace, taints=taints)
-    return Placed(name, name, groups, trace, sides[0].like, bounds=bounds)
+    provenance = replace(sides[0].provenance, blames=blames)
+    return Placed(name, name, groups, provenance, sides[0].like, bounds=bounds)
 
 
-def _looking(site: Site, made: View) -> View:
+def _looking(ctx: RuleContext, made: View) -> View:
     """Marked as what looks at the whole image, by this node."""
     assert isinstance(made, Context | Placed)
-    trace = made.trace.tainted(site.taint("context"))
+    provenance = made.provenance.blamed(ctx.blame("context"))
     if isinstance(made, Context):
-        trace = replace(trace, pools=trace.pools | {site.name})
-    return replace(made, trace=trace)
+        provenance = replace(provenance, pools=provenance.pools | {ctx.name})
+    return replace(made, provenance=provenance)
 
 
-def _write(site: Site, growing: Sequence[tuple[Side, Atom]]) -> None:
+def _write(ctx: RuleContext, growing: Sequence[tuple[Side, Atom]]) -> None:
     """The node; a sum that grows with the image at the scale of the native size."""
     if not growing:
-        site.keep()
+        ctx.keep()
         return
-    made = site.keep_renamed(site.tensors())[0]
+    made = ctx.keep_renamed(ctx.tensors())[0]
     factors = [(side.like.tensor, side.like.spatial[atom.place], atom.length) for side, atom in growing]
-    site.draft.emit("Mul", [made, of_native_count(site, factors, made)], site.node.output[0])
+    ctx.builder.emit("Mul", [made, of_native_count(ctx, factors, made)], ctx.node.output[0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import accumulate
 
 from onnxfc.builder import ops
-from onnxfc.builder.rule_context import Site
+from onnxfc.builder.rule_context import RuleContext
 from onnxfc.layout.axes import Atom
 from onnxfc.layout.views import Placed
 
@@ -15,30 +15,30 @@ def axis_of(view: Placed) -> int:
     return next(axis for axis, group in enumerate(view.groups) if any(atom.kind == "joined" for atom in group))
 
 
-def ends_of(site: Site, view: Placed) -> list[int]:
+def ends_of(ctx: RuleContext, view: Placed) -> list[int]:
     """Where each strip ends natively; empty where they are not as long together any more."""
     axis = axis_of(view)
-    total = [shape[axis] for shape in site.draft.spec(view.tensor).shapes or ()]
-    rows = zip(*(site.draft.spec(part.tensor).shapes or () for part in view.parts), strict=True)
+    total = [shape[axis] for shape in ctx.builder.spec(view.tensor).shapes or ()]
+    rows = zip(*(ctx.builder.spec(part.tensor).shapes or () for part in view.parts), strict=True)
     now = [sum(shape[part.spatial[0]] for part, shape in zip(view.parts, shapes, strict=True)) for shapes in rows]
     return list(accumulate(part.extent[0] for part in view.parts)) if total == now else []
 
 
-def length_of(site: Site, part: Placed) -> str:
+def length_of(ctx: RuleContext, part: Placed) -> str:
     """How long a strip is now, as int64 of shape (1,)."""
     axis = part.spatial[0]
-    return ops.dims(site.draft, part.tensor, axis, axis + 1)
+    return ops.dims(ctx.builder, part.tensor, axis, axis + 1)
 
 
-def sliced_part(site: Site, view: Placed, number: int, name: str) -> Placed:
+def sliced_part(ctx: RuleContext, view: Placed, number: int, name: str) -> Placed:
     """One of the strips, cut out behind those before it."""
-    draft = site.draft
-    begin = draft.constant([0], "start")
+    builder = ctx.builder
+    begin = builder.constant([0], "start")
     for part in view.parts[:number]:
-        begin = draft.emit("Add", [begin, length_of(site, part)])
-    stop = draft.emit("Add", [begin, length_of(site, view.parts[number])])
-    axis = draft.constant([axis_of(view)], "axis")
-    draft.emit("Slice", [view.tensor, begin, stop, axis], name, instead=site.node)
+        begin = builder.emit("Add", [begin, length_of(ctx, part)])
+    stop = builder.emit("Add", [begin, length_of(ctx, view.parts[number])])
+    axis = builder.constant([axis_of(view)], "axis")
+    builder.emit("Slice", [view.tensor, begin, stop, axis], name, instead=ctx.node)
     return part_of(view, number, name)
 
 
@@ -47,4 +47,4 @@ def part_of(view: Placed, number: int, name: str) -> Placed:
     part, axis = view.parts[number], axis_of(view)
     place = next(iter(part.where))
     groups = (*view.groups[:axis], (Atom("space", part.extent[0], place),), *view.groups[axis + 1 :])
-    return Placed(name, name, groups, view.trace, part.like)
+    return Placed(name, name, groups, view.provenance, part.like)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxfc.builder.rule_context import Outcome, Site, positive
+from onnxfc.builder.rule_context import Outcome, RuleContext, positive
 from onnxfc.head.index_movement import move
 from onnxfc.head.score_map_movement import over_scores
 from onnxfc.layout.views import ScoreMap, is_map
@@ -25,15 +25,15 @@ _MOVE_ATTRIBUTES = (*("allowzero", "axes", "axis", "ends", "num_outputs", "perm"
 
 
 @rule(*_MOVES, "Unsqueeze", on=FEATURES, attributes=_MOVE_ATTRIBUTES)
-def moved_features(site: Site) -> Outcome:
+def moved_features(ctx: RuleContext) -> Outcome:
     """The node's effect on the places of the features; on scores axis numbers made positive, the grid appended."""
-    if any(isinstance(view, ScoreMap) for view in site.views):
-        return over_scores(site, site.views)
+    if any(isinstance(view, ScoreMap) for view in ctx.views):
+        return over_scores(ctx, ctx.views)
     wrapped = None
-    if site.op_type == "Concat" and not site.swallowed:
-        wrapped = pieces_joined(site, positive(int(site.attrs["axis"]), len(site.shape_out())))
-    if wrapped is not None and (isinstance(wrapped, list) or any(is_map(view) for view in site.views)):
+    if ctx.op_type == "Concat" and not ctx.swallowed:
+        wrapped = pieces_joined(ctx, positive(int(ctx.attrs["axis"]), len(ctx.shape_out())))
+    if wrapped is not None and (isinstance(wrapped, list) or any(is_map(view) for view in ctx.views)):
         return wrapped
-    if any(is_map(view) for view in site.views):
-        return site.refuse("mixes-map-and-window", "combines a flattened map with one that is not")
-    return move(site, site.views)
+    if any(is_map(view) for view in ctx.views):
+        return ctx.refuse("mixes-map-and-window", "combines a flattened map with one that is not")
+    return move(ctx, ctx.views)

@@ -7,16 +7,16 @@ from dataclasses import replace
 
 from onnxfc.analysis.reference_sizes import PADDED, contiguous, references
 from onnxfc.builder import ops
-from onnxfc.builder.rule_context import Outcome, Site
+from onnxfc.builder.rule_context import Outcome, RuleContext
 from onnxfc.head.placed_windows import pooled_in_part
 from onnxfc.layout.axis_map import Field
-from onnxfc.layout.provenance import Trace
+from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Placed
 from onnxfc.rules.registry import PLACED, rule
 
 
 @rule("Pad", on=PLACED, attributes=("mode", "pads", "value"))
-def pad(site: Site) -> Outcome | None:
+def pad(ctx: RuleContext) -> Outcome | None:
     """Constant amounts stay; on spatial axes they are padding as a Conv's is.
 
     Amounts that fill a map up to whole blocks stay as they are computed. Where they are before the map too, they would
@@ -24,49 +24,49 @@ def pad(site: Site) -> Outcome | None:
     of that: a skip connection of an odd size.
     https://onnx.ai/onnx/operators/onnx__Pad.html
     """
-    view = site.placed_in()
+    view = ctx.placed_in()
     if not view.apart:
-        return pooled_in_part(site) if view.is_strip else None
-    rank = len(site.shape_in())
-    amounts = _pad_amounts(site, rank)
+        return pooled_in_part(ctx) if view.is_strip else None
+    rank = len(ctx.shape_in())
+    amounts = _pad_amounts(ctx, rank)
     if amounts is None:
-        return site.refuse("unknown-pads", "takes amounts that are not constant")
+        return ctx.refuse("unknown-pads", "takes amounts that are not constant")
     begin, end = amounts
-    if view.trace.windows and any(begin[axis] or end[axis] for axis in view.spatial):
-        return site.refuse("pools-then-convolves", "pads what a global pool left")
-    filled = site.follows_size(1)
-    trace = _padded(site, view, begin, end)
-    sister = None if filled or not view.is_map else _padded_like(site, view, begin, end)
-    if filled and _moves_grid(site):
-        site.state.aligned = True
-        if not site.state.dense:
-            site.freeze(1)
-    if sister is None:
-        site.keep()
+    if view.provenance.windows and any(begin[axis] or end[axis] for axis in view.spatial):
+        return ctx.refuse("pools-then-convolves", "pads what a global pool left")
+    filled = ctx.follows_size(1)
+    provenance = _padded(ctx, view, begin, end)
+    reference = None if filled or not view.is_map else _padded_like(ctx, view, begin, end)
+    if filled and _moves_grid(ctx):
+        ctx.state.aligned = True
+        if not ctx.state.dense:
+            ctx.freeze(1)
+    if reference is None:
+        ctx.keep()
     else:
-        trace = trace.tainted(site.taint(PADDED))
-        _pad_to(site, view, sister, begin)
-    return site.placed(view, trace, view.where)
+        provenance = provenance.blamed(ctx.blame(PADDED))
+        _pad_to(ctx, view, reference, begin)
+    return ctx.placed(view, provenance, view.where)
 
 
-def _padded(site: Site, view: Placed, begin: Sequence[int], end: Sequence[int]) -> Trace:
+def _padded(ctx: RuleContext, view: Placed, begin: Sequence[int], end: Sequence[int]) -> Provenance:
     """What is read by a map that is padded, or cut where amounts are negative."""
-    filled, mode = site.follows_size(1), _mode(site)
-    most = _most_before(site, len(begin)) if filled and site.state.dense else begin
+    filled, mode = ctx.follows_size(1), _mode(ctx)
+    most = _most_before(ctx, len(begin)) if filled and ctx.state.dense else begin
     fields = {}
     for place, axis in view.where.items():
         cut = max(0, -begin[axis]) + most[axis] - begin[axis]
-        field = view.trace.fields[place].cut(cut, max(0, -end[axis])).through(1, pad=max(0, most[axis]))
+        field = view.provenance.fields[place].cut(cut, max(0, -end[axis])).through(1, pad=max(0, most[axis]))
         mirrored = mode != "constant"
         fields[place] = _mirrored(field, max(0, begin[axis]), max(0, end[axis])) if mirrored else field
     touched = filled or any(begin[axis] > 0 or end[axis] > 0 for axis in view.spatial)
-    trace = replace(view.trace.along(fields), places=False, shares=frozenset())
+    provenance = replace(view.provenance.along(fields), places=False, sums_to_one=frozenset())
     far = touched and mode == "wrap"  # it reads the far end
-    return trace.tainted(*([site.taint("padding")] * touched), *([site.taint("context")] * far))
+    return provenance.blamed(*([ctx.blame("padding")] * touched), *([ctx.blame("context")] * far))
 
 
-def _mode(site: Site) -> str:
-    return str(site.attrs.get("mode") or "constant")
+def _mode(ctx: RuleContext) -> str:
+    return str(ctx.attrs.get("mode") or "constant")
 
 
 def _mirrored(field: Field, before: int, after: int) -> Field:
@@ -78,40 +78,40 @@ def _mirrored(field: Field, before: int, after: int) -> Field:
     )
 
 
-def _padded_like(site: Site, view: Placed, begin: Sequence[int], end: Sequence[int]) -> Placed | None:
+def _padded_like(ctx: RuleContext, view: Placed, begin: Sequence[int], end: Sequence[int]) -> Placed | None:
     """A map of the same stride that the padded one meets. A pad that adds channels too is no matter of size."""
     channels = any(begin[axis] or end[axis] for axis in range(len(begin)) if axis not in view.spatial)
-    if channels or site.opset < 11 or view.trace.windows or not contiguous(view) or min(begin) < 0:
+    if channels or ctx.opset < 11 or view.provenance.windows or not contiguous(view) or min(begin) < 0:
         return None
-    strides = [field.stride for field in view.trace.fields]
-    met = references(site, view, view.spatial)
-    return next((item for item in met if [field.stride for field in item.trace.fields] == strides), None)
+    strides = [field.stride for field in view.provenance.fields]
+    met = references(ctx, view, view.spatial)
+    return next((item for item in met if [field.stride for field in item.provenance.fields] == strides), None)
 
 
-def _pad_to(site: Site, view: Placed, sister: Placed, begin: Sequence[int]) -> None:
-    """The same amounts before the map, as they keep it in its place, and behind it what is missing to the sister."""
-    draft, first, last = site.draft, min(view.spatial), max(view.spatial) + 1
-    own, wanted = (ops.dims(draft, item.tensor, first, last) for item in (view, sister))
-    before = draft.constant(list(begin[first:last]), "pads")
-    missing = draft.emit("Sub", [draft.emit("Sub", [wanted, own]), before])
+def _pad_to(ctx: RuleContext, view: Placed, reference: Placed, begin: Sequence[int]) -> None:
+    """The same amounts before the map, as they keep it in its place, and behind it what is missing to the reference."""
+    builder, first, last = ctx.builder, min(view.spatial), max(view.spatial) + 1
+    own, wanted = (ops.dims(builder, item.tensor, first, last) for item in (view, reference))
+    before = builder.constant(list(begin[first:last]), "pads")
+    missing = builder.emit("Sub", [builder.emit("Sub", [wanted, own]), before])
     rest = [0] * (len(begin) - last)
-    amounts = ops.numbers(draft, [*begin, *[0] * first, missing, *rest])
-    site.keep([view.tensor, amounts, *site.tensors()[2:3]])
+    amounts = ops.numbers(builder, [*begin, *[0] * first, missing, *rest])
+    ctx.keep([view.tensor, amounts, *ctx.tensors()[2:3]])
 
 
-def _pad_amounts(site: Site, rank: int) -> tuple[list[int], list[int]] | None:
+def _pad_amounts(ctx: RuleContext, rank: int) -> tuple[list[int], list[int]] | None:
     """Native amounts before and behind each axis; None where they change on the grid of strides."""
-    pads = site.attrs.get("pads")
+    pads = ctx.attrs.get("pads")
     if pads is None:
-        value = site.constant(1)
-        if value is None or not site.same_on_grid(1):
+        value = ctx.constant(1)
+        if value is None or not ctx.same_on_grid(1):
             return None
         pads = value.tolist()
-    return _by_axis(site, pads, rank)
+    return _by_axis(ctx, pads, rank)
 
 
-def _by_axis(site: Site, pads: Sequence[int], rank: int) -> tuple[list[int], list[int]] | None:
-    axes = list(range(rank)) if not site.has_input(3) else site.constant(3)
+def _by_axis(ctx: RuleContext, pads: Sequence[int], rank: int) -> tuple[list[int], list[int]] | None:
+    axes = list(range(rank)) if not ctx.has_input(3) else ctx.constant(3)
     if axes is None:
         return None
     begin, end = [0] * rank, [0] * rank
@@ -120,14 +120,14 @@ def _by_axis(site: Site, pads: Sequence[int], rank: int) -> tuple[list[int], lis
     return begin, end
 
 
-def _most_before(site: Site, rank: int) -> list[int]:
+def _most_before(ctx: RuleContext, rank: int) -> list[int]:
     """The largest amount before each axis at any size that was looked at."""
-    values = site.draft.spec(site.tensors()[1]).values or ()
-    found = [_by_axis(site, value.tolist(), rank) for value in values]
+    values = ctx.builder.spec(ctx.tensors()[1]).values or ()
+    found = [_by_axis(ctx, value.tolist(), rank) for value in values]
     return [max(axis) for axis in zip(*(amounts[0] for amounts in found if amounts is not None), strict=True)]
 
 
-def _moves_grid(site: Site) -> bool:
+def _moves_grid(ctx: RuleContext) -> bool:
     """Whether the amounts before the map depend on the image's size."""
-    values = site.draft.spec(site.tensors()[1]).values or ()
+    values = ctx.builder.spec(ctx.tensors()[1]).values or ()
     return len({tuple(value[: len(value) // 2].tolist()) for value in values}) > 1

@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from onnxfc.builder.rule_context import Outcome, Site
+from onnxfc.builder.rule_context import Outcome, RuleContext
 from onnxfc.layout.views import Placed, ScoreMap, View, Window
 
-Function = Callable[[Site], Outcome | None]
+Function = Callable[[RuleContext], Outcome | None]
 Own = TypeVar("Own", bound=Function)
 Lead = Literal["placed", "features"]
 PLACED: Lead = "placed"

@@ -1,10 +1,9 @@
 """How long every axis of a graph's tensors is at any image size, node by node, and what is computed from it.
 
-Each dim is a number, or a :class:`onnxfc.shapes.length.Length`; so is each element of the small values that a graph computes
-from shapes. What the rules say is compared with onnx's shape inference at the probes. Where an operator has no rule,
-dims that are as long as an input's at all probes are that input's; what is still unknown then is asked for size by
-size.
-"""
+Each dim is a number, or a :class:`onnxfc.shapes.length.Length`; so is each element of the small values that a graph
+computes from shapes. What the rules say is compared with onnx's shape inference at the probes. Where an operator has no
+rule, dims that are as long as an input's at all probes are that input's; what is still unknown then is asked for size
+by size."""
 
 from __future__ import annotations
 
