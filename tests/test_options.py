@@ -70,7 +70,8 @@ def test_right_options() -> None:
     options = RewriteOptions(size=[np.int64(28), 28], inputs=["image"])  # type: ignore[arg-type]
     assert (options.size, options.inputs) == ((28, 28), ("image",))
     assert rewrite(LENET, options=options, prove=False).claim.native_size == (28, 28)
-    checks = CheckOptions(rtol=np.float32(0), samples=np.int32(2), sizes=[[40, 41]], rtols={"scores": 1})  # type: ignore
+    # type: ignore
+    checks = CheckOptions(rtol=np.float32(0), samples=np.int32(2), sizes=[[40, 41]], rtols={"scores": 1})
     assert checks.sizes == ((40, 41),)
     assert rewrite(LENET, check_options=CheckOptions(rtols={"scores": 1e-3}, samples=2)).parity.passed  # type: ignore
 

@@ -13,6 +13,7 @@ import onnxruntime as ort
 import pytest
 import readme_refresh
 from cli_runs import ROOT, environment
+from fixture_files import fixture_file
 from readme_refresh import furnish, run_all, sessions
 
 from onnxfc.cli.check import check
@@ -111,10 +112,10 @@ def test_python_block(room: Path) -> None:
 
 def test_digits_figures(room: Path) -> None:
     """The trained network on its canvas: 325 cells against the original on 325 crops."""
-    run_all(["onnxfc rewrite fixtures/digits.onnx digits-canvas.onnx -q"], room)
-    digits = np.load(ROOT / "fixtures" / "digits.npz")
+    run_all(["onnxfc rewrite fixtures/trained/digits.onnx digits-canvas.onnx -q"], room)
+    digits = np.load(fixture_file("digits.npz"))
     canvas = digits["canvas"].reshape(1, 1, 64, 112).astype(np.float32) / 16
-    old, new = (ort.InferenceSession(path) for path in (ROOT / "fixtures/digits.onnx", room / "digits-canvas.onnx"))
+    old, new = (ort.InferenceSession(path) for path in (fixture_file("digits.onnx"), room / "digits-canvas.onnx"))
     cells = new.run(None, {"image": canvas})[0][0].transpose(1, 2, 0)
     places = [(y, x) for y in range(0, 49, 4) for x in range(0, 97, 4)]
     crops = [old.run(None, {"image": canvas[:, :, y : y + 16, x : x + 16]})[0][0] for y, x in places]
@@ -168,7 +169,7 @@ def test_refusal_table_is_complete() -> None:
 
 
 def test_operator_table_is_current() -> None:
-    assert readme_refresh.with_operators(TEXT) == TEXT, "run: python tests/readme_refresh.py"
+    assert readme_refresh.with_operators(TEXT) == TEXT, "run: python tests/support/readme_refresh.py"
     assert "| Conv," not in TEXT
     assert TEXT.count("GlobalAveragePool") >= 2
 
