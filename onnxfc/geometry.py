@@ -33,8 +33,6 @@ from onnxfc.shapes.node_call import Ask, Room
 
 Grid = tuple[int, ...]
 
-_LOCAL = {"padding", "partial window", "resampling"}
-_LOCAL |= {f"{change} to a map's size" for change in ("crop", "padding", "resampling")}
 """Causes of a verdict that act at the border, or from place to place; all others look at the whole image."""
 
 
@@ -141,7 +139,7 @@ class Geometry:
         """What a claim says that is complete."""
         dims = len(claim.stride)
         stride, per = _finest(claim)
-        context = any(item.partition(": ")[0] not in _LOCAL for item in claim.blame)
+        context = not all(item.cause.local for item in claim.blames)
         return cls(
             native_size=claim.native_size,
             size_step=claim.size_step,

@@ -130,7 +130,7 @@ def inspect(
         native_size=claim.native_size,
         heads=tuple(_heads(found)),
         replacements=tuple(found.state.replacements),
-        notes=tuple(found.state.notes),
+        notes=tuple(found.state.remarks),
         stages=_stages(found),
         geometry=geometry,
         claim=claim,
@@ -171,7 +171,7 @@ def _refused(file: ModelFile, refusals: tuple[Refusal, ...], found: Analysis | N
         native_size=found.reading[0].size,
         heads=tuple(_heads(found)),
         refusals=refusals,
-        notes=tuple(found.state.notes),
+        notes=tuple(found.state.remarks),
         stages=_stages(found),
     )
 

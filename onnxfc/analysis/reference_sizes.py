@@ -11,14 +11,9 @@ import onnx
 
 from onnxfc.builder import ops
 from onnxfc.builder.rule_context import RuleContext
-from onnxfc.graph.op_kinds import BROADCAST, UNARY
+from onnxfc.graph.op_kinds import BROADCAST
 from onnxfc.layout.views import Placed, is_map
 from onnxfc.shapes.spec import Shape
-
-RESIZED = "resampling to a map's size"
-CROPPED = "crop to a map's size"
-PADDED = "padding to a map's size"
-"""Causes of a verdict: as far apart as natively on the stride grid, off it the ratio, crop or pad is another."""
 
 _ALONG = {*UNARY, "BatchNormalization", "Conv", "Dropout", "InstanceNormalization", "LayerNormalization", "Resize"}
 _ALONG |= {*BROADCAST, "AveragePool", "Concat", "GroupNormalization", "LRN", "MaxPool", "Pad", "Slice"}

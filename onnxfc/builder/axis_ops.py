@@ -9,6 +9,7 @@ from fractions import Fraction
 from onnxfc.builder import ops
 from onnxfc.builder.graph_builder import GraphBuilder
 from onnxfc.builder.rule_context import RuleContext
+from onnxfc.claim.blame import Cause
 from onnxfc.layout.axes import Atom, Group, Groups, axis_of_places
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Placed
@@ -28,7 +29,7 @@ def provenance_of(ctx: RuleContext, provenance: Provenance, groups: Groups) -> P
             finer = True
             fields[place] = fields[place].resampled(Fraction(size), Fraction(1, size) - 1, Fraction(0))
     made = replace(provenance, fields=tuple(fields))
-    return made.blamed(ctx.blame("resampling")) if finer else made
+    return made.blamed(ctx.blame(Cause.RESAMPLING)) if finer else made
 
 
 def target(builder: GraphBuilder, view: Placed, after: Groups) -> list[int | str]:

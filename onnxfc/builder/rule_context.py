@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxfc.builder.state import Replacement, Role, State
+from onnxfc.builder.state import Frozen, Note, Replacement, Role, State
+from onnxfc.claim.blame import Blame, Cause
 from onnxfc.errors import Refusal
 from onnxfc.graph.index import attributes, label
 from onnxfc.graph.op_kinds import axes_along, axis_of, default_axis
 from onnxfc.layout.axes import channels, groups_of
-from onnxfc.layout.provenance import Blame, Provenance
+from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Fixed, Lifted, Placed, Refused, ScoreMap, View, Window
 from onnxfc.shapes.spec import Array, Shape, Spec
 
@@ -37,6 +38,7 @@ class RuleContext:
         self.swallowed = None in batches and all(axis is None for axis in batches)
         self.attrs: Mapping[str, Any] = _behind_batch(node) if self.swallowed else attributes(node)
         self.label = label(node)
+        self.notes: list[Note] = []
 
     def freeze_sizes(self) -> None:
         """Within a window a value that was computed from the image's size means the native size."""
@@ -54,7 +56,7 @@ class RuleContext:
         assert native is not None
         frozen = Fixed(self.builder.constant(native, "native"))
         self.views = (*self.views[:position], frozen, *self.views[position + 1 :])
-        self.state.frozen.append(self.label)
+        self.notes.append(Frozen(self.label))
 
     def same_on_grid(self, position: int) -> bool:
         """Whether an input's value is known and the same at every image size of the stride grid."""
@@ -229,7 +231,7 @@ class RuleContext:
         """The node's outputs, which lie as its first placed input does."""
         view = next(view for view in self.views if isinstance(view, Placed))
         provenance = provenance or view.provenance
-        provenance = provenance.blamed(self.blame("context")) if blamed else provenance
+        provenance = provenance.blamed(self.blame(Cause.CONTEXT)) if blamed else provenance
         return [
             replace(view, tensor=name, original=name, provenance=provenance, moved_by=None) for name in self.node.output
         ]
@@ -265,7 +267,11 @@ class RuleContext:
 
     def replaced(self, before: str, after: str) -> None:
         """Put a line into the report."""
-        self.state.replacements.append(Replacement(self.label, before, after))
+        self.notes.append(Replacement(self.label, before, after))
+
+    def remark(self, code: str, reason: str) -> None:
+        """Note what the user should know of."""
+        self.notes.append(Refusal(code, self.label, reason))
 
     @property
     def name(self) -> str:
@@ -301,7 +307,7 @@ class RuleContext:
             advice = advice.replace("use --global-pool window", "")
         return Refusal(code, self.label, f"{self.op_type} {reason}", advice)
 
-    def blame(self, cause: str) -> Blame:
+    def blame(self, cause: Cause) -> Blame:
         return Blame(cause, self.label)
 
 

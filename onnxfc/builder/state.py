@@ -45,15 +45,24 @@ class Replacement:
     after: str
 
 
+@dataclass(frozen=True)
+class Frozen:
+    """A node that keeps what was computed for the native size."""
+
+    node: str
+
+
+Note = Replacement | Frozen | Refusal
+"""What a rule has to tell beside its outcome; a refusal is a remark here, that something runs once per window, say."""
+
+
 @dataclass
 class State:
-    """All that a walk knows; rules read it through their RuleContext only.
+    """All that a walk knows; rules read it through their RuleContext and write nothing into it.
 
     ``single``: the batch is 1 and stays so. ``rank``: how many spatial axes images have; ``image_shapes``: the image
     at every probe. ``reached``: how many nodes it visited before the first refusal. ``conditions`` of Ifs that were
-    refused, but are the same at every size. ``frozen``: nodes that keep what was computed for the native size.
-    ``aligned``: whether something was read as a head's windows want it; where no head follows, whether a pad moves the
-    grid.
+    refused, but are the same at every size.
     """
 
     graph: Graph
@@ -65,12 +74,9 @@ class State:
     rank: int
     image_shapes: tuple[Shape, ...]
     views: dict[str, View] = field(default_factory=dict)
-    replacements: list[Replacement] = field(default_factory=list)
-    notes: list[Refusal] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
     not_affine: list[Refusal] = field(default_factory=list)
     conditions: dict[str, bool] = field(default_factory=dict)
-    frozen: list[str] = field(default_factory=list)
-    aligned: bool = False
     reached: int = 0
     refused: bool = False
 
@@ -78,3 +84,18 @@ class State:
     def dense(self) -> bool:
         """No head follows, so that borders may be what the graph makes of them at any size."""
         return not self.roles.headed
+
+    @property
+    def replacements(self) -> list[Replacement]:
+        """What of the head was replaced."""
+        return [note for note in self.notes if isinstance(note, Replacement)]
+
+    @property
+    def remarks(self) -> list[Refusal]:
+        """What the user should know of."""
+        return [note for note in self.notes if isinstance(note, Refusal)]
+
+    @property
+    def frozen(self) -> list[str]:
+        """The nodes that keep what was computed for the native size."""
+        return [note.node for note in self.notes if isinstance(note, Frozen)]

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
+from onnxfc.claim.blame import Blame
 from onnxfc.claim.metadata import damage_of
 from onnxfc.errors import ReadError
 
@@ -110,6 +111,11 @@ class Claim:
                 shape[axis] = length
             found[image.name] = tuple(shape)
         return found
+
+    @property
+    def blames(self) -> tuple[Blame, ...]:
+        """``blame`` as causes and nodes."""
+        return tuple(map(Blame.parse, self.blame))
 
     @property
     def twice_native(self) -> tuple[int, ...]:

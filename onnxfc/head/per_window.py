@@ -6,7 +6,6 @@ from typing import Any
 
 from onnxfc.builder import ops
 from onnxfc.builder.rule_context import Outcome, RuleContext, tensor_of
-from onnxfc.errors import Refusal
 from onnxfc.head.windows import to_scores
 from onnxfc.layout.views import ScoreMap, View
 
@@ -32,9 +31,7 @@ def per_window(ctx: RuleContext, view: View, at: int = 0, **changes: Any) -> Out
             unfolded = ops.reshape(builder, tensor, [sizes, *features])
             order = [0, *range(1 + len(grid), 1 + len(grid) + len(features)), *range(1, 1 + len(grid))]
             ops.transpose(builder, unfolded, order, name)
-    ctx.state.notes.append(
-        Refusal("per-window", ctx.label, f"{ctx.op_type} runs once per window, the grid folded into the batch")
-    )
+    ctx.remark("per-window", f"{ctx.op_type} runs once per window, the grid folded into the batch")
     return ctx.score_maps(scores.provenance)
 
 

@@ -5,20 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from onnxfc.claim.blame import Blame
 from onnxfc.claim.claim import Boundary
 from onnxfc.layout.axes import places_in
 from onnxfc.layout.axis_map import Field
 from onnxfc.layout.gathered import Gathered
 from onnxfc.layout.views import NO_TAINTS, Placed
-
-
-@dataclass(frozen=True)
-class Blame:
-    """Why cells differ from crops: a cause (``padding``, ``partial window``, ``context``) and its node."""
-
-    cause: str
-    node: str
-
 
 SumToOne = tuple[str, int]
 """The node that made parts of a whole, and the place (number of a spatial axis) along which they are that."""

@@ -21,8 +21,8 @@ from onnxfc.layout.axis_map import Field
 from onnxfc.layout.gathered import Gathered
 
 if TYPE_CHECKING:
-    from onnxfc.layout.provenance import Blame, Provenance
-
+    from onnxfc.claim.blame import Blame
+from onnxfc.layout.provenance import Provenance
 
 Index = npt.NDArray[np.int64]
 Array = npt.NDArray[Any]

@@ -21,15 +21,6 @@ from onnxfc.proof.reference_run import Evidence, Progress
 from onnxfc.proof.results import ParityResult
 from onnxfc.proof.sessions import Arrays, RunError, Runner
 
-BY_SIZE = tuple(f"{change} to a map's size" for change in ("crop", "padding", "resampling"))
-"""Causes that are local from one size of the grid to the next only: a map that is resized to the size of a finer one
-has the finer one's ratio to it, 21 to 41 at 41 pixels, say, and 2 at every size of the grid. The image that is moved is
-therefore as large as a size of the grid where one of these is to blame, and still moved by a period. At sizes
-off the grid the model is run as ever, and every other network is moved at the sizes that it was moved at before."""
-
-LOCAL = ("padding", "partial window", "resampling", *BY_SIZE)
-"""Causes of a verdict that leave the interior alone; any other looks at the whole image."""
-
 PASSES = 4.0
 """Native forward passes that both runs together may cost ..."""
 PIXELS = 1 << 14
@@ -70,7 +61,7 @@ def compare_shifted(
     rewritten: Runner, evidence: Evidence, claim: Claim, options: CheckOptions, progress: Progress
 ) -> ParityResult:
     """Run the two crops and compare; what is too costly, or has no interior, is not applicable with its reason."""
-    other = next((item for item in claim.blame if item.partition(": ")[0] not in LOCAL), None)
+    other = next((item for item in claim.blames if not item.cause.local), None)
     if other is not None:
         return _not(f"every element depends on the whole image ({other})")
     found = list(targets(claim))
@@ -137,8 +128,11 @@ def _sizes(chosen: Sequence[Target], claim: Claim, period: Sequence[int]) -> tup
 
 
 def _steps(claim: Claim, period: Sequence[int]) -> tuple[int, ...]:
-    """Steps from the native size: those of all legal sizes, or whole periods where only those keep all ratios."""
-    if not any(item.partition(": ")[0] in BY_SIZE for item in claim.blame):
+    """Steps from the native size: those of all legal sizes, or whole periods where only those keep all ratios.
+
+    The image that is moved is as large as a size of the grid where maps follow each other's sizes.
+    """
+    if not any(item.cause.by_size for item in claim.blames):
         return claim.size_step
     return tuple(math.lcm(step, moved) for step, moved in zip(claim.size_step, period, strict=True))
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from onnxfc.claim.blame import Blame, Cause
 from onnxfc.errors import NothingToRewrite, OnnxfcError, ProofFailed, Refusal
 from onnxfc.io.atomic_write import NewFile, writing
 from onnxfc.io.byte_source import write_all
@@ -23,10 +24,10 @@ if TYPE_CHECKING:
 SCHEMA = "onnxfc-report/1"
 
 _CAUSES = {
-    "padding": "zero padding, where a big image has pixels",
-    "partial window": "pool windows that reach beyond the native map (ceil_mode)",
-    "context": "operators that look at the whole image",
-    "resampling to a map's size": "maps resized to another's size, in another ratio off the stride grid",
+    Cause.PADDING: "zero padding, where a big image has pixels",
+    Cause.PARTIAL_WINDOW: "pool windows that reach beyond the native map (ceil_mode)",
+    Cause.CONTEXT: "operators that look at the whole image",
+    Cause.RESIZED: "maps resized to another's size, in another ratio off the stride grid",
 }
 
 
@@ -39,7 +40,7 @@ def text(result: Rewrite, verbose: bool = False) -> str:
         lines.append(row("map", f"{size(result.map_at_twice)} cells at {size(claim.twice_native)} px"))
     if set(claim.size_step) != {1}:
         lines.append(row("image sizes", f"{size(claim.native_size)} px plus multiples of {size(claim.size_step)} px"))
-    lines.append(row("verdict", verdict_text(claim.verdict, claim.blame, verbose)))
+    lines.append(row("verdict", verdict_text(claim.verdict, claim.blames, verbose)))
     lines += proof_lines(result.parity, verbose)
     if verbose:
         lines += [row("note", str(note)) for note in result.notes]
@@ -75,14 +76,13 @@ def _replaced(result: Rewrite) -> Iterator[str]:
         yield f"{row[0]:<{name}}  {row[1]:<{before}} ⇒ {row[2]}"
 
 
-def verdict_text(verdict: str, blame: Sequence[str], verbose: bool) -> str:
+def verdict_text(verdict: str, blames: Sequence[Blame], verbose: bool) -> str:
     if verdict == "exact":
         return "exact: every cell is what the original says of that crop"
     causes: dict[str, list[str]] = {}
-    for item in blame:
-        cause, _, node = item.partition(": ")
-        causes.setdefault(cause, []).append(node)
-    told = [f"{_CAUSES.get(cause, cause)} ({_some(nodes, verbose)})" for cause, nodes in causes.items()]
+    for item in blames:
+        causes.setdefault(_CAUSES.get(item.cause, item.cause.value), []).append(item.node)
+    told = [f"{cause} ({_some(nodes, verbose)})" for cause, nodes in causes.items()]
     return "approximate: cells differ from crops, because of " + " and ".join(told)
 
 

@@ -98,6 +98,6 @@ def _rewritten(original: ModelFile, options: RewriteOptions) -> Rewrite:
         original=found.original,
         claim=claim,
         replacements=tuple(found.state.replacements),
-        notes=tuple(found.state.notes),
+        notes=tuple(found.state.remarks),
         map_at_twice=map_at_twice(claim, sizing),
     )

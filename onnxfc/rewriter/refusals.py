@@ -88,10 +88,10 @@ def _whole_windows(state: State) -> Refusal:
             does = "cuts a piece out of the map" if node.op_type in {"Slice", "Split"} else "picks places of the map"
             why = f"{node.op_type} {does} of the native size, and no FC layer or pool reads it"
             return Refusal("cut-out", label(node), why, LEAVE)
-    if not state.notes:
+    if not state.remarks:
         why = "its outputs are the flattened map itself: no FC layer and no global pool reads it"
         return Refusal("no-head", "", why, _NO_HEAD)
-    first = state.notes[0]
+    first = state.remarks[0]
     why = f"{first.reason.split()[0]} works on the whole map of the native size, and no FC layer or pool follows"
     return Refusal("size-locked", first.node, why, LEAVE)
 

@@ -35,7 +35,7 @@ from onnxfc.layout.views import (
     is_strip,
 )
 from onnxfc.rules.expand import spread, spreads
-from onnxfc.rules.registry import FEATURES, PLACED, RULES, leading
+from onnxfc.rules.registry import FEATURES, PLACED, RULES, Lead, leading
 from onnxfc.rules.unsupported import WHY, attention, no_rule
 from onnxfc.shapes.image_inputs import Image, is_open
 from onnxfc.shapes.inference import Inference
@@ -137,55 +137,81 @@ def _inherited(state: State, node: onnx.NodeProto, refused: Refused) -> Outcome:
 
 
 def _outcome(state: State, node: onnx.NodeProto, views: Sequence[View]) -> Outcome:
-    lead = leading(views)
-    ctx = RuleContext(state, node)
-    features = any(isinstance(view, Window | ScoreMap) for view in views)
-    folded = any(is_folded(view) for view in views)
-    if features and any(is_strip(view) for view in views):
-        return ctx.refuse("context-beside-windows", "combines a result of the whole image with one of each window")
-    if features and folded:
-        return ctx.rejoins() if _rejoins(ctx, views) else _windowed(state, node, views)
-    if features:
-        ctx.freeze_sizes()
+    ctx, lead = RuleContext(state, node), leading(views)
     if lead is None:
         return _size_free(ctx, views)
+    if lead == FEATURES and any(isinstance(view, Placed) for view in views):
+        met = _met(ctx, views)
+        if met is not None:
+            return met
+    if lead == FEATURES:
+        ctx.freeze_sizes()
+    return _unknown(ctx, views, lead) or _by_rule(ctx, views, lead)
+
+
+def _met(ctx: RuleContext, views: Sequence[View]) -> Outcome | None:
+    """Features of windows beside strips, which have none, or beside a folded tensor, which is a window then."""
+    if any(is_strip(view) for view in views):
+        return ctx.refuse("context-beside-windows", "combines a result of the whole image with one of each window")
+    if any(is_folded(view) for view in views):
+        return ctx.rejoins() if _rejoins(ctx, views) else _windowed(ctx, views)
+    return None
+
+
+def _unknown(ctx: RuleContext, views: Sequence[View], lead: Lead) -> Outcome | None:
+    """What no rule need be asked of."""
+    node, state = ctx.node, ctx.state
     if leading(ctx.views) is None:
         if ctx.op_type == "If" and isinstance(ctx.views[0], Fixed):
             condition = state.builder.spec(ctx.views[0].tensor).alike
             state.conditions |= {} if condition is None else {node.input[0]: bool(condition.any())}
         return ctx.refuse("subgraph", "has a body that reads what was computed from the image")
-    if node.domain not in {"", "ai.onnx"} and (node.domain, node.op_type, lead) not in RULES:
+    if _domain(node) and (_domain(node), node.op_type, lead) not in RULES:
         return ctx.refuse("unsupported-operator", f"of domain {node.domain} is not supported here", _EXPORT)
     unknown = next((name for name in [*node.input, *_used(state, node)] if name and not _known(state, name)), None)
     if unknown is not None and ctx.op_type not in WHY:
         return ctx.refuse("unknown-shape", f"is not understood: the shape of {unknown} cannot be inferred")
-    domain = node.domain if node.domain != "ai.onnx" else ""
-    rule = RULES.get((domain, node.op_type, lead))
-    if rule is None:
-        of_windows = folded and not features and (domain, node.op_type, FEATURES) in RULES
-        return _windowed(state, node, views) if of_windows else no_rule(ctx)
+    if (_domain(node), node.op_type, lead) not in RULES:
+        of_windows = lead == PLACED and any(is_folded(view) for view in views)
+        return (
+            _windowed(ctx, views) if of_windows and (_domain(node), node.op_type, FEATURES) in RULES else no_rule(ctx)
+        )
+    return None
+
+
+def _domain(node: onnx.NodeProto) -> str:
+    return "" if node.domain == "ai.onnx" else str(node.domain)
+
+
+def _by_rule(ctx: RuleContext, views: Sequence[View], lead: Lead) -> Outcome:
+    """What the rule says; where it holds for windows only, what it says of these."""
+    rule, state = RULES[_domain(ctx.node), ctx.op_type, lead], ctx.state
     strange = set(ctx.attrs) - rule.attributes
     if strange:
         names = ", ".join(sorted(strange))
         return ctx.refuse("unknown-attribute", f"has attributes that are not understood: {names}")
     if _dropped(views) and not _affine(ctx):
-        state.not_affine.append(
-            ctx.refuse("drop-not-affine", "does not commute with a dropped pool", "use --global-pool window")
-        )
-    if node.op_type not in _ANY_INPUT and not isinstance(ctx.views[0], Lifted):
+        why = "does not commute with a dropped pool"
+        state.not_affine.append(ctx.refuse("drop-not-affine", why, "use --global-pool window"))
+    if ctx.op_type not in _ANY_INPUT and not isinstance(ctx.views[0], Lifted):
         return ctx.refuse("dynamic-parameter", "takes a parameter that depends on the image")
     built = len(state.builder.nodes)
     try:
         outcome = rule.function(ctx)
-        if outcome is None:
-            del state.builder.nodes[built:]
-            return _windowed(state, node, views) if lead == PLACED else no_rule(ctx)
-        return outcome
     except InferenceFailed as error:
-        if "No schema registered" in str(error):
-            newer = f"needs operators that are newer than operator set {ctx.opset}"
-            return ctx.refuse("old-opset", newer, "convert it with onnx.version_converter")
-        return ctx.refuse("size-locked", f"cannot run at another image size: {error}")
+        return _cannot_run(ctx, error)
+    state.notes += ctx.notes
+    if outcome is not None:
+        return outcome
+    del state.builder.nodes[built:]
+    return _windowed(ctx, views) if lead == PLACED else no_rule(ctx)
+
+
+def _cannot_run(ctx: RuleContext, error: InferenceFailed) -> Refusal:
+    if "No schema registered" in str(error):
+        newer = f"needs operators that are newer than operator set {ctx.opset}"
+        return ctx.refuse("old-opset", newer, "convert it with onnx.version_converter")
+    return ctx.refuse("size-locked", f"cannot run at another image size: {error}")
 
 
 def _rejoins(ctx: RuleContext, views: Sequence[View]) -> bool:
@@ -194,12 +220,13 @@ def _rejoins(ctx: RuleContext, views: Sequence[View]) -> bool:
     return ctx.op_type in BROADCAST and not ctx.own and all(view.provenance.pools for view in pooled)
 
 
-def _windowed(state: State, node: onnx.NodeProto, views: Sequence[View]) -> Outcome:
+def _windowed(ctx: RuleContext, views: Sequence[View]) -> Outcome:
     """The node once more, on windows of the folded maps that it reads."""
+    state, node = ctx.state, ctx.node
     made = dict(zip(inputs_of(node), views, strict=True))
     for name, view in made.items():
         if isinstance(view, Placed):
-            window = window_of(RuleContext(state, node), view)
+            window = window_of(ctx, view)
             made[name] = Refused(window) if isinstance(window, Refusal) else window
     own = {name: state.views[name] for name in made}
     state.views.update(made)

@@ -11,6 +11,7 @@ import numpy as np
 from onnxfc.analysis.table_sums import summed_by
 from onnxfc.builder import ops
 from onnxfc.builder.rule_context import Outcome, RuleContext, tensor_of
+from onnxfc.claim.blame import Cause
 from onnxfc.claim.claim import Boundary
 from onnxfc.errors import Refusal
 from onnxfc.graph.op_kinds import BROADCAST
@@ -277,7 +278,7 @@ def _with_context(ctx: RuleContext, provenance: Provenance, by_size: bool) -> Pr
     context = [view.provenance for view in ctx.views if isinstance(view, Context)]
     blames = Gathered.joined([provenance.blames, *(item.blames for item in context)])
     provenance = replace(provenance, pools=provenance.pools.union(*(item.pools for item in context)), blames=blames)
-    return provenance.blamed(ctx.blame("context")) if context or by_size else provenance
+    return provenance.blamed(ctx.blame(Cause.CONTEXT)) if context or by_size else provenance
 
 
 def _made(ctx: RuleContext, placed: Sequence[Placed], groups: Groups, provenance: Provenance) -> Placed:

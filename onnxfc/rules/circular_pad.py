@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxfc.builder.rule_context import Outcome, RuleContext
+from onnxfc.claim.blame import Cause
 from onnxfc.errors import Refusal
 from onnxfc.layout.axes import lengths
 from onnxfc.layout.views import Placed, is_map
@@ -64,7 +65,7 @@ def _wrapped(ctx: RuleContext, view: Placed, axis: int, pieces: list[Piece], who
     before = sum(piece.end - piece.start for piece in pieces[:whole])
     place = view.spatial.index(axis)
     provenance = view.provenance.along({place: view.provenance.fields[place].through(1, pad=before)})
-    return ctx.placed(view, provenance.blamed(ctx.blame("padding"), ctx.blame("context")), view.where)
+    return ctx.placed(view, provenance.blamed(ctx.blame(Cause.PADDING), ctx.blame(Cause.CONTEXT)), view.where)
 
 
 def _cut_from(ctx: RuleContext, name: str) -> str:

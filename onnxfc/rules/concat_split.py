@@ -8,6 +8,7 @@ from itertools import accumulate
 
 from onnxfc.builder import ops
 from onnxfc.builder.rule_context import Outcome, RuleContext, positive, tensor_of
+from onnxfc.claim.blame import Cause
 from onnxfc.errors import Refusal
 from onnxfc.head.meet_grids import lies_on, uniform
 from onnxfc.head.placed_windows import as_piece, windowed
@@ -84,7 +85,7 @@ def _beside_context(ctx: RuleContext, like: Placed, axis: int, provenance: Prove
         everywhere |= isinstance(view, Context) or lies_on(ctx, position, like.groups, [like])
         inputs.append(_expanded(ctx, like, alone, axis))
     ctx.keep(inputs)
-    return _beside(ctx, [like], axis, provenance.blamed(*([ctx.blame("context")] if everywhere else [])))
+    return _beside(ctx, [like], axis, provenance.blamed(*([ctx.blame(Cause.CONTEXT)] if everywhere else [])))
 
 
 _TABLE = "puts a value for every place of the native size beside the map"

@@ -11,6 +11,7 @@ import numpy as np
 from onnxfc.analysis.normalised_sums import Scale, rescaled, scale_of, weighs
 from onnxfc.builder import ops
 from onnxfc.builder.rule_context import Outcome, RuleContext
+from onnxfc.claim.blame import Cause
 from onnxfc.errors import Refusal
 from onnxfc.head.windows import whole_channels
 from onnxfc.layout.axes import Groups
@@ -22,7 +23,7 @@ from onnxfc.shapes.spec import Array
 
 def of_image(ctx: RuleContext, provenance: Provenance) -> Context:
     """The node's output as a figure of the whole image."""
-    provenance = replace(provenance.blamed(ctx.blame("context")), fields=(Field(),) * ctx.state.rank)
+    provenance = replace(provenance.blamed(ctx.blame(Cause.CONTEXT)), fields=(Field(),) * ctx.state.rank)
     return Context(ctx.node.output[0], replace(provenance, pools=provenance.pools | {ctx.name}))
 
 
@@ -124,7 +125,7 @@ def strip(ctx: RuleContext, view: Placed, axes: Sequence[int], keepdims: bool) -
         ops.reduce(ctx.builder, kind, view.tensor, axes, True, ctx.node.output[0], ctx.node)
     else:
         ctx.keep([view.tensor, *ctx.tensors_from(1)])
-    provenance = replace(view.provenance.blamed(ctx.blame("context")), pools=view.provenance.pools | {ctx.name})
+    provenance = replace(view.provenance.blamed(ctx.blame(Cause.CONTEXT)), pools=view.provenance.pools | {ctx.name})
     provenance, name = replace(provenance, sums_to_one=_shares_left(view, axes)), ctx.node.output[0]
     if all(axis in axes for axis in view.spatial):
         if kept_head:

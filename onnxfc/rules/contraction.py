@@ -18,6 +18,7 @@ from onnxfc.analysis.counts import Growth
 from onnxfc.analysis.normalised_sums import changed_shares, counted, divided, of_native_count
 from onnxfc.builder.axis_ops import provenance_of
 from onnxfc.builder.rule_context import Outcome, RuleContext
+from onnxfc.claim.blame import Cause
 from onnxfc.layout.axes import Atom, Group, Groups, axis_of_places, channels, doubled, is_map, may_fold, merged
 from onnxfc.layout.axis_map import Field
 from onnxfc.layout.gathered import Gathered
@@ -296,7 +297,7 @@ def _without_places(ctx: RuleContext, operands: Sequence[_Operand], groups: Grou
 def _looking(ctx: RuleContext, made: View) -> View:
     """Marked as what looks at the whole image, by this node."""
     assert isinstance(made, Context | Placed)
-    provenance = made.provenance.blamed(ctx.blame("context"))
+    provenance = made.provenance.blamed(ctx.blame(Cause.CONTEXT))
     if isinstance(made, Context):
         provenance = replace(provenance, pools=provenance.pools | {ctx.name})
     return replace(made, provenance=provenance)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from onnxfc.builder.rule_context import Outcome, RuleContext
+from onnxfc.claim.blame import Cause
 from onnxfc.errors import Refusal
 from onnxfc.graph.sliding import Sliding, sliding_at
 from onnxfc.head.placed_windows import pooled_in_part
@@ -68,7 +69,6 @@ def _slid(ctx: RuleContext, view: Placed, how: Sliding) -> Outcome:
     provenance = _through(ctx, view, own)
     changes = _frozen(how)
     if ctx.attrs.get("ceil_mode", 0) and not _partial(own, view.extent) and not ctx.state.dense:
-        ctx.state.aligned = True
         changes["ceil_mode"] = 0  # it does nothing at the native size, and must not at others
     ctx.keep(**changes)
     return ctx.placed(view, provenance, view.where)
@@ -82,7 +82,7 @@ def _over_joined(ctx: RuleContext, view: Placed) -> Outcome:
     if not ctx.only_first or kinds(view.groups[0]) != ["batch"] or not pure(view.groups[1]):
         return pooled_in_part(ctx)
     ctx.keep(**_frozen(how))
-    made = ctx.of_channels(view, 1, view.provenance.blamed(*([ctx.blame("padding")] * how.padded)))
+    made = ctx.of_channels(view, 1, view.provenance.blamed(*([ctx.blame(Cause.PADDING)] * how.padded)))
     return [_as_long_now(ctx, item) for item in made if isinstance(item, Placed)]
 
 
@@ -136,9 +136,9 @@ def sliding_of(ctx: RuleContext) -> Sliding | Refusal:
 def _through(ctx: RuleContext, view: Placed, how: Sliding) -> Provenance:
     steps = zip(view.where, view.fields, how.kernel, how.strides, how.begin, how.dilations, strict=True)
     fields = {place: field.through(k, s, p, d) for place, field, k, s, p, d in steps}
-    blames = [ctx.blame("padding")] if how.padded else []
+    blames = [ctx.blame(Cause.PADDING)] if how.padded else []
     if ctx.attrs.get("ceil_mode", 0) and (ctx.state.dense or _partial(how, view.extent)):
-        blames.append(ctx.blame("partial window"))
+        blames.append(ctx.blame(Cause.PARTIAL_WINDOW))
     provenance = replace(view.provenance.along(fields).blamed(*blames), places=False)
     return provenance if set(how.kernel) == {1} else replace(provenance, sums_to_one=frozenset())
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from onnxfc.builder.rule_context import Outcome, RuleContext, tensor_of
+from onnxfc.claim.blame import Cause
 from onnxfc.errors import Refusal
 from onnxfc.graph.einsum_equation import letters_of
 from onnxfc.head.conv_weights import Weight, resolve
@@ -77,7 +78,7 @@ def _on_channels(ctx: RuleContext, view: Placed, equation: Equation, at: int) ->
     provenance = view.provenance
     for other in context:
         provenance = replace(provenance, blames=provenance.blames | other.provenance.blames).blamed(
-            ctx.blame("context")
+            ctx.blame(Cause.CONTEXT)
         )
     ctx.keep()
     return ctx.placed(view, provenance, {place: equation.out.index(letter) for place, letter in places.items()})

@@ -10,6 +10,7 @@ import numpy as np
 from onnxfc.analysis.reference_sizes import images, references
 from onnxfc.builder import ops
 from onnxfc.builder.rule_context import LEAVE, Outcome, RuleContext, tensor_of
+from onnxfc.claim.blame import Cause
 from onnxfc.graph.op_kinds import BROADCAST, UNARY
 from onnxfc.head.meet_grids import uniform
 from onnxfc.layout.axes import lengths
@@ -83,7 +84,7 @@ def spread(ctx: RuleContext) -> Outcome:
     ends = ((tensor, 0, 2), (like.tensor, 2, len(ctx.shape_out())))
     shape = ops.concat(ctx.builder, [ops.dims(ctx.builder, *part) for part in ends])
     ctx.builder.emit("Expand", [tensor, shape], name, instead=ctx.node)
-    return ctx.placed(like, like.provenance.blamed(*provenance.blames, ctx.blame("context")), like.where)
+    return ctx.placed(like, like.provenance.blamed(*provenance.blames, ctx.blame(Cause.CONTEXT)), like.where)
 
 
 def _one_place(ctx: RuleContext, position: int) -> str | None:

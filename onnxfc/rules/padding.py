@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from onnxfc.analysis.reference_sizes import PADDED, contiguous, references
+from onnxfc.analysis.reference_sizes import contiguous, references
 from onnxfc.builder import ops
 from onnxfc.builder.rule_context import Outcome, RuleContext
+from onnxfc.claim.blame import Cause
 from onnxfc.head.placed_windows import pooled_in_part
 from onnxfc.layout.axis_map import Field
 from onnxfc.layout.provenance import Provenance
@@ -37,14 +38,12 @@ def pad(ctx: RuleContext) -> Outcome | None:
     filled = ctx.follows_size(1)
     provenance = _padded(ctx, view, begin, end)
     reference = None if filled or not view.is_map else _padded_like(ctx, view, begin, end)
-    if filled and _moves_grid(ctx):
-        ctx.state.aligned = True
-        if not ctx.state.dense:
-            ctx.freeze(1)
+    if filled and _moves_grid(ctx) and not ctx.state.dense:
+        ctx.freeze(1)
     if reference is None:
         ctx.keep()
     else:
-        provenance = provenance.blamed(ctx.blame(PADDED))
+        provenance = provenance.blamed(ctx.blame(Cause.PADDED))
         _pad_to(ctx, view, reference, begin)
     return ctx.placed(view, provenance, view.where)
 
@@ -62,7 +61,7 @@ def _padded(ctx: RuleContext, view: Placed, begin: Sequence[int], end: Sequence[
     touched = filled or any(begin[axis] > 0 or end[axis] > 0 for axis in view.spatial)
     provenance = replace(view.provenance.along(fields), places=False, sums_to_one=frozenset())
     far = touched and mode == "wrap"  # it reads the far end
-    return provenance.blamed(*([ctx.blame("padding")] * touched), *([ctx.blame("context")] * far))
+    return provenance.blamed(*([ctx.blame(Cause.PADDING)] * touched), *([ctx.blame(Cause.CONTEXT)] * far))
 
 
 def _mode(ctx: RuleContext) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from onnxfc.analysis.normalised_sums import in_part, rescaled, scale_of, weighs
 from onnxfc.builder import ops
 from onnxfc.builder.rule_context import Outcome, RuleContext, axes_of
+from onnxfc.claim.blame import Cause
 from onnxfc.graph.op_kinds import REDUCTIONS
 from onnxfc.head.fc_to_conv import rows_of_weights
 from onnxfc.head.meet_grids import around_batch, beside_batch
@@ -68,7 +69,7 @@ def _left(ctx: RuleContext, view: Placed, groups: Groups) -> Context | Placed | 
     """The view of what is left of the axes."""
     name = ctx.node.output[0]
     atoms = [atom for group in groups for atom in group if atom.kind == "space"]
-    blames = Gathered.joined(side.provenance.blames for side in view.sides) | {ctx.blame("context")}
+    blames = Gathered.joined(side.provenance.blames for side in view.sides) | {ctx.blame(Cause.CONTEXT)}
     if not atoms:
         if [atom.kind for atom in groups[0]] != ["batch"]:
             return None
@@ -215,7 +216,7 @@ def _pool_of_window(ctx: RuleContext, view: Window, channels: Index) -> Outcome:
         vector = ctx.builder.emit(f"Global{kind}Pool", [source.tensor], instead=ctx.node)
         ops.reshape(ctx.builder, vector, [0, *features], ctx.node.output[0])
         ctx.replaced(spelled, "kept global")
-        return [Context(ctx.node.output[0], provenance.blamed(ctx.blame("context")))]
+        return [Context(ctx.node.output[0], provenance.blamed(ctx.blame(Cause.CONTEXT)))]
     if ctx.state.global_pool == "drop":
         if kind != "Average" or view.trunk is None:
             return ctx.refuse("drop-not-affine", "is no average: its map has no scores", "use --global-pool window")

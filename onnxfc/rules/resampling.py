@@ -8,9 +8,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from onnxfc.analysis.reference_sizes import RESIZED, contiguous, images, references, sized, sizes_like, sizes_with
+from onnxfc.analysis.reference_sizes import contiguous, images, references, sized, sizes_like, sizes_with
 from onnxfc.builder import ops
 from onnxfc.builder.rule_context import Outcome, RuleContext
+from onnxfc.claim.blame import Cause
 from onnxfc.graph.op_kinds import halved
 from onnxfc.head.per_window import per_window
 from onnxfc.head.placed_windows import pooled_in_part
@@ -102,7 +103,7 @@ def _cut_off(
 
 def _resampled(ctx: RuleContext, view: Placed, fields: Sequence[Field]) -> Provenance:
     """Other receptive fields along ``view.spatial``."""
-    return view.provenance.along(dict(zip(view.where, fields, strict=True))).blamed(ctx.blame("resampling"))
+    return view.provenance.along(dict(zip(view.where, fields, strict=True))).blamed(ctx.blame(Cause.RESAMPLING))
 
 
 def _behind_channels(view: Placed) -> bool:
@@ -197,7 +198,7 @@ def _fields(ctx: RuleContext, view: Placed, ratios: Sequence[Fraction]) -> list[
 def _aligned(ctx: RuleContext, provenance: Provenance) -> Provenance:
     """In these modes the ratio of the last places, or the first place, depends on the whole size."""
     whole = str(ctx.attrs.get("coordinate_transformation_mode", "")) in {"align_corners", "half_pixel_symmetric"}
-    return provenance.blamed(ctx.blame("context")) if whole else provenance
+    return provenance.blamed(ctx.blame(Cause.CONTEXT)) if whole else provenance
 
 
 def _reach(ctx: RuleContext, ratio: Fraction) -> tuple[Fraction, Fraction]:
@@ -314,10 +315,10 @@ def _to_a_size(ctx: RuleContext, view: Placed, ratios: Sequence[Fraction], growt
     Otherwise every size has its own ratio, which is context.
     """
     if list(ratios) != list(growth):
-        return _resampled(ctx, view, _fields(ctx, view, growth)).blamed(ctx.blame("context"))
+        return _resampled(ctx, view, _fields(ctx, view, growth)).blamed(ctx.blame(Cause.CONTEXT))
     fields = view.fields if set(ratios) == {Fraction(1)} else _fields(ctx, view, ratios)
     provenance = view.provenance.along(dict(zip(view.where, fields, strict=True)))
-    return _aligned(ctx, provenance.blamed(ctx.blame(RESIZED)))
+    return _aligned(ctx, provenance.blamed(ctx.blame(Cause.RESIZED)))
 
 
 def _by_scales(ctx: RuleContext, view: Placed, ratios: Sequence[Fraction]) -> Outcome | None:

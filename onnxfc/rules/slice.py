@@ -9,9 +9,10 @@ from itertools import chain
 import numpy as np
 from onnx import TensorProto
 
-from onnxfc.analysis.reference_sizes import CROPPED, images, references
+from onnxfc.analysis.reference_sizes import images, references
 from onnxfc.builder import ops
 from onnxfc.builder.rule_context import LEAVE, Outcome, RuleContext, positive
+from onnxfc.claim.blame import Cause
 from onnxfc.head.placed_windows import as_piece, pooled_in_part
 from onnxfc.layout.axes import is_mixed, lengths, pure
 from onnxfc.layout.axis_map import Pixels
@@ -52,10 +53,8 @@ def _of_map(ctx: RuleContext, view: Placed, cuts: Cuts) -> Outcome:
         return ctx.refuse("flipped", "turns the map around: a cell would read the other end of the image")
     if ctx.follows_size(1) or ctx.follows_size(2):
         return _computed_piece(ctx, view, cuts)
-    if any(ctx.shape_in()[axis] < end < _OPEN for axis, (_, end, _) in along.items()):
-        if ctx.state.dense:
-            return ctx.refuse("cut-out", "cuts off what is behind a fixed place", LEAVE)
-        ctx.state.aligned = True  # of a head's window it cuts off nothing
+    if any(ctx.shape_in()[axis] < end < _OPEN for axis, (_, end, _) in along.items()) and ctx.state.dense:
+        return ctx.refuse("cut-out", "cuts off what is behind a fixed place", LEAVE)
     baked = [axis for axis in view.spatial if _is_baked(ctx, axis, cuts.get(axis))]
     reference = next(_cropped_like(ctx, view, baked), None) if baked and view.is_map else None
     if reference is not None:
@@ -96,7 +95,7 @@ def _crop_to(ctx: RuleContext, view: Placed, reference: Placed, cuts: Cuts, bake
     ends = {axis: min(end, 0) or _OPEN for axis, (_, end, _) in cuts.items()}
     ends |= {axis: cuts[axis][1] - ctx.shape_in()[axis] for axis in baked}
     written = {axis: _end_like(ctx, reference, axis, cuts[axis][0], ends[axis]) for axis in baked}
-    blamed = replace(view, provenance=view.provenance.blamed(ctx.blame(CROPPED)))
+    blamed = replace(view, provenance=view.provenance.blamed(ctx.blame(Cause.CROPPED)))
     return _sliced(ctx, blamed, cuts, ends, written)
 
 
@@ -128,7 +127,6 @@ def _computed_piece(ctx: RuleContext, view: Placed, cuts: Cuts) -> Outcome:
     rest = [[a[axis] - b[axis] * cuts[axis][2] for a, b in zip(old, new, strict=True)] for axis in axes]
     steady = all(max(cut) - min(cut) < cuts[axis][2] for axis, cut in zip(axes, rest, strict=True))
     if not steady and ctx.role == "head" and not ctx.state.dense:
-        ctx.state.aligned = True
         ctx.builder.nodes.pop()
         return as_piece(ctx)
     start = ctx.builder.spec(ctx.tensors()[1])

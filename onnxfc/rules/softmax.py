@@ -9,6 +9,7 @@ import numpy as np
 
 from onnxfc.builder import ops
 from onnxfc.builder.rule_context import Outcome, RuleContext
+from onnxfc.claim.blame import Cause
 from onnxfc.graph.op_kinds import SOFTMAX, axes_along
 from onnxfc.head.windows import to_scores
 from onnxfc.layout.axes import pure
@@ -45,7 +46,7 @@ def _marked(view: Placed, ctx: RuleContext, sums_to_one: dict[int, frozenset[Sum
 
     def marked(provenance: Provenance, side: int) -> Provenance:
         provenance = replace(provenance, sums_to_one=provenance.sums_to_one | sums_to_one.get(side, frozenset()))
-        return provenance.blamed(ctx.blame("context"))
+        return provenance.blamed(ctx.blame(Cause.CONTEXT))
 
     other = view.other and replace(view.other, provenance=marked(view.other.provenance, 1))
     return replace(view, provenance=marked(view.provenance, 0), other=other)
@@ -116,12 +117,12 @@ def _over_places(ctx: RuleContext, view: Placed) -> Outcome:
     """Weights that sum up to 1 over all places of the image: context."""
     ctx.keep()
     along = frozenset((ctx.name, place) for place in view.where)
-    provenance = view.provenance.blamed(ctx.blame("context"))
+    provenance = view.provenance.blamed(ctx.blame(Cause.CONTEXT))
     return ctx.same(replace(provenance, sums_to_one=provenance.sums_to_one | along))
 
 
 def _over_space(ctx: RuleContext, axis: int) -> Outcome:
     """A gate that weighs the places of an axis against each other, and then meets its trunk again: context."""
     ctx.keep(axis=axis)
-    provenance = ctx.placed_in().provenance.blamed(ctx.blame("context"))
+    provenance = ctx.placed_in().provenance.blamed(ctx.blame(Cause.CONTEXT))
     return ctx.same(replace(provenance, pools=provenance.pools | {ctx.name}))
