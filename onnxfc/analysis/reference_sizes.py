@@ -11,7 +11,7 @@ import onnx
 
 from onnxfc.builder import ops
 from onnxfc.builder.rule_context import RuleContext
-from onnxfc.graph.op_kinds import BROADCAST
+from onnxfc.graph.op_kinds import BROADCAST, UNARY
 from onnxfc.layout.views import Placed, is_map
 from onnxfc.shapes.spec import Shape
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from onnxfc.claim.blame import Blame
 from onnxfc.claim.claim import Boundary
 from onnxfc.layout.axes import places_in
 from onnxfc.layout.axis_map import Field
 from onnxfc.layout.gathered import Gathered
-from onnxfc.layout.views import NO_TAINTS, Placed
+
+NO_BLAMES: Gathered[Blame] = Gathered()
+
+if TYPE_CHECKING:
+    from onnxfc.layout.views import Placed
 
 SumToOne = tuple[str, int]
 """The node that made parts of a whole, and the place (number of a spatial axis) along which they are that."""
@@ -28,7 +33,7 @@ class Provenance:
     """
 
     fields: tuple[Field, ...]
-    blames: Gathered[Blame] = NO_TAINTS
+    blames: Gathered[Blame] = NO_BLAMES
     windows: frozenset[Boundary] = frozenset()
     pools: frozenset[str] = frozenset()
     dropped: bool = False

@@ -18,17 +18,13 @@ from onnxfc.claim.claim import Boundary
 from onnxfc.errors import Refusal
 from onnxfc.layout.axes import Group, Groups
 from onnxfc.layout.axis_map import Field
-from onnxfc.layout.gathered import Gathered
 
 if TYPE_CHECKING:
-    from onnxfc.claim.blame import Blame
+    pass
 from onnxfc.layout.provenance import Provenance
 
 Index = npt.NDArray[np.int64]
 Array = npt.NDArray[Any]
-
-
-NO_TAINTS: Gathered[Blame] = Gathered()
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def claim_of(found: Analysis, sizing: Sizing) -> Claim:
         size=tuple(_whole_size(item) for item in fields),
         size_step=sizing.steps(step),
         verdict="approximate" if blames else "exact",
-        blame=tuple(sorted(f"{blame.cause}: {blame.node}" for blame in blames)),
+        blame=tuple(sorted(map(str, blames))),
         inputs=tuple(ImageInput(image.name, image.shape, image.spatial) for image in found.reading),
         boundaries=tuple(sorted(named, key=lambda item: item.original)),
         outputs=_with_fields(found),
