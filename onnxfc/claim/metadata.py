@@ -21,15 +21,24 @@ def _damages(claim: Claim, forms: set[str]) -> Iterator[str]:
         yield f"native_size is {claim.native_size!r}"
         return
     dims = len(claim.native_size)
-    for name in ("stride", "size_step", "period", "smallest_size", "start", "size", "slack"):
-        value = getattr(claim, name)
-        optional = name in {"period", "smallest_size", "start", "size", "slack"}
-        if optional and value == ():
+    for name in ("stride", "size_step", *_OPTIONAL):
+        value, least = getattr(claim, name), {"start": None, "slack": 0}.get(name, 1)
+        if name in _OPTIONAL and value == ():
             continue
-        least = {"start": None, "slack": 0}.get(name, 1)
         if not _integers(value, dims, dims) or (least is not None and min(value) < least):
             yield f"{name} is {value!r}"
             return
+    yield from _disagreements(claim, dims)
+    yield from (f"input {image.name!r} is {image}" for image in claim.inputs if not _image(image, dims))
+    yield from (f"boundary {item.original!r} is {item}" for item in claim.boundaries if not _boundary(item, dims))
+    yield from (f"output {item.name!r} is {item}" for item in claim.outputs if not _output(item, dims, forms))
+
+
+_OPTIONAL = ("period", "smallest_size", "start", "size", "slack")
+"""Numbers of pixels on each axis that may be unknown."""
+
+
+def _disagreements(claim: Claim, dims: int) -> Iterator[str]:
     if any(slack >= stride for slack, stride in zip(claim.slack, claim.stride, strict=False)):
         yield f"slack is {claim.slack!r}, not below the stride"
     pairs = isinstance(claim.halo, tuple) and all(_integers(pair, 2, 2) and min(pair) >= 0 for pair in claim.halo)
@@ -39,9 +48,6 @@ def _damages(claim: Claim, forms: set[str]) -> Iterator[str]:
         yield f"verdict is {claim.verdict!r}"
     if not isinstance(claim.blame, tuple) or not all(isinstance(item, str) for item in claim.blame):
         yield f"blame is {claim.blame!r}"
-    yield from (f"input {image.name!r} is {image}" for image in claim.inputs if not _image(image, dims))
-    yield from (f"boundary {item.original!r} is {item}" for item in claim.boundaries if not _boundary(item, dims))
-    yield from (f"output {item.name!r} is {item}" for item in claim.outputs if not _output(item, dims, forms))
 
 
 def _image(image: ImageInput, dims: int) -> bool:

@@ -30,26 +30,35 @@ def move(ctx: RuleContext, views: Sequence[View | None]) -> Outcome:
         return met
     windows = [view for view in met if isinstance(view, Window)]
     provenance = Provenance.join([view.provenance for view in windows])
-    away = any(view.batch_axis for view in windows)
-    if provenance is None or (away and not ctx.may_swallow):
+    if provenance is None or (any(view.batch_axis for view in windows) and not ctx.may_swallow):
         return ctx.refuse("mixes-batch", "moves features whose batch is not the first axis")
     sources, offsets = _pooled_sources(windows)
-    queue = iter([view.index + offset for view, offset in zip(windows, offsets, strict=True)])
-    indices = [next(queue) if isinstance(view, Window) else None for view in views]
-    total = sum(source.features for source in sources)
-    if away:
-        moved = _moved_away(ctx, indices, [view.batch_axis for view in windows])
-    else:
-        moved = _moved_alone(ctx, indices) if ctx.swallowed else _moved(ctx, indices, total)
-    if moved is None and ctx.shape_in()[0] == 1:
-        return ctx.refuse("batch-baked", "takes its input for one image", "leave out --dynamic-batch")
+    moved = _by_node(ctx, views, windows, offsets)
     if moved is None:
-        return ctx.refuse("mixes-batch", "moves data between the images of a batch")
+        return _mixed(ctx)
     trunk = windows[0].trunk if len(windows) == 1 else None
     return [
         simplest(ctx, _compact(Window(sources, index, provenance, trunk, batch_axis=axis)), name)
         for (index, axis), name in zip(moved, ctx.node.output, strict=True)
     ]
+
+
+def _by_node(
+    ctx: RuleContext, views: Sequence[View | None], windows: Sequence[Window], offsets: Sequence[int]
+) -> Moved | None:
+    """The indices behind the node; None where images of the batch would mix."""
+    queue = iter([view.index + offset for view, offset in zip(windows, offsets, strict=True)])
+    indices = [next(queue) if isinstance(view, Window) else None for view in views]
+    if any(view.batch_axis for view in windows):
+        return _moved_away(ctx, indices, [view.batch_axis for view in windows])
+    total = sum(source.features for view in windows for source in view.sources)
+    return _moved_alone(ctx, indices) if ctx.swallowed else _moved(ctx, indices, total)
+
+
+def _mixed(ctx: RuleContext) -> Refusal:
+    if ctx.shape_in()[0] == 1:
+        return ctx.refuse("batch-baked", "takes its input for one image", "leave out --dynamic-batch")
+    return ctx.refuse("mixes-batch", "moves data between the images of a batch")
 
 
 def _transposed(ctx: RuleContext, view: Window) -> Window:

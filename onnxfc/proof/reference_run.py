@@ -121,6 +121,27 @@ def _leave_drowned(evidence: Evidence, claim: Claim) -> None:
 
 def _choose(evidence: Evidence, runner: Runner, original: ModelFile, options: CheckOptions, progress: Progress) -> None:
     """Try kinds of inputs until two are good for every output; keep the best."""
+    tried = _tried(evidence, runner, original, options, progress)
+    _across_kinds(evidence, runner.outputs, [sample for _, pair in tried for sample in pair])
+    worth = {kind: _worth(evidence, runner.outputs, kind) for kind, _ in tried}
+    ranked = sorted(tried, key=lambda entry: worth[entry[0]])
+    useful = [entry for entry in ranked if worth[entry[0]][0] < 0]
+    evidence.kinds = [kind for kind, _ in useful]
+    for name in runner.outputs:
+        problems = [evidence.scales[name, kind.name].problem for kind, _ in ranked]
+        if all(problems):
+            evidence.vacuous = f"output {name} is {problems[0]}; {ADVICE}"
+    keep = evidence.cover(runner.outputs)
+    more = [kind for kind, _ in useful if kind not in keep and worth[kind][1] == -np.inf]
+    keep += more[: max(0, (4 if evidence.small else 2) - len(keep))]
+    evidence.kinds = keep
+    evidence.samples = [sample for kind, pair in useful if kind in keep for sample in pair]
+
+
+def _tried(
+    evidence: Evidence, runner: Runner, original: ModelFile, options: CheckOptions, progress: Progress
+) -> list[tuple[Kind, list[Sample]]]:
+    """Two samples of each kind, until enough kinds are good for every output; their scales are noted."""
     precision = precision_of(original.proto)
     moving = _dependent(original.proto.graph, evidence.inputs.images)
     tried: list[tuple[Kind, list[Sample]]] = []
@@ -135,28 +156,16 @@ def _choose(evidence: Evidence, runner: Runner, original: ModelFile, options: Ch
         good = [k for k, _ in tried if all(evidence.scales[n, k.name].good for n in runner.outputs)]
         if len(good) == (4 if evidence.small else 2):
             break
-    _across_kinds(evidence, runner.outputs, [sample for _, pair in tried for sample in pair])
+    return tried
 
-    def worth(entry: tuple[Kind, list[Sample]]) -> tuple[int, float]:
-        """Most outputs first; then those that are good, in the order of the kinds; then by signal."""
-        scales = [evidence.scales[name, entry[0].name] for name in runner.outputs]
-        useful = [scale for scale in scales if not scale.problem]
-        if useful and all(scale.good for scale in useful):
-            return -len(useful), -np.inf
-        return -len(useful), -min((scale.ratio for scale in useful if not scale.exact), default=0.0)
 
-    ranked = sorted(tried, key=worth)
-    useful = [entry for entry in ranked if worth(entry)[0] < 0]
-    evidence.kinds = [kind for kind, _ in useful]
-    for name in runner.outputs:
-        problems = [evidence.scales[name, kind.name].problem for kind, _ in ranked]
-        if all(problems):
-            evidence.vacuous = f"output {name} is {problems[0]}; {ADVICE}"
-    keep = evidence.cover(runner.outputs)
-    more = [kind for kind, pair in useful if kind not in keep and worth((kind, pair))[1] == -np.inf]
-    keep += more[: max(0, (4 if evidence.small else 2) - len(keep))]
-    evidence.kinds = keep
-    evidence.samples = [sample for kind, pair in useful if kind in keep for sample in pair]
+def _worth(evidence: Evidence, outputs: Sequence[str], kind: Kind) -> tuple[int, float]:
+    """Most outputs first; then those that are good, in the order of the kinds; then by signal."""
+    scales = [evidence.scales[name, kind.name] for name in outputs]
+    useful = [scale for scale in scales if not scale.problem]
+    if useful and all(scale.good for scale in useful):
+        return -len(useful), -np.inf
+    return -len(useful), -min((scale.ratio for scale in useful if not scale.exact), default=0.0)
 
 
 def _dependent(graph: onnx.GraphProto, images: Sequence[str]) -> set[str]:

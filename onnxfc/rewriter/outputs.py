@@ -17,7 +17,7 @@ from onnxfc.head.meet_grids import meet
 from onnxfc.head.placed_windows import window_of
 from onnxfc.head.windows import to_scores
 from onnxfc.layout.provenance import Provenance
-from onnxfc.layout.views import Context, Fixed, Placed, Refused, ScoreMap, View, Window, is_folded, is_map, is_strip
+from onnxfc.layout.views import Context, Fixed, Placed, Refused, ScoreMap, View, Window, is_map, is_strip
 
 Form = Literal["map", "mean", "max"]
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16}
@@ -79,40 +79,46 @@ def _on_one_grid(state: State) -> list[View] | Refusal:
 def _output(state: State, name: str, view: View, form: Form) -> tuple[Output, Provenance | None] | Refusal:
     if isinstance(view, Refused):
         return view.refusal
-    heads = isinstance(view, Context) and any(state.roles.of.get(pool) == "head" for pool in view.provenance.pools)
-    if heads and state.global_pool != "keep":
-        return Refusal("unsupported-reduction", name, "the output is a figure of the whole image that has no windows")
     if isinstance(view, Fixed | Context):
-        _named(state.builder, view.tensor, name)
-        return Output(name, "global"), view.provenance if isinstance(view, Context) else None
-    if is_folded(view):
-        window = window_of(RuleContext(state, state.graph.producers[name]), view)
-        if isinstance(window, Refusal):
-            return window
-        view = window
-    if isinstance(view, Window):
-        scores = to_scores(RuleContext(state, state.graph.producers[name]), view)
-        if isinstance(scores, Refusal):
-            return scores
-        view = scores
-    if isinstance(view, ScoreMap) and view.batch_axis:
-        return Refusal("mixes-batch", name, "the output does not have its batch first")
-    if is_strip(view):
-        return Refusal(
-            "partial-pool", name, "the output pools only one of the spatial axes", "use --global-pool window"
-        )
-    axes = view.grid if isinstance(view, ScoreMap) else view.spatial
-    tensor = view.tensor
-    crossed = bool(view.provenance.windows)
+        return _of_whole_image(state, name, view)
+    scores = _as_scores(state, name, view)
+    if isinstance(scores, Refusal):
+        return scores
+    axes = scores.grid if isinstance(scores, ScoreMap) else scores.spatial
+    tensor, crossed = scores.tensor, bool(scores.provenance.windows)
     if crossed and form != "map" and state.builder.spec(tensor).dtype not in _FLOATS:
         return Refusal("no-mean", name, f"the {form} of class numbers or truth values says nothing", "use --output map")
     if crossed and form != "map":
-        tensor = ops.reduce(state.builder, f"Reduce{form.title()}", tensor, axes, keepdims=is_map(view))
-    if isinstance(view, ScoreMap) and view.batch_axis is None:
+        tensor = ops.reduce(state.builder, f"Reduce{form.title()}", tensor, axes, keepdims=is_map(scores))
+    if isinstance(scores, ScoreMap) and scores.batch_axis is None:
         tensor = ops.squeeze(state.builder, tensor, [0])
         axes = tuple(axis - 1 for axis in axes)
     _named(state.builder, tensor, name)
-    return Output(name, _form(view, form), axes if form == "map" or not crossed else ()), view.provenance
+    return Output(name, _form(scores, form), axes if form == "map" or not crossed else ()), scores.provenance
+
+
+def _of_whole_image(state: State, name: str, view: Fixed | Context) -> tuple[Output, Provenance | None] | Refusal:
+    """A constant, or what a pool left that stays global."""
+    heads = isinstance(view, Context) and any(state.roles.of.get(pool) == "head" for pool in view.provenance.pools)
+    if heads and state.global_pool != "keep":
+        return Refusal("unsupported-reduction", name, "the output is a figure of the whole image that has no windows")
+    _named(state.builder, view.tensor, name)
+    return Output(name, "global"), view.provenance if isinstance(view, Context) else None
+
+
+def _as_scores(state: State, name: str, view: Placed | Window | ScoreMap) -> Placed | ScoreMap | Refusal:
+    """A map as it is, all else as scores with the batch first."""
+    if is_strip(view):
+        why = "the output pools only one of the spatial axes"
+        return Refusal("partial-pool", name, why, "use --global-pool window")
+    if is_map(view):
+        return view
+    ctx = RuleContext(state, state.graph.producers[name])
+    window = window_of(ctx, view) if isinstance(view, Placed) else view
+    scores = window if isinstance(window, Refusal) else to_scores(ctx, window)
+    if isinstance(scores, ScoreMap) and scores.batch_axis:
+        return Refusal("mixes-batch", name, "the output does not have its batch first")
+    return scores
 
 
 def _form(

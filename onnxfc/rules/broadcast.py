@@ -16,8 +16,8 @@ from onnxfc.claim.claim import Boundary
 from onnxfc.errors import Refusal
 from onnxfc.graph.op_kinds import BROADCAST
 from onnxfc.head.fc_to_conv import take_bias
-from onnxfc.head.meet_grids import beside_windows, lies_on, lift_fixed, meet, uniform
-from onnxfc.head.windows import affine, to_scores, window_of_map
+from onnxfc.head.meet_grids import all_scores, beside_windows, lies_on, lift_fixed, uniform
+from onnxfc.head.windows import affine, window_of_map
 from onnxfc.layout.axes import Group, Groups, channels, kinds, places_in, pure
 from onnxfc.layout.gathered import Gathered
 from onnxfc.layout.provenance import Provenance
@@ -68,28 +68,20 @@ def _as_affine(op_type: str, operand: Array) -> tuple[Array | None, Array | None
 
 def on_scores(ctx: RuleContext) -> Outcome:
     """Score maps cell by cell; fixed inputs get grid axes of extent 1."""
-    refusal = beside_windows(ctx)
-    if refusal is not None:
-        return refusal
     lifted = [view for view in ctx.views if isinstance(view, ScoreMap | Window | Placed)]
     if not ctx.own and any(is_map(view) and not view.provenance.windows for view in lifted):
-        return ctx.rejoins()
-    scores = [to_scores(ctx, view) for view in lifted]
-    for score in scores:
-        if not isinstance(score, ScoreMap):
-            return score
-    met = meet(ctx, [score for score in scores if isinstance(score, ScoreMap)])
-    if isinstance(met, Refusal):
-        return met
-    found = [_of_rank(ctx, score) for score in met if isinstance(score, ScoreMap)]
+        return beside_windows(ctx) or ctx.rejoins()
+    scores = all_scores(ctx, ctx.views)
+    if isinstance(scores, Refusal):
+        return scores
+    found = [_of_rank(ctx, score) for score in scores]
     if any(score.batch_axis or 1 + len(score.features) != len(ctx.shape_out()) for score in found):
         return ctx.refuse("mixes-batch", "broadcasts the batch against other axes")
     provenance = Provenance.join([score.provenance for score in found])
     assert provenance is not None
-    queue = iter(found)
-    grid = len(provenance.fields)
+    queue, grid = iter(found), len(provenance.fields)
     inputs = [
-        tensor_of(next(queue)) if isinstance(view, ScoreMap | Window | Placed) else lift_fixed(ctx, position, grid)
+        next(queue).tensor if isinstance(view, ScoreMap | Window | Placed) else lift_fixed(ctx, position, grid)
         for position, view in enumerate(ctx.views)
     ]
     inputs = _biased(ctx, inputs) or _written(ctx, inputs)

@@ -19,7 +19,18 @@ from onnxfc.analysis.normalised_sums import changed_shares, counted, divided, of
 from onnxfc.builder.axis_ops import provenance_of
 from onnxfc.builder.rule_context import Outcome, RuleContext
 from onnxfc.claim.blame import Cause
-from onnxfc.layout.axes import Atom, Group, Groups, axis_of_places, channels, doubled, is_map, may_fold, merged
+from onnxfc.layout.axes import (
+    Atom,
+    Group,
+    Groups,
+    axis_of_places,
+    channels,
+    doubled,
+    is_map,
+    may_fold,
+    merged,
+    places_in,
+)
 from onnxfc.layout.axis_map import Field
 from onnxfc.layout.gathered import Gathered
 from onnxfc.layout.provenance import Provenance, SumToOne
@@ -112,35 +123,34 @@ def _contracted(
     letters = _letters(operands, terms)
     if letters is None or len(set(out)) < len(out) or not _keeps_batch(operands, terms, letters, out):
         return None
-    over = [atom for letter, (_, group) in letters.items() if letter not in out for atom in group]
-    summed = any(atom.kind == "space" for atom in over)
     sides = _sides(operands, letters, out)
     if sides is None:
         return None
     groups, found = sides
-    places = [atom for group in groups for atom in group if atom.kind == "space"]
     provenances = _provenances(ctx, operands, terms, letters, out, found)
     if provenances is None:
         return ctx.refuse("grids-differ", "relates maps of different stride place by place")
-    if places and {atom.place for atom in places} != set(range(ctx.state.rank)):
-        return None
-    if ctx.per_window and (summed or doubled(groups)):
+    summed = bool(places_in([group for letter, (_, group) in letters.items() if letter not in out]))
+    relates = summed or doubled(groups)
+    places = {atom.place for atom in places_in(groups)}
+    if (places and places != set(range(ctx.state.rank))) or (ctx.per_window and relates):
         return None
     growing = [] if sums_to_one else _growing(ctx, operands, terms, letters, out)
-    inside = [side.provenance for operand in operands for side in operand.sides]
-    if growing and any(place < 0 for provenance in inside for _, place in provenance.sums_to_one):
+    if growing and any(place < 0 for _, place in _shares_of(operands)):
         return changed_shares(ctx)
-    made = _made(
-        ctx,
-        operands,
-        groups,
-        [Side(side.like, provenance) for side, provenance in zip(found, provenances, strict=True)],
-    )
+    now = [Side(side.like, provenance) for side, provenance in zip(found, provenances, strict=True)]
+    made = _made(ctx, operands, groups, now)
     if made is None:
         return None
     _write(ctx, growing)
-    looks = summed or doubled(groups) or any(isinstance(operand.view, Context) for operand in operands)
+    looks = relates or any(isinstance(operand.view, Context) for operand in operands)
     return [_looking(ctx, made) if looks else made]
+
+
+def _shares_of(operands: Sequence[_Operand]) -> frozenset[SumToOne]:
+    """All that the operands hold of parts of a whole."""
+    sides = [side.provenance.sums_to_one for operand in operands for side in operand.sides]
+    return frozenset[SumToOne]().union(*sides)
 
 
 def _letters(operands: Sequence[_Operand], terms: Sequence[str]) -> dict[str, tuple[int, Group]] | None:

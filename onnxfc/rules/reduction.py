@@ -15,7 +15,7 @@ from onnxfc.graph.op_kinds import REDUCTIONS
 from onnxfc.head.fc_to_conv import rows_of_weights
 from onnxfc.head.meet_grids import around_batch, beside_batch
 from onnxfc.head.windows import simplest, to_scores, whole_channels
-from onnxfc.layout.axes import Atom, Groups, pure
+from onnxfc.layout.axes import Atom, Groups, places_in, pure
 from onnxfc.layout.axis_map import Field
 from onnxfc.layout.gathered import Gathered
 from onnxfc.layout.provenance import Provenance
@@ -38,31 +38,31 @@ _BOUNDED = {"ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "Red
 
 def reduce_places(ctx: RuleContext, axes: Sequence[int]) -> Outcome | None:
     """A figure of the whole image, or of a whole row of what relates places: None where each window has its own."""
-    view = ctx.views[0]
-    assert isinstance(view, Placed)
-    atoms = [atom for axis in axes for atom in view.groups[axis]]
-    if any(atom.kind == "batch" for atom in atoms) or ctx.op_type not in _BOUNDED:
-        return None
-    if len({atom.side for atom in atoms if atom.kind == "space"}) > 1:
-        return None  # rows and columns of what relates places
-    weighted = any(place >= 0 for _, place in view.provenance.sums_to_one)
-    if ctx.per_window or not (view.other or weighted or ctx.role == "context"):
+    view = ctx.placed_in()
+    if not _of_whole_image(ctx, view, axes):
         return None
     kept = bool(ctx.attrs.get("keepdims", 1))
-    groups = tuple(() if axis in axes else group for axis, group in enumerate(view.groups) if kept or axis not in axes)
     doubt = in_part(ctx, [side.provenance for side in view.sides], view.tensor, axes)
     if doubt is not None:
         return doubt
-    left = _left(ctx, view, groups)
+    left = _left(ctx, view, left_of(view, axes, kept))
     if left is None:
         return None
-    sides = {atom.side for atom in atoms if atom.kind == "space"}
-    places = [atom.place for atom in atoms if atom.kind == "space"]
-    if not rescaled(
-        ctx, scale_of(ctx, view.sides[sides.pop()].provenance, view.tensor, axes, places), view.tensor, axes, kept
-    ):
+    atoms = places_in([view.groups[axis] for axis in axes])
+    side = view.sides[atoms[0].side]
+    scale = scale_of(ctx, side.provenance, view.tensor, axes, [atom.place for atom in atoms])
+    if not rescaled(ctx, scale, view.tensor, axes, kept):
         ctx.keep()
     return [left]
+
+
+def _of_whole_image(ctx: RuleContext, view: Placed, axes: Sequence[int]) -> bool:
+    """Whether a reduction over places is context, and one of those that say the same at every size."""
+    atoms = [atom for axis in axes for atom in view.groups[axis]]
+    one_side = len({atom.side for atom in atoms if atom.kind == "space"}) == 1  # not rows and columns together
+    bounded = ctx.op_type in _BOUNDED and not any(atom.kind == "batch" for atom in atoms)
+    weighted = any(place >= 0 for _, place in view.provenance.sums_to_one)
+    return one_side and bounded and not ctx.per_window and (bool(view.other) or weighted or ctx.role == "context")
 
 
 def _left(ctx: RuleContext, view: Placed, groups: Groups) -> Context | Placed | None:

@@ -83,27 +83,29 @@ def images(
     """All readings of the image inputs, the likelier first; a refusal where there is no image."""
     live = {name for position in graph.live for name in inputs_of(graph.nodes[position])}
     infos = [info for info in graph.inputs if info.name in live]
-    candidates = [info for info in infos if _is_image(inputs[info.name]) and (not names or info.name in names)]
-    if not names:  # a mean or a scale that is an input, (1, 1, 1, C), is no image beside one
-        wide = [info for info in candidates if sum(length > 1 for length in inputs[info.name].native[1:]) > 1]
-        candidates = wide or candidates
+    candidates = _candidates(infos, inputs, names)
     if not candidates:
         return _no_image(infos, inputs)
     for info in candidates:
         dims = info.type.tensor_type.shape.dim
         if size is None and any(dim.dim_value <= 0 for dim in list(dims)[2:-1] or list(dims)[2:]):
-            return Refusal(
-                "unknown-native-size",
-                info.name,
-                "the input's height and width are dynamic, so its native size is not in the graph",
-                "give it with --size HxW",
-            )
+            why = "the input's height and width are dynamic, so its native size is not in the graph"
+            return Refusal("unknown-native-size", info.name, why, "give it with --size HxW")
     found = []
     for spatial in readings(graph, candidates[0].name, inputs[candidates[0].name].native):
         reading = [_image(info, inputs[info.name], spatial, dynamic_batch) for info in candidates]
         if all(max(image.spatial) < len(image.shape) for image in reading):
             found.append(reading)
     return found if size is None else _of_size(found, size)
+
+
+def _candidates(
+    infos: Sequence[onnx.ValueInfoProto], inputs: dict[str, Spec], names: Sequence[str]
+) -> list[onnx.ValueInfoProto]:
+    """Inputs that may be images: a mean or a scale that is an input, (1, 1, 1, C), is none beside one."""
+    found = [info for info in infos if _is_image(inputs[info.name]) and (not names or info.name in names)]
+    wide = [info for info in found if sum(length > 1 for length in inputs[info.name].native[1:]) > 1]
+    return found if names else wide or found
 
 
 def _of_size(found: list[list[Image]], size: Sequence[int]) -> list[list[Image]]:

@@ -81,16 +81,20 @@ def reshaped(node: onnx.NodeProto, inputs: Sequence[Spec | None]) -> Shape | Non
     given, target = (*inputs, None, None)[:2]
     if node.op_type != "Reshape" or given is None or target is None or given.shapes is None or target.values is None:
         return None
-    before, wanted = given.native, [int(length) for length in target.values[0]]
+    before, wanted = given.native, [int(length) for length in target.values[0].reshape(-1)]
     if math.prod(before) < _COUNTABLE or any(n == 0 and k >= len(before) for k, n in enumerate(wanted)):
         return None
-    keeps_zero = any(item.name == "allowzero" and item.i for item in node.attribute)
-    shape = [before[k] if n == 0 and not keeps_zero else n for k, n in enumerate(wanted)]
-    rest = math.prod(n for n in shape if n != -1)
-    shape = [math.prod(before) // rest if n == -1 and rest else n for n in shape]
+    shape = _filled(before, wanted, any(item.name == "allowzero" and item.i for item in node.attribute))
     if math.prod(shape) != math.prod(before):
         raise InferenceFailed(f"Reshape of {before} to {tuple(wanted)}")
-    return tuple(shape)
+    return shape
+
+
+def _filled(before: Shape, wanted: Sequence[int], keeps_zero: bool) -> Shape:
+    """A Reshape's target with lengths for 0 and -1."""
+    shape = [before[k] if n == 0 and not keeps_zero else n for k, n in enumerate(wanted)]
+    rest = math.prod(n for n in shape if n != -1)
+    return tuple(math.prod(before) // rest if n == -1 and rest else n for n in shape)
 
 
 def must_hold(node: onnx.NodeProto, given: Spec | None, shape: Shape | None) -> None:
