@@ -32,7 +32,7 @@ from onnxfc.rules.registry import FEATURES, PLACED, rule
     ),
 )
 def along_axis(ctx: RuleContext) -> Outcome:
-    """Works along feature axes only: each row of the batch apart."""
+    """f along the features of a window is f of each window: each row of the batch apart."""
     axis = ctx.axis()
     if axis == 0:
         return ctx.refuse("mixes-batch", "works along the batch")
@@ -65,7 +65,7 @@ def _largest(ctx: RuleContext) -> bool:
     attributes=("axis", "k", "keepdims", "largest", "p", "select_last_index", "sorted"),
 )
 def along_channels(ctx: RuleContext) -> Outcome | None:
-    """Along one channel axis of each place."""
+    """f along a channel axis is f at each place: the output lies as the map does."""
     view = ctx.placed_in()
     axis = ctx.axis()
     if view.apart and axis in view.spatial:

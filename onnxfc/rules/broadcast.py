@@ -28,7 +28,10 @@ from onnxfc.shapes.spec import Array
 
 @rule(*BROADCAST, on=FEATURES, attributes=("direction", "fmod"))
 def on_features(ctx: RuleContext) -> Outcome:
-    """A constant per feature stays pending, for the FC layer that absorbs it; all else needs the scores."""
+    """(x + c) W is x W + c W: a constant per feature stays pending, for the FC layer that absorbs it.
+
+    All else needs the scores, and works on them cell by cell.
+    """
     return _pending(ctx) or on_scores(ctx)
 
 
@@ -123,7 +126,7 @@ NO_VALUES = "such a table has no values for other sizes"
 
 @rule(*BROADCAST, on=PLACED, attributes=("direction", "fmod"))
 def broadcast(ctx: RuleContext) -> Outcome | None:
-    """Placed tensors that lie on each other, with constants and context spread over them."""
+    """map + map lies as both do; constants and context are spread over them."""
     placed = [view for view in ctx.views if isinstance(view, Placed)]
     pooled = _pooled_beside_map(ctx, placed)
     if pooled is not None:

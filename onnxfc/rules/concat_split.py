@@ -23,7 +23,7 @@ from onnxfc.rules.registry import PLACED, rule
 
 @rule("Concat", on=PLACED, attributes=("axis",))
 def concat(ctx: RuleContext) -> Outcome | None:
-    """Tensors of one grid beside each other in a channel axis."""
+    """Concat along channels lies as its inputs do: tensors of one grid beside each other."""
     axis = positive(int(ctx.attrs["axis"]), len(ctx.shape_out()))
     placed = [view for view in ctx.views if isinstance(view, Placed)]
     if axis == 0 and all(view.apart for view in placed):
@@ -135,7 +135,10 @@ def _end_to_end(ctx: RuleContext, axis: int, strips: Sequence[Placed]) -> Outcom
 
 @rule("Split", on=PLACED, attributes=("axis", "num_outputs", "split"))
 def split(ctx: RuleContext) -> Outcome | None:
-    """Parts of a channel axis; those of a spatial one are pieces of the native map; strips are taken apart again."""
+    """Split along channels lies as its input does.
+
+    Parts of a spatial axis are pieces of the native map; strips that were joined are taken apart again.
+    """
     view, axis = ctx.placed_in(), ctx.axis()
     if pure(view.groups[axis]) and not (axis == 0 and view.apart):
         ctx.keep()

@@ -74,7 +74,10 @@ def contract(ctx: RuleContext, terms: Sequence[str], out: str, *, sums_to_one: b
     ),
 )
 def attention(ctx: RuleContext) -> Outcome | None:
-    """softmax(Q K^T) V over (N, heads, L, C) or (N, L, C). https://onnx.ai/onnx/operators/onnx__Attention.html"""
+    """softmax(Q K^T) V lies as Q does, over (N, heads, L, C) or (N, L, C): its weights sum to 1 over all places.
+
+    https://onnx.ai/onnx/operators/onnx__Attention.html
+    """
     spare = any(ctx.has_input(position) for position in range(3, len(ctx.node.input)))
     used = any(ctx.output_used(position) for position in range(1, len(ctx.node.output)))
     if spare or used or ctx.attrs.get("is_causal", 0):

@@ -23,7 +23,7 @@ WINDOWED = (*("auto_pad", "ceil_mode", "count_include_pad", "dilations", "group"
 
 @rule("FusedConv", on=PLACED, domain=MICROSOFT, attributes=(*WINDOWED, "strides", "activation", "activation_params"))
 def fused_conv(ctx: RuleContext) -> Outcome | None:
-    """A Conv and the activation behind it; one with a third summand is refused."""
+    """FusedConv is Conv, then its activation; one with a third summand is refused."""
     if ctx.has_input(3):
         return ctx.refuse("unsupported-operator", "adds another map", "export without onnxruntime's optimisation")
     return sliding(ctx)
@@ -31,7 +31,7 @@ def fused_conv(ctx: RuleContext) -> Outcome | None:
 
 @rule("Conv", "MaxPool", "AveragePool", "LpPool", on=PLACED, attributes=(*WINDOWED, "strides", "storage_order"))
 def sliding(ctx: RuleContext) -> Outcome | None:
-    """A kernel that slides over the spatial axes; auto_pad is frozen to the pads of the native size.
+    """Conv of Conv slides as one: starts add up, strides multiply. auto_pad is frozen to the pads of the native size.
 
     Over axes of places that were laid together, or of strips that were joined, only one of a single element goes.
     https://onnx.ai/onnx/operators/onnx__Conv.html, https://onnx.ai/onnx/operators/onnx__AveragePool.html

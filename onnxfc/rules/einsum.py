@@ -51,7 +51,7 @@ def equation_of(ctx: RuleContext) -> Equation:
 
 @rule("Einsum", on=PLACED, attributes=("equation",))
 def einsum(ctx: RuleContext) -> Outcome | None:
-    """Sums over channels alone, place by place; over all places too it is an FC layer that needs no flatten."""
+    """Einsum over channels is a product at each place; over C x h x w it is Conv h x w, with no flatten ahead."""
     placed = [position for position, view in enumerate(ctx.views) if isinstance(view, Placed)]
     summed = _summed(ctx) if len(ctx.views) == 1 else None
     if summed is not None:
@@ -109,7 +109,7 @@ def _over_space(ctx: RuleContext) -> Refusal:
 
 @rule("Einsum", on=FEATURES, attributes=("equation",))
 def on_features(ctx: RuleContext) -> Outcome:
-    """An FC layer, or on scores the same equation with the letters of the grid appended."""
+    """Einsum over features is Conv, an FC layer; on scores it is the same with the letters of the grid appended."""
     equation = equation_of(ctx)
     lifted = [position for position, view in enumerate(ctx.views) if isinstance(view, Window | ScoreMap | Placed)]
     view = ctx.views[lifted[0]]

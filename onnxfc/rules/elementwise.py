@@ -15,7 +15,7 @@ MICROSOFT = "com.microsoft"
 
 @rule(*UNARY, on=PLACED, attributes=UNARY_ATTRIBUTES)
 def elementwise(ctx: RuleContext) -> Outcome:
-    """Each element alone: the output lies as the input does."""
+    """f(map) lies as the map does: each element alone."""
     if not ctx.only_first:
         return ctx.refuse("dynamic-parameter", "takes a parameter that depends on the image")
     ctx.keep()

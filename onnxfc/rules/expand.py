@@ -125,7 +125,7 @@ def _of_that_size(ctx: RuleContext) -> Iterator[Placed]:
 
 @rule("Expand", on=PLACED)
 def expand(ctx: RuleContext) -> Outcome | None:
-    """To the tensor's own shape it changes nothing; else the places must not be spread."""
+    """Expand of a tensor to its own shape is the tensor; else the places must not be spread."""
     view = ctx.placed_in()
     if view.is_folded:
         return None
@@ -148,7 +148,7 @@ def expand(ctx: RuleContext) -> Outcome | None:
 
 @rule("Tile", on=PLACED)
 def tile(ctx: RuleContext) -> Outcome | None:
-    """Copies of channels beside each other."""
+    """Tile along channels lies as its input does: copies beside each other."""
     view, amounts = ctx.placed_in(), ctx.constant(1)
     if view.is_folded:
         return None

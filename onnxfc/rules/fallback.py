@@ -24,7 +24,7 @@ _ROWWISE_ATTRIBUTES = (
 
 @rule(*_ROWWISE, on=FEATURES, attributes=_ROWWISE_ATTRIBUTES)
 def rowwise(ctx: RuleContext) -> Outcome | None:
-    """Works on the inner axes of each row of its batch: features that were given a shape again."""
+    """f of each row of the batch is f of each window: features that were given a shape again."""
     view = ctx.views[0]
     if not any(isinstance(other, ScoreMap) for other in ctx.views):
         alone = ctx.op_type == "InstanceNormalization" and isinstance(view, Window)
@@ -42,7 +42,7 @@ def rowwise(ctx: RuleContext) -> Outcome | None:
 
 @rule("CumProd", "CumSum", "Pad", on=FEATURES, attributes=("exclusive", "mode", "pads", "reverse", "value"))
 def along_features(ctx: RuleContext) -> Outcome:
-    """Sums up or pads feature axes; never the batch."""
+    """CumSum along features is CumSum in each cell, and so is Pad; never along the batch."""
     rank = len(ctx.shape_in())
     view = ctx.views[0]
     assert view is not None

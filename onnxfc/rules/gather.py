@@ -20,7 +20,7 @@ from onnxfc.shapes.spec import Array
 
 @rule("OneHot", on=FEATURES, attributes=("axis",))
 def one_hot(ctx: RuleContext) -> Outcome | None:
-    """A new feature axis; counted from the first it stays before the grid.
+    """OneHot of a score map is one with a new feature axis; counted from the first it stays before the grid.
 
     https://onnx.ai/onnx/operators/onnx__OneHot.html
     """
@@ -49,7 +49,7 @@ def picks(ctx: RuleContext) -> Index | None:
 
 @rule("GatherND", on=FEATURES, attributes=("batch_dims",))
 def picked(ctx: RuleContext) -> Outcome:
-    """Some features, where their axis was moved before the batch."""
+    """GatherND of one number each is Gather along the features, where their axis was moved before the batch."""
     view, places = ctx.views[0], picks(ctx)
     if places is None or not isinstance(view, Window | ScoreMap) or not view.batch_axis:
         return ctx.refuse("mixes-batch", "picks along the batch, or by places that are not constant")
@@ -62,7 +62,7 @@ def picked(ctx: RuleContext) -> Outcome:
 
 @rule("GatherElements", "ScatterElements", on=FEATURES, attributes=("axis", "reduction"))
 def elements(ctx: RuleContext) -> Outcome:
-    """Element by element along a feature axis: data, places and updates all get the grid.
+    """GatherElements along features is that of each cell: data, places and updates all get the grid.
 
     https://onnx.ai/onnx/operators/onnx__GatherElements.html
     """
@@ -128,7 +128,10 @@ def _places_of(ctx: RuleContext, view: Placed, axis: int, index: Array, step: in
 
 @rule("Gather", on=PLACED, attributes=("axis",))
 def gather(ctx: RuleContext) -> Outcome | None:
-    """Picks channels; an index of rank 0 takes the channel axis away. Or a table is read place by place."""
+    """Gather along channels lies as its input does; an index of rank 0 takes the channel axis away.
+
+    Or a table is read place by place.
+    """
     if isinstance(ctx.views[0], Fixed):
         return _table_look_up(ctx)
     view, axis = ctx.placed_in(), ctx.axis()
@@ -164,7 +167,7 @@ def _table_look_up(ctx: RuleContext) -> Outcome:
 
 @rule("GatherND", on=PLACED, attributes=("batch_dims",))
 def picked_channels(ctx: RuleContext) -> Outcome | None:
-    """Some of the channels, one number each; exporters move their axis to the front for it."""
+    """GatherND of one number each is Gather along the channels; exporters move their axis to the front for it."""
     view = ctx.views[0]
     if picks(ctx) is None or not isinstance(view, Placed) or not ctx.only_first or not pure(view.groups[0]):
         return None

@@ -31,7 +31,10 @@ _GEMM = ("alpha", "beta", "transA", "transB")
 @rule("Gemm", on=FEATURES, attributes=_GEMM)
 @rule("Gemm", on=PLACED, attributes=_GEMM)
 def gemm(ctx: RuleContext) -> Outcome | None:
-    """Y = alpha * A' * B' + beta * C. https://onnx.ai/onnx/operators/onnx__Gemm.html"""
+    """Flatten, then Gemm over C x h x w, is Conv h x w; Gemm on scores is Conv 1 x 1.
+
+    Y = alpha * A' * B' + beta * C. https://onnx.ai/onnx/operators/onnx__Gemm.html
+    """
     if any(is_folded(view) for view in ctx.views):
         return _rows_of_places(ctx)
     turned = (bool(ctx.attrs.get("transA", 0)), bool(ctx.attrs.get("transB", 0)))
@@ -48,7 +51,10 @@ def gemm(ctx: RuleContext) -> Outcome | None:
 
 @rule("MatMul", on=PLACED)
 def matmul_placed(ctx: RuleContext) -> Outcome | None:
-    """Channels times a constant matrix, place by place; or what was computed from the image times itself."""
+    """MatMul with a constant matrix is Conv 1 x 1 already, and stays: channels, place by place.
+
+    Or what was computed from the image times itself.
+    """
     view, folded = ctx.views[0], any(is_folded(other) for other in ctx.views)
     rank, constant = len(ctx.shape_in()), ctx.only_first and len(ctx.shape_in(1)) == 2
     if isinstance(view, Placed) and constant and (rank > 2 or not view.apart):
@@ -81,7 +87,10 @@ def _rows_of_places(ctx: RuleContext) -> Outcome | None:
 
 @rule("MatMul", on=FEATURES)
 def matmul(ctx: RuleContext) -> Outcome:
-    """Features times a constant matrix. https://onnx.ai/onnx/operators/onnx__MatMul.html"""
+    """Flatten, then MatMul over C x h x w, is Conv h x w; MatMul on scores is Conv 1 x 1.
+
+    https://onnx.ai/onnx/operators/onnx__MatMul.html
+    """
     moving = [place for place, other in enumerate(ctx.views) if not isinstance(other, Fixed)]
     if len(moving) == 2 and len(ctx.shape_in()) > 2:
         return _pairwise(ctx)
@@ -238,7 +247,7 @@ _GEMM_in_fused = (
 @rule("FusedGemm", on=FEATURES, domain=MICROSOFT, attributes=_GEMM_in_fused)
 @rule("FusedGemm", on=PLACED, domain=MICROSOFT, attributes=_GEMM_in_fused)
 def fused_gemm(ctx: RuleContext) -> Outcome | None:
-    """The Gemm's Conv, and its activation behind it."""
+    """FusedGemm is the Conv of its Gemm, then its activation."""
     activation = str(ctx.attrs.get("activation", ""))
     if activation not in _PARAMETERS:
         return ctx.refuse("unknown-attribute", f"has the activation {activation or '(none)'}, which is not understood")

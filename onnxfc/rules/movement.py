@@ -26,7 +26,7 @@ _MOVE_ATTRIBUTES = (*("allowzero", "axes", "axis", "ends", "num_outputs", "perm"
 
 @rule(*_MOVES, "Unsqueeze", on=FEATURES, attributes=_MOVE_ATTRIBUTES)
 def moved_features(ctx: RuleContext) -> Outcome:
-    """The node's effect on the places of the features; on scores axis numbers made positive, the grid appended."""
+    """A move of a window's features is an order of the FC weights; one of scores keeps its axes, the grid appended."""
     if any(isinstance(view, ScoreMap) for view in ctx.views):
         return over_scores(ctx, ctx.views)
     wrapped = None

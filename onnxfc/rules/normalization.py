@@ -14,13 +14,16 @@ from onnxfc.rules.registry import FEATURES, PLACED, rule
 
 @rule("LRN", on=PLACED, attributes=("alpha", "beta", "bias", "size"))
 def lrn(ctx: RuleContext) -> Outcome | None:
-    """Normalises over neighbouring channels (axis 1) of one place."""
+    """LRN lies as the map does: over neighbouring channels (axis 1) of one place."""
     return _over_channels(ctx)
 
 
 @rule("BatchNormalization", on=PLACED, attributes=("epsilon", "momentum", "spatial", "training_mode"))
 def batch_normalization(ctx: RuleContext) -> Outcome | None:
-    """A scale and a shift per channel (axis 1). https://onnx.ai/onnx/operators/onnx__BatchNormalization.html"""
+    """BatchNormalization lies as the map does: a scale and a shift per channel (axis 1).
+
+    https://onnx.ai/onnx/operators/onnx__BatchNormalization.html
+    """
     if ctx.attrs.get("training_mode", 0) or any(ctx.output_used(k) for k in range(1, len(ctx.node.output))):
         return ctx.refuse("training-mode", "is in training mode", "export the model in eval mode")
     if not ctx.attrs.get("spatial", 1):
@@ -38,7 +41,7 @@ def _over_channels(ctx: RuleContext) -> Outcome | None:
 
 @rule("LayerNormalization", "RMSNormalization", on=PLACED, attributes=("axis", "epsilon", "stash_type"))
 def layer_normalization(ctx: RuleContext) -> Outcome | None:
-    """Over the last axes: channels, where the map is channels-last; the whole native window, each place with its scale.
+    """LayerNormalization over channels that lie last is done at each place; over the whole window it is each window's.
 
     https://onnx.ai/onnx/operators/onnx__LayerNormalization.html
     """
@@ -53,7 +56,7 @@ def layer_normalization(ctx: RuleContext) -> Outcome | None:
 
 @rule("InstanceNormalization", "GroupNormalization", on=PLACED, attributes=("epsilon", "num_groups", "stash_type"))
 def whole_map_normalization(ctx: RuleContext) -> Outcome | None:
-    """Statistics of the whole map: context."""
+    """InstanceNormalization lies as the map does, with statistics of the whole map: context."""
     view = ctx.placed_in()
     if view.is_folded:
         return _grouped(ctx, view)
@@ -90,7 +93,7 @@ _BATCH_NORM = ("epsilon", "momentum", "spatial", "training_mode")
 
 @rule("BatchNormalization", on=FEATURES, attributes=_BATCH_NORM)
 def batch_normalization_features(ctx: RuleContext) -> Outcome:
-    """A scale and a shift per feature (axis 1): pending in a window, as it is on scores."""
+    """(x s + t) W is x (s W) + t W: a scale and a shift per feature (axis 1), pending in a window."""
     if ctx.attrs.get("training_mode", 0) or any(ctx.output_used(k) for k in range(1, len(ctx.node.output))):
         return ctx.refuse("training-mode", "is in training mode", "export the model in eval mode")
     if any(not isinstance(view, Fixed) for view in ctx.views[1:]):

@@ -18,7 +18,7 @@ from onnxfc.rules.registry import PLACED, rule
 
 @rule("Pad", on=PLACED, attributes=("mode", "pads", "value"))
 def pad(ctx: RuleContext) -> Outcome | None:
-    """Constant amounts stay; on spatial axes they are padding as a Conv's is.
+    """Conv of Pad is Conv: on spatial axes constant amounts are padding, as a Conv's pads are.
 
     Amounts that fill a map up to whole blocks stay as they are computed. Where they are before the map too, they would
     move the grid: they are frozen, as auto_pad is. Where the result meets a map of its size, it is padded to the size

@@ -31,7 +31,10 @@ PARTIAL = {"ReduceMean", "ReduceMax", "ReduceSum"}
 
 @rule("GlobalAveragePool", "GlobalMaxPool", on=PLACED)
 def global_pool_operator(ctx: RuleContext) -> Outcome | None:
-    """(N, C, *spatial) to (N, C, 1, ...). https://onnx.ai/onnx/operators/onnx__GlobalAveragePool.html"""
+    """GlobalAveragePool of the native window is AveragePool h x w at stride 1: (N, C, *spatial) to (N, C, 1, ...).
+
+    https://onnx.ai/onnx/operators/onnx__GlobalAveragePool.html
+    """
     view = ctx.placed_in()
     if not view.apart:
         return pooled_in_part(ctx) if view.is_strip else None

@@ -104,7 +104,7 @@ def folded_as_context(ctx: RuleContext, view: Placed, axes: Sequence[int]) -> Ou
 
 @rule(*REDUCTIONS, on=PLACED, attributes=("axes", "keepdims", "noop_with_empty_axes"))
 def reduce_placed(ctx: RuleContext) -> Outcome | None:
-    """Over channels a tensor stays placed as it is; over places it is a pool, of a window or of the whole image."""
+    """Reduce over channels lies as the map does; over places it is a pool, of a window or of the whole image."""
     view = ctx.placed_in()
     rank, keepdims = len(view.groups), bool(ctx.attrs.get("keepdims", 1))
     axes = reduced_axes(ctx, rank)
@@ -180,7 +180,7 @@ def _statistic(ctx: RuleContext, view: Placed, axes: list[int], keepdims: bool) 
 
 @rule(*REDUCTIONS, on=FEATURES, attributes=("axes", "keepdims", "noop_with_empty_axes"))
 def reduce_window(ctx: RuleContext) -> Outcome:
-    """Reducing exactly the whole window of each channel is a global pool spelled by Reshape; else over scores."""
+    """Reduce over all places of a window is a global pool spelled by Reshape; over other features it is each cell's."""
     view = ctx.views[0]
     if not isinstance(view, Window):
         return reduce_features(ctx)

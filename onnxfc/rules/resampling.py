@@ -38,7 +38,7 @@ RESIZE = (
 
 @rule("Resize", "Upsample", on=FEATURES, attributes=RESIZE)
 def resized(ctx: RuleContext) -> Outcome | None:
-    """A decoder behind an FC layer; sizes that name the batch cannot follow."""
+    """Resize of scores is Resize in each cell: a decoder behind an FC layer. Sizes must not name the batch."""
     if not any(isinstance(other, ScoreMap) for other in ctx.views):
         return None
     scales = ctx.attrs.get("scales") or ctx.constant(1 if len(ctx.node.input) == 2 else 2)
@@ -55,7 +55,7 @@ _TRANSPOSED = ("auto_pad", "dilations", "group", "kernel_shape", "output_padding
 
 @rule("ConvTranspose", on=PLACED, attributes=_TRANSPOSED)
 def conv_transpose(ctx: RuleContext) -> Outcome | None:
-    """Finer by its strides. https://onnx.ai/onnx/operators/onnx__ConvTranspose.html"""
+    """ConvTranspose divides the stride by its own. https://onnx.ai/onnx/operators/onnx__ConvTranspose.html"""
     view = ctx.views[0]
     if not isinstance(view, Placed) or not ctx.only_first:
         return ctx.refuse("dynamic-weight", "has a weight that depends on the image")
@@ -112,7 +112,7 @@ def _behind_channels(view: Placed) -> bool:
 
 @rule("DepthToSpace", "SpaceToDepth", on=PLACED, attributes=("blocksize", "mode"))
 def blocks(ctx: RuleContext) -> Outcome | None:
-    """Channels to places and back, in blocks."""
+    """SpaceToDepth multiplies the stride by its blocks, DepthToSpace divides it."""
     view = ctx.placed_in()
     if view.is_folded:
         return None
@@ -129,7 +129,7 @@ def blocks(ctx: RuleContext) -> Outcome | None:
 
 @rule("Resize", "Upsample", on=PLACED, attributes=RESIZE)
 def resize(ctx: RuleContext) -> Outcome | None:
-    """By scales it follows the image; to the sizes of another map too.
+    """Resize divides the stride by its scales, which follow the image; to the sizes of another map too.
 
     Fixed sizes are those of the map that the result meets, or of the image; if neither, they become scales.
 

@@ -23,7 +23,10 @@ from onnxfc.shapes.spec import Shape
 
 @rule("Flatten", "Reshape", on=PLACED, attributes=("allowzero", "axis"))
 def reshape(ctx: RuleContext) -> Outcome | None:
-    """Atoms regrouped; None where places become features of a window."""
+    """Reshape of a map regroups its atoms: places laid in a row and back again are the map.
+
+    None where places become features of a window.
+    """
     view = ctx.placed_in()
     before, after = ctx.shape_in(), ctx.shape_out()
     if view.apart:
@@ -112,7 +115,7 @@ def _now(group: Group, sides: list[Placed], shapes: tuple[Shape, ...]) -> int:
 
 @rule("Unsqueeze", on=PLACED, attributes=("axes",))
 def unsqueeze(ctx: RuleContext) -> Outcome:
-    """New axes of extent 1. https://onnx.ai/onnx/operators/onnx__Unsqueeze.html"""
+    """Unsqueeze of a map is the map with further axes of extent 1. https://onnx.ai/onnx/operators/onnx__Unsqueeze.html"""
     view, rank = ctx.placed_in(), len(ctx.shape_out())
     axes = axes_of(ctx, 1, rank)
     if axes is None:
@@ -128,7 +131,10 @@ def unsqueeze(ctx: RuleContext) -> Outcome:
 
 @rule("Squeeze", on=PLACED, attributes=("axes",))
 def squeeze(ctx: RuleContext) -> Outcome | None:
-    """Axes of extent 1 go; None where they are the batch or places of native extent 1, which become the window."""
+    """Squeeze of a map is the map without axes of extent 1.
+
+    None where they are the batch or places of native extent 1, which become the window.
+    """
     view, shape = ctx.placed_in(), ctx.shape_in()
     axes = axes_of(ctx, 1, len(shape))
     if axes is None and not ctx.has_input(1):

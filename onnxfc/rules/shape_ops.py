@@ -11,14 +11,14 @@ from onnxfc.rules.registry import FEATURES, PLACED, rule
 
 @rule("Shape", "Size", on=PLACED, attributes=("start", "end"))
 def shape_of_placed(ctx: RuleContext) -> Outcome:
-    """The map's dims now: computed sizes follow the image."""
+    """Shape of a map is that of the map now: computed sizes follow the image."""
     ctx.keep()
     return ctx.fixed()
 
 
 @rule("Shape", on=FEATURES, attributes=("start", "end"))
 def shape_of_features(ctx: RuleContext) -> Outcome:
-    """(N, F1, ..., Fk) without the grid."""
+    """Shape of a score map is (N, F1, ..., Fk), without the grid."""
     whole = _whole(ctx)
     if isinstance(whole, Refusal):
         return whole
@@ -29,7 +29,7 @@ def shape_of_features(ctx: RuleContext) -> Outcome:
 
 @rule("Size", on=FEATURES)
 def size_of_features(ctx: RuleContext) -> Outcome:
-    """N * F1 * ... * Fk without the grid."""
+    """Size of a score map is N * F1 * ... * Fk, without the grid."""
     whole = _whole(ctx)
     if isinstance(whole, Refusal):
         return whole

@@ -27,7 +27,7 @@ Cuts = dict[int, tuple[int, int, int]]
 
 @rule("Slice", on=PLACED, attributes=("axes", "ends", "starts"))
 def slice_(ctx: RuleContext) -> Outcome | None:
-    """Some of the channels, or a border cut off and every n-th place kept.
+    """Slice along channels lies as the map does; along places it cuts off a border, and its steps multiply the stride.
 
     A piece of the native size is a window's, unless it meets a map of its size further on: then it is a crop to that.
     Where the trunk goes on behind a piece, a crop leaves out the same border at every size.

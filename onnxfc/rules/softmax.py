@@ -54,7 +54,7 @@ def _marked(view: Placed, ctx: RuleContext, sums_to_one: dict[int, frozenset[Sum
 
 @rule(*SOFTMAX, on=FEATURES, attributes=("axis",))
 def softmax_scores(ctx: RuleContext) -> Outcome:
-    """Over features, cell by cell. Before opset 13 all axes from ``axis`` on are normalised together.
+    """Softmax over features is Softmax in each cell. Before opset 13 all axes from ``axis`` on are normalised together.
 
     https://onnx.ai/onnx/operators/onnx__Softmax.html
     """
@@ -86,7 +86,7 @@ def _grid_first(ctx: RuleContext, scores: ScoreMap, axis: int) -> Outcome:
 
 @rule(*SOFTMAX, on=PLACED, attributes=("axis",))
 def softmax(ctx: RuleContext) -> Outcome | None:
-    """Over the channels of each place; over places they are weights of the whole image, or of each window."""
+    """Softmax over channels lies as the map does; over places it is weights of the whole image, or of each window."""
     view, rank, normalised = ctx.placed_in(), len(ctx.shape_in()), set(ctx.axes_along())
     axis = min(normalised)
     if 0 in normalised and not view.is_folded:

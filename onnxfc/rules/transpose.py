@@ -10,7 +10,10 @@ from onnxfc.rules.registry import PLACED, rule
 
 @rule("Transpose", on=PLACED, attributes=("perm",))
 def transpose(ctx: RuleContext) -> Outcome:
-    """The same groups in another order. https://onnx.ai/onnx/operators/onnx__Transpose.html"""
+    """Transpose of a map is the map with its axes in another order.
+
+    https://onnx.ai/onnx/operators/onnx__Transpose.html
+    """
     view = ctx.placed_in()
     perm = list(ctx.attrs.get("perm") or range(len(view.groups) - 1, -1, -1))
     features = view.provenance.windows or len(view.groups) < 2 + len(view.spatial)
