@@ -82,13 +82,13 @@ def laid_out(step: Step, held: Layout, axes: Sequence[int]) -> Layout:
     step.flow.spread.update(pools)
     here = frozenset[int]().union(*(places(held.axes[axis]) for axis in axes))
     thin = frozenset((place, name) for place, name in held.thin if place not in here)
-    longer = [
-        tuple(
-            replace(atom, length=step.after[axis]) if axis in axes and atom.kind == "space" else atom for atom in group
-        )
-        for axis, group in enumerate(held.axes)
-    ]
+    wide = {axis: tuple(_of_length(atom, step.after[axis]) for atom in held.axes[axis]) for axis in axes}
+    longer = [wide.get(axis, group) for axis, group in enumerate(held.axes)]
     return replace(moved(held, longer), thin=thin, looks=held.looks - pools, mean="")
+
+
+def _of_length(atom: Atom, length: int) -> Atom:
+    return replace(atom, length=length) if atom.kind == "space" else atom
 
 
 # Movement

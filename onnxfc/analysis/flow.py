@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -50,29 +50,26 @@ class Meeting:
     own: Names
 
 
-@dataclass(frozen=True)
 class Flow:
     """All that was seen.
 
     ``onward``: the tensors that hold the places of a tensor, one by one, computed from it. ``ends``: the looks that
     take places of a tensor. ``leaves``: tensors whose places go on as another map: something slides over them, or they
-    are an output. ``slid``: covers over whose result something slides, or beside which something did; and pieces.
+    are an output. ``slid``: covers over whose result something slides, or beside which something did; pieces likewise.
     ``spread``: pools whose result is laid out over places again. ``deviations``: maps less their own mean.
     """
 
-    graph: Graph
-    native: Mapping[str, Spec]
-    rank: int
-    free: bool
-    layouts: dict[str, Layout] = field(default_factory=dict)
-    looks: dict[str, Look] = field(default_factory=dict)
-    meetings: dict[str, list[Meeting]] = field(default_factory=lambda: defaultdict(list))
-    onward: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
-    ends: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
-    leaves: set[str] = field(default_factory=set)
-    slid: set[str] = field(default_factory=set)
-    spread: set[str] = field(default_factory=set)
-    deviations: set[str] = field(default_factory=set)
+    def __init__(self, graph: Graph, native: Mapping[str, Spec], rank: int, free: bool) -> None:
+        self.graph, self.native, self.rank, self.free = graph, native, rank, free
+        self.layouts: dict[str, Layout] = {}
+        self.looks: dict[str, Look] = {}
+        self.meetings: dict[str, list[Meeting]] = defaultdict(list)
+        self.onward: dict[str, set[str]] = defaultdict(set)
+        self.ends: dict[str, set[str]] = defaultdict(set)
+        self.leaves = set[str]()
+        self.slid = set[str]()
+        self.spread = set[str]()
+        self.deviations = set[str]()
 
     def of_kind(self, looks: Iterable[str], *kinds: Kind) -> Names:
         """Those that are looks of these kinds."""

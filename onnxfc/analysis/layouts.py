@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from onnxfc.layout.axes import Atom, Group, Groups, channels, groups_of, is_map, regroup
+from onnxfc.layout.axes import Atom, Group, Groups, channels, groups_of, is_map, merged, regroup
 from onnxfc.shapes.spec import Shape
 
 Names = frozenset[str]
@@ -74,7 +74,7 @@ def of_image(shape: Shape, spatial: Sequence[int]) -> Layout:
 
 def moved(layout: Layout, axes: Sequence[Group]) -> Layout:
     """The same elements in these axes."""
-    return replace(layout, axes=tuple(axes))
+    return replace(layout, axes=tuple(merged(group) for group in axes))
 
 
 def reshaped(layout: Layout, after: Shape) -> Layout:
@@ -88,21 +88,23 @@ def reshaped(layout: Layout, after: Shape) -> Layout:
 
 def _regrouped(layout: Layout, after: Shape) -> Layout:
     """Axes of one place stay where they were, else they are folded into the axis before them."""
-    assert layout.axes is not None
-    whole = regroup(layout.axes, after)
-    if whole is not None:
-        return moved(layout, whole)
+    atoms = [atom for group in layout.axes or () for atom in group]
     thin = {place for place, _ in layout.thin}
-    rest = [[a for a in group if not (a.kind == "space" and a.place in thin)] for group in layout.axes]
-    kept = regroup([tuple(group) for group in rest], after)
+    rest = [atom for atom in atoms if not (atom.kind == "space" and atom.place in thin)]
+    kept = _apart(atoms, after) or _apart(rest, after)
     if kept is not None:
         return moved(layout, kept)
-    single = [atom for group in rest for atom in group if atom.kind == "space" and atom.length == 1]
-    large = regroup([tuple(atom for atom in group if atom not in single) for group in rest], after)
+    single = [atom for atom in rest if atom.kind == "space" and atom.length == 1]
+    large = _apart([atom for atom in rest if atom not in single], after)
     if large is None:
         return layout.lost
     last = max((axis for axis, group in enumerate(large) if group), default=0)
     return moved(layout, [(*group, *single) if axis == last else group for axis, group in enumerate(large)])
+
+
+def _apart(atoms: Sequence[Atom], after: Shape) -> Groups | None:
+    """The atoms as these axes hold them; channels beside each other are all alike here."""
+    return regroup([merged(tuple(atoms))], after)
 
 
 def resized(layout: Layout, after: Shape) -> Layout:

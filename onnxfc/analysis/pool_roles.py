@@ -78,13 +78,12 @@ class _Decision:
     def _weighs_window(self, look: Look) -> bool:
         """Whether weights of places, or what relates these, belong to the head.
 
-        What relates places may not have been laid out as a map again, nor pooled: it is a layer of the trunk then.
+        What relates places may not have been laid out as a map again: it is a layer of the trunk then.
         """
         region = self.regions[look.name]
         if any(self.of[other] == "context" for other in look.of) or not self._ends_in_head(region):
             return False
-        trunk = region.mapped or self.flow.of_kind(region.ends, *_POOLS, "product")
-        return look.kind != "relation" or not trunk
+        return look.kind != "relation" or not region.mapped
 
     def _ends_in_head(self, region: Region) -> bool:
         """Whether all that takes these places belongs to the head."""

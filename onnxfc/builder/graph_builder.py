@@ -136,10 +136,6 @@ class GraphBuilder:
         self._places.update(dict.fromkeys(node.output, len(self.nodes)))
         self.nodes.append(node)
 
-    def assume(self, name: str, like: str) -> None:
-        """Give a tensor that this walk will not make (another follows) the spec of ``like``."""
-        self.specs[name] = self.specs[like]
-
     def amend(self, node: onnx.NodeProto, inputs: Sequence[str], output: str) -> None:
         """Give a node of the new graph other inputs and another name for its one output."""
         self.specs[output] = self.specs.pop(node.output[0])

@@ -302,6 +302,14 @@ class RuleContext:
         """What was made of windows meets a map of the trunk."""
         return self.refuse("head-rejoins-trunk", "feeds a result of windows back into the trunk")
 
+    def weighs_image(self, view: Placed) -> bool:
+        """Whether it holds parts of a sum over all places of the image: they shrink as that grows."""
+        return any(place >= 0 for _, place in view.provenance.sums_to_one)
+
+    def weighed_over_image(self) -> Refusal:
+        """A window would read what was weighed over all places of the image."""
+        return self.refuse("softmax-over-space", "reads in a window what was weighed over all places of the image")
+
     def refuse(self, code: str, reason: str, advice: str = "") -> Refusal:
         if self.state.global_pool == "window":
             advice = advice.replace("use --global-pool window", "")

@@ -43,6 +43,8 @@ def _of_piece(ctx: RuleContext, view: Window) -> Window:
 
 def window_of(ctx: RuleContext, view: Placed) -> Window | Refusal:
     """A placed tensor as a native window (N, *native shape)."""
+    if ctx.weighs_image(view):
+        return ctx.weighed_over_image()
     if view.is_map:
         return window_of_map(ctx, view)
     if view.is_strip:
@@ -61,7 +63,9 @@ def _moved(ctx: RuleContext, view: Placed) -> Window | Refusal | None:
         return None
     before = RuleContext(ctx.state, view.moved_by)
     first = before.views[0]
-    window = window_of(before, first) if isinstance(first, Placed) else None
+    if not isinstance(first, Placed) or not (first.is_map or first.moved_by is not None):
+        return None
+    window = window_of(before, first)
     if not isinstance(window, Window) or window.batch_axis is None:
         return window if isinstance(window, Refusal) else None
     outcome = move(before, [window, *before.views[1:]])

@@ -50,6 +50,8 @@ def global_pool(ctx: RuleContext, view: Placed, kind: str, keepdims: bool) -> Ou
     extent = view.extent
     if ctx.role == "context" or (ctx.state.global_pool == "keep" and not view.provenance.windows):
         return _kept_global(ctx, view, kind, extent)
+    if ctx.weighs_image(view):
+        return ctx.weighed_over_image()
     if kind != "Max" and ctx.builder.spec(view.tensor).dtype not in FLOATS:
         return ctx.refuse(
             "unsupported-reduction", "works on integers, of which onnxruntime has no average over windows"
@@ -97,9 +99,7 @@ def _kept_global(ctx: RuleContext, view: Placed, kind: str, extent: tuple[int, .
     if ctx.role != "context":
         ctx.replaced(ctx.op_type, "kept global")
         whole = ctx.op_type not in {"AveragePool", "MaxPool"}  # these are global at the native size only
-        weighed = any(
-            place >= 0 for _, place in view.provenance.sums_to_one
-        )  # by its own places: a head begins before that
+        weighed = ctx.weighs_image(view)  # by its own places: a head begins before that
         if whole and not weighed and len(view.spatial) == ctx.state.rank:
             provenance = replace(provenance, windows=frozenset({boundary(view)}))
     return [Context(ctx.node.output[0], replace(provenance, pools=provenance.pools | {ctx.name}))]

@@ -61,7 +61,7 @@ def _of_whole_image(ctx: RuleContext, view: Placed, axes: Sequence[int]) -> bool
     atoms = [atom for axis in axes for atom in view.groups[axis]]
     one_side = len({atom.side for atom in atoms if atom.kind == "space"}) == 1  # not rows and columns together
     bounded = ctx.op_type in _BOUNDED and not any(atom.kind == "batch" for atom in atoms)
-    weighted = any(place >= 0 for _, place in view.provenance.sums_to_one)
+    weighted = ctx.weighs_image(view)
     return one_side and bounded and not ctx.per_window and (bool(view.other) or weighted or ctx.role == "context")
 
 
@@ -131,7 +131,7 @@ def _of_strip(ctx: RuleContext, view: Placed, axes: list[int], keepdims: bool) -
 def _of_map(ctx: RuleContext, view: Placed, axes: list[int], keepdims: bool) -> Outcome:
     """A reduction over all spatial axes is a global pool."""
     spatial = set(axes) & set(view.spatial)
-    if any(place >= 0 for _, place in view.provenance.sums_to_one):
+    if ctx.weighs_image(view):
         return weighed_apart(ctx) if ctx.per_window else strip(ctx, view, axes, keepdims)
     weighed = weighs(ctx, view.provenance, sorted(spatial))
     if weighed is None:

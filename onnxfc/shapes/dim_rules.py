@@ -51,6 +51,8 @@ def slid(
 def _slid(call: NodeCall, dims: list[Dim], kernel: Sequence[int]) -> Made:
     """https://onnx.ai/onnx/operators/onnx__Conv.html"""
     rank, spec = len(dims) - 2, call.made[0]
+    if len(kernel) != rank:
+        return None
     strides, dilations = call.ints("strides", rank, 1), call.ints("dilations", rank, 1)
     auto, pads = call.attrs.get("auto_pad", "NOTSET"), call.ints("pads", 2 * rank, 0)
     made = [dims[0], dims[1] if spec is None else spec.native[1]]

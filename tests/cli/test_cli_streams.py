@@ -19,6 +19,7 @@ import cli_models
 import onnx
 import pytest
 from cli_runs import LENET, ROOT, environment, listing, onnxfc
+from fixture_files import fixture_file
 
 from onnxfc.errors import ExitCode
 from onnxfc.rewriter.api import rewrite
@@ -195,6 +196,6 @@ def test_a_rewrite_says_that_it_is_not_pickled(room: Path) -> None:
 
 
 def test_what_a_rewrite_found_is_pickled() -> None:
-    result = rewrite(onnx.load(ROOT / "fixtures" / "lenet.dynamo.onnx"))
+    result = rewrite(onnx.load(fixture_file("lenet.dynamo.onnx")))
     for item in (result.claim, result.parity, result.replacements, result.notes):
         assert pickle.loads(pickle.dumps(item)) == item
