@@ -13,6 +13,7 @@ import onnx
 
 from onnxfc.analysis.layouts import LAID, NONE, Layout, Names, of_image, resized
 from onnxfc.graph.index import Graph, attributes, inputs_of
+from onnxfc.graph.op_kinds import LENGTHS
 from onnxfc.shapes.image_inputs import Image
 from onnxfc.shapes.spec import Array, Shape, Spec
 
@@ -136,7 +137,7 @@ class Step:
     def measured(self, name: str) -> bool:
         """Whether a value is computed from a shape."""
         node = self.flow.graph.producers.get(name)
-        return node is not None and (node.op_type in {"Shape", "Size"} or any(map(self.measured, inputs_of(node))))
+        return node is not None and (node.op_type in LENGTHS or any(map(self.measured, inputs_of(node))))
 
     # What is noted
 

@@ -9,7 +9,7 @@ from onnxfc.analysis.elementwise import together
 from onnxfc.analysis.flow import Kind, Rule, Step, unknown
 from onnxfc.analysis.layouts import NONE, Layout, aligned, moved, places, resized
 from onnxfc.graph.einsum_equation import letters_of
-from onnxfc.graph.op_kinds import MEANS, REDUCTIONS, SOFTMAX
+from onnxfc.graph.op_kinds import ARG, GEMMS, GLOBAL_POOLS, LAYER_NORMS, MAP_NORMS, MEANS, REDUCTIONS, SOFTMAX
 from onnxfc.layout.axes import Group, channels, doubled
 
 
@@ -181,12 +181,12 @@ def _left_of(held: Layout, term: str, out: str) -> Layout:
 
 REDUCING: dict[str, Rule] = {
     **dict.fromkeys(REDUCTIONS, reduce),
-    **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool"), global_pool),
-    **dict.fromkeys(("ArgMax", "ArgMin", "TopK"), picked),
+    **dict.fromkeys(GLOBAL_POOLS, global_pool),
+    **dict.fromkeys((*ARG, "TopK"), picked),
     **dict.fromkeys((*SOFTMAX, "LpNormalization"), softmax),
-    **dict.fromkeys(("LayerNormalization", "RMSNormalization"), layer_norm),
-    **dict.fromkeys(("GroupNormalization", "InstanceNormalization"), whole_norm),
-    **dict.fromkeys(("FusedGemm", "Gemm"), gemm),
+    **dict.fromkeys(LAYER_NORMS, layer_norm),
+    **dict.fromkeys(MAP_NORMS, whole_norm),
+    **dict.fromkeys(GEMMS, gemm),
     "Attention": attention,
     "Einsum": einsum,
     "MatMul": matmul,
