@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from onnxfc.builder.rule_context import Outcome, RuleContext
-from onnxfc.errors import Refusal
 from onnxfc.graph.op_kinds import FUSED_UNARY, MICROSOFT, UNARY, UNARY_ATTRIBUTES
 from onnxfc.head.windows import to_scores
 from onnxfc.layout.views import Placed, Refused, ScoreMap, View, Window
@@ -15,9 +14,8 @@ from onnxfc.rules.registry import FEATURES, PLACED, rule
 @rule(*UNARY, on=PLACED, attributes=UNARY_ATTRIBUTES)
 def elementwise(ctx: RuleContext) -> Outcome:
     """Each element alone: the output lies as the input does."""
-    wrong = _parameter(ctx)
-    if wrong is not None:
-        return wrong
+    if not ctx.only_first:
+        return ctx.refuse("dynamic-parameter", "takes a parameter that depends on the image")
     ctx.keep()
     by_size = any(ctx.follows_size(position) for position in range(1, len(ctx.views)))
     return ctx.same(blamed=by_size)
@@ -29,9 +27,9 @@ rule(*FUSED_UNARY, on=PLACED, domain=MICROSOFT, attributes=UNARY_ATTRIBUTES)(ele
 @rule(*UNARY, on=FEATURES, attributes=UNARY_ATTRIBUTES)
 def elementwise_features(ctx: RuleContext) -> Outcome:
     """The activation of a window is the window of the map's activation."""
-    view, wrong = ctx.views[0], _parameter(ctx)
-    if wrong is not None:
-        return wrong
+    view = ctx.views[0]
+    if not ctx.only_first:
+        return ctx.refuse("dynamic-parameter", "takes a parameter that depends on the image")
     if isinstance(view, Window):
         pending = view.scale is not None or view.shift is not None
         if not pending or ctx.op_type == "Identity":
@@ -45,15 +43,6 @@ def elementwise_features(ctx: RuleContext) -> Outcome:
 
 
 rule(*FUSED_UNARY, on=FEATURES, domain=MICROSOFT, attributes=UNARY_ATTRIBUTES)(elementwise_features)
-
-
-def _parameter(ctx: RuleContext) -> Refusal | None:
-    """Why not, where a parameter comes from the image, or onnxruntime's own adds a bias along its last axis."""
-    if not ctx.only_first:
-        return ctx.refuse("dynamic-parameter", "takes a parameter that depends on the image")
-    if ctx.node.domain == MICROSOFT and ctx.has_input(1):
-        return ctx.refuse("unsupported-operator", "adds a bias", "export without onnxruntime's optimisation")
-    return None
 
 
 def _on_sources(ctx: RuleContext, view: Window) -> Window:
