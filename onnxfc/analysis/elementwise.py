@@ -113,7 +113,7 @@ def reshape(step: Step) -> Layout:
 
 def concat(step: Step) -> Layout:
     """Beside each other; along places, end to end."""
-    axis, rank = step.axis(0), len(step.after)
+    axis, rank = step.axis, len(step.after)
     along = any(layout.axes is not None and places(layout.axes[axis]) & layout.solid for _, layout in step.given)
     if along or any(layout.axes is None for _, layout in step.given):
         return _end_to_end(step, axis)
@@ -142,7 +142,7 @@ def gather(step: Step) -> Layout:
     held = step.data
     if held is None or held.axes is None:
         return unknown(step)
-    axis, rank, name = step.axis(0), len(step.shape(step.node.input[1])), step.node.input[0]
+    axis, rank, name = step.axis, len(step.shape(step.node.input[1])), step.node.input[0]
     ahead, group, behind = held.axes[:axis], held.axes[axis], held.axes[axis + 1 :]
     picked = [channels(length) for length in step.after[axis : axis + rank]]
     if not places(group) & held.solid:
