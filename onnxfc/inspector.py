@@ -19,6 +19,7 @@ from onnxfc.geometry import Geometry, Grid
 from onnxfc.graph.finite_weights import finite
 from onnxfc.graph.index import Graph, attributes, label
 from onnxfc.graph.inline_functions import sorted_nodes
+from onnxfc.graph.op_kinds import GEMMS
 from onnxfc.graph.wellformed import well_formed
 from onnxfc.io.model_file import ModelFile
 from onnxfc.layout.views import Context, is_map
@@ -231,7 +232,7 @@ def _heads(found: Analysis) -> Iterator[FcLayer]:
             continue
         moving.update(node.output)
         weight = next((graph.initializers[name] for name in node.input[:2] if name in graph.initializers), None)
-        if node.op_type not in {"Gemm", "MatMul", "FusedGemm"} or weight is None or len(weight.dims) != 2:
+        if node.op_type not in {*GEMMS, "MatMul"} or weight is None or len(weight.dims) != 2:
             continue
         if isinstance(found.state.views.get(node.output[0]), Context):
             continue  # of a squeeze-and-excitation, which is no head

@@ -14,7 +14,7 @@ import pytest
 import readme_refresh
 from cli_runs import ROOT, environment
 from fixture_files import fixture_file
-from readme_refresh import furnish, run_all, sessions
+from readme_refresh import agree, furnish, run_all, sessions
 
 from onnxfc.cli.check import check
 from onnxfc.cli.inspect import inspect
@@ -23,30 +23,11 @@ from onnxfc.errors import ExitCode
 
 TEXT = (ROOT / "README.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
-NUMBER = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?(?:e[+-]?\d+)?)(%| s\b|)")
 
 
 @pytest.fixture(scope="module")
 def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return furnish(tmp_path_factory.mktemp("checkout"))
-
-
-def agree(shown: str, printed: str) -> bool:
-    """Same words and counts; times may be any, rounding noise within a factor of 30, shares within 2 points."""
-    if NUMBER.sub("N", shown) != NUMBER.sub("N", printed):
-        return False
-    return all(map(_close, NUMBER.findall(shown), NUMBER.findall(printed)))
-
-
-def _close(shown: tuple[str, str], printed: tuple[str, str]) -> bool:
-    (old, unit), (new, _) = shown, printed
-    if unit == " s":
-        return float(new) < 60
-    if unit == "%":
-        return abs(float(old) - float(new)) <= 2
-    if "e-" in old:
-        return 1 / 30 < float(old) / max(float(new), 1e-12) < 30
-    return old == new
 
 
 def test_comparison_sees_differences() -> None:

@@ -13,7 +13,7 @@ from typing import Literal
 import onnx
 
 from onnxfc.graph.index import Graph
-from onnxfc.graph.op_kinds import BROADCAST
+from onnxfc.graph.op_kinds import BROADCAST, SCALING
 
 Growth = tuple[float, ...]
 """How large something is at one image size after another, but for a factor that is the same at all of them."""
@@ -80,7 +80,7 @@ def _behind(graph: Graph, way: _Way, number: Number, spreads: Spreads) -> Iterat
 def _reckoned(node: onnx.NodeProto, way: _Way, numbers: Sequence[Growth | bool]) -> Growth | None:
     """The growth of what a node makes of it with numbers that follow the size."""
     known = numbers[0]
-    if node.op_type not in {"Div", "Mul"} or way.growth is None or not isinstance(known, tuple):
+    if node.op_type not in SCALING or way.growth is None or not isinstance(known, tuple):
         return None
     pairs = list(zip(way.growth, known, strict=True))
     if node.op_type == "Mul":

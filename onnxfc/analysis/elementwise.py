@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxfc.analysis.flow import How, Kind, Rule, Step, unknown
 from onnxfc.analysis.layouts import LAID, NONE, Layout, Names, aligned, moved, places, reshaped, resized
-from onnxfc.graph.op_kinds import BROADCAST, UNARY
+from onnxfc.graph.op_kinds import BROADCAST, CUTTING, FUSED_UNARY, LENGTHS, RESHAPING, SAME_VALUES, UNARY
 from onnxfc.layout.axes import Atom, Group, Groups, channels
 
 
@@ -20,7 +20,7 @@ def same(step: Step) -> Layout:
         return unknown(step)
     name, held = step.given[0]
     step.onward(name)
-    return held if step.op_type in {"Cast", "Identity"} else replace(held, mean="")
+    return held if step.op_type in SAME_VALUES else replace(held, mean="")
 
 
 def broadcast(step: Step) -> Layout:
@@ -113,7 +113,7 @@ def reshape(step: Step) -> Layout:
 
 def concat(step: Step) -> Layout:
     """Beside each other; along places, end to end."""
-    axis, rank = step.axis(0), len(step.after)
+    axis, rank = step.axis, len(step.after)
     along = any(layout.axes is not None and places(layout.axes[axis]) & layout.solid for _, layout in step.given)
     if along or any(layout.axes is None for _, layout in step.given):
         return _end_to_end(step, axis)
@@ -142,7 +142,7 @@ def gather(step: Step) -> Layout:
     held = step.data
     if held is None or held.axes is None:
         return unknown(step)
-    axis, rank, name = step.axis(0), len(step.shape(step.node.input[1])), step.node.input[0]
+    axis, rank, name = step.axis, len(step.shape(step.node.input[1])), step.node.input[0]
     ahead, group, behind = held.axes[:axis], held.axes[axis], held.axes[axis + 1 :]
     picked = [channels(length) for length in step.after[axis : axis + rank]]
     if not places(group) & held.solid:
@@ -186,11 +186,11 @@ def _piece(step: Step, held: Layout, axes: Sequence[int], kind: Kind) -> Layout:
 
 
 ELEMENTWISE: dict[str, Rule] = {
-    **dict.fromkeys((*UNARY, "BatchNormalization", "Dropout", "LRN", "QuickGelu"), same),
+    **dict.fromkeys((*UNARY, *FUSED_UNARY, "BatchNormalization", "Dropout", "LRN"), same),
     **dict.fromkeys(BROADCAST, broadcast),
-    **dict.fromkeys(("Flatten", "Reshape", "Squeeze", "Unsqueeze"), reshape),
-    **dict.fromkeys(("Slice", "Split"), cut),
-    **dict.fromkeys(("Shape", "Size"), lambda step: None),
+    **dict.fromkeys(RESHAPING, reshape),
+    **dict.fromkeys(CUTTING, cut),
+    **dict.fromkeys(LENGTHS, lambda step: None),
     "Concat": concat,
     "Gather": gather,
     "Transpose": transpose,

@@ -13,6 +13,7 @@ import onnx
 
 from onnxfc.analysis.layouts import LAID, NONE, Layout, Names, of_image, resized
 from onnxfc.graph.index import Graph, attributes, inputs_of
+from onnxfc.graph.op_kinds import LENGTHS, axes_along, axis_of
 from onnxfc.shapes.image_inputs import Image
 from onnxfc.shapes.spec import Array, Shape, Spec
 
@@ -127,13 +128,20 @@ class Step:
         found = self.attrs.get("axes", self.constant(position))
         return None if found is None else [int(axis) % len(self.before) for axis in np.atleast_1d(found).tolist()]
 
-    def axis(self, default: int) -> int:
-        return int(self.attrs.get("axis", default)) % len(self.before)
+    @property
+    def axis(self) -> int:
+        """The axis that the operator works along."""
+        return axis_of(self.op_type, self.attrs, len(self.before), self.opset)
+
+    @property
+    def along(self) -> range:
+        """The axes that it takes together."""
+        return axes_along(self.op_type, self.attrs, len(self.before), self.opset)
 
     def measured(self, name: str) -> bool:
         """Whether a value is computed from a shape."""
         node = self.flow.graph.producers.get(name)
-        return node is not None and (node.op_type in {"Shape", "Size"} or any(map(self.measured, inputs_of(node))))
+        return node is not None and (node.op_type in LENGTHS or any(map(self.measured, inputs_of(node))))
 
     # What is noted
 

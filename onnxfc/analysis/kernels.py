@@ -9,7 +9,7 @@ from onnxfc.analysis.elementwise import laid_out
 from onnxfc.analysis.flow import Rule, Step, unknown
 from onnxfc.analysis.layouts import NONE, Layout, aligned, moved, places, resized
 from onnxfc.analysis.reductions import pooled
-from onnxfc.graph.op_kinds import SLIDING
+from onnxfc.graph.op_kinds import COVERING, PLAIN_LAYERS, SLIDING, SPREADING, weight_position
 from onnxfc.graph.sliding import Sliding, covered, covers, sliding_at
 from onnxfc.layout.axes import channels
 
@@ -17,7 +17,8 @@ from onnxfc.layout.axes import channels
 def slide(step: Step) -> Layout:
     """A Conv or a pool: over places, over channels alone, or over all that there is natively."""
     held = step.data
-    weight = step.shape(step.node.input[1]) if len(step.node.input) > 1 else ()
+    at = weight_position(step.op_type)
+    weight = step.shape(step.node.input[at]) if len(step.node.input) > at else ()
     how = None if held is None else sliding_at(step.attrs, step.before, weight)
     if held is None or held.axes is None or how is None:
         return unknown(step)
@@ -51,7 +52,7 @@ def under_kernel(step: Step, held: Layout, axes: Sequence[int]) -> Layout:
 
 def _covered(step: Step, held: Layout, how: Sliding) -> list[int]:
     """The axes that a pool's one window covers natively. In a graph of free sizes a kernel is as large as it says."""
-    if step.op_type not in {"AveragePool", "MaxPool"} or held.axes is None:
+    if step.op_type not in COVERING or held.axes is None:
         return []
     spatial = [axis for axis in range(2, len(step.before)) if places(held.axes[axis]) & held.solid]
     counted = step.op_type == "AveragePool" and bool(step.attrs.get("count_include_pad", 0))
@@ -68,7 +69,7 @@ def _leads_to_layer(step: Step) -> bool:
         for node in graph.readers.get(name, ()):
             if node.op_type in {"Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose"}:
                 names.append(node.output[0])
-            elif node.op_type not in {"Gemm", "MatMul"} or node.input[1] not in graph.initializers:
+            elif node.op_type not in PLAIN_LAYERS or node.input[1] not in graph.initializers:
                 return False
     return len(names) > 1 or bool(graph.readers.get(names[0]))
 
@@ -121,5 +122,5 @@ def copies(step: Step) -> Layout:
 KERNELS: dict[str, Rule] = {
     **dict.fromkeys(SLIDING, slide),
     **dict.fromkeys(("ConvTranspose", "DepthToSpace", "Pad", "SpaceToDepth"), grid),
-    **dict.fromkeys(("Expand", "Resize", "Tile", "Upsample"), copies),
+    **dict.fromkeys(SPREADING, copies),
 }

@@ -16,13 +16,23 @@ from onnxfc.builder import ops
 from onnxfc.builder.rule_context import LEAVE, RuleContext
 from onnxfc.errors import Refusal
 from onnxfc.graph.index import attributes, inputs_of
-from onnxfc.graph.op_kinds import BROADCAST, MEANS, SOFTMAX, SPREADING, SUMS, UNARY, axes_along
+from onnxfc.graph.op_kinds import (
+    BROADCAST,
+    CUTTING,
+    LENGTHS,
+    MEANS,
+    SAME_VALUES,
+    SOFTMAX,
+    SPREADING,
+    SUMS,
+    UNARY,
+    axes_along,
+)
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Context, Fixed, Placed, Refused, View, Window
 from onnxfc.shapes.inference_gaps import InferenceFailed
 from onnxfc.shapes.spec import Spec
 
-_SIZES = {"Shape", "Size"}
 FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
 
 
@@ -94,7 +104,7 @@ def _softmaxes_of_product(ctx: RuleContext) -> list[set[int]]:
 def _maker(ctx: RuleContext, name: str) -> onnx.NodeProto | None:
     """The node that makes a tensor, before any that leave it as it is."""
     node = ctx.state.graph.producers.get(name)
-    while node is not None and node.op_type in {"Cast", "Identity"}:
+    while node is not None and node.op_type in SAME_VALUES:
         node = ctx.state.graph.producers.get(node.input[0])
     return node
 
@@ -158,12 +168,12 @@ def _measured(ctx: RuleContext, name: str) -> bool:
         node = graph.producers.get(item)
         if node is None and not isinstance(ctx.state.views.get(item), Fixed):
             return False
-        if node is not None and node.op_type in _SIZES:
+        if node is not None and node.op_type in LENGTHS:
             found.add(node.input[0])
         elif node is not None:
             queue += [other for other in inputs_of(node) if other not in queue]
     makers = [graph.producers.get(item) for item in found]
-    if any(maker is not None and maker.op_type in {"Gather", "Slice", "Split"} for maker in makers):
+    if any(maker is not None and maker.op_type in {*CUTTING, "Gather"} for maker in makers):
         raise InferenceFailed("it is divided by the size of a piece of the image, not of the map that it sums up")
     return bool(found)
 

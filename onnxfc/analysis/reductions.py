@@ -9,7 +9,7 @@ from onnxfc.analysis.elementwise import together
 from onnxfc.analysis.flow import Kind, Rule, Step, unknown
 from onnxfc.analysis.layouts import NONE, Layout, aligned, moved, places, resized
 from onnxfc.graph.einsum_equation import letters_of
-from onnxfc.graph.op_kinds import MEANS, REDUCTIONS, SOFTMAX
+from onnxfc.graph.op_kinds import ARG, GEMMS, GLOBAL_POOLS, LAYER_NORMS, MAP_NORMS, MEANS, REDUCTIONS, SOFTMAX
 from onnxfc.layout.axes import Group, channels, doubled
 
 
@@ -33,7 +33,7 @@ def picked(step: Step) -> Layout:
     held, top = step.data, step.op_type == "TopK"
     if held is None:
         return unknown(step)
-    made = pooled(step, held, [step.axis(-1 if top else 0)], "pool", keep=top or bool(step.attrs.get("keepdims", 1)))
+    made = pooled(step, held, [step.axis], "pool", keep=top or bool(step.attrs.get("keepdims", 1)))
     return resized(made, step.after) if top else made
 
 
@@ -75,15 +75,14 @@ def _without(held: Layout, axes: Sequence[int], keep: bool, thin: frozenset[int]
 
 
 def softmax(step: Step) -> Layout:
-    """Weights that sum up to 1. Before operator set 13 all axes from its own on together."""
-    flat = step.opset < 13 and step.op_type in SOFTMAX
-    held, axis = step.data, step.axis(1 if flat else -1)
-    return unknown(step) if held is None else _weighed(step, held, range(axis, len(step.before) if flat else axis + 1))
+    """Weights that sum up to 1."""
+    held = step.data
+    return unknown(step) if held is None else _weighed(step, held, step.along)
 
 
 def layer_norm(step: Step) -> Layout:
     held = step.data
-    return unknown(step) if held is None else _weighed(step, held, range(step.axis(-1), len(step.before)))
+    return unknown(step) if held is None else _weighed(step, held, range(step.axis, len(step.before)))
 
 
 def _weighed(step: Step, held: Layout, axes: Sequence[int]) -> Layout:
@@ -181,12 +180,12 @@ def _left_of(held: Layout, term: str, out: str) -> Layout:
 
 REDUCING: dict[str, Rule] = {
     **dict.fromkeys(REDUCTIONS, reduce),
-    **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool"), global_pool),
-    **dict.fromkeys(("ArgMax", "ArgMin", "TopK"), picked),
+    **dict.fromkeys(GLOBAL_POOLS, global_pool),
+    **dict.fromkeys((*ARG, "TopK"), picked),
     **dict.fromkeys((*SOFTMAX, "LpNormalization"), softmax),
-    **dict.fromkeys(("LayerNormalization", "RMSNormalization"), layer_norm),
-    **dict.fromkeys(("GroupNormalization", "InstanceNormalization"), whole_norm),
-    **dict.fromkeys(("FusedGemm", "Gemm"), gemm),
+    **dict.fromkeys(LAYER_NORMS, layer_norm),
+    **dict.fromkeys(MAP_NORMS, whole_norm),
+    **dict.fromkeys(GEMMS, gemm),
     "Attention": attention,
     "Einsum": einsum,
     "MatMul": matmul,

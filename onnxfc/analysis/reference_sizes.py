@@ -11,12 +11,12 @@ import onnx
 
 from onnxfc.builder import ops
 from onnxfc.builder.rule_context import RuleContext
-from onnxfc.graph.op_kinds import BROADCAST, UNARY
+from onnxfc.graph.op_kinds import BROADCAST, FUSED_UNARY, MAP_NORMS, SLIDING, UNARY
 from onnxfc.layout.views import Placed, is_map
 from onnxfc.shapes.spec import Shape
 
-_ALONG = {*UNARY, "BatchNormalization", "Conv", "Dropout", "InstanceNormalization", "LayerNormalization", "Resize"}
-_ALONG |= {*BROADCAST, "AveragePool", "Concat", "GroupNormalization", "LRN", "MaxPool", "Pad", "Slice"}
+_ALONG = {*UNARY, *FUSED_UNARY, *BROADCAST, *SLIDING, *MAP_NORMS}
+_ALONG |= {"BatchNormalization", "Concat", "Dropout", "LRN", "LayerNormalization", "Pad", "Resize", "Slice"}
 """Operators behind which a map has the same size at every image size, where it has the same extent natively."""
 
 

@@ -12,11 +12,11 @@ import onnx
 
 from onnxfc.builder.rule_context import RuleContext, positive
 from onnxfc.graph.index import attributes
-from onnxfc.graph.op_kinds import BROADCAST, UNARY
+from onnxfc.graph.op_kinds import BROADCAST, IDLE, LINEAR_SUMS, PLAIN_LAYERS, RESHAPING, UNARY
 from onnxfc.layout.axes import Atom, Groups, lengths, places_in, regroup
 from onnxfc.shapes.spec import Shape
 
-_MOVES = {"Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"}
+_MOVES = {*IDLE, *RESHAPING}
 
 
 def summed_by(ctx: RuleContext, own: Groups) -> set[str] | None:
@@ -77,11 +77,11 @@ def _without(groups: Groups, gone: Sequence[int], shape: Shape) -> Groups | None
 
 def _summed(ctx: RuleContext, node: onnx.NodeProto, name: str, rank: int) -> list[int] | None:
     """The axes that a node sums up; None where it is no sum."""
-    if node.op_type in {"ReduceSum", "ReduceMean"}:
+    if node.op_type in LINEAR_SUMS:
         return _reduced(ctx, node, rank)
     if node.op_type == "GlobalAveragePool":
         return list(range(2, rank))
-    if node.op_type in {"Gemm", "MatMul"} and rank >= 2:
+    if node.op_type in PLAIN_LAYERS and rank >= 2:
         first = node.input[0] == name
         turned = attributes(node).get("transA" if first else "transB", 0)
         return [rank - 2 if first == bool(turned) else rank - 1]

@@ -13,7 +13,7 @@ from onnxfc.builder.state import Frozen, Note, Replacement, Role, State
 from onnxfc.claim.blame import Blame, Cause
 from onnxfc.errors import Refusal
 from onnxfc.graph.index import attributes, label
-from onnxfc.graph.op_kinds import axes_along, axis_of, default_axis
+from onnxfc.graph.op_kinds import ADDING_AXES, RESHAPING, axes_along, axis_of, default_axis
 from onnxfc.layout.axes import channels, groups_of
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Fixed, Lifted, Placed, Refused, ScoreMap, View, Window
@@ -112,7 +112,7 @@ class RuleContext:
     def batch_axis_out(self, position: int = 0) -> int | None:
         """0, or None where the output is still without the batch that was swallowed before."""
         shape = self.native(self.node.output[position]).native
-        restored = self.op_type in {"Reshape", "Unsqueeze"} and shape[:1] == (1,)
+        restored = self.op_type in ADDING_AXES and shape[:1] == (1,)
         return None if self.swallowed and not restored else 0
 
     @property
@@ -195,7 +195,7 @@ class RuleContext:
 
     def evaluate(self, inputs: Sequence[Array | None]) -> list[Array | None]:
         """What the original node makes of these inputs; those that are None keep their native values."""
-        if self.op_type in {"Flatten", "Reshape", "Squeeze", "Unsqueeze"} and inputs and inputs[0] is not None:
+        if self.op_type in RESHAPING and inputs and inputs[0] is not None:
             return [np.reshape(inputs[0], self.native(self.node.output[0]).native)]
         values = []
         for position, name in enumerate(self.node.input):

@@ -15,13 +15,12 @@ import onnx
 from onnx import numpy_helper
 
 from onnxfc.graph.index import Graph, attributes, canonical_domain, inputs_of, label
-from onnxfc.graph.op_kinds import same_pads
+from onnxfc.graph.op_kinds import IDLE, LENGTHS, POOLS, RESAMPLING, WEIGHT_AT, same_pads, weight_position
 from onnxfc.io.model_file import ModelFile
 from onnxfc.shapes.spec import Shape
 
-_SLIDING = {"Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool"}
-_SPATIAL = _SLIDING | {"Resize", "Upsample", "Pad", "LRN", "DepthToSpace", "SpaceToDepth", "InstanceNormalization"}
-_THROUGH = {"Identity", "Dropout"}
+_SLIDING = {*WEIGHT_AT, *POOLS, "ConvTranspose"}
+_SPATIAL = _SLIDING | {*RESAMPLING, "Pad", "LRN", "DepthToSpace", "SpaceToDepth", "InstanceNormalization"}
 Key = str
 Weight = tuple[int, Shape]
 
@@ -57,7 +56,7 @@ def _apart(graph: Graph, mine: Mapping[str, Key], by_key: Mapping[Key, str]) -> 
     """Live nodes of the original that the other model does not have; reading a shape is reading no values."""
     for position, node in enumerate(graph.nodes):
         made = [name for name in node.output if name]
-        if position not in graph.live or node.op_type in {"Shape", "Size"}:
+        if position not in graph.live or node.op_type in LENGTHS:
             continue
         if any(mine.get(name) not in by_key for name in made):
             yield node
@@ -111,7 +110,7 @@ def _keys(file: ModelFile, graph: Graph, weights: set[Weight], shapes: Mapping[s
 
 def _key(node: onnx.NodeProto, place: int, keys: Mapping[str, Key], shapes: Mapping[str, Shape]) -> Key:
     inputs = [keys.get(name, f"? {name}") if name else "" for name in node.input]
-    if node.op_type in _THROUGH and not place and not canonical_domain(node.domain):
+    if node.op_type in IDLE and not place and not canonical_domain(node.domain):
         return inputs[0]
     if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
         return _digest(numpy_helper.to_array(node.attribute[0].t))
@@ -146,7 +145,7 @@ def _slide(node: onnx.NodeProto, found: dict[str, object], shapes: Mapping[str, 
     """Spell what slides in one way: explicit pads, and nothing that goes without saying."""
     attrs = dict(attributes(node))
     auto = str(attrs.get("auto_pad", "NOTSET"))
-    kernel = attrs.get("kernel_shape") or (shapes.get(node.input[1], ())[2:] if len(node.input) > 1 else ())
+    kernel = attrs.get("kernel_shape") or _weight_shape(node, shapes)[2:]
     if node.op_type != "ConvTranspose" and auto.startswith("SAME") and node.input[0] in shapes and kernel:
         ones = [1] * len(kernel)
         steps = [attrs.get(name) or ones for name in ("strides", "dilations")]
@@ -158,6 +157,10 @@ def _slide(node: onnx.NodeProto, found: dict[str, object], shapes: Mapping[str, 
             del found[name]
     if node.op_type == "Conv":
         found.pop("kernel_shape", None)
+
+
+def _weight_shape(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> Shape:
+    return next((shapes.get(name, ()) for name in node.input[weight_position(node.op_type) :]), ())
 
 
 def _digest(array: np.ndarray) -> Key:

@@ -15,6 +15,7 @@ from onnxfc.checker.rename_io import alike
 from onnxfc.claim.claim import Boundary, Claim, Form, ImageInput, Output
 from onnxfc.errors import OnnxfcError, UsageError
 from onnxfc.graph.inline_functions import inlined
+from onnxfc.graph.op_kinds import SAME_VALUES
 from onnxfc.io.model_file import ModelFile
 from onnxfc.rewriter.analyse import Analysis, RewriteOptions, analyse
 from onnxfc.rewriter.make_claim import claim_of
@@ -26,7 +27,7 @@ FAR = 40320
 
 _REDUCTIONS: dict[str, Form] = {"ReduceMean": "mean", "GlobalAveragePool": "mean", "ReduceMax": "max"}
 _REDUCTIONS["GlobalMaxPool"] = "max"
-_IDLE = {"Flatten", "Reshape", "Squeeze", "Identity", "Cast"}
+_IDLE = {*SAME_VALUES, "Flatten", "Reshape", "Squeeze"}
 _UNKNOWN = "unknown: the models were not made by onnxfc, and the original's trunk is not understood"
 
 

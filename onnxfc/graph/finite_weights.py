@@ -11,13 +11,14 @@ from onnx import TensorProto
 
 from onnxfc.errors import ReadError
 from onnxfc.graph.index import canonical_domain, label
+from onnxfc.graph.op_kinds import GEMMS, MICROSOFT, WEIGHT_AT
 from onnxfc.io.byte_source import Span
 from onnxfc.io.model_file import ModelFile
 
 _PIECE = 1 << 19  # bytes of a weight that are looked at together; so few are read, not mapped
 
 _BAD: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
-    **dict.fromkeys(("Conv", "ConvTranspose", "FusedConv", "Gemm", "FusedGemm", "MatMul"), lambda x: ~np.isfinite(x)),
+    **dict.fromkeys((*WEIGHT_AT, *GEMMS, "ConvTranspose", "MatMul"), lambda x: ~np.isfinite(x)),
     **dict.fromkeys(("BatchNormalization", "InstanceNormalization"), lambda x: ~np.isfinite(x)),
     **dict.fromkeys(("Add", "Div", "Mul", "Sub", "PRelu", "LayerNormalization"), np.isnan),
 }
@@ -29,7 +30,7 @@ def finite(model: ModelFile) -> None:
     weights = dict(_weights(model.proto.graph))
     seen: set[str] = set()
     for node in model.proto.graph.node:
-        bad = _BAD.get(node.op_type) if canonical_domain(node.domain) in {"", "com.microsoft"} else None
+        bad = _BAD.get(node.op_type) if canonical_domain(node.domain) in {"", MICROSOFT} else None
         for name in node.input if bad is not None else ():
             if bad is None or name not in weights or name in seen:
                 continue

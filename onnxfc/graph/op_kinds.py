@@ -1,9 +1,15 @@
-"""Sets of operators by what they do: the one place for them."""
+"""Facts about operators, each said once: what they do, by sets of names; default axes; SAME pads.
+
+A set is named for what its operators have in common. Other modules put their own sets together from these.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+MICROSOFT = "com.microsoft"
+"""The domain of onnxruntime's own operators."""
 
 UNARY = (
     *("Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Ceil", "Celu", "Clip", "Cos", "Cosh", "Elu"),
@@ -13,6 +19,8 @@ UNARY = (
     *("BitwiseNot", "Cast", "CastLike"),
 )
 """Each element alone."""
+FUSED_UNARY = ("Gelu", "QuickGelu")
+"""Those of onnxruntime's own domain; they have one input."""
 BROADCAST = (
     *("Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Mean", "Sum", "Mod", "PRelu", "Where"),
     *("And", "Or", "Xor", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
@@ -26,17 +34,49 @@ REDUCTIONS = (
 SUMS = frozenset({"ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp"})
 """Reductions that grow with how many elements there are."""
 MEANS = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean"})
-SLIDING = ("AveragePool", "Conv", "FusedConv", "LpPool", "MaxPool")
-"""A kernel over the spatial axes."""
+POOLS = ("AveragePool", "LpPool", "MaxPool")
+COVERING = frozenset({"AveragePool", "MaxPool"})
+"""Pools that are global at the native size where their one window covers the map."""
+GLOBAL_POOLS = ("GlobalAveragePool", "GlobalMaxPool")
+WEIGHT_AT = {"Conv": 1, "ConvInteger": 1, "FusedConv": 1, "QLinearConv": 3}
+"""Operators that slide a kernel over the spatial axes and multiply, and which of their inputs is the kernel."""
+SLIDING = ("Conv", "FusedConv", *POOLS)
+"""A kernel over the spatial axes of the first input, which is known to be understood."""
+QUANTISED = (
+    *("ConvInteger", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QGemm", "QLinearAdd"),
+    *("QLinearConv", "QLinearGlobalAveragePool", "QLinearMatMul", "QuantizeLinear"),
+)
+"""Operators of quantised models that have no rule."""
+GEMMS = ("FusedGemm", "Gemm")
+PLAIN_LAYERS = frozenset({"Gemm", "MatMul"})
 SOFTMAX = ("Hardmax", "LogSoftmax", "Softmax")
-SPREADING = frozenset({"Expand", "Resize", "Tile", "Upsample"})
+LAYER_NORMS = ("LayerNormalization", "RMSNormalization")
+ROW_NORMS = (*LAYER_NORMS, "LpNormalization")
+"""Each row along an axis alone."""
+MAP_NORMS = ("GroupNormalization", "InstanceNormalization")
+"""By the figures of the whole map."""
+ARG = ("ArgMax", "ArgMin")
+RESAMPLING = ("Resize", "Upsample")
+COPYING = ("Expand", "Tile")
+SPREADING = frozenset({*COPYING, *RESAMPLING})
 """Elements copied, or made between others."""
 RESHAPING = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})
 """The same elements in the same order, in other axes."""
+IDLE = frozenset({"Dropout", "Identity"})
+"""Nothing at all, in inference."""
+CUTTING = ("Slice", "Split")
+LENGTHS = ("Shape", "Size")
+"""What reads no element, only how many there are."""
+SAME_VALUES = frozenset({"Cast", "Identity"})
+ADDING_AXES = frozenset({"Reshape", "Unsqueeze"})
+LINEAR_SUMS = frozenset({"ReduceMean", "ReduceSum"})
+ARITHMETIC = frozenset({"Add", "Div", "Mul", "Sub"})
+ADDITIVE = frozenset({"Add", "Sub"})
+SCALING = frozenset({"Div", "Mul"})
 
-_DEFAULT_AXIS = dict.fromkeys(("ArgMax", "ArgMin", "Gather", "GatherElements", "ScatterElements", "Split"), 0)
-_DEFAULT_AXIS |= dict.fromkeys(("LayerNormalization", "LpNormalization", "OneHot", "RMSNormalization", "TopK"), -1)
-_DEFAULT_AXIS |= {"Flatten": 1}
+_DEFAULT_AXIS = dict.fromkeys((*ARG, "Gather", "GatherElements", "ScatterElements", "Split"), 0)
+_DEFAULT_AXIS |= dict.fromkeys((*ROW_NORMS, "OneHot", "TopK"), -1)
+_DEFAULT_AXIS |= {"Concat": 1, "Flatten": 1}
 
 
 def default_axis(op_type: str, opset: int) -> int | None:
@@ -56,6 +96,11 @@ def axes_along(op_type: str, attrs: Mapping[str, Any], rank: int, opset: int) ->
     """The axes that an operator takes together: before operator set 13 a Softmax takes all from its own on."""
     axis = axis_of(op_type, attrs, rank, opset)
     return range(axis, rank if op_type in SOFTMAX and opset < 13 else axis + 1)
+
+
+def weight_position(op_type: str) -> int:
+    """Which input holds the weight: the second, but for a few."""
+    return WEIGHT_AT.get(op_type, 1)
 
 
 def same_pads(

@@ -13,6 +13,7 @@ from onnx import TensorProto
 from onnxfc.builder import ops
 from onnxfc.builder.rule_context import Outcome, RuleContext
 from onnxfc.errors import Refusal
+from onnxfc.graph.op_kinds import LINEAR_SUMS
 from onnxfc.head.conv_weights import Weight, can_turn, is_stored, kernel, shifted, vector
 from onnxfc.head.windows import simplest, to_scores, typed, whole_channels
 from onnxfc.layout.views import ScoreMap, Source, View, Window
@@ -133,7 +134,7 @@ def rows_of_weights(ctx: RuleContext, view: Window, axes: Sequence[int]) -> View
     """The sum over whole windows of a table times each channel, as a depthwise Conv; None for anything else."""
     channels = whole_channels(replace(view, scale=None, shift=None), axes)
     double = ctx.native(ctx.node.output[0]).dtype == onnx.TensorProto.DOUBLE  # for which onnxruntime has no Conv
-    if view.scale is None or channels is None or double or ctx.op_type not in {"ReduceMean", "ReduceSum"}:
+    if view.scale is None or channels is None or double or ctx.op_type not in LINEAR_SUMS:
         return None
     source, count = view.sources[0], math.prod(view.sources[0].extent)
     if not np.array_equal(channels.ravel(), np.arange(source.channels)):

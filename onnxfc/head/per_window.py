@@ -9,8 +9,6 @@ from onnxfc.builder.rule_context import Outcome, RuleContext, tensor_of
 from onnxfc.head.windows import to_scores
 from onnxfc.layout.views import ScoreMap, View
 
-NORMS = {"LayerNormalization", "LpNormalization", "RMSNormalization"}
-
 
 def per_window(ctx: RuleContext, view: View, at: int = 0, **changes: Any) -> Outcome:
     """Fold, run, unfold; ``at``: which input the view is."""

@@ -10,6 +10,7 @@ from onnxfc.builder.state import State
 from onnxfc.claim.claim import PREFIX
 from onnxfc.errors import NothingToRewrite, Refusal
 from onnxfc.graph.index import inputs_of, label
+from onnxfc.graph.op_kinds import CUTTING
 from onnxfc.io.model_file import ModelFile
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Lifted
@@ -85,7 +86,7 @@ def _whole_windows(state: State) -> Refusal:
     cuts = frozenset().union(*(view.provenance.pools for view in state.views.values() if isinstance(view, Lifted)))
     for node in state.graph.nodes:
         if cuts & state.roles.pieces & set(node.output):
-            does = "cuts a piece out of the map" if node.op_type in {"Slice", "Split"} else "picks places of the map"
+            does = "cuts a piece out of the map" if node.op_type in CUTTING else "picks places of the map"
             why = f"{node.op_type} {does} of the native size, and no FC layer or pool reads it"
             return Refusal("cut-out", label(node), why, LEAVE)
     if not state.remarks:

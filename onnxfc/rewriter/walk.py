@@ -15,7 +15,7 @@ from onnxfc.builder.rule_context import Outcome, RuleContext, tensor_of
 from onnxfc.builder.state import GlobalPool, Roles, State
 from onnxfc.errors import Refusal
 from onnxfc.graph.index import Graph, inputs_of
-from onnxfc.graph.op_kinds import BROADCAST
+from onnxfc.graph.op_kinds import ADDITIVE, ARITHMETIC, BROADCAST
 from onnxfc.head.placed_windows import window_of
 from onnxfc.io.model_file import ModelFile
 from onnxfc.layout.axes import groups_of
@@ -49,9 +49,7 @@ _AFFINE = {
 }
 
 _ANY_INPUT = {
-    *("Add", "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Concat", "Div", "Einsum", "Equal", "Gather"),
-    *("GatherElements", "Gemm", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "MatMul", "Max", "Mean", "Min"),
-    *("Mod", "Mul", "Or", "PRelu", "Pow", "ScatterElements", "Sub", "Sum", "Where", "Xor"),
+    *(*BROADCAST, "Concat", "Einsum", "Gather", "GatherElements", "Gemm", "MatMul", "ScatterElements"),
 }
 """Operators whose lifted input may be any; all others have their data first."""
 _EXPORT = "export without a runtime's own optimisation"
@@ -252,9 +250,9 @@ def _dropped(views: Sequence[View]) -> bool:
 
 def _affine(ctx: RuleContext) -> bool:
     """Whether the mean over the cells of a window may be taken after this node as well as before."""
-    if ctx.op_type in {"Add", "Sub", "Mul", "Div"}:
+    if ctx.op_type in ARITHMETIC:
         moving = [position for position, view in enumerate(ctx.views) if not isinstance(view, Fixed)]
-        return ctx.op_type in {"Add", "Sub"} or moving == [0] or (moving == [1] and ctx.op_type == "Mul")
+        return ctx.op_type in ADDITIVE or moving == [0] or (moving == [1] and ctx.op_type == "Mul")
     if ctx.op_type == "Einsum":
         return sum(not isinstance(view, Fixed) for view in ctx.views) == 1
     return ctx.op_type in _AFFINE

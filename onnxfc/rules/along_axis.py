@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from onnxfc.builder.rule_context import LEAVE, Outcome, RuleContext
-from onnxfc.head.per_window import NORMS, per_window
+from onnxfc.graph.op_kinds import ARG, ROW_NORMS
+from onnxfc.head.per_window import per_window
 from onnxfc.head.windows import whole_channels
 from onnxfc.layout.axes import pure
 from onnxfc.layout.views import Fixed, Placed, Window
@@ -17,7 +18,7 @@ from onnxfc.rules.registry import FEATURES, PLACED, rule
 
 
 @rule(
-    *("ArgMax", "ArgMin", "LayerNormalization", "LpNormalization", "RMSNormalization", "TopK"),
+    *(*ARG, *ROW_NORMS, "TopK"),
     on=FEATURES,
     attributes=(
         "axis",
@@ -44,7 +45,7 @@ def along_axis(ctx: RuleContext) -> Outcome:
     if channels is not None and isinstance(view, Window) and ctx.role == "context":
         outcome = window_as_context(ctx, view, channels, "ReduceMax")
         return [*outcome, Fixed("")] if isinstance(outcome, list) else outcome
-    if ctx.role == "context" and ctx.op_type not in NORMS:
+    if ctx.role == "context" and ctx.op_type not in ROW_NORMS:
         return ctx.refuse("along-space", "works along the places of the native size", LEAVE)
     return per_window(ctx, view, axis=axis)
 
@@ -73,7 +74,7 @@ def along_channels(ctx: RuleContext) -> Outcome | None:
     made = kept(ctx, view, [axis])
     if not isinstance(made, list):
         return made
-    if not ctx.attrs.get("keepdims", 1) and ctx.op_type in {"ArgMax", "ArgMin"}:
+    if not ctx.attrs.get("keepdims", 1) and ctx.op_type in ARG:
         groups = view.groups[:axis] + view.groups[axis + 1 :]
         return [replace(item, groups=groups) for item in made if isinstance(item, Placed)]
     return ctx.of_channels(view, axis)

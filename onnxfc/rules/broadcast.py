@@ -14,7 +14,7 @@ from onnxfc.builder.rule_context import Outcome, RuleContext, tensor_of
 from onnxfc.claim.blame import Cause
 from onnxfc.claim.claim import Boundary
 from onnxfc.errors import Refusal
-from onnxfc.graph.op_kinds import BROADCAST
+from onnxfc.graph.op_kinds import ADDITIVE, ARITHMETIC, BROADCAST, SCALING
 from onnxfc.head.fc_to_conv import take_bias
 from onnxfc.head.meet_grids import all_scores, beside_windows, lies_on, lift_fixed, uniform
 from onnxfc.head.windows import affine, window_of_map
@@ -36,7 +36,7 @@ def on_features(ctx: RuleContext) -> Outcome:
 
 
 def _pending(ctx: RuleContext) -> Outcome | None:
-    if ctx.op_type not in {"Add", "Sub", "Mul", "Div"}:
+    if ctx.op_type not in ARITHMETIC:
         return None
     at = 1 if ctx.op_type in {"Add", "Mul"} and isinstance(ctx.views[0], Fixed) else 0
     view, fixed = ctx.views[at], ctx.views[1 - at]
@@ -64,7 +64,7 @@ def _without_batch(value: Array, features: int) -> Array:
 
 
 def _as_affine(op_type: str, operand: Array) -> tuple[Array | None, Array | None]:
-    if op_type in {"Add", "Sub"}:
+    if op_type in ADDITIVE:
         return None, operand if op_type == "Add" else -operand
     return (operand if op_type == "Mul" else 1.0 / operand), None
 
@@ -233,7 +233,7 @@ def _unlike(ctx: RuleContext, placed: Sequence[Placed]) -> Refusal | None:
 def _row_of_weights(ctx: RuleContext, placed: Sequence[Placed]) -> Outcome | None:
     """A table times a map whose places are then summed up: weights of each window's features."""
     view = placed[0]
-    alone = ctx.op_type in {"Div", "Mul"} and len(placed) == 1 and view.is_map and not view.provenance.windows
+    alone = ctx.op_type in SCALING and len(placed) == 1 and view.is_map and not view.provenance.windows
     kinds = summed_by(ctx, view.groups) if alone else None
     if kinds is None:
         return None
@@ -302,7 +302,7 @@ def _divides_by_places(ctx: RuleContext, like: Placed, position: int) -> bool:
     values = ctx.builder.spec(ctx.tensors()[position]).values or ()
     shapes = ctx.builder.spec(like.tensor).shapes or ()
     counts = [math.prod(shape[axis] for axis in like.spatial) for shape in shapes]
-    if ctx.op_type not in {"Div", "Mul"} or len(values) != len(counts) or any(value.size != 1 for value in values):
+    if ctx.op_type not in SCALING or len(values) != len(counts) or any(value.size != 1 for value in values):
         return False
     factors = [float(value.ravel()[0]) for value in values]
     parts = [f / n if ctx.op_type == "Div" else f * n for f, n in zip(factors, counts, strict=True)]

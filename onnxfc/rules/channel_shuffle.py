@@ -9,11 +9,12 @@ import onnx
 
 from onnxfc.builder.rule_context import RuleContext
 from onnxfc.graph.index import attributes
+from onnxfc.graph.op_kinds import RESHAPING
 from onnxfc.layout.axes import lengths
 from onnxfc.layout.views import Placed, is_map
 from onnxfc.shapes.spec import Array
 
-_MOVES = {"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
+_MOVES = {*RESHAPING, "Identity", "Transpose"}
 
 
 def permuted(ctx: RuleContext, view: Placed) -> tuple[Placed, Array] | None:

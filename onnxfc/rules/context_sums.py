@@ -13,6 +13,7 @@ from onnxfc.builder import ops
 from onnxfc.builder.rule_context import Outcome, RuleContext
 from onnxfc.claim.blame import Cause
 from onnxfc.errors import Refusal
+from onnxfc.graph.op_kinds import COVERING
 from onnxfc.head.windows import whole_channels
 from onnxfc.layout.axes import Groups
 from onnxfc.layout.axis_map import Field
@@ -120,7 +121,7 @@ def strip(ctx: RuleContext, view: Placed, axes: Sequence[int], keepdims: bool) -
         return follows_size(ctx, scale)
     if rescaled(ctx, scale, view.tensor, axes, keepdims):
         pass
-    elif ctx.op_type in {"AveragePool", "MaxPool"}:
+    elif ctx.op_type in COVERING:
         kind = "ReduceMax" if ctx.op_type == "MaxPool" else "ReduceMean"
         ops.reduce(ctx.builder, kind, view.tensor, axes, True, ctx.node.output[0], ctx.node)
     else:

@@ -8,15 +8,16 @@ from typing import Any
 from onnxfc.builder.rule_context import Outcome, RuleContext
 from onnxfc.claim.blame import Cause
 from onnxfc.errors import Refusal
+from onnxfc.graph.op_kinds import MICROSOFT, weight_position
 from onnxfc.graph.sliding import Sliding, sliding_at
 from onnxfc.head.placed_windows import pooled_in_part
 from onnxfc.layout.axes import channels, kinds, pure
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Placed
 from onnxfc.rules.context_sums import strip
-from onnxfc.rules.elementwise import MICROSOFT
 from onnxfc.rules.pooling import global_pool, partial_pool
 from onnxfc.rules.registry import PLACED, rule
+from onnxfc.shapes.spec import Shape
 
 WINDOWED = (*("auto_pad", "ceil_mode", "count_include_pad", "dilations", "group", "kernel_shape", "p", "pads"),)
 
@@ -101,12 +102,18 @@ def _frozen(how: Sliding) -> dict[str, Any]:
 def _pointwise(ctx: RuleContext, view: Placed) -> Outcome | None:
     """A Conv of one element over (N, C, H * W)."""
     alone = kinds(view.groups[0]) == ["batch"] and pure(view.groups[1])
-    kernel = ctx.shape_in(1)[2:] if ctx.has_input(1) else ctx.attrs.get("kernel_shape", ())
+    kernel = _weight_shape(ctx)[2:] or ctx.attrs.get("kernel_shape", ())
     idle = set(kernel) == {1} and not any(ctx.attrs.get("pads") or ()) and set(ctx.attrs.get("strides") or (1,)) == {1}
     if not (ctx.only_first and alone and idle):
         return pooled_in_part(ctx) if view.is_strip else None
     ctx.keep()
     return ctx.of_channels(view, 1)
+
+
+def _weight_shape(ctx: RuleContext) -> Shape:
+    """Empty for a pool."""
+    at = weight_position(ctx.op_type)
+    return ctx.shape_in(at) if ctx.has_input(at) else ()
 
 
 def _weight_of_image(ctx: RuleContext) -> Refusal:
@@ -126,8 +133,7 @@ def _layout(ctx: RuleContext, view: Placed) -> Refusal | None:
 
 def sliding_of(ctx: RuleContext) -> Sliding | Refusal:
     """What the node's attributes say, at the native size."""
-    weight = ctx.shape_in(1) if ctx.has_input(1) else ()
-    found = sliding_at(ctx.attrs, ctx.shape_in(), weight)
+    found = sliding_at(ctx.attrs, ctx.shape_in(), _weight_shape(ctx))
     if found is None:
         return ctx.refuse("same-padding", "has a stride so much larger than its kernel that SAME cuts the border off")
     return found

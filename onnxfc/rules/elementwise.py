@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from onnxfc.builder.rule_context import Outcome, RuleContext
-from onnxfc.graph.op_kinds import UNARY, UNARY_ATTRIBUTES
+from onnxfc.graph.op_kinds import FUSED_UNARY, MICROSOFT, UNARY, UNARY_ATTRIBUTES
 from onnxfc.head.windows import to_scores
 from onnxfc.layout.views import Placed, Refused, ScoreMap, View, Window
 from onnxfc.rules.registry import FEATURES, PLACED, rule
-
-MICROSOFT = "com.microsoft"
 
 
 @rule(*UNARY, on=PLACED, attributes=UNARY_ATTRIBUTES)
@@ -23,7 +21,7 @@ def elementwise(ctx: RuleContext) -> Outcome:
     return ctx.same(blamed=by_size)
 
 
-rule("Gelu", "QuickGelu", on=PLACED, domain=MICROSOFT, attributes=("alpha",))(elementwise)
+rule(*FUSED_UNARY, on=PLACED, domain=MICROSOFT, attributes=UNARY_ATTRIBUTES)(elementwise)
 
 
 @rule(*UNARY, on=FEATURES, attributes=UNARY_ATTRIBUTES)
@@ -44,7 +42,7 @@ def elementwise_features(ctx: RuleContext) -> Outcome:
     return [replace(scores, tensor=ctx.node.output[0])]
 
 
-rule("Gelu", "QuickGelu", on=FEATURES, domain=MICROSOFT, attributes=("alpha",))(elementwise_features)
+rule(*FUSED_UNARY, on=FEATURES, domain=MICROSOFT, attributes=UNARY_ATTRIBUTES)(elementwise_features)
 
 
 def _on_sources(ctx: RuleContext, view: Window) -> Window:

@@ -11,7 +11,7 @@ from onnxfc.analysis.reference_sizes import images, references
 from onnxfc.builder import ops
 from onnxfc.builder.rule_context import LEAVE, Outcome, RuleContext, tensor_of
 from onnxfc.claim.blame import Cause
-from onnxfc.graph.op_kinds import BROADCAST, UNARY
+from onnxfc.graph.op_kinds import BROADCAST, COPYING, SPREADING, UNARY
 from onnxfc.head.meet_grids import uniform
 from onnxfc.layout.axes import lengths
 from onnxfc.layout.provenance import Provenance
@@ -28,7 +28,7 @@ def spreads(ctx: RuleContext) -> bool:
         return False
     rank, after = 2 + ctx.state.rank, ctx.shape_out()
     context = _context(ctx)
-    if ctx.op_type in {"Expand", "Resize", "Tile", "Upsample"}:
+    if ctx.op_type in SPREADING:
         same = len(context) == 1 and len(ctx.shape_in()) == rank and ctx.shape_in()[:2] == after[:2]
     else:
         same = ctx.op_type in BROADCAST and all(isinstance(view, Context | Fixed) for view in ctx.views)
@@ -168,7 +168,7 @@ def tile(ctx: RuleContext) -> Outcome | None:
 def laid_out(ctx: RuleContext, view: Placed) -> Outcome | None:
     """A strip along the axis that was pooled, as long as the map is there; None where it is not laid out."""
     before, after = ctx.shape_in(), ctx.shape_out()
-    copies = ctx.op_type in {"Expand", "Tile"}
+    copies = ctx.op_type in COPYING
     known = view.is_strip and len(before) == len(after) and (copies or ctx.opset < 11 or ctx.has_input(3))
     places = _missing(view, after) if known else []
     if not places:

@@ -10,6 +10,7 @@ import numpy as np
 from onnxfc.builder import ops
 from onnxfc.builder.rule_context import LEAVE, Outcome, RuleContext
 from onnxfc.errors import Refusal
+from onnxfc.graph.op_kinds import MICROSOFT
 from onnxfc.head.conv_weights import Weight, resolve
 from onnxfc.head.fc_to_conv import Operands, fully_connected, shaped
 from onnxfc.head.meet_grids import all_scores, beside_windows, lift_fixed
@@ -21,7 +22,6 @@ from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Fixed, Placed, ScoreMap, View, Window, is_folded
 from onnxfc.rules import contraction
 from onnxfc.rules.context_sums import even_as_context, even_matmul
-from onnxfc.rules.elementwise import MICROSOFT
 from onnxfc.rules.registry import FEATURES, PLACED, rule
 from onnxfc.rules.unsupported import attention, sums_places
 

@@ -15,6 +15,7 @@ from onnxfc.analysis.normalised_sums import FLOATS, in_part, rescaled
 from onnxfc.builder import ops
 from onnxfc.builder.rule_context import Outcome, RuleContext
 from onnxfc.claim.blame import Cause
+from onnxfc.graph.op_kinds import COVERING
 from onnxfc.head.placed_windows import pooled_in_part
 from onnxfc.head.windows import boundary, channels_first, places_of, simplest, untransposed, window_of_map
 from onnxfc.layout.axis_map import Field
@@ -91,14 +92,14 @@ def _kept_global(ctx: RuleContext, view: Placed, kind: str, extent: tuple[int, .
         return follows_size(ctx, scale)
     if rescaled(ctx, scale, view.tensor, view.spatial, keepdims):
         pass
-    elif ctx.op_type in {"AveragePool", "MaxPool"}:
+    elif ctx.op_type in COVERING:
         ctx.builder.emit(f"Global{kind}Pool", [view.tensor], ctx.node.output[0], instead=ctx.node)
     else:
         ctx.keep()
     provenance = replace(view.provenance.blamed(ctx.blame(Cause.CONTEXT)), fields=(Field(),) * ctx.state.rank)
     if ctx.role != "context":
         ctx.replaced(ctx.op_type, "kept global")
-        whole = ctx.op_type not in {"AveragePool", "MaxPool"}  # these are global at the native size only
+        whole = ctx.op_type not in COVERING  # these are global at the native size only
         weighed = ctx.weighs_image(view)  # by its own places: a head begins before that
         if whole and not weighed and len(view.spatial) == ctx.state.rank:
             provenance = replace(provenance, windows=frozenset({boundary(view)}))

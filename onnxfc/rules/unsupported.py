@@ -12,7 +12,7 @@ import onnx
 from onnxfc.builder.rule_context import ATTENTION, LEAVE, RuleContext
 from onnxfc.errors import Refusal
 from onnxfc.graph.index import label
-from onnxfc.graph.op_kinds import BROADCAST
+from onnxfc.graph.op_kinds import BROADCAST, QUANTISED
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Context, Fixed, Lifted, Placed, Window
 
@@ -31,8 +31,7 @@ WHY = {
     ),
     **_reasons(
         *("quantised", "belongs to a quantised model", "rewrite the float model, then quantise it"),
-        *("ConvInteger", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QGemm", "QLinearAdd"),
-        *("QLinearConv", "QLinearGlobalAveragePool", "QLinearMatMul", "QuantizeLinear"),
+        *QUANTISED,
     ),
 }
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
+from onnxfc.graph.op_kinds import BROADCAST, POOLS, RESAMPLING, WEIGHT_AT, weight_position
 from onnxfc.shapes.length import Dim, Length, at, least, most, quotient
 from onnxfc.shapes.node_call import Dims, NodeCall, Room, Still
 
@@ -21,16 +22,10 @@ def dims_of(call: NodeCall) -> Sequence[Dims] | None:
     if rule is not None:
         dims = call.dims(0)
         return None if dims is None else rule(call, list(dims))
-    if node.op_type in _SIDE_BY_SIDE and not node.domain:
+    if node.op_type in BROADCAST and not node.domain:
         call.bond_side_by_side()
     return None
 
-
-_SIDE_BY_SIDE = {
-    *("Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Mean", "Min", "Mod"),
-    *("Mul", "Or", "PRelu", "Pow", "Sub", "Sum", "Where", "Xor"),
-}
-"""Operators that broadcast their inputs against each other."""
 
 Made = Sequence[Dims] | None
 
@@ -66,7 +61,7 @@ def _slid(call: NodeCall, dims: list[Dim], kernel: Sequence[int]) -> Made:
 
 
 def _conv(call: NodeCall, dims: list[Any]) -> Made:
-    weight = call.spec(3 if call.node.op_type == "QLinearConv" else 1)
+    weight = call.spec(weight_position(call.node.op_type))
     return None if weight is None or weight.shapes is None else _slid(call, dims, weight.native[2:])
 
 
@@ -353,9 +348,9 @@ def _einsum(call: NodeCall, dims: list[Any]) -> Made:
 
 
 _RULES: dict[str, Callable[[NodeCall, list[Any]], Made]] = {
-    **dict.fromkeys(("Conv", "ConvInteger", "FusedConv", "QLinearConv"), _conv),
-    **dict.fromkeys(("AveragePool", "LpPool", "MaxPool"), _pool),
-    **dict.fromkeys(("Resize", "Upsample"), _resize),
+    **dict.fromkeys(WEIGHT_AT, _conv),
+    **dict.fromkeys(POOLS, _pool),
+    **dict.fromkeys(RESAMPLING, _resize),
     "Concat": _concat,
     "ConstantOfShape": _filled,
     "ConvTranspose": _conv_transpose,

@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from onnxfc.graph.op_kinds import LENGTHS
 from onnxfc.shapes.dim_rules import dims_of
 from onnxfc.shapes.image_inputs import Image
 from onnxfc.shapes.inference import Inference
@@ -159,7 +160,7 @@ class Extents:
             return None
         if spec.values[0].size > FEW or spec.values[0].dtype == object:
             return None
-        if call.node.op_type not in {"Shape", "Size"} and not any(call.moving(k) for k in call.inputs):
+        if call.node.op_type not in LENGTHS and not any(call.moving(k) for k in call.inputs):
             return None if spec.alike is None else exact(spec.alike)
         for rule in (values_of, NodeCall.sampled_values):
             found = rule(call, output)

@@ -9,14 +9,14 @@ from onnx import TensorProto, defs
 
 from onnxfc.errors import ReadError
 from onnxfc.graph.index import Graph, canonical_domain, label
+from onnxfc.graph.op_kinds import ARG, MICROSOFT, REDUCTIONS, ROW_NORMS, SOFTMAX
 from onnxfc.graph.wellformed import dims_text, malformed
 from onnxfc.io.model_file import ModelFile
 from onnxfc.shapes.spec import Shape, Spec
 
 _ALONG = {
-    *("ArgMax", "ArgMin", "Concat", "Flatten", "Gather", "Hardmax", "LayerNormalization", "LogSoftmax"),
-    *("LpNormalization", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean"),
-    *("ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare", "Softmax", "Split", "Squeeze", "TopK"),
+    *(*ARG, *REDUCTIONS, *ROW_NORMS, *SOFTMAX),
+    *("Concat", "Flatten", "Gather", "Split", "Squeeze", "TopK"),
 }
 """Operators whose axis or axes are those of their first input."""
 
@@ -28,7 +28,7 @@ def fits(model: ModelFile, nodes: Iterable[onnx.NodeProto], native: Mapping[str,
     """
     weights = {tensor.name: tensor for tensor in model.proto.graph.initializer}
     for node in nodes:
-        own = canonical_domain(node.domain) in {"", "com.microsoft"} and len(node.input) > 1
+        own = canonical_domain(node.domain) in {"", MICROSOFT} and len(node.input) > 1
         sizes = _FEATURES.get(node.op_type) if own and node.input[1] in weights else None
         given = native.get(node.input[0]) if sizes is not None else None
         if sizes is None or given is None or given.shapes is None:

@@ -9,6 +9,7 @@ import onnx
 
 from onnxfc.errors import Refusal, UsageError
 from onnxfc.graph.index import Graph, inputs_of
+from onnxfc.graph.op_kinds import ADDING_AXES
 from onnxfc.shapes.image_layouts import READINGS, readings
 from onnxfc.shapes.spec import Shape, Spec
 
@@ -164,7 +165,7 @@ def inner_image(graph: Graph, native: Mapping[str, Spec]) -> str:
         if not flat.intersection(node.input[:1]):
             continue
         spec = native[node.output[0]]
-        if spec.shapes is not None and _is_image(spec) and node.op_type in {"Reshape", "Unsqueeze"}:
+        if spec.shapes is not None and _is_image(spec) and node.op_type in ADDING_AXES:
             return str(node.output[0])
         if node.op_type in {"Cast", "Div", "Identity", "Mul", "Sub"}:
             flat.add(node.output[0])

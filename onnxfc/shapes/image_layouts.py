@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import onnx
 
 from onnxfc.graph.index import Graph, attributes
+from onnxfc.graph.op_kinds import BROADCAST, CUTTING, FUSED_UNARY, GLOBAL_POOLS, POOLS, RESAMPLING, UNARY, WEIGHT_AT
 from onnxfc.shapes.spec import Shape
 
 Reading = tuple[int, ...]
@@ -22,11 +23,9 @@ READINGS: dict[int, tuple[Reading, ...]] = {3: ((2,), (1, 2), (1,)), 4: ((2, 3),
 CHANNELS = {1, 2, 3, 4}
 """As many channels an image has."""
 
-_SLIDING = {"AveragePool", "Conv", "ConvTranspose", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool"}
-_SLIDING |= {"LpPool", "MaxPool"}
+_SLIDING = {*WEIGHT_AT, *POOLS, *GLOBAL_POOLS, "ConvTranspose", "GlobalLpPool"}
 """Operators whose axis 1 is the channels, and all behind it places."""
-_ALONG = {"Abs", "Add", "BatchNormalization", "Cast", "Clip", "Concat", "Div", "Dropout", "Identity", "Max", "Min"}
-_ALONG |= {"Mul", "Neg", "Pad", "Pow", "Relu", "Resize", "Sigmoid", "Slice", "Split", "Sqrt", "Sub", "Tanh", "Upsample"}
+_ALONG = {*UNARY, *FUSED_UNARY, *BROADCAST, *CUTTING, *RESAMPLING, "BatchNormalization", "Concat", "Dropout", "Pad"}
 """Operators that leave each axis what it is, where their result has as many."""
 
 

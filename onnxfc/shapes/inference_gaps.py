@@ -11,19 +11,18 @@ from typing import TYPE_CHECKING
 
 import onnx
 
+from onnxfc.graph.op_kinds import FUSED_UNARY, MICROSOFT, POOLS
+
 if TYPE_CHECKING:
     from onnxfc.shapes.spec import Shape, Spec
 
 
 _ALIASES = {
-    ("com.microsoft", "FusedConv"): "Conv",
-    ("com.microsoft", "FusedGemm"): "Gemm",
-    ("com.microsoft", "Gelu"): "Relu",
-    ("com.microsoft", "QuickGelu"): "Relu",
+    **{(MICROSOFT, name): "Relu" for name in FUSED_UNARY},
+    (MICROSOFT, "FusedConv"): "Conv",
+    (MICROSOFT, "FusedGemm"): "Gemm",
 }
 """onnxruntime's fused operators, of which onnx has no schema, and standard ones with the same shapes."""
-
-_POOLS = {"MaxPool", "AveragePool", "LpPool"}
 
 _COUNTABLE = 2**62
 
@@ -66,7 +65,7 @@ def without_idle(node: onnx.NodeProto, given: Spec | None, shape: Shape | None) 
 
     https://onnx.ai/onnx/operators/onnx__MaxPool.html: such windows are ignored, and onnxruntime ignores them.
     """
-    told = {item.name: item for item in node.attribute} if node.op_type in _POOLS else {}
+    told = {item.name: item for item in node.attribute} if node.op_type in POOLS else {}
     if shape is None or given is None or given.shapes is None or "ceil_mode" not in told or not told["ceil_mode"].i:
         return shape
     dims = len(shape) - 2

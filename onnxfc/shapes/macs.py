@@ -8,6 +8,7 @@ from math import prod
 import onnx
 
 from onnxfc.graph.index import attributes
+from onnxfc.graph.op_kinds import GEMMS, WEIGHT_AT, weight_position
 from onnxfc.shapes.spec import Shape
 
 
@@ -17,16 +18,16 @@ def multiply_adds(nodes: Iterable[onnx.NodeProto], shapes: Mapping[str, Shape]) 
 
 
 def _of_node(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> int:
-    given = [shapes.get(name) for name in node.input[:2]]
+    given = [shapes.get(name) for name in (*node.input[:1], *node.input[weight_position(node.op_type) :][:1])]
     made = shapes.get(node.output[0])
     if len(given) < 2 or given[0] is None or given[1] is None or made is None:
         return 0
     left, right = given[0], given[1]
-    if node.op_type in {"Conv", "FusedConv", "ConvInteger", "QLinearConv"}:
+    if node.op_type in WEIGHT_AT:
         return prod(made) * prod(right[1:])
     if node.op_type == "ConvTranspose":
         return prod(left) * prod(right[1:])
-    if node.op_type in {"Gemm", "FusedGemm"}:
+    if node.op_type in GEMMS:
         return prod(made) * left[0 if attributes(node).get("transA", 0) else 1]
     if node.op_type in {"MatMul", "FusedMatMul"} and left:
         return prod(made) * left[-1]

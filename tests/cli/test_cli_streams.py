@@ -18,7 +18,7 @@ from pathlib import Path
 import cli_models
 import onnx
 import pytest
-from cli_runs import LENET, ROOT, environment, listing, onnxfc
+from cli_runs import LENET, environment, listing, onnxfc
 from fixture_files import fixture_file
 
 from onnxfc.errors import ExitCode

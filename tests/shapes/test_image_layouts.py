@@ -56,6 +56,13 @@ def test_a_conv_says_which_axis_its_channels_are() -> None:
     assert read(net, net.conv(net.op("Relu", image), 16, 4, (3, 3)), shape) == [(2, 3)]
 
 
+@pytest.mark.parametrize("op_type", ["LeakyRelu", "HardSwish", "Softplus"])
+def test_any_activation_before_the_conv_is_looked_through(op_type: str) -> None:
+    shape = (1, 16, 24, 3)
+    net, image = opened(shape)
+    assert read(net, net.conv(net.op(op_type, image), 16, 4, (3, 3)), shape) == [(2, 3)]
+
+
 def test_a_transpose_before_the_conv_says_the_opposite() -> None:
     shape = (1, 3, 16, 24)
     net, image = opened(shape)

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from cli_runs import ROOT, environment
+from cli_runs import environment
+from fixture_files import fixture_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
@@ -236,6 +237,6 @@ def test_the_rest_is_the_evaluators() -> None:
 @pytest.mark.parametrize("name", ["keras_branches.tf2onnx", "shaped.dynamo", "unfolded.torchscript", "blocks.dynamo"])
 def test_sizes_that_a_graph_computes_need_no_evaluator(name: str) -> None:
     code = "import sys, onnxfc; onnxfc.rewrite(sys.argv[1], prove=False); assert 'onnx.reference' not in sys.modules"
-    command = [sys.executable, "-c", code, str(ROOT / "fixtures" / f"{name}.onnx")]
+    command = [sys.executable, "-c", code, str(fixture_file(f"{name}.onnx"))]
     done = subprocess.run(command, env=environment(), capture_output=True)
     assert done.returncode == 0, done.stderr.decode()

@@ -17,6 +17,7 @@ from cli_runs import ROOT, environment
 README = ROOT / "README.md"
 BEGIN, END = "<!-- begin operators (python tests/support/readme_refresh.py) -->\n", "<!-- end operators -->"
 MARK = "@@@ end of command @@@"
+_NUMBER = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?(?:e[+-]?\d+)?)(%| s\b|)")
 _CONSOLE = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -79,6 +80,24 @@ def run_all(commands: Iterable[str], folder: Path) -> list[str]:
         check=False,
     )
     return done.stdout.split(MARK + "\n")[:-1]
+
+
+def agree(shown: str, printed: str) -> bool:
+    """Same words and counts; times may be any, rounding noise within a factor of 30, shares within 2 points."""
+    if _NUMBER.sub("N", shown) != _NUMBER.sub("N", printed):
+        return False
+    return all(map(_close, _NUMBER.findall(shown), _NUMBER.findall(printed)))
+
+
+def _close(shown: tuple[str, str], printed: tuple[str, str]) -> bool:
+    (old, unit), (new, _) = shown, printed
+    if unit == " s":
+        return float(new) < 60
+    if unit == "%":
+        return abs(float(old) - float(new)) <= 2
+    if "e-" in old:
+        return 1 / 30 < float(old) / max(float(new), 1e-12) < 30
+    return old == new
 
 
 def with_outputs(text: str) -> str:
