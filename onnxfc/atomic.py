@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -72,7 +71,7 @@ class NewFile:
         return -1
 
     def _fresh(self) -> Path:
-        return self._folder / f".onnxfc-{secrets.token_hex(6)}.tmp"
+        return self._folder / f".onnxfc-{os.urandom(6).hex()}.tmp"
 
     def __enter__(self) -> NewFile:
         return self

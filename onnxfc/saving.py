@@ -16,7 +16,6 @@ from __future__ import annotations
 import glob
 import os
 import re
-import secrets
 import stat
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -285,7 +284,7 @@ def _publish(plan: _Plan, target: Path) -> None:
     folder = target.parent
     replaced = target.exists()
     names = {name: name for name in plan.files}
-    mark = f".onnxfc-{secrets.token_hex(4)}"
+    mark = f".onnxfc-{os.urandom(4).hex()}"
     first = {name: name + mark if os.path.lexists(folder / name) else name for name in names}
     with ExitStack() as stack:
         files = {name: stack.enter_context(NewFile((folder / name).parent)) for name in names}

@@ -8,7 +8,6 @@ computed from Shape is known at each probe. Shape inference is onnx's own, node 
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -292,7 +291,11 @@ def kind_of(node: onnx.NodeProto) -> Hashable:
 
 def _brief(data: bytes) -> bytes:
     """Something as good as ``data`` to tell whether two are the same."""
-    return data if len(data) <= SMALL else hashlib.sha256(data).digest()
+    if len(data) <= SMALL:
+        return data
+    import hashlib  # seldom needed, and slow to load
+
+    return hashlib.sha256(data).digest()
 
 
 def _counted(node: onnx.NodeProto, inputs: Sequence[Spec | None]) -> Sequence[Spec | None]:
