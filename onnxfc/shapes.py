@@ -16,7 +16,7 @@ class Shapes:
 
     def __init__(self, model: ModelFile) -> None:
         self.graph = Graph(model.proto)
-        self._inference = Inference(self.graph.opsets, model.proto.ir_version)
+        self._inference = Inference.of(self.graph.opsets, model.proto.ir_version)
         self._fixed: dict[str, Spec | None] = {
             name: of_tensor(tensor, model.array, 1) for name, tensor in self.graph.initializers.items()
         }

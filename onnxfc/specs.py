@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,6 +33,9 @@ SMALL = 4096
 
 _COMPARED = 64
 """Values of at most this many elements are the same if they are equal, larger ones if they are the same array."""
+
+_REMEMBERED = 50_000
+"""So many nodes are remembered from one model to the next."""
 
 _INFERENCE_ERRORS = (
     onnx.checker.ValidationError,
@@ -146,6 +149,15 @@ class Inference:
         self._evaluators: dict[bytes, ReferenceEvaluator] = {}
         self._known: dict[Hashable, tuple[Sequence[Spec | None], Sequence[Spec | None] | str]] = {}
 
+    @staticmethod
+    def of(opsets: Mapping[str, int], ir_version: int) -> Inference:
+        """One for all models of these operator sets, as much of them is alike."""
+        made = _shared(tuple(sorted(opsets.items())), ir_version)
+        if len(made._known) > _REMEMBERED:
+            made._known.clear()
+            made._evaluators.clear()
+        return made
+
     def infer(
         self, node: onnx.NodeProto, inputs: Sequence[Spec | None], probes: int, kind: Hashable = None
     ) -> Sequence[Spec | None]:
@@ -157,13 +169,13 @@ class Inference:
         kind = kind or kind_of(node)
         counted = _counted(node, inputs)
         key = (kind, probes, *(None if spec is None else spec.told for spec in counted))
-        if key not in self._known:
+        known = self._known.get(key)
+        if known is None:
             # The inputs are kept, as the key refers to their values.
-            self._known[key] = counted, self._found(kind, node, counted, probes)
-        found = self._known[key][1]
-        if isinstance(found, str):
-            raise InferenceFailed(found)
-        return found
+            known = self._known[key] = counted, self._found(kind, node, counted, probes)
+        if isinstance(known[1], str):
+            raise InferenceFailed(known[1])
+        return known[1]
 
     def _found(
         self, kind: Hashable, node: onnx.NodeProto, inputs: Sequence[Spec | None], probes: int
@@ -266,6 +278,11 @@ class Inference:
             model = helper.make_model(graph, opset_imports=self._imports, ir_version=self.ir_version)
             self._evaluators[key] = ReferenceEvaluator(model)
         return self._evaluators[key]
+
+
+@lru_cache(maxsize=4)
+def _shared(opsets: tuple[tuple[str, int], ...], ir_version: int) -> Inference:
+    return Inference(dict(opsets), ir_version)
 
 
 def _constant(node: onnx.NodeProto) -> Spec | None:

@@ -45,7 +45,7 @@ _PLAIN = {"attention", "data-dependent", "flipped", "position-table", "quantised
 
 def native_specs(model: ModelFile, graph: Graph, inputs: Mapping[str, Spec]) -> dict[str, Spec]:
     """Type, shape and small values of every tensor of the original at its native size."""
-    inference = Inference(graph.opsets, graph.model.ir_version)
+    inference = Inference.of(graph.opsets, graph.model.ir_version)
     specs = dict(inputs)
     specs.update({name: of_tensor(tensor, model.array, 1) for name, tensor in graph.initializers.items()})
     declared = {info.name: info for info in graph.proto.value_info}
@@ -90,7 +90,7 @@ def walk(
     ``presumed``: what is known of some pools beforehand.
     """
 
-    inference = Inference(graph.opsets, graph.model.ir_version)
+    inference = Inference.of(graph.opsets, graph.model.ir_version)
 
     def once(roles: Mapping[str, Role], guessed: Mapping[str, Role] | None = None) -> State:
         state = _start(model, graph, native, images, global_pool, {**(guessed or {}), **roles}, inference)
