@@ -40,7 +40,8 @@ def measured(command: list[str]) -> dict[str, float]:
     seconds = time.perf_counter() - began
     scale = 1 if sys.platform == "darwin" else 1024
     code = os.waitstatus_to_exitcode(status)
-    return {"code": code, "seconds": seconds, "peak": usage.ru_maxrss * scale, "anonymous": largest}
+    cpu = usage.ru_utime + usage.ru_stime
+    return {"code": code, "seconds": seconds, "cpu": cpu, "peak": usage.ru_maxrss * scale, "anonymous": largest}
 
 
 if __name__ == "__main__":

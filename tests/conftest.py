@@ -1,8 +1,27 @@
-"""Shared by all tests: the large ones run only when they are asked for."""
+"""Shared by all tests: they share the processors, and the large ones run only when they are asked for."""
 
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
+
+MOST_WORKERS = 4
+"""Each may hold a model of half a gigabyte more than once."""
+
+settings.register_profile("tests", deadline=None)  # how long an example takes depends on what else runs
+settings.load_profile("tests")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """One worker a processor, unless ``-n`` or ``-p no:xdist`` says otherwise."""
+    alone = hasattr(config, "workerinput") or config.option.collectonly
+    if alone or not config.pluginmanager.hasplugin("xdist") or config.option.numprocesses is not None:
+        return
+    config.option.numprocesses = "auto"
+    config.option.maxprocesses = config.option.maxprocesses or MOST_WORKERS
+    if config.option.dist == "no":
+        config.option.dist = "worksteal"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
 import time
 from collections.abc import Iterator
@@ -82,7 +81,7 @@ class NewFile:
         return -1
 
     def _fresh(self) -> Path:
-        return self._folder / f".onnxfc-{secrets.token_hex(6)}.tmp"
+        return self._folder / f".onnxfc-{os.urandom(6).hex()}.tmp"
 
     def __enter__(self) -> NewFile:
         return self

@@ -78,7 +78,7 @@ def _start(
     roles: Roles,
 ) -> State:
     probes = len(images[0].probes())
-    builder = GraphBuilder(model, graph, Inference(graph.opsets, graph.model.ir_version), probes, images)
+    builder = GraphBuilder(model, graph, Inference.of(graph.opsets, graph.model.ir_version), probes, images)
     single = all(image.shape[0] == 1 and not image.free_batch for image in images)
     state = State(graph, builder, native, global_pool, roles, single, len(images[0].spatial), images[0].probes())
     for name in graph.initializers:

@@ -8,9 +8,9 @@ computed from Shape is known at each probe. Shape inference is onnx's own, node 
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Hashable, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +24,9 @@ from onnxfc.shapes.spec import SMALL, Array, Shape, Spec
 if TYPE_CHECKING:
     from onnx.reference import ReferenceEvaluator
 
+
+_REMEMBERED = 50_000
+"""So many nodes are remembered from one model to the next."""
 
 _INFERENCE_ERRORS = (
     onnx.checker.ValidationError,
@@ -62,6 +65,15 @@ class Inference:
         self._evaluators: dict[bytes, ReferenceEvaluator] = {}
         self._known: dict[Hashable, tuple[Sequence[Spec | None], Sequence[Spec | None] | str]] = {}
 
+    @staticmethod
+    def of(opsets: Mapping[str, int], ir_version: int) -> Inference:
+        """One for all models of these operator sets, as much of them is alike."""
+        made = _shared(tuple(sorted(opsets.items())), ir_version)
+        if len(made._known) > _REMEMBERED:
+            made._known.clear()
+            made._evaluators.clear()
+        return made
+
     def infer(
         self, node: onnx.NodeProto, inputs: Sequence[Spec | None], probes: int, kind: Hashable = None
     ) -> Sequence[Spec | None]:
@@ -73,13 +85,13 @@ class Inference:
         kind = kind or kind_of(node)
         counted = _counted(node, inputs)
         key = (kind, probes, *(None if spec is None else spec.told for spec in counted))
-        if key not in self._known:
+        known = self._known.get(key)
+        if known is None:
             # The inputs are kept, as the key refers to their values.
-            self._known[key] = counted, self._found(kind, node, counted, probes)
-        found = self._known[key][1]
-        if isinstance(found, str):
-            raise InferenceFailed(found)
-        return found
+            known = self._known[key] = counted, self._found(kind, node, counted, probes)
+        if isinstance(known[1], str):
+            raise InferenceFailed(known[1])
+        return known[1]
 
     def _found(
         self, kind: Hashable, node: onnx.NodeProto, inputs: Sequence[Spec | None], probes: int
@@ -184,6 +196,11 @@ class Inference:
         return self._evaluators[key]
 
 
+@lru_cache(maxsize=4)
+def _shared(opsets: tuple[tuple[str, int], ...], ir_version: int) -> Inference:
+    return Inference(dict(opsets), ir_version)
+
+
 def _constant(node: onnx.NodeProto) -> Spec | None:
     """What a Constant with a tensor in it is; some exporters write hundreds of them."""
     if node.op_type != "Constant" or node.domain not in {"", "ai.onnx"}:
@@ -207,7 +224,11 @@ def kind_of(node: onnx.NodeProto) -> Hashable:
 
 def _brief(data: bytes) -> bytes:
     """Something as good as ``data`` to tell whether two are the same."""
-    return data if len(data) <= SMALL else hashlib.sha256(data).digest()
+    if len(data) <= SMALL:
+        return data
+    import hashlib  # seldom needed, and slow to load
+
+    return hashlib.sha256(data).digest()
 
 
 def _counted(node: onnx.NodeProto, inputs: Sequence[Spec | None]) -> Sequence[Spec | None]:

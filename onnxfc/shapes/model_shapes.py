@@ -28,7 +28,7 @@ class Shapes:
     def __init__(self, model: ModelFile) -> None:
         self.graph = Graph(model.proto)
         self._model = model
-        self._inference = Inference(self.graph.opsets, model.proto.ir_version)
+        self._inference = Inference.of(self.graph.opsets, model.proto.ir_version)
         self._weights: dict[int, dict[str, Spec]] = {}
 
     def at(self, inputs: Mapping[str, Shape]) -> dict[str, Shape] | None:

@@ -24,7 +24,7 @@ def native_specs(
 
     ``declared_all``: no dim of an input is open, so that what cannot run on them never does: raises ReadError.
     """
-    inference = Inference(graph.opsets, graph.model.ir_version)
+    inference = Inference.of(graph.opsets, graph.model.ir_version)
     specs = dict(inputs)
     specs.update({name: of_tensor(tensor, model.array, 1) for name, tensor in graph.initializers.items()})
     declared = {info.name: info for info in graph.proto.value_info}

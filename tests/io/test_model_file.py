@@ -290,5 +290,5 @@ def test_copies_from_any_place_to_any_other(tmp_path: Path, length: int, offset:
 
 
 def test_threshold_must_not_be_negative() -> None:
-    with pytest.raises(UsageError, match="a whole number from 0 on"):
+    with pytest.raises(UsageError, match="0 bytes or more"):
         SaveOptions(external_data_size_threshold=-1)

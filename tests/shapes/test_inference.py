@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper
 
-from onnxfc.shapes.inference import Inference
+from onnxfc.shapes.inference import Inference, InferenceFailed
 from onnxfc.shapes.spec import SMALL, Spec, of_array
 
 OPSETS = {"": 18}
@@ -115,3 +116,55 @@ def test_reshape_of_more_elements_than_64_bits_count() -> None:
     [made] = inference.infer(node, [relations, shape], 1)
     assert made is not None
     assert made.shapes == ((3, 70000, 50000, 70000 * 50000),)
+
+
+def test_models_of_one_operator_set_share_what_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to a bound; models of another operator set share nothing with them."""
+    monkeypatch.setattr("onnxfc.specs._REMEMBERED", 100)
+    one = Inference.of({"": 18, "other": 1}, 8)
+    assert Inference.of({"other": 1, "": 18}, 8) is one
+    assert Inference.of({"": 17, "other": 1}, 8) is not one
+    assert Inference.of({"": 18, "other": 1}, 9) is not one
+    relu = helper.make_node("Relu", ["a"], ["b"])
+    made = [infer(one, relu, Spec(1, ((length,),))) for length in range(101)]
+    assert infer(one, relu, Spec(1, ((7,),))) is made[7]
+    again = Inference.of({"": 18, "other": 1}, 8)
+    assert again is one
+    assert infer(again, relu, Spec(1, ((7,),))) is not made[7]
+    assert infer(again, relu, Spec(1, ((7,),))) == made[7]
+
+
+def test_a_failure_is_remembered_too() -> None:
+    inference = Inference(OPSETS, 8)
+    add = helper.make_node("Add", ["a", "b"], ["c"])
+    for _ in range(2):
+        with pytest.raises(InferenceFailed, match="ncompatible"):
+            inference.infer(add, [Spec(1, ((3,),)), Spec(1, ((4,),))], 1)
+
+
+def test_weights_do_not_count_but_lengths_do() -> None:
+    """Convs of one form share their specs, whatever their weights; a Resize does not, whatever its scales are."""
+    inference = Inference(OPSETS, 8)
+    image = Spec(1, ((1, 2, 8, 8),))
+    conv = helper.make_node("Conv", ["x", "w"], ["y"])
+    kernels = [of_array(np.full((3, 2, 3, 3), value, np.float32), 1) for value in (1, 2)]
+    assert infer(inference, conv, image, kernels[0]) is infer(inference, conv, image, kernels[1])
+    resize = helper.make_node("Resize", ["x", "", "s"], ["y"])
+    for scale in (2, 3):
+        scales = of_array(np.array([1, 1, scale, scale], np.float32), 1)
+        assert infer(inference, resize, image, None, scales).native == (1, 2, 8 * scale, 8 * scale)
+    top = helper.make_node("TopK", ["x", "k"], ["v", "i"])
+    for count in (2, 3):
+        assert infer(inference, top, image, of_array(np.array([count], np.int64), 1)).native == (1, 2, 8, count)
+
+
+def test_outputs_that_are_absent() -> None:
+    """Of a node that is evaluated, too."""
+    inference = Inference(OPSETS, 8)
+    value = of_array(np.array([[[3.0, 1.0, 2.0]]], np.float32), 1)
+    pool = helper.make_node("MaxPool", ["x"], ["y", ""], kernel_shape=[2])
+    found = inference.infer(pool, [value], 1)
+    assert found[1] is None
+    assert found[0] is not None
+    assert found[0].constant is not None
+    assert found[0].constant.tolist() == [[[3, 2]]]

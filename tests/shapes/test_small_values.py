@@ -82,7 +82,7 @@ def pairs(draw: Draw) -> tuple[Array, Array]:
 
 
 @given(st.sampled_from(BINARY), pairs(), st.booleans())
-@settings(max_examples=600)
+@settings(max_examples=250)
 def test_arithmetic(op_type: str, operands: tuple[Array, Array], turned: bool) -> None:
     left, right = operands[::-1] if turned else operands
     if op_type == "Mod" and left.dtype.kind == "f":
@@ -118,7 +118,7 @@ def test_cast(value: Array, to: str) -> None:
 
 
 @given(st.sampled_from(("ReduceProd", "ReduceSum", "ReduceMin", "ReduceMax")), st.data())
-@settings(max_examples=300)
+@settings(max_examples=120)
 def test_reductions(op_type: str, data: st.DataObject) -> None:
     """Axes are an attribute, then an input (since opset 13 for sums, 18 for the others)."""
     value = data.draw(arrays(st.lists(st.integers(1, 4), min_size=1, max_size=3).map(tuple), INTEGERS))
@@ -133,7 +133,7 @@ def test_reductions(op_type: str, data: st.DataObject) -> None:
 
 
 @given(st.data())
-@settings(max_examples=400)
+@settings(max_examples=150)
 def test_slice(data: st.DataObject) -> None:
     value = data.draw(arrays(st.lists(st.integers(0, 5), min_size=1, max_size=3).map(tuple)))
     axes = data.draw(st.lists(st.integers(0, value.ndim - 1), max_size=value.ndim, unique=True))
@@ -152,7 +152,7 @@ def test_slice(data: st.DataObject) -> None:
 
 
 @given(st.data())
-@settings(max_examples=300)
+@settings(max_examples=120)
 def test_gather_and_concat(data: st.DataObject) -> None:
     value = data.draw(arrays(st.lists(st.integers(1, 4), min_size=1, max_size=3).map(tuple)))
     axis = data.draw(st.integers(-value.ndim, value.ndim - 1))
@@ -165,7 +165,7 @@ def test_gather_and_concat(data: st.DataObject) -> None:
 
 
 @given(st.data())
-@settings(max_examples=300)
+@settings(max_examples=120)
 def test_squeeze_and_unsqueeze(data: st.DataObject) -> None:
     value = data.draw(arrays(st.lists(st.integers(1, 2), max_size=4).map(tuple)))
     ones = [axis for axis, length in enumerate(value.shape) if length == 1]
@@ -179,7 +179,7 @@ def test_squeeze_and_unsqueeze(data: st.DataObject) -> None:
 
 
 @given(st.data())
-@settings(max_examples=300)
+@settings(max_examples=120)
 def test_other_shapes(data: st.DataObject) -> None:
     value = data.draw(arrays(st.lists(st.integers(1, 4), max_size=3).map(tuple)))
     shape = data.draw(st.sampled_from(((-1,), (1, -1), (-1, 1), (*value.shape, 1), (0, -1)[: 1 + value.ndim])))

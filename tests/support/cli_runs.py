@@ -54,6 +54,12 @@ def onnxfc(*args: object, cwd: Path | None = None, timeout: float = 120, **env: 
     return Run(done.returncode, done.stdout, done.stderr)
 
 
+def processor_seconds() -> float:
+    """What the processes that this one has waited for took so far."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
 def listing(folder: Path) -> dict[str, tuple[str, bytes]]:
     """Everything below a folder: kind and content by relative name."""
     found = {}
