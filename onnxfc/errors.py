@@ -26,10 +26,11 @@ def flag(name: str, value: object) -> None:
         raise UsageError(f"{name}: must be True or False, not {value!r}")
 
 
-def whole(name: str, value: Any, least: int) -> None:
+def whole(name: str, value: Any, least: int, unit: str = "") -> None:
     """A whole number from ``least`` on."""
     if _as_int(value) is None or value < least:
-        raise UsageError(f"{name}: must be a whole number from {least} on, not {value!r}")
+        allowed = f"{least} {unit} or more" if unit else f"a whole number from {least} on"
+        raise UsageError(f"{name}: must be {allowed}, not {value!r}")
 
 
 def tolerance(name: str, value: Any) -> None:

@@ -47,8 +47,8 @@ WRONG: dict[type, list[tuple[dict[str, Any], str]]] = {
         ({"crops_exact": 1}, "crops_exact: must be True or False, not 1"),
     ],
     SaveOptions: [
-        ({"external_data_size_threshold": -1}, "external_data_size_threshold: must be a whole number from 0 on"),
-        ({"external_data_size_threshold": 1.5}, "external_data_size_threshold: must be a whole number from 0 on"),
+        ({"external_data_size_threshold": -1}, "external_data_size_threshold: must be 0 bytes or more"),
+        ({"external_data_size_threshold": 1.5}, "external_data_size_threshold: must be 0 bytes or more"),
         ({"save_as_external_data": "yes"}, "save_as_external_data: must be True or False, not 'yes'"),
         ({"external_data_location": 3}, "external_data_location: must be a file name, not 3"),
     ],

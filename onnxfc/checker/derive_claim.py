@@ -294,7 +294,7 @@ class _Deriving:
         return replace(
             claim,
             period=known.period,
-            slack=self._slack(known),
+            slack=self._slack(known, stride),
             outputs=tuple(_with_field(item, fields) for item in outputs),
         )
 
@@ -312,9 +312,10 @@ class _Deriving:
             self.notes.append("the cells lie {} px apart; a rewrite of the original has one every {} px".format(*more))
         return claim if fits or all(item.form == "features" for item in claim.outputs) else None
 
-    def _slack(self, known: Claim) -> tuple[int, ...]:
+    def _slack(self, known: Claim, stride: Sequence[int]) -> tuple[int, ...]:
         """How far the known count of cells holds for the other model: off the stride's grid, or not at all."""
-        return known.slack if known.size_step == self._step(known.stride) else ()
+        holds = known.size_step == self._step(known.stride)
+        return known.slack if holds and all(a < b for a, b in zip(known.slack, stride, strict=True)) else ()
 
     def _step(self, stride: Sequence[int]) -> tuple[int, ...]:
         """1 where the other model takes sizes off the stride's grid too, else the stride."""

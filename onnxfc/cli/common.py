@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,7 +24,6 @@ else:
     _SizeType = click.ParamType  # older versions of click cannot subscript it
 
 
-_STREAM = re.compile(r"/dev/(stdin|stdout|stderr|fd/\d+)|/proc/(self|\d+)/fd/\d+")
 STDOUT = Path("-")
 
 
@@ -46,12 +44,11 @@ class Size(_SizeType):
 class ModelPath(click.Path):
     """The path of a model. A dash is no file: files are mapped, and replaced in one step."""
 
-    def __init__(self, *, written: bool = False) -> None:
+    def __init__(self) -> None:
         super().__init__(path_type=Path)
-        self._written = written
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if value == "-" or (self._written and _STREAM.fullmatch(os.path.normpath(value))):
+        if value == "-":
             self.fail("stdin and stdout cannot be used, give the path of a file (./- if it is called that)", param, ctx)
         return super().convert(value, param, ctx)
 

@@ -35,7 +35,7 @@ _OF_PROOF = ("rtol", "atol", "check_size", "data")
 
 @click.command(epilog=EPILOG, context_settings={"token_normalize_func": lambda token: token.replace("_", "-")})
 @click.argument("source", metavar="IN", type=ModelPath())
-@click.argument("target", metavar="OUT", type=ModelPath(written=True))
+@click.argument("target", metavar="OUT", type=ModelPath())
 @click.option(
     "--output",
     type=click.Choice(["map", "mean", "max"]),

@@ -24,6 +24,9 @@ from onnxfc.io.external_data import Store, entries, is_external, is_private, is_
 from onnxfc.io.protobuf_wire import RAW_DATA
 from onnxfc.io.publish import DETACH, DataFile, publish
 
+_STREAM = re.compile(r"/dev/(stdin|stdout|stderr|fd/\d+)|/proc/(self|\d+)/fd/\d+")
+"""What another program has opened; to replace such a file would take it away from under that."""
+
 PROTOBUF_LIMIT = 2**31 - 1
 """Bytes that one protobuf message may have; a model beyond it gets external data on its own."""
 
@@ -47,7 +50,7 @@ class SaveOptions:
     def __post_init__(self) -> None:
         errors.flag("save_as_external_data", self.save_as_external_data)
         errors.flag("all_tensors_to_one_file", self.all_tensors_to_one_file)
-        errors.whole("external_data_size_threshold", self.external_data_size_threshold, 0)
+        errors.whole("external_data_size_threshold", self.external_data_size_threshold, 0, "bytes")
         if not isinstance(self.external_data_location, str | None):
             raise UsageError(f"external_data_location: must be a file name, not {self.external_data_location!r}")
 
@@ -84,7 +87,7 @@ def check_target(path: str | Path, store: Store, options: SaveOptions | None = N
         info = _stat(path)  # of what was given: a pipe has no real path
     if info is not None and stat.S_ISDIR(info.st_mode):
         raise WriteError(f"{path}: is a directory; give the path of the file to write")
-    if info is not None and not stat.S_ISREG(info.st_mode):
+    if info is not None and (not stat.S_ISREG(info.st_mode) or _STREAM.fullmatch(os.path.normpath(path))):
         raise WriteError(f"{path}: is not a regular file; give another path")
     target = Path(os.path.realpath(path))
     if info is None:
