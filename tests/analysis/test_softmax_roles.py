@@ -159,7 +159,7 @@ def context(how: Spelling, size: tuple[int, int]) -> onnx.ModelProto:
 def test_the_whole_image_has_them_in_a_trunk(how: Spelling, size: tuple[int, int]) -> None:
     """As the same network says that was made for the larger image. Or refused: never by the weights of a window."""
     if how.sums == "ones":  # a matrix of the native size
-        assert refusal(context(how, SIZE)).code == "fc-over-space"
+        assert refusal(context(how, SIZE)).code in {"fc-over-space", "softmax-over-space"}
         return
     done = rewrite(context(how, SIZE), check_options=CHECK)
     assert done.claim.verdict == "approximate"

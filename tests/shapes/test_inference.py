@@ -120,7 +120,7 @@ def test_reshape_of_more_elements_than_64_bits_count() -> None:
 
 def test_models_of_one_operator_set_share_what_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Up to a bound; models of another operator set share nothing with them."""
-    monkeypatch.setattr("onnxfc.specs._REMEMBERED", 100)
+    monkeypatch.setattr("onnxfc.shapes.inference._REMEMBERED", 100)
     one = Inference.of({"": 18, "other": 1}, 8)
     assert Inference.of({"other": 1, "": 18}, 8) is one
     assert Inference.of({"": 17, "other": 1}, 8) is not one
