@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
-from onnxfc.length import Dim, Length, at, pixels, same
+from onnxfc.length import Dim, Length, at, least, pixels, same
 from onnxfc.receptive_field import Field
 
 
@@ -37,3 +38,16 @@ class AxisMap(Field):
         slack = most - 1 - int(np.argmax(counts > before))
         steps = (pixels(self.axis) - native + slack) * (1 / Fraction(self.stride))
         return slack if same(self.extent, before + math.floor(steps)) else None
+
+
+def slid(
+    length: Any, kernel: int, stride: int = 1, pads: tuple[int, int] = (0, 0), dilation: int = 1, ceil: bool = False
+) -> Any:
+    """Elements behind a Conv or pool; ``ceil``: a last window may reach beyond the padding, but begins before it.
+
+    https://onnx.ai/onnx/operators/onnx__MaxPool.html
+    """
+    room = length + (pads[0] + pads[1] - (kernel - 1) * dilation - 1)
+    if not ceil:
+        return room // stride + 1
+    return least((room + stride - 1) // stride + 1, (length + pads[0] - 1) // stride + 1)

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
-from onnxfc.length import Dim, Length, at, least, most, quotient, slid
+from onnxfc.axis_map import slid
+from onnxfc.length import Dim, Length, at, least, most, quotient
 from onnxfc.node_call import Dims, NodeCall, Room, Still
 
 Cuts = dict[int, tuple[Dim, Dim, int]]

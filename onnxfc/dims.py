@@ -8,8 +8,8 @@ from fractions import Fraction
 from onnxfc.claim import Claim
 from onnxfc.graph import Graph, unused_name
 from onnxfc.images import SIZE_NAMES, Image
-from onnxfc.length import BATCH, Dim, Length, Sampled, along
-from onnxfc.sizing import Sizing
+from onnxfc.length import BATCH, Dim, Length, Sampled
+from onnxfc.sizing import Sizing, along
 from onnxfc.specs import Spec
 
 

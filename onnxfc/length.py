@@ -279,19 +279,6 @@ def pixels(axis: int) -> Length:
     return Length(frozenset([(Pixels(axis), 1)]))
 
 
-def slid(
-    length: Any, kernel: int, stride: int = 1, pads: tuple[int, int] = (0, 0), dilation: int = 1, ceil: bool = False
-) -> Any:
-    """Elements behind a Conv or pool; ``ceil``: a last window may reach beyond the padding, but begins before it.
-
-    https://onnx.ai/onnx/operators/onnx__MaxPool.html
-    """
-    room = length + (pads[0] + pads[1] - (kernel - 1) * dilation - 1)
-    if not ceil:
-        return room // stride + 1
-    return least((room + stride - 1) // stride + 1, (length + pads[0] - 1) // stride + 1)
-
-
 def least(*items: Dim) -> Any:
     """The smallest of several at every size; where one is never smaller than another, it is gone."""
     left: list[Dim] = []
@@ -328,12 +315,6 @@ def at(number: Number, sizes: Sizes) -> Any:
 def axes_of(number: Number) -> frozenset[int]:
     """The axes of the image that it depends on."""
     return number.axes if isinstance(number, Length) else frozenset()
-
-
-def along(length: Length, sizes: Sizes) -> bytes:
-    """All that a length is at many sizes: the same for two that are equal there."""
-    found = np.broadcast_arrays(length.at(sizes), *sizes.values())[0]
-    return np.ascontiguousarray(found, np.int64).tobytes()
 
 
 def same(one: Number, other: Number) -> bool:

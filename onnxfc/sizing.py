@@ -23,6 +23,12 @@ def fits(asks: Iterable[Ask], sizes: Sizes) -> Any:
     return reduce(and_, (ask.holds(sizes) for ask in asks), np.True_)
 
 
+def along(length: Length, sizes: Sizes) -> bytes:
+    """All that a length is at many sizes: the same for two that are equal there."""
+    found = np.broadcast_arrays(length.at(sizes), *sizes.values())[0]
+    return np.ascontiguousarray(found, np.int64).tobytes()
+
+
 class Sizing:
     """Sizes of a graph whose dims are known. ``native``: the image's size that its weights are made for."""
 

@@ -37,7 +37,7 @@ class State:
     ``because``: by node, why what it makes of a head's windows cannot be context.
     ``frozen``: nodes that keep what was computed for the native size. ``pieces``: nodes that cut a head's part out of
     a map. ``dense``: no head follows, so that borders may be what the graph makes of them at any size. ``aligned``:
-    whether something was read as a head's windows want it; where no head follows, whether a pad moves the grid.
+    whether something was read as a head's windows want it.
     ``open``: the original takes any size already, so that a kernel is as large as it says.
     ``guessed``: pools that are taken for context on trial, as others of their kind were blocked.
     ``covering``: pools whose one window covers one of the native map's axes: what they are was not decided yet.

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import os
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from cli_runs import FIXTURES
 from hazards import Net, session
 from hypothesis import HealthCheck, Phase, assume, given, note, seed, settings
 from hypothesis import strategies as st
 
+from onnxfc.analyse import RewriteOptions, analyse
 from onnxfc.graph import attributes
 from onnxfc.images import Image
 from onnxfc.length import Length, Sampled
 from onnxfc.model_file import ModelFile
 from onnxfc.shapes import Shapes
 from onnxfc.sizing import Sizing
+from onnxfc.views import Map
 
 EXAMPLES = int(os.environ.get("ONNXFC_EXAMPLES", "150"))
 OPEN = 2**31 - 1
@@ -346,3 +350,24 @@ def test_blocks_need_whole_blocks(block: int) -> None:
     sizing = sizing_of(net.model(cut, infer=False))
     assert dims(sizing, cut) == ["1", "2", f"floor((x0)/{block})", str(block), f"floor((x1)/{block})", str(block)]
     assert [sizing.shapes((12, 12 + more)) is not None for more in range(4)] == [more % block == 0 for more in range(4)]
+
+
+LAW = ("blocks.torchscript", "convnext.dynamo", "keras_same.tf2onnx", "mini_googlenet.torchscript", "pyramid.dynamo")
+LAW += ("token_head.dynamo", "unet.dynamo", "upsampled_thrice.torchscript", "window_attention.dynamo", "conv3d.dynamo")
+
+
+@pytest.mark.parametrize("name", LAW)
+def test_axes_grow_as_their_stride_says(name: str) -> None:
+    """A receptive field moves by its stride from element to element: in the long run there are 1 / stride a pixel."""
+    found = analyse(ModelFile.open(FIXTURES / f"{name}.onnx"), RewriteOptions())
+    extents, seen = found.sizing().extents, 0
+    for view in found.state.views.values():
+        dims_of = extents.all_dims.get(view.tensor) if isinstance(view, Map) else None
+        if not isinstance(view, Map) or dims_of is None:
+            continue
+        for place, (axis, field) in enumerate(zip(view.spatial, view.trace.fields, strict=True)):
+            length = dims_of[axis]
+            assert isinstance(length, Length)
+            assert (length.axes, length.growth(place)) == ({place}, 1 / Fraction(field.stride)), str(length)
+            seen += 1
+    assert seen >= 6

@@ -11,13 +11,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from onnxfc.axis_map import AxisMap
+from onnxfc.axis_map import AxisMap, slid
 from onnxfc.length import (
     BATCH,
     Dim,
     Length,
     Sampled,
-    along,
     at,
     bounds,
     least,
@@ -25,8 +24,8 @@ from onnxfc.length import (
     pixels,
     quotient,
     same,
-    slid,
 )
+from onnxfc.sizing import along
 
 X, Y = pixels(0), pixels(1)
 SIZES = range(1, 200)

@@ -241,10 +241,9 @@ def pad(site: Site) -> Outcome:
     if view.trace.windows and any(begin[axis] or end[axis] for axis in view.spatial):
         return site.refuse("pools-then-convolves", "pads what a global pool left")
     sister = None if filled else _padded_like(site, view, begin, end)
-    if filled and _moves_grid(site):
+    if filled and not site.state.dense and _moves_grid(site):
         site.state.aligned = True
-        if not site.state.dense:
-            site.freeze(1)
+        site.freeze(1)
     if sister is None:
         site.keep()
     else:
