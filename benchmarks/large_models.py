@@ -54,8 +54,8 @@ for path, sizes in ((sys.argv[1], [(224, 224)]), (sys.argv[2], [(224, 224), (256
 """
 OWN_SESSIONS = """
 import sys, numpy as np
-from onnxfc.model_file import ModelFile
-from onnxfc.runtime import session
+from onnxfc.io.model_file import ModelFile
+from onnxfc.proof.ort_session import session
 for path, sizes in ((sys.argv[1], [(224, 224)]), (sys.argv[2], [(224, 224), (256, 288)])):
     made = session(ModelFile.open(path))
     for size in sizes:

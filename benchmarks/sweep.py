@@ -22,8 +22,8 @@ from pathlib import Path
 import click
 
 from onnxfc.errors import NothingToRewrite, OnnxfcError
-from onnxfc.proof import CheckOptions
-from onnxfc.rewrite import Rewrite, rewrite
+from onnxfc.proof.options import CheckOptions
+from onnxfc.rewriter.api import Rewrite, rewrite
 
 HERE = Path(__file__).parent
 COLUMNS = ("model", "exporter", "nodes changed", "verdict", "native", "window", "crops: largest, median", "seconds")

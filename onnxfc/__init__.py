@@ -9,14 +9,13 @@ onnx nor onnxruntime.
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from onnxfc.checking import Checked, check_pair
-    from onnxfc.claim import Boundary, Claim, ImageInput, Output
+    from onnxfc.builder.state import Replacement
+    from onnxfc.checker.api import Checked, check_pair
+    from onnxfc.claim.claim import Boundary, Claim, ImageInput, Output
     from onnxfc.errors import (
         ExitCode,
         NothingToRewrite,
@@ -28,12 +27,14 @@ if TYPE_CHECKING:
         WriteError,
     )
     from onnxfc.geometry import Box, Geometry
-    from onnxfc.inspection import Inspection, inspect
-    from onnxfc.model_file import ModelFile, SaveOptions
-    from onnxfc.proof import CheckOptions, CropResult, Parity, ParityResult
+    from onnxfc.inspector import Inspection, inspect
+    from onnxfc.io.model_file import ModelFile
+    from onnxfc.io.save import SaveOptions
     from onnxfc.proof.check import check
-    from onnxfc.rewrite import Rewrite, RewriteOptions, rewrite
-    from onnxfc.state import Replacement
+    from onnxfc.proof.options import CheckOptions
+    from onnxfc.proof.results import CropResult, Parity, ParityResult
+    from onnxfc.rewriter.analyse import RewriteOptions
+    from onnxfc.rewriter.api import Rewrite, rewrite
 
 from onnxfc.version import __version__
 
@@ -70,17 +71,32 @@ __all__ = [
     "rewrite",
 ]
 
-_ERRORS = ("ExitCode", "NothingToRewrite", "OnnxfcError", "ProofFailed", "ReadError", "Refusal", "UsageError")
 _HOMES = {
-    **dict.fromkeys(("Boundary", "Claim", "ImageInput", "Output"), "onnxfc.claim"),
-    **dict.fromkeys((*_ERRORS, "WriteError"), "onnxfc.errors"),
-    **dict.fromkeys(("ModelFile", "SaveOptions"), "onnxfc.model_file"),
-    **dict.fromkeys(("CheckOptions", "CropResult", "Parity", "ParityResult", "check"), "onnxfc.proof"),
-    **dict.fromkeys(("Rewrite", "RewriteOptions"), "onnxfc.rewrite"),
-    "Replacement": "onnxfc.site",
-    **dict.fromkeys(("Checked", "check_pair"), "onnxfc.checking"),
+    "Replacement": "onnxfc.builder.state",
+    **dict.fromkeys(("Checked", "check_pair"), "onnxfc.checker.api"),
+    **dict.fromkeys(("Boundary", "Claim", "ImageInput", "Output"), "onnxfc.claim.claim"),
+    **dict.fromkeys(
+        (
+            "ExitCode",
+            "NothingToRewrite",
+            "OnnxfcError",
+            "ProofFailed",
+            "ReadError",
+            "Refusal",
+            "UsageError",
+            "WriteError",
+        ),
+        "onnxfc.errors",
+    ),
     **dict.fromkeys(("Box", "Geometry"), "onnxfc.geometry"),
-    **dict.fromkeys(("Inspection", "inspect"), "onnxfc.inspection"),
+    **dict.fromkeys(("Inspection", "inspect"), "onnxfc.inspector"),
+    "ModelFile": "onnxfc.io.model_file",
+    "SaveOptions": "onnxfc.io.save",
+    "check": "onnxfc.proof.check",
+    "CheckOptions": "onnxfc.proof.options",
+    **dict.fromkeys(("CropResult", "Parity", "ParityResult"), "onnxfc.proof.results"),
+    "RewriteOptions": "onnxfc.rewriter.analyse",
+    **dict.fromkeys(("Rewrite", "rewrite"), "onnxfc.rewriter.api"),
 }
 
 
@@ -94,18 +110,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-class _Package(ModuleType):
-    """``onnxfc.rewrite`` is the function, although importing the module of that name would set it to the module."""
-
-    @property
-    def rewrite(self) -> Any:
-        return import_module("onnxfc.rewrite").rewrite
-
-    @rewrite.setter
-    def rewrite(self, module: ModuleType) -> None:
-        """What the import system does after it has loaded the module; the function stays."""
-
-
-sys.modules[__name__].__class__ = _Package

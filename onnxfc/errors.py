@@ -1,35 +1,99 @@
-"""What can go wrong, as an exception tree, exit codes and refusals.
-
-OnnxfcError
-├── ReadError         the model or data file cannot be read            exit 1
-├── WriteError        the result cannot be written                     exit 1
-├── UsageError        the options contradict the model or each other   exit 2
-├── NothingToRewrite  every reason is listed in ``refusals``           exit 3
-└── ProofFailed       ``parity`` says where; nothing was written       exit 4
-
-A refusal is data, not an exception: rules return it, and only the top of the program
-decides that a model with refusals is not rewritten.
-"""
+"""Options that are what they should be; anything else is a UsageError that says what is allowed."""
 
 from __future__ import annotations
 
+import math
+import operator
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from onnxfc.parity import Parity
+    from onnxfc.proof.results import Parity
 
-__all__ = [
-    "ExitCode",
-    "NothingToRewrite",
-    "OnnxfcError",
-    "ProofFailed",
-    "ReadError",
-    "Refusal",
-    "UsageError",
-    "WriteError",
-]
+
+def choice(name: str, value: object, allowed: Iterable[str]) -> None:
+    """One of several words."""
+    words = tuple(allowed)
+    if not isinstance(value, str) or value not in words:
+        raise UsageError(f"{name}: must be one of {', '.join(map(repr, words))}, not {value!r}")
+
+
+def flag(name: str, value: object) -> None:
+    """True or False."""
+    if not isinstance(value, bool):
+        raise UsageError(f"{name}: must be True or False, not {value!r}")
+
+
+def whole(name: str, value: Any, least: int) -> None:
+    """A whole number from ``least`` on."""
+    if _as_int(value) is None or value < least:
+        raise UsageError(f"{name}: must be a whole number from {least} on, not {value!r}")
+
+
+def tolerance(name: str, value: Any) -> None:
+    """A finite number from 0 on; with NaN nothing compares."""
+    number = None if isinstance(value, (bool, str)) else value
+    try:
+        fits = number is not None and math.isfinite(number) and number >= 0
+    except TypeError:
+        fits = False
+    if not fits:
+        raise UsageError(f"{name}: must be a finite number from 0 on, not {value!r}")
+
+
+def tolerances(name: str, value: Any) -> None:
+    """Such numbers by the name of an output."""
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise UsageError(f"{name}: must be a mapping from names of outputs to numbers, not {value!r}")
+    for key, number in value.items():
+        tolerance(f"{name}[{key!r}]", number)
+
+
+def is_size(value: Any) -> bool:
+    """Whether it is one to three lengths in pixels."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
+        return False
+    lengths = [_as_int(item) for item in value]
+    return 1 <= len(lengths) <= 3 and all(length is not None and length > 0 for length in lengths)
+
+
+def size(name: str, value: Any) -> tuple[int, ...]:
+    """An image size as a tuple: pixels, height before width; one number for a signal, three for a volume."""
+    if not is_size(value):
+        raise UsageError(f"{name}: must be pixels such as (384, 512), one to three numbers from 1 on, not {value!r}")
+    return tuple(operator.index(length) for length in value)
+
+
+def sizes(name: str, value: Any) -> tuple[tuple[int, ...], ...]:
+    """Several image sizes."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise UsageError(f"{name}: must be image sizes such as ((384, 512),), not {value!r}")
+    return tuple(size(name, item) for item in value)
+
+
+def names(name: str, value: Any) -> tuple[str, ...]:
+    """Several names of tensors."""
+    items = () if isinstance(value, (str, bytes)) or not isinstance(value, Iterable) else tuple(value)
+    if not all(isinstance(item, str) and item for item in items) or isinstance(value, (str, bytes)):
+        raise UsageError(f"{name}: must be names such as ('image',), not {value!r}")
+    return items
+
+
+def known(name: str, given: Iterable[str], own: Iterable[str]) -> None:
+    """Only names that there are."""
+    there = tuple(own)
+    for item in given:
+        if item not in there:
+            raise UsageError(f"{name}: {item} is no output; they are {', '.join(there)}")
+
+
+def _as_int(value: Any) -> int | None:
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None
 
 
 class ExitCode(IntEnum):
@@ -40,6 +104,7 @@ class ExitCode(IntEnum):
     USAGE = 2
     NOTHING = 3
     PROOF = 4
+    INTERRUPTED = 130
 
 
 @dataclass(frozen=True)

@@ -21,15 +21,15 @@ from typing import Any
 
 import onnx
 
-from onnxfc.axis_map import AxisMap
-from onnxfc.claim import Claim, Output
+from onnxfc import errors
+from onnxfc.claim.claim import Claim, Output
 from onnxfc.errors import ReadError, UsageError
-from onnxfc.extents import Ask, Room
-from onnxfc.images import Image
-from onnxfc.length import BATCH, Dim, Length, least
-from onnxfc.model_file import ModelFile
-from onnxfc.shapes import Shapes
-from onnxfc.sizing import Sizing, fits
+from onnxfc.io.model_file import ModelFile
+from onnxfc.layout.axis_map import AxisMap
+from onnxfc.shapes.image_inputs import Image
+from onnxfc.shapes.length import BATCH, Dim, Length, least
+from onnxfc.shapes.model_shapes import Shapes, Sizing, fits
+from onnxfc.shapes.node_call import Ask, Room
 
 Grid = tuple[int, ...]
 
@@ -204,7 +204,7 @@ class Geometry:
 
     def _on_step(self, size: Sequence[int]) -> bool:
         native, step = self.native_size, self.size_step
-        if len(size) != len(native) or min(size) < 1:
+        if not errors.is_size(size) or len(size) != len(native):
             raise UsageError(f"an image of this model has {len(native)} lengths from 1 px on, not {tuple(size)}")
         return all((length - n) % s == 0 for length, n, s in zip(size, native, step, strict=True))
 

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from cli_runs import FIXTURES
+from fixture_files import fixture_file
 from hazards import CHECK, Net, own_crops, proven, session
 from hypothesis import HealthCheck, Phase, assume, event, given, note, seed, settings
 from hypothesis import strategies as st
@@ -20,9 +20,9 @@ from onnx import helper, numpy_helper
 from random_networks import random_network, still_varies
 
 from onnxfc import Box, Geometry, NothingToRewrite, ReadError, RewriteOptions, UsageError, rewrite
-from onnxfc.claim import PREFIX
-from onnxfc.receptive_field import Field
-from onnxfc.rewrite import Rewrite
+from onnxfc.claim.claim import PREFIX
+from onnxfc.layout.axis_map import Field
+from onnxfc.rewriter.api import Rewrite
 
 EXAMPLES = int(os.environ.get("ONNXFC_EXAMPLES", "60"))
 QUIET = settings(
@@ -159,7 +159,7 @@ MODELS = (
 
 @cache
 def model_of(name: str) -> Rewrite:
-    return rewrite(FIXTURES / f"{name}.onnx", prove=False)
+    return rewrite(fixture_file(f"{name}.onnx"), prove=False)
 
 
 def run(done: Rewrite, image: np.ndarray) -> np.ndarray:
@@ -280,7 +280,7 @@ def test_files_of_older_versions() -> None:
 
 def test_errors() -> None:
     with pytest.raises(ReadError, match="was not rewritten by onnxfc"):
-        Geometry.from_model(FIXTURES / "lenet.dynamo.onnx")
+        Geometry.from_model(fixture_file("lenet.dynamo.onnx"))
     geometry = Geometry.from_model(model_of("lenet.dynamo").file)
     for size in ((28,), (28, 28, 28), (0, 28)):
         with pytest.raises(UsageError, match="an image of this model has 2 lengths"):
@@ -349,7 +349,7 @@ UPSAMPLED = {"upsampled": (3, 6, (20, 22)), "upsampled_thrice": (4, 12, (20, 20)
 @pytest.mark.parametrize("name", UPSAMPLED)
 def test_cells_between_the_steps(name: str, exporter: str) -> None:
     """The size step is the period, in which the cells keep their places; their number is known at every size."""
-    done = rewrite(FIXTURES / f"{name}.{exporter}.onnx", check_options=CHECK)
+    done = rewrite(fixture_file(f"{name}.{exporter}.onnx"), check_options=CHECK)
     assert done.parity is not None
     assert done.parity.passed
     stride, period, native = UPSAMPLED[name]
@@ -372,7 +372,7 @@ def test_cells_between_the_steps(name: str, exporter: str) -> None:
 @pytest.mark.parametrize("name", UPSAMPLED)
 def test_cells_a_period_apart_are_the_original_on_its_crops(name: str) -> None:
     """Nothing is padded: moved by whole periods, a crop gives what the map has there."""
-    path = FIXTURES / f"{name}.dynamo.onnx"
+    path = fixture_file(f"{name}.dynamo.onnx")
     done, original = rewrite(path, prove=False), session(onnx.load(path))
     stride, period, native = UPSAMPLED[name]
     image = np.random.default_rng(3).standard_normal((1, 3, *(n + 2 * period for n in native))).astype(np.float32)
@@ -415,9 +415,11 @@ def test_outputs_of_two_strides_lie_on_one_grid(fine_first: bool) -> None:
 
 def test_a_kept_global_pool_takes_every_size() -> None:
     """Nothing is windowed: the stride of the trunk is no step of the sizes."""
-    done = rewrite(FIXTURES / "mean_head.dynamo.onnx", options=RewriteOptions(global_pool="keep"), check_options=CHECK)
+    done = rewrite(
+        fixture_file("mean_head.dynamo.onnx"), options=RewriteOptions(global_pool="keep"), check_options=CHECK
+    )
     assert done.claim.size_step == (1, 1)
-    original = onnx.load(FIXTURES / "mean_head.dynamo.onnx")
+    original = onnx.load(fixture_file("mean_head.dynamo.onnx"))
     for info in original.graph.input:
         for dim in list(info.type.tensor_type.shape.dim)[2:]:
             dim.dim_param = f"free_{len(dim.dim_param)}_{dim.dim_value}"

@@ -13,11 +13,12 @@ import onnxruntime as ort
 import pytest
 import readme_refresh
 from cli_runs import ROOT, environment
+from fixture_files import fixture_file
 from readme_refresh import furnish, run_all, sessions
 
-from onnxfc.commands.check import check
-from onnxfc.commands.inspect import inspect
-from onnxfc.commands.rewrite import rewrite
+from onnxfc.cli.check import check
+from onnxfc.cli.inspect import inspect
+from onnxfc.cli.rewrite import rewrite
 from onnxfc.errors import ExitCode
 
 TEXT = (ROOT / "README.md").read_text("utf-8")
@@ -84,7 +85,7 @@ def test_setup_commands(command: str, room: Path) -> None:
         assert re.search(rf"^{extra} = \[", project, re.MULTILINE)
     if job != ".venv/bin/python -m pytest":
         assert job.startswith(".venv/bin/onnxfc rewrite ")
-        assert 'onnxfc = "onnxfc.cli:main"' in project
+        assert 'onnxfc = "onnxfc.__main__:run"' in project
         [printed] = run_all([job.removeprefix(".venv/bin/")], room)
         assert "native parity   passed" in printed
         assert (room / job.split()[-1]).is_file()
@@ -111,10 +112,10 @@ def test_python_block(room: Path) -> None:
 
 def test_digits_figures(room: Path) -> None:
     """The trained network on its canvas: 325 cells against the original on 325 crops."""
-    run_all(["onnxfc rewrite fixtures/digits.onnx digits-canvas.onnx -q"], room)
-    digits = np.load(ROOT / "fixtures" / "digits.npz")
+    run_all(["onnxfc rewrite fixtures/trained/digits.onnx digits-canvas.onnx -q"], room)
+    digits = np.load(fixture_file("digits.npz"))
     canvas = digits["canvas"].reshape(1, 1, 64, 112).astype(np.float32) / 16
-    old, new = (ort.InferenceSession(path) for path in (ROOT / "fixtures/digits.onnx", room / "digits-canvas.onnx"))
+    old, new = (ort.InferenceSession(path) for path in (fixture_file("digits.onnx"), room / "digits-canvas.onnx"))
     cells = new.run(None, {"image": canvas})[0][0].transpose(1, 2, 0)
     places = [(y, x) for y in range(0, 49, 4) for x in range(0, 97, 4)]
     crops = [old.run(None, {"image": canvas[:, :, y : y + 16, x : x + 16]})[0][0] for y, x in places]
@@ -140,7 +141,7 @@ def test_option_table_is_complete() -> None:
 
 
 def test_exit_code_table() -> None:
-    rows = re.findall(r"^\| (\d) \|", TEXT, re.MULTILINE)
+    rows = re.findall(r"^\| (\d+) \|", TEXT, re.MULTILINE)
     assert [int(row) for row in rows] == [int(code) for code in ExitCode]
 
 
@@ -168,7 +169,7 @@ def test_refusal_table_is_complete() -> None:
 
 
 def test_operator_table_is_current() -> None:
-    assert readme_refresh.with_operators(TEXT) == TEXT, "run: python tests/readme_refresh.py"
+    assert readme_refresh.with_operators(TEXT) == TEXT, "run: python tests/support/readme_refresh.py"
     assert "| Conv," not in TEXT
     assert TEXT.count("GlobalAveragePool") >= 2
 

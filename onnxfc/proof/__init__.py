@@ -5,16 +5,9 @@ It knows nothing of how models are rewritten, and may not import the code that d
 
 from __future__ import annotations
 
-from onnxfc.parity import (
-    Conditions,
-    CropResult,
-    OutputResult,
-    Parity,
-    ParityResult,
-    VerdictResult,
-)
 from onnxfc.proof.check import check
 from onnxfc.proof.options import CheckOptions
+from onnxfc.proof.results import Conditions, CropResult, OutputResult, Parity, ParityResult, VerdictResult
 
 __all__ = [
     "CheckOptions",

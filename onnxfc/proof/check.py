@@ -11,22 +11,22 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from onnxfc import runtime
-from onnxfc.claim import Claim
-from onnxfc.model_file import ModelFile
-from onnxfc.parity import Conditions, CropResult, Parity, ParityResult, VerdictResult
-from onnxfc.proof.claims import axes_problem, claim_problem, window_problem
+from onnxfc.claim.claim import Claim
+from onnxfc.io.model_file import ModelFile
+from onnxfc.proof import ort_session
+from onnxfc.proof.accumulator import Tally
 from onnxfc.proof.crops import compare_crops
-from onnxfc.proof.forms import WINDOWED
 from onnxfc.proof.head import Head, HeadPlan, plan_head
-from onnxfc.proof.mixed import Mixed, compare_mixed, mixed_windows
 from onnxfc.proof.native import compare_native, compare_read
-from onnxfc.proof.observe import Evidence, Progress, observe
 from onnxfc.proof.options import CheckOptions
+from onnxfc.proof.output_forms import WINDOWED
+from onnxfc.proof.reference_run import Evidence, Progress, observe
+from onnxfc.proof.results import Conditions, CropResult, Parity, ParityResult, VerdictResult
 from onnxfc.proof.sessions import RunError, Runner
 from onnxfc.proof.shift import compare_shifted
 from onnxfc.proof.sizes import TooLarge, larger_sizes
-from onnxfc.proof.tally import Tally
+from onnxfc.proof.static_checks import axes_problem, claim_problem, window_problem
+from onnxfc.proof.synthetic_features import Mixed, compare_mixed, mixed_windows
 from onnxfc.proof.windows import Capture, Heads, capture, compare_windows
 
 _DEFAULT = CheckOptions()
@@ -48,6 +48,7 @@ def check(
     Costs about ten native forward passes. ``progress`` gets short phrases. Raises UsageError for
     options that do not fit the model; whatever is wrong with the models or the claim is in the result.
     """
+    options.must_fit(claim)
     return _Check(original, rewritten, claim, options, progress or (lambda _: None), source).run()
 
 
@@ -205,7 +206,7 @@ class _Check:
         conditions = Conditions(
             seed=self.options.seed,
             threads=self.options.threads,
-            onnxruntime=runtime.version(),
+            onnxruntime=ort_session.version(),
             inputs=tuple(kind.name for kind in evidence.kinds) if evidence else (),
             samples=len(samples),
             batches=tuple(dict.fromkeys(s.batch or (evidence.batch if evidence else 1) for s in samples)),

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from onnxfc.claim import Claim, Output
-from onnxfc.parity import CropResult
-from onnxfc.proof.forms import REDUCED, WINDOWED, FormError, cell_value, reduce_cells
-from onnxfc.proof.observe import Evidence
+from onnxfc.claim.claim import Claim, Output
 from onnxfc.proof.options import CheckOptions
-from onnxfc.proof.scale import Scale
+from onnxfc.proof.output_forms import REDUCED, WINDOWED, FormError, cell_value, reduce_cells
+from onnxfc.proof.reference_run import Evidence
+from onnxfc.proof.results import CropResult
 from onnxfc.proof.sessions import Array
+from onnxfc.proof.tolerance import Scale
 from onnxfc.proof.windows import Capture
 
 _Pair = tuple[Array, Array, str, tuple[int, ...]]

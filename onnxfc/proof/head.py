@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from onnxfc.model_file import ModelFile
+from onnxfc.io.model_file import ModelFile
 from onnxfc.proof.sessions import Array, Arrays, RunError, Runner
 
 

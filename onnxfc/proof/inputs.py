@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxfc.claim import Claim, ImageInput
+from onnxfc.claim.claim import Claim, ImageInput
 from onnxfc.errors import UsageError
 from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.sessions import Array, Arrays, InputInfo

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxfc.claim import Claim
-from onnxfc.model_file import ModelFile
-from onnxfc.proof.forms import FormError, native_value
-from onnxfc.proof.observe import Evidence, Progress
+from onnxfc.claim.claim import Claim
+from onnxfc.io.model_file import ModelFile
+from onnxfc.proof.accumulator import Tally
+from onnxfc.proof.output_forms import FormError, native_value
+from onnxfc.proof.reference_run import Evidence, Progress
 from onnxfc.proof.sessions import RunError, Runner
-from onnxfc.proof.tally import Tally
 
 
 def compare_native(rewritten: Runner, evidence: Evidence, claim: Claim, tally: Tally, progress: Progress) -> None:

@@ -8,6 +8,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from onnxfc import errors
+from onnxfc.claim.claim import Claim
+
 
 @dataclass(frozen=True)
 class CheckOptions:
@@ -33,6 +36,25 @@ class CheckOptions:
     crops_exact: bool = False
     windows: bool = True
     larger: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("rtol", "atol"):
+            if getattr(self, name) is not None:
+                errors.tolerance(name, getattr(self, name))
+        for name in ("rtols", "atols"):
+            errors.tolerances(name, getattr(self, name))
+        for name, least in (("seed", 0), ("samples", 1), ("threads", 0)):
+            errors.whole(name, getattr(self, name), least)
+        for name in ("crops_exact", "windows", "larger"):
+            errors.flag(name, getattr(self, name))
+        object.__setattr__(self, "sizes", errors.sizes("sizes", self.sizes))
+
+    def must_fit(self, claim: Claim) -> None:
+        """Tolerances name outputs, or trunk tensors at which a head begins. Raises UsageError."""
+        own = [output.name for output in claim.outputs]
+        own += [name for item in claim.boundaries for name in (item.original, item.rewritten)]
+        for given in ("rtols", "atols"):
+            errors.known(given, getattr(self, given), own)
 
     def of(self, name: str) -> CheckOptions:
         """The options as they are for one output."""

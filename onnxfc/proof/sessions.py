@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxfc import runtime
-from onnxfc.model_file import ModelFile
+from onnxfc.io.model_file import ModelFile
+from onnxfc.proof import ort_session
 
 Array = NDArray[Any]
 Arrays = dict[str, Array]
@@ -42,7 +42,7 @@ class Runner:
         self._echo = tuple(name for name in dict.fromkeys(tensors) if name in inputs and name not in own)
         extra = [name for name in dict.fromkeys(tensors) if name not in inputs and name not in own]
         self._session = _one_line(
-            lambda: runtime.session(model, extra_outputs=extra, threads=threads, optimize=optimise)
+            lambda: ort_session.session(model, extra_outputs=extra, threads=threads, optimize=optimise)
         )
         self.outputs = tuple(own)
         self._fetch = [*own, *extra]

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxfc.claim import Boundary, Claim, Output
-from onnxfc.parity import ParityResult
+from onnxfc.claim.claim import Boundary, Claim, Output
+from onnxfc.proof.accumulator import Tally
 from onnxfc.proof.inputs import Kind
-from onnxfc.proof.observe import Evidence, Progress
 from onnxfc.proof.options import CheckOptions
+from onnxfc.proof.reference_run import Evidence, Progress
+from onnxfc.proof.results import ParityResult
 from onnxfc.proof.sessions import Arrays, RunError, Runner
-from onnxfc.proof.tally import Tally
 
 BY_SIZE = tuple(f"{change} to a map's size" for change in ("crop", "padding", "resampling"))
 """Causes that are local from one size of the grid to the next only: a map that is resized to the size of a finer one

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from onnxfc.claim import Claim
+from onnxfc.claim.claim import Claim
 from onnxfc.errors import UsageError
 from onnxfc.proof.options import CheckOptions
 

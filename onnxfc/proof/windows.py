@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from onnxfc.claim import Claim, Output
-from onnxfc.proof.forms import (
+from onnxfc.claim.claim import Claim, Output
+from onnxfc.proof.accumulator import Tally
+from onnxfc.proof.head import Head
+from onnxfc.proof.inputs import Kind
+from onnxfc.proof.output_forms import (
     REDUCED,
     WINDOWED,
     FormError,
@@ -19,12 +22,9 @@ from onnxfc.proof.forms import (
     pick_cells,
     reduce_cells,
 )
-from onnxfc.proof.head import Head
-from onnxfc.proof.inputs import Kind
-from onnxfc.proof.observe import ADVICE, Evidence, Progress
+from onnxfc.proof.reference_run import ADVICE, Evidence, Progress
 from onnxfc.proof.sessions import Array, Arrays, RunError, Runner
 from onnxfc.proof.sizes import Size
-from onnxfc.proof.tally import Tally
 
 CELLS = 8
 """Cells compared per size and kind of inputs, unless an output needs all."""
@@ -290,7 +290,8 @@ def _cells_must_differ(seen: dict[tuple[str, str], list[Array]], evidence: Evide
             informative[name] = True
             continue
         rows = np.stack(cells).astype(np.float64)
-        spread = float((rows.max(axis=0) - rows.min(axis=0)).max()) / 2
+        with np.errstate(invalid="ignore"):  # infinite scores, which are compared elsewhere
+            spread = float((rows.max(axis=0) - rows.min(axis=0)).max()) / 2
         enough = spread > 2 * scale.tolerance(tally.options.of(name), tally.noise.get((name, kind)))
         informative[name] = informative.get(name, False) or enough
     for name, enough in informative.items():

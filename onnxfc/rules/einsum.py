@@ -10,17 +10,21 @@ import string
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from onnxfc.builder.rule_context import Outcome, RuleContext, tensor_of
 from onnxfc.errors import Refusal
-from onnxfc.lift import all_scores, to_window
-from onnxfc.rules import products
-from onnxfc.rules.context import as_pool, even_as_context, even_einsum
-from onnxfc.rules.fc import Operands, shaped
+from onnxfc.graph.einsum_equation import letters_of
+from onnxfc.head.conv_weights import Weight, resolve
+from onnxfc.head.fc_to_conv import Operands, shaped
+from onnxfc.head.meet_grids import all_scores
+from onnxfc.head.placed_windows import window_of
+from onnxfc.layout.axes import lengths
+from onnxfc.layout.provenance import Provenance
+from onnxfc.layout.views import Context, Fixed, Placed, ScoreMap, Window, is_folded, is_map
+from onnxfc.rules import contraction
+from onnxfc.rules.context_sums import even_as_context, even_einsum, trace_summed
 from onnxfc.rules.pooling import global_pool
-from onnxfc.rules.relations import attention, sums_places
-from onnxfc.rules.table import rule
-from onnxfc.site import Outcome, Site, tensor_of
-from onnxfc.views import Context, Fixed, Map, ScoreMap, Trace, Window
-from onnxfc.weights import Weight, resolve
+from onnxfc.rules.registry import FEATURES, PLACED, rule
+from onnxfc.rules.unsupported import attention, sums_places
 
 
 @dataclass(frozen=True)
@@ -38,130 +42,122 @@ class Equation:
         return f"{','.join(self.terms)}->{self.out}"
 
 
-def equation_of(site: Site) -> Equation:
+def equation_of(ctx: RuleContext) -> Equation:
     """The node's equation in the original's ranks, without ellipsis and with its output."""
-    left, arrow, out = str(site.attrs["equation"]).replace(" ", "").partition("->")
-    terms = left.split(",")
-    ranks = [len(site.native(name).native) for name in site.node.input]
-    spare = [letter for letter in string.ascii_letters if letter not in left]
-    widths = [
-        rank - len(term.replace("...", "")) if "..." in term else 0 for term, rank in zip(terms, ranks, strict=True)
-    ]
-    hidden = "".join(spare[: max(widths)])
-    if not arrow:
-        shown = left.replace("...", "").replace(",", "")
-        out = "..." + "".join(sorted(letter for letter in set(shown) if shown.count(letter) == 1))
-    terms = [term.replace("...", hidden[len(hidden) - width :]) for term, width in zip(terms, widths, strict=True)]
-    return Equation(tuple(terms), out.replace("...", hidden))
+    ranks = [len(ctx.native(name).native) for name in ctx.node.input]
+    return Equation(*letters_of(str(ctx.attrs["equation"]), ranks))
 
 
-@rule("Einsum", on=Map, attributes=("equation",))
-def on_map(site: Site) -> Outcome:
+@rule("Einsum", on=PLACED, attributes=("equation",))
+def einsum(ctx: RuleContext) -> Outcome | None:
     """Sums over channels alone, place by place; over all places too it is an FC layer that needs no flatten."""
-    maps = [position for position, view in enumerate(site.views) if isinstance(view, Map)]
-    summed = _summed(site) if len(site.views) == 1 else None
+    placed = [position for position, view in enumerate(ctx.views) if isinstance(view, Placed)]
+    summed = _summed(ctx) if len(ctx.views) == 1 else None
     if summed is not None:
         return summed
-    equation, view = equation_of(site), site.views[maps[0]]
-    made = products.product(site, equation.terms, equation.out)
-    if made is not None or len(maps) > 1:
-        return made or attention(site)
-    assert isinstance(view, Map)
-    own = equation.terms[maps[0]]
-    others = "".join(term for position, term in enumerate(equation.terms) if position != maps[0])
-    context = [other for other in site.views if isinstance(other, Context)]
-    places = [own[axis] for axis in view.spatial]
-    batched = own[0] in others and len(context) != len(site.views) - 1
+    equation, view = equation_of(ctx), ctx.placed_in(placed[0])
+    made = contraction.contract(ctx, equation.terms, equation.out)
+    if made is not None or any(is_folded(other) for other in ctx.views):
+        return made
+    return attention(ctx) if len(placed) > 1 else _on_channels(ctx, view, equation, placed[0])
+
+
+def _on_channels(ctx: RuleContext, view: Placed, equation: Equation, at: int) -> Outcome:
+    own = equation.terms[at]
+    others = "".join(term for position, term in enumerate(equation.terms) if position != at)
+    context = [other for other in ctx.views if isinstance(other, Context)]
+    places = {place: own[axis] for place, axis in view.where.items()}
+    batched = own[0] in others and len(context) != len(ctx.views) - 1
     if equation.out[:1] != own[:1] or batched or any(own.count(letter) > 1 for letter in own):
-        return site.refuse("mixes-batch", "does not keep the batch as the first axis")
-    if not any(letter in equation.out for letter in places):
-        window = to_window(site, view)
-        return (
-            _even(site, equation, maps[0], window)
-            or _fully_connected(site, equation, maps[0], window)
-            or _over_space(site)
-        )
-    if any(letter in others or letter not in equation.out for letter in places):
-        return _over_space(site)
-    trace = view.trace
+        return ctx.refuse("mixes-batch", "does not keep the batch as the first axis")
+    if not any(letter in equation.out for letter in places.values()):
+        return _over_all_places(ctx, view, equation, at)
+    if any(letter in others or letter not in equation.out for letter in places.values()):
+        return _over_space(ctx)
+    provenance = view.provenance
     for other in context:
-        site.turns_out(other.trace, "context")
-        trace = trace.tainted(site.taint("context"), *other.trace.taints)
-    site.keep()
-    return site.maps(trace, tuple(equation.out.index(letter) for letter in places))
+        provenance = replace(provenance, blames=provenance.blames | other.provenance.blames).blamed(
+            ctx.blame("context")
+        )
+    ctx.keep()
+    return ctx.placed(view, provenance, {place: equation.out.index(letter) for place, letter in places.items()})
 
 
-def _summed(site: Site) -> Outcome | None:
+def _over_all_places(ctx: RuleContext, view: Placed, equation: Equation, at: int) -> Outcome:
+    window = window_of(ctx, view)
+    if isinstance(window, Refusal):
+        return window
+    made = _even(ctx, equation, at, window) or _fully_connected(ctx, equation, at, window)
+    return made or _over_space(ctx)
+
+
+def _summed(ctx: RuleContext) -> Outcome | None:
     """A sum over the image without a weight; None where it does anything else beside."""
-    view, equation = site.views[0], equation_of(site)
-    assert isinstance(view, Map)
+    view, equation = ctx.placed_in(), equation_of(ctx)
     own = equation.terms[0]
     gone = {axis for axis, letter in enumerate(own) if letter not in equation.out}
     rest = "".join(letter for letter in own if letter in equation.out)
-    if rest != equation.out or len(set(own)) < len(own) or gone != set(view.spatial):
+    if rest != equation.out or len(set(own)) < len(own) or not view.is_map or gone != set(view.spatial):
         return None
-    return global_pool(site, view, "Sum", keepdims=False)
+    return global_pool(ctx, view, "Sum", keepdims=False)
 
 
-def _over_space(site: Site) -> Refusal:
-    return site.refuse("fc-over-space", "sums over the places of the native size")
+def _over_space(ctx: RuleContext) -> Refusal:
+    return ctx.refuse("fc-over-space", "sums over the places of the native size")
 
 
-@rule("Einsum", on=(Window, ScoreMap), attributes=("equation",))
-def on_features(site: Site) -> Outcome:
+@rule("Einsum", on=FEATURES, attributes=("equation",))
+def on_features(ctx: RuleContext) -> Outcome:
     """An FC layer, or on scores the same equation with the letters of the grid appended."""
-    equation = equation_of(site)
-    lifted = [position for position, view in enumerate(site.views) if isinstance(view, Window | ScoreMap | Map)]
-    view = site.views[lifted[0]]
-    trunk = [other for other in site.views if isinstance(other, Map) and not other.trace.windows]
-    if len(trunk) == 1 and site.shape_out() == site.native(trunk[0].original).native:
-        pooled = [other for other in site.views if isinstance(other, Window | ScoreMap)]
-        return site.rejoins(pooled, trunk[0].tensor) or site.maps(trunk[0].trace, trunk[0].spatial)
+    equation = equation_of(ctx)
+    lifted = [position for position, view in enumerate(ctx.views) if isinstance(view, Window | ScoreMap | Placed)]
+    view = ctx.views[lifted[0]]
+    trunk = [other for other in ctx.views if is_map(other) and not other.provenance.windows]
+    if len(trunk) == 1 and ctx.shape_out() == lengths(trunk[0].groups):
+        return _cell_by_cell(ctx, equation, lifted) if ctx.own else ctx.rejoins()
     if len(lifted) == 1 and isinstance(view, Window | ScoreMap) and not view.batch_axis:
-        made = _even(site, equation, lifted[0], view) or _fully_connected(site, equation, lifted[0], view)
+        made = _even(ctx, equation, lifted[0], view) or _fully_connected(ctx, equation, lifted[0], view)
         if made is not None:
             return made
-    return _cell_by_cell(site, equation, lifted)
+    return _cell_by_cell(ctx, equation, lifted)
 
 
-def _even(site: Site, equation: Equation, at: int, view: Window | ScoreMap) -> Outcome | None:
+def _even(ctx: RuleContext, equation: Equation, at: int, view: Window | ScoreMap) -> Outcome | None:
     """Context that sums places with one weight for all; None elsewhere."""
     if len(equation.terms) != 2 or not isinstance(view, Window):
         return None
     own, letters = equation.terms[at], equation.terms[1 - at]
     if equation.out != "".join(letter for letter in own if letter not in letters):
         return None
-    found = even_einsum(site, at, view, [own.find(letter) - 1 for letter in letters])
+    found = even_einsum(ctx, at, view, [own.find(letter) - 1 for letter in letters])
     if found is None:
         return None
-    return (
-        even_as_context(site, found) if site.role == "context" else as_pool(site, _cell_by_cell(site, equation, [at]))
-    )
+    return even_as_context(ctx, found) if ctx.role == "context" else _cell_by_cell(ctx, equation, [at])
 
 
-def _fully_connected(site: Site, equation: Equation, position: int, view: Window | ScoreMap) -> Outcome | None:
+def _fully_connected(ctx: RuleContext, equation: Equation, position: int, view: Window | ScoreMap) -> Outcome | None:
     """The layer, where the one other input is a weight with which every feature is summed; None elsewhere."""
     batch = 0 if view.batch_axis is None else 1
     own, other = equation.terms[position][batch:], 1 - position
-    if len(equation.terms) != 2 or not isinstance(site.views[other], Fixed):
+    if len(equation.terms) != 2 or not isinstance(ctx.views[other], Fixed):
         return None
     weight, outputs = equation.terms[other], equation.out[batch:]
-    lengths = dict(zip(own, site.shape_in(position)[1:], strict=True))
+    lengths = dict(zip(own, ctx.shape_in(position)[1:], strict=True))
     own = "".join(letter for letter in own if lengths[letter] > 1 or letter in weight + outputs)
     every = len(set(own)) == len(own) and sorted(weight) == sorted(own + outputs)
     kept = equation.out[:batch] == equation.terms[position][:batch]
     if not every or not kept or (isinstance(view, ScoreMap) and len(own) != 1):
         return None
-    shape = site.shape_in(other)
+    shape = ctx.shape_in(other)
     sizes = {letter: shape[place] for place, letter in enumerate(weight)}
     if any(sizes[letter] != lengths[letter] for letter in own):
         return None  # a weight of extent 1 that is spread over the features
     flat = _flattened(view) if isinstance(view, Window) else view
-    features = site.shape_out()[1:]
+    features = ctx.shape_out()[1:]
     order = tuple(weight.index(letter) for letter in outputs + own)
     size = flat.index.size if isinstance(flat, Window) else flat.features[0]
-    found = Weight(site.node.input[other], order, size, math.prod(features))
-    return shaped(site, Operands(flat, resolve(site, found), batch_axis=0), features)
+    found = Weight(ctx.node.input[other], order, size, math.prod(features))
+    return shaped(ctx, Operands(flat, resolve(ctx, found), batch_axis=0), features)
 
 
 def _flattened(view: Window) -> Window:
@@ -169,30 +165,29 @@ def _flattened(view: Window) -> Window:
     return replace(view, index=view.index.reshape(-1), scale=scale, shift=shift)
 
 
-def _cell_by_cell(site: Site, equation: Equation, lifted: Sequence[int]) -> Outcome:
-    scores = all_scores(site, site.views)
+def _cell_by_cell(ctx: RuleContext, equation: Equation, lifted: Sequence[int]) -> Outcome:
+    scores = all_scores(ctx, ctx.views)
     if isinstance(scores, Refusal):
         return scores
     scores_at = dict(zip(lifted, scores, strict=True))
-    trace = Trace.join([view.trace for view in scores])
-    cells = _with_grid(equation, lifted, len(scores[0].grid), site.swallowed)
-    if trace is None or cells is None or len({view.batch_axis for view in scores}) > 1:
-        return site.refuse("mixes-batch", "sums over the batch, or moves it")
-    if len(scores) > 1 and trace.places:
-        sizes = {
-            k: n for t, name in zip(equation.terms, site.node.input, strict=True) for k, n in _sizes(site, t, name)
-        }
+    provenance = Provenance.join([view.provenance for view in scores])
+    cells = _with_grid(equation, lifted, len(scores[0].grid), ctx.swallowed)
+    if provenance is None or cells is None or len({view.batch_axis for view in scores}) > 1:
+        return ctx.refuse("mixes-batch", "sums over the batch, or moves it")
+    if len(scores) > 1 and provenance.places:
+        sizes = {k: n for t, name in zip(equation.terms, ctx.node.input, strict=True) for k, n in _sizes(ctx, t, name)}
         summed = [length for letter, length in sizes.items() if letter not in equation.out]
-        if not sums_places(trace, summed, [sizes[letter] for letter in equation.out[1:]]):
-            return attention(site)
-        trace = replace(trace, places=False)
-    now = [scores_at.get(place, view) for place, view in enumerate(site.views)]
-    site.keep([tensor_of(view) for view in now if view is not None], equation=str(cells))
-    return site.score_maps(trace)
+        if not sums_places(provenance, summed, [sizes[letter] for letter in equation.out[1:]]):
+            return attention(ctx)
+        provenance = replace(provenance, places=False)
+    provenance = trace_summed(ctx, provenance) if len(scores) == 1 else provenance
+    now = [scores_at.get(place, view) for place, view in enumerate(ctx.views)]
+    ctx.keep([tensor_of(view) for view in now if view is not None], equation=str(cells))
+    return ctx.score_maps(provenance)
 
 
-def _sizes(site: Site, term: str, name: str) -> Iterator[tuple[str, int]]:
-    return zip(term, site.native(name).native, strict=True)
+def _sizes(ctx: RuleContext, term: str, name: str) -> Iterator[tuple[str, int]]:
+    return zip(term, ctx.native(name).native, strict=True)
 
 
 def _with_grid(equation: Equation, lifted: Sequence[int], axes: int, swallowed: bool) -> Equation | None:

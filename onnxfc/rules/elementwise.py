@@ -1,89 +1,81 @@
-"""Operators that work on each element alone: activations, casts, Dropout, Identity.
-
-They commute with any movement of data, so a window's activation is the map's own.
-"""
+"""Fused operators of onnxruntime's optimised dumps (domain com.microsoft): as the operators that they are made of."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from onnxfc.lift import to_scores
-from onnxfc.rules.table import rule
-from onnxfc.site import Outcome, Site
-from onnxfc.views import Fixed, Map, Refused, ScoreMap, View, Window
+from onnxfc.builder.rule_context import Outcome, RuleContext
+from onnxfc.graph.op_kinds import UNARY, UNARY_ATTRIBUTES
+from onnxfc.head.windows import to_scores
+from onnxfc.layout.views import Placed, Refused, ScoreMap, View, Window
+from onnxfc.rules.registry import FEATURES, PLACED, rule
 
-UNARY = (
-    *("Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Ceil", "Celu", "Clip", "Cos", "Cosh", "Elu"),
-    *("Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu"),
-    *("Log", "Mish", "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin"),
-    *("Sinh", "Softplus", "Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu"),
-    *("BitwiseNot", "Cast", "CastLike"),
-)
-BROADCAST = (
-    *("Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Mean", "Sum", "Mod", "PRelu", "Where"),
-    *("And", "Or", "Xor", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
-    *("BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor"),
-)
-UNARY_ATTRIBUTES = (
-    *("alpha", "approximate", "beta", "bias", "detect_negative", "detect_positive", "gamma", "lambd"),
-    *("max", "min", "round_mode", "saturate", "to"),
-)
+MICROSOFT = "com.microsoft"
 
 
-@rule(*UNARY, on=(Map, Window, ScoreMap), attributes=UNARY_ATTRIBUTES)
-def elementwise(site: Site) -> Outcome:
-    """f(map) stays a map, f(window of a map) is a window of f(map), f(score map) is a score map."""
-    if any(not isinstance(view, Fixed) for view in site.views[1:] if view is not None):
-        return site.refuse("dynamic-parameter", "takes a parameter that depends on the image")
-    return apply(site, site.views[0])
+@rule(*UNARY, on=PLACED, attributes=UNARY_ATTRIBUTES)
+def elementwise(ctx: RuleContext) -> Outcome:
+    """Each element alone: the output lies as the input does."""
+    if not ctx.only_first:
+        return ctx.refuse("dynamic-parameter", "takes a parameter that depends on the image")
+    ctx.keep()
+    by_size = any(ctx.follows_size(position) for position in range(1, len(ctx.views)))
+    return ctx.same(blamed=by_size)
 
 
-def apply(site: Site, view: View | None) -> Outcome:
-    """The node on one lifted view, its other inputs as they are."""
-    if isinstance(view, Map):
-        site.keep()
-        by_size = any(site.follows_size(position) for position in range(1, len(site.views)))
-        return site.maps(view.trace.tainted(*([site.taint("context")] if by_size else [])), view.spatial)
+rule("Gelu", "QuickGelu", on=PLACED, domain=MICROSOFT, attributes=("alpha",))(elementwise)
+
+
+@rule(*UNARY, on=FEATURES, attributes=UNARY_ATTRIBUTES)
+def elementwise_features(ctx: RuleContext) -> Outcome:
+    """The activation of a window is the window of the map's activation."""
+    view = ctx.views[0]
+    if not ctx.only_first:
+        return ctx.refuse("dynamic-parameter", "takes a parameter that depends on the image")
     if isinstance(view, Window):
         pending = view.scale is not None or view.shift is not None
-        if not pending or site.op_type == "Identity":
-            return [_on_sources(site, view)]
-        scores = to_scores(site, view)
-        if not isinstance(scores, ScoreMap):
-            return scores
-        view = scores
-    assert isinstance(view, ScoreMap)
-    site.keep([view.tensor, *site.tensors_from(1)])
-    return [replace(view, tensor=site.node.output[0])]
+        if not pending or ctx.op_type == "Identity":
+            return [_on_sources(ctx, view)]
+    assert view is not None
+    scores = to_scores(ctx, view)
+    if not isinstance(scores, ScoreMap):
+        return scores
+    ctx.keep([scores.tensor, *ctx.tensors_from(1)])
+    return [replace(scores, tensor=ctx.node.output[0])]
 
 
-def _on_sources(site: Site, view: Window) -> Window:
+rule("Gelu", "QuickGelu", on=FEATURES, domain=MICROSOFT, attributes=("alpha",))(elementwise_features)
+
+
+def _on_sources(ctx: RuleContext, view: Window) -> Window:
     """The node written once for every map that the window reads."""
-    if site.op_type == "Identity":
+    if ctx.op_type == "Identity":
         return view
-    sources = tuple(replace(source, tensor=_on_map(site, source.tensor)) for source in view.sources)
+    sources = tuple(replace(source, tensor=_again(ctx, source.tensor)) for source in view.sources)
     return replace(view, sources=sources)
 
 
-def _on_map(site: Site, tensor: str) -> str:
-    return site.keep_renamed([tensor, *site.tensors_from(1)])[0]
+def _again(ctx: RuleContext, tensor: str) -> str:
+    return ctx.keep_renamed([tensor, *ctx.tensors_from(1)])[0]
 
 
-@rule("Dropout", on=(Map, Window, ScoreMap), attributes=("ratio", "seed", "is_test"))
-def dropout(site: Site) -> Outcome:
+_DROPOUT = ("ratio", "seed", "is_test")
+
+
+@rule("Dropout", on=FEATURES, attributes=_DROPOUT)
+@rule("Dropout", on=PLACED, attributes=_DROPOUT)
+def dropout(ctx: RuleContext) -> Outcome:
     """Dropout in inference is the identity (its mask must not be used)."""
-    training = site.constant(2)
-    if site.has_input(2) and (training is None or bool(training.any())):
-        return site.refuse("training-mode", "is in training mode", "export the model in eval mode")
-    if site.output_used(1):
-        return site.refuse("dropout-mask", "gives its mask to another node", "export the model in eval mode")
-    view = site.views[0]
-    mask: list[View] = [Refused(site.refuse("dropout-mask", "mask"))] * (len(site.node.output) - 1)
+    view = ctx.views[0]
+    training = ctx.constant(2)
+    if ctx.has_input(2) and (training is None or bool(training.any())):
+        return ctx.refuse("training-mode", "is in training mode", "export the model in eval mode")
+    if ctx.output_used(1):
+        return ctx.refuse("dropout-mask", "gives its mask to another node", "export the model in eval mode")
+    mask: list[View] = [Refused(ctx.refuse("dropout-mask", "mask"))] * (len(ctx.node.output) - 1)
     if isinstance(view, Window):
         return [view, *mask]
-    assert isinstance(view, Map | ScoreMap)
-    site.keep([view.tensor, *site.tensors_from(1)])
-    name = site.node.output[0]
-    if isinstance(view, Map):
-        return [Map(name, name, view.spatial, view.trace), *mask]
-    return [replace(view, tensor=name), *mask]
+    assert isinstance(view, Placed | ScoreMap)
+    ctx.keep([view.tensor, *ctx.tensors_from(1)])
+    first = ctx.same()[0] if isinstance(view, Placed) else replace(view, tensor=ctx.node.output[0])
+    return [first, *mask]

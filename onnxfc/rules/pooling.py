@@ -1,4 +1,4 @@
-"""Global pools in all their spellings, and reductions over features.
+"""Global pools in all their spellings, and pools of the trunk that cover the native map.
 
 A global pool over the trunk is a window: the native window's pool with stride 1 (``window``), or it stays global
 (``keep``), or it goes (``drop``). One that rejoins its trunk is context and stays global whatever the option.
@@ -7,213 +7,125 @@ A global pool over the trunk is a window: the native window's pool with stride 1
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from onnxfc import emit
-from onnxfc.errors import Refusal
-from onnxfc.lift import (
-    around_batch,
-    beside_batch,
-    boundary,
-    channels_first,
-    places_of,
-    simplest,
-    to_scores,
-    to_window,
-    untransposed,
-)
-from onnxfc.receptive_field import Field
-from onnxfc.rules.context import as_pool, of_image, whole_channels, window_as_context
-from onnxfc.rules.sums import FLOATS, SUMS, grows, in_part, steady, weighs
-from onnxfc.rules.table import rule
-from onnxfc.site import Outcome, Site, axes_of, extent_of
-from onnxfc.views import Context, Index, Map, ScoreMap, Source, Strip, Trace, View, Window
+from onnxfc.analysis.normalised_sums import FLOATS, in_part, rescaled
+from onnxfc.builder import ops
+from onnxfc.builder.rule_context import Outcome, RuleContext
+from onnxfc.head.placed_windows import pooled_in_part
+from onnxfc.head.windows import boundary, channels_first, places_of, simplest, untransposed, window_of_map
+from onnxfc.layout.axis_map import Field
+from onnxfc.layout.provenance import Provenance
+from onnxfc.layout.views import Context, Index, Placed, Source, View, Window
+from onnxfc.rules.context_sums import follows_size, scale_along, strip
+from onnxfc.rules.registry import PLACED, rule
 
-_POOLS = {"GlobalAveragePool": "Average", "GlobalMaxPool": "Max", "ReduceMean": "Average", "ReduceMax": "Max"}
-_POOLS |= {"AveragePool": "Average", "MaxPool": "Max", "ReduceSum": "Sum", "ReduceMin": "Min", "ReduceL1": "L1"}
-_POOLS |= {"ReduceL2": "L2", "ReduceSumSquare": "SumSquare", "ReduceLogSum": "LogSum"}
-_PARTIAL = {"ReduceMean", "ReduceMax", "ReduceSum"}
-REDUCTIONS = (
-    *("ReduceMean", "ReduceMax", "ReduceSum", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2"),
-    *("ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare"),
-)
+POOLS = {"GlobalAveragePool": "Average", "GlobalMaxPool": "Max", "ReduceMean": "Average", "ReduceMax": "Max"}
+POOLS |= {"AveragePool": "Average", "MaxPool": "Max", "ReduceSum": "Sum", "ReduceMin": "Min", "ReduceL1": "L1"}
+POOLS |= {"ReduceL2": "L2", "ReduceSumSquare": "SumSquare", "ReduceLogSum": "LogSum"}
+PARTIAL = {"ReduceMean", "ReduceMax", "ReduceSum"}
 
 
-@rule("GlobalAveragePool", "GlobalMaxPool", on=Map)
-def global_pool_operator(site: Site) -> Outcome:
+@rule("GlobalAveragePool", "GlobalMaxPool", on=PLACED)
+def global_pool_operator(ctx: RuleContext) -> Outcome | None:
     """(N, C, *spatial) to (N, C, 1, ...). https://onnx.ai/onnx/operators/onnx__GlobalAveragePool.html"""
-    view = site.views[0]
-    assert isinstance(view, Map)
-    if view.spatial != tuple(range(2, len(site.shape_in()))):
-        return site.refuse("layout", "pools over axes that are not the image's")
-    return global_pool(site, view, _POOLS[site.op_type], keepdims=True)
+    view = ctx.placed_in()
+    if not view.apart:
+        return pooled_in_part(ctx) if view.is_strip else None
+    if min(view.spatial) < 2 or (view.is_map and not view.channels_first):
+        return ctx.refuse("layout", "pools over axes that are not the image's")
+    if view.is_strip:
+        return strip(ctx, view, view.spatial, keepdims=True)
+    return global_pool(ctx, view, POOLS[ctx.op_type], keepdims=True)
 
 
-@rule(*REDUCTIONS, on=Map, attributes=("axes", "keepdims", "noop_with_empty_axes"))
-def reduce_map(site: Site) -> Outcome:
-    """A reduction over all spatial axes is a global pool; over channels alone it keeps the map."""
-    view = site.views[0]
-    assert isinstance(view, Map)
-    rank, keepdims = len(site.shape_in()), bool(site.attrs.get("keepdims", 1))
-    axes = reduced_axes(site, rank)
-    if axes is None:
-        return site.refuse("unknown-axes", "takes axes that are not constant")
-    if not axes:
-        return _nothing(site, view)
-    if 0 in axes:
-        return site.refuse("mixes-batch", "reduces over the batch")
-    spatial = set(axes) & set(view.spatial)
-    if not spatial:
-        return _over_channels(site, view, axes, keepdims)
-    weighted = any(place >= 0 for _, place in view.trace.shares) and spatial == set(view.spatial)
-    if weighted and not site.of_head and site.state.global_pool != "keep":
-        return _weighted(site, view)
-    weighed = weighs(site, view.trace, sorted(spatial))
-    if weighed is None:
-        return weighed_apart(site)
-    if weighed:
-        return strip(site, view, axes, keepdims)
-    if spatial == set(view.spatial) == set(axes) and site.op_type in _POOLS:
-        return global_pool(site, view, _POOLS[site.op_type], keepdims)
-    if spatial == set(view.spatial) and not view.trace.windows:
-        return _statistic(site, view, axes, keepdims)
-    if view.trace.windows and set(extent_of(site, view)) == {1}:
-        return reduce_features(site)
-    if spatial == set(axes) and site.op_type in _PARTIAL:
-        return partial_pool(site, view, axes, keepdims)
-    if site.role == "context" and spatial != set(view.spatial):
-        return strip(site, view, axes, keepdims)
-    site.state.blocked.add(site.label)  # perhaps it is context
-    return site.refuse("unsupported-reduction", f"reduces over axes {axes} of a map")
-
-
-def _weighted(site: Site, view: Map) -> Outcome:
-    """A pool weighted by a Softmax over places; a head's if it never meets its trunk, as the next walk will know."""
-    site.keep()
-    site.state.undecided.add(site.label)
-    trace = replace(view.trace.tainted(site.taint("context")), fields=(Field(),) * site.state.rank, shares=frozenset())
-    pools = frozenset({site.label, *(name for name, _ in view.trace.shares)})  # none of the trunk's
-    return [Context(site.node.output[0], replace(trace, pools=pools))]
-
-
-def reduced_axes(site: Site, rank: int) -> list[int] | None:
-    """Reduced axes; all where none are given (unless ``noop_with_empty_axes``)."""
-    axes = axes_of(site, 1, rank)
-    if axes is None and site.has_input(1):
-        return None
-    if not axes:
-        return [] if site.attrs.get("noop_with_empty_axes", 0) else list(range(rank))
-    return sorted(axes)
-
-
-def _nothing(site: Site, view: Map) -> Outcome:
-    site.keep()
-    return site.maps(view.trace, view.spatial)
-
-
-def _over_channels(site: Site, view: Map, axes: list[int], keepdims: bool) -> Outcome:
-    site.keep()
-    if keepdims:
-        return site.maps(view.trace, view.spatial)
-    spatial = tuple(axis - sum(gone < axis for gone in axes) for axis in view.spatial)
-    return site.maps(view.trace, spatial)
-
-
-def _statistic(site: Site, view: Map, axes: list[int], keepdims: bool) -> Outcome:
-    """A figure of the whole map, its channels too: of each window, or of the image where it meets its trunk again."""
-    if site.role != "context":
-        return as_pool(site, reduce_features(site))
-    doubt = in_part(site, [view.trace]) if site.op_type in SUMS else None
-    if doubt is not None:
-        return doubt
-    if grows(site, view.trace):
-        steady(site, view.tensor, axes, keepdims)
-    else:
-        site.keep()
-    return [of_image(site, view.trace)]
-
-
-def global_pool(site: Site, view: Map, kind: str, keepdims: bool) -> Outcome:
+def global_pool(ctx: RuleContext, view: Placed, kind: str, keepdims: bool) -> Outcome:
     """One pool over the whole native window, by the option or as context."""
-    extent = extent_of(site, view)
-    if site.role == "context" or (site.state.global_pool == "keep" and not view.trace.windows):
-        return _kept_global(site, view, kind, extent)
-    site.weighs(view)
-    if kind != "Max" and site.draft.spec(view.tensor).dtype not in FLOATS:
-        site.state.blocked.add(site.label)  # perhaps it is context
-        return site.refuse(
+    extent = view.extent
+    if ctx.role == "context" or (ctx.state.global_pool == "keep" and not view.provenance.windows):
+        return _kept_global(ctx, view, kind, extent)
+    if kind != "Max" and ctx.builder.spec(view.tensor).dtype not in FLOATS:
+        return ctx.refuse(
             "unsupported-reduction", "works on integers, of which onnxruntime has no average over windows"
         )
-    source = untransposed(site, view)
-    if site.state.global_pool == "drop" and not view.trace.windows:
+    source = untransposed(ctx, view)
+    if ctx.state.global_pool == "drop" and not view.provenance.windows:
         if kind != "Average":
-            return site.refuse("drop-not-affine", "is no average: its map has no scores", "use --global-pool window")
-        trace = replace(view.trace, dropped=True)
-        tensor = channels_first(site, source)[0]
+            return ctx.refuse("drop-not-affine", "is no average: its map has no scores", "use --global-pool window")
+        provenance = replace(view.provenance, dropped=True)
+        tensor = channels_first(ctx, source)[0]
     else:
-        tensor = window_pool(site, channels_first(site, source)[0], extent, kind)
-        fields = tuple(item.through(length) for item, length in zip(view.trace.fields, extent, strict=True))
-        trace = replace(view.trace, fields=fields)
-    windows = trace.windows or frozenset({boundary(source, extent)})
-    trace = replace(trace, windows=windows, pools=trace.pools | {site.label})
-    site.replaced(f"{site.op_type} {'x'.join(map(str, extent))}", _after(site, kind, extent, trace))
-    return [_pooled(site, view, tensor, trace, keepdims)]
+        tensor = window_pool(ctx, channels_first(ctx, source)[0], extent, kind)
+        fields = tuple(item.through(length) for item, length in zip(view.provenance.fields, extent, strict=True))
+        provenance = replace(view.provenance, fields=fields)
+    windows = provenance.windows or frozenset({boundary(source)})
+    provenance = replace(provenance, windows=windows, pools=provenance.pools | {ctx.name})
+    ctx.replaced(f"{ctx.op_type} {'x'.join(map(str, extent))}", _after(ctx, kind, extent, provenance))
+    return [_pooled(ctx, view, tensor, provenance, keepdims)]
 
 
-def _after(site: Site, kind: str, extent: tuple[int, ...], trace: Trace) -> str:
-    if trace.dropped:
+def _after(ctx: RuleContext, kind: str, extent: tuple[int, ...], provenance: Provenance) -> str:
+    if provenance.dropped:
         return "no pool"
-    return f"{_pool_name(kind)} {'x'.join(map(str, extent))}, stride 1"
+    return f"{pool_name(kind)} {'x'.join(map(str, extent))}, stride 1"
 
 
-def _kept_global(site: Site, view: Map, kind: str, extent: tuple[int, ...]) -> Outcome:
+def _kept_global(ctx: RuleContext, view: Placed, kind: str, extent: tuple[int, ...]) -> Outcome:
     """The same vector from an image of any size."""
-    doubt = in_part(site, [view.trace]) if site.op_type in SUMS else None
+    doubt = in_part(ctx, [view.provenance], view.tensor, view.spatial)
     if doubt is not None:
         return doubt
-    if site.role != "context" and grows(site, view.trace):
-        return site.refuse("sum-over-image", "is a sum, which grows with the image", "use --global-pool window")
-    if site.op_type in {"AveragePool", "MaxPool"}:
-        site.draft.emit(f"Global{kind}Pool", [view.tensor], site.node.output[0], instead=site.node)
-    elif grows(site, view.trace):
-        steady(site, view.tensor, view.spatial, site.op_type != "Einsum" and bool(site.attrs.get("keepdims", 1)))
+    scale, keepdims = (
+        scale_along(ctx, view, view.spatial),
+        ctx.op_type != "Einsum" and bool(ctx.attrs.get("keepdims", 1)),
+    )
+    if ctx.role != "context" and scale != "same":
+        return follows_size(ctx, scale)
+    if rescaled(ctx, scale, view.tensor, view.spatial, keepdims):
+        pass
+    elif ctx.op_type in {"AveragePool", "MaxPool"}:
+        ctx.builder.emit(f"Global{kind}Pool", [view.tensor], ctx.node.output[0], instead=ctx.node)
     else:
-        site.keep()
-    trace = replace(view.trace.tainted(site.taint("context")), fields=(Field(),) * site.state.rank)
-    if site.role != "context":
-        site.replaced(site.op_type, "kept global")
-        whole = site.op_type not in {"AveragePool", "MaxPool"}  # these are global at the native size only
-        if whole and len(view.spatial) == site.state.rank:
-            trace = replace(trace, windows=frozenset({boundary(view, extent)}))
-    return [Context(site.node.output[0], replace(trace, pools=trace.pools | {site.label}))]
+        ctx.keep()
+    provenance = replace(view.provenance.blamed(ctx.blame("context")), fields=(Field(),) * ctx.state.rank)
+    if ctx.role != "context":
+        ctx.replaced(ctx.op_type, "kept global")
+        whole = ctx.op_type not in {"AveragePool", "MaxPool"}  # these are global at the native size only
+        weighed = any(
+            place >= 0 for _, place in view.provenance.sums_to_one
+        )  # by its own places: a head begins before that
+        if whole and not weighed and len(view.spatial) == ctx.state.rank:
+            provenance = replace(provenance, windows=frozenset({boundary(view)}))
+    return [Context(ctx.node.output[0], replace(provenance, pools=provenance.pools | {ctx.name}))]
 
 
-def window_pool(site: Site, tensor: str, extent: tuple[int, ...], kind: str) -> str:
+def window_pool(ctx: RuleContext, tensor: str, extent: tuple[int, ...], kind: str) -> str:
     """A pool with stride 1 over ``extent`` of a channels-first map; norms and sums by way of the average."""
-    draft, instead = site.draft, site.node
+    builder, instead = ctx.builder, ctx.node
     if kind in {"L1", "Min"}:
-        tensor = draft.emit("Abs" if kind == "L1" else "Neg", [tensor])
+        tensor = builder.emit("Abs" if kind == "L1" else "Neg", [tensor])
     elif kind in {"L2", "SumSquare"}:
-        tensor = draft.emit("Mul", [tensor, tensor])
+        tensor = builder.emit("Mul", [tensor, tensor])
     pooled = tensor
-    for kernel in _steps(site, tensor, extent, kind):
-        pooled = draft.emit(_pool_name(kind), [pooled], instead=instead, kernel_shape=kernel, strides=[1] * len(extent))
+    for kernel in _steps(ctx, tensor, extent, kind):
+        pooled = builder.emit(
+            pool_name(kind), [pooled], instead=instead, kernel_shape=kernel, strides=[1] * len(extent)
+        )
     if kind not in {"Average", "Max", "Min"}:
-        pooled = draft.emit("Mul", [pooled, emit.scalar(draft, float(np.prod(extent)), pooled)])
+        pooled = builder.emit("Mul", [pooled, ops.scalar(builder, float(np.prod(extent)), pooled)])
     last = {"L2": "Sqrt", "LogSum": "Log", "Min": "Neg"}.get(kind)
-    return draft.emit(last, [pooled]) if last else pooled
+    return builder.emit(last, [pooled]) if last else pooled
 
 
-def _steps(site: Site, tensor: str, extent: tuple[int, ...], kind: str) -> list[list[int]]:
+def _steps(ctx: RuleContext, tensor: str, extent: tuple[int, ...], kind: str) -> list[list[int]]:
     """The kernels of a pool: one, or one for each axis where the mean over a large window would take long.
 
     From opset 19 on onnxruntime's AveragePool adds up every window anew, one number at a time (1000 windows of 13x13 on
     26x26: 93 ms, opset 18 takes 0.8 ms, two steps 11 ms), unless the channels fill blocks of 16.
     """
-    slow = kind not in {"Max", "Min"} and site.draft.graph.opset >= 19 and site.draft.spec(tensor).native[1] % _BLOCK
+    slow = kind not in {"Max", "Min"} and ctx.builder.graph.opset >= 19 and ctx.builder.spec(tensor).native[1] % _BLOCK
     if not slow or math.prod(extent) <= _LARGE:
         return [list(extent)]
     rank = len(extent)
@@ -225,74 +137,36 @@ _BLOCK, _LARGE = 16, 36
 """Channels of a block of onnxruntime's own layout; elements of a window that are summed up quickly in any case."""
 
 
-def _pooled(site: Site, view: Map, tensor: str, trace: Trace, keepdims: bool) -> View:
+def _pooled(ctx: RuleContext, view: Placed, tensor: str, provenance: Provenance, keepdims: bool) -> View:
     """The pool's output: as a map whose extent is the grid where that is its layout, else as scores."""
-    rank, name = len(site.shape_in()), site.node.output[0]
+    rank, name = len(ctx.shape_in()), ctx.node.output[0]
     first = view.spatial == tuple(range(2, rank)) and rank == 2 + len(view.spatial)
     if keepdims and first:
-        return Map(tensor, name, view.spatial, trace)
-    channels = int(np.prod(site.shape_out()[1:], dtype=np.int64))
+        return ctx.map_of(name, provenance, view.spatial, tensor)
+    channels = int(np.prod(ctx.shape_out()[1:], dtype=np.int64))
     source = Source.of_cells(tensor, channels, len(view.spatial))
-    index = np.arange(channels).reshape(site.shape_out()[1:])
-    return simplest(site, Window((source,), index, trace))
+    index = np.arange(channels).reshape(ctx.shape_out()[1:])
+    return simplest(ctx, Window((source,), index, provenance))
 
 
-def partial_pool(site: Site, view: Map, axes: list[int], keepdims: bool) -> Outcome:
+def partial_pool(ctx: RuleContext, view: Placed, axes: list[int], keepdims: bool) -> Outcome:
     """A pool over some of the spatial axes: the rest of the window is still to come."""
-    if site.role != "context" and site.state.global_pool == "drop":
-        site.state.blocked.add(site.label)  # perhaps it is context
-        return site.refuse("partial-pool", "pools only one of the spatial axes", "use --global-pool window")
-    if site.role == "context" or site.state.global_pool == "keep":
-        return strip(site, view, axes, keepdims)
-    window = to_window(site, view)
+    if ctx.role != "context" and ctx.state.global_pool == "drop":
+        return ctx.refuse("partial-pool", "pools only one of the spatial axes", "use --global-pool window")
+    if ctx.role == "context" or ctx.state.global_pool == "keep":
+        return strip(ctx, view, axes, keepdims)
+    window = window_of_map(ctx, view)
     source = window.sources[0]
     kernel = tuple(length if axis in axes else 1 for axis, length in zip(view.spatial, source.extent, strict=True))
-    tensor = window_pool(site, source.tensor, kernel, _POOLS[site.op_type])
+    tensor = window_pool(ctx, source.tensor, kernel, POOLS[ctx.op_type])
     rest = tuple(1 if axis in axes else length for axis, length in zip(view.spatial, source.extent, strict=True))
-    places = _first_of_each(places_of(site, view), axes, source.extent, rest)
+    places = _first_of_each(places_of(view), axes, source.extent, rest)
     if not keepdims:
         places = places.squeeze(tuple(axis - 1 for axis in axes))
-    trace = replace(window.trace, pools=window.trace.pools | {site.label})
-    site.replaced(f"{site.op_type} {'x'.join(map(str, kernel))}", f"pool {'x'.join(map(str, kernel))}, stride 1")
+    provenance = replace(window.provenance, pools=window.provenance.pools | {ctx.name})
+    ctx.replaced(f"{ctx.op_type} {'x'.join(map(str, kernel))}", f"pool {'x'.join(map(str, kernel))}, stride 1")
     pooled = replace(source, tensor=tensor, extent=rest)
-    return [simplest(site, Window((pooled,), places, trace))]
-
-
-def strip(site: Site, view: Map | Strip, axes: Sequence[int], keepdims: bool) -> Outcome:
-    """A pool over some of the axes that follow the image, as context; over all that are left of them it is global."""
-    weighed = weighs(site, view.trace, [axis for axis in axes if axis in view.spatial])
-    kept_head = site.role != "context" and site.state.global_pool == "keep" and not weighed
-    if any(axis in view.spatial and site.shape_in()[axis] == 1 for axis in axes):
-        return site.refuse("partial-pool", "pools an axis on which the native map has one place")
-    if kept_head and site.op_type == "ReduceSum":
-        site.state.blocked.add(site.label)  # perhaps it is context
-        return site.refuse("sum-over-image", "is a sum, which grows with the image", "use --global-pool window")
-    if site.op_type in {"AveragePool", "MaxPool"}:
-        kind = "ReduceMax" if site.op_type == "MaxPool" else "ReduceMean"
-        emit.reduce(site.draft, kind, view.tensor, axes, True, site.node.output[0], site.node)
-    elif grows(site, view.trace) and not weighed:
-        steady(site, view.tensor, axes, keepdims)
-    else:
-        site.keep([view.tensor, *site.tensors_from(1)])
-    trace = replace(view.trace.tainted(site.taint("context")), pools=view.trace.pools | {site.label})
-    left = [place for place, axis in enumerate(view.spatial) if axis not in axes]
-    name = site.node.output[0]
-    if not left:
-        if kept_head:
-            site.replaced(site.op_type, "kept global")
-        return [Context(name, replace(trace, fields=(Field(),) * site.state.rank))]
-    trace = replace(trace, fields=tuple(view.trace.fields[place] for place in left))
-    spatial = tuple(
-        view.spatial[place] - (0 if keepdims else sum(a < view.spatial[place] for a in axes)) for place in left
-    )
-    places = view.places if isinstance(view, Strip) else range(len(view.spatial))
-    like = view.like if isinstance(view, Strip) else view
-    return [Strip(name, name, spatial, tuple(places[place] for place in left), trace, like)]
-
-
-def weighed_apart(site: Site) -> Refusal:
-    """A sum of what a Softmax over other places has shared out: how it grows with the image cannot be told."""
-    return site.refuse("softmax-over-space", "sums up what was weighed over the places of the native size")
+    return [simplest(ctx, Window((pooled,), places, provenance))]
 
 
 def _first_of_each(places: Index, axes: list[int], extent: tuple[int, ...], rest: tuple[int, ...]) -> Index:
@@ -304,87 +178,5 @@ def _first_of_each(places: Index, axes: list[int], extent: tuple[int, ...], rest
     return np.asarray(np.ravel_multi_index((channel, *where), (int(channel.max()) + 1, *rest)))
 
 
-@rule(*REDUCTIONS, on=Window, attributes=("axes", "keepdims", "noop_with_empty_axes"))
-def reduce_window(site: Site) -> Outcome:
-    """Reducing exactly the whole window of each channel is a global pool spelled by Reshape; else over scores."""
-    view = site.views[0]
-    assert isinstance(view, Window)
-    axes = reduced_axes(site, view.index.ndim + 1)
-    channels = None if not axes or 0 in axes else whole_channels(view, [axis - 1 for axis in axes])
-    if channels is None:
-        return reduce_features(site)
-    if channels.shape[-1] == 1 and site.op_type in _POOLS:
-        return _pool_of_window(site, view, channels)
-    if site.role == "context":
-        return window_as_context(site, view, channels)
-    return as_pool(site, reduce_features(site))
-
-
-def _pool_of_window(site: Site, view: Window, channels: Index) -> Outcome:
-    """The pool by the option; ``channels`` says which channel each remaining feature is."""
-    kind, source, features = _POOLS[site.op_type], view.sources[0], site.shape_out()[1:]
-    trace = replace(view.trace, pools=view.trace.pools | {site.label})
-    spelled = f"{site.op_type} {'x'.join(map(str, source.extent))}"
-    if weighs(site, view.trace, ()) is None:
-        return weighed_apart(site)
-    if site.role == "context":
-        return window_as_context(site, view, channels)
-    if site.state.global_pool == "keep":
-        if kind not in {"Average", "Max"} or not np.array_equal(channels.ravel(), np.arange(source.channels)):
-            site.state.blocked.add(site.label)  # perhaps it is context
-            return site.refuse("sum-over-image", "does not pool every channel once", "use --global-pool window")
-        if view.trunk is None:
-            return site.refuse("unsupported-reduction", "pools something else than a map")
-        vector = site.draft.emit(f"Global{kind}Pool", [source.tensor], instead=site.node)
-        emit.reshape(site.draft, vector, [0, *features], site.node.output[0])
-        site.replaced(spelled, "kept global")
-        return [Context(site.node.output[0], trace.tainted(site.taint("context")))]
-    if site.state.global_pool == "drop":
-        if kind != "Average" or view.trunk is None:
-            return site.refuse("drop-not-affine", "is no average: its map has no scores", "use --global-pool window")
-        tensor, trace = source.tensor, replace(trace, fields=view.trunk.fields, dropped=True)
-        site.replaced(spelled, "no pool")
-    else:
-        tensor = window_pool(site, source.tensor, source.extent, kind)
-        site.replaced(spelled, f"{_pool_name(kind)} {'x'.join(map(str, source.extent))}, stride 1")
-    pooled = Source.of_cells(tensor, source.channels, len(source.extent))
-    return [simplest(site, Window((pooled,), channels.reshape(features), trace))]
-
-
-def _pool_name(kind: str) -> str:
+def pool_name(kind: str) -> str:
     return "MaxPool" if kind in {"Max", "Min"} else "AveragePool"
-
-
-def _summed(site: Site, trace: Trace) -> Trace:
-    """The trace of a reduction's result: with fewer features than a window has places, these were summed up."""
-    most = max((math.prod(item.extent) for item in trace.windows), default=1)
-    return replace(trace, places=trace.places and math.prod(site.shape_out()[1:]) >= most)
-
-
-@rule(*REDUCTIONS, on=ScoreMap, attributes=("axes", "keepdims", "noop_with_empty_axes"))
-def reduce_features(site: Site) -> Outcome:
-    """Over features, cell by cell."""
-    view = site.views[0]
-    assert view is not None
-    scores = to_scores(site, view)
-    if not isinstance(scores, ScoreMap):
-        return scores
-    axes = reduced_axes(site, len(scores.features) + 1)
-    if axes is None:
-        return site.refuse("unknown-axes", "takes axes that are not constant")
-    batch_axis = scores.batch_axis or 0
-    trace = _summed(site, scores.trace)
-    if scores.trace.places and isinstance(view, Window):  # perhaps of the whole image
-        trace = replace(trace, pools=trace.pools | {site.label})
-    scores = replace(scores, trace=trace)
-    if batch_axis in axes:
-        return site.refuse("mixes-batch", "reduces over the batch")
-    if not axes:
-        site.keep([scores.tensor, *site.tensors_from(1)])
-        return [replace(scores, tensor=site.node.output[0])]
-    keepdims, own = bool(site.attrs.get("keepdims", 1)), [beside_batch(axis, batch_axis) for axis in axes]
-    emit.reduce(site.draft, site.op_type, scores.tensor, own, keepdims, site.node.output[0], site.node)
-    if not batch_axis:
-        return site.score_maps(scores.trace)
-    batch_axis -= 0 if keepdims else sum(axis < batch_axis for axis in axes)
-    return [around_batch(site, scores.trace, batch_axis)]

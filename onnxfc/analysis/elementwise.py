@@ -1,0 +1,197 @@
+"""What lies on each other, element by element, and what moves elements: where the places are then."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from onnxfc.analysis.flow import How, Kind, Rule, Step, unknown
+from onnxfc.analysis.layouts import LAID, NONE, Layout, Names, aligned, moved, places, reshaped, resized
+from onnxfc.graph.op_kinds import BROADCAST, UNARY
+from onnxfc.layout.axes import Atom, Group, Groups, channels
+
+
+def same(step: Step) -> Layout:
+    """Each element alone, or with others of its place."""
+    if len(step.given) > 1 or not step.given:
+        return unknown(step)
+    name, held = step.given[0]
+    step.onward(name)
+    return held if step.op_type in {"Cast", "Identity"} else replace(held, mean="")
+
+
+def broadcast(step: Step) -> Layout:
+    """Inputs spread over each other."""
+    held = [layout for _, layout in step.given if layout.solid]
+    flat, rows = all(layout.flat for layout in held), not any(layout.is_map for layout in held)
+    made = laid(step, len(step.after), "features" if flat else "tokens" if rows else "")
+    if step.op_type == "Sub" and not flat and _own_mean(step):
+        step.flow.deviations.add(step.name)
+        made = replace(made, own=made.own | {step.name})
+    return made
+
+
+def _own_mean(step: Step) -> bool:
+    """Whether it is a tensor less its own mean over all places."""
+    return any(layout.mean in step.node.input and layout.mean != name for name, layout in step.given)
+
+
+def laid(step: Step, rank: int, how: How = "") -> Layout:
+    """The inputs on each other; what a pool left with one place may be as long as a constant is then."""
+    step.onward(*(name for name, layout in step.given if layout.solid))
+    made = together(step, [(layout, aligned(layout, rank)) for _, layout in step.given], how)
+    if made.axes is None:
+        return made
+    return laid_out(step, made, [axis for axis in range(rank) if step.after[axis] > 1 and made.thin_at(axis)])
+
+
+def together(step: Step, operands: Sequence[tuple[Layout, Groups | None]], how: How = "") -> Layout:
+    """What is computed from operands that lie on each other; each with its axes as the result has them."""
+    layouts = [layout for layout, _ in operands]
+    looks = step.meet(layouts, how)
+    held: frozenset[int] = frozenset().union(*(layout.solid for layout in layouts))
+    thin = frozenset((p, n) for layout in layouts for p, n in layout.thin if p not in held and n in looks)
+    own: Names = NONE.union(*(layout.own for layout in layouts if layout.solid))
+    made = Layout(None, looks=looks, own=own, hidden=held, flat=any(layout.flat for layout in layouts))
+    known = [(layout, groups) for layout, groups in operands if groups is not None]
+    if len(known) < len(operands) and not any(layout.solid == held for layout, _ in known):
+        return made.lost
+    rows = zip(*(groups or () for _, groups in known), strict=True)
+    axes = tuple(_richest(list(zip([layout for layout, _ in known], row, strict=True))) for row in rows)
+    return replace(made, axes=axes, thin=thin, hidden=frozenset())
+
+
+def _richest(groups: Sequence[tuple[Layout, Group]]) -> Group:
+    """The axis that the others are spread over."""
+
+    def worth(item: tuple[Layout, Group]) -> tuple[bool, int, int]:
+        layout, group = item
+        return bool(places(group) & layout.solid - {LAID}), math.prod(atom.length for atom in group), len(group)
+
+    return max(groups, key=worth)[1]
+
+
+def laid_out(step: Step, held: Layout, axes: Sequence[int]) -> Layout:
+    """Pools' results over places again: on axes that they left with one."""
+    if not axes or held.axes is None:
+        return held
+    pools = NONE.union(*(held.thin_at(axis) for axis in axes))
+    step.flow.spread.update(pools)
+    here = frozenset[int]().union(*(places(held.axes[axis]) for axis in axes))
+    thin = frozenset((place, name) for place, name in held.thin if place not in here)
+    longer = [
+        tuple(
+            replace(atom, length=step.after[axis]) if axis in axes and atom.kind == "space" else atom for atom in group
+        )
+        for axis, group in enumerate(held.axes)
+    ]
+    return replace(moved(held, longer), thin=thin, looks=held.looks - pools, mean="")
+
+
+# Movement
+
+
+def transpose(step: Step) -> Layout:
+    held = step.data
+    if held is None or held.axes is None:
+        return unknown(step)
+    step.onward(step.node.input[0])
+    perm = step.attrs.get("perm") or range(len(held.axes) - 1, -1, -1)
+    return replace(moved(held, [held.axes[axis] for axis in perm]), mean="")
+
+
+def reshape(step: Step) -> Layout:
+    """Reshape, Flatten, Squeeze, Unsqueeze."""
+    if step.data is None:
+        return unknown(step)
+    step.onward(step.node.input[0])
+    return reshaped(step.data, step.after)
+
+
+def concat(step: Step) -> Layout:
+    """Beside each other; along places, end to end."""
+    axis, rank = step.axis(0), len(step.after)
+    along = any(layout.axes is not None and places(layout.axes[axis]) & layout.solid for _, layout in step.given)
+    if along or any(layout.axes is None for _, layout in step.given):
+        return _end_to_end(step, axis)
+    made = laid(step, rank)
+    axes = made.axes or ()
+    return moved(made, [*axes[:axis], channels(step.after[axis]), *axes[axis + 1 :]])
+
+
+def _end_to_end(step: Step, axis: int) -> Layout:
+    """Places that follow each other on one axis, all others as all inputs have them."""
+    step.leave()
+    held = [layout for _, layout in step.given]
+    looks: Names = NONE.union(*(layout.looks for layout in held))
+    if any(layout.flat for layout in held):
+        return Layout(None, looks=looks, flat=True)
+    every = frozenset.intersection(*(layout.solid for layout in held))
+    if any(layout.axes is None for layout in held):
+        return Layout(None, looks=looks, hidden=every)
+    axes = [group if places(group) <= every else () for group in held[0].axes or ()]
+    axes[axis] = (Atom("space", step.after[axis], LAID),)
+    return Layout(tuple(axes), looks=looks)
+
+
+def gather(step: Step) -> Layout:
+    """Channels by number; places by number are a piece, or blocks."""
+    held = step.data
+    if held is None or held.axes is None:
+        return unknown(step)
+    axis, rank, name = step.axis(0), len(step.shape(step.node.input[1])), step.node.input[0]
+    ahead, group, behind = held.axes[:axis], held.axes[axis], held.axes[axis + 1 :]
+    picked = [channels(length) for length in step.after[axis : axis + rank]]
+    if not places(group) & held.solid:
+        step.onward(name)
+        return replace(moved(held, [*ahead, *picked, *behind]), mean="")
+    if rank == 2:
+        step.leave()
+        counted = (replace(group[0], length=step.after[axis + 1]),)
+        return replace(moved(held, [*ahead, picked[0], counted, *behind]), own=NONE, mean="")
+    return moved(_piece(step, held, [axis], "piece"), [*ahead, *picked, *behind])
+
+
+def cut(step: Step) -> Layout:
+    """Channels, or a piece of the places: one that ends at a fixed place, or is computed; else borders are cut off."""
+    held = step.data
+    if held is None or held.axes is None:
+        return unknown(step)
+    computed = step.op_type == "Slice" and any(map(step.measured, step.node.input[1:]))
+    touched = (step.axes(3) or range(len(step.before))) if computed else step.changed
+    along = [axis for axis in touched if places(held.axes[axis]) & held.solid]
+    if not along:
+        step.onward(step.node.input[0])
+        return replace(resized(held, step.after), mean="")
+    if step.op_type == "Slice" and not computed and not any(_fixed_end(step, axis) for axis in along):
+        step.leave()
+        return resized(replace(held, own=NONE, mean=""), step.after)
+    return resized(_piece(step, held, along, "part" if computed else "piece"), step.after)
+
+
+def _fixed_end(step: Step, axis: int) -> bool:
+    """Whether a Slice ends at a fixed place of the native map."""
+    starts, ends = (step.attrs.get(name, step.constant(place)) for place, name in ((1, "starts"), (2, "ends")))
+    steps = step.constant(4)
+    at = (step.axes(3) or list(range(len(np.atleast_1d(starts))))).index(axis)
+    return bool((steps is None or steps[at] > 0) and 0 <= np.atleast_1d(ends)[at] < step.before[axis])
+
+
+def _piece(step: Step, held: Layout, axes: Sequence[int], kind: Kind) -> Layout:
+    look = step.look(kind, frozenset(), axes, [step.node.input[0]])
+    return replace(held, own=held.own | look, mean="")
+
+
+ELEMENTWISE: dict[str, Rule] = {
+    **dict.fromkeys((*UNARY, "BatchNormalization", "Dropout", "LRN", "QuickGelu"), same),
+    **dict.fromkeys(BROADCAST, broadcast),
+    **dict.fromkeys(("Flatten", "Reshape", "Squeeze", "Unsqueeze"), reshape),
+    **dict.fromkeys(("Slice", "Split"), cut),
+    **dict.fromkeys(("Shape", "Size"), lambda step: None),
+    "Concat": concat,
+    "Gather": gather,
+    "Transpose": transpose,
+}

@@ -1,0 +1,125 @@
+"""Kernels that slide, and changes of resolution: a map of other places of the same image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from onnxfc.analysis.elementwise import laid_out
+from onnxfc.analysis.flow import Rule, Step, unknown
+from onnxfc.analysis.layouts import NONE, Layout, aligned, moved, places, resized
+from onnxfc.analysis.reductions import pooled
+from onnxfc.graph.op_kinds import SLIDING
+from onnxfc.graph.sliding import Sliding, covered, covers, sliding_at
+from onnxfc.layout.axes import channels
+
+
+def slide(step: Step) -> Layout:
+    """A Conv or a pool: over places, over channels alone, or over all that there is natively."""
+    held = step.data
+    weight = step.shape(step.node.input[1]) if len(step.node.input) > 1 else ()
+    how = None if held is None else sliding_at(step.attrs, step.before, weight)
+    if held is None or held.axes is None or how is None:
+        return unknown(step)
+    if places(held.axes[1]) & held.solid and "Conv" in step.op_type:
+        return _layer_of_rows(step, held)
+    axes = _covered(step, held, how)
+    if axes:
+        return pooled(step, held, axes, "cover", keep=True)
+    if held.solid:
+        step.flow.slid.update(step.flow.of_kind(held.own, "piece", "part"))
+    moves = [axis for axis in range(2, len(step.before)) if places(held.axes[axis]) and how.moves(axis - 2)]
+    made = resized(under_kernel(step, held, moves), step.after)
+    if moves:
+        step.leave()
+        return replace(made, own=NONE)
+    step.onward(step.node.input[0])
+    return made
+
+
+def under_kernel(step: Step, held: Layout, axes: Sequence[int]) -> Layout:
+    """A map over some axes of which something slides: so did the pools that just cover the native map before it.
+
+    Where it slides over other axes than theirs, they may still meet a map that has those: they are kept in mind.
+    """
+    over = step.flow.of_kind(NONE.union(*(held.thin_at(axis) for axis in axes)), "cover")
+    beside = any(places(held.axes[axis]) & held.solid for axis in axes if held.axes is not None)
+    step.flow.slid.update(over | (step.flow.of_kind(held.looks, "cover") if beside else NONE))
+    thin = frozenset((place, name) for place, name in held.thin if name not in over)
+    return replace(held, thin=thin, looks=held.looks - over, mean="")
+
+
+def _covered(step: Step, held: Layout, how: Sliding) -> list[int]:
+    """The axes that a pool's one window covers natively. In a graph of free sizes a kernel is as large as it says."""
+    if step.op_type not in {"AveragePool", "MaxPool"} or held.axes is None:
+        return []
+    spatial = [axis for axis in range(2, len(step.before)) if places(held.axes[axis]) & held.solid]
+    counted = step.op_type == "AveragePool" and bool(step.attrs.get("count_include_pad", 0))
+    whole = len(spatial) == len(step.before) - 2 and covers(how, step.before, step.after, counted)
+    if whole and (not step.flow.free or _leads_to_layer(step)):
+        return spatial
+    return [] if step.flow.free else [axis for axis in covered(how, step.before, step.after) if axis in spatial]
+
+
+def _leads_to_layer(step: Step) -> bool:
+    """Whether all that reads the node, moved at most, is an FC layer: it is the head's pool, whatever its stride."""
+    names, graph = [step.name], step.flow.graph
+    for name in names:
+        for node in graph.readers.get(name, ()):
+            if node.op_type in {"Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose"}:
+                names.append(node.output[0])
+            elif node.op_type not in {"Gemm", "MatMul"} or node.input[1] not in graph.initializers:
+                return False
+    return len(names) > 1 or bool(graph.readers.get(names[0]))
+
+
+def _layer_of_rows(step: Step, held: Layout) -> Layout:
+    """A Conv that sums places which were folded into its channels."""
+    assert held.axes is not None
+    look = step.look("layer", places(held.axes[1]) & held.solid, [1], [step.node.input[0]])
+    axes = [held.axes[0], channels(step.after[1]), *held.axes[2:]]
+    return resized(replace(moved(held, axes), looks=held.looks | look, own=NONE, mean=""), step.after)
+
+
+def grid(step: Step) -> Layout:
+    """Another resolution, or more around it."""
+    held = step.data
+    if held is None or held.axes is None or len(step.before) != len(step.after):
+        return unknown(step)
+    moves = [axis for axis in step.changed if places(held.axes[axis])]
+    if not moves and step.op_type == "Pad":
+        step.onward(step.node.input[0])
+        return resized(replace(held, mean=""), step.after)
+    step.leave()
+    return replace(resized(under_kernel(step, held, moves), step.after), own=NONE)
+
+
+def copies(step: Step) -> Layout:
+    """Expand, Tile, Resize: what a pool left laid out again, or a map resampled."""
+    held, rank = step.data, len(step.after)
+    if held is None:
+        return unknown(step)
+    held = moved(held, aligned(held, rank) or ())
+    before = (1,) * (rank - len(step.before)) + step.before
+    longer = [axis for axis in range(rank) if step.after[axis] != before[axis]]
+    thin = [axis for axis in longer if before[axis] == 1 and held.thin_at(axis)]
+    scaled = step.op_type == "Resize" and step.opset >= 11 and step.constant(3) is None
+    if scaled and step.flow.of_kind(NONE.union(*(held.thin_at(axis) for axis in thin)), "cover"):
+        step.leave()
+        return resized(under_kernel(step, held, thin), step.after)
+    if thin:
+        return resized(laid_out(step, held, thin), step.after)
+    if longer and not held.solid and rank == 2 + step.flow.rank and min(longer) > 1:
+        step.flow.spread.update(held.looks - step.flow.of_kind(held.looks, "layer"))
+    if any(places((held.axes or ())[axis]) for axis in longer):
+        step.leave()
+        return resized(replace(held, own=NONE, mean=""), step.after)
+    step.onward(step.node.input[0])
+    return resized(held, step.after)
+
+
+KERNELS: dict[str, Rule] = {
+    **dict.fromkeys(SLIDING, slide),
+    **dict.fromkeys(("ConvTranspose", "DepthToSpace", "Pad", "SpaceToDepth"), grid),
+    **dict.fromkeys(("Expand", "Resize", "Tile", "Upsample"), copies),
+}

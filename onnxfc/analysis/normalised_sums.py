@@ -1,0 +1,287 @@
+"""Sums over the whole image as context: kept at the scale of the native size, as the layers behind them know it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from onnxfc.analysis.counts import Growth, divisor
+from onnxfc.builder import ops
+from onnxfc.builder.rule_context import LEAVE, RuleContext
+from onnxfc.errors import Refusal
+from onnxfc.graph.index import attributes, inputs_of
+from onnxfc.graph.op_kinds import BROADCAST, MEANS, SOFTMAX, SPREADING, SUMS, UNARY, axes_along
+from onnxfc.layout.provenance import Provenance
+from onnxfc.layout.views import Context, Fixed, Placed, Refused, View, Window
+from onnxfc.shapes.inference_gaps import InferenceFailed
+from onnxfc.shapes.spec import Spec
+
+_SIZES = {"Shape", "Size"}
+FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
+
+
+Scale = Literal["grows", "same", "shrinks"]
+
+
+def scale_of(
+    ctx: RuleContext, provenance: Provenance, tensor: str, axes: Sequence[int], places: Sequence[int]
+) -> Scale:
+    """How a reduction over ``axes`` of ``tensor`` follows the image's size, if no number behind it makes up for that.
+
+    A sum grows, but for that of weights which sum up to 1 along ``places`` (of the image); a mean of these shrinks.
+    """
+    along = {place for _, place in provenance.sums_to_one} & set(places)
+    summed = ctx.op_type in SUMS or (ctx.op_type == "Einsum" and len(ctx.node.input) == 1)
+    if (summed or ctx.op_type in MEANS) and along and along < set(places):
+        raise InferenceFailed("it sums up at once what was weighed over some of the places only")
+    counts = counted(ctx, tensor, axes)
+    if summed and not any(place in places or ~place in places for _, place in provenance.sums_to_one):
+        return "same" if divided(ctx, counts) else "grows"
+    if ctx.op_type in MEANS and along:
+        return "same" if divided(ctx, tuple(1 / count for count in counts)) else "shrinks"
+    return "same"
+
+
+def rescaled(
+    ctx: RuleContext, scale: Scale, tensor: str, axes: Sequence[int], keepdims: bool, count: int = 0, output: str = ""
+) -> bool:
+    """Write the reduction at the scale of the native size, where the node itself has it not; ``count`` as below."""
+    if scale == "grows":
+        steady(ctx, tensor, axes, keepdims, count, output)
+    elif scale == "shrinks":
+        count = count or math.prod(ctx.builder.spec(tensor).native[axis] for axis in axes)
+        total = ops.reduce(ctx.builder, "ReduceSum", tensor, axes, keepdims)
+        share = ops.scalar(ctx.builder, 1.0 / count, total)
+        ctx.builder.emit("Mul", [total, share], output or ctx.node.output[0])
+    return scale != "same"
+
+
+def counted(ctx: RuleContext, tensor: str, axes: Sequence[int]) -> Growth:
+    """How many elements lie on these axes, at one probe after another but for the native size."""
+    shapes = ctx.builder.spec(tensor).shapes or ()
+    return tuple(float(math.prod(shape[axis] for axis in axes)) for shape in shapes[1:])
+
+
+def weighs(ctx: RuleContext, provenance: Provenance, axes: Sequence[int]) -> bool | None:
+    """Whether this sum over the places ``axes`` is their mean, by weights that a Softmax over just these gave them.
+
+    None where the places of the image were weighed against each other, but this sum is something else; False where they
+    were not, or this is no sum.
+    """
+    if ctx.op_type not in SUMS:
+        return False
+    makers = {node.output[0] for node in ctx.state.graph.nodes if node.op_type in SOFTMAX}
+    if not makers & provenance.pools:
+        return False
+    return True if set(axes) in _softmaxes_of_product(ctx) and ctx.op_type == "ReduceSum" else None
+
+
+def _softmaxes_of_product(ctx: RuleContext) -> list[set[int]]:
+    """Where the input is a product with a Softmax: the axes over which that is one."""
+    product, rank = _maker(ctx, ctx.node.input[0]), len(ctx.shape_in())
+    factors = [] if product is None or product.op_type != "Mul" else [_maker(ctx, name) for name in product.input]
+    made = [node for node in factors if node is not None and node.op_type == "Softmax"]
+    alike = [node for node in made if len(ctx.native(node.output[0]).native) == rank]
+    return [set(axes_along(node.op_type, attributes(node), rank, ctx.opset)) for node in alike]
+
+
+def _maker(ctx: RuleContext, name: str) -> onnx.NodeProto | None:
+    """The node that makes a tensor, before any that leave it as it is."""
+    node = ctx.state.graph.producers.get(name)
+    while node is not None and node.op_type in {"Cast", "Identity"}:
+        node = ctx.state.graph.producers.get(node.input[0])
+    return node
+
+
+def in_part(ctx: RuleContext, provenances: Iterable[Provenance], tensor: str, axes: Sequence[int]) -> Refusal | None:
+    """A sum over places of what was combined with parts of a whole: what of it grows with the image is unknown."""
+    doubt = ctx.op_type in SUMS and any(place < 0 for provenance in provenances for _, place in provenance.sums_to_one)
+    return changed_shares(ctx) if doubt and not divided(ctx, counted(ctx, tensor, axes)) else None
+
+
+def changed_shares(ctx: RuleContext) -> Refusal:
+    return ctx.refuse("sum-over-image", "sums up weights that were changed since they summed up to 1", LEAVE)
+
+
+def divided(ctx: RuleContext, counts: Growth) -> bool:
+    """Whether the sum of so many elements is divided by their count. Raises InferenceFailed where by another number."""
+    power = {"ReduceL2": 0.5, "ReduceLogSum": None, "ReduceLogSumExp": None}.get(ctx.op_type, 1.0)
+    growth = None if power is None else tuple(count**power for count in counts)
+    found = divisor(
+        ctx.state.graph,
+        ctx.node.output[0],
+        growth,
+        lambda name: _number(ctx, name),
+        lambda node, name: _spreads(ctx, node, name),
+    )
+    if found == "other":
+        raise InferenceFailed("it is divided by a number that follows the size of the image, but is not its count")
+    return found == "count"
+
+
+def _number(ctx: RuleContext, name: str) -> Growth | bool:
+    """One number that is computed from the image's size, at the probes; whether it is that, where it is not known."""
+    native = ctx.native(name) if name else None
+    if native is None or native.shapes is None or math.prod(native.native) != 1:
+        return False
+    now, measured = _now(ctx, name), _measured(ctx, name)
+    if now is None or now.values is None:
+        return measured
+    if now.constant is not None or ctx.follows_batch(now.values):
+        return False
+    return tuple(float(value.ravel()[0]) for value in now.values[1 : ctx.builder.probes])
+
+
+def _spreads(ctx: RuleContext, node: onnx.NodeProto, name: str) -> bool:
+    """Whether a node lays this input on something larger that comes from the image, or repeats it."""
+    sizes = [math.prod(spec.native) if spec.shapes else 0 for spec in map(ctx.native, (name, node.output[0]))]
+    if node.op_type in SPREADING:
+        return sizes[1] > sizes[0]
+    others = [other for other in node.input if other not in {"", name}]
+    fixed = all(isinstance(ctx.state.views.get(other), Fixed) for other in others)
+    return node.op_type in BROADCAST and sizes[1] > sizes[0] and not fixed
+
+
+def _measured(ctx: RuleContext, name: str) -> bool:
+    """Whether a number is computed from a shape, and from nothing else of the image.
+
+    Raises InferenceFailed where that is the shape of a piece, ``x[0, 0]`` say: it would be that of a window.
+    """
+    graph, queue, found = ctx.state.graph, [name], set[str]()
+    for item in queue:
+        node = graph.producers.get(item)
+        if node is None and not isinstance(ctx.state.views.get(item), Fixed):
+            return False
+        if node is not None and node.op_type in _SIZES:
+            found.add(node.input[0])
+        elif node is not None:
+            queue += [other for other in inputs_of(node) if other not in queue]
+    makers = [graph.producers.get(item) for item in found]
+    if any(maker is not None and maker.op_type in {"Gather", "Slice", "Split"} for maker in makers):
+        raise InferenceFailed("it is divided by the size of a piece of the image, not of the map that it sums up")
+    return bool(found)
+
+
+def _now(ctx: RuleContext, name: str) -> Spec | None:
+    """What a tensor is at every probe, though the walk may not have come to it; None where that is unknown."""
+    view, builder = ctx.state.views.get(name), ctx.builder
+    if isinstance(view, Window | Refused):
+        return None
+    if view is not None:
+        return builder.specs.get(view.tensor)
+    node = ctx.state.graph.producers.get(name)
+    given = [_now(ctx, item) if item else None for item in node.input] if node else []
+    if node is None or any(spec is None for spec, item in zip(given, node.input, strict=True) if item):
+        return None
+    try:
+        made = builder.inference.infer(node, given, builder.probes)
+    except InferenceFailed:
+        return None
+    return made[list(node.output).index(name)]
+
+
+_KEEP_SUMS_TO_ONE = {
+    *("Cast", "Div", "Dropout", "Einsum", "Expand", "Flatten", "Gather", "Hardmax", "Identity", "MatMul", "Mul", "Neg"),
+    *("AveragePool", "GlobalAveragePool", "ReduceMean", "ReduceSum", "Reshape", "Slice", "Softmax", "Split", "Squeeze"),
+    *("Transpose", "Unsqueeze"),
+}
+"""Operators after which parts of a whole are that still, whatever else they were multiplied with."""
+
+
+def sums_to_one_behind(node: onnx.NodeProto, given: Sequence[View], view: View) -> View:
+    """A node's output with what in it still sums to one; in doubt (the place inverted) after work on each place."""
+    if isinstance(view, Context):
+        sides = [side for item in given if isinstance(item, Placed) for side in item.sides]
+        names = frozenset(name for side in sides for name, _ in side.provenance.sums_to_one)
+        return replace(view, provenance=replace(view.provenance, pools=view.provenance.pools | names))
+    if not isinstance(view, Placed) or not any(side.provenance.sums_to_one for side in view.sides):
+        return view
+    all_hold = all(_sure(item) for item in given)
+    kept = node.op_type in _KEEP_SUMS_TO_ONE or (node.op_type in {"Add", "Sub", "Sum"} and all_hold)
+    kept = kept or (node.op_type in {"Conv", "Gemm"} and len(node.input) == 2)
+    if kept and (node.op_type != "Div" or _sure(given[0])):
+        return view
+    each = node.op_type in {*BROADCAST, *UNARY, "BatchNormalization", "Conv", "Gemm"}
+
+    def behind(provenance: Provenance) -> Provenance:
+        return replace(
+            provenance, sums_to_one=frozenset((name, min(k, ~k)) for name, k in provenance.sums_to_one if each)
+        )
+
+    if view.other is None:
+        return replace(view, provenance=behind(view.provenance))
+    return replace(
+        view, provenance=behind(view.provenance), other=replace(view.other, provenance=behind(view.other.provenance))
+    )
+
+
+def _sure(view: View) -> bool:
+    return isinstance(view, Placed) and any(k >= 0 for side in view.sides for _, k in side.provenance.sums_to_one)
+
+
+def of_native_count(ctx: RuleContext, axes: Sequence[tuple[str, int, int]], like: str) -> str:
+    """How often the native places are held in those there are now, inverted: 1 at the native size.
+
+    ``axes``: tensor, axis, and the native number of places on it.
+    """
+    builder, count = ctx.builder, math.prod(length for _, _, length in axes)
+    native = builder.constant(np.asarray(count, np.float32), "places")
+    now = _present(ctx, [(tensor, axis) for tensor, axis, _ in axes], TensorProto.FLOAT)
+    ratio = builder.emit("Div", [native, now])
+    dtype = builder.spec(like).dtype
+    return ratio if dtype == TensorProto.FLOAT else builder.emit("Cast", [ratio], to=dtype)
+
+
+def _present(ctx: RuleContext, axes: Sequence[tuple[str, int]], dtype: int) -> str:
+    """How many elements there are now on axes (tensor, axis) together, as a scalar of this element type."""
+    builder = ctx.builder
+    now, *more = [ops.dims(builder, tensor, axis, axis + 1) for tensor, axis in axes]
+    for length in more:
+        now = builder.emit("Mul", [now, length])
+    return builder.emit("Cast", [ops.squeeze(builder, now, [0])], to=dtype)
+
+
+def steady(
+    ctx: RuleContext, tensor: str, axes: Sequence[int], keepdims: bool, count: int = 0, output: str = ""
+) -> None:
+    """The node's output as the mean over the places times their native number, which at the native size is the sum.
+
+    ``count``: how many elements are summed up natively, where they are not those of ``axes`` of the node's own input.
+    ``output``: another name for it.
+    """
+    builder, output = ctx.builder, output or ctx.node.output[0]
+    count = count or math.prod(ctx.shape_in()[axis] for axis in axes)
+    if ctx.op_type == "ReduceLogSumExp":
+        return _steady_log(ctx, tensor, axes, keepdims, count, output)
+    dtype = builder.spec(tensor).dtype
+    whole = dtype not in FLOATS  # a count: onnxruntime has no mean of integers
+    if whole:
+        tensor = builder.emit("Cast", [tensor], to=TensorProto.DOUBLE)
+    if ctx.op_type == "ReduceL1":
+        tensor = builder.emit("Abs", [tensor])
+    elif ctx.op_type in {"ReduceL2", "ReduceSumSquare"}:
+        tensor = builder.emit("Mul", [tensor, tensor])
+    mean = ops.reduce(builder, "ReduceMean", tensor, axes, keepdims)
+    last = {"ReduceL2": "Sqrt", "ReduceLogSum": "Log"}.get(ctx.op_type)
+    total = builder.emit("Mul", [mean, ops.scalar(builder, float(count), mean)], "" if last or whole else output)
+    if last:
+        total = builder.emit(last, [total], "" if whole else output)
+    if whole:
+        half = builder.emit("Add", [total, ops.scalar(builder, 0.5, mean)])
+        builder.emit("Cast", [builder.emit("Floor", [half])], output, to=dtype)
+    return None
+
+
+def _steady_log(ctx: RuleContext, tensor: str, axes: Sequence[int], keepdims: bool, count: int, output: str) -> None:
+    """log(sum(exp(x))) less the logarithm of how many more elements there are than natively."""
+    builder = ctx.builder
+    total = ops.reduce(builder, ctx.op_type, tensor, axes, keepdims)
+    now = _present(ctx, [(tensor, axis) for axis in axes], builder.spec(tensor).dtype)
+    more = builder.emit("Div", [now, ops.scalar(builder, float(count), tensor)])
+    builder.emit("Sub", [total, builder.emit("Log", [more])], output)

@@ -1,0 +1,139 @@
+"""What pools are, where the walk cannot tell at once: the head's beginning, context, or the trunk's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from onnxfc.analysis.elementwise import ELEMENTWISE
+from onnxfc.analysis.flow import Flow, Kind, Look, Meeting, flow_of
+from onnxfc.analysis.kernels import KERNELS
+from onnxfc.analysis.layouts import Names
+from onnxfc.analysis.reductions import REDUCING
+from onnxfc.builder.state import GlobalPool, Role, Roles
+from onnxfc.graph.index import Graph
+from onnxfc.shapes.image_inputs import Image
+from onnxfc.shapes.spec import Spec
+
+RULES = {**ELEMENTWISE, **KERNELS, **REDUCING}
+_POOLS: tuple[Kind, ...] = ("cover", "pool")
+_WEIGHTS: tuple[Kind, ...] = ("relation", "weights")
+
+
+@dataclass(frozen=True)
+class Region:
+    """A tensor and all that hold its places one by one: where these end.
+
+    ``ends``: the looks that take them. ``leaves``: whether they go on as a map; ``mapped``: whether each has an axis of
+    its own again.
+    """
+
+    ends: Names
+    leaves: bool
+    mapped: bool
+
+
+def pool_roles(
+    graph: Graph, native: Mapping[str, Spec], images: Sequence[Image], free: bool, global_pool: GlobalPool = "window"
+) -> Roles:
+    """What each node is that looks at places. ``free``: the graph takes images of any size already."""
+    flow = flow_of(graph, native, images, free, RULES)
+    if global_pool != "window":
+        flow.deviations.clear()
+    roots = flow.of_kind(flow.looks, *_WEIGHTS) | {item.at for found in flow.meetings.values() for item in found}
+    return _Decision(flow, {name: _region(flow, name) for name in roots | flow.deviations}).roles(global_pool)
+
+
+def _region(flow: Flow, name: str) -> Region:
+    found, queue = {name}, [name]
+    while queue:
+        new = flow.onward[queue.pop()] - found
+        found |= new
+        queue += new
+    mapped = any(flow.layouts[item].is_map for item in found)
+    return Region(frozenset().union(*(flow.ends[item] for item in found)), bool(found & flow.leaves), mapped)
+
+
+class _Decision:
+    """All are taken for heads until something speaks against it."""
+
+    def __init__(self, flow: Flow, regions: Mapping[str, Region]) -> None:
+        self.flow, self.regions = flow, regions
+        self.of: dict[str, Role] = dict.fromkeys(flow.looks, "head")
+        while (found := {name: self._role(look) for name, look in flow.looks.items()}) != self.of:
+            self.of = found
+
+    def _role(self, look: Look) -> Role:
+        meetings = self.flow.meetings.get(look.name, [])
+        if look.kind == "norm" or look.name in self.flow.spread:
+            return "context"
+        if not all(self._own_places(look, meeting) for meeting in meetings):
+            return "context"
+        if look.name in self.flow.slid:
+            return "local"
+        if look.kind in _WEIGHTS and not self._weighs_window(look):
+            return "context"
+        return "head"
+
+    def _weighs_window(self, look: Look) -> bool:
+        """Whether weights of places, or what relates these, belong to the head.
+
+        What relates places may not have been laid out as a map again, nor pooled: it is a layer of the trunk then.
+        """
+        region = self.regions[look.name]
+        if any(self.of[other] == "context" for other in look.of) or not self._ends_in_head(region):
+            return False
+        trunk = region.mapped or self.flow.of_kind(region.ends, *_POOLS, "product")
+        return look.kind != "relation" or not trunk
+
+    def _ends_in_head(self, region: Region) -> bool:
+        """Whether all that takes these places belongs to the head."""
+        return not region.leaves and all(self.of[end] == "head" for end in region.ends)
+
+    def _own_places(self, look: Look, meeting: Meeting) -> bool:
+        """Whether a window meets its own places: less its own mean, as a query of its weights, or made from such."""
+        region = self.regions[meeting.at]
+        inside, ends = self._ends_in_head(region), region.ends
+        if meeting.at in self.flow.deviations or self._less_weighted_mean(look, meeting):
+            return inside and bool(ends) and ends == self.flow.of_kind(ends, *_POOLS)
+        if meeting.how == "features" or (meeting.how == "tokens" and look.kind == "layer"):
+            return inside
+        if meeting.how == "query":
+            return inside and bool(ends) and ends == self.flow.of_kind(ends, "weights")
+        return any(map(self._is_own, meeting.own))
+
+    def _less_weighted_mean(self, look: Look, meeting: Meeting) -> bool:
+        """Whether a map is less its mean by a window's own weights, as in attentive statistics."""
+        return self.flow.graph.producers[meeting.at].op_type == "Sub" and any(map(self._is_own, look.own))
+
+    def _is_own(self, root: str) -> bool:
+        """Whether what is made from this, place by place, is each window's own."""
+        if root in self.flow.looks:
+            return self.flow.looks[root].kind == "weights" and self.of[root] == "head"
+        return root in self.flow.deviations and self._ends_in_head(self.regions[root])
+
+    def roles(self, global_pool: GlobalPool) -> Roles:
+        """All that the walk wants to know."""
+        flow = self.flow
+        roots = frozenset().union(*(layout.own for layout in flow.layouts.values()))
+        own = frozenset(filter(self._is_own, roots))
+        met = [(flow.looks[name], meeting) for name, found in flow.meetings.items() for meeting in found]
+        heads = [look for name, look in flow.looks.items() if self.of[name] == "head"]
+        return Roles(
+            of=self.of,
+            covers={name: flow.looks[name].axes for name in flow.of_kind(flow.looks, "cover")},
+            pieces=flow.of_kind(flow.looks, "piece", "part"),
+            own=frozenset(name for name, layout in flow.layouts.items() if layout.own & own)
+            | {meeting.at for look, meeting in met if self._own_places(look, meeting)},
+            whole=self._whole() if global_pool == "keep" else frozenset(),
+            headed=any(look.kind in {*_POOLS, "layer", "product"} for look in heads)
+            or any(layout.flat for layout in flow.layouts.values()),
+        )
+
+    def _whole(self) -> Names:
+        """Pools and products that stay global if the user wants it, and weights that lead to none but such."""
+        whole = set(self.flow.of_kind(self.flow.looks, *_POOLS, "product"))
+        rest = self.flow.of_kind(self.flow.looks, *_WEIGHTS)
+        while more := {name for name in rest - whole if self.regions[name].ends and self.regions[name].ends <= whole}:
+            whole |= more
+        return frozenset(whole)

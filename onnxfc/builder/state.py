@@ -1,0 +1,79 @@
+"""What a walk knows, and what it has found so far."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from onnxfc.builder.graph_builder import GraphBuilder
+from onnxfc.errors import Refusal
+from onnxfc.graph.index import Graph
+from onnxfc.layout.views import View
+from onnxfc.shapes.spec import Shape, Spec
+
+GlobalPool = Literal["window", "keep", "drop"]
+Role = Literal["head", "context", "local"]
+"""What a node that looks at places natively is: the head's beginning; context, as it meets its trunk again; or a pool
+of the trunk like any other, as something slides over what it left."""
+
+
+@dataclass(frozen=True)
+class Roles:
+    """What the nodes that look at places are, by their first outputs.
+
+    ``covers``: of pools whose one window just covers the native map, the axes that it covers. ``pieces``: those that
+    cut a piece out of a map. ``own``: nodes whose result is of each window alone, though it has places and what was
+    pooled of them: a deviation from the window's mean, what is weighed by weights of the window. ``whole``: what begins
+    the head, but is to stay a figure of the whole image. ``headed``: whether there is a head.
+    """
+
+    of: Mapping[str, Role]
+    covers: Mapping[str, tuple[int, ...]]
+    pieces: frozenset[str]
+    own: frozenset[str]
+    whole: frozenset[str]
+    headed: bool
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """One replaced piece of the head: node, what it was, what it is."""
+
+    node: str
+    before: str
+    after: str
+
+
+@dataclass
+class State:
+    """All that a walk knows; rules read it through their RuleContext only.
+
+    ``single``: the batch is 1 and stays so. ``rank``: how many spatial axes images have; ``image_shapes``: the image
+    at every probe. ``reached``: how many nodes it visited before the first refusal. ``conditions`` of Ifs that were
+    refused, but are the same at every size. ``frozen``: nodes that keep what was computed for the native size.
+    ``aligned``: whether something was read as a head's windows want it.
+    """
+
+    graph: Graph
+    builder: GraphBuilder
+    native: Mapping[str, Spec]
+    global_pool: GlobalPool
+    roles: Roles
+    single: bool
+    rank: int
+    image_shapes: tuple[Shape, ...]
+    views: dict[str, View] = field(default_factory=dict)
+    replacements: list[Replacement] = field(default_factory=list)
+    notes: list[Refusal] = field(default_factory=list)
+    not_affine: list[Refusal] = field(default_factory=list)
+    conditions: dict[str, bool] = field(default_factory=dict)
+    frozen: list[str] = field(default_factory=list)
+    aligned: bool = False
+    reached: int = 0
+    refused: bool = False
+
+    @property
+    def dense(self) -> bool:
+        """No head follows, so that borders may be what the graph makes of them at any size."""
+        return not self.roles.headed

@@ -1,0 +1,117 @@
+"""check_pair(): any two models put to the test, with the claim that the second carries, or one derived for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import onnx
+
+from onnxfc import errors
+from onnxfc.checker.derive_claim import derive
+from onnxfc.claim.claim import Claim
+from onnxfc.errors import UsageError
+from onnxfc.geometry import Geometry
+from onnxfc.graph.finite_weights import finite
+from onnxfc.graph.index import Graph
+from onnxfc.graph.inline_functions import inlined, sorted_nodes
+from onnxfc.graph.wellformed import well_formed
+from onnxfc.io.model_file import ModelFile
+from onnxfc.proof import check
+from onnxfc.proof.options import CheckOptions
+from onnxfc.proof.results import Parity
+from onnxfc.rewriter.inner_input import begin_at
+from onnxfc.shapes.image_inputs import native_inputs
+from onnxfc.shapes.model_shapes import Shapes
+from onnxfc.shapes.native import native_specs
+
+Model = str | Path | bytes | onnx.ModelProto | ModelFile
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A pair of models after its check.
+
+    ``claim_from`` says who made the claim: the second model's ``metadata``, or the models themselves
+    (``derived``). ``notes`` are what a reader should know of how they were compared.
+    """
+
+    claim: Claim
+    claim_from: Literal["metadata", "derived"]
+    notes: tuple[str, ...]
+    parity: Parity
+    options: CheckOptions = field(repr=False)
+
+    @property
+    def passed(self) -> bool:
+        return self.parity.passed
+
+
+def check_pair(
+    original: Model,
+    other: Model,
+    *,
+    options: CheckOptions | None = None,
+    size: tuple[int, ...] | None = None,
+    at: Sequence[tuple[str, str]] = (),
+    progress: Callable[[str], None] | None = None,
+) -> Checked:
+    """Compare two models by running both. The second need not be onnxfc's own.
+
+    ``size``: the native size in pixels, where the original leaves it open. ``at``: pairs of tensor names at which
+    the heads begin, where they are not found. A failed check is no exception: see ``Checked.passed``. Raises ReadError,
+    UsageError, and NothingToRewrite where the original has no image input.
+    """
+    options = options or CheckOptions()
+    size = None if size is None else errors.size("size", size)
+    one, two = _opened(original), _opened(other)
+    finite(one)
+    claim = _claim(two)
+    if _claim(one) is not None:
+        raise UsageError("the first model was made by onnxfc itself; give the original first, then what was made of it")
+    if claim is not None and size not in (None, claim.native_size):
+        told = ("x".join(map(str, lengths)) for lengths in (size or (), claim.native_size))
+        raise UsageError("the size {} is not the native size of the second model, {}".format(*told))
+    if claim is not None and not at:
+        parity = check(_begun(one, claim), two, claim, options, progress, one)
+        return Checked(claim, "metadata", (), _geometry_checked(parity, claim, two), options)
+    pair = derive(one, two, size=size, at=at, threads=options.threads)
+    wanted = replace(options, windows=pair.windows, larger=pair.grows)
+    parity = check(pair.original, pair.other, pair.claim, wanted, progress, one)
+    return Checked(pair.claim, "derived", pair.notes, parity, options)
+
+
+def _claim(file: ModelFile) -> Claim | None:
+    return Claim.from_metadata({item.key: item.value for item in file.proto.metadata_props})
+
+
+def _opened(model: Model) -> ModelFile:
+    file = model if isinstance(model, ModelFile) else ModelFile.open(model)
+    well_formed(file)
+    return sorted_nodes(file)
+
+
+def _begun(original: ModelFile, claim: Claim) -> ModelFile:
+    """The original as the rewritten model was made of it: functions inlined, from an inner tensor on."""
+    original = inlined(original)
+    graph = Graph(original.proto)
+    inputs = native_inputs(graph, claim.native_size)
+    for image in claim.inputs:
+        if image.name not in inputs and image.name in graph.producers:
+            return begin_at(original, graph, native_specs(original, graph, inputs), image.name)
+    return original
+
+
+def _geometry_checked(parity: Parity, claim: Claim, file: ModelFile) -> Parity:
+    """Failed where the metadata tell another geometry than the graph."""
+    if parity.native.status == "failed":
+        return parity
+    found = Geometry.of_claim(replace(claim, slack=(), smallest_size=(), halo=()), Shapes(file))
+    for name in ("slack", "smallest_size", "halo"):
+        told, own = getattr(claim, name), getattr(found, name) or ()
+        if told and told != own:
+            reason = f"wrong claim: {name} is {told}, the graph gives {own}"
+            return replace(parity, native=replace(parity.native, status="failed", reason=reason))
+    return parity

@@ -1,0 +1,1 @@
+"""What a rewritten model says of itself, and how it is read back."""

@@ -1,0 +1,195 @@
+"""What the commands share: types of options, progress, reports, errors as one line and an exit code.
+
+onnx and onnxruntime are imported inside the functions, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from onnxfc.cli.main_group import complain, show
+from onnxfc.errors import NothingToRewrite, OnnxfcError, ProofFailed, ReadError, UsageError, WriteError
+
+if TYPE_CHECKING:
+    _SizeType = click.ParamType[tuple[int, ...]]
+else:
+    _SizeType = click.ParamType  # older versions of click cannot subscript it
+
+
+_STREAM = re.compile(r"/dev/(stdin|stdout|stderr|fd/\d+)|/proc/(self|\d+)/fd/\d+")
+STDOUT = Path("-")
+
+
+class Size(_SizeType):
+    """``HxW`` in pixels; one number for a signal, three for a volume."""
+
+    name = "HxW"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        parts = str(value).lower().split("x")
+        if not 1 <= len(parts) <= 3 or not all(part.isdigit() and int(part) > 0 for part in parts):
+            self.fail(f"{value!r} is not a size such as 384x512", param, ctx)
+        return tuple(int(part) for part in parts)
+
+
+class ModelPath(click.Path):
+    """The path of a model. A dash is no file: files are mapped, and replaced in one step."""
+
+    def __init__(self, *, written: bool = False) -> None:
+        super().__init__(path_type=Path)
+        self._written = written
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "-" or (self._written and _STREAM.fullmatch(os.path.normpath(value))):
+            self.fail("stdin and stdout cannot be used, give the path of a file (./- if it is called that)", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class ReportPath(click.Path):
+    """Where a report goes; a dash is stdout."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path, dir_okay=False, allow_dash=True)
+
+
+class Tolerance(click.FloatRange):
+    """A finite number from 0 on; a range alone takes NaN, with which nothing compares, and infinity."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number", param, ctx)
+        return number
+
+
+EPILOG = (
+    "Exit codes: 0 done; 1 cannot read or write; 2 wrong usage; 3 nothing could be rewritten, reasons given; "
+    "4 the proof failed, nothing written."
+)
+
+
+def load_data(given: tuple[str, ...]) -> Any:
+    """One array, or arrays by input name; None where no data was given."""
+    import numpy as np
+
+    arrays = {}
+    for item in given:
+        name, _, path = item.rpartition("=")
+        if name and name in arrays:
+            raise UsageError(f"--data: {name} is given twice")
+        try:
+            arrays[name] = np.load(path, allow_pickle=False)
+        except OSError as error:
+            raise ReadError(f"{path}: cannot read: {error.strerror or first_line(error)}; check --data") from error
+        except (ValueError, EOFError) as error:
+            raise ReadError(f"{path}: is not a .npy array of numbers; write one with numpy.save") from error
+        if not isinstance(arrays[name], np.ndarray):
+            raise ReadError(f"{path}: is an archive of arrays; give one .npy file per input (NAME=FILE.npy)")
+    if "" in arrays and len(given) > 1:
+        raise UsageError("--data: with several files each one needs its input's name (NAME=FILE.npy)")
+    return arrays.get("", arrays) if arrays else None
+
+
+def progress_line(quiet: bool) -> tuple[Callable[[str], None], Callable[[], None]]:
+    """A line on the terminal that is overwritten; silence in a pipe."""
+    if quiet or sys.stderr is None or not sys.stderr.isatty():
+        return (lambda _: None), (lambda: None)
+
+    def show(phrase: str) -> None:
+        with suppress(OSError):
+            click.echo(f"\r\033[K{phrase} ...", nl=False, err=True)
+
+    def clear() -> None:
+        with suppress(OSError):
+            click.echo("\r\033[K", nl=False, err=True)
+
+    return show, clear
+
+
+def check_report(report: Path | None, *models: Path, option: str = "--report") -> None:
+    """Fail before the work, not after it; a report never replaces a model."""
+    if report is None or report == STDOUT:
+        return
+    if os.path.realpath(report) in map(os.path.realpath, models):
+        fail(UsageError(f"{option} {report}: is one of the models; give the report a file of its own"), verbose=False)
+    if not report.parent.is_dir():
+        fail(WriteError(f"{option} {report}: the folder does not exist; create it first"), verbose=False)
+    if report.is_file() and not _is_report(report):
+        fail(UsageError(f"{option} {report}: exists and is not a report; choose another name"), verbose=False)
+
+
+def _is_report(path: Path) -> bool:
+    """Whether a file may be replaced by a report: an older one, or empty. It could be a model's weights."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError:
+        return False
+    return not head or b'"schema": "onnxfc-' in head or b'<testsuites name="onnxfc' in head
+
+
+def encodable(text: str) -> str:
+    """The text as the terminal can show it: not all know arrows."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return text.replace("⇒", "=>").replace("→", "->").encode(encoding, "backslashreplace").decode(encoding)
+    return text
+
+
+def write_report(path: Path, document: dict[str, Any]) -> None:
+    from onnxfc.reports.rewrite import as_bytes
+
+    write_bytes(path, as_bytes(document))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """To a file, a pipe, or stdout."""
+    from onnxfc.reports import rewrite as report
+
+    if path == STDOUT:
+        show(encodable(content.decode("utf-8").rstrip("\n")))
+        return
+    try:
+        report.write_bytes(path, content)
+    except WriteError as error:
+        fail(error, verbose=False)
+
+
+def fail(error: OnnxfcError, verbose: bool) -> NoReturn:
+    """One clear line on stderr, and the exit code."""
+    from onnxfc.reports import rewrite as reports
+
+    complain(f"onnxfc: {printable(str(error).strip())}{_hint(error)}")
+    if verbose and isinstance(error, NothingToRewrite) and len(error.refusals) > 1:
+        complain(reports.refusals(error))
+    raise SystemExit(int(error.exit_code))
+
+
+def _hint(error: OnnxfcError) -> str:
+    if isinstance(error, ProofFailed):
+        return "; nothing was written"
+    if isinstance(error, NothingToRewrite) and len(error.refusals) > 1:
+        return f" and {len(error.refusals) - 1} more (-v shows all)"
+    return ""
+
+
+def printable(text: str) -> str:
+    """The text as one line, whatever the names in it are made of."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,61 @@
+"""``onnxfc inspect``: parse, call, render, exit code; nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from onnxfc.cli.common import ModelPath, Size, encodable, fail
+from onnxfc.cli.main_group import show
+from onnxfc.errors import OnnxfcError
+
+_EPILOG = "Exit codes: 0 done, whether the model can be rewritten or not; 1 cannot read; 2 wrong usage."
+
+
+@click.command(epilog=_EPILOG)
+@click.argument("model", type=ModelPath())
+@click.option("--size", type=Size(), help="Image size to count cells and costs for; twice native if not given.")
+@click.option("--native-size", type=Size(), help="Native image size, where the model's input leaves it open.")
+@click.option(
+    "--output", type=click.Choice(["map", "mean", "max"]), default="map", show_default=True, help="As for rewrite."
+)
+@click.option(
+    "--global-pool",
+    type=click.Choice(["window", "keep", "drop"]),
+    default="window",
+    show_default=True,
+    help="As for rewrite.",
+)
+@click.option("--input", "inputs", multiple=True, metavar="NAME", help="As for rewrite.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+@click.option("-v", "--verbose", is_flag=True, help="Print all nodes, refusals and notes.")
+def inspect(
+    model: Path,
+    size: tuple[int, ...] | None,
+    native_size: tuple[int, ...] | None,
+    output: str,
+    global_pool: str,
+    inputs: tuple[str, ...],
+    as_json: bool,
+    verbose: bool,
+) -> None:
+    """Say what MODEL is and what a rewrite would do. Nothing is run, nothing is written.
+
+    MODEL may be an original or what `onnxfc rewrite` wrote.
+    """
+    import json
+
+    from onnxfc.inspector import inspect as look
+    from onnxfc.reports import inspect as report_inspect
+    from onnxfc.rewriter.analyse import RewriteOptions
+
+    try:
+        options = RewriteOptions(output, global_pool, size=native_size, inputs=inputs)  # type: ignore[arg-type]
+        seen = look(model, options=options, at_size=size)
+    except OnnxfcError as error:
+        fail(error, verbose)
+    if as_json:
+        show(json.dumps(report_inspect.as_json(seen), indent=2))
+    else:
+        show(encodable(report_inspect.text(seen, verbose)))

@@ -1,0 +1,126 @@
+"""What surrounds every command: standard streams, and what the system refuses, as one line and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from contextlib import suppress
+from typing import Any, TextIO
+
+import click
+
+from onnxfc.errors import ExitCode
+
+_WHY = {
+    errno.EPIPE: "nobody reads it any more",
+    errno.ENOSPC: "the disk is full",
+    errno.EMFILE: "too many files are open; raise the limit (ulimit -n)",
+}
+
+
+_FEWEST_FILES = 8  # that must be free
+
+
+class MainGroup(click.Group):
+    """Commands whose errors are one line on stderr, those of the system as well."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """As click's, but for what is said of the system's errors, and their exit codes."""
+        plain: Any = super().main
+        if not extra.pop("standalone_mode", True):
+            return plain(*args, standalone_mode=False, **extra)
+        try:
+            _open_streams()
+            code = plain(*args, standalone_mode=False, **extra)
+            _flush()
+        except click.ClickException as error:
+            with suppress(OSError):
+                error.show()
+            code = error.exit_code
+        except click.Abort:
+            complain("onnxfc: interrupted")
+            code = ExitCode.INTERRUPTED
+        except (OSError, ImportError, MemoryError, _NotPrinted) as error:
+            told = _told(error)
+            if told is None:
+                raise
+            complain(f"onnxfc: {told}")
+            code = ExitCode.IO
+        _let_go(sys.stdout)
+        _let_go(sys.stderr)
+        raise SystemExit(code if isinstance(code, int) else ExitCode.DONE)
+
+
+class _NotPrinted(Exception):
+    """Stdout could not be written. No OSError: click leaves silently on some of them."""
+
+
+def show(text: str) -> None:
+    """Print to stdout, whole, now; what cannot be printed is an error."""
+    if sys.stdout is None:
+        raise _NotPrinted("it is closed")
+    try:
+        click.echo(text)
+    except OSError as error:
+        raise _NotPrinted(_why(error)) from error
+    _flush()
+
+
+def _flush() -> None:
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        raise _NotPrinted(_why(error)) from error
+
+
+def complain(text: str) -> None:
+    """One line on stderr, as far as there is one."""
+    with suppress(OSError):
+        click.echo(text, err=True)
+
+
+def _open_streams() -> None:
+    """Let no file that is opened later get the number of a standard stream that was closed.
+
+    Raises OSError where too few files may be opened to load onnxruntime, which complains of that itself, at length.
+    """
+    opened: list[int] = []
+    try:
+        while len(opened) < _FEWEST_FILES:
+            number = os.open(os.devnull, os.O_RDWR)  # the lowest that is free
+            if number > 2:
+                opened.append(number)
+    finally:
+        for number in opened:
+            os.close(number)
+
+
+def _told(error: Exception) -> str | None:
+    """What the system refused, for a person; None where the error is none of the system's."""
+    if isinstance(error, MemoryError):
+        return "there is not enough memory"
+    if isinstance(error, _NotPrinted):
+        return f"standard output: cannot write: {error}"
+    if not isinstance(error, OSError):  # an import that finds no free descriptor says so in its text alone
+        return _WHY[errno.EMFILE] if os.strerror(errno.EMFILE) in str(error) else None
+    if error.errno == errno.ENOENT and not error.filename:
+        return "the working directory does not exist any more; change to another one"
+    if error.errno == errno.EMFILE:
+        return _WHY[errno.EMFILE]
+    return f"{error.filename}: {_why(error)}" if error.filename else _why(error)
+
+
+def _why(error: OSError) -> str:
+    return _WHY.get(error.errno or 0, error.strerror or str(error))
+
+
+def _let_go(stream: TextIO | None) -> None:
+    """Drop what a stream still holds and cannot write, or Python would complain of it at its end."""
+    if stream is None:
+        return
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -1,0 +1,1 @@
+"""Reading an ONNX graph, kinds of operators, and the inlining of functions and Ifs."""

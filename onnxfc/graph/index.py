@@ -1,0 +1,149 @@
+"""Reading helpers over an ONNX graph: who makes a tensor, who reads it, what an attribute says."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from graphlib import CycleError, TopologicalSorter
+from typing import Any, TypeVar
+
+import onnx
+from onnx import helper
+
+_Proto = TypeVar("_Proto", onnx.NodeProto, onnx.TensorProto)
+
+
+class Graph:
+    """An index over ``model.graph``; nothing in it is ever changed."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.model = model
+        self.proto = model.graph
+        self.nodes = list(model.graph.node)
+        self.opsets = {"": 1} | {canonical_domain(item.domain): item.version for item in model.opset_import}
+        self.initializers = {tensor.name: tensor for tensor in model.graph.initializer}
+        names = {info.name for info in model.graph.input}
+        # Before IR version 4 every initializer had to be an input too, and none could be overridden.
+        self.overridable = names & self.initializers.keys() if model.ir_version >= 4 else set[str]()
+        self.inputs = [info for info in model.graph.input if info.name not in self.initializers]
+        self.outputs = [info.name for info in model.graph.output]
+        self.producers = {name: node for node in self.nodes for name in node.output if name}
+        self.uses: Counter[str] = Counter(self.outputs)
+        self.readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in self.nodes:
+            read = set(inputs_of(node))
+            self.uses.update(read)
+            for name in read:
+                self.readers.setdefault(name, []).append(node)
+        self.live = _live(self)
+
+    @property
+    def opset(self) -> int:
+        """Version of the default operator set."""
+        return int(self.opsets[""])
+
+    def names(self) -> Names:
+        """All tensor names in use."""
+        found = set(self.initializers) | {info.name for info in self.proto.input}
+        for node in self.nodes:
+            found.update(node.output)
+            found.update(inputs_of(node))
+        return Names(found)
+
+
+def canonical_domain(domain: str) -> str:
+    """The default domain has two spellings."""
+    return "" if domain == "ai.onnx" else domain
+
+
+def inputs_of(node: onnx.NodeProto) -> Iterator[str]:
+    """All tensors that a node reads, those that its subgraphs capture included."""
+    yield from filter(None, node.input)
+    for graph in subgraphs(node):
+        yield from captured(graph)
+
+
+def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs in a node's attributes."""
+    for attribute in node.attribute:
+        yield from attribute.graphs
+        if attribute.HasField("g"):
+            yield attribute.g
+
+
+def captured(graph: onnx.GraphProto) -> set[str]:
+    """The tensors of the outer scope that a subgraph reads."""
+    own = {info.name for info in graph.input} | {tensor.name for tensor in graph.initializer}
+    own.update(name for node in graph.node for name in node.output)
+    read = {name for node in graph.node for name in inputs_of(node)}
+    read.update(info.name for info in graph.output)
+    return read - own
+
+
+def attributes(node: onnx.NodeProto) -> Mapping[str, Any]:
+    """Attribute values by name; strings as str (what is no UTF-8, as some exporters leave it, as well as can be)."""
+    found = {item.name: helper.get_attribute_value(item) for item in node.attribute}
+    return {key: value.decode(errors="replace") if isinstance(value, bytes) else value for key, value in found.items()}
+
+
+def label(node: onnx.NodeProto) -> str:
+    """How a node is called in messages: its name, else what it makes."""
+    return node.name or f"{node.op_type} -> {next((name for name in node.output if name), '?')}"
+
+
+def remarks(proto: _Proto) -> _Proto:
+    """What a node or tensor carries besides what it is: doc string, metadata, unknown fields; byte for byte."""
+    kept = type(proto)()
+    kept.CopyFrom(proto)
+    for kind, _ in proto.ListFields():
+        if kind.name not in ("doc_string", "metadata_props"):
+            kept.ClearField(kind.name)
+    return kept
+
+
+class Names:
+    """Names that are in use; none is ever given up."""
+
+    def __init__(self, taken: Iterable[str] = ()) -> None:
+        self._taken = set(taken)
+        self._counts: dict[str, int] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._taken
+
+    def add(self, name: str) -> None:
+        self._taken.add(name)
+
+    def unused(self, hint: str) -> str:
+        """``hint``, or with a number behind it, as a name that is not in use and now is."""
+        name, count = hint, self._counts.get(hint, 1)
+        while name in self._taken:
+            count += 1
+            name = f"{hint}_{count}"
+        self._taken.add(name)
+        self._counts[hint] = count
+        return name
+
+
+def in_order(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
+    """Nodes so that each follows what it reads: onnxruntime does not mind another order, though ONNX does."""
+    makers = {name: position for position, node in enumerate(nodes) for name in node.output if name}
+    needs = [{makers[name] for name in inputs_of(node) if name in makers} for node in nodes]
+    if all(max(before, default=-1) < position for position, before in enumerate(needs)):
+        return list(nodes)
+    try:
+        return [nodes[place] for place in TopologicalSorter(dict(enumerate(needs))).static_order()]
+    except CycleError:
+        return list(nodes)
+
+
+def _live(graph: Graph) -> set[int]:
+    """Positions of the nodes that some output needs."""
+    wanted = set(graph.outputs)
+    live = set()
+    for position in range(len(graph.nodes) - 1, -1, -1):
+        node = graph.nodes[position]
+        if wanted.intersection(node.output):
+            live.add(position)
+            wanted.update(inputs_of(node))
+    return live

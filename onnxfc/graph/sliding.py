@@ -1,0 +1,78 @@
+"""What the attributes of a Conv or a pool say at the native size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from onnxfc.graph.op_kinds import same_pads
+
+if TYPE_CHECKING:
+    from onnxfc.shapes.spec import Shape
+
+
+@dataclass(frozen=True)
+class Sliding:
+    """Kernel, strides, dilations and native pads of a Conv or pool, per spatial axis."""
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    begin: tuple[int, ...]
+    end: tuple[int, ...]
+    frozen: bool
+
+    def on(self, places: Sequence[int]) -> Sliding:
+        """The part that slides over some of the axes (others are channels that were given axes of their own)."""
+
+        def of(part: tuple[int, ...]) -> tuple[int, ...]:
+            return tuple(part[place] for place in places)
+
+        return Sliding(of(self.kernel), of(self.strides), of(self.dilations), of(self.begin), of(self.end), self.frozen)
+
+    @property
+    def padded(self) -> bool:
+        return any((*self.begin, *self.end))
+
+    def moves(self, place: int) -> bool:
+        """Whether it does more along an axis than to read each place alone."""
+        return any(part[place] for part in (self.begin, self.end)) or not self.kernel[place] == self.strides[place] == 1
+
+
+def sliding_at(attrs: Mapping[str, Any], shape: Shape, weight: Shape) -> Sliding | None:
+    """None where SAME cuts the border off, as a stride is so much larger than its kernel."""
+    extent = shape[2:]
+    rank = len(extent)
+    kernel = tuple(attrs.get("kernel_shape") or weight[2:])
+    strides = tuple(attrs.get("strides") or (1,) * rank)
+    dilations = tuple(attrs.get("dilations") or (1,) * rank)
+    auto_pad = attrs.get("auto_pad", "NOTSET") or "NOTSET"
+    pads = tuple(attrs.get("pads") or (0,) * (2 * rank))
+    if auto_pad.startswith("SAME"):
+        pads = same_pads(auto_pad, extent, kernel, strides, dilations)
+        if any(pad < 0 for pad in pads[:rank]):
+            return None
+        pads = tuple(max(pad, 0) for pad in pads)  # what is cut off behind is not read anyway
+    elif auto_pad == "VALID":
+        pads = (0,) * (2 * rank)
+    return Sliding(kernel, strides, dilations, pads[:rank], pads[rank:], auto_pad.startswith("SAME"))
+
+
+def covers(how: Sliding, before: Shape, after: Shape, counted: bool) -> bool:
+    """Whether a pool's one window holds the whole native map, and no padding that counts."""
+    extent = before[2:]
+    if set(how.dilations) != {1} or set(after[2:]) != {1} or (counted and how.padded):
+        return False
+    if set(how.strides) == {1} and all(a + b == k - 1 for a, b, k in zip(how.begin, how.end, how.kernel, strict=True)):
+        return False  # it keeps any map's size, and this one has a single place natively
+    return all(k - a >= size for k, a, size in zip(how.kernel, how.begin, extent, strict=True))
+
+
+def covered(how: Sliding, before: Shape, after: Shape) -> list[int]:
+    """The axes that a pool's one window covers natively, where it leaves all others alone."""
+    if how.padded or set(how.dilations) != {1}:
+        return []
+    axes = [axis for axis in range(2, len(before)) if after[axis] == 1 and how.kernel[axis - 2] == before[axis] > 1]
+    rest = [axis - 2 for axis in range(2, len(before)) if axis not in axes]
+    return axes if all(how.kernel[place] == how.strides[place] == 1 for place in rest) else []

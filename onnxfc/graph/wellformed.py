@@ -1,0 +1,246 @@
+"""Malformed graphs are found before anything works on them: one line that says what, and where.
+
+One pass over the protobuf: names that nobody or two nodes make, circles, nodes that are no calls of their operator,
+tensors whose values do not fit their dims, and versions that are none. It looks at no weight.
+What onnxruntime runs passes; what no runtime can run does not. https://onnx.ai/onnx/repo-docs/IR.html
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
+
+import onnx
+from onnx import AttributeProto, TensorProto, defs
+
+from onnxfc.errors import ReadError
+from onnxfc.graph.index import canonical_domain, inputs_of, label, subgraphs
+from onnxfc.io.external_data import all_tensors, raw_size
+from onnxfc.io.model_file import ModelFile
+
+_LARGEST_IR = 1000  # onnx counts them one by one, and is at 14; onnxruntime says which it takes
+_LARGEST_OPSET = 2**31 - 1
+
+_FIELDS: Mapping[int, str] = {
+    TensorProto.FLOAT: "float_data",
+    TensorProto.DOUBLE: "double_data",
+    TensorProto.INT64: "int64_data",
+    TensorProto.UINT64: "uint64_data",
+    TensorProto.UINT32: "uint64_data",
+    TensorProto.STRING: "string_data",
+    **dict.fromkeys(
+        (TensorProto.INT32, TensorProto.INT16, TensorProto.INT8, TensorProto.UINT16, TensorProto.UINT8), "int32_data"
+    ),
+    **dict.fromkeys((TensorProto.BOOL, TensorProto.FLOAT16, TensorProto.BFLOAT16), "int32_data"),
+}
+"""Where values are that are not raw, one to an element. https://onnx.ai/onnx/repo-docs/IR.html#standard-data-types"""
+
+_A = AttributeProto
+_VALUES: Mapping[int, str] = {_A.TENSOR: "t", _A.GRAPH: "g", _A.SPARSE_TENSOR: "sparse_tensor"}
+"""The attributes that are messages, without which there is no value."""
+
+
+def well_formed(model: ModelFile) -> None:
+    """Raises ReadError where the model is none that could be run."""
+    for problem in _problems(model):
+        raise malformed(model, problem)
+
+
+def malformed(model: ModelFile, problem: str) -> ReadError:
+    """What is said of a model that no runtime can run."""
+    return ReadError(f"{model.path or 'the given model'}: is malformed: {problem}")
+
+
+def _problems(model: ModelFile) -> Iterator[str]:
+    proto = model.proto
+    yield from _versions(proto)
+    for tensor in all_tensors(proto):
+        yield from _tensor(model, tensor)
+    schemas = _Schemas(proto)
+    yield from _graph(proto.graph, frozenset(), schemas, "")
+    for function in proto.functions:
+        yield from _function(function, schemas)
+
+
+def _versions(proto: onnx.ModelProto) -> Iterator[str]:
+    if not 0 <= proto.ir_version <= _LARGEST_IR:
+        yield f"there is no IR version {proto.ir_version}"
+    for item in (*proto.opset_import, *(item for function in proto.functions for item in function.opset_import)):
+        if not 0 <= item.version <= _LARGEST_OPSET:
+            yield f"there is no version {item.version} of operator set {item.domain or 'ai.onnx'!r}"
+
+
+def _tensor(model: ModelFile, tensor: TensorProto) -> Iterator[str]:
+    where = f"tensor {tensor.name!r}"
+    if tensor.data_type not in TensorProto.DataType.values() or not tensor.data_type:
+        yield f"{where} has no data type that is known ({tensor.data_type})"
+        return
+    if any(dim < 0 for dim in tensor.dims):
+        yield f"{where} has a negative dim: {dims_text(tensor.dims)}"
+        return
+    span, wanted = model.store.span(tensor), math.prod(tensor.dims)
+    if span is not None or tensor.raw_data:
+        have, need = len(tensor.raw_data) if span is None else len(span), raw_size(tensor)
+        if need is not None and have != need:
+            yield f"{where} with dims {dims_text(tensor.dims)} needs {need:,} bytes, it has {have:,}"
+    elif tensor.data_type in _FIELDS:
+        count = len(getattr(tensor, _FIELDS[tensor.data_type]))
+        if count != wanted:
+            yield f"{where} with dims {dims_text(tensor.dims)} needs {wanted:,} values, it has {count:,}"
+
+
+def dims_text(dims: Iterable[int]) -> str:
+    return "x".join(map(str, dims)) or "()"
+
+
+def _graph(graph: onnx.GraphProto, outer: frozenset[str], schemas: _Schemas, where: str) -> Iterator[str]:
+    """``outer``: the tensors that a subgraph can see; ``where``: how messages call it."""
+    given = [info.name for info in graph.input]
+    constant = [tensor.name for tensor in graph.initializer]
+    constant += [sparse.values.name for sparse in graph.sparse_initializer]
+    yield from _twice(given, "input", where)
+    yield from _twice(constant, "initializer", where)
+    own = {*given, *constant}
+    yield from _nodes(graph.node, own, outer, where)
+    made = {name for node in graph.node for name in node.output}
+    for info in graph.output:
+        if info.name not in own | made | outer:
+            yield f"nobody makes the output {info.name!r}{where}"
+    visible = frozenset(own | made | outer)
+    for node in graph.node:
+        yield from _call(node, schemas, where)
+        for inner in subgraphs(node):
+            yield from _graph(inner, visible, schemas, f" in a subgraph of node {label(node)!r}")
+
+
+def _function(function: onnx.FunctionProto, schemas: _Schemas) -> Iterator[str]:
+    where = f" in function {function.name!r}"
+    yield from _nodes(function.node, set(function.input), frozenset(), where)
+    made = {*function.input, *(name for node in function.node for name in node.output)}
+    for name in function.output:
+        if name not in made:
+            yield f"nobody makes the output {name!r}{where}"
+    for node in function.node:
+        for inner in subgraphs(node):
+            yield from _graph(inner, frozenset(made), schemas, f" in a subgraph{where}")
+
+
+def _twice(names: Iterable[str], what: str, where: str) -> Iterator[str]:
+    for name, count in Counter(names).items():
+        if count > 1:
+            yield f"there are {count} {what}s called {name!r}{where}"
+
+
+def _nodes(nodes: Iterable[onnx.NodeProto], own: set[str], outer: frozenset[str], where: str) -> Iterator[str]:
+    """Each tensor is made once, by a node, and each node reads what there is. ``own``: inputs and initializers."""
+    nodes = list(nodes)
+    makers: dict[str, int] = {}
+    for position, node in enumerate(nodes):
+        if not node.op_type:
+            yield f"node {label(node)!r}{where} has no operator"
+        if not any(node.output):
+            yield f"node {label(node)!r}{where} ({node.op_type}) has no output"
+        for name in filter(None, node.output):
+            if name in makers:
+                yield f"two nodes make the tensor {name!r}: {label(nodes[makers[name]])!r} and {label(node)!r}{where}"
+            if name in own:
+                yield f"node {label(node)!r}{where} makes {name!r}, which is an input or initializer"
+            makers[name] = position
+    for node in nodes:
+        for name in inputs_of(node):
+            if name not in makers and name not in own and name not in outer:
+                yield f"node {label(node)!r}{where} ({node.op_type}) reads {name!r}, which nobody makes"
+    yield from _circle(nodes, makers, where)
+
+
+def _circle(nodes: list[onnx.NodeProto], makers: Mapping[str, int], where: str) -> Iterator[str]:
+    needs = {place: {makers[name] for name in inputs_of(node) if name in makers} for place, node in enumerate(nodes)}
+    try:
+        TopologicalSorter(needs).prepare()
+    except CycleError as error:
+        names = [label(nodes[place]) for place in reversed(error.args[1])]
+        more = f" and {len(names) - 5} more" if len(names) > 6 else ""
+        yield f"nodes need each other's outputs in a circle{where}: {' → '.join(names[:5] if more else names)}{more}"
+
+
+class _Schemas:
+    """The operators' schemas under one model's opset imports; None where there is none that onnx knows."""
+
+    def __init__(self, proto: onnx.ModelProto) -> None:
+        self._opsets = {canonical_domain(item.domain): int(item.version) for item in proto.opset_import}
+        self._own = {(canonical_domain(item.domain), item.name) for item in proto.functions}
+        self._known: dict[tuple[str, str], defs.OpSchema | None] = {}
+
+    def of(self, node: onnx.NodeProto) -> defs.OpSchema | None:
+        key = (canonical_domain(node.domain), node.op_type)
+        if key not in self._known:
+            self._known[key] = None if key in self._own else self._find(*key)
+        return self._known[key]
+
+    def is_newer(self, node: onnx.NodeProto) -> bool:
+        """Whether only a later version of the operator set has it."""
+        key = (canonical_domain(node.domain), node.op_type)
+        return key not in self._own and bool(defs.has(node.op_type, domain=key[0]))
+
+    def _find(self, domain: str, op_type: str) -> defs.OpSchema | None:
+        try:
+            return defs.get_schema(op_type, max_inclusive_version=self._opsets.get(domain, 1), domain=domain)
+        except defs.SchemaError:
+            return None
+
+
+def _call(node: onnx.NodeProto, schemas: _Schemas, where: str) -> Iterator[str]:
+    """The node has as many inputs and outputs as its operator, and the attributes that it needs, of their type."""
+    called = f"node {label(node)!r}{where} ({node.op_type})"
+    yield from (f"{called}: {problem}" for item in node.attribute for problem in _attribute(item))
+    yield from _twice((item.name for item in node.attribute), "attribute", f" of {called}")
+    schema = schemas.of(node)
+    if schema is None:
+        if schemas.is_newer(node):
+            yield f"{called}: there is no such operator yet in the version of its operator set that the model imports"
+        return
+    for what, count, least, most in (
+        ("inputs", len(node.input), schema.min_input, schema.max_input),
+        ("outputs", len(node.output), schema.min_output, schema.max_output),
+    ):
+        if not least <= count <= most:
+            yield f"{called} has {count} {what}, its operator has {_range(least, most)}"
+    for position, formal in enumerate(schema.inputs[: len(node.input)]):
+        if not node.input[position] and formal.option == defs.OpSchema.FormalParameterOption.Single:
+            yield f"{called} lacks its input {formal.name!r}"
+    given = {item.name: item for item in node.attribute}
+    for name, wanted in schema.attributes.items():
+        if name not in given and wanted.required:
+            yield f"{called} lacks its attribute {name!r}"
+        elif name in given and int(given[name].type) != int(getattr(wanted.type, "value", 0)):
+            yield f"{called}: attribute {name!r} is not of its type, {getattr(wanted.type, 'name', '?')}"
+    for name in schema.attributes.keys() & given.keys():
+        values = list(given[name].ints) or [given[name].i]
+        if (name in _FLAGS and not set(values) <= {0, 1}) or (name in _COUNTS and min(values) < 1):
+            yield f"{called}: attribute {name!r} cannot be {values if given[name].ints else values[0]}"
+
+
+_FLAGS = {
+    *("allowzero", "ceil_mode", "count_include_pad", "exclusive", "keepdims", "largest", "noop_with_empty_axes"),
+    *("reverse", "select_last_index", "sorted", "storage_order", "training_mode", "transA", "transB"),
+}
+_COUNTS = {"blocksize", "dilations", "group", "kernel_shape", "strides"}
+
+
+def _range(least: int, most: int) -> str:
+    if least == most:
+        return str(least)
+    return f"{least} or more" if most > 2**30 else f"{least} to {most}"
+
+
+def _attribute(item: AttributeProto) -> Iterator[str]:
+    if item.type not in _A.AttributeType.values() or not item.type:
+        yield f"attribute {item.name!r} has no type"
+    elif (
+        not item.ref_attr_name
+        and item.type in (_A.TENSOR, _A.GRAPH, _A.SPARSE_TENSOR)
+        and not item.HasField(_VALUES[item.type])
+    ):
+        yield f"attribute {item.name!r} has no value"

@@ -1,0 +1,154 @@
+"""An FC layer over a window as a Conv with the window as kernel; over scores as a 1x1 Conv."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from onnxfc.builder import ops
+from onnxfc.builder.rule_context import Outcome, RuleContext
+from onnxfc.errors import Refusal
+from onnxfc.head.conv_weights import Weight, can_turn, is_stored, kernel, shifted, vector
+from onnxfc.head.windows import simplest, to_scores, typed, whole_channels
+from onnxfc.layout.views import ScoreMap, Source, View, Window
+
+
+@dataclass(frozen=True)
+class Operands:
+    """Which input carries the features; the result has its batch on axis ``batch_axis``."""
+
+    view: Window | ScoreMap
+    weight: Weight
+    batch_axis: int
+
+
+def shaped(ctx: RuleContext, found: Operands, features: tuple[int, ...] | None) -> Outcome:
+    """The FC layer with its outputs as ``features`` axes (None: the one that it has)."""
+    output = ctx.node.output[0]
+    if features is None or len(features) == 1:
+        scores = fully_connected(ctx, found, None, output)
+        return scores if isinstance(scores, Refusal) else [scores]
+    scores = fully_connected(ctx, found, None, "")
+    if isinstance(scores, Refusal):
+        return scores
+    sizes = ops.dims(ctx.builder, scores.tensor, 2, 2 + len(scores.grid))
+    tensor = ops.reshape(ctx.builder, scores.tensor, [0, *features, sizes], output)
+    return [replace(scores, tensor=tensor, features=features)]
+
+
+def fully_connected(ctx: RuleContext, found: Operands, bias: np.ndarray | None, output: str) -> ScoreMap | Refusal:
+    """Write the Conv (one for each source, added up) that is this FC layer."""
+    view, weight = found.view, found.weight
+    if ctx.role == "context":
+        return ctx.rejoins()
+    if ctx.native(ctx.node.output[0]).dtype == TensorProto.DOUBLE:
+        return ctx.refuse("float64", "is float64, for which onnxruntime has no Conv", "convert the model to float32")
+    window = view if isinstance(view, Window) else _as_window(view)
+    if not can_turn(ctx, weight, window):
+        scores = to_scores(ctx, replace(window, batch_axis=0))
+        if isinstance(scores, Refusal):
+            return scores
+        window = _as_window(scores)
+        if not can_turn(ctx, weight, window):
+            return ctx.refuse("dynamic-weight", "has a weight that is not a constant matrix")
+    if window.shift is not None:
+        bias = shifted(ctx, weight, window.shift) + (0.0 if bias is None else bias.astype(np.float64))
+    weights = kernel(ctx, weight, window)
+    parts = []
+    for position, (source, name) in enumerate(zip(window.sources, weights, strict=True)):
+        own = [_bias_name(ctx, bias, weight, name)] if position == 0 and bias is not None else []
+        parts.append(_conv(ctx, [source.tensor, name, *own], source, output if len(weights) == 1 else ""))
+    if len({source.step for source in window.sources}) > 1:
+        parts = ops.common(ctx.builder, parts, 2, len(window.provenance.fields))
+    total = parts[0]
+    for position, part in enumerate(parts[1:], 2):
+        total = ctx.builder.emit("Add", [total, part], output if position == len(parts) else "")
+    _report(ctx, weight, window)
+    batch_axis = found.batch_axis or ctx.batch_axis_out()
+    return ScoreMap(total, (weight.outputs,), replace(view.provenance, places=False), batch_axis=batch_axis)
+
+
+def _as_window(view: ScoreMap) -> Window:
+    channels = view.features[0]
+    source = Source.of_cells(view.tensor, channels, len(view.provenance.fields))
+    return Window((source,), np.arange(channels), view.provenance)
+
+
+def _conv(ctx: RuleContext, inputs: list[str], source: Source, output: str) -> str:
+    rank = len(source.extent)
+    return ctx.builder.emit(
+        "Conv",
+        inputs,
+        output,
+        instead=ctx.node,
+        kernel_shape=list(source.extent),
+        strides=list(source.step),
+        pads=[0] * (2 * rank),
+        dilations=[1] * rank,
+        group=1,
+    )
+
+
+def _bias_name(ctx: RuleContext, bias: np.ndarray, weight: Weight, like: str) -> str:
+    """The bias initializer itself where it serves unchanged, else a new one."""
+    if len(ctx.node.input) > 2 and is_stored(ctx, ctx.node.input[2]) and ctx.node.input[2] in ctx.builder.specs:
+        value = ctx.weights(ctx.node.input[2])
+        if value is not None and value.shape == (weight.outputs,) and np.array_equal(value, bias):
+            return str(ctx.node.input[2])
+    return vector(ctx, bias, weight.outputs, like)
+
+
+def _report(ctx: RuleContext, weight: Weight, window: Window) -> None:
+    sizes = " + ".join(
+        f"{'x'.join(map(str, source.extent))} {source.channels}→{weight.outputs}" for source in window.sources
+    )
+    ctx.replaced(f"{ctx.op_type} {weight.inputs}→{weight.outputs}", f"Conv {sizes}")
+
+
+def take_bias(ctx: RuleContext, product: str, other: str, output: str) -> str | None:
+    """Give the Conv that was just written for a MatMul the constant ``other`` as its bias; None where it cannot."""
+    conv = ctx.builder.producer(product)
+    value = ctx.weights(other)
+    if conv is None or conv.op_type != "Conv" or len(conv.input) != 2 or value is None:
+        return None
+    if not ctx.builder.is_new(conv):
+        return None
+    outputs = ctx.builder.spec(product).native[1]
+    per_output = value.size == 1 or value.shape[-1] == outputs == value.size
+    if value.ndim > 2 or not per_output:
+        return None
+    name = (
+        other if value.shape == (outputs,) and is_stored(ctx, other) else vector(ctx, value.ravel(), outputs, product)
+    )
+    ctx.builder.amend(conv, [*conv.input, name], output)
+    return output
+
+
+def rows_of_weights(ctx: RuleContext, view: Window, axes: Sequence[int]) -> View | None:
+    """The sum over whole windows of a table times each channel, as a depthwise Conv; None for anything else."""
+    channels = whole_channels(replace(view, scale=None, shift=None), axes)
+    double = ctx.native(ctx.node.output[0]).dtype == onnx.TensorProto.DOUBLE  # for which onnxruntime has no Conv
+    if view.scale is None or channels is None or double or ctx.op_type not in {"ReduceMean", "ReduceSum"}:
+        return None
+    source, count = view.sources[0], math.prod(view.sources[0].extent)
+    if not np.array_equal(channels.ravel(), np.arange(source.channels)):
+        return None
+    share = 1.0 / count if ctx.op_type == "ReduceMean" else 1.0
+    order = np.argsort(view.index.ravel())
+    weights, shifts = (None if work is None else share * work.ravel()[order] for work in (view.scale, view.shift))
+    assert weights is not None
+    inputs = [source.tensor, typed(ctx.builder, weights.reshape(-1, 1, *source.extent), source.tensor)]
+    if shifts is not None:
+        inputs.append(typed(ctx.builder, shifts.reshape(source.channels, -1).sum(axis=1), source.tensor))
+    extent, group = list(source.extent), source.channels
+    tensor = ctx.builder.emit("Conv", inputs, instead=ctx.node, kernel_shape=extent, group=group)
+    size = "x".join(map(str, source.extent))
+    ctx.replaced(f"{ctx.op_type} of weighted {size}", f"Conv {size}, each channel alone")
+    pooled = Source.of_cells(tensor, source.channels, len(source.extent))
+    provenance = replace(view.provenance, pools=view.provenance.pools | {ctx.label})
+    return simplest(ctx, Window((pooled,), channels.reshape(ctx.shape_out()[1:]), provenance))

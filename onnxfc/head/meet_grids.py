@@ -1,0 +1,175 @@
+"""Windows and score maps on one grid, and what is fixed made ready to meet them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from onnxfc.builder import ops
+from onnxfc.builder.rule_context import RuleContext
+from onnxfc.errors import Refusal
+from onnxfc.head.windows import to_scores
+from onnxfc.layout.axes import Groups, places_in
+from onnxfc.layout.provenance import Provenance
+from onnxfc.layout.views import Context, Fixed, Placed, ScoreMap, View, Window
+
+
+def meet(ctx: RuleContext, views: Sequence[Window | ScoreMap]) -> list[Window | ScoreMap] | Refusal:
+    """Windows and score maps on their common grid, the coarsest; a refusal where strides do not divide it."""
+    grid = [
+        max(strides) for strides in zip(*([field.stride for field in v.provenance.fields] for v in views), strict=True)
+    ]
+    met = []
+    for view in views:
+        own = [field.stride for field in view.provenance.fields]
+        if any(coarse % stride for coarse, stride in zip(grid, own, strict=True)):
+            return ctx.refuse("grids-differ", f"combines windows at strides {own} and {grid}")
+        steps = tuple(int(coarse // stride) for coarse, stride in zip(grid, own, strict=True))
+        met.append(view if set(steps) == {1} else every(ctx, view, steps))
+    scores = [view for view in met if isinstance(view, ScoreMap)]
+    if len(scores) == len(met) and any(now is not before for now, before in zip(met, views, strict=True)):
+        ranks = {len(view.features) for view in scores}
+        if len(ranks) == 1:
+            cut = ops.common(ctx.builder, [view.tensor for view in scores], scores[0].grid[0], len(grid))
+            return [replace(view, tensor=tensor) for view, tensor in zip(scores, cut, strict=True)]
+    return met
+
+
+def every(ctx: RuleContext, view: Window | ScoreMap, steps: tuple[int, ...]) -> Window | ScoreMap:
+    """Every ``steps``-th cell on each axis."""
+    provenance = view.provenance.every(steps)
+    if isinstance(view, ScoreMap):
+        tensor = ops.every(ctx.builder, view.tensor, dict(zip(view.grid, steps, strict=True)))
+        return replace(view, tensor=tensor, provenance=provenance)
+    sources = tuple(
+        replace(source, step=tuple(a * b for a, b in zip(source.step, steps, strict=True))) for source in view.sources
+    )
+    return replace(view, sources=sources, provenance=provenance, trunk=None)
+
+
+def all_scores(ctx: RuleContext, views: Sequence[View | None]) -> list[ScoreMap] | Refusal:
+    """All that is lifted among ``views`` as score maps on one grid, in order."""
+    refusal = beside_windows(ctx)
+    if refusal is not None:
+        return refusal
+    scores: list[ScoreMap] = []
+    for view in views:
+        if isinstance(view, Window | ScoreMap | Placed):
+            found = to_scores(ctx, view)
+            if not isinstance(found, ScoreMap):
+                return found
+            scores.append(found)
+    met = meet(ctx, scores)
+    return met if isinstance(met, Refusal) else [view for view in met if isinstance(view, ScoreMap)]
+
+
+def beside_batch(axis: int, batch_axis: int) -> int:
+    """Where a feature axis of the original, which has its batch on ``batch_axis``, stands in a score map."""
+    return axis + (axis < batch_axis)
+
+
+def around_batch(ctx: RuleContext, provenance: Provenance, batch_axis: int) -> ScoreMap:
+    """The node's output as a score map whose original has its batch on this axis."""
+    shape = ctx.shape_out()
+    return ScoreMap(ctx.node.output[0], shape[:batch_axis] + shape[batch_axis + 1 :], provenance, batch_axis)
+
+
+def beside_windows(ctx: RuleContext) -> Refusal | None:
+    """A result of the whole image must not meet one of a window: no cell would be what the original says."""
+    if any(isinstance(view, Context) for view in ctx.views):
+        return ctx.refuse(
+            *("context-beside-windows", "combines a result of the whole image with one of each window"),
+            "use --global-pool window",
+        )
+    return None
+
+
+def lift_fixed(ctx: RuleContext, position: int, grid: int) -> str:
+    """A fixed (or context) input with ``grid`` axes of extent 1 appended, ready to broadcast."""
+    name = ctx.node.input[position]
+    spec = ctx.native(name)
+    view = ctx.views[position]
+    assert isinstance(view, Fixed | Context)
+    if spec.shapes is not None and spec.rank == 0:
+        return view.tensor
+    value = ctx.weights(name)
+    if value is not None and spec.native.count(1) == spec.rank:
+        return view.tensor
+    if value is not None:
+        return ctx.builder.constant(value.reshape(value.shape + (1,) * grid), name)
+    return ops.unsqueeze(ctx.builder, view.tensor, range(spec.rank, spec.rank + grid))
+
+
+def uniform(ctx: RuleContext, position: int, axes: Sequence[int]) -> str | None:
+    """A Fixed input with one value along ``axes`` (negative) instead of as many that are all alike; None where not."""
+    view = ctx.views[position]
+    assert isinstance(view, Fixed)
+    if not axes:
+        return view.tensor
+    if not _alike(ctx, ctx.node.input[position], tuple(axes)):
+        return None
+    value = ctx.weights(ctx.node.input[position])
+    if value is None:
+        tensor = view.tensor
+        for axis in axes:
+            tensor = ops.slice_axis(ctx.builder, tensor, axis + ctx.builder.spec(tensor).rank, 0, 1)
+        return tensor
+    for axis in axes:
+        value = value.take([0], axis=axis)
+    return ctx.builder.constant(value, view.tensor)
+
+
+_ALIKE = {"Add", "Cast", "Div", "Exp", "Expand", "Identity", "Mul", "Neg", "Pow", "Sigmoid", "Sqrt", "Sub"}
+
+
+def _alike(ctx: RuleContext, name: str, axes: tuple[int, ...]) -> bool:
+    """Whether a tensor that does not depend on the image has equal values along ``axes``, at any size."""
+    value = ctx.weights(name)
+    if value is not None:
+        own = [axis for axis in axes if -axis <= value.ndim]
+        return all(bool(np.all(value == value.take([0], axis=axis))) for axis in own)
+    node = ctx.state.graph.producers.get(name)
+    if node is None or node.op_type not in {*_ALIKE, "ConstantOfShape"}:
+        return False
+    read = [] if node.op_type == "ConstantOfShape" else node.input[:1] if node.op_type == "Expand" else node.input
+    return all(_alike(ctx, item, axes) for item in read)
+
+
+def lies_on(ctx: RuleContext, position: int, groups: Groups, placed: Sequence[Placed]) -> bool:
+    """Whether a Fixed input has a value for every place at any size, as coordinates computed from Shape have.
+
+    ``groups``: the axes of the result, on whose places it has the dims of one of ``placed``, or 1.
+    """
+    view = ctx.views[position]
+    own = ctx.builder.spec(view.tensor).shapes if isinstance(view, Fixed) else None
+    if own is None or len(set(own)) < 2:
+        return False
+    axes = [
+        axis for axis in range(-len(own[0]), 0) if -axis <= len(groups) and places_in(groups[axis : axis + 1 or None])
+    ]
+    return all(_as_long(ctx, [shape[axis] for shape in own], axis, placed) for axis in axes)
+
+
+def _as_long(ctx: RuleContext, lengths: Sequence[int], axis: int, placed: Sequence[Placed]) -> bool:
+    """Whether an axis is as long as one of ``placed`` is there, or 1, at every size."""
+    held = [view for view in placed if -axis <= len(view.groups) and view.groups[axis]]
+    found = [[shape[axis] for shape in ctx.builder.spec(view.tensor).shapes or ()] for view in held]
+    return any(
+        len(whole) == len(lengths) and all(mine in (1, now) for mine, now in zip(lengths, whole, strict=True))
+        for whole in found
+    )
+
+
+def spread(ctx: RuleContext, position: int, like: ScoreMap) -> ScoreMap:
+    """A fixed (or context) input (N, F1, ..., Fk) as scores that are the same in every cell of ``like``."""
+    builder, grid = ctx.builder, len(like.grid)
+    view = ctx.views[position]
+    assert isinstance(view, Fixed | Context)
+    features = ctx.shape_in(position)[1:]
+    tensor = ops.unsqueeze(builder, view.tensor, range(1 + len(features), 1 + len(features) + grid))
+    batch = ops.dims(builder, like.tensor, 0, 1)
+    cells = ops.dims(builder, like.tensor, like.grid[0], like.grid[0] + grid)
+    target = ops.concat(builder, [batch, *([builder.constant(list(features), "features")] if features else []), cells])
+    return ScoreMap(builder.emit("Expand", [tensor, target]), features, like.provenance, like.batch_axis)

@@ -1,0 +1,42 @@
+"""The original node, run once per window: the grid is folded into the batch and unfolded again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from onnxfc.builder import ops
+from onnxfc.builder.rule_context import Outcome, RuleContext, tensor_of
+from onnxfc.errors import Refusal
+from onnxfc.head.windows import to_scores
+from onnxfc.layout.views import ScoreMap, View
+
+NORMS = {"LayerNormalization", "LpNormalization", "RMSNormalization"}
+
+
+def per_window(ctx: RuleContext, view: View, at: int = 0, **changes: Any) -> Outcome:
+    """Fold, run, unfold; ``at``: which input the view is."""
+    scores = to_scores(ctx, view)
+    if not isinstance(scores, ScoreMap):
+        return scores
+    if scores.batch_axis or any(shape[:1] != ctx.shape_in(at)[:1] for shape in _outputs(ctx)):
+        return ctx.refuse("mixes-batch", "does not keep the batch")
+    builder, grid, rank = ctx.builder, scores.grid, 1 + len(scores.features)
+    ahead = ops.transpose(builder, scores.tensor, [0, *grid, *range(1, rank)])
+    sizes = ops.dims(builder, ahead, 0, 1 + len(grid))
+    folded = ops.reshape(builder, ahead, [-1, *scores.features])
+    inputs = [folded if place == at else tensor_of(other) if other else "" for place, other in enumerate(ctx.views)]
+    made = ctx.keep_renamed(inputs, **changes)
+    for position, (name, tensor) in enumerate(zip(ctx.node.output, made, strict=True)):
+        if name:
+            features = ctx.shape_out(position)[1:]
+            unfolded = ops.reshape(builder, tensor, [sizes, *features])
+            order = [0, *range(1 + len(grid), 1 + len(grid) + len(features)), *range(1, 1 + len(grid))]
+            ops.transpose(builder, unfolded, order, name)
+    ctx.state.notes.append(
+        Refusal("per-window", ctx.label, f"{ctx.op_type} runs once per window, the grid folded into the batch")
+    )
+    return ctx.score_maps(scores.provenance)
+
+
+def _outputs(ctx: RuleContext) -> list[tuple[int, ...]]:
+    return [ctx.shape_out(position) for position, name in enumerate(ctx.node.output) if name]

@@ -1,0 +1,104 @@
+"""A placed tensor as the native window that a head reads of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from onnxfc.builder import ops
+from onnxfc.builder.axis_ops import target
+from onnxfc.builder.rule_context import ATTENTION, LEAVE, Outcome, RuleContext
+from onnxfc.errors import Refusal
+from onnxfc.head.index_movement import move
+from onnxfc.head.windows import window_of_map
+from onnxfc.layout.axes import Groups, kinds, lengths, places_in
+from onnxfc.layout.views import Placed, Source, View, Window
+from onnxfc.shapes.spec import Shape
+
+
+def windowed(ctx: RuleContext) -> Outcome:
+    """The node's effect on data alone, on windows of what it reads."""
+    views: list[View | None] = []
+    for view in ctx.views:
+        found = window_of(ctx, view) if isinstance(view, Placed) else view
+        if isinstance(found, Refusal):
+            return found
+        views.append(found)
+    return move(ctx, views)
+
+
+def as_piece(ctx: RuleContext) -> Outcome:
+    """A piece of the native map, as features of a window."""
+    outcome = windowed(ctx)
+    if isinstance(outcome, Refusal):
+        return outcome
+    return [_of_piece(ctx, view) if isinstance(view, Window) else view for view in outcome]
+
+
+def _of_piece(ctx: RuleContext, view: Window) -> Window:
+    return replace(view, provenance=replace(view.provenance, pools=view.provenance.pools | {ctx.name}))
+
+
+def window_of(ctx: RuleContext, view: Placed) -> Window | Refusal:
+    """A placed tensor as a native window (N, *native shape)."""
+    if view.is_map:
+        return window_of_map(ctx, view)
+    if view.is_strip:
+        return pooled_in_part(ctx)
+    return _moved(ctx, view) or _taken_apart(ctx, view)
+
+
+def pooled_in_part(ctx: RuleContext) -> Refusal:
+    """A strip has no windows."""
+    return ctx.refuse("partial-pool", "reads the native places of what was pooled over one axis of the image")
+
+
+def _moved(ctx: RuleContext, view: Placed) -> Window | Refusal | None:
+    """The window of what it was moved from, moved as the data was; None where more was done to it."""
+    if view.moved_by is None:
+        return None
+    before = RuleContext(ctx.state, view.moved_by)
+    first = before.views[0]
+    window = window_of(before, first) if isinstance(first, Placed) else None
+    if not isinstance(window, Window) or window.batch_axis is None:
+        return window if isinstance(window, Refusal) else None
+    outcome = move(before, [window, *before.views[1:]])
+    if isinstance(outcome, Refusal):
+        return outcome
+    return outcome[0] if isinstance(outcome[0], Window) else None
+
+
+def _taken_apart(ctx: RuleContext, view: Placed) -> Window | Refusal:
+    """Every atom on an axis of its own, then channels first."""
+    atoms = [atom for group in view.groups for atom in group]
+    if sorted(atom.place for atom in places_in(view.groups)) != list(range(len(view.provenance.fields))):
+        return ctx.refuse("attention", ATTENTION, LEAVE)
+    batch = 0 if kinds(view.groups[0]) == ["batch"] else None
+    if batch is None and not ctx.may_swallow:
+        return ctx.refuse("mixes-batch", "takes places or channels for images of the batch")
+    order = sorted(range(len(atoms)), key=lambda k: (_ORDER[atoms[k].kind], atoms[k].place))
+    apart = ops.reshape(ctx.builder, view.tensor, target(ctx.builder, view, tuple((a,) for a in atoms)))
+    tensor = ops.transpose(ctx.builder, apart, order)
+    extent = tuple(atoms[k].length for k in order if atoms[k].kind == "space")
+    channels = math.prod(atom.length for atom in atoms if atom.kind == "channel")
+    first = len(atoms) - len(extent)
+    if first != 2:
+        sizes = ops.dims(ctx.builder, tensor, first, len(atoms))
+        tensor = ops.reshape(ctx.builder, tensor, [0, channels, sizes])
+    named = [atoms[k].length for k in order if atoms[k].kind != "batch"]
+    places = np.arange(channels * math.prod(extent)).reshape([1, *named]).transpose(np.argsort(order))
+    index = places.reshape(lengths(view.groups)[1:] if batch == 0 else _of_one_image(view.groups))
+    fields = tuple(item.through(length) for item, length in zip(view.provenance.fields, extent, strict=True))
+    provenance = replace(view.provenance, fields=fields, windows=view.bounds)
+    source = Source(tensor, channels, extent, (1,) * len(extent))
+    return Window((source,), index, provenance, trunk=view.provenance, batch_axis=batch)
+
+
+_ORDER = {"batch": 0, "channel": 1, "space": 2}
+
+
+def _of_one_image(groups: Groups) -> Shape:
+    """Native shape of one image, its batch left out of every axis."""
+    return lengths(tuple(tuple(replace(a, length=1) if a.kind == "batch" else a for a in group) for group in groups))

@@ -1,0 +1,276 @@
+"""inspect(): what a model is and what a rewrite would do, without running or writing anything."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Literal
+
+import onnx
+
+from onnxfc import errors
+from onnxfc.builder.state import Replacement
+from onnxfc.claim.claim import Claim
+from onnxfc.errors import NothingToRewrite, Refusal, UsageError
+from onnxfc.geometry import Geometry, Grid
+from onnxfc.graph.finite_weights import finite
+from onnxfc.graph.index import Graph, attributes, label
+from onnxfc.graph.inline_functions import sorted_nodes
+from onnxfc.graph.wellformed import well_formed
+from onnxfc.io.model_file import ModelFile
+from onnxfc.layout.views import Context, is_map
+from onnxfc.rewriter.analyse import Analysis, RewriteOptions, analyse
+from onnxfc.rewriter.make_claim import claim_of
+from onnxfc.rewriter.refusals import recognise
+from onnxfc.shapes.macs import multiply_adds
+from onnxfc.shapes.model_shapes import Shapes
+from onnxfc.shapes.spec import Shape
+
+
+@dataclass(frozen=True)
+class FcLayer:
+    """An FC layer whose input depends on the image: its node, its features and its parameters (with its bias)."""
+
+    node: str
+    operator: str
+    inputs: int
+    outputs: int
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The last trunk tensor of one stride: what its elements read of the image (pixels), its native extent."""
+
+    tensor: str
+    node: str
+    stride: tuple[str, ...]
+    field: tuple[int, ...]
+    start: tuple[int, ...]
+    extent: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Multiply-adds for an image of ``size`` pixels: one dense pass against one native pass for each crop."""
+
+    size: tuple[int, ...]
+    cells: Grid
+    dense: int
+    crops: int
+
+    @property
+    def speedup(self) -> float:
+        """How many times less the dense pass costs; 1 where nothing is known to cost anything."""
+        return self.crops / self.dense if self.dense else 1.0
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was seen. ``geometry`` and ``cost`` are None where the model cannot be rewritten, ``claim`` as well."""
+
+    path: Path | None
+    status: Literal["rewritable", "rewritten", "refused"]
+    opset: int
+    parameters: int
+    inputs: tuple[tuple[str, Shape], ...]
+    native_size: tuple[int, ...]
+    heads: tuple[FcLayer, ...]
+    replacements: tuple[Replacement, ...]
+    refusals: tuple[Refusal, ...]
+    notes: tuple[Refusal, ...]
+    stages: tuple[Stage, ...]
+    geometry: Geometry | None = None
+    claim: Claim | None = field(default=None, repr=False)
+    cost: Cost | None = None
+
+
+def inspect(
+    model: str | Path | bytes | onnx.ModelProto | ModelFile,
+    *,
+    options: RewriteOptions | None = None,
+    at_size: tuple[int, ...] | None = None,
+) -> Inspection:
+    """Look at a model, an original or a rewritten one.
+
+    ``at_size``: the image size in pixels to count cells and costs for, twice native if None.
+
+    What cannot be rewritten is in ``refusals``. Raises ReadError, and UsageError for sizes that do not fit.
+    """
+    at_size = None if at_size is None else errors.size("at_size", at_size)
+    file = model if isinstance(model, ModelFile) else ModelFile.open(model)
+    well_formed(file)
+    finite(file)
+    claim = Claim.from_metadata({item.key: item.value for item in file.proto.metadata_props})
+    if claim is not None:
+        return _rewritten(sorted_nodes(file), claim, at_size)
+    try:
+        recognise(file)
+        found = analyse(file, options or RewriteOptions())
+    except NothingToRewrite as error:
+        return _refused(file, error.refusals)
+    if found.refusals:
+        return _refused(file, found.refusals, found)
+    sizing = found.sizing()
+    claim = claim_of(found, sizing)
+    geometry = Geometry.of_sizing(claim, sizing)
+    nodes = found.state.builder.prune(found.state.graph.outputs)
+
+    def cost(size: Sequence[int]) -> int:
+        return multiply_adds(nodes, sizing.shapes(size) or {})
+
+    before = {name: spec.shapes[0] for name, spec in found.state.native.items() if spec.shapes is not None}
+    crop = multiply_adds(_live(found.state.graph), before)
+    return _inspection(
+        file,
+        "rewritable",
+        native_size=claim.native_size,
+        heads=tuple(_heads(found)),
+        replacements=tuple(found.state.replacements),
+        notes=tuple(found.state.notes),
+        stages=_stages(found),
+        geometry=geometry,
+        claim=claim,
+        cost=_cost(geometry, at_size or claim.twice_native, cost, crop),
+    )
+
+
+def _rewritten(file: ModelFile, claim: Claim, at_size: tuple[int, ...] | None) -> Inspection:
+    shapes = Shapes(file)
+    geometry = Geometry.of_claim(claim, shapes)
+    graph = shapes.graph
+
+    def cost(size: Sequence[int]) -> int:
+        return multiply_adds(_live(graph), shapes.at(claim.image_shapes(size)) or {})
+
+    try:
+        stages = _stages(analyse(file, RewriteOptions(size=claim.native_size)), [b.rewritten for b in claim.boundaries])
+    except NothingToRewrite:
+        stages = ()
+    crop = cost(claim.native_size)
+    return _inspection(
+        file,
+        "rewritten",
+        native_size=claim.native_size,
+        stages=stages,
+        geometry=geometry,
+        claim=claim,
+        cost=_cost(geometry, at_size or claim.twice_native, cost, crop),
+    )
+
+
+def _refused(file: ModelFile, refusals: tuple[Refusal, ...], found: Analysis | None = None) -> Inspection:
+    if found is None:
+        return _inspection(file, "refused", refusals=refusals)
+    return _inspection(
+        file,
+        "refused",
+        native_size=found.reading[0].size,
+        heads=tuple(_heads(found)),
+        refusals=refusals,
+        notes=tuple(found.state.notes),
+        stages=_stages(found),
+    )
+
+
+def _inspection(
+    file: ModelFile,
+    status: Literal["rewritable", "rewritten", "refused"],
+    *,
+    native_size: tuple[int, ...] = (),
+    heads: tuple[FcLayer, ...] = (),
+    replacements: tuple[Replacement, ...] = (),
+    refusals: tuple[Refusal, ...] = (),
+    notes: tuple[Refusal, ...] = (),
+    stages: tuple[Stage, ...] = (),
+    geometry: Geometry | None = None,
+    claim: Claim | None = None,
+    cost: Cost | None = None,
+) -> Inspection:
+    graph = Graph(file.proto)
+    inputs = [(info.name, tuple(d.dim_value for d in info.type.tensor_type.shape.dim)) for info in graph.inputs]
+    return Inspection(
+        path=file.path,
+        status=status,
+        opset=graph.opset,
+        parameters=sum(prod(tensor.dims) for tensor in file.proto.graph.initializer),
+        inputs=tuple(inputs),
+        native_size=native_size,
+        heads=heads,
+        replacements=replacements,
+        refusals=refusals,
+        notes=notes,
+        stages=stages,
+        geometry=geometry,
+        claim=claim,
+        cost=cost,
+    )
+
+
+def _cost(geometry: Geometry, size: tuple[int, ...], cost: Callable[[Sequence[int]], int], crop: int) -> Cost:
+    cells = geometry.cells(*size)
+    if any(n < small for n, small in zip(size, geometry.smallest_size, strict=True)):
+        raise UsageError(f"the smallest image of this model is {'x'.join(map(str, geometry.smallest_size))} px")
+    count = prod(cells) if set(geometry.native_cells) == {1} else 1
+    return Cost(tuple(size), cells, cost(size), count * crop)
+
+
+def _live(graph: Graph) -> list[onnx.NodeProto]:
+    return [node for position, node in enumerate(graph.nodes) if position in graph.live]
+
+
+def _heads(found: Analysis) -> Iterator[FcLayer]:
+    """Gemm and MatMul with a constant weight, as far as they depend on the image."""
+    graph, native = found.state.graph, found.state.native
+    moving = {image.name for image in found.reading}
+    for node in _live(graph):
+        if not moving.intersection(node.input):
+            continue
+        moving.update(node.output)
+        weight = next((graph.initializers[name] for name in node.input[:2] if name in graph.initializers), None)
+        if node.op_type not in {"Gemm", "MatMul", "FusedGemm"} or weight is None or len(weight.dims) != 2:
+            continue
+        if isinstance(found.state.views.get(node.output[0]), Context):
+            continue  # of a squeeze-and-excitation, which is no head
+        swapped = bool(attributes(node).get("transB", 0))
+        inputs, outputs = (weight.dims[1], weight.dims[0]) if swapped else (weight.dims[0], weight.dims[1])
+        bias = native[node.input[2]].shapes if len(node.input) > 2 and node.input[2] else None
+        parameters = inputs * outputs + (prod(bias[0]) if bias else 0)
+        yield FcLayer(label(node), node.op_type, inputs, outputs, parameters)
+
+
+def _stages(found: Analysis, ends: Sequence[str] = ()) -> tuple[Stage, ...]:
+    """For each stride of the trunk, in order, its last tensor; a row for each change of the stride.
+
+    Of a rewritten model the head is a map too: what lies behind the trunk's ``ends`` is left out.
+    """
+    behind = set(ends)
+    state = found.state
+    rows: list[Stage] = []
+    native: Mapping[str, Shape] = {n: spec.shapes[0] for n, spec in state.native.items() if spec.shapes is not None}
+    last: dict[tuple[str, ...], Stage] = {}
+    for node in _live(state.graph):
+        if behind.intersection(node.input):
+            behind.update(node.output)
+            continue
+        view = state.views.get(node.output[0])
+        if not is_map(view) or view.provenance.windows or view.original not in native:
+            continue
+        fields, shape = view.provenance.fields, native[view.original]
+        stage = Stage(
+            tensor=node.output[0],
+            node=label(node),
+            stride=tuple(str(item.stride) for item in fields),
+            field=tuple(math.ceil(item.size) for item in fields),
+            start=tuple(math.floor(item.start) for item in fields),
+            extent=tuple(shape[axis] for axis in view.spatial),
+        )
+        if rows and rows[-1].stride == stage.stride:
+            rows[-1] = stage
+        else:
+            rows.append(stage)
+        last[stage.stride] = stage
+    return tuple(rows) if len(rows) <= 2 * len(last) else tuple(last.values())

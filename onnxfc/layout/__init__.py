@@ -1,0 +1,1 @@
+"""How a tensor lies: its axes, what they read of the image, where it comes from."""

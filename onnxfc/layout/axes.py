@@ -1,0 +1,207 @@
+"""Axes as products of atoms (batch, channels, places), taken apart and laid together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from itertools import pairwise
+from typing import Literal
+
+from onnxfc.shapes.spec import Shape
+
+
+@dataclass(frozen=True)
+class Atom:
+    """A part of an axis, of ``length`` elements natively.
+
+    ``place``: which spatial axis of the image (``space``). ``factor``: how many times as many as the map has from which
+    it comes, which is that of the ``side``: where places are multiplied with places, each place occurs twice.
+    """
+
+    kind: Literal["batch", "channel", "space", "joined"]
+    length: int
+    place: int = 0
+    factor: Fraction = Fraction(1)
+    side: int = 0
+
+
+Group = tuple[Atom, ...]
+Groups = tuple[Group, ...]
+
+
+def channels(length: int) -> Group:
+    """An axis of channels; one of extent 1 holds nothing."""
+    return (Atom("channel", length),) if length > 1 else ()
+
+
+def groups_of(shape: Shape, spatial: Mapping[int, int]) -> Groups:
+    """The axes of a tensor whose batch is axis 0; ``spatial``: the axis of each place."""
+    places = {axis: place for place, axis in spatial.items()}
+    return tuple(
+        (Atom("space", length, places[axis]),)
+        if axis in places
+        else channels(length)
+        if axis
+        else (Atom("batch", length),)
+        for axis, length in enumerate(shape)
+    )
+
+
+def pure(group: Group) -> bool:
+    """Whether an axis holds channels alone."""
+    return all(atom.kind == "channel" for atom in group)
+
+
+def kinds(group: Group) -> list[str]:
+    """What an axis holds, the outermost first."""
+    return [atom.kind for atom in group]
+
+
+def places_in(groups: Sequence[Group]) -> list[Atom]:
+    """All atoms of places."""
+    return [atom for group in groups for atom in group if atom.kind == "space"]
+
+
+def merged(group: Group) -> Group:
+    """The same axis with neighbouring channels as one atom, whichever side its places are on."""
+    found: list[Atom] = []
+    for atom in group:
+        if found and atom.kind == "channel" == found[-1].kind:
+            found[-1] = Atom("channel", found[-1].length * atom.length)
+        else:
+            found.append(replace(atom, side=0))
+    return tuple(found)
+
+
+def lengths(groups: Groups) -> Shape:
+    """Native shape."""
+    return tuple(math.prod(atom.length for atom in group) for group in groups)
+
+
+def is_map(groups: Groups) -> bool:
+    """Whether the batch is axis 0 and every spatial axis stands alone, or with finer places of its own."""
+    spatial = [group for group in groups if any(atom.kind == "space" for atom in group)]
+    alone = all(group[0].kind == "space" and all(a.kind == "channel" for a in group[1:]) for group in spatial)
+    finer = any(len(group) > 1 for group in spatial)
+    own = len(groups) > 1 + len(spatial)  # without channels of their own places and channels are being flattened
+    once = bool(spatial) and not doubled(groups) and all(atom.side == 0 for group in groups for atom in group)
+    return [kinds(group) for group in groups[:1]] == [["batch"]] and alone and once and (own or not finer)
+
+
+def doubled(groups: Groups) -> bool:
+    """Whether a place occurs twice: each is related to each."""
+    places = [atom.place for atom in places_in(groups)]
+    return len(places) > len(set(places))
+
+
+def is_mixed(groups: Groups) -> bool:
+    """Whether an axis holds channels beside places, as the groups of a normalisation do."""
+    return any({"channel", "space"} <= set(kinds(group)) for group in groups)
+
+
+def may_fold(groups: Groups) -> bool:
+    """Whether no axis holds channels beside places, where none is left to channels alone."""
+    return not is_mixed(groups) or any(pure(group) for group in groups)
+
+
+def axis_of_places(groups: Groups) -> dict[int, int]:
+    """The axis on which each place stands alone, or with finer places of its own."""
+    return {group[0].place: axis for axis, group in enumerate(groups) if group and group[0].kind == "space"}
+
+
+def regroup(groups: Sequence[Group], after: Shape) -> Groups | None:
+    """The atoms as the axes of ``after`` hold them; None where an axis cuts an atom in no whole parts.
+
+    Channels are split as needed. A spatial axis that is split has the coarser places outside and the places within
+    each as channels.
+    """
+    queue = [atom for group in groups for atom in group if atom.kind != "channel" or atom.length > 1]
+    found: list[Group] = []
+    blocks: set[int] = set()
+    for axis, length in enumerate(after):
+        group = _taken(queue, length, blocks)
+        if group is None:
+            return None
+        rows = group and group[-1].kind == "space" and axis + 2 == len(after) and after[-1] > 1
+        if rows and _is_single(queue, "batch"):
+            group.append(queue.pop(0))  # rows of places and images, not of images and channels
+        found.append(tuple(group))
+    return None if queue else _in_blocks(found, blocks)
+
+
+def _taken(queue: list[Atom], length: int, blocks: set[int]) -> list[Atom] | None:
+    """The first atoms of the queue, so many as make an axis of this length; None where that cuts one."""
+    group: list[Atom] = []
+    if length == 1 and _is_single(queue, "batch", "joined", "space"):
+        group.append(queue.pop(0))
+    left = length
+    while left > 1:
+        atom = queue.pop(0) if queue else None
+        if atom is not None and left % atom.length:
+            atom = _first_part(queue, atom, left, blocks)
+        if atom is None:
+            return None
+        group.append(atom)
+        left //= atom.length
+    return group if math.prod(atom.length for atom in group) == length else None
+
+
+def _first_part(queue: list[Atom], atom: Atom, outer: int, blocks: set[int]) -> Atom | None:
+    """The outer part of an atom, whose inner one goes back into the queue."""
+    parts = _split(atom, outer)
+    if parts is None:
+        return None
+    if atom.kind == "space":
+        blocks.add(parts[1].length)
+    queue.insert(0, parts[1])
+    return parts[0]
+
+
+def _is_single(queue: Sequence[Atom], *allowed: str) -> bool:
+    """Whether the next atom is one of these and of native length 1."""
+    return bool(queue) and queue[0].kind in allowed and queue[0].length == 1
+
+
+def _in_blocks(groups: list[Group], blocks: set[int]) -> Groups:
+    """Where places are taken apart into blocks, an axis that is natively one block is taken apart too: (1, 3) of 3."""
+    for axis, (before, group) in enumerate(pairwise(groups)):
+        whole = len(group) == 1 and group[0].kind == "space" and {group[0].length} == blocks
+        if not before and whole:
+            size = group[0].length
+            groups[axis] = (replace(group[0], length=1, factor=group[0].factor / size),)
+            groups[axis + 1] = (Atom("channel", size),)
+    return tuple(groups)
+
+
+def _split(atom: Atom, outer: int) -> tuple[Atom, Atom] | None:
+    if atom.kind in {"batch", "joined"} or atom.length % outer:
+        return None
+    inner = atom.length // outer
+    factor = atom.factor / inner if atom.kind == "space" else atom.factor
+    return replace(atom, length=outer, factor=factor), Atom("channel", inner)
+
+
+def survivors(before: Shape, after: Shape, spatial: Sequence[int]) -> tuple[int, ...] | None:
+    """Where each of the axes ``spatial`` stands after a Reshape that leaves it whole; None where one does not survive.
+
+    Both shapes are cut into the smallest runs of equal product; an axis survives alone in its run, axes of extent 1
+    beside it apart. Where native extents of 1 leave it open, the axes keep their order from the last.
+    """
+    if after[:1] != before[:1]:
+        return None
+    found: dict[int, int] = {}
+    end = len(after)
+    for axis in sorted(spatial, reverse=True):
+        place = _followed_by(after, math.prod(before[axis + 1 :]), before[axis], end)
+        if place is None:
+            return None
+        found[axis] = end = place
+    return tuple(found[axis] for axis in spatial)
+
+
+def _followed_by(after: Shape, product: int, length: int, end: int) -> int | None:
+    """The last axis before ``end`` of this length with this many elements behind it; never the batch."""
+    fitting = (place for place in range(end - 1, 0, -1) if math.prod(after[place + 1 :]) == product)
+    return next((place for place in fitting if after[place] == length), None)

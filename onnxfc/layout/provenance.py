@@ -1,0 +1,93 @@
+"""Where the elements of a tensor come from, and why cells differ from crops."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from onnxfc.claim.claim import Boundary
+from onnxfc.layout.axes import places_in
+from onnxfc.layout.axis_map import Field
+from onnxfc.layout.gathered import Gathered
+from onnxfc.layout.views import NO_TAINTS, Placed
+
+
+@dataclass(frozen=True)
+class Blame:
+    """Why cells differ from crops: a cause (``padding``, ``partial window``, ``context``) and its node."""
+
+    cause: str
+    node: str
+
+
+SumToOne = tuple[str, int]
+"""The node that made parts of a whole, and the place (number of a spatial axis) along which they are that."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where the elements of a view come from.
+
+    ``fields``: per spatial axis, what one element (or cell) reads of the image.
+    ``windows``: the trunk tensors whose windows it has crossed; empty in the trunk.
+    ``pools``: the global pools it descends from. ``dropped``: some of them were taken out. ``places``: its features are
+    places of a window one by one, which no FC layer has summed. ``sums_to_one``: along which places it holds parts of a
+    whole (weights of a Softmax), so that a sum over them does not grow with the image.
+    """
+
+    fields: tuple[Field, ...]
+    blames: Gathered[Blame] = NO_TAINTS
+    windows: frozenset[Boundary] = frozenset()
+    pools: frozenset[str] = frozenset()
+    dropped: bool = False
+    places: bool = False
+    sums_to_one: frozenset[SumToOne] = frozenset()
+
+    def blamed(self, *blames: Blame) -> Provenance:
+        return replace(self, blames=self.blames | blames)
+
+    def with_fields(self, fields: Iterable[Field]) -> Provenance:
+        """The same with other receptive fields, one for each of the image's axes."""
+        return replace(self, fields=tuple(fields))
+
+    def along(self, fields: Mapping[int, Field]) -> Provenance:
+        """The same with other receptive fields along some of the image's axes."""
+        return self.with_fields(fields.get(place, own) for place, own in enumerate(self.fields))
+
+    def every(self, steps: tuple[int, ...]) -> Provenance:
+        """The provenance of every ``steps``-th cell on each axis."""
+        windows = frozenset(
+            replace(item, step=tuple(a * b for a, b in zip(item.step, steps, strict=True))) for item in self.windows
+        )
+        fields = tuple(item.every(step) for item, step in zip(self.fields, steps, strict=True))
+        return replace(self, fields=fields, windows=windows)
+
+    @staticmethod
+    def of_placed(views: Sequence[Placed]) -> Provenance | None:
+        """The provenance of what is computed from all of them, axis by axis; None where their strides differ."""
+        fields: list[Field] = []
+        for place in range(len(views[0].provenance.fields)):
+            own = [view for view in views if any(atom.place == place for atom in places_in(view.groups))]
+            joined = Field.join([view.provenance.fields[place] for view in own or views[:1]])
+            if joined is None:
+                return None
+            fields.append(joined)
+        return Provenance.join([replace(view.provenance, fields=tuple(fields)) for view in views])
+
+    @staticmethod
+    def join(provenances: Iterable[Provenance]) -> Provenance | None:
+        """The provenance of what is computed from all of them; None where their grids do not meet."""
+        found = list(provenances)
+        joined = [Field.join(fields) for fields in zip(*(provenance.fields for provenance in found), strict=True)]
+        fields = tuple(item for item in joined if item is not None)
+        if len(fields) != len(joined):
+            return None
+        return Provenance(
+            fields,
+            Gathered.joined(provenance.blames for provenance in found),
+            frozenset().union(*(provenance.windows for provenance in found)),
+            frozenset().union(*(provenance.pools for provenance in found)),
+            any(provenance.dropped for provenance in found),
+            any(provenance.places for provenance in found),
+            frozenset().union(*(provenance.sums_to_one for provenance in found)),
+        )

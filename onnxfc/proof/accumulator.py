@@ -1,0 +1,120 @@
+"""Keeps the worst of many comparisons, output by output."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from onnxfc.proof.options import CheckOptions
+from onnxfc.proof.results import OutputResult, ParityResult
+from onnxfc.proof.sessions import Array
+from onnxfc.proof.tolerance import Scale
+
+
+@dataclass
+class _Line:
+    """One output so far: the comparison nearest to, or furthest beyond, its tolerance."""
+
+    excess: float = -1.0
+    deviation: float = 0.0
+    tolerance: float = 0.0
+    scale: Scale | None = None
+    noise: float | None = None
+    compared: int = 0
+    worst: str = ""
+    reason: str = ""
+
+
+@dataclass
+class Tally:
+    """Collects comparisons; a failure of form (shape, count) is noted by ``fail``."""
+
+    options: CheckOptions
+    noise: dict[tuple[str, str], float] = field(default_factory=dict)
+    reasons: list[str] = field(default_factory=list)
+    vacuous: list[str] = field(default_factory=list)
+    sizes: list[tuple[int, ...]] = field(default_factory=list)
+    _lines: dict[str, _Line] = field(default_factory=dict)
+
+    def fail(self, reason: str) -> None:
+        """Note a failure that is not a deviation."""
+        self.reasons.append(reason)
+
+    def compare(self, name: str, got: Array, want: Array, scale: Scale, kind: str, where: str) -> None:
+        """Compare values of one output, made from inputs of one kind; ``where`` names the place."""
+        line = self._lines.setdefault(name, _Line())
+        if got.shape != want.shape or got.dtype.kind != want.dtype.kind:
+            line.reason = line.reason or (
+                f"{name} is {got.dtype} {list(got.shape)} instead of {want.dtype} {list(want.shape)} {where}"
+            )
+            return
+        if want.size == 0:
+            self.vacuous.append(f"{name} is empty {where}")
+            return
+        noise = self.noise.get((name, kind))
+        tolerance = scale.tolerance(self.options.of(name), noise)
+        difference = self._difference(name, got, want, where, exact=scale.exact)
+        line.compared += want.size
+        worst = float(difference.max())
+        excess = worst / tolerance if tolerance else (np.inf if worst else 0.0)
+        if excess > line.excess:
+            place = [int(i) for i in np.unravel_index(int(difference.argmax()), difference.shape)]
+            line.excess, line.deviation, line.tolerance = excess, worst, tolerance
+            line.scale, line.noise = scale, noise
+            line.worst = f"element {place} {where}, inputs {kind}"
+            if scale.exact:
+                line.deviation = float(difference.mean())
+
+    def _difference(self, name: str, got: Array, want: Array, where: str, *, exact: bool) -> Array:
+        """Absolute difference; infinite where only ``got`` is not finite, 1 or 0 for integers."""
+        if exact:
+            return np.atleast_1d((got != want).astype(np.float64))
+        got, want = got.astype(np.float64), want.astype(np.float64)
+        if not np.isfinite(want).all():
+            self.vacuous.append(f"the original's {name} is not finite {where}")
+        with np.errstate(invalid="ignore"):
+            difference = np.abs(got - want)
+        return np.atleast_1d(np.where(np.isfinite(difference), difference, np.inf))
+
+    def result(self) -> ParityResult:
+        """Everything so far as a result; nothing compared is not a pass."""
+        outputs = tuple(_output(name, line) for name, line in self._lines.items())
+        worst = max(self._lines.items(), key=lambda item: item[1].excess, default=None)
+        reasons = [*self.reasons, *(output.reason for output in outputs if output.reason)]
+        compared = sum(output.compared for output in outputs)
+        if not reasons and not compared:
+            reasons = ["nothing was compared"]
+        top = _output(*worst) if worst is not None else None
+        return ParityResult(
+            status="failed" if reasons else "passed",
+            deviation=top.deviation if top else 0.0,
+            tolerance=top.tolerance if top else 0.0,
+            compared=compared,
+            worst=f"{top.name} {top.worst}" if top else "",
+            outputs=outputs,
+            reason=reasons[0] if reasons else "",
+            sizes=tuple(self.sizes),
+        )
+
+
+def _output(name: str, line: _Line) -> OutputResult:
+    unit = line.scale.signal if line.scale and not line.scale.exact else 1.0
+    reason = line.reason
+    if not reason and line.excess > 1:
+        reason = (
+            f"{name} deviates by {line.deviation / unit:.1e} of its signal "
+            f"(allowed {line.tolerance / unit:.1e}), {line.worst}"
+        )
+    return OutputResult(
+        name=name,
+        passed=not reason,
+        deviation=line.deviation / unit,
+        tolerance=line.tolerance / unit,
+        compared=line.compared,
+        worst=line.worst,
+        signal=line.scale.signal if line.scale else 0.0,
+        magnitude=line.scale.magnitude if line.scale else 0.0,
+        noise=None if line.noise is None else line.noise / unit,
+        reason=reason,
+    )

@@ -1,0 +1,138 @@
+"""onnxruntime sessions over opened models, whose weights stay on disk.
+
+onnxruntime maps the referenced bytes from the source file (offsets need no alignment). It is told not to
+pre-pack weights, which would copy each of them into memory; so sessions over one file share its pages. For the
+same reason a large model's Convs are not laid out in blocks of channels: the rewritten VGG-16 of 553 MB, whose FC
+layers are Convs, took 4.3 s and 1.7 GB to load with that, 0.02 s and next to nothing without.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+
+from onnxfc.errors import ReadError
+from onnxfc.io.byte_source import FileSource, Span
+from onnxfc.io.external_data import inline, is_text, other_tensors, raw_size, set_entries
+from onnxfc.io.model_file import LARGE, ModelFile
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
+
+LARGE_MODEL = 100_000_000
+"""Bytes of weights from which on no copy of them is made: onnxruntime is kept from its last level of optimisation,
+which changes the layout of Convs. Below that the copy is cheap, and Convs run somewhat faster with it."""
+
+_FOLDER_KEY = "session.model_external_initializers_file_folder_path"
+
+
+def version() -> str:
+    """onnxruntime's."""
+    import onnxruntime as ort
+
+    return str(ort.__version__)
+
+
+def session(
+    model: ModelFile, *, extra_outputs: Sequence[str] = (), threads: int = 0, optimize: bool = True
+) -> ort.InferenceSession:
+    """A CPU session for ``model``; the tensors in ``extra_outputs`` become outputs besides its own.
+
+    ``threads``: of one operator, 0 lets onnxruntime choose. ``optimize``: False computes the
+    graph as it is written: the same sums in another order. Raises ReadError where onnxruntime does not take
+    the model, or a file of it has changed.
+    """
+    import onnxruntime as ort  # not before it is needed: what only reads and writes files does without
+
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    have = {output.name for output in proto.graph.output}
+    new = [name for name in dict.fromkeys(extra_outputs) if name not in have]
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in new)
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    options.graph_optimization_level = _level(proto, optimize)
+    held = _attach(proto, model, options)
+    try:
+        made = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except MemoryError:
+        raise
+    except Exception as error:  # onnxruntime's exceptions have no common base
+        where = model.path or "the model in memory"
+        raise ReadError(f"{where}: onnxruntime cannot load it: {_one_line(error)}") from error
+    made._onnxfc_held = held  # memory that the session reads from lives as long as the session
+    return made
+
+
+def _level(proto: onnx.ModelProto, optimize: bool) -> ort.GraphOptimizationLevel:
+    import onnxruntime as ort
+
+    if not optimize:
+        return ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    large = sum(raw_size(tensor) or 0 for tensor in proto.graph.initializer) >= LARGE_MODEL
+    return ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED if large else ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+
+
+def _attach(proto: onnx.ModelProto, model: ModelFile, options: ort.SessionOptions) -> list[ort.OrtValue]:
+    """Let every tensor of ``proto`` that is elsewhere be found by onnxruntime."""
+    import onnxruntime as ort
+
+    for tensor in other_tensors(proto):
+        if (span := model.store.span(tensor)) is not None:
+            inline(tensor, span)  # onnxruntime does not look into subgraphs for external data
+    spans = [(t, span) for t in proto.graph.initializer if (span := model.store.span(t)) is not None]
+    files = {
+        s.source.path for _, s in spans if isinstance(s.source, FileSource) and is_text(os.path.realpath(s.source.path))
+    }
+    real = {path: os.path.realpath(path) for path in files}
+    folder = os.path.commonpath([os.path.dirname(path) for path in real.values()]) if real else ""
+    held: dict[str, ort.OrtValue] = {}
+    for tensor, span in spans:
+        if len(span) < LARGE:
+            inline(tensor, span)  # it may be a shape, which onnxruntime has to see
+        elif isinstance(span.source, FileSource) and span.source.path in real:
+            span.source.verify()
+            _point(tensor, os.path.relpath(real[span.source.path], folder), span)
+        else:
+            array = np.require(model.array(tensor), requirements=["C", "ALIGNED"])
+            held[tensor.name] = ort.OrtValue.ortvalue_from_numpy(array)
+            _point(tensor, "memory", span)
+    if folder:
+        options.add_session_config_entry(_FOLDER_KEY, folder)
+    if held:
+        options.add_external_initializers(list(held), list(held.values()))
+        _share(proto.graph, held, options)
+    return list(held.values())
+
+
+def _share(graph: onnx.GraphProto, held: dict[str, ort.OrtValue], options: ort.SessionOptions) -> None:
+    """Let the session compute on Conv weights where they are; a copy of each lives only while it is loaded.
+
+    Not on others: where onnxruntime moves a Transpose it turns an initializer under its own name.
+    """
+    if any(a.HasField("g") or a.graphs for node in graph.node for a in node.attribute):
+        return  # a subgraph may read them, too
+    other = {value.name for value in graph.output}
+    for node in graph.node:
+        plain = node.op_type == "Conv" and not node.domain
+        other.update(name for i, name in enumerate(node.input) if not plain or i != 1)
+    for name, value in held.items():
+        if name not in other:
+            options.add_initializer(name, value)
+
+
+def _point(tensor: onnx.TensorProto, location: str, span: Span) -> None:
+    set_entries(tensor, [("location", location), ("offset", span.offset), ("length", len(span))])
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)[:300]

@@ -1,0 +1,133 @@
+"""What can be said against a claim before anything is run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import onnx
+
+from onnxfc.claim.claim import Claim
+from onnxfc.proof.head import HeadPlan
+from onnxfc.proof.output_forms import WINDOWED
+from onnxfc.proof.sessions import Array
+
+
+def claim_problem(original: onnx.ModelProto, rewritten: onnx.ModelProto, claim: Claim) -> str | None:
+    """The first contradiction between the claim and the two models, or None."""
+    different = _difference(original, rewritten, claim)
+    if different is not None:
+        return f"these are different models: {different}"
+    wrong = _wrong(original, claim)
+    return None if wrong is None else f"wrong claim: {wrong}"
+
+
+def _difference(original: onnx.ModelProto, rewritten: onnx.ModelProto, claim: Claim) -> str | None:
+    """What shows that the second model was not made of the first."""
+    names = [value.name for value in original.graph.output]
+    others = [value.name for value in rewritten.graph.output]
+    if others != names:
+        return f"the second one's outputs are {', '.join(others)}, not {', '.join(names)}"
+    if _inputs(original) != _inputs(rewritten):
+        told = (", ".join(sorted(_inputs(model))) for model in (rewritten, original))
+        return "the second one's inputs are {}, not {}".format(*told)
+    have = _tensors(original), _tensors(rewritten)
+    for item in claim.boundaries:
+        if item.original not in have[0]:
+            return f"the head begins at {item.original}, which the original does not have"
+        if item.rewritten not in have[1]:
+            return f"the head begins at {item.rewritten}, which the second one does not have"
+    return _image_difference(original, claim)
+
+
+def _wrong(original: onnx.ModelProto, claim: Claim) -> str | None:
+    names = [value.name for value in original.graph.output]
+    if [output.name for output in claim.outputs] != names:
+        return f"the claim does not speak of exactly the outputs {', '.join(names)}"
+    dims = len(claim.native_size)
+    if not claim.inputs or not dims or {len(claim.stride), len(claim.size_step)} != {dims}:
+        return "the claim names no image input, native size, stride or size step"
+    if min(*claim.native_size, *claim.stride, *claim.size_step) < 1:
+        return "the claim has a native size, stride or size step below 1"
+    if tuple(claim.inputs[0].shape[axis] for axis in claim.inputs[0].spatial) != claim.native_size:
+        return f"the claimed native size {claim.native_size} is not that of input {claim.inputs[0].name}"
+    return _image_problem(original, claim) or _boundary_problem(claim) or _field_problem(claim)
+
+
+def _field_problem(claim: Claim) -> str | None:
+    """A cell is a cell: what is told of it twice must be the same."""
+    first = next((output for output in claim.outputs if output.form in ("map", "cells") and output.stride), None)
+    if first is None or not claim.size:
+        return None
+    if (first.stride, first.start, first.size) != (claim.stride, claim.start, claim.size):
+        return f"a cell of {first.name} does not read what a cell is said to read"
+    return None
+
+
+def _tensors(model: onnx.ModelProto) -> set[str]:
+    return {value.name for value in model.graph.input} | {name for node in model.graph.node for name in node.output}
+
+
+def _inputs(model: onnx.ModelProto) -> set[str]:
+    weights = {tensor.name for tensor in model.graph.initializer}
+    return {value.name for value in model.graph.input} - weights
+
+
+def _image_difference(original: onnx.ModelProto, claim: Claim) -> str | None:
+    """An image of another shape."""
+    declared = {value.name: value.type.tensor_type.shape.dim for value in original.graph.input}
+    for image in claim.inputs:
+        dims = [dim.dim_value for dim in declared.get(image.name, ())]
+        if dims and (
+            len(dims) != len(image.shape) or any(d not in (0, n) for d, n in zip(dims, image.shape, strict=True))
+        ):
+            return f"{image.name} is {_text(image.shape)} in the second one's claim, {_text(dims)} in the original"
+    return None
+
+
+def _text(shape: Sequence[int]) -> str:
+    return "x".join(str(n or "N") for n in shape)
+
+
+def _image_problem(original: onnx.ModelProto, claim: Claim) -> str | None:
+    names = _inputs(original)
+    for image in claim.inputs:
+        if image.name not in names:
+            return f"the claimed image input {image.name} does not exist"
+        if len(image.spatial) != len(claim.native_size):
+            return f"the claimed spatial axes of {image.name} do not fit the native size"
+    return None
+
+
+def _boundary_problem(claim: Claim) -> str | None:
+    dims = len(claim.native_size)
+    for b in claim.boundaries:
+        if not len(b.spatial) == len(b.extent) == len(b.step) == dims or min(b.step) < 1 or 0 in b.spatial:
+            return f"the claimed window of {b.original} does not have {dims} spatial axes"
+    return None
+
+
+def axes_problem(claim: Claim, native: Mapping[str, Array]) -> str | None:
+    """Spatial axes that the original's trunk tensors do not have."""
+    for boundary in claim.boundaries:
+        rank = native[boundary.original].ndim
+        if max(boundary.spatial) >= rank:
+            return f"{boundary.original} has {rank} axes, claimed were spatial axes {boundary.spatial}"
+    return None
+
+
+def window_problem(claim: Claim, plan: HeadPlan, native: Mapping[str, Array]) -> str | None:
+    """What can be said against the claimed windows; ``native`` are the original's tensors at native size."""
+    if not any(output.form in WINDOWED for output in claim.outputs):
+        return None
+    if not claim.boundaries:
+        return "outputs are claimed to be made of windows, but no boundary of the head is named"
+    if plan.leak:
+        return f"the outputs depend on input {plan.leak} besides through the named boundaries"
+    for boundary in claim.boundaries:
+        shape = native[boundary.original].shape
+        extent = tuple(shape[axis] for axis in boundary.spatial if axis < len(shape))
+        if extent != boundary.extent:
+            return f"the claimed window {boundary.extent} of {boundary.original} is {extent} at native size"
+    if not plan.boundaries:
+        return "no output depends on the named boundaries"
+    return None

@@ -1,0 +1,111 @@
+"""Features that no tried image has made, so that more of the head's units are active.
+
+A unit behind a Relu that no image reaches could have any weights. So both heads are also run, each on its own, on
+features that are put together from those of several windows: every channel holds only values that it held somewhere,
+but channels and places are combined anew, or some of the channels are as low as they get.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxfc.claim.claim import Boundary, Claim, Output
+from onnxfc.proof.accumulator import Tally
+from onnxfc.proof.head import Head
+from onnxfc.proof.output_forms import FormError, native_value, pick_cells
+from onnxfc.proof.reference_run import Evidence
+from onnxfc.proof.sessions import Array, Arrays, RunError
+from onnxfc.proof.tolerance import measure
+from onnxfc.proof.windows import Capture, window_of
+
+SMALL_COUNT, LARGE_COUNT = 12, 6
+"""How many windows are put together for each kind of inputs, for small models and for large ones."""
+SEEN = 8
+"""Windows of each larger image that they are made of, beside those of the native samples."""
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """Features made from windows of one kind of inputs, and the outputs that the original's head makes of them."""
+
+    kind: str
+    features: list[Array]
+    outputs: list[Arrays]
+
+
+def mixed_windows(head: Head, captures: Sequence[Capture], claim: Claim, evidence: Evidence, seed: int) -> list[Mixed]:
+    """Put windows together and ask the original's head; nothing where a head begins at several tensors, which may
+    depend on one another. Raises RunError."""
+    if len(claim.boundaries) != 1:
+        return []
+    boundary, made = claim.boundaries[0], []
+    kinds = evidence.kinds if evidence.small else evidence.kinds[:1]
+    for kind in kinds:
+        seen = list(_seen(kind.name, captures, claim, evidence))
+        rng = np.random.default_rng([seed, 2])
+        count = (SMALL_COUNT if evidence.small else LARGE_COUNT) if seen else 0
+        features = [_mix(np.stack(seen), boundary, rng, turn % 3) for turn in range(count)]
+        given = evidence.samples[0].feeds
+        outputs = head.run_windows([given | {boundary.original: value} for value in features])
+        made.append(Mixed(kind.name, features, outputs))
+    return made
+
+
+def _seen(kind: str, captures: Sequence[Capture], claim: Claim, evidence: Evidence) -> Iterator[Array]:
+    """Windows of one kind of inputs, as many images as the original's batch."""
+    name = claim.boundaries[0].original
+    for sample in evidence.samples:
+        if sample.kind.name == kind:
+            yield (sample.values | sample.feeds)[name][: evidence.batch]
+    for shot in captures:
+        if shot.kind.name == kind and shot.size.grid is not None:
+            for cell in pick_cells(shot.size.grid, 0, SEEN):
+                yield window_of(shot, claim, cell)[name][: evidence.batch]
+
+
+def compare_mixed(head: Head, mixed: Sequence[Mixed], claim: Claim, evidence: Evidence, tally: Tally) -> None:
+    """Ask the rewritten model's head the same."""
+    for some in mixed:
+        try:
+            found = [head.run_whole({claim.boundaries[0].rewritten: value}) for value in some.features]
+        except RunError:
+            return  # it is made of more than its windows; larger images were run as a whole
+        for output in claim.outputs:
+            if output.name in head.plan.outputs and not evidence.scales[output.name, some.kind].problem:
+                _compare(output, found, some, claim, evidence, tally)
+
+
+def _compare(
+    output: Output, found: Sequence[Arrays], some: Mixed, claim: Claim, evidence: Evidence, tally: Tally
+) -> None:
+    name, where = output.name, "on features put together from several windows"
+    wanted = [values[name] for values in some.outputs]
+    precision = evidence.scales[name, some.kind].precision
+    scale = measure(wanted, evidence.batch, precision, tally.options.of(name))
+    if scale.problem or scale.exact:  # class numbers: a tie may go either way
+        return
+    for values, want in zip(found, wanted, strict=True):
+        try:
+            got = native_value(output, values[name], want.shape, len(claim.native_size))
+        except FormError as error:
+            tally.fail(f"{error} {where}")
+            return
+        tally.compare(name, got, want, scale, some.kind, where)
+
+
+def _mix(seen: Array, boundary: Boundary, rng: np.random.Generator, how: int) -> Array:
+    """One window, (N, ...) from (windows, N, ...); axes of ``boundary`` are those of one window."""
+    axes = [axis + 1 for axis in boundary.spatial]
+    if how == 2:  # every place from any window
+        source = rng.integers(len(seen), size=seen.shape[1:])
+        return np.asarray(np.take_along_axis(seen, source[None], axis=0)[0])
+    channels = [1 if axis + 1 in axes else n for axis, n in enumerate(seen.shape[1:])]
+    source = np.broadcast_to(rng.integers(len(seen), size=channels), seen.shape[1:])
+    value: Array = np.take_along_axis(seen, source[None], axis=0)[0]
+    if how == 1:  # every second channel is as low as it gets
+        low = seen.min(axis=(0, *axes), keepdims=True)[0]
+        value = np.where(rng.random(channels) < 0.5, low, value).astype(seen.dtype)
+    return np.ascontiguousarray(value)

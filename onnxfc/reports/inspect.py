@@ -1,0 +1,144 @@
+"""The report of an inspection, as text for people and as JSON for programs (``"schema": "onnxfc-inspect/1"``)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from onnxfc.reports.rewrite import row, size, verdict_text
+from onnxfc.version import __version__
+
+if TYPE_CHECKING:
+    from onnxfc.geometry import Geometry
+    from onnxfc.inspector import Cost, Inspection
+
+
+SCHEMA = "onnxfc-inspect/1"
+
+
+def text(seen: Inspection, verbose: bool = False) -> str:
+    """All that was seen, to be understood at a glance."""
+    return "\n".join(_lines(seen, verbose))
+
+
+def _lines(seen: Inspection, verbose: bool) -> Iterator[str]:
+    inputs = ", ".join(f"{name} {'x'.join(str(n or '?') for n in shape)}" for name, shape in seen.inputs)
+    yield row("model", f"opset {seen.opset}, {_many(seen.parameters)} parameters, input {inputs or 'none'}")
+    yield row("status", _status(seen))
+    if seen.native_size:
+        yield row("native size", f"{size(seen.native_size)} px")
+    yield from _heads(seen)
+    yield from _stages(seen)
+    yield from _geometry(seen)
+    if seen.claim is not None:
+        yield row("verdict", verdict_text(seen.claim.verdict, seen.claim.blame, verbose))
+    if seen.cost is not None:
+        yield row("cells", _cost(seen.cost, grid=_is_grid(seen)))
+    for refusal in seen.refusals if verbose else seen.refusals[:3]:
+        yield row("refused", str(refusal))
+    if not verbose and len(seen.refusals) > 3:
+        yield row("", f"and {len(seen.refusals) - 3} more (-v shows all)")
+    for note in seen.notes if verbose else ():
+        yield row("note", str(note))
+
+
+def _status(seen: Inspection) -> str:
+    told = {
+        "rewritable": "an original that `onnxfc rewrite` takes",
+        "rewritten": "rewritten by onnxfc",
+        "refused": "an original that `onnxfc rewrite` leaves alone",
+    }
+    return told[seen.status]
+
+
+def _heads(seen: Inspection) -> Iterator[str]:
+    after = {item.node: f"{item.before} ⇒ {item.after}" for item in seen.replacements}
+    for head in seen.heads:
+        planned = after.pop(head.node, "")
+        shape = f"{head.operator} {head.inputs} → {head.outputs}, {_many(head.parameters)} parameters"
+        yield row("FC layer", f"{head.node}: {shape}" + (f"; {planned}" if planned else ""))
+    for node, planned in after.items():
+        yield row("would become", f"{node}: {planned}")
+
+
+def _stages(seen: Inspection) -> Iterator[str]:
+    if not seen.stages:
+        return
+    rows = [("stride", "reads", "from", "native map", "last tensor")]
+    for stage in seen.stages:
+        reads = "x".join(map(str, stage.field))
+        start = ", ".join(map(str, stage.start))
+        rows.append(("x".join(stage.stride), f"{reads} px", start, size(stage.extent), stage.tensor))
+    widths = [max(len(line[column]) for line in rows) for column in range(4)]
+    for position, line in enumerate(rows):
+        cells = [f"{cell:>{width}}" for cell, width in zip(line, widths, strict=False)]
+        yield row("trunk" if not position else "", "  ".join([*cells, line[4]]))
+
+
+def _geometry(seen: Inspection) -> Iterator[str]:
+    found = seen.geometry
+    if found is None:
+        return
+    what = "cell" if _is_grid(seen) else "element"
+    stride = "x".join(f"{s}/{p}" if p > 1 else str(s) for s, p in zip(found.stride, found.per, strict=True))
+    yield row(what, f"every {stride} px; reads {size(found.field_size)} px from {_pair(found.field_start)} on")
+    steps = "" if set(found.size_step) == {1} else f", in steps of {size(found.size_step)} px"
+    yield row("image sizes", f"from {size(found.smallest_size)} px on{steps}")
+    if found.halo is None:
+        yield row("halo", "the whole image: an operator looks at all of it")
+    else:
+        yield row("halo", ", ".join(f"{a} px before and {b} px behind" for a, b in dict.fromkeys(found.halo)))
+
+
+def _pair(lengths: tuple[int, ...]) -> str:
+    return f"({', '.join(map(str, lengths))})" if len(set(lengths)) > 1 else str(lengths[0])
+
+
+def _is_grid(seen: Inspection) -> bool:
+    return seen.geometry is not None and set(seen.geometry.native_cells) == {1}
+
+
+def _cost(cost: Cost, grid: bool) -> str:
+    if not grid:
+        return f"{size(cost.cells)} elements at {size(cost.size)} px; {_many(cost.dense)} multiply-adds"
+    count = 1
+    for length in cost.cells:
+        count *= length
+    return (
+        f"{size(cost.cells)} at {size(cost.size)} px; {_many(cost.dense)} multiply-adds in one pass, "
+        f"{_many(cost.crops)} in {count} crops: {cost.speedup:.1f} times fewer"
+    )
+
+
+def _many(number: int) -> str:
+    for factor, name in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if number >= factor:
+            return f"{number / factor:.1f} {name}"
+    return str(number)
+
+
+def _plain(found: Geometry) -> dict[str, Any]:
+    """Without the closed forms behind it."""
+    return {key: value for key, value in dataclasses.asdict(found).items() if key not in {"axes", "asks"}}
+
+
+def as_json(seen: Inspection) -> dict[str, Any]:
+    """The same as data."""
+    plain = {
+        key: value
+        for key, value in dataclasses.asdict(seen).items()
+        if key not in {"path", "status", "geometry", "claim", "cost", "inputs"}
+    }
+    found, cost = seen.geometry, seen.cost
+    return {
+        "schema": SCHEMA,
+        "version": __version__,
+        "status": seen.status,
+        "path": None if seen.path is None else str(seen.path),
+        "inputs": [{"name": name, "shape": [n or None for n in shape]} for name, shape in seen.inputs],
+        **plain,
+        "geometry": None if found is None else _plain(found),
+        "claim": None if seen.claim is None else dataclasses.asdict(seen.claim),
+        "cost": None if cost is None else dataclasses.asdict(cost) | {"speedup": cost.speedup},
+    }

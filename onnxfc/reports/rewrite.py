@@ -1,0 +1,199 @@
+"""What happened, as text for people and as JSON for programs (``"schema": "onnxfc-report/1"``)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onnxfc.errors import NothingToRewrite, OnnxfcError, ProofFailed, Refusal
+from onnxfc.io.atomic_write import NewFile, writing
+from onnxfc.io.byte_source import write_all
+from onnxfc.version import __version__
+
+if TYPE_CHECKING:
+    from onnxfc.proof.results import CropResult, Parity, ParityResult
+    from onnxfc.rewriter.api import Rewrite
+
+
+SCHEMA = "onnxfc-report/1"
+
+_CAUSES = {
+    "padding": "zero padding, where a big image has pixels",
+    "partial window": "pool windows that reach beyond the native map (ceil_mode)",
+    "context": "operators that look at the whole image",
+    "resampling to a map's size": "maps resized to another's size, in another ratio off the stride grid",
+}
+
+
+def text(result: Rewrite, verbose: bool = False) -> str:
+    """The report of a rewrite, to be understood at a glance."""
+    claim = result.claim
+    lines = list(_replaced(result))
+    lines.append(row("native size", f"{size(claim.native_size)} px, stride {size(claim.stride)} px"))
+    if result.map_at_twice:
+        lines.append(row("map", f"{size(result.map_at_twice)} cells at {size(claim.twice_native)} px"))
+    if set(claim.size_step) != {1}:
+        lines.append(row("image sizes", f"{size(claim.native_size)} px plus multiples of {size(claim.size_step)} px"))
+    lines.append(row("verdict", verdict_text(claim.verdict, claim.blame, verbose)))
+    lines += proof_lines(result.parity, verbose)
+    if verbose:
+        lines += [row("note", str(note)) for note in result.notes]
+    seconds = f"rewritten in {result.seconds[0]:.1f} s"
+    lines.append(row("time", seconds + (f", proven in {result.seconds[1]:.1f} s" if result.parity else "")))
+    return "\n".join(lines)
+
+
+def weights(data: Sequence[Path]) -> list[str]:
+    """Where the weights are, if not in the model file."""
+    if not data:
+        return []
+    more = f" and {len(data) - 1} more files" if len(data) > 1 else ""
+    return [row("weights", f"in {data[0].name}{more}")]
+
+
+def size(lengths: Iterable[int]) -> str:
+    """``224x224``."""
+    return "x".join(map(str, lengths))
+
+
+def row(key: str, value: str) -> str:
+    return f"{key:<15} {value}"
+
+
+def _replaced(result: Rewrite) -> Iterator[str]:
+    rows = [(item.node, item.before, item.after) for item in result.replacements]
+    if not rows:
+        yield "no FC layer: the image's dims were freed, and what was made for the native size with them"
+        return
+    name, before = (max(len(row[column]) for row in rows) for column in (0, 1))
+    for row in rows:
+        yield f"{row[0]:<{name}}  {row[1]:<{before}} ⇒ {row[2]}"
+
+
+def verdict_text(verdict: str, blame: Sequence[str], verbose: bool) -> str:
+    if verdict == "exact":
+        return "exact: every cell is what the original says of that crop"
+    causes: dict[str, list[str]] = {}
+    for item in blame:
+        cause, _, node = item.partition(": ")
+        causes.setdefault(cause, []).append(node)
+    told = [f"{_CAUSES.get(cause, cause)} ({_some(nodes, verbose)})" for cause, nodes in causes.items()]
+    return "approximate: cells differ from crops, because of " + " and ".join(told)
+
+
+def _some(nodes: Sequence[str], verbose: bool) -> str:
+    if verbose or len(nodes) <= 2:
+        return ", ".join(nodes)
+    return f"{nodes[0]} and {len(nodes) - 1} more"
+
+
+def proof_lines(parity: Parity | None, verbose: bool) -> list[str]:
+    if parity is None:
+        return [row("proof", "none (--no-check)")]
+    lines = [
+        row("native parity", _compared(parity.native)),
+        row("window parity", _compared(parity.window)),
+        row("shift", _compared(parity.shift)),
+        row("crop agreement", _cropped(parity.crops)),
+    ]
+    if verbose:
+        for result in (parity.native, parity.window, parity.shift):
+            lines += [row("", f"{item.name}: {item.deviation:.1e}, {item.worst}") for item in result.outputs]
+        how = parity.conditions
+        lines.append(row("inputs", f"{', '.join(how.inputs)}; seed {how.seed}, onnxruntime {how.onnxruntime}"))
+    return lines
+
+
+def _compared(result: ParityResult) -> str:
+    if result.status == "not applicable":
+        return f"not applicable: {result.reason}"
+    if result.status == "failed":
+        return f"FAILED: {result.reason}"
+    where = f" at {', '.join(size(item) for item in result.sizes)} px" if result.sizes else ""
+    figures = f"largest deviation {result.deviation:.1e}, tolerance {result.tolerance:.0e}"
+    return f"passed, {figures} ({result.compared} values{where})"
+
+
+def _cropped(result: CropResult) -> str:
+    if result.status == "not applicable":
+        return f"not applicable: {result.reason}"
+    if result.status == "failed":
+        return f"FAILED: {result.reason}"
+    if result.tolerance is not None and result.deviation <= result.tolerance:
+        return f"cells equal crops to {result.deviation:.0e} of the score range ({result.cells} cells)"
+    top = "" if result.top1 is None else f", same top class in {result.top1:.0%}"
+    top += "" if result.top5 is None else f" (among the top 5 in {result.top5:.0%})"
+    figures = f"cells differ from crops by up to {result.deviation:.1%} of the score range, median {result.median:.1%}"
+    return f"{figures}{top} ({result.cells} cells)"
+
+
+def refusals(error: NothingToRewrite) -> str:
+    """All reasons, one line each."""
+    return "\n".join(str(item) for item in error.refusals)
+
+
+def as_json(result: Rewrite) -> dict[str, Any]:
+    """The same as data."""
+    return _document("rewritten") | {
+        "claim": dataclasses.asdict(result.claim),
+        "replacements": [dataclasses.asdict(item) for item in result.replacements],
+        "notes": [dataclasses.asdict(item) for item in result.notes],
+        "map_at_twice_native": list(result.map_at_twice),
+        "parity": parity_as_json(result.parity),
+        "seconds": {"rewrite": result.seconds[0], "proof": result.seconds[1]},
+    }
+
+
+def error_as_json(error: OnnxfcError) -> dict[str, Any]:
+    """What kept a model from being rewritten."""
+    status = {NothingToRewrite: "refused", ProofFailed: "proof failed"}.get(type(error), "error")
+    found: tuple[Refusal, ...] = getattr(error, "refusals", ())
+    return _document(status) | {
+        "message": str(error),
+        "exit_code": int(error.exit_code),
+        "refusals": [dataclasses.asdict(item) for item in found],
+        "parity": parity_as_json(getattr(error, "parity", None)),
+    }
+
+
+def as_bytes(document: dict[str, Any]) -> bytes:
+    """A report as the text of a file."""
+    return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a report, whole or not at all; a pipe or device is written to as it is. Raises WriteError."""
+    target = Path(os.path.realpath(path))
+    with writing(path):
+        if path.exists() and not path.is_file():
+            path.write_bytes(content)
+            return
+        with NewFile(target.parent) as file:
+            write_all(file.fd, memoryview(content))
+            file.prepare(target, durable=target.exists())
+            file.publish(target)
+
+
+def _document(status: str) -> dict[str, Any]:
+    return {"schema": SCHEMA, "version": __version__, "status": status}
+
+
+def parity_as_json(parity: Parity | None) -> dict[str, Any] | None:
+    if parity is None:
+        return None
+    plain: dict[str, Any] = _finite(dataclasses.asdict(parity))
+    return plain | {"passed": parity.passed, "summary": parity.summary()}
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,105 @@
+"""What a walk over a model finds, before anything is assembled: heads, grids, refusals, and the claim."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import get_args
+
+from onnxfc import errors
+from onnxfc.builder.state import GlobalPool, State
+from onnxfc.claim.claim import Output
+from onnxfc.errors import NothingToRewrite, Refusal, UsageError
+from onnxfc.graph.index import Graph
+from onnxfc.graph.inline_functions import inlined
+from onnxfc.io.model_file import ModelFile
+from onnxfc.layout.provenance import Provenance
+from onnxfc.rewriter.inner_input import begin_at
+from onnxfc.rewriter.outputs import Form, finish, reduction_contradicts
+from onnxfc.rewriter.refusals import naming_inner, objections
+from onnxfc.rewriter.walk import walk
+from onnxfc.shapes.extents import Extents
+from onnxfc.shapes.fitting import fits
+from onnxfc.shapes.image_inputs import Image, all_declared, images, inner_image, native_inputs, unlike_sizes
+from onnxfc.shapes.model_shapes import Sizing
+from onnxfc.shapes.native import native_specs
+
+
+@dataclass(frozen=True)
+class RewriteOptions:
+    """What the result should be like.
+
+    ``size``: native size in pixels where the graph does not tell it. ``inputs``: which inputs are images (all that look
+    like one, if empty); one inner tensor may be named too, which then becomes the model's input.
+    """
+
+    output: Form = "map"
+    global_pool: GlobalPool = "window"
+    dynamic_batch: bool = False
+    size: tuple[int, ...] | None = None
+    inputs: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        errors.choice("output", self.output, get_args(Form))
+        errors.choice("global_pool", self.global_pool, get_args(GlobalPool))
+        errors.flag("dynamic_batch", self.dynamic_batch)
+        if self.size is not None:
+            object.__setattr__(self, "size", errors.size("size", self.size))
+        object.__setattr__(self, "inputs", errors.names("inputs", self.inputs))
+        contradiction = reduction_contradicts(self.output, self.global_pool)
+        if contradiction:
+            raise UsageError(contradiction)
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """The reading of the model that can be rewritten, else the likeliest, with its ``refusals``.
+
+    ``original`` is the model as it was walked, functions and constant Ifs inlined. ``state`` holds the views of all
+    its tensors and the nodes of the new graph; it belongs to the walk and may not be changed.
+    """
+
+    original: ModelFile = field(repr=False)
+    state: State = field(repr=False)
+    reading: tuple[Image, ...]
+    outputs: tuple[Output, ...]
+    provenances: tuple[Provenance, ...] = field(repr=False)
+    refusals: tuple[Refusal, ...]
+
+    def sizing(self) -> Sizing:
+        """Shapes of the rewritten graph at any size."""
+        builder = self.state.builder
+        extents = Extents.of_images(builder.inference, self.reading, builder.specs)
+        extents.follow(builder.prune(self.state.graph.outputs))
+        return Sizing(extents, self.reading[0].size)
+
+
+def analyse(original: ModelFile, options: RewriteOptions) -> Analysis:
+    """Walk over a model; runs and writes nothing. Raises UsageError, and NothingToRewrite where there is no image."""
+    original = inlined(original)
+    graph = Graph(original.proto)
+    inputs = native_inputs(graph, options.size)
+    inner = [name for name in options.inputs if name not in inputs]
+    if inner:
+        return analyse(begin_at(original, graph, native_specs(original, graph, inputs), inner[0]), options)
+    readings = images(graph, inputs, options.dynamic_batch, options.size, options.inputs)
+    native = native_specs(original, graph, inputs, declared_all=all_declared(graph))
+    fits(original, graph.nodes, native)
+    if isinstance(readings, Refusal):
+        refusal = naming_inner(readings, inner_image(graph, native))
+        raise NothingToRewrite(str(refusal), (refusal,))
+    unlike = unlike_sizes(readings[0])
+    if unlike is not None:
+        raise NothingToRewrite(str(unlike), (unlike,))
+    failures: list[Analysis] = []
+    for reading in readings:
+        state = walk(original, graph, native, reading, options.global_pool)
+        finished = finish(state, options.output)
+        if isinstance(finished, tuple):
+            outputs, provenances = finished
+            refusals = objections(state, reading, provenances)
+            return Analysis(original, state, tuple(reading), tuple(outputs), tuple(provenances), refusals)
+        failures.append(Analysis(original, state, tuple(reading), (), (), tuple(finished)))
+    for failure in failures:
+        if failure.state.conditions:
+            return analyse(inlined(original, failure.state.conditions), options)
+    return failures[0]  # the likeliest reading says why

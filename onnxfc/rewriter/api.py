@@ -1,0 +1,103 @@
+"""rewrite(): the order of the steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import onnx
+
+from onnxfc.builder.state import Replacement
+from onnxfc.claim.claim import PREFIX, Claim
+from onnxfc.errors import NothingToRewrite, ProofFailed, Refusal
+from onnxfc.graph.finite_weights import finite
+from onnxfc.graph.wellformed import well_formed
+from onnxfc.io.model_file import ModelFile
+from onnxfc.io.save import SaveOptions
+from onnxfc.rewriter.analyse import RewriteOptions, analyse
+from onnxfc.rewriter.assemble import assemble
+from onnxfc.rewriter.make_claim import claim_of, map_at_twice
+from onnxfc.rewriter.refusals import recognise
+from onnxfc.shapes.dim_params import DimNames
+from onnxfc.version import __version__
+
+if TYPE_CHECKING:
+    from onnxfc.proof.options import CheckOptions
+    from onnxfc.proof.results import Parity
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """A rewritten model, what was done to it, and the proof (None where it was not asked for)."""
+
+    file: ModelFile = field(repr=False)
+    original: ModelFile = field(repr=False)
+    claim: Claim
+    replacements: tuple[Replacement, ...]
+    notes: tuple[Refusal, ...]
+    map_at_twice: tuple[int, ...]
+    parity: Parity | None = None
+    seconds: tuple[float, float] = (0.0, 0.0)
+
+    @property
+    def model(self) -> onnx.ModelProto:
+        """The rewritten model with all its weights, as ``onnx.load`` would give it."""
+        return self.file.loaded()
+
+    def save(self, path: str | Path, options: SaveOptions | None = None) -> list[Path]:
+        """Write the model atomically; returns its data files. Raises WriteError, or UsageError for the original."""
+        return self.file.save(path, options or SaveOptions())
+
+
+def rewrite(
+    model: str | Path | bytes | onnx.ModelProto | ModelFile,
+    *,
+    options: RewriteOptions | None = None,
+    check_options: CheckOptions | None = None,
+    prove: bool = True,
+    progress: Callable[[str], None] | None = None,
+) -> Rewrite:
+    """Rewrite a classifier so that it runs on any image size, and prove it.
+
+    Raises ReadError, UsageError, NothingToRewrite (with all refusals) or ProofFailed (with the parity).
+    """
+    options = options or RewriteOptions()
+    began = time.perf_counter()
+    original = model if isinstance(model, ModelFile) else ModelFile.open(model)
+    done = _rewritten(original, options)
+    written = time.perf_counter()
+    if not prove:
+        return replace(done, seconds=(written - began, 0.0))
+    from onnxfc.proof import check  # only now: what is not proven does without
+    from onnxfc.proof.options import CheckOptions
+
+    parity = check(done.original, done.file, done.claim, check_options or CheckOptions(), progress, original)
+    if not parity.passed:
+        advice = "" if parity.vacuous is None else ", or skip the proof with --no-check"
+        raise ProofFailed(parity.summary() + advice, parity)
+    return replace(done, parity=parity, seconds=(written - began, time.perf_counter() - written))
+
+
+def _rewritten(original: ModelFile, options: RewriteOptions) -> Rewrite:
+    well_formed(original)
+    recognise(original)
+    finite(original)
+    found = analyse(original, options)
+    if found.refusals:
+        raise NothingToRewrite(str(found.refusals[0]), found.refusals)
+    sizing = found.sizing()
+    claim = claim_of(found, sizing)
+    metadata = claim.to_metadata() | {f"{PREFIX}version": __version__}
+    axes = {output.name: output.axes for output in claim.outputs}
+    names = DimNames(found.reading, found.state.graph, sizing, claim)
+    return Rewrite(
+        file=found.original.with_proto(assemble(found.state, found.reading, axes, metadata, names)),
+        original=found.original,
+        claim=claim,
+        replacements=tuple(found.state.replacements),
+        notes=tuple(found.state.notes),
+        map_at_twice=map_at_twice(claim, sizing),
+    )

@@ -1,0 +1,121 @@
+"""From a finished graph to a model: everything the rules did not write is the original's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import onnx
+from onnx import helper
+
+from onnxfc.builder.state import State
+from onnxfc.claim.claim import PREFIX
+from onnxfc.graph.index import inputs_of
+from onnxfc.layout.views import Fixed
+from onnxfc.shapes.dim_params import DimNames
+from onnxfc.shapes.image_inputs import Image
+from onnxfc.shapes.spec import Spec
+
+
+def assemble(
+    state: State,
+    images: Sequence[Image],
+    axes: Mapping[str, tuple[int, ...]],
+    metadata: Mapping[str, str],
+    names: DimNames,
+) -> onnx.ModelProto:
+    """The rewritten model.
+
+    ``axes`` are the size-dependent axes of each output, ``metadata`` its ``metadata_props``.
+    """
+    graph, builder = state.graph, state.builder
+    model = onnx.ModelProto()
+    model.CopyFrom(graph.model)
+    nodes = builder.prune(graph.outputs)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    _initializers(state, model, nodes)
+    for image in images:
+        info = next(info for info in model.graph.input if info.name == image.name)
+        _set_shape(info, Spec(image.dtype, image.probes()), names, image.spatial)
+    for info in model.graph.output:
+        _set_shape(info, builder.spec(info.name), names, axes.get(info.name, ()))
+    _value_infos(state, model, nodes, names)
+    kept = [item for item in model.metadata_props if not item.key.startswith(PREFIX)]
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
+    model.metadata_props.extend(onnx.StringStringEntryProto(key=key, value=value) for key, value in metadata.items())
+    return model
+
+
+def _initializers(state: State, model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto]) -> None:
+    """Originals that are still read (or never were), changed ones in their place, new ones behind."""
+    graph, new = state.graph, dict(state.builder.tensors)
+    used = {name for node in nodes for name in inputs_of(node)} | set(graph.outputs)
+    kept = []
+    for tensor in graph.proto.initializer:
+        replacement = new.pop(tensor.name, tensor)
+        if tensor.name in used or graph.uses[tensor.name] == 0:
+            kept.append(replacement)
+    kept.extend(tensor for tensor in new.values() if tensor.name in used)
+    gone = graph.initializers.keys() - {tensor.name for tensor in kept}
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+    _initializer_inputs(model, gone, state)
+    annotations = [item for item in model.graph.quantization_annotation if item.tensor_name not in gone]
+    del model.graph.quantization_annotation[:]
+    model.graph.quantization_annotation.extend(annotations)
+
+
+def _initializer_inputs(model: onnx.ModelProto, gone: set[str], state: State) -> None:
+    """Before IR version 4 every initializer is an input as well."""
+    inputs = [info for info in model.graph.input if info.name not in gone]
+    listed = {info.name for info in inputs}
+    new = state.builder.tensors
+    for info in inputs:
+        if info.name in new:
+            info.type.CopyFrom(helper.make_tensor_type_proto(new[info.name].data_type, list(new[info.name].dims)))
+    if model.ir_version < 4:
+        missing = [tensor for tensor in model.graph.initializer if tensor.name not in listed]
+        inputs += [helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in missing]
+    copies = [onnx.ValueInfoProto.FromString(info.SerializeToString()) for info in inputs]
+    del model.graph.input[:]
+    model.graph.input.extend(copies)
+
+
+def _set_shape(info: onnx.ValueInfoProto, spec: Spec, names: DimNames, axes: Sequence[int]) -> None:
+    """Dims that follow the image become dim_params; the batch keeps the name it has."""
+    if spec.shapes is None:
+        info.type.tensor_type.ClearField("shape")
+        return
+    before = list(info.type.tensor_type.shape.dim)
+    shape = onnx.TensorShapeProto()
+    for axis in range(spec.rank):
+        value = names.of(info.name, spec, axis, list(axes).index(axis) if axis in axes else None)
+        dim = shape.dim.add()
+        if len(before) == spec.rank and before[axis].denotation:
+            dim.denotation = before[axis].denotation
+        if isinstance(value, int):
+            dim.dim_value = value
+        else:
+            dim.dim_param = value
+    info.type.tensor_type.elem_type = spec.dtype or info.type.tensor_type.elem_type
+    info.type.tensor_type.shape.CopyFrom(shape)
+
+
+def _value_infos(state: State, model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], names: DimNames) -> None:
+    """The file's own where no dim changed, fresh ones for all that follows the image; none for those that are gone.
+
+    Without names onnxruntime cannot tell that two maps have one size, and leaves a Conv and the Add behind it apart.
+    """
+    made = [name for node in nodes for name in node.output if name]
+    infos = {info.name: onnx.ValueInfoProto.FromString(info.SerializeToString()) for info in model.graph.value_info}
+    kept = {name: info for name, info in infos.items() if name in set(made)}
+    outputs = {info.name for info in model.graph.output}
+    for name in made:
+        spec = state.builder.specs.get(name)
+        if name in outputs or spec is None or spec.shapes is None or not spec.dtype:
+            continue
+        if len(set(spec.shapes)) > 1 or (name in kept and not isinstance(state.views.get(name), Fixed)):
+            _set_shape(kept.setdefault(name, onnx.ValueInfoProto(name=name)), spec, names, ())
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(kept.values())

@@ -1,0 +1,95 @@
+"""The claim of a rewritten model, from what the walk has found."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from onnxfc.claim.claim import Boundary, Claim, ImageInput, Output
+from onnxfc.geometry import Geometry, cell_axes, slack_of
+from onnxfc.layout.axis_map import Field
+from onnxfc.layout.gathered import Gathered
+from onnxfc.layout.provenance import Provenance
+from onnxfc.rewriter.analyse import Analysis
+from onnxfc.shapes.model_shapes import Sizing
+
+
+def claim_of(found: Analysis, sizing: Sizing) -> Claim:
+    """What the rewritten model will say of itself."""
+    renamed: Mapping[str, str] = found.state.builder.renamed
+    cell = next((provenance for provenance in found.provenances if provenance.windows), found.provenances[0])
+    blames = frozenset(Gathered.joined(provenance.blames for provenance in found.provenances))
+    windows: frozenset[Boundary] = frozenset().union(*(provenance.windows for provenance in found.provenances))
+    named = [replace(item, rewritten=renamed.get(item.rewritten, item.rewritten)) for item in windows]
+    native = found.reading[0].size
+    fields = _cell_fields(cell)
+    stride = tuple(max(1, math.ceil(item.stride)) for item in fields)
+    period = tuple(sizing.period(axis) for axis in range(len(native)))
+    step = tuple(math.lcm(a, b) for a, b in zip(stride, period, strict=True))
+    claim = Claim(
+        native_size=native,
+        stride=stride,
+        start=tuple(math.floor(item.start) for item in fields),
+        size=tuple(_whole_size(item) for item in fields),
+        size_step=sizing.steps(step),
+        verdict="approximate" if blames else "exact",
+        blame=tuple(sorted(f"{blame.cause}: {blame.node}" for blame in blames)),
+        inputs=tuple(ImageInput(image.name, image.shape, image.spatial) for image in found.reading),
+        boundaries=tuple(sorted(named, key=lambda item: item.original)),
+        outputs=_with_fields(found),
+        period=period,
+    )
+    return _with_sizes(claim, sizing)
+
+
+def _whole_size(field: Field) -> int:
+    """Whole pixels that cover what is read, from the whole pixel on in which it starts."""
+    return math.ceil(field.start + field.size) - math.floor(field.start)
+
+
+def _cell_fields(provenance: Provenance) -> Sequence[Field]:
+    """What a cell reads; where the pool was dropped, a cell is the mean over a window of the map."""
+    if not provenance.dropped:
+        return provenance.fields
+    extent = next(iter(provenance.windows)).extent
+    return [item.through(length) for item, length in zip(provenance.fields, extent, strict=True)]
+
+
+def _with_sizes(claim: Claim, sizing: Sizing) -> Claim:
+    """The claim with what is read off the dims of the rewritten graph."""
+    axes = cell_axes(claim, sizing)
+    slack = (0,) * len(claim.stride) if axes is None else slack_of(claim, axes)
+    forms = {output.form for output in claim.outputs}
+    if slack is None and (forms == {"features"} or forms - {"features", "global"}):  # it follows whole periods only
+        claim = replace(claim, size_step=claim.period)
+    found = Geometry.of_sizing(replace(claim, slack=slack or (0,) * len(claim.stride)), sizing)
+    return replace(claim, slack=found.slack, smallest_size=found.smallest_size, halo=found.halo or ())
+
+
+def _with_fields(found: Analysis) -> tuple[Output, ...]:
+    """The outputs, with what one cell (or element) of each reads of the image."""
+    builder, made = found.state.builder, []
+    for output in found.outputs:
+        view = found.state.views[output.name]
+        provenance = getattr(view, "provenance", None)
+        if output.form in {"map", "cells", "features"} and provenance is not None and output.name in builder.specs:
+            fields: Sequence[Field] = provenance.fields
+            output = replace(
+                output,
+                stride=tuple(item.stride.numerator for item in fields),
+                per=tuple(item.stride.denominator for item in fields),
+                start=tuple(math.floor(item.start) for item in fields),
+                size=tuple(_whole_size(item) for item in fields),
+            )
+        made.append(output)
+    return tuple(made)
+
+
+def map_at_twice(claim: Claim, sizing: Sizing) -> tuple[int, ...]:
+    """Cells per axis of the first map at about twice the native size; empty where no output is a map."""
+    shapes = sizing.shapes(claim.twice_native)
+    for output in claim.outputs:
+        if output.form in {"map", "cells", "activation"} and shapes is not None and output.name in shapes:
+            return tuple(shapes[output.name][axis] for axis in output.axes)
+    return ()

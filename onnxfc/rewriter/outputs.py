@@ -1,0 +1,150 @@
+"""The outputs of the rewritten model: maps as they come, or reduced over their cells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from onnx import TensorProto
+
+from onnxfc.builder import ops
+from onnxfc.builder.graph_builder import GraphBuilder
+from onnxfc.builder.rule_context import RuleContext
+from onnxfc.builder.state import State
+from onnxfc.claim.claim import Output
+from onnxfc.errors import Refusal
+from onnxfc.head.meet_grids import meet
+from onnxfc.head.placed_windows import window_of
+from onnxfc.head.windows import to_scores
+from onnxfc.layout.provenance import Provenance
+from onnxfc.layout.views import Context, Fixed, Placed, Refused, ScoreMap, View, Window, is_folded, is_map, is_strip
+
+Form = Literal["map", "mean", "max"]
+_FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16}
+
+
+def finish(state: State, form: Form) -> tuple[list[Output], list[Provenance]] | list[Refusal]:
+    """Give every output its final tensor under its own name; all refusals that keep one from it."""
+    outputs, refusals = [], []
+    provenances: list[tuple[bool, Provenance]] = []
+    views = _on_one_grid(state)
+    if isinstance(views, Refusal):
+        return [views]
+    done: dict[str, tuple[Output, Provenance | None] | Refusal] = {}
+    for name, view in zip(state.graph.outputs, views, strict=True):
+        if name not in done:  # one tensor may be listed twice
+            done[name] = _output(state, name, view, form)
+        made = done[name]
+        if isinstance(made, Refusal):
+            refusals.append(made)
+            continue
+        output, provenance = made
+        outputs.append(output)
+        provenances.extend([(output.form == "global", provenance)] if provenance else [])
+    provenances.sort(key=lambda item: item[0])  # a cell's comes before that of the whole image
+    return list(dict.fromkeys(refusals)) or (outputs, [provenance for _, provenance in provenances])
+
+
+def maps_of_windows(state: State) -> dict[str, Provenance]:
+    """Outputs in the form of the map that their windows come from, the places of which nothing has summed up."""
+    found = {}
+    for name in state.graph.outputs:
+        view, shape = state.views[name], state.native[name].shapes
+        if not isinstance(view, Window | ScoreMap) or shape is None or len(shape[0]) != 2 + state.rank:
+            continue
+        places = view.provenance.places or isinstance(view, Window)
+        if places and any(item.extent == shape[0][2:] for item in view.provenance.windows):
+            found[name] = view.provenance
+    return found
+
+
+def _on_one_grid(state: State) -> list[View] | Refusal:
+    """The outputs' views; scores of different strides are thinned to the coarsest, so that their cells correspond."""
+    views = [state.views[name] for name in state.graph.outputs]
+    scores = [
+        view for view in views if isinstance(view, Window | ScoreMap) and len(view.provenance.fields) == state.rank
+    ]
+    if len(scores) < 2:
+        return views
+    last = next(name for name in state.graph.outputs if any(state.views[name] is score for score in scores))
+    met = meet(RuleContext(state, state.graph.producers[last]), scores)
+    if isinstance(met, Refusal):
+        return met
+    queue = iter(met)
+    thinned = [next(queue) if any(view is score for score in scores) else view for view in views]
+    state.views.update(zip(state.graph.outputs, thinned, strict=True))
+    return thinned
+
+
+def _output(state: State, name: str, view: View, form: Form) -> tuple[Output, Provenance | None] | Refusal:
+    if isinstance(view, Refused):
+        return view.refusal
+    heads = isinstance(view, Context) and any(state.roles.of.get(pool) == "head" for pool in view.provenance.pools)
+    if heads and state.global_pool != "keep":
+        return Refusal("unsupported-reduction", name, "the output is a figure of the whole image that has no windows")
+    if isinstance(view, Fixed | Context):
+        _named(state.builder, view.tensor, name)
+        return Output(name, "global"), view.provenance if isinstance(view, Context) else None
+    if is_folded(view):
+        window = window_of(RuleContext(state, state.graph.producers[name]), view)
+        if isinstance(window, Refusal):
+            return window
+        view = window
+    if isinstance(view, Window):
+        scores = to_scores(RuleContext(state, state.graph.producers[name]), view)
+        if isinstance(scores, Refusal):
+            return scores
+        view = scores
+    if isinstance(view, ScoreMap) and view.batch_axis:
+        return Refusal("mixes-batch", name, "the output does not have its batch first")
+    if is_strip(view):
+        return Refusal(
+            "partial-pool", name, "the output pools only one of the spatial axes", "use --global-pool window"
+        )
+    axes = view.grid if isinstance(view, ScoreMap) else view.spatial
+    tensor = view.tensor
+    crossed = bool(view.provenance.windows)
+    if crossed and form != "map" and state.builder.spec(tensor).dtype not in _FLOATS:
+        return Refusal("no-mean", name, f"the {form} of class numbers or truth values says nothing", "use --output map")
+    if crossed and form != "map":
+        tensor = ops.reduce(state.builder, f"Reduce{form.title()}", tensor, axes, keepdims=is_map(view))
+    if isinstance(view, ScoreMap) and view.batch_axis is None:
+        tensor = ops.squeeze(state.builder, tensor, [0])
+        axes = tuple(axis - 1 for axis in axes)
+    _named(state.builder, tensor, name)
+    return Output(name, _form(view, form), axes if form == "map" or not crossed else ()), view.provenance
+
+
+def _form(
+    view: Placed | ScoreMap, form: Form
+) -> Literal["map", "cells", "mean", "max", "activation", "features", "global"]:
+    if not view.provenance.windows:
+        return "features"
+    if view.provenance.dropped:  # the mean of an affine head's scores is the score of the mean: a global pool again
+        return "activation" if form == "map" else "global"
+    if form != "map":
+        return form
+    return "cells" if is_map(view) else "map"
+
+
+def _named(builder: GraphBuilder, tensor: str, name: str) -> None:
+    """Let an output's tensor bear the output's name."""
+    if tensor != name and not builder.rename(tensor, name):
+        if builder.producer(name) is not None:
+            builder.rename(name, builder.fresh(f"{name}_inner"))
+        builder.emit("Identity", [builder.renamed.get(tensor, tensor)], name)
+    builder.final.add(name)
+
+
+def reduction_contradicts(form: Form, global_pool: str) -> str | None:
+    """Why these two options cannot go together; None where they can."""
+    if form == "max" and global_pool == "drop":
+        return "--output max of a dropped pool is not the original's score; use --output mean or --global-pool window"
+    return None
+
+
+def drop_refusals(state: State, provenances: Sequence[Provenance]) -> list[Refusal]:
+    """What a dropped pool does not commute with; empty where the head behind it is affine."""
+    if not any(provenance.dropped for provenance in provenances):
+        return []
+    return list(state.not_affine)

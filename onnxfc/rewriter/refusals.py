@@ -1,0 +1,108 @@
+"""Why nothing can be rewritten: what speaks against a model as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from onnxfc.builder.rule_context import LEAVE
+from onnxfc.builder.state import State
+from onnxfc.claim.claim import PREFIX
+from onnxfc.errors import NothingToRewrite, Refusal
+from onnxfc.graph.index import inputs_of, label
+from onnxfc.io.model_file import ModelFile
+from onnxfc.layout.provenance import Provenance
+from onnxfc.layout.views import Lifted
+from onnxfc.rewriter.outputs import drop_refusals, maps_of_windows
+from onnxfc.shapes.image_inputs import Image, is_open
+
+
+def naming_inner(refusal: Refusal, inner: str) -> Refusal:
+    """An image that enters as a flat vector: which tensor to name instead."""
+    if refusal.code != "no-image-input" or not inner:
+        return refusal
+    return replace(refusal, advice=f"the image enters flattened: name the inner tensor that is one, --input '{inner}'")
+
+
+def recognise(file: ModelFile) -> None:
+    """Refuse what onnxfc made already, and operator sets older than onnxruntime runs."""
+    model = file.proto
+    if any(item.key == f"{PREFIX}native_size" for item in model.metadata_props):
+        refusal = Refusal("already-rewritten", "", "this model was rewritten by onnxfc already", "give the original")
+        raise NothingToRewrite(str(refusal), (refusal,))
+    opset = next((item.version for item in model.opset_import if item.domain in {"", "ai.onnx"}), 1)
+    if opset < 7:
+        reason = f"operator set {opset} is older than 7, the oldest that onnxruntime runs"
+        refusal = Refusal("old-opset", "", reason, "convert it with onnx.version_converter")
+        raise NothingToRewrite(str(refusal), (refusal,))
+
+
+def objections(state: State, reading: Sequence[Image], provenances: Sequence[Provenance]) -> tuple[Refusal, ...]:
+    """What keeps a walk that came to its end from being a rewrite."""
+    refusals = drop_refusals(state, provenances)
+    if refusals:
+        return tuple(refusals)
+    shifted = _shifted(state)
+    if shifted is not None:
+        return (shifted,)
+    if not provenances:
+        return (_nothing(state, "no FC layer and no global pool depends on the image"),)
+    if not state.replacements and _is_free(state, reading):
+        return (_nothing(state, "no node of it is locked to one image size, and its dims are open already"),)
+    cut = any(set(boundary.extent) != {1} for provenance in provenances for boundary in provenance.windows)
+    if not state.replacements and cut and any(provenance.places for provenance in provenances):
+        return (_whole_windows(state),)
+    for name in maps_of_windows(state):
+        why = "is a map of the trunk that was taken for features of a window: something made it one of the native size"
+        return (Refusal("size-locked", name, f"the output {why}", LEAVE),)
+    if any(
+        provenance.windows and any(f.stride != int(f.stride) for f in provenance.fields) for provenance in provenances
+    ):
+        return (Refusal("fractional-stride", "", "the head's windows are a fraction of a pixel apart"),)
+    return ()
+
+
+def _shifted(state: State) -> Refusal | None:
+    """A map that is padded as it was natively, beside something that reckons with what the padding was at any size."""
+    builder = state.builder
+    for node in builder.prune(state.graph.outputs) if state.frozen else ():
+        read = [builder.specs[name] for name in inputs_of(node) if name in builder.specs]
+        rests = any(spec.follows for spec in read)
+        if rests and all(builder.specs[name].values is None for name in node.output if name in builder.specs):
+            why = f"is padded to whole blocks on both sides, and {label(node)} takes account of it"
+            return Refusal("unknown-pads", state.frozen[0], f"the map {why}", LEAVE)
+    return None
+
+
+def _is_free(state: State, reading: Sequence[Image]) -> bool:
+    """Whether the image's dims are open already and no node had to change for it."""
+    own = {id(node) for node in state.graph.nodes}
+    return is_open(state.graph, reading) and all(id(node) in own for node in state.builder.nodes)
+
+
+def _whole_windows(state: State) -> Refusal:
+    """No FC layer and no pool sums up the features of a window: what made windows of the map?"""
+    cuts = frozenset().union(*(view.provenance.pools for view in state.views.values() if isinstance(view, Lifted)))
+    for node in state.graph.nodes:
+        if cuts & state.roles.pieces & set(node.output):
+            does = "cuts a piece out of the map" if node.op_type in {"Slice", "Split"} else "picks places of the map"
+            why = f"{node.op_type} {does} of the native size, and no FC layer or pool reads it"
+            return Refusal("cut-out", label(node), why, LEAVE)
+    if not state.notes:
+        why = "its outputs are the flattened map itself: no FC layer and no global pool reads it"
+        return Refusal("no-head", "", why, _NO_HEAD)
+    first = state.notes[0]
+    why = f"{first.reason.split()[0]} works on the whole map of the native size, and no FC layer or pool follows"
+    return Refusal("size-locked", first.node, why, LEAVE)
+
+
+_NO_HEAD = "nothing in it is made for one image size"
+
+
+def _nothing(state: State, why: str) -> Refusal:
+    kinds: dict[str, int] = {}
+    for position in state.graph.live:
+        op_type = state.graph.nodes[position].op_type
+        kinds[op_type] = kinds.get(op_type, 0) + 1
+    seen = ", ".join(f"{count} {name}" for name, count in sorted(kinds.items(), key=lambda item: -item[1])[:6])
+    return Refusal("no-head", "", f"{why}; it has {seen}", _NO_HEAD)

@@ -1,0 +1,276 @@
+"""The forward walk: every node in topological order meets the rule of its leading view."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import onnx
+
+from onnxfc.analysis.normalised_sums import sums_to_one_behind
+from onnxfc.analysis.pool_roles import pool_roles
+from onnxfc.builder import ops
+from onnxfc.builder.graph_builder import GraphBuilder
+from onnxfc.builder.rule_context import Outcome, RuleContext, tensor_of
+from onnxfc.builder.state import GlobalPool, Roles, State
+from onnxfc.errors import Refusal
+from onnxfc.graph.index import Graph, inputs_of
+from onnxfc.graph.op_kinds import BROADCAST
+from onnxfc.head.placed_windows import window_of
+from onnxfc.io.model_file import ModelFile
+from onnxfc.layout.axes import groups_of
+from onnxfc.layout.axis_map import Field
+from onnxfc.layout.provenance import Provenance
+from onnxfc.layout.views import (
+    Context,
+    Fixed,
+    Lifted,
+    Placed,
+    Refused,
+    ScoreMap,
+    View,
+    Window,
+    is_folded,
+    is_map,
+    is_strip,
+)
+from onnxfc.rules.expand import spread, spreads
+from onnxfc.rules.registry import FEATURES, PLACED, RULES, leading
+from onnxfc.rules.unsupported import WHY, attention, no_rule
+from onnxfc.shapes.image_inputs import Image, is_open
+from onnxfc.shapes.inference import Inference
+from onnxfc.shapes.inference_gaps import InferenceFailed
+from onnxfc.shapes.native import UNKNOWN
+from onnxfc.shapes.spec import Spec
+
+_AFFINE = {
+    *("BatchNormalization", "Concat", "Conv", "Dropout", "Flatten", "Gather", "Gemm", "Identity", "MatMul"),
+    *("Reshape", "Shape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"),
+}
+
+_ANY_INPUT = {
+    *("Add", "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Concat", "Div", "Einsum", "Equal", "Gather"),
+    *("GatherElements", "Gemm", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "MatMul", "Max", "Mean", "Min"),
+    *("Mod", "Mul", "Or", "PRelu", "Pow", "ScatterElements", "Sub", "Sum", "Where", "Xor"),
+}
+"""Operators whose lifted input may be any; all others have their data first."""
+_EXPORT = "export without a runtime's own optimisation"
+_PLAIN = {"attention", "data-dependent", "flipped", "position-table", "quantised", "recurrent"}
+"""Refusals that say plainly why: none further on can say it better."""
+
+
+def walk(
+    model: ModelFile, graph: Graph, native: Mapping[str, Spec], images: Sequence[Image], global_pool: GlobalPool
+) -> State:
+    """Every live node once, with what an analysis of the original says of its pools."""
+    roles = pool_roles(graph, native, images, is_open(graph, images), global_pool)
+    state = _start(model, graph, native, images, global_pool, roles)
+    for position, node in enumerate(graph.nodes):
+        if position in graph.live:
+            _visit(state, node)
+    return state
+
+
+def _start(
+    model: ModelFile,
+    graph: Graph,
+    native: Mapping[str, Spec],
+    images: Sequence[Image],
+    global_pool: GlobalPool,
+    roles: Roles,
+) -> State:
+    probes = len(images[0].probes())
+    builder = GraphBuilder(model, graph, Inference(graph.opsets, graph.model.ir_version), probes, images)
+    single = all(image.shape[0] == 1 and not image.free_batch for image in images)
+    state = State(graph, builder, native, global_pool, roles, single, len(images[0].spatial), images[0].probes())
+    for name in graph.initializers:
+        builder.specs[name] = native[name].spread(probes)
+        state.views[name] = Fixed(name)
+    for info in graph.inputs:
+        builder.specs[info.name] = Spec(native[info.name].dtype, (native[info.name].native,) * probes)
+        state.views[info.name] = Fixed(info.name)
+    for image in images:
+        builder.specs[image.name] = Spec(image.dtype, image.probes())
+        provenance = Provenance((Field(),) * len(image.spatial))
+        groups = groups_of(native[image.name].native, dict(enumerate(image.spatial)))
+        state.views[image.name] = Placed(image.name, image.name, groups, provenance)
+    return state
+
+
+def _visit(state: State, node: onnx.NodeProto) -> None:
+    views = [state.views[name] for name in inputs_of(node)]
+    refused = next((view for view in views if isinstance(view, Refused)), None)
+    outcome = _inherited(state, node, refused) if refused else _outcome(state, node, views)
+    if not isinstance(outcome, Refusal):
+        outcome = _batch_kept(state, node, outcome)
+    if isinstance(outcome, Refusal):
+        state.refused = True
+        outcome = [Refused(outcome)] * len(node.output)
+    else:
+        outcome = [sums_to_one_behind(node, views, view) for view in outcome]
+    state.reached += not state.refused
+    state.views.update({name: view for name, view in zip(node.output, outcome, strict=True) if name})
+
+
+def _batch_kept(state: State, node: onnx.NodeProto, outcome: list[View]) -> Outcome:
+    """A refusal where something that was computed from the image has another batch than the image."""
+    batches = [shape[0] for shape in state.image_shapes]
+    for view in outcome:
+        spec = state.builder.specs.get(view.tensor) if is_map(view) or isinstance(view, ScoreMap) else None
+        if spec is not None and spec.shapes is not None and [shape[0] for shape in spec.shapes] != batches:
+            return RuleContext(state, node).refuse("batch-baked", *_BATCH)
+    return outcome
+
+
+_BATCH = ("holds for the native batch only", "leave out --dynamic-batch")
+
+
+def _inherited(state: State, node: onnx.NodeProto, refused: Refused) -> Outcome:
+    """What follows from something refused is refused; attention and readers of sequences say more plainly why."""
+    if refused.refusal.code not in _PLAIN:
+        if node.op_type in WHY:
+            return no_rule(RuleContext(state, node))
+        both = [name for name in node.input if isinstance(state.views.get(name), Refused)]
+        if node.op_type in {"Einsum", "MatMul"} and len(both) == 2:
+            return attention(RuleContext(state, node))
+    return [refused] * len(node.output)
+
+
+def _outcome(state: State, node: onnx.NodeProto, views: Sequence[View]) -> Outcome:
+    lead = leading(views)
+    ctx = RuleContext(state, node)
+    features = any(isinstance(view, Window | ScoreMap) for view in views)
+    folded = any(is_folded(view) for view in views)
+    if features and any(is_strip(view) for view in views):
+        return ctx.refuse("context-beside-windows", "combines a result of the whole image with one of each window")
+    if features and folded:
+        return ctx.rejoins() if _rejoins(ctx, views) else _windowed(state, node, views)
+    if features:
+        ctx.freeze_sizes()
+    if lead is None:
+        return _size_free(ctx, views)
+    if leading(ctx.views) is None:
+        if ctx.op_type == "If" and isinstance(ctx.views[0], Fixed):
+            condition = state.builder.spec(ctx.views[0].tensor).alike
+            state.conditions |= {} if condition is None else {node.input[0]: bool(condition.any())}
+        return ctx.refuse("subgraph", "has a body that reads what was computed from the image")
+    if node.domain not in {"", "ai.onnx"} and (node.domain, node.op_type, lead) not in RULES:
+        return ctx.refuse("unsupported-operator", f"of domain {node.domain} is not supported here", _EXPORT)
+    unknown = next((name for name in [*node.input, *_used(state, node)] if name and not _known(state, name)), None)
+    if unknown is not None and ctx.op_type not in WHY:
+        return ctx.refuse("unknown-shape", f"is not understood: the shape of {unknown} cannot be inferred")
+    domain = node.domain if node.domain != "ai.onnx" else ""
+    rule = RULES.get((domain, node.op_type, lead))
+    if rule is None:
+        of_windows = folded and not features and (domain, node.op_type, FEATURES) in RULES
+        return _windowed(state, node, views) if of_windows else no_rule(ctx)
+    strange = set(ctx.attrs) - rule.attributes
+    if strange:
+        names = ", ".join(sorted(strange))
+        return ctx.refuse("unknown-attribute", f"has attributes that are not understood: {names}")
+    if _dropped(views) and not _affine(ctx):
+        state.not_affine.append(
+            ctx.refuse("drop-not-affine", "does not commute with a dropped pool", "use --global-pool window")
+        )
+    if node.op_type not in _ANY_INPUT and not isinstance(ctx.views[0], Lifted):
+        return ctx.refuse("dynamic-parameter", "takes a parameter that depends on the image")
+    built = len(state.builder.nodes)
+    try:
+        outcome = rule.function(ctx)
+        if outcome is None:
+            del state.builder.nodes[built:]
+            return _windowed(state, node, views) if lead == PLACED else no_rule(ctx)
+        return outcome
+    except InferenceFailed as error:
+        if "No schema registered" in str(error):
+            newer = f"needs operators that are newer than operator set {ctx.opset}"
+            return ctx.refuse("old-opset", newer, "convert it with onnx.version_converter")
+        return ctx.refuse("size-locked", f"cannot run at another image size: {error}")
+
+
+def _rejoins(ctx: RuleContext, views: Sequence[View]) -> bool:
+    """Whether a folded map meets what was pooled of the trunk, and not of a window that it is itself."""
+    pooled = [view for view in views if isinstance(view, Window | ScoreMap)]
+    return ctx.op_type in BROADCAST and not ctx.own and all(view.provenance.pools for view in pooled)
+
+
+def _windowed(state: State, node: onnx.NodeProto, views: Sequence[View]) -> Outcome:
+    """The node once more, on windows of the folded maps that it reads."""
+    made = dict(zip(inputs_of(node), views, strict=True))
+    for name, view in made.items():
+        if isinstance(view, Placed):
+            window = window_of(RuleContext(state, node), view)
+            made[name] = Refused(window) if isinstance(window, Refusal) else window
+    own = {name: state.views[name] for name in made}
+    state.views.update(made)
+    try:
+        refused = next((view for view in made.values() if isinstance(view, Refused)), None)
+        return refused.refusal if refused else _outcome(state, node, list(made.values()))
+    finally:
+        state.views.update(own)
+
+
+def _used(state: State, node: onnx.NodeProto) -> list[str]:
+    """Outputs that something reads: nobody needs the shape of a mask or of statistics that nobody reads."""
+    return [name for name in node.output if state.graph.uses[name]]
+
+
+def _known(state: State, name: str) -> bool:
+    return state.native[name].shapes is not None
+
+
+def _dropped(views: Sequence[View]) -> bool:
+    return any(view.provenance.dropped for view in views if isinstance(view, Lifted))
+
+
+def _affine(ctx: RuleContext) -> bool:
+    """Whether the mean over the cells of a window may be taken after this node as well as before."""
+    if ctx.op_type in {"Add", "Sub", "Mul", "Div"}:
+        moving = [position for position, view in enumerate(ctx.views) if not isinstance(view, Fixed)]
+        return ctx.op_type in {"Add", "Sub"} or moving == [0] or (moving == [1] and ctx.op_type == "Mul")
+    if ctx.op_type == "Einsum":
+        return sum(not isinstance(view, Fixed) for view in ctx.views) == 1
+    return ctx.op_type in _AFFINE
+
+
+def _size_free(ctx: RuleContext, views: Sequence[View]) -> Outcome:
+    """Nothing here depends on the image's size: the node stays, whatever it is."""
+    context = [view.provenance for view in views if isinstance(view, Context)]
+    if context and spreads(ctx):
+        try:
+            return spread(ctx)
+        except InferenceFailed as error:
+            return ctx.refuse("size-locked", f"cannot run at another image size: {error}")
+    try:
+        ctx.keep([tensor_of(ctx.state.views[name]) if name else "" for name in ctx.node.input])
+    except InferenceFailed:
+        ctx.builder.append_unknown(ctx.node)
+    for name in ctx.node.output:
+        found = ctx.builder.specs.get(name, UNKNOWN)
+        if name and found.shapes is None and ctx.native(name).shapes is not None:
+            found = Spec(ctx.native(name).dtype, (ctx.native(name).native,) * ctx.builder.probes)
+        ctx.builder.specs[name] = found
+    provenance = Provenance.join([replace(item, fields=context[0].fields) for item in context]) if context else None
+    if provenance:
+        return _of_free_batch(ctx) or [Context(name, provenance) for name in ctx.node.output]
+    return ctx.fixed()
+
+
+def _of_free_batch(ctx: RuleContext) -> Refusal | None:
+    """A batch that was baked into a Reshape of context gives way; elsewhere it is refused."""
+    spec = ctx.builder.specs[ctx.node.output[0]]
+    batches = [shape[0] for shape in ctx.state.image_shapes]
+    native = ctx.native(ctx.node.output[0])
+    if len(set(batches)) == 1 or spec.shapes is None or native.shapes is None or native.native[:1] != (batches[0],):
+        return None
+    if [shape[0] for shape in spec.shapes] == batches:
+        return None
+    given = ctx.builder.spec(ctx.tensors()[0]).shapes or ()
+    if ctx.op_type != "Reshape" or [shape[:1] for shape in given] != [(batch,) for batch in batches]:
+        return ctx.refuse("batch-baked", *_BATCH)
+    ctx.builder.nodes.pop()
+    try:
+        ops.reshape(ctx.builder, ctx.tensors()[0], [0, *native.native[1:]], ctx.node.output[0], ctx.node)
+    except InferenceFailed:  # its input has no batch
+        return ctx.refuse("batch-baked", *_BATCH)
+    return None

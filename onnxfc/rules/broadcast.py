@@ -1,0 +1,313 @@
+"""Operators that broadcast their inputs against each other: Add, Mul, Max, Where, PRelu ..."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from onnxfc.analysis.table_sums import summed_by
+from onnxfc.builder import ops
+from onnxfc.builder.rule_context import Outcome, RuleContext, tensor_of
+from onnxfc.claim.claim import Boundary
+from onnxfc.errors import Refusal
+from onnxfc.graph.op_kinds import BROADCAST
+from onnxfc.head.fc_to_conv import take_bias
+from onnxfc.head.meet_grids import beside_windows, lies_on, lift_fixed, meet, uniform
+from onnxfc.head.windows import affine, to_scores, window_of_map
+from onnxfc.layout.axes import Group, Groups, channels, kinds, places_in, pure
+from onnxfc.layout.gathered import Gathered
+from onnxfc.layout.provenance import Provenance
+from onnxfc.layout.views import Context, Fixed, Placed, ScoreMap, Window, is_map
+from onnxfc.rules.registry import FEATURES, PLACED, rule
+from onnxfc.shapes.spec import Array
+
+
+@rule(*BROADCAST, on=FEATURES, attributes=("direction", "fmod"))
+def on_features(ctx: RuleContext) -> Outcome:
+    """A constant per feature stays pending, for the FC layer that absorbs it; all else needs the scores."""
+    return _pending(ctx) or on_scores(ctx)
+
+
+def _pending(ctx: RuleContext) -> Outcome | None:
+    if ctx.op_type not in {"Add", "Sub", "Mul", "Div"}:
+        return None
+    at = 1 if ctx.op_type in {"Add", "Mul"} and isinstance(ctx.views[0], Fixed) else 0
+    view, fixed = ctx.views[at], ctx.views[1 - at]
+    if not isinstance(view, Window):
+        return None
+    other = ctx.weights(ctx.node.input[1 - at]) if isinstance(fixed, Fixed) else None
+    if other is None or not _per_feature(other, view, len(ctx.shape_out())):
+        return None
+    if not np.issubdtype(other.dtype, np.floating) and other.dtype.kind != "V":
+        return None
+    operand = np.broadcast_to(_without_batch(other, view.index.ndim), view.index.shape).astype(np.float64)
+    return [affine(view, *_as_affine(ctx.op_type, operand))]
+
+
+def _per_feature(value: Array, view: Window, rank: int) -> bool:
+    """Whether the constant broadcasts over the batch, to features of the window's own shape."""
+    if rank != view.index.ndim + 1 or value.ndim > rank or (value.ndim == rank and value.shape[0] != 1):
+        return False
+    shape = _without_batch(value, view.index.ndim).shape
+    return all(have in (1, want) for have, want in zip(shape[::-1], view.index.shape[::-1], strict=False))
+
+
+def _without_batch(value: Array, features: int) -> Array:
+    return value[0] if value.ndim == features + 1 else value
+
+
+def _as_affine(op_type: str, operand: Array) -> tuple[Array | None, Array | None]:
+    if op_type in {"Add", "Sub"}:
+        return None, operand if op_type == "Add" else -operand
+    return (operand if op_type == "Mul" else 1.0 / operand), None
+
+
+def on_scores(ctx: RuleContext) -> Outcome:
+    """Score maps cell by cell; fixed inputs get grid axes of extent 1."""
+    refusal = beside_windows(ctx)
+    if refusal is not None:
+        return refusal
+    lifted = [view for view in ctx.views if isinstance(view, ScoreMap | Window | Placed)]
+    if not ctx.own and any(is_map(view) and not view.provenance.windows for view in lifted):
+        return ctx.rejoins()
+    scores = [to_scores(ctx, view) for view in lifted]
+    for score in scores:
+        if not isinstance(score, ScoreMap):
+            return score
+    met = meet(ctx, [score for score in scores if isinstance(score, ScoreMap)])
+    if isinstance(met, Refusal):
+        return met
+    found = [_of_rank(ctx, score) for score in met if isinstance(score, ScoreMap)]
+    if any(score.batch_axis or 1 + len(score.features) != len(ctx.shape_out()) for score in found):
+        return ctx.refuse("mixes-batch", "broadcasts the batch against other axes")
+    provenance = Provenance.join([score.provenance for score in found])
+    assert provenance is not None
+    queue = iter(found)
+    grid = len(provenance.fields)
+    inputs = [
+        tensor_of(next(queue)) if isinstance(view, ScoreMap | Window | Placed) else lift_fixed(ctx, position, grid)
+        for position, view in enumerate(ctx.views)
+    ]
+    inputs = _biased(ctx, inputs) or _written(ctx, inputs)
+    return [ScoreMap(inputs[0], ctx.shape_out()[1:], provenance, ctx.batch_axis_out())]
+
+
+def _of_rank(ctx: RuleContext, score: ScoreMap) -> ScoreMap:
+    """A score map with the axes that a constant of higher rank puts ahead of it, where the batch is 1 for good."""
+    missing = len(ctx.shape_out()) - 1 - len(score.features)
+    if missing <= 0 or score.batch_axis or not ctx.may_swallow:
+        return score
+    tensor = ops.unsqueeze(ctx.builder, score.tensor, range(1, 1 + missing))
+    return replace(score, tensor=tensor, features=(1,) * missing + score.features)
+
+
+def _written(ctx: RuleContext, inputs: list[str]) -> list[str]:
+    ctx.keep(inputs)
+    return [ctx.node.output[0]]
+
+
+def _biased(ctx: RuleContext, inputs: list[str]) -> list[str] | None:
+    """MatMul + Add is one FC layer: the Conv just written for the MatMul takes the constant as its bias."""
+    if ctx.op_type != "Add" or len(inputs) != 2:
+        return None
+    for position in (0, 1):
+        other = ctx.node.input[1 - position]
+        own = inputs[position] == ctx.node.input[position]  # not another name of what others read too
+        fixed = isinstance(ctx.views[1 - position], Fixed)
+        if own and fixed and ctx.state.graph.uses[ctx.node.input[position]] == 1:
+            made = take_bias(ctx, inputs[position], other, ctx.node.output[0])
+            if made:
+                return [made]
+    return None
+
+
+PER_PLACE = "combines what relates the places with values for each place of the native size"
+NO_VALUES = "such a table has no values for other sizes"
+
+
+@rule(*BROADCAST, on=PLACED, attributes=("direction", "fmod"))
+def broadcast(ctx: RuleContext) -> Outcome | None:
+    """Placed tensors that lie on each other, with constants and context spread over them."""
+    placed = [view for view in ctx.views if isinstance(view, Placed)]
+    pooled = _pooled_beside_map(ctx, placed)
+    if pooled is not None:
+        return pooled
+    groups = _laid(ctx, placed)
+    if groups is None:
+        return _unlike(ctx, placed)
+    provenance = Provenance.of_placed(placed)
+    if provenance is None:
+        return None if any(view.is_folded for view in placed) else ctx.refuse(*GRIDS)
+    inputs, everywhere = _inputs(ctx, placed, groups)
+    if None in inputs:
+        return _row_of_weights(ctx, placed) or _positional(ctx, placed, inputs.index(None))
+    refusal = _beside_windows(ctx, placed)
+    if refusal is not None:
+        return refusal
+    by_size = [position for position in range(len(ctx.views)) if ctx.follows_size(position)]
+    provenance = _with_context(ctx, provenance, bool(by_size) or everywhere)
+    ctx.keep([tensor for tensor in inputs if tensor is not None])
+    made = _made(ctx, placed, groups, provenance)
+    return [_per_place(ctx, made, by_size[0]) if by_size and made.is_folded else made]
+
+
+def _inputs(ctx: RuleContext, placed: Sequence[Placed], groups: Groups) -> tuple[list[str | None], bool]:
+    """The tensors, None where one has a value for every place; whether one has that at any size."""
+    inputs, everywhere = [], False
+    for position, view in enumerate(ctx.views):
+        tensor = _spread(ctx, position, groups)
+        if tensor is None and lies_on(ctx, position, groups, placed):
+            assert isinstance(view, Fixed)
+            tensor, everywhere = view.tensor, True
+        inputs.append(tensor)
+    return inputs, everywhere
+
+
+def _beside_windows(ctx: RuleContext, placed: Sequence[Placed]) -> Refusal | None:
+    """What a pool of a head left may not meet context."""
+    if not any(view.provenance.windows for view in placed):
+        return None
+    if any(view.is_strip for view in placed):
+        return ctx.refuse("context-beside-windows", "combines a result of the whole image with one of each window")
+    return beside_windows(ctx)
+
+
+GRIDS = ("grids-differ", "combines maps of different stride")
+_APART = ("axes-differ", "combines maps whose spatial axes do not lie on each other")
+
+
+def _laid(ctx: RuleContext, placed: Sequence[Placed]) -> Groups | None:
+    """The axes of the result; None where different ones lie on each other."""
+    shape = ctx.shape_out()
+    rows = [((),) * (len(shape) - len(view.groups)) + view.groups for view in placed]
+    if any(len(row) != len(shape) for row in rows):
+        return None
+    found: list[Group] = []
+    for axis, length in enumerate(shape):
+        held = {row[axis] for row in rows if row[axis]}
+        if len(held) > 1:
+            return None
+        found.append(held.pop() if held else channels(length))
+    places = [(atom.side, atom.place) for atom in places_in(found)]
+    whole = len(places) == len(set(places)) and _lengths_fit(found, ctx.shape_out())
+    return tuple(found) if whole and not any(view.parts != placed[0].parts for view in placed) else None
+
+
+def _lengths_fit(groups: Sequence[Group], shape: Sequence[int]) -> bool:
+    """Whether nothing is spread over the places of the native size."""
+    return all(math.prod(a.length for a in group) == length for group, length in zip(groups, shape, strict=True))
+
+
+def _pooled_beside_map(ctx: RuleContext, placed: Sequence[Placed]) -> Outcome | None:
+    """A map of one place natively beside a larger one, or spread by a constant: a pool that meets its trunk again."""
+    maps = [view for view in placed if view.is_map]
+    if len(maps) < len(placed):
+        return None
+    big = max(maps, key=lambda view: (len(view.groups), view.extent))
+    spatial = _from_right(big)
+    if any(_from_right(view) != spatial for view in maps) or len(big.groups) != len(ctx.shape_out()):
+        return ctx.refuse(*_APART)
+    small = [view for view in maps if view.extent != big.extent]
+    spread = any(ctx.shape_out()[axis] != length for axis, length in zip(big.spatial, big.extent, strict=True))
+    return _meets(ctx, small or maps) if small or spread else None
+
+
+def _from_right(view: Placed) -> tuple[int, ...]:
+    """Spatial axes counted from the last, as broadcasting aligns them."""
+    return tuple(axis - len(view.groups) for axis in view.spatial)
+
+
+def _meets(ctx: RuleContext, small: Sequence[Placed]) -> Outcome:
+    """A pooled map meets a larger one: each window its own, or none may."""
+    if any(not view.provenance.windows for view in small):
+        return ctx.refuse("sizes-differ", "spreads a map of native extent 1 over a larger one")
+    return on_scores(ctx) if ctx.own else ctx.rejoins()
+
+
+def _unlike(ctx: RuleContext, placed: Sequence[Placed]) -> Refusal | None:
+    """Axes that hold different things lie on each other."""
+    if any(view.other for view in placed):
+        return ctx.refuse("position-table", PER_PLACE, NO_VALUES)
+    return None if any(view.is_folded for view in placed) else ctx.refuse(*_APART)
+
+
+def _row_of_weights(ctx: RuleContext, placed: Sequence[Placed]) -> Outcome | None:
+    """A table times a map whose places are then summed up: weights of each window's features."""
+    view = placed[0]
+    alone = ctx.op_type in {"Div", "Mul"} and len(placed) == 1 and view.is_map and not view.provenance.windows
+    kinds = summed_by(ctx, view.groups) if alone else None
+    if kinds is None:
+        return None
+    ctx.views = tuple(window_of_map(ctx, other) if is_map(other) else other for other in ctx.views)
+    return on_scores(ctx) if "GlobalAveragePool" in kinds else on_features(ctx)
+
+
+def _positional(ctx: RuleContext, placed: Sequence[Placed], position: int) -> Refusal | None:
+    if any(view.other for view in placed):
+        return ctx.refuse("position-table", PER_PLACE, NO_VALUES)
+    if any(view.is_folded for view in placed):
+        return None
+    why = f"combines the map with {ctx.node.input[position]}, which has a value for every place of the native size"
+    return ctx.refuse("position-table", why, NO_VALUES)
+
+
+def _spread(ctx: RuleContext, position: int, groups: Groups) -> str | None:
+    """The input as it is, or with one value for all places; None where it differs between places or images."""
+    view = ctx.views[position]
+    if not isinstance(view, Fixed | Context):
+        return "" if view is None else tensor_of(view)
+    shape = ctx.builder.spec(view.tensor).native if isinstance(view, Context) else ctx.shape_in(position)
+    own = [axis for axis in range(-len(shape), 0) if shape[axis] > 1 and -axis <= len(groups)]
+    if isinstance(view, Context):
+        moving = [groups[axis] for axis in own if not pure(groups[axis])]
+        return view.tensor if all(kinds(g)[0] == "batch" == kinds(g)[-1] for g in moving) else None
+    one = {"channel"} if ctx.free_batch else {"batch", "channel"}
+    return uniform(ctx, position, [axis for axis in own if not _only(groups[axis], one)])
+
+
+def _only(group: Group, allowed: set[str]) -> bool:
+    return pure(group) or (len(group) == 1 and group[0].kind in allowed)
+
+
+def _with_context(ctx: RuleContext, provenance: Provenance, by_size: bool) -> Provenance:
+    """The provenance with what is context among the inputs."""
+    context = [view.provenance for view in ctx.views if isinstance(view, Context)]
+    blames = Gathered.joined([provenance.blames, *(item.blames for item in context)])
+    provenance = replace(provenance, pools=provenance.pools.union(*(item.pools for item in context)), blames=blames)
+    return provenance.blamed(ctx.blame("context")) if context or by_size else provenance
+
+
+def _made(ctx: RuleContext, placed: Sequence[Placed], groups: Groups, provenance: Provenance) -> Placed:
+    """The view of the output."""
+    first = max(placed, key=lambda view: len(view.sides))
+    name = ctx.node.output[0]
+    made = Placed(name, name, groups, provenance, parts=first.parts, other=first.other)
+    if made.is_map:
+        return made
+    bounds: frozenset[Boundary] = frozenset().union(*(view.bounds for view in placed))
+    return replace(made, measured=first.like, bounds=bounds)
+
+
+def _per_place(ctx: RuleContext, view: Placed, position: int) -> Placed:
+    """Perhaps divided by how many places there are (where it relates places: how many columns)."""
+    if not _divides_by_places(ctx, view.sides[-1].like, position):
+        return view
+    sums_to_one = frozenset((ctx.name, place) for place in range(ctx.state.rank))
+    if view.other is None:
+        return replace(view, provenance=replace(view.provenance, sums_to_one=sums_to_one))
+    return replace(view, other=replace(view.other, provenance=replace(view.other.provenance, sums_to_one=sums_to_one)))
+
+
+def _divides_by_places(ctx: RuleContext, like: Placed, position: int) -> bool:
+    """Whether a number that follows the image's size is that of the places of ``like``, at every size."""
+    values = ctx.builder.spec(ctx.tensors()[position]).values or ()
+    shapes = ctx.builder.spec(like.tensor).shapes or ()
+    counts = [math.prod(shape[axis] for axis in like.spatial) for shape in shapes]
+    if ctx.op_type not in {"Div", "Mul"} or len(values) != len(counts) or any(value.size != 1 for value in values):
+        return False
+    factors = [float(value.ravel()[0]) for value in values]
+    parts = [f / n if ctx.op_type == "Div" else f * n for f, n in zip(factors, counts, strict=True)]
+    return bool(np.allclose(parts, parts[0], rtol=1e-5))

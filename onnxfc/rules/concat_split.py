@@ -1,0 +1,159 @@
+"""Concat and Split: maps, folded maps and pieces beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import accumulate
+
+from onnxfc.builder import ops
+from onnxfc.builder.rule_context import Outcome, RuleContext, positive, tensor_of
+from onnxfc.errors import Refusal
+from onnxfc.head.meet_grids import lies_on, uniform
+from onnxfc.head.placed_windows import as_piece, windowed
+from onnxfc.layout.axes import Atom, Group, Groups, channels, pure
+from onnxfc.layout.provenance import Provenance
+from onnxfc.layout.views import Context, Fixed, Placed
+from onnxfc.rules.broadcast import GRIDS, NO_VALUES
+from onnxfc.rules.circular_pad import pieces_joined
+from onnxfc.rules.joined_strips import ends_of, length_of, part_of, sliced_part
+from onnxfc.rules.registry import PLACED, rule
+
+
+@rule("Concat", on=PLACED, attributes=("axis",))
+def concat(ctx: RuleContext) -> Outcome | None:
+    """Tensors of one grid beside each other in a channel axis."""
+    axis = positive(int(ctx.attrs["axis"]), len(ctx.shape_out()))
+    placed = [view for view in ctx.views if isinstance(view, Placed)]
+    if axis == 0 and all(view.apart for view in placed):
+        return ctx.refuse("mixes-batch", "concatenates batches")
+    wrapped = pieces_joined(ctx, axis)
+    if wrapped is not None:
+        return wrapped
+    if all(pure(view.groups[axis]) for view in placed):
+        return _of_channels(ctx, placed, axis)
+    strips = all(view.is_strip and not pure(view.groups[axis]) for view in placed) and len(placed) == len(ctx.views)
+    return _end_to_end(ctx, axis, placed) if strips else None
+
+
+def _of_channels(ctx: RuleContext, placed: Sequence[Placed], axis: int) -> Outcome | None:
+    folded = any(view.is_folded for view in placed)
+    if len({_without(view.groups, axis) for view in placed}) > 1:
+        return None if folded else ctx.refuse("axes-differ", _LIE)
+    provenance, context = Provenance.of_placed(placed), len(placed) < len(ctx.views)
+    if provenance is None and all(view.provenance.windows for view in placed) and not context:
+        return windowed(ctx)  # pools of several stages, which meet on their common grid
+    if provenance is None:
+        return None if folded else ctx.refuse(*GRIDS)
+    if context:
+        return _beside_context(ctx, placed[0], axis, provenance)
+    ctx.keep()
+    return _beside(ctx, placed, axis, provenance)
+
+
+_LIE = "combines maps whose spatial axes do not lie on each other"
+
+
+def _without(groups: Groups, axis: int) -> Groups:
+    return groups[:axis] + groups[axis + 1 :]
+
+
+def _beside(ctx: RuleContext, placed: Sequence[Placed], axis: int, provenance: Provenance) -> Outcome:
+    """The output, whose channels are those of all."""
+    first, name = placed[0], ctx.node.output[0]
+    groups = (*first.groups[:axis], channels(ctx.shape_out()[axis]), *first.groups[axis + 1 :])
+    bounds = frozenset().union(*(view.bounds for view in placed))
+    made = replace(first, tensor=name, original=name, groups=groups, provenance=provenance, moved_by=None)
+    return [made if made.is_map else replace(made, bounds=bounds, measured=first.like)]
+
+
+def _beside_context(ctx: RuleContext, like: Placed, axis: int, provenance: Provenance) -> Outcome | None:
+    """Vectors of the whole image or constants beside a placed tensor: spread over it, whatever its size."""
+    if like.provenance.windows:
+        return ctx.refuse("context-beside-windows", "combines a result of the whole image with one of each window")
+    inputs: list[str] = []
+    everywhere = False
+    for position, view in enumerate(ctx.views):
+        assert view is not None
+        if isinstance(view, Placed):
+            inputs.append(view.tensor)
+            continue
+        alone = _one_for_all(ctx, position, like)
+        if alone is None:
+            return ctx.refuse("position-table", _TABLE, NO_VALUES)
+        everywhere |= isinstance(view, Context) or lies_on(ctx, position, like.groups, [like])
+        inputs.append(_expanded(ctx, like, alone, axis))
+    ctx.keep(inputs)
+    return _beside(ctx, [like], axis, provenance.blamed(*([ctx.blame("context")] if everywhere else [])))
+
+
+_TABLE = "puts a value for every place of the native size beside the map"
+
+
+def _expanded(ctx: RuleContext, like: Placed, tensor: str, axis: int) -> str:
+    """Spread over all axes but ``axis`` as ``like`` has them."""
+    rank = len(like.groups)
+    own = ctx.builder.constant([ctx.builder.spec(tensor).native[axis]], "channels")
+    parts = [ops.dims(ctx.builder, like.tensor, 0, axis)] if axis else []
+    parts.append(own)
+    if axis + 1 < rank:
+        parts.append(ops.dims(ctx.builder, like.tensor, axis + 1, rank))
+    return ctx.builder.emit("Expand", [tensor, ops.concat(ctx.builder, parts)])
+
+
+def _one_for_all(ctx: RuleContext, position: int, like: Placed) -> str | None:
+    """What is put beside a placed tensor, with one value for all its places; None where each place has its own."""
+    view = ctx.views[position]
+    if isinstance(view, Context):
+        return view.tensor
+    if isinstance(view, Fixed) and lies_on(ctx, position, like.groups, [like]):
+        return tensor_of(view)
+    shape, rank = ctx.shape_in(position), len(like.groups)
+    own = [axis - rank for axis in range(rank) if shape[axis] > 1 and not pure(like.groups[axis])]
+    return uniform(ctx, position, own)
+
+
+def _end_to_end(ctx: RuleContext, axis: int, strips: Sequence[Placed]) -> Outcome:
+    """Strips one behind the other, as coordinate attention lays rows and columns."""
+    alone = all(len(view.where) == 1 and not view.parts for view in strips)
+    fields = [view.fields[0] for view in strips] if alone else []
+    joined = strips[0].provenance.fields[0].join(fields) if fields else None
+    provenance = (
+        Provenance.join([replace(view.provenance, fields=(joined,) * ctx.state.rank) for view in strips])
+        if joined
+        else None
+    )
+    if provenance is None:
+        return ctx.refuse("grids-differ", "lays strips of different stride end to end")
+    ctx.keep()
+    name, first = ctx.node.output[0], strips[0]
+    group: Group = (Atom("joined", ctx.shape_out()[axis]),)
+    groups = (*first.groups[:axis], group, *first.groups[axis + 1 :])
+    return [Placed(name, name, groups, provenance, first.like, parts=tuple(strips))]
+
+
+@rule("Split", on=PLACED, attributes=("axis", "num_outputs", "split"))
+def split(ctx: RuleContext) -> Outcome | None:
+    """Parts of a channel axis; those of a spatial one are pieces of the native map; strips are taken apart again."""
+    view, axis = ctx.placed_in(), ctx.axis()
+    if pure(view.groups[axis]) and not (axis == 0 and view.apart):
+        ctx.keep()
+        return ctx.of_channels(view, axis)
+    if axis == 0 and view.apart:
+        return ctx.refuse("mixes-batch", "works along the batch")
+    if view.parts:
+        return _apart(ctx, view, axis)
+    return as_piece(ctx) if view.is_map else None
+
+
+def _apart(ctx: RuleContext, view: Placed, axis: int) -> Outcome | Refusal:
+    """The strips that were laid end to end, each as long as it is now."""
+    ends = ends_of(ctx, view)
+    found = list(accumulate(ctx.shape_out(position)[axis] for position in range(len(ctx.node.output))))
+    if not ends or found != ends or ctx.opset < 10:
+        return ctx.refuse("cut-out", "cuts pieces of the native size out of the map")
+    if ctx.opset < 13:  # Split takes its lengths as numbers
+        return [sliced_part(ctx, view, number, name) for number, name in enumerate(ctx.node.output)]
+    lengths = ops.concat(ctx.builder, [length_of(ctx, part) for part in view.parts])
+    ctx.builder.emit("Split", [view.tensor, lengths], list(ctx.node.output), instead=ctx.node, axis=axis)
+    return [part_of(view, number, name) for number, name in enumerate(ctx.node.output)]

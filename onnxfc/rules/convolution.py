@@ -1,0 +1,151 @@
+"""Operators whose kernel slides: Conv and the pools. They stay as they are; what changes is what an element reads."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from onnxfc.builder.rule_context import Outcome, RuleContext
+from onnxfc.errors import Refusal
+from onnxfc.graph.sliding import Sliding, sliding_at
+from onnxfc.head.placed_windows import pooled_in_part
+from onnxfc.layout.axes import channels, kinds, pure
+from onnxfc.layout.provenance import Provenance
+from onnxfc.layout.views import Placed
+from onnxfc.rules.context_sums import strip
+from onnxfc.rules.elementwise import MICROSOFT
+from onnxfc.rules.pooling import global_pool, partial_pool
+from onnxfc.rules.registry import PLACED, rule
+
+WINDOWED = (*("auto_pad", "ceil_mode", "count_include_pad", "dilations", "group", "kernel_shape", "p", "pads"),)
+
+
+@rule("FusedConv", on=PLACED, domain=MICROSOFT, attributes=(*WINDOWED, "strides", "activation", "activation_params"))
+def fused_conv(ctx: RuleContext) -> Outcome | None:
+    """A Conv and the activation behind it; one with a third summand is refused."""
+    if ctx.has_input(3):
+        return ctx.refuse("unsupported-operator", "adds another map", "export without onnxruntime's optimisation")
+    return sliding(ctx)
+
+
+@rule("Conv", "MaxPool", "AveragePool", "LpPool", on=PLACED, attributes=(*WINDOWED, "strides", "storage_order"))
+def sliding(ctx: RuleContext) -> Outcome | None:
+    """A kernel that slides over the spatial axes; auto_pad is frozen to the pads of the native size.
+
+    Over axes of places that were laid together, or of strips that were joined, only one of a single element goes.
+    https://onnx.ai/onnx/operators/onnx__Conv.html, https://onnx.ai/onnx/operators/onnx__AveragePool.html
+    """
+    view = ctx.views[0]
+    if not isinstance(view, Placed):
+        return _weight_of_image(ctx)
+    if not view.apart:
+        return _over_joined(ctx, view) if view.parts else _pointwise(ctx, view)
+    wrong = _layout(ctx, view)
+    if wrong is not None:
+        return wrong
+    how = sliding_of(ctx)
+    if isinstance(how, Refusal):
+        return how
+    return _pooled(ctx, view) or _slid(ctx, view, how)
+
+
+def _pooled(ctx: RuleContext, view: Placed) -> Outcome | None:
+    """A pool whose one window covers the map, or one of its axes; None where it is none."""
+    along = ctx.covers
+    if view.is_map and len(along) == len(view.spatial):
+        return global_pool(ctx, view, ctx.op_type.removesuffix("Pool"), keepdims=True)
+    if along and (view.is_strip or ctx.role == "context"):
+        return strip(ctx, view, along, keepdims=True)
+    if along and ctx.state.global_pool == "window":
+        return partial_pool(ctx, view, along, keepdims=True)
+    return None
+
+
+def _slid(ctx: RuleContext, view: Placed, how: Sliding) -> Outcome:
+    own = how.on([axis - 2 for axis in view.spatial])
+    if view.provenance.windows and (own.padded or set(own.kernel) != {1} or set(own.strides) != {1}):
+        return ctx.refuse("pools-then-convolves", "slides over what a global pool left")
+    provenance = _through(ctx, view, own)
+    changes = _frozen(how)
+    if ctx.attrs.get("ceil_mode", 0) and not _partial(own, view.extent) and not ctx.state.dense:
+        ctx.state.aligned = True
+        changes["ceil_mode"] = 0  # it does nothing at the native size, and must not at others
+    ctx.keep(**changes)
+    return ctx.placed(view, provenance, view.where)
+
+
+def _over_joined(ctx: RuleContext, view: Placed) -> Outcome:
+    """A kernel slides over strips that were joined, across their seams too."""
+    how = sliding_of(ctx)
+    if isinstance(how, Refusal):
+        return how
+    if not ctx.only_first or kinds(view.groups[0]) != ["batch"] or not pure(view.groups[1]):
+        return pooled_in_part(ctx)
+    ctx.keep(**_frozen(how))
+    made = ctx.of_channels(view, 1, view.provenance.blamed(*([ctx.blame("padding")] * how.padded)))
+    return [_as_long_now(ctx, item) for item in made if isinstance(item, Placed)]
+
+
+def _as_long_now(ctx: RuleContext, view: Placed) -> Placed:
+    """With the lengths of the output, where a kernel went over axes."""
+    pairs = zip(view.groups, ctx.shape_out(), strict=True)
+    groups = [channels(n) if pure(group) else (replace(group[0], length=n),) for group, n in pairs]
+    return replace(view, groups=tuple(groups))
+
+
+def _frozen(how: Sliding) -> dict[str, Any]:
+    """Attributes instead of auto_pad."""
+    return {"auto_pad": None, "pads": [*how.begin, *how.end]} if how.frozen else {}
+
+
+def _pointwise(ctx: RuleContext, view: Placed) -> Outcome | None:
+    """A Conv of one element over (N, C, H * W)."""
+    alone = kinds(view.groups[0]) == ["batch"] and pure(view.groups[1])
+    kernel = ctx.shape_in(1)[2:] if ctx.has_input(1) else ctx.attrs.get("kernel_shape", ())
+    idle = set(kernel) == {1} and not any(ctx.attrs.get("pads") or ()) and set(ctx.attrs.get("strides") or (1,)) == {1}
+    if not (ctx.only_first and alone and idle):
+        return pooled_in_part(ctx) if view.is_strip else None
+    ctx.keep()
+    return ctx.of_channels(view, 1)
+
+
+def _weight_of_image(ctx: RuleContext) -> Refusal:
+    advice = "if that is an input of its own, name the image alone with --input"
+    return ctx.refuse("dynamic-weight", "has a weight that depends on the image", advice)
+
+
+def _layout(ctx: RuleContext, view: Placed) -> Refusal | None:
+    if min(view.spatial) < 2:
+        return ctx.refuse("layout", "slides over axes that are not the image's")
+    if not ctx.only_first:
+        return _weight_of_image(ctx)
+    if ctx.output_used(1):
+        return ctx.refuse("pool-indices", "gives the places of its maxima to another node")
+    return None
+
+
+def sliding_of(ctx: RuleContext) -> Sliding | Refusal:
+    """What the node's attributes say, at the native size."""
+    weight = ctx.shape_in(1) if ctx.has_input(1) else ()
+    found = sliding_at(ctx.attrs, ctx.shape_in(), weight)
+    if found is None:
+        return ctx.refuse("same-padding", "has a stride so much larger than its kernel that SAME cuts the border off")
+    return found
+
+
+def _through(ctx: RuleContext, view: Placed, how: Sliding) -> Provenance:
+    steps = zip(view.where, view.fields, how.kernel, how.strides, how.begin, how.dilations, strict=True)
+    fields = {place: field.through(k, s, p, d) for place, field, k, s, p, d in steps}
+    blames = [ctx.blame("padding")] if how.padded else []
+    if ctx.attrs.get("ceil_mode", 0) and (ctx.state.dense or _partial(how, view.extent)):
+        blames.append(ctx.blame("partial window"))
+    provenance = replace(view.provenance.along(fields).blamed(*blames), places=False)
+    return provenance if set(how.kernel) == {1} else replace(provenance, sums_to_one=frozenset())
+
+
+def _partial(how: Sliding, extent: tuple[int, ...]) -> bool:
+    """Whether ceil_mode adds a window that reaches beyond the native map."""
+    return any(
+        (size + a + b - (k - 1) * d - 1) % s != 0
+        for size, k, s, d, a, b in zip(extent, how.kernel, how.strides, how.dilations, how.begin, how.end, strict=True)
+    )

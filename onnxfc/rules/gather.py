@@ -1,0 +1,172 @@
+"""Gather and its kin: channels picked, places picked, look-ups by computed places, blocks of places (im2col)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from onnxfc.builder import ops
+from onnxfc.builder.rule_context import Outcome, RuleContext, positive
+from onnxfc.errors import Refusal
+from onnxfc.head.meet_grids import all_scores, spread
+from onnxfc.head.placed_windows import as_piece
+from onnxfc.layout.axes import Groups, channels, pure
+from onnxfc.layout.provenance import Provenance
+from onnxfc.layout.views import Fixed, Index, Placed, ScoreMap, Window, is_map
+from onnxfc.rules.registry import FEATURES, PLACED, rule
+from onnxfc.shapes.spec import Array
+
+
+@rule("OneHot", on=FEATURES, attributes=("axis",))
+def one_hot(ctx: RuleContext) -> Outcome | None:
+    """A new feature axis; counted from the first it stays before the grid.
+
+    https://onnx.ai/onnx/operators/onnx__OneHot.html
+    """
+    view = ctx.views[0]
+    if isinstance(view, Window):
+        return None
+    if not isinstance(view, ScoreMap) or any(not isinstance(other, Fixed) for other in ctx.views[1:]):
+        return ctx.refuse("dynamic-parameter", "takes a parameter that depends on the image")
+    axis = positive(int(ctx.attrs.get("axis", -1)), len(ctx.shape_out()))
+    if axis == 0 or view.batch_axis:
+        return ctx.refuse("mixes-batch", "puts an axis before the batch")
+    ctx.keep([view.tensor, *ctx.tensors_from(1)], axis=axis)
+    return ctx.score_maps(view.provenance)
+
+
+def picks(ctx: RuleContext) -> Index | None:
+    """The places that a GatherND picks along the first axis of its data; None where it does anything else.
+
+    https://onnx.ai/onnx/operators/onnx__GatherND.html
+    """
+    places = ctx.constant(1)
+    if ctx.attrs.get("batch_dims", 0) or places is None or places.ndim != 2 or places.shape[1] != 1:
+        return None
+    return np.asarray(places[:, 0], np.int64)
+
+
+@rule("GatherND", on=FEATURES, attributes=("batch_dims",))
+def picked(ctx: RuleContext) -> Outcome:
+    """Some features, where their axis was moved before the batch."""
+    view, places = ctx.views[0], picks(ctx)
+    if places is None or not isinstance(view, Window | ScoreMap) or not view.batch_axis:
+        return ctx.refuse("mixes-batch", "picks along the batch, or by places that are not constant")
+    if isinstance(view, Window):
+        scale, shift = (None if work is None else work[places] for work in (view.scale, view.shift))
+        return [replace(view, index=view.index[places], scale=scale, shift=shift, trunk=None)]
+    tensor = ctx.builder.emit("Gather", [view.tensor, ctx.builder.constant(places, "places")], axis=1, instead=ctx.node)
+    return [replace(view, tensor=tensor, features=(len(places), *view.features[1:]))]
+
+
+@rule("GatherElements", "ScatterElements", on=FEATURES, attributes=("axis", "reduction"))
+def elements(ctx: RuleContext) -> Outcome:
+    """Element by element along a feature axis: data, places and updates all get the grid.
+
+    https://onnx.ai/onnx/operators/onnx__GatherElements.html
+    """
+    scores = all_scores(ctx, ctx.views)
+    if isinstance(scores, Refusal):
+        return scores
+    axis = ctx.axis()
+    alone = ctx.swallowed and len(scores) == len(ctx.views)
+    if axis == 0 or any(view.batch_axis != (None if alone else 0) for view in scores):
+        return ctx.refuse("mixes-batch", "works along the batch")
+    queue = iter(scores)
+    inputs = [
+        spread(ctx, position, scores[0]) if isinstance(view, Fixed) else next(queue)
+        for position, view in enumerate(ctx.views)
+    ]
+    ctx.keep([view.tensor for view in inputs], axis=axis)
+    provenance = Provenance.join([view.provenance for view in scores])
+    assert provenance is not None
+    return ctx.score_maps(provenance)
+
+
+def unfold(ctx: RuleContext, view: Placed, axis: int) -> Outcome | None:
+    """The map with an axis of ``size`` places within each block ahead of a spatial one that counts blocks.
+
+    None where the Gather picks anything else than blocks at even steps up to the border.
+    """
+    index = ctx.constant(1)
+    if view.provenance.windows or ctx.opset < 11 or index is None or not isinstance(ctx.views[1], Fixed):
+        return None
+    steps = _strides_of(index, ctx.shape_in()[axis])
+    if steps is None:
+        return None
+    step, dilation = steps
+    if ctx.follows_size(1):
+        ctx.keep()
+    else:
+        inputs = [view.tensor, _places_of(ctx, view, axis, index, step)]
+        ctx.builder.emit("Gather", inputs, ctx.node.output[0], instead=ctx.node, axis=axis)
+    place, reach = view.spatial.index(axis), (len(index) - 1) * dilation + 1
+    provenance = view.provenance.along({place: view.provenance.fields[place].through(reach, stride=step)})
+    return ctx.placed(view, provenance, {k: other + (other >= axis) for k, other in view.where.items()})
+
+
+def _strides_of(index: Array, length: int) -> tuple[int, int] | None:
+    """How many elements lie between blocks, and between places of a block; None where it is not so."""
+    if index.ndim != 2 or min(index.shape) < 2:
+        return None
+    step, dilation = int(index[0, 1] - index[0, 0]), int(index[1, 0] - index[0, 0])
+    rows, columns = (np.arange(count) for count in index.shape)
+    even = np.array_equal(index, rows[:, None] * dilation + columns * step)
+    whole = step > 0 and dilation > 0 and length - step <= index[-1, -1] < length
+    return (step, dilation) if even and whole else None
+
+
+def _places_of(ctx: RuleContext, view: Placed, axis: int, index: Array, step: int) -> str:
+    """The same index for the map's length now."""
+    builder, reach = ctx.builder, int(index[-1, 0])
+    length = ops.squeeze(builder, ops.dims(builder, view.tensor, axis, axis + 1), [0])
+    zero, stride, last = (builder.constant(np.array(item, np.int64), "blocks") for item in (0, step, reach))
+    starts = builder.emit("Range", [zero, builder.emit("Sub", [length, last]), stride])
+    return builder.emit("Add", [builder.constant(index[:, :1].astype(np.int64), "within"), starts])
+
+
+@rule("Gather", on=PLACED, attributes=("axis",))
+def gather(ctx: RuleContext) -> Outcome | None:
+    """Picks channels; an index of rank 0 takes the channel axis away. Or a table is read place by place."""
+    if isinstance(ctx.views[0], Fixed):
+        return _table_look_up(ctx)
+    view, axis = ctx.placed_in(), ctx.axis()
+    constant = isinstance(ctx.views[1], Fixed)
+    if constant and axis == 0 and view.is_map and ctx.may_swallow:
+        return None  # x[0] of a batch of 1
+    if not constant or (axis == 0 and view.apart):
+        return ctx.refuse("mixes-batch", "picks by what the image says, or along the batch")
+    if view.is_map and axis in view.spatial:
+        return unfold(ctx, view, axis) or as_piece(ctx)
+    if not pure(view.groups[axis]):
+        return None
+    ctx.keep()
+    name, picked = ctx.node.output[0], _picked_axes(ctx, axis)
+    groups = (*view.groups[:axis], *picked, *view.groups[axis + 1 :])
+    return [replace(view, tensor=name, original=name, groups=groups, moved_by=None)]
+
+
+def _picked_axes(ctx: RuleContext, axis: int) -> Groups:
+    """The axes of the index, which take the place of the channels."""
+    count = len(ctx.shape_in(1))
+    return tuple(channels(length) for length in ctx.shape_out()[axis : axis + count])
+
+
+def _table_look_up(ctx: RuleContext) -> Outcome:
+    """A constant's rows by the numbers of a map: the rows' axes are new channels, behind all others."""
+    places = ctx.views[1]
+    if not is_map(places) or ctx.axis() != 0:
+        return ctx.refuse("dynamic-parameter", "reads a table along another axis than its first")
+    ctx.keep()
+    return ctx.placed(places, places.provenance, places.where)
+
+
+@rule("GatherND", on=PLACED, attributes=("batch_dims",))
+def picked_channels(ctx: RuleContext) -> Outcome | None:
+    """Some of the channels, one number each; exporters move their axis to the front for it."""
+    view = ctx.views[0]
+    if picks(ctx) is None or not isinstance(view, Placed) or not ctx.only_first or not pure(view.groups[0]):
+        return None
+    ctx.keep()
+    return ctx.of_channels(view, 0)

@@ -1,0 +1,250 @@
+"""Gemm and MatMul on every view: which of them are FC layers, and what the others are."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from onnxfc.builder import ops
+from onnxfc.builder.rule_context import LEAVE, Outcome, RuleContext
+from onnxfc.errors import Refusal
+from onnxfc.head.conv_weights import Weight, resolve
+from onnxfc.head.fc_to_conv import Operands, fully_connected, shaped
+from onnxfc.head.meet_grids import all_scores, beside_windows, lift_fixed
+from onnxfc.head.per_window import per_window
+from onnxfc.head.placed_windows import window_of
+from onnxfc.head.windows import to_scores
+from onnxfc.layout.axes import pure
+from onnxfc.layout.provenance import Provenance
+from onnxfc.layout.views import Fixed, Placed, ScoreMap, View, Window, is_folded
+from onnxfc.rules import contraction
+from onnxfc.rules.context_sums import even_as_context, even_matmul
+from onnxfc.rules.elementwise import MICROSOFT
+from onnxfc.rules.registry import FEATURES, PLACED, rule
+from onnxfc.rules.unsupported import attention, sums_places
+
+_GEMM = ("alpha", "beta", "transA", "transB")
+
+
+@rule("Gemm", on=FEATURES, attributes=_GEMM)
+@rule("Gemm", on=PLACED, attributes=_GEMM)
+def gemm(ctx: RuleContext) -> Outcome | None:
+    """Y = alpha * A' * B' + beta * C. https://onnx.ai/onnx/operators/onnx__Gemm.html"""
+    if any(is_folded(view) for view in ctx.views):
+        return _rows_of_places(ctx)
+    turned = (bool(ctx.attrs.get("transA", 0)), bool(ctx.attrs.get("transB", 0)))
+    found = _operands(ctx, turned, float(ctx.attrs.get("alpha", 1.0)))
+    if isinstance(found, Refusal):
+        return found
+    beta = float(ctx.attrs.get("beta", 1.0))
+    bias = _bias(ctx, found) if ctx.has_input(2) and beta != 0.0 else None
+    if ctx.has_input(2) and beta != 0.0 and bias is None:
+        return _gemm_add(ctx, found, beta)
+    scores = fully_connected(ctx, found, None if bias is None else bias * beta, ctx.node.output[0])
+    return scores if isinstance(scores, Refusal) else [scores]
+
+
+@rule("MatMul", on=PLACED)
+def matmul_placed(ctx: RuleContext) -> Outcome | None:
+    """Channels times a constant matrix, place by place; or what was computed from the image times itself."""
+    view, folded = ctx.views[0], any(is_folded(other) for other in ctx.views)
+    rank, constant = len(ctx.shape_in()), ctx.only_first and len(ctx.shape_in(1)) == 2
+    if isinstance(view, Placed) and constant and (rank > 2 or not view.apart):
+        return _channels_times(ctx, view, rank - 1)
+    made = contraction.matmul(ctx) if folded or rank > 2 else None
+    if made is not None or folded:
+        return made
+    return attention(ctx) if isinstance(view, Placed) and rank > 2 else matmul(ctx)
+
+
+def _channels_times(ctx: RuleContext, view: Placed, axis: int) -> Outcome | None:
+    """A 1x1 Conv already: it stays."""
+    if pure(view.groups[axis]):
+        ctx.keep()
+        return ctx.of_channels(view, axis)
+    return None if view.is_folded else ctx.refuse("fc-over-space", "mixes the places of a map, only one of its axes")
+
+
+def _rows_of_places(ctx: RuleContext) -> Outcome | None:
+    """Channels times a constant matrix, with places and images in the rows."""
+    view = ctx.views[0]
+    if not isinstance(view, Placed) or not ctx.only_first or ctx.attrs.get("transA", 0):
+        return None
+    bias = ctx.shape_in(2) if ctx.has_input(2) else ()
+    if not pure(view.groups[1]) or (len(bias) == 2 and bias[0] != 1):
+        return None
+    ctx.keep()
+    return ctx.of_channels(view, 1)
+
+
+@rule("MatMul", on=FEATURES)
+def matmul(ctx: RuleContext) -> Outcome:
+    """Features times a constant matrix. https://onnx.ai/onnx/operators/onnx__MatMul.html"""
+    moving = [place for place, other in enumerate(ctx.views) if not isinstance(other, Fixed)]
+    if len(moving) == 2 and len(ctx.shape_in()) > 2:
+        return _pairwise(ctx)
+    if isinstance(ctx.views[moving[0]], Window | ScoreMap) and len(ctx.shape_in(moving[0])) > 2:
+        return _on_rows(ctx, moving[0])
+    found = _operands(ctx, (False, False), 1.0)
+    if isinstance(found, Refusal):
+        return found
+    return shaped(ctx, found, ctx.shape_out()[1:] if found.batch_axis == 0 else None)
+
+
+def _on_rows(ctx: RuleContext, at: int) -> Outcome:
+    """Matrices of features times a constant one, once per window."""
+    view, other = ctx.views[at], 1 - at
+    rank, shape = len(ctx.shape_in(at)), ctx.shape_in(other)
+    if len(shape) > rank or (len(shape) == rank and (shape[0] != 1 or ctx.weights(ctx.node.input[other]) is None)):
+        return ctx.refuse("mixes-batch", "multiplies the features of each image by a matrix of its own")
+    assert isinstance(view, Window | ScoreMap)
+    even = even_matmul(ctx, at)
+    if ctx.role == "context":
+        return even_as_context(ctx, even) if even is not None else _over_places(ctx)
+    outcome = per_window(ctx, view, at)
+    if isinstance(outcome, list):
+        axis = -1 if at == 0 else -2
+        ctx.replaced(f"MatMul {ctx.shape_in(at)[axis]}→{ctx.shape_out()[axis]}", "MatMul once per window")
+    return outcome
+
+
+def _over_places(ctx: RuleContext) -> Refusal:
+    return ctx.refuse("fc-over-space", "is an FC layer over the places of the native size", LEAVE)
+
+
+def _pairwise(ctx: RuleContext) -> Outcome:
+    """Matrices of features times each other, cell by cell: as an Einsum, to which the grid can be appended."""
+    scores = all_scores(ctx, ctx.views)
+    if isinstance(scores, Refusal):
+        return scores
+    provenance = Provenance.join([view.provenance for view in scores])
+    shapes = [ctx.shape_in(0), ctx.shape_in(1)]
+    alike = shapes[0][:-2] == shapes[1][:-2] and not any(view.batch_axis for view in scores)
+    if len(scores) < 2 or provenance is None or not alike or ctx.opset < 12:
+        return attention(ctx)
+    if provenance.places and not sums_places(provenance, shapes[0][-1:], (shapes[0][-2], shapes[1][-1])):
+        return attention(ctx)
+    rank = len(shapes[0])
+    stack, grid = "abcdefgh"[: rank - 2], "uvw"[: len(scores[0].grid)]
+    equation = f"{stack}xy{grid},{stack}yz{grid}->{stack}xz{grid}"
+    tensors = [view.tensor for view in scores]
+    ctx.builder.emit("Einsum", tensors, ctx.node.output[0], instead=ctx.node, equation=equation)
+    return ctx.score_maps(replace(provenance, places=False))
+
+
+def _operands(ctx: RuleContext, turned: tuple[bool, bool], alpha: float) -> Operands | Refusal:
+    data = [position for position in (0, 1) if not isinstance(ctx.views[position], Fixed)]
+    if len(data) != 1:
+        return attention(ctx)
+    position = data[0]
+    other = 1 - position
+    view = _features(ctx, ctx.views[position])
+    if isinstance(view, Refusal):
+        return view
+    shape = ctx.shape_in(other)
+    batch_first = (not view.batch_axis) != turned[position]
+    if len(shape) not in {1, 2} or len(shape_of(view)) != 1 or batch_first != (position == 0):
+        return ctx.refuse("mixes-batch", "is not an FC layer over the features of each image alone")
+    vector, out_first = len(shape) == 1, turned[1] if other == 1 else not turned[0]
+    weight = Weight(
+        ctx.node.input[other],
+        order=(0,) if vector else (0, 1) if out_first else (1, 0),
+        inputs=shape_of(view)[0],
+        outputs=1 if vector else ctx.shape_out()[1 - position],
+        factor=alpha,
+    )
+    return Operands(view, resolve(ctx, weight), batch_axis=0 if vector else position)
+
+
+def _features(ctx: RuleContext, view: View | None) -> Window | ScoreMap | Refusal:
+    if isinstance(view, Placed):
+        return window_of(ctx, view) if len(view.groups) == 2 else _not_flat(ctx)
+    if isinstance(view, Window | ScoreMap):
+        return view
+    return beside_windows(ctx) or _not_flat(ctx)
+
+
+def _not_flat(ctx: RuleContext) -> Refusal:
+    return ctx.refuse("fc-over-space", "reads a map that was not flattened")
+
+
+def shape_of(view: Window | ScoreMap) -> tuple[int, ...]:
+    return view.index.shape if isinstance(view, Window) else view.features
+
+
+def _bias(ctx: RuleContext, found: Operands) -> np.ndarray | None:
+    """Gemm's C as (M,) or scalar; None where it differs between rows or is not a constant."""
+    value = ctx.weights(ctx.node.input[2])
+    if value is None or not isinstance(ctx.views[2], Fixed):
+        return None
+    shape = (1,) * (2 - value.ndim) + value.shape
+    if shape[found.batch_axis] != 1:
+        return None
+    return value.reshape(-1)
+
+
+def _gemm_add(ctx: RuleContext, found: Operands, beta: float) -> Outcome:
+    """A C that is not one vector of constants: an Add behind the Conv."""
+    refusal = beside_windows(ctx)
+    if refusal is not None:
+        return refusal
+    if found.batch_axis != 0 or isinstance(ctx.views[2], Placed):
+        return ctx.refuse("dynamic-bias", "adds something that is not one value per output")
+    scores = fully_connected(ctx, found, None, ctx.builder.fresh(f"{ctx.node.output[0]}_product"))
+    if isinstance(scores, Refusal):
+        return scores
+    other = ctx.views[2]
+    if isinstance(other, Fixed):
+        term = lift_fixed(ctx, 2, len(scores.grid))
+    else:
+        lifted = to_scores(ctx, other) if other is not None else None
+        if not isinstance(lifted, ScoreMap):
+            return ctx.refuse("dynamic-bias", "adds something that is not one value per output")
+        term = lifted.tensor
+    if beta != 1.0:
+        term = ctx.builder.emit("Mul", [term, ops.scalar(ctx.builder, beta, term)])
+    out = ctx.builder.emit("Add", [scores.tensor, term], ctx.node.output[0])
+    return [replace(scores, tensor=out)]
+
+
+_PARAMETERS = {
+    "Elu": ("alpha",),
+    "HardSigmoid": ("alpha", "beta"),
+    "LeakyRelu": ("alpha",),
+    "Relu": (),
+    "Selu": ("alpha", "gamma"),
+    "Sigmoid": (),
+    "Softplus": (),
+    "Softsign": (),
+    "Tanh": (),
+    "ThresholdedRelu": ("alpha",),
+}
+
+
+_GEMM_in_fused = (
+    "activation",
+    "activation_alpha",
+    "activation_beta",
+    "activation_gamma",
+    "alpha",
+    "beta",
+    "transA",
+    "transB",
+)
+
+
+@rule("FusedGemm", on=FEATURES, domain=MICROSOFT, attributes=_GEMM_in_fused)
+@rule("FusedGemm", on=PLACED, domain=MICROSOFT, attributes=_GEMM_in_fused)
+def fused_gemm(ctx: RuleContext) -> Outcome | None:
+    """The Gemm's Conv, and its activation behind it."""
+    activation = str(ctx.attrs.get("activation", ""))
+    if activation not in _PARAMETERS:
+        return ctx.refuse("unknown-attribute", f"has the activation {activation or '(none)'}, which is not understood")
+    outcome = gemm(ctx)
+    if not isinstance(outcome, list) or not isinstance(outcome[0], ScoreMap):
+        return outcome
+    scores = outcome[0]
+    values: dict[str, Any] = {name: ctx.attrs.get(f"activation_{name}") for name in _PARAMETERS[activation]}
+    return [replace(scores, tensor=ctx.builder.emit(activation, [scores.tensor], **values))]

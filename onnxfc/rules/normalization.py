@@ -1,0 +1,120 @@
+"""BatchNormalization, LayerNormalization, GroupNormalization, InstanceNormalization, LRN."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnxfc.builder.rule_context import Outcome, RuleContext
+from onnxfc.head.windows import affine, to_scores
+from onnxfc.layout.axes import kinds, pure
+from onnxfc.layout.views import Fixed, Placed, ScoreMap, View, Window
+from onnxfc.rules.along_axis import along_axis, kept
+from onnxfc.rules.registry import FEATURES, PLACED, rule
+
+
+@rule("LRN", on=PLACED, attributes=("alpha", "beta", "bias", "size"))
+def lrn(ctx: RuleContext) -> Outcome | None:
+    """Normalises over neighbouring channels (axis 1) of one place."""
+    return _over_channels(ctx)
+
+
+@rule("BatchNormalization", on=PLACED, attributes=("epsilon", "momentum", "spatial", "training_mode"))
+def batch_normalization(ctx: RuleContext) -> Outcome | None:
+    """A scale and a shift per channel (axis 1). https://onnx.ai/onnx/operators/onnx__BatchNormalization.html"""
+    if ctx.attrs.get("training_mode", 0) or any(ctx.output_used(k) for k in range(1, len(ctx.node.output))):
+        return ctx.refuse("training-mode", "is in training mode", "export the model in eval mode")
+    if not ctx.attrs.get("spatial", 1):
+        return ctx.refuse("position-table", "has statistics for every place of the native size")
+    return _over_channels(ctx)
+
+
+def _over_channels(ctx: RuleContext) -> Outcome | None:
+    view = ctx.placed_in()
+    if not pure(view.groups[1]) or not ctx.only_first:
+        return ctx.refuse("layout", "works on axis 1, which is one of the image's") if view.apart else None
+    ctx.keep()
+    return ctx.same()
+
+
+@rule("LayerNormalization", "RMSNormalization", on=PLACED, attributes=("axis", "epsilon", "stash_type"))
+def layer_normalization(ctx: RuleContext) -> Outcome | None:
+    """Over the last axes: channels, where the map is channels-last; the whole native window, each place with its scale.
+
+    https://onnx.ai/onnx/operators/onnx__LayerNormalization.html
+    """
+    view, rank = ctx.placed_in(), len(ctx.shape_in())
+    normalised = range(ctx.axis(), rank)
+    if view.is_map and set(view.spatial) <= set(normalised):
+        return along_axis(ctx)
+    if view.apart and set(normalised) & set(view.spatial):
+        return ctx.refuse("position-table", "normalises over the places of the native size, each with its own scale")
+    return kept(ctx, view, normalised)
+
+
+@rule("InstanceNormalization", "GroupNormalization", on=PLACED, attributes=("epsilon", "num_groups", "stash_type"))
+def whole_map_normalization(ctx: RuleContext) -> Outcome | None:
+    """Statistics of the whole map: context."""
+    view = ctx.placed_in()
+    if view.is_folded:
+        return _grouped(ctx, view)
+    if min(view.spatial, default=2) < 2 or (view.is_map and not view.channels_first):
+        return ctx.refuse("layout", "normalises over axes that are not the image's")
+    if view.provenance.windows:
+        return ctx.refuse("pools-then-convolves", "normalises over what a global pool left")
+    if not ctx.only_first:
+        return ctx.refuse("dynamic-parameter", "takes a parameter that depends on the image")
+    ctx.keep()
+    return ctx.same(blamed=True)
+
+
+def _grouped(ctx: RuleContext, view: Placed) -> Outcome | None:
+    """Group normalisation as exporters spell it: Reshape to (N, groups, -1), InstanceNormalization, Reshape back.
+
+    The whole map is normalised, group by group: context. None where it does not become the map again at once: then it
+    is a vector that is normalised.
+    """
+    node, groups = view.moved_by, view.groups
+    if ctx.op_type != "InstanceNormalization" or node is None or not ctx.only_first:
+        return None
+    before = ctx.native(node.input[0]).shapes
+    readers = ctx.state.graph.readers.get(ctx.node.output[0], ())
+    again = all(other.op_type == "Reshape" and ctx.native(other.output[0]).shapes == before for other in readers)
+    if not again or kinds(groups[0]) != ["batch"] or not pure(groups[1]):
+        return None
+    ctx.keep()
+    return ctx.same(blamed=True)
+
+
+_BATCH_NORM = ("epsilon", "momentum", "spatial", "training_mode")
+
+
+@rule("BatchNormalization", on=FEATURES, attributes=_BATCH_NORM)
+def batch_normalization_features(ctx: RuleContext) -> Outcome:
+    """A scale and a shift per feature (axis 1): pending in a window, as it is on scores."""
+    if ctx.attrs.get("training_mode", 0) or any(ctx.output_used(k) for k in range(1, len(ctx.node.output))):
+        return ctx.refuse("training-mode", "is in training mode", "export the model in eval mode")
+    if any(not isinstance(view, Fixed) for view in ctx.views[1:]):
+        return ctx.refuse("dynamic-parameter", "takes a parameter that depends on the image")
+    view = ctx.views[0]
+    if isinstance(view, Window):
+        pending = _pending(ctx, view)
+        if pending is not None:
+            return [pending]
+    assert view is not None
+    scores = to_scores(ctx, view)
+    if not isinstance(scores, ScoreMap):
+        return scores
+    ctx.keep([scores.tensor, *ctx.tensors_from(1)])
+    return ctx.score_maps(scores.provenance)
+
+
+def _pending(ctx: RuleContext, view: Window) -> View | None:
+    """gamma * (x - mean) / sqrt(var + eps) + beta as one scale and shift, in float64."""
+    found = [ctx.weights(name) for name in ctx.node.input[1:5]]
+    if any(value is None for value in found) or view.batch_axis:
+        return None
+    gamma, beta, mean, var = (np.asarray(value, np.float64) for value in found)
+    scale = gamma / np.sqrt(var + float(ctx.attrs.get("epsilon", 1e-5)))
+    shape = (-1,) + (1,) * (view.index.ndim - 1)
+    scales, shifts = (np.broadcast_to(value.reshape(shape), view.index.shape) for value in (scale, beta - mean * scale))
+    return affine(view, scales, shifts)

@@ -1,0 +1,132 @@
+"""Pad: constant, edge, reflect and wrap, with amounts that may follow the image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from onnxfc.analysis.reference_sizes import PADDED, contiguous, references
+from onnxfc.builder import ops
+from onnxfc.builder.rule_context import Outcome, RuleContext
+from onnxfc.head.placed_windows import pooled_in_part
+from onnxfc.layout.axis_map import Field
+from onnxfc.layout.provenance import Provenance
+from onnxfc.layout.views import Placed
+from onnxfc.rules.registry import PLACED, rule
+
+
+@rule("Pad", on=PLACED, attributes=("mode", "pads", "value"))
+def pad(ctx: RuleContext) -> Outcome | None:
+    """Constant amounts stay; on spatial axes they are padding as a Conv's is.
+
+    Amounts that fill a map up to whole blocks stay as they are computed. Where they are before the map too, they would
+    move the grid: they are frozen, as auto_pad is. Where the result meets a map of its size, it is padded to the size
+    of that: a skip connection of an odd size.
+    https://onnx.ai/onnx/operators/onnx__Pad.html
+    """
+    view = ctx.placed_in()
+    if not view.apart:
+        return pooled_in_part(ctx) if view.is_strip else None
+    rank = len(ctx.shape_in())
+    amounts = _pad_amounts(ctx, rank)
+    if amounts is None:
+        return ctx.refuse("unknown-pads", "takes amounts that are not constant")
+    begin, end = amounts
+    if view.provenance.windows and any(begin[axis] or end[axis] for axis in view.spatial):
+        return ctx.refuse("pools-then-convolves", "pads what a global pool left")
+    filled = ctx.follows_size(1)
+    provenance = _padded(ctx, view, begin, end)
+    reference = None if filled or not view.is_map else _padded_like(ctx, view, begin, end)
+    if filled and not ctx.state.dense and _moves_grid(ctx):
+        ctx.state.aligned = True
+        ctx.freeze(1)
+    if reference is None:
+        ctx.keep()
+    else:
+        provenance = provenance.blamed(ctx.blame(PADDED))
+        _pad_to(ctx, view, reference, begin)
+    return ctx.placed(view, provenance, view.where)
+
+
+def _padded(ctx: RuleContext, view: Placed, begin: Sequence[int], end: Sequence[int]) -> Provenance:
+    """What is read by a map that is padded, or cut where amounts are negative."""
+    filled, mode = ctx.follows_size(1), _mode(ctx)
+    most = _most_before(ctx, len(begin)) if filled and ctx.state.dense else begin
+    fields = {}
+    for place, axis in view.where.items():
+        cut = max(0, -begin[axis]) + most[axis] - begin[axis]
+        field = view.provenance.fields[place].cut(cut, max(0, -end[axis])).through(1, pad=max(0, most[axis]))
+        mirrored = mode != "constant"
+        fields[place] = _mirrored(field, max(0, begin[axis]), max(0, end[axis])) if mirrored else field
+    touched = filled or any(begin[axis] > 0 or end[axis] > 0 for axis in view.spatial)
+    provenance = replace(view.provenance.along(fields), places=False, sums_to_one=frozenset())
+    far = touched and mode == "wrap"  # it reads the far end
+    return provenance.blamed(*([ctx.blame("padding")] * touched), *([ctx.blame("context")] * far))
+
+
+def _mode(ctx: RuleContext) -> str:
+    return str(ctx.attrs.get("mode") or "constant")
+
+
+def _mirrored(field: Field, before: int, after: int) -> Field:
+    """The field of a map that is padded with pixels of its own: those lie as far inside as the padding goes outside."""
+    return replace(
+        field,
+        size=field.size + 2 * (before + after) * field.stride,
+        start=field.start - 2 * after * field.stride,
+    )
+
+
+def _padded_like(ctx: RuleContext, view: Placed, begin: Sequence[int], end: Sequence[int]) -> Placed | None:
+    """A map of the same stride that the padded one meets. A pad that adds channels too is no matter of size."""
+    channels = any(begin[axis] or end[axis] for axis in range(len(begin)) if axis not in view.spatial)
+    if channels or ctx.opset < 11 or view.provenance.windows or not contiguous(view) or min(begin) < 0:
+        return None
+    strides = [field.stride for field in view.provenance.fields]
+    met = references(ctx, view, view.spatial)
+    return next((item for item in met if [field.stride for field in item.provenance.fields] == strides), None)
+
+
+def _pad_to(ctx: RuleContext, view: Placed, reference: Placed, begin: Sequence[int]) -> None:
+    """The same amounts before the map, as they keep it in its place, and behind it what is missing to the reference."""
+    builder, first, last = ctx.builder, min(view.spatial), max(view.spatial) + 1
+    own, wanted = (ops.dims(builder, item.tensor, first, last) for item in (view, reference))
+    before = builder.constant(list(begin[first:last]), "pads")
+    missing = builder.emit("Sub", [builder.emit("Sub", [wanted, own]), before])
+    rest = [0] * (len(begin) - last)
+    amounts = ops.numbers(builder, [*begin, *[0] * first, missing, *rest])
+    ctx.keep([view.tensor, amounts, *ctx.tensors()[2:3]])
+
+
+def _pad_amounts(ctx: RuleContext, rank: int) -> tuple[list[int], list[int]] | None:
+    """Native amounts before and behind each axis; None where they change on the grid of strides."""
+    pads = ctx.attrs.get("pads")
+    if pads is None:
+        value = ctx.constant(1)
+        if value is None or not ctx.same_on_grid(1):
+            return None
+        pads = value.tolist()
+    return _by_axis(ctx, pads, rank)
+
+
+def _by_axis(ctx: RuleContext, pads: Sequence[int], rank: int) -> tuple[list[int], list[int]] | None:
+    axes = list(range(rank)) if not ctx.has_input(3) else ctx.constant(3)
+    if axes is None:
+        return None
+    begin, end = [0] * rank, [0] * rank
+    for place, axis in enumerate(axes):
+        begin[int(axis)], end[int(axis)] = int(pads[place]), int(pads[place + len(pads) // 2])
+    return begin, end
+
+
+def _most_before(ctx: RuleContext, rank: int) -> list[int]:
+    """The largest amount before each axis at any size that was looked at."""
+    values = ctx.builder.spec(ctx.tensors()[1]).values or ()
+    found = [_by_axis(ctx, value.tolist(), rank) for value in values]
+    return [max(axis) for axis in zip(*(amounts[0] for amounts in found if amounts is not None), strict=True)]
+
+
+def _moves_grid(ctx: RuleContext) -> bool:
+    """Whether the amounts before the map depend on the image's size."""
+    values = ctx.builder.spec(ctx.tensors()[1]).values or ()
+    return len({tuple(value[: len(value) // 2].tolist()) for value in values}) > 1

@@ -1,0 +1,254 @@
+"""Reduce operators: over channels, over places, over features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from onnxfc.analysis.normalised_sums import in_part, rescaled, scale_of, weighs
+from onnxfc.builder import ops
+from onnxfc.builder.rule_context import Outcome, RuleContext, axes_of
+from onnxfc.graph.op_kinds import REDUCTIONS
+from onnxfc.head.fc_to_conv import rows_of_weights
+from onnxfc.head.meet_grids import around_batch, beside_batch
+from onnxfc.head.windows import simplest, to_scores, whole_channels
+from onnxfc.layout.axes import Atom, Groups, pure
+from onnxfc.layout.axis_map import Field
+from onnxfc.layout.gathered import Gathered
+from onnxfc.layout.provenance import Provenance
+from onnxfc.layout.views import Context, Index, Placed, ScoreMap, Source, Window
+from onnxfc.rules.context_sums import (
+    left_of,
+    of_image,
+    scale_along,
+    strip,
+    trace_summed,
+    weighed_apart,
+    window_as_context,
+)
+from onnxfc.rules.pooling import PARTIAL, POOLS, global_pool, partial_pool, pool_name, window_pool
+from onnxfc.rules.registry import FEATURES, PLACED, rule
+
+_BOUNDED = {"ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum", "ReduceSumSquare"}
+"""Reductions over places that say the same at every size once they are brought to the native number of places."""
+
+
+def reduce_places(ctx: RuleContext, axes: Sequence[int]) -> Outcome | None:
+    """A figure of the whole image, or of a whole row of what relates places: None where each window has its own."""
+    view = ctx.views[0]
+    assert isinstance(view, Placed)
+    atoms = [atom for axis in axes for atom in view.groups[axis]]
+    if any(atom.kind == "batch" for atom in atoms) or ctx.op_type not in _BOUNDED:
+        return None
+    if len({atom.side for atom in atoms if atom.kind == "space"}) > 1:
+        return None  # rows and columns of what relates places
+    weighted = any(place >= 0 for _, place in view.provenance.sums_to_one)
+    if ctx.per_window or not (view.other or weighted or ctx.role == "context"):
+        return None
+    kept = bool(ctx.attrs.get("keepdims", 1))
+    groups = tuple(() if axis in axes else group for axis, group in enumerate(view.groups) if kept or axis not in axes)
+    doubt = in_part(ctx, [side.provenance for side in view.sides], view.tensor, axes)
+    if doubt is not None:
+        return doubt
+    left = _left(ctx, view, groups)
+    if left is None:
+        return None
+    sides = {atom.side for atom in atoms if atom.kind == "space"}
+    places = [atom.place for atom in atoms if atom.kind == "space"]
+    if not rescaled(
+        ctx, scale_of(ctx, view.sides[sides.pop()].provenance, view.tensor, axes, places), view.tensor, axes, kept
+    ):
+        ctx.keep()
+    return [left]
+
+
+def _left(ctx: RuleContext, view: Placed, groups: Groups) -> Context | Placed | None:
+    """The view of what is left of the axes."""
+    name = ctx.node.output[0]
+    atoms = [atom for group in groups for atom in group if atom.kind == "space"]
+    blames = Gathered.joined(side.provenance.blames for side in view.sides) | {ctx.blame("context")}
+    if not atoms:
+        if [atom.kind for atom in groups[0]] != ["batch"]:
+            return None
+        fields = (Field(),) * ctx.state.rank
+        return Context(name, Provenance(fields, blames, pools=frozenset({ctx.name})))
+    sides = {atom.side for atom in atoms}
+    if len(sides) != 1 or {atom.place for atom in atoms} != set(range(ctx.state.rank)):
+        return None
+    side = view.sides[sides.pop()]
+    groups = tuple(tuple(_first_side(atom) for atom in group) for group in groups)
+    provenance = replace(side.provenance, blames=blames)
+    made = Placed(name, name, groups, provenance, side.like, bounds=view.bounds)
+    return replace(made, measured=None, bounds=frozenset()) if made.is_map else made
+
+
+def _first_side(atom: Atom) -> Atom:
+    return replace(atom, side=0)
+
+
+def folded_as_context(ctx: RuleContext, view: Placed, axes: Sequence[int]) -> Outcome | None:
+    """A reduction over all places, as the node stands; None where it is none, or not known to be context."""
+    reduced = [atom for axis in axes for atom in view.groups[axis]]
+    every = sum(atom.kind == "space" for group in view.groups for atom in group)
+    places = sum(atom.kind == "space" for atom in reduced)
+    if ctx.role != "context" or not places or places < every or any(atom.kind == "batch" for atom in reduced):
+        return None
+    scale = scale_of(ctx, view.provenance, view.tensor, axes, [atom.place for atom in reduced if atom.kind == "space"])
+    if not rescaled(ctx, scale, view.tensor, axes, bool(ctx.attrs.get("keepdims", 1))):
+        ctx.keep()
+    return [of_image(ctx, view.provenance)]
+
+
+@rule(*REDUCTIONS, on=PLACED, attributes=("axes", "keepdims", "noop_with_empty_axes"))
+def reduce_placed(ctx: RuleContext) -> Outcome | None:
+    """Over channels a tensor stays placed as it is; over places it is a pool, of a window or of the whole image."""
+    view = ctx.placed_in()
+    rank, keepdims = len(view.groups), bool(ctx.attrs.get("keepdims", 1))
+    axes = reduced_axes(ctx, rank)
+    if axes is None:
+        return ctx.refuse("unknown-axes", "takes axes that are not constant")
+    if 0 in axes and view.apart:
+        return ctx.refuse("mixes-batch", "reduces over the batch")
+    if all(pure(view.groups[axis]) for axis in axes):
+        return _over_channels(ctx, view, axes, keepdims)
+    if view.is_folded:
+        return reduce_places(ctx, axes) or folded_as_context(ctx, view, axes)
+    if view.is_strip:
+        return _of_strip(ctx, view, axes, keepdims)
+    return _of_map(ctx, view, axes, keepdims)
+
+
+def _of_strip(ctx: RuleContext, view: Placed, axes: list[int], keepdims: bool) -> Outcome:
+    """Over all axes that are left it is a pool of the whole image."""
+    if weighs(ctx, view.provenance, [axis for axis in axes if axis in view.spatial]) is None:
+        return weighed_apart(ctx)
+    return strip(ctx, view, axes, keepdims)
+
+
+def _of_map(ctx: RuleContext, view: Placed, axes: list[int], keepdims: bool) -> Outcome:
+    """A reduction over all spatial axes is a global pool."""
+    spatial = set(axes) & set(view.spatial)
+    if any(place >= 0 for _, place in view.provenance.sums_to_one):
+        return weighed_apart(ctx) if ctx.per_window else strip(ctx, view, axes, keepdims)
+    weighed = weighs(ctx, view.provenance, sorted(spatial))
+    if weighed is None:
+        return weighed_apart(ctx)
+    if weighed:
+        return strip(ctx, view, axes, keepdims)
+    if spatial == set(view.spatial) == set(axes) and ctx.op_type in POOLS:
+        return global_pool(ctx, view, POOLS[ctx.op_type], keepdims)
+    if spatial == set(view.spatial) and not view.provenance.windows:
+        return _statistic(ctx, view, axes, keepdims)
+    if view.provenance.windows and set(view.extent) == {1}:
+        return reduce_features(ctx)
+    if spatial == set(axes) and ctx.op_type in PARTIAL:
+        return partial_pool(ctx, view, axes, keepdims)
+    if ctx.role == "context" and spatial != set(view.spatial):
+        return strip(ctx, view, axes, keepdims)
+    return ctx.refuse("unsupported-reduction", f"reduces over axes {axes} of a map")
+
+
+def reduced_axes(ctx: RuleContext, rank: int) -> list[int] | None:
+    """Reduced axes; all where none are given (unless ``noop_with_empty_axes``)."""
+    axes = axes_of(ctx, 1, rank)
+    if axes is None and ctx.has_input(1):
+        return None
+    if not axes:
+        return [] if ctx.attrs.get("noop_with_empty_axes", 0) else list(range(rank))
+    return sorted(axes)
+
+
+def _over_channels(ctx: RuleContext, view: Placed, axes: list[int], keepdims: bool) -> Outcome:
+    ctx.keep()
+    return [replace(item, groups=left_of(view, axes, keepdims)) for item in ctx.same() if isinstance(item, Placed)]
+
+
+def _statistic(ctx: RuleContext, view: Placed, axes: list[int], keepdims: bool) -> Outcome:
+    """A figure of the whole map, its channels too: of each window, or of the image where it meets its trunk again."""
+    if ctx.role != "context":
+        return reduce_features(ctx)
+    doubt = in_part(ctx, [view.provenance], view.tensor, axes)
+    if doubt is not None:
+        return doubt
+    if not rescaled(ctx, scale_along(ctx, view, axes), view.tensor, axes, keepdims):
+        ctx.keep()
+    return [of_image(ctx, view.provenance)]
+
+
+@rule(*REDUCTIONS, on=FEATURES, attributes=("axes", "keepdims", "noop_with_empty_axes"))
+def reduce_window(ctx: RuleContext) -> Outcome:
+    """Reducing exactly the whole window of each channel is a global pool spelled by Reshape; else over scores."""
+    view = ctx.views[0]
+    if not isinstance(view, Window):
+        return reduce_features(ctx)
+    axes = reduced_axes(ctx, view.index.ndim + 1)
+    inner = None if not axes or 0 in axes else [axis - 1 for axis in axes]
+    rows = None if inner is None or ctx.role == "context" else rows_of_weights(ctx, view, inner)
+    if rows is not None:
+        return [rows]
+    channels = None if inner is None else whole_channels(view, inner)
+    if channels is None:
+        return reduce_features(ctx)
+    if channels.shape[-1] == 1 and ctx.op_type in POOLS:
+        return _pool_of_window(ctx, view, channels)
+    if ctx.role == "context":
+        return window_as_context(ctx, view, channels)
+    return reduce_features(ctx)
+
+
+def _pool_of_window(ctx: RuleContext, view: Window, channels: Index) -> Outcome:
+    """The pool by the option; ``channels`` says which channel each remaining feature is."""
+    kind, source, features = POOLS[ctx.op_type], view.sources[0], ctx.shape_out()[1:]
+    provenance = replace(view.provenance, pools=view.provenance.pools | {ctx.name})
+    spelled = f"{ctx.op_type} {'x'.join(map(str, source.extent))}"
+    if weighs(ctx, view.provenance, ()) is None:
+        return weighed_apart(ctx)
+    if ctx.role == "context":
+        return window_as_context(ctx, view, channels)
+    if ctx.state.global_pool == "keep":
+        if kind not in {"Average", "Max"} or not np.array_equal(channels.ravel(), np.arange(source.channels)):
+            return ctx.refuse("sum-over-image", "does not pool every channel once", "use --global-pool window")
+        if view.trunk is None:
+            return ctx.refuse("unsupported-reduction", "pools something else than a map")
+        vector = ctx.builder.emit(f"Global{kind}Pool", [source.tensor], instead=ctx.node)
+        ops.reshape(ctx.builder, vector, [0, *features], ctx.node.output[0])
+        ctx.replaced(spelled, "kept global")
+        return [Context(ctx.node.output[0], provenance.blamed(ctx.blame("context")))]
+    if ctx.state.global_pool == "drop":
+        if kind != "Average" or view.trunk is None:
+            return ctx.refuse("drop-not-affine", "is no average: its map has no scores", "use --global-pool window")
+        tensor, provenance = source.tensor, replace(provenance, fields=view.trunk.fields, dropped=True)
+        ctx.replaced(spelled, "no pool")
+    else:
+        tensor = window_pool(ctx, source.tensor, source.extent, kind)
+        ctx.replaced(spelled, f"{pool_name(kind)} {'x'.join(map(str, source.extent))}, stride 1")
+    pooled = Source.of_cells(tensor, source.channels, len(source.extent))
+    return [simplest(ctx, Window((pooled,), channels.reshape(features), provenance))]
+
+
+def reduce_features(ctx: RuleContext) -> Outcome:
+    """Over features, cell by cell."""
+    view = ctx.views[0]
+    assert view is not None
+    scores = to_scores(ctx, view)
+    if not isinstance(scores, ScoreMap):
+        return scores
+    axes = reduced_axes(ctx, len(scores.features) + 1)
+    if axes is None:
+        return ctx.refuse("unknown-axes", "takes axes that are not constant")
+    batch_axis = scores.batch_axis or 0
+    provenance = trace_summed(ctx, scores.provenance)
+    scores = replace(scores, provenance=provenance)
+    if batch_axis in axes:
+        return ctx.refuse("mixes-batch", "reduces over the batch")
+    if not axes:
+        ctx.keep([scores.tensor, *ctx.tensors_from(1)])
+        return [replace(scores, tensor=ctx.node.output[0])]
+    keepdims, own = bool(ctx.attrs.get("keepdims", 1)), [beside_batch(axis, batch_axis) for axis in axes]
+    ops.reduce(ctx.builder, ctx.op_type, scores.tensor, own, keepdims, ctx.node.output[0], ctx.node)
+    if not batch_axis:
+        return ctx.score_maps(scores.provenance)
+    batch_axis -= 0 if keepdims else sum(axis < batch_axis for axis in axes)
+    return [around_batch(ctx, scores.provenance, batch_axis)]

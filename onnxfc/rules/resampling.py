@@ -1,0 +1,350 @@
+"""Operators that change the resolution of a map: ConvTranspose, Resize, Upsample, DepthToSpace, SpaceToDepth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from itertools import pairwise
+
+import numpy as np
+
+from onnxfc.analysis.reference_sizes import RESIZED, contiguous, images, references, sized, sizes_like, sizes_with
+from onnxfc.builder import ops
+from onnxfc.builder.rule_context import Outcome, RuleContext
+from onnxfc.graph.op_kinds import halved
+from onnxfc.head.per_window import per_window
+from onnxfc.head.placed_windows import pooled_in_part
+from onnxfc.layout.axis_map import Field
+from onnxfc.layout.provenance import Provenance
+from onnxfc.layout.views import Fixed, Placed, ScoreMap
+from onnxfc.rules.expand import laid_out
+from onnxfc.rules.registry import FEATURES, PLACED, rule
+from onnxfc.shapes.spec import Shape
+
+RESIZE = (
+    *("antialias", "axes", "coordinate_transformation_mode", "cubic_coeff_a", "exclude_outside"),
+    *(
+        "extrapolation_value",
+        "keep_aspect_ratio_policy",
+        "mode",
+        "nearest_mode",
+        "scales",
+        "height_scale",
+        "width_scale",
+    ),
+)
+
+
+@rule("Resize", "Upsample", on=FEATURES, attributes=RESIZE)
+def resized(ctx: RuleContext) -> Outcome | None:
+    """A decoder behind an FC layer; sizes that name the batch cannot follow."""
+    if not any(isinstance(other, ScoreMap) for other in ctx.views):
+        return None
+    scales = ctx.attrs.get("scales") or ctx.constant(1 if len(ctx.node.input) == 2 else 2)
+    rank, view = len(ctx.shape_in()), ctx.views[0]
+    if scales is None or len(scales) != rank or scales[0] != 1 or ctx.swallowed:
+        return ctx.refuse("mixes-batch", "resizes to sizes that name the batch, or by scales that are not constant")
+    if not isinstance(view, ScoreMap) or any(not isinstance(other, Fixed) for other in ctx.views[1:] if other):
+        return ctx.refuse("dynamic-parameter", "takes a parameter that depends on the image")
+    return per_window(ctx, view)
+
+
+_TRANSPOSED = ("auto_pad", "dilations", "group", "kernel_shape", "output_padding", "output_shape", "pads", "strides")
+
+
+@rule("ConvTranspose", on=PLACED, attributes=_TRANSPOSED)
+def conv_transpose(ctx: RuleContext) -> Outcome | None:
+    """Finer by its strides. https://onnx.ai/onnx/operators/onnx__ConvTranspose.html"""
+    view = ctx.views[0]
+    if not isinstance(view, Placed) or not ctx.only_first:
+        return ctx.refuse("dynamic-weight", "has a weight that depends on the image")
+    if view.is_folded:
+        return None
+    if not _behind_channels(view):
+        return ctx.refuse("layout", "slides over axes that are not the image's")
+    rank = len(view.spatial)
+    strides = tuple(ctx.attrs.get("strides") or (1,) * rank)
+    kernel = tuple(ctx.attrs.get("kernel_shape") or ctx.shape_in(1)[2:])
+    dilations = tuple(ctx.attrs.get("dilations") or (1,) * rank)
+    pads = _cut_off(ctx, kernel, strides, dilations)
+    if pads is None:
+        return ctx.refuse("size-locked", "has an output of a fixed shape, larger than its kernel makes it")
+    fields = []
+    for field, k, s, p, q, d in zip(view.fields, kernel, strides, pads, pads[rank:], dilations, strict=False):
+        # Output o takes inputs from (o + p - reach) / s to (o + p) / s; what is cut off counts as read.
+        reach = (k - 1) * d
+        finer = field.resampled(Fraction(s), Fraction(min(0, p - reach), s), Fraction(p, s))
+        fields.append(finer.cut(0, max(0, q - reach)))
+    if "output_shape" in ctx.attrs or "auto_pad" in ctx.attrs:
+        ctx.keep(auto_pad=None, output_shape=None, pads=pads)
+    else:
+        ctx.keep()
+    return ctx.placed(view, _resampled(ctx, view, fields), view.where)
+
+
+def _cut_off(
+    ctx: RuleContext, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+) -> tuple[int, ...] | None:
+    """How much of the result is cut off at its borders, as explicit pads: what auto_pad or a fixed shape come to.
+
+    None where something is added instead.
+    """
+    rank, auto = len(kernel), str(ctx.attrs.get("auto_pad") or "NOTSET")
+    if auto == "VALID" or (auto == "NOTSET" and "output_shape" not in ctx.attrs):
+        return tuple(ctx.attrs.get("pads") or (0,) * (2 * rank)) if auto == "NOTSET" else (0,) * (2 * rank)
+    more = ctx.attrs.get("output_padding") or (0,) * rank
+    sizes = zip(ctx.shape_in()[2:], ctx.shape_out()[2:], kernel, strides, dilations, more, strict=True)
+    total = [(size - 1) * s + extra + (k - 1) * d + 1 - out for size, out, k, s, d, extra in sizes]
+    if min(total) < 0:
+        return None
+    return halved(auto, total)
+
+
+def _resampled(ctx: RuleContext, view: Placed, fields: Sequence[Field]) -> Provenance:
+    """Other receptive fields along ``view.spatial``."""
+    return view.provenance.along(dict(zip(view.where, fields, strict=True))).blamed(ctx.blame("resampling"))
+
+
+def _behind_channels(view: Placed) -> bool:
+    return view.apart and view.spatial == tuple(range(2, len(view.groups)))
+
+
+@rule("DepthToSpace", "SpaceToDepth", on=PLACED, attributes=("blocksize", "mode"))
+def blocks(ctx: RuleContext) -> Outcome | None:
+    """Channels to places and back, in blocks."""
+    view = ctx.placed_in()
+    if view.is_folded:
+        return None
+    if not view.channels_first:
+        return ctx.refuse("layout", "works on axes that are not the image's")
+    size = int(ctx.attrs["blocksize"])
+    ctx.keep()
+    if ctx.op_type == "SpaceToDepth":
+        coarser = {place: field.through(size, stride=size) for place, field in enumerate(view.fields)}
+        return ctx.placed(view, view.provenance.along(coarser), view.where)
+    fields = [field.resampled(Fraction(size), Fraction(1, size) - 1, Fraction(0)) for field in view.fields]
+    return ctx.placed(view, _resampled(ctx, view, fields), view.where)
+
+
+@rule("Resize", "Upsample", on=PLACED, attributes=RESIZE)
+def resize(ctx: RuleContext) -> Outcome | None:
+    """By scales it follows the image; to the sizes of another map too.
+
+    Fixed sizes are those of the map that the result meets, or of the image; if neither, they become scales.
+
+    https://onnx.ai/onnx/operators/onnx__Resize.html
+    """
+    view = ctx.placed_in()
+    if not view.apart:
+        return pooled_in_part(ctx) if view.is_strip else None
+    laid = laid_out(ctx, view)
+    if laid is not None:
+        return laid
+    before, after = ctx.shape_in(), ctx.shape_out()
+    if any(a != b for axis, (a, b) in enumerate(zip(before, after, strict=True)) if axis not in view.spatial):
+        return ctx.refuse("mixes-channels", "resizes other axes than the image's")
+    if view.provenance.windows and set(view.extent) == {1} and before != after:
+        return ctx.rejoins()
+    if str(ctx.attrs.get("coordinate_transformation_mode", "")) == "tf_crop_and_resize":
+        return ctx.refuse("size-locked", "crops to a region of the native size")
+    ratios = _given_scales(ctx, view) or [Fraction(after[axis], before[axis]) for axis in view.spatial]
+    return _by_sizes(ctx, view, ratios) or _by_ratios(ctx, view, ratios)
+
+
+def _by_sizes(ctx: RuleContext, view: Placed, ratios: Sequence[Fraction]) -> Outcome | None:
+    """To computed sizes, or those of the map that is meant; None where there is none."""
+    if any(ctx.follows_size(position) for position in range(1, len(ctx.views))):
+        growth = _kept(ctx, view)
+        if growth is not None:
+            return ctx.placed(view, _to_a_size(ctx, view, ratios, growth), view.where)
+    other = _sized_like(ctx, view)
+    return None if other is None else _to_size_of(ctx, view, ratios, other)
+
+
+def _by_ratios(ctx: RuleContext, view: Placed, ratios: Sequence[Fraction]) -> Outcome:
+    if not ctx.try_keep(_scaled(ctx, view, ratios)):
+        outcome = _by_scales(ctx, view, ratios)
+        if outcome is not None:
+            return outcome
+    if set(ratios) == {Fraction(1)}:
+        return ctx.same()
+    provenance = _aligned(ctx, _resampled(ctx, view, _fields(ctx, view, ratios)))
+    return ctx.placed(view, provenance, view.where)
+
+
+def _given_scales(ctx: RuleContext, view: Placed) -> list[Fraction] | None:
+    """What the scales say, which the native extents may not show as they are rounded down; None without scales."""
+    scales = ctx.attrs.get("scales")
+    if ctx.op_type == "Resize" or ctx.opset >= 9:
+        scales = ctx.constant(2 if ctx.op_type == "Resize" and ctx.opset >= 11 else 1)
+    if scales is None or len(scales) == 0 or ctx.has_input(3):
+        return None
+    given = dict(zip(ctx.attrs.get("axes") or range(len(ctx.shape_in())), scales, strict=True))
+    return [Fraction(float(given.get(axis, 1.0))).limit_denominator(_FINEST) for axis in view.spatial]
+
+
+_FINEST = 128
+"""Scales are fractions of small numbers, written as float32."""
+
+
+def _fields(ctx: RuleContext, view: Placed, ratios: Sequence[Fraction]) -> list[Field]:
+    reach = [_reach(ctx, ratio) for ratio in ratios]
+    return [
+        field.resampled(ratio, low, high) for field, ratio, (low, high) in zip(view.fields, ratios, reach, strict=True)
+    ]
+
+
+def _aligned(ctx: RuleContext, provenance: Provenance) -> Provenance:
+    """In these modes the ratio of the last places, or the first place, depends on the whole size."""
+    whole = str(ctx.attrs.get("coordinate_transformation_mode", "")) in {"align_corners", "half_pixel_symmetric"}
+    return provenance.blamed(ctx.blame("context")) if whole else provenance
+
+
+def _reach(ctx: RuleContext, ratio: Fraction) -> tuple[Fraction, Fraction]:
+    """From where to where, relative to ``o / ratio``, place ``o`` reads at most, in elements.
+
+    Its centre lies at ``o / ratio``, or with half pixels at ``(o + 0.5) / ratio - 0.5``; nearest and linear read
+    one element around it, cubic two, and with antialias so many times more as the map gets smaller.
+    """
+    centre = Fraction(1, 2) / ratio - Fraction(1, 2)
+    support = Fraction(2 if str(ctx.attrs.get("mode", "nearest")) == "cubic" else 1)
+    if ctx.attrs.get("antialias", 0):
+        support = support * max(Fraction(1), 1 / ratio) + 1
+    return min(centre, Fraction(0)) - support, max(centre, Fraction(0)) + support
+
+
+def _scaled(ctx: RuleContext, view: Placed, ratios: Sequence[Fraction]) -> list[tuple[int, ...]]:
+    """Shapes at the probes if the map grows with the image."""
+    wanted = []
+    for shape in ctx.builder.spec(view.tensor).shapes or ():
+        target = list(shape)
+        for axis, ratio in zip(view.spatial, ratios, strict=True):
+            target[axis] = int(shape[axis] * ratio)
+        wanted.append(tuple(target))
+    return wanted
+
+
+def _kept(ctx: RuleContext, view: Placed) -> list[Fraction] | None:
+    """The node as it is, as its sizes are computed from the image's; returned is how much faster it then grows.
+
+    A batch that was baked into them gives way. None, and nothing is written, where they do not follow the image.
+    """
+    ctx.keep()
+    old, new = (ctx.builder.spec(name).shapes or () for name in (view.tensor, ctx.node.output[0]))
+    kept = _grown(view, old, new) and (_same_beside(view, old, new) or _batch_freed(ctx, view))
+    growth = _growth(view, old, new) if kept else None
+    if growth is None and kept is not None:
+        ctx.builder.nodes.pop()
+    return growth
+
+
+def _grown(view: Placed, old: Sequence[Shape], new: Sequence[Shape]) -> bool:
+    """Whether both change from each image size to the next, on all spatial axes."""
+    pairs = [pair for shapes in (old, new) for pair in pairwise(shapes)]
+    return 1 < len(old) == len(new) and all(a[axis] != b[axis] for a, b in pairs for axis in view.spatial)
+
+
+def _same_beside(view: Placed, old: Sequence[Shape], new: Sequence[Shape]) -> bool:
+    """Whether batch and channels stay what they are."""
+    others = [axis for axis in range(len(view.groups)) if axis not in view.spatial]
+    return all(a[axis] == b[axis] for a, b in zip(old, new, strict=True) for axis in others)
+
+
+def _batch_freed(ctx: RuleContext, view: Placed) -> bool | None:
+    """The node with the batch of its input in its sizes; None, and nothing is written, where that cannot be."""
+    ctx.builder.nodes.pop()
+    if not ctx.has_input(3) or "axes" in ctx.attrs or not contiguous(view):
+        return None
+    first, last = min(view.spatial), max(view.spatial) + 1
+    sizes = ops.slice_axis(ctx.builder, ctx.tensors()[3], 0, first, last)
+    ctx.keep([*ctx.tensors()[:3], sizes_with(ctx, view, sizes)])
+    return True
+
+
+def _growth(view: Placed, old: Sequence[Shape], new: Sequence[Shape]) -> list[Fraction] | None:
+    """How much faster it grows than its input, by axis; None where that depends on another axis of the image, say."""
+    steps = list(zip(pairwise(old), pairwise(new), strict=True))
+    rates = [{Fraction(d[k] - c[k], b[k] - a[k]) for (a, b), (c, d) in steps} for k in view.spatial]
+    return None if any(len(found) > 1 for found in rates) else [found.pop() for found in rates]
+
+
+def _sized_like(ctx: RuleContext, view: Placed) -> Placed | None:
+    """The map whose size is meant by fixed sizes: the one that the result meets, or the image itself."""
+    policy = str(ctx.attrs.get("keep_aspect_ratio_policy", "stretch"))
+    if (
+        not view.is_map
+        or not ctx.has_input(3)
+        or policy != "stretch"
+        or view.provenance.windows
+        or not contiguous(view)
+    ):
+        return None
+    reference = next(references(ctx, view, view.spatial), None)
+    return reference or next((image for image in images(ctx) if _whole_image(ctx, view, image)), None)
+
+
+def _whole_image(ctx: RuleContext, view: Placed, image: Placed) -> bool:
+    """Whether a map gets the image's size on all axes, and is as much coarser now as its stride says.
+
+    That is no coincidence: each layer may round once, so within two elements of the coarser map, and without padding
+    it loses as much as an element reads.
+    """
+    if image.extent != sized(ctx, view) or not contiguous(image):
+        return False
+    own = zip(view.extent, view.fields, image.extent, strict=True)
+    rounded = [2 * max(1, field.stride) for field in view.fields]
+    return all(
+        -most - field.size < length * field.stride - pixels < most
+        for (length, field, pixels), most in zip(own, rounded, strict=True)
+    )
+
+
+def _to_size_of(ctx: RuleContext, view: Placed, ratios: Sequence[Fraction], other: Placed) -> Outcome:
+    """To another map's size, whatever it is."""
+    ctx.keep([*ctx.tensors()[:3], sizes_like(ctx, view, other)], axes=None)
+    own = zip(view.fields, other.fields, strict=True)
+    growth = [Fraction(field.stride) / Fraction(finer.stride) for field, finer in own]
+    return ctx.placed(view, _to_a_size(ctx, view, ratios, growth), view.where)
+
+
+def _to_a_size(ctx: RuleContext, view: Placed, ratios: Sequence[Fraction], growth: Sequence[Fraction]) -> Provenance:
+    """What is read by a map that follows another map's size.
+
+    Where it grows in the native ratio, it has this ratio at all sizes of the stride grid, and off it one near it.
+    Otherwise every size has its own ratio, which is context.
+    """
+    if list(ratios) != list(growth):
+        return _resampled(ctx, view, _fields(ctx, view, growth)).blamed(ctx.blame("context"))
+    fields = view.fields if set(ratios) == {Fraction(1)} else _fields(ctx, view, ratios)
+    provenance = view.provenance.along(dict(zip(view.where, fields, strict=True)))
+    return _aligned(ctx, provenance.blamed(ctx.blame(RESIZED)))
+
+
+def _by_scales(ctx: RuleContext, view: Placed, ratios: Sequence[Fraction]) -> Outcome | None:
+    """Resize to the native sizes as a Resize by the same ratio; a refusal where that is not the same thing."""
+    if not ctx.has_input(3) or any(ratio.denominator != 1 and ratio.numerator != 1 for ratio in ratios):
+        return ctx.refuse("size-locked", "resizes to the native size")
+    if view.extent == (1,) * len(view.spatial):
+        return ctx.refuse("size-locked", "resizes to the native size")
+    if any(ratio.denominator != 1 for ratio in ratios):
+        return _to_a_part(ctx, view, ratios)
+    scales = np.ones(len(ctx.shape_in()), np.float32)
+    for axis, ratio in zip(view.spatial, ratios, strict=True):
+        scales[axis] = float(ratio)
+    ctx.keep([view.tensor, ctx.tensors()[1], ctx.builder.constant(scales, "scales")], axes=None)
+    return None
+
+
+def _to_a_part(ctx: RuleContext, view: Placed, ratios: Sequence[Fraction]) -> Outcome:
+    """To a half of the size, say: where that is rounded the ratio is another, which is not so with scales."""
+    builder = ctx.builder
+    sizes: list[int | str] = [ops.dims(builder, view.tensor, 0, 1), *ctx.shape_out()[1:]]
+    for axis, ratio in zip(view.spatial, ratios, strict=True):
+        length = ops.dims(builder, view.tensor, axis, axis + 1)
+        if ratio.numerator != 1:
+            length = builder.emit("Mul", [length, builder.constant([ratio.numerator], "factor")])
+        if ratio.denominator != 1:
+            length = builder.emit("Div", [length, builder.constant([ratio.denominator], "part")])
+        sizes[axis] = length
+    ctx.keep([*ctx.tensors()[:3], ops.numbers(builder, sizes)], axes=None)
+    return ctx.placed(view, _to_a_size(ctx, view, ratios, ratios), view.where)

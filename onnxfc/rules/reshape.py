@@ -1,0 +1,140 @@
+"""Reshape, Flatten, Squeeze, Unsqueeze on maps and folded maps.
+
+What leaves the spatial axes whole stays a map. What does not is a folded map, or a window whose index moves as the data
+would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fractions import Fraction
+
+from onnxfc.builder import ops
+from onnxfc.builder.axis_ops import provenance_of, target
+from onnxfc.builder.rule_context import Outcome, RuleContext, axes_of
+from onnxfc.head.placed_windows import pooled_in_part
+from onnxfc.head.windows import moved_to
+from onnxfc.layout.axes import Group, Groups, axis_of_places, is_map, may_fold, pure, regroup, survivors
+from onnxfc.layout.views import Placed
+from onnxfc.rules.channel_shuffle import permuted
+from onnxfc.rules.registry import PLACED, rule
+from onnxfc.shapes.spec import Shape
+
+
+@rule("Flatten", "Reshape", on=PLACED, attributes=("allowzero", "axis"))
+def reshape(ctx: RuleContext) -> Outcome | None:
+    """Atoms regrouped; None where places become features of a window."""
+    view = ctx.placed_in()
+    before, after = ctx.shape_in(), ctx.shape_out()
+    if view.apart:
+        places = survivors(before, after, view.spatial)
+        if places is not None and not _unclear(view, before, after):
+            return _each_alone(ctx, view, dict(zip(view.where, places, strict=True)))
+        if view.provenance.windows or 1 in view.extent:
+            return pooled_in_part(ctx) if view.is_strip else None
+    groups = regroup(view.groups, after)
+    features = groups is None or (view.apart and not any(pure(group) for group in groups))
+    if groups is None or features or not (is_map(groups) or may_fold(groups)):
+        return pooled_in_part(ctx) if view.is_strip else None
+    return _regrouped(ctx, view, groups)
+
+
+def _unclear(view: Placed, before: Shape, after: Shape) -> bool:
+    """Whether it cannot be told which axis of a strip one of native extent 1 becomes."""
+    return view.is_strip and before != after and 1 in view.extent
+
+
+def _each_alone(ctx: RuleContext, view: Placed, where: Mapping[int, int]) -> Outcome:
+    """Keep the node where its target follows the image, else write the target from the tensor's own dims."""
+    after = ctx.shape_out()
+    wanted = []
+    for shape in ctx.builder.spec(view.tensor).shapes or ():
+        dims = [shape[0], *after[1:]]
+        for place, axis in where.items():
+            dims[axis] = shape[view.where[place]]
+        wanted.append(tuple(dims))
+    outcome = ctx.placed(view, view.provenance, where)
+    if ctx.try_keep(wanted):
+        return outcome
+    shuffle = permuted(ctx, view)
+    if shuffle is not None:
+        before, order = shuffle
+        inputs = [before.tensor, ctx.builder.constant(order, "order")]
+        ctx.builder.emit("Gather", inputs, ctx.node.output[0], instead=ctx.node, axis=1)
+    else:
+        wanted_dims = _target(ctx, view, after, where)
+        ops.reshape(ctx.builder, view.tensor, wanted_dims, ctx.node.output[0], ctx.node)
+    return outcome
+
+
+def _target(ctx: RuleContext, view: Placed, after: Shape, where: Mapping[int, int]) -> list[int | str]:
+    """Numbers for channels, 0 for dims that stay in their place, computed dims and one -1 for those that move."""
+    found: list[int | str] = [0, *after[1:]]
+    moved = []
+    for place, axis in where.items():
+        found[axis] = 0
+        if view.where[place] != axis:
+            moved.append((view.where[place], axis))
+    for before, axis in moved[:-1]:
+        found[axis] = ops.dims(ctx.builder, view.tensor, before, before + 1)
+    if moved:
+        found[moved[-1][1]] = -1
+    return found
+
+
+def _regrouped(ctx: RuleContext, view: Placed, groups: Groups) -> Outcome:
+    """Write the Reshape from one grouping to another."""
+    wanted = _at_probes(ctx, view, groups)
+    if wanted is None or not ctx.try_keep(wanted):
+        ops.reshape(ctx.builder, view.tensor, target(ctx.builder, view, groups), ctx.node.output[0], ctx.node)
+    if is_map(groups):
+        return ctx.placed(view, provenance_of(ctx, view.provenance, groups), axis_of_places(groups))
+    return [moved_to(ctx, view, groups)]
+
+
+def _at_probes(ctx: RuleContext, view: Placed, groups: Groups) -> list[Shape] | None:
+    """The shapes at the probes if the places follow the image."""
+    sides = [side.like for side in view.sides]
+    rows = zip(*(ctx.builder.spec(like.tensor).shapes or () for like in sides), strict=True)
+    return [tuple(_now(group, sides, shapes) for group in groups) for shapes in rows] or None
+
+
+def _now(group: Group, sides: list[Placed], shapes: tuple[Shape, ...]) -> int:
+    """The length of an axis where the sides' maps have these shapes."""
+    total = Fraction(1)
+    for atom in group:
+        if atom.kind == "space":
+            total *= atom.factor * shapes[atom.side][sides[atom.side].where[atom.place]]
+        else:
+            total *= shapes[0][0] if atom.kind == "batch" else atom.length
+    return int(total)
+
+
+@rule("Unsqueeze", on=PLACED, attributes=("axes",))
+def unsqueeze(ctx: RuleContext) -> Outcome:
+    """New axes of extent 1. https://onnx.ai/onnx/operators/onnx__Unsqueeze.html"""
+    view, rank = ctx.placed_in(), len(ctx.shape_out())
+    axes = axes_of(ctx, 1, rank)
+    if axes is None:
+        return ctx.refuse("unknown-axes", "takes axes that are not constant")
+    if 0 in axes and view.apart:
+        return ctx.refuse("mixes-batch", "puts an axis before the batch")
+    groups = list(view.groups)
+    for axis in sorted(axes):
+        groups.insert(axis, ())
+    ctx.keep()
+    return [moved_to(ctx, view, tuple(groups))]
+
+
+@rule("Squeeze", on=PLACED, attributes=("axes",))
+def squeeze(ctx: RuleContext) -> Outcome | None:
+    """Axes of extent 1 go; None where they are the batch or places of native extent 1, which become the window."""
+    view, shape = ctx.placed_in(), ctx.shape_in()
+    axes = axes_of(ctx, 1, len(shape))
+    if axes is None and not ctx.has_input(1):
+        axes = [axis for axis, length in enumerate(shape) if length == 1]
+    if axes is None or any(view.groups[axis] for axis in axes):
+        return pooled_in_part(ctx) if view.is_strip else None
+    ctx.keep()
+    groups = tuple(group for axis, group in enumerate(view.groups) if axis not in axes)
+    return [moved_to(ctx, view, groups)]

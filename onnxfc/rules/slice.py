@@ -1,0 +1,238 @@
+"""Slice on maps: channels, borders, crops to another map's size, and pieces, which may be a head's or the trunk's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
+
+import numpy as np
+from onnx import TensorProto
+
+from onnxfc.analysis.reference_sizes import CROPPED, images, references
+from onnxfc.builder import ops
+from onnxfc.builder.rule_context import LEAVE, Outcome, RuleContext, positive
+from onnxfc.head.placed_windows import as_piece, pooled_in_part
+from onnxfc.layout.axes import is_mixed, lengths, pure
+from onnxfc.layout.axis_map import Pixels
+from onnxfc.layout.provenance import Provenance
+from onnxfc.layout.views import Placed
+from onnxfc.rules.joined_strips import axis_of, ends_of, sliced_part
+from onnxfc.rules.registry import PLACED, rule
+
+Cuts = dict[int, tuple[int, int, int]]
+"""Start, end and step of a Slice by axis."""
+
+
+@rule("Slice", on=PLACED, attributes=("axes", "ends", "starts"))
+def slice_(ctx: RuleContext) -> Outcome | None:
+    """Some of the channels, or a border cut off and every n-th place kept.
+
+    A piece of the native size is a window's, unless it meets a map of its size further on: then it is a crop to that.
+    Where the trunk goes on behind a piece, a crop leaves out the same border at every size.
+
+    https://onnx.ai/onnx/operators/onnx__Slice.html
+    """
+    view, cuts = ctx.placed_in(), cuts_of(ctx)
+    if view.is_folded:
+        return _of_channels(ctx, view)
+    if cuts is None:
+        return ctx.refuse("unknown-axes", "takes bounds that are not constant")
+    if view.parts:
+        return _joined_piece(ctx, view, cuts)
+    if 0 in cuts and ctx.shape_in()[0] != ctx.shape_out()[0]:
+        return pooled_in_part(ctx) if view.is_strip else None
+    return _of_map(ctx, view, cuts)
+
+
+def _of_map(ctx: RuleContext, view: Placed, cuts: Cuts) -> Outcome:
+    """Places are cut off, or a piece is cut out."""
+    along = {axis: cuts[axis] for axis in view.spatial if axis in cuts}
+    if any(step < 0 for _, _, step in along.values()):
+        return ctx.refuse("flipped", "turns the map around: a cell would read the other end of the image")
+    if ctx.follows_size(1) or ctx.follows_size(2):
+        return _computed_piece(ctx, view, cuts)
+    if any(ctx.shape_in()[axis] < end < _OPEN for axis, (_, end, _) in along.items()):
+        if ctx.state.dense:
+            return ctx.refuse("cut-out", "cuts off what is behind a fixed place", LEAVE)
+        ctx.state.aligned = True  # of a head's window it cuts off nothing
+    baked = [axis for axis in view.spatial if _is_baked(ctx, axis, cuts.get(axis))]
+    reference = next(_cropped_like(ctx, view, baked), None) if baked and view.is_map else None
+    if reference is not None:
+        return _crop_to(ctx, view, reference, cuts, baked)
+    if baked and ctx.role != "head":
+        return _cut_borders(ctx, view, cuts, baked)
+    if baked or any(start < 0 for start, _, _ in along.values()):
+        return as_piece(ctx)
+    return _sliced(ctx, view, cuts, {axis: min(end, 0) or _OPEN for axis, (_, end, _) in cuts.items()})
+
+
+def _of_channels(ctx: RuleContext, view: Placed) -> Outcome | None:
+    """Some channels of a folded tensor; None where more than channels is cut."""
+    before, after = ctx.shape_in(), ctx.shape_out()
+    touched = [axis for axis, pair in enumerate(zip(before, after, strict=True)) if len(set(pair)) > 1]
+    if not ctx.only_first or is_mixed(view.groups) or len(touched) != 1 or not pure(view.groups[touched[0]]):
+        return None
+    ctx.keep()
+    return ctx.of_channels(view, touched[0])
+
+
+def _joined_piece(ctx: RuleContext, view: Placed, cuts: Cuts) -> Outcome:
+    """Channels of strips that were joined, or one of the strips."""
+    axis = axis_of(view)
+    if axis not in cuts:
+        return _of_channels(ctx, view) or pooled_in_part(ctx)
+    ends = ends_of(ctx, view)
+    start, end, step = cuts[axis]
+    bounds = slice(start, end, step).indices(ctx.shape_in()[axis])
+    whole = [(first, last, 1) for first, last in zip([0, *ends], ends, strict=False)]
+    if len(cuts) > 1 or bounds not in whole or ctx.opset < 10:
+        return ctx.refuse("cut-out", "cuts pieces of the native size out of the map")
+    return [sliced_part(ctx, view, whole.index(bounds), ctx.node.output[0])]
+
+
+def _crop_to(ctx: RuleContext, view: Placed, reference: Placed, cuts: Cuts, baked: Sequence[int]) -> Outcome:
+    """As much as makes it as large as its reference, whatever that is."""
+    ends = {axis: min(end, 0) or _OPEN for axis, (_, end, _) in cuts.items()}
+    ends |= {axis: cuts[axis][1] - ctx.shape_in()[axis] for axis in baked}
+    written = {axis: _end_like(ctx, reference, axis, cuts[axis][0], ends[axis]) for axis in baked}
+    blamed = replace(view, provenance=view.provenance.blamed(ctx.blame(CROPPED)))
+    return _sliced(ctx, blamed, cuts, ends, written)
+
+
+def _cut_borders(ctx: RuleContext, view: Placed, cuts: Cuts, baked: Sequence[int]) -> Outcome:
+    """Cut off as much of the border at any size.
+
+    Where the trunk goes on behind it alone, only what is cut off on both sides is a border; else it is a piece. If it
+    meets its trunk again, another map of its extent says so.
+    """
+    for axis in baked:
+        (start, end, _), length = cuts[axis], ctx.shape_in()[axis]
+        even = start == length - end and 2 * start < end - start
+        if start < 0 or not (even or ctx.role == "context"):
+            return as_piece(ctx)
+    ends = {axis: end - ctx.shape_in()[axis] if axis in baked else end for axis, (_, end, _) in cuts.items()}
+    return _sliced(ctx, view, cuts, {axis: min(end, 0) or _OPEN for axis, end in ends.items()})
+
+
+_GOES_ON = "and more than FC layers works on it"
+
+
+def _computed_piece(ctx: RuleContext, view: Placed, cuts: Cuts) -> Outcome:
+    """Bounds that are computed from the image's size stay so, if the piece begins at one place at every size.
+
+    A part of the map (its first half, say) may be a head's: then it is the part of a window.
+    """
+    old, new = (ctx.builder.spec(name).shapes or () for name in (view.tensor, _kept(ctx)))
+    axes = [axis for axis in view.spatial if axis in cuts]
+    rest = [[a[axis] - b[axis] * cuts[axis][2] for a, b in zip(old, new, strict=True)] for axis in axes]
+    steady = all(max(cut) - min(cut) < cuts[axis][2] for axis, cut in zip(axes, rest, strict=True))
+    if not steady and ctx.role == "head" and not ctx.state.dense:
+        ctx.state.aligned = True
+        ctx.builder.nodes.pop()
+        return as_piece(ctx)
+    start = ctx.builder.spec(ctx.tensors()[1])
+    begins = start.alike if not ctx.state.dense else ctx.constant(1) if ctx.same_on_grid(1) else None
+    if begins is None or begins.min() < 0 or not steady:
+        return ctx.refuse("cut-out", f"cuts out a part that does not grow as the map does, {_GOES_ON}", LEAVE)
+    ends = {axis: min(0, end - ctx.shape_in()[axis] if end >= 0 else end) for axis, (_, end, _) in cuts.items()}
+    return ctx.placed(view, _provenance(view, _at_most(ctx, cuts), ends), view.where)
+
+
+def _at_most(ctx: RuleContext, cuts: Cuts) -> Cuts:
+    """The cuts with the largest starts at any size that was looked at."""
+    starts = np.max(np.stack(ctx.builder.spec(ctx.tensors()[1]).values or ()), axis=0)
+    most = zip(cuts.items(), starts.tolist(), strict=True)
+    return {axis: (int(start), end, step) for (axis, (_, end, step)), start in most}
+
+
+def _provenance(view: Placed, cuts: Cuts, ends: Mapping[int, int]) -> Provenance:
+    """Of a map without what was cut off; ``ends`` are counted from behind, 0 or more where nothing is."""
+    fields = list(view.provenance.fields)
+    for place, axis in view.where.items():
+        if axis in cuts:
+            start, _, step = cuts[axis]
+            field = fields[place].cut(start, max(0, -ends[axis]))
+            fields[place] = replace(field, stride=field.stride * step)
+    return replace(view.provenance, fields=tuple(fields))
+
+
+def _kept(ctx: RuleContext) -> str:
+    ctx.keep()
+    return str(ctx.node.output[0])
+
+
+def _is_baked(ctx: RuleContext, axis: int, cut: tuple[int, int, int] | None) -> bool:
+    """Whether a cut ends at a fixed place of the native map."""
+    return cut is not None and cut[2] > 0 and 0 <= cut[1] < ctx.shape_in()[axis]
+
+
+def _cropped_like(ctx: RuleContext, view: Placed, axes: Sequence[int]) -> Iterator[Placed]:
+    """Maps of the same stride that the slice meets, or the image: it is a crop to their size, whatever that is."""
+
+    def strides(provenance: Provenance) -> list[Pixels]:
+        return [provenance.fields[place].stride for place, axis in view.where.items() if axis in axes]
+
+    if view.provenance.windows:
+        return iter(())
+    wanted, shape = strides(view.provenance), ctx.shape_out()
+    native = ((image, lengths(image.groups)) for image in images(ctx) if image.spatial == view.spatial)
+    whole = (image for image, own in native if all(own[axis] == shape[axis] for axis in axes))
+    return (other for other in chain(references(ctx, view, axes), whole) if strides(other.provenance) == wanted)
+
+
+def _end_like(ctx: RuleContext, reference: Placed, axis: int, start: int, end: int) -> int | str:
+    """Where a crop of a reference's size ends: so many elements behind its start. Before opset 10 counted from the
+    end."""
+    if ctx.opset < 10:
+        return end
+    size = ops.dims(ctx.builder, reference.tensor, axis, axis + 1)
+    return ctx.builder.emit("Add", [size, ctx.builder.constant([start], "start")]) if start else size
+
+
+_OPEN = 2**31 - 1
+"""The end of a Slice that goes on to the border, whatever the size."""
+
+
+def cuts_of(ctx: RuleContext) -> Cuts | None:
+    """Start, end and step by axis; None where they are not constant."""
+    rank = len(ctx.shape_in())
+    if ctx.opset < 10:
+        starts, ends = list(ctx.attrs["starts"]), list(ctx.attrs["ends"])
+        axes, steps = list(ctx.attrs.get("axes", range(len(starts)))), [1] * len(starts)
+    else:
+        given = [ctx.constant(place) for place in range(1, 5)]
+        if any(value is None and ctx.has_input(place) for place, value in enumerate(given, 1)) or given[0] is None:
+            return None
+        starts, ends = given[0].tolist(), np.asarray(given[1]).tolist()
+        axes = list(range(len(starts))) if given[2] is None else given[2].tolist()
+        steps = [1] * len(starts) if given[3] is None else given[3].tolist()
+    found = zip(starts, ends, steps, strict=True)
+    return {positive(int(axis), rank): cut for axis, cut in zip(axes, found, strict=True)}
+
+
+def _sliced(
+    ctx: RuleContext, view: Placed, cuts: Cuts, ends: Mapping[int, int], written: Mapping[int, int | str] | None = None
+) -> Outcome:
+    """The node as it is, or with its ends opened where they were baked at the native size.
+
+    ``ends``: by axis, counted from behind, or open. ``written``: what is to be written instead.
+    """
+    outcome = ctx.placed(view, _provenance(view, cuts, ends), view.where)
+    own = {*view.spatial, 0} if ctx.free_batch else {*view.spatial}
+    spatial: dict[int, int | str] = {axis: end for axis, end in ends.items() if axis in own}
+    spatial |= written or {}
+    if all(spatial.get(axis, end) == end or end >= _OPEN for axis, (_, end, _) in cuts.items()):
+        ctx.keep()
+        return outcome
+    opened = [spatial.get(axis, end) for axis, (_, end, _) in cuts.items()]
+    if ctx.opset < 10:
+        ctx.keep(ends=opened)
+        return outcome
+    inputs = ctx.tensors()
+    inputs[2] = ops.numbers(ctx.builder, opened)
+    kind = ctx.native(ctx.node.input[1]).dtype
+    if kind != TensorProto.INT64:
+        inputs[2] = ctx.builder.emit("Cast", [inputs[2]], to=kind)
+    ctx.keep(inputs)
+    return outcome

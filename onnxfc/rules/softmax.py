@@ -1,0 +1,127 @@
+"""Softmax and its kin: over channels, over places, over scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from onnxfc.builder import ops
+from onnxfc.builder.rule_context import Outcome, RuleContext
+from onnxfc.graph.op_kinds import SOFTMAX, axes_along
+from onnxfc.head.windows import to_scores
+from onnxfc.layout.axes import pure
+from onnxfc.layout.provenance import Provenance, SumToOne
+from onnxfc.layout.views import Placed, ScoreMap
+from onnxfc.rules.registry import FEATURES, PLACED, rule
+
+
+def over_places(ctx: RuleContext, axes: Sequence[int]) -> Outcome | None:
+    """Softmax along places: weights that sum up to 1 over the image, whatever its size.
+
+    None where each window has its own.
+    """
+    view = ctx.views[0]
+    assert isinstance(view, Placed)
+    atoms = [atom for axis in axes for atom in view.groups[axis]]
+    sides = {atom.side for atom in atoms if atom.kind == "space"}
+    if (
+        ctx.per_window
+        or ctx.op_type in {"LogSoftmax", "LpNormalization"}
+        or any(atom.kind == "batch" for atom in atoms)
+    ):
+        return None
+    if len(sides) > 1:
+        return None  # rows and columns of what relates places, together
+    ctx.keep()
+    sums_to_one = frozenset((ctx.name, atom.place) for atom in atoms if atom.kind == "space")
+    made = replace(view, tensor=ctx.node.output[0], moved_by=None)
+    return [_marked(made, ctx, dict.fromkeys(sides, sums_to_one))]
+
+
+def _marked(view: Placed, ctx: RuleContext, sums_to_one: dict[int, frozenset[SumToOne]]) -> Placed:
+    """Blamed, with sums to one along the places of each side."""
+
+    def marked(provenance: Provenance, side: int) -> Provenance:
+        provenance = replace(provenance, sums_to_one=provenance.sums_to_one | sums_to_one.get(side, frozenset()))
+        return provenance.blamed(ctx.blame("context"))
+
+    other = view.other and replace(view.other, provenance=marked(view.other.provenance, 1))
+    return replace(view, provenance=marked(view.provenance, 0), other=other)
+
+
+@rule(*SOFTMAX, on=FEATURES, attributes=("axis",))
+def softmax_scores(ctx: RuleContext) -> Outcome:
+    """Over features, cell by cell. Before opset 13 all axes from ``axis`` on are normalised together.
+
+    https://onnx.ai/onnx/operators/onnx__Softmax.html
+    """
+    view = ctx.views[0]
+    assert view is not None
+    scores = to_scores(ctx, view)
+    if not isinstance(scores, ScoreMap):
+        return scores
+    axes = axes_along(ctx.op_type, ctx.attrs, len(scores.features) + 1, ctx.opset)
+    axis = axes[0]
+    if axis == 0 or scores.batch_axis:
+        return ctx.refuse("mixes-batch", "normalises over the batch")
+    if ctx.opset < 13:
+        return _grid_first(ctx, scores, axis)
+    ctx.keep([scores.tensor], axis=axis)
+    return ctx.score_maps(scores.provenance)
+
+
+def _grid_first(ctx: RuleContext, scores: ScoreMap, axis: int) -> Outcome:
+    """With the grid before the features, flattening after ``axis`` leaves each cell to itself."""
+    builder, grid, rank = ctx.builder, scores.grid, 1 + len(scores.features)
+    ahead = [0, *grid, *range(1, rank)]
+    tensor = ops.transpose(builder, scores.tensor, ahead)
+    tensor = builder.emit(ctx.op_type, [tensor], axis=axis + len(grid), instead=ctx.node)
+    back = [int(place) for place in np.argsort(ahead)]
+    ops.transpose(builder, tensor, back, ctx.node.output[0])
+    return ctx.score_maps(scores.provenance)
+
+
+@rule(*SOFTMAX, on=PLACED, attributes=("axis",))
+def softmax(ctx: RuleContext) -> Outcome | None:
+    """Over the channels of each place; over places they are weights of the whole image, or of each window."""
+    view, rank, normalised = ctx.placed_in(), len(ctx.shape_in()), set(ctx.axes_along())
+    axis = min(normalised)
+    if 0 in normalised and not view.is_folded:
+        return ctx.refuse("mixes-batch", "normalises over the batch")
+    if all(pure(view.groups[k]) for k in normalised):
+        ctx.keep(axis=axis)
+        return ctx.same()
+    if view.is_folded:
+        return over_places(ctx, sorted(normalised))
+    if view.is_strip:
+        return _over_space(ctx, axis)
+    whole = normalised == set(view.spatial) and ctx.op_type != "LogSoftmax"
+    if whole and not view.provenance.windows and 1 not in view.extent:
+        return softmax_scores(ctx) if ctx.per_window else _over_places(ctx, view)
+    pooled = set(view.extent) == {1} and view.channels_first and axis == 1
+    if not pooled and ctx.role == "context" and not view.provenance.windows and ctx.op_type != "LogSoftmax":
+        return _over_space(ctx, axis)
+    if not pooled:
+        return ctx.refuse("softmax-over-space", "normalises over the places of the native size")
+    ahead = [0, *view.spatial, 1]
+    tensor = ops.transpose(ctx.builder, view.tensor, ahead)
+    tensor = ctx.builder.emit(ctx.op_type, [tensor], axis=rank - 1, instead=ctx.node)
+    ops.transpose(ctx.builder, tensor, [int(place) for place in np.argsort(ahead)], ctx.node.output[0])
+    return ctx.same()
+
+
+def _over_places(ctx: RuleContext, view: Placed) -> Outcome:
+    """Weights that sum up to 1 over all places of the image: context."""
+    ctx.keep()
+    along = frozenset((ctx.name, place) for place in view.where)
+    provenance = view.provenance.blamed(ctx.blame("context"))
+    return ctx.same(replace(provenance, sums_to_one=provenance.sums_to_one | along))
+
+
+def _over_space(ctx: RuleContext, axis: int) -> Outcome:
+    """A gate that weighs the places of an axis against each other, and then meets its trunk again: context."""
+    ctx.keep(axis=axis)
+    provenance = ctx.placed_in().provenance.blamed(ctx.blame("context"))
+    return ctx.same(replace(provenance, pools=provenance.pools | {ctx.name}))

@@ -1,0 +1,21 @@
+"""Transpose on maps and folded maps."""
+
+from __future__ import annotations
+
+from onnxfc.builder.rule_context import Outcome, RuleContext
+from onnxfc.head.placed_windows import windowed
+from onnxfc.head.windows import moved_to
+from onnxfc.rules.registry import PLACED, rule
+
+
+@rule("Transpose", on=PLACED, attributes=("perm",))
+def transpose(ctx: RuleContext) -> Outcome:
+    """The same groups in another order. https://onnx.ai/onnx/operators/onnx__Transpose.html"""
+    view = ctx.placed_in()
+    perm = list(ctx.attrs.get("perm") or range(len(view.groups) - 1, -1, -1))
+    features = view.provenance.windows or len(view.groups) < 2 + len(view.spatial)
+    if perm[0] != 0 and view.is_map and features:
+        return windowed(ctx)
+    ctx.keep()
+    groups = tuple(view.groups[axis] for axis in perm)
+    return [moved_to(ctx, view, groups)]

@@ -1,0 +1,119 @@
+"""Operators that never have a rule, and why; a product of the image with itself: attention, or a table ahead of it."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
+
+import onnx
+
+from onnxfc.builder.rule_context import ATTENTION, LEAVE, RuleContext
+from onnxfc.errors import Refusal
+from onnxfc.graph.index import label
+from onnxfc.graph.op_kinds import BROADCAST
+from onnxfc.layout.provenance import Provenance
+from onnxfc.layout.views import Context, Fixed, Lifted, Placed, Window
+
+
+def _reasons(code: str, why: str, advice: str, *ops: str) -> dict[str, tuple[str, str, str]]:
+    return dict.fromkeys(ops, (code, why, advice))
+
+
+WHY = {
+    **_reasons("recurrent", "reads its input as one sequence", LEAVE, "GRU", "LSTM", "RNN"),
+    **_reasons("attention", ATTENTION, LEAVE, "Attention", "MultiHeadAttention"),
+    **_reasons("size-locked", "lays blocks out to an image of the native size", LEAVE, "Col2Im"),
+    **_reasons(
+        *("data-dependent", "has an output whose shape depends on the values", "leave out the post-processing"),
+        *("Compress", "NonMaxSuppression", "NonZero", "Unique"),
+    ),
+    **_reasons(
+        *("quantised", "belongs to a quantised model", "rewrite the float model, then quantise it"),
+        *("ConvInteger", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QGemm", "QLinearAdd"),
+        *("QLinearConv", "QLinearGlobalAveragePool", "QLinearMatMul", "QuantizeLinear"),
+    ),
+}
+
+
+def attention(ctx: RuleContext) -> Refusal:
+    """The product relates places of the native size; where a table of theirs comes first, that is the reason."""
+    found = ctx.refuse("attention", ATTENTION, LEAVE)
+    table = _table(ctx)
+    if table is None:
+        return found
+    node, name = table
+    why = f"{node.op_type} gives what attention relates {name}, which has a value for every place of the native size"
+    return replace(
+        found, code="position-table", node=label(node), reason=why, advice="such a table has no values for other sizes"
+    )
+
+
+def _table(ctx: RuleContext) -> tuple[onnx.NodeProto, str] | None:
+    """The nearest node ahead that combines what comes from the image with a table of two axes or more."""
+    graph, seen = ctx.state.graph, {ctx.node.output[0]}
+    queue = deque(ctx.node.input)
+    while queue:
+        name = queue.popleft()
+        node = graph.producers.get(name)
+        view = ctx.state.views.get(name)
+        if name in seen or node is None or isinstance(view, Fixed | Context | Placed):
+            continue  # what came of a table there was understood
+        seen.add(name)
+        if node.op_type in BROADCAST:
+            found = next((item for item in node.input if _is_table(ctx, item)), None)
+            if found is not None:
+                return node, found
+        queue.extend(item for item in node.input if item)
+    return None
+
+
+def _is_table(ctx: RuleContext, name: str) -> bool:
+    if not isinstance(ctx.state.views.get(name), Fixed) or ctx.native(name).shapes is None:
+        return False
+    return sum(length > 1 for length in ctx.native(name).native) > 1
+
+
+def sums_places(provenance: Provenance, summed: Sequence[int], left: Sequence[int]) -> bool:
+    """Whether a product of features sums over all places of a window and leaves none, where its lengths tell."""
+    places = max((math.prod(item.extent) for item in provenance.windows), default=1)
+    return provenance.places and places in _runs(summed) and places not in _runs(left)
+
+
+def _runs(lengths: Sequence[int]) -> set[int]:
+    """How many elements lie on neighbouring axes together."""
+    ends = range(1, len(lengths) + 1)
+    return {math.prod(lengths[first:end]) for end in ends for first in range(end)}
+
+
+def no_rule(ctx: RuleContext) -> Refusal:
+    """Why there is none: by what the operator is, or by what it works on."""
+    if ctx.op_type in WHY:
+        code, why, advice = WHY[ctx.op_type]
+        if code == "attention":
+            return attention(ctx)
+        return ctx.refuse(code, why, advice)
+    lifted = [view for view in ctx.views if isinstance(view, Lifted)]
+    windows = [view for view in lifted if isinstance(view, Window)]
+    cuts = ctx.state.roles.pieces
+    if any(_half_pooled(view, cuts) for view in windows):
+        return ctx.refuse(
+            "partial-pool", "works on what a pool of one axis left, which does not meet its map again", LEAVE
+        )
+    if windows:
+        why = "works on a piece of the map that was cut out or flattened before"
+        image = len(ctx.shape_in()) == 2 + ctx.state.rank
+        advice = f"{LEAVE}, or name the piece: --input {ctx.node.input[0]}" if image else LEAVE
+        pieces = sorted(set[str]().union(*(view.provenance.pools for view in lifted)) & cuts)
+        if pieces:
+            why = f"cuts a piece out of the map of the native size, and {ctx.op_type} works on it"
+            return Refusal("cut-out", label(ctx.state.graph.producers[pieces[0]]), why, advice)
+        return ctx.refuse("cut-out", "works on a piece of the map that was cut out or flattened before", advice)
+    return ctx.refuse("unsupported-operator", "is not supported here", LEAVE)
+
+
+def _half_pooled(view: Window, pieces: frozenset[str]) -> bool:
+    return bool(view.provenance.pools - pieces) and any(
+        len({n > 1 for n in source.extent}) > 1 for source in view.sources
+    )

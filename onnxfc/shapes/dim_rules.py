@@ -1,0 +1,374 @@
+"""The lengths of what a node makes, operator by operator, in closed form: for operators that change them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import Any
+
+from onnxfc.shapes.length import Dim, Length, at, least, most, quotient
+from onnxfc.shapes.node_call import Dims, NodeCall, Room, Still
+
+Cuts = dict[int, tuple[Dim, Dim, int]]
+"""Start, end and step of a Slice by axis."""
+
+
+def dims_of(call: NodeCall) -> Sequence[Dims] | None:
+    """The dims of each output; None where no rule tells. What the node asks of the image's size is noted."""
+    node = call.node
+    rule = _RULES.get(node.op_type) if not node.domain or node.op_type == "FusedConv" else None
+    if rule is not None:
+        dims = call.dims(0)
+        return None if dims is None else rule(call, list(dims))
+    if node.op_type in _SIDE_BY_SIDE and not node.domain:
+        call.bond_side_by_side()
+    return None
+
+
+_SIDE_BY_SIDE = {
+    *("Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Mean", "Min", "Mod"),
+    *("Mul", "Or", "PRelu", "Pow", "Sub", "Sum", "Where", "Xor"),
+}
+"""Operators that broadcast their inputs against each other."""
+
+Made = Sequence[Dims] | None
+
+
+def slid(
+    length: Any, kernel: int, stride: int = 1, pads: tuple[int, int] = (0, 0), dilation: int = 1, ceil: bool = False
+) -> Any:
+    """Elements behind a Conv or pool; ``ceil``: a last window may reach beyond the padding, but begins before it.
+
+    https://onnx.ai/onnx/operators/onnx__MaxPool.html
+    """
+    room = length + (pads[0] + pads[1] - (kernel - 1) * dilation - 1)
+    if not ceil:
+        return room // stride + 1
+    return least((room + stride - 1) // stride + 1, (length + pads[0] - 1) // stride + 1)
+
+
+def _slid(call: NodeCall, dims: list[Dim], kernel: Sequence[int]) -> Made:
+    """https://onnx.ai/onnx/operators/onnx__Conv.html"""
+    rank, spec = len(dims) - 2, call.made[0]
+    strides, dilations = call.ints("strides", rank, 1), call.ints("dilations", rank, 1)
+    auto, pads = call.attrs.get("auto_pad", "NOTSET"), call.ints("pads", 2 * rank, 0)
+    made = [dims[0], dims[1] if spec is None else spec.native[1]]
+    for k, length in enumerate(dims[2:]):
+        if auto.startswith("SAME"):
+            made.append((length + strides[k] - 1) // strides[k])
+        else:
+            around = (0, 0) if auto == "VALID" else (pads[k], pads[k + rank])
+            made.append(slid(length, kernel[k], strides[k], around, dilations[k], bool(call.attrs.get("ceil_mode"))))
+    return [tuple(made)] * len(call.made)
+
+
+def _conv(call: NodeCall, dims: list[Any]) -> Made:
+    weight = call.spec(3 if call.node.op_type == "QLinearConv" else 1)
+    return None if weight is None or weight.shapes is None else _slid(call, dims, weight.native[2:])
+
+
+def _pool(call: NodeCall, dims: list[Any]) -> Made:
+    return _slid(call, dims, call.attrs["kernel_shape"])
+
+
+def _conv_transpose(call: NodeCall, dims: list[Any]) -> Made:
+    """https://onnx.ai/onnx/operators/onnx__ConvTranspose.html"""
+    rank, weight = len(dims) - 2, call.spec(1)
+    if (
+        weight is None
+        or weight.shapes is None
+        or "output_shape" in call.attrs
+        or call.attrs.get("auto_pad", "NOTSET") != "NOTSET"
+    ):
+        return None
+    strides, dilations = call.ints("strides", rank, 1), call.ints("dilations", rank, 1)
+    more, pads = call.ints("output_padding", rank, 0), call.ints("pads", 2 * rank, 0)
+    made = [dims[0], weight.native[1] * call.attrs.get("group", 1)]
+    for k, (length, kernel) in enumerate(zip(dims[2:], weight.native[2:], strict=True)):
+        reach = (kernel - 1) * dilations[k] + 1
+        made.append((length - 1) * strides[k] + more[k] + reach - pads[k] - pads[k + rank])
+    return [tuple(made)]
+
+
+def _pad(call: NodeCall, dims: list[Any]) -> Made:
+    """A map that begins at another place than natively is not the same map: its amounts before must stay."""
+    values = call.values(1)
+    amounts = call.attrs.get("pads") or call.attrs.get("paddings") or (None if values is None else values.tolist())
+    axes = call.numbers(3) if call.given(3) else list(range(len(dims)))
+    if amounts is None or axes is None:
+        return None
+    for k, axis in enumerate(axes):
+        before, after = amounts[k], amounts[k + len(axes)]
+        if isinstance(before, Length):
+            call.asks.append(Still(before, int(at(before, call.native))))
+        if call.attrs.get("mode") == "reflect":
+            left = dims[axis] + least(0, before) + least(0, after)
+            call.asks.append(Room(left - most(0, before, after), 1))
+        dims[axis] = dims[axis] + before + after
+    return [tuple(dims)]
+
+
+def cuts_of(call: NodeCall, rank: int) -> Cuts | None:
+    """What a Slice cuts, also by bounds that follow the image; None where they are unknown."""
+    if "starts" in call.attrs:
+        starts, ends = call.attrs["starts"], call.attrs["ends"]
+        axes, steps = call.attrs.get("axes"), None
+    else:
+        bounds = [call.values(k) for k in (1, 2)]
+        axes, steps = (call.numbers(k) for k in (3, 4))
+        if (
+            bounds[0] is None
+            or bounds[1] is None
+            or (axes is None and call.given(3))
+            or (steps is None and call.given(4))
+        ):
+            return None
+        starts, ends = bounds[0].tolist(), bounds[1].tolist()
+    cuts = zip(starts, ends, steps or [1] * len(starts), strict=True)
+    return {axis % rank: cut for axis, cut in zip(axes or range(len(starts)), cuts, strict=True)}
+
+
+def _slice(call: NodeCall, dims: list[Any]) -> Made:
+    """https://onnx.ai/onnx/operators/onnx__Slice.html"""
+    cuts = cuts_of(call, len(dims))
+    if cuts is None:
+        return None
+    for axis, (start, end, step) in cuts.items():
+        length = dims[axis]
+        if step > 0:
+            first, last = (_place(call, bound, length) for bound in (start, end))
+            dims[axis] = (last - first + step - 1) // step
+        elif _whole_axis(start, end):
+            dims[axis] = (length - step - 1) // -step
+        else:
+            return None
+    return [tuple(dims)]
+
+
+_OPEN = 2**31 - 2
+"""Bounds from here on mean the end of an axis."""
+
+
+def _whole_axis(start: Dim, end: Dim) -> bool:
+    """Whether a Slice backwards takes all of an axis."""
+    return isinstance(start, int) and isinstance(end, int) and (start == -1 or start >= _OPEN) and end <= -_OPEN
+
+
+def _place(call: NodeCall, bound: Any, length: Dim) -> Any:
+    """Where a bound of a Slice lies on an axis of that length; what it is counted from must be there."""
+    if isinstance(bound, int) and bound >= _OPEN:
+        return length
+    native, most_natively = at(bound, call.native), at(length, call.native)
+    if native < 0 <= native + most_natively:
+        call.asks.append(Room(length + bound, 0))
+        return length + bound
+    if isinstance(bound, int) and 0 <= bound <= most_natively:
+        call.asks.append(Room(length, bound))
+        return bound
+    return most(0, length + bound) if native < 0 else least(bound, length)
+
+
+def _reshape(call: NodeCall, dims: list[Any]) -> Made:
+    """https://onnx.ai/onnx/operators/onnx__Reshape.html"""
+    values = call.values(1)
+    target = call.attrs.get("shape") if values is None else values.tolist()
+    if target is None:
+        return None
+    keeps = call.attrs.get("allowzero", 0)
+    made = [dims[k] if item == 0 and not keeps else item for k, item in enumerate(target)]
+    if -1 not in made:
+        if quotient(dims, made) != 1:
+            call.bond(math.prod(dims), math.prod(made))
+        return [tuple(made)]
+    rest = _shared(call, dims, [item for item in made if item != -1])
+    if rest is None:
+        return None
+    made[made.index(-1)] = rest
+    return [tuple(made)]
+
+
+def _shared(call: NodeCall, dims: Sequence[Dim], by: Sequence[Dim]) -> Dim | None:
+    """What is left of a map for the one length that a Reshape leaves open."""
+    before = list(dims)
+    for part in by:  # blocks of an axis: it must be so many times as long
+        for k, dim in enumerate(before):
+            times = _times(dim, part)
+            if times > 1:
+                call.bond(part * times, dim)
+                before[k] = part * times
+                break
+    rest = quotient(before, by)
+    if rest is None:
+        return None
+    whole: Dim = math.floor(rest)
+    if isinstance(rest, Length) and rest.per > 1:
+        call.bond(whole * rest.per, rest * rest.per)
+    return whole
+
+
+def _times(dim: Dim, part: Dim) -> int:
+    """How many blocks of an axis ``part`` counts; 0 where it counts none."""
+    if not isinstance(dim, Length) or not isinstance(part, Length) or dim.axes != part.axes or len(dim.axes) != 1:
+        return 0
+    (axis,) = dim.axes
+    growth, less = dim.growth(axis), part.growth(axis)
+    times = growth / less if growth and less else Fraction(0)
+    return int(times) if times.denominator == 1 and times > 1 and dim // int(times) == part else 0
+
+
+def _flatten(call: NodeCall, dims: list[Any]) -> Made:
+    axis = call.attrs.get("axis", 1)
+    return [(math.prod(dims[:axis]), math.prod(dims[axis:]))]
+
+
+def _transpose(call: NodeCall, dims: list[Any]) -> Made:
+    return [tuple(dims[axis] for axis in call.attrs.get("perm") or range(len(dims))[::-1])]
+
+
+def _concat(call: NodeCall, dims: list[Any]) -> Made:
+    axis = call.attrs["axis"] % len(dims)
+    lengths = [found[axis] for k in call.inputs if (found := call.dims(k)) is not None and len(found) == len(dims)]
+    if len(lengths) < len(call.inputs):
+        return None
+    call.bond_side_by_side(axis - len(dims))
+    return [(*dims[:axis], sum(lengths), *dims[axis + 1 :])]
+
+
+def _split(call: NodeCall, dims: list[Any]) -> Made:
+    """https://onnx.ai/onnx/operators/onnx__Split.html"""
+    axis, count, values = call.attrs.get("axis", 0) % len(dims), len(call.made), call.values(1)
+    if values is None and call.given(1):
+        return None
+    part = (dims[axis] + count - 1) // count
+    lengths = call.attrs.get("split") or ([] if values is None else values.tolist())
+    if not lengths and "num_outputs" not in call.attrs:
+        call.bond(part * count, dims[axis])
+    lengths = lengths or [part] * (count - 1) + [dims[axis] - part * (count - 1)]
+    return [(*dims[:axis], length, *dims[axis + 1 :]) for length in lengths]
+
+
+def _gather(call: NodeCall, dims: list[Any]) -> Made:
+    places, axis = call.dims(1), call.attrs.get("axis", 0) % len(dims)
+    return None if places is None else [(*dims[:axis], *places, *dims[axis + 1 :])]
+
+
+def _resize(call: NodeCall, dims: list[Any]) -> Made:
+    """https://onnx.ai/onnx/operators/onnx__Resize.html"""
+    if call.attrs.get("keep_aspect_ratio_policy", "stretch") != "stretch":
+        return None
+    axes, sizes, scales = call.attrs.get("axes") or range(len(dims)), call.values(3), _scales(call)
+    if sizes is None and (scales is None or call.given(3)):
+        return None
+    for k, axis in enumerate(axes):
+        if sizes is not None:
+            dims[axis] = sizes.flat[k]
+        elif scales is not None:
+            dims[axis] = math.floor(dims[axis] * scales[k])
+    return [tuple(dims)]
+
+
+def _scales(call: NodeCall) -> list[Fraction] | None:
+    spec = call.spec(2 if len(call.node.input) > 2 else 1)
+    value_of = None if spec is None or spec.constant is None else spec.constant.tolist()
+    scales = call.attrs.get("scales") or value_of
+    return [Fraction(float(scale)).limit_denominator(_FINEST) for scale in scales] if scales else None
+
+
+_FINEST = 128
+"""Scales are fractions of small numbers, written as float32."""
+
+
+def _to_depth(call: NodeCall, dims: list[Any]) -> Made:
+    block = call.attrs["blocksize"]
+    shorter = [length // block for length in dims[2:]]
+    for length, whole in zip(dims[2:], shorter, strict=True):
+        call.bond(whole * block, length)
+    return [(dims[0], dims[1] * block * block, *shorter)]
+
+
+def _to_space(call: NodeCall, dims: list[Any]) -> Made:
+    block = call.attrs["blocksize"]
+    return [(dims[0], dims[1] // (block * block), *(length * block for length in dims[2:]))]
+
+
+def _range(call: NodeCall, dims: list[Any]) -> Made:
+    start, limit, step = (None if (found := call.values(k)) is None else found.item() for k in range(3))
+    if start is None or limit is None or not isinstance(step, int) or step < 1:
+        return None
+    return [((limit - start + step - 1) // step,)]
+
+
+def _filled(call: NodeCall, dims: list[Any]) -> Made:
+    values = call.values(0)
+    return None if values is None else [tuple(values.tolist())]
+
+
+def _expand(call: NodeCall, dims: list[Any]) -> Made:
+    values = call.values(1)
+    if values is None:
+        return None
+    wanted, made = values.tolist(), list[Dim]()
+    rank = max(len(dims), len(wanted))
+    for one, other in zip(*([1] * (rank - len(part)) + part for part in (dims, wanted)), strict=True):
+        if one != 1 and other != 1:
+            call.bond(one, other)
+        made.append(other if one == 1 else one)
+    return [tuple(made)]
+
+
+def _tile(call: NodeCall, dims: list[Any]) -> Made:
+    values = call.values(1)
+    return None if values is None else [tuple(dim * times for dim, times in zip(dims, values, strict=True))]
+
+
+def _matmul(call: NodeCall, dims: list[Any]) -> Made:
+    """Only what must be equal; the dims are those of the inputs."""
+    other = call.dims(1) or ()
+    if dims and other:
+        call.bond(dims[-1], other[-2] if len(other) > 1 else other[-1])
+    for one, two in zip(dims[-3::-1], other[-3::-1], strict=False):
+        if one != 1 and two != 1:
+            call.bond(one, two)
+    return None
+
+
+def _einsum(call: NodeCall, dims: list[Any]) -> Made:
+    """One letter, one length."""
+    before, _, after = str(call.attrs["equation"]).replace(" ", "").partition("->")
+    known: dict[str, Dim] = {}
+    for k, letters in enumerate(before.split(",")):
+        own = call.dims(k)
+        if own is None or len(own) != len(letters) or not after:
+            return None
+        for letter, dim in zip(letters, own, strict=True):
+            first = known.setdefault(letter, dim)
+            if first == 1:
+                known[letter] = dim
+            elif dim != 1:
+                call.bond(first, dim)
+    return [tuple(known[letter] for letter in after)]
+
+
+_RULES: dict[str, Callable[[NodeCall, list[Any]], Made]] = {
+    **dict.fromkeys(("Conv", "ConvInteger", "FusedConv", "QLinearConv"), _conv),
+    **dict.fromkeys(("AveragePool", "LpPool", "MaxPool"), _pool),
+    **dict.fromkeys(("Resize", "Upsample"), _resize),
+    "Concat": _concat,
+    "ConstantOfShape": _filled,
+    "ConvTranspose": _conv_transpose,
+    "DepthToSpace": _to_space,
+    "Einsum": _einsum,
+    "Expand": _expand,
+    "Flatten": _flatten,
+    "Gather": _gather,
+    "MatMul": _matmul,
+    "Pad": _pad,
+    "Range": _range,
+    "Reshape": _reshape,
+    "Slice": _slice,
+    "SpaceToDepth": _to_depth,
+    "Split": _split,
+    "Tile": _tile,
+    "Transpose": _transpose,
+}

@@ -1,0 +1,169 @@
+"""The image inputs: which they are, their native size, their possible layouts, the probes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx
+
+from onnxfc.errors import Refusal, UsageError
+from onnxfc.graph.index import Graph, inputs_of
+from onnxfc.shapes.image_layouts import READINGS, readings
+from onnxfc.shapes.spec import Shape, Spec
+
+_IMAGE_TYPES = {
+    *(onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16),
+    *(onnx.TensorProto.UINT8, onnx.TensorProto.INT8),
+}
+_GRID = 6720
+_GROWTH = tuple(tuple(_GRID * count for count in counts) for counts in ((1, 2, 3), (5, 7, 9)))
+"""What the probes add to the native size, axis by axis: multiples of 2^6 * 3 * 5 * 7, so that the strides of networks
+divide them, and all different, so that no two dims coincide. Nothing is ever computed at these sizes."""
+
+SIZE_NAMES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image input and one reading of its layout; ``shape`` is native, batch first."""
+
+    name: str
+    dtype: int
+    shape: Shape
+    spatial: tuple[int, ...]
+    free_batch: bool
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Native size in pixels."""
+        return tuple(self.shape[axis] for axis in self.spatial)
+
+    def probes(self) -> tuple[Shape, ...]:
+        """The native shape, and shapes at sizes that tell all dims apart."""
+        sizes = [self.size]
+        sizes += [tuple(length + more for length, more in zip(self.size, growth, strict=False)) for growth in _GROWTH]
+        return tuple(self.resized(size, batch) for batch, size in enumerate(sizes))
+
+    def resized(self, size: Sequence[int], more_batch: int = 0) -> Shape:
+        """The shape at another image size, and with another batch where the batch is free."""
+        shape = list(self.shape)
+        for axis, length in zip(self.spatial, size, strict=True):
+            shape[axis] = length
+        if self.free_batch:
+            shape[0] += 10 * more_batch
+        return tuple(shape)
+
+
+def native_inputs(graph: Graph, size: Sequence[int] | None) -> dict[str, Spec]:
+    """Specs of all inputs at the native size: dynamic dims are 1, or taken from ``size`` (height, width)."""
+    found = {}
+    for info in graph.inputs:
+        shape = [dim.dim_value for dim in info.type.tensor_type.shape.dim]
+        open_axes = [axis for axis, length in enumerate(shape) if length <= 0 and axis > 0]
+        for axis, length in zip(open_axes, size or (), strict=False):
+            shape[axis] = length
+        native = tuple(length if length > 0 else 1 for length in shape)
+        found[info.name] = Spec(info.type.tensor_type.elem_type, (native,))
+    return found
+
+
+def all_declared(graph: Graph) -> bool:
+    """Whether no input leaves a dim open."""
+    return all(dim.dim_value > 0 for info in graph.inputs for dim in info.type.tensor_type.shape.dim)
+
+
+def images(
+    graph: Graph,
+    inputs: dict[str, Spec],
+    dynamic_batch: bool,
+    size: Sequence[int] | None,
+    names: Sequence[str] = (),
+) -> list[list[Image]] | Refusal:
+    """All readings of the image inputs, the likelier first; a refusal where there is no image."""
+    live = {name for position in graph.live for name in inputs_of(graph.nodes[position])}
+    infos = [info for info in graph.inputs if info.name in live]
+    candidates = [info for info in infos if _is_image(inputs[info.name]) and (not names or info.name in names)]
+    if not names:  # a mean or a scale that is an input, (1, 1, 1, C), is no image beside one
+        wide = [info for info in candidates if sum(length > 1 for length in inputs[info.name].native[1:]) > 1]
+        candidates = wide or candidates
+    if not candidates:
+        return _no_image(infos, inputs)
+    for info in candidates:
+        dims = info.type.tensor_type.shape.dim
+        if size is None and any(dim.dim_value <= 0 for dim in list(dims)[2:-1] or list(dims)[2:]):
+            return Refusal(
+                "unknown-native-size",
+                info.name,
+                "the input's height and width are dynamic, so its native size is not in the graph",
+                "give it with --size HxW",
+            )
+    found = []
+    for spatial in readings(graph, candidates[0].name, inputs[candidates[0].name].native):
+        reading = [_image(info, inputs[info.name], spatial, dynamic_batch) for info in candidates]
+        if all(max(image.spatial) < len(image.shape) for image in reading):
+            found.append(reading)
+    return found if size is None else _of_size(found, size)
+
+
+def _of_size(found: list[list[Image]], size: Sequence[int]) -> list[list[Image]]:
+    """The readings that agree with a size that the user gave; UsageError where none does."""
+    fitting = [reading for reading in found if reading[0].size == tuple(size)]
+    if not fitting:
+        image = found[0][0]
+        given, own = ("x".join(map(str, lengths)) for lengths in (size, image.size))
+        raise UsageError(f"--size {given} does not fit the image input {image.name}, whose size is {own}")
+    return fitting
+
+
+def is_open(graph: Graph, reading: Sequence[Image]) -> bool:
+    """Whether the original takes images of any size already."""
+    dims = {info.name: info.type.tensor_type.shape.dim for info in graph.inputs}
+    return all(dims[image.name][axis].dim_value <= 0 for image in reading for axis in image.spatial)
+
+
+def unlike_sizes(reading: Sequence[Image]) -> Refusal | None:
+    """A refusal where one image is natively a whole number of times as large as another.
+
+    Whether it then grows by as many pixels or by so many times as many is not in the graph; where the sizes are in no
+    such ratio they grow by as many.
+    """
+    first = reading[0]
+    for image in reading[1:]:
+        pairs = [sorted(lengths) for lengths in zip(first.size, image.size, strict=False)]
+        ratios = {large / small for small, large in pairs}
+        if len(ratios) == 1 and min(ratios) > 1 and min(ratios).is_integer():
+            sizes = " and ".join("x".join(map(str, item.size)) for item in (first, image))
+            why = f"the images {first.name} and {image.name} are natively {sizes} px: how they grow together is open"
+            return Refusal("sizes-differ", image.name, why, "name the one that is to grow: --input NAME")
+    return None
+
+
+def _is_image(spec: Spec) -> bool:
+    return spec.dtype in _IMAGE_TYPES and spec.rank in READINGS
+
+
+def _image(info: onnx.ValueInfoProto, spec: Spec, spatial: tuple[int, ...], dynamic_batch: bool) -> Image:
+    batch = info.type.tensor_type.shape.dim[0]
+    return Image(info.name, spec.dtype, spec.native, spatial, dynamic_batch or batch.dim_value <= 0)
+
+
+def _no_image(infos: Sequence[onnx.ValueInfoProto], inputs: dict[str, Spec]) -> Refusal:
+    seen = ", ".join(f"{info.name} {list(inputs[info.name].native)}" for info in infos) or "no input at all"
+    advice = "onnxfc rewrites networks whose input is an image (N, C, H, W), a signal (N, C, L) or a volume"
+    return Refusal("no-image-input", "", f"no input is an image: {seen}", advice)
+
+
+def inner_image(graph: Graph, native: Mapping[str, Spec]) -> str:
+    """The first tensor of an image's form that a flat input is brought into; empty where there is none."""
+    flat = {info.name for info in graph.inputs if native[info.name].rank == 2}
+    for position in sorted(graph.live):
+        node = graph.nodes[position]
+        if not flat.intersection(node.input[:1]):
+            continue
+        spec = native[node.output[0]]
+        if spec.shapes is not None and _is_image(spec) and node.op_type in {"Reshape", "Unsqueeze"}:
+            return str(node.output[0])
+        if node.op_type in {"Cast", "Div", "Identity", "Mul", "Sub"}:
+            flat.add(node.output[0])
+    return ""

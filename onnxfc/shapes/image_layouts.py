@@ -1,0 +1,113 @@
+"""Which axes of an input are the image's: what the first operators that slide over it say, else its dims.
+
+A reading that is ruled out is never tried: a network that is refused as (N, C, H, W) is none of (N, H, W, C).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx
+
+from onnxfc.graph.index import Graph, attributes
+from onnxfc.shapes.spec import Shape
+
+Reading = tuple[int, ...]
+"""The spatial axes."""
+Axes = tuple[int | None, ...]
+"""The input's axis that each axis of a tensor is; None for a new one."""
+
+READINGS: dict[int, tuple[Reading, ...]] = {3: ((2,), (1, 2), (1,)), 4: ((2, 3), (1, 2)), 5: ((2, 3, 4), (1, 2, 3))}
+"""By rank, the likelier first: channels first, then channels last (or absent)."""
+CHANNELS = {1, 2, 3, 4}
+"""As many channels an image has."""
+
+_SLIDING = {"AveragePool", "Conv", "ConvTranspose", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool"}
+_SLIDING |= {"LpPool", "MaxPool"}
+"""Operators whose axis 1 is the channels, and all behind it places."""
+_ALONG = {"Abs", "Add", "BatchNormalization", "Cast", "Clip", "Concat", "Div", "Dropout", "Identity", "Max", "Min"}
+_ALONG |= {"Mul", "Neg", "Pad", "Pow", "Relu", "Resize", "Sigmoid", "Slice", "Split", "Sqrt", "Sub", "Tanh", "Upsample"}
+"""Operators that leave each axis what it is, where their result has as many."""
+
+
+def readings(graph: Graph, name: str, shape: Shape) -> list[Reading]:
+    """The spatial axes that an input may have, the likelier reading first; those that are ruled out are left out."""
+    found = list(READINGS[len(shape)])
+    told = slid_over(graph, name, len(shape))
+    found = [spatial for spatial in found if all(view.fits(spatial) for view in told)] or found
+    free = _open(graph, name)
+    found = [spatial for spatial in found if free == set(spatial)] or found
+    if len(shape) == 3:
+        if max(shape[1:]) < 4 * min(shape[1:]) and min(shape[1:]) > max(CHANNELS):
+            found.sort(key=lambda spatial: -len(spatial))  # as high as wide: an image without a channel axis
+        return found
+    few = [axis for axis in (1, len(shape) - 1) if shape[axis] in CHANNELS and axis not in free]
+    if len(found) > 1 and len(few) == 1:
+        if few != [1]:
+            found.reverse()
+        return found[:1] if shape[few[0]] < min(shape[2:-1]) else found
+    return found
+
+
+def _open(graph: Graph, name: str) -> set[int]:
+    """The axes of an input, but for the batch, that have no length."""
+    info = next(info for info in graph.inputs if info.name == name)
+    dims = info.type.tensor_type.shape.dim
+    return {axis for axis, dim in enumerate(dims) if axis and dim.dim_value <= 0}
+
+
+@dataclass(frozen=True)
+class Slid:
+    """The input's axes as a sliding operator sees them; None where its channels are no axis of the input."""
+
+    channels: int | None
+    places: frozenset[int]
+
+    def fits(self, spatial: Reading) -> bool:
+        """Whether these may be the image's axes."""
+        return self.channels not in spatial and self.places <= set(spatial)
+
+
+def slid_over(graph: Graph, name: str, rank: int) -> set[Slid]:
+    """What the operators say that slide over an input, or over it with its axes moved, before any other does."""
+    queue: list[tuple[str, Axes]] = [(name, tuple(range(rank)))]
+    seen, found = {name}, set[Slid]()
+    for tensor, axes in queue:
+        for node in graph.readers.get(tensor, ()):
+            if node.op_type in _SLIDING and node.input[0] == tensor:
+                found.add(Slid(axes[1], frozenset(axis for axis in axes[2:] if axis is not None)))
+                continue
+            after = _behind(graph, node, axes)
+            if after is not None and len(after) > 2 and node.output[0] not in seen:
+                seen.update(node.output)
+                queue += [(out, after) for out in node.output if out]
+    return found
+
+
+def _behind(graph: Graph, node: onnx.NodeProto, axes: Axes) -> Axes | None:
+    """The input's axis that each axis of the node's outputs is; None where that is not known."""
+    if node.op_type in _ALONG:
+        return axes
+    if node.op_type == "Transpose":
+        return tuple(axes[place] for place in attributes(node).get("perm") or range(len(axes) - 1, -1, -1))
+    given = _axes(graph, node) if node.op_type in {"Squeeze", "Unsqueeze"} else None
+    if given is None:
+        return None
+    rank = len(axes) + (len(given) if node.op_type == "Unsqueeze" else 0)
+    touched = {axis % rank for axis in given}
+    if node.op_type == "Squeeze":
+        return tuple(axis for place, axis in enumerate(axes) if place not in touched)
+    rest = iter(axes)
+    return tuple(None if place in touched else next(rest) for place in range(rank))
+
+
+def _axes(graph: Graph, node: onnx.NodeProto) -> list[int] | None:
+    """The axes that come or go: attribute, or a constant input."""
+    found = attributes(node).get("axes")
+    if found is None and len(node.input) > 1:
+        value = graph.initializers.get(node.input[1])
+        maker = graph.producers.get(node.input[1])
+        if value is None and maker is not None and maker.op_type == "Constant":
+            value = attributes(maker).get("value")
+        found = None if value is None else onnx.numpy_helper.to_array(value).ravel().tolist()
+    return None if found is None else [int(axis) for axis in found]

@@ -1,0 +1,116 @@
+"""What onnx's shape inference leaves out, node by node, at one image size.
+
+Inputs are specs of one size; ``None`` where an optional input is absent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import onnx
+
+if TYPE_CHECKING:
+    from onnxfc.shapes.spec import Shape, Spec
+
+
+_ALIASES = {
+    ("com.microsoft", "FusedConv"): "Conv",
+    ("com.microsoft", "FusedGemm"): "Gemm",
+    ("com.microsoft", "Gelu"): "Relu",
+    ("com.microsoft", "QuickGelu"): "Relu",
+}
+"""onnxruntime's fused operators, of which onnx has no schema, and standard ones with the same shapes."""
+
+_POOLS = {"MaxPool", "AveragePool", "LpPool"}
+
+_COUNTABLE = 2**62
+
+
+class InferenceFailed(Exception):
+    """A node cannot run on the shapes it is given; ``str()`` is what shape inference said."""
+
+
+def must_fit(node: onnx.NodeProto, inputs: Sequence[Spec | None]) -> None:
+    """Raises InferenceFailed where the operator cannot run on such shapes, though inference does not say so."""
+    check = {"SpaceToDepth": _must_divide, "Pad": _must_mirror}.get(node.op_type)
+    spec = inputs[0] if inputs else None
+    if check is not None and spec is not None and spec.shapes is not None:
+        check(node, spec.native, inputs)
+
+
+def _must_divide(node: onnx.NodeProto, shape: Shape, _: Sequence[Spec | None]) -> None:
+    """SpaceToDepth takes whole blocks only."""
+    block = next((item.i for item in node.attribute if item.name == "blocksize"), 1)
+    if any(length % block for length in shape[2:]):
+        raise InferenceFailed(f"SpaceToDepth needs sizes that are multiples of {block}")
+
+
+def _must_mirror(node: onnx.NodeProto, shape: Shape, inputs: Sequence[Spec | None]) -> None:
+    """Pad reflects what is there, without the place at the border itself."""
+    told = {item.name: item for item in node.attribute}
+    given = [None if item is None or item.values is None else item.values[0].tolist() for item in inputs[1:]]
+    pads = list(told["pads"].ints) if "pads" in told else next(iter(given), None)
+    if "mode" not in told or told["mode"].s != b"reflect" or pads is None:
+        return
+    axes = given[2] if len(given) > 2 and given[2] is not None else range(len(shape))
+    for axis, begin, end in zip(axes, pads[: len(pads) // 2], pads[len(pads) // 2 :], strict=True):
+        left = shape[axis] + min(begin, 0) + min(end, 0)
+        if max(begin, end) > 0 and max(begin, end) >= left:
+            raise InferenceFailed(f"Pad cannot reflect {max(begin, end)} of {left} places")
+
+
+def without_idle(node: onnx.NodeProto, given: Spec | None, shape: Shape | None) -> Shape | None:
+    """A pool's shape without windows that would begin behind its input: with ceil_mode, onnx's inference counts them.
+
+    https://onnx.ai/onnx/operators/onnx__MaxPool.html: such windows are ignored, and onnxruntime ignores them.
+    """
+    told = {item.name: item for item in node.attribute} if node.op_type in _POOLS else {}
+    if shape is None or given is None or given.shapes is None or "ceil_mode" not in told or not told["ceil_mode"].i:
+        return shape
+    dims = len(shape) - 2
+    strides = list(told["strides"].ints) if "strides" in told else [1] * dims
+    begin = list(told["pads"].ints)[:dims] if "pads" in told else [0] * dims
+    room = [(n + pad - 1) // step + 1 for n, pad, step in zip(given.native[2:], begin, strides, strict=True)]
+    return (*shape[:2], *(min(n, most) for n, most in zip(shape[2:], room, strict=True)))
+
+
+def reshaped(node: onnx.NodeProto, inputs: Sequence[Spec | None]) -> Shape | None:
+    """A Reshape of more elements than onnx's inference can count: places related to places, at the largest probes."""
+    given, target = (*inputs, None, None)[:2]
+    if node.op_type != "Reshape" or given is None or target is None or given.shapes is None or target.values is None:
+        return None
+    before, wanted = given.native, [int(length) for length in target.values[0]]
+    if math.prod(before) < _COUNTABLE or any(n == 0 and k >= len(before) for k, n in enumerate(wanted)):
+        return None
+    keeps_zero = any(item.name == "allowzero" and item.i for item in node.attribute)
+    shape = [before[k] if n == 0 and not keeps_zero else n for k, n in enumerate(wanted)]
+    rest = math.prod(n for n in shape if n != -1)
+    shape = [math.prod(before) // rest if n == -1 and rest else n for n in shape]
+    if math.prod(shape) != math.prod(before):
+        raise InferenceFailed(f"Reshape of {before} to {tuple(wanted)}")
+    return tuple(shape)
+
+
+def must_hold(node: onnx.NodeProto, given: Spec | None, shape: Shape | None) -> None:
+    """A Reshape keeps its elements, of which inference says nothing where no length is left to it."""
+    if node.op_type != "Reshape" or shape is None or given is None or given.shapes is None:
+        return
+    if math.prod(shape) != math.prod(given.native):
+        raise InferenceFailed(f"Reshape of {given.native} to {shape}")
+
+
+def standard(node: onnx.NodeProto) -> onnx.NodeProto:
+    """A fused node as the standard operator that has the same shapes; any other node as it is."""
+    alias = _ALIASES.get((node.domain, node.op_type))
+    if alias is None:
+        return node
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    copy.op_type, copy.domain = alias, ""
+    schema = onnx.defs.get_schema(alias)
+    kept = [item for item in copy.attribute if item.name in schema.attributes]
+    del copy.attribute[:]
+    copy.attribute.extend(kept)
+    return copy

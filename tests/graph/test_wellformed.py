@@ -1,0 +1,287 @@
+"""Malformed models: found before anything works on them, one line that says what and where, in every command."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from cli_runs import fails, onnxfc
+from fixture_files import fixture_models
+from hazards import Net
+from onnx import AttributeProto, TensorProto, helper, numpy_helper
+
+from onnxfc.checker.api import check_pair
+from onnxfc.errors import ReadError
+from onnxfc.graph.finite_weights import finite
+from onnxfc.graph.wellformed import well_formed
+from onnxfc.inspector import inspect
+from onnxfc.io.model_file import ModelFile
+from onnxfc.rewriter.api import rewrite
+
+Change = Callable[[onnx.ModelProto], object]
+
+
+def good() -> onnx.ModelProto:
+    """Conv, Relu, Flatten, Gemm: tensors and nodes are called after their place."""
+    net = Net()
+    net.input("image", [1, 2, 8, 8])
+    conv = net.op("Conv", "image", net.random(3, 2, 3, 3, name="kernel"), net.random(3, name="shift"), out="conv")
+    net.op("Flatten", net.op("Relu", conv, out="relu"), out="flat")
+    net.op("Gemm", "flat", net.random(108, 5, name="weight"), net.random(5, name="bias"), out="y")
+    return net.model("y")
+
+
+def node(model: onnx.ModelProto, kind: str) -> onnx.NodeProto:
+    return next(item for item in model.graph.node if item.op_type == kind)
+
+
+def tensor(model: onnx.ModelProto, name: str) -> TensorProto:
+    return next(item for item in model.graph.initializer if item.name == name)
+
+
+def attribute(model: onnx.ModelProto, kind: str, **values: object) -> None:
+    found = node(model, kind)
+    kept = [item for item in found.attribute if item.name not in values]
+    del found.attribute[:]
+    found.attribute.extend(kept)
+    found.attribute.extend(helper.make_attribute(name, value) for name, value in values.items())
+
+
+def poisoned(name: str, place: tuple[int, ...], value: float) -> Change:
+    def change(model: onnx.ModelProto) -> None:
+        array = numpy_helper.to_array(tensor(model, name)).copy()
+        array[place] = value
+        tensor(model, name).CopyFrom(numpy_helper.from_array(array, name))
+
+    return change
+
+
+def unjoinable(model: onnx.ModelProto) -> None:
+    model.graph.node.append(helper.make_node("Concat", ["relu", "kernel"], ["z"], name="joined", axis=1))
+    model.graph.output.add(name="z")
+
+
+def branch(name: str, reads: str) -> onnx.GraphProto:
+    return helper.make_graph([helper.make_node("Relu", [reads], [name])], "b", [], [onnx.ValueInfoProto(name=name)])
+
+
+def conditional(model: onnx.ModelProto, reads: str) -> None:
+    model.graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))
+    made = node(model, "Relu")
+    made.op_type, made.input[:] = "If", ["yes"]
+    made.attribute.append(helper.make_attribute("then_branch", branch("a", "conv")))
+    made.attribute.append(helper.make_attribute("else_branch", branch("b", reads)))
+
+
+MALFORMED: dict[str, tuple[Change, str]] = {
+    "no output": (lambda m: node(m, "Conv").output.pop(), "node 'node_conv' (Conv) has no output"),
+    "only an empty output": (lambda m: node(m, "Conv").output.__setitem__(0, ""), "'node_conv' (Conv) has no output"),
+    "circle": (
+        lambda m: node(m, "Conv").input.__setitem__(0, "flat"),
+        "in a circle: node_conv → node_flat → node_relu → node_conv",
+    ),
+    "circle of one": (lambda m: node(m, "Relu").input.__setitem__(0, "relu"), "in a circle: node_relu → node_relu"),
+    "made twice": (
+        lambda m: node(m, "Relu").output.__setitem__(0, "conv"),
+        "two nodes make the tensor 'conv': 'node_conv' and 'node_conv'|two nodes make the tensor 'conv'",
+    ),
+    "an initializer made": (lambda m: node(m, "Relu").output.__setitem__(0, "bias"), "makes 'bias', which is an input"),
+    "nobody": (
+        lambda m: m.graph.initializer.remove(tensor(m, "weight")),
+        "node 'node_y' (Gemm) reads 'weight', which nobody makes",
+    ),
+    "nobody in a branch": (lambda m: conditional(m, "ghost"), "reads 'ghost', which nobody makes"),
+    "no such output": (lambda m: m.graph.output[0].__setattr__("name", "z"), "nobody makes the output 'z'"),
+    "no operator": (lambda m: node(m, "Relu").__setattr__("op_type", ""), "node 'node_relu' has no operator"),
+    "two inputs": (lambda m: m.graph.input.add().CopyFrom(m.graph.input[0]), "there are 2 inputs called 'image'"),
+    "two initializers": (
+        lambda m: m.graph.initializer.add().CopyFrom(tensor(m, "bias")),
+        "there are 2 initializers called 'bias'",
+    ),
+    "ir": (lambda m: m.__setattr__("ir_version", 2**60), "there is no IR version 1152921504606846976"),
+    "opset": (lambda m: m.opset_import[0].__setattr__("version", -3), "no version -3 of operator set 'ai.onnx'"),
+    "opset of 40 bits": (
+        lambda m: m.opset_import[0].__setattr__("version", 2**40),
+        "there is no version 1099511627776",
+    ),
+    "no type": (
+        lambda m: tensor(m, "bias").__setattr__("data_type", 0),
+        "tensor 'bias' has no data type that is known",
+    ),
+    "negative dim": (lambda m: tensor(m, "bias").dims.__setitem__(0, -5), "tensor 'bias' has a negative dim: -5"),
+    "too few bytes": (
+        lambda m: tensor(m, "bias").__setattr__("raw_data", b"1234"),
+        "tensor 'bias' with dims 5 needs 20 bytes, it has 4",
+    ),
+    "no values": (lambda m: tensor(m, "bias").ClearField("raw_data"), "with dims 5 needs 5 values, it has 0"),
+    "huge dims": (
+        lambda m: tensor(m, "weight").dims.__setitem__(0, 2**40),
+        "with dims 1099511627776x5 needs 21,990,232,555,520 bytes, it has 2,160",
+    ),
+    "too few inputs": (
+        lambda m: node(m, "Gemm").input.__delitem__(slice(1, 3)),
+        "(Gemm) has 1 inputs, its operator has 2",
+    ),
+    "too many outputs": (lambda m: node(m, "Relu").output.append("more"), "has 2 outputs, its operator has 1"),
+    "input left out": (lambda m: node(m, "Gemm").input.__setitem__(1, ""), "(Gemm) lacks its input 'B'"),
+    "attribute of no type": (
+        lambda m: node(m, "Flatten").attribute.add(name="axis", i=1, type=AttributeProto.UNDEFINED),
+        "attribute 'axis' has no type",
+    ),
+    "attribute of another type": (lambda m: attribute(m, "Flatten", axis=1.0), "attribute 'axis' is not of its type"),
+    "attribute twice": (
+        lambda m: node(m, "Flatten").attribute.extend([helper.make_attribute("axis", 1)] * 2),
+        "2 attributes called 'axis'",
+    ),
+    "attribute left out": (lambda m: node(m, "Relu").__setattr__("op_type", "Concat"), "lacks its attribute 'axis'"),
+    "group": (lambda m: attribute(m, "Conv", group=-1), "attribute 'group' cannot be -1"),
+    "strides": (lambda m: attribute(m, "Conv", strides=[2, 0]), "attribute 'strides' cannot be [2, 0]"),
+    "flag": (lambda m: attribute(m, "Gemm", transB=246), "attribute 'transB' cannot be 246"),
+    "axis": (lambda m: attribute(m, "Flatten", axis=9), "(Flatten) is along axes [9] of a tensor that has 4"),
+    "weight of another map": (
+        lambda m: [m.graph.input[0].type.tensor_type.shape.dim[i].__setattr__("dim_value", 20000) for i in (2, 3)],
+        "(Gemm)",
+    ),
+    "channels": (
+        lambda m: m.graph.input[0].type.tensor_type.shape.dim[1].__setattr__("dim_value", 7),
+        "(Conv): its weight 'kernel' is made for 2 features, the declared input size gives 7",
+    ),
+    "cannot run": (unjoinable, "(Concat) cannot run on what the declared input size gives, (1, 3, 6, 6), (3, 2"),
+    "bias": (
+        lambda m: tensor(m, "bias").CopyFrom(numpy_helper.from_array(np.ones(4, np.float32), "bias")),
+        "(Gemm): its bias 'bias' with dims 4 does not fit the 5 outputs of its weight",
+    ),
+    "newer operator": (
+        lambda m: node(m, "Relu").__setattr__("op_type", "Gelu"),
+        "(Gelu): there is no such operator yet in the version",
+    ),
+    "NaN": (poisoned("weight", (3, 2), np.nan), "weight 'weight' of node 'node_y' (Gemm) has NaN at [3, 2] (1 such"),
+    "infinity": (poisoned("kernel", (2, 1, 0, 2), -np.inf), "weight 'kernel' of node 'node_conv' (Conv) has infinity"),
+}
+
+
+TOLD_BY_RUNNING = ("NaN", "infinity", "cannot run", "channels", "weight of another map", "axis", "bias")
+
+
+@pytest.mark.parametrize("kind", MALFORMED)
+def test_malformed(kind: str) -> None:
+    """Every entrance says the same; the original and the second model of a check alike."""
+    change, says = MALFORMED[kind]
+    model = good()
+    change(model)
+    data = model.SerializeToString()
+    for action in (inspect, rewrite, lambda model: rewrite(model, prove=False)):
+        with pytest.raises(ReadError) as caught:
+            action(data)
+        line = str(caught.value)
+        assert line.startswith("the given model: ")
+        assert "\n" not in line
+        assert any(part in line for part in says.split("|")), line
+    with pytest.raises(ReadError):
+        check_pair(data, data)
+    if kind not in TOLD_BY_RUNNING:
+        with pytest.raises(ReadError) as caught:
+            check_pair(good(), data)
+        assert any(part in str(caught.value) for part in says.split("|"))
+
+
+def test_the_model_itself_is_well_formed() -> None:
+    rewrite(good())
+
+
+@pytest.mark.parametrize("command", [("inspect",), ("rewrite", "out.onnx"), ("check", "in.onnx")])
+def test_one_line_and_exit_code(tmp_path: Path, command: tuple[str, ...]) -> None:
+    (tmp_path / "in.onnx").write_bytes(good().SerializeToString())
+    model = good()
+    MALFORMED["circle"][0](model)
+    (tmp_path / "bad.onnx").write_bytes(model.SerializeToString())
+    line = fails(1, command[0], "bad.onnx", *command[1:], cwd=tmp_path)
+    assert (
+        line == "onnxfc: bad.onnx: is malformed: nodes need each other's outputs in a circle: node_conv → node_flat → "
+        "node_relu → node_conv"
+    )
+
+
+def test_memory_in_proportion_to_the_file(tmp_path: Path) -> None:
+    """2.5 kB that declare an image of 20000x20000 took 12.9 GB."""
+    model = good()
+    MALFORMED["weight of another map"][0](model)
+    (tmp_path / "bad.onnx").write_bytes(model.SerializeToString())
+    run = onnxfc("inspect", "bad.onnx", cwd=tmp_path)
+    assert run.code == 1
+    assert "node 'node_y' (Gemm)" in run.line
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 1_000_000  # kB
+
+
+@pytest.mark.parametrize("path", fixture_models()[::3], ids=lambda path: path.stem)
+def test_exported_models_are_well_formed(path: Path) -> None:
+    model = ModelFile.open(path)
+    well_formed(model)
+    finite(model)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("place", [0, 199_999, 524_287, 600_000, 999_999])
+def test_a_large_weight_is_searched_to_its_end(tmp_path: Path, dtype: type, place: int) -> None:
+    weight = np.ones((1000, 1000), dtype)
+    net = Net(dtype=dtype)
+    net.input("x", [1, 1000])
+    net.op("MatMul", "x", net.const(weight, "weight"), out="y")
+    model = net.model("y")
+    finite(ModelFile.open(model.SerializeToString()))
+    weight.reshape(-1)[place] = np.nan
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(weight, "weight"))
+    onnx.save(model, tmp_path / "in.onnx", save_as_external_data=True, location="w")
+    with pytest.raises(ReadError, match=rf"NaN at \[{place // 1000}, {place % 1000}\] \(1 such values of 1,000,000\)"):
+        finite(ModelFile.open(tmp_path / "in.onnx"))
+
+
+def test_large_finite_weights_are_finite() -> None:
+    """Their sum is not."""
+    net = Net()
+    net.input("x", [1, 600])
+    net.op("MatMul", "x", net.const(np.full((600, 600), 3e38, np.float32), "weight"), out="y")
+    finite(ModelFile.open(net.model("y").SerializeToString()))
+
+
+@pytest.mark.parametrize(("operator", "value", "bad"), [
+    ("Add", -np.inf, False), ("Add", np.nan, True), ("Mul", np.nan, True), ("Where", np.nan, False),
+])  # fmt: skip
+def test_masks_may_be_infinite(operator: str, value: float, bad: bool) -> None:
+    net = Net()
+    x = net.input("x", [1, 8])
+    mask = net.const(np.array([0, value] * 4, np.float32), "mask")
+    given = (net.const(np.array([True, False] * 4), dtype=bool), x, mask) if operator == "Where" else (x, mask)
+    net.op(operator, *given, out="y")
+    model = ModelFile.open(net.model("y").SerializeToString())
+    if bad:
+        with pytest.raises(ReadError, match=r"'mask' of node 'node_y' .* has NaN at \[1\] \(4 such values of 8\)"):
+            finite(model)
+    else:
+        finite(model)
+
+
+def test_a_weight_in_a_constant_node() -> None:
+    model = good()
+    value = tensor(model, "weight")
+    MALFORMED["NaN"][0](model)
+    model.graph.node.insert(0, helper.make_node("Constant", [], ["weight"], value=value))
+    model.graph.initializer.remove(tensor(model, "weight"))
+    with pytest.raises(ReadError, match="weight 'weight' of node 'node_y'"):
+        inspect(model)
+
+
+def test_nodes_out_of_order_are_read() -> None:
+    """onnxruntime takes them, and some tools write them so; also what onnxfc made itself."""
+    for model in (good(), rewrite(good()).model):
+        nodes = [onnx.NodeProto.FromString(item.SerializeToString()) for item in reversed(model.graph.node)]
+        shuffled = onnx.ModelProto()
+        shuffled.CopyFrom(model)
+        del shuffled.graph.node[:]
+        shuffled.graph.node.extend(nodes)
+        assert inspect(shuffled).native_size == inspect(model).native_size == (8, 8)
+        assert check_pair(good(), shuffled).passed

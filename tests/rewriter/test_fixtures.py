@@ -1,0 +1,152 @@
+"""Every exporter's fixture ends as its index entry says: proven, with the right geometry and the right verdict."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from fixture_files import FIXTURES, fixture_file, fixture_models
+
+from onnxfc.errors import NothingToRewrite, ProofFailed
+from onnxfc.proof.options import CheckOptions
+from onnxfc.rewriter.analyse import RewriteOptions
+from onnxfc.rewriter.api import Rewrite, rewrite
+
+ENTRIES = json.loads((FIXTURES / "index.json").read_text())["fixtures"]
+INDEX = {Path(entry["file"]).name: entry for entry in ENTRIES}
+REFUSED = sorted(name for name, entry in INDEX.items() if entry["refused"])
+UNKNOWN = {"bfloat16.dynamo.onnx"}
+"""What onnxruntime itself does not run cannot be proven."""
+HEADLESS = sorted(name for name, entry in INDEX.items() if not entry["window"] and not entry["refused"])
+"""Networks without an FC layer; tests/rewriter/test_trunk_exports.py has them."""
+REWRITTEN = sorted(
+    name for name, entry in INDEX.items() if (entry["given"] or not entry["refused"]) and name not in HEADLESS
+)
+PROVEN = [name for name in REWRITTEN if name not in UNKNOWN]
+TOLERANCE = {"float32": (1e-4, 1e-5), "uint8": (1e-4, 1e-5), "float16": (2e-2, 1e-2)}
+"""By the image's type: deviation of a result relative to the signal, of a cell from its crop to the score range."""
+
+
+STAYS = {
+    "se_net": ["Gemm", "Gemm"],  # squeeze-and-excitation
+    "excited": ["Gemm", "Gemm"],
+    "rows": ["Gemm", "Gemm", "MatMul"],  # over the channels of each place
+    "token_head": ["MatMul"],
+    "keras_dense_map": ["MatMul", "MatMul"],
+    "convnext": ["MatMul", "MatMul"],  # over the channels of a channels-last map: 1x1 Convs already
+    "swin_tail": ["MatMul"],
+    "compared.dynamo": ["Gemm"],  # of the template
+    "compared.torchscript": ["Flatten", "Gemm"],
+    "side": ["Gemm"],  # of the numbers
+    "audio": ["MatMul"],  # on (N, 1, 12), once per window
+    "keras_shaped": ["MatMul"],  # on (4 N, 3)
+    "shaped": ["MatMul"],  # on (N, 6, 4)
+    **{key: ["MatMul"] for key in ["context_vectors", "letters_attention"]},  # products of the image with itself
+    **dict.fromkeys(["axial_attention", "weighted_pools"], ["MatMul"] * 2),
+    **dict.fromkeys(["linear_attention", "window_attention"], ["MatMul"] * 3),
+    "channel_attention": ["MatMul"] * 5,
+    "heads_attention": [*["MatMul"] * 3, "Gemm", *["MatMul"] * 3, "Gemm", *["MatMul"] * 2],
+    "non_local": ["MatMul"] * 6,
+    "operator_attention": ["MatMul", "Gemm"],
+    "mixer": ["MatMul"],  # on (N, 8, 9)
+    **{f"context_{key}.torchscript": ["Flatten"] for key in ["kept_dims", "pooled"]},  # of the context
+    "soft_argmax.dynamo": ["MatMul"],  # on (N, 4, 36), once per window
+    "soft_argmax.torchscript": ["Flatten", "MatMul"],
+}
+"""FC layers that are none of the head's, or have more axes than one."""
+ALONE = ("convnext.dynamo", "keras_branches.tf2onnx", "keras_shaped.tf2onnx", "swallowed", "swin_tail.dynamo")
+"""Made for a batch of 1, which some Reshape takes away or folds features into."""
+
+
+def options(entry: dict[str, Any], **more: Any) -> RewriteOptions:
+    size = tuple(entry["native_size"]) if set(entry["dynamic"]) - {"batch"} else None
+    return RewriteOptions(size=size, inputs=tuple(entry["given"]), **more)
+
+
+def rewritten(file: str, **more: Any) -> Rewrite:
+    return rewrite(fixture_file(file), options=options(INDEX[file], **more), check_options=CheckOptions(threads=1))
+
+
+def test_every_file_is_listed() -> None:
+    found = {path.relative_to(FIXTURES).as_posix() for path in fixture_models()}
+    assert found == {entry["file"] for entry in ENTRIES}
+    assert len(INDEX) == len(ENTRIES)
+
+
+@pytest.mark.parametrize("file", PROVEN)
+def test_proven(file: str) -> None:
+    entry, result = INDEX[file], rewritten(file)
+    parity = result.parity
+    assert parity is not None
+    assert parity.passed
+    assert parity.native.status == parity.window.status == "passed"
+    close, same = TOLERANCE[entry["dtype"]]
+    assert parity.native.deviation < close
+    assert parity.window.deviation < close
+    assert result.claim.native_size == tuple(entry["native_size"])
+    exact = entry["pad_free"] and not entry["context"]
+    assert result.claim.verdict == ("exact" if exact else "approximate")
+    if exact:
+        assert parity.crops.status == "measured"
+        assert parity.crops.deviation < same
+    else:
+        assert result.claim.blame
+
+
+@pytest.mark.parametrize("file", REWRITTEN)
+def test_no_fc_layer_is_left_in_the_head(file: str) -> None:
+    result = rewrite(fixture_file(file), options=options(INDEX[file]), prove=False)
+    onnx.checker.check_model(result.model, full_check="optimised" not in file)
+    left = [node.op_type for node in result.model.graph.node if node.op_type in {"Gemm", "MatMul", "Flatten"}]
+    stays = next((found for name, found in STAYS.items() if file.startswith(name)), [])
+    assert left == stays
+
+
+@pytest.mark.parametrize("form", ["mean", "max"])
+@pytest.mark.parametrize(
+    "file", ["lenet.dynamo.onnx", "mini_squeezenet.torchscript.onnx", "keras_softmax.tf2onnx.onnx"]
+)
+def test_reduced_outputs_keep_the_original_shape(file: str, form: str) -> None:
+    result = rewritten(file, output=form)
+    original = onnx.load(fixture_file(file)).graph.output[0].type.tensor_type.shape
+    now = result.model.graph.output[0].type.tensor_type.shape
+    assert [dim.dim_value for dim in now.dim][1:] == [dim.dim_value for dim in original.dim][1:]
+
+
+@pytest.mark.parametrize("file", [name for name in REWRITTEN if INDEX[name]["head"].startswith(("global", "mean"))])
+def test_global_pool_kept(file: str) -> None:
+    result = rewritten(file, global_pool="keep")
+    assert result.parity is not None
+    assert result.parity.passed
+
+
+@pytest.mark.parametrize("file", PROVEN)
+def test_dynamic_batch(file: str) -> None:
+    if file.startswith(ALONE):
+        with pytest.raises(NothingToRewrite, match=r"batch-baked|mixes-batch"):
+            rewritten(file, dynamic_batch=True)
+        return
+    result = rewritten(file, dynamic_batch=True)
+    parity = result.parity
+    assert parity is not None
+    assert parity.passed
+    assert not result.model.graph.input[0].type.tensor_type.shape.dim[0].dim_value
+
+
+@pytest.mark.parametrize("file", REFUSED)
+def test_refused(file: str) -> None:
+    """With nothing given on the command line."""
+    with pytest.raises(NothingToRewrite) as caught:
+        rewrite(fixture_file(file))
+    refusal = caught.value.refusals[0]
+    assert refusal.code == INDEX[file]["refused"]
+    assert refusal.reason
+
+
+@pytest.mark.parametrize("file", sorted(UNKNOWN))
+def test_what_does_not_run_is_not_proven(file: str) -> None:
+    with pytest.raises(ProofFailed, match="the original does not run"):
+        rewrite(fixture_file(file))

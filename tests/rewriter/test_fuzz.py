@@ -1,0 +1,20 @@
+"""The first cases of the fuzzer, and those that it has found something with."""
+
+from __future__ import annotations
+
+import pytest
+from fuzz_models import fuzz
+
+FOUND = (23, 87, 181, 334, 544, 1517, 3232, 3944, 4604, 5924, 6041, 7792)
+
+
+def test_first_cases() -> None:
+    """``python tests/support/fuzz_models.py --seconds 3600`` goes on."""
+    count, found = fuzz(0, 250, 120)
+    assert found == {}
+    assert count > 50  # however slow the machine
+
+
+@pytest.mark.parametrize("number", FOUND)
+def test_cases_that_were_found(number: int) -> None:
+    assert fuzz(number, 1, 120)[1] == {}

@@ -1,0 +1,80 @@
+"""Real exported models that others made: each ends in a proven rewrite, or in a refusal for the right reason."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from onnxfc.errors import NothingToRewrite, ProofFailed
+from onnxfc.proof.options import CheckOptions
+from onnxfc.rewriter.analyse import RewriteOptions
+from onnxfc.rewriter.api import rewrite
+
+ROOT = Path(__file__).parent.parent.parent.parent / "shared" / "models"
+MISSING = f"the folder of real models is not there: {ROOT}"
+MODELS = sorted(str(path.relative_to(ROOT)) for path in ROOT.rglob("*.onnx"))
+
+OUTCOMES: dict[str, str] = json.loads((Path(__file__).parent / "real_models.json").read_text("utf-8"))
+"""What each model ends in: a proof with its verdict; a refusal, with its code and node; no proof, as no input
+reaches an output (all weights alike, all units dead, a softmax over one value).
+
+Why the others are refused: the keyword spotters' spectrogram enters as a flat vector; certificates, tables and text are
+no images; ``test_conv_with_strides_padding`` has its kernel as an input of the very form of an image;
+``mixed_ops_dynamic_batch`` reads the left half of each image only; ImageScaler is in no released operator set.
+"""
+
+
+def outcome(name: str) -> str:
+    try:
+        result = rewrite(ROOT / name, check_options=CheckOptions(samples=2))
+    except NothingToRewrite as error:
+        refusal = error.refusals[0]
+        assert refusal.reason
+        return f"{refusal.code} at {refusal.node}" if refusal.node else refusal.code
+    except ProofFailed as error:
+        return "vacuous" if error.parity and error.parity.vacuous else str(error)
+    assert result.parity is not None
+    assert result.parity.passed
+    return result.claim.verdict if result.replacements else f"{result.claim.verdict}, no FC layer"
+
+
+def test_there_are_models() -> None:
+    if not ROOT.is_dir():
+        pytest.skip(MISSING)
+    assert sorted(OUTCOMES) == MODELS
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_outcome(name: str) -> None:
+    assert outcome(name) == OUTCOMES[name]
+
+
+def test_keyword_spotter_from_its_inner_image() -> None:
+    """Its input is a flat vector of 1960 values; the first Reshape makes a spectrogram of them."""
+    name = "emmtrix__emx-onnx-cgen/tests__onnx__micro_kws_m_static_fp32.onnx"
+    if name not in MODELS:
+        pytest.skip(MISSING)
+    with pytest.raises(NothingToRewrite, match="BiasAdd/ReadVariableOp__28:0'"):
+        rewrite(ROOT / name)
+    inner = (
+        "micro_kws/conv2d/Relu;micro_kws/conv2d/BiasAdd;micro_kws/conv2d_2/Conv2D;micro_kws/conv2d/Conv2D;"
+        "micro_kws/conv2d/BiasAdd/ReadVariableOp__28:0"
+    )
+    result = rewrite(ROOT / name, options=RewriteOptions(inputs=(inner,)))
+    assert result.claim.native_size == (49, 40)
+    assert result.replacements[0].after == "Conv 6x5 16→32"
+    assert result.parity is not None
+    assert result.parity.passed
+
+
+def test_piece_of_the_image_that_is_all_the_network_reads() -> None:
+    """The refusal says which tensor to name; its FC layers are found then, though its weights let no image through."""
+    name = "emmtrix__emx-onnx-cgen/tests__onnx__mixed_ops_dynamic_batch.onnx"
+    if name not in MODELS:
+        pytest.skip(MISSING)
+    with pytest.raises(NothingToRewrite, match="--input slice_out"):
+        rewrite(ROOT / name)
+    result = rewrite(ROOT / name, options=RewriteOptions(inputs=("slice_out",)), prove=False)
+    assert result.claim.native_size == (32, 16)

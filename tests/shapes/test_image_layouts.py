@@ -1,0 +1,130 @@
+"""Which axes of an input are read as the image's: no reading that its dims or its readers rule out is tried."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hazards import Net, proven, refusal
+
+from onnxfc.graph.index import Graph
+from onnxfc.shapes.image_layouts import readings
+
+CASES = Path(__file__).parent.parent.parent.parent / "shared" / "cases"
+
+
+def read(net: Net, tensor: str, shape: Sequence[int | str]) -> list[tuple[int, ...]]:
+    graph = Graph(net.model(tensor, infer=False))
+    return readings(graph, "image", tuple(item if isinstance(item, int) else 1 for item in shape))
+
+
+def opened(shape: Sequence[int | str]) -> tuple[Net, str]:
+    net = Net()
+    return net, net.input("image", list(shape))
+
+
+@pytest.mark.parametrize(
+    ("shape", "found"),
+    [
+        ((1, 3, 16, 24), [(2, 3)]),
+        ((1, 1, 28, 28), [(2, 3)]),
+        ((1, 16, 24, 3), [(1, 2)]),
+        ((1, 28, 28, 1), [(1, 2)]),
+        ((1, 3, 32, 4), [(2, 3), (1, 2)]),
+        ((1, 12, 16, 24), [(2, 3), (1, 2)]),
+        ((1, 4, 3, 24), [(2, 3), (1, 2)]),
+        ((1, 3, "h", "w"), [(2, 3)]),
+        ((1, "h", "w", 5), [(1, 2)]),
+        ((1, 3, 8, 16, 16), [(2, 3, 4)]),
+        ((1, 8, 16, 16, 3), [(1, 2, 3)]),
+        ((1, 3, 160), [(2,), (1, 2), (1,)]),
+        ((1, 28, 28), [(1, 2), (2,), (1,)]),
+    ],
+)
+def test_dims_where_nothing_slides(shape: Sequence[int | str], found: list[tuple[int, ...]]) -> None:
+    net, image = opened(shape)
+    assert read(net, net.op("Relu", image), shape) == found
+
+
+def test_a_conv_says_which_axis_its_channels_are() -> None:
+    """Sixteen channels beside a width of three: dims alone would say otherwise."""
+    shape = (1, 16, 24, 3)
+    net, image = opened(shape)
+    assert read(net, net.conv(net.op("Relu", image), 16, 4, (3, 3)), shape) == [(2, 3)]
+
+
+def test_a_transpose_before_the_conv_says_the_opposite() -> None:
+    shape = (1, 3, 16, 24)
+    net, image = opened(shape)
+    assert read(net, net.conv(net.op("Transpose", image, perm=[0, 3, 1, 2]), 24, 4, (3, 3)), shape) == [(1, 2)]
+
+
+def test_pieces_beside_each_other_are_followed() -> None:
+    """Every second pixel, four times, as channels: the Conv behind is the first that slides."""
+    shape = (1, 3, 16, 24)
+    net, image = opened(shape)
+    pieces = [
+        net.op("Slice", image, net.ints(*start), net.ints(16, 24), net.ints(2, 3), net.ints(2, 2))
+        for start in ((0, 0), (1, 0), (0, 1), (1, 1))
+    ]
+    assert read(net, net.conv(net.op("Concat", *pieces, axis=1), 12, 4), shape) == [(2, 3)]
+
+
+def test_new_axes_and_axes_that_go() -> None:
+    shape: Sequence[int] = (1, 20, 30)
+    net, image = opened(shape)
+    assert read(net, net.conv(net.axes("Unsqueeze", image, [1]), 1, 4), shape) == [(1, 2)]
+    net, image = opened(shape)
+    assert read(net, net.conv(image, 20, 4, (3,)), shape) == [(2,)]
+    shape = (1, 20, 30, 1)
+    net, image = opened(shape)
+    assert read(net, net.conv(net.axes("Squeeze", image, [3]), 20, 4, (3,)), shape) == [(2, 3)]
+
+
+def test_readers_that_disagree_rule_nothing_out() -> None:
+    shape = (1, 12, 16, 24)
+    net, image = opened(shape)
+    one, two = net.conv(image, 12, 4), net.conv(net.op("Transpose", image, perm=[0, 3, 1, 2]), 24, 4)
+    graph = Graph(net.model(one, two, infer=False))
+    assert readings(graph, "image", shape) == [(2, 3), (1, 2)]
+
+
+def focused(table: bool) -> onnx.ModelProto:
+    """Pixels to channels, a gate, a table of the native size, a Conv, an FC layer."""
+    net = Net()
+    image = net.input("image", [1, 3, 16, 24])
+    pieces = [
+        net.op("Slice", image, net.ints(*start), net.ints(16, 24), net.ints(2, 3), net.ints(2, 2))
+        for start in ((0, 0), (1, 0), (0, 1), (1, 1))
+    ]
+    x = net.op("Concat", *pieces, axis=1)
+    x = net.op("Mul", x, net.axes("ReduceMean", x, [2, 3], keepdims=1))
+    x = net.op("Add", x, net.random(1, 12, 8, 12) if table else net.random(1, 12, 1, 1), out="added")
+    x = net.conv(x, 12, 4, strides=[1, 1])
+    return net.model(net.fc(net.op("Flatten", x), 240, 5))
+
+
+def test_channels_are_never_taken_for_the_height() -> None:
+    """What is refused channels first is refused: with that reason, though three rows of sixteen would have passed."""
+    found = refusal(focused(table=True))
+    assert (found.code, found.node) == ("position-table", "node_added")
+    assert proven(focused(table=False), exact=False).claim.native_size == (16, 24)
+
+
+def test_case_file() -> None:
+    path = CASES / "channels-taken-for-height.onnx"
+    if not path.is_file():
+        pytest.skip(f"not there: {path}")
+    assert refusal(onnx.load(path)).code == "position-table"
+
+
+def test_channels_last_without_any_conv() -> None:
+    """A network of FC layers alone over (N, H, W, 3): its windows are those of the last axis' channels."""
+    net = Net()
+    image = net.input("image", [1, 9, 7, 3])
+    done = proven(net.model(net.fc(net.op("Flatten", net.op("Tanh", image)), 189, 4)))
+    assert done.claim.native_size == (9, 7)
+    assert np.prod(done.map_at_twice) == 10 * 8

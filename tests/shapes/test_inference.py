@@ -1,0 +1,117 @@
+"""Inference remembers what it found; it must never take one thing for another."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import helper
+
+from onnxfc.shapes.inference import Inference
+from onnxfc.shapes.spec import SMALL, Spec, of_array
+
+OPSETS = {"": 18}
+
+
+def infer(inference: Inference, node: onnx.NodeProto, *inputs: Spec | None) -> Spec:
+    found = inference.infer(node, inputs, 1)[0]
+    assert found is not None
+    return found
+
+
+def test_same_shape_other_values() -> None:
+    """Values count, whether they are few or so many that they are not compared one by one."""
+    inference = Inference(OPSETS, 8)
+    add = helper.make_node("Add", ["a", "b"], ["c"])
+    for count in (1, 64, 65, SMALL):
+        for value in (1, 2):
+            one, two = (of_array(np.full(count, v, np.int64), 1) for v in (value, 10))
+            constant = infer(inference, add, one, two).constant
+            assert constant is not None
+            assert constant.tolist() == [value + 10] * count
+
+
+def test_large_values_are_not_taken_for_those_that_were_at_their_place() -> None:
+    inference = Inference(OPSETS, 8)
+    negate = helper.make_node("Neg", ["a"], ["b"])
+    for value in range(50):
+        constant = infer(inference, negate, of_array(np.full(1000, value, np.int64), 1)).constant
+        assert constant is not None
+        assert constant[0] == -value
+
+
+def test_same_inputs_other_attributes() -> None:
+    """Also where an attribute is so long that only its digest is kept."""
+    inference = Inference(OPSETS, 8)
+    one = Spec(1, ((2, 3),))
+    for axis, shape in ((0, (4, 3)), (1, (2, 6))):
+        assert infer(inference, helper.make_node("Concat", ["a", "b"], ["c"], axis=axis), one, one).native == shape
+    for value in (1, 2):
+        values = [*[0] * SMALL, value]
+        assert infer(inference, helper.make_node("Constant", [], ["c"], value_ints=values)).native == (SMALL + 1,)
+        few = helper.make_node("Constant", [], ["c"], value_ints=values[-3000:])
+        found = infer(inference, few).constant
+        assert found is not None
+        assert found[-1] == value
+
+
+def test_optional_inputs_and_outputs_keep_their_places() -> None:
+    inference = Inference(OPSETS, 8)
+    image, start = Spec(1, ((1, 8, 8),)), of_array(np.array([1, 1], np.int64), 1)
+    end, axes = of_array(np.array([5, 6], np.int64), 1), of_array(np.array([1, 2], np.int64), 1)
+    steps = of_array(np.array([2, 1], np.int64), 1)
+    full = helper.make_node("Slice", ["x", "s", "e", "a", "p"], ["y"])
+    assert infer(inference, full, image, start, end, axes, steps).native == (1, 2, 5)
+    short = helper.make_node("Slice", ["x", "s", "e", "a", ""], ["y"])
+    assert infer(inference, short, image, start, end, axes, None).native == (1, 4, 5)
+    pool = helper.make_node("MaxPool", ["x"], ["y", ""], kernel_shape=[2])
+    assert [spec and spec.native for spec in inference.infer(pool, [image], 1)] == [(1, 8, 7), None]
+    pool.output[1] = "i"
+    assert [spec and spec.native for spec in inference.infer(pool, [image], 1)] == [(1, 8, 7), (1, 8, 7)]
+
+
+@given(st.lists(st.integers(5, 40), min_size=2, max_size=6), st.integers(1, 3), st.integers(0, 2))
+def test_as_if_it_had_no_memory(sizes: list[int], stride: int, pad: int) -> None:
+    """Any order of sizes gives what an inference that never saw another gives."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], strides=[stride] * 2, pads=[pad] * 4),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("Shape", ["r"], ["s"]),
+        helper.make_node("Reshape", ["r", "s"], ["y"]),
+    ]
+
+    def shapes(inference: Inference, size: int) -> list[object]:
+        specs: dict[str, Spec | None] = {"x": Spec(1, ((1, 3, size, size),)), "w": Spec(1, ((4, 3, 3, 3),))}
+        for node in nodes:
+            specs.update(zip(node.output, inference.infer(node, [specs[n] for n in node.input], 1), strict=True))
+        return [specs[name].shapes for name in "crsy"]  # type: ignore[union-attr]
+
+    one = Inference(OPSETS, 8)
+    for size in [*sizes, *sizes]:
+        assert shapes(one, size) == shapes(Inference(OPSETS, 8), size)
+
+
+def test_constants() -> None:
+    """A Constant with a tensor in it is read, not evaluated; all others are."""
+    inference = Inference(OPSETS, 8)
+    tensor = onnx.numpy_helper.from_array(np.array([[1, 2]], np.int32))
+    for attribute in ({"value": tensor}, {"value_ints": [3, 4]}, {"value_float": 0.5}):
+        found = infer(inference, helper.make_node("Constant", [], ["c"], **attribute))
+        assert found.constant is not None
+        assert (found.constant.ravel().tolist(), found.dtype) in [([1, 2], 6), ([3, 4], 7), ([0.5], 1)]
+    large = helper.make_node("Constant", [], ["c"], value=onnx.numpy_helper.from_array(np.zeros((SMALL, 2), np.int8)))
+    assert infer(inference, large) == Spec(3, ((SMALL, 2),))
+    text = helper.make_node("Constant", [], ["c"], value=helper.make_tensor("t", 8, [1], [b"a"]))
+    assert infer(inference, text).native == (1,)
+
+
+def test_reshape_of_more_elements_than_64_bits_count() -> None:
+    """Places related to places, at the sizes that tell all dims apart."""
+    inference = Inference({"": 17}, 8)
+    node = helper.make_node("Reshape", ["given", "shape"], ["made"])
+    relations = Spec(1, ((3, 70000, 50000, 70000, 50000),))
+    shape = of_array(np.array([0, 70000, 50000, -1], np.int64), 1)
+    [made] = inference.infer(node, [relations, shape], 1)
+    assert made is not None
+    assert made.shapes == ((3, 70000, 50000, 70000 * 50000),)

@@ -1,0 +1,96 @@
+"""Options of the Python API: what the command line would not take, they do not take either, and say what is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from cli_runs import LENET
+
+from onnxfc import CheckOptions, Geometry, RewriteOptions, SaveOptions, UsageError, check_pair, inspect, rewrite
+
+WRONG: dict[type, list[tuple[dict[str, Any], str]]] = {
+    RewriteOptions: [
+        ({"output": "avg"}, "output: must be one of 'map', 'mean', 'max', not 'avg'"),
+        ({"output": None}, "output: must be one of 'map', 'mean', 'max', not None"),
+        ({"global_pool": "keepp"}, "global_pool: must be one of 'window', 'keep', 'drop', not 'keepp'"),
+        ({"dynamic_batch": "no"}, "dynamic_batch: must be True or False, not 'no'"),
+        (
+            {"size": (0, 32)},
+            r"size: must be pixels such as \(384, 512\), one to three numbers from 1",
+        ),
+        ({"size": "28x28"}, "size: must be pixels"),
+        ({"size": 28}, "size: must be pixels"),
+        ({"size": (28.5, 28)}, "size: must be pixels"),
+        ({"size": (1, 2, 3, 4)}, "size: must be pixels"),
+        ({"size": ()}, "size: must be pixels"),
+        ({"inputs": "image"}, r"inputs: must be names such as \('image',\), not 'image'"),
+        ({"inputs": (1,)}, "inputs: must be names"),
+        ({"output": "max", "global_pool": "drop"}, "use --output mean"),
+    ],
+    CheckOptions: [
+        ({"rtol": -1}, "rtol: must be a finite number from 0 on, not -1"),
+        ({"rtol": float("nan")}, "rtol: must be a finite number from 0 on, not nan"),
+        ({"atol": float("inf")}, "atol: must be a finite number from 0 on, not inf"),
+        ({"atol": "1e-3"}, "atol: must be a finite number from 0 on, not '1e-3'"),
+        ({"rtol": True}, "rtol: must be a finite number"),
+        ({"rtols": {"scores": -1}}, r"rtols\['scores'\]: must be a finite number from 0 on, not -1"),
+        ({"atols": [1e-3]}, "atols: must be a mapping from names of outputs to numbers"),
+        ({"samples": 0}, "samples: must be a whole number from 1 on, not 0"),
+        ({"samples": 2.5}, "samples: must be a whole number"),
+        ({"seed": -1}, "seed: must be a whole number from 0 on, not -1"),
+        ({"threads": -1}, "threads: must be a whole number from 0 on, not -1"),
+        ({"sizes": (32, 32)}, "sizes: must be pixels"),
+        ({"sizes": 32}, "sizes: must be image sizes such as"),
+        ({"crops_exact": 1}, "crops_exact: must be True or False, not 1"),
+    ],
+    SaveOptions: [
+        ({"external_data_size_threshold": -1}, "external_data_size_threshold: must be a whole number from 0 on"),
+        ({"external_data_size_threshold": 1.5}, "external_data_size_threshold: must be a whole number from 0 on"),
+        ({"save_as_external_data": "yes"}, "save_as_external_data: must be True or False, not 'yes'"),
+        ({"external_data_location": 3}, "external_data_location: must be a file name, not 3"),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "says"),
+    [(kind, given, says) for kind, cases in WRONG.items() for given, says in cases],
+    ids=str,
+)
+def test_wrong_options(kind: Callable[..., object], given: dict[str, Any], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        kind(**given)
+
+
+def test_right_options() -> None:
+    """Numbers of numpy, lists for tuples."""
+    options = RewriteOptions(size=[np.int64(28), 28], inputs=["image"])  # type: ignore[arg-type]
+    assert (options.size, options.inputs) == ((28, 28), ("image",))
+    assert rewrite(LENET, options=options, prove=False).claim.native_size == (28, 28)
+    # type: ignore
+    checks = CheckOptions(rtol=np.float32(0), samples=np.int32(2), sizes=[[40, 41]], rtols={"scores": 1})
+    assert checks.sizes == ((40, 41),)
+    assert rewrite(LENET, check_options=CheckOptions(rtols={"scores": 1e-3}, samples=2)).parity.passed  # type: ignore
+
+
+@pytest.mark.parametrize("name", ["rtols", "atols"])
+def test_tolerances_of_no_output(name: str) -> None:
+    options = CheckOptions(**{name: {"score": 1e-3}})
+    for action in (lambda: rewrite(LENET, check_options=options), lambda: check_pair(LENET, LENET, options=options)):
+        with pytest.raises(UsageError, match=f"{name}: score is no output; they are scores"):
+            action()
+
+
+def test_sizes_elsewhere() -> None:
+    for wrong in ((0, 3), "28x28", 28, (28.5, 28)):
+        with pytest.raises(UsageError, match="at_size: must be pixels"):
+            inspect(LENET, at_size=wrong)  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="size: must be pixels"):
+            check_pair(LENET, LENET, size=wrong)  # type: ignore[arg-type]
+    geometry = Geometry.from_model(rewrite(LENET, prove=False).model)
+    for cells in ((28,), (28.5, 28), ("28", "28")):
+        with pytest.raises(UsageError, match="an image of this model has 2 lengths from 1 px on"):
+            geometry.cells(*cells)  # type: ignore[arg-type]
