@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 from random_networks import random_network, still_varies
 
-from onnxfc import Box, Geometry, NothingToRewrite, ReadError, UsageError, rewrite
+from onnxfc import Box, Geometry, NothingToRewrite, ReadError, RewriteOptions, UsageError, rewrite
 from onnxfc.claim.claim import PREFIX
 from onnxfc.layout.axis_map import Field
 from onnxfc.rewriter.api import Rewrite
@@ -411,6 +411,22 @@ def test_outputs_of_two_strides_lie_on_one_grid(fine_first: bool) -> None:
     assert [output.stride for output in done.claim.outputs] == [(4, 4), (4, 4)]
     assert done.claim.stride == (4, 4)
     assert own_crops(model, done) < 1e-5
+
+
+def test_a_kept_global_pool_takes_every_size() -> None:
+    """Nothing is windowed: the stride of the trunk is no step of the sizes."""
+    done = rewrite(
+        fixture_file("mean_head.dynamo.onnx"), options=RewriteOptions(global_pool="keep"), check_options=CHECK
+    )
+    assert done.claim.size_step == (1, 1)
+    original = onnx.load(fixture_file("mean_head.dynamo.onnx"))
+    for info in original.graph.input:
+        for dim in list(info.type.tensor_type.shape.dim)[2:]:
+            dim.dim_param = f"free_{len(dim.dim_param)}_{dim.dim_value}"
+    del original.graph.value_info[:]
+    image = np.random.default_rng(1).standard_normal((1, 3, 21, 19)).astype(np.float32)
+    now = session(done.model).run(None, {"image": image})[0]
+    assert np.abs(now - session(original).run(None, {"image": image})[0]).max() < 1e-5
 
 
 CASES = Path(__file__).parents[2] / "shared" / "cases"

@@ -171,16 +171,16 @@ class NodeCall:
         first, dims = self.spec(0), self.dims(0)
         if first is not None and first.shapes == shapes and dims is not None:
             return dims
-        table: dict[tuple[int, ...], set[Dim]] = {}
+        table: dict[tuple[int, ...], dict[Dim, None]] = {}
         for k in self.inputs:
             spec, found = self.spec(k), self.dims(k)
             if spec is not None and spec.shapes is not None and found is not None:
                 for row, dim in zip(zip(*spec.shapes, strict=True), found, strict=True):
-                    table.setdefault(row, set()).add(dim)
+                    table.setdefault(row, {})[dim] = None
         rows = list(zip(*shapes, strict=True))
-        options = [table.get(row, set()) if len(set(row)) > 1 else {row[0]} for row in rows]
+        options = [list(table.get(row, ())) if len(set(row)) > 1 else [row[0]] for row in rows]
         if all(len(each) == 1 or (each and self.asks) for each in options):
-            return tuple(next(iter(each)) for each in options)
+            return tuple(each[0] for each in options)
         return None
 
     def sampled_dims(self, output: int) -> Dims | None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from fixture_files import fixture_file
 from hazards import Net, session
 from hypothesis import HealthCheck, Phase, assume, given, note, seed, settings
 from hypothesis import strategies as st
 
 from onnxfc.graph.index import attributes
 from onnxfc.io.model_file import ModelFile
+from onnxfc.layout.views import Placed
+from onnxfc.rewriter.analyse import RewriteOptions, analyse
 from onnxfc.shapes.image_inputs import Image
 from onnxfc.shapes.length import Length, Sampled
 from onnxfc.shapes.model_shapes import Shapes, Sizing
@@ -345,3 +349,23 @@ def test_blocks_need_whole_blocks(block: int) -> None:
     sizing = sizing_of(net.model(cut, infer=False))
     assert dims(sizing, cut) == ["1", "2", f"floor((x0)/{block})", str(block), f"floor((x1)/{block})", str(block)]
     assert [sizing.shapes((12, 12 + more)) is not None for more in range(4)] == [more % block == 0 for more in range(4)]
+
+
+LAW = ("blocks.torchscript", "convnext.dynamo", "keras_same.tf2onnx", "mini_googlenet.torchscript", "pyramid.dynamo")
+LAW += ("token_head.dynamo", "unet.dynamo", "upsampled_thrice.torchscript", "window_attention.dynamo", "conv3d.dynamo")
+
+
+@pytest.mark.parametrize("name", LAW)
+def test_axes_grow_as_their_stride_says(name: str) -> None:
+    """A receptive field moves by its stride from element to element: in the long run there are 1 / stride a pixel."""
+    found = analyse(ModelFile.open(fixture_file(f"{name}.onnx")), RewriteOptions())
+    extents, seen = found.sizing().extents, 0
+    for view in found.state.views.values():
+        if not isinstance(view, Placed) or not view.is_map or view.tensor not in extents.all_dims:
+            continue
+        for place, axis in view.where.items():
+            length, stride = extents.all_dims[view.tensor][axis], view.provenance.fields[place].stride
+            assert isinstance(length, Length)
+            assert (length.axes, length.growth(place)) == ({place}, 1 / Fraction(stride)), str(length)
+            seen += 1
+    assert seen >= 6
