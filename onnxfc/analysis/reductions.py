@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 
 from onnxfc.analysis.elementwise import together
 from onnxfc.analysis.flow import Kind, Rule, Step, unknown
@@ -46,8 +47,6 @@ def pooled(step: Step, held: Layout, axes: Sequence[int], kind: Kind, keep: bool
     if not every:
         step.onward(name)
         return replace(moved(held, _without(held, axes, keep)), mean="")
-    relation = bool(every & left)
-    look = step.look("relation" if relation else kind, every - left, axes, [name])
     alone = all(atom.kind == "space" for axis in axes for atom in held.axes[axis])
     made = replace(
         moved(held, _without(held, axes, keep, every - left)),
@@ -55,12 +54,17 @@ def pooled(step: Step, held: Layout, axes: Sequence[int], kind: Kind, keep: bool
         mean=name if step.op_type in MEANS and alone and every >= held.solid else "",
         flat=held.flat and bool(left),
     )
-    if relation:
+    if every & left:
         step.onward(name)
-        return replace(made, own=made.own | look)
-    kept = places(atom for group in made.axes or () for atom in group) & every
-    thin = frozenset((place, other) for place, other in held.thin if place not in every)
-    return replace(made, thin=thin | {(place, step.name) for place in kept}, looks=held.looks | look)
+        return replace(made, own=made.own | step.look("relation", every - left, axes, [name]))
+    looks = held.looks | step.look(kind, every - left, axes, [name])
+    return replace(made, thin=_thinned(step, made, every), looks=looks)
+
+
+def _thinned(step: Step, made: Layout, gone: frozenset[int]) -> frozenset[tuple[int, str]]:
+    """Which axes hold one place of a pool, and of which: those that it left with extent 1 are its own now."""
+    kept = places(atom for group in made.axes or () for atom in group) & gone
+    return frozenset(item for item in made.thin if item[0] not in gone) | {(place, step.name) for place in kept}
 
 
 def _without(held: Layout, axes: Sequence[int], keep: bool, thin: frozenset[int] = frozenset()) -> list[Group]:
@@ -142,24 +146,48 @@ def attention(step: Step) -> Layout:
 
 def contract(step: Step, terms: Sequence[str], out: str) -> Layout:
     """One letter an axis; letters that the result lacks are summed over."""
-    inputs = [item for item in zip(step.node.input, step.layouts, terms, strict=False) if item[1] is not None]
-    operands = [(name, held, term) for name, held, term in inputs if held is not None]
-    if any(held.axes is None or len(held.axes) != len(term) for _, held, term in operands):
+    inputs = zip(step.node.input, step.layouts, terms, strict=False)
+    operands = [_Operand(name, held, term, out) for name, held, term in inputs if held is not None]
+    if not all(operand.fits for operand in operands):
         return unknown(step)
-    kept = [_left_of(held, term, out) for _, held, term in operands]
-    summed = {name: _summed(held, term, out) for name, held, term in operands}
-    every = frozenset[int]().union(*summed.values())
-    left = frozenset[int]().union(*(held.solid for held in kept))
-    step.onward(*(name for (name, _, _), held in zip(operands, kept, strict=True) if held.solid))
-    asks = len(operands) == 2 and not every and any(not held.solid for _, held, _ in operands)
-    made = together(step, [(held, held.axes) for held in kept], "query" if asks else "")
+    every = NO_PLACE.union(*(operand.summed for operand in operands))
+    left = NO_PLACE.union(*(operand.left.solid for operand in operands))
+    step.onward(*(operand.name for operand in operands if operand.left.solid))
+    asks = len(operands) == 2 and not every and any(not operand.held.solid for operand in operands)
+    made = together(step, [(operand.left, operand.left.axes) for operand in operands], "query" if asks else "")
     made = moved(made, [group or channels(n) for group, n in zip(made.axes or (), step.after, strict=True)])
-    relation = bool(every & left) or (made.axes is not None and doubled(made.axes))
-    if not every and not relation:
+    if every & left or (made.axes is not None and doubled(made.axes)):
+        look = step.look("relation", every - left, (), _summed_up(operands))
+        return replace(made, own=made.own | look)
+    if not every:
         return made
-    kind: Kind = "relation" if relation else "product" if len(operands) > 1 else "layer"
-    look = step.look(kind, every - left, (), [name for name, gone in summed.items() if gone])
-    return replace(made, own=made.own | look) if relation else replace(made, looks=made.looks | look)
+    look = step.look("product" if len(operands) > 1 else "layer", every - left, (), _summed_up(operands))
+    return replace(made, looks=made.looks | look)
+
+
+NO_PLACE = frozenset[int]()
+
+
+class _Operand:
+    """One input of a contraction that is computed from the image, and the letters of its axes."""
+
+    def __init__(self, name: str, held: Layout, term: str, out: str) -> None:
+        self.name, self.held, self._term, self._out = name, held, term, out
+        self.fits = held.axes is not None and len(held.axes) == len(term)
+
+    @cached_property
+    def summed(self) -> frozenset[int]:
+        """Its places that the result lacks."""
+        return _summed(self.held, self._term, self._out)
+
+    @cached_property
+    def left(self) -> Layout:
+        """What is left of it once it is summed up."""
+        return _left_of(self.held, self._term, self._out)
+
+
+def _summed_up(operands: Sequence[_Operand]) -> list[str]:
+    return [operand.name for operand in operands if operand.summed]
 
 
 def _summed(held: Layout, term: str, out: str) -> frozenset[int]:

@@ -201,25 +201,35 @@ def _call(node: onnx.NodeProto, schemas: _Schemas, where: str) -> Iterator[str]:
         if schemas.is_newer(node):
             yield f"{called}: there is no such operator yet in the version of its operator set that the model imports"
         return
+    yield from (f"{called} {problem}" for problem in _operands(node, schema))
+    yield from (f"{called}{problem}" for problem in _attributes(node, schema))
+
+
+def _operands(node: onnx.NodeProto, schema: defs.OpSchema) -> Iterator[str]:
+    """As many inputs and outputs as the operator has, none left out that it needs."""
     for what, count, least, most in (
         ("inputs", len(node.input), schema.min_input, schema.max_input),
         ("outputs", len(node.output), schema.min_output, schema.max_output),
     ):
         if not least <= count <= most:
-            yield f"{called} has {count} {what}, its operator has {_range(least, most)}"
+            yield f"has {count} {what}, its operator has {_range(least, most)}"
     for position, formal in enumerate(schema.inputs[: len(node.input)]):
         if not node.input[position] and formal.option == defs.OpSchema.FormalParameterOption.Single:
-            yield f"{called} lacks its input {formal.name!r}"
+            yield f"lacks its input {formal.name!r}"
+
+
+def _attributes(node: onnx.NodeProto, schema: defs.OpSchema) -> Iterator[str]:
+    """The attributes that the operator needs, of their type, flags and counts within their bounds."""
     given = {item.name: item for item in node.attribute}
     for name, wanted in schema.attributes.items():
         if name not in given and wanted.required:
-            yield f"{called} lacks its attribute {name!r}"
+            yield f" lacks its attribute {name!r}"
         elif name in given and int(given[name].type) != int(getattr(wanted.type, "value", 0)):
-            yield f"{called}: attribute {name!r} is not of its type, {getattr(wanted.type, 'name', '?')}"
+            yield f": attribute {name!r} is not of its type, {getattr(wanted.type, 'name', '?')}"
     for name in schema.attributes.keys() & given.keys():
         values = list(given[name].ints) or [given[name].i]
         if (name in _FLAGS and not set(values) <= {0, 1}) or (name in _COUNTS and min(values) < 1):
-            yield f"{called}: attribute {name!r} cannot be {values if given[name].ints else values[0]}"
+            yield f": attribute {name!r} cannot be {values if given[name].ints else values[0]}"
 
 
 _FLAGS = {
