@@ -136,6 +136,8 @@ def rows_of_weights(ctx: RuleContext, view: Window, axes: Sequence[int]) -> View
     double = ctx.native(ctx.node.output[0]).dtype == onnx.TensorProto.DOUBLE  # for which onnxruntime has no Conv
     if view.scale is None or channels is None or double or ctx.op_type not in LINEAR_SUMS:
         return None
+    if channels.shape[-1] != 1:  # the sum is over several channels
+        return None
     source, count = view.sources[0], math.prod(view.sources[0].extent)
     if not np.array_equal(channels.ravel(), np.arange(source.channels)):
         return None

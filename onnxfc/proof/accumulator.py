@@ -99,7 +99,7 @@ class Tally:
 
 
 def _output(name: str, line: _Line) -> OutputResult:
-    unit = line.scale.signal if line.scale and not line.scale.exact else 1.0
+    unit = (line.scale.signal or line.scale.magnitude or 1.0) if line.scale and not line.scale.exact else 1.0
     reason = line.reason
     if not reason and line.excess > 1:
         reason = (

@@ -34,7 +34,7 @@ def _lines(result: Checked, verbose: bool) -> Iterator[str]:
         )
     for note in result.notes:
         yield row("note", note)
-    yield row("verdict", verdict_text(claim.verdict, claim.blames, verbose))
+    yield row("verdict", verdict_text(claim, verbose))
     yield from proof_lines(parity, verbose)
     crops = parity.crops
     if crops.worst_cell:

@@ -32,7 +32,7 @@ def _lines(seen: Inspection, verbose: bool) -> Iterator[str]:
     yield from _stages(seen)
     yield from _geometry(seen)
     if seen.claim is not None:
-        yield row("verdict", verdict_text(seen.claim.verdict, seen.claim.blames, verbose))
+        yield row("verdict", verdict_text(seen.claim, verbose))
     if seen.cost is not None:
         yield row("cells", _cost(seen.cost, grid=_is_grid(seen)))
     for refusal in seen.refusals if verbose else seen.refusals[:3]:

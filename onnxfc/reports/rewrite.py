@@ -10,13 +10,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxfc.claim.blame import Blame, Cause
+from onnxfc.claim.blame import Cause
 from onnxfc.errors import NothingToRewrite, OnnxfcError, ProofFailed, Refusal
 from onnxfc.io.atomic_write import NewFile, writing
 from onnxfc.io.byte_source import write_all
 from onnxfc.version import __version__
 
 if TYPE_CHECKING:
+    from onnxfc.claim.claim import Claim
     from onnxfc.proof.results import CropResult, Parity, ParityResult
     from onnxfc.rewriter.api import Rewrite
 
@@ -40,7 +41,7 @@ def text(result: Rewrite, verbose: bool = False) -> str:
         lines.append(row("map", f"{size(result.map_at_twice)} cells at {size(claim.twice_native)} px"))
     if set(claim.size_step) != {1}:
         lines.append(row("image sizes", f"{size(claim.native_size)} px plus multiples of {size(claim.size_step)} px"))
-    lines.append(row("verdict", verdict_text(claim.verdict, claim.blames, verbose)))
+    lines.append(row("verdict", verdict_text(claim, verbose)))
     lines += proof_lines(result.parity, verbose)
     if verbose:
         lines += [row("note", str(note)) for note in result.notes]
@@ -76,11 +77,13 @@ def _replaced(result: Rewrite) -> Iterator[str]:
         yield f"{row[0]:<{name}}  {row[1]:<{before}} ⇒ {row[2]}"
 
 
-def verdict_text(verdict: str, blames: Sequence[Blame], verbose: bool) -> str:
-    if verdict == "exact":
+def verdict_text(claim: Claim, verbose: bool) -> str:
+    if claim.verdict == "exact":
+        if all(output.form == "global" for output in claim.outputs):
+            return "exact: nothing makes cells differ from crops, but no output has more than one cell"
         return "exact: every cell is what the original says of that crop"
     causes: dict[str, list[str]] = {}
-    for item in blames:
+    for item in claim.blames:
         causes.setdefault(_CAUSES.get(item.cause, item.cause.value), []).append(item.node)
     told = [f"{cause} ({_some(nodes, verbose)})" for cause, nodes in causes.items()]
     return "approximate: cells differ from crops, because of " + " and ".join(told)

@@ -18,6 +18,7 @@ from hazards import (
     Net,
     bodied,
     complete,
+    head,
     proven,
     proven_or_refused,
     refusal,
@@ -519,3 +520,28 @@ def test_reduced_cells_keep_their_rank(form: str) -> None:
     done = proven(bodied(lambda net, tensor: net.op("GlobalAveragePool", tensor)), output=form)
     dims = done.model.graph.output[0].type.tensor_type.shape.dim
     assert [dim.dim_value for dim in dims] == [1, CHANNELS, 1, 1]
+
+
+@pytest.mark.parametrize("kind", ["ReduceMean", "ReduceSum"])
+def test_weighted_features_of_several_channels(kind: str) -> None:
+    """A table times all features, summed up at once: the sum is over several channels, and no channel stays alone."""
+
+    def body(net: Net, features: str) -> str:
+        weighted = net.op("Add", net.op("Mul", features, net.random(FEATURES)), net.random(FEATURES))
+        return net.fc(net.op("Sub", features, net.axes(kind, weighted, [1], keepdims=1)), FEATURES, M)
+
+    proven(head(body))
+
+
+def test_a_branch_whose_features_never_vary() -> None:
+    """Its boundary has no signal: what equals it exactly is right."""
+
+    def body(net: Net, tensor: str) -> str:
+        dead = net.op("Relu", net.op("Conv", tensor, net.random(2, CHANNELS, 3, 3), net.const([-1e6, -1e6])))
+        left = net.fc(net.op("Flatten", net.op("Relu", tensor)), FEATURES, M)
+        return str(net.op("Add", left, net.fc(net.op("Flatten", dead), 2 * 3 * 2, M)))
+
+    parity = proven(bodied(body)).parity
+    assert parity is not None
+    still = [output for output in parity.native.outputs if output.signal == 0]
+    assert [(output.deviation, output.passed) for output in still] == [(0.0, True)]
