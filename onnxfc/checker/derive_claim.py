@@ -66,7 +66,7 @@ def derive(
     original, other = inlined(original), inlined(other)
     found = analyse(original, RewriteOptions(size=size))
     original = found.original
-    other, notes = alike(original, other, [image.shape for image in found.reading])
+    other, notes = alike(original, other, {image.name: image.shape for image in found.reading})
     _same_size(found, other)
     spatial = _spatial(found, other)
     images = tuple(

@@ -9,9 +9,11 @@ from onnx import helper
 
 from onnxfc.errors import UsageError
 from onnxfc.io.model_file import ModelFile
+from onnxfc.shapes.model_shapes import Shapes
+from onnxfc.shapes.spec import Shape
 
 
-def alike(original: ModelFile, other: ModelFile, images: Sequence[Sequence[int]]) -> tuple[ModelFile, list[str]]:
+def alike(original: ModelFile, other: ModelFile, images: Mapping[str, Shape]) -> tuple[ModelFile, list[str]]:
     """``other`` with the original's input and output names: by name where they agree, else by position.
 
     Score maps with their classes last, (N, *grid, K) for the original's (N, K), get them behind the batch. Outputs that
@@ -33,10 +35,24 @@ def alike(original: ModelFile, other: ModelFile, images: Sequence[Sequence[int]]
     ordered = [onnx.ValueInfoProto.FromString(infos[name].SerializeToString()) for name in outputs]
     del proto.graph.output[:]
     proto.graph.output.extend(ordered)
-    dims = len(images[0]) - 2
-    for info in original.proto.graph.output:
-        _classes_first(proto, info, dims, notes)
+    wanted, found = _shapes(original, images), _shapes(other.with_proto(proto), images)
+    dims = len(next(iter(images.values()))) - 2
+    for info in proto.graph.output:
+        if info.name in wanted and info.name in found:
+            _classes_first(proto, info, wanted[info.name], found[info.name], dims, notes)
     return other.with_proto(proto), notes
+
+
+def _shapes(model: ModelFile, images: Mapping[str, Shape]) -> dict[str, Shape]:
+    """Of the outputs: as they are declared, free dims 0; where a file does not say, as they are at native size."""
+    found = {
+        info.name: tuple(dim.dim_value for dim in info.type.tensor_type.shape.dim)
+        for info in model.proto.graph.output
+        if info.type.tensor_type.HasField("shape")
+    }
+    if len(found) == len(model.proto.graph.output):
+        return found
+    return {**(Shapes(model).at(images) or {}), **found}
 
 
 def _inputs(model: onnx.ModelProto) -> list[str]:
@@ -76,11 +92,10 @@ def _rename(proto: onnx.ModelProto, names: Mapping[str, str]) -> None:
             item.name = renamed.get(item.name, item.name)
 
 
-def _classes_first(proto: onnx.ModelProto, original: onnx.ValueInfoProto, dims: int, notes: list[str]) -> None:
+def _classes_first(
+    proto: onnx.ModelProto, info: onnx.ValueInfoProto, want: Shape, got: Shape, dims: int, notes: list[str]
+) -> None:
     """Append a Transpose where the grid, free or of one cell, stands between the batch and the classes."""
-    want = [dim.dim_value for dim in original.type.tensor_type.shape.dim]
-    info = next(info for info in proto.graph.output if info.name == original.name)
-    got = [dim.dim_value for dim in info.type.tensor_type.shape.dim]
     if len(want) != 2 or len(got) != 2 + dims or got[-1] != want[1] or got[1] == want[1] or max(got[1:-1]) > 1:
         return
     inner = f"{info.name}_classes_last"

@@ -217,13 +217,16 @@ def test_other_names_and_positions() -> None:
     assert [item.form for item in done.claim.outputs] == ["map", "features"]
 
 
-def test_classes_last() -> None:
-    """A map (N, gH, gW, K), as other converters write it."""
+@pytest.mark.parametrize("declared", [True, False])
+def test_classes_last(declared: bool) -> None:
+    """A map (N, gH, gW, K), as other converters write it; the file may leave its shape open."""
     model = stranger("lenet.dynamo")
     for node in model.graph.node:
         node.output[:] = ["first" if name == "scores" else name for name in node.output]
     model.graph.node.append(helper.make_node("Transpose", ["first"], ["scores"], perm=[0, 2, 3, 1]))
     model.graph.output[0].CopyFrom(helper.make_tensor_value_info("scores", onnx.TensorProto.FLOAT, [1, "h", "w", 10]))
+    if not declared:
+        model.graph.output[0].type.tensor_type.ClearField("shape")
     done = check_pair(fixture("lenet.dynamo"), model, options=ONE)
     assert done.passed, done.parity.summary()
     assert done.notes == ("the classes of scores stand last; they were put behind the batch",)
