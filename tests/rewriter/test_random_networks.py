@@ -90,6 +90,8 @@ def _must_work(network: Network, options: RewriteOptions) -> bool:
     plain |= {"residual", "scores", "Softmax", "two", "dueling", "classes"}
     told = {word.split()[0] for word in network.story}
     trunk = {"Conv", "map", "scale", "branches", "MaxPool", "flatten", "Flatten", "Relu", "norm", "Dropout"}
+    if "classes" in told and options.output != "map":  # the mean of class numbers says nothing
+        return False
     return network.clean and told <= plain | trunk and options.global_pool == "window"
 
 
