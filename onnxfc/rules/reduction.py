@@ -111,7 +111,10 @@ def reduce_placed(ctx: RuleContext) -> Outcome | None:
     if axes is None:
         return ctx.refuse("unknown-axes", "takes axes that are not constant")
     if 0 in axes and view.apart:
-        return ctx.refuse("mixes-batch", "reduces over the batch")
+        of_one = ctx.may_swallow and view.is_map and set(view.spatial) <= set(axes)
+        if not of_one or ctx.role != "context":
+            return ctx.refuse("mixes-batch", "reduces over the batch")
+        return _statistic(ctx, view, axes, keepdims)
     if all(pure(view.groups[axis]) for axis in axes):
         return _over_channels(ctx, view, axes, keepdims)
     if view.is_folded:

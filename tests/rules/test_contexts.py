@@ -180,3 +180,31 @@ def test_conv_without_padding_that_leaves_one_place_is_no_pool() -> None:
         return net.fc(net.op("Flatten", net.op("Mul", tensor, one)), FEATURES, 5)
 
     assert refusal(bodied(body)).code == "sizes-differ"
+
+
+@pytest.mark.parametrize("keepdims", [0, 1])
+def test_extremes_over_the_one_image_of_the_batch_too(keepdims: int) -> None:
+    """A Reduce without axes, as ``x.min()`` is exported: the original with its dims freed says what is right."""
+
+    def body(net: Net, tensor: str) -> str:
+        low, high = (net.op(kind, tensor, keepdims=keepdims) for kind in ("ReduceMin", "ReduceMax"))
+        return str(net.op("Div", net.op("Sub", tensor, low), net.op("Add", net.op("Sub", high, low), net.const(0.1))))
+
+    model = bodied(body)
+    done = rewrite(model, check_options=CheckOptions(threads=1))
+    freed = onnx.ModelProto.FromString(model.SerializeToString())
+    del freed.graph.value_info[:]
+    for info in (*freed.graph.input, *freed.graph.output):
+        for axis in (2, 3):
+            info.type.tensor_type.shape.dim[axis].dim_param = f"d{axis}"
+    image = np.random.default_rng(5).standard_normal((1, 2, 21, 16)).astype(np.float32)
+    for made, want in zip(run(complete(done), image), run(freed, image), strict=True):
+        close(made, want)
+    assert refusal(model, dynamic_batch=True).code == "mixes-batch"
+
+
+def test_extremes_over_the_batch_and_columns_alone_are_refused() -> None:
+    def body(net: Net, tensor: str) -> str:
+        return str(net.op("Sub", tensor, net.axes("ReduceMax", tensor, [0, 1, 3], keepdims=1)))
+
+    assert refusal(bodied(body)).code == "mixes-batch"
