@@ -121,7 +121,7 @@ class Inference:
             return [Spec(inputs[0].dtype, inputs[0].shapes)]
         if inputs and inputs[0] is not None and (large := reshaped(node, inputs)) is not None:
             return [Spec(inputs[0].dtype, (large,))]
-        node = standard(node)
+        node = standard(node, inputs)
         must_fit(node, inputs)
         outputs = [
             (dtype, without_idle(node, inputs[0] if inputs else None, shape))

@@ -104,13 +104,21 @@ def must_hold(node: onnx.NodeProto, given: Spec | None, shape: Shape | None) -> 
         raise InferenceFailed(f"Reshape of {given.native} to {shape}")
 
 
-def standard(node: onnx.NodeProto) -> onnx.NodeProto:
-    """A fused node as the standard operator that has the same shapes; any other node as it is."""
+def standard(node: onnx.NodeProto, inputs: Sequence[Spec | None]) -> onnx.NodeProto:
+    """A fused node as the standard operator that has the same shapes; any other node as it is.
+
+    Concat counts its axis from the front, as its versions before 11 must, though onnxruntime takes any.
+    """
     alias = _ALIASES.get((node.domain, node.op_type))
-    if alias is None:
+    if alias is None and node.op_type != "Concat":
         return node
     copy = onnx.NodeProto()
     copy.CopyFrom(node)
+    if alias is None:
+        rank = next((len(spec.native) for spec in inputs if spec is not None and spec.shapes is not None), 0)
+        for item in copy.attribute:
+            item.i += rank if item.name == "axis" and item.i < 0 else 0
+        return copy
     copy.op_type, copy.domain = alias, ""
     schema = onnx.defs.get_schema(alias)
     kept = [item for item in copy.attribute if item.name in schema.attributes]

@@ -168,3 +168,14 @@ def test_outputs_that_are_absent() -> None:
     assert found[0] is not None
     assert found[0].constant is not None
     assert found[0].constant.tolist() == [[[3, 2]]]
+
+
+@pytest.mark.parametrize("opset", [4, 9, 10, 11, 18])
+@pytest.mark.parametrize("count", [1, 2])
+def test_concat_along_an_axis_counted_from_the_end(opset: int, count: int) -> None:
+    """Versions before 11 do not say so; exporters write it, and onnxruntime runs it."""
+    names = ["a", "b"][:count]
+    node = helper.make_node("Concat", names, ["c"], axis=-1)
+    found = infer(Inference({"": opset}, 8), node, *[Spec(1, ((2, 3),))] * count)
+    assert found.native == (2, 3 * count)
+    assert node.attribute[0].i == -1
