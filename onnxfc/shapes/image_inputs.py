@@ -61,12 +61,22 @@ def native_inputs(graph: Graph, size: Sequence[int] | None) -> dict[str, Spec]:
     found = {}
     for info in graph.inputs:
         shape = [dim.dim_value for dim in info.type.tensor_type.shape.dim]
-        open_axes = [axis for axis, length in enumerate(shape) if length <= 0 and axis > 0]
-        for axis, length in zip(open_axes, size or (), strict=False):
+        for axis, length in zip(_sized_axes(shape, size or ()), size or (), strict=False):
             shape[axis] = length
         native = tuple(length if length > 0 else 1 for length in shape)
         found[info.name] = Spec(info.type.tensor_type.elem_type, (native,))
     return found
+
+
+def _sized_axes(shape: Sequence[int], size: Sequence[int]) -> Sequence[int]:
+    """The axes that a size is of: channels before or behind them, declared lengths as it says; else those left open."""
+    open_axes = [axis for axis, length in enumerate(shape) if length <= 0 and axis > 0]
+    for first in (2, 1):
+        axes = range(first, first + len(size))
+        here = axes.stop <= len(shape) and {*open_axes} <= {*axes}
+        if here and all(shape[axis] in (length, 0) for axis, length in zip(axes, size, strict=True)):
+            return axes
+    return open_axes
 
 
 def all_declared(graph: Graph) -> bool:
@@ -88,9 +98,11 @@ def images(
     if not candidates:
         return _no_image(infos, inputs)
     for info in candidates:
-        dims = info.type.tensor_type.shape.dim
-        if size is None and any(dim.dim_value <= 0 for dim in list(dims)[2:-1] or list(dims)[2:]):
-            why = "the input's height and width are dynamic, so its native size is not in the graph"
+        dims = list(info.type.tensor_type.shape.dim)[1:]
+        left = sum(dim.dim_value <= 0 for dim in dims)
+        if size is None and left:
+            what = "height and width are" if left > 1 else "size is in part"
+            why = f"the input's {what} dynamic, so its native size is not in the graph"
             return Refusal("unknown-native-size", info.name, why, "give it with --size HxW")
     found = []
     for spatial in readings(graph, candidates[0].name, inputs[candidates[0].name].native):

@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from hazards import Net, proven, refusal
+from hazards import CHANNELS, CHECK, Net, own_crops, proven, refusal
 
 from onnxfc.graph.index import Graph
+from onnxfc.rewriter.analyse import RewriteOptions
+from onnxfc.rewriter.api import rewrite
 from onnxfc.shapes.image_layouts import readings
 
 CASES = Path(__file__).parent.parent.parent.parent / "shared" / "cases"
@@ -135,3 +137,24 @@ def test_channels_last_without_any_conv() -> None:
     done = proven(net.model(net.fc(net.op("Flatten", net.op("Tanh", image)), 189, 4)))
     assert done.claim.native_size == (9, 7)
     assert np.prod(done.map_at_twice) == 10 * 8
+
+
+def half_open(layout: str) -> onnx.ModelProto:
+    """A classifier of images whose one length is declared and whose other is not; or of signals."""
+    net = Net()
+    shape = {"NCHW": [1, 2, 11, "w"], "NHWC": [1, "h", 9, 2], "NLC": [1, "l", 2]}[layout]
+    given = net.input("image", shape)
+    kernel = (3,) if layout == "NLC" else (3, 3)
+    if layout != "NCHW":
+        given = net.op("Transpose", given, perm=[0, 2, 1] if layout == "NLC" else [0, 3, 1, 2])
+    made = net.op("Conv", given, net.random(CHANNELS, 2, *kernel), strides=[2] * len(kernel))
+    return net.model(net.fc(net.op("Flatten", net.op("GlobalAveragePool", made)), CHANNELS, 5))
+
+
+@pytest.mark.parametrize(("layout", "size"), [("NCHW", (11, 9)), ("NHWC", (11, 9)), ("NLC", (15,))])
+def test_a_length_that_is_left_open_is_asked_for(layout: str, size: tuple[int, ...]) -> None:
+    model = half_open(layout)
+    assert refusal(model).code == "unknown-native-size"
+    done = rewrite(model, options=RewriteOptions(size=size), check_options=CHECK)
+    assert done.claim.native_size == size
+    assert own_crops(model, done) < 1e-4
