@@ -11,11 +11,11 @@ from onnxfc.analysis.normalised_sums import sums_to_one_behind
 from onnxfc.analysis.pool_roles import pool_roles
 from onnxfc.builder import ops
 from onnxfc.builder.graph_builder import GraphBuilder
-from onnxfc.builder.rule_context import Outcome, RuleContext, tensor_of
+from onnxfc.builder.rule_context import LEAVE, Outcome, RuleContext, tensor_of
 from onnxfc.builder.state import GlobalPool, Roles, State
 from onnxfc.errors import Refusal
 from onnxfc.graph.index import Graph, inputs_of
-from onnxfc.graph.op_kinds import ADDITIVE, ARITHMETIC, BROADCAST
+from onnxfc.graph.op_kinds import ADDITIVE, ARITHMETIC, BROADCAST, MICROSOFT
 from onnxfc.head.placed_windows import window_of
 from onnxfc.io.model_file import ModelFile
 from onnxfc.layout.axes import groups_of
@@ -52,7 +52,10 @@ _ANY_INPUT = {
     *(*BROADCAST, "Concat", "Einsum", "Gather", "GatherElements", "Gemm", "MatMul", "ScatterElements"),
 }
 """Operators whose lifted input may be any; all others have their data first."""
-_EXPORT = "export without a runtime's own optimisation"
+_EXPORT = {
+    "ai.onnx.ml": "export the network without what makes labels of its scores",
+    MICROSOFT: "export without a runtime's own optimisation",
+}
 _PLAIN = {"attention", "data-dependent", "flipped", "position-table", "quantised", "recurrent"}
 """Refusals that say plainly why: none further on can say it better."""
 
@@ -165,7 +168,8 @@ def _unknown(ctx: RuleContext, views: Sequence[View], lead: Lead) -> Outcome | N
             state.conditions |= {} if condition is None else {node.input[0]: bool(condition.any())}
         return ctx.refuse("subgraph", "has a body that reads what was computed from the image")
     if _domain(node) and (_domain(node), node.op_type, lead) not in RULES:
-        return ctx.refuse("unsupported-operator", f"of domain {node.domain} is not supported here", _EXPORT)
+        advice = _EXPORT.get(node.domain, LEAVE)
+        return ctx.refuse("unsupported-operator", f"of domain {node.domain} is not supported here", advice)
     unknown = next((name for name in [*node.input, *_used(state, node)] if name and not _known(state, name)), None)
     if unknown is not None and ctx.op_type not in WHY:
         return ctx.refuse("unknown-shape", f"is not understood: the shape of {unknown} cannot be inferred")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 from hazards import CHANNELS, FEATURES, Net, bodied, complete, proven, refusal
@@ -303,3 +304,23 @@ def test_network_that_takes_any_size_already() -> None:
     gate = net.op("Sigmoid", net.op("GlobalAveragePool", tensor))
     found = refusal(net.model(net.op("Mul", tensor, gate)), size=(11, 9))
     assert (found.code, found.reason.partition(",")[0]) == ("no-head", "no node of it is locked to one image size")
+
+
+def test_labels_behind_the_scores_are_named_as_what_is_in_the_way() -> None:
+    """``ZipMap`` of ai.onnx.ml is written by converters of classifiers, not by a runtime's optimiser."""
+    net = Net()
+    scores = net.fc(net.flat(), FEATURES, 3)
+    net.op("ZipMap", scores, out="labels", domain="ai.onnx.ml", classlabels_int64s=[0, 1, 2])
+    model = net.model(scores, infer=False)
+    kind = onnx.helper.make_sequence_type_proto(
+        onnx.helper.make_map_type_proto(
+            onnx.TensorProto.INT64, onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, [])
+        )
+    )
+    model.graph.output.append(onnx.helper.make_value_info("labels", kind))
+    model.opset_import.append(onnx.helper.make_opsetid("ai.onnx.ml", 3))
+    found = refusal(model)
+    assert (found.code, found.advice) == (
+        "unsupported-operator",
+        "export the network without what makes labels of its scores",
+    )
