@@ -41,8 +41,13 @@ class Tally:
         """Note a failure that is not a deviation."""
         self.reasons.append(reason)
 
-    def compare(self, name: str, got: Array, want: Array, scale: Scale, kind: str, where: str) -> None:
-        """Compare values of one output, made from inputs of one kind; ``where`` names the place."""
+    def compare(
+        self, name: str, got: Array, want: Array, scale: Scale, kind: str, where: str, noise: float | None = None
+    ) -> None:
+        """Compare values of one output, made from inputs of one kind; ``where`` names the place.
+
+        ``noise``: what rounding alone does in this place, where it was measured and is more than for this kind.
+        """
         line = self._lines.setdefault(name, _Line())
         if got.shape != want.shape or got.dtype.kind != want.dtype.kind:
             line.reason = line.reason or (
@@ -52,7 +57,7 @@ class Tally:
         if want.size == 0:
             self.vacuous.append(f"{name} is empty {where}")
             return
-        noise = self.noise.get((name, kind))
+        noise = max((n for n in (noise, self.noise.get((name, kind))) if n is not None), default=None)
         tolerance = scale.tolerance(self.options.of(name), noise)
         difference = self._difference(name, got, want, where, exact=scale.exact)
         line.compared += want.size

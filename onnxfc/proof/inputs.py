@@ -20,6 +20,7 @@ from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.sessions import Array, Arrays, InputInfo
 
 DATA = "data"
+NORMAL = "normal"
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def _unit(field: Array) -> Array:
 
 FLOAT_KINDS = (
     Kind("natural", True, lambda x: x),
-    Kind("normal", False, lambda x: x),
+    Kind(NORMAL, False, lambda x: x),
     Kind("natural 0..1", True, _unit),
     Kind("natural 0..255", True, lambda x: 255 * _unit(x)),
     Kind("natural -117..138", True, lambda x: 255 * _unit(x) - 117),

@@ -5,7 +5,7 @@ The original is run first and closed again, so that only one model is in memory 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -14,16 +14,20 @@ import onnx
 from onnxfc.claim.claim import Claim
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof.head import reads
-from onnxfc.proof.inputs import Inputs, Kind
+from onnxfc.proof.inputs import NORMAL, Inputs, Kind
 from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.output_forms import REDUCED, WINDOWED, pick_cells
 from onnxfc.proof.sessions import Array, Arrays, RunError, Runner
 from onnxfc.proof.sizes import Size
-from onnxfc.proof.tolerance import Scale, measure, precision_of
+from onnxfc.proof.tolerance import Precision, Scale, confirmed, measure, precision_of
 
 Progress = Callable[[str], None]
 SMALL = 2_000_000
 """Weights up to which a model is looked at more closely: four kinds of inputs instead of two."""
+JUDGED = 4
+"""Samples that a kind of inputs is judged on where the first two leave its worth open."""
+OPEN = 2
+"""Kinds of inputs that are judged on so many for a large model; any number for a small one."""
 
 ADVICE = "give real inputs with --data FILE.npy"
 
@@ -107,7 +111,8 @@ def _leave_drowned(evidence: Evidence, claim: Claim) -> None:
     outputs = [output.name for output in claim.outputs]
 
     def drowned(name: str, kind: Kind) -> bool:
-        return evidence.scales[name, kind.name].drowned(evidence.noise.get((name, kind.name), 0.0))
+        scale = evidence.scales[name, kind.name]
+        return not scale.problem and scale.drowned(evidence.noise.get((name, kind.name), 0.0))
 
     clear = [kind for kind in evidence.kinds if not any(drowned(name, kind) for name in outputs)]
     if clear and set(clear) >= set(evidence.cover(outputs)):
@@ -115,12 +120,12 @@ def _leave_drowned(evidence: Evidence, claim: Claim) -> None:
         evidence.samples = [sample for sample in evidence.samples if sample.kind in clear]
         return
     for name in outputs:
-        if all(drowned(name, kind) for kind in evidence.kinds):
+        if all(drowned(name, kind) or evidence.scales[name, kind.name].problem for kind in evidence.kinds):
             evidence.drowned = f"; but rounding alone may move output {name} as much: {ADVICE}"
 
 
 def _choose(evidence: Evidence, runner: Runner, original: ModelFile, options: CheckOptions, progress: Progress) -> None:
-    """Try kinds of inputs until two are good for every output; keep the best."""
+    """Try kinds of inputs until enough are good for every output; keep the best."""
     tried = _tried(evidence, runner, original, options, progress)
     _across_kinds(evidence, runner.outputs, [sample for _, pair in tried for sample in pair])
     worth = {kind: _worth(evidence, runner.outputs, kind) for kind, _ in tried}
@@ -131,32 +136,73 @@ def _choose(evidence: Evidence, runner: Runner, original: ModelFile, options: Ch
         problems = [evidence.scales[name, kind.name].problem for kind, _ in ranked]
         if all(problems):
             evidence.vacuous = f"output {name} is {problems[0]}; {ADVICE}"
-    keep = evidence.cover(runner.outputs)
-    more = [kind for kind, _ in useful if kind not in keep and worth[kind][1] == -np.inf]
-    keep += more[: max(0, (4 if evidence.small else 2) - len(keep))]
-    evidence.kinds = keep
-    evidence.samples = [sample for kind, pair in useful if kind in keep for sample in pair]
+    evidence.kinds = _kept(evidence, runner.outputs, worth)
+    evidence.samples = [sample for kind, taken in useful if kind in evidence.kinds for sample in taken]
+
+
+def _kept(evidence: Evidence, outputs: Sequence[str], worth: Mapping[Kind, tuple[int, float]]) -> list[Kind]:
+    """Kinds that cover the outputs, then other good ones; never one alone, nor without normal inputs, if they tell.
+
+    An error may hide from inputs of one kind, natural images of little contrast say, behind units that they all leave
+    dead or alive alike.
+    """
+    keep = evidence.cover(outputs)
+    calm = [kind for kind in evidence.kinds if not any(evidence.scales[name, kind.name].wild for name in outputs)]
+    others = [kind for kind in calm if kind not in keep]
+    good = [kind for kind in others if worth[kind][1] == -np.inf]
+    keep += good[: max(0, (4 if evidence.small else 2) - len(keep))]
+    keep += [kind for kind in others if kind.name == NORMAL and kind not in keep]
+    if len(keep) < 2:
+        keep += [kind for kind in others if kind not in keep][: 2 - len(keep)]
+    return keep
 
 
 def _tried(
     evidence: Evidence, runner: Runner, original: ModelFile, options: CheckOptions, progress: Progress
 ) -> list[tuple[Kind, list[Sample]]]:
-    """Two samples of each kind, until enough kinds are good for every output; their scales are noted."""
-    precision = precision_of(original.proto)
-    moving = _dependent(original.proto.graph, evidence.inputs.images)
+    """Samples of each kind, until enough kinds are good for every output; their scales are noted.
+
+    There are two of them, and more of a kind that the outputs answer to, though not clearly, and of normal inputs.
+    """
+    measured = _Scales(precision_of(original.proto), _dependent(original.proto.graph, evidence.inputs.images), options)
     tried: list[tuple[Kind, list[Sample]]] = []
     for kind in evidence.inputs.kinds:
         progress(f"looking for inputs that reach the outputs: {kind.name}")
-        pair = [_sample(evidence, runner, kind, number) for number in (0, 1)]
-        tried.append((kind, pair))
-        for name in pair[0].values:
-            values = [sample.values[name] for sample in pair]
-            found = measure(values, evidence.batch, precision, options.of(name))
-            evidence.scales[name, kind.name] = found if name in moving else replace(found, exact=True, problem="")
+        taken = [_sample(evidence, runner, kind, number) for number in (0, 1)]
+        measured.note(evidence, taken)
+        longer = sum(len(samples) > 2 for _, samples in tried)
+        if _open(evidence, runner.outputs, kind) and (evidence.small or longer < OPEN):
+            taken += [_sample(evidence, runner, kind, number) for number in range(2, JUDGED)]
+            measured.note(evidence, taken)
+        tried.append((kind, taken))
         good = [k for k, _ in tried if all(evidence.scales[n, k.name].good for n in runner.outputs)]
         if len(good) == (4 if evidence.small else 2):
             break
     return tried
+
+
+def _open(evidence: Evidence, outputs: Sequence[str], kind: Kind) -> bool:
+    """Whether more samples may show a kind to be better than it seems."""
+    poor = [scale for name in outputs if not (scale := evidence.scales[name, kind.name]).good]
+    return any(evidence.small or kind.name == NORMAL or not scale.problem for scale in poor)
+
+
+@dataclass(frozen=True)
+class _Scales:
+    """How scales are measured: the model's precision, the tensors that depend on an image, the tolerances."""
+
+    precision: Precision
+    moving: set[str]
+    options: CheckOptions
+
+    def note(self, evidence: Evidence, samples: Sequence[Sample]) -> None:
+        """Measure every tensor on ``samples``, all of one kind, the second time on more of them."""
+        for name in samples[0].values:
+            values = [sample.values[name] for sample in samples]
+            found = measure(values, evidence.batch, self.precision, self.options.of(name))
+            scale = found if name in self.moving else replace(found, exact=True, problem="")
+            key = name, samples[0].kind.name
+            evidence.scales[key] = confirmed(evidence.scales[key], scale) if key in evidence.scales else scale
 
 
 def _worth(evidence: Evidence, outputs: Sequence[str], kind: Kind) -> tuple[int, float]:
@@ -264,7 +310,7 @@ def _measure_noise(
     try:
         runner = Runner(original, tensors, options.threads, optimise=False)
         for sample in evidence.samples[: len(evidence.kinds)]:
-            for feeds in (sample.feeds, _jittered(sample.feeds, evidence.inputs.images, options.seed)):
+            for feeds in (sample.feeds, jittered(sample.feeds, evidence.inputs.images, options.seed)):
                 for name, value in runner.run(feeds).items():
                     _note(evidence.noise, sample, name, value)
     except RunError:
@@ -279,7 +325,7 @@ def _note(noise: dict[tuple[str, str], float], sample: Sample, name: str, value:
         noise[key] = max(noise.get(key, 0.0), float(difference.max(initial=0.0)))
 
 
-def _jittered(feeds: Arrays, images: Sequence[str], seed: int) -> Arrays:
+def jittered(feeds: Arrays, images: Sequence[str], seed: int) -> Arrays:
     """Float images with every pixel moved by at most one rounding, up or down."""
     rng = np.random.default_rng([seed, 1])
     moved = dict(feeds)

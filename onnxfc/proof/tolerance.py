@@ -12,7 +12,7 @@ comparison proves nothing (vacuous); where only the value found is not finite, i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -42,17 +42,25 @@ PRECISION = {
     "float16": Precision(2.0**-10, 5e-3, 5e-2),
     "bfloat16": Precision(2.0**-7, 4e-2, 2e-1),
 }
+WILD = 10
+"""Values so many times those of the first inputs are of another order of magnitude."""
+WIDENING = 10
+"""How many times its measured rounding noise an output is allowed to deviate, up to the cap."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """What one output does on one kind of inputs. ``problem`` says why these inputs prove nothing."""
+    """What one output does on one kind of inputs. ``problem`` says why these inputs prove nothing.
+
+    ``wild``: further inputs have made values of another order of magnitude, so this is the scale of some inputs only.
+    """
 
     signal: float
     magnitude: float
     precision: Precision
     exact: bool = False
     problem: str = ""
+    wild: bool = False
 
     @property
     def ratio(self) -> float:
@@ -68,11 +76,15 @@ class Scale:
         """Whether measured rounding noise leaves too little of the signal to see an error in."""
         return not self.exact and 3 * noise > self.precision.cap * self.signal
 
+    def steady(self, noise: float) -> bool:
+        """Whether all the room that ``tolerance`` gives to measured noise is below the cap."""
+        return self.exact or WIDENING * noise <= self.precision.cap * self.signal
+
     @property
     def good(self) -> bool:
         """Informative with room: the rounding floor is a small part of the tolerance."""
         floor = self.rounding
-        return not self.problem and (self.exact or floor <= 0.1 * self.precision.rtol * self.signal)
+        return not self.problem and not self.wild and (self.exact or floor <= 0.1 * self.precision.rtol * self.signal)
 
     def tolerance(self, options: CheckOptions, noise: float | None = None) -> float:
         """The largest absolute deviation allowed; measured ``noise`` may widen it, up to the cap."""
@@ -83,7 +95,7 @@ class Scale:
         base = rtol * self.signal + floor
         if options.rtol is not None or options.atol is not None or noise is None:
             return base
-        return max(base, min(10 * noise, self.precision.cap * self.signal))
+        return max(base, min(WIDENING * noise, self.precision.cap * self.signal))
 
 
 def precision_of(model: onnx.ModelProto) -> Precision:
@@ -123,6 +135,15 @@ def measure(samples: Sequence[Array], batch: int, coarse: Precision, options: Ch
     signal = float((rows.max(axis=0) - rows.min(axis=0)).max()) / 2
     scale = Scale(signal, float(np.abs(rows).max()), precision)
     return Scale(signal, scale.magnitude, precision, problem=_problem(rows, scale, options))
+
+
+def confirmed(first: Scale, more: Scale) -> Scale:
+    """The scale on ``more`` inputs than the first, or that on the first ones, known as wild, if it is quite another.
+
+    An exponential of strong inputs has no scale: the next image may be of any.
+    """
+    calm = not more.problem and more.magnitude <= WILD * first.magnitude
+    return more if calm or first.exact else replace(first, wild=not first.problem)
 
 
 def _problem(rows: Array, scale: Scale, options: CheckOptions) -> str:
