@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -15,7 +16,7 @@ from click.testing import CliRunner
 from fixture_files import fixture_file
 from hazards import CHECK, Net, session
 
-from onnxfc import Box, Geometry, RewriteOptions, UsageError, inspect, rewrite
+from onnxfc import Box, Geometry, NothingToRewrite, RewriteOptions, UsageError, inspect, rewrite
 from onnxfc.cli.main import main
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof.check import check
@@ -226,3 +227,20 @@ def test_last_boxes_are_clipped_on_request() -> None:
     assert image[(..., *geometry.box(1, 2, size=size).slices)].shape == (1, 3, 54, 49)
     with pytest.raises(UsageError, match="an image of this model has 2 lengths"):
         geometry.box(1, 2, size=(70,))
+
+
+CASES = Path(__file__).parents[2] / "shared" / "cases"
+"""Found by random search; where they are not at hand, tests of pools do."""
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason="no shared cases here")
+def test_shared_cases_of_kept_reductions() -> None:
+    """A maximum over channels and places is kept; a sum is refused."""
+    path = CASES / "keep-ignored-chw.onnx"
+    done = rewrite(path, options=RewriteOptions(global_pool="keep"), check_options=CHECK)
+    features, most = session(done.model).run(None, {"x": noise(64, 48)})
+    assert features.shape == (1, 1, 32, 24)
+    assert most.shape == (1,)
+    assert most[0] == features.max()
+    with pytest.raises(NothingToRewrite, match="sum-over-image"):
+        rewrite(CASES / "keep-ignored-sum-chw.onnx", options=RewriteOptions(global_pool="keep"))
