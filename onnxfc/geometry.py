@@ -33,8 +33,6 @@ from onnxfc.shapes.node_call import Ask, Room
 
 Grid = tuple[int, ...]
 
-"""Causes of a verdict that act at the border, or from place to place; all others look at the whole image."""
-
 
 @dataclass(frozen=True)
 class Box:
@@ -72,15 +70,18 @@ class Geometry:
     its *field*, ``field_size`` pixels from ``field_start + i * stride`` on (negative where the trunk pads).
     The model takes images of ``native_size`` plus multiples of ``size_step``, from ``smallest_size`` on; smaller
     ones have no cell.
-    ``native_cells`` is the grid at the native size: 1 for score maps, more for freed features. Where features were
-    upsampled, ``per`` elements come every ``stride`` pixels. An image moved by ``period`` pixels gives the same trunk,
-    moved. ``context``: an operator looks at the whole image.
+    ``native_cells`` is the grid at the native size: 1 for score maps, more for freed features and where a global pool
+    was dropped: cells are the elements of that map. Where features were upsampled, ``per`` elements come every
+    ``stride`` pixels; where there is one score for the whole image (``whole_image``), ``per`` is 0: no more of them
+    come. An image moved by ``period`` pixels gives the same trunk, moved. ``context``: an operator looks at the whole
+    image.
 
     ``halo``: pixels (before, after) per axis that a tile needs around the crops of its cells (around its own pixels,
-    where the model has features and no cells). With them its cells are those of the whole image, up to the rounding
-    of sums. ``before`` is a multiple of ``period``, so that a tile cut at multiples of it keeps the grid. At the
-    image's own border no halo is needed, nor to be had. None where an operator looks at the whole image. Where a map
-    is resized to another's size, this holds for images of native size plus multiples of ``period``.
+    where the model has features or the map of a dropped pool, and no other cells). With them its cells are those of
+    the whole image, up to the rounding of sums. ``before`` is a multiple of ``period``, so that a tile cut at multiples
+    of it keeps the grid. At the image's own border no halo is needed, nor to be had. None where an operator looks at
+    the whole image. Where a map is resized to another's size, this holds for images of native size plus multiples of
+    ``period``.
 
     ``axes``: the cells as exact maps of the image, ``asks``: lengths that must be equal or large enough where the model
     runs; both empty where every size is one of ``size_step``.
@@ -139,14 +140,16 @@ class Geometry:
         """What a claim says that is complete."""
         dims = len(claim.stride)
         stride, per = _finest(claim)
-        context = not all(item.cause.local for item in claim.blames)
+        context = not all(item.cause.local for item in claim.blames) or set(per) == {0}
+        own = _elements(claim)
+        start, size = (own.start, own.size) if own is not None and own.size else (claim.start, claim.size)
         return cls(
             native_size=claim.native_size,
             size_step=claim.size_step,
             stride=stride,
             per=per,
-            field_start=claim.start,
-            field_size=claim.size,
+            field_start=start,
+            field_size=size,
             slack=claim.slack or (0,) * dims,
             smallest_size=claim.smallest_size or claim.native_size,
             native_cells=native or (1,) * dims,
@@ -185,20 +188,44 @@ class Geometry:
         each = zip(self.axes, size, strict=True)
         return tuple(max(0, axis.count(n)) if fits(rooms, native | {axis.axis: n}) else 0 for axis, n in each)
 
-    def box(self, *cell: int) -> Box:
-        """The crop that cell ``(i, j)`` stands for: what the original would be given."""
-        start = self._at(cell, (0,) * len(cell))
-        return Box(start, tuple(a + n for a, n in zip(start, self.native_size, strict=True)))
+    def box(self, *cell: int, size: Sequence[int] | None = None) -> Box:
+        """The crop that cell ``(i, j)`` stands for: what the original would be given.
 
-    def field(self, *cell: int) -> Box:
-        """All pixels that cell ``(i, j)`` depends on (operators of the whole image aside); not clipped to the image."""
-        start = self._at(cell, self.field_start)
-        return Box(start, tuple(a + n for a, n in zip(start, self.field_size, strict=True)))
+        Boxes of the last cells may end beyond the image: the trunk pads, or rounds its sizes up to whole elements, and
+        so has cells of which the image holds a part only. ``size``: what lies within an image of that size. Where the
+        pool was dropped, the mean over the ``native_cells`` cells from ``(i, j)`` on is the score of the box. That of
+        one score for the whole image is the image, of the native size where ``size`` is not given.
+        """
+        return self._clipped(cell, (0,) * len(self.stride), self.native_size, size)
+
+    def field(self, *cell: int, size: Sequence[int] | None = None) -> Box:
+        """All pixels that cell ``(i, j)`` depends on (operators of the whole image aside).
+
+        It begins before the image or ends beyond it where the trunk pads. ``size``: what lies within an image of that
+        size. One score for the whole image depends on all of it, of the native size where ``size`` is not given.
+        """
+        return self._clipped(cell, self.field_start, self.field_size, size)
+
+    def _clipped(
+        self, cell: Sequence[int], start: Sequence[int], length: Sequence[int], size: Sequence[int] | None
+    ) -> Box:
+        """``length`` pixels from the cell's ``start`` on, within an image of ``size`` where that is given."""
+        start = self._at(cell, start)
+        found = Box(start, tuple(a + n for a, n in zip(start, length, strict=True)))
+        if size is None:
+            return found
+        self._on_step(size)
+        return Box((0,) * len(start), tuple(size)) if self.whole_image else found.clipped(size)
+
+    @property
+    def whole_image(self) -> bool:
+        """Whether there is one score for the whole image, of any size: its global pool was kept."""
+        return set(self.per) == {0}
 
     def _at(self, cell: Sequence[int], start: Sequence[int]) -> tuple[int, ...]:
         if len(cell) != len(self.stride):
             raise UsageError(f"a cell of this model has {len(self.stride)} indices, not {len(cell)}")
-        return tuple(a + i * s // p for a, i, s, p in zip(start, cell, self.stride, self.per, strict=True))
+        return tuple(a + i * s // (p or 1) for a, i, s, p in zip(start, cell, self.stride, self.per, strict=True))
 
     def _on_step(self, size: Sequence[int]) -> bool:
         native, step = self.native_size, self.size_step
@@ -209,10 +236,10 @@ class Geometry:
 
 def halo_of(claim: Claim) -> tuple[tuple[int, int], ...]:
     """What all outputs together read beyond the crops of their cells, or beyond the pixels of their elements."""
-    cells = any(output.form != "features" for output in claim.outputs)
+    cells = any(not _of_elements(output) for output in claim.outputs)
     reach = [(claim.start, claim.size, claim.native_size)] if cells else []
     for item in claim.outputs:
-        if item.form == "features" and item.stride:
+        if _of_elements(item) and item.stride:
             reach.append((item.start, item.size, tuple(s // p for s, p in zip(item.stride, item.per, strict=True))))
         elif item.stride:
             reach.append((item.start, item.size, claim.native_size))
@@ -224,35 +251,48 @@ def halo_of(claim: Claim) -> tuple[tuple[int, int], ...]:
     return tuple(halo)
 
 
+def _of_elements(output: Output) -> bool:
+    """Whether it stands for its own pixels, not for crops: features, or the map whose pool was dropped."""
+    return output.form == "features" or (output.form == "activation" and bool(output.stride))
+
+
 def _finest(claim: Claim) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Stride and elements per stride of the cells, or of the first features where there are no cells."""
-    features = _features(claim)
-    if features is not None and features.per:
-        return features.stride, features.per
-    return claim.stride, (1,) * len(claim.stride)
+    """Stride and elements per stride of the cells, or of elements where there are no cells; none of one score."""
+    own = _elements(claim)
+    if own is not None and own.per:
+        return own.stride, own.per
+    return claim.stride, (0 if _is_global(claim) else 1,) * len(claim.stride)
 
 
-def _features(claim: Claim) -> Output | None:
-    if any(output.form != "features" for output in claim.outputs):
+def _elements(claim: Claim) -> Output | None:
+    """The first map whose pool was dropped, else the first features, where there are no cells of windows."""
+    if any(output.form in {"map", "cells", "mean", "max"} for output in claim.outputs):
         return None
-    return claim.outputs[0]
+    found = [output for form in ("activation", "features") for output in claim.outputs if output.form == form]
+    return found[0] if found else None
+
+
+def _is_global(claim: Claim) -> bool:
+    """Whether nothing but figures of the whole image comes out."""
+    return all(output.form == "global" for output in claim.outputs)
 
 
 def grid_of(claim: Claim, shapes: Mapping[str, Sequence[Dim]]) -> tuple[Any, ...] | None:
-    """Cells per axis, from the dims of a model's tensors: the map's own, else the windows that its boundaries have
-    room for, else the extent of the first features. None where dims are unknown."""
-    for output in claim.outputs:
-        if output.form in {"map", "cells"}:
-            return _extents(shapes.get(output.name), output.axes)
+    """Cells per axis, from the dims of a model's tensors: the map's own, also where its pool was dropped, or of the
+    first features; one for a score of the whole image; else the windows that the boundaries have room for. None where
+    dims are unknown."""
+    maps = [output for output in claim.outputs if output.form in {"map", "cells"}]
+    own = maps[0] if maps else _elements(claim)
+    if own is not None:
+        return _extents(shapes.get(own.name), own.axes)
+    if _is_global(claim):
+        return (1,) * len(claim.native_size)
     grids = []
     for item in claim.boundaries:
         extents = _extents(shapes.get(item.rewritten), item.spatial)
         if extents is not None:
             grids.append([(n - e) // s + 1 for n, e, s in zip(extents, item.extent, item.step, strict=True)])
-    if grids:
-        return tuple(least(*axis) for axis in zip(*grids, strict=True))
-    features = _features(claim)
-    return None if features is None else _extents(shapes.get(features.name), features.axes)
+    return tuple(least(*axis) for axis in zip(*grids, strict=True)) if grids else None
 
 
 def _extents(shape: Sequence[Dim] | None, axes: Sequence[int]) -> tuple[Any, ...] | None:
@@ -267,7 +307,8 @@ def cell_axes(claim: Claim, sizing: Sizing) -> tuple[AxisMap, ...] | None:
     if grid is None or any(isinstance(dim, Length) and dim.axes - {k} for k, dim in enumerate(grid)):
         return None  # not of this image alone
     each = zip(*_finest(claim), claim.size, claim.start, grid, strict=True)
-    return tuple(AxisMap(size, Fraction(s, p), start, extent, k) for k, (s, p, size, start, extent) in enumerate(each))
+    found = enumerate(each)
+    return tuple(AxisMap(size, Fraction(s, p or 1), start, extent, k) for k, (s, p, size, start, extent) in found)
 
 
 def slack_of(claim: Claim, axes: Sequence[AxisMap]) -> tuple[int, ...] | None:
@@ -285,6 +326,6 @@ def smallest_of(claim: Claim, sizing: Sizing, slack: Sequence[int], native_cells
     """The smallest image that has a cell, and whose trunk nowhere runs out of elements (padding could hide that)."""
     low = []
     for length, stride, per, cells, less in zip(claim.native_size, *_finest(claim), native_cells, slack, strict=True):
-        room = (cells - 1) * stride // per + less
+        room = (cells - 1) * stride // per + less if per else length - 1
         low.append(length - min(room, length - 1))
     return sizing.smallest(low, claim.size_step)

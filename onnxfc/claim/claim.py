@@ -56,7 +56,7 @@ class Boundary:
 
 @dataclass(frozen=True)
 class Output:
-    """One output and its form; ``axes`` are the grid's (``map``, ``cells``) or spatial (``features``) axes.
+    """One output and its form; ``axes`` are those of the grid (``map``, ``cells``, ``activation``) or of ``features``.
 
     Where it has such axes: element ``i`` reads ``size`` pixels from ``start + i * stride / per`` on; ``per`` is above 1
     in upsampled features only. Empty where unknown.
@@ -75,7 +75,8 @@ class Output:
 class Claim:
     """All that a rewritten model says of itself.
 
-    ``stride``, ``start`` and ``size`` are those of a cell. The model takes images of ``native_size`` plus any
+    ``stride``, ``start`` and ``size`` are those of a cell; where the pool was dropped, of the map that it had pooled;
+    where every output is ``global``, the whole native image. The model takes images of ``native_size`` plus any
     multiple of ``size_step`` on each axis. An image moved by ``period`` pixels gives the same trunk, moved by whole
     elements. ``slack``: so many pixels less than native still give the native grid. ``smallest_size`` has the
     first cell. ``halo``: pixels (before, after) that a tile needs around the crops of its cells, on each axis, empty

@@ -101,16 +101,23 @@ def targets(claim: Claim) -> Iterator[Target]:
 
 
 def _of_boundary(boundary: Boundary, claim: Claim) -> Target | None:
-    """What an element of the trunk reads, from what a cell reads: all but the rest of its window."""
+    """What an element of the trunk reads, from what a cell reads: all but the rest of its window, if it is of one."""
     known = len(claim.start) == len(claim.size) == len(claim.stride) and _told(claim.outputs)
     if not known or any(s % step for s, step in zip(claim.stride, boundary.step, strict=True)):
         return None
     stride = tuple(s // step for s, step in zip(claim.stride, boundary.step, strict=True))
-    size = tuple(n - (e - 1) * s for n, e, s in zip(claim.size, boundary.extent, stride, strict=True))
+    extent = boundary.extent if _of_windows(claim.outputs) else (1,) * len(stride)
+    size = tuple(n - (e - 1) * s for n, e, s in zip(claim.size, extent, stride, strict=True))
     if min(size) < 1:
         return None
     ones = (1,) * len(stride)
     return Target(boundary.rewritten, boundary.original, boundary.spatial, stride, ones, claim.start, size)
+
+
+def _of_windows(outputs: Sequence[Output]) -> bool:
+    """Whether a cell is of a window; else the pool was dropped, and it is of one element of the map."""
+    windowed = any(output.form in ("map", "cells", "mean", "max") for output in outputs)
+    return windowed or not any(output.form == "activation" and output.stride for output in outputs)
 
 
 def _told(outputs: Sequence[Output]) -> bool:

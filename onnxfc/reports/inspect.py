@@ -34,7 +34,8 @@ def _lines(seen: Inspection, verbose: bool) -> Iterator[str]:
     if seen.claim is not None:
         yield row("verdict", verdict_text(seen.claim, verbose))
     if seen.cost is not None:
-        yield row("cells", _cost(seen.cost, grid=_is_grid(seen)))
+        whole = seen.geometry is not None and seen.geometry.whole_image
+        yield row("cost" if whole else "cells", _cost(seen.cost, grid=_is_grid(seen), whole=whole))
     for refusal in seen.refusals if verbose else seen.refusals[:3]:
         yield row("refused", str(refusal))
     if not verbose and len(seen.refusals) > 3:
@@ -80,9 +81,7 @@ def _geometry(seen: Inspection) -> Iterator[str]:
     found = seen.geometry
     if found is None:
         return
-    what = "cell" if _is_grid(seen) else "element"
-    stride = "x".join(f"{s}/{p}" if p > 1 else str(s) for s, p in zip(found.stride, found.per, strict=True))
-    yield row(what, f"every {stride} px; reads {size(found.field_size)} px from {_pair(found.field_start)} on")
+    yield from _places(seen, found)
     steps = "" if set(found.size_step) == {1} else f", in steps of {size(found.size_step)} px"
     yield row("image sizes", f"from {size(found.smallest_size)} px on{steps}")
     if found.halo is None:
@@ -91,15 +90,27 @@ def _geometry(seen: Inspection) -> Iterator[str]:
         yield row("halo", ", ".join(f"{a} px before and {b} px behind" for a, b in dict.fromkeys(found.halo)))
 
 
+def _places(seen: Inspection, found: Geometry) -> Iterator[str]:
+    if found.whole_image:
+        yield row("score", "one for the whole image")
+        return
+    what = "cell" if _is_grid(seen) else "element"
+    stride = "x".join(f"{s}/{p}" if p > 1 else str(s) for s, p in zip(found.stride, found.per, strict=True))
+    yield row(what, f"every {stride} px; reads {size(found.field_size)} px from {_pair(found.field_start)} on")
+
+
 def _pair(lengths: tuple[int, ...]) -> str:
     return f"({', '.join(map(str, lengths))})" if len(set(lengths)) > 1 else str(lengths[0])
 
 
 def _is_grid(seen: Inspection) -> bool:
-    return seen.geometry is not None and set(seen.geometry.native_cells) == {1}
+    found = seen.geometry
+    return found is not None and set(found.native_cells) == {1} and not found.whole_image
 
 
-def _cost(cost: Cost, grid: bool) -> str:
+def _cost(cost: Cost, grid: bool, whole: bool) -> str:
+    if whole:
+        return f"{_many(cost.dense)} multiply-adds at {size(cost.size)} px"
     if not grid:
         return f"{size(cost.cells)} elements at {size(cost.size)} px; {_many(cost.dense)} multiply-adds"
     count = 1

@@ -10,7 +10,6 @@ from onnxfc.claim.claim import Boundary, Claim, ImageInput, Output
 from onnxfc.geometry import Geometry, cell_axes, slack_of
 from onnxfc.layout.axis_map import Field
 from onnxfc.layout.gathered import Gathered
-from onnxfc.layout.provenance import Provenance
 from onnxfc.rewriter.analyse import Analysis
 from onnxfc.shapes.model_shapes import Sizing
 
@@ -18,12 +17,11 @@ from onnxfc.shapes.model_shapes import Sizing
 def claim_of(found: Analysis, sizing: Sizing) -> Claim:
     """What the rewritten model will say of itself."""
     renamed: Mapping[str, str] = found.state.builder.renamed
-    cell = next((provenance for provenance in found.provenances if provenance.windows), found.provenances[0])
     blames = frozenset(Gathered.joined(provenance.blames for provenance in found.provenances))
     windows: frozenset[Boundary] = frozenset().union(*(provenance.windows for provenance in found.provenances))
     named = [replace(item, rewritten=renamed.get(item.rewritten, item.rewritten)) for item in windows]
     native = found.reading[0].size
-    fields = _cell_fields(cell)
+    fields = _cell_fields(found)
     stride = tuple(max(1, math.ceil(item.stride)) for item in fields)
     period = tuple(sizing.period(axis) for axis in range(len(native)))
     step = tuple(math.lcm(a, b) for a, b in zip(stride, period, strict=True))
@@ -48,12 +46,15 @@ def _whole_size(field: Field) -> int:
     return math.ceil(field.start + field.size) - math.floor(field.start)
 
 
-def _cell_fields(provenance: Provenance) -> Sequence[Field]:
-    """What a cell reads; where the pool was dropped, a cell is the mean over a window of the map."""
-    if not provenance.dropped:
-        return provenance.fields
-    extent = next(iter(provenance.windows)).extent
-    return [item.through(length) for item, length in zip(provenance.fields, extent, strict=True)]
+def _cell_fields(found: Analysis) -> Sequence[Field]:
+    """What a cell reads: of a window, else of the map whose pool was dropped, else an element of features.
+
+    One score for the whole image reads the whole image.
+    """
+    if all(output.form == "global" for output in found.outputs):
+        return [Field(size=length) for length in found.reading[0].size]
+    crossed = sorted((item for item in found.provenances if item.windows), key=lambda item: item.dropped)
+    return (crossed or found.provenances)[0].fields
 
 
 def _with_sizes(claim: Claim, sizing: Sizing) -> Claim:
@@ -73,7 +74,8 @@ def _with_fields(found: Analysis) -> tuple[Output, ...]:
     for output in found.outputs:
         view = found.state.views[output.name]
         provenance = getattr(view, "provenance", None)
-        if output.form in {"map", "cells", "features"} and provenance is not None and output.name in builder.specs:
+        placed = output.form in {"map", "cells", "activation", "features"}
+        if placed and provenance is not None and output.name in builder.specs:
             fields: Sequence[Field] = provenance.fields
             output = replace(
                 output,

@@ -35,9 +35,14 @@ def window_as_context(ctx: RuleContext, view: Window, channels: Index, op_type: 
     rows, count = _rows(ctx, view, channels)
     made = ctx.builder.fresh(f"{ctx.node.output[0]}_reduced")
     scale = scale_of(ctx, view.trunk, rows, [2], range(len(view.trunk.fields)))
+    doubt = kept_alike(ctx, scale) if ctx.role != "context" else None
+    if doubt is not None:
+        return doubt
     if not rescaled(ctx, scale, rows, [2], False, count, made):
         ops.reduce(ctx.builder, op_type or ctx.op_type, rows, [2], False, made, ctx.node)
     ops.reshape(ctx.builder, made, [0, *ctx.shape_out()[1:]], ctx.node.output[0])
+    if ctx.role != "context":
+        ctx.replaced(ctx.op_type, "kept global")
     return [of_image(ctx, view.trunk)]
 
 
@@ -143,6 +148,16 @@ def left_of(view: Placed, axes: Sequence[int], keepdims: bool) -> Groups:
 def follows_size(ctx: RuleContext, scale: Scale) -> Refusal:
     why = "a sum, which grows" if scale == "grows" else "a mean of what sums up to 1, which shrinks"
     return ctx.refuse("sum-over-image", f"is {why} with the image", "use --global-pool window")
+
+
+def kept_alike(ctx: RuleContext, scale: Scale) -> Refusal | None:
+    """Why a head's reduction cannot stay global: it is another one for an image of another size. None if it can."""
+    if scale != "same":
+        return follows_size(ctx, scale)
+    if ctx.op_type == "ReduceProd":
+        why = "is a product, which follows the image's size"
+        return ctx.refuse("unsupported-reduction", why, "use --global-pool window")
+    return None
 
 
 def _shares_left(view: Placed, axes: Sequence[int]) -> frozenset[SumToOne]:

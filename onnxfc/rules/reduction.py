@@ -21,6 +21,7 @@ from onnxfc.layout.gathered import Gathered
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Context, Index, Placed, ScoreMap, Source, Window
 from onnxfc.rules.context_sums import (
+    kept_alike,
     left_of,
     of_image,
     scale_along,
@@ -170,14 +171,22 @@ def _over_channels(ctx: RuleContext, view: Placed, axes: list[int], keepdims: bo
 
 
 def _statistic(ctx: RuleContext, view: Placed, axes: list[int], keepdims: bool) -> Outcome:
-    """A figure of the whole map, its channels too: of each window, or of the image where it meets its trunk again."""
-    if ctx.role != "context":
+    """A figure of the whole map, its channels too: of each window, or of the image where it meets its trunk again or
+    the option keeps it global."""
+    kept = ctx.role != "context" and ctx.state.global_pool == "keep"
+    if ctx.role != "context" and not kept:
         return reduce_features(ctx)
     doubt = in_part(ctx, [view.provenance], view.tensor, axes)
     if doubt is not None:
         return doubt
-    if not rescaled(ctx, scale_along(ctx, view, axes), view.tensor, axes, keepdims):
+    scale = scale_along(ctx, view, axes)
+    doubt = kept_alike(ctx, scale) if kept else None
+    if doubt is not None:
+        return doubt
+    if not rescaled(ctx, scale, view.tensor, axes, keepdims):
         ctx.keep()
+    if kept:
+        ctx.replaced(ctx.op_type, "kept global")
     return [of_image(ctx, view.provenance)]
 
 
@@ -197,7 +206,7 @@ def reduce_window(ctx: RuleContext) -> Outcome:
         return reduce_features(ctx)
     if channels.shape[-1] == 1 and ctx.op_type in POOLS:
         return _pool_of_window(ctx, view, channels)
-    if ctx.role == "context":
+    if ctx.role == "context" or (ctx.state.global_pool == "keep" and view.trunk is not None):
         return window_as_context(ctx, view, channels)
     return reduce_features(ctx)
 

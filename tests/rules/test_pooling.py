@@ -383,6 +383,42 @@ def test_keep_of_a_sum(name: str) -> None:
     assert refusal(pooled(SPELLINGS[name]), global_pool="keep").code
 
 
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize("kind", ["ReduceMax", "ReduceMean", "ReduceMin"])
+def test_keep_of_channels_and_places_together(kind: str, flat: bool) -> None:
+    """One figure of the whole map at any size: that of the original's own trunk, run on the larger image."""
+    net = Net(17)
+    trunk = net.trunk()
+    reduced = net.axes(kind, net.op("Flatten", trunk) if flat else trunk, [1] if flat else [1, 2, 3], keepdims=0)
+    done = rewrite(net.model(reduced), options=RewriteOptions(global_pool="keep"), check_options=CHECK)
+    assert done.parity is not None
+    assert done.parity.passed
+    assert [output.form for output in done.claim.outputs] == ["global"]
+    assert [item.after for item in done.replacements] == ["kept global"]
+    freed = Net(17)
+    freed_trunk = freed.trunk()
+    features = freed.model(freed_trunk, infer=False)
+    for info in (*features.graph.input, *features.graph.output):
+        info.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+        info.type.tensor_type.ClearField("shape")
+    for size in ((23, 17), (9, 8)):
+        image = np.random.default_rng(1).standard_normal((1, 2, *size)).astype(np.float32)
+        want = getattr(np, kind.removeprefix("Reduce").lower())(session(features).run(None, {"image": image})[0])
+        got = session(complete(done)).run(None, {"image": image})[0]
+        assert got.shape == (1,)
+        np.testing.assert_allclose(got[0], want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize("kind", ["ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceProd"])
+def test_keep_of_a_sum_of_channels_and_places_together(kind: str, flat: bool) -> None:
+    net = Net(17)
+    trunk = net.op("Flatten", net.trunk()) if flat else net.trunk()
+    model = net.model(net.axes(kind, trunk, [1] if flat else [1, 2, 3], keepdims=0))
+    found = refusal(model, global_pool="keep")
+    assert found.code == ("unsupported-reduction" if kind == "ReduceProd" else "sum-over-image")
+
+
 @pytest.mark.parametrize("window", ["Flatten", "GlobalMaxPool 2x2"])
 def test_keep_beside_a_window(window: str) -> None:
     """One vector of the whole image beside one of each window: refused by reason, or proven."""
