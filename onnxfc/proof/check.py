@@ -24,9 +24,10 @@ from onnxfc.proof.reference_run import Evidence, Progress, observe
 from onnxfc.proof.results import Conditions, CropResult, Parity, ParityResult, VerdictResult
 from onnxfc.proof.sessions import RunError, Runner
 from onnxfc.proof.shift import compare_shifted
-from onnxfc.proof.sizes import TooLarge, larger_sizes
+from onnxfc.proof.sizes import Size, TooLarge, larger_sizes
 from onnxfc.proof.static_checks import axes_problem, claim_problem, window_problem
 from onnxfc.proof.synthetic_features import Mixed, compare_mixed, mixed_windows
+from onnxfc.proof.trunk import compare_trunk, other_parity
 from onnxfc.proof.windows import Capture, Heads, capture, compare_windows
 
 _DEFAULT = CheckOptions()
@@ -86,6 +87,7 @@ class _Check:
         native = Tally(self.options, evidence.noise)
         windows = Tally(self.options, evidence.noise)
         captures: list[Capture] = []
+        further: list[Capture] = []
         shift = _NOTHING if self.options.larger else _NATIVE_ONLY
         try:
             if self.source is not None and self.source is not self.original:
@@ -99,6 +101,7 @@ class _Check:
                 captures = capture(runner, evidence, self.claim, sizes, windows, self.progress)
             if self.options.larger and not native.reasons and not windows.reasons:
                 shift = compare_shifted(runner, evidence, self.claim, self.options, self.progress)
+                further = self._further(runner, evidence, sizes[0], windows)
             del runner
         except RunError as error:
             native.fail(f"the rewritten model does not load: {error}")
@@ -107,12 +110,13 @@ class _Check:
         crops = CropResult("not applicable", reason="the models do not agree")
         if "failed" not in (result.status, window.status):
             crops = compare_crops(captures, evidence, self.claim, self.options)
+        trunk = self._trunk([*captures, *further], evidence, result, window)
         vacuous = next(iter([*native.vacuous, *windows.vacuous]), None)
         result, window = (
             replace(item, reason=item.reason + evidence.drowned) if item.status == "failed" else item
             for item in (result, window)
         )
-        return replace(self._parity(evidence, result, window, crops, vacuous), shift=shift)
+        return replace(self._parity(evidence, result, window, crops, vacuous), shift=shift, trunk=trunk)
 
     def _plan(self, *, windowed: bool) -> HeadPlan:
         forms = WINDOWED if windowed else ("global",)
@@ -151,6 +155,26 @@ class _Check:
             reason = "no output is made of windows; larger sizes were run, shapes and finiteness checked"
             return ParityResult("not applicable", reason=reason, sizes=result.sizes)
         return result
+
+    def _further(self, runner: Runner, evidence: Evidence, size: Size, tally: Tally) -> list[Capture]:
+        """One more size for the trunk of a small model, of the other parity than the first."""
+        if not evidence.small:
+            return []
+        own = Tally(self.options)
+        shots = capture(runner, evidence, self.claim, [other_parity(self.claim, size)], own, self.progress)
+        tally.reasons += own.reasons
+        return shots
+
+    def _trunk(
+        self, shots: list[Capture], evidence: Evidence, native: ParityResult, window: ParityResult
+    ) -> ParityResult:
+        """Trunk parity, where everything else has agreed; a large model's at the first size only."""
+        if not self.options.larger:
+            return _NATIVE_ONLY
+        if "failed" in (native.status, window.status):
+            return ParityResult("not applicable", reason="the models do not agree")
+        chosen = shots if evidence.small else [shot for shot in shots if shot.size == shots[0].size]
+        return compare_trunk(self.original, chosen, evidence, self.claim, self.options, self.progress)
 
     def _head(self, plan: HeadPlan, evidence: Evidence) -> Head | None:
         if not plan.outputs or not plan.boundaries or plan.leak:

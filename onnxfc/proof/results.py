@@ -1,8 +1,9 @@
-"""What a check found: five results that are never mixed up, as frozen data.
+"""What a check found: six results that are never mixed up, as frozen data.
 
 - native parity: both models agree at the native size.
 - window parity: every cell equals the original's head run on that window of the same features.
 - crop agreement: how far a cell is from the original run on the crop of the image; measured, not required.
+- trunk parity: the original's own trunk at larger sizes, where it runs there, is the rewritten model's.
 - shift consistency: what lies well inside two overlapping images is the same in both.
 - verdict: what the rewritten model says of itself (``exact`` or ``approximate``), carried along.
 
@@ -114,6 +115,7 @@ class Parity:
     conditions: Conditions
     vacuous: str | None = None
     shift: ParityResult = ParityResult("not applicable", reason="not reached")
+    trunk: ParityResult = ParityResult("not applicable", reason="not reached")
 
     @property
     def passed(self) -> bool:
@@ -124,12 +126,18 @@ class Parity:
             and self.native.compared > 0
             and self.window.status != "failed"
             and self.shift.status != "failed"
+            and self.trunk.status != "failed"
             and self.crops.status != "failed"
         )
 
     def summary(self) -> str:
         """One line for the user: why it failed, or what was proven."""
-        required = (("native parity", self.native), ("window parity", self.window), ("shift consistency", self.shift))
+        required = (
+            ("native parity", self.native),
+            ("window parity", self.window),
+            ("shift consistency", self.shift),
+            ("trunk parity", self.trunk),
+        )
         for name, result in required:
             if result.status == "failed":
                 return f"{name} failed: {result.reason}"

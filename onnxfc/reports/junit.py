@@ -16,6 +16,7 @@ def as_xml(result: Checked, name: str) -> bytes:
     cases = [
         *_compared("native parity", parity.native),
         *_compared("window parity", parity.window),
+        *_compared("trunk parity", parity.trunk),
         *_compared("shift consistency", parity.shift),
         _crops(parity),
         _proof(parity),

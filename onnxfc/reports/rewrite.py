@@ -101,11 +101,12 @@ def proof_lines(parity: Parity | None, verbose: bool) -> list[str]:
     lines = [
         row("native parity", _compared(parity.native)),
         row("window parity", _compared(parity.window)),
+        row("trunk parity", _compared(parity.trunk)),
         row("shift", _compared(parity.shift)),
         row("crop agreement", _cropped(parity.crops)),
     ]
     if verbose:
-        for result in (parity.native, parity.window, parity.shift):
+        for result in (parity.native, parity.window, parity.trunk, parity.shift):
             lines += [row("", f"{item.name}: {item.deviation:.1e}, {item.worst}") for item in result.outputs]
         how = parity.conditions
         lines.append(row("inputs", f"{', '.join(how.inputs)}; seed {how.seed}, onnxruntime {how.onnxruntime}"))
@@ -119,7 +120,8 @@ def _compared(result: ParityResult) -> str:
         return f"FAILED: {result.reason}"
     where = f" at {', '.join(size(item) for item in result.sizes)} px" if result.sizes else ""
     figures = f"largest deviation {result.deviation:.1e}, tolerance {result.tolerance:.0e}"
-    return f"passed, {figures} ({result.compared} values{where})"
+    more = f"; {result.reason}" if result.reason else ""
+    return f"passed, {figures} ({result.compared} values{where}){more}"
 
 
 def _cropped(result: CropResult) -> str:

@@ -32,6 +32,7 @@ map             8x8 cells at 56x56 px
 verdict         exact: every cell is what the original says of that crop
 native parity   passed, largest deviation N, tolerance 2e-04 (552 values)
 window parity   passed, largest deviation N, tolerance 2e-04 (960 values at 32x36, 38x34 px)
+trunk parity    passed, largest deviation N, tolerance 2e-04 (3264 values at 32x36, 38x34, 36x40 px)
 shift           passed, largest deviation N, tolerance 2e-04 (138 values at 32x32, 33x33 px)
 crop agreement  cells equal crops to N of the score range (5 cells)
 time            rewritten in N s, proven in N s

@@ -1,0 +1,90 @@
+"""Operators of a trunk that may mean something else at another size: the native size is written down in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import onnx
+
+from onnxfc.claim.claim import Claim
+
+_POINTWISE = (
+    "Relu LeakyRelu PRelu Elu Selu Celu ThresholdedRelu Gelu Sigmoid HardSigmoid HardSwish Swish Mish Softplus Softsign"
+    " Tanh Erf Exp Log Sqrt Reciprocal Abs Neg Sign Floor Ceil Round Sin Cos Clip Min Max Sum Mean Add Sub Mul Div Pow"
+    " Cast Identity Dropout Constant QuantizeLinear DequantizeLinear BatchNormalization LRN"
+)
+_WHOLE = (
+    "GlobalAveragePool GlobalMaxPool ReduceMean ReduceMax ReduceMin InstanceNormalization LayerNormalization"
+    " Concat Transpose Squeeze Unsqueeze Flatten Softmax Pad DepthToSpace SpaceToDepth"
+)
+_SIZELESS = frozenset(f"{_POINTWISE} {_WHOLE}".split())
+"""Operators that say the same at every size. Not ReduceSum: what divides the sum by a count was made for one size."""
+_SLIDING = {"Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool", "QLinearConv", "ConvInteger"}
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def native_shapes(model: onnx.ModelProto, claim: Claim) -> Shapes:
+    """Shapes at the native size, as far as onnx's own inference finds them."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    del copy.graph.value_info[:]
+    images = {image.name: image for image in claim.inputs}
+    for value in copy.graph.input:
+        image = images.get(value.name)
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim if image else ()):
+            dim.dim_value = image.shape[axis] if image and axis < len(image.shape) else 1
+    try:
+        graph = onnx.shape_inference.infer_shapes(copy).graph
+    except Exception:  # of no common base; a shape that is not known is taken for one of a suspect
+        return {}
+    infos = [*graph.value_info, *graph.output, *graph.input]
+    return {info.name: tuple(dim.dim_value for dim in info.type.tensor_type.shape.dim) for info in infos}
+
+
+def sized(nodes: Sequence[onnx.NodeProto], graph: onnx.GraphProto, shapes: Shapes) -> str:
+    """The first node in which the native size may be written down, "" if none."""
+    fixed = {tensor.name for tensor in graph.initializer}
+    fixed |= {name for node in graph.node if node.op_type == "Constant" for name in node.output}
+    return next((_label(node) for node in nodes if _may_be_sized(node, fixed, shapes)), "")
+
+
+def _may_be_sized(node: onnx.NodeProto, fixed: set[str], shapes: Shapes) -> bool:
+    kind = node.op_type
+    if node.domain not in ("", "ai.onnx"):
+        return True
+    if kind in ("MatMul", "Gemm"):
+        return not fixed.intersection(node.input[:2])
+    if kind in ("Resize", "Upsample"):
+        return len(node.input) > 3 and bool(node.input[3])
+    if kind in _SLIDING:
+        return "output_shape" in _attributes(node) or _covers(node, shapes)
+    return kind not in _SIZELESS
+
+
+def _covers(node: onnx.NodeProto, shapes: Shapes) -> bool:
+    """Whether the window may be the whole native map on an axis: a pool or Conv that stands for a global one."""
+    before, after = shapes.get(node.input[0], ()), shapes.get(node.output[0], ())
+    if len(before) < 3 or len(before) != len(after) or 0 in (*before[2:], *after[2:]):
+        return True
+    return any(now == 1 and was > 1 for was, now in zip(before[2:], after[2:], strict=True))
+
+
+def frozen(nodes: Sequence[onnx.NodeProto]) -> str:
+    """The first node whose padding or rounding follows the image's size, which a rewrite fixes; "" if none."""
+    return next((_label(node) for node in nodes if _follows(node)), "")
+
+
+def _follows(node: onnx.NodeProto) -> bool:
+    found = _attributes(node)
+    auto = found["auto_pad"].s if "auto_pad" in found else b""
+    return auto.startswith(b"SAME") or ("ceil_mode" in found and found["ceil_mode"].i == 1)
+
+
+def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    return {attribute.name: attribute for attribute in node.attribute}
+
+
+def _label(node: onnx.NodeProto) -> str:
+    return node.name or f"the {node.op_type} that makes {node.output[0]}"
