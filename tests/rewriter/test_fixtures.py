@@ -32,7 +32,8 @@ TOLERANCE = {"float32": (1e-4, 1e-5), "uint8": (1e-4, 1e-5), "float16": (2e-2, 1
 
 STAYS = {
     "se_net": ["Gemm", "Gemm"],  # squeeze-and-excitation
-    **dict.fromkeys(["excited", "last_gate"], ["Gemm", "Gemm"]),
+    "last_gate": ["Gemm", "Gemm"],
+    "excited": ["Gemm", "Gemm"],
     "rows": ["Gemm", "Gemm", "MatMul"],  # over the channels of each place
     "token_head": ["MatMul"],
     "keras_dense_map": ["MatMul", "MatMul"],
