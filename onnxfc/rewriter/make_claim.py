@@ -61,6 +61,8 @@ def _with_sizes(claim: Claim, sizing: Sizing) -> Claim:
     """The claim with what is read off the dims of the rewritten graph."""
     axes = cell_axes(claim, sizing)
     slack = (0,) * len(claim.stride) if axes is None else slack_of(claim, axes)
+    if slack is not None and any(less >= step for less, step in zip(slack, claim.stride, strict=True)):
+        slack = (0,) * len(slack)  # of features beside one score: their grid is not that of the cells
     forms = {output.form for output in claim.outputs}
     if slack is None and (forms == {"features"} or forms - {"features", "global"}):  # it follows whole periods only
         claim = replace(claim, size_step=claim.period)
