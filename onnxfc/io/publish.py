@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -215,7 +214,7 @@ class _Publication:
 
 def _marked(name: str, *, plain: bool) -> str:
     path = PurePosixPath(name)
-    mark = f".onnxfc-{secrets.token_hex(4)}{'p' if plain else ''}"
+    mark = f".onnxfc-{os.urandom(4).hex()}{'p' if plain else ''}"
     return str(path.with_name(f"{path.stem}{mark}{path.suffix}"))
 
 

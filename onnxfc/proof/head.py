@@ -143,18 +143,26 @@ class Head:
         ]
 
 
-def _cut(model: onnx.ModelProto, plan: HeadPlan, native: Mapping[str, Array]) -> onnx.ModelProto:
-    """The head as a model; weights are the original's own tensors (or references to them)."""
+def part_of(model: onnx.ModelProto, name: str, nodes: Iterable[int], outputs: Iterable[str]) -> onnx.ModelProto:
+    """Some nodes as a model that has no inputs and outputs yet; weights are the original's own tensors (or references
+    to them), also those that are ``outputs``."""
     source = model.graph
-    head = onnx.ModelProto(ir_version=model.ir_version, producer_name=model.producer_name)
-    head.opset_import.extend(model.opset_import)
-    head.functions.extend(model.functions)
-    graph = head.graph
-    graph.name = "head"
-    graph.node.extend(source.node[i] for i in plan.nodes)
-    needed = set().union(*(reads(node) for node in graph.node)) | set(plan.outputs)
+    part = onnx.ModelProto(ir_version=model.ir_version, producer_name=model.producer_name)
+    part.opset_import.extend(model.opset_import)
+    part.functions.extend(model.functions)
+    graph = part.graph
+    graph.name = name
+    graph.node.extend(source.node[i] for i in nodes)
+    needed = set().union(*(reads(node) for node in graph.node)) | set(outputs)
     graph.initializer.extend(t for t in source.initializer if t.name in needed)
     graph.sparse_initializer.extend(t for t in source.sparse_initializer if t.values.name in needed)
+    return part
+
+
+def _cut(model: onnx.ModelProto, plan: HeadPlan, native: Mapping[str, Array]) -> onnx.ModelProto:
+    """The head as a model."""
+    source, head = model.graph, part_of(model, "head", plan.nodes, plan.outputs)
+    graph = head.graph
     for name in (*plan.boundaries, *plan.shapes, *plan.sides):
         kind = helper.np_dtype_to_tensor_dtype(native[name].dtype)
         dims: list[str | None] = [None] * native[name].ndim

@@ -20,7 +20,7 @@ from onnxfc.claim.claim import Claim
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof.accumulator import Tally
 from onnxfc.proof.baked import frozen, native_shapes, sized
-from onnxfc.proof.head import reads
+from onnxfc.proof.head import part_of, reads
 from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.reference_run import Evidence, Progress
 from onnxfc.proof.results import ParityResult
@@ -124,17 +124,10 @@ def _before(graph: onnx.GraphProto, names: Sequence[str]) -> list[int]:
 
 def _freed(model: onnx.ModelProto, names: Sequence[str], claim: Claim) -> onnx.ModelProto:
     """The model up to ``names``, for images of any size; shapes written down for inner tensors are left out."""
-    source = model.graph
-    cut = onnx.ModelProto(ir_version=model.ir_version, producer_name=model.producer_name)
-    cut.opset_import.extend(model.opset_import)
-    cut.functions.extend(model.functions)
+    cut = part_of(model, "trunk", _before(model.graph, names), ())
     graph = cut.graph
-    graph.name = "trunk"
-    graph.node.extend(source.node[i] for i in _before(source, names))
     needed = set().union(*(reads(node) for node in graph.node))
-    graph.initializer.extend(t for t in source.initializer if t.name in needed)
-    graph.sparse_initializer.extend(t for t in source.sparse_initializer if t.values.name in needed)
-    graph.input.extend(value for value in source.input if value.name in needed)
+    graph.input.extend(value for value in model.graph.input if value.name in needed)
     graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     spatial = {image.name: image.spatial for image in claim.inputs}
     for value in graph.input:
