@@ -90,11 +90,13 @@ class _Decision:
         return not region.leaves and all(self.of[end] == "head" for end in region.ends)
 
     def _own_places(self, look: Look, meeting: Meeting) -> bool:
-        """Whether a window meets its own places: less its own mean, as a query of its weights, or made from such."""
+        """Whether a window meets its own places: by its own figure, as a query of its weights, or made from such."""
+        if self.flow.of_kind([meeting.at], "weights"):
+            return self._is_own(meeting.at)
         region = self.regions[meeting.at]
         inside, ends = self._ends_in_head(region), region.ends
         if meeting.at in self.flow.deviations or self._less_weighted_mean(look, meeting):
-            return inside and bool(ends) and ends == self.flow.of_kind(ends, *_POOLS)
+            return inside and bool(ends) and ends == self.flow.of_kind(ends, *_POOLS, "weights")
         if meeting.how == "features" or (meeting.how == "tokens" and look.kind == "layer"):
             return inside
         if meeting.how == "query":
@@ -124,6 +126,8 @@ class _Decision:
             pieces=flow.of_kind(flow.looks, "piece", "part"),
             own=frozenset(name for name, layout in flow.layouts.items() if layout.own & own)
             | {meeting.at for look, meeting in met if self._own_places(look, meeting)},
+            shares=flow.shares,
+            divisors=frozenset(flow.divisors),
             whole=self._whole() if global_pool == "keep" else frozenset(),
             headed=any(look.kind in {*_POOLS, "layer", "product"} for look in heads)
             or any(layout.flat for layout in flow.layouts.values()),

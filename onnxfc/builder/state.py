@@ -24,14 +24,17 @@ class Roles:
 
     ``covers``: of pools whose one window just covers the native map, the axes that it covers. ``pieces``: those that
     cut a piece out of a map. ``own``: nodes whose result is of each window alone, though it has places and what was
-    pooled of them: a deviation from the window's mean, what is weighed by weights of the window. ``whole``: what begins
-    the head, but is to stay a figure of the whole image. ``headed``: whether there is a head.
+    pooled of them: a deviation from the window's mean, what is weighed by weights of the window. ``shares``: what sums
+    up to 1 along places of the image, as it was divided by one of the ``divisors``, which are no more than that.
+    ``whole``: what begins the head, but is to stay a figure of the whole image. ``headed``: whether there is a head.
     """
 
     of: Mapping[str, Role]
     covers: Mapping[str, tuple[int, ...]]
     pieces: frozenset[str]
     own: frozenset[str]
+    shares: Mapping[str, frozenset[int]]
+    divisors: frozenset[str]
     whole: frozenset[str]
     headed: bool
 

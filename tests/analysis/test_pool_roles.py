@@ -205,6 +205,12 @@ def weights(net: Net, x: str, out: str = "near") -> str:
     return str(net.op("Reshape", net.op("Softmax", logits, axis=2, out=out), net.ints(1, 1, 5, 4)))
 
 
+def by_hand_weights(net: Net, x: str, out: str = "near") -> str:
+    """The same without Softmax."""
+    raised = net.op("Exp", net.conv(x, CHANNELS, 1, (1, 1), strides=[1, 1]))
+    return str(net.op("Div", raised, net.axes("ReduceSum", raised, [2, 3], out="total", keepdims=1), out=out))
+
+
 def weighted(net: Net, x: str) -> str:
     return net.axes("ReduceSum", net.op("Mul", x, weights(net, x)), [2, 3], out="pool", keepdims=1)
 
@@ -346,6 +352,22 @@ KINDS: dict[str, tuple[Body, dict[str, str]]] = {
         lambda net, x: goes_on(net, net.op("Mul", x, weights(net, x))),
         {"near": "context"},
     ),
+    "weighted by hand, then fc": (
+        lambda net, x: to_fc(net, net.axes("ReduceSum", net.op("Mul", x, by_hand_weights(net, x)), [2, 3], out="pool")),
+        {"total": "head", "near": "head", "pool": "head"},
+    ),
+    "gate by hand, then a Conv": (
+        lambda net, x: goes_on(net, net.op("Mul", x, by_hand_weights(net, x))),
+        {"total": "context", "near": "context"},
+    ),
+    "less the largest, then fc": (
+        lambda net, x: flat(net, net.op("Exp", net.op("Sub", x, net.op("GlobalMaxPool", x, out="pool")))),
+        {"pool": "head"},
+    ),
+    "gate by a mean alone": (
+        lambda net, x: to_fc(net, mean(net, net.op("Mul", x, net.op("Sigmoid", mean(net, x))), out="last")),
+        {"pool": "context", "last": "head"},
+    ),
     "deviation in a head": (
         lambda net, x: to_fc(net, variance(net, deviations(net, x))),
         {"pool": "head", "variance": "head"},
@@ -465,12 +487,13 @@ READERS: dict[str, Body] = {
 }
 
 
+@pytest.mark.parametrize("weigh", [weights, by_hand_weights])
 @pytest.mark.parametrize("reader", READERS)
-def test_weights_of_the_whole_image_are_no_windows_weights(reader: str) -> None:
+def test_weights_of_the_whole_image_are_no_windows_weights(reader: str, weigh: Body) -> None:
     """One Softmax over places for a gate in the trunk and for a head: it cannot be both, so the head is refused."""
 
     def body(net: Net, x: str) -> list[str]:
-        gated = net.op("Mul", x, weights(net, x))
+        gated = net.op("Mul", x, weigh(net, x))
         return [goes_on(net, gated), READERS[reader](net, gated)]
 
     assert roles(bodied(body)).of["near"] == "context"
