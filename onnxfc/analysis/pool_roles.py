@@ -24,13 +24,11 @@ _WEIGHTS: tuple[Kind, ...] = ("relation", "weights")
 class Region:
     """A tensor and all that hold its places one by one: where these end.
 
-    ``ends``: the looks that take them. ``leaves``: whether they go on as a map; ``mapped``: whether each has an axis of
-    its own again.
+    ``ends``: the looks that take them. ``leaves``: whether they go on as a map.
     """
 
     ends: Names
     leaves: bool
-    mapped: bool
 
 
 def pool_roles(
@@ -50,8 +48,7 @@ def _region(flow: Flow, name: str) -> Region:
         new = flow.onward[queue.pop()] - found
         found |= new
         queue += new
-    mapped = any(flow.layouts[item].is_map for item in found)
-    return Region(frozenset().union(*(flow.ends[item] for item in found)), bool(found & flow.leaves), mapped)
+    return Region(frozenset().union(*(flow.ends[item] for item in found)), bool(found & flow.leaves))
 
 
 class _Decision:
@@ -76,14 +73,9 @@ class _Decision:
         return "head"
 
     def _weighs_window(self, look: Look) -> bool:
-        """Whether weights of places, or what relates these, belong to the head.
-
-        What relates places may not have been laid out as a map again: it is a layer of the trunk then.
-        """
-        region = self.regions[look.name]
-        if any(self.of[other] == "context" for other in look.of) or not self._ends_in_head(region):
-            return False
-        return look.kind != "relation" or not region.mapped
+        """Whether weights of places belong to the head. What relates places to each other is a layer of the trunk."""
+        of_head = look.kind == "weights" and self._ends_in_head(self.regions[look.name])
+        return of_head and not any(self.of[other] == "context" for other in look.of)
 
     def _ends_in_head(self, region: Region) -> bool:
         """Whether all that takes these places belongs to the head."""

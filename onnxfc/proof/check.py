@@ -16,6 +16,7 @@ from onnxfc.io.model_file import ModelFile
 from onnxfc.proof import ort_session
 from onnxfc.proof.accumulator import Tally
 from onnxfc.proof.crops import compare_crops
+from onnxfc.proof.folded import apart, fold_problem
 from onnxfc.proof.head import Head, HeadPlan, plan_head
 from onnxfc.proof.native import compare_native, compare_read
 from onnxfc.proof.options import CheckOptions
@@ -53,6 +54,13 @@ def check(
     return _Check(original, rewritten, claim, options, progress or (lambda _: None), source).run()
 
 
+def _unfold(evidence: Evidence, claim: Claim) -> None:
+    """From here on features are maps, also where the original holds places otherwise."""
+    folded = {item.original: item for item in claim.boundaries if item.folded}
+    for sample in evidence.samples:
+        sample.values.update({name: apart(item, sample.values[name]) for name, item in folded.items()})
+
+
 @dataclass
 class _Check:
     original: ModelFile
@@ -81,7 +89,11 @@ class _Check:
         if evidence.vacuous is not None:
             return self._parity(evidence, _NOTHING, _NOTHING, CropResult("not applicable"), evidence.vacuous)
 
-        problem = axes_problem(self.claim, evidence.samples[0].values | evidence.samples[0].feeds)
+        values = evidence.samples[0].values | evidence.samples[0].feeds
+        problem = fold_problem(self.claim, values)
+        if problem is None:
+            _unfold(evidence, self.claim)
+            problem = axes_problem(self.claim, evidence.samples[0].values | evidence.samples[0].feeds)
         if problem is not None:
             return self._stopped(f"wrong claim: {problem}")
         native = Tally(self.options, evidence.noise)
@@ -181,7 +193,7 @@ class _Check:
             return None
         self.progress("loading the original's head")
         sample = evidence.samples[0]
-        return Head(self.original, plan, sample.feeds | sample.values, self.options.threads)
+        return Head(self.original, plan, sample.feeds | sample.values, self.options.threads, self.claim.boundaries)
 
     def _mixed(self, head: Head | None, captures: list[Capture], evidence: Evidence, tally: Tally) -> list[Mixed]:
         """Made-up features, where everything else has agreed."""

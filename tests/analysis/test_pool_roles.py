@@ -76,7 +76,12 @@ FIXTURES: dict[str, dict[str, str]] = {
     },
     "reductions.dynamo": {"max_pool2d": "local", "avg_pool2d": "local", "mean": "head", "inception": "head"},
     "fire.torchscript": {"/MaxPool_output_0": "local", "/GlobalAveragePool_output_0": "head"},
-    "token_pools.torchscript": {"/Softmax_output_0": "head", "/MatMul_1_output_0": "head"},
+    "token_pools.torchscript": {
+        "/Softmax_output_0": "context",
+        "/MatMul_1_output_0": "context",
+        "/Softmax_1_output_0": "head",
+        "/MatMul_2_output_0": "head",
+    },
     "weighted_pools.torchscript": {
         "/Softmax_output_0": "head",
         "/MatMul_output_0": "head",
@@ -135,7 +140,9 @@ def compare(done: Rewrite, name: str, whole: bool) -> int:
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
-@pytest.mark.parametrize(("name", "outputs"), [("excited_attention", 3), ("last_gate", 2), ("fire", 1)])
+@pytest.mark.parametrize(
+    ("name", "outputs"), [("excited_attention", 3), ("last_gate", 2), ("fire", 1), ("token_pools", 2)]
+)
 def test_cells_are_what_pytorch_says_of_each_window_of_its_trunk(name: str, outputs: int, exporter: str) -> None:
     """The trunk sees the whole image, where it looks at it; the head sees its window."""
     assert compare(rewritten(name, exporter), name, whole=False) == 2 * outputs
