@@ -131,10 +131,13 @@ def _pairwise(ctx: RuleContext) -> Outcome:
     provenance = Provenance.join([view.provenance for view in scores])
     shapes = [ctx.shape_in(0), ctx.shape_in(1)]
     alike = shapes[0][:-2] == shapes[1][:-2] and not any(view.batch_axis for view in scores)
-    if len(scores) < 2 or provenance is None or not alike or ctx.opset < 12:
+    if len(scores) < 2 or provenance is None or not alike:
         return attention(ctx)
     if provenance.places and not sums_places(provenance, shapes[0][-1:], (shapes[0][-2], shapes[1][-1])):
         return attention(ctx)
+    if ctx.opset < 12:
+        newer = "multiplies features of each window with each other, which takes an Einsum: newer than operator set 11"
+        return ctx.refuse("old-opset", newer, "convert it with onnx.version_converter")
     rank = len(shapes[0])
     stack, grid = "abcdefgh"[: rank - 2], "uvw"[: len(scores[0].grid)]
     equation = f"{stack}xy{grid},{stack}yz{grid}->{stack}xz{grid}"

@@ -407,6 +407,24 @@ def test_a_table_of_the_trunk_is_refused(behind: Any, keep: bool) -> None:
     assert (found.code, found.node) == ("position-table", "node_weighed")
 
 
+@pytest.mark.parametrize("by", BY)
+@pytest.mark.parametrize("form", FORMS)
+def test_behind_an_excitation_of_the_trunk(form: str, by: str) -> None:
+    """The gate looks at the whole image, the weights at each window: as the head run on a window of the gated map."""
+    net = Net()
+    tensor = net.trunk()
+    x = net.op("Mul", tensor, net.op("Sigmoid", net.op("GlobalAveragePool", tensor, out="gate")))
+    how = Spelling("rows", form, "ReduceSum", True, False, "", 17, by)
+    done = proven(net.model(net.fc(pooled(net, x, how, (5, 4)), C, M)), exact=False)
+    assert done.claim.blame == ("context: node_gate", f"context: node_{x}")
+
+
+def test_windows_that_meet_in_a_matrix_need_a_newer_operator_set() -> None:
+    net = Net(11)
+    how = Spelling("rows", "map", "MatMul", True, False, "", 11)
+    assert refusal(net.model(net.fc(pooled(net, net.trunk(), how, (5, 4)), C, M))).code == "old-opset"
+
+
 # What PyTorch writes
 
 
