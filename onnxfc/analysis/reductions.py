@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 
-from onnxfc.analysis.elementwise import together
+from onnxfc.analysis.elementwise import same, together
 from onnxfc.analysis.flow import Kind, Rule, Step, unknown
 from onnxfc.analysis.layouts import NONE, Layout, aligned, moved, places, resized
 from onnxfc.graph.einsum_equation import letters_of
@@ -112,6 +112,9 @@ def whole_norm(step: Step) -> Layout:
 
 def matmul(step: Step) -> Layout:
     ranks = [len(step.shape(name)) for name in step.node.input]
+    fixed = {name for name in step.node.input if name not in step.flow.layouts} - step.flow.graph.overridable
+    if len(step.given) == 1 and min(ranks) > 1 and any(step.flow.native[name].factor is not None for name in fixed):
+        return same(step)  # a multiple of it, element by element
     stack = "".join(chr(ord("d") + place) for place in range(max(*ranks, 2) - 2))
     terms = [
         stack[len(stack) - (rank - 2) :] + ends if rank > 1 else "b"
