@@ -47,7 +47,7 @@ def scale_of(
 
     A sum grows, but for that of weights which sum up to 1 along ``places`` (of the image); a mean of these shrinks.
     """
-    if ctx.name in ctx.state.roles.divisors:
+    if ctx.name in ctx.state.roles.plain:
         return "same"
     along = {place for _, place in provenance.sums_to_one} & set(places)
     summed = ctx.op_type in SUMS or (ctx.op_type == "Einsum" and len(ctx.node.input) == 1)

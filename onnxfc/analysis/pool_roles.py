@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from onnxfc.analysis.elementwise import ELEMENTWISE
 from onnxfc.analysis.flow import Flow, Kind, Look, Meeting, flow_of
+from onnxfc.analysis.kept_sums import kept_sums
 from onnxfc.analysis.kernels import KERNELS
-from onnxfc.analysis.layouts import Names
+from onnxfc.analysis.layouts import NONE, Names
 from onnxfc.analysis.reductions import REDUCING
 from onnxfc.builder.state import GlobalPool, Role, Roles
 from onnxfc.graph.index import Graph
@@ -111,6 +112,7 @@ class _Decision:
         roots = frozenset().union(*(layout.own for layout in flow.layouts.values()))
         own = frozenset(filter(self._is_own, roots))
         met = [(flow.looks[name], meeting) for name, found in flow.meetings.items() for meeting in found]
+        level, results = kept_sums(flow) if global_pool == "keep" else (NONE, NONE)
         heads = [look for name, look in flow.looks.items() if self.of[name] == "head"]
         return Roles(
             of=self.of,
@@ -119,7 +121,8 @@ class _Decision:
             own=frozenset(name for name, layout in flow.layouts.items() if layout.own & own)
             | {meeting.at for look, meeting in met if self._own_places(look, meeting)},
             shares=flow.shares,
-            divisors=frozenset(flow.divisors),
+            plain=results | flow.divisors,
+            level=level,
             whole=self._whole() if global_pool == "keep" else frozenset(),
             headed=any(look.kind in {*_POOLS, "layer", "product"} for look in heads)
             or any(layout.flat for layout in flow.layouts.values()),

@@ -106,13 +106,13 @@ def compare_windows(
             return
     _cells_must_differ(seen, evidence, tally)
     if heads.tail is not None:
-        _compare_tiled(heads.tail, evidence, claim, tally)
+        _compare_tiled(heads.tail, heads.whole, evidence, claim, tally)
 
 
-def _compare_tiled(tail: Head, evidence: Evidence, claim: Claim, tally: Tally) -> None:
-    """A global pool does not see that its features are repeated: twice the native map, native scores.
+def _compare_tiled(tail: Head, whole: Head | None, evidence: Evidence, claim: Claim, tally: Tally) -> None:
+    """Features repeated, twice the native map: what the original's head says of them, a count that doubles, say.
 
-    This also holds where the original's head is made for the native size and cannot be asked.
+    Where that is made for the native size and cannot be asked, a global pool does not see that they are repeated.
     """
     sample = evidence.samples[0]
     tiled = {}
@@ -124,11 +124,20 @@ def _compare_tiled(tail: Head, evidence: Evidence, claim: Claim, tally: Tally) -
     except RunError as error:
         tally.fail(f"the rewritten head does not run on features of twice the native size: {error}")
         return
+    expected = _of_original(whole, {b.original: tiled[b.rewritten] for b in claim.boundaries})
     for name in tail.plan.outputs:
         scale = evidence.scales[name, sample.kind.name]
         if not scale.problem:
-            want = sample.values[name]
+            want = expected.get(name, sample.values[name])
             tally.compare(name, found[name], want, scale, sample.kind.name, "on native features repeated")
+
+
+def _of_original(head: Head | None, features: Arrays) -> Arrays:
+    """What the original's head makes of features of another size; nothing where it is made for the native size."""
+    try:
+        return {} if head is None else head.run_whole(features)
+    except RunError:
+        return {}
 
 
 def _useful(output: Output, shot: Capture, evidence: Evidence) -> bool:
@@ -253,13 +262,7 @@ def _compare_whole(
 ) -> None:
     """Outputs that are no windows: their shape, and their values where the original can tell them."""
     outputs = [o for o in claim.outputs if o.form not in WINDOWED and _useful(o, shot, evidence)]
-    expected: Arrays = {}
-    if head is not None:
-        try:
-            expected = head.run_whole(shot.feeds | {b.original: shot.values[b.rewritten] for b in claim.boundaries})
-        except RunError:
-            # The original's head is made for the native size: then it says nothing of others.
-            expected = {}
+    expected = _of_original(head, shot.feeds | {b.original: shot.values[b.rewritten] for b in claim.boundaries})
     if shot.size.grid is not None:
         expected = evidence.whole.get(shot.kind.name, {}) | expected
     for output in outputs:

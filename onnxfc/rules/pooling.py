@@ -88,8 +88,9 @@ def _kept_global(ctx: RuleContext, view: Placed, kind: str, extent: tuple[int, .
         scale_along(ctx, view, view.spatial),
         ctx.op_type != "Einsum" and bool(ctx.attrs.get("keepdims", 1)),
     )
-    if ctx.role != "context" and scale != "same":
-        return follows_size(ctx, scale)
+    doubt = follows_size(ctx, scale) if ctx.role != "context" else None
+    if doubt is not None:
+        return doubt
     if rescaled(ctx, scale, view.tensor, view.spatial, keepdims):
         pass
     elif ctx.op_type in COVERING:
