@@ -26,7 +26,7 @@ SCHEMA = "onnxfc-report/1"
 
 _CAUSES = {
     Cause.PADDING: "zero padding, where a big image has pixels",
-    Cause.PARTIAL_WINDOW: "pool windows that reach beyond the native map (ceil_mode)",
+    Cause.PARTIAL_WINDOW: "pool windows that reach beyond the map (ceil_mode)",
     Cause.CONTEXT: "operators that look at the whole image",
     Cause.RESIZED: "maps resized to another's size, in another ratio off the stride grid",
 }
