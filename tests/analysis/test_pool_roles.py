@@ -149,7 +149,7 @@ def test_cells_are_what_pytorch_says_of_each_window_of_its_trunk(name: str, outp
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
-@pytest.mark.parametrize(("name", "outputs"), [("last_gate", 2), ("fire", 1), ("token_pools", 2)])
+@pytest.mark.parametrize(("name", "outputs"), [("last_gate", 2), ("fire", 1), ("kept_sums", 4), ("token_pools", 2)])
 def test_pools_kept_global_are_pytorch_s_own(name: str, outputs: int, exporter: str) -> None:
     assert compare(rewritten(name, exporter, global_pool="keep"), name, whole=True) == 2 * outputs
 
