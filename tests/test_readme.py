@@ -10,8 +10,8 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 from cli_runs import ROOT
-from fixture_files import fixture_file
 from doc_pages import PAGES, agree, blocks, furnish, run_all, run_python, sessions, with_generated
+from fixture_files import fixture_file
 
 from onnxfc.cli.check import check
 from onnxfc.cli.inspect import inspect
