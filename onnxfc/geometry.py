@@ -82,6 +82,14 @@ class Geometry:
 
     ``axes``: the cells as exact maps of the image, ``asks``: lengths that must be equal or large enough where the model
     runs; both empty where every size is one of ``size_step``.
+
+    >>> geometry = onnxfc.Geometry.from_model("digits-any.onnx")
+    >>> geometry.cells(64, 112)
+    (13, 25)
+    >>> geometry.box(2, 3)
+    Box(start=(8, 12), stop=(24, 28))
+    >>> geometry.field(2, 3, size=(64, 112))
+    Box(start=(5, 9), stop=(27, 31))
     """
 
     native_size: tuple[int, ...]

@@ -100,6 +100,10 @@ def inspect(
     ``at_size``: the image size in pixels to count cells and costs for, twice native if None.
 
     What cannot be rewritten is in ``refusals``. Raises ReadError, and UsageError for sizes that do not fit.
+
+    >>> seen = onnxfc.inspect("fixtures/trained/digits.onnx", at_size=(64, 112))
+    >>> seen.status, seen.native_size, seen.cost.cells
+    ('rewritable', (16, 16), (13, 25))
     """
     at_size = None if at_size is None else errors.size("at_size", at_size)
     file = ModelFile.open(model)

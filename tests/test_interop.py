@@ -72,7 +72,7 @@ def test_what_a_graph_keeps_and_drops() -> None:
 def test_a_graph_that_cannot_be_exported() -> None:
     graph = gs.import_onnx(onnx.load(fixture_file("lenet.dynamo.onnx")))
     graph.outputs[0].dtype = None
-    with pytest.raises(onnxfc.ReadError, match="^the given graph: onnx-graphsurgeon cannot export it: "):
+    with pytest.raises(onnxfc.ReadError, match=r"^the given graph: onnx-graphsurgeon cannot export it: "):
         onnxfc.rewrite(graph)
 
 

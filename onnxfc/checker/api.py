@@ -58,6 +58,10 @@ def check_pair(
     ``size``: the native size in pixels, where the original leaves it open. ``at``: pairs of tensor names at which
     the heads begin, where they are not found. A failed check is no exception: see ``Checked.passed``. Raises ReadError,
     UsageError, and NothingToRewrite where the original has no image input.
+
+    >>> checked = onnxfc.check_pair("fixtures/trained/digits.onnx", "digits-any.onnx")
+    >>> checked.passed, checked.claim.verdict, checked.parity.window.status
+    (True, 'approximate', 'passed')
     """
     options = options or CheckOptions()
     size = None if size is None else errors.size("size", size)
