@@ -39,23 +39,26 @@ class _Sums:
 def compare_crops(captures: Sequence[Capture], evidence: Evidence, claim: Claim, options: CheckOptions) -> CropResult:
     """Compare the first size's outputs with the crops that the original was run on."""
     required = options.crops_exact or claim.verdict == "exact"
+    told = _told(evidence)
     if not captures or not evidence.crops:
         return _without(options, "no output is made of windows")
-    shot, sums = captures[0], _Sums()
+    shot, sums, aside = captures[0], _Sums(), _Sums()
     for output in claim.outputs:
         scale = evidence.scales[output.name, shot.kind.name]
-        if output.form in WINDOWED and not scale.problem:
+        if output.form in WINDOWED and not scale.problem and (required or output.name in told):
             try:
                 pairs = list(_pairs(output, shot, evidence, claim))
             except (FormError, IndexError, ValueError) as error:
                 return CropResult("failed", reason=f"the cells cannot be read: {error}")
             noise = evidence.noise.get((output.name, shot.kind.name))
-            _add(sums, output, pairs, scale, scale.tolerance(options.of(output.name), noise))
+            scale = scale.over([want for _, want, *_ in pairs])
+            tolerance = scale.tolerance(options.of(output.name), noise)
+            _add(sums if output.name in told else aside, output, pairs, scale, tolerance)
     found = sums.relative or sums.differing  # of integers: 1 where they differ
     if not found:
         return _without(options, "no output has cells to compare with crops")
     every = np.concatenate([value.ravel() for value in found])
-    excess, where, tolerance = sums.excess
+    excess, where, tolerance = max(sums.excess, aside.excess)
     bad = required and excess > 1
     cell = sums.worst[2]
     return CropResult(
@@ -73,6 +76,12 @@ def compare_crops(captures: Sequence[Capture], evidence: Evidence, claim: Claim,
         worst_box=tuple((i * s, i * s + n) for i, s, n in zip(cell, claim.stride, claim.native_size, strict=False)),
         reason=f"{where} the cell differs from its crop by {excess:.1e} times the tolerance" if bad else "",
     )
+
+
+def _told(evidence: Evidence) -> set[str]:
+    """Outputs whose deviations are measured: the models' own, or the FC layers on which those rest."""
+    hidden = {rest.output for rest in evidence.rests}
+    return {*evidence.own} - hidden | {layer for rest in evidence.rests for layer in rest.layers}
 
 
 def _without(options: CheckOptions, reason: str) -> CropResult:

@@ -53,7 +53,7 @@ def compare_read(source: ModelFile, evidence: Evidence, claim: Claim, tally: Tal
         found = runner.run(sample.feeds)
         for output in claim.outputs:
             scale = evidence.scales[output.name, sample.kind.name]
-            if not scale.problem:
+            if output.name in found and not scale.problem:
                 got, want = sample.values[output.name], found[output.name]
                 tally.compare(output.name, got, want, scale, sample.kind.name, "in the original once it is inlined")
 

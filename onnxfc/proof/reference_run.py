@@ -15,11 +15,13 @@ from onnxfc.claim.claim import Claim
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof.head import reads
 from onnxfc.proof.inputs import NORMAL, Inputs, Kind
+from onnxfc.proof.layers import Compared, behind_layers, told_apart
 from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.output_forms import REDUCED, WINDOWED, pick_cells
+from onnxfc.proof.results import Rest
 from onnxfc.proof.sessions import Array, Arrays, RunError, Runner
 from onnxfc.proof.sizes import Size
-from onnxfc.proof.tolerance import Precision, Scale, confirmed, measure, precision_of
+from onnxfc.proof.tolerance import NOT_FINITE, SHAPELESS, Precision, Scale, confirmed, measure, precision_of
 
 Progress = Callable[[str], None]
 SMALL = 2_000_000
@@ -48,6 +50,7 @@ class Evidence:
     """All that was seen of the original. ``kinds`` are informative; ``scales`` go by output and kind.
 
     ``noise``: how much rounding alone moves a tensor; a deep trunk amplifies it, though in both models alike.
+    ``own``: the outputs that the models had before their FC layers were shown. ``moving``: what depends on an image.
     """
 
     inputs: Inputs
@@ -62,6 +65,14 @@ class Evidence:
     vacuous: str | None = None
     drowned: str = ""
     small: bool = False
+    own: tuple[str, ...] = ()
+    moving: set[str] = field(default_factory=set)
+    rests: list[Rest] = field(default_factory=list)
+
+    @property
+    def native(self) -> Arrays:
+        """All tensors of the first native sample."""
+        return self.samples[0].values | self.samples[0].feeds
 
     def cover(self, outputs: Sequence[str]) -> list[Kind]:
         """The fewest kinds, best first, with which every one of ``outputs`` is informative."""
@@ -75,8 +86,7 @@ class Evidence:
 
 
 def observe(
-    original: ModelFile,
-    claim: Claim,
+    pair: Compared,
     tensors: Sequence[str],
     size: Size,
     options: CheckOptions,
@@ -87,12 +97,14 @@ def observe(
     ``tensors`` are observed beside the outputs. Raises RunError if the original does not run.
     """
     progress("loading the original")
+    original, claim = pair.original, pair.claim
     runner = Runner(original, tensors, options.threads)
     images = [image.name for image in claim.inputs]
     inputs = Inputs(claim, runner.inputs, options)
     evidence = Evidence(inputs, claim.inputs[0].shape[0], runner.free_batch(images))
     evidence.small = sum(int(np.prod(t.dims)) for t in original.proto.graph.initializer) <= SMALL
-    _choose(evidence, runner, original, options, progress)
+    evidence.own, evidence.moving = pair.own, _dependent(original.proto.graph, images)
+    _choose(evidence, runner, pair, options, progress)
     if evidence.vacuous is None:
         _more_samples(evidence, runner, options, progress)
         _run_crops(evidence, runner, claim, size, options, progress)
@@ -124,20 +136,47 @@ def _leave_drowned(evidence: Evidence, claim: Claim) -> None:
             evidence.drowned = f"; but rounding alone may move output {name} as much: {ADVICE}"
 
 
-def _choose(evidence: Evidence, runner: Runner, original: ModelFile, options: CheckOptions, progress: Progress) -> None:
+def _choose(evidence: Evidence, runner: Runner, pair: Compared, options: CheckOptions, progress: Progress) -> None:
     """Try kinds of inputs until enough are good for every output; keep the best."""
-    tried = _tried(evidence, runner, original, options, progress)
-    _across_kinds(evidence, runner.outputs, [sample for _, pair in tried for sample in pair])
+    tried = _tried(evidence, runner, pair.original, options, progress)
+    _across_kinds(evidence, runner.outputs, [sample for _, taken in tried for sample in taken])
+    for name in evidence.own:
+        _answers(evidence, name, behind_layers(pair.original.proto.graph, name, pair.claim), tried)
     worth = {kind: _worth(evidence, runner.outputs, kind) for kind, _ in tried}
     ranked = sorted(tried, key=lambda entry: worth[entry[0]])
     useful = [entry for entry in ranked if worth[entry[0]][0] < 0]
     evidence.kinds = [kind for kind, _ in useful]
-    for name in runner.outputs:
-        problems = [evidence.scales[name, kind.name].problem for kind, _ in ranked]
-        if all(problems):
-            evidence.vacuous = f"output {name} is {problems[0]}; {ADVICE}"
     evidence.kinds = _kept(evidence, runner.outputs, worth)
     evidence.samples = [sample for kind, taken in useful if kind in evidence.kinds for sample in taken]
+
+
+def _answers(
+    evidence: Evidence, name: str, layers: Sequence[str], tried: Sequence[tuple[Kind, Sequence[Sample]]]
+) -> None:
+    """Note an output that no kind of inputs moves: it rests on the FC layers right before it, or nothing is proven."""
+    scales = {kind.name: evidence.scales[name, kind.name] for kind, _ in tried}
+    problems = [scale.problem for scale in scales.values()]
+    if not all(problems):
+        return
+    problem = problems[0]
+    sound = layers and not {NOT_FINITE, SHAPELESS}.intersection(problems)
+    if not sound or not all(_told(evidence, layer, tried) for layer in layers):
+        evidence.vacuous = f"output {name} is {problem}; {ADVICE}"
+        return
+    evidence.rests.append(Rest(name, problem, tuple(layers)))
+    for kind, scale in scales.items():
+        evidence.scales[name, kind] = replace(scale, problem="", hidden=True)
+
+
+def _told(evidence: Evidence, layer: str, tried: Sequence[tuple[Kind, Sequence[Sample]]]) -> bool:
+    """Whether inputs of some kind move a layer's units, and not all of them alike."""
+    for kind, taken in tried:
+        scale = evidence.scales[layer, kind.name]
+        rows = np.stack(list(told_apart([sample.values[layer] for sample in taken])))
+        moved = float((rows.max(axis=0) - rows.min(axis=0)).max()) / 2
+        if not scale.problem and scale.rounding <= scale.precision.cap * moved:
+            return True
+    return False
 
 
 def _kept(evidence: Evidence, outputs: Sequence[str], worth: Mapping[Kind, tuple[int, float]]) -> list[Kind]:
@@ -164,7 +203,7 @@ def _tried(
 
     There are two of them, and more of a kind that the outputs answer to, though not clearly, and of normal inputs.
     """
-    measured = _Scales(precision_of(original.proto), _dependent(original.proto.graph, evidence.inputs.images), options)
+    measured = _Scales(precision_of(original.proto), evidence.moving, options)
     tried: list[tuple[Kind, list[Sample]]] = []
     for kind in evidence.inputs.kinds:
         progress(f"looking for inputs that reach the outputs: {kind.name}")
@@ -207,7 +246,7 @@ class _Scales:
 
 def _worth(evidence: Evidence, outputs: Sequence[str], kind: Kind) -> tuple[int, float]:
     """Most outputs first; then those that are good, in the order of the kinds; then by signal."""
-    scales = [evidence.scales[name, kind.name] for name in outputs]
+    scales = [scale for name in outputs if not (scale := evidence.scales[name, kind.name]).hidden]
     useful = [scale for scale in scales if not scale.problem]
     if useful and all(scale.good for scale in useful):
         return -len(useful), -np.inf

@@ -84,6 +84,15 @@ class CropResult:
 
 
 @dataclass(frozen=True)
+class Rest:
+    """An output that no input moves, and why; the proof rests on the FC layers right before it."""
+
+    output: str
+    problem: str
+    layers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class VerdictResult:
     """The static verdict of the claim, with its causes; nothing here is measured."""
 
@@ -116,6 +125,7 @@ class Parity:
     vacuous: str | None = None
     shift: ParityResult = ParityResult("not applicable", reason="not reached")
     trunk: ParityResult = ParityResult("not applicable", reason="not reached")
+    rests: tuple[Rest, ...] = ()
 
     @property
     def passed(self) -> bool:

@@ -186,7 +186,7 @@ def _compare(
     tally: Tally,
 ) -> None:
     scale = evidence.scales.get((target.original, kind.name))
-    if scale is None or scale.problem:
+    if scale is None or scale.problem or scale.hidden:
         return
     one, two = values[0][target.name], values[1][target.name]
     places: tuple[list[slice], list[slice]] = ([slice(None)] * one.ndim, [slice(None)] * two.ndim)

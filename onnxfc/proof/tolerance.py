@@ -42,6 +42,8 @@ PRECISION = {
     "float16": Precision(2.0**-10, 5e-3, 5e-2),
     "bfloat16": Precision(2.0**-7, 4e-2, 2e-1),
 }
+NOT_FINITE = "not finite"
+SHAPELESS = "empty or of changing shape"
 WILD = 10
 """Values so many times those of the first inputs are of another order of magnitude."""
 WIDENING = 10
@@ -53,6 +55,7 @@ class Scale:
     """What one output does on one kind of inputs. ``problem`` says why these inputs prove nothing.
 
     ``wild``: further inputs have made values of another order of magnitude, so this is the scale of some inputs only.
+    ``hidden``: no input moves it clearly, but the FC layers right before it do, on which the proof rests.
     """
 
     signal: float
@@ -61,6 +64,7 @@ class Scale:
     exact: bool = False
     problem: str = ""
     wild: bool = False
+    hidden: bool = False
 
     @property
     def ratio(self) -> float:
@@ -74,7 +78,7 @@ class Scale:
 
     def drowned(self, noise: float) -> bool:
         """Whether measured rounding noise leaves too little of the signal to see an error in."""
-        return not self.exact and 3 * noise > self.precision.cap * self.signal
+        return not self.exact and not self.hidden and 3 * noise > self.precision.cap * self.signal
 
     def steady(self, noise: float) -> bool:
         """Whether all the room that ``tolerance`` gives to measured noise is below the cap."""
@@ -95,7 +99,15 @@ class Scale:
         base = rtol * self.signal + floor
         if options.rtol is not None or options.atol is not None or noise is None:
             return base
-        return max(base, min(WIDENING * noise, self.precision.cap * self.signal))
+        return max(base, WIDENING * noise if self.hidden else min(WIDENING * noise, self.precision.cap * self.signal))
+
+    def over(self, values: Sequence[Array]) -> Scale:
+        """The same for ``values``; of an output that nothing has moved so far, they may be the first that differ."""
+        if not self.hidden or self.exact or not values:
+            return self
+        rows = np.stack(values).astype(np.float64)
+        signal, most = float(rows.max() - rows.min()) / 2, float(np.abs(rows).max())
+        return replace(self, signal=max(self.signal, signal), magnitude=max(self.magnitude, most))
 
 
 def precision_of(model: onnx.ModelProto) -> Precision:
@@ -122,7 +134,7 @@ def measure(samples: Sequence[Array], batch: int, coarse: Precision, options: Ch
     """
     first = samples[0]
     if first.size == 0 or any(sample.shape != first.shape for sample in samples):
-        return Scale(0.0, 0.0, coarse, problem="empty or of changing shape")
+        return Scale(0.0, 0.0, coarse, problem=SHAPELESS)
     batched = first.ndim > 0 and first.shape[0] == batch
     rows = np.concatenate(samples) if batched else np.stack(samples)
     if rows.dtype.kind not in "fV":
@@ -131,7 +143,7 @@ def measure(samples: Sequence[Array], batch: int, coarse: Precision, options: Ch
     precision = max(coarse, PRECISION.get(rows.dtype.name, coarse), key=lambda p: p.eps)
     rows = rows.astype(np.float64)
     if not np.isfinite(rows).all():
-        return Scale(0.0, 0.0, precision, problem="not finite")
+        return Scale(0.0, 0.0, precision, problem=NOT_FINITE)
     signal = float((rows.max(axis=0) - rows.min(axis=0)).max()) / 2
     scale = Scale(signal, float(np.abs(rows).max()), precision)
     return Scale(signal, scale.magnitude, precision, problem=_problem(rows, scale, options))

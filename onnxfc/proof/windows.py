@@ -196,7 +196,7 @@ def _compare_cells(
     for output in outputs:
         name, kind, rank = output.name, shot.kind.name, len(shapes[output.name])
         wanted = [values[name] for values in expected]
-        scale = evidence.scales[name, kind]
+        scale = evidence.scales[name, kind].over(wanted)
         seen.setdefault((name, kind), []).extend(value[:1] if value.ndim else value for value in wanted)
         if output.form in REDUCED:
             want = reduce_cells(output.form, wanted)
@@ -216,13 +216,18 @@ def _check_grid(
     claim: Claim,
 ) -> None:
     """Raise FormError unless the output has exactly the cells that the boundaries imply."""
-    if shot.batch != evidence.batch and shape[:1] == (evidence.batch,):
-        shape = (shot.batch, *shape[1:])
+    shape = _of_batch(output.name, shape, shot, evidence)
     got = shot.values[output.name]
     check_shape(output, got, shape, len(claim.native_size), native=False)
     found = grid_of(output, got, len(shape), claim)
     if found not in (None, grid):
         raise FormError(f"{output.name} has {found} cells, the boundaries imply {grid}")
+
+
+def _of_batch(name: str, shape: tuple[int, ...], shot: Capture, evidence: Evidence) -> tuple[int, ...]:
+    """The shape for as many images as were run; what no image reaches is as it is for any number of them."""
+    follows = shape[:1] == (evidence.batch,) and name in evidence.moving
+    return (shot.batch, *shape[1:]) if follows else shape
 
 
 def window_of(shot: Capture, claim: Claim, cell: Sequence[int]) -> Arrays:
@@ -264,9 +269,7 @@ def _compare_whole(
         expected = evidence.whole.get(shot.kind.name, {}) | expected
     for output in outputs:
         name, got = output.name, shot.values[output.name]
-        shape = shapes[name]
-        if shot.batch != evidence.batch and shape[:1] == (evidence.batch,):
-            shape = (shot.batch, *shape[1:])
+        shape = _of_batch(name, shapes[name], shot, evidence)
         check_shape(output, got, shape, len(claim.native_size), native=False)
         if got.dtype.kind == "f" and not np.isfinite(got).all():
             raise FormError(f"{name} is not finite")
@@ -274,8 +277,8 @@ def _compare_whole(
         if shot.size.grid is not None and any(got.shape[a] <= n for a, n in zip(output.axes, native, strict=True)):
             raise FormError(f"{name} has not grown with the image, claimed were features {output.axes}")
         if name in expected:
-            scale = evidence.scales[name, shot.kind.name]
             want = expected[name]
+            scale = evidence.scales[name, shot.kind.name].over([want])
             if want.shape[:1] != shape[:1]:
                 want = want[: shot.batch]
             tally.compare(name, got, want, scale, shot.kind.name, f"on the whole image {shot}")
@@ -286,7 +289,7 @@ def _cells_must_differ(seen: dict[tuple[str, str], list[Array]], evidence: Evide
     informative: dict[str, bool] = {}
     for (name, kind), cells in seen.items():
         scale = evidence.scales[name, kind]
-        if scale.exact or len(cells) < 2:
+        if scale.exact or scale.hidden or len(cells) < 2:
             informative[name] = True
             continue
         rows = np.stack(cells).astype(np.float64)

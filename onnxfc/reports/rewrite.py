@@ -18,7 +18,7 @@ from onnxfc.version import __version__
 
 if TYPE_CHECKING:
     from onnxfc.claim.claim import Claim
-    from onnxfc.proof.results import CropResult, Parity, ParityResult
+    from onnxfc.proof.results import CropResult, Parity, ParityResult, Rest
     from onnxfc.rewriter.api import Rewrite
 
 
@@ -104,6 +104,7 @@ def proof_lines(parity: Parity | None, verbose: bool) -> list[str]:
         row("trunk parity", _compared(parity.trunk)),
         row("shift", _compared(parity.shift)),
         row("crop agreement", _cropped(parity.crops)),
+        *(row("proof rests on", _rest(item)) for item in parity.rests),
     ]
     if verbose:
         for result in (parity.native, parity.window, parity.trunk, parity.shift):
@@ -111,6 +112,10 @@ def proof_lines(parity: Parity | None, verbose: bool) -> list[str]:
         how = parity.conditions
         lines.append(row("inputs", f"{', '.join(how.inputs)}; seed {how.seed}, onnxruntime {how.onnxruntime}"))
     return lines
+
+
+def _rest(item: Rest) -> str:
+    return f"FC layer {', '.join(item.layers)}, compared beside {item.output}, which is {item.problem}"
 
 
 def _compared(result: ParityResult) -> str:
