@@ -10,6 +10,7 @@ from typing import Literal
 import onnx
 
 from onnxfc import errors
+from onnxfc.checker.common_layers import common_layers
 from onnxfc.checker.derive_claim import derive
 from onnxfc.claim.claim import Claim
 from onnxfc.errors import UsageError
@@ -79,8 +80,12 @@ def check_pair(
         return Checked(claim, "metadata", (), _geometry_checked(parity, claim, two), options)
     pair = derive(one, two, size=size, at=at, threads=options.threads)
     wanted = replace(options, windows=pair.windows, larger=pair.grows)
-    parity = check(pair.original, pair.other, pair.claim, wanted, progress, one)
-    return Checked(pair.claim, "derived", pair.notes, parity, options)
+    claim, parity = pair.claim, check(pair.original, pair.other, pair.claim, wanted, progress, one)
+    layers = common_layers(pair, options.threads) if parity.vacuous is not None else ()
+    if layers:
+        claim = replace(claim, layers=layers)
+        parity = check(pair.original, pair.other, claim, wanted, progress, one)
+    return Checked(claim, "derived", pair.notes, parity, options)
 
 
 def _claim(file: ModelFile) -> Claim | None:

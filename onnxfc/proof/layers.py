@@ -7,7 +7,7 @@ results of their FC layers as further outputs; an output that no input moves res
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -64,9 +64,9 @@ def _show(graph: onnx.GraphProto, tensor: str, name: str) -> None:
     graph.output.append(onnx.ValueInfoProto(name=name))
 
 
-def behind_layers(graph: onnx.GraphProto, output: str, claim: Claim) -> list[str]:
-    """The FC layers right before an output."""
-    layers = {layer.original for layer in claim.layers} - {output}
+def behind_layers(graph: onnx.GraphProto, output: str, known: Iterable[Layer]) -> list[str]:
+    """Those of the ``known`` FC layers that are right before an output."""
+    layers = {layer.original for layer in known} - {output}
     maker = {name: node for node in graph.node for name in node.output if name}
     seen: dict[str, None] = {}
     stack = [output]

@@ -15,6 +15,7 @@ from onnxfc.claim.claim import Claim
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof.head import reads
 from onnxfc.proof.inputs import NORMAL, Inputs, Kind
+from onnxfc.proof.last_steps import sigmoids, steps
 from onnxfc.proof.layers import Compared, behind_layers, told_apart
 from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.output_forms import REDUCED, WINDOWED, pick_cells
@@ -138,10 +139,10 @@ def _leave_drowned(evidence: Evidence, claim: Claim) -> None:
 
 def _choose(evidence: Evidence, runner: Runner, pair: Compared, options: CheckOptions, progress: Progress) -> None:
     """Try kinds of inputs until enough are good for every output; keep the best."""
-    tried = _tried(evidence, runner, pair.original, options, progress)
+    tried = _tried(evidence, runner, pair, options, progress)
     _across_kinds(evidence, runner.outputs, [sample for _, taken in tried for sample in taken])
     for name in evidence.own:
-        _answers(evidence, name, behind_layers(pair.original.proto.graph, name, pair.claim), tried)
+        _answers(evidence, name, behind_layers(pair.original.proto.graph, name, pair.claim.layers), tried)
     worth = {kind: _worth(evidence, runner.outputs, kind) for kind, _ in tried}
     ranked = sorted(tried, key=lambda entry: worth[entry[0]])
     useful = [entry for entry in ranked if worth[entry[0]][0] < 0]
@@ -197,13 +198,13 @@ def _kept(evidence: Evidence, outputs: Sequence[str], worth: Mapping[Kind, tuple
 
 
 def _tried(
-    evidence: Evidence, runner: Runner, original: ModelFile, options: CheckOptions, progress: Progress
+    evidence: Evidence, runner: Runner, pair: Compared, options: CheckOptions, progress: Progress
 ) -> list[tuple[Kind, list[Sample]]]:
     """Samples of each kind, until enough kinds are good for every output; their scales are noted.
 
     There are two of them, and more of a kind that the outputs answer to, though not clearly, and of normal inputs.
     """
-    measured = _Scales(precision_of(original.proto), evidence.moving, options)
+    measured = _Scales.of(pair, evidence.moving, options)
     tried: list[tuple[Kind, list[Sample]]] = []
     for kind in evidence.inputs.kinds:
         progress(f"looking for inputs that reach the outputs: {kind.name}")
@@ -228,17 +229,30 @@ def _open(evidence: Evidence, outputs: Sequence[str], kind: Kind) -> bool:
 
 @dataclass(frozen=True)
 class _Scales:
-    """How scales are measured: the model's precision, the tensors that depend on an image, the tolerances."""
+    """How scales are measured: the model's precision, the tensors that depend on an image, the tolerances.
+
+    ``steps`` are tensors behind a threshold, ``sigmoids`` those that a Sigmoid has made of what an FC layer makes.
+    """
 
     precision: Precision
     moving: set[str]
     options: CheckOptions
+    steps: set[str]
+    sigmoids: set[str]
+
+    @staticmethod
+    def of(pair: Compared, moving: set[str], options: CheckOptions) -> _Scales:
+        graph = pair.original.proto.graph
+        squashed = {name for name in sigmoids(graph, moving) if behind_layers(graph, name, pair.claim.layers)}
+        return _Scales(precision_of(pair.original.proto), moving, options, steps(graph, moving), squashed)
 
     def note(self, evidence: Evidence, samples: Sequence[Sample]) -> None:
         """Measure every tensor on ``samples``, all of one kind, the second time on more of them."""
         for name in samples[0].values:
             values = [sample.values[name] for sample in samples]
-            found = measure(values, evidence.batch, self.precision, self.options.of(name))
+            least, stepped = float(name in self.sigmoids), name in self.steps
+            options = self.options.of(name)
+            found = measure(values, evidence.batch, self.precision, options, least=least, steps=stepped)
             scale = found if name in self.moving else replace(found, exact=True, problem="")
             key = name, samples[0].kind.name
             evidence.scales[key] = confirmed(evidence.scales[key], scale) if key in evidence.scales else scale

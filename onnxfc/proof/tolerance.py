@@ -44,6 +44,10 @@ PRECISION = {
 }
 NOT_FINITE = "not finite"
 SHAPELESS = "empty or of changing shape"
+SQUASHED = 2
+"""So many roundings of 1 onnxruntime's Sigmoid in float32 is off, where its values are near 0 too."""
+FEW = 3
+"""So many values are classes: of a mask, a sign."""
 WILD = 10
 """Values so many times those of the first inputs are of another order of magnitude."""
 WIDENING = 10
@@ -55,6 +59,7 @@ class Scale:
     """What one output does on one kind of inputs. ``problem`` says why these inputs prove nothing.
 
     ``wild``: further inputs have made values of another order of magnitude, so this is the scale of some inputs only.
+    ``least``: the magnitude that roundings are at least of, however small the values are.
     ``hidden``: no input moves it clearly, but the FC layers right before it do, on which the proof rests.
     """
 
@@ -65,6 +70,7 @@ class Scale:
     problem: str = ""
     wild: bool = False
     hidden: bool = False
+    least: float = 0.0
 
     @property
     def ratio(self) -> float:
@@ -74,7 +80,8 @@ class Scale:
     @property
     def rounding(self) -> float:
         """What rounding of the last layers alone may change, absolute."""
-        return self.precision.roundings * self.precision.eps * self.magnitude
+        own = self.precision.roundings * self.precision.eps * self.magnitude
+        return max(own, SQUASHED * self.precision.eps * self.least)
 
     def drowned(self, noise: float) -> bool:
         """Whether measured rounding noise leaves too little of the signal to see an error in."""
@@ -126,18 +133,27 @@ def precision_of(model: onnx.ModelProto) -> Precision:
     return PRECISION[best if count[best] else "float32"]
 
 
-def measure(samples: Sequence[Array], batch: int, coarse: Precision, options: CheckOptions) -> Scale:
+def measure(
+    samples: Sequence[Array],
+    batch: int,
+    coarse: Precision,
+    options: CheckOptions,
+    *,
+    least: float = 0.0,
+    steps: bool = False,
+) -> Scale:
     """The scale of one output from its values on several inputs of one kind.
 
     An output whose axis 0 is the batch gives one sample per image. ``coarse`` is the model's own
-    precision; the output's number type may be coarser still.
+    precision; the output's number type may be coarser still. ``least``: see Scale. ``steps``: a threshold has made it,
+    so that it is compared exactly where it has but a few values.
     """
     first = samples[0]
     if first.size == 0 or any(sample.shape != first.shape for sample in samples):
         return Scale(0.0, 0.0, coarse, problem=SHAPELESS)
     batched = first.ndim > 0 and first.shape[0] == batch
     rows = np.concatenate(samples) if batched else np.stack(samples)
-    if rows.dtype.kind not in "fV":
+    if rows.dtype.kind not in "fV" or (steps and len(np.unique(rows)) <= FEW):
         varies = bool((rows != rows[:1]).any())
         return Scale(float(varies), 0.0, coarse, True, "" if varies else "the same for every input")
     precision = max(coarse, PRECISION.get(rows.dtype.name, coarse), key=lambda p: p.eps)
@@ -145,8 +161,8 @@ def measure(samples: Sequence[Array], batch: int, coarse: Precision, options: Ch
     if not np.isfinite(rows).all():
         return Scale(0.0, 0.0, precision, problem=NOT_FINITE)
     signal = float((rows.max(axis=0) - rows.min(axis=0)).max()) / 2
-    scale = Scale(signal, float(np.abs(rows).max()), precision)
-    return Scale(signal, scale.magnitude, precision, problem=_problem(rows, scale, options))
+    scale = Scale(signal, float(np.abs(rows).max()), precision, least=least)
+    return replace(scale, problem=_problem(rows, scale, options))
 
 
 def confirmed(first: Scale, more: Scale) -> Scale:

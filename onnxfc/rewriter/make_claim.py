@@ -54,7 +54,7 @@ def _layers(found: Analysis, fields: Sequence[Field], windows: frozenset[Boundar
     kept = {name for node in state.builder.prune(state.graph.outputs) for name in node.output}
     for name, view in state.views.items():
         node, shapes = state.graph.producers.get(name), state.native[name].shapes if name in state.native else None
-        if node is None or shapes is None or not _is_layer(node, state.graph) or name not in state.builder.specs:
+        if node is None or shapes is None or not is_layer(node, state.graph) or name not in state.builder.specs:
             continue
         tensor = state.builder.renamed.get(getattr(view, "tensor", ""), getattr(view, "tensor", ""))
         if tensor not in kept or len(shapes[0]) < 2 or shapes[0][0] != found.reading[0].shape[0]:
@@ -69,7 +69,7 @@ def _has_cells(provenance: Provenance, fields: Sequence[Field], windows: frozens
     return not provenance.dropped and provenance.fields == tuple(fields) and provenance.windows <= windows
 
 
-def _is_layer(node: onnx.NodeProto, graph: Graph) -> bool:
+def is_layer(node: onnx.NodeProto, graph: Graph) -> bool:
     """An FC layer, or the Add of its bias."""
     if node.op_type == "Add":
         return any(graph.producers[name].op_type == "MatMul" for name in node.input if name in graph.producers)
