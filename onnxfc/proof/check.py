@@ -16,10 +16,11 @@ from onnxfc.io.model_file import ModelFile
 from onnxfc.proof import ort_session
 from onnxfc.proof.accumulator import Tally
 from onnxfc.proof.crops import compare_crops
+from onnxfc.proof.evidence import Evidence, Progress
 from onnxfc.proof.layers import Compared, with_layers
 from onnxfc.proof.native import compare_native, compare_read
 from onnxfc.proof.options import CheckOptions
-from onnxfc.proof.reference_run import Evidence, Progress, observe
+from onnxfc.proof.reference_run import observe
 from onnxfc.proof.results import Conditions, CropResult, Parity, ParityResult, VerdictResult
 from onnxfc.proof.sessions import RunError, Runner
 from onnxfc.proof.shift import compare_shifted

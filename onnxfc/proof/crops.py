@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnxfc.claim.claim import Claim, Output
+from onnxfc.proof.evidence import Evidence
 from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.output_forms import REDUCED, WINDOWED, FormError, cell_value, reduce_cells
-from onnxfc.proof.reference_run import Evidence
 from onnxfc.proof.results import CropResult
 from onnxfc.proof.sessions import Array
 from onnxfc.proof.tolerance import Scale

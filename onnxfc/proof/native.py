@@ -7,8 +7,8 @@ import numpy as np
 from onnxfc.claim.claim import Claim
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof.accumulator import Tally
+from onnxfc.proof.evidence import Evidence, Progress
 from onnxfc.proof.output_forms import FormError, native_value
-from onnxfc.proof.reference_run import Evidence, Progress
 from onnxfc.proof.sessions import RunError, Runner
 
 

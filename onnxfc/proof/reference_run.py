@@ -5,85 +5,25 @@ The original is run first and closed again, so that only one model is in memory 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
 
 import numpy as np
 import onnx
 
 from onnxfc.claim.claim import Claim
 from onnxfc.io.model_file import ModelFile
+from onnxfc.proof.choose_kinds import choose
+from onnxfc.proof.evidence import ADVICE, Evidence, Progress, Sample
 from onnxfc.proof.head import reads
-from onnxfc.proof.inputs import NORMAL, Inputs, Kind
-from onnxfc.proof.last_steps import sigmoids, steps
-from onnxfc.proof.layers import Compared, behind_layers, told_apart
+from onnxfc.proof.inputs import Inputs, Kind
+from onnxfc.proof.layers import Compared
 from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.output_forms import REDUCED, WINDOWED, pick_cells
-from onnxfc.proof.results import Rest
 from onnxfc.proof.sessions import Array, Arrays, RunError, Runner
 from onnxfc.proof.sizes import Size
-from onnxfc.proof.tolerance import NOT_FINITE, SHAPELESS, Precision, Scale, confirmed, measure, precision_of
 
-Progress = Callable[[str], None]
 SMALL = 2_000_000
 """Weights up to which a model is looked at more closely: four kinds of inputs instead of two."""
-JUDGED = 4
-"""Samples that a kind of inputs is judged on where the first two leave its worth open."""
-OPEN = 2
-"""Kinds of inputs that are judged on so many for a large model; any number for a small one."""
-
-ADVICE = "give real inputs with --data FILE.npy"
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Inputs at native size and what the original made of them."""
-
-    kind: Kind
-    number: int
-    batch: int | None
-    feeds: Arrays
-    values: Arrays
-
-
-@dataclass
-class Evidence:
-    """All that was seen of the original. ``kinds`` are informative; ``scales`` go by output and kind.
-
-    ``noise``: how much rounding alone moves a tensor; a deep trunk amplifies it, though in both models alike.
-    ``own``: the outputs that the models had before their FC layers were shown. ``moving``: what depends on an image.
-    """
-
-    inputs: Inputs
-    batch: int
-    free_batch: bool
-    samples: list[Sample] = field(default_factory=list)
-    kinds: list[Kind] = field(default_factory=list)
-    scales: dict[tuple[str, str], Scale] = field(default_factory=dict)
-    noise: dict[tuple[str, str], float] = field(default_factory=dict)
-    crops: list[tuple[tuple[int, ...], Arrays]] = field(default_factory=list)
-    whole: dict[str, Arrays] = field(default_factory=dict)
-    vacuous: str | None = None
-    drowned: str = ""
-    small: bool = False
-    own: tuple[str, ...] = ()
-    moving: set[str] = field(default_factory=set)
-    rests: list[Rest] = field(default_factory=list)
-
-    @property
-    def native(self) -> Arrays:
-        """All tensors of the first native sample."""
-        return self.samples[0].values | self.samples[0].feeds
-
-    def cover(self, outputs: Sequence[str]) -> list[Kind]:
-        """The fewest kinds, best first, with which every one of ``outputs`` is informative."""
-        left, chosen = list(outputs), []
-        for kind in self.kinds:
-            fresh = [name for name in left if not self.scales[name, kind.name].problem]
-            if fresh:
-                chosen.append(kind)
-                left = [name for name in left if name not in fresh]
-        return chosen
 
 
 def observe(
@@ -105,7 +45,11 @@ def observe(
     evidence = Evidence(inputs, claim.inputs[0].shape[0], runner.free_batch(images))
     evidence.small = sum(int(np.prod(t.dims)) for t in original.proto.graph.initializer) <= SMALL
     evidence.own, evidence.moving = pair.own, _dependent(original.proto.graph, images)
-    _choose(evidence, runner, pair, options, progress)
+
+    def take(kind: Kind, number: int) -> Sample:
+        return _sample(evidence, runner, kind, number)
+
+    choose(evidence, runner.outputs, pair, options, progress, take)
     if evidence.vacuous is None:
         _more_samples(evidence, runner, options, progress)
         _run_crops(evidence, runner, claim, size, options, progress)
@@ -137,136 +81,6 @@ def _leave_drowned(evidence: Evidence, claim: Claim) -> None:
             evidence.drowned = f"; but rounding alone may move output {name} as much: {ADVICE}"
 
 
-def _choose(evidence: Evidence, runner: Runner, pair: Compared, options: CheckOptions, progress: Progress) -> None:
-    """Try kinds of inputs until enough are good for every output; keep the best."""
-    tried = _tried(evidence, runner, pair, options, progress)
-    _across_kinds(evidence, runner.outputs, [sample for _, taken in tried for sample in taken])
-    for name in evidence.own:
-        _answers(evidence, name, behind_layers(pair.original.proto.graph, name, pair.claim.layers), tried)
-    worth = {kind: _worth(evidence, runner.outputs, kind) for kind, _ in tried}
-    ranked = sorted(tried, key=lambda entry: worth[entry[0]])
-    useful = [entry for entry in ranked if worth[entry[0]][0] < 0]
-    evidence.kinds = [kind for kind, _ in useful]
-    evidence.kinds = _kept(evidence, runner.outputs, worth)
-    evidence.samples = [sample for kind, taken in useful if kind in evidence.kinds for sample in taken]
-
-
-def _answers(
-    evidence: Evidence, name: str, layers: Sequence[str], tried: Sequence[tuple[Kind, Sequence[Sample]]]
-) -> None:
-    """Note an output that no kind of inputs moves: it rests on the FC layers right before it, or nothing is proven."""
-    scales = {kind.name: evidence.scales[name, kind.name] for kind, _ in tried}
-    problems = [scale.problem for scale in scales.values()]
-    if not all(problems):
-        return
-    problem = problems[0]
-    sound = layers and not {NOT_FINITE, SHAPELESS}.intersection(problems)
-    if not sound or not all(_told(evidence, layer, tried) for layer in layers):
-        evidence.vacuous = f"output {name} is {problem}; {ADVICE}"
-        return
-    evidence.rests.append(Rest(name, problem, tuple(layers)))
-    for kind, scale in scales.items():
-        evidence.scales[name, kind] = replace(scale, problem="", hidden=True)
-
-
-def _told(evidence: Evidence, layer: str, tried: Sequence[tuple[Kind, Sequence[Sample]]]) -> bool:
-    """Whether inputs of some kind move a layer's units, and not all of them alike."""
-    for kind, taken in tried:
-        scale = evidence.scales[layer, kind.name]
-        rows = np.stack(list(told_apart([sample.values[layer] for sample in taken])))
-        moved = float((rows.max(axis=0) - rows.min(axis=0)).max()) / 2
-        if not scale.problem and scale.rounding <= scale.precision.cap * moved:
-            return True
-    return False
-
-
-def _kept(evidence: Evidence, outputs: Sequence[str], worth: Mapping[Kind, tuple[int, float]]) -> list[Kind]:
-    """Kinds that cover the outputs, then other good ones; never one alone, nor without normal inputs, if they tell.
-
-    An error may hide from inputs of one kind, natural images of little contrast say, behind units that they all leave
-    dead or alive alike.
-    """
-    keep = evidence.cover(outputs)
-    calm = [kind for kind in evidence.kinds if not any(evidence.scales[name, kind.name].wild for name in outputs)]
-    others = [kind for kind in calm if kind not in keep]
-    good = [kind for kind in others if worth[kind][1] == -np.inf]
-    keep += good[: max(0, (4 if evidence.small else 2) - len(keep))]
-    keep += [kind for kind in others if kind.name == NORMAL and kind not in keep]
-    if len(keep) < 2:
-        keep += [kind for kind in others if kind not in keep][: 2 - len(keep)]
-    return keep
-
-
-def _tried(
-    evidence: Evidence, runner: Runner, pair: Compared, options: CheckOptions, progress: Progress
-) -> list[tuple[Kind, list[Sample]]]:
-    """Samples of each kind, until enough kinds are good for every output; their scales are noted.
-
-    There are two of them, and more of a kind that the outputs answer to, though not clearly, and of normal inputs.
-    """
-    measured = _Scales.of(pair, evidence.moving, options)
-    tried: list[tuple[Kind, list[Sample]]] = []
-    for kind in evidence.inputs.kinds:
-        progress(f"looking for inputs that reach the outputs: {kind.name}")
-        taken = [_sample(evidence, runner, kind, number) for number in (0, 1)]
-        measured.note(evidence, taken)
-        longer = sum(len(samples) > 2 for _, samples in tried)
-        if _open(evidence, runner.outputs, kind) and (evidence.small or longer < OPEN):
-            taken += [_sample(evidence, runner, kind, number) for number in range(2, JUDGED)]
-            measured.note(evidence, taken)
-        tried.append((kind, taken))
-        good = [k for k, _ in tried if all(evidence.scales[n, k.name].good for n in runner.outputs)]
-        if len(good) == (4 if evidence.small else 2):
-            break
-    return tried
-
-
-def _open(evidence: Evidence, outputs: Sequence[str], kind: Kind) -> bool:
-    """Whether more samples may show a kind to be better than it seems."""
-    poor = [scale for name in outputs if not (scale := evidence.scales[name, kind.name]).good]
-    return any(evidence.small or kind.name == NORMAL or not scale.problem for scale in poor)
-
-
-@dataclass(frozen=True)
-class _Scales:
-    """How scales are measured: the model's precision, the tensors that depend on an image, the tolerances.
-
-    ``steps`` are tensors behind a threshold, ``sigmoids`` those that a Sigmoid has made of what an FC layer makes.
-    """
-
-    precision: Precision
-    moving: set[str]
-    options: CheckOptions
-    steps: set[str]
-    sigmoids: set[str]
-
-    @staticmethod
-    def of(pair: Compared, moving: set[str], options: CheckOptions) -> _Scales:
-        graph = pair.original.proto.graph
-        squashed = {name for name in sigmoids(graph, moving) if behind_layers(graph, name, pair.claim.layers)}
-        return _Scales(precision_of(pair.original.proto), moving, options, steps(graph, moving), squashed)
-
-    def note(self, evidence: Evidence, samples: Sequence[Sample]) -> None:
-        """Measure every tensor on ``samples``, all of one kind, the second time on more of them."""
-        for name in samples[0].values:
-            values = [sample.values[name] for sample in samples]
-            least, stepped = float(name in self.sigmoids), name in self.steps
-            options = self.options.of(name)
-            found = measure(values, evidence.batch, self.precision, options, least=least, steps=stepped)
-            scale = found if name in self.moving else replace(found, exact=True, problem="")
-            key = name, samples[0].kind.name
-            evidence.scales[key] = confirmed(evidence.scales[key], scale) if key in evidence.scales else scale
-
-
-def _worth(evidence: Evidence, outputs: Sequence[str], kind: Kind) -> tuple[int, float]:
-    """Most outputs first; then those that are good, in the order of the kinds; then by signal."""
-    scales = [scale for name in outputs if not (scale := evidence.scales[name, kind.name]).hidden]
-    useful = [scale for scale in scales if not scale.problem]
-    if useful and all(scale.good for scale in useful):
-        return -len(useful), -np.inf
-    return -len(useful), -min((scale.ratio for scale in useful if not scale.exact), default=0.0)
-
-
 def _dependent(graph: onnx.GraphProto, images: Sequence[str]) -> set[str]:
     """All tensors that depend on an image. What does not is a constant: it must stay as it is, to the bit."""
     found, before = set(images), 0
@@ -276,16 +90,6 @@ def _dependent(graph: onnx.GraphProto, images: Sequence[str]) -> set[str]:
             if found & reads(node):
                 found.update(node.output)
     return found
-
-
-def _across_kinds(evidence: Evidence, outputs: Sequence[str], samples: Sequence[Sample]) -> None:
-    """Integer outputs are compared exactly, so it is enough that they differ between kinds."""
-    for name in outputs:
-        scales = {kind: scale for (n, kind), scale in evidence.scales.items() if n == name}
-        values = [sample.values[name] for sample in samples]
-        if all(scale.exact for scale in scales.values()) and any((v != values[0]).any() for v in values):
-            for kind, scale in scales.items():
-                evidence.scales[name, kind] = Scale(1.0, 0.0, scale.precision, exact=True)
 
 
 def _sample(evidence: Evidence, runner: Runner, kind: Kind, number: int, batch: int | None = None) -> Sample:

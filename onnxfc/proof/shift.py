@@ -15,9 +15,9 @@ import numpy as np
 
 from onnxfc.claim.claim import Boundary, Claim, Output
 from onnxfc.proof.accumulator import Tally
+from onnxfc.proof.evidence import Evidence, Progress
 from onnxfc.proof.inputs import Kind
 from onnxfc.proof.options import CheckOptions
-from onnxfc.proof.reference_run import Evidence, Progress
 from onnxfc.proof.results import ParityResult
 from onnxfc.proof.sessions import Arrays, RunError, Runner
 

@@ -18,9 +18,10 @@ import numpy as np
 
 from onnxfc.claim.claim import Boundary, Claim, Output
 from onnxfc.proof.accumulator import Tally
+from onnxfc.proof.evidence import Evidence
 from onnxfc.proof.head import Head
 from onnxfc.proof.output_forms import FormError, native_value, pick_cells
-from onnxfc.proof.reference_run import Evidence, jittered
+from onnxfc.proof.reference_run import jittered
 from onnxfc.proof.sessions import Array, Arrays, RunError
 from onnxfc.proof.tolerance import Scale, measure
 from onnxfc.proof.windows import Capture, window_of

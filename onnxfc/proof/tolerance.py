@@ -46,6 +46,8 @@ NOT_FINITE = "not finite"
 SHAPELESS = "empty or of changing shape"
 SQUASHED = 2
 """So many roundings of 1 onnxruntime's Sigmoid in float32 is off, where its values are near 0 too."""
+MOST = 0.2
+"""A tolerance above so many signals is none."""
 FEW = 3
 """So many values are classes: of a mask, a sign."""
 WILD = 10
@@ -180,9 +182,11 @@ def _problem(rows: Array, scale: Scale, options: CheckOptions) -> str:
     rounding = scale.rounding
     rtol = scale.precision.rtol if options.rtol is None else options.rtol
     if rounding > (max(scale.precision.cap, 2 * rtol) - rtol) * scale.signal:
-        return f"nearly constant, it varies by only {scale.ratio:.0e} of its magnitude, too close to rounding"
+        told = f"nearly constant, it varies by only {scale.ratio:.0e} of its magnitude, too close to rounding"
+        enough = rounding / scale.signal
+        return f"{told} (--rtol {1.1 * enough:.0e} allows for that)" if enough < MOST else told
     if options.atol is not None and options.atol > 0.5 * scale.signal:
-        return f"nearly constant, it varies by only {scale.signal:.0e}, less than twice --atol"
+        return f"nearly constant, it varies by only {scale.signal:.0e}, less than twice --atol; give a smaller one"
     return "saturated, nearly every value is at one of two extremes" if _saturated(rows) else ""
 
 

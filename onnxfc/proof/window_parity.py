@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from onnxfc.claim.claim import Claim
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof.accumulator import Tally
+from onnxfc.proof.evidence import Evidence, Progress
 from onnxfc.proof.head import Head, HeadPlan, plan_head
 from onnxfc.proof.layers import Compared
 from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.output_forms import WINDOWED
-from onnxfc.proof.reference_run import Evidence, Progress
 from onnxfc.proof.results import ParityResult
 from onnxfc.proof.sessions import RunError
 from onnxfc.proof.static_checks import window_problem

@@ -9,6 +9,7 @@ import numpy as np
 
 from onnxfc.claim.claim import Claim, Output
 from onnxfc.proof.accumulator import Tally
+from onnxfc.proof.evidence import ADVICE, Evidence, Progress
 from onnxfc.proof.head import Head
 from onnxfc.proof.inputs import Kind
 from onnxfc.proof.output_forms import (
@@ -22,7 +23,6 @@ from onnxfc.proof.output_forms import (
     pick_cells,
     reduce_cells,
 )
-from onnxfc.proof.reference_run import ADVICE, Evidence, Progress
 from onnxfc.proof.sessions import Array, Arrays, RunError, Runner
 from onnxfc.proof.sizes import Size
 
