@@ -81,10 +81,13 @@ def check_pair(
     pair = derive(one, two, size=size, at=at, threads=options.threads)
     wanted = replace(options, windows=pair.windows, larger=pair.grows)
     claim, parity = pair.claim, check(pair.original, pair.other, pair.claim, wanted, progress, one)
-    layers = common_layers(pair, options.threads) if parity.vacuous is not None else ()
-    if layers:
+    if parity.vacuous is not None:
+        layers, missing = common_layers(pair, options.threads)
         claim = replace(claim, layers=layers)
-        parity = check(pair.original, pair.other, claim, wanted, progress, one)
+        parity = check(pair.original, pair.other, claim, wanted, progress, one) if layers else parity
+        if missing and parity.vacuous is not None:
+            lack = f"nothing in the second model has the values of FC layer {', '.join(missing)}"
+            parity = replace(parity, vacuous=f"{parity.vacuous}; {lack}")
     return Checked(claim, "derived", pair.notes, parity, options)
 
 

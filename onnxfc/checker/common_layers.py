@@ -13,20 +13,22 @@ from onnxfc.rewriter.make_claim import is_layer
 from onnxfc.shapes.model_shapes import Shapes
 
 
-def common_layers(pair: Pair, threads: int) -> tuple[Layer, ...]:
-    """The FC layers right before the original's outputs, and what has their values in the second model."""
+def common_layers(pair: Pair, threads: int) -> tuple[tuple[Layer, ...], list[str]]:
+    """The FC layers right before the outputs with what has their values in the second model, and those that nothing has."""
     given = {image.name: image.shape for image in pair.claim.inputs}
     mine, theirs = Shapes(pair.original).at(given) or {}, Shapes(pair.other).at(given) or {}
     whole = {output.form for output in pair.claim.outputs} == {"global"}
     order = [name for node in pair.other.proto.graph.node for name in node.output]
-    found = []
+    found: list[Layer] = []
+    missing = []
     for name in dict.fromkeys(_last(pair)):
         want = mine.get(name, ())
         wanted = want if whole else (*want, *[1] * len(pair.claim.native_size))
         fitting = [other for other in order if theirs.get(other) == wanted]
         same = common_values(pair.original, pair.other, pair.claim, {name: fitting}, threads) if fitting else []
         found += [Layer(item.original, item.other, "global" if whole else "map") for item in same]
-    return tuple(found)
+        missing += [] if same else [name]
+    return tuple(found), missing
 
 
 def _last(pair: Pair) -> Iterator[str]:

@@ -125,7 +125,8 @@ def _add(sums: _Sums, output: Output, pairs: list[_Pair], scale: Scale, toleranc
         sums.relative.append(relative)
         worst = float(relative.max())
         sums.worst = max(sums.worst, (worst, where, cell))
-        sums.excess = max(sums.excess, (worst * spread / tolerance, where, tolerance / spread))
+        excess = worst * spread / tolerance if tolerance else worst and np.inf
+        sums.excess = max(sums.excess, (excess, where, tolerance / spread))
         if want.ndim > 1 and want.shape[1] > 1:
             best = got.argmax(axis=1)
             sums.hits += (best == want.argmax(axis=1)).ravel().tolist()

@@ -46,6 +46,9 @@ NOT_FINITE = "not finite"
 SHAPELESS = "empty or of changing shape"
 SQUASHED = 2
 """So many roundings of 1 onnxruntime's Sigmoid in float32 is off, where its values are near 0 too."""
+COARSE = 1e-2
+"""Tolerance of an output that leaps, in signals: between its extremes it magnifies rounding. Errors of the FC layers
+are seen in what these make."""
 MOST = 0.2
 """A tolerance above so many signals is none."""
 FEW = 3
@@ -105,10 +108,10 @@ class Scale:
             return 0.0
         rtol = self.precision.rtol if options.rtol is None else options.rtol
         floor = self.rounding if options.atol is None else options.atol
-        base = rtol * self.signal + floor
+        base = (max(rtol, COARSE) if self.hidden else rtol) * self.signal + floor
         if options.rtol is not None or options.atol is not None or noise is None:
             return base
-        return max(base, WIDENING * noise if self.hidden else min(WIDENING * noise, self.precision.cap * self.signal))
+        return max(base, min(WIDENING * noise, self.precision.cap * self.signal))
 
     def over(self, values: Sequence[Array]) -> Scale:
         """The same for ``values``; of an output that nothing has moved so far, they may be the first that differ."""
