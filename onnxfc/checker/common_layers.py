@@ -14,7 +14,7 @@ from onnxfc.shapes.model_shapes import Shapes
 
 
 def common_layers(pair: Pair, threads: int) -> tuple[tuple[Layer, ...], list[str]]:
-    """The FC layers right before the outputs with what has their values in the second model, and those that nothing has."""
+    """The FC layers before the outputs with what has their values in the second model, and those that nothing has."""
     given = {image.name: image.shape for image in pair.claim.inputs}
     mine, theirs = Shapes(pair.original).at(given) or {}, Shapes(pair.other).at(given) or {}
     whole = {output.form for output in pair.claim.outputs} == {"global"}

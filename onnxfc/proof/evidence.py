@@ -31,7 +31,8 @@ class Evidence:
     """All that was seen of the original. ``kinds`` are informative; ``scales`` go by output and kind.
 
     ``noise``: how much rounding alone moves a tensor; a deep trunk amplifies it, though in both models alike.
-    ``own``: the outputs that the models had before their FC layers were shown. ``moving``: what depends on an image.
+    ``own``: the outputs that the models had before their FC layers were shown. ``moving``: what depends on an image,
+    ``fed`` on any input.
     """
 
     inputs: Inputs
@@ -48,6 +49,7 @@ class Evidence:
     small: bool = False
     own: tuple[str, ...] = ()
     moving: set[str] = field(default_factory=set)
+    fed: set[str] = field(default_factory=set)
     rests: list[Rest] = field(default_factory=list)
 
     @property

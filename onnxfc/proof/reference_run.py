@@ -44,7 +44,8 @@ def observe(
     inputs = Inputs(claim, runner.inputs, options)
     evidence = Evidence(inputs, claim.inputs[0].shape[0], runner.free_batch(images))
     evidence.small = sum(int(np.prod(t.dims)) for t in original.proto.graph.initializer) <= SMALL
-    evidence.own, evidence.moving = pair.own, _dependent(original.proto.graph, images)
+    evidence.own, graph = pair.own, original.proto.graph
+    evidence.moving, evidence.fed = _dependent(graph, images), _dependent(graph, list(runner.inputs))
 
     def take(kind: Kind, number: int) -> Sample:
         return _sample(evidence, runner, kind, number)
@@ -81,9 +82,9 @@ def _leave_drowned(evidence: Evidence, claim: Claim) -> None:
             evidence.drowned = f"; but rounding alone may move output {name} as much: {ADVICE}"
 
 
-def _dependent(graph: onnx.GraphProto, images: Sequence[str]) -> set[str]:
-    """All tensors that depend on an image. What does not is a constant: it must stay as it is, to the bit."""
-    found, before = set(images), 0
+def _dependent(graph: onnx.GraphProto, inputs: Sequence[str]) -> set[str]:
+    """All tensors that depend on these inputs. What depends on none is a constant: it must stay so, to the bit."""
+    found, before = set(inputs), 0
     while len(found) > before:  # nodes need not be in order
         before = len(found)
         for node in graph.node:
@@ -177,7 +178,8 @@ def _measure_noise(
 
 def _note(noise: dict[tuple[str, str], float], sample: Sample, name: str, value: Array) -> None:
     if value.dtype.kind == "f" and value.shape == sample.values[name].shape:
-        difference = np.abs(value.astype(np.float64) - sample.values[name].astype(np.float64))
+        with np.errstate(invalid="ignore"):  # infinite scores, of which there is no noise
+            difference = np.abs(value.astype(np.float64) - sample.values[name].astype(np.float64))
         key = (name, sample.kind.name)
         noise[key] = max(noise.get(key, 0.0), float(difference.max(initial=0.0)))
 

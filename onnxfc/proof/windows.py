@@ -226,7 +226,7 @@ def _check_grid(
 
 def _of_batch(name: str, shape: tuple[int, ...], shot: Capture, evidence: Evidence) -> tuple[int, ...]:
     """The shape for as many images as were run; what no image reaches is as it is for any number of them."""
-    follows = shape[:1] == (evidence.batch,) and name in evidence.moving
+    follows = shape[:1] == (evidence.batch,) and name in evidence.fed
     return (shot.batch, *shape[1:]) if follows else shape
 
 

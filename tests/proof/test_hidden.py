@@ -215,6 +215,19 @@ def test_a_constant_beside_a_free_batch_keeps_its_shape() -> None:
     assert done.parity.conditions.batches == (1, 2)
 
 
+@pytest.mark.parametrize("batch", ["N", 1])
+def test_an_input_that_passes_through_keeps_its_declared_batch(batch: int | str) -> None:
+    net = Net()
+    features, state = net.flat(batch), net.input("state", [batch, 7])
+    outputs = [net.fc(features, 60, 10), net.op("Identity", state), net.op("Identity", "image")]
+    done = rewrite(net.model(*outputs), check_options=CHECK)
+    declared = [[d.dim_param or d.dim_value for d in o.type.tensor_type.shape.dim] for o in done.model.graph.output]
+    assert declared[1] == [batch, 7]
+    assert declared[2] == [batch, 2, "height", "width"]
+    assert done.parity is not None
+    assert done.parity.conditions.batches == ((1, 2) if batch == "N" else (1,))
+
+
 @pytest.mark.parametrize("case", ["saturated-softmax", "mask-output", "constant-output-free-batch"])
 def test_shared_cases(case: str) -> None:
     path = CASES / f"{case}.onnx"
