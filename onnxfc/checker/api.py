@@ -21,6 +21,7 @@ from onnxfc.graph.inline_functions import inlined, sorted_nodes
 from onnxfc.graph.wellformed import well_formed
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof import check
+from onnxfc.proof.narrowest import coarser, narrowest
 from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.results import Parity
 from onnxfc.rewriter.inner_input import begin_at
@@ -77,7 +78,7 @@ def check_pair(
         raise UsageError("the size {} is not the native size of the second model, {}".format(*told))
     if claim is not None and not at:
         parity = check(_begun(one, claim), two, claim, options, progress, one)
-        return Checked(claim, "metadata", (), _geometry_checked(parity, claim, two), options)
+        return Checked(claim, "metadata", _precision_note(one, two), _geometry_checked(parity, claim, two), options)
     pair = derive(one, two, size=size, at=at, threads=options.threads)
     wanted = replace(options, windows=pair.windows, larger=pair.grows)
     claim, parity = pair.claim, check(pair.original, pair.other, pair.claim, wanted, progress, one)
@@ -88,7 +89,16 @@ def check_pair(
         if missing and parity.vacuous is not None:
             lack = f"nothing in the second model has the values of FC layer {', '.join(missing)}"
             parity = replace(parity, vacuous=f"{parity.vacuous}; {lack}")
-    return Checked(claim, "derived", pair.notes, parity, options)
+    return Checked(claim, "derived", (*pair.notes, *_precision_note(one, two)), parity, options)
+
+
+def _precision_note(one: ModelFile, two: ModelFile) -> tuple[str, ...]:
+    """Where one model rounds more coarsely than the other."""
+    mine, theirs = (coarser(*narrowest(model.proto).values()) for model in (one, two))
+    if mine == theirs:
+        return ()
+    which, coarse = ("first", mine) if mine.eps > theirs.eps else ("second", theirs)
+    return (f"the {which} model computes with {coarse.name} numbers: tolerances are those of {coarse.name}",)
 
 
 def _claim(file: ModelFile) -> Claim | None:

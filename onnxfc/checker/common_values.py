@@ -14,6 +14,7 @@ from onnxfc.checker.common_subgraph import Common
 from onnxfc.claim.claim import Claim
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof.inputs import Inputs, Kind
+from onnxfc.proof.narrowest import narrowest
 from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.sessions import Array, Arrays, RunError, Runner
 
@@ -36,11 +37,12 @@ def common_values(
         theirs = _values(other, [name for names in candidates.values() for name in names], claim, threads)
     except RunError:
         return []
-    found = []
+    rounding = max(item.eps for model in (original, other) for item in narrowest(model.proto).values())
+    close, found = max(CLOSE, 20 * rounding), []
     for name, names in candidates.items():
         distances = {place: _distance(name, their, mine, theirs) for place, their in enumerate(names)}
         nearest = min(distances.values(), default=np.inf)
-        if nearest < CLOSE:
+        if nearest < close:
             found.append(Common(name, names[max(place for place, near in distances.items() if near == nearest)]))
     return found
 

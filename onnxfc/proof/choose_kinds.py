@@ -13,7 +13,7 @@ from onnxfc.proof.last_steps import sigmoids, steps
 from onnxfc.proof.layers import Compared, behind_layers, told_apart
 from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.results import Rest
-from onnxfc.proof.tolerance import NOT_FINITE, SHAPELESS, Precision, Scale, confirmed, measure, precision_of
+from onnxfc.proof.tolerance import NOT_FINITE, PRECISION, SHAPELESS, Precision, Scale, confirmed, measure
 
 Take = Callable[[Kind, int], Sample]
 JUDGED = 4
@@ -126,12 +126,12 @@ def _open(evidence: Evidence, outputs: Sequence[str], kind: Kind) -> bool:
 
 @dataclass(frozen=True)
 class _Scales:
-    """How scales are measured: the model's precision, the tensors that depend on an image, the tolerances.
+    """How scales are measured: the precision of each tensor, the tensors that depend on an image, the tolerances.
 
     ``steps`` are tensors behind a threshold, ``sigmoids`` those that a Sigmoid has made of what an FC layer makes.
     """
 
-    precision: Precision
+    precision: Mapping[str, Precision]
     moving: set[str]
     options: CheckOptions
     steps: set[str]
@@ -141,7 +141,7 @@ class _Scales:
     def of(pair: Compared, moving: set[str], options: CheckOptions) -> _Scales:
         graph = pair.original.proto.graph
         squashed = {name for name in sigmoids(graph, moving) if behind_layers(graph, name, pair.claim.layers)}
-        return _Scales(precision_of(pair.original.proto), moving, options, steps(graph, moving), squashed)
+        return _Scales(pair.precision, moving, options, steps(graph, moving), squashed)
 
     def note(self, evidence: Evidence, samples: Sequence[Sample]) -> None:
         """Measure every tensor on ``samples``, all of one kind, the second time on more of them."""
@@ -149,7 +149,8 @@ class _Scales:
             values = [sample.values[name] for sample in samples]
             least, stepped = float(name in self.sigmoids), name in self.steps
             options = self.options.of(name)
-            found = measure(values, evidence.batch, self.precision, options, least=least, steps=stepped)
+            precision = self.precision.get(name, PRECISION["float32"])
+            found = measure(values, evidence.batch, precision, options, least=least, steps=stepped)
             scale = found if name in self.moving else replace(found, exact=True, problem="")
             key = name, samples[0].kind.name
             evidence.scales[key] = confirmed(evidence.scales[key], scale) if key in evidence.scales else scale

@@ -7,7 +7,7 @@ results of their FC layers as further outputs; an output that no input moves res
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,17 +17,23 @@ from onnx import helper
 from onnxfc.claim.claim import Claim, Layer, Output
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof.head import reads
+from onnxfc.proof.narrowest import coarser, narrowest
 from onnxfc.proof.sessions import Array
+from onnxfc.proof.tolerance import Precision
 
 
 @dataclass(frozen=True)
 class Compared:
-    """Both models with the same outputs, and the claim that speaks of them all; ``own``: those that they had."""
+    """Both models with the same outputs, and the claim that speaks of them all; ``own``: those that they had.
+
+    ``precision``: of each tensor of the original, or of what the second model has for it, if that is coarser.
+    """
 
     original: ModelFile
     rewritten: ModelFile
     claim: Claim
     own: tuple[str, ...]
+    precision: Mapping[str, Precision]
 
 
 def with_layers(original: ModelFile, rewritten: ModelFile, claim: Claim) -> Compared:
@@ -48,7 +54,16 @@ def with_layers(original: ModelFile, rewritten: ModelFile, claim: Claim) -> Comp
             layers.append(Layer(name, name, layer.form))
             more.append(Output(name, layer.form))
     shown = replace(claim, outputs=(*claim.outputs, *more), layers=tuple(layers))
-    return Compared(original.with_proto(protos[0]), rewritten.with_proto(protos[1]), shown, own)
+    precision = _precision(*protos, shown)
+    return Compared(original.with_proto(protos[0]), rewritten.with_proto(protos[1]), shown, own, precision)
+
+
+def _precision(original: onnx.ModelProto, rewritten: onnx.ModelProto, claim: Claim) -> dict[str, Precision]:
+    mine, theirs = narrowest(original), narrowest(rewritten)
+    pairs = [(output.name, output.name) for output in claim.outputs]
+    pairs += [(boundary.original, boundary.rewritten) for boundary in claim.boundaries]
+    both = [(name, other) for name, other in pairs if name in mine and other in theirs]
+    return mine | {name: coarser(mine[name], theirs[other]) for name, other in both}
 
 
 def _copy(model: ModelFile) -> onnx.ModelProto:

@@ -17,6 +17,7 @@ from onnxfc.proof.evidence import ADVICE, Evidence, Progress, Sample
 from onnxfc.proof.head import reads
 from onnxfc.proof.inputs import Inputs, Kind
 from onnxfc.proof.layers import Compared
+from onnxfc.proof.narrowest import input_types
 from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.output_forms import REDUCED, WINDOWED, pick_cells
 from onnxfc.proof.sessions import Array, Arrays, RunError, Runner
@@ -41,7 +42,7 @@ def observe(
     original, claim = pair.original, pair.claim
     runner = Runner(original, tensors, options.threads)
     images = [image.name for image in claim.inputs]
-    inputs = Inputs(claim, runner.inputs, options)
+    inputs = Inputs(claim, runner.inputs, options, input_types(pair.rewritten.proto))
     evidence = Evidence(inputs, claim.inputs[0].shape[0], runner.free_batch(images))
     evidence.small = sum(int(np.prod(t.dims)) for t in original.proto.graph.initializer) <= SMALL
     evidence.own, graph = pair.own, original.proto.graph
@@ -184,13 +185,13 @@ def _note(noise: dict[tuple[str, str], float], sample: Sample, name: str, value:
         noise[key] = max(noise.get(key, 0.0), float(difference.max(initial=0.0)))
 
 
-def jittered(feeds: Arrays, images: Sequence[str], seed: int) -> Arrays:
-    """Float images with every pixel moved by at most one rounding, up or down."""
+def jittered(feeds: Arrays, images: Sequence[str], seed: int, least: float = 0.0) -> Arrays:
+    """Float images with every pixel moved by at most one rounding, up or down; by a coarser one of ``least``."""
     rng = np.random.default_rng([seed, 1])
     moved = dict(feeds)
     for name in images:
         value = feeds[name]
         if value.dtype.kind == "f":
             signs = rng.choice(np.array([-1.0, 1.0]), value.shape)
-            moved[name] = (value * (1 + signs * np.finfo(value.dtype).eps / 2)).astype(value.dtype)
+            moved[name] = (value * (1 + signs * max(least, np.finfo(value.dtype).eps) / 2)).astype(value.dtype)
     return moved

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import onnx
 
 from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.sessions import Array
@@ -28,6 +27,7 @@ class Precision:
     ``roundings``: how many roundings of its magnitude an output is always allowed.
     """
 
+    name: str
     eps: float
     rtol: float
     cap: float
@@ -37,10 +37,10 @@ class Precision:
 # A scale error of 0.1 % moves an output by about 1e-3 signals: cap stays at half of that. Sums of 10^4
 # float32 products in another order differ by about 1e-6 of the magnitude, far below 2e-4 signals.
 PRECISION = {
-    "float64": Precision(2.0**-52, 1e-6, 5e-4, 6),
-    "float32": Precision(2.0**-23, 2e-4, 5e-4, 6),
-    "float16": Precision(2.0**-10, 5e-3, 5e-2),
-    "bfloat16": Precision(2.0**-7, 4e-2, 2e-1),
+    "float64": Precision("float64", 2.0**-52, 1e-6, 5e-4, 6),
+    "float32": Precision("float32", 2.0**-23, 2e-4, 5e-4, 6),
+    "float16": Precision("float16", 2.0**-10, 5e-3, 5e-2),
+    "bfloat16": Precision("bfloat16", 2.0**-7, 4e-2, 2e-1),
 }
 NOT_FINITE = "not finite"
 SHAPELESS = "empty or of changing shape"
@@ -122,22 +122,6 @@ class Scale:
         return replace(self, signal=max(self.signal, signal), magnitude=max(self.magnitude, most))
 
 
-def precision_of(model: onnx.ModelProto) -> Precision:
-    """The precision of the arithmetic: the type of most float weights and constants, float32 if none."""
-    count = dict.fromkeys(PRECISION, 0)
-    kinds = {
-        onnx.TensorProto.DOUBLE: "float64",
-        onnx.TensorProto.FLOAT: "float32",
-        onnx.TensorProto.FLOAT16: "float16",
-        onnx.TensorProto.BFLOAT16: "bfloat16",
-    }
-    for tensor in model.graph.initializer:
-        if tensor.data_type in kinds and len(tensor.dims) > 1:
-            count[kinds[tensor.data_type]] += 1
-    best = max(count, key=lambda kind: count[kind])
-    return PRECISION[best if count[best] else "float32"]
-
-
 def measure(
     samples: Sequence[Array],
     batch: int,
@@ -149,9 +133,9 @@ def measure(
 ) -> Scale:
     """The scale of one output from its values on several inputs of one kind.
 
-    An output whose axis 0 is the batch gives one sample per image. ``coarse`` is the model's own
-    precision; the output's number type may be coarser still. ``least``: see Scale. ``steps``: a threshold has made it,
-    so that it is compared exactly where it has but a few values.
+    An output whose axis 0 is the batch gives one sample per image. ``coarse``: how what it is made from was rounded;
+    its own number type may be coarser still. ``least``: see Scale. ``steps``: a threshold has made it, so that it is
+    compared exactly where it has but a few values.
     """
     first = samples[0]
     if first.size == 0 or any(sample.shape != first.shape for sample in samples):

@@ -11,6 +11,7 @@ from onnxfc.proof.accumulator import Tally
 from onnxfc.proof.evidence import Evidence, Progress
 from onnxfc.proof.head import Head, HeadPlan, plan_head
 from onnxfc.proof.layers import Compared
+from onnxfc.proof.narrowest import input_types
 from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.output_forms import WINDOWED
 from onnxfc.proof.results import ParityResult
@@ -85,11 +86,12 @@ class WindowParity:
 
     def _compare(self, captures: list[Capture], tally: Tally) -> None:
         claim, evidence = self.pair.claim, self.evidence
-        heads = Heads(self._head(self.plans.windows), self._head(self.plans.whole), self._own_head(_WHOLE))
+        own = self._own_head(_WHOLE, captures)
+        heads = Heads(self._head(self.plans.windows), self._head(self.plans.whole), own)
         compare_windows(heads, captures, evidence, claim, tally, self.progress)
         mixed = self._mixed(heads.windows, captures, tally)
         del heads  # one head in memory at a time
-        own = self._own_head(WINDOWED) if mixed else None
+        own = self._own_head(WINDOWED, captures) if mixed else None
         if own is not None:
             compare_mixed(own, mixed, claim, evidence, tally)
 
@@ -106,11 +108,16 @@ class WindowParity:
         self.progress("features put together from several windows")
         return mixed_windows(head, captures, self.pair.claim, self.evidence, self.options.seed)
 
-    def _own_head(self, forms: Sequence[str]) -> Head | None:
+    def _own_head(self, forms: Sequence[str], captures: list[Capture]) -> Head | None:
         """The rewritten model's head for outputs of these forms; None where it reads more than its boundaries."""
         plan = _plan(self.pair.rewritten, self.pair.claim, forms, original=False)
         if not plan.outputs or not plan.boundaries or plan.leak or plan.shapes:
             return None
-        native = self.evidence.native
-        features = {b.rewritten: native[b.original] for b in self.pair.claim.boundaries}
-        return Head(self.pair.rewritten, plan, self.evidence.samples[0].feeds | features, self.options.threads)
+        native, made = self.evidence.native, captures[0].values if captures else {}
+        features = {
+            b.rewritten: native[b.original].astype(made[b.rewritten].dtype if made else native[b.original].dtype)
+            for b in self.pair.claim.boundaries
+        }
+        types, feeds = input_types(self.pair.rewritten.proto), self.evidence.samples[0].feeds
+        fed = {name: value.astype(types.get(name, value.dtype)) for name, value in feeds.items()}
+        return Head(self.pair.rewritten, plan, fed | features, self.options.threads)
