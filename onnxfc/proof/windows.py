@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -32,11 +33,15 @@ CELLS = 8
 
 @dataclass(frozen=True)
 class Heads:
-    """The original's head for windowed and for whole-image outputs; the rewritten model's for the latter."""
+    """The original's head for windowed and for whole-image outputs; the rewritten model's for the latter.
+
+    ``sizeless``: the original's means the same on features of every size.
+    """
 
     windows: Head | None = None
     whole: Head | None = None
     tail: Head | None = None
+    sizeless: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,28 +111,32 @@ def compare_windows(
             return
     _cells_must_differ(seen, evidence, tally)
     if heads.tail is not None:
-        _compare_tiled(heads.tail, evidence, claim, tally)
+        _compare_tiled(heads, heads.tail, evidence, claim, tally)
 
 
-def _compare_tiled(tail: Head, evidence: Evidence, claim: Claim, tally: Tally) -> None:
+def _compare_tiled(heads: Heads, tail: Head, evidence: Evidence, claim: Claim, tally: Tally) -> None:
     """A global pool does not see that its features are repeated: twice the native map, native scores.
 
-    This also holds where the original's head is made for the native size and cannot be asked.
+    This also holds where the original's head is made for the native size and cannot be asked. Where it can, and counts
+    the places itself (the N - 1 of a standard deviation), it is asked.
     """
-    sample = evidence.samples[0]
+    sample, wanted = evidence.samples[0], evidence.samples[0].values
     tiled = {}
     for boundary in claim.boundaries:
         value = sample.values[boundary.original]
-        tiled[boundary.rewritten] = np.tile(value, [1 + (a in boundary.spatial) for a in range(value.ndim)])
+        tiled[boundary.original] = np.tile(value, [1 + (a in boundary.spatial) for a in range(value.ndim)])
+    if heads.sizeless and heads.whole is not None:
+        with suppress(RunError):
+            wanted = wanted | heads.whole.run_whole(sample.feeds | tiled)
     try:
-        found = tail.run_whole(tiled)
+        found = tail.run_whole({boundary.rewritten: tiled[boundary.original] for boundary in claim.boundaries})
     except RunError as error:
         tally.fail(f"the rewritten head does not run on features of twice the native size: {error}")
         return
     for name in tail.plan.outputs:
         scale = evidence.scales[name, sample.kind.name]
         if not scale.problem:
-            want = sample.values[name]
+            want = wanted[name]
             tally.compare(name, found[name], want, scale, sample.kind.name, "on native features repeated")
 
 
