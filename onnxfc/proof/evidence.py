@@ -32,7 +32,8 @@ class Evidence:
 
     ``noise``: how much rounding alone moves a tensor; a deep trunk amplifies it, though in both models alike.
     ``own``: the outputs that the models had before their FC layers were shown. ``moving``: what depends on an image,
-    ``fed`` on any input.
+    ``fed`` on any input. ``small``: the model is looked at more closely, with more kinds and sizes. ``thorough``: as
+    often as that, too; a large model only where it has failed with fewer runs.
     """
 
     inputs: Inputs
@@ -47,6 +48,7 @@ class Evidence:
     vacuous: str | None = None
     drowned: str = ""
     small: bool = False
+    thorough: bool = True
     own: tuple[str, ...] = ()
     moving: set[str] = field(default_factory=set)
     fed: set[str] = field(default_factory=set)
