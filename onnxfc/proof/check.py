@@ -23,7 +23,7 @@ from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.reference_run import is_small, observe
 from onnxfc.proof.results import Conditions, CropResult, Parity, ParityResult, VerdictResult
 from onnxfc.proof.sessions import RunError, Runner
-from onnxfc.proof.shift import compare_shifted
+from onnxfc.proof.shift import compare_shifted, why_not
 from onnxfc.proof.sizes import Size, TooLarge, larger_sizes
 from onnxfc.proof.static_checks import axes_problem, claim_problem
 from onnxfc.proof.trunk import compare_trunk, other_parity
@@ -31,7 +31,8 @@ from onnxfc.proof.window_parity import NATIVE_ONLY, Plans, WindowParity
 from onnxfc.proof.windows import Capture, capture
 
 _DEFAULT = CheckOptions()
-_NOTHING = ParityResult("not applicable", reason="not reached")
+_NOTHING = ParityResult("not run", reason="not reached")
+_NO_CROPS = CropResult("not run", reason="not reached")
 _DISAGREE = "the models do not agree"
 
 
@@ -89,9 +90,9 @@ class _Check:
             evidence = self._observed(pair, plans, sizes[0])
         except _Stop as stop:
             failed = ParityResult("failed", reason=str(stop))
-            return self._parity(None, failed, _NOTHING, CropResult("not applicable"))
+            return self._parity(None, failed, _NOTHING, _NO_CROPS)
         if evidence.vacuous is not None:
-            return self._parity(evidence, _NOTHING, _NOTHING, CropResult("not applicable"))
+            return self._parity(evidence, _NOTHING, _NOTHING, _NO_CROPS)
         native, windows = Tally(self.options, evidence.noise), Tally(self.options, evidence.noise)
         larger = self._run_rewritten(pair, evidence, sizes, native, windows)
         parity = WindowParity(pair, plans, evidence, self.options, self.progress)
@@ -157,8 +158,8 @@ class _Check:
     ) -> Parity:
         """What is compared last, where everything else has agreed, and all results."""
         result = native.result()
-        crops = CropResult("not applicable", reason=_DISAGREE)
-        trunk = ParityResult("not applicable", reason=_DISAGREE) if self.options.larger else NATIVE_ONLY
+        crops = CropResult("not run", reason=_DISAGREE)
+        trunk = ParityResult("not run", reason=_DISAGREE) if self.options.larger else NATIVE_ONLY
         if "failed" not in (result.status, window.status):
             crops = compare_crops(larger.captures, evidence, pair.claim, self.options)
             trunk = self._trunk(pair, [*larger.captures, *larger.further], evidence)
@@ -180,9 +181,12 @@ class _Check:
 
     def _shift(self, pair: Compared, evidence: Evidence, trunk: ParityResult) -> ParityResult:
         """Shift consistency of a large model, where its trunk could not be compared with the original's own."""
+        against = why_not(evidence, pair.claim)
+        if against is not None:
+            return against
         if trunk.status == "passed" and not trunk.reason:
             where = ", ".join("x".join(map(str, size)) for size in trunk.sizes)
-            return ParityResult("not applicable", reason=f"the original's own trunk says what is right at {where} px")
+            return ParityResult("not run", reason=f"the original's own trunk says what is right at {where} px")
         names = [boundary.rewritten for boundary in self.claim.boundaries]
         runner = Runner(pair.rewritten, names, self.options.threads)
         return compare_shifted(runner, evidence, pair.claim, self.options, self.progress)
