@@ -177,7 +177,7 @@ class _Check:
         if not self.options.larger:
             return NATIVE_ONLY
         chosen = shots if evidence.small else [shot for shot in shots if shot.size == shots[0].size]
-        return compare_trunk(pair.original, chosen, evidence, pair.claim, self.options, self.progress)
+        return compare_trunk(pair.original, pair.rewritten, chosen, evidence, pair.claim, self.options, self.progress)
 
     def _shift(self, pair: Compared, evidence: Evidence, trunk: ParityResult) -> ParityResult:
         """Shift consistency of a large model, where its trunk could not be compared with the original's own."""
