@@ -101,7 +101,8 @@ def _kept_global(ctx: RuleContext, view: Placed, kind: str, extent: tuple[int, .
     if ctx.role != "context":
         ctx.replaced(ctx.op_type, "kept global")
         whole = ctx.op_type not in COVERING  # these are global at the native size only
-        weighed = ctx.weighs_image(view)  # by its own places: a head begins before that
+        # By its own places: a head begins before that. A count grows with features that are repeated.
+        weighed = ctx.weighs_image(view) or ctx.name in ctx.state.roles.plain
         if whole and not weighed and len(view.spatial) == ctx.state.rank:
             provenance = replace(provenance, windows=frozenset({boundary(view)}))
     return [Context(ctx.node.output[0], replace(provenance, pools=provenance.pools | {ctx.name}))]
