@@ -53,12 +53,12 @@ def check_pair(
     *,
     options: CheckOptions | None = None,
     size: tuple[int, ...] | None = None,
-    at: Sequence[tuple[str, str]] = (),
+    boundaries: Sequence[tuple[str, str]] = (),
     progress: Callable[[str], None] | None = None,
 ) -> Checked:
     """Compare two models by running both. The second need not be onnxfc's own.
 
-    ``size``: the native size in pixels, where the original leaves it open. ``at``: pairs of tensor names at which
+    ``size``: the native size in pixels, where the original leaves it open. ``boundaries``: pairs of tensor names at which
     the heads begin, where they are not found. A failed check is no exception: see ``Checked.passed``. Raises ReadError,
     UsageError, and NothingToRewrite where the original has no image input.
 
@@ -76,9 +76,9 @@ def check_pair(
     if claim is not None and size not in (None, claim.native_size):
         told = ("x".join(map(str, lengths)) for lengths in (size or (), claim.native_size))
         raise UsageError("the size {} is not the native size of the second model, {}".format(*told))
-    if claim is not None and not at:
+    if claim is not None and not boundaries:
         return _as_claimed(one, two, claim, options, progress)
-    pair = derive(one, two, size=size, at=at, threads=options.threads)
+    pair = derive(one, two, size=size, at=boundaries, threads=options.threads)
     wanted = replace(options, windows=pair.windows, larger=pair.grows)
     claim, parity = pair.claim, check(pair.original, pair.other, pair.claim, wanted, progress, one)
     if parity.vacuous is not None:

@@ -41,7 +41,8 @@ _EPILOG = (
 @click.argument("original", type=ModelPath())
 @click.argument("other", type=ModelPath())
 @click.option(
-    "--at",
+    "--boundary",
+    "boundaries",
     multiple=True,
     metavar="NAME[=OTHERNAME]",
     help="A trunk tensor of both models, at which their heads begin, where that is not found; may be repeated.",
@@ -118,7 +119,7 @@ def _names(original: Path, other: Path) -> dict[str, str]:
 def _checked(original: Path, other: Path, options: Mapping[str, Any], quiet: bool) -> Checked:
     rtol, rtols = _tolerances(options["rtol"], "--rtol")
     atol, atols = _tolerances(options["atol"], "--atol")
-    at = [_pair(item) for item in options["at"]]
+    boundaries = [_pair(item) for item in options["boundaries"]]
 
     from onnxfc.checker.api import check_pair
     from onnxfc.proof.options import CheckOptions
@@ -137,7 +138,7 @@ def _checked(original: Path, other: Path, options: Mapping[str, Any], quiet: boo
     )
     progress, clear = progress_line(quiet)
     try:
-        return check_pair(original, other, options=wanted, size=options["size"], at=at, progress=progress)
+        return check_pair(original, other, options=wanted, size=options["size"], boundaries=boundaries, progress=progress)
     finally:
         clear()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -103,9 +104,11 @@ def progress_line(quiet: bool) -> tuple[Callable[[str], None], Callable[[], None
     if quiet or sys.stderr is None or not sys.stderr.isatty():
         return (lambda _: None), (lambda: None)
 
+    began = time.monotonic()
+
     def show(phrase: str) -> None:
         with suppress(OSError):
-            click.echo(f"\r\033[K{phrase} ...", nl=False, err=True)
+            click.echo(f"\r\033[K{time.monotonic() - began:.0f} s: {phrase} ...", nl=False, err=True)
 
     def clear() -> None:
         with suppress(OSError):

@@ -15,8 +15,8 @@ _EPILOG = "Exit codes: 0 done, whether the model can be rewritten or not; 1 cann
 
 @click.command(epilog=_EPILOG)
 @click.argument("model", type=ModelPath())
-@click.option("--size", type=Size(), help="Image size to count cells and costs for; twice native if not given.")
-@click.option("--native-size", type=Size(), help="Native image size, where the model's input leaves it open.")
+@click.option("--at", type=Size(), help="Image size to count cells and costs for; twice native if not given.")
+@click.option("--size", type=Size(), help="Native image size, where the model's input leaves it open.")
 @click.option(
     "--output", type=click.Choice(["map", "mean", "max"]), default="map", show_default=True, help="As for rewrite."
 )
@@ -35,8 +35,8 @@ _EPILOG = "Exit codes: 0 done, whether the model can be rewritten or not; 1 cann
 @click.option("-v", "--verbose", is_flag=True, help="Print all nodes, refusals and notes.")
 def inspect(
     model: Path,
+    at: tuple[int, ...] | None,
     size: tuple[int, ...] | None,
-    native_size: tuple[int, ...] | None,
     output: str,
     global_pool: str,
     inputs: tuple[str, ...],
@@ -55,8 +55,8 @@ def inspect(
     report = STDOUT if as_json else report
     check_report(report, model)
     try:
-        options = RewriteOptions(output, global_pool, size=native_size, inputs=inputs)  # type: ignore[arg-type]
-        seen = look(model, options=options, at_size=size)
+        options = RewriteOptions(output, global_pool, size=size, inputs=inputs)  # type: ignore[arg-type]
+        seen = look(model, options=options, at=at)
     except OnnxfcError as error:
         fail(error, verbose)
     if report is not None:
