@@ -138,7 +138,9 @@ def _checked(original: Path, other: Path, options: Mapping[str, Any], quiet: boo
     )
     progress, clear = progress_line(quiet)
     try:
-        return check_pair(original, other, options=wanted, size=options["size"], boundaries=boundaries, progress=progress)
+        return check_pair(
+            original, other, options=wanted, size=options["size"], boundaries=boundaries, progress=progress
+        )
     finally:
         clear()
 

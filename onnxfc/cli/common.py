@@ -175,21 +175,28 @@ def write_bytes(path: Path, content: bytes) -> None:
         fail(error, verbose=False)
 
 
-def fail(error: OnnxfcError, verbose: bool) -> NoReturn:
+def fail(error: OnnxfcError, verbose: bool, *, source: Path | None = None) -> NoReturn:
     """One clear line on stderr, and the exit code."""
     from onnxfc.reports import rewrite as reports
 
-    complain(f"onnxfc: {printable(str(error).strip())}{_hint(error)}")
+    complain(told(error, source))
     if verbose and isinstance(error, NothingToRewrite) and len(error.refusals) > 1:
         complain(reports.refusals(error))
     raise SystemExit(int(error.exit_code))
 
 
+def told(error: OnnxfcError, source: Path | None) -> str:
+    """An error as one line; a reason of the model itself begins with its file."""
+    file = f"{source}: " if source is not None and isinstance(error, (NothingToRewrite, ProofFailed)) else ""
+    return f"onnxfc: {printable(file + str(error).strip())}{_hint(error)}"
+
+
 def _hint(error: OnnxfcError) -> str:
     if isinstance(error, ProofFailed):
         return "; nothing was written"
-    if isinstance(error, NothingToRewrite) and len(error.refusals) > 1:
-        return f" and {len(error.refusals) - 1} more (-v shows all)"
+    if isinstance(error, NothingToRewrite) and error.refusals:
+        more = f" and {len(error.refusals) - 1} more (-v shows all)" if len(error.refusals) > 1 else ""
+        return f"{more}; see docs/refusals.md#{error.refusals[0].code}"
     return ""
 
 
