@@ -15,6 +15,7 @@ from onnxfc.claim.claim import Claim
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof import ort_session
 from onnxfc.proof.accumulator import Tally
+from onnxfc.proof.certificate import certify
 from onnxfc.proof.crops import compare_crops
 from onnxfc.proof.head import Head, HeadPlan, plan_head
 from onnxfc.proof.native import compare_native, compare_read
@@ -50,7 +51,8 @@ def check(
     options that do not fit the model; whatever is wrong with the models or the claim is in the result.
     """
     options.must_fit(claim)
-    return _Check(original, rewritten, claim, options, progress or (lambda _: None), source).run()
+    parity = _Check(original, rewritten, claim, options, progress or (lambda _: None), source).run()
+    return replace(parity, certificate=certify(original, rewritten)) if parity.native.compared else parity
 
 
 @dataclass

@@ -320,7 +320,8 @@ def _measure_noise(
 
 def _note(noise: dict[tuple[str, str], float], sample: Sample, name: str, value: Array) -> None:
     if value.dtype.kind == "f" and value.shape == sample.values[name].shape:
-        difference = np.abs(value.astype(np.float64) - sample.values[name].astype(np.float64))
+        with np.errstate(invalid="ignore"):  # infinite in both
+            difference = np.abs(value.astype(np.float64) - sample.values[name].astype(np.float64))
         key = (name, sample.kind.name)
         noise[key] = max(noise.get(key, 0.0), float(difference.max(initial=0.0)))
 

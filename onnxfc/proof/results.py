@@ -1,10 +1,11 @@
-"""What a check found: six results that are never mixed up, as frozen data.
+"""What a check found: seven results that are never mixed up, as frozen data.
 
 - native parity: both models agree at the native size.
 - window parity: every cell equals the original's head run on that window of the same features.
 - crop agreement: how far a cell is from the original run on the crop of the image; measured, not required.
 - trunk parity: the original's own trunk at larger sizes, where it runs there, is the rewritten model's.
 - shift consistency: what lies well inside two overlapping images is the same in both.
+- certificate: which Conv weight is which FC layer's weight, read off the two files.
 - verdict: what the rewritten model says of itself (``exact`` or ``approximate``), carried along.
 
 Deviations and tolerances are given relative to the *signal* of an output: half the largest change that
@@ -92,6 +93,34 @@ class VerdictResult:
 
 
 @dataclass(frozen=True)
+class WeightResult:
+    """The weight of one FC layer of the original, and the Conv weights ``found`` in the second model that it is.
+
+    ``relation``: ``same`` (byte for byte), ``permuted`` (``order`` says how), ``scaled`` (by one figure), ``folded`` (a
+    figure for each feature or output), ``rounded`` (in another number type), ``missing``, ``untold``
+    (of one output: it is not there as it is, and with factors anything is anything). ``error`` is the largest one in
+    float64, relative to the largest weight.
+    """
+
+    node: str
+    weight: str
+    relation: Literal["same", "permuted", "scaled", "folded", "rounded", "missing", "untold"]
+    found: tuple[str, ...] = ()
+    order: str = ""
+    error: float = 0.0
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What the two files say of their weights, without a run: ``none`` where they do not say it, ``failed`` where a
+    rewrite should. ``weights`` are those of FC layers that are none in the second model."""
+
+    status: Literal["holds", "none", "failed"]
+    weights: tuple[WeightResult, ...] = ()
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class Conditions:
     """What a reader needs to repeat the check."""
 
@@ -116,6 +145,7 @@ class Parity:
     vacuous: str | None = None
     shift: ParityResult = ParityResult("not applicable", reason="not reached")
     trunk: ParityResult = ParityResult("not applicable", reason="not reached")
+    certificate: Certificate = Certificate("none", reason="not reached")
 
     @property
     def passed(self) -> bool:
@@ -128,6 +158,7 @@ class Parity:
             and self.shift.status != "failed"
             and self.trunk.status != "failed"
             and self.crops.status != "failed"
+            and self.certificate.status != "failed"
         )
 
     def summary(self) -> str:
@@ -141,6 +172,8 @@ class Parity:
         for name, result in required:
             if result.status == "failed":
                 return f"{name} failed: {result.reason}"
+        if self.certificate.status == "failed":
+            return f"certificate failed: {self.certificate.reason}"
         if self.vacuous is not None:
             return f"the proof is vacuous: {self.vacuous}"
         if self.crops.status == "failed":

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from onnxfc.version import __version__
 
 if TYPE_CHECKING:
     from onnxfc.claim.claim import Claim
-    from onnxfc.proof.results import CropResult, Parity, ParityResult
+    from onnxfc.proof.results import Certificate, CropResult, Parity, ParityResult, WeightResult
     from onnxfc.rewriter.api import Rewrite
 
 
@@ -29,6 +30,16 @@ _CAUSES = {
     Cause.PARTIAL_WINDOW: "pool windows that reach beyond the native map (ceil_mode)",
     Cause.CONTEXT: "operators that look at the whole image",
     Cause.RESIZED: "maps resized to another's size, in another ratio off the stride grid",
+}
+
+_RELATIONS = {
+    "same": "byte for byte",
+    "permuted": "in another order",
+    "scaled": "times one figure",
+    "folded": "with factors folded in",
+    "rounded": "in another number type",
+    "missing": "not found",
+    "untold": "not as it is",
 }
 
 
@@ -104,13 +115,33 @@ def proof_lines(parity: Parity | None, verbose: bool) -> list[str]:
         row("trunk parity", _compared(parity.trunk)),
         row("shift", _compared(parity.shift)),
         row("crop agreement", _cropped(parity.crops)),
+        row("certificate", certificate_text(parity.certificate)),
     ]
     if verbose:
+        lines += [row("", _weight(item)) for item in parity.certificate.weights]
         for result in (parity.native, parity.window, parity.trunk, parity.shift):
             lines += [row("", f"{item.name}: {item.deviation:.1e}, {item.worst}") for item in result.outputs]
         how = parity.conditions
         lines.append(row("inputs", f"{', '.join(how.inputs)}; seed {how.seed}, onnxruntime {how.onnxruntime}"))
     return lines
+
+
+def certificate_text(found: Certificate) -> str:
+    """How many weights of FC layers are which in the second model, in one line."""
+    if found.status != "holds":
+        return f"{found.status.replace('failed', 'FAILED')}: {found.reason}"
+    count = len(found.weights)
+    kinds = Counter(_RELATIONS[item.relation] for item in found.weights)
+    told = next(iter(kinds)) if len(kinds) == 1 else ", ".join(f"{n} {kind}" for kind, n in kinds.items())
+    error = max(item.error for item in found.weights)
+    more = f", to {error:.0e} of the largest weight" if error else ""
+    return f"{count} FC weight{'s are' if count > 1 else ' is'} found in Convs: {told}{more}"
+
+
+def _weight(item: WeightResult) -> str:
+    where = f" = {', '.join(item.found)}" if item.found else ""
+    order = f", {item.order}" if item.order else ""
+    return f"{item.weight}{where}: {_RELATIONS[item.relation]}{order}"
 
 
 def _compared(result: ParityResult) -> str:
