@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onnxfc.cli.common import (
+    PROVIDER,
     STDOUT,
     ModelPath,
     ReportPath,
@@ -71,6 +72,7 @@ _EPILOG = (
     help="Whether cells must equal the original run on crops of the image.",
 )
 @click.option("--threads", type=click.IntRange(min=0), default=0, help="Threads of onnxruntime; 0 is its own choice.")
+@click.option("--provider", default="", metavar="NAME[:KEY=VALUE,...]", help=PROVIDER)
 @click.option("--report", type=ReportPath(), help="Write the report as JSON; - prints it instead.")
 @click.option("--junit", type=ReportPath(), help="Write the result as JUnit XML, likewise.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
@@ -131,6 +133,7 @@ def _checked(original: Path, other: Path, options: Mapping[str, Any], quiet: boo
         sizes=options["check_size"],
         data=load_data(options["data"]),
         threads=options["threads"],
+        provider=options["provider"],
         crops_exact=options["against_crops"] == "exact",
     )
     progress, clear = progress_line(quiet)

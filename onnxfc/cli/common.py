@@ -25,6 +25,10 @@ else:
 
 
 STDOUT = Path("-")
+PROVIDER = (
+    "The execution provider of onnxruntime to run on, a built-in one or one of an installed plugin. What it leaves to "
+    "the CPU is an error, unless fallback=allow; hardware=cpu, gpu or npu picks a device."
+)
 
 
 class Size(_SizeType):

@@ -18,9 +18,10 @@ from onnxfc.proof.accumulator import Tally
 from onnxfc.proof.certificate import certify
 from onnxfc.proof.crops import compare_crops
 from onnxfc.proof.head import Head, HeadPlan, plan_head
-from onnxfc.proof.native import compare_native, compare_read
+from onnxfc.proof.native import compare_native, compare_providers, compare_read
 from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.output_forms import WINDOWED
+from onnxfc.proof.providers import CPU
 from onnxfc.proof.reference_run import Evidence, Progress, observe
 from onnxfc.proof.results import Conditions, CropResult, Parity, ParityResult, VerdictResult
 from onnxfc.proof.sessions import RunError, Runner
@@ -66,6 +67,7 @@ class _Check:
 
     def run(self) -> Parity:
         self.started = time.perf_counter()
+        self.fallen: tuple[str, ...] = ()
         problem = claim_problem(self.original.proto, self.rewritten.proto, self.claim)
         if problem is not None:
             return self._stopped(problem)
@@ -97,7 +99,8 @@ class _Check:
                 compare_read(self.source, evidence, self.claim, native)
             self.progress("loading the rewritten model")
             names = [b.rewritten for b in self.claim.boundaries]
-            runner = Runner(self.rewritten, names, self.options.threads)
+            runner = Runner(self.rewritten, names, replace(self.options.engine, strict=True))
+            self.fallen = runner.fallen
             compare_native(runner, evidence, self.claim, native, self.progress)
             if self.options.larger:
                 captures = capture(runner, evidence, self.claim, sizes, windows, self.progress)
@@ -118,7 +121,15 @@ class _Check:
             replace(item, reason=item.reason + evidence.drowned) if item.status == "failed" else item
             for item in (result, window)
         )
-        return replace(self._parity(evidence, result, window, crops, vacuous), shift=shift, trunk=trunk)
+        parity = self._parity(evidence, result, window, crops, vacuous)
+        return replace(parity, shift=shift, trunk=trunk, provider=self._provider(evidence))
+
+    def _provider(self, evidence: Evidence) -> ParityResult:
+        """The provider against the CPU."""
+        if self.options.engine.provider is None:
+            return ParityResult("not applicable", reason="everything was run on the CPU")
+        self.progress("the original on the CPU")
+        return compare_providers(self.original, evidence, self.claim, self.options)
 
     def _plan(self, *, windowed: bool) -> HeadPlan:
         forms = WINDOWED if windowed else ("global",)
@@ -183,7 +194,7 @@ class _Check:
             return None
         self.progress("loading the original's head")
         sample = evidence.samples[0]
-        return Head(self.original, plan, sample.feeds | sample.values, self.options.threads)
+        return Head(self.original, plan, sample.feeds | sample.values, self.options.engine)
 
     def _mixed(self, head: Head | None, captures: list[Capture], evidence: Evidence, tally: Tally) -> list[Mixed]:
         """Made-up features, where everything else has agreed."""
@@ -214,7 +225,7 @@ class _Check:
         sample = evidence.samples[0]
         values = sample.values | sample.feeds
         features = {b.rewritten: values[b.original] for b in self.claim.boundaries}
-        return Head(self.rewritten, plan, sample.feeds | features, self.options.threads)
+        return Head(self.rewritten, plan, sample.feeds | features, self.options.engine)
 
     def _stopped(self, reason: str) -> Parity:
         failed = ParityResult("failed", reason=reason)
@@ -232,6 +243,8 @@ class _Check:
         conditions = Conditions(
             seed=self.options.seed,
             threads=self.options.threads,
+            provider=str(self.options.engine.provider or CPU),
+            on_cpu=self.fallen,
             onnxruntime=ort_session.version(),
             inputs=tuple(kind.name for kind in evidence.kinds) if evidence else (),
             samples=len(samples),

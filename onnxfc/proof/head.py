@@ -16,6 +16,7 @@ import onnx
 from onnx import helper
 
 from onnxfc.io.model_file import ModelFile
+from onnxfc.proof.providers import Engine
 from onnxfc.proof.sessions import Array, Arrays, RunError, Runner
 
 
@@ -97,12 +98,12 @@ class Head:
     types, and the values of all that is not cropped.
     """
 
-    def __init__(self, original: ModelFile, plan: HeadPlan, native: Mapping[str, Array], threads: int) -> None:
+    def __init__(self, original: ModelFile, plan: HeadPlan, native: Mapping[str, Array], engine: Engine) -> None:
         self.plan = plan
         self._fixed = {name: native[name] for name in (*plan.shapes, *plan.sides)}
         self._stackable = not self._fixed
         self._batch = len(native[plan.boundaries[0]]) if plan.boundaries else 1
-        self._runner = Runner(original.with_proto(_cut(original.proto, plan, native)), (), threads)
+        self._runner = Runner(original.with_proto(_cut(original.proto, plan, native)), (), engine)
 
     def _of_batch(self, shape: Array, batch: int) -> Array:
         """What Shape or Size said of a tensor around the boundaries, for the batch of the windows."""

@@ -1,8 +1,9 @@
-"""What a check found: seven results that are never mixed up, as frozen data.
+"""What a check found: eight results that are never mixed up, as frozen data.
 
 - native parity: both models agree at the native size.
 - window parity: every cell equals the original's head run on that window of the same features.
 - crop agreement: how far a cell is from the original run on the crop of the image; measured, not required.
+- CPU against provider: the original where the check was run against the original on the CPU.
 - trunk parity: the original's own trunk at larger sizes, where it runs there, is the rewritten model's.
 - shift consistency: what lies well inside two overlapping images is the same in both.
 - certificate: which Conv weight is which FC layer's weight, read off the two files.
@@ -122,7 +123,7 @@ class Certificate:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a reader needs to repeat the check."""
+    """What a reader needs to repeat the check. ``on_cpu``: nodes of the second model that the provider left to it."""
 
     seed: int
     threads: int
@@ -131,6 +132,8 @@ class Conditions:
     samples: int
     batches: tuple[int, ...]
     seconds: float
+    provider: str = "CPUExecutionProvider"
+    on_cpu: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,7 @@ class Parity:
     shift: ParityResult = ParityResult("not applicable", reason="not reached")
     trunk: ParityResult = ParityResult("not applicable", reason="not reached")
     certificate: Certificate = Certificate("none", reason="not reached")
+    provider: ParityResult = ParityResult("not applicable", reason="not reached")
 
     @property
     def passed(self) -> bool:
@@ -159,6 +163,7 @@ class Parity:
             and self.trunk.status != "failed"
             and self.crops.status != "failed"
             and self.certificate.status != "failed"
+            and self.provider.status != "failed"
         )
 
     def summary(self) -> str:
@@ -168,6 +173,7 @@ class Parity:
             ("window parity", self.window),
             ("shift consistency", self.shift),
             ("trunk parity", self.trunk),
+            ("CPU against provider", self.provider),
         )
         for name, result in required:
             if result.status == "failed":

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxfc.errors import ReadError
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof import ort_session
+from onnxfc.proof.providers import Engine, fallen
 
 Array = NDArray[Any]
 Arrays = dict[str, Array]
@@ -35,14 +37,14 @@ class InputInfo:
 class Runner:
     """One session. ``tensors`` are fetched with the model's own outputs; they may be graph inputs."""
 
-    def __init__(self, model: ModelFile, tensors: Sequence[str], threads: int, *, optimise: bool = True) -> None:
+    def __init__(self, model: ModelFile, tensors: Sequence[str], engine: Engine, *, optimise: bool = True) -> None:
         own = [output.name for output in model.proto.graph.output]
         inputs = {value.name for value in model.proto.graph.input}
         # onnxruntime does not accept an input as an output: what was fed is handed back instead.
         self._echo = tuple(name for name in dict.fromkeys(tensors) if name in inputs and name not in own)
         extra = [name for name in dict.fromkeys(tensors) if name not in inputs and name not in own]
         self._session = _one_line(
-            lambda: ort_session.session(model, extra_outputs=extra, threads=threads, optimize=optimise)
+            lambda: ort_session.session(model, extra_outputs=extra, engine=engine, optimize=optimise)
         )
         self.outputs = tuple(own)
         self._fetch = [*own, *extra]
@@ -60,6 +62,11 @@ class Runner:
                 raise RunError(f"output {name} is not a tensor")
         return found | {name: mine[name] for name in self._echo}
 
+    @property
+    def fallen(self) -> tuple[str, ...]:
+        """Nodes that another provider left to the CPU."""
+        return tuple(fallen(self._session))
+
     def free_batch(self, images: Sequence[str]) -> bool:
         """True if the batch of every one of these inputs is free."""
         return all(self.inputs[name].shape[:1] == (None,) for name in images)
@@ -70,6 +77,8 @@ def _one_line(action: Callable[[], Any]) -> Any:
         return action()
     except RunError:
         raise
+    except ReadError as error:  # one line already
+        raise RunError(str(error)) from error
     except Exception as error:
         # onnxruntime's exceptions have no common base below Exception; its messages span many lines.
         text = " ".join(str(error).split())

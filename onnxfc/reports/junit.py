@@ -20,6 +20,7 @@ def as_xml(result: Checked, name: str) -> bytes:
         *_compared("window parity", parity.window),
         *_compared("trunk parity", parity.trunk),
         *_compared("shift consistency", parity.shift),
+        *_compared("CPU against provider", parity.provider),
         _crops(parity),
         _certificate(parity),
         _proof(parity),

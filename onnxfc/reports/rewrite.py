@@ -96,11 +96,11 @@ def verdict_text(claim: Claim, verbose: bool) -> str:
     causes: dict[str, list[str]] = {}
     for item in claim.blames:
         causes.setdefault(_CAUSES.get(item.cause, item.cause.value), []).append(item.node)
-    told = [f"{cause} ({_some(nodes, verbose)})" for cause, nodes in causes.items()]
+    told = [f"{cause} ({some(nodes, verbose)})" for cause, nodes in causes.items()]
     return "approximate: cells differ from crops, because of " + " and ".join(told)
 
 
-def _some(nodes: Sequence[str], verbose: bool) -> str:
+def some(nodes: Sequence[str], verbose: bool) -> str:
     if verbose or len(nodes) <= 2:
         return ", ".join(nodes)
     return f"{nodes[0]} and {len(nodes) - 1} more"
@@ -117,11 +117,15 @@ def proof_lines(parity: Parity | None, verbose: bool) -> list[str]:
         row("crop agreement", _cropped(parity.crops)),
         row("certificate", certificate_text(parity.certificate)),
     ]
+    how = parity.conditions
+    if parity.provider.status != "not applicable":
+        own = f"; on the CPU: {some(how.on_cpu, verbose)}" if how.on_cpu else ""
+        lines.append(row("provider", f"{how.provider}{own}"))
+        lines.append(row("CPU against it", _compared(parity.provider)))
     if verbose:
         lines += [row("", _weight(item)) for item in parity.certificate.weights]
         for result in (parity.native, parity.window, parity.trunk, parity.shift):
             lines += [row("", f"{item.name}: {item.deviation:.1e}, {item.worst}") for item in result.outputs]
-        how = parity.conditions
         lines.append(row("inputs", f"{', '.join(how.inputs)}; seed {how.seed}, onnxruntime {how.onnxruntime}"))
     return lines
 
