@@ -9,8 +9,10 @@ import click
 
 from onnxfc.cli.common import (
     EPILOG,
+    MEMORY,
     PROVIDER,
     STDOUT,
+    TIMEOUT,
     ModelPath,
     ReportPath,
     Size,
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from onnxfc.rewriter.api import Rewrite
 
 
-_OF_PROOF = ("rtol", "atol", "check_size", "data", "provider")
+_OF_PROOF = ("rtol", "atol", "check_size", "data", "provider", "timeout", "memory")
 """Options that say how to prove."""
 
 
@@ -75,6 +77,8 @@ _OF_PROOF = ("rtol", "atol", "check_size", "data", "provider")
     help="Real inputs for the proof, batch first; for several inputs NAME=FILE.npy, repeated.",
 )
 @click.option("--provider", default="", metavar="NAME[:KEY=VALUE,...]", help=PROVIDER)
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help=TIMEOUT)
+@click.option("--memory", type=click.IntRange(min=1), metavar="MB", help=MEMORY)
 @click.option("--save-as-external-data", is_flag=True, help="Write the weights beside OUT instead of into it.")
 @click.option("--all-tensors-to-one-file", is_flag=True, help="With external data: one file for all weights.")
 @click.option("--external-data-location", metavar="NAME", help="With external data: the name of that one file.")
@@ -128,6 +132,8 @@ def _checks(options: dict[str, Any]) -> CheckOptions:
         sizes=options["check_size"],
         data=load_data(options["data"]),
         provider=options["provider"],
+        timeout=options["timeout"],
+        memory=options["memory"],
     )
 
 

@@ -15,9 +15,11 @@ from onnxfc.claim.claim import Claim
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof import ort_session
 from onnxfc.proof.accumulator import Tally
+from onnxfc.proof.bounded import bounded
 from onnxfc.proof.certificate import certify
 from onnxfc.proof.crops import compare_crops
 from onnxfc.proof.head import Head, HeadPlan, plan_head
+from onnxfc.proof.memory import shortage, sliced
 from onnxfc.proof.native import compare_native, compare_providers, compare_read
 from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.output_forms import WINDOWED
@@ -49,10 +51,16 @@ def check(
 
     ``source``: the file that ``original`` was made of (functions inlined, say): both must agree at the native size too.
     Costs about ten native forward passes. ``progress`` gets short phrases. Raises UsageError for
-    options that do not fit the model; whatever is wrong with the models or the claim is in the result.
+    options that do not fit the model, ProofFailed where time or memory that ``options`` bound run out; whatever is
+    wrong with the models or the claim is in the result.
     """
     options.must_fit(claim)
-    parity = _Check(original, rewritten, claim, options, progress or (lambda _: None), source).run()
+    if options.bounded:
+        within = options.unbounded
+        return bounded(lambda: check(original, rewritten, claim, within, progress, source), options)
+    problem = claim_problem(original.proto, rewritten.proto, claim)
+    few = (original, rewritten, claim, options) if problem else sliced(original, rewritten, claim, options)
+    parity = _Check(*few, progress or (lambda _: None), source if few[0] is original else None, problem).run()
     return replace(parity, certificate=certify(original, rewritten)) if parity.native.compared else parity
 
 
@@ -64,17 +72,20 @@ class _Check:
     options: CheckOptions
     progress: Progress
     source: ModelFile | None
+    problem: str | None
 
     def run(self) -> Parity:
         self.started = time.perf_counter()
         self.fallen: tuple[str, ...] = ()
-        problem = claim_problem(self.original.proto, self.rewritten.proto, self.claim)
-        if problem is not None:
-            return self._stopped(problem)
+        if self.problem is not None:
+            return self._stopped(self.problem)
         try:
             sizes = larger_sizes(self.claim, self.options)
         except TooLarge as error:
             return self._stopped(f"wrong claim: {error}")
+        short = shortage(self.original.proto, self.claim, sizes)
+        if short:
+            return self._stopped(short)
         plans = self._plan(windowed=True), self._plan(windowed=False)
         tensors = [b.original for b in self.claim.boundaries]
         tensors += [name for plan in plans for name in (*plan.shapes, *plan.sides)]

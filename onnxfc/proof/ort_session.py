@@ -68,6 +68,8 @@ def session(
     except MemoryError:
         raise
     except Exception as error:  # onnxruntime's exceptions have no common base
+        if "bad_alloc" in str(error):
+            raise MemoryError(_one_line(error)) from error
         reason = _left_over(model, extra_outputs, engine, optimize) or _one_line(error)
         raise ReadError(f"{model.path or 'the model in memory'}: onnxruntime cannot load it: {reason}") from error
     if wrong := engine.made(made):

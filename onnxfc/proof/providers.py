@@ -88,11 +88,13 @@ def _found(provider: Provider) -> Provider:
 @dataclass(frozen=True)
 class Engine:
     """How a session computes: ``threads`` of one operator (0 is onnxruntime's choice), and where. ``strict``: nothing
-    runs elsewhere, unless the provider's options allow it."""
+    runs elsewhere, unless the provider's options allow it. ``batch``: so many images models take, of which
+    the first few are looked at."""
 
     threads: int = 0
     provider: Provider | None = None
     strict: bool = False
+    batch: int = 0
 
     @property
     def closed(self) -> bool:

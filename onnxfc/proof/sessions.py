@@ -19,6 +19,9 @@ Array = NDArray[Any]
 Arrays = dict[str, Array]
 
 _CODES = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
+SLICE = 8
+"""Images that are looked at of a batch of many more."""
+_NO_MEMORY = ("bad_alloc", "bad allocation", "Failed to allocate memory")
 _DTYPES = {"float": "float32", "double": "float64", "string": "object"}
 
 
@@ -46,6 +49,7 @@ class Runner:
         self._session = _one_line(
             lambda: ort_session.session(model, extra_outputs=extra, engine=engine, optimize=optimise)
         )
+        self._batch = engine.batch
         self.outputs = tuple(own)
         self._fetch = [*own, *extra]
         self.inputs = {
@@ -55,12 +59,23 @@ class Runner:
     def run(self, feeds: Mapping[str, Array]) -> Arrays:
         """All outputs and tensors for these inputs. Raises RunError."""
         mine = {name: value for name, value in feeds.items() if name in self.inputs}
-        values = _one_line(lambda: self._session.run(self._fetch, mine))
-        found = dict(zip(self._fetch, values, strict=True))
+        whole = {name: self._whole(name, value) for name, value in mine.items()} if self._batch else mine
+        values = _one_line(lambda: self._session.run(self._fetch, whole))
+        found = dict(zip(self._fetch, map(self._few, values), strict=True))
         for name, value in found.items():
             if not isinstance(value, np.ndarray):
                 raise RunError(f"output {name} is not a tensor")
         return found | {name: mine[name] for name in self._echo}
+
+    def _whole(self, name: str, value: Array) -> Array:
+        """A few images, again and again, for as many as the model takes."""
+        fits = self.inputs[name].shape[:1] in ((None,), (self._batch,))
+        few = fits and value.ndim > 1 and len(value) == SLICE
+        return np.resize(value, (self._batch, *value.shape[1:])) if few else value
+
+    def _few(self, value: Any) -> Any:
+        many = self._batch and isinstance(value, np.ndarray) and value.shape[:1] == (self._batch,)
+        return value[:SLICE].copy() if many else value
 
     @property
     def fallen(self) -> tuple[str, ...]:
@@ -75,13 +90,15 @@ class Runner:
 def _one_line(action: Callable[[], Any]) -> Any:
     try:
         return action()
-    except RunError:
+    except (RunError, MemoryError):
         raise
     except ReadError as error:  # one line already
         raise RunError(str(error)) from error
     except Exception as error:
         # onnxruntime's exceptions have no common base below Exception; its messages span many lines.
         text = " ".join(str(error).split())
+        if any(told in text for told in _NO_MEMORY):
+            raise MemoryError(text[:300]) from error
         raise RunError(_CODES.sub("", text)[:300]) from error
 
 
