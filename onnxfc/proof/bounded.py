@@ -38,13 +38,14 @@ def bounded(job: Callable[[], _T], options: CheckOptions) -> _T:
         os.close(reader)
         _run(job, options, writer)
     os.close(writer)
+    told = None
     try:
         told = _read(reader, options.timeout)
     finally:
         os.close(reader)
-        if not _ended(child):
+        if told is None:  # else it has closed its end, and is ending by itself
             os.kill(child, signal.SIGKILL)
-        status = _status(child)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if told is None:
         raise ProofFailed(f"the proof took longer than the {options.timeout:g} s that it was given, and was stopped")
     if not told or status:
@@ -102,20 +103,6 @@ def _read(reader: int, timeout: float | None) -> bytes | None:
         if not piece:
             return told
         told += piece
-
-
-def _ended(child: int) -> bool:
-    """Whether it is about to end by itself: it has closed its pipe, and needs a moment."""
-    for _ in range(100):
-        info = os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        if info is not None:
-            return True
-        time.sleep(0.001)
-    return False
-
-
-def _status(child: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def _too_much(options: CheckOptions) -> str:

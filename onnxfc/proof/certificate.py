@@ -22,7 +22,7 @@ from onnxfc.proof.weight_relation import Found, Matrix, gathered, permuted, same
 _GEMMS = ("Gemm", "FusedGemm")
 _MATMULS = ("MatMul", "FusedMatMul")
 _CONVS = ("Conv", "FusedConv")
-_QUANTISED = ("QLinearConv", "ConvInteger", "DynamicQuantizeLinear")
+_QUANTISED = ("QLinearConv", "ConvInteger", "DynamicQuantizeLinear", "DequantizeLinear")
 _CONTRACTIONS = (*_GEMMS, *_MATMULS, "Einsum")
 
 
@@ -157,7 +157,7 @@ def _convs(file: ModelFile) -> Iterator[Matrix]:
     for node in _live(file.proto.graph, weights.nodes):
         if node.op_type in _CONVS and len(node.input) > 1:
             stored = weights.of(node.input[1])
-            if stored is not None and stored.values.ndim > 1:
+            if stored is not None and stored.values.ndim > 1 and stored.values.size:
                 yield _conv(node, stored)
 
 
