@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
-
-import onnx
 
 from onnxfc import errors
 from onnxfc.checker.derive_claim import derive
@@ -18,7 +15,7 @@ from onnxfc.graph.finite_weights import finite
 from onnxfc.graph.index import Graph
 from onnxfc.graph.inline_functions import inlined, sorted_nodes
 from onnxfc.graph.wellformed import well_formed
-from onnxfc.io.model_file import ModelFile
+from onnxfc.io.model_file import Model, ModelFile
 from onnxfc.proof import check
 from onnxfc.proof.bounded import bounded
 from onnxfc.proof.options import CheckOptions
@@ -27,8 +24,6 @@ from onnxfc.rewriter.inner_input import begin_at
 from onnxfc.shapes.image_inputs import native_inputs
 from onnxfc.shapes.model_shapes import Shapes
 from onnxfc.shapes.native import native_specs
-
-Model = str | Path | bytes | onnx.ModelProto | ModelFile
 
 
 @dataclass(frozen=True)
@@ -65,6 +60,10 @@ def check_pair(
     the heads begin, where they are not found. A failed check is no exception: see ``Checked.passed``. Raises ReadError,
     UsageError, NothingToRewrite where the original has no image input, and ProofFailed where time or memory that
     ``options`` bound run out.
+
+    >>> checked = onnxfc.check_pair("fixtures/trained/digits.onnx", "digits-any.onnx")
+    >>> checked.passed, checked.claim.verdict, checked.parity.window.status
+    (True, 'approximate', 'passed')
     """
     options = options or CheckOptions()
     if options.bounded:
@@ -93,7 +92,7 @@ def _claim(file: ModelFile) -> Claim | None:
 
 
 def _opened(model: Model) -> ModelFile:
-    file = model if isinstance(model, ModelFile) else ModelFile.open(model)
+    file = ModelFile.open(model)
     well_formed(file)
     return sorted_nodes(file)
 

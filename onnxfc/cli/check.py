@@ -77,7 +77,9 @@ _EPILOG = (
 @click.option("--provider", default="", metavar="NAME[:KEY=VALUE,...]", help=PROVIDER)
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help=TIMEOUT)
 @click.option("--memory", type=click.IntRange(min=1), metavar="MB", help=MEMORY)
-@click.option("--report", type=ReportPath(), help="Write the report as JSON; - prints it instead.")
+@click.option(
+    "--report", type=ReportPath(), help="Write the report: JSON, or a page if FILE ends in .html; - prints it."
+)
 @click.option("--junit", type=ReportPath(), help="Write the result as JUnit XML, likewise.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option("-v", "--verbose", is_flag=True, help="Print all nodes and outputs.")

@@ -25,6 +25,10 @@ class CheckOptions:
     that window parity is not applicable. ``larger`` False: the rewritten model takes the native size only.
     ``provider``: where to run, NAME or NAME:key=value,key=value; the CPU if empty. ``timeout`` (seconds) and ``memory``
     (MB): the proof runs in a process of its own, which is given so much.
+    Raises UsageError for values that mean nothing.
+
+    >>> onnxfc.CheckOptions(rtol=1e-3, sizes=((64, 112),)).sizes
+    ((64, 112),)
     """
 
     rtol: float | None = None
