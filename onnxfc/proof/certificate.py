@@ -17,7 +17,7 @@ from onnxfc.io.model_file import ModelFile
 from onnxfc.proof.results import Certificate, WeightResult
 from onnxfc.proof.sessions import Array
 from onnxfc.proof.stored_weights import Stored, Weights
-from onnxfc.proof.weight_relation import Found, Matrix, gathered, permuted, same, scaled
+from onnxfc.proof.weight_relation import Found, Matrix, added_up, gathered, permuted, same, scaled
 
 _GEMMS = ("Gemm", "FusedGemm")
 _MATMULS = ("MatMul", "FusedMatMul")
@@ -33,7 +33,7 @@ def certify(original: ModelFile, other: ModelFile) -> Certificate:
     convs = list(_convs(other))
     kept, found = _found(layers, have, convs)
     results = [
-        found.get(id(fc)) or WeightResult(fc.node, fc.stored.name, "missing" if len(fc.values) > 1 else "untold")
+        found.get(id(fc)) or WeightResult(fc.node, fc.stored.name, "untold" if _is_untold(fc, convs) else "missing")
         for fc in layers
         if id(fc) in found or (id(fc) not in kept and not _is_pool(fc))
     ]
@@ -44,7 +44,8 @@ def certify(original: ModelFile, other: ModelFile) -> Certificate:
         untold = next((item for item in results if item.relation == "untold"), None)
         if untold is None:
             return Certificate("holds", tuple(results))
-        told = f"weight {untold.weight} of {untold.node} has one output: what was folded into it cannot be told"
+        told = f"what became of weight {untold.weight} of {untold.node} cannot be told: "
+        told += "it has one output and factors folded in, or features that are read several times"
         return Certificate("none", tuple(results), told)
     first = missing[0]
     told = f"weight {first.weight} of {first.node} is that of no Conv of the second model"
@@ -80,6 +81,11 @@ def _found(layers: list[Matrix], have: list[Matrix], convs: list[Matrix]) -> tup
             free = [conv for conv in free if all(conv is not item for item in several[0])]
             found[id(fc)] = _result(fc, *several)
     return kept, found
+
+
+def _is_untold(fc: Matrix, convs: list[Matrix]) -> bool:
+    """Whether a weight of one output, or one whose columns were added up, may be in a Conv without being seen there."""
+    return len(fc.values) == 1 or any(added_up(fc, conv) for conv in convs)
 
 
 def _is_pool(fc: Matrix) -> bool:

@@ -108,7 +108,8 @@ class WeightResult:
 
     ``relation``: ``same`` (byte for byte), ``permuted`` (``order`` says how), ``scaled`` (by one figure), ``folded`` (a
     figure for each feature or output), ``rounded`` (in another number type), ``missing``, ``untold``
-    (of one output: it is not there as it is, and with factors anything is anything). ``error`` is the largest one in
+    (of one output with factors, which makes anything of anything; or its columns add up, of features that are read
+    twice). ``error`` is the largest one in
     float64, relative to the largest weight.
     """
 

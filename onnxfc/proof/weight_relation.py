@@ -217,6 +217,14 @@ def gathered(fc: Matrix, convs: Sequence[Matrix]) -> tuple[list[Matrix], Found] 
     return used, Found("folded" if worst else "permuted", "each feature in a place of its own", worst)
 
 
+def added_up(fc: Matrix, conv: Matrix) -> bool:
+    """Whether both have the same sum over all features, for each output, and the Conv has fewer columns."""
+    if len(fc.values) != len(conv.values) or np.count_nonzero(conv.values.any(axis=0)) >= fc.values.shape[1]:
+        return False
+    one, two = (item.values.sum(axis=1, dtype=np.float64) for item in (fc, conv))
+    return bool((np.abs(one - two) <= _eps(fc.values) * np.abs(fc.values).sum(axis=1, dtype=np.float64)).all())
+
+
 def _directions(values: Array) -> Array:
     """A few projections of every column, of length one and a positive first: the same for every multiple of it."""
     random = np.random.default_rng(0).standard_normal((_PROJECTIONS, len(values)))

@@ -237,7 +237,19 @@ def test_factors_of_a_single_output_are_not_told() -> None:
     original, other = made(net, net.fc(flat, FEATURES, 1, out="scores"))
     found = of_pair(original, other)
     assert (found.status, found.weights[0].relation) == ("none", "untold")
-    assert "has one output: what was folded into it cannot be told" in found.reason
+    assert "cannot be told: it has one output and factors folded in" in found.reason
+
+
+def test_weights_that_were_added_up_are_not_told() -> None:
+    """Each feature is read twice: both its weights are one in the Conv."""
+    net = Net()
+    twice = net.op("Gather", net.flat(), net.ints(*range(FEATURES), *range(FEATURES)), axis=1)
+    original, other = made(net, net.fc(twice, 2 * FEATURES, 5, out="scores"))
+    assert (of_pair(original, other).status, of_pair(original, other).weights[0].relation) == ("none", "untold")
+    wrong = next(item for item in other.graph.initializer if item.name == conv_weights(other, 1)[0])
+    array = numpy_helper.to_array(wrong) + np.float32(0.01)
+    wrong.CopyFrom(numpy_helper.from_array(array, wrong.name))
+    assert of_pair(original, other).status == "failed"
 
 
 # Other people's models
