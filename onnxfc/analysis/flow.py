@@ -117,7 +117,7 @@ class Step:
     @property
     def changed(self) -> list[int]:
         """The axes of another length than before."""
-        pairs = zip(self.before, self.after, strict=True)
+        pairs = zip(self.before, self.after, strict=False)  # a damaged model may declare another rank
         return [axis for axis, (before, after) in enumerate(pairs) if before != after]
 
     def constant(self, position: int) -> Array | None:

@@ -88,7 +88,8 @@ def _behind(graph: Graph, node: onnx.NodeProto, axes: Axes) -> Axes | None:
     if node.op_type in _ALONG:
         return axes
     if node.op_type == "Transpose":
-        return tuple(axes[place] for place in attributes(node).get("perm") or range(len(axes) - 1, -1, -1))
+        perm = attributes(node).get("perm") or range(len(axes) - 1, -1, -1)
+        return tuple(axes[place] for place in perm) if sorted(perm) == list(range(len(axes))) else None
     given = _axes(graph, node) if node.op_type in {"Squeeze", "Unsqueeze"} else None
     if given is None:
         return None

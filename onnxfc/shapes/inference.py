@@ -257,7 +257,9 @@ def _arguments(
     for name, spec in zip(node.input, inputs, strict=True):
         if not name or spec is None:
             continue
-        types[name] = helper.make_tensor_type_proto(spec.dtype, None if spec.shapes is None else spec.native)
+        # of a damaged model, a product may be more than a dim can be
+        told = spec.shapes is not None and max(spec.native, default=0) < 1 << 63
+        types[name] = helper.make_tensor_type_proto(spec.dtype, spec.native if told else None)
         if spec.values is not None:
             value = spec.values[0]
             data[name] = numpy_helper.from_array(np.ascontiguousarray(value).reshape(value.shape), name)
