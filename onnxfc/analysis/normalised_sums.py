@@ -87,7 +87,7 @@ def weighs(ctx: RuleContext, provenance: Provenance, axes: Sequence[int]) -> boo
     if ctx.op_type not in SUMS:
         return False
     makers = {node.output[0] for node in ctx.state.graph.nodes if node.op_type in SOFTMAX}
-    if not makers & provenance.pools:
+    if makers.isdisjoint(provenance.pools):
         return False
     return True if set(axes) in _softmaxes_of_product(ctx) and ctx.op_type == "ReduceSum" else None
 
@@ -209,7 +209,7 @@ def sums_to_one_behind(node: onnx.NodeProto, given: Sequence[View], view: View) 
     if isinstance(view, Context):
         sides = [side for item in given if isinstance(item, Placed) for side in item.sides]
         names = frozenset(name for side in sides for name, _ in side.provenance.sums_to_one)
-        return replace(view, provenance=replace(view.provenance, pools=view.provenance.pools | names))
+        return replace(view, provenance=view.provenance.behind(*names))
     if not isinstance(view, Placed) or not any(side.provenance.sums_to_one for side in view.sides):
         return view
     all_hold = all(_sure(item) for item in given)

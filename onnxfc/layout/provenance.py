@@ -13,6 +13,7 @@ from onnxfc.layout.axis_map import Field
 from onnxfc.layout.gathered import Gathered
 
 NO_BLAMES: Gathered[Blame] = Gathered()
+NO_POOLS: Gathered[str] = Gathered()
 
 if TYPE_CHECKING:
     from onnxfc.layout.views import Placed
@@ -35,13 +36,17 @@ class Provenance:
     fields: tuple[Field, ...]
     blames: Gathered[Blame] = NO_BLAMES
     windows: frozenset[Boundary] = frozenset()
-    pools: frozenset[str] = frozenset()
+    pools: Gathered[str] = NO_POOLS
     dropped: bool = False
     places: bool = False
     sums_to_one: frozenset[SumToOne] = frozenset()
 
     def blamed(self, *blames: Blame) -> Provenance:
         return replace(self, blames=self.blames | blames)
+
+    def behind(self, *pools: str) -> Provenance:
+        """The same, of what comes from these pools too."""
+        return replace(self, pools=self.pools | pools)
 
     def with_fields(self, fields: Iterable[Field]) -> Provenance:
         """The same with other receptive fields, one for each of the image's axes."""
@@ -83,7 +88,7 @@ class Provenance:
             fields,
             Gathered.joined(provenance.blames for provenance in found),
             frozenset().union(*(provenance.windows for provenance in found)),
-            frozenset().union(*(provenance.pools for provenance in found)),
+            Gathered.joined(provenance.pools for provenance in found),
             any(provenance.dropped for provenance in found),
             any(provenance.places for provenance in found),
             frozenset().union(*(provenance.sums_to_one for provenance in found)),

@@ -12,6 +12,7 @@ from onnxfc.errors import NothingToRewrite, Refusal
 from onnxfc.graph.index import inputs_of, label
 from onnxfc.graph.op_kinds import CUTTING
 from onnxfc.io.model_file import ModelFile
+from onnxfc.layout.gathered import Gathered
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Lifted
 from onnxfc.rewriter.outputs import drop_refusals, maps_of_windows
@@ -83,9 +84,10 @@ def _is_free(state: State, reading: Sequence[Image]) -> bool:
 
 def _whole_windows(state: State) -> Refusal:
     """No FC layer and no pool sums up the features of a window: what made windows of the map?"""
-    cuts = frozenset().union(*(view.provenance.pools for view in state.views.values() if isinstance(view, Lifted)))
+    cuts = Gathered.joined(view.provenance.pools for view in state.views.values() if isinstance(view, Lifted))
+    pieces = state.roles.pieces.intersection(cuts)
     for node in state.graph.nodes:
-        if cuts & state.roles.pieces & set(node.output):
+        if pieces.intersection(node.output):
             does = "cuts a piece out of the map" if node.op_type in CUTTING else "picks places of the map"
             why = f"{node.op_type} {does} of the native size, and no FC layer or pool reads it"
             return Refusal("cut-out", label(node), why, LEAVE)

@@ -272,7 +272,8 @@ def _with_context(ctx: RuleContext, provenance: Provenance, by_size: bool) -> Pr
     """The provenance with what is context among the inputs."""
     context = [view.provenance for view in ctx.views if isinstance(view, Context)]
     blames = Gathered.joined([provenance.blames, *(item.blames for item in context)])
-    provenance = replace(provenance, pools=provenance.pools.union(*(item.pools for item in context)), blames=blames)
+    pools = Gathered.joined([provenance.pools, *(item.pools for item in context)])
+    provenance = replace(provenance, pools=pools, blames=blames)
     return provenance.blamed(ctx.blame(Cause.CONTEXT)) if context or by_size else provenance
 
 

@@ -25,7 +25,7 @@ from onnxfc.shapes.spec import Array
 def of_image(ctx: RuleContext, provenance: Provenance) -> Context:
     """The node's output as a figure of the whole image."""
     provenance = replace(provenance.blamed(ctx.blame(Cause.CONTEXT)), fields=(Field(),) * ctx.state.rank)
-    return Context(ctx.node.output[0], replace(provenance, pools=provenance.pools | {ctx.name}))
+    return Context(ctx.node.output[0], provenance.behind(ctx.name))
 
 
 def window_as_context(ctx: RuleContext, view: Window, channels: Index, op_type: str = "") -> Outcome:
@@ -131,7 +131,7 @@ def strip(ctx: RuleContext, view: Placed, axes: Sequence[int], keepdims: bool) -
         ops.reduce(ctx.builder, kind, view.tensor, axes, True, ctx.node.output[0], ctx.node)
     else:
         ctx.keep([view.tensor, *ctx.tensors_from(1)])
-    provenance = replace(view.provenance.blamed(ctx.blame(Cause.CONTEXT)), pools=view.provenance.pools | {ctx.name})
+    provenance = view.provenance.blamed(ctx.blame(Cause.CONTEXT)).behind(ctx.name)
     provenance, name = replace(provenance, sums_to_one=_shares_left(view, axes)), ctx.node.output[0]
     if all(axis in axes for axis in view.spatial):
         if kept_head:

@@ -294,8 +294,8 @@ def _without_places(ctx: RuleContext, operands: Sequence[_Operand], groups: Grou
     provenances += [operand.view.provenance for operand in operands if isinstance(operand.view, Context)]
     folded = [operand.view for operand in operands if is_folded(operand.view)]
     blames = Gathered.joined(provenance.blames for provenance in provenances)
-    pools = frozenset[str]().union(
-        *(o.view.provenance.pools for o in operands if isinstance(o.view, Context))
+    pools = Gathered.joined(
+        o.view.provenance.pools for o in operands if isinstance(o.view, Context)
     )  # none of the trunk's
     name = ctx.node.output[0]
     provenance = Provenance((Field(),) * ctx.state.rank, blames, pools=pools)
@@ -312,7 +312,7 @@ def _looking(ctx: RuleContext, made: View) -> View:
     assert isinstance(made, Context | Placed)
     provenance = made.provenance.blamed(ctx.blame(Cause.CONTEXT))
     if isinstance(made, Context):
-        provenance = replace(provenance, pools=provenance.pools | {ctx.name})
+        provenance = provenance.behind(ctx.name)
     return replace(made, provenance=provenance)
 
 

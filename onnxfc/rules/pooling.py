@@ -68,7 +68,7 @@ def global_pool(ctx: RuleContext, view: Placed, kind: str, keepdims: bool) -> Ou
         fields = tuple(item.through(length) for item, length in zip(view.provenance.fields, extent, strict=True))
         provenance = replace(view.provenance, fields=fields)
     windows = provenance.windows or frozenset({boundary(source)})
-    provenance = replace(provenance, windows=windows, pools=provenance.pools | {ctx.name})
+    provenance = replace(provenance, windows=windows).behind(ctx.name)
     ctx.replaced(f"{ctx.op_type} {'x'.join(map(str, extent))}", _after(ctx, kind, extent, provenance))
     return [_pooled(ctx, view, tensor, provenance, keepdims)]
 
@@ -103,7 +103,7 @@ def _kept_global(ctx: RuleContext, view: Placed, kind: str, extent: tuple[int, .
         weighed = ctx.weighs_image(view)  # by its own places: a head begins before that
         if whole and not weighed and len(view.spatial) == ctx.state.rank:
             provenance = replace(provenance, windows=frozenset({boundary(view)}))
-    return [Context(ctx.node.output[0], replace(provenance, pools=provenance.pools | {ctx.name}))]
+    return [Context(ctx.node.output[0], provenance.behind(ctx.name))]
 
 
 def window_pool(ctx: RuleContext, tensor: str, extent: tuple[int, ...], kind: str) -> str:
@@ -168,7 +168,7 @@ def partial_pool(ctx: RuleContext, view: Placed, axes: list[int], keepdims: bool
     places = _first_of_each(places_of(view), axes, source.extent, rest)
     if not keepdims:
         places = places.squeeze(tuple(axis - 1 for axis in axes))
-    provenance = replace(window.provenance, pools=window.provenance.pools | {ctx.name})
+    provenance = window.provenance.behind(ctx.name)
     ctx.replaced(f"{ctx.op_type} {'x'.join(map(str, kernel))}", f"pool {'x'.join(map(str, kernel))}, stride 1")
     pooled = replace(source, tensor=tensor, extent=rest)
     return [simplest(ctx, Window((pooled,), places, provenance))]

@@ -75,7 +75,7 @@ def _left(ctx: RuleContext, view: Placed, groups: Groups) -> Context | Placed | 
         if [atom.kind for atom in groups[0]] != ["batch"]:
             return None
         fields = (Field(),) * ctx.state.rank
-        return Context(name, Provenance(fields, blames, pools=frozenset({ctx.name})))
+        return Context(name, Provenance(fields, blames).behind(ctx.name))
     sides = {atom.side for atom in atoms}
     if len(sides) != 1 or {atom.place for atom in atoms} != set(range(ctx.state.rank)):
         return None
@@ -214,7 +214,7 @@ def reduce_window(ctx: RuleContext) -> Outcome:
 def _pool_of_window(ctx: RuleContext, view: Window, channels: Index) -> Outcome:
     """The pool by the option; ``channels`` says which channel each remaining feature is."""
     kind, source, features = POOLS[ctx.op_type], view.sources[0], ctx.shape_out()[1:]
-    provenance = replace(view.provenance, pools=view.provenance.pools | {ctx.name})
+    provenance = view.provenance.behind(ctx.name)
     spelled = f"{ctx.op_type} {'x'.join(map(str, source.extent))}"
     if weighs(ctx, view.provenance, ()) is None:
         return weighed_apart(ctx)

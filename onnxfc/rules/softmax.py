@@ -125,4 +125,4 @@ def _over_space(ctx: RuleContext, axis: int) -> Outcome:
     """A gate that weighs the places of an axis against each other, and then meets its trunk again: context."""
     ctx.keep(axis=axis)
     provenance = ctx.placed_in().provenance.blamed(ctx.blame(Cause.CONTEXT))
-    return ctx.same(replace(provenance, pools=provenance.pools | {ctx.name}))
+    return ctx.same(provenance.behind(ctx.name))
