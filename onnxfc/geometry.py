@@ -29,7 +29,7 @@ from onnxfc.layout.axis_map import AxisMap
 from onnxfc.shapes.image_inputs import Image
 from onnxfc.shapes.length import BATCH, Dim, Length, least
 from onnxfc.shapes.model_shapes import Shapes, Sizing, fits
-from onnxfc.shapes.node_call import Ask, Room
+from onnxfc.shapes.node_call import Ask
 
 Grid = tuple[int, ...]
 
@@ -179,8 +179,8 @@ class Geometry:
 
     def _between(self, size: Sequence[int]) -> Grid:
         """The cells between the steps, where the model runs there."""
-        rooms = [item for item in self.asks if isinstance(item, Room)]
-        equals = [item for item in self.asks if not isinstance(item, Room)]
+        rooms = [item for item in self.asks if item.kind == "room"]
+        equals = [item for item in self.asks if item.kind != "room"]
         native = {BATCH: 1, **dict(enumerate(self.native_size))}
         if not self.axes or not fits(equals, native | dict(enumerate(size))):
             sizes, step = ("x".join(map(str, lengths)) for lengths in (self.native_size, self.size_step))

@@ -97,19 +97,15 @@ def grid(step: Step) -> Layout:
 
 def copies(step: Step) -> Layout:
     """Expand, Tile, Resize: what a pool left laid out again, or a map resampled."""
-    held, rank = step.data, len(step.after)
-    if held is None:
+    if step.data is None:
         return unknown(step)
-    held = moved(held, aligned(held, rank) or ())
+    rank = len(step.after)
+    held = moved(step.data, aligned(step.data, rank) or ())
     before = (1,) * (rank - len(step.before)) + step.before
     longer = [axis for axis in range(rank) if step.after[axis] != before[axis]]
     thin = [axis for axis in longer if before[axis] == 1 and held.thin_at(axis)]
-    scaled = step.op_type == "Resize" and step.opset >= 11 and step.constant(3) is None
-    if scaled and step.flow.of_kind(NONE.union(*(held.thin_at(axis) for axis in thin)), "cover"):
-        step.leave()
-        return resized(under_kernel(step, held, thin), step.after)
     if thin:
-        return resized(laid_out(step, held, thin), step.after)
+        return _thin_copied(step, held, thin)
     if longer and not held.solid and rank == 2 + step.flow.rank and min(longer) > 1:
         step.flow.spread.update(held.looks - step.flow.of_kind(held.looks, "layer"))
     if any(places((held.axes or ())[axis]) for axis in longer):
@@ -117,6 +113,15 @@ def copies(step: Step) -> Layout:
         return resized(replace(held, own=NONE, mean=""), step.after)
     step.onward(step.node.input[0])
     return resized(held, step.after)
+
+
+def _thin_copied(step: Step, held: Layout, axes: Sequence[int]) -> Layout:
+    """One place of a pool on each of these axes, as many now. One that just covers the native map is scaled with it."""
+    scaled = step.op_type == "Resize" and step.opset >= 11 and step.constant(3) is None
+    if scaled and step.flow.of_kind(NONE.union(*(held.thin_at(axis) for axis in axes)), "cover"):
+        step.leave()
+        return resized(under_kernel(step, held, axes), step.after)
+    return resized(laid_out(step, held, axes), step.after)
 
 
 KERNELS: dict[str, Rule] = {

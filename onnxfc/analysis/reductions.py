@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import cached_property
+from dataclasses import dataclass, replace
 
 from onnxfc.analysis.elementwise import together
 from onnxfc.analysis.flow import Kind, Rule, Step, unknown
@@ -146,64 +145,58 @@ def attention(step: Step) -> Layout:
 
 def contract(step: Step, terms: Sequence[str], out: str) -> Layout:
     """One letter an axis; letters that the result lacks are summed over."""
-    inputs = zip(step.node.input, step.layouts, terms, strict=False)
-    operands = [_Operand(name, held, term, out) for name, held, term in inputs if held is not None]
-    if not all(operand.fits for operand in operands):
-        return unknown(step)
-    every = NO_PLACE.union(*(operand.summed for operand in operands))
-    left = NO_PLACE.union(*(operand.left.solid for operand in operands))
-    step.onward(*(operand.name for operand in operands if operand.left.solid))
-    asks = len(operands) == 2 and not every and any(not operand.held.solid for operand in operands)
-    made = together(step, [(operand.left, operand.left.axes) for operand in operands], "query" if asks else "")
-    made = moved(made, [group or channels(n) for group, n in zip(made.axes or (), step.after, strict=True)])
-    if every & left or (made.axes is not None and doubled(made.axes)):
-        look = step.look("relation", every - left, (), _summed_up(operands))
-        return replace(made, own=made.own | look)
-    if not every:
+    inputs = [item for item in zip(step.node.input, step.layouts, terms, strict=False) if item[1] is not None]
+    operands = [_Operand.of(name, held, term, out) for name, held, term in inputs if held is not None]
+    known = [operand for operand in operands if operand is not None]
+    return _contracted(step, known) if len(known) == len(operands) else unknown(step)
+
+
+def _contracted(step: Step, operands: Sequence[_Operand]) -> Layout:
+    """What the operands make of each other place by place, and what looks at those that are summed up."""
+    made, summed = _beside(step, operands), [operand for operand in operands if operand.summed]
+    every = frozenset[int]().union(*(operand.summed for operand in summed))
+    left = frozenset[int]().union(*(operand.left.solid for operand in operands))
+    relates = bool(every & left) or (made.axes is not None and doubled(made.axes))
+    if not every and not relates:
         return made
-    look = step.look("product" if len(operands) > 1 else "layer", every - left, (), _summed_up(operands))
-    return replace(made, looks=made.looks | look)
+    kind: Kind = "relation" if relates else "product" if len(operands) > 1 else "layer"
+    look = step.look(kind, every - left, (), [operand.name for operand in summed])
+    return replace(made, own=made.own | look) if relates else replace(made, looks=made.looks | look)
 
 
-NO_PLACE = frozenset[int]()
+def _beside(step: Step, operands: Sequence[_Operand]) -> Layout:
+    """What is left of the operands, on each other. Without a sum one may ask each place of the other."""
+    step.onward(*(operand.name for operand in operands if operand.left.solid))
+    none = not any(operand.summed for operand in operands)
+    asks = len(operands) == 2 and none and any(not operand.solid for operand in operands)
+    made = together(step, [(operand.left, operand.left.axes) for operand in operands], "query" if asks else "")
+    return moved(made, [group or channels(n) for group, n in zip(made.axes or (), step.after, strict=True)])
 
 
+@dataclass(frozen=True)
 class _Operand:
-    """One input of a contraction that is computed from the image, and the letters of its axes."""
+    """An input of a contraction that is computed from the image: its places, those of them that the result lacks, and
+    what is ``left`` of it once they are summed up, on the axes of the result."""
 
-    def __init__(self, name: str, held: Layout, term: str, out: str) -> None:
-        self.name, self.held, self._term, self._out = name, held, term, out
-        self.fits = held.axes is not None and len(held.axes) == len(term)
+    name: str
+    solid: frozenset[int]
+    summed: frozenset[int]
+    left: Layout
 
-    @cached_property
-    def summed(self) -> frozenset[int]:
-        """Its places that the result lacks."""
-        return _summed(self.held, self._term, self._out)
-
-    @cached_property
-    def left(self) -> Layout:
-        """What is left of it once it is summed up."""
-        return _left_of(self.held, self._term, self._out)
-
-
-def _summed_up(operands: Sequence[_Operand]) -> list[str]:
-    return [operand.name for operand in operands if operand.summed]
-
-
-def _summed(held: Layout, term: str, out: str) -> frozenset[int]:
-    """The places of an operand that the result lacks."""
-    groups = [group for letter, group in zip(term, held.axes or (), strict=True) if letter not in out]
-    return places(atom for group in groups for atom in group) & held.solid
-
-
-def _left_of(held: Layout, term: str, out: str) -> Layout:
-    """What is left of an operand once it is summed up, on the axes of the result."""
-    axes = dict(zip(term, held.axes or (), strict=True))
-    groups = tuple(axes.get(letter, ()) for letter in out)
-    here = places(atom for group in groups for atom in group)
-    stays = bool(here & held.solid)
-    thin = frozenset((place, name) for place, name in held.thin if place in here)
-    return replace(held, axes=groups, thin=thin, own=held.own if stays else NONE, mean="", flat=held.flat and stays)
+    @staticmethod
+    def of(name: str, held: Layout, term: str, out: str) -> _Operand | None:
+        """None where it has not one axis for each letter."""
+        if held.axes is None or len(held.axes) != len(term):
+            return None
+        axes = dict(zip(term, held.axes, strict=True))
+        groups = tuple(axes.get(letter, ()) for letter in out)
+        gone = [group for letter, group in zip(term, held.axes, strict=True) if letter not in out]
+        here, summed = (places(atom for group in part for atom in group) for part in (groups, gone))
+        stays = bool(here & held.solid)
+        thin = frozenset((place, look) for place, look in held.thin if place in here)
+        own = held.own if stays else NONE
+        left = replace(held, axes=groups, thin=thin, own=own, mean="", flat=held.flat and stays)
+        return _Operand(name, held.solid, summed & held.solid, left)
 
 
 REDUCING: dict[str, Rule] = {

@@ -18,7 +18,7 @@ from onnxfc.shapes.image_inputs import Image
 from onnxfc.shapes.inference import Inference
 from onnxfc.shapes.inference_gaps import InferenceFailed
 from onnxfc.shapes.length import BATCH, Length, Sizes, at
-from onnxfc.shapes.node_call import Ask, Room, Still
+from onnxfc.shapes.node_call import Ask
 from onnxfc.shapes.spec import Array, Shape, Spec, of_tensor
 
 
@@ -98,7 +98,7 @@ class Sizing:
     @cached_property
     def asks(self) -> tuple[Ask, ...]:
         """All that is asked of the image's size: by the nodes, and that nothing runs out of elements."""
-        return *self.extents.asks, *(Room(length, 1) for length in self._lengths)
+        return *self.extents.asks, *(Ask("room", length, 1) for length in self._lengths)
 
     def shapes(self, size: Sequence[int]) -> dict[str, Shape] | None:
         """Shapes of all tensors for images of ``size`` pixels; None where the graph cannot take that size."""
@@ -115,7 +115,7 @@ class Sizing:
 
     def _takes(self, sizes: Sizes) -> Any:
         """Whether the graph runs: what is asked is so, and nothing has run out of elements."""
-        return fits((item for item in self.asks if not isinstance(item, Still)), sizes)
+        return fits((item for item in self.asks if item.kind != "still"), sizes)
 
     def period(self, axis: int) -> int:
         """After so many pixels all lengths have grown by a whole number, and what is computed goes on as before."""
@@ -129,7 +129,7 @@ class Sizing:
         Some branches meet again only on the grid: a padded Conv and a pool of stride 2, say, round an odd size
         differently.
         """
-        asks = [item for item in self.asks if not isinstance(item, Room)]
+        asks = [item for item in self.asks if item.kind != "room"]
         ranges = {axis: self._native[axis] + np.arange(min(_MOST, 2 * more)) for axis, more in enumerate(period)}
         always = all(np.all(fits(asks, self._moved(sizes))) for sizes in _sweeps(ranges))
         return (1,) * len(period) if always else tuple(period)
