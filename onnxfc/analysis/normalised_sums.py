@@ -219,16 +219,10 @@ def sums_to_one_behind(node: onnx.NodeProto, given: Sequence[View], view: View) 
         return view
     each = node.op_type in {*BROADCAST, *UNARY, "BatchNormalization", "Conv", "Gemm"}
 
-    def behind(provenance: Provenance) -> Provenance:
-        return replace(
-            provenance, sums_to_one=frozenset((name, min(k, ~k)) for name, k in provenance.sums_to_one if each)
-        )
+    def behind(_: int, own: Provenance) -> Provenance:
+        return replace(own, sums_to_one=frozenset((name, min(k, ~k)) for name, k in own.sums_to_one if each))
 
-    if view.other is None:
-        return replace(view, provenance=behind(view.provenance))
-    return replace(
-        view, provenance=behind(view.provenance), other=replace(view.other, provenance=behind(view.other.provenance))
-    )
+    return view.each_side(behind)
 
 
 def _sure(view: View) -> bool:

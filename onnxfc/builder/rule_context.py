@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -232,17 +231,14 @@ class RuleContext:
         view = next(view for view in self.views if isinstance(view, Placed))
         provenance = provenance or view.provenance
         provenance = provenance.blamed(self.blame(Cause.CONTEXT)) if blamed else provenance
-        return [
-            replace(view, tensor=name, original=name, provenance=provenance, moved_by=None) for name in self.node.output
-        ]
+        return [view.output(name, provenance=provenance) for name in self.node.output]
 
     def of_channels(self, view: Placed, axis: int, provenance: Provenance | None = None) -> list[View]:
         """The node's outputs, which lie as ``view`` does, with other channels on one axis."""
         made: list[View] = []
         for position, name in enumerate(self.node.output):
             groups = (*view.groups[:axis], channels(self.shape_out(position)[axis]), *view.groups[axis + 1 :])
-            provenance = provenance or view.provenance
-            made.append(replace(view, tensor=name, original=name, groups=groups, provenance=provenance, moved_by=None))
+            made.append(view.output(name, groups=groups, provenance=provenance or view.provenance))
         return made
 
     def fixed(self) -> list[View]:

@@ -21,7 +21,7 @@ from onnxfc.head.windows import affine, window_of_map
 from onnxfc.layout.axes import Group, Groups, channels, kinds, places_in, pure
 from onnxfc.layout.gathered import Gathered
 from onnxfc.layout.provenance import Provenance
-from onnxfc.layout.views import Context, Fixed, Placed, ScoreMap, Window, is_map
+from onnxfc.layout.views import Context, Fixed, Placed, ScoreMap, Window, is_map, provenance_of_all
 from onnxfc.rules.registry import FEATURES, PLACED, rule
 from onnxfc.shapes.spec import Array
 
@@ -134,7 +134,7 @@ def broadcast(ctx: RuleContext) -> Outcome | None:
     groups = _laid(ctx, placed)
     if groups is None:
         return _unlike(ctx, placed)
-    provenance = Provenance.of_placed(placed)
+    provenance = provenance_of_all(placed)
     if provenance is None:
         return None if any(view.is_folded for view in placed) else ctx.refuse(*GRIDS)
     inputs, everywhere = _inputs(ctx, placed, groups)
@@ -293,9 +293,8 @@ def _per_place(ctx: RuleContext, view: Placed, position: int) -> Placed:
     if not _divides_by_places(ctx, view.sides[-1].like, position):
         return view
     sums_to_one = frozenset((ctx.name, place) for place in range(ctx.state.rank))
-    if view.other is None:
-        return replace(view, provenance=replace(view.provenance, sums_to_one=sums_to_one))
-    return replace(view, other=replace(view.other, provenance=replace(view.other.provenance, sums_to_one=sums_to_one)))
+    last = 0 if view.other is None else 1
+    return view.each_side(lambda k, own: replace(own, sums_to_one=sums_to_one) if k == last else own)
 
 
 def _divides_by_places(ctx: RuleContext, like: Placed, position: int) -> bool:

@@ -13,7 +13,7 @@ from onnxfc.claim.blame import Cause
 from onnxfc.graph.op_kinds import SOFTMAX, axes_along
 from onnxfc.head.windows import to_scores
 from onnxfc.layout.axes import pure
-from onnxfc.layout.provenance import Provenance, SumToOne
+from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Placed, ScoreMap
 from onnxfc.rules.registry import FEATURES, PLACED, rule
 
@@ -36,20 +36,13 @@ def over_places(ctx: RuleContext, axes: Sequence[int]) -> Outcome | None:
     if len(sides) > 1:
         return None  # rows and columns of what relates places, together
     ctx.keep()
-    sums_to_one = frozenset((ctx.name, atom.place) for atom in atoms if atom.kind == "space")
-    made = replace(view, tensor=ctx.node.output[0], moved_by=None)
-    return [_marked(made, ctx, dict.fromkeys(sides, sums_to_one))]
+    shares = frozenset((ctx.name, atom.place) for atom in atoms if atom.kind == "space")
 
+    def marked(side: int, own: Provenance) -> Provenance:
+        shared = replace(own, sums_to_one=own.sums_to_one | (shares if side in sides else frozenset()))
+        return shared.blamed(ctx.blame(Cause.CONTEXT))
 
-def _marked(view: Placed, ctx: RuleContext, sums_to_one: dict[int, frozenset[SumToOne]]) -> Placed:
-    """Blamed, with sums to one along the places of each side."""
-
-    def marked(provenance: Provenance, side: int) -> Provenance:
-        provenance = replace(provenance, sums_to_one=provenance.sums_to_one | sums_to_one.get(side, frozenset()))
-        return provenance.blamed(ctx.blame(Cause.CONTEXT))
-
-    other = view.other and replace(view.other, provenance=marked(view.other.provenance, 1))
-    return replace(view, provenance=marked(view.provenance, 0), other=other)
+    return [view.output(ctx.node.output[0]).each_side(marked)]
 
 
 @rule(*SOFTMAX, on=FEATURES, attributes=("axis",))
