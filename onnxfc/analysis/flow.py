@@ -207,8 +207,8 @@ def flow_of(
     flow = Flow(graph, native, len(images[0].spatial), free)
     for image in images:
         flow.layouts[image.name] = of_image(image.shape, image.spatial)
-    for position, node in enumerate(graph.nodes):
-        if position in graph.live and any(name in flow.layouts for name in inputs_of(node)):
+    for node in graph.live:
+        if any(name in flow.layouts for name in inputs_of(node)):
             _visit(flow, node, rules)
     for name in graph.outputs:
         held = flow.layouts.get(name)

@@ -11,7 +11,7 @@ import onnx
 from onnxfc.builder.state import Frozen, Note, Replacement, Role, State
 from onnxfc.claim.blame import Blame, Cause
 from onnxfc.errors import Refusal
-from onnxfc.graph.index import attributes, label
+from onnxfc.graph.index import attributes, copied, label
 from onnxfc.graph.op_kinds import ADDING_AXES, RESHAPING, axes_along, axis_of, default_axis
 from onnxfc.layout.axes import channels, groups_of
 from onnxfc.layout.provenance import Provenance
@@ -179,14 +179,12 @@ class RuleContext:
 
     def keep_renamed(self, inputs: Sequence[str], **changes: Any) -> list[str]:
         """Write the original node with new names for its outputs, which are returned."""
-        copy = onnx.NodeProto()
-        copy.CopyFrom(self.node)
+        kind = self.op_type.lower()
+        named = [self.builder.fresh(f"{name}_{kind}") if name else "" for name in self.node.output]
+        copy = copied(self.node, output=named)
         copy.name = self.builder.node_name(self.node.name, f"{self.node.name or self.op_type}_again")
-        copy.output[:] = [
-            self.builder.fresh(f"{name}_{self.op_type.lower()}") if name else "" for name in self.node.output
-        ]
         self.builder.keep(copy, inputs, changes)
-        return list(copy.output)
+        return named
 
     def try_keep(self, wanted: Sequence[Shape]) -> bool:
         """Write the original node if its output then has these shapes at the probes; else write nothing."""

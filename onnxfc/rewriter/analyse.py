@@ -9,7 +9,7 @@ from onnxfc import errors
 from onnxfc.builder.state import GlobalPool, State
 from onnxfc.claim.claim import Output
 from onnxfc.errors import NothingToRewrite, Refusal, UsageError
-from onnxfc.graph.index import Graph
+from onnxfc.graph.index import Graph, needed
 from onnxfc.graph.inline_functions import inlined
 from onnxfc.io.model_file import ModelFile
 from onnxfc.layout.provenance import Provenance
@@ -69,7 +69,7 @@ class Analysis:
         """Shapes of the rewritten graph at any size."""
         builder = self.state.builder
         extents = Extents.of_images(builder.inference, self.reading, builder.specs)
-        extents.follow(builder.prune(self.state.graph.outputs))
+        extents.follow(needed(builder.nodes, self.state.graph.outputs))
         return Sizing(extents, self.reading[0].size)
 
 

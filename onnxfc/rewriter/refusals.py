@@ -9,7 +9,7 @@ from onnxfc.builder.rule_context import LEAVE
 from onnxfc.builder.state import State
 from onnxfc.claim.claim import PREFIX
 from onnxfc.errors import NothingToRewrite, Refusal
-from onnxfc.graph.index import inputs_of, label
+from onnxfc.graph.index import inputs_of, label, needed
 from onnxfc.graph.op_kinds import CUTTING
 from onnxfc.io.model_file import ModelFile
 from onnxfc.layout.gathered import Gathered
@@ -67,7 +67,7 @@ def objections(state: State, reading: Sequence[Image], provenances: Sequence[Pro
 def _shifted(state: State) -> Refusal | None:
     """A map that is padded as it was natively, beside something that reckons with what the padding was at any size."""
     builder = state.builder
-    for node in builder.prune(state.graph.outputs) if state.frozen else ():
+    for node in needed(builder.nodes, state.graph.outputs) if state.frozen else ():
         read = [builder.specs[name] for name in inputs_of(node) if name in builder.specs]
         rests = any(spec.follows for spec in read)
         if rests and all(builder.specs[name].values is None for name in node.output if name in builder.specs):
@@ -104,8 +104,7 @@ _NO_HEAD = "nothing in it is made for one image size"
 
 def _nothing(state: State, why: str) -> Refusal:
     kinds: dict[str, int] = {}
-    for position in state.graph.live:
-        op_type = state.graph.nodes[position].op_type
-        kinds[op_type] = kinds.get(op_type, 0) + 1
+    for node in state.graph.live:
+        kinds[node.op_type] = kinds.get(node.op_type, 0) + 1
     seen = ", ".join(f"{count} {name}" for name, count in sorted(kinds.items(), key=lambda item: -item[1])[:6])
     return Refusal("no-head", "", f"{why}; it has {seen}", _NO_HEAD)

@@ -66,9 +66,8 @@ def walk(
     """Every live node once, with what an analysis of the original says of its pools."""
     roles = pool_roles(graph, native, images, is_open(graph, images), global_pool)
     state = _start(model, graph, native, images, global_pool, roles)
-    for position, node in enumerate(graph.nodes):
-        if position in graph.live:
-            _visit(state, node)
+    for node in graph.live:
+        _visit(state, node)
     return state
 
 

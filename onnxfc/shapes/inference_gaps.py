@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from onnxfc.graph.index import attributes
+from onnxfc.graph.index import attributes, copied, refill
 from onnxfc.graph.op_kinds import FUSED_UNARY, MICROSOFT, POOLS
 
 if TYPE_CHECKING:
@@ -112,8 +112,7 @@ def standard(node: onnx.NodeProto, inputs: Sequence[Spec | None]) -> onnx.NodePr
     alias = _ALIASES.get((node.domain, node.op_type))
     if alias is None and node.op_type != "Concat":
         return node
-    copy = onnx.NodeProto()
-    copy.CopyFrom(node)
+    copy = copied(node)
     if alias is None:
         rank = next((len(spec.native) for spec in inputs if spec is not None and spec.shapes is not None), 0)
         for item in copy.attribute:
@@ -121,7 +120,5 @@ def standard(node: onnx.NodeProto, inputs: Sequence[Spec | None]) -> onnx.NodePr
         return copy
     copy.op_type, copy.domain = alias, ""
     schema = onnx.defs.get_schema(alias)
-    kept = [item for item in copy.attribute if item.name in schema.attributes]
-    del copy.attribute[:]
-    copy.attribute.extend(kept)
+    refill(copy, attribute=[item for item in copy.attribute if item.name in schema.attributes])
     return copy

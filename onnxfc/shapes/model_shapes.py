@@ -47,7 +47,7 @@ class Shapes:
         if specs is None:
             return None
         extents = Extents.of_images(self._inference, images, specs)
-        extents.follow([node for position, node in enumerate(self.graph.nodes) if position in self.graph.live])
+        extents.follow(self.graph.live)
         return Sizing(extents, images[0].size)
 
     def _specs(self, inputs: Mapping[str, Sequence[Shape]], probes: int) -> dict[str, Spec] | None:
@@ -60,10 +60,7 @@ class Shapes:
             kind = info.type.tensor_type
             declared = tuple(max(1, dim.dim_value) for dim in kind.shape.dim)
             specs[info.name] = Spec(kind.elem_type, tuple(inputs.get(info.name, (declared,) * probes)))
-        for position, node in enumerate(self.graph.nodes):
-            if position in self.graph.live and not self._infer(node, specs, probes):
-                return None
-        return specs
+        return specs if all(self._infer(node, specs, probes) for node in self.graph.live) else None
 
     def _infer(self, node: onnx.NodeProto, specs: dict[str, Spec], probes: int) -> bool:
         """Enter the specs of a node's outputs; False where it cannot run on its inputs."""
