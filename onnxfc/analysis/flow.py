@@ -200,6 +200,11 @@ class Step:
 Rule = Callable[[Step], Layout | None]
 
 
+def on_data(rule: Callable[[Step, Layout], Layout | None]) -> Rule:
+    """A rule for where the first input alone comes from the image, and its axes are known."""
+    return lambda step: unknown(step) if step.data is None else rule(step, step.data)
+
+
 def flow_of(
     graph: Graph, native: Mapping[str, Spec], images: Sequence[Image], free: bool, rules: Mapping[str, Rule]
 ) -> Flow:

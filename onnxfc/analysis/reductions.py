@@ -6,33 +6,37 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from onnxfc.analysis.elementwise import together
-from onnxfc.analysis.flow import Kind, Rule, Step, unknown
+from onnxfc.analysis.flow import Kind, Rule, Step, on_data, unknown
 from onnxfc.analysis.layouts import NONE, Layout, aligned, moved, places, resized
 from onnxfc.graph.einsum_equation import letters_of
-from onnxfc.graph.op_kinds import ARG, GEMMS, GLOBAL_POOLS, LAYER_NORMS, MAP_NORMS, MEANS, REDUCTIONS, SOFTMAX
+from onnxfc.graph.op_kinds import (
+    ARG,
+    GEMMS,
+    GLOBAL_POOLS,
+    LAYER_NORMS,
+    MAP_NORMS,
+    MEANS,
+    REDUCTIONS,
+    ROW_NORMS,
+    SOFTMAX,
+)
 from onnxfc.layout.axes import Group, channels, doubled
 
 
-def reduce(step: Step) -> Layout:
-    held = step.data
-    if held is None:
-        return unknown(step)
+def reduce(step: Step, held: Layout) -> Layout:
     axes = step.axes()
     if not axes:
         axes = [] if step.attrs.get("noop_with_empty_axes", 0) else list(range(len(step.before)))
     return pooled(step, held, axes, "pool", keep=bool(step.attrs.get("keepdims", 1)))
 
 
-def global_pool(step: Step) -> Layout:
-    held = step.data
-    return unknown(step) if held is None else pooled(step, held, range(2, len(step.before)), "pool", keep=True)
+def global_pool(step: Step, held: Layout) -> Layout:
+    return pooled(step, held, range(2, len(step.before)), "pool", keep=True)
 
 
-def picked(step: Step) -> Layout:
+def picked(step: Step, held: Layout) -> Layout:
     """ArgMax, ArgMin and TopK along an axis."""
-    held, top = step.data, step.op_type == "TopK"
-    if held is None:
-        return unknown(step)
+    top = step.op_type == "TopK"
     made = pooled(step, held, [step.axis], "pool", keep=top or bool(step.attrs.get("keepdims", 1)))
     return resized(made, step.after) if top else made
 
@@ -77,19 +81,10 @@ def _without(held: Layout, axes: Sequence[int], keep: bool, thin: frozenset[int]
     return made
 
 
-def softmax(step: Step) -> Layout:
-    """Weights that sum up to 1."""
-    held = step.data
-    return unknown(step) if held is None else _weighed(step, held, step.along)
-
-
-def layer_norm(step: Step) -> Layout:
-    held = step.data
-    return unknown(step) if held is None else _weighed(step, held, range(step.axis, len(step.before)))
-
-
-def _weighed(step: Step, held: Layout, axes: Sequence[int]) -> Layout:
+def weighed(step: Step, held: Layout) -> Layout:
+    """Weights that sum up to 1, or a norm, over some axes."""
     assert held.axes is not None
+    axes = range(step.axis, len(step.before)) if step.op_type in LAYER_NORMS else step.along
     name, here = step.node.input[0], places(atom for axis in axes for atom in held.axes[axis]) & held.solid
     if not here:
         step.onward(name)
@@ -97,11 +92,8 @@ def _weighed(step: Step, held: Layout, axes: Sequence[int]) -> Layout:
     return replace(held, own=held.own | step.look("weights", here, axes, [name]), mean="")
 
 
-def whole_norm(step: Step) -> Layout:
+def whole_norm(step: Step, held: Layout) -> Layout:
     """Statistics of the whole map: context in any case."""
-    held = step.data
-    if held is None:
-        return unknown(step)
     if held.solid:
         step.look("norm", held.solid, range(2, len(step.before)), [step.node.input[0]])
         step.leave()
@@ -200,12 +192,11 @@ class _Operand:
 
 
 REDUCING: dict[str, Rule] = {
-    **dict.fromkeys(REDUCTIONS, reduce),
-    **dict.fromkeys(GLOBAL_POOLS, global_pool),
-    **dict.fromkeys((*ARG, "TopK"), picked),
-    **dict.fromkeys((*SOFTMAX, "LpNormalization"), softmax),
-    **dict.fromkeys(LAYER_NORMS, layer_norm),
-    **dict.fromkeys(MAP_NORMS, whole_norm),
+    **dict.fromkeys(REDUCTIONS, on_data(reduce)),
+    **dict.fromkeys(GLOBAL_POOLS, on_data(global_pool)),
+    **dict.fromkeys((*ARG, "TopK"), on_data(picked)),
+    **dict.fromkeys((*SOFTMAX, *ROW_NORMS), on_data(weighed)),
+    **dict.fromkeys(MAP_NORMS, on_data(whole_norm)),
     **dict.fromkeys(GEMMS, gemm),
     "Attention": attention,
     "Einsum": einsum,

@@ -12,7 +12,7 @@ import onnx
 
 from onnxfc.builder.rule_context import RuleContext, positive
 from onnxfc.graph.index import attributes
-from onnxfc.graph.op_kinds import BROADCAST, IDLE, LINEAR_SUMS, PLAIN_LAYERS, RESHAPING, UNARY
+from onnxfc.graph.op_kinds import BROADCAST, IDLE, LINEAR_SUMS, PLAIN_LAYERS, RESHAPING, UNARY, perm_of
 from onnxfc.layout.axes import Atom, Groups, lengths, places_in, regroup
 from onnxfc.shapes.spec import Shape
 
@@ -51,7 +51,7 @@ def _behind(ctx: RuleContext, node: onnx.NodeProto, name: str, groups: Groups) -
     if node.op_type in _MOVES:
         return regroup(groups, shape[0])
     if node.op_type == "Transpose":
-        return tuple(groups[axis] for axis in attributes(node).get("perm") or range(len(groups) - 1, -1, -1))
+        return tuple(groups[axis] for axis in perm_of(attributes(node), len(groups)))
     gone = _summed(ctx, node, name, len(groups))
     return None if gone is None or not gone else _without(groups, gone, shape[0])
 

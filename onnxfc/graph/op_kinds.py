@@ -108,6 +108,11 @@ def cuts_of(attrs: Mapping[str, Any], bounds: Sequence[Iterable[Any] | None], ra
     return {int(axis) % rank: cut for axis, cut in zip(axes or range(len(starts)), cuts, strict=True)}
 
 
+def perm_of(attrs: Mapping[str, Any], rank: int) -> Sequence[int]:
+    """The order of axes that a Transpose makes."""
+    return attrs.get("perm") or range(rank - 1, -1, -1)
+
+
 def weight_position(op_type: str) -> int:
     """Which input holds the weight: the second, but for a few."""
     return WEIGHT_AT.get(op_type, 1)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
-from onnxfc.graph.op_kinds import BROADCAST, POOLS, RESAMPLING, WEIGHT_AT, cuts_of, weight_position
+from onnxfc.graph.op_kinds import BROADCAST, POOLS, RESAMPLING, WEIGHT_AT, cuts_of, perm_of, weight_position
 from onnxfc.shapes.length import Dim, Length, at, least, most, quotient
 from onnxfc.shapes.node_call import Dims, NodeCall
 
@@ -198,7 +198,7 @@ def _flatten(call: NodeCall, dims: list[Any]) -> Made:
 
 
 def _transpose(call: NodeCall, dims: list[Any]) -> Made:
-    return [tuple(dims[axis] for axis in call.attrs.get("perm") or range(len(dims))[::-1])]
+    return [tuple(dims[axis] for axis in perm_of(call.attrs, len(dims)))]
 
 
 def _concat(call: NodeCall, dims: list[Any]) -> Made:

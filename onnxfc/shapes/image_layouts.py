@@ -10,7 +10,17 @@ from dataclasses import dataclass
 import onnx
 
 from onnxfc.graph.index import Graph, attributes
-from onnxfc.graph.op_kinds import BROADCAST, CUTTING, FUSED_UNARY, GLOBAL_POOLS, POOLS, RESAMPLING, UNARY, WEIGHT_AT
+from onnxfc.graph.op_kinds import (
+    BROADCAST,
+    CUTTING,
+    FUSED_UNARY,
+    GLOBAL_POOLS,
+    POOLS,
+    RESAMPLING,
+    UNARY,
+    WEIGHT_AT,
+    perm_of,
+)
 from onnxfc.shapes.spec import Shape
 
 Reading = tuple[int, ...]
@@ -88,7 +98,7 @@ def _behind(graph: Graph, node: onnx.NodeProto, axes: Axes) -> Axes | None:
     if node.op_type in _ALONG:
         return axes
     if node.op_type == "Transpose":
-        return tuple(axes[place] for place in attributes(node).get("perm") or range(len(axes) - 1, -1, -1))
+        return tuple(axes[place] for place in perm_of(attributes(node), len(axes)))
     given = _axes(graph, node) if node.op_type in {"Squeeze", "Unsqueeze"} else None
     if given is None:
         return None
