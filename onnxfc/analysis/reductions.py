@@ -138,12 +138,12 @@ def attention(step: Step) -> Layout:
 def contract(step: Step, terms: Sequence[str], out: str) -> Layout:
     """One letter an axis; letters that the result lacks are summed over."""
     inputs = [item for item in zip(step.node.input, step.layouts, terms, strict=False) if item[1] is not None]
-    operands = [_Operand.of(name, held, term, out) for name, held, term in inputs if held is not None]
+    operands = [_Factor.of(name, held, term, out) for name, held, term in inputs if held is not None]
     known = [operand for operand in operands if operand is not None]
     return _contracted(step, known) if len(known) == len(operands) else unknown(step)
 
 
-def _contracted(step: Step, operands: Sequence[_Operand]) -> Layout:
+def _contracted(step: Step, operands: Sequence[_Factor]) -> Layout:
     """What the operands make of each other place by place, and what looks at those that are summed up."""
     made, summed = _beside(step, operands), [operand for operand in operands if operand.summed]
     every = frozenset[int]().union(*(operand.summed for operand in summed))
@@ -156,7 +156,7 @@ def _contracted(step: Step, operands: Sequence[_Operand]) -> Layout:
     return replace(made, own=made.own | look) if relates else replace(made, looks=made.looks | look)
 
 
-def _beside(step: Step, operands: Sequence[_Operand]) -> Layout:
+def _beside(step: Step, operands: Sequence[_Factor]) -> Layout:
     """What is left of the operands, on each other. Without a sum one may ask each place of the other."""
     step.onward(*(operand.name for operand in operands if operand.left.solid))
     none = not any(operand.summed for operand in operands)
@@ -166,7 +166,7 @@ def _beside(step: Step, operands: Sequence[_Operand]) -> Layout:
 
 
 @dataclass(frozen=True)
-class _Operand:
+class _Factor:
     """An input of a contraction that is computed from the image: its places, those of them that the result lacks, and
     what is ``left`` of it once they are summed up, on the axes of the result."""
 
@@ -176,7 +176,7 @@ class _Operand:
     left: Layout
 
     @staticmethod
-    def of(name: str, held: Layout, term: str, out: str) -> _Operand | None:
+    def of(name: str, held: Layout, term: str, out: str) -> _Factor | None:
         """None where it has not one axis for each letter."""
         if held.axes is None or len(held.axes) != len(term):
             return None
@@ -188,7 +188,7 @@ class _Operand:
         thin = frozenset((place, look) for place, look in held.thin if place in here)
         own = held.own if stays else NONE
         left = replace(held, axes=groups, thin=thin, own=own, mean="", flat=held.flat and stays)
-        return _Operand(name, held.solid, summed & held.solid, left)
+        return _Factor(name, held.solid, summed & held.solid, left)
 
 
 REDUCING: dict[str, Rule] = {

@@ -232,20 +232,11 @@ _PARAMETERS = {
 }
 
 
-_GEMM_in_fused = (
-    "activation",
-    "activation_alpha",
-    "activation_beta",
-    "activation_gamma",
-    "alpha",
-    "beta",
-    "transA",
-    "transB",
-)
+_FUSED = (*_GEMM, "activation", "activation_alpha", "activation_beta", "activation_gamma")
 
 
-@rule("FusedGemm", on=FEATURES, domain=MICROSOFT, attributes=_GEMM_in_fused)
-@rule("FusedGemm", on=PLACED, domain=MICROSOFT, attributes=_GEMM_in_fused)
+@rule("FusedGemm", on=FEATURES, domain=MICROSOFT, attributes=_FUSED)
+@rule("FusedGemm", on=PLACED, domain=MICROSOFT, attributes=_FUSED)
 def fused_gemm(ctx: RuleContext) -> Outcome | None:
     """FusedGemm is the Conv of its Gemm, then its activation."""
     activation = str(ctx.attrs.get("activation", ""))

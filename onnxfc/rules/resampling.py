@@ -23,16 +23,8 @@ from onnxfc.rules.registry import FEATURES, PLACED, rule
 from onnxfc.shapes.spec import Shape
 
 RESIZE = (
-    *("antialias", "axes", "coordinate_transformation_mode", "cubic_coeff_a", "exclude_outside"),
-    *(
-        "extrapolation_value",
-        "keep_aspect_ratio_policy",
-        "mode",
-        "nearest_mode",
-        "scales",
-        "height_scale",
-        "width_scale",
-    ),
+    *("antialias", "axes", "coordinate_transformation_mode", "cubic_coeff_a", "exclude_outside", "extrapolation_value"),
+    *("keep_aspect_ratio_policy", "mode", "nearest_mode", "scales", "height_scale", "width_scale"),
 )
 
 
