@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -26,6 +26,7 @@ class Roles:
     cut a piece out of a map. ``own``: nodes whose result is of each window alone, though it has places and what was
     pooled of them: a deviation from the window's mean, what is weighed by weights of the window. ``whole``: what begins
     the head, but is to stay a figure of the whole image. ``headed``: whether there is a head.
+    ``summed_by``: the operators that sum up the places of a tensor, where nothing else is done to it.
     """
 
     of: Mapping[str, Role]
@@ -34,6 +35,7 @@ class Roles:
     own: frozenset[str]
     whole: frozenset[str]
     headed: bool
+    summed_by: Callable[[str], frozenset[str] | None]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxfc.analysis.table_sums import summed_by
 from onnxfc.builder import ops
 from onnxfc.builder.rule_context import Outcome, RuleContext, tensor_of
 from onnxfc.claim.blame import Cause
@@ -234,7 +233,7 @@ def _row_of_weights(ctx: RuleContext, placed: Sequence[Placed]) -> Outcome | Non
     """A table times a map whose places are then summed up: weights of each window's features."""
     view = placed[0]
     alone = ctx.op_type in SCALING and len(placed) == 1 and view.is_map and not view.provenance.windows
-    kinds = summed_by(ctx, view.groups) if alone else None
+    kinds = ctx.state.roles.summed_by(ctx.name) if alone else None
     if kinds is None:
         return None
     ctx.views = tuple(window_of_map(ctx, other) if is_map(other) else other for other in ctx.views)
