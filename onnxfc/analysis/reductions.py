@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from onnxfc.analysis.elementwise import together
 from onnxfc.analysis.flow import Kind, Rule, Step, on_data, unknown
 from onnxfc.analysis.layouts import NONE, Layout, aligned, moved, places, resized
-from onnxfc.graph.einsum_equation import letters_of
+from onnxfc.graph.einsum_equation import letters_of, matmul_letters
 from onnxfc.graph.op_kinds import (
     ARG,
     GEMMS,
@@ -104,14 +104,7 @@ def whole_norm(step: Step, held: Layout) -> Layout:
 
 
 def matmul(step: Step) -> Layout:
-    ranks = [len(step.shape(name)) for name in step.node.input]
-    stack = "".join(chr(ord("d") + place) for place in range(max(*ranks, 2) - 2))
-    terms = [
-        stack[len(stack) - (rank - 2) :] + ends if rank > 1 else "b"
-        for rank, ends in zip(ranks, ("ab", "bc"), strict=True)
-    ]
-    out = stack + "".join(letter for letter, rank in zip("ac", ranks, strict=True) if rank > 1)
-    return contract(step, terms, out)
+    return contract(step, *matmul_letters([len(step.shape(name)) for name in step.node.input]))
 
 
 def gemm(step: Step) -> Layout:

@@ -141,12 +141,8 @@ class RuleContext:
             self.node.input[position] == name and self.follows_size(position) for position in range(len(self.views))
         ):
             return None
-        if name in graph.initializers:
-            return self.builder.model.array(graph.initializers[name])
-        producer = graph.producers.get(name)
-        if producer is not None and producer.op_type == "Constant" and "value" in attributes(producer):
-            return self.builder.model.array(attributes(producer)["value"])
-        return self.native(name).constant
+        tensor = graph.constant(name)
+        return self.native(name).constant if tensor is None else self.builder.model.array(tensor)
 
     def output_used(self, position: int) -> bool:
         return (

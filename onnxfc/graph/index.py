@@ -42,6 +42,12 @@ class Graph:
         """Version of the default operator set."""
         return int(self.opsets[""])
 
+    def constant(self, name: str) -> onnx.TensorProto | None:
+        """An initializer, or what a Constant node holds."""
+        node = self.producers.get(name)
+        known = {} if node is None or node.op_type != "Constant" else attributes(node)
+        return self.initializers.get(name, known.get("value"))
+
     def names(self) -> Names:
         """All tensor names in use."""
         found = set(self.initializers) | {info.name for info in self.proto.input}

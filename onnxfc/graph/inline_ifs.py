@@ -63,13 +63,8 @@ def _condition(model: ModelFile, graph: Graph, node: onnx.NodeProto, known: Mapp
     """What the condition always is; None where that is not known."""
     if node.input[0] in known:
         return known[node.input[0]]
-    value = graph.initializers.get(node.input[0])
-    producer = graph.producers.get(node.input[0])
-    if value is None and producer is not None and producer.op_type == "Constant":
-        value = attributes(producer).get("value")
-    if value is None or node.input[0] in graph.overridable:
-        return None
-    return bool(model.array(value).any())
+    value = None if node.input[0] in graph.overridable else graph.constant(node.input[0])
+    return None if value is None else bool(model.array(value).any())
 
 
 def _opened(

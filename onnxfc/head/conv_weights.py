@@ -145,9 +145,8 @@ def _in_place(ctx: RuleContext, weight: Weight, source: Source) -> str:
     """The very same bytes under Conv dims."""
     graph, builder = ctx.state.graph, ctx.builder
     dims = [weight.outputs, source.channels, *source.extent]
-    tensor = graph.initializers.get(weight.name)
-    if tensor is None:
-        tensor = attributes(graph.producers[weight.name])["value"]
+    tensor = graph.constant(weight.name)
+    assert tensor is not None
     key = (weight.name, tuple(dims))
     if key not in builder.reshaped:
         copy = copied(tensor, dims=dims)

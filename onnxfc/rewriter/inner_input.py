@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import onnx
 from onnx import helper
 
 from onnxfc.errors import UsageError
@@ -23,7 +22,7 @@ def begin_at(model: ModelFile, graph: Graph, native: Mapping[str, Spec], name: s
         raise UsageError(f"--input {name}: the shape of this tensor cannot be inferred")
     proto = copied(model.proto)
     shape: list[int | str] = list(spec.native)
-    if shape and any(info.type.tensor_type.shape.dim[0].dim_param for info in graph.inputs if _has_dims(info)):
+    if shape and any(dim.dim_param for info in graph.inputs for dim in list(info.type.tensor_type.shape.dim)[:1]):
         shape[0] = "batch"
     nodes = needed(graph.nodes, graph.outputs, given=name)
     read = {item for node in nodes for item in inputs_of(node)} | set(graph.outputs)
@@ -32,7 +31,3 @@ def begin_at(model: ModelFile, graph: Graph, native: Mapping[str, Spec], name: s
     weights = [tensor for tensor in graph.proto.initializer if tensor.name in read]
     refill(proto.graph, node=nodes, input=[image, *kept], initializer=weights)
     return model.with_proto(proto)
-
-
-def _has_dims(info: onnx.ValueInfoProto) -> bool:
-    return len(info.type.tensor_type.shape.dim) > 0

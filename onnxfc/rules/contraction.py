@@ -10,7 +10,6 @@ Sources: X. Wang et al., "Non-local Neural Networks", CVPR 2018; A. Vaswani et a
 from __future__ import annotations
 
 import math
-import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,6 +20,7 @@ from onnxfc.builder.axis_ops import provenance_of
 from onnxfc.builder.rule_context import Outcome, RuleContext
 from onnxfc.claim.blame import Blame, Cause
 from onnxfc.claim.claim import Boundary
+from onnxfc.graph.einsum_equation import matmul_letters
 from onnxfc.layout.axes import (
     Atom,
     Group,
@@ -206,11 +206,7 @@ def attention(ctx: RuleContext) -> Outcome | None:
 def matmul(ctx: RuleContext) -> Outcome | None:
     """MatMul in letters: matrices in the last two axes, broadcast over all others."""
     ranks = [len(ctx.shape_in(position)) for position in (0, 1)]
-    if min(ranks) < 2:
-        return None
-    stack = string.ascii_letters[3 : 3 + max(ranks) - 2]
-    ahead = [stack[len(stack) - (rank - 2) :] for rank in ranks]
-    return contract(ctx, [f"{ahead[0]}ab", f"{ahead[1]}bc"], f"{stack}ac")
+    return None if min(ranks) < 2 else contract(ctx, *matmul_letters(ranks))
 
 
 def _operand(ctx: RuleContext, position: int, term: str = "") -> _Operand | None:

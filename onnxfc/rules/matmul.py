@@ -111,16 +111,14 @@ def _on_rows(ctx: RuleContext, at: int) -> Outcome:
     assert isinstance(view, Window | ScoreMap)
     even = even_matmul(ctx, at)
     if ctx.role == "context":
-        return even_as_context(ctx, even) if even is not None else _over_places(ctx)
+        if even is None:
+            return ctx.refuse("fc-over-space", "is an FC layer over the places of the native size", LEAVE)
+        return even_as_context(ctx, even)
     outcome = per_window(ctx, view, at)
     if isinstance(outcome, list):
         axis = -1 if at == 0 else -2
         ctx.replaced(f"MatMul {ctx.shape_in(at)[axis]}→{ctx.shape_out()[axis]}", "MatMul once per window")
     return outcome
-
-
-def _over_places(ctx: RuleContext) -> Refusal:
-    return ctx.refuse("fc-over-space", "is an FC layer over the places of the native size", LEAVE)
 
 
 def _pairwise(ctx: RuleContext) -> Outcome:

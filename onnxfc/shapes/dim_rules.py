@@ -62,10 +62,6 @@ def _conv(call: NodeCall, dims: list[Any]) -> Made:
     return None if weight is None or weight.shapes is None else _slid(call, dims, weight.native[2:])
 
 
-def _pool(call: NodeCall, dims: list[Any]) -> Made:
-    return _slid(call, dims, call.attrs["kernel_shape"])
-
-
 def _conv_transpose(call: NodeCall, dims: list[Any]) -> Made:
     """https://onnx.ai/onnx/operators/onnx__ConvTranspose.html"""
     rank, weight = len(dims) - 2, call.spec(1)
@@ -197,10 +193,6 @@ def _flatten(call: NodeCall, dims: list[Any]) -> Made:
     return [(math.prod(dims[:axis]), math.prod(dims[axis:]))]
 
 
-def _transpose(call: NodeCall, dims: list[Any]) -> Made:
-    return [tuple(dims[axis] for axis in perm_of(call.attrs, len(dims)))]
-
-
 def _concat(call: NodeCall, dims: list[Any]) -> Made:
     axis = call.attrs["axis"] % len(dims)
     lengths = [found[axis] for k in call.inputs if (found := call.dims(k)) is not None and len(found) == len(dims)]
@@ -274,11 +266,6 @@ def _range(call: NodeCall, dims: list[Any]) -> Made:
     return [((limit - start + step - 1) // step,)]
 
 
-def _filled(call: NodeCall, dims: list[Any]) -> Made:
-    values = call.values(0)
-    return None if values is None else [tuple(values.tolist())]
-
-
 def _expand(call: NodeCall, dims: list[Any]) -> Made:
     values = call.values(1)
     if values is None:
@@ -327,10 +314,10 @@ def _einsum(call: NodeCall, dims: list[Any]) -> Made:
 
 _RULES: dict[str, Callable[[NodeCall, list[Any]], Made]] = {
     **dict.fromkeys(WEIGHT_AT, _conv),
-    **dict.fromkeys(POOLS, _pool),
+    **dict.fromkeys(POOLS, lambda call, dims: _slid(call, dims, call.attrs["kernel_shape"])),
     **dict.fromkeys(RESAMPLING, _resize),
     "Concat": _concat,
-    "ConstantOfShape": _filled,
+    "ConstantOfShape": lambda call, _: None if (found := call.values(0)) is None else [tuple(found.tolist())],
     "ConvTranspose": _conv_transpose,
     "DepthToSpace": _to_space,
     "Einsum": _einsum,
@@ -345,5 +332,5 @@ _RULES: dict[str, Callable[[NodeCall, list[Any]], Made]] = {
     "SpaceToDepth": _to_depth,
     "Split": _split,
     "Tile": _tile,
-    "Transpose": _transpose,
+    "Transpose": lambda call, dims: [tuple(dims[axis] for axis in perm_of(call.attrs, len(dims)))],
 }

@@ -114,9 +114,6 @@ def _axes(graph: Graph, node: onnx.NodeProto) -> list[int] | None:
     """The axes that come or go: attribute, or a constant input."""
     found = attributes(node).get("axes")
     if found is None and len(node.input) > 1:
-        value = graph.initializers.get(node.input[1])
-        maker = graph.producers.get(node.input[1])
-        if value is None and maker is not None and maker.op_type == "Constant":
-            value = attributes(maker).get("value")
+        value = graph.constant(node.input[1])
         found = None if value is None else onnx.numpy_helper.to_array(value).ravel().tolist()
     return None if found is None else [int(axis) for axis in found]
