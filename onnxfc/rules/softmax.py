@@ -93,7 +93,7 @@ def softmax(ctx: RuleContext) -> Outcome | None:
         return _over_space(ctx, axis)
     whole = normalised == set(view.spatial) and ctx.op_type != "LogSoftmax"
     if whole and not view.provenance.windows and 1 not in view.extent:
-        return softmax_scores(ctx) if ctx.per_window else _over_places(ctx, view)
+        return softmax_scores(ctx) if ctx.per_window else over_places(ctx, sorted(normalised))
     pooled = set(view.extent) == {1} and view.channels_first and axis == 1
     if not pooled and ctx.role == "context" and not view.provenance.windows and ctx.op_type != "LogSoftmax":
         return _over_space(ctx, axis)
@@ -104,14 +104,6 @@ def softmax(ctx: RuleContext) -> Outcome | None:
     tensor = ctx.builder.emit(ctx.op_type, [tensor], axis=rank - 1, instead=ctx.node)
     ops.transpose(ctx.builder, tensor, [int(place) for place in np.argsort(ahead)], ctx.node.output[0])
     return ctx.same()
-
-
-def _over_places(ctx: RuleContext, view: Placed) -> Outcome:
-    """Weights that sum up to 1 over all places of the image: context."""
-    ctx.keep()
-    along = frozenset((ctx.name, place) for place in view.where)
-    provenance = view.provenance.blamed(ctx.blame(Cause.CONTEXT))
-    return ctx.same(replace(provenance, sums_to_one=provenance.sums_to_one | along))
 
 
 def _over_space(ctx: RuleContext, axis: int) -> Outcome:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -186,13 +186,17 @@ class NodeCall:
         ask = self._ask
         if ask is None:
             return None
-        made = list[Dim]()
-        for k, row in enumerate(rows):
-            atom = Sampled(
-                f"{self.node.output[output]}[{k}]", _asked(ask, output, tell, k), self._lengths, self._rates(row)
-            )
-            made.append(Length(frozenset([(atom, 1)])))
-        return tuple(made)
+
+        def number(k: int, sizes: Sizes) -> int:
+            found = ask(sizes)[output]
+            numbers = tell(found) if found is not None else ()
+            return int(numbers[k]) if k < len(numbers) else -1
+
+        atoms = [
+            Sampled(f"{self.node.output[output]}[{k}]", partial(number, k), self._lengths, self._rates(row))
+            for k, row in enumerate(rows)
+        ]
+        return tuple(Length(frozenset([(atom, 1)])) for atom in atoms)
 
     def _rates(self, row: Sequence[int]) -> Mapping[int, Fraction]:
         """By how much numbers that are ``row`` at the probes grow with each axis: one that explains them alone."""
@@ -231,17 +235,6 @@ class NodeCall:
             return known[key]
 
         return told
-
-
-def _asked(
-    ask: Callable[[Sizes], Sequence[Spec | None]], output: int, tell: Callable[[Spec], Sequence[int]], k: int
-) -> Callable[[Sizes], int]:
-    def told(sizes: Sizes) -> int:
-        found = ask(sizes)[output]
-        numbers = tell(found) if found is not None else ()
-        return int(numbers[k]) if k < len(numbers) else -1
-
-    return told
 
 
 def _spec_at(spec: Spec | None, dims: Dims | None, values: Values | None, sizes: Sizes) -> Spec | None:
