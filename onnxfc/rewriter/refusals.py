@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from onnxfc.builder.rule_context import LEAVE
 from onnxfc.builder.state import State
@@ -15,15 +14,8 @@ from onnxfc.io.model_file import ModelFile
 from onnxfc.layout.gathered import Gathered
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Lifted
-from onnxfc.rewriter.outputs import drop_refusals, maps_of_windows
+from onnxfc.rewriter.outputs import maps_of_windows
 from onnxfc.shapes.image_inputs import Image, is_open
-
-
-def naming_inner(refusal: Refusal, inner: str) -> Refusal:
-    """An image that enters as a flat vector: which tensor to name instead."""
-    if refusal.code != "no-image-input" or not inner:
-        return refusal
-    return replace(refusal, advice=f"the image enters flattened: name the inner tensor that is one, --input '{inner}'")
 
 
 def recognise(file: ModelFile) -> None:
@@ -41,9 +33,8 @@ def recognise(file: ModelFile) -> None:
 
 def objections(state: State, reading: Sequence[Image], provenances: Sequence[Provenance]) -> tuple[Refusal, ...]:
     """What keeps a walk that came to its end from being a rewrite."""
-    refusals = drop_refusals(state, provenances)
-    if refusals:
-        return tuple(refusals)
+    if state.not_affine and any(provenance.dropped for provenance in provenances):
+        return tuple(state.not_affine)  # a dropped pool does not commute with these
     shifted = _shifted(state)
     if shifted is not None:
         return (shifted,)

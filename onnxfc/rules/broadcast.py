@@ -17,7 +17,7 @@ from onnxfc.graph.op_kinds import ADDITIVE, ARITHMETIC, BROADCAST, SCALING
 from onnxfc.head.fc_to_conv import take_bias
 from onnxfc.head.meet_grids import all_scores, beside_windows, lies_on, lift_fixed, uniform
 from onnxfc.head.windows import affine, window_of_map
-from onnxfc.layout.axes import Group, Groups, channels, kinds, places_in, pure
+from onnxfc.layout.axes import Group, Groups, channels, kinds, lengths, places_in, pure
 from onnxfc.layout.gathered import Gathered
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Context, Fixed, Placed, ScoreMap, Window, is_map, provenance_of_all
@@ -86,8 +86,10 @@ def on_scores(ctx: RuleContext) -> Outcome:
         next(queue).tensor if isinstance(view, ScoreMap | Window | Placed) else lift_fixed(ctx, position, grid)
         for position, view in enumerate(ctx.views)
     ]
-    inputs = _biased(ctx, inputs) or _written(ctx, inputs)
-    return [ScoreMap(inputs[0], ctx.shape_out()[1:], provenance, ctx.batch_axis_out())]
+    biased = _biased(ctx, inputs)
+    if biased is None:
+        ctx.keep(inputs)
+    return [ScoreMap(biased or ctx.node.output[0], ctx.shape_out()[1:], provenance, ctx.batch_axis_out())]
 
 
 def _of_rank(ctx: RuleContext, score: ScoreMap) -> ScoreMap:
@@ -99,12 +101,7 @@ def _of_rank(ctx: RuleContext, score: ScoreMap) -> ScoreMap:
     return replace(score, tensor=tensor, features=(1,) * missing + score.features)
 
 
-def _written(ctx: RuleContext, inputs: list[str]) -> list[str]:
-    ctx.keep(inputs)
-    return [ctx.node.output[0]]
-
-
-def _biased(ctx: RuleContext, inputs: list[str]) -> list[str] | None:
+def _biased(ctx: RuleContext, inputs: list[str]) -> str | None:
     """MatMul + Add is one FC layer: the Conv just written for the MatMul takes the constant as its bias."""
     if ctx.op_type != "Add" or len(inputs) != 2:
         return None
@@ -115,7 +112,7 @@ def _biased(ctx: RuleContext, inputs: list[str]) -> list[str] | None:
         if own and fixed and ctx.state.graph.uses[ctx.node.input[position]] == 1:
             made = take_bias(ctx, inputs[position], other, ctx.node.output[0])
             if made:
-                return [made]
+                return made
     return None
 
 
@@ -187,13 +184,8 @@ def _laid(ctx: RuleContext, placed: Sequence[Placed]) -> Groups | None:
             return None
         found.append(held.pop() if held else channels(length))
     places = [(atom.side, atom.place) for atom in places_in(found)]
-    whole = len(places) == len(set(places)) and _lengths_fit(found, ctx.shape_out())
+    whole = len(places) == len(set(places)) and lengths(tuple(found)) == shape  # nothing is spread over places
     return tuple(found) if whole and not any(view.parts != placed[0].parts for view in placed) else None
-
-
-def _lengths_fit(groups: Sequence[Group], shape: Sequence[int]) -> bool:
-    """Whether nothing is spread over the places of the native size."""
-    return all(math.prod(a.length for a in group) == length for group, length in zip(groups, shape, strict=True))
 
 
 def _pooled_beside_map(ctx: RuleContext, placed: Sequence[Placed]) -> Outcome | None:

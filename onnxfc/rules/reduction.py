@@ -112,19 +112,14 @@ def reduce_placed(ctx: RuleContext) -> Outcome | None:
             return ctx.refuse("mixes-batch", "reduces over the batch")
         return _statistic(ctx, view, axes, keepdims)
     if all(pure(view.groups[axis]) for axis in axes):
-        return _over_channels(ctx, view, axes, keepdims)
+        ctx.keep()
+        return [replace(item, groups=left_of(view, axes, keepdims)) for item in ctx.same() if isinstance(item, Placed)]
     if view.is_folded:
         return reduce_places(ctx, axes) or folded_as_context(ctx, view, axes)
     if view.is_strip:
-        return _of_strip(ctx, view, axes, keepdims)
+        unclear = weighs(ctx, view.provenance, [axis for axis in axes if axis in view.spatial]) is None
+        return weighed_apart(ctx) if unclear else strip(ctx, view, axes, keepdims)
     return _of_map(ctx, view, axes, keepdims)
-
-
-def _of_strip(ctx: RuleContext, view: Placed, axes: list[int], keepdims: bool) -> Outcome:
-    """Over all axes that are left it is a pool of the whole image."""
-    if weighs(ctx, view.provenance, [axis for axis in axes if axis in view.spatial]) is None:
-        return weighed_apart(ctx)
-    return strip(ctx, view, axes, keepdims)
 
 
 def _of_map(ctx: RuleContext, view: Placed, axes: list[int], keepdims: bool) -> Outcome:
@@ -158,11 +153,6 @@ def reduced_axes(ctx: RuleContext, rank: int) -> list[int] | None:
     if not axes:
         return [] if ctx.attrs.get("noop_with_empty_axes", 0) else list(range(rank))
     return sorted(axes)
-
-
-def _over_channels(ctx: RuleContext, view: Placed, axes: list[int], keepdims: bool) -> Outcome:
-    ctx.keep()
-    return [replace(item, groups=left_of(view, axes, keepdims)) for item in ctx.same() if isinstance(item, Placed)]
 
 
 def _statistic(ctx: RuleContext, view: Placed, axes: list[int], keepdims: bool) -> Outcome:

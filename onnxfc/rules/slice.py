@@ -132,7 +132,8 @@ def _computed_piece(ctx: RuleContext, view: Placed, cuts: Cuts) -> Outcome:
 
     A part of the map (its first half, say) may be a head's: then it is the part of a window.
     """
-    old, new = (ctx.builder.spec(name).shapes or () for name in (view.tensor, _kept(ctx)))
+    ctx.keep()
+    old, new = (ctx.builder.spec(name).shapes or () for name in (view.tensor, ctx.node.output[0]))
     axes = [axis for axis in view.spatial if axis in cuts]
     rest = [[a[axis] - b[axis] * cuts[axis][2] for a, b in zip(old, new, strict=True)] for axis in axes]
     steady = all(max(cut) - min(cut) < cuts[axis][2] for axis, cut in zip(axes, rest, strict=True))
@@ -163,11 +164,6 @@ def _provenance(view: Placed, cuts: Cuts, ends: Mapping[int, int]) -> Provenance
             field = fields[place].cut(start, max(0, -ends[axis]))
             fields[place] = replace(field, stride=field.stride * step)
     return replace(view.provenance, fields=tuple(fields))
-
-
-def _kept(ctx: RuleContext) -> str:
-    ctx.keep()
-    return str(ctx.node.output[0])
 
 
 def _cropped_like(ctx: RuleContext, view: Placed, axes: Sequence[int]) -> Iterator[Placed]:
