@@ -21,7 +21,7 @@ from onnxfc.graph.index import Graph, attributes, label, needed
 from onnxfc.graph.inline_functions import sorted_nodes
 from onnxfc.graph.op_kinds import GEMMS
 from onnxfc.graph.wellformed import well_formed
-from onnxfc.io.model_file import ModelFile
+from onnxfc.io.model_file import Model, ModelFile
 from onnxfc.layout.views import Context, is_map
 from onnxfc.rewriter.analyse import Analysis, RewriteOptions, analyse
 from onnxfc.rewriter.make_claim import claim_of
@@ -90,7 +90,7 @@ class Inspection:
 
 
 def inspect(
-    model: str | Path | bytes | onnx.ModelProto | ModelFile,
+    model: Model,
     *,
     options: RewriteOptions | None = None,
     at_size: tuple[int, ...] | None = None,
@@ -100,9 +100,13 @@ def inspect(
     ``at_size``: the image size in pixels to count cells and costs for, twice native if None.
 
     What cannot be rewritten is in ``refusals``. Raises ReadError, and UsageError for sizes that do not fit.
+
+    >>> seen = onnxfc.inspect("fixtures/trained/digits.onnx", at_size=(64, 112))
+    >>> seen.status, seen.native_size, seen.cost.cells
+    ('rewritable', (16, 16), (13, 25))
     """
     at_size = None if at_size is None else errors.size("at_size", at_size)
-    file = model if isinstance(model, ModelFile) else ModelFile.open(model)
+    file = ModelFile.open(model)
     well_formed(file)
     finite(file)
     claim = Claim.from_metadata({item.key: item.value for item in file.proto.metadata_props})

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Literal
-
-import onnx
 
 from onnxfc import errors
 from onnxfc.checker.derive_claim import derive
@@ -18,7 +15,7 @@ from onnxfc.graph.finite_weights import finite
 from onnxfc.graph.index import Graph
 from onnxfc.graph.inline_functions import inlined, sorted_nodes
 from onnxfc.graph.wellformed import well_formed
-from onnxfc.io.model_file import ModelFile
+from onnxfc.io.model_file import Model, ModelFile
 from onnxfc.proof import check
 from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.results import Parity
@@ -26,8 +23,6 @@ from onnxfc.rewriter.inner_input import begin_at
 from onnxfc.shapes.image_inputs import native_inputs
 from onnxfc.shapes.model_shapes import Shapes
 from onnxfc.shapes.native import native_specs
-
-Model = str | Path | bytes | onnx.ModelProto | ModelFile
 
 
 @dataclass(frozen=True)
@@ -63,6 +58,10 @@ def check_pair(
     ``size``: the native size in pixels, where the original leaves it open. ``at``: pairs of tensor names at which
     the heads begin, where they are not found. A failed check is no exception: see ``Checked.passed``. Raises ReadError,
     UsageError, and NothingToRewrite where the original has no image input.
+
+    >>> checked = onnxfc.check_pair("fixtures/trained/digits.onnx", "digits-any.onnx")
+    >>> checked.passed, checked.claim.verdict, checked.parity.window.status
+    (True, 'approximate', 'passed')
     """
     options = options or CheckOptions()
     size = None if size is None else errors.size("size", size)
@@ -88,7 +87,7 @@ def _claim(file: ModelFile) -> Claim | None:
 
 
 def _opened(model: Model) -> ModelFile:
-    file = model if isinstance(model, ModelFile) else ModelFile.open(model)
+    file = ModelFile.open(model)
     well_formed(file)
     return sorted_nodes(file)
 

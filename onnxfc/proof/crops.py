@@ -15,7 +15,7 @@ from onnxfc.claim.claim import Claim, Output
 from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.output_forms import REDUCED, WINDOWED, FormError, cell_value, reduce_cells
 from onnxfc.proof.reference_run import Evidence
-from onnxfc.proof.results import CropResult
+from onnxfc.proof.results import CropResult, TriedCell
 from onnxfc.proof.sessions import Array
 from onnxfc.proof.tolerance import Scale
 from onnxfc.proof.windows import Capture
@@ -32,6 +32,7 @@ class _Sums:
     differing: list[Array] = field(default_factory=list)
     hits: list[bool] = field(default_factory=list)
     near: list[bool] = field(default_factory=list)
+    tried: list[TriedCell] = field(default_factory=list)
     worst: tuple[float, str, tuple[int, ...]] = (-1.0, "", ())
     excess: tuple[float, str, float] = (0.0, "", 0.0)
 
@@ -71,6 +72,7 @@ def compare_crops(captures: Sequence[Capture], evidence: Evidence, claim: Claim,
         worst=sums.worst[1],
         worst_cell=cell,
         worst_box=tuple((i * s, i * s + n) for i, s, n in zip(cell, claim.stride, claim.native_size, strict=False)),
+        tried=tuple(sums.tried),
         reason=f"{where} the cell differs from its crop by {excess:.1e} times the tolerance" if bad else "",
     )
 
@@ -116,6 +118,8 @@ def _add(sums: _Sums, output: Output, pairs: list[_Pair], scale: Scale, toleranc
         sums.relative.append(relative)
         worst = float(relative.max())
         sums.worst = max(sums.worst, (worst, where, cell))
+        if cell:
+            sums.tried.append(TriedCell(cell, worst))
         sums.excess = max(sums.excess, (worst * spread / tolerance, where, tolerance / spread))
         if want.ndim > 1 and want.shape[1] > 1:
             best = got.argmax(axis=1)

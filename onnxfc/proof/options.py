@@ -22,6 +22,10 @@ class CheckOptions:
     ``threads`` 0 leaves the number to onnxruntime. ``rtols`` and ``atols`` are those of single outputs, by name.
     ``crops_exact``: crop agreement is a requirement. ``windows`` False: the pair has no boundary in common, so
     that window parity is not applicable. ``larger`` False: the rewritten model takes the native size only.
+    Raises UsageError for values that mean nothing.
+
+    >>> onnxfc.CheckOptions(rtol=1e-3, sizes=((64, 112),)).sizes
+    ((64, 112),)
     """
 
     rtol: float | None = None

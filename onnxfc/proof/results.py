@@ -59,13 +59,21 @@ class ParityResult:
 
 
 @dataclass(frozen=True)
+class TriedCell:
+    """A cell, and how far it is from its crop at most, relative to the score range."""
+
+    cell: tuple[int, ...]
+    deviation: float
+
+
+@dataclass(frozen=True)
 class CropResult:
     """Crop agreement: deviations relative to the score range, over ``cells`` cells at ``size`` pixels.
 
     ``top1`` is the share of cells whose best class is the crop's best class, None where the scores have
     no class axis; ``top5`` that of cells whose best class is among the crop's best five. ``worst_cell`` lies at the
-    pixels ``worst_box`` (start, stop per axis). ``failed`` only if the verdict says exact, or exact crops were
-    asked for, and the measurement says otherwise.
+    pixels ``worst_box`` (start, stop per axis). ``tried`` are the cells of all outputs. ``failed`` only if the verdict
+    says exact, or exact crops were asked for, and the measurement says otherwise.
     """
 
     status: CropStatus
@@ -80,6 +88,7 @@ class CropResult:
     worst: str = ""
     worst_cell: tuple[int, ...] = ()
     worst_box: tuple[tuple[int, int], ...] = ()
+    tried: tuple[TriedCell, ...] = ()
     reason: str = ""
 
 
