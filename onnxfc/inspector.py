@@ -9,8 +9,6 @@ from math import prod
 from pathlib import Path
 from typing import Literal
 
-import onnx
-
 from onnxfc import errors
 from onnxfc.builder.state import Replacement
 from onnxfc.claim.claim import Claim

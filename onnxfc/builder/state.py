@@ -35,7 +35,7 @@ class Roles:
     own: frozenset[str]
     whole: frozenset[str]
     headed: bool
-    summed_by: Callable[[str], frozenset[str] | None]
+    summed_by: Callable[[str], frozenset[str] | None] = field(compare=False)
 
 
 @dataclass(frozen=True)
