@@ -24,6 +24,7 @@ from onnxfc.layout.views import Context, is_map
 from onnxfc.rewriter.analyse import Analysis, RewriteOptions, analyse
 from onnxfc.rewriter.make_claim import claim_of
 from onnxfc.rewriter.refusals import recognise
+from onnxfc.shapes.freed_again import fixed_size, freed_again
 from onnxfc.shapes.macs import multiply_adds
 from onnxfc.shapes.model_shapes import Shapes
 from onnxfc.shapes.spec import Shape
@@ -109,7 +110,9 @@ def inspect(
     finite(file)
     claim = Claim.from_metadata({item.key: item.value for item in file.proto.metadata_props})
     if claim is not None:
-        return _rewritten(sorted_nodes(file), claim, at_size)
+        fixed = fixed_size(file, claim)
+        file = file if fixed is None else freed_again(file, claim)
+        return _rewritten(sorted_nodes(file), claim, at_size or fixed)
     try:
         recognise(file)
         found = analyse(file, options or RewriteOptions())

@@ -5,21 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from onnxfc.analysis.elementwise import together
+from onnxfc.analysis.elementwise import same, together
 from onnxfc.analysis.flow import Kind, Rule, Step, on_data, unknown
 from onnxfc.analysis.layouts import NONE, Layout, aligned, moved, places, resized
 from onnxfc.graph.einsum_equation import letters_of, matmul_letters
-from onnxfc.graph.op_kinds import (
-    ARG,
-    GEMMS,
-    GLOBAL_POOLS,
-    LAYER_NORMS,
-    MAP_NORMS,
-    MEANS,
-    REDUCTIONS,
-    ROW_NORMS,
-    SOFTMAX,
-)
+from onnxfc.graph.op_kinds import ARG, GEMMS, GLOBAL_POOLS, LAYER_NORMS, MAP_NORMS, REDUCTIONS, ROW_NORMS, SOFTMAX
 from onnxfc.layout.axes import Group, channels, doubled
 
 
@@ -49,12 +39,10 @@ def pooled(step: Step, held: Layout, axes: Sequence[int], kind: Kind, keep: bool
     left = places(atom for group in rest for atom in group) & held.solid
     if not every:
         step.onward(name)
-        return replace(moved(held, _without(held, axes, keep)), mean="")
-    alone = all(atom.kind == "space" for axis in axes for atom in held.axes[axis])
+        return moved(held, _without(held, axes, keep))
     made = replace(
         moved(held, _without(held, axes, keep, every - left)),
         own=held.own if left else NONE,
-        mean=name if step.op_type in MEANS and alone and every >= held.solid else "",
         flat=held.flat and bool(left),
     )
     if every & left:
@@ -88,8 +76,8 @@ def weighed(step: Step, held: Layout) -> Layout:
     name, here = step.node.input[0], places(atom for axis in axes for atom in held.axes[axis]) & held.solid
     if not here:
         step.onward(name)
-        return replace(held, mean="")
-    return replace(held, own=held.own | step.look("weights", here, axes, [name]), mean="")
+        return held
+    return replace(held, own=held.own | step.look("weights", here, axes, [name]))
 
 
 def whole_norm(step: Step, held: Layout) -> Layout:
@@ -97,14 +85,18 @@ def whole_norm(step: Step, held: Layout) -> Layout:
     if held.solid:
         step.look("norm", held.solid, range(2, len(step.before)), [step.node.input[0]])
         step.leave()
-    return replace(held, own=NONE if held.solid else held.own, mean="")
+    return replace(held, own=NONE if held.solid else held.own)
 
 
 # Products
 
 
 def matmul(step: Step) -> Layout:
-    return contract(step, *matmul_letters([len(step.shape(name)) for name in step.node.input]))
+    ranks = [len(step.shape(name)) for name in step.node.input]
+    fixed = {name for name in step.node.input if name not in step.flow.layouts} - step.flow.graph.overridable
+    if len(step.given) == 1 and min(ranks) > 1 and any(step.flow.native[name].factor is not None for name in fixed):
+        return same(step)  # a multiple of it, element by element
+    return contract(step, *matmul_letters(ranks))
 
 
 def gemm(step: Step) -> Layout:
@@ -180,7 +172,7 @@ class _Factor:
         stays = bool(here & held.solid)
         thin = frozenset((place, look) for place, look in held.thin if place in here)
         own = held.own if stays else NONE
-        left = replace(held, axes=groups, thin=thin, own=own, mean="", flat=held.flat and stays)
+        left = replace(held, axes=groups, thin=thin, own=own, flat=held.flat and stays)
         return _Factor(name, held.solid, summed & held.solid, left)
 
 

@@ -43,7 +43,9 @@ class Boundary:
     """A trunk tensor that both models have, where the head begins.
 
     ``extent`` is the native window on ``spatial`` axes, ``step`` the distance of neighbouring
-    cells, both in elements of this tensor. Batch is axis 0.
+    cells, both in elements of this tensor. Batch is axis 0. ``folded``: where places share an axis in the original,
+    as those of tokens do, which axes of the rewritten model's tensor lie on each axis of the original's, the outermost
+    first; empty where both have the same axes.
     """
 
     original: str
@@ -51,6 +53,17 @@ class Boundary:
     spatial: tuple[int, ...]
     extent: tuple[int, ...]
     step: tuple[int, ...]
+    folded: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What an FC layer of the head makes: a tensor of the original, that of the rewritten model, its form (``map``, or
+    ``global``). Scores may hide it, saturated say, so that it is compared beside the outputs."""
+
+    original: str
+    rewritten: str
+    form: Form
 
 
 @dataclass(frozen=True)
@@ -96,6 +109,7 @@ class Claim:
     slack: tuple[int, ...] = ()
     smallest_size: tuple[int, ...] = ()
     halo: tuple[tuple[int, int], ...] = ()
+    layers: tuple[Layer, ...] = ()
 
     def __post_init__(self) -> None:
         for damage in _damages(self):
@@ -140,6 +154,7 @@ class Claim:
             raw["inputs"] = tuple(ImageInput(**item) for item in raw["inputs"])
             raw["boundaries"] = tuple(Boundary(**item) for item in raw["boundaries"])
             raw["outputs"] = tuple(Output(**item) for item in raw["outputs"])
+            raw["layers"] = tuple(Layer(**item) for item in raw.get("layers", ()))
             return cls(**raw)
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             damage = f"{error} is missing" if isinstance(error, KeyError) else str(error)
@@ -174,6 +189,7 @@ def _damages(claim: Claim) -> Iterator[str]:
     yield from (f"input {image.name!r} is {image}" for image in claim.inputs if not _image(image, dims))
     yield from (f"boundary {item.original!r} is {item}" for item in claim.boundaries if not _boundary(item, dims))
     yield from (f"output {item.name!r} is {item}" for item in claim.outputs if not _output(item, dims))
+    yield from (f"layer {item.original!r} is {item}" for item in claim.layers if not _layer(item))
 
 
 _OPTIONAL = ("period", "smallest_size", "start", "size", "slack")
@@ -200,7 +216,20 @@ def _image(image: ImageInput, dims: int) -> bool:
 def _boundary(item: Boundary, dims: int) -> bool:
     named = isinstance(item.original, str) and isinstance(item.rewritten, str)
     counted = all(_integers(value, dims, dims) and min(value) > 0 for value in (item.extent, item.step))
-    return named and counted and _axes(item.spatial, dims, 1, 99)
+    return named and counted and _axes(item.spatial, dims, 1, 99) and _folded(item)
+
+
+def _folded(item: Boundary) -> bool:
+    """Whether each axis lies on one of the original's."""
+    rows = item.folded
+    if not isinstance(rows, tuple) or not all(isinstance(row, tuple) for row in rows):
+        return False
+    axes = tuple(axis for row in rows for axis in row)
+    return not rows or (_axes(axes, len(axes), 0, len(axes)) and set(item.spatial) <= set(axes))
+
+
+def _layer(item: Layer) -> bool:
+    return isinstance(item.original, str) and isinstance(item.rewritten, str) and item.form in ("map", "global")
 
 
 def _output(item: Output, dims: int) -> bool:

@@ -55,7 +55,7 @@ class CheckOptions:
 
     def must_fit(self, claim: Claim) -> None:
         """Tolerances name outputs, or trunk tensors at which a head begins. Raises UsageError."""
-        own = [output.name for output in claim.outputs]
+        own = [*(output.name for output in claim.outputs), *(layer.original for layer in claim.layers)]
         own += [name for item in claim.boundaries for name in (item.original, item.rewritten)]
         for given in ("rtols", "atols"):
             errors.known(given, getattr(self, given), own)

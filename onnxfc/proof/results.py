@@ -17,8 +17,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Status = Literal["passed", "failed", "not applicable"]
-CropStatus = Literal["measured", "failed", "not applicable"]
+Status = Literal["passed", "failed", "not applicable", "not run"]
+CropStatus = Literal["measured", "failed", "not applicable", "not run"]
+"""``not applicable``: there is nothing to compare; ``not run``: there is, but it costs too much, or all has failed."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,15 @@ class CropResult:
 
 
 @dataclass(frozen=True)
+class Rest:
+    """An output that no input moves, and why; the proof rests on the FC layers right before it."""
+
+    output: str
+    problem: str
+    layers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class VerdictResult:
     """The static verdict of the claim, with its causes; nothing here is measured."""
 
@@ -123,8 +133,9 @@ class Parity:
     verdict: VerdictResult
     conditions: Conditions
     vacuous: str | None = None
-    shift: ParityResult = ParityResult("not applicable", reason="not reached")
-    trunk: ParityResult = ParityResult("not applicable", reason="not reached")
+    shift: ParityResult = ParityResult("not run", reason="not reached")
+    trunk: ParityResult = ParityResult("not run", reason="not reached")
+    rests: tuple[Rest, ...] = ()
 
     @property
     def passed(self) -> bool:

@@ -15,7 +15,7 @@ from onnxfc.io.model_file import ModelFile
 from onnxfc.layout.provenance import Provenance
 from onnxfc.rewriter.inner_input import begin_at
 from onnxfc.rewriter.outputs import Form, finish
-from onnxfc.rewriter.refusals import objections
+from onnxfc.rewriter.refusals import objections, without_effect
 from onnxfc.rewriter.walk import walk
 from onnxfc.shapes.extents import Extents
 from onnxfc.shapes.fitting import fits
@@ -105,6 +105,7 @@ def analyse(original: ModelFile, options: RewriteOptions) -> Analysis:
         if isinstance(finished, tuple):
             outputs, provenances = finished
             refusals = objections(state, reading, provenances)
+            state.notes += without_effect(state, outputs, provenances)
             return Analysis(original, state, tuple(reading), tuple(outputs), tuple(provenances), refusals)
         failures.append(Analysis(original, state, tuple(reading), (), (), tuple(finished)))
     for failure in failures:

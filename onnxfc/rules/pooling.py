@@ -89,7 +89,8 @@ def _kept_global(ctx: RuleContext, view: Placed) -> Outcome:
     if isinstance(made, Refusal):
         return made
     whole = ctx.op_type not in COVERING  # these are global at the native size only
-    weighed = ctx.weighs_image(view)  # by its own places: a head begins before that
+    # By its own places: a head begins before that. A count grows with features that are repeated.
+    weighed = ctx.weighs_image(view) or ctx.name in ctx.state.roles.plain
     if ctx.role != "context" and whole and not weighed and len(view.spatial) == ctx.state.rank:
         made = replace(made, provenance=replace(made.provenance, windows=frozenset({boundary(view)})))
     return [made]
