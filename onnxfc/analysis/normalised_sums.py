@@ -220,10 +220,7 @@ def sums_to_one_behind(roles: Roles, node: onnx.NodeProto, given: Sequence[View]
         return replace(view, provenance=view.provenance.behind(*names))
     if not isinstance(view, Placed) or not any(side.provenance.sums_to_one for side in view.sides):
         return view
-    all_hold = all(_sure(item) for item in given)
-    kept = node.op_type in _KEEP_SUMS_TO_ONE or (node.op_type in {"Add", "Sub", "Sum"} and all_hold)
-    kept = kept or (node.op_type in {"Conv", "Gemm"} and len(node.input) == 2)
-    if kept and (node.op_type != "Div" or _sure(given[0])):
+    if _hold(node, given):
         return view
     each = node.op_type in {*BROADCAST, *UNARY, "BatchNormalization", "Conv", "Gemm"}
 
@@ -231,6 +228,15 @@ def sums_to_one_behind(roles: Roles, node: onnx.NodeProto, given: Sequence[View]
         return replace(own, sums_to_one=frozenset((name, min(k, ~k)) for name, k in own.sums_to_one if each))
 
     return view.each_side(behind)
+
+
+def _hold(node: onnx.NodeProto, given: Sequence[View]) -> bool:
+    """Whether parts of a whole among the inputs are that still behind the node."""
+    if node.op_type in {"Add", "Sub", "Sum"}:
+        return all(_sure(item) for item in given)
+    if node.op_type in {"Conv", "Gemm"}:
+        return len(node.input) == 2
+    return node.op_type in _KEEP_SUMS_TO_ONE and (node.op_type != "Div" or _sure(given[0]))
 
 
 def _sure(view: View) -> bool:

@@ -10,7 +10,7 @@ import onnx
 
 from onnxfc.claim.claim import Boundary, Claim, ImageInput, Layer, Output
 from onnxfc.geometry import Geometry, cell_axes, elements_of, slack_of
-from onnxfc.graph.index import Graph
+from onnxfc.graph.index import Graph, needed
 from onnxfc.graph.op_kinds import GEMMS
 from onnxfc.layout.axis_map import Field
 from onnxfc.layout.gathered import Gathered
