@@ -54,9 +54,8 @@ class _Sums:
         self.flow, self.power, self.of = flow, dict[str, Fraction](), defaultdict[str, Names](frozenset)
         self.bare: set[str] = set()
         self.ends: defaultdict[str, set[End]] = defaultdict(set)
-        for position, node in enumerate(flow.graph.nodes):
-            if position in flow.graph.live:
-                self._visit(node)
+        for node in flow.graph.live:
+            self._visit(node)
         for name in self.power.keys() & set(flow.graph.outputs):
             self._end(name, "result" if name in self.bare else "other")
 

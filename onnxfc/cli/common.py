@@ -26,6 +26,12 @@ else:
 
 
 STDOUT = Path("-")
+PROVIDER = (
+    "The execution provider of onnxruntime to run on, a built-in one or one of an installed plugin. What it leaves to "
+    "the CPU is an error, unless fallback=allow; hardware=cpu, gpu or npu picks a device."
+)
+TIMEOUT = "Let the proof take so long at most; it runs in a process of its own, whose end, or crash, fails it."
+MEMORY = "Let the proof take so much memory at most, besides the files that it maps; likewise."
 
 
 class Size(_SizeType):
@@ -186,13 +192,14 @@ def fail(error: OnnxfcError, verbose: bool, *, source: Path | None = None) -> No
 
 
 def told(error: OnnxfcError, source: Path | None) -> str:
-    """An error as one line; a reason of the model itself begins with its file."""
+    """An error as one line; a reason of the model itself begins with its file. ``source``: the file that was to be
+    rewritten, if any."""
     file = f"{source}: " if source is not None and isinstance(error, (NothingToRewrite, ProofFailed)) else ""
-    return f"onnxfc: {printable(file + str(error).strip())}{_hint(error)}"
+    return f"onnxfc: {printable(file + str(error).strip())}{_hint(error, writes=source is not None)}"
 
 
-def _hint(error: OnnxfcError) -> str:
-    if isinstance(error, ProofFailed):
+def _hint(error: OnnxfcError, *, writes: bool) -> str:
+    if isinstance(error, ProofFailed) and writes:
         return "; nothing was written"
     if isinstance(error, NothingToRewrite) and error.refusals:
         more = f" and {len(error.refusals) - 1} more (-v shows all)" if len(error.refusals) > 1 else ""

@@ -35,6 +35,7 @@ window parity   passed, largest deviation N, tolerance 2e-04 (4032 values at 32x
 trunk parity    passed, largest deviation N, tolerance 2e-04 (3264 values at 32x36, 38x34, 36x40 px)
 shift           passed, largest deviation N, tolerance 2e-04 (138 values at 32x32, 33x33 px)
 crop agreement  cells equal crops to N of the score range (5 cells)
+certificate     2 FC weights are found in Convs: byte for byte
 time            rewritten in N s, proven in N s
 """
 
