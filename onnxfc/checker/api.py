@@ -60,9 +60,9 @@ def check_pair(
     """Compare two models by running both. The second need not be onnxfc's own.
 
     ``size``: the native size in pixels, where the original leaves it open. ``boundaries``: pairs of tensor names at
-    which the heads begin, where they are not found. A failed check is no exception: see ``Checked.passed``. Raises ReadError,
-    UsageError, NothingToRewrite where the original has no image input, and ProofFailed where time or memory that
-    ``options`` bound run out.
+    which the heads begin, where they are not found. A failed check is no exception: see ``Checked.passed``. Raises
+    ReadError, UsageError, NothingToRewrite where the original has no image input, and ProofFailed where time or
+    memory that ``options`` bound run out.
 
     >>> checked = onnxfc.check_pair("fixtures/trained/digits.onnx", "digits-any.onnx")
     >>> checked.passed, checked.claim.verdict, checked.parity.window.status
@@ -70,7 +70,12 @@ def check_pair(
     """
     options = options or CheckOptions()
     if options.bounded:
-        how: dict[str, Any] = {"options": options.unbounded, "size": size, "at": at, "progress": progress}
+        how: dict[str, Any] = {
+            "options": options.unbounded,
+            "size": size,
+            "boundaries": boundaries,
+            "progress": progress,
+        }
         return bounded(lambda: check_pair(original, other, **how), options)
     size = None if size is None else errors.size("size", size)
     one, two = _opened(original), _opened(other)

@@ -15,6 +15,7 @@ from onnxfc.cli.common import (
     PROVIDER,
     STDOUT,
     TIMEOUT,
+    Grouped,
     ModelPath,
     ReportPath,
     Size,
@@ -40,7 +41,7 @@ _EPILOG = (
 )
 
 
-@click.command(epilog=_EPILOG)
+@click.command(cls=Grouped, epilog=_EPILOG)
 @click.argument("original", type=ModelPath())
 @click.argument("other", type=ModelPath())
 @click.option(
@@ -90,6 +91,9 @@ def check(
     """Check whether OTHER computes what ORIGINAL computes: at its native size, and window by window on larger images.
 
     OTHER may be what `onnxfc rewrite` wrote, or a model that somebody else made of ORIGINAL.
+
+    \b
+    onnxfc check in.onnx out.onnx --data images.npy
     """
     from onnxfc.reports import check as report_check
     from onnxfc.reports import junit as junits

@@ -77,6 +77,34 @@ class Tolerance(click.FloatRange):
         return number
 
 
+_GROUPS = {
+    **dict.fromkeys(("size", "inputs", "at", "boundaries"), "The model"),
+    **dict.fromkeys(("out", "out_dir", "output", "global_pool", "dynamic_batch"), "The result"),
+    **dict.fromkeys(
+        ("save_as_external_data", "all_tensors_to_one_file", "external_data_location", "external_data_size_threshold"),
+        "Where weights go",
+    ),
+    **dict.fromkeys(("report", "junit", "as_json", "quiet", "verbose", "help"), "What is told"),
+}
+"""Which options of a command's help stand together; all others are of the proof."""
+
+
+class Grouped(click.Command):
+    """A command whose help shows its options in groups."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """As click's, under several titles."""
+        rows: dict[str, list[tuple[str, str]]] = {title: [] for title in ("The model", "The result", "The proof")}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                rows.setdefault(_GROUPS.get(param.name or "", "The proof"), []).append(record)
+        for title, records in rows.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+
+
 EPILOG = (
     "Exit codes: 0 done; 1 cannot read or write; 2 wrong usage; 3 nothing could be rewritten, reasons given; "
     "4 the proof failed, nothing written."

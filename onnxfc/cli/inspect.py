@@ -6,14 +6,14 @@ from pathlib import Path
 
 import click
 
-from onnxfc.cli.common import STDOUT, ModelPath, ReportPath, Size, check_report, encodable, fail, write_report
+from onnxfc.cli.common import STDOUT, Grouped, ModelPath, ReportPath, Size, check_report, encodable, fail, write_report
 from onnxfc.cli.main_group import show
 from onnxfc.errors import OnnxfcError
 
 _EPILOG = "Exit codes: 0 done, whether the model can be rewritten or not; 1 cannot read; 2 wrong usage."
 
 
-@click.command(epilog=_EPILOG)
+@click.command(cls=Grouped, epilog=_EPILOG)
 @click.argument("model", type=ModelPath())
 @click.option("--at", type=Size(), help="Image size to count cells and costs for; twice native if not given.")
 @click.option("--size", type=Size(), help="Native image size, where the model's input leaves it open.")
@@ -47,6 +47,9 @@ def inspect(
     """Say what MODEL is and what a rewrite would do. Nothing is run, nothing is written.
 
     MODEL may be an original or what `onnxfc rewrite` wrote.
+
+    \b
+    onnxfc inspect in.onnx --at 1024x1024
     """
     from onnxfc.inspector import inspect as look
     from onnxfc.reports import inspect as report_inspect

@@ -13,6 +13,7 @@ from onnxfc.cli.common import (
     PROVIDER,
     STDOUT,
     TIMEOUT,
+    Grouped,
     ModelPath,
     ReportPath,
     Size,
@@ -37,7 +38,9 @@ _OF_PROOF = ("rtol", "atol", "check_size", "data", "provider", "timeout", "memor
 """Options that say how to prove."""
 
 
-@click.command(epilog=EPILOG, context_settings={"token_normalize_func": lambda token: token.replace("_", "-")})
+@click.command(
+    cls=Grouped, epilog=EPILOG, context_settings={"token_normalize_func": lambda token: token.replace("_", "-")}
+)
 @click.argument("models", metavar="IN OUT", nargs=-1, required=True, type=ModelPath())
 @click.option(
     "-o", "--out", type=ModelPath(), metavar="OUT", help="Where the result goes, instead of a second argument."
@@ -46,7 +49,7 @@ _OF_PROOF = ("rtol", "atol", "check_size", "data", "provider", "timeout", "memor
     "--out-dir",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="Rewrite all models that are given, each into DIR under its own name; what is refused does not stop the others.",
+    help="Rewrite all models given, each into DIR under its own name; what is refused does not stop the others.",
 )
 @click.option(
     "--output",
@@ -128,8 +131,10 @@ def rewrite(
 
 
 def _pair(models: tuple[Path, ...], out: Path | None) -> tuple[Path, Path]:
-    if len(models) + (out is not None) != 2:
-        raise click.UsageError("give IN and OUT, or --out-dir for several models")
+    if len(models) + (out is not None) < 2:
+        raise click.UsageError("Missing argument 'OUT'.")
+    if len(models) + (out is not None) > 2:
+        raise click.UsageError("give one IN and one OUT, or --out-dir for several models")
     return models[0], models[1] if out is None else out
 
 

@@ -206,7 +206,7 @@ def test_bad_options(room: Path, options: tuple[str, ...]) -> None:
 
 
 def test_missing_arguments(room: Path) -> None:
-    assert misused("rewrite", cwd=room) == "Error: Missing argument 'IN'."
+    assert misused("rewrite", cwd=room) == "Error: Missing argument 'IN OUT'."
     assert misused("rewrite", "in.onnx", cwd=room) == "Error: Missing argument 'OUT'."
 
 
