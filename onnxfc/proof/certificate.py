@@ -30,12 +30,13 @@ def certify(original: ModelFile, other: ModelFile) -> Certificate:
     """Look for every FC weight of ``original`` in ``other``; failed where a rewrite lacks one."""
     layers = list(_fully_connected(original))
     have = list(_fully_connected(other))
-    convs = list(_convs(other))
+    convs, computed = _convs(other)
     kept, found = _found(layers, have, convs)
     results = [
-        found.get(id(fc)) or WeightResult(fc.node, fc.stored.name, "untold" if _is_untold(fc, convs) else "missing")
+        found.get(id(fc))
+        or WeightResult(fc.node, fc.stored.name, "untold" if computed or _is_untold(fc, convs) else "missing")
         for fc in layers
-        if id(fc) in found or (id(fc) not in kept and not _is_pool(fc))
+        if id(fc) in found or (id(fc) not in kept and not _is_pool(fc) and not _is_factor(fc))
     ]
     if not results:
         return Certificate("none", reason="no weight of an FC layer was turned into a Conv's")
@@ -45,7 +46,8 @@ def certify(original: ModelFile, other: ModelFile) -> Certificate:
         if untold is None:
             return Certificate("holds", tuple(results))
         told = f"what became of weight {untold.weight} of {untold.node} cannot be told: "
-        told += "it has one output and factors folded in, or features that are read several times"
+        told += "it has one output and factors folded in, features that are read several times, or a Conv whose "
+        told += "weight the graph computes"
         return Certificate("none", tuple(results), told)
     first = missing[0]
     told = f"weight {first.weight} of {first.node} is that of no Conv of the second model"
@@ -65,9 +67,8 @@ def _found(layers: list[Matrix], have: list[Matrix], convs: list[Matrix]) -> tup
     kept: set[int] = set()
     found: dict[int, WeightResult] = {}
     free_fc, free = list(have), list(convs)
-    for fc in layers:
-        if _take(fc, free_fc, _unchanged) is not None:
-            kept.add(id(fc))
+    for alike in (_unchanged, _rounded):
+        kept |= {id(fc) for fc in layers if id(fc) not in kept and _take(fc, free_fc, alike) is not None}
     for relation in (same, permuted, scaled):
         for fc in layers:
             taken = None if id(fc) in kept or id(fc) in found else _take(fc, free, relation)
@@ -93,6 +94,12 @@ def _is_pool(fc: Matrix) -> bool:
     return bool((fc.values == fc.values[:1, :1]).all())
 
 
+def _is_factor(fc: Matrix) -> bool:
+    """A multiple of the identity, which is a product element by element."""
+    rows, columns = fc.values.shape
+    return rows == columns and bool((fc.values == fc.values[0, 0] * np.eye(rows, dtype=fc.values.dtype)).all())
+
+
 def _take(
     fc: Matrix, free: list[Matrix], relation: Callable[[Matrix, Matrix], Found | None]
 ) -> tuple[Matrix, Found] | None:
@@ -108,6 +115,16 @@ def _take(
 def _unchanged(fc: Matrix, other: Matrix) -> Found | None:
     found = same(fc, other) or permuted(fc, other)
     return found if found is None or "features" not in found.order else None
+
+
+def _rounded(fc: Matrix, other: Matrix) -> Found | None:
+    """As an FC layer still, in another number type."""
+    found = scaled(fc, other)
+    return found if found is not None and found.relation == "rounded" and "features" not in found.order else None
+
+
+def _lost(fc: Matrix, *, told: bool) -> WeightResult:
+    return WeightResult(fc.node, fc.stored.name, "missing" if told else "untold")
 
 
 def _result(fc: Matrix, convs: Iterable[Matrix], found: Found) -> WeightResult:
@@ -138,14 +155,14 @@ def _matrix(node: onnx.NodeProto, position: int, values: Array) -> Array | None:
         values = values[:, None] if position else values[None]
     if node.op_type == "Einsum":
         return _einsum_matrix(attributes["equation"].decode(), position, values)
-    if values.ndim != 2:
+    if values.ndim != 2 or attributes.get("alpha", 1.0) == 0:
         return None
     turned = attributes.get("transB" if position else "transA", 0)
     return values if bool(turned) == bool(position) else values.T
 
 
 def _einsum_matrix(equation: str, position: int, values: Array) -> Array | None:
-    """Axes of the result are outputs; those that are summed, features."""
+    """The axis of the result is the outputs', those that are summed are features; None where there are several."""
     terms, _, result = equation.replace(" ", "").partition("->")
     operands = terms.split(",")
     if not result or "." in equation or position >= len(operands) or len(operands[position]) != values.ndim:
@@ -153,18 +170,21 @@ def _einsum_matrix(equation: str, position: int, values: Array) -> Array | None:
     letters = operands[position]
     outputs = [axis for axis, letter in enumerate(letters) if letter in result]
     features = [axis for axis in range(values.ndim) if axis not in outputs]
-    count = int(np.prod([values.shape[axis] for axis in outputs]))
-    return values.transpose(*outputs, *features).reshape(count, -1)
+    if len(outputs) != 1:
+        return None
+    return values.transpose(*outputs, *features).reshape(values.shape[outputs[0]], -1)
 
 
-def _convs(file: ModelFile) -> Iterator[Matrix]:
-    """The weights of a model's Convs as (M, C * places)."""
-    weights = Weights(file)
+def _convs(file: ModelFile) -> tuple[list[Matrix], bool]:
+    """The weights of a model's Convs as (M, C * places), and whether there are any that the graph computes."""
+    weights, found, computed = Weights(file), list[Matrix](), False
     for node in _live(file.proto.graph, weights.nodes):
         if node.op_type in _CONVS and len(node.input) > 1:
             stored = weights.of(node.input[1])
+            computed = computed or stored is None
             if stored is not None and stored.values.ndim > 1 and stored.values.size:
-                yield _conv(node, stored)
+                found.append(_conv(node, stored))
+    return found, computed
 
 
 def _conv(node: onnx.NodeProto, stored: Stored) -> Matrix:
