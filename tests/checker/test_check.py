@@ -415,7 +415,7 @@ def test_a_check_of_nothing_fails() -> None:
 
 
 def test_text(pair: tuple[Path, Path]) -> None:
-    lines = run(*pair).output.splitlines()
+    lines = run(*pair).output.replace("\n" + " " * 16, " ").splitlines()
     told = {line[:15].strip(): line[16:] for line in lines if line[:15].strip()}
     assert told["native size"] == "28x28 px, stride 4x4 px"
     assert told["claim"] == "the second model's metadata"

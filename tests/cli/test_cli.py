@@ -37,7 +37,7 @@ shift           passed, largest deviation N, tolerance 2e-04 (138 values at 32x3
 crop agreement  cells equal crops to N of the score range (5 cells)
 certificate     2 FC weights are found in Convs: byte for byte
 time            rewritten in N s, proven in N s
-wrote           out.onnx (57.3 kB)
+wrote           out.onnx (30.2 kB)
 next            onnxfc inspect out.onnx --at 56x56; onnxfc check IN out.onnx --data images.npy
 """
 
@@ -332,7 +332,9 @@ def test_quiet_and_verbose(tmp_path: Path) -> None:
     normal = onnxfc("rewrite", model, "out.onnx", cwd=tmp_path)
     verbose = onnxfc("rewrite", model, "out.onnx", "-v", cwd=tmp_path)
     assert normal.err == verbose.err == ""
-    assert set(masked(normal.out).splitlines()) < set(masked(verbose.out).splitlines())
+    rows = masked(verbose.out).splitlines()  # to which some have more behind them
+    assert all(any(row.startswith(line) for row in rows) for line in masked(normal.out).splitlines())
+    assert len(verbose.out) > len(normal.out)
     assert f"seed 0, onnxruntime {ort.__version__}" in verbose.out
 
 
@@ -461,6 +463,7 @@ def test_help_names_every_option_of_the_job() -> None:
 
 def test_version() -> None:
     run = onnxfc("--version")
+    assert onnxfc("-V") == run
     assert (run.code, run.out.strip()) == (0, f"onnxfc, version {__version__}")
 
 
@@ -604,7 +607,3 @@ def test_lines_of_the_report_are_short(tmp_path: Path) -> None:
         run = onnxfc("rewrite", fixture_file(name), "out.onnx", cwd=tmp_path)
         rows = [line for line in run.out.splitlines() if not line.startswith(("next", "wrote", " "))]
         assert max(map(len, rows)) <= 100
-
-
-def test_version() -> None:
-    assert onnxfc("-V").out == onnxfc("--version").out == f"onnxfc, version {__version__}\n"
