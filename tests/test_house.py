@@ -33,7 +33,7 @@ FLOORS = (
     ("head",),
     ("rules",),
     ("rewriter",),
-    ("inspector", "checker"),
+    ("inspector", "checker", "scanner"),
     ("reports",),
     ("cli",),
 )
@@ -211,7 +211,7 @@ def test_public_names() -> None:
         *("Box", "Checked", "Geometry", "Inspection", "check_pair", "inspect"),
         *("NothingToRewrite", "OnnxfcError", "Output", "Parity", "ParityResult", "ProofFailed", "ReadError"),
         *("Refusal", "Replacement", "Rewrite", "RewriteOptions", "SaveOptions", "UsageError", "WriteError"),
-        *("__version__", "check", "rewrite"),
+        *("__version__", "check", "rewrite", "scan", "ScanOptions", "ScoreMap"),
     }
     for name in onnxfc.__all__:
         item = getattr(onnxfc, name)

@@ -12,6 +12,7 @@ from onnxfc.cli.common import EPILOG
 from onnxfc.cli.inspect import inspect
 from onnxfc.cli.main_group import MainGroup
 from onnxfc.cli.rewrite import rewrite
+from onnxfc.cli.scan import scan
 from onnxfc.version import __version__
 
 
@@ -25,5 +26,5 @@ def main() -> None:
     gc.set_threshold(50_000, 20, 20)
 
 
-for _command in (rewrite, check, inspect):
+for _command in (rewrite, check, inspect, scan):
     main.add_command(_command)

@@ -67,7 +67,7 @@ def session(
         raise
     except Exception as error:  # onnxruntime's exceptions have no common base
         where = model.path or "the model in memory"
-        raise ReadError(f"{where}: onnxruntime cannot load it: {_one_line(error)}") from error
+        raise ReadError(f"{where}: onnxruntime cannot load it: {one_line(error)}") from error
     made._onnxfc_held = held  # memory that the session reads from lives as long as the session
     return made
 
@@ -133,6 +133,6 @@ def _point(tensor: onnx.TensorProto, location: str, span: Span) -> None:
     set_entries(tensor, [("location", location), ("offset", span.offset), ("length", len(span))])
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
     return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)[:300]
