@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from onnxfc.scanner.score_map import ScoreMap
 
 _SIDE = 1600
-_LEAST = 480
+_LEAST = 960
 _LEGEND = 20
 _WINDOW = (512, 4096)
 """Rows and columns that are read at once, about."""

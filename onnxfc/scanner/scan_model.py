@@ -18,6 +18,7 @@ from onnxfc.claim.claim import Claim, ImageInput, Output
 from onnxfc.errors import NothingToRewrite, ReadError, UsageError
 from onnxfc.geometry import Geometry, halo_of
 from onnxfc.graph.index import Graph, inputs_of
+from onnxfc.graph.op_kinds import RESAMPLING
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof import ort_session
 from onnxfc.rewriter.analyse import RewriteOptions
@@ -95,7 +96,7 @@ class ScanModel:
     @property
     def resizes(self) -> bool:
         """Whether a map may be resized to the size of another one."""
-        return any(node.op_type in {"Resize", "Upsample"} for node in self.file.proto.graph.node)
+        return any(node.op_type in RESAMPLING for node in self.file.proto.graph.node)
 
     @property
     def channels(self) -> int:

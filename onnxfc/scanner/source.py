@@ -72,13 +72,13 @@ class ArraySource:
         height_width = shape[1:] if self._first else shape[:2]
         bands = 1 if len(shape) == 2 else shape[0] if self._first else shape[2]
         self.shape: tuple[int, int, int] = (height_width[0], height_width[1], bands)
-        self.dtype: np.dtype[Any] = np.dtype(array.dtype)
+        self.dtype: np.dtype[Any] = np.dtype(array.dtype).newbyteorder("=")
 
     def read(self, y0: int, y1: int, x0: int, x1: int) -> Array:
         """A copy."""
         if self._first:
-            return np.moveaxis(np.asarray(self._array[:, y0:y1, x0:x1]), 0, 2)
-        return np.array(self._array[y0:y1, x0:x1]).reshape(y1 - y0, x1 - x0, -1)
+            return np.moveaxis(np.array(self._array[:, y0:y1, x0:x1], self.dtype), 0, 2)
+        return np.array(self._array[y0:y1, x0:x1], self.dtype).reshape(y1 - y0, x1 - x0, -1)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -28,7 +29,7 @@ def open_tiff(path: Path, level: int) -> OpenImage:
     try:
         file = tifffile.TiffFile(path)
         series = file.series[0]
-    except (tifffile.TiffFileError, ValueError, IndexError, KeyError, TypeError) as error:
+    except (tifffile.TiffFileError, ValueError, IndexError, KeyError, TypeError, struct.error) as error:
         raise ReadError(f"{path}: cannot be read as a TIFF file: {_line(error)}") from error
     if not 0 <= level < len(series.levels):
         raise UsageError(f"{path}: has levels 0 to {len(series.levels) - 1}, no level {level}")
@@ -117,10 +118,11 @@ class TiffSource:
         where, size = page.dataoffsets[number], page.databytecounts[number]
         if not size:
             return None
+        more = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader} if page.compression in _JPEG else {}
+        decode = _told(self._path, lambda: page.decode)  # which may read elsewhere in the file at first
         file = page.parent.filehandle
         file.seek(where)
-        more = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader} if page.compression in _JPEG else {}
-        piece = _told(self._path, lambda: page.decode(file.read(size), number, **more)[0])
+        piece = _told(self._path, lambda: decode(file.read(size), number, **more)[0])
         return None if piece is None else np.asarray(piece)[0]
 
 

@@ -14,6 +14,8 @@ from onnxfc.errors import ReadError, UsageError, WriteError
 from onnxfc.scanner.job import Job, TileWorker
 
 Done = Callable[[int], None]
+_PATIENCE = 10
+"""Seconds within which a scheduler must answer."""
 
 
 def run_here(worker: TileWorker, numbers: list[int], done: Done) -> None:
@@ -47,7 +49,7 @@ def run_on_dask(dask: Any, job: Job, numbers: list[int], done: Done) -> None:
         raise UsageError("--dask needs the package distributed: pip install 'onnxfc[dask]'") from error
     own = not hasattr(dask, "scheduler_info")
     try:
-        client = distributed.Client(dask, timeout=20) if own else dask
+        client = distributed.Client(dask, timeout=_PATIENCE) if own else dask
     except (OSError, ValueError) as error:
         raise ReadError(f"{dask}: no Dask scheduler answers there") from error
     try:
