@@ -184,7 +184,7 @@ class Geometry:
         native = {BATCH: 1, **dict(enumerate(self.native_size))}
         if not self.axes or not fits(equals, native | dict(enumerate(size))):
             sizes, step = ("x".join(map(str, lengths)) for lengths in (self.native_size, self.size_step))
-            raise UsageError(f"the model takes {sizes} px plus multiples of {step}")
+            raise UsageError(f"the model takes {sizes} px plus multiples of {step}; pad the image to one")
         each = zip(self.axes, size, strict=True)
         return tuple(max(0, axis.count(n)) if fits(rooms, native | {axis.axis: n}) else 0 for axis, n in each)
 

@@ -1,33 +1,37 @@
-"""The README is true: its commands run as written and print what it shows."""
+"""The README and the pages are true: their commands run as written and print what they show."""
 
 from __future__ import annotations
 
 import ast
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 import pytest
-import readme_refresh
-from cli_runs import ROOT, environment
+from cli_runs import ROOT
 from fixture_files import fixture_file
-from readme_refresh import agree, furnish, run_all, sessions
+from doc_pages import PAGES, agree, blocks, furnish, run_all, run_python, sessions, with_generated
 
 from onnxfc.cli.check import check
 from onnxfc.cli.inspect import inspect
 from onnxfc.cli.rewrite import rewrite
 from onnxfc.errors import ExitCode
 
-TEXT = (ROOT / "README.md").read_text("utf-8")
+README = ROOT / "README.md"
+TEXT = README.read_text("utf-8")
+PAGE = {page.stem: page.read_text("utf-8") for page in PAGES}
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 
 
-@pytest.fixture(scope="module")
-def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return furnish(tmp_path_factory.mktemp("checkout"))
+@pytest.fixture
+def room(tmp_path: Path) -> Path:
+    return furnish(tmp_path)
+
+
+def test_the_readme_is_short() -> None:
+    assert len(TEXT.splitlines()) <= 150
+    assert max(map(len, TEXT.splitlines())) <= 200
 
 
 def test_comparison_sees_differences() -> None:
@@ -39,15 +43,35 @@ def test_comparison_sees_differences() -> None:
     assert not agree("by 13.6% of", "by 23.6% of")
 
 
-def test_console_blocks(room: Path) -> None:
-    found = sessions(TEXT)
-    assert len(found) >= 6
-    printed = run_all([command for command, _ in found], room)
-    assert len(printed) == len(found)
-    for (command, shown), text in zip(found, printed, strict=True):
-        assert agree(shown, text), f"$ {command}\n{text}"
-    assert (room / "alexnet-any.onnx").is_file()
-    assert not (room / "again.onnx").exists()
+WITH_BLOCKS = [page for page in PAGES if blocks(page.read_text("utf-8"))]
+
+
+@pytest.mark.parametrize("page", WITH_BLOCKS, ids=[page.stem for page in WITH_BLOCKS])
+def test_blocks(page: Path, room: Path) -> None:
+    """In order, in one folder: commands print what is shown, and Python what the next block of text shows."""
+    printed = None
+    for kind, body in blocks(page.read_text("utf-8")):
+        if kind == "console":
+            found = sessions(f"```console\n{body}```")
+            for (command, shown), text in zip(found, run_all([item[0] for item in found], room), strict=True):
+                assert agree(shown, text), f"$ {command}\n{text}"
+        elif kind == "python":
+            printed = run_python(body, room)
+        elif printed is not None:
+            assert body == printed
+            printed = None
+
+
+def test_all_pages_show_commands() -> None:
+    assert {"README", "getting-started", "results", "check", "inspect-geometry", "one-vector", "deploy", "python"} <= {
+        page.stem for page in WITH_BLOCKS
+    }
+
+
+@pytest.mark.parametrize("page", PAGES, ids=list(PAGE))
+def test_generated_parts_are_current(page: Path) -> None:
+    text = page.read_text("utf-8")
+    assert with_generated(text) == text, "run: python tests/support/doc_pages.py"
 
 
 def setups() -> list[str]:
@@ -76,21 +100,6 @@ def test_two_setup_commands() -> None:
     assert len(setups()) == 2
 
 
-def test_python_block(room: Path) -> None:
-    [code] = [body for kind, body in BLOCKS if kind == "python"]
-    [shown] = [body for kind, body in BLOCKS if kind == "text"]
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=room,
-        env=environment(),
-        capture_output=True,
-        encoding="utf-8",
-        timeout=60,
-        check=True,
-    )
-    assert done.stdout == shown
-
-
 def test_digits_figures(room: Path) -> None:
     """The trained network on its canvas: 325 cells against the original on 325 crops."""
     run_all(["onnxfc rewrite fixtures/trained/digits.onnx digits-canvas.onnx -q"], room)
@@ -106,23 +115,23 @@ def test_digits_figures(room: Path) -> None:
     same = (cells.argmax(-1) == wanted.argmax(-1)).mean()
     figures = f"{deviation.max():.1%}", f"{np.median(deviation):.1%}", f"{same:.0%}"
     assert figures == ("32.5%", "2.1%", "70%")
-    words = " ".join(TEXT.split())
+    words = " ".join(PAGE["results"].split())
     assert "its 325 cells differ from their crops by up to 32.5 % of the score range, by 2.1 % in the median" in words
     assert "name the same class in 70 % of the places" in words
     found = [cells[y // 4, x // 4].argmax() for y, x in digits["corners"]]
     assert found == digits["corner_labels"].tolist()
 
 
-def test_option_table_is_complete() -> None:
-    commands = (rewrite, check, inspect)
-    names = {name for command in commands for option in command.params for name in option.opts if name.startswith("-")}
-    told = set(re.findall(r"`(-[-\w]+)", TEXT))
-    assert names <= told
-    assert told <= names | {"-h", "--help", "--version"}
+def test_options_that_are_named_exist() -> None:
+    names = {name for command in (rewrite, check, inspect) for option in command.params for name in option.opts}
+    assert {name for name in names if name.startswith("-")} <= set(re.findall(r"(--?[a-z][-\w]*)", PAGE["cli"]))
+    for page, text in PAGE.items():
+        told = set(re.findall(r"`(--[-\w]+)", text))
+        assert told <= names | {"--help", "--version"}, page
 
 
 def test_exit_code_table() -> None:
-    rows = re.findall(r"^\| (\d+) \|", TEXT, re.MULTILINE)
+    rows = re.findall(r"^\| (\d+) \|", PAGE["cli"].partition("## Exit codes")[2], re.MULTILINE)
     assert [int(row) for row in rows] == [int(code) for code in ExitCode]
 
 
@@ -141,25 +150,38 @@ def codes() -> set[str]:
     return found - {"per-window"}  # a note, not a refusal
 
 
-def test_refusal_table_is_complete() -> None:
-    section = TEXT.partition("### What is refused")[2].partition("\n## ")[0]
-    rows = re.findall(r"^\| (`.*?`) \|", section, re.MULTILINE)
-    told = [code for row in rows for code in re.findall(r"`([\w-]+)`", row)]
+def test_every_refusal_has_its_place() -> None:
+    told = re.findall(r"^### ([\w-]+)$", PAGE["refusals"], re.MULTILINE)
     assert len(told) == len(set(told))
     assert set(told) == codes()
 
 
-def test_operator_table_is_current() -> None:
-    assert readme_refresh.with_operators(TEXT) == TEXT, "run: python tests/support/readme_refresh.py"
-    assert "| Conv," not in TEXT
-    assert TEXT.count("GlobalAveragePool") >= 2
+def test_operator_table() -> None:
+    assert "| Conv," not in PAGE["coverage"]
+    assert PAGE["coverage"].count("GlobalAveragePool") >= 2
 
 
-def test_files_that_are_named_exist() -> None:
-    for name in re.findall(r"`(?:python )?((?:benchmarks|fixtures|tests|\.ci)/[\w./]+)`", TEXT):
+def anchors(text: str) -> set[str]:
+    """Those of a page's headings, as code hosts make them."""
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=list(PAGE))
+def test_what_is_named_exists(page: Path) -> None:
+    text = page.read_text("utf-8")
+    for name in re.findall(r"`(?:python )?((?:benchmarks|fixtures|tests|\.ci)/[\w./]+)`", text):
         assert (ROOT / name).exists(), name
-    for name in re.findall(r"\]\((?!https?:)([^)#]+)\)", TEXT):
-        assert (ROOT / name).exists(), name
+    for name, _, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(#([^)]+))?\)", text):
+        other = page.parent / name if name else page
+        assert other.exists(), name
+        assert not anchor or anchor in anchors(other.read_text("utf-8")), (name, anchor)
+
+
+def test_all_pages_are_linked() -> None:
+    for page in PAGES[1:]:
+        assert page.name == "index.md" or f"](docs/{page.name})" in TEXT, page.name
+        assert page.name == "index.md" or page.stem in PAGE["index"], page.name
 
 
 def test_places_for_benchmarks() -> None:
@@ -169,7 +191,7 @@ def test_places_for_benchmarks() -> None:
         "<!-- native_nodes -->",
         "<!-- large_models -->",
     ):
-        assert TEXT.count(marker) == 1
+        assert PAGE["performance"].count(marker) == 1
 
 
 def test_licence() -> None:
@@ -177,3 +199,28 @@ def test_licence() -> None:
     assert "Apache License" in licence
     assert "Version 2.0, January 2004" in licence
     assert "END OF TERMS AND CONDITIONS" in licence
+
+
+def test_one_vector_figures(room: Path) -> None:
+    """Pieces of the canvas with one digit each, at every offset: how often the largest class is the digit."""
+    run_all(["onnxfc rewrite fixtures/trained/digits.onnx digits-any.onnx -q --no-check"], room)
+    digits, session = np.load(fixture_file("digits.npz")), ort.InferenceSession(room / "digits-any.onnx")
+    canvas = digits["canvas"].astype(np.float32) / 16
+    rows = re.findall(r"^\| (\d+)x\d+ px, (\d+) cells \| (\d+) \|(.*)\|$", PAGE["one-vector"], re.MULTILINE)
+    assert [int(row[0]) for row in rows] == [20, 24, 28]
+    for side, cells, pieces, shown in ((*map(int, row[:3]), row[3]) for row in rows):
+        right = []
+        for (y, x), label in zip(digits["corners"], digits["corner_labels"], strict=True):
+            for top, left in np.ndindex(side - 15, side - 15):
+                piece = canvas[:, :, max(y - top, 0) :, max(x - left, 0) :][:, :, :side, :side]
+                if min(y - top, x - left) < 0 or piece.shape[2:] != (side, side):
+                    continue
+                scores = session.run(None, {"image": piece})[0][0].reshape(10, -1)
+                shares = np.exp(scores - scores.max(0)) / np.exp(scores - scores.max(0)).sum(0)
+                assert scores.shape[1] == cells
+                ways = scores.mean(1), shares.mean(1), scores.max(1), shares.max(1)
+                right.append([way.argmax() == label for way in ways])
+        assert len(right) == pieces
+        assert [float(share) for share in re.findall(r"([\d.]+) %", shown)] == [
+            round(100 * share) for share in np.mean(right, 0)
+        ]

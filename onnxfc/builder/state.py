@@ -60,9 +60,10 @@ Note = Replacement | Frozen | Refusal
 class State:
     """All that a walk knows; rules read it through their RuleContext and write nothing into it.
 
-    ``single``: the batch is 1 and stays so. ``rank``: how many spatial axes images have; ``image_shapes``: the image
-    at every probe. ``reached``: how many nodes it visited before the first refusal. ``conditions`` of Ifs that were
-    refused, but are the same at every size.
+    ``rounds_up``: branches meet at other sizes only if pools round as they do (``ceil_mode``). ``single``: the batch is
+    1 and stays so. ``rank``: how many spatial axes images have; ``image_shapes``: the image at every probe.
+    ``reached``: how many nodes it visited before the first refusal. ``conditions`` of Ifs that were refused, but are
+    the same at every size.
     """
 
     graph: Graph
@@ -70,6 +71,7 @@ class State:
     native: Mapping[str, Spec]
     global_pool: GlobalPool
     roles: Roles
+    rounds_up: bool
     single: bool
     rank: int
     image_shapes: tuple[Shape, ...]
@@ -84,6 +86,11 @@ class State:
     def dense(self) -> bool:
         """No head follows, so that borders may be what the graph makes of them at any size."""
         return not self.roles.headed
+
+    @property
+    def own_rounding(self) -> bool:
+        """Whether pools go on rounding up where that adds no window at the native size."""
+        return self.dense or self.rounds_up
 
     @property
     def replacements(self) -> list[Replacement]:

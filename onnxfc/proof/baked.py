@@ -71,9 +71,11 @@ def _covers(node: onnx.NodeProto, shapes: Shapes) -> bool:
     return any(now == 1 and was > 1 for was, now in zip(before[2:], after[2:], strict=True))
 
 
-def frozen(nodes: Sequence[onnx.NodeProto]) -> str:
-    """The first node whose padding or rounding follows the image's size, which a rewrite fixes; "" if none."""
-    return next((_label(node) for node in nodes if _follows(node)), "")
+def frozen(nodes: Sequence[onnx.NodeProto], other: onnx.GraphProto) -> str:
+    """The first node whose padding or rounding follows the image's size, which the other model fixes; "" if none."""
+    kept = {node.output[0]: node.attribute for node in other.node if node.output}
+    follow = (node for node in nodes if _follows(node))
+    return next((_label(node) for node in follow if node.attribute != kept.get(node.output[0])), "")
 
 
 def _follows(node: onnx.NodeProto) -> bool:

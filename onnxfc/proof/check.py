@@ -174,7 +174,7 @@ class _Check:
         if "failed" in (native.status, window.status):
             return ParityResult("not applicable", reason="the models do not agree")
         chosen = shots if evidence.small else [shot for shot in shots if shot.size == shots[0].size]
-        return compare_trunk(self.original, chosen, evidence, self.claim, self.options, self.progress)
+        return compare_trunk(self.original, self.rewritten, chosen, evidence, self.claim, self.options, self.progress)
 
     def _head(self, plan: HeadPlan, evidence: Evidence) -> Head | None:
         if not plan.outputs or not plan.boundaries or plan.leak:

@@ -77,6 +77,7 @@ class _Found:
 
 def compare_trunk(
     original: ModelFile,
+    rewritten: ModelFile,
     shots: Sequence[Capture],
     evidence: Evidence,
     claim: Claim,
@@ -84,7 +85,7 @@ def compare_trunk(
     progress: Progress,
 ) -> ParityResult:
     """Run the original's trunk on the images of ``shots`` and compare what both models make of them."""
-    trunks = list(_trunks(original.proto, claim))
+    trunks = list(_trunks(original.proto, rewritten.proto, claim))
     if not trunks or not shots:
         return _not("the two models have no trunk tensor in common")
     found = _Found(Tally(options, evidence.noise))
@@ -97,7 +98,7 @@ def compare_trunk(
     return found.result(trunks)
 
 
-def _trunks(model: onnx.ModelProto, claim: Claim) -> Iterator[_Trunk]:
+def _trunks(model: onnx.ModelProto, rewritten: onnx.ModelProto, claim: Claim) -> Iterator[_Trunk]:
     """The tensors at which heads begin, and outputs without a head; not the images themselves."""
     pairs = [(item.original, item.rewritten) for item in claim.boundaries]
     pairs += [(output.name, output.name) for output in claim.outputs if output.form == "features"]
@@ -106,7 +107,7 @@ def _trunks(model: onnx.ModelProto, claim: Claim) -> Iterator[_Trunk]:
     for name, other in dict.fromkeys(pairs):
         if name in makers:
             nodes = [model.graph.node[i] for i in _before(model.graph, [name])]
-            yield _Trunk(name, other, sized(nodes, model.graph, shapes), frozen(nodes))
+            yield _Trunk(name, other, sized(nodes, model.graph, shapes), frozen(nodes, rewritten.graph))
 
 
 def _before(graph: onnx.GraphProto, names: Sequence[str]) -> list[int]:

@@ -82,7 +82,7 @@ def _geometry(seen: Inspection) -> Iterator[str]:
     if found is None:
         return
     yield from _places(seen, found)
-    steps = "" if set(found.size_step) == {1} else f", in steps of {size(found.size_step)} px"
+    steps = "" if set(found.size_step) == {1} else f", in steps of {size(found.size_step)} px; pad other images to one"
     yield row("image sizes", f"from {size(found.smallest_size)} px on{steps}")
     if found.halo is None:
         yield row("halo", "the whole image: an operator looks at all of it")

@@ -26,7 +26,7 @@ SCHEMA = "onnxfc-report/1"
 
 _CAUSES = {
     Cause.PADDING: "zero padding, where a big image has pixels",
-    Cause.PARTIAL_WINDOW: "pool windows that reach beyond the native map (ceil_mode)",
+    Cause.PARTIAL_WINDOW: "pool windows that reach beyond the map (ceil_mode)",
     Cause.CONTEXT: "operators that look at the whole image",
     Cause.RESIZED: "maps resized to another's size, in another ratio off the stride grid",
 }
@@ -40,7 +40,8 @@ def text(result: Rewrite, verbose: bool = False) -> str:
     if result.map_at_twice:
         lines.append(row("map", f"{size(result.map_at_twice)} cells at {size(claim.twice_native)} px"))
     if set(claim.size_step) != {1}:
-        lines.append(row("image sizes", f"{size(claim.native_size)} px plus multiples of {size(claim.size_step)} px"))
+        sizes = f"{size(claim.native_size)} px plus multiples of {size(claim.size_step)} px; pad other images to one"
+        lines.append(row("image sizes", sizes))
     lines.append(row("verdict", verdict_text(claim, verbose)))
     lines += proof_lines(result.parity, verbose)
     if verbose:

@@ -9,6 +9,7 @@ import onnx
 
 from onnxfc.analysis.normalised_sums import sums_to_one_behind
 from onnxfc.analysis.pool_roles import pool_roles
+from onnxfc.analysis.rounding import meets_rounded_up
 from onnxfc.builder import ops
 from onnxfc.builder.graph_builder import GraphBuilder
 from onnxfc.builder.rule_context import LEAVE, Outcome, RuleContext, tensor_of
@@ -83,7 +84,9 @@ def _start(
     probes = len(images[0].probes())
     builder = GraphBuilder(model, graph, Inference.of(graph.opsets, graph.model.ir_version), probes, images)
     single = all(image.shape[0] == 1 and not image.free_batch for image in images)
-    state = State(graph, builder, native, global_pool, roles, single, len(images[0].spatial), images[0].probes())
+    rounds_up = meets_rounded_up(model, images)
+    spatial, shapes = len(images[0].spatial), images[0].probes()
+    state = State(graph, builder, native, global_pool, roles, rounds_up, single, spatial, shapes)
     for name in graph.initializers:
         builder.specs[name] = native[name].spread(probes)
         state.views[name] = Fixed(name)

@@ -69,7 +69,7 @@ def _slid(ctx: RuleContext, view: Placed, how: Sliding) -> Outcome:
         return ctx.refuse("pools-then-convolves", "slides over what a global pool left")
     provenance = _through(ctx, view, own)
     changes = _frozen(how)
-    if ctx.attrs.get("ceil_mode", 0) and not _partial(own, view.extent) and not ctx.state.dense:
+    if ctx.attrs.get("ceil_mode", 0) and not _partial(own, view.extent) and not ctx.state.own_rounding:
         changes["ceil_mode"] = 0  # it does nothing at the native size, and must not at others
     ctx.keep(**changes)
     return ctx.placed(view, provenance, view.where)
@@ -143,7 +143,7 @@ def _through(ctx: RuleContext, view: Placed, how: Sliding) -> Provenance:
     steps = zip(view.where, view.fields, how.kernel, how.strides, how.begin, how.dilations, strict=True)
     fields = {place: field.through(k, s, p, d) for place, field, k, s, p, d in steps}
     blames = [ctx.blame(Cause.PADDING)] if how.padded else []
-    if ctx.attrs.get("ceil_mode", 0) and (ctx.state.dense or _partial(how, view.extent)):
+    if ctx.attrs.get("ceil_mode", 0) and (ctx.state.own_rounding or _partial(how, view.extent)):
         blames.append(ctx.blame(Cause.PARTIAL_WINDOW))
     provenance = replace(view.provenance.along(fields).blamed(*blames), places=False)
     return provenance if set(how.kernel) == {1} else replace(provenance, sums_to_one=frozenset())

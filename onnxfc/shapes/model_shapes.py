@@ -34,23 +34,32 @@ class Shapes:
     def at(self, inputs: Mapping[str, Shape]) -> dict[str, Shape] | None:
         """Shapes of all tensors that inference can tell, for inputs of these shapes; None where the model does not
         take them. Dims of other inputs that are free count as 1."""
-        specs = self._specs({name: (shape,) for name, shape in inputs.items()}, 1)
+        specs = self._specs({name: (shape,) for name, shape in inputs.items()}, 1, self.live)
         if specs is None:
             return None
         found = {name: spec.native for name, spec in specs.items() if spec.shapes is not None}
         return None if any(min(shape, default=1) < 0 for shape in found.values()) else found
 
-    def sizing(self, images: Sequence[Image]) -> Sizing | None:
-        """The same at all image sizes; None where the model does not take those that are looked at."""
+    @property
+    def live(self) -> list[onnx.NodeProto]:
+        """The nodes that outputs depend on."""
+        return [node for position, node in enumerate(self.graph.nodes) if position in self.graph.live]
+
+    def sizing(self, images: Sequence[Image], nodes: Sequence[onnx.NodeProto] | None = None) -> Sizing | None:
+        """The same at all image sizes, with other ``nodes`` in place of the live ones if given; None where the model
+        does not take those sizes that are looked at."""
+        nodes = self.live if nodes is None else nodes
         probed = {image.name: image.probes() for image in images}
-        specs = self._specs(probed, len(next(iter(probed.values()))))
+        specs = self._specs(probed, len(next(iter(probed.values()))), nodes)
         if specs is None:
             return None
         extents = Extents.of_images(self._inference, images, specs)
-        extents.follow([node for position, node in enumerate(self.graph.nodes) if position in self.graph.live])
+        extents.follow(nodes)
         return Sizing(extents, images[0].size)
 
-    def _specs(self, inputs: Mapping[str, Sequence[Shape]], probes: int) -> dict[str, Spec] | None:
+    def _specs(
+        self, inputs: Mapping[str, Sequence[Shape]], probes: int, nodes: Sequence[onnx.NodeProto]
+    ) -> dict[str, Spec] | None:
         """Specs of all tensors for inputs of these shapes; None where some node cannot run on them."""
         if probes not in self._weights:
             weights = self.graph.initializers.items()
@@ -60,10 +69,7 @@ class Shapes:
             kind = info.type.tensor_type
             declared = tuple(max(1, dim.dim_value) for dim in kind.shape.dim)
             specs[info.name] = Spec(kind.elem_type, tuple(inputs.get(info.name, (declared,) * probes)))
-        for position, node in enumerate(self.graph.nodes):
-            if position in self.graph.live and not self._infer(node, specs, probes):
-                return None
-        return specs
+        return specs if all(self._infer(node, specs, probes) for node in nodes) else None
 
     def _infer(self, node: onnx.NodeProto, specs: dict[str, Spec], probes: int) -> bool:
         """Enter the specs of a node's outputs; False where it cannot run on its inputs."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from cli_runs import ROOT, environment
-from readme_refresh import furnish, run_all, sessions
+from doc_pages import furnish, run_all, sessions
 
 PAGE = ROOT / "docs" / "adding-an-operator.md"
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

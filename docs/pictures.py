@@ -1,0 +1,78 @@
+"""Draw the pictures of these pages: ``python docs/pictures.py``; needs onnxfc alone.
+
+``images/digits-map.svg``: the canvas of eight handwritten digits in ``fixtures/trained/digits.npz``, and below it the
+map that the rewritten digits network gives of it, one cell for each 16x16 window, 4 pixels apart.
+"""
+
+from __future__ import annotations
+
+import base64
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+import onnxfc
+
+ROOT = Path(__file__).parents[1]
+SCALE, STRIDE, WINDOW = 6, 4, 16  # the figure's pixels of one pixel; pixels from cell to cell; pixels of a window
+COLOURS = "4e79a7 f28e2b e15759 76b7b2 59a14f edc948 b07aa1 ff9da7 9c755f bab0ac".split()
+
+
+def png(grey: np.ndarray) -> str:
+    """A grey image as a data URI."""
+    height, width = grey.shape
+    rows = b"".join(b"\0" + row.tobytes() for row in grey.astype(np.uint8))
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)), (b"IDAT", zlib.compress(rows, 9))]
+    chunks = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in [*parts, (b"IEND", b"")]
+    ]
+    return "data:image/png;base64," + base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"".join(chunks)).decode()
+
+
+def digits_map() -> str:
+    """The canvas with its digits framed; below it the map, each cell in the colour of its class, paler where it is
+    unsure, those of the framed windows with their class."""
+    data = np.load(ROOT / "fixtures" / "trained" / "digits.npz")
+    canvas = data["canvas"].reshape(64, 112)
+    session = ort.InferenceSession(_bytes(onnxfc.rewrite(ROOT / "fixtures" / "trained" / "digits.onnx", prove=False)))
+    [scores] = session.run(None, {"image": canvas[None, None].astype(np.float32) / 16})
+    shares = np.exp(scores[0] - scores[0].max(0))
+    shares /= shares.sum(0)
+    height, width = (length * SCALE for length in canvas.shape)
+    side, top = width // shares.shape[2], height + 12
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {top + shares.shape[1] * side}" '
+        'font-family="sans-serif" font-size="16" text-anchor="middle">',
+        f'<image width="{width}" height="{height}" style="image-rendering:pixelated" '
+        f'preserveAspectRatio="none" href="{png(255 - canvas * 15)}"/>',
+    ]
+    for y, x in np.ndindex(*shares.shape[1:]):
+        label, share = int(shares[:, y, x].argmax()), float(shares[:, y, x].max())
+        place = f'x="{x * side}" y="{top + y * side}" width="{side}" height="{side}"'
+        lines.append(f'<rect {place} fill="#{COLOURS[label]}" fill-opacity="{share**2:.2f}"/>')
+    for y, x in data["corners"]:
+        box = f'x="{x * SCALE + 1}" y="{y * SCALE + 1}" width="{WINDOW * SCALE - 2}" height="{WINDOW * SCALE - 2}"'
+        row, column = y // STRIDE, x // STRIDE
+        cell = f'x="{column * side}" y="{top + row * side}" width="{side}" height="{side}"'
+        label = int(shares[:, row, column].argmax())
+        lines.append(f'<rect {box} fill="none" stroke="#{COLOURS[label]}" stroke-width="3"/>')
+        lines.append(f'<rect {cell} fill="none" stroke="#000" stroke-width="2"/>')
+        lines.append(f'<text x="{(column + 0.5) * side}" y="{top + (row + 0.5) * side + 6}">{label}</text>')
+    return "\n".join([*lines, "</svg>\n"])
+
+
+def _bytes(model: onnxfc.Rewrite) -> bytes:
+    from tempfile import TemporaryDirectory
+
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        model.save(path)
+        return path.read_bytes()
+
+
+if __name__ == "__main__":
+    (ROOT / "docs" / "images" / "digits-map.svg").write_text(digits_map(), "utf-8")
