@@ -16,6 +16,7 @@ from doc_pages import PAGES, agree, blocks, furnish, run_all, run_python, sessio
 from onnxfc.cli.check import check
 from onnxfc.cli.inspect import inspect
 from onnxfc.cli.rewrite import rewrite
+from onnxfc.cli.scan import scan
 from onnxfc.errors import ExitCode
 
 README = ROOT / "README.md"
@@ -123,7 +124,7 @@ def test_digits_figures(room: Path) -> None:
 
 
 def test_options_that_are_named_exist() -> None:
-    names = {name for command in (rewrite, check, inspect) for option in command.params for name in option.opts}
+    names = {name for command in (rewrite, check, inspect, scan) for option in command.params for name in option.opts}
     assert {name for name in names if name.startswith("-")} <= set(re.findall(r"(--?[a-z][-\w]*)", PAGE["cli"]))
     for page, text in PAGE.items():
         told = set(re.findall(r"`(--[-\w]+)", text))

@@ -184,7 +184,8 @@ class TileWorker:
         blocks: list[Array] = []
         for first in range(0, len(live), self._most):
             group = live[first : first + self._most]
-            scores = self.session.run(np.stack([item.pixels for item in group if item.pixels is not None]))
+            tiles = [item.pixels for item in group if item.pixels is not None]
+            scores = self.session.run(np.stack(tiles) if len(tiles) > 1 else tiles[0][None])
             for item, block in zip(group, scores, strict=True):
                 kept = block[:, item.tile.rows.kept, item.tile.columns.kept]
                 wanted = item.tile.rows.last - item.tile.rows.first, item.tile.columns.last - item.tile.columns.first
