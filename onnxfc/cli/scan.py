@@ -179,6 +179,8 @@ def scan(
         done = run_scan(model, image, outs, options=wanted, dask=dask, progress=progress, keep=False)
     except OnnxfcError as error:
         clear()
+        if report is not None:
+            write_report(report, reports.error_as_json(error))
         fail(error, verbose)
     clear()
     if report is not None:

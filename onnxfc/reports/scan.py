@@ -7,7 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from onnxfc.errors import OnnxfcError
 from onnxfc.scanner.api import Scan
+from onnxfc.version import __version__
 
 
 def text(done: Scan, outs: Sequence[Path]) -> str:
@@ -53,10 +55,18 @@ def _stride(done: Scan) -> str:
     return "x".join(f"{pitch:g}" for pitch in done.map.placing.pitch)
 
 
+def error_as_json(error: OnnxfcError) -> dict[str, Any]:
+    """What kept an image from being scanned."""
+    return _document("error") | {"exit_code": int(error.exit_code), "message": str(error)}
+
+
+def _document(status: str) -> dict[str, Any]:
+    return {"schema": "onnxfc-scan/1", "version": __version__, "status": status}
+
+
 def as_json(done: Scan, outs: Sequence[Path]) -> dict[str, Any]:
     """For programs."""
-    return {
-        "schema": "onnxfc-scan/1",
+    return _document("done") | {
         "outputs": list(map(str, outs)),
         "map": {"shape": done.job.store.shape, "classes": done.map.classes},
         "tiles": {"count": len(done.job.plan), "from_before": done.tiles_before, "largest": done.job.plan.largest},

@@ -51,7 +51,7 @@ class Axis:
 
     ``length``: pixels that the model takes of the image. Cell ``i`` stands for ``own`` pixels from
     ``i * stride / per`` on. Tiles begin at multiples of ``period`` and have ``native`` pixels plus multiples of
-    ``step``, but for the image's own end. ``whole``: it is never cut.
+    ``step``, or end where the image does. ``whole``: it is never cut.
     """
 
     length: int
@@ -74,7 +74,8 @@ class Axis:
         """The tile of these cells."""
         if self.whole:
             return Span(first, last, 0, self.length, first)
-        start = max(0, self.begin(first) - self.before) // self.period * self.period
+        latest = min(self.begin(first) - self.before, self.length - self.native)
+        start = max(0, latest) // self.period * self.period
         end = self.begin(last - 1) + self.own + self.after
         more = -(-max(0, end - start - self.native) // self.step) * self.step
         stop = self.length if last == self.cells else min(self.length, start + self.native + more)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,9 @@ class ScanModel:
         if len(self.claim.inputs) != 1:
             names = ", ".join(item.name for item in self.claim.inputs)
             raise UsageError(f"the model has several image inputs ({names}); scan is for models with one")
+        others = [info.name for info in Graph(self.file.proto).inputs if info.name != self.image.name]
+        if others:
+            raise UsageError(f"the model has inputs besides the image ({', '.join(others)}); make them constants first")
 
     @property
     def image(self) -> ImageInput:
@@ -79,9 +82,16 @@ class ScanModel:
         return self.claim.inputs[0]
 
     @cached_property
+    def _alone(self) -> Claim:
+        """The claim of a model with no other output: outputs may lie on different grids."""
+        if len(self.claim.outputs) == 1:
+            return self.claim
+        return replace(self.claim, outputs=(self.output,), slack=())
+
+    @cached_property
     def geometry(self) -> Geometry:
         """Its cells and pixels."""
-        return Geometry.of_claim(self.claim, Shapes(self.file))
+        return Geometry.of_claim(self._alone, Shapes(self.file))
 
     @property
     def elements(self) -> bool:
@@ -91,7 +101,7 @@ class ScanModel:
     @property
     def local_halo(self) -> Halo:
         """What a tile needs around it, operators that look at the whole image aside."""
-        return self.geometry.halo or halo_of(self.claim)
+        return self.geometry.halo or halo_of(self._alone)
 
     @property
     def resizes(self) -> bool:

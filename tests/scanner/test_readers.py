@@ -147,8 +147,7 @@ def test_zarr_arrays_and_levels(tmp_path: Path) -> None:
     windows(open_image(tmp_path / "array.zarr"), array)
     group = zarr.open_group(str(tmp_path / "levels.zarr"), mode="w")
     for level in range(2):
-        planes = np.moveaxis(array[:: 1 + level, :: 1 + level], 2, 0)[None]
-        group.create_array(str(level), shape=planes.shape, dtype=planes.dtype)[:] = planes
+        group[str(level)] = np.moveaxis(array[:: 1 + level, :: 1 + level], 2, 0)[None]
     windows(open_image(tmp_path / "levels.zarr"), array)
     windows(open_image(tmp_path / "levels.zarr", level=1), array[::2, ::2])
 
@@ -317,6 +316,27 @@ def test_truncated_npy(tmp_path: Path) -> None:
     (tmp_path / "image.npy").write_bytes(content[:-1])
     with pytest.raises(ReadError, match=r"is not a whole .npy array"):
         open_image(tmp_path / "image.npy")
+
+
+def test_whole_slide_image(tmp_path: Path) -> None:
+    pytest.importorskip("openslide", reason="openslide is not installed: pip install 'onnxfc[openslide]'")
+    from onnxfc.scanner.open_image import _slide
+
+    array, path = picture(size=(512, 768)), tmp_path / "slide.tif"
+    with tifffile.TiffWriter(path) as file:
+        for step in (1, 4):
+            file.write(array[::step, ::step], tile=(256, 256), **RGB, compression="jpeg", subfiletype=int(step > 1))
+    opened = _slide(path, 0)
+    assert (opened.size, opened.bands, opened.alpha) == ((512, 768), 4, 3)
+    found = opened.source.read(10, 300, 20, 700)
+    assert np.abs(found[:, :, :3].astype(int) - tifffile.imread(path)[10:300, 20:700]).max() <= 2
+    assert _slide(path, 1).size == (128, 192)
+
+
+def test_image_of_vips(tmp_path: Path) -> None:
+    vips = pytest.importorskip("pyvips", reason="pyvips is not installed: pip install 'onnxfc[vips]'")
+    vips.Image.new_from_array(picture()).write_to_file(str(tmp_path / "image.v"))
+    windows(open_image(tmp_path / "image.v"), picture())
 
 
 @pytest.mark.parametrize(("module", "name"), [("openslide", "a.ndpi"), ("pyvips", "a.v")])

@@ -9,9 +9,11 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -462,6 +464,31 @@ def test_command(tmp_path: Path) -> None:
     assert len((tmp_path / "best.csv").read_text().splitlines()) == 6
 
 
+def test_reports_obey_their_schema(tmp_path: Path) -> None:
+    text = resources.files("onnxfc").joinpath("reports", "schemas", "scan.json").read_text("utf-8")
+    command = (
+        "scan",
+        DIGITS,
+        CANVAS,
+        tmp_path / "v.csv",
+        "--reduce",
+        "max",
+        "--no-check",
+        "--compare",
+        "3",
+        "--report",
+    )
+    done = onnxfc(*command, "-")
+    assert (done.code, done.err) == (0, "")
+    found = json.loads(done.out)
+    jsonschema.validate(found, json.loads(text))
+    assert (found["map"]["shape"], found["status"]) == ([10, 37, 57], "done")
+    assert onnxfc(*command, tmp_path / "report.json", "--level", "3").code == 2
+    found = json.loads((tmp_path / "report.json").read_text())
+    jsonschema.validate(found, json.loads(text))
+    assert "has no level 3" in found["message"]
+
+
 def test_command_quiet_and_options(tmp_path: Path) -> None:
     done = onnxfc(
         *("scan", DIGITS, CANVAS, tmp_path / "map.npy", "--quiet", "--scale", "1/255", "--mean", "0.1", "--std", "2"),
@@ -491,6 +518,8 @@ def test_command_quiet_and_options(tmp_path: Path) -> None:
         ((DIGITS, CANVAS, "map.npy", "--output", "other"), 2, "is no map; they are scores"),
         ((DIGITS, CANVAS, "map.npy", "--std", "0"), 2, "std: must not be 0"),
         ((fixture_file("conv1d.dynamo.onnx"), CANVAS, "map.npy"), 2, "1-dimensional input"),
+        ((fixture_file("keras_rescaled.export.onnx"), CANVAS, "map.npy"), 2, "has inputs besides the image"),
+        ((fixture_file("siamese.dynamo.onnx"), CANVAS, "map.npy"), 2, "several image inputs"),
     ],
     ids=lambda item: "-".join(Path(str(part)).name for part in item) if isinstance(item, tuple) else "",
 )

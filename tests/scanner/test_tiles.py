@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from onnxruntime.capi.onnxruntime_pybind11_state import RuntimeException
 from random_networks import random_network, still_varies
 
-from onnxfc import NothingToRewrite, OnnxfcError, UsageError
+from onnxfc import NothingToRewrite, OnnxfcError, RewriteOptions, UsageError, rewrite
 from onnxfc.scanner.plan import Plan, axes_of
 from onnxfc.scanner.scan_model import ScanModel
 
@@ -118,6 +118,29 @@ def test_real_networks(name: str, count: tuple[int, int]) -> None:
     image = np.random.default_rng(2).random((model.channels, *size), np.float32)
     same = agree(model, image, plan)
     assert same or name != "lenet.dynamo"
+
+
+@pytest.mark.parametrize("name", ["borders.dynamo", "multi_head.torchscript", "two_outputs.dynamo"])
+def test_outputs_on_grids_of_their_own(name: str) -> None:
+    path = fixture_file(f"{name}.onnx")
+    outputs = [item.name for item in ScanModel.open(path, prove=False).claim.outputs]
+    assert len(outputs) > 1
+    for output in outputs:
+        model = ScanModel.open(path, output, prove=False)
+        size = tuple(n + 3 * p + 5 for n, p in zip(model.claim.native_size, model.geometry.period, strict=True))
+        plan = plan_of(model, (size[0], size[1]), (4, 3))
+        assert len(plan) > 1
+        agree(model, np.random.default_rng(2).random((model.channels, *size), np.float32), plan)
+
+
+@pytest.mark.parametrize("name", ["mini_resnet.dynamo", "mini_googlenet.torchscript"])
+def test_map_whose_pool_was_dropped(name: str) -> None:
+    done = rewrite(fixture_file(f"{name}.onnx"), options=RewriteOptions(global_pool="drop"), prove=False)
+    model = ScanModel.open(done.file)
+    assert model.elements
+    plan = plan_of(model, (250, 171), (5, 4))
+    assert len(plan) > 4
+    agree(model, np.random.default_rng(2).random((model.channels, 250, 171), np.float32), plan)
 
 
 def test_all_cells_are_in_one_tile() -> None:
