@@ -91,8 +91,10 @@ class ChunkStore:
 
     def write(self, number: int, block: Array) -> None:
         """A tile's scores (classes, rows, columns). Raises WriteError."""
-        whole = np.full(self.chunk, np.nan, "<f4")
-        whole[:, : block.shape[1], : block.shape[2]] = block
+        whole = np.ascontiguousarray(block, "<f4")
+        if whole.shape != self.chunk:  # the last of a row or column
+            whole = np.full(self.chunk, np.nan, "<f4")
+            whole[:, : block.shape[1], : block.shape[2]] = block
         with writing(self.path), NewFile(self.path) as new:
             write_all(new.fd, whole.data.cast("B"))
             new.publish(self.file(number))

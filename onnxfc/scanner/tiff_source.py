@@ -73,6 +73,7 @@ class TiffSource:
         self._across = -(-self.shape[1] // self._segment[1])
         self._down = -(-self.shape[0] // self._segment[0])
         self._kept: OrderedDict[tuple[int, int], Array] = OrderedDict()
+        self._bytes = 0
         self._lock = threading.Lock()
 
     def read(self, y0: int, y1: int, x0: int, x1: int) -> Array:
@@ -109,8 +110,9 @@ class TiffSource:
         piece = self._decode(self._pages[page], number)
         if piece is not None:
             self._kept[key] = piece
-            while len(self._kept) > 1 and sum(item.nbytes for item in self._kept.values()) > CACHE:
-                self._kept.popitem(last=False)
+            self._bytes += piece.nbytes
+            while len(self._kept) > 1 and self._bytes > CACHE:
+                self._bytes -= self._kept.popitem(last=False)[1].nbytes
         return piece
 
     def _decode(self, page: Any, number: int) -> Array | None:
