@@ -128,9 +128,9 @@ class ScanModel:
 
     @cached_property
     def classes(self) -> int:
-        """Scores of a cell."""
+        """Scores of a cell. Some models drop the batch, which is 1 then."""
         shape = self._shapes(self.claim.native_size)[self.output.name]
-        return math.prod(n for axis, n in enumerate(shape) if axis and axis not in self.output.axes)
+        return math.prod(n for axis, n in enumerate(shape) if axis not in self.output.axes) // self.image.shape[0]
 
     def metadata(self) -> dict[str, str]:
         """What the model says besides."""

@@ -110,7 +110,7 @@ def test_all_kinds_of_files_hold_the_same(tmp_path: Path, whole: np.ndarray) -> 
     with rasterio.open(outs[1]) as file:
         assert np.array_equal(file.read(), np.load(outs[0]))
         assert file.descriptions == made.classes
-        assert file.is_tiled
+        assert file.profile["tiled"]
         assert np.isnan(file.nodata)
         assert json.loads(file.tags()["TIFFTAG_IMAGEDESCRIPTION"])["pixels"]["scale"] == 1 / 255
     stored = zarr.open(str(outs[2]), mode="r")
@@ -599,6 +599,29 @@ def test_peak_memory_does_not_grow_with_the_image(tmp_path: Path) -> None:
         done = subprocess.run(command, env=environment(), capture_output=True, encoding="utf-8", check=True)
         peaks.append(int(done.stdout) / 1024)
     assert peaks[1] - peaks[0] < 40, peaks
+
+
+def test_strips_are_decoded_about_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles of a striped image are as flat as the cache of its reader asks for."""
+    from onnxfc.scanner import tiff_source
+
+    grey = np.random.default_rng(0).integers(0, 255, (1200, 1500), np.uint8)
+    tifffile.imwrite(tmp_path / "image.tif", grey, rowsperstrip=4, compression="deflate")
+    monkeypatch.setattr(tiff_source, "CACHE", 300_000)
+    decoded: list[int] = []
+    decode = tiff_source.TiffSource._decode
+
+    def counting(self: Any, page: Any, number: int) -> Any:
+        decoded.append(number)
+        return decode(self, page, number)
+
+    monkeypatch.setattr(tiff_source.TiffSource, "_decode", counting)
+    found = run_scan(DIGITS, tmp_path / "image.tif", options=SCALED)
+    assert found.job.plan.largest[0] * 1500 <= 300_000
+    assert found.job.plan.tiles[1] > 1
+    assert len(set(decoded)) == 300
+    assert len(decoded) < 1.25 * 300
+    close(found.map, in_one_pass(DIGITS, grey[None].astype(np.float32) / 255))
 
 
 def test_readers_are_closed_over_no_copy(tmp_path: Path) -> None:
