@@ -28,7 +28,7 @@ from typing import Any
 import measure
 import numpy as np
 
-LENET = measure.ROOT / "fixtures" / "torch" / "lenet.dynamo.onnx"
+LENET = measure.ROOT / "fixtures" / "torch" / "lenet_batch.dynamo.onnx"
 
 
 def write_image(path: Path, size: int) -> None:
@@ -148,7 +148,7 @@ def row(model: Path, args: argparse.Namespace, folder: str) -> list[str]:
 
 
 HEADER = ["model", "cells", "tiles", "scan", "in onnxruntime", "ratio", "memory above a session"]
-HEADER += ["crops, one by one", "crops, batches of 32"]
+HEADER += ["crops one by one / scan", "crops in batches / scan"]
 
 
 def main() -> None:

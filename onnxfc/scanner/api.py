@@ -144,6 +144,8 @@ def _job(
     names = class_names(made.metadata(), made.classes)
     classes = tuple(class_number(names, kind) for kind in options.classes) or None
     no_data = seen.no_data if options.no_data is None else options.no_data
+    if frame.factor != 1 and no_data is not None and seen.source.dtype.kind == "f":
+        raise UsageError(f"the image's no-data ({no_data}) would be mixed with pixels by --resample; use a --level")
     scoring = Scoring(options.activation, classes, options.exact == "crops", no_data, seen.alpha)
     shape = (len(classes or names), *plan.grid)
     store = ChunkStore(folder, shape, (shape[0], *plan.count))

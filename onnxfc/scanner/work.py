@@ -52,12 +52,14 @@ def run_on_dask(dask: Any, job: Job, numbers: list[int], done: Done) -> None:
         client = distributed.Client(dask, timeout=_PATIENCE) if own else dask
     except (OSError, ValueError) as error:
         raise ReadError(f"{dask}: no Dask scheduler answers there") from error
+    futures: list[Any] = []
     try:
         shared = client.scatter(replace(job, neighbours=_neighbours(client)), broadcast=True)
         futures = client.map(_task, job.groups(numbers), job=shared, pure=False, retries=2)
         for future in distributed.as_completed(futures):
             done(len(future.result()))
     finally:
+        client.cancel(futures)  # those that an error leaves behind
         if own:
             client.close()
     if not all(map(job.store.has, numbers)):

@@ -288,6 +288,13 @@ def test_alpha_and_the_tag_of_gdal_are_no_data(tmp_path: Path) -> None:
         assert np.array_equal(np.isnan(made[0]).all(axis=1), np.arange(37) <= (100 - 16) // 4)
 
 
+def test_no_data_is_not_mixed_with_pixels(tmp_path: Path) -> None:
+    image = np.zeros((100, 100), np.float32)
+    tifffile.imwrite(tmp_path / "image.tif", image, extratags=[(42113, "s", 0, "-9999", True)])
+    with pytest.raises(UsageError, match=r"no-data \(-9999.0\) would be mixed with pixels by --resample"):
+        scan(DIGITS, tmp_path / "image.tif", options=ScanOptions(prove=False, resample=0.5))
+
+
 # Pixels
 
 
