@@ -40,13 +40,18 @@ def version() -> str:
 
 
 def session(
-    model: ModelFile, *, extra_outputs: Sequence[str] = (), threads: int = 0, optimize: bool = True
+    model: ModelFile,
+    *,
+    extra_outputs: Sequence[str] = (),
+    threads: int = 0,
+    optimize: bool = True,
+    pattern: bool = True,
 ) -> ort.InferenceSession:
     """A CPU session for ``model``; the tensors in ``extra_outputs`` become outputs besides its own.
 
-    ``threads``: of one operator, 0 lets onnxruntime choose. ``optimize``: False computes the
-    graph as it is written: the same sums in another order. Raises ReadError where onnxruntime does not take
-    the model, or a file of it has changed.
+    ``threads``: of one operator, 0 lets onnxruntime choose. ``optimize``: False computes the graph as it is written:
+    the same sums in another order. ``pattern``: from its second run on it takes memory in one piece, besides what the
+    first took. Raises ReadError where onnxruntime does not take the model, or a file of it has changed.
     """
     import onnxruntime as ort  # not before it is needed: what only reads and writes files does without
 
@@ -58,6 +63,7 @@ def session(
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
+    options.enable_mem_pattern = pattern
     options.add_session_config_entry("session.disable_prepacking", "1")
     options.graph_optimization_level = _level(proto, optimize)
     held = _attach(proto, model, options)

@@ -29,7 +29,8 @@ from onnxfc.shapes.model_shapes import Shapes
 Array = NDArray[Any]
 
 _MAPS = {"map", "cells", "activation", "features"}
-_WORKSPACE = 1.5
+_BLOCK = 16
+_WORKSPACE = 1.25
 """Memory of a pass, by that of its tensors: what onnxruntime's Convs and its arena need besides."""
 
 
@@ -150,7 +151,7 @@ class ScanModel:
         held = {self.image.name: math.prod(shapes[self.image.name])}
         most = 0
         for node in graph.nodes:
-            held.update({name: math.prod(shapes.get(name, ())) for name in node.output})
+            held.update({name: _elements(shapes.get(name, ())) for name in node.output})
             most = max(most, sum(held.values()))
             waiting.subtract(set(inputs_of(node)))
             held = {name: count for name, count in held.items() if waiting[name] > 0}
@@ -159,6 +160,13 @@ class ScanModel:
     def session(self, threads: int = 0) -> TileSession:
         """To run it."""
         return TileSession(self, threads)
+
+
+def _elements(shape: tuple[int, ...]) -> int:
+    """Of a tensor as onnxruntime lays it: the channels of maps in blocks."""
+    if len(shape) == 4:
+        shape = (shape[0], -(-shape[1] // _BLOCK) * _BLOCK, *shape[2:])
+    return math.prod(shape)
 
 
 def _output(claim: Claim, name: str | None) -> Output:
@@ -178,7 +186,7 @@ class TileSession:
     def __init__(self, model: ScanModel, threads: int = 0) -> None:
         self._model = model
         self.seconds = 0.0
-        self._session = ort_session.session(model.file, threads=threads)
+        self._session = ort_session.session(model.file, threads=threads, pattern=False)
 
     def run(self, tiles: Array) -> Array:
         """Scores (n, classes, gH, gW) of tiles (n, bands, h, w). Raises ReadError where onnxruntime does not."""

@@ -175,8 +175,8 @@ def test_small_image_is_refused() -> None:
 
 
 def test_memory_of_a_pass_grows_with_its_tensors() -> None:
-    """The first Conv of the digits network makes 8 maps of the image's size, its Relu 8 more."""
+    """The first Conv of the digits network makes 8 maps of the image's size, its Relu 8 more, both in blocks of 16."""
     model = ScanModel.open(fixture_file("digits.onnx"), prove=False)
     assert isinstance(model.file.proto, onnx.ModelProto)
     pixels = 400 * 600
-    assert model.pass_bytes((400, 600)) == pytest.approx(1.5 * 4 * 16 * pixels, rel=0.2)
+    assert model.pass_bytes((400, 600)) == pytest.approx(1.25 * 4 * 32 * pixels, rel=0.2)
