@@ -608,6 +608,26 @@ def test_peak_memory_does_not_grow_with_the_image(tmp_path: Path) -> None:
     assert peaks[1] - peaks[0] < 40, peaks
 
 
+@pytest.mark.parametrize("name", ["digits", "lenet_batch.dynamo", "mini_vgg.dynamo"])
+def test_a_pass_takes_no_more_memory_than_is_counted(name: str) -> None:
+    code = """if True:
+    import resource, sys
+    import numpy as np
+    from onnxfc.scanner.scan_model import ScanModel
+    model = ScanModel.open(sys.argv[1], prove=False)
+    session = model.session(1)
+    tile = np.ones((1, model.channels, 1024, 1024), np.float32)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(3):
+        session.run(tile)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, model.pass_bytes((1024, 1024)) / 1024)
+    """
+    command = [sys.executable, "-c", code, fixture_file(f"{name}.onnx")]
+    done = subprocess.run(command, env=environment(), capture_output=True, encoding="utf-8", check=True)
+    taken, counted = map(float, done.stdout.split())
+    assert 0.3 * counted < taken < 1.1 * counted
+
+
 def test_strips_are_decoded_about_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiles of a striped image are as flat as the cache of its reader asks for."""
     from onnxfc.scanner import tiff_source
