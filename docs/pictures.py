@@ -18,7 +18,7 @@ import onnxfc
 
 ROOT = Path(__file__).parents[1]
 SCALE, STRIDE, WINDOW = 6, 4, 16  # the figure's pixels of one pixel; pixels from cell to cell; pixels of a window
-COLOURS = "4e79a7 f28e2b e15759 76b7b2 59a14f edc948 b07aa1 ff9da7 9c755f bab0ac".split()
+COLOURS = ["4e79a7", "f28e2b", "e15759", "76b7b2", "59a14f", "edc948", "b07aa1", "ff9da7", "9c755f", "bab0ac"]
 
 
 def png(grey: np.ndarray) -> str:

@@ -16,15 +16,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
-
-import onnx
 
 from onnxfc import errors
 from onnxfc.claim.claim import Claim, Output
 from onnxfc.errors import ReadError, UsageError
-from onnxfc.io.model_file import ModelFile
+from onnxfc.io.model_file import Model, ModelFile
 from onnxfc.layout.axis_map import AxisMap
 from onnxfc.shapes.image_inputs import Image
 from onnxfc.shapes.length import BATCH, Dim, Length, least
@@ -85,6 +82,14 @@ class Geometry:
 
     ``axes``: the cells as exact maps of the image, ``asks``: lengths that must be equal or large enough where the model
     runs; both empty where every size is one of ``size_step``.
+
+    >>> geometry = onnxfc.Geometry.from_model("digits-any.onnx")
+    >>> geometry.cells(64, 112)
+    (13, 25)
+    >>> geometry.box(2, 3)
+    Box(start=(8, 12), stop=(24, 28))
+    >>> geometry.field(2, 3, size=(64, 112))
+    Box(start=(5, 9), stop=(27, 31))
     """
 
     native_size: tuple[int, ...]
@@ -103,12 +108,12 @@ class Geometry:
     asks: tuple[Ask, ...] = field(default=(), repr=False, compare=False)
 
     @classmethod
-    def from_model(cls, model: str | Path | bytes | onnx.ModelProto | ModelFile) -> Geometry:
+    def from_model(cls, model: Model) -> Geometry:
         """Read a rewritten model's geometry from its metadata and graph; nothing is run.
 
         Raises ReadError where the model cannot be read or was not rewritten by onnxfc.
         """
-        file = model if isinstance(model, ModelFile) else ModelFile.open(model)
+        file = ModelFile.open(model)
         claim = Claim.from_metadata({item.key: item.value for item in file.proto.metadata_props})
         if claim is None:
             where = file.path or "the given model"

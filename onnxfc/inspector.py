@@ -21,11 +21,12 @@ from onnxfc.graph.index import Graph, attributes, label
 from onnxfc.graph.inline_functions import sorted_nodes
 from onnxfc.graph.op_kinds import GEMMS
 from onnxfc.graph.wellformed import well_formed
-from onnxfc.io.model_file import ModelFile
+from onnxfc.io.model_file import Model, ModelFile
 from onnxfc.layout.views import Context, is_map
 from onnxfc.rewriter.analyse import Analysis, RewriteOptions, analyse
 from onnxfc.rewriter.make_claim import claim_of
 from onnxfc.rewriter.refusals import recognise
+from onnxfc.shapes.freed_again import fixed_size, freed_again
 from onnxfc.shapes.macs import multiply_adds
 from onnxfc.shapes.model_shapes import Shapes
 from onnxfc.shapes.spec import Shape
@@ -90,7 +91,7 @@ class Inspection:
 
 
 def inspect(
-    model: str | Path | bytes | onnx.ModelProto | ModelFile,
+    model: Model,
     *,
     options: RewriteOptions | None = None,
     at_size: tuple[int, ...] | None = None,
@@ -100,14 +101,20 @@ def inspect(
     ``at_size``: the image size in pixels to count cells and costs for, twice native if None.
 
     What cannot be rewritten is in ``refusals``. Raises ReadError, and UsageError for sizes that do not fit.
+
+    >>> seen = onnxfc.inspect("fixtures/trained/digits.onnx", at_size=(64, 112))
+    >>> seen.status, seen.native_size, seen.cost.cells
+    ('rewritable', (16, 16), (13, 25))
     """
     at_size = None if at_size is None else errors.size("at_size", at_size)
-    file = model if isinstance(model, ModelFile) else ModelFile.open(model)
+    file = ModelFile.open(model)
     well_formed(file)
     finite(file)
     claim = Claim.from_metadata({item.key: item.value for item in file.proto.metadata_props})
     if claim is not None:
-        return _rewritten(sorted_nodes(file), claim, at_size)
+        fixed = fixed_size(file, claim)
+        file = file if fixed is None else freed_again(file, claim)
+        return _rewritten(sorted_nodes(file), claim, at_size or fixed)
     try:
         recognise(file)
         found = analyse(file, options or RewriteOptions())

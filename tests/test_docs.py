@@ -15,8 +15,8 @@ import onnx
 import onnxruntime as ort
 import pytest
 from cli_runs import ROOT, environment
-from doc_walks import Walk, begun, followed, printed, walks
 from doc_pages import agree, sessions
+from doc_walks import Walk, begun, followed, printed, walks
 from test_house import FLOORS, PACKAGE
 
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text("utf-8")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import doctest
+import inspect
 import re
 from pathlib import Path
 
@@ -10,11 +12,12 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 from cli_runs import ROOT
-from fixture_files import fixture_file
 from doc_pages import PAGES, agree, blocks, furnish, run_all, run_python, sessions, with_generated
+from fixture_files import fixture_file
 
+import onnxfc
 from onnxfc.cli.check import check
-from onnxfc.cli.inspect import inspect
+from onnxfc.cli.inspect import inspect as inspect_command
 from onnxfc.cli.rewrite import rewrite
 from onnxfc.cli.scan import scan
 from onnxfc.errors import ExitCode
@@ -124,7 +127,8 @@ def test_digits_figures(room: Path) -> None:
 
 
 def test_options_that_are_named_exist() -> None:
-    names = {name for command in (rewrite, check, inspect, scan) for option in command.params for name in option.opts}
+    commands = (rewrite, check, inspect_command, scan)
+    names = {name for command in commands for option in command.params for name in option.opts}
     assert {name for name in names if name.startswith("-")} <= set(re.findall(r"(--?[a-z][-\w]*)", PAGE["cli"]))
     for page, text in PAGE.items():
         told = set(re.findall(r"`(--[-\w]+)", text))
@@ -225,3 +229,22 @@ def test_one_vector_figures(room: Path) -> None:
         assert [float(share) for share in re.findall(r"([\d.]+) %", shown)] == [
             round(100 * share) for share in np.mean(right, 0)
         ]
+
+
+DOCUMENTED = {name: getattr(onnxfc, name) for name in onnxfc.__all__ if name != "__version__"} | {"onnxfc": onnxfc}
+EXAMPLES = [name for name, thing in DOCUMENTED.items() if ">>>" in (inspect.getdoc(thing) or "")]
+
+
+def test_every_public_name_is_documented() -> None:
+    assert {name for name, thing in DOCUMENTED.items() if not inspect.getdoc(thing)} == set()
+    assert {"onnxfc", "rewrite", "check_pair", "inspect", "Geometry", "RewriteOptions", "CheckOptions"} <= set(EXAMPLES)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples_of_docstrings(name: str, room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They run, in a checkout in which the digits model was rewritten."""
+    run_all(["onnxfc rewrite fixtures/trained/digits.onnx digits-any.onnx -q --no-check"], room)
+    monkeypatch.chdir(room)
+    text = inspect.getdoc(DOCUMENTED[name]) or ""
+    test = doctest.DocTestParser().get_doctest(text, {"onnxfc": onnxfc}, name, None, None)
+    assert doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test).failed == 0

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Literal
 
-import onnx
-
 from onnxfc import errors
+from onnxfc.checker.common_layers import common_layers
 from onnxfc.checker.derive_claim import derive
 from onnxfc.claim.claim import Claim
 from onnxfc.errors import UsageError
@@ -18,16 +16,16 @@ from onnxfc.graph.finite_weights import finite
 from onnxfc.graph.index import Graph
 from onnxfc.graph.inline_functions import inlined, sorted_nodes
 from onnxfc.graph.wellformed import well_formed
-from onnxfc.io.model_file import ModelFile
+from onnxfc.io.model_file import Model, ModelFile
 from onnxfc.proof import check
+from onnxfc.proof.narrowest import coarser, narrowest
 from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.results import Parity
 from onnxfc.rewriter.inner_input import begin_at
+from onnxfc.shapes.freed_again import fixed_size, freed_again
 from onnxfc.shapes.image_inputs import native_inputs
 from onnxfc.shapes.model_shapes import Shapes
 from onnxfc.shapes.native import native_specs
-
-Model = str | Path | bytes | onnx.ModelProto | ModelFile
 
 
 @dataclass(frozen=True)
@@ -63,6 +61,10 @@ def check_pair(
     ``size``: the native size in pixels, where the original leaves it open. ``at``: pairs of tensor names at which
     the heads begin, where they are not found. A failed check is no exception: see ``Checked.passed``. Raises ReadError,
     UsageError, and NothingToRewrite where the original has no image input.
+
+    >>> checked = onnxfc.check_pair("fixtures/trained/digits.onnx", "digits-any.onnx")
+    >>> checked.passed, checked.claim.verdict, checked.parity.window.status
+    (True, 'approximate', 'passed')
     """
     options = options or CheckOptions()
     size = None if size is None else errors.size("size", size)
@@ -75,12 +77,42 @@ def check_pair(
         told = ("x".join(map(str, lengths)) for lengths in (size or (), claim.native_size))
         raise UsageError("the size {} is not the native size of the second model, {}".format(*told))
     if claim is not None and not at:
-        parity = check(_begun(one, claim), two, claim, options, progress, one)
-        return Checked(claim, "metadata", (), _geometry_checked(parity, claim, two), options)
+        return _as_claimed(one, two, claim, options, progress)
     pair = derive(one, two, size=size, at=at, threads=options.threads)
     wanted = replace(options, windows=pair.windows, larger=pair.grows)
-    parity = check(pair.original, pair.other, pair.claim, wanted, progress, one)
-    return Checked(pair.claim, "derived", pair.notes, parity, options)
+    claim, parity = pair.claim, check(pair.original, pair.other, pair.claim, wanted, progress, one)
+    if parity.vacuous is not None:
+        layers, missing = common_layers(pair, options.threads)
+        claim = replace(claim, layers=layers)
+        parity = check(pair.original, pair.other, claim, wanted, progress, one) if layers else parity
+        if missing and parity.vacuous is not None:
+            lack = f"nothing in the second model has the values of FC layer {', '.join(missing)}"
+            problem, _, advice = parity.vacuous.partition("; ")
+            parity = replace(parity, vacuous=f"{problem}; {lack}; {advice}")
+    return Checked(claim, "derived", (*pair.notes, *_precision_note(one, two)), parity, options)
+
+
+def _as_claimed(
+    one: ModelFile, two: ModelFile, claim: Claim, options: CheckOptions, progress: Callable[[str], None] | None
+) -> Checked:
+    """Put the second model's own claim to the test, at the one size that it takes too, if it was fixed to one."""
+    notes, fixed, wanted = list(_precision_note(one, two)), fixed_size(two, claim), options
+    if fixed is not None:
+        told = "x".join(map(str, fixed))
+        notes.append(f"the second model is fixed to images of {told} px; its graph was checked at other sizes, too")
+        two = freed_again(two, claim)
+        wanted = options if fixed == claim.native_size else replace(options, sizes=(*options.sizes, fixed))
+    parity = check(_begun(one, claim), two, claim, wanted, progress, one)
+    return Checked(claim, "metadata", tuple(notes), _geometry_checked(parity, claim, two), options)
+
+
+def _precision_note(one: ModelFile, two: ModelFile) -> tuple[str, ...]:
+    """Where one model rounds more coarsely than the other."""
+    mine, theirs = (coarser(*narrowest(model.proto).values()) for model in (one, two))
+    if mine == theirs:
+        return ()
+    which, coarse = ("first", mine) if mine.eps > theirs.eps else ("second", theirs)
+    return (f"the {which} model computes with {coarse.name} numbers: tolerances are those of {coarse.name}",)
 
 
 def _claim(file: ModelFile) -> Claim | None:
@@ -88,7 +120,7 @@ def _claim(file: ModelFile) -> Claim | None:
 
 
 def _opened(model: Model) -> ModelFile:
-    file = model if isinstance(model, ModelFile) else ModelFile.open(model)
+    file = ModelFile.open(model)
     well_formed(file)
     return sorted_nodes(file)
 

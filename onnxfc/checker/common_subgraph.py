@@ -1,7 +1,8 @@
 """What two graphs compute in the same way: the same operators, attributes, weights and inputs, all the way up.
 
 Names do not matter, nor how an attribute's default is written; SAME padding equals the pads that it means at the
-native size. Weights are compared by their bytes, and only those of which both models have one of the same shape.
+native size. Weights are compared by their bytes, and only those of which both models have one of the same shape; where
+one model computes in half precision, as they are in that, and Casts do not matter.
 """
 
 from __future__ import annotations
@@ -17,12 +18,16 @@ from onnx import numpy_helper
 from onnxfc.graph.index import Graph, attributes, canonical_domain, inputs_of, label
 from onnxfc.graph.op_kinds import IDLE, LENGTHS, POOLS, RESAMPLING, WEIGHT_AT, same_pads, weight_position
 from onnxfc.io.model_file import ModelFile
+from onnxfc.proof.narrowest import coarser, narrowest
 from onnxfc.shapes.spec import Shape
 
 _SLIDING = {*WEIGHT_AT, *POOLS, "ConvTranspose"}
 _SPATIAL = _SLIDING | {*RESAMPLING, "Pad", "LRN", "DepthToSpace", "SpaceToDepth", "InstanceNormalization"}
 Key = str
 Weight = tuple[int, Shape]
+_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
+_TINY = 2e-7
+"""Converters to half precision replace what is smaller: by 0, or by the smallest number there is."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +46,10 @@ def frontier(
     ``shapes`` are those of both at the native size; ``images`` the image inputs of both.
     """
     first, second = Graph(one.proto), Graph(two.proto)
-    weights = _weights(first) & _weights(second)
-    mine = _keys(one, first, weights, shapes[0])
-    theirs = _keys(two, second, weights, shapes[1])
+    half = len({coarser(*narrowest(model.proto).values()) for model in (one, two)}) > 1
+    weights = _weights(first, half) & _weights(second, half)
+    mine = _keys(one, first, weights, shapes[0], half)
+    theirs = _keys(two, second, weights, shapes[1], half)
     by_key: dict[Key, str] = {}
     for name, key in theirs.items():
         by_key.setdefault(key, name)
@@ -92,28 +98,36 @@ def _sees_border(node: onnx.NodeProto, shape: Shape) -> bool:
     return padded or bool(attrs.get("ceil_mode"))
 
 
-def _weights(graph: Graph) -> set[Weight]:
-    return {(int(t.data_type), tuple(t.dims)) for t in graph.initializers.values()}
+def _weights(graph: Graph, half: bool) -> set[Weight]:
+    return {_told(tensor, half) for tensor in graph.initializers.values()}
 
 
-def _keys(file: ModelFile, graph: Graph, weights: set[Weight], shapes: Mapping[str, Shape]) -> dict[str, Key]:
+def _told(tensor: onnx.TensorProto, half: bool) -> Weight:
+    kind = onnx.TensorProto.FLOAT16 if half and tensor.data_type in _FLOATS else tensor.data_type
+    return int(kind), tuple(tensor.dims)
+
+
+def _keys(
+    file: ModelFile, graph: Graph, weights: set[Weight], shapes: Mapping[str, Shape], half: bool
+) -> dict[str, Key]:
     """A key for every tensor; equal keys mean equal computation."""
     keys = {info.name: f"input {info.name}" for info in graph.inputs}
     for name, tensor in graph.initializers.items():
-        told = (int(tensor.data_type), tuple(tensor.dims))
-        keys[name] = _digest(file.array(tensor)) if told in weights else f"weight {told} {id(file)}"
+        told = _told(tensor, half)
+        keys[name] = _digest(file.array(tensor), half) if told in weights else f"weight {told} {id(file)}"
     for node in graph.nodes:
         for place, name in enumerate(node.output):
-            keys[name] = _key(node, place, keys, shapes)
+            keys[name] = _key(node, place, keys, shapes, half)
     return keys
 
 
-def _key(node: onnx.NodeProto, place: int, keys: Mapping[str, Key], shapes: Mapping[str, Shape]) -> Key:
+def _key(node: onnx.NodeProto, place: int, keys: Mapping[str, Key], shapes: Mapping[str, Shape], half: bool) -> Key:
     inputs = [keys.get(name, f"? {name}") if name else "" for name in node.input]
-    if node.op_type in IDLE and not place and not canonical_domain(node.domain):
+    idle = node.op_type in IDLE or (half and node.op_type == "Cast")
+    if idle and not place and not canonical_domain(node.domain):
         return inputs[0]
     if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
-        return _digest(numpy_helper.to_array(node.attribute[0].t))
+        return _digest(numpy_helper.to_array(node.attribute[0].t), half)
     told = [canonical_domain(node.domain), node.op_type, str(place), *inputs]
     told += [f"{key}={value!r}" for key, value in sorted(_meaning(node, shapes).items())]
     return hashlib.blake2b("\0".join(told).encode(), digest_size=16).hexdigest()
@@ -163,8 +177,10 @@ def _weight_shape(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> Shape:
     return next((shapes.get(name, ()) for name in node.input[weight_position(node.op_type) :]), ())
 
 
-def _digest(array: np.ndarray) -> Key:
-    """Type, shape and bytes."""
+def _digest(array: np.ndarray, half: bool) -> Key:
+    """Type, shape and bytes; those of floats in half precision, if asked for."""
+    if half and array.dtype.kind == "f":
+        array = np.where(np.abs(array) < _TINY, 0, array).astype(np.float16)
     found = hashlib.blake2b(f"{array.dtype} {array.shape}".encode(), digest_size=16)
     found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return found.hexdigest()

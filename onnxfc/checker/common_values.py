@@ -14,6 +14,7 @@ from onnxfc.checker.common_subgraph import Common
 from onnxfc.claim.claim import Claim
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof.inputs import Inputs, Kind
+from onnxfc.proof.narrowest import narrowest
 from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.sessions import Array, Arrays, RunError, Runner
 
@@ -26,23 +27,23 @@ CLOSE = 1e-3
 def common_values(
     original: ModelFile, other: ModelFile, claim: Claim, candidates: Mapping[str, Sequence[str]], threads: int
 ) -> list[Common]:
-    """For each tensor of the original that one of the other model's with the same values; empty if one has none.
+    """For each tensor of the original that one of the other model's with the same values, if there is one.
 
-    ``candidates``: by tensor of the original, those of the other model that may be it, in the order of its graph.
+    ``candidates``: by tensor of the original, those of the other model that may be it, in the order of its graph. Axes
+    of extent 1 do not matter.
     """
     try:
         mine = _values(original, list(candidates), claim, threads)
         theirs = _values(other, [name for names in candidates.values() for name in names], claim, threads)
     except RunError:
         return []
-    found = []
+    rounding = max(item.eps for model in (original, other) for item in narrowest(model.proto).values())
+    close, found = max(CLOSE, 20 * rounding), []
     for name, names in candidates.items():
         distances = {place: _distance(name, their, mine, theirs) for place, their in enumerate(names)}
-        near = {place: distance for place, distance in distances.items() if distance < CLOSE}
-        if not near:
-            return []
-        nearest = min(near.values())
-        found.append(Common(name, names[max(place for place, distance in near.items() if distance == nearest)]))
+        nearest = min(distances.values(), default=np.inf)
+        if nearest < close:
+            found.append(Common(name, names[max(place for place, near in distances.items() if near == nearest)]))
     return found
 
 
@@ -61,8 +62,9 @@ def _distance(name: str, other: str, mine: Sequence[Arrays], theirs: Sequence[Ar
 
 
 def _relative(one: Array, two: Array) -> float:
-    if one.shape != two.shape:
+    if [n for n in one.shape if n > 1] != [n for n in two.shape if n > 1]:
         return float(np.inf)
+    two = two.reshape(one.shape)
     one, two = one.astype(np.float64), two.astype(np.float64)
     worst = np.abs(one - two).max() / np.abs(one).max()
     return float(worst) if np.isfinite(worst) else float(np.inf)

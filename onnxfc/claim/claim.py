@@ -55,6 +55,16 @@ class Boundary:
 
 
 @dataclass(frozen=True)
+class Layer:
+    """What an FC layer of the head makes: a tensor of the original, that of the rewritten model, its form (``map``, or
+    ``global``). Scores may hide it, saturated say, so that it is compared beside the outputs."""
+
+    original: str
+    rewritten: str
+    form: Form
+
+
+@dataclass(frozen=True)
 class Output:
     """One output and its form; ``axes`` are those of the grid (``map``, ``cells``, ``activation``) or of ``features``.
 
@@ -97,6 +107,7 @@ class Claim:
     slack: tuple[int, ...] = ()
     smallest_size: tuple[int, ...] = ()
     halo: tuple[tuple[int, int], ...] = ()
+    layers: tuple[Layer, ...] = ()
 
     def __post_init__(self) -> None:
         damage = damage_of(self, get_args(Form))
@@ -142,6 +153,7 @@ class Claim:
             raw["inputs"] = tuple(ImageInput(**item) for item in raw["inputs"])
             raw["boundaries"] = tuple(Boundary(**item) for item in raw["boundaries"])
             raw["outputs"] = tuple(Output(**item) for item in raw["outputs"])
+            raw["layers"] = tuple(Layer(**item) for item in raw.get("layers", ()))
             return cls(**raw)
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             damage = f"{error} is missing" if isinstance(error, KeyError) else str(error)

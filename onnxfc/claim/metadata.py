@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from onnxfc.claim.claim import Boundary, Claim, ImageInput, Output
+    from onnxfc.claim.claim import Boundary, Claim, ImageInput, Layer, Output
 
 
 def damage_of(claim: Claim, forms: Iterable[str]) -> str | None:
@@ -32,6 +32,7 @@ def _damages(claim: Claim, forms: set[str]) -> Iterator[str]:
     yield from (f"input {image.name!r} is {image}" for image in claim.inputs if not _image(image, dims))
     yield from (f"boundary {item.original!r} is {item}" for item in claim.boundaries if not _boundary(item, dims))
     yield from (f"output {item.name!r} is {item}" for item in claim.outputs if not _output(item, dims, forms))
+    yield from (f"layer {item.original!r} is {item}" for item in claim.layers if not _layer(item))
 
 
 _OPTIONAL = ("period", "smallest_size", "start", "size", "slack")
@@ -59,6 +60,10 @@ def _boundary(item: Boundary, dims: int) -> bool:
     named = isinstance(item.original, str) and isinstance(item.rewritten, str)
     counted = all(_integers(value, dims, dims) and min(value) > 0 for value in (item.extent, item.step))
     return named and counted and _axes(item.spatial, dims, 1, 99)
+
+
+def _layer(item: Layer) -> bool:
+    return isinstance(item.original, str) and isinstance(item.rewritten, str) and item.form in ("map", "global")
 
 
 def _output(item: Output, dims: int, forms: set[str]) -> bool:

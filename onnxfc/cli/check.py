@@ -71,7 +71,9 @@ _EPILOG = (
     help="Whether cells must equal the original run on crops of the image.",
 )
 @click.option("--threads", type=click.IntRange(min=0), default=0, help="Threads of onnxruntime; 0 is its own choice.")
-@click.option("--report", type=ReportPath(), help="Write the report as JSON; - prints it instead.")
+@click.option(
+    "--report", type=ReportPath(), help="Write the report: JSON, or a page if FILE ends in .html; - prints it."
+)
 @click.option("--junit", type=ReportPath(), help="Write the result as JUnit XML, likewise.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option("-v", "--verbose", is_flag=True, help="Print all nodes and outputs.")

@@ -130,10 +130,14 @@ def _is_report(path: Path) -> bool:
     """Whether a file may be replaced by a report: an older one, or empty. It could be a model's weights."""
     try:
         with path.open("rb") as file:
-            head = file.read(64)
+            head = file.read(80)
     except OSError:
         return False
-    return not head or b'"schema": "onnxfc-' in head or b'<testsuites name="onnxfc' in head
+    return not head or any(mark in head for mark in _REPORTS)
+
+
+_REPORTS = (b'"schema": "onnxfc-', b'<testsuites name="onnxfc', b"<!doctype html><!-- onnxfc report -->")
+"""How reports begin."""
 
 
 def encodable(text: str) -> str:
@@ -147,9 +151,12 @@ def encodable(text: str) -> str:
 
 
 def write_report(path: Path, document: dict[str, Any]) -> None:
+    """As a page where the name ends so, else as JSON."""
+    from onnxfc.reports.html import page
     from onnxfc.reports.rewrite import as_bytes
 
-    write_bytes(path, as_bytes(document))
+    html = path.suffix.lower() in {".html", ".htm"}
+    write_bytes(path, page(document).encode("utf-8", "backslashreplace") if html else as_bytes(document))
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from onnxfc.cli.common import ModelPath, Size, encodable, fail
+from onnxfc.cli.common import STDOUT, ModelPath, ReportPath, Size, check_report, encodable, fail, write_report
 from onnxfc.cli.main_group import show
 from onnxfc.errors import OnnxfcError
 
@@ -28,7 +28,10 @@ _EPILOG = "Exit codes: 0 done, whether the model can be rewritten or not; 1 cann
     help="As for rewrite.",
 )
 @click.option("--input", "inputs", multiple=True, metavar="NAME", help="As for rewrite.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+@click.option(
+    "--report", type=ReportPath(), help="Write the report: JSON, or a page if FILE ends in .html; - prints it."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON: --report -.")
 @click.option("-v", "--verbose", is_flag=True, help="Print all nodes, refusals and notes.")
 def inspect(
     model: Path,
@@ -37,6 +40,7 @@ def inspect(
     output: str,
     global_pool: str,
     inputs: tuple[str, ...],
+    report: Path | None,
     as_json: bool,
     verbose: bool,
 ) -> None:
@@ -44,18 +48,18 @@ def inspect(
 
     MODEL may be an original or what `onnxfc rewrite` wrote.
     """
-    import json
-
     from onnxfc.inspector import inspect as look
     from onnxfc.reports import inspect as report_inspect
     from onnxfc.rewriter.analyse import RewriteOptions
 
+    report = STDOUT if as_json else report
+    check_report(report, model)
     try:
         options = RewriteOptions(output, global_pool, size=native_size, inputs=inputs)  # type: ignore[arg-type]
         seen = look(model, options=options, at_size=size)
     except OnnxfcError as error:
         fail(error, verbose)
-    if as_json:
-        show(json.dumps(report_inspect.as_json(seen), indent=2))
-    else:
+    if report is not None:
+        write_report(report, report_inspect.as_json(seen))
+    if report != STDOUT:
         show(encodable(report_inspect.text(seen, verbose)))

@@ -9,6 +9,7 @@ import click
 
 from onnxfc.cli.check import check
 from onnxfc.cli.common import EPILOG
+from onnxfc.cli.demo import demo
 from onnxfc.cli.inspect import inspect
 from onnxfc.cli.main_group import MainGroup
 from onnxfc.cli.rewrite import rewrite
@@ -26,5 +27,5 @@ def main() -> None:
     gc.set_threshold(50_000, 20, 20)
 
 
-for _command in (rewrite, check, inspect, scan):
+for _command in (rewrite, check, inspect, scan, demo):
     main.add_command(_command)

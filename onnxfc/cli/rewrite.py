@@ -83,7 +83,9 @@ _OF_PROOF = ("rtol", "atol", "check_size", "data")
     show_default=True,
     help="With external data: weights below this many bytes stay in OUT.",
 )
-@click.option("--report", type=ReportPath(), help="Write the report as JSON; - prints it instead.")
+@click.option(
+    "--report", type=ReportPath(), help="Write the report: JSON, or a page if FILE ends in .html; - prints it."
+)
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option("-v", "--verbose", is_flag=True, help="Print all nodes, outputs and notes.")
 def rewrite(source: Path, target: Path, report: Path | None, quiet: bool, verbose: bool, **options: Any) -> None:
@@ -99,7 +101,7 @@ def rewrite(source: Path, target: Path, report: Path | None, quiet: bool, verbos
         result, data = _rewritten(source, target, options, quiet)
     except OnnxfcError as error:
         if report is not None:
-            write_report(report, reports.error_as_json(error))
+            write_report(report, reports.error_as_json(error) | {"input": str(source), "output": str(target)})
         fail(error, verbose)
     if report is not None:
         write_report(report, reports.as_json(result) | {"input": str(source), "output": str(target)})

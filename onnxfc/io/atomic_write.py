@@ -87,7 +87,7 @@ class NewFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self.fd)
+        self._close()
         if self._temporary is not None:
             with suppress(OSError):
                 os.unlink(self._temporary)
@@ -106,12 +106,13 @@ class NewFile:
     def _inherit(self, target: Path) -> None:
         """Owner (as far as we may), mode, and extended attributes, which access control lists are among."""
         was, now = os.lstat(target), os.fstat(self.fd)
-        if (was.st_uid, was.st_gid) != (now.st_uid, now.st_gid):
+        if hasattr(os, "fchown") and (was.st_uid, was.st_gid) != (now.st_uid, now.st_gid):
             for owner in (was.st_uid, -1):  # only root may give a file away; to a group of theirs anyone may
                 with suppress(OSError):
                     os.fchown(self.fd, owner, was.st_gid)
                     break
-        os.fchmod(self.fd, stat.S_IMODE(was.st_mode))  # after chown, which takes some of it away
+        if hasattr(os, "fchmod"):  # after chown, which takes some of it away
+            os.fchmod(self.fd, stat.S_IMODE(was.st_mode))
         if hasattr(os, "listxattr"):
             with suppress(OSError):
                 for name in os.listxattr(target):
@@ -127,8 +128,7 @@ class NewFile:
             name = self._fresh()
             self._link(name)
             self._temporary = name
-        os.replace(self._temporary, target)
-        self._temporary = None
+        self._rename(self._temporary, target)
 
     def claim(self, target: Path) -> bool:
         """Give the file a name that nobody has; False where somebody has it."""
@@ -137,12 +137,21 @@ class NewFile:
                 self._link(target)
             else:  # an empty file holds the name for the moment
                 os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
-                os.replace(self._temporary, target)
+                self._rename(self._temporary, target)
         except FileExistsError:
             return False
-        self._temporary = None
         self.named = True
         return True
+
+    def _rename(self, name: Path, target: Path) -> None:
+        self._close()  # Windows renames no file that is open
+        os.replace(name, target)
+        self._temporary = None
+
+    def _close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
 
     def _link(self, name: Path) -> None:
         """Give a file without a name its first one; never two, as onnx refuses data with several links."""

@@ -157,8 +157,9 @@ class FileSource:
             self.verify()  # a mapped page beyond the end of a file that shrank would kill the process
             return np.frombuffer(self.map(), np.uint8, length, offset)
         with self._opened() as fd:
-            data = os.pread(fd, length, offset)
-        return np.frombuffer(data, np.uint8, length)
+            data = bytearray(length)
+            done = _read_at(fd, memoryview(data), offset)
+        return np.frombuffer(memoryview(data).toreadonly(), np.uint8, done)
 
     def copy(self, out: int, offset: int, length: int) -> None:
         """Append bytes to ``out``, within the kernel where whole pages go to whole pages, else through a buffer."""
@@ -168,12 +169,22 @@ class FileSource:
             buffer = memoryview(bytearray(min(_CHUNK, length - done)))
             while done < length:
                 wanted = min(_CHUNK - (place + done) % _PAGE, length - done)  # from then on on whole pages of ``out``
-                count = os.preadv(fd, [buffer[:wanted]], offset + done)
+                count = _read_at(fd, buffer[:wanted], offset + done)
                 if not count:
                     raise ReadError(f"{self.path}: became shorter while it was being read")
                 write_all(out, buffer[:count])
                 done += count
         self.verify()
+
+
+def _read_at(fd: int, buffer: memoryview, offset: int) -> int:
+    """How many bytes from there on were read into ``buffer``."""
+    if hasattr(os, "preadv"):
+        return os.preadv(fd, [buffer], offset)
+    os.lseek(fd, offset, os.SEEK_SET)  # Windows
+    data = os.read(fd, len(buffer))
+    buffer[: len(data)] = data
+    return len(data)
 
 
 def _kernel_copy(fd: int, out: int, offset: int, length: int) -> int:

@@ -11,21 +11,38 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn, Protocol, TypeAlias, cast, runtime_checkable
 
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import numpy_helper
 
+from onnxfc import interop
 from onnxfc.errors import ReadError
 from onnxfc.io import protobuf_wire
 from onnxfc.io.byte_source import FileSource, MemorySource, Source
 from onnxfc.io.external_data import NUMPY_TYPES, Store, all_tensors, inline, raw_size, set_entries
 from onnxfc.io.save import SaveOptions, check_target, save
 
+if TYPE_CHECKING:
+    import onnx_graphsurgeon
+
 LARGE = 1024
 """Initializers of at least so many bytes stay in the file; shapes, axes and the like are below it."""
+
+
+@runtime_checkable
+class HasFile(Protocol):
+    """What holds an opened model, as the result of a rewrite does."""
+
+    @property
+    def file(self) -> ModelFile:
+        """The model."""
+
+
+Model: TypeAlias = "str | Path | bytes | onnx.ModelProto | ModelFile | HasFile | onnx_graphsurgeon.Graph"
+"""All that a model may be given as."""
 
 _T = onnx.TensorProto
 _MAGIC = (
@@ -49,18 +66,25 @@ class ModelFile:
         self.store = store if store is not None else Store(None, path)
 
     @classmethod
-    def open(cls, source: str | Path | bytes | onnx.ModelProto) -> ModelFile:
-        """Open a model file, the bytes of one, or a model that is in memory already.
+    def open(cls, source: Model) -> ModelFile:
+        """Open a model file, the bytes of one, or a model that is in memory: a protobuf, an onnx-graphsurgeon graph, or
+        what :func:`onnxfc.rewrite` returned. What is open already is given back.
 
         Raises ReadError where there is no ONNX model, or its external data is missing, too short or
         outside of the model's folder.
         """
+        if isinstance(source, ModelFile):
+            return source
+        if interop.is_surgeon(source):
+            source = interop.from_surgeon(source)
+        elif isinstance(source, HasFile):
+            return source.file
         if isinstance(source, onnx.ModelProto):
             model = cls(source)
         elif isinstance(source, bytes):
             model = cls._parse(memoryview(source), MemorySource(source), None)
         else:
-            model = cls._from_path(Path(source))
+            model = cls._from_path(Path(cast(str, source)))
         if not model.proto.HasField("graph"):
             raise ReadError(f"{model._where}: is not an ONNX model: it has no graph")
         for tensor in all_tensors(model.proto):

@@ -50,6 +50,20 @@ def sized(nodes: Sequence[onnx.NodeProto], graph: onnx.GraphProto, shapes: Shape
     return next((_label(node) for node in nodes if _may_be_sized(node, fixed, shapes)), "")
 
 
+def says_the_same(nodes: Sequence[onnx.NodeProto], graph: onnx.GraphProto) -> bool:
+    """Whether these nodes mean the same at every size: what they count is computed from the image, not written down."""
+    fixed, counted, rest = {tensor.name for tensor in graph.initializer}, set[str](), []
+    for node in nodes:
+        given = {name for name in node.input if name}
+        if node.op_type == "Constant":
+            fixed.update(node.output)
+        elif node.op_type in ("Shape", "Size") or (given & counted and given <= counted | fixed):
+            counted.update(node.output)
+        else:
+            rest.append(node)
+    return not sized(rest, graph, {})
+
+
 def _may_be_sized(node: onnx.NodeProto, fixed: set[str], shapes: Shapes) -> bool:
     kind = node.op_type
     if node.domain not in ("", "ai.onnx"):

@@ -8,31 +8,32 @@ claim leaves out or gets wrong ends in a failure.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 from onnxfc.claim.claim import Claim
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof import ort_session
 from onnxfc.proof.accumulator import Tally
 from onnxfc.proof.crops import compare_crops
-from onnxfc.proof.head import Head, HeadPlan, plan_head
+from onnxfc.proof.evidence import Evidence, Progress
+from onnxfc.proof.layers import Compared, with_layers
 from onnxfc.proof.native import compare_native, compare_read
 from onnxfc.proof.options import CheckOptions
-from onnxfc.proof.output_forms import WINDOWED
-from onnxfc.proof.reference_run import Evidence, Progress, observe
+from onnxfc.proof.reference_run import is_small, observe
 from onnxfc.proof.results import Conditions, CropResult, Parity, ParityResult, VerdictResult
 from onnxfc.proof.sessions import RunError, Runner
-from onnxfc.proof.shift import compare_shifted
+from onnxfc.proof.shift import compare_shifted, why_not
 from onnxfc.proof.sizes import Size, TooLarge, larger_sizes
-from onnxfc.proof.static_checks import axes_problem, claim_problem, window_problem
-from onnxfc.proof.synthetic_features import Mixed, compare_mixed, mixed_windows
+from onnxfc.proof.static_checks import axes_problem, claim_problem
 from onnxfc.proof.trunk import compare_trunk, other_parity
-from onnxfc.proof.windows import Capture, Heads, capture, compare_windows
+from onnxfc.proof.window_parity import NATIVE_ONLY, Plans, WindowParity
+from onnxfc.proof.windows import Capture, capture
 
 _DEFAULT = CheckOptions()
-_NOTHING = ParityResult("not applicable", reason="not reached")
-_NATIVE_ONLY = ParityResult("not applicable", reason="the second model takes the native size only")
+_NOTHING = ParityResult("not run", reason="not reached")
+_NO_CROPS = CropResult("not run", reason="not reached")
+_DISAGREE = "the models do not agree"
 
 
 def check(
@@ -46,11 +47,29 @@ def check(
     """Put ``claim`` about ``rewritten`` to the test against ``original``, by running both.
 
     ``source``: the file that ``original`` was made of (functions inlined, say): both must agree at the native size too.
-    Costs about ten native forward passes. ``progress`` gets short phrases. Raises UsageError for
+    Costs about fourteen native forward passes of a large model. ``progress`` gets short phrases. Raises UsageError for
     options that do not fit the model; whatever is wrong with the models or the claim is in the result.
     """
     options.must_fit(claim)
-    return _Check(original, rewritten, claim, options, progress or (lambda _: None), source).run()
+    source = None if source is original else source
+    once = _Check(original, rewritten, claim, options, progress or (lambda _: None), source, is_small(original))
+    found = once.run()
+    if found.passed or found.vacuous is not None or once.thorough:
+        return found
+    return replace(once, thorough=True).run()  # what rounding does was not measured, and may be all that there is
+
+
+class _Stop(Exception):
+    """Nothing can be compared; the text is one line."""
+
+
+@dataclass
+class _Larger:
+    """What the rewritten model made of larger images; ``further``: of one size more, for the trunk alone."""
+
+    captures: list[Capture] = field(default_factory=list)
+    further: list[Capture] = field(default_factory=list)
+    shift: ParityResult = _NOTHING
 
 
 @dataclass
@@ -61,170 +80,119 @@ class _Check:
     options: CheckOptions
     progress: Progress
     source: ModelFile | None
+    thorough: bool
+    started: float = field(default_factory=time.perf_counter)
 
     def run(self) -> Parity:
-        self.started = time.perf_counter()
+        try:
+            pair, sizes = self._prepared()
+            plans = Plans.of(pair)
+            evidence = self._observed(pair, plans, sizes[0])
+        except _Stop as stop:
+            failed = ParityResult("failed", reason=str(stop))
+            return self._parity(None, failed, _NOTHING, _NO_CROPS)
+        if evidence.vacuous is not None:
+            return self._parity(evidence, _NOTHING, _NOTHING, _NO_CROPS)
+        native, windows = Tally(self.options, evidence.noise), Tally(self.options, evidence.noise)
+        larger = self._run_rewritten(pair, evidence, sizes, native, windows)
+        parity = WindowParity(pair, plans, evidence, self.options, self.progress)
+        window = parity.result(larger.captures, windows)
+        return self._concluded(pair, evidence, larger, native, window, windows)
+
+    def _prepared(self) -> tuple[Compared, list[Size]]:
+        """The models with their FC layers shown, and the sizes to run. Raises _Stop."""
         problem = claim_problem(self.original.proto, self.rewritten.proto, self.claim)
         if problem is not None:
-            return self._stopped(problem)
+            raise _Stop(problem)
         try:
             sizes = larger_sizes(self.claim, self.options)
         except TooLarge as error:
-            return self._stopped(f"wrong claim: {error}")
-        plans = self._plan(windowed=True), self._plan(windowed=False)
-        tensors = [b.original for b in self.claim.boundaries]
-        tensors += [name for plan in plans for name in (*plan.shapes, *plan.sides)]
-        try:
-            evidence = observe(self.original, self.claim, tensors, sizes[0], self.options, self.progress)
-        except RunError as error:
-            return self._stopped(f"the original does not run: {error}")
-        if evidence.vacuous is not None:
-            return self._parity(evidence, _NOTHING, _NOTHING, CropResult("not applicable"), evidence.vacuous)
+            raise _Stop(f"wrong claim: {error}") from error
+        return with_layers(self.original, self.rewritten, self.claim), sizes
 
-        problem = axes_problem(self.claim, evidence.samples[0].values | evidence.samples[0].feeds)
-        if problem is not None:
-            return self._stopped(f"wrong claim: {problem}")
-        native = Tally(self.options, evidence.noise)
-        windows = Tally(self.options, evidence.noise)
-        captures: list[Capture] = []
-        further: list[Capture] = []
-        shift = _NOTHING if self.options.larger else _NATIVE_ONLY
+    def _observed(self, pair: Compared, plans: Plans, size: Size) -> Evidence:
+        """What the original does. Raises _Stop."""
+        tensors = [*(boundary.original for boundary in self.claim.boundaries), *plans.tensors]
         try:
-            if self.source is not None and self.source is not self.original:
+            evidence = observe(pair, tensors, size, self.options, self.progress, thorough=self.thorough)
+        except RunError as error:
+            raise _Stop(f"the original does not run: {error}") from error
+        problem = None if evidence.vacuous else axes_problem(self.claim, evidence.native)
+        if problem is not None:
+            raise _Stop(f"wrong claim: {problem}")
+        return evidence
+
+    def _run_rewritten(
+        self, pair: Compared, evidence: Evidence, sizes: list[Size], native: Tally, windows: Tally
+    ) -> _Larger:
+        """All that needs the rewritten model as a whole, in one session."""
+        larger = _Larger(shift=_NOTHING if self.options.larger else NATIVE_ONLY)
+        try:
+            if self.source is not None:
                 self.progress("the original as its file stands")
-                compare_read(self.source, evidence, self.claim, native)
+                compare_read(self.source, evidence, pair.claim, native)
             self.progress("loading the rewritten model")
-            names = [b.rewritten for b in self.claim.boundaries]
-            runner = Runner(self.rewritten, names, self.options.threads)
-            compare_native(runner, evidence, self.claim, native, self.progress)
+            names = [boundary.rewritten for boundary in self.claim.boundaries]
+            runner = Runner(pair.rewritten, names, self.options.threads)
+            compare_native(runner, evidence, pair.claim, native, self.progress)
             if self.options.larger:
-                captures = capture(runner, evidence, self.claim, sizes, windows, self.progress)
-            if self.options.larger and not native.reasons and not windows.reasons:
-                shift = compare_shifted(runner, evidence, self.claim, self.options, self.progress)
-                further = self._further(runner, evidence, sizes[0], windows)
-            del runner
+                larger.captures = capture(runner, evidence, pair.claim, sizes, windows, self.progress)
+            if self.options.larger and self.thorough and not native.reasons and not windows.reasons:
+                larger.shift = compare_shifted(runner, evidence, pair.claim, self.options, self.progress)
+                larger.further = self._further(runner, evidence, pair.claim, sizes[0], windows)
         except RunError as error:
             native.fail(f"the rewritten model does not load: {error}")
-        window = self._windows(plans, captures, evidence, windows)
-        result = native.result()
-        crops = CropResult("not applicable", reason="the models do not agree")
-        if "failed" not in (result.status, window.status):
-            crops = compare_crops(captures, evidence, self.claim, self.options)
-        trunk = self._trunk([*captures, *further], evidence, result, window)
-        vacuous = next(iter([*native.vacuous, *windows.vacuous]), None)
-        result, window = (
-            replace(item, reason=item.reason + evidence.drowned) if item.status == "failed" else item
-            for item in (result, window)
-        )
-        return replace(self._parity(evidence, result, window, crops, vacuous), shift=shift, trunk=trunk)
+        return larger
 
-    def _plan(self, *, windowed: bool) -> HeadPlan:
-        forms = WINDOWED if windowed else ("global",)
-        return plan_head(
-            self.original.proto.graph,
-            [output.name for output in self.claim.outputs if output.form in forms],
-            [boundary.original for boundary in self.claim.boundaries],
-            [image.name for image in self.claim.inputs],
-        )
-
-    def _windows(
-        self, plans: tuple[HeadPlan, HeadPlan], captures: list[Capture], evidence: Evidence, tally: Tally
-    ) -> ParityResult:
-        if not self.options.larger:
-            return _NATIVE_ONLY
-        if not self.options.windows and not tally.reasons:
-            reason = "the two models have no trunk tensor in common at which their heads begin; name one with --at"
-            return ParityResult("not applicable", reason=reason, sizes=tuple(tally.sizes))
-        values = evidence.samples[0].values | evidence.samples[0].feeds
-        problem = window_problem(self.claim, plans[0], values)
-        if problem is not None:
-            tally.fail(problem)
-        if not tally.reasons:
-            try:
-                heads = Heads(self._head(plans[0], evidence), self._head(plans[1], evidence), self._tail(evidence))
-                compare_windows(heads, captures, evidence, self.claim, tally, self.progress)
-                mixed = self._mixed(heads.windows, captures, evidence, tally)
-                del heads  # one head in memory at a time
-                self._compare_mixed(mixed, evidence, tally)
-            except RunError as error:
-                tally.fail(f"the original's head does not run on its own: {error}")
-        result = tally.result()
-        windowed = any(output.form in WINDOWED for output in self.claim.outputs)
-        failed = tally.reasons or not all(output.passed for output in result.outputs)
-        if not windowed and not failed and not result.compared:
-            reason = "no output is made of windows; larger sizes were run, shapes and finiteness checked"
-            return ParityResult("not applicable", reason=reason, sizes=result.sizes)
-        return result
-
-    def _further(self, runner: Runner, evidence: Evidence, size: Size, tally: Tally) -> list[Capture]:
+    def _further(self, runner: Runner, evidence: Evidence, claim: Claim, size: Size, tally: Tally) -> list[Capture]:
         """One more size for the trunk of a small model, of the other parity than the first."""
         if not evidence.small:
             return []
         own = Tally(self.options)
-        shots = capture(runner, evidence, self.claim, [other_parity(self.claim, size)], own, self.progress)
+        shots = capture(runner, evidence, claim, [other_parity(claim, size)], own, self.progress)
         tally.reasons += own.reasons
         return shots
 
-    def _trunk(
-        self, shots: list[Capture], evidence: Evidence, native: ParityResult, window: ParityResult
-    ) -> ParityResult:
-        """Trunk parity, where everything else has agreed; a large model's at the first size only."""
-        if not self.options.larger:
-            return _NATIVE_ONLY
-        if "failed" in (native.status, window.status):
-            return ParityResult("not applicable", reason="the models do not agree")
-        chosen = shots if evidence.small else [shot for shot in shots if shot.size == shots[0].size]
-        return compare_trunk(self.original, self.rewritten, chosen, evidence, self.claim, self.options, self.progress)
-
-    def _head(self, plan: HeadPlan, evidence: Evidence) -> Head | None:
-        if not plan.outputs or not plan.boundaries or plan.leak:
-            return None
-        self.progress("loading the original's head")
-        sample = evidence.samples[0]
-        return Head(self.original, plan, sample.feeds | sample.values, self.options.threads)
-
-    def _mixed(self, head: Head | None, captures: list[Capture], evidence: Evidence, tally: Tally) -> list[Mixed]:
-        """Made-up features, where everything else has agreed."""
-        if head is None or tally.result().status == "failed":
-            return []
-        self.progress("features put together from several windows")
-        return mixed_windows(head, captures, self.claim, evidence, self.options.seed)
-
-    def _compare_mixed(self, mixed: list[Mixed], evidence: Evidence, tally: Tally) -> None:
-        head = self._own_head(evidence, WINDOWED) if mixed else None
-        if head is not None:
-            compare_mixed(head, mixed, self.claim, evidence, tally)
-
-    def _tail(self, evidence: Evidence) -> Head | None:
-        """The rewritten model's head for outputs of the whole image."""
-        return self._own_head(evidence, ("global",))
-
-    def _own_head(self, evidence: Evidence, forms: Sequence[str]) -> Head | None:
-        """The rewritten model's head for outputs of these forms; None where it reads more than its boundaries."""
-        plan = plan_head(
-            self.rewritten.proto.graph,
-            [output.name for output in self.claim.outputs if output.form in forms],
-            [boundary.rewritten for boundary in self.claim.boundaries],
-            [image.name for image in self.claim.inputs],
+    def _concluded(
+        self, pair: Compared, evidence: Evidence, larger: _Larger, native: Tally, window: ParityResult, windows: Tally
+    ) -> Parity:
+        """What is compared last, where everything else has agreed, and all results."""
+        result = native.result()
+        crops = CropResult("not run", reason=_DISAGREE)
+        trunk = ParityResult("not run", reason=_DISAGREE) if self.options.larger else NATIVE_ONLY
+        if "failed" not in (result.status, window.status):
+            crops = compare_crops(larger.captures, evidence, pair.claim, self.options)
+            trunk = self._trunk(pair, [*larger.captures, *larger.further], evidence)
+            if self.options.larger and not self.thorough:
+                larger.shift = self._shift(pair, evidence, trunk)
+        evidence.vacuous = next(iter([*native.vacuous, *windows.vacuous]), None)
+        result, window = (
+            replace(item, reason=item.reason + evidence.drowned) if item.status == "failed" else item
+            for item in (result, window)
         )
-        if not plan.outputs or not plan.boundaries or plan.leak or plan.shapes:
-            return None
-        sample = evidence.samples[0]
-        values = sample.values | sample.feeds
-        features = {b.rewritten: values[b.original] for b in self.claim.boundaries}
-        return Head(self.rewritten, plan, sample.feeds | features, self.options.threads)
+        return replace(self._parity(evidence, result, window, crops), shift=larger.shift, trunk=trunk)
 
-    def _stopped(self, reason: str) -> Parity:
-        failed = ParityResult("failed", reason=reason)
-        return self._parity(None, failed, _NOTHING, CropResult("not applicable"), None)
+    def _trunk(self, pair: Compared, shots: list[Capture], evidence: Evidence) -> ParityResult:
+        """Trunk parity; a large model's at the first size only."""
+        if not self.options.larger:
+            return NATIVE_ONLY
+        chosen = shots if evidence.small else [shot for shot in shots if shot.size == shots[0].size]
+        return compare_trunk(pair.original, pair.rewritten, chosen, evidence, pair.claim, self.options, self.progress)
+
+    def _shift(self, pair: Compared, evidence: Evidence, trunk: ParityResult) -> ParityResult:
+        """Shift consistency of a large model, where its trunk could not be compared with the original's own."""
+        against = why_not(evidence, pair.claim)
+        if against is not None:
+            return against
+        if trunk.status == "passed" and not trunk.reason:
+            where = ", ".join("x".join(map(str, size)) for size in trunk.sizes)
+            return ParityResult("not run", reason=f"the original's own trunk says what is right at {where} px")
+        names = [boundary.rewritten for boundary in self.claim.boundaries]
+        runner = Runner(pair.rewritten, names, self.options.threads)
+        return compare_shifted(runner, evidence, pair.claim, self.options, self.progress)
 
     def _parity(
-        self,
-        evidence: Evidence | None,
-        native: ParityResult,
-        window: ParityResult,
-        crops: CropResult,
-        vacuous: str | None,
+        self, evidence: Evidence | None, native: ParityResult, window: ParityResult, crops: CropResult
     ) -> Parity:
         samples = evidence.samples if evidence else []
         conditions = Conditions(
@@ -237,4 +205,5 @@ class _Check:
             seconds=time.perf_counter() - self.started,
         )
         verdict = VerdictResult(self.claim.verdict, tuple(self.claim.blame))
-        return Parity(native, window, crops, verdict, conditions, vacuous)
+        vacuous, rests = (evidence.vacuous, tuple(evidence.rests)) if evidence else (None, ())
+        return Parity(native, window, crops, verdict, conditions, vacuous, rests=rests)

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnxfc.claim.claim import Claim, Output
+from onnxfc.proof.evidence import Evidence
 from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.output_forms import REDUCED, WINDOWED, FormError, cell_value, reduce_cells
-from onnxfc.proof.reference_run import Evidence
-from onnxfc.proof.results import CropResult
+from onnxfc.proof.results import CropResult, TriedCell
 from onnxfc.proof.sessions import Array
 from onnxfc.proof.tolerance import Scale
 from onnxfc.proof.windows import Capture
@@ -32,6 +32,7 @@ class _Sums:
     differing: list[Array] = field(default_factory=list)
     hits: list[bool] = field(default_factory=list)
     near: list[bool] = field(default_factory=list)
+    tried: list[TriedCell] = field(default_factory=list)
     worst: tuple[float, str, tuple[int, ...]] = (-1.0, "", ())
     excess: tuple[float, str, float] = (0.0, "", 0.0)
 
@@ -39,23 +40,26 @@ class _Sums:
 def compare_crops(captures: Sequence[Capture], evidence: Evidence, claim: Claim, options: CheckOptions) -> CropResult:
     """Compare the first size's outputs with the crops that the original was run on."""
     required = options.crops_exact or claim.verdict == "exact"
+    told = _told(evidence)
     if not captures or not evidence.crops:
         return _without(options, "no output is made of windows")
-    shot, sums = captures[0], _Sums()
+    shot, sums, aside = captures[0], _Sums(), _Sums()
     for output in claim.outputs:
         scale = evidence.scales[output.name, shot.kind.name]
-        if output.form in WINDOWED and not scale.problem:
+        if output.form in WINDOWED and not scale.problem and (required or output.name in told):
             try:
                 pairs = list(_pairs(output, shot, evidence, claim))
             except (FormError, IndexError, ValueError) as error:
                 return CropResult("failed", reason=f"the cells cannot be read: {error}")
             noise = evidence.noise.get((output.name, shot.kind.name))
-            _add(sums, output, pairs, scale, scale.tolerance(options.of(output.name), noise))
+            scale = scale.over([want for _, want, *_ in pairs])
+            tolerance = scale.tolerance(options.of(output.name), noise)
+            _add(sums if output.name in told else aside, output, pairs, scale, tolerance)
     found = sums.relative or sums.differing  # of integers: 1 where they differ
     if not found:
         return _without(options, "no output has cells to compare with crops")
     every = np.concatenate([value.ravel() for value in found])
-    excess, where, tolerance = sums.excess
+    excess, where, tolerance = max(sums.excess, aside.excess)
     bad = required and excess > 1
     cell = sums.worst[2]
     return CropResult(
@@ -71,8 +75,15 @@ def compare_crops(captures: Sequence[Capture], evidence: Evidence, claim: Claim,
         worst=sums.worst[1],
         worst_cell=cell,
         worst_box=tuple((i * s, i * s + n) for i, s, n in zip(cell, claim.stride, claim.native_size, strict=False)),
+        tried=tuple(sums.tried),
         reason=f"{where} the cell differs from its crop by {excess:.1e} times the tolerance" if bad else "",
     )
+
+
+def _told(evidence: Evidence) -> set[str]:
+    """Outputs whose deviations are measured: the models' own, or the FC layers on which those rest."""
+    hidden = {rest.output for rest in evidence.rests}
+    return {*evidence.own} - hidden | {layer for rest in evidence.rests for layer in rest.layers}
 
 
 def _without(options: CheckOptions, reason: str) -> CropResult:
@@ -116,7 +127,10 @@ def _add(sums: _Sums, output: Output, pairs: list[_Pair], scale: Scale, toleranc
         sums.relative.append(relative)
         worst = float(relative.max())
         sums.worst = max(sums.worst, (worst, where, cell))
-        sums.excess = max(sums.excess, (worst * spread / tolerance, where, tolerance / spread))
+        if cell:
+            sums.tried.append(TriedCell(cell, worst))
+        excess = worst * spread / tolerance if tolerance else worst and np.inf
+        sums.excess = max(sums.excess, (excess, where, tolerance / spread))
         if want.ndim > 1 and want.shape[1] > 1:
             best = got.argmax(axis=1)
             sums.hits += (best == want.argmax(axis=1)).ravel().tolist()

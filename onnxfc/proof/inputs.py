@@ -19,6 +19,7 @@ from onnxfc.errors import UsageError
 from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.sessions import Array, Arrays, InputInfo
 
+Types = Mapping[str, np.dtype[Any]]
 DATA = "data"
 NORMAL = "normal"
 
@@ -55,12 +56,18 @@ INTEGER_KINDS = (
 
 
 class Inputs:
-    """Makes the values of all inputs of a pair of models. Raises UsageError for unfit ``options.data``."""
+    """Makes the values of all inputs of a pair of models. Raises UsageError for unfit ``options.data``.
 
-    def __init__(self, claim: Claim, infos: Mapping[str, InputInfo], options: CheckOptions) -> None:
+    ``infos`` are the original's inputs, ``other`` the types of the second model's.
+    """
+
+    def __init__(
+        self, claim: Claim, infos: Mapping[str, InputInfo], options: CheckOptions, other: Types | None = None
+    ) -> None:
         self._images = {image.name: image for image in claim.inputs}
         self._native = claim.native_size
         self._infos = infos
+        self._other = other or {}
         self._seed = options.seed
         self._data = _user_data(claim, infos, options.data)
         integer = any(infos[name].dtype.kind in "iu" for name in self._images)
@@ -87,7 +94,11 @@ class Inputs:
             else:
                 rng = np.random.default_rng([self._seed, position, sample])
                 made[name] = _side(rng, info, batch or self._batch())
-        return made
+        return {name: self._rounded(name, value) for name, value in made.items()}
+
+    def _rounded(self, name: str, value: Array) -> Array:
+        """What both models take alike, where the other one takes numbers of half precision."""
+        return value.astype(self._other.get(name, value.dtype)).astype(value.dtype)
 
     def _batch(self) -> int:
         return next((image.shape[0] for image in self._images.values()), 1)

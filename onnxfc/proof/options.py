@@ -22,6 +22,10 @@ class CheckOptions:
     ``threads`` 0 leaves the number to onnxruntime. ``rtols`` and ``atols`` are those of single outputs, by name.
     ``crops_exact``: crop agreement is a requirement. ``windows`` False: the pair has no boundary in common, so
     that window parity is not applicable. ``larger`` False: the rewritten model takes the native size only.
+    Raises UsageError for values that mean nothing.
+
+    >>> onnxfc.CheckOptions(rtol=1e-3, sizes=((64, 112),)).sizes
+    ((64, 112),)
     """
 
     rtol: float | None = None
@@ -51,7 +55,7 @@ class CheckOptions:
 
     def must_fit(self, claim: Claim) -> None:
         """Tolerances name outputs, or trunk tensors at which a head begins. Raises UsageError."""
-        own = [output.name for output in claim.outputs]
+        own = [*(output.name for output in claim.outputs), *(layer.original for layer in claim.layers)]
         own += [name for item in claim.boundaries for name in (item.original, item.rewritten)]
         for given in ("rtols", "atols"):
             errors.known(given, getattr(self, given), own)

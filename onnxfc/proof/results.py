@@ -17,8 +17,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Status = Literal["passed", "failed", "not applicable"]
-CropStatus = Literal["measured", "failed", "not applicable"]
+Status = Literal["passed", "failed", "not applicable", "not run"]
+CropStatus = Literal["measured", "failed", "not applicable", "not run"]
+"""``not applicable``: there is nothing to compare; ``not run``: there is, but it costs too much, or all has failed."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,21 @@ class ParityResult:
 
 
 @dataclass(frozen=True)
+class TriedCell:
+    """A cell, and how far it is from its crop at most, relative to the score range."""
+
+    cell: tuple[int, ...]
+    deviation: float
+
+
+@dataclass(frozen=True)
 class CropResult:
     """Crop agreement: deviations relative to the score range, over ``cells`` cells at ``size`` pixels.
 
     ``top1`` is the share of cells whose best class is the crop's best class, None where the scores have
     no class axis; ``top5`` that of cells whose best class is among the crop's best five. ``worst_cell`` lies at the
-    pixels ``worst_box`` (start, stop per axis). ``failed`` only if the verdict says exact, or exact crops were
-    asked for, and the measurement says otherwise.
+    pixels ``worst_box`` (start, stop per axis). ``tried`` are the cells of all outputs. ``failed`` only if the verdict
+    says exact, or exact crops were asked for, and the measurement says otherwise.
     """
 
     status: CropStatus
@@ -80,7 +89,17 @@ class CropResult:
     worst: str = ""
     worst_cell: tuple[int, ...] = ()
     worst_box: tuple[tuple[int, int], ...] = ()
+    tried: tuple[TriedCell, ...] = ()
     reason: str = ""
+
+
+@dataclass(frozen=True)
+class Rest:
+    """An output that no input moves, and why; the proof rests on the FC layers right before it."""
+
+    output: str
+    problem: str
+    layers: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -114,8 +133,9 @@ class Parity:
     verdict: VerdictResult
     conditions: Conditions
     vacuous: str | None = None
-    shift: ParityResult = ParityResult("not applicable", reason="not reached")
-    trunk: ParityResult = ParityResult("not applicable", reason="not reached")
+    shift: ParityResult = ParityResult("not run", reason="not reached")
+    trunk: ParityResult = ParityResult("not run", reason="not reached")
+    rests: tuple[Rest, ...] = ()
 
     @property
     def passed(self) -> bool:

@@ -51,18 +51,23 @@ class Runner:
         }
 
     def run(self, feeds: Mapping[str, Array]) -> Arrays:
-        """All outputs and tensors for these inputs. Raises RunError."""
+        """All outputs and tensors for these inputs, floats cast to the model's own type. Raises RunError."""
         mine = {name: value for name, value in feeds.items() if name in self.inputs}
-        values = _one_line(lambda: self._session.run(self._fetch, mine))
+        taken = {name: _cast(value, self.inputs[name].dtype) for name, value in mine.items()}
+        values = _one_line(lambda: self._session.run(self._fetch, taken))
         found = dict(zip(self._fetch, values, strict=True))
         for name, value in found.items():
             if not isinstance(value, np.ndarray):
                 raise RunError(f"output {name} is not a tensor")
-        return found | {name: mine[name] for name in self._echo}
+        return found | {name: taken[name] for name in self._echo}
 
     def free_batch(self, images: Sequence[str]) -> bool:
         """True if the batch of every one of these inputs is free."""
         return all(self.inputs[name].shape[:1] == (None,) for name in images)
+
+
+def _cast(value: Array, dtype: np.dtype[Any]) -> Array:
+    return value.astype(dtype) if value.dtype.kind == dtype.kind == "f" else value
 
 
 def _one_line(action: Callable[[], Any]) -> Any:

@@ -15,9 +15,9 @@ import numpy as np
 
 from onnxfc.claim.claim import Boundary, Claim, Output
 from onnxfc.proof.accumulator import Tally
+from onnxfc.proof.evidence import Evidence, Progress
 from onnxfc.proof.inputs import Kind
 from onnxfc.proof.options import CheckOptions
-from onnxfc.proof.reference_run import Evidence, Progress
 from onnxfc.proof.results import ParityResult
 from onnxfc.proof.sessions import Arrays, RunError, Runner
 
@@ -60,17 +60,11 @@ class Target:
 def compare_shifted(
     rewritten: Runner, evidence: Evidence, claim: Claim, options: CheckOptions, progress: Progress
 ) -> ParityResult:
-    """Run the two crops and compare; what is too costly, or has no interior, is not applicable with its reason."""
-    other = next((item for item in claim.blames if not item.cause.local), None)
-    if other is not None:
-        return _not(f"every element depends on the whole image ({other})")
-    found = list(targets(claim))
-    if not found:
-        return _not("the receptive fields of the outputs are not known")
-    period = claim.period or claim.stride
-    affordable = [target for target in found if _cost(_sizes([target], claim, period), claim, evidence) <= PASSES]
-    if not affordable:
-        return _not(_too_large(found, claim, period))
+    """Run the two crops and compare, unless there is a reason against it."""
+    against, period = why_not(evidence, claim), claim.period or claim.stride
+    if against is not None:
+        return against
+    affordable = _affordable(list(targets(claim)), evidence, claim)
     sizes = _sizes(affordable, claim, period)
     if _cost(sizes, claim, evidence) > PASSES:
         affordable = [min(affordable, key=lambda target: math.prod(target.size))]
@@ -87,6 +81,24 @@ def compare_shifted(
             _compare(target, values, sizes, period, evidence, kind, tally)
     tally.sizes.extend(sizes)
     return tally.result()
+
+
+def why_not(evidence: Evidence, claim: Claim) -> ParityResult | None:
+    """Not run where that is too costly, not applicable where nothing has an interior."""
+    other = next((item for item in claim.blames if not item.cause.local), None)
+    if other is not None:
+        return _not(f"every element depends on the whole image ({other})")
+    found = list(targets(claim))
+    if not found:
+        return _not("the receptive fields of the outputs are not known")
+    if not _affordable(found, evidence, claim):
+        return ParityResult("not run", reason=_too_large(found, claim, claim.period or claim.stride))
+    return None
+
+
+def _affordable(found: Sequence[Target], evidence: Evidence, claim: Claim) -> list[Target]:
+    period = claim.period or claim.stride
+    return [target for target in found if _cost(_sizes([target], claim, period), claim, evidence) <= PASSES]
 
 
 def targets(claim: Claim) -> Iterator[Target]:
@@ -186,7 +198,7 @@ def _compare(
     tally: Tally,
 ) -> None:
     scale = evidence.scales.get((target.original, kind.name))
-    if scale is None or scale.problem:
+    if scale is None or scale.problem or scale.hidden:
         return
     one, two = values[0][target.name], values[1][target.name]
     places: tuple[list[slice], list[slice]] = ([slice(None)] * one.ndim, [slice(None)] * two.ndim)

@@ -18,9 +18,10 @@ import numpy as np
 
 from onnxfc.claim.claim import Boundary, Claim, Output
 from onnxfc.proof.accumulator import Tally
+from onnxfc.proof.evidence import Evidence
 from onnxfc.proof.head import Head
 from onnxfc.proof.output_forms import FormError, native_value, pick_cells
-from onnxfc.proof.reference_run import Evidence, jittered
+from onnxfc.proof.reference_run import jittered
 from onnxfc.proof.sessions import Array, Arrays, RunError
 from onnxfc.proof.tolerance import Scale, measure
 from onnxfc.proof.windows import Capture, window_of
@@ -58,7 +59,8 @@ def mixed_windows(head: Head, captures: Sequence[Capture], claim: Claim, evidenc
         features = [_mix(np.stack(seen), boundary, rng, turn % 3) for turn in range(count)]
         given = evidence.samples[0].feeds
         windows = [given | {boundary.original: value} for value in features]
-        moved = [jittered(window, [boundary.original], seed) for window in windows]
+        rounding = evidence.scales[boundary.original, kind.name].precision.eps
+        moved = [jittered(window, [boundary.original], seed, rounding) for window in windows]
         made.append(Mixed(kind.name, features, head.run_windows(windows), head.run_windows(moved)))
     return made
 

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import onnx
 
 from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.sessions import Array
@@ -28,6 +27,7 @@ class Precision:
     ``roundings``: how many roundings of its magnitude an output is always allowed.
     """
 
+    name: str
     eps: float
     rtol: float
     cap: float
@@ -37,11 +37,22 @@ class Precision:
 # A scale error of 0.1 % moves an output by about 1e-3 signals: cap stays at half of that. Sums of 10^4
 # float32 products in another order differ by about 1e-6 of the magnitude, far below 2e-4 signals.
 PRECISION = {
-    "float64": Precision(2.0**-52, 1e-6, 5e-4, 6),
-    "float32": Precision(2.0**-23, 2e-4, 5e-4, 6),
-    "float16": Precision(2.0**-10, 5e-3, 5e-2),
-    "bfloat16": Precision(2.0**-7, 4e-2, 2e-1),
+    "float64": Precision("float64", 2.0**-52, 1e-6, 5e-4, 6),
+    "float32": Precision("float32", 2.0**-23, 2e-4, 5e-4, 6),
+    "float16": Precision("float16", 2.0**-10, 5e-3, 5e-2),
+    "bfloat16": Precision("bfloat16", 2.0**-7, 4e-2, 2e-1),
 }
+NOT_FINITE = "not finite"
+SHAPELESS = "empty or of changing shape"
+SQUASHED = 2
+"""So many roundings of 1 onnxruntime's Sigmoid in float32 is off, where its values are near 0 too."""
+COARSE = 1e-2
+"""Tolerance of an output that leaps, in signals: between its extremes it magnifies rounding. Errors of the FC layers
+are seen in what these make."""
+MOST = 0.2
+"""A tolerance above so many signals is none."""
+FEW = 3
+"""So many values are classes: of a mask, a sign."""
 WILD = 10
 """Values so many times those of the first inputs are of another order of magnitude."""
 WIDENING = 10
@@ -53,6 +64,8 @@ class Scale:
     """What one output does on one kind of inputs. ``problem`` says why these inputs prove nothing.
 
     ``wild``: further inputs have made values of another order of magnitude, so this is the scale of some inputs only.
+    ``least``: the magnitude that roundings are at least of, however small the values are.
+    ``hidden``: no input moves it clearly, but the FC layers right before it do, on which the proof rests.
     """
 
     signal: float
@@ -61,6 +74,8 @@ class Scale:
     exact: bool = False
     problem: str = ""
     wild: bool = False
+    hidden: bool = False
+    least: float = 0.0
 
     @property
     def ratio(self) -> float:
@@ -70,11 +85,12 @@ class Scale:
     @property
     def rounding(self) -> float:
         """What rounding of the last layers alone may change, absolute."""
-        return self.precision.roundings * self.precision.eps * self.magnitude
+        own = self.precision.roundings * self.precision.eps * self.magnitude
+        return max(own, SQUASHED * self.precision.eps * self.least)
 
     def drowned(self, noise: float) -> bool:
         """Whether measured rounding noise leaves too little of the signal to see an error in."""
-        return not self.exact and 3 * noise > self.precision.cap * self.signal
+        return not self.exact and not self.hidden and 3 * noise > self.precision.cap * self.signal
 
     def steady(self, noise: float) -> bool:
         """Whether all the room that ``tolerance`` gives to measured noise is below the cap."""
@@ -92,49 +108,50 @@ class Scale:
             return 0.0
         rtol = self.precision.rtol if options.rtol is None else options.rtol
         floor = self.rounding if options.atol is None else options.atol
-        base = rtol * self.signal + floor
+        base = (max(rtol, COARSE) if self.hidden else rtol) * self.signal + floor
         if options.rtol is not None or options.atol is not None or noise is None:
             return base
         return max(base, min(WIDENING * noise, self.precision.cap * self.signal))
 
-
-def precision_of(model: onnx.ModelProto) -> Precision:
-    """The precision of the arithmetic: the type of most float weights and constants, float32 if none."""
-    count = dict.fromkeys(PRECISION, 0)
-    kinds = {
-        onnx.TensorProto.DOUBLE: "float64",
-        onnx.TensorProto.FLOAT: "float32",
-        onnx.TensorProto.FLOAT16: "float16",
-        onnx.TensorProto.BFLOAT16: "bfloat16",
-    }
-    for tensor in model.graph.initializer:
-        if tensor.data_type in kinds and len(tensor.dims) > 1:
-            count[kinds[tensor.data_type]] += 1
-    best = max(count, key=lambda kind: count[kind])
-    return PRECISION[best if count[best] else "float32"]
+    def over(self, values: Sequence[Array]) -> Scale:
+        """The same for ``values``; of an output that nothing has moved so far, they may be the first that differ."""
+        if not self.hidden or self.exact or not values:
+            return self
+        rows = np.stack(values).astype(np.float64)
+        signal, most = float(rows.max() - rows.min()) / 2, float(np.abs(rows).max())
+        return replace(self, signal=max(self.signal, signal), magnitude=max(self.magnitude, most))
 
 
-def measure(samples: Sequence[Array], batch: int, coarse: Precision, options: CheckOptions) -> Scale:
+def measure(
+    samples: Sequence[Array],
+    batch: int,
+    coarse: Precision,
+    options: CheckOptions,
+    *,
+    least: float = 0.0,
+    steps: bool = False,
+) -> Scale:
     """The scale of one output from its values on several inputs of one kind.
 
-    An output whose axis 0 is the batch gives one sample per image. ``coarse`` is the model's own
-    precision; the output's number type may be coarser still.
+    An output whose axis 0 is the batch gives one sample per image. ``coarse``: how what it is made from was rounded;
+    its own number type may be coarser still. ``least``: see Scale. ``steps``: a threshold has made it, so that it is
+    compared exactly where it has but a few values.
     """
     first = samples[0]
     if first.size == 0 or any(sample.shape != first.shape for sample in samples):
-        return Scale(0.0, 0.0, coarse, problem="empty or of changing shape")
+        return Scale(0.0, 0.0, coarse, problem=SHAPELESS)
     batched = first.ndim > 0 and first.shape[0] == batch
     rows = np.concatenate(samples) if batched else np.stack(samples)
-    if rows.dtype.kind not in "fV":
+    if rows.dtype.kind not in "fV" or (steps and len(np.unique(rows)) <= FEW):
         varies = bool((rows != rows[:1]).any())
         return Scale(float(varies), 0.0, coarse, True, "" if varies else "the same for every input")
     precision = max(coarse, PRECISION.get(rows.dtype.name, coarse), key=lambda p: p.eps)
     rows = rows.astype(np.float64)
     if not np.isfinite(rows).all():
-        return Scale(0.0, 0.0, precision, problem="not finite")
+        return Scale(0.0, 0.0, precision, problem=NOT_FINITE)
     signal = float((rows.max(axis=0) - rows.min(axis=0)).max()) / 2
-    scale = Scale(signal, float(np.abs(rows).max()), precision)
-    return Scale(signal, scale.magnitude, precision, problem=_problem(rows, scale, options))
+    scale = Scale(signal, float(np.abs(rows).max()), precision, least=least)
+    return replace(scale, problem=_problem(rows, scale, options))
 
 
 def confirmed(first: Scale, more: Scale) -> Scale:
@@ -152,9 +169,11 @@ def _problem(rows: Array, scale: Scale, options: CheckOptions) -> str:
     rounding = scale.rounding
     rtol = scale.precision.rtol if options.rtol is None else options.rtol
     if rounding > (max(scale.precision.cap, 2 * rtol) - rtol) * scale.signal:
-        return f"nearly constant, it varies by only {scale.ratio:.0e} of its magnitude, too close to rounding"
+        told = f"nearly constant, it varies by only {scale.ratio:.0e} of its magnitude, too close to rounding"
+        enough = rounding / scale.signal
+        return f"{told} (--rtol {1.1 * enough:.0e} allows for that)" if enough < MOST else told
     if options.atol is not None and options.atol > 0.5 * scale.signal:
-        return f"nearly constant, it varies by only {scale.signal:.0e}, less than twice --atol"
+        return f"nearly constant, it varies by only {scale.signal:.0e}, less than twice --atol; give a smaller one"
     return "saturated, nearly every value is at one of two extremes" if _saturated(rows) else ""
 
 

@@ -20,9 +20,9 @@ from onnxfc.claim.claim import Claim
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof.accumulator import Tally
 from onnxfc.proof.baked import frozen, native_shapes, sized
+from onnxfc.proof.evidence import Evidence, Progress
 from onnxfc.proof.head import part_of, reads
 from onnxfc.proof.options import CheckOptions
-from onnxfc.proof.reference_run import Evidence, Progress
 from onnxfc.proof.results import ParityResult
 from onnxfc.proof.sessions import Arrays, RunError, Runner
 from onnxfc.proof.sizes import Size

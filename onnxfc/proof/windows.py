@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from onnxfc.claim.claim import Claim, Output
 from onnxfc.proof.accumulator import Tally
+from onnxfc.proof.evidence import ADVICE, Evidence, Progress
 from onnxfc.proof.head import Head
 from onnxfc.proof.inputs import Kind
 from onnxfc.proof.output_forms import (
@@ -22,7 +24,6 @@ from onnxfc.proof.output_forms import (
     pick_cells,
     reduce_cells,
 )
-from onnxfc.proof.reference_run import ADVICE, Evidence, Progress
 from onnxfc.proof.sessions import Array, Arrays, RunError, Runner
 from onnxfc.proof.sizes import Size
 
@@ -32,11 +33,15 @@ CELLS = 8
 
 @dataclass(frozen=True)
 class Heads:
-    """The original's head for windowed and for whole-image outputs; the rewritten model's for the latter."""
+    """The original's head for windowed and for whole-image outputs; the rewritten model's for the latter.
+
+    ``sizeless``: the original's means the same on features of every size.
+    """
 
     windows: Head | None = None
     whole: Head | None = None
     tail: Head | None = None
+    sizeless: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,28 +111,32 @@ def compare_windows(
             return
     _cells_must_differ(seen, evidence, tally)
     if heads.tail is not None:
-        _compare_tiled(heads.tail, evidence, claim, tally)
+        _compare_tiled(heads, heads.tail, evidence, claim, tally)
 
 
-def _compare_tiled(tail: Head, evidence: Evidence, claim: Claim, tally: Tally) -> None:
+def _compare_tiled(heads: Heads, tail: Head, evidence: Evidence, claim: Claim, tally: Tally) -> None:
     """A global pool does not see that its features are repeated: twice the native map, native scores.
 
-    This also holds where the original's head is made for the native size and cannot be asked.
+    This also holds where the original's head is made for the native size and cannot be asked. Where it can, and counts
+    the places itself (the N - 1 of a standard deviation), it is asked.
     """
-    sample = evidence.samples[0]
+    sample, wanted = evidence.samples[0], evidence.samples[0].values
     tiled = {}
     for boundary in claim.boundaries:
         value = sample.values[boundary.original]
-        tiled[boundary.rewritten] = np.tile(value, [1 + (a in boundary.spatial) for a in range(value.ndim)])
+        tiled[boundary.original] = np.tile(value, [1 + (a in boundary.spatial) for a in range(value.ndim)])
+    if heads.sizeless and heads.whole is not None:
+        with suppress(RunError):
+            wanted = wanted | heads.whole.run_whole(sample.feeds | tiled)
     try:
-        found = tail.run_whole(tiled)
+        found = tail.run_whole({boundary.rewritten: tiled[boundary.original] for boundary in claim.boundaries})
     except RunError as error:
         tally.fail(f"the rewritten head does not run on features of twice the native size: {error}")
         return
     for name in tail.plan.outputs:
         scale = evidence.scales[name, sample.kind.name]
         if not scale.problem:
-            want = sample.values[name]
+            want = wanted[name]
             tally.compare(name, found[name], want, scale, sample.kind.name, "on native features repeated")
 
 
@@ -196,7 +205,7 @@ def _compare_cells(
     for output in outputs:
         name, kind, rank = output.name, shot.kind.name, len(shapes[output.name])
         wanted = [values[name] for values in expected]
-        scale = evidence.scales[name, kind]
+        scale = evidence.scales[name, kind].over(wanted)
         seen.setdefault((name, kind), []).extend(value[:1] if value.ndim else value for value in wanted)
         if output.form in REDUCED:
             want = reduce_cells(output.form, wanted)
@@ -216,13 +225,18 @@ def _check_grid(
     claim: Claim,
 ) -> None:
     """Raise FormError unless the output has exactly the cells that the boundaries imply."""
-    if shot.batch != evidence.batch and shape[:1] == (evidence.batch,):
-        shape = (shot.batch, *shape[1:])
+    shape = _of_batch(output.name, shape, shot, evidence)
     got = shot.values[output.name]
     check_shape(output, got, shape, len(claim.native_size), native=False)
     found = grid_of(output, got, len(shape), claim)
     if found not in (None, grid):
         raise FormError(f"{output.name} has {found} cells, the boundaries imply {grid}")
+
+
+def _of_batch(name: str, shape: tuple[int, ...], shot: Capture, evidence: Evidence) -> tuple[int, ...]:
+    """The shape for as many images as were run; what no image reaches is as it is for any number of them."""
+    follows = shape[:1] == (evidence.batch,) and name in evidence.fed
+    return (shot.batch, *shape[1:]) if follows else shape
 
 
 def window_of(shot: Capture, claim: Claim, cell: Sequence[int]) -> Arrays:
@@ -264,18 +278,20 @@ def _compare_whole(
         expected = evidence.whole.get(shot.kind.name, {}) | expected
     for output in outputs:
         name, got = output.name, shot.values[output.name]
-        shape = shapes[name]
-        if shot.batch != evidence.batch and shape[:1] == (evidence.batch,):
-            shape = (shot.batch, *shape[1:])
+        shape = _of_batch(name, shapes[name], shot, evidence)
         check_shape(output, got, shape, len(claim.native_size), native=False)
         if got.dtype.kind == "f" and not np.isfinite(got).all():
+            if name in expected and not np.isfinite(expected[name]).all():
+                told = f"the original's own output {name} is not finite, nor is the rewritten model's, {shot}"
+                tally.vacuous.append(f"{told}: mend the network (a division by a root of 0, say), or {ADVICE}")
+                continue
             raise FormError(f"{name} is not finite")
         native = [shapes[name][axis] for axis in output.axes]
         if shot.size.grid is not None and any(got.shape[a] <= n for a, n in zip(output.axes, native, strict=True)):
             raise FormError(f"{name} has not grown with the image, claimed were features {output.axes}")
         if name in expected:
-            scale = evidence.scales[name, shot.kind.name]
             want = expected[name]
+            scale = evidence.scales[name, shot.kind.name].over([want])
             if want.shape[:1] != shape[:1]:
                 want = want[: shot.batch]
             tally.compare(name, got, want, scale, shot.kind.name, f"on the whole image {shot}")
@@ -286,7 +302,7 @@ def _cells_must_differ(seen: dict[tuple[str, str], list[Array]], evidence: Evide
     informative: dict[str, bool] = {}
     for (name, kind), cells in seen.items():
         scale = evidence.scales[name, kind]
-        if scale.exact or len(cells) < 2:
+        if scale.exact or scale.hidden or len(cells) < 2:
             informative[name] = True
             continue
         rows = np.stack(cells).astype(np.float64)

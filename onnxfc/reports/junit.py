@@ -52,7 +52,7 @@ def _case(kind: str, name: str) -> etree.Element:
 
 
 def _compared(kind: str, result: ParityResult) -> list[etree.Element]:
-    if result.status == "not applicable":
+    if result.status in ("not applicable", "not run"):
         case = _case(kind, kind)
         etree.SubElement(case, "skipped", message=_clean(result.reason))
         return [case]
@@ -73,7 +73,7 @@ def _compared(kind: str, result: ParityResult) -> list[etree.Element]:
 
 def _crops(parity: Parity) -> etree.Element:
     case, crops = _case("crop agreement", "crop agreement"), parity.crops
-    if crops.status == "not applicable":
+    if crops.status in ("not applicable", "not run"):
         etree.SubElement(case, "skipped", message=_clean(crops.reason))
         return case
     if crops.status == "failed":

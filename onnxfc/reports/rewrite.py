@@ -18,11 +18,13 @@ from onnxfc.version import __version__
 
 if TYPE_CHECKING:
     from onnxfc.claim.claim import Claim
-    from onnxfc.proof.results import CropResult, Parity, ParityResult
+    from onnxfc.proof.results import CropResult, Parity, ParityResult, Rest
     from onnxfc.rewriter.api import Rewrite
 
 
 SCHEMA = "onnxfc-report/1"
+LITTLE = 5e-4
+"""Shares below are told as they are, not as 0.0 %."""
 
 _CAUSES = {
     Cause.PADDING: "zero padding, where a big image has pixels",
@@ -105,6 +107,7 @@ def proof_lines(parity: Parity | None, verbose: bool) -> list[str]:
         row("trunk parity", _compared(parity.trunk)),
         row("shift", _compared(parity.shift)),
         row("crop agreement", _cropped(parity.crops)),
+        *(row("proof rests on", _rest(item)) for item in parity.rests),
     ]
     if verbose:
         for result in (parity.native, parity.window, parity.trunk, parity.shift):
@@ -114,9 +117,13 @@ def proof_lines(parity: Parity | None, verbose: bool) -> list[str]:
     return lines
 
 
+def _rest(item: Rest) -> str:
+    return f"FC layer {', '.join(item.layers)}, compared beside {item.output}, which is {item.problem}"
+
+
 def _compared(result: ParityResult) -> str:
-    if result.status == "not applicable":
-        return f"not applicable: {result.reason}"
+    if result.status in ("not applicable", "not run"):
+        return f"{result.status}: {result.reason}"
     if result.status == "failed":
         return f"FAILED: {result.reason}"
     where = f" at {', '.join(size(item) for item in result.sizes)} px" if result.sizes else ""
@@ -126,16 +133,25 @@ def _compared(result: ParityResult) -> str:
 
 
 def _cropped(result: CropResult) -> str:
-    if result.status == "not applicable":
-        return f"not applicable: {result.reason}"
+    if result.status in ("not applicable", "not run"):
+        return f"{result.status}: {result.reason}"
     if result.status == "failed":
         return f"FAILED: {result.reason}"
     if result.tolerance is not None and result.deviation <= result.tolerance:
         return f"cells equal crops to {result.deviation:.0e} of the score range ({result.cells} cells)"
     top = "" if result.top1 is None else f", same top class in {result.top1:.0%}"
     top += "" if result.top5 is None else f" (among the top 5 in {result.top5:.0%})"
-    figures = f"cells differ from crops by up to {result.deviation:.1%} of the score range, median {result.median:.1%}"
+    figures = f"cells differ from crops by {_share(result.deviation)} of the score range, median {result.median:.1%}"
+    if result.deviation < LITTLE:
+        figures = f"cells hardly differ from crops on these inputs, by {_share(result.deviation)} of the score range"
     return f"{figures}{top} ({result.cells} cells)"
+
+
+def _share(deviation: float) -> str:
+    """The largest deviation: no rounded 0.0 %, and more than the whole as so many times that."""
+    if deviation < LITTLE:
+        return f"up to {deviation:.0e}"
+    return f"up to {deviation:.1%}" if deviation <= 1 else f"up to {deviation:.1f} times the width"
 
 
 def refusals(error: NothingToRewrite) -> str:

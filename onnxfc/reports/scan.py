@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnxfc.errors import OnnxfcError
-from onnxfc.scanner.api import Scan
 from onnxfc.version import __version__
+
+if TYPE_CHECKING:
+    from onnxfc.scanner.api import Scan
 
 
 def text(done: Scan, outs: Sequence[Path]) -> str:

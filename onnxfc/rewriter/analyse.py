@@ -29,7 +29,14 @@ class RewriteOptions:
     """What the result should be like.
 
     ``size``: native size in pixels where the graph does not tell it. ``inputs``: which inputs are images (all that look
-    like one, if empty); one inner tensor may be named too, which then becomes the model's input.
+    like one, if empty); one inner tensor may be named too, which then becomes the model's input. ``output``: ``map`` is
+    one cell for each window, (N, K, gH, gW); ``mean`` and ``max`` are over all cells, in the original's shape (N, K).
+    ``global_pool``: what becomes of a pool before the head: ``window`` pools each native window, ``keep`` the whole
+    image, ``drop`` leaves a class activation map. ``dynamic_batch`` frees the batch. Raises UsageError.
+
+    >>> options = onnxfc.RewriteOptions(output="mean")
+    >>> onnxfc.rewrite("fixtures/trained/digits.onnx", options=options).claim.outputs[0].form
+    'mean'
     """
 
     output: Form = "map"

@@ -6,17 +6,20 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import onnx
 
+from onnxfc import interop
 from onnxfc.builder.state import Replacement
 from onnxfc.claim.claim import PREFIX, Claim
 from onnxfc.errors import NothingToRewrite, ProofFailed, Refusal
+from onnxfc.geometry import Geometry
 from onnxfc.graph.finite_weights import finite
 from onnxfc.graph.wellformed import well_formed
-from onnxfc.io.model_file import ModelFile
+from onnxfc.io.model_file import Model, ModelFile
 from onnxfc.io.save import SaveOptions
+from onnxfc.reports import rewrite as reports
 from onnxfc.rewriter.analyse import RewriteOptions, analyse
 from onnxfc.rewriter.assemble import assemble
 from onnxfc.rewriter.make_claim import claim_of, map_at_twice
@@ -25,11 +28,13 @@ from onnxfc.shapes.dim_params import DimNames
 from onnxfc.version import __version__
 
 if TYPE_CHECKING:
+    import onnx_graphsurgeon
+
     from onnxfc.proof.options import CheckOptions
     from onnxfc.proof.results import Parity
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Rewrite:
     """A rewritten model, what was done to it, and the proof (None where it was not asked for)."""
 
@@ -47,13 +52,36 @@ class Rewrite:
         """The rewritten model with all its weights, as ``onnx.load`` would give it."""
         return self.file.loaded()
 
+    @property
+    def geometry(self) -> Geometry:
+        """Where cells lie, in pixels."""
+        return Geometry.from_model(self.file)
+
+    def to_graphsurgeon(self) -> onnx_graphsurgeon.Graph:
+        """The rewritten model as a graph to edit; metadata_props are not in it, since that library has no place for
+        them."""
+        return interop.to_surgeon(self.model)
+
+    def text(self, verbose: bool = False) -> str:
+        """The report for people, as the command line prints it."""
+        return reports.text(self, verbose)
+
+    def report(self) -> dict[str, Any]:
+        """The report for programs, as ``--report`` writes it."""
+        return reports.as_json(self)
+
+    def __repr__(self) -> str:
+        proof = "not proven" if self.parity is None else self.parity.summary()
+        sizes = "x".join(map(str, self.claim.native_size)), "x".join(map(str, self.claim.stride))
+        return f"<Rewrite: native size {sizes[0]} px, stride {sizes[1]} px, {self.claim.verdict}, {proof}>"
+
     def save(self, path: str | Path, options: SaveOptions | None = None) -> list[Path]:
         """Write the model atomically; returns its data files. Raises WriteError, or UsageError for the original."""
         return self.file.save(path, options or SaveOptions())
 
 
 def rewrite(
-    model: str | Path | bytes | onnx.ModelProto | ModelFile,
+    model: Model,
     *,
     options: RewriteOptions | None = None,
     check_options: CheckOptions | None = None,
@@ -62,11 +90,18 @@ def rewrite(
 ) -> Rewrite:
     """Rewrite a classifier so that it runs on any image size, and prove it.
 
+    ``model``: a path, bytes, a protobuf, an onnx-graphsurgeon graph. ``prove=False`` leaves the proof out;
+    ``progress`` gets short phrases. An output of shape (N, K) becomes a map (N, K, gH, gW), one cell for each window.
+
+    >>> result = onnxfc.rewrite("fixtures/torch/lenet.dynamo.onnx")
+    >>> result.claim.native_size, result.claim.stride, result.claim.verdict
+    ((28, 28), (4, 4), 'exact')
+
     Raises ReadError, UsageError, NothingToRewrite (with all refusals) or ProofFailed (with the parity).
     """
     options = options or RewriteOptions()
     began = time.perf_counter()
-    original = model if isinstance(model, ModelFile) else ModelFile.open(model)
+    original = ModelFile.open(model)
     done = _rewritten(original, options)
     written = time.perf_counter()
     if not prove:

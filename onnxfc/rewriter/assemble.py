@@ -38,6 +38,8 @@ def assemble(
         info = next(info for info in model.graph.input if info.name == image.name)
         _set_shape(info, Spec(image.dtype, image.probes()), names, image.spatial)
     for info in model.graph.output:
+        if isinstance(state.views[info.name], Fixed) and info.type.tensor_type.HasField("shape"):
+            continue  # what the image does not reach is as it was declared, its batch too
         _set_shape(info, builder.spec(info.name), names, axes.get(info.name, ()))
     _value_infos(state, model, nodes, names)
     kept = [item for item in model.metadata_props if not item.key.startswith(PREFIX)]

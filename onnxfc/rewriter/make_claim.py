@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from onnxfc.claim.claim import Boundary, Claim, ImageInput, Output
+import onnx
+
+from onnxfc.claim.claim import Boundary, Claim, ImageInput, Layer, Output
 from onnxfc.geometry import Geometry, cell_axes, slack_of
+from onnxfc.graph.index import Graph
+from onnxfc.graph.op_kinds import GEMMS
 from onnxfc.layout.axis_map import Field
 from onnxfc.layout.gathered import Gathered
+from onnxfc.layout.provenance import Provenance
+from onnxfc.layout.views import Context, ScoreMap
 from onnxfc.rewriter.analyse import Analysis
 from onnxfc.shapes.model_shapes import Sizing
 
@@ -37,8 +43,37 @@ def claim_of(found: Analysis, sizing: Sizing) -> Claim:
         boundaries=tuple(sorted(named, key=lambda item: item.original)),
         outputs=_with_fields(found),
         period=period,
+        layers=tuple(_layers(found, fields, windows)),
     )
     return _with_sizes(claim, sizing)
+
+
+def _layers(found: Analysis, fields: Sequence[Field], windows: frozenset[Boundary]) -> Iterator[Layer]:
+    """What the FC layers make, where it has the outputs' cells, or is a figure of the whole image."""
+    state = found.state
+    kept = {name for node in state.builder.prune(state.graph.outputs) for name in node.output}
+    for name, view in state.views.items():
+        node, shapes = state.graph.producers.get(name), state.native[name].shapes if name in state.native else None
+        if node is None or shapes is None or not is_layer(node, state.graph) or name not in state.builder.specs:
+            continue
+        tensor = state.builder.renamed.get(getattr(view, "tensor", ""), getattr(view, "tensor", ""))
+        if tensor not in kept or len(shapes[0]) < 2 or shapes[0][0] != found.reading[0].shape[0]:
+            continue
+        if isinstance(view, Context) and any(state.roles.of.get(pool) == "head" for pool in view.provenance.pools):
+            yield Layer(name, tensor, "global")
+        elif isinstance(view, ScoreMap) and view.batch_axis == 0 and _has_cells(view.provenance, fields, windows):
+            yield Layer(name, tensor, "map")
+
+
+def _has_cells(provenance: Provenance, fields: Sequence[Field], windows: frozenset[Boundary]) -> bool:
+    return not provenance.dropped and provenance.fields == tuple(fields) and provenance.windows <= windows
+
+
+def is_layer(node: onnx.NodeProto, graph: Graph) -> bool:
+    """An FC layer, or the Add of its bias."""
+    if node.op_type == "Add":
+        return any(graph.producers[name].op_type == "MatMul" for name in node.input if name in graph.producers)
+    return node.op_type in {*GEMMS, "MatMul", "Conv", "Einsum"}
 
 
 def _whole_size(field: Field) -> int:

@@ -27,6 +27,9 @@ def batch_normalization(ctx: RuleContext) -> Outcome | None:
     if ctx.attrs.get("training_mode", 0) or any(ctx.output_used(k) for k in range(1, len(ctx.node.output))):
         return ctx.refuse("training-mode", "is in training mode", "export the model in eval mode")
     if not ctx.attrs.get("spatial", 1):
+        if len((ctx.native(ctx.node.input[1]).shapes or ((),))[0]) == 1:
+            told = "has spatial=0 but a value a channel, a fault of MXNet's exporter; onnxruntime cannot run it"
+            return ctx.refuse("unsupported-operator", told, "set spatial to 1, and slopes of PRelu to (C, 1, 1)")
         return ctx.refuse("position-table", "has statistics for every place of the native size")
     return _over_channels(ctx)
 

@@ -1,0 +1,39 @@
+"""``onnxfc demo``: a model and an image to try the other commands on."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+import click
+
+from onnxfc.cli.common import fail
+from onnxfc.cli.main_group import show
+from onnxfc.errors import UsageError, WriteError
+
+_FILES = ("digits.onnx", "canvas.npy")
+
+
+@click.command(epilog="Example: onnxfc demo try")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
+def demo(folder: Path) -> None:
+    """Write a small model and an image to try onnxfc on into DIR.
+
+    digits.onnx names handwritten digits of 16x16 pixels; canvas.npy, 64x112 pixels, has eight of them.
+    """
+    there = [folder / name for name in _FILES if (folder / name).exists()]
+    if there:
+        fail(UsageError(f"{there[0]}: exists already; give another folder"), verbose=False)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in _FILES:
+            (folder / name).write_bytes(resources.files("onnxfc").joinpath("cli", "demo_files", name).read_bytes())
+    except OSError as error:
+        fail(WriteError(f"{error.filename or folder}: cannot write: {error.strerror}"), verbose=False)
+    model, result = folder / "digits.onnx", folder / "digits-any.onnx"
+    show(
+        f"wrote {model}: names digits of 16x16 px\n"
+        f"wrote {folder / 'canvas.npy'}: an image of 64x112 px with eight digits\n"
+        f"try   onnxfc rewrite {model} {result}\n"
+        f"try   onnxfc inspect {result} --size 64x112"
+    )

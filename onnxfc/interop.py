@@ -1,0 +1,37 @@
+"""onnx-graphsurgeon's graphs, in and out. The library is loaded only where a graph of it is met or asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx
+
+from onnxfc.errors import ReadError
+
+
+def is_surgeon(source: object) -> bool:
+    """Whether it is a ``onnx_graphsurgeon.Graph``; does not load the library."""
+    return any(kind.__module__.split(".")[0] == "onnx_graphsurgeon" for kind in type(source).__mro__)
+
+
+def from_surgeon(graph: Any) -> onnx.ModelProto:
+    """The model of a graph, with its weights. Raises ReadError where that library cannot export it.
+
+    Its export keeps nodes, weights, value_info, functions and opset imports. It drops metadata_props, so also what a
+    rewritten model says of itself, and the model's doc string; initializers that were inputs too become constants.
+    """
+    import onnx_graphsurgeon
+
+    try:
+        model: onnx.ModelProto = onnx_graphsurgeon.export_onnx(graph)
+    except Exception as error:  # of no common base
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ReadError(f"the given graph: onnx-graphsurgeon cannot export it: {line}") from error
+    return model
+
+
+def to_surgeon(model: onnx.ModelProto) -> Any:
+    """A graph to be edited, with the model's weights."""
+    import onnx_graphsurgeon
+
+    return onnx_graphsurgeon.import_onnx(model)

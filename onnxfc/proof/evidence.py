@@ -1,0 +1,70 @@
+"""All that was seen of the original."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from onnxfc.proof.inputs import Inputs, Kind
+from onnxfc.proof.results import Rest
+from onnxfc.proof.sessions import Arrays
+from onnxfc.proof.tolerance import Scale
+
+Progress = Callable[[str], None]
+ADVICE = "give real inputs with --data FILE.npy"
+OTHER_DATA = "give inputs with --data that it answers to differently"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Inputs at native size and what the original made of them."""
+
+    kind: Kind
+    number: int
+    batch: int | None
+    feeds: Arrays
+    values: Arrays
+
+
+@dataclass
+class Evidence:
+    """All that was seen of the original. ``kinds`` are informative; ``scales`` go by output and kind.
+
+    ``noise``: how much rounding alone moves a tensor; a deep trunk amplifies it, though in both models alike.
+    ``own``: the outputs that the models had before their FC layers were shown. ``moving``: what depends on an image,
+    ``fed`` on any input. ``small``: the model is looked at more closely, with more kinds and sizes. ``thorough``: as
+    often as that, too; a large model only where it has failed with fewer runs.
+    """
+
+    inputs: Inputs
+    batch: int
+    free_batch: bool
+    samples: list[Sample] = field(default_factory=list)
+    kinds: list[Kind] = field(default_factory=list)
+    scales: dict[tuple[str, str], Scale] = field(default_factory=dict)
+    noise: dict[tuple[str, str], float] = field(default_factory=dict)
+    crops: list[tuple[tuple[int, ...], Arrays]] = field(default_factory=list)
+    whole: dict[str, Arrays] = field(default_factory=dict)
+    vacuous: str | None = None
+    drowned: str = ""
+    small: bool = False
+    thorough: bool = True
+    own: tuple[str, ...] = ()
+    moving: set[str] = field(default_factory=set)
+    fed: set[str] = field(default_factory=set)
+    rests: list[Rest] = field(default_factory=list)
+
+    @property
+    def native(self) -> Arrays:
+        """All tensors of the first native sample."""
+        return self.samples[0].values | self.samples[0].feeds
+
+    def cover(self, outputs: Sequence[str]) -> list[Kind]:
+        """The fewest kinds, best first, with which every one of ``outputs`` is informative."""
+        left, chosen = list(outputs), []
+        for kind in self.kinds:
+            fresh = [name for name in left if not self.scales[name, kind.name].problem]
+            if fresh:
+                chosen.append(kind)
+                left = [name for name in left if name not in fresh]
+        return chosen

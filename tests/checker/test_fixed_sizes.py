@@ -1,0 +1,64 @@
+"""Rewritten models that were fixed to one image size afterwards, by onnxruntime's own tool."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+from fixture_files import fixture_file
+from hazards import CHECK, complete
+from onnxruntime.tools.onnx_model_utils import fix_output_shapes, make_dim_param_fixed
+
+from onnxfc import check_pair, inspect, rewrite
+
+CASES = Path(__file__).parent.parent.parent.parent / "shared" / "cases"
+NAME = "lenet.dynamo.onnx"
+
+
+def fixed(height: int, width: int) -> onnx.ModelProto:
+    model = complete(rewrite(fixture_file(NAME), prove=False))
+    make_dim_param_fixed(model.graph, "height", height)
+    make_dim_param_fixed(model.graph, "width", width)
+    fix_output_shapes(model)
+    return model
+
+
+@pytest.mark.parametrize(("size", "cells"), [((40, 44), (4, 5)), ((28, 28), (1, 1)), ((41, 30), (4, 1))])
+def test_at_the_size_that_it_has(size: tuple[int, int], cells: tuple[int, int]) -> None:
+    model = fixed(*size)
+    found = inspect(model)
+    assert found.native_size == (28, 28)
+    assert found.cost is not None
+    assert (found.cost.size, found.cost.cells) == (size, cells)
+    done = check_pair(fixture_file(NAME), model, options=CHECK)
+    assert done.passed, done.parity.summary()
+    assert size in (*done.parity.window.sizes, (28, 28))
+    told = "x".join(map(str, size))
+    assert f"the second model is fixed to images of {told} px; its graph was checked at other sizes, too" in done.notes
+
+
+def test_an_error_in_a_fixed_model() -> None:
+    model = fixed(40, 44)
+    next(node for node in model.graph.node if node.op_type == "Conv").attribute[0].CopyFrom(
+        onnx.helper.make_attribute("group", 1)
+    )
+    relu = next(node for node in model.graph.node if node.op_type == "Relu")
+    relu.op_type = "Tanh"
+    assert not check_pair(fixture_file(NAME), model, options=CHECK).passed
+
+
+@pytest.mark.parametrize("case", ["mxnet-zoo-bn", "lpips-nan"])
+def test_where_the_original_is_to_blame(case: str) -> None:
+    from onnxfc import NothingToRewrite, ProofFailed, RewriteOptions
+
+    path = CASES / f"{case}.onnx"
+    if not path.exists():
+        pytest.skip("the shared cases are not here")
+    if case == "mxnet-zoo-bn":
+        with pytest.raises(NothingToRewrite, match=r"a fault of MXNet's exporter; onnxruntime cannot run it"):
+            rewrite(path)
+        return
+    with pytest.raises(ProofFailed, match=r"the original's own output add_5 is not finite") as caught:
+        rewrite(path, options=RewriteOptions(global_pool="keep"), check_options=CHECK)
+    assert "failed" not in str(caught.value)

@@ -1,0 +1,47 @@
+"""The examples run as they are, and say what is so."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli_runs import ROOT
+from doc_pages import furnish, run_python
+from fixture_files import fixture_file
+
+EXAMPLES = {path.stem: path for path in sorted((ROOT / "examples").glob("*.py"))}
+
+SAID = {
+    "class_activation_map": r"4x4 places, 16 px apart\ntheir mean is the original's score to \de-0[6-9]\n",
+    "edit_with_graphsurgeon": r"<Rewrite: native size 18x18 px, .*proven on \d+ values.*>\n\['Conv'(?!.*Softmax).*\]\n",
+    "half_precision": r"True proven on \d+ values.*\n",
+    "heat_map": r"13x25 cells, the surest is \(1, 15\)\n",
+    "one_vector": r"(?:[\w ]+ \(1, 2\) \[.*\]\n){3}",
+    "tiles": r"47x37 cells, tiles differ by (?:0e\+00|\de-0[6-9])\n",
+}
+
+
+def test_all_examples_are_tried_and_listed() -> None:
+    assert EXAMPLES.keys() == SAID.keys()
+    listed = re.findall(r"`(\w+)\.py` \|", (ROOT / "examples" / "README.md").read_text("utf-8"))
+    assert sorted(listed) == sorted(EXAMPLES)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_example(name: str, tmp_path: Path) -> None:
+    code = EXAMPLES[name].read_text("utf-8")
+    assert re.fullmatch(SAID[name], run_python(code, furnish(tmp_path)))
+
+
+def test_the_heat_map_is_short_and_finds_a_four(tmp_path: Path) -> None:
+    code = EXAMPLES["heat_map"].read_text("utf-8")
+    assert sum(bool(line.strip()) for line in code.splitlines()[1:] if not line.startswith(("import", '"""'))) < 10
+    run_python(code, furnish(tmp_path))
+    header, pixels = (tmp_path / "four.pgm").read_bytes().split(b"\n", 1)
+    assert header == b"P5 25 13 255"
+    picture = np.frombuffer(pixels, np.uint8).reshape(13, 25)
+    digits = np.load(fixture_file("digits.npz"))
+    for (y, x), label in zip(digits["corners"], digits["corner_labels"], strict=True):
+        assert (picture[y // 4, x // 4] > 127) == (label == 4)
