@@ -23,7 +23,7 @@ from onnxfc.scanner.open_image import needs
 from onnxfc.scanner.score_map import Array, Picked, ScoreMap
 
 _TILE = 256
-_GROUP = 32_000_000
+_GROUP = 16_000_000
 """Bytes of a map that are held at once."""
 
 

@@ -14,8 +14,8 @@ _MOST = 4096
 _OVERLAP = 20
 """Tiles this many times as large as what neighbours both read cost a tenth more than one pass."""
 _FEWEST = 512
-_BUFFERS = 4
-"""Copies of a tile's pixels: as they are read, as the model takes them, and the next tile's."""
+_BUFFERS = 5
+"""Copies of a tile's pixels: as they are read, as the model takes them, and those of the next two tiles."""
 
 
 def free_memory() -> int:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from importlib import import_module
 from typing import Any
@@ -14,6 +15,8 @@ from onnxfc.errors import ReadError, UsageError, WriteError
 from onnxfc.scanner.job import Job, TileWorker
 
 Done = Callable[[int], None]
+_AHEAD = 2
+"""Groups of tiles that are read while one runs, so that a slow one holds nothing up."""
 _PATIENCE = 10
 """Seconds within which a scheduler must answer."""
 
@@ -22,12 +25,12 @@ def run_here(worker: TileWorker, numbers: list[int], done: Done) -> None:
     """While onnxruntime runs some tiles, the next ones are read and the last ones written."""
     groups = worker.job.groups(numbers)
     with ThreadPoolExecutor(1, "reader") as reader, ThreadPoolExecutor(1, "writer") as writer:
-        ahead = reader.submit(worker.load, groups[0]) if groups else None
-        written = None
+        ahead = deque(reader.submit(worker.load, group) for group in groups[:_AHEAD])
+        written: Future[None] | None = None
         for position, group in enumerate(groups):
-            assert ahead is not None
-            loaded = ahead.result()
-            ahead = reader.submit(worker.load, groups[position + 1]) if position + 1 < len(groups) else None
+            loaded = ahead.popleft().result()
+            if position + _AHEAD < len(groups):
+                ahead.append(reader.submit(worker.load, groups[position + _AHEAD]))
             finished = worker.run(loaded)
             if written is not None:
                 written.result()
