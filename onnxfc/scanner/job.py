@@ -186,12 +186,15 @@ class TileWorker:
             group = live[first : first + self._most]
             tiles = [item.pixels for item in group if item.pixels is not None]
             scores = self.session.run(np.stack(tiles) if len(tiles) > 1 else tiles[0][None])
-            for item, block in zip(group, scores, strict=True):
-                kept = block[:, item.tile.rows.kept, item.tile.columns.kept]
-                wanted = item.tile.rows.last - item.tile.rows.first, item.tile.columns.last - item.tile.columns.first
-                assert kept.shape[1:] == wanted, f"tile {item.tile} gives {block.shape}"
-                blocks.append(kept)
+            blocks += [self._kept(item.tile, block) for item, block in zip(group, scores, strict=True)]
         return blocks
+
+    def _kept(self, tile: Tile, block: Array) -> Array:
+        """The tile's own cells. It has them all, and at the image's end there are no others."""
+        for axis, span, have in zip(self.job.plan.axes, (tile.rows, tile.columns), block.shape[1:], strict=True):
+            ends = span.last == axis.cells and span.stop == axis.length
+            assert have == span.kept.stop or (have > span.kept.stop and not ends), f"{tile} gives {block.shape}"
+        return block[:, tile.rows.kept, tile.columns.kept]
 
     def _by_crops(self, item: Loaded) -> Array:
         assert item.pixels is not None
