@@ -10,7 +10,8 @@ import numpy as np
 
 from onnxfc.analysis.flow import How, Kind, Rule, Step, unknown
 from onnxfc.analysis.layouts import LAID, NONE, Layout, Names, aligned, moved, places, reshaped, resized
-from onnxfc.graph.op_kinds import BROADCAST, CUTTING, FUSED_UNARY, LENGTHS, RESHAPING, SAME_VALUES, UNARY
+from onnxfc.analysis.own_figures import by_own_figure
+from onnxfc.graph.op_kinds import BROADCAST, CUTTING, FUSED_UNARY, LENGTHS, RESHAPING, UNARY
 from onnxfc.layout.axes import Atom, Group, Groups, channels
 
 
@@ -20,32 +21,37 @@ def same(step: Step) -> Layout:
         return unknown(step)
     name, held = step.given[0]
     step.onward(name)
-    return held if step.op_type in SAME_VALUES else replace(held, mean="")
+    return held
 
 
 def broadcast(step: Step) -> Layout:
     """Inputs spread over each other."""
     held = [layout for _, layout in step.given if layout.solid]
     flat, rows = all(layout.flat for layout in held), not any(layout.is_map for layout in held)
-    made = laid(step, len(step.after), "features" if flat else "tokens" if rows else "")
-    if step.op_type == "Sub" and not flat and _own_mean(step):
+    how: How = "features" if flat else "tokens" if rows else ""
+    kind = by_own_figure(step)
+    if kind == "weights":
+        made = together(step, _aligned(step, len(step.after)), how)
+        missed = made.solid - frozenset.intersection(*(layout.solid for _, layout in step.given))
+        return replace(made, own=made.own | step.look(kind, missed, (), [name for name, _ in step.given]))
+    made = laid(step, len(step.after), how)
+    if kind == "deviation" and not flat:
         step.flow.deviations.add(step.name)
         made = replace(made, own=made.own | {step.name})
     return made
 
 
-def _own_mean(step: Step) -> bool:
-    """Whether it is a tensor less its own mean over all places."""
-    return any(layout.mean in step.node.input and layout.mean != name for name, layout in step.given)
-
-
 def laid(step: Step, rank: int, how: How = "") -> Layout:
     """The inputs on each other; what a pool left with one place may be as long as a constant is then."""
     step.onward(*(name for name, layout in step.given if layout.solid))
-    made = together(step, [(layout, aligned(layout, rank)) for _, layout in step.given], how)
+    made = together(step, _aligned(step, rank), how)
     if made.axes is None:
         return made
     return laid_out(step, made, [axis for axis in range(rank) if step.after[axis] > 1 and made.thin_at(axis)])
+
+
+def _aligned(step: Step, rank: int) -> list[tuple[Layout, Groups | None]]:
+    return [(layout, aligned(layout, rank)) for _, layout in step.given]
 
 
 def together(step: Step, operands: Sequence[tuple[Layout, Groups | None]], how: How = "") -> Layout:
@@ -84,7 +90,7 @@ def laid_out(step: Step, held: Layout, axes: Sequence[int]) -> Layout:
     thin = frozenset((place, name) for place, name in held.thin if place not in here)
     wide = {axis: tuple(_of_length(atom, step.after[axis]) for atom in held.axes[axis]) for axis in axes}
     longer = [wide.get(axis, group) for axis, group in enumerate(held.axes)]
-    return replace(moved(held, longer), thin=thin, looks=held.looks - pools, mean="")
+    return replace(moved(held, longer), thin=thin, looks=held.looks - pools)
 
 
 def _of_length(atom: Atom, length: int) -> Atom:
@@ -100,7 +106,7 @@ def transpose(step: Step) -> Layout:
         return unknown(step)
     step.onward(step.node.input[0])
     perm = step.attrs.get("perm") or range(len(held.axes) - 1, -1, -1)
-    return replace(moved(held, [held.axes[axis] for axis in perm]), mean="")
+    return moved(held, [held.axes[axis] for axis in perm])
 
 
 def reshape(step: Step) -> Layout:
@@ -147,11 +153,11 @@ def gather(step: Step) -> Layout:
     picked = [channels(length) for length in step.after[axis : axis + rank]]
     if not places(group) & held.solid:
         step.onward(name)
-        return replace(moved(held, [*ahead, *picked, *behind]), mean="")
+        return moved(held, [*ahead, *picked, *behind])
     if rank == 2:
         step.leave()
         counted = (replace(group[0], length=step.after[axis + 1]),)
-        return replace(moved(held, [*ahead, picked[0], counted, *behind]), own=NONE, mean="")
+        return replace(moved(held, [*ahead, picked[0], counted, *behind]), own=NONE)
     return moved(_piece(step, held, [axis], "piece"), [*ahead, *picked, *behind])
 
 
@@ -165,10 +171,10 @@ def cut(step: Step) -> Layout:
     along = [axis for axis in touched if places(held.axes[axis]) & held.solid]
     if not along:
         step.onward(step.node.input[0])
-        return replace(resized(held, step.after), mean="")
+        return resized(held, step.after)
     if step.op_type == "Slice" and not computed and not any(_fixed_end(step, axis) for axis in along):
         step.leave()
-        return resized(replace(held, own=NONE, mean=""), step.after)
+        return resized(replace(held, own=NONE), step.after)
     return resized(_piece(step, held, along, "part" if computed else "piece"), step.after)
 
 
@@ -182,7 +188,7 @@ def _fixed_end(step: Step, axis: int) -> bool:
 
 def _piece(step: Step, held: Layout, axes: Sequence[int], kind: Kind) -> Layout:
     look = step.look(kind, frozenset(), axes, [step.node.input[0]])
-    return replace(held, own=held.own | look, mean="")
+    return replace(held, own=held.own | look)
 
 
 ELEMENTWISE: dict[str, Rule] = {

@@ -57,7 +57,8 @@ class Flow:
     ``onward``: the tensors that hold the places of a tensor, one by one, computed from it. ``ends``: the looks that
     take places of a tensor. ``leaves``: tensors whose places go on as another map: something slides over them, or they
     are an output. ``slid``: covers over whose result something slides, or beside which something did; pieces likewise.
-    ``spread``: pools whose result is laid out over places again. ``deviations``: maps less their own mean.
+    ``spread``: pools whose result is laid out over places again. ``deviations``: maps less their own mean. ``shares``:
+    what sums up to 1 along places by an own sum that it was divided by, one of the ``divisors``.
     """
 
     def __init__(self, graph: Graph, native: Mapping[str, Spec], rank: int, free: bool) -> None:
@@ -71,6 +72,8 @@ class Flow:
         self.slid = set[str]()
         self.spread = set[str]()
         self.deviations = set[str]()
+        self.shares: dict[str, frozenset[int]] = {}
+        self.divisors = set[str]()
 
     def of_kind(self, looks: Iterable[str], *kinds: Kind) -> Names:
         """Those that are looks of these kinds."""
@@ -236,7 +239,7 @@ def unknown(step: Step) -> Layout:
     held = [step.flow.layouts[name] for name in inputs_of(step.node) if name in step.flow.layouts]
     first, native = step.layouts[0] if step.layouts else None, step.flow.native
     if first is not None and len(held) == 1 and native[step.name].shapes == native[step.node.input[0]].shapes:
-        return replace(first, own=NONE, mean="")
+        return replace(first, own=NONE)
     hidden = frozenset[int]().union(*(layout.solid for layout in held if not layout.flat))
     looks: Names = NONE.union(*(layout.looks for layout in held))
     return Layout(None, looks=looks, hidden=hidden, flat=any(layout.flat for layout in held))

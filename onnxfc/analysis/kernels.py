@@ -47,7 +47,7 @@ def under_kernel(step: Step, held: Layout, axes: Sequence[int]) -> Layout:
     beside = any(places(held.axes[axis]) & held.solid for axis in axes if held.axes is not None)
     step.flow.slid.update(over | (step.flow.of_kind(held.looks, "cover") if beside else NONE))
     thin = frozenset((place, name) for place, name in held.thin if name not in over)
-    return replace(held, thin=thin, looks=held.looks - over, mean="")
+    return replace(held, thin=thin, looks=held.looks - over)
 
 
 def _covered(step: Step, held: Layout, how: Sliding) -> list[int]:
@@ -79,7 +79,7 @@ def _layer_of_rows(step: Step, held: Layout) -> Layout:
     assert held.axes is not None
     look = step.look("layer", places(held.axes[1]) & held.solid, [1], [step.node.input[0]])
     axes = [held.axes[0], channels(step.after[1]), *held.axes[2:]]
-    return resized(replace(moved(held, axes), looks=held.looks | look, own=NONE, mean=""), step.after)
+    return resized(replace(moved(held, axes), looks=held.looks | look, own=NONE), step.after)
 
 
 def grid(step: Step) -> Layout:
@@ -90,7 +90,7 @@ def grid(step: Step) -> Layout:
     moves = [axis for axis in step.changed if places(held.axes[axis])]
     if not moves and step.op_type == "Pad":
         step.onward(step.node.input[0])
-        return resized(replace(held, mean=""), step.after)
+        return resized(held, step.after)
     step.leave()
     return replace(resized(under_kernel(step, held, moves), step.after), own=NONE)
 
@@ -114,7 +114,7 @@ def copies(step: Step) -> Layout:
         step.flow.spread.update(held.looks - step.flow.of_kind(held.looks, "layer"))
     if any(places((held.axes or ())[axis]) for axis in longer):
         step.leave()
-        return resized(replace(held, own=NONE, mean=""), step.after)
+        return resized(replace(held, own=NONE), step.after)
     step.onward(step.node.input[0])
     return resized(held, step.after)
 

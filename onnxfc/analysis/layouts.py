@@ -22,15 +22,13 @@ class Layout:
     ``axes``: of each axis its parts, the outermost first; None where they were mixed, of places ``hidden`` then.
     ``thin``: places of which a pool (named by its output) left an axis of extent 1. ``looks``: the pools whose result
     it is, and whose places it has not met since. ``own``: the pieces, weights of places and deviations that it is made
-    from, place by place. ``mean``: the tensor of which it is the mean over all places, moved at most. ``flat``: places
-    have become features, as no axis was left to channels alone.
+    from, place by place. ``flat``: places have become features, as no axis was left to channels alone.
     """
 
     axes: Groups | None
     thin: frozenset[tuple[int, str]] = frozenset()
     looks: Names = NONE
     own: Names = NONE
-    mean: str = ""
     hidden: frozenset[int] = frozenset()
     flat: bool = False
 
@@ -54,7 +52,7 @@ class Layout:
     def lost(self) -> Layout:
         """The same, where no axis can be told."""
         hidden = frozenset[int]() if self.flat else self.solid
-        return replace(self, axes=None, hidden=hidden, thin=frozenset(), mean="")
+        return replace(self, axes=None, hidden=hidden, thin=frozenset())
 
     @property
     def is_map(self) -> bool:

@@ -14,6 +14,7 @@ from onnx import TensorProto
 from onnxfc.analysis.counts import Growth, divisor
 from onnxfc.builder import ops
 from onnxfc.builder.rule_context import LEAVE, RuleContext
+from onnxfc.builder.state import Roles
 from onnxfc.errors import Refusal
 from onnxfc.graph.index import attributes, inputs_of
 from onnxfc.graph.op_kinds import (
@@ -46,6 +47,8 @@ def scale_of(
 
     A sum grows, but for that of weights which sum up to 1 along ``places`` (of the image); a mean of these shrinks.
     """
+    if ctx.name in ctx.state.roles.plain:
+        return "same"
     along = {place for _, place in provenance.sums_to_one} & set(places)
     summed = ctx.op_type in SUMS or (ctx.op_type == "Einsum" and len(ctx.node.input) == 1)
     if (summed or ctx.op_type in MEANS) and along and along < set(places):
@@ -86,7 +89,7 @@ def weighs(ctx: RuleContext, provenance: Provenance, axes: Sequence[int]) -> boo
     """
     if ctx.op_type not in SUMS:
         return False
-    makers = {node.output[0] for node in ctx.state.graph.nodes if node.op_type in SOFTMAX}
+    makers = {node.output[0] for node in ctx.state.graph.nodes if node.op_type in SOFTMAX} | set(ctx.state.roles.shares)
     if not makers & provenance.pools:
         return False
     return True if set(axes) in _softmaxes_of_product(ctx) and ctx.op_type == "ReduceSum" else None
@@ -204,8 +207,13 @@ _KEEP_SUMS_TO_ONE = {
 """Operators after which parts of a whole are that still, whatever else they were multiplied with."""
 
 
-def sums_to_one_behind(node: onnx.NodeProto, given: Sequence[View], view: View) -> View:
-    """A node's output with what in it still sums to one; in doubt (the place inverted) after work on each place."""
+def sums_to_one_behind(roles: Roles, node: onnx.NodeProto, given: Sequence[View], view: View) -> View:
+    """A node's output with what in it sums to one, still or from now on; in doubt (the place inverted) after work on
+    each place."""
+    made = roles.shares.get(node.output[0])
+    if made and isinstance(view, Placed) and view.other is None:
+        shares = frozenset((node.output[0], place) for place in made)
+        return replace(view, provenance=replace(view.provenance, sums_to_one=view.provenance.sums_to_one | shares))
     if isinstance(view, Context):
         sides = [side for item in given if isinstance(item, Placed) for side in item.sides]
         names = frozenset(name for side in sides for name, _ in side.provenance.sums_to_one)

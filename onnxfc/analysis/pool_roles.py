@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from onnxfc.analysis.elementwise import ELEMENTWISE
 from onnxfc.analysis.flow import Flow, Kind, Look, Meeting, flow_of
+from onnxfc.analysis.kept_sums import kept_sums
 from onnxfc.analysis.kernels import KERNELS
-from onnxfc.analysis.layouts import Names
+from onnxfc.analysis.layouts import NONE, Names
 from onnxfc.analysis.reductions import REDUCING
 from onnxfc.builder.state import GlobalPool, Role, Roles
 from onnxfc.graph.index import Graph
@@ -24,13 +25,11 @@ _WEIGHTS: tuple[Kind, ...] = ("relation", "weights")
 class Region:
     """A tensor and all that hold its places one by one: where these end.
 
-    ``ends``: the looks that take them. ``leaves``: whether they go on as a map; ``mapped``: whether each has an axis of
-    its own again.
+    ``ends``: the looks that take them. ``leaves``: whether they go on as a map.
     """
 
     ends: Names
     leaves: bool
-    mapped: bool
 
 
 def pool_roles(
@@ -50,8 +49,7 @@ def _region(flow: Flow, name: str) -> Region:
         new = flow.onward[queue.pop()] - found
         found |= new
         queue += new
-    mapped = any(flow.layouts[item].is_map for item in found)
-    return Region(frozenset().union(*(flow.ends[item] for item in found)), bool(found & flow.leaves), mapped)
+    return Region(frozenset().union(*(flow.ends[item] for item in found)), bool(found & flow.leaves))
 
 
 class _Decision:
@@ -76,25 +74,22 @@ class _Decision:
         return "head"
 
     def _weighs_window(self, look: Look) -> bool:
-        """Whether weights of places, or what relates these, belong to the head.
-
-        What relates places may not have been laid out as a map again: it is a layer of the trunk then.
-        """
-        region = self.regions[look.name]
-        if any(self.of[other] == "context" for other in look.of) or not self._ends_in_head(region):
-            return False
-        return look.kind != "relation" or not region.mapped
+        """Whether weights of places belong to the head. What relates places to each other is a layer of the trunk."""
+        of_head = look.kind == "weights" and self._ends_in_head(self.regions[look.name])
+        return of_head and not any(self.of[other] == "context" for other in look.of)
 
     def _ends_in_head(self, region: Region) -> bool:
         """Whether all that takes these places belongs to the head."""
         return not region.leaves and all(self.of[end] == "head" for end in region.ends)
 
     def _own_places(self, look: Look, meeting: Meeting) -> bool:
-        """Whether a window meets its own places: less its own mean, as a query of its weights, or made from such."""
+        """Whether a window meets its own places: by its own figure, as a query of its weights, or made from such."""
+        if self.flow.of_kind([meeting.at], "weights"):
+            return self._is_own(meeting.at)
         region = self.regions[meeting.at]
         inside, ends = self._ends_in_head(region), region.ends
         if meeting.at in self.flow.deviations or self._less_weighted_mean(look, meeting):
-            return inside and bool(ends) and ends == self.flow.of_kind(ends, *_POOLS)
+            return inside and bool(ends) and ends == self.flow.of_kind(ends, *_POOLS, "weights")
         if meeting.how == "features" or (meeting.how == "tokens" and look.kind == "layer"):
             return inside
         if meeting.how == "query":
@@ -117,6 +112,7 @@ class _Decision:
         roots = frozenset().union(*(layout.own for layout in flow.layouts.values()))
         own = frozenset(filter(self._is_own, roots))
         met = [(flow.looks[name], meeting) for name, found in flow.meetings.items() for meeting in found]
+        level, results = kept_sums(flow) if global_pool == "keep" else (NONE, NONE)
         heads = [look for name, look in flow.looks.items() if self.of[name] == "head"]
         return Roles(
             of=self.of,
@@ -124,6 +120,9 @@ class _Decision:
             pieces=flow.of_kind(flow.looks, "piece", "part"),
             own=frozenset(name for name, layout in flow.layouts.items() if layout.own & own)
             | {meeting.at for look, meeting in met if self._own_places(look, meeting)},
+            shares=flow.shares,
+            plain=results | flow.divisors,
+            level=level,
             whole=self._whole() if global_pool == "keep" else frozenset(),
             headed=any(look.kind in {*_POOLS, "layer", "product"} for look in heads)
             or any(layout.flat for layout in flow.layouts.values()),

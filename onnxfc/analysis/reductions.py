@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 
-from onnxfc.analysis.elementwise import together
+from onnxfc.analysis.elementwise import same, together
 from onnxfc.analysis.flow import Kind, Rule, Step, unknown
 from onnxfc.analysis.layouts import NONE, Layout, aligned, moved, places, resized
 from onnxfc.graph.einsum_equation import letters_of
-from onnxfc.graph.op_kinds import ARG, GEMMS, GLOBAL_POOLS, LAYER_NORMS, MAP_NORMS, MEANS, REDUCTIONS, SOFTMAX
+from onnxfc.graph.op_kinds import ARG, GEMMS, GLOBAL_POOLS, LAYER_NORMS, MAP_NORMS, REDUCTIONS, SOFTMAX
 from onnxfc.layout.axes import Group, channels, doubled
 
 
@@ -46,12 +46,10 @@ def pooled(step: Step, held: Layout, axes: Sequence[int], kind: Kind, keep: bool
     left = places(atom for group in rest for atom in group) & held.solid
     if not every:
         step.onward(name)
-        return replace(moved(held, _without(held, axes, keep)), mean="")
-    alone = all(atom.kind == "space" for axis in axes for atom in held.axes[axis])
+        return moved(held, _without(held, axes, keep))
     made = replace(
         moved(held, _without(held, axes, keep, every - left)),
         own=held.own if left else NONE,
-        mean=name if step.op_type in MEANS and alone and every >= held.solid else "",
         flat=held.flat and bool(left),
     )
     if every & left:
@@ -94,8 +92,8 @@ def _weighed(step: Step, held: Layout, axes: Sequence[int]) -> Layout:
     name, here = step.node.input[0], places(atom for axis in axes for atom in held.axes[axis]) & held.solid
     if not here:
         step.onward(name)
-        return replace(held, mean="")
-    return replace(held, own=held.own | step.look("weights", here, axes, [name]), mean="")
+        return held
+    return replace(held, own=held.own | step.look("weights", here, axes, [name]))
 
 
 def whole_norm(step: Step) -> Layout:
@@ -106,7 +104,7 @@ def whole_norm(step: Step) -> Layout:
     if held.solid:
         step.look("norm", held.solid, range(2, len(step.before)), [step.node.input[0]])
         step.leave()
-    return replace(held, own=NONE if held.solid else held.own, mean="")
+    return replace(held, own=NONE if held.solid else held.own)
 
 
 # Products
@@ -114,6 +112,9 @@ def whole_norm(step: Step) -> Layout:
 
 def matmul(step: Step) -> Layout:
     ranks = [len(step.shape(name)) for name in step.node.input]
+    fixed = {name for name in step.node.input if name not in step.flow.layouts} - step.flow.graph.overridable
+    if len(step.given) == 1 and min(ranks) > 1 and any(step.flow.native[name].factor is not None for name in fixed):
+        return same(step)  # a multiple of it, element by element
     stack = "".join(chr(ord("d") + place) for place in range(max(*ranks, 2) - 2))
     terms = [
         stack[len(stack) - (rank - 2) :] + ends if rank > 1 else "b"
@@ -203,7 +204,7 @@ def _left_of(held: Layout, term: str, out: str) -> Layout:
     here = places(atom for group in groups for atom in group)
     stays = bool(here & held.solid)
     thin = frozenset((place, name) for place, name in held.thin if place in here)
-    return replace(held, axes=groups, thin=thin, own=held.own if stays else NONE, mean="", flat=held.flat and stays)
+    return replace(held, axes=groups, thin=thin, own=held.own if stays else NONE, flat=held.flat and stays)
 
 
 REDUCING: dict[str, Rule] = {

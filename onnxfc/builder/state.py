@@ -24,14 +24,19 @@ class Roles:
 
     ``covers``: of pools whose one window just covers the native map, the axes that it covers. ``pieces``: those that
     cut a piece out of a map. ``own``: nodes whose result is of each window alone, though it has places and what was
-    pooled of them: a deviation from the window's mean, what is weighed by weights of the window. ``whole``: what begins
-    the head, but is to stay a figure of the whole image. ``headed``: whether there is a head.
+    pooled of them: a deviation from the window's mean, what is weighed by weights of the window. ``shares``: what sums
+    up to 1 along places of the image by what it was divided by. ``plain``: sums over the image that are meant as they
+    are: those divisors, and kept ones that are the result. ``level``: kept sums of which nothing comes that grows.
+    ``whole``: what begins the head, but is to stay a figure of the whole image. ``headed``: whether there is a head.
     """
 
     of: Mapping[str, Role]
     covers: Mapping[str, tuple[int, ...]]
     pieces: frozenset[str]
     own: frozenset[str]
+    shares: Mapping[str, frozenset[int]]
+    plain: frozenset[str]
+    level: frozenset[str]
     whole: frozenset[str]
     headed: bool
 

@@ -44,7 +44,9 @@ class Boundary:
     """A trunk tensor that both models have, where the head begins.
 
     ``extent`` is the native window on ``spatial`` axes, ``step`` the distance of neighbouring
-    cells, both in elements of this tensor. Batch is axis 0.
+    cells, both in elements of this tensor. Batch is axis 0. ``folded``: where places share an axis in the original,
+    as those of tokens do, which axes of the rewritten model's tensor lie on each axis of the original's, the outermost
+    first; empty where both have the same axes.
     """
 
     original: str
@@ -52,6 +54,7 @@ class Boundary:
     spatial: tuple[int, ...]
     extent: tuple[int, ...]
     step: tuple[int, ...]
+    folded: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,16 @@ def _image(image: ImageInput, dims: int) -> bool:
 def _boundary(item: Boundary, dims: int) -> bool:
     named = isinstance(item.original, str) and isinstance(item.rewritten, str)
     counted = all(_integers(value, dims, dims) and min(value) > 0 for value in (item.extent, item.step))
-    return named and counted and _axes(item.spatial, dims, 1, 99)
+    return named and counted and _axes(item.spatial, dims, 1, 99) and _folded(item)
+
+
+def _folded(item: Boundary) -> bool:
+    """Whether each axis lies on one of the original's."""
+    rows = item.folded
+    if not isinstance(rows, tuple) or not all(isinstance(row, tuple) for row in rows):
+        return False
+    axes = tuple(axis for row in rows for axis in row)
+    return not rows or (_axes(axes, len(axes), 0, len(axes)) and set(item.spatial) <= set(axes))
 
 
 def _layer(item: Layer) -> bool:

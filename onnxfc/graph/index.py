@@ -28,14 +28,14 @@ class Graph:
         self.inputs = [info for info in model.graph.input if info.name not in self.initializers]
         self.outputs = [info.name for info in model.graph.output]
         self.producers = {name: node for node in self.nodes for name in node.output if name}
+        self.live = _live(self)
         self.uses: Counter[str] = Counter(self.outputs)
         self.readers: dict[str, list[onnx.NodeProto]] = {}
-        for node in self.nodes:
-            read = set(inputs_of(node))
+        for position, node in enumerate(self.nodes):
+            read = set(inputs_of(node)) if position in self.live else set()  # nothing is known of dead ones
             self.uses.update(read)
             for name in read:
                 self.readers.setdefault(name, []).append(node)
-        self.live = _live(self)
 
     @property
     def opset(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,8 @@ import numpy as np
 from onnxfc.builder import ops
 from onnxfc.builder.axis_ops import target
 from onnxfc.builder.rule_context import ATTENTION, LEAVE, Outcome, RuleContext
+from onnxfc.claim.blame import Cause
+from onnxfc.claim.claim import Boundary
 from onnxfc.errors import Refusal
 from onnxfc.head.index_movement import move
 from onnxfc.head.windows import window_of_map
@@ -86,6 +89,9 @@ def _taken_apart(ctx: RuleContext, view: Placed) -> Window | Refusal:
     apart = ops.reshape(ctx.builder, view.tensor, target(ctx.builder, view, tuple((a,) for a in atoms)))
     tensor = ops.transpose(ctx.builder, apart, order)
     extent = tuple(atoms[k].length for k in order if atoms[k].kind == "space")
+    windows = _own_bound(ctx, view, tensor, order, extent) if _looked(view) else view.bounds
+    if not windows:
+        return ctx.refuse("attention", ATTENTION, LEAVE)
     channels = math.prod(atom.length for atom in atoms if atom.kind == "channel")
     first = len(atoms) - len(extent)
     if first != 2:
@@ -95,9 +101,25 @@ def _taken_apart(ctx: RuleContext, view: Placed) -> Window | Refusal:
     places = np.arange(channels * math.prod(extent)).reshape([1, *named]).transpose(np.argsort(order))
     index = places.reshape(lengths(view.groups)[1:] if batch == 0 else _of_one_image(view.groups))
     fields = tuple(item.through(length) for item, length in zip(view.provenance.fields, extent, strict=True))
-    provenance = replace(view.provenance, fields=fields, windows=view.bounds)
+    provenance = replace(view.provenance, fields=fields, windows=windows)
     source = Source(tensor, channels, extent, (1,) * len(extent))
     return Window((source,), index, provenance, trunk=view.provenance, batch_axis=batch)
+
+
+def _looked(view: Placed) -> bool:
+    """Whether it is made of more of the image than its places in the maps that it comes from: these begin no head."""
+    before = set(view.like.provenance.blames)
+    return any(item.cause is Cause.CONTEXT and item not in before for item in view.provenance.blames)
+
+
+def _own_bound(ctx: RuleContext, view: Placed, tensor: str, order: Sequence[int], extent: Shape) -> frozenset[Boundary]:
+    """The tensor itself as where the head begins; none where the proof could not tell its axes apart."""
+    at = iter(range(len(order)))
+    folded = [tuple(order.index(next(at)) for _ in group) for group in view.groups]
+    spatial = tuple(range(len(order) - len(extent), len(order)))
+    if view.original in ctx.state.graph.outputs or any(sum(a not in spatial for a in axes) > 1 for axes in folded):
+        return frozenset()
+    return frozenset({Boundary(view.original, tensor, spatial, extent, (1,) * len(extent), tuple(folded))})
 
 
 _ORDER = {"batch": 0, "channel": 1, "space": 2}

@@ -17,6 +17,7 @@ from onnxfc.proof import ort_session
 from onnxfc.proof.accumulator import Tally
 from onnxfc.proof.crops import compare_crops
 from onnxfc.proof.evidence import Evidence, Progress
+from onnxfc.proof.folded import apart, fold_problem
 from onnxfc.proof.layers import Compared, with_layers
 from onnxfc.proof.native import compare_native, compare_read
 from onnxfc.proof.options import CheckOptions
@@ -57,6 +58,13 @@ def check(
     if found.passed or found.vacuous is not None or once.thorough:
         return found
     return replace(once, thorough=True).run()  # what rounding does was not measured, and may be all that there is
+
+
+def _unfold(evidence: Evidence, claim: Claim) -> None:
+    """From here on features are maps, also where the original holds places otherwise."""
+    folded = {item.original: item for item in claim.boundaries if item.folded}
+    for sample in evidence.samples:
+        sample.values.update({name: apart(item, sample.values[name]) for name, item in folded.items()})
 
 
 class _Stop(Exception):
@@ -117,7 +125,12 @@ class _Check:
             evidence = observe(pair, tensors, size, self.options, self.progress, thorough=self.thorough)
         except RunError as error:
             raise _Stop(f"the original does not run: {error}") from error
-        problem = None if evidence.vacuous else axes_problem(self.claim, evidence.native)
+        if evidence.vacuous is not None:
+            return evidence
+        problem = fold_problem(self.claim, evidence.native)
+        if problem is None:
+            _unfold(evidence, self.claim)
+            problem = axes_problem(self.claim, evidence.native)
         if problem is not None:
             raise _Stop(f"wrong claim: {problem}")
         return evidence

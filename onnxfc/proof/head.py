@@ -8,14 +8,16 @@ values besides through the boundaries, the cells cannot be windows and there is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 from onnx import helper
 
+from onnxfc.claim.claim import Boundary
 from onnxfc.io.model_file import ModelFile
+from onnxfc.proof.folded import together
 from onnxfc.proof.sessions import Array, Arrays, RunError, Runner
 
 
@@ -94,15 +96,28 @@ class Head:
     """The original's head as a session of its own.
 
     ``native`` holds the values of the boundaries, shapes and side inputs at native size; it gives the
-    types, and the values of all that is not cropped.
+    types, and the values of all that is not cropped. ``bounds``: how the model holds what is given as maps.
     """
 
-    def __init__(self, original: ModelFile, plan: HeadPlan, native: Mapping[str, Array], threads: int) -> None:
+    def __init__(
+        self,
+        original: ModelFile,
+        plan: HeadPlan,
+        native: Mapping[str, Array],
+        threads: int,
+        bounds: Sequence[Boundary] = (),
+    ) -> None:
         self.plan = plan
+        self._bounds = {item.original: item for item in bounds}
+        native = {**native, **{name: self._laid(native, name) for name in plan.boundaries}}
         self._fixed = {name: native[name] for name in (*plan.shapes, *plan.sides)}
         self._stackable = not self._fixed
         self._batch = len(native[plan.boundaries[0]]) if plan.boundaries else 1
         self._runner = Runner(original.with_proto(_cut(original.proto, plan, native)), (), threads)
+
+    def _laid(self, features: Mapping[str, Array], name: str) -> Array:
+        """What the model reads, which may hold places in other axes than features are given in."""
+        return together(self._bounds[name], features[name]) if name in self._bounds else features[name]
 
     def _of_batch(self, shape: Array, batch: int) -> Array:
         """What Shape or Size said of a tensor around the boundaries, for the batch of the windows."""
@@ -116,7 +131,9 @@ class Head:
         shapes = {name: self._of_batch(self._fixed[name], batch) for name in self.plan.shapes}
         fixed = {**self._fixed, **shapes}
         given = {name: features[name] for name in self.plan.sides if name in features}
-        return self._runner.run({**fixed, **given, **{name: features[name] for name in self.plan.boundaries}})
+        return self._runner.run(
+            {**fixed, **given, **{name: self._laid(features, name) for name in self.plan.boundaries}}
+        )
 
     def run_windows(self, windows: list[Arrays]) -> list[Arrays]:
         """The head on every window, several in one batch where the head treats images independently."""

@@ -16,11 +16,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import onnx
 
-from onnxfc.claim.claim import Claim
+from onnxfc.claim.claim import Boundary, Claim
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof.accumulator import Tally
 from onnxfc.proof.baked import frozen, native_shapes, sized
 from onnxfc.proof.evidence import Evidence, Progress
+from onnxfc.proof.folded import together
 from onnxfc.proof.head import part_of, reads
 from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.results import ParityResult
@@ -52,6 +53,7 @@ class _Trunk:
     rewritten: str
     sized: str = ""
     frozen: str = ""
+    boundary: Boundary | None = None
 
 
 @dataclass
@@ -100,6 +102,7 @@ def compare_trunk(
 
 def _trunks(model: onnx.ModelProto, rewritten: onnx.ModelProto, claim: Claim) -> Iterator[_Trunk]:
     """The tensors at which heads begin, and outputs without a head; not the images themselves."""
+    bounds = {item.original: item for item in claim.boundaries}
     pairs = [(item.original, item.rewritten) for item in claim.boundaries]
     pairs += [(output.name, output.name) for output in claim.outputs if output.form == "features"]
     makers = {name: node for node in model.graph.node for name in node.output if name}
@@ -107,7 +110,8 @@ def _trunks(model: onnx.ModelProto, rewritten: onnx.ModelProto, claim: Claim) ->
     for name, other in dict.fromkeys(pairs):
         if name in makers:
             nodes = [model.graph.node[i] for i in _before(model.graph, [name])]
-            yield _Trunk(name, other, sized(nodes, model.graph, shapes), frozen(nodes, rewritten.graph))
+            fixed = sized(nodes, model.graph, shapes), frozen(nodes, rewritten.graph)
+            yield _Trunk(name, other, *fixed, bounds.get(name))
 
 
 def _before(graph: onnx.GraphProto, names: Sequence[str]) -> list[int]:
@@ -182,6 +186,8 @@ def _said(error: RunError) -> str:
 
 def _compare_one(trunk: _Trunk, values: Arrays, shot: Capture, evidence: Evidence, found: _Found) -> None:
     want, got = values[trunk.original], shot.values[trunk.rewritten]
+    if trunk.boundary is not None and trunk.boundary.folded:
+        got = together(trunk.boundary, got)
     scale = evidence.scales[trunk.original, shot.kind.name]
     if scale.problem:
         found.without([trunk], f"{trunk.original} is {scale.problem}")

@@ -102,7 +102,7 @@ class WindowParity:
         if not plan.outputs or not plan.boundaries or plan.leak:
             return None
         self.progress("loading the original's head")
-        return Head(self.pair.original, plan, self.evidence.native, self.options.threads)
+        return Head(self.pair.original, plan, self.evidence.native, self.options.threads, self.pair.claim.boundaries)
 
     def _mixed(self, head: Head | None, captures: list[Capture], tally: Tally) -> list[Mixed]:
         """Made-up features, where everything else has agreed."""

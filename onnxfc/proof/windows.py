@@ -140,6 +140,14 @@ def _compare_tiled(heads: Heads, tail: Head, evidence: Evidence, claim: Claim, t
             tally.compare(name, found[name], want, scale, sample.kind.name, "on native features repeated")
 
 
+def _of_original(head: Head | None, features: Arrays) -> Arrays:
+    """What the original's head makes of features of another size; nothing where it is made for the native size."""
+    try:
+        return {} if head is None else head.run_whole(features)
+    except RunError:
+        return {}
+
+
 def _useful(output: Output, shot: Capture, evidence: Evidence) -> bool:
     return not evidence.scales[output.name, shot.kind.name].problem
 
@@ -267,13 +275,7 @@ def _compare_whole(
 ) -> None:
     """Outputs that are no windows: their shape, and their values where the original can tell them."""
     outputs = [o for o in claim.outputs if o.form not in WINDOWED and _useful(o, shot, evidence)]
-    expected: Arrays = {}
-    if head is not None:
-        try:
-            expected = head.run_whole(shot.feeds | {b.original: shot.values[b.rewritten] for b in claim.boundaries})
-        except RunError:
-            # The original's head is made for the native size: then it says nothing of others.
-            expected = {}
+    expected = _of_original(head, shot.feeds | {b.original: shot.values[b.rewritten] for b in claim.boundaries})
     if shot.size.grid is not None:
         expected = evidence.whole.get(shot.kind.name, {}) | expected
     for output in outputs:

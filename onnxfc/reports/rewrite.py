@@ -46,8 +46,7 @@ def text(result: Rewrite, verbose: bool = False) -> str:
         lines.append(row("image sizes", sizes))
     lines.append(row("verdict", verdict_text(claim, verbose)))
     lines += proof_lines(result.parity, verbose)
-    if verbose:
-        lines += [row("note", str(note)) for note in result.notes]
+    lines += [row("note", str(note)) for note in result.notes if verbose or note.code == "no-global-pool"]
     seconds = f"rewritten in {result.seconds[0]:.1f} s"
     lines.append(row("time", seconds + (f", proven in {result.seconds[1]:.1f} s" if result.parity else "")))
     return "\n".join(lines)

@@ -15,7 +15,7 @@ from onnxfc.io.model_file import ModelFile
 from onnxfc.layout.provenance import Provenance
 from onnxfc.rewriter.inner_input import begin_at
 from onnxfc.rewriter.outputs import Form, finish, reduction_contradicts
-from onnxfc.rewriter.refusals import naming_inner, objections
+from onnxfc.rewriter.refusals import naming_inner, objections, without_effect
 from onnxfc.rewriter.walk import walk
 from onnxfc.shapes.extents import Extents
 from onnxfc.shapes.fitting import fits
@@ -104,6 +104,7 @@ def analyse(original: ModelFile, options: RewriteOptions) -> Analysis:
         if isinstance(finished, tuple):
             outputs, provenances = finished
             refusals = objections(state, reading, provenances)
+            state.notes += without_effect(state, outputs, provenances)
             return Analysis(original, state, tuple(reading), tuple(outputs), tuple(provenances), refusals)
         failures.append(Analysis(original, state, tuple(reading), (), (), tuple(finished)))
     for failure in failures:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from onnxfc.builder.rule_context import LEAVE
 from onnxfc.builder.state import State
-from onnxfc.claim.claim import PREFIX
+from onnxfc.claim.claim import PREFIX, Output
 from onnxfc.errors import NothingToRewrite, Refusal
 from onnxfc.graph.index import inputs_of, label
 from onnxfc.graph.op_kinds import CUTTING
@@ -61,6 +61,15 @@ def objections(state: State, reading: Sequence[Image], provenances: Sequence[Pro
     ):
         return (Refusal("fractional-stride", "", "the head's windows are a fraction of a pixel apart"),)
     return ()
+
+
+def without_effect(state: State, outputs: Sequence[Output], provenances: Sequence[Provenance]) -> list[Refusal]:
+    """What to say of an option for global pools where none begins a head."""
+    kept, dropped = any(item.form == "global" for item in outputs), any(item.dropped for item in provenances)
+    if {"window": True, "keep": kept, "drop": dropped}[state.global_pool]:
+        return []
+    why = f"--global-pool {state.global_pool} changes nothing: no head begins with a pool over the whole image"
+    return [Refusal("no-global-pool", "", why)]
 
 
 def _shifted(state: State) -> Refusal | None:

@@ -111,7 +111,7 @@ def _visit(state: State, node: onnx.NodeProto) -> None:
         state.refused = True
         outcome = [Refused(outcome)] * len(node.output)
     else:
-        outcome = [sums_to_one_behind(node, views, view) for view in outcome]
+        outcome = [sums_to_one_behind(state.roles, node, views, view) for view in outcome]
     state.reached += not state.refused
     state.views.update({name: view for name, view in zip(node.output, outcome, strict=True) if name})
 

@@ -122,8 +122,9 @@ def strip(ctx: RuleContext, view: Placed, axes: Sequence[int], keepdims: bool) -
     scale = "same" if weighed else scale_along(ctx, view, axes)
     if any(axis in view.spatial and ctx.shape_in()[axis] == 1 for axis in axes):
         return ctx.refuse("partial-pool", "pools an axis on which the native map has one place")
-    if kept_head and scale != "same":
-        return follows_size(ctx, scale)
+    doubt = follows_size(ctx, scale) if kept_head else None
+    if doubt is not None:
+        return doubt
     if rescaled(ctx, scale, view.tensor, axes, keepdims):
         pass
     elif ctx.op_type in COVERING:
@@ -145,19 +146,20 @@ def left_of(view: Placed, axes: Sequence[int], keepdims: bool) -> Groups:
     return tuple(() if k in axes else group for k, group in enumerate(view.groups) if keepdims or k not in axes)
 
 
-def follows_size(ctx: RuleContext, scale: Scale) -> Refusal:
+def follows_size(ctx: RuleContext, scale: Scale) -> Refusal | None:
+    """Why a head's reduction cannot stay global: it is another one for an image of another size. None if it can."""
+    if scale == "same" or (scale == "grows" and ctx.name in ctx.state.roles.level):
+        return None
     why = "a sum, which grows" if scale == "grows" else "a mean of what sums up to 1, which shrinks"
     return ctx.refuse("sum-over-image", f"is {why} with the image", "use --global-pool window")
 
 
 def kept_alike(ctx: RuleContext, scale: Scale) -> Refusal | None:
-    """Why a head's reduction cannot stay global: it is another one for an image of another size. None if it can."""
-    if scale != "same":
-        return follows_size(ctx, scale)
-    if ctx.op_type == "ReduceProd":
+    """As :func:`follows_size`, of any reduction."""
+    if scale == "same" and ctx.op_type == "ReduceProd":
         why = "is a product, which follows the image's size"
         return ctx.refuse("unsupported-reduction", why, "use --global-pool window")
-    return None
+    return follows_size(ctx, scale)
 
 
 def _shares_left(view: Placed, axes: Sequence[int]) -> frozenset[SumToOne]:

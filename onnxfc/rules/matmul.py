@@ -53,8 +53,11 @@ def gemm(ctx: RuleContext) -> Outcome | None:
 def matmul_placed(ctx: RuleContext) -> Outcome | None:
     """MatMul with a constant matrix is Conv 1 x 1 already, and stays: channels, place by place.
 
-    Or what was computed from the image times itself.
+    Or what was computed from the image times itself. Times a multiple of the identity it is that multiple.
     """
+    multiple = _multiple(ctx)
+    if multiple is not None:
+        return multiple
     view, folded = ctx.views[0], any(is_folded(other) for other in ctx.views)
     rank, constant = len(ctx.shape_in()), ctx.only_first and len(ctx.shape_in(1)) == 2
     if isinstance(view, Placed) and constant and (rank > 2 or not view.apart):
@@ -63,6 +66,19 @@ def matmul_placed(ctx: RuleContext) -> Outcome | None:
     if made is not None or folded:
         return made
     return attention(ctx) if isinstance(view, Placed) and rank > 2 else matmul(ctx)
+
+
+def _multiple(ctx: RuleContext) -> Outcome | None:
+    """x (c I) is c x, whatever its axes hold; None for any other matrix."""
+    at = next((place for place in (0, 1) if isinstance(ctx.views[place], Fixed)), None)
+    if at is None or min(len(ctx.shape_in(0)), len(ctx.shape_in(1))) < 2 or ctx.shape_out() != ctx.shape_in(1 - at):
+        return None
+    factor, tensor = ctx.native(ctx.node.input[at]).factor, ctx.placed_in(1 - at).tensor
+    if factor is None or ctx.weights(ctx.node.input[at]) is None:
+        return None
+    times = ops.scalar(ctx.builder, factor, tensor)
+    ctx.builder.emit("Mul", [tensor, times], ctx.node.output[0], instead=ctx.node)
+    return ctx.same()
 
 
 def _channels_times(ctx: RuleContext, view: Placed, axis: int) -> Outcome | None:
@@ -131,10 +147,13 @@ def _pairwise(ctx: RuleContext) -> Outcome:
     provenance = Provenance.join([view.provenance for view in scores])
     shapes = [ctx.shape_in(0), ctx.shape_in(1)]
     alike = shapes[0][:-2] == shapes[1][:-2] and not any(view.batch_axis for view in scores)
-    if len(scores) < 2 or provenance is None or not alike or ctx.opset < 12:
+    if len(scores) < 2 or provenance is None or not alike:
         return attention(ctx)
     if provenance.places and not sums_places(provenance, shapes[0][-1:], (shapes[0][-2], shapes[1][-1])):
         return attention(ctx)
+    if ctx.opset < 12:
+        newer = "multiplies features of each window with each other, which takes an Einsum: newer than operator set 11"
+        return ctx.refuse("old-opset", newer, "convert it with onnx.version_converter")
     rank = len(shapes[0])
     stack, grid = "abcdefgh"[: rank - 2], "uvw"[: len(scores[0].grid)]
     equation = f"{stack}xy{grid},{stack}yz{grid}->{stack}xz{grid}"

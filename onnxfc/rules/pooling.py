@@ -88,8 +88,9 @@ def _kept_global(ctx: RuleContext, view: Placed, kind: str, extent: tuple[int, .
         scale_along(ctx, view, view.spatial),
         ctx.op_type != "Einsum" and bool(ctx.attrs.get("keepdims", 1)),
     )
-    if ctx.role != "context" and scale != "same":
-        return follows_size(ctx, scale)
+    doubt = follows_size(ctx, scale) if ctx.role != "context" else None
+    if doubt is not None:
+        return doubt
     if rescaled(ctx, scale, view.tensor, view.spatial, keepdims):
         pass
     elif ctx.op_type in COVERING:
@@ -100,7 +101,8 @@ def _kept_global(ctx: RuleContext, view: Placed, kind: str, extent: tuple[int, .
     if ctx.role != "context":
         ctx.replaced(ctx.op_type, "kept global")
         whole = ctx.op_type not in COVERING  # these are global at the native size only
-        weighed = ctx.weighs_image(view)  # by its own places: a head begins before that
+        # By its own places: a head begins before that. A count grows with features that are repeated.
+        weighed = ctx.weighs_image(view) or ctx.name in ctx.state.roles.plain
         if whole and not weighed and len(view.spatial) == ctx.state.rank:
             provenance = replace(provenance, windows=frozenset({boundary(view)}))
     return [Context(ctx.node.output[0], replace(provenance, pools=provenance.pools | {ctx.name}))]

@@ -218,13 +218,10 @@ def _pool_of_window(ctx: RuleContext, view: Window, channels: Index) -> Outcome:
     spelled = f"{ctx.op_type} {'x'.join(map(str, source.extent))}"
     if weighs(ctx, view.provenance, ()) is None:
         return weighed_apart(ctx)
-    if ctx.role == "context":
+    keeps, every = ctx.state.global_pool == "keep", np.array_equal(channels.ravel(), np.arange(source.channels))
+    if ctx.role == "context" or (keeps and not (kind in {"Average", "Max"} and every and view.trunk is not None)):
         return window_as_context(ctx, view, channels)
-    if ctx.state.global_pool == "keep":
-        if kind not in {"Average", "Max"} or not np.array_equal(channels.ravel(), np.arange(source.channels)):
-            return ctx.refuse("sum-over-image", "does not pool every channel once", "use --global-pool window")
-        if view.trunk is None:
-            return ctx.refuse("unsupported-reduction", "pools something else than a map")
+    if keeps:
         vector = ctx.builder.emit(f"Global{kind}Pool", [source.tensor], instead=ctx.node)
         ops.reshape(ctx.builder, vector, [0, *features], ctx.node.output[0])
         ctx.replaced(spelled, "kept global")

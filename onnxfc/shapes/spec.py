@@ -81,6 +81,15 @@ class Spec:
             return None
         return self.values[0]
 
+    @property
+    def factor(self) -> float | None:
+        """The number by which this is a multiple of an identity matrix; None where it is none."""
+        value = self.constant
+        if value is None or value.ndim != 2 or value.shape[0] != value.shape[1] or value.dtype.kind != "f":
+            return None
+        found = value[0, 0]
+        return float(found) if np.array_equal(value, found * np.eye(len(value), dtype=value.dtype)) else None
+
 
 def of_array(value: Array, probes: int) -> Spec:
     """The spec of a constant."""

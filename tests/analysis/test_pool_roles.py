@@ -76,7 +76,12 @@ FIXTURES: dict[str, dict[str, str]] = {
     },
     "reductions.dynamo": {"max_pool2d": "local", "avg_pool2d": "local", "mean": "head", "inception": "head"},
     "fire.torchscript": {"/MaxPool_output_0": "local", "/GlobalAveragePool_output_0": "head"},
-    "token_pools.torchscript": {"/Softmax_output_0": "head", "/MatMul_1_output_0": "head"},
+    "token_pools.torchscript": {
+        "/Softmax_output_0": "context",
+        "/MatMul_1_output_0": "context",
+        "/Softmax_1_output_0": "head",
+        "/MatMul_2_output_0": "head",
+    },
     "weighted_pools.torchscript": {
         "/Softmax_output_0": "head",
         "/MatMul_output_0": "head",
@@ -135,14 +140,16 @@ def compare(done: Rewrite, name: str, whole: bool) -> int:
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
-@pytest.mark.parametrize(("name", "outputs"), [("excited_attention", 3), ("last_gate", 2), ("fire", 1)])
+@pytest.mark.parametrize(
+    ("name", "outputs"), [("excited_attention", 3), ("last_gate", 2), ("fire", 1), ("token_pools", 2)]
+)
 def test_cells_are_what_pytorch_says_of_each_window_of_its_trunk(name: str, outputs: int, exporter: str) -> None:
     """The trunk sees the whole image, where it looks at it; the head sees its window."""
     assert compare(rewritten(name, exporter), name, whole=False) == 2 * outputs
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
-@pytest.mark.parametrize(("name", "outputs"), [("last_gate", 2), ("fire", 1), ("token_pools", 2)])
+@pytest.mark.parametrize(("name", "outputs"), [("last_gate", 2), ("fire", 1), ("kept_sums", 4), ("token_pools", 2)])
 def test_pools_kept_global_are_pytorch_s_own(name: str, outputs: int, exporter: str) -> None:
     assert compare(rewritten(name, exporter, global_pool="keep"), name, whole=True) == 2 * outputs
 
@@ -203,6 +210,12 @@ def weights(net: Net, x: str, out: str = "near") -> str:
     """Of the places, as a map of one channel."""
     logits = net.op("Reshape", net.conv(x, CHANNELS, 1, (1, 1), strides=[1, 1]), net.ints(1, 1, 20))
     return str(net.op("Reshape", net.op("Softmax", logits, axis=2, out=out), net.ints(1, 1, 5, 4)))
+
+
+def by_hand_weights(net: Net, x: str, out: str = "near") -> str:
+    """The same without Softmax."""
+    raised = net.op("Exp", net.conv(x, CHANNELS, 1, (1, 1), strides=[1, 1]))
+    return str(net.op("Div", raised, net.axes("ReduceSum", raised, [2, 3], out="total", keepdims=1), out=out))
 
 
 def weighted(net: Net, x: str) -> str:
@@ -346,6 +359,22 @@ KINDS: dict[str, tuple[Body, dict[str, str]]] = {
         lambda net, x: goes_on(net, net.op("Mul", x, weights(net, x))),
         {"near": "context"},
     ),
+    "weighted by hand, then fc": (
+        lambda net, x: to_fc(net, net.axes("ReduceSum", net.op("Mul", x, by_hand_weights(net, x)), [2, 3], out="pool")),
+        {"total": "head", "near": "head", "pool": "head"},
+    ),
+    "gate by hand, then a Conv": (
+        lambda net, x: goes_on(net, net.op("Mul", x, by_hand_weights(net, x))),
+        {"total": "context", "near": "context"},
+    ),
+    "less the largest, then fc": (
+        lambda net, x: flat(net, net.op("Exp", net.op("Sub", x, net.op("GlobalMaxPool", x, out="pool")))),
+        {"pool": "head"},
+    ),
+    "gate by a mean alone": (
+        lambda net, x: to_fc(net, mean(net, net.op("Mul", x, net.op("Sigmoid", mean(net, x))), out="last")),
+        {"pool": "context", "last": "head"},
+    ),
     "deviation in a head": (
         lambda net, x: to_fc(net, variance(net, deviations(net, x))),
         {"pool": "head", "variance": "head"},
@@ -465,12 +494,13 @@ READERS: dict[str, Body] = {
 }
 
 
+@pytest.mark.parametrize("weigh", [weights, by_hand_weights])
 @pytest.mark.parametrize("reader", READERS)
-def test_weights_of_the_whole_image_are_no_windows_weights(reader: str) -> None:
+def test_weights_of_the_whole_image_are_no_windows_weights(reader: str, weigh: Body) -> None:
     """One Softmax over places for a gate in the trunk and for a head: it cannot be both, so the head is refused."""
 
     def body(net: Net, x: str) -> list[str]:
-        gated = net.op("Mul", x, weights(net, x))
+        gated = net.op("Mul", x, weigh(net, x))
         return [goes_on(net, gated), READERS[reader](net, gated)]
 
     assert roles(bodied(body)).of["near"] == "context"

@@ -23,6 +23,8 @@ SIZE = (11, 9)
 
 FORMS = ("map", "last", "rows", "tokens")
 """(N, C, H, W), (N, H, W, C), (N, C, H W) and (N, H W, C)."""
+BY = ("Softmax", "Exp", "largest first", "ReduceLogSumExp", "Log")
+"""The operator; exp(x) / sum(exp(x)), or less the largest ahead; exp(x - log(sum(exp(x))))."""
 SUMS = ("ReduceSum", "one by one", "backwards", "GlobalAveragePool", "ReduceMean", "MatMul", "Einsum", "ones")
 
 
@@ -37,6 +39,7 @@ class Spelling:
     keepdims: bool
     table: str
     opset: int
+    by: str = "Softmax"
 
 
 class Places:
@@ -92,14 +95,28 @@ class Places:
         return str(net.op("Reshape", tensor, net.ints(1, C)))
 
 
+def shares(net: Net, logits: str, axis: int, by: str) -> str:
+    """Softmax, as an operator or by hand."""
+    if by == "Softmax":
+        return str(net.op("Softmax", logits, axis=axis))
+    if by == "ReduceLogSumExp":
+        return str(net.op("Exp", net.op("Sub", logits, net.axes(by, logits, [axis], keepdims=1))))
+    if by == "largest first":
+        logits = net.op("Sub", logits, net.axes("ReduceMax", logits, [axis], keepdims=1))
+    raised = net.op("Exp", logits)
+    total = net.axes("ReduceSum", raised, [axis], keepdims=1)
+    if by == "Log":
+        return str(net.op("Exp", net.op("Sub", logits, net.op("Log", total))))
+    return str(net.op("Div", raised, total))
+
+
 def pooled(net: Net, x: str, how: Spelling, extent: tuple[int, int]) -> str:
     """sum(softmax(w) * x), the weights from a 1x1 Conv, one for all channels or one for each: (1, C)."""
     places, channels = Places(net, extent), 1 if how.one else C
     kernel, bias = net.noise(channels, C, 1, 1, gain=4.0), net.const(np.zeros(channels))
     logits = places.to(net.op("Conv", x, net.const(kernel), bias), channels, "map", how.softmax)
     axis = 1 if how.softmax == "tokens" else 2
-    weights = net.op("Softmax", logits, axis=axis)
-    weights = places.to(weights, channels, how.softmax, how.product)
+    weights = places.to(shares(net, logits, axis, how.by), channels, how.softmax, how.product)
     features = places.to(x, C, "map", how.product)
     if how.sums == "MatMul":  # (1, K, HW) times (1, HW, C)
         rows, tokens = places.to(weights, channels, how.product, "rows"), places.to(features, C, how.product, "tokens")
@@ -127,6 +144,7 @@ def spellings(draw: Any, tables: bool = True) -> Spelling:
         draw(st.booleans()),
         draw(st.sampled_from(["", "behind", "ahead"])) if tables else "",
         opset,
+        draw(st.sampled_from(BY)),
     )
 
 
@@ -284,7 +302,19 @@ def test_an_fc_layer_has_windows_whatever_the_option(body: Any, pool: str) -> No
     assert proven(bodied(body), global_pool=pool, crops=False).claim.outputs[0].form == "map"
 
 
-@pytest.mark.parametrize("body", [beside_a_mean, several_queries], ids=lambda item: item.__name__)
+def by_hand(how: str) -> Any:
+    """The mean of the features by weights that are made without Softmax."""
+
+    def body(net: Net, x: str) -> str:
+        return layer(net, pooled(net, x, Spelling("rows", "map", "ReduceSum", True, True, "", 17, how), (5, 4)))
+
+    body.__name__ = how
+    return body
+
+
+@pytest.mark.parametrize(
+    "body", [beside_a_mean, several_queries, *map(by_hand, BY[1:])], ids=lambda item: item.__name__
+)
 def test_kept_global_it_is_of_the_whole_image(body: Any) -> None:
     """Repeated four times over, an image has the same weighted means, where the trunk sees no borders."""
     net = Net()
@@ -377,6 +407,24 @@ def test_a_table_of_the_trunk_is_refused(behind: Any, keep: bool) -> None:
     assert (found.code, found.node) == ("position-table", "node_weighed")
 
 
+@pytest.mark.parametrize("by", BY)
+@pytest.mark.parametrize("form", FORMS)
+def test_behind_an_excitation_of_the_trunk(form: str, by: str) -> None:
+    """The gate looks at the whole image, the weights at each window: as the head run on a window of the gated map."""
+    net = Net()
+    tensor = net.trunk()
+    x = net.op("Mul", tensor, net.op("Sigmoid", net.op("GlobalAveragePool", tensor, out="gate")))
+    how = Spelling("rows", form, "ReduceSum", True, False, "", 17, by)
+    done = proven(net.model(net.fc(pooled(net, x, how, (5, 4)), C, M)), exact=False)
+    assert done.claim.blame == ("context: node_gate", f"context: node_{x}")
+
+
+def test_windows_that_meet_in_a_matrix_need_a_newer_operator_set() -> None:
+    net = Net(11)
+    how = Spelling("rows", "map", "MatMul", True, False, "", 11)
+    assert refusal(net.model(net.fc(pooled(net, net.trunk(), how, (5, 4)), C, M))).code == "old-opset"
+
+
 # What PyTorch writes
 
 
@@ -385,7 +433,7 @@ BOTH = ("torchscript", "dynamo")
 
 
 @pytest.mark.parametrize("exporter", BOTH)
-@pytest.mark.parametrize("name", ["weighted_sums", "soft_argmax", "weighted_tables"])
+@pytest.mark.parametrize("name", ["weighted_sums", "shares_by_hand", "soft_argmax", "weighted_tables"])
 def test_heads_of_pytorch(name: str, exporter: str) -> None:
     """Every cell of every output is what the original says of its crop."""
     path = fixture_file(f"{name}.{exporter}.onnx")

@@ -49,6 +49,8 @@ STAYS = {
     **dict.fromkeys(["axial_attention", "weighted_pools"], ["MatMul"] * 2),
     **dict.fromkeys(["linear_attention", "window_attention"], ["MatMul"] * 3),
     "channel_attention": ["MatMul"] * 5,
+    "mean_tokens": [*["MatMul"] * 3, "Gemm"],  # attention, and layers of each token
+    "token_pools": ["MatMul"] * 4,
     "heads_attention": [*["MatMul"] * 3, "Gemm", *["MatMul"] * 3, "Gemm", *["MatMul"] * 2],
     "non_local": ["MatMul"] * 6,
     "operator_attention": ["MatMul", "Gemm"],

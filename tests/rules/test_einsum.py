@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
+import onnx
 import pytest
-from hazards import CHANNELS, CHECK, FEATURES, Net, bodied, head, own_crops, proven, refusal
+from hazards import CHANNELS, CHECK, FEATURES, NATIVE, Net, bodied, complete, head, own_crops, proven, refusal, session
+from onnx import numpy_helper
 
 from onnxfc.rewriter.analyse import RewriteOptions
 from onnxfc.rewriter.api import rewrite
@@ -68,17 +73,31 @@ def test_on_scores_of_two_axes(batch: int) -> None:
     proven(head(body, batch=batch))
 
 
+def attended(size: tuple[int, int], linear: bool, layer: bool) -> onnx.ModelProto:
+    """Tokens of the map against each other, bare or behind an FC layer of each token; of all tokens an FC layer."""
+    net, places = Net(), math.prod((length - 1) // 2 for length in size)
+    tensor = net.op("Tanh", net.conv(net.image(size=size), 2, CHANNELS))
+    tokens = net.op("Transpose", net.op("Reshape", tensor, net.ints(0, CHANNELS, places)), perm=[0, 2, 1])
+    asked = net.op("MatMul", tokens, net.random(CHANNELS, CHANNELS)) if linear else tokens
+    near = net.op("Softmax", einsum(net, "bid,bjd->bij", asked, tokens), axis=-1)
+    made = net.op("Identity", einsum(net, "bij,bjd->bid", near, tokens), out="tokens")
+    return net.model(net.fc(net.op("Flatten", made), FEATURES, M, out="scores") if layer else made)
+
+
 @pytest.mark.parametrize("linear", [True, False])
-def test_attention_between_the_places_is_refused(linear: bool) -> None:
-    """Tokens of the map against each other, bare or behind an FC layer of each token."""
-
-    def body(net: Net, tensor: str) -> str:
-        tokens = net.op("Transpose", net.op("Reshape", tensor, net.ints(0, CHANNELS, 20)), perm=[0, 2, 1])
-        asked = net.op("MatMul", tokens, net.random(CHANNELS, CHANNELS)) if linear else tokens
-        near = net.op("Softmax", einsum(net, "bid,bjd->bij", asked, tokens), axis=-1)
-        return net.fc(net.op("Flatten", einsum(net, "bij,bjd->bid", near, tokens)), FEATURES, M)
-
-    assert refusal(bodied(body)).code == "attention"
+def test_attention_between_the_places_is_of_the_trunk(linear: bool) -> None:
+    """It relates all places of the image, as it does on maps; the FC layer reads windows of what comes of it."""
+    model = attended(NATIVE, linear, layer=True)
+    done = proven(model, exact=False)
+    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    matrix, bias = (weights[name] for name in model.graph.node[-1].input[1:])
+    image = np.random.default_rng(1).standard_normal((1, 2, 15, 13)).astype(np.float32)
+    tokens = session(attended((15, 13), linear, layer=False)).run(None, {"image": image})[0].reshape(7, 6, CHANNELS)
+    got = session(complete(done)).run(None, {"image": image})[0]
+    want = np.zeros((1, M, 3, 3), np.float32)
+    for row, column in np.ndindex(3, 3):
+        want[0, :, row, column] = matrix @ tokens[row : row + 5, column : column + 4].ravel() + bias
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * float(np.abs(want).max()))
 
 
 def test_weight_of_extent_one_is_spread() -> None:

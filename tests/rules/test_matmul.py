@@ -727,3 +727,53 @@ def test_images_of_which_one_is_twice_as_large_are_refused() -> None:
 
 
 TWO_IMAGES = (("colour", (12, 10)), ("depth", (6, 5)))
+
+
+def goes_on(net: Net, x: str) -> str:
+    x = net.op("Relu", net.conv(x, 3, 4, (2, 2), strides=[1, 1]))
+    return net.fc(net.op("Flatten", x), 4 * (WINDOW[0] - 1) * (WINDOW[1] - 1), M)
+
+
+def multiple(net: Net, x: str, factor: float, left: bool, form: str) -> str:
+    """A matrix that scales, over the rows or the columns of a map, or over its places in a row."""
+    height, width = WINDOW
+    if form == "rows":
+        x = net.op("Reshape", x, net.ints(1, 3, height * width))
+    matrix = net.const(factor * np.eye(height * width if form == "rows" else height if left else width))
+    inputs = (matrix, x) if left else (x, matrix)
+    made = str(net.op("MatMul", *inputs))
+    return str(net.op("Reshape", made, net.ints(1, 3, height, width))) if form == "rows" else made
+
+
+@pytest.mark.parametrize("factor", [1.0, -0.5, 3.0])
+@pytest.mark.parametrize(("left", "form"), [(True, "map"), (False, "map"), (False, "rows")])
+def test_a_multiple_of_the_identity_is_a_factor(factor: float, left: bool, form: str) -> None:
+    """In the trunk, at any size: nothing is mixed."""
+    done = proven(bodied(lambda net, x: goes_on(net, multiple(net, x, factor, left, form))))
+    assert "MatMul" not in kinds(done.model)
+
+
+def test_a_multiple_of_the_identity_where_places_meet_themselves() -> None:
+    """It is no attention: a gate by what was scaled."""
+
+    def body(net: Net, x: str) -> str:
+        return goes_on(net, net.op("Mul", x, net.op("Sigmoid", multiple(net, x, 2.0, False, "rows"))))
+
+    proven(bodied(body))
+
+
+@pytest.mark.parametrize("change", [(0, 1), (2, 2)])
+def test_what_is_nearly_the_identity_mixes_places(change: tuple[int, int]) -> None:
+    def body(net: Net, x: str) -> str:
+        matrix = np.eye(WINDOW[1])
+        matrix[change] += 1e-3
+        return goes_on(net, net.op("MatMul", x, net.const(matrix)))
+
+    assert refusal(bodied(body)).code == "fc-over-space"
+
+
+def test_an_identity_that_may_be_overridden_is_no_factor() -> None:
+    net = Net()
+    matrix = net.const(np.eye(WINDOW[1]), "matrix")
+    model = net.model(goes_on(net, net.op("MatMul", net.trunk(), matrix)), overridable=["matrix"])
+    assert refusal(model).code == "fc-over-space"

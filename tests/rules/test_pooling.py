@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -27,6 +28,7 @@ from hazards import (
 )
 
 from onnxfc.errors import UsageError
+from onnxfc.reports.rewrite import text
 from onnxfc.rewriter.analyse import RewriteOptions
 from onnxfc.rewriter.api import rewrite
 
@@ -417,6 +419,46 @@ def test_keep_of_a_sum_of_channels_and_places_together(kind: str, flat: bool) ->
     model = net.model(net.axes(kind, trunk, [1] if flat else [1, 2, 3], keepdims=0))
     found = refusal(model, global_pool="keep")
     assert found.code == ("unsupported-reduction" if kind == "ReduceProd" else "sum-over-image")
+
+
+def summed(net: Net, x: str, divided: str) -> str:
+    """A sum over places, and what is done to it before its FC layer."""
+    total = net.axes("ReduceSum", net.op("Relu", x), [2, 3], keepdims=0)
+    others = {"bias": net.op("Add", total, net.random(3)), "softmax": net.op("Softmax", total, axis=1)}
+    others["one norm"] = net.op("Concat", total, net.op("LpNormalization", total, axis=1), axis=1)
+    others["mean"] = net.op("Div", total, net.axes("ReduceMean", net.op("Abs", x), [2, 3], keepdims=0))
+    return net.fc(others[divided], 6 if divided == "one norm" else 3, 4)
+
+
+@pytest.mark.parametrize("divided", ["bias", "softmax", "one norm", "mean"])
+def test_keep_of_a_sum_of_which_something_grows_is_refused(divided: str) -> None:
+    """Whatever stands behind it: a bias, a Softmax, a norm on one of two ways, a mean that it is divided by."""
+    assert refusal(bodied(lambda net, x: summed(net, x, divided)), global_pool="keep").code == "sum-over-image"
+
+
+@pytest.mark.parametrize("pool", ["keep", "drop"])
+def test_an_option_that_changes_nothing_says_so(pool: str) -> None:
+    done = proven(head(lambda net, flat: net.fc(flat, FEATURES, 4)), global_pool=pool)
+    assert [note.code for note in done.notes] == ["no-global-pool"]
+    assert f"--global-pool {pool} changes nothing" in text(done)
+    assert not proven(head(lambda net, flat: net.fc(flat, FEATURES, 4))).notes
+
+
+@pytest.mark.parametrize(("case", "size"), [("netvlad-keep", (40, 36)), ("crowd-count-sum-keep", (64, 48))])
+def test_shared_cases_of_kept_sums(case: str, size: tuple[int, int]) -> None:
+    """The original itself, freed of its declared size, on a larger image."""
+    path = Path(__file__).parents[3] / "shared" / "cases" / f"{case}.onnx"
+    if not path.exists():
+        pytest.skip(f"not there: {path}")
+    done = rewrite(path, options=RewriteOptions(global_pool="keep"), check_options=CHECK)
+    original = onnx.load(path)
+    given = original.graph.input[0]
+    for dim in given.type.tensor_type.shape.dim[2:]:
+        dim.Clear()
+    shape = (1, given.type.tensor_type.shape.dim[1].dim_value, *size)
+    image = np.random.default_rng(3).standard_normal(shape).astype(np.float32)
+    for got, want in zip(*(session(m).run(None, {given.name: image}) for m in (complete(done), original)), strict=True):
+        np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * float(np.abs(want).max()))
 
 
 @pytest.mark.parametrize("window", ["Flatten", "GlobalMaxPool 2x2"])

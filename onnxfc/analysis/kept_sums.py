@@ -1,0 +1,127 @@
+"""Sums over the whole image that may stay so: what comes of them does not grow with the image, or they are the result.
+
+From each sum on it is reckoned to which power of it a tensor grows. Divided by another sum, or normalised, it grows no
+more. A layer with a bias, or an activation that knows a scale, would see another one at every size.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Literal
+
+import onnx
+
+from onnxfc.analysis.flow import Flow
+from onnxfc.analysis.layouts import NONE, Names
+from onnxfc.graph.index import attributes, inputs_of
+from onnxfc.graph.op_kinds import ARG, CUTTING, IDLE, LAYER_NORMS, LENGTHS, MAP_NORMS, RESHAPING, SAME_VALUES
+
+_MOVES = {*CUTTING, *IDLE, *RESHAPING, *SAME_VALUES, "Expand", "Gather", "Transpose"}
+_SCALED = {
+    "Abs",
+    "LeakyRelu",
+    "Neg",
+    "Relu",
+    "ReduceL1",
+    "ReduceL2",
+    "ReduceMax",
+    "ReduceMean",
+    "ReduceMin",
+    "ReduceSum",
+}
+_POWERS = {"Reciprocal": Fraction(-1), "ReduceSumSquare": Fraction(2), "Sqrt": Fraction(1, 2)}
+_ALIKE = {"Add", "Clip", "Concat", "Max", "Mean", "Min", "Sub", "Sum"}
+_LEVEL = {*ARG, *LAYER_NORMS, *MAP_NORMS, "LpNormalization", "Sign"}
+_PRODUCTS = {"Einsum", "Gemm", "MatMul", "Mul"}
+_SMALL = 1e-3
+"""A constant that only keeps a divisor from being nothing."""
+
+End = Literal["level", "result", "other"]
+
+
+def kept_sums(flow: Flow) -> tuple[Names, Names]:
+    """Sums of which all that comes is level; sums that are, moved and scaled at most, results of the network."""
+    found = _Sums(flow)
+    return found.with_ends("level"), found.with_ends("result")
+
+
+class _Sums:
+    """Powers of tensors, where they grow; of which sums they come; how the ways of each sum end."""
+
+    def __init__(self, flow: Flow) -> None:
+        self.flow, self.power, self.of = flow, dict[str, Fraction](), defaultdict[str, Names](frozenset)
+        self.bare: set[str] = set()
+        self.ends: defaultdict[str, set[End]] = defaultdict(set)
+        for position, node in enumerate(flow.graph.nodes):
+            if position in flow.graph.live:
+                self._visit(node)
+        for name in self.power.keys() & set(flow.graph.outputs):
+            self._end(name, "result" if name in self.bare else "other")
+
+    def with_ends(self, end: End) -> Names:
+        return frozenset(name for name, ends in self.ends.items() if ends == {end})
+
+    def _end(self, name: str, end: End) -> None:
+        for source in self.of[name]:
+            self.ends[source].add(end)
+
+    def _visit(self, node: onnx.NodeProto) -> None:
+        read = () if node.op_type in LENGTHS else inputs_of(node)
+        name, growing = node.output[0], [item for item in read if item in self.power]
+        if not growing:
+            if self._is_sum(node):
+                self.power[name], self.of[name] = Fraction(1), frozenset({name})
+                self.bare.add(name)
+            return
+        made = self._power(node)
+        for item in growing:
+            if made is None or made == 0:
+                self._end(item, "level" if made == 0 else "other")
+        if made:
+            for output in node.output:
+                self.power[output], self.of[output] = made, NONE.union(*(self.of[item] for item in growing))
+            scaled = node.op_type in _MOVES or (node.op_type in {"Div", "Mul"} and len(growing) == 1 and made == 1)
+            self.bare.update(node.output if scaled and growing[0] in self.bare else ())
+
+    def _is_sum(self, node: onnx.NodeProto) -> bool:
+        """Whether it sums up places, and nothing that weights of these shared out."""
+        look = self.flow.looks.get(node.output[0])
+        if look is None or look.own or look.name in self.flow.divisors:
+            return False
+        held = self.flow.layouts[node.input[0]].axes or ()
+        alone = all(held[axis] and all(atom.kind == "space" for atom in held[axis]) for axis in look.axes)
+        return look.kind == "product" or (look.kind == "pool" and node.op_type == "ReduceSum" and alone)
+
+    def _power(self, node: onnx.NodeProto) -> Fraction | None:
+        """To which power of the sums the output grows; None where it is no power of them."""
+        kind, given = node.op_type, [name for name in node.input if name]
+        powers = [self.power.get(name, Fraction(0)) for name in given]
+        if kind in _LEVEL:
+            return Fraction(0)
+        if kind in _MOVES | _SCALED | _POWERS.keys():
+            return powers[0] * _POWERS.get(kind, Fraction(1)) if not any(powers[1:]) else None
+        if kind in _ALIKE:
+            held = {power for name, power in zip(given, powers, strict=True) if not self._is_small(name)}
+            return held.pop() if len(held) == 1 and not attributes(node).keys() & {"min", "max"} else None
+        if kind == "Div":
+            return powers[0] - powers[1]
+        if kind == "Pow":
+            return self._raised(powers, given)
+        if kind in _PRODUCTS:
+            return sum(powers, Fraction(0)) if kind != "Gemm" or len(given) < 3 else None
+        return None
+
+    def _is_small(self, name: str) -> bool:
+        value = self._constant(name)
+        return value is not None and max(map(abs, value)) <= _SMALL
+
+    def _constant(self, name: str) -> Sequence[float] | None:
+        """A few numbers that are known."""
+        value = self.flow.native[name].constant if name not in self.flow.layouts else None
+        return None if value is None or value.size == 0 or value.dtype.kind not in "fiu" else value.ravel().tolist()
+
+    def _raised(self, powers: Sequence[Fraction], given: Sequence[str]) -> Fraction | None:
+        exponent = self._constant(given[1])
+        return powers[0] * Fraction(exponent[0]) if exponent is not None and len(exponent) == 1 else None

@@ -1,0 +1,127 @@
+"""A tensor beside a figure of its own: less its mean, divided by its sum, less its largest. Told along the edges.
+
+``exp(x) / sum(exp(x))`` is Softmax, ``exp(x - log(sum(exp(x))))`` is too, and ``x / sqrt(sum(x * x))`` is a norm: what
+is so divided by its own is weights of places, as those of the operators are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import onnx
+
+from onnxfc.analysis.flow import Flow, Step
+from onnxfc.graph.index import inputs_of
+from onnxfc.graph.op_kinds import BROADCAST, GLOBAL_POOLS, IDLE, MEANS, POOLS, REDUCTIONS, RESHAPING, SAME_VALUES, UNARY
+
+_MOVES = {*IDLE, *RESHAPING, *SAME_VALUES, "Expand", "Transpose"}
+_SCALES = {*_MOVES, "Abs", "Add", "Clip", "Div", "Log", "Max", "Mul", "Neg", "Pow", "Reciprocal", "Sqrt"}
+"""What may be done to a sum before something is divided by it: a gate has more."""
+_EACH = {*_MOVES, *BROADCAST, *UNARY}
+_POOLS = {*GLOBAL_POOLS, *POOLS, *REDUCTIONS}
+
+
+def by_own_figure(step: Step) -> Literal["", "deviation", "weights"]:
+    """What is made of a tensor and a figure of its own: the tensor less its mean over all places, or weights of these.
+
+    A deviation that is divided by its own spread is no weights: a norm by hand.
+    """
+    if len(step.given) != 2 or len(step.node.input) != 2:
+        return ""
+    one, two = step.node.input
+    orders = {"Div": ((one, two),), "Mul": ((one, two), (two, one)), "Sub": ((one, two), (two, one))}
+    for whole, other in orders.get(step.op_type, ()):
+        alone = list(_upwards(step.flow, whole, _EACH))
+        path = _path(step.flow, other, set(alone))
+        if path and step.op_type == "Sub" and _is_mean_of(step.flow, path, whole):
+            return "deviation"
+        if path and _divides(step, path) and not _is_norm(step.flow, alone):
+            _note_sums(step, path, whole)
+            return "weights"
+    return ""
+
+
+def _note_sums(step: Step, path: list[onnx.NodeProto], whole: str) -> None:
+    """Where the weights sum up to 1, the sum that makes them do so is no other figure of the image."""
+    graph, pools = step.flow.graph, [node for node in path if node.op_type in _POOLS]
+    kinds = {node.op_type for node in path}
+    summed = {node.op_type for node in pools} == {"ReduceSum"}
+    if any(graph.uses[node.output[0]] > 1 for node in path):
+        return
+    if step.op_type != "Sub":
+        made = [step.name] if summed and not kinds & {"Abs", "Log", "Pow", "Sqrt"} else []
+    else:
+        first = graph.producers.get(pools[-1].input[0])
+        raised = summed and "Log" in kinds and first is not None and first.op_type == "Exp" and first.input[0] == whole
+        alone = [node.op_type for node in pools] == ["ReduceLogSumExp"] and pools[0].input[0] == whole
+        exact = (raised or alone) and not kinds & _SCALES - _MOVES - {"Log"}
+        made = [node.output[0] for node in graph.readers.get(step.name, ()) if exact and node.op_type == "Exp"]
+    if made:
+        gone = frozenset[int]().union(*(step.flow.looks[node.output[0]].gone for node in pools))
+        step.flow.shares.update(dict.fromkeys(made, gone))
+        step.flow.divisors.update(node.output[0] for node in pools)
+
+
+def _upwards(flow: Flow, name: str, through: set[str]) -> Iterator[str]:
+    """A tensor, and those from which alone it is computed."""
+    while True:
+        yield name
+        node = flow.graph.producers.get(name)
+        given = {item for item in inputs_of(node) if item in flow.layouts} if node is not None else set()
+        if node is None or node.op_type not in through or len(given) != 1:
+            return
+        name = given.pop()
+
+
+def _path(flow: Flow, name: str, ends: set[str]) -> list[onnx.NodeProto]:
+    """The nodes from a figure up to the first pool ahead of it; none where that pools something else."""
+    found: list[onnx.NodeProto] = []
+    last = 0
+    for item in _upwards(flow, name, _EACH | _POOLS):
+        if item in ends:
+            return found[:last]
+        if item not in flow.graph.producers:
+            break
+        found.append(flow.graph.producers[item])
+        if item in flow.of_kind([item], "pool", "cover"):
+            last = len(found)
+    return []
+
+
+def _is_mean_of(flow: Flow, path: list[onnx.NodeProto], whole: str) -> bool:
+    """Whether it is the mean over all places of just this tensor, moved at most."""
+    pools = [node for node in path if node.op_type in MEANS]
+    gone = frozenset[int]().union(*(flow.looks[node.output[0]].gone for node in pools))
+    direct = pools[-1:] == path[-1:] and path[-1].input[0] == whole
+    return (
+        direct and all(node in pools or node.op_type in _MOVES for node in path) and gone >= flow.layouts[whole].solid
+    )
+
+
+def _divides(step: Step, path: list[onnx.NodeProto]) -> bool:
+    """Whether what has such a figure is made relative to it, a difference by its logarithm."""
+    kinds = {node.op_type for node in path}
+    if not kinds <= _SCALES | _POOLS:
+        return False
+    if step.op_type == "Sub":
+        return bool(kinds & {"Log", "ReduceLogSum", "ReduceLogSumExp"}) or _is_raised(step.flow, step.name)
+    return step.op_type == "Div" or bool(kinds & {"Reciprocal", "Div"})
+
+
+def _is_raised(flow: Flow, name: str) -> bool:
+    """Whether an exponential is all that is made of it, moved and scaled at most."""
+    names = [name]
+    for item in names:
+        for node in flow.graph.readers.get(item, ()):
+            if node.op_type in {*_MOVES, "Div", "Mul"} and node.input[0] == item:
+                names.append(node.output[0])
+            elif node.op_type != "Exp":
+                return False
+    return all(flow.graph.readers.get(item) for item in names)
+
+
+def _is_norm(flow: Flow, alone: list[str]) -> bool:
+    """Whether a deviation is divided, and no weights that were made from one."""
+    deviates = bool(flow.layouts[alone[0]].own & flow.deviations)
+    return deviates and not any(flow.graph.producers[name].op_type == "Exp" for name in alone[:-1])
