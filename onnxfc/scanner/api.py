@@ -262,7 +262,7 @@ def _identity(item: Any) -> dict[str, Any]:
 
 
 def _work(job: Job, worker: TileWorker, before: int, dask: Any, say: Callable[[str], None]) -> None:
-    numbers = [number for number in range(len(job.plan)) if not job.store.has(number)]
+    numbers = [number for number in job.in_order(worker.image) if not job.store.has(number)]
     progress = Progress(len(job.plan), before, math.prod(axis.length for axis in job.plan.axes), say)
     if dask is None:
         run_here(worker, numbers, progress)

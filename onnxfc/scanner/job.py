@@ -114,6 +114,20 @@ class Job:
         opened = self.frame.open(self.image) if image is None else image
         return TileWorker(self, model or ScanModel.open(self.model, self.output), opened, threads)
 
+    def in_order(self, image: OpenImage) -> list[int]:
+        """All tiles: row by row, in columns so narrow that the reader still has what the tiles above have read."""
+        down, across = self.plan.tiles
+        wide = across
+        if image.kept is not None:
+            height, width = self.plan.largest
+            wide = max(1, image.kept // (height + 2 * image.tall) // width - 1)
+        return [
+            row * across + column
+            for left in range(0, across, wide)
+            for row in range(down)
+            for column in range(left, min(across, left + wide))
+        ]
+
     def groups(self, numbers: list[int]) -> list[list[int]]:
         """Neighbouring tiles of one size, as many as are run at once."""
         found: list[list[int]] = []

@@ -40,13 +40,16 @@ class Source(Protocol):
 @dataclass(frozen=True)
 class OpenImage:
     """A source, and what its file says of it. ``alpha``: the number of that band. ``rows``: of a window over the full
-    width that its reader keeps, where it is read in rows only."""
+    width that its reader keeps, where it is read in rows only. ``kept``: pixels that its reader keeps, in pieces of
+    ``tall`` rows, where it is read in pieces."""
 
     source: Source
     alpha: int | None = None
     no_data: float | None = None
     georeference: Georeference | None = None
     rows: int | None = None
+    kept: int | None = None
+    tall: int = 0
 
     @property
     def size(self) -> tuple[int, int]:

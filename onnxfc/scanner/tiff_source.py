@@ -7,6 +7,7 @@ import struct
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,10 @@ def open_tiff(path: Path, level: int) -> OpenImage:
         source = ArraySource(_BandsFirst(mapped) if bands_first else mapped)
     else:
         source = TiffSource(path, pages)
-    return OpenImage(source, _alpha(page), _no_data(first), _georeference(first, page), _rows(page, source))
+    found = OpenImage(source, _alpha(page), _no_data(first), _georeference(first, page), _rows(page, source))
+    if not page.is_tiled or not isinstance(source, TiffSource):
+        return found
+    return replace(found, kept=CACHE // (source.shape[2] * source.dtype.itemsize), tall=page.tilelength)
 
 
 class _BandsFirst:

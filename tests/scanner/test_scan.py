@@ -671,6 +671,28 @@ def test_strips_are_decoded_about_once(tmp_path: Path, monkeypatch: pytest.Monke
     close(found.map, in_one_pass(DIGITS, grey[None].astype(np.float32) / 255))
 
 
+def test_tiles_of_a_wide_image_are_decoded_about_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two rows of them do not fit into the cache of its reader."""
+    from onnxfc.scanner import tiff_source
+
+    grey = np.random.default_rng(0).integers(0, 255, (640, 3200), np.uint8)
+    tifffile.imwrite(tmp_path / "image.tif", grey, tile=(64, 64), compression="deflate")
+    monkeypatch.setattr(tiff_source, "CACHE", 3200 * 64)
+    decoded: list[int] = []
+    decode = tiff_source.TiffSource._decode
+
+    def counting(self: Any, page: Any, number: int) -> Any:
+        decoded.append(number)
+        return decode(self, page, number)
+
+    monkeypatch.setattr(tiff_source.TiffSource, "_decode", counting)
+    found = run_scan(DIGITS, tmp_path / "image.tif", options=ScanOptions(scale=1 / 255, prove=False, tile=20))
+    assert sorted(found.job.in_order(found.map.image)) == list(range(len(found.job.plan)))
+    assert len(set(decoded)) == 500
+    assert len(decoded) < 1.3 * 500
+    close(found.map, in_one_pass(DIGITS, grey[None].astype(np.float32) / 255))
+
+
 def test_readers_are_closed_over_no_copy(tmp_path: Path) -> None:
     """A slice of a mapped file is read, not the file."""
     np.save(tmp_path / "image.npy", np.arange(1000 * 1000).reshape(1000, 1000))
