@@ -76,7 +76,7 @@ def scan(args: argparse.Namespace, dask: Any = None) -> dict[str, Any]:
     return {
         "cells": plan.grid,
         "tiles": len(plan),
-        "largest": plan.largest,
+        "size": plan.size,
         "seconds": done.seconds[0],
         "session": done.seconds[1],
         "peak": peak(),
@@ -131,13 +131,13 @@ def row(model: Path, args: argparse.Namespace, folder: str) -> list[str]:
     common = ["--memory", str(args.memory), "--threads", str(args.threads), "--patience", str(args.patience)]
     common += ["--image", str(args.image), "--out", f"{folder}/map.npy", "--model", str(model)]
     done = worker("scan", common)
-    one = worker("alone", [*common, "--tile", *map(str, done["largest"])])
+    one = worker("alone", [*common, "--tile", *map(str, done["size"])])
     each = worker("crops", common)
     cells = done["cells"][0] * done["cells"][1]
     return [
         model.name.split(".")[0],
         f"{done['cells'][0]}x{done['cells'][1]}",
-        f"{done['tiles']} of {done['largest'][0]}x{done['largest'][1]}",
+        f"{done['tiles']} of {done['size'][0]}x{done['size'][1]}",
         f"{done['seconds']:.1f} s",
         f"{done['session']:.1f} s",
         f"{done['seconds'] / done['session']:.2f}",

@@ -46,7 +46,7 @@ def _tiles(done: Scan) -> str:
     plan = done.job.plan
     before = f", {done.tiles_before} of them from before" if done.tiles_before else ""
     what = "crops, cut from " if done.job.scoring.crops else ""
-    return f"{what}{len(plan)} of up to {_by(plan.largest)} px{before}"
+    return f"{what}{len(plan)} of {_by(plan.size)} px{before}"
 
 
 def _by(size: Sequence[int]) -> str:
@@ -71,7 +71,7 @@ def as_json(done: Scan, outs: Sequence[Path]) -> dict[str, Any]:
     return _document("done") | {
         "outputs": list(map(str, outs)),
         "map": {"shape": done.job.store.shape, "classes": done.map.classes},
-        "tiles": {"count": len(done.job.plan), "from_before": done.tiles_before, "largest": done.job.plan.largest},
+        "tiles": {"count": len(done.job.plan), "from_before": done.tiles_before, "size": done.job.plan.size},
         "uncovered": done.uncovered,
         "compared": None if done.compared is None else asdict(done.compared),
         "vector": None if done.vector is None else list(map(float, done.vector)),

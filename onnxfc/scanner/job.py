@@ -119,7 +119,7 @@ class Job:
         down, across = self.plan.tiles
         wide = across
         if image.kept is not None:
-            height, width = self.plan.largest
+            height, width = self.plan.size
             wide = max(1, image.kept // (height + 2 * image.tall) // width - 1)
         return [
             row * across + column
@@ -129,14 +129,8 @@ class Job:
         ]
 
     def groups(self, numbers: list[int]) -> list[list[int]]:
-        """Neighbouring tiles of one size, as many as are run at once."""
-        found: list[list[int]] = []
-        for number in numbers:
-            if found and len(found[-1]) < self.batch and self.plan[found[-1][0]].size == self.plan[number].size:
-                found[-1].append(number)
-            else:
-                found.append([number])
-        return found
+        """As many tiles as are run at once."""
+        return [numbers[first : first + self.batch] for first in range(0, len(numbers), self.batch)]
 
 
 @dataclass(frozen=True)
@@ -188,7 +182,7 @@ class TileWorker:
         return np.clip(begin, 0, span.pixels), np.clip(begin + axis.own, 0, span.pixels)
 
     def run(self, loaded: list[Loaded]) -> list[tuple[Tile, Array]]:
-        """Scores (classes, rows, columns) of tiles that are of one size."""
+        """Scores (classes, rows, columns) of tiles."""
         live = [item for item in loaded if item.pixels is not None]
         blocks = [self._by_crops(item) for item in live] if self.job.scoring.crops else self._by_tiles(live)
         found = {item.tile.number: block for item, block in zip(live, blocks, strict=True)}
@@ -214,7 +208,8 @@ class TileWorker:
         assert item.pixels is not None
         (height, width), axes = self.native, self.job.plan.axes
         views = np.lib.stride_tricks.sliding_window_view(item.pixels, (height, width), (1, 2))
-        views = views[:, :: axes[0].stride, :: axes[1].stride].transpose(1, 2, 0, 3, 4)
+        views = views[:, :: axes[0].stride, :: axes[1].stride][:, item.tile.rows.kept, item.tile.columns.kept]
+        views = views.transpose(1, 2, 0, 3, 4)
         places = [(i, j) for i in range(views.shape[0]) for j in range(views.shape[1])]
         parts = []
         for first in range(0, len(places), self._crops_at_once):

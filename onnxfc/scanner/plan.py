@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from onnxfc.errors import UsageError
 from onnxfc.geometry import Geometry
@@ -70,8 +71,8 @@ class Axis:
         """The first pixel that a cell stands for."""
         return cell * self.stride // self.per
 
-    def span(self, first: int, last: int) -> Span:
-        """The tile of these cells."""
+    def least(self, first: int, last: int) -> Span:
+        """The smallest tile of these cells."""
         if self.whole:
             return Span(first, last, 0, self.length, first)
         latest = min(self.begin(first) - self.before, self.length - self.native)
@@ -81,20 +82,24 @@ class Axis:
         stop = self.length if last == self.cells else min(self.length, start + self.native + more)
         return Span(first, last, start, stop, first - start * self.per // self.stride)
 
-    def spans(self, count: int) -> list[Span]:
-        """All tiles, of ``count`` cells but for the last one."""
-        return [self.span(first, min(first + count, self.cells)) for first in range(0, self.cells, count)]
+    def span(self, first: int, last: int, size: int) -> Span:
+        """The tile of these cells that has :meth:`size` pixels."""
+        start = min(self.least(first, last).start, self.length - size)
+        return Span(first, last, start, start + size, first - start * self.per // self.stride)
 
-    def widest(self, count: int) -> int:
-        """Pixels of the largest tile of ``count`` cells."""
-        return max(span.pixels for span in self.spans(count))
+    def size(self, count: int) -> int:
+        """Pixels of tiles of ``count`` cells. They are all of one size: a session that meets several takes memory for
+        each. The last one begins on the grid, too, and ends where the image does."""
+        firsts = range(0, self.cells, count)
+        widest = max(self.least(first, min(first + count, self.cells)).pixels for first in firsts)
+        return self.length - (self.length - widest) // self.period * self.period
 
     def fitting(self, pixels: int) -> int:
         """As many cells as a tile of so many pixels gives, one at least."""
         low, high = 1, self.cells
         while low < high:
             middle = (low + high + 1) // 2
-            end = self.begin(middle - 1) + self.own + self.after + self.before + self.period + self.step
+            end = self.begin(middle - 1) + self.own + self.after + self.before + 2 * self.period + self.step
             low, high = (middle, high) if min(end, self.length) <= pixels else (low, middle - 1)
         return low
 
@@ -117,11 +122,6 @@ class Tile:
     rows: Span
     columns: Span
 
-    @property
-    def size(self) -> tuple[int, int]:
-        """Pixels, height before width."""
-        return self.rows.pixels, self.columns.pixels
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -134,6 +134,12 @@ class Plan:
     def grid(self) -> tuple[int, int]:
         """Cells of the whole map."""
         return self.axes[0].cells, self.axes[1].cells
+
+    @cached_property
+    def size(self) -> tuple[int, int]:
+        """Pixels of every tile."""
+        down, across = (axis.size(count) for axis, count in zip(self.axes, self.count, strict=True))
+        return down, across
 
     @property
     def tiles(self) -> tuple[int, int]:
@@ -152,16 +158,10 @@ class Plan:
             raise IndexError(number)
         places = divmod(number, self.tiles[1])
         rows, columns = (
-            axis.span(place * count, min(axis.cells, (place + 1) * count))
-            for axis, place, count in zip(self.axes, places, self.count, strict=True)
+            axis.span(place * count, min(axis.cells, (place + 1) * count), size)
+            for axis, place, count, size in zip(self.axes, places, self.count, self.size, strict=True)
         )
         return Tile(number, rows, columns)
-
-    @property
-    def largest(self) -> tuple[int, int]:
-        """Pixels of the largest tile."""
-        down, across = (axis.widest(count) for axis, count in zip(self.axes, self.count, strict=True))
-        return down, across
 
 
 def axes_of(

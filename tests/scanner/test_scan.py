@@ -664,7 +664,7 @@ def test_strips_are_decoded_about_once(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(tiff_source.TiffSource, "_decode", counting)
     found = run_scan(DIGITS, tmp_path / "image.tif", options=SCALED)
-    assert found.job.plan.largest[0] * 1500 <= 300_000
+    assert found.job.plan.size[0] * 1500 <= 300_000
     assert found.job.plan.tiles[1] > 1
     assert len(set(decoded)) == 300
     assert len(decoded) < 1.25 * 300

@@ -157,6 +157,7 @@ def test_all_cells_are_in_one_tile() -> None:
             spans = [tile.rows for tile in plan]
             assert [cell for span in spans for cell in range(span.first, span.last)] == list(range(plan.grid[0]))
             assert all(0 <= span.start < span.stop <= length for span in spans)
+            assert {span.pixels for span in spans} == {plan.size[0]}
 
 
 def test_tiles_read_no_more_than_fits() -> None:
@@ -164,8 +165,8 @@ def test_tiles_read_no_more_than_fits() -> None:
     axis = plan_of(model, (5000, 400), (1, 1)).axes[0]
     for pixels in (150, 200, 400, 1000, 6000):
         count = axis.fitting(pixels)
-        assert axis.widest(count) <= pixels
-        assert count == axis.cells or axis.widest(count + 2) > pixels - 16
+        assert axis.size(count) <= pixels
+        assert count == axis.cells or axis.size(count + 2) > pixels - 16
 
 
 def test_small_image_is_refused() -> None:
