@@ -135,7 +135,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A tile's pixels as the model takes them, None where it has no data; ``dead``: cells that have none."""
+    """A tile's pixels (h, w, bands), None where it has no data; ``dead``: cells that have none."""
 
     tile: Tile
     pixels: Array | None
@@ -163,7 +163,7 @@ class TileWorker:
         dead = None if valid is None else self._dead(tile, valid)
         if dead is not None and dead.all():
             return Loaded(tile, None, dead)
-        return Loaded(tile, self.job.preparation.apply(pixels), dead)
+        return Loaded(tile, pixels, dead)
 
     def _dead(self, tile: Tile, valid: Array) -> Array:
         """Cells whose crop has no valid pixel at all."""
@@ -192,7 +192,8 @@ class TileWorker:
         blocks: list[Array] = []
         for first in range(0, len(live), self._most):
             group = live[first : first + self._most]
-            tiles = [item.pixels for item in group if item.pixels is not None]
+            # Only now, as most are of bytes: tiles that wait are small so.
+            tiles = [self.job.preparation.apply(item.pixels) for item in group if item.pixels is not None]
             scores = self.session.run(np.stack(tiles) if len(tiles) > 1 else tiles[0][None])
             blocks += [self._kept(item.tile, block) for item, block in zip(group, scores, strict=True)]
         return blocks
@@ -207,7 +208,8 @@ class TileWorker:
     def _by_crops(self, item: Loaded) -> Array:
         assert item.pixels is not None
         (height, width), axes = self.native, self.job.plan.axes
-        views = np.lib.stride_tricks.sliding_window_view(item.pixels, (height, width), (1, 2))
+        pixels = self.job.preparation.apply(item.pixels)
+        views = np.lib.stride_tricks.sliding_window_view(pixels, (height, width), (1, 2))
         views = views[:, :: axes[0].stride, :: axes[1].stride][:, item.tile.rows.kept, item.tile.columns.kept]
         views = views.transpose(1, 2, 0, 3, 4)
         places = [(i, j) for i in range(views.shape[0]) for j in range(views.shape[1])]
