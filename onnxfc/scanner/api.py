@@ -152,7 +152,7 @@ def _job(
     whole = model if isinstance(model, str | Path) and not made.rewritten else b""
     token = os.urandom(8).hex()
     job = Job(token, whole, made.output.name, image, frame, prepared, scoring, plan, store, options.threads)
-    return replace(job, batch=options.batch), seen
+    return replace(job, batch=options.batch, provider=options.provider), seen
 
 
 def _frame(made: ScanModel, opened: OpenImage, options: ScanOptions) -> Frame:
@@ -236,6 +236,7 @@ def _notes(job: Job, made: ScanModel, model: Model, image: Any) -> dict[str, Any
         "pixels": asdict(job.preparation),
         "classes": job.scoring.classes,
         "activation": job.scoring.activation,
+        "provider": job.provider or "cpu",
         "cells": "crops" if job.scoring.crops else "one pass",
         "context": ("whole" if down.whole else "per-tile") if context else "none",
         "no_data": None if job.scoring.no_data is None else str(job.scoring.no_data),

@@ -103,6 +103,7 @@ class Job:
     plan: Plan
     store: ChunkStore
     threads: int = 0
+    provider: str = ""
     batch: int = 1
     neighbours: int = 1
 
@@ -148,7 +149,7 @@ class TileWorker:
     def __init__(self, job: Job, model: ScanModel, image: OpenImage, threads: int) -> None:
         self.job, self.image = job, image
         self.native = model.claim.native_size
-        self.session = model.session(threads)
+        self.session = model.session(threads, job.provider)
         self._most = model.fixed_batch or job.batch
         self._crops_at_once = model.fixed_batch or _CROPS
 

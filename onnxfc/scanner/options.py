@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 from onnxfc import errors
 from onnxfc.errors import UsageError
+from onnxfc.proof.providers import Provider
 from onnxfc.scanner.source import EdgeMode
 
 Activation = Literal["none", "softmax", "sigmoid"]
@@ -31,7 +32,8 @@ class ScanOptions:
     lets operators that look at the whole image look at a tile.
     Lists: the ``top`` cells, or all from ``threshold`` on.
     Work: ``tile`` cells a side, or as many as ``memory`` bytes allow; ``batch`` tiles at once; ``threads`` of an
-    operator, 0 lets onnxruntime choose; ``resume`` goes on with what an earlier run left.
+    operator, 0 lets onnxruntime choose; ``provider`` to run on, NAME or NAME:key=value, the CPU if empty; ``resume``
+    goes on with what an earlier run left.
     """
 
     level: int = 0
@@ -59,6 +61,7 @@ class ScanOptions:
     memory: int | None = None
     batch: int = 1
     threads: int = 0
+    provider: str = ""
     resume: bool = False
 
     def __post_init__(self) -> None:
@@ -74,6 +77,8 @@ class ScanOptions:
                 errors.whole(name, getattr(self, name), 1)
         for name in ("mean", "std"):
             object.__setattr__(self, name, _numbers(name, getattr(self, name)))
+        if self.provider:
+            Provider.parse(self.provider)
         self._check_region()
         self._check_resample()
 

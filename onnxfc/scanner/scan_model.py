@@ -21,6 +21,7 @@ from onnxfc.graph.index import Graph, inputs_of
 from onnxfc.graph.op_kinds import RESAMPLING
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof import ort_session
+from onnxfc.proof.providers import Engine, Provider
 from onnxfc.rewriter.analyse import RewriteOptions
 from onnxfc.rewriter.api import rewrite
 from onnxfc.scanner.plan import Halo
@@ -157,9 +158,9 @@ class ScanModel:
             held = {name: count for name, count in held.items() if waiting[name] > 0}
         return int(4 * most * _WORKSPACE)
 
-    def session(self, threads: int = 0) -> TileSession:
-        """To run it."""
-        return TileSession(self, threads)
+    def session(self, threads: int = 0, provider: str = "") -> TileSession:
+        """To run it. Raises UsageError where the provider cannot be used here."""
+        return TileSession(self, Engine(threads, Provider.parse(provider).found() if provider else None, strict=True))
 
 
 def _elements(shape: tuple[int, ...]) -> int:
@@ -183,10 +184,10 @@ def _output(claim: Claim, name: str | None) -> Output:
 class TileSession:
     """An onnxruntime session; ``seconds``: spent in it so far."""
 
-    def __init__(self, model: ScanModel, threads: int = 0) -> None:
+    def __init__(self, model: ScanModel, engine: Engine) -> None:
         self._model = model
         self.seconds = 0.0
-        self._session = ort_session.session(model.file, threads=threads, pattern=False)
+        self._session = ort_session.session(model.file, engine=engine, pattern=False)
 
     def run(self, tiles: Array) -> Array:
         """Scores (n, classes, gH, gW) of tiles (n, bands, h, w). Raises ReadError where onnxruntime does not."""

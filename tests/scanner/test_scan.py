@@ -98,6 +98,12 @@ def test_a_rewritten_model_of_batch_one(tmp_path: Path, whole: np.ndarray) -> No
     close(scan(tmp_path / "any.onnx", CANVAS, options=ScanOptions(scale=1 / 255, tile=9, batch=3)), whole)
 
 
+def test_by_a_provider_that_is_named(whole: np.ndarray) -> None:
+    made = scan(DIGITS, CANVAS, options=ScanOptions(scale=1 / 255, prove=False, tile=9, provider="CPUExecutionProvider"))
+    close(made, whole)
+    assert made.notes["provider"] == "CPUExecutionProvider"
+
+
 def test_all_kinds_of_files_hold_the_same(tmp_path: Path, whole: np.ndarray) -> None:
     import rasterio
     import zarr
@@ -524,6 +530,7 @@ def test_command_quiet_and_options(tmp_path: Path) -> None:
         ((DIGITS, CANVAS, "map.npy", "--resample", "100"), 2, "must be between 1/64 and 64"),
         ((DIGITS, CANVAS, "map.npy", "--output", "other"), 2, "is no map; they are scores"),
         ((DIGITS, CANVAS, "map.npy", "--std", "0"), 2, "std: must not be 0"),
+        ((DIGITS, CANVAS, "map.npy", "--provider", "NoSuch"), 2, "NoSuch"),
         ((fixture_file("conv1d.dynamo.onnx"), CANVAS, "map.npy"), 2, "1-dimensional input"),
         ((fixture_file("keras_rescaled.export.onnx"), CANVAS, "map.npy"), 2, "has inputs besides the image"),
         ((fixture_file("siamese.dynamo.onnx"), CANVAS, "map.npy"), 2, "several image inputs"),
