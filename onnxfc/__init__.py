@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     from onnxfc.proof.results import CropResult, Parity, ParityResult
     from onnxfc.rewriter.analyse import RewriteOptions
     from onnxfc.rewriter.api import Rewrite, rewrite
+    from onnxfc.scanner.api import scan
+    from onnxfc.scanner.options import ScanOptions
+    from onnxfc.scanner.score_map import ScoreMap
 
 from onnxfc.version import __version__
 
@@ -70,6 +73,8 @@ __all__ = [
     "Rewrite",
     "RewriteOptions",
     "SaveOptions",
+    "ScanOptions",
+    "ScoreMap",
     "UsageError",
     "WriteError",
     "__version__",
@@ -77,6 +82,7 @@ __all__ = [
     "check_pair",
     "inspect",
     "rewrite",
+    "scan",
 ]
 
 _HOMES = {
@@ -105,6 +111,9 @@ _HOMES = {
     **dict.fromkeys(("CropResult", "Parity", "ParityResult"), "onnxfc.proof.results"),
     "RewriteOptions": "onnxfc.rewriter.analyse",
     **dict.fromkeys(("Rewrite", "rewrite"), "onnxfc.rewriter.api"),
+    "scan": "onnxfc.scanner.api",
+    "ScanOptions": "onnxfc.scanner.options",
+    "ScoreMap": "onnxfc.scanner.score_map",
 }
 
 

@@ -34,7 +34,7 @@ FLOORS = (
     ("head",),
     ("rules",),
     ("rewriter",),
-    ("inspector", "checker"),
+    ("inspector", "checker", "scanner"),
     ("cli",),
 )
 """The rooms, from the ground up: a module imports from lower floors only, a room from itself too."""
@@ -211,7 +211,7 @@ def test_public_names() -> None:
         *("Box", "Checked", "Geometry", "Inspection", "check_pair", "inspect"),
         *("NothingToRewrite", "OnnxfcError", "Output", "Parity", "ParityResult", "ProofFailed", "ReadError"),
         *("Refusal", "Replacement", "Rewrite", "RewriteOptions", "SaveOptions", "UsageError", "WriteError"),
-        *("__version__", "check", "rewrite"),
+        *("__version__", "check", "rewrite", "scan", "ScanOptions", "ScoreMap"),
     }
     for name in onnxfc.__all__:
         item = getattr(onnxfc, name)

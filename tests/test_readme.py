@@ -19,6 +19,7 @@ import onnxfc
 from onnxfc.cli.check import check
 from onnxfc.cli.inspect import inspect as inspect_command
 from onnxfc.cli.rewrite import rewrite
+from onnxfc.cli.scan import scan
 from onnxfc.errors import ExitCode
 
 README = ROOT / "README.md"
@@ -126,7 +127,8 @@ def test_digits_figures(room: Path) -> None:
 
 
 def test_options_that_are_named_exist() -> None:
-    names = {name for command in (rewrite, check, inspect_command) for option in command.params for name in option.opts}
+    commands = (rewrite, check, inspect_command, scan)
+    names = {name for command in commands for option in command.params for name in option.opts}
     assert {name for name in names if name.startswith("-")} <= set(re.findall(r"(--?[a-z][-\w]*)", PAGE["cli"]))
     for page, text in PAGE.items():
         told = set(re.findall(r"`(--[-\w]+)", text))

@@ -13,6 +13,7 @@ from onnxfc.cli.demo import demo
 from onnxfc.cli.inspect import inspect
 from onnxfc.cli.main_group import MainGroup
 from onnxfc.cli.rewrite import rewrite
+from onnxfc.cli.scan import scan
 from onnxfc.version import __version__
 
 
@@ -26,5 +27,5 @@ def main() -> None:
     gc.set_threshold(50_000, 20, 20)
 
 
-for _command in (rewrite, check, inspect, demo):
+for _command in (rewrite, check, inspect, scan, demo):
     main.add_command(_command)

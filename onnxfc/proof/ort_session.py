@@ -43,12 +43,18 @@ def version() -> str:
 
 
 def session(
-    model: ModelFile, *, extra_outputs: Sequence[str] = (), engine: Engine = _PLAIN, optimize: bool = True
+    model: ModelFile,
+    *,
+    extra_outputs: Sequence[str] = (),
+    engine: Engine = _PLAIN,
+    optimize: bool = True,
+    pattern: bool = True,
 ) -> ort.InferenceSession:
     """A session for ``model``, on the CPU or ``engine``'s provider; tensors in ``extra_outputs`` become outputs too.
 
-    ``optimize``: False computes the graph as it is written: the same sums in another order. Raises ReadError where
-    onnxruntime does not take the model, leaves nodes to another provider, or a file of the model has changed.
+    ``optimize``: False computes the graph as it is written: the same sums in another order. ``pattern``: from its
+    second run on it takes memory in one piece, besides what the first took. Raises ReadError where onnxruntime does
+    not take the model, leaves nodes to another provider, or a file of the model has changed.
     """
     import onnxruntime as ort  # not before it is needed: what only reads and writes files does without
 
@@ -60,6 +66,7 @@ def session(
     options = ort.SessionOptions()
     options.log_severity_level = 4
     where = engine.prepare(options)
+    options.enable_mem_pattern = pattern
     options.add_session_config_entry("session.disable_prepacking", "1")
     options.graph_optimization_level = _level(proto, optimize)
     held = _attach(proto, model, options)
@@ -69,8 +76,8 @@ def session(
         raise
     except Exception as error:  # onnxruntime's exceptions have no common base
         if "bad_alloc" in str(error):
-            raise MemoryError(_one_line(error)) from error
-        reason = _left_over(model, extra_outputs, engine, optimize) or _one_line(error)
+            raise MemoryError(one_line(error)) from error
+        reason = _left_over(model, extra_outputs, engine, optimize) or one_line(error)
         raise ReadError(f"{model.path or 'the model in memory'}: onnxruntime cannot load it: {reason}") from error
     if wrong := engine.made(made):
         raise ReadError(f"{model.path or 'the model in memory'}: {wrong}")
@@ -154,6 +161,6 @@ def _point(tensor: onnx.TensorProto, location: str, span: Span) -> None:
     set_entries(tensor, [("location", location), ("offset", span.offset), ("length", len(span))])
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
     return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)[:300]

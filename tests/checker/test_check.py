@@ -540,7 +540,7 @@ def test_rewrite_report_follows_its_schema(net: str, tmp_path: Path) -> None:
     jsonschema.validate(json.loads(report.read_text()), schema("rewrite"))
 
 
-@pytest.mark.parametrize("name", ["rewrite", "check", "inspect"])
+@pytest.mark.parametrize("name", ["rewrite", "check", "inspect", "scan"])
 def test_schemas_are_schemas(name: str) -> None:
     jsonschema.Draft202012Validator.check_schema(schema(name))
 

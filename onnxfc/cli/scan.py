@@ -1,0 +1,191 @@
+"""``onnxfc scan``: parse, call, render, exit code; nothing else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from onnxfc.cli.common import (
+    PROVIDER,
+    STDOUT,
+    ModelPath,
+    ReportPath,
+    Size,
+    check_report,
+    encodable,
+    fail,
+    progress_line,
+    write_report,
+)
+from onnxfc.cli.main_group import show
+from onnxfc.errors import OnnxfcError
+
+if TYPE_CHECKING:
+    _Type = click.ParamType[Any]
+else:
+    _Type = click.ParamType
+
+_EPILOG = (
+    "Exit codes: 0 done; 1 cannot read or write; 2 wrong usage; 3 MODEL cannot be rewritten, reasons given; "
+    "4 its proof failed; 130 interrupted: --resume goes on."
+)
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+class Numbers(_Type):
+    """One or more numbers separated by commas, fractions allowed; ``count``: exactly so many."""
+
+    def __init__(self, name: str, make: Callable[[str], Any], count: int | None = None) -> None:
+        self.name, self._make, self._count = name, make, count
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            found = tuple(self._make(item) for item in value.split(","))
+        except (ValueError, ZeroDivisionError):
+            found = ()
+        if not found or self._count not in (None, len(found)):
+            self.fail(f"{value!r} is not of the form {self.name}", param, ctx)
+        return found[0] if self._count == 1 else found
+
+
+class Bytes(_Type):
+    """An amount of memory: ``800M``, ``2G``."""
+
+    name = "BYTES"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)B?", str(value).upper())
+        if match is None or float(match[1]) == 0:
+            self.fail(f"{value!r} is not an amount such as 800M or 2G", param, ctx)
+        return int(float(match[1]) * _UNITS[match[2]])
+
+
+def _fraction(text: str) -> float:
+    return float(Fraction(text))
+
+
+def _class(text: str) -> str | int:
+    return int(text) if text.isdigit() else text
+
+
+_PIXELS = (
+    click.option("--level", type=click.IntRange(min=0), default=0, help="Level of a pyramid; 0 is the largest."),
+    click.option("--region", type=Numbers("X,Y,W,H", int, 4), help="Only this part, in pixels of the level."),
+    click.option("--resample", type=Numbers("FACTOR", Fraction, 1), help="Resize the image by this factor first."),
+    click.option("--bands", type=Numbers("B,B,..", int), default=(), help="Which bands, counted from 1."),
+    click.option("--scale", type=Numbers("X", _fraction, 1), help="Multiply pixels by this (1/255, say)."),
+    click.option("--mean", type=Numbers("X,X,..", _fraction), default=(), help="Then subtract this from the bands."),
+    click.option("--std", type=Numbers("X,X,..", _fraction), default=(), help="Then divide the bands by this."),
+    click.option("--bgr", is_flag=True, help="Give the model the bands in reverse order."),
+    click.option(
+        "--edge",
+        type=click.Choice(["none", "reflect", "constant"]),
+        default="none",
+        show_default=True,
+        help="Grow the image at its bottom and right, so that cells cover every pixel.",
+    ),
+    click.option("--no-data", type=float, metavar="V", help="Cells whose pixels all have this value are NaN."),
+)
+_SCORES = (
+    click.option("--output", metavar="NAME", help="The model's output, where several are maps."),
+    click.option("--size", type=Size(), help="Native size of an original that leaves it open."),
+    click.option("--no-check", is_flag=True, help="Do not prove an original's rewriting."),
+    click.option(
+        "--activation",
+        type=click.Choice(["none", "softmax", "sigmoid"]),
+        default="none",
+        show_default=True,
+        help="What scores go through.",
+    ),
+    click.option("--class", "classes", type=Numbers("NAME|K", _class, 1), multiple=True, help="Keep only this class."),
+    click.option("--top", type=click.IntRange(min=1), default=100, show_default=True, help="Cells in a list."),
+    click.option("--threshold", type=float, metavar="X", help="List all cells that score X or more."),
+    click.option("--reduce", type=click.Choice(["mean", "max"]), help="One vector over all cells, not a map."),
+    click.option(
+        "--exact",
+        type=click.Choice(["cells", "crops"]),
+        default="cells",
+        show_default=True,
+        help="crops: run every cell's crop alone, as the original would, which takes longer.",
+    ),
+    click.option("--compare", type=click.IntRange(min=0), default=0, metavar="N", help="Compare N cells with crops."),
+    click.option(
+        "--context",
+        type=click.Choice(["whole", "per-tile"]),
+        default="whole",
+        show_default=True,
+        help="What a model that looks at the whole image looks at.",
+    ),
+)
+_WORK = (
+    click.option("--memory", type=Bytes(), help="For tiles; default: a quarter of what is free."),
+    click.option("--tile", type=click.IntRange(min=1), metavar="CELLS", help="Cells of a tile's side, instead."),
+    click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Tiles run at once."),
+    click.option("--threads", type=click.IntRange(min=0), default=0, help="Threads of an operator; 0: all."),
+    click.option("--provider", default="", metavar="NAME[:KEY=VALUE,...]", help=PROVIDER),
+    click.option("--resume", is_flag=True, help="Go on where an earlier run was ended; keep what is done on errors."),
+    click.option("--dask", metavar="ADDRESS", help="Run tiles on the Dask cluster with this scheduler."),
+)
+
+
+def _with(*groups: tuple[Callable[[Any], Any], ...]) -> Callable[[Any], Any]:
+    def decorate(command: Any) -> Any:
+        for option in reversed([option for group in groups for option in group]):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+@click.command(epilog=_EPILOG)
+@click.argument("model", type=ModelPath())
+@click.argument("image", type=click.Path(path_type=Path))
+@click.argument("outs", metavar="OUT...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@_with(_PIXELS, _SCORES, _WORK)
+@click.option("--report", type=ReportPath(), help="Write what was done as JSON; - prints it instead.")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+@click.option("-v", "--verbose", is_flag=True, help="Print all refusals.")
+def scan(
+    model: Path,
+    image: Path,
+    outs: tuple[Path, ...],
+    report: Path | None,
+    quiet: bool,
+    verbose: bool,
+    dask: str | None,
+    no_check: bool,
+    **options: Any,
+) -> None:
+    """Run MODEL over IMAGE, however large, and write the map of its scores to OUT.
+
+    MODEL may be an original, which is rewritten on the way. IMAGE: .tif, .svs, .png, .jpg, .npy, .zarr and others.
+    OUT, one or several: .npy, .tif, .zarr, .png (a picture), .csv or .geojson (the best cells).
+    """
+    from onnxfc.reports import scan as reports
+    from onnxfc.scanner.api import run_scan
+    from onnxfc.scanner.options import ScanOptions
+
+    check_report(report, model, image, *outs)
+    progress, clear = progress_line(quiet)
+    try:
+        wanted = ScanOptions(**options, prove=not no_check)
+        done = run_scan(model, image, outs, options=wanted, dask=dask, progress=progress, keep=False)
+    except OnnxfcError as error:
+        clear()
+        if report is not None:
+            write_report(report, reports.error_as_json(error))
+        fail(error, verbose)
+    clear()
+    if report is not None:
+        write_report(report, reports.as_json(done, outs))
+    if not quiet and report != STDOUT:
+        show(encodable(reports.text(done, outs)))

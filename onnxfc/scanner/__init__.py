@@ -1,0 +1,1 @@
+"""The score map of an image larger than memory: readers, tiles, writers."""

@@ -1,0 +1,320 @@
+"""scan(): the order of the steps."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnxfc.errors import OnnxfcError, UsageError, WriteError
+from onnxfc.io.atomic_write import writing
+from onnxfc.io.model_file import ModelFile
+from onnxfc.scanner.chunk_store import ChunkStore, remove
+from onnxfc.scanner.compare import Compared, compare
+from onnxfc.scanner.job import Frame, Job, Scoring, TileWorker
+from onnxfc.scanner.options import ScanOptions
+from onnxfc.scanner.outputs import Wanted, check_outputs, write_output
+from onnxfc.scanner.picture import class_number
+from onnxfc.scanner.plan import Axis, Plan, axes_of
+from onnxfc.scanner.prepare import class_names, preparation
+from onnxfc.scanner.scan_model import ScanModel
+from onnxfc.scanner.score_map import Array, ArrayCells, Placing, ScoreMap
+from onnxfc.scanner.source import OpenImage
+from onnxfc.scanner.tile_size import free_memory, tile_bytes, tile_counts
+from onnxfc.scanner.work import Progress, run_here, run_on_dask
+from onnxfc.version import __version__
+
+Model = str | Path | bytes | onnx.ModelProto | ModelFile
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A map, and how it came about. ``uncovered``: pixels at the bottom and the right that no cell stands for;
+    ``seconds``: in all, and in onnxruntime (of this process)."""
+
+    map: ScoreMap
+    model: ScanModel = field(repr=False)
+    job: Job = field(repr=False)
+    uncovered: tuple[int, int]
+    tiles_before: int
+    seconds: tuple[float, float]
+    compared: Compared | None = None
+    vector: Array | None = None
+
+
+def scan(
+    model: Model,
+    image: Any,
+    out: str | Path | Sequence[str | Path] = (),
+    *,
+    options: ScanOptions | None = None,
+    dask: Any = None,
+    progress: Callable[[str], None] | None = None,
+) -> ScoreMap:
+    """The score map of an image of any size, tile by tile, each cell as one pass over the whole image would give it.
+
+    ``model``: rewritten, or an original, which is rewritten and proven first. ``image``: a file, an array (H, W) or
+    (H, W, bands), or anything with ``shape``, ``dtype`` and ``read(y0, y1, x0, x1)``. ``out``: files to write, by their
+    ending .npy, .tif, .zarr, .png, .csv or .geojson. ``dask``: a Client or the address of a scheduler.
+
+    Raises ReadError, UsageError, WriteError, NothingToRewrite or ProofFailed.
+    """
+    return run_scan(model, image, out, options=options, dask=dask, progress=progress).map
+
+
+def run_scan(
+    model: Model,
+    image: Any,
+    out: str | Path | Sequence[str | Path] = (),
+    *,
+    options: ScanOptions | None = None,
+    dask: Any = None,
+    progress: Callable[[str], None] | None = None,
+    keep: bool = True,
+) -> Scan:
+    """As :func:`scan`, with all that is known of it. ``keep``: the map is needed after its files are written."""
+    began = time.perf_counter()
+    options, say = options or ScanOptions(), progress or (lambda _: None)
+    outs = [Path(item) for item in ([out] if isinstance(out, str | Path) else out)]
+    check_outputs(outs, image, options.reduce is not None)
+    opened = Frame(options.level).open(image)
+    say("reading the model")
+    made = ScanModel.open(model, options.output, options.size, options.prove)
+    with _folder(outs) as folder:
+        job, seen = _job(made, model, image, opened, options, folder)
+        notes = _notes(job, made, model, image)
+        job, before = _begun(job, notes, outs, options.resume)
+        worker = job.worker(made, seen)
+        try:
+            _work(_portable(job, made) if dask is not None else job, worker, before, dask, say)
+            say("writing")
+            done = _map(job, made, seen, notes)
+            compared = compare(worker, done, options.compare) if options.compare else None
+            vector = None if options.reduce is None else done.reduce(options.reduce)
+            kept = _written(outs, done, job.store, Wanted(options.top, options.threshold, vector), keep)
+        except OnnxfcError:
+            if not options.resume:
+                remove(job.store.path)
+            raise
+    spent = time.perf_counter() - began, worker.session.seconds
+    return Scan(kept, made, job, _uncovered(job.plan, seen), before, spent, compared, vector)
+
+
+@contextmanager
+def _folder(outs: list[Path]) -> Iterator[Path]:
+    """Where the map is made: beside the first output, or in a folder that goes away."""
+    if outs:
+        yield Path(f"{os.path.realpath(outs[0])}.part")
+        return
+    with tempfile.TemporaryDirectory(prefix="onnxfc-") as made:
+        yield Path(made) / "map.part"
+
+
+def _job(
+    made: ScanModel, model: Model, image: Any, opened: OpenImage, options: ScanOptions, folder: Path
+) -> tuple[Job, OpenImage]:
+    """The whole scan as data, and the image as it is scanned."""
+    if made.elements and (options.exact == "crops" or options.compare):
+        raise UsageError("the model's cells stand for single pixels of features; they have no crops to compare with")
+    frame = _frame(made, opened, options)
+    seen = frame.of(opened)
+    prepared = preparation(
+        made,
+        seen,
+        scale=options.scale,
+        mean=options.mean,
+        std=options.std,
+        bgr=options.bgr,
+        bands=options.bands,
+    )
+    plan = _plan(made, seen, options)
+    names = class_names(made.metadata(), made.classes)
+    classes = tuple(class_number(names, kind) for kind in options.classes) or None
+    no_data = seen.no_data if options.no_data is None else options.no_data
+    if frame.factor != 1 and no_data is not None and seen.source.dtype.kind == "f":
+        raise UsageError(f"the image's no-data ({no_data}) would be mixed with pixels by --resample; use a --level")
+    scoring = Scoring(options.activation, classes, options.exact == "crops", no_data, seen.alpha)
+    shape = (len(classes or names), *plan.grid)
+    store = ChunkStore(folder, shape, (shape[0], *plan.count))
+    whole = model if isinstance(model, str | Path) and not made.rewritten else b""
+    token = os.urandom(8).hex()
+    job = Job(token, whole, made.output.name, image, frame, prepared, scoring, plan, store, options.threads)
+    return replace(job, batch=options.batch, provider=options.provider), seen
+
+
+def _frame(made: ScanModel, opened: OpenImage, options: ScanOptions) -> Frame:
+    """Grown, where that is asked for, until the last crop ends where the image does."""
+    frame = Frame(options.level, options.region, Fraction(options.resample or 1))
+    if options.edge == "none":
+        return frame
+    geometry, size = made.geometry, frame.of(opened).size
+    grown = []
+    for k, have in enumerate(size):
+        unit = math.lcm(geometry.size_step[k], geometry.period[k] if made.resizes else 1, geometry.stride[k])
+        native = geometry.native_size[k]
+        grown.append(native + max(0, -(-(have - native) // unit)) * unit)
+    return replace(frame, size=(grown[0], grown[1]), edge=options.edge)
+
+
+def _plan(made: ScanModel, seen: OpenImage, options: ScanOptions) -> Plan:
+    """Which tiles. Raises UsageError where the model looks at the whole image, which does not fit into memory."""
+    crops, context = options.exact == "crops", made.geometry.context
+    whole = context and not crops and options.context == "whole"
+    axes = axes_of(made.geometry, seen.size, made.local_halo, elements=made.elements, whole=whole, even=made.resizes)
+    memory = options.memory or free_memory() // 4
+    if whole:
+        _must_fit(made, axes, memory)
+        return Plan(axes, (axes[0].cells, axes[1].cells))
+    if crops:
+        axes = axes[0].of_crops(), axes[1].of_crops()
+    if options.tile is not None:
+        return Plan(axes, (min(options.tile, axes[0].cells), min(options.tile, axes[1].cells)))
+    if crops:
+        return Plan(axes, (axes[0].fitting(_CROPPED), axes[1].fitting(_CROPPED)))
+    return Plan(axes, tile_counts(made, axes, memory, options.batch, seen.rows, context))
+
+
+_CROPPED = 1024
+"""Pixels a side from which crops are cut."""
+
+
+def _must_fit(made: ScanModel, axes: tuple[Axis, Axis], memory: int) -> None:
+    needs = tile_bytes(made, (axes[0].length, axes[1].length), 1)
+    if needs > memory:
+        nodes = ", ".join(dict.fromkeys(item.node for item in made.claim.blames if not item.cause.local))
+        raise UsageError(
+            f"the model looks at the whole image ({nodes}), which in one pass needs about {needs / 1e6:.0f} MB where "
+            f"--memory allows {memory / 1e6:.0f}; raise it, or let the model look at each tile with --context per-tile"
+        )
+
+
+def _begun(job: Job, notes: dict[str, Any], outs: list[Path], resume: bool) -> tuple[Job, int]:
+    """The store of the map, a new one or what an earlier run left, and the number of tiles that it has."""
+    store = job.store
+    if resume and store.path.exists():
+        found = ChunkStore.open(store.path)
+        if found.notes != notes or found != store:
+            raise UsageError(f"{store.path}: is what another scan left; run without --resume, which begins anew")
+        return job, sum(map(store.has, range(len(job.plan))))
+    _check_room(store, outs)
+    return replace(job, store=ChunkStore.create(store.path, store.shape, store.chunk, notes)), 0
+
+
+def _check_room(store: ChunkStore, outs: list[Path]) -> None:
+    """A full disk is told before the work, as far as it can be known."""
+    copies = 1 + sum(out.suffix.lower() in {".npy", ".tif", ".tiff"} for out in outs)
+    needs = 4 * math.prod(store.shape) * copies
+    with writing(store.path):
+        free = shutil.disk_usage(store.path.parent).free
+    if needs > free:
+        raise WriteError(f"{store.path}: the map needs {needs / 1e6:.0f} MB, {free / 1e6:.0f} are free there")
+
+
+def _notes(job: Job, made: ScanModel, model: Model, image: Any) -> dict[str, Any]:
+    """How the map was made: written beside its scores, and what a resumed scan must agree with."""
+    down, across = job.plan.axes
+    context = made.geometry.context and not job.scoring.crops
+    found = {
+        "onnxfc": __version__,
+        "model": _identity(model) | {"output": made.output.name, "verdict": made.claim.verdict},
+        "image": _identity(image) | {"level": job.frame.level, "region": job.frame.region},
+        "resample": str(job.frame.factor),
+        "edge": job.frame.edge,
+        "pixels": asdict(job.preparation),
+        "classes": job.scoring.classes,
+        "activation": job.scoring.activation,
+        "provider": job.provider or "cpu",
+        "cells": "crops" if job.scoring.crops else "one pass",
+        "context": ("whole" if down.whole else "per-tile") if context else "none",
+        "no_data": None if job.scoring.no_data is None else str(job.scoring.no_data),
+        "native_size": made.claim.native_size,
+        "stride": (down.stride, across.stride),
+        "per": (down.per, across.per),
+        "tile": job.plan.count,
+    }
+    return dict(json.loads(json.dumps(found)))
+
+
+def _identity(item: Any) -> dict[str, Any]:
+    """A file by its name, size and time, bytes by their digest, arrays by their shape."""
+    if isinstance(item, ModelFile):
+        item = item.path or item.proto
+    if isinstance(item, str | Path):
+        info = os.stat(item)
+        return {"file": os.path.realpath(item), "bytes": info.st_size, "changed": info.st_mtime_ns}
+    if isinstance(item, onnx.ModelProto):
+        item = item.SerializeToString(deterministic=True)
+    if isinstance(item, bytes):
+        return {"sha256": hashlib.sha256(item).hexdigest()}
+    return {"array": list(map(int, item.shape)), "dtype": str(item.dtype)}
+
+
+def _work(job: Job, worker: TileWorker, before: int, dask: Any, say: Callable[[str], None]) -> None:
+    numbers = [number for number in job.in_order(worker.image) if not job.store.has(number)]
+    progress = Progress(len(job.plan), before, math.prod(axis.length for axis in job.plan.axes), say)
+    if dask is None:
+        run_here(worker, numbers, progress)
+    else:
+        run_on_dask(dask, job, numbers, progress)
+
+
+def _portable(job: Job, made: ScanModel) -> Job:
+    """For other processes: the model as a path that they see, or as its bytes."""
+    image = os.path.realpath(job.image) if isinstance(job.image, str | Path) else job.image
+    model = os.path.realpath(job.model) if job.model else made.file.loaded().SerializeToString()
+    return replace(job, model=model, image=image)
+
+
+def _map(job: Job, made: ScanModel, seen: OpenImage, notes: dict[str, Any]) -> ScoreMap:
+    names = class_names(made.metadata(), made.classes)
+    kept = names if job.scoring.classes is None else tuple(names[k] for k in job.scoring.classes)
+    placing = Placing(job.plan.axes, job.frame.corner, float(job.frame.factor))
+    place = seen.georeference
+    if place is not None:
+        (down, across), (tall, wide) = placing.offset, placing.pitch
+        place = place.moved(across, down).scaled(wide, tall)
+    return ScoreMap(job.store, kept, placing, place, notes, seen)
+
+
+def _written(outs: list[Path], done: ScoreMap, store: ChunkStore, wanted: Wanted, keep: bool) -> ScoreMap:
+    """All files, and the map as they hold it, or in memory."""
+    zarrs = [Path(os.path.realpath(out)) for out in outs if out.suffix.lower() == ".zarr"]
+    for out in outs:
+        if out.suffix.lower() != ".zarr":
+            write_output(out, done, wanted)
+    for target in zarrs[1:]:
+        with writing(target):
+            copy = ChunkStore(Path(f"{target}.part"), store.shape, store.chunk)
+            remove(copy.path)
+            shutil.copytree(store.path, copy.path)
+            copy.move(target)
+    if zarrs:
+        store.move(zarrs[0])
+        return replace(done, cells=replace(store, path=zarrs[0]))
+    maps = [out for out in outs if out.suffix.lower() == ".npy" and wanted.vector is None]
+    if maps:
+        kept = ArrayCells(np.load(maps[0], mmap_mode="r"))
+    else:
+        kept = ArrayCells(np.asarray(done) if keep else np.empty((0, 0, 0), np.float32))
+    remove(store.path)
+    return replace(done, cells=kept)
+
+
+def _uncovered(plan: Plan, seen: OpenImage) -> tuple[int, int]:
+    """Pixels behind the last crops, at the bottom and at the right."""
+    ends = [min(axis.begin(axis.cells - 1) + axis.own, axis.length) for axis in plan.axes]
+    down, across = (have - end for have, end in zip(seen.size, ends, strict=True))
+    return down, across

@@ -1,0 +1,147 @@
+"""The map while it is made: a zarr array (format 2, uncompressed), a chunk for each tile.
+
+A chunk is a file that appears in one step. So a tile is done when its chunk is there, whoever wrote it, and
+nothing half-written is ever taken for whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxfc.errors import ReadError, WriteError
+from onnxfc.io.atomic_write import NewFile, writing
+from onnxfc.io.byte_source import write_all
+
+Array = NDArray[Any]
+Shape = tuple[int, int, int]
+
+_HEADER, _NOTES = ".zarray", ".zattrs"
+
+
+@dataclass(frozen=True)
+class ChunkStore:
+    """Scores (classes, rows, columns) in a folder; all classes of a tile are one chunk."""
+
+    path: Path
+    shape: Shape
+    chunk: Shape
+
+    @classmethod
+    def create(cls, path: Path, shape: Shape, chunk: Shape, notes: Mapping[str, Any]) -> ChunkStore:
+        """A new one; whatever was there is removed. Raises WriteError."""
+        header = {
+            "zarr_format": 2,
+            "shape": shape,
+            "chunks": chunk,
+            "dtype": "<f4",
+            "compressor": None,
+            "fill_value": "NaN",
+            "order": "C",
+            "filters": None,
+        }
+        with writing(path):
+            remove(path)
+            path.mkdir(parents=True)
+            (path / _NOTES).write_text(json.dumps(notes, indent=1), "utf-8")
+            (path / _HEADER).write_text(json.dumps(header), "utf-8")
+        return cls(path, shape, chunk)
+
+    @classmethod
+    def open(cls, path: Path) -> ChunkStore:
+        """One that was made by :meth:`create`. Raises ReadError."""
+        try:
+            header = json.loads((path / _HEADER).read_text("utf-8"))
+            if header["compressor"] is not None or header["dtype"] != "<f4":
+                raise ValueError("is another kind of zarr array")
+            return cls(path, tuple(header["shape"]), tuple(header["chunks"]))
+        except (OSError, ValueError, KeyError) as error:
+            raise ReadError(f"{path}: is no map of scores: {error}") from error
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What was written beside it."""
+        try:
+            return dict(json.loads((self.path / _NOTES).read_text("utf-8")))
+        except (OSError, ValueError):
+            return {}
+
+    @property
+    def tiles(self) -> tuple[int, int]:
+        """Rows and columns of chunks."""
+        return -(-self.shape[1] // self.chunk[1]), -(-self.shape[2] // self.chunk[2])
+
+    def file(self, number: int) -> Path:
+        """Of a tile, counted row by row."""
+        row, column = divmod(number, self.tiles[1])
+        return self.path / f"0.{row}.{column}"
+
+    def has(self, number: int) -> bool:
+        """Whether a tile is done."""
+        return self.file(number).exists()
+
+    def write(self, number: int, block: Array) -> None:
+        """A tile's scores (classes, rows, columns). Raises WriteError."""
+        whole = np.ascontiguousarray(block, "<f4")
+        if whole.shape != self.chunk:  # the last of a row or column
+            whole = np.full(self.chunk, np.nan, "<f4")
+            whole[:, : block.shape[1], : block.shape[2]] = block
+        with writing(self.path), NewFile(self.path) as new:
+            write_all(new.fd, whole.data.cast("B"))
+            new.publish(self.file(number))
+
+    def read(self, classes: slice, rows: slice, columns: slice) -> Array:
+        """A part; NaN where no tile is done yet. Only what is asked for is read."""
+        count = len(range(*classes.indices(self.shape[0])))
+        low, high = rows.indices(self.shape[1])[:2], columns.indices(self.shape[2])[:2]
+        found = np.full((count, max(0, low[1] - low[0]), max(0, high[1] - high[0])), np.nan, np.float32)
+        _, tall, wide = self.chunk
+        for row in range(low[0] // tall, -(-low[1] // tall)):
+            for column in range(high[0] // wide, -(-high[1] // wide)):
+                to_rows, from_rows = _meet(low, row * tall, tall)
+                to_columns, from_columns = _meet(high, column * wide, wide)
+                with suppress(FileNotFoundError):
+                    mapped = np.memmap(self.path / f"0.{row}.{column}", "<f4", "r", shape=self.chunk)
+                    found[:, to_rows, to_columns] = mapped[classes, from_rows, from_columns]
+        return found
+
+    def pieces(self) -> Iterator[tuple[int, int, Array]]:
+        """All tiles with their first row and column, without what lies beyond the map."""
+        for number in range(self.tiles[0] * self.tiles[1]):
+            row, column = divmod(number, self.tiles[1])
+            top, left = row * self.chunk[1], column * self.chunk[2]
+            rows, columns = slice(top, top + self.chunk[1]), slice(left, left + self.chunk[2])
+            yield top, left, self.read(slice(None), rows, columns)
+
+    def move(self, target: Path) -> None:
+        """Give it its name, replacing an older map that is there. Raises WriteError."""
+        with writing(target):
+            if target.exists() and not (target / _HEADER).exists():
+                raise WriteError(f"{target}: exists and is no zarr array; choose another name")
+            former = target.with_name(f".{target.name}.{os.getpid()}.old")
+            if target.exists():
+                os.replace(target, former)
+            os.replace(self.path, target)
+            remove(former)
+
+
+def remove(path: Path) -> None:
+    """A store, or nothing. Its header goes first: what is left is none."""
+    with suppress(FileNotFoundError):
+        (path / _HEADER).unlink()
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def _meet(window: tuple[int, int], begin: int, length: int) -> tuple[slice, slice]:
+    """What a window and a chunk have in common: counted in the window, and in the chunk."""
+    low, high = max(window[0], begin), min(window[1], begin + length)
+    return slice(low - window[0], high - window[0]), slice(low - begin, high - begin)

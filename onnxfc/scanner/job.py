@@ -1,0 +1,235 @@
+"""A scan as data, and what is done for each of its tiles: read, prepare, run, write. The same here and elsewhere."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from onnxfc.scanner.chunk_store import ChunkStore
+from onnxfc.scanner.open_image import open_image
+from onnxfc.scanner.options import Activation
+from onnxfc.scanner.plan import Plan, Span, Tile
+from onnxfc.scanner.prepare import Preparation
+from onnxfc.scanner.scan_model import ScanModel
+from onnxfc.scanner.source import Array, Edged, EdgeMode, OpenImage, Region, Resampled
+
+_CROPS = 32
+"""That are run at once."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What of an image is looked at: a level, a region of it (x, y, width, height), resized, grown to a size."""
+
+    level: int = 0
+    region: tuple[int, int, int, int] | None = None
+    factor: Fraction = Fraction(1)
+    size: tuple[int, int] | None = None
+    edge: EdgeMode = "none"
+
+    def open(self, image: Any) -> OpenImage:
+        """The image so. Raises ReadError or UsageError."""
+        return self.of(open_image(image, self.level))
+
+    def of(self, opened: OpenImage) -> OpenImage:
+        """The same of one that is open."""
+        source, place, rows = opened.source, opened.georeference, opened.rows
+        if self.region is not None:
+            left, top, width, height = self.region
+            source = Region(source, (top, left), (height, width))
+            place = None if place is None else place.moved(left, top)
+        if self.factor != 1:
+            source = Resampled(source, self.factor)
+            place = None if place is None else place.scaled(float(1 / self.factor), float(1 / self.factor))
+            rows = None if rows is None else int(rows * self.factor)
+        if self.size is not None:
+            source = Edged(source, self.size, self.edge)
+        return replace(opened, source=source, georeference=place, rows=rows)
+
+    @property
+    def corner(self) -> tuple[int, int]:
+        """Row and column of the level where it begins."""
+        return (0, 0) if self.region is None else (self.region[1], self.region[0])
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What becomes of scores. ``crops``: run each cell's crop alone. ``classes``: those that are kept."""
+
+    activation: Activation = "none"
+    classes: tuple[int, ...] | None = None
+    crops: bool = False
+    no_data: float | None = None
+    alpha: int | None = None
+
+    def finish(self, scores: Array) -> Array:
+        """Of (classes, ...)."""
+        if self.activation == "sigmoid":
+            scores = 1 / (1 + np.exp(-scores))
+        elif self.activation == "softmax":
+            powers = np.exp(scores - scores.max(axis=0, keepdims=True))
+            scores = powers / powers.sum(axis=0, keepdims=True)
+        return scores if self.classes is None else scores[list(self.classes)]
+
+    def valid(self, pixels: Array) -> Array | None:
+        """Which pixels (h, w) are data; None where all are."""
+        found: Array | None = None
+        if self.no_data is not None:
+            same = np.isnan(pixels) if np.isnan(self.no_data) else pixels == self.no_data
+            colours = [band for band in range(pixels.shape[2]) if band != self.alpha]
+            found = np.asarray(~same[:, :, colours].all(axis=2))
+        if self.alpha is not None:
+            seen = pixels[:, :, self.alpha] != 0
+            found = seen if found is None else found & seen
+        return None if found is None or found.all() else found
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that another process needs. ``token``: this run's own; ``model``: a rewritten model as its path or its bytes;
+    ``neighbours``: how many tasks share a machine's processors."""
+
+    token: str
+    model: Any
+    output: str
+    image: Any
+    frame: Frame
+    preparation: Preparation
+    scoring: Scoring
+    plan: Plan
+    store: ChunkStore
+    threads: int = 0
+    provider: str = ""
+    batch: int = 1
+    neighbours: int = 1
+
+    def worker(self, model: ScanModel | None = None, image: OpenImage | None = None) -> TileWorker:
+        """In this process."""
+        threads = self.threads
+        if self.neighbours > 1 and not threads:
+            threads = max(1, (os.cpu_count() or 1) // self.neighbours)
+        opened = self.frame.open(self.image) if image is None else image
+        return TileWorker(self, model or ScanModel.open(self.model, self.output), opened, threads)
+
+    def in_order(self, image: OpenImage) -> list[int]:
+        """All tiles: row by row, in columns so narrow that the reader still has what the tiles above have read."""
+        down, across = self.plan.tiles
+        wide = across
+        if image.kept is not None:
+            height, width = self.plan.size
+            wide = max(1, image.kept // (height + 2 * image.tall) // width - 1)
+        return [
+            row * across + column
+            for left in range(0, across, wide)
+            for row in range(down)
+            for column in range(left, min(across, left + wide))
+        ]
+
+    def groups(self, numbers: list[int]) -> list[list[int]]:
+        """As many tiles as are run at once."""
+        return [numbers[first : first + self.batch] for first in range(0, len(numbers), self.batch)]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A tile's pixels (h, w, bands), None where it has no data; ``dead``: cells that have none."""
+
+    tile: Tile
+    pixels: Array | None
+    dead: Array | None = None
+
+
+class TileWorker:
+    """Reads and runs tiles."""
+
+    def __init__(self, job: Job, model: ScanModel, image: OpenImage, threads: int) -> None:
+        self.job, self.image = job, image
+        self.native = model.claim.native_size
+        self.session = model.session(threads, job.provider)
+        self._most = model.fixed_batch or job.batch
+        self._crops_at_once = model.fixed_batch or _CROPS
+
+    def load(self, numbers: list[int]) -> list[Loaded]:
+        """What these tiles read."""
+        return [self._load(self.job.plan[number]) for number in numbers]
+
+    def _load(self, tile: Tile) -> Loaded:
+        rows, columns = tile.rows, tile.columns
+        pixels = self.image.source.read(rows.start, rows.stop, columns.start, columns.stop)
+        valid = self.job.scoring.valid(pixels)
+        dead = None if valid is None else self._dead(tile, valid)
+        if dead is not None and dead.all():
+            return Loaded(tile, None, dead)
+        return Loaded(tile, pixels, dead)
+
+    def _dead(self, tile: Tile, valid: Array) -> Array:
+        """Cells whose crop has no valid pixel at all."""
+        sums = np.zeros((valid.shape[0] + 1, valid.shape[1] + 1), np.int64)
+        sums[1:, 1:] = valid.cumsum(0, dtype=np.int64).cumsum(1)
+        (top, bottom), (left, right) = (
+            self._crops(axis, span) for axis, span in zip(self.job.plan.axes, (tile.rows, tile.columns), strict=True)
+        )
+        corners = sums[np.ix_(bottom, right)] - sums[np.ix_(top, right)] - sums[np.ix_(bottom, left)]
+        return np.asarray(corners + sums[np.ix_(top, left)] == 0)
+
+    @staticmethod
+    def _crops(axis: Any, span: Span) -> tuple[Array, Array]:
+        """First pixel and end of each cell's crop, counted in the tile."""
+        begin = np.array([axis.begin(cell) - span.start for cell in range(span.first, span.last)])
+        return np.clip(begin, 0, span.pixels), np.clip(begin + axis.own, 0, span.pixels)
+
+    def run(self, loaded: list[Loaded]) -> list[tuple[Tile, Array]]:
+        """Scores (classes, rows, columns) of tiles."""
+        live = [item for item in loaded if item.pixels is not None]
+        blocks = [self._by_crops(item) for item in live] if self.job.scoring.crops else self._by_tiles(live)
+        found = {item.tile.number: block for item, block in zip(live, blocks, strict=True)}
+        return [(item.tile, self._finished(item, found.get(item.tile.number))) for item in loaded]
+
+    def _by_tiles(self, live: list[Loaded]) -> list[Array]:
+        blocks: list[Array] = []
+        for first in range(0, len(live), self._most):
+            group = live[first : first + self._most]
+            # Only now, as most are of bytes: tiles that wait are small so.
+            tiles = [self.job.preparation.apply(item.pixels) for item in group if item.pixels is not None]
+            scores = self.session.run(np.stack(tiles) if len(tiles) > 1 else tiles[0][None])
+            blocks += [self._kept(item.tile, block) for item, block in zip(group, scores, strict=True)]
+        return blocks
+
+    def _kept(self, tile: Tile, block: Array) -> Array:
+        """The tile's own cells. It has them all, and at the image's end there are no others."""
+        for axis, span, have in zip(self.job.plan.axes, (tile.rows, tile.columns), block.shape[1:], strict=True):
+            ends = span.last == axis.cells and span.stop == axis.length
+            assert have == span.kept.stop or (have > span.kept.stop and not ends), f"{tile} gives {block.shape}"
+        return block[:, tile.rows.kept, tile.columns.kept]
+
+    def _by_crops(self, item: Loaded) -> Array:
+        assert item.pixels is not None
+        (height, width), axes = self.native, self.job.plan.axes
+        pixels = self.job.preparation.apply(item.pixels)
+        views = np.lib.stride_tricks.sliding_window_view(pixels, (height, width), (1, 2))
+        views = views[:, :: axes[0].stride, :: axes[1].stride][:, item.tile.rows.kept, item.tile.columns.kept]
+        views = views.transpose(1, 2, 0, 3, 4)
+        places = [(i, j) for i in range(views.shape[0]) for j in range(views.shape[1])]
+        parts = []
+        for first in range(0, len(places), self._crops_at_once):
+            crops = np.stack([views[place] for place in places[first : first + self._crops_at_once]])
+            parts.append(self.session.run(crops).reshape(len(crops), -1))
+        return np.concatenate(parts).T.reshape(-1, *views.shape[:2])
+
+    def _finished(self, item: Loaded, block: Array | None) -> Array:
+        rows, columns = item.tile.rows, item.tile.columns
+        if block is None:
+            return np.full((self.job.store.shape[0], rows.last - rows.first, columns.last - columns.first), np.nan)
+        done = self.job.scoring.finish(block)
+        if item.dead is not None:
+            done = np.where(item.dead, np.float32(np.nan), done)
+        return done
+
+    def write(self, done: list[tuple[Tile, Array]]) -> None:
+        """Into the store."""
+        for tile, block in done:
+            self.job.store.write(tile.number, block)

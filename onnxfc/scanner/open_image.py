@@ -1,0 +1,188 @@
+"""From what a user gives, a path or an array, to an image that is read window by window."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxfc.errors import ReadError, UsageError
+from onnxfc.scanner.source import Array, ArraySource, Mapped, OpenImage, Source
+
+
+def open_image(image: Any, level: int = 0) -> OpenImage:
+    """A file by its ending, an array, or a source. ``level``: of a pyramid, 0 is the largest.
+
+    Raises ReadError or UsageError.
+    """
+    if isinstance(image, str | Path):
+        return _opened(Path(image), level)
+    if level:
+        raise UsageError("level: an array has no levels")
+    if hasattr(image, "read") and not hasattr(image, "__getitem__"):
+        return OpenImage(_shaped(image))
+    return OpenImage(ArraySource(image))
+
+
+def needs(module: str, path: Path, extra: str = "onnxfc[scan]") -> Any:
+    """A module that reads or writes this kind of file. Raises ReadError where it is not installed."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise ReadError(f"{path}: needs the package {module}: pip install '{extra}'") from error
+
+
+def _opened(path: Path, level: int) -> OpenImage:
+    if not path.exists():
+        raise ReadError(f"{path}: there is no such image; check the path")
+    ending = path.suffix.lower()
+    reader = _READERS.get(ending)
+    if reader is None:
+        raise UsageError(f"{path}: images of this kind are not read; known are {', '.join(sorted(_READERS))}")
+    if level and reader in (_npy, _picture):
+        raise UsageError(f"{path}: has no level {level}, it is no pyramid")
+    try:
+        return reader(path, level)
+    except OSError as error:
+        raise ReadError(f"{path}: cannot read: {error.strerror or str(error)[:200]}") from error
+
+
+def _shaped(source: Any) -> Source:
+    """A user's own, whose shape must be whole."""
+    if not isinstance(source, Source) or len(source.shape) != 3:
+        raise UsageError("image: needs shape (height, width, bands), dtype and read(y0, y1, x0, x1)")
+    return source
+
+
+def _npy(path: Path, level: int) -> OpenImage:
+    return OpenImage(ArraySource(Mapped.npy(path)))
+
+
+def _tiff(path: Path, level: int) -> OpenImage:
+    needs("tifffile", path)
+    from onnxfc.scanner.tiff_source import open_tiff
+
+    return open_tiff(path, level)
+
+
+def _picture(path: Path, level: int) -> OpenImage:
+    """PNG and JPEG have no windows: they are decoded whole. Of 16 bits a colour pillow keeps 8 only."""
+    if path.suffix.lower() == ".png" and _deep(path):
+        codecs = needs("imagecodecs", path)
+        return _with_alpha(_decoded(path, lambda: codecs.png_decode(path.read_bytes())))
+    pillow = needs("PIL.Image", path)
+    pillow.MAX_IMAGE_PIXELS = None  # large images are what this is for
+
+    def decode() -> Array:
+        with pillow.open(path) as image:
+            if image.mode == "P":
+                return np.asarray(image.convert("RGBA" if "transparency" in image.info else "RGB"))
+            other = {"1": "L", "CMYK": "RGB", "YCbCr": "RGB", "LAB": "RGB", "HSV": "RGB"}.get(image.mode)
+            return np.asarray(image.convert(other) if other else image)
+
+    return _with_alpha(_decoded(path, decode))
+
+
+def _deep(path: Path) -> bool:
+    """Whether a PNG has 16 bits a value."""
+    with path.open("rb") as file:
+        head = file.read(26)
+    return len(head) == 26 and struct.unpack(">B", head[24:25])[0] == 16
+
+
+def _decoded(path: Path, decode: Callable[[], Any]) -> Any:
+    try:
+        return decode()
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise what they like
+        raise ReadError(f"{path}: cannot be decoded: {' '.join(str(error).split())[:200]}") from error
+
+
+def _with_alpha(array: Array) -> OpenImage:
+    source = ArraySource(array)
+    return OpenImage(source, alpha=source.shape[2] - 1 if source.shape[2] in (2, 4) else None)
+
+
+def _zarr(path: Path, level: int) -> OpenImage:
+    """An array, or a group of levels, as OME-Zarr has them."""
+    zarr = needs("zarr", path)
+    found = _decoded(path, lambda: zarr.open(str(path), mode="r"))
+    if hasattr(found, "keys"):
+        names = sorted(found.array_keys(), key=lambda name: (len(name), name))
+        if not 0 <= level < len(names):
+            raise UsageError(f"{path}: has levels 0 to {len(names) - 1}, no level {level}")
+        found = found[names[level]]
+    elif level:
+        raise UsageError(f"{path}: has no level {level}, it is no pyramid")
+    return OpenImage(ArraySource(_Squeezed(found)))
+
+
+class _Squeezed:
+    """Without leading axes of length 1, as time and depth are."""
+
+    def __init__(self, array: Any) -> None:
+        self._array = array
+        self._drop = 0
+        while len(array.shape) - self._drop > 3 and array.shape[self._drop] == 1:
+            self._drop += 1
+        self.shape, self.dtype = tuple(array.shape[self._drop :]), array.dtype
+
+    def __getitem__(self, key: Any) -> Array:
+        return np.asarray(self._array[(*[0] * self._drop, *(key if isinstance(key, tuple) else (key,)))])
+
+
+class _Slide:
+    """A whole slide image by openslide: RGB, and transparent where nothing was scanned."""
+
+    def __init__(self, slide: Any, level: int) -> None:
+        self._slide, self._level = slide, level
+        width, height = slide.level_dimensions[level]
+        self._zoom = slide.level_downsamples[level]
+        self.shape, self.dtype = (height, width, 4), np.dtype(np.uint8)
+
+    def read(self, y0: int, y1: int, x0: int, x1: int) -> Array:
+        """openslide counts in pixels of level 0."""
+        corner = round(x0 * self._zoom), round(y0 * self._zoom)
+        return np.asarray(self._slide.read_region(corner, self._level, (x1 - x0, y1 - y0)))
+
+
+def _slide(path: Path, level: int) -> OpenImage:
+    module = needs("openslide", path, "onnxfc[openslide]")
+    slide = _decoded(path, lambda: module.OpenSlide(str(path)))
+    if not 0 <= level < slide.level_count:
+        raise UsageError(f"{path}: has levels 0 to {slide.level_count - 1}, no level {level}")
+    return OpenImage(_Slide(slide, level), alpha=3)
+
+
+class _Vips:
+    """An image by pyvips."""
+
+    def __init__(self, image: Any) -> None:
+        self._image = image
+        self.shape = (image.height, image.width, image.bands)
+        self.dtype = np.asarray(image.crop(0, 0, 1, 1).numpy()).dtype
+
+    def read(self, y0: int, y1: int, x0: int, x1: int) -> Array:
+        """A crop."""
+        return np.asarray(self._image.crop(x0, y0, x1 - x0, y1 - y0).numpy()).reshape(y1 - y0, x1 - x0, -1)
+
+
+def _vips(path: Path, level: int) -> OpenImage:
+    module = needs("pyvips", path, "onnxfc[vips]")
+    more = {"page": level} if level else {}
+    return OpenImage(_Vips(_decoded(path, lambda: module.Image.new_from_file(str(path), **more))))
+
+
+_READERS: dict[str, Callable[[Path, int], OpenImage]] = {
+    ".npy": _npy,
+    **dict.fromkeys((".tif", ".tiff", ".svs", ".btf", ".tf8", ".ome"), _tiff),
+    **dict.fromkeys((".png", ".jpg", ".jpeg"), _picture),
+    ".zarr": _zarr,
+    **dict.fromkeys((".ndpi", ".mrxs", ".scn", ".vms", ".bif"), _slide),
+    **dict.fromkeys((".jp2", ".webp", ".v", ".vips", ".hdr"), _vips),
+}

@@ -1,0 +1,124 @@
+"""What a scan should be like."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Literal, get_args
+
+from onnxfc import errors
+from onnxfc.errors import UsageError
+from onnxfc.proof.providers import Provider
+from onnxfc.scanner.source import EdgeMode
+
+Activation = Literal["none", "softmax", "sigmoid"]
+Context = Literal["whole", "per-tile"]
+Exact = Literal["cells", "crops"]
+Reduce = Literal["mean", "max"]
+
+
+@dataclass(frozen=True)
+class ScanOptions:
+    """How the image is read, what the model is given, what becomes of its scores, and how the work is done.
+
+    Reading: ``level`` of a pyramid; ``region`` (x, y, width, height) in its pixels; ``resample`` by a factor.
+    Pixels: ``bands`` (counted from 1), ``scale``, ``mean``, ``std``: ``(pixel * scale - mean) / std``; ``bgr``.
+    Model: ``output`` that is a map, native ``size`` where an original leaves it open, ``prove`` its rewriting.
+    Scores: ``activation`` over the classes; ``classes`` to keep, by name or number; ``reduce`` to one vector.
+    Cells: ``exact`` "crops" runs the original's whole crops one by one; ``compare`` so many cells with their crops;
+    ``edge`` grows the image so that cells cover all of it; cells wholly in ``no_data`` are NaN; ``context`` "per-tile"
+    lets operators that look at the whole image look at a tile.
+    Lists: the ``top`` cells, or all from ``threshold`` on.
+    Work: ``tile`` cells a side, or as many as ``memory`` bytes allow; ``batch`` tiles at once; ``threads`` of an
+    operator, 0 lets onnxruntime choose; ``provider`` to run on, NAME or NAME:key=value, the CPU if empty; ``resume``
+    goes on with what an earlier run left.
+    """
+
+    level: int = 0
+    region: tuple[int, int, int, int] | None = None
+    resample: Fraction | float | None = None
+    bands: tuple[int, ...] = ()
+    scale: float | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    bgr: bool = False
+    output: str | None = None
+    size: tuple[int, ...] | None = None
+    prove: bool = True
+    activation: Activation = "none"
+    classes: tuple[str | int, ...] = ()
+    reduce: Reduce | None = None
+    exact: Exact = "cells"
+    compare: int = 0
+    edge: EdgeMode = "none"
+    no_data: float | None = None
+    context: Context = "whole"
+    top: int = 100
+    threshold: float | None = None
+    tile: int | None = None
+    memory: int | None = None
+    batch: int = 1
+    threads: int = 0
+    provider: str = ""
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) is not None or name != "reduce":
+                errors.choice(name, getattr(self, name), allowed)
+        for name in ("bgr", "prove", "resume"):
+            errors.flag(name, getattr(self, name))
+        for name, least in (("level", 0), ("compare", 0), ("threads", 0), ("top", 1), ("batch", 1)):
+            errors.whole(name, getattr(self, name), least)
+        for name in ("tile", "memory"):
+            if getattr(self, name) is not None:
+                errors.whole(name, getattr(self, name), 1)
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, _numbers(name, getattr(self, name)))
+        if self.provider:
+            Provider.parse(self.provider)
+        self._check_region()
+        self._check_resample()
+
+    def _check_region(self) -> None:
+        if self.region is None:
+            return
+        if len(self.region) != 4:
+            raise UsageError(f"region: must be x, y, width, height in pixels, not {self.region!r}")
+        for name, value, least in zip(("x", "y", "width", "height"), self.region, (0, 0, 1, 1), strict=True):
+            errors.whole(f"region {name}", value, least)
+
+    def _check_resample(self) -> None:
+        if self.resample is None:
+            return
+        try:
+            factor = Fraction(self.resample).limit_denominator(100_000)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise UsageError(f"resample: must be a factor such as 0.5, not {self.resample!r}") from error
+        if not Fraction(1, 64) <= factor <= 64:
+            raise UsageError(f"resample: must be between 1/64 and 64, not {self.resample}")
+        if self.no_data is not None:
+            raise UsageError("resample: would mix no-data with pixels; leave one of them out")
+        object.__setattr__(self, "resample", factor)
+
+
+_CHOICES = {
+    "activation": get_args(Activation),
+    "context": get_args(Context),
+    "exact": get_args(Exact),
+    "edge": get_args(EdgeMode),
+    "reduce": get_args(Reduce),
+}
+
+
+def _numbers(name: str, value: Any) -> tuple[float, ...]:
+    items = value if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
+    try:
+        found = tuple(float(item) for item in items)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{name}: must be numbers, not {value!r}") from error
+    if not all(map(math.isfinite, found)):
+        raise UsageError(f"{name}: must be finite numbers, not {value!r}")
+    return found

@@ -1,0 +1,200 @@
+"""The files that a map is written to, by their ending. Each appears whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, BinaryIO
+from xml.sax.saxutils import escape
+
+import numpy as np
+
+from onnxfc.errors import UsageError
+from onnxfc.io.atomic_write import NewFile, writing
+from onnxfc.io.external_data import Store
+from onnxfc.io.save import check_target
+from onnxfc.scanner.open_image import needs
+from onnxfc.scanner.score_map import Array, Picked, ScoreMap
+
+_TILE = 256
+_GROUP = 16_000_000
+"""Bytes of a map that are held at once."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What lists show. ``vector``: what the map is reduced to, which is written in its place."""
+
+    top: int
+    threshold: float | None
+    vector: Array | None = None
+
+
+def check_outputs(outs: Sequence[Path], image: Any, reduced: bool) -> None:
+    """Before any work is done. Raises UsageError, WriteError or ReadError (where a package is missing)."""
+    for out in outs:
+        ending = out.suffix.lower()
+        known = _VECTORS if reduced else _WRITERS.keys() | {".zarr"}
+        if ending not in known:
+            what = "one vector is" if reduced else "maps are"
+            raise UsageError(f"{out}: {what} written to {', '.join(sorted(known))}")
+        for module in _PACKAGES.get(ending, ()):
+            needs(module, out)
+        if isinstance(image, str | Path) and os.path.realpath(image) == os.path.realpath(out):
+            raise UsageError(f"{out}: is the image, which is never changed; choose another output")
+        if ending != ".zarr":
+            check_target(out, Store(None, None))
+    if len({os.path.realpath(out) for out in outs}) < len(outs):
+        raise UsageError("two outputs are the same file; give each its own name")
+
+
+def write_output(out: Path, made: ScoreMap, wanted: Wanted) -> None:
+    """All but zarr. Raises WriteError."""
+    writer = _WRITERS[out.suffix.lower()]
+    target = Path(os.path.realpath(out))
+    with writing(target), NewFile(target.parent) as new:
+        raw = io.FileIO(os.dup(new.fd), "wb")
+        raw.name = str(target)  # tifffile asks for it, and a file that has none yet answers with its number
+        with io.BufferedWriter(raw) as file:
+            writer(file, made, wanted)
+        new.prepare(target, durable=target.exists())
+        new.publish(target)
+
+
+def _npy(file: BinaryIO, made: ScoreMap, wanted: Wanted) -> None:
+    """The header that numpy writes, then each class's rows at their place."""
+    if wanted.vector is not None:
+        np.save(file, wanted.vector)
+        return
+    header = {"descr": "<f4", "fortran_order": False, "shape": made.shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    begin, (_, rows, columns) = file.tell(), made.shape
+    for top, bottom, low, high in _groups(made):
+        block = made.cells.read(slice(low, high), slice(top, bottom), slice(None)).astype("<f4")
+        for k in range(low, high):
+            file.seek(begin + 4 * columns * (k * rows + top))
+            file.write(block[k - low].tobytes())
+
+
+def _groups(made: ScoreMap) -> Iterator[tuple[int, int, int, int]]:
+    """Bands of rows, and classes of them, that are held at once."""
+    classes, rows, columns = made.shape
+    tall = min(rows, max(1, _GROUP // (4 * columns)), 128)
+    many = max(1, _GROUP // (4 * columns * tall))
+    for top in range(0, rows, tall):
+        for low in range(0, classes, many):
+            yield top, min(rows, top + tall), low, min(classes, low + many)
+
+
+def _tif(file: BinaryIO, made: ScoreMap, wanted: Wanted) -> None:
+    """A tiled BigTIFF, a band for each class, with the names of the classes as GDAL knows them."""
+    tifffile = import_module("tifffile")
+    tags: list[Any] = [] if made.georeference is None else list(made.georeference.tags())
+    items = "".join(
+        f'<Item name="DESCRIPTION" sample="{k}" role="description">{escape(name)}</Item>'
+        for k, name in enumerate(made.classes)
+    )
+    xml = f"<GDALMetadata>{items}</GDALMetadata>"
+    tags += [(42112, "s", 0, xml, True), (42113, "s", 0, "nan", True)]
+    with tifffile.TiffWriter(file, bigtiff=True) as tiff:
+        tiff.write(
+            _tiles(made),
+            shape=made.shape,
+            dtype=np.float32,
+            tile=(_TILE, _TILE),
+            photometric="minisblack",
+            planarconfig="separate" if made.shape[0] > 1 else None,
+            description=json.dumps(made.notes),
+            metadata=None,
+            extratags=tags,
+        )
+
+
+def _tiles(made: ScoreMap) -> Iterator[Array]:
+    classes, rows, columns = made.shape
+    for k in range(classes):
+        for top in range(0, rows, _TILE):
+            band = made.cells.read(slice(k, k + 1), slice(top, min(rows, top + _TILE)), slice(None))[0]
+            for left in range(0, columns, _TILE):
+                tile = np.full((_TILE, _TILE), np.nan, np.float32)
+                piece = band[:, left : left + _TILE]
+                tile[: piece.shape[0], : piece.shape[1]] = piece
+                yield tile
+
+
+def _png(file: BinaryIO, made: ScoreMap, wanted: Wanted) -> None:
+    info = import_module("PIL.PngImagePlugin").PngInfo()
+    info.add_text("onnxfc", json.dumps(made.notes))
+    made.overlay().save(file, "PNG", pnginfo=info)
+
+
+def _csv(file: BinaryIO, made: ScoreMap, wanted: Wanted) -> None:
+    text = io.TextIOWrapper(file, "utf-8", newline="", write_through=True)
+    rows = csv.writer(text, lineterminator="\n")
+    if wanted.vector is not None:
+        rows.writerow(["class", "score"])
+        rows.writerows([name, f"{score:.7g}"] for name, score in zip(made.classes, wanted.vector, strict=True))
+    else:
+        place = ["map_x", "map_y"] if made.georeference else []
+        rows.writerow(["class", "score", "row", "column", "x", "y", "width", "height", *place])
+        for row, column, kind, score in _picked(made, wanted):
+            (y, x), (height, width) = made.box(row, column).start, made.box(row, column).size
+            middle = [f"{item:.10g}" for item in _middle(made, row, column)] if made.georeference else []
+            rows.writerow([made.classes[kind], f"{score:.7g}", row, column, x, y, width, height, *middle])
+    text.detach()
+
+
+def _picked(made: ScoreMap, wanted: Wanted) -> Picked:
+    return made.top(wanted.top, wanted.threshold)
+
+
+def _middle(made: ScoreMap, row: float, column: float) -> tuple[float, float]:
+    assert made.georeference is not None
+    return made.georeference.place(column + 0.5, row + 0.5)
+
+
+def _geojson(file: BinaryIO, made: ScoreMap, wanted: Wanted) -> None:
+    """A polygon for each cell's crop: in map coordinates, or in pixels with y downward."""
+    document: dict[str, Any] = {"type": "FeatureCollection", "onnxfc": made.notes}
+    if made.georeference is not None and made.georeference.epsg:
+        name = f"urn:ogc:def:crs:EPSG::{made.georeference.epsg}"
+        document["crs"] = {"type": "name", "properties": {"name": name}}
+    document["features"] = [
+        {
+            "type": "Feature",
+            "geometry": {"type": "Polygon", "coordinates": [_corners(made, row, column)]},
+            "properties": {"class": made.classes[kind], "score": float(f"{score:.7g}"), "row": row, "column": column},
+        }
+        for row, column, kind, score in _picked(made, wanted)
+    ]
+    file.write(json.dumps(document).encode("utf-8"))
+
+
+def _corners(made: ScoreMap, row: int, column: int) -> list[list[float]]:
+    """Of a cell's crop, closed."""
+    box = made.box(row, column)
+    (top, left), (bottom, right) = box.start, box.stop
+    places = [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
+    place = made.georeference
+    if place is None:
+        return [[float(x), float(y)] for x, y in places]
+    among = made.placing.among_cells
+    return [list(place.place(among(x, 1), among(y, 0))) for x, y in places]
+
+
+_WRITERS: dict[str, Callable[[BinaryIO, ScoreMap, Wanted], None]] = {
+    ".npy": _npy,
+    ".tif": _tif,
+    ".tiff": _tif,
+    ".png": _png,
+    ".csv": _csv,
+    ".geojson": _geojson,
+}
+_VECTORS = {".npy", ".csv"}
+_PACKAGES = {".tif": ("tifffile",), ".tiff": ("tifffile",), ".png": ("PIL",)}

@@ -1,0 +1,215 @@
+"""A rewritten model that is run on tiles: its input, the output that is a map, its session."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnxfc.claim.claim import Claim, ImageInput, Output
+from onnxfc.errors import NothingToRewrite, ReadError, UsageError
+from onnxfc.geometry import Geometry, halo_of
+from onnxfc.graph.index import Graph, inputs_of
+from onnxfc.graph.op_kinds import RESAMPLING
+from onnxfc.io.model_file import ModelFile
+from onnxfc.proof import ort_session
+from onnxfc.proof.providers import Engine, Provider
+from onnxfc.rewriter.analyse import RewriteOptions
+from onnxfc.rewriter.api import rewrite
+from onnxfc.scanner.plan import Halo
+from onnxfc.shapes.model_shapes import Shapes
+
+Array = NDArray[Any]
+
+_MAPS = {"map", "cells", "activation", "features"}
+_BLOCK = 16
+_WORKSPACE = 1.25
+"""Memory of a pass, by that of its tensors: what onnxruntime's Convs and its arena need besides."""
+
+
+@dataclass(frozen=True)
+class ScanModel:
+    """A rewritten model. ``output``: the map that is scanned; ``rewritten``: on the way, from an original."""
+
+    file: ModelFile
+    claim: Claim
+    output: Output
+    rewritten: bool
+
+    @classmethod
+    def open(
+        cls,
+        source: str | Path | bytes | onnx.ModelProto | ModelFile,
+        output: str | None = None,
+        size: tuple[int, ...] | None = None,
+        prove: bool = True,
+    ) -> ScanModel:
+        """A rewritten model, or an original, which is rewritten and proven first. ``size``: its native size.
+
+        Raises ReadError, UsageError, NothingToRewrite or ProofFailed.
+        """
+        file = source if isinstance(source, ModelFile) else ModelFile.open(source)
+        claim = Claim.from_metadata({item.key: item.value for item in file.proto.metadata_props})
+        if claim is not None:
+            return cls(file, claim, _output(claim, output), False)
+        try:
+            done = rewrite(file, options=RewriteOptions(dynamic_batch=True, size=size), prove=prove)
+        except NothingToRewrite as error:  # some hold for one batch only
+            if not any(item.code == "batch-baked" for item in error.refusals):
+                raise
+            done = rewrite(file, options=RewriteOptions(size=size), prove=prove)
+        return cls(done.file, done.claim, _output(done.claim, output), True)
+
+    def __post_init__(self) -> None:
+        if len(self.claim.native_size) != 2:
+            raise UsageError(f"the model takes {len(self.claim.native_size)}-dimensional input; scan is for images")
+        if len(self.claim.inputs) != 1:
+            names = ", ".join(item.name for item in self.claim.inputs)
+            raise UsageError(f"the model has several image inputs ({names}); scan is for models with one")
+        others = [info.name for info in Graph(self.file.proto).inputs if info.name != self.image.name]
+        if others:
+            raise UsageError(f"the model has inputs besides the image ({', '.join(others)}); make them constants first")
+
+    @property
+    def image(self) -> ImageInput:
+        """The input."""
+        return self.claim.inputs[0]
+
+    @cached_property
+    def _alone(self) -> Claim:
+        """The claim of a model with no other output: outputs may lie on different grids."""
+        if len(self.claim.outputs) == 1:
+            return self.claim
+        return replace(self.claim, outputs=(self.output,), slack=())
+
+    @cached_property
+    def geometry(self) -> Geometry:
+        """Its cells and pixels."""
+        return Geometry.of_claim(self._alone, Shapes(self.file))
+
+    @property
+    def elements(self) -> bool:
+        """Whether a cell stands for its own pixels, not for a crop."""
+        return self.output.form in {"features", "activation"}
+
+    @property
+    def local_halo(self) -> Halo:
+        """What a tile needs around it, operators that look at the whole image aside."""
+        return self.geometry.halo or halo_of(self._alone)
+
+    @property
+    def resizes(self) -> bool:
+        """Whether a map may be resized to the size of another one."""
+        return any(node.op_type in RESAMPLING for node in self.file.proto.graph.node)
+
+    @property
+    def channels(self) -> int:
+        """Bands that it takes."""
+        kept = [n for axis, n in enumerate(self.image.shape) if axis and axis not in self.image.spatial]
+        return math.prod(kept)
+
+    @cached_property
+    def dtype(self) -> np.dtype[Any]:
+        """What its input is made of."""
+        [info] = [item for item in self.file.proto.graph.input if item.name == self.image.name]
+        return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type))
+
+    @cached_property
+    def fixed_batch(self) -> int | None:
+        """Images that it takes at once; None where it takes any number."""
+        [info] = [item for item in self.file.proto.graph.input if item.name == self.image.name]
+        return int(info.type.tensor_type.shape.dim[0].dim_value) or None
+
+    @cached_property
+    def classes(self) -> int:
+        """Scores of a cell. Some models drop the batch, which is 1 then."""
+        shape = self._shapes(self.claim.native_size)[self.output.name]
+        return math.prod(n for axis, n in enumerate(shape) if axis not in self.output.axes) // self.image.shape[0]
+
+    def metadata(self) -> dict[str, str]:
+        """What the model says besides."""
+        return {item.key: item.value for item in self.file.proto.metadata_props}
+
+    def _shapes(self, size: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        shapes = Shapes(self.file).at(self.claim.image_shapes(size))
+        if shapes is None:
+            raise ReadError(f"the model does not take an image of {'x'.join(map(str, size))} px")
+        return shapes
+
+    def pass_bytes(self, size: tuple[int, int]) -> int:
+        """Memory that one pass over an image of this size needs, about: its tensors while they are needed."""
+        shapes = self._shapes(size)
+        graph = Graph(self.file.proto)
+        waiting = Counter(name for node in graph.nodes for name in set(inputs_of(node)))
+        held = {self.image.name: math.prod(shapes[self.image.name])}
+        most = 0
+        for node in graph.nodes:
+            held.update({name: _elements(shapes.get(name, ())) for name in node.output})
+            most = max(most, sum(held.values()))
+            waiting.subtract(set(inputs_of(node)))
+            held = {name: count for name, count in held.items() if waiting[name] > 0}
+        return int(4 * most * _WORKSPACE)
+
+    def session(self, threads: int = 0, provider: str = "") -> TileSession:
+        """To run it. Raises UsageError where the provider cannot be used here."""
+        return TileSession(self, Engine(threads, Provider.parse(provider).found() if provider else None, strict=True))
+
+
+def _elements(shape: tuple[int, ...]) -> int:
+    """Of a tensor as onnxruntime lays it: the channels of maps in blocks."""
+    if len(shape) == 4:
+        shape = (shape[0], -(-shape[1] // _BLOCK) * _BLOCK, *shape[2:])
+    return math.prod(shape)
+
+
+def _output(claim: Claim, name: str | None) -> Output:
+    """The map that is asked for, or the first."""
+    maps = [item for item in claim.outputs if item.form in _MAPS and item.axes]
+    if not maps:
+        raise UsageError("the model has no map of scores; give the original, or rewrite it with --output map")
+    named = [item for item in maps if name in (None, item.name)]
+    if not named:
+        raise UsageError(f"--output {name}: is no map; they are {', '.join(item.name for item in maps)}")
+    return named[0]
+
+
+class TileSession:
+    """An onnxruntime session; ``seconds``: spent in it so far."""
+
+    def __init__(self, model: ScanModel, engine: Engine) -> None:
+        self._model = model
+        self.seconds = 0.0
+        self._session = ort_session.session(model.file, engine=engine, pattern=False)
+
+    def run(self, tiles: Array) -> Array:
+        """Scores (n, classes, gH, gW) of tiles (n, bands, h, w). Raises ReadError where onnxruntime does not."""
+        image, output = self._model.image, self._model.output
+        feed = self._laid(tiles, image)
+        began = time.perf_counter()
+        try:
+            [found] = self._session.run([output.name], {image.name: feed})
+        except MemoryError:
+            raise
+        except Exception as error:  # onnxruntime's exceptions have no common base
+            raise ReadError(f"onnxruntime failed on a tile: {ort_session.one_line(error)}") from error
+        self.seconds += time.perf_counter() - began
+        moved = np.moveaxis(np.asarray(found), output.axes, (-2, -1))
+        return moved.reshape(len(feed), -1, *moved.shape[-2:])[: len(tiles)].astype(np.float32, copy=False)
+
+    def _laid(self, tiles: Array, image: ImageInput) -> Array:
+        """As the model's input lies, as many as it takes."""
+        fixed = self._model.fixed_batch
+        if fixed is not None and len(tiles) < fixed:
+            tiles = np.concatenate([tiles, *[tiles[-1:]] * (fixed - len(tiles))])
+        rest = [axis for axis in range(1, len(image.shape)) if axis not in image.spatial]
+        if len(rest) == 1:
+            return np.ascontiguousarray(np.moveaxis(tiles, (1, 2, 3), (rest[0], *image.spatial)))
+        return np.ascontiguousarray(tiles.reshape(len(tiles), *tiles.shape[2:]))

@@ -1,0 +1,217 @@
+"""Images that are read window by window: the interface, arrays, and views of another image.
+
+Whatever has ``shape`` (height, width, bands), ``dtype`` and ``read(y0, y1, x0, x1)``, which gives (y1 - y0, x1 - x0,
+bands), can be scanned.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxfc.errors import ReadError, UsageError
+from onnxfc.scanner.georeference import Georeference
+
+Array = NDArray[Any]
+EdgeMode = Literal["none", "reflect", "constant"]
+
+
+@runtime_checkable
+class Source(Protocol):
+    """An image that is read window by window."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Height, width, bands."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of a pixel's values."""
+
+    def read(self, y0: int, y1: int, x0: int, x1: int) -> Array:
+        """The pixels (y1 - y0, x1 - x0, bands) of rows ``y0`` to ``y1`` and columns ``x0`` to ``x1``, exclusive."""
+
+
+@dataclass(frozen=True)
+class OpenImage:
+    """A source, and what its file says of it. ``alpha``: the number of that band. ``rows``: of a window over the full
+    width that its reader keeps, where it is read in rows only. ``kept``: pixels that its reader keeps, in pieces of
+    ``tall`` rows, where it is read in pieces."""
+
+    source: Source
+    alpha: int | None = None
+    no_data: float | None = None
+    georeference: Georeference | None = None
+    rows: int | None = None
+    kept: int | None = None
+    tall: int = 0
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.source.shape[0], self.source.shape[1]
+
+    @property
+    def bands(self) -> int:
+        """Values of a pixel."""
+        return self.source.shape[2]
+
+
+class ArraySource:
+    """Anything that is sliced like an array: (H, W), (H, W, bands), or (bands, H, W) where the first axis is the
+    smallest."""
+
+    def __init__(self, array: Any) -> None:
+        shape = tuple(array.shape)
+        if len(shape) not in (2, 3) or 0 in shape:
+            raise ReadError(f"an image has two axes and perhaps bands, not the shape {shape}")
+        self._array = array
+        self._first = len(shape) == 3 and shape[0] < min(shape[1:])
+        height_width = shape[1:] if self._first else shape[:2]
+        bands = 1 if len(shape) == 2 else shape[0] if self._first else shape[2]
+        self.shape: tuple[int, int, int] = (height_width[0], height_width[1], bands)
+        self.dtype: np.dtype[Any] = np.dtype(array.dtype).newbyteorder("=")
+
+    def read(self, y0: int, y1: int, x0: int, x1: int) -> Array:
+        """A copy."""
+        if self._first:
+            return np.moveaxis(np.array(self._array[:, y0:y1, x0:x1], self.dtype), 0, 2)
+        return np.array(self._array[y0:y1, x0:x1], self.dtype).reshape(y1 - y0, x1 - x0, -1)
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """An array in a file, mapped anew for each reading: what was read before does not stay in memory."""
+
+    path: Path
+    offset: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    order: Literal["C", "F"] = "C"
+
+    def __getitem__(self, key: Any) -> Array:
+        mapped = np.memmap(self.path, self.dtype, "r", self.offset, self.shape, self.order)
+        return np.array(mapped[key])
+
+    @classmethod
+    def npy(cls, path: Path) -> Mapped:
+        """A .npy file. Raises ReadError where it is none, or cut short."""
+        try:
+            found = np.load(path, mmap_mode="r", allow_pickle=False)
+        except OSError as error:
+            raise ReadError(f"{path}: cannot read: {error.strerror or error}") from error
+        except ValueError as error:
+            raise ReadError(f"{path}: is not a whole .npy array of numbers; write one with numpy.save") from error
+        if not isinstance(found, np.memmap):
+            raise ReadError(f"{path}: is an archive of arrays; give one .npy file")
+        return cls(path, int(found.offset), found.shape, found.dtype, "C" if found.flags.c_contiguous else "F")
+
+
+@dataclass(frozen=True)
+class Region:
+    """Height x width pixels of another image from (top, left) on."""
+
+    source: Source
+    corner: tuple[int, int]
+    size: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        ends = [a + n for a, n in zip(self.corner, self.size, strict=True)]
+        have = self.source.shape
+        if min(self.corner) < 0 or min(self.size) < 1 or ends[0] > have[0] or ends[1] > have[1]:
+            raise UsageError(f"region: reaches beyond the image of {have[1]} px width and {have[0]} px height")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (*self.size, self.source.shape[2])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.source.dtype
+
+    def read(self, y0: int, y1: int, x0: int, x1: int) -> Array:
+        """From the other image, moved."""
+        top, left = self.corner
+        return self.source.read(top + y0, top + y1, left + x0, left + x1)
+
+
+@dataclass(frozen=True)
+class Edged:
+    """Another image, grown at its bottom and right to ``size`` by its mirror image or by zeros."""
+
+    source: Source
+    size: tuple[int, int]
+    mode: EdgeMode
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (*self.size, self.source.shape[2])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.source.dtype
+
+    def read(self, y0: int, y1: int, x0: int, x1: int) -> Array:
+        """What the image has, and what it is grown by."""
+        cuts, pads, kept = zip(*map(self._axis, (y0, x0), (y1, x1), self.source.shape), strict=False)
+        pixels = self.source.read(*cuts[0], *cuts[1])
+        grown = np.pad(pixels, (*pads, (0, 0)), "constant" if self.mode == "constant" else "reflect")
+        return np.asarray(grown[kept[0], kept[1]])
+
+    @staticmethod
+    def _axis(low: int, high: int, length: int) -> tuple[tuple[int, int], tuple[int, int], slice]:
+        """What to read, by how much to grow it, what to keep: a mirror needs as many pixels as it shows."""
+        more = max(0, high - length)
+        begin = min(low, max(0, length - 1 - more)) if more else low
+        return (begin, min(high, length)), (0, more), slice(low - begin, high - begin)
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """Another image, resized by ``factor``: linear between pixels, over all that a smaller pixel covers.
+
+    Each pixel depends on its place in the whole image alone, so that windows meet exactly.
+    """
+
+    source: Source
+    factor: Fraction
+    shape: tuple[int, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        height, width, bands = self.source.shape
+        object.__setattr__(self, "shape", (int(height * self.factor), int(width * self.factor), bands))
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.source.dtype
+
+    def read(self, y0: int, y1: int, x0: int, x1: int) -> Array:
+        """Rows first, then columns."""
+        height, width = self.source.shape[:2]
+        (top, rows, by_row), (left, columns, by_column) = self._taps(y0, y1, height), self._taps(x0, x1, width)
+        pixels = self.source.read(top, int(rows.max()) + 1, left, int(columns.max()) + 1).astype(np.float32)
+        tall = sum(by_row[:, k, None, None] * pixels[rows[:, k] - top] for k in range(rows.shape[1]))
+        wide = sum(by_column[None, :, k, None] * tall[:, columns[:, k] - left] for k in range(columns.shape[1]))
+        found: Array = np.asarray(wide)
+        if self.dtype.kind in "iu":
+            limits = np.iinfo(self.dtype)
+            found = np.clip(np.rint(found), limits.min, limits.max)
+        return found.astype(self.dtype)
+
+    def _taps(self, low: int, high: int, length: int) -> tuple[int, Array, Array]:
+        """The first pixel that is read; the pixels that each new one is made of, and their weights."""
+        step = 1 / float(self.factor)
+        reach = max(1.0, step)
+        centres = (np.arange(low, high) + 0.5) * step - 0.5
+        first = np.ceil(centres - reach).astype(int)
+        places = first[:, None] + np.arange(int(2 * reach) + 1)
+        weights = np.maximum(0, 1 - np.abs(places - centres[:, None]) / reach)
+        weights[(places < 0) | (places >= length)] = 0
+        weights /= weights.sum(axis=1, keepdims=True)
+        places = np.clip(places, 0, length - 1)
+        return int(places.min()), places, weights.astype(np.float32)

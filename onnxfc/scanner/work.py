@@ -1,0 +1,116 @@
+"""The tiles of a job, one after the other: here, with a thread that reads ahead, or on a Dask cluster."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from importlib import import_module
+from typing import Any
+
+from onnxfc.errors import ReadError, UsageError, WriteError
+from onnxfc.scanner.job import Job, TileWorker
+
+Done = Callable[[int], None]
+_AHEAD = 2
+"""Groups of tiles that are read while one runs, so that a slow one holds nothing up."""
+_PATIENCE = 10
+"""Seconds within which a scheduler must answer."""
+
+
+def run_here(worker: TileWorker, numbers: list[int], done: Done) -> None:
+    """While onnxruntime runs some tiles, the next ones are read and the last ones written."""
+    groups = worker.job.groups(numbers)
+    with ThreadPoolExecutor(1, "reader") as reader, ThreadPoolExecutor(1, "writer") as writer:
+        ahead = deque(reader.submit(worker.load, group) for group in groups[:_AHEAD])
+        written: Future[None] | None = None
+        for position, group in enumerate(groups):
+            loaded = ahead.popleft().result()
+            if position + _AHEAD < len(groups):
+                ahead.append(reader.submit(worker.load, groups[position + _AHEAD]))
+            finished = worker.run(loaded)
+            if written is not None:
+                written.result()
+            written = writer.submit(worker.write, finished)
+            done(len(group))
+        if written is not None:
+            written.result()
+
+
+def run_on_dask(dask: Any, job: Job, numbers: list[int], done: Done) -> None:
+    """Each task reads its own windows and writes its own chunks, into a folder that all machines see.
+
+    ``dask``: a Client, or the address of a scheduler. A lost worker's tiles are run again. Raises ReadError,
+    WriteError or UsageError.
+    """
+    try:
+        distributed = import_module("dask.distributed")
+    except ImportError as error:
+        raise UsageError("--dask needs the package distributed: pip install 'onnxfc[dask]'") from error
+    own = not hasattr(dask, "scheduler_info")
+    try:
+        client = distributed.Client(dask, timeout=_PATIENCE) if own else dask
+    except (OSError, ValueError) as error:
+        raise ReadError(f"{dask}: no Dask scheduler answers there") from error
+    futures: list[Any] = []
+    try:
+        shared = client.scatter(replace(job, neighbours=_neighbours(client)), broadcast=True)
+        futures = client.map(_task, job.groups(numbers), job=shared, pure=False, retries=2)
+        for future in distributed.as_completed(futures):
+            done(len(future.result()))
+    finally:
+        client.cancel(futures)  # those that an error leaves behind
+        if own:
+            client.close()
+    if not all(map(job.store.has, numbers)):
+        raise WriteError(f"{job.store.path}: the workers wrote elsewhere; give a folder that all machines share")
+
+
+def _neighbours(client: Any) -> int:
+    """The largest number of tasks that run on one machine at once."""
+    hosts: dict[str, int] = {}
+    for worker in client.scheduler_info(n_workers=-1)["workers"].values():
+        hosts[worker["host"]] = hosts.get(worker["host"], 0) + worker["nthreads"]
+    return max(hosts.values(), default=1)
+
+
+_WORKERS: dict[str, TileWorker] = {}
+_LOCK = threading.Lock()
+
+
+def _task(numbers: list[int], job: Job) -> list[int]:
+    """In a worker's process, which keeps its session for the job's next task."""
+    with _LOCK:
+        if job.token not in _WORKERS:
+            _WORKERS.clear()
+            _WORKERS[job.token] = job.worker()
+        worker = _WORKERS[job.token]
+    worker.write(worker.run(worker.load(numbers)))
+    return numbers
+
+
+class Progress:
+    """Says how far a scan is, how fast, and how long it will take."""
+
+    def __init__(self, total: int, before: int, pixels: int, say: Callable[[str], None]) -> None:
+        """``before``: tiles that are done already. ``pixels``: of the image."""
+        self._total, self._before, self._done, self._say = total, before, before, say
+        self._pixels, self._began = pixels, time.monotonic()
+
+    def __call__(self, count: int) -> None:
+        """So many tiles more."""
+        self._done += count
+        spent = time.monotonic() - self._began
+        rate = (self._done - self._before) / max(spent, 1e-9)
+        left = (self._total - self._done) / rate
+        speed = rate * self._pixels / self._total / 1e6
+        self._say(f"tile {self._done} of {self._total}, {speed:.1f} million pixels a second, {_time(left)} left")
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

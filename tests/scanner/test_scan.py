@@ -1,0 +1,708 @@
+"""onnxfc.scan and `onnxfc scan` from end to end, against onnxruntime on crops and on whole images."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import tifffile
+from cli_runs import environment, fails, onnxfc
+from fixture_files import FIXTURES, fixture_file
+from hazards import Net
+from PIL import Image
+
+from onnxfc import OnnxfcError, ReadError, ScanOptions, UsageError, WriteError, rewrite, scan
+from onnxfc.scanner.api import run_scan
+from onnxfc.scanner.open_image import open_image
+
+DIGITS = fixture_file("digits.onnx")
+CANVAS = FIXTURES / "trained" / "canvas.png"
+PLACES = [
+    (row["class"], int(row["y"]), int(row["x"])) for row in csv.DictReader((FIXTURES / "trained" / "canvas.csv").open())
+]
+SCALED = ScanOptions(scale=1 / 255, prove=False)
+
+
+def crops_of(image: np.ndarray, size: tuple[int, int], stride: tuple[int, int]) -> np.ndarray:
+    """All crops (rows, columns, bands, h, w) of an image (bands, H, W)."""
+    views = np.lib.stride_tricks.sliding_window_view(image, size, (1, 2))
+    return views[:, :: stride[0], :: stride[1]].transpose(1, 2, 0, 3, 4)
+
+
+def original_on_crops(path: Path, image: np.ndarray, size: tuple[int, int], stride: tuple[int, int]) -> np.ndarray:
+    """(classes, rows, columns) by the original, crop by crop."""
+    session = ort.InferenceSession(path)
+    name = session.get_inputs()[0].name
+    crops = crops_of(image, size, stride)
+    found = [[session.run(None, {name: np.ascontiguousarray(crop[None])})[0][0] for crop in row] for row in crops]
+    return np.moveaxis(np.array(found), -1, 0)
+
+
+def in_one_pass(path: Path, image: np.ndarray) -> np.ndarray:
+    """The rewritten model over the whole image (bands, H, W)."""
+    done = rewrite(path, prove=False)
+    session = ort.InferenceSession(done.model.SerializeToString())
+    return session.run(None, {session.get_inputs()[0].name: image[None]})[0][0]
+
+
+def canvas() -> np.ndarray:
+    return np.asarray(Image.open(CANVAS), np.float32)[None] / 255
+
+
+@pytest.fixture(scope="module")
+def whole() -> np.ndarray:
+    return in_one_pass(DIGITS, canvas())
+
+
+def close(found: Any, wanted: np.ndarray) -> None:
+    found = np.asarray(found)
+    assert found.shape == wanted.shape
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-5 * float(np.ptp(wanted)))
+
+
+# What comes out
+
+
+def test_the_map_names_the_digits_in_their_places(whole: np.ndarray) -> None:
+    made = scan(DIGITS, CANVAS, options=ScanOptions(scale=1 / 255, tile=7))
+    close(made, whole)
+    assert len(PLACES) == 20
+    for name, y, x in PLACES:
+        assert made.classes[int(made.at(y + 8, x + 8).argmax())] == name
+        box = made.box(y // 4, x // 4)
+        assert (box.start, box.stop) == ((y, x), (y + 16, x + 16))
+
+
+@pytest.mark.parametrize("how", [{"tile": 1, "batch": 4}, {"tile": 5, "batch": 3}, {"memory": 3_000_000}, {}], ids=str)
+def test_any_tiles_any_batch(how: dict[str, Any], whole: np.ndarray) -> None:
+    found = run_scan(DIGITS, CANVAS, options=ScanOptions(scale=1 / 255, prove=False, **how))
+    close(found.map, whole)
+    assert len(found.job.plan) > 1 or not how
+
+
+def test_a_rewritten_model_of_batch_one(tmp_path: Path, whole: np.ndarray) -> None:
+    rewrite(DIGITS).save(tmp_path / "any.onnx")
+    close(scan(tmp_path / "any.onnx", CANVAS, options=ScanOptions(scale=1 / 255, tile=9, batch=3)), whole)
+
+
+def test_by_a_provider_that_is_named(whole: np.ndarray) -> None:
+    made = scan(DIGITS, CANVAS, options=ScanOptions(scale=1 / 255, prove=False, tile=9, provider="CPUExecutionProvider"))
+    close(made, whole)
+    assert made.notes["provider"] == "CPUExecutionProvider"
+
+
+def test_all_kinds_of_files_hold_the_same(tmp_path: Path, whole: np.ndarray) -> None:
+    import rasterio
+    import zarr
+
+    outs = [tmp_path / f"map.{ending}" for ending in ("npy", "tif", "zarr", "png", "csv", "geojson")]
+    made = scan(DIGITS, CANVAS, outs, options=ScanOptions(scale=1 / 255, tile=10, prove=False, threshold=-1e9))
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in outs)
+    close(made, whole)
+    close(np.load(outs[0]), whole)
+    with rasterio.open(outs[1]) as file:
+        assert np.array_equal(file.read(), np.load(outs[0]))
+        assert file.descriptions == made.classes
+        assert file.profile["tiled"]
+        assert np.isnan(file.nodata)
+        assert json.loads(file.tags()["TIFFTAG_IMAGEDESCRIPTION"])["pixels"]["scale"] == 1 / 255
+    stored = zarr.open(str(outs[2]), mode="r")
+    assert np.array_equal(stored[:], np.load(outs[0]))
+    assert stored.attrs["activation"] == "none"
+    with outs[4].open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == whole[0].size
+    best = np.unravel_index(whole.argmax(), whole.shape)
+    first = rows[0]
+    assert (int(first["class"]), int(first["row"]), int(first["column"])) == best
+    assert float(first["score"]) == pytest.approx(float(whole.max()), rel=1e-5)
+    assert (int(first["y"]), int(first["x"])) == (4 * best[1], 4 * best[2])
+    assert (first["width"], first["height"]) == ("16", "16")
+    features = json.loads(outs[5].read_text())["features"]
+    x, y = 4.0 * best[2], 4.0 * best[1]
+    assert features[0]["geometry"]["coordinates"] == [[[x, y], [x + 16, y], [x + 16, y + 16], [x, y + 16], [x, y]]]
+
+
+def test_picture_has_the_colours_of_the_classes_over_their_cells(tmp_path: Path) -> None:
+    options = ScanOptions(scale=1 / 255, prove=False, activation="softmax")
+    made = scan(DIGITS, CANVAS, tmp_path / "map.png", options=options)
+    picture = Image.open(tmp_path / "map.png")
+    assert json.loads(picture.text["onnxfc"])["activation"] == "softmax"
+    pixels, (zoom, over) = np.asarray(picture), divmod(picture.height, 160)
+    assert (over, picture.width) == (0, 240 * zoom + 150)
+    from onnxfc.scanner.picture import _colour
+
+    paper = np.asarray(Image.open(CANVAS))
+    for name, y, x in PLACES:
+        row, column = y + 8, x + 8
+        share = float(made.at(row, column).max())
+        have = pixels[row * zoom + 1, column * zoom + 1].astype(float)
+        ink = float(paper[row, column])
+        fullest = 0.3 * ink + 0.7 * np.array(_colour(int(name)))
+        assert share < 0.98 or np.abs(have - fullest).max() < 12, name
+
+
+def test_picture_of_one_class(tmp_path: Path) -> None:
+    made = scan(DIGITS, CANVAS, tmp_path / "map.png", options=ScanOptions(scale=1 / 255, prove=False, classes=("4",)))
+    assert made.shape[0] == 1
+    pixels = np.asarray(Image.open(tmp_path / "map.png"))[::4, :960:4]
+    _, row, column = np.unravel_index(np.asarray(made).argmax(), made.shape)
+    y, x = 4 * row + 8, 4 * column + 8
+    ink = float(np.asarray(Image.open(CANVAS))[y, x])
+    assert np.abs(pixels[y, x] - (0.35 * ink + 0.65 * np.array([253, 231, 37]))).max() < 3  # the best cell is yellow
+
+
+def test_classes_and_activations(whole: np.ndarray) -> None:
+    powers = np.exp(whole - whole.max(axis=0))
+    soft = scan(DIGITS, CANVAS, options=ScanOptions(scale=1 / 255, prove=False, activation="softmax", classes=(7, "2")))
+    assert soft.classes == ("7", "2")
+    close(soft, (powers / powers.sum(axis=0))[[7, 2]])
+    sigmoid = scan(DIGITS, CANVAS, options=ScanOptions(scale=1 / 255, prove=False, activation="sigmoid"))
+    close(sigmoid, 1 / (1 + np.exp(-whole)))
+    with pytest.raises(UsageError, match="class dog: is none of 0, 1"):
+        scan(DIGITS, CANVAS, options=ScanOptions(scale=1 / 255, prove=False, classes=("dog",)))
+
+
+@pytest.mark.parametrize("how", ["mean", "max"])
+def test_reduced_to_one_vector(how: Any, whole: np.ndarray, tmp_path: Path) -> None:
+    options = ScanOptions(scale=1 / 255, prove=False, reduce=how, tile=10)
+    found = run_scan(DIGITS, CANVAS, [tmp_path / "scores.npy", tmp_path / "scores.csv"], options=options)
+    wanted = whole.mean(axis=(1, 2)) if how == "mean" else whole.max(axis=(1, 2))
+    close(found.vector, wanted)
+    close(np.load(tmp_path / "scores.npy"), wanted)
+    with (tmp_path / "scores.csv").open() as file:
+        assert [row["class"] for row in csv.DictReader(file)] == [str(k) for k in range(10)]
+    with pytest.raises(UsageError, match=r"map\.tif: one vector is written to \.csv, \.npy"):
+        scan(DIGITS, CANVAS, tmp_path / "map.tif", options=options)
+
+
+def test_a_map_is_like_an_array(whole: np.ndarray, tmp_path: Path) -> None:
+    made = scan(DIGITS, CANVAS, tmp_path / "map.zarr", options=ScanOptions(scale=1 / 255, prove=False, tile=6))
+    assert (made.shape, made.dtype) == (whole.shape, np.float32)
+    keys = (3, (3, 4), (slice(2, 5), 7), np.s_[:, 3:30:2, -9:], (-1, -1, -1), np.s_[..., 2])
+    for key in keys:
+        np.testing.assert_allclose(made[key], whole[key], atol=1e-4)
+    picked = made.top(5)
+    flat = whole.max(axis=0)
+    assert [score for *_, score in picked] == pytest.approx(sorted(flat.ravel(), reverse=True)[:5], rel=1e-5)
+    assert all(flat[row, column] == pytest.approx(score, rel=1e-4) for row, column, _, score in picked)
+    assert len(made.top(1, threshold=4.0)) == int((flat >= 4).sum()) > 10
+    with pytest.raises(IndexError):
+        made[10]
+
+
+# Crops, context, edges, no data
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_exact_crops_are_the_originals(batch: int) -> None:
+    options = ScanOptions(scale=1 / 255, prove=False, exact="crops", tile=11, batch=batch)
+    close(scan(DIGITS, CANVAS, options=options), original_on_crops(DIGITS, canvas(), (16, 16), (4, 4)))
+
+
+def test_exact_crops_of_a_fixed_batch() -> None:
+    path = fixture_file("lenet_batch4.dynamo.onnx")
+    image = np.random.default_rng(0).random((48, 60, 1), np.float32)
+    found = scan(path, image, options=ScanOptions(prove=False, exact="crops"))
+    session = ort.InferenceSession(path)
+    crops = crops_of(np.moveaxis(image, 2, 0), (28, 28), (4, 4))
+    name = session.get_inputs()[0].name
+    wanted = [[session.run(None, {name: np.stack([crop] * 4)})[0][0] for crop in row] for row in crops]
+    close(found, np.moveaxis(np.array(wanted), -1, 0))
+
+
+def test_compared_with_crops(whole: np.ndarray) -> None:
+    """All cells: the figures that the two maps give."""
+    crops = original_on_crops(DIGITS, canvas(), (16, 16), (4, 4))
+    found = run_scan(DIGITS, CANVAS, options=ScanOptions(scale=1 / 255, prove=False, compare=37 * 57)).compared
+    assert found is not None
+    off = np.abs(whole - crops) / np.ptp(crops)
+    assert found.cells == 37 * 57
+    assert found.largest == pytest.approx(float(off.max()), rel=1e-3)
+    assert found.median == pytest.approx(float(np.median(off)), rel=1e-3)
+    assert found.same == pytest.approx(float((whole.argmax(0) == crops.argmax(0)).mean()), abs=1e-3)
+
+
+def test_an_exact_model_equals_its_crops() -> None:
+    image = np.random.default_rng(0).random((90, 97, 1), np.float32)
+    found = run_scan(fixture_file("lenet.dynamo.onnx"), image, options=ScanOptions(prove=False, tile=5, compare=50))
+    assert found.compared is not None
+    assert found.compared.largest < 1e-5
+    assert found.uncovered == (90 - 28 - 15 * 4, 97 - 28 - 17 * 4)
+
+
+SE = fixture_file("se_net.dynamo.onnx")
+
+
+def test_context_in_one_pass_or_refused() -> None:
+    image = np.random.default_rng(0).random((150, 130, 3), np.float32)
+    close(scan(SE, image, options=ScanOptions(prove=False)), in_one_pass(SE, np.moveaxis(image, 2, 0)))
+    with pytest.raises(UsageError, match=r"looks at the whole image \(.+\), which in one pass needs about .* MB"):
+        scan(SE, image, options=ScanOptions(prove=False, memory=2_000_000))
+    found = scan(SE, image, options=ScanOptions(prove=False, memory=2_000_000, context="per-tile"))
+    assert found.notes["context"] == "per-tile"
+    assert not np.allclose(found, in_one_pass(SE, np.moveaxis(image, 2, 0)), atol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["reflect", "constant"])
+def test_edges_cover_every_pixel(mode: Any) -> None:
+    image = np.random.default_rng(0).random((90, 97, 1), np.float32)
+    path = fixture_file("lenet.dynamo.onnx")
+    found = run_scan(path, image, options=ScanOptions(prove=False, tile=4, edge=mode))
+    grown = np.pad(image, [(0, 2), (0, 3), (0, 0)], mode)
+    close(found.map, in_one_pass(path, np.moveaxis(grown, 2, 0)))
+    assert found.uncovered == (0, 0)
+    small = run_scan(path, image[:20, :25], options=ScanOptions(prove=False, edge=mode))
+    assert small.map.shape[1:] == (1, 1)
+
+
+def test_cells_without_data_are_nan_and_all_others_unchanged(whole: np.ndarray) -> None:
+    image = np.asarray(Image.open(CANVAS)).copy()
+    image[:, 120:200] = 7
+    options = ScanOptions(scale=1 / 255, prove=False, no_data=7, tile=6)
+    made = scan(DIGITS, image, options=options)
+    wanted = in_one_pass(DIGITS, image[None].astype(np.float32) / 255)
+    dead = np.zeros(wanted.shape[1:], bool)
+    dead[:, 30:47] = True  # columns 120 to 184, whose 16 pixels lie from 120 to 200
+    wanted[:, dead] = np.nan
+    assert np.array_equal(np.isnan(np.asarray(made)), np.isnan(wanted))
+    np.testing.assert_allclose(np.asarray(made), wanted, atol=1e-3)
+    assert not np.isnan(made.reduce("mean")).any()
+
+
+def test_alpha_and_the_tag_of_gdal_are_no_data(tmp_path: Path) -> None:
+    grey = np.asarray(Image.open(CANVAS))
+    alpha = np.full_like(grey, 255)
+    alpha[:100] = 0
+    Image.fromarray(np.stack([grey, alpha], axis=-1), "LA").save(tmp_path / "image.png")
+    tifffile.imwrite(tmp_path / "image.tif", np.where(alpha, grey, 9), extratags=[(42113, "s", 0, "9", True)])
+    for name in ("image.png", "image.tif"):
+        made = np.asarray(scan(DIGITS, tmp_path / name, options=SCALED))
+        assert np.array_equal(np.isnan(made[0]).all(axis=1), np.arange(37) <= (100 - 16) // 4)
+
+
+def test_no_data_is_not_mixed_with_pixels(tmp_path: Path) -> None:
+    image = np.zeros((100, 100), np.float32)
+    tifffile.imwrite(tmp_path / "image.tif", image, extratags=[(42113, "s", 0, "-9999", True)])
+    with pytest.raises(UsageError, match=r"no-data \(-9999.0\) would be mixed with pixels by --resample"):
+        scan(DIGITS, tmp_path / "image.tif", options=ScanOptions(prove=False, resample=0.5))
+
+
+# Pixels
+
+
+def uint8_model() -> onnx.ModelProto:
+    net = Net(17)
+    image = net.input("image", [1, 3, 12, 12], onnx.TensorProto.UINT8)
+    pooled = net.op("AveragePool", net.op("Cast", image, to=1), kernel_shape=[4, 4], strides=[4, 4])
+    return net.model(net.fc(net.op("Flatten", pooled), 27, 5))
+
+
+def test_a_model_of_bytes_gets_bytes() -> None:
+    model = uint8_model()
+    image = np.random.default_rng(0).integers(0, 256, (50, 60, 3), np.uint8)
+    done = rewrite(model, prove=False)
+    session = ort.InferenceSession(done.model.SerializeToString())
+    wanted = session.run(None, {"image": np.moveaxis(image, 2, 0)[None]})[0][0]
+    close(scan(model, image, options=ScanOptions(prove=False, tile=3)), wanted)
+    with pytest.raises(UsageError, match="the model takes uint8 pixels, the image has uint16"):
+        scan(model, image.astype(np.uint16), options=ScanOptions(prove=False))
+    with pytest.raises(UsageError, match="leave scale, mean and std out"):
+        scan(model, image, options=ScanOptions(prove=False, scale=0.5))
+
+
+def colour_model(**metadata: str) -> onnx.ModelProto:
+    net = Net(17)
+    pooled = net.op("AveragePool", net.input("image", [1, 3, 12, 12]), kernel_shape=[4, 4], strides=[4, 4])
+    model = net.model(net.fc(net.op("Flatten", pooled), 27, 3))
+    onnx.helper.set_model_props(model, metadata)
+    return model
+
+
+def test_mean_and_std_and_names_from_the_models_metadata() -> None:
+    mean, std = (0.4, 0.5, 0.3), (0.2, 0.3, 0.25)
+    metadata = {"standardization_mean": str(list(mean)), "standardization_std": json.dumps(std)}
+    model = colour_model(**metadata, class_names="{0: 'sky', 1: 'field', 2: 'sea'}")
+    image = np.random.default_rng(0).integers(0, 256, (40, 44, 3), np.uint8)
+    made = scan(model, image, options=ScanOptions(prove=False, classes=("sea",)))
+    prepared = ((image / 255 - mean) / std).astype(np.float32)
+    done = ort.InferenceSession(rewrite(model, prove=False).model.SerializeToString())
+    close(made, done.run(None, {"image": np.moveaxis(prepared, 2, 0)[None]})[0][0][2:])
+    assert made.classes == ("sea",)
+    assert made.notes["pixels"]["mean"] == list(mean)
+    told = scan(model, image, options=ScanOptions(prove=False, scale=1 / 255, mean=mean, std=std))
+    np.testing.assert_array_equal(np.asarray(told)[2:], np.asarray(made))
+
+
+def test_bands_are_chosen_and_turned() -> None:
+    model, image = colour_model(), np.random.default_rng(0).random((30, 30, 5), np.float32)
+    session = ort.InferenceSession(rewrite(model, prove=False).model.SerializeToString())
+    made = scan(model, image, options=ScanOptions(prove=False, bands=(5, 1, 2), bgr=True))
+    close(made, session.run(None, {"image": np.moveaxis(image[:, :, [1, 0, 4]], 2, 0)[None]})[0][0])
+    with pytest.raises(UsageError, match=r"takes 3 bands, 5 the image has; choose them with --bands \(1,2,3, say\)"):
+        scan(model, image, options=ScanOptions(prove=False))
+    with pytest.raises(UsageError, match="the image has bands 1 to 5"):
+        scan(model, image, options=ScanOptions(prove=False, bands=(1, 2, 6)))
+
+
+def test_region_and_resampling_keep_places(whole: np.ndarray) -> None:
+    made = scan(DIGITS, CANVAS, options=ScanOptions(scale=1 / 255, prove=False, region=(40, 36, 120, 100)))
+    close(made, in_one_pass(DIGITS, np.ascontiguousarray(canvas()[:, 36:136, 40:160])))
+    assert made.box(0, 0).start == (36, 40)
+    double = np.asarray(Image.open(CANVAS)).repeat(2, 0).repeat(2, 1)
+    options = ScanOptions(scale=1 / 255, prove=False, region=(80, 72, 240, 200), resample=0.5, tile=5)
+    half = scan(DIGITS, double, options=options)
+    assert half.box(1, 2).start == (72 + 8, 80 + 16)
+    assert half.box(1, 2).size == (32, 32)
+    for name, y, x in PLACES:
+        if 40 < y < 110 and 44 < x < 140:
+            assert half.classes[int(half.at(2 * y + 16, 2 * x + 16).argmax())] == name
+
+
+# The work
+
+
+def long_scan(folder: Path, *more: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "onnxfc", "scan", str(DIGITS), str(folder / "big.npy"), str(folder / "map.npy")]
+    command += ["--scale", "1/255", "--tile", "20", "--threads", "1", "--no-check", *more]
+    return subprocess.Popen(command, env=environment(), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def begun(folder: Path, process: subprocess.Popen[bytes]) -> None:
+    """Wait until some tiles are done."""
+    until = time.monotonic() + 60
+    while len(list(folder.glob("map.npy.part/0.*"))) < 20:
+        assert time.monotonic() < until
+        assert process.poll() is None, "done before it could be killed"
+        time.sleep(0.002)
+
+
+@pytest.fixture(scope="module")
+def big(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
+    """An image of many tiles, and its map."""
+    folder = tmp_path_factory.mktemp("big")
+    image = np.tile(np.asarray(Image.open(CANVAS)), (12, 8))
+    np.save(folder / "big.npy", image)
+    return folder / "big.npy", in_one_pass(DIGITS, image[None].astype(np.float32) / 255)
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM], ids=lambda end: end.name)
+def test_ended_and_resumed(end: signal.Signals, big: tuple[Path, np.ndarray], tmp_path: Path) -> None:
+    os.link(big[0], tmp_path / "big.npy")
+    process = long_scan(tmp_path)
+    begun(tmp_path, process)
+    process.send_signal(end)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == (130 if end == signal.SIGINT else -end)
+    assert told == (b"onnxfc: interrupted\n" if end == signal.SIGINT else b"")
+    assert not (tmp_path / "map.npy").exists()
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "map.npy.part").glob("0.*")}
+    done = onnxfc(
+        *("scan", DIGITS, tmp_path / "big.npy", tmp_path / "map.npy", "--scale", "1/255", "--tile", "20"),
+        *("--no-check", "--resume", "--report", tmp_path / "report.json"),
+    )
+    assert done.code == 0, done
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert len(before) <= report["tiles"]["from_before"] + 1
+    assert 20 <= report["tiles"]["from_before"] < report["tiles"]["count"]
+    close(np.load(tmp_path / "map.npy"), big[1])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["big.npy", "map.npy", "report.json"]
+
+
+def test_what_another_scan_left_is_not_resumed(big: tuple[Path, np.ndarray], tmp_path: Path) -> None:
+    os.link(big[0], tmp_path / "big.npy")
+    process = long_scan(tmp_path)
+    begun(tmp_path, process)
+    process.kill()
+    process.communicate()
+    run = onnxfc(
+        *("scan", DIGITS, tmp_path / "big.npy", tmp_path / "map.npy", "--scale", "1/16", "--tile", "20"),
+        *("--no-check", "--resume"),
+    )
+    assert run.code == 2
+    assert "is what another scan left; run without --resume" in run.line
+
+
+class Failing:
+    """A source whose disk fails in the end."""
+
+    shape, dtype = (400, 400, 1), np.dtype(np.uint8)
+
+    def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
+        if y1 > 300:
+            raise ReadError("the disk fails")
+        return np.zeros((y1 - y0, x1 - x0, 1), np.uint8)
+
+
+def test_errors_leave_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(ReadError, match="the disk fails"):
+        scan(DIGITS, Failing(), tmp_path / "map.tif", options=ScanOptions(scale=1 / 255, prove=False, tile=10))
+    assert list(tmp_path.iterdir()) == []
+    options = ScanOptions(scale=1 / 255, prove=False, tile=10, resume=True)
+    with pytest.raises(ReadError):
+        scan(DIGITS, Failing(), tmp_path / "map.tif", options=options)
+    assert [path.name for path in tmp_path.iterdir()] == ["map.tif.part"]
+
+
+def test_progress_says_rate_and_time_left() -> None:
+    said: list[str] = []
+    scan(DIGITS, CANVAS, options=ScanOptions(scale=1 / 255, prove=False, tile=20), progress=said.append)
+    assert any(line.startswith("tile 6 of 6, ") and line.endswith(" 0 s left") for line in said)
+
+
+# The command
+
+
+def test_command(tmp_path: Path) -> None:
+    done = onnxfc("scan", DIGITS, CANVAS, tmp_path / "map.png", tmp_path / "best.csv", "--scale", "1/255", "--top", "5")
+    assert done.code == 0
+    assert done.err == ""
+    lines = dict(line.split(None, 1) for line in done.out.splitlines())
+    assert lines["image"] == "160x240 px, bands: 1, uint8"
+    assert lines["map"] == "37x57 cells, classes: 10"
+    assert "rewritten on the way, verdict approximate" in lines["model"]
+    assert len((tmp_path / "best.csv").read_text().splitlines()) == 6
+
+
+def test_reports_obey_their_schema(tmp_path: Path) -> None:
+    text = resources.files("onnxfc").joinpath("reports", "schemas", "scan.json").read_text("utf-8")
+    command = (
+        "scan",
+        DIGITS,
+        CANVAS,
+        tmp_path / "v.csv",
+        "--reduce",
+        "max",
+        "--no-check",
+        "--compare",
+        "3",
+        "--report",
+    )
+    done = onnxfc(*command, "-")
+    assert (done.code, done.err) == (0, "")
+    found = json.loads(done.out)
+    jsonschema.validate(found, json.loads(text))
+    assert (found["map"]["shape"], found["status"]) == ([10, 37, 57], "done")
+    assert onnxfc(*command, tmp_path / "report.json", "--level", "3").code == 2
+    found = json.loads((tmp_path / "report.json").read_text())
+    jsonschema.validate(found, json.loads(text))
+    assert "has no level 3" in found["message"]
+
+
+def test_command_quiet_and_options(tmp_path: Path) -> None:
+    done = onnxfc(
+        *("scan", DIGITS, CANVAS, tmp_path / "map.npy", "--quiet", "--scale", "1/255", "--mean", "0.1", "--std", "2"),
+        *("--region", "4,8,100,90", "--class", "3", "--class", "4", "--memory", "40M", "--batch", "2", "--no-check"),
+    )
+    assert (done.code, done.out, done.err) == (0, "", "")
+    image = (canvas()[:, 8:98, 4:104] - np.float32(0.1)) / 2
+    close(np.load(tmp_path / "map.npy"), in_one_pass(DIGITS, image)[3:5])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("none.onnx", CANVAS, "map.npy"), 1, "none.onnx: there is no such file"),
+        ((DIGITS, "none.png", "map.npy"), 1, "none.png: there is no such image"),
+        ((DIGITS, "small.npy", "map.npy"), 2, "the image has 12x50 px, the model needs 16x16 at least; see --edge"),
+        ((DIGITS, "colours.npy", "map.npy"), 2, "the model takes 1 bands, 3 the image has"),
+        ((DIGITS, "cut.tif", "map.npy"), 1, "cut.tif: is cut short"),
+        ((DIGITS, CANVAS, "map.bmp"), 2, "map.bmp: maps are written to .csv, .geojson"),
+        ((DIGITS, CANVAS, "no/folder/map.npy"), 1, "the folder does not exist"),
+        ((DIGITS, "colours.npy", "colours.npy"), 2, "is the image, which is never changed"),
+        ((DIGITS, CANVAS, "map.npy", "map.npy"), 2, "two outputs are the same file"),
+        ((DIGITS, CANVAS, "map.npy", "--memory", "10K"), 2, "one cell needs about"),
+        ((DIGITS, CANVAS, "map.npy", "--region", "0,0,400,20"), 2, "beyond the image of 240 px width"),
+        ((DIGITS, CANVAS, "map.npy", "--level", "1"), 2, "has no level 1"),
+        ((DIGITS, CANVAS, "map.npy", "--resample", "100"), 2, "must be between 1/64 and 64"),
+        ((DIGITS, CANVAS, "map.npy", "--output", "other"), 2, "is no map; they are scores"),
+        ((DIGITS, CANVAS, "map.npy", "--std", "0"), 2, "std: must not be 0"),
+        ((DIGITS, CANVAS, "map.npy", "--provider", "NoSuch"), 2, "NoSuch"),
+        ((fixture_file("conv1d.dynamo.onnx"), CANVAS, "map.npy"), 2, "1-dimensional input"),
+        ((fixture_file("keras_rescaled.export.onnx"), CANVAS, "map.npy"), 2, "has inputs besides the image"),
+        ((fixture_file("siamese.dynamo.onnx"), CANVAS, "map.npy"), 2, "several image inputs"),
+    ],
+    ids=lambda item: "-".join(Path(str(part)).name for part in item) if isinstance(item, tuple) else "",
+)
+def test_bad_input_is_one_line(arguments: tuple[Any, ...], code: int, says: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "small.npy", np.zeros((12, 50), np.uint8))
+    np.save(tmp_path / "colours.npy", np.zeros((50, 50, 3), np.uint8))
+    tifffile.imwrite(tmp_path / "whole.tif", np.zeros((200, 200), np.uint8), tile=(64, 64))
+    (tmp_path / "cut.tif").write_bytes((tmp_path / "whole.tif").read_bytes()[:-1000])
+    assert says in fails(code, "scan", *arguments, cwd=tmp_path)
+
+
+def test_full_disk(tmp_path: Path) -> None:
+    """The system allows files of 64 kB: the map's chunk does not fit."""
+    np.save(tmp_path / "big.npy", np.zeros((400, 400), np.uint8))
+    script = 'ulimit -f 64; exec "$0" -m onnxfc scan "$1" big.npy map.npy --scale 1/255 --no-check'
+    done = subprocess.run(
+        ["bash", "-c", script, sys.executable, DIGITS],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "cannot write: the file would be larger than the system allows" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["big.npy"]
+
+
+def test_more_than_the_disk_has_is_told_before(tmp_path: Path) -> None:
+    class Endless:
+        shape, dtype = (10_000_000, 10_000_000, 1), np.dtype(np.uint8)
+
+        def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
+            raise AssertionError
+
+    with pytest.raises(WriteError, match=r"the map needs \d+ MB, \d+ are free there"):
+        scan(DIGITS, Endless(), tmp_path / "map.npy", options=ScanOptions(scale=1 / 255, prove=False, tile=200))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"activation": "relu"}, "activation: must be one of"),
+        ({"region": (1, 2, 3)}, "region: must be x, y, width, height"),
+        ({"region": (0, 0, 0, 5)}, "region width"),
+        ({"batch": 0}, "batch"),
+        ({"mean": "a"}, "mean: must be numbers"),
+        ({"mean": float("nan")}, "mean: must be finite"),
+        ({"resample": "x"}, "resample: must be a factor"),
+        ({"resample": 0.5, "no_data": 0.0}, "resample: would mix no-data"),
+    ],
+    ids=str,
+)
+def test_options_are_what_they_should_be(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(OnnxfcError, match=says):
+        ScanOptions(**options)
+
+
+PEAK = """
+    def peak():  # in kB, of this program alone: what getrusage tells begins with the peak of the parent
+        with open("/proc/self/status") as file:
+            return int(next(line for line in file if line.startswith("VmHWM")).split()[1])
+"""
+linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read off /proc")
+
+
+@linux
+def test_peak_memory_does_not_grow_with_the_image(tmp_path: Path) -> None:
+    """Of a process of its own: 6 and 96 million pixels."""
+    code = (
+        """if True:
+    import sys
+    import numpy as np
+    import onnxfc
+    class Noise:
+        def __init__(self, n): self.shape, self.dtype = (n, n, 1), np.dtype(np.uint8)
+        def read(self, y0, y1, x0, x1): return np.full((y1 - y0, x1 - x0, 1), y0 % 251, np.uint8)
+    options = onnxfc.ScanOptions(scale=1 / 255, prove=False, memory=50_000_000, classes=(3,), threads=1)
+    onnxfc.scan(sys.argv[1], Noise(int(sys.argv[2])), sys.argv[3], options=options)
+    """
+        + PEAK
+        + """
+    print(peak())
+    """
+    )
+    peaks = []
+    for length in (2500, 10_000):
+        command = [sys.executable, "-c", code, str(DIGITS), str(length), str(tmp_path / "map.npy")]
+        done = subprocess.run(command, env=environment(), capture_output=True, encoding="utf-8", check=True)
+        peaks.append(int(done.stdout) / 1024)
+    assert peaks[1] - peaks[0] < 40, peaks
+
+
+@linux
+@pytest.mark.parametrize("name", ["digits", "lenet_batch.dynamo", "mini_vgg.dynamo"])
+def test_a_pass_takes_no_more_memory_than_is_counted(name: str) -> None:
+    code = (
+        """if True:
+    import sys
+    import numpy as np
+    from onnxfc.scanner.scan_model import ScanModel
+    model = ScanModel.open(sys.argv[1], prove=False)
+    session = model.session(1)
+    tile = np.ones((1, model.channels, 1024, 1024), np.float32)
+    """
+        + PEAK
+        + """
+    before = peak()
+    for _ in range(3):
+        session.run(tile)
+    print(peak() - before, model.pass_bytes((1024, 1024)) / 1024)
+    """
+    )
+    command = [sys.executable, "-c", code, fixture_file(f"{name}.onnx")]
+    done = subprocess.run(command, env=environment(), capture_output=True, encoding="utf-8", check=True)
+    taken, counted = map(float, done.stdout.split())
+    assert 0.3 * counted < taken < 1.1 * counted
+
+
+def test_strips_are_decoded_about_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles of a striped image are as flat as the cache of its reader asks for."""
+    from onnxfc.scanner import tiff_source
+
+    grey = np.random.default_rng(0).integers(0, 255, (1200, 1500), np.uint8)
+    tifffile.imwrite(tmp_path / "image.tif", grey, rowsperstrip=4, compression="deflate")
+    monkeypatch.setattr(tiff_source, "CACHE", 300_000)
+    decoded: list[int] = []
+    decode = tiff_source.TiffSource._decode
+
+    def counting(self: Any, page: Any, number: int) -> Any:
+        decoded.append(number)
+        return decode(self, page, number)
+
+    monkeypatch.setattr(tiff_source.TiffSource, "_decode", counting)
+    found = run_scan(DIGITS, tmp_path / "image.tif", options=SCALED)
+    assert found.job.plan.size[0] * 1500 <= 300_000
+    assert found.job.plan.tiles[1] > 1
+    assert len(set(decoded)) == 300
+    assert len(decoded) < 1.25 * 300
+    close(found.map, in_one_pass(DIGITS, grey[None].astype(np.float32) / 255))
+
+
+def test_tiles_of_a_wide_image_are_decoded_about_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two rows of them do not fit into the cache of its reader."""
+    from onnxfc.scanner import tiff_source
+
+    grey = np.random.default_rng(0).integers(0, 255, (640, 3200), np.uint8)
+    tifffile.imwrite(tmp_path / "image.tif", grey, tile=(64, 64), compression="deflate")
+    monkeypatch.setattr(tiff_source, "CACHE", 3200 * 64)
+    decoded: list[int] = []
+    decode = tiff_source.TiffSource._decode
+
+    def counting(self: Any, page: Any, number: int) -> Any:
+        decoded.append(number)
+        return decode(self, page, number)
+
+    monkeypatch.setattr(tiff_source.TiffSource, "_decode", counting)
+    found = run_scan(DIGITS, tmp_path / "image.tif", options=ScanOptions(scale=1 / 255, prove=False, tile=20))
+    assert sorted(found.job.in_order(found.map.image)) == list(range(len(found.job.plan)))
+    assert len(set(decoded)) == 500
+    assert len(decoded) < 1.3 * 500
+    close(found.map, in_one_pass(DIGITS, grey[None].astype(np.float32) / 255))
+
+
+def test_readers_are_closed_over_no_copy(tmp_path: Path) -> None:
+    """A slice of a mapped file is read, not the file."""
+    np.save(tmp_path / "image.npy", np.arange(1000 * 1000).reshape(1000, 1000))
+    window = open_image(tmp_path / "image.npy").source.read(10, 12, 20, 23)
+    assert window.base is None or not isinstance(window.base, np.memmap)
+    assert window[:, :, 0].tolist() == [[10020, 10021, 10022], [11020, 11021, 11022]]
