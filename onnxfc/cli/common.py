@@ -9,10 +9,10 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import click
 
@@ -86,19 +86,23 @@ _GROUPS = {
     ),
     **dict.fromkeys(("report", "junit", "as_json", "quiet", "verbose", "help"), "What is told"),
 }
-"""Which options of a command's help stand together; all others are of the proof."""
+"""Which options of a command's help stand together."""
 
 
 class Grouped(click.Command):
-    """A command whose help shows its options in groups."""
+    """A command whose help shows its options in groups: ``groups`` by parameter, ``rest`` for all others."""
+
+    groups: ClassVar[Mapping[str, str]] = _GROUPS
+    rest = "The proof"
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """As click's, under several titles."""
-        rows: dict[str, list[tuple[str, str]]] = {title: [] for title in ("The model", "The result", "The proof")}
+        titles = ("The model", "The image", "The result", self.rest)
+        rows: dict[str, list[tuple[str, str]]] = {title: [] for title in titles}
         for param in self.get_params(ctx):
-            record = param.get_help_record(ctx)
+            record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
             if record is not None:
-                rows.setdefault(_GROUPS.get(param.name or "", "The proof"), []).append(record)
+                rows.setdefault(self.groups.get(param.name or "", self.rest), []).append(record)
         for title, records in rows.items():
             if records:
                 with formatter.section(title):

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
 from onnxfc.cli.common import (
     PROVIDER,
     STDOUT,
+    Grouped,
     ModelPath,
     ReportPath,
     Size,
@@ -146,7 +147,18 @@ def _with(*groups: tuple[Callable[[Any], Any], ...]) -> Callable[[Any], Any]:
     return decorate
 
 
-@click.command(epilog=_EPILOG)
+class _Scan(Grouped):
+    groups: ClassVar[Mapping[str, str]] = {
+        **Grouped.groups,
+        **dict.fromkeys(("level", "region", "resample", "bands", "scale"), "The image"),
+        **dict.fromkeys(("mean", "std", "bgr", "edge", "no_data"), "The image"),
+        **dict.fromkeys(("activation", "classes", "top", "threshold", "reduce", "exact", "compare"), "The result"),
+        **dict.fromkeys(("no_check", "context"), "The model"),
+    }
+    rest = "The work"
+
+
+@click.command(cls=_Scan, epilog=_EPILOG)
 @click.argument("model", type=ModelPath())
 @click.argument("image", type=click.Path(path_type=Path))
 @click.argument("outs", metavar="OUT...", nargs=-1, required=True, type=click.Path(path_type=Path))
@@ -169,6 +181,9 @@ def scan(
 
     MODEL may be an original, which is rewritten on the way. IMAGE: .tif, .svs, .png, .jpg, .npy, .zarr and others.
     OUT, one or several: .npy, .tif, .zarr, .png (a picture), .csv or .geojson (the best cells).
+
+    \b
+    onnxfc scan model.onnx slide.tif map.tif map.png --scale 1/255
     """
     from onnxfc.reports import scan as reports
     from onnxfc.scanner.api import run_scan
