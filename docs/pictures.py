@@ -43,25 +43,30 @@ def digits_map() -> str:
     shares = np.exp(scores[0] - scores[0].max(0))
     shares /= shares.sum(0)
     height, width = (length * SCALE for length in canvas.shape)
-    side, top = width // shares.shape[2], height + 12
+    side, top = STRIDE * SCALE, height + 12
+    left = (WINDOW - STRIDE) // 2 * SCALE  # a cell stands for the middle of its window
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {top + shares.shape[1] * side}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {top + shares.shape[1] * side + 34}" '
         'font-family="sans-serif" font-size="16" text-anchor="middle">',
         f'<image width="{width}" height="{height}" style="image-rendering:pixelated" '
         f'preserveAspectRatio="none" href="{png(255 - canvas * 15)}"/>',
     ]
     for y, x in np.ndindex(*shares.shape[1:]):
         label, share = int(shares[:, y, x].argmax()), float(shares[:, y, x].max())
-        place = f'x="{x * side}" y="{top + y * side}" width="{side}" height="{side}"'
+        place = f'x="{left + x * side}" y="{top + y * side}" width="{side}" height="{side}"'
         lines.append(f'<rect {place} fill="#{COLOURS[label]}" fill-opacity="{share**2:.2f}"/>')
     for y, x in data["corners"]:
         box = f'x="{x * SCALE + 1}" y="{y * SCALE + 1}" width="{WINDOW * SCALE - 2}" height="{WINDOW * SCALE - 2}"'
         row, column = y // STRIDE, x // STRIDE
-        cell = f'x="{column * side}" y="{top + row * side}" width="{side}" height="{side}"'
+        cell = f'x="{left + column * side}" y="{top + row * side}" width="{side}" height="{side}"'
         label = int(shares[:, row, column].argmax())
         lines.append(f'<rect {box} fill="none" stroke="#{COLOURS[label]}" stroke-width="3"/>')
         lines.append(f'<rect {cell} fill="none" stroke="#000" stroke-width="2"/>')
-        lines.append(f'<text x="{(column + 0.5) * side}" y="{top + (row + 0.5) * side + 6}">{label}</text>')
+        lines.append(f'<text x="{left + (column + 0.5) * side}" y="{top + (row + 0.5) * side + 6}">{label}</text>')
+    below = top + shares.shape[1] * side + 12
+    for label, colour in enumerate(COLOURS):
+        lines.append(f'<rect x="{left + label * 60}" y="{below}" width="16" height="16" fill="#{colour}"/>')
+        lines.append(f'<text x="{left + label * 60 + 26}" y="{below + 14}" fill="#888">{label}</text>')
     return "\n".join([*lines, "</svg>\n"])
 
 

@@ -95,6 +95,10 @@ class Grouped(click.Command):
     groups: ClassVar[Mapping[str, str]] = _GROUPS
     rest = "The proof"
 
+    def _group(self, param: click.Parameter) -> str:
+        name = "help" if "--help" in param.opts else param.name or ""  # older versions of click call it otherwise
+        return self.groups.get(name, self.rest)
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """As click's, under several titles."""
         titles = ("The model", "The image", "The result", self.rest)
@@ -102,7 +106,7 @@ class Grouped(click.Command):
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
             if record is not None:
-                rows.setdefault(self.groups.get(param.name or "", self.rest), []).append(record)
+                rows.setdefault(self._group(param), []).append(record)
         for title, records in rows.items():
             if records:
                 with formatter.section(title):

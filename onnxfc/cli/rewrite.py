@@ -132,7 +132,7 @@ def rewrite(
 
 def _pair(models: tuple[Path, ...], out: Path | None) -> tuple[Path, Path]:
     if len(models) + (out is not None) < 2:
-        raise click.UsageError("Missing argument 'OUT'.")
+        raise click.UsageError("Missing argument 'OUT' (or give -o OUT, or --out-dir DIR).")
     if len(models) + (out is not None) > 2:
         raise click.UsageError("give one IN and one OUT, or --out-dir for several models")
     return models[0], models[1] if out is None else out
@@ -166,7 +166,7 @@ def _all(
         kinds = ((ExitCode.DONE, "rewritten"), (ExitCode.NOTHING, "refused"), (ExitCode.PROOF, "not proven"))
         counts = [f"{codes.count(code)} {kind}" for code, kind in kinds if code in codes]
         more = [f"{failed} failed"] if (failed := sum(code in (ExitCode.IO, ExitCode.USAGE) for code in codes)) else []
-        show(f"{len(models)} models: {', '.join(counts + more)}")
+        show(f"{len(models)} model{'s' * (len(models) > 1)}: {', '.join(counts + more)}")
     raise SystemExit(int(max(codes)))
 
 

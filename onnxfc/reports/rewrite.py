@@ -50,7 +50,9 @@ def text(result: Rewrite, verbose: bool = False) -> str:
     """The report of a rewrite, to be understood at a glance."""
     claim = result.claim
     lines = list(_replaced(result))
-    lines.append(row("native size", f"{size(claim.native_size)} px, stride {size(claim.stride)} px"))
+    whole = is_whole(claim)
+    stride = "one score vector at every size" if whole else f"stride {size(claim.stride)} px"
+    lines.append(row("native size", f"{size(claim.native_size)} px, {stride}"))
     if result.map_at_twice:
         lines.append(row("map", f"{size(result.map_at_twice)} cells at {size(claim.twice_native)} px"))
     if set(claim.size_step) != {1}:
@@ -77,7 +79,7 @@ def written(source: Path, target: Path, result: Rewrite) -> list[str]:
     twice = "" if not result.map_at_twice else f" --at {size(result.claim.twice_native)}"
     return [
         row("wrote", f"{target} ({_bytes(target.stat().st_size)})"),
-        row("next", f"onnxfc inspect {target}{twice}; onnxfc check {source} {target} --data images.npy"),
+        row("next", f"onnxfc inspect {target}{twice}; onnxfc check {source} {target}"),
     ]
 
 
@@ -110,16 +112,22 @@ def _replaced(result: Rewrite) -> Iterator[str]:
         yield f"{row[0]:<{name}}  {row[1]:<{before}} ⇒ {row[2]}"
 
 
+def is_whole(claim: Claim) -> bool:
+    """Whether all outputs are of the whole image, and none of windows."""
+    return all(output.form == "global" for output in claim.outputs)
+
+
 def verdict_text(claim: Claim, verbose: bool) -> str:
     if claim.verdict == "exact":
-        if all(output.form == "global" for output in claim.outputs):
+        if is_whole(claim):
             return "exact: nothing makes cells differ from crops, but no output has more than one cell"
         return "exact: every cell is what the original says of that crop"
     causes: dict[str, list[str]] = {}
     for item in claim.blames:
         causes.setdefault(_CAUSES.get(item.cause, item.cause.value), []).append(item.node)
     told = [f"{cause} ({some(nodes, verbose)})" for cause, nodes in causes.items()]
-    return "approximate: cells differ from crops, because of " + " and ".join(told)
+    differs = "a score of the whole image is not one of a crop" if is_whole(claim) else "cells differ from crops"
+    return f"approximate: {differs}, because of " + " and ".join(told)
 
 
 def some(nodes: Sequence[str], verbose: bool) -> str:

@@ -43,7 +43,7 @@ def attention(ctx: RuleContext) -> Refusal:
     if table is None:
         return found
     node, name = table
-    why = f"{node.op_type} gives what attention relates {name}, which has a value for every place of the native size"
+    why = f"{node.op_type} adds {name} to the weights of attention, a table with a value for every native place"
     return replace(
         found, code="position-table", node=label(node), reason=why, advice="such a table has no values for other sizes"
     )

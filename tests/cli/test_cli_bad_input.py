@@ -207,7 +207,9 @@ def test_bad_options(room: Path, options: tuple[str, ...]) -> None:
 
 def test_missing_arguments(room: Path) -> None:
     assert misused("rewrite", cwd=room) == "Error: Missing argument 'IN OUT'."
-    assert misused("rewrite", "in.onnx", cwd=room) == "Error: Missing argument 'OUT'."
+    assert (
+        misused("rewrite", "in.onnx", cwd=room) == "Error: Missing argument 'OUT' (or give -o OUT, or --out-dir DIR)."
+    )
 
 
 @pytest.mark.parametrize("model", ["lenet.dynamo.onnx", "mini_resnet.dynamo.onnx"])
