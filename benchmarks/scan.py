@@ -89,7 +89,7 @@ def alone(args: argparse.Namespace) -> dict[str, Any]:
 
     model = ScanModel.open(args.model, prove=False)
     made = model.session(args.threads)
-    tile = np.zeros((1, model.channels, *args.tile), model.dtype)
+    tile = np.ones((1, model.channels, *args.tile), model.dtype)
     for _ in range(2):
         made.run(tile)
     return {"peak": peak()}

@@ -96,8 +96,8 @@ def run_scan(
     with _folder(outs) as folder:
         job, seen = _job(made, model, image, opened, options, folder)
         notes = _notes(job, made, model, image)
-        job, before = _begun(job, notes, outs, options.resume)
         worker = job.worker(made, seen)
+        before = _begun(job, notes, outs, options.resume)
         try:
             _work(_portable(job, made) if dask is not None else job, worker, before, dask, say)
             say("writing")
@@ -201,16 +201,17 @@ def _must_fit(made: ScanModel, axes: tuple[Axis, Axis], memory: int) -> None:
         )
 
 
-def _begun(job: Job, notes: dict[str, Any], outs: list[Path], resume: bool) -> tuple[Job, int]:
-    """The store of the map, a new one or what an earlier run left, and the number of tiles that it has."""
+def _begun(job: Job, notes: dict[str, Any], outs: list[Path], resume: bool) -> int:
+    """Make the store of the map, or take what an earlier run left; the number of tiles that it has."""
     store = job.store
     if resume and store.path.exists():
         found = ChunkStore.open(store.path)
         if found.notes != notes or found != store:
             raise UsageError(f"{store.path}: is what another scan left; run without --resume, which begins anew")
-        return job, sum(map(store.has, range(len(job.plan))))
+        return sum(map(store.has, range(len(job.plan))))
     _check_room(store, outs)
-    return replace(job, store=ChunkStore.create(store.path, store.shape, store.chunk, notes)), 0
+    ChunkStore.create(store.path, store.shape, store.chunk, notes)
+    return 0
 
 
 def _check_room(store: ChunkStore, outs: list[Path]) -> None:

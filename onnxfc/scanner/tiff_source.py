@@ -18,7 +18,7 @@ from onnxfc.errors import ReadError, UsageError
 from onnxfc.scanner.georeference import Georeference
 from onnxfc.scanner.source import Array, ArraySource, Mapped, OpenImage
 
-CACHE = 64_000_000
+CACHE = 48_000_000
 """Bytes of decoded tiles or strips that are kept for the next window."""
 _LARGEST_SEGMENT = 1 << 30
 _NO_DATA = 42113

@@ -99,9 +99,8 @@ def test_a_rewritten_model_of_batch_one(tmp_path: Path, whole: np.ndarray) -> No
 
 
 def test_by_a_provider_that_is_named(whole: np.ndarray) -> None:
-    made = scan(
-        DIGITS, CANVAS, options=ScanOptions(scale=1 / 255, prove=False, tile=9, provider="CPUExecutionProvider")
-    )
+    options = ScanOptions(scale=1 / 255, prove=False, tile=9, provider="CPUExecutionProvider")
+    made = scan(DIGITS, CANVAS, options=options)
     close(made, whole)
     assert made.notes["provider"] == "CPUExecutionProvider"
 
