@@ -147,6 +147,9 @@ class RuleContext:
         producer = graph.producers.get(name)
         if producer is not None and producer.op_type == "Constant" and "value" in attributes(producer):
             return self.builder.model.array(attributes(producer)["value"])
+        if producer is not None and producer.op_type == "DequantizeLinear":
+            given = [self.weights(item) if item else None for item in producer.input]
+            return None if given[0] is None else self.builder.inference.run(producer, given)[0]
         return self.native(name).constant
 
     def output_used(self, position: int) -> bool:

@@ -14,7 +14,7 @@ from onnxfc.builder import ops
 from onnxfc.builder.rule_context import Outcome, RuleContext
 from onnxfc.errors import Refusal
 from onnxfc.graph.op_kinds import LINEAR_SUMS
-from onnxfc.head.conv_weights import Weight, can_turn, is_stored, kernel, shifted, vector
+from onnxfc.head.conv_weights import Weight, can_turn, is_constant, kernel, shifted, vector
 from onnxfc.head.windows import simplest, to_scores, typed, whole_channels
 from onnxfc.layout.views import ScoreMap, Source, View, Window
 
@@ -97,10 +97,11 @@ def _conv(ctx: RuleContext, inputs: list[str], source: Source, output: str) -> s
 
 def _bias_name(ctx: RuleContext, bias: np.ndarray, weight: Weight, like: str) -> str:
     """The bias initializer itself where it serves unchanged, else a new one."""
-    if len(ctx.node.input) > 2 and is_stored(ctx, ctx.node.input[2]) and ctx.node.input[2] in ctx.builder.specs:
-        value = ctx.weights(ctx.node.input[2])
+    own = ctx.node.input[2] if len(ctx.node.input) > 2 else ""
+    if own in ctx.builder.specs and is_constant(ctx, own):
+        value = ctx.weights(own)
         if value is not None and value.shape == (weight.outputs,) and np.array_equal(value, bias):
-            return str(ctx.node.input[2])
+            return str(own)
     return vector(ctx, bias, weight.outputs, like)
 
 
@@ -124,7 +125,7 @@ def take_bias(ctx: RuleContext, product: str, other: str, output: str) -> str | 
     if value.ndim > 2 or not per_output:
         return None
     name = (
-        other if value.shape == (outputs,) and is_stored(ctx, other) else vector(ctx, value.ravel(), outputs, product)
+        other if value.shape == (outputs,) and is_constant(ctx, other) else vector(ctx, value.ravel(), outputs, product)
     )
     ctx.builder.amend(conv, [*conv.input, name], output)
     return output

@@ -18,6 +18,7 @@ from onnxfc.claim.claim import Claim, Layer, Output
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof.head import reads
 from onnxfc.proof.narrowest import coarser, narrowest
+from onnxfc.proof.quantisation import quantisation_steps
 from onnxfc.proof.sessions import Array
 from onnxfc.proof.tolerance import Precision
 
@@ -42,7 +43,7 @@ def with_layers(original: ModelFile, rewritten: ModelFile, claim: Claim) -> Comp
     protos = _copy(original), _copy(rewritten)
     taken = [{name for node in proto.graph.node for name in node.output} for proto in protos]
     layers, more = [], []
-    for layer in claim.layers:
+    for layer in (_quantised(layer, *protos) for layer in claim.layers):
         if layer.original in own:
             layers.append(layer)
         elif layer.original in taken[0] and layer.rewritten in taken[1]:
@@ -54,16 +55,33 @@ def with_layers(original: ModelFile, rewritten: ModelFile, claim: Claim) -> Comp
             layers.append(Layer(name, name, layer.form))
             more.append(Output(name, layer.form))
     shown = replace(claim, outputs=(*claim.outputs, *more), layers=tuple(layers))
-    precision = _precision(*protos, shown)
-    return Compared(original.with_proto(protos[0]), rewritten.with_proto(protos[1]), shown, own, precision)
+    models = original.with_proto(protos[0]), rewritten.with_proto(protos[1])
+    precision = _precision(*models, shown)
+    return Compared(*models, shown, own, precision)
 
 
-def _precision(original: onnx.ModelProto, rewritten: onnx.ModelProto, claim: Claim) -> dict[str, Precision]:
-    mine, theirs = narrowest(original), narrowest(rewritten)
+def _quantised(layer: Layer, *models: onnx.ModelProto) -> Layer:
+    """What quantises a layer, where nothing else reads it: shown itself, it would be kept from being computed in integers."""
+    names = []
+    for model, name in zip(models, (layer.original, layer.rewritten), strict=True):
+        readers = [node for node in model.graph.node if name in reads(node)]
+        shown = any(output.name == name for output in model.graph.output)
+        alone = len(readers) == 1 and readers[0].op_type == "QuantizeLinear" and not shown
+        names.append(readers[0].output[0] if alone else "")
+    return replace(layer, original=names[0], rewritten=names[1]) if all(names) else layer
+
+
+def _precision(original: ModelFile, rewritten: ModelFile, claim: Claim) -> dict[str, Precision]:
+    mine, theirs = _rounded(original), _rounded(rewritten)
     pairs = [(output.name, output.name) for output in claim.outputs]
     pairs += [(boundary.original, boundary.rewritten) for boundary in claim.boundaries]
     both = [(name, other) for name, other in pairs if name in mine and other in theirs]
     return mine | {name: coarser(mine[name], theirs[other]) for name, other in both}
+
+
+def _rounded(model: ModelFile) -> dict[str, Precision]:
+    steps = quantisation_steps(model)
+    return {name: replace(found, step=steps.get(name, 0.0)) for name, found in narrowest(model.proto).items()}
 
 
 def _copy(model: ModelFile) -> onnx.ModelProto:
