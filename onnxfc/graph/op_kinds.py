@@ -42,11 +42,11 @@ COVERING = frozenset({"AveragePool", "MaxPool"})
 GLOBAL_POOLS = ("GlobalAveragePool", "GlobalMaxPool")
 WEIGHT_AT = {"Conv": 1, "ConvInteger": 1, "FusedConv": 1, "QLinearConv": 3}
 """Operators that slide a kernel over the spatial axes and multiply, and which of their inputs is the kernel."""
-SLIDING = ("Conv", "FusedConv", *POOLS)
+SLIDING = ("Conv", "FusedConv", "QLinearConv", *POOLS)
 """A kernel over the spatial axes of the first input, which is known to be understood."""
 QUANTISED = (
     *("ConvInteger", "DynamicQuantizeLinear", "MatMulInteger", "QGemm", "QLinearAdd"),
-    *("QLinearConv", "QLinearGlobalAveragePool", "QLinearMatMul"),
+    *("QLinearGlobalAveragePool", "QLinearMatMul"),
 )
 """Operators of quantised models that have no rule."""
 GEMMS = ("FusedGemm", "Gemm")

@@ -43,7 +43,7 @@ def with_layers(original: ModelFile, rewritten: ModelFile, claim: Claim) -> Comp
     protos = _copy(original), _copy(rewritten)
     taken = [{name for node in proto.graph.node for name in node.output} for proto in protos]
     layers, more = [], []
-    for layer in (_quantised(layer, *protos) for layer in claim.layers):
+    for layer in claim.layers:
         if layer.original in own:
             layers.append(layer)
         elif layer.original in taken[0] and layer.rewritten in taken[1]:
@@ -58,17 +58,6 @@ def with_layers(original: ModelFile, rewritten: ModelFile, claim: Claim) -> Comp
     models = original.with_proto(protos[0]), rewritten.with_proto(protos[1])
     precision = _precision(*models, shown)
     return Compared(*models, shown, own, precision)
-
-
-def _quantised(layer: Layer, *models: onnx.ModelProto) -> Layer:
-    """What quantises a layer, where nothing else reads it: shown itself, it would be kept from being computed in integers."""
-    names = []
-    for model, name in zip(models, (layer.original, layer.rewritten), strict=True):
-        readers = [node for node in model.graph.node if name in reads(node)]
-        shown = any(output.name == name for output in model.graph.output)
-        alone = len(readers) == 1 and readers[0].op_type == "QuantizeLinear" and not shown
-        names.append(readers[0].output[0] if alone else "")
-    return replace(layer, original=names[0], rewritten=names[1]) if all(names) else layer
 
 
 def _precision(original: ModelFile, rewritten: ModelFile, claim: Claim) -> dict[str, Precision]:

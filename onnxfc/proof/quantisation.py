@@ -79,5 +79,6 @@ def _dequantised(given: Sequence[Array | None]) -> Array | None:
     if any(value is None for value in given):
         return None
     value, scale, *zero = (np.asarray(item).astype(np.float64) for item in given)
-    ends = [value.min(), value.max()]
-    return np.array([np.abs(end - item).max() for end in ends for item in zero or [np.zeros(1)]]) * scale.max()
+    low, high = value.min(), value.max()
+    ends = [np.abs(end - item).max() for end in (low, high) for item in zero or [np.zeros(1)]]
+    return np.asarray(ends) * scale.max()

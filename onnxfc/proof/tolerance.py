@@ -58,9 +58,9 @@ FEW = 3
 WILD = 10
 """Values so many times those of the first inputs are of another order of magnitude."""
 STEPS = 2
-"""Half the range of an output has at least so many quantisation steps, else inputs do not show enough."""
+"""Where half the range of an output is less than so many quantisation steps, values may not be one of them off."""
 FLIPPED = 0.1
-"""So much of a quantisation step the values of an output may be off on average: few fall to the other side of an edge."""
+"""So much of a step the values of an output may be off on average: few fall to the other side of an edge."""
 WIDENING = 10
 """How many times its measured rounding noise an output is allowed to deviate, up to the cap."""
 
@@ -163,6 +163,8 @@ def measure(
     if not np.isfinite(rows).all():
         return Scale(0.0, 0.0, precision, problem=NOT_FINITE)
     signal = float((rows.max(axis=0) - rows.min(axis=0)).max()) / 2
+    if STEPS * precision.step > signal:
+        precision = replace(precision, step=0.0)
     scale = Scale(signal, float(np.abs(rows).max()), precision, least=least)
     return replace(scale, problem=_problem(rows, scale, options))
 
@@ -179,8 +181,6 @@ def confirmed(first: Scale, more: Scale) -> Scale:
 def _problem(rows: Array, scale: Scale, options: CheckOptions) -> str:
     if scale.signal == 0:
         return "constant over different inputs"
-    if scale.precision.step * STEPS > scale.signal:
-        return f"nearly constant, it varies by less than {STEPS} quantisation steps"
     rounding = scale.rounding
     rtol = scale.precision.rtol if options.rtol is None else options.rtol
     if rounding > (max(scale.precision.cap, 2 * rtol) - rtol) * scale.signal:

@@ -11,6 +11,7 @@ from onnxfc.builder.state import State
 from onnxfc.claim.claim import PREFIX
 from onnxfc.graph.index import inputs_of
 from onnxfc.layout.views import Fixed
+from onnxfc.rewriter.in_integers import in_integers
 from onnxfc.shapes.dim_params import DimNames
 from onnxfc.shapes.image_inputs import Image
 from onnxfc.shapes.spec import Spec
@@ -22,15 +23,17 @@ def assemble(
     axes: Mapping[str, tuple[int, ...]],
     metadata: Mapping[str, str],
     names: DimNames,
+    source: onnx.GraphProto,
 ) -> onnx.ModelProto:
     """The rewritten model.
 
-    ``axes`` are the size-dependent axes of each output, ``metadata`` its ``metadata_props``.
+    ``source`` is the graph as the file has it. ``axes`` are the size-dependent axes of each output, ``metadata`` its
+    ``metadata_props``.
     """
     graph, builder = state.graph, state.builder
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)
-    nodes = builder.prune(graph.outputs)
+    nodes = in_integers(builder.prune(graph.outputs), graph, source)
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     _initializers(state, model, nodes)

@@ -1,0 +1,75 @@
+"""What stood for operators on integers becomes operators on integers again, changed as the rewrite changed it.
+
+DequantizeLinear, Conv, QuantizeLinear is QLinearConv; what stayed as it was is the original's own node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx
+from onnx import helper
+
+from onnxfc.graph.index import Graph, attributes, remarks
+from onnxfc.graph.op_kinds import MICROSOFT
+from onnxfc.graph.quantised_operators import OWN, standing
+
+_CONV = frozenset({"QGemm", "QLinearMatMul"})
+_POOL = frozenset({"QLinearAveragePool", "QLinearGlobalAveragePool"})
+
+
+def in_integers(nodes: Sequence[onnx.NodeProto], graph: Graph, source: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """The nodes of a new graph, with operators on integers where ``source`` had them; what nothing reads is gone."""
+    before = {node.output[0]: node for node in source.node if standing(node)}
+    if not before:
+        return list(nodes)
+    making = {name: node for node in nodes for name in node.output}
+    reads = [name for node in nodes for name in node.input] + list(graph.outputs)
+    made = [_joined(node, before.get(node.output[0]), making, reads) or node for node in nodes]
+    wanted, kept = set(graph.outputs), []
+    for node in reversed(made):
+        if wanted.intersection(node.output):
+            wanted.update(node.input)
+            kept.append(node)
+    return kept[::-1]
+
+
+def _joined(
+    node: onnx.NodeProto, own: onnx.NodeProto | None, making: dict[str, onnx.NodeProto], reads: Sequence[str]
+) -> onnx.NodeProto | None:
+    """One operator for a QuantizeLinear and what is before it; None where it is of another form now."""
+    floats = making.get(node.input[0]) if node.op_type == "QuantizeLinear" else None
+    stands = standing(own) if own is not None else None
+    if floats is None or own is None or stands is None or reads.count(node.input[0]) > 1:
+        return None
+    given = [making.get(name) for name in floats.input]
+    if not all(item is not None and item.op_type == "DequantizeLinear" for item in given):
+        return None
+    data = [list(item.input) for item in given if item is not None]
+    if floats.op_type == "Conv" and own.op_type in _CONV:
+        bias = [item[0] for item in data[2:]]
+        return _named(own, "QLinearConv", "", [*data[0], *data[1], *node.input[1:], *bias], floats)
+    if floats.op_type == "AveragePool" and own.op_type in _POOL:
+        return _named(own, "QLinearAveragePool", MICROSOFT, [*data[0], *node.input[1:]], floats)
+    return _as_before(own, data, floats) if floats.op_type == stands.floats else None
+
+
+def _named(own: onnx.NodeProto, kind: str, domain: str, given: Sequence[str], floats: onnx.NodeProto) -> onnx.NodeProto:
+    made = helper.make_node(kind, given, own.output, name=own.name, domain=domain)
+    made.MergeFrom(remarks(own))
+    made.attribute.extend(floats.attribute)
+    return made
+
+
+def _as_before(own: onnx.NodeProto, data: Sequence[Sequence[str]], floats: onnx.NodeProto) -> onnx.NodeProto | None:
+    """The original's node, on what it reads now."""
+    stands, made = standing(own), onnx.NodeProto()
+    assert stands is not None
+    made.CopyFrom(own)
+    for at, item in zip(stands.data, data, strict=False):
+        made.input[at : at + 3] = [*item, *[""] * (3 - len(item))]
+    own_alone = [item for item in own.attribute if item.name in OWN]
+    del made.attribute[:]
+    made.attribute.extend([*own_alone, *floats.attribute])
+    same = list(made.input) == list(own.input) and attributes(made) == attributes(own)
+    return own if same else made
