@@ -81,4 +81,5 @@ def _dequantised(given: Sequence[Array | None]) -> Array | None:
     value, scale, *zero = (np.asarray(item).astype(np.float64) for item in given)
     low, high = value.min(), value.max()
     ends = [np.abs(end - item).max() for end in (low, high) for item in zero or [np.zeros(1)]]
-    return np.asarray(ends) * scale.max()
+    bounds: Array = np.asarray(ends) * scale.max()
+    return bounds

@@ -59,7 +59,7 @@ WILD = 10
 """Values so many times those of the first inputs are of another order of magnitude."""
 STEPS = 2
 """Where half the range of an output is less than so many quantisation steps, values may not be one of them off."""
-FLIPPED = 0.1
+FLIPPED = 0.2
 """So much of a step the values of an output may be off on average: few fall to the other side of an edge."""
 WIDENING = 10
 """How many times its measured rounding noise an output is allowed to deviate, up to the cap."""
