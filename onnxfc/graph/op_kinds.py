@@ -44,10 +44,7 @@ WEIGHT_AT = {"Conv": 1, "ConvInteger": 1, "FusedConv": 1, "QLinearConv": 3}
 """Operators that slide a kernel over the spatial axes and multiply, and which of their inputs is the kernel."""
 SLIDING = ("Conv", "FusedConv", "QLinearConv", *POOLS)
 """A kernel over the spatial axes of the first input, which is known to be understood."""
-QUANTISED = (
-    *("ConvInteger", "DynamicQuantizeLinear", "MatMulInteger", "QGemm", "QLinearAdd"),
-    *("QLinearGlobalAveragePool", "QLinearMatMul"),
-)
+QUANTISED = ("ConvInteger", "MatMulInteger", "QLinearMatMul")
 """Operators of quantised models that have no rule."""
 GEMMS = ("FusedGemm", "Gemm")
 PLAIN_LAYERS = frozenset({"Gemm", "MatMul"})

@@ -70,8 +70,22 @@ def fully_connected(ctx: RuleContext, found: Operands, bias: np.ndarray | None, 
     for position, part in enumerate(parts[1:], 2):
         total = ctx.builder.emit("Add", [total, part], output if position == len(parts) else "")
     _report(ctx, weight, window)
+    if weight.quantised and not _requantised(ctx):
+        why = "its Conv is computed in floats by onnxruntime, which computes a Gemm in integers"
+        ctx.remark("float-layer", f"{ctx.op_type} has no QuantizeLinear behind it: {why}")
     batch_axis = found.batch_axis or ctx.batch_axis_out()
     return ScoreMap(total, (weight.outputs,), replace(view.provenance, places=False), batch_axis=batch_axis)
+
+
+def _requantised(ctx: RuleContext) -> bool:
+    """Whether the layer's result is quantised, with its bias and activation."""
+    names = [ctx.node.output[0]]
+    for name in names:
+        for node in ctx.state.graph.readers.get(name, []):
+            if node.op_type == "QuantizeLinear":
+                return True
+            names += node.output if node.op_type in {"Add", "Clip", "Relu"} else []
+    return False
 
 
 def _as_window(view: ScoreMap) -> Window:
