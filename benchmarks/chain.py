@@ -4,9 +4,10 @@
 
 Chains of little layers, so that no weight counts: ``padded`` (a Conv with padding and a Relu), ``residual`` (the same,
 and an Add), ``reshaped`` (a Conv, and a Relu on the flattened map), ``computed`` (as before, with shapes computed from
-Shape, a dozen nodes of arithmetic a layer). Each is rewritten by a process of its own, which is measured as a whole:
-median processor seconds and peak memory. The last columns say what one more node costs: what is beyond the shortest
-chain, divided by the nodes that are. Where they rise from row to row, something grows faster than the network.
+Shape, a dozen nodes of arithmetic a layer), ``gated`` (a Conv, and a squeeze-and-excitation block). Each is rewritten
+by a process of its own, which is measured as a whole: median processor seconds and peak memory. The last columns say
+what one more node costs: what is beyond the shortest chain, divided by the nodes that are. Where they rise from row to
+row, something grows faster than the network.
 """
 
 from __future__ import annotations
@@ -94,11 +95,18 @@ def computed(chain: Chain) -> None:
     chain.end = chain.add("Reshape", [tokens, back])
 
 
+def gated(chain: Chain) -> None:
+    tensor = chain.conv(chain.end)
+    gate = chain.add("Sigmoid", [chain.conv(chain.add("GlobalAveragePool", [tensor]))])
+    chain.end = chain.add("Mul", [tensor, gate])
+
+
 KINDS: dict[str, Callable[[Chain], None]] = {
     "padded": padded,
     "residual": residual,
     "reshaped": reshaped,
     "computed": computed,
+    "gated": gated,
 }
 
 

@@ -26,7 +26,7 @@ from onnxfc.layout.axis_map import AxisMap
 from onnxfc.shapes.image_inputs import Image
 from onnxfc.shapes.length import BATCH, Dim, Length, least
 from onnxfc.shapes.model_shapes import Shapes, Sizing, fits
-from onnxfc.shapes.node_call import Ask, Room
+from onnxfc.shapes.node_call import Ask
 
 Grid = tuple[int, ...]
 
@@ -146,7 +146,7 @@ class Geometry:
         dims = len(claim.stride)
         stride, per = _finest(claim)
         context = not all(item.cause.local for item in claim.blames) or set(per) == {0}
-        own = _elements(claim)
+        own = elements_of(claim.outputs)
         start, size = (own.start, own.size) if own is not None and own.size else (claim.start, claim.size)
         return cls(
             native_size=claim.native_size,
@@ -184,8 +184,8 @@ class Geometry:
 
     def _between(self, size: Sequence[int]) -> Grid:
         """The cells between the steps, where the model runs there."""
-        rooms = [item for item in self.asks if isinstance(item, Room)]
-        equals = [item for item in self.asks if not isinstance(item, Room)]
+        rooms = [item for item in self.asks if item.kind == "room"]
+        equals = [item for item in self.asks if item.kind != "room"]
         native = {BATCH: 1, **dict(enumerate(self.native_size))}
         if not self.axes or not fits(equals, native | dict(enumerate(size))):
             sizes, step = ("x".join(map(str, lengths)) for lengths in (self.native_size, self.size_step))
@@ -263,17 +263,17 @@ def _of_elements(output: Output) -> bool:
 
 def _finest(claim: Claim) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Stride and elements per stride of the cells, or of elements where there are no cells; none of one score."""
-    own = _elements(claim)
+    own = elements_of(claim.outputs)
     if own is not None and own.per:
         return own.stride, own.per
     return claim.stride, (0 if _is_global(claim) else 1,) * len(claim.stride)
 
 
-def _elements(claim: Claim) -> Output | None:
+def elements_of(outputs: Sequence[Output]) -> Output | None:
     """The first map whose pool was dropped, else the first features, where there are no cells of windows."""
-    if any(output.form in {"map", "cells", "mean", "max"} for output in claim.outputs):
+    if any(output.form in {"map", "cells", "mean", "max"} for output in outputs):
         return None
-    found = [output for form in ("activation", "features") for output in claim.outputs if output.form == form]
+    found = [output for form in ("activation", "features") for output in outputs if output.form == form]
     return found[0] if found else None
 
 
@@ -287,7 +287,7 @@ def grid_of(claim: Claim, shapes: Mapping[str, Sequence[Dim]]) -> tuple[Any, ...
     first features; one for a score of the whole image; else the windows that the boundaries have room for. None where
     dims are unknown."""
     maps = [output for output in claim.outputs if output.form in {"map", "cells"}]
-    own = maps[0] if maps else _elements(claim)
+    own = maps[0] if maps else elements_of(claim.outputs)
     if own is not None:
         return _extents(shapes.get(own.name), own.axes)
     if _is_global(claim):

@@ -9,15 +9,13 @@ from math import prod
 from pathlib import Path
 from typing import Literal
 
-import onnx
-
 from onnxfc import errors
 from onnxfc.builder.state import Replacement
 from onnxfc.claim.claim import Claim
 from onnxfc.errors import NothingToRewrite, Refusal, UsageError
 from onnxfc.geometry import Geometry, Grid
 from onnxfc.graph.finite_weights import finite
-from onnxfc.graph.index import Graph, attributes, label
+from onnxfc.graph.index import Graph, attributes, label, needed
 from onnxfc.graph.inline_functions import sorted_nodes
 from onnxfc.graph.op_kinds import GEMMS
 from onnxfc.graph.wellformed import well_formed
@@ -125,13 +123,13 @@ def inspect(
     sizing = found.sizing()
     claim = claim_of(found, sizing)
     geometry = Geometry.of_sizing(claim, sizing)
-    nodes = found.state.builder.prune(found.state.graph.outputs)
+    nodes = needed(found.state.builder.nodes, found.state.graph.outputs)
 
     def cost(size: Sequence[int]) -> int:
         return multiply_adds(nodes, sizing.shapes(size) or {})
 
     before = {name: spec.shapes[0] for name, spec in found.state.native.items() if spec.shapes is not None}
-    crop = multiply_adds(_live(found.state.graph), before)
+    crop = multiply_adds(found.state.graph.live, before)
     return _inspection(
         file,
         "rewritable",
@@ -152,7 +150,7 @@ def _rewritten(file: ModelFile, claim: Claim, at_size: tuple[int, ...] | None) -
     graph = shapes.graph
 
     def cost(size: Sequence[int]) -> int:
-        return multiply_adds(_live(graph), shapes.at(claim.image_shapes(size)) or {})
+        return multiply_adds(graph.live, shapes.at(claim.image_shapes(size)) or {})
 
     try:
         stages = _stages(analyse(file, RewriteOptions(size=claim.native_size)), [b.rewritten for b in claim.boundaries])
@@ -226,15 +224,11 @@ def _cost(geometry: Geometry, size: tuple[int, ...], cost: Callable[[Sequence[in
     return Cost(tuple(size), cells, cost(size), count * crop)
 
 
-def _live(graph: Graph) -> list[onnx.NodeProto]:
-    return [node for position, node in enumerate(graph.nodes) if position in graph.live]
-
-
 def _heads(found: Analysis) -> Iterator[FcLayer]:
     """Gemm and MatMul with a constant weight, as far as they depend on the image."""
     graph, native = found.state.graph, found.state.native
     moving = {image.name for image in found.reading}
-    for node in _live(graph):
+    for node in graph.live:
         if not moving.intersection(node.input):
             continue
         moving.update(node.output)
@@ -260,7 +254,7 @@ def _stages(found: Analysis, ends: Sequence[str] = ()) -> tuple[Stage, ...]:
     rows: list[Stage] = []
     native: Mapping[str, Shape] = {n: spec.shapes[0] for n, spec in state.native.items() if spec.shapes is not None}
     last: dict[tuple[str, ...], Stage] = {}
-    for node in _live(state.graph):
+    for node in state.graph.live:
         if behind.intersection(node.input):
             behind.update(node.output)
             continue

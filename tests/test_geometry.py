@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from functools import cache
 from pathlib import Path
@@ -14,24 +13,17 @@ import onnxruntime as ort
 import pytest
 from fixture_files import fixture_file
 from hazards import CHECK, Net, own_crops, proven, session
-from hypothesis import HealthCheck, Phase, assume, event, given, note, seed, settings
+from hypothesis import assume, event, given, note, seed
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
-from random_networks import random_network, still_varies
+from random_networks import SEED, drawn, random_network, still_varies
 
 from onnxfc import Box, Geometry, NothingToRewrite, ReadError, RewriteOptions, UsageError, rewrite
 from onnxfc.claim.claim import PREFIX
 from onnxfc.layout.axis_map import Field
 from onnxfc.rewriter.api import Rewrite
 
-EXAMPLES = int(os.environ.get("ONNXFC_EXAMPLES", "60"))
-QUIET = settings(
-    deadline=None,
-    database=None,
-    max_examples=EXAMPLES,
-    phases=(Phase.explicit, Phase.generate, Phase.shrink),
-    suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow, HealthCheck.data_too_large],
-)
+QUIET = drawn(60)
 
 layer = st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(0, 2), st.integers(1, 2))
 
@@ -304,7 +296,7 @@ def _runs(model: onnx.ModelProto) -> bool:
         return False
 
 
-@seed(int(os.environ.get("ONNXFC_SEED", "0")))
+@seed(SEED)
 @QUIET
 @given(st.data())
 def test_verdict_and_geometry_of_random_networks(data: Any) -> None:
@@ -427,6 +419,20 @@ def test_a_kept_global_pool_takes_every_size() -> None:
     image = np.random.default_rng(1).standard_normal((1, 3, 21, 19)).astype(np.float32)
     now = session(done.model).run(None, {"image": image})[0]
     assert np.abs(now - session(original).run(None, {"image": image})[0]).max() < 1e-5
+
+
+def test_features_beside_one_score_have_a_stride_of_their_own() -> None:
+    """A kept pool's score has no cells: what claim and geometry tell is the map's, as onnxruntime has it."""
+    done = rewrite(
+        fixture_file("context_mean.dynamo.onnx"), options=RewriteOptions(global_pool="keep"), check_options=CHECK
+    )
+    geometry, made = Geometry.from_model(done.model), session(done.model)
+    assert [output.form for output in done.claim.outputs] == ["global", "features"]
+    assert done.claim.stride == geometry.stride == (2, 2)
+    assert done.claim.slack == (1, 1)
+    for size in ((20, 20), (19, 20), (18, 19), (21, 23)):
+        found = made.run(None, {"image": np.zeros((1, 3, *size), np.float32)})[1]
+        assert geometry.cells(*size) == found.shape[2:], size
 
 
 CASES = Path(__file__).parents[2] / "shared" / "cases"

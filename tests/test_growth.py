@@ -38,7 +38,7 @@ def chains() -> Iterator[dict[tuple[str, int], onnx.ModelProto]]:
         sys.path.remove(str(ROOT / "benchmarks"))
 
 
-@pytest.mark.parametrize("kind", ["padded", "residual", "reshaped", "computed"])
+@pytest.mark.parametrize("kind", ["padded", "residual", "reshaped", "computed", "gated"])
 def test_calls_and_memory(chains: dict[tuple[str, int], onnx.ModelProto], kind: str) -> None:
     calls, memory = {}, {}
     for nodes in (0, FEW, MANY):

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxfc.analysis.flow import How, Kind, Rule, Step, unknown
+from onnxfc.analysis.flow import How, Kind, Rule, Step, on_data, unknown
 from onnxfc.analysis.layouts import LAID, NONE, Layout, Names, aligned, moved, places, reshaped, resized
 from onnxfc.analysis.own_figures import by_own_figure
-from onnxfc.graph.op_kinds import BROADCAST, CUTTING, FUSED_UNARY, LENGTHS, RESHAPING, UNARY
+from onnxfc.graph.op_kinds import BROADCAST, CUTTING, FUSED_UNARY, LENGTHS, RESHAPING, UNARY, perm_of
 from onnxfc.layout.axes import Atom, Group, Groups, channels
 
 
@@ -88,33 +88,25 @@ def laid_out(step: Step, held: Layout, axes: Sequence[int]) -> Layout:
     step.flow.spread.update(pools)
     here = frozenset[int]().union(*(places(held.axes[axis]) for axis in axes))
     thin = frozenset((place, name) for place, name in held.thin if place not in here)
-    wide = {axis: tuple(_of_length(atom, step.after[axis]) for atom in held.axes[axis]) for axis in axes}
-    longer = [wide.get(axis, group) for axis, group in enumerate(held.axes)]
+    longer = list(held.axes)
+    for axis in axes:
+        longer[axis] = tuple(replace(a, length=step.after[axis]) if a.kind == "space" else a for a in longer[axis])
     return replace(moved(held, longer), thin=thin, looks=held.looks - pools)
-
-
-def _of_length(atom: Atom, length: int) -> Atom:
-    return replace(atom, length=length) if atom.kind == "space" else atom
 
 
 # Movement
 
 
-def transpose(step: Step) -> Layout:
-    held = step.data
-    if held is None or held.axes is None:
-        return unknown(step)
+def transpose(step: Step, held: Layout) -> Layout:
     step.onward(step.node.input[0])
-    perm = step.attrs.get("perm") or range(len(held.axes) - 1, -1, -1)
-    return moved(held, [held.axes[axis] for axis in perm])
+    axes = held.axes or ()
+    return moved(held, [axes[axis] for axis in perm_of(step.attrs, len(axes))])
 
 
-def reshape(step: Step) -> Layout:
+def reshape(step: Step, held: Layout) -> Layout:
     """Reshape, Flatten, Squeeze, Unsqueeze."""
-    if step.data is None:
-        return unknown(step)
     step.onward(step.node.input[0])
-    return reshaped(step.data, step.after)
+    return reshaped(held, step.after)
 
 
 def concat(step: Step) -> Layout:
@@ -143,13 +135,11 @@ def _end_to_end(step: Step, axis: int) -> Layout:
     return Layout(tuple(axes), looks=looks)
 
 
-def gather(step: Step) -> Layout:
+def gather(step: Step, held: Layout) -> Layout:
     """Channels by number; places by number are a piece, or blocks."""
-    held = step.data
-    if held is None or held.axes is None:
-        return unknown(step)
     axis, rank, name = step.axis, len(step.shape(step.node.input[1])), step.node.input[0]
-    ahead, group, behind = held.axes[:axis], held.axes[axis], held.axes[axis + 1 :]
+    axes = held.axes or ()
+    ahead, group, behind = axes[:axis], axes[axis], axes[axis + 1 :]
     picked = [channels(length) for length in step.after[axis : axis + rank]]
     if not places(group) & held.solid:
         step.onward(name)
@@ -161,14 +151,11 @@ def gather(step: Step) -> Layout:
     return moved(_piece(step, held, [axis], "piece"), [*ahead, *picked, *behind])
 
 
-def cut(step: Step) -> Layout:
+def cut(step: Step, held: Layout) -> Layout:
     """Channels, or a piece of the places: one that ends at a fixed place, or is computed; else borders are cut off."""
-    held = step.data
-    if held is None or held.axes is None:
-        return unknown(step)
     computed = step.op_type == "Slice" and any(map(step.measured, step.node.input[1:]))
     touched = (step.axes(3) or range(len(step.before))) if computed else step.changed
-    along = [axis for axis in touched if places(held.axes[axis]) & held.solid]
+    along = [axis for axis in touched if places((held.axes or ())[axis]) & held.solid]
     if not along:
         step.onward(step.node.input[0])
         return resized(held, step.after)
@@ -194,10 +181,10 @@ def _piece(step: Step, held: Layout, axes: Sequence[int], kind: Kind) -> Layout:
 ELEMENTWISE: dict[str, Rule] = {
     **dict.fromkeys((*UNARY, *FUSED_UNARY, "BatchNormalization", "Dropout", "LRN"), same),
     **dict.fromkeys(BROADCAST, broadcast),
-    **dict.fromkeys(RESHAPING, reshape),
-    **dict.fromkeys(CUTTING, cut),
+    **dict.fromkeys(RESHAPING, on_data(reshape)),
+    **dict.fromkeys(CUTTING, on_data(cut)),
     **dict.fromkeys(LENGTHS, lambda step: None),
     "Concat": concat,
-    "Gather": gather,
-    "Transpose": transpose,
+    "Gather": on_data(gather),
+    "Transpose": on_data(transpose),
 }

@@ -117,7 +117,7 @@ class Step:
     @property
     def changed(self) -> list[int]:
         """The axes of another length than before."""
-        pairs = zip(self.before, self.after, strict=True)
+        pairs = zip(self.before, self.after, strict=False)  # a damaged model may declare another rank
         return [axis for axis, (before, after) in enumerate(pairs) if before != after]
 
     def constant(self, position: int) -> Array | None:
@@ -203,6 +203,11 @@ class Step:
 Rule = Callable[[Step], Layout | None]
 
 
+def on_data(rule: Callable[[Step, Layout], Layout | None]) -> Rule:
+    """A rule for where the first input alone comes from the image, and its axes are known."""
+    return lambda step: unknown(step) if step.data is None else rule(step, step.data)
+
+
 def flow_of(
     graph: Graph, native: Mapping[str, Spec], images: Sequence[Image], free: bool, rules: Mapping[str, Rule]
 ) -> Flow:
@@ -210,8 +215,8 @@ def flow_of(
     flow = Flow(graph, native, len(images[0].spatial), free)
     for image in images:
         flow.layouts[image.name] = of_image(image.shape, image.spatial)
-    for position, node in enumerate(graph.nodes):
-        if position in graph.live and any(name in flow.layouts for name in inputs_of(node)):
+    for node in graph.live:
+        if any(name in flow.layouts for name in inputs_of(node)):
             _visit(flow, node, rules)
     for name in graph.outputs:
         held = flow.layouts.get(name)

@@ -16,7 +16,7 @@ import onnx
 from onnxfc.analysis.flow import Flow
 from onnxfc.analysis.layouts import NONE, Names
 from onnxfc.graph.index import attributes, inputs_of
-from onnxfc.graph.op_kinds import ARG, CUTTING, IDLE, LAYER_NORMS, LENGTHS, MAP_NORMS, RESHAPING, SAME_VALUES
+from onnxfc.graph.op_kinds import ARG, CUTTING, IDLE, LAYER_NORMS, LENGTHS, MAP_NORMS, RESHAPING, SAME_VALUES, SCALING
 
 _MOVES = {*CUTTING, *IDLE, *RESHAPING, *SAME_VALUES, "Expand", "Gather", "Transpose"}
 _SCALED = {
@@ -54,9 +54,8 @@ class _Sums:
         self.flow, self.power, self.of = flow, dict[str, Fraction](), defaultdict[str, Names](frozenset)
         self.bare: set[str] = set()
         self.ends: defaultdict[str, set[End]] = defaultdict(set)
-        for position, node in enumerate(flow.graph.nodes):
-            if position in flow.graph.live:
-                self._visit(node)
+        for node in flow.graph.live:
+            self._visit(node)
         for name in self.power.keys() & set(flow.graph.outputs):
             self._end(name, "result" if name in self.bare else "other")
 
@@ -82,7 +81,7 @@ class _Sums:
         if made:
             for output in node.output:
                 self.power[output], self.of[output] = made, NONE.union(*(self.of[item] for item in growing))
-            scaled = node.op_type in _MOVES or (node.op_type in {"Div", "Mul"} and len(growing) == 1 and made == 1)
+            scaled = node.op_type in _MOVES or (node.op_type in SCALING and len(growing) == 1 and made == 1)
             self.bare.update(node.output if scaled and growing[0] in self.bare else ())
 
     def _is_sum(self, node: onnx.NodeProto) -> bool:

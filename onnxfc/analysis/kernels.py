@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from onnxfc.analysis.elementwise import laid_out
-from onnxfc.analysis.flow import Rule, Step, unknown
+from onnxfc.analysis.flow import Rule, Step, on_data, unknown
 from onnxfc.analysis.layouts import NONE, Layout, aligned, moved, places, resized
 from onnxfc.analysis.reductions import pooled
 from onnxfc.graph.op_kinds import COVERING, PLAIN_LAYERS, SLIDING, SPREADING, weight_position
@@ -14,13 +14,12 @@ from onnxfc.graph.sliding import Sliding, covered, covers, sliding_at
 from onnxfc.layout.axes import channels
 
 
-def slide(step: Step) -> Layout:
+def slide(step: Step, held: Layout) -> Layout:
     """A Conv or a pool: over places, over channels alone, or over all that there is natively."""
-    held = step.data
     at = weight_position(step.op_type)
     weight = step.shape(step.node.input[at]) if len(step.node.input) > at else ()
-    how = None if held is None else sliding_at(step.attrs, step.before, weight)
-    if held is None or held.axes is None or how is None:
+    how = sliding_at(step.attrs, step.before, weight)
+    if held.axes is None or how is None:
         return unknown(step)
     if places(held.axes[1]) & held.solid and "Conv" in step.op_type:
         return _layer_of_rows(step, held)
@@ -82,10 +81,9 @@ def _layer_of_rows(step: Step, held: Layout) -> Layout:
     return resized(replace(moved(held, axes), looks=held.looks | look, own=NONE), step.after)
 
 
-def grid(step: Step) -> Layout:
+def grid(step: Step, held: Layout) -> Layout:
     """Another resolution, or more around it."""
-    held = step.data
-    if held is None or held.axes is None or len(step.before) != len(step.after):
+    if held.axes is None or len(step.before) != len(step.after):
         return unknown(step)
     moves = [axis for axis in step.changed if places(held.axes[axis])]
     if not moves and step.op_type == "Pad":
@@ -95,21 +93,15 @@ def grid(step: Step) -> Layout:
     return replace(resized(under_kernel(step, held, moves), step.after), own=NONE)
 
 
-def copies(step: Step) -> Layout:
+def copies(step: Step, held: Layout) -> Layout:
     """Expand, Tile, Resize: what a pool left laid out again, or a map resampled."""
-    held, rank = step.data, len(step.after)
-    if held is None:
-        return unknown(step)
+    rank = len(step.after)
     held = moved(held, aligned(held, rank) or ())
     before = (1,) * (rank - len(step.before)) + step.before
     longer = [axis for axis in range(rank) if step.after[axis] != before[axis]]
     thin = [axis for axis in longer if before[axis] == 1 and held.thin_at(axis)]
-    scaled = step.op_type == "Resize" and step.opset >= 11 and step.constant(3) is None
-    if scaled and step.flow.of_kind(NONE.union(*(held.thin_at(axis) for axis in thin)), "cover"):
-        step.leave()
-        return resized(under_kernel(step, held, thin), step.after)
     if thin:
-        return resized(laid_out(step, held, thin), step.after)
+        return _thin_copied(step, held, thin)
     if longer and not held.solid and rank == 2 + step.flow.rank and min(longer) > 1:
         step.flow.spread.update(held.looks - step.flow.of_kind(held.looks, "layer"))
     if any(places((held.axes or ())[axis]) for axis in longer):
@@ -119,8 +111,17 @@ def copies(step: Step) -> Layout:
     return resized(held, step.after)
 
 
+def _thin_copied(step: Step, held: Layout, axes: Sequence[int]) -> Layout:
+    """One place of a pool on each of these axes, as many now. One that just covers the native map is scaled with it."""
+    scaled = step.op_type == "Resize" and step.opset >= 11 and step.constant(3) is None
+    if scaled and step.flow.of_kind(NONE.union(*(held.thin_at(axis) for axis in axes)), "cover"):
+        step.leave()
+        return resized(under_kernel(step, held, axes), step.after)
+    return resized(laid_out(step, held, axes), step.after)
+
+
 KERNELS: dict[str, Rule] = {
-    **dict.fromkeys(SLIDING, slide),
-    **dict.fromkeys(("ConvTranspose", "DepthToSpace", "Pad", "SpaceToDepth"), grid),
-    **dict.fromkeys(SPREADING, copies),
+    **dict.fromkeys(SLIDING, on_data(slide)),
+    **dict.fromkeys(("ConvTranspose", "DepthToSpace", "Pad", "SpaceToDepth"), on_data(grid)),
+    **dict.fromkeys(SPREADING, on_data(copies)),
 }

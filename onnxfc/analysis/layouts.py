@@ -124,6 +124,6 @@ def resized(layout: Layout, after: Shape) -> Layout:
 
 def aligned(layout: Layout, rank: int) -> Groups | None:
     """Its axes as broadcasting lays them on those of a result."""
-    if layout.axes is None:
+    if layout.axes is None or len(layout.axes) > rank:
         return None
     return ((),) * (rank - len(layout.axes)) + layout.axes

@@ -90,7 +90,7 @@ def weighs(ctx: RuleContext, provenance: Provenance, axes: Sequence[int]) -> boo
     if ctx.op_type not in SUMS:
         return False
     makers = {node.output[0] for node in ctx.state.graph.nodes if node.op_type in SOFTMAX} | set(ctx.state.roles.shares)
-    if not makers & provenance.pools:
+    if makers.isdisjoint(provenance.pools):
         return False
     return True if set(axes) in _softmaxes_of_product(ctx) and ctx.op_type == "ReduceSum" else None
 
@@ -217,26 +217,26 @@ def sums_to_one_behind(roles: Roles, node: onnx.NodeProto, given: Sequence[View]
     if isinstance(view, Context):
         sides = [side for item in given if isinstance(item, Placed) for side in item.sides]
         names = frozenset(name for side in sides for name, _ in side.provenance.sums_to_one)
-        return replace(view, provenance=replace(view.provenance, pools=view.provenance.pools | names))
+        return replace(view, provenance=view.provenance.behind(*names))
     if not isinstance(view, Placed) or not any(side.provenance.sums_to_one for side in view.sides):
         return view
-    all_hold = all(_sure(item) for item in given)
-    kept = node.op_type in _KEEP_SUMS_TO_ONE or (node.op_type in {"Add", "Sub", "Sum"} and all_hold)
-    kept = kept or (node.op_type in {"Conv", "Gemm"} and len(node.input) == 2)
-    if kept and (node.op_type != "Div" or _sure(given[0])):
+    if _hold(node, given):
         return view
     each = node.op_type in {*BROADCAST, *UNARY, "BatchNormalization", "Conv", "Gemm"}
 
-    def behind(provenance: Provenance) -> Provenance:
-        return replace(
-            provenance, sums_to_one=frozenset((name, min(k, ~k)) for name, k in provenance.sums_to_one if each)
-        )
+    def behind(_: int, own: Provenance) -> Provenance:
+        return replace(own, sums_to_one=frozenset((name, min(k, ~k)) for name, k in own.sums_to_one if each))
 
-    if view.other is None:
-        return replace(view, provenance=behind(view.provenance))
-    return replace(
-        view, provenance=behind(view.provenance), other=replace(view.other, provenance=behind(view.other.provenance))
-    )
+    return view.each_side(behind)
+
+
+def _hold(node: onnx.NodeProto, given: Sequence[View]) -> bool:
+    """Whether parts of a whole among the inputs are that still behind the node."""
+    if node.op_type in {"Add", "Sub", "Sum"}:
+        return all(_sure(item) for item in given)
+    if node.op_type in {"Conv", "Gemm"}:
+        return len(node.input) == 2
+    return node.op_type in _KEEP_SUMS_TO_ONE and (node.op_type != "Div" or _sure(given[0]))
 
 
 def _sure(view: View) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from onnxfc.analysis.elementwise import ELEMENTWISE
 from onnxfc.analysis.flow import Flow, Kind, Look, Meeting, flow_of
@@ -11,6 +12,7 @@ from onnxfc.analysis.kept_sums import kept_sums
 from onnxfc.analysis.kernels import KERNELS
 from onnxfc.analysis.layouts import NONE, Names
 from onnxfc.analysis.reductions import REDUCING
+from onnxfc.analysis.table_sums import summed_by
 from onnxfc.builder.state import GlobalPool, Role, Roles
 from onnxfc.graph.index import Graph
 from onnxfc.shapes.image_inputs import Image
@@ -126,6 +128,7 @@ class _Decision:
             whole=self._whole() if global_pool == "keep" else frozenset(),
             headed=any(look.kind in {*_POOLS, "layer", "product"} for look in heads)
             or any(layout.flat for layout in flow.layouts.values()),
+            summed_by=partial(summed_by, flow, self.of),
         )
 
     def _whole(self) -> Names:

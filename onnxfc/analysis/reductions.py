@@ -3,37 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import cached_property
+from dataclasses import dataclass, replace
 
 from onnxfc.analysis.elementwise import same, together
-from onnxfc.analysis.flow import Kind, Rule, Step, unknown
+from onnxfc.analysis.flow import Kind, Rule, Step, on_data, unknown
 from onnxfc.analysis.layouts import NONE, Layout, aligned, moved, places, resized
-from onnxfc.graph.einsum_equation import letters_of
-from onnxfc.graph.op_kinds import ARG, GEMMS, GLOBAL_POOLS, LAYER_NORMS, MAP_NORMS, REDUCTIONS, SOFTMAX
+from onnxfc.graph.einsum_equation import letters_of, matmul_letters
+from onnxfc.graph.op_kinds import ARG, GEMMS, GLOBAL_POOLS, LAYER_NORMS, MAP_NORMS, REDUCTIONS, ROW_NORMS, SOFTMAX
 from onnxfc.layout.axes import Group, channels, doubled
 
 
-def reduce(step: Step) -> Layout:
-    held = step.data
-    if held is None:
-        return unknown(step)
+def reduce(step: Step, held: Layout) -> Layout:
     axes = step.axes()
     if not axes:
         axes = [] if step.attrs.get("noop_with_empty_axes", 0) else list(range(len(step.before)))
     return pooled(step, held, axes, "pool", keep=bool(step.attrs.get("keepdims", 1)))
 
 
-def global_pool(step: Step) -> Layout:
-    held = step.data
-    return unknown(step) if held is None else pooled(step, held, range(2, len(step.before)), "pool", keep=True)
+def global_pool(step: Step, held: Layout) -> Layout:
+    return pooled(step, held, range(2, len(step.before)), "pool", keep=True)
 
 
-def picked(step: Step) -> Layout:
+def picked(step: Step, held: Layout) -> Layout:
     """ArgMax, ArgMin and TopK along an axis."""
-    held, top = step.data, step.op_type == "TopK"
-    if held is None:
-        return unknown(step)
+    top = step.op_type == "TopK"
     made = pooled(step, held, [step.axis], "pool", keep=top or bool(step.attrs.get("keepdims", 1)))
     return resized(made, step.after) if top else made
 
@@ -76,19 +69,10 @@ def _without(held: Layout, axes: Sequence[int], keep: bool, thin: frozenset[int]
     return made
 
 
-def softmax(step: Step) -> Layout:
-    """Weights that sum up to 1."""
-    held = step.data
-    return unknown(step) if held is None else _weighed(step, held, step.along)
-
-
-def layer_norm(step: Step) -> Layout:
-    held = step.data
-    return unknown(step) if held is None else _weighed(step, held, range(step.axis, len(step.before)))
-
-
-def _weighed(step: Step, held: Layout, axes: Sequence[int]) -> Layout:
+def weighed(step: Step, held: Layout) -> Layout:
+    """Weights that sum up to 1, or a norm, over some axes."""
     assert held.axes is not None
+    axes = range(step.axis, len(step.before)) if step.op_type in LAYER_NORMS else step.along
     name, here = step.node.input[0], places(atom for axis in axes for atom in held.axes[axis]) & held.solid
     if not here:
         step.onward(name)
@@ -96,11 +80,8 @@ def _weighed(step: Step, held: Layout, axes: Sequence[int]) -> Layout:
     return replace(held, own=held.own | step.look("weights", here, axes, [name]))
 
 
-def whole_norm(step: Step) -> Layout:
+def whole_norm(step: Step, held: Layout) -> Layout:
     """Statistics of the whole map: context in any case."""
-    held = step.data
-    if held is None:
-        return unknown(step)
     if held.solid:
         step.look("norm", held.solid, range(2, len(step.before)), [step.node.input[0]])
         step.leave()
@@ -115,13 +96,7 @@ def matmul(step: Step) -> Layout:
     fixed = {name for name in step.node.input if name not in step.flow.layouts} - step.flow.graph.overridable
     if len(step.given) == 1 and min(ranks) > 1 and any(step.flow.native[name].factor is not None for name in fixed):
         return same(step)  # a multiple of it, element by element
-    stack = "".join(chr(ord("d") + place) for place in range(max(*ranks, 2) - 2))
-    terms = [
-        stack[len(stack) - (rank - 2) :] + ends if rank > 1 else "b"
-        for rank, ends in zip(ranks, ("ab", "bc"), strict=True)
-    ]
-    out = stack + "".join(letter for letter, rank in zip("ac", ranks, strict=True) if rank > 1)
-    return contract(step, terms, out)
+    return contract(step, *matmul_letters(ranks))
 
 
 def gemm(step: Step) -> Layout:
@@ -147,73 +122,66 @@ def attention(step: Step) -> Layout:
 
 def contract(step: Step, terms: Sequence[str], out: str) -> Layout:
     """One letter an axis; letters that the result lacks are summed over."""
-    inputs = zip(step.node.input, step.layouts, terms, strict=False)
-    operands = [_Operand(name, held, term, out) for name, held, term in inputs if held is not None]
-    if not all(operand.fits for operand in operands):
-        return unknown(step)
-    every = NO_PLACE.union(*(operand.summed for operand in operands))
-    left = NO_PLACE.union(*(operand.left.solid for operand in operands))
-    step.onward(*(operand.name for operand in operands if operand.left.solid))
-    asks = len(operands) == 2 and not every and any(not operand.held.solid for operand in operands)
-    made = together(step, [(operand.left, operand.left.axes) for operand in operands], "query" if asks else "")
-    made = moved(made, [group or channels(n) for group, n in zip(made.axes or (), step.after, strict=True)])
-    if every & left or (made.axes is not None and doubled(made.axes)):
-        look = step.look("relation", every - left, (), _summed_up(operands))
-        return replace(made, own=made.own | look)
-    if not every:
+    inputs = [item for item in zip(step.node.input, step.layouts, terms, strict=False) if item[1] is not None]
+    operands = [_Factor.of(name, held, term, out) for name, held, term in inputs if held is not None]
+    known = [operand for operand in operands if operand is not None]
+    return _contracted(step, known) if len(known) == len(operands) else unknown(step)
+
+
+def _contracted(step: Step, operands: Sequence[_Factor]) -> Layout:
+    """What the operands make of each other place by place, and what looks at those that are summed up."""
+    made, summed = _beside(step, operands), [operand for operand in operands if operand.summed]
+    every = frozenset[int]().union(*(operand.summed for operand in summed))
+    left = frozenset[int]().union(*(operand.left.solid for operand in operands))
+    relates = bool(every & left) or (made.axes is not None and doubled(made.axes))
+    if not every and not relates:
         return made
-    look = step.look("product" if len(operands) > 1 else "layer", every - left, (), _summed_up(operands))
-    return replace(made, looks=made.looks | look)
+    kind: Kind = "relation" if relates else "product" if len(operands) > 1 else "layer"
+    look = step.look(kind, every - left, (), [operand.name for operand in summed])
+    return replace(made, own=made.own | look) if relates else replace(made, looks=made.looks | look)
 
 
-NO_PLACE = frozenset[int]()
+def _beside(step: Step, operands: Sequence[_Factor]) -> Layout:
+    """What is left of the operands, on each other. Without a sum one may ask each place of the other."""
+    step.onward(*(operand.name for operand in operands if operand.left.solid))
+    none = not any(operand.summed for operand in operands)
+    asks = len(operands) == 2 and none and any(not operand.solid for operand in operands)
+    made = together(step, [(operand.left, operand.left.axes) for operand in operands], "query" if asks else "")
+    return moved(made, [group or channels(n) for group, n in zip(made.axes or (), step.after, strict=True)])
 
 
-class _Operand:
-    """One input of a contraction that is computed from the image, and the letters of its axes."""
+@dataclass(frozen=True)
+class _Factor:
+    """An input of a contraction that is computed from the image: its places, those of them that the result lacks, and
+    what is ``left`` of it once they are summed up, on the axes of the result."""
 
-    def __init__(self, name: str, held: Layout, term: str, out: str) -> None:
-        self.name, self.held, self._term, self._out = name, held, term, out
-        self.fits = held.axes is not None and len(held.axes) == len(term)
+    name: str
+    solid: frozenset[int]
+    summed: frozenset[int]
+    left: Layout
 
-    @cached_property
-    def summed(self) -> frozenset[int]:
-        """Its places that the result lacks."""
-        return _summed(self.held, self._term, self._out)
-
-    @cached_property
-    def left(self) -> Layout:
-        """What is left of it once it is summed up."""
-        return _left_of(self.held, self._term, self._out)
-
-
-def _summed_up(operands: Sequence[_Operand]) -> list[str]:
-    return [operand.name for operand in operands if operand.summed]
-
-
-def _summed(held: Layout, term: str, out: str) -> frozenset[int]:
-    """The places of an operand that the result lacks."""
-    groups = [group for letter, group in zip(term, held.axes or (), strict=True) if letter not in out]
-    return places(atom for group in groups for atom in group) & held.solid
-
-
-def _left_of(held: Layout, term: str, out: str) -> Layout:
-    """What is left of an operand once it is summed up, on the axes of the result."""
-    axes = dict(zip(term, held.axes or (), strict=True))
-    groups = tuple(axes.get(letter, ()) for letter in out)
-    here = places(atom for group in groups for atom in group)
-    stays = bool(here & held.solid)
-    thin = frozenset((place, name) for place, name in held.thin if place in here)
-    return replace(held, axes=groups, thin=thin, own=held.own if stays else NONE, flat=held.flat and stays)
+    @staticmethod
+    def of(name: str, held: Layout, term: str, out: str) -> _Factor | None:
+        """None where it has not one axis for each letter."""
+        if held.axes is None or len(held.axes) != len(term):
+            return None
+        axes = dict(zip(term, held.axes, strict=True))
+        groups = tuple(axes.get(letter, ()) for letter in out)
+        gone = [group for letter, group in zip(term, held.axes, strict=True) if letter not in out]
+        here, summed = (places(atom for group in part for atom in group) for part in (groups, gone))
+        stays = bool(here & held.solid)
+        thin = frozenset((place, look) for place, look in held.thin if place in here)
+        own = held.own if stays else NONE
+        left = replace(held, axes=groups, thin=thin, own=own, flat=held.flat and stays)
+        return _Factor(name, held.solid, summed & held.solid, left)
 
 
 REDUCING: dict[str, Rule] = {
-    **dict.fromkeys(REDUCTIONS, reduce),
-    **dict.fromkeys(GLOBAL_POOLS, global_pool),
-    **dict.fromkeys((*ARG, "TopK"), picked),
-    **dict.fromkeys((*SOFTMAX, "LpNormalization"), softmax),
-    **dict.fromkeys(LAYER_NORMS, layer_norm),
-    **dict.fromkeys(MAP_NORMS, whole_norm),
+    **dict.fromkeys(REDUCTIONS, on_data(reduce)),
+    **dict.fromkeys(GLOBAL_POOLS, on_data(global_pool)),
+    **dict.fromkeys((*ARG, "TopK"), on_data(picked)),
+    **dict.fromkeys((*SOFTMAX, *ROW_NORMS), on_data(weighed)),
+    **dict.fromkeys(MAP_NORMS, on_data(whole_norm)),
     **dict.fromkeys(GEMMS, gemm),
     "Attention": attention,
     "Einsum": einsum,

@@ -30,7 +30,9 @@ def references(ctx: RuleContext, view: Placed, axes: Sequence[int]) -> Iterator[
     for node in along(ctx, axes):
         if node.op_type == "Concat" or node.op_type in BROADCAST:
             others = [other for other in node.input if other not in own]
-            yield from (found for found in _before(ctx, others, axes, looked) if _fits(view, found))
+            for found in _before(ctx, others, axes, looked):
+                if view.spatial == found.spatial and not found.provenance.windows:
+                    yield found
         own.add(node.output[0])
 
 
@@ -38,17 +40,13 @@ def along(ctx: RuleContext, axes: Sequence[int]) -> Iterator[onnx.NodeProto]:
     """The nodes behind this one that leave its extents on ``axes`` as they are, the nearest first."""
     names, seen = [ctx.node.output[0]], {ctx.node.output[0]}
     for name in names:
-        for node in _readers(ctx, name):
+        for node in ctx.state.graph.readers.get(name, ()):
             if node.op_type not in _ALONG or not _same(ctx, node.output[0], axes):
                 continue
             yield node
             if node.output[0] not in seen:
                 seen.add(node.output[0])
                 names.append(node.output[0])
-
-
-def _readers(ctx: RuleContext, name: str) -> Iterator[onnx.NodeProto]:
-    yield from ctx.state.graph.readers.get(name, ())
 
 
 def _same(ctx: RuleContext, name: str, axes: Sequence[int]) -> bool:
@@ -71,11 +69,6 @@ def _before(ctx: RuleContext, others: Sequence[str], axes: Sequence[int], looked
         node = ctx.state.graph.producers.get(item)
         if view is None and node is not None and node.op_type in _ALONG:
             names.extend(node.input)
-
-
-def _fits(view: Placed, other: Placed) -> bool:
-    """Whether both are maps over the same axes, before any head."""
-    return view.spatial == other.spatial and not other.provenance.windows
 
 
 def sizes_like(ctx: RuleContext, view: Placed, other: Placed) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import onnx
 
+from onnxfc.graph.index import copied
 from onnxfc.io.model_file import ModelFile
 from onnxfc.shapes.image_inputs import Image
 from onnxfc.shapes.model_shapes import Shapes
@@ -20,7 +21,7 @@ def meets_rounded_up(model: ModelFile, images: Sequence[Image]) -> bool:
     if not any(_rounds_up(node) for node in model.proto.graph.node):
         return False
     shapes = Shapes(model)
-    nodes = shapes.live
+    nodes = shapes.graph.live
     return _any_size(shapes, images, nodes) and not _any_size(shapes, images, [_down(node) for node in nodes])
 
 
@@ -31,8 +32,7 @@ def _rounds_up(node: onnx.NodeProto) -> bool:
 def _down(node: onnx.NodeProto) -> onnx.NodeProto:
     if not _rounds_up(node):
         return node
-    made = onnx.NodeProto()
-    made.CopyFrom(node)
+    made = copied(node)
     next(item for item in made.attribute if item.name == "ceil_mode").i = 0
     return made
 

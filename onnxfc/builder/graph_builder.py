@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from onnxfc.graph.index import Graph, Names, inputs_of, remarks
+from onnxfc.graph.index import Graph, Names, copied, inputs_of, remarks
 from onnxfc.io.model_file import ModelFile
 from onnxfc.shapes.extents import Extents
 from onnxfc.shapes.inference import Inference
@@ -198,35 +198,18 @@ class GraphBuilder:
         self.renamed = {before: new if now == old else now for before, now in self.renamed.items()} | {old: new}
         return True
 
-    def prune(self, outputs: Sequence[str]) -> list[onnx.NodeProto]:
-        """The nodes of the new graph that the outputs need, in order."""
-        wanted, kept = set(outputs), []
-        for node in reversed(self.nodes):
-            if wanted.intersection(node.output):
-                wanted.update(inputs_of(node))
-                kept.append(node)
-        return kept[::-1]
-
 
 def _changed(node: onnx.NodeProto, inputs: Sequence[str], attributes: Mapping[str, Any]) -> onnx.NodeProto:
-    copy = onnx.NodeProto()
-    copy.CopyFrom(node)
-    copy.input[:] = inputs
-    kept = [item for item in copy.attribute if item.name not in attributes]
-    del copy.attribute[:]
-    copy.attribute.extend(kept)
-    copy.attribute.extend(helper.make_attribute(key, value) for key, value in attributes.items() if value is not None)
-    return copy
+    kept = [item for item in node.attribute if item.name not in attributes]
+    new = [helper.make_attribute(key, value) for key, value in attributes.items() if value is not None]
+    return copied(node, input=inputs, attribute=[*kept, *new])
 
 
 def _renamed(node: onnx.NodeProto, old: str, new: str) -> onnx.NodeProto:
     if old not in node.input and old not in node.output:
         return node
-    copy = onnx.NodeProto()
-    copy.CopyFrom(node)
-    copy.input[:] = [new if name == old else name for name in node.input]
-    copy.output[:] = [new if name == old else name for name in node.output]
-    return copy
+    inputs, outputs = ([new if name == old else name for name in names] for names in (node.input, node.output))
+    return copied(node, input=inputs, output=outputs)
 
 
 def _captures(node: onnx.NodeProto, name: str) -> bool:

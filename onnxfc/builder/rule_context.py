@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import onnx
 from onnxfc.builder.state import Frozen, Note, Replacement, Role, State
 from onnxfc.claim.blame import Blame, Cause
 from onnxfc.errors import Refusal
-from onnxfc.graph.index import attributes, label
+from onnxfc.graph.index import attributes, copied, label
 from onnxfc.graph.op_kinds import ADDING_AXES, RESHAPING, axes_along, axis_of, default_axis
 from onnxfc.layout.axes import channels, groups_of
 from onnxfc.layout.provenance import Provenance
@@ -142,14 +141,10 @@ class RuleContext:
             self.node.input[position] == name and self.follows_size(position) for position in range(len(self.views))
         ):
             return None
-        if name in graph.initializers:
-            return self.builder.model.array(graph.initializers[name])
-        producer = graph.producers.get(name)
-        if producer is not None and producer.op_type == "Constant" and "value" in attributes(producer):
-            return self.builder.model.array(attributes(producer)["value"])
-        if producer is not None and producer.op_type == "DequantizeLinear":
+        tensor, producer = graph.constant(name), graph.producers.get(name)
+        if tensor is None and producer is not None and producer.op_type == "DequantizeLinear":
             return _dequantised(producer, [self.weights(item) for item in producer.input if item])
-        return self.native(name).constant
+        return self.native(name).constant if tensor is None else self.builder.model.array(tensor)
 
     def output_used(self, position: int) -> bool:
         return (
@@ -182,14 +177,12 @@ class RuleContext:
 
     def keep_renamed(self, inputs: Sequence[str], **changes: Any) -> list[str]:
         """Write the original node with new names for its outputs, which are returned."""
-        copy = onnx.NodeProto()
-        copy.CopyFrom(self.node)
+        kind = self.op_type.lower()
+        named = [self.builder.fresh(f"{name}_{kind}") if name else "" for name in self.node.output]
+        copy = copied(self.node, output=named)
         copy.name = self.builder.node_name(self.node.name, f"{self.node.name or self.op_type}_again")
-        copy.output[:] = [
-            self.builder.fresh(f"{name}_{self.op_type.lower()}") if name else "" for name in self.node.output
-        ]
         self.builder.keep(copy, inputs, changes)
-        return list(copy.output)
+        return named
 
     def try_keep(self, wanted: Sequence[Shape]) -> bool:
         """Write the original node if its output then has these shapes at the probes; else write nothing."""
@@ -234,17 +227,14 @@ class RuleContext:
         view = next(view for view in self.views if isinstance(view, Placed))
         provenance = provenance or view.provenance
         provenance = provenance.blamed(self.blame(Cause.CONTEXT)) if blamed else provenance
-        return [
-            replace(view, tensor=name, original=name, provenance=provenance, moved_by=None) for name in self.node.output
-        ]
+        return [view.output(name, provenance=provenance) for name in self.node.output]
 
     def of_channels(self, view: Placed, axis: int, provenance: Provenance | None = None) -> list[View]:
         """The node's outputs, which lie as ``view`` does, with other channels on one axis."""
         made: list[View] = []
         for position, name in enumerate(self.node.output):
             groups = (*view.groups[:axis], channels(self.shape_out(position)[axis]), *view.groups[axis + 1 :])
-            provenance = provenance or view.provenance
-            made.append(replace(view, tensor=name, original=name, groups=groups, provenance=provenance, moved_by=None))
+            made.append(view.output(name, groups=groups, provenance=provenance or view.provenance))
         return made
 
     def fixed(self) -> list[View]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -28,6 +28,7 @@ class Roles:
     up to 1 along places of the image by what it was divided by. ``plain``: sums over the image that are meant as they
     are: those divisors, and kept ones that are the result. ``level``: kept sums of which nothing comes that grows.
     ``whole``: what begins the head, but is to stay a figure of the whole image. ``headed``: whether there is a head.
+    ``summed_by``: the operators that sum up the places of a tensor, where nothing else is done to it.
     """
 
     of: Mapping[str, Role]
@@ -39,6 +40,7 @@ class Roles:
     level: frozenset[str]
     whole: frozenset[str]
     headed: bool
+    summed_by: Callable[[str], frozenset[str] | None] = field(compare=False)
 
 
 @dataclass(frozen=True)

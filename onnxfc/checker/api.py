@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from onnxfc import errors
 from onnxfc.checker.common_layers import common_layers
@@ -18,6 +18,7 @@ from onnxfc.graph.inline_functions import inlined, sorted_nodes
 from onnxfc.graph.wellformed import well_formed
 from onnxfc.io.model_file import Model, ModelFile
 from onnxfc.proof import check
+from onnxfc.proof.bounded import bounded
 from onnxfc.proof.narrowest import coarser, narrowest
 from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.results import Parity
@@ -60,13 +61,17 @@ def check_pair(
 
     ``size``: the native size in pixels, where the original leaves it open. ``at``: pairs of tensor names at which
     the heads begin, where they are not found. A failed check is no exception: see ``Checked.passed``. Raises ReadError,
-    UsageError, and NothingToRewrite where the original has no image input.
+    UsageError, NothingToRewrite where the original has no image input, and ProofFailed where time or memory that
+    ``options`` bound run out.
 
     >>> checked = onnxfc.check_pair("fixtures/trained/digits.onnx", "digits-any.onnx")
     >>> checked.passed, checked.claim.verdict, checked.parity.window.status
     (True, 'approximate', 'passed')
     """
     options = options or CheckOptions()
+    if options.bounded:
+        how: dict[str, Any] = {"options": options.unbounded, "size": size, "at": at, "progress": progress}
+        return bounded(lambda: check_pair(original, other, **how), options)
     size = None if size is None else errors.size("size", size)
     one, two = _opened(original), _opened(other)
     finite(one)

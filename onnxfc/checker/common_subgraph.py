@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from onnxfc.graph.index import Graph, attributes, canonical_domain, inputs_of, label
+from onnxfc.graph.index import Graph, attributes, canonical_domain, dependent, inputs_of, label
 from onnxfc.graph.op_kinds import IDLE, LENGTHS, POOLS, RESAMPLING, WEIGHT_AT, same_pads, weight_position
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof.narrowest import coarser, narrowest
@@ -53,27 +53,16 @@ def frontier(
     by_key: dict[Key, str] = {}
     for name, key in theirs.items():
         by_key.setdefault(key, name)
-    moving = _dependent(first, set(images))
+    moving = dependent(first.nodes, images)
     read = dict.fromkeys(name for node in _apart(first, mine, by_key) for name in inputs_of(node) if name in moving)
     return [Common(name, by_key[mine[name]]) for name in read if mine.get(name) in by_key]
 
 
 def _apart(graph: Graph, mine: Mapping[str, Key], by_key: Mapping[Key, str]) -> Iterator[onnx.NodeProto]:
     """Live nodes of the original that the other model does not have; reading a shape is reading no values."""
-    for position, node in enumerate(graph.nodes):
-        made = [name for name in node.output if name]
-        if position not in graph.live or node.op_type in LENGTHS:
-            continue
-        if any(mine.get(name) not in by_key for name in made):
+    for node in graph.live:
+        if node.op_type not in LENGTHS and any(mine.get(name) not in by_key for name in node.output if name):
             yield node
-
-
-def _dependent(graph: Graph, images: set[str]) -> set[str]:
-    found = set(images)
-    for node in graph.nodes:
-        if found.intersection(inputs_of(node)):
-            found.update(node.output)
-    return found
 
 
 def padded_behind(file: ModelFile, tensors: set[str], shapes: Mapping[str, Shape]) -> str | None:

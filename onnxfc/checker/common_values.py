@@ -16,6 +16,7 @@ from onnxfc.io.model_file import ModelFile
 from onnxfc.proof.inputs import Inputs, Kind
 from onnxfc.proof.narrowest import narrowest
 from onnxfc.proof.options import CheckOptions
+from onnxfc.proof.providers import Engine
 from onnxfc.proof.sessions import Array, Arrays, RunError, Runner
 
 KINDS = 3
@@ -48,7 +49,7 @@ def common_values(
 
 
 def _values(model: ModelFile, tensors: Sequence[str], claim: Claim, threads: int) -> list[Arrays]:
-    runner = Runner(model, tensors, threads)
+    runner = Runner(model, tensors, Engine(threads))
     inputs = Inputs(claim, runner.inputs, CheckOptions())
     kinds: tuple[Kind, ...] = inputs.kinds[:KINDS]
     return [runner.run(inputs.feeds(kind, 0)) for kind in kinds]

@@ -8,6 +8,7 @@ import onnx
 from onnx import helper
 
 from onnxfc.errors import UsageError
+from onnxfc.graph.index import copied, refill
 from onnxfc.io.model_file import ModelFile
 from onnxfc.shapes.model_shapes import Shapes
 from onnxfc.shapes.spec import Shape
@@ -19,8 +20,7 @@ def alike(original: ModelFile, other: ModelFile, images: Mapping[str, Shape]) ->
     Score maps with their classes last, (N, *grid, K) for the original's (N, K), get them behind the batch. Outputs that
     the original does not have are left out. Notes say what was done. Raises UsageError where the counts differ.
     """
-    proto = onnx.ModelProto()
-    proto.CopyFrom(other.proto)
+    proto = copied(other.proto)
     notes: list[str] = []
     mine, theirs = _inputs(original.proto), _inputs(proto)
     _rename(proto, _paired("inputs", mine, theirs, notes))
@@ -32,9 +32,7 @@ def alike(original: ModelFile, other: ModelFile, images: Mapping[str, Shape]) ->
         have = outputs
     _rename(proto, _paired("outputs", outputs, have, notes))
     infos = {info.name: info for info in proto.graph.output}
-    ordered = [onnx.ValueInfoProto.FromString(infos[name].SerializeToString()) for name in outputs]
-    del proto.graph.output[:]
-    proto.graph.output.extend(ordered)
+    refill(proto.graph, output=[copied(infos[name]) for name in outputs])
     wanted, found = _shapes(original, images), _shapes(other.with_proto(proto), images)
     dims = len(next(iter(images.values()))) - 2
     for info in proto.graph.output:

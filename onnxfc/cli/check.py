@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onnxfc.cli.common import (
+    MEMORY,
+    PROVIDER,
     STDOUT,
+    TIMEOUT,
     ModelPath,
     ReportPath,
     Size,
@@ -71,6 +74,9 @@ _EPILOG = (
     help="Whether cells must equal the original run on crops of the image.",
 )
 @click.option("--threads", type=click.IntRange(min=0), default=0, help="Threads of onnxruntime; 0 is its own choice.")
+@click.option("--provider", default="", metavar="NAME[:KEY=VALUE,...]", help=PROVIDER)
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help=TIMEOUT)
+@click.option("--memory", type=click.IntRange(min=1), metavar="MB", help=MEMORY)
 @click.option(
     "--report", type=ReportPath(), help="Write the report: JSON, or a page if FILE ends in .html; - prints it."
 )
@@ -99,7 +105,7 @@ def check(
             write_report(report, report_check.error_as_json(error) | _names(original, other))
         if junit is not None:
             write_bytes(junit, junits.error_as_xml(str(error), name))
-        fail(error, verbose)
+        fail(error, verbose, writes=False)
     if report is not None:
         write_report(report, report_check.as_json(result) | _names(original, other))
     if junit is not None:
@@ -133,6 +139,9 @@ def _checked(original: Path, other: Path, options: Mapping[str, Any], quiet: boo
         sizes=options["check_size"],
         data=load_data(options["data"]),
         threads=options["threads"],
+        provider=options["provider"],
+        timeout=options["timeout"],
+        memory=options["memory"],
         crops_exact=options["against_crops"] == "exact",
     )
     progress, clear = progress_line(quiet)

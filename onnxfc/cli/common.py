@@ -25,6 +25,12 @@ else:
 
 
 STDOUT = Path("-")
+PROVIDER = (
+    "The execution provider of onnxruntime to run on, a built-in one or one of an installed plugin. What it leaves to "
+    "the CPU is an error, unless fallback=allow; hardware=cpu, gpu or npu picks a device."
+)
+TIMEOUT = "Let the proof take so long at most; it runs in a process of its own, whose end, or crash, fails it."
+MEMORY = "Let the proof take so much memory at most, besides the files that it maps; likewise."
 
 
 class Size(_SizeType):
@@ -172,18 +178,18 @@ def write_bytes(path: Path, content: bytes) -> None:
         fail(error, verbose=False)
 
 
-def fail(error: OnnxfcError, verbose: bool) -> NoReturn:
-    """One clear line on stderr, and the exit code."""
+def fail(error: OnnxfcError, verbose: bool, *, writes: bool = True) -> NoReturn:
+    """One clear line on stderr, and the exit code. ``writes``: of a command that writes a model otherwise."""
     from onnxfc.reports import rewrite as reports
 
-    complain(f"onnxfc: {printable(str(error).strip())}{_hint(error)}")
+    complain(f"onnxfc: {printable(str(error).strip())}{_hint(error, writes)}")
     if verbose and isinstance(error, NothingToRewrite) and len(error.refusals) > 1:
         complain(reports.refusals(error))
     raise SystemExit(int(error.exit_code))
 
 
-def _hint(error: OnnxfcError) -> str:
-    if isinstance(error, ProofFailed):
+def _hint(error: OnnxfcError, writes: bool) -> str:
+    if isinstance(error, ProofFailed) and writes:
         return "; nothing was written"
     if isinstance(error, NothingToRewrite) and len(error.refusals) > 1:
         return f" and {len(error.refusals) - 1} more (-v shows all)"

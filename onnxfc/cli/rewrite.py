@@ -9,7 +9,10 @@ import click
 
 from onnxfc.cli.common import (
     EPILOG,
+    MEMORY,
+    PROVIDER,
     STDOUT,
+    TIMEOUT,
     ModelPath,
     ReportPath,
     Size,
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
     from onnxfc.rewriter.api import Rewrite
 
 
-_OF_PROOF = ("rtol", "atol", "check_size", "data")
+_OF_PROOF = ("rtol", "atol", "check_size", "data", "provider", "timeout", "memory")
 """Options that say how to prove."""
 
 
@@ -73,6 +76,9 @@ _OF_PROOF = ("rtol", "atol", "check_size", "data")
     metavar="[INPUT=]FILE.npy",
     help="Real inputs for the proof, batch first; for several inputs NAME=FILE.npy, repeated.",
 )
+@click.option("--provider", default="", metavar="NAME[:KEY=VALUE,...]", help=PROVIDER)
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help=TIMEOUT)
+@click.option("--memory", type=click.IntRange(min=1), metavar="MB", help=MEMORY)
 @click.option("--save-as-external-data", is_flag=True, help="Write the weights beside OUT instead of into it.")
 @click.option("--all-tensors-to-one-file", is_flag=True, help="With external data: one file for all weights.")
 @click.option("--external-data-location", metavar="NAME", help="With external data: the name of that one file.")
@@ -127,6 +133,9 @@ def _checks(options: dict[str, Any]) -> CheckOptions:
         samples=options["samples"],
         sizes=options["check_size"],
         data=load_data(options["data"]),
+        provider=options["provider"],
+        timeout=options["timeout"],
+        memory=options["memory"],
     )
 
 
@@ -141,7 +150,7 @@ def _rewritten(source: Path, target: Path, options: dict[str, Any], quiet: bool)
         **{name: options[name] for name in names},
         external_data_size_threshold=options["external_data_size_threshold"],
     )
-    if options["no_check"] and (given := [name for name in _OF_PROOF if options[name] not in (None, ())]):
+    if options["no_check"] and (given := [name for name in _OF_PROOF if options[name] not in (None, (), "")]):
         option = "--" + given[0].replace("_", "-")
         raise UsageError(f"{option} is for the proof, which --no-check leaves out; drop one of them")
     model = ModelFile.open(source)

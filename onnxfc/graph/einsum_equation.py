@@ -1,4 +1,4 @@
-"""The letters of an Einsum, the implied ones spelled out."""
+"""Products in letters: those of an Einsum, the implied ones spelled out, and of a MatMul."""
 
 from __future__ import annotations
 
@@ -23,3 +23,13 @@ def letters_of(equation: str, ranks: Sequence[int]) -> tuple[tuple[str, ...], st
         out = "..." + "".join(sorted(letter for letter in set(shown) if shown.count(letter) == 1))
     full = [term.replace("...", hidden[len(hidden) - width :]) for term, width in zip(terms, widths, strict=True)]
     return tuple(full), out.replace("...", hidden)
+
+
+def matmul_letters(ranks: Sequence[int]) -> tuple[list[str], str]:
+    """Matrices in the last two axes, broadcast over all others; a vector has one axis."""
+    stack = string.ascii_letters[3 : 1 + max(*ranks, 2)]
+    ends = [("ab", "a"), ("bc", "c")]
+    terms = [
+        stack[len(stack) - rank + 2 :] + own if rank > 1 else "b" for rank, (own, _) in zip(ranks, ends, strict=True)
+    ]
+    return terms, stack + "".join(kept for rank, (_, kept) in zip(ranks, ends, strict=True) if rank > 1)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import onnx
 from onnx import helper
 
-_Proto = TypeVar("_Proto", onnx.NodeProto, onnx.TensorProto)
+_Proto = TypeVar("_Proto")
 
 
 class Graph:
@@ -28,11 +28,11 @@ class Graph:
         self.inputs = [info for info in model.graph.input if info.name not in self.initializers]
         self.outputs = [info.name for info in model.graph.output]
         self.producers = {name: node for node in self.nodes for name in node.output if name}
-        self.live = _live(self)
+        self.live = needed(self.nodes, self.outputs)
         self.uses: Counter[str] = Counter(self.outputs)
         self.readers: dict[str, list[onnx.NodeProto]] = {}
-        for position, node in enumerate(self.nodes):
-            read = set(inputs_of(node)) if position in self.live else set()  # nothing is known of dead ones
+        for node in self.live:  # nothing is known of dead ones
+            read = set(inputs_of(node))
             self.uses.update(read)
             for name in read:
                 self.readers.setdefault(name, []).append(node)
@@ -41,6 +41,12 @@ class Graph:
     def opset(self) -> int:
         """Version of the default operator set."""
         return int(self.opsets[""])
+
+    def constant(self, name: str) -> onnx.TensorProto | None:
+        """An initializer, or what a Constant node holds."""
+        node = self.producers.get(name)
+        known = {} if node is None or node.op_type != "Constant" else attributes(node)
+        return self.initializers.get(name, known.get("value"))
 
     def names(self) -> Names:
         """All tensor names in use."""
@@ -93,12 +99,27 @@ def label(node: onnx.NodeProto) -> str:
 
 def remarks(proto: _Proto) -> _Proto:
     """What a node or tensor carries besides what it is: doc string, metadata, unknown fields; byte for byte."""
-    kept = type(proto)()
-    kept.CopyFrom(proto)
-    for kind, _ in proto.ListFields():
+    kept: Any = copied(proto)
+    for kind, _ in kept.ListFields():
         if kind.name not in ("doc_string", "metadata_props"):
             kept.ClearField(kind.name)
-    return kept
+    return kept  # type: ignore[no-any-return]
+
+
+def copied(proto: _Proto, **fields: Iterable[Any]) -> _Proto:
+    """A copy, with other items in some of its repeated fields."""
+    made: Any = type(proto)()
+    made.CopyFrom(proto)
+    refill(made, **fields)
+    return made  # type: ignore[no-any-return]
+
+
+def refill(proto: Any, **fields: Iterable[Any]) -> None:
+    """Put other items into repeated fields; they may be some of those that are there."""
+    for name, items in fields.items():
+        kept = list(items)
+        del getattr(proto, name)[:]
+        getattr(proto, name).extend(kept)
 
 
 class Names:
@@ -137,13 +158,20 @@ def in_order(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
         return list(nodes)
 
 
-def _live(graph: Graph) -> set[int]:
-    """Positions of the nodes that some output needs."""
-    wanted = set(graph.outputs)
-    live = set()
-    for position in range(len(graph.nodes) - 1, -1, -1):
-        node = graph.nodes[position]
+def needed(nodes: Sequence[onnx.NodeProto], outputs: Iterable[str], given: str = "") -> list[onnx.NodeProto]:
+    """The nodes that some output needs, in order; ``given``: a tensor that need not be made."""
+    wanted, kept = set(outputs) - {given}, []
+    for node in reversed(nodes):
         if wanted.intersection(node.output):
-            live.add(position)
-            wanted.update(inputs_of(node))
-    return live
+            kept.append(node)
+            wanted.update(name for name in inputs_of(node) if name != given)
+    return kept[::-1]
+
+
+def dependent(nodes: Iterable[onnx.NodeProto], names: Iterable[str]) -> set[str]:
+    """These tensors, and all that is computed from them; the nodes are in order."""
+    found = set(names)
+    for node in nodes:
+        if found.intersection(inputs_of(node)):
+            found.update(node.output)
+    return found

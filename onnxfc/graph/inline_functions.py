@@ -8,7 +8,7 @@ from types import MappingProxyType
 import onnx
 from onnx import inliner
 
-from onnxfc.graph.index import in_order, inputs_of, subgraphs
+from onnxfc.graph.index import copied, in_order, inputs_of, refill, subgraphs
 from onnxfc.graph.inline_ifs import without_ifs
 from onnxfc.graph.quantised_operators import on_floats
 from onnxfc.io.model_file import ModelFile
@@ -34,10 +34,8 @@ def sorted_nodes(model: ModelFile) -> ModelFile:
     after = in_order(before)
     if all(one is other for one, other in zip(before, after, strict=True)):
         return model
-    proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto)
-    del proto.graph.node[:]
-    proto.graph.node.extend(after)
+    proto = copied(model.proto)
+    refill(proto.graph, node=after)
     return model.with_proto(proto)
 
 
@@ -49,8 +47,7 @@ def _with_defaults(model: onnx.ModelProto) -> onnx.ModelProto:
     defaults = {(item.domain, item.name, item.overload): item.attribute_proto for item in model.functions}
     if not any(defaults.values()):
         return model
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy = copied(model)
     pending = [*copy.graph.node, *(node for item in copy.functions for node in item.node)]
     while pending:
         node = pending.pop()

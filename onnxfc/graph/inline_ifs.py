@@ -11,7 +11,17 @@ from collections.abc import Mapping, Sequence
 import onnx
 from onnx import helper, shape_inference
 
-from onnxfc.graph.index import Graph, Names, attributes, canonical_domain, inputs_of, subgraphs
+from onnxfc.graph.index import (
+    Graph,
+    Names,
+    attributes,
+    canonical_domain,
+    copied,
+    dependent,
+    inputs_of,
+    refill,
+    subgraphs,
+)
 from onnxfc.io.model_file import ModelFile
 
 _IMAGE_RANKS = {3, 4, 5}
@@ -26,7 +36,8 @@ def without_ifs(model: ModelFile, known: Mapping[str, bool]) -> ModelFile:
     left: set[str] = set()
     while True:
         graph = Graph(model.proto)
-        moving = _moving(graph)
+        images = {info.name for info in graph.inputs if len(info.type.tensor_type.shape.dim) in _IMAGE_RANKS}
+        moving = dependent(graph.nodes, images)
         chosen = [
             node for node in graph.nodes if node.output[0] not in left and _opens(model, graph, node, moving, known)
         ]
@@ -37,15 +48,6 @@ def without_ifs(model: ModelFile, known: Mapping[str, bool]) -> ModelFile:
         left |= {node.output[0] for node in chosen if unlike.intersection(node.output)}
         if not unlike:
             model = model.with_proto(opened)
-
-
-def _moving(graph: Graph) -> set[str]:
-    """All tensors that may depend on an image."""
-    found = {info.name for info in graph.inputs if len(info.type.tensor_type.shape.dim) in _IMAGE_RANKS}
-    for node in graph.nodes:
-        if found.intersection(inputs_of(node)):
-            found.update(node.output)
-    return found
 
 
 def _opens(model: ModelFile, graph: Graph, node: onnx.NodeProto, moving: set[str], known: Mapping[str, bool]) -> bool:
@@ -61,22 +63,16 @@ def _condition(model: ModelFile, graph: Graph, node: onnx.NodeProto, known: Mapp
     """What the condition always is; None where that is not known."""
     if node.input[0] in known:
         return known[node.input[0]]
-    value = graph.initializers.get(node.input[0])
-    producer = graph.producers.get(node.input[0])
-    if value is None and producer is not None and producer.op_type == "Constant":
-        value = attributes(producer).get("value")
-    if value is None or node.input[0] in graph.overridable:
-        return None
-    return bool(model.array(value).any())
+    value = None if node.input[0] in graph.overridable else graph.constant(node.input[0])
+    return None if value is None else bool(model.array(value).any())
 
 
 def _opened(
     file: ModelFile, graph: Graph, chosen: Sequence[onnx.NodeProto], known: Mapping[str, bool]
 ) -> onnx.ModelProto:
     """The model with the nodes of branches in place of the Ifs that were ``chosen``."""
-    model = onnx.ModelProto()
-    model.CopyFrom(graph.model)
-    del model.graph.node[:]
+    model = copied(graph.model)
+    refill(model.graph, node=())
     taken = graph.names()
     opening = {node.output[0] for node in chosen}
     for node in graph.nodes:
@@ -109,9 +105,8 @@ def _lay(
         for name in inner
     }
     for tensor in branch.initializer:
-        copy = into.initializer.add()
-        copy.CopyFrom(tensor)
-        copy.name = names[tensor.name]
+        into.initializer.append(tensor)
+        into.initializer[-1].name = names[tensor.name]
     for item in branch.node:
         into.node.append(_renamed(item, names))
     for info, name in zip(branch.output, outputs, strict=True):
@@ -121,8 +116,7 @@ def _lay(
 
 def _renamed(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:
     """A copy of a node with other names for its tensors, also where its own subgraphs read them."""
-    copy = onnx.NodeProto()
-    copy.CopyFrom(node)
+    copy = copied(node)
     pending = [copy]
     while pending:
         item = pending.pop()

@@ -5,7 +5,8 @@ A set is named for what its operators have in common. Other modules put their ow
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 MICROSOFT = "com.microsoft"
@@ -95,6 +96,20 @@ def axes_along(op_type: str, attrs: Mapping[str, Any], rank: int, opset: int) ->
     """The axes that an operator takes together: before operator set 13 a Softmax takes all from its own on."""
     axis = axis_of(op_type, attrs, rank, opset)
     return range(axis, rank if op_type in SOFTMAX and opset < 13 else axis + 1)
+
+
+def cuts_of(attrs: Mapping[str, Any], bounds: Sequence[Iterable[Any] | None], rank: int) -> dict[int, Any]:
+    """Start, end and step of a Slice by axis; ``bounds`` are its inputs behind the first, in newer operator sets."""
+    given = [None if item is None else list(item) for item in bounds]
+    names = ("starts", "ends", "axes", "steps")
+    starts, ends, axes, steps = (attrs.get(n, item) for n, item in zip_longest(names, given))
+    cuts = zip(starts, ends, steps or [1] * len(starts), strict=True)
+    return {int(axis) % rank: cut for axis, cut in zip(axes or range(len(starts)), cuts, strict=True)}
+
+
+def perm_of(attrs: Mapping[str, Any], rank: int) -> Sequence[int]:
+    """The order of axes that a Transpose makes."""
+    return attrs.get("perm") or range(rank - 1, -1, -1)
 
 
 def weight_position(op_type: str) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from onnxfc.graph.index import Graph, Names, attributes
+from onnxfc.graph.index import Graph, Names, attributes, copied, refill
 from onnxfc.graph.op_kinds import MICROSOFT
 from onnxfc.io.model_file import ModelFile
 
@@ -61,12 +61,10 @@ def on_floats(model: ModelFile) -> ModelFile:
     """The model with operators on floats in place of those on integers; the very same where there are none."""
     if not any(standing(node) for node in model.proto.graph.node):
         return model
-    proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto)
+    proto = copied(model.proto)
     opening = _Opening(model, Graph(model.proto))
     nodes = [item for node in model.proto.graph.node for item in opening.opened(node)]
-    del proto.graph.node[:]
-    proto.graph.node.extend(nodes)
+    refill(proto.graph, node=nodes)
     proto.graph.initializer.extend(opening.scales)
     return model.with_proto(proto)
 
@@ -122,10 +120,7 @@ class _Opening:
         return made
 
     def _constant(self, name: str) -> np.ndarray | None:
-        tensor = self.graph.initializers.get(name)
-        producer = self.graph.producers.get(name)
-        if tensor is None and producer is not None and producer.op_type == "Constant":
-            tensor = attributes(producer).get("value")
+        tensor = self.graph.constant(name)
         return None if tensor is None else self.model.array(tensor)
 
     def _size(self, name: str) -> int:

@@ -18,7 +18,7 @@ from onnx import helper
 
 from onnxfc.builder import ops
 from onnxfc.builder.rule_context import RuleContext, tensor_of
-from onnxfc.graph.index import attributes, remarks
+from onnxfc.graph.index import attributes, copied, remarks
 from onnxfc.graph.op_kinds import QUANTISING
 from onnxfc.layout.views import Fixed, Source, Window
 from onnxfc.shapes.spec import Array
@@ -187,14 +187,11 @@ def _in_place(ctx: RuleContext, weight: Weight, source: Source) -> str:
     """The very same bytes under Conv dims."""
     graph, builder = ctx.state.graph, ctx.builder
     dims = [weight.outputs, source.channels, *source.extent]
-    tensor = graph.initializers.get(weight.name)
-    if tensor is None:
-        tensor = attributes(graph.producers[weight.name])["value"]
+    tensor = graph.constant(weight.name)
+    assert tensor is not None
     key = (weight.name, tuple(dims))
     if key not in builder.reshaped:
-        copy = onnx.TensorProto()
-        copy.CopyFrom(tensor)
-        copy.dims[:] = dims
+        copy = copied(tensor, dims=dims)
         copy.name = _own_name(ctx, weight)
         builder.add_tensor(copy)
         builder.reshaped[key] = copy.name

@@ -168,5 +168,5 @@ def rows_of_weights(ctx: RuleContext, view: Window, axes: Sequence[int]) -> View
     size = "x".join(map(str, source.extent))
     ctx.replaced(f"{ctx.op_type} of weighted {size}", f"Conv {size}, each channel alone")
     pooled = Source.of_cells(tensor, source.channels, len(source.extent))
-    provenance = replace(view.provenance, pools=view.provenance.pools | {ctx.label})
+    provenance = view.provenance.behind(ctx.label)
     return simplest(ctx, Window((pooled,), channels.reshape(ctx.shape_out()[1:]), provenance))

@@ -18,13 +18,11 @@ from onnxfc.layout.views import Index, Source, View, Window
 
 def move(ctx: RuleContext, views: Sequence[View | None]) -> Outcome:
     """Run the original node on the windows' indices; every output is a window again."""
-    windows = [view for view in views if isinstance(view, Window)]
-    pending = any(view.scale is not None or view.shift is not None for view in windows)
-    beside = ctx.op_type == "Concat" and len(windows) != len(ctx.node.input)
-    if pending or beside or not isinstance(views[0], Window):
+    first, windows = views[0], [view for view in views if isinstance(view, Window)]
+    if not isinstance(first, Window) or not _by_index(ctx, windows):
         return over_scores(ctx, views)
     if ctx.op_type == "Transpose":
-        return [simplest(ctx, _transposed(ctx, windows[0]), ctx.node.output[0])]
+        return [simplest(ctx, _transposed(ctx, first), ctx.node.output[0])]
     met = meet(ctx, windows)
     if isinstance(met, Refusal):
         return met
@@ -41,6 +39,12 @@ def move(ctx: RuleContext, views: Sequence[View | None]) -> Outcome:
         simplest(ctx, _compact(Window(sources, index, provenance, trunk, batch_axis=axis)), name)
         for (index, axis), name in zip(moved, ctx.node.output, strict=True)
     ]
+
+
+def _by_index(ctx: RuleContext, windows: Sequence[Window]) -> bool:
+    """Whether all that moves are elements of windows, on which nothing is pending."""
+    beside = ctx.op_type == "Concat" and len(windows) != len(ctx.node.input)
+    return not beside and all(view.scale is None and view.shift is None for view in windows)
 
 
 def _by_node(

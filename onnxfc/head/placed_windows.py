@@ -41,7 +41,7 @@ def as_piece(ctx: RuleContext) -> Outcome:
 
 
 def _of_piece(ctx: RuleContext, view: Window) -> Window:
-    return replace(view, provenance=replace(view.provenance, pools=view.provenance.pools | {ctx.name}))
+    return replace(view, provenance=view.provenance.behind(ctx.name))
 
 
 def window_of(ctx: RuleContext, view: Placed) -> Window | Refusal:

@@ -90,8 +90,7 @@ def bounds_of(ctx: RuleContext, view: Placed) -> frozenset[Boundary]:
 
 def moved_to(ctx: RuleContext, view: Placed, groups: Groups) -> Placed:
     """The node's one output, which is ``view`` with its data moved to these axes."""
-    name = ctx.node.output[0]
-    made = replace(view, tensor=name, original=name, groups=groups, moved_by=ctx.node)
+    made = view.output(ctx.node.output[0], groups=groups, moved_by=ctx.node)
     if made.is_map:
         return replace(made, measured=None, bounds=frozenset())
     return replace(made, measured=view.like, bounds=bounds_of(ctx, view))

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from onnxfc.claim.blame import Blame
 from onnxfc.claim.claim import Boundary
-from onnxfc.layout.axes import places_in
 from onnxfc.layout.axis_map import Field
 from onnxfc.layout.gathered import Gathered
 
 NO_BLAMES: Gathered[Blame] = Gathered()
-
-if TYPE_CHECKING:
-    from onnxfc.layout.views import Placed
+NO_POOLS: Gathered[str] = Gathered()
 
 SumToOne = tuple[str, int]
 """The node that made parts of a whole, and the place (number of a spatial axis) along which they are that."""
@@ -35,7 +31,7 @@ class Provenance:
     fields: tuple[Field, ...]
     blames: Gathered[Blame] = NO_BLAMES
     windows: frozenset[Boundary] = frozenset()
-    pools: frozenset[str] = frozenset()
+    pools: Gathered[str] = NO_POOLS
     dropped: bool = False
     places: bool = False
     sums_to_one: frozenset[SumToOne] = frozenset()
@@ -43,13 +39,13 @@ class Provenance:
     def blamed(self, *blames: Blame) -> Provenance:
         return replace(self, blames=self.blames | blames)
 
-    def with_fields(self, fields: Iterable[Field]) -> Provenance:
-        """The same with other receptive fields, one for each of the image's axes."""
-        return replace(self, fields=tuple(fields))
+    def behind(self, *pools: str) -> Provenance:
+        """The same, of what comes from these pools too."""
+        return replace(self, pools=self.pools | pools)
 
     def along(self, fields: Mapping[int, Field]) -> Provenance:
         """The same with other receptive fields along some of the image's axes."""
-        return self.with_fields(fields.get(place, own) for place, own in enumerate(self.fields))
+        return replace(self, fields=tuple(fields.get(place, own) for place, own in enumerate(self.fields)))
 
     def every(self, steps: tuple[int, ...]) -> Provenance:
         """The provenance of every ``steps``-th cell on each axis."""
@@ -58,18 +54,6 @@ class Provenance:
         )
         fields = tuple(item.every(step) for item, step in zip(self.fields, steps, strict=True))
         return replace(self, fields=fields, windows=windows)
-
-    @staticmethod
-    def of_placed(views: Sequence[Placed]) -> Provenance | None:
-        """The provenance of what is computed from all of them, axis by axis; None where their strides differ."""
-        fields: list[Field] = []
-        for place in range(len(views[0].provenance.fields)):
-            own = [view for view in views if any(atom.place == place for atom in places_in(view.groups))]
-            joined = Field.join([view.provenance.fields[place] for view in own or views[:1]])
-            if joined is None:
-                return None
-            fields.append(joined)
-        return Provenance.join([replace(view.provenance, fields=tuple(fields)) for view in views])
 
     @staticmethod
     def join(provenances: Iterable[Provenance]) -> Provenance | None:
@@ -83,7 +67,7 @@ class Provenance:
             fields,
             Gathered.joined(provenance.blames for provenance in found),
             frozenset().union(*(provenance.windows for provenance in found)),
-            frozenset().union(*(provenance.pools for provenance in found)),
+            Gathered.joined(provenance.pools for provenance in found),
             any(provenance.dropped for provenance in found),
             any(provenance.places for provenance in found),
             frozenset().union(*(provenance.sums_to_one for provenance in found)),

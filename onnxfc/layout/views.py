@@ -6,9 +6,10 @@ tensor in the new graph.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +17,8 @@ import onnx
 
 from onnxfc.claim.claim import Boundary
 from onnxfc.errors import Refusal
-from onnxfc.layout.axes import Group, Groups
+from onnxfc.layout.axes import Groups, places_in
 from onnxfc.layout.axis_map import Field
-
-if TYPE_CHECKING:
-    pass
 from onnxfc.layout.provenance import Provenance
 
 Index = npt.NDArray[np.int64]
@@ -87,10 +85,20 @@ class Placed:
         first = Side(self.like, self.provenance)
         return (first,) if self.other is None else (first, self.other)
 
+    def output(self, name: str, **changes: Any) -> Placed:
+        """What a node makes of it that lies as it does, but for ``changes``."""
+        return replace(self, **{"tensor": name, "original": name, "moved_by": None, **changes})
+
+    def each_side(self, change: Callable[[int, Provenance], Provenance]) -> Placed:
+        """With other provenances; ``change`` is given the number of the side."""
+        other = self.other and replace(self.other, provenance=change(1, self.other.provenance))
+        return replace(self, provenance=change(0, self.provenance), other=other)
+
     @cached_property
     def where(self) -> dict[int, int]:
         """The axis of each place that stands alone on it, by the number of the place."""
-        alone = {group[0].place: axis for axis, group in enumerate(self.groups) if _one_place(group)}
+        single = {axis: group[0] for axis, group in enumerate(self.groups) if len(group) == 1}
+        alone = {atom.place: axis for axis, atom in single.items() if atom.kind == "space" and atom.side == 0}
         return {place: alone[place] for place in sorted(alone)}
 
     @property
@@ -136,8 +144,16 @@ class Placed:
         return self.is_map and self.spatial == tuple(range(2, len(self.groups)))
 
 
-def _one_place(group: Group) -> bool:
-    return len(group) == 1 and group[0].kind == "space" and group[0].side == 0
+def provenance_of_all(views: Sequence[Placed]) -> Provenance | None:
+    """The provenance of what is computed from all of them, axis by axis; None where their strides differ."""
+    fields: list[Field] = []
+    for place in range(len(views[0].provenance.fields)):
+        own = [view for view in views if any(atom.place == place for atom in places_in(view.groups))]
+        joined = Field.join([view.provenance.fields[place] for view in own or views[:1]])
+        if joined is None:
+            return None
+        fields.append(joined)
+    return Provenance.join([replace(view.provenance, fields=tuple(fields)) for view in views])
 
 
 @dataclass(frozen=True)
@@ -219,7 +235,6 @@ class Refused:
 
 
 View = Fixed | Context | Placed | Window | ScoreMap | Refused
-Features = Window | ScoreMap
 Lifted = Placed | Window | ScoreMap
 
 

@@ -15,12 +15,16 @@ from onnxfc.claim.claim import Claim
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof import ort_session
 from onnxfc.proof.accumulator import Tally
+from onnxfc.proof.bounded import bounded
+from onnxfc.proof.certificate import certify
 from onnxfc.proof.crops import compare_crops
 from onnxfc.proof.evidence import Evidence, Progress
 from onnxfc.proof.folded import apart, fold_problem
 from onnxfc.proof.layers import Compared, with_layers
-from onnxfc.proof.native import compare_native, compare_read
+from onnxfc.proof.memory import shortage, sliced
+from onnxfc.proof.native import compare_native, compare_providers, compare_read
 from onnxfc.proof.options import CheckOptions
+from onnxfc.proof.providers import CPU
 from onnxfc.proof.reference_run import is_small, observe
 from onnxfc.proof.results import Conditions, CropResult, Parity, ParityResult, VerdictResult
 from onnxfc.proof.sessions import RunError, Runner
@@ -49,15 +53,21 @@ def check(
 
     ``source``: the file that ``original`` was made of (functions inlined, say): both must agree at the native size too.
     Costs about fourteen native forward passes of a large model. ``progress`` gets short phrases. Raises UsageError for
-    options that do not fit the model; whatever is wrong with the models or the claim is in the result.
+    options that do not fit the model, ProofFailed where time or memory that ``options`` bound run out; whatever is
+    wrong with the models or the claim is in the result.
     """
     options.must_fit(claim)
-    source = None if source is original else source
-    once = _Check(original, rewritten, claim, options, progress or (lambda _: None), source, is_small(original))
+    if options.bounded:
+        within = options.unbounded
+        return bounded(lambda: check(original, rewritten, claim, within, progress, source), options)
+    problem = claim_problem(original.proto, rewritten.proto, claim)
+    few = (original, rewritten, claim, options) if problem else sliced(original, rewritten, claim, options)
+    source = source if few[0] is original and source is not original else None
+    once = _Check(*few, progress or (lambda _: None), source, problem, is_small(original))
     found = once.run()
-    if found.passed or found.vacuous is not None or once.thorough:
-        return found
-    return replace(once, thorough=True).run()  # what rounding does was not measured, and may be all that there is
+    if not (found.passed or found.vacuous is not None or once.thorough):
+        found = replace(once, thorough=True).run()  # what rounding does was not measured, and may be all that there is
+    return replace(found, certificate=certify(original, rewritten)) if found.native.compared else found
 
 
 def _unfold(evidence: Evidence, claim: Claim) -> None:
@@ -73,11 +83,13 @@ class _Stop(Exception):
 
 @dataclass
 class _Larger:
-    """What the rewritten model made of larger images; ``further``: of one size more, for the trunk alone."""
+    """What the rewritten model made of larger images; ``further``: of one size more, for the trunk alone. ``fallen``:
+    nodes that its provider left to the CPU."""
 
     captures: list[Capture] = field(default_factory=list)
     further: list[Capture] = field(default_factory=list)
     shift: ParityResult = _NOTHING
+    fallen: tuple[str, ...] = ()
 
 
 @dataclass
@@ -88,6 +100,7 @@ class _Check:
     options: CheckOptions
     progress: Progress
     source: ModelFile | None
+    problem: str | None
     thorough: bool
     started: float = field(default_factory=time.perf_counter)
 
@@ -109,13 +122,15 @@ class _Check:
 
     def _prepared(self) -> tuple[Compared, list[Size]]:
         """The models with their FC layers shown, and the sizes to run. Raises _Stop."""
-        problem = claim_problem(self.original.proto, self.rewritten.proto, self.claim)
-        if problem is not None:
-            raise _Stop(problem)
+        if self.problem is not None:
+            raise _Stop(self.problem)
         try:
             sizes = larger_sizes(self.claim, self.options)
         except TooLarge as error:
             raise _Stop(f"wrong claim: {error}") from error
+        short = shortage(self.original.proto, self.claim, sizes)
+        if short:
+            raise _Stop(short)
         return with_layers(self.original, self.rewritten, self.claim), sizes
 
     def _observed(self, pair: Compared, plans: Plans, size: Size) -> Evidence:
@@ -146,7 +161,8 @@ class _Check:
                 compare_read(self.source, evidence, pair.claim, native)
             self.progress("loading the rewritten model")
             names = [boundary.rewritten for boundary in self.claim.boundaries]
-            runner = Runner(pair.rewritten, names, self.options.threads)
+            runner = Runner(pair.rewritten, names, replace(self.options.engine, strict=True))
+            larger.fallen = runner.fallen
             compare_native(runner, evidence, pair.claim, native, self.progress)
             if self.options.larger:
                 larger.captures = capture(runner, evidence, pair.claim, sizes, windows, self.progress)
@@ -156,6 +172,13 @@ class _Check:
         except RunError as error:
             native.fail(f"the rewritten model does not load: {error}")
         return larger
+
+    def _provider(self, pair: Compared, evidence: Evidence) -> ParityResult:
+        """The provider against the CPU."""
+        if self.options.engine.provider is None:
+            return ParityResult("not applicable", reason="everything was run on the CPU")
+        self.progress("the original on the CPU")
+        return compare_providers(pair.original, evidence, pair.claim, self.options)
 
     def _further(self, runner: Runner, evidence: Evidence, claim: Claim, size: Size, tally: Tally) -> list[Capture]:
         """One more size for the trunk of a small model, of the other parity than the first."""
@@ -183,7 +206,8 @@ class _Check:
             replace(item, reason=item.reason + evidence.drowned) if item.status == "failed" else item
             for item in (result, window)
         )
-        return replace(self._parity(evidence, result, window, crops), shift=larger.shift, trunk=trunk)
+        parity = self._parity(evidence, result, window, crops, larger.fallen)
+        return replace(parity, shift=larger.shift, trunk=trunk, provider=self._provider(pair, evidence))
 
     def _trunk(self, pair: Compared, shots: list[Capture], evidence: Evidence) -> ParityResult:
         """Trunk parity; a large model's at the first size only."""
@@ -201,16 +225,23 @@ class _Check:
             where = ", ".join("x".join(map(str, size)) for size in trunk.sizes)
             return ParityResult("not run", reason=f"the original's own trunk says what is right at {where} px")
         names = [boundary.rewritten for boundary in self.claim.boundaries]
-        runner = Runner(pair.rewritten, names, self.options.threads)
+        runner = Runner(pair.rewritten, names, self.options.engine)
         return compare_shifted(runner, evidence, pair.claim, self.options, self.progress)
 
     def _parity(
-        self, evidence: Evidence | None, native: ParityResult, window: ParityResult, crops: CropResult
+        self,
+        evidence: Evidence | None,
+        native: ParityResult,
+        window: ParityResult,
+        crops: CropResult,
+        fallen: tuple[str, ...] = (),
     ) -> Parity:
         samples = evidence.samples if evidence else []
         conditions = Conditions(
             seed=self.options.seed,
             threads=self.options.threads,
+            provider=str(self.options.engine.provider or CPU),
+            on_cpu=fallen,
             onnxruntime=ort_session.version(),
             inputs=tuple(kind.name for kind in evidence.kinds) if evidence else (),
             samples=len(samples),

@@ -18,6 +18,7 @@ from onnx import helper
 from onnxfc.claim.claim import Boundary
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof.folded import together
+from onnxfc.proof.providers import Engine
 from onnxfc.proof.sessions import Array, Arrays, RunError, Runner
 
 
@@ -104,7 +105,7 @@ class Head:
         original: ModelFile,
         plan: HeadPlan,
         native: Mapping[str, Array],
-        threads: int,
+        engine: Engine,
         bounds: Sequence[Boundary] = (),
     ) -> None:
         self.plan = plan
@@ -113,7 +114,7 @@ class Head:
         self._fixed = {name: native[name] for name in (*plan.shapes, *plan.sides)}
         self._stackable = not self._fixed
         self._batch = len(native[plan.boundaries[0]]) if plan.boundaries else 1
-        self._runner = Runner(original.with_proto(_cut(original.proto, plan, native)), (), threads)
+        self._runner = Runner(original.with_proto(_cut(original.proto, plan, native)), (), engine)
 
     def _laid(self, features: Mapping[str, Array], name: str) -> Array:
         """What the model reads, which may hold places in other axes than features are given in."""

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from onnxfc.claim.claim import Claim
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof.accumulator import Tally
 from onnxfc.proof.evidence import Evidence, Progress, Sample
+from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.output_forms import FormError, native_value
+from onnxfc.proof.providers import Engine
+from onnxfc.proof.results import ParityResult
 from onnxfc.proof.sessions import RunError, Runner
+
+COARSE = 0.1
+"""Of the signal: a provider that is further from the CPU computes something else, not in fewer digits."""
 
 
 def compare_native(rewritten: Runner, evidence: Evidence, claim: Claim, tally: Tally, progress: Progress) -> None:
@@ -48,7 +56,7 @@ def compare_native(rewritten: Runner, evidence: Evidence, claim: Claim, tally: T
 
 def compare_read(source: ModelFile, evidence: Evidence, claim: Claim, tally: Tally) -> None:
     """Run the original as its file stands, where the proof works with what was made of it (functions inlined)."""
-    runner = Runner(source, [], tally.options.threads)
+    runner = Runner(source, [], tally.options.engine)
     for sample in evidence.samples:
         if set(sample.feeds) != set(runner.inputs):
             return  # it begins at an inner tensor
@@ -58,6 +66,23 @@ def compare_read(source: ModelFile, evidence: Evidence, claim: Claim, tally: Tal
             if output.name in found and not scale.problem:
                 got, want = sample.values[output.name], found[output.name]
                 tally.compare(output.name, got, want, scale, sample.kind.name, "in the original once it is inlined")
+
+
+def compare_providers(original: ModelFile, evidence: Evidence, claim: Claim, options: CheckOptions) -> ParityResult:
+    """The original on the CPU against the original where everything else is run: what is the provider's own doing."""
+    tally = Tally(replace(options, rtol=COARSE, atol=None, rtols={}, atols={}))
+    runner = Runner(original, [], Engine(options.threads))
+    for i, sample in enumerate(evidence.samples):
+        found = runner.run(sample.feeds)
+        for output in claim.outputs:
+            scale = evidence.scales[output.name, sample.kind.name]
+            if not scale.problem and not scale.exact:  # of two scores that are nearly alike, either may be the best
+                where = f"on the CPU, sample {i + 1}"
+                tally.compare(
+                    output.name, sample.values[output.name], found[output.name], scale, sample.kind.name, where
+                )
+    result = tally.result()
+    return result if result.compared else ParityResult("not applicable", reason="no output is a number")
 
 
 def _compare_freed(rewritten: Runner, evidence: Evidence, claim: Claim, tally: Tally) -> list[Sample]:

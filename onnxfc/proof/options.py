@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from onnxfc import errors
 from onnxfc.claim.claim import Claim
+from onnxfc.proof.providers import Engine, Provider
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class CheckOptions:
     ``threads`` 0 leaves the number to onnxruntime. ``rtols`` and ``atols`` are those of single outputs, by name.
     ``crops_exact``: crop agreement is a requirement. ``windows`` False: the pair has no boundary in common, so
     that window parity is not applicable. ``larger`` False: the rewritten model takes the native size only.
+    ``provider``: where to run, NAME or NAME:key=value,key=value; the CPU if empty. ``timeout`` (seconds) and ``memory``
+    (MB): the proof runs in a process of its own, which is given so much.
     Raises UsageError for values that mean nothing.
 
     >>> onnxfc.CheckOptions(rtol=1e-3, sizes=((64, 112),)).sizes
@@ -40,6 +43,9 @@ class CheckOptions:
     crops_exact: bool = False
     windows: bool = True
     larger: bool = True
+    provider: str = ""
+    timeout: float | None = None
+    memory: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("rtol", "atol"):
@@ -51,6 +57,12 @@ class CheckOptions:
             errors.whole(name, getattr(self, name), least)
         for name in ("crops_exact", "windows", "larger"):
             errors.flag(name, getattr(self, name))
+        if self.timeout is not None:
+            errors.tolerance("timeout", self.timeout)
+        if self.memory is not None:
+            errors.whole("memory", self.memory, 1, "MB")
+        if self.provider:
+            Provider.parse(self.provider)
         object.__setattr__(self, "sizes", errors.sizes("sizes", self.sizes))
 
     def must_fit(self, claim: Claim) -> None:
@@ -59,6 +71,21 @@ class CheckOptions:
         own += [name for item in claim.boundaries for name in (item.original, item.rewritten)]
         for given in ("rtols", "atols"):
             errors.known(given, getattr(self, given), own)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether there is an end to time or memory."""
+        return self.timeout is not None or self.memory is not None
+
+    @property
+    def unbounded(self) -> CheckOptions:
+        """The same within the process that is bounded."""
+        return replace(self, timeout=None, memory=None)
+
+    @property
+    def engine(self) -> Engine:
+        """How sessions compute. Raises UsageError where the provider cannot be used here."""
+        return Engine(self.threads, Provider.parse(self.provider).found() if self.provider else None)
 
     def of(self, name: str) -> CheckOptions:
         """The options as they are for one output."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +21,7 @@ from onnxfc.errors import ReadError
 from onnxfc.io.byte_source import FileSource, Span
 from onnxfc.io.external_data import inline, is_text, other_tensors, raw_size, set_entries
 from onnxfc.io.model_file import LARGE, ModelFile
+from onnxfc.proof.providers import Engine, fallen, told
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -31,7 +33,7 @@ which changes the layout of Convs. Below that the copy is cheap, and Convs run s
 
 _WITHOUT = ["QDQPropagationTransformer"]
 """It moves a QuantizeLinear ahead of a Reshape or a Transpose, and so quantises tensors that are outputs before it."""
-
+_PLAIN = Engine()
 _FOLDER_KEY = "session.model_external_initializers_file_folder_path"
 
 
@@ -43,13 +45,12 @@ def version() -> str:
 
 
 def session(
-    model: ModelFile, *, extra_outputs: Sequence[str] = (), threads: int = 0, optimize: bool = True
+    model: ModelFile, *, extra_outputs: Sequence[str] = (), engine: Engine = _PLAIN, optimize: bool = True
 ) -> ort.InferenceSession:
-    """A CPU session for ``model``; the tensors in ``extra_outputs`` become outputs besides its own.
+    """A session for ``model``, on the CPU or ``engine``'s provider; tensors in ``extra_outputs`` become outputs too.
 
-    ``threads``: of one operator, 0 lets onnxruntime choose. ``optimize``: False computes the
-    graph as it is written: the same sums in another order. Raises ReadError where onnxruntime does not take
-    the model, or a file of it has changed.
+    ``optimize``: False computes the graph as it is written: the same sums in another order. Raises ReadError where
+    onnxruntime does not take the model, leaves nodes to another provider, or a file of the model has changed.
     """
     import onnxruntime as ort  # not before it is needed: what only reads and writes files does without
 
@@ -60,21 +61,38 @@ def session(
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in new)
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    options.intra_op_num_threads = threads
+    where = engine.prepare(options)
     options.add_session_config_entry("session.disable_prepacking", "1")
     options.graph_optimization_level = _level(proto, optimize)
     held = _attach(proto, model, options)
     try:
-        made = ort.InferenceSession(
-            proto.SerializeToString(), options, providers=["CPUExecutionProvider"], disabled_optimizers=_WITHOUT
-        )
+        made = ort.InferenceSession(proto.SerializeToString(), options, disabled_optimizers=_WITHOUT, **where)
     except MemoryError:
         raise
     except Exception as error:  # onnxruntime's exceptions have no common base
-        where = model.path or "the model in memory"
-        raise ReadError(f"{where}: onnxruntime cannot load it: {_one_line(error)}") from error
+        if "bad_alloc" in str(error):
+            raise MemoryError(_one_line(error)) from error
+        reason = _left_over(model, extra_outputs, engine, optimize) or _one_line(error)
+        raise ReadError(f"{model.path or 'the model in memory'}: onnxruntime cannot load it: {reason}") from error
+    if wrong := engine.made(made):
+        raise ReadError(f"{model.path or 'the model in memory'}: {wrong}")
     made._onnxfc_held = held  # memory that the session reads from lives as long as the session
     return made
+
+
+def _left_over(model: ModelFile, extra_outputs: Sequence[str], engine: Engine, optimize: bool) -> str:
+    """The nodes that a provider leaves to the CPU, where that kept a session from being made."""
+    if not engine.closed:
+        return ""
+    try:
+        nodes = fallen(
+            session(model, extra_outputs=extra_outputs, engine=replace(engine, strict=False), optimize=optimize)
+        )
+    except ReadError:
+        return ""
+    name = engine.provider.name if engine.provider else ""
+    allowed = f"--provider {name}:fallback=allow lets them run on the CPU"
+    return f"{len(nodes)} nodes are not for {name}: {told(nodes)}; {allowed}" if nodes else ""
 
 
 def _level(proto: onnx.ModelProto, optimize: bool) -> ort.GraphOptimizationLevel:

@@ -42,7 +42,7 @@ def observe(
     """
     progress("loading the original")
     original, claim = pair.original, pair.claim
-    runner = Runner(original, tensors, options.threads)
+    runner = Runner(original, tensors, options.engine)
     images = [image.name for image in claim.inputs]
     inputs = Inputs(claim, runner.inputs, options, input_types(pair.rewritten.proto))
     evidence = Evidence(inputs, claim.inputs[0].shape[0], runner.free_batch(images))
@@ -178,7 +178,7 @@ def _measure_noise(
     """
     progress("rounding noise of the original")
     try:
-        runner = Runner(original, tensors, options.threads, optimise=False)
+        runner = Runner(original, tensors, options.engine, optimise=False)
         for sample in evidence.samples[: len(evidence.kinds)]:
             for feeds in (sample.feeds, jittered(sample.feeds, evidence.inputs.images, options.seed)):
                 for name, value in runner.run(feeds).items():

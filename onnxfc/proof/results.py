@@ -1,10 +1,12 @@
-"""What a check found: six results that are never mixed up, as frozen data.
+"""What a check found: eight results that are never mixed up, as frozen data.
 
 - native parity: both models agree at the native size.
 - window parity: every cell equals the original's head run on that window of the same features.
 - crop agreement: how far a cell is from the original run on the crop of the image; measured, not required.
+- CPU against provider: the original where the check was run against the original on the CPU.
 - trunk parity: the original's own trunk at larger sizes, where it runs there, is the rewritten model's.
 - shift consistency: what lies well inside two overlapping images is the same in both.
+- certificate: which Conv weight is which FC layer's weight, read off the two files.
 - verdict: what the rewritten model says of itself (``exact`` or ``approximate``), carried along.
 
 Deviations and tolerances are given relative to the *signal* of an output: half the largest change that
@@ -111,8 +113,37 @@ class VerdictResult:
 
 
 @dataclass(frozen=True)
+class WeightResult:
+    """The weight of one FC layer of the original, and the Conv weights ``found`` in the second model that it is.
+
+    ``relation``: ``same`` (byte for byte), ``permuted`` (``order`` says how), ``scaled`` (by one figure), ``folded`` (a
+    figure for each feature or output), ``rounded`` (in another number type), ``missing``, ``untold``
+    (of one output with factors, which makes anything of anything; or its columns add up, of features that are read
+    twice). ``error`` is the largest one in
+    float64, relative to the largest weight.
+    """
+
+    node: str
+    weight: str
+    relation: Literal["same", "permuted", "scaled", "folded", "rounded", "missing", "untold"]
+    found: tuple[str, ...] = ()
+    order: str = ""
+    error: float = 0.0
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What the two files say of their weights, without a run: ``none`` where they do not say it, ``failed`` where a
+    rewrite should. ``weights`` are those of FC layers that are none in the second model."""
+
+    status: Literal["holds", "none", "failed"]
+    weights: tuple[WeightResult, ...] = ()
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class Conditions:
-    """What a reader needs to repeat the check."""
+    """What a reader needs to repeat the check. ``on_cpu``: nodes of the second model that the provider left to it."""
 
     seed: int
     threads: int
@@ -121,6 +152,8 @@ class Conditions:
     samples: int
     batches: tuple[int, ...]
     seconds: float
+    provider: str = "CPUExecutionProvider"
+    on_cpu: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -136,6 +169,8 @@ class Parity:
     shift: ParityResult = ParityResult("not run", reason="not reached")
     trunk: ParityResult = ParityResult("not run", reason="not reached")
     rests: tuple[Rest, ...] = ()
+    certificate: Certificate = Certificate("none", reason="not reached")
+    provider: ParityResult = ParityResult("not applicable", reason="not reached")
 
     @property
     def passed(self) -> bool:
@@ -148,6 +183,8 @@ class Parity:
             and self.shift.status != "failed"
             and self.trunk.status != "failed"
             and self.crops.status != "failed"
+            and self.certificate.status != "failed"
+            and self.provider.status != "failed"
         )
 
     def summary(self) -> str:
@@ -157,10 +194,13 @@ class Parity:
             ("window parity", self.window),
             ("shift consistency", self.shift),
             ("trunk parity", self.trunk),
+            ("CPU against provider", self.provider),
         )
         for name, result in required:
             if result.status == "failed":
                 return f"{name} failed: {result.reason}"
+        if self.certificate.status == "failed":
+            return f"certificate failed: {self.certificate.reason}"
         if self.vacuous is not None:
             return f"the proof is vacuous: {self.vacuous}"
         if self.crops.status == "failed":

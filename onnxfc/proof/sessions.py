@@ -10,13 +10,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxfc.errors import ReadError
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof import ort_session
+from onnxfc.proof.providers import Engine, fallen
 
 Array = NDArray[Any]
 Arrays = dict[str, Array]
 
 _CODES = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
+SLICE = 8
+"""Images that are looked at of a batch of many more."""
+_NO_MEMORY = ("bad_alloc", "bad allocation", "Failed to allocate memory")
 _DTYPES = {"float": "float32", "double": "float64", "string": "object"}
 
 
@@ -35,15 +40,16 @@ class InputInfo:
 class Runner:
     """One session. ``tensors`` are fetched with the model's own outputs; they may be graph inputs."""
 
-    def __init__(self, model: ModelFile, tensors: Sequence[str], threads: int, *, optimise: bool = True) -> None:
+    def __init__(self, model: ModelFile, tensors: Sequence[str], engine: Engine, *, optimise: bool = True) -> None:
         own = [output.name for output in model.proto.graph.output]
         inputs = {value.name for value in model.proto.graph.input}
         # onnxruntime does not accept an input as an output: what was fed is handed back instead.
         self._echo = tuple(name for name in dict.fromkeys(tensors) if name in inputs and name not in own)
         extra = [name for name in dict.fromkeys(tensors) if name not in inputs and name not in own]
         self._session = _one_line(
-            lambda: ort_session.session(model, extra_outputs=extra, threads=threads, optimize=optimise)
+            lambda: ort_session.session(model, extra_outputs=extra, engine=engine, optimize=optimise)
         )
+        self._batch = engine.batch
         self.outputs = tuple(own)
         self._fetch = [*own, *extra]
         self.inputs = {
@@ -54,12 +60,28 @@ class Runner:
         """All outputs and tensors for these inputs, floats cast to the model's own type. Raises RunError."""
         mine = {name: value for name, value in feeds.items() if name in self.inputs}
         taken = {name: _cast(value, self.inputs[name].dtype) for name, value in mine.items()}
-        values = _one_line(lambda: self._session.run(self._fetch, taken))
-        found = dict(zip(self._fetch, values, strict=True))
+        whole = {name: self._whole(name, value) for name, value in taken.items()} if self._batch else taken
+        values = _one_line(lambda: self._session.run(self._fetch, whole))
+        found = dict(zip(self._fetch, map(self._few, values), strict=True))
         for name, value in found.items():
             if not isinstance(value, np.ndarray):
                 raise RunError(f"output {name} is not a tensor")
         return found | {name: taken[name] for name in self._echo}
+
+    def _whole(self, name: str, value: Array) -> Array:
+        """A few images, again and again, for as many as the model takes."""
+        fits = self.inputs[name].shape[:1] in ((None,), (self._batch,))
+        few = fits and value.ndim > 1 and len(value) == SLICE
+        return np.resize(value, (self._batch, *value.shape[1:])) if few else value
+
+    def _few(self, value: Any) -> Any:
+        many = self._batch and isinstance(value, np.ndarray) and value.shape[:1] == (self._batch,)
+        return value[:SLICE].copy() if many else value
+
+    @property
+    def fallen(self) -> tuple[str, ...]:
+        """Nodes that another provider left to the CPU."""
+        return tuple(fallen(self._session))
 
     def free_batch(self, images: Sequence[str]) -> bool:
         """True if the batch of every one of these inputs is free."""
@@ -73,11 +95,15 @@ def _cast(value: Array, dtype: np.dtype[Any]) -> Array:
 def _one_line(action: Callable[[], Any]) -> Any:
     try:
         return action()
-    except RunError:
+    except (RunError, MemoryError):
         raise
+    except ReadError as error:  # one line already
+        raise RunError(str(error)) from error
     except Exception as error:
         # onnxruntime's exceptions have no common base below Exception; its messages span many lines.
         text = " ".join(str(error).split())
+        if any(told in text for told in _NO_MEMORY):
+            raise MemoryError(text[:300]) from error
         raise RunError(_CODES.sub("", text)[:300]) from error
 
 

@@ -154,7 +154,7 @@ def _compare(
     names = list(dict.fromkeys(trunk.original for trunk in trunks))
     progress("the original's trunk at larger sizes")
     try:
-        runner = Runner(original.with_proto(_freed(original.proto, names, claim)), (), found.tally.options.threads)
+        runner = Runner(original.with_proto(_freed(original.proto, names, claim)), (), found.tally.options.engine)
     except RunError as error:
         found.without(trunks, f"the original's trunk does not load for other sizes: {error}")
         return

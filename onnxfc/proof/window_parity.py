@@ -102,7 +102,7 @@ class WindowParity:
         if not plan.outputs or not plan.boundaries or plan.leak:
             return None
         self.progress("loading the original's head")
-        return Head(self.pair.original, plan, self.evidence.native, self.options.threads, self.pair.claim.boundaries)
+        return Head(self.pair.original, plan, self.evidence.native, self.options.engine, self.pair.claim.boundaries)
 
     def _mixed(self, head: Head | None, captures: list[Capture], tally: Tally) -> list[Mixed]:
         """Made-up features, where everything else has agreed."""
@@ -123,4 +123,4 @@ class WindowParity:
         }
         types, feeds = input_types(self.pair.rewritten.proto), self.evidence.samples[0].feeds
         fed = {name: value.astype(types.get(name, value.dtype)) for name, value in feeds.items()}
-        return Head(self.pair.rewritten, plan, fed | features, self.options.threads)
+        return Head(self.pair.rewritten, plan, fed | features, self.options.engine)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as etree
 
+from onnxfc.reports.rewrite import certificate_text
+
 if TYPE_CHECKING:
     from onnxfc.checker.api import Checked
     from onnxfc.proof.results import Parity, ParityResult
@@ -18,7 +20,9 @@ def as_xml(result: Checked, name: str) -> bytes:
         *_compared("window parity", parity.window),
         *_compared("trunk parity", parity.trunk),
         *_compared("shift consistency", parity.shift),
+        *_compared("CPU against provider", parity.provider),
         _crops(parity),
+        _certificate(parity),
         _proof(parity),
     ]
     return _document(cases, name, parity.conditions.seconds)
@@ -80,6 +84,15 @@ def _crops(parity: Parity) -> etree.Element:
         etree.SubElement(case, "failure", message=_clean(crops.reason))
     text = f"deviation {crops.deviation:.3e}, median {crops.median:.3e} of the score range, {crops.cells} cells"
     etree.SubElement(case, "system-out").text = text
+    return case
+
+
+def _certificate(parity: Parity) -> etree.Element:
+    case, found = _case("certificate", "certificate"), parity.certificate
+    if found.status == "holds":
+        etree.SubElement(case, "system-out").text = _clean(certificate_text(found))
+    else:
+        etree.SubElement(case, "failure" if found.status == "failed" else "skipped", message=_clean(found.reason))
     return case
 
 

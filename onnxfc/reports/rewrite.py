@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from onnxfc.version import __version__
 
 if TYPE_CHECKING:
     from onnxfc.claim.claim import Claim
-    from onnxfc.proof.results import CropResult, Parity, ParityResult, Rest
+    from onnxfc.proof.results import Certificate, CropResult, Parity, ParityResult, Rest, WeightResult
     from onnxfc.rewriter.api import Rewrite
 
 
@@ -33,6 +34,16 @@ _CAUSES = {
     Cause.PARTIAL_WINDOW: "pool windows that reach beyond the map (ceil_mode)",
     Cause.CONTEXT: "operators that look at the whole image",
     Cause.RESIZED: "maps resized to another's size, in another ratio off the stride grid",
+}
+
+_RELATIONS = {
+    "same": "byte for byte",
+    "permuted": "in another order",
+    "scaled": "times one figure",
+    "folded": "with factors folded in",
+    "rounded": "in another number type",
+    "missing": "not found",
+    "untold": "not as it is",
 }
 
 
@@ -89,11 +100,11 @@ def verdict_text(claim: Claim, verbose: bool) -> str:
     causes: dict[str, list[str]] = {}
     for item in claim.blames:
         causes.setdefault(_CAUSES.get(item.cause, item.cause.value), []).append(item.node)
-    told = [f"{cause} ({_some(nodes, verbose)})" for cause, nodes in causes.items()]
+    told = [f"{cause} ({some(nodes, verbose)})" for cause, nodes in causes.items()]
     return "approximate: cells differ from crops, because of " + " and ".join(told)
 
 
-def _some(nodes: Sequence[str], verbose: bool) -> str:
+def some(nodes: Sequence[str], verbose: bool) -> str:
     if verbose or len(nodes) <= 2:
         return ", ".join(nodes)
     return f"{nodes[0]} and {len(nodes) - 1} more"
@@ -109,17 +120,41 @@ def proof_lines(parity: Parity | None, verbose: bool) -> list[str]:
         row("shift", _compared(parity.shift)),
         row("crop agreement", _cropped(parity.crops)),
         *(row("proof rests on", _rest(item)) for item in parity.rests),
+        row("certificate", certificate_text(parity.certificate)),
     ]
+    how = parity.conditions
+    if parity.provider.status != "not applicable":
+        own = f"; on the CPU: {some(how.on_cpu, verbose)}" if how.on_cpu else ""
+        lines.append(row("provider", f"{how.provider}{own}"))
+        lines.append(row("CPU against it", _compared(parity.provider)))
     if verbose:
+        lines += [row("", _weight(item)) for item in parity.certificate.weights]
         for result in (parity.native, parity.window, parity.trunk, parity.shift):
             lines += [row("", f"{item.name}: {item.deviation:.1e}, {item.worst}") for item in result.outputs]
-        how = parity.conditions
         lines.append(row("inputs", f"{', '.join(how.inputs)}; seed {how.seed}, onnxruntime {how.onnxruntime}"))
     return lines
 
 
 def _rest(item: Rest) -> str:
     return f"FC layer {', '.join(item.layers)}, compared beside {item.output}, which is {item.problem}"
+
+
+def certificate_text(found: Certificate) -> str:
+    """How many weights of FC layers are which in the second model, in one line."""
+    if found.status != "holds":
+        return f"{found.status.replace('failed', 'FAILED')}: {found.reason}"
+    count = len(found.weights)
+    kinds = Counter(_RELATIONS[item.relation] for item in found.weights)
+    told = next(iter(kinds)) if len(kinds) == 1 else ", ".join(f"{n} {kind}" for kind, n in kinds.items())
+    error = max(item.error for item in found.weights)
+    more = f", to {error:.0e} of the largest weight" if error else ""
+    return f"{count} FC weight{'s are' if count > 1 else ' is'} found in Convs: {told}{more}"
+
+
+def _weight(item: WeightResult) -> str:
+    where = f" = {', '.join(item.found)}" if item.found else ""
+    order = f", {item.order}" if item.order else ""
+    return f"{item.weight}{where}: {_RELATIONS[item.relation]}{order}"
 
 
 def _compared(result: ParityResult) -> str:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import get_args
 
 from onnxfc import errors
 from onnxfc.builder.state import GlobalPool, State
 from onnxfc.claim.claim import Output
 from onnxfc.errors import NothingToRewrite, Refusal, UsageError
-from onnxfc.graph.index import Graph
+from onnxfc.graph.index import Graph, needed
 from onnxfc.graph.inline_functions import inlined
 from onnxfc.io.model_file import ModelFile
 from onnxfc.layout.provenance import Provenance
 from onnxfc.rewriter.inner_input import begin_at
-from onnxfc.rewriter.outputs import Form, finish, reduction_contradicts
-from onnxfc.rewriter.refusals import naming_inner, objections, without_effect
+from onnxfc.rewriter.outputs import Form, finish
+from onnxfc.rewriter.refusals import objections, without_effect
 from onnxfc.rewriter.walk import walk
 from onnxfc.shapes.extents import Extents
 from onnxfc.shapes.fitting import fits
@@ -52,9 +52,9 @@ class RewriteOptions:
         if self.size is not None:
             object.__setattr__(self, "size", errors.size("size", self.size))
         object.__setattr__(self, "inputs", errors.names("inputs", self.inputs))
-        contradiction = reduction_contradicts(self.output, self.global_pool)
-        if contradiction:
-            raise UsageError(contradiction)
+        if self.output == "max" and self.global_pool == "drop":
+            why = "--output max of a dropped pool is not the original's score"
+            raise UsageError(f"{why}; use --output mean or --global-pool window")
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Analysis:
         """Shapes of the rewritten graph at any size."""
         builder = self.state.builder
         extents = Extents.of_images(builder.inference, self.reading, builder.specs)
-        extents.follow(builder.prune(self.state.graph.outputs))
+        extents.follow(needed(builder.nodes, self.state.graph.outputs))
         return Sizing(extents, self.reading[0].size)
 
 
@@ -85,14 +85,15 @@ def analyse(original: ModelFile, options: RewriteOptions) -> Analysis:
     original = inlined(original)
     graph = Graph(original.proto)
     inputs = native_inputs(graph, options.size)
-    inner = [name for name in options.inputs if name not in inputs]
-    if inner:
-        return analyse(begin_at(original, graph, native_specs(original, graph, inputs), inner[0]), options)
+    if within := [name for name in options.inputs if name not in inputs]:
+        return analyse(begin_at(original, graph, native_specs(original, graph, inputs), within[0]), options)
     readings = images(graph, inputs, options.dynamic_batch, options.size, options.inputs)
     native = native_specs(original, graph, inputs, declared_all=all_declared(graph))
     fits(original, graph.nodes, native)
     if isinstance(readings, Refusal):
-        refusal = naming_inner(readings, inner_image(graph, native))
+        inner = inner_image(graph, native) if readings.code == "no-image-input" else ""
+        advice = f"the image enters flattened: name the inner tensor that is one, --input '{inner}'"
+        refusal = replace(readings, advice=advice) if inner else readings
         raise NothingToRewrite(str(refusal), (refusal,))
     unlike = unlike_sizes(readings[0])
     if unlike is not None:

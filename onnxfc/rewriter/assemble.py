@@ -9,7 +9,7 @@ from onnx import helper
 
 from onnxfc.builder.state import State
 from onnxfc.claim.claim import PREFIX
-from onnxfc.graph.index import inputs_of
+from onnxfc.graph.index import copied, inputs_of, needed, refill
 from onnxfc.layout.views import Fixed
 from onnxfc.rewriter.in_integers import in_integers
 from onnxfc.shapes.dim_params import DimNames
@@ -31,11 +31,9 @@ def assemble(
     ``metadata_props``.
     """
     graph, builder = state.graph, state.builder
-    model = onnx.ModelProto()
-    model.CopyFrom(graph.model)
-    nodes = in_integers(builder.prune(graph.outputs), graph, source)
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
+    nodes = in_integers(needed(builder.nodes, graph.outputs), graph, source)
+    model = copied(graph.model)
+    refill(model.graph, node=nodes)
     _initializers(state, model, nodes)
     for image in images:
         info = next(info for info in model.graph.input if info.name == image.name)
@@ -46,9 +44,8 @@ def assemble(
         _set_shape(info, builder.spec(info.name), names, axes.get(info.name, ()))
     _value_infos(state, model, nodes, names)
     kept = [item for item in model.metadata_props if not item.key.startswith(PREFIX)]
-    del model.metadata_props[:]
-    model.metadata_props.extend(kept)
-    model.metadata_props.extend(onnx.StringStringEntryProto(key=key, value=value) for key, value in metadata.items())
+    new = [onnx.StringStringEntryProto(key=key, value=value) for key, value in metadata.items()]
+    refill(model, metadata_props=[*kept, *new])
     return model
 
 
@@ -63,12 +60,9 @@ def _initializers(state: State, model: onnx.ModelProto, nodes: Sequence[onnx.Nod
             kept.append(replacement)
     kept.extend(tensor for tensor in new.values() if tensor.name in used)
     gone = graph.initializers.keys() - {tensor.name for tensor in kept}
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)
-    _initializer_inputs(model, gone, state)
     annotations = [item for item in model.graph.quantization_annotation if item.tensor_name not in gone]
-    del model.graph.quantization_annotation[:]
-    model.graph.quantization_annotation.extend(annotations)
+    refill(model.graph, initializer=kept, quantization_annotation=annotations)
+    _initializer_inputs(model, gone, state)
 
 
 def _initializer_inputs(model: onnx.ModelProto, gone: set[str], state: State) -> None:
@@ -82,9 +76,7 @@ def _initializer_inputs(model: onnx.ModelProto, gone: set[str], state: State) ->
     if model.ir_version < 4:
         missing = [tensor for tensor in model.graph.initializer if tensor.name not in listed]
         inputs += [helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in missing]
-    copies = [onnx.ValueInfoProto.FromString(info.SerializeToString()) for info in inputs]
-    del model.graph.input[:]
-    model.graph.input.extend(copies)
+    refill(model.graph, input=map(copied, inputs))
 
 
 def _set_shape(info: onnx.ValueInfoProto, spec: Spec, names: DimNames, axes: Sequence[int]) -> None:
@@ -113,8 +105,8 @@ def _value_infos(state: State, model: onnx.ModelProto, nodes: Sequence[onnx.Node
     Without names onnxruntime cannot tell that two maps have one size, and leaves a Conv and the Add behind it apart.
     """
     made = [name for node in nodes for name in node.output if name]
-    infos = {info.name: onnx.ValueInfoProto.FromString(info.SerializeToString()) for info in model.graph.value_info}
-    kept = {name: info for name, info in infos.items() if name in set(made)}
+    present = set(made)
+    kept = {info.name: copied(info) for info in model.graph.value_info if info.name in present}
     outputs = {info.name for info in model.graph.output}
     for name in made:
         spec = state.builder.specs.get(name)
@@ -122,5 +114,4 @@ def _value_infos(state: State, model: onnx.ModelProto, nodes: Sequence[onnx.Node
             continue
         if len(set(spec.shapes)) > 1 or (name in kept and not isinstance(state.views.get(name), Fixed)):
             _set_shape(kept.setdefault(name, onnx.ValueInfoProto(name=name)), spec, names, ())
-    del model.graph.value_info[:]
-    model.graph.value_info.extend(kept.values())
+    refill(model.graph, value_info=kept.values())

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import onnx
 from onnx import helper
 
-from onnxfc.graph.index import Graph, attributes, remarks
+from onnxfc.graph.index import Graph, attributes, copied, needed, refill, remarks
 from onnxfc.graph.op_kinds import MICROSOFT
 from onnxfc.graph.quantised_operators import OWN, standing
 
@@ -26,12 +26,7 @@ def in_integers(nodes: Sequence[onnx.NodeProto], graph: Graph, source: onnx.Grap
     making = {name: node for node in nodes for name in node.output}
     reads = [name for node in nodes for name in node.input] + list(graph.outputs)
     made = [_joined(node, before.get(node.output[0]), making, reads) or node for node in nodes]
-    wanted, kept = set(graph.outputs), []
-    for node in reversed(made):
-        if wanted.intersection(node.output):
-            wanted.update(node.input)
-            kept.append(node)
-    return kept[::-1]
+    return needed(made, graph.outputs)
 
 
 def _joined(
@@ -63,13 +58,10 @@ def _named(own: onnx.NodeProto, kind: str, domain: str, given: Sequence[str], fl
 
 def _as_before(own: onnx.NodeProto, data: Sequence[Sequence[str]], floats: onnx.NodeProto) -> onnx.NodeProto | None:
     """The original's node, on what it reads now."""
-    stands, made = standing(own), onnx.NodeProto()
+    stands, made = standing(own), copied(own)
     assert stands is not None
-    made.CopyFrom(own)
     for at, item in zip(stands.data, data, strict=False):
         made.input[at : at + 3] = [*item, *[""] * (3 - len(item))]
-    own_alone = [item for item in own.attribute if item.name in OWN]
-    del made.attribute[:]
-    made.attribute.extend([*own_alone, *floats.attribute])
+    refill(made, attribute=[*(item for item in own.attribute if item.name in OWN), *floats.attribute])
     same = list(made.input) == list(own.input) and attributes(made) == attributes(own)
     return own if same else made

@@ -9,13 +9,13 @@ from dataclasses import replace
 import onnx
 
 from onnxfc.claim.claim import Boundary, Claim, ImageInput, Layer, Output
-from onnxfc.geometry import Geometry, cell_axes, slack_of
-from onnxfc.graph.index import Graph
+from onnxfc.geometry import Geometry, cell_axes, elements_of, slack_of
+from onnxfc.graph.index import Graph, needed
 from onnxfc.graph.op_kinds import GEMMS
 from onnxfc.layout.axis_map import Field
 from onnxfc.layout.gathered import Gathered
 from onnxfc.layout.provenance import Provenance
-from onnxfc.layout.views import Context, ScoreMap
+from onnxfc.layout.views import Context, Lifted, ScoreMap
 from onnxfc.rewriter.analyse import Analysis
 from onnxfc.shapes.model_shapes import Sizing
 
@@ -51,7 +51,7 @@ def claim_of(found: Analysis, sizing: Sizing) -> Claim:
 def _layers(found: Analysis, fields: Sequence[Field], windows: frozenset[Boundary]) -> Iterator[Layer]:
     """What the FC layers make, where it has the outputs' cells, or is a figure of the whole image."""
     state = found.state
-    nodes = state.builder.prune(state.graph.outputs)
+    nodes = needed(state.builder.nodes, state.graph.outputs)
     kept = {name for node in nodes for name in node.output}
     integers = {node.input[0]: node.output[0] for node in nodes if node.op_type == "QuantizeLinear"}
     for name, view in state.views.items():
@@ -99,6 +99,10 @@ def _cell_fields(found: Analysis) -> Sequence[Field]:
     """
     if all(output.form == "global" for output in found.outputs):
         return [Field(size=length) for length in found.reading[0].size]
+    own = elements_of(found.outputs)
+    view = found.state.views[own.name] if own is not None else None
+    if isinstance(view, Lifted):
+        return view.provenance.fields
     crossed = sorted((item for item in found.provenances if item.windows), key=lambda item: item.dropped)
     return (crossed or found.provenances)[0].fields
 
@@ -107,8 +111,6 @@ def _with_sizes(claim: Claim, sizing: Sizing) -> Claim:
     """The claim with what is read off the dims of the rewritten graph."""
     axes = cell_axes(claim, sizing)
     slack = (0,) * len(claim.stride) if axes is None else slack_of(claim, axes)
-    if slack is not None and any(less >= step for less, step in zip(slack, claim.stride, strict=True)):
-        slack = (0,) * len(slack)  # of features beside one score: their grid is not that of the cells
     forms = {output.form for output in claim.outputs}
     if slack is None and (forms == {"features"} or forms - {"features", "global"}):  # it follows whole periods only
         claim = replace(claim, size_step=claim.period)
@@ -121,10 +123,9 @@ def _with_fields(found: Analysis) -> tuple[Output, ...]:
     builder, made = found.state.builder, []
     for output in found.outputs:
         view = found.state.views[output.name]
-        provenance = getattr(view, "provenance", None)
         placed = output.form in {"map", "cells", "activation", "features"}
-        if placed and provenance is not None and output.name in builder.specs:
-            fields: Sequence[Field] = provenance.fields
+        if placed and isinstance(view, Lifted) and output.name in builder.specs:
+            fields = view.provenance.fields
             output = replace(
                 output,
                 stride=tuple(item.stride.numerator for item in fields),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 from onnx import TensorProto
@@ -140,17 +139,3 @@ def _named(builder: GraphBuilder, tensor: str, name: str) -> None:
             builder.rename(name, builder.fresh(f"{name}_inner"))
         builder.emit("Identity", [builder.renamed.get(tensor, tensor)], name)
     builder.final.add(name)
-
-
-def reduction_contradicts(form: Form, global_pool: str) -> str | None:
-    """Why these two options cannot go together; None where they can."""
-    if form == "max" and global_pool == "drop":
-        return "--output max of a dropped pool is not the original's score; use --output mean or --global-pool window"
-    return None
-
-
-def drop_refusals(state: State, provenances: Sequence[Provenance]) -> list[Refusal]:
-    """What a dropped pool does not commute with; empty where the head behind it is affine."""
-    if not any(provenance.dropped for provenance in provenances):
-        return []
-    return list(state.not_affine)

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from onnxfc.builder.rule_context import LEAVE
 from onnxfc.builder.state import State
 from onnxfc.claim.claim import PREFIX, Output
 from onnxfc.errors import NothingToRewrite, Refusal
-from onnxfc.graph.index import inputs_of, label
+from onnxfc.graph.index import inputs_of, label, needed
 from onnxfc.graph.op_kinds import CUTTING
 from onnxfc.io.model_file import ModelFile
+from onnxfc.layout.gathered import Gathered
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Lifted
-from onnxfc.rewriter.outputs import drop_refusals, maps_of_windows
+from onnxfc.rewriter.outputs import maps_of_windows
 from onnxfc.shapes.image_inputs import Image, is_open
-
-
-def naming_inner(refusal: Refusal, inner: str) -> Refusal:
-    """An image that enters as a flat vector: which tensor to name instead."""
-    if refusal.code != "no-image-input" or not inner:
-        return refusal
-    return replace(refusal, advice=f"the image enters flattened: name the inner tensor that is one, --input '{inner}'")
 
 
 def recognise(file: ModelFile) -> None:
@@ -40,9 +33,8 @@ def recognise(file: ModelFile) -> None:
 
 def objections(state: State, reading: Sequence[Image], provenances: Sequence[Provenance]) -> tuple[Refusal, ...]:
     """What keeps a walk that came to its end from being a rewrite."""
-    refusals = drop_refusals(state, provenances)
-    if refusals:
-        return tuple(refusals)
+    if state.not_affine and any(provenance.dropped for provenance in provenances):
+        return tuple(state.not_affine)  # a dropped pool does not commute with these
     shifted = _shifted(state)
     if shifted is not None:
         return (shifted,)
@@ -75,7 +67,7 @@ def without_effect(state: State, outputs: Sequence[Output], provenances: Sequenc
 def _shifted(state: State) -> Refusal | None:
     """A map that is padded as it was natively, beside something that reckons with what the padding was at any size."""
     builder = state.builder
-    for node in builder.prune(state.graph.outputs) if state.frozen else ():
+    for node in needed(builder.nodes, state.graph.outputs) if state.frozen else ():
         read = [builder.specs[name] for name in inputs_of(node) if name in builder.specs]
         rests = any(spec.follows for spec in read)
         if rests and all(builder.specs[name].values is None for name in node.output if name in builder.specs):
@@ -92,9 +84,10 @@ def _is_free(state: State, reading: Sequence[Image]) -> bool:
 
 def _whole_windows(state: State) -> Refusal:
     """No FC layer and no pool sums up the features of a window: what made windows of the map?"""
-    cuts = frozenset().union(*(view.provenance.pools for view in state.views.values() if isinstance(view, Lifted)))
+    cuts = Gathered.joined(view.provenance.pools for view in state.views.values() if isinstance(view, Lifted))
+    pieces = state.roles.pieces.intersection(cuts)
     for node in state.graph.nodes:
-        if cuts & state.roles.pieces & set(node.output):
+        if pieces.intersection(node.output):
             does = "cuts a piece out of the map" if node.op_type in CUTTING else "picks places of the map"
             why = f"{node.op_type} {does} of the native size, and no FC layer or pool reads it"
             return Refusal("cut-out", label(node), why, LEAVE)
@@ -111,8 +104,7 @@ _NO_HEAD = "nothing in it is made for one image size"
 
 def _nothing(state: State, why: str) -> Refusal:
     kinds: dict[str, int] = {}
-    for position in state.graph.live:
-        op_type = state.graph.nodes[position].op_type
-        kinds[op_type] = kinds.get(op_type, 0) + 1
+    for node in state.graph.live:
+        kinds[node.op_type] = kinds.get(node.op_type, 0) + 1
     seen = ", ".join(f"{count} {name}" for name, count in sorted(kinds.items(), key=lambda item: -item[1])[:6])
     return Refusal("no-head", "", f"{why}; it has {seen}", _NO_HEAD)

@@ -67,9 +67,8 @@ def walk(
     """Every live node once, with what an analysis of the original says of its pools."""
     roles = pool_roles(graph, native, images, is_open(graph, images), global_pool)
     state = _start(model, graph, native, images, global_pool, roles)
-    for position, node in enumerate(graph.nodes):
-        if position in graph.live:
-            _visit(state, node)
+    for node in graph.live:
+        _visit(state, node)
     return state
 
 
@@ -173,7 +172,10 @@ def _unknown(ctx: RuleContext, views: Sequence[View], lead: Lead) -> Outcome | N
     if _domain(node) and (_domain(node), node.op_type, lead) not in RULES:
         advice = _EXPORT.get(node.domain, LEAVE)
         return ctx.refuse("unsupported-operator", f"of domain {node.domain} is not supported here", advice)
-    unknown = next((name for name in [*node.input, *_used(state, node)] if name and not _known(state, name)), None)
+    used = [
+        name for name in node.output if state.graph.uses[name]
+    ]  # nobody needs the shape of a mask that nobody reads
+    unknown = next((name for name in [*node.input, *used] if name and state.native[name].shapes is None), None)
     if unknown is not None and ctx.op_type not in WHY:
         return ctx.refuse("unknown-shape", f"is not understood: the shape of {unknown} cannot be inferred")
     if (_domain(node), node.op_type, lead) not in RULES:
@@ -195,7 +197,7 @@ def _by_rule(ctx: RuleContext, views: Sequence[View], lead: Lead) -> Outcome:
     if strange:
         names = ", ".join(sorted(strange))
         return ctx.refuse("unknown-attribute", f"has attributes that are not understood: {names}")
-    if _dropped(views) and not _affine(ctx):
+    if any(view.provenance.dropped for view in views if isinstance(view, Lifted)) and not _affine(ctx):
         why = "does not commute with a dropped pool"
         state.not_affine.append(ctx.refuse("drop-not-affine", why, "use --global-pool window"))
     if ctx.op_type not in _ANY_INPUT and not isinstance(ctx.views[0], Lifted):
@@ -240,19 +242,6 @@ def _windowed(ctx: RuleContext, views: Sequence[View]) -> Outcome:
         return refused.refusal if refused else _outcome(state, node, list(made.values()))
     finally:
         state.views.update(own)
-
-
-def _used(state: State, node: onnx.NodeProto) -> list[str]:
-    """Outputs that something reads: nobody needs the shape of a mask or of statistics that nobody reads."""
-    return [name for name in node.output if state.graph.uses[name]]
-
-
-def _known(state: State, name: str) -> bool:
-    return state.native[name].shapes is not None
-
-
-def _dropped(views: Sequence[View]) -> bool:
-    return any(view.provenance.dropped for view in views if isinstance(view, Lifted))
 
 
 def _affine(ctx: RuleContext) -> bool:

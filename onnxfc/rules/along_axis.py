@@ -16,22 +16,10 @@ from onnxfc.layout.views import Fixed, Placed, Window
 from onnxfc.rules.context_sums import window_as_context
 from onnxfc.rules.registry import FEATURES, PLACED, rule
 
+_ATTRIBUTES = ("axis", "k", "keepdims", "largest", "p", "select_last_index", "sorted")
 
-@rule(
-    *(*ARG, *ROW_NORMS, "TopK"),
-    on=FEATURES,
-    attributes=(
-        "axis",
-        "epsilon",
-        "k",
-        "keepdims",
-        "largest",
-        "p",
-        "select_last_index",
-        "sorted",
-        "stash_type",
-    ),
-)
+
+@rule(*ARG, *ROW_NORMS, "TopK", on=FEATURES, attributes=(*_ATTRIBUTES, "epsilon", "stash_type"))
 def along_axis(ctx: RuleContext) -> Outcome:
     """f along the features of a window is f of each window: each row of the batch apart."""
     axis = ctx.axis()
@@ -57,14 +45,7 @@ def _largest(ctx: RuleContext) -> bool:
     return one and bool(ctx.attrs.get("largest", 1)) and not ctx.output_used(1)
 
 
-@rule(
-    "ArgMax",
-    "ArgMin",
-    "LpNormalization",
-    "TopK",
-    on=PLACED,
-    attributes=("axis", "k", "keepdims", "largest", "p", "select_last_index", "sorted"),
-)
+@rule(*ARG, "LpNormalization", "TopK", on=PLACED, attributes=_ATTRIBUTES)
 def along_channels(ctx: RuleContext) -> Outcome | None:
     """f along a channel axis is f at each place: the output lies as the map does."""
     view = ctx.placed_in()

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxfc.analysis.table_sums import summed_by
 from onnxfc.builder import ops
 from onnxfc.builder.rule_context import Outcome, RuleContext, tensor_of
 from onnxfc.claim.blame import Cause
@@ -18,10 +17,10 @@ from onnxfc.graph.op_kinds import ADDITIVE, ARITHMETIC, BROADCAST, SCALING
 from onnxfc.head.fc_to_conv import take_bias
 from onnxfc.head.meet_grids import all_scores, beside_windows, lies_on, lift_fixed, uniform
 from onnxfc.head.windows import affine, window_of_map
-from onnxfc.layout.axes import Group, Groups, channels, kinds, places_in, pure
+from onnxfc.layout.axes import Group, Groups, channels, kinds, lengths, places_in, pure
 from onnxfc.layout.gathered import Gathered
 from onnxfc.layout.provenance import Provenance
-from onnxfc.layout.views import Context, Fixed, Placed, ScoreMap, Window, is_map
+from onnxfc.layout.views import Context, Fixed, Placed, ScoreMap, Window, is_map, provenance_of_all
 from onnxfc.rules.registry import FEATURES, PLACED, rule
 from onnxfc.shapes.spec import Array
 
@@ -87,8 +86,10 @@ def on_scores(ctx: RuleContext) -> Outcome:
         next(queue).tensor if isinstance(view, ScoreMap | Window | Placed) else lift_fixed(ctx, position, grid)
         for position, view in enumerate(ctx.views)
     ]
-    inputs = _biased(ctx, inputs) or _written(ctx, inputs)
-    return [ScoreMap(inputs[0], ctx.shape_out()[1:], provenance, ctx.batch_axis_out())]
+    biased = _biased(ctx, inputs)
+    if biased is None:
+        ctx.keep(inputs)
+    return [ScoreMap(biased or ctx.node.output[0], ctx.shape_out()[1:], provenance, ctx.batch_axis_out())]
 
 
 def _of_rank(ctx: RuleContext, score: ScoreMap) -> ScoreMap:
@@ -100,12 +101,7 @@ def _of_rank(ctx: RuleContext, score: ScoreMap) -> ScoreMap:
     return replace(score, tensor=tensor, features=(1,) * missing + score.features)
 
 
-def _written(ctx: RuleContext, inputs: list[str]) -> list[str]:
-    ctx.keep(inputs)
-    return [ctx.node.output[0]]
-
-
-def _biased(ctx: RuleContext, inputs: list[str]) -> list[str] | None:
+def _biased(ctx: RuleContext, inputs: list[str]) -> str | None:
     """MatMul + Add is one FC layer: the Conv just written for the MatMul takes the constant as its bias."""
     if ctx.op_type != "Add" or len(inputs) != 2:
         return None
@@ -116,7 +112,7 @@ def _biased(ctx: RuleContext, inputs: list[str]) -> list[str] | None:
         if own and fixed and ctx.state.graph.uses[ctx.node.input[position]] == 1:
             made = take_bias(ctx, inputs[position], other, ctx.node.output[0])
             if made:
-                return [made]
+                return made
     return None
 
 
@@ -134,7 +130,7 @@ def broadcast(ctx: RuleContext) -> Outcome | None:
     groups = _laid(ctx, placed)
     if groups is None:
         return _unlike(ctx, placed)
-    provenance = Provenance.of_placed(placed)
+    provenance = provenance_of_all(placed)
     if provenance is None:
         return None if any(view.is_folded for view in placed) else ctx.refuse(*GRIDS)
     inputs, everywhere = _inputs(ctx, placed, groups)
@@ -188,13 +184,8 @@ def _laid(ctx: RuleContext, placed: Sequence[Placed]) -> Groups | None:
             return None
         found.append(held.pop() if held else channels(length))
     places = [(atom.side, atom.place) for atom in places_in(found)]
-    whole = len(places) == len(set(places)) and _lengths_fit(found, ctx.shape_out())
+    whole = len(places) == len(set(places)) and lengths(tuple(found)) == shape  # nothing is spread over places
     return tuple(found) if whole and not any(view.parts != placed[0].parts for view in placed) else None
-
-
-def _lengths_fit(groups: Sequence[Group], shape: Sequence[int]) -> bool:
-    """Whether nothing is spread over the places of the native size."""
-    return all(math.prod(a.length for a in group) == length for group, length in zip(groups, shape, strict=True))
 
 
 def _pooled_beside_map(ctx: RuleContext, placed: Sequence[Placed]) -> Outcome | None:
@@ -234,7 +225,7 @@ def _row_of_weights(ctx: RuleContext, placed: Sequence[Placed]) -> Outcome | Non
     """A table times a map whose places are then summed up: weights of each window's features."""
     view = placed[0]
     alone = ctx.op_type in SCALING and len(placed) == 1 and view.is_map and not view.provenance.windows
-    kinds = summed_by(ctx, view.groups) if alone else None
+    kinds = ctx.state.roles.summed_by(ctx.name) if alone else None
     if kinds is None:
         return None
     ctx.views = tuple(window_of_map(ctx, other) if is_map(other) else other for other in ctx.views)
@@ -272,7 +263,8 @@ def _with_context(ctx: RuleContext, provenance: Provenance, by_size: bool) -> Pr
     """The provenance with what is context among the inputs."""
     context = [view.provenance for view in ctx.views if isinstance(view, Context)]
     blames = Gathered.joined([provenance.blames, *(item.blames for item in context)])
-    provenance = replace(provenance, pools=provenance.pools.union(*(item.pools for item in context)), blames=blames)
+    pools = Gathered.joined([provenance.pools, *(item.pools for item in context)])
+    provenance = replace(provenance, pools=pools, blames=blames)
     return provenance.blamed(ctx.blame(Cause.CONTEXT)) if context or by_size else provenance
 
 
@@ -292,9 +284,8 @@ def _per_place(ctx: RuleContext, view: Placed, position: int) -> Placed:
     if not _divides_by_places(ctx, view.sides[-1].like, position):
         return view
     sums_to_one = frozenset((ctx.name, place) for place in range(ctx.state.rank))
-    if view.other is None:
-        return replace(view, provenance=replace(view.provenance, sums_to_one=sums_to_one))
-    return replace(view, other=replace(view.other, provenance=replace(view.other.provenance, sums_to_one=sums_to_one)))
+    last = 0 if view.other is None else 1
+    return view.each_side(lambda k, own: replace(own, sums_to_one=sums_to_one) if k == last else own)
 
 
 def _divides_by_places(ctx: RuleContext, like: Placed, position: int) -> bool:

@@ -8,7 +8,6 @@ import numpy as np
 
 from onnxfc.builder.rule_context import Outcome, RuleContext
 from onnxfc.claim.blame import Cause
-from onnxfc.errors import Refusal
 from onnxfc.layout.axes import lengths
 from onnxfc.layout.views import Placed, is_map
 from onnxfc.shapes.spec import Array
@@ -46,12 +45,8 @@ def pieces_joined(ctx: RuleContext, axis: int) -> Outcome | None:
         if place != whole[0]
     )
     if not borders:
-        return _rolled(ctx)
+        return ctx.refuse("flipped", "rolls the map around: a cell would read the far end of the image")
     return _wrapped(ctx, view, axis, found, whole[0])
-
-
-def _rolled(ctx: RuleContext) -> Refusal:
-    return ctx.refuse("flipped", "rolls the map around: a cell would read the far end of the image")
 
 
 def _wrapped(ctx: RuleContext, view: Placed, axis: int, pieces: list[Piece], whole: int) -> Outcome:

@@ -14,7 +14,7 @@ from onnxfc.head.meet_grids import lies_on, uniform
 from onnxfc.head.placed_windows import as_piece, windowed
 from onnxfc.layout.axes import Atom, Group, Groups, channels, pure
 from onnxfc.layout.provenance import Provenance
-from onnxfc.layout.views import Context, Fixed, Placed
+from onnxfc.layout.views import Context, Fixed, Placed, provenance_of_all
 from onnxfc.rules.broadcast import GRIDS, NO_VALUES
 from onnxfc.rules.circular_pad import pieces_joined
 from onnxfc.rules.joined_strips import ends_of, length_of, part_of, sliced_part
@@ -41,7 +41,7 @@ def _of_channels(ctx: RuleContext, placed: Sequence[Placed], axis: int) -> Outco
     folded = any(view.is_folded for view in placed)
     if len({_without(view.groups, axis) for view in placed}) > 1:
         return None if folded else ctx.refuse("axes-differ", _LIE)
-    provenance, context = Provenance.of_placed(placed), len(placed) < len(ctx.views)
+    provenance, context = provenance_of_all(placed), len(placed) < len(ctx.views)
     if provenance is None and all(view.provenance.windows for view in placed) and not context:
         return windowed(ctx)  # pools of several stages, which meet on their common grid
     if provenance is None:
@@ -61,10 +61,10 @@ def _without(groups: Groups, axis: int) -> Groups:
 
 def _beside(ctx: RuleContext, placed: Sequence[Placed], axis: int, provenance: Provenance) -> Outcome:
     """The output, whose channels are those of all."""
-    first, name = placed[0], ctx.node.output[0]
+    first = placed[0]
     groups = (*first.groups[:axis], channels(ctx.shape_out()[axis]), *first.groups[axis + 1 :])
     bounds = frozenset().union(*(view.bounds for view in placed))
-    made = replace(first, tensor=name, original=name, groups=groups, provenance=provenance, moved_by=None)
+    made = first.output(ctx.node.output[0], groups=groups, provenance=provenance)
     return [made if made.is_map else replace(made, bounds=bounds, measured=first.like)]
 
 

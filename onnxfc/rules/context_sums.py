@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnxfc.analysis.normalised_sums import Scale, rescaled, scale_of, weighs
+from onnxfc.analysis.normalised_sums import Scale, in_part, rescaled, scale_of, weighs
 from onnxfc.builder import ops
 from onnxfc.builder.rule_context import Outcome, RuleContext
 from onnxfc.claim.blame import Cause
@@ -25,7 +25,34 @@ from onnxfc.shapes.spec import Array
 def of_image(ctx: RuleContext, provenance: Provenance) -> Context:
     """The node's output as a figure of the whole image."""
     provenance = replace(provenance.blamed(ctx.blame(Cause.CONTEXT)), fields=(Field(),) * ctx.state.rank)
-    return Context(ctx.node.output[0], replace(provenance, pools=provenance.pools | {ctx.name}))
+    return Context(ctx.node.output[0], provenance.behind(ctx.name))
+
+
+def whole_image(ctx: RuleContext, view: Placed, axes: Sequence[int], keepdims: bool) -> Context | Refusal:
+    """The reduction of a map as a figure of the whole image, the same at every size, or why it cannot be kept so."""
+    doubt = in_part(ctx, [view.provenance], view.tensor, axes)
+    scale: Scale = "same" if doubt else scale_along(ctx, view, axes)
+    if ctx.role != "context" and not doubt:
+        doubt = kept_alike(ctx, scale)
+    if doubt:
+        return doubt
+    write_scaled(ctx, scale, view.tensor, axes, keepdims)
+    if ctx.role != "context":
+        ctx.replaced(ctx.op_type, "kept global")
+    return of_image(ctx, view.provenance)
+
+
+def write_scaled(ctx: RuleContext, scale: Scale, tensor: str, axes: Sequence[int], keepdims: bool) -> None:
+    """The node at the scale of the native size; a pool whose window covers the native map as one over all there is."""
+    kind, name = ctx.op_type.removesuffix("Pool").replace("Average", "Mean"), ctx.node.output[0]
+    if rescaled(ctx, scale, tensor, axes, keepdims):
+        return
+    if ctx.op_type not in COVERING:
+        ctx.keep([tensor, *ctx.tensors_from(1)])
+    elif list(axes) == list(range(2, len(ctx.shape_in()))):
+        ctx.builder.emit(f"Global{ctx.op_type}", [tensor], name, instead=ctx.node)
+    else:
+        ops.reduce(ctx.builder, f"Reduce{kind}", tensor, axes, True, name, ctx.node)
 
 
 def window_as_context(ctx: RuleContext, view: Window, channels: Index, op_type: str = "") -> Outcome:
@@ -125,14 +152,8 @@ def strip(ctx: RuleContext, view: Placed, axes: Sequence[int], keepdims: bool) -
     doubt = follows_size(ctx, scale) if kept_head else None
     if doubt is not None:
         return doubt
-    if rescaled(ctx, scale, view.tensor, axes, keepdims):
-        pass
-    elif ctx.op_type in COVERING:
-        kind = "ReduceMax" if ctx.op_type == "MaxPool" else "ReduceMean"
-        ops.reduce(ctx.builder, kind, view.tensor, axes, True, ctx.node.output[0], ctx.node)
-    else:
-        ctx.keep([view.tensor, *ctx.tensors_from(1)])
-    provenance = replace(view.provenance.blamed(ctx.blame(Cause.CONTEXT)), pools=view.provenance.pools | {ctx.name})
+    write_scaled(ctx, scale, view.tensor, axes, keepdims)
+    provenance = view.provenance.blamed(ctx.blame(Cause.CONTEXT)).behind(ctx.name)
     provenance, name = replace(provenance, sums_to_one=_shares_left(view, axes)), ctx.node.output[0]
     if all(axis in axes for axis in view.spatial):
         if kept_head:

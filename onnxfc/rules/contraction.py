@@ -10,15 +10,17 @@ Sources: X. Wang et al., "Non-local Neural Networks", CVPR 2018; A. Vaswani et a
 from __future__ import annotations
 
 import math
-import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from onnxfc.analysis.counts import Growth
 from onnxfc.analysis.normalised_sums import changed_shares, counted, divided, of_native_count
 from onnxfc.builder.axis_ops import provenance_of
 from onnxfc.builder.rule_context import Outcome, RuleContext
-from onnxfc.claim.blame import Cause
+from onnxfc.claim.blame import Blame, Cause
+from onnxfc.claim.claim import Boundary
+from onnxfc.graph.einsum_equation import matmul_letters
 from onnxfc.layout.axes import (
     Atom,
     Group,
@@ -27,23 +29,25 @@ from onnxfc.layout.axes import (
     channels,
     doubled,
     is_map,
+    kinds,
     may_fold,
     merged,
     places_in,
 )
-from onnxfc.layout.axis_map import Field
+from onnxfc.layout.axis_map import Field, Pixels
 from onnxfc.layout.gathered import Gathered
-from onnxfc.layout.provenance import Provenance, SumToOne
+from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Context, Fixed, Placed, Side, View, is_folded
 from onnxfc.rules import unsupported
 from onnxfc.rules.registry import PLACED, rule
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Operand:
-    """An input, its axes in atoms, and where its places come from (nowhere: context and constants)."""
+    """An input, a letter for each axis, these in atoms, and where its places come from, if it has any."""
 
     view: View
+    term: str
     groups: Groups
     sides: tuple[Side, ...] = ()
 
@@ -52,17 +56,127 @@ class _Operand:
         return not isinstance(self.view, Fixed)
 
 
+@dataclass(frozen=True)
+class _Product:
+    """A contraction of equal axes; ``letters``: the group of each, and the first operand that has it."""
+
+    operands: Sequence[_Operand]
+    out: str
+    letters: Mapping[str, tuple[_Operand, Group]]
+
+    @staticmethod
+    def of(operands: Sequence[_Operand], out: str) -> _Product | None:
+        """None where axes under one letter differ, or the images of a batch do not stay alone."""
+        found: dict[str, tuple[_Operand, Group]] = {}
+        for operand in operands:
+            if len(set(operand.term)) < len(operand.term) or len(operand.term) != len(operand.groups):
+                return None
+            for letter, group in zip(operand.term, operand.groups, strict=True):
+                known = found.get(letter, (operand, ()))[1]
+                if known and group and merged(group) != merged(known):
+                    return None
+                if not known:
+                    found[letter] = operand, group
+        made = _Product(operands, out, found)
+        return made if len(set(out)) == len(out) and made._keeps_batch() else None
+
+    def _keeps_batch(self) -> bool:
+        """Whether one axis of the result holds the batch, and so does each operand's own."""
+        holds = [letter for letter, (_, group) in self.letters.items() if "batch" in kinds(group)]
+        if len(holds) != 1 or holds[0] not in self.out:
+            return False
+        return all(holds[0] in operand.term for operand in self.operands if operand.moving)
+
+    def laid(self) -> tuple[Groups, list[Side]] | None:
+        """The result's axes, and the sides that their places are on, in order; None where there are more than two."""
+        order: list[tuple[_Operand, int]] = []
+        groups = []
+        for letter in self.out:
+            operand, group = self.letters[letter]
+            order += [k for k in dict.fromkeys((operand, atom.side) for atom in places_in([group])) if k not in order]
+            now = {atom.side: order.index((operand, atom.side)) for atom in places_in([group])}
+            groups.append(tuple(replace(a, side=now[a.side]) if a.kind == "space" else a for a in group))
+        found = [operand.sides[side] for operand, side in order]
+        if len(found) == 2 and not doubled(tuple(groups)) and _strides(found[0]) == _strides(found[1]):
+            groups = [tuple(replace(atom, side=0) for atom in group) for group in groups]
+            found = found[:1]
+        return (tuple(groups), found) if len(found) < 3 else None
+
+    @cached_property
+    def meetings(self) -> list[_Meeting]:
+        """Where places of an operand lie on those of the first that has them, which is itself at first."""
+        found = []
+        for operand in self.operands:
+            for letter, group in zip(operand.term, operand.groups, strict=True):
+                first, other = self.letters[letter]
+                for at, (own, known) in enumerate(zip(group, other, strict=False)):
+                    if own.kind == "space" == known.kind:
+                        sides = first.sides[known.side], operand.sides[own.side]
+                        found.append(_Meeting((letter, at), known, own, *sides))
+        return found
+
+    @property
+    def sums_places(self) -> bool:
+        return bool(places_in([group for letter, (_, group) in self.letters.items() if letter not in self.out]))
+
+    @property
+    def sides(self) -> list[Side]:
+        return [side for operand in self.operands for side in operand.sides]
+
+    @property
+    def context(self) -> list[Context]:
+        return [operand.view for operand in self.operands if isinstance(operand.view, Context)]
+
+    @property
+    def blames(self) -> Gathered[Blame]:
+        """Those of all operands."""
+        known = [side.provenance for side in self.sides] + [view.provenance for view in self.context]
+        return Gathered.joined(provenance.blames for provenance in known)
+
+    @property
+    def bounds(self) -> frozenset[Boundary]:
+        views = [operand.view for operand in self.operands]
+        return frozenset[Boundary]().union(*(view.bounds for view in views if is_folded(view)))
+
+    def seen(self, side: Side) -> Side:
+        """A side of the result: blamed on all operands, with the parts of a whole of all that have the same places."""
+        alike = [item.side for item in self.meetings if item.key[0] in self.out and item.first is side]
+        shares = side.provenance.sums_to_one.union(*(other.provenance.sums_to_one for other in alike))
+        blames = self.blames | side.provenance.blames
+        return Side(side.like, replace(side.provenance, blames=blames, sums_to_one=shares))
+
+
+@dataclass(frozen=True)
+class _Meeting:
+    """Places of the ``first`` operand that has their letter, and of another under the same; where on the axis."""
+
+    key: tuple[str, int]
+    known: Atom
+    own: Atom
+    first: Side
+    side: Side
+
+    @property
+    def on_one_grid(self) -> bool:
+        strides = _strides(self.first), _strides(self.side)
+        return strides[0][self.known.place] == strides[1][self.own.place]
+
+
+def _strides(side: Side) -> list[Pixels]:
+    return [field.stride for field in side.provenance.fields]
+
+
 def contract(ctx: RuleContext, terms: Sequence[str], out: str, *, sums_to_one: bool = False) -> Outcome | None:
     """The node as a contraction, one letter per axis (as in Einsum); None where it is none of equal axes.
 
     ``sums_to_one``: it is a mean weighted by its own Softmax, which does not grow with the image.
     """
-    operands = [_operand(ctx, position) for position in range(len(terms))]
+    operands = [_operand(ctx, position, term) for position, term in enumerate(terms)]
     found = [operand for operand in operands if operand is not None]
     alone = sum(operand.moving for operand in found) < 2 and not any(is_folded(v) for v in ctx.views)
-    if len(found) < len(operands) or alone:
-        return None
-    return _contracted(ctx, found, terms, out, sums_to_one)
+    product = None if len(found) < len(operands) or alone else _Product.of(found, out)
+    laid = None if product is None else product.laid()
+    return None if product is None or laid is None else _contracted(ctx, product, *laid, sums_to_one)
 
 
 @rule(
@@ -92,22 +206,18 @@ def attention(ctx: RuleContext) -> Outcome | None:
 def matmul(ctx: RuleContext) -> Outcome | None:
     """MatMul in letters: matrices in the last two axes, broadcast over all others."""
     ranks = [len(ctx.shape_in(position)) for position in (0, 1)]
-    if min(ranks) < 2:
-        return None
-    stack = string.ascii_letters[3 : 3 + max(ranks) - 2]
-    ahead = [stack[len(stack) - (rank - 2) :] for rank in ranks]
-    return contract(ctx, [f"{ahead[0]}ab", f"{ahead[1]}bc"], f"{stack}ac")
+    return None if min(ranks) < 2 else contract(ctx, *matmul_letters(ranks))
 
 
-def _operand(ctx: RuleContext, position: int) -> _Operand | None:
+def _operand(ctx: RuleContext, position: int, term: str = "") -> _Operand | None:
     view, shape = ctx.views[position], ctx.shape_in(position)
     if isinstance(view, Placed) and not view.is_strip and not view.provenance.windows:
-        return _Operand(view, view.groups, view.sides)
+        return _Operand(view, term, view.groups, view.sides)
     if isinstance(view, Context):
         batch = of_batch(ctx, view)
-        return None if batch is None else _Operand(view, batch)
+        return None if batch is None else _Operand(view, term, batch)
     if isinstance(view, Fixed) and not ctx.follows_size(position):
-        return _Operand(view, tuple(channels(length) for length in shape))
+        return _Operand(view, term, tuple(channels(length) for length in shape))
     return None
 
 
@@ -121,148 +231,30 @@ def of_batch(ctx: RuleContext, view: Context) -> Groups | None:
 
 
 def _contracted(
-    ctx: RuleContext, operands: Sequence[_Operand], terms: Sequence[str], out: str, sums_to_one: bool
+    ctx: RuleContext, product: _Product, groups: Groups, sides: Sequence[Side], sums_to_one: bool
 ) -> Outcome | None:
-    letters = _letters(operands, terms)
-    if letters is None or len(set(out)) < len(out) or not _keeps_batch(operands, terms, letters, out):
-        return None
-    sides = _sides(operands, letters, out)
-    if sides is None:
-        return None
-    groups, found = sides
-    provenances = _provenances(ctx, operands, terms, letters, out, found)
-    if provenances is None:
+    if not all(item.on_one_grid for item in product.meetings):
         return ctx.refuse("grids-differ", "relates maps of different stride place by place")
-    summed = bool(places_in([group for letter, (_, group) in letters.items() if letter not in out]))
-    relates = summed or doubled(groups)
+    relates = product.sums_places or doubled(groups)
     places = {atom.place for atom in places_in(groups)}
     if (places and places != set(range(ctx.state.rank))) or (ctx.per_window and relates):
         return None
-    growing = [] if sums_to_one else _growing(ctx, operands, terms, letters, out)
-    if growing and any(place < 0 for _, place in _shares_of(operands)):
+    growing = [] if sums_to_one else _growing(ctx, product)
+    if growing and any(place < 0 for side in product.sides for _, place in side.provenance.sums_to_one):
         return changed_shares(ctx)
-    now = [Side(side.like, provenance) for side, provenance in zip(found, provenances, strict=True)]
-    made = _made(ctx, operands, groups, now)
+    made = _made(ctx, product, groups, [product.seen(side) for side in sides])
     if made is None:
         return None
     _write(ctx, growing)
-    looks = relates or any(isinstance(operand.view, Context) for operand in operands)
-    return [_looking(ctx, made) if looks else made]
+    return [_looking(ctx, made) if relates or product.context else made]
 
 
-def _shares_of(operands: Sequence[_Operand]) -> frozenset[SumToOne]:
-    """All that the operands hold of parts of a whole."""
-    sides = [side.provenance.sums_to_one for operand in operands for side in operand.sides]
-    return frozenset[SumToOne]().union(*sides)
-
-
-def _letters(operands: Sequence[_Operand], terms: Sequence[str]) -> dict[str, tuple[int, Group]] | None:
-    """For each letter its group, and the first operand that has it; None where axes under one letter differ."""
-    found: dict[str, tuple[int, Group]] = {}
-    for place, (operand, term) in enumerate(zip(operands, terms, strict=True)):
-        if len(set(term)) < len(term) or len(term) != len(operand.groups):
-            return None
-        for letter, group in zip(term, operand.groups, strict=True):
-            if not found.get(letter, (0, ()))[1]:
-                found[letter] = (place, group)
-            elif group and merged(group) != merged(found[letter][1]):
-                return None
-    return found
-
-
-def _keeps_batch(
-    operands: Sequence[_Operand], terms: Sequence[str], letters: dict[str, tuple[int, Group]], out: str
-) -> bool:
-    """Whether each image stays alone: one axis of the result holds the batch, and so does each operand's own."""
-    holds = [letter for letter, (_, group) in letters.items() if any(atom.kind == "batch" for atom in group)]
-    return (
-        len(holds) == 1
-        and holds[0] in out
-        and all(holds[0] in term for operand, term in zip(operands, terms, strict=True) if operand.moving)
-    )
-
-
-def _sides(
-    operands: Sequence[_Operand], letters: dict[str, tuple[int, Group]], out: str
-) -> tuple[Groups, list[Side]] | None:
-    """The result's axes, and the sides that their places are on, in order; None where there are more than two."""
-    order: list[tuple[int, int]] = []
-    groups = []
-    for letter in out:
-        place, group = letters[letter]
-        for atom in group:
-            if atom.kind == "space" and (place, atom.side) not in order:
-                order.append((place, atom.side))
-        groups.append(tuple(replace(a, side=order.index((place, a.side))) if a.kind == "space" else a for a in group))
-    found = [operands[place].sides[side] for place, side in order]
-    if len(found) == 2 and not doubled(tuple(groups)) and _alike(*found):
-        groups = [tuple(replace(atom, side=0) for atom in group) for group in groups]
-        found = found[:1]
-    return (tuple(groups), found) if len(found) < 3 else None
-
-
-def _alike(one: Side, two: Side) -> bool:
-    """Whether both are places of maps that cover the image alike."""
-    strides = [[field.stride for field in side.provenance.fields] for side in (one, two)]
-    return strides[0] == strides[1]
-
-
-def _provenances(
-    ctx: RuleContext,
-    operands: Sequence[_Operand],
-    terms: Sequence[str],
-    letters: dict[str, tuple[int, Group]],
-    out: str,
-    found: Sequence[Side],
-) -> list[Provenance] | None:
-    """What an element reads on each side, blamed on all operands; None where equal places are of different stride."""
-    joined: list[tuple[Side, Side]] = []
-    for operand, term in zip(operands, terms, strict=True):
-        for letter, group in zip(term, operand.groups, strict=True):
-            first, other = letters[letter]
-            pairs = [(a, b) for a, b in zip(group, other, strict=False) if a.kind == "space" == b.kind]
-            for own, known in pairs:
-                mine = operand.sides[own.side].provenance.fields[own.place]
-                theirs = operands[first].sides[known.side].provenance.fields[known.place]
-                if mine.stride != theirs.stride:
-                    return None
-                if letter in out:
-                    joined.append((operands[first].sides[known.side], operand.sides[own.side]))
-    provenances = [side.provenance for operand in operands for side in operand.sides]
-    provenances += [operand.view.provenance for operand in operands if isinstance(operand.view, Context)]
-    blames = Gathered.joined(provenance.blames for provenance in provenances)
-    return [
-        replace(side.provenance, blames=blames | side.provenance.blames, sums_to_one=_sums_to_one(side, joined))
-        for side in found
-    ]
-
-
-def _sums_to_one(side: Side, joined: Sequence[tuple[Side, Side]]) -> frozenset[SumToOne]:
-    """Those of all operands that have the same places."""
-    return side.provenance.sums_to_one.union(*(other.provenance.sums_to_one for own, other in joined if own is side))
-
-
-def _growing(
-    ctx: RuleContext,
-    operands: Sequence[_Operand],
-    terms: Sequence[str],
-    letters: dict[str, tuple[int, Group]],
-    out: str,
-) -> list[tuple[Side, Atom]]:
+def _growing(ctx: RuleContext, product: _Product) -> list[tuple[Side, Atom]]:
     """The places over which this is a sum that grows with the image, as no operand sums to one along them."""
-    found = []
-    for letter, (first, group) in letters.items():
-        for at, atom in enumerate(group):
-            if letter in out or atom.kind != "space":
-                continue
-            held = [
-                (operand.sides[own.side].provenance, own.place)
-                for operand, term in zip(operands, terms, strict=True)
-                for own in (operand.groups[term.index(letter)] if letter in term else ())[at : at + 1]
-                if own.kind == "space"
-            ]
-            if not any(place == share for provenance, place in held for _, share in provenance.sums_to_one):
-                found.append((operands[first].sides[atom.side], atom))
+    summed = [item for item in product.meetings if item.key[0] not in product.out]
+    shared = {item.key for item in summed for _, place in item.side.provenance.sums_to_one if place == item.own.place}
+    sums = {item.key: (item.first, item.known) for item in summed if item.key not in shared}
+    found = list(sums.values())
     return [] if not found or divided(ctx, _counts(ctx, found)) else found
 
 
@@ -272,48 +264,28 @@ def _counts(ctx: RuleContext, growing: Sequence[tuple[Side, Atom]]) -> Growth:
     return tuple(math.prod(lengths) for lengths in zip(*each, strict=True))
 
 
-def _made(ctx: RuleContext, operands: Sequence[_Operand], groups: Groups, sides: Sequence[Side]) -> View | None:
-    """The result's view; None where an axis mixes what must be apart."""
+def _made(ctx: RuleContext, product: _Product, groups: Groups, sides: Sequence[Side]) -> Context | Placed | None:
+    """The result's view; None where an axis mixes what must be apart. Without places it is context, if its batch is an
+    axis of its own."""
     name = ctx.node.output[0]
-    folded = [operand.view for operand in operands if is_folded(operand.view)]
-    if not sides:
-        return _without_places(ctx, operands, groups)
-    first, other = sides[0], sides[1] if len(sides) > 1 else None
+    if not sides and kinds(groups[0]) == ["batch"]:
+        pools = Gathered.joined(view.provenance.pools for view in product.context)  # none of the trunk's
+        return Context(name, Provenance((Field(),) * ctx.state.rank, product.blames, pools=pools))
     if is_map(groups):
         axes = axis_of_places(groups)
-        return ctx.map_of(name, provenance_of(ctx, first.provenance, groups), [axes[place] for place in sorted(axes)])
-    if not may_fold(groups):
+        provenance = provenance_of(ctx, sides[0].provenance, groups)
+        return ctx.map_of(name, provenance, [axes[place] for place in sorted(axes)])
+    if sides and not may_fold(groups):
         return None
-    bounds = frozenset().union(*(view.bounds for view in folded))
-    return Placed(name, name, groups, first.provenance, first.like, bounds=bounds, other=other)
+    first, *more = sides or product.sides[:1]
+    provenance = first.provenance if sides else replace(first.provenance, blames=product.blames)
+    return Placed(name, name, groups, provenance, first.like, bounds=product.bounds, other=more[0] if more else None)
 
 
-def _without_places(ctx: RuleContext, operands: Sequence[_Operand], groups: Groups) -> View:
-    """Context; or folded still, where the batch is not an axis of its own."""
-    provenances = [side.provenance for operand in operands for side in operand.sides]
-    provenances += [operand.view.provenance for operand in operands if isinstance(operand.view, Context)]
-    folded = [operand.view for operand in operands if is_folded(operand.view)]
-    blames = Gathered.joined(provenance.blames for provenance in provenances)
-    pools = frozenset[str]().union(
-        *(o.view.provenance.pools for o in operands if isinstance(o.view, Context))
-    )  # none of the trunk's
-    name = ctx.node.output[0]
-    provenance = Provenance((Field(),) * ctx.state.rank, blames, pools=pools)
-    if [atom.kind for atom in groups[0]] == ["batch"]:
-        return Context(name, provenance)
-    sides = [side for operand in operands for side in operand.sides]
-    bounds = frozenset().union(*(view.bounds for view in folded))
-    provenance = replace(sides[0].provenance, blames=blames)
-    return Placed(name, name, groups, provenance, sides[0].like, bounds=bounds)
-
-
-def _looking(ctx: RuleContext, made: View) -> View:
+def _looking(ctx: RuleContext, made: Context | Placed) -> View:
     """Marked as what looks at the whole image, by this node."""
-    assert isinstance(made, Context | Placed)
     provenance = made.provenance.blamed(ctx.blame(Cause.CONTEXT))
-    if isinstance(made, Context):
-        provenance = replace(provenance, pools=provenance.pools | {ctx.name})
-    return replace(made, provenance=provenance)
+    return replace(made, provenance=provenance.behind(ctx.name) if isinstance(made, Context) else provenance)
 
 
 def _write(ctx: RuleContext, growing: Sequence[tuple[Side, Atom]]) -> None:

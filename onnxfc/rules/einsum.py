@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 import string
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from onnxfc.builder.rule_context import Outcome, RuleContext, tensor_of
 from onnxfc.claim.blame import Cause
@@ -176,7 +177,8 @@ def _cell_by_cell(ctx: RuleContext, equation: Equation, lifted: Sequence[int]) -
     if provenance is None or cells is None or len({view.batch_axis for view in scores}) > 1:
         return ctx.refuse("mixes-batch", "sums over the batch, or moves it")
     if len(scores) > 1 and provenance.places:
-        sizes = {k: n for t, name in zip(equation.terms, ctx.node.input, strict=True) for k, n in _sizes(ctx, t, name)}
+        shapes = [ctx.native(name).native for name in ctx.node.input]
+        sizes = dict(zip("".join(equation.terms), chain(*shapes), strict=True))
         summed = [length for letter, length in sizes.items() if letter not in equation.out]
         if not sums_places(provenance, summed, [sizes[letter] for letter in equation.out[1:]]):
             return attention(ctx)
@@ -185,10 +187,6 @@ def _cell_by_cell(ctx: RuleContext, equation: Equation, lifted: Sequence[int]) -
     now = [scores_at.get(place, view) for place, view in enumerate(ctx.views)]
     ctx.keep([tensor_of(view) for view in now if view is not None], equation=str(cells))
     return ctx.score_maps(provenance)
-
-
-def _sizes(ctx: RuleContext, term: str, name: str) -> Iterator[tuple[str, int]]:
-    return zip(term, ctx.native(name).native, strict=True)
 
 
 def _with_grid(equation: Equation, lifted: Sequence[int], axes: int, swallowed: bool) -> Equation | None:

@@ -62,12 +62,9 @@ def _on_sources(ctx: RuleContext, view: Window) -> Window:
     """The node written once for every map that the window reads."""
     if ctx.op_type == "Identity":
         return view
-    sources = tuple(replace(source, tensor=_again(ctx, source.tensor)) for source in view.sources)
-    return replace(view, sources=sources)
-
-
-def _again(ctx: RuleContext, tensor: str) -> str:
-    return ctx.keep_renamed([tensor, *ctx.tensors_from(1)])[0]
+    made = [ctx.keep_renamed([source.tensor, *ctx.tensors_from(1)])[0] for source in view.sources]
+    sources = [replace(source, tensor=tensor) for source, tensor in zip(view.sources, made, strict=True)]
+    return replace(view, sources=tuple(sources))
 
 
 _DROPOUT = ("ratio", "seed", "is_test")

@@ -168,15 +168,16 @@ def tile(ctx: RuleContext) -> Outcome | None:
 def laid_out(ctx: RuleContext, view: Placed) -> Outcome | None:
     """A strip along the axis that was pooled, as long as the map is there; None where it is not laid out."""
     before, after = ctx.shape_in(), ctx.shape_out()
-    copies = ctx.op_type in COPYING
-    known = view.is_strip and len(before) == len(after) and (copies or ctx.opset < 11 or ctx.has_input(3))
-    places = _missing(view, after) if known else []
+    if len(before) != len(after):
+        return None
+    places = _missing(view, after) if view.is_strip and _names_size(ctx) else []
     if not places:
-        return _copied_elsewhere(ctx, view) if copies and len(before) == len(after) else None
+        return _copied_elsewhere(ctx, view)
     along = {view.like.where[place] for place in places}
     rest = [axis for axis in range(len(after)) if before[axis] != after[axis] and axis not in along]
-    regional = str(ctx.attrs.get("coordinate_transformation_mode", "")) == "tf_crop_and_resize"
-    if regional or not _copied_channels(view, rest if copies else (), rest):
+    if rest and not _copies_channels(ctx, view, rest):
+        return ctx.refuse("size-locked", "spreads the map to the native size")
+    if str(ctx.attrs.get("coordinate_transformation_mode", "")) == "tf_crop_and_resize":
         return ctx.refuse("size-locked", "spreads the map to the native size")
     wanted: list[int | str] = [after[axis] if axis in rest else 1 for axis in range(len(after))]
     for axis in along:
@@ -186,18 +187,24 @@ def laid_out(ctx: RuleContext, view: Placed) -> Outcome | None:
     return ctx.placed(view, provenance, {place: view.like.where[place] for place in (*view.where, *places)})
 
 
+def _names_size(ctx: RuleContext) -> bool:
+    """Whether it makes copies to a size, or resizes to one: not by scales."""
+    return ctx.op_type in COPYING or ctx.opset < 11 or ctx.has_input(3)
+
+
+def _copies_channels(ctx: RuleContext, view: Placed, axes: Sequence[int]) -> bool:
+    """Whether it lays copies beside each other along axes that are all channels of extent 1."""
+    return ctx.op_type in COPYING and all(axis and not view.groups[axis] for axis in axes)
+
+
 def _copied_elsewhere(ctx: RuleContext, view: Placed) -> Outcome | None:
     """A refusal where copies are laid along an axis that was pooled, as it lies in the map."""
     before, after = ctx.shape_in(), ctx.shape_out()
     gone = [axis for place, axis in view.like.where.items() if place not in view.where] if view.is_strip else []
-    if not any(axis < len(before) and before[axis] == 1 < after[axis] for axis in gone):
+    longer = any(axis < len(before) and before[axis] == 1 < after[axis] for axis in gone)
+    if ctx.op_type not in COPYING or not longer:
         return None
     return ctx.refuse("partial-pool", "spreads what was pooled over one axis to a length that its map has not")
-
-
-def _copied_channels(view: Placed, copied: Sequence[int], rest: Sequence[int]) -> bool:
-    """Whether the other axes that change are ``copied``: channels of extent 1."""
-    return all(axis in copied and axis and not view.groups[axis] for axis in rest)
 
 
 def _missing(view: Placed, after: Sequence[int]) -> list[int]:

@@ -11,7 +11,7 @@ from onnxfc.builder.rule_context import Outcome, RuleContext, positive
 from onnxfc.errors import Refusal
 from onnxfc.head.meet_grids import all_scores, spread
 from onnxfc.head.placed_windows import as_piece
-from onnxfc.layout.axes import Groups, channels, pure
+from onnxfc.layout.axes import channels, pure
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Fixed, Index, Placed, ScoreMap, Window, is_map
 from onnxfc.rules.registry import FEATURES, PLACED, rule
@@ -145,15 +145,10 @@ def gather(ctx: RuleContext) -> Outcome | None:
     if not pure(view.groups[axis]):
         return None
     ctx.keep()
-    name, picked = ctx.node.output[0], _picked_axes(ctx, axis)
+    count = len(ctx.shape_in(1))  # the axes of the index take the place of the channels
+    picked = [channels(length) for length in ctx.shape_out()[axis : axis + count]]
     groups = (*view.groups[:axis], *picked, *view.groups[axis + 1 :])
-    return [replace(view, tensor=name, original=name, groups=groups, moved_by=None)]
-
-
-def _picked_axes(ctx: RuleContext, axis: int) -> Groups:
-    """The axes of the index, which take the place of the channels."""
-    count = len(ctx.shape_in(1))
-    return tuple(channels(length) for length in ctx.shape_out()[axis : axis + count])
+    return [view.output(ctx.node.output[0], groups=groups)]
 
 
 def _table_look_up(ctx: RuleContext) -> Outcome:

@@ -127,16 +127,14 @@ def _on_rows(ctx: RuleContext, at: int) -> Outcome:
     assert isinstance(view, Window | ScoreMap)
     even = even_matmul(ctx, at)
     if ctx.role == "context":
-        return even_as_context(ctx, even) if even is not None else _over_places(ctx)
+        if even is None:
+            return ctx.refuse("fc-over-space", "is an FC layer over the places of the native size", LEAVE)
+        return even_as_context(ctx, even)
     outcome = per_window(ctx, view, at)
     if isinstance(outcome, list):
         axis = -1 if at == 0 else -2
         ctx.replaced(f"MatMul {ctx.shape_in(at)[axis]}→{ctx.shape_out()[axis]}", "MatMul once per window")
     return outcome
-
-
-def _over_places(ctx: RuleContext) -> Refusal:
-    return ctx.refuse("fc-over-space", "is an FC layer over the places of the native size", LEAVE)
 
 
 def _pairwise(ctx: RuleContext) -> Outcome:
@@ -251,20 +249,11 @@ _PARAMETERS = {
 }
 
 
-_GEMM_in_fused = (
-    "activation",
-    "activation_alpha",
-    "activation_beta",
-    "activation_gamma",
-    "alpha",
-    "beta",
-    "transA",
-    "transB",
-)
+_FUSED = (*_GEMM, "activation", "activation_alpha", "activation_beta", "activation_gamma")
 
 
-@rule("FusedGemm", on=FEATURES, domain=MICROSOFT, attributes=_GEMM_in_fused)
-@rule("FusedGemm", on=PLACED, domain=MICROSOFT, attributes=_GEMM_in_fused)
+@rule("FusedGemm", on=FEATURES, domain=MICROSOFT, attributes=_FUSED)
+@rule("FusedGemm", on=PLACED, domain=MICROSOFT, attributes=_FUSED)
 def fused_gemm(ctx: RuleContext) -> Outcome | None:
     """FusedGemm is the Conv of its Gemm, then its activation."""
     activation = str(ctx.attrs.get("activation", ""))

@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 from onnxfc.builder.rule_context import Outcome, RuleContext, positive
+from onnxfc.graph.op_kinds import RESHAPING
 from onnxfc.head.index_movement import move
 from onnxfc.head.score_map_movement import over_scores
 from onnxfc.layout.views import ScoreMap, is_map
 from onnxfc.rules.circular_pad import pieces_joined
 from onnxfc.rules.registry import FEATURES, rule
 
-_MOVES = (
-    "Concat",
-    "Expand",
-    "Flatten",
-    "Gather",
-    "Reshape",
-    "Slice",
-    "Split",
-    "Squeeze",
-    "Tile",
-    "Transpose",
-)
+_MOVES = ("Concat", "Expand", "Gather", "Slice", "Split", "Tile", "Transpose", *RESHAPING)
 _MOVE_ATTRIBUTES = (*("allowzero", "axes", "axis", "ends", "num_outputs", "perm", "split", "starts"),)
 
 
-@rule(*_MOVES, "Unsqueeze", on=FEATURES, attributes=_MOVE_ATTRIBUTES)
+@rule(*_MOVES, on=FEATURES, attributes=_MOVE_ATTRIBUTES)
 def moved_features(ctx: RuleContext) -> Outcome:
     """A move of a window's features is an order of the FC weights; one of scores keeps its axes, the grid appended."""
     if any(isinstance(view, ScoreMap) for view in ctx.views):

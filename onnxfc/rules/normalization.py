@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from onnxfc.builder.rule_context import Outcome, RuleContext
+from onnxfc.errors import Refusal
 from onnxfc.head.windows import affine, to_scores
 from onnxfc.layout.axes import kinds, pure
 from onnxfc.layout.views import Fixed, Placed, ScoreMap, View, Window
@@ -18,14 +19,23 @@ def lrn(ctx: RuleContext) -> Outcome | None:
     return _over_channels(ctx)
 
 
-@rule("BatchNormalization", on=PLACED, attributes=("epsilon", "momentum", "spatial", "training_mode"))
+_BATCH_NORM = ("epsilon", "momentum", "spatial", "training_mode")
+
+
+def _training(ctx: RuleContext) -> Refusal | None:
+    if ctx.attrs.get("training_mode", 0) or any(ctx.output_used(k) for k in range(1, len(ctx.node.output))):
+        return ctx.refuse("training-mode", "is in training mode", "export the model in eval mode")
+    return None
+
+
+@rule("BatchNormalization", on=PLACED, attributes=_BATCH_NORM)
 def batch_normalization(ctx: RuleContext) -> Outcome | None:
     """BatchNormalization lies as the map does: a scale and a shift per channel (axis 1).
 
     https://onnx.ai/onnx/operators/onnx__BatchNormalization.html
     """
-    if ctx.attrs.get("training_mode", 0) or any(ctx.output_used(k) for k in range(1, len(ctx.node.output))):
-        return ctx.refuse("training-mode", "is in training mode", "export the model in eval mode")
+    if (training := _training(ctx)) is not None:
+        return training
     if not ctx.attrs.get("spatial", 1):
         if len((ctx.native(ctx.node.input[1]).shapes or ((),))[0]) == 1:
             told = "has spatial=0 but a value a channel, a fault of MXNet's exporter; onnxruntime cannot run it"
@@ -91,14 +101,11 @@ def _grouped(ctx: RuleContext, view: Placed) -> Outcome | None:
     return ctx.same(blamed=True)
 
 
-_BATCH_NORM = ("epsilon", "momentum", "spatial", "training_mode")
-
-
 @rule("BatchNormalization", on=FEATURES, attributes=_BATCH_NORM)
 def batch_normalization_features(ctx: RuleContext) -> Outcome:
     """(x s + t) W is x (s W) + t W: a scale and a shift per feature (axis 1), pending in a window."""
-    if ctx.attrs.get("training_mode", 0) or any(ctx.output_used(k) for k in range(1, len(ctx.node.output))):
-        return ctx.refuse("training-mode", "is in training mode", "export the model in eval mode")
+    if (training := _training(ctx)) is not None:
+        return training
     if any(not isinstance(view, Fixed) for view in ctx.views[1:]):
         return ctx.refuse("dynamic-parameter", "takes a parameter that depends on the image")
     view = ctx.views[0]

@@ -50,7 +50,7 @@ def pad(ctx: RuleContext) -> Outcome | None:
 
 def _padded(ctx: RuleContext, view: Placed, begin: Sequence[int], end: Sequence[int]) -> Provenance:
     """What is read by a map that is padded, or cut where amounts are negative."""
-    filled, mode = ctx.follows_size(1), _mode(ctx)
+    filled, mode = ctx.follows_size(1), str(ctx.attrs.get("mode") or "constant")
     most = _most_before(ctx, len(begin)) if filled and ctx.state.dense else begin
     fields = {}
     for place, axis in view.where.items():
@@ -62,10 +62,6 @@ def _padded(ctx: RuleContext, view: Placed, begin: Sequence[int], end: Sequence[
     provenance = replace(view.provenance.along(fields), places=False, sums_to_one=frozenset())
     far = touched and mode == "wrap"  # it reads the far end
     return provenance.blamed(*([ctx.blame(Cause.PADDING)] * touched), *([ctx.blame(Cause.CONTEXT)] * far))
-
-
-def _mode(ctx: RuleContext) -> str:
-    return str(ctx.attrs.get("mode") or "constant")
 
 
 def _mirrored(field: Field, before: int, after: int) -> Field:

@@ -11,22 +11,25 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxfc.analysis.normalised_sums import FLOATS, in_part, rescaled
+from onnxfc.analysis.normalised_sums import FLOATS
 from onnxfc.builder import ops
 from onnxfc.builder.rule_context import Outcome, RuleContext
-from onnxfc.claim.blame import Cause
+from onnxfc.errors import Refusal
 from onnxfc.graph.op_kinds import COVERING
 from onnxfc.head.placed_windows import pooled_in_part
 from onnxfc.head.windows import boundary, channels_first, places_of, simplest, untransposed, window_of_map
-from onnxfc.layout.axis_map import Field
 from onnxfc.layout.provenance import Provenance
-from onnxfc.layout.views import Context, Index, Placed, Source, View, Window
-from onnxfc.rules.context_sums import follows_size, scale_along, strip
+from onnxfc.layout.views import Index, Placed, Source, View, Window
+from onnxfc.rules.context_sums import strip, whole_image
 from onnxfc.rules.registry import PLACED, rule
 
-POOLS = {"GlobalAveragePool": "Average", "GlobalMaxPool": "Max", "ReduceMean": "Average", "ReduceMax": "Max"}
-POOLS |= {"AveragePool": "Average", "MaxPool": "Max", "ReduceSum": "Sum", "ReduceMin": "Min", "ReduceL1": "L1"}
-POOLS |= {"ReduceL2": "L2", "ReduceSumSquare": "SumSquare", "ReduceLogSum": "LogSum"}
+_POOLED = (
+    *("AveragePool", "GlobalAveragePool", "GlobalMaxPool", "MaxPool", "ReduceL1", "ReduceL2", "ReduceLogSum"),
+    *("ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum", "ReduceSumSquare"),
+)
+KINDS = {op: op.removeprefix("Global").removeprefix("Reduce").removesuffix("Pool") for op in _POOLED}
+KINDS["ReduceMean"] = "Average"
+"""What an operator makes of each window."""
 PARTIAL = {"ReduceMean", "ReduceMax", "ReduceSum"}
 
 
@@ -43,14 +46,14 @@ def global_pool_operator(ctx: RuleContext) -> Outcome | None:
         return ctx.refuse("layout", "pools over axes that are not the image's")
     if view.is_strip:
         return strip(ctx, view, view.spatial, keepdims=True)
-    return global_pool(ctx, view, POOLS[ctx.op_type], keepdims=True)
+    return global_pool(ctx, view, KINDS[ctx.op_type], keepdims=True)
 
 
 def global_pool(ctx: RuleContext, view: Placed, kind: str, keepdims: bool) -> Outcome:
     """One pool over the whole native window, by the option or as context."""
     extent = view.extent
     if ctx.role == "context" or (ctx.state.global_pool == "keep" and not view.provenance.windows):
-        return _kept_global(ctx, view, kind, extent)
+        return _kept_global(ctx, view)
     if ctx.weighs_image(view):
         return ctx.weighed_over_image()
     if kind != "Max" and ctx.builder.spec(view.tensor).dtype not in FLOATS:
@@ -68,7 +71,7 @@ def global_pool(ctx: RuleContext, view: Placed, kind: str, keepdims: bool) -> Ou
         fields = tuple(item.through(length) for item, length in zip(view.provenance.fields, extent, strict=True))
         provenance = replace(view.provenance, fields=fields)
     windows = provenance.windows or frozenset({boundary(ctx, source)})
-    provenance = replace(provenance, windows=windows, pools=provenance.pools | {ctx.name})
+    provenance = replace(provenance, windows=windows).behind(ctx.name)
     ctx.replaced(f"{ctx.op_type} {'x'.join(map(str, extent))}", _after(ctx, kind, extent, provenance))
     return [_pooled(ctx, view, tensor, provenance, keepdims)]
 
@@ -79,33 +82,18 @@ def _after(ctx: RuleContext, kind: str, extent: tuple[int, ...], provenance: Pro
     return f"{pool_name(kind)} {'x'.join(map(str, extent))}, stride 1"
 
 
-def _kept_global(ctx: RuleContext, view: Placed, kind: str, extent: tuple[int, ...]) -> Outcome:
+def _kept_global(ctx: RuleContext, view: Placed) -> Outcome:
     """The same vector from an image of any size."""
-    doubt = in_part(ctx, [view.provenance], view.tensor, view.spatial)
-    if doubt is not None:
-        return doubt
-    scale, keepdims = (
-        scale_along(ctx, view, view.spatial),
-        ctx.op_type != "Einsum" and bool(ctx.attrs.get("keepdims", 1)),
-    )
-    doubt = follows_size(ctx, scale) if ctx.role != "context" else None
-    if doubt is not None:
-        return doubt
-    if rescaled(ctx, scale, view.tensor, view.spatial, keepdims):
-        pass
-    elif ctx.op_type in COVERING:
-        ctx.builder.emit(f"Global{kind}Pool", [view.tensor], ctx.node.output[0], instead=ctx.node)
-    else:
-        ctx.keep()
-    provenance = replace(view.provenance.blamed(ctx.blame(Cause.CONTEXT)), fields=(Field(),) * ctx.state.rank)
-    if ctx.role != "context":
-        ctx.replaced(ctx.op_type, "kept global")
-        whole = ctx.op_type not in COVERING  # these are global at the native size only
-        # By its own places: a head begins before that. A count grows with features that are repeated.
-        weighed = ctx.weighs_image(view) or ctx.name in ctx.state.roles.plain
-        if whole and not weighed and len(view.spatial) == ctx.state.rank:
-            provenance = replace(provenance, windows=frozenset({boundary(ctx, view)}))
-    return [Context(ctx.node.output[0], replace(provenance, pools=provenance.pools | {ctx.name}))]
+    keepdims = ctx.op_type != "Einsum" and bool(ctx.attrs.get("keepdims", 1))
+    made = whole_image(ctx, view, view.spatial, keepdims)
+    if isinstance(made, Refusal):
+        return made
+    whole = ctx.op_type not in COVERING  # these are global at the native size only
+    # By its own places: a head begins before that. A count grows with features that are repeated.
+    weighed = ctx.weighs_image(view) or ctx.name in ctx.state.roles.plain
+    if ctx.role != "context" and whole and not weighed and len(view.spatial) == ctx.state.rank:
+        made = replace(made, provenance=replace(made.provenance, windows=frozenset({boundary(ctx, view)})))
+    return [made]
 
 
 def window_pool(ctx: RuleContext, tensor: str, extent: tuple[int, ...], kind: str) -> str:
@@ -165,12 +153,12 @@ def partial_pool(ctx: RuleContext, view: Placed, axes: list[int], keepdims: bool
     window = window_of_map(ctx, view)
     source = window.sources[0]
     kernel = tuple(length if axis in axes else 1 for axis, length in zip(view.spatial, source.extent, strict=True))
-    tensor = window_pool(ctx, source.tensor, kernel, POOLS[ctx.op_type])
+    tensor = window_pool(ctx, source.tensor, kernel, KINDS[ctx.op_type])
     rest = tuple(1 if axis in axes else length for axis, length in zip(view.spatial, source.extent, strict=True))
     places = _first_of_each(places_of(view), axes, source.extent, rest)
     if not keepdims:
         places = places.squeeze(tuple(axis - 1 for axis in axes))
-    provenance = replace(window.provenance, pools=window.provenance.pools | {ctx.name})
+    provenance = window.provenance.behind(ctx.name)
     ctx.replaced(f"{ctx.op_type} {'x'.join(map(str, kernel))}", f"pool {'x'.join(map(str, kernel))}, stride 1")
     pooled = replace(source, tensor=tensor, extent=rest)
     return [simplest(ctx, Window((pooled,), places, provenance))]

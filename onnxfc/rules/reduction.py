@@ -7,30 +7,31 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxfc.analysis.normalised_sums import in_part, rescaled, scale_of, weighs
+from onnxfc.analysis.normalised_sums import in_part, scale_of, weighs
 from onnxfc.builder import ops
 from onnxfc.builder.rule_context import Outcome, RuleContext, axes_of
 from onnxfc.claim.blame import Cause
+from onnxfc.errors import Refusal
 from onnxfc.graph.op_kinds import REDUCTIONS
 from onnxfc.head.fc_to_conv import rows_of_weights
 from onnxfc.head.meet_grids import around_batch, beside_batch
 from onnxfc.head.windows import simplest, to_scores, whole_channels
-from onnxfc.layout.axes import Atom, Groups, places_in, pure
+from onnxfc.layout.axes import Groups, places_in, pure
 from onnxfc.layout.axis_map import Field
 from onnxfc.layout.gathered import Gathered
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Context, Index, Placed, ScoreMap, Source, Window
 from onnxfc.rules.context_sums import (
-    kept_alike,
     left_of,
     of_image,
-    scale_along,
     strip,
     trace_summed,
     weighed_apart,
+    whole_image,
     window_as_context,
+    write_scaled,
 )
-from onnxfc.rules.pooling import PARTIAL, POOLS, global_pool, partial_pool, pool_name, window_pool
+from onnxfc.rules.pooling import KINDS, PARTIAL, global_pool, partial_pool, pool_name, window_pool
 from onnxfc.rules.registry import FEATURES, PLACED, rule
 
 _BOUNDED = {"ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum", "ReduceSumSquare"}
@@ -52,8 +53,7 @@ def reduce_places(ctx: RuleContext, axes: Sequence[int]) -> Outcome | None:
     atoms = places_in([view.groups[axis] for axis in axes])
     side = view.sides[atoms[0].side]
     scale = scale_of(ctx, side.provenance, view.tensor, axes, [atom.place for atom in atoms])
-    if not rescaled(ctx, scale, view.tensor, axes, kept):
-        ctx.keep()
+    write_scaled(ctx, scale, view.tensor, axes, kept)
     return [left]
 
 
@@ -75,19 +75,15 @@ def _left(ctx: RuleContext, view: Placed, groups: Groups) -> Context | Placed | 
         if [atom.kind for atom in groups[0]] != ["batch"]:
             return None
         fields = (Field(),) * ctx.state.rank
-        return Context(name, Provenance(fields, blames, pools=frozenset({ctx.name})))
+        return Context(name, Provenance(fields, blames).behind(ctx.name))
     sides = {atom.side for atom in atoms}
     if len(sides) != 1 or {atom.place for atom in atoms} != set(range(ctx.state.rank)):
         return None
     side = view.sides[sides.pop()]
-    groups = tuple(tuple(_first_side(atom) for atom in group) for group in groups)
+    groups = tuple(tuple(replace(atom, side=0) for atom in group) for group in groups)
     provenance = replace(side.provenance, blames=blames)
     made = Placed(name, name, groups, provenance, side.like, bounds=view.bounds)
     return replace(made, measured=None, bounds=frozenset()) if made.is_map else made
-
-
-def _first_side(atom: Atom) -> Atom:
-    return replace(atom, side=0)
 
 
 def folded_as_context(ctx: RuleContext, view: Placed, axes: Sequence[int]) -> Outcome | None:
@@ -98,8 +94,7 @@ def folded_as_context(ctx: RuleContext, view: Placed, axes: Sequence[int]) -> Ou
     if ctx.role != "context" or not places or places < every or any(atom.kind == "batch" for atom in reduced):
         return None
     scale = scale_of(ctx, view.provenance, view.tensor, axes, [atom.place for atom in reduced if atom.kind == "space"])
-    if not rescaled(ctx, scale, view.tensor, axes, bool(ctx.attrs.get("keepdims", 1))):
-        ctx.keep()
+    write_scaled(ctx, scale, view.tensor, axes, bool(ctx.attrs.get("keepdims", 1)))
     return [of_image(ctx, view.provenance)]
 
 
@@ -117,19 +112,14 @@ def reduce_placed(ctx: RuleContext) -> Outcome | None:
             return ctx.refuse("mixes-batch", "reduces over the batch")
         return _statistic(ctx, view, axes, keepdims)
     if all(pure(view.groups[axis]) for axis in axes):
-        return _over_channels(ctx, view, axes, keepdims)
+        ctx.keep()
+        return [replace(item, groups=left_of(view, axes, keepdims)) for item in ctx.same() if isinstance(item, Placed)]
     if view.is_folded:
         return reduce_places(ctx, axes) or folded_as_context(ctx, view, axes)
     if view.is_strip:
-        return _of_strip(ctx, view, axes, keepdims)
+        unclear = weighs(ctx, view.provenance, [axis for axis in axes if axis in view.spatial]) is None
+        return weighed_apart(ctx) if unclear else strip(ctx, view, axes, keepdims)
     return _of_map(ctx, view, axes, keepdims)
-
-
-def _of_strip(ctx: RuleContext, view: Placed, axes: list[int], keepdims: bool) -> Outcome:
-    """Over all axes that are left it is a pool of the whole image."""
-    if weighs(ctx, view.provenance, [axis for axis in axes if axis in view.spatial]) is None:
-        return weighed_apart(ctx)
-    return strip(ctx, view, axes, keepdims)
 
 
 def _of_map(ctx: RuleContext, view: Placed, axes: list[int], keepdims: bool) -> Outcome:
@@ -142,8 +132,8 @@ def _of_map(ctx: RuleContext, view: Placed, axes: list[int], keepdims: bool) -> 
         return weighed_apart(ctx)
     if weighed:
         return strip(ctx, view, axes, keepdims)
-    if spatial == set(view.spatial) == set(axes) and ctx.op_type in POOLS:
-        return global_pool(ctx, view, POOLS[ctx.op_type], keepdims)
+    if spatial == set(view.spatial) == set(axes) and ctx.op_type in KINDS:
+        return global_pool(ctx, view, KINDS[ctx.op_type], keepdims)
     if spatial == set(view.spatial) and not view.provenance.windows:
         return _statistic(ctx, view, axes, keepdims)
     if view.provenance.windows and set(view.extent) == {1}:
@@ -165,29 +155,13 @@ def reduced_axes(ctx: RuleContext, rank: int) -> list[int] | None:
     return sorted(axes)
 
 
-def _over_channels(ctx: RuleContext, view: Placed, axes: list[int], keepdims: bool) -> Outcome:
-    ctx.keep()
-    return [replace(item, groups=left_of(view, axes, keepdims)) for item in ctx.same() if isinstance(item, Placed)]
-
-
 def _statistic(ctx: RuleContext, view: Placed, axes: list[int], keepdims: bool) -> Outcome:
     """A figure of the whole map, its channels too: of each window, or of the image where it meets its trunk again or
     the option keeps it global."""
-    kept = ctx.role != "context" and ctx.state.global_pool == "keep"
-    if ctx.role != "context" and not kept:
+    if ctx.role != "context" and ctx.state.global_pool != "keep":
         return reduce_features(ctx)
-    doubt = in_part(ctx, [view.provenance], view.tensor, axes)
-    if doubt is not None:
-        return doubt
-    scale = scale_along(ctx, view, axes)
-    doubt = kept_alike(ctx, scale) if kept else None
-    if doubt is not None:
-        return doubt
-    if not rescaled(ctx, scale, view.tensor, axes, keepdims):
-        ctx.keep()
-    if kept:
-        ctx.replaced(ctx.op_type, "kept global")
-    return [of_image(ctx, view.provenance)]
+    made = whole_image(ctx, view, axes, keepdims)
+    return made if isinstance(made, Refusal) else [made]
 
 
 @rule(*REDUCTIONS, on=FEATURES, attributes=("axes", "keepdims", "noop_with_empty_axes"))
@@ -204,7 +178,7 @@ def reduce_window(ctx: RuleContext) -> Outcome:
     channels = None if inner is None else whole_channels(view, inner)
     if channels is None:
         return reduce_features(ctx)
-    if channels.shape[-1] == 1 and ctx.op_type in POOLS:
+    if channels.shape[-1] == 1 and ctx.op_type in KINDS:
         return _pool_of_window(ctx, view, channels)
     if ctx.role == "context" or (ctx.state.global_pool == "keep" and view.trunk is not None):
         return window_as_context(ctx, view, channels)
@@ -213,8 +187,8 @@ def reduce_window(ctx: RuleContext) -> Outcome:
 
 def _pool_of_window(ctx: RuleContext, view: Window, channels: Index) -> Outcome:
     """The pool by the option; ``channels`` says which channel each remaining feature is."""
-    kind, source, features = POOLS[ctx.op_type], view.sources[0], ctx.shape_out()[1:]
-    provenance = replace(view.provenance, pools=view.provenance.pools | {ctx.name})
+    kind, source, features = KINDS[ctx.op_type], view.sources[0], ctx.shape_out()[1:]
+    provenance = view.provenance.behind(ctx.name)
     spelled = f"{ctx.op_type} {'x'.join(map(str, source.extent))}"
     if weighs(ctx, view.provenance, ()) is None:
         return weighed_apart(ctx)

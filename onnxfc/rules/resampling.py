@@ -23,16 +23,8 @@ from onnxfc.rules.registry import FEATURES, PLACED, rule
 from onnxfc.shapes.spec import Shape
 
 RESIZE = (
-    *("antialias", "axes", "coordinate_transformation_mode", "cubic_coeff_a", "exclude_outside"),
-    *(
-        "extrapolation_value",
-        "keep_aspect_ratio_policy",
-        "mode",
-        "nearest_mode",
-        "scales",
-        "height_scale",
-        "width_scale",
-    ),
+    *("antialias", "axes", "coordinate_transformation_mode", "cubic_coeff_a", "exclude_outside", "extrapolation_value"),
+    *("keep_aspect_ratio_policy", "mode", "nearest_mode", "scales", "height_scale", "width_scale"),
 )
 
 
@@ -61,7 +53,7 @@ def conv_transpose(ctx: RuleContext) -> Outcome | None:
         return ctx.refuse("dynamic-weight", "has a weight that depends on the image")
     if view.is_folded:
         return None
-    if not _behind_channels(view):
+    if not view.apart or view.spatial != tuple(range(2, len(view.groups))):
         return ctx.refuse("layout", "slides over axes that are not the image's")
     rank = len(view.spatial)
     strides = tuple(ctx.attrs.get("strides") or (1,) * rank)
@@ -104,10 +96,6 @@ def _cut_off(
 def _resampled(ctx: RuleContext, view: Placed, fields: Sequence[Field]) -> Provenance:
     """Other receptive fields along ``view.spatial``."""
     return view.provenance.along(dict(zip(view.where, fields, strict=True))).blamed(ctx.blame(Cause.RESAMPLING))
-
-
-def _behind_channels(view: Placed) -> bool:
-    return view.apart and view.spatial == tuple(range(2, len(view.groups)))
 
 
 @rule("DepthToSpace", "SpaceToDepth", on=PLACED, attributes=("blocksize", "mode"))

@@ -14,7 +14,7 @@ from onnxfc.builder.axis_ops import provenance_of, target
 from onnxfc.builder.rule_context import Outcome, RuleContext, axes_of
 from onnxfc.head.placed_windows import pooled_in_part
 from onnxfc.head.windows import moved_to
-from onnxfc.layout.axes import Group, Groups, axis_of_places, is_map, may_fold, pure, regroup, survivors
+from onnxfc.layout.axes import Group, Groups, axis_of_places, groups_of, is_map, may_fold, pure, regroup, survivors
 from onnxfc.layout.views import Placed
 from onnxfc.rules.channel_shuffle import permuted
 from onnxfc.rules.registry import PLACED, rule
@@ -65,24 +65,12 @@ def _each_alone(ctx: RuleContext, view: Placed, where: Mapping[int, int]) -> Out
         inputs = [before.tensor, ctx.builder.constant(order, "order")]
         ctx.builder.emit("Gather", inputs, ctx.node.output[0], instead=ctx.node, axis=1)
     else:
-        wanted_dims = _target(ctx, view, after, where)
+        groups = list(groups_of(after, where))
+        for place, axis in where.items():
+            groups[axis] = view.groups[view.where[place]]
+        wanted_dims = target(ctx.builder, view, tuple(groups))
         ops.reshape(ctx.builder, view.tensor, wanted_dims, ctx.node.output[0], ctx.node)
     return outcome
-
-
-def _target(ctx: RuleContext, view: Placed, after: Shape, where: Mapping[int, int]) -> list[int | str]:
-    """Numbers for channels, 0 for dims that stay in their place, computed dims and one -1 for those that move."""
-    found: list[int | str] = [0, *after[1:]]
-    moved = []
-    for place, axis in where.items():
-        found[axis] = 0
-        if view.where[place] != axis:
-            moved.append((view.where[place], axis))
-    for before, axis in moved[:-1]:
-        found[axis] = ops.dims(ctx.builder, view.tensor, before, before + 1)
-    if moved:
-        found[moved[-1][1]] = -1
-    return found
 
 
 def _regrouped(ctx: RuleContext, view: Placed, groups: Groups) -> Outcome:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
+from types import MappingProxyType
 
 import numpy as np
 from onnx import TensorProto
 
 from onnxfc.analysis.reference_sizes import images, references
 from onnxfc.builder import ops
-from onnxfc.builder.rule_context import LEAVE, Outcome, RuleContext, positive
+from onnxfc.builder.rule_context import LEAVE, Outcome, RuleContext
 from onnxfc.claim.blame import Cause
+from onnxfc.graph import op_kinds
 from onnxfc.head.placed_windows import as_piece, pooled_in_part
 from onnxfc.layout.axes import is_mixed, lengths, pure
 from onnxfc.layout.axis_map import Pixels
@@ -55,15 +57,25 @@ def _of_map(ctx: RuleContext, view: Placed, cuts: Cuts) -> Outcome:
         return _computed_piece(ctx, view, cuts)
     if any(ctx.shape_in()[axis] < end < _OPEN for axis, (_, end, _) in along.items()) and ctx.state.dense:
         return ctx.refuse("cut-out", "cuts off what is behind a fixed place", LEAVE)
-    baked = [axis for axis in view.spatial if _is_baked(ctx, axis, cuts.get(axis))]
-    reference = next(_cropped_like(ctx, view, baked), None) if baked and view.is_map else None
+    baked = [axis for axis, (_, end, _) in along.items() if 0 <= end < ctx.shape_in()[axis]]
+    if baked:
+        return _ended(ctx, view, cuts, baked)
+    if any(start < 0 for start, _, _ in along.values()):
+        return as_piece(ctx)
+    return _sliced(ctx, view, cuts, _from_behind(cuts))
+
+
+def _ended(ctx: RuleContext, view: Placed, cuts: Cuts, baked: Sequence[int]) -> Outcome:
+    """Cuts that end at a fixed place of the native map: to another map's size, of a border, or a window's piece."""
+    reference = next(_cropped_like(ctx, view, baked), None) if view.is_map else None
     if reference is not None:
         return _crop_to(ctx, view, reference, cuts, baked)
-    if baked and ctx.role != "head":
-        return _cut_borders(ctx, view, cuts, baked)
-    if baked or any(start < 0 for start, _, _ in along.values()):
-        return as_piece(ctx)
-    return _sliced(ctx, view, cuts, {axis: min(end, 0) or _OPEN for axis, (_, end, _) in cuts.items()})
+    return as_piece(ctx) if ctx.role == "head" else _cut_borders(ctx, view, cuts, baked)
+
+
+def _from_behind(cuts: Cuts, lengths: Mapping[int, int] = MappingProxyType({})) -> dict[int, int]:
+    """The ends by axis, counted from behind, or open; ``lengths``: of axes that end at a fixed place."""
+    return {axis: min(end - lengths.get(axis, 0), 0) or _OPEN for axis, (_, end, _) in cuts.items()}
 
 
 def _of_channels(ctx: RuleContext, view: Placed) -> Outcome | None:
@@ -92,8 +104,7 @@ def _joined_piece(ctx: RuleContext, view: Placed, cuts: Cuts) -> Outcome:
 
 def _crop_to(ctx: RuleContext, view: Placed, reference: Placed, cuts: Cuts, baked: Sequence[int]) -> Outcome:
     """As much as makes it as large as its reference, whatever that is."""
-    ends = {axis: min(end, 0) or _OPEN for axis, (_, end, _) in cuts.items()}
-    ends |= {axis: cuts[axis][1] - ctx.shape_in()[axis] for axis in baked}
+    ends = _from_behind(cuts, {axis: ctx.shape_in()[axis] for axis in baked})
     written = {axis: _end_like(ctx, reference, axis, cuts[axis][0], ends[axis]) for axis in baked}
     blamed = replace(view, provenance=view.provenance.blamed(ctx.blame(Cause.CROPPED)))
     return _sliced(ctx, blamed, cuts, ends, written)
@@ -110,8 +121,7 @@ def _cut_borders(ctx: RuleContext, view: Placed, cuts: Cuts, baked: Sequence[int
         even = start == length - end and 2 * start < end - start
         if start < 0 or not (even or ctx.role == "context"):
             return as_piece(ctx)
-    ends = {axis: end - ctx.shape_in()[axis] if axis in baked else end for axis, (_, end, _) in cuts.items()}
-    return _sliced(ctx, view, cuts, {axis: min(end, 0) or _OPEN for axis, end in ends.items()})
+    return _sliced(ctx, view, cuts, _from_behind(cuts, {axis: ctx.shape_in()[axis] for axis in baked}))
 
 
 _GOES_ON = "and more than FC layers works on it"
@@ -122,7 +132,8 @@ def _computed_piece(ctx: RuleContext, view: Placed, cuts: Cuts) -> Outcome:
 
     A part of the map (its first half, say) may be a head's: then it is the part of a window.
     """
-    old, new = (ctx.builder.spec(name).shapes or () for name in (view.tensor, _kept(ctx)))
+    ctx.keep()
+    old, new = (ctx.builder.spec(name).shapes or () for name in (view.tensor, ctx.node.output[0]))
     axes = [axis for axis in view.spatial if axis in cuts]
     rest = [[a[axis] - b[axis] * cuts[axis][2] for a, b in zip(old, new, strict=True)] for axis in axes]
     steady = all(max(cut) - min(cut) < cuts[axis][2] for axis, cut in zip(axes, rest, strict=True))
@@ -155,16 +166,6 @@ def _provenance(view: Placed, cuts: Cuts, ends: Mapping[int, int]) -> Provenance
     return replace(view.provenance, fields=tuple(fields))
 
 
-def _kept(ctx: RuleContext) -> str:
-    ctx.keep()
-    return str(ctx.node.output[0])
-
-
-def _is_baked(ctx: RuleContext, axis: int, cut: tuple[int, int, int] | None) -> bool:
-    """Whether a cut ends at a fixed place of the native map."""
-    return cut is not None and cut[2] > 0 and 0 <= cut[1] < ctx.shape_in()[axis]
-
-
 def _cropped_like(ctx: RuleContext, view: Placed, axes: Sequence[int]) -> Iterator[Placed]:
     """Maps of the same stride that the slice meets, or the image: it is a crop to their size, whatever that is."""
 
@@ -194,19 +195,10 @@ _OPEN = 2**31 - 1
 
 def cuts_of(ctx: RuleContext) -> Cuts | None:
     """Start, end and step by axis; None where they are not constant."""
-    rank = len(ctx.shape_in())
-    if ctx.opset < 10:
-        starts, ends = list(ctx.attrs["starts"]), list(ctx.attrs["ends"])
-        axes, steps = list(ctx.attrs.get("axes", range(len(starts)))), [1] * len(starts)
-    else:
-        given = [ctx.constant(place) for place in range(1, 5)]
-        if any(value is None and ctx.has_input(place) for place, value in enumerate(given, 1)) or given[0] is None:
-            return None
-        starts, ends = given[0].tolist(), np.asarray(given[1]).tolist()
-        axes = list(range(len(starts))) if given[2] is None else given[2].tolist()
-        steps = [1] * len(starts) if given[3] is None else given[3].tolist()
-    found = zip(starts, ends, steps, strict=True)
-    return {positive(int(axis), rank): cut for axis, cut in zip(axes, found, strict=True)}
+    bounds = [ctx.constant(place) for place in range(1, len(ctx.node.input))]
+    if any(value is None and ctx.has_input(place) for place, value in enumerate(bounds, 1)):
+        return None
+    return op_kinds.cuts_of(ctx.attrs, [None if b is None else b.tolist() for b in bounds], len(ctx.shape_in()))
 
 
 def _sliced(

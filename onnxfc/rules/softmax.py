@@ -13,7 +13,7 @@ from onnxfc.claim.blame import Cause
 from onnxfc.graph.op_kinds import SOFTMAX, axes_along
 from onnxfc.head.windows import to_scores
 from onnxfc.layout.axes import pure
-from onnxfc.layout.provenance import Provenance, SumToOne
+from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Placed, ScoreMap
 from onnxfc.rules.registry import FEATURES, PLACED, rule
 
@@ -36,20 +36,13 @@ def over_places(ctx: RuleContext, axes: Sequence[int]) -> Outcome | None:
     if len(sides) > 1:
         return None  # rows and columns of what relates places, together
     ctx.keep()
-    sums_to_one = frozenset((ctx.name, atom.place) for atom in atoms if atom.kind == "space")
-    made = replace(view, tensor=ctx.node.output[0], moved_by=None)
-    return [_marked(made, ctx, dict.fromkeys(sides, sums_to_one))]
+    shares = frozenset((ctx.name, atom.place) for atom in atoms if atom.kind == "space")
 
+    def marked(side: int, own: Provenance) -> Provenance:
+        shared = replace(own, sums_to_one=own.sums_to_one | (shares if side in sides else frozenset()))
+        return shared.blamed(ctx.blame(Cause.CONTEXT))
 
-def _marked(view: Placed, ctx: RuleContext, sums_to_one: dict[int, frozenset[SumToOne]]) -> Placed:
-    """Blamed, with sums to one along the places of each side."""
-
-    def marked(provenance: Provenance, side: int) -> Provenance:
-        provenance = replace(provenance, sums_to_one=provenance.sums_to_one | sums_to_one.get(side, frozenset()))
-        return provenance.blamed(ctx.blame(Cause.CONTEXT))
-
-    other = view.other and replace(view.other, provenance=marked(view.other.provenance, 1))
-    return replace(view, provenance=marked(view.provenance, 0), other=other)
+    return [view.output(ctx.node.output[0]).each_side(marked)]
 
 
 @rule(*SOFTMAX, on=FEATURES, attributes=("axis",))
@@ -100,7 +93,7 @@ def softmax(ctx: RuleContext) -> Outcome | None:
         return _over_space(ctx, axis)
     whole = normalised == set(view.spatial) and ctx.op_type != "LogSoftmax"
     if whole and not view.provenance.windows and 1 not in view.extent:
-        return softmax_scores(ctx) if ctx.per_window else _over_places(ctx, view)
+        return softmax_scores(ctx) if ctx.per_window else over_places(ctx, sorted(normalised))
     pooled = set(view.extent) == {1} and view.channels_first and axis == 1
     if not pooled and ctx.role == "context" and not view.provenance.windows and ctx.op_type != "LogSoftmax":
         return _over_space(ctx, axis)
@@ -113,16 +106,8 @@ def softmax(ctx: RuleContext) -> Outcome | None:
     return ctx.same()
 
 
-def _over_places(ctx: RuleContext, view: Placed) -> Outcome:
-    """Weights that sum up to 1 over all places of the image: context."""
-    ctx.keep()
-    along = frozenset((ctx.name, place) for place in view.where)
-    provenance = view.provenance.blamed(ctx.blame(Cause.CONTEXT))
-    return ctx.same(replace(provenance, sums_to_one=provenance.sums_to_one | along))
-
-
 def _over_space(ctx: RuleContext, axis: int) -> Outcome:
     """A gate that weighs the places of an axis against each other, and then meets its trunk again: context."""
     ctx.keep(axis=axis)
     provenance = ctx.placed_in().provenance.blamed(ctx.blame(Cause.CONTEXT))
-    return ctx.same(replace(provenance, pools=provenance.pools | {ctx.name}))
+    return ctx.same(provenance.behind(ctx.name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from onnxfc.builder.rule_context import Outcome, RuleContext
+from onnxfc.graph.op_kinds import perm_of
 from onnxfc.head.placed_windows import windowed
 from onnxfc.head.windows import moved_to
 from onnxfc.rules.registry import PLACED, rule
@@ -15,7 +16,7 @@ def transpose(ctx: RuleContext) -> Outcome:
     https://onnx.ai/onnx/operators/onnx__Transpose.html
     """
     view = ctx.placed_in()
-    perm = list(ctx.attrs.get("perm") or range(len(view.groups) - 1, -1, -1))
+    perm = perm_of(ctx.attrs, len(view.groups))
     features = view.provenance.windows or len(view.groups) < 2 + len(view.spatial)
     if perm[0] != 0 and view.is_map and features:
         return windowed(ctx)

@@ -103,10 +103,9 @@ def no_rule(ctx: RuleContext) -> Refusal:
             "partial-pool", "works on what a pool of one axis left, which does not meet its map again", LEAVE
         )
     if windows:
-        why = "works on a piece of the map that was cut out or flattened before"
         image = len(ctx.shape_in()) == 2 + ctx.state.rank
         advice = f"{LEAVE}, or name the piece: --input {ctx.node.input[0]}" if image else LEAVE
-        pieces = sorted(set[str]().union(*(view.provenance.pools for view in lifted)) & cuts)
+        pieces = sorted({pool for view in lifted for pool in view.provenance.pools} & cuts)
         if pieces:
             why = f"cuts a piece out of the map of the native size, and {ctx.op_type} works on it"
             return Refusal("cut-out", label(ctx.state.graph.producers[pieces[0]]), why, advice)
@@ -115,6 +114,6 @@ def no_rule(ctx: RuleContext) -> Refusal:
 
 
 def _half_pooled(view: Window, pieces: frozenset[str]) -> bool:
-    return bool(view.provenance.pools - pieces) and any(
+    return any(pool not in pieces for pool in view.provenance.pools) and any(
         len({n > 1 for n in source.extent}) > 1 for source in view.sources
     )

@@ -7,12 +7,9 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
-from onnxfc.graph.op_kinds import BROADCAST, POOLS, RESAMPLING, WEIGHT_AT, weight_position
+from onnxfc.graph.op_kinds import BROADCAST, POOLS, RESAMPLING, WEIGHT_AT, cuts_of, perm_of, weight_position
 from onnxfc.shapes.length import Dim, Length, at, least, most, quotient
-from onnxfc.shapes.node_call import Dims, NodeCall, Room, Still
-
-Cuts = dict[int, tuple[Dim, Dim, int]]
-"""Start, end and step of a Slice by axis."""
+from onnxfc.shapes.node_call import Dims, NodeCall
 
 
 def dims_of(call: NodeCall) -> Sequence[Dims] | None:
@@ -65,10 +62,6 @@ def _conv(call: NodeCall, dims: list[Any]) -> Made:
     return None if weight is None or weight.shapes is None else _slid(call, dims, weight.native[2:])
 
 
-def _pool(call: NodeCall, dims: list[Any]) -> Made:
-    return _slid(call, dims, call.attrs["kernel_shape"])
-
-
 def _conv_transpose(call: NodeCall, dims: list[Any]) -> Made:
     """https://onnx.ai/onnx/operators/onnx__ConvTranspose.html"""
     rank, weight = len(dims) - 2, call.spec(1)
@@ -98,40 +91,21 @@ def _pad(call: NodeCall, dims: list[Any]) -> Made:
     for k, axis in enumerate(axes):
         before, after = amounts[k], amounts[k + len(axes)]
         if isinstance(before, Length):
-            call.asks.append(Still(before, int(at(before, call.native))))
+            call.ask("still", before, int(at(before, call.native)))
         if call.attrs.get("mode") == "reflect":
             left = dims[axis] + least(0, before) + least(0, after)
-            call.asks.append(Room(left - most(0, before, after), 1))
+            call.ask("room", left - most(0, before, after), 1)
         dims[axis] = dims[axis] + before + after
     return [tuple(dims)]
 
 
-def cuts_of(call: NodeCall, rank: int) -> Cuts | None:
-    """What a Slice cuts, also by bounds that follow the image; None where they are unknown."""
-    if "starts" in call.attrs:
-        starts, ends = call.attrs["starts"], call.attrs["ends"]
-        axes, steps = call.attrs.get("axes"), None
-    else:
-        bounds = [call.values(k) for k in (1, 2)]
-        axes, steps = (call.numbers(k) for k in (3, 4))
-        if (
-            bounds[0] is None
-            or bounds[1] is None
-            or (axes is None and call.given(3))
-            or (steps is None and call.given(4))
-        ):
-            return None
-        starts, ends = bounds[0].tolist(), bounds[1].tolist()
-    cuts = zip(starts, ends, steps or [1] * len(starts), strict=True)
-    return {axis % rank: cut for axis, cut in zip(axes or range(len(starts)), cuts, strict=True)}
-
-
 def _slice(call: NodeCall, dims: list[Any]) -> Made:
     """https://onnx.ai/onnx/operators/onnx__Slice.html"""
-    cuts = cuts_of(call, len(dims))
-    if cuts is None:
+    bounds = [call.values(k) for k in range(1, len(call.node.input))]
+    unknown = any(found is None and call.given(k) for k, found in enumerate(bounds, 1))
+    if unknown or any(call.moving(k) for k in (3, 4) if call.given(k)):
         return None
-    for axis, (start, end, step) in cuts.items():
+    for axis, (start, end, step) in cuts_of(call.attrs, bounds, len(dims)).items():
         length = dims[axis]
         if step > 0:
             first, last = (_place(call, bound, length) for bound in (start, end))
@@ -158,10 +132,10 @@ def _place(call: NodeCall, bound: Any, length: Dim) -> Any:
         return length
     native, most_natively = at(bound, call.native), at(length, call.native)
     if native < 0 <= native + most_natively:
-        call.asks.append(Room(length + bound, 0))
+        call.ask("room", length + bound, 0)
         return length + bound
     if isinstance(bound, int) and 0 <= bound <= most_natively:
-        call.asks.append(Room(length, bound))
+        call.ask("room", length, bound)
         return bound
     return most(0, length + bound) if native < 0 else least(bound, length)
 
@@ -217,10 +191,6 @@ def _times(dim: Dim, part: Dim) -> int:
 def _flatten(call: NodeCall, dims: list[Any]) -> Made:
     axis = call.attrs.get("axis", 1)
     return [(math.prod(dims[:axis]), math.prod(dims[axis:]))]
-
-
-def _transpose(call: NodeCall, dims: list[Any]) -> Made:
-    return [tuple(dims[axis] for axis in call.attrs.get("perm") or range(len(dims))[::-1])]
 
 
 def _concat(call: NodeCall, dims: list[Any]) -> Made:
@@ -296,11 +266,6 @@ def _range(call: NodeCall, dims: list[Any]) -> Made:
     return [((limit - start + step - 1) // step,)]
 
 
-def _filled(call: NodeCall, dims: list[Any]) -> Made:
-    values = call.values(0)
-    return None if values is None else [tuple(values.tolist())]
-
-
 def _expand(call: NodeCall, dims: list[Any]) -> Made:
     values = call.values(1)
     if values is None:
@@ -349,10 +314,10 @@ def _einsum(call: NodeCall, dims: list[Any]) -> Made:
 
 _RULES: dict[str, Callable[[NodeCall, list[Any]], Made]] = {
     **dict.fromkeys(WEIGHT_AT, _conv),
-    **dict.fromkeys(POOLS, _pool),
+    **dict.fromkeys(POOLS, lambda call, dims: _slid(call, dims, call.attrs["kernel_shape"])),
     **dict.fromkeys(RESAMPLING, _resize),
     "Concat": _concat,
-    "ConstantOfShape": _filled,
+    "ConstantOfShape": lambda call, _: None if (found := call.values(0)) is None else [tuple(found.tolist())],
     "ConvTranspose": _conv_transpose,
     "DepthToSpace": _to_space,
     "Einsum": _einsum,
@@ -367,5 +332,5 @@ _RULES: dict[str, Callable[[NodeCall, list[Any]], Made]] = {
     "SpaceToDepth": _to_depth,
     "Split": _split,
     "Tile": _tile,
-    "Transpose": _transpose,
+    "Transpose": lambda call, dims: [tuple(dims[axis] for axis in perm_of(call.attrs, len(dims)))],
 }

@@ -92,7 +92,7 @@ def images(
     names: Sequence[str] = (),
 ) -> list[list[Image]] | Refusal:
     """All readings of the image inputs, the likelier first; a refusal where there is no image."""
-    live = {name for position in graph.live for name in inputs_of(graph.nodes[position])}
+    live = {name for node in graph.live for name in inputs_of(node)}
     infos = [info for info in graph.inputs if info.name in live]
     candidates = _candidates(infos, inputs, names)
     if not candidates:
@@ -172,8 +172,7 @@ def _no_image(infos: Sequence[onnx.ValueInfoProto], inputs: dict[str, Spec]) -> 
 def inner_image(graph: Graph, native: Mapping[str, Spec]) -> str:
     """The first tensor of an image's form that a flat input is brought into; empty where there is none."""
     flat = {info.name for info in graph.inputs if native[info.name].rank == 2}
-    for position in sorted(graph.live):
-        node = graph.nodes[position]
+    for node in graph.live:
         if not flat.intersection(node.input[:1]):
             continue
         spec = native[node.output[0]]

@@ -10,7 +10,17 @@ from dataclasses import dataclass
 import onnx
 
 from onnxfc.graph.index import Graph, attributes
-from onnxfc.graph.op_kinds import BROADCAST, CUTTING, FUSED_UNARY, GLOBAL_POOLS, POOLS, RESAMPLING, UNARY, WEIGHT_AT
+from onnxfc.graph.op_kinds import (
+    BROADCAST,
+    CUTTING,
+    FUSED_UNARY,
+    GLOBAL_POOLS,
+    POOLS,
+    RESAMPLING,
+    UNARY,
+    WEIGHT_AT,
+    perm_of,
+)
 from onnxfc.shapes.spec import Shape
 
 Reading = tuple[int, ...]
@@ -88,7 +98,8 @@ def _behind(graph: Graph, node: onnx.NodeProto, axes: Axes) -> Axes | None:
     if node.op_type in _ALONG:
         return axes
     if node.op_type == "Transpose":
-        return tuple(axes[place] for place in attributes(node).get("perm") or range(len(axes) - 1, -1, -1))
+        perm = perm_of(attributes(node), len(axes))
+        return tuple(axes[place] for place in perm) if sorted(perm) == list(range(len(axes))) else None
     given = _axes(graph, node) if node.op_type in {"Squeeze", "Unsqueeze"} else None
     if given is None:
         return None
@@ -104,9 +115,6 @@ def _axes(graph: Graph, node: onnx.NodeProto) -> list[int] | None:
     """The axes that come or go: attribute, or a constant input."""
     found = attributes(node).get("axes")
     if found is None and len(node.input) > 1:
-        value = graph.initializers.get(node.input[1])
-        maker = graph.producers.get(node.input[1])
-        if value is None and maker is not None and maker.op_type == "Constant":
-            value = attributes(maker).get("value")
+        value = graph.constant(node.input[1])
         found = None if value is None else onnx.numpy_helper.to_array(value).ravel().tolist()
     return None if found is None else [int(axis) for axis in found]

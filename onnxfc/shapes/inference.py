@@ -17,6 +17,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper, shape_inference
 
+from onnxfc.graph.index import attributes
+from onnxfc.graph.op_kinds import LENGTHS
 from onnxfc.shapes.inference_gaps import InferenceFailed, must_fit, must_hold, reshaped, standard, without_idle
 from onnxfc.shapes.small_values import evaluated
 from onnxfc.shapes.spec import SMALL, Array, Shape, Spec
@@ -46,12 +48,7 @@ _SHAPELESS = {"GroupNormalization"}
 """Operators of which onnx infers no shape, though it is that of their input."""
 
 _RANDOM = {
-    "RandomNormal",
-    "RandomNormalLike",
-    "RandomUniform",
-    "RandomUniformLike",
-    "Bernoulli",
-    "Multinomial",
+    *("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"),
 }
 
 
@@ -152,10 +149,8 @@ class Inference:
         self, node: onnx.NodeProto, inputs: Sequence[Spec | None], outputs: Sequence[tuple[int, Shape | None]]
     ) -> list[Array | None]:
         first = inputs[0] if inputs else None
-        if node.op_type == "Shape" and first is not None and first.shapes is not None:
-            return [_shape_value(node, first.native)]
-        if node.op_type == "Size" and first is not None and first.shapes is not None:
-            return [np.array(math.prod(first.native), np.int64)]
+        if node.op_type in LENGTHS and first is not None and first.shapes is not None:
+            return [_counted_of(node, first.native)]
         large = any(shape is not None and math.prod(shape) > SMALL for _, shape in outputs)
         if node.op_type in _RANDOM or large or any(spec is not None and spec.values is None for spec in inputs):
             return [None] * len(outputs)
@@ -244,10 +239,11 @@ def _counted(node: onnx.NodeProto, inputs: Sequence[Spec | None]) -> Sequence[Sp
     ]
 
 
-def _shape_value(node: onnx.NodeProto, shape: Shape) -> Array:
-    """Shape, with the start and end attributes of opset 15 and later."""
-    bounds = {attribute.name: attribute.i for attribute in node.attribute}
-    return np.array(shape[bounds.get("start", 0) : bounds.get("end")], dtype=np.int64)
+def _counted_of(node: onnx.NodeProto, shape: Shape) -> Array:
+    """Size, or Shape, with the start and end attributes of opset 15 and later."""
+    told = attributes(node)
+    found = math.prod(shape) if node.op_type == "Size" else shape[told.get("start", 0) : told.get("end")]
+    return np.array(found, dtype=np.int64)
 
 
 def _arguments(
@@ -257,7 +253,9 @@ def _arguments(
     for name, spec in zip(node.input, inputs, strict=True):
         if not name or spec is None:
             continue
-        types[name] = helper.make_tensor_type_proto(spec.dtype, None if spec.shapes is None else spec.native)
+        # of a damaged model, a product may be more than a dim can be
+        told = spec.shapes is not None and max(spec.native, default=0) < 1 << 63
+        types[name] = helper.make_tensor_type_proto(spec.dtype, spec.native if told else None)
         if spec.values is not None:
             value = spec.values[0]
             data[name] = numpy_helper.from_array(np.ascontiguousarray(value).reshape(value.shape), name)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import onnx
 
+from onnxfc.graph.index import attributes, copied, refill
 from onnxfc.graph.op_kinds import FUSED_UNARY, MICROSOFT, POOLS
 
 if TYPE_CHECKING:
@@ -41,20 +42,20 @@ def must_fit(node: onnx.NodeProto, inputs: Sequence[Spec | None]) -> None:
 
 def _must_divide(node: onnx.NodeProto, shape: Shape, _: Sequence[Spec | None]) -> None:
     """SpaceToDepth takes whole blocks only."""
-    block = next((item.i for item in node.attribute if item.name == "blocksize"), 1)
+    block = attributes(node)["blocksize"]
     if any(length % block for length in shape[2:]):
         raise InferenceFailed(f"SpaceToDepth needs sizes that are multiples of {block}")
 
 
 def _must_mirror(node: onnx.NodeProto, shape: Shape, inputs: Sequence[Spec | None]) -> None:
     """Pad reflects what is there, without the place at the border itself."""
-    told = {item.name: item for item in node.attribute}
+    told = attributes(node)
     given = [None if item is None or item.values is None else item.values[0].tolist() for item in inputs[1:]]
-    pads = list(told["pads"].ints) if "pads" in told else next(iter(given), None)
-    if "mode" not in told or told["mode"].s != b"reflect" or pads is None:
+    pads, axes = told.get("pads", [*given, None][0]), [*given, None, None, None][2]
+    if told.get("mode") != "reflect" or pads is None:
         return
-    axes = given[2] if len(given) > 2 and given[2] is not None else range(len(shape))
-    for axis, begin, end in zip(axes, pads[: len(pads) // 2], pads[len(pads) // 2 :], strict=True):
+    begins, ends = pads[: len(pads) // 2], pads[len(pads) // 2 :]
+    for axis, begin, end in zip(axes or range(len(shape)), begins, ends, strict=True):
         left = shape[axis] + min(begin, 0) + min(end, 0)
         if max(begin, end) > 0 and max(begin, end) >= left:
             raise InferenceFailed(f"Pad cannot reflect {max(begin, end)} of {left} places")
@@ -65,14 +66,13 @@ def without_idle(node: onnx.NodeProto, given: Spec | None, shape: Shape | None) 
 
     https://onnx.ai/onnx/operators/onnx__MaxPool.html: such windows are ignored, and onnxruntime ignores them.
     """
-    told = {item.name: item for item in node.attribute} if node.op_type in POOLS else {}
-    if shape is None or given is None or given.shapes is None or "ceil_mode" not in told or not told["ceil_mode"].i:
+    told = attributes(node) if node.op_type in POOLS else {}
+    if shape is None or given is None or given.shapes is None or not told.get("ceil_mode", 0):
         return shape
     dims = len(shape) - 2
-    strides = list(told["strides"].ints) if "strides" in told else [1] * dims
-    begin = list(told["pads"].ints)[:dims] if "pads" in told else [0] * dims
-    room = [(n + pad - 1) // step + 1 for n, pad, step in zip(given.native[2:], begin, strides, strict=True)]
-    return (*shape[:2], *(min(n, most) for n, most in zip(shape[2:], room, strict=True)))
+    strides, begin = told.get("strides", [1] * dims), told.get("pads", [0] * dims)
+    sizes = zip(shape[2:], given.native[2:], begin, strides, strict=False)
+    return (*shape[:2], *(min(n, (length + pad - 1) // step + 1) for n, length, pad, step in sizes))
 
 
 def reshaped(node: onnx.NodeProto, inputs: Sequence[Spec | None]) -> Shape | None:
@@ -83,7 +83,7 @@ def reshaped(node: onnx.NodeProto, inputs: Sequence[Spec | None]) -> Shape | Non
     before, wanted = given.native, [int(length) for length in target.values[0].reshape(-1)]
     if math.prod(before) < _COUNTABLE or any(n == 0 and k >= len(before) for k, n in enumerate(wanted)):
         return None
-    shape = _filled(before, wanted, any(item.name == "allowzero" and item.i for item in node.attribute))
+    shape = _filled(before, wanted, bool(attributes(node).get("allowzero", 0)))
     if math.prod(shape) != math.prod(before):
         raise InferenceFailed(f"Reshape of {before} to {tuple(wanted)}")
     return shape
@@ -112,8 +112,7 @@ def standard(node: onnx.NodeProto, inputs: Sequence[Spec | None]) -> onnx.NodePr
     alias = _ALIASES.get((node.domain, node.op_type))
     if alias is None and node.op_type != "Concat":
         return node
-    copy = onnx.NodeProto()
-    copy.CopyFrom(node)
+    copy = copied(node)
     if alias is None:
         rank = next((len(spec.native) for spec in inputs if spec is not None and spec.shapes is not None), 0)
         for item in copy.attribute:
@@ -121,7 +120,5 @@ def standard(node: onnx.NodeProto, inputs: Sequence[Spec | None]) -> onnx.NodePr
         return copy
     copy.op_type, copy.domain = alias, ""
     schema = onnx.defs.get_schema(alias)
-    kept = [item for item in copy.attribute if item.name in schema.attributes]
-    del copy.attribute[:]
-    copy.attribute.extend(kept)
+    refill(copy, attribute=[item for item in copy.attribute if item.name in schema.attributes])
     return copy

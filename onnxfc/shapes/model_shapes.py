@@ -18,7 +18,7 @@ from onnxfc.shapes.image_inputs import Image
 from onnxfc.shapes.inference import Inference
 from onnxfc.shapes.inference_gaps import InferenceFailed
 from onnxfc.shapes.length import BATCH, Length, Sizes, at
-from onnxfc.shapes.node_call import Ask, Room, Still
+from onnxfc.shapes.node_call import Ask
 from onnxfc.shapes.spec import Array, Shape, Spec, of_tensor
 
 
@@ -34,21 +34,16 @@ class Shapes:
     def at(self, inputs: Mapping[str, Shape]) -> dict[str, Shape] | None:
         """Shapes of all tensors that inference can tell, for inputs of these shapes; None where the model does not
         take them. Dims of other inputs that are free count as 1."""
-        specs = self._specs({name: (shape,) for name, shape in inputs.items()}, 1, self.live)
+        specs = self._specs({name: (shape,) for name, shape in inputs.items()}, 1, self.graph.live)
         if specs is None:
             return None
         found = {name: spec.native for name, spec in specs.items() if spec.shapes is not None}
         return None if any(min(shape, default=1) < 0 for shape in found.values()) else found
 
-    @property
-    def live(self) -> list[onnx.NodeProto]:
-        """The nodes that outputs depend on."""
-        return [node for position, node in enumerate(self.graph.nodes) if position in self.graph.live]
-
     def sizing(self, images: Sequence[Image], nodes: Sequence[onnx.NodeProto] | None = None) -> Sizing | None:
         """The same at all image sizes, with other ``nodes`` in place of the live ones if given; None where the model
         does not take those sizes that are looked at."""
-        nodes = self.live if nodes is None else nodes
+        nodes = self.graph.live if nodes is None else nodes
         probed = {image.name: image.probes() for image in images}
         specs = self._specs(probed, len(next(iter(probed.values()))), nodes)
         if specs is None:
@@ -104,7 +99,7 @@ class Sizing:
     @cached_property
     def asks(self) -> tuple[Ask, ...]:
         """All that is asked of the image's size: by the nodes, and that nothing runs out of elements."""
-        return *self.extents.asks, *(Room(length, 1) for length in self._lengths)
+        return *self.extents.asks, *(Ask("room", length, 1) for length in self._lengths)
 
     def shapes(self, size: Sequence[int]) -> dict[str, Shape] | None:
         """Shapes of all tensors for images of ``size`` pixels; None where the graph cannot take that size."""
@@ -121,7 +116,7 @@ class Sizing:
 
     def _takes(self, sizes: Sizes) -> Any:
         """Whether the graph runs: what is asked is so, and nothing has run out of elements."""
-        return fits((item for item in self.asks if not isinstance(item, Still)), sizes)
+        return fits((item for item in self.asks if item.kind != "still"), sizes)
 
     def period(self, axis: int) -> int:
         """After so many pixels all lengths have grown by a whole number, and what is computed goes on as before."""
@@ -135,7 +130,7 @@ class Sizing:
         Some branches meet again only on the grid: a padded Conv and a pool of stride 2, say, round an odd size
         differently.
         """
-        asks = [item for item in self.asks if not isinstance(item, Room)]
+        asks = [item for item in self.asks if item.kind != "room"]
         ranges = {axis: self._native[axis] + np.arange(min(_MOST, 2 * more)) for axis, more in enumerate(period)}
         always = all(np.all(fits(asks, self._moved(sizes))) for sizes in _sweeps(ranges))
         return (1,) * len(period) if always else tuple(period)

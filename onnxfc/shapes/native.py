@@ -31,9 +31,7 @@ def native_specs(
     if graph.model.functions:  # of what a function makes only inference over the whole model can tell
         whole = inferred(graph.model)
         declared = {info.name: info for info in whole.graph.value_info} | declared
-    for position, node in enumerate(graph.nodes):
-        if position not in graph.live:
-            continue
+    for node in graph.live:
         on_its_axes(model, node, specs)
         try:
             found = inference.infer(node, [specs.get(name) if name else None for name in node.input], 1)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
-from typing import Any, Protocol
+from functools import cached_property, partial
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -30,52 +30,28 @@ _FINE = 1 << 16
 """Fractions in a graph's values have no larger denominators."""
 
 
-@dataclass(frozen=True)
-class Bond:
-    """Two lengths that must be equal, where the graph takes the image."""
+Kind = Literal["equal", "room", "still"]
 
-    one: Dim
+
+@dataclass(frozen=True)
+class Ask:
+    """What a graph asks of the image's size.
+
+    ``equal``: two lengths must be equal. ``room``: a length must be so large at least. ``still``: what is cut off or
+    added before a map must be as natively; else the map begins at another place.
+    """
+
+    kind: Kind
+    length: Dim
     other: Dim
 
     @property
     def axes(self) -> frozenset[int]:
-        return axes_of(self.one) | axes_of(self.other)
+        return axes_of(self.length) | axes_of(self.other)
 
     def holds(self, sizes: Sizes) -> Any:
-        return at(self.one, sizes) == at(self.other, sizes)
-
-
-@dataclass(frozen=True)
-class Room:
-    """A length that must be so large at least."""
-
-    length: Dim
-    smallest: int
-
-    @property
-    def axes(self) -> frozenset[int]:
-        return axes_of(self.length)
-
-    def holds(self, sizes: Sizes) -> Any:
-        return at(self.length, sizes) >= self.smallest
-
-
-@dataclass(frozen=True)
-class Still:
-    """What is cut off or added before a map: where it is another than natively, the map begins at another place."""
-
-    length: Dim
-    native: int
-
-    @property
-    def axes(self) -> frozenset[int]:
-        return axes_of(self.length)
-
-    def holds(self, sizes: Sizes) -> Any:
-        return at(self.length, sizes) == self.native
-
-
-Ask = Bond | Room | Still
+        length, other = at(self.length, sizes), at(self.other, sizes)
+        return length >= other if self.kind == "room" else length == other
 
 
 class Known(Protocol):
@@ -144,10 +120,13 @@ class NodeCall:
         spec = self.made[output]
         return spec is not None and np.dtype(helper.tensor_dtype_to_np_dtype(spec.dtype)).kind in "iu"
 
+    def ask(self, kind: Kind, length: Dim, other: Dim) -> None:
+        self.asks.append(Ask(kind, length, other))
+
     def bond(self, one: Dim, other: Dim) -> None:
         """Ask for two lengths to be equal, where they are not so at every size."""
         if not same(one, other):
-            self.asks.append(Bond(one, other))
+            self.ask("equal", one, other)
 
     def bond_side_by_side(self, end_to_end: int | None = None) -> None:
         """Ask for dims of the inputs to stay equal that are so natively, counted from behind, and not 1 at every size.
@@ -207,13 +186,17 @@ class NodeCall:
         ask = self._ask
         if ask is None:
             return None
-        made = list[Dim]()
-        for k, row in enumerate(rows):
-            atom = Sampled(
-                f"{self.node.output[output]}[{k}]", _asked(ask, output, tell, k), self._lengths, self._rates(row)
-            )
-            made.append(Length(frozenset([(atom, 1)])))
-        return tuple(made)
+
+        def number(k: int, sizes: Sizes) -> int:
+            found = ask(sizes)[output]
+            numbers = tell(found) if found is not None else ()
+            return int(numbers[k]) if k < len(numbers) else -1
+
+        atoms = [
+            Sampled(f"{self.node.output[output]}[{k}]", partial(number, k), self._lengths, self._rates(row))
+            for k, row in enumerate(rows)
+        ]
+        return tuple(Length(frozenset([(atom, 1)])) for atom in atoms)
 
     def _rates(self, row: Sequence[int]) -> Mapping[int, Fraction]:
         """By how much numbers that are ``row`` at the probes grow with each axis: one that explains them alone."""
@@ -252,17 +235,6 @@ class NodeCall:
             return known[key]
 
         return told
-
-
-def _asked(
-    ask: Callable[[Sizes], Sequence[Spec | None]], output: int, tell: Callable[[Spec], Sequence[int]], k: int
-) -> Callable[[Sizes], int]:
-    def told(sizes: Sizes) -> int:
-        found = ask(sizes)[output]
-        numbers = tell(found) if found is not None else ()
-        return int(numbers[k]) if k < len(numbers) else -1
-
-    return told
 
 
 def _spec_at(spec: Spec | None, dims: Dims | None, values: Values | None, sizes: Sizes) -> Spec | None:

@@ -6,107 +6,69 @@ What is not here (:func:`evaluated` gives None) is left to it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-Array = npt.NDArray[Any]
-Attributes = dict[str, onnx.AttributeProto]
-Inputs = Sequence[Array | None]
+from onnxfc.graph.index import attributes
+from onnxfc.graph.op_kinds import cuts_of
+from onnxfc.shapes.spec import Array
+
+Attributes = Mapping[str, Any]
+Function = Callable[..., Any]
+"""Of the attributes, and the inputs one by one; optional ones are None where they are absent."""
 
 _TYPES = {np.dtype(name) for name in ("bool", "int32", "int64", "float32", "float64")}
 _CAST = {int(getattr(onnx.TensorProto, name)) for name in ("BOOL", "INT32", "INT64", "FLOAT", "DOUBLE")}
 
 
-def evaluated(node: onnx.NodeProto, inputs: Inputs) -> Array | None:
+def evaluated(node: onnx.NodeProto, inputs: Sequence[Array | None]) -> Array | None:
     """The one output of a node, given its inputs (None for absent ones); None where it is not computed here."""
-    function = _FUNCTIONS.get(node.op_type)
-    if function is None or node.domain not in {"", "ai.onnx"} or len(node.output) != 1:
+    if node.op_type not in _FUNCTIONS or node.domain not in {"", "ai.onnx"} or len(node.output) != 1:
         return None
     if any(value is not None and value.dtype not in _TYPES for value in inputs):
         return None
     try:
         with np.errstate(all="ignore"):
-            found = function({item.name: item for item in node.attribute}, inputs)
+            found = _FUNCTIONS[node.op_type](attributes(node), *inputs)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
         return None  # the evaluator says the same of inputs that do not fit
-    return None if found is None else np.asarray(found)
+    return None if found is None or np.asarray(found).dtype == object else np.asarray(found)
 
 
-_Function = Callable[[Attributes, Inputs], Any]
+def moved(node: onnx.NodeProto, *inputs: Array | None) -> Array:
+    """The elements of a Concat, Gather or Slice, whatever they are."""
+    return np.asarray(_FUNCTIONS[node.op_type](attributes(node), *inputs))
 
 
-def _int(told: Attributes, name: str, default: int) -> int:
-    return int(told[name].i) if name in told else default
+def _alike(function: Function, kinds: str = "bifO") -> Function:
+    """A function of inputs that must be of one type, of one of these kinds."""
 
-
-def _ints(told: Attributes, name: str, inputs: Inputs, place: int) -> list[int] | None:
-    """A list that is an attribute in older operator sets and input ``place`` in newer ones; None where absent."""
-    if name in told:
-        return list(told[name].ints)
-    value = inputs[place] if place < len(inputs) else None
-    return None if value is None else [int(item) for item in value.reshape(-1)]
-
-
-def _given(inputs: Inputs, *places: int) -> list[Array]:
-    """Inputs that must be there, by default all."""
-    found = [inputs[place] for place in places or range(len(inputs))]
-    if any(value is None for value in found):
-        raise ValueError("an input is absent")
-    return [value for value in found if value is not None]
-
-
-def _alike(inputs: Inputs) -> list[Array]:
-    """All inputs, which must be of one type."""
-    found = _given(inputs)
-    if len({value.dtype for value in found}) != 1:
-        raise TypeError("inputs are of different types")
-    return found
-
-
-def _binary(function: Callable[[Array, Array], Any]) -> _Function:
-    def call(_: Attributes, inputs: Inputs) -> Any:
-        left, right = _alike(inputs)
-        return function(left, right)
+    def call(_: Attributes, *inputs: Array) -> Any:
+        [dtype] = {value.dtype for value in inputs}
+        return function(*inputs) if dtype.kind in kinds else None
 
     return call
 
 
-def _logical(function: Callable[[Array, Array], Any]) -> _Function:
-    def call(_: Attributes, inputs: Inputs) -> Any:
-        left, right = _alike(inputs)
-        return function(left, right) if left.dtype == bool else None
-
-    return call
+def _unary(function: Function) -> Function:
+    return _alike(lambda value: function(value).astype(value.dtype), "if")
 
 
-def _variadic(function: Callable[[Array, Array], Array]) -> _Function:
-    return lambda _, inputs: reduce(function, _alike(inputs))
-
-
-def _unary(function: Callable[[Array], Any]) -> _Function:
-    def call(_: Attributes, inputs: Inputs) -> Any:
-        [value] = _given(inputs)
-        return None if value.dtype == bool else function(value).astype(value.dtype)
-
-    return call
-
-
-def _reduction(function: Callable[..., Any]) -> _Function:
-    def call(told: Attributes, inputs: Inputs) -> Any:
-        [value] = _given(inputs, 0)
-        axes = _ints(told, "axes", inputs, 1)
-        if not axes and _int(told, "noop_with_empty_axes", 0):
+def _reduction(function: Function) -> Function:
+    def call(told: Attributes, value: Array, axes: Array | None = None) -> Any:
+        over = told.get("axes", axes)
+        over = () if over is None else tuple(int(axis) for axis in over)
+        if not over and told.get("noop_with_empty_axes", 0):
             return value
         if value.dtype.kind != "i":
             return None
-        keep = bool(_int(told, "keepdims", 1))
-        return np.asarray(function(value, axis=tuple(axes) if axes else None, keepdims=keep)).astype(value.dtype)
+        found = function(value, axis=over or None, keepdims=bool(told.get("keepdims", 1)))
+        return np.asarray(found).astype(value.dtype)
 
     return call
 
@@ -114,138 +76,75 @@ def _reduction(function: Callable[..., Any]) -> _Function:
 def _quotient(left: Array, right: Array) -> Any:
     """Integers are divided towards zero."""
     if left.dtype.kind != "i":
-        return None if left.dtype == bool else np.divide(left, right)
+        return np.divide(left, right)
     below, rest = np.floor_divide(left, right), np.remainder(left, right)
     return below + ((rest != 0) & ((left < 0) ^ (right < 0))).astype(below.dtype)
 
 
-def _mod(told: Attributes, inputs: Inputs) -> Any:
-    left, right = _alike(inputs)
-    return np.fmod(left, right) if _int(told, "fmod", 0) else np.mod(left, right)
+def _cast(told: Attributes, value: Array) -> Any:
+    return value.astype(onnx.helper.tensor_dtype_to_np_dtype(told["to"])) if told["to"] in _CAST else None
 
 
-def _cast(told: Attributes, inputs: Inputs) -> Any:
-    [value] = _given(inputs)
-    if told["to"].i not in _CAST:
-        return None
-    return value.astype(onnx.helper.tensor_dtype_to_np_dtype(told["to"].i))
-
-
-def _concat(told: Attributes, inputs: Inputs) -> Any:
-    return np.concatenate(_alike(inputs), axis=told["axis"].i)
-
-
-def _constant_of_shape(told: Attributes, inputs: Inputs) -> Any:
-    [shape] = _given(inputs)
-    value = numpy_helper.to_array(told["value"].t) if "value" in told else np.zeros(1, np.float32)
+def _constant_of_shape(told: Attributes, shape: Array) -> Any:
+    value = numpy_helper.to_array(told["value"]) if "value" in told else np.zeros(1, np.float32)
     return np.full(tuple(shape), value.reshape(-1)[0], value.dtype)
 
 
-def _expand(_: Attributes, inputs: Inputs) -> Any:
-    value, shape = _given(inputs)
-    return np.broadcast_to(value, np.broadcast_shapes(value.shape, tuple(shape))).copy()
-
-
-def _flatten(told: Attributes, inputs: Inputs) -> Any:
-    [value] = _given(inputs)
-    axis = _int(told, "axis", 1)
+def _flatten(told: Attributes, value: Array) -> Any:
+    axis = told.get("axis", 1)
     return value.reshape(int(np.prod(value.shape[:axis])) if axis else 1, -1)
 
 
-def _gather(told: Attributes, inputs: Inputs) -> Any:
-    value, indices = _given(inputs)
-    return np.take(value, indices, axis=_int(told, "axis", 0))
-
-
-def _identity(_: Attributes, inputs: Inputs) -> Any:
-    [value] = _given(inputs)
-    return value.copy()
-
-
-def _not(_: Attributes, inputs: Inputs) -> Any:
-    [value] = _given(inputs)
-    return np.logical_not(value) if value.dtype == bool else None
-
-
-def _range(_: Attributes, inputs: Inputs) -> Any:
-    start, end, step = _alike(inputs)
-    return np.arange(start.item(), end.item(), step.item()).astype(start.dtype)
-
-
-def _reshape(told: Attributes, inputs: Inputs) -> Any:
-    value, target = _given(inputs)
-    keeps = not _int(told, "allowzero", 0)
+def _reshape(told: Attributes, value: Array, target: Array) -> Any:
+    keeps = not told.get("allowzero", 0)
     return value.reshape([value.shape[k] if not n and keeps else int(n) for k, n in enumerate(target)])
 
 
-def _slice(told: Attributes, inputs: Inputs) -> Any:
-    [value] = _given(inputs, 0)
-    starts, ends = _ints(told, "starts", inputs, 1), _ints(told, "ends", inputs, 2)
-    axes, steps = _ints(told, "axes", inputs, 3), _ints(told, "steps", inputs, 4)
-    if starts is None or ends is None:
-        return None
-    cut = [slice(None)] * value.ndim
-    for start, end, axis, step in zip(
-        starts, ends, axes or range(len(starts)), steps or [1] * len(starts), strict=True
-    ):
-        cut[axis] = slice(start, end, step)
-    return value[tuple(cut)]
+def _slice(told: Attributes, value: Array, *bounds: Array | None) -> Any:
+    cuts = cuts_of(told, bounds, value.ndim)
+    return value[tuple(slice(*cuts.get(axis, (None,))) for axis in range(value.ndim))]
 
 
-def _squeeze(told: Attributes, inputs: Inputs) -> Any:
-    [value] = _given(inputs, 0)
-    axes = _ints(told, "axes", inputs, 1)
-    return np.squeeze(value, None if axes is None else tuple(axes))
+def _squeeze(told: Attributes, value: Array, axes: Array | None = None) -> Any:
+    over = told.get("axes", axes)
+    return np.squeeze(value, None if over is None else tuple(int(axis) for axis in over))
 
 
-def _tile(_: Attributes, inputs: Inputs) -> Any:
-    value, repeats = _given(inputs)
-    return np.tile(value, tuple(repeats)) if len(repeats) == value.ndim else None
+def _unsqueeze(told: Attributes, value: Array, axes: Array | None = None) -> Any:
+    return np.expand_dims(value, tuple(int(axis) for axis in told.get("axes", axes)))
 
 
-def _transpose(told: Attributes, inputs: Inputs) -> Any:
-    [value] = _given(inputs)
-    return np.transpose(value, list(told["perm"].ints) if "perm" in told else None)
-
-
-def _unsqueeze(told: Attributes, inputs: Inputs) -> Any:
-    [value] = _given(inputs, 0)
-    axes = _ints(told, "axes", inputs, 1)
-    return None if axes is None else np.expand_dims(value, tuple(axes))
-
-
-def _where(_: Attributes, inputs: Inputs) -> Any:
-    condition, yes, no = _given(inputs)
+def _where(_: Attributes, condition: Array, yes: Array, no: Array) -> Any:
     return np.where(condition, yes, no) if condition.dtype == bool and yes.dtype == no.dtype else None
 
 
-_FUNCTIONS: dict[str, _Function] = {
+_FUNCTIONS: dict[str, Function] = {
     "Abs": _unary(np.abs),
-    "Add": _binary(np.add),
-    "And": _logical(np.logical_and),
+    "Add": _alike(np.add),
+    "And": _alike(np.logical_and, "b"),
     "Cast": _cast,
     "Ceil": _unary(np.ceil),
-    "Concat": _concat,
+    "Concat": lambda told, *parts: _alike(lambda *inputs: np.concatenate(inputs, told["axis"]))(told, *parts),
     "ConstantOfShape": _constant_of_shape,
-    "Div": _binary(_quotient),
-    "Equal": _binary(np.equal),
-    "Expand": _expand,
+    "Div": _alike(_quotient, "if"),
+    "Equal": _alike(np.equal),
+    "Expand": lambda _, value, to: np.broadcast_to(value, np.broadcast_shapes(value.shape, tuple(to))).copy(),
     "Flatten": _flatten,
     "Floor": _unary(np.floor),
-    "Gather": _gather,
-    "Greater": _binary(np.greater),
-    "GreaterOrEqual": _binary(np.greater_equal),
-    "Identity": _identity,
-    "Less": _binary(np.less),
-    "LessOrEqual": _binary(np.less_equal),
-    "Max": _variadic(np.maximum),
-    "Min": _variadic(np.minimum),
-    "Mod": _mod,
-    "Mul": _binary(np.multiply),
+    "Gather": lambda told, value, places: np.take(value, places, told.get("axis", 0)),
+    "Greater": _alike(np.greater),
+    "GreaterOrEqual": _alike(np.greater_equal),
+    "Identity": lambda _, value: value.copy(),
+    "Less": _alike(np.less),
+    "LessOrEqual": _alike(np.less_equal),
+    "Max": _alike(lambda *inputs: reduce(np.maximum, inputs)),
+    "Min": _alike(lambda *inputs: reduce(np.minimum, inputs)),
+    "Mod": lambda told, *parts: _alike(np.fmod if told.get("fmod", 0) else np.mod)(told, *parts),
+    "Mul": _alike(np.multiply),
     "Neg": _unary(np.negative),
-    "Not": _not,
-    "Or": _logical(np.logical_or),
-    "Range": _range,
+    "Not": _alike(np.logical_not, "b"),
+    "Or": _alike(np.logical_or, "b"),
+    "Range": _alike(lambda first, end, step: np.arange(first.item(), end.item(), step.item()).astype(first.dtype)),
     "ReduceMax": _reduction(np.max),
     "ReduceMin": _reduction(np.min),
     "ReduceProd": _reduction(np.prod),
@@ -254,9 +153,9 @@ _FUNCTIONS: dict[str, _Function] = {
     "Slice": _slice,
     "Sqrt": _unary(np.sqrt),
     "Squeeze": _squeeze,
-    "Sub": _binary(np.subtract),
-    "Tile": _tile,
-    "Transpose": _transpose,
+    "Sub": _alike(np.subtract),
+    "Tile": lambda _, value, repeats: np.tile(value, tuple(repeats)) if len(repeats) == value.ndim else None,
+    "Transpose": lambda told, value: np.transpose(value, told.get("perm")),
     "Unsqueeze": _unsqueeze,
     "Where": _where,
 }

@@ -66,7 +66,8 @@ class Spec:
         """All that two specs have to agree in. A large value is the same only if it is the same array."""
         if self.values is None:
             return self.dtype, self.shapes
-        values = (value.tobytes() if _comparable(value) else id(value) for value in self.values)
+        few = [value.size <= _COMPARED and value.dtype != object for value in self.values]
+        values = (value.tobytes() if small else id(value) for small, value in zip(few, self.values, strict=True))
         return self.dtype, self.shapes, tuple(value.shape for value in self.values), tuple(values)
 
     @property
@@ -104,10 +105,6 @@ def of_tensor(tensor: onnx.TensorProto, load: Any, probes: int) -> Spec:
     if math.prod(shape) <= SMALL and tensor.data_type != onnx.TensorProto.STRING:
         return Spec(int(tensor.data_type), (shape,) * probes, (load(tensor),) * probes)
     return Spec(int(tensor.data_type), (shape,) * probes)
-
-
-def _comparable(value: Array) -> bool:
-    return value.size <= _COMPARED and value.dtype != object
 
 
 def _same(a: Array, b: Array) -> bool:

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from onnxfc.shapes.dim_rules import cuts_of
 from onnxfc.shapes.length import Dim, Length, Number, least, most, quotient, whole
 from onnxfc.shapes.node_call import NodeCall, Values, objects
+from onnxfc.shapes.small_values import moved
 
 
 def values_of(call: NodeCall, output: int) -> Values | None:
@@ -21,14 +21,33 @@ def values_of(call: NodeCall, output: int) -> Values | None:
         dims = call.dims(0)
         return None if dims is None else _SHAPES[node.op_type](call, dims)
     parts = [call.values(k) for k in range(len(node.input))]
-    rule = _RULES.get(node.op_type) if not node.domain else None
     spec = call.made[output]
-    if rule is None or spec is None or parts[0] is None:
+    if node.domain or spec is None or parts[0] is None:
         return None
-    if node.op_type in _MOVES:
-        found = rule(call, parts)
-        return None if found is None else np.asarray(found, object).reshape(spec.native)
-    return _elementwise(rule, call, output, parts)
+    if node.op_type in _RESHAPED:
+        return parts[0].reshape(spec.native)
+    if node.op_type == "ReduceProd":
+        return objects([math.prod(parts[0].flat)]).reshape(spec.native) if math.prod(spec.native) == 1 else None
+    if node.op_type in {"Concat", "Gather", "Slice"}:
+        return _moved(call, parts)
+    rule = _RULES.get(node.op_type)
+    return None if rule is None else _elementwise(rule, call, output, parts)
+
+
+_RESHAPED = {"Identity", "Reshape", "Squeeze", "Unsqueeze"}
+
+
+def _moved(call: NodeCall, parts: list[Values | None]) -> Values | None:
+    """Where the elements come from may not follow the image."""
+    known = [part for part in parts if part is not None]
+    if len(known) < len(call.inputs):
+        return None
+    if call.node.op_type == "Concat":
+        return moved(call.node, *known)
+    if any(call.moving(k) for k in call.inputs[1:]):
+        return None
+    places = [part if k == 0 or part is None else part.astype(np.int64) for k, part in enumerate(parts)]
+    return moved(call.node, *places)
 
 
 def _elementwise(rule: Callable[..., Any], call: NodeCall, output: int, parts: list[Values | None]) -> Values | None:
@@ -44,26 +63,6 @@ def _elementwise(rule: Callable[..., Any], call: NodeCall, output: int, parts: l
             return None
         total = objects(whole(item) for item in found).reshape(given.shape)
     return total
-
-
-def _gathered(call: NodeCall, parts: list[Values | None]) -> Any:
-    values, places = parts
-    if values is None or places is None or call.moving(1):
-        return None
-    return np.take(values, places.astype(np.int64), axis=call.attrs.get("axis", 0))
-
-
-def _sliced(call: NodeCall, parts: list[Values | None]) -> Any:
-    values = parts[0]
-    cuts = None if values is None else cuts_of(call, values.ndim)
-    if values is None or cuts is None or any(isinstance(bound, Length) for cut in cuts.values() for bound in cut):
-        return None
-    return values[tuple(slice(*cuts.get(axis, (None,))) for axis in range(values.ndim))]
-
-
-def _joined(call: NodeCall, parts: list[Values | None]) -> Any:
-    known = [part for part in parts if part is not None]
-    return np.concatenate(known, axis=call.attrs["axis"]) if len(known) == len(parts) else None
 
 
 def _divided(integers: bool, one: Number, by: Number) -> Any:
@@ -88,16 +87,7 @@ _SHAPES: dict[str, Callable[[NodeCall, Any], Values]] = {
     "Size": lambda call, dims: objects([math.prod(dims)]).reshape(()),
 }
 
-_MOVES: dict[str, Callable[..., Any]] = {
-    **dict.fromkeys(("Identity", "Reshape", "Squeeze", "Unsqueeze"), lambda call, parts: parts[0]),
-    "Concat": _joined,
-    "Gather": _gathered,
-    "ReduceProd": lambda call, parts: math.prod(parts[0].flat) if call.made[0].native in {(), (1,)} else None,
-    "Slice": _sliced,
-}
-
 _RULES: dict[str, Callable[..., Any]] = {
-    **_MOVES,
     "Add": lambda integers, a, b: a + b,
     "Cast": lambda integers, item: math.floor(item) if integers else item,
     "Ceil": lambda integers, item: -math.floor(-item),

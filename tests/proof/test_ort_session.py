@@ -18,6 +18,7 @@ from onnxfc.errors import ReadError
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof import ort_session
 from onnxfc.proof.ort_session import session
+from onnxfc.proof.providers import Engine
 
 X = {"x": noise(1, 64, seed=9)}
 
@@ -44,13 +45,13 @@ def test_same_result_wherever_the_weights_are(tmp_path: Path, kind: str) -> None
         proto.CopyFrom(opened.proto)
         proto.graph.initializer[0].CopyFrom(opened.tensor("w1", noise(48, 64)))
         opened = opened.with_proto(proto)
-    made = session(opened, threads=1)
+    made = session(opened, engine=Engine(1))
     del opened
     np.testing.assert_allclose(made.run(None, X)[0], expected(), rtol=1e-5, atol=1e-5)
 
 
 def test_without_optimisation(tmp_path: Path) -> None:
-    made = session(ModelFile.open(write(tmp_path / "in.onnx", mlp())), threads=1, optimize=False)
+    made = session(ModelFile.open(write(tmp_path / "in.onnx", mlp())), engine=Engine(1), optimize=False)
     assert made.get_session_options().graph_optimization_level == ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     np.testing.assert_allclose(made.run(None, X)[0], expected(), rtol=1e-5, atol=1e-5)
 
@@ -59,17 +60,17 @@ def test_large_models_are_not_copied_into_another_layout(tmp_path: Path, monkeyp
     """The last level lays the weights of Convs out anew, all of them in memory."""
     opened = ModelFile.open(write(tmp_path / "in.onnx", mlp()))
     levels = ort.GraphOptimizationLevel
-    small = session(opened, threads=1).get_session_options().graph_optimization_level
+    small = session(opened, engine=Engine(1)).get_session_options().graph_optimization_level
     monkeypatch.setattr(ort_session, "LARGE_MODEL", 4 * (48 * 64 + 48 + 10 * 48 + 10))
-    large = session(opened, threads=1).get_session_options().graph_optimization_level
+    large = session(opened, engine=Engine(1)).get_session_options().graph_optimization_level
     assert (small, large) == (levels.ORT_ENABLE_ALL, levels.ORT_ENABLE_EXTENDED)
     monkeypatch.setattr(ort_session, "LARGE_MODEL", ort_session.LARGE_MODEL + 1)
-    assert session(opened, threads=1).get_session_options().graph_optimization_level == levels.ORT_ENABLE_ALL
+    assert session(opened, engine=Engine(1)).get_session_options().graph_optimization_level == levels.ORT_ENABLE_ALL
 
 
 def test_extra_outputs(tmp_path: Path) -> None:
     opened = ModelFile.open(write(tmp_path / "in.onnx", mlp()))
-    made = session(opened, extra_outputs=["h", "y", "h"], threads=1)
+    made = session(opened, extra_outputs=["h", "y", "h"], engine=Engine(1))
     assert [o.name for o in made.get_outputs()] == ["y", "h"]
     y, h = made.run(None, X)
     assert h.shape == (1, 48)
@@ -89,7 +90,7 @@ def test_external_tensor_in_an_attribute_and_as_a_shape(tmp_path: Path) -> None:
         helper.make_node("Reshape", ["a", "s"], ["y"]),
     ]
     path = write(tmp_path / "in.onnx", model(nodes, [shape], [1, 64], [1, 4, 16]))
-    made = session(ModelFile.open(path), threads=1)
+    made = session(ModelFile.open(path), engine=Engine(1))
     np.testing.assert_array_equal(made.run(None, X)[0].ravel(), (X["x"] + noise(64)).ravel())
 
 
@@ -103,7 +104,7 @@ def test_other_types_at_odd_offsets(tmp_path: Path, data_type: int) -> None:
     proto.opset_import[0].version = 21
     proto.ir_version = 10
     path = write(tmp_path / "in.onnx", proto)
-    made = session(ModelFile.open(path), threads=1)
+    made = session(ModelFile.open(path), engine=Engine(1))
     want = numpy_helper.to_array(weight).astype(np.float32)
     np.testing.assert_array_equal(made.run(None, {"x": np.zeros(1, np.float32)})[0], want)
 
@@ -167,7 +168,7 @@ def test_held_conv_weights(fold: bool, optimize: bool, large: bool, monkeypatch:
     want = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, x)[0]
     opened = ModelFile.open(proto)
     proto.graph.initializer[0].CopyFrom(opened.tensor("w", weight))
-    made = session(opened.with_proto(proto), threads=1, optimize=optimize)
+    made = session(opened.with_proto(proto), engine=Engine(1), optimize=optimize)
     np.testing.assert_allclose(made.run(None, x)[0], want, rtol=1e-4, atol=1e-4)
 
 
@@ -177,6 +178,7 @@ import numpy as np
 from onnx import TensorProto, helper
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof.ort_session import session
+from onnxfc.proof.providers import Engine
 anonymous = lambda: next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith("RssAnon")) / 1024
 info = helper.make_tensor_value_info
 graph = helper.make_graph([helper.make_node("Conv", ["x", "w"], ["y"])], "g", [info("x", 1, [1, 2048, 4, 4])],
@@ -184,7 +186,7 @@ graph = helper.make_graph([helper.make_node("Conv", ["x", "w"], ["y"])], "g", [i
 model = ModelFile.open(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
 model.proto.graph.initializer.append(model.tensor("w", np.ones((1024, 2048, 4, 4), np.float32)))
 before = anonymous()
-made = session(model, threads=1)
+made = session(model, engine=Engine(1))
 y = made.run(None, {"x": np.ones((1, 2048, 4, 4), np.float32)})[0]
 assert y.shape == (1, 1024, 1, 1) and (y == 2**15).all()
 print(anonymous() - before)

@@ -5,7 +5,26 @@ from __future__ import annotations
 import pytest
 from fuzz_models import fuzz
 
-FOUND = (23, 87, 181, 334, 544, 1517, 3232, 3944, 4604, 5924, 6041, 7792)
+FOUND = (
+    23,
+    87,
+    181,
+    334,
+    544,
+    1517,
+    3232,
+    3944,
+    4604,
+    5924,
+    6041,
+    7792,
+    500290,
+    502410,
+    502729,
+    503894,
+    505459,
+    507605,
+)
 
 
 def test_first_cases() -> None:

@@ -5,31 +5,20 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import numpy as np
 import onnx
 from hazards import CHECK, complete, own_crops, session
-from hypothesis import HealthCheck, Phase, assume, event, given, note, seed, settings
+from hypothesis import Phase, assume, event, given, note, seed, settings
 from hypothesis import strategies as st
-from random_networks import Network, random_network, still_varies
+from random_networks import SEED, Network, drawn, random_network, still_varies
 
 from onnxfc.errors import NothingToRewrite, OnnxfcError, ProofFailed
 from onnxfc.rewriter.analyse import RewriteOptions
 from onnxfc.rewriter.api import Rewrite, rewrite
 
-EXAMPLES = int(os.environ.get("ONNXFC_EXAMPLES", "150"))
-SEED = int(os.environ.get("ONNXFC_SEED", "0"))
-
-
-SETTINGS = settings(
-    max_examples=EXAMPLES,
-    deadline=None,
-    database=None,
-    phases=(Phase.explicit, Phase.generate, Phase.shrink),
-    suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow, HealthCheck.data_too_large],
-)
+SETTINGS = drawn(150)
 
 
 @seed(SEED)

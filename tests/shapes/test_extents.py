@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from fractions import Fraction
 from typing import Any
 
@@ -11,8 +10,9 @@ import onnx
 import pytest
 from fixture_files import fixture_file
 from hazards import Net, session
-from hypothesis import HealthCheck, Phase, assume, given, note, seed, settings
+from hypothesis import assume, given, note, seed
 from hypothesis import strategies as st
+from random_networks import SEED, drawn
 
 from onnxfc.graph.index import attributes
 from onnxfc.io.model_file import ModelFile
@@ -22,7 +22,6 @@ from onnxfc.shapes.image_inputs import Image
 from onnxfc.shapes.length import Length, Sampled
 from onnxfc.shapes.model_shapes import Shapes, Sizing
 
-EXAMPLES = int(os.environ.get("ONNXFC_EXAMPLES", "150"))
 OPEN = 2**31 - 1
 
 
@@ -193,14 +192,8 @@ def ran(made: Any, size: tuple[int, ...]) -> dict[str, tuple[int, ...]] | None:
     return {name: value.shape for name, value in zip(names, values, strict=True)}
 
 
-@seed(int(os.environ.get("ONNXFC_SEED", "0")))
-@settings(
-    max_examples=EXAMPLES,
-    deadline=None,
-    database=None,
-    phases=(Phase.explicit, Phase.generate, Phase.shrink),
-    suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow, HealthCheck.data_too_large],
-)
+@seed(SEED)
+@drawn(150)
 @given(st.data())
 def test_shapes_of_random_trunks_at_any_size(data: Any) -> None:
     """Every tensor at every size; where the sizes do not fit, onnxruntime does not run, or runs out of elements."""

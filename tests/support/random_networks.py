@@ -6,14 +6,28 @@ Everything is drawn through ``draw``, so that hypothesis can make a failing netw
 from __future__ import annotations
 
 import math
+import os
 from typing import Any
 
 import numpy as np
 import onnx
 from hazards import Net
-from hypothesis import assume
+from hypothesis import HealthCheck, Phase, assume, settings
 from hypothesis import strategies as st
 from random_heads import Draw, Network, norm, random_head
+
+SEED = int(os.environ.get("ONNXFC_SEED", "0"))
+
+
+def drawn(examples: int) -> settings:
+    """How a property of random networks is tried: by so many, or ``ONNXFC_EXAMPLES``, alike in every run."""
+    return settings(
+        max_examples=int(os.environ.get("ONNXFC_EXAMPLES", examples)),
+        deadline=None,
+        database=None,
+        phases=(Phase.explicit, Phase.generate, Phase.shrink),
+        suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
 
 
 def random_network(draw: Draw, branched: bool = False) -> tuple[onnx.ModelProto, Network]:

@@ -1,0 +1,211 @@
+"""Which weight of the second model is which FC layer's weight of the first: read off the two files, nothing is run.
+
+It holds over the reals for every input, where the numbers beside it hold for those that were tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from onnxfc.claim.claim import PREFIX
+from onnxfc.io.model_file import ModelFile
+from onnxfc.proof.results import Certificate, WeightResult
+from onnxfc.proof.sessions import Array
+from onnxfc.proof.stored_weights import Stored, Weights
+from onnxfc.proof.weight_relation import Found, Matrix, added_up, gathered, permuted, same, scaled
+
+_GEMMS = ("Gemm", "FusedGemm")
+_MATMULS = ("MatMul", "FusedMatMul")
+_CONVS = ("Conv", "FusedConv")
+_QUANTISED = ("QLinearConv", "ConvInteger", "DynamicQuantizeLinear", "DequantizeLinear")
+_CONTRACTIONS = (*_GEMMS, *_MATMULS, "Einsum")
+
+
+def certify(original: ModelFile, other: ModelFile) -> Certificate:
+    """Look for every FC weight of ``original`` in ``other``; failed where a rewrite lacks one."""
+    layers = list(_fully_connected(original))
+    have = list(_fully_connected(other))
+    convs, computed = _convs(other)
+    kept, found = _found(layers, have, convs)
+    results = [
+        found.get(id(fc))
+        or WeightResult(fc.node, fc.stored.name, "untold" if computed or _is_untold(fc, convs) else "missing")
+        for fc in layers
+        if id(fc) in found or (id(fc) not in kept and not _is_pool(fc) and not _is_factor(fc))
+    ]
+    if not results:
+        return Certificate("none", reason="no weight of an FC layer was turned into a Conv's")
+    missing = [item for item in results if item.relation == "missing"]
+    if not missing:
+        untold = next((item for item in results if item.relation == "untold"), None)
+        if untold is None:
+            return Certificate("holds", tuple(results))
+        told = f"what became of weight {untold.weight} of {untold.node} cannot be told: "
+        told += "it has one output and factors folded in, features that are read several times, or a Conv whose "
+        told += "weight the graph computes"
+        return Certificate("none", tuple(results), told)
+    first = missing[0]
+    told = f"weight {first.weight} of {first.node} is that of no Conv of the second model"
+    told += f", nor are {len(missing) - 1} more" if len(missing) > 1 else ""
+    return Certificate("failed" if _is_rewrite(other.proto) else "none", tuple(results), told)
+
+
+def _is_rewrite(model: onnx.ModelProto) -> bool:
+    """Whether it says that it was rewritten, and was not quantised afterwards, weights and all."""
+    quantised = any(node.op_type in _QUANTISED for node in model.graph.node)
+    return not quantised and any(item.key.startswith(PREFIX) for item in model.metadata_props)
+
+
+def _found(layers: list[Matrix], have: list[Matrix], convs: list[Matrix]) -> tuple[set[int], dict[int, WeightResult]]:
+    """FC layers that are FC layers still, and what was found of others. Each weight of the second model serves once,
+    for the closest relation: two layers of one weight need two that are alike."""
+    kept: set[int] = set()
+    found: dict[int, WeightResult] = {}
+    free_fc, free = list(have), list(convs)
+    for alike in (_unchanged, _rounded):
+        kept |= {id(fc) for fc in layers if id(fc) not in kept and _take(fc, free_fc, alike) is not None}
+    for relation in (same, permuted, scaled):
+        for fc in layers:
+            taken = None if id(fc) in kept or id(fc) in found else _take(fc, free, relation)
+            if taken is not None:
+                found[id(fc)] = _result(fc, [taken[0]], taken[1])
+    for fc in layers:
+        if id(fc) in kept or id(fc) in found:
+            continue
+        several = gathered(fc, [conv for conv in free if len(conv.values) == len(fc.values)])
+        if several is not None:
+            free = [conv for conv in free if all(conv is not item for item in several[0])]
+            found[id(fc)] = _result(fc, *several)
+    return kept, found
+
+
+def _is_untold(fc: Matrix, convs: list[Matrix]) -> bool:
+    """Whether a weight of one output, or one whose columns were added up, may be in a Conv without being seen there."""
+    return len(fc.values) == 1 or any(added_up(fc, conv) for conv in convs)
+
+
+def _is_pool(fc: Matrix) -> bool:
+    """One and the same weight for everything: a sum or mean, which a pool may do as well."""
+    return bool((fc.values == fc.values[:1, :1]).all())
+
+
+def _is_factor(fc: Matrix) -> bool:
+    """A multiple of the identity, which is a product element by element."""
+    rows, columns = fc.values.shape
+    return rows == columns and bool((fc.values == fc.values[0, 0] * np.eye(rows, dtype=fc.values.dtype)).all())
+
+
+def _take(
+    fc: Matrix, free: list[Matrix], relation: Callable[[Matrix, Matrix], Found | None]
+) -> tuple[Matrix, Found] | None:
+    """The first of ``free`` in this relation to ``fc``, which is free no longer."""
+    for place, other in enumerate(free):
+        result = relation(fc, other) if other.values.shape == fc.values.shape else None
+        if result is not None:
+            del free[place]
+            return other, result
+    return None
+
+
+def _unchanged(fc: Matrix, other: Matrix) -> Found | None:
+    found = same(fc, other) or permuted(fc, other)
+    return found if found is None or "features" not in found.order else None
+
+
+def _rounded(fc: Matrix, other: Matrix) -> Found | None:
+    """As an FC layer still, in another number type."""
+    found = scaled(fc, other)
+    return found if found is not None and found.relation == "rounded" and "features" not in found.order else None
+
+
+def _lost(fc: Matrix, *, told: bool) -> WeightResult:
+    return WeightResult(fc.node, fc.stored.name, "missing" if told else "untold")
+
+
+def _result(fc: Matrix, convs: Iterable[Matrix], found: Found) -> WeightResult:
+    names = tuple(conv.stored.name for conv in convs)
+    return WeightResult(fc.node, fc.stored.name, found.relation, names, found.order, found.error)
+
+
+def _fully_connected(file: ModelFile) -> Iterator[Matrix]:
+    """The weights of a model's FC layers as (M, F), one for each node that reads one and reaches an output."""
+    weights = Weights(file)
+    for node in _live(file.proto.graph, weights.nodes):
+        if node.op_type not in _CONTRACTIONS or node.domain not in ("", "ai.onnx", "com.microsoft"):
+            continue
+        for position in (1, 0) if node.op_type not in _GEMMS else (1,):
+            stored = weights.of(node.input[position]) if position < len(node.input) else None
+            values = None if stored is None else _matrix(node, position, stored.values)
+            if stored is not None and values is not None:
+                yield Matrix(node.name or node.output[0], stored, values)
+                break
+
+
+def _matrix(node: onnx.NodeProto, position: int, values: Array) -> Array | None:
+    """The constant operand of a contraction as outputs and features; None where it is no matrix."""
+    attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
+    if values.ndim > 2 and node.op_type in _MATMULS:
+        values = values.squeeze()
+    if values.ndim == 1 and node.op_type in _MATMULS:
+        values = values[:, None] if position else values[None]
+    if node.op_type == "Einsum":
+        return _einsum_matrix(attributes["equation"].decode(), position, values)
+    if values.ndim != 2 or attributes.get("alpha", 1.0) == 0:
+        return None
+    turned = attributes.get("transB" if position else "transA", 0)
+    return values if bool(turned) == bool(position) else values.T
+
+
+def _einsum_matrix(equation: str, position: int, values: Array) -> Array | None:
+    """The axis of the result is the outputs', those that are summed are features; None where there are several."""
+    terms, _, result = equation.replace(" ", "").partition("->")
+    operands = terms.split(",")
+    if not result or "." in equation or position >= len(operands) or len(operands[position]) != values.ndim:
+        return None
+    letters = operands[position]
+    outputs = [axis for axis, letter in enumerate(letters) if letter in result]
+    features = [axis for axis in range(values.ndim) if axis not in outputs]
+    if len(outputs) != 1:
+        return None
+    return values.transpose(*outputs, *features).reshape(values.shape[outputs[0]], -1)
+
+
+def _convs(file: ModelFile) -> tuple[list[Matrix], bool]:
+    """The weights of a model's Convs as (M, C * places), and whether there are any that the graph computes."""
+    weights, found, computed = Weights(file), list[Matrix](), False
+    for node in _live(file.proto.graph, weights.nodes):
+        if node.op_type in _CONVS and len(node.input) > 1:
+            stored = weights.of(node.input[1])
+            computed = computed or stored is None
+            if stored is not None and stored.values.ndim > 1 and stored.values.size:
+                found.append(_conv(node, stored))
+    return found, computed
+
+
+def _conv(node: onnx.NodeProto, stored: Stored) -> Matrix:
+    values = stored.values.reshape(len(stored.values), -1)
+    inner = stored.span if values.flags.c_contiguous else None
+    return Matrix(node.name or node.output[0], replace(stored, span=inner), values, stored.values.shape[1:])
+
+
+def _live(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """Nodes that an output is computed of; those of subgraphs all."""
+    makers = {name: node for node in graph.node for name in node.output if name}
+    waiting, live = [value.name for value in graph.output], set[int]()
+    while waiting:
+        node = makers.get(waiting.pop())
+        if node is not None and id(node) not in live:
+            live.add(id(node))
+            waiting += _reads(node)
+    own = {id(node) for node in graph.node}
+    yield from (node for node in nodes if id(node) in live or id(node) not in own)
+
+
+def _reads(node: onnx.NodeProto) -> list[str]:
+    inner = [item.g for item in node.attribute if item.HasField("g")]
+    return [*node.input, *(name for graph in inner for other in graph.node for name in _reads(other))]
