@@ -57,6 +57,7 @@ def test_parity_to_the_bit(name: str) -> None:
     assert parity.native.compared > 100
     assert parity.window.compared > 100
     within = (1e-6, parity.window.tolerance) if name in IN_FLOATS else (0.0, 0.0)
+    assert parity.certificate.status == "holds", parity.certificate.reason
     assert parity.native.deviation <= within[0]
     assert parity.window.deviation <= within[1]
 
