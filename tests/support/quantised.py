@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from onnx import numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 
 
 def optimised(model: onnx.ModelProto, folder: Path) -> Counter[str]:
@@ -91,3 +92,24 @@ def bias(layer: Layer) -> None:
 
 
 SPOILS = (scale_order, weight_zero, input_zero, signs, bias)
+
+
+class _Images(CalibrationDataReader):
+    def __init__(self, model: onnx.ModelProto) -> None:
+        [image] = model.graph.input
+        shape = [dim.dim_value or 1 for dim in image.type.tensor_type.shape.dim]
+        rng = np.random.default_rng(3)
+        self.feeds = iter([{image.name: rng.standard_normal(shape).astype(np.float32)} for _ in range(16)])
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self.feeds, None)
+
+
+def by_onnxruntime(
+    model: onnx.ModelProto, folder: Path, form: QuantFormat, per_channel: bool = True
+) -> onnx.ModelProto:
+    """A model as onnxruntime's quantiser makes it."""
+    before, after = folder / "floats.onnx", folder / "integers.onnx"
+    onnx.save(model, before)
+    quantize_static(before, after, _Images(model), quant_format=form, per_channel=per_channel)
+    return onnx.load(after)
