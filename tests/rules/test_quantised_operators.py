@@ -103,8 +103,10 @@ def test_cells_are_crops(body: Body, form: QuantFormat, tmp_path: Path) -> None:
     assert own_crops(model, done) <= (0.03 if body in POOLS else 0.0)
     before, after = (optimised(item, tmp_path) for item in (model, complete(done)))
     layers = before["QGemm"] + before["QLinearMatMul"]
-    assert layers, (before, after)
-    assert after["QGemm"] == after["QLinearMatMul"] == 0
+    floats = before["Gemm"]  # onnxruntime leaves layers in floats that share what they read
+    assert layers + floats > 0
+    assert after["QGemm"] == after["QLinearMatMul"] == after["Gemm"] == 0
+    assert after["Conv"] - before["Conv"] == floats
     assert after["QLinearConv"] - before["QLinearConv"] == layers
 
 
