@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from fixture_files import fixture_file
 from hazards import CHECK, Net, complete
-from onnx import parser
+from onnx import numpy_helper, parser
 
 from onnxfc import check_pair
+from onnxfc.errors import ProofFailed
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof.accumulator import Tally
 from onnxfc.proof.options import CheckOptions
@@ -90,3 +92,12 @@ def test_outputs_are_not_quantised_by_what_follows_them(tmp_path: Path) -> None:
     assert done.parity.native.deviation < 1e-5
     assert check_pair(model, complete(done), options=CHECK).passed
     onnx.checker.check_model(done.model)
+
+
+def test_an_original_that_onnxruntime_computes_otherwise() -> None:
+    """Its QGemm takes a bias for one of the scale that it should have; the reason is said, and nothing is written."""
+    model = onnx.load(fixture_file("lenet.qdq.onnx"))
+    scale = next(item for item in model.graph.initializer if item.name == "fc1.bias_quantized_scale")
+    scale.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scale) * np.float32(50), scale.name))
+    with pytest.raises(ProofFailed, match="the scale of a bias may not be that of the input times that of the weight"):
+        rewrite(model, check_options=CHECK)
