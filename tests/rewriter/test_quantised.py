@@ -14,7 +14,7 @@ from hazards import CHECK, complete, own_crops
 from onnx import numpy_helper
 from quantised import SPOILS, Layer, layers, optimised
 
-from onnxfc import check_pair
+from onnxfc import check_pair, inspect
 from onnxfc.errors import NothingToRewrite
 from onnxfc.proof.options import CheckOptions
 from onnxfc.rewriter.api import rewrite
@@ -25,6 +25,7 @@ INTEGERS = sorted(
     if path.stem.partition(".")[2].startswith(("qdq", "qoperator"))
 )
 PAD_FREE = [name for name in INTEGERS if name.startswith(("lenet", "matmul_add", "softmax"))]
+SOURCES = {name: f"{name.partition('.')[0]}.torchscript" for name in INTEGERS if not name.startswith("digits")}
 IN_FLOATS = {"lenet.qdq_float_scores"}
 """Scores that nothing quantises."""
 CHANGED = {"mini_resnet.qoperator": ["QLinearAveragePool"], "softmax_opset13.qoperator": ["QLinearSoftmax"]}
@@ -144,3 +145,24 @@ def test_dynamic_scales_are_refused() -> None:
     with pytest.raises(NothingToRewrite, match="takes its scale from all that it is given") as caught:
         rewrite(loaded("lenet.dynamic_quant"))
     assert caught.value.refusals[0].code == "quantised"
+
+
+@pytest.mark.parametrize("name", INTEGERS)
+def test_seen_by_inspect_as_the_floats_are(name: str, tmp_path: Path) -> None:
+    """FC layers, geometry, multiply-adds, before and after, but for QGemms of the trunk."""
+    floats = inspect(fixture_file(f"{SOURCES.get(name, name.partition('.')[0])}.onnx"))
+    seen = inspect(fixture_file(f"{name}.onnx"))
+    path = tmp_path / "any.onnx"
+    rewrite(loaded(name), prove=False).save(path)
+    made = inspect(path)
+    assert [(head.inputs, head.outputs) for head in seen.heads] == [
+        (head.inputs, head.outputs) for head in floats.heads
+    ]
+    for found in (seen, made):
+        assert found.geometry is not None
+        assert floats.geometry is not None
+        assert found.geometry.cells(99, 98) == floats.geometry.cells(99, 98)
+        assert found.geometry.smallest_size == floats.geometry.smallest_size
+        assert found.cost is not None
+        assert floats.cost is not None
+        assert found.cost.dense == pytest.approx(floats.cost.dense, rel=1e-2 if name.startswith("se_net") else 0)
