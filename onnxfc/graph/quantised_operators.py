@@ -38,6 +38,7 @@ _KINDS = {
     "QLinearSoftmax": ("Softmax", *_ONE),
     "QGemm": ("Gemm", (0, 3), 7),
 }
+PRODUCTS = frozenset({"QGemm", "QLinearMatMul"})
 OWN = frozenset({"channels_last", "opset"})
 """Attributes that the operator on floats does not have."""
 
@@ -103,13 +104,16 @@ class _Opening:
         if stands.floats == "Softmax" and (attributes(node).get("opset", 0) < 13) != (self.graph.opset < 13):
             return False
         end = list(node.input[stands.result : stands.result + 2])
-        scales = [node.input[at + 1] for at in stands.data]
-        plain = all(self._size(name) == 1 for name in scales) or (self.graph.opset >= 13 and len(scales) == 2)
-        return (
-            self.graph.opset >= 10
-            and plain
-            and (all(end) and len(end) in ((0, 2) if node.op_type == "QGemm" else (2,)))
-        )
+        if self.graph.opset < 10 or not all(end) or len(end) not in ((0, 2) if node.op_type == "QGemm" else (2,)):
+            return False
+        sizes = [self._size(node.input[at + 1]) for at in stands.data]
+        return set(sizes) == {1} or (self.graph.opset >= 13 and sizes[0] == 1 < sizes[-1] and self._in_columns(node))
+
+    def _in_columns(self, node: onnx.NodeProto) -> bool:
+        """Whether it multiplies by a matrix, and adds no more than a vector: its scales are of the outputs."""
+        bias = node.input[BIAS_AT] if node.op_type == "QGemm" and len(node.input) > BIAS_AT else ""
+        ranks = [len(item.dims) for item in map(self._tensor, [node.input[3], bias]) if item is not None]
+        return node.op_type in PRODUCTS and ranks == [2, *([1] if bias else [])]
 
     def _node(self, instead: onnx.NodeProto, kind: str, given: list[str], axis: int | None = None) -> onnx.NodeProto:
         name = instead.output[0] if kind != "DequantizeLinear" else given[0]
@@ -119,8 +123,11 @@ class _Opening:
             made.attribute.append(helper.make_attribute("axis", axis))
         return made
 
+    def _tensor(self, name: str) -> onnx.TensorProto | None:
+        return None if name in self.graph.overridable else self.graph.constant(name)
+
     def _constant(self, name: str) -> np.ndarray | None:
-        tensor = self.graph.constant(name)
+        tensor = self._tensor(name)
         return None if tensor is None else self.model.array(tensor)
 
     def _size(self, name: str) -> int:

@@ -161,3 +161,19 @@ def test_a_scale_for_each_output_before_operator_set_13(per_channel: bool, tmp_p
         assert refusal(model).code == "quantised"
         return
     assert own_crops(model, proven(model)) == 0.0
+
+
+def test_scales_that_are_given_when_the_model_runs(tmp_path: Path) -> None:
+    """Nothing is made of a scale that may be another: the operator is refused."""
+    model = by_onnxruntime(bodied(leaky), tmp_path, QuantFormat.QOperator)
+    node = next(item for item in model.graph.node if item.op_type == "QGemm")
+    scale = next(item for item in model.graph.initializer if item.name == node.input[4])
+    model.graph.input.append(helper.make_tensor_value_info(scale.name, scale.data_type, scale.dims))
+    assert refusal(model).code == "unsupported-operator"
+
+
+def test_a_bias_that_is_a_matrix(tmp_path: Path) -> None:
+    model = by_onnxruntime(bodied(leaky), tmp_path, QuantFormat.QOperator)
+    node = next(item for item in model.graph.node if item.op_type == "QGemm")
+    next(item for item in model.graph.initializer if item.name == node.input[6]).dims[:] = [1, M]
+    assert refusal(model).code == "unsupported-operator"
