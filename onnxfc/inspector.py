@@ -92,19 +92,19 @@ def inspect(
     model: Model,
     *,
     options: RewriteOptions | None = None,
-    at_size: tuple[int, ...] | None = None,
+    at: tuple[int, ...] | None = None,
 ) -> Inspection:
     """Look at a model, an original or a rewritten one.
 
-    ``at_size``: the image size in pixels to count cells and costs for, twice native if None.
+    ``at``: the image size in pixels to count cells and costs for, twice native if None.
 
     What cannot be rewritten is in ``refusals``. Raises ReadError, and UsageError for sizes that do not fit.
 
-    >>> seen = onnxfc.inspect("fixtures/trained/digits.onnx", at_size=(64, 112))
+    >>> seen = onnxfc.inspect("fixtures/trained/digits.onnx", at=(64, 112))
     >>> seen.status, seen.native_size, seen.cost.cells
     ('rewritable', (16, 16), (13, 25))
     """
-    at_size = None if at_size is None else errors.size("at_size", at_size)
+    at = None if at is None else errors.size("at", at)
     file = ModelFile.open(model)
     well_formed(file)
     finite(file)
@@ -112,7 +112,7 @@ def inspect(
     if claim is not None:
         fixed = fixed_size(file, claim)
         file = file if fixed is None else freed_again(file, claim)
-        return _rewritten(sorted_nodes(file), claim, at_size or fixed)
+        return _rewritten(sorted_nodes(file), claim, at or fixed)
     try:
         recognise(file)
         found = analyse(file, options or RewriteOptions())
@@ -140,11 +140,11 @@ def inspect(
         stages=_stages(found),
         geometry=geometry,
         claim=claim,
-        cost=_cost(geometry, at_size or claim.twice_native, cost, crop),
+        cost=_cost(geometry, at or claim.twice_native, cost, crop),
     )
 
 
-def _rewritten(file: ModelFile, claim: Claim, at_size: tuple[int, ...] | None) -> Inspection:
+def _rewritten(file: ModelFile, claim: Claim, at: tuple[int, ...] | None) -> Inspection:
     shapes = Shapes(file)
     geometry = Geometry.of_claim(claim, shapes)
     graph = shapes.graph
@@ -164,7 +164,7 @@ def _rewritten(file: ModelFile, claim: Claim, at_size: tuple[int, ...] | None) -
         stages=stages,
         geometry=geometry,
         claim=claim,
-        cost=_cost(geometry, at_size or claim.twice_native, cost, crop),
+        cost=_cost(geometry, at or claim.twice_native, cost, crop),
     )
 
 

@@ -194,7 +194,7 @@ def test_inspect_tells_dropped_and_kept() -> None:
     path = str(fixture_file("mean_head.dynamo.onnx"))
     told = {}
     for pool in ("drop", "keep"):
-        shown = CliRunner().invoke(main, ["inspect", path, "--global-pool", pool, "--size", "26x30"]).output
+        shown = CliRunner().invoke(main, ["inspect", path, "--global-pool", pool, "--at", "26x30"]).output
         lines = shown.splitlines()
         told[pool] = {line[:15].strip(): line[16:] for line in lines if line[:15].strip()}
         text = CliRunner().invoke(main, ["inspect", path, "--global-pool", pool, "--json"]).output

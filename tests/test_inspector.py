@@ -74,7 +74,7 @@ def test_rewritten_models(name: str, tmp_path: Path) -> None:
 
 def test_lenet_by_hand() -> None:
     """5x5 Conv, 2x2 pool, twice, on 28x28 pixels; FC 128 → 32 → 10."""
-    seen = inspect(fixture_file("lenet.dynamo.onnx"), at_size=(36, 40))
+    seen = inspect(fixture_file("lenet.dynamo.onnx"), at=(36, 40))
     assert [(head.inputs, head.outputs, head.parameters) for head in seen.heads] == [(128, 32, 4128), (32, 10, 330)]
     assert seen.native_size == (28, 28)
     stages = [(item.stride, item.field, item.start, item.extent) for item in seen.stages]
@@ -96,7 +96,7 @@ def test_lenet_by_hand() -> None:
 
 
 def test_text() -> None:
-    lines = run(fixture_file("lenet.dynamo.onnx"), "--size", "36x40").output.splitlines()
+    lines = run(fixture_file("lenet.dynamo.onnx"), "--at", "36x40").output.replace("\n" + " " * 16, " ").splitlines()
     told = {line[:15].strip(): line[16:] for line in lines if line[:15].strip()}
     assert told["status"] == "an original that `onnxfc rewrite` takes"
     assert told["native size"] == "28x28 px"
@@ -126,16 +126,16 @@ def test_refusals_with_advice(tmp_path: Path) -> None:
 def test_native_size_that_is_not_in_the_graph() -> None:
     path = fixture_file("mini_resnet_hw.dynamo.onnx")
     assert inspect(path).refusals[0].code == "unknown-native-size"
-    result = run(path, "--native-size", "64x64")
+    result = run(path, "--size", "64x64")
     assert "native size     64x64 px" in result.output
     assert "refused" not in result.output
 
 
 def test_usage(tmp_path: Path) -> None:
     assert run(tmp_path / "none.onnx").exit_code == 1
-    assert run(fixture_file("lenet.dynamo.onnx"), "--size", "20x20").exit_code == 2
+    assert run(fixture_file("lenet.dynamo.onnx"), "--at", "20x20").exit_code == 2
     with pytest.raises(UsageError, match="the smallest image of this model is 28x28 px"):
-        inspect(fixture_file("lenet.dynamo.onnx"), at_size=(20, 20))
+        inspect(fixture_file("lenet.dynamo.onnx"), at=(20, 20))
 
 
 def test_nothing_is_written_and_onnxruntime_is_not_loaded(tmp_path: Path) -> None:

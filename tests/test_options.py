@@ -86,8 +86,8 @@ def test_tolerances_of_no_output(name: str) -> None:
 
 def test_sizes_elsewhere() -> None:
     for wrong in ((0, 3), "28x28", 28, (28.5, 28)):
-        with pytest.raises(UsageError, match="at_size: must be pixels"):
-            inspect(LENET, at_size=wrong)  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="at: must be pixels"):
+            inspect(LENET, at=wrong)  # type: ignore[arg-type]
         with pytest.raises(UsageError, match="size: must be pixels"):
             check_pair(LENET, LENET, size=wrong)  # type: ignore[arg-type]
     geometry = Geometry.from_model(rewrite(LENET, prove=False).model)

@@ -54,15 +54,15 @@ def check_pair(
     *,
     options: CheckOptions | None = None,
     size: tuple[int, ...] | None = None,
-    at: Sequence[tuple[str, str]] = (),
+    boundaries: Sequence[tuple[str, str]] = (),
     progress: Callable[[str], None] | None = None,
 ) -> Checked:
     """Compare two models by running both. The second need not be onnxfc's own.
 
-    ``size``: the native size in pixels, where the original leaves it open. ``at``: pairs of tensor names at which
-    the heads begin, where they are not found. A failed check is no exception: see ``Checked.passed``. Raises ReadError,
-    UsageError, NothingToRewrite where the original has no image input, and ProofFailed where time or memory that
-    ``options`` bound run out.
+    ``size``: the native size in pixels, where the original leaves it open. ``boundaries``: pairs of tensor names at
+    which the heads begin, where they are not found. A failed check is no exception: see ``Checked.passed``. Raises
+    ReadError, UsageError, NothingToRewrite where the original has no image input, and ProofFailed where time or
+    memory that ``options`` bound run out.
 
     >>> checked = onnxfc.check_pair("fixtures/trained/digits.onnx", "digits-any.onnx")
     >>> checked.passed, checked.claim.verdict, checked.parity.window.status
@@ -70,7 +70,12 @@ def check_pair(
     """
     options = options or CheckOptions()
     if options.bounded:
-        how: dict[str, Any] = {"options": options.unbounded, "size": size, "at": at, "progress": progress}
+        how: dict[str, Any] = {
+            "options": options.unbounded,
+            "size": size,
+            "boundaries": boundaries,
+            "progress": progress,
+        }
         return bounded(lambda: check_pair(original, other, **how), options)
     size = None if size is None else errors.size("size", size)
     one, two = _opened(original), _opened(other)
@@ -81,9 +86,9 @@ def check_pair(
     if claim is not None and size not in (None, claim.native_size):
         told = ("x".join(map(str, lengths)) for lengths in (size or (), claim.native_size))
         raise UsageError("the size {} is not the native size of the second model, {}".format(*told))
-    if claim is not None and not at:
+    if claim is not None and not boundaries:
         return _as_claimed(one, two, claim, options, progress)
-    pair = derive(one, two, size=size, at=at, threads=options.threads)
+    pair = derive(one, two, size=size, at=boundaries, threads=options.threads)
     wanted = replace(options, windows=pair.windows, larger=pair.grows)
     claim, parity = pair.claim, check(pair.original, pair.other, pair.claim, wanted, progress, one)
     if parity.vacuous is not None:

@@ -219,7 +219,9 @@ class _Deriving:
             made = [self._boundary(Common(*pair), stride) for pair in at]
             for pair, item in zip(at, made, strict=True):
                 if item is None:
-                    raise UsageError(f"--at {'='.join(pair)}: is no pair of trunk tensors that grow with the image")
+                    raise UsageError(
+                        f"--boundary {'='.join(pair)}: is no pair of trunk tensors that grow with the image"
+                    )
             return tuple(item for item in made if item is not None)
         pairs = frontier(self.original, self.other, (self.before, self.near or {}), [item.name for item in self.images])
         border = padded_behind(self.original, {pair.original for pair in pairs}, self.before)

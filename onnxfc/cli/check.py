@@ -15,6 +15,7 @@ from onnxfc.cli.common import (
     PROVIDER,
     STDOUT,
     TIMEOUT,
+    Grouped,
     ModelPath,
     ReportPath,
     Size,
@@ -40,11 +41,12 @@ _EPILOG = (
 )
 
 
-@click.command(epilog=_EPILOG)
+@click.command(cls=Grouped, epilog=_EPILOG)
 @click.argument("original", type=ModelPath())
 @click.argument("other", type=ModelPath())
 @click.option(
-    "--at",
+    "--boundary",
+    "boundaries",
     multiple=True,
     metavar="NAME[=OTHERNAME]",
     help="A trunk tensor of both models, at which their heads begin, where that is not found; may be repeated.",
@@ -89,6 +91,9 @@ def check(
     """Check whether OTHER computes what ORIGINAL computes: at its native size, and window by window on larger images.
 
     OTHER may be what `onnxfc rewrite` wrote, or a model that somebody else made of ORIGINAL.
+
+    \b
+    onnxfc check in.onnx out.onnx --data images.npy
     """
     from onnxfc.reports import check as report_check
     from onnxfc.reports import junit as junits
@@ -105,7 +110,7 @@ def check(
             write_report(report, report_check.error_as_json(error) | _names(original, other))
         if junit is not None:
             write_bytes(junit, junits.error_as_xml(str(error), name))
-        fail(error, verbose, writes=False)
+        fail(error, verbose)
     if report is not None:
         write_report(report, report_check.as_json(result) | _names(original, other))
     if junit is not None:
@@ -124,7 +129,7 @@ def _names(original: Path, other: Path) -> dict[str, str]:
 def _checked(original: Path, other: Path, options: Mapping[str, Any], quiet: bool) -> Checked:
     rtol, rtols = _tolerances(options["rtol"], "--rtol")
     atol, atols = _tolerances(options["atol"], "--atol")
-    at = [_pair(item) for item in options["at"]]
+    boundaries = [_pair(item) for item in options["boundaries"]]
 
     from onnxfc.checker.api import check_pair
     from onnxfc.proof.options import CheckOptions
@@ -146,7 +151,9 @@ def _checked(original: Path, other: Path, options: Mapping[str, Any], quiet: boo
     )
     progress, clear = progress_line(quiet)
     try:
-        return check_pair(original, other, options=wanted, size=options["size"], at=at, progress=progress)
+        return check_pair(
+            original, other, options=wanted, size=options["size"], boundaries=boundaries, progress=progress
+        )
     finally:
         clear()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -76,6 +77,34 @@ class Tolerance(click.FloatRange):
         return number
 
 
+_GROUPS = {
+    **dict.fromkeys(("size", "inputs", "at", "boundaries"), "The model"),
+    **dict.fromkeys(("out", "out_dir", "output", "global_pool", "dynamic_batch"), "The result"),
+    **dict.fromkeys(
+        ("save_as_external_data", "all_tensors_to_one_file", "external_data_location", "external_data_size_threshold"),
+        "Where weights go",
+    ),
+    **dict.fromkeys(("report", "junit", "as_json", "quiet", "verbose", "help"), "What is told"),
+}
+"""Which options of a command's help stand together; all others are of the proof."""
+
+
+class Grouped(click.Command):
+    """A command whose help shows its options in groups."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """As click's, under several titles."""
+        rows: dict[str, list[tuple[str, str]]] = {title: [] for title in ("The model", "The result", "The proof")}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                rows.setdefault(_GROUPS.get(param.name or "", "The proof"), []).append(record)
+        for title, records in rows.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+
+
 EPILOG = (
     "Exit codes: 0 done; 1 cannot read or write; 2 wrong usage; 3 nothing could be rewritten, reasons given; "
     "4 the proof failed, nothing written."
@@ -109,9 +138,11 @@ def progress_line(quiet: bool) -> tuple[Callable[[str], None], Callable[[], None
     if quiet or sys.stderr is None or not sys.stderr.isatty():
         return (lambda _: None), (lambda: None)
 
+    began = time.monotonic()
+
     def show(phrase: str) -> None:
         with suppress(OSError):
-            click.echo(f"\r\033[K{phrase} ...", nl=False, err=True)
+            click.echo(f"\r\033[K{time.monotonic() - began:.0f} s: {phrase} ...", nl=False, err=True)
 
     def clear() -> None:
         with suppress(OSError):
@@ -178,21 +209,29 @@ def write_bytes(path: Path, content: bytes) -> None:
         fail(error, verbose=False)
 
 
-def fail(error: OnnxfcError, verbose: bool, *, writes: bool = True) -> NoReturn:
-    """One clear line on stderr, and the exit code. ``writes``: of a command that writes a model otherwise."""
+def fail(error: OnnxfcError, verbose: bool, *, source: Path | None = None) -> NoReturn:
+    """One clear line on stderr, and the exit code."""
     from onnxfc.reports import rewrite as reports
 
-    complain(f"onnxfc: {printable(str(error).strip())}{_hint(error, writes)}")
+    complain(told(error, source))
     if verbose and isinstance(error, NothingToRewrite) and len(error.refusals) > 1:
         complain(reports.refusals(error))
     raise SystemExit(int(error.exit_code))
 
 
-def _hint(error: OnnxfcError, writes: bool) -> str:
+def told(error: OnnxfcError, source: Path | None) -> str:
+    """An error as one line; a reason of the model itself begins with its file. ``source``: the file that was to be
+    rewritten, if any."""
+    file = f"{source}: " if source is not None and isinstance(error, (NothingToRewrite, ProofFailed)) else ""
+    return f"onnxfc: {printable(file + str(error).strip())}{_hint(error, writes=source is not None)}"
+
+
+def _hint(error: OnnxfcError, *, writes: bool) -> str:
     if isinstance(error, ProofFailed) and writes:
         return "; nothing was written"
-    if isinstance(error, NothingToRewrite) and len(error.refusals) > 1:
-        return f" and {len(error.refusals) - 1} more (-v shows all)"
+    if isinstance(error, NothingToRewrite) and error.refusals:
+        more = f" and {len(error.refusals) - 1} more (-v shows all)" if len(error.refusals) > 1 else ""
+        return f"{more}; see docs/refusals.md#{error.refusals[0].code}"
     return ""
 
 

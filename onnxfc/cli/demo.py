@@ -35,5 +35,5 @@ def demo(folder: Path) -> None:
         f"wrote {model}: names digits of 16x16 px\n"
         f"wrote {folder / 'canvas.npy'}: an image of 64x112 px with eight digits\n"
         f"try   onnxfc rewrite {model} {result}\n"
-        f"try   onnxfc inspect {result} --size 64x112"
+        f"try   onnxfc inspect {result} --at 64x112"
     )

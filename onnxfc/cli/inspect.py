@@ -6,17 +6,17 @@ from pathlib import Path
 
 import click
 
-from onnxfc.cli.common import STDOUT, ModelPath, ReportPath, Size, check_report, encodable, fail, write_report
+from onnxfc.cli.common import STDOUT, Grouped, ModelPath, ReportPath, Size, check_report, encodable, fail, write_report
 from onnxfc.cli.main_group import show
 from onnxfc.errors import OnnxfcError
 
 _EPILOG = "Exit codes: 0 done, whether the model can be rewritten or not; 1 cannot read; 2 wrong usage."
 
 
-@click.command(epilog=_EPILOG)
+@click.command(cls=Grouped, epilog=_EPILOG)
 @click.argument("model", type=ModelPath())
-@click.option("--size", type=Size(), help="Image size to count cells and costs for; twice native if not given.")
-@click.option("--native-size", type=Size(), help="Native image size, where the model's input leaves it open.")
+@click.option("--at", type=Size(), help="Image size to count cells and costs for; twice native if not given.")
+@click.option("--size", type=Size(), help="Native image size, where the model's input leaves it open.")
 @click.option(
     "--output", type=click.Choice(["map", "mean", "max"]), default="map", show_default=True, help="As for rewrite."
 )
@@ -35,8 +35,8 @@ _EPILOG = "Exit codes: 0 done, whether the model can be rewritten or not; 1 cann
 @click.option("-v", "--verbose", is_flag=True, help="Print all nodes, refusals and notes.")
 def inspect(
     model: Path,
+    at: tuple[int, ...] | None,
     size: tuple[int, ...] | None,
-    native_size: tuple[int, ...] | None,
     output: str,
     global_pool: str,
     inputs: tuple[str, ...],
@@ -47,6 +47,9 @@ def inspect(
     """Say what MODEL is and what a rewrite would do. Nothing is run, nothing is written.
 
     MODEL may be an original or what `onnxfc rewrite` wrote.
+
+    \b
+    onnxfc inspect in.onnx --at 1024x1024
     """
     from onnxfc.inspector import inspect as look
     from onnxfc.reports import inspect as report_inspect
@@ -55,8 +58,8 @@ def inspect(
     report = STDOUT if as_json else report
     check_report(report, model)
     try:
-        options = RewriteOptions(output, global_pool, size=native_size, inputs=inputs)  # type: ignore[arg-type]
-        seen = look(model, options=options, at_size=size)
+        options = RewriteOptions(output, global_pool, size=size, inputs=inputs)  # type: ignore[arg-type]
+        seen = look(model, options=options, at=at)
     except OnnxfcError as error:
         fail(error, verbose)
     if report is not None:

@@ -17,7 +17,7 @@ from onnxfc.version import __version__
 
 
 @click.group(cls=MainGroup, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG)
-@click.version_option(__version__, prog_name="onnxfc")
+@click.version_option(__version__, "-V", "--version", prog_name="onnxfc")
 def main() -> None:
     """Rewrite exported ONNX image classifiers so that they run on any image size, with proof."""
     # numpy's linear algebra is not used for what is large; to start its threads takes longer than to read a VGG-16.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -13,6 +13,7 @@ from onnxfc.cli.common import (
     PROVIDER,
     STDOUT,
     TIMEOUT,
+    Grouped,
     ModelPath,
     ReportPath,
     Size,
@@ -22,10 +23,11 @@ from onnxfc.cli.common import (
     fail,
     load_data,
     progress_line,
+    told,
     write_report,
 )
-from onnxfc.cli.main_group import show
-from onnxfc.errors import OnnxfcError, UsageError
+from onnxfc.cli.main_group import complain, show
+from onnxfc.errors import ExitCode, OnnxfcError, UsageError, WriteError
 
 if TYPE_CHECKING:
     from onnxfc.proof.options import CheckOptions
@@ -36,9 +38,19 @@ _OF_PROOF = ("rtol", "atol", "check_size", "data", "provider", "timeout", "memor
 """Options that say how to prove."""
 
 
-@click.command(epilog=EPILOG, context_settings={"token_normalize_func": lambda token: token.replace("_", "-")})
-@click.argument("source", metavar="IN", type=ModelPath())
-@click.argument("target", metavar="OUT", type=ModelPath())
+@click.command(
+    cls=Grouped, epilog=EPILOG, context_settings={"token_normalize_func": lambda token: token.replace("_", "-")}
+)
+@click.argument("models", metavar="IN OUT", nargs=-1, required=True, type=ModelPath())
+@click.option(
+    "-o", "--out", type=ModelPath(), metavar="OUT", help="Where the result goes, instead of a second argument."
+)
+@click.option(
+    "--out-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Rewrite all models given, each into DIR under its own name; what is refused does not stop the others.",
+)
 @click.option(
     "--output",
     type=click.Choice(["map", "mean", "max"]),
@@ -94,12 +106,77 @@ _OF_PROOF = ("rtol", "atol", "check_size", "data", "provider", "timeout", "memor
 )
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option("-v", "--verbose", is_flag=True, help="Print all nodes, outputs and notes.")
-def rewrite(source: Path, target: Path, report: Path | None, quiet: bool, verbose: bool, **options: Any) -> None:
+def rewrite(
+    models: tuple[Path, ...],
+    out: Path | None,
+    out_dir: Path | None,
+    report: Path | None,
+    quiet: bool,
+    verbose: bool,
+    **options: Any,
+) -> None:
     """Rewrite the model IN so that it runs on any image size, prove it, and write it to OUT.
 
     The fully-connected head becomes Conv nodes with the same weights. OUT is written only when onnxruntime
     shows that it computes the same.
+
+    \b
+    onnxfc rewrite in.onnx out.onnx
+    onnxfc rewrite *.onnx --out-dir any-size
     """
+    if out_dir is not None:
+        _all(models, out_dir, out, report, quiet, options)
+    source, target = _pair(models, out)
+    _one(source, target, report, quiet, verbose, options)
+
+
+def _pair(models: tuple[Path, ...], out: Path | None) -> tuple[Path, Path]:
+    if len(models) + (out is not None) < 2:
+        raise click.UsageError("Missing argument 'OUT'.")
+    if len(models) + (out is not None) > 2:
+        raise click.UsageError("give one IN and one OUT, or --out-dir for several models")
+    return models[0], models[1] if out is None else out
+
+
+def _all(
+    models: tuple[Path, ...], folder: Path, out: Path | None, report: Path | None, quiet: bool, options: dict[str, Any]
+) -> NoReturn:
+    """A line for each model, and how many there were of which kind; leaves with the worst exit code."""
+    names = [path.name for path in models]
+    if out is not None or report is not None:
+        raise click.UsageError(f"{'-o' if out is not None else '--report'} is for one model; leave out --out-dir")
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise click.UsageError(f"--out-dir: several models are called {', '.join(sorted(twice))}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        fail(WriteError(f"{folder}: cannot be made: {error.strerror}"), verbose=False)
+    codes = []
+    for source in models:
+        try:
+            result, _ = _rewritten(source, folder / source.name, options, quiet)
+        except OnnxfcError as error:
+            complain(told(error, source))
+            codes.append(error.exit_code)
+            continue
+        codes.append(ExitCode.DONE)
+        if not quiet:
+            show(encodable(f"{source}: {_in_a_line(result)}"))
+    if not quiet:
+        kinds = ((ExitCode.DONE, "rewritten"), (ExitCode.NOTHING, "refused"), (ExitCode.PROOF, "not proven"))
+        counts = [f"{codes.count(code)} {kind}" for code, kind in kinds if code in codes]
+        more = [f"{failed} failed"] if (failed := sum(code in (ExitCode.IO, ExitCode.USAGE) for code in codes)) else []
+        show(f"{len(models)} models: {', '.join(counts + more)}")
+    raise SystemExit(int(max(codes)))
+
+
+def _in_a_line(result: Rewrite) -> str:
+    claim = result.claim
+    proof = "not proven" if result.parity is None else result.parity.summary()
+    return f"{claim.verdict}, native size {'x'.join(map(str, claim.native_size))} px, {proof}"
+
+
+def _one(source: Path, target: Path, report: Path | None, quiet: bool, verbose: bool, options: dict[str, Any]) -> None:
     from onnxfc.reports import rewrite as reports
 
     check_report(report, source, target, *_data_names(target, report, options["external_data_location"]))
@@ -108,11 +185,12 @@ def rewrite(source: Path, target: Path, report: Path | None, quiet: bool, verbos
     except OnnxfcError as error:
         if report is not None:
             write_report(report, reports.error_as_json(error) | {"input": str(source), "output": str(target)})
-        fail(error, verbose)
+        fail(error, verbose, source=source)
     if report is not None:
         write_report(report, reports.as_json(result) | {"input": str(source), "output": str(target)})
     if not quiet and report != STDOUT:
-        show(encodable("\n".join([reports.text(result, verbose), *reports.weights(data)])))
+        lines = [reports.text(result, verbose), *reports.weights(data), *reports.written(source, target, result)]
+        show(encodable("\n".join(lines)))
 
 
 def _data_names(target: Path, report: Path | None, location: str | None) -> list[Path]:

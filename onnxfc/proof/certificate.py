@@ -124,10 +124,6 @@ def _rounded(fc: Matrix, other: Matrix) -> Found | None:
     return found if found is not None and found.relation == "rounded" and "features" not in found.order else None
 
 
-def _lost(fc: Matrix, *, told: bool) -> WeightResult:
-    return WeightResult(fc.node, fc.stored.name, "missing" if told else "untold")
-
-
 def _result(fc: Matrix, convs: Iterable[Matrix], found: Found) -> WeightResult:
     names = tuple(conv.stored.name for conv in convs)
     return WeightResult(fc.node, fc.stored.name, found.relation, names, found.order, found.error)

@@ -67,7 +67,9 @@ class WindowParity:
         if not self.options.larger:
             return NATIVE_ONLY
         if not self.options.windows and not tally.reasons:
-            reason = "the two models have no trunk tensor in common at which their heads begin; name one with --at"
+            reason = (
+                "the two models have no trunk tensor in common at which their heads begin; name one with --boundary"
+            )
             return ParityResult("not applicable", reason=reason, sizes=tuple(tally.sizes))
         problem = window_problem(self.pair.claim, self.plans.windows, self.evidence.native)
         if problem is not None:

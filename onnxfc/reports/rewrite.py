@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -73,13 +74,32 @@ def weights(data: Sequence[Path]) -> list[str]:
     return [row("weights", f"in {data[0].name}{more}")]
 
 
+def written(source: Path, target: Path, result: Rewrite) -> list[str]:
+    """What there is now, and what can be done with it."""
+    twice = "" if not result.map_at_twice else f" --at {size(result.claim.twice_native)}"
+    return [
+        row("wrote", f"{target} ({_bytes(target.stat().st_size)})"),
+        row("next", f"onnxfc inspect {target}{twice}; onnxfc check {source} {target} --data images.npy"),
+    ]
+
+
+def _bytes(count: int) -> str:
+    """``57 kB``."""
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count} bytes"
+
+
 def size(lengths: Iterable[int]) -> str:
     """``224x224``."""
     return "x".join(map(str, lengths))
 
 
 def row(key: str, value: str) -> str:
-    return f"{key:<15} {value}"
+    """A figure and its name, in lines of 100 columns."""
+    room = textwrap.TextWrapper(100, f"{key:<15} ", " " * 16, break_long_words=False, break_on_hyphens=False)
+    return room.fill(value)
 
 
 def _replaced(result: Rewrite) -> Iterator[str]:

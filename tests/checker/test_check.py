@@ -261,15 +261,15 @@ def test_without_a_common_trunk_the_boundary_may_be_named(tmp_path: Path) -> Non
     done = check_pair(fixture("lenet.dynamo"), model, options=ONE)
     assert done.passed  # pad-free up to the image: a window of the image itself
     boundary = "max_pool2d_1"
-    done = check_pair(fixture("lenet.dynamo"), model, options=ONE, at=[(boundary, boundary)])
+    done = check_pair(fixture("lenet.dynamo"), model, options=ONE, boundaries=[(boundary, boundary)])
     assert done.passed
     assert [item.original for item in done.claim.boundaries] == [boundary]
     other = tmp_path / "scaled.onnx"
     onnx.save(model, other)
-    assert run(fixture("lenet.dynamo"), other, "--at", f"{boundary}={boundary}").exit_code == 0
-    wrong = run(fixture("lenet.dynamo"), other, "--at", "nowhere")
+    assert run(fixture("lenet.dynamo"), other, "--boundary", f"{boundary}={boundary}").exit_code == 0
+    wrong = run(fixture("lenet.dynamo"), other, "--boundary", "nowhere")
     assert wrong.exit_code == 2
-    assert "--at nowhere=nowhere: is no pair of trunk tensors" in wrong.output
+    assert "--boundary nowhere=nowhere: is no pair of trunk tensors" in wrong.output
 
 
 def test_padded_trunks_that_have_no_tensor_in_common() -> None:
@@ -283,7 +283,7 @@ def test_padded_trunks_that_have_no_tensor_in_common() -> None:
     done = check_pair(fixture("mini_vgg.torchscript"), model, options=ONE)
     assert done.passed
     assert done.parity.window.status == "not applicable"
-    assert "name one with --at" in done.parity.window.reason
+    assert "name one with --boundary" in done.parity.window.reason
     assert done.notes[0].startswith("the models differ before ")
 
 
@@ -415,7 +415,7 @@ def test_a_check_of_nothing_fails() -> None:
 
 
 def test_text(pair: tuple[Path, Path]) -> None:
-    lines = run(*pair).output.splitlines()
+    lines = run(*pair).output.replace("\n" + " " * 16, " ").splitlines()
     told = {line[:15].strip(): line[16:] for line in lines if line[:15].strip()}
     assert told["native size"] == "28x28 px, stride 4x4 px"
     assert told["claim"] == "the second model's metadata"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -127,7 +128,7 @@ def test_refused(room: Path, kind: str, target: str) -> None:
     make, code, said = REFUSED[kind]
     cli_models.write(make(), room / "bad.onnx")
     line = fails(3, "rewrite", "bad.onnx", target, cwd=room)
-    assert line.startswith(f"onnxfc: [{code}] ")
+    assert line.startswith(f"onnxfc: bad.onnx: [{code}] ")
     assert said in line
 
 
@@ -145,14 +146,15 @@ def test_rewritten_model_given_again(room: Path) -> None:
 
 @pytest.mark.parametrize("kind", REFUSED)
 def test_refusals_say_what_to_do(room: Path, kind: str) -> None:
-    """Advice stands in brackets at the end of the line."""
+    """Advice stands in brackets at the end of the line, and behind it where more of it is told."""
     cli_models.write(REFUSED[kind][0](), room / "bad.onnx")
-    assert fails(3, "rewrite", "bad.onnx", "out.onnx", cwd=room).endswith(")")
+    line = fails(3, "rewrite", "bad.onnx", "out.onnx", cwd=room)
+    assert re.search(rf"\); see docs/refusals\.md#{REFUSED[kind][1]}$", line)
 
 
 def test_unknown_native_size(room: Path) -> None:
     line = fails(3, "rewrite", fixture_file("mini_resnet_hw.dynamo.onnx"), "out.onnx", cwd=room)
-    assert line.startswith("onnxfc: [unknown-native-size] image: ")
+    assert ".onnx: [unknown-native-size] image: " in line
     assert "give it with --size HxW" in line
 
 
@@ -204,7 +206,7 @@ def test_bad_options(room: Path, options: tuple[str, ...]) -> None:
 
 
 def test_missing_arguments(room: Path) -> None:
-    assert misused("rewrite", cwd=room) == "Error: Missing argument 'IN'."
+    assert misused("rewrite", cwd=room) == "Error: Missing argument 'IN OUT'."
     assert misused("rewrite", "in.onnx", cwd=room) == "Error: Missing argument 'OUT'."
 
 
