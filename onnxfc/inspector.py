@@ -232,7 +232,8 @@ def _heads(found: Analysis) -> Iterator[FcLayer]:
         if not moving.intersection(node.input):
             continue
         moving.update(node.output)
-        weight = next((graph.initializers[name] for name in node.input[:2] if name in graph.initializers), None)
+        stored = [_stored(graph, name) for name in node.input[:2]]
+        weight = next((graph.initializers[name] for name in stored if name in graph.initializers), None)
         if node.op_type not in {*GEMMS, "MatMul"} or weight is None or len(weight.dims) != 2:
             continue
         if isinstance(found.state.views.get(node.output[0]), Context):
@@ -242,6 +243,12 @@ def _heads(found: Analysis) -> Iterator[FcLayer]:
         bias = native[node.input[2]].shapes if len(node.input) > 2 and node.input[2] else None
         parameters = inputs * outputs + (prod(bias[0]) if bias else 0)
         yield FcLayer(label(node), node.op_type, inputs, outputs, parameters)
+
+
+def _stored(graph: Graph, name: str) -> str:
+    """The tensor of integers that a weight is, where it is one."""
+    node = graph.producers.get(name)
+    return str(node.input[0]) if node is not None and node.op_type == "DequantizeLinear" else name
 
 
 def _stages(found: Analysis, ends: Sequence[str] = ()) -> tuple[Stage, ...]:

@@ -91,7 +91,7 @@ def test_a_pool_that_meets_its_map_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_padded_sliding_operator_is_blamed(tmp_path: Path) -> None:
-    change, by = "QLinearConv<strides=[2,2]>", "QLinearConv<strides=[2,2], pads=[1,1,0,0]>"
+    change, by = "ConvInteger<strides=[2,2]>", "ConvInteger<strides=[2,2], pads=[1,1,0,0]>"
     said = _changed(WALKS[2], tmp_path, change, by)
     assert "approximate" in said
     assert "padding" in said

@@ -117,7 +117,7 @@ def test_refusals_with_advice(tmp_path: Path) -> None:
     assert "an original that `onnxfc rewrite` leaves alone" in result.output
     assert "refused         [no-image-input] no input is an image: x [1, 12]" in result.output
     jsonschema.validate(json.loads(run(path, "--json").output), schema())
-    quantised = inspect(fixture_file("lenet.qdq.onnx"))
+    quantised = inspect(fixture_file("lenet.dynamic_quant.onnx"))
     assert quantised.status == "refused"
     assert quantised.refusals[0].advice
     assert inspect(headless()).status in {"refused", "rewritable"}

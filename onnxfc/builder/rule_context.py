@@ -141,7 +141,9 @@ class RuleContext:
             self.node.input[position] == name and self.follows_size(position) for position in range(len(self.views))
         ):
             return None
-        tensor = graph.constant(name)
+        tensor, producer = graph.constant(name), graph.producers.get(name)
+        if tensor is None and producer is not None and producer.op_type == "DequantizeLinear":
+            return _dequantised(producer, [self.weights(item) for item in producer.input if item])
         return self.native(name).constant if tensor is None else self.builder.model.array(tensor)
 
     def output_used(self, position: int) -> bool:
@@ -321,6 +323,21 @@ def _behind_batch(node: onnx.NodeProto) -> dict[str, Any]:
     if "perm" in found:
         found["perm"] = [0, *(axis + 1 for axis in found["perm"])]
     return found
+
+
+def _dequantised(node: onnx.NodeProto, given: Sequence[Array | None]) -> Array | None:
+    """(x - zero point) * scale, each of one number or one for each place along an axis."""
+    if any(value is None for value in given):
+        return None
+    value, scale, *zero = (np.asarray(item) for item in given)
+    told = attributes(node)
+    if scale.ndim > 1 or told.get("block_size", 0):
+        return None
+    along = [1] * value.ndim
+    if scale.size > 1:
+        along[told.get("axis", 1)] = scale.size
+    moved = value.astype(np.int64) - (zero[0].astype(np.int64).reshape(along) if zero else 0)
+    return np.asarray(moved.astype(scale.dtype) * scale.reshape(along))
 
 
 def tensor_of(view: View) -> str:

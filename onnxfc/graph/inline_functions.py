@@ -10,11 +10,14 @@ from onnx import inliner
 
 from onnxfc.graph.index import copied, in_order, inputs_of, refill, subgraphs
 from onnxfc.graph.inline_ifs import without_ifs
+from onnxfc.graph.quantised_operators import on_floats
 from onnxfc.io.model_file import ModelFile
 
 
 def inlined(model: ModelFile, known: Mapping[str, bool] = MappingProxyType({})) -> ModelFile:
-    """The model with nothing on the image's way folded away in functions and Ifs; the very same where nothing is.
+    """The model with nothing on the image's way folded away in functions, Ifs and operators on integers.
+
+    It is the very same where nothing is.
 
     ``known``: conditions, by tensor, that were found to be the same at every image size.
     """
@@ -22,7 +25,7 @@ def inlined(model: ModelFile, known: Mapping[str, bool] = MappingProxyType({})) 
     moving = _called_with_images(model.proto)
     if moving:
         model = model.with_proto(inliner.inline_selected_functions(_with_defaults(model.proto), sorted(moving)))
-    return without_ifs(model, known)
+    return on_floats(without_ifs(model, known))
 
 
 def sorted_nodes(model: ModelFile) -> ModelFile:

@@ -17,9 +17,11 @@ UNARY = (
     *("Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu"),
     *("Log", "Mish", "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin"),
     *("Sinh", "Softplus", "Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu"),
-    *("BitwiseNot", "Cast", "CastLike"),
+    *("BitwiseNot", "Cast", "CastLike", "DequantizeLinear", "QuantizeLinear"),
 )
 """Each element alone."""
+QUANTISING = frozenset({"DequantizeLinear", "QuantizeLinear"})
+"""Between integers and floats, with one scale for all, or one for each place along an axis."""
 FUSED_UNARY = ("Gelu", "QuickGelu")
 """Those of onnxruntime's own domain; they have one input."""
 BROADCAST = (
@@ -41,12 +43,9 @@ COVERING = frozenset({"AveragePool", "MaxPool"})
 GLOBAL_POOLS = ("GlobalAveragePool", "GlobalMaxPool")
 WEIGHT_AT = {"Conv": 1, "ConvInteger": 1, "FusedConv": 1, "QLinearConv": 3}
 """Operators that slide a kernel over the spatial axes and multiply, and which of their inputs is the kernel."""
-SLIDING = ("Conv", "FusedConv", *POOLS)
+SLIDING = ("Conv", "FusedConv", "QLinearConv", *POOLS)
 """A kernel over the spatial axes of the first input, which is known to be understood."""
-QUANTISED = (
-    *("ConvInteger", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QGemm", "QLinearAdd"),
-    *("QLinearConv", "QLinearGlobalAveragePool", "QLinearMatMul", "QuantizeLinear"),
-)
+QUANTISED = ("ConvInteger", "MatMulInteger", "QLinearMatMul")
 """Operators of quantised models that have no rule."""
 GEMMS = ("FusedGemm", "Gemm")
 PLAIN_LAYERS = frozenset({"Gemm", "MatMul"})
@@ -138,6 +137,6 @@ def halved(auto_pad: str, totals: Sequence[int]) -> tuple[int, ...]:
 
 
 UNARY_ATTRIBUTES = (
-    *("alpha", "approximate", "beta", "bias", "detect_negative", "detect_positive", "gamma", "lambd"),
-    *("max", "min", "round_mode", "saturate", "to"),
+    *("alpha", "approximate", "axis", "beta", "bias", "block_size", "detect_negative", "detect_positive", "gamma"),
+    *("lambd", "max", "min", "output_dtype", "precision", "round_mode", "saturate", "to"),
 )

@@ -7,16 +7,19 @@ caller may override, stays what it is: the nodes that turn it are written into t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import onnx
 from onnx import helper
 
 from onnxfc.builder import ops
-from onnxfc.builder.rule_context import RuleContext
+from onnxfc.builder.rule_context import RuleContext, tensor_of
 from onnxfc.graph.index import attributes, copied, remarks
+from onnxfc.graph.op_kinds import QUANTISING
 from onnxfc.layout.views import Fixed, Source, Window
 from onnxfc.shapes.spec import Array
 
@@ -29,7 +32,8 @@ class Weight:
 
     Its axes in the ``order`` given are first those of the outputs, then those of the features: (0, 1) for a stored
     (M, F), (1, 0) for (F, M), (0,) for a vector (F,) that makes one output.
-    ``alone``: nothing else reads it, nor the tensors on the way from it to this FC layer.
+    ``alone``: nothing else reads it, nor the tensors on the way from it to this FC layer. ``quantised``: what quantises
+    and dequantises it on this way, with one scale for all or one for each output.
     """
 
     name: str
@@ -38,6 +42,7 @@ class Weight:
     outputs: int
     factor: float = 1.0
     alone: bool = True
+    quantised: tuple[onnx.NodeProto, ...] = ()
 
     @property
     def out_first(self) -> bool:
@@ -46,18 +51,30 @@ class Weight:
 
 
 def resolve(ctx: RuleContext, weight: Weight) -> Weight:
-    """Follow Identity and Transpose back to the initializer that they read."""
+    """Follow Identity, Transpose and quantisation back to the initializer that they read."""
     graph = ctx.state.graph
-    weight = replace(weight, alone=graph.uses[weight.name] == 1)
+    weight = floats = replace(weight, alone=graph.uses[weight.name] == 1)
     producer = graph.producers.get(weight.name)
-    while producer is not None and producer.op_type in {"Identity", "Transpose"} and not producer.domain:
-        if producer.op_type == "Transpose":
+    while producer is not None and producer.op_type in {"Identity", "Transpose", *QUANTISING} and not producer.domain:
+        if producer.op_type in QUANTISING:
+            if weight.factor != 1.0 or not _each_output_alone(ctx, producer, weight):
+                break
+            weight = replace(weight, quantised=(producer, *weight.quantised))
+        elif producer.op_type == "Transpose":
             perm = attributes(producer).get("perm", range(len(weight.order))[::-1])
             weight = replace(weight, order=tuple(perm[axis] for axis in weight.order))
         name = producer.input[0]
         weight = replace(weight, name=name, alone=weight.alone and graph.uses[name] == 1)
         producer = graph.producers.get(name)
-    return weight
+        floats = weight if not weight.quantised else floats
+    return weight if is_stored(ctx, weight.name) else floats
+
+
+def _each_output_alone(ctx: RuleContext, node: onnx.NodeProto, weight: Weight) -> bool:
+    """Whether a weight is quantised with one scale, or with one for each output."""
+    scales = ctx.native(node.input[1]).native
+    axis = attributes(node).get("axis", 1) % max(1, len(weight.order))
+    return math.prod(scales) == 1 or (len(scales) == 1 and len(weight.order) == 2 and axis == weight.order[0])
 
 
 def is_stored(ctx: RuleContext, name: str) -> bool:
@@ -69,6 +86,13 @@ def is_stored(ctx: RuleContext, name: str) -> bool:
     return producer is not None and producer.op_type == "Constant" and "value" in attributes(producer)
 
 
+def is_constant(ctx: RuleContext, name: str) -> bool:
+    """Whether it is a constant of the file, or one that is stored in integers."""
+    producer = ctx.state.graph.producers.get(name)
+    dequantised = producer is not None and producer.op_type == "DequantizeLinear"
+    return is_stored(ctx, producer.input[0] if producer is not None and dequantised else name)
+
+
 def kernel(ctx: RuleContext, weight: Weight, view: Window) -> list[str]:
     """Conv weights for the window's sources, pending scale included."""
     sources = view.sources
@@ -76,14 +100,32 @@ def kernel(ctx: RuleContext, weight: Weight, view: Window) -> list[str]:
     if not is_stored(ctx, weight.name):
         return [_in_graph(ctx, weight, view)]
     if plain and len(sources) == 1:
-        return [_in_place(ctx, weight, sources[0])]
+        return [_dequantised(ctx, weight, _in_place(ctx, weight, sources[0]))]
     matrix = _arranged(_matrix(ctx, weight), weight, view)
     ends = np.cumsum([source.features for source in sources])
     parts = np.split(matrix, ends[:-1], axis=1) if len(sources) > 1 else [matrix]
     return [
-        _stored(ctx, weight, part.reshape(weight.outputs, source.channels, *source.extent))
+        _dequantised(ctx, weight, _stored(ctx, weight, part.reshape(weight.outputs, source.channels, *source.extent)))
         for part, source in zip(parts, sources, strict=True)
     ]
+
+
+def _dequantised(ctx: RuleContext, weight: Weight, tensor: str) -> str:
+    """What quantises the weight, on its Conv form: the axis of the outputs is the first there.
+
+    Zero points are written, as onnxruntime computes in integers only with them.
+    """
+    for node in weight.quantised:
+        scale, *zero = (tensor_of(ctx.state.views[name]) for name in node.input[1:] if name)
+        if not zero and "output_dtype" not in attributes(node):
+            integers = ctx.native(node.input[0] if node.op_type == "DequantizeLinear" else node.output[0]).dtype
+            shape = ctx.native(node.input[1]).native
+            zero = [ctx.builder.constant(np.zeros(shape, helper.tensor_dtype_to_np_dtype(integers)), "zero_point")]
+        told = {key: value for key, value in attributes(node).items() if key != "block_size"} | {"axis": 0}
+        known = node if weight.alone else None
+        axis = told if ctx.opset >= 13 else {}
+        tensor = ctx.builder.emit(node.op_type, [tensor, scale, *zero], instead=known, **axis)
+    return tensor
 
 
 def shifted(ctx: RuleContext, weight: Weight, shift: Array) -> Array:
@@ -172,11 +214,12 @@ def _stored(ctx: RuleContext, weight: Weight, value: Array) -> str:
 
 def can_turn(ctx: RuleContext, weight: Weight, view: Window) -> bool:
     """Whether the weight can serve as it is stored; where not, the window must be computed first."""
-    if is_stored(ctx, weight.name):
+    stored = is_stored(ctx, weight.name)
+    if stored and not weight.quantised:
         return True
     total = sum(source.features for source in view.sources)
     permuted = view.index.size == total and len(np.unique(view.index)) == total
-    return permuted and len(view.sources) == 1 and view.scale is None and view.shift is None
+    return permuted and (stored or len(view.sources) == 1) and view.scale is None and view.shift is None
 
 
 def _in_graph(ctx: RuleContext, weight: Weight, view: Window) -> str:

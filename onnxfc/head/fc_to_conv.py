@@ -14,7 +14,7 @@ from onnxfc.builder import ops
 from onnxfc.builder.rule_context import Outcome, RuleContext
 from onnxfc.errors import Refusal
 from onnxfc.graph.op_kinds import LINEAR_SUMS
-from onnxfc.head.conv_weights import Weight, can_turn, is_stored, kernel, shifted, vector
+from onnxfc.head.conv_weights import Weight, can_turn, is_constant, kernel, shifted, vector
 from onnxfc.head.windows import simplest, to_scores, typed, whole_channels
 from onnxfc.layout.views import ScoreMap, Source, View, Window
 
@@ -70,8 +70,22 @@ def fully_connected(ctx: RuleContext, found: Operands, bias: np.ndarray | None, 
     for position, part in enumerate(parts[1:], 2):
         total = ctx.builder.emit("Add", [total, part], output if position == len(parts) else "")
     _report(ctx, weight, window)
+    if weight.quantised and not _requantised(ctx):
+        why = "its Conv is computed in floats by onnxruntime, which computes a Gemm in integers"
+        ctx.remark("float-layer", f"{ctx.op_type} has no QuantizeLinear behind it: {why}")
     batch_axis = found.batch_axis or ctx.batch_axis_out()
     return ScoreMap(total, (weight.outputs,), replace(view.provenance, places=False), batch_axis=batch_axis)
+
+
+def _requantised(ctx: RuleContext) -> bool:
+    """Whether the layer's result is quantised, with its bias and activation."""
+    names = [ctx.node.output[0]]
+    for name in names:
+        for node in ctx.state.graph.readers.get(name, []):
+            if node.op_type == "QuantizeLinear":
+                return True
+            names += node.output if node.op_type in {"Add", "Clip", "Relu"} else []
+    return False
 
 
 def _as_window(view: ScoreMap) -> Window:
@@ -97,10 +111,11 @@ def _conv(ctx: RuleContext, inputs: list[str], source: Source, output: str) -> s
 
 def _bias_name(ctx: RuleContext, bias: np.ndarray, weight: Weight, like: str) -> str:
     """The bias initializer itself where it serves unchanged, else a new one."""
-    if len(ctx.node.input) > 2 and is_stored(ctx, ctx.node.input[2]) and ctx.node.input[2] in ctx.builder.specs:
-        value = ctx.weights(ctx.node.input[2])
+    own = ctx.node.input[2] if len(ctx.node.input) > 2 else ""
+    if own in ctx.builder.specs and is_constant(ctx, own):
+        value = ctx.weights(own)
         if value is not None and value.shape == (weight.outputs,) and np.array_equal(value, bias):
-            return str(ctx.node.input[2])
+            return str(own)
     return vector(ctx, bias, weight.outputs, like)
 
 
@@ -124,7 +139,7 @@ def take_bias(ctx: RuleContext, product: str, other: str, output: str) -> str | 
     if value.ndim > 2 or not per_output:
         return None
     name = (
-        other if value.shape == (outputs,) and is_stored(ctx, other) else vector(ctx, value.ravel(), outputs, product)
+        other if value.shape == (outputs,) and is_constant(ctx, other) else vector(ctx, value.ravel(), outputs, product)
     )
     ctx.builder.amend(conv, [*conv.input, name], output)
     return output

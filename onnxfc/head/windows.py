@@ -65,15 +65,19 @@ def window_of_map(ctx: RuleContext, view: Placed) -> Window:
     """A map seen as one native window (N, *native shape)."""
     before = untransposed(ctx, view)
     tensor, channels = channels_first(ctx, before)
-    windows = view.provenance.windows or frozenset({boundary(before)})
+    windows = view.provenance.windows or frozenset({boundary(ctx, before)})
     fields = tuple(item.through(length) for item, length in zip(view.fields, view.extent, strict=True))
     provenance = replace(view.provenance, fields=fields, windows=windows)
     source = Source(tensor, channels, view.extent, (1,) * len(view.extent))
     return Window((source,), places_of(view), provenance, trunk=view.provenance)
 
 
-def boundary(view: Placed) -> Boundary:
-    """Where the head begins, for the proof."""
+def boundary(ctx: RuleContext, view: Placed) -> Boundary:
+    """Where the head begins, for the proof: at the integers, where the map is made of some."""
+    node = ctx.state.graph.producers.get(view.original)
+    integers = ctx.state.views[node.input[0]] if node is not None and node.op_type == "DequantizeLinear" else None
+    if is_map(integers):
+        return boundary(ctx, integers)
     return Boundary(view.original, view.tensor, view.spatial, view.extent, (1,) * len(view.extent))
 
 
@@ -81,7 +85,7 @@ def bounds_of(ctx: RuleContext, view: Placed) -> frozenset[Boundary]:
     """Where the head begins if one follows."""
     if not view.is_map:
         return view.bounds
-    return view.provenance.windows or frozenset({boundary(untransposed(ctx, view))})
+    return view.provenance.windows or frozenset({boundary(ctx, untransposed(ctx, view))})
 
 
 def moved_to(ctx: RuleContext, view: Placed, groups: Groups) -> Placed:

@@ -9,7 +9,7 @@ import numpy as np
 from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.results import OutputResult, ParityResult
 from onnxfc.proof.sessions import Array
-from onnxfc.proof.tolerance import Scale
+from onnxfc.proof.tolerance import FLIPPED, Scale
 
 
 @dataclass
@@ -22,6 +22,9 @@ class _Line:
     scale: Scale | None = None
     noise: float | None = None
     compared: int = 0
+    step: float = 0.0
+    total: float = 0.0
+    allowed: float = 0.0
     worst: str = ""
     reason: str = ""
 
@@ -62,6 +65,9 @@ class Tally:
         difference = self._difference(name, got, want, where, exact=scale.exact)
         line.compared += want.size
         worst = float(difference.max())
+        line.step = scale.step(self.options.of(name))
+        line.total += float(difference.sum())
+        line.allowed += want.size * (tolerance - (1 - FLIPPED) * line.step)
         excess = worst / tolerance if tolerance else (np.inf if worst else 0.0)
         if excess > line.excess:
             place = [int(i) for i in np.unravel_index(int(difference.argmax()), difference.shape)]
@@ -106,6 +112,9 @@ class Tally:
 def _output(name: str, line: _Line) -> OutputResult:
     unit = (line.scale.signal or line.scale.magnitude or 1.0) if line.scale and not line.scale.exact else 1.0
     reason = line.reason
+    if not reason and line.excess <= 1 and line.step and line.total > line.allowed:
+        steps = line.total / line.compared / line.step
+        reason = f"{name} deviates by {steps:.2f} quantisation steps on average, which only single values may"
     if not reason and line.excess > 1:
         reason = (
             f"{name} deviates by {line.deviation / unit:.1e} of its signal "

@@ -21,9 +21,10 @@ from onnxfc.proof.weight_relation import Found, Matrix, added_up, gathered, perm
 
 _GEMMS = ("Gemm", "FusedGemm")
 _MATMULS = ("MatMul", "FusedMatMul")
-_CONVS = ("Conv", "FusedConv")
+_CONVS = ("Conv", "FusedConv", "QLinearConv")
 _QUANTISED = ("QLinearConv", "ConvInteger", "DynamicQuantizeLinear", "DequantizeLinear")
-_CONTRACTIONS = (*_GEMMS, *_MATMULS, "Einsum")
+_INTEGERS = ("QGemm", "QLinearMatMul")
+_CONTRACTIONS = (*_GEMMS, *_MATMULS, *_INTEGERS, "Einsum")
 
 
 def certify(original: ModelFile, other: ModelFile) -> Certificate:
@@ -134,12 +135,19 @@ def _fully_connected(file: ModelFile) -> Iterator[Matrix]:
     for node in _live(file.proto.graph, weights.nodes):
         if node.op_type not in _CONTRACTIONS or node.domain not in ("", "ai.onnx", "com.microsoft"):
             continue
-        for position in (1, 0) if node.op_type not in _GEMMS else (1,):
-            stored = weights.of(node.input[position]) if position < len(node.input) else None
+        for position in (1, 0) if node.op_type not in (*_GEMMS, *_INTEGERS) else (1,):
+            stored = _operand(weights, node, position)
             values = None if stored is None else _matrix(node, position, stored.values)
             if stored is not None and values is not None:
                 yield Matrix(node.name or node.output[0], stored, values)
                 break
+
+
+def _operand(weights: Weights, node: onnx.NodeProto, position: int) -> Stored | None:
+    if node.op_type in _INTEGERS:
+        turned = any(item.name == "transB" and item.i for item in node.attribute)
+        return weights.of_integers(node.input[3:6], 0 if turned else 1)
+    return weights.of(node.input[position]) if position < len(node.input) else None
 
 
 def _matrix(node: onnx.NodeProto, position: int, values: Array) -> Array | None:
@@ -176,7 +184,8 @@ def _convs(file: ModelFile) -> tuple[list[Matrix], bool]:
     weights, found, computed = Weights(file), list[Matrix](), False
     for node in _live(file.proto.graph, weights.nodes):
         if node.op_type in _CONVS and len(node.input) > 1:
-            stored = weights.of(node.input[1])
+            integers = node.op_type == "QLinearConv"
+            stored = weights.of_integers(node.input[3:6]) if integers else weights.of(node.input[1])
             computed = computed or stored is None
             if stored is not None and stored.values.ndim > 1 and stored.values.size:
                 found.append(_conv(node, stored))

@@ -18,6 +18,7 @@ from onnxfc.claim.claim import Claim, Layer, Output
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof.head import reads
 from onnxfc.proof.narrowest import coarser, narrowest
+from onnxfc.proof.quantisation import quantisation_steps
 from onnxfc.proof.sessions import Array
 from onnxfc.proof.tolerance import Precision
 
@@ -54,16 +55,22 @@ def with_layers(original: ModelFile, rewritten: ModelFile, claim: Claim) -> Comp
             layers.append(Layer(name, name, layer.form))
             more.append(Output(name, layer.form))
     shown = replace(claim, outputs=(*claim.outputs, *more), layers=tuple(layers))
-    precision = _precision(*protos, shown)
-    return Compared(original.with_proto(protos[0]), rewritten.with_proto(protos[1]), shown, own, precision)
+    models = original.with_proto(protos[0]), rewritten.with_proto(protos[1])
+    precision = _precision(*models, shown)
+    return Compared(*models, shown, own, precision)
 
 
-def _precision(original: onnx.ModelProto, rewritten: onnx.ModelProto, claim: Claim) -> dict[str, Precision]:
-    mine, theirs = narrowest(original), narrowest(rewritten)
+def _precision(original: ModelFile, rewritten: ModelFile, claim: Claim) -> dict[str, Precision]:
+    mine, theirs = _rounded(original), _rounded(rewritten)
     pairs = [(output.name, output.name) for output in claim.outputs]
     pairs += [(boundary.original, boundary.rewritten) for boundary in claim.boundaries]
     both = [(name, other) for name, other in pairs if name in mine and other in theirs]
     return mine | {name: coarser(mine[name], theirs[other]) for name, other in both}
+
+
+def _rounded(model: ModelFile) -> dict[str, Precision]:
+    steps = quantisation_steps(model)
+    return {name: replace(found, step=steps.get(name, 0.0)) for name, found in narrowest(model.proto).items()}
 
 
 def _copy(model: ModelFile) -> onnx.ModelProto:

@@ -6,6 +6,7 @@ Half precision inside a model whose weights, inputs and outputs are float32 roun
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -23,7 +24,7 @@ _NAMES = {
 
 
 def coarser(*found: Precision) -> Precision:
-    return max(found, key=lambda item: item.eps)
+    return replace(max(found, key=lambda item: item.eps), step=max(item.step for item in found))
 
 
 def narrowest(model: onnx.ModelProto) -> dict[str, Precision]:

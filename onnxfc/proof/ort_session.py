@@ -31,6 +31,8 @@ LARGE_MODEL = 100_000_000
 """Bytes of weights from which on no copy of them is made: onnxruntime is kept from its last level of optimisation,
 which changes the layout of Convs. Below that the copy is cheap, and Convs run somewhat faster with it."""
 
+_WITHOUT = ["QDQPropagationTransformer"]
+"""It moves a QuantizeLinear ahead of a Reshape or a Transpose, and so quantises tensors that are outputs before it."""
 _PLAIN = Engine()
 _FOLDER_KEY = "session.model_external_initializers_file_folder_path"
 
@@ -71,7 +73,7 @@ def session(
     options.graph_optimization_level = _level(proto, optimize)
     held = _attach(proto, model, options)
     try:
-        made = ort.InferenceSession(proto.SerializeToString(), options, **where)
+        made = ort.InferenceSession(proto.SerializeToString(), options, disabled_optimizers=_WITHOUT, **where)
     except MemoryError:
         raise
     except Exception as error:  # onnxruntime's exceptions have no common base

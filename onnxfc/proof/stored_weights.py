@@ -5,7 +5,7 @@ Values are mapped, not loaded; a Cast between floats is passed over, as what it 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -75,7 +75,7 @@ class Weights:
             return inner
         attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
         if kind == "DequantizeLinear":
-            return self._dequantised(node, inner, int(attributes.get("axis", 1)))
+            return self._dequantised(inner, node.input[1:], int(attributes.get("axis", 1)))
         if kind == "Transpose":
             values = values.transpose(attributes.get("perm"))
         elif kind == "Gather":
@@ -97,9 +97,14 @@ class Weights:
             values = values if values.ndim <= 2 else values.squeeze()
         return replace(inner, values=values, span=inner.span if values.flags.c_contiguous else None)
 
-    def _dequantised(self, node: onnx.NodeProto, inner: Stored, axis: int) -> Stored | None:
-        scale, zero = self.of(node.input[1]), self.of(node.input[2]) if len(node.input) > 2 else None
-        if scale is None or scale.values.ndim > 1 or (len(node.input) > 2 and zero is None):
+    def of_integers(self, given: Sequence[str], axis: int = 0) -> Stored | None:
+        """The weight of an operator on integers, with its scale and zero point, along its outputs' axis or for all."""
+        inner = self.of(given[0])
+        return None if inner is None else self._dequantised(inner, given[1:], axis)
+
+    def _dequantised(self, inner: Stored, given: Sequence[str], axis: int) -> Stored | None:
+        scale, zero = self.of(given[0]), self.of(given[1]) if len(given) > 1 else None
+        if scale is None or scale.values.ndim > 1 or (len(given) > 1 and zero is None):
             return None
         shape = [-1 if a == axis % inner.values.ndim else 1 for a in range(inner.values.ndim)]
         step = scale.values.reshape(shape) if scale.values.ndim else scale.values

@@ -24,7 +24,8 @@ from onnxfc.proof.sessions import Array
 class Precision:
     """Rounding of a number type, the default tolerance and the widest one, both in signals.
 
-    ``roundings``: how many roundings of its magnitude an output is always allowed.
+    ``roundings``: how many roundings of its magnitude an output is always allowed. ``step``: what one quantisation step
+    ahead makes of it, 0 where there is none.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Precision:
     rtol: float
     cap: float
     roundings: int = 2
+    step: float = 0.0
 
 
 # A scale error of 0.1 % moves an output by about 1e-3 signals: cap stays at half of that. Sums of 10^4
@@ -55,6 +57,10 @@ FEW = 3
 """So many values are classes: of a mask, a sign."""
 WILD = 10
 """Values so many times those of the first inputs are of another order of magnitude."""
+STEPS = 2
+"""Where half the range of an output is less than so many quantisation steps, values may not be one of them off."""
+FLIPPED = 0.2
+"""So much of a step the values of an output may be off on average: few fall to the other side of an edge."""
 WIDENING = 10
 """How many times its measured rounding noise an output is allowed to deviate, up to the cap."""
 
@@ -90,11 +96,13 @@ class Scale:
 
     def drowned(self, noise: float) -> bool:
         """Whether measured rounding noise leaves too little of the signal to see an error in."""
-        return not self.exact and not self.hidden and 3 * noise > self.precision.cap * self.signal
+        return (
+            not self.exact and not self.hidden and 3 * (noise - self.precision.step) > self.precision.cap * self.signal
+        )
 
     def steady(self, noise: float) -> bool:
         """Whether all the room that ``tolerance`` gives to measured noise is below the cap."""
-        return self.exact or WIDENING * noise <= self.precision.cap * self.signal
+        return self.exact or WIDENING * (noise - self.precision.step) <= self.precision.cap * self.signal
 
     @property
     def good(self) -> bool:
@@ -110,8 +118,12 @@ class Scale:
         floor = self.rounding if options.atol is None else options.atol
         base = (max(rtol, COARSE) if self.hidden else rtol) * self.signal + floor
         if options.rtol is not None or options.atol is not None or noise is None:
-            return base
-        return max(base, min(WIDENING * noise, self.precision.cap * self.signal))
+            return base + self.step(options)
+        return max(base, min(WIDENING * noise, self.precision.cap * self.signal)) + self.step(options)
+
+    def step(self, options: CheckOptions) -> float:
+        """The part of the tolerance that is one quantisation step, which few elements may be off."""
+        return 0.0 if self.exact or options.rtol is not None or options.atol is not None else self.precision.step
 
     def over(self, values: Sequence[Array]) -> Scale:
         """The same for ``values``; of an output that nothing has moved so far, they may be the first that differ."""
@@ -142,14 +154,17 @@ def measure(
         return Scale(0.0, 0.0, coarse, problem=SHAPELESS)
     batched = first.ndim > 0 and first.shape[0] == batch
     rows = np.concatenate(samples) if batched else np.stack(samples)
-    if rows.dtype.kind not in "fV" or (steps and len(np.unique(rows)) <= FEW):
+    integers = rows.dtype.kind not in "fV" and not coarse.step
+    if integers or (steps and len(np.unique(rows)) <= FEW):
         varies = bool((rows != rows[:1]).any())
         return Scale(float(varies), 0.0, coarse, True, "" if varies else "the same for every input")
-    precision = max(coarse, PRECISION.get(rows.dtype.name, coarse), key=lambda p: p.eps)
+    precision = replace(max(coarse, PRECISION.get(rows.dtype.name, coarse), key=lambda p: p.eps), step=coarse.step)
     rows = rows.astype(np.float64)
     if not np.isfinite(rows).all():
         return Scale(0.0, 0.0, precision, problem=NOT_FINITE)
     signal = float((rows.max(axis=0) - rows.min(axis=0)).max()) / 2
+    if STEPS * precision.step > signal:
+        precision = replace(precision, step=0.0)
     scale = Scale(signal, float(np.abs(rows).max()), precision, least=least)
     return replace(scale, problem=_problem(rows, scale, options))
 

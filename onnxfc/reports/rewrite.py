@@ -28,6 +28,8 @@ SCHEMA = "onnxfc-report/1"
 LITTLE = 5e-4
 """Shares below are told as they are, not as 0.0 %."""
 
+_TOLD = {"float-layer", "no-global-pool"}
+"""Notes that are told unasked."""
 _CAUSES = {
     Cause.PADDING: "zero padding, where a big image has pixels",
     Cause.PARTIAL_WINDOW: "pool windows that reach beyond the map (ceil_mode)",
@@ -60,7 +62,7 @@ def text(result: Rewrite, verbose: bool = False) -> str:
         lines.append(row("image sizes", sizes))
     lines.append(row("verdict", verdict_text(claim, verbose)))
     lines += proof_lines(result.parity, verbose)
-    lines += [row("note", str(note)) for note in result.notes if verbose or note.code == "no-global-pool"]
+    lines += [row("note", str(note)) for note in result.notes if verbose or note.code in _TOLD]
     seconds = f"rewritten in {result.seconds[0]:.1f} s"
     lines.append(row("time", seconds + (f", proven in {result.seconds[1]:.1f} s" if result.parity else "")))
     return "\n".join(lines)

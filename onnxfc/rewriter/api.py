@@ -129,7 +129,9 @@ def _rewritten(original: ModelFile, options: RewriteOptions) -> Rewrite:
     axes = {output.name: output.axes for output in claim.outputs}
     names = DimNames(found.reading, found.state.graph, sizing, claim)
     return Rewrite(
-        file=found.original.with_proto(assemble(found.state, found.reading, axes, metadata, names)),
+        file=found.original.with_proto(
+            assemble(found.state, found.reading, axes, metadata, names, original.proto.graph)
+        ),
         original=found.original,
         claim=claim,
         replacements=tuple(found.state.replacements),

@@ -11,6 +11,7 @@ from onnxfc.builder.state import State
 from onnxfc.claim.claim import PREFIX
 from onnxfc.graph.index import copied, inputs_of, needed, refill
 from onnxfc.layout.views import Fixed
+from onnxfc.rewriter.in_integers import in_integers
 from onnxfc.shapes.dim_params import DimNames
 from onnxfc.shapes.image_inputs import Image
 from onnxfc.shapes.spec import Spec
@@ -22,13 +23,16 @@ def assemble(
     axes: Mapping[str, tuple[int, ...]],
     metadata: Mapping[str, str],
     names: DimNames,
+    source: onnx.GraphProto,
 ) -> onnx.ModelProto:
     """The rewritten model.
 
-    ``axes`` are the size-dependent axes of each output, ``metadata`` its ``metadata_props``.
+    ``source`` is the graph as the file has it. ``axes`` are the size-dependent axes of each output, ``metadata`` its
+    ``metadata_props``.
     """
     graph, builder = state.graph, state.builder
-    model, nodes = copied(graph.model), needed(builder.nodes, graph.outputs)
+    nodes = in_integers(needed(builder.nodes, graph.outputs), graph, source)
+    model = copied(graph.model)
     refill(model.graph, node=nodes)
     _initializers(state, model, nodes)
     for image in images:

@@ -51,7 +51,9 @@ def claim_of(found: Analysis, sizing: Sizing) -> Claim:
 def _layers(found: Analysis, fields: Sequence[Field], windows: frozenset[Boundary]) -> Iterator[Layer]:
     """What the FC layers make, where it has the outputs' cells, or is a figure of the whole image."""
     state = found.state
-    kept = {name for node in needed(state.builder.nodes, state.graph.outputs) for name in node.output}
+    nodes = needed(state.builder.nodes, state.graph.outputs)
+    kept = {name for node in nodes for name in node.output}
+    integers = {node.input[0]: node.output[0] for node in nodes if node.op_type == "QuantizeLinear"}
     for name, view in state.views.items():
         node, shapes = state.graph.producers.get(name), state.native[name].shapes if name in state.native else None
         if node is None or shapes is None or not is_layer(node, state.graph) or name not in state.builder.specs:
@@ -60,9 +62,18 @@ def _layers(found: Analysis, fields: Sequence[Field], windows: frozenset[Boundar
         if tensor not in kept or len(shapes[0]) < 2 or shapes[0][0] != found.reading[0].shape[0]:
             continue
         if isinstance(view, Context) and any(state.roles.of.get(pool) == "head" for pool in view.provenance.pools):
-            yield Layer(name, tensor, "global")
+            yield _in_integers(Layer(name, tensor, "global"), state.graph, integers)
         elif isinstance(view, ScoreMap) and view.batch_axis == 0 and _has_cells(view.provenance, fields, windows):
-            yield Layer(name, tensor, "map")
+            yield _in_integers(Layer(name, tensor, "map"), state.graph, integers)
+
+
+def _in_integers(layer: Layer, graph: Graph, quantised: Mapping[str, str]) -> Layer:
+    """The layer quantised, where nothing else reads it: onnxruntime computes in integers what it need not show."""
+    readers = graph.readers.get(layer.original, [])
+    only = len(readers) == graph.uses[layer.original] == 1 and readers[0].op_type == "QuantizeLinear"
+    if not only or layer.rewritten not in quantised:
+        return layer
+    return replace(layer, original=readers[0].output[0], rewritten=quantised[layer.rewritten])
 
 
 def _has_cells(provenance: Provenance, fields: Sequence[Field], windows: frozenset[Boundary]) -> bool:

@@ -30,6 +30,12 @@ def fused_conv(ctx: RuleContext) -> Outcome | None:
     return sliding(ctx)
 
 
+@rule("QLinearConv", on=PLACED, attributes=(*WINDOWED, "strides"))
+def qlinear_conv(ctx: RuleContext) -> Outcome | None:
+    """QLinearConv slides as Conv does: scales and zero points are the same at every place."""
+    return sliding(ctx)
+
+
 @rule("Conv", "MaxPool", "AveragePool", "LpPool", on=PLACED, attributes=(*WINDOWED, "strides", "storage_order"))
 def sliding(ctx: RuleContext) -> Outcome | None:
     """Conv of Conv slides as one: starts add up, strides multiply. auto_pad is frozen to the pads of the native size.

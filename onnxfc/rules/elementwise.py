@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from onnxfc.builder.rule_context import Outcome, RuleContext
-from onnxfc.graph.op_kinds import FUSED_UNARY, MICROSOFT, UNARY, UNARY_ATTRIBUTES
+from onnxfc.errors import Refusal
+from onnxfc.graph.op_kinds import FUSED_UNARY, MICROSOFT, QUANTISING, UNARY, UNARY_ATTRIBUTES
 from onnxfc.head.windows import to_scores
 from onnxfc.layout.views import Placed, Refused, ScoreMap, View, Window
 from onnxfc.rules.registry import FEATURES, PLACED, rule
@@ -14,8 +16,9 @@ from onnxfc.rules.registry import FEATURES, PLACED, rule
 @rule(*UNARY, on=PLACED, attributes=UNARY_ATTRIBUTES)
 def elementwise(ctx: RuleContext) -> Outcome:
     """f(map) lies as the map does: each element alone."""
-    if not ctx.only_first:
-        return ctx.refuse("dynamic-parameter", "takes a parameter that depends on the image")
+    refusal = _not_alone(ctx)
+    if refusal is not None:
+        return refusal
     ctx.keep()
     by_size = any(ctx.follows_size(position) for position in range(1, len(ctx.views)))
     return ctx.same(blamed=by_size)
@@ -27,9 +30,9 @@ rule(*FUSED_UNARY, on=PLACED, domain=MICROSOFT, attributes=UNARY_ATTRIBUTES)(ele
 @rule(*UNARY, on=FEATURES, attributes=UNARY_ATTRIBUTES)
 def elementwise_features(ctx: RuleContext) -> Outcome:
     """The activation of a window is the window of the map's activation."""
-    view = ctx.views[0]
-    if not ctx.only_first:
-        return ctx.refuse("dynamic-parameter", "takes a parameter that depends on the image")
+    view, refusal = ctx.views[0], _not_alone(ctx)
+    if refusal is not None:
+        return refusal
     if isinstance(view, Window):
         pending = view.scale is not None or view.shift is not None
         if not pending or ctx.op_type == "Identity":
@@ -40,6 +43,16 @@ def elementwise_features(ctx: RuleContext) -> Outcome:
         return scores
     ctx.keep([scores.tensor, *ctx.tensors_from(1)])
     return [replace(scores, tensor=ctx.node.output[0])]
+
+
+def _not_alone(ctx: RuleContext) -> Refusal | None:
+    """The reason where what it does to an element depends on more than this element."""
+    if not ctx.only_first:
+        return ctx.refuse("dynamic-parameter", "takes a parameter that depends on the image")
+    if ctx.op_type in QUANTISING and math.prod(ctx.native(ctx.node.input[1]).native) > 1:
+        advice = "quantise activations per tensor"
+        return ctx.refuse("quantised", "has more than one scale for what comes from the image", advice)
+    return None
 
 
 rule(*FUSED_UNARY, on=FEATURES, domain=MICROSOFT, attributes=UNARY_ATTRIBUTES)(elementwise_features)

@@ -70,7 +70,7 @@ def global_pool(ctx: RuleContext, view: Placed, kind: str, keepdims: bool) -> Ou
         tensor = window_pool(ctx, channels_first(ctx, source)[0], extent, kind)
         fields = tuple(item.through(length) for item, length in zip(view.provenance.fields, extent, strict=True))
         provenance = replace(view.provenance, fields=fields)
-    windows = provenance.windows or frozenset({boundary(source)})
+    windows = provenance.windows or frozenset({boundary(ctx, source)})
     provenance = replace(provenance, windows=windows).behind(ctx.name)
     ctx.replaced(f"{ctx.op_type} {'x'.join(map(str, extent))}", _after(ctx, kind, extent, provenance))
     return [_pooled(ctx, view, tensor, provenance, keepdims)]
@@ -92,7 +92,7 @@ def _kept_global(ctx: RuleContext, view: Placed) -> Outcome:
     # By its own places: a head begins before that. A count grows with features that are repeated.
     weighed = ctx.weighs_image(view) or ctx.name in ctx.state.roles.plain
     if ctx.role != "context" and whole and not weighed and len(view.spatial) == ctx.state.rank:
-        made = replace(made, provenance=replace(made.provenance, windows=frozenset({boundary(view)})))
+        made = replace(made, provenance=replace(made.provenance, windows=frozenset({boundary(ctx, view)})))
     return [made]
 
 

@@ -21,6 +21,7 @@ def _reasons(code: str, why: str, advice: str, *ops: str) -> dict[str, tuple[str
     return dict.fromkeys(ops, (code, why, advice))
 
 
+_STATIC = "quantise it with fixed scales, or rewrite the float model, then quantise it"
 WHY = {
     **_reasons("recurrent", "reads its input as one sequence", LEAVE, "GRU", "LSTM", "RNN"),
     **_reasons("attention", ATTENTION, LEAVE, "Attention", "MultiHeadAttention"),
@@ -30,9 +31,10 @@ WHY = {
         *("Compress", "NonMaxSuppression", "NonZero", "Unique"),
     ),
     **_reasons(
-        *("quantised", "belongs to a quantised model", "rewrite the float model, then quantise it"),
-        *QUANTISED,
+        *("quantised", "takes its scale from all that it is given, so that each window would have its own", _STATIC),
+        "DynamicQuantizeLinear",
     ),
+    **_reasons("quantised", "computes with integers in a form that is not supported here", _STATIC, *QUANTISED),
 }
 
 

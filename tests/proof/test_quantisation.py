@@ -1,0 +1,103 @@
+"""One quantisation step: how far it reaches, how many values may be one off, and what onnxruntime does to outputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from fixture_files import fixture_file
+from hazards import CHECK, Net, complete
+from onnx import numpy_helper, parser
+
+from onnxfc import check_pair
+from onnxfc.errors import ProofFailed
+from onnxfc.io.model_file import ModelFile
+from onnxfc.proof.accumulator import Tally
+from onnxfc.proof.options import CheckOptions
+from onnxfc.proof.quantisation import quantisation_steps
+from onnxfc.proof.tolerance import PRECISION, measure
+from onnxfc.rewriter.api import rewrite
+
+GRAPH = """
+<ir_version: 8, opset_import: ["": 17]>
+net (float[1,2] x, float[1,2] y) => (float[1,2] out)
+<float s = {0.5}, float t = {0.25}, uint8 z = {3}, int8 w = {-3}, float[2,2] f = {1, -8, 2, 4}, float r = {10}> {
+  plain = Relu(x)
+  a = QuantizeLinear(x, s, z)
+  b = DequantizeLinear(a, s, z)
+  relu = Relu(b)
+  layer = MatMul(relu, f)
+  again = QuantizeLinear(layer, t, z)
+  back = DequantizeLinear(again, t, z)
+  tenfold = Mul(back, r)
+  sum = Add(tenfold, relu)
+  wide = DequantizeLinear(w, s)
+  out = Add(sum, y)
+}"""
+
+
+def test_how_far_a_step_reaches() -> None:
+    """An element of the layer is off by one step times the largest weight, which is sixteen of the next steps."""
+    found = quantisation_steps(ModelFile.open(parser.parse_model(GRAPH)))
+    steps = {"a": 1.0, "b": 0.5, "relu": 0.5, "layer": 4.0, "again": 16.0, "back": 4.0, "tenfold": 40.0}
+    assert found == steps | {"sum": 40.5, "out": 40.5}
+
+
+def scale_of(step: float) -> object:
+    coarse = PRECISION["float32"]
+    values = [np.linspace(-1, 1, 50)[None] * factor for factor in (1.0, -1.0, 0.5)]
+    return measure(values, 1, type(coarse)(**{**vars(coarse), "step": step}), CheckOptions())
+
+
+@pytest.mark.parametrize(
+    ("off", "passes"),
+    [
+        ({0: 0.1}, True),
+        ({0: 0.11}, False),
+        (dict.fromkeys(range(9), 0.1), True),
+        (dict.fromkeys(range(12), 0.1), False),
+    ],
+)
+def test_few_values_may_be_one_step_off(off: dict[int, float], passes: bool) -> None:
+    tally, want = Tally(CheckOptions()), np.zeros((1, 50))
+    got = want.copy()
+    got[0, list(off)] = list(off.values())
+    tally.compare("scores", got, want, scale_of(0.1), "normal", "here")  # type: ignore[arg-type]
+    found = tally.result()
+    assert (found.status == "passed") == passes
+    assert passes or len(off) == 1 or "quantisation steps on average" in found.reason
+
+
+def test_no_step_without_signal_or_beside_a_tolerance_by_hand() -> None:
+    for step, options in ((0.6, CheckOptions()), (0.1, CheckOptions(rtol=1e-4))):
+        tally, want = Tally(options), np.zeros((1, 50))
+        tally.compare("scores", want + 0.05, want, scale_of(step), "normal", "here")  # type: ignore[arg-type]
+        assert tally.result().status == "failed"
+
+
+def test_outputs_are_not_quantised_by_what_follows_them(tmp_path: Path) -> None:
+    """onnxruntime moves a QuantizeLinear ahead of a Reshape, to the output that stands before it: clipped there."""
+    net = Net(17)
+    trunk = net.trunk()
+    scaled = net.op("Mul", trunk, net.const(4.0), out="features")
+    given = [net.const(0.01), net.const(128, dtype=np.uint8)]
+    flat = net.op("Reshape", net.op("Transpose", scaled, perm=[0, 2, 3, 1]), net.ints(1, -1))
+    back = net.op("DequantizeLinear", net.op("QuantizeLinear", flat, *given), *given)
+    model = net.model(net.fc(back, 60, 5, out="scores"), "features")
+    done = rewrite(model, check_options=CHECK)
+    assert done.parity is not None
+    assert done.parity.passed
+    assert done.parity.native.deviation < 1e-5
+    assert check_pair(model, complete(done), options=CHECK).passed
+    onnx.checker.check_model(done.model)
+
+
+def test_an_original_that_onnxruntime_computes_otherwise() -> None:
+    """Its QGemm takes a bias for one of the scale that it should have; the reason is said, and nothing is written."""
+    model = onnx.load(fixture_file("lenet.qdq.onnx"))
+    scale = next(item for item in model.graph.initializer if item.name == "fc1.bias_quantized_scale")
+    scale.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scale) * np.float32(50), scale.name))
+    with pytest.raises(ProofFailed, match="the scale of a bias may not be that of the input times that of the weight"):
+        rewrite(model, check_options=CHECK)

@@ -1,0 +1,168 @@
+"""Quantised networks come out with their own integers, and compute what they did, step for step."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from fixture_files import FIXTURES, fixture_file
+from hazards import CHECK, complete, own_crops
+from onnx import numpy_helper
+from quantised import SPOILS, Layer, layers, optimised
+
+from onnxfc import check_pair, inspect
+from onnxfc.errors import NothingToRewrite
+from onnxfc.proof.options import CheckOptions
+from onnxfc.rewriter.api import rewrite
+
+INTEGERS = sorted(
+    path.stem
+    for path in (FIXTURES / "onnxruntime").glob("*.onnx")
+    if path.stem.partition(".")[2].startswith(("qdq", "qoperator"))
+)
+PAD_FREE = [name for name in INTEGERS if name.startswith(("lenet", "matmul_add", "softmax"))]
+SOURCES = {name: f"{name.partition('.')[0]}.torchscript" for name in INTEGERS if not name.startswith("digits")}
+IN_FLOATS = {"lenet.qdq_float_scores"}
+"""Scores that nothing quantises."""
+CHANGED = {"mini_resnet.qoperator": ["QLinearAveragePool"], "softmax_opset13.qoperator": ["QLinearSoftmax"]}
+"""A global pool is each window's own, a Softmax goes along the scores of each cell."""
+FC_LAYERS = {"digits": 2, "lenet": 2, "mini_vgg": 3}
+"""One in all others."""
+
+
+def fc_layers(name: str) -> int:
+    return FC_LAYERS.get(name.partition(".")[0], 1)
+
+
+def loaded(name: str) -> onnx.ModelProto:
+    return onnx.load(fixture_file(f"{name}.onnx"))
+
+
+@pytest.mark.parametrize("name", PAD_FREE)
+def test_cells_are_crops_to_the_bit(name: str) -> None:
+    """Both by onnxruntime, as it runs them: integer kernels in one and the other."""
+    original = loaded(name)
+    assert own_crops(original, rewrite(original, prove=False)) <= (1e-6 if name in IN_FLOATS else 0.0)
+
+
+@pytest.mark.parametrize("name", INTEGERS)
+def test_parity_to_the_bit(name: str) -> None:
+    done = rewrite(loaded(name), check_options=CheckOptions(threads=1))
+    parity = done.parity
+    assert parity is not None
+    assert parity.passed
+    assert parity.native.compared > 100
+    assert parity.window.compared > 100
+    within = (1e-6, parity.window.tolerance) if name in IN_FLOATS else (0.0, 0.0)
+    assert parity.certificate.status == "holds", parity.certificate.reason
+    assert parity.native.deviation <= within[0]
+    assert parity.window.deviation <= within[1]
+
+
+@pytest.mark.parametrize("name", INTEGERS)
+def test_what_onnxruntime_makes_of_the_layers(name: str, tmp_path: Path) -> None:
+    """Every QGemm of the head is a QLinearConv, but for scores that nothing quantises."""
+    original = loaded(name)
+    before, after = optimised(original, tmp_path), optimised(complete(rewrite(original, prove=False)), tmp_path)
+    count, floats = fc_layers(name), int(name in IN_FLOATS)
+    assert before["QGemm"] - after["QGemm"] == count
+    assert after["QLinearConv"] - before["QLinearConv"] == count - floats
+    assert after["Conv"] - before["Conv"] == floats
+    assert after["Gemm"] == after["MatMul"] == 0
+
+
+@pytest.mark.parametrize("name", INTEGERS)
+def test_weights_keep_their_integers(name: str) -> None:
+    """Bytes are moved, none is changed, and no weight is there in floats."""
+    original, made = loaded(name), complete(rewrite(loaded(name), prove=False))
+    old, new = (
+        {item.name: numpy_helper.to_array(item) for item in model.graph.initializer} for model in (original, made)
+    )
+    kept = {key: value for key, value in new.items() if value.dtype.kind in "iu" and value.dtype.itemsize == 1}
+    assert sum(value.ndim == 4 for value in kept.values()) >= fc_layers(name)
+    for key, value in kept.items():
+        assert key in old
+        same = value.tobytes() == old[key].tobytes()
+        turned = value.ndim == 4 and value.transpose(1, 2, 3, 0).tobytes() == old[key].tobytes()
+        assert same or turned, key
+    sizes = sorted(value.size for value in new.values() if value.dtype == np.float32)
+    assert sizes <= sorted(value.size for value in old.values() if value.dtype == np.float32) or max(sizes) <= 32
+
+
+@pytest.mark.parametrize("name", [name for name in INTEGERS if "qoperator" in name])
+def test_operators_on_integers_stay_as_they_were(name: str) -> None:
+    """What the rewrite leaves alone is the original's own node, byte for byte."""
+    original, made = loaded(name), complete(rewrite(loaded(name), prove=False))
+    old = {node.output[0]: node for node in original.graph.node}
+    changed = [
+        node for node in made.graph.node if node.op_type.startswith(("QG", "QL")) and node != old.get(node.output[0])
+    ]
+    pools = [node.op_type for node in changed if node.op_type != "QLinearConv"]
+    assert len(changed) - len(pools) == fc_layers(name)
+    assert pools == CHANGED.get(name, [])
+    onnx.checker.check_model(made)
+
+
+@pytest.mark.parametrize("spoil", SPOILS, ids=lambda item: item.__name__)
+@pytest.mark.parametrize("name", INTEGERS)
+def test_an_error_is_found(name: str, spoil: Callable[[Layer], None]) -> None:
+    original = loaded(name)
+    made = complete(rewrite(original, prove=False))
+    for at in range(len(layers(made)))[-fc_layers(name) :]:
+        wrong = copy.deepcopy(made)
+        spoil(layers(wrong)[at])
+        done = check_pair(original, wrong, options=CHECK)
+        assert not done.passed
+        assert done.parity.vacuous is None
+
+
+@pytest.mark.parametrize("name", ["mini_vgg.qdq", "mini_vgg.qoperator", "digits.qdq"])
+def test_a_stranger_is_checked(name: str) -> None:
+    """Without what the model says of itself."""
+    original = loaded(name)
+    made = complete(rewrite(original, prove=False))
+    del made.metadata_props[:]
+    done = check_pair(original, made, options=CHECK)
+    assert done.passed, done.parity.summary()
+    assert done.parity.window.status == "passed"
+    spoilt = copy.deepcopy(made)
+    SPOILS[0](layers(spoilt)[-1])
+    assert not check_pair(original, spoilt, options=CHECK).passed
+
+
+def test_scores_in_floats_are_told() -> None:
+    done = rewrite(loaded("lenet.qdq_float_scores"), prove=False)
+    assert [(note.code, note.node) for note in done.notes] == [("float-layer", "/fc2/Gemm")]
+    assert "computed in floats by onnxruntime" in " ".join(done.text().split())
+    assert not rewrite(loaded("lenet.qdq"), prove=False).notes
+
+
+def test_dynamic_scales_are_refused() -> None:
+    with pytest.raises(NothingToRewrite, match="takes its scale from all that it is given") as caught:
+        rewrite(loaded("lenet.dynamic_quant"))
+    assert caught.value.refusals[0].code == "quantised"
+
+
+@pytest.mark.parametrize("name", INTEGERS)
+def test_seen_by_inspect_as_the_floats_are(name: str, tmp_path: Path) -> None:
+    """FC layers, geometry, multiply-adds, before and after, but for QGemms of the trunk."""
+    floats = inspect(fixture_file(f"{SOURCES.get(name, name.partition('.')[0])}.onnx"))
+    seen = inspect(fixture_file(f"{name}.onnx"))
+    path = tmp_path / "any.onnx"
+    rewrite(loaded(name), prove=False).save(path)
+    made = inspect(path)
+    assert [(head.inputs, head.outputs) for head in seen.heads] == [
+        (head.inputs, head.outputs) for head in floats.heads
+    ]
+    for found in (seen, made):
+        assert found.geometry is not None
+        assert floats.geometry is not None
+        assert found.geometry.cells(99, 98) == floats.geometry.cells(99, 98)
+        assert found.geometry.smallest_size == floats.geometry.smallest_size
+        assert found.cost is not None
+        assert floats.cost is not None
+        assert found.cost.dense == pytest.approx(floats.cost.dense, rel=1e-2 if name.startswith("se_net") else 0)
