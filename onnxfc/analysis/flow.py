@@ -74,6 +74,7 @@ class Flow:
         self.deviations = set[str]()
         self.shares: dict[str, frozenset[int]] = {}
         self.divisors = set[str]()
+        self.kept = False
 
     def of_kind(self, looks: Iterable[str], *kinds: Kind) -> Names:
         """Those that are looks of these kinds."""
@@ -209,10 +210,17 @@ def on_data(rule: Callable[[Step, Layout], Layout | None]) -> Rule:
 
 
 def flow_of(
-    graph: Graph, native: Mapping[str, Spec], images: Sequence[Image], free: bool, rules: Mapping[str, Rule]
+    graph: Graph,
+    native: Mapping[str, Spec],
+    images: Sequence[Image],
+    free: bool,
+    rules: Mapping[str, Rule],
+    kept: bool = False,
 ) -> Flow:
-    """One pass over the graph. ``free``: it takes images of any size already. ``rules``: what each operator does."""
+    """One pass over the graph. ``free``: it takes images of any size already. ``rules``: what each operator does.
+    ``kept``: global pools are to stay global."""
     flow = Flow(graph, native, len(images[0].spatial), free)
+    flow.kept = kept
     for image in images:
         flow.layouts[image.name] = of_image(image.shape, image.spatial)
     for node in graph.live:

@@ -9,7 +9,7 @@ from onnxfc.analysis.elementwise import laid_out
 from onnxfc.analysis.flow import Rule, Step, on_data, unknown
 from onnxfc.analysis.layouts import NONE, Layout, aligned, moved, places, resized
 from onnxfc.analysis.reductions import pooled
-from onnxfc.graph.op_kinds import COVERING, PLAIN_LAYERS, SLIDING, SPREADING, weight_position
+from onnxfc.graph.op_kinds import COVERING, GLOBAL_POOLS, PLAIN_LAYERS, REDUCTIONS, SLIDING, SPREADING, weight_position
 from onnxfc.graph.sliding import Sliding, covered, covers, sliding_at
 from onnxfc.layout.axes import channels
 
@@ -56,9 +56,24 @@ def _covered(step: Step, held: Layout, how: Sliding) -> list[int]:
     spatial = [axis for axis in range(2, len(step.before)) if places(held.axes[axis]) & held.solid]
     counted = step.op_type == "AveragePool" and bool(step.attrs.get("count_include_pad", 0))
     whole = len(spatial) == len(step.before) - 2 and covers(how, step.before, step.after, counted)
+    if step.flow.kept and _is_pooled_again(step):
+        return []
     if whole and (not step.flow.free or _leads_to_layer(step)):
         return spatial
     return [] if step.flow.free else [axis for axis in covered(how, step.before, step.after) if axis in spatial]
+
+
+def _is_pooled_again(step: Step) -> bool:
+    """Whether a pool follows, so that the one that is to stay global is that one: this one's kernel just covers the
+    native map."""
+    names, graph = [step.name], step.flow.graph
+    for name in names:
+        for node in graph.readers.get(name, ()):
+            if node.op_type in {*GLOBAL_POOLS, *COVERING, *REDUCTIONS}:
+                return True
+            if node.output[0] not in names and step.shape(node.output[0]) == step.after:
+                names.append(node.output[0])
+    return False
 
 
 def _leads_to_layer(step: Step) -> bool:

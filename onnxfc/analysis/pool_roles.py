@@ -38,7 +38,7 @@ def pool_roles(
     graph: Graph, native: Mapping[str, Spec], images: Sequence[Image], free: bool, global_pool: GlobalPool = "window"
 ) -> Roles:
     """What each node is that looks at places. ``free``: the graph takes images of any size already."""
-    flow = flow_of(graph, native, images, free, RULES)
+    flow = flow_of(graph, native, images, free, RULES, global_pool == "keep")
     if global_pool != "window":
         flow.deviations.clear()
     roots = flow.of_kind(flow.looks, *_WEIGHTS) | {item.at for found in flow.meetings.values() for item in found}

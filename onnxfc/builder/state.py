@@ -97,7 +97,13 @@ class State:
     @property
     def own_rounding(self) -> bool:
         """Whether pools go on rounding up where that adds no window at the native size."""
-        return self.dense or self.rounds_up
+        return self.dense or self.rounds_up or self.undivided
+
+    @property
+    def undivided(self) -> bool:
+        """Whether all heads are of the whole image, so that there are no windows whose grid could move."""
+        heads = {name for name, role in self.roles.of.items() if role == "head"}
+        return self.global_pool == "keep" and heads <= self.roles.whole
 
     @property
     def replacements(self) -> list[Replacement]:

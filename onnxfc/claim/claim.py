@@ -178,7 +178,7 @@ def _damages(claim: Claim) -> Iterator[str]:
         yield f"native_size is {claim.native_size!r}"
         return
     dims = len(claim.native_size)
-    for name in ("stride", "size_step", *_OPTIONAL):
+    for name in ("stride", "size_step", "start", "size", *_OPTIONAL):
         value, least = getattr(claim, name), {"start": None, "slack": 0}.get(name, 1)
         if name in _OPTIONAL and value == ():
             continue
@@ -192,8 +192,12 @@ def _damages(claim: Claim) -> Iterator[str]:
     yield from (f"layer {item.original!r} is {item}" for item in claim.layers if not _layer(item))
 
 
-_OPTIONAL = ("period", "smallest_size", "start", "size", "slack")
+_OPTIONAL = ("period", "smallest_size", "slack")
 """Numbers of pixels on each axis that may be unknown."""
+
+
+_LONGEST = 1 << 13
+"""Pixels of a period: the strides of a network have no larger common multiple."""
 
 
 def _disagreements(claim: Claim, dims: int) -> Iterator[str]:
@@ -202,6 +206,8 @@ def _disagreements(claim: Claim, dims: int) -> Iterator[str]:
     pairs = isinstance(claim.halo, tuple) and all(_integers(pair, 2, 2) and min(pair) >= 0 for pair in claim.halo)
     if not pairs or len(claim.halo) not in (0, dims):
         yield f"halo is {claim.halo!r}"
+    if max(claim.period, default=1) > _LONGEST:
+        yield f"period is {claim.period!r}"
     if claim.verdict not in ("exact", "approximate"):
         yield f"verdict is {claim.verdict!r}"
     if not isinstance(claim.blame, tuple) or not all(isinstance(item, str) for item in claim.blame):

@@ -64,7 +64,9 @@ def _run(job: Callable[[], _T], options: CheckOptions, writer: int) -> NoReturn:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent says that it was interrupted
         if options.timeout is not None:
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.alarm(math.ceil(options.timeout) + _GRACE)
+            signal.alarm(math.ceil(min(options.timeout, _LONG)) + _GRACE)
+        if not os.isatty(2):  # no progress is shown; what libraries say of their end, the parent says in one line
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         _limit(options.memory)
         told = _outcome(job, options)
         while told:
@@ -91,12 +93,16 @@ def _limit(memory: int | None) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (memory * _MEGABYTE, memory * _MEGABYTE))
 
 
+_LONG = 1e8
+"""Seconds that a system can wait for at once; some three years."""
+
+
 def _read(reader: int, timeout: float | None) -> bytes | None:
     """All that the child says; None where its time has come."""
     until = None if timeout is None else time.monotonic() + timeout
     told = b""
     while True:
-        left = None if until is None else max(0.0, until - time.monotonic())
+        left = None if until is None else min(_LONG, max(0.0, until - time.monotonic()))
         if not select.select([reader], [], [], left)[0]:
             return None
         piece = os.read(reader, _MEGABYTE)

@@ -74,7 +74,7 @@ def _slid(ctx: RuleContext, view: Placed, how: Sliding) -> Outcome:
     if view.provenance.windows and (own.padded or set(own.kernel) != {1} or set(own.strides) != {1}):
         return ctx.refuse("pools-then-convolves", "slides over what a global pool left")
     provenance = _through(ctx, view, own)
-    changes = _frozen(how)
+    changes = {} if ctx.state.undivided else _frozen(how)
     if ctx.attrs.get("ceil_mode", 0) and not _partial(own, view.extent) and not ctx.state.own_rounding:
         changes["ceil_mode"] = 0  # it does nothing at the native size, and must not at others
     ctx.keep(**changes)

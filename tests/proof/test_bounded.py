@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -54,7 +55,7 @@ def test_out_of_time(tmp_path: Path) -> None:
 
 def test_out_of_memory(tmp_path: Path) -> None:
     told = fails(4, "rewrite", LENET, "out.onnx", "--memory", 20, cwd=tmp_path)
-    assert "the proof needs more memory than the 20 MB that it was given" in told
+    assert re.search("needs more memory than the 20 MB that|may have needed more than the 20 MB that", told)
 
 
 def test_limits_are_of_the_proof(tmp_path: Path) -> None:
@@ -107,7 +108,11 @@ def test_interrupted(tmp_path: Path) -> None:
     process = subprocess.Popen(
         command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    time.sleep(3)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    until = time.monotonic() + 60
+    while time.monotonic() < until and process.poll() is None and not children.read_text():
+        time.sleep(0.02)
+    time.sleep(0.2)
     os.killpg(process.pid, signal.SIGINT)
     assert process.communicate(timeout=30)[1] == "onnxfc: interrupted\n"  # to its end, which needs the end of both
     assert process.returncode == 130

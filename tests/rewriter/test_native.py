@@ -137,8 +137,9 @@ def test_dims_of_one_name_are_equal(name: str, tmp_path: Path) -> None:
             assert value.size > 0
 
 
-ROUNDED = ("fire.",)
-"""onnxruntime rounds (2 - 3) / 2 to 0: a pool makes one place of a map that is smaller than its kernel."""
+ROUNDED = ("fire.", "mini_resnet.qdq", "mini_resnet.qoperator")
+"""onnxruntime rounds (2 - 3) / 2 to 0: a pool makes one place of a map that is smaller than its kernel. Where a Conv of
+integers makes no element, it divides by 0, which ends the process."""
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if not name.startswith(ROUNDED)])
