@@ -5,6 +5,7 @@ The process is a fork: models need not be written for it, and what it makes of t
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import pickle
@@ -82,6 +83,8 @@ def _outcome(job: Callable[[], _T], options: CheckOptions) -> bytes:
     except (MemoryError, ImportError):  # a library that finds no room is not loaded
         return pickle.dumps((False, ProofFailed(_too_much(options))))
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+            error = ProofFailed(_too_much(options))
         return pickle.dumps((False, error))
 
 
