@@ -71,7 +71,8 @@ def _is_pooled_again(step: Step) -> bool:
         for node in graph.readers.get(name, ()):
             if node.op_type in {*GLOBAL_POOLS, *COVERING, *REDUCTIONS}:
                 return True
-            if node.output[0] not in names and step.shape(node.output[0]) == step.after:
+            spec = step.flow.native.get(node.output[0])
+            if node.output[0] not in names and spec is not None and (spec.shapes or ())[:1] == (step.after,):
                 names.append(node.output[0])
     return False
 
