@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import pytest
 from cli_models import headless, tokens
-from cli_runs import environment, listing, processor_seconds
+from cli_runs import environment, listing, processor_seconds, unwrapped
 from click.testing import CliRunner
 from fixture_files import fixture_file, fixture_models
 from onnx import helper, numpy_helper
@@ -96,7 +96,7 @@ def test_lenet_by_hand() -> None:
 
 
 def test_text() -> None:
-    lines = run(fixture_file("lenet.dynamo.onnx"), "--at", "36x40").output.replace("\n" + " " * 16, " ").splitlines()
+    lines = unwrapped(run(fixture_file("lenet.dynamo.onnx"), "--at", "36x40").output).splitlines()
     told = {line[:15].strip(): line[16:] for line in lines if line[:15].strip()}
     assert told["status"] == "an original that `onnxfc rewrite` takes"
     assert told["native size"] == "28x28 px"

@@ -50,31 +50,40 @@ def under_kernel(step: Step, held: Layout, axes: Sequence[int]) -> Layout:
 
 
 def _covered(step: Step, held: Layout, how: Sliding) -> list[int]:
-    """The axes that a pool's one window covers natively. In a graph of free sizes a kernel is as large as it says."""
+    """The axes that a pool's one window covers natively. In a graph of free sizes a kernel is as large as it says.
+
+    Of pools that are to stay global it is the last: one before it only happens to cover the native map.
+    """
+    axes = _under_window(step, held, how)
+    return [] if axes and step.flow.kept and _is_pooled_again(step) else axes
+
+
+def _under_window(step: Step, held: Layout, how: Sliding) -> list[int]:
     if step.op_type not in COVERING or held.axes is None:
         return []
     spatial = [axis for axis in range(2, len(step.before)) if places(held.axes[axis]) & held.solid]
     counted = step.op_type == "AveragePool" and bool(step.attrs.get("count_include_pad", 0))
     whole = len(spatial) == len(step.before) - 2 and covers(how, step.before, step.after, counted)
-    if step.flow.kept and _is_pooled_again(step):
-        return []
     if whole and (not step.flow.free or _leads_to_layer(step)):
         return spatial
     return [] if step.flow.free else [axis for axis in covered(how, step.before, step.after) if axis in spatial]
 
 
 def _is_pooled_again(step: Step) -> bool:
-    """Whether a pool follows, so that the one that is to stay global is that one: this one's kernel just covers the
-    native map."""
-    names, graph = [step.name], step.flow.graph
-    for name in names:
-        for node in graph.readers.get(name, ()):
-            if node.op_type in {*GLOBAL_POOLS, *COVERING, *REDUCTIONS}:
+    """Whether a pool follows, before anything changes the shape."""
+    waiting, seen = [step.name], {step.name}
+    while waiting:
+        for node in step.flow.graph.readers.get(waiting.pop(), ()):
+            if node.op_type in _POOLING:
                 return True
-            spec = step.flow.native.get(node.output[0])
-            if node.output[0] not in names and spec is not None and (spec.shapes or ())[:1] == (step.after,):
-                names.append(node.output[0])
+            name, spec = node.output[0], step.flow.native.get(node.output[0])
+            if name not in seen and spec is not None and (spec.shapes or ())[:1] == (step.after,):
+                seen.add(name)
+                waiting.append(name)
     return False
+
+
+_POOLING = frozenset((*GLOBAL_POOLS, *COVERING, *REDUCTIONS))
 
 
 def _leads_to_layer(step: Step) -> bool:

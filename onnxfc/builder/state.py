@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 from onnxfc.builder.graph_builder import GraphBuilder
@@ -99,11 +100,11 @@ class State:
         """Whether pools go on rounding up where that adds no window at the native size."""
         return self.dense or self.rounds_up or self.undivided
 
-    @property
+    @cached_property
     def undivided(self) -> bool:
         """Whether all heads are of the whole image, so that there are no windows whose grid could move."""
-        heads = {name for name, role in self.roles.of.items() if role == "head"}
-        return self.global_pool == "keep" and heads <= self.roles.whole
+        heads = (name for name, role in self.roles.of.items() if role == "head")
+        return self.global_pool == "keep" and all(name in self.roles.whole for name in heads)
 
     @property
     def replacements(self) -> list[Replacement]:

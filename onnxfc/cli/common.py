@@ -178,11 +178,13 @@ def _is_report(path: Path) -> bool:
             head = file.read(80)
     except OSError:
         return False
-    return not head or any(mark in head for mark in _REPORTS)
+    from onnxfc.reports.html import MARK
+
+    return not head or any(mark in head for mark in (*_REPORTS, MARK.encode()))
 
 
-_REPORTS = (b'"schema": "onnxfc-', b'<testsuites name="onnxfc', b"<!doctype html><!-- onnxfc report -->")
-"""How reports begin."""
+_REPORTS = (b'"schema": "onnxfc-', b'<testsuites name="onnxfc')
+"""How reports begin that are no pages."""
 
 
 def encodable(text: str) -> str:
@@ -197,11 +199,14 @@ def encodable(text: str) -> str:
 
 def write_report(path: Path, document: dict[str, Any]) -> None:
     """As a page where the name ends so, else as JSON."""
-    from onnxfc.reports.html import page
+    if path.suffix.lower() in {".html", ".htm"}:
+        from onnxfc.reports.html import page
+
+        write_bytes(path, page(document).encode("utf-8", "backslashreplace"))
+        return
     from onnxfc.reports.rewrite import as_bytes
 
-    html = path.suffix.lower() in {".html", ".htm"}
-    write_bytes(path, page(document).encode("utf-8", "backslashreplace") if html else as_bytes(document))
+    write_bytes(path, as_bytes(document))
 
 
 def write_bytes(path: Path, content: bytes) -> None:

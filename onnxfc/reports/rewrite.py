@@ -185,11 +185,15 @@ def _weight(item: WeightResult) -> str:
     return f"{item.weight}{where}: {_RELATIONS[item.relation]}{order}"
 
 
+def _without_figures(result: ParityResult | CropResult) -> str:
+    """A result that has a reason and no figures; else empty."""
+    status = {"not applicable": "not applicable", "not run": "not run", "failed": "FAILED"}.get(result.status)
+    return f"{status}: {result.reason}" if status else ""
+
+
 def _compared(result: ParityResult) -> str:
-    if result.status in ("not applicable", "not run"):
-        return f"{result.status}: {result.reason}"
-    if result.status == "failed":
-        return f"FAILED: {result.reason}"
+    if told := _without_figures(result):
+        return told
     where = f" at {', '.join(size(item) for item in result.sizes)} px" if result.sizes else ""
     figures = f"largest deviation {result.deviation:.1e}, tolerance {result.tolerance:.0e}"
     more = f"; {result.reason}" if result.reason else ""
@@ -197,10 +201,8 @@ def _compared(result: ParityResult) -> str:
 
 
 def _cropped(result: CropResult) -> str:
-    if result.status in ("not applicable", "not run"):
-        return f"{result.status}: {result.reason}"
-    if result.status == "failed":
-        return f"FAILED: {result.reason}"
+    if told := _without_figures(result):
+        return told
     if result.tolerance is not None and result.deviation <= result.tolerance:
         return f"cells equal crops to {result.deviation:.0e} of the score range ({result.cells} cells)"
     top = "" if result.top1 is None else f", same top class in {result.top1:.0%}"

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import pytest
 from cli_models import flat_reshaped
-from cli_runs import onnxfc
+from cli_runs import onnxfc, unwrapped
 from click.testing import CliRunner, Result
 from fixture_files import fixture_file
 from mutations import MUTATIONS, NotHere, Rewritten
@@ -415,7 +415,7 @@ def test_a_check_of_nothing_fails() -> None:
 
 
 def test_text(pair: tuple[Path, Path]) -> None:
-    lines = run(*pair).output.replace("\n" + " " * 16, " ").splitlines()
+    lines = unwrapped(run(*pair).output).splitlines()
     told = {line[:15].strip(): line[16:] for line in lines if line[:15].strip()}
     assert told["native size"] == "28x28 px, stride 4x4 px"
     assert told["claim"] == "the second model's metadata"

@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from cli_runs import LENET, environment, listing, onnxfc, processor_seconds
+from cli_runs import LENET, environment, listing, onnxfc, processor_seconds, unwrapped
 from fixture_files import fixture_file
 
 from onnxfc import __version__
@@ -40,11 +40,6 @@ time            rewritten in N s, proven in N s
 wrote           out.onnx (30.2 kB)
 next            onnxfc inspect out.onnx --at 56x56; onnxfc check IN out.onnx
 """
-
-
-def unwrapped(text: str) -> str:
-    """Each row in one line."""
-    return text.replace("\n" + " " * 16, " ")
 
 
 def masked(text: str) -> str:

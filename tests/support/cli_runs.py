@@ -54,6 +54,11 @@ def onnxfc(*args: object, cwd: Path | None = None, timeout: float = 120, **env: 
     return Run(done.returncode, done.stdout, done.stderr)
 
 
+def unwrapped(text: str) -> str:
+    """A report with each row in one line."""
+    return text.replace("\n" + " " * 16, " ")
+
+
 def processor_seconds() -> float:
     """What the processes that this one has waited for took so far."""
     times = os.times()
