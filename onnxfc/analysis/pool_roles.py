@@ -13,6 +13,7 @@ from onnxfc.analysis.kernels import KERNELS
 from onnxfc.analysis.layouts import NONE, Names
 from onnxfc.analysis.reductions import REDUCING
 from onnxfc.analysis.table_sums import summed_by
+from onnxfc.analysis.unbiased import unbiased
 from onnxfc.builder.state import GlobalPool, Role, Roles
 from onnxfc.graph.index import Graph
 from onnxfc.shapes.image_inputs import Image
@@ -115,6 +116,7 @@ class _Decision:
         own = frozenset(filter(self._is_own, roots))
         met = [(flow.looks[name], meeting) for name, found in flow.meetings.items() for meeting in found]
         level, results = kept_sums(flow) if global_pool == "keep" else (NONE, NONE)
+        variances, summed = unbiased(flow) if global_pool == "keep" else ({}, NONE)
         heads = [look for name, look in flow.looks.items() if self.of[name] == "head"]
         return Roles(
             of=self.of,
@@ -124,7 +126,8 @@ class _Decision:
             | {meeting.at for look, meeting in met if self._own_places(look, meeting)},
             shares=flow.shares,
             plain=results | flow.divisors,
-            level=level,
+            level=level | summed,
+            variances=variances,
             whole=self._whole() if global_pool == "keep" else frozenset(),
             headed=any(look.kind in {*_POOLS, "layer", "product"} for look in heads)
             or any(layout.flat for layout in flow.layouts.values()),

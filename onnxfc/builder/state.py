@@ -20,6 +20,15 @@ of the trunk like any other, as something slides over what it left."""
 
 
 @dataclass(frozen=True)
+class Unbiased:
+    """A variance over N - 1: the tensor of squares, along which axes these are summed up, and how many they are."""
+
+    squares: str
+    axes: tuple[int, ...]
+    count: int
+
+
+@dataclass(frozen=True)
 class Roles:
     """What the nodes that look at places are, by their first outputs.
 
@@ -28,8 +37,9 @@ class Roles:
     pooled of them: a deviation from the window's mean, what is weighed by weights of the window. ``shares``: what sums
     up to 1 along places of the image by what it was divided by. ``plain``: sums over the image that are meant as they
     are: those divisors, and kept ones that are the result. ``level``: kept sums of which nothing comes that grows.
-    ``whole``: what begins the head, but is to stay a figure of the whole image. ``headed``: whether there is a head.
-    ``summed_by``: the operators that sum up the places of a tensor, where nothing else is done to it.
+    ``variances``: variances of the whole image over N - 1, which the file gives for the native N, by the node that
+    makes them. ``whole``: what begins the head, but is to stay a figure of the whole image. ``headed``: whether there
+    is a head. ``summed_by``: the operators that sum up the places of a tensor, where nothing else is done to it.
     """
 
     of: Mapping[str, Role]
@@ -39,6 +49,7 @@ class Roles:
     shares: Mapping[str, frozenset[int]]
     plain: frozenset[str]
     level: frozenset[str]
+    variances: Mapping[str, Unbiased]
     whole: frozenset[str]
     headed: bool
     summed_by: Callable[[str], frozenset[str] | None] = field(compare=False)

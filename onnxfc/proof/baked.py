@@ -73,7 +73,7 @@ def _may_be_sized(node: onnx.NodeProto, fixed: set[str], shapes: Shapes) -> bool
     if kind in ("Resize", "Upsample"):
         return len(node.input) > 3 and bool(node.input[3])
     if kind in _SLIDING:
-        return "output_shape" in _attributes(node) or _covers(node, shapes)
+        return "output_shape" in attributes(node) or _covers(node, shapes)
     return kind not in _SIZELESS
 
 
@@ -93,12 +93,12 @@ def frozen(nodes: Sequence[onnx.NodeProto], other: onnx.GraphProto) -> str:
 
 
 def _follows(node: onnx.NodeProto) -> bool:
-    found = _attributes(node)
+    found = attributes(node)
     auto = found["auto_pad"].s if "auto_pad" in found else b""
     return auto.startswith(b"SAME") or ("ceil_mode" in found and found["ceil_mode"].i == 1)
 
 
-def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
+def attributes(node: onnx.NodeProto) -> dict[str, Any]:
     return {attribute.name: attribute for attribute in node.attribute}
 
 

@@ -20,6 +20,8 @@ from onnxfc.proof.inputs import Kind
 from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.results import ParityResult
 from onnxfc.proof.sessions import Arrays, RunError, Runner
+from onnxfc.proof.sizes import Size
+from onnxfc.proof.windows import Capture
 
 PASSES = 4.0
 """Native forward passes that both runs together may cost ..."""
@@ -57,30 +59,43 @@ class Target:
         return self.start[axis] + -(-count * self.stride[axis] // self.per[axis]) + self.size[axis]
 
 
+@dataclass(frozen=True)
+class Shifted:
+    """The result, and where it is a failure in the trunk what was run: the original may be asked for the same."""
+
+    result: ParityResult
+    shots: Sequence[Capture] = ()
+
+
 def compare_shifted(
     rewritten: Runner, evidence: Evidence, claim: Claim, options: CheckOptions, progress: Progress
-) -> ParityResult:
+) -> Shifted:
     """Run the two crops and compare, unless there is a reason against it."""
     against, period = why_not(evidence, claim), claim.period or claim.stride
     if against is not None:
-        return against
+        return Shifted(against)
     affordable = _affordable(list(targets(claim)), evidence, claim)
     sizes = _sizes(affordable, claim, period)
     if _cost(sizes, claim, evidence) > PASSES:
         affordable = [min(affordable, key=lambda target: math.prod(target.size))]
         sizes = _sizes(affordable, claim, period)
-    tally = Tally(options, evidence.noise)
+    tally, shots = Tally(options, evidence.noise), list[Capture]()
     for kind in evidence.cover([output.name for output in claim.outputs]):
         progress(f"moved by {'x'.join(map(str, period))} px, inputs {kind.name}")
+        crops = list(_crops(evidence, kind, claim, sizes, period))
         try:
-            values = [rewritten.run(feeds) for feeds in _crops(evidence, kind, claim, sizes, period)]
+            values = [rewritten.run(feeds) for feeds in crops]
         except RunError as error:
             tally.fail(f"the rewritten model does not run at {sizes[0]} and {sizes[1]}: {error}")
             break
+        runs = zip(sizes, values, crops, strict=True)
+        shots += [Capture(Size(size), kind, evidence.batch, made, feeds) for size, made, feeds in runs]
         for target in affordable:
             _compare(target, values, sizes, period, evidence, kind, tally)
     tally.sizes.extend(sizes)
-    return tally.result()
+    result, trunk = tally.result(), {item.rewritten for item in claim.boundaries}
+    failed = any(not item.passed and item.name in trunk for item in result.outputs) and not tally.reasons
+    return Shifted(result, shots if failed else ())
 
 
 def why_not(evidence: Evidence, claim: Claim) -> ParityResult | None:

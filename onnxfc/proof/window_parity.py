@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from onnxfc.claim.claim import Claim
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof.accumulator import Tally
-from onnxfc.proof.baked import says_the_same
+from onnxfc.proof.baked import native_shapes, says_the_same
 from onnxfc.proof.evidence import Evidence, Progress
 from onnxfc.proof.head import Head, HeadPlan, plan_head
 from onnxfc.proof.layers import Compared
@@ -91,8 +91,9 @@ class WindowParity:
         claim, evidence = self.pair.claim, self.evidence
         own = self._own_head(_WHOLE, captures)
         graph = self.pair.original.proto.graph
-        sizeless = says_the_same([graph.node[i] for i in self.plans.whole.nodes], graph)
-        heads = Heads(self._head(self.plans.windows), self._head(self.plans.whole), own, sizeless)
+        same = says_the_same([graph.node[i] for i in self.plans.whole.nodes], graph)
+        whole = self._head(self.plans.whole, every_size=True)
+        heads = Heads(self._head(self.plans.windows), whole, own, same and whole is not None and not whole.counts)
         compare_windows(heads, captures, evidence, claim, tally, self.progress)
         mixed = self._mixed(heads.windows, captures, tally)
         del heads  # one head in memory at a time
@@ -100,11 +101,13 @@ class WindowParity:
         if own is not None:
             compare_mixed(own, mixed, claim, evidence, tally)
 
-    def _head(self, plan: HeadPlan) -> Head | None:
+    def _head(self, plan: HeadPlan, *, every_size: bool = False) -> Head | None:
         if not plan.outputs or not plan.boundaries or plan.leak:
             return None
         self.progress("loading the original's head")
-        return Head(self.pair.original, plan, self.evidence.native, self.options.engine, self.pair.claim.boundaries)
+        original, claim = self.pair.original, self.pair.claim
+        shapes = native_shapes(original.proto, claim) if every_size else None
+        return Head(original, plan, self.evidence.native, self.options.engine, claim.boundaries, shapes)
 
     def _mixed(self, head: Head | None, captures: list[Capture], tally: Tally) -> list[Mixed]:
         """Made-up features, where everything else has agreed."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -118,16 +117,13 @@ def _compare_tiled(heads: Heads, tail: Head, evidence: Evidence, claim: Claim, t
     """A global pool does not see that its features are repeated: twice the native map, native scores.
 
     This also holds where the original's head is made for the native size and cannot be asked. Where it can, and counts
-    the places itself (the N - 1 of a standard deviation), it is asked.
+    the places itself (the N - 1 of a standard deviation), what it says holds.
     """
-    sample, wanted = evidence.samples[0], evidence.samples[0].values
-    tiled = {}
+    sample, tiled = evidence.samples[0], {}
     for boundary in claim.boundaries:
         value = sample.values[boundary.original]
         tiled[boundary.original] = np.tile(value, [1 + (a in boundary.spatial) for a in range(value.ndim)])
-    if heads.sizeless and heads.whole is not None:
-        with suppress(RunError):
-            wanted = wanted | heads.whole.run_whole(sample.feeds | tiled)
+    made = [] if heads.whole is None else heads.whole.readings(sample.feeds | tiled)
     try:
         found = tail.run_whole({boundary.rewritten: tiled[boundary.original] for boundary in claim.boundaries})
     except RunError as error:
@@ -136,28 +132,36 @@ def _compare_tiled(heads: Heads, tail: Head, evidence: Evidence, claim: Claim, t
     for name in tail.plan.outputs:
         scale = evidence.scales[name, sample.kind.name]
         if not scale.problem:
-            want = wanted[name]
+            wanted = made[:1] if made and heads.sizeless else [*made, sample.values]
+            want = _nearest(found[name], [values[name] for values in wanted])
             tally.compare(name, found[name], want, scale, sample.kind.name, "on native features repeated")
 
 
-def _of_original(head: Head | None, features: Arrays) -> Arrays:
-    """What the original's head makes of features of another size; nothing where it is made for the native size."""
-    try:
-        return {} if head is None else head.run_whole(features)
-    except RunError:
-        return {}
+def _nearest(got: Array, wanted: Sequence[Array]) -> Array:
+    """That of several readings of the original which is meant: the native size is written down in a file as any number
+    is, so that only what agrees tells. All but the first are as far off from anything wrong as that is."""
+
+    def far(want: Array) -> float:
+        if want.shape != got.shape or want.dtype.kind not in "fiu":
+            return np.inf
+        with np.errstate(invalid="ignore"):
+            return float(np.nan_to_num(np.abs(got.astype(np.float64) - want), nan=np.inf).max(initial=0.0))
+
+    return min(wanted, key=far)
 
 
 def _useful(output: Output, shot: Capture, evidence: Evidence) -> bool:
     return not evidence.scales[output.name, shot.kind.name].problem
 
 
-def _grid(shot: Capture, claim: Claim, shapes: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
-    """The number of cells that are due, for which the boundaries must have room.
+def _grid(
+    shot: Capture, claim: Claim, shapes: dict[str, tuple[int, ...]], boundaries: Sequence[str]
+) -> tuple[int, ...]:
+    """The number of cells that are due, for which the ``boundaries`` of the windows must have room.
 
     A boundary far up in the trunk may lack the last elements of the last window: those that no later layer reads.
     """
-    room = _room(shot, claim)
+    room = _room(shot, claim, boundaries)
     due = _due(shot, claim, shapes, room)
     if any(not have <= want <= have + 1 for have, want in zip(room, due, strict=True)):
         raise FormError(f"the boundaries give {room} cells, claimed were {due}")
@@ -180,10 +184,13 @@ def _due(shot: Capture, claim: Claim, shapes: dict[str, tuple[int, ...]], room: 
     return own if all(have <= n <= have + 1 for have, n in zip(room, own, strict=True)) else room
 
 
-def _room(shot: Capture, claim: Claim) -> tuple[int, ...]:
-    """The number of whole windows in the boundaries: the coarsest grid over all of them."""
+def _room(shot: Capture, claim: Claim, boundaries: Sequence[str]) -> tuple[int, ...]:
+    """The number of whole windows in these boundaries: the coarsest grid over all of them. Others are of figures of the
+    whole image, which have no windows."""
     grids = []
     for boundary in claim.boundaries:
+        if boundary.original not in boundaries:
+            continue
         shape = shot.values[boundary.rewritten].shape
         grids.append(counts([shape[axis] for axis in boundary.spatial], boundary.extent, boundary.step))
     room = tuple(min(axis) for axis in zip(*grids, strict=True))
@@ -201,7 +208,7 @@ def _compare_cells(
     tally: Tally,
     seen: dict[tuple[str, str], list[Array]],
 ) -> None:
-    grid = _grid(shot, claim, shapes)
+    grid = _grid(shot, claim, shapes, head.plan.boundaries)
     outputs = [o for o in claim.outputs if o.form in WINDOWED and _useful(o, shot, evidence)]
     every = any(output.form in REDUCED for output in outputs)
     cells = pick_cells(grid, evidence.batch, int(np.prod(grid)) if every else CELLS)
@@ -275,15 +282,18 @@ def _compare_whole(
 ) -> None:
     """Outputs that are no windows: their shape, and their values where the original can tell them."""
     outputs = [o for o in claim.outputs if o.form not in WINDOWED and _useful(o, shot, evidence)]
-    expected = _of_original(head, shot.feeds | {b.original: shot.values[b.rewritten] for b in claim.boundaries})
+    features = shot.feeds | {b.original: shot.values[b.rewritten] for b in claim.boundaries}
+    expected = [] if head is None else head.readings(features)
     if shot.size.grid is not None:
-        expected = evidence.whole.get(shot.kind.name, {}) | expected
+        whole = evidence.whole.get(shot.kind.name, {})
+        expected = [whole | values for values in expected] or [whole]
     for output in outputs:
         name, got = output.name, shot.values[output.name]
         shape = _of_batch(name, shapes[name], shot, evidence)
         check_shape(output, got, shape, len(claim.native_size), native=False)
+        wanted = [values[name] for values in expected if name in values]
         if got.dtype.kind == "f" and not np.isfinite(got).all():
-            if name in expected and not np.isfinite(expected[name]).all():
+            if wanted and not all(np.isfinite(want).all() for want in wanted):
                 told = f"the original's own output {name} is not finite, nor is the rewritten model's, {shot}"
                 tally.vacuous.append(f"{told}: mend the network (a division by a root of 0, say), or {ADVICE}")
                 continue
@@ -291,8 +301,8 @@ def _compare_whole(
         native = [shapes[name][axis] for axis in output.axes]
         if shot.size.grid is not None and any(got.shape[a] <= n for a, n in zip(output.axes, native, strict=True)):
             raise FormError(f"{name} has not grown with the image, claimed were features {output.axes}")
-        if name in expected:
-            want = expected[name]
+        if wanted:
+            want = _nearest(got, wanted)
             scale = evidence.scales[name, shot.kind.name].over([want])
             if want.shape[:1] != shape[:1]:
                 want = want[: shot.batch]

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import onnx
 
-from onnxfc.analysis.normalised_sums import sums_to_one_behind
+from onnxfc.analysis.normalised_sums import as_many_as_now, sums_to_one_behind
 from onnxfc.analysis.pool_roles import pool_roles
 from onnxfc.analysis.rounding import meets_rounded_up
 from onnxfc.builder import ops
@@ -262,8 +262,12 @@ def _size_free(ctx: RuleContext, views: Sequence[View]) -> Outcome:
             return spread(ctx)
         except InferenceFailed as error:
             return ctx.refuse("size-locked", f"cannot run at another image size: {error}")
+    variance = ctx.state.roles.variances.get(ctx.name)
     try:
-        ctx.keep([tensor_of(ctx.state.views[name]) if name else "" for name in ctx.node.input])
+        if variance is not None and context:
+            as_many_as_now(ctx, variance)
+        else:
+            ctx.keep([tensor_of(ctx.state.views[name]) if name else "" for name in ctx.node.input])
     except InferenceFailed:
         ctx.builder.append_unknown(ctx.node)
     for name in ctx.node.output:
