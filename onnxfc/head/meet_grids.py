@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +18,9 @@ from onnxfc.layout.views import Context, Fixed, Placed, ScoreMap, View, Window
 
 def meet(ctx: RuleContext, views: Sequence[Window | ScoreMap]) -> list[Window | ScoreMap] | Refusal:
     """Windows and score maps on their common grid, the coarsest; a refusal where strides do not divide it."""
+    if len({_unpooled(view.provenance) for view in views}) > 1:
+        why = "stands beside scores whose pool is dropped, and the mean of these is taken over other elements"
+        return ctx.refuse("drop-not-affine", why, "use --global-pool window")
     grid = [
         max(strides) for strides in zip(*([field.stride for field in v.provenance.fields] for v in views), strict=True)
     ]
@@ -35,6 +38,13 @@ def meet(ctx: RuleContext, views: Sequence[Window | ScoreMap]) -> list[Window | 
             cut = ops.common(ctx.builder, [view.tensor for view in scores], scores[0].grid[0], len(grid))
             return [replace(view, tensor=tensor) for view, tensor in zip(scores, cut, strict=True)]
     return met
+
+
+def _unpooled(provenance: Provenance) -> Hashable:
+    """Whose mean the score is, where a pool was dropped: alike for all of which the mean is taken at once."""
+    if not provenance.dropped:
+        return None
+    return provenance.fields, frozenset((item.extent, item.step) for item in provenance.windows)
 
 
 def every(ctx: RuleContext, view: Window | ScoreMap, steps: tuple[int, ...]) -> Window | ScoreMap:
