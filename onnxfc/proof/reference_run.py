@@ -186,7 +186,7 @@ def _measure_noise(
     progress("rounding noise of the original")
     try:
         runner = Runner(original, tensors, options.engine, optimise=False)
-        for sample in evidence.samples[: len(evidence.kinds)]:
+        for sample in evidence.samples if evidence.small else evidence.samples[: len(evidence.kinds)]:
             for feeds in (sample.feeds, jittered(sample.feeds, evidence.inputs.images, options.seed)):
                 for name, value in runner.run(feeds).items():
                     _note(evidence.noise, sample, name, value)
