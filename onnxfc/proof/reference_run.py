@@ -29,6 +29,9 @@ _OTHERWISE = (
 )
 SMALL = 2_000_000
 """Weights up to which a model is looked at more closely: four kinds of inputs instead of two."""
+ROUNDINGS = 4
+"""By so many roundings inputs are moved to see whether a window or a crop is one that rounding moves far: sums of it
+are off by some."""
 
 
 def observe(
@@ -148,6 +151,7 @@ def _run_crops(
     cells = pick_cells(size.grid, options.seed, count)
     if not evidence.thorough and count != every:  # two corners, one for each axis of an image
         cells = cells[1:3]
+    rough: list[tuple[int, ...]] = []
     for i, cell in enumerate(cells):
         progress(f"original on crop {i + 1} of {len(cells)}")
         crop = dict(feeds)
@@ -160,6 +164,21 @@ def _run_crops(
             if evidence.free_batch and runner.inputs[name].shape[:1] == (None,):
                 crop[name] = feeds[name][: evidence.batch]
         evidence.crops.append((cell, runner.run(crop)))
+        if evidence.small and len(cells) != every and _is_rough(evidence, runner, kind, crop, options.seed):
+            rough.append(cell)
+    if len(rough) < len(cells):
+        evidence.crops = [found for found in evidence.crops if found[0] not in rough]
+
+
+def _is_rough(evidence: Evidence, runner: Runner, kind: Kind, crop: Arrays, seed: int) -> bool:
+    """Whether rounding alone moves an output of this crop by much, which tells nothing of a cell then."""
+    values, noise = evidence.crops[-1][1], dict[tuple[str, str], float]()
+    moved = runner.run(jittered(crop, evidence.inputs.images, seed, ROUNDINGS * 2.0**-23))
+    for name in runner.outputs:
+        _note(noise, Sample(kind, 0, None, crop, values), name, moved[name])
+    return any(
+        not evidence.scales[key].problem and not evidence.scales[key].steady(found) for key, found in noise.items()
+    )
 
 
 def _run_whole(evidence: Evidence, runner: Runner, claim: Claim, size: Size) -> None:

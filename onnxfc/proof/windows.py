@@ -23,12 +23,14 @@ from onnxfc.proof.output_forms import (
     pick_cells,
     reduce_cells,
 )
-from onnxfc.proof.reference_run import jittered
+from onnxfc.proof.reference_run import ROUNDINGS, jittered
 from onnxfc.proof.sessions import Array, Arrays, RunError, Runner
 from onnxfc.proof.sizes import Size
 
 CELLS = 8
 """Cells compared per size and kind of inputs, unless an output needs all."""
+TRIES = 4
+"""How often the features of a window that differs are moved."""
 
 
 @dataclass(frozen=True)
@@ -245,12 +247,16 @@ def _noise_in(
     kind: str,
     tally: Tally,
 ) -> dict[int, float]:
-    """How much rounding alone moves an output in these windows: a division by a small difference is rough where that
-    is small, a steep gate where it opens."""
-    eps = {bound: evidence.scales[bound, kind].precision.eps for bound in head.plan.boundaries}
-    given = [jittered(window, list(eps), tally.options.seed, max(eps.values())) for window in windows.values()]
-    moved = head.run_windows(given) if given else []
-    return {k: distance(values[name], wanted[k]) for k, values in zip(windows, moved, strict=True)}
+    """How much rounding of features and of sums of them moves an output in these windows: a division by a small
+    difference is rough where that is small, a steep gate where it opens."""
+    eps = max(evidence.scales[bound, kind].precision.eps for bound in head.plan.boundaries)
+    noise: dict[int, float] = dict.fromkeys(windows, 0.0)
+    for turn in range(TRIES if windows else 0):
+        seed = tally.options.seed + turn
+        given = [jittered(window, head.plan.boundaries, seed, ROUNDINGS * eps) for window in windows.values()]
+        for k, values in zip(windows, head.run_windows(given), strict=True):
+            noise[k] = max(noise[k], distance(values[name], wanted[k]))
+    return noise
 
 
 def _check_grid(
