@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import onnx
 
+from onnxfc.claim.blame import Blame, Cause
 from onnxfc.claim.claim import Boundary, Claim, ImageInput, Layer, Output
 from onnxfc.geometry import Geometry, cell_axes, elements_of, slack_of
 from onnxfc.graph.index import Graph, needed
 from onnxfc.graph.op_kinds import GEMMS
 from onnxfc.layout.axis_map import Field
-from onnxfc.layout.gathered import Gathered
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Context, Lifted, ScoreMap
 from onnxfc.rewriter.analyse import Analysis
@@ -23,13 +23,13 @@ from onnxfc.shapes.model_shapes import Sizing
 def claim_of(found: Analysis, sizing: Sizing) -> Claim:
     """What the rewritten model will say of itself."""
     renamed: Mapping[str, str] = found.state.builder.renamed
-    blames = frozenset(Gathered.joined(provenance.blames for provenance in found.provenances))
     windows: frozenset[Boundary] = frozenset().union(*(provenance.windows for provenance in found.provenances))
     named = [replace(item, rewritten=renamed.get(item.rewritten, item.rewritten)) for item in windows]
     native = found.reading[0].size
     fields = _cell_fields(found)
     stride = tuple(max(1, math.ceil(item.stride)) for item in fields)
     period = tuple(sizing.period(axis) for axis in range(len(native)))
+    blames = frozenset[Blame]().union(*(_felt(provenance, native) for provenance in found.provenances))
     step = tuple(math.lcm(a, b) for a, b in zip(stride, period, strict=True))
     claim = Claim(
         native_size=native,
@@ -46,6 +46,20 @@ def claim_of(found: Analysis, sizing: Sizing) -> Claim:
         layers=tuple(_layers(found, fields, windows)),
     )
     return _with_sizes(claim, sizing)
+
+
+def _felt(provenance: Provenance, native: Sequence[int]) -> frozenset[Blame]:
+    """What makes cells differ from crops: no padding where all that a cell reads are pixels of its crop, nor where a
+    map ends that is cropped.
+
+    What was cut off counts as read, so that a field tells of all that was padded.
+    """
+    blames = frozenset(provenance.blames)
+    cells = bool(provenance.windows) and not provenance.dropped and all(blame.cause.local for blame in blames)
+    axes = zip(provenance.fields, native, strict=True)
+    inside = cells and all(field.start >= 0 and field.start + field.size <= length for field, length in axes)
+    unread = {Cause.CROPPED, Cause.PADDING} if inside else set()
+    return frozenset(blame for blame in blames if blame.cause not in unread)
 
 
 def _layers(found: Analysis, fields: Sequence[Field], windows: frozenset[Boundary]) -> Iterator[Layer]:
