@@ -126,7 +126,9 @@ class Geometry:
         if claim.slack and claim.smallest_size and set(claim.size_step) == {1}:  # then no more is to be found
             found = shapes.at(claim.image_shapes(claim.native_size))
             return cls._told(claim, None if found is None else grid_of(claim, found))
-        return cls.of_sizing(claim, shapes.sizing([Image(i.name, 0, i.shape, i.spatial, False) for i in claim.inputs]))
+        return cls.of_sizing(
+            claim, shapes.sizing([Image(i.name, 0, i.shape, i.spatial, False, i.batched) for i in claim.inputs])
+        )
 
     @classmethod
     def of_sizing(cls, claim: Claim, sizing: Sizing | None) -> Geometry:

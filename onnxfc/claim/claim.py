@@ -31,11 +31,23 @@ Form = Literal["map", "cells", "mean", "max", "activation", "global", "features"
 
 @dataclass(frozen=True)
 class ImageInput:
-    """An image input: its native shape (batch as in the original, 1 where dynamic) and spatial axes."""
+    """An image input: its native shape (batch as in the original, 1 where dynamic) and spatial axes. ``batched``: its
+    axis 0 is the batch, else it is one image, (C, H, W)."""
 
     name: str
     shape: tuple[int, ...]
     spatial: tuple[int, ...]
+    batched: bool = True
+
+    @property
+    def batch(self) -> int:
+        """How many images at once."""
+        return self.shape[0] if self.batched else 1
+
+    @property
+    def of_samples(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Shape and spatial axes of several images in one array, the first axis of which counts them."""
+        return (self.shape, self.spatial) if self.batched else ((1, *self.shape), tuple(a + 1 for a in self.spatial))
 
 
 @dataclass(frozen=True)
@@ -215,8 +227,13 @@ def _disagreements(claim: Claim, dims: int) -> Iterator[str]:
 
 
 def _image(image: ImageInput, dims: int) -> bool:
-    fits = isinstance(image.name, str) and _integers(image.shape, 1, 9) and min(image.shape) > 0
-    return fits and _axes(image.spatial, dims, 1, len(image.shape))
+    fits = (
+        isinstance(image.name, str)
+        and isinstance(image.batched, bool)
+        and _integers(image.shape, 1, 9)
+        and min(image.shape) > 0
+    )
+    return fits and _axes(image.spatial, dims, int(image.batched), len(image.shape))
 
 
 def _boundary(item: Boundary, dims: int) -> bool:

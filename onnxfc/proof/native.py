@@ -22,7 +22,7 @@ COARSE = 0.1
 
 def compare_native(rewritten: Runner, evidence: Evidence, claim: Claim, tally: Tally, progress: Progress) -> None:
     """Run every sample and compare outputs and boundary tensors, where the inputs are informative."""
-    free = rewritten.free_batch([image.name for image in claim.inputs])
+    free = rewritten.free_batch(claim.inputs)
     done: list[Sample] = []
     if free and not evidence.free_batch:
         pair = _compare_freed(rewritten, evidence, claim, tally)

@@ -39,7 +39,7 @@ def claim_of(found: Analysis, sizing: Sizing) -> Claim:
         size_step=sizing.steps(step),
         verdict="approximate" if blames else "exact",
         blame=tuple(sorted(map(str, blames))),
-        inputs=tuple(ImageInput(image.name, image.shape, image.spatial) for image in found.reading),
+        inputs=tuple(ImageInput(item.name, item.shape, item.spatial, item.batched) for item in found.reading),
         boundaries=tuple(sorted(named, key=lambda item: item.original)),
         outputs=_with_fields(found),
         period=period,
@@ -59,7 +59,7 @@ def _layers(found: Analysis, fields: Sequence[Field], windows: frozenset[Boundar
         if node is None or shapes is None or not is_layer(node, state.graph) or name not in state.builder.specs:
             continue
         tensor = state.builder.renamed.get(getattr(view, "tensor", ""), getattr(view, "tensor", ""))
-        if tensor not in kept or len(shapes[0]) < 2 or shapes[0][0] != found.reading[0].shape[0]:
+        if tensor not in kept or len(shapes[0]) < 2 or shapes[0][0] != found.reading[0].batch:
             continue
         if isinstance(view, Context) and any(state.roles.of.get(pool) == "head" for pool in view.provenance.pools):
             yield _in_integers(Layer(name, tensor, "global"), state.graph, integers)

@@ -14,7 +14,18 @@ from onnxfc.builder.axis_ops import provenance_of, target
 from onnxfc.builder.rule_context import Outcome, RuleContext, axes_of
 from onnxfc.head.placed_windows import pooled_in_part
 from onnxfc.head.windows import moved_to
-from onnxfc.layout.axes import Group, Groups, axis_of_places, groups_of, is_map, may_fold, pure, regroup, survivors
+from onnxfc.layout.axes import (
+    Group,
+    Groups,
+    axis_of_places,
+    groups_of,
+    is_map,
+    may_fold,
+    pure,
+    regroup,
+    survivors,
+    with_batch,
+)
 from onnxfc.layout.views import Placed
 from onnxfc.rules.channel_shuffle import permuted
 from onnxfc.rules.registry import PLACED, rule
@@ -36,6 +47,7 @@ def reshape(ctx: RuleContext) -> Outcome | None:
         if view.provenance.windows or 1 in view.extent:
             return pooled_in_part(ctx) if view.is_strip else None
     groups = regroup(view.groups, after)
+    groups = groups and with_batch(groups)
     features = groups is None or (view.apart and not any(pure(group) for group in groups))
     if groups is None or features or not (is_map(groups) or may_fold(groups)):
         return pooled_in_part(ctx) if view.is_strip else None
@@ -114,7 +126,7 @@ def unsqueeze(ctx: RuleContext) -> Outcome:
     for axis in sorted(axes):
         groups.insert(axis, ())
     ctx.keep()
-    return [moved_to(ctx, view, tuple(groups))]
+    return [moved_to(ctx, view, with_batch(tuple(groups)))]
 
 
 @rule("Squeeze", on=PLACED, attributes=("axes",))

@@ -27,13 +27,20 @@ SIZE_NAMES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "wi
 
 @dataclass(frozen=True)
 class Image:
-    """One image input and one reading of its layout; ``shape`` is native, batch first."""
+    """One image input and one reading of its layout; ``shape`` is native. ``batched``: its axis 0 is the batch, else it
+    is one image, (C, H, W)."""
 
     name: str
     dtype: int
     shape: Shape
     spatial: tuple[int, ...]
     free_batch: bool
+    batched: bool = True
+
+    @property
+    def batch(self) -> int:
+        """How many images at once."""
+        return self.shape[0] if self.batched else 1
 
     @property
     def size(self) -> tuple[int, ...]:
@@ -105,8 +112,9 @@ def images(
             why = f"the input's {what} dynamic, so its native size is not in the graph"
             return Refusal("unknown-native-size", info.name, why, "give it with --size HxW")
     found = []
-    for spatial in readings(graph, candidates[0].name, inputs[candidates[0].name].native):
-        reading = [_image(info, inputs[info.name], spatial, dynamic_batch) for info in candidates]
+    batched, axes = readings(graph, candidates[0].name, inputs[candidates[0].name].native)
+    for spatial in axes:
+        reading = [_image(info, inputs[info.name], spatial, dynamic_batch, batched) for info in candidates]
         if all(max(image.spatial) < len(image.shape) for image in reading):
             found.append(reading)
     return found if size is None else _of_size(found, size)
@@ -158,9 +166,12 @@ def _is_image(spec: Spec) -> bool:
     return spec.dtype in _IMAGE_TYPES and spec.rank in READINGS
 
 
-def _image(info: onnx.ValueInfoProto, spec: Spec, spatial: tuple[int, ...], dynamic_batch: bool) -> Image:
+def _image(
+    info: onnx.ValueInfoProto, spec: Spec, spatial: tuple[int, ...], dynamic_batch: bool, batched: bool
+) -> Image:
     batch = info.type.tensor_type.shape.dim[0]
-    return Image(info.name, spec.dtype, spec.native, spatial, dynamic_batch or batch.dim_value <= 0)
+    free = batched and (dynamic_batch or batch.dim_value <= 0)
+    return Image(info.name, spec.dtype, spec.native, spatial, free, batched)
 
 
 def _no_image(infos: Sequence[onnx.ValueInfoProto], inputs: dict[str, Spec]) -> Refusal:
