@@ -28,6 +28,7 @@ class Atom:
 
 
 Group = tuple[Atom, ...]
+BATCH_OF_ONE: Group = (Atom("batch", 1),)
 Groups = tuple[Group, ...]
 
 
@@ -52,7 +53,13 @@ def groups_of(shape: Shape, spatial: Mapping[int, int], batched: bool = True) ->
 def with_batch(groups: Groups) -> Groups:
     """The same, where a first axis of extent 1 is the batch of one image that had none."""
     without = not any(atom.kind == "batch" for group in groups for atom in group)
-    return ((Atom("batch", 1),), *groups[1:]) if without and groups[:1] == ((),) else groups
+    return (BATCH_OF_ONE, *groups[1:]) if without and groups[:1] == ((),) else groups
+
+
+def batch_first(groups: Groups) -> Groups:
+    """The same, where the first axis is of extent 1 and the batch, of one image for good, is another: which of them is
+    the batch makes no difference."""
+    return with_batch(tuple(() if group == BATCH_OF_ONE else group for group in groups)) if groups[:1] == ((),) else groups
 
 
 def pure(group: Group) -> bool:

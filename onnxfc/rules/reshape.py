@@ -6,7 +6,7 @@ would.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 from onnxfc.builder import ops
@@ -15,15 +15,18 @@ from onnxfc.builder.rule_context import Outcome, RuleContext, axes_of
 from onnxfc.head.placed_windows import pooled_in_part
 from onnxfc.head.windows import moved_to
 from onnxfc.layout.axes import (
+    BATCH_OF_ONE,
     Group,
     Groups,
     axis_of_places,
+    batch_first,
     groups_of,
     is_map,
     may_fold,
     pure,
     regroup,
     survivors,
+    batch_first,
     with_batch,
 )
 from onnxfc.layout.views import Placed
@@ -120,13 +123,13 @@ def unsqueeze(ctx: RuleContext) -> Outcome:
     axes = axes_of(ctx, 1, rank)
     if axes is None:
         return ctx.refuse("unknown-axes", "takes axes that are not constant")
-    if 0 in axes and view.apart:
+    if 0 in axes and view.apart and not ctx.may_swallow:
         return ctx.refuse("mixes-batch", "puts an axis before the batch")
     groups = list(view.groups)
     for axis in sorted(axes):
         groups.insert(axis, ())
     ctx.keep()
-    return [moved_to(ctx, view, with_batch(tuple(groups)))]
+    return [moved_to(ctx, view, (batch_first if view.apart else with_batch)(tuple(groups)))]
 
 
 @rule("Squeeze", on=PLACED, attributes=("axes",))
@@ -139,8 +142,14 @@ def squeeze(ctx: RuleContext) -> Outcome | None:
     axes = axes_of(ctx, 1, len(shape))
     if axes is None and not ctx.has_input(1):
         axes = [axis for axis, length in enumerate(shape) if length == 1]
-    if axes is None or any(view.groups[axis] for axis in axes):
+    if axes is None or any(view.groups[axis] for axis in axes if not _is_spare(ctx, view, axis, axes)):
         return pooled_in_part(ctx) if view.is_strip else None
     ctx.keep()
     groups = tuple(group for axis, group in enumerate(view.groups) if axis not in axes)
-    return [moved_to(ctx, view, groups)]
+    return [moved_to(ctx, view, with_batch(groups))]
+
+
+def _is_spare(ctx: RuleContext, view: Placed, axis: int, axes: Sequence[int]) -> bool:
+    """Whether the axis is the batch of one image, and one of extent 1 is first behind it, which may be its batch."""
+    rest = [group for place, group in enumerate(view.groups) if place not in axes]
+    return ctx.may_swallow and view.groups[axis] == BATCH_OF_ONE and rest[:1] == [()]
