@@ -70,7 +70,7 @@ def derive(
     _same_size(found, other)
     spatial = _spatial(found, other)
     images = tuple(
-        ImageInput(image.name, image.shape, axes, image.batched)
+        ImageInput(image.name, image.shape, axes, image.batched, image.fixed)
         for image, axes in zip(found.reading, spatial, strict=True)
     )
     return _Deriving(original, other, found, images, list(notes), threads).run(at)

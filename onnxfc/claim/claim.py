@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from onnxfc.claim.blame import Blame
-from onnxfc.errors import ReadError
+from onnxfc.errors import ReadError, UsageError
 
 PREFIX = "onnxfc."
 
@@ -29,15 +29,47 @@ Form = Literal["map", "cells", "mean", "max", "activation", "global", "features"
 """
 
 
+SIZE_NAMES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
+"""What the axes of a signal, an image, a volume are called."""
+
+
 @dataclass(frozen=True)
 class ImageInput:
-    """An image input: its native shape (batch as in the original, 1 where dynamic) and spatial axes. ``batched``: its
-    axis 0 is the batch, else it is one image, (C, H, W)."""
+    """An image input: its native shape (batch as in the original, 1 where dynamic) and the spatial axes that are free.
+    ``batched``: its axis 0 is the batch, else it is one image, (C, H, W). ``fixed``: spatial axes that stay as they
+    are."""
 
     name: str
     shape: tuple[int, ...]
     spatial: tuple[int, ...]
     batched: bool = True
+    fixed: tuple[int, ...] = ()
+
+    def named(self, axes: Sequence[int]) -> tuple[str, ...]:
+        """What some of the image's axes are called: height, width."""
+        every = sorted((*self.spatial, *self.fixed))
+        return tuple(SIZE_NAMES[len(every)][every.index(axis)] for axis in axes)
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Its native size, also along the axes that stay fixed."""
+        return tuple(self.shape[axis] for axis in sorted((*self.spatial, *self.fixed)))
+
+    @property
+    def free(self) -> tuple[str, ...]:
+        """The names of the free axes, where others stay fixed; empty where all are free."""
+        return self.named(self.spatial) if self.fixed else ()
+
+    def of_free(self, size: Sequence[int]) -> tuple[int, ...]:
+        """What of a size, of all axes or of the free ones alone, is along the free ones. Raises UsageError."""
+        every = sorted((*self.spatial, *self.fixed))
+        if not self.fixed or len(size) != len(every):
+            return tuple(size)
+        for axis, name in zip(self.fixed, self.named(self.fixed), strict=True):
+            if size[every.index(axis)] != self.shape[axis]:
+                given = size[every.index(axis)]
+                raise UsageError(f"the {name} of this model's images is {self.shape[axis]} px, not {given}")
+        return tuple(size[every.index(axis)] for axis in self.spatial)
 
     @property
     def batch(self) -> int:
@@ -233,7 +265,8 @@ def _image(image: ImageInput, dims: int) -> bool:
         and _integers(image.shape, 1, 9)
         and min(image.shape) > 0
     )
-    return fits and _axes(image.spatial, dims, int(image.batched), len(image.shape))
+    fits = fits and _axes((*image.spatial, *image.fixed), dims + len(image.fixed), int(image.batched), len(image.shape))
+    return fits and dims + len(image.fixed) <= len(SIZE_NAMES) and len(image.spatial) == dims
 
 
 def _boundary(item: Boundary, dims: int) -> bool:

@@ -27,6 +27,9 @@ _EPILOG = "Exit codes: 0 done, whether the model can be rewritten or not; 1 cann
     show_default=True,
     help="As for rewrite.",
 )
+@click.option(
+    "--free", multiple=True, type=click.Choice(["depth", "height", "width", "length"]), help="As for rewrite."
+)
 @click.option("--input", "inputs", multiple=True, metavar="NAME", help="As for rewrite.")
 @click.option(
     "--report", type=ReportPath(), help="Write the report: JSON, or a page if FILE ends in .html; - prints it."
@@ -39,6 +42,7 @@ def inspect(
     size: tuple[int, ...] | None,
     output: str,
     global_pool: str,
+    free: tuple[str, ...],
     inputs: tuple[str, ...],
     report: Path | None,
     as_json: bool,
@@ -58,7 +62,7 @@ def inspect(
     report = STDOUT if as_json else report
     check_report(report, model)
     try:
-        options = RewriteOptions(output, global_pool, size=size, inputs=inputs)  # type: ignore[arg-type]
+        options = RewriteOptions(output, global_pool, size=size, inputs=inputs, free=free)  # type: ignore[arg-type]
         seen = look(model, options=options, at=at)
     except OnnxfcError as error:
         fail(error, verbose)

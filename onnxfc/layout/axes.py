@@ -59,7 +59,9 @@ def with_batch(groups: Groups) -> Groups:
 def batch_first(groups: Groups) -> Groups:
     """The same, where the first axis is of extent 1 and the batch, of one image for good, is another: which of them is
     the batch makes no difference."""
-    return with_batch(tuple(() if group == BATCH_OF_ONE else group for group in groups)) if groups[:1] == ((),) else groups
+    return (
+        with_batch(tuple(() if group == BATCH_OF_ONE else group for group in groups)) if groups[:1] == ((),) else groups
+    )
 
 
 def pure(group: Group) -> bool:

@@ -34,7 +34,7 @@ def grid_axes(output: Output, rank: int, dims: int) -> tuple[int, ...]:
         return expected
     if output.form == "cells" and (len(set(output.axes)) != dims or not max(output.axes) < rank):
         raise FormError(f"{output.name} claims grid axes {output.axes}, the image has {dims} spatial axes")
-    if output.form == "features" and not all(0 < axis < rank for axis in output.axes or (0,)):
+    if output.form == "features" and not (output.axes and all(axis < rank for axis in output.axes)):
         raise FormError(f"{output.name} claims spatial axes {output.axes}, it has {rank} axes")
     if output.form not in ("cells", "features") and output.axes:
         raise FormError(f"{output.name} claims axes {output.axes}, form '{output.form}' has none")

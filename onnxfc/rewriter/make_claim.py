@@ -39,7 +39,9 @@ def claim_of(found: Analysis, sizing: Sizing) -> Claim:
         size_step=sizing.steps(step),
         verdict="approximate" if blames else "exact",
         blame=tuple(sorted(map(str, blames))),
-        inputs=tuple(ImageInput(item.name, item.shape, item.spatial, item.batched) for item in found.reading),
+        inputs=tuple(
+            ImageInput(item.name, item.shape, item.spatial, item.batched, item.fixed) for item in found.reading
+        ),
         boundaries=tuple(sorted(named, key=lambda item: item.original)),
         outputs=_with_fields(found),
         period=period,

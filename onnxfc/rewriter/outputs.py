@@ -15,6 +15,7 @@ from onnxfc.errors import Refusal
 from onnxfc.head.meet_grids import meet
 from onnxfc.head.placed_windows import window_of
 from onnxfc.head.windows import to_scores
+from onnxfc.layout.axes import places_in
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Context, Fixed, Placed, Refused, ScoreMap, View, Window, is_map, is_strip
 
@@ -110,7 +111,7 @@ def _as_scores(state: State, name: str, view: Placed | Window | ScoreMap) -> Pla
     if is_strip(view):
         why = "the output pools only one of the spatial axes"
         return Refusal("partial-pool", name, why, "use --global-pool window")
-    if is_map(view):
+    if is_map(view) or (isinstance(view, Placed) and _in_rows(view)):
         return view
     ctx = RuleContext(state, state.graph.producers[name])
     window = window_of(ctx, view) if isinstance(view, Placed) else view
@@ -118,6 +119,12 @@ def _as_scores(state: State, name: str, view: Placed | Window | ScoreMap) -> Pla
     if isinstance(scores, ScoreMap) and scores.batch_axis:
         return Refusal("mixes-batch", name, "the output does not have its batch first")
     return scores
+
+
+def _in_rows(view: Placed) -> bool:
+    """Whether it is a map but for its batch, which is not axis 0: (T, N, K)."""
+    alone = not (view.parts or view.other or view.provenance.windows) and len(view.where) == len(places_in(view.groups))
+    return alone and len(view.where) == len(view.provenance.fields)
 
 
 def _form(

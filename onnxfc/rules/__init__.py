@@ -18,6 +18,7 @@ from onnxfc.rules import movement as movement
 from onnxfc.rules import normalization as normalization
 from onnxfc.rules import padding as padding
 from onnxfc.rules import pooling as pooling
+from onnxfc.rules import recurrent as recurrent
 from onnxfc.rules import reduction as reduction
 from onnxfc.rules import resampling as resampling
 from onnxfc.rules import reshape as reshape

@@ -26,7 +26,6 @@ from onnxfc.layout.axes import (
     pure,
     regroup,
     survivors,
-    batch_first,
     with_batch,
 )
 from onnxfc.layout.views import Placed

@@ -69,6 +69,8 @@ class ScanModel:
         return cls(done.file, done.claim, _output(done.claim, output), True)
 
     def __post_init__(self) -> None:
+        if self.image.fixed:
+            raise UsageError(f"the model takes images of any {' and '.join(self.image.free)} only; scan needs both")
         if len(self.claim.native_size) != 2:
             raise UsageError(f"the model takes {len(self.claim.native_size)}-dimensional input; scan is for images")
         if len(self.claim.inputs) != 1:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx
 
+from onnxfc.claim.claim import SIZE_NAMES
 from onnxfc.errors import Refusal, UsageError
 from onnxfc.graph.index import Graph, inputs_of
 from onnxfc.graph.op_kinds import ADDING_AXES
@@ -22,13 +23,12 @@ _GROWTH = tuple(tuple(_GRID * count for count in counts) for counts in ((1, 2, 3
 """What the probes add to the native size, axis by axis: multiples of 2^6 * 3 * 5 * 7, so that the strides of networks
 divide them, and all different, so that no two dims coincide. Nothing is ever computed at these sizes."""
 
-SIZE_NAMES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
-
 
 @dataclass(frozen=True)
 class Image:
-    """One image input and one reading of its layout; ``shape`` is native. ``batched``: its axis 0 is the batch, else it
-    is one image, (C, H, W)."""
+    """One image input and one reading of its layout; ``shape`` is native, ``spatial`` are the axes to be freed.
+    ``batched``: its axis 0 is the batch, else it is one image, (C, H, W). ``fixed``: spatial axes that stay as they
+    are."""
 
     name: str
     dtype: int
@@ -36,6 +36,16 @@ class Image:
     spatial: tuple[int, ...]
     free_batch: bool
     batched: bool = True
+    fixed: tuple[int, ...] = ()
+
+    def of_axes(self, names: Sequence[str]) -> Image:
+        """The same, of which only these axes are to be freed. Raises UsageError."""
+        own = SIZE_NAMES[len(self.spatial)]
+        for name in names:
+            if name not in own:
+                raise UsageError(f"free: the image input {self.name} has no {name}; it has {' and '.join(own)}")
+        free = tuple(axis for name, axis in zip(own, self.spatial, strict=True) if name in names)
+        return replace(self, spatial=free, fixed=tuple(axis for axis in self.spatial if axis not in free))
 
     @property
     def batch(self) -> int:
