@@ -123,6 +123,9 @@ def images(
             return Refusal("unknown-native-size", info.name, why, "give it with --size HxW")
     found = []
     batched, axes = readings(graph, candidates[0].name, inputs[candidates[0].name].native)
+    if dynamic_batch and not batched:
+        why = "the image has no batch: the network puts one of 1 before it"
+        return Refusal("batch-baked", candidates[0].name, why, "leave out --dynamic-batch")
     for spatial in axes:
         reading = [_image(info, inputs[info.name], spatial, dynamic_batch, batched) for info in candidates]
         if all(max(image.spatial) < len(image.shape) for image in reading):
