@@ -22,7 +22,7 @@ from onnxfc.proof.bounded import bounded
 from onnxfc.proof.narrowest import coarser, narrowest
 from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.results import Parity
-from onnxfc.rewriter.inner_input import begin_at
+from onnxfc.rewriter.inner_tensors import begin_at, end_at
 from onnxfc.shapes.freed_again import fixed_size, freed_again
 from onnxfc.shapes.image_inputs import native_inputs
 from onnxfc.shapes.model_shapes import Shapes
@@ -136,9 +136,13 @@ def _opened(model: Model) -> ModelFile:
 
 
 def _begun(original: ModelFile, claim: Claim) -> ModelFile:
-    """The original as the rewritten model was made of it: functions inlined, from an inner tensor on."""
+    """The original as the rewritten model was made of it: functions inlined, from an inner tensor on, or up to some."""
     original = inlined(original)
     graph = Graph(original.proto)
+    ends = [output.name for output in claim.outputs]
+    if set(ends) - set(graph.outputs) and set(ends) <= set(graph.producers):
+        original = end_at(original, ends)
+        graph = Graph(original.proto)
     inputs = native_inputs(graph, claim.inputs[0].size)
     for image in claim.inputs:
         if image.name not in inputs and image.name in graph.producers:

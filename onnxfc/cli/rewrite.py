@@ -67,6 +67,12 @@ _OF_PROOF = ("rtol", "atol", "check_size", "data", "provider", "timeout", "memor
     help="A head behind a global pool: pool every native window, keep one vector at any size, or drop the pool "
     "(a class activation map; affine heads only).",
 )
+@click.option(
+    "--output-at",
+    multiple=True,
+    metavar="NAME",
+    help="End the model at this inner tensor, ahead of what makes labels of its scores, say; may be repeated.",
+)
 @click.option("--dynamic-batch", is_flag=True, help="Free the batch dim as well.")
 @click.option("--size", type=Size(), help="Native image size, where the model's input leaves it open.")
 @click.option(
@@ -246,6 +252,7 @@ def _rewritten(source: Path, target: Path, options: dict[str, Any], quiet: bool)
         options["size"],
         options["inputs"],
         options["free"],
+        options["output_at"],
     )
     checks = None if options["no_check"] else _checks(options)
     progress, clear = progress_line(quiet)

@@ -21,8 +21,8 @@ from onnxfc.layout.views import Context, Fixed, Placed, ScoreMap, View, Window
 def meet(ctx: RuleContext, views: Sequence[Window | ScoreMap]) -> list[Window | ScoreMap] | Refusal:
     """Windows and score maps on their common grid, whose stride is the least common multiple of theirs; a refusal where
     one is a fraction of a pixel that divides no other."""
-    own = [[field.stride for field in view.provenance.fields] for view in views]
-    grid = [_common(strides) for strides in zip(*own, strict=True)]
+    each = ([field.stride for field in view.provenance.fields] for view in views)
+    grid = [_common(strides) for strides in zip(*each, strict=True)]
     met = []
     for view in views:
         own = [field.stride for field in view.provenance.fields]
@@ -39,10 +39,10 @@ def meet(ctx: RuleContext, views: Sequence[Window | ScoreMap]) -> list[Window | 
     return met
 
 
-def _common(strides: Sequence[Fraction]) -> Fraction:
+def _common(strides: Sequence[int | Fraction]) -> int | Fraction:
     if any(stride.denominator > 1 for stride in strides):
         return max(strides)
-    return Fraction(math.lcm(*(stride.numerator for stride in strides)))
+    return math.lcm(*(stride.numerator for stride in strides))
 
 
 def every(ctx: RuleContext, view: Window | ScoreMap, steps: tuple[int, ...]) -> Window | ScoreMap:

@@ -14,7 +14,7 @@ from onnxfc.graph.index import Graph, needed
 from onnxfc.graph.inline_functions import inlined
 from onnxfc.io.model_file import ModelFile
 from onnxfc.layout.provenance import Provenance
-from onnxfc.rewriter.inner_input import begin_at
+from onnxfc.rewriter.inner_tensors import begin_at, end_at
 from onnxfc.rewriter.outputs import Form, finish
 from onnxfc.rewriter.refusals import objections, without_effect
 from onnxfc.rewriter.walk import walk
@@ -34,7 +34,8 @@ class RewriteOptions:
     one cell for each window, (N, K, gH, gW); ``mean`` and ``max`` are over all cells, in the original's shape (N, K).
     ``global_pool``: what becomes of a pool before the head: ``window`` pools each native window, ``keep`` the whole
     image, ``drop`` leaves a class activation map. ``dynamic_batch`` frees the batch. ``free``: only these axes of the
-    image ("height", "width", a volume's "depth"), while the others stay; all, if empty. Raises UsageError.
+    image ("height", "width", a volume's "depth"), while the others stay; all, if empty. ``output_at``: inner tensors at
+    which the model is to end, instead of its outputs. Raises UsageError.
 
     >>> options = onnxfc.RewriteOptions(output="mean")
     >>> onnxfc.rewrite("fixtures/trained/digits.onnx", options=options).claim.outputs[0].form
@@ -47,6 +48,7 @@ class RewriteOptions:
     size: tuple[int, ...] | None = None
     inputs: tuple[str, ...] = ()
     free: tuple[str, ...] = ()
+    output_at: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         errors.choice("output", self.output, get_args(Form))
@@ -56,6 +58,7 @@ class RewriteOptions:
             object.__setattr__(self, "size", errors.size("size", self.size))
         object.__setattr__(self, "inputs", errors.names("inputs", self.inputs))
         object.__setattr__(self, "free", errors.names("free", self.free))
+        object.__setattr__(self, "output_at", errors.names("output_at", self.output_at))
         for name in self.free:
             errors.choice("free", name, dict.fromkeys(name for names in SIZE_NAMES.values() for name in names))
         if self.output == "max" and self.global_pool == "drop":
@@ -112,6 +115,8 @@ def _can_free(original: ModelFile, options: RewriteOptions, name: str) -> bool:
 
 def _analysed(original: ModelFile, options: RewriteOptions) -> Analysis:
     original = inlined(original)
+    if options.output_at:
+        original = end_at(original, options.output_at)
     graph = Graph(original.proto)
     inputs = native_inputs(graph, options.size)
     if within := [name for name in options.inputs if name not in inputs]:

@@ -53,10 +53,9 @@ _ANY_INPUT = {
     *(*BROADCAST, "Concat", "Einsum", "Gather", "GatherElements", "Gemm", "MatMul", "ScatterElements"),
 }
 """Operators whose lifted input may be any; all others have their data first."""
-_EXPORT = {
-    "ai.onnx.ml": "export the network without what makes labels of its scores",
-    MICROSOFT: "export without a runtime's own optimisation",
-}
+_EXPORT = {MICROSOFT: "export without a runtime's own optimisation"}
+_LABELS = "ai.onnx.ml"
+"""The domain of what makes labels of scores."""
 _PLAIN = {"attention", "data-dependent", "flipped", "position-table", "quantised", "recurrent"}
 """Refusals that say plainly why: none further on can say it better."""
 
@@ -172,6 +171,8 @@ def _unknown(ctx: RuleContext, views: Sequence[View], lead: Lead) -> Outcome | N
         return ctx.refuse("subgraph", "has a body that reads what was computed from the image")
     if _domain(node) and (_domain(node), node.op_type, lead) not in RULES:
         advice = _EXPORT.get(node.domain, LEAVE)
+        if node.domain == _LABELS:
+            advice = f"end the model before it: --output-at {node.input[0]}"
         return ctx.refuse("unsupported-operator", f"of domain {node.domain} is not supported here", advice)
     used = [
         name for name in node.output if state.graph.uses[name]
