@@ -64,6 +64,7 @@ STAYS = {
 """FC layers that are none of the head's, or have more axes than one."""
 ALONE = (
     "convnext.dynamo",
+    "depth_pooled",
     "keras_branches.tf2onnx",
     "keras_shaped.tf2onnx",
     "swallowed",
