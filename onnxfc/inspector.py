@@ -13,13 +13,14 @@ from onnxfc import errors
 from onnxfc.builder.state import Replacement
 from onnxfc.claim.claim import Claim
 from onnxfc.errors import NothingToRewrite, Refusal, UsageError
-from onnxfc.geometry import Geometry, Grid
+from onnxfc.geometry import Geometry
 from onnxfc.graph.finite_weights import finite
 from onnxfc.graph.index import Graph, attributes, label, needed
 from onnxfc.graph.inline_functions import sorted_nodes
 from onnxfc.graph.op_kinds import GEMMS
 from onnxfc.graph.wellformed import well_formed
 from onnxfc.io.model_file import Model, ModelFile
+from onnxfc.layout.boxes import Grid
 from onnxfc.layout.views import Context, is_map
 from onnxfc.rewriter.analyse import Analysis, RewriteOptions, analyse
 from onnxfc.rewriter.make_claim import claim_of

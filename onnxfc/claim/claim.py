@@ -17,7 +17,7 @@ from onnxfc.errors import ReadError, UsageError
 
 PREFIX = "onnxfc."
 
-Form = Literal["map", "cells", "mean", "max", "activation", "global", "features"]
+Form = Literal["map", "cells", "mean", "max", "activation", "global", "features", "list"]
 """How an output of the rewritten model relates to the original's (N, F1, ..., Fk):
 
 - ``map``: (N, F1, ..., Fk, *grid), one cell per window.
@@ -26,6 +26,7 @@ Form = Literal["map", "cells", "mean", "max", "activation", "global", "features"
 - ``activation``: as ``map``, but the pool was dropped: the mean over the ``extent`` cells of a window is its score.
 - ``global``: the original's own shape at every size, from the whole image (global pool kept).
 - ``features``: a trunk tensor, its spatial ``axes`` freed.
+- ``list``: places in a row, one of the ``levels`` behind the other, as long as the image says.
 """
 
 
@@ -111,11 +112,30 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Level:
+    """Places of a list in a row on ``axis``: ``outer`` times all of them, each with ``inner`` elements.
+
+    There are as many as the rewritten model's ``tensor`` has on its axes ``spatial``. Place ``i`` reads ``size`` pixels
+    from ``start + i * stride / per`` on.
+    """
+
+    tensor: str
+    spatial: tuple[int, ...]
+    axis: int
+    outer: int
+    inner: int
+    stride: tuple[int, ...]
+    per: tuple[int, ...]
+    start: tuple[int, ...]
+    size: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Output:
     """One output and its form; ``axes`` are those of the grid (``map``, ``cells``, ``activation``) or of ``features``.
 
     Where it has such axes: element ``i`` reads ``size`` pixels from ``start + i * stride / per`` on; ``per`` is above 1
-    in upsampled features only. Empty where unknown.
+    in upsampled features only. Empty where unknown. ``levels`` are those of a list, whose first is told of there too.
     """
 
     name: str
@@ -125,6 +145,12 @@ class Output:
     per: tuple[int, ...] = ()
     start: tuple[int, ...] = ()
     size: tuple[int, ...] = ()
+    levels: tuple[Level, ...] = ()
+
+    def __post_init__(self) -> None:
+        levels: tuple[Any, ...] = self.levels
+        if any(isinstance(item, dict) for item in levels):
+            object.__setattr__(self, "levels", tuple(Level(**item) for item in levels))
 
 
 @dataclass(frozen=True)
@@ -288,13 +314,24 @@ def _layer(item: Layer) -> bool:
     return isinstance(item.original, str) and isinstance(item.rewritten, str) and item.form in ("map", "global")
 
 
+def _level(item: Level, dims: int) -> bool:
+    counted = (
+        _integers((item.axis, item.outer, item.inner), 3, 3) and min(item.axis, item.outer - 1, item.inner - 1) >= 0
+    )
+    told = (item.stride, item.per, item.start, item.size)
+    fits = isinstance(item.tensor, str) and _axes(item.spatial, dims, 0, 99) and counted
+    return fits and all(_integers(value, dims, dims) for value in told) and min(*item.stride, *item.per, *item.size) > 0
+
+
 def _output(item: Output, dims: int) -> bool:
     if not isinstance(item.name, str) or item.form not in get_args(Form):
         return False
     if item.axes != () and not _axes(item.axes, dims, 0, 99):
         return False
     told = [value for value in (item.stride, item.per, item.start, item.size) if value != ()]
-    if len(told) not in (0, 4) or (told and item.axes == ()):
+    if len(told) not in (0, 4) or (told and item.axes == () and item.form != "list"):
+        return False
+    if (item.form == "list") != bool(item.levels) or not all(_level(level, dims) for level in item.levels):
         return False
     return all(_integers(value, dims, dims) for value in told) and (
         not told or min(*item.stride, *item.per, *item.size) > 0

@@ -131,7 +131,7 @@ def _many(number: int) -> str:
 
 def _plain(found: Geometry) -> dict[str, Any]:
     """Without the closed forms behind it."""
-    return {key: value for key, value in dataclasses.asdict(found).items() if key not in {"axes", "asks"}}
+    return {key: value for key, value in dataclasses.asdict(found).items() if key not in {"axes", "asks", "levels"}}
 
 
 def as_json(seen: Inspection) -> dict[str, Any]:

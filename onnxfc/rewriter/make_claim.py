@@ -8,14 +8,15 @@ from dataclasses import replace
 
 import onnx
 
-from onnxfc.claim.claim import Boundary, Claim, ImageInput, Layer, Output
+from onnxfc.claim.claim import Boundary, Claim, ImageInput, Layer, Level, Output
 from onnxfc.geometry import Geometry, cell_axes, elements_of, slack_of
 from onnxfc.graph.index import Graph, needed
 from onnxfc.graph.op_kinds import GEMMS
 from onnxfc.layout.axis_map import Field
 from onnxfc.layout.gathered import Gathered
+from onnxfc.layout.lists import levels, row_axis
 from onnxfc.layout.provenance import Provenance
-from onnxfc.layout.views import Context, Lifted, ScoreMap
+from onnxfc.layout.views import Context, Lifted, Placed, ScoreMap
 from onnxfc.rewriter.analyse import Analysis
 from onnxfc.shapes.model_shapes import Sizing
 
@@ -114,7 +115,9 @@ def _with_sizes(claim: Claim, sizing: Sizing) -> Claim:
     axes = cell_axes(claim, sizing)
     slack = (0,) * len(claim.stride) if axes is None else slack_of(claim, axes)
     forms = {output.form for output in claim.outputs}
-    if slack is None and (forms == {"features"} or forms - {"features", "global"}):  # it follows whole periods only
+    if slack is None and (
+        forms <= {"features", "list"} or forms - {"features", "list", "global"}
+    ):  # it follows whole periods only
         claim = replace(claim, size_step=claim.period)
     found = Geometry.of_sizing(replace(claim, slack=slack or (0,) * len(claim.stride)), sizing)
     return replace(claim, slack=found.slack, smallest_size=found.smallest_size, halo=found.halo or ())
@@ -125,18 +128,40 @@ def _with_fields(found: Analysis) -> tuple[Output, ...]:
     builder, made = found.state.builder, []
     for output in found.outputs:
         view = found.state.views[output.name]
+        if output.form == "list":
+            output = _with_levels(found, output)
         placed = output.form in {"map", "cells", "activation", "features"}
         if placed and isinstance(view, Lifted) and output.name in builder.specs:
-            fields = view.provenance.fields
-            output = replace(
-                output,
-                stride=tuple(item.stride.numerator for item in fields),
-                per=tuple(item.stride.denominator for item in fields),
-                start=tuple(math.floor(item.start) for item in fields),
-                size=tuple(_whole_size(item) for item in fields),
-            )
+            stride, per, start, size = _told(view.provenance.fields)
+            output = replace(output, stride=stride, per=per, start=start, size=size)
         made.append(output)
     return tuple(made)
+
+
+_Told = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+
+
+def _told(fields: Sequence[Field]) -> _Told:
+    """Stride, elements in a stride, start and size."""
+    return (
+        tuple(item.stride.numerator for item in fields),
+        tuple(item.stride.denominator for item in fields),
+        tuple(math.floor(item.start) for item in fields),
+        tuple(_whole_size(item) for item in fields),
+    )
+
+
+def _with_levels(found: Analysis, output: Output) -> Output:
+    """A list, with the places of each of its levels."""
+    view, rank, renamed = found.state.views[output.name], found.state.rank, found.state.builder.renamed
+    assert isinstance(view, Placed)
+    axis, made = row_axis(view, rank), []
+    for item in levels(view, rank):
+        like, told = item.view.like, _told(item.view.provenance.fields)
+        tensor = renamed.get(like.tensor, like.tensor)
+        made.append(Level(tensor, like.spatial, axis or 0, item.outer, item.inner, *told))
+    first = made[0]
+    return replace(output, levels=tuple(made), stride=first.stride, per=first.per, start=first.start, size=first.size)
 
 
 def map_at_twice(claim: Claim, sizing: Sizing) -> tuple[int, ...]:

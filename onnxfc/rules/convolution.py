@@ -47,7 +47,7 @@ def sliding(ctx: RuleContext) -> Outcome | None:
     if not isinstance(view, Placed):
         return _weight_of_image(ctx)
     if not view.apart:
-        return _over_joined(ctx, view) if view.parts else _pointwise(ctx, view)
+        return _over_joined(ctx, view) if view.is_strip else _pointwise(ctx, view)
     wrong = _layout(ctx, view)
     if wrong is not None:
         return wrong

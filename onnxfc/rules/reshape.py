@@ -7,6 +7,7 @@ would.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 
 from onnxfc.builder import ops
@@ -28,6 +29,7 @@ from onnxfc.layout.axes import (
     survivors,
     with_batch,
 )
+from onnxfc.layout.lists import rows, split_rows
 from onnxfc.layout.views import Placed
 from onnxfc.rules.channel_shuffle import permuted
 from onnxfc.rules.registry import PLACED, rule
@@ -48,12 +50,22 @@ def reshape(ctx: RuleContext) -> Outcome | None:
             return _each_alone(ctx, view, dict(zip(view.where, places, strict=True)))
         if view.provenance.windows or 1 in view.extent:
             return pooled_in_part(ctx) if view.is_strip else None
+    split = split_rows(view, after) if view.is_list else None
+    if split is not None:
+        return _regrouped(ctx, replace(view, parts=split[1]), split[0])
     groups = regroup(view.groups, after)
     groups = groups and with_batch(groups)
+    if groups is not None and ctx.state.dense and _in_a_row(groups, ctx.state.rank):
+        return _regrouped(ctx, view, groups)
     features = groups is None or (view.apart and not any(pure(group) for group in groups))
     if groups is None or features or not (is_map(groups) or may_fold(groups)):
         return pooled_in_part(ctx) if view.is_strip else None
     return _regrouped(ctx, view, groups)
+
+
+def _in_a_row(groups: Groups, rank: int) -> bool:
+    """Whether a map was flattened place by place, (N, H * W * C): parts of a list, where no head follows."""
+    return len(groups) == 2 and (rows(groups[1], rank) or (0,))[0] == 1
 
 
 def _unclear(view: Placed, before: Shape, after: Shape) -> bool:
