@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 
@@ -17,13 +19,13 @@ from onnxfc.layout.views import Context, Fixed, Placed, ScoreMap, View, Window
 
 
 def meet(ctx: RuleContext, views: Sequence[Window | ScoreMap]) -> list[Window | ScoreMap] | Refusal:
-    """Windows and score maps on their common grid, the coarsest; a refusal where strides do not divide it."""
-    if len({_unpooled(view.provenance) for view in views}) > 1:
-        why = "stands beside scores whose pool is dropped, and the mean of these is taken over other elements"
-        return ctx.refuse("drop-not-affine", why, "use --global-pool window")
-    grid = [
-        max(strides) for strides in zip(*([field.stride for field in v.provenance.fields] for v in views), strict=True)
-    ]
+    """Windows and score maps on their common grid, whose stride is the least common multiple of theirs; a refusal where
+    one is a fraction of a pixel that divides no other."""
+    doubt = _mean_of_others(ctx, views)
+    if doubt is not None:
+        return doubt
+    each = ([field.stride for field in view.provenance.fields] for view in views)
+    grid = [_common(strides) for strides in zip(*each, strict=True)]
     met = []
     for view in views:
         own = [field.stride for field in view.provenance.fields]
@@ -40,11 +42,23 @@ def meet(ctx: RuleContext, views: Sequence[Window | ScoreMap]) -> list[Window | 
     return met
 
 
-def _unpooled(provenance: Provenance) -> Hashable:
-    """Whose mean the score is, where a pool was dropped: alike for all of which the mean is taken at once."""
-    if not provenance.dropped:
+def _mean_of_others(ctx: RuleContext, views: Sequence[Window | ScoreMap]) -> Refusal | None:
+    """Where a pool was dropped, the mean over its elements is the score: at once only for all that have the same."""
+
+    def elements(provenance: Provenance) -> Hashable:
+        windows = frozenset((item.extent, item.step) for item in provenance.windows)
+        return (provenance.fields, windows) if provenance.dropped else None
+
+    if len({elements(view.provenance) for view in views}) == 1:
         return None
-    return provenance.fields, frozenset((item.extent, item.step) for item in provenance.windows)
+    why = "stands beside scores whose pool is dropped, and the mean of these is taken over other elements"
+    return ctx.refuse("drop-not-affine", why, "use --global-pool window")
+
+
+def _common(strides: Sequence[int | Fraction]) -> int | Fraction:
+    if any(stride.denominator > 1 for stride in strides):
+        return max(strides)
+    return math.lcm(*(stride.numerator for stride in strides))
 
 
 def every(ctx: RuleContext, view: Window | ScoreMap, steps: tuple[int, ...]) -> Window | ScoreMap:

@@ -52,7 +52,7 @@ def observe(
     runner = Runner(original, tensors, options.engine)
     images = [image.name for image in claim.inputs]
     inputs = Inputs(claim, runner.inputs, options, input_types(pair.rewritten.proto))
-    evidence = Evidence(inputs, claim.inputs[0].shape[0], runner.free_batch(images))
+    evidence = Evidence(inputs, claim.inputs[0].batch, runner.free_batch(claim.inputs))
     evidence.small, evidence.thorough = is_small(original), thorough
     evidence.own, graph = pair.own, original.proto.graph
     evidence.moving, evidence.fed = _dependent(graph, images), _dependent(graph, list(runner.inputs))
@@ -154,20 +154,26 @@ def _run_crops(
     rough: list[tuple[int, ...]] = []
     for i, cell in enumerate(cells):
         progress(f"original on crop {i + 1} of {len(cells)}")
-        crop = dict(feeds)
-        for image in claim.inputs:
-            place = [slice(0, image.shape[0])] + [slice(None)] * (len(image.shape) - 1)
-            for axis, at, stride in zip(image.spatial, cell, claim.stride, strict=True):
-                place[axis] = slice(at * stride, at * stride + image.shape[axis])
-            crop[image.name] = np.ascontiguousarray(feeds[image.name][tuple(place)])
-        for name in set(feeds) - {image.name for image in claim.inputs}:
-            if evidence.free_batch and runner.inputs[name].shape[:1] == (None,):
-                crop[name] = feeds[name][: evidence.batch]
+        crop = _crop(feeds, cell, evidence, runner, claim)
         evidence.crops.append((cell, runner.run(crop)))
         if evidence.small and len(cells) != every and _is_rough(evidence, runner, kind, crop, options.seed):
             rough.append(cell)
     if len(rough) < len(cells):
         evidence.crops = [found for found in evidence.crops if found[0] not in rough]
+
+
+def _crop(feeds: Arrays, cell: Sequence[int], evidence: Evidence, runner: Runner, claim: Claim) -> Arrays:
+    """The inputs for the crop of a cell, of the first images of a batch."""
+    crop = dict(feeds)
+    for image in claim.inputs:
+        place = [slice(0, length) for length in image.shape]
+        for axis, at, stride in zip(image.spatial, cell, claim.stride, strict=True):
+            place[axis] = slice(at * stride, at * stride + image.shape[axis])
+        crop[image.name] = np.ascontiguousarray(feeds[image.name][tuple(place)])
+    for name in set(feeds) - {image.name for image in claim.inputs}:
+        if evidence.free_batch and runner.inputs[name].shape[:1] == (None,):
+            crop[name] = feeds[name][: evidence.batch]
+    return crop
 
 
 def _is_rough(evidence: Evidence, runner: Runner, kind: Kind, crop: Arrays, seed: int) -> bool:

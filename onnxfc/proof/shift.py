@@ -18,6 +18,7 @@ from onnxfc.proof.accumulator import Tally
 from onnxfc.proof.evidence import Evidence, Progress
 from onnxfc.proof.inputs import Kind
 from onnxfc.proof.options import CheckOptions
+from onnxfc.proof.output_forms import FormError, level_name, unlisted
 from onnxfc.proof.results import ParityResult
 from onnxfc.proof.sessions import Arrays, RunError, Runner
 from onnxfc.proof.sizes import Size
@@ -85,8 +86,8 @@ def compare_shifted(
         progress(f"moved by {'x'.join(map(str, period))} px, inputs {kind.name}")
         crops = list(_crops(evidence, kind, claim, sizes, period))
         try:
-            values = [rewritten.run(feeds) for feeds in crops]
-        except RunError as error:
+            values = [_run(rewritten, feeds, claim) for feeds in crops]
+        except (FormError, RunError) as error:
             tally.fail(f"the rewritten model does not run at {sizes[0]} and {sizes[1]}: {error}")
             break
         runs = zip(sizes, values, crops, strict=True)
@@ -94,14 +95,33 @@ def compare_shifted(
         for target in affordable:
             _compare(target, values, sizes, period, evidence, kind, tally)
     tally.sizes.extend(sizes)
-    result = tally.result()
-    failed = [target for target in affordable if any(o.name == target.name and not o.passed for o in result.outputs)]
-    in_trunk = {target.name for target in failed} & {item.rewritten for item in claim.boundaries}
-    if not in_trunk or tally.reasons:
-        return Shifted(result)
+    read = not tally.reasons and _read_no_more(affordable, shots, period, rewritten, claim, evidence, tally)
+    return Shifted(tally.result(), shots if read else ())
+
+
+def _run(rewritten: Runner, feeds: Arrays, claim: Claim) -> Arrays:
+    """Outputs and trunk tensors, lists level by level too."""
+    found = rewritten.run(feeds)
+    return found | unlisted(claim, found)
+
+
+def _read_no_more(
+    targets: Sequence[Target],
+    shots: Sequence[Capture],
+    period: Sequence[int],
+    rewritten: Runner,
+    claim: Claim,
+    evidence: Evidence,
+    tally: Tally,
+) -> bool:
+    """Whether the trunk fails, but none of what fails reads more than its field, as far as is seen of the elements that
+    differ most."""
+    differ = {output.name for output in tally.result().outputs if not output.passed}
+    failed = [target for target in targets if target.name in differ]
     pairs = list(zip(shots[::2], shots[1::2], strict=True))
-    read = all(_reads_no_more(t, pair, period, rewritten, claim, evidence, tally) for t in failed for pair in pairs)
-    return Shifted(result, shots if read else ())
+    return bool(differ & {item.rewritten for item in claim.boundaries}) and all(
+        _reads_no_more(item, pair, period, rewritten, claim, evidence, tally) for item in failed for pair in pairs
+    )
 
 
 def _reads_no_more(
@@ -137,7 +157,7 @@ def _reads_no_more(
                 box[axis] = slice(max(0, start), max(0, start + size))
             feeds[image.name] = np.flip(feeds[image.name], image.spatial).copy()
             feeds[image.name][tuple(box)] = shot.feeds[image.name][tuple(box)]
-        now = rewritten.run(feeds)[target.name][tuple(place)]
+        now = _run(rewritten, feeds, claim)[target.name][tuple(place)]
         if tally.exceeds(target.name, now, shot.values[target.name][tuple(place)], evidence.scales[key], key[1]):
             return False
     return True
@@ -169,7 +189,11 @@ def _affordable(found: Sequence[Target], evidence: Evidence, claim: Claim) -> li
 def targets(claim: Claim) -> Iterator[Target]:
     """Outputs with a grid, and the trunk tensors before the heads."""
     for output in claim.outputs:
-        if output.stride:
+        for number, level in enumerate(output.levels):
+            axes = tuple(range(level.axis + 1, level.axis + 1 + len(level.stride)))
+            name = level_name(output, number)
+            yield Target(name, output.name, axes, level.stride, level.per, level.start, level.size)
+        if output.stride and not output.levels:
             yield Target(output.name, output.name, output.axes, output.stride, output.per, output.start, output.size)
     for boundary in claim.boundaries:
         target = _of_boundary(boundary, claim)
