@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -22,9 +21,10 @@ import onnx
 from onnxfc.errors import OnnxfcError, UsageError, WriteError
 from onnxfc.io.atomic_write import writing
 from onnxfc.io.model_file import ModelFile
+from onnxfc.scanner import identity
 from onnxfc.scanner.chunk_store import ChunkStore, remove
 from onnxfc.scanner.compare import Compared, compare
-from onnxfc.scanner.job import Frame, Job, Scoring, TileWorker
+from onnxfc.scanner.job import CROPS, Frame, Job, Scoring, TileWorker, processors
 from onnxfc.scanner.options import ScanOptions
 from onnxfc.scanner.outputs import Wanted, check_outputs, write_output
 from onnxfc.scanner.picture import class_number
@@ -43,7 +43,7 @@ Model = str | Path | bytes | onnx.ModelProto | ModelFile
 @dataclass(frozen=True)
 class Scan:
     """A map, and how it came about. ``uncovered``: pixels at the bottom and the right that no cell stands for;
-    ``seconds``: in all, and in onnxruntime (of this process)."""
+    ``seconds``: in all, and in onnxruntime, by the tiles that are run at once (of this process)."""
 
     map: ScoreMap
     model: ScanModel = field(repr=False)
@@ -109,7 +109,7 @@ def run_scan(
             if not options.resume:
                 remove(job.store.path)
             raise
-    spent = time.perf_counter() - began, worker.session.seconds
+    spent = time.perf_counter() - began, worker.session.seconds / job.at_once
     return Scan(kept, made, job, _uncovered(job.plan, seen), before, spent, compared, vector)
 
 
@@ -140,7 +140,7 @@ def _job(
         bgr=options.bgr,
         bands=options.bands,
     )
-    plan = _plan(made, seen, options)
+    plan = _plan(made, seen, options, folder)
     names = class_names(made.metadata(), made.classes)
     classes = tuple(class_number(names, kind) for kind in options.classes) or None
     no_data = seen.no_data if options.no_data is None else options.no_data
@@ -152,7 +152,8 @@ def _job(
     whole = model if isinstance(model, str | Path) and not made.rewritten else b""
     token = os.urandom(8).hex()
     job = Job(token, whole, made.output.name, image, frame, prepared, scoring, plan, store, options.threads)
-    return replace(job, batch=options.batch, provider=options.provider), seen
+    job = replace(job, batch=options.batch, provider=options.provider)
+    return replace(job, at_once=_at_once(job, made, options)), seen
 
 
 def _frame(made: ScanModel, opened: OpenImage, options: ScanOptions) -> Frame:
@@ -169,22 +170,39 @@ def _frame(made: ScanModel, opened: OpenImage, options: ScanOptions) -> Frame:
     return replace(frame, size=(grown[0], grown[1]), edge=options.edge)
 
 
-def _plan(made: ScanModel, seen: OpenImage, options: ScanOptions) -> Plan:
-    """Which tiles. Raises UsageError where the model looks at the whole image, which does not fit into memory."""
+def _plan(made: ScanModel, seen: OpenImage, options: ScanOptions, folder: Path) -> Plan:
+    """Which tiles: those of an earlier run that is resumed, whatever memory is free now. Raises UsageError where the
+    model looks at the whole image, which does not fit into memory."""
     crops, context = options.exact == "crops", made.geometry.context
     whole = context and not crops and options.context == "whole"
     axes = axes_of(made.geometry, seen.size, made.local_halo, elements=made.elements, whole=whole, even=made.resizes)
-    memory = options.memory or free_memory() // 4
+    memory = _memory(options)
     if whole:
         _must_fit(made, axes, memory)
         return Plan(axes, (axes[0].cells, axes[1].cells))
     if crops:
         axes = axes[0].of_crops(), axes[1].of_crops()
+    if options.tile is None and options.resume and ChunkStore.begun(folder):
+        _, rows, columns = ChunkStore.open(folder).chunk
+        return Plan(axes, (rows, columns))
     if options.tile is not None:
         return Plan(axes, (min(options.tile, axes[0].cells), min(options.tile, axes[1].cells)))
     if crops:
         return Plan(axes, (axes[0].fitting(_CROPPED), axes[1].fitting(_CROPPED)))
     return Plan(axes, tile_counts(made, axes, memory, options.batch, seen.rows, context))
+
+
+def _memory(options: ScanOptions) -> int:
+    return options.memory or free_memory() // 4
+
+
+def _at_once(job: Job, made: ScanModel, options: ScanOptions) -> int:
+    """So many groups of tiles as memory has room for and processors are there; one where another device computes."""
+    if options.provider:
+        return 1
+    size, batch = (made.claim.native_size, CROPS) if job.scoring.crops else (job.plan.size, job.batch)
+    room = _memory(options) // tile_bytes(made, (size[0], size[1]), batch)
+    return max(1, min(options.threads or processors(), -(-len(job.plan) // job.batch), room))
 
 
 _CROPPED = 1024
@@ -204,7 +222,7 @@ def _must_fit(made: ScanModel, axes: tuple[Axis, Axis], memory: int) -> None:
 def _begun(job: Job, notes: dict[str, Any], outs: list[Path], resume: bool) -> int:
     """Make the store of the map, or take what an earlier run left; the number of tiles that it has."""
     store = job.store
-    if resume and store.path.exists():
+    if resume and ChunkStore.begun(store.path):
         found = ChunkStore.open(store.path)
         if found.notes != notes or found != store:
             raise UsageError(f"{store.path}: is what another scan left; run without --resume, which begins anew")
@@ -230,8 +248,8 @@ def _notes(job: Job, made: ScanModel, model: Model, image: Any) -> dict[str, Any
     context = made.geometry.context and not job.scoring.crops
     found = {
         "onnxfc": __version__,
-        "model": _identity(model) | {"output": made.output.name, "verdict": made.claim.verdict},
-        "image": _identity(image) | {"level": job.frame.level, "region": job.frame.region},
+        "model": identity.of_model(model, made.file) | {"output": made.output.name, "verdict": made.claim.verdict},
+        "image": identity.of_image(image) | {"level": job.frame.level, "region": job.frame.region},
         "resample": str(job.frame.factor),
         "edge": job.frame.edge,
         "pixels": asdict(job.preparation),
@@ -247,20 +265,6 @@ def _notes(job: Job, made: ScanModel, model: Model, image: Any) -> dict[str, Any
         "tile": job.plan.count,
     }
     return dict(json.loads(json.dumps(found)))
-
-
-def _identity(item: Any) -> dict[str, Any]:
-    """A file by its name, size and time, bytes by their digest, arrays by their shape."""
-    if isinstance(item, ModelFile):
-        item = item.path or item.proto
-    if isinstance(item, str | Path):
-        info = os.stat(item)
-        return {"file": os.path.realpath(item), "bytes": info.st_size, "changed": info.st_mtime_ns}
-    if isinstance(item, onnx.ModelProto):
-        item = item.SerializeToString(deterministic=True)
-    if isinstance(item, bytes):
-        return {"sha256": hashlib.sha256(item).hexdigest()}
-    return {"array": list(map(int, item.shape)), "dtype": str(item.dtype)}
 
 
 def _work(job: Job, worker: TileWorker, before: int, dask: Any, say: Callable[[str], None]) -> None:
