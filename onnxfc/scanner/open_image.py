@@ -74,15 +74,14 @@ def _picture(path: Path, level: int) -> OpenImage:
     if path.suffix.lower() == ".png" and _deep(path):
         codecs = needs("imagecodecs", path)
         return _with_alpha(_decoded(path, lambda: codecs.png_decode(path.read_bytes())))
-    pillow = needs("PIL.Image", path)
+    pillow, turned = needs("PIL.Image", path), needs("PIL.ImageOps", path).exif_transpose
     pillow.MAX_IMAGE_PIXELS = None  # large images are what this is for
 
     def decode() -> Array:
         with pillow.open(path) as image:
-            if image.mode == "P":
-                return np.asarray(image.convert("RGBA" if "transparency" in image.info else "RGB"))
-            other = {"1": "L", "CMYK": "RGB", "YCbCr": "RGB", "LAB": "RGB", "HSV": "RGB"}.get(image.mode)
-            return np.asarray(image.convert(other) if other else image)
+            other = {"1": "L", "P": "RGB", "CMYK": "RGB", "YCbCr": "RGB"}.get(image.mode, image.mode)
+            alpha = "A" if other in ("L", "RGB") and "transparency" in image.info else ""
+            return np.asarray(turned(image.convert(other + alpha) if other + alpha != image.mode else image))
 
     return _with_alpha(_decoded(path, decode))
 

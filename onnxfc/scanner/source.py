@@ -6,7 +6,8 @@ bands), can be scanned.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -113,10 +114,68 @@ class Mapped:
 
 
 @dataclass(frozen=True)
-class Region:
-    """Height x width pixels of another image from (top, left) on."""
+class View:
+    """Another image, seen in another way."""
 
     source: Source
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.source.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.source.dtype
+
+
+@dataclass(frozen=True)
+class Recoded(View):
+    """``bands`` of each pixel that follow from what it has."""
+
+    bands: int
+    kind: np.dtype[Any]
+    recode: Callable[[Array], Array]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (*self.source.shape[:2], self.bands)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.kind
+
+    def read(self, y0: int, y1: int, x0: int, x1: int) -> Array:
+        """The same window."""
+        return self.recode(self.source.read(y0, y1, x0, x1))
+
+
+@dataclass(frozen=True)
+class Oriented(View):
+    """As a camera held it. ``orientation``: the number in TIFF and EXIF; from 5 on rows are columns."""
+
+    orientation: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        height, width, bands = self.source.shape
+        return (width, height, bands) if self.orientation > 4 else (height, width, bands)
+
+    def read(self, y0: int, y1: int, x0: int, x1: int) -> Array:
+        """A window of the image as it is stored, turned."""
+        (height, width), turned = self.source.shape[:2], self.orientation > 4
+        if turned:
+            y0, y1, x0, x1 = x0, x1, y0, y1
+        upward, leftward = self.orientation in (3, 4, 6, 7), self.orientation in (2, 3, 7, 8)
+        rows = (height - y1, height - y0) if upward else (y0, y1)
+        columns = (width - x1, width - x0) if leftward else (x0, x1)
+        pixels = self.source.read(*rows, *columns)[:: -1 if upward else 1, :: -1 if leftward else 1]
+        return pixels.swapaxes(0, 1) if turned else pixels
+
+
+@dataclass(frozen=True)
+class Region(View):
+    """Height x width pixels of another image from (top, left) on."""
+
     corner: tuple[int, int]
     size: tuple[int, int]
 
@@ -130,10 +189,6 @@ class Region:
     def shape(self) -> tuple[int, ...]:
         return (*self.size, self.source.shape[2])
 
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self.source.dtype
-
     def read(self, y0: int, y1: int, x0: int, x1: int) -> Array:
         """From the other image, moved."""
         top, left = self.corner
@@ -141,20 +196,15 @@ class Region:
 
 
 @dataclass(frozen=True)
-class Edged:
+class Edged(View):
     """Another image, grown at its bottom and right to ``size`` by its mirror image or by zeros."""
 
-    source: Source
     size: tuple[int, int]
     mode: EdgeMode
 
     @property
     def shape(self) -> tuple[int, ...]:
         return (*self.size, self.source.shape[2])
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self.source.dtype
 
     def read(self, y0: int, y1: int, x0: int, x1: int) -> Array:
         """What the image has, and what it is grown by."""
@@ -172,23 +222,18 @@ class Edged:
 
 
 @dataclass(frozen=True)
-class Resampled:
+class Resampled(View):
     """Another image, resized by ``factor``: linear between pixels, over all that a smaller pixel covers.
 
     Each pixel depends on its place in the whole image alone, so that windows meet exactly.
     """
 
-    source: Source
     factor: Fraction
-    shape: tuple[int, ...] = field(init=False)
-
-    def __post_init__(self) -> None:
-        height, width, bands = self.source.shape
-        object.__setattr__(self, "shape", (int(height * self.factor), int(width * self.factor), bands))
 
     @property
-    def dtype(self) -> np.dtype[Any]:
-        return self.source.dtype
+    def shape(self) -> tuple[int, ...]:
+        height, width, bands = self.source.shape
+        return int(height * self.factor), int(width * self.factor), bands
 
     def read(self, y0: int, y1: int, x0: int, x1: int) -> Array:
         """Rows first, then columns."""

@@ -18,6 +18,7 @@ import numpy as np
 from onnxfc.errors import ReadError, UsageError
 from onnxfc.scanner.georeference import Georeference
 from onnxfc.scanner.source import Array, ArraySource, Mapped, OpenImage
+from onnxfc.scanner.tiff_colours import JPEG, check_colours, seen
 
 CACHE = 48_000_000
 """Bytes of decoded tiles or strips that are kept for the next window."""
@@ -46,9 +47,9 @@ def open_tiff(path: Path, level: int) -> OpenImage:
     else:
         source = TiffSource(path, pages)
     found = OpenImage(source, _alpha(page), _no_data(first), _georeference(first, page), _rows(page, source))
-    if not page.is_tiled or not isinstance(source, TiffSource):
-        return found
-    return replace(found, kept=CACHE // (source.shape[2] * source.dtype.itemsize), tall=page.tilelength)
+    if page.is_tiled and isinstance(source, TiffSource):
+        found = replace(found, kept=CACHE // (source.shape[2] * source.dtype.itemsize), tall=page.tilelength)
+    return seen(found, page)
 
 
 class _BandsFirst:
@@ -146,14 +147,13 @@ class TiffSource:
     def _decode(self, page: Any, number: int) -> Array:
         """Rows, columns, bands."""
         with self._lock:  # all that reads in the file: what there is to know of a codec, too
-            more = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader} if page.compression in _JPEG else {}
+            more = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader} if page.compression in JPEG else {}
+            if self._separate and page.compression in JPEG:
+                page.photometric = 1  # each plane is grey to its codec
             decode = _told(self._path, lambda: page.decode)
             page.parent.filehandle.seek(page.dataoffsets[number])
             content = page.parent.filehandle.read(page.databytecounts[number])
         return np.asarray(_told(self._path, lambda: decode(content, number, **more)[0][0]))
-
-
-_JPEG = {6, 7, 34892, 33007}
 
 
 def _paste(found: Array, piece: Array, top: int, left: int) -> None:
@@ -191,8 +191,7 @@ def _pages(path: Path, series: Any) -> tuple[list[Any], bool]:
     page = pages[0]
     if len(pages) > 1 and page.samplesperpixel > 1:
         raise UsageError(f"{path}: has bands on pages and within them, which is not understood")
-    if page.photometric not in (1, 2, 6, 32803, 34892):
-        raise UsageError(f"{path}: its pixels are {page.photometric.name}, neither grey nor colours; convert it")
+    check_colours(path, page)
     return pages, axes[0] not in "YX" and len(pages) == 1
 
 
