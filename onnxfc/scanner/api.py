@@ -25,6 +25,7 @@ from onnxfc.scanner import identity
 from onnxfc.scanner.chunk_store import ChunkStore, remove
 from onnxfc.scanner.compare import Compared, compare
 from onnxfc.scanner.job import CROPS, Frame, Job, Scoring, TileWorker, processors
+from onnxfc.scanner.open_image import given
 from onnxfc.scanner.options import ScanOptions
 from onnxfc.scanner.outputs import Wanted, check_outputs, write_output
 from onnxfc.scanner.picture import class_number
@@ -90,6 +91,7 @@ def run_scan(
     options, say = options or ScanOptions(), progress or (lambda _: None)
     outs = [Path(item) for item in ([out] if isinstance(out, str | Path) else out)]
     check_outputs(outs, image, options.reduce is not None)
+    image = given(image)
     opened = Frame(options.level).open(image)
     say("reading the model")
     made = ScanModel.open(model, options.output, options.size, options.prove)

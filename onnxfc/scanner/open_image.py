@@ -14,6 +14,15 @@ from onnxfc.errors import ReadError, UsageError
 from onnxfc.scanner.source import Array, ArraySource, Mapped, OpenImage, Source
 
 
+def given(image: Any) -> Any:
+    """A picture of pillow, or whatever else says that it is an array, as one. Raises UsageError."""
+    if isinstance(image, str | Path) or hasattr(image, "shape"):
+        return image
+    if hasattr(image, "__array_interface__") or hasattr(image, "__array__"):
+        return np.asarray(image)
+    raise UsageError(f"image: must be a path, an array or a source, not {type(image).__name__}")
+
+
 def open_image(image: Any, level: int = 0) -> OpenImage:
     """A file by its ending, an array, or a source. ``level``: of a pyramid, 0 is the largest.
 

@@ -77,6 +77,8 @@ class ScanOptions:
                 errors.whole(name, getattr(self, name), 1)
         for name in ("mean", "std"):
             object.__setattr__(self, name, _numbers(name, getattr(self, name)))
+        if self.threshold is not None and math.isnan(self.threshold):
+            raise UsageError("threshold: must be a number, not NaN")
         if self.provider:
             Provider.parse(self.provider)
         self._check_region()
