@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxfc.errors import OnnxfcError, UsageError, WriteError
+from onnxfc.errors import UsageError, WriteError
 from onnxfc.io.atomic_write import writing
 from onnxfc.io.model_file import ModelFile
 from onnxfc.scanner import identity
@@ -107,7 +107,7 @@ def run_scan(
             compared = compare(worker, done, options.compare) if options.compare else None
             vector = None if options.reduce is None else done.reduce(options.reduce)
             kept = _written(outs, done, job.store, Wanted(options.top, options.threshold, vector), keep)
-        except OnnxfcError:
+        except Exception:
             if not options.resume:
                 remove(job.store.path)
             raise

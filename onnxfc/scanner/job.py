@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxfc.errors import ReadError
 from onnxfc.scanner.chunk_store import ChunkStore
 from onnxfc.scanner.open_image import open_image
 from onnxfc.scanner.options import Activation
@@ -175,6 +176,8 @@ class TileWorker:
     def _load(self, tile: Tile) -> Loaded:
         rows, columns = tile.rows, tile.columns
         pixels = self.image.source.read(rows.start, rows.stop, columns.start, columns.stop)
+        if pixels.shape[:2] != (rows.pixels, columns.pixels):
+            raise ReadError(f"the image's reader gives {pixels.shape} for {rows.pixels}x{columns.pixels} px; mend it")
         valid = self.job.scoring.valid(pixels)
         dead = None if valid is None else self._dead(tile, valid)
         if dead is not None and dead.all():

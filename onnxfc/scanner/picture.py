@@ -45,7 +45,7 @@ def overlay(made: ScoreMap, kind: str | int | None) -> Any:
     for k, (colour, text) in enumerate(legend):
         y = 6 + 18 * k
         draw.rectangle((picture.width + 10, y, picture.width + 22, y + 12), fill=colour, outline="black")
-        draw.text((picture.width + 28, y), text[:18].encode("ascii", "replace").decode(), fill="black")
+        draw.text((picture.width + 28, y), text[:18].encode("latin-1", "replace").decode("latin-1"), fill="black")
     return whole
 
 

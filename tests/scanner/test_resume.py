@@ -21,8 +21,8 @@ CANVAS = FIXTURES / "trained" / "canvas.png"
 HOW: dict[str, Any] = {"scale": 1 / 255, "prove": False}
 
 
-class Ended(Exception):
-    """In the midst of the work."""
+class Ended(KeyboardInterrupt):
+    """By Ctrl-C, in the midst of the work."""
 
 
 def left(model: Any, image: Any, out: Path, **options: Any) -> list[Path]:
