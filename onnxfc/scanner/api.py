@@ -95,7 +95,7 @@ def run_scan(
     opened = Frame(options.level).open(image)
     say("reading the model")
     made = ScanModel.open(model, options.output, options.size, options.prove)
-    with _folder(outs) as folder:
+    with _folder(outs) as folder, ChunkStore.alone(folder):
         job, seen = _job(made, model, image, opened, options, folder)
         notes = _notes(job, made, model, image)
         worker = job.worker(made, seen)
@@ -276,6 +276,10 @@ def _work(job: Job, worker: TileWorker, before: int, dask: Any, say: Callable[[s
         run_here(worker, numbers, progress)
     else:
         run_on_dask(dask, job, numbers, progress)
+    if not all(map(job.store.has, numbers)):
+        raise WriteError(
+            f"{job.store.path}: tiles are missing; give a folder that all machines share, and no other scan"
+        )
 
 
 def _portable(job: Job, made: ScanModel) -> Job:

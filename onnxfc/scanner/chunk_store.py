@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxfc.errors import ReadError, WriteError
-from onnxfc.io.atomic_write import NewFile, writing
+from onnxfc.io.atomic_write import NewFile, locked, writing
 from onnxfc.io.byte_source import write_all
 
 Array = NDArray[Any]
@@ -54,10 +54,11 @@ class ChunkStore:
             "filters": None,
         }
         with writing(path):
-            if path.exists() and not (path.is_dir() and all(map(_OWN.fullmatch, os.listdir(path)))):
+            path.mkdir(exist_ok=True)
+            if not all(map(_OWN.fullmatch, os.listdir(path))):
                 raise WriteError(f"{path}: is in the way, and nothing that a scan left; move it")
-            remove(path)
-            path.mkdir(parents=True)
+            for name in sorted(os.listdir(path)):  # the header first: what is left is none
+                (path / name).unlink()
             (path / _NOTES).write_text(json.dumps(notes, indent=1), "utf-8")
             (path / _HEADER).write_text(json.dumps(header), "utf-8")
         return cls(path, shape, chunk)
@@ -72,6 +73,19 @@ class ChunkStore:
             return cls(path, tuple(header["shape"]), tuple(header["chunks"]))
         except (OSError, ValueError, KeyError) as error:
             raise ReadError(f"{path}: is no map of scores: {error}") from error
+
+    @staticmethod
+    @contextmanager
+    def alone(path: Path) -> Iterator[None]:
+        """While a map is made there, no other scan makes one. Raises WriteError."""
+        with writing(path):
+            path.mkdir(exist_ok=True)
+        try:
+            with locked(path, patience=0):
+                yield
+        finally:
+            with suppress(OSError):
+                path.rmdir()  # if nothing came of it
 
     @staticmethod
     def begun(path: Path) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
-from onnxfc.errors import ReadError, UsageError, WriteError
+from onnxfc.errors import ReadError, UsageError
 from onnxfc.scanner.job import Job, TileWorker
 
 Done = Callable[[int], None]
@@ -48,8 +48,8 @@ def run_here(worker: TileWorker, numbers: list[int], done: Done) -> None:
 def run_on_dask(dask: Any, job: Job, numbers: list[int], done: Done) -> None:
     """Each task reads its own windows and writes its own chunks, into a folder that all machines see.
 
-    ``dask``: a Client, or the address of a scheduler. A lost worker's tiles are run again. Raises ReadError,
-    WriteError or UsageError.
+    ``dask``: a Client, or the address of a scheduler. A lost worker's tiles are run again. Raises ReadError or
+    UsageError.
     """
     try:
         distributed = import_module("dask.distributed")
@@ -70,8 +70,6 @@ def run_on_dask(dask: Any, job: Job, numbers: list[int], done: Done) -> None:
         client.cancel(futures)  # those that an error leaves behind
         if own:
             client.close()
-    if not all(map(job.store.has, numbers)):
-        raise WriteError(f"{job.store.path}: the workers wrote elsewhere; give a folder that all machines share")
 
 
 def _at_once(client: Any) -> int:

@@ -129,3 +129,30 @@ def test_a_folder_of_ones_own_is_not_removed(files: tuple[Path, Path, Path]) -> 
     with pytest.raises(WriteError, match=r"map\.npy\.part: is in the way"):
         scan(*files, options=ScanOptions(**HOW))
     assert (own / "notes.txt").read_text() == "mine"
+
+
+def test_two_scans_at_once(files: tuple[Path, Path, Path]) -> None:
+    """Into the same file: the second one ends at once, and the first one's map is whole."""
+    told: list[str] = []
+
+    def progress(phrase: str) -> None:
+        if phrase.startswith("tile 6 "):
+            with pytest.raises(WriteError) as error:
+                scan(*files, options=ScanOptions(**HOW))
+            told.append(str(error.value))
+
+    made = scan(*files, options=ScanOptions(tile=8, **HOW), progress=progress)
+    assert [text.split(": ", 1)[1] for text in told] == [
+        "is locked by another process; try again once that is done",
+    ]
+    assert not np.isnan(np.asarray(made)).any()
+
+
+def test_missing_tiles_are_told(files: tuple[Path, Path, Path]) -> None:
+    def progress(phrase: str) -> None:
+        if phrase.startswith("tile 6 "):
+            for path in files[2].with_name("map.npy.part").glob("0.*"):
+                path.unlink()
+
+    with pytest.raises(WriteError, match="tiles are missing"):
+        scan(*files, options=ScanOptions(tile=8, **HOW), progress=progress)
