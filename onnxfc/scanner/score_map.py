@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnxfc.errors import UsageError
 from onnxfc.geometry import Box
 from onnxfc.scanner.georeference import Georeference
+from onnxfc.scanner.picture import overlay
 from onnxfc.scanner.plan import Axis
 from onnxfc.scanner.source import OpenImage
 
@@ -198,8 +199,6 @@ class ScoreMap:
 
     def overlay(self, kind: str | int | None = None) -> Any:
         """A pillow image: a thumbnail, coloured by the best class of each cell, or by the score of one class."""
-        from onnxfc.scanner.picture import overlay
-
         return overlay(self, kind)
 
 
