@@ -93,6 +93,20 @@ def test_any_tiles_any_batch(how: dict[str, Any], whole: np.ndarray) -> None:
     assert len(found.job.plan) > 1 or not how
 
 
+def test_each_processor_has_a_tile_of_its_own(whole: np.ndarray) -> None:
+    """As many as there are tiles and memory has room for."""
+    for how, at_once in (
+        ({"threads": 3}, 3),
+        ({"threads": 1}, 1),
+        ({"threads": 3, "memory": 1_200_000, "tile": 8}, 2),
+        ({"threads": 64, "batch": 20}, 2),
+        ({"threads": 3, "provider": "CPUExecutionProvider"}, 1),
+    ):
+        found = run_scan(DIGITS, CANVAS, options=ScanOptions(**{"scale": 1 / 255, "prove": False, "tile": 8, **how}))
+        assert found.job.at_once == at_once, how
+        close(found.map, whole)
+
+
 def test_a_rewritten_model_of_batch_one(tmp_path: Path, whole: np.ndarray) -> None:
     rewrite(DIGITS).save(tmp_path / "any.onnx")
     close(scan(tmp_path / "any.onnx", CANVAS, options=ScanOptions(scale=1 / 255, tile=9, batch=3)), whole)
