@@ -133,15 +133,7 @@ def _job(
         raise UsageError("the model's cells stand for single pixels of features; they have no crops to compare with")
     frame = _frame(made, opened, options)
     seen = frame.of(opened)
-    prepared = preparation(
-        made,
-        seen,
-        scale=options.scale,
-        mean=options.mean,
-        std=options.std,
-        bgr=options.bgr,
-        bands=options.bands,
-    )
+    prepared = preparation(made, seen, options)
     plan = _plan(made, seen, options, folder)
     names = class_names(made.metadata(), made.classes)
     classes = tuple(class_number(names, kind) for kind in options.classes) or None

@@ -65,14 +65,15 @@ class OpenImage:
 
 class ArraySource:
     """Anything that is sliced like an array: (H, W), (H, W, bands), or (bands, H, W) where the first axis is the
-    smallest."""
+    smallest, if nothing else is said."""
 
-    def __init__(self, array: Any) -> None:
+    def __init__(self, array: Any, bands_first: bool | None = None) -> None:
         shape = tuple(array.shape)
         if len(shape) not in (2, 3) or 0 in shape:
             raise ReadError(f"an image has two axes and perhaps bands, not the shape {shape}")
         self._array = array
-        self._first = len(shape) == 3 and shape[0] < min(shape[1:])
+        first = bands_first if bands_first is not None else shape[0] < min(shape[1:])
+        self._first = len(shape) == 3 and first
         height_width = shape[1:] if self._first else shape[:2]
         bands = 1 if len(shape) == 2 else shape[0] if self._first else shape[2]
         self.shape: tuple[int, int, int] = (height_width[0], height_width[1], bands)

@@ -43,25 +43,13 @@ def open_tiff(path: Path, level: int) -> OpenImage:
     source: Any
     if len(pages) == 1 and page.is_memmappable:
         mapped = Mapped(path, page.dataoffsets[0], _plain(page), np.dtype(file.byteorder + page.dtype.char))
-        source = ArraySource(_BandsFirst(mapped) if bands_first else mapped)
+        source = ArraySource(mapped, bands_first)
     else:
         source = TiffSource(path, pages)
     found = OpenImage(source, _alpha(page), _no_data(first), _georeference(first, page), _rows(page, source))
     if page.is_tiled and isinstance(source, TiffSource):
         found = replace(found, kept=CACHE // (source.shape[2] * source.dtype.itemsize), tall=page.tilelength)
     return seen(found, page)
-
-
-class _BandsFirst:
-    """(bands, H, W) as (H, W, bands), whatever its sizes are."""
-
-    def __init__(self, array: Mapped) -> None:
-        self._array = array
-        bands, height, width = array.shape
-        self.shape, self.dtype = (height, width, bands), array.dtype
-
-    def __getitem__(self, key: Any) -> Array:
-        return np.moveaxis(self._array[(slice(None), *key)], 0, 2)
 
 
 class SegmentCache:
