@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import struct
 import threading
@@ -29,6 +30,7 @@ _NO_DATA = 42113
 def open_tiff(path: Path, level: int) -> OpenImage:
     """The first image of a TIFF file, at a level of its pyramid. Raises ReadError or UsageError."""
     tifffile = import_module("tifffile")
+    logging.getLogger("tifffile").addHandler(logging.NullHandler())  # for who asks to see what it thinks of files
     try:
         file = tifffile.TiffFile(path)
         series = file.series[0]
@@ -45,7 +47,7 @@ def open_tiff(path: Path, level: int) -> OpenImage:
         mapped = Mapped(path, page.dataoffsets[0], _plain(page), np.dtype(file.byteorder + page.dtype.char))
         source = ArraySource(mapped, bands_first)
     else:
-        source = TiffSource(path, pages)
+        source = TiffSource(path, pages, _no_data(first))
     found = OpenImage(source, _alpha(page), _no_data(first), _georeference(first, page), _rows(page, source))
     if page.is_tiled and isinstance(source, TiffSource):
         found = replace(found, kept=CACHE // (source.shape[2] * source.dtype.itemsize), tall=page.tilelength)
@@ -87,7 +89,7 @@ class SegmentCache:
 class TiffSource:
     """One page, or a page for each band. Tiles that the file leaves out have its no-data value, 0 if it has none."""
 
-    def __init__(self, path: Path, pages: list[Any]) -> None:
+    def __init__(self, path: Path, pages: list[Any], no_data: float | None) -> None:
         page = pages[0]
         self._path, self._pages = path, pages
         self._separate = page.planarconfig == 2 and page.samplesperpixel > 1
@@ -98,12 +100,15 @@ class TiffSource:
         self._segment = (page.tilelength, page.tilewidth) if tiled else (page.rowsperstrip, page.imagewidth)
         self._across = -(-self.shape[1] // self._segment[1])
         self._down = -(-self.shape[0] // self._segment[0])
+        self._blank = np.zeros((), self.dtype)
+        if no_data is not None and (self.dtype.kind == "f" or no_data == np.float64(no_data).astype(self.dtype)):
+            self._blank = np.float64(no_data).astype(self.dtype)
         self._kept = SegmentCache()
         self._lock = threading.Lock()
 
     def read(self, y0: int, y1: int, x0: int, x1: int) -> Array:
         """Put together from its segments. Raises ReadError where one is damaged."""
-        found = np.full((y1 - y0, x1 - x0, self.shape[2]), self._pages[0].nodata, self.dtype)
+        found = np.full((y1 - y0, x1 - x0, self.shape[2]), self._blank, self.dtype)
         for number, top, left in self._segments(y0, y1, x0, x1):
             for page, plane, bands in self._planes():
                 piece = self._decoded(page, number + plane * self._down * self._across)

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from test_readers import picture, windows
 
 from onnxfc import ScanOptions, UsageError, scan
+from onnxfc.scanner.job import Scoring
 from onnxfc.scanner.open_image import open_image
 from onnxfc.scanner.source import OpenImage
 
@@ -145,16 +146,29 @@ def test_tiffs_of_gdal(codec: str, interleave: str, tmp_path: Path) -> None:
     assert off.mean() <= allowed[1]
 
 
-def test_sparse_tiles_of_gdal_are_its_no_data(tmp_path: Path) -> None:
-    how: dict[str, Any] = {"tiled": True, "blockxsize": 64, "blockysize": 64, "SPARSE_OK": "TRUE", "dtype": "int16"}
+@pytest.mark.parametrize(
+    ("dtype", "no_data"), [("int16", -7), ("float32", float(np.finfo("float32").min)), ("uint8", None)]
+)
+def test_sparse_tiles_of_gdal_are_its_no_data(
+    dtype: str, no_data: float | None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    how: dict[str, Any] = {"tiled": True, "blockxsize": 64, "blockysize": 64, "SPARSE_OK": "TRUE", "dtype": dtype}
+    path = tmp_path / "image.tif"
     with rasterio.open(
-        tmp_path / "image.tif", "w", driver="GTiff", width=300, height=200, count=1, nodata=-7, compress="lzw", **how
+        path, "w", driver="GTiff", width=300, height=200, count=1, nodata=no_data, compress="lzw", **how
     ) as file:
-        file.write(np.full((64, 64), 5, np.int16), 1, window=rasterio.windows.Window(64, 64, 64, 64))
-    with tifffile.TiffFile(tmp_path / "image.tif") as file:
+        file.write(np.full((64, 64), 5, dtype), 1, window=rasterio.windows.Window(64, 64, 64, 64))
+    opened = open_image(path)
+    with rasterio.open(path) as file:
+        windows(opened, file.read(1))
+    assert opened.no_data == no_data
+    if no_data is not None:
+        valid = Scoring(no_data=opened.no_data).valid(opened.source.read(0, 200, 0, 300))
+        assert valid is not None
+        assert valid.sum() == 64 * 64
+    assert capfd.readouterr().err == ""
+    with tifffile.TiffFile(path) as file:
         assert min(file.pages[0].databytecounts) == 0
-    with rasterio.open(tmp_path / "image.tif") as file:
-        windows(open_image(tmp_path / "image.tif"), file.read(1))
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "LAB"])
