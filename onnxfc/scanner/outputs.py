@@ -76,10 +76,10 @@ def _npy(file: BinaryIO, made: ScoreMap, wanted: Wanted) -> None:
     np.lib.format.write_array_header_1_0(file, header)
     begin, (_, rows, columns) = file.tell(), made.shape
     for top, bottom, low, high in _groups(made):
-        block = made.cells.read(slice(low, high), slice(top, bottom), slice(None)).astype("<f4")
+        block = np.ascontiguousarray(made.cells.read(slice(low, high), slice(top, bottom), slice(None)), "<f4")
         for k in range(low, high):
             file.seek(begin + 4 * columns * (k * rows + top))
-            file.write(block[k - low].tobytes())
+            file.write(block[k - low].data)
 
 
 def _groups(made: ScoreMap) -> Iterator[tuple[int, int, int, int]]:
