@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from onnxfc.errors import ReadError, UsageError
-from onnxfc.scanner.source import Array, ArraySource, Mapped, OpenImage, Source
+from onnxfc.scanner.source import Array, ArraySource, Mapped, OneByOne, OpenImage, Source
 
 
 def given(image: Any) -> Any:
@@ -33,8 +33,8 @@ def open_image(image: Any, level: int = 0) -> OpenImage:
     if level:
         raise UsageError("level: an array has no levels")
     if hasattr(image, "read") and not hasattr(image, "__getitem__"):
-        return OpenImage(_shaped(image))
-    return OpenImage(ArraySource(image))
+        return OpenImage(OneByOne(_shaped(image)))
+    return OpenImage(ArraySource(image) if isinstance(image, np.ndarray) else OneByOne(ArraySource(image)))
 
 
 def needs(module: str, path: Path, extra: str = "onnxfc[scan]") -> Any:

@@ -6,8 +6,9 @@ bands), can be scanned.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -127,6 +128,18 @@ class View:
     @property
     def dtype(self) -> np.dtype[Any]:
         return self.source.dtype
+
+
+@dataclass(frozen=True)
+class OneByOne(View):
+    """Read by one thread at a time."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock, compare=False)
+
+    def read(self, y0: int, y1: int, x0: int, x1: int) -> Array:
+        """The same window."""
+        with self.lock:
+            return self.source.read(y0, y1, x0, x1)
 
 
 @dataclass(frozen=True)

@@ -520,6 +520,29 @@ class Failing:
         return np.zeros((y1 - y0, x1 - x0, 1), np.uint8)
 
 
+class Single:
+    """A source that two threads may not read at once, as files by other libraries."""
+
+    shape, dtype = (300, 400, 1), np.dtype(np.uint8)
+
+    def __init__(self) -> None:
+        self.at_once, self.most = 0, 0
+
+    def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
+        self.at_once += 1
+        self.most = max(self.most, self.at_once)
+        time.sleep(0.002)
+        self.at_once -= 1
+        return np.zeros((y1 - y0, x1 - x0, 1), np.uint8)
+
+
+def test_sources_of_ones_own_are_read_by_one_thread_at_a_time() -> None:
+    source = Single()
+    found = run_scan(DIGITS, source, options=ScanOptions(scale=1 / 255, prove=False, tile=10, threads=4))
+    assert found.job.at_once == 4
+    assert source.most == 1
+
+
 class Faulty(Failing):
     """Which has a bug: another window than it was asked for, or an exception of its own."""
 
