@@ -25,6 +25,7 @@ CACHE = 48_000_000
 """Bytes of decoded tiles or strips that are kept for the next window."""
 _LARGEST_SEGMENT = 1 << 30
 _NO_DATA = 42113
+_END_OF_JPEG = b"\xff\xd9"
 
 
 def open_tiff(path: Path, level: int) -> OpenImage:
@@ -146,6 +147,9 @@ class TiffSource:
             decode = _told(self._path, lambda: page.decode)
             page.parent.filehandle.seek(page.dataoffsets[number])
             content = page.parent.filehandle.read(page.databytecounts[number])
+        # Its codec makes grey of what is missing, and says nothing.
+        if page.compression == 7 and not page.jpegheader and not content.rstrip(b"\0").endswith(_END_OF_JPEG):
+            raise ReadError(f"{self._path}: tile {number} is cut short; copy the file again")
         return np.asarray(_told(self._path, lambda: decode(content, number, **more)[0][0]))
 
 

@@ -280,6 +280,19 @@ def test_damaged_tile(tmp_path: Path) -> None:
         open_image(path).source.read(0, SIZE[0], 0, SIZE[1])
 
 
+def test_tile_of_jpeg_that_is_cut_short(tmp_path: Path) -> None:
+    """As a download leaves it that was ended: zeros where the rest of it should be."""
+    path = tmp_path / "image.tif"
+    tifffile.imwrite(path, picture(), **RGB, **TILE, compression="jpeg")
+    with tifffile.TiffFile(path) as file:
+        begin, count = file.pages[0].dataoffsets[5], file.pages[0].databytecounts[5]
+    content = bytearray(path.read_bytes())
+    content[begin + count // 2 : begin + count] = bytes(count - count // 2)
+    path.write_bytes(content)
+    with pytest.raises(ReadError, match=r"image\.tif: tile 5 is cut short; copy the file again"):
+        open_image(path).source.read(0, SIZE[0], 0, SIZE[1])
+
+
 def test_unknown_codec_names_the_extra(tmp_path: Path) -> None:
     """In a process without imagecodecs."""
     path = tmp_path / "image.tif"
