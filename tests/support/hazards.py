@@ -237,15 +237,18 @@ def own_crops(
     more: Sequence[int] = (2, 1, 1),
     feed: dict[str, np.ndarray] | None = None,
     varied: bool = True,
+    beyond: int = 0,
 ) -> float:
     """Largest deviation of any cell from the original on its crop, relative to the range of the crops' scores.
 
     ``more`` is how many cells the map has beyond the first, per axis. ``feed`` gives inputs that are no images.
-    Where scores need not be ``varied``, the deviation is relative to their size.
+    Where scores need not be ``varied``, the deviation is relative to their size. The image has so many pixels
+    ``beyond`` the grid of the strides.
     """
     old, new, claim = session(original), session(complete(done)), done.claim
     grid = [1 + count for count in more[: len(claim.native_size)]]
-    given = _images(claim, [n + (g - 1) * s for n, g, s in zip(claim.native_size, grid, claim.stride, strict=True)])
+    strides = zip(claim.native_size, grid, claim.stride, claim.size_step, strict=True)
+    given = _images(claim, [n + (g - 1) * s + beyond * step for n, g, s, step in strides])
     result = dict(zip([item.name for item in new.get_outputs()], new.run(None, {**given, **(feed or {})}), strict=True))
     names = [item.name for item in old.get_outputs()]
     crops = {}
