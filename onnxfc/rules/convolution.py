@@ -8,7 +8,7 @@ from typing import Any
 from onnxfc.builder.rule_context import Outcome, RuleContext
 from onnxfc.claim.blame import Cause
 from onnxfc.errors import Refusal
-from onnxfc.graph.op_kinds import MICROSOFT, weight_position
+from onnxfc.graph.op_kinds import COVERING, MICROSOFT, weight_position
 from onnxfc.graph.sliding import Sliding, sliding_at
 from onnxfc.head.placed_windows import pooled_in_part
 from onnxfc.layout.axes import channels, kinds, pure
@@ -22,8 +22,6 @@ from onnxfc.shapes.spec import Shape
 WINDOWED = (*("auto_pad", "ceil_mode", "count_include_pad", "dilations", "group", "kernel_shape", "p", "pads"),)
 
 _CUT = "has a stride so much larger than its kernel that SAME cuts the border off"
-_NEVER_CUT = {"MaxPool", "AveragePool"}
-"""For these onnxruntime takes no padding below 0, which SAME comes to."""
 
 
 @rule("FusedConv", on=PLACED, domain=MICROSOFT, attributes=(*WINDOWED, "strides", "activation", "activation_params"))
@@ -77,7 +75,7 @@ def _slid(ctx: RuleContext, view: Placed, how: Sliding) -> Outcome:
     own = how.on([axis - 2 for axis in view.spatial])
     if view.provenance.windows and (own.padded or set(own.kernel) != {1} or set(own.strides) != {1}):
         return ctx.refuse("pools-then-convolves", "slides over what a global pool left")
-    cut = how.frozen and ctx.op_type in _NEVER_CUT and how.cuts
+    cut = how.frozen and how.cuts and ctx.op_type in COVERING  # of which onnxruntime takes no padding below 0
     if ctx.state.undivided and cut and not how.alike:
         return ctx.refuse("same-padding", f"{_CUT} at other sizes", "use --global-pool window")
     provenance = _through(ctx, view, own)
