@@ -70,7 +70,9 @@ def test_random_networks_in_integers(data: Any) -> None:
         return
     if isinstance(found, ProofFailed):
         assert found.parity is not None
-        close = all(part.deviation <= max(2 * part.tolerance, 0.05) for part in (found.parity.native, found.parity.window))
+        close = all(
+            part.deviation <= max(2 * part.tolerance, 0.05) for part in (found.parity.native, found.parity.window)
+        )
         assert found.parity.vacuous is not None or close, f"{found}"
         event("vacuous" if found.parity.vacuous else "close to its steps")
         return
