@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 import pytest
 from fixture_files import FIXTURES, fixture_file
-from hazards import CHECK, complete, own_crops
+from hazards import CHECK, OLD_RUNTIME, complete, own_crops
 from onnx import numpy_helper
-from quantised import OLD, SPOILS, Layer, bias, layers, optimised
+from quantised import SPOILS, Layer, bias, layers, optimised
 
 from onnxfc import check_pair, inspect
 from onnxfc.errors import NothingToRewrite
@@ -44,7 +44,7 @@ def loaded(name: str) -> onnx.ModelProto:
 
 
 def must_run(name: str) -> None:
-    if OLD and name in SEVERAL_ZEROS:
+    if OLD_RUNTIME and name in SEVERAL_ZEROS:
         pytest.skip("this onnxruntime takes no QLinearConv with several zero points")
 
 
@@ -118,7 +118,7 @@ def test_operators_on_integers_stay_as_they_were(name: str) -> None:
 @pytest.mark.parametrize("spoil", SPOILS, ids=lambda item: item.__name__)
 @pytest.mark.parametrize("name", INTEGERS)
 def test_an_error_is_found(name: str, spoil: Callable[[Layer], None]) -> None:
-    if OLD and spoil is bias and ".qdq" in name:
+    if OLD_RUNTIME and spoil is bias and ".qdq" in name:
         pytest.skip("this onnxruntime does not read what is spoilt, in neither model")
     original = loaded(name)
     made = complete(rewrite(original, prove=False))

@@ -20,6 +20,10 @@ from onnxfc.proof.options import CheckOptions
 from onnxfc.rewriter.analyse import RewriteOptions
 from onnxfc.rewriter.api import Rewrite, rewrite
 
+OLD_ONNX, OLD_RUNTIME = (
+    tuple(map(int, library.__version__.split(".")[:2])) < least for library, least in ((onnx, (1, 20)), (ort, (1, 24)))
+)
+"""Near their lowest versions, of which some errors are known."""
 CHECK = CheckOptions(threads=1, samples=2)
 NATIVE = (11, 9)
 """Native size of the usual image, in pixels."""

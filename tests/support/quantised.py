@@ -12,9 +12,6 @@ import onnxruntime as ort
 from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 
-OLD = tuple(map(int, ort.__version__.split(".")[:2])) < (1, 24)
-"""Such an onnxruntime reads no scale of a bias, and takes one zero point alone for all outputs of a QLinearConv."""
-
 
 def optimised(model: onnx.ModelProto, folder: Path) -> Counter[str]:
     """How many nodes of each operator onnxruntime runs."""
