@@ -24,12 +24,16 @@ class Sliding:
     frozen: bool
 
     def on(self, places: Sequence[int]) -> Sliding:
-        """The part that slides over some of the axes (others are channels that were given axes of their own)."""
+        """The part that slides over some of the axes (others are channels that were given axes of their own).
 
-        def of(part: tuple[int, ...]) -> tuple[int, ...]:
-            return tuple(part[place] for place in places)
+        A place below 0 is an axis over which a pool does not slide.
+        """
 
-        return Sliding(of(self.kernel), of(self.strides), of(self.dilations), of(self.begin), of(self.end), self.frozen)
+        def of(part: tuple[int, ...], still: int = 1) -> tuple[int, ...]:
+            return tuple(part[place] if place >= 0 else still for place in places)
+
+        ends = of(self.begin, 0), of(self.end, 0)
+        return Sliding(of(self.kernel), of(self.strides), of(self.dilations), *ends, self.frozen)
 
     @property
     def padded(self) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxfc.claim.claim import ImageInput
 from onnxfc.errors import ReadError
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof import ort_session
@@ -84,9 +85,9 @@ class Runner:
         """Nodes that another provider left to the CPU."""
         return tuple(fallen(self._session))
 
-    def free_batch(self, images: Sequence[str]) -> bool:
-        """True if the batch of every one of these inputs is free."""
-        return all(self.inputs[name].shape[:1] == (None,) for name in images)
+    def free_batch(self, images: Sequence[ImageInput]) -> bool:
+        """True if every one of these inputs has a batch, which is free."""
+        return all(image.batched and self.inputs[image.name].shape[:1] == (None,) for image in images)
 
 
 def _cast(value: Array, dtype: np.dtype[Any]) -> Array:

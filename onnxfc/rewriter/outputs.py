@@ -17,6 +17,8 @@ from onnxfc.graph.index import label
 from onnxfc.head.meet_grids import meet
 from onnxfc.head.placed_windows import window_of
 from onnxfc.head.windows import to_scores
+from onnxfc.layout.axes import places_in
+from onnxfc.layout.lists import levels
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Context, Fixed, Placed, Refused, ScoreMap, View, Window, is_map, is_strip
 
@@ -82,6 +84,9 @@ def _output(state: State, name: str, view: View, form: Form) -> tuple[Output, Pr
         return view.refusal
     if isinstance(view, Fixed | Context):
         return _of_whole_image(state, name, view)
+    if isinstance(view, Placed) and _is_list(state, view):
+        _named(state.builder, view.tensor, name)
+        return Output(name, "list"), view.provenance
     scores = _as_scores(state, name, view)
     if isinstance(scores, Refusal):
         return scores
@@ -116,7 +121,7 @@ def _as_scores(state: State, name: str, view: Placed | Window | ScoreMap) -> Pla
     if is_strip(view):
         why = "the output pools only one of the spatial axes"
         return Refusal("partial-pool", name, why, "use --global-pool window")
-    if is_map(view):
+    if is_map(view) or (isinstance(view, Placed) and _in_rows(view)):
         return view
     ctx = RuleContext(state, state.graph.producers[name])
     window = window_of(ctx, view) if isinstance(view, Placed) else view
@@ -124,6 +129,18 @@ def _as_scores(state: State, name: str, view: Placed | Window | ScoreMap) -> Pla
     if isinstance(scores, ScoreMap) and scores.batch_axis:
         return Refusal("mixes-batch", name, "the output does not have its batch first")
     return scores
+
+
+def _is_list(state: State, view: Placed) -> bool:
+    """Whether it is a list of places with their scores; a map that was flattened wholly is none."""
+    found = levels(view, state.rank) if state.dense and not view.apart else []
+    return bool(found) and (len(view.groups) > 2 or all(level.outer == level.inner == 1 for level in found))
+
+
+def _in_rows(view: Placed) -> bool:
+    """Whether it is a map but for its batch, which is not axis 0: (T, N, K)."""
+    alone = not (view.parts or view.other or view.provenance.windows) and len(view.where) == len(places_in(view.groups))
+    return alone and len(view.where) == len(view.provenance.fields)
 
 
 def _form(

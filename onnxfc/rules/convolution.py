@@ -8,7 +8,7 @@ from typing import Any
 from onnxfc.builder.rule_context import Outcome, RuleContext
 from onnxfc.claim.blame import Cause
 from onnxfc.errors import Refusal
-from onnxfc.graph.op_kinds import COVERING, MICROSOFT, weight_position
+from onnxfc.graph.op_kinds import COVERING, MICROSOFT, POOLS, weight_position
 from onnxfc.graph.sliding import Sliding, sliding_at
 from onnxfc.head.placed_windows import pooled_in_part
 from onnxfc.layout.axes import channels, kinds, pure
@@ -49,7 +49,7 @@ def sliding(ctx: RuleContext) -> Outcome | None:
     if not isinstance(view, Placed):
         return _weight_of_image(ctx)
     if not view.apart:
-        return _over_joined(ctx, view) if view.parts else _pointwise(ctx, view)
+        return _over_joined(ctx, view) if view.is_strip else _pointwise(ctx, view)
     wrong = _layout(ctx, view)
     if wrong is not None:
         return wrong
@@ -133,7 +133,7 @@ def _weight_of_image(ctx: RuleContext) -> Refusal:
 
 
 def _layout(ctx: RuleContext, view: Placed) -> Refusal | None:
-    if min(view.spatial) < 2:
+    if min(view.spatial) < 2 and ctx.op_type not in POOLS:  # a pool leaves axis 1 as it is, whatever that is
         return ctx.refuse("layout", "slides over axes that are not the image's")
     if not ctx.only_first:
         return _weight_of_image(ctx)

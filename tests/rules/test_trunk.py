@@ -322,5 +322,5 @@ def test_labels_behind_the_scores_are_named_as_what_is_in_the_way() -> None:
     found = refusal(model)
     assert (found.code, found.advice) == (
         "unsupported-operator",
-        "export the network without what makes labels of its scores",
+        f"end the model before it: --output-at {scores}",
     )
