@@ -30,7 +30,7 @@ def from_surgeon(graph: Any) -> onnx.ModelProto:
     except Exception as error:  # of no common base
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ReadError(f"the given graph: onnx-graphsurgeon cannot export it: {line}") from error
-    if getattr(graph, "ir_version", None) is None:  # then it is onnx's newest, which onnxruntime may not know yet
+    if vars(graph).get("ir_version") is None:  # then it is onnx's newest, which onnxruntime may not know yet
         needed = onnx.helper.find_min_ir_version_for(model.opset_import, ignore_unknown=True)
         model.ir_version = max(needed, _ALL_TYPES)
     return model
