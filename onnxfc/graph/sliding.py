@@ -39,6 +39,21 @@ class Sliding:
     def padded(self) -> bool:
         return any((*self.begin, *self.end))
 
+    @property
+    def reach(self) -> tuple[int, ...]:
+        """From the first element of a window to its last."""
+        return tuple((k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True))
+
+    @property
+    def cuts(self) -> bool:
+        """Whether SAME leaves out elements between windows, and so at some sizes the last ones."""
+        return any(reach < stride for reach, stride in zip(self.reach, self.strides, strict=True))
+
+    @property
+    def alike(self) -> bool:
+        """Whether SAME pads alike at every size, apart from what it cuts off."""
+        return all(1 in both for both in zip(self.reach, self.strides, strict=True))
+
     def moves(self, place: int) -> bool:
         """Whether it does more along an axis than to read each place alone."""
         return any(part[place] for part in (self.begin, self.end)) or not self.kernel[place] == self.strides[place] == 1

@@ -32,6 +32,9 @@ def meet(ctx: RuleContext, views: Sequence[Window | ScoreMap]) -> list[Window | 
         if any(coarse % stride for coarse, stride in zip(grid, own, strict=True)):
             return ctx.refuse("grids-differ", f"combines windows at strides {own} and {grid}")
         steps = tuple(int(coarse // stride) for coarse, stride in zip(grid, own, strict=True))
+        if view.provenance.dropped and set(steps) != {1}:
+            why = f"keeps every place of its map, at stride {own}, beside windows at {grid}"
+            return ctx.refuse("grids-differ", why, "use --global-pool window")
         met.append(view if set(steps) == {1} else every(ctx, view, steps))
     scores = [view for view in met if isinstance(view, ScoreMap)]
     if len(scores) == len(met) and any(now is not before for now, before in zip(met, views, strict=True)):

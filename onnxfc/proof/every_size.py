@@ -36,7 +36,7 @@ def for_every_size(graph: onnx.GraphProto, shapes: Shapes, places: int) -> dict[
     }
     tensors = {name: item for name, item in tensors.items() if item.data_location != item.EXTERNAL}
     for node in graph.node:
-        if node.op_type in ("AveragePool", "MaxPool") and _is_global(node, shapes):
+        if is_global(node, shapes):
             node.op_type = f"Global{node.op_type}"
             node.ClearField("attribute")
         elif node.op_type == "Reshape" and places > _FEW and node.input[1] in tensors:
@@ -44,8 +44,10 @@ def for_every_size(graph: onnx.GraphProto, shapes: Shapes, places: int) -> dict[
     return _counts_as_inputs(graph, tensors, places)
 
 
-def _is_global(node: onnx.NodeProto, shapes: Shapes) -> bool:
+def is_global(node: onnx.NodeProto, shapes: Shapes) -> bool:
     """Whether a pool's one window is the whole native map: it is the export of a global one."""
+    if node.op_type not in ("AveragePool", "MaxPool"):
+        return False
     found, before = attributes(node), shapes.get(node.input[0], ())[2:]
     after = shapes.get(node.output[0], ())[2:]
     if len(node.output) > 1 or not before or set(after) != {1} or max(before) == 1:

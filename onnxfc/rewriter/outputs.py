@@ -10,8 +10,10 @@ from onnxfc.builder import ops
 from onnxfc.builder.graph_builder import GraphBuilder
 from onnxfc.builder.rule_context import RuleContext
 from onnxfc.builder.state import State
+from onnxfc.claim.blame import Blame, Cause
 from onnxfc.claim.claim import Output
 from onnxfc.errors import Refusal
+from onnxfc.graph.index import label
 from onnxfc.head.meet_grids import meet
 from onnxfc.head.placed_windows import window_of
 from onnxfc.head.windows import to_scores
@@ -98,7 +100,11 @@ def _output(state: State, name: str, view: View, form: Form) -> tuple[Output, Pr
         tensor = ops.squeeze(state.builder, tensor, [0])
         axes = tuple(axis - 1 for axis in axes)
     _named(state.builder, tensor, name)
-    return Output(name, _form(scores, form), axes if form == "map" or not crossed else ()), scores.provenance
+    found, provenance = _form(scores, form), scores.provenance
+    if found == "global":
+        pools = (state.graph.producers[pool] for pool in sorted(provenance.pools))
+        provenance = provenance.blamed(*(Blame(Cause.CONTEXT, label(pool)) for pool in pools))
+    return Output(name, found, axes if form == "map" or not crossed else ()), provenance
 
 
 def _of_whole_image(state: State, name: str, view: Fixed | Context) -> tuple[Output, Provenance | None] | Refusal:

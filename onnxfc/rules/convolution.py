@@ -8,7 +8,7 @@ from typing import Any
 from onnxfc.builder.rule_context import Outcome, RuleContext
 from onnxfc.claim.blame import Cause
 from onnxfc.errors import Refusal
-from onnxfc.graph.op_kinds import MICROSOFT, POOLS, weight_position
+from onnxfc.graph.op_kinds import COVERING, MICROSOFT, POOLS, weight_position
 from onnxfc.graph.sliding import Sliding, sliding_at
 from onnxfc.head.placed_windows import pooled_in_part
 from onnxfc.layout.axes import channels, kinds, pure
@@ -20,6 +20,8 @@ from onnxfc.rules.registry import PLACED, rule
 from onnxfc.shapes.spec import Shape
 
 WINDOWED = (*("auto_pad", "ceil_mode", "count_include_pad", "dilations", "group", "kernel_shape", "p", "pads"),)
+
+_CUT = "has a stride so much larger than its kernel that SAME cuts the border off"
 
 
 @rule("FusedConv", on=PLACED, domain=MICROSOFT, attributes=(*WINDOWED, "strides", "activation", "activation_params"))
@@ -73,8 +75,11 @@ def _slid(ctx: RuleContext, view: Placed, how: Sliding) -> Outcome:
     own = how.on([axis - 2 for axis in view.spatial])
     if view.provenance.windows and (own.padded or set(own.kernel) != {1} or set(own.strides) != {1}):
         return ctx.refuse("pools-then-convolves", "slides over what a global pool left")
+    cut = how.frozen and how.cuts and ctx.op_type in COVERING  # of which onnxruntime takes no padding below 0
+    if ctx.state.undivided and cut and not how.alike:
+        return ctx.refuse("same-padding", f"{_CUT} at other sizes", "use --global-pool window")
     provenance = _through(ctx, view, own)
-    changes = {} if ctx.state.undivided else _frozen(how)
+    changes = {} if ctx.state.undivided and not cut else _frozen(how)
     if ctx.attrs.get("ceil_mode", 0) and not _partial(own, view.extent) and not ctx.state.own_rounding:
         changes["ceil_mode"] = 0  # it does nothing at the native size, and must not at others
     ctx.keep(**changes)
@@ -141,7 +146,7 @@ def sliding_of(ctx: RuleContext) -> Sliding | Refusal:
     """What the node's attributes say, at the native size."""
     found = sliding_at(ctx.attrs, ctx.shape_in(), _weight_shape(ctx))
     if found is None:
-        return ctx.refuse("same-padding", "has a stride so much larger than its kernel that SAME cuts the border off")
+        return ctx.refuse("same-padding", _CUT)
     return found
 
 
@@ -149,7 +154,8 @@ def _through(ctx: RuleContext, view: Placed, how: Sliding) -> Provenance:
     steps = zip(view.where, view.fields, how.kernel, how.strides, how.begin, how.dilations, strict=True)
     fields = {place: field.through(k, s, p, d) for place, field, k, s, p, d in steps}
     blames = [ctx.blame(Cause.PADDING)] if how.padded else []
-    if ctx.attrs.get("ceil_mode", 0) and (ctx.state.own_rounding or _partial(how, view.extent)):
+    rounds = ctx.attrs.get("ceil_mode", 0) and set(how.strides) != {1}
+    if rounds and (ctx.state.own_rounding or _partial(how, view.extent)):
         blames.append(ctx.blame(Cause.PARTIAL_WINDOW))
     provenance = replace(view.provenance.along(fields).blamed(*blames), places=False)
     return provenance if set(how.kernel) == {1} else replace(provenance, sums_to_one=frozenset())
