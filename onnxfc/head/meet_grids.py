@@ -18,10 +18,12 @@ from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Context, Fixed, Placed, ScoreMap, View, Window
 
 
-def meet(ctx: RuleContext, views: Sequence[Window | ScoreMap]) -> list[Window | ScoreMap] | Refusal:
+def meet(
+    ctx: RuleContext, views: Sequence[Window | ScoreMap], *, outputs: bool = False
+) -> list[Window | ScoreMap] | Refusal:
     """Windows and score maps on their common grid, whose stride is the least common multiple of theirs; a refusal where
     one is a fraction of a pixel that divides no other."""
-    doubt = _mean_of_others(ctx, views)
+    doubt = _mean_of_others(ctx, views, outputs)
     if doubt is not None:
         return doubt
     each = ([field.stride for field in view.provenance.fields] for view in views)
@@ -45,17 +47,20 @@ def meet(ctx: RuleContext, views: Sequence[Window | ScoreMap]) -> list[Window | 
     return met
 
 
-def _mean_of_others(ctx: RuleContext, views: Sequence[Window | ScoreMap]) -> Refusal | None:
-    """Where a pool was dropped, the mean over its elements is the score: at once only for all that have the same."""
+def _mean_of_others(ctx: RuleContext, views: Sequence[Window | ScoreMap], outputs: bool) -> Refusal | None:
+    """Where a pool was dropped, the mean over its elements is the score: at once only for all that have the same.
+    ``outputs`` beside each other need the same strides only."""
 
     def elements(provenance: Provenance) -> Hashable:
         windows = frozenset((item.extent, item.step) for item in provenance.windows)
         return (provenance.fields, windows) if provenance.dropped else None
 
-    if len({elements(view.provenance) for view in views}) == 1:
+    strides = {tuple(field.stride for field in view.provenance.fields) for view in views}
+    same = len(strides) == 1 if outputs else len({elements(view.provenance) for view in views}) == 1
+    if same or not any(view.provenance.dropped for view in views):
         return None
     why = "stands beside scores whose pool is dropped, and the mean of these is taken over other elements"
-    return ctx.refuse("drop-not-affine", why, "use --global-pool window")
+    return ctx.refuse("grids-differ" if outputs else "drop-not-affine", why, "use --global-pool window")
 
 
 def _common(strides: Sequence[int | Fraction]) -> int | Fraction:

@@ -70,7 +70,7 @@ def _on_one_grid(state: State) -> list[View] | Refusal:
     if len(scores) < 2:
         return views
     last = next(name for name in state.graph.outputs if any(state.views[name] is score for score in scores))
-    met = meet(RuleContext(state, state.graph.producers[last]), scores)
+    met = meet(RuleContext(state, state.graph.producers[last]), scores, outputs=True)
     if isinstance(met, Refusal):
         return met
     queue = iter(met)
