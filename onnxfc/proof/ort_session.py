@@ -34,6 +34,7 @@ which changes the layout of Convs. Below that the copy is cheap, and Convs run s
 _WITHOUT = ["QDQPropagationTransformer"]
 """It moves a QuantizeLinear ahead of a Reshape or a Transpose, and so quantises tensors that are outputs before it."""
 _PLAIN = Engine()
+_NO_MEMORY = ("bad_alloc", "bad allocation", "Failed to allocate memory", "pthread_create failed, error code: 12")
 _FOLDER_KEY = "session.model_external_initializers_file_folder_path"
 
 
@@ -77,7 +78,7 @@ def session(
     except MemoryError:
         raise
     except Exception as error:  # onnxruntime's exceptions have no common base
-        if "bad_alloc" in str(error):
+        if no_memory(error):
             raise MemoryError(one_line(error)) from error
         reason = _left_over(model, extra_outputs, engine, optimize) or one_line(error)
         raise ReadError(f"{model.path or 'the model in memory'}: onnxruntime cannot load it: {reason}") from error
@@ -166,3 +167,8 @@ def _point(tensor: onnx.TensorProto, location: str, span: Span) -> None:
 def one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
     return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)[:300]
+
+
+def no_memory(error: Exception) -> bool:
+    """Whether an error of onnxruntime is that memory ran out, which has no type of its own."""
+    return any(told in str(error) for told in _NO_MEMORY)

@@ -105,7 +105,7 @@ class Engine:
         """Set session options; returns the arguments of the session."""
         options.intra_op_num_threads = self.threads
         if self.provider is None:
-            return {"providers": [CPU]}
+            return {"providers": [CPU], "enable_fallback": 0}
         options.add_session_config_entry(_RECORD, "1")
         if self.closed:
             options.add_session_config_entry(_STRICT, "1")

@@ -21,7 +21,6 @@ Arrays = dict[str, Array]
 _CODES = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
 SLICE = 8
 """Images that are looked at of a batch of many more."""
-_NO_MEMORY = ("bad_alloc", "bad allocation", "Failed to allocate memory")
 _DTYPES = {"float": "float32", "double": "float64", "string": "object"}
 
 
@@ -102,7 +101,7 @@ def _one_line(action: Callable[[], Any]) -> Any:
     except Exception as error:
         # onnxruntime's exceptions have no common base below Exception; its messages span many lines.
         text = " ".join(str(error).split())
-        if any(told in text for told in _NO_MEMORY):
+        if ort_session.no_memory(error):
             raise MemoryError(text[:300]) from error
         raise RunError(_CODES.sub("", text)[:300]) from error
 
