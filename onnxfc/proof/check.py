@@ -114,7 +114,7 @@ class _Check:
             return self._parity(None, failed, _NOTHING, _NO_CROPS)
         if evidence.vacuous is not None:
             return self._parity(evidence, _NOTHING, _NOTHING, _NO_CROPS)
-        native, windows = Tally(self.options, evidence.noise), Tally(self.options, evidence.noise)
+        native, windows = (Tally(self.options, evidence.noise, evidence.flips) for _ in range(2))
         larger = self._run_rewritten(pair, evidence, sizes, native, windows)
         parity = WindowParity(pair, plans, evidence, self.options, self.progress)
         window = parity.result(larger.captures, windows)

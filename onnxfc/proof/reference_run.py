@@ -189,18 +189,21 @@ def _measure_noise(
         for sample in evidence.samples[: len(evidence.kinds)]:
             for feeds in (sample.feeds, jittered(sample.feeds, evidence.inputs.images, options.seed)):
                 for name, value in runner.run(feeds).items():
-                    _note(evidence.noise, sample, name, value)
+                    _note(evidence, sample, name, value)
     except RunError:
         # Without graph optimisation some kernels are missing (float16); the noise stays unknown.
         evidence.noise.clear()
+        evidence.flips = None
 
 
-def _note(noise: dict[tuple[str, str], float], sample: Sample, name: str, value: Array) -> None:
+def _note(evidence: Evidence, sample: Sample, name: str, value: Array) -> None:
     if value.dtype.kind == "f" and value.shape == sample.values[name].shape:
         with np.errstate(invalid="ignore"):  # infinite scores, of which there is no noise
             difference = np.abs(value.astype(np.float64) - sample.values[name].astype(np.float64))
         key = (name, sample.kind.name)
-        noise[key] = max(noise.get(key, 0.0), float(difference.max(initial=0.0)))
+        evidence.noise[key] = max(evidence.noise.get(key, 0.0), float(difference.max(initial=0.0)))
+        if evidence.flips is not None and difference.size:
+            evidence.flips[key] = max(evidence.flips.get(key, 0.0), float(difference.mean()))
 
 
 def jittered(feeds: Arrays, images: Sequence[str], seed: int, least: float = 0.0) -> Arrays:
