@@ -90,7 +90,7 @@ def session(
 
 def _left_over(model: ModelFile, extra_outputs: Sequence[str], engine: Engine, optimize: bool) -> str:
     """The nodes that a provider leaves to the CPU, where that kept a session from being made."""
-    if not engine.closed:
+    if not engine.closed or engine.provider is None:
         return ""
     try:
         nodes = fallen(
@@ -98,9 +98,8 @@ def _left_over(model: ModelFile, extra_outputs: Sequence[str], engine: Engine, o
         )
     except ReadError:
         return ""
-    name = engine.provider.name if engine.provider else ""
-    allowed = f"--provider {name}:fallback=allow lets them run on the CPU"
-    return f"{len(nodes)} nodes are not for {name}: {told(nodes)}; {allowed}" if nodes else ""
+    allowed = f"--provider {engine.provider.asked}:fallback=allow lets them run on the CPU"
+    return f"{len(nodes)} nodes are not for {engine.provider.name}: {told(nodes)}; {allowed}" if nodes else ""
 
 
 def _level(proto: onnx.ModelProto, optimize: bool) -> ort.GraphOptimizationLevel:
