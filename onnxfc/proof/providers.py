@@ -32,8 +32,8 @@ _ASSIGNMENT = "get_provider_graph_assignment_info"
 @dataclass(frozen=True)
 class Provider:
     """An execution provider and its options. ``fallback``: nodes that it does not take may run on the CPU, and are
-    named. ``hardware``: of a plugin that serves several, the one to use (cpu, gpu or npu). ``asked``: what it was called
-    by whoever asked for it."""
+    named. ``hardware``: of a plugin that serves several, the one to use (cpu, gpu or npu). ``asked``: its name, as it
+    was given."""
 
     name: str
     options: tuple[tuple[str, str], ...] = ()
