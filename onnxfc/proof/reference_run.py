@@ -144,10 +144,15 @@ def _run_crops(
     every = int(np.prod(size.grid))
     count = every if forms.intersection(REDUCED) and every <= 16 else 5
     kind = evidence.cover(runner.outputs)[0]
-    feeds = evidence.inputs.feeds(kind, 0, 2 if evidence.free_batch else None, size.pixels)
     cells = pick_cells(size.grid, options.seed, count)
     if not evidence.thorough and count != every:  # two corners, one for each axis of an image
         cells = cells[1:3]
+        if options.data is None:  # the first of them was run: it is made a part of the larger image
+            begins = tuple(at * stride for at, stride in zip(cells[0], claim.stride, strict=True))
+            evidence.inputs.inset = size.pixels, begins
+            whole = next(sample for sample in evidence.samples if sample.kind is kind and sample.number == 0)
+            evidence.crops.append((cells.pop(0), whole.values))
+    feeds = evidence.inputs.feeds(kind, 0, 2 if evidence.free_batch else None, size.pixels)
     for i, cell in enumerate(cells):
         progress(f"original on crop {i + 1} of {len(cells)}")
         crop = dict(feeds)
