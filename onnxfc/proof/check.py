@@ -27,7 +27,7 @@ from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.providers import CPU
 from onnxfc.proof.reference_run import is_small, observe
 from onnxfc.proof.results import Conditions, CropResult, Parity, ParityResult, VerdictResult
-from onnxfc.proof.sessions import RunError, Runner
+from onnxfc.proof.sessions import RunError, Runner, Unseen
 from onnxfc.proof.shift import compare_shifted, why_not
 from onnxfc.proof.sizes import Size, TooLarge, larger_sizes
 from onnxfc.proof.static_checks import axes_problem, claim_problem
@@ -139,7 +139,8 @@ class _Check:
         try:
             evidence = observe(pair, tensors, size, self.options, self.progress, thorough=self.thorough)
         except RunError as error:
-            raise _Stop(f"the original does not run: {error}") from error
+            why = "cannot be looked at" if isinstance(error, Unseen) else "does not run"
+            raise _Stop(f"the original {why}: {error}") from error
         if evidence.vacuous is not None:
             return evidence
         problem = fold_problem(self.claim, evidence.native)
