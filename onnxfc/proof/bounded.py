@@ -11,6 +11,7 @@ import os
 import pickle
 import select
 import signal
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -106,7 +107,9 @@ def _limit(memory: int) -> None:
         taken = next((-(-int(line.split()[1]) // 1024) for line in status if line.startswith("VmData:")), 0)
     if memory < taken:
         raise ProofFailed(f"{_too_much(memory)}: Python and onnxruntime alone take {taken} MB")
-    resource.setrlimit(resource.RLIMIT_DATA, (memory * _MEGABYTE, memory * _MEGABYTE))
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    most = min(memory * _MEGABYTE, sys.maxsize if hard == resource.RLIM_INFINITY else hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
 
 
 _LONG = 1e8
