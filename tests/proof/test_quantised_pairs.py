@@ -17,6 +17,8 @@ from onnxfc import check_pair
 from onnxfc.rewriter.api import rewrite
 
 NETS = ["lenet.qdq", "lenet.qoperator", "matmul_add.qdq", "matmul_add.qoperator", "se_net.qdq", "digits.qdq_opset21"]
+IN_INTEGERS = ["lenet.qdq", "matmul_add.qdq"]
+"""Their heads begin at features of uint8."""
 Work = Callable[[np.ndarray], np.ndarray]
 
 
@@ -138,7 +140,8 @@ def test_features_of_the_other_sign(name: str) -> None:
     other.graph.initializer.extend(made.values())
     del other.graph.value_info[:]
     image = original.graph.input[0].name
-    assert check_pair(original, other, options=CHECK, boundaries=[(image, image)]).passed
+    begun = [(image, image)] if name in IN_INTEGERS else []
+    assert check_pair(original, other, options=CHECK, boundaries=begun).passed
     del other.metadata_props[:]
     done = check_pair(original, other, options=CHECK)
     assert done.passed, done.parity.summary()
