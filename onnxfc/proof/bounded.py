@@ -87,8 +87,8 @@ def _outcome(job: Callable[[], _T], options: CheckOptions) -> bytes:
     except MemoryError:
         return failed
     except Exception as error:
-        # what a library that finds no room says of it is not its own fault
-        cramped = options.memory is not None and isinstance(error, ImportError)
+        # a library that finds no room is not loaded, or not compiled
+        cramped = options.memory is not None and isinstance(error, ImportError | SystemError)
         short = cramped or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
         return failed if short else pickle.dumps((False, error))
 
