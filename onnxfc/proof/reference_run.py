@@ -183,7 +183,7 @@ def _crop(feeds: Arrays, cell: Sequence[int], evidence: Evidence, runner: Runner
 
 def _is_rough(evidence: Evidence, runner: Runner, kind: Kind, crop: Arrays, seed: int) -> bool:
     """Whether rounding alone moves an output of this crop by much, which tells nothing of a cell then."""
-    values, noise = evidence.crops[-1][1], dict[tuple[str, str], float]()
+    values, noise = evidence.crops[-1][1], _Noise()
     moved = runner.run(jittered(crop, evidence.inputs.images, seed, ROUNDINGS * 2.0**-23))
     for name in runner.outputs:
         _note(noise, Sample(kind, 0, None, crop, values), name, moved[name])
@@ -219,21 +219,24 @@ def _measure_noise(
         for sample in evidence.samples if evidence.small else evidence.samples[: len(evidence.kinds)]:
             for feeds in (sample.feeds, jittered(sample.feeds, evidence.inputs.images, options.seed)):
                 for name, value in runner.run(feeds).items():
-                    _note(evidence, sample, name, value)
+                    _note(evidence.noise, sample, name, value, evidence.flips)
     except RunError:
         # Without graph optimisation some kernels are missing (float16); the noise stays unknown.
         evidence.noise.clear()
         evidence.flips = None
 
 
-def _note(evidence: Evidence, sample: Sample, name: str, value: Array) -> None:
+_Noise = dict[tuple[str, str], float]
+
+
+def _note(noise: _Noise, sample: Sample, name: str, value: Array, flips: _Noise | None = None) -> None:
     if value.dtype.kind == "f" and value.shape == sample.values[name].shape:
         with np.errstate(invalid="ignore"):  # infinite scores, of which there is no noise
             difference = np.abs(value.astype(np.float64) - sample.values[name].astype(np.float64))
         key = (name, sample.kind.name)
-        evidence.noise[key] = max(evidence.noise.get(key, 0.0), float(difference.max(initial=0.0)))
-        if evidence.flips is not None and difference.size:
-            evidence.flips[key] = max(evidence.flips.get(key, 0.0), float(difference.mean()))
+        noise[key] = max(noise.get(key, 0.0), float(difference.max(initial=0.0)))
+        if flips is not None and difference.size:
+            flips[key] = max(flips.get(key, 0.0), float(difference.mean()))
 
 
 def jittered(feeds: Arrays, images: Sequence[str], seed: int, least: float = 0.0) -> Arrays:
