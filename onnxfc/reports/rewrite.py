@@ -80,17 +80,17 @@ def written(source: Path, target: Path, result: Rewrite) -> list[str]:
     """What there is now, and what can be done with it."""
     twice = "" if not result.map_at_twice else f" --at {size(result.claim.twice_native)}"
     return [
-        row("wrote", f"{target} ({_bytes(target.stat().st_size)})"),
+        row("wrote", f"{target} ({amount(target.stat().st_size, 'B')})"),
         row("next", f"onnxfc inspect {target}{twice}; onnxfc check {source} {target}"),
     ]
 
 
-def _bytes(count: int) -> str:
-    """``57 kB``."""
-    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return f"{count} bytes"
+def amount(number: int, unit: str = "") -> str:
+    """``57.1 k``, of a unit ``57.1 kB``."""
+    for prefix, factor in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if number >= factor:
+            return f"{number / factor:.1f} {prefix}{unit}"
+    return f"{number} {unit}".rstrip()
 
 
 def size(lengths: Iterable[int]) -> str:
