@@ -10,7 +10,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from onnxfc.claim.blame import Cause
 from onnxfc.errors import NothingToRewrite, OnnxfcError, ProofFailed, Refusal
@@ -19,9 +19,9 @@ from onnxfc.io.byte_source import write_all
 from onnxfc.version import __version__
 
 if TYPE_CHECKING:
+    from onnxfc.builder.state import Replacement
     from onnxfc.claim.claim import Claim
     from onnxfc.proof.results import Certificate, CropResult, Parity, ParityResult, Rest, WeightResult
-    from onnxfc.rewriter.api import Rewrite
 
 
 SCHEMA = "onnxfc-report/1"
@@ -48,7 +48,24 @@ _RELATIONS = {
 }
 
 
-def text(result: Rewrite, verbose: bool = False) -> str:
+class Told(Protocol):
+    """What is told of a rewrite, as its result has it."""
+
+    @property
+    def claim(self) -> Claim: ...
+    @property
+    def replacements(self) -> Sequence[Replacement]: ...
+    @property
+    def notes(self) -> Sequence[Refusal]: ...
+    @property
+    def map_at_twice(self) -> Sequence[int]: ...
+    @property
+    def parity(self) -> Parity | None: ...
+    @property
+    def seconds(self) -> tuple[float, float]: ...
+
+
+def text(result: Told, verbose: bool = False) -> str:
     """The report of a rewrite, to be understood at a glance."""
     claim = result.claim
     lines = list(_replaced(result))
@@ -76,7 +93,7 @@ def weights(data: Sequence[Path]) -> list[str]:
     return [row("weights", f"in {data[0].name}{more}")]
 
 
-def written(source: Path, target: Path, result: Rewrite) -> list[str]:
+def written(source: Path, target: Path, result: Told) -> list[str]:
     """What there is now, and what can be done with it."""
     twice = "" if not result.map_at_twice else f" --at {size(result.claim.twice_native)}"
     return [
@@ -116,7 +133,7 @@ def row(key: str, value: str) -> str:
     return room.fill(value)
 
 
-def _replaced(result: Rewrite) -> Iterator[str]:
+def _replaced(result: Told) -> Iterator[str]:
     rows = [(item.node, item.before, item.after) for item in result.replacements]
     if not rows:
         yield "no FC layer: the image's dims were freed, and what was made for the native size with them"
@@ -237,7 +254,7 @@ def refusals(error: NothingToRewrite) -> str:
     return "\n".join(str(item) for item in error.refusals)
 
 
-def as_json(result: Rewrite) -> dict[str, Any]:
+def as_json(result: Told) -> dict[str, Any]:
     """The same as data."""
     return _document("rewritten") | {
         "claim": dataclasses.asdict(result.claim),
