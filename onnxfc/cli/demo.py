@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 
 import click
@@ -21,6 +20,8 @@ def demo(folder: Path) -> None:
 
     digits.onnx names handwritten digits of 16x16 pixels; canvas.npy, 64x112 pixels, has eight of them.
     """
+    from importlib import resources  # with tempfile and more, which no other command needs
+
     from onnxfc.reports.rewrite import argument
 
     there = [folder / name for name in _FILES if (folder / name).exists()]

@@ -23,8 +23,8 @@ def main() -> None:
     """Rewrite exported ONNX image classifiers so that they run on any image size, with proof."""
     # numpy's linear algebra is not used for what is large; to start its threads takes longer than to read a VGG-16.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    # What a walk makes is needed to its end, and little of it is cyclic: seldom is there garbage to look for.
-    gc.set_threshold(50_000, 20, 20)
+    # What imports and a walk make is needed to the end, and little is cyclic: seldom is there garbage to look for.
+    gc.set_threshold(200_000, 20, 20)
 
 
 for _command in (rewrite, check, inspect, scan, demo):

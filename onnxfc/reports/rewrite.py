@@ -11,7 +11,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from onnxfc.claim.blame import Cause
 from onnxfc.errors import NothingToRewrite, OnnxfcError, ProofFailed, Refusal
@@ -20,9 +20,9 @@ from onnxfc.io.byte_source import write_all
 from onnxfc.version import __version__
 
 if TYPE_CHECKING:
+    from onnxfc.builder.state import Replacement
     from onnxfc.claim.claim import Claim
     from onnxfc.proof.results import Certificate, CropResult, Parity, ParityResult, Rest, WeightResult
-    from onnxfc.rewriter.api import Rewrite
 
 
 SCHEMA = "onnxfc-report/1"
@@ -49,7 +49,24 @@ _RELATIONS = {
 }
 
 
-def text(result: Rewrite, verbose: bool = False) -> str:
+class Told(Protocol):
+    """What is told of a rewrite, as its result has it."""
+
+    @property
+    def claim(self) -> Claim: ...
+    @property
+    def replacements(self) -> Sequence[Replacement]: ...
+    @property
+    def notes(self) -> Sequence[Refusal]: ...
+    @property
+    def map_at_twice(self) -> Sequence[int]: ...
+    @property
+    def parity(self) -> Parity | None: ...
+    @property
+    def seconds(self) -> tuple[float, float]: ...
+
+
+def text(result: Told, verbose: bool = False) -> str:
     """The report of a rewrite, to be understood at a glance."""
     claim = result.claim
     lines = list(_replaced(result))
@@ -77,11 +94,11 @@ def weights(data: Sequence[Path]) -> list[str]:
     return [row("weights", f"in {data[0].name}{more}")]
 
 
-def written(source: Path, target: Path, result: Rewrite) -> list[str]:
+def written(source: Path, target: Path, result: Told) -> list[str]:
     """What there is now, and what can be done with it."""
     twice = "" if not result.map_at_twice else f" --at {size(result.claim.twice_native)}"
     commands = f"onnxfc inspect {argument(target)}{twice}", f"onnxfc check {argument(source)} {argument(target)}"
-    told = f"{target} ({_bytes(target.stat().st_size)})"
+    told = f"{target} ({amount(target.stat().st_size, 'B')})"
     return [row("wrote", told), *(f"{key:<15} {line}" for key, line in zip(("next", "or"), commands, strict=True))]
 
 
@@ -91,12 +108,12 @@ def argument(path: Path) -> str:
     return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
-def _bytes(count: int) -> str:
-    """``57 kB``."""
-    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return f"{count} bytes"
+def amount(number: int, unit: str = "") -> str:
+    """``57.1 k``, of a unit ``57.1 kB``."""
+    for prefix, factor in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if number >= factor:
+            return f"{number / factor:.1f} {prefix}{unit}"
+    return f"{number} {unit}".rstrip()
 
 
 def size(lengths: Iterable[int]) -> str:
@@ -122,7 +139,7 @@ def row(key: str, value: str) -> str:
     return room.fill(value)
 
 
-def _replaced(result: Rewrite) -> Iterator[str]:
+def _replaced(result: Told) -> Iterator[str]:
     rows = [(item.node, item.before, item.after) for item in result.replacements]
     if not rows:
         yield "no FC layer: the image's dims were freed, and what was made for the native size with them"
@@ -243,7 +260,7 @@ def refusals(error: NothingToRewrite) -> str:
     return "\n".join(str(item) for item in error.refusals)
 
 
-def as_json(result: Rewrite) -> dict[str, Any]:
+def as_json(result: Told) -> dict[str, Any]:
     """The same as data."""
     return _document("rewritten") | {
         "claim": dataclasses.asdict(result.claim),
