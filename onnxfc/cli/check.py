@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onnxfc.cli.common import (
+    INPUT_SHAPE,
     MEMORY,
     PROVIDER,
     STDOUT,
@@ -19,6 +20,7 @@ from onnxfc.cli.common import (
     ModelPath,
     ReportPath,
     Size,
+    by_name,
     check_report,
     encodable,
     fail,
@@ -52,6 +54,7 @@ _EPILOG = (
     help="A trunk tensor of both models, at which their heads begin, where that is not found; may be repeated.",
 )
 @click.option("--size", type=Size(), help="Native image size, where the original's input leaves it open.")
+@INPUT_SHAPE
 @click.option(
     "--data",
     multiple=True,
@@ -152,7 +155,13 @@ def _checked(original: Path, other: Path, options: Mapping[str, Any], quiet: boo
     progress, clear = progress_line(quiet)
     try:
         return check_pair(
-            original, other, options=wanted, size=options["size"], boundaries=boundaries, progress=progress
+            original,
+            other,
+            options=wanted,
+            size=options["size"],
+            input_shapes=by_name(options["input_shapes"]),
+            boundaries=boundaries,
+            progress=progress,
         )
     finally:
         clear()

@@ -9,7 +9,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
@@ -19,10 +19,13 @@ import click
 from onnxfc.cli.main_group import complain, show
 from onnxfc.errors import NothingToRewrite, OnnxfcError, ProofFailed, ReadError, UsageError, WriteError
 
+Shape = tuple[str, tuple[int, ...]]
+
 if TYPE_CHECKING:
     _SizeType = click.ParamType[tuple[int, ...]]
+    _ShapeType = click.ParamType[Shape]
 else:
-    _SizeType = click.ParamType  # older versions of click cannot subscript it
+    _SizeType = _ShapeType = click.ParamType  # older versions of click cannot subscript it
 
 
 STDOUT = Path("-")
@@ -46,6 +49,40 @@ class Size(_SizeType):
         if not 1 <= len(parts) <= 3 or not all(part.isdigit() and int(part) > 0 for part in parts):
             self.fail(f"{value!r} is not a size such as 384x512", param, ctx)
         return tuple(int(part) for part in parts)
+
+
+class InputShape(_ShapeType):
+    """``NAME:1x3x224x224`` or, as other tools write it, ``NAME:1,3,224,224`` or ``NAME:[1,3,224,224]``; a name and the
+    shape. Without NAME it is that of the only input."""
+
+    name = "[NAME:]1x3xHxW"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Shape:
+        if isinstance(value, tuple):
+            return value
+        name, _, shape = str(value).rpartition(":")
+        parts = shape.strip("[]").lower().replace(",", "x").split("x")
+        if not all(part.isdecimal() and int(part) > 0 for part in map(str.strip, parts)):
+            self.fail(f"{value!r} is not a name and a shape such as image:1x3x224x224", param, ctx)
+        return name, tuple(map(int, parts))
+
+
+def by_name(shapes: Sequence[Shape]) -> dict[str, tuple[int, ...]]:
+    """Shapes of inputs; each once."""
+    found = dict(shapes)
+    if len(found) < len(shapes):
+        raise UsageError("--input-shape: an input is given twice")
+    return found
+
+
+INPUT_SHAPE = click.option(
+    "--input-shape",
+    "input_shapes",
+    type=InputShape(),
+    multiple=True,
+    help="The same as a whole shape, batch first, with commas if you like; for several inputs, repeated.",
+)
+"""Behind ``--size``."""
 
 
 class ModelPath(click.Path):
@@ -78,7 +115,7 @@ class Tolerance(click.FloatRange):
 
 
 _GROUPS = {
-    **dict.fromkeys(("size", "inputs", "at", "boundaries"), "The model"),
+    **dict.fromkeys(("size", "input_shapes", "inputs", "at", "boundaries"), "The model"),
     **dict.fromkeys(("out", "out_dir", "output", "global_pool", "dynamic_batch"), "The result"),
     **dict.fromkeys(
         ("save_as_external_data", "all_tensors_to_one_file", "external_data_location", "external_data_size_threshold"),

@@ -6,7 +6,20 @@ from pathlib import Path
 
 import click
 
-from onnxfc.cli.common import STDOUT, Grouped, ModelPath, ReportPath, Size, check_report, encodable, fail, write_report
+from onnxfc.cli.common import (
+    INPUT_SHAPE,
+    STDOUT,
+    Grouped,
+    ModelPath,
+    ReportPath,
+    Shape,
+    Size,
+    by_name,
+    check_report,
+    encodable,
+    fail,
+    write_report,
+)
 from onnxfc.cli.main_group import show
 from onnxfc.errors import OnnxfcError
 
@@ -17,6 +30,7 @@ _EPILOG = "Exit codes: 0 done, whether the model can be rewritten or not; 1 cann
 @click.argument("model", type=ModelPath())
 @click.option("--at", type=Size(), help="Image size to count cells and costs for; twice native if not given.")
 @click.option("--size", type=Size(), help="Native image size, where the model's input leaves it open.")
+@INPUT_SHAPE
 @click.option(
     "--output", type=click.Choice(["map", "mean", "max"]), default="map", show_default=True, help="As for rewrite."
 )
@@ -40,6 +54,7 @@ def inspect(
     output: str,
     global_pool: str,
     inputs: tuple[str, ...],
+    input_shapes: tuple[Shape, ...],
     report: Path | None,
     as_json: bool,
     verbose: bool,
@@ -58,7 +73,7 @@ def inspect(
     report = STDOUT if as_json else report
     check_report(report, model)
     try:
-        options = RewriteOptions(output, global_pool, size=size, inputs=inputs)  # type: ignore[arg-type]
+        options = RewriteOptions(output, global_pool, size=size, inputs=inputs, input_shapes=by_name(input_shapes))  # type: ignore[arg-type]
         seen = look(model, options=options, at=at)
     except OnnxfcError as error:
         fail(error, verbose)

@@ -9,6 +9,7 @@ import click
 
 from onnxfc.cli.common import (
     EPILOG,
+    INPUT_SHAPE,
     MEMORY,
     PROVIDER,
     STDOUT,
@@ -18,6 +19,7 @@ from onnxfc.cli.common import (
     ReportPath,
     Size,
     Tolerance,
+    by_name,
     check_report,
     encodable,
     fail,
@@ -69,6 +71,7 @@ _OF_PROOF = ("rtol", "atol", "check_size", "data", "provider", "timeout", "memor
 )
 @click.option("--dynamic-batch", is_flag=True, help="Free the batch dim as well.")
 @click.option("--size", type=Size(), help="Native image size, where the model's input leaves it open.")
+@INPUT_SHAPE
 @click.option(
     "--input",
     "inputs",
@@ -234,7 +237,8 @@ def _rewritten(source: Path, target: Path, options: dict[str, Any], quiet: bool)
     model = ModelFile.open(source)
     model.check_target(target, save)
     wanted = RewriteOptions(
-        options["output"], options["global_pool"], options["dynamic_batch"], options["size"], options["inputs"]
+        **{name: options[name] for name in ("output", "global_pool", "dynamic_batch", "size", "inputs")},
+        input_shapes=by_name(options["input_shapes"]),
     )
     checks = None if options["no_check"] else _checks(options)
     progress, clear = progress_line(quiet)
