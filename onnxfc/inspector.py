@@ -9,6 +9,8 @@ from math import prod
 from pathlib import Path
 from typing import Literal
 
+import onnx
+
 from onnxfc import errors
 from onnxfc.builder.state import Replacement
 from onnxfc.claim.claim import Claim
@@ -26,6 +28,7 @@ from onnxfc.rewriter.make_claim import claim_of
 from onnxfc.rewriter.refusals import recognise
 from onnxfc.shapes.freed_again import fixed_size, freed_again
 from onnxfc.shapes.macs import multiply_adds
+from onnxfc.shapes.memory import pass_bytes, weight_bytes
 from onnxfc.shapes.model_shapes import Shapes
 from onnxfc.shapes.spec import Shape
 
@@ -55,12 +58,17 @@ class Stage:
 
 @dataclass(frozen=True)
 class Cost:
-    """Multiply-adds for an image of ``size`` pixels: one dense pass against one native pass for each crop."""
+    """What an image of ``size`` pixels takes: multiply-adds of one dense pass, and of one native pass for each crop.
+
+    ``activations``: about so many bytes of memory take the tensors of the dense pass; ``weights``: so many the weights.
+    """
 
     size: tuple[int, ...]
     cells: Grid
     dense: int
     crops: int
+    activations: int
+    weights: int
 
     @property
     def speedup(self) -> float:
@@ -124,10 +132,6 @@ def inspect(
     claim = claim_of(found, sizing)
     geometry = Geometry.of_sizing(claim, sizing)
     nodes = needed(found.state.builder.nodes, found.state.graph.outputs)
-
-    def cost(size: Sequence[int]) -> int:
-        return multiply_adds(nodes, sizing.shapes(size) or {})
-
     before = {name: spec.shapes[0] for name, spec in found.state.native.items() if spec.shapes is not None}
     crop = multiply_adds(found.state.graph.live, before)
     return _inspection(
@@ -140,7 +144,7 @@ def inspect(
         stages=_stages(found),
         geometry=geometry,
         claim=claim,
-        cost=_cost(geometry, at or claim.twice_native, cost, crop),
+        cost=_cost(file, claim, geometry, at, nodes, sizing.shapes, crop),
     )
 
 
@@ -149,14 +153,14 @@ def _rewritten(file: ModelFile, claim: Claim, at: tuple[int, ...] | None) -> Ins
     geometry = Geometry.of_claim(claim, shapes)
     graph = shapes.graph
 
-    def cost(size: Sequence[int]) -> int:
-        return multiply_adds(graph.live, shapes.at(claim.image_shapes(size)) or {})
+    def at_size(size: Sequence[int]) -> dict[str, Shape] | None:
+        return shapes.at(claim.image_shapes(size))
 
     try:
         stages = _stages(analyse(file, RewriteOptions(size=claim.native_size)), [b.rewritten for b in claim.boundaries])
     except NothingToRewrite:
         stages = ()
-    crop = cost(claim.native_size)
+    crop = multiply_adds(graph.live, at_size(claim.native_size) or {})
     return _inspection(
         file,
         "rewritten",
@@ -164,7 +168,7 @@ def _rewritten(file: ModelFile, claim: Claim, at: tuple[int, ...] | None) -> Ins
         stages=stages,
         geometry=geometry,
         claim=claim,
-        cost=_cost(geometry, at or claim.twice_native, cost, crop),
+        cost=_cost(file, claim, geometry, at, graph.live, at_size, crop),
     )
 
 
@@ -216,12 +220,24 @@ def _inspection(
     )
 
 
-def _cost(geometry: Geometry, size: tuple[int, ...], cost: Callable[[Sequence[int]], int], crop: int) -> Cost:
+def _cost(
+    file: ModelFile,
+    claim: Claim,
+    geometry: Geometry,
+    at: tuple[int, ...] | None,
+    nodes: Sequence[onnx.NodeProto],
+    shapes_at: Callable[[Sequence[int]], Mapping[str, Shape] | None],
+    crop: int,
+) -> Cost:
+    """Of the rewritten graph's ``nodes``; ``crop``: multiply-adds of the original at its native size."""
+    size = at or claim.twice_native
     cells = geometry.cells(*size)
     if any(n < small for n, small in zip(size, geometry.smallest_size, strict=True)):
         raise UsageError(f"the smallest image of this model is {'x'.join(map(str, geometry.smallest_size))} px")
     count = prod(cells) if set(geometry.native_cells) == {1} else 1
-    return Cost(tuple(size), cells, cost(size), count * crop)
+    shapes = claim.image_shapes(size) | dict(shapes_at(size) or {})
+    memory = pass_bytes(nodes, shapes, claim.image_shapes(size))
+    return Cost(tuple(size), cells, multiply_adds(nodes, shapes), count * crop, memory, weight_bytes(file.proto.graph))
 
 
 def _heads(found: Analysis) -> Iterator[FcLayer]:

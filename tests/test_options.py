@@ -29,6 +29,9 @@ WRONG: dict[type, list[tuple[dict[str, Any], str]]] = {
         ({"inputs": "image"}, r"inputs: must be names such as \('image',\), not 'image'"),
         ({"inputs": (1,)}, "inputs: must be names"),
         ({"output": "max", "global_pool": "drop"}, "use --output mean"),
+        ({"input_shapes": (1, 3, 8, 8)}, r"input_shapes: must be shapes of inputs by name such as \{'image': "),
+        ({"input_shapes": {"image": "1x3x8x8"}}, "input_shapes: must be shapes"),
+        ({"input_shapes": {"image": (1, 3, 0, 8)}}, "input_shapes: must be shapes"),
     ],
     CheckOptions: [
         ({"rtol": -1}, "rtol: must be a finite number from 0 on, not -1"),

@@ -192,7 +192,11 @@ def _one(source: Path, target: Path, report: Path | None, quiet: bool, verbose: 
     if report is not None:
         write_report(report, reports.as_json(result) | {"input": str(source), "output": str(target)})
     if not quiet and report != STDOUT:
-        lines = [reports.text(result, verbose), *reports.weights(data), *reports.written(source, target, result)]
+        lines = [
+            reports.text(result, verbose),
+            *reports.weights(data),
+            *reports.written(source, target, result, verbose),
+        ]
         show(encodable("\n".join(lines)))
 
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from onnxfc.reports.rewrite import row, size, verdict_text
+from onnxfc.reports.rewrite import amount, many, row, size, verdict_text
 from onnxfc.version import __version__
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def text(seen: Inspection, verbose: bool = False) -> str:
 
 def _lines(seen: Inspection, verbose: bool) -> Iterator[str]:
     inputs = ", ".join(f"{name} {'x'.join(str(n or '?') for n in shape)}" for name, shape in seen.inputs)
-    yield row("model", f"opset {seen.opset}, {_many(seen.parameters)} parameters, input {inputs or 'none'}")
+    yield row("model", f"opset {seen.opset}, {many(seen.parameters)} parameters, input {inputs or 'none'}")
     yield row("status", _status(seen))
     if seen.native_size:
         yield row("native size", f"{size(seen.native_size)} px")
@@ -36,6 +36,8 @@ def _lines(seen: Inspection, verbose: bool) -> Iterator[str]:
     if seen.cost is not None:
         whole = seen.geometry is not None and seen.geometry.whole_image
         yield row("cost" if whole else "cells", _cost(seen.cost, grid=_is_grid(seen), whole=whole))
+        taken, stored = amount(seen.cost.activations), amount(seen.cost.weights)
+        yield row("memory", f"about {taken} for the tensors of that pass, {stored} for weights")
     for refusal in seen.refusals if verbose else seen.refusals[:3]:
         yield row("refused", str(refusal))
     if not verbose and len(seen.refusals) > 3:
@@ -57,7 +59,7 @@ def _heads(seen: Inspection) -> Iterator[str]:
     after = {item.node: f"{item.before} ⇒ {item.after}" for item in seen.replacements}
     for head in seen.heads:
         planned = after.pop(head.node, "")
-        shape = f"{head.operator} {head.inputs} → {head.outputs}, {_many(head.parameters)} parameters"
+        shape = f"{head.operator} {head.inputs} → {head.outputs}, {many(head.parameters)} parameters"
         yield row("FC layer", f"{head.node}: {shape}" + (f"; {planned}" if planned else ""))
     for node, planned in after.items():
         yield row("would become", f"{node}: {planned}")
@@ -110,23 +112,16 @@ def _is_grid(seen: Inspection) -> bool:
 
 def _cost(cost: Cost, grid: bool, whole: bool) -> str:
     if whole:
-        return f"{_many(cost.dense)} multiply-adds at {size(cost.size)} px"
+        return f"{many(cost.dense)} multiply-adds at {size(cost.size)} px"
     if not grid:
-        return f"{size(cost.cells)} elements at {size(cost.size)} px; {_many(cost.dense)} multiply-adds"
+        return f"{size(cost.cells)} elements at {size(cost.size)} px; {many(cost.dense)} multiply-adds"
     count = 1
     for length in cost.cells:
         count *= length
     return (
-        f"{size(cost.cells)} at {size(cost.size)} px; {_many(cost.dense)} multiply-adds in one pass, "
-        f"{_many(cost.crops)} in {count} crops: {cost.speedup:.1f} times fewer"
+        f"{size(cost.cells)} at {size(cost.size)} px; {many(cost.dense)} multiply-adds in one pass, "
+        f"{many(cost.crops)} in {count} crops: {cost.speedup:.1f} times fewer"
     )
-
-
-def _many(number: int) -> str:
-    for factor, name in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if number >= factor:
-            return f"{number / factor:.1f} {name}"
-    return str(number)
 
 
 def _plain(found: Geometry) -> dict[str, Any]:

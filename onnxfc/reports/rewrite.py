@@ -63,9 +63,23 @@ def text(result: Rewrite, verbose: bool = False) -> str:
     lines.append(row("verdict", verdict_text(claim, verbose)))
     lines += proof_lines(result.parity, verbose)
     lines += [row("note", str(note)) for note in result.notes if verbose or note.code in _TOLD]
+    lines += _changed(result) if verbose else []
     seconds = f"rewritten in {result.seconds[0]:.1f} s"
     lines.append(row("time", seconds + (f", proven in {result.seconds[1]:.1f} s" if result.parity else "")))
     return "\n".join(lines)
+
+
+def _changed(result: Rewrite) -> list[str]:
+    """A table of what there was and what there is."""
+    found = result.changes
+    rows = [("operators", "before", "after", "")]
+    rows += [(f"  {name}", str(old), str(new), "") for name, (old, new) in found.operators.items()]
+    old, new = map(many, found.multiply_adds)
+    rows.append(("multiply-adds", old, new, f"  at {size(result.claim.native_size)} px"))
+    old, new = map(amount, found.weights)
+    rows.append(("weights", old, new, ""))
+    width = max(15, *(len(name) for name, *_ in rows))
+    return [f"{name:<{width}} {old:>10} {new:>10}{more}" for name, old, new, more in rows]
 
 
 def weights(data: Sequence[Path]) -> list[str]:
@@ -76,21 +90,30 @@ def weights(data: Sequence[Path]) -> list[str]:
     return [row("weights", f"in {data[0].name}{more}")]
 
 
-def written(source: Path, target: Path, result: Rewrite) -> list[str]:
+def written(source: Path, target: Path, result: Rewrite, verbose: bool = False) -> list[str]:
     """What there is now, and what can be done with it."""
     twice = "" if not result.map_at_twice else f" --at {size(result.claim.twice_native)}"
+    before = f", of {source} ({amount(source.stat().st_size)})" if verbose else ""
     return [
-        row("wrote", f"{target} ({_bytes(target.stat().st_size)})"),
+        row("wrote", f"{target} ({amount(target.stat().st_size)}){before}"),
         row("next", f"onnxfc inspect {target}{twice}; onnxfc check {source} {target}"),
     ]
 
 
-def _bytes(count: int) -> str:
-    """``57 kB``."""
+def amount(count: int) -> str:
+    """Bytes: ``57 kB``."""
     for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if count >= size:
             return f"{count / size:.3g} {unit}"
     return f"{count} bytes"
+
+
+def many(number: int) -> str:
+    """``3.4 M``."""
+    for factor, name in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if number >= factor:
+            return f"{number / factor:.1f} {name}"
+    return str(number)
 
 
 def size(lengths: Iterable[int]) -> str:

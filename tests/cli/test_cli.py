@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pty
 import re
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import cli_models
@@ -78,6 +80,23 @@ def test_main_job(tmp_path: Path) -> None:
     assert scores.shape == (1, 10, 8, 4)
     [crop] = outputs(LENET, image[:, :, 12:40, 8:36])
     np.testing.assert_allclose(scores[:, :, 3, 2], crop, rtol=1e-4, atol=1e-5)
+
+
+def test_verbose_shows_operators_before_and_after(tmp_path: Path) -> None:
+    """Counted by hand; 28x28 pixels behind two 5x5 Convs and 2x2 pools are 4x4, FC 128 → 32 → 10."""
+    run = onnxfc("rewrite", LENET, "out.onnx", "-v", cwd=tmp_path)
+    rows = {line[:15].strip(): line[15:].split(maxsplit=2) for line in run.out.splitlines()}
+    old, new = (Counter(node.op_type for node in onnx.load(path).graph.node) for path in (LENET, tmp_path / "out.onnx"))
+    assert (old["Conv"], old["Gemm"], new["Conv"]) == (2, 2, 4)
+    assert rows["operators"] == ["before", "after"]
+    for name in old | new:
+        assert rows[name] == [str(old[name]), str(new[name])]
+    shapes = [tensor.dims for tensor in onnx.load(LENET).graph.initializer if len(tensor.dims) == 4]
+    macs = 24 * 24 * math.prod(shapes[0]) + 8 * 8 * math.prod(shapes[1]) + 128 * 32 + 32 * 10
+    told = f"{macs / 1000:.1f} k"
+    assert " ".join(rows["multiply-adds"]) == f"{told} {told}  at 28x28 px"
+    sizes = [path.stat().st_size / 1000 for path in (tmp_path / "out.onnx", LENET)]
+    assert f"out.onnx ({sizes[0]:.3g} kB), of {LENET} ({sizes[1]:.3g} kB)" in unwrapped(run.out)
 
 
 def test_existing_output_is_replaced_and_keeps_its_permissions(tmp_path: Path) -> None:

@@ -47,7 +47,10 @@ def test_inspect_and_check_take_it(tmp_path: Path) -> None:
         (("image:1x3x64",), "does not fit image, which is ?x3x?x? in the file"),
         (("image:1x4x64x64",), "does not fit image, which is ?x3x?x? in the file; give what is open there alone"),
         (("x:1x3x64x64",), "name the input that is meant, such as image:1x3x224x224; the inputs are image"),
-        (("image:1x3x64x64", "--size", "32x32"), "--size 32x32 does not fit the image input image, whose size is 64x64"),
+        (
+            ("image:1x3x64x64", "--size", "32x32"),
+            "--size 32x32 does not fit the image input image, whose size is 64x64",
+        ),
         (("image:1x3x64x64", "--input-shape", "image:1x3x32x32"), "--input-shape: an input is given twice"),
     ],
 )
