@@ -46,7 +46,7 @@ class FcLayer:
 
 @dataclass(frozen=True)
 class Stage:
-    """The last trunk tensor of one stride: what its elements read of the image (pixels), its native extent."""
+    """A map of the trunk: what its elements read of the image (pixels), its native extent."""
 
     tensor: str
     node: str
@@ -78,7 +78,10 @@ class Cost:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was seen. ``geometry`` and ``cost`` are None where the model cannot be rewritten, ``claim`` as well."""
+    """What was seen. ``geometry`` and ``cost`` are None where the model cannot be rewritten, ``claim`` as well.
+
+    ``stages``: the last map of each stride; ``nodes``: those of all nodes that make one.
+    """
 
     path: Path | None
     status: Literal["rewritable", "rewritten", "refused"]
@@ -94,6 +97,7 @@ class Inspection:
     geometry: Geometry | None = None
     claim: Claim | None = field(default=None, repr=False)
     cost: Cost | None = None
+    nodes: tuple[Stage, ...] = field(default=(), repr=False)
 
 
 def inspect(
@@ -132,6 +136,7 @@ def inspect(
     claim = claim_of(found, sizing)
     geometry = Geometry.of_sizing(claim, sizing)
     nodes = needed(found.state.builder.nodes, found.state.graph.outputs)
+    maps = _maps(found)
     before = {name: spec.shapes[0] for name, spec in found.state.native.items() if spec.shapes is not None}
     crop = multiply_adds(found.state.graph.live, before)
     return _inspection(
@@ -141,7 +146,8 @@ def inspect(
         heads=tuple(_heads(found)),
         replacements=tuple(found.state.replacements),
         notes=tuple(found.state.remarks),
-        stages=_stages(found),
+        nodes=maps,
+        stages=_stages(found, maps),
         geometry=geometry,
         claim=claim,
         cost=_cost(file, claim, geometry, at, nodes, sizing.shapes, crop),
@@ -157,14 +163,17 @@ def _rewritten(file: ModelFile, claim: Claim, at: tuple[int, ...] | None) -> Ins
         return shapes.at(claim.image_shapes(size))
 
     try:
-        stages = _stages(analyse(file, RewriteOptions(size=claim.native_size)), [b.rewritten for b in claim.boundaries])
+        again = analyse(file, RewriteOptions(size=claim.native_size))
+        maps = _maps(again)
+        stages = _stages(again, maps, [item.rewritten for item in claim.boundaries])
     except NothingToRewrite:
-        stages = ()
+        maps, stages = {}, ()
     crop = multiply_adds(graph.live, at_size(claim.native_size) or {})
     return _inspection(
         file,
         "rewritten",
         native_size=claim.native_size,
+        nodes=maps,
         stages=stages,
         geometry=geometry,
         claim=claim,
@@ -175,6 +184,7 @@ def _rewritten(file: ModelFile, claim: Claim, at: tuple[int, ...] | None) -> Ins
 def _refused(file: ModelFile, refusals: tuple[Refusal, ...], found: Analysis | None = None) -> Inspection:
     if found is None:
         return _inspection(file, "refused", refusals=refusals)
+    maps = _maps(found)
     return _inspection(
         file,
         "refused",
@@ -182,7 +192,8 @@ def _refused(file: ModelFile, refusals: tuple[Refusal, ...], found: Analysis | N
         heads=tuple(_heads(found)),
         refusals=refusals,
         notes=tuple(found.state.remarks),
-        stages=_stages(found),
+        nodes=maps,
+        stages=_stages(found, maps),
     )
 
 
@@ -195,6 +206,7 @@ def _inspection(
     replacements: tuple[Replacement, ...] = (),
     refusals: tuple[Refusal, ...] = (),
     notes: tuple[Refusal, ...] = (),
+    nodes: Mapping[str, Stage] | None = None,
     stages: tuple[Stage, ...] = (),
     geometry: Geometry | None = None,
     claim: Claim | None = None,
@@ -217,6 +229,7 @@ def _inspection(
         geometry=geometry,
         claim=claim,
         cost=cost,
+        nodes=tuple((nodes or {}).values()),
     )
 
 
@@ -267,25 +280,17 @@ def _stored(graph: Graph, name: str) -> str:
     return str(node.input[0]) if node is not None and node.op_type == "DequantizeLinear" else name
 
 
-def _stages(found: Analysis, ends: Sequence[str] = ()) -> tuple[Stage, ...]:
-    """For each stride of the trunk, in order, its last tensor; a row for each change of the stride.
-
-    Of a rewritten model the head is a map too: what lies behind the trunk's ``ends`` is left out.
-    """
-    behind = set(ends)
+def _maps(found: Analysis) -> dict[str, Stage]:
+    """The map that each node makes, by its name, in order; windows and score maps are none."""
     state = found.state
-    rows: list[Stage] = []
     native: Mapping[str, Shape] = {n: spec.shapes[0] for n, spec in state.native.items() if spec.shapes is not None}
-    last: dict[tuple[str, ...], Stage] = {}
+    maps = {}
     for node in state.graph.live:
-        if behind.intersection(node.input):
-            behind.update(node.output)
-            continue
         view = state.views.get(node.output[0])
         if not is_map(view) or view.provenance.windows or view.original not in native:
             continue
         fields, shape = view.provenance.fields, native[view.original]
-        stage = Stage(
+        maps[node.output[0]] = Stage(
             tensor=node.output[0],
             node=label(node),
             stride=tuple(str(item.stride) for item in fields),
@@ -293,6 +298,24 @@ def _stages(found: Analysis, ends: Sequence[str] = ()) -> tuple[Stage, ...]:
             start=tuple(math.floor(item.start) for item in fields),
             extent=tuple(shape[axis] for axis in view.spatial),
         )
+    return maps
+
+
+def _stages(found: Analysis, maps: Mapping[str, Stage], ends: Sequence[str] = ()) -> tuple[Stage, ...]:
+    """For each stride of the trunk, in order, its last map; a row for each change of the stride.
+
+    Of a rewritten model the head is a map too: what lies behind the trunk's ``ends`` is left out.
+    """
+    behind = set(ends)
+    rows: list[Stage] = []
+    last: dict[tuple[str, ...], Stage] = {}
+    for node in found.state.graph.live:
+        if behind.intersection(node.input):
+            behind.update(node.output)
+            continue
+        stage = maps.get(node.output[0])
+        if stage is None:
+            continue
         if rows and rows[-1].stride == stage.stride:
             rows[-1] = stage
         else:

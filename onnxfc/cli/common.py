@@ -29,6 +29,7 @@ else:
 
 
 STDOUT = Path("-")
+NODES = ".nodes.json"
 PROVIDER = (
     "The execution provider of onnxruntime to run on, a built-in one or one of an installed plugin. What it leaves to "
     "the CPU is an error, unless fallback=allow; hardware=cpu, gpu or npu picks a device."
@@ -196,10 +197,19 @@ def progress_line(quiet: bool) -> tuple[Callable[[str], None], Callable[[], None
     return show, clear
 
 
-def check_report(report: Path | None, *models: Path, option: str = "--report") -> None:
-    """Fail before the work, not after it; a report never replaces a model."""
+def is_node_data(report: Path | None) -> bool:
+    """Whether a report is to be node data for Model Explorer."""
+    return report is not None and report.name.endswith(NODES)
+
+
+def check_report(report: Path | None, *models: Path, option: str = "--report", nodes: bool = False) -> None:
+    """Fail before the work, not after it; a report never replaces a model. ``nodes``: it may be node data."""
     if report is None or report == STDOUT:
         return
+    if is_node_data(report) and not nodes:
+        fail(
+            UsageError(f"{option} {report}: is for one model; `onnxfc inspect MODEL --report` writes it"), verbose=False
+        )
     if os.path.realpath(report) in map(os.path.realpath, models):
         fail(UsageError(f"{option} {report}: is one of the models; give the report a file of its own"), verbose=False)
     if not report.parent.is_dir():
@@ -215,9 +225,9 @@ def _is_report(path: Path) -> bool:
             head = file.read(80)
     except OSError:
         return False
-    from onnxfc.reports.html import MARK
+    from onnxfc.reports import html, nodes
 
-    return not head or any(mark in head for mark in (*_REPORTS, MARK.encode()))
+    return not head or any(mark in head for mark in (*_REPORTS, html.MARK.encode(), nodes.MARK.encode()))
 
 
 _REPORTS = (b'"schema": "onnxfc-', b'<testsuites name="onnxfc')

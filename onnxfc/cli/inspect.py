@@ -18,6 +18,7 @@ from onnxfc.cli.common import (
     check_report,
     encodable,
     fail,
+    is_node_data,
     write_report,
 )
 from onnxfc.cli.main_group import show
@@ -68,16 +69,19 @@ def inspect(
     """
     from onnxfc.inspector import inspect as look
     from onnxfc.reports import inspect as report_inspect
+    from onnxfc.reports.nodes import node_data
     from onnxfc.rewriter.analyse import RewriteOptions
 
     report = STDOUT if as_json else report
-    check_report(report, model)
+    check_report(report, model, nodes=True)
     try:
         options = RewriteOptions(output, global_pool, size=size, inputs=inputs, input_shapes=by_name(input_shapes))  # type: ignore[arg-type]
         seen = look(model, options=options, at=at)
     except OnnxfcError as error:
         fail(error, verbose)
-    if report is not None:
+    if report is not None and is_node_data(report):
+        write_report(report, node_data(seen.nodes, () if seen.claim is None else seen.claim.blames, seen.refusals))
+    elif report is not None:
         write_report(report, report_inspect.as_json(seen))
     if report != STDOUT:
         show(encodable(report_inspect.text(seen, verbose)))

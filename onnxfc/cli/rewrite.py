@@ -23,6 +23,7 @@ from onnxfc.cli.common import (
     check_report,
     encodable,
     fail,
+    is_node_data,
     load_data,
     progress_line,
     told,
@@ -182,15 +183,13 @@ def _in_a_line(result: Rewrite) -> str:
 def _one(source: Path, target: Path, report: Path | None, quiet: bool, verbose: bool, options: dict[str, Any]) -> None:
     from onnxfc.reports import rewrite as reports
 
-    check_report(report, source, target, *_data_names(target, report, options["external_data_location"]))
+    check_report(report, source, target, *_data_names(target, report, options["external_data_location"]), nodes=True)
     try:
         result, data = _rewritten(source, target, options, quiet)
     except OnnxfcError as error:
-        if report is not None:
-            write_report(report, reports.error_as_json(error) | {"input": str(source), "output": str(target)})
+        _report(report, source, target, error)
         fail(error, verbose, source=source)
-    if report is not None:
-        write_report(report, reports.as_json(result) | {"input": str(source), "output": str(target)})
+    _report(report, source, target, result)
     if not quiet and report != STDOUT:
         lines = [
             reports.text(result, verbose),
@@ -198,6 +197,24 @@ def _one(source: Path, target: Path, report: Path | None, quiet: bool, verbose: 
             *reports.written(source, target, result, verbose),
         ]
         show(encodable("\n".join(lines)))
+
+
+def _report(report: Path | None, source: Path, target: Path, done: Rewrite | OnnxfcError) -> None:
+    """Of a result, or of what kept the model from being rewritten; node data are those of OUT."""
+    from onnxfc.reports import nodes
+    from onnxfc.reports import rewrite as reports
+
+    if report is None:
+        return
+    if not is_node_data(report):
+        document = reports.error_as_json(done) if isinstance(done, OnnxfcError) else reports.as_json(done)
+        write_report(report, document | {"input": str(source), "output": str(target)})
+    elif isinstance(done, OnnxfcError):
+        write_report(report, nodes.node_data((), refusals=getattr(done, "refusals", ())))
+    else:
+        from onnxfc.inspector import inspect
+
+        write_report(report, nodes.node_data(inspect(done).nodes, done.claim.blames))
 
 
 def _data_names(target: Path, report: Path | None, location: str | None) -> list[Path]:

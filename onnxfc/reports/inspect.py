@@ -134,7 +134,7 @@ def as_json(seen: Inspection) -> dict[str, Any]:
     plain = {
         key: value
         for key, value in dataclasses.asdict(seen).items()
-        if key not in {"path", "status", "geometry", "claim", "cost", "inputs"}
+        if key not in {"path", "status", "geometry", "claim", "cost", "inputs", "nodes"}
     }
     found, cost = seen.geometry, seen.cost
     return {
