@@ -114,7 +114,7 @@ def _as_claimed(
         told = "x".join(map(str, fixed))
         notes.append(f"the second model is fixed to images of {told} px; its graph was checked at other sizes, too")
         two = freed_again(two, claim)
-        wanted = options if fixed == claim.native_size else replace(options, sizes=(*options.sizes, fixed))
+        wanted = options if fixed == claim.native_size else replace(options, check_sizes=(*options.check_sizes, fixed))
     parity = check(_begun(one, claim), two, claim, wanted, progress, one)
     return Checked(claim, "metadata", tuple(notes), _geometry_checked(parity, claim, two), options)
 

@@ -14,12 +14,15 @@ from onnxfc.cli.common import (
     INPUT_SHAPE,
     MEMORY,
     PROVIDER,
+    REPORT,
     STDOUT,
+    THREADS,
     TIMEOUT,
     Grouped,
     ModelPath,
     ReportPath,
     Size,
+    added,
     by_name,
     check_report,
     encodable,
@@ -27,11 +30,12 @@ from onnxfc.cli.common import (
     load_data,
     printable,
     progress_line,
+    report_path,
     write_bytes,
     write_report,
 )
 from onnxfc.cli.main_group import complain, show
-from onnxfc.errors import ExitCode, OnnxfcError, UsageError
+from onnxfc.errors import ExitCode, NothingToRewrite, OnnxfcError, UsageError
 
 if TYPE_CHECKING:
     from onnxfc.checker.api import Checked
@@ -70,7 +74,9 @@ _EPILOG = (
 @click.option("--atol", multiple=True, metavar="[NAME:]NUMBER", help="Absolute tolerance, likewise.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the inputs.")
 @click.option("--samples", type=click.IntRange(min=2), default=3, show_default=True, help="Inputs at native size.")
-@click.option("--check-size", type=Size(), multiple=True, help="Check at this image size too; may be repeated.")
+@click.option(
+    "--check-size", "check_sizes", type=Size(), multiple=True, help="Check at this image size too; may be repeated."
+)
 @click.option(
     "--against-crops",
     type=click.Choice(["measure", "exact"]),
@@ -78,18 +84,23 @@ _EPILOG = (
     show_default=True,
     help="Whether cells must equal the original run on crops of the image.",
 )
-@click.option("--threads", type=click.IntRange(min=0), default=0, help="Threads of onnxruntime; 0 is its own choice.")
+@click.option("--threads", type=click.IntRange(min=0), default=0, metavar="N", help=THREADS)
 @click.option("--provider", default="", metavar="NAME[:KEY=VALUE,...]", help=PROVIDER)
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help=TIMEOUT)
 @click.option("--memory", type=click.IntRange(min=1), metavar="MB", help=MEMORY)
-@click.option(
-    "--report", type=ReportPath(), help="Write the report: JSON, or a page if FILE ends in .html; - prints it."
-)
+@added(*REPORT)
 @click.option("--junit", type=ReportPath(), help="Write the result as JUnit XML, likewise.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option("-v", "--verbose", is_flag=True, help="Print all nodes and outputs.")
 def check(
-    original: Path, other: Path, report: Path | None, junit: Path | None, quiet: bool, verbose: bool, **options: Any
+    original: Path,
+    other: Path,
+    report: Path | None,
+    as_json: bool,
+    junit: Path | None,
+    quiet: bool,
+    verbose: bool,
+    **options: Any,
 ) -> None:
     """Check whether OTHER computes what ORIGINAL computes: at its native size, and window by window on larger images.
 
@@ -101,6 +112,7 @@ def check(
     from onnxfc.reports import check as report_check
     from onnxfc.reports import junit as junits
 
+    report = report_path(report, as_json)
     check_report(report, original, other)
     check_report(junit, original, other, option="--junit")
     if report is not None and junit is not None and os.path.realpath(report) == os.path.realpath(junit):
@@ -113,7 +125,7 @@ def check(
             write_report(report, report_check.error_as_json(error) | _names(original, other))
         if junit is not None:
             write_bytes(junit, junits.error_as_xml(str(error), name))
-        fail(error, verbose)
+        fail(error, verbose, source=original if isinstance(error, NothingToRewrite) else other, writes=False)
     if report is not None:
         write_report(report, report_check.as_json(result) | _names(original, other))
     if junit is not None:
@@ -121,7 +133,7 @@ def check(
     if not quiet and STDOUT not in (report, junit):
         show(encodable(report_check.text(result, verbose)))
     if not result.passed:
-        complain(encodable(f"onnxfc: {printable(result.parity.summary())}"))
+        complain(encodable(f"onnxfc: {printable(f'{other}: {result.parity.summary()}')}"))
         raise SystemExit(int(ExitCode.PROOF))
 
 
@@ -144,13 +156,13 @@ def _checked(original: Path, other: Path, options: Mapping[str, Any], quiet: boo
         atols=atols,
         seed=options["seed"],
         samples=options["samples"],
-        sizes=options["check_size"],
+        check_sizes=options["check_sizes"],
         data=load_data(options["data"]),
         threads=options["threads"],
         provider=options["provider"],
         timeout=options["timeout"],
         memory=options["memory"],
-        crops_exact=options["against_crops"] == "exact",
+        against_crops=options["against_crops"],
     )
     progress, clear = progress_line(quiet)
     try:

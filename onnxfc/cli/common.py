@@ -34,6 +34,7 @@ PROVIDER = (
     "The execution provider of onnxruntime to run on, a built-in one or one of an installed plugin. What it leaves to "
     "the CPU is an error, unless fallback=allow; hardware=cpu, gpu or npu picks a device."
 )
+THREADS = "Threads of onnxruntime for one operator; 0: its own choice."
 TIMEOUT = "Let the proof take so long at most; it runs in a process of its own, whose end, or crash, fails it."
 MEMORY = "Let the proof take so much memory at most, besides the files that it maps; likewise."
 
@@ -149,6 +150,32 @@ class Grouped(click.Command):
             if records:
                 with formatter.section(title):
                     formatter.write_dl(records)
+
+
+REPORT = (
+    click.option(
+        "--report", type=ReportPath(), help="Write the report: JSON, or a page if FILE ends in .html; - prints it."
+    ),
+    click.option("--json", "as_json", is_flag=True, help="Print the report as JSON: --report -."),
+)
+
+
+def added(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A command with these options, in order."""
+
+    def decorate(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def report_path(report: Path | None, as_json: bool) -> Path | None:
+    """Where the report goes."""
+    if as_json and report is not None:
+        raise click.UsageError("--json prints the report, --report FILE writes it; give one of them")
+    return STDOUT if as_json else report
 
 
 EPILOG = (
@@ -269,21 +296,21 @@ def write_bytes(path: Path, content: bytes) -> None:
         fail(error, verbose=False)
 
 
-def fail(error: OnnxfcError, verbose: bool, *, source: Path | None = None) -> NoReturn:
+def fail(error: OnnxfcError, verbose: bool, *, source: Path | None = None, writes: bool = True) -> NoReturn:
     """One clear line on stderr, and the exit code."""
     from onnxfc.reports import rewrite as reports
 
-    complain(told(error, source))
+    complain(told(error, source, writes))
     if verbose and isinstance(error, NothingToRewrite) and len(error.refusals) > 1:
         complain(reports.refusals(error))
     raise SystemExit(int(error.exit_code))
 
 
-def told(error: OnnxfcError, source: Path | None) -> str:
-    """An error as one line; a reason of the model itself begins with its file. ``source``: the file that was to be
-    rewritten, if any."""
+def told(error: OnnxfcError, source: Path | None, writes: bool = True) -> str:
+    """An error as one line; a reason of the model itself begins with its file, ``source``. ``writes``: a model, had
+    there been no error."""
     file = f"{source}: " if source is not None and isinstance(error, (NothingToRewrite, ProofFailed)) else ""
-    return f"onnxfc: {printable(file + str(error).strip())}{_hint(error, writes=source is not None)}"
+    return f"onnxfc: {printable(file + str(error).strip())}{_hint(error, writes=writes)}"
 
 
 def _hint(error: OnnxfcError, *, writes: bool) -> str:

@@ -8,17 +8,19 @@ import click
 
 from onnxfc.cli.common import (
     INPUT_SHAPE,
+    REPORT,
     STDOUT,
     Grouped,
     ModelPath,
-    ReportPath,
     Shape,
     Size,
+    added,
     by_name,
     check_report,
     encodable,
     fail,
     is_node_data,
+    report_path,
     write_report,
 )
 from onnxfc.cli.main_group import show
@@ -43,10 +45,7 @@ _EPILOG = "Exit codes: 0 done, whether the model can be rewritten or not; 1 cann
     help="As for rewrite.",
 )
 @click.option("--input", "inputs", multiple=True, metavar="NAME", help="As for rewrite.")
-@click.option(
-    "--report", type=ReportPath(), help="Write the report: JSON, or a page if FILE ends in .html; - prints it."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON: --report -.")
+@added(*REPORT)
 @click.option("-v", "--verbose", is_flag=True, help="Print all nodes, refusals and notes.")
 def inspect(
     model: Path,
@@ -72,12 +71,14 @@ def inspect(
     from onnxfc.reports.nodes import node_data
     from onnxfc.rewriter.analyse import RewriteOptions
 
-    report = STDOUT if as_json else report
+    report = report_path(report, as_json)
     check_report(report, model, nodes=True)
     try:
         options = RewriteOptions(output, global_pool, size=size, inputs=inputs, input_shapes=by_name(input_shapes))  # type: ignore[arg-type]
         seen = look(model, options=options, at=at)
     except OnnxfcError as error:
+        if report is not None:
+            write_report(report, report_inspect.error_as_json(error, model))
         fail(error, verbose)
     if report is not None and is_node_data(report):
         write_report(report, node_data(seen.nodes, () if seen.claim is None else seen.claim.blames, seen.refusals))

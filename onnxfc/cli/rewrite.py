@@ -12,13 +12,15 @@ from onnxfc.cli.common import (
     INPUT_SHAPE,
     MEMORY,
     PROVIDER,
+    REPORT,
     STDOUT,
+    THREADS,
     TIMEOUT,
     Grouped,
     ModelPath,
-    ReportPath,
     Size,
     Tolerance,
+    added,
     by_name,
     check_report,
     encodable,
@@ -26,6 +28,7 @@ from onnxfc.cli.common import (
     is_node_data,
     load_data,
     progress_line,
+    report_path,
     told,
     write_report,
 )
@@ -37,7 +40,7 @@ if TYPE_CHECKING:
     from onnxfc.rewriter.api import Rewrite
 
 
-_OF_PROOF = ("rtol", "atol", "check_size", "data", "provider", "timeout", "memory")
+_OF_PROOF = ("rtol", "atol", "check_sizes", "data", "provider", "timeout", "memory")
 """Options that say how to prove."""
 
 
@@ -85,13 +88,16 @@ _OF_PROOF = ("rtol", "atol", "check_size", "data", "provider", "timeout", "memor
 @click.option("--atol", type=Tolerance(min=0), help="Absolute tolerance.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the proof's inputs.")
 @click.option("--samples", type=click.IntRange(min=2), default=3, show_default=True, help="Inputs at native size.")
-@click.option("--check-size", type=Size(), multiple=True, help="Prove at this image size too; may be repeated.")
+@click.option(
+    "--check-size", "check_sizes", type=Size(), multiple=True, help="Prove at this image size too; may be repeated."
+)
 @click.option(
     "--data",
     multiple=True,
     metavar="[INPUT=]FILE.npy",
     help="Real inputs for the proof, batch first; for several inputs NAME=FILE.npy, repeated.",
 )
+@click.option("--threads", type=click.IntRange(min=0), default=0, metavar="N", help=THREADS)
 @click.option("--provider", default="", metavar="NAME[:KEY=VALUE,...]", help=PROVIDER)
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help=TIMEOUT)
 @click.option("--memory", type=click.IntRange(min=1), metavar="MB", help=MEMORY)
@@ -105,9 +111,7 @@ _OF_PROOF = ("rtol", "atol", "check_size", "data", "provider", "timeout", "memor
     show_default=True,
     help="With external data: weights below this many bytes stay in OUT.",
 )
-@click.option(
-    "--report", type=ReportPath(), help="Write the report: JSON, or a page if FILE ends in .html; - prints it."
-)
+@added(*REPORT)
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option("-v", "--verbose", is_flag=True, help="Print all nodes, outputs and notes.")
 def rewrite(
@@ -115,6 +119,7 @@ def rewrite(
     out: Path | None,
     out_dir: Path | None,
     report: Path | None,
+    as_json: bool,
     quiet: bool,
     verbose: bool,
     **options: Any,
@@ -128,6 +133,7 @@ def rewrite(
     onnxfc rewrite in.onnx out.onnx
     onnxfc rewrite *.onnx --out-dir any-size
     """
+    report = report_path(report, as_json)
     if out_dir is not None:
         _all(models, out_dir, out, report, quiet, options)
     source, target = _pair(models, out)
@@ -233,7 +239,8 @@ def _checks(options: dict[str, Any]) -> CheckOptions:
         atol=options["atol"],
         seed=options["seed"],
         samples=options["samples"],
-        sizes=options["check_size"],
+        check_sizes=options["check_sizes"],
+        threads=options["threads"],
         data=load_data(options["data"]),
         provider=options["provider"],
         timeout=options["timeout"],
@@ -253,7 +260,7 @@ def _rewritten(source: Path, target: Path, options: dict[str, Any], quiet: bool)
         external_data_size_threshold=options["external_data_size_threshold"],
     )
     if options["no_check"] and (given := [name for name in _OF_PROOF if options[name] not in (None, (), "")]):
-        option = "--" + given[0].replace("_", "-")
+        option = "--check-size" if given[0] == "check_sizes" else "--" + given[0]
         raise UsageError(f"{option} is for the proof, which --no-check leaves out; drop one of them")
     model = ModelFile.open(source)
     model.check_target(target, save)

@@ -12,19 +12,23 @@ import click
 
 from onnxfc.cli.common import (
     PROVIDER,
+    REPORT,
     STDOUT,
+    THREADS,
     Grouped,
     ModelPath,
     ReportPath,
     Size,
+    added,
     check_report,
     encodable,
     fail,
     progress_line,
+    report_path,
     write_report,
 )
 from onnxfc.cli.main_group import show
-from onnxfc.errors import OnnxfcError
+from onnxfc.errors import OnnxfcError, UsageError
 
 if TYPE_CHECKING:
     _Type = click.ParamType[Any]
@@ -131,20 +135,11 @@ _WORK = (
     click.option("--memory", type=Bytes(), help="For tiles; default: a quarter of what is free."),
     click.option("--tile", type=click.IntRange(min=1), metavar="CELLS", help="Cells of a tile's side, instead."),
     click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Tiles run at once."),
-    click.option("--threads", type=click.IntRange(min=0), default=0, help="Threads of an operator; 0: all."),
+    click.option("--threads", type=click.IntRange(min=0), default=0, metavar="N", help=THREADS),
     click.option("--provider", default="", metavar="NAME[:KEY=VALUE,...]", help=PROVIDER),
     click.option("--resume", is_flag=True, help="Go on where an earlier run was ended; keep what is done on errors."),
     click.option("--dask", metavar="ADDRESS", help="Run tiles on the Dask cluster with this scheduler."),
 )
-
-
-def _with(*groups: tuple[Callable[[Any], Any], ...]) -> Callable[[Any], Any]:
-    def decorate(command: Any) -> Any:
-        for option in reversed([option for group in groups for option in group]):
-            command = option(command)
-        return command
-
-    return decorate
 
 
 class _Scan(Grouped):
@@ -162,8 +157,9 @@ class _Scan(Grouped):
 @click.argument("model", type=ModelPath())
 @click.argument("image", type=click.Path(path_type=Path))
 @click.argument("outs", metavar="OUT...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@_with(_PIXELS, _SCORES, _WORK)
-@click.option("--report", type=ReportPath(), help="Write what was done as JSON; - prints it instead.")
+@added(*_PIXELS, *_SCORES, *_WORK)
+@click.option("--report", type=ReportPath(), help="Write the report as JSON; - prints it.")
+@added(REPORT[1])
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option("-v", "--verbose", is_flag=True, help="Print all refusals.")
 def scan(
@@ -171,6 +167,7 @@ def scan(
     image: Path,
     outs: tuple[Path, ...],
     report: Path | None,
+    as_json: bool,
     quiet: bool,
     verbose: bool,
     dask: str | None,
@@ -189,7 +186,11 @@ def scan(
     from onnxfc.scanner.api import run_scan
     from onnxfc.scanner.options import ScanOptions
 
+    report = report_path(report, as_json)
     check_report(report, model, image, *outs)
+    if report is not None and report.suffix.lower() in {".html", ".htm"}:
+        fail(UsageError(f"--report {report}: is JSON; a picture of the map is an OUT, map.png"), verbose)
+    names = {"model": str(model), "image": str(image)}
     progress, clear = progress_line(quiet)
     try:
         wanted = ScanOptions(**options, prove=not no_check)
@@ -197,10 +198,10 @@ def scan(
     except OnnxfcError as error:
         clear()
         if report is not None:
-            write_report(report, reports.error_as_json(error))
-        fail(error, verbose)
+            write_report(report, reports.error_as_json(error) | names)
+        fail(error, verbose, source=model)
     clear()
     if report is not None:
-        write_report(report, reports.as_json(done, outs))
+        write_report(report, reports.as_json(done, outs) | names)
     if not quiet and report != STDOUT:
         show(encodable(reports.text(done, outs)))

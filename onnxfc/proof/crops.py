@@ -39,7 +39,7 @@ class _Sums:
 
 def compare_crops(captures: Sequence[Capture], evidence: Evidence, claim: Claim, options: CheckOptions) -> CropResult:
     """Compare the first size's outputs with the crops that the original was run on."""
-    required = options.crops_exact or claim.verdict == "exact"
+    required = options.against_crops == "exact" or claim.verdict == "exact"
     told = _told(evidence)
     if not captures or not evidence.crops:
         return _without(options, "no output is made of windows")
@@ -88,7 +88,7 @@ def _told(evidence: Evidence) -> set[str]:
 
 def _without(options: CheckOptions, reason: str) -> CropResult:
     """Nothing to compare: no failure, unless crops were asked to agree."""
-    return CropResult("failed" if options.crops_exact else "not applicable", reason=reason)
+    return CropResult("failed" if options.against_crops == "exact" else "not applicable", reason=reason)
 
 
 def _pairs(output: Output, shot: Capture, evidence: Evidence, claim: Claim) -> Iterator[_Pair]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from onnxfc.errors import OnnxfcError
 from onnxfc.reports.rewrite import amount, many, row, size, verdict_text
 from onnxfc.version import __version__
 
@@ -129,6 +131,16 @@ def _plain(found: Geometry) -> dict[str, Any]:
     return {key: value for key, value in dataclasses.asdict(found).items() if key not in {"axes", "asks"}}
 
 
+def error_as_json(error: OnnxfcError, path: Path) -> dict[str, Any]:
+    """What kept a model from being looked at."""
+    code = int(error.exit_code)
+    return _document("error") | {"exit_code": code, "message": str(error), "path": str(path)}
+
+
+def _document(status: str) -> dict[str, Any]:
+    return {"schema": SCHEMA, "version": __version__, "status": status}
+
+
 def as_json(seen: Inspection) -> dict[str, Any]:
     """The same as data."""
     plain = {
@@ -137,10 +149,7 @@ def as_json(seen: Inspection) -> dict[str, Any]:
         if key not in {"path", "status", "geometry", "claim", "cost", "inputs", "nodes"}
     }
     found, cost = seen.geometry, seen.cost
-    return {
-        "schema": SCHEMA,
-        "version": __version__,
-        "status": seen.status,
+    return _document(seen.status) | {
         "path": None if seen.path is None else str(seen.path),
         "inputs": [{"name": name, "shape": [n or None for n in shape]} for name, shape in seen.inputs],
         **plain,
