@@ -47,7 +47,7 @@ _EPILOG = (
 )
 
 
-@click.command(cls=Grouped, epilog=_EPILOG)
+@click.command(cls=Grouped, short_help="Say whether two models compute the same.", epilog=_EPILOG)
 @click.argument("original", type=ModelPath())
 @click.argument("other", type=ModelPath())
 @click.option(
@@ -71,9 +71,13 @@ _EPILOG = (
     metavar="[NAME:]NUMBER",
     help="Tolerance relative to the signal of each output, or of the output NAME; may be repeated.",
 )
-@click.option("--atol", multiple=True, metavar="[NAME:]NUMBER", help="Absolute tolerance, likewise.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the inputs.")
-@click.option("--samples", type=click.IntRange(min=2), default=3, show_default=True, help="Inputs at native size.")
+@click.option("--atol", multiple=True, metavar="[NAME:]NUMBER", help="Absolute tolerance, of one output too.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), metavar="N", default=0, show_default=True, help="Seed of the inputs."
+)
+@click.option(
+    "--samples", type=click.IntRange(min=2), metavar="N", default=3, show_default=True, help="Inputs at native size."
+)
 @click.option(
     "--check-size", "check_sizes", type=Size(), multiple=True, help="Check at this image size too; may be repeated."
 )
@@ -89,7 +93,7 @@ _EPILOG = (
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help=TIMEOUT)
 @click.option("--memory", type=click.IntRange(min=1), metavar="MB", help=MEMORY)
 @added(*REPORT)
-@click.option("--junit", type=ReportPath(), help="Write the result as JUnit XML, likewise.")
+@click.option("--junit", type=ReportPath(), help="Write the result as JUnit XML; - prints it.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option("-v", "--verbose", is_flag=True, help="Print all nodes and outputs.")
 def check(

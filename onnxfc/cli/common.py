@@ -36,13 +36,17 @@ PROVIDER = (
 )
 THREADS = "Threads of onnxruntime for one operator; 0: its own choice."
 TIMEOUT = "Let the proof take so long at most; it runs in a process of its own, whose end, or crash, fails it."
-MEMORY = "Let the proof take so much memory at most, besides the files that it maps; likewise."
+MEMORY = "Let the proof take so much memory at most, besides the files that it maps; in a process of its own too."
 
 
 class Size(_SizeType):
     """``HxW`` in pixels; one number for a signal, three for a volume."""
 
     name = "HxW"
+
+    def get_metavar(self, *_: Any, **__: Any) -> str:
+        """As it is written; click would shout."""
+        return self.name
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
         if isinstance(value, tuple):
@@ -58,6 +62,9 @@ class InputShape(_ShapeType):
     shape. Without NAME it is that of the only input."""
 
     name = "[NAME:]1x3xHxW"
+
+    def get_metavar(self, *_: Any, **__: Any) -> str:
+        return self.name
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Shape:
         if isinstance(value, tuple):
@@ -82,7 +89,7 @@ INPUT_SHAPE = click.option(
     "input_shapes",
     type=InputShape(),
     multiple=True,
-    help="The same as a whole shape, batch first, with commas if you like; for several inputs, repeated.",
+    help="The same as an input's whole shape, 1,3,224,224 too; for several inputs, repeated.",
 )
 """Behind ``--size``."""
 
@@ -152,9 +159,37 @@ class Grouped(click.Command):
                     formatter.write_dl(records)
 
 
+REWRITING = (
+    click.option(
+        "--output",
+        type=click.Choice(["map", "mean", "max"]),
+        default="map",
+        show_default=True,
+        help="What the outputs are: a map with one cell per window, (N, K, gH, gW), or its mean or max over all cells, "
+        "in the original's own shape.",
+    ),
+    click.option(
+        "--global-pool",
+        type=click.Choice(["window", "keep", "drop"]),
+        default="window",
+        show_default=True,
+        help="A head behind a global pool: pool every native window, keep one vector at any size, or drop the pool "
+        "(a class activation map; affine heads only).",
+    ),
+    click.option(
+        "--input",
+        "inputs",
+        multiple=True,
+        metavar="NAME",
+        help="The image input, where several look like one; or an inner tensor (N, C, H, W), which becomes the input.",
+    ),
+)
 REPORT = (
     click.option(
-        "--report", type=ReportPath(), help="Write the report: JSON, or a page if FILE ends in .html; - prints it."
+        "--report",
+        type=ReportPath(),
+        help="Write the report: JSON; a page if FILE ends in .html; of one model, node data for Model Explorer if it "
+        "ends in .nodes.json. - prints JSON.",
     ),
     click.option("--json", "as_json", is_flag=True, help="Print the report as JSON: --report -."),
 )

@@ -14,7 +14,7 @@ from onnxfc.errors import UsageError, WriteError
 _FILES = ("digits.onnx", "canvas.npy")
 
 
-@click.command(epilog="Example: onnxfc demo try")
+@click.command(short_help="Write a model and an image to try onnxfc on.", epilog="Example: onnxfc demo try")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
 def demo(folder: Path) -> None:
     """Write a small model and an image to try onnxfc on into DIR.
@@ -35,5 +35,6 @@ def demo(folder: Path) -> None:
         f"wrote {model}: names digits of 16x16 px\n"
         f"wrote {folder / 'canvas.npy'}: an image of 64x112 px with eight digits\n"
         f"try   onnxfc rewrite {model} {result}\n"
-        f"try   onnxfc inspect {result} --at 64x112"
+        f"try   onnxfc inspect {result} --at 64x112\n"
+        f"try   onnxfc scan {result} {folder / 'canvas.npy'} {folder / 'map.png'}"
     )

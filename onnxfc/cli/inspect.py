@@ -9,6 +9,7 @@ import click
 from onnxfc.cli.common import (
     INPUT_SHAPE,
     REPORT,
+    REWRITING,
     STDOUT,
     Grouped,
     ModelPath,
@@ -29,22 +30,14 @@ from onnxfc.errors import OnnxfcError
 _EPILOG = "Exit codes: 0 done, whether the model can be rewritten or not; 1 cannot read; 2 wrong usage."
 
 
-@click.command(cls=Grouped, epilog=_EPILOG)
+@click.command(cls=Grouped, short_help="Say what a model is and what a rewrite would do.", epilog=_EPILOG)
 @click.argument("model", type=ModelPath())
-@click.option("--at", type=Size(), help="Image size to count cells and costs for; twice native if not given.")
+@click.option(
+    "--at", type=Size(), help="Image size to count cells, multiply-adds and memory for; twice native if not given."
+)
 @click.option("--size", type=Size(), help="Native image size, where the model's input leaves it open.")
 @INPUT_SHAPE
-@click.option(
-    "--output", type=click.Choice(["map", "mean", "max"]), default="map", show_default=True, help="As for rewrite."
-)
-@click.option(
-    "--global-pool",
-    type=click.Choice(["window", "keep", "drop"]),
-    default="window",
-    show_default=True,
-    help="As for rewrite.",
-)
-@click.option("--input", "inputs", multiple=True, metavar="NAME", help="As for rewrite.")
+@added(*REWRITING)
 @added(*REPORT)
 @click.option("-v", "--verbose", is_flag=True, help="Print all nodes, refusals and notes.")
 def inspect(

@@ -13,6 +13,7 @@ from onnxfc.cli.common import (
     MEMORY,
     PROVIDER,
     REPORT,
+    REWRITING,
     STDOUT,
     THREADS,
     TIMEOUT,
@@ -45,7 +46,10 @@ _OF_PROOF = ("rtol", "atol", "check_sizes", "data", "provider", "timeout", "memo
 
 
 @click.command(
-    cls=Grouped, epilog=EPILOG, context_settings={"token_normalize_func": lambda token: token.replace("_", "-")}
+    cls=Grouped,
+    short_help="Make IN run on any image size, prove it, write OUT.",
+    epilog=EPILOG,
+    context_settings={"token_normalize_func": lambda token: token.replace("_", "-")},
 )
 @click.argument("models", metavar="IN OUT", nargs=-1, required=True, type=ModelPath())
 @click.option(
@@ -57,37 +61,19 @@ _OF_PROOF = ("rtol", "atol", "check_sizes", "data", "provider", "timeout", "memo
     metavar="DIR",
     help="Rewrite all models given, each into DIR under its own name; what is refused does not stop the others.",
 )
-@click.option(
-    "--output",
-    type=click.Choice(["map", "mean", "max"]),
-    default="map",
-    show_default=True,
-    help="What the outputs are: a map with one cell per window, (N, K, gH, gW), or its mean or max over all cells, "
-    "in the original's own shape.",
-)
-@click.option(
-    "--global-pool",
-    type=click.Choice(["window", "keep", "drop"]),
-    default="window",
-    show_default=True,
-    help="A head behind a global pool: pool every native window, keep one vector at any size, or drop the pool "
-    "(a class activation map; affine heads only).",
-)
+@added(*REWRITING)
 @click.option("--dynamic-batch", is_flag=True, help="Free the batch dim as well.")
 @click.option("--size", type=Size(), help="Native image size, where the model's input leaves it open.")
 @INPUT_SHAPE
-@click.option(
-    "--input",
-    "inputs",
-    multiple=True,
-    metavar="NAME",
-    help="The image input, where several look like one; or an inner tensor (N, C, H, W), which becomes the input.",
-)
 @click.option("--no-check", is_flag=True, help="Do not prove the result with onnxruntime before writing it.")
-@click.option("--rtol", type=Tolerance(min=0), help="Tolerance relative to each output's own signal.")
-@click.option("--atol", type=Tolerance(min=0), help="Absolute tolerance.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the proof's inputs.")
-@click.option("--samples", type=click.IntRange(min=2), default=3, show_default=True, help="Inputs at native size.")
+@click.option("--rtol", type=Tolerance(min=0), metavar="X", help="Tolerance relative to each output's own signal.")
+@click.option("--atol", type=Tolerance(min=0), metavar="X", help="Absolute tolerance.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), metavar="N", default=0, show_default=True, help="Seed of the proof's inputs."
+)
+@click.option(
+    "--samples", type=click.IntRange(min=2), metavar="N", default=3, show_default=True, help="Inputs at native size."
+)
 @click.option(
     "--check-size", "check_sizes", type=Size(), multiple=True, help="Prove at this image size too; may be repeated."
 )
@@ -102,14 +88,15 @@ _OF_PROOF = ("rtol", "atol", "check_sizes", "data", "provider", "timeout", "memo
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help=TIMEOUT)
 @click.option("--memory", type=click.IntRange(min=1), metavar="MB", help=MEMORY)
 @click.option("--save-as-external-data", is_flag=True, help="Write the weights beside OUT instead of into it.")
-@click.option("--all-tensors-to-one-file", is_flag=True, help="With external data: one file for all weights.")
-@click.option("--external-data-location", metavar="NAME", help="With external data: the name of that one file.")
+@click.option("--all-tensors-to-one-file", is_flag=True, help="Beside OUT: one file for all weights.")
+@click.option("--external-data-location", metavar="NAME", help="The name of that one file.")
 @click.option(
     "--external-data-size-threshold",
     type=click.IntRange(min=0),
+    metavar="BYTES",
     default=1024,
     show_default=True,
-    help="With external data: weights below this many bytes stay in OUT.",
+    help="Weights of fewer bytes stay in OUT.",
 )
 @added(*REPORT)
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")

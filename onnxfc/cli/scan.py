@@ -83,7 +83,9 @@ def _class(text: str) -> str | int:
 
 
 _PIXELS = (
-    click.option("--level", type=click.IntRange(min=0), default=0, help="Level of a pyramid; 0 is the largest."),
+    click.option(
+        "--level", type=click.IntRange(min=0), metavar="N", default=0, help="Level of a pyramid; 0 is the largest."
+    ),
     click.option("--region", type=Numbers("X,Y,W,H", int, 4), help="Only this part, in pixels of the level."),
     click.option("--resample", type=Numbers("FACTOR", Fraction, 1), help="Resize the image by this factor first."),
     click.option("--bands", type=Numbers("B,B,..", int), default=(), help="Which bands, counted from 1."),
@@ -112,7 +114,14 @@ _SCORES = (
         help="What scores go through.",
     ),
     click.option("--class", "classes", type=Numbers("NAME|K", _class, 1), multiple=True, help="Keep only this class."),
-    click.option("--top", type=click.IntRange(min=1), default=100, show_default=True, help="Cells in a list."),
+    click.option(
+        "--top",
+        type=click.IntRange(min=1),
+        metavar="N",
+        default=100,
+        show_default=True,
+        help="How many cells a list has.",
+    ),
     click.option("--threshold", type=float, metavar="X", help="List all cells that score X or more."),
     click.option("--reduce", type=click.Choice(["mean", "max"]), help="One vector over all cells, not a map."),
     click.option(
@@ -132,9 +141,18 @@ _SCORES = (
     ),
 )
 _WORK = (
-    click.option("--memory", type=Bytes(), help="For tiles; default: a quarter of what is free."),
+    click.option(
+        "--memory", type=Bytes(), help="Memory for tiles, 800M or 2G, say; default: a quarter of what is free."
+    ),
     click.option("--tile", type=click.IntRange(min=1), metavar="CELLS", help="Cells of a tile's side, instead."),
-    click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Tiles run at once."),
+    click.option(
+        "--batch",
+        type=click.IntRange(min=1),
+        metavar="N",
+        default=1,
+        show_default=True,
+        help="Tiles that are run at once.",
+    ),
     click.option("--threads", type=click.IntRange(min=0), default=0, metavar="N", help=THREADS),
     click.option("--provider", default="", metavar="NAME[:KEY=VALUE,...]", help=PROVIDER),
     click.option("--resume", is_flag=True, help="Go on where an earlier run was ended; keep what is done on errors."),
@@ -153,7 +171,7 @@ class _Scan(Grouped):
     rest = "The work"
 
 
-@click.command(cls=_Scan, epilog=_EPILOG)
+@click.command(cls=_Scan, short_help="Run a model over a large image, write the map.", epilog=_EPILOG)
 @click.argument("model", type=ModelPath())
 @click.argument("image", type=click.Path(path_type=Path))
 @click.argument("outs", metavar="OUT...", nargs=-1, required=True, type=click.Path(path_type=Path))
@@ -161,7 +179,7 @@ class _Scan(Grouped):
 @click.option("--report", type=ReportPath(), help="Write the report as JSON; - prints it.")
 @added(REPORT[1])
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
-@click.option("-v", "--verbose", is_flag=True, help="Print all refusals.")
+@click.option("-v", "--verbose", is_flag=True, help="Print all refusals of a model.")
 def scan(
     model: Path,
     image: Path,

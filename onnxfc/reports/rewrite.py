@@ -62,6 +62,9 @@ def text(result: Rewrite, verbose: bool = False) -> str:
         lines.append(row("image sizes", sizes))
     lines.append(row("verdict", verdict_text(claim, verbose)))
     lines += proof_lines(result.parity, verbose)
+    if verbose and result.parity is not None:
+        how = result.parity.conditions
+        lines.append(row("inputs", f"{', '.join(how.inputs)}; seed {how.seed}, onnxruntime {how.onnxruntime}"))
     lines += [row("note", str(note)) for note in result.notes if verbose or note.code in _TOLD]
     lines += _changed(result) if verbose else []
     seconds = f"rewritten in {result.seconds[0]:.1f} s"
@@ -93,10 +96,12 @@ def weights(data: Sequence[Path]) -> list[str]:
 def written(source: Path, target: Path, result: Rewrite, verbose: bool = False) -> list[str]:
     """What there is now, and what can be done with it."""
     twice = "" if not result.map_at_twice else f" --at {size(result.claim.twice_native)}"
+    maps = len(result.claim.native_size) == 2 and any(output.axes for output in result.claim.outputs)
+    scan = f"onnxfc scan {target} IMAGE map.png; " if maps else ""
     before = f", of {source} ({amount(source.stat().st_size)})" if verbose else ""
     return [
         row("wrote", f"{target} ({amount(target.stat().st_size)}){before}"),
-        row("next", f"onnxfc inspect {target}{twice}; onnxfc check {source} {target}"),
+        row("next", f"{scan}onnxfc inspect {target}{twice}; onnxfc check {source} {target}"),
     ]
 
 
@@ -182,7 +187,6 @@ def proof_lines(parity: Parity | None, verbose: bool) -> list[str]:
         lines += [row("", _weight(item)) for item in parity.certificate.weights]
         for result in (parity.native, parity.window, parity.trunk, parity.shift):
             lines += [row("", f"{item.name}: {item.deviation:.1e}, {item.worst}") for item in result.outputs]
-        lines.append(row("inputs", f"{', '.join(how.inputs)}; seed {how.seed}, onnxruntime {how.onnxruntime}"))
     return lines
 
 

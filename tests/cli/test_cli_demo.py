@@ -15,9 +15,10 @@ def test_demo(tmp_path: Path) -> None:
     assert run.code == 0
     assert (tmp_path / "try" / "digits.onnx").read_bytes() == fixture_file("digits.onnx").read_bytes()
     tries = [line.removeprefix("try   onnxfc ").split() for line in run.out.splitlines() if line.startswith("try ")]
-    assert len(tries) == 2
+    assert len(tries) == 3
     for words in tries:
         assert onnxfc(*words, cwd=tmp_path).code == 0
+    assert (tmp_path / "try" / "map.png").read_bytes().startswith(b"\x89PNG")
     digits, canvas = np.load(fixture_file("digits.npz")), np.load(tmp_path / "try" / "canvas.npy")
     [cells] = ort.InferenceSession(tmp_path / "try" / "digits-any.onnx").run(None, {"image": canvas})
     named = [int(cells[0, :, y // 4, x // 4].argmax()) for y, x in digits["corners"]]
