@@ -11,6 +11,7 @@ import os
 import pickle
 import select
 import signal
+import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn, TypeVar
@@ -33,6 +34,8 @@ def bounded(job: Callable[[], _T], options: CheckOptions) -> _T:
     """
     if not hasattr(os, "fork"):
         raise UsageError("timeout and memory: need a system with fork and resource limits, such as Linux")
+    if options.memory is not None and not sys.platform.startswith("linux"):
+        raise UsageError("memory: only Linux counts all that a process takes; leave it out, timeout can be given here")
     reader, writer = os.pipe()
     child = os.fork()
     if not child:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import pty
 import re
 import select
 import signal
@@ -22,6 +21,7 @@ import onnxruntime as ort
 import pytest
 from cli_runs import LENET, environment, listing, onnxfc, processor_seconds, unwrapped
 from fixture_files import fixture_file
+from systems import posix
 
 from onnxfc import __version__
 from onnxfc.claim.claim import Claim
@@ -275,6 +275,7 @@ def test_report_of_a_success(tmp_path: Path) -> None:
     assert report["seconds"]["proof"] > 0
 
 
+@posix
 def test_report_into_a_pipe(tmp_path: Path) -> None:
     """What is no regular file is written to, never replaced."""
     os.mkfifo(tmp_path / "pipe")
@@ -375,6 +376,7 @@ def test_terminal_without_arrows(tmp_path: Path) -> None:
 
 def on_terminal(*args: object, cwd: Path) -> tuple[int, bytes, str]:
     """Run with stderr on a pseudo-terminal; exit code, what the terminal got, stdout."""
+    pty = pytest.importorskip("pty")
     leader, follower = pty.openpty()
     command = [sys.executable, "-m", "onnxfc", *map(str, args)]
     process = subprocess.Popen(
@@ -413,11 +415,13 @@ def test_error_on_a_terminal_stands_on_a_clean_line(tmp_path: Path) -> None:
     assert re.search(r"\r\x1b\[Konnxfc: .*onnx: native parity failed", shown.decode())
 
 
+@posix
 def test_interrupted(tmp_path: Path) -> None:
     """Ctrl-C in the midst of the proof: nothing is written, and there is no traceback."""
     cli_models.write(cli_models.slow(), tmp_path / "slow.onnx")
     (tmp_path / "out.onnx").write_bytes(b"old")
     before = listing(tmp_path)
+    pty = pytest.importorskip("pty")
     leader, follower = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "onnxfc", "rewrite", "slow.onnx", "out.onnx"],
