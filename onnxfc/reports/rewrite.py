@@ -97,11 +97,12 @@ def written(source: Path, target: Path, result: Rewrite, verbose: bool = False) 
     """What there is now, and what can be done with it."""
     twice = "" if not result.map_at_twice else f" --at {size(result.claim.twice_native)}"
     maps = len(result.claim.native_size) == 2 and any(output.axes for output in result.claim.outputs)
-    scan = f"onnxfc scan {target} IMAGE map.png; " if maps else ""
+    steps = [f"scan {target} IMAGE map.png"] if maps else []
+    steps += [f"inspect {target}{twice}", f"check {source} {target}"]
     before = f", of {source} ({amount(source.stat().st_size)})" if verbose else ""
     return [
         row("wrote", f"{target} ({amount(target.stat().st_size)}){before}"),
-        row("next", f"{scan}onnxfc inspect {target}{twice}; onnxfc check {source} {target}"),
+        *(f"{'' if number else 'next':<15} onnxfc {step}" for number, step in enumerate(steps)),
     ]
 
 
