@@ -14,6 +14,7 @@ from onnxfc.cli.common import (
     INPUT_SHAPE,
     MEMORY,
     PROVIDER,
+    PROVING,
     REPORT,
     STDOUT,
     THREADS,
@@ -154,19 +155,12 @@ def _checked(original: Path, other: Path, options: Mapping[str, Any], quiet: boo
     from onnxfc.proof.options import CheckOptions
 
     wanted = CheckOptions(
+        **{name: options[name] for name in ("against_crops", *PROVING)},
         rtol=rtol,
         atol=atol,
         rtols=rtols,
         atols=atols,
-        seed=options["seed"],
-        samples=options["samples"],
-        check_sizes=options["check_sizes"],
         data=load_data(options["data"]),
-        threads=options["threads"],
-        provider=options["provider"],
-        timeout=options["timeout"],
-        memory=options["memory"],
-        against_crops=options["against_crops"],
     )
     progress, clear = progress_line(quiet)
     try:

@@ -34,6 +34,8 @@ PROVIDER = (
     "The execution provider of onnxruntime to run on, a built-in one or one of an installed plugin. What it leaves to "
     "the CPU is an error, unless fallback=allow; hardware=cpu, gpu or npu picks a device."
 )
+PROVING = ("seed", "samples", "check_sizes", "threads", "provider", "timeout", "memory")
+"""Options of a proof that are given on as they are."""
 THREADS = "Threads of onnxruntime for one operator; 0: its own choice."
 TIMEOUT = "Let the proof take so long at most; it runs in a process of its own, whose end, or crash, fails it."
 MEMORY = "Let the proof take so much memory at most, besides the files that it maps; in a process of its own too."

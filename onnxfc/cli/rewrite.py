@@ -12,6 +12,7 @@ from onnxfc.cli.common import (
     INPUT_SHAPE,
     MEMORY,
     PROVIDER,
+    PROVING,
     REPORT,
     REWRITING,
     STDOUT,
@@ -221,18 +222,7 @@ def _data_names(target: Path, report: Path | None, location: str | None) -> list
 def _checks(options: dict[str, Any]) -> CheckOptions:
     from onnxfc.proof.options import CheckOptions
 
-    return CheckOptions(
-        rtol=options["rtol"],
-        atol=options["atol"],
-        seed=options["seed"],
-        samples=options["samples"],
-        check_sizes=options["check_sizes"],
-        threads=options["threads"],
-        data=load_data(options["data"]),
-        provider=options["provider"],
-        timeout=options["timeout"],
-        memory=options["memory"],
-    )
+    return CheckOptions(**{name: options[name] for name in ("rtol", "atol", *PROVING)}, data=load_data(options["data"]))
 
 
 def _rewritten(source: Path, target: Path, options: dict[str, Any], quiet: bool) -> tuple[Rewrite, list[Path]]:
