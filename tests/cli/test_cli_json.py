@@ -24,7 +24,7 @@ RUNS: dict[str, tuple[int, tuple[object, ...], dict[str, Any]]] = {
     ),
     "refused": (3, ("rewrite", REFUSED, "out.onnx"), {"status": "refused", "input": str(REFUSED)}),
     "no file": (1, ("rewrite", "no.onnx", "out.onnx"), {"status": "error", "input": "no.onnx"}),
-    "differs": (4, ("check", DIGITS, DIGITS), {"status": "failed", "original": str(DIGITS), "other": str(DIGITS)}),
+    "agree": (0, ("check", DIGITS, DIGITS), {"status": "passed", "original": str(DIGITS), "other": str(DIGITS)}),
     "no pair": (1, ("check", DIGITS, "no.onnx"), {"status": "error", "other": "no.onnx"}),
     "seen": (0, ("inspect", REFUSED), {"status": "refused", "path": str(REFUSED)}),
     "not seen": (1, ("inspect", "no.onnx"), {"status": "error", "exit_code": 1, "path": "no.onnx"}),
