@@ -76,7 +76,7 @@ def compare_crops(captures: Sequence[Capture], evidence: Evidence, claim: Claim,
         worst_cell=cell,
         worst_box=tuple((i * s, i * s + n) for i, s, n in zip(cell, claim.stride, claim.native_size, strict=False)),
         tried=tuple(sums.tried),
-        reason=f"{where} the cell differs from its crop by {excess:.1e} times the tolerance" if bad else "",
+        reason=f"{where} differs from its crop by {excess:.1e} times the tolerance" if bad else "",
     )
 
 
