@@ -15,13 +15,14 @@ from onnxfc import errors
 from onnxfc.builder.state import Replacement
 from onnxfc.claim.claim import Claim
 from onnxfc.errors import NothingToRewrite, Refusal, UsageError
-from onnxfc.geometry import Geometry, Grid
+from onnxfc.geometry import Geometry
 from onnxfc.graph.finite_weights import finite
 from onnxfc.graph.index import Graph, attributes, label, needed
 from onnxfc.graph.inline_functions import sorted_nodes
 from onnxfc.graph.op_kinds import GEMMS
 from onnxfc.graph.wellformed import well_formed
 from onnxfc.io.model_file import Model, ModelFile
+from onnxfc.layout.boxes import Grid
 from onnxfc.layout.views import Context, is_map
 from onnxfc.rewriter.analyse import Analysis, RewriteOptions, analyse
 from onnxfc.rewriter.make_claim import claim_of
@@ -124,7 +125,7 @@ def inspect(
     if claim is not None:
         fixed = fixed_size(file, claim)
         file = file if fixed is None else freed_again(file, claim)
-        return _rewritten(sorted_nodes(file), claim, at or fixed)
+        return _rewritten(sorted_nodes(file), claim, claim.inputs[0].of_free(at) if at else fixed)
     try:
         recognise(file)
         found = analyse(file, options or RewriteOptions())
@@ -150,7 +151,7 @@ def inspect(
         stages=_stages(found, maps),
         geometry=geometry,
         claim=claim,
-        cost=_cost(file, claim, geometry, at, nodes, sizing.shapes, crop),
+        cost=_cost(file, claim, geometry, claim.inputs[0].of_free(at) if at else None, nodes, sizing.shapes, crop),
     )
 
 
@@ -163,7 +164,8 @@ def _rewritten(file: ModelFile, claim: Claim, at: tuple[int, ...] | None) -> Ins
         return shapes.at(claim.image_shapes(size))
 
     try:
-        again = analyse(file, RewriteOptions(size=claim.native_size))
+        image = claim.inputs[0]
+        again = analyse(file, RewriteOptions(size=image.size, free=image.free))
         maps = _maps(again)
         stages = _stages(again, maps, [item.rewritten for item in claim.boundaries])
     except NothingToRewrite:

@@ -22,7 +22,7 @@ from onnxfc.proof.bounded import bounded
 from onnxfc.proof.narrowest import coarser, narrowest
 from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.results import Parity
-from onnxfc.rewriter.inner_input import begin_at
+from onnxfc.rewriter.inner_tensors import begin_at, end_at
 from onnxfc.shapes.freed_again import fixed_size, freed_again
 from onnxfc.shapes.image_inputs import given_shapes, native_inputs
 from onnxfc.shapes.model_shapes import Shapes
@@ -121,10 +121,9 @@ def _as_claimed(
 
 def _same_size(claim: Claim, size: tuple[int, ...] | None, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Raise UsageError where a user gives another native size than the claim does."""
-    pairs = [] if size is None else [(size, claim.native_size)]
-    for image in (item for item in claim.inputs if item.name in shapes):
-        both = [tuple(shape[axis] for axis in image.spatial) for shape in (shapes[image.name], image.shape)]
-        pairs.append((both[0], both[1]))
+    pairs = [] if size is None else [(size, claim.inputs[0].size)]
+    images = (image for image in claim.inputs if image.name in shapes)
+    pairs += [(replace(image, shape=shapes[image.name]).size, image.size) for image in images]
     for given, own in pairs:
         if given != own:
             told = ("x".join(map(str, lengths)) for lengths in (given, own))
@@ -151,10 +150,14 @@ def _opened(model: Model) -> ModelFile:
 
 
 def _begun(original: ModelFile, claim: Claim) -> ModelFile:
-    """The original as the rewritten model was made of it: functions inlined, from an inner tensor on."""
+    """The original as the rewritten model was made of it: functions inlined, from an inner tensor on, or up to some."""
     original = inlined(original)
     graph = Graph(original.proto)
-    inputs = native_inputs(graph, claim.native_size)
+    ends = [output.name for output in claim.outputs]
+    if set(ends) - set(graph.outputs) and set(ends) <= set(graph.producers):
+        original = end_at(original, ends)
+        graph = Graph(original.proto)
+    inputs = native_inputs(graph, claim.inputs[0].size)
     for image in claim.inputs:
         if image.name not in inputs and image.name in graph.producers:
             return begin_at(original, graph, native_specs(original, graph, inputs), image.name)

@@ -127,7 +127,7 @@ class Tolerance(click.FloatRange):
 
 _GROUPS = {
     **dict.fromkeys(("size", "input_shapes", "inputs", "at", "boundaries"), "The model"),
-    **dict.fromkeys(("out", "out_dir", "output", "global_pool", "dynamic_batch"), "The result"),
+    **dict.fromkeys(("out", "out_dir", "output", "global_pool", "dynamic_batch", "free", "output_at"), "The result"),
     **dict.fromkeys(
         ("save_as_external_data", "all_tensors_to_one_file", "external_data_location", "external_data_size_threshold"),
         "Where weights go",
@@ -177,6 +177,18 @@ REWRITING = (
         show_default=True,
         help="A head behind a global pool: pool every native window, keep one vector at any size, or drop the pool "
         "(a class activation map; affine heads only).",
+    ),
+    click.option(
+        "--output-at",
+        multiple=True,
+        metavar="NAME",
+        help="End the model at this inner tensor, ahead of what makes labels of its scores, say; may be repeated.",
+    ),
+    click.option(
+        "--free",
+        multiple=True,
+        type=click.Choice(["depth", "height", "width", "length"]),
+        help="Free this axis of the image alone, while the others stay as they are; may be repeated.",
     ),
     click.option(
         "--input",

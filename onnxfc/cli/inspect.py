@@ -46,8 +46,10 @@ def inspect(
     size: tuple[int, ...] | None,
     output: str,
     global_pool: str,
+    free: tuple[str, ...],
     inputs: tuple[str, ...],
     input_shapes: tuple[Shape, ...],
+    output_at: tuple[str, ...],
     report: Path | None,
     as_json: bool,
     verbose: bool,
@@ -67,7 +69,15 @@ def inspect(
     report = report_path(report, as_json)
     check_report(report, model, nodes=True)
     try:
-        options = RewriteOptions(output, global_pool, size=size, inputs=inputs, input_shapes=by_name(input_shapes))  # type: ignore[arg-type]
+        options = RewriteOptions(
+            output,  # type: ignore[arg-type]
+            global_pool,  # type: ignore[arg-type]
+            size=size,
+            inputs=inputs,
+            input_shapes=by_name(input_shapes),
+            free=free,
+            output_at=output_at,
+        )
         seen = look(model, options=options, at=at)
     except OnnxfcError as error:
         if report is not None:

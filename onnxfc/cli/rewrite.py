@@ -231,9 +231,9 @@ def _rewritten(source: Path, target: Path, options: dict[str, Any], quiet: bool)
     from onnxfc.rewriter.analyse import RewriteOptions
     from onnxfc.rewriter.api import rewrite as run
 
-    names = ("save_as_external_data", "all_tensors_to_one_file", "external_data_location")
+    placing = ("save_as_external_data", "all_tensors_to_one_file", "external_data_location")
     save = SaveOptions(
-        **{name: options[name] for name in names},
+        **{name: options[name] for name in placing},
         external_data_size_threshold=options["external_data_size_threshold"],
     )
     if options["no_check"] and (given := [name for name in _OF_PROOF if options[name] not in (None, (), "")]):
@@ -241,10 +241,9 @@ def _rewritten(source: Path, target: Path, options: dict[str, Any], quiet: bool)
         raise UsageError(f"{option} is for the proof, which --no-check leaves out; drop one of them")
     model = ModelFile.open(source)
     model.check_target(target, save)
-    wanted = RewriteOptions(
-        **{name: options[name] for name in ("output", "global_pool", "dynamic_batch", "size", "inputs")},
-        input_shapes=by_name(options["input_shapes"]),
-    )
+    names = ("output", "global_pool", "dynamic_batch", "size", "inputs", "free", "output_at")
+    shapes = by_name(options["input_shapes"])
+    wanted = RewriteOptions(**{name: options[name] for name in names}, input_shapes=shapes)
     checks = None if options["no_check"] else _checks(options)
     progress, clear = progress_line(quiet)
     try:

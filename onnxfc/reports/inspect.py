@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxfc.errors import OnnxfcError
-from onnxfc.reports.rewrite import amount, many, row, size, verdict_text
+from onnxfc.reports.rewrite import amount, many, native, row, size, verdict_text
 from onnxfc.version import __version__
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def _lines(seen: Inspection, verbose: bool) -> Iterator[str]:
     yield row("model", f"opset {seen.opset}, {many(seen.parameters)} parameters, input {inputs or 'none'}")
     yield row("status", _status(seen))
     if seen.native_size:
-        yield row("native size", f"{size(seen.native_size)} px")
+        yield row("native size", native(seen.claim) if seen.claim else f"{size(seen.native_size)} px")
     yield from _heads(seen)
     yield from _stages(seen)
     yield from _geometry(seen)
@@ -128,7 +128,7 @@ def _cost(cost: Cost, grid: bool, whole: bool) -> str:
 
 def _plain(found: Geometry) -> dict[str, Any]:
     """Without the closed forms behind it."""
-    return {key: value for key, value in dataclasses.asdict(found).items() if key not in {"axes", "asks"}}
+    return {key: value for key, value in dataclasses.asdict(found).items() if key not in {"axes", "asks", "levels"}}
 
 
 def error_as_json(error: OnnxfcError, path: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxfc.errors import UsageError
-from onnxfc.geometry import Box
+from onnxfc.layout.boxes import Box
 from onnxfc.scanner.georeference import Georeference
 from onnxfc.scanner.plan import Axis
 from onnxfc.scanner.source import OpenImage
