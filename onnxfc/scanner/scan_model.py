@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -165,11 +166,11 @@ def _output(claim: Claim, name: str | None) -> Output:
 
 
 class TileSession:
-    """An onnxruntime session; ``seconds``: spent in it so far."""
+    """An onnxruntime session, which several threads may use; ``seconds``: all of them in it so far."""
 
     def __init__(self, model: ScanModel, engine: Engine) -> None:
         self._model = model
-        self.seconds = 0.0
+        self.seconds, self._lock = 0.0, threading.Lock()
         self._session = ort_session.session(model.file, engine=engine, pattern=False)
 
     def run(self, tiles: Array) -> Array:
@@ -183,7 +184,8 @@ class TileSession:
             raise
         except Exception as error:  # onnxruntime's exceptions have no common base
             raise ReadError(f"onnxruntime failed on a tile: {ort_session.one_line(error)}") from error
-        self.seconds += time.perf_counter() - began
+        with self._lock:
+            self.seconds += time.perf_counter() - began
         moved = np.moveaxis(np.asarray(found), output.axes, (-2, -1))
         return moved.reshape(len(feed) if image.batched else 1, -1, *moved.shape[-2:])[: len(tiles)].astype(
             np.float32, copy=False
