@@ -44,9 +44,8 @@ def system(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
 def test_all_tests_can_be_collected(system: dict[str, str]) -> None:
     """Those of POSIX are skipped."""
     command = [sys.executable, "-m", "pytest", "-n0", "--collect-only", "-q", "-p", "no:cacheprovider"]
-    told = subprocess.run(command, cwd=ROOT, env=environment(**system), capture_output=True, encoding="utf-8").stdout
-    assert "collected" in told.splitlines()[-1], told[-3000:]
-    assert "error" not in told.splitlines()[-1], told[-3000:]
+    done = subprocess.run(command, cwd=ROOT, env=environment(**system), capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, done.stdout[-3000:]
 
 
 def test_memory_is_bounded_on_linux_alone(monkeypatch: pytest.MonkeyPatch) -> None:
