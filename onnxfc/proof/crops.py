@@ -67,13 +67,13 @@ def compare_crops(captures: Sequence[Capture], evidence: Evidence, claim: Claim,
         worst_cell=cell,
         worst_box=tuple((i * s, i * s + n) for i, s, n in zip(cell, claim.stride, claim.native_size, strict=False)),
         tried=tuple(sums.tried),
-        reason=f"{where} the cell differs from its crop by {excess:.1e} times the tolerance" if bad else "",
+        reason=f"{where} differs from its crop by {excess:.1e} times the tolerance" if bad else "",
     )
 
 
 def _required(options: CheckOptions, claim: Claim) -> bool:
     """Whether cells must agree with crops."""
-    return options.crops_exact or claim.verdict == "exact"
+    return options.against_crops == "exact" or claim.verdict == "exact"
 
 
 def _summed(shot: Capture, evidence: Evidence, claim: Claim, options: CheckOptions) -> tuple[_Sums, _Sums]:
@@ -99,7 +99,7 @@ def _told(evidence: Evidence) -> set[str]:
 
 def _without(options: CheckOptions, reason: str) -> CropResult:
     """Nothing to compare: no failure, unless crops were asked to agree."""
-    return CropResult("failed" if options.crops_exact else "not applicable", reason=reason)
+    return CropResult("failed" if options.against_crops == "exact" else "not applicable", reason=reason)
 
 
 def _pairs(output: Output, shot: Capture, evidence: Evidence, claim: Claim) -> list[_Pair]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from onnxfc.errors import OnnxfcError
 from onnxfc.reports.rewrite import amount, native, row, size, verdict_text
 from onnxfc.version import __version__
 
@@ -36,6 +38,8 @@ def _lines(seen: Inspection, verbose: bool) -> Iterator[str]:
     if seen.cost is not None:
         whole = seen.geometry is not None and seen.geometry.whole_image
         yield row("cost" if whole else "cells", _cost(seen.cost, grid=_is_grid(seen), whole=whole))
+        taken, stored = amount(seen.cost.activations, "B"), amount(seen.cost.weights, "B")
+        yield row("memory", f"about {taken} for the tensors of that pass, {stored} for weights")
     for refusal in seen.refusals if verbose else seen.refusals[:3]:
         yield row("refused", str(refusal))
     if not verbose and len(seen.refusals) > 3:
@@ -127,18 +131,25 @@ def _plain(found: Geometry) -> dict[str, Any]:
     return {key: value for key, value in dataclasses.asdict(found).items() if key not in {"axes", "asks", "levels"}}
 
 
+def error_as_json(error: OnnxfcError, path: Path) -> dict[str, Any]:
+    """What kept a model from being looked at."""
+    code = int(error.exit_code)
+    return _document("error") | {"exit_code": code, "message": str(error), "path": str(path)}
+
+
+def _document(status: str) -> dict[str, Any]:
+    return {"schema": SCHEMA, "version": __version__, "status": status}
+
+
 def as_json(seen: Inspection) -> dict[str, Any]:
     """The same as data."""
     plain = {
         key: value
         for key, value in dataclasses.asdict(seen).items()
-        if key not in {"path", "status", "geometry", "claim", "cost", "inputs"}
+        if key not in {"path", "status", "geometry", "claim", "cost", "inputs", "nodes"}
     }
     found, cost = seen.geometry, seen.cost
-    return {
-        "schema": SCHEMA,
-        "version": __version__,
-        "status": seen.status,
+    return _document(seen.status) | {
         "path": None if seen.path is None else str(seen.path),
         "inputs": [{"name": name, "shape": [n or None for n in shape]} for name, shape in seen.inputs],
         **plain,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from onnxfc.builder.state import Replacement
     from onnxfc.claim.claim import Claim
     from onnxfc.proof.results import Certificate, CropResult, Parity, ParityResult, Rest, WeightResult
+    from onnxfc.rewriter.changes import Changes
 
 
 SCHEMA = "onnxfc-report/1"
@@ -64,6 +65,8 @@ class Told(Protocol):
     def parity(self) -> Parity | None: ...
     @property
     def seconds(self) -> tuple[float, float]: ...
+    @property
+    def changes(self) -> Changes: ...
 
 
 def text(result: Told, verbose: bool = False) -> str:
@@ -80,10 +83,27 @@ def text(result: Told, verbose: bool = False) -> str:
         lines.append(row("image sizes", sizes))
     lines.append(row("verdict", verdict_text(claim, verbose)))
     lines += proof_lines(result.parity, verbose)
+    if verbose and result.parity is not None:
+        how = result.parity.conditions
+        lines.append(row("inputs", f"{', '.join(how.inputs)}; seed {how.seed}, onnxruntime {how.onnxruntime}"))
     lines += [row("note", str(note)) for note in result.notes if verbose or note.code in _TOLD]
+    lines += _changed(result) if verbose else []
     seconds = f"rewritten in {result.seconds[0]:.1f} s"
     lines.append(row("time", seconds + (f", proven in {result.seconds[1]:.1f} s" if result.parity else "")))
     return "\n".join(lines)
+
+
+def _changed(result: Told) -> list[str]:
+    """A table of what there was and what there is."""
+    found = result.changes
+    rows = [("operators", "before", "after", "")]
+    rows += [(f"  {name}", str(old), str(new), "") for name, (old, new) in found.operators.items()]
+    old, new = map(amount, found.multiply_adds)
+    rows.append(("multiply-adds", old, new, f"  at {size(result.claim.inputs[0].size)} px"))
+    old, new = (amount(count, "B") for count in found.weights)
+    rows.append(("weights", old, new, ""))
+    width = max(15, *(len(name) for name, *_ in rows))
+    return [f"{name:<{width}} {old:>10} {new:>10}{more}" for name, old, new, more in rows]
 
 
 def weights(data: Sequence[Path]) -> list[str]:
@@ -94,12 +114,18 @@ def weights(data: Sequence[Path]) -> list[str]:
     return [row("weights", f"in {data[0].name}{more}")]
 
 
-def written(source: Path, target: Path, result: Told) -> list[str]:
+def written(source: Path, target: Path, result: Told, verbose: bool = False) -> list[str]:
     """What there is now, and what can be done with it."""
     twice = "" if not result.map_at_twice else f" --at {size(result.claim.twice_native)}"
-    commands = f"onnxfc inspect {argument(target)}{twice}", f"onnxfc check {argument(source)} {argument(target)}"
-    told = f"{target} ({amount(target.stat().st_size, 'B')})"
-    return [row("wrote", told), *(f"{key:<15} {line}" for key, line in zip(("next", "or"), commands, strict=True))]
+    maps = len(result.claim.native_size) == 2 and any(output.axes for output in result.claim.outputs)
+    one, two = argument(source), argument(target)
+    steps = [f"scan {two} IMAGE map.png"] if maps else []
+    steps += [f"inspect {two}{twice}", f"check {one} {two}"]
+    before = f", of {source} ({amount(source.stat().st_size, 'B')})" if verbose else ""
+    return [
+        row("wrote", f"{target} ({amount(target.stat().st_size, 'B')}){before}"),
+        *(f"{'' if number else 'next':<15} onnxfc {step}" for number, step in enumerate(steps)),
+    ]
 
 
 def argument(path: Path) -> str:
@@ -194,7 +220,6 @@ def proof_lines(parity: Parity | None, verbose: bool) -> list[str]:
         lines += [row("", _weight(item)) for item in parity.certificate.weights]
         for result in (parity.native, parity.window, parity.trunk, parity.shift):
             lines += [row("", f"{item.name}: {item.deviation:.1e}, {item.worst}") for item in result.outputs]
-        lines.append(row("inputs", f"{', '.join(how.inputs)}; seed {how.seed}, onnxruntime {how.onnxruntime}"))
     return lines
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-import pty
 import re
 import select
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import cli_models
@@ -20,6 +21,7 @@ import onnxruntime as ort
 import pytest
 from cli_runs import LENET, environment, here, listing, onnxfc, processor_seconds, unwrapped
 from fixture_files import fixture_file
+from systems import posix
 
 from onnxfc import __version__
 from onnxfc.claim.claim import Claim
@@ -38,8 +40,7 @@ crop agreement  cells equal crops to N of the score range (5 cells)
 certificate     2 FC weights are found in Convs: byte for byte
 time            rewritten in N s, proven in N s
 wrote           out.onnx (30.2 kB)
-next            onnxfc inspect out.onnx --at 56x56
-or              onnxfc check IN out.onnx
+next            onnxfc scan out.onnx IMAGE map.png onnxfc inspect out.onnx --at 56x56 onnxfc check IN out.onnx
 """
 
 
@@ -79,6 +80,23 @@ def test_main_job(tmp_path: Path) -> None:
     assert scores.shape == (1, 10, 8, 4)
     [crop] = outputs(LENET, image[:, :, 12:40, 8:36])
     np.testing.assert_allclose(scores[:, :, 3, 2], crop, rtol=1e-4, atol=1e-5)
+
+
+def test_verbose_shows_operators_before_and_after(tmp_path: Path) -> None:
+    """Counted by hand; 28x28 pixels behind two 5x5 Convs and 2x2 pools are 4x4, FC 128 → 32 → 10."""
+    run = onnxfc("rewrite", LENET, "out.onnx", "-v", cwd=tmp_path)
+    rows = {line[:15].strip(): line[15:].split(maxsplit=2) for line in run.out.splitlines()}
+    old, new = (Counter(node.op_type for node in onnx.load(path).graph.node) for path in (LENET, tmp_path / "out.onnx"))
+    assert (old["Conv"], old["Gemm"], new["Conv"]) == (2, 2, 4)
+    assert rows["operators"] == ["before", "after"]
+    for name in old | new:
+        assert rows[name] == [str(old[name]), str(new[name])]
+    shapes = [tensor.dims for tensor in onnx.load(LENET).graph.initializer if len(tensor.dims) == 4]
+    macs = 24 * 24 * math.prod(shapes[0]) + 8 * 8 * math.prod(shapes[1]) + 128 * 32 + 32 * 10
+    told = f"{macs / 1000:.1f} k"
+    assert " ".join(rows["multiply-adds"]) == f"{told} {told}  at 28x28 px"
+    sizes = [path.stat().st_size / 1000 for path in (tmp_path / "out.onnx", LENET)]
+    assert f"out.onnx ({sizes[0]:.3g} kB), of {LENET} ({sizes[1]:.3g} kB)" in unwrapped(run.out)
 
 
 def test_existing_output_is_replaced_and_keeps_its_permissions(tmp_path: Path) -> None:
@@ -255,6 +273,7 @@ def test_report_of_a_success(tmp_path: Path) -> None:
     assert report["seconds"]["proof"] > 0
 
 
+@posix
 def test_report_into_a_pipe(tmp_path: Path) -> None:
     """What is no regular file is written to, never replaced."""
     os.mkfifo(tmp_path / "pipe")
@@ -355,6 +374,7 @@ def test_terminal_without_arrows(tmp_path: Path) -> None:
 
 def on_terminal(*args: object, cwd: Path) -> tuple[int, bytes, str]:
     """Run with stderr on a pseudo-terminal; exit code, what the terminal got, stdout."""
+    pty = pytest.importorskip("pty")
     leader, follower = pty.openpty()
     command = [sys.executable, "-m", "onnxfc", *map(str, args)]
     process = subprocess.Popen(
@@ -393,11 +413,13 @@ def test_error_on_a_terminal_stands_on_a_clean_line(tmp_path: Path) -> None:
     assert re.search(r"\r\x1b\[Konnxfc: .*onnx: native parity failed", shown.decode())
 
 
+@posix
 def test_interrupted(tmp_path: Path) -> None:
     """Ctrl-C in the midst of the proof: nothing is written, and there is no traceback."""
     cli_models.write(cli_models.slow(), tmp_path / "slow.onnx")
     (tmp_path / "out.onnx").write_bytes(b"old")
     before = listing(tmp_path)
+    pty = pytest.importorskip("pty")
     leader, follower = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "onnxfc", "rewrite", "slow.onnx", "out.onnx"],

@@ -14,6 +14,7 @@ import onnx
 import pytest
 from cli_runs import LENET, fails, here, listing, misused, onnxfc
 from fixture_files import fixture_file
+from systems import IS_ROOT
 
 Maker = Callable[[Path], object]
 
@@ -84,7 +85,7 @@ def test_unwritable_target(room: Path, target: str) -> None:
     assert TARGETS[target] in fails(1, "rewrite", "in.onnx", target, cwd=room)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
+@pytest.mark.skipif(IS_ROOT, reason="nothing is forbidden to root")
 def test_forbidden_folder(room: Path) -> None:
     (room / "closed").mkdir(0o555)
     assert "closed/out.onnx: cannot write" in fails(1, "rewrite", "in.onnx", "closed/out.onnx", cwd=room)
