@@ -55,17 +55,18 @@ class Stage:
 
 @dataclass(frozen=True)
 class Cost:
-    """Multiply-adds for an image of ``size`` pixels: one dense pass against one native pass for each crop."""
+    """Multiply-adds for an image of ``size`` pixels: one dense pass against one native pass for each crop, None where
+    the model takes no crops."""
 
     size: tuple[int, ...]
     cells: Grid
     dense: int
-    crops: int
+    crops: int | None
 
     @property
-    def speedup(self) -> float:
+    def speedup(self) -> float | None:
         """How many times less the dense pass costs; 1 where nothing is known to cost anything."""
-        return self.crops / self.dense if self.dense else 1.0
+        return None if self.crops is None else self.crops / self.dense if self.dense else 1.0
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,9 @@ def _rewritten(file: ModelFile, claim: Claim, at: tuple[int, ...] | None) -> Ins
     def cost(size: Sequence[int]) -> int:
         return multiply_adds(graph.live, shapes.at(claim.image_shapes(size)) or {})
 
+    if claim.fixed_size:
+        own = Cost(claim.fixed_size, geometry.cells(*(at or claim.fixed_size)), cost(claim.fixed_size), None)
+        return _inspection(file, "rewritten", native_size=claim.native_size, geometry=geometry, claim=claim, cost=own)
     try:
         stages = _stages(analyse(file, RewriteOptions(size=claim.native_size)), [b.rewritten for b in claim.boundaries])
     except NothingToRewrite:

@@ -68,6 +68,18 @@ _OF_PROOF = ("rtol", "atol", "check_size", "data", "provider", "timeout", "memor
     "(a class activation map; affine heads only).",
 )
 @click.option("--dynamic-batch", is_flag=True, help="Free the batch dim as well.")
+@click.option(
+    "--fixed-size",
+    type=Size(),
+    help="Write a model for images of this size alone: all lengths are numbers, nothing computes them any more.",
+)
+@click.option(
+    "--form",
+    type=click.Choice(["conv4d"]),
+    help="Write it for accelerators, at --fixed-size or the native size. conv4d: Conv for every FC layer, all tensors "
+    "(1, C, H, W), every attribute of a Conv told.",
+)
+@click.option("--keep-output-shape", is_flag=True, help="With --form conv4d: outputs in the original's own shape.")
 @click.option("--size", type=Size(), help="Native image size, where the model's input leaves it open.")
 @click.option(
     "--input",
@@ -234,7 +246,14 @@ def _rewritten(source: Path, target: Path, options: dict[str, Any], quiet: bool)
     model = ModelFile.open(source)
     model.check_target(target, save)
     wanted = RewriteOptions(
-        options["output"], options["global_pool"], options["dynamic_batch"], options["size"], options["inputs"]
+        options["output"],
+        options["global_pool"],
+        options["dynamic_batch"],
+        options["size"],
+        options["inputs"],
+        options["fixed_size"],
+        options["form"],
+        options["keep_output_shape"],
     )
     checks = None if options["no_check"] else _checks(options)
     progress, clear = progress_line(quiet)

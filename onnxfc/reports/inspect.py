@@ -82,6 +82,9 @@ def _geometry(seen: Inspection) -> Iterator[str]:
     if found is None:
         return
     yield from _places(seen, found)
+    if found.fixed_size:
+        yield row("image size", f"{size(found.fixed_size)} px alone")
+        return
     steps = "" if set(found.size_step) == {1} else f", in steps of {size(found.size_step)} px; pad other images to one"
     yield row("image sizes", f"from {size(found.smallest_size)} px on{steps}")
     if found.halo is None:
@@ -111,8 +114,9 @@ def _is_grid(seen: Inspection) -> bool:
 def _cost(cost: Cost, grid: bool, whole: bool) -> str:
     if whole:
         return f"{_many(cost.dense)} multiply-adds at {size(cost.size)} px"
-    if not grid:
-        return f"{size(cost.cells)} elements at {size(cost.size)} px; {_many(cost.dense)} multiply-adds"
+    if not grid or cost.crops is None:
+        what = "" if grid else " elements"
+        return f"{size(cost.cells)}{what} at {size(cost.size)} px; {_many(cost.dense)} multiply-adds"
     count = 1
     for length in cost.cells:
         count *= length

@@ -50,14 +50,17 @@ _RELATIONS = {
 
 def text(result: Rewrite, verbose: bool = False) -> str:
     """The report of a rewrite, to be understood at a glance."""
-    claim = result.claim
+    claim, fixed = (result.any_size or result).claim, result.claim.fixed_size
     lines = list(_replaced(result))
     whole = is_whole(claim)
     stride = "one score vector at every size" if whole else f"stride {size(claim.stride)} px"
     lines.append(row("native size", f"{size(claim.native_size)} px, {stride}"))
     if result.map_at_twice:
         lines.append(row("map", f"{size(result.map_at_twice)} cells at {size(claim.twice_native)} px"))
-    if set(claim.size_step) != {1}:
+    if fixed:
+        cells = "" if whole else f", {size(result.geometry.cells(*fixed))} cells"
+        lines.append(row("image size", f"{size(fixed)} px alone{cells}"))
+    elif set(claim.size_step) != {1}:
         sizes = f"{size(claim.native_size)} px plus multiples of {size(claim.size_step)} px; pad other images to one"
         lines.append(row("image sizes", sizes))
     lines.append(row("verdict", verdict_text(claim, verbose)))
@@ -146,6 +149,7 @@ def proof_lines(parity: Parity | None, verbose: bool) -> list[str]:
         row("window parity", _compared(parity.window)),
         row("trunk parity", _compared(parity.trunk)),
         row("shift", _compared(parity.shift)),
+        *([row("form parity", _compared(parity.form))] if parity.form.status != "not applicable" else []),
         row("crop agreement", _cropped(parity.crops)),
         *(row("proof rests on", _rest(item)) for item in parity.rests),
         row("certificate", certificate_text(parity.certificate)),
@@ -157,7 +161,7 @@ def proof_lines(parity: Parity | None, verbose: bool) -> list[str]:
         lines.append(row("CPU against it", _compared(parity.provider)))
     if verbose:
         lines += [row("", _weight(item)) for item in parity.certificate.weights]
-        for result in (parity.native, parity.window, parity.trunk, parity.shift):
+        for result in (parity.native, parity.window, parity.trunk, parity.shift, parity.form):
             lines += [row("", f"{item.name}: {item.deviation:.1e}, {item.worst}") for item in result.outputs]
         lines.append(row("inputs", f"{', '.join(how.inputs)}; seed {how.seed}, onnxruntime {how.onnxruntime}"))
     return lines

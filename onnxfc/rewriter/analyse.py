@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import get_args
+from typing import Literal, get_args
 
 from onnxfc import errors
 from onnxfc.builder.state import GlobalPool, State
@@ -23,6 +23,9 @@ from onnxfc.shapes.image_inputs import Image, all_declared, images, inner_image,
 from onnxfc.shapes.model_shapes import Sizing
 from onnxfc.shapes.native import native_specs
 
+Written = Literal["conv4d"]
+"""Forms for accelerators, in other operators than the rewritten model for any size."""
+
 
 @dataclass(frozen=True)
 class RewriteOptions:
@@ -32,7 +35,11 @@ class RewriteOptions:
     like one, if empty); one inner tensor may be named too, which then becomes the model's input. ``output``: ``map`` is
     one cell for each window, (N, K, gH, gW); ``mean`` and ``max`` are over all cells, in the original's shape (N, K).
     ``global_pool``: what becomes of a pool before the head: ``window`` pools each native window, ``keep`` the whole
-    image, ``drop`` leaves a class activation map. ``dynamic_batch`` frees the batch. Raises UsageError.
+    image, ``drop`` leaves a class activation map. ``dynamic_batch`` frees the batch. ``fixed_size``: the result takes
+    images of this size alone, and declares every length as a number (but for a batch that ``dynamic_batch`` frees).
+    ``form``: ``conv4d`` is for accelerators, at the fixed size or the native one: Conv in place of every FC layer, all
+    tensors (1, C, H, W), every attribute of a Conv written; ``keep_output_shape`` puts the original's shape behind it.
+    Raises UsageError.
 
     >>> options = onnxfc.RewriteOptions(output="mean")
     >>> onnxfc.rewrite("fixtures/trained/digits.onnx", options=options).claim.outputs[0].form
@@ -44,17 +51,29 @@ class RewriteOptions:
     dynamic_batch: bool = False
     size: tuple[int, ...] | None = None
     inputs: tuple[str, ...] = ()
+    fixed_size: tuple[int, ...] | None = None
+    form: Written | None = None
+    keep_output_shape: bool = False
 
     def __post_init__(self) -> None:
         errors.choice("output", self.output, get_args(Form))
         errors.choice("global_pool", self.global_pool, get_args(GlobalPool))
         errors.flag("dynamic_batch", self.dynamic_batch)
-        if self.size is not None:
-            object.__setattr__(self, "size", errors.size("size", self.size))
+        errors.flag("keep_output_shape", self.keep_output_shape)
+        if self.form is not None:
+            errors.choice("form", self.form, get_args(Written))
+        for name in ("size", "fixed_size"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, errors.size(name, getattr(self, name)))
         object.__setattr__(self, "inputs", errors.names("inputs", self.inputs))
         if self.output == "max" and self.global_pool == "drop":
             why = "--output max of a dropped pool is not the original's score"
             raise UsageError(f"{why}; use --output mean or --global-pool window")
+        if self.keep_output_shape and self.form is None:
+            raise UsageError("--keep-output-shape is for --form conv4d; a map for any size has no room in one vector")
+        if self.form == "conv4d" and (self.dynamic_batch or self.output != "map"):
+            option = "--dynamic-batch" if self.dynamic_batch else f"--output {self.output}"
+            raise UsageError(f"{option} is not for --form conv4d, whose tensors are maps (1, C, H, W)")
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from onnxfc.io.save import SaveOptions
 from onnxfc.reports import rewrite as reports
 from onnxfc.rewriter.analyse import RewriteOptions, analyse
 from onnxfc.rewriter.assemble import assemble
+from onnxfc.rewriter.form import formed
 from onnxfc.rewriter.make_claim import claim_of, map_at_twice
 from onnxfc.rewriter.refusals import recognise
 from onnxfc.shapes.dim_params import DimNames
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class Rewrite:
-    """A rewritten model, what was done to it, and the proof (None where it was not asked for)."""
+    """A rewritten model, what was done to it, and the proof (None where it was not asked for). ``any_size``: the model
+    for any size, where ``file`` was made of it for one."""
 
     file: ModelFile = field(repr=False)
     original: ModelFile = field(repr=False)
@@ -46,6 +48,7 @@ class Rewrite:
     map_at_twice: tuple[int, ...]
     parity: Parity | None = None
     seconds: tuple[float, float] = (0.0, 0.0)
+    any_size: Rewrite | None = field(default=None, repr=False)
 
     @property
     def model(self) -> onnx.ModelProto:
@@ -69,6 +72,24 @@ class Rewrite:
     def report(self) -> dict[str, Any]:
         """The report for programs, as ``--report`` writes it."""
         return reports.as_json(self)
+
+    def proven(
+        self,
+        options: CheckOptions | None = None,
+        progress: Callable[[str], None] | None = None,
+        source: ModelFile | None = None,
+        form: ModelFile | None = None,
+    ) -> Parity:
+        """Put it to the test; ``form``: in place of what was made for one size."""
+        from onnxfc.proof import check  # only now: what is not proven does without
+        from onnxfc.proof.one_size import check_form
+        from onnxfc.proof.options import CheckOptions
+
+        options = options or CheckOptions()
+        if self.any_size is None:
+            return check(self.original, self.file, self.claim, options, progress, source)
+        pair = self.any_size.file, form or self.file
+        return check_form(self.original, *pair, self.any_size.claim, self.claim, options, progress, source)
 
     def __repr__(self) -> str:
         proof = "not proven" if self.parity is None else self.parity.summary()
@@ -106,10 +127,7 @@ def rewrite(
     written = time.perf_counter()
     if not prove:
         return replace(done, seconds=(written - began, 0.0))
-    from onnxfc.proof import check  # only now: what is not proven does without
-    from onnxfc.proof.options import CheckOptions
-
-    parity = check(done.original, done.file, done.claim, check_options or CheckOptions(), progress, original)
+    parity = done.proven(check_options, progress, original)
     if not parity.passed:
         advice = "" if parity.vacuous is None else ", or skip the proof with --no-check"
         raise ProofFailed(parity.summary() + advice, parity)
@@ -128,13 +146,14 @@ def _rewritten(original: ModelFile, options: RewriteOptions) -> Rewrite:
     metadata = claim.to_metadata() | {f"{PREFIX}version": __version__}
     axes = {output.name: output.axes for output in claim.outputs}
     names = DimNames(found.reading, found.state.graph, sizing, claim)
-    return Rewrite(
-        file=found.original.with_proto(
-            assemble(found.state, found.reading, axes, metadata, names, original.proto.graph)
-        ),
+    proto = assemble(found.state, found.reading, axes, metadata, names, original.proto.graph)
+    done = Rewrite(
+        file=found.original.with_proto(proto),
         original=found.original,
         claim=claim,
         replacements=tuple(found.state.replacements),
         notes=tuple(found.state.remarks),
         map_at_twice=map_at_twice(claim, sizing),
     )
+    file, claim = formed(done.file, claim, Geometry.of_sizing(claim, sizing), options)
+    return done if file is done.file else replace(done, file=file, claim=claim, map_at_twice=(), any_size=done)
