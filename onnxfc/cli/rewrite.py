@@ -75,9 +75,10 @@ _OF_PROOF = ("rtol", "atol", "check_size", "data", "provider", "timeout", "memor
 )
 @click.option(
     "--form",
-    type=click.Choice(["conv4d"]),
-    help="Write it for accelerators, at --fixed-size or the native size. conv4d: Conv for every FC layer, all tensors "
-    "(1, C, H, W), every attribute of a Conv told.",
+    type=click.Choice(["conv4d", "gemm"]),
+    help="conv4d: for accelerators, at --fixed-size or the native size; Conv for every FC layer, all tensors "
+    "(1, C, H, W), every attribute of a Conv told. gemm: the way back, for batches at the native size; Gemm for every "
+    "Conv that covers its map. IN may be what onnxfc wrote.",
 )
 @click.option("--keep-output-shape", is_flag=True, help="With --form conv4d: outputs in the original's own shape.")
 @click.option("--size", type=Size(), help="Native image size, where the model's input leaves it open.")

@@ -34,7 +34,9 @@ class Draft:
         """These nodes, as far as an output needs them, with some constants more and what is known of new tensors."""
         live = needed(list(nodes), self.kept)
         tensors = {name: self._tensor(name, value) for name, value in (new or {}).items()}
-        known = {name: _of_tensor(tensor) for name, tensor in tensors.items() if name not in self.specs}
+        shapes = {name: tuple(tensor.dims) for name, tensor in tensors.items()}
+        own = {name: spec.native for name in shapes if (spec := self.specs.get(name)) is not None}
+        known = {name: Spec(tensors[name].data_type, (dims,)) for name, dims in shapes.items() if own.get(name) != dims}
         return replace(
             self, nodes=tuple(live), new={**self.new, **tensors}, specs={**self.specs, **known, **(specs or {})}
         )
@@ -63,10 +65,6 @@ class Draft:
         one, other = self.specs.get(before), self.specs.get(after)
         known = one is not None and other is not None and one.shapes is not None
         return known and (one.dtype, one.shapes) == (other.dtype, other.shapes)  # type: ignore[union-attr]
-
-
-def _of_tensor(tensor: onnx.TensorProto) -> Spec:
-    return Spec(tensor.data_type, (tuple(tensor.dims),))
 
 
 def renamed(nodes: Sequence[onnx.NodeProto], names: Mapping[str, str]) -> list[onnx.NodeProto]:

@@ -52,6 +52,8 @@ def text(result: Rewrite, verbose: bool = False) -> str:
     """The report of a rewrite, to be understood at a glance."""
     claim, fixed = (result.any_size or result).claim, result.claim.fixed_size
     lines = list(_replaced(result))
+    if fixed and result.any_size is None:
+        return "\n".join([*lines, row("image size", f"{size(fixed)} px, as before"), *_proven(result, verbose)])
     whole = is_whole(claim)
     stride = "one score vector at every size" if whole else f"stride {size(claim.stride)} px"
     lines.append(row("native size", f"{size(claim.native_size)} px, {stride}"))
@@ -64,11 +66,15 @@ def text(result: Rewrite, verbose: bool = False) -> str:
         sizes = f"{size(claim.native_size)} px plus multiples of {size(claim.size_step)} px; pad other images to one"
         lines.append(row("image sizes", sizes))
     lines.append(row("verdict", verdict_text(claim, verbose)))
-    lines += proof_lines(result.parity, verbose)
-    lines += [row("note", str(note)) for note in result.notes if verbose or note.code in _TOLD]
+    return "\n".join([*lines, *_proven(result, verbose)])
+
+
+def _proven(result: Rewrite, verbose: bool) -> Iterator[str]:
+    """The proof, and how long everything took."""
+    yield from proof_lines(result.parity, verbose)
+    yield from (row("note", str(note)) for note in result.notes if verbose or note.code in _TOLD)
     seconds = f"rewritten in {result.seconds[0]:.1f} s"
-    lines.append(row("time", seconds + (f", proven in {result.seconds[1]:.1f} s" if result.parity else "")))
-    return "\n".join(lines)
+    yield row("time", seconds + (f", proven in {result.seconds[1]:.1f} s" if result.parity else ""))
 
 
 def weights(data: Sequence[Path]) -> list[str]:

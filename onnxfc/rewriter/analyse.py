@@ -23,7 +23,7 @@ from onnxfc.shapes.image_inputs import Image, all_declared, images, inner_image,
 from onnxfc.shapes.model_shapes import Sizing
 from onnxfc.shapes.native import native_specs
 
-Written = Literal["conv4d"]
+Written = Literal["conv4d", "gemm"]
 """Forms for accelerators, in other operators than the rewritten model for any size."""
 
 
@@ -39,7 +39,8 @@ class RewriteOptions:
     images of this size alone, and declares every length as a number (but for a batch that ``dynamic_batch`` frees).
     ``form``: ``conv4d`` is for accelerators, at the fixed size or the native one: Conv in place of every FC layer, all
     tensors (1, C, H, W), every attribute of a Conv written; ``keep_output_shape`` puts the original's shape behind it.
-    Raises UsageError.
+    ``gemm`` is the way back, for a network whose head is made of Convs (a rewritten one too): Gemm in place of every
+    Conv that covers its map at the native size, and nothing else is done. Raises UsageError.
 
     >>> options = onnxfc.RewriteOptions(output="mean")
     >>> onnxfc.rewrite("fixtures/trained/digits.onnx", options=options).claim.outputs[0].form
@@ -69,8 +70,10 @@ class RewriteOptions:
         if self.output == "max" and self.global_pool == "drop":
             why = "--output max of a dropped pool is not the original's score"
             raise UsageError(f"{why}; use --output mean or --global-pool window")
-        if self.keep_output_shape and self.form is None:
+        if self.keep_output_shape and self.form != "conv4d":
             raise UsageError("--keep-output-shape is for --form conv4d; a map for any size has no room in one vector")
+        if self.form == "gemm" and replace(self, form=None) != RewriteOptions(size=self.size, inputs=self.inputs):
+            raise UsageError("--form gemm takes --size and --input alone: it is for the native size, and makes no map")
         if self.form == "conv4d" and (self.dynamic_batch or self.output != "map"):
             option = "--dynamic-batch" if self.dynamic_batch else f"--output {self.output}"
             raise UsageError(f"{option} is not for --form conv4d, whose tensors are maps (1, C, H, W)")

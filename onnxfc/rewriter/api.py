@@ -25,6 +25,7 @@ from onnxfc.rewriter.assemble import assemble
 from onnxfc.rewriter.form import formed
 from onnxfc.rewriter.make_claim import claim_of, map_at_twice
 from onnxfc.rewriter.refusals import recognise
+from onnxfc.rewriter.rows import rows
 from onnxfc.shapes.dim_params import DimNames
 from onnxfc.version import __version__
 
@@ -86,6 +87,9 @@ class Rewrite:
         from onnxfc.proof.options import CheckOptions
 
         options = options or CheckOptions()
+        if self.any_size is None and self.claim.fixed_size:
+            only = replace(options, larger=False, windows=False)
+            return check(self.file, self.original, self.claim, only, progress)
         if self.any_size is None:
             return check(self.original, self.file, self.claim, options, progress, source)
         pair = self.any_size.file, form or self.file
@@ -136,6 +140,10 @@ def rewrite(
 
 def _rewritten(original: ModelFile, options: RewriteOptions) -> Rewrite:
     well_formed(original)
+    if options.form == "gemm":
+        finite(original)
+        made = rows(original, options)
+        return Rewrite(made.file, original, made.claim, made.replacements, (), ())
     recognise(original)
     finite(original)
     found = analyse(original, options)
@@ -155,5 +163,5 @@ def _rewritten(original: ModelFile, options: RewriteOptions) -> Rewrite:
         notes=tuple(found.state.remarks),
         map_at_twice=map_at_twice(claim, sizing),
     )
-    file, claim = formed(done.file, claim, Geometry.of_sizing(claim, sizing), options)
+    file, claim = formed(done.file, claim, Geometry.of_sizing(claim, sizing), options, original)
     return done if file is done.file else replace(done, file=file, claim=claim, map_at_twice=(), any_size=done)

@@ -9,13 +9,14 @@ from typing import Any
 
 import onnx
 
-from onnxfc.claim.claim import PREFIX, Claim
+from onnxfc.claim.claim import PREFIX, Claim, Output
 from onnxfc.errors import ReadError, UsageError
 from onnxfc.forms.as_maps import as_maps
-from onnxfc.forms.draft import finished
+from onnxfc.forms.draft import Draft, finished
 from onnxfc.forms.explicit_windows import explicit_windows
 from onnxfc.forms.one_size import at_one_size
-from onnxfc.forms.own_shape import in_own_shape
+from onnxfc.forms.own_shape import in_own_shape, of_one_cell
+from onnxfc.forms.weight_order import KEY, WeightOrder, order_of, written
 from onnxfc.geometry import Geometry
 from onnxfc.graph.index import refill
 from onnxfc.io.model_file import ModelFile
@@ -24,7 +25,9 @@ from onnxfc.rewriter.analyse import RewriteOptions
 _OPTIONS = f"{PREFIX}options"
 
 
-def formed(model: ModelFile, claim: Claim, geometry: Geometry, options: RewriteOptions) -> tuple[ModelFile, Claim]:
+def formed(
+    model: ModelFile, claim: Claim, geometry: Geometry, options: RewriteOptions, original: ModelFile
+) -> tuple[ModelFile, Claim]:
     """The rewritten ``model`` in the form that ``options`` ask for, and its claim; both as they are, if in none.
 
     Raises UsageError where the model does not take images of this size.
@@ -39,12 +42,39 @@ def formed(model: ModelFile, claim: Claim, geometry: Geometry, options: RewriteO
     if options.form == "conv4d":
         draft = explicit_windows(as_maps(draft))
     if options.keep_output_shape:
-        draft, outputs = in_own_shape(draft, outputs)
+        draft, outputs = _in_own_shape(draft, claim)
     claim = replace(claim, fixed_size=size, outputs=outputs)
     proto = finished(draft)
-    told = {**{item.key: item.value for item in proto.metadata_props}, **claim.to_metadata(), **as_metadata(options)}
+    told = {item.key: item.value for item in proto.metadata_props} | claim.to_metadata() | as_metadata(options)
+    if options.form is not None and (orders := _orders(original, model.with_proto(proto))):
+        told[KEY] = written(orders)
     refill(proto, metadata_props=[onnx.StringStringEntryProto(key=key, value=value) for key, value in told.items()])
     return model.with_proto(proto), claim
+
+
+def _in_own_shape(draft: Draft, claim: Claim) -> tuple[Draft, tuple[Output, ...]]:
+    """The draft, and its outputs: all of one cell, in the shape that the original has. Raises UsageError."""
+    for item in claim.outputs:
+        shape = draft.specs[item.name].native
+        if item.form in ("map", "activation") and not of_one_cell(draft, item):
+            cells = "x".join(str(shape[axis]) for axis in item.axes)
+            raise UsageError(
+                f"keep output shape: output {item.name} has {cells} cells, which have no room in one vector"
+            )
+    maps = [item for item in claim.outputs if item.form == "map"]
+    return in_own_shape(draft, maps), tuple(Output(o.name, "global") if o in maps else o for o in claim.outputs)
+
+
+def _orders(original: ModelFile, model: ModelFile) -> dict[str, WeightOrder]:
+    """How FC weights lay in the original, where it was otherwise than their Convs' weights, by the name of both."""
+    stored = {tensor.name: tensor for tensor in original.proto.graph.initializer if len(tensor.dims) == 2}
+    found = {}
+    for tensor in model.proto.graph.initializer:
+        if tensor.name in stored and len(tensor.dims) > 2:
+            order = order_of(original.array(stored[tensor.name]), model.array(tensor))
+            if order is not None and order.perm != tuple(range(len(tensor.dims))):
+                found[tensor.name] = order
+    return found
 
 
 def as_metadata(options: RewriteOptions) -> dict[str, str]:
