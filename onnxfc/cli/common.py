@@ -80,7 +80,18 @@ class Tolerance(click.FloatRange):
 _GROUPS = {
     **dict.fromkeys(("size", "inputs", "at", "boundaries"), "The model"),
     **dict.fromkeys(
-        ("out", "out_dir", "output", "global_pool", "dynamic_batch", "fixed_size", "form", "keep_output_shape"),
+        (
+            "out",
+            "out_dir",
+            "output",
+            "global_pool",
+            "dynamic_batch",
+            "fixed_size",
+            "form",
+            "keep_output_shape",
+            "max_kernel",
+            "max_pool",
+        ),
         "The result",
     ),
     **dict.fromkeys(

@@ -81,6 +81,18 @@ _OF_PROOF = ("rtol", "atol", "check_size", "data", "provider", "timeout", "memor
     "Conv that covers its map. IN may be what onnxfc wrote.",
 )
 @click.option("--keep-output-shape", is_flag=True, help="With --form conv4d: outputs in the original's own shape.")
+@click.option(
+    "--max-kernel",
+    type=click.IntRange(min=1),
+    metavar="K",
+    help="With --form conv4d: write kernels above KxK with smaller ones, as Reshape and 1x1 or as a sum.",
+)
+@click.option(
+    "--max-pool",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="With --form conv4d: write pools over more than N places as two, over columns and over rows.",
+)
 @click.option("--size", type=Size(), help="Native image size, where the model's input leaves it open.")
 @click.option(
     "--input",
@@ -255,6 +267,8 @@ def _rewritten(source: Path, target: Path, options: dict[str, Any], quiet: bool)
         options["fixed_size"],
         options["form"],
         options["keep_output_shape"],
+        options["max_kernel"],
+        options["max_pool"],
     )
     checks = None if options["no_check"] else _checks(options)
     progress, clear = progress_line(quiet)

@@ -61,14 +61,14 @@ def _reshape(follower: Follower, node: onnx.NodeProto) -> str | None:
 
 
 def _pool(follower: Follower, node: onnx.NodeProto) -> str | None:
-    """A Reduce over all places that drops their axes is a global pool, which keeps them."""
+    """A Reduce over all places is a global pool, which keeps their axes."""
     shape, after = follower.shape(node.input[0]), follower.shape(node.output[0])
-    if shape is None or after is None or len(shape) != 4 or after != shape[:2] or node.input[0] in follower.followed:
+    if shape is None or after is None or len(shape) != 4 or node.input[0] in follower.followed:
         return None
     axes = attributes(node).get("axes") or follower.draft.constant(node.input[1] if len(node.input) > 1 else "")
     if axes is None or sorted(int(axis) % 4 for axis in axes) != [2, 3]:
         return None
-    return follower.emit(node, _POOLS[node.op_type], [node.input[0]], (*after, 1, 1))
+    return follower.emit(node, _POOLS[node.op_type], [node.input[0]], (*after[:2], 1, 1))
 
 
 def _layer(follower: Follower, node: onnx.NodeProto) -> str | None:

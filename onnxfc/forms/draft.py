@@ -16,7 +16,8 @@ from onnxfc.shapes.spec import Array, Spec
 @dataclass(frozen=True)
 class Draft:
     """``specs``: all tensors at the size of the image that the form is for, at several batches where that is free.
-    ``kept``: tensors that must be there under their names. ``new``: initializers to be added."""
+    ``kept``: tensors that must be there under their names. ``new``: initializers to be added. ``done``: nodes that were
+    written in another way, what they were and what they are."""
 
     model: ModelFile = field(repr=False)
     graph: Graph = field(repr=False)
@@ -24,6 +25,7 @@ class Draft:
     specs: Mapping[str, Spec] = field(repr=False)
     kept: frozenset[str]
     new: Mapping[str, onnx.TensorProto] = field(default_factory=dict)
+    done: tuple[tuple[str, str, str], ...] = ()
 
     def with_nodes(
         self,
@@ -41,6 +43,10 @@ class Draft:
             self, nodes=tuple(live), new={**self.new, **tensors}, specs={**self.specs, **known, **(specs or {})}
         )
 
+    def remarked(self, done: Iterable[tuple[str, str, str]]) -> Draft:
+        """The same, with more to be told of it."""
+        return replace(self, done=(*self.done, *done))
+
     def _tensor(self, name: str, value: Array | onnx.TensorProto) -> onnx.TensorProto:
         if not isinstance(value, onnx.TensorProto):
             return self.model.tensor(name, value)
@@ -49,9 +55,9 @@ class Draft:
         return tensor
 
     def names(self) -> Names:
-        """All names in use."""
+        """All names in use, of tensors and of nodes."""
         found = self.graph.names()
-        for name in (*self.specs, *self.new):
+        for name in (*self.specs, *self.new, *(node.name for node in self.graph.nodes)):
             found.add(name)
         return found
 

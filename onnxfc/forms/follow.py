@@ -101,7 +101,8 @@ class Follower:
         if name not in self._made:
             self._made.add(name)
             target = self.hold(name, np.array([0, *shape[1:]], np.int64))
-            self._nodes.append(helper.make_node("Reshape", [made, target], [name], name=f"{name}_reshape"))
+            label = self._names.unused(f"{name}_reshape")
+            self._nodes.append(helper.make_node("Reshape", [made, target], [name], name=label))
         return name
 
     def _finished(self) -> Draft:
@@ -114,7 +115,8 @@ class Follower:
             if made in new and made in self._specs and made not in instead:
                 instead[made] = name
             else:
-                self._nodes.append(helper.make_node("Identity", [made], [name], name=f"{name}_copy"))
+                label = self._names.unused(f"{name}_copy")
+                self._nodes.append(helper.make_node("Identity", [made], [name], name=label))
         return self.draft.with_nodes(renamed(self._nodes, instead), self._new, self._specs)
 
 

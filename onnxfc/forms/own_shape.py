@@ -29,5 +29,6 @@ def in_own_shape(draft: Draft, outputs: Iterable[Output]) -> Draft:
         made, target = names.unused(f"{item.name}_map"), names.unused(f"{item.name}_shape")
         instead[item.name], new[target] = made, np.array([0, *shapes[0][1:]], np.int64)
         specs |= {made: known, item.name: Spec(known.dtype, tuple(map(tuple, shapes)))}
-        nodes.append(helper.make_node("Reshape", [made, target], [item.name], name=f"{item.name}_reshape"))
+        label = names.unused(f"{item.name}_reshape")
+        nodes.append(helper.make_node("Reshape", [made, target], [item.name], name=label))
     return draft.with_nodes([*renamed(draft.nodes, instead), *nodes], new, specs)

@@ -91,7 +91,8 @@ def _compared(
     )
     found = check(form, rewritten, one, wanted, progress)
     failed = "failed" if found.vacuous is not None else found.native.status
-    return replace(found.native, status=failed, sizes=(size,), reason=found.vacuous or found.native.reason)
+    told = (found.vacuous or found.native.reason).replace("the original", "the model for one size")
+    return replace(found.native, status=failed, sizes=(size,), reason=told)
 
 
 def _grown(data: Any, claim: Claim) -> Any:

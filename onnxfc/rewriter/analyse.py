@@ -39,6 +39,7 @@ class RewriteOptions:
     images of this size alone, and declares every length as a number (but for a batch that ``dynamic_batch`` frees).
     ``form``: ``conv4d`` is for accelerators, at the fixed size or the native one: Conv in place of every FC layer, all
     tensors (1, C, H, W), every attribute of a Conv written; ``keep_output_shape`` puts the original's shape behind it.
+    ``max_kernel``: there a larger kernel is written with smaller ones; ``max_pool``: a pool over more places as two.
     ``gemm`` is the way back, for a network whose head is made of Convs (a rewritten one too): Gemm in place of every
     Conv that covers its map at the native size, and nothing else is done. Raises UsageError.
 
@@ -55,6 +56,8 @@ class RewriteOptions:
     fixed_size: tuple[int, ...] | None = None
     form: Written | None = None
     keep_output_shape: bool = False
+    max_kernel: int | None = None
+    max_pool: int | None = None
 
     def __post_init__(self) -> None:
         errors.choice("output", self.output, get_args(Form))
@@ -70,6 +73,11 @@ class RewriteOptions:
         if self.output == "max" and self.global_pool == "drop":
             why = "--output max of a dropped pool is not the original's score"
             raise UsageError(f"{why}; use --output mean or --global-pool window")
+        for name in ("max_kernel", "max_pool"):
+            if getattr(self, name) is not None:
+                errors.whole(name, getattr(self, name), 1)
+                if self.form != "conv4d":
+                    raise UsageError(f"--{name.replace('_', '-')} is for --form conv4d; give both")
         if self.keep_output_shape and self.form != "conv4d":
             raise UsageError("--keep-output-shape is for --form conv4d; a map for any size has no room in one vector")
         if self.form == "gemm" and replace(self, form=None) != RewriteOptions(size=self.size, inputs=self.inputs):

@@ -163,5 +163,8 @@ def _rewritten(original: ModelFile, options: RewriteOptions) -> Rewrite:
         notes=tuple(found.state.remarks),
         map_at_twice=map_at_twice(claim, sizing),
     )
-    file, claim = formed(done.file, claim, Geometry.of_sizing(claim, sizing), options, original)
-    return done if file is done.file else replace(done, file=file, claim=claim, map_at_twice=(), any_size=done)
+    file, claim, split = formed(done.file, claim, Geometry.of_sizing(claim, sizing), options, original)
+    if file is done.file:
+        return done
+    told = (*done.replacements, *split)
+    return replace(done, file=file, claim=claim, replacements=told, map_at_twice=(), any_size=done)

@@ -9,6 +9,7 @@ from typing import Any
 
 import onnx
 
+from onnxfc.builder.state import Replacement
 from onnxfc.claim.claim import PREFIX, Claim, Output
 from onnxfc.errors import ReadError, UsageError
 from onnxfc.forms.as_maps import as_maps
@@ -16,6 +17,8 @@ from onnxfc.forms.draft import Draft, finished
 from onnxfc.forms.explicit_windows import explicit_windows
 from onnxfc.forms.one_size import at_one_size
 from onnxfc.forms.own_shape import in_own_shape, of_one_cell
+from onnxfc.forms.split_kernels import split_kernels
+from onnxfc.forms.split_pools import split_pools
 from onnxfc.forms.weight_order import KEY, WeightOrder, order_of, written
 from onnxfc.geometry import Geometry
 from onnxfc.graph.index import refill
@@ -27,13 +30,14 @@ _OPTIONS = f"{PREFIX}options"
 
 def formed(
     model: ModelFile, claim: Claim, geometry: Geometry, options: RewriteOptions, original: ModelFile
-) -> tuple[ModelFile, Claim]:
-    """The rewritten ``model`` in the form that ``options`` ask for, and its claim; both as they are, if in none.
+) -> tuple[ModelFile, Claim, tuple[Replacement, ...]]:
+    """The rewritten ``model`` in the form that ``options`` ask for, its claim, and what was split; all as it is, if in
+    none.
 
     Raises UsageError where the model does not take images of this size.
     """
     if options.fixed_size is None and options.form is None:
-        return model, claim
+        return model, claim, ()
     size = options.fixed_size or claim.native_size
     if 0 in geometry.cells(*size):
         wanted, smallest = ("x".join(map(str, lengths)) for lengths in (size, geometry.smallest_size))
@@ -41,6 +45,10 @@ def formed(
     draft, outputs = at_one_size(model, claim, size, options.dynamic_batch), claim.outputs
     if options.form == "conv4d":
         draft = explicit_windows(as_maps(draft))
+    if options.max_kernel is not None:
+        draft = split_kernels(draft, options.max_kernel)
+    if options.max_pool is not None:
+        draft = split_pools(draft, options.max_pool)
     if options.keep_output_shape:
         draft, outputs = _in_own_shape(draft, claim)
     claim = replace(claim, fixed_size=size, outputs=outputs)
@@ -49,7 +57,7 @@ def formed(
     if options.form is not None and (orders := _orders(original, model.with_proto(proto))):
         told[KEY] = written(orders)
     refill(proto, metadata_props=[onnx.StringStringEntryProto(key=key, value=value) for key, value in told.items()])
-    return model.with_proto(proto), claim
+    return model.with_proto(proto), claim, tuple(Replacement(*told) for told in draft.done)
 
 
 def _in_own_shape(draft: Draft, claim: Claim) -> tuple[Draft, tuple[Output, ...]]:
