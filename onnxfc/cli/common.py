@@ -30,6 +30,10 @@ PROVIDER = (
     "The execution provider of onnxruntime to run on, a built-in one or one of an installed plugin. What it leaves to "
     "the CPU is an error, unless fallback=allow; hardware=cpu, gpu or npu picks a device."
 )
+PROFILE = (
+    "Tell what fits an accelerator: amd-dpucahx8h, amd-dpuczdx8g, arm-ethos-u, axelera, kneron-kl520, kneron-kl720, "
+    "qualcomm-htp, ti-tidl, or a JSON file of limits."
+)
 TIMEOUT = "Let the proof take so long at most; it runs in a process of its own, whose end, or crash, fails it."
 MEMORY = "Let the proof take so much memory at most, besides the files that it maps; likewise."
 
@@ -91,6 +95,7 @@ _GROUPS = {
             "keep_output_shape",
             "max_kernel",
             "max_pool",
+            "profile",
         ),
         "The result",
     ),

@@ -6,7 +6,18 @@ from pathlib import Path
 
 import click
 
-from onnxfc.cli.common import STDOUT, Grouped, ModelPath, ReportPath, Size, check_report, encodable, fail, write_report
+from onnxfc.cli.common import (
+    PROFILE,
+    STDOUT,
+    Grouped,
+    ModelPath,
+    ReportPath,
+    Size,
+    check_report,
+    encodable,
+    fail,
+    write_report,
+)
 from onnxfc.cli.main_group import show
 from onnxfc.errors import OnnxfcError
 
@@ -27,6 +38,7 @@ _EPILOG = "Exit codes: 0 done, whether the model can be rewritten or not; 1 cann
     show_default=True,
     help="As for rewrite.",
 )
+@click.option("--profile", metavar="NAME", help=PROFILE)
 @click.option("--input", "inputs", multiple=True, metavar="NAME", help="As for rewrite.")
 @click.option(
     "--report", type=ReportPath(), help="Write the report: JSON, or a page if FILE ends in .html; - prints it."
@@ -40,6 +52,7 @@ def inspect(
     output: str,
     global_pool: str,
     inputs: tuple[str, ...],
+    profile: str | None,
     report: Path | None,
     as_json: bool,
     verbose: bool,
@@ -59,7 +72,7 @@ def inspect(
     check_report(report, model)
     try:
         options = RewriteOptions(output, global_pool, size=size, inputs=inputs)  # type: ignore[arg-type]
-        seen = look(model, options=options, at=at)
+        seen = look(model, options=options, at=at, profile=profile)
     except OnnxfcError as error:
         fail(error, verbose)
     if report is not None:

@@ -10,6 +10,7 @@ import click
 from onnxfc.cli.common import (
     EPILOG,
     MEMORY,
+    PROFILE,
     PROVIDER,
     STDOUT,
     TIMEOUT,
@@ -93,6 +94,7 @@ _OF_PROOF = ("rtol", "atol", "check_size", "data", "provider", "timeout", "memor
     metavar="N",
     help="With --form conv4d: write pools over more than N places as two, over columns and over rows.",
 )
+@click.option("--profile", metavar="NAME", help=PROFILE)
 @click.option("--size", type=Size(), help="Native image size, where the model's input leaves it open.")
 @click.option(
     "--input",
@@ -269,6 +271,7 @@ def _rewritten(source: Path, target: Path, options: dict[str, Any], quiet: bool)
         options["keep_output_shape"],
         options["max_kernel"],
         options["max_pool"],
+        options["profile"],
     )
     checks = None if options["no_check"] else _checks(options)
     progress, clear = progress_line(quiet)

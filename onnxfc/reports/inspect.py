@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from onnxfc.reports.rewrite import row, size, verdict_text
+from onnxfc.reports.rewrite import fit_lines, row, size, verdict_text
 from onnxfc.version import __version__
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def _lines(seen: Inspection, verbose: bool) -> Iterator[str]:
     if seen.cost is not None:
         whole = seen.geometry is not None and seen.geometry.whole_image
         yield row("cost" if whole else "cells", _cost(seen.cost, grid=_is_grid(seen), whole=whole))
+    yield from fit_lines(seen.fit, verbose)
     for refusal in seen.refusals if verbose else seen.refusals[:3]:
         yield row("refused", str(refusal))
     if not verbose and len(seen.refusals) > 3:

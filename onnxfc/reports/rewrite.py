@@ -20,6 +20,7 @@ from onnxfc.version import __version__
 
 if TYPE_CHECKING:
     from onnxfc.claim.claim import Claim
+    from onnxfc.forms.profile import Fit
     from onnxfc.proof.results import Certificate, CropResult, Parity, ParityResult, Rest, WeightResult
     from onnxfc.rewriter.api import Rewrite
 
@@ -66,7 +67,20 @@ def text(result: Rewrite, verbose: bool = False) -> str:
         sizes = f"{size(claim.native_size)} px plus multiples of {size(claim.size_step)} px; pad other images to one"
         lines.append(row("image sizes", sizes))
     lines.append(row("verdict", verdict_text(claim, verbose)))
-    return "\n".join([*lines, *_proven(result, verbose)])
+    return "\n".join([*lines, *fit_lines(result.fit, verbose), *_proven(result, verbose)])
+
+
+def fit_lines(fit: Fit | None, verbose: bool) -> Iterator[str]:
+    """What of a model fits an accelerator, and where each limit is from."""
+    if fit is None:
+        return
+    yield row("profile", f"{fit.profile}, as written by {fit.form}: {fit.kept} of {len(fit.findings)} limits are kept")
+    for item in fit.findings:
+        if item.outside:
+            told = some([f"{node} has {value}" for node, value in item.outside], verbose)
+            yield row("does not fit", f"{item.limit}: {told} [{item.source}]")
+        elif verbose:
+            yield row("fits", f"{item.limit}: {item.nodes} nodes [{item.source}]")
 
 
 def _proven(result: Rewrite, verbose: bool) -> Iterator[str]:
@@ -245,6 +259,7 @@ def as_json(result: Rewrite) -> dict[str, Any]:
         "notes": [dataclasses.asdict(item) for item in result.notes],
         "map_at_twice_native": list(result.map_at_twice),
         "parity": parity_as_json(result.parity),
+        "fit": None if result.fit is None else dataclasses.asdict(result.fit),
         "seconds": {"rewrite": result.seconds[0], "proof": result.seconds[1]},
     }
 

@@ -40,6 +40,7 @@ class RewriteOptions:
     ``form``: ``conv4d`` is for accelerators, at the fixed size or the native one: Conv in place of every FC layer, all
     tensors (1, C, H, W), every attribute of a Conv written; ``keep_output_shape`` puts the original's shape behind it.
     ``max_kernel``: there a larger kernel is written with smaller ones; ``max_pool``: a pool over more places as two.
+    ``profile``: an accelerator, by name or a file of its limits, of which is told what fits.
     ``gemm`` is the way back, for a network whose head is made of Convs (a rewritten one too): Gemm in place of every
     Conv that covers its map at the native size, and nothing else is done. Raises UsageError.
 
@@ -58,6 +59,7 @@ class RewriteOptions:
     keep_output_shape: bool = False
     max_kernel: int | None = None
     max_pool: int | None = None
+    profile: str | None = None
 
     def __post_init__(self) -> None:
         errors.choice("output", self.output, get_args(Form))
@@ -78,6 +80,8 @@ class RewriteOptions:
                 errors.whole(name, getattr(self, name), 1)
                 if self.form != "conv4d":
                     raise UsageError(f"--{name.replace('_', '-')} is for --form conv4d; give both")
+        if self.profile is not None and self.form != "conv4d" and self.fixed_size is None:
+            raise UsageError("--profile is for models of one size: give --form conv4d or --fixed-size too")
         if self.keep_output_shape and self.form != "conv4d":
             raise UsageError("--keep-output-shape is for --form conv4d; a map for any size has no room in one vector")
         if self.form == "gemm" and replace(self, form=None) != RewriteOptions(size=self.size, inputs=self.inputs):

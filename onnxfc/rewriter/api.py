@@ -14,6 +14,7 @@ from onnxfc import interop
 from onnxfc.builder.state import Replacement
 from onnxfc.claim.claim import PREFIX, Claim
 from onnxfc.errors import NothingToRewrite, ProofFailed, Refusal
+from onnxfc.forms.profile import Fit
 from onnxfc.geometry import Geometry
 from onnxfc.graph.finite_weights import finite
 from onnxfc.graph.wellformed import well_formed
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, repr=False)
 class Rewrite:
     """A rewritten model, what was done to it, and the proof (None where it was not asked for). ``any_size``: the model
-    for any size, where ``file`` was made of it for one."""
+    for any size, where ``file`` was made of it for one; ``fit``: what of that fits an accelerator."""
 
     file: ModelFile = field(repr=False)
     original: ModelFile = field(repr=False)
@@ -50,6 +51,7 @@ class Rewrite:
     parity: Parity | None = None
     seconds: tuple[float, float] = (0.0, 0.0)
     any_size: Rewrite | None = field(default=None, repr=False)
+    fit: Fit | None = None
 
     @property
     def model(self) -> onnx.ModelProto:
@@ -163,8 +165,8 @@ def _rewritten(original: ModelFile, options: RewriteOptions) -> Rewrite:
         notes=tuple(found.state.remarks),
         map_at_twice=map_at_twice(claim, sizing),
     )
-    file, claim, split = formed(done.file, claim, Geometry.of_sizing(claim, sizing), options, original)
-    if file is done.file:
+    own = formed(done.file, claim, Geometry.of_sizing(claim, sizing), options, original)
+    if own is None:
         return done
-    told = (*done.replacements, *split)
-    return replace(done, file=file, claim=claim, replacements=told, map_at_twice=(), any_size=done)
+    told = (*done.replacements, *own.split)
+    return replace(done, file=own.file, claim=own.claim, replacements=told, map_at_twice=(), any_size=done, fit=own.fit)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import onnx
@@ -17,6 +17,7 @@ from onnxfc.forms.draft import Draft, finished
 from onnxfc.forms.explicit_windows import explicit_windows
 from onnxfc.forms.one_size import at_one_size
 from onnxfc.forms.own_shape import in_own_shape, of_one_cell
+from onnxfc.forms.profile import Fit, Profile
 from onnxfc.forms.split_kernels import split_kernels
 from onnxfc.forms.split_pools import split_pools
 from onnxfc.forms.weight_order import KEY, WeightOrder, order_of, written
@@ -28,16 +29,26 @@ from onnxfc.rewriter.analyse import RewriteOptions
 _OPTIONS = f"{PREFIX}options"
 
 
+@dataclass(frozen=True)
+class Formed:
+    """A form of the rewritten model, its claim, what was split, and what of it fits an accelerator."""
+
+    file: ModelFile
+    claim: Claim
+    split: tuple[Replacement, ...]
+    fit: Fit | None
+
+
 def formed(
     model: ModelFile, claim: Claim, geometry: Geometry, options: RewriteOptions, original: ModelFile
-) -> tuple[ModelFile, Claim, tuple[Replacement, ...]]:
-    """The rewritten ``model`` in the form that ``options`` ask for, its claim, and what was split; all as it is, if in
-    none.
+) -> Formed | None:
+    """The rewritten ``model`` in the form that ``options`` ask for; None where they ask for none.
 
     Raises UsageError where the model does not take images of this size.
     """
     if options.fixed_size is None and options.form is None:
-        return model, claim, ()
+        return None
+    profile = None if options.profile is None else Profile.of(options.profile)
     size = options.fixed_size or claim.native_size
     if 0 in geometry.cells(*size):
         wanted, smallest = ("x".join(map(str, lengths)) for lengths in (size, geometry.smallest_size))
@@ -57,7 +68,13 @@ def formed(
     if options.form is not None and (orders := _orders(original, model.with_proto(proto))):
         told[KEY] = written(orders)
     refill(proto, metadata_props=[onnx.StringStringEntryProto(key=key, value=value) for key, value in told.items()])
-    return model.with_proto(proto), claim, tuple(Replacement(*told) for told in draft.done)
+    fit = None if profile is None else profile.fit(draft, _written_as(options, size))
+    return Formed(model.with_proto(proto), claim, tuple(Replacement(*told) for told in draft.done), fit)
+
+
+def _written_as(options: RewriteOptions, size: Sequence[int]) -> str:
+    told = f"--fixed-size {'x'.join(map(str, size))}"
+    return told if options.form is None else f"--form {options.form} {told}"
 
 
 def _in_own_shape(draft: Draft, claim: Claim) -> tuple[Draft, tuple[Output, ...]]:
@@ -87,7 +104,7 @@ def _orders(original: ModelFile, model: ModelFile) -> dict[str, WeightOrder]:
 
 def as_metadata(options: RewriteOptions) -> dict[str, str]:
     """The options, so that what a form was made of can be made again."""
-    return {_OPTIONS: json.dumps(asdict(options))}
+    return {_OPTIONS: json.dumps(asdict(replace(options, profile=None)))}
 
 
 def options_of(metadata: Mapping[str, str]) -> RewriteOptions:

@@ -37,8 +37,9 @@ def places(model: onnx.ModelProto) -> list[int]:
         for item in node.attribute
         if "Pool" in node.op_type and item.name == "kernel_shape"
     ]
-    assert not any(node.op_type.startswith("Global") for node in model.graph.node)
-    return told
+    shapes = {info.name: info.type.tensor_type.shape.dim for info in model.graph.value_info}
+    whole = [node.input[0] for node in model.graph.node if node.op_type.startswith("Global")]
+    return told + [math.prod(dim.dim_value for dim in list(shapes[name])[2:]) for name in whole]
 
 
 def agree(original: onnx.ModelProto, form: onnx.ModelProto) -> None:
