@@ -15,13 +15,14 @@ from onnxfc.claim.claim import Claim
 from onnxfc.errors import NothingToRewrite, Refusal, UsageError
 from onnxfc.forms.one_size import at_one_size
 from onnxfc.forms.profile import Fit, Profile
-from onnxfc.geometry import Geometry, Grid
+from onnxfc.geometry import Geometry
 from onnxfc.graph.finite_weights import finite
 from onnxfc.graph.index import Graph, attributes, label, needed
 from onnxfc.graph.inline_functions import sorted_nodes
 from onnxfc.graph.op_kinds import GEMMS
 from onnxfc.graph.wellformed import well_formed
 from onnxfc.io.model_file import Model, ModelFile
+from onnxfc.layout.boxes import Grid
 from onnxfc.layout.views import Context, is_map
 from onnxfc.rewriter.analyse import Analysis, RewriteOptions, analyse
 from onnxfc.rewriter.api import rewrite
@@ -123,7 +124,7 @@ def inspect(
     if claim is not None:
         fixed = fixed_size(file, claim)
         file = file if fixed is None else freed_again(file, claim)
-        return _rewritten(sorted_nodes(file), claim, at or fixed)
+        return _rewritten(sorted_nodes(file), claim, claim.inputs[0].of_free(at) if at else fixed)
     try:
         recognise(file)
         found = analyse(file, options or RewriteOptions())
@@ -151,7 +152,7 @@ def inspect(
         stages=_stages(found),
         geometry=geometry,
         claim=claim,
-        cost=_cost(geometry, at or claim.twice_native, cost, crop),
+        cost=_cost(geometry, claim.inputs[0].of_free(at or claim.twice_native), cost, crop),
     )
 
 
@@ -182,7 +183,9 @@ def _rewritten(file: ModelFile, claim: Claim, at: tuple[int, ...] | None) -> Ins
         own = Cost(claim.fixed_size, geometry.cells(*(at or claim.fixed_size)), cost(claim.fixed_size), None)
         return _inspection(file, "rewritten", native_size=claim.native_size, geometry=geometry, claim=claim, cost=own)
     try:
-        stages = _stages(analyse(file, RewriteOptions(size=claim.native_size)), [b.rewritten for b in claim.boundaries])
+        image = claim.inputs[0]
+        found = analyse(file, RewriteOptions(size=image.size, free=image.free))
+        stages = _stages(found, [b.rewritten for b in claim.boundaries])
     except NothingToRewrite:
         stages = ()
     crop = cost(claim.native_size)

@@ -23,6 +23,19 @@ _POOLS: tuple[Kind, ...] = ("cover", "pool")
 _WEIGHTS: tuple[Kind, ...] = ("relation", "weights")
 
 
+_LISTING = {*("Cast", "Concat", "Flatten", "Identity", "Reshape", "Shape", "Sigmoid", "Slice", "Softmax", "Transpose")}
+"""What may be done to places that were laid in a row wholly, and are a list: (N, H * W * K), then (N, H * W, K)."""
+
+
+def _reads_features(flow: Flow) -> bool:
+    """Whether places became features and something reads them as such: all but lists of them is a head."""
+    flat = {name for name, layout in flow.layouts.items() if layout.flat}
+    readers = [node for name in flat for node in flow.graph.readers.get(name, ())]
+    ends = [name for name in flow.graph.outputs if name in flat]
+    listed = all(node.op_type in _LISTING for node in readers) and any(n.op_type == "Concat" for n in readers)
+    return bool(flat) and not (listed and all(len((flow.native[name].shapes or ((),))[0]) > 2 for name in ends))
+
+
 @dataclass(frozen=True)
 class Region:
     """A tensor and all that hold its places one by one: where these end.
@@ -126,8 +139,7 @@ class _Decision:
             plain=results | flow.divisors,
             level=level,
             whole=self._whole() if global_pool == "keep" else frozenset(),
-            headed=any(look.kind in {*_POOLS, "layer", "product"} for look in heads)
-            or any(layout.flat for layout in flow.layouts.values()),
+            headed=any(look.kind in {*_POOLS, "layer", "product"} for look in heads) or _reads_features(flow),
             summed_by=partial(summed_by, flow, self.of),
         )
 

@@ -11,7 +11,7 @@ from onnxfc.builder.graph_builder import GraphBuilder
 from onnxfc.errors import Refusal
 from onnxfc.graph.index import Graph
 from onnxfc.layout.views import View
-from onnxfc.shapes.spec import Shape, Spec
+from onnxfc.shapes.spec import Spec
 
 GlobalPool = Literal["window", "keep", "drop"]
 Role = Literal["head", "context", "local"]
@@ -69,7 +69,7 @@ class State:
     """All that a walk knows; rules read it through their RuleContext and write nothing into it.
 
     ``rounds_up``: branches meet at other sizes only if pools round as they do (``ceil_mode``). ``single``: the batch is
-    1 and stays so. ``rank``: how many spatial axes images have; ``image_shapes``: the image at every probe.
+    1 and stays so. ``rank``: how many spatial axes images have; ``batches``: how many images, at every probe.
     ``reached``: how many nodes it visited before the first refusal. ``conditions`` of Ifs that were refused, but are
     the same at every size.
     """
@@ -82,7 +82,7 @@ class State:
     rounds_up: bool
     single: bool
     rank: int
-    image_shapes: tuple[Shape, ...]
+    batches: tuple[int, ...]
     views: dict[str, View] = field(default_factory=dict)
     notes: list[Note] = field(default_factory=list)
     not_affine: list[Refusal] = field(default_factory=list)

@@ -90,6 +90,8 @@ _GROUPS = {
             "output",
             "global_pool",
             "dynamic_batch",
+            "free",
+            "output_at",
             "fixed_size",
             "form",
             "keep_output_shape",

@@ -21,6 +21,8 @@ _WHOLE = (
 _SIZELESS = frozenset(f"{_POINTWISE} {_WHOLE}".split())
 """Operators that say the same at every size. Not ReduceSum: what divides the sum by a count was made for one size."""
 _SLIDING = {"Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool", "QLinearConv", "ConvInteger"}
+_POOLS = {"MaxPool", "AveragePool", "LpPool"}
+_BORDERS = {"Pad", "Slice", "Resize", "Upsample", "ConvTranspose"}
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -83,6 +85,25 @@ def _covers(node: onnx.NodeProto, shapes: Shapes) -> bool:
     if len(before) < 3 or len(before) != len(after) or 0 in (*before[2:], *after[2:]):
         return True
     return any(now == 1 and was > 1 for was, now in zip(before[2:], after[2:], strict=True))
+
+
+def stands_for_global(nodes: Sequence[onnx.NodeProto], shapes: Shapes) -> bool:
+    """Whether a pool or Conv among these may be a global one by its native size: asked at another, it is none."""
+    return any(node.op_type in _SLIDING and _covers(node, shapes) for node in nodes)
+
+
+def place_by_place(nodes: Sequence[onnx.NodeProto], shapes: Shapes) -> bool:
+    """Whether these make of a map that is repeated what they make of the map: none looks at a place's neighbours."""
+    return not any(_looks_around(node, shapes) for node in nodes)
+
+
+def _looks_around(node: onnx.NodeProto, shapes: Shapes) -> bool:
+    if node.op_type not in _SLIDING:
+        return node.op_type in _BORDERS
+    found = _attributes(node)
+    alone = all(set(found[name].ints) == {1} for name in ("kernel_shape", "strides") if name in found)
+    pool = node.op_type in _POOLS and _covers(node, shapes)
+    return not pool and not (alone and "kernel_shape" in found)
 
 
 def frozen(nodes: Sequence[onnx.NodeProto], other: onnx.GraphProto) -> str:

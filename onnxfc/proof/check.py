@@ -161,6 +161,7 @@ class _Check:
                 compare_read(self.source, evidence, pair.claim, native)
             self.progress("loading the rewritten model")
             names = [boundary.rewritten for boundary in self.claim.boundaries]
+            names += [level.tensor for output in self.claim.outputs for level in output.levels]
             runner = Runner(pair.rewritten, names, replace(self.options.engine, strict=True))
             larger.fallen = runner.fallen
             compare_native(runner, evidence, pair.claim, native, self.progress)

@@ -49,7 +49,7 @@ def observe(
     runner = Runner(original, tensors, options.engine)
     images = [image.name for image in claim.inputs]
     inputs = Inputs(claim, runner.inputs, options, input_types(pair.rewritten.proto))
-    evidence = Evidence(inputs, claim.inputs[0].shape[0], runner.free_batch(images))
+    evidence = Evidence(inputs, claim.inputs[0].batch, runner.free_batch(claim.inputs))
     evidence.small, evidence.thorough = is_small(original), thorough
     evidence.own, graph = pair.own, original.proto.graph
     evidence.moving, evidence.fed = _dependent(graph, images), _dependent(graph, list(runner.inputs))
@@ -152,7 +152,7 @@ def _run_crops(
         progress(f"original on crop {i + 1} of {len(cells)}")
         crop = dict(feeds)
         for image in claim.inputs:
-            place = [slice(0, image.shape[0])] + [slice(None)] * (len(image.shape) - 1)
+            place = [slice(0, length) for length in image.shape]
             for axis, at, stride in zip(image.spatial, cell, claim.stride, strict=True):
                 place[axis] = slice(at * stride, at * stride + image.shape[axis])
             crop[image.name] = np.ascontiguousarray(feeds[image.name][tuple(place)])

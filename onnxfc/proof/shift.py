@@ -18,6 +18,7 @@ from onnxfc.proof.accumulator import Tally
 from onnxfc.proof.evidence import Evidence, Progress
 from onnxfc.proof.inputs import Kind
 from onnxfc.proof.options import CheckOptions
+from onnxfc.proof.output_forms import FormError, level_name, unlisted
 from onnxfc.proof.results import ParityResult
 from onnxfc.proof.sessions import Arrays, RunError, Runner
 
@@ -73,8 +74,9 @@ def compare_shifted(
     for kind in evidence.cover([output.name for output in claim.outputs]):
         progress(f"moved by {'x'.join(map(str, period))} px, inputs {kind.name}")
         try:
-            values = [rewritten.run(feeds) for feeds in _crops(evidence, kind, claim, sizes, period)]
-        except RunError as error:
+            runs = [rewritten.run(feeds) for feeds in _crops(evidence, kind, claim, sizes, period)]
+            values = [found | unlisted(claim, found) for found in runs]
+        except (FormError, RunError) as error:
             tally.fail(f"the rewritten model does not run at {sizes[0]} and {sizes[1]}: {error}")
             break
         for target in affordable:
@@ -104,7 +106,11 @@ def _affordable(found: Sequence[Target], evidence: Evidence, claim: Claim) -> li
 def targets(claim: Claim) -> Iterator[Target]:
     """Outputs with a grid, and the trunk tensors before the heads."""
     for output in claim.outputs:
-        if output.stride:
+        for number, level in enumerate(output.levels):
+            axes = tuple(range(level.axis + 1, level.axis + 1 + len(level.stride)))
+            name = level_name(output, number)
+            yield Target(name, output.name, axes, level.stride, level.per, level.start, level.size)
+        if output.stride and not output.levels:
             yield Target(output.name, output.name, output.axes, output.stride, output.per, output.start, output.size)
     for boundary in claim.boundaries:
         target = _of_boundary(boundary, claim)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from onnxfc.claim.claim import Claim
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof.accumulator import Tally
-from onnxfc.proof.baked import says_the_same
+from onnxfc.proof.baked import native_shapes, place_by_place, says_the_same, stands_for_global
 from onnxfc.proof.evidence import Evidence, Progress
 from onnxfc.proof.head import Head, HeadPlan, plan_head
 from onnxfc.proof.layers import Compared
@@ -89,10 +89,12 @@ class WindowParity:
 
     def _compare(self, captures: list[Capture], tally: Tally) -> None:
         claim, evidence = self.pair.claim, self.evidence
-        own = self._own_head(_WHOLE, captures)
-        graph = self.pair.original.proto.graph
-        sizeless = says_the_same([graph.node[i] for i in self.plans.whole.nodes], graph)
-        heads = Heads(self._head(self.plans.windows), self._head(self.plans.whole), own, sizeless)
+        model = self.pair.original.proto
+        nodes = [model.graph.node[i] for i in self.plans.whole.nodes]
+        shapes = native_shapes(model, claim) if nodes else {}
+        tail = self._own_head(_WHOLE, captures) if place_by_place(nodes, shapes) else None
+        whole = None if stands_for_global(nodes, shapes) else self._head(self.plans.whole)
+        heads = Heads(self._head(self.plans.windows), whole, tail, says_the_same(nodes, model.graph))
         compare_windows(heads, captures, evidence, claim, tally, self.progress)
         mixed = self._mixed(heads.windows, captures, tally)
         del heads  # one head in memory at a time

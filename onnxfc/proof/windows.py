@@ -67,7 +67,7 @@ def capture(
     progress: Progress,
 ) -> list[Capture]:
     """Run the rewritten model at every size; the first with a batch of two where both batches are free."""
-    free = evidence.free_batch and rewritten.free_batch([image.name for image in claim.inputs])
+    free = evidence.free_batch and rewritten.free_batch(claim.inputs)
     captures: list[Capture] = []
     names = [output.name for output in claim.outputs]
     kinds = evidence.kinds if evidence.small else evidence.cover(names)

@@ -6,14 +6,15 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from onnxfc import errors
+from onnxfc.builder.rule_context import LEAVE
 from onnxfc.builder.state import GlobalPool, State
-from onnxfc.claim.claim import Output
+from onnxfc.claim.claim import SIZE_NAMES, Output
 from onnxfc.errors import NothingToRewrite, Refusal, UsageError
 from onnxfc.graph.index import Graph, needed
 from onnxfc.graph.inline_functions import inlined
 from onnxfc.io.model_file import ModelFile
 from onnxfc.layout.provenance import Provenance
-from onnxfc.rewriter.inner_input import begin_at
+from onnxfc.rewriter.inner_tensors import begin_at, end_at
 from onnxfc.rewriter.outputs import Form, finish
 from onnxfc.rewriter.refusals import objections, without_effect
 from onnxfc.rewriter.walk import walk
@@ -35,7 +36,10 @@ class RewriteOptions:
     like one, if empty); one inner tensor may be named too, which then becomes the model's input. ``output``: ``map`` is
     one cell for each window, (N, K, gH, gW); ``mean`` and ``max`` are over all cells, in the original's shape (N, K).
     ``global_pool``: what becomes of a pool before the head: ``window`` pools each native window, ``keep`` the whole
-    image, ``drop`` leaves a class activation map. ``dynamic_batch`` frees the batch. ``fixed_size``: the result takes
+    image, ``drop`` leaves a class activation map. ``dynamic_batch`` frees the batch. ``free``: only these axes of the
+    image ("height", "width", a volume's "depth"), while the others stay; all, if empty. ``output_at``: inner tensors at
+    which the model is to end, instead of its outputs.
+    ``fixed_size``: the result takes
     images of this size alone, and declares every length as a number (but for a batch that ``dynamic_batch`` frees).
     ``form``: ``conv4d`` is for accelerators, at the fixed size or the native one: Conv in place of every FC layer, all
     tensors (1, C, H, W), every attribute of a Conv written; ``keep_output_shape`` puts the original's shape behind it.
@@ -54,6 +58,8 @@ class RewriteOptions:
     dynamic_batch: bool = False
     size: tuple[int, ...] | None = None
     inputs: tuple[str, ...] = ()
+    free: tuple[str, ...] = ()
+    output_at: tuple[str, ...] = ()
     fixed_size: tuple[int, ...] | None = None
     form: Written | None = None
     keep_output_shape: bool = False
@@ -72,6 +78,10 @@ class RewriteOptions:
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, errors.size(name, getattr(self, name)))
         object.__setattr__(self, "inputs", errors.names("inputs", self.inputs))
+        object.__setattr__(self, "free", errors.names("free", self.free))
+        object.__setattr__(self, "output_at", errors.names("output_at", self.output_at))
+        for name in self.free:
+            errors.choice("free", name, dict.fromkeys(name for names in SIZE_NAMES.values() for name in names))
         if self.output == "max" and self.global_pool == "drop":
             why = "--output max of a dropped pool is not the original's score"
             raise UsageError(f"{why}; use --output mean or --global-pool window")
@@ -115,12 +125,37 @@ class Analysis:
 
 
 def analyse(original: ModelFile, options: RewriteOptions) -> Analysis:
-    """Walk over a model; runs and writes nothing. Raises UsageError, and NothingToRewrite where there is no image."""
+    """Walk over a model; runs and writes nothing. Raises UsageError, and NothingToRewrite where there is no image.
+
+    A refusal names the axes of the image that could be freed alone.
+    """
+    found = _analysed(original, options)
+    names = SIZE_NAMES[len(found.reading[0].spatial)]
+    if not found.refusals or options.free or len(names) == 1:
+        return found
+    alone = [f"--free {name}" for name in names if _can_free(original, options, name)]
+    if not alone:
+        return found
+    first, told = found.refusals[0], f"{' or '.join(alone)} frees that axis alone"
+    advice = told if first.advice in ("", LEAVE) else f"{first.advice}; {told}"
+    return replace(found, refusals=(replace(first, advice=advice), *found.refusals[1:]))
+
+
+def _can_free(original: ModelFile, options: RewriteOptions, name: str) -> bool:
+    try:
+        return not _analysed(original, replace(options, free=(name,))).refusals
+    except (NothingToRewrite, UsageError):
+        return False
+
+
+def _analysed(original: ModelFile, options: RewriteOptions) -> Analysis:
     original = inlined(original)
+    if options.output_at:
+        original = end_at(original, options.output_at)
     graph = Graph(original.proto)
     inputs = native_inputs(graph, options.size)
     if within := [name for name in options.inputs if name not in inputs]:
-        return analyse(begin_at(original, graph, native_specs(original, graph, inputs), within[0]), options)
+        return _analysed(begin_at(original, graph, native_specs(original, graph, inputs), within[0]), options)
     readings = images(graph, inputs, options.dynamic_batch, options.size, options.inputs)
     native = native_specs(original, graph, inputs, declared_all=all_declared(graph))
     fits(original, graph.nodes, native)
@@ -133,7 +168,8 @@ def analyse(original: ModelFile, options: RewriteOptions) -> Analysis:
     if unlike is not None:
         raise NothingToRewrite(str(unlike), (unlike,))
     failures: list[Analysis] = []
-    for reading in readings:
+    for whole in readings:
+        reading = [image.of_axes(options.free) for image in whole] if options.free else whole
         state = walk(original, graph, native, reading, options.global_pool)
         finished = finish(state, options.output)
         if isinstance(finished, tuple):
@@ -144,5 +180,5 @@ def analyse(original: ModelFile, options: RewriteOptions) -> Analysis:
         failures.append(Analysis(original, state, tuple(reading), (), (), tuple(finished)))
     for failure in failures:
         if failure.state.conditions:
-            return analyse(inlined(original, failure.state.conditions), options)
+            return _analysed(inlined(original, failure.state.conditions), options)
     return failures[0]  # the likeliest reading says why

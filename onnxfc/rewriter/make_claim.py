@@ -8,14 +8,15 @@ from dataclasses import replace
 
 import onnx
 
-from onnxfc.claim.claim import Boundary, Claim, ImageInput, Layer, Output
+from onnxfc.claim.claim import Boundary, Claim, ImageInput, Layer, Level, Output
 from onnxfc.geometry import Geometry, cell_axes, elements_of, slack_of
 from onnxfc.graph.index import Graph, needed
 from onnxfc.graph.op_kinds import GEMMS
 from onnxfc.layout.axis_map import Field
 from onnxfc.layout.gathered import Gathered
+from onnxfc.layout.lists import levels, row_axis
 from onnxfc.layout.provenance import Provenance
-from onnxfc.layout.views import Context, Lifted, ScoreMap
+from onnxfc.layout.views import Context, Lifted, Placed, ScoreMap
 from onnxfc.rewriter.analyse import Analysis
 from onnxfc.shapes.model_shapes import Sizing
 
@@ -39,7 +40,9 @@ def claim_of(found: Analysis, sizing: Sizing) -> Claim:
         size_step=sizing.steps(step),
         verdict="approximate" if blames else "exact",
         blame=tuple(sorted(map(str, blames))),
-        inputs=tuple(ImageInput(image.name, image.shape, image.spatial) for image in found.reading),
+        inputs=tuple(
+            ImageInput(item.name, item.shape, item.spatial, item.batched, item.fixed) for item in found.reading
+        ),
         boundaries=tuple(sorted(named, key=lambda item: item.original)),
         outputs=_with_fields(found),
         period=period,
@@ -59,7 +62,7 @@ def _layers(found: Analysis, fields: Sequence[Field], windows: frozenset[Boundar
         if node is None or shapes is None or not is_layer(node, state.graph) or name not in state.builder.specs:
             continue
         tensor = state.builder.renamed.get(getattr(view, "tensor", ""), getattr(view, "tensor", ""))
-        if tensor not in kept or len(shapes[0]) < 2 or shapes[0][0] != found.reading[0].shape[0]:
+        if tensor not in kept or len(shapes[0]) < 2 or shapes[0][0] != found.reading[0].batch:
             continue
         if isinstance(view, Context) and any(state.roles.of.get(pool) == "head" for pool in view.provenance.pools):
             yield _in_integers(Layer(name, tensor, "global"), state.graph, integers)
@@ -112,7 +115,9 @@ def _with_sizes(claim: Claim, sizing: Sizing) -> Claim:
     axes = cell_axes(claim, sizing)
     slack = (0,) * len(claim.stride) if axes is None else slack_of(claim, axes)
     forms = {output.form for output in claim.outputs}
-    if slack is None and (forms == {"features"} or forms - {"features", "global"}):  # it follows whole periods only
+    if slack is None and (
+        forms <= {"features", "list"} or forms - {"features", "list", "global"}
+    ):  # it follows whole periods only
         claim = replace(claim, size_step=claim.period)
     found = Geometry.of_sizing(replace(claim, slack=slack or (0,) * len(claim.stride)), sizing)
     return replace(claim, slack=found.slack, smallest_size=found.smallest_size, halo=found.halo or ())
@@ -123,18 +128,40 @@ def _with_fields(found: Analysis) -> tuple[Output, ...]:
     builder, made = found.state.builder, []
     for output in found.outputs:
         view = found.state.views[output.name]
+        if output.form == "list":
+            output = _with_levels(found, output)
         placed = output.form in {"map", "cells", "activation", "features"}
         if placed and isinstance(view, Lifted) and output.name in builder.specs:
-            fields = view.provenance.fields
-            output = replace(
-                output,
-                stride=tuple(item.stride.numerator for item in fields),
-                per=tuple(item.stride.denominator for item in fields),
-                start=tuple(math.floor(item.start) for item in fields),
-                size=tuple(_whole_size(item) for item in fields),
-            )
+            stride, per, start, size = _told(view.provenance.fields)
+            output = replace(output, stride=stride, per=per, start=start, size=size)
         made.append(output)
     return tuple(made)
+
+
+_Told = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+
+
+def _told(fields: Sequence[Field]) -> _Told:
+    """Stride, elements in a stride, start and size."""
+    return (
+        tuple(item.stride.numerator for item in fields),
+        tuple(item.stride.denominator for item in fields),
+        tuple(math.floor(item.start) for item in fields),
+        tuple(_whole_size(item) for item in fields),
+    )
+
+
+def _with_levels(found: Analysis, output: Output) -> Output:
+    """A list, with the places of each of its levels."""
+    view, rank, renamed = found.state.views[output.name], found.state.rank, found.state.builder.renamed
+    assert isinstance(view, Placed)
+    axis, made = row_axis(view, rank), []
+    for item in levels(view, rank):
+        like, told = item.view.like, _told(item.view.provenance.fields)
+        tensor = renamed.get(like.tensor, like.tensor)
+        made.append(Level(tensor, like.spatial, axis or 0, item.outer, item.inner, *told))
+    first = made[0]
+    return replace(output, levels=tuple(made), stride=first.stride, per=first.per, start=first.start, size=first.size)
 
 
 def map_at_twice(claim: Claim, sizing: Sizing) -> tuple[int, ...]:

@@ -62,7 +62,15 @@ STAYS = {
     "soft_argmax.torchscript": ["Flatten", "MatMul"],
 }
 """FC layers that are none of the head's, or have more axes than one."""
-ALONE = ("convnext.dynamo", "keras_branches.tf2onnx", "keras_shaped.tf2onnx", "swallowed", "swin_tail.dynamo")
+ALONE = (
+    "convnext.dynamo",
+    "depth_pooled",
+    "keras_branches.tf2onnx",
+    "keras_shaped.tf2onnx",
+    "swallowed",
+    "swin_tail.dynamo",
+    "unbatched",
+)
 """Made for a batch of 1, which some Reshape takes away or folds features into."""
 
 
