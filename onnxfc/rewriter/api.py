@@ -154,6 +154,7 @@ def _rewritten(original: ModelFile, options: RewriteOptions) -> Rewrite:
     sizing = found.sizing()
     claim = claim_of(found, sizing)
     metadata = claim.to_metadata() | {f"{PREFIX}version": __version__}
+    del metadata[f"{PREFIX}fixed_size"]  # it takes any; a form of it says its own
     axes = {output.name: output.axes for output in claim.outputs}
     names = DimNames(found.reading, found.state.graph, sizing, claim)
     proto = assemble(found.state, found.reading, axes, metadata, names, original.proto.graph)
