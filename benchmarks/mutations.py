@@ -6,8 +6,8 @@
 
 Everything happens in a copy of the checkout, WORK/tree. The whole suite runs there once, to learn which test executes
 which line; this is kept in WORK, as are the results, so that a run that was stopped goes on where it was. A mutant
-meets the tests that execute its line, those that execute least else first, until they have taken ``--seconds``; one
-that none of them finds has survived. With ``--again`` the survivors meet all tests of the files of those tests, as they
+meets the tests that execute its line, first those that are quick and execute little else, until they have taken
+``--seconds``; one that none of them finds has survived. With ``--again`` the survivors meet all tests of the files of those tests, as they
 are now in the checkout. Needs the extra ``mutation``, and a system with fork.
 """
 
@@ -101,13 +101,14 @@ class Tests:
         return Counter(test for lines in self.lines.values() for tests in lines.values() for test in tests)
 
     def of(self, mutant: Mutant) -> list[str]:
-        """The tests that execute the line of a mutant, those that execute least else first."""
+        """The tests that execute the line of a mutant: first those that are quick, and execute little else."""
         contexts = self._at(mutant.path, mutant.line) or self._of_names(mutant)
-        ranks: dict[str, int] = {}
+        sizes: dict[str, int] = {}
         for context in sorted(contexts, key=lambda context: (self.sizes[context], context)):
             for test in self._meant(context):
-                ranks.setdefault(test, self.sizes[context])
-        return [test for test in sorted(ranks, key=lambda test: (ranks[test], test)) if test in self.seconds]
+                sizes.setdefault(test, self.sizes[context])
+        known = [test for test in sizes if test in self.seconds]
+        return sorted(known, key=lambda test: (self.seconds[test] * sizes[test], test))
 
     def _at(self, path: str, line: int) -> frozenset[str]:
         """A statement of several lines is executed where it begins."""
