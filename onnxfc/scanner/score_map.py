@@ -73,10 +73,6 @@ class Placing:
         """A pixel of the given image, from one as it was scanned."""
         return self.corner[axis] + place / self.factor
 
-    def centre(self, cell: float, axis: int) -> float:
-        """The middle of a cell, in pixels of the given image."""
-        return self.given(self.offset[axis] + (cell + 0.5) * self.pitch[axis], axis)
-
     def cell(self, place: float, axis: int) -> int:
         """The cell whose middle is nearest to a pixel of the given image."""
         return math.floor(self.among_cells(place, axis))
