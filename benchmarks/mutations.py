@@ -7,8 +7,8 @@
 Everything happens in a copy of the checkout, WORK/tree. The whole suite runs there once, to learn which test executes
 which line; this is kept in WORK, as are the results, so that a run that was stopped goes on where it was. A mutant
 meets the tests that execute its line, first those that are quick and execute little else, until they have taken
-``--seconds``; one that none of them finds has survived. With ``--again`` the survivors meet all tests of the files of those tests, as they
-are now in the checkout. Needs the extra ``mutation``, and a system with fork.
+``--seconds``; one that none of them finds has survived. With ``--again`` the survivors meet all tests of the files of
+those tests, as they are now in the checkout. Needs the extra ``mutation``, and a system with fork.
 """
 
 from __future__ import annotations
