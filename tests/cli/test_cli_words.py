@@ -6,8 +6,8 @@ import errno
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 from cli_runs import LENET
+from click.testing import CliRunner
 
 from onnxfc.cli.main import main
 from onnxfc.cli.main_group import _told
