@@ -38,3 +38,85 @@ def test_a_flattened_map_has_no_head() -> None:
     found = refused(lambda net, x: net.op("Flatten", x))
     assert found.code == "no-head"
     assert found.reason == "its outputs are the flattened map itself: no FC layer and no global pool reads it"
+
+
+def fc(net: Net, tensor: str, features: int) -> str:
+    return net.fc(net.op("Flatten", tensor), features, 5)
+
+
+def last(net: Net, x: str) -> str:
+    return net.op("Transpose", x, perm=[0, 2, 3, 1])
+
+
+CROP = {"coordinate_transformation_mode": "tf_crop_and_resize"}
+COUNT = 4 * 14 * 14
+NOT_THE_IMAGES: dict[str, Callable[[Net, str], str]] = {
+    "Conv slides": lambda net, x: net.op("Conv", x, net.random(2, 14, 1, 1)),
+    "ConvTranspose slides": lambda net, x: net.op("ConvTranspose", x, net.random(14, 2, 1, 1)),
+    "MaxPool slides": lambda net, x: net.op("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2]),
+    "InstanceNormalization normalises": lambda net, x: net.op(
+        "InstanceNormalization", x, net.random(14), net.random(14)
+    ),
+    "SpaceToDepth works": lambda net, x: net.op("SpaceToDepth", x, blocksize=2),
+}
+
+
+@pytest.mark.parametrize("said", NOT_THE_IMAGES)
+def test_axes_that_are_not_the_images(said: str) -> None:
+    """Channels lie last, and are taken for the width; nothing is rewritten by halves."""
+    found = refused(lambda net, x: net.op("GlobalAveragePool", NOT_THE_IMAGES[said](net, last(net, x))))
+    assert (found.code, found.reason.partition(" on ")[0].partition(" over ")[0]) == ("layout", said)
+    assert found.reason.endswith("axes that are not the image's")
+
+
+OTHERS: dict[str, tuple[str, Callable[[Net, str], str]]] = {
+    "Tile puts copies of the map side by side, so that its borders would move inside": (
+        "size-locked",
+        lambda net, x: fc(net, net.op("Tile", x, net.ints(1, 1, 2, 1)), 2 * COUNT),
+    ),
+    "Tile repeats the images of a batch, or how often is not constant": (
+        "mixes-batch",
+        lambda net, x: fc(net, net.op("Tile", x, net.ints(2, 1, 1, 1)), COUNT),
+    ),
+    "Resize resizes other axes than the image's": (
+        "mixes-channels",
+        lambda net, x: fc(net, net.op("Resize", x, "", net.const([1, 2, 1, 1])), 2 * COUNT),
+    ),
+    "Resize crops to a region of the native size": (
+        "size-locked",
+        lambda net, x: fc(
+            net,
+            net.op("Resize", x, net.const([0, 0, 0, 0, 1, 1, 1, 1]), net.const([1, 1, 2, 2]), **CROP),
+            4 * COUNT,
+        ),
+    ),
+    "Concat concatenates batches": (
+        "mixes-batch",
+        lambda net, x: fc(net, net.op("Concat", x, x, axis=0), COUNT),
+    ),
+    "Softmax normalises over the batch": (
+        "mixes-batch",
+        lambda net, x: fc(net, net.op("Softmax", x, axis=0), COUNT),
+    ),
+    "Unsqueeze puts an axis before the batch": ("mixes-batch", lambda net, x: net.op("Unsqueeze", x, net.ints(0))),
+    "ReduceMean reduces over the batch": (
+        "mixes-batch",
+        lambda net, x: fc(net, net.op("ReduceMean", x, axes=[0]), COUNT),
+    ),
+    "LayerNormalization normalises over the places of the native size, each with its own scale": (
+        "position-table",
+        lambda net, x: fc(net, net.op("LayerNormalization", x, net.random(14), net.random(14)), COUNT),
+    ),
+    "LRN works on axis 1, which is one of the image's": (
+        "layout",
+        lambda net, x: fc(net, net.op("LRN", last(net, x), size=3), COUNT),
+    ),
+}
+
+
+@pytest.mark.parametrize("said", OTHERS)
+def test_what_cannot_be_computed_window_by_window(said: str) -> None:
+    code, end = OTHERS[said]
+    found = refused(end)
+    assert (found.code, found.reason) == (code, said)
+    assert found.node.startswith(f"node_{said.partition(' ')[0].lower()}_")
