@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+import onnx
 import pytest
-from hazards import Net, refusal
+from hazards import Net, proven, refusal
 
 from onnxfc.errors import Refusal
 
 
-def refused(end: Callable[[Net, str], str]) -> Refusal:
+def network(end: Callable[[Net, str], str]) -> onnx.ModelProto:
     net = Net(17)
-    return refusal(net.model(end(net, net.conv(net.image(1, (16, 16), 1), 1, 4, strides=[1, 1]))))
+    return net.model(end(net, net.op("Relu", net.conv(net.image(1, (16, 16), 1), 1, 4, strides=[1, 1]))))
+
+
+def refused(end: Callable[[Net, str], str], **options: Any) -> Refusal:
+    return refusal(network(end), **options)
 
 
 def cut(net: Net, x: str) -> str:
@@ -120,3 +126,84 @@ def test_what_cannot_be_computed_window_by_window(said: str) -> None:
     found = refused(end)
     assert (found.code, found.reason) == (code, said)
     assert found.node.startswith(f"node_{said.partition(' ')[0].lower()}_")
+
+
+def pooled(net: Net, x: str) -> str:
+    return net.op("GlobalAveragePool", x)
+
+
+def scores(net: Net, x: str) -> str:
+    return fc(net, x, COUNT)
+
+
+BEHIND: dict[str, tuple[str, Callable[[Net, str], str]]] = {
+    "Pad pads what a global pool left": (
+        "pools-then-convolves",
+        lambda net, x: fc(net, net.op("Pad", pooled(net, x), net.ints(0, 0, 1, 1, 0, 0, 1, 1)), 36),
+    ),
+    "InstanceNormalization normalises over what a global pool left": (
+        "pools-then-convolves",
+        lambda net, x: fc(net, net.op("InstanceNormalization", pooled(net, x), net.random(4), net.random(4)), 4),
+    ),
+    "Conv slides over what a global pool left": (
+        "pools-then-convolves",
+        lambda net, x: fc(net, net.conv(pooled(net, x), 4, 5, pads=[1] * 4, strides=[1, 1]), 5),
+    ),
+    "Resize resizes to sizes that name the batch, or by scales that are not constant": (
+        "mixes-batch",
+        lambda net, x: net.op(
+            *("Resize", net.op("Unsqueeze", scores(net, x), net.ints(1)), "", ""),
+            net.op("Concat", net.ints(1), net.op("Shape", scores(net, x)), axis=0),
+        ),
+    ),
+    "Concat puts something else than features of the same images together": (
+        "concat-fixed",
+        lambda net, x: net.op("Concat", scores(net, x), scores(net, x), axis=0),
+    ),
+    "Gemm is not an FC layer over the features of each image alone": (
+        "mixes-batch",
+        lambda net, x: net.op("Gemm", scores(net, x), net.random(1, 5), transA=1),
+    ),
+    "Gemm feeds a result of windows back into the trunk": (
+        "head-rejoins-trunk",
+        lambda net, x: net.op(
+            "Mul", x, net.op("Reshape", net.fc(net.op("Flatten", x), COUNT, 4), net.ints(1, 4, 1, 1))
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("said", BEHIND)
+def test_behind_a_pool_or_a_head(said: str) -> None:
+    code, end = BEHIND[said]
+    found = refused(end)
+    assert (found.code, found.reason) == (code, said)
+
+
+def test_what_an_option_cannot_do() -> None:
+    best = refused(lambda net, x: net.op("ArgMax", scores(net, x), axis=1), output="mean")
+    assert (best.code, best.advice) == ("no-mean", "use --output map")
+    largest = refused(lambda net, x: fc(net, net.op("GlobalMaxPool", x), 4), global_pool="drop")
+    assert (largest.code, largest.reason) == (
+        "drop-not-affine",
+        "GlobalMaxPool is no average: its map has no scores",
+    )
+    rows = refused(lambda net, x: fc(net, net.op("ReduceMean", x, axes=[2]), 56), global_pool="drop")
+    assert (rows.code, rows.reason) == ("partial-pool", "ReduceMean pools only one of the spatial axes")
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda net, x: net.op("Gather", scores(net, x), net.ints(0), axis=0),
+        lambda net, x: net.op("ReduceSum", scores(net, x), net.const([], dtype="int64"), noop_with_empty_axes=1),
+        lambda net, x: net.op("Gemm", net.op("Transpose", net.op("Flatten", x)), net.random(COUNT, 5), transA=1),
+        lambda net, x: net.op("Gemm", net.op("Flatten", x), net.random(COUNT, 5), scores(net, x)),
+        lambda net, x: net.op("Concat", scores(net, x), net.random(1, 3), axis=1),
+        lambda net, x: net.op("Conv", pooled(net, x), net.random(5, 4, 1, 1)),
+    ],
+    ids=["first image", "no axes", "transposed", "scores for a bias", "constants beside", "Conv on a pool"],
+)
+def test_what_is_odd_and_yet_right(end: Callable[[Net, str], str]) -> None:
+    """No padding, so that cells are the original's on crops."""
+    proven(network(end))
