@@ -1,4 +1,4 @@
-"""Single mutations of the source, of which ``mutations.py`` draws a sample: cosmic-ray's, and three more."""
+"""Single mutations of the source, of which ``mutate.py`` draws a sample: cosmic-ray's, and three more."""
 
 from __future__ import annotations
 

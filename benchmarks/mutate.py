@@ -1,8 +1,8 @@
 """Do the tests tell? Single mutations of the source, drawn by a seed; each meets the tests that execute its line.
 
-    python benchmarks/mutations.py WORK                     # 200 mutants
-    python benchmarks/mutations.py WORK --count 50 --seed 7
-    python benchmarks/mutations.py WORK --again             # after new tests: the survivors once more
+    python benchmarks/mutate.py WORK                     # 200 mutants
+    python benchmarks/mutate.py WORK --count 50 --seed 7
+    python benchmarks/mutate.py WORK --again             # after new tests: the survivors once more
 
 Everything happens in a copy of the checkout, WORK/tree. The whole suite runs there once, to learn which test executes
 which line; this is kept in WORK, as are the results, so that a run that was stopped goes on where it was. A mutant
@@ -39,6 +39,9 @@ LOADED = ("numpy", "onnx", "onnxruntime", "hypothesis", "pytest")
 """What all tests need and no mutant changes: it is loaded once, and each run is a fork."""
 
 FOUND, SURVIVED, NO_TEST = "found", "survived", "no test"
+TESTS_FAILED = 1
+"""pytest's exit code; with others, a mutant could not even be loaded, or something is wrong with the run."""
+
 KEPT_OUT = ("pytest_cov", "xdist", "cacheprovider")
 
 
@@ -184,8 +187,8 @@ def _write(path: Path, text: str) -> None:
         old.unlink()
 
 
-def passes(tree: Path, tests: list[str], limit: float) -> bool:
-    """Whether the tests pass in a fork of this process, in time."""
+def code_of(tree: Path, tests: list[str], limit: float) -> int:
+    """pytest's exit code, in a fork of this process; that of a failed test where it takes too long."""
     child = os.fork()
     if not child:
         _test(tree, tests)
@@ -193,11 +196,11 @@ def passes(tree: Path, tests: list[str], limit: float) -> bool:
     while time.monotonic() < end:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
-            return status == 0
+            return os.waitstatus_to_exitcode(status)
         time.sleep(0.05)
     os.killpg(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    return False
+    return TESTS_FAILED
 
 
 def _test(tree: Path, tests: list[str]) -> None:
@@ -206,7 +209,7 @@ def _test(tree: Path, tests: list[str]) -> None:
         os.setpgid(0, 0)
         os.chdir(tree)
         os.environ["PYTHONPATH"] = str(tree)
-        sys.path.insert(0, str(tree))
+        sys.path[0] = str(tree)  # in place of this folder, whose modules the tests must not meet
         log = os.open(tree.parent / "last.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(log, 1)
         os.dup2(log, 2)
@@ -230,7 +233,10 @@ def judge(work: Work, tests: Tests, mutant: Mutant, args: argparse.Namespace) ->
         outcome = NO_TEST
     else:
         with mutated(work.tree / mutant.path, mutant):
-            outcome = SURVIVED if passes(work.tree, chosen, limit) else FOUND
+            code = code_of(work.tree, chosen, limit)
+        if code not in (0, TESTS_FAILED) and code_of(work.tree, chosen, limit):
+            raise SystemExit(f"these tests do not pass without a mutation; see {work.root / 'last.log'}")
+        outcome = FOUND if code else SURVIVED
     took = round(time.monotonic() - start, 1)
     return {**asdict(mutant), "outcome": outcome, "tests": len(chosen), "of": len(covering), "seconds": took}
 
