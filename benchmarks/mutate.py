@@ -6,9 +6,10 @@
 
 Everything happens in a copy of the checkout, WORK/tree. The whole suite runs there once, to learn which test executes
 which line; this is kept in WORK, as are the results, so that a run that was stopped goes on where it was. A mutant
-meets the tests that execute its line, first those that are quick and execute little else, until they have taken
-``--seconds``; one that none of them finds has survived. With ``--again`` the survivors meet all tests of the files of
-those tests, as they are now in the checkout. Needs the extra ``mutation``, and a system with fork.
+meets the tests that execute its line, one of each function first, and those that are quick and execute little else,
+until they have taken ``--seconds``; one that none of them finds has survived. With ``--again`` the survivors meet all
+tests of the files of those tests, as they are now in the checkout. Needs the extra ``mutation``, and a system with
+fork.
 """
 
 from __future__ import annotations
@@ -89,6 +90,8 @@ class Tests:
         self.seconds: dict[str, float] = json.loads(work.seconds.read_text("utf-8"))
         self.data = CoverageData(str(work.data))
         self.data.read()
+        self._shared: dict[frozenset[str], frozenset[str]] = {}
+        """Neighbours are executed by the same tests: a set of them is held once."""
         self.lines = {self._path(name): self._tests(name) for name in self.data.measured_files()}
 
     def _path(self, name: str) -> str:
@@ -96,7 +99,8 @@ class Tests:
 
     def _tests(self, name: str) -> dict[int, frozenset[str]]:
         found = self.data.contexts_by_lineno(name)
-        return {line: frozenset(context for context in contexts if context) for line, contexts in found.items()}
+        sets = {line: frozenset(context for context in contexts if context) for line, contexts in found.items()}
+        return {line: self._shared.setdefault(tests, tests) for line, tests in sets.items()}
 
     @cached_property
     def sizes(self) -> Counter[str]:
@@ -104,14 +108,21 @@ class Tests:
         return Counter(test for lines in self.lines.values() for tests in lines.values() for test in tests)
 
     def of(self, mutant: Mutant) -> list[str]:
-        """The tests that execute the line of a mutant: first those that are quick, and execute little else."""
+        """The tests that execute the line of a mutant: one of each function first, and those that are quick, and
+        execute little else."""
         contexts = self._at(mutant.path, mutant.line) or self._of_names(mutant)
         sizes: dict[str, int] = {}
         for context in sorted(contexts, key=lambda context: (self.sizes[context], context)):
             for test in self._meant(context):
                 sizes.setdefault(test, self.sizes[context])
         known = [test for test in sizes if test in self.seconds]
-        return sorted(known, key=lambda test: (self.seconds[test] * sizes[test], test))
+        met: Counter[str] = Counter()
+        ranks: dict[str, int] = {}
+        for test in sorted(known, key=lambda test: (self.seconds[test] * sizes[test], test)):
+            function = test.partition("[")[0]
+            ranks[test] = met[function]
+            met[function] += 1
+        return sorted(ranks, key=lambda test: ranks[test])
 
     def _at(self, path: str, line: int) -> frozenset[str]:
         """A statement of several lines is executed where it begins."""
