@@ -91,3 +91,11 @@ def test_archives_of_arrays(tmp_path: Path) -> None:
     (tmp_path / "many.npy.npz").rename(tmp_path / "many.npy")
     with pytest.raises(ReadError, match=r"many\.npy: is an archive of arrays; give one \.npy file"):
         scan(DIGITS, tmp_path / "many.npy", options=ScanOptions(**PLAIN))
+
+
+@pytest.mark.parametrize("factor", [0, -1, 1 / 65, 65, "1/100"])
+def test_images_are_not_resampled_beyond_sense(factor: Any) -> None:
+    with pytest.raises(UsageError, match="resample: must be between 1/64 and 64"):
+        ScanOptions(resample=factor)
+    assert ScanOptions(resample=1 / 64).resample == ScanOptions(resample="1/64").resample
+    assert ScanOptions(resample=64).resample == 64
