@@ -11,7 +11,8 @@ from typing import Any
 import onnx
 import pytest
 from fixture_files import fixture_file
-from hazards import CHECK
+from hazards import CHECK, complete
+from onnx import numpy_helper
 
 from onnxfc import Claim, Rewrite, rewrite
 from onnxfc.proof import check
@@ -69,3 +70,14 @@ def test_other_outputs_and_inputs() -> None:
     assert f"the second one's inputs are other, not {own.input[0].name}" in inputs.native.reason
     assert not outputs.passed
     assert not inputs.passed
+
+
+def test_what_is_allowed_is_told_as_it_is_measured() -> None:
+    second = complete(done())
+    weight = next(tensor for tensor in second.graph.initializer if len(tensor.dims) == 4)
+    values = 1.5 * numpy_helper.to_array(weight)
+    weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+    output = check(done().original, done().file.with_proto(second), done().claim, CHECK).native.outputs[0]
+    assert not output.passed
+    assert output.signal != pytest.approx(1, abs=0.1)
+    assert f"deviates by {output.deviation:.1e} of its signal (allowed {output.tolerance:.1e})" in output.reason
