@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from fixture_files import fixture_file
 
 from onnxfc import OnnxfcError, ReadError, ScanOptions, ScoreMap, UsageError, WriteError, scan
@@ -99,3 +100,17 @@ def test_images_are_not_resampled_beyond_sense(factor: Any) -> None:
         ScanOptions(resample=factor)
     assert ScanOptions(resample=1 / 64).resample == ScanOptions(resample="1/64").resample
     assert ScanOptions(resample=64).resample == 64
+
+
+def test_alpha_is_the_band_that_says_so(tmp_path: Path) -> None:
+    """Of two bands more than colours, the first is no alpha: it is 0 everywhere, and no cell is left out for that."""
+    grey = np.random.default_rng(2).integers(0, 255, (24, 40)).astype(np.uint8)
+    alpha = np.full_like(grey, 255)
+    alpha[:, :20] = 0
+    bands = np.stack([grey, np.zeros_like(grey), alpha], axis=-1)
+    tifffile.imwrite(tmp_path / "bands.tif", bands, photometric="minisblack", extrasamples=[0, 2])
+    made = scan(DIGITS, tmp_path / "bands.tif", options=ScanOptions(bands=(1,), **PLAIN))
+    alone = small(image=grey)
+    empty = np.isnan(np.asarray(made)).all(axis=(0, 1))
+    assert empty.tolist() == [True, True, False, False, False, False, False]
+    np.testing.assert_allclose(np.asarray(made)[..., ~empty], alone[:][..., ~empty], atol=1e-4)
