@@ -9,6 +9,7 @@ import pytest
 from cli_runs import LENET
 from click.testing import CliRunner
 
+from onnxfc.cli.common import printable
 from onnxfc.cli.main import main
 from onnxfc.cli.main_group import _told
 
@@ -55,3 +56,7 @@ def test_a_folder_for_many_that_cannot_be_made(tmp_path: Path) -> None:
 def test_what_the_system_refuses(error: Exception, says: str | None) -> None:
     told = _told(error)
     assert told == says if says is None else says in str(told)
+
+
+def test_names_are_one_line_whatever_is_in_them() -> None:
+    assert printable("a\nb\x1b[0m \u200e\tä") == r"a\nb\x1b[0m \u200e\tä"

@@ -189,3 +189,19 @@ def test_kinds_are_what_they_are_called(kind: Kind) -> None:
     else:
         number = re.search(r"[\d.]+", kind.name)
         assert made.std() == pytest.approx(float(number[0]) if number else 1.0, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ([3.0, 7, 3, 7, 7, 3], "saturated"),
+        ([3.0, 7, 3, 7, 7, 3.001], "saturated"),
+        ([3.0, 7, 3, 7, 7, 3.1], ""),
+        ([1.0, 0, 0, 1e-5, 0, 1], "saturated"),
+        ([1e-5, 0, 0, 1e-5, 0, 2e-5], ""),
+    ],
+    ids=str,
+)
+def test_values_at_two_extremes_are_saturated(values: list[float], problem: str) -> None:
+    rows = [np.roll(np.array([values]), turn) for turn in range(4)]
+    assert measure(rows, 1, FLOAT, Options()).problem.partition(",")[0] == problem
