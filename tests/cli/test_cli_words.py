@@ -40,6 +40,13 @@ def test_a_folder_for_many_that_cannot_be_made(tmp_path: Path) -> None:
     assert (tmp_path / "made").read_text() == "mine"
 
 
+def test_a_file_is_no_folder_for_many(tmp_path: Path) -> None:
+    (tmp_path / "made").write_text("mine")
+    done = CliRunner().invoke(main, ["rewrite", str(LENET), "--out-dir", str(tmp_path / "made")])
+    assert done.exit_code == 2
+    assert "is a file" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("error", "says"),
     [

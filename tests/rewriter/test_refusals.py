@@ -201,9 +201,48 @@ def test_what_an_option_cannot_do() -> None:
         lambda net, x: net.op("Gemm", net.op("Flatten", x), net.random(COUNT, 5), scores(net, x)),
         lambda net, x: net.op("Concat", scores(net, x), net.random(1, 3), axis=1),
         lambda net, x: net.op("Conv", pooled(net, x), net.random(5, 4, 1, 1)),
+        lambda net, x: net.op("Transpose", net.op("Gemm", net.random(5, COUNT), net.op("Flatten", x), transB=1)),
+        lambda net, x: net.op(
+            "Transpose", net.op("Gemm", net.random(COUNT, 5), net.op("Flatten", x), transA=1, transB=1)
+        ),
+        lambda net, x: fc(
+            net, net.op("Conv", net.op("Reshape", x, net.ints(0, 4, -1)), net.random(3, 4, 1)), 3 * 14 * 14
+        ),
     ],
-    ids=["first image", "no axes", "transposed", "scores for a bias", "constants beside", "Conv on a pool"],
+    ids=[
+        "first image",
+        "no axes",
+        "transposed",
+        "scores for a bias",
+        "constants beside",
+        "Conv on a pool",
+        "weight first",
+        "weight first, turned",
+        "Conv of rows",
+    ],
 )
 def test_what_is_odd_and_yet_right(end: Callable[[Net, str], str]) -> None:
     """No padding, so that cells are the original's on crops."""
     proven(network(end))
+
+
+def test_averages_of_integers() -> None:
+    """Of integers there is a largest; onnxruntime has no average over windows."""
+
+    def end(net: Net, x: str, op: str, kind: int) -> str:
+        whole = net.op("Cast", net.op("Mul", x, net.const(20.0)), to=kind)
+        return fc(net, net.op("Cast", net.op(op, whole, axes=[2, 3]), to=onnx.TensorProto.FLOAT), 4)
+
+    found = refused(lambda net, x: end(net, x, "ReduceMean", onnx.TensorProto.INT32))
+    assert found.code == "unsupported-reduction"
+    assert found.reason == "ReduceMean works on integers, of which onnxruntime has no average over windows"
+    proven(network(lambda net, x: end(net, x, "ReduceMax", onnx.TensorProto.UINT8)))
+
+
+def test_an_image_that_enters_flattened_and_is_scaled_first() -> None:
+    net = Net(17)
+    scaled = net.op("Div", net.input("x", [1, 256]), net.const(255.0))
+    image = net.op("Reshape", scaled, net.ints(1, 1, 16, 16))
+    found = refusal(net.model(fc(net, net.conv(image, 1, 4, strides=[1, 1]), COUNT)))
+    assert found.code == "no-image-input"
+    assert found.advice == f"the image enters flattened: name the inner tensor that is one, --input {image!r}"
