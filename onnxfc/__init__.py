@@ -34,10 +34,11 @@ if TYPE_CHECKING:
         UsageError,
         WriteError,
     )
-    from onnxfc.geometry import Box, Geometry
+    from onnxfc.geometry import Geometry
     from onnxfc.inspector import Inspection, inspect
     from onnxfc.io.model_file import ModelFile
     from onnxfc.io.save import SaveOptions
+    from onnxfc.layout.boxes import Box, Places
     from onnxfc.proof.check import check
     from onnxfc.proof.options import CheckOptions
     from onnxfc.proof.results import CropResult, Parity, ParityResult
@@ -66,6 +67,7 @@ __all__ = [
     "Output",
     "Parity",
     "ParityResult",
+    "Places",
     "ProofFailed",
     "ReadError",
     "Refusal",
@@ -102,7 +104,8 @@ _HOMES = {
         ),
         "onnxfc.errors",
     ),
-    **dict.fromkeys(("Box", "Geometry"), "onnxfc.geometry"),
+    "Geometry": "onnxfc.geometry",
+    **dict.fromkeys(("Box", "Places"), "onnxfc.layout.boxes"),
     **dict.fromkeys(("Inspection", "inspect"), "onnxfc.inspector"),
     "ModelFile": "onnxfc.io.model_file",
     "SaveOptions": "onnxfc.io.save",

@@ -13,50 +13,21 @@ upsampled, then strided) it holds in steps of ``size_step``, and between them th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
 from onnxfc import errors
-from onnxfc.claim.claim import Claim, Output
+from onnxfc.claim.claim import Claim, Level, Output
 from onnxfc.errors import ReadError, UsageError
 from onnxfc.io.model_file import Model, ModelFile
 from onnxfc.layout.axis_map import AxisMap
+from onnxfc.layout.boxes import Box, Grid, Places
 from onnxfc.shapes.image_inputs import Image
-from onnxfc.shapes.length import BATCH, Dim, Length, least
+from onnxfc.shapes.length import BATCH, Dim, Length, at, least
 from onnxfc.shapes.model_shapes import Shapes, Sizing, fits
 from onnxfc.shapes.node_call import Ask
-
-Grid = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Box:
-    """Pixels ``start`` to ``stop`` (exclusive) per axis; before the image's first pixel they are negative."""
-
-    start: tuple[int, ...]
-    stop: tuple[int, ...]
-
-    @property
-    def size(self) -> tuple[int, ...]:
-        return tuple(b - a for a, b in zip(self.start, self.stop, strict=True))
-
-    @property
-    def slices(self) -> tuple[slice, ...]:
-        """To cut the box out of an array's spatial axes; only for boxes within the image."""
-        return tuple(slice(a, b) for a, b in zip(self.start, self.stop, strict=True))
-
-    def clipped(self, size: Sequence[int]) -> Box:
-        """What of it lies within an image of ``size`` pixels."""
-        return Box(
-            tuple(min(max(a, 0), n) for a, n in zip(self.start, size, strict=True)),
-            tuple(max(min(b, n), 0) for b, n in zip(self.stop, size, strict=True)),
-        )
-
-    def within(self, size: Sequence[int]) -> bool:
-        """Whether all of it lies within an image of ``size`` pixels."""
-        return all(a >= 0 and b <= n for a, b, n in zip(self.start, self.stop, size, strict=True))
 
 
 @dataclass(frozen=True)
@@ -106,6 +77,7 @@ class Geometry:
     context: bool
     axes: tuple[AxisMap, ...] = field(default=(), repr=False, compare=False)
     asks: tuple[Ask, ...] = field(default=(), repr=False, compare=False)
+    levels: tuple[tuple[Level, tuple[Dim, ...]], ...] = field(default=(), repr=False, compare=False)
 
     @classmethod
     def from_model(cls, model: Model) -> Geometry:
@@ -123,10 +95,13 @@ class Geometry:
     @classmethod
     def of_claim(cls, claim: Claim, shapes: Shapes) -> Geometry:
         """The geometry that a claim and the shapes of its model tell."""
-        if claim.slack and claim.smallest_size and set(claim.size_step) == {1}:  # then no more is to be found
+        lists = any(output.levels for output in claim.outputs)
+        if claim.slack and claim.smallest_size and set(claim.size_step) == {1} and not lists:  # no more is to be found
             found = shapes.at(claim.image_shapes(claim.native_size))
             return cls._told(claim, None if found is None else grid_of(claim, found))
-        return cls.of_sizing(claim, shapes.sizing([Image(i.name, 0, i.shape, i.spatial, False) for i in claim.inputs]))
+        return cls.of_sizing(
+            claim, shapes.sizing([Image(i.name, 0, i.shape, i.spatial, False, i.batched) for i in claim.inputs])
+        )
 
     @classmethod
     def of_sizing(cls, claim: Claim, sizing: Sizing | None) -> Geometry:
@@ -138,7 +113,8 @@ class Geometry:
         native = tuple(axis.count(length) for axis, length in zip(axes, claim.native_size, strict=True))
         smallest = claim.smallest_size or smallest_of(claim, sizing, slack, native)
         told = cls._told(replace(claim, slack=slack, smallest_size=smallest), native)
-        return replace(told, axes=axes, asks=tuple(ask for ask in sizing.asks if ask.axes < {BATCH, *range(len(axes))}))
+        asks = tuple(ask for ask in sizing.asks if ask.axes < {BATCH, *range(len(axes))})
+        return replace(told, axes=axes, asks=asks, levels=tuple(_levels(claim, sizing)))
 
     @classmethod
     def _told(cls, claim: Claim, native: Grid | None) -> Geometry:
@@ -181,6 +157,18 @@ class Geometry:
                 strict=True,
             )
         )
+
+    def places(self, *size: int) -> tuple[Places, ...]:
+        """Where the places of a list output stand in its row, level by level, for an image of ``height, width`` pixels;
+        empty where there is no list. Raises UsageError for sizes that the model does not take."""
+        self.cells(*size)
+        found: list[Places] = []
+        for level, dims in self.levels:
+            grid = tuple(int(at(dim, dict(enumerate(size)))) for dim in dims)
+            first = found[-1].first + found[-1].count if found else 0
+            told = (level.stride, level.per, level.start, level.size)
+            found.append(Places(first, grid, level.outer, level.inner, *told))
+        return tuple(found)
 
     def _between(self, size: Sequence[int]) -> Grid:
         """The cells between the steps, where the model runs there."""
@@ -239,12 +227,22 @@ class Geometry:
         return all((length - n) % s == 0 for length, n, s in zip(size, native, step, strict=True))
 
 
+def _levels(claim: Claim, sizing: Sizing) -> Iterator[tuple[Level, tuple[Dim, ...]]]:
+    """The levels of the first list, with the numbers of their places."""
+    known = sizing.extents.all_dims
+    for level in next((output.levels for output in claim.outputs if output.levels), ()):
+        dims = known.get(level.tensor)
+        if dims is None:
+            return
+        yield level, tuple(dims[axis] for axis in level.spatial)
+
+
 def halo_of(claim: Claim) -> tuple[tuple[int, int], ...]:
     """What all outputs together read beyond the crops of their cells, or beyond the pixels of their elements."""
     cells = any(not _of_elements(output) for output in claim.outputs)
     reach = [(claim.start, claim.size, claim.native_size)] if cells else []
-    for item in claim.outputs:
-        if _of_elements(item) and item.stride:
+    for item in (part for output in claim.outputs for part in output.levels or (output,)):
+        if isinstance(item, Level) or (_of_elements(item) and item.stride):
             reach.append((item.start, item.size, tuple(s // p for s, p in zip(item.stride, item.per, strict=True))))
         elif item.stride:
             reach.append((item.start, item.size, claim.native_size))
@@ -258,7 +256,7 @@ def halo_of(claim: Claim) -> tuple[tuple[int, int], ...]:
 
 def _of_elements(output: Output) -> bool:
     """Whether it stands for its own pixels, not for crops: features, or the map whose pool was dropped."""
-    return output.form == "features" or (output.form == "activation" and bool(output.stride))
+    return output.form in ("features", "list") or (output.form == "activation" and bool(output.stride))
 
 
 def _finest(claim: Claim) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -273,7 +271,7 @@ def elements_of(outputs: Sequence[Output]) -> Output | None:
     """The first map whose pool was dropped, else the first features, where there are no cells of windows."""
     if any(output.form in {"map", "cells", "mean", "max"} for output in outputs):
         return None
-    found = [output for form in ("activation", "features") for output in outputs if output.form == form]
+    found = [output for form in ("activation", "features", "list") for output in outputs if output.form == form]
     return found[0] if found else None
 
 
@@ -288,6 +286,8 @@ def grid_of(claim: Claim, shapes: Mapping[str, Sequence[Dim]]) -> tuple[Any, ...
     dims are unknown."""
     maps = [output for output in claim.outputs if output.form in {"map", "cells"}]
     own = maps[0] if maps else elements_of(claim.outputs)
+    if own is not None and own.levels:
+        return _extents(shapes.get(own.levels[0].tensor), own.levels[0].spatial)
     if own is not None:
         return _extents(shapes.get(own.name), own.axes)
     if _is_global(claim):

@@ -13,13 +13,14 @@ from onnxfc import errors
 from onnxfc.builder.state import Replacement
 from onnxfc.claim.claim import Claim
 from onnxfc.errors import NothingToRewrite, Refusal, UsageError
-from onnxfc.geometry import Geometry, Grid
+from onnxfc.geometry import Geometry
 from onnxfc.graph.finite_weights import finite
 from onnxfc.graph.index import Graph, attributes, label, needed
 from onnxfc.graph.inline_functions import sorted_nodes
 from onnxfc.graph.op_kinds import GEMMS
 from onnxfc.graph.wellformed import well_formed
 from onnxfc.io.model_file import Model, ModelFile
+from onnxfc.layout.boxes import Grid
 from onnxfc.layout.views import Context, is_map
 from onnxfc.rewriter.analyse import Analysis, RewriteOptions, analyse
 from onnxfc.rewriter.make_claim import claim_of
@@ -112,7 +113,7 @@ def inspect(
     if claim is not None:
         fixed = fixed_size(file, claim)
         file = file if fixed is None else freed_again(file, claim)
-        return _rewritten(sorted_nodes(file), claim, at or fixed)
+        return _rewritten(sorted_nodes(file), claim, claim.inputs[0].of_free(at) if at else fixed)
     try:
         recognise(file)
         found = analyse(file, options or RewriteOptions())
@@ -140,7 +141,7 @@ def inspect(
         stages=_stages(found),
         geometry=geometry,
         claim=claim,
-        cost=_cost(geometry, at or claim.twice_native, cost, crop),
+        cost=_cost(geometry, claim.inputs[0].of_free(at or claim.twice_native), cost, crop),
     )
 
 
@@ -153,7 +154,9 @@ def _rewritten(file: ModelFile, claim: Claim, at: tuple[int, ...] | None) -> Ins
         return multiply_adds(graph.live, shapes.at(claim.image_shapes(size)) or {})
 
     try:
-        stages = _stages(analyse(file, RewriteOptions(size=claim.native_size)), [b.rewritten for b in claim.boundaries])
+        image = claim.inputs[0]
+        found = analyse(file, RewriteOptions(size=image.size, free=image.free))
+        stages = _stages(found, [b.rewritten for b in claim.boundaries])
     except NothingToRewrite:
         stages = ()
     crop = cost(claim.native_size)

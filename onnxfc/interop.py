@@ -8,6 +8,9 @@ import onnx
 
 from onnxfc.errors import ReadError
 
+_ALL_TYPES = 10
+"""The first IR version with functions and all types of numbers that onnxruntime computes with."""
+
 
 def is_surgeon(source: object) -> bool:
     """Whether it is a ``onnx_graphsurgeon.Graph``; does not load the library."""
@@ -27,6 +30,9 @@ def from_surgeon(graph: Any) -> onnx.ModelProto:
     except Exception as error:  # of no common base
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ReadError(f"the given graph: onnx-graphsurgeon cannot export it: {line}") from error
+    if vars(graph).get("ir_version") is None:  # then it is onnx's newest, which onnxruntime may not know yet
+        needed = onnx.helper.find_min_ir_version_for(model.opset_import, ignore_unknown=True)
+        model.ir_version = max(needed, _ALL_TYPES)
     return model
 
 

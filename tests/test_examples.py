@@ -32,7 +32,8 @@ def test_all_examples_are_tried_and_listed() -> None:
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_example(name: str, tmp_path: Path) -> None:
     code = EXAMPLES[name].read_text("utf-8")
-    assert re.fullmatch(SAID[name], run_python(code, furnish(tmp_path)))
+    said = re.sub(r"^\[W\] .*\n", "", run_python(code, furnish(tmp_path)))  # a warning of older onnx-graphsurgeons
+    assert re.fullmatch(SAID[name], said)
 
 
 def test_the_heat_map_is_short_and_finds_a_four(tmp_path: Path) -> None:

@@ -208,7 +208,7 @@ def test_public_names() -> None:
     assert onnxfc.__all__ == sorted(onnxfc.__all__)
     assert set(onnxfc.__all__) == {
         *("Boundary", "CheckOptions", "Claim", "CropResult", "ExitCode", "ImageInput", "ModelFile"),
-        *("Box", "Checked", "Geometry", "Inspection", "check_pair", "inspect"),
+        *("Box", "Checked", "Geometry", "Inspection", "Places", "check_pair", "inspect"),
         *("NothingToRewrite", "OnnxfcError", "Output", "Parity", "ParityResult", "ProofFailed", "ReadError"),
         *("Refusal", "Replacement", "Rewrite", "RewriteOptions", "SaveOptions", "UsageError", "WriteError"),
         *("__version__", "check", "rewrite", "scan", "ScanOptions", "ScoreMap"),

@@ -89,7 +89,8 @@ class _Sums:
         look = self.flow.looks.get(node.output[0])
         if look is None or look.own or look.name in self.flow.divisors:
             return False
-        held = self.flow.layouts[node.input[0]].axes or ()
+        first = self.flow.layouts.get(node.input[0])
+        held = () if first is None else first.axes or ()
         alone = all(held[axis] and all(atom.kind == "space" for atom in held[axis]) for axis in look.axes)
         return look.kind == "product" or (look.kind == "pool" and node.op_type == "ReduceSum" and alone)
 

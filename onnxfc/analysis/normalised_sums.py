@@ -13,10 +13,10 @@ from onnx import TensorProto
 
 from onnxfc.analysis.counts import Growth, divisor
 from onnxfc.builder import ops
-from onnxfc.builder.rule_context import LEAVE, RuleContext
-from onnxfc.builder.state import Roles
+from onnxfc.builder.rule_context import LEAVE, RuleContext, tensor_of
+from onnxfc.builder.state import Roles, Unbiased
 from onnxfc.errors import Refusal
-from onnxfc.graph.index import attributes, inputs_of
+from onnxfc.graph.index import attributes, copied, inputs_of
 from onnxfc.graph.op_kinds import (
     BROADCAST,
     CUTTING,
@@ -263,6 +263,19 @@ def of_native_count(ctx: RuleContext, axes: Sequence[tuple[str, int, int]], like
     ratio = builder.emit("Div", [native, now])
     dtype = builder.spec(like).dtype
     return ratio if dtype == TensorProto.FLOAT else builder.emit("Cast", [ratio], to=dtype)
+
+
+def as_many_as_now(ctx: RuleContext, found: Unbiased) -> None:
+    """The node's output, a variance over N - 1, for n places now: times n (N - 1) / ((n - 1) N), natively 1."""
+    builder, name, squares = ctx.builder, ctx.node.output[0], ctx.state.views[found.squares]
+    made = builder.fresh(f"{name}_natively")
+    builder.keep(copied(ctx.node, output=[made]), ctx.tensors(), {})
+    now = _present(ctx, [(tensor_of(squares), axis) for axis in found.axes], TensorProto.FLOAT)
+    less = builder.emit("Sub", [now, ops.scalar(builder, 1.0, now)])
+    above = builder.emit("Mul", [now, ops.scalar(builder, found.count - 1.0, now)])
+    below = builder.emit("Mul", [less, ops.scalar(builder, float(found.count), now)])
+    ratio, dtype = builder.emit("Div", [above, below]), builder.spec(made).dtype
+    builder.emit("Mul", [made, builder.emit("Cast", [ratio], to=dtype) if dtype != TensorProto.FLOAT else ratio], name)
 
 
 def _present(ctx: RuleContext, axes: Sequence[tuple[str, int]], dtype: int) -> str:

@@ -13,6 +13,7 @@ from onnxfc.analysis.kernels import KERNELS
 from onnxfc.analysis.layouts import NONE, Names
 from onnxfc.analysis.reductions import REDUCING
 from onnxfc.analysis.table_sums import summed_by
+from onnxfc.analysis.unbiased import unbiased
 from onnxfc.builder.state import GlobalPool, Role, Roles
 from onnxfc.graph.index import Graph
 from onnxfc.shapes.image_inputs import Image
@@ -21,6 +22,19 @@ from onnxfc.shapes.spec import Spec
 RULES = {**ELEMENTWISE, **KERNELS, **REDUCING}
 _POOLS: tuple[Kind, ...] = ("cover", "pool")
 _WEIGHTS: tuple[Kind, ...] = ("relation", "weights")
+
+
+_LISTING = {*("Cast", "Concat", "Flatten", "Identity", "Reshape", "Shape", "Sigmoid", "Slice", "Softmax", "Transpose")}
+"""What may be done to places that were laid in a row wholly, and are a list: (N, H * W * K), then (N, H * W, K)."""
+
+
+def _reads_features(flow: Flow) -> bool:
+    """Whether places became features and something reads them as such: all but lists of them is a head."""
+    flat = {name for name, layout in flow.layouts.items() if layout.flat}
+    readers = [node for name in flat for node in flow.graph.readers.get(name, ())]
+    ends = [name for name in flow.graph.outputs if name in flat]
+    listed = all(node.op_type in _LISTING for node in readers) and any(n.op_type == "Concat" for n in readers)
+    return bool(flat) and not (listed and all(len((flow.native[name].shapes or ((),))[0]) > 2 for name in ends))
 
 
 @dataclass(frozen=True)
@@ -115,6 +129,7 @@ class _Decision:
         own = frozenset(filter(self._is_own, roots))
         met = [(flow.looks[name], meeting) for name, found in flow.meetings.items() for meeting in found]
         level, results = kept_sums(flow) if global_pool == "keep" else (NONE, NONE)
+        variances, summed = unbiased(flow) if global_pool == "keep" else ({}, NONE)
         heads = [look for name, look in flow.looks.items() if self.of[name] == "head"]
         return Roles(
             of=self.of,
@@ -124,10 +139,10 @@ class _Decision:
             | {meeting.at for look, meeting in met if self._own_places(look, meeting)},
             shares=flow.shares,
             plain=results | flow.divisors,
-            level=level,
+            level=level | summed,
+            variances=variances,
             whole=self._whole() if global_pool == "keep" else frozenset(),
-            headed=any(look.kind in {*_POOLS, "layer", "product"} for look in heads)
-            or any(layout.flat for layout in flow.layouts.values()),
+            headed=any(look.kind in {*_POOLS, "layer", "product"} for look in heads) or _reads_features(flow),
             summed_by=partial(summed_by, flow, self.of),
         )
 

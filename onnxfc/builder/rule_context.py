@@ -73,7 +73,7 @@ class RuleContext:
 
     def follows_batch(self, values: Sequence[Array]) -> bool:
         """Whether a computed value is as large as the batch is, or the same: the image's size has no part in it."""
-        batches = [shape[0] for shape in self.state.image_shapes]
+        batches = self.state.batches
         if (
             len(set(batches)) == 1
             or len(values) != len(batches)
@@ -117,7 +117,7 @@ class RuleContext:
     @property
     def free_batch(self) -> bool:
         """Whether the batch may be any."""
-        return len({shape[0] for shape in self.state.image_shapes}) > 1
+        return len(set(self.state.batches)) > 1
 
     @property
     def may_swallow(self) -> bool:

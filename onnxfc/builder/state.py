@@ -11,12 +11,21 @@ from onnxfc.builder.graph_builder import GraphBuilder
 from onnxfc.errors import Refusal
 from onnxfc.graph.index import Graph
 from onnxfc.layout.views import View
-from onnxfc.shapes.spec import Shape, Spec
+from onnxfc.shapes.spec import Spec
 
 GlobalPool = Literal["window", "keep", "drop"]
 Role = Literal["head", "context", "local"]
 """What a node that looks at places natively is: the head's beginning; context, as it meets its trunk again; or a pool
 of the trunk like any other, as something slides over what it left."""
+
+
+@dataclass(frozen=True)
+class Unbiased:
+    """A variance over N - 1: the tensor of squares, along which axes these are summed up, and how many they are."""
+
+    squares: str
+    axes: tuple[int, ...]
+    count: int
 
 
 @dataclass(frozen=True)
@@ -28,8 +37,9 @@ class Roles:
     pooled of them: a deviation from the window's mean, what is weighed by weights of the window. ``shares``: what sums
     up to 1 along places of the image by what it was divided by. ``plain``: sums over the image that are meant as they
     are: those divisors, and kept ones that are the result. ``level``: kept sums of which nothing comes that grows.
-    ``whole``: what begins the head, but is to stay a figure of the whole image. ``headed``: whether there is a head.
-    ``summed_by``: the operators that sum up the places of a tensor, where nothing else is done to it.
+    ``variances``: variances of the whole image over N - 1, which the file gives for the native N, by the node that
+    makes them. ``whole``: what begins the head, but is to stay a figure of the whole image. ``headed``: whether there
+    is a head. ``summed_by``: the operators that sum up the places of a tensor, where nothing else is done to it.
     """
 
     of: Mapping[str, Role]
@@ -39,6 +49,7 @@ class Roles:
     shares: Mapping[str, frozenset[int]]
     plain: frozenset[str]
     level: frozenset[str]
+    variances: Mapping[str, Unbiased]
     whole: frozenset[str]
     headed: bool
     summed_by: Callable[[str], frozenset[str] | None] = field(compare=False)
@@ -69,7 +80,7 @@ class State:
     """All that a walk knows; rules read it through their RuleContext and write nothing into it.
 
     ``rounds_up``: branches meet at other sizes only if pools round as they do (``ceil_mode``). ``single``: the batch is
-    1 and stays so. ``rank``: how many spatial axes images have; ``image_shapes``: the image at every probe.
+    1 and stays so. ``rank``: how many spatial axes images have; ``batches``: how many images, at every probe.
     ``conditions`` of Ifs that were refused, but are the same at every size.
     """
 
@@ -81,7 +92,7 @@ class State:
     rounds_up: bool
     single: bool
     rank: int
-    image_shapes: tuple[Shape, ...]
+    batches: tuple[int, ...]
     views: dict[str, View] = field(default_factory=dict)
     notes: list[Note] = field(default_factory=list)
     not_affine: list[Refusal] = field(default_factory=list)

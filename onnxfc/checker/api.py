@@ -22,7 +22,7 @@ from onnxfc.proof.bounded import bounded
 from onnxfc.proof.narrowest import coarser, narrowest
 from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.results import Parity
-from onnxfc.rewriter.inner_input import begin_at
+from onnxfc.rewriter.inner_tensors import begin_at, end_at
 from onnxfc.shapes.freed_again import fixed_size, freed_again
 from onnxfc.shapes.image_inputs import native_inputs
 from onnxfc.shapes.model_shapes import Shapes
@@ -83,8 +83,8 @@ def check_pair(
     claim = _claim(two)
     if _claim(one) is not None:
         raise UsageError("the first model was made by onnxfc itself; give the original first, then what was made of it")
-    if claim is not None and size not in (None, claim.native_size):
-        told = ("x".join(map(str, lengths)) for lengths in (size or (), claim.native_size))
+    if claim is not None and size not in (None, claim.inputs[0].size):
+        told = ("x".join(map(str, lengths)) for lengths in (size or (), claim.inputs[0].size))
         raise UsageError("the size {} is not the native size of the second model, {}".format(*told))
     if claim is not None and not boundaries:
         return _as_claimed(one, two, claim, options, progress)
@@ -136,10 +136,14 @@ def _opened(model: Model) -> ModelFile:
 
 
 def _begun(original: ModelFile, claim: Claim) -> ModelFile:
-    """The original as the rewritten model was made of it: functions inlined, from an inner tensor on."""
+    """The original as the rewritten model was made of it: functions inlined, from an inner tensor on, or up to some."""
     original = inlined(original)
     graph = Graph(original.proto)
-    inputs = native_inputs(graph, claim.native_size)
+    ends = [output.name for output in claim.outputs]
+    if set(ends) - set(graph.outputs) and set(ends) <= set(graph.producers):
+        original = end_at(original, ends)
+        graph = Graph(original.proto)
+    inputs = native_inputs(graph, claim.inputs[0].size)
     for image in claim.inputs:
         if image.name not in inputs and image.name in graph.producers:
             return begin_at(original, graph, native_specs(original, graph, inputs), image.name)

@@ -70,7 +70,8 @@ def derive(
     _same_size(found, other)
     spatial = _spatial(found, other)
     images = tuple(
-        ImageInput(image.name, image.shape, axes) for image, axes in zip(found.reading, spatial, strict=True)
+        ImageInput(image.name, image.shape, axes, image.batched, image.fixed)
+        for image, axes in zip(found.reading, spatial, strict=True)
     )
     return _Deriving(original, other, found, images, list(notes), threads).run(at)
 
@@ -83,7 +84,9 @@ def _same_size(found: Analysis, other: ModelFile) -> None:
             raise UsageError(f"{image.name}: the second model has no such input, it has {', '.join(infos) or 'none'}")
         dims = [dim.dim_value for dim in infos[image.name].type.tensor_type.shape.dim]
         fits = len(dims) == len(image.shape)
-        if not fits or any(n not in (0, want) for n, want in zip(dims[1:], image.shape[1:], strict=True)):
+        if not fits or any(
+            n not in (0, want) for n, want in zip(dims[image.batched :], image.shape[image.batched :], strict=True)
+        ):
             told = ("x".join(str(n if n > 0 else "N") for n in shape) for shape in (dims, image.shape))
             raise UsageError("{}: the second model takes {}, the original {}".format(image.name, *told))
 

@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from onnxfc.claim.blame import Blame
-from onnxfc.errors import ReadError
+from onnxfc.errors import ReadError, UsageError
 
 PREFIX = "onnxfc."
 
-Form = Literal["map", "cells", "mean", "max", "activation", "global", "features"]
+Form = Literal["map", "cells", "mean", "max", "activation", "global", "features", "list"]
 """How an output of the rewritten model relates to the original's (N, F1, ..., Fk):
 
 - ``map``: (N, F1, ..., Fk, *grid), one cell per window.
@@ -26,16 +26,61 @@ Form = Literal["map", "cells", "mean", "max", "activation", "global", "features"
 - ``activation``: as ``map``, but the pool was dropped: the mean over the ``extent`` cells of a window is its score.
 - ``global``: the original's own shape at every size, from the whole image (global pool kept).
 - ``features``: a trunk tensor, its spatial ``axes`` freed.
+- ``list``: places in a row, one of the ``levels`` behind the other, as long as the image says.
 """
+
+
+SIZE_NAMES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
+"""What the axes of a signal, an image, a volume are called."""
 
 
 @dataclass(frozen=True)
 class ImageInput:
-    """An image input: its native shape (batch as in the original, 1 where dynamic) and spatial axes."""
+    """An image input: its native shape (batch as in the original, 1 where dynamic) and the spatial axes that are free.
+    ``batched``: its axis 0 is the batch, else it is one image, (C, H, W). ``fixed``: spatial axes that stay as they
+    are."""
 
     name: str
     shape: tuple[int, ...]
     spatial: tuple[int, ...]
+    batched: bool = True
+    fixed: tuple[int, ...] = ()
+
+    def named(self, axes: Sequence[int]) -> tuple[str, ...]:
+        """What some of the image's axes are called: height, width."""
+        every = sorted((*self.spatial, *self.fixed))
+        return tuple(SIZE_NAMES[len(every)][every.index(axis)] for axis in axes)
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Its native size, also along the axes that stay fixed."""
+        return tuple(self.shape[axis] for axis in sorted((*self.spatial, *self.fixed)))
+
+    @property
+    def free(self) -> tuple[str, ...]:
+        """The names of the free axes, where others stay fixed; empty where all are free."""
+        return self.named(self.spatial) if self.fixed else ()
+
+    def of_free(self, size: Sequence[int]) -> tuple[int, ...]:
+        """What of a size, of all axes or of the free ones alone, is along the free ones. Raises UsageError."""
+        every = sorted((*self.spatial, *self.fixed))
+        if not self.fixed or len(size) != len(every):
+            return tuple(size)
+        for axis, name in zip(self.fixed, self.named(self.fixed), strict=True):
+            if size[every.index(axis)] != self.shape[axis]:
+                given = size[every.index(axis)]
+                raise UsageError(f"the {name} of this model's images is {self.shape[axis]} px, not {given}")
+        return tuple(size[every.index(axis)] for axis in self.spatial)
+
+    @property
+    def batch(self) -> int:
+        """How many images at once."""
+        return self.shape[0] if self.batched else 1
+
+    @property
+    def of_samples(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Shape and spatial axes of several images in one array, the first axis of which counts them."""
+        return (self.shape, self.spatial) if self.batched else ((1, *self.shape), tuple(a + 1 for a in self.spatial))
 
 
 @dataclass(frozen=True)
@@ -67,11 +112,30 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Level:
+    """Places of a list in a row on ``axis``: ``outer`` times all of them, each with ``inner`` elements.
+
+    There are as many as the rewritten model's ``tensor`` has on its axes ``spatial``. Place ``i`` reads ``size`` pixels
+    from ``start + i * stride / per`` on.
+    """
+
+    tensor: str
+    spatial: tuple[int, ...]
+    axis: int
+    outer: int
+    inner: int
+    stride: tuple[int, ...]
+    per: tuple[int, ...]
+    start: tuple[int, ...]
+    size: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Output:
     """One output and its form; ``axes`` are those of the grid (``map``, ``cells``, ``activation``) or of ``features``.
 
     Where it has such axes: element ``i`` reads ``size`` pixels from ``start + i * stride / per`` on; ``per`` is above 1
-    in upsampled features only. Empty where unknown.
+    in upsampled features only. Empty where unknown. ``levels`` are those of a list, whose first is told of there too.
     """
 
     name: str
@@ -81,6 +145,12 @@ class Output:
     per: tuple[int, ...] = ()
     start: tuple[int, ...] = ()
     size: tuple[int, ...] = ()
+    levels: tuple[Level, ...] = ()
+
+    def __post_init__(self) -> None:
+        levels: tuple[Any, ...] = self.levels
+        if any(isinstance(item, dict) for item in levels):
+            object.__setattr__(self, "levels", tuple(Level(**item) for item in levels))
 
 
 @dataclass(frozen=True)
@@ -214,8 +284,14 @@ def _disagreements(claim: Claim, dims: int) -> Iterator[str]:
 
 
 def _image(image: ImageInput, dims: int) -> bool:
-    fits = isinstance(image.name, str) and _integers(image.shape, 1, 9) and min(image.shape) > 0
-    return fits and _axes(image.spatial, dims, 1, len(image.shape))
+    fits = (
+        isinstance(image.name, str)
+        and isinstance(image.batched, bool)
+        and _integers(image.shape, 1, 9)
+        and min(image.shape) > 0
+    )
+    fits = fits and _axes((*image.spatial, *image.fixed), dims + len(image.fixed), int(image.batched), len(image.shape))
+    return fits and dims + len(image.fixed) <= len(SIZE_NAMES) and len(image.spatial) == dims
 
 
 def _boundary(item: Boundary, dims: int) -> bool:
@@ -237,13 +313,24 @@ def _layer(item: Layer) -> bool:
     return isinstance(item.original, str) and isinstance(item.rewritten, str) and item.form in ("map", "global")
 
 
+def _level(item: Level, dims: int) -> bool:
+    counted = (
+        _integers((item.axis, item.outer, item.inner), 3, 3) and min(item.axis, item.outer - 1, item.inner - 1) >= 0
+    )
+    told = (item.stride, item.per, item.start, item.size)
+    fits = isinstance(item.tensor, str) and _axes(item.spatial, dims, 0, 99) and counted
+    return fits and all(_integers(value, dims, dims) for value in told) and min(*item.stride, *item.per, *item.size) > 0
+
+
 def _output(item: Output, dims: int) -> bool:
     if not isinstance(item.name, str) or item.form not in get_args(Form):
         return False
     if item.axes != () and not _axes(item.axes, dims, 0, 99):
         return False
     told = [value for value in (item.stride, item.per, item.start, item.size) if value != ()]
-    if len(told) not in (0, 4) or (told and item.axes == ()):
+    if len(told) not in (0, 4) or (told and item.axes == () and item.form != "list"):
+        return False
+    if (item.form == "list") != bool(item.levels) or not all(_level(level, dims) for level in item.levels):
         return False
     return all(_integers(value, dims, dims) for value in told) and (
         not told or min(*item.stride, *item.per, *item.size) > 0

@@ -79,7 +79,7 @@ class Tolerance(click.FloatRange):
 
 _GROUPS = {
     **dict.fromkeys(("size", "inputs", "at", "boundaries"), "The model"),
-    **dict.fromkeys(("out", "out_dir", "output", "global_pool", "dynamic_batch"), "The result"),
+    **dict.fromkeys(("out", "out_dir", "output", "global_pool", "dynamic_batch", "free", "output_at"), "The result"),
     **dict.fromkeys(
         ("save_as_external_data", "all_tensors_to_one_file", "external_data_location", "external_data_size_threshold"),
         "Where weights go",

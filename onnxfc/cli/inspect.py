@@ -27,7 +27,11 @@ _EPILOG = "Exit codes: 0 done, whether the model can be rewritten or not; 1 cann
     show_default=True,
     help="As for rewrite.",
 )
+@click.option(
+    "--free", multiple=True, type=click.Choice(["depth", "height", "width", "length"]), help="As for rewrite."
+)
 @click.option("--input", "inputs", multiple=True, metavar="NAME", help="As for rewrite.")
+@click.option("--output-at", multiple=True, metavar="NAME", help="As for rewrite.")
 @click.option(
     "--report", type=ReportPath(), help="Write the report: JSON, or a page if FILE ends in .html; - prints it."
 )
@@ -39,7 +43,9 @@ def inspect(
     size: tuple[int, ...] | None,
     output: str,
     global_pool: str,
+    free: tuple[str, ...],
     inputs: tuple[str, ...],
+    output_at: tuple[str, ...],
     report: Path | None,
     as_json: bool,
     verbose: bool,
@@ -58,7 +64,14 @@ def inspect(
     report = STDOUT if as_json else report
     check_report(report, model)
     try:
-        options = RewriteOptions(output, global_pool, size=size, inputs=inputs)  # type: ignore[arg-type]
+        options = RewriteOptions(
+            output,  # type: ignore[arg-type]
+            global_pool,  # type: ignore[arg-type]
+            size=size,
+            inputs=inputs,
+            free=free,
+            output_at=output_at,
+        )
         seen = look(model, options=options, at=at)
     except OnnxfcError as error:
         fail(error, verbose)

@@ -67,8 +67,20 @@ _OF_PROOF = ("rtol", "atol", "check_size", "data", "provider", "timeout", "memor
     help="A head behind a global pool: pool every native window, keep one vector at any size, or drop the pool "
     "(a class activation map; affine heads only).",
 )
+@click.option(
+    "--output-at",
+    multiple=True,
+    metavar="NAME",
+    help="End the model at this inner tensor, ahead of what makes labels of its scores, say; may be repeated.",
+)
 @click.option("--dynamic-batch", is_flag=True, help="Free the batch dim as well.")
 @click.option("--size", type=Size(), help="Native image size, where the model's input leaves it open.")
+@click.option(
+    "--free",
+    multiple=True,
+    type=click.Choice(["depth", "height", "width", "length"]),
+    help="Free this axis of the image alone, while the others stay as they are; may be repeated.",
+)
 @click.option(
     "--input",
     "inputs",
@@ -234,7 +246,13 @@ def _rewritten(source: Path, target: Path, options: dict[str, Any], quiet: bool)
     model = ModelFile.open(source)
     model.check_target(target, save)
     wanted = RewriteOptions(
-        options["output"], options["global_pool"], options["dynamic_batch"], options["size"], options["inputs"]
+        options["output"],
+        options["global_pool"],
+        options["dynamic_batch"],
+        options["size"],
+        options["inputs"],
+        options["free"],
+        options["output_at"],
     )
     checks = None if options["no_check"] else _checks(options)
     progress, clear = progress_line(quiet)

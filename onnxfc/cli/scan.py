@@ -131,7 +131,9 @@ _WORK = (
     click.option("--memory", type=Bytes(), help="For tiles; default: a quarter of what is free."),
     click.option("--tile", type=click.IntRange(min=1), metavar="CELLS", help="Cells of a tile's side, instead."),
     click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Tiles run at once."),
-    click.option("--threads", type=click.IntRange(min=0), default=0, help="Threads of an operator; 0: all."),
+    click.option(
+        "--threads", type=click.IntRange(min=0), default=0, help="Threads that compute; 0: one for each processor."
+    ),
     click.option("--provider", default="", metavar="NAME[:KEY=VALUE,...]", help=PROVIDER),
     click.option("--resume", is_flag=True, help="Go on where an earlier run was ended; keep what is done on errors."),
     click.option("--dask", metavar="ADDRESS", help="Run tiles on the Dask cluster with this scheduler."),

@@ -68,7 +68,7 @@ CUTTING = ("Slice", "Split")
 LENGTHS = ("Shape", "Size")
 """What reads no element, only how many there are."""
 SAME_VALUES = frozenset({"Cast", "Identity"})
-ADDING_AXES = frozenset({"Reshape", "Unsqueeze"})
+ADDING_AXES = frozenset({"Flatten", "Reshape", "Unsqueeze"})
 LINEAR_SUMS = frozenset({"ReduceMean", "ReduceSum"})
 ARITHMETIC = frozenset({"Add", "Div", "Mul", "Sub"})
 ADDITIVE = frozenset({"Add", "Sub"})

@@ -24,16 +24,35 @@ class Sliding:
     frozen: bool
 
     def on(self, places: Sequence[int]) -> Sliding:
-        """The part that slides over some of the axes (others are channels that were given axes of their own)."""
+        """The part that slides over some of the axes (others are channels that were given axes of their own).
 
-        def of(part: tuple[int, ...]) -> tuple[int, ...]:
-            return tuple(part[place] for place in places)
+        A place below 0 is an axis over which a pool does not slide.
+        """
 
-        return Sliding(of(self.kernel), of(self.strides), of(self.dilations), of(self.begin), of(self.end), self.frozen)
+        def of(part: tuple[int, ...], still: int = 1) -> tuple[int, ...]:
+            return tuple(part[place] if place >= 0 else still for place in places)
+
+        ends = of(self.begin, 0), of(self.end, 0)
+        return Sliding(of(self.kernel), of(self.strides), of(self.dilations), *ends, self.frozen)
 
     @property
     def padded(self) -> bool:
         return any((*self.begin, *self.end))
+
+    @property
+    def reach(self) -> tuple[int, ...]:
+        """From the first element of a window to its last."""
+        return tuple((k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True))
+
+    @property
+    def cuts(self) -> bool:
+        """Whether SAME leaves out elements between windows, and so at some sizes the last ones."""
+        return any(reach < stride for reach, stride in zip(self.reach, self.strides, strict=True))
+
+    @property
+    def alike(self) -> bool:
+        """Whether SAME pads alike at every size, apart from what it cuts off."""
+        return all(1 in both for both in zip(self.reach, self.strides, strict=True))
 
     def moves(self, place: int) -> bool:
         """Whether it does more along an axis than to read each place alone."""

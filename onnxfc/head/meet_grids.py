@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 
@@ -16,17 +18,25 @@ from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Context, Fixed, Placed, ScoreMap, View, Window
 
 
-def meet(ctx: RuleContext, views: Sequence[Window | ScoreMap]) -> list[Window | ScoreMap] | Refusal:
-    """Windows and score maps on their common grid, the coarsest; a refusal where strides do not divide it."""
-    grid = [
-        max(strides) for strides in zip(*([field.stride for field in v.provenance.fields] for v in views), strict=True)
-    ]
+def meet(
+    ctx: RuleContext, views: Sequence[Window | ScoreMap], *, outputs: bool = False
+) -> list[Window | ScoreMap] | Refusal:
+    """Windows and score maps on their common grid, whose stride is the least common multiple of theirs; a refusal where
+    one is a fraction of a pixel that divides no other."""
+    doubt = _mean_of_others(ctx, views, outputs)
+    if doubt is not None:
+        return doubt
+    each = ([field.stride for field in view.provenance.fields] for view in views)
+    grid = [_common(strides) for strides in zip(*each, strict=True)]
     met = []
     for view in views:
         own = [field.stride for field in view.provenance.fields]
         if any(coarse % stride for coarse, stride in zip(grid, own, strict=True)):
             return ctx.refuse("grids-differ", f"combines windows at strides {own} and {grid}")
         steps = tuple(int(coarse // stride) for coarse, stride in zip(grid, own, strict=True))
+        if view.provenance.dropped and set(steps) != {1}:
+            why = f"keeps every place of its map, at stride {own}, beside windows at {grid}"
+            return ctx.refuse("grids-differ", why, "use --global-pool window")
         met.append(view if set(steps) == {1} else every(ctx, view, steps))
     scores = [view for view in met if isinstance(view, ScoreMap)]
     if len(scores) == len(met) and any(now is not before for now, before in zip(met, views, strict=True)):
@@ -35,6 +45,28 @@ def meet(ctx: RuleContext, views: Sequence[Window | ScoreMap]) -> list[Window | 
             cut = ops.common(ctx.builder, [view.tensor for view in scores], scores[0].grid[0], len(grid))
             return [replace(view, tensor=tensor) for view, tensor in zip(scores, cut, strict=True)]
     return met
+
+
+def _mean_of_others(ctx: RuleContext, views: Sequence[Window | ScoreMap], outputs: bool) -> Refusal | None:
+    """Where a pool was dropped, the mean over its elements is the score: at once only for all that have the same.
+    ``outputs`` beside each other need the same strides only."""
+
+    def elements(provenance: Provenance) -> Hashable:
+        windows = frozenset((item.extent, item.step) for item in provenance.windows)
+        return (provenance.fields, windows) if provenance.dropped else None
+
+    strides = {tuple(field.stride for field in view.provenance.fields) for view in views}
+    same = len(strides) == 1 if outputs else len({elements(view.provenance) for view in views}) == 1
+    if same or not any(view.provenance.dropped for view in views):
+        return None
+    why = "stands beside scores whose pool is dropped, and the mean of these is taken over other elements"
+    return ctx.refuse("grids-differ" if outputs else "drop-not-affine", why, "use --global-pool window")
+
+
+def _common(strides: Sequence[int | Fraction]) -> int | Fraction:
+    if any(stride.denominator > 1 for stride in strides):
+        return max(strides)
+    return math.lcm(*(stride.numerator for stride in strides))
 
 
 def every(ctx: RuleContext, view: Window | ScoreMap, steps: tuple[int, ...]) -> Window | ScoreMap:

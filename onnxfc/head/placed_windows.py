@@ -52,6 +52,8 @@ def window_of(ctx: RuleContext, view: Placed) -> Window | Refusal:
         return window_of_map(ctx, view)
     if view.is_strip:
         return pooled_in_part(ctx)
+    if view.is_list:
+        return ctx.refuse("size-locked", "reads a list of places, of which the native size has so many", LEAVE)
     return _moved(ctx, view) or _taken_apart(ctx, view)
 
 

@@ -163,23 +163,24 @@ class NewFile:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[bool]:
+def locked(folder: Path, patience: float = _PATIENCE) -> Iterator[bool]:
     """Holds off other onnxfc processes that write into ``folder``; gives False where the system has no such lock.
 
-    The lock ends with the process, however that ends. Raises WriteError where another one does not let go.
+    The lock ends with the process, however that ends. Raises WriteError where another one does not let go within
+    ``patience`` seconds.
     """
     if _fcntl is None:
         yield False
         return
     fd = os.open(folder, os.O_RDONLY)
     try:
-        yield _flock(fd, folder)
+        yield _flock(fd, folder, patience)
     finally:
         os.close(fd)
 
 
-def _flock(fd: int, folder: Path) -> bool:
-    until = time.monotonic() + _PATIENCE
+def _flock(fd: int, folder: Path, patience: float) -> bool:
+    until = time.monotonic() + patience
     while (free := _is_free(fd)) is None:
         if time.monotonic() > until:
             raise WriteError(f"{folder}: is locked by another process; try again once that is done")

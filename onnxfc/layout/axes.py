@@ -28,6 +28,7 @@ class Atom:
 
 
 Group = tuple[Atom, ...]
+BATCH_OF_ONE: Group = (Atom("batch", 1),)
 Groups = tuple[Group, ...]
 
 
@@ -36,16 +37,30 @@ def channels(length: int) -> Group:
     return (Atom("channel", length),) if length > 1 else ()
 
 
-def groups_of(shape: Shape, spatial: Mapping[int, int]) -> Groups:
-    """The axes of a tensor whose batch is axis 0; ``spatial``: the axis of each place."""
+def groups_of(shape: Shape, spatial: Mapping[int, int], batched: bool = True) -> Groups:
+    """The axes of a tensor whose batch is axis 0, if it has one; ``spatial``: the axis of each place."""
     places = {axis: place for place, axis in spatial.items()}
     return tuple(
         (Atom("space", length, places[axis]),)
         if axis in places
         else channels(length)
-        if axis
+        if axis or not batched
         else (Atom("batch", length),)
         for axis, length in enumerate(shape)
+    )
+
+
+def with_batch(groups: Groups) -> Groups:
+    """The same, where a first axis of extent 1 is the batch of one image that had none."""
+    without = not any(atom.kind == "batch" for group in groups for atom in group)
+    return (BATCH_OF_ONE, *groups[1:]) if without and groups[:1] == ((),) else groups
+
+
+def batch_first(groups: Groups) -> Groups:
+    """The same, where the first axis is of extent 1 and the batch, of one image for good, is another: which of them is
+    the batch makes no difference."""
+    return (
+        with_batch(tuple(() if group == BATCH_OF_ONE else group for group in groups)) if groups[:1] == ((),) else groups
     )
 
 

@@ -59,8 +59,8 @@ class Placed:
 
     ``measured``: the map whose dims tell how long its places are now; None where that is this map itself.
     ``moved_by``: the node that made it, where that did nothing but move the data of its first input.
-    ``parts``: strips that were joined end to end on one axis. ``bounds``: the maps that it comes from, where the head
-    begins if one follows.
+    ``parts``: strips, or rows of all places, that were joined end to end on one axis. ``bounds``: the maps that it
+    comes from, where the head begins if one follows.
     ``other``: the second side of what relates places to places; ``measured`` and ``provenance`` are the first.
     """
 
@@ -131,12 +131,17 @@ class Placed:
     @property
     def is_strip(self) -> bool:
         """Whether it lacks some of the image's axes, or strips are joined in it."""
-        return bool(self.parts) or (self.apart and not self.is_map)
+        return (bool(self.parts) and not self.is_list) or (self.apart and not self.is_map)
+
+    @property
+    def is_list(self) -> bool:
+        """Whether rows of places were laid one behind the other in it."""
+        return bool(self.parts) and not self.parts[0].apart
 
     @property
     def is_folded(self) -> bool:
         """Whether axes of the image are laid together with others, or the batch is not axis 0."""
-        return not self.apart and not self.parts
+        return not self.apart and (not self.parts or self.is_list)
 
     @property
     def channels_first(self) -> bool:

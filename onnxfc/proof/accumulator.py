@@ -44,6 +44,12 @@ class Tally:
         """Note a failure that is not a deviation."""
         self.reasons.append(reason)
 
+    def exceeds(self, name: str, got: Array, want: Array, scale: Scale, kind: str) -> bool:
+        """Whether numbers differ by more than they may. What is not a number is no deviation."""
+        if scale.exact or got.shape != want.shape or not (np.isfinite(got).all() and np.isfinite(want).all()):
+            return False
+        return distance(got, want) > scale.tolerance(self.options.of(name), self.noise.get((name, kind)))
+
     def compare(
         self, name: str, got: Array, want: Array, scale: Scale, kind: str, where: str, noise: float | None = None
     ) -> None:
@@ -107,6 +113,12 @@ class Tally:
             reason=reasons[0] if reasons else "",
             sizes=tuple(self.sizes),
         )
+
+
+def distance(values: Array, others: Array) -> float:
+    """The largest difference of two elements."""
+    with np.errstate(invalid="ignore"):  # infinite scores, of which there is no scale either
+        return float(np.abs(values.astype(np.float64) - others.astype(np.float64)).max(initial=0.0))
 
 
 def _output(name: str, line: _Line) -> OutputResult:

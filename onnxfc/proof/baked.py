@@ -21,6 +21,8 @@ _WHOLE = (
 _SIZELESS = frozenset(f"{_POINTWISE} {_WHOLE}".split())
 """Operators that say the same at every size. Not ReduceSum: what divides the sum by a count was made for one size."""
 _SLIDING = {"Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool", "QLinearConv", "ConvInteger"}
+_POOLS = {"MaxPool", "AveragePool", "LpPool"}
+_BORDERS = {"Pad", "Slice", "Resize", "Upsample", "ConvTranspose"}
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -73,7 +75,7 @@ def _may_be_sized(node: onnx.NodeProto, fixed: set[str], shapes: Shapes) -> bool
     if kind in ("Resize", "Upsample"):
         return len(node.input) > 3 and bool(node.input[3])
     if kind in _SLIDING:
-        return "output_shape" in _attributes(node) or _covers(node, shapes)
+        return "output_shape" in attributes(node) or _covers(node, shapes)
     return kind not in _SIZELESS
 
 
@@ -85,6 +87,25 @@ def _covers(node: onnx.NodeProto, shapes: Shapes) -> bool:
     return any(now == 1 and was > 1 for was, now in zip(before[2:], after[2:], strict=True))
 
 
+def stands_for_global(nodes: Sequence[onnx.NodeProto], shapes: Shapes) -> bool:
+    """Whether a pool or Conv among these may be a global one by its native size: asked at another, it is none."""
+    return any(node.op_type in _SLIDING and _covers(node, shapes) for node in nodes)
+
+
+def place_by_place(nodes: Sequence[onnx.NodeProto], shapes: Shapes) -> bool:
+    """Whether these make of a map that is repeated what they make of the map: none looks at a place's neighbours."""
+    return not any(_looks_around(node, shapes) for node in nodes)
+
+
+def _looks_around(node: onnx.NodeProto, shapes: Shapes) -> bool:
+    if node.op_type not in _SLIDING:
+        return node.op_type in _BORDERS
+    found = attributes(node)
+    alone = all(set(found[name].ints) == {1} for name in ("kernel_shape", "strides") if name in found)
+    pool = node.op_type in _POOLS and _covers(node, shapes)
+    return not pool and not (alone and "kernel_shape" in found)
+
+
 def frozen(nodes: Sequence[onnx.NodeProto], other: onnx.GraphProto) -> str:
     """The first node whose padding or rounding follows the image's size, which the other model fixes; "" if none."""
     kept = {node.output[0]: node.attribute for node in other.node if node.output}
@@ -93,12 +114,12 @@ def frozen(nodes: Sequence[onnx.NodeProto], other: onnx.GraphProto) -> str:
 
 
 def _follows(node: onnx.NodeProto) -> bool:
-    found = _attributes(node)
+    found = attributes(node)
     auto = found["auto_pad"].s if "auto_pad" in found else b""
     return auto.startswith(b"SAME") or ("ceil_mode" in found and found["ceil_mode"].i == 1)
 
 
-def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
+def attributes(node: onnx.NodeProto) -> dict[str, Any]:
     return {attribute.name: attribute for attribute in node.attribute}
 
 

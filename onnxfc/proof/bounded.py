@@ -80,7 +80,7 @@ def _run(job: Callable[[], _T], options: CheckOptions, writer: int) -> NoReturn:
 def _outcome(job: Callable[[], _T], options: CheckOptions) -> bytes:
     try:
         return pickle.dumps((True, job()))
-    except (MemoryError, ImportError):  # a library that finds no room is not loaded
+    except (MemoryError, ImportError, SystemError):  # a library that finds no room is not loaded, or not compiled
         return pickle.dumps((False, ProofFailed(_too_much(options))))
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.ENOMEM:

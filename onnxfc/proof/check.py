@@ -28,7 +28,7 @@ from onnxfc.proof.providers import CPU
 from onnxfc.proof.reference_run import is_small, observe
 from onnxfc.proof.results import Conditions, CropResult, Parity, ParityResult, VerdictResult
 from onnxfc.proof.sessions import RunError, Runner
-from onnxfc.proof.shift import compare_shifted, why_not
+from onnxfc.proof.shift import Shifted, compare_shifted, why_not
 from onnxfc.proof.sizes import Size, TooLarge, larger_sizes
 from onnxfc.proof.static_checks import axes_problem, claim_problem
 from onnxfc.proof.trunk import compare_trunk, other_parity
@@ -86,9 +86,9 @@ class _Larger:
     """What the rewritten model made of larger images; ``further``: of one size more, for the trunk alone. ``fallen``:
     nodes that its provider left to the CPU."""
 
+    shift: Shifted
     captures: list[Capture] = field(default_factory=list)
     further: list[Capture] = field(default_factory=list)
-    shift: ParityResult = _NOTHING
     fallen: tuple[str, ...] = ()
 
 
@@ -154,13 +154,14 @@ class _Check:
         self, pair: Compared, evidence: Evidence, sizes: list[Size], native: Tally, windows: Tally
     ) -> _Larger:
         """All that needs the rewritten model as a whole, in one session."""
-        larger = _Larger(shift=_NOTHING if self.options.larger else NATIVE_ONLY)
+        larger = _Larger(shift=Shifted(_NOTHING if self.options.larger else NATIVE_ONLY))
         try:
             if self.source is not None:
                 self.progress("the original as its file stands")
                 compare_read(self.source, evidence, pair.claim, native)
             self.progress("loading the rewritten model")
             names = [boundary.rewritten for boundary in self.claim.boundaries]
+            names += [level.tensor for output in self.claim.outputs for level in output.levels]
             runner = Runner(pair.rewritten, names, replace(self.options.engine, strict=True))
             larger.fallen = runner.fallen
             compare_native(runner, evidence, pair.claim, native, self.progress)
@@ -207,7 +208,19 @@ class _Check:
             for item in (result, window)
         )
         parity = self._parity(evidence, result, window, crops, larger.fallen)
-        return replace(parity, shift=larger.shift, trunk=trunk, provider=self._provider(pair, evidence))
+        shift = self._own_movement(pair, evidence, larger.shift)
+        return replace(parity, shift=shift, trunk=trunk, provider=self._provider(pair, evidence))
+
+    def _own_movement(self, pair: Compared, evidence: Evidence, shifted: Shifted) -> ParityResult:
+        """No failure where the original's own trunk makes the very same of both images: what it has cut off, say, is
+        padded where the image goes on."""
+        if not shifted.shots:
+            return shifted.result
+        chosen = shifted.shots
+        trunk = compare_trunk(pair.original, pair.rewritten, chosen, evidence, pair.claim, self.options, self.progress)
+        if trunk.status != "passed" or trunk.reason or set(trunk.sizes) != {shot.size.pixels for shot in chosen}:
+            return shifted.result
+        return ParityResult("not applicable", reason="the original's own trunk does not move with the image either")
 
     def _trunk(self, pair: Compared, shots: list[Capture], evidence: Evidence) -> ParityResult:
         """Trunk parity; a large model's at the first size only."""
@@ -216,14 +229,14 @@ class _Check:
         chosen = shots if evidence.small else [shot for shot in shots if shot.size == shots[0].size]
         return compare_trunk(pair.original, pair.rewritten, chosen, evidence, pair.claim, self.options, self.progress)
 
-    def _shift(self, pair: Compared, evidence: Evidence, trunk: ParityResult) -> ParityResult:
+    def _shift(self, pair: Compared, evidence: Evidence, trunk: ParityResult) -> Shifted:
         """Shift consistency of a large model, where its trunk could not be compared with the original's own."""
         against = why_not(evidence, pair.claim)
         if against is not None:
-            return against
+            return Shifted(against)
         if trunk.status == "passed" and not trunk.reason:
             where = ", ".join("x".join(map(str, size)) for size in trunk.sizes)
-            return ParityResult("not run", reason=f"the original's own trunk says what is right at {where} px")
+            return Shifted(ParityResult("not run", reason=f"the original's own trunk says what is right at {where} px"))
         names = [boundary.rewritten for boundary in self.claim.boundaries]
         runner = Runner(pair.rewritten, names, self.options.engine)
         return compare_shifted(runner, evidence, pair.claim, self.options, self.progress)

@@ -8,7 +8,9 @@ values besides through the boundaries, the cells cannot be windows and there is 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +19,8 @@ from onnx import helper
 
 from onnxfc.claim.claim import Boundary
 from onnxfc.io.model_file import ModelFile
+from onnxfc.proof.baked import Shapes
+from onnxfc.proof.every_size import for_every_size
 from onnxfc.proof.folded import together
 from onnxfc.proof.providers import Engine
 from onnxfc.proof.sessions import Array, Arrays, RunError, Runner
@@ -98,6 +102,7 @@ class Head:
 
     ``native`` holds the values of the boundaries, shapes and side inputs at native size; it gives the
     types, and the values of all that is not cropped. ``bounds``: how the model holds what is given as maps.
+    ``shapes``: those of all tensors at the native size, for a head that is asked of features of other sizes.
     """
 
     def __init__(
@@ -107,6 +112,7 @@ class Head:
         native: Mapping[str, Array],
         engine: Engine,
         bounds: Sequence[Boundary] = (),
+        shapes: Shapes | None = None,
     ) -> None:
         self.plan = plan
         self._bounds = {item.original: item for item in bounds}
@@ -114,27 +120,58 @@ class Head:
         self._fixed = {name: native[name] for name in (*plan.shapes, *plan.sides)}
         self._stackable = not self._fixed
         self._batch = len(native[plan.boundaries[0]]) if plan.boundaries else 1
-        self._runner = Runner(original.with_proto(_cut(original.proto, plan, native)), (), engine)
+        self._shapes = {tuple(native[name].shape): name for name in reversed(plan.boundaries)}
+        cut = _cut(original.proto, plan, native)
+        places = 0 if shapes is None else self._places({})
+        self._counted = {} if shapes is None else for_every_size(cut.graph, shapes, places)
+        self._runner = Runner(original.with_proto(cut), (), engine)
 
     def _laid(self, features: Mapping[str, Array], name: str) -> Array:
         """What the model reads, which may hold places in other axes than features are given in."""
         return together(self._bounds[name], features[name]) if name in self._bounds else features[name]
 
-    def _of_batch(self, shape: Array, batch: int) -> Array:
-        """What Shape or Size said of a tensor around the boundaries, for the batch of the windows."""
+    def _places(self, features: Mapping[str, Array]) -> int:
+        """How many places the boundaries have, in these features or natively; 0 where they do not have equally many."""
+        found = set()
+        for name in self.plan.boundaries:
+            item, value = self._bounds[name], features.get(name)
+            found.add(math.prod(item.extent if value is None else [value.shape[axis] for axis in item.spatial]))
+        return found.pop() if len(found) == 1 else 0
+
+    def _of_batch(self, shape: Array, batch: int, now: Mapping[str, Array]) -> Array:
+        """What Shape or Size said of a tensor around the boundaries, for these features and the batch of the windows.
+
+        A tensor as large as a boundary natively is so now.
+        """
         if shape.ndim == 0:
             return np.asarray(shape * batch // self._batch, shape.dtype)
+        if tuple(shape) in self._shapes:
+            return np.asarray(now[self._shapes[tuple(shape)]].shape, shape.dtype)
         return np.where((np.arange(len(shape)) == 0) & (shape == self._batch), batch, shape).astype(shape.dtype)
 
-    def run_whole(self, features: Mapping[str, Array]) -> Arrays:
-        """The head on whole features of any size it accepts."""
+    def run_whole(self, features: Mapping[str, Array], *, counting: bool = False) -> Arrays:
+        """The head on whole features of any size it accepts; ``counting``: with numbers that follow the places."""
         batch = len(features[self.plan.boundaries[0]]) if self.plan.boundaries else self._batch
-        shapes = {name: self._of_batch(self._fixed[name], batch) for name in self.plan.shapes}
-        fixed = {**self._fixed, **shapes}
+        now = {name: self._laid(features, name) for name in self.plan.boundaries}
+        shapes = {name: self._of_batch(self._fixed[name], batch, now) for name in self.plan.shapes}
         given = {name: features[name] for name in self.plan.sides if name in features}
-        return self._runner.run(
-            {**fixed, **given, **{name: self._laid(features, name) for name in self.plan.boundaries}}
-        )
+        places = self._places(features) if counting else 0
+        counted = {name: item.at(places) for name, item in self._counted.items()}
+        return self._runner.run({**self._fixed, **shapes, **given, **now, **counted})
+
+    def readings(self, features: Mapping[str, Array]) -> list[Arrays]:
+        """What the head may mean by features of another size: as it stands, and with counts that follow the places;
+        nothing where it is made for the native size."""
+        made = []
+        for counting in (False, True) if self._counted else (False,):
+            with suppress(RunError):
+                made.append(self.run_whole(features, counting=counting))
+        return made
+
+    @property
+    def counts(self) -> bool:
+        """Whether it reckons with numbers that may count the native places."""
+        return bool(self._counted)
 
     def run_windows(self, windows: list[Arrays]) -> list[Arrays]:
         """The head on every window, several in one batch where the head treats images independently."""

@@ -101,7 +101,7 @@ class Inputs:
         return value.astype(self._other.get(name, value.dtype)).astype(value.dtype)
 
     def _batch(self) -> int:
-        return next((image.shape[0] for image in self._images.values()), 1)
+        return next((image.batch for image in self._images.values()), 1)
 
     def _from_data(self, name: str, sample: int, batch: int | None, grown: Sequence[int]) -> Array:
         values, image = self._data[name], self._images.get(name)
@@ -109,6 +109,7 @@ class Inputs:
         picked = values[np.arange(sample * count, (sample + 1) * count) % len(values)]
         if image is not None:
             shape = _grow(image, batch, grown)
+            picked = picked if image.batched else picked[0]
             # Beyond the border of the user's images their mirror image goes on.
             pads = [(0, max(0, want - have)) for want, have in zip(shape, picked.shape, strict=True)]
             picked = np.pad(picked, pads, mode="symmetric")[tuple(slice(0, want) for want in shape)]
@@ -117,7 +118,8 @@ class Inputs:
 
 def _grow(image: ImageInput, batch: int | None, grown: Sequence[int]) -> tuple[int, ...]:
     shape = list(image.shape)
-    shape[0] = batch or shape[0]
+    if image.batched:
+        shape[0] = batch or shape[0]
     for axis, more in zip(image.spatial, grown, strict=True):
         shape[axis] += more
     return tuple(shape)
@@ -174,12 +176,12 @@ def _user_data(claim: Claim, infos: Mapping[str, InputInfo], data: Any) -> Array
     if len({len(value) if np.ndim(value) else 0 for value in data.values()}) > 1:
         raise UsageError("the data's arrays differ in their number of samples (axis 0)")
     checked = {name: _fit(name, np.asarray(v), images.get(name), infos[name]) for name, v in data.items()}
-    batch = next(image.shape[0] for image in claim.inputs)
+    batch = next(image.batch for image in claim.inputs)
     if all(len(value) >= 2 * batch for value in checked.values()):
         return checked
     # Too few images to vary: add their mirror images along the last spatial axis.
     return {
-        name: np.concatenate([value, np.flip(value, images[name].spatial[-1]) if name in images else value])
+        name: np.concatenate([value, np.flip(value, images[name].of_samples[1][-1]) if name in images else value])
         for name, value in checked.items()
     }
 
@@ -187,8 +189,7 @@ def _user_data(claim: Claim, infos: Mapping[str, InputInfo], data: Any) -> Array
 def _fit(name: str, value: Array, image: ImageInput | None, info: InputInfo) -> Array:
     if value.dtype.kind not in "fiub" or (info.dtype.kind in "iu" and value.dtype.kind == "f"):
         raise UsageError(f"the data for {name} is {value.dtype}, the model wants {info.dtype}")
-    want = image.shape if image is not None else info.shape
-    spatial = image.spatial if image is not None else ()
+    want, spatial = image.of_samples if image is not None else (info.shape, ())
     fits = value.ndim == len(want) and len(value) > 0
     for axis, extent in enumerate(want[1:], 1):
         fits = (

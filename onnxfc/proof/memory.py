@@ -48,8 +48,8 @@ class _Whole(CheckOptions):
 
 def sliced(original: ModelFile, other: ModelFile, claim: Claim, options: CheckOptions) -> Pair:
     """The pair for batches of a few images; as it is where theirs is small."""
-    batch = claim.inputs[0].shape[0]
-    if batch < FEWEST or any(image.shape[0] != batch for image in claim.inputs):
+    batch = claim.inputs[0].batch
+    if batch < FEWEST or any(image.batch != batch for image in claim.inputs):
         return original, other, claim, options
     images = tuple(replace(image, shape=(SLICE, *image.shape[1:])) for image in claim.inputs)
     few = replace(claim, inputs=images)
@@ -99,7 +99,7 @@ def shortage(model: onnx.ModelProto, claim: Claim, sizes: Sequence[Size]) -> str
     if there is None or needed <= there:
         return ""
     size = "x".join(map(str, largest))
-    batch = claim.inputs[0].shape[0]
+    batch = claim.inputs[0].batch
     told = f"the proof needs about {needed / 1e9:.0f} GB of memory for {batch} images of {size} px at once"
     return f"{told}, and {there / 1e9:.0f} GB are free here; take smaller sizes, or a smaller or free batch"
 

@@ -8,7 +8,8 @@ window is the score; ``mean``, ``max`` and ``global`` are W; ``features`` is W b
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -34,7 +35,7 @@ def grid_axes(output: Output, rank: int, dims: int) -> tuple[int, ...]:
         return expected
     if output.form == "cells" and (len(set(output.axes)) != dims or not max(output.axes) < rank):
         raise FormError(f"{output.name} claims grid axes {output.axes}, the image has {dims} spatial axes")
-    if output.form == "features" and not all(0 < axis < rank for axis in output.axes or (0,)):
+    if output.form == "features" and not (output.axes and all(axis < rank for axis in output.axes)):
         raise FormError(f"{output.name} claims spatial axes {output.axes}, it has {rank} axes")
     if output.form not in ("cells", "features") and output.axes:
         raise FormError(f"{output.name} claims axes {output.axes}, form '{output.form}' has none")
@@ -48,6 +49,10 @@ def check_shape(output: Output, got: Array, want: tuple[int, ...], dims: int, *,
     for axis in axes:
         if not native or output.form == "activation":
             expected[axis] = None
+    for level in output.levels if not native else ():
+        if level.axis >= len(expected):
+            raise FormError(f"{output.name} claims a list on axis {level.axis}, it has {len(want)} axes")
+        expected[level.axis] = None
     fits = len(got.shape) == len(expected)
     fits = fits and all(e is None or e == n for e, n in zip(expected, got.shape, strict=False))
     if output.form == "cells" and any(want[axis] != 1 for axis in axes):
@@ -58,6 +63,29 @@ def check_shape(output: Output, got: Array, want: tuple[int, ...], dims: int, *,
             f"{output.name} has shape {list(got.shape)} instead of [{shape}], which form '{output.form}' has where "
             f"the original has {list(want)}"
         )
+
+
+def level_name(output: Output, number: int) -> str:
+    """What the places of one level of a list are called."""
+    return f"{output.name}, level {number + 1}"
+
+
+def unlisted(claim: Claim, values: Mapping[str, Array]) -> dict[str, Array]:
+    """The levels of lists as maps: the row's axis becomes outer, the places' axes, inner. Raises FormError."""
+    found: dict[str, Array] = {}
+    for output in claim.outputs:
+        first = 0
+        for number, level in enumerate(output.levels):
+            value, grid = values[output.name], [values[level.tensor].shape[axis] for axis in level.spatial]
+            last = first + level.outer * level.inner * math.prod(grid)
+            shape = (*value.shape[: level.axis], level.outer, *grid, level.inner, *value.shape[level.axis + 1 :])
+            if value.shape[level.axis] < last:
+                raise FormError(f"{output.name} has fewer places than its levels")
+            found[level_name(output, number)] = value.take(range(first, last), level.axis).reshape(shape)
+            first = last
+        if output.levels and first != values[output.name].shape[output.levels[0].axis]:
+            raise FormError(f"{output.name} has more places than its levels")
+    return found
 
 
 def native_value(output: Output, got: Array, want: tuple[int, ...], dims: int) -> Array:

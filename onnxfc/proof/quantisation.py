@@ -41,7 +41,7 @@ class _Steps:
     def _of(self, node: onnx.NodeProto) -> float:
         kind, given = node.op_type, [self.found.get(name, 0.0) for name in node.input]
         if kind == "QuantizeLinear":
-            return max(1.0, given[0] / self._largest(node.input[1]))
+            return max(1.0, given[0] / (self._largest(node.input[1]) or 1.0))
         if kind.startswith("QLinear") or (kind == "QGemm" and len(node.input) > 7):
             return 1.0
         if kind == "QGemm":
@@ -49,7 +49,8 @@ class _Steps:
         if kind == "DequantizeLinear":
             return given[0] * self._largest(node.input[1])
         if kind in _LAYERS and max(given):
-            return max(given) * max(self._largest(name) for name in node.input[:2] if name not in self._moving)
+            fixed = [self._largest(name) for name in node.input[:2] if name not in self._moving]
+            return max(given) * max(fixed, default=1.0)
         if kind == "Add":
             return sum(given)
         factors = [self._largest(name) for name in node.input if kind == "Mul" and name not in self._moving]
@@ -76,7 +77,7 @@ class _Steps:
 
 def _dequantised(given: Sequence[Array | None]) -> Array | None:
     """Bounds of what a DequantizeLinear of constants makes."""
-    if any(value is None for value in given):
+    if any(value is None or not value.size for value in given):
         return None
     value, scale, *zero = (np.asarray(item).astype(np.float64) for item in given)
     low, high = value.min(), value.max()

@@ -29,6 +29,9 @@ _OTHERWISE = (
 )
 SMALL = 2_000_000
 """Weights up to which a model is looked at more closely: four kinds of inputs instead of two."""
+ROUNDINGS = 4
+"""By so many roundings inputs are moved to see whether a window or a crop is one that rounding moves far: sums of it
+are off by some."""
 
 
 def observe(
@@ -49,7 +52,7 @@ def observe(
     runner = Runner(original, tensors, options.engine)
     images = [image.name for image in claim.inputs]
     inputs = Inputs(claim, runner.inputs, options, input_types(pair.rewritten.proto))
-    evidence = Evidence(inputs, claim.inputs[0].shape[0], runner.free_batch(images))
+    evidence = Evidence(inputs, claim.inputs[0].batch, runner.free_batch(claim.inputs))
     evidence.small, evidence.thorough = is_small(original), thorough
     evidence.own, graph = pair.own, original.proto.graph
     evidence.moving, evidence.fed = _dependent(graph, images), _dependent(graph, list(runner.inputs))
@@ -148,18 +151,40 @@ def _run_crops(
     cells = pick_cells(size.grid, options.seed, count)
     if not evidence.thorough and count != every:  # two corners, one for each axis of an image
         cells = cells[1:3]
+    rough: list[tuple[int, ...]] = []
     for i, cell in enumerate(cells):
         progress(f"original on crop {i + 1} of {len(cells)}")
-        crop = dict(feeds)
-        for image in claim.inputs:
-            place = [slice(0, image.shape[0])] + [slice(None)] * (len(image.shape) - 1)
-            for axis, at, stride in zip(image.spatial, cell, claim.stride, strict=True):
-                place[axis] = slice(at * stride, at * stride + image.shape[axis])
-            crop[image.name] = np.ascontiguousarray(feeds[image.name][tuple(place)])
-        for name in set(feeds) - {image.name for image in claim.inputs}:
-            if evidence.free_batch and runner.inputs[name].shape[:1] == (None,):
-                crop[name] = feeds[name][: evidence.batch]
+        crop = _crop(feeds, cell, evidence, runner, claim)
         evidence.crops.append((cell, runner.run(crop)))
+        if evidence.small and len(cells) != every and _is_rough(evidence, runner, kind, crop, options.seed):
+            rough.append(cell)
+    if len(rough) < len(cells):
+        evidence.crops = [found for found in evidence.crops if found[0] not in rough]
+
+
+def _crop(feeds: Arrays, cell: Sequence[int], evidence: Evidence, runner: Runner, claim: Claim) -> Arrays:
+    """The inputs for the crop of a cell, of the first images of a batch."""
+    crop = dict(feeds)
+    for image in claim.inputs:
+        place = [slice(0, length) for length in image.shape]
+        for axis, at, stride in zip(image.spatial, cell, claim.stride, strict=True):
+            place[axis] = slice(at * stride, at * stride + image.shape[axis])
+        crop[image.name] = np.ascontiguousarray(feeds[image.name][tuple(place)])
+    for name in set(feeds) - {image.name for image in claim.inputs}:
+        if evidence.free_batch and runner.inputs[name].shape[:1] == (None,):
+            crop[name] = feeds[name][: evidence.batch]
+    return crop
+
+
+def _is_rough(evidence: Evidence, runner: Runner, kind: Kind, crop: Arrays, seed: int) -> bool:
+    """Whether rounding alone moves an output of this crop by much, which tells nothing of a cell then."""
+    values, noise = evidence.crops[-1][1], dict[tuple[str, str], float]()
+    moved = runner.run(jittered(crop, evidence.inputs.images, seed, ROUNDINGS * 2.0**-23))
+    for name in runner.outputs:
+        _note(noise, Sample(kind, 0, None, crop, values), name, moved[name])
+    return any(
+        not evidence.scales[key].problem and not evidence.scales[key].steady(found) for key, found in noise.items()
+    )
 
 
 def _run_whole(evidence: Evidence, runner: Runner, claim: Claim, size: Size) -> None:
@@ -186,7 +211,7 @@ def _measure_noise(
     progress("rounding noise of the original")
     try:
         runner = Runner(original, tensors, options.engine, optimise=False)
-        for sample in evidence.samples[: len(evidence.kinds)]:
+        for sample in evidence.samples if evidence.small else evidence.samples[: len(evidence.kinds)]:
             for feeds in (sample.feeds, jittered(sample.feeds, evidence.inputs.images, options.seed)):
                 for name, value in runner.run(feeds).items():
                     _note(evidence.noise, sample, name, value)

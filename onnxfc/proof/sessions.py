@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxfc.claim.claim import ImageInput
 from onnxfc.errors import ReadError
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof import ort_session
@@ -43,15 +44,16 @@ class Runner:
     def __init__(self, model: ModelFile, tensors: Sequence[str], engine: Engine, *, optimise: bool = True) -> None:
         own = [output.name for output in model.proto.graph.output]
         inputs = {value.name for value in model.proto.graph.input}
-        # onnxruntime does not accept an input as an output: what was fed is handed back instead.
-        self._echo = tuple(name for name in dict.fromkeys(tensors) if name in inputs and name not in own)
+        # onnxruntime takes no input for a further output, and up to 1.23 gives the first run's for an own one that is
+        # an input: what was fed is handed back instead.
+        self._echo = tuple(name for name in dict.fromkeys((*own, *tensors)) if name in inputs)
         extra = [name for name in dict.fromkeys(tensors) if name not in inputs and name not in own]
         self._session = _one_line(
             lambda: ort_session.session(model, extra_outputs=extra, engine=engine, optimize=optimise)
         )
         self._batch = engine.batch
         self.outputs = tuple(own)
-        self._fetch = [*own, *extra]
+        self._fetch = [name for name in (*own, *extra) if name not in inputs]
         self.inputs = {
             value.name: InputInfo(_dims(value.shape), _dtype(value.type)) for value in self._session.get_inputs()
         }
@@ -61,7 +63,7 @@ class Runner:
         mine = {name: value for name, value in feeds.items() if name in self.inputs}
         taken = {name: _cast(value, self.inputs[name].dtype) for name, value in mine.items()}
         whole = {name: self._whole(name, value) for name, value in taken.items()} if self._batch else taken
-        values = _one_line(lambda: self._session.run(self._fetch, whole))
+        values = _one_line(lambda: self._session.run(self._fetch, whole)) if self._fetch else []  # none means all
         found = dict(zip(self._fetch, map(self._few, values), strict=True))
         for name, value in found.items():
             if not isinstance(value, np.ndarray):
@@ -83,9 +85,9 @@ class Runner:
         """Nodes that another provider left to the CPU."""
         return tuple(fallen(self._session))
 
-    def free_batch(self, images: Sequence[str]) -> bool:
-        """True if the batch of every one of these inputs is free."""
-        return all(self.inputs[name].shape[:1] == (None,) for name in images)
+    def free_batch(self, images: Sequence[ImageInput]) -> bool:
+        """True if every one of these inputs has a batch, which is free."""
+        return all(image.batched and self.inputs[image.name].shape[:1] == (None,) for image in images)
 
 
 def _cast(value: Array, dtype: np.dtype[Any]) -> Array:

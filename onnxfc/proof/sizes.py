@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from onnxfc.claim.claim import Claim
+from onnxfc.claim.claim import Claim, Level, Output
 from onnxfc.errors import UsageError
 from onnxfc.proof.options import CheckOptions
 
@@ -50,12 +50,14 @@ def larger_sizes(claim: Claim, options: CheckOptions) -> list[Size]:
     for size in sizes:
         if math.prod(size.pixels) > MOST:
             raise TooLarge(f"the claimed stride or size step would need images of {size} px")
-    return sizes + [_users_size(pixels, claim) for pixels in options.sizes]
+    return sizes + [_users_size(claim.inputs[0].of_free(pixels), claim) for pixels in options.sizes]
 
 
 def _coarsest(claim: Claim) -> list[int]:
     """Pixels on each axis by which every output grows: the stride of a cell, or of features that are coarser."""
-    finest = [output for output in claim.outputs if len(output.stride) == len(claim.stride)]
+    levels = [level for output in claim.outputs for level in output.levels]
+    outputs: list[Output | Level] = [*claim.outputs, *levels]
+    finest = [output for output in outputs if len(output.stride) == len(claim.stride)]
     coarse = [claim.stride, *(tuple(-(-s // p) for s, p in zip(o.stride, o.per, strict=True)) for o in finest)]
     return [max(axis) for axis in zip(*coarse, strict=True)]
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxfc.claim.claim import Boundary, Claim, Output
-from onnxfc.proof.accumulator import Tally
+from onnxfc.proof.accumulator import Tally, distance
 from onnxfc.proof.evidence import Evidence
 from onnxfc.proof.head import Head
 from onnxfc.proof.output_forms import FormError, native_value, pick_cells
@@ -94,7 +94,7 @@ def _compare(
 ) -> None:
     name, where = output.name, "on features put together from several windows"
     wanted = [values[name] for values in some.outputs]
-    noise = [_distance(values[name], want) for values, want in zip(some.moved, wanted, strict=True)]
+    noise = [distance(values[name], want) for values, want in zip(some.moved, wanted, strict=True)]
     precision = evidence.scales[name, some.kind].precision
     scale, clear = _clear(
         wanted, noise, lambda values: measure(values, evidence.batch, precision, tally.options.of(name))
@@ -108,11 +108,6 @@ def _compare(
             tally.fail(f"{error} {where}")
             return
         tally.compare(name, got, wanted[turn], scale, some.kind, where, noise[turn])
-
-
-def _distance(values: Array, others: Array) -> float:
-    with np.errstate(invalid="ignore"):  # infinite scores, of which there is no scale either
-        return float(np.abs(values.astype(np.float64) - others.astype(np.float64)).max(initial=0.0))
 
 
 def _clear(

@@ -104,7 +104,7 @@ def _trunks(model: onnx.ModelProto, rewritten: onnx.ModelProto, claim: Claim) ->
     """The tensors at which heads begin, and outputs without a head; not the images themselves."""
     bounds = {item.original: item for item in claim.boundaries}
     pairs = [(item.original, item.rewritten) for item in claim.boundaries]
-    pairs += [(output.name, output.name) for output in claim.outputs if output.form == "features"]
+    pairs += [(output.name, output.name) for output in claim.outputs if output.form in ("features", "list")]
     makers = {name: node for node in model.graph.node for name in node.output if name}
     shapes = native_shapes(model, claim)
     for name, other in dict.fromkeys(pairs):

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from onnxfc.claim.claim import Claim
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof.accumulator import Tally
-from onnxfc.proof.baked import says_the_same
+from onnxfc.proof.baked import Shapes, native_shapes, place_by_place, says_the_same, stands_for_global
+from onnxfc.proof.every_size import is_global
 from onnxfc.proof.evidence import Evidence, Progress
 from onnxfc.proof.head import Head, HeadPlan, plan_head
 from onnxfc.proof.layers import Compared
@@ -89,10 +90,14 @@ class WindowParity:
 
     def _compare(self, captures: list[Capture], tally: Tally) -> None:
         claim, evidence = self.pair.claim, self.evidence
-        own = self._own_head(_WHOLE, captures)
-        graph = self.pair.original.proto.graph
-        sizeless = says_the_same([graph.node[i] for i in self.plans.whole.nodes], graph)
-        heads = Heads(self._head(self.plans.windows), self._head(self.plans.whole), own, sizeless)
+        model = self.pair.original.proto
+        nodes = [model.graph.node[i] for i in self.plans.whole.nodes]
+        shapes = native_shapes(model, claim) if nodes else {}
+        tail = self._own_head(_WHOLE, captures) if place_by_place(nodes, shapes) else None
+        sized = stands_for_global([node for node in nodes if not is_global(node, shapes)], shapes)
+        whole = None if sized else self._head(self.plans.whole, shapes)
+        same = says_the_same(nodes, model.graph) and whole is not None and not whole.counts
+        heads = Heads(self._head(self.plans.windows), whole, tail, same)
         compare_windows(heads, captures, evidence, claim, tally, self.progress)
         mixed = self._mixed(heads.windows, captures, tally)
         del heads  # one head in memory at a time
@@ -100,11 +105,12 @@ class WindowParity:
         if own is not None:
             compare_mixed(own, mixed, claim, evidence, tally)
 
-    def _head(self, plan: HeadPlan) -> Head | None:
+    def _head(self, plan: HeadPlan, shapes: Shapes | None = None) -> Head | None:
         if not plan.outputs or not plan.boundaries or plan.leak:
             return None
         self.progress("loading the original's head")
-        return Head(self.pair.original, plan, self.evidence.native, self.options.engine, self.pair.claim.boundaries)
+        original, claim = self.pair.original, self.pair.claim
+        return Head(original, plan, self.evidence.native, self.options.engine, claim.boundaries, shapes)
 
     def _mixed(self, head: Head | None, captures: list[Capture], tally: Tally) -> list[Mixed]:
         """Made-up features, where everything else has agreed."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from onnxfc.errors import ExitCode, OnnxfcError
-from onnxfc.reports.rewrite import parity_as_json, proof_lines, row, size, verdict_text
+from onnxfc.reports.rewrite import native, parity_as_json, proof_lines, row, size, verdict_text
 from onnxfc.version import __version__
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def text(result: Checked, verbose: bool = False) -> str:
 
 def _lines(result: Checked, verbose: bool) -> Iterator[str]:
     claim, parity = result.claim, result.parity
-    yield row("native size", f"{size(claim.native_size)} px, stride {size(claim.stride)} px")
+    yield row("native size", f"{native(claim)}, stride {size(claim.stride)} px")
     source = "the second model's metadata" if result.claim_from == "metadata" else "derived from the two models"
     yield row("claim", source)
     for item in claim.boundaries:

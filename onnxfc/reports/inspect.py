@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from onnxfc.reports.rewrite import row, size, verdict_text
+from onnxfc.reports.rewrite import native, row, size, verdict_text
 from onnxfc.version import __version__
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def _lines(seen: Inspection, verbose: bool) -> Iterator[str]:
     yield row("model", f"opset {seen.opset}, {_many(seen.parameters)} parameters, input {inputs or 'none'}")
     yield row("status", _status(seen))
     if seen.native_size:
-        yield row("native size", f"{size(seen.native_size)} px")
+        yield row("native size", native(seen.claim) if seen.claim else f"{size(seen.native_size)} px")
     yield from _heads(seen)
     yield from _stages(seen)
     yield from _geometry(seen)
@@ -131,7 +131,7 @@ def _many(number: int) -> str:
 
 def _plain(found: Geometry) -> dict[str, Any]:
     """Without the closed forms behind it."""
-    return {key: value for key, value in dataclasses.asdict(found).items() if key not in {"axes", "asks"}}
+    return {key: value for key, value in dataclasses.asdict(found).items() if key not in {"axes", "asks", "levels"}}
 
 
 def as_json(seen: Inspection) -> dict[str, Any]:

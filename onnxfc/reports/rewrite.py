@@ -54,7 +54,7 @@ def text(result: Rewrite, verbose: bool = False) -> str:
     lines = list(_replaced(result))
     whole = is_whole(claim)
     stride = "one score vector at every size" if whole else f"stride {size(claim.stride)} px"
-    lines.append(row("native size", f"{size(claim.native_size)} px, {stride}"))
+    lines.append(row("native size", f"{native(claim)}, {stride}"))
     if result.map_at_twice:
         lines.append(row("map", f"{size(result.map_at_twice)} cells at {size(claim.twice_native)} px"))
     if set(claim.size_step) != {1}:
@@ -96,6 +96,18 @@ def _bytes(count: int) -> str:
 def size(lengths: Iterable[int]) -> str:
     """``224x224``."""
     return "x".join(map(str, lengths))
+
+
+def native(claim: Claim) -> str:
+    """``224x224 px``; where axes stay fixed, which: ``width 100 px (height 32 px stays)``."""
+    image = claim.inputs[0]
+    if not image.fixed:
+        return f"{size(claim.native_size)} px"
+    free, stay = (
+        ", ".join(f"{name} {image.shape[axis]} px" for name, axis in zip(image.named(axes), axes, strict=True))
+        for axes in (image.spatial, image.fixed)
+    )
+    return f"{free} ({stay} stay{'s' * (len(image.fixed) == 1)})"
 
 
 def row(key: str, value: str) -> str:

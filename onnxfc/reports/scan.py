@@ -34,7 +34,8 @@ def _lines(done: Scan, outs: Sequence[Path]) -> Iterator[tuple[str, str]]:
     if done.compared is not None:
         found = done.compared
         off = f"differ by up to {found.largest:.1%} of the score range, median {found.median:.1%}"
-        yield "crops", f"cells {off}, same top class in {found.same:.0%} ({found.cells} cells)"
+        same = f", same top class in {found.same:.0%}" if classes > 1 else ""
+        yield "crops", f"cells {off}{same} ({found.cells} cells)"
     if done.vector is not None:
         best = sorted(zip(map(float, done.vector), done.map.classes, strict=True), reverse=True)[:5]
         yield "best", ", ".join(f"{name}: {score:.4g}" for score, name in best)

@@ -6,14 +6,15 @@ from dataclasses import dataclass, field, replace
 from typing import get_args
 
 from onnxfc import errors
+from onnxfc.builder.rule_context import LEAVE
 from onnxfc.builder.state import GlobalPool, State
-from onnxfc.claim.claim import Output
+from onnxfc.claim.claim import SIZE_NAMES, Output
 from onnxfc.errors import NothingToRewrite, Refusal, UsageError
 from onnxfc.graph.index import Graph, needed
 from onnxfc.graph.inline_functions import inlined
 from onnxfc.io.model_file import ModelFile
 from onnxfc.layout.provenance import Provenance
-from onnxfc.rewriter.inner_input import begin_at
+from onnxfc.rewriter.inner_tensors import begin_at, end_at
 from onnxfc.rewriter.outputs import Form, finish
 from onnxfc.rewriter.refusals import objections, without_effect
 from onnxfc.rewriter.walk import walk
@@ -32,7 +33,9 @@ class RewriteOptions:
     like one, if empty); one inner tensor may be named too, which then becomes the model's input. ``output``: ``map`` is
     one cell for each window, (N, K, gH, gW); ``mean`` and ``max`` are over all cells, in the original's shape (N, K).
     ``global_pool``: what becomes of a pool before the head: ``window`` pools each native window, ``keep`` the whole
-    image, ``drop`` leaves a class activation map. ``dynamic_batch`` frees the batch. Raises UsageError.
+    image, ``drop`` leaves a class activation map. ``dynamic_batch`` frees the batch. ``free``: only these axes of the
+    image ("height", "width", a volume's "depth"), while the others stay; all, if empty. ``output_at``: inner tensors at
+    which the model is to end, instead of its outputs. Raises UsageError.
 
     >>> options = onnxfc.RewriteOptions(output="mean")
     >>> onnxfc.rewrite("fixtures/trained/digits.onnx", options=options).claim.outputs[0].form
@@ -44,6 +47,8 @@ class RewriteOptions:
     dynamic_batch: bool = False
     size: tuple[int, ...] | None = None
     inputs: tuple[str, ...] = ()
+    free: tuple[str, ...] = ()
+    output_at: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         errors.choice("output", self.output, get_args(Form))
@@ -52,6 +57,10 @@ class RewriteOptions:
         if self.size is not None:
             object.__setattr__(self, "size", errors.size("size", self.size))
         object.__setattr__(self, "inputs", errors.names("inputs", self.inputs))
+        object.__setattr__(self, "free", errors.names("free", self.free))
+        object.__setattr__(self, "output_at", errors.names("output_at", self.output_at))
+        for name in self.free:
+            errors.choice("free", name, dict.fromkeys(name for names in SIZE_NAMES.values() for name in names))
         if self.output == "max" and self.global_pool == "drop":
             why = "--output max of a dropped pool is not the original's score"
             raise UsageError(f"{why}; use --output mean or --global-pool window")
@@ -81,12 +90,37 @@ class Analysis:
 
 
 def analyse(original: ModelFile, options: RewriteOptions) -> Analysis:
-    """Walk over a model; runs and writes nothing. Raises UsageError, and NothingToRewrite where there is no image."""
+    """Walk over a model; runs and writes nothing. Raises UsageError, and NothingToRewrite where there is no image.
+
+    A refusal names the axes of the image that could be freed alone.
+    """
+    found = _analysed(original, options)
+    names = SIZE_NAMES[len(found.reading[0].spatial)]
+    if not found.refusals or options.free or len(names) == 1:
+        return found
+    alone = [f"--free {name}" for name in names if _can_free(original, options, name)]
+    if not alone:
+        return found
+    first, told = found.refusals[0], f"{' or '.join(alone)} frees that axis alone"
+    advice = told if first.advice in ("", LEAVE) else f"{first.advice}; {told}"
+    return replace(found, refusals=(replace(first, advice=advice), *found.refusals[1:]))
+
+
+def _can_free(original: ModelFile, options: RewriteOptions, name: str) -> bool:
+    try:
+        return not _analysed(original, replace(options, free=(name,))).refusals
+    except (NothingToRewrite, UsageError):
+        return False
+
+
+def _analysed(original: ModelFile, options: RewriteOptions) -> Analysis:
     original = inlined(original)
+    if options.output_at:
+        original = end_at(original, options.output_at)
     graph = Graph(original.proto)
     inputs = native_inputs(graph, options.size)
     if within := [name for name in options.inputs if name not in inputs]:
-        return analyse(begin_at(original, graph, native_specs(original, graph, inputs), within[0]), options)
+        return _analysed(begin_at(original, graph, native_specs(original, graph, inputs), within[0]), options)
     readings = images(graph, inputs, options.dynamic_batch, options.size, options.inputs)
     native = native_specs(original, graph, inputs, declared_all=all_declared(graph))
     fits(original, graph.nodes, native)
@@ -99,7 +133,8 @@ def analyse(original: ModelFile, options: RewriteOptions) -> Analysis:
     if unlike is not None:
         raise NothingToRewrite(str(unlike), (unlike,))
     failures: list[Analysis] = []
-    for reading in readings:
+    for whole in readings:
+        reading = [image.of_axes(options.free) for image in whole] if options.free else whole
         state = walk(original, graph, native, reading, options.global_pool)
         finished = finish(state, options.output)
         if isinstance(finished, tuple):
@@ -110,5 +145,5 @@ def analyse(original: ModelFile, options: RewriteOptions) -> Analysis:
         failures.append(Analysis(original, state, tuple(reading), (), (), tuple(finished)))
     for failure in failures:
         if failure.state.conditions:
-            return analyse(inlined(original, failure.state.conditions), options)
+            return _analysed(inlined(original, failure.state.conditions), options)
     return failures[0]  # the likeliest reading says why

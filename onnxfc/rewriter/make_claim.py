@@ -8,14 +8,15 @@ from dataclasses import replace
 
 import onnx
 
-from onnxfc.claim.claim import Boundary, Claim, ImageInput, Layer, Output
+from onnxfc.claim.blame import Blame, Cause
+from onnxfc.claim.claim import Boundary, Claim, ImageInput, Layer, Level, Output
 from onnxfc.geometry import Geometry, cell_axes, elements_of, slack_of
 from onnxfc.graph.index import Graph, needed
 from onnxfc.graph.op_kinds import GEMMS
 from onnxfc.layout.axis_map import Field
-from onnxfc.layout.gathered import Gathered
+from onnxfc.layout.lists import levels, row_axis
 from onnxfc.layout.provenance import Provenance
-from onnxfc.layout.views import Context, Lifted, ScoreMap
+from onnxfc.layout.views import Context, Lifted, Placed, ScoreMap
 from onnxfc.rewriter.analyse import Analysis
 from onnxfc.shapes.model_shapes import Sizing
 
@@ -23,13 +24,13 @@ from onnxfc.shapes.model_shapes import Sizing
 def claim_of(found: Analysis, sizing: Sizing) -> Claim:
     """What the rewritten model will say of itself."""
     renamed: Mapping[str, str] = found.state.builder.renamed
-    blames = frozenset(Gathered.joined(provenance.blames for provenance in found.provenances))
     windows: frozenset[Boundary] = frozenset().union(*(provenance.windows for provenance in found.provenances))
     named = [replace(item, rewritten=renamed.get(item.rewritten, item.rewritten)) for item in windows]
     native = found.reading[0].size
     fields = _cell_fields(found)
     stride = tuple(max(1, math.ceil(item.stride)) for item in fields)
     period = tuple(sizing.period(axis) for axis in range(len(native)))
+    blames = frozenset[Blame]().union(*(_felt(provenance, native) for provenance in found.provenances))
     step = tuple(math.lcm(a, b) for a, b in zip(stride, period, strict=True))
     claim = Claim(
         native_size=native,
@@ -39,13 +40,29 @@ def claim_of(found: Analysis, sizing: Sizing) -> Claim:
         size_step=sizing.steps(step),
         verdict="approximate" if blames else "exact",
         blame=tuple(sorted(map(str, blames))),
-        inputs=tuple(ImageInput(image.name, image.shape, image.spatial) for image in found.reading),
+        inputs=tuple(
+            ImageInput(item.name, item.shape, item.spatial, item.batched, item.fixed) for item in found.reading
+        ),
         boundaries=tuple(sorted(named, key=lambda item: item.original)),
         outputs=_with_fields(found),
         period=period,
         layers=tuple(_layers(found, fields, windows)),
     )
     return _with_sizes(claim, sizing)
+
+
+def _felt(provenance: Provenance, native: Sequence[int]) -> frozenset[Blame]:
+    """What makes cells differ from crops: no padding where all that a cell reads are pixels of its crop, nor where a
+    map ends that is cropped.
+
+    What was cut off counts as read, so that a field tells of all that was padded.
+    """
+    blames = frozenset(provenance.blames)
+    cells = bool(provenance.windows) and not provenance.dropped and all(blame.cause.local for blame in blames)
+    axes = zip(provenance.fields, native, strict=True)
+    inside = cells and all(field.start >= 0 and field.start + field.size <= length for field, length in axes)
+    unread = {Cause.CROPPED, Cause.PADDING} if inside else set()
+    return frozenset(blame for blame in blames if blame.cause not in unread)
 
 
 def _layers(found: Analysis, fields: Sequence[Field], windows: frozenset[Boundary]) -> Iterator[Layer]:
@@ -59,7 +76,7 @@ def _layers(found: Analysis, fields: Sequence[Field], windows: frozenset[Boundar
         if node is None or shapes is None or not is_layer(node, state.graph) or name not in state.builder.specs:
             continue
         tensor = state.builder.renamed.get(getattr(view, "tensor", ""), getattr(view, "tensor", ""))
-        if tensor not in kept or len(shapes[0]) < 2 or shapes[0][0] != found.reading[0].shape[0]:
+        if tensor not in kept or len(shapes[0]) < 2 or shapes[0][0] != found.reading[0].batch:
             continue
         if isinstance(view, Context) and any(state.roles.of.get(pool) == "head" for pool in view.provenance.pools):
             yield _in_integers(Layer(name, tensor, "global"), state.graph, integers)
@@ -112,7 +129,9 @@ def _with_sizes(claim: Claim, sizing: Sizing) -> Claim:
     axes = cell_axes(claim, sizing)
     slack = (0,) * len(claim.stride) if axes is None else slack_of(claim, axes)
     forms = {output.form for output in claim.outputs}
-    if slack is None and (forms == {"features"} or forms - {"features", "global"}):  # it follows whole periods only
+    if slack is None and (
+        forms <= {"features", "list"} or forms - {"features", "list", "global"}
+    ):  # it follows whole periods only
         claim = replace(claim, size_step=claim.period)
     found = Geometry.of_sizing(replace(claim, slack=slack or (0,) * len(claim.stride)), sizing)
     return replace(claim, slack=found.slack, smallest_size=found.smallest_size, halo=found.halo or ())
@@ -123,18 +142,40 @@ def _with_fields(found: Analysis) -> tuple[Output, ...]:
     builder, made = found.state.builder, []
     for output in found.outputs:
         view = found.state.views[output.name]
+        if output.form == "list":
+            output = _with_levels(found, output)
         placed = output.form in {"map", "cells", "activation", "features"}
         if placed and isinstance(view, Lifted) and output.name in builder.specs:
-            fields = view.provenance.fields
-            output = replace(
-                output,
-                stride=tuple(item.stride.numerator for item in fields),
-                per=tuple(item.stride.denominator for item in fields),
-                start=tuple(math.floor(item.start) for item in fields),
-                size=tuple(_whole_size(item) for item in fields),
-            )
+            stride, per, start, size = _told(view.provenance.fields)
+            output = replace(output, stride=stride, per=per, start=start, size=size)
         made.append(output)
     return tuple(made)
+
+
+_Told = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+
+
+def _told(fields: Sequence[Field]) -> _Told:
+    """Stride, elements in a stride, start and size."""
+    return (
+        tuple(item.stride.numerator for item in fields),
+        tuple(item.stride.denominator for item in fields),
+        tuple(math.floor(item.start) for item in fields),
+        tuple(_whole_size(item) for item in fields),
+    )
+
+
+def _with_levels(found: Analysis, output: Output) -> Output:
+    """A list, with the places of each of its levels."""
+    view, rank, renamed = found.state.views[output.name], found.state.rank, found.state.builder.renamed
+    assert isinstance(view, Placed)
+    axis, made = row_axis(view, rank), []
+    for item in levels(view, rank):
+        like, told = item.view.like, _told(item.view.provenance.fields)
+        tensor = renamed.get(like.tensor, like.tensor)
+        made.append(Level(tensor, like.spatial, axis or 0, item.outer, item.inner, *told))
+    first = made[0]
+    return replace(output, levels=tuple(made), stride=first.stride, per=first.per, start=first.start, size=first.size)
 
 
 def map_at_twice(claim: Claim, sizing: Sizing) -> tuple[int, ...]:

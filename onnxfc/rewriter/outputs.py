@@ -10,11 +10,15 @@ from onnxfc.builder import ops
 from onnxfc.builder.graph_builder import GraphBuilder
 from onnxfc.builder.rule_context import RuleContext
 from onnxfc.builder.state import State
+from onnxfc.claim.blame import Blame, Cause
 from onnxfc.claim.claim import Output
 from onnxfc.errors import Refusal
+from onnxfc.graph.index import label
 from onnxfc.head.meet_grids import meet
 from onnxfc.head.placed_windows import window_of
 from onnxfc.head.windows import to_scores
+from onnxfc.layout.axes import places_in
+from onnxfc.layout.lists import levels
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Context, Fixed, Placed, Refused, ScoreMap, View, Window, is_map, is_strip
 
@@ -66,7 +70,7 @@ def _on_one_grid(state: State) -> list[View] | Refusal:
     if len(scores) < 2:
         return views
     last = next(name for name in state.graph.outputs if any(state.views[name] is score for score in scores))
-    met = meet(RuleContext(state, state.graph.producers[last]), scores)
+    met = meet(RuleContext(state, state.graph.producers[last]), scores, outputs=True)
     if isinstance(met, Refusal):
         return met
     queue = iter(met)
@@ -80,6 +84,9 @@ def _output(state: State, name: str, view: View, form: Form) -> tuple[Output, Pr
         return view.refusal
     if isinstance(view, Fixed | Context):
         return _of_whole_image(state, name, view)
+    if isinstance(view, Placed) and _is_list(state, view):
+        _named(state.builder, view.tensor, name)
+        return Output(name, "list"), view.provenance
     scores = _as_scores(state, name, view)
     if isinstance(scores, Refusal):
         return scores
@@ -93,7 +100,11 @@ def _output(state: State, name: str, view: View, form: Form) -> tuple[Output, Pr
         tensor = ops.squeeze(state.builder, tensor, [0])
         axes = tuple(axis - 1 for axis in axes)
     _named(state.builder, tensor, name)
-    return Output(name, _form(scores, form), axes if form == "map" or not crossed else ()), scores.provenance
+    found, provenance = _form(scores, form), scores.provenance
+    if found == "global":
+        pools = (state.graph.producers[pool] for pool in sorted(provenance.pools))
+        provenance = provenance.blamed(*(Blame(Cause.CONTEXT, label(pool)) for pool in pools))
+    return Output(name, found, axes if form == "map" or not crossed else ()), provenance
 
 
 def _of_whole_image(state: State, name: str, view: Fixed | Context) -> tuple[Output, Provenance | None] | Refusal:
@@ -110,7 +121,7 @@ def _as_scores(state: State, name: str, view: Placed | Window | ScoreMap) -> Pla
     if is_strip(view):
         why = "the output pools only one of the spatial axes"
         return Refusal("partial-pool", name, why, "use --global-pool window")
-    if is_map(view):
+    if is_map(view) or (isinstance(view, Placed) and _in_rows(view)):
         return view
     ctx = RuleContext(state, state.graph.producers[name])
     window = window_of(ctx, view) if isinstance(view, Placed) else view
@@ -118,6 +129,18 @@ def _as_scores(state: State, name: str, view: Placed | Window | ScoreMap) -> Pla
     if isinstance(scores, ScoreMap) and scores.batch_axis:
         return Refusal("mixes-batch", name, "the output does not have its batch first")
     return scores
+
+
+def _is_list(state: State, view: Placed) -> bool:
+    """Whether it is a list of places with their scores; a map that was flattened wholly is none."""
+    found = levels(view, state.rank) if state.dense and not view.apart else []
+    return bool(found) and (len(view.groups) > 2 or all(level.outer == level.inner == 1 for level in found))
+
+
+def _in_rows(view: Placed) -> bool:
+    """Whether it is a map but for its batch, which is not axis 0: (T, N, K)."""
+    alone = not (view.parts or view.other or view.provenance.windows) and len(view.where) == len(places_in(view.groups))
+    return alone and len(view.where) == len(view.provenance.fields)
 
 
 def _form(

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import onnx
 
-from onnxfc.analysis.normalised_sums import sums_to_one_behind
+from onnxfc.analysis.normalised_sums import as_many_as_now, sums_to_one_behind
 from onnxfc.analysis.pool_roles import pool_roles
 from onnxfc.analysis.rounding import meets_rounded_up
 from onnxfc.builder import ops
@@ -53,10 +53,9 @@ _ANY_INPUT = {
     *(*BROADCAST, "Concat", "Einsum", "Gather", "GatherElements", "Gemm", "MatMul", "ScatterElements"),
 }
 """Operators whose lifted input may be any; all others have their data first."""
-_EXPORT = {
-    "ai.onnx.ml": "export the network without what makes labels of its scores",
-    MICROSOFT: "export without a runtime's own optimisation",
-}
+_EXPORT = {MICROSOFT: "export without a runtime's own optimisation"}
+_LABELS = "ai.onnx.ml"
+"""The domain of what makes labels of scores."""
 _PLAIN = {"attention", "data-dependent", "flipped", "position-table", "quantised", "recurrent"}
 """Refusals that say plainly why: none further on can say it better."""
 
@@ -82,10 +81,11 @@ def _start(
 ) -> State:
     probes = len(images[0].probes())
     builder = GraphBuilder(model, graph, Inference.of(graph.opsets, graph.model.ir_version), probes, images)
-    single = all(image.shape[0] == 1 and not image.free_batch for image in images)
+    single = all(image.batch == 1 and not image.free_batch for image in images)
     rounds_up = meets_rounded_up(model, images)
-    spatial, shapes = len(images[0].spatial), images[0].probes()
-    state = State(graph, builder, native, global_pool, roles, rounds_up, single, spatial, shapes)
+    spatial = len(images[0].spatial)
+    batches = tuple(shape[0] if images[0].batched else 1 for shape in images[0].probes())
+    state = State(graph, builder, native, global_pool, roles, rounds_up, single, spatial, batches)
     for name in graph.initializers:
         builder.specs[name] = native[name].spread(probes)
         state.views[name] = Fixed(name)
@@ -95,7 +95,7 @@ def _start(
     for image in images:
         builder.specs[image.name] = Spec(image.dtype, image.probes())
         provenance = Provenance((Field(),) * len(image.spatial))
-        groups = groups_of(native[image.name].native, dict(enumerate(image.spatial)))
+        groups = groups_of(native[image.name].native, dict(enumerate(image.spatial)), image.batched)
         state.views[image.name] = Placed(image.name, image.name, groups, provenance)
     return state
 
@@ -115,7 +115,7 @@ def _visit(state: State, node: onnx.NodeProto) -> None:
 
 def _batch_kept(state: State, node: onnx.NodeProto, outcome: list[View]) -> Outcome:
     """A refusal where something that was computed from the image has another batch than the image."""
-    batches = [shape[0] for shape in state.image_shapes]
+    batches = list(state.batches)
     for view in outcome:
         spec = state.builder.specs.get(view.tensor) if is_map(view) or isinstance(view, ScoreMap) else None
         if spec is not None and spec.shapes is not None and [shape[0] for shape in spec.shapes] != batches:
@@ -169,6 +169,8 @@ def _unknown(ctx: RuleContext, views: Sequence[View], lead: Lead) -> Outcome | N
         return ctx.refuse("subgraph", "has a body that reads what was computed from the image")
     if _domain(node) and (_domain(node), node.op_type, lead) not in RULES:
         advice = _EXPORT.get(node.domain, LEAVE)
+        if node.domain == _LABELS:
+            advice = f"end the model before it: --output-at {node.input[0]}"
         return ctx.refuse("unsupported-operator", f"of domain {node.domain} is not supported here", advice)
     used = [
         name for name in node.output if state.graph.uses[name]
@@ -260,8 +262,12 @@ def _size_free(ctx: RuleContext, views: Sequence[View]) -> Outcome:
             return spread(ctx)
         except InferenceFailed as error:
             return ctx.refuse("size-locked", f"cannot run at another image size: {error}")
+    variance = ctx.state.roles.variances.get(ctx.name)
     try:
-        ctx.keep([tensor_of(ctx.state.views[name]) if name else "" for name in ctx.node.input])
+        if variance is not None and context:
+            as_many_as_now(ctx, variance)
+        else:
+            ctx.keep([tensor_of(ctx.state.views[name]) if name else "" for name in ctx.node.input])
     except InferenceFailed:
         ctx.builder.append_unknown(ctx.node)
     for name in ctx.node.output:
@@ -278,7 +284,7 @@ def _size_free(ctx: RuleContext, views: Sequence[View]) -> Outcome:
 def _of_free_batch(ctx: RuleContext) -> Refusal | None:
     """A batch that was baked into a Reshape of context gives way; elsewhere it is refused."""
     spec = ctx.builder.specs[ctx.node.output[0]]
-    batches = [shape[0] for shape in ctx.state.image_shapes]
+    batches = list(ctx.state.batches)
     native = ctx.native(ctx.node.output[0])
     if len(set(batches)) == 1 or spec.shapes is None or native.shapes is None or native.native[:1] != (batches[0],):
         return None

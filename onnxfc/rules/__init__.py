@@ -13,11 +13,13 @@ from onnxfc.rules import elementwise as elementwise
 from onnxfc.rules import expand as expand
 from onnxfc.rules import fallback as fallback
 from onnxfc.rules import gather as gather
+from onnxfc.rules import grid_sample as grid_sample
 from onnxfc.rules import matmul as matmul
 from onnxfc.rules import movement as movement
 from onnxfc.rules import normalization as normalization
 from onnxfc.rules import padding as padding
 from onnxfc.rules import pooling as pooling
+from onnxfc.rules import recurrent as recurrent
 from onnxfc.rules import reduction as reduction
 from onnxfc.rules import resampling as resampling
 from onnxfc.rules import reshape as reshape

@@ -133,7 +133,8 @@ def broadcast(ctx: RuleContext) -> Outcome | None:
         return _unlike(ctx, placed)
     provenance = provenance_of_all(placed)
     if provenance is None:
-        return None if any(view.is_folded for view in placed) else ctx.refuse(*GRIDS)
+        met = all(view.provenance.windows for view in placed)  # pools of several stages, on their common grid
+        return None if met or any(view.is_folded for view in placed) else ctx.refuse(*GRIDS)
     inputs, everywhere = _inputs(ctx, placed, groups)
     if None in inputs:
         return _row_of_weights(ctx, placed) or _positional(ctx, placed, inputs.index(None))

@@ -7,12 +7,13 @@ from dataclasses import replace
 from itertools import accumulate
 
 from onnxfc.builder import ops
-from onnxfc.builder.rule_context import Outcome, RuleContext, positive, tensor_of
+from onnxfc.builder.rule_context import LEAVE, Outcome, RuleContext, positive, tensor_of
 from onnxfc.claim.blame import Cause
 from onnxfc.errors import Refusal
 from onnxfc.head.meet_grids import lies_on, uniform
 from onnxfc.head.placed_windows import as_piece, windowed
 from onnxfc.layout.axes import Atom, Group, Groups, channels, pure
+from onnxfc.layout.lists import end_to_end, row_axis
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Context, Fixed, Placed, provenance_of_all
 from onnxfc.rules.broadcast import GRIDS, NO_VALUES
@@ -33,8 +34,11 @@ def concat(ctx: RuleContext) -> Outcome | None:
         return wrapped
     if all(pure(view.groups[axis]) for view in placed):
         return _of_channels(ctx, placed, axis)
-    strips = all(view.is_strip and not pure(view.groups[axis]) for view in placed) and len(placed) == len(ctx.views)
-    return _end_to_end(ctx, axis, placed) if strips else None
+    if len(placed) < len(ctx.views) or any(pure(view.groups[axis]) for view in placed):
+        return None
+    if all(view.is_strip for view in placed):
+        return _end_to_end(ctx, axis, placed)
+    return _levels(ctx, axis, placed)
 
 
 def _of_channels(ctx: RuleContext, placed: Sequence[Placed], axis: int) -> Outcome | None:
@@ -133,6 +137,20 @@ def _end_to_end(ctx: RuleContext, axis: int, strips: Sequence[Placed]) -> Outcom
     return [Placed(name, name, groups, provenance, first.like, parts=tuple(strips))]
 
 
+def _levels(ctx: RuleContext, axis: int, placed: Sequence[Placed]) -> Outcome | None:
+    """Rows of places one behind the other, a level of the trunk each; None where they are none, or a head follows."""
+    alike = len({_without(view.groups, axis) for view in placed}) == 1
+    if not ctx.state.dense or not alike or any(row_axis(view, ctx.state.rank) != axis for view in placed):
+        return None
+    ctx.keep()
+    first, name = placed[0], ctx.node.output[0]
+    parts = [part for view in placed for part in view.parts or (view,)]
+    provenance = Provenance.join([replace(view.provenance, fields=first.provenance.fields) for view in placed])
+    assert provenance is not None
+    groups = end_to_end(parts, axis, ctx.shape_out()[axis])
+    return [Placed(name, name, groups, provenance, first.like, parts=tuple(parts))]
+
+
 @rule("Split", on=PLACED, attributes=("axis", "num_outputs", "split"))
 def split(ctx: RuleContext) -> Outcome | None:
     """Split along channels lies as its input does.
@@ -145,6 +163,8 @@ def split(ctx: RuleContext) -> Outcome | None:
         return ctx.of_channels(view, axis)
     if axis == 0 and view.apart:
         return ctx.refuse("mixes-batch", "works along the batch")
+    if view.is_list:
+        return ctx.refuse("cut-out", "cuts a list of places at the native number of places", LEAVE)
     if view.parts:
         return _apart(ctx, view, axis)
     return as_piece(ctx) if view.is_map else None

@@ -224,7 +224,7 @@ def _operand(ctx: RuleContext, position: int, term: str = "") -> _Operand | None
 def of_batch(ctx: RuleContext, view: Context) -> Groups | None:
     """The axes of context, whose first is the batch; None where it is not."""
     shapes = ctx.builder.spec(view.tensor).shapes or ()
-    batches = [shape[0] for shape in ctx.state.image_shapes]
+    batches = ctx.state.batches
     if not shapes or [shape[:1] for shape in shapes] != [(batch,) for batch in batches]:
         return None
     return ((Atom("batch", batches[0]),), *(channels(length) for length in shapes[0][1:]))

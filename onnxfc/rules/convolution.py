@@ -8,7 +8,7 @@ from typing import Any
 from onnxfc.builder.rule_context import Outcome, RuleContext
 from onnxfc.claim.blame import Cause
 from onnxfc.errors import Refusal
-from onnxfc.graph.op_kinds import MICROSOFT, weight_position
+from onnxfc.graph.op_kinds import COVERING, MICROSOFT, POOLS, weight_position
 from onnxfc.graph.sliding import Sliding, sliding_at
 from onnxfc.head.placed_windows import pooled_in_part
 from onnxfc.layout.axes import channels, kinds, pure
@@ -20,6 +20,8 @@ from onnxfc.rules.registry import PLACED, rule
 from onnxfc.shapes.spec import Shape
 
 WINDOWED = (*("auto_pad", "ceil_mode", "count_include_pad", "dilations", "group", "kernel_shape", "p", "pads"),)
+
+_CUT = "has a stride so much larger than its kernel that SAME cuts the border off"
 
 
 @rule("FusedConv", on=PLACED, domain=MICROSOFT, attributes=(*WINDOWED, "strides", "activation", "activation_params"))
@@ -47,7 +49,7 @@ def sliding(ctx: RuleContext) -> Outcome | None:
     if not isinstance(view, Placed):
         return _weight_of_image(ctx)
     if not view.apart:
-        return _over_joined(ctx, view) if view.parts else _pointwise(ctx, view)
+        return _over_joined(ctx, view) if view.is_strip else _pointwise(ctx, view)
     wrong = _layout(ctx, view)
     if wrong is not None:
         return wrong
@@ -73,8 +75,11 @@ def _slid(ctx: RuleContext, view: Placed, how: Sliding) -> Outcome:
     own = how.on([axis - 2 for axis in view.spatial])
     if view.provenance.windows and (own.padded or set(own.kernel) != {1} or set(own.strides) != {1}):
         return ctx.refuse("pools-then-convolves", "slides over what a global pool left")
+    cut = how.frozen and how.cuts and ctx.op_type in COVERING  # of which onnxruntime takes no padding below 0
+    if ctx.state.undivided and cut and not how.alike:
+        return ctx.refuse("same-padding", f"{_CUT} at other sizes", "use --global-pool window")
     provenance = _through(ctx, view, own)
-    changes = {} if ctx.state.undivided else _frozen(how)
+    changes = {} if ctx.state.undivided and not cut else _frozen(how)
     if ctx.attrs.get("ceil_mode", 0) and not _partial(own, view.extent) and not ctx.state.own_rounding:
         changes["ceil_mode"] = 0  # it does nothing at the native size, and must not at others
     ctx.keep(**changes)
@@ -128,7 +133,7 @@ def _weight_of_image(ctx: RuleContext) -> Refusal:
 
 
 def _layout(ctx: RuleContext, view: Placed) -> Refusal | None:
-    if min(view.spatial) < 2:
+    if min(view.spatial) < 2 and ctx.op_type not in POOLS:  # a pool leaves axis 1 as it is, whatever that is
         return ctx.refuse("layout", "slides over axes that are not the image's")
     if not ctx.only_first:
         return _weight_of_image(ctx)
@@ -141,7 +146,7 @@ def sliding_of(ctx: RuleContext) -> Sliding | Refusal:
     """What the node's attributes say, at the native size."""
     found = sliding_at(ctx.attrs, ctx.shape_in(), _weight_shape(ctx))
     if found is None:
-        return ctx.refuse("same-padding", "has a stride so much larger than its kernel that SAME cuts the border off")
+        return ctx.refuse("same-padding", _CUT)
     return found
 
 
@@ -149,7 +154,8 @@ def _through(ctx: RuleContext, view: Placed, how: Sliding) -> Provenance:
     steps = zip(view.where, view.fields, how.kernel, how.strides, how.begin, how.dilations, strict=True)
     fields = {place: field.through(k, s, p, d) for place, field, k, s, p, d in steps}
     blames = [ctx.blame(Cause.PADDING)] if how.padded else []
-    if ctx.attrs.get("ceil_mode", 0) and (ctx.state.own_rounding or _partial(how, view.extent)):
+    rounds = ctx.attrs.get("ceil_mode", 0) and set(how.strides) != {1}
+    if rounds and (ctx.state.own_rounding or _partial(how, view.extent)):
         blames.append(ctx.blame(Cause.PARTIAL_WINDOW))
     provenance = replace(view.provenance.along(fields).blamed(*blames), places=False)
     return provenance if set(how.kernel) == {1} else replace(provenance, sums_to_one=frozenset())

@@ -13,7 +13,8 @@ from onnxfc.builder.rule_context import LEAVE, Outcome, RuleContext, tensor_of
 from onnxfc.claim.blame import Cause
 from onnxfc.graph.op_kinds import BROADCAST, COPYING, SPREADING, UNARY
 from onnxfc.head.meet_grids import uniform
-from onnxfc.layout.axes import lengths
+from onnxfc.head.windows import moved_to
+from onnxfc.layout.axes import channels, lengths
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Context, Fixed, Placed, is_map
 from onnxfc.rules.registry import PLACED, rule
@@ -125,10 +126,11 @@ def _of_that_size(ctx: RuleContext) -> Iterator[Placed]:
 
 @rule("Expand", on=PLACED)
 def expand(ctx: RuleContext) -> Outcome | None:
-    """Expand of a tensor to its own shape is the tensor; else the places must not be spread."""
+    """Expand of a tensor to its own shape is the tensor, and along channels of extent 1 copies of it; else the places
+    must not be spread."""
     view = ctx.placed_in()
     if view.is_folded:
-        return None
+        return _copied_folded(ctx, view)
     laid = laid_out(ctx, view)
     if laid is not None:
         return laid
@@ -144,6 +146,17 @@ def expand(ctx: RuleContext) -> Outcome | None:
     ones = [1 if axis == 0 or axis in view.spatial else length for axis, length in enumerate(after)]
     ctx.keep([view.tensor, ctx.builder.constant(np.array(ones, np.int64), "shape")])
     return ctx.placed(view, view.provenance, view.where)
+
+
+def _copied_folded(ctx: RuleContext, view: Placed) -> Outcome | None:
+    """Copies along axes that hold nothing, new ones ahead among them; None where others are to be longer."""
+    after = ctx.shape_out()
+    groups = ((),) * (len(after) - len(view.groups)) + view.groups
+    if any(group and length != own for group, length, own in zip(groups, after, lengths(groups), strict=True)):
+        return None
+    copies = [1 if group else length for group, length in zip(groups, after, strict=True)]
+    ctx.keep([view.tensor, ctx.builder.constant(np.array(copies, np.int64), "shape")])
+    return [moved_to(ctx, view, tuple(group or channels(n) for group, n in zip(groups, after, strict=True)))]
 
 
 @rule("Tile", on=PLACED)

@@ -10,6 +10,7 @@ from onnxfc.builder import ops
 from onnxfc.builder.rule_context import Outcome, RuleContext
 from onnxfc.claim.blame import Cause
 from onnxfc.head.placed_windows import pooled_in_part
+from onnxfc.layout.axes import channels, pure
 from onnxfc.layout.axis_map import Field
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Placed
@@ -27,7 +28,7 @@ def pad(ctx: RuleContext) -> Outcome | None:
     """
     view = ctx.placed_in()
     if not view.apart:
-        return pooled_in_part(ctx) if view.is_strip else None
+        return pooled_in_part(ctx) if view.is_strip else _more_channels(ctx, view)
     rank = len(ctx.shape_in())
     amounts = _pad_amounts(ctx, rank)
     if amounts is None:
@@ -46,6 +47,24 @@ def pad(ctx: RuleContext) -> Outcome | None:
         provenance = provenance.blamed(ctx.blame(Cause.PADDED))
         _pad_to(ctx, view, reference, begin)
     return ctx.placed(view, provenance, view.where)
+
+
+def _more_channels(ctx: RuleContext, view: Placed) -> Outcome | None:
+    """Tokens with more channels each, as linear attention lays ones below its values; None where places are padded."""
+    amounts = _pad_amounts(ctx, len(view.groups))
+    if amounts is None or view.other is not None or view.provenance.windows:
+        return None
+    axes = [axis for axis, more in enumerate(zip(*amounts, strict=True)) if any(more)]
+    if not all(axis and pure(view.groups[axis]) for axis in axes):
+        return None
+    ctx.keep()
+    groups = (
+        channels(n) if k in axes else group
+        for k, (group, n) in enumerate(zip(view.groups, ctx.shape_out(), strict=True))
+    )
+    provenance = replace(view.provenance, sums_to_one=frozenset())
+    made = view.output(ctx.node.output[0], groups=tuple(groups), provenance=provenance)
+    return [replace(made, bounds=view.bounds, measured=view.like)]
 
 
 def _padded(ctx: RuleContext, view: Placed, begin: Sequence[int], end: Sequence[int]) -> Provenance:

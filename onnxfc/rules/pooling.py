@@ -15,7 +15,6 @@ from onnxfc.analysis.normalised_sums import FLOATS
 from onnxfc.builder import ops
 from onnxfc.builder.rule_context import Outcome, RuleContext
 from onnxfc.errors import Refusal
-from onnxfc.graph.op_kinds import COVERING
 from onnxfc.head.placed_windows import pooled_in_part
 from onnxfc.head.windows import boundary, channels_first, places_of, simplest, untransposed, window_of_map
 from onnxfc.layout.provenance import Provenance
@@ -88,10 +87,9 @@ def _kept_global(ctx: RuleContext, view: Placed) -> Outcome:
     made = whole_image(ctx, view, view.spatial, keepdims)
     if isinstance(made, Refusal):
         return made
-    whole = ctx.op_type not in COVERING  # these are global at the native size only
     # By its own places: a head begins before that. A count grows with features that are repeated.
     weighed = ctx.weighs_image(view) or ctx.name in ctx.state.roles.plain
-    if ctx.role != "context" and whole and not weighed and len(view.spatial) == ctx.state.rank:
+    if ctx.role != "context" and not weighed and len(view.spatial) == ctx.state.rank:
         made = replace(made, provenance=replace(made.provenance, windows=frozenset({boundary(ctx, view)})))
     return [made]
 

@@ -199,7 +199,7 @@ def _pool_of_window(ctx: RuleContext, view: Window, channels: Index) -> Outcome:
         vector = ctx.builder.emit(f"Global{kind}Pool", [source.tensor], instead=ctx.node)
         ops.reshape(ctx.builder, vector, [0, *features], ctx.node.output[0])
         ctx.replaced(spelled, "kept global")
-        return [Context(ctx.node.output[0], provenance.blamed(ctx.blame(Cause.CONTEXT)))]
+        return [of_image(ctx, provenance)]
     if ctx.state.global_pool == "drop":
         if kind != "Average" or view.trunk is None:
             return ctx.refuse("drop-not-affine", "is no average: its map has no scores", "use --global-pool window")

@@ -6,7 +6,8 @@ would.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 
 from onnxfc.builder import ops
@@ -14,7 +15,21 @@ from onnxfc.builder.axis_ops import provenance_of, target
 from onnxfc.builder.rule_context import Outcome, RuleContext, axes_of
 from onnxfc.head.placed_windows import pooled_in_part
 from onnxfc.head.windows import moved_to
-from onnxfc.layout.axes import Group, Groups, axis_of_places, groups_of, is_map, may_fold, pure, regroup, survivors
+from onnxfc.layout.axes import (
+    BATCH_OF_ONE,
+    Group,
+    Groups,
+    axis_of_places,
+    batch_first,
+    groups_of,
+    is_map,
+    may_fold,
+    pure,
+    regroup,
+    survivors,
+    with_batch,
+)
+from onnxfc.layout.lists import rows, split_rows
 from onnxfc.layout.views import Placed
 from onnxfc.rules.channel_shuffle import permuted
 from onnxfc.rules.registry import PLACED, rule
@@ -35,11 +50,22 @@ def reshape(ctx: RuleContext) -> Outcome | None:
             return _each_alone(ctx, view, dict(zip(view.where, places, strict=True)))
         if view.provenance.windows or 1 in view.extent:
             return pooled_in_part(ctx) if view.is_strip else None
+    split = split_rows(view, after) if view.is_list else None
+    if split is not None:
+        return _regrouped(ctx, replace(view, parts=split[1]), split[0])
     groups = regroup(view.groups, after)
+    groups = groups and with_batch(groups)
+    if groups is not None and ctx.state.dense and _in_a_row(groups, ctx.state.rank):
+        return _regrouped(ctx, view, groups)
     features = groups is None or (view.apart and not any(pure(group) for group in groups))
     if groups is None or features or not (is_map(groups) or may_fold(groups)):
         return pooled_in_part(ctx) if view.is_strip else None
     return _regrouped(ctx, view, groups)
+
+
+def _in_a_row(groups: Groups, rank: int) -> bool:
+    """Whether a map was flattened place by place, (N, H * W * C): parts of a list, where no head follows."""
+    return len(groups) == 2 and (rows(groups[1], rank) or (0,))[0] == 1
 
 
 def _unclear(view: Placed, before: Shape, after: Shape) -> bool:
@@ -108,13 +134,13 @@ def unsqueeze(ctx: RuleContext) -> Outcome:
     axes = axes_of(ctx, 1, rank)
     if axes is None:
         return ctx.refuse("unknown-axes", "takes axes that are not constant")
-    if 0 in axes and view.apart:
+    if 0 in axes and view.apart and not ctx.may_swallow:
         return ctx.refuse("mixes-batch", "puts an axis before the batch")
     groups = list(view.groups)
     for axis in sorted(axes):
         groups.insert(axis, ())
     ctx.keep()
-    return [moved_to(ctx, view, tuple(groups))]
+    return [moved_to(ctx, view, (batch_first if view.apart else with_batch)(tuple(groups)))]
 
 
 @rule("Squeeze", on=PLACED, attributes=("axes",))
@@ -127,8 +153,14 @@ def squeeze(ctx: RuleContext) -> Outcome | None:
     axes = axes_of(ctx, 1, len(shape))
     if axes is None and not ctx.has_input(1):
         axes = [axis for axis, length in enumerate(shape) if length == 1]
-    if axes is None or any(view.groups[axis] for axis in axes):
+    if axes is None or any(view.groups[axis] for axis in axes if not _is_spare(ctx, view, axis, axes)):
         return pooled_in_part(ctx) if view.is_strip else None
     ctx.keep()
     groups = tuple(group for axis, group in enumerate(view.groups) if axis not in axes)
-    return [moved_to(ctx, view, groups)]
+    return [moved_to(ctx, view, with_batch(groups))]
+
+
+def _is_spare(ctx: RuleContext, view: Placed, axis: int, axes: Sequence[int]) -> bool:
+    """Whether the axis is the batch of one image, and one of extent 1 is first behind it, which may be its batch."""
+    rest = [group for place, group in enumerate(view.groups) if place not in axes]
+    return ctx.may_swallow and view.groups[axis] == BATCH_OF_ONE and rest[:1] == [()]

@@ -41,7 +41,7 @@ def slice_(ctx: RuleContext) -> Outcome | None:
         return _of_channels(ctx, view)
     if cuts is None:
         return ctx.refuse("unknown-axes", "takes bounds that are not constant")
-    if view.parts:
+    if view.parts and not view.is_list:
         return _joined_piece(ctx, view, cuts)
     if 0 in cuts and ctx.shape_in()[0] != ctx.shape_out()[0]:
         return pooled_in_part(ctx) if view.is_strip else None

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import onnx
 
 from onnxfc.builder.rule_context import ATTENTION, LEAVE, RuleContext
 from onnxfc.errors import Refusal
-from onnxfc.graph.index import label
+from onnxfc.graph.index import attributes, label
 from onnxfc.graph.op_kinds import BROADCAST, QUANTISED
+from onnxfc.layout.axes import pure
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Context, Fixed, Lifted, Placed, Window
 
@@ -39,20 +40,26 @@ WHY = {
 
 
 def attention(ctx: RuleContext) -> Refusal:
-    """The product relates places of the native size; where a table of theirs comes first, that is the reason."""
+    """The product relates places of the native size; a table of theirs or a class token ahead of it is the reason."""
     found = ctx.refuse("attention", ATTENTION, LEAVE)
-    table = _table(ctx)
-    if table is None:
-        return found
-    node, name = table
-    why = f"{node.op_type} adds {name} to the weights of attention, a table with a value for every native place"
-    return replace(
-        found, code="position-table", node=label(node), reason=why, advice="such a table has no values for other sizes"
-    )
+    for node in _ahead(ctx):
+        table = next((name for name in node.input if node.op_type in BROADCAST and _is_table(ctx, name)), None)
+        if table is not None:
+            why = (
+                f"{node.op_type} adds {table} to the weights of attention, a table with a value for every native place"
+            )
+            advice = "such a table has no values for other sizes"
+            return replace(found, code="position-table", node=label(node), reason=why, advice=advice)
+        if node.op_type == "Concat" and _adds_token(ctx, node):
+            return ctx.refuse("attention", f"weighs places beside a class token, which {label(node)} {_TOKEN}", LEAVE)
+    return found
 
 
-def _table(ctx: RuleContext) -> tuple[onnx.NodeProto, str] | None:
-    """The nearest node ahead that combines what comes from the image with a table of two axes or more."""
+_TOKEN = "lays before them as if it were a place: such rows are known for the native size only"
+
+
+def _ahead(ctx: RuleContext) -> Iterator[onnx.NodeProto]:
+    """The nodes ahead that were not understood as what is placed, the nearest first."""
     graph, seen = ctx.state.graph, {ctx.node.output[0]}
     queue = deque(ctx.node.input)
     while queue:
@@ -62,12 +69,16 @@ def _table(ctx: RuleContext) -> tuple[onnx.NodeProto, str] | None:
         if name in seen or node is None or isinstance(view, Fixed | Context | Placed):
             continue  # what came of a table there was understood
         seen.add(name)
-        if node.op_type in BROADCAST:
-            found = next((item for item in node.input if _is_table(ctx, item)), None)
-            if found is not None:
-                return node, found
+        yield node
         queue.extend(item for item in node.input if item)
-    return None
+
+
+def _adds_token(ctx: RuleContext, node: onnx.NodeProto) -> bool:
+    """Whether something that is no place of the image is laid beside places."""
+    views = [ctx.state.views.get(name) for name in node.input]
+    axis = int(attributes(node)["axis"])
+    rows = any(isinstance(view, Placed) and not pure(view.groups[axis]) for view in views)
+    return rows and any(isinstance(view, Fixed | Context) for view in views)
 
 
 def _is_table(ctx: RuleContext, name: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -19,12 +18,14 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxfc.errors import OnnxfcError, UsageError, WriteError
+from onnxfc.errors import UsageError, WriteError
 from onnxfc.io.atomic_write import writing
 from onnxfc.io.model_file import ModelFile
+from onnxfc.scanner import identity
 from onnxfc.scanner.chunk_store import ChunkStore, remove
 from onnxfc.scanner.compare import Compared, compare
-from onnxfc.scanner.job import Frame, Job, Scoring, TileWorker
+from onnxfc.scanner.job import CROPS, Frame, Job, Scoring, TileWorker, processors
+from onnxfc.scanner.open_image import given
 from onnxfc.scanner.options import ScanOptions
 from onnxfc.scanner.outputs import Wanted, check_outputs, write_output
 from onnxfc.scanner.picture import class_number
@@ -43,7 +44,7 @@ Model = str | Path | bytes | onnx.ModelProto | ModelFile
 @dataclass(frozen=True)
 class Scan:
     """A map, and how it came about. ``uncovered``: pixels at the bottom and the right that no cell stands for;
-    ``seconds``: in all, and in onnxruntime (of this process)."""
+    ``seconds``: in all, and in onnxruntime, by the tiles that are run at once (of this process)."""
 
     map: ScoreMap
     model: ScanModel = field(repr=False)
@@ -90,10 +91,11 @@ def run_scan(
     options, say = options or ScanOptions(), progress or (lambda _: None)
     outs = [Path(item) for item in ([out] if isinstance(out, str | Path) else out)]
     check_outputs(outs, image, options.reduce is not None)
+    image = given(image)
     opened = Frame(options.level).open(image)
     say("reading the model")
     made = ScanModel.open(model, options.output, options.size, options.prove)
-    with _folder(outs) as folder:
+    with _folder(outs) as folder, ChunkStore.alone(folder):
         job, seen = _job(made, model, image, opened, options, folder)
         notes = _notes(job, made, model, image)
         worker = job.worker(made, seen)
@@ -105,11 +107,11 @@ def run_scan(
             compared = compare(worker, done, options.compare) if options.compare else None
             vector = None if options.reduce is None else done.reduce(options.reduce)
             kept = _written(outs, done, job.store, Wanted(options.top, options.threshold, vector), keep)
-        except OnnxfcError:
+        except Exception:
             if not options.resume:
                 remove(job.store.path)
             raise
-    spent = time.perf_counter() - began, worker.session.seconds
+    spent = time.perf_counter() - began, worker.session.seconds / job.at_once
     return Scan(kept, made, job, _uncovered(job.plan, seen), before, spent, compared, vector)
 
 
@@ -131,16 +133,8 @@ def _job(
         raise UsageError("the model's cells stand for single pixels of features; they have no crops to compare with")
     frame = _frame(made, opened, options)
     seen = frame.of(opened)
-    prepared = preparation(
-        made,
-        seen,
-        scale=options.scale,
-        mean=options.mean,
-        std=options.std,
-        bgr=options.bgr,
-        bands=options.bands,
-    )
-    plan = _plan(made, seen, options)
+    prepared = preparation(made, seen, options)
+    plan = _plan(made, seen, options, folder)
     names = class_names(made.metadata(), made.classes)
     classes = tuple(class_number(names, kind) for kind in options.classes) or None
     no_data = seen.no_data if options.no_data is None else options.no_data
@@ -152,7 +146,8 @@ def _job(
     whole = model if isinstance(model, str | Path) and not made.rewritten else b""
     token = os.urandom(8).hex()
     job = Job(token, whole, made.output.name, image, frame, prepared, scoring, plan, store, options.threads)
-    return replace(job, batch=options.batch, provider=options.provider), seen
+    job = replace(job, batch=options.batch, provider=options.provider)
+    return replace(job, at_once=_at_once(job, made, options)), seen
 
 
 def _frame(made: ScanModel, opened: OpenImage, options: ScanOptions) -> Frame:
@@ -169,22 +164,39 @@ def _frame(made: ScanModel, opened: OpenImage, options: ScanOptions) -> Frame:
     return replace(frame, size=(grown[0], grown[1]), edge=options.edge)
 
 
-def _plan(made: ScanModel, seen: OpenImage, options: ScanOptions) -> Plan:
-    """Which tiles. Raises UsageError where the model looks at the whole image, which does not fit into memory."""
+def _plan(made: ScanModel, seen: OpenImage, options: ScanOptions, folder: Path) -> Plan:
+    """Which tiles: those of an earlier run that is resumed, whatever memory is free now. Raises UsageError where the
+    model looks at the whole image, which does not fit into memory."""
     crops, context = options.exact == "crops", made.geometry.context
     whole = context and not crops and options.context == "whole"
     axes = axes_of(made.geometry, seen.size, made.local_halo, elements=made.elements, whole=whole, even=made.resizes)
-    memory = options.memory or free_memory() // 4
+    memory = _memory(options)
     if whole:
         _must_fit(made, axes, memory)
         return Plan(axes, (axes[0].cells, axes[1].cells))
     if crops:
         axes = axes[0].of_crops(), axes[1].of_crops()
+    if options.tile is None and options.resume and ChunkStore.begun(folder):
+        _, rows, columns = ChunkStore.open(folder).chunk
+        return Plan(axes, (rows, columns))
     if options.tile is not None:
         return Plan(axes, (min(options.tile, axes[0].cells), min(options.tile, axes[1].cells)))
     if crops:
         return Plan(axes, (axes[0].fitting(_CROPPED), axes[1].fitting(_CROPPED)))
     return Plan(axes, tile_counts(made, axes, memory, options.batch, seen.rows, context))
+
+
+def _memory(options: ScanOptions) -> int:
+    return options.memory or free_memory() // 4
+
+
+def _at_once(job: Job, made: ScanModel, options: ScanOptions) -> int:
+    """So many groups of tiles as memory has room for and processors are there; one where another device computes."""
+    if options.provider:
+        return 1
+    size, batch = (made.claim.native_size, CROPS) if job.scoring.crops else (job.plan.size, job.batch)
+    room = _memory(options) // tile_bytes(made, (size[0], size[1]), batch)
+    return max(1, min(options.threads or processors(), -(-len(job.plan) // job.batch), room))
 
 
 _CROPPED = 1024
@@ -204,7 +216,7 @@ def _must_fit(made: ScanModel, axes: tuple[Axis, Axis], memory: int) -> None:
 def _begun(job: Job, notes: dict[str, Any], outs: list[Path], resume: bool) -> int:
     """Make the store of the map, or take what an earlier run left; the number of tiles that it has."""
     store = job.store
-    if resume and store.path.exists():
+    if resume and ChunkStore.begun(store.path):
         found = ChunkStore.open(store.path)
         if found.notes != notes or found != store:
             raise UsageError(f"{store.path}: is what another scan left; run without --resume, which begins anew")
@@ -230,8 +242,8 @@ def _notes(job: Job, made: ScanModel, model: Model, image: Any) -> dict[str, Any
     context = made.geometry.context and not job.scoring.crops
     found = {
         "onnxfc": __version__,
-        "model": _identity(model) | {"output": made.output.name, "verdict": made.claim.verdict},
-        "image": _identity(image) | {"level": job.frame.level, "region": job.frame.region},
+        "model": identity.of_model(model, made.file) | {"output": made.output.name, "verdict": made.claim.verdict},
+        "image": identity.of_image(image) | {"level": job.frame.level, "region": job.frame.region},
         "resample": str(job.frame.factor),
         "edge": job.frame.edge,
         "pixels": asdict(job.preparation),
@@ -249,20 +261,6 @@ def _notes(job: Job, made: ScanModel, model: Model, image: Any) -> dict[str, Any
     return dict(json.loads(json.dumps(found)))
 
 
-def _identity(item: Any) -> dict[str, Any]:
-    """A file by its name, size and time, bytes by their digest, arrays by their shape."""
-    if isinstance(item, ModelFile):
-        item = item.path or item.proto
-    if isinstance(item, str | Path):
-        info = os.stat(item)
-        return {"file": os.path.realpath(item), "bytes": info.st_size, "changed": info.st_mtime_ns}
-    if isinstance(item, onnx.ModelProto):
-        item = item.SerializeToString(deterministic=True)
-    if isinstance(item, bytes):
-        return {"sha256": hashlib.sha256(item).hexdigest()}
-    return {"array": list(map(int, item.shape)), "dtype": str(item.dtype)}
-
-
 def _work(job: Job, worker: TileWorker, before: int, dask: Any, say: Callable[[str], None]) -> None:
     numbers = [number for number in job.in_order(worker.image) if not job.store.has(number)]
     progress = Progress(len(job.plan), before, math.prod(axis.length for axis in job.plan.axes), say)
@@ -270,6 +268,10 @@ def _work(job: Job, worker: TileWorker, before: int, dask: Any, say: Callable[[s
         run_here(worker, numbers, progress)
     else:
         run_on_dask(dask, job, numbers, progress)
+    if not all(map(job.store.has, numbers)):
+        raise WriteError(
+            f"{job.store.path}: tiles are missing; give a folder that all machines share, and no other scan"
+        )
 
 
 def _portable(job: Job, made: ScanModel) -> Job:

@@ -7,10 +7,12 @@ nothing half-written is ever taken for whole.
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import shutil
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +21,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxfc.errors import ReadError, WriteError
-from onnxfc.io.atomic_write import NewFile, writing
+from onnxfc.io.atomic_write import NewFile, locked, writing
 from onnxfc.io.byte_source import write_all
 
 Array = NDArray[Any]
 Shape = tuple[int, int, int]
 
 _HEADER, _NOTES = ".zarray", ".zattrs"
+_OWN = re.compile(r"\.zarray|\.zattrs|0\.\d+\.\d+|\.onnxfc-\w+\.tmp")
+"""All that is ever in a store."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class ChunkStore:
 
     @classmethod
     def create(cls, path: Path, shape: Shape, chunk: Shape, notes: Mapping[str, Any]) -> ChunkStore:
-        """A new one; whatever was there is removed. Raises WriteError."""
+        """A new one, in place of what an earlier scan left there. Raises WriteError."""
         header = {
             "zarr_format": 2,
             "shape": shape,
@@ -50,8 +54,11 @@ class ChunkStore:
             "filters": None,
         }
         with writing(path):
-            remove(path)
-            path.mkdir(parents=True)
+            path.mkdir(exist_ok=True)
+            if not all(map(_OWN.fullmatch, os.listdir(path))):
+                raise WriteError(f"{path}: is in the way, and nothing that a scan left; move it")
+            for name in sorted(os.listdir(path)):  # the header first: what is left is none
+                (path / name).unlink()
             (path / _NOTES).write_text(json.dumps(notes, indent=1), "utf-8")
             (path / _HEADER).write_text(json.dumps(header), "utf-8")
         return cls(path, shape, chunk)
@@ -66,6 +73,24 @@ class ChunkStore:
             return cls(path, tuple(header["shape"]), tuple(header["chunks"]))
         except (OSError, ValueError, KeyError) as error:
             raise ReadError(f"{path}: is no map of scores: {error}") from error
+
+    @staticmethod
+    @contextmanager
+    def alone(path: Path) -> Iterator[None]:
+        """While a map is made there, no other scan makes one. Raises WriteError."""
+        with writing(path):
+            path.mkdir(exist_ok=True)
+        try:
+            with locked(path, patience=0):
+                yield
+        finally:
+            with suppress(OSError):
+                path.rmdir()  # if nothing came of it
+
+    @staticmethod
+    def begun(path: Path) -> bool:
+        """Whether one was made: its header is written last, and removed first."""
+        return (path / _HEADER).exists()
 
     @property
     def notes(self) -> dict[str, Any]:
@@ -86,8 +111,10 @@ class ChunkStore:
         return self.path / f"0.{row}.{column}"
 
     def has(self, number: int) -> bool:
-        """Whether a tile is done."""
-        return self.file(number).exists()
+        """Whether a tile is done: whole, also where the power failed before it was on the disk."""
+        with suppress(FileNotFoundError):
+            return self.file(number).stat().st_size == 4 * math.prod(self.chunk)
+        return False
 
     def write(self, number: int, block: Array) -> None:
         """A tile's scores (classes, rows, columns). Raises WriteError."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnxfc.errors import UsageError
 from onnxfc.scanner.job import TileWorker
 from onnxfc.scanner.score_map import Array, ScoreMap
 
@@ -25,7 +26,8 @@ def compare(worker: TileWorker, made: ScoreMap, count: int) -> Compared:
     """Cells at random, of those whose crop lies within the image and that have data."""
     job, rng = worker.job, np.random.default_rng(0)
     down, across = (axis.of_crops() for axis in job.plan.axes)
-    places = rng.permutation(down.cells * across.cells)[: 4 * count]
+    total = down.cells * across.cells
+    places = rng.choice(total, min(total, 4 * count), replace=False)
     cells: list[Array] = []
     crops: list[Array] = []
     for row, column in (divmod(int(place), across.cells) for place in places):
@@ -34,7 +36,7 @@ def compare(worker: TileWorker, made: ScoreMap, count: int) -> Compared:
             cells.append(cell)
             crops.append(_of_crop(worker, down.begin(row), across.begin(column)))
     if not cells:
-        return Compared(0, 0.0, 0.0, 1.0)
+        raise UsageError("compare: no crop lies within the image and has data; leave it out")
     have, wanted = np.stack(cells), np.stack(crops)
     off = np.abs(have - wanted) / max(float(np.ptp(wanted)), 1e-12)
     same = float((have.argmax(axis=1) == wanted.argmax(axis=1)).mean())

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import threading
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
+from onnxfc.errors import ReadError
 from onnxfc.scanner.chunk_store import ChunkStore
 from onnxfc.scanner.open_image import open_image
 from onnxfc.scanner.options import Activation
@@ -17,7 +19,7 @@ from onnxfc.scanner.prepare import Preparation
 from onnxfc.scanner.scan_model import ScanModel
 from onnxfc.scanner.source import Array, Edged, EdgeMode, OpenImage, Region, Resampled
 
-_CROPS = 32
+CROPS = 32
 """That are run at once."""
 
 
@@ -91,7 +93,7 @@ class Scoring:
 @dataclass(frozen=True)
 class Job:
     """All that another process needs. ``token``: this run's own; ``model``: a rewritten model as its path or its bytes;
-    ``neighbours``: how many tasks share a machine's processors."""
+    ``at_once``: so many groups of tiles are run at once on a machine, and share its ``threads`` (0: its processors)."""
 
     token: str
     model: Any
@@ -105,13 +107,12 @@ class Job:
     threads: int = 0
     provider: str = ""
     batch: int = 1
-    neighbours: int = 1
+    at_once: int = 1
 
     def worker(self, model: ScanModel | None = None, image: OpenImage | None = None) -> TileWorker:
         """In this process."""
-        threads = self.threads
-        if self.neighbours > 1 and not threads:
-            threads = max(1, (os.cpu_count() or 1) // self.neighbours)
+        # One thread that has a tile of its own waits for nobody, as threads that share one do at every operator.
+        threads = self.threads if self.at_once == 1 else max(1, (self.threads or processors()) // self.at_once)
         opened = self.frame.open(self.image) if image is None else image
         return TileWorker(self, model or ScanModel.open(self.model, self.output), opened, threads)
 
@@ -134,6 +135,11 @@ class Job:
         return [numbers[first : first + self.batch] for first in range(0, len(numbers), self.batch)]
 
 
+def processors() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @dataclass(frozen=True)
 class Loaded:
     """A tile's pixels (h, w, bands), None where it has no data; ``dead``: cells that have none."""
@@ -151,7 +157,17 @@ class TileWorker:
         self.native = model.claim.native_size
         self.session = model.session(threads, job.provider)
         self._most = model.fixed_batch or job.batch
-        self._crops_at_once = model.fixed_batch or _CROPS
+        self._crops_at_once = model.fixed_batch or CROPS
+        self._free = threading.BoundedSemaphore(job.at_once)
+
+    def do(self, numbers: list[int]) -> list[int]:
+        """All of these tiles, from pixels to chunks."""
+        loaded = self.load(numbers)
+        with self._free:  # others are read and written meanwhile
+            blocks = self.run(loaded)
+        for item, block in zip(loaded, blocks, strict=True):
+            self.job.store.write(item.tile.number, self._finished(item, block))
+        return numbers
 
     def load(self, numbers: list[int]) -> list[Loaded]:
         """What these tiles read."""
@@ -160,6 +176,8 @@ class TileWorker:
     def _load(self, tile: Tile) -> Loaded:
         rows, columns = tile.rows, tile.columns
         pixels = self.image.source.read(rows.start, rows.stop, columns.start, columns.stop)
+        if pixels.shape[:2] != (rows.pixels, columns.pixels):
+            raise ReadError(f"the image's reader gives {pixels.shape} for {rows.pixels}x{columns.pixels} px; mend it")
         valid = self.job.scoring.valid(pixels)
         dead = None if valid is None else self._dead(tile, valid)
         if dead is not None and dead.all():
@@ -182,12 +200,11 @@ class TileWorker:
         begin = np.array([axis.begin(cell) - span.start for cell in range(span.first, span.last)])
         return np.clip(begin, 0, span.pixels), np.clip(begin + axis.own, 0, span.pixels)
 
-    def run(self, loaded: list[Loaded]) -> list[tuple[Tile, Array]]:
-        """Scores (classes, rows, columns) of tiles."""
+    def run(self, loaded: list[Loaded]) -> list[Array | None]:
+        """What the model says of tiles, (classes, rows, columns); None where there is no data."""
         live = [item for item in loaded if item.pixels is not None]
-        blocks = [self._by_crops(item) for item in live] if self.job.scoring.crops else self._by_tiles(live)
-        found = {item.tile.number: block for item, block in zip(live, blocks, strict=True)}
-        return [(item.tile, self._finished(item, found.get(item.tile.number))) for item in loaded]
+        blocks = iter([self._by_crops(item) for item in live] if self.job.scoring.crops else self._by_tiles(live))
+        return [None if item.pixels is None else next(blocks) for item in loaded]
 
     def _by_tiles(self, live: list[Loaded]) -> list[Array]:
         blocks: list[Array] = []
@@ -228,8 +245,3 @@ class TileWorker:
         if item.dead is not None:
             done = np.where(item.dead, np.float32(np.nan), done)
         return done
-
-    def write(self, done: list[tuple[Tile, Array]]) -> None:
-        """Into the store."""
-        for tile, block in done:
-            self.job.store.write(tile.number, block)

@@ -11,7 +11,16 @@ from typing import Any
 import numpy as np
 
 from onnxfc.errors import ReadError, UsageError
-from onnxfc.scanner.source import Array, ArraySource, Mapped, OpenImage, Source
+from onnxfc.scanner.source import Array, ArraySource, Mapped, OneByOne, OpenImage, Source
+
+
+def given(image: Any) -> Any:
+    """A picture of pillow, or whatever else says that it is an array, as one. Raises UsageError."""
+    if isinstance(image, str | Path) or hasattr(image, "shape"):
+        return image
+    if hasattr(image, "__array_interface__") or hasattr(image, "__array__"):
+        return np.asarray(image)
+    raise UsageError(f"image: must be a path, an array or a source, not {type(image).__name__}")
 
 
 def open_image(image: Any, level: int = 0) -> OpenImage:
@@ -24,8 +33,8 @@ def open_image(image: Any, level: int = 0) -> OpenImage:
     if level:
         raise UsageError("level: an array has no levels")
     if hasattr(image, "read") and not hasattr(image, "__getitem__"):
-        return OpenImage(_shaped(image))
-    return OpenImage(ArraySource(image))
+        return OpenImage(OneByOne(_shaped(image)))
+    return OpenImage(ArraySource(image) if isinstance(image, np.ndarray) else OneByOne(ArraySource(image)))
 
 
 def needs(module: str, path: Path, extra: str = "onnxfc[scan]") -> Any:
@@ -74,15 +83,14 @@ def _picture(path: Path, level: int) -> OpenImage:
     if path.suffix.lower() == ".png" and _deep(path):
         codecs = needs("imagecodecs", path)
         return _with_alpha(_decoded(path, lambda: codecs.png_decode(path.read_bytes())))
-    pillow = needs("PIL.Image", path)
+    pillow, turned = needs("PIL.Image", path), needs("PIL.ImageOps", path).exif_transpose
     pillow.MAX_IMAGE_PIXELS = None  # large images are what this is for
 
     def decode() -> Array:
         with pillow.open(path) as image:
-            if image.mode == "P":
-                return np.asarray(image.convert("RGBA" if "transparency" in image.info else "RGB"))
-            other = {"1": "L", "CMYK": "RGB", "YCbCr": "RGB", "LAB": "RGB", "HSV": "RGB"}.get(image.mode)
-            return np.asarray(image.convert(other) if other else image)
+            other = {"1": "L", "P": "RGB", "CMYK": "RGB", "YCbCr": "RGB"}.get(image.mode, image.mode)
+            alpha = "A" if other in ("L", "RGB") and "transparency" in image.info else ""
+            return np.asarray(turned(image.convert(other + alpha) if other + alpha != image.mode else image))
 
     return _with_alpha(_decoded(path, decode))
 

@@ -31,9 +31,9 @@ class ScanOptions:
     ``edge`` grows the image so that cells cover all of it; cells wholly in ``no_data`` are NaN; ``context`` "per-tile"
     lets operators that look at the whole image look at a tile.
     Lists: the ``top`` cells, or all from ``threshold`` on.
-    Work: ``tile`` cells a side, or as many as ``memory`` bytes allow; ``batch`` tiles at once; ``threads`` of an
-    operator, 0 lets onnxruntime choose; ``provider`` to run on, NAME or NAME:key=value, the CPU if empty; ``resume``
-    goes on with what an earlier run left.
+    Work: ``tile`` cells a side, or as many as ``memory`` bytes allow; ``batch`` tiles in one run of the session;
+    ``threads`` that compute, 0 for one each processor; ``provider`` to run on, NAME or NAME:key=value, the CPU if
+    empty; ``resume`` goes on with what an earlier run left.
     """
 
     level: int = 0
@@ -77,6 +77,8 @@ class ScanOptions:
                 errors.whole(name, getattr(self, name), 1)
         for name in ("mean", "std"):
             object.__setattr__(self, name, _numbers(name, getattr(self, name)))
+        if self.threshold is not None and math.isnan(self.threshold):
+            raise UsageError("threshold: must be a number, not NaN")
         if self.provider:
             Provider.parse(self.provider)
         self._check_region()

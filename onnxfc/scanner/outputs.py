@@ -76,10 +76,10 @@ def _npy(file: BinaryIO, made: ScoreMap, wanted: Wanted) -> None:
     np.lib.format.write_array_header_1_0(file, header)
     begin, (_, rows, columns) = file.tell(), made.shape
     for top, bottom, low, high in _groups(made):
-        block = made.cells.read(slice(low, high), slice(top, bottom), slice(None)).astype("<f4")
+        block = np.ascontiguousarray(made.cells.read(slice(low, high), slice(top, bottom), slice(None)), "<f4")
         for k in range(low, high):
             file.seek(begin + 4 * columns * (k * rows + top))
-            file.write(block[k - low].tobytes())
+            file.write(block[k - low].data)
 
 
 def _groups(made: ScoreMap) -> Iterator[tuple[int, int, int, int]]:
@@ -97,11 +97,11 @@ def _tif(file: BinaryIO, made: ScoreMap, wanted: Wanted) -> None:
     tifffile = import_module("tifffile")
     tags: list[Any] = [] if made.georeference is None else list(made.georeference.tags())
     items = "".join(
-        f'<Item name="DESCRIPTION" sample="{k}" role="description">{escape(name)}</Item>'
+        f'<Item name="DESCRIPTION" sample="{k}" role="description">{escape(escape(name))}</Item>'  # twice, as GDAL does
         for k, name in enumerate(made.classes)
     )
     xml = f"<GDALMetadata>{items}</GDALMetadata>"
-    tags += [(42112, "s", 0, xml, True), (42113, "s", 0, "nan", True)]
+    tags += [(42112, "s", 0, xml.encode("utf-8"), True), (42113, "s", 0, "nan", True)]
     with tifffile.TiffWriter(file, bigtiff=True) as tiff:
         tiff.write(
             _tiles(made),

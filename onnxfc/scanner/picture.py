@@ -45,7 +45,7 @@ def overlay(made: ScoreMap, kind: str | int | None) -> Any:
     for k, (colour, text) in enumerate(legend):
         y = 6 + 18 * k
         draw.rectangle((picture.width + 10, y, picture.width + 22, y + 12), fill=colour, outline="black")
-        draw.text((picture.width + 28, y), text[:18].encode("ascii", "replace").decode(), fill="black")
+        draw.text((picture.width + 28, y), text[:18].encode("latin-1", "replace").decode("latin-1"), fill="black")
     return whole
 
 
@@ -126,7 +126,7 @@ def _heat(made: ScoreMap, kind: int) -> tuple[Array, Array, Legend]:
     below = np.minimum(where.astype(int), len(stops) - 2)
     part = (where - below)[:, :, None]
     colours = stops[below] * (1 - part) + stops[below + 1] * part
-    legend: Legend = [((255, 255, 255), made.classes[kind])]
+    legend: Legend = [((255, 255, 255), f"class {made.classes[kind]}")]
     legend += [(stop, f"{low + (high - low) * k / 4:.4g}") for k, stop in reversed(list(enumerate(_STOPS)))]
     return colours, np.where(np.isfinite(score), 0.2 + 0.45 * share, 0), legend
 
@@ -139,7 +139,7 @@ def _classes(made: ScoreMap) -> tuple[Array, Array, Legend]:
     count = np.bincount(kinds[alive], minlength=made.shape[0])
     frequent = sorted(np.argsort(-count, kind="stable")[:_LEGEND])
     legend: Legend = [(palette[k], made.classes[k]) for k in frequent if count[k]]
-    return np.array(palette, np.float32)[kinds], np.where(alive, 0.7 * share**2, 0), legend
+    return np.array(palette, np.float32)[kinds], np.where(alive, 0.7 * share, 0), legend
 
 
 def _colour(number: int) -> tuple[int, int, int]:

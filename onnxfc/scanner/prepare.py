@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from onnxfc.errors import UsageError
+from onnxfc.scanner.options import ScanOptions
 from onnxfc.scanner.scan_model import ScanModel
 from onnxfc.scanner.source import Array, OpenImage
 
@@ -60,28 +61,21 @@ class Preparation:
         return " ".join(parts) if len(parts) > 1 else f"{parts[0]} as they are"
 
 
-def preparation(
-    model: ScanModel,
-    image: OpenImage,
-    *,
-    scale: float | None,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    bgr: bool,
-    bands: tuple[int, ...],
-) -> Preparation:
-    """As told, else as the model's metadata says, else pixels as they are. ``bands`` are counted from 1."""
-    chosen = _bands(model, image, bands)
+def preparation(model: ScanModel, image: OpenImage, options: ScanOptions) -> Preparation:
+    """As told, else as the model's metadata says, else pixels as they are."""
+    chosen, scale, mean, std = _bands(model, image, options.bands), options.scale, options.mean, options.std
     if model.dtype.kind in "iu" and image.source.dtype != model.dtype:
         raise UsageError(f"the model takes {model.dtype} pixels, the image has {image.source.dtype}; convert it")
     if image.source.dtype.kind not in "iufb":
         raise UsageError(f"pixels of type {image.source.dtype} are no numbers that a model takes")
+    if image.source.dtype.kind == "b" and scale is not None and scale < 1:
+        raise UsageError("scale: the image's pixels of one bit are 0 and 1; leave scale out")
     if scale is None and not mean and not std:
         mean, std = (_numbers(model.metadata(), f"standardization_{name}") for name in ("mean", "std"))
         if mean or std:  # which are those of pixels between 0 and 1
             kind = image.source.dtype
             scale = 1 / float(np.iinfo(kind).max) if kind.kind == "u" else 1.0
-    order = chosen[::-1] if bgr else chosen
+    order = chosen[::-1] if options.bgr else chosen
     return Preparation(order, str(model.dtype), 1.0 if scale is None else scale, mean, std)
 
 

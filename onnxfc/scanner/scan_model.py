@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -69,6 +70,8 @@ class ScanModel:
         return cls(done.file, done.claim, _output(done.claim, output), True)
 
     def __post_init__(self) -> None:
+        if self.image.fixed:
+            raise UsageError(f"the model takes images of any {' and '.join(self.image.free)} only; scan needs both")
         if len(self.claim.native_size) != 2:
             raise UsageError(f"the model takes {len(self.claim.native_size)}-dimensional input; scan is for images")
         if len(self.claim.inputs) != 1:
@@ -113,7 +116,8 @@ class ScanModel:
     @property
     def channels(self) -> int:
         """Bands that it takes."""
-        kept = [n for axis, n in enumerate(self.image.shape) if axis and axis not in self.image.spatial]
+        shape, spatial = self.image.of_samples
+        kept = [n for axis, n in enumerate(shape) if axis and axis not in spatial]
         return math.prod(kept)
 
     @cached_property
@@ -126,13 +130,13 @@ class ScanModel:
     def fixed_batch(self) -> int | None:
         """Images that it takes at once; None where it takes any number."""
         [info] = [item for item in self.file.proto.graph.input if item.name == self.image.name]
-        return int(info.type.tensor_type.shape.dim[0].dim_value) or None
+        return int(info.type.tensor_type.shape.dim[0].dim_value) or None if self.image.batched else 1
 
     @cached_property
     def classes(self) -> int:
         """Scores of a cell. Some models drop the batch, which is 1 then."""
         shape = self._shapes(self.claim.native_size)[self.output.name]
-        return math.prod(n for axis, n in enumerate(shape) if axis not in self.output.axes) // self.image.shape[0]
+        return math.prod(n for axis, n in enumerate(shape) if axis not in self.output.axes) // self.image.batch
 
     def metadata(self) -> dict[str, str]:
         """What the model says besides."""
@@ -182,11 +186,11 @@ def _output(claim: Claim, name: str | None) -> Output:
 
 
 class TileSession:
-    """An onnxruntime session; ``seconds``: spent in it so far."""
+    """An onnxruntime session, which several threads may use; ``seconds``: all of them in it so far."""
 
     def __init__(self, model: ScanModel, engine: Engine) -> None:
         self._model = model
-        self.seconds = 0.0
+        self.seconds, self._lock = 0.0, threading.Lock()
         self._session = ort_session.session(model.file, engine=engine, pattern=False)
 
     def run(self, tiles: Array) -> Array:
@@ -200,16 +204,22 @@ class TileSession:
             raise
         except Exception as error:  # onnxruntime's exceptions have no common base
             raise ReadError(f"onnxruntime failed on a tile: {ort_session.one_line(error)}") from error
-        self.seconds += time.perf_counter() - began
+        with self._lock:
+            self.seconds += time.perf_counter() - began
         moved = np.moveaxis(np.asarray(found), output.axes, (-2, -1))
-        return moved.reshape(len(feed), -1, *moved.shape[-2:])[: len(tiles)].astype(np.float32, copy=False)
+        return moved.reshape(len(feed) if image.batched else 1, -1, *moved.shape[-2:])[: len(tiles)].astype(
+            np.float32, copy=False
+        )
 
     def _laid(self, tiles: Array, image: ImageInput) -> Array:
         """As the model's input lies, as many as it takes."""
         fixed = self._model.fixed_batch
         if fixed is not None and len(tiles) < fixed:
             tiles = np.concatenate([tiles, *[tiles[-1:]] * (fixed - len(tiles))])
-        rest = [axis for axis in range(1, len(image.shape)) if axis not in image.spatial]
+        shape, spatial = image.of_samples
+        rest = [axis for axis in range(1, len(shape)) if axis not in spatial]
         if len(rest) == 1:
-            return np.ascontiguousarray(np.moveaxis(tiles, (1, 2, 3), (rest[0], *image.spatial)))
-        return np.ascontiguousarray(tiles.reshape(len(tiles), *tiles.shape[2:]))
+            laid = np.moveaxis(tiles, (1, 2, 3), (rest[0], *spatial))
+        else:
+            laid = tiles.reshape(len(tiles), *tiles.shape[2:])
+        return np.ascontiguousarray(laid if image.batched else laid[0])

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from onnxfc import errors
 from onnxfc.errors import UsageError
-from onnxfc.geometry import Box
+from onnxfc.layout.boxes import Box
 from onnxfc.scanner.georeference import Georeference
+from onnxfc.scanner.picture import overlay
 from onnxfc.scanner.plan import Axis
 from onnxfc.scanner.source import OpenImage
 
@@ -74,14 +75,17 @@ class Placing:
         """A pixel of the given image, from one as it was scanned."""
         return self.corner[axis] + place / self.factor
 
+    def scanned(self, place: float, axis: int) -> float:
+        """A pixel as it was scanned, from one of the given image."""
+        return (place - self.corner[axis]) * self.factor
+
     def cell(self, place: float, axis: int) -> int:
         """The cell whose middle is nearest to a pixel of the given image."""
         return math.floor(self.among_cells(place, axis))
 
     def among_cells(self, place: float, axis: int) -> float:
         """Where a pixel of the given image lies, counted in cells."""
-        scanned = (place - self.corner[axis]) * self.factor
-        return (scanned - self.offset[axis]) / self.pitch[axis]
+        return (self.scanned(place, axis) - self.offset[axis]) / self.pitch[axis]
 
 
 @dataclass(frozen=True)
@@ -195,8 +199,6 @@ class ScoreMap:
 
     def overlay(self, kind: str | int | None = None) -> Any:
         """A pillow image: a thumbnail, coloured by the best class of each cell, or by the score of one class."""
-        from onnxfc.scanner.picture import overlay
-
         return overlay(self, kind)
 
 

@@ -6,6 +6,8 @@ bands), can be scanned.
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -64,14 +66,15 @@ class OpenImage:
 
 class ArraySource:
     """Anything that is sliced like an array: (H, W), (H, W, bands), or (bands, H, W) where the first axis is the
-    smallest."""
+    smallest, if nothing else is said."""
 
-    def __init__(self, array: Any) -> None:
+    def __init__(self, array: Any, bands_first: bool | None = None) -> None:
         shape = tuple(array.shape)
         if len(shape) not in (2, 3) or 0 in shape:
             raise ReadError(f"an image has two axes and perhaps bands, not the shape {shape}")
         self._array = array
-        self._first = len(shape) == 3 and shape[0] < min(shape[1:])
+        first = bands_first if bands_first is not None else shape[0] < min(shape[1:])
+        self._first = len(shape) == 3 and first
         height_width = shape[1:] if self._first else shape[:2]
         bands = 1 if len(shape) == 2 else shape[0] if self._first else shape[2]
         self.shape: tuple[int, int, int] = (height_width[0], height_width[1], bands)
@@ -113,10 +116,80 @@ class Mapped:
 
 
 @dataclass(frozen=True)
-class Region:
-    """Height x width pixels of another image from (top, left) on."""
+class View:
+    """Another image, seen in another way."""
 
     source: Source
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.source.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.source.dtype
+
+
+@dataclass(frozen=True)
+class OneByOne(View):
+    """Read by one thread at a time."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock, compare=False)
+
+    def read(self, y0: int, y1: int, x0: int, x1: int) -> Array:
+        """The same window."""
+        with self.lock:
+            return self.source.read(y0, y1, x0, x1)
+
+
+@dataclass(frozen=True)
+class Recoded(View):
+    """``bands`` of each pixel that follow from what it has."""
+
+    bands: int
+    kind: np.dtype[Any]
+    recode: Callable[[Array], Array]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (*self.source.shape[:2], self.bands)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.kind
+
+    def read(self, y0: int, y1: int, x0: int, x1: int) -> Array:
+        """The same window."""
+        return self.recode(self.source.read(y0, y1, x0, x1))
+
+
+@dataclass(frozen=True)
+class Oriented(View):
+    """As a camera held it. ``orientation``: the number in TIFF and EXIF; from 5 on rows are columns."""
+
+    orientation: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        height, width, bands = self.source.shape
+        return (width, height, bands) if self.orientation > 4 else (height, width, bands)
+
+    def read(self, y0: int, y1: int, x0: int, x1: int) -> Array:
+        """A window of the image as it is stored, turned."""
+        (height, width), turned = self.source.shape[:2], self.orientation > 4
+        if turned:
+            y0, y1, x0, x1 = x0, x1, y0, y1
+        upward, leftward = self.orientation in (3, 4, 6, 7), self.orientation in (2, 3, 7, 8)
+        rows = (height - y1, height - y0) if upward else (y0, y1)
+        columns = (width - x1, width - x0) if leftward else (x0, x1)
+        pixels = self.source.read(*rows, *columns)[:: -1 if upward else 1, :: -1 if leftward else 1]
+        return pixels.swapaxes(0, 1) if turned else pixels
+
+
+@dataclass(frozen=True)
+class Region(View):
+    """Height x width pixels of another image from (top, left) on."""
+
     corner: tuple[int, int]
     size: tuple[int, int]
 
@@ -130,10 +203,6 @@ class Region:
     def shape(self) -> tuple[int, ...]:
         return (*self.size, self.source.shape[2])
 
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self.source.dtype
-
     def read(self, y0: int, y1: int, x0: int, x1: int) -> Array:
         """From the other image, moved."""
         top, left = self.corner
@@ -141,20 +210,15 @@ class Region:
 
 
 @dataclass(frozen=True)
-class Edged:
+class Edged(View):
     """Another image, grown at its bottom and right to ``size`` by its mirror image or by zeros."""
 
-    source: Source
     size: tuple[int, int]
     mode: EdgeMode
 
     @property
     def shape(self) -> tuple[int, ...]:
         return (*self.size, self.source.shape[2])
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self.source.dtype
 
     def read(self, y0: int, y1: int, x0: int, x1: int) -> Array:
         """What the image has, and what it is grown by."""
@@ -172,23 +236,18 @@ class Edged:
 
 
 @dataclass(frozen=True)
-class Resampled:
+class Resampled(View):
     """Another image, resized by ``factor``: linear between pixels, over all that a smaller pixel covers.
 
     Each pixel depends on its place in the whole image alone, so that windows meet exactly.
     """
 
-    source: Source
     factor: Fraction
-    shape: tuple[int, ...] = field(init=False)
-
-    def __post_init__(self) -> None:
-        height, width, bands = self.source.shape
-        object.__setattr__(self, "shape", (int(height * self.factor), int(width * self.factor), bands))
 
     @property
-    def dtype(self) -> np.dtype[Any]:
-        return self.source.dtype
+    def shape(self) -> tuple[int, ...]:
+        height, width, bands = self.source.shape
+        return int(height * self.factor), int(width * self.factor), bands
 
     def read(self, y0: int, y1: int, x0: int, x1: int) -> Array:
         """Rows first, then columns."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import struct
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -17,16 +19,19 @@ import numpy as np
 from onnxfc.errors import ReadError, UsageError
 from onnxfc.scanner.georeference import Georeference
 from onnxfc.scanner.source import Array, ArraySource, Mapped, OpenImage
+from onnxfc.scanner.tiff_colours import JPEG, check_colours, seen
 
 CACHE = 48_000_000
 """Bytes of decoded tiles or strips that are kept for the next window."""
 _LARGEST_SEGMENT = 1 << 30
 _NO_DATA = 42113
+_END_OF_JPEG = b"\xff\xd9"
 
 
 def open_tiff(path: Path, level: int) -> OpenImage:
     """The first image of a TIFF file, at a level of its pyramid. Raises ReadError or UsageError."""
     tifffile = import_module("tifffile")
+    logging.getLogger("tifffile").addHandler(logging.NullHandler())  # for who asks to see what it thinks of files
     try:
         file = tifffile.TiffFile(path)
         series = file.series[0]
@@ -41,31 +46,51 @@ def open_tiff(path: Path, level: int) -> OpenImage:
     source: Any
     if len(pages) == 1 and page.is_memmappable:
         mapped = Mapped(path, page.dataoffsets[0], _plain(page), np.dtype(file.byteorder + page.dtype.char))
-        source = ArraySource(_BandsFirst(mapped) if bands_first else mapped)
+        source = ArraySource(mapped, bands_first)
     else:
-        source = TiffSource(path, pages)
+        source = TiffSource(path, pages, _no_data(first))
     found = OpenImage(source, _alpha(page), _no_data(first), _georeference(first, page), _rows(page, source))
-    if not page.is_tiled or not isinstance(source, TiffSource):
-        return found
-    return replace(found, kept=CACHE // (source.shape[2] * source.dtype.itemsize), tall=page.tilelength)
+    if page.is_tiled and isinstance(source, TiffSource):
+        found = replace(found, kept=CACHE // (source.shape[2] * source.dtype.itemsize), tall=page.tilelength)
+    return seen(found, page)
 
 
-class _BandsFirst:
-    """(bands, H, W) as (H, W, bands), whatever its sizes are."""
+class SegmentCache:
+    """Decoded tiles or strips, those that were asked for last. Who asks first decodes one: others wait for it."""
 
-    def __init__(self, array: Mapped) -> None:
-        self._array = array
-        bands, height, width = array.shape
-        self.shape, self.dtype = (height, width, bands), array.dtype
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[int, int], Future[Array]] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
 
-    def __getitem__(self, key: Any) -> Array:
-        return np.moveaxis(self._array[(slice(None), *key)], 0, 2)
+    def get(self, key: tuple[int, int], decode: Callable[[], Array]) -> Array:
+        """By its page and number."""
+        with self._lock:
+            own = key not in self._kept
+            segment = self._kept.setdefault(key, Future())
+            self._kept.move_to_end(key)
+        if own:
+            try:
+                self._keep(key, segment, decode())
+            except BaseException as error:
+                segment.set_exception(error)
+                with self._lock:
+                    self._kept.pop(key, None)
+        return segment.result()
+
+    def _keep(self, key: tuple[int, int], segment: Future[Array], pixels: Array) -> None:
+        with self._lock:
+            segment.set_result(pixels)
+            self._bytes += pixels.nbytes if self._kept.get(key) is segment else 0
+            while len(self._kept) > 1 and self._bytes > CACHE:
+                oldest = self._kept.popitem(last=False)[1]
+                self._bytes -= oldest.result().nbytes if oldest.done() else 0
 
 
 class TiffSource:
-    """One page, or a page for each band. Decoded tiles and strips are kept as long as there is room for them."""
+    """One page, or a page for each band. Tiles that the file leaves out have its no-data value, 0 if it has none."""
 
-    def __init__(self, path: Path, pages: list[Any]) -> None:
+    def __init__(self, path: Path, pages: list[Any], no_data: float | None) -> None:
         page = pages[0]
         self._path, self._pages = path, pages
         self._separate = page.planarconfig == 2 and page.samplesperpixel > 1
@@ -76,19 +101,20 @@ class TiffSource:
         self._segment = (page.tilelength, page.tilewidth) if tiled else (page.rowsperstrip, page.imagewidth)
         self._across = -(-self.shape[1] // self._segment[1])
         self._down = -(-self.shape[0] // self._segment[0])
-        self._kept: OrderedDict[tuple[int, int], Array] = OrderedDict()
-        self._bytes = 0
+        self._blank = np.zeros((), self.dtype)
+        if no_data is not None and (self.dtype.kind == "f" or no_data == np.float64(no_data).astype(self.dtype)):
+            self._blank = np.float64(no_data).astype(self.dtype)
+        self._kept = SegmentCache()
         self._lock = threading.Lock()
 
     def read(self, y0: int, y1: int, x0: int, x1: int) -> Array:
         """Put together from its segments. Raises ReadError where one is damaged."""
-        found = np.zeros((y1 - y0, x1 - x0, self.shape[2]), self.dtype)
-        with self._lock:
-            for number, top, left in self._segments(y0, y1, x0, x1):
-                for page, plane, bands in self._planes():
-                    piece = self._decoded(page, number + plane * self._down * self._across)
-                    if piece is not None:
-                        _paste(found[:, :, bands], piece, top - y0, left - x0)
+        found = np.full((y1 - y0, x1 - x0, self.shape[2]), self._blank, self.dtype)
+        for number, top, left in self._segments(y0, y1, x0, x1):
+            for page, plane, bands in self._planes():
+                piece = self._decoded(page, number + plane * self._down * self._across)
+                if piece is not None:
+                    _paste(found[:, :, bands], piece, top - y0, left - x0)
         return found
 
     def _segments(self, y0: int, y1: int, x0: int, x1: int) -> Iterator[tuple[int, int, int]]:
@@ -107,32 +133,24 @@ class TiffSource:
         return [(0, 0, slice(None))]
 
     def _decoded(self, page: int, number: int) -> Array | None:
-        key = page, number
-        if key in self._kept:
-            self._kept.move_to_end(key)
-            return self._kept[key]
-        piece = self._decode(self._pages[page], number)
-        if piece is not None:
-            self._kept[key] = piece
-            self._bytes += piece.nbytes
-            while len(self._kept) > 1 and self._bytes > CACHE:
-                self._bytes -= self._kept.popitem(last=False)[1].nbytes
-        return piece
-
-    def _decode(self, page: Any, number: int) -> Array | None:
-        """Rows, columns, bands; None where the file leaves the segment out."""
-        where, size = page.dataoffsets[number], page.databytecounts[number]
-        if not size:
+        """None where the file leaves the segment out."""
+        if not self._pages[page].databytecounts[number]:
             return None
-        more = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader} if page.compression in _JPEG else {}
-        decode = _told(self._path, lambda: page.decode)  # which may read elsewhere in the file at first
-        file = page.parent.filehandle
-        file.seek(where)
-        piece = _told(self._path, lambda: decode(file.read(size), number, **more)[0])
-        return None if piece is None else np.asarray(piece)[0]
+        return self._kept.get((page, number), lambda: self._decode(self._pages[page], number))
 
-
-_JPEG = {6, 7, 34892, 33007}
+    def _decode(self, page: Any, number: int) -> Array:
+        """Rows, columns, bands."""
+        with self._lock:  # all that reads in the file: what there is to know of a codec, too
+            more = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader} if page.compression in JPEG else {}
+            if self._separate and page.compression in JPEG:
+                page.photometric = 1  # each plane is grey to its codec
+            decode = _told(self._path, lambda: page.decode)
+            page.parent.filehandle.seek(page.dataoffsets[number])
+            content = page.parent.filehandle.read(page.databytecounts[number])
+        # Its codec makes grey of what is missing, and says nothing.
+        if page.compression == 7 and not page.jpegheader and not content.rstrip(b"\0").endswith(_END_OF_JPEG):
+            raise ReadError(f"{self._path}: tile {number} is cut short; copy the file again")
+        return np.asarray(_told(self._path, lambda: decode(content, number, **more)[0][0]))
 
 
 def _paste(found: Array, piece: Array, top: int, left: int) -> None:
@@ -170,8 +188,7 @@ def _pages(path: Path, series: Any) -> tuple[list[Any], bool]:
     page = pages[0]
     if len(pages) > 1 and page.samplesperpixel > 1:
         raise UsageError(f"{path}: has bands on pages and within them, which is not understood")
-    if page.photometric not in (1, 2, 6, 32803, 34892):
-        raise UsageError(f"{path}: its pixels are {page.photometric.name}, neither grey nor colours; convert it")
+    check_colours(path, page)
     return pages, axes[0] not in "YX" and len(pages) == 1
 
 
@@ -218,8 +235,8 @@ def _georeference(first: Any, page: Any) -> Georeference | None:
 
 
 def _rows(page: Any, source: Any) -> int | None:
-    """So many rows of a striped image fit into the cache."""
+    """So many rows of a striped image fit into the cache twice: threads read the next while others still read these."""
     if page.is_tiled or not isinstance(source, TiffSource):
         return None
     row = int(source.shape[1] * source.shape[2] * source.dtype.itemsize)
-    return max(1, CACHE // row - 2 * int(page.rowsperstrip))
+    return max(1, CACHE // 2 // row - 2 * int(page.rowsperstrip))

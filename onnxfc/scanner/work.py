@@ -1,4 +1,4 @@
-"""The tiles of a job, one after the other: here, with a thread that reads ahead, or on a Dask cluster."""
+"""The tiles of a job: here, by some threads, or by the tasks of a Dask cluster. Each reads, runs and writes its own."""
 
 from __future__ import annotations
 
@@ -6,45 +6,50 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
-from onnxfc.errors import ReadError, UsageError, WriteError
+from onnxfc.errors import ReadError, UsageError
 from onnxfc.scanner.job import Job, TileWorker
 
 Done = Callable[[int], None]
-_AHEAD = 2
-"""Groups of tiles that are read while one runs, so that a slow one holds nothing up."""
+_BESIDE = 1
+"""Threads that read and write while as many as shall run do so."""
 _PATIENCE = 10
 """Seconds within which a scheduler must answer."""
 
 
 def run_here(worker: TileWorker, numbers: list[int], done: Done) -> None:
-    """While onnxruntime runs some tiles, the next ones are read and the last ones written."""
-    groups = worker.job.groups(numbers)
-    with ThreadPoolExecutor(1, "reader") as reader, ThreadPoolExecutor(1, "writer") as writer:
-        ahead = deque(reader.submit(worker.load, group) for group in groups[:_AHEAD])
-        written: Future[None] | None = None
-        for position, group in enumerate(groups):
-            loaded = ahead.popleft().result()
-            if position + _AHEAD < len(groups):
-                ahead.append(reader.submit(worker.load, groups[position + _AHEAD]))
-            finished = worker.run(loaded)
-            if written is not None:
-                written.result()
-            written = writer.submit(worker.write, finished)
-            done(len(group))
-        if written is not None:
-            written.result()
+    """Each thread takes the next tiles when it is done with its own."""
+    groups = deque(worker.job.groups(numbers))
+    threads = worker.job.at_once + _BESIDE
+    lock = threading.Lock()
+
+    def pull() -> None:
+        while True:
+            with lock:
+                if not groups:
+                    return
+                group = groups.popleft()
+            worker.do(group)
+            with lock:
+                done(len(group))
+
+    with ThreadPoolExecutor(threads, "tiles") as pool:
+        try:
+            for future in as_completed([pool.submit(pull) for _ in range(threads)]):
+                future.result()
+        finally:
+            groups.clear()  # what an error or Ctrl-C leaves
 
 
 def run_on_dask(dask: Any, job: Job, numbers: list[int], done: Done) -> None:
     """Each task reads its own windows and writes its own chunks, into a folder that all machines see.
 
-    ``dask``: a Client, or the address of a scheduler. A lost worker's tiles are run again. Raises ReadError,
-    WriteError or UsageError.
+    ``dask``: a Client, or the address of a scheduler. A lost worker's tiles are run again. Raises ReadError or
+    UsageError.
     """
     try:
         distributed = import_module("dask.distributed")
@@ -57,7 +62,7 @@ def run_on_dask(dask: Any, job: Job, numbers: list[int], done: Done) -> None:
         raise ReadError(f"{dask}: no Dask scheduler answers there") from error
     futures: list[Any] = []
     try:
-        shared = client.scatter(replace(job, neighbours=_neighbours(client)), broadcast=True)
+        shared = client.scatter(replace(job, at_once=_at_once(client)), broadcast=True)
         futures = client.map(_task, job.groups(numbers), job=shared, pure=False, retries=2)
         for future in distributed.as_completed(futures):
             done(len(future.result()))
@@ -65,11 +70,9 @@ def run_on_dask(dask: Any, job: Job, numbers: list[int], done: Done) -> None:
         client.cancel(futures)  # those that an error leaves behind
         if own:
             client.close()
-    if not all(map(job.store.has, numbers)):
-        raise WriteError(f"{job.store.path}: the workers wrote elsewhere; give a folder that all machines share")
 
 
-def _neighbours(client: Any) -> int:
+def _at_once(client: Any) -> int:
     """The largest number of tasks that run on one machine at once."""
     hosts: dict[str, int] = {}
     for worker in client.scheduler_info(n_workers=-1)["workers"].values():
@@ -88,8 +91,7 @@ def _task(numbers: list[int], job: Job) -> list[int]:
             _WORKERS.clear()
             _WORKERS[job.token] = job.worker()
         worker = _WORKERS[job.token]
-    worker.write(worker.run(worker.load(numbers)))
-    return numbers
+    return worker.do(numbers)
 
 
 class Progress:

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 from onnxfc.claim.claim import Claim
 from onnxfc.graph.index import Graph, Names
-from onnxfc.shapes.image_inputs import SIZE_NAMES, Image
+from onnxfc.shapes.image_inputs import Image
 from onnxfc.shapes.length import BATCH, Dim, Length, Sampled, along
 from onnxfc.shapes.model_shapes import Sizing
 from onnxfc.shapes.spec import Spec
@@ -28,7 +28,8 @@ class DimNames:
         own = {info.name: info.type.tensor_type.shape.dim for info in graph.inputs if info.name not in declared}
         self._taken = Names(dim.dim_param for dims in own.values() for dim in dims if dim.dim_param)
         batches = {declared[image.name] for image in images if image.free_batch}
-        self._sizes = tuple(f"image_{name}" if name in batches else name for name in SIZE_NAMES[len(images[0].spatial)])
+        sizes = claim.inputs[0].named(images[0].spatial)
+        self._sizes = tuple(f"image_{name}" if name in batches else name for name in sizes)
         self._lengths = [[probe[axis] for probe in images[0].probes()] for axis in images[0].spatial]
         for image in images:
             dims = sizing.extents.dims(image.name) or ()

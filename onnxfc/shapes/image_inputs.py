@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx
 
+from onnxfc.claim.claim import SIZE_NAMES
 from onnxfc.errors import Refusal, UsageError
 from onnxfc.graph.index import Graph, inputs_of
 from onnxfc.graph.op_kinds import ADDING_AXES
@@ -22,18 +23,34 @@ _GROWTH = tuple(tuple(_GRID * count for count in counts) for counts in ((1, 2, 3
 """What the probes add to the native size, axis by axis: multiples of 2^6 * 3 * 5 * 7, so that the strides of networks
 divide them, and all different, so that no two dims coincide. Nothing is ever computed at these sizes."""
 
-SIZE_NAMES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
-
 
 @dataclass(frozen=True)
 class Image:
-    """One image input and one reading of its layout; ``shape`` is native, batch first."""
+    """One image input and one reading of its layout; ``shape`` is native, ``spatial`` are the axes to be freed.
+    ``batched``: its axis 0 is the batch, else it is one image, (C, H, W). ``fixed``: spatial axes that stay as they
+    are."""
 
     name: str
     dtype: int
     shape: Shape
     spatial: tuple[int, ...]
     free_batch: bool
+    batched: bool = True
+    fixed: tuple[int, ...] = ()
+
+    def of_axes(self, names: Sequence[str]) -> Image:
+        """The same, of which only these axes are to be freed. Raises UsageError."""
+        own = SIZE_NAMES[len(self.spatial)]
+        for name in names:
+            if name not in own:
+                raise UsageError(f"free: the image input {self.name} has no {name}; it has {' and '.join(own)}")
+        free = tuple(axis for name, axis in zip(own, self.spatial, strict=True) if name in names)
+        return replace(self, spatial=free, fixed=tuple(axis for axis in self.spatial if axis not in free))
+
+    @property
+    def batch(self) -> int:
+        """How many images at once."""
+        return self.shape[0] if self.batched else 1
 
     @property
     def size(self) -> tuple[int, ...]:
@@ -105,8 +122,12 @@ def images(
             why = f"the input's {what} dynamic, so its native size is not in the graph"
             return Refusal("unknown-native-size", info.name, why, "give it with --size HxW")
     found = []
-    for spatial in readings(graph, candidates[0].name, inputs[candidates[0].name].native):
-        reading = [_image(info, inputs[info.name], spatial, dynamic_batch) for info in candidates]
+    batched, axes = readings(graph, candidates[0].name, inputs[candidates[0].name].native)
+    if dynamic_batch and not batched:
+        why = "the image has no batch: the network puts one of 1 before it"
+        return Refusal("batch-baked", candidates[0].name, why, "leave out --dynamic-batch")
+    for spatial in axes:
+        reading = [_image(info, inputs[info.name], spatial, dynamic_batch, batched) for info in candidates]
         if all(max(image.spatial) < len(image.shape) for image in reading):
             found.append(reading)
     return found if size is None else _of_size(found, size)
@@ -158,9 +179,12 @@ def _is_image(spec: Spec) -> bool:
     return spec.dtype in _IMAGE_TYPES and spec.rank in READINGS
 
 
-def _image(info: onnx.ValueInfoProto, spec: Spec, spatial: tuple[int, ...], dynamic_batch: bool) -> Image:
+def _image(
+    info: onnx.ValueInfoProto, spec: Spec, spatial: tuple[int, ...], dynamic_batch: bool, batched: bool
+) -> Image:
     batch = info.type.tensor_type.shape.dim[0]
-    return Image(info.name, spec.dtype, spec.native, spatial, dynamic_batch or batch.dim_value <= 0)
+    free = batched and (dynamic_batch or batch.dim_value <= 0)
+    return Image(info.name, spec.dtype, spec.native, spatial, free, batched)
 
 
 def _no_image(infos: Sequence[onnx.ValueInfoProto], inputs: dict[str, Spec]) -> Refusal:

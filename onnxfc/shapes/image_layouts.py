@@ -39,10 +39,21 @@ _ALONG = {*UNARY, *FUSED_UNARY, *BROADCAST, *CUTTING, *RESAMPLING, "BatchNormali
 """Operators that leave each axis what it is, where their result has as many."""
 
 
-def readings(graph: Graph, name: str, shape: Shape) -> list[Reading]:
-    """The spatial axes that an input may have, the likelier reading first; those that are ruled out are left out."""
-    found = list(READINGS[len(shape)])
+def readings(graph: Graph, name: str, shape: Shape) -> tuple[bool, list[Reading]]:
+    """Whether an input has a batch, and the spatial axes that it may have, the likelier reading first; those that are
+    ruled out are left out.
+
+    It has none where an axis is put before its own ahead of all that slides over it.
+    """
     told = slid_over(graph, name, len(shape))
+    alone = {tuple(sorted(view.places)) for view in told if view.batch is None}
+    if len(alone) == len(told) == 1 and len(min(alone)) == len(shape) - 1:
+        return False, list(alone)
+    return True, _batched(graph, name, shape, told)
+
+
+def _batched(graph: Graph, name: str, shape: Shape, told: set[Slid]) -> list[Reading]:
+    found = list(READINGS[len(shape)])
     found = [spatial for spatial in found if all(view.fits(spatial) for view in told)] or found
     free = _open(graph, name)
     found = [spatial for spatial in found if free == set(spatial)] or found
@@ -67,8 +78,9 @@ def _open(graph: Graph, name: str) -> set[int]:
 
 @dataclass(frozen=True)
 class Slid:
-    """The input's axes as a sliding operator sees them; None where its channels are no axis of the input."""
+    """The input's axes as a sliding operator sees them; None where its batch or its channels are none of the input."""
 
+    batch: int | None
     channels: int | None
     places: frozenset[int]
 
@@ -84,7 +96,7 @@ def slid_over(graph: Graph, name: str, rank: int) -> set[Slid]:
     for tensor, axes in queue:
         for node in graph.readers.get(tensor, ()):
             if node.op_type in _SLIDING and node.input[0] == tensor:
-                found.add(Slid(axes[1], frozenset(axis for axis in axes[2:] if axis is not None)))
+                found.add(Slid(axes[0], axes[1], frozenset(axis for axis in axes[2:] if axis is not None)))
                 continue
             after = _behind(graph, node, axes)
             if after is not None and len(after) > 2 and node.output[0] not in seen:

@@ -119,11 +119,9 @@ class Inference:
         if inputs and inputs[0] is not None and (large := reshaped(node, inputs)) is not None:
             return [Spec(inputs[0].dtype, (large,))]
         node = standard(node, inputs)
+        described = self._described(node, inputs)  # which also finds what attributes are missing
         must_fit(node, inputs)
-        outputs = [
-            (dtype, without_idle(node, inputs[0] if inputs else None, shape))
-            for dtype, shape in self._described(node, inputs)
-        ]
+        outputs = [(dtype, without_idle(node, inputs[0] if inputs else None, shape)) for dtype, shape in described]
         must_hold(node, inputs[0] if inputs else None, outputs[0][1])
         values = self._evaluate(node, inputs, outputs)
         return [_spec(*described, value) for described, value in zip(outputs, values, strict=True)]

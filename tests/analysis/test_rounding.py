@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from itertools import product
+from typing import Literal
 
 import numpy as np
 import onnx
 import pytest
 from fixture_files import fixture_file
-from hazards import complete, session
+from hazards import CHANNELS, Net, complete, own_crops, proven, session
 from onnx import numpy_helper
 
 from onnxfc import Geometry, RewriteOptions, rewrite
@@ -60,3 +61,11 @@ def test_cells_at_every_size(exporter: str) -> None:
         for y, x in product(*map(range, cells)):
             want = weight @ features[0, :, y : y + 4, x : x + 4].mean((1, 2)) + bias
             np.testing.assert_allclose(found[0, :, y, x], want, atol=2e-6)
+
+
+@pytest.mark.parametrize("pool", ["window", "keep"])
+def test_a_pool_that_moves_by_one_has_nothing_to_round(pool: Literal["window", "keep"]) -> None:
+    net = Net()
+    most = net.op("MaxPool", net.trunk(), kernel_shape=[2, 2], ceil_mode=1)
+    model = net.model(net.fc(net.op("Flatten", most), CHANNELS * 4 * 3, 5))
+    assert own_crops(model, proven(model, global_pool=pool)) < 1e-4  # which is exact

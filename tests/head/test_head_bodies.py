@@ -12,6 +12,7 @@ from hazards import (
     CHANNELS,
     CHECK,
     FEATURES,
+    OLD_ONNX,
     WINDOW,
     Net,
     bodied,
@@ -663,6 +664,7 @@ def test_self_attention_over_places_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("opset", "kind"), [(8, "Upsample"), (9, "Upsample"), (10, "Resize"), (13, "Resize")])
+@pytest.mark.skipif(OLD_ONNX, reason="this version of onnx counts the batch of a Resize in float32")
 def test_resized_picture_behind_an_fc(opset: int, kind: str) -> None:
     def body(net: Net, flat: str) -> str:
         picture = net.op("Reshape", net.fc(flat, FEATURES, 12), net.ints(-1, 3, 2, 2))

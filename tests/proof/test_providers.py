@@ -112,6 +112,7 @@ def test_two_distributions_own_the_folder(pair: tuple[Path, Path], tmp_path: Pat
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: onnxruntime-gpu\nVersion: 1.30.0\n")
     (info / "RECORD").write_text("onnxruntime/__init__.py,,\n")
+    (info / "top_level.txt").write_text("onnxruntime\n")  # all that Python 3.10 reads
     run = onnxfc("check", *pair, "--provider", "cpu", PYTHONPATH=f"{info.parent}:{Path(__file__).parents[2]}")
     assert run.code == 2
     assert re.search("the folder onnxruntime belongs to onnxruntime.* and onnxruntime-.*, which overwrote", run.line)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from fixture_files import fixture_file
 from hazards import CHECK, Net, complete
@@ -123,5 +124,31 @@ def test_an_original_that_onnxruntime_computes_otherwise() -> None:
     model = onnx.load(fixture_file("lenet.qdq.onnx"))
     scale = next(item for item in model.graph.initializer if item.name == "fc1.bias_quantized_scale")
     scale.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scale) * np.float32(50), scale.name))
+    if np.allclose(scores(model), scores(complete(rewrite(model, prove=False))), atol=0.1):
+        pytest.skip("this version of onnxruntime takes the bias of a Conv for such a one, too")
     with pytest.raises(ProofFailed, match="the scale of a bias may not be that of the input times that of the weight"):
         rewrite(model, check_options=CHECK)
+
+
+def scores(model: onnx.ModelProto) -> np.ndarray:
+    """As onnxruntime computes them with all its optimisations."""
+    image = np.random.default_rng(1).random((1, 1, 28, 28), np.float32)
+    return np.ravel(ort.InferenceSession(model.SerializeToString()).run(["scores"], {"image": image})[0])
+
+
+PAIR = """
+<ir_version: 8, opset_import: ["": 17]>
+net (float[2,2] x, float[2,2] y) => (float[2,2] out)
+<float s = {0.5}, float zero = {0}, uint8 z = {3}> {
+  q = QuantizeLinear(x, s, z)
+  a = DequantizeLinear(q, s, z)
+  both = MatMul(a, y)
+  b = QuantizeLinear(both, zero, z)
+  out = DequantizeLinear(b, s, z)
+}"""
+
+
+def test_layers_without_a_weight_and_a_scale_of_nothing() -> None:
+    """Two tensors that the image moves, as in attention: their values are not known, and count as 1."""
+    found = quantisation_steps(ModelFile.open(parser.parse_model(PAIR)))
+    assert found == {"q": 1.0, "a": 0.5, "both": 0.5, "b": 1.0, "out": 0.5}

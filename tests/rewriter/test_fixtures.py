@@ -48,7 +48,7 @@ STAYS = {
     "keras_shaped": ["MatMul"],  # on (4 N, 3)
     "shaped": ["MatMul"],  # on (N, 6, 4)
     **{key: ["MatMul"] for key in ["context_vectors", "letters_attention"]},  # products of the image with itself
-    **dict.fromkeys(["axial_attention", "weighted_pools"], ["MatMul"] * 2),
+    **dict.fromkeys(["axial_attention", "lite_attention", "weighted_pools"], ["MatMul"] * 2),
     **dict.fromkeys(["linear_attention", "window_attention"], ["MatMul"] * 3),
     "channel_attention": ["MatMul"] * 5,
     "mean_tokens": [*["MatMul"] * 3, "Gemm"],  # attention, and layers of each token
@@ -62,7 +62,15 @@ STAYS = {
     "soft_argmax.torchscript": ["Flatten", "MatMul"],
 }
 """FC layers that are none of the head's, or have more axes than one."""
-ALONE = ("convnext.dynamo", "keras_branches.tf2onnx", "keras_shaped.tf2onnx", "swallowed", "swin_tail.dynamo")
+ALONE = (
+    "convnext.dynamo",
+    "depth_pooled",
+    "keras_branches.tf2onnx",
+    "keras_shaped.tf2onnx",
+    "swallowed",
+    "swin_tail.dynamo",
+    "unbatched",
+)
 """Made for a batch of 1, which some Reshape takes away or folds features into."""
 
 
@@ -121,7 +129,14 @@ def test_reduced_outputs_keep_the_original_shape(file: str, form: str) -> None:
     assert [dim.dim_value for dim in now.dim][1:] == [dim.dim_value for dim in original.dim][1:]
 
 
-@pytest.mark.parametrize("file", [name for name in REWRITTEN if INDEX[name]["head"].startswith(("global", "mean"))])
+POOLED = ("over_one", "reductions", "swallowed.", "versions_")
+"""Networks of many heads, some of them behind a global pool."""
+
+
+@pytest.mark.parametrize(
+    "file",
+    [name for name in REWRITTEN if INDEX[name]["head"].startswith(("global", "mean")) or name.startswith(POOLED)],
+)
 def test_global_pool_kept(file: str) -> None:
     result = rewritten(file, global_pool="keep")
     assert result.parity is not None

@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 import pytest
 from fixture_files import FIXTURES, fixture_file
-from hazards import CHECK, complete, own_crops
+from hazards import CHECK, OLD_RUNTIME, complete, own_crops
 from onnx import numpy_helper
-from quantised import SPOILS, Layer, layers, optimised
+from quantised import SPOILS, Layer, bias, layers, optimised
 
 from onnxfc import check_pair, inspect
 from onnxfc.errors import NothingToRewrite
@@ -30,6 +30,7 @@ IN_FLOATS = {"lenet.qdq_float_scores"}
 """Scores that nothing quantises."""
 CHANGED = {"mini_resnet.qoperator": ["QLinearAveragePool"], "softmax_opset13.qoperator": ["QLinearSoftmax"]}
 """A global pool is each window's own, a Softmax goes along the scores of each cell."""
+SEVERAL_ZEROS = {"softmax_opset13.qoperator"}
 FC_LAYERS = {"digits": 2, "lenet": 2, "mini_vgg": 3}
 """One in all others."""
 
@@ -42,15 +43,22 @@ def loaded(name: str) -> onnx.ModelProto:
     return onnx.load(fixture_file(f"{name}.onnx"))
 
 
+def must_run(name: str) -> None:
+    if OLD_RUNTIME and name in SEVERAL_ZEROS:
+        pytest.skip("this onnxruntime takes no QLinearConv with several zero points")
+
+
 @pytest.mark.parametrize("name", PAD_FREE)
 def test_cells_are_crops_to_the_bit(name: str) -> None:
     """Both by onnxruntime, as it runs them: integer kernels in one and the other."""
+    must_run(name)
     original = loaded(name)
     assert own_crops(original, rewrite(original, prove=False)) <= (1e-6 if name in IN_FLOATS else 0.0)
 
 
 @pytest.mark.parametrize("name", INTEGERS)
 def test_parity_to_the_bit(name: str) -> None:
+    must_run(name)
     done = rewrite(loaded(name), check_options=CheckOptions(threads=1))
     parity = done.parity
     assert parity is not None
@@ -110,6 +118,8 @@ def test_operators_on_integers_stay_as_they_were(name: str) -> None:
 @pytest.mark.parametrize("spoil", SPOILS, ids=lambda item: item.__name__)
 @pytest.mark.parametrize("name", INTEGERS)
 def test_an_error_is_found(name: str, spoil: Callable[[Layer], None]) -> None:
+    if OLD_RUNTIME and spoil is bias and ".qdq" in name:
+        pytest.skip("this onnxruntime does not read what is spoilt, in neither model")
     original = loaded(name)
     made = complete(rewrite(original, prove=False))
     for at in range(len(layers(made)))[-fc_layers(name) :]:

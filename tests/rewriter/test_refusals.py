@@ -59,7 +59,6 @@ COUNT = 4 * 14 * 14
 NOT_THE_IMAGES: dict[str, Callable[[Net, str], str]] = {
     "Conv slides": lambda net, x: net.op("Conv", x, net.random(2, 14, 1, 1)),
     "ConvTranspose slides": lambda net, x: net.op("ConvTranspose", x, net.random(14, 2, 1, 1)),
-    "MaxPool slides": lambda net, x: net.op("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2]),
     "InstanceNormalization normalises": lambda net, x: net.op(
         "InstanceNormalization", x, net.random(14), net.random(14)
     ),
@@ -104,7 +103,6 @@ OTHERS: dict[str, tuple[str, Callable[[Net, str], str]]] = {
         "mixes-batch",
         lambda net, x: fc(net, net.op("Softmax", x, axis=0), COUNT),
     ),
-    "Unsqueeze puts an axis before the batch": ("mixes-batch", lambda net, x: net.op("Unsqueeze", x, net.ints(0))),
     "ReduceMean reduces over the batch": (
         "mixes-batch",
         lambda net, x: fc(net, net.op("ReduceMean", x, axes=[0]), COUNT),

@@ -130,3 +130,23 @@ def test_refused_at_the_node_that_forbids_it(name: str, code: str, node: dict[st
         rewritten(name, exporter)
     assert caught.value.refusals[0].code == code
     assert caught.value.refusals[0].node == node[exporter]
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_a_map_sampled_at_its_own_coordinates_is_that_of_the_freed_original(exporter: str) -> None:
+    """GridSample in coordinates from -1 to 1; the original's graph names no size, so that it runs once its dims are
+    free."""
+    done = rewritten("sampled", exporter)
+    original = onnx.load(fixture_file(f"sampled.{exporter}.onnx"))
+    for axis in (2, 3):
+        original.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = f"free{axis}"
+    for info in [*original.graph.output, *original.graph.value_info]:
+        info.type.tensor_type.ClearField("shape")
+    assert {item.cause.value for item in done.claim.blames} == {"context"}
+    for size in ((21, 21), (27, 36), (44, 25)):
+        image = np.random.default_rng(size[1]).standard_normal((1, 3, *size)).astype(np.float32)
+        maps = [
+            ort.InferenceSession(model.SerializeToString()).run(["map"], {"image": image})[0]
+            for model in (original, done.model)
+        ]
+        np.testing.assert_allclose(maps[1], maps[0], rtol=0, atol=1e-6 * np.abs(maps[0]).max())

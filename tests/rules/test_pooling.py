@@ -14,6 +14,7 @@ from hazards import (
     CHECK,
     FEATURES,
     NATIVE,
+    OLD_RUNTIME,
     STRIDE,
     WINDOW,
     Net,
@@ -160,6 +161,7 @@ def test_reductions_that_are_no_global_pool(axes: list[int] | None) -> None:
     proven_or_refused(bodied(body))
 
 
+@pytest.mark.skipif(OLD_RUNTIME, reason="this version of onnxruntime reduces all axes there")
 def test_reduce_with_empty_axes_that_does_nothing() -> None:
     def body(net: Net, tensor: str) -> str:
         same = net.op("ReduceMean", tensor, noop_with_empty_axes=1, keepdims=1)
@@ -514,6 +516,32 @@ AVERAGES = (
 @pytest.mark.parametrize("only", [False, True])
 def test_drop(name: str, only: bool) -> None:
     assert dropped(pooled(SPELLINGS[name], batch=1, only=only)) < 1e-4
+
+
+def test_mean_of_a_dropped_pool_is_of_the_whole_image_as_a_kept_one() -> None:
+    model = pooled(SPELLINGS["GlobalAveragePool"])
+    mean = proven(model, exact=False, output="mean", global_pool="drop").claim
+    kept = proven(model, exact=False, global_pool="keep").claim
+    assert mean.outputs[0].form == kept.outputs[0].form == "global"
+    assert mean.blame == kept.blame == ("context: node_globalaveragepool_5",)
+
+
+@pytest.mark.parametrize("strides", [[1, 1], [1, 2]])
+def test_drop_beside_an_output_of_a_coarser_grid_is_refused(strides: list[int]) -> None:
+    """Every second place of an activation map would no longer be the mean that it is for."""
+    net = Net()
+    x = net.trunk()
+    deep = net.conv(x, CHANNELS, 2, (1, 1), strides=strides)
+    late = net.fc(net.op("Flatten", deep), 2 * H * (W // strides[1]), M)
+    model = net.model(net.fc(net.op("Flatten", net.op("GlobalAveragePool", x)), CHANNELS, M), late)
+    if strides == [1, 1]:
+        assert [output.form for output in proven(model, crops=False, global_pool="drop").claim.outputs] == [
+            "activation",
+            "map",
+        ]
+    else:
+        assert refusal(model, global_pool="drop").code == "grids-differ"
+        proven(model)
 
 
 def test_drop_with_an_affine_body() -> None:

@@ -93,6 +93,20 @@ def test_any_tiles_any_batch(how: dict[str, Any], whole: np.ndarray) -> None:
     assert len(found.job.plan) > 1 or not how
 
 
+def test_each_processor_has_a_tile_of_its_own(whole: np.ndarray) -> None:
+    """As many as there are tiles and memory has room for."""
+    for how, at_once in (
+        ({"threads": 3}, 3),
+        ({"threads": 1}, 1),
+        ({"threads": 3, "memory": 1_200_000, "tile": 8}, 2),
+        ({"threads": 64, "batch": 20}, 2),
+        ({"threads": 3, "provider": "CPUExecutionProvider"}, 1),
+    ):
+        found = run_scan(DIGITS, CANVAS, options=ScanOptions(**{"scale": 1 / 255, "prove": False, "tile": 8, **how}))
+        assert found.job.at_once == at_once, how
+        close(found.map, whole)
+
+
 def test_a_rewritten_model_of_batch_one(tmp_path: Path, whole: np.ndarray) -> None:
     rewrite(DIGITS).save(tmp_path / "any.onnx")
     close(scan(tmp_path / "any.onnx", CANVAS, options=ScanOptions(scale=1 / 255, tile=9, batch=3)), whole)
@@ -348,6 +362,64 @@ def test_mean_and_std_and_names_from_the_models_metadata() -> None:
     np.testing.assert_array_equal(np.asarray(told)[2:], np.asarray(made))
 
 
+def test_names_of_any_script(tmp_path: Path) -> None:
+    import rasterio
+    import zarr
+
+    names = ("Übergang", "桜 <&>", '"a", b\n')
+    model = colour_model(class_names=json.dumps(dict(enumerate(names))))
+    image = np.random.default_rng(0).integers(0, 256, (40, 44, 3), np.uint8)
+    outs = [tmp_path / f"map.{ending}" for ending in ("tif", "csv", "geojson", "png", "zarr")]
+    made = scan(model, image, outs, options=ScanOptions(prove=False, threshold=-1e9))
+    assert made.classes == names
+    with rasterio.open(outs[0]) as file:
+        assert file.descriptions == names
+    best = {names[k] for k in np.asarray(made).argmax(axis=0).flat}
+    with outs[1].open(encoding="utf-8", newline="") as told:
+        assert {row["class"] for row in csv.DictReader(told)} == best
+    features = json.loads(outs[2].read_text("utf-8"))["features"]
+    assert {item["properties"]["class"] for item in features} == best
+    assert zarr.open(str(outs[4]), mode="r").shape == made.shape
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (16, 4000), (4000, 16), (17, 17)], ids=str)
+def test_pictures_of_any_shape(shape: tuple[int, int], tmp_path: Path) -> None:
+    tall, wide = shape
+    image = np.resize(np.asarray(Image.open(CANVAS))[: min(tall, 160), : min(wide, 240)], shape)
+    made = scan(DIGITS, image, tmp_path / "map.png", options=SCALED)
+    assert made.shape[1:] == ((tall - 16) // 4 + 1, (wide - 16) // 4 + 1)
+    height, width = np.asarray(Image.open(tmp_path / "map.png")).shape[:2]
+    assert min(height, width - 150) >= 6
+    assert max(height, width) <= 1800
+
+
+def test_pictures_of_pillow_are_images(whole: np.ndarray) -> None:
+    close(scan(DIGITS, Image.open(CANVAS), options=SCALED), whole)
+    with pytest.raises(UsageError, match="image: must be a path, an array or a source, not NoneType"):
+        scan(DIGITS, None, options=SCALED)
+
+
+def half(model: onnx.ModelProto) -> onnx.ModelProto:
+    """With weights, input and output of half precision."""
+    for item in model.graph.initializer:
+        if item.data_type == onnx.TensorProto.FLOAT:
+            array = onnx.numpy_helper.to_array(item).astype(np.float16)
+            item.CopyFrom(onnx.numpy_helper.from_array(array, item.name))
+    for info in [*model.graph.input, *model.graph.output, *model.graph.value_info]:
+        info.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    return model
+
+
+def test_a_model_of_half_precision(whole: np.ndarray) -> None:
+    made = scan(half(onnx.load(DIGITS)), CANVAS, options=ScanOptions(scale=1 / 255, prove=False, tile=9))
+    np.testing.assert_allclose(np.asarray(made), whole, atol=2e-3 * float(np.ptp(whole)))
+
+
+def test_without_cells_to_compare_nothing_is_said() -> None:
+    with pytest.raises(UsageError, match="compare: no crop lies within the image and has data"):
+        run_scan(DIGITS, np.full((50, 50), 3, np.uint8), options=ScanOptions(prove=False, no_data=3, compare=5))
+
+
 def test_bands_are_chosen_and_turned() -> None:
     model, image = colour_model(), np.random.default_rng(0).random((30, 30, 5), np.float32)
     session = ort.InferenceSession(rewrite(model, prove=False).model.SerializeToString())
@@ -446,6 +518,50 @@ class Failing:
         if y1 > 300:
             raise ReadError("the disk fails")
         return np.zeros((y1 - y0, x1 - x0, 1), np.uint8)
+
+
+class Single:
+    """A source that two threads may not read at once, as files by other libraries."""
+
+    shape, dtype = (300, 400, 1), np.dtype(np.uint8)
+
+    def __init__(self) -> None:
+        self.at_once, self.most = 0, 0
+
+    def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
+        self.at_once += 1
+        self.most = max(self.most, self.at_once)
+        time.sleep(0.002)
+        self.at_once -= 1
+        return np.zeros((y1 - y0, x1 - x0, 1), np.uint8)
+
+
+def test_sources_of_ones_own_are_read_by_one_thread_at_a_time() -> None:
+    source = Single()
+    found = run_scan(DIGITS, source, options=ScanOptions(scale=1 / 255, prove=False, tile=10, threads=4))
+    assert found.job.at_once == 4
+    assert source.most == 1
+
+
+class Faulty(Failing):
+    """Which has a bug: another window than it was asked for, or an exception of its own."""
+
+    def __init__(self, *, raises: bool) -> None:
+        self.raises = raises
+
+    def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
+        if y1 > 300 and self.raises:
+            raise IndexError("a bug")
+        return np.zeros((y1 - y0, x1 - x0 + (y1 > 300), 1), np.uint8)
+
+
+def test_faulty_sources_are_told(tmp_path: Path) -> None:
+    options = ScanOptions(scale=1 / 255, prove=False, tile=10)
+    with pytest.raises(ReadError, match=r"reader gives \(\d+, \d+, 1\) for \d+x\d+ px; mend it"):
+        scan(DIGITS, Faulty(raises=False), tmp_path / "map.tif", options=options)
+    with pytest.raises(IndexError, match="a bug"):
+        scan(DIGITS, Faulty(raises=True), tmp_path / "map.tif", options=options)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_errors_leave_nothing_behind(tmp_path: Path) -> None:
@@ -587,6 +703,7 @@ def test_more_than_the_disk_has_is_told_before(tmp_path: Path) -> None:
         ({"mean": float("nan")}, "mean: must be finite"),
         ({"resample": "x"}, "resample: must be a factor"),
         ({"resample": 0.5, "no_data": 0.0}, "resample: would mix no-data"),
+        ({"threshold": float("nan")}, "threshold: must be a number"),
     ],
     ids=str,
 )

@@ -20,6 +20,10 @@ from onnxfc.proof.options import CheckOptions
 from onnxfc.rewriter.analyse import RewriteOptions
 from onnxfc.rewriter.api import Rewrite, rewrite
 
+OLD_ONNX, OLD_RUNTIME = (
+    tuple(map(int, library.__version__.split(".")[:2])) < least for library, least in ((onnx, (1, 20)), (ort, (1, 24)))
+)
+"""Near their lowest versions, of which some errors are known."""
 CHECK = CheckOptions(threads=1, samples=2)
 NATIVE = (11, 9)
 """Native size of the usual image, in pixels."""
@@ -237,15 +241,18 @@ def own_crops(
     more: Sequence[int] = (2, 1, 1),
     feed: dict[str, np.ndarray] | None = None,
     varied: bool = True,
+    beyond: int = 0,
 ) -> float:
     """Largest deviation of any cell from the original on its crop, relative to the range of the crops' scores.
 
     ``more`` is how many cells the map has beyond the first, per axis. ``feed`` gives inputs that are no images.
-    Where scores need not be ``varied``, the deviation is relative to their size.
+    Where scores need not be ``varied``, the deviation is relative to their size. The image has so many pixels
+    ``beyond`` the grid of the strides.
     """
     old, new, claim = session(original), session(complete(done)), done.claim
     grid = [1 + count for count in more[: len(claim.native_size)]]
-    given = _images(claim, [n + (g - 1) * s for n, g, s in zip(claim.native_size, grid, claim.stride, strict=True)])
+    strides = zip(claim.native_size, grid, claim.stride, claim.size_step, strict=True)
+    given = _images(claim, [n + (g - 1) * s + beyond * step for n, g, s, step in strides])
     result = dict(zip([item.name for item in new.get_outputs()], new.run(None, {**given, **(feed or {})}), strict=True))
     names = [item.name for item in old.get_outputs()]
     crops = {}

@@ -30,10 +30,11 @@ def drawn(examples: int) -> settings:
     )
 
 
-def random_network(draw: Draw, branched: bool = False) -> tuple[onnx.ModelProto, Network]:
-    """A model and what is known of it; ``branched``: the head begins with several windows, concatenated."""
-    opset = draw(st.sampled_from((17, 9, 11, 13, 20, 23)))
-    rank = draw(st.sampled_from((2, 2, 2, 1, 3)))
+def random_network(draw: Draw, branched: bool = False, plain: bool = False) -> tuple[onnx.ModelProto, Network]:
+    """A model and what is known of it; ``branched``: the head begins with several windows, concatenated; ``plain``:
+    such as a quantiser takes."""
+    opset = draw(st.sampled_from((17, 13, 20) if plain else (17, 9, 11, 13, 20, 23)))
+    rank = 2 if plain else draw(st.sampled_from((2, 2, 2, 1, 3)))
     chosen = draw(st.integers(0, 99))
     net = Net(opset, seed=chosen)
     extent = [draw(st.integers(7, 13 if rank < 3 else 9)) for _ in range(rank)]
@@ -41,15 +42,18 @@ def random_network(draw: Draw, branched: bool = False) -> tuple[onnx.ModelProto,
     batch = network.pick(1, 2, "N")
     network.story.append(f"opset {opset} seed {chosen} batch {batch} image {network.channels} x {extent}")
     tensor = _image(network, batch)
+    more: list[str] = []
     for _ in range(network.number(1, 3)):
-        tensor = network.pick(*TRUNK)(network, tensor)
+        tensor = network.pick(*(TRUNK[:PLAIN] if plain else TRUNK))(network, tensor)
         assume(all(length >= 1 for length in network.extent))
+        if not more and not plain and network.pick(*[False] * 7, True):
+            more.append(network.pick(_features, _early_exit)(network, tensor, batch))
     assume(rank > 1 or network.channels > 1)  # (N, 1, L) flattened is (N, L): is it still a map? Either answer serves.
     network.story.append(f"map {network.channels} x {network.extent}")
     told = " ".join(network.story)
     assume("channels last" not in told or "Conv" in told or "Pool" in told)  # else nothing says which axes are space
     flat, features = network.pick(*((_both,) if branched else FLATTEN))(network, tensor, batch)
-    return net.model(*random_head(network, flat, features)), network
+    return net.model(*random_head(network, flat, features), *more), network
 
 
 def _image(network: Network, batch: int | str) -> str:
@@ -180,7 +184,40 @@ def _gate(network: Network, tensor: str) -> str:
     return str(net.op("Mul", tensor, net.op("Sigmoid", net.op("Conv", net.op("GlobalAveragePool", tensor), weight))))
 
 
-TRUNK = (_conv, _conv, _conv, _pool, _pool, _pointwise, _residual, _branches, _gate)
+def _wider(network: Network, tensor: str) -> str:
+    """Twice as many places."""
+    net, rank = network.net, network.rank
+    kind = network.pick("ConvTranspose", "Resize")
+    assume(rank < 3 and (kind == "ConvTranspose" or net.opset >= 11) and max(network.extent) < 9)
+    network.extent = [2 * length for length in network.extent]
+    network.clean = False
+    network.story.append(f"wider {kind}")
+    if kind == "Resize":
+        scales = net.const([1, 1, *[2] * rank], dtype=np.float32)
+        modes = {"mode": "nearest", "nearest_mode": "floor", "coordinate_transformation_mode": "asymmetric"}
+        return str(net.op(kind, tensor, net.const([], dtype=np.float32), scales, **modes))
+    kernel = network.pick(2, 4)
+    weight, before = net.random(network.channels, network.channels, *[kernel] * rank), network.channels
+    bias = net.random(before, gain=0.2)
+    return str(net.op(kind, tensor, weight, bias, strides=[2] * rank, pads=[kernel // 2 - 1] * (2 * rank)))
+
+
+TRUNK = (_conv, _conv, _conv, _pool, _pool, _pointwise, _residual, _branches, _gate, _wider)
+PLAIN = 8
+"""So many of these a quantised trunk is made of."""
+
+
+def _features(network: Network, tensor: str, batch: int | str) -> str:
+    """The trunk's tensor beside the scores."""
+    network.story.append("features beside")
+    return str(network.net.op("Identity", tensor))
+
+
+def _early_exit(network: Network, tensor: str, batch: int | str) -> str:
+    """A head of its own, from an earlier depth."""
+    network.story.append("early exit")
+    flat, features = network.pick(_flatten, _global)(network, tensor, batch)
+    return network.net.fc(flat, features, 3)
 
 
 # Into the head

@@ -1,9 +1,11 @@
-"""Let an inner tensor be the image input: for models that take the image as a flat vector and reshape it inside."""
+"""Let inner tensors be the image input, as where the image enters as a flat vector, or the outputs, ahead of what makes
+labels of scores."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import onnx
 from onnx import helper
 
 from onnxfc.errors import UsageError
@@ -30,4 +32,23 @@ def begin_at(model: ModelFile, graph: Graph, native: Mapping[str, Spec], name: s
     kept = [info for info in graph.proto.input if info.name in read]
     weights = [tensor for tensor in graph.proto.initializer if tensor.name in read]
     refill(proto.graph, node=nodes, input=[image, *kept], initializer=weights)
+    return model.with_proto(proto)
+
+
+def end_at(model: ModelFile, names: Sequence[str]) -> ModelFile:
+    """The model up to these tensors, which become its outputs; what only its own outputs need is left out. Raises
+    UsageError."""
+    graph = Graph(model.proto)
+    for name in names:
+        if name not in graph.producers:
+            own = ", ".join(name for name in graph.outputs)
+            raise UsageError(f"--output-at {name}: no node of the model makes such a tensor (its outputs are {own})")
+    nodes = needed(graph.nodes, names)
+    read = {item for node in nodes for item in inputs_of(node)}
+    proto = copied(model.proto)
+    kept = [info for info in graph.proto.input if info.name in read]
+    weights = [tensor for tensor in graph.proto.initializer if tensor.name in read]
+    known = {info.name: info for info in [*graph.proto.output, *graph.proto.value_info]}
+    outputs = [known.get(name) or onnx.ValueInfoProto(name=name) for name in dict.fromkeys(names)]
+    refill(proto.graph, node=nodes, input=kept, output=outputs, initializer=weights)
     return model.with_proto(proto)

@@ -1,0 +1,79 @@
+"""Variances of the whole image whose count of places is written down in the file, as exporters leave it.
+
+A mean of squared deviations times N / (N - 1), or their sum divided by N - 1 or N: N is the native number of places.
+The network itself has another one at another size.
+"""
+
+from __future__ import annotations
+
+import math
+
+from onnxfc.analysis.flow import Flow, Look
+from onnxfc.analysis.layouts import Names
+from onnxfc.builder.state import Unbiased
+from onnxfc.graph.op_kinds import IDLE, MEANS, RESHAPING, SAME_VALUES, SCALING
+
+_MOVES = {*IDLE, *RESHAPING, *SAME_VALUES}
+_CLOSE = 1e-6
+
+
+def unbiased(flow: Flow) -> tuple[dict[str, Unbiased], Names]:
+    """Variances over N - 1, by the node that has made them; sums of squares that are divided by N or N - 1."""
+    made, sums = dict[str, Unbiased](), set[str]()
+    for look in flow.looks.values():
+        node = flow.graph.producers[look.name]
+        mean, count = node.op_type in MEANS, _count(flow, look)
+        if count < 2 or not (mean or node.op_type == "ReduceSum") or not _are_squares(flow, node.input[0]):
+            continue
+        at = _scaled_by(flow, look.name, (count if mean else 1) / (count - 1))
+        if at:
+            made[at] = Unbiased(node.input[0], look.axes, count)
+        if not mean and (at or _scaled_by(flow, look.name, 1 / count)):
+            sums.add(look.name)
+    return made, frozenset(sums)
+
+
+def _count(flow: Flow, look: Look) -> int:
+    """How many elements are summed up; 0 where some places of the map are left."""
+    name = flow.graph.producers[look.name].input[0]
+    held = flow.layouts.get(name)
+    if look.kind not in ("pool", "cover") or held is None or not held.solid <= look.gone:
+        return 0
+    return math.prod(flow.native[name].native[axis] for axis in look.axes)
+
+
+def _are_squares(flow: Flow, name: str) -> bool:
+    """Whether a tensor is that of squared differences, moved at most."""
+    node = flow.graph.producers.get(name)
+    while node is not None and node.op_type in _MOVES:
+        node = flow.graph.producers.get(node.input[0])
+    if node is None or node.op_type not in ("Mul", "Pow"):
+        return False
+    first, second = node.input
+    root = flow.graph.producers.get(first)
+    squared = first == second if node.op_type == "Mul" else _number(flow, second) == 2
+    return squared and root is not None and root.op_type == "Sub"
+
+
+def _scaled_by(flow: Flow, name: str, wanted: float) -> str:
+    """The tensor that is this one times ``wanted``, by numbers that follow each other at once; "" if there is none."""
+    factor = 1.0
+    while flow.graph.uses[name] == 1 and (readers := flow.graph.readers.get(name)):
+        node = readers[0]
+        other = node.input[1] if len(node.input) > 1 and node.input[0] == name else node.input[0]
+        if node.op_type in SCALING and other != name and (number := _number(flow, other)):
+            if node.op_type == "Div" and node.input[0] != name:
+                return ""
+            factor *= number if node.op_type == "Mul" else 1 / number
+        elif node.op_type not in _MOVES:
+            return ""
+        name = node.output[0]
+        if math.isclose(factor, wanted, rel_tol=_CLOSE):
+            return name
+    return ""
+
+
+def _number(flow: Flow, name: str) -> float | None:
+    """A number that stands in the file."""
+    value = flow.native[name].constant if flow.graph.constant(name) is not None else None
+    return float(value.ravel()[0]) if value is not None and value.size == 1 and value.dtype.kind in "fiu" else None

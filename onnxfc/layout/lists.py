@@ -1,0 +1,83 @@
+"""Places in a row, one level of the trunk behind the other, as detectors give their scores: (N, places, K)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+from onnxfc.layout.axes import Atom, Group, Groups, places_in, regroup
+from onnxfc.layout.views import Placed
+from onnxfc.shapes.spec import Shape
+
+
+@dataclass(frozen=True)
+class Level:
+    """The places of one level: ``outer`` times all of them, each with ``inner`` elements, in a row."""
+
+    view: Placed
+    outer: int
+    inner: int
+
+
+def rows(group: Group, rank: int) -> tuple[int, int] | None:
+    """Elements ahead of all places of an image in order, and behind each; None where the axis is no such row."""
+    kinds = [atom.kind for atom in group]
+    if kinds.count("space") != rank or set(kinds) - {"space", "channel"}:
+        return None
+    first = kinds.index("space")
+    places = group[first : first + rank]
+    if [(atom.place, atom.factor, atom.side) for atom in places] != [(k, Fraction(1), 0) for k in range(rank)]:
+        return None
+    return tuple(math.prod(a.length for a in part) for part in (group[:first], group[first + rank :]))  # type: ignore[return-value]
+
+
+def row_axis(view: Placed, rank: int) -> int | None:
+    """The axis of a placed tensor that is a row of all its places, or of several levels; None where there is none."""
+    if view.other or view.provenance.windows:
+        return None
+    for axis, group in enumerate(view.groups):
+        if [atom.kind for atom in group] == ["joined"] and view.is_list:
+            return axis
+        if rows(group, rank) is not None:
+            return axis if not places_in((*view.groups[:axis], *view.groups[axis + 1 :])) else None
+    return None
+
+
+def levels(view: Placed, rank: int) -> list[Level]:
+    """The levels of a placed tensor with such an axis, in their order."""
+    found = []
+    for part in view.parts or (view,):
+        axis = row_axis(part, rank)
+        around = None if axis is None else rows(part.groups[axis], rank)
+        if around is None:
+            return []
+        found.append(Level(part, *around))
+    return found
+
+
+def end_to_end(parts: list[Placed], axis: int, length: int) -> Groups:
+    """The axes of rows that were laid one behind the other."""
+    first = parts[0].groups
+    return (*first[:axis], (Atom("joined", length),), *first[axis + 1 :])
+
+
+def split_rows(view: Placed, after: Shape) -> tuple[Groups, tuple[Placed, ...]] | None:
+    """A list whose elements are taken apart, (N, places * K) as (N, places, K), each level's likewise; None where they
+    are not."""
+    axis = next(k for k, group in enumerate(view.groups) if [atom.kind for atom in group] == ["joined"])
+    [atom] = view.groups[axis]
+    if axis + 1 >= len(after) or not after[axis] or atom.length % after[axis]:
+        return None
+    inner = atom.length // after[axis]
+    if after[axis + 1 :][:1] != (inner,) or inner == 1:
+        return None
+    parts = []
+    for part in view.parts:
+        own = math.prod(item.length for item in part.groups[axis])
+        made = None if own % inner else regroup(part.groups, (*after[:axis], own // inner, *after[axis + 1 :]))
+        if made is None:
+            return None
+        parts.append(replace(part, groups=made))
+    groups = (*parts[0].groups[:axis], (replace(atom, length=after[axis]),), *parts[0].groups[axis + 1 :])
+    return groups, tuple(parts)

@@ -1,0 +1,102 @@
+"""The original's head for features of every size: what stands in it for the whole map or counts its places follows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from onnxfc.proof.baked import Shapes, attributes
+from onnxfc.proof.sessions import Array
+
+_COUNTS: tuple[Callable[[int], float], ...] = (
+    lambda n: float(n),
+    lambda n: n - 1.0,
+    lambda n: n / (n - 1.0),
+    lambda n: 1.0 / n,
+    lambda n: 1.0 / (n - 1.0),
+)
+"""What a network reckons with that counts places: means by hand, unbiased variances."""
+_FEW = 2
+"""So few places are no count to be told from other numbers."""
+_CLOSE = 1e-6
+
+
+def for_every_size(graph: onnx.GraphProto, shapes: Shapes, places: int) -> dict[str, Counted]:
+    """Change a head so that it takes features of any size; its counts of places, which have become inputs."""
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    tensors |= {
+        node.output[0]: item.t
+        for node in graph.node
+        for item in node.attribute
+        if node.op_type == "Constant" and item.HasField("t")
+    }
+    tensors = {name: item for name, item in tensors.items() if item.data_location != item.EXTERNAL}
+    for node in graph.node:
+        if is_global(node, shapes):
+            node.op_type = f"Global{node.op_type}"
+            node.ClearField("attribute")
+        elif node.op_type == "Reshape" and places > _FEW and node.input[1] in tensors:
+            _reshape_all(graph, node, numpy_helper.to_array(tensors[node.input[1]]), places)
+    return _counts_as_inputs(graph, tensors, places)
+
+
+def is_global(node: onnx.NodeProto, shapes: Shapes) -> bool:
+    """Whether a pool's one window is the whole native map: it is the export of a global one."""
+    if node.op_type not in ("AveragePool", "MaxPool"):
+        return False
+    found, before = attributes(node), shapes.get(node.input[0], ())[2:]
+    after = shapes.get(node.output[0], ())[2:]
+    if len(node.output) > 1 or not before or set(after) != {1} or max(before) == 1:
+        return False
+    counted = "count_include_pad" in found and found["count_include_pad"].i == 1
+    padded = "pads" in found and any(found["pads"].ints)
+    kernel = found["kernel_shape"].ints
+    return not (counted and padded) and all(k >= n > 0 for k, n in zip(kernel, before, strict=True))
+
+
+def _reshape_all(graph: onnx.GraphProto, node: onnx.NodeProto, target: Array, places: int) -> None:
+    """As many rows as there are places, of which as many as there are."""
+    rows = target.ravel() == places
+    if rows.sum() == 1 and (target >= 0).all():
+        name = f"{node.output[0]}, of all places"
+        graph.initializer.append(numpy_helper.from_array(np.where(rows, -1, target.ravel()), name))
+        node.input[1] = name
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A number that the native count of places may have given, and what another count would give."""
+
+    native: Array
+    of: Callable[[int], float]
+
+    def at(self, places: int) -> Array:
+        """The number for so many places; the native one for 0."""
+        return np.full_like(self.native, self.of(places)) if places > 1 else self.native
+
+
+def _counts_as_inputs(
+    graph: onnx.GraphProto, tensors: Mapping[str, onnx.TensorProto], places: int
+) -> dict[str, Counted]:
+    """Let numbers that may count places be inputs, where something is multiplied with or divided by them."""
+    asked = {name for node in graph.node if node.op_type in ("Mul", "Div") for name in node.input}
+    single = {name: item for name, item in tensors.items() if name in asked and not any(dim > 1 for dim in item.dims)}
+    found = {name: made for name, item in single.items() if (made := _counted(numpy_helper.to_array(item), places))}
+    for name, made in found.items():
+        graph.input.append(helper.make_tensor_value_info(name, single[name].data_type, made.native.shape))
+    for node in [node for node in graph.node if node.output[0] in found]:
+        graph.node.remove(node)
+    for tensor in [tensor for tensor in graph.initializer if tensor.name in found]:
+        graph.initializer.remove(tensor)
+    return found
+
+
+def _counted(value: Array, places: int) -> Counted | None:
+    for of in _COUNTS if places > _FEW and value.dtype.kind == "f" else ():
+        if np.isclose(value.astype(np.float64), of(places), rtol=_CLOSE, atol=0).all():
+            return Counted(value, of)
+    return None

@@ -1,0 +1,57 @@
+"""Recurrent layers along the one axis of the image that is free: sequences of any length."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from onnxfc.builder.rule_context import Outcome, RuleContext
+from onnxfc.claim.blame import Cause
+from onnxfc.layout.axes import Group, channels, kinds, pure
+from onnxfc.layout.views import Fixed, Placed, View
+from onnxfc.rules.context_sums import of_image
+from onnxfc.rules.registry import PLACED, rule
+
+_ATTRIBUTES = ("activation_alpha", "activation_beta", "activations", "clip", "direction", "hidden_size")
+
+
+@rule("GRU", "LSTM", "RNN", on=PLACED, attributes=(*_ATTRIBUTES, "input_forget", "layout", "linear_before_reset"))
+def recurrent(ctx: RuleContext) -> Outcome | None:
+    """LSTM over places in a row is LSTM at every length: Y lies as X does, and each step has seen others, so that it is
+    context; the last states are figures of the whole image.
+
+    None where it reads more than one axis of the image, or a row of the native length.
+    https://onnx.ai/onnx/operators/onnx__LSTM.html
+    """
+    view = ctx.views[0]
+    time = int(ctx.attrs.get("layout", 0))
+    if not isinstance(view, Placed) or ctx.state.rank > 1 or ctx.has_input(_LENGTHS) or not ctx.only_first:
+        return None
+    steps, batch = view.groups[time], view.groups[1 - time]
+    if kinds(steps) != ["space"] or kinds(batch) != ["batch"] or not pure(view.groups[2]) or view.other:
+        return None
+    ctx.keep()
+    made: list[View] = [_last(ctx, view, name) if name else Fixed("") for name in ctx.node.output]
+    if ctx.node.output[0]:
+        made[0] = _rows(ctx, view, (batch, steps) if time else (steps, batch))
+    return made
+
+
+_LENGTHS = 4
+"""The input that says how long each sequence of the batch is."""
+
+
+def _rows(ctx: RuleContext, view: Placed, first: tuple[Group, Group]) -> Placed:
+    """Y: (T, directions, N, hidden), or (N, T, directions, hidden)."""
+    shape = ctx.shape_out()
+    if kinds(first[0]) == ["batch"]:
+        groups = (*first, channels(shape[2]), channels(shape[3]))
+    else:
+        groups = (first[0], channels(shape[1]), first[1], channels(shape[3]))
+    provenance = view.provenance.blamed(ctx.blame(Cause.CONTEXT))
+    made = view.output(ctx.node.output[0], groups=groups, provenance=provenance)
+    return replace(made, measured=None if made.is_map else view.like)
+
+
+def _last(ctx: RuleContext, view: Placed, name: str) -> View:
+    """Y_h, Y_c: the states behind the last step."""
+    return replace(of_image(ctx, view.provenance), tensor=name)

@@ -1,0 +1,181 @@
+"""One vector at any size, proven: as PyTorch gives it, from the files of both exporters; what is wrong is found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import pytest
+from fixture_files import fixture_file
+from hazards import CHECK, complete, session
+from onnx import helper, numpy_helper
+
+from onnxfc import RewriteOptions, check_pair, rewrite
+from onnxfc.errors import NothingToRewrite
+
+REFERENCES = np.load(fixture_file("kept.npz"))
+EXPORTERS = ("torchscript", "dynamo")
+KEEP = RewriteOptions(global_pool="keep")
+NETS = sorted({key.split(".")[0] for key in REFERENCES})
+
+
+def model_of(name: str, exporter: str) -> onnx.ModelProto:
+    return onnx.load(fixture_file(f"{name}.{exporter}.onnx"))
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize("name", NETS)
+def test_as_pytorch_at_every_size(name: str, exporter: str) -> None:
+    done = rewrite(model_of(name, exporter), options=KEEP, check_options=CHECK)
+    assert done.parity is not None
+    assert done.parity.passed
+    kept = session(complete(done))
+    for key in [key for key in REFERENCES if key.startswith(f"{name}.")]:
+        _, output, size = key.split(".")
+        height, width = map(int, size.split("x"))
+        image = np.random.default_rng(height).standard_normal((1, 3, height, width)).astype(np.float32)
+        [found], wanted = kept.run([output], {"image": image}), REFERENCES[key]
+        np.testing.assert_allclose(found, wanted, atol=1e-5 * np.ptp(wanted))
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_means_of_tables_times_the_image_are_context(exporter: str) -> None:
+    """A product whose first factor is a constant."""
+    done = rewrite(model_of("sums", exporter), options=KEEP, check_options=CHECK)
+    assert done.parity is not None
+    assert done.parity.passed
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_windows_beside_a_kept_pool_are_crops(exporter: str) -> None:
+    original = model_of("kept_beside", exporter)
+    done = rewrite(original, options=KEEP, check_options=CHECK)
+    assert [output.form for output in done.claim.outputs] == ["map", "global"]
+    image = np.random.default_rng(0).standard_normal((1, 3, 21, 18)).astype(np.float32)
+    [found], run = session(complete(done)).run(["flat"], {"image": image}), session(original)
+    assert found.shape == (1, 5, 5, 3)
+    for row, column in np.ndindex(5, 3):
+        crop = np.ascontiguousarray(image[:, :, 2 * row : 2 * row + 13, 2 * column : 2 * column + 13])
+        [wanted] = run.run(["flat"], {"image": crop})
+        np.testing.assert_allclose(found[:, :, row, column], wanted, atol=1e-5 * np.ptp(wanted))
+
+
+def pool(model: onnx.ModelProto, wrong: str) -> None:
+    """Another pool for the maximum."""
+    node = next(node for node in model.graph.node if node.op_type in ("GlobalMaxPool", "ReduceMax"))
+    if wrong == "a mean":
+        node.op_type = {"GlobalMaxPool": "GlobalAveragePool", "ReduceMax": "ReduceMean"}[node.op_type]
+        return
+    node.op_type = "MaxPool"  # of the first places
+    del node.input[1:], node.attribute[:]
+    node.attribute.append(helper.make_attribute("kernel_shape", [6, 6]))
+    node.attribute.append(helper.make_attribute("strides", [99, 99]))
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize("wrong", ["a mean", "a window"])
+def test_another_pool_beside_the_mean_is_found(wrong: str, exporter: str) -> None:
+    original = model_of("kept_pools", exporter)
+    other = complete(rewrite(original, options=KEEP, prove=False))
+    pool(other, wrong)
+    assert not check_pair(original, other, options=CHECK).passed
+
+
+def scaled(factor: float) -> Callable[[onnx.ModelProto], None]:
+    """A variance that is another one at other sizes: natively the ratio of counts is 1, whatever its power."""
+
+    def change(model: onnx.ModelProto) -> None:
+        ratio = next(node for node in model.graph.node if node.op_type == "Mul" and node.input[0].endswith("_natively"))
+        exponent = numpy_helper.from_array(np.asarray(factor, np.float32), "exponent")
+        model.graph.initializer.append(exponent)
+        at = list(model.graph.node).index(ratio)
+        model.graph.node.insert(at, helper.make_node("Pow", [ratio.input[1], "exponent"], ["ratio_raised"]))
+        ratio.input[1] = "ratio_raised"
+
+    return change
+
+
+@pytest.mark.parametrize("power", [-1.0, 2.0])
+def test_another_count_of_places_is_found(power: float) -> None:
+    original = model_of("kept_variances", "dynamo")
+    other = complete(rewrite(original, options=KEEP, prove=False))
+    assert check_pair(original, other, options=CHECK).passed
+    scaled(power)(other)
+    parity = check_pair(original, other, options=CHECK).parity
+    assert parity.native.status == "passed"
+    assert parity.window.status == "failed"
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize("name", ["kept_added", "kept_beside"])
+def test_a_dropped_pool_beside_windows_is_refused(name: str, exporter: str) -> None:
+    """The mean over the elements of a map, and a score of a window that has no such elements."""
+    with pytest.raises(NothingToRewrite) as caught:
+        rewrite(model_of(name, exporter), options=RewriteOptions(global_pool="drop"))
+    assert caught.value.refusals[0].code == {"kept_added": "drop-not-affine", "kept_beside": "grids-differ"}[name]
+    assert rewrite(model_of(name, exporter), check_options=CHECK).parity
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_a_class_token_among_the_places_is_the_reason(exporter: str) -> None:
+    for option in ("window", "keep"):
+        with pytest.raises(NothingToRewrite, match="beside a class token") as caught:
+            rewrite(model_of("class_token", exporter), options=RewriteOptions(global_pool=option))
+        assert caught.value.refusals[0].code == "attention"
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_a_trunk_that_moves_otherwise_than_the_image(exporter: str) -> None:
+    """Elements that an upsampling cuts off are zeros natively and pixels further on: so says the original's trunk."""
+    original = model_of("cut_and_padded", exporter)
+    done = rewrite(original, check_options=CHECK)
+    assert done.parity is not None
+    assert done.parity.shift.status == "not applicable"
+    assert "the original's own trunk" in done.parity.shift.reason
+    assert done.parity.trunk.status == "passed"
+
+
+def test_a_trunk_that_pads_otherwise_is_found() -> None:
+    original = model_of("cut_and_padded", "torchscript")
+    other = complete(rewrite(original, prove=False))
+    node = next(node for node in other.graph.node if node.op_type == "Pad")
+    amounts = numpy_helper.from_array(np.asarray([0, 0, 2, 1, 0, 0, 0, 1]), "other_pads")
+    other.graph.initializer.append(amounts)
+    node.input[1] = "other_pads"
+    assert not check_pair(original, other, options=CHECK).passed
+
+
+@pytest.mark.parametrize("seed", [0, 3, 4, 5])
+def test_a_division_by_small_differences_is_proven(seed: int) -> None:
+    """Rounding moves a cell far where a difference is nearly none: it is measured there. Errors are found."""
+    rng = np.random.default_rng(seed)
+    weights = {"w": (8, 3, 3, 3), "f": (5, 8)}
+    tensors = [numpy_helper.from_array(rng.normal(size=s).astype(np.float32) / 3, n) for n, s in weights.items()]
+    tensors.append(numpy_helper.from_array(np.asarray(1e-4, np.float32), "e"))
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], strides=[2, 2]),
+        helper.make_node("Relu", ["a"], ["r"]),
+        helper.make_node("GlobalAveragePool", ["r"], ["m"]),
+        helper.make_node("Sub", ["r", "m"], ["d"]),
+        helper.make_node("Abs", ["d"], ["p"]),
+        helper.make_node("Add", ["p", "e"], ["n"]),
+        helper.make_node("Div", ["r", "n"], ["q"]),
+        helper.make_node("GlobalAveragePool", ["q"], ["g"]),
+        helper.make_node("Flatten", ["g"], ["v"]),
+        helper.make_node("Gemm", ["v", "f"], ["y"], transB=1),
+    ]
+    image = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 3, 17, 17])
+    scores = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 5])
+    graph = helper.make_graph(nodes, "net", [image], [scores], tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    done = rewrite(model, check_options=CHECK)
+    assert done.parity is not None
+    assert done.parity.passed
+    other = complete(done)
+    weight = next(tensor for tensor in other.graph.initializer if tensor.name.startswith("f"))
+    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(1.003), weight.name))
+    assert not check_pair(model, other, options=CHECK).passed
+    other = complete(done)
+    next(node for node in other.graph.node if node.op_type == "Sub").op_type = "Add"
+    assert not check_pair(model, other, options=CHECK).passed

@@ -1,0 +1,112 @@
+"""Outputs that are lists of places, (N, places, K): at every size what PyTorch's own networks give."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from fixture_files import fixture_file
+
+import onnxfc
+from onnxfc.claim.claim import Claim
+from onnxfc.errors import NothingToRewrite, UsageError
+from onnxfc.rewriter.api import Rewrite
+
+EXPORTERS = ("torchscript", "dynamo")
+NAMES = ("list_places", "list_last", "list_anchors", "list_flattened", "list_tokens")
+SIZES = ((64, 48), (36, 52), (33, 51))
+REFERENCES = np.load(fixture_file("lists.npz"))
+
+
+def rewritten(name: str, exporter: str) -> Rewrite:
+    return onnxfc.rewrite(fixture_file(f"{name}.{exporter}.onnx"))
+
+
+def run(model: onnx.ModelProto, image: np.ndarray) -> dict[str, np.ndarray]:
+    session = ort.InferenceSession(model.SerializeToString())
+    names = [item.name for item in session.get_outputs()]
+    return dict(zip(names, session.run(None, {"image": image}), strict=True))
+
+
+def image(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(height).standard_normal((1, 3, height, width)).astype(np.float32)
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize("name", NAMES)
+def test_lists_of_any_size(name: str, exporter: str) -> None:
+    done = rewritten(name, exporter)
+    assert {output.form for output in done.claim.outputs} == {"list"}
+    assert done.parity is not None
+    assert done.parity.shift.status == "passed"
+    for size in SIZES:
+        for output, value in run(done.model, image(*size)).items():
+            want = REFERENCES[f"{name} {output} {size[0]}x{size[1]}"]
+            assert value.shape == want.shape
+            np.testing.assert_allclose(value, want, rtol=0, atol=2e-6 * np.abs(want).max())
+
+
+@pytest.mark.parametrize(
+    ("name", "outer", "inner"), [("list_places", 1, 2), ("list_last", 1, 1), ("list_anchors", 2, 1)]
+)
+def test_geometry_says_which_place_stands_where(name: str, outer: int, inner: int) -> None:
+    """A pixel that is changed changes just the elements whose places read it."""
+    done = rewritten(name, "torchscript")
+    size = (52, 44)
+    levels = done.geometry.places(*size)
+    assert [(level.grid, level.outer, level.inner, level.stride) for level in levels] == [
+        ((26, 22), outer, inner, (2, 2)),
+        ((13, 11), outer, inner, (4, 4)),
+    ]
+    assert done.geometry.cells(*size) == (26, 22)
+    axis = 2 if name == "list_last" else 1
+    before = image(*size)
+    after = before.copy()
+    after[0, :, 20, 31] += 3
+    one, two = (next(iter(run(done.model, item).values())) for item in (before, after))
+    moved = {int(index) for index in np.unique(np.nonzero(one != two)[axis])}
+    assert one.shape[axis] == levels[-1].first + levels[-1].count
+    assert moved
+    for index in moved:
+        level = next(item for item in levels if item.first <= index < item.first + item.count)
+        box = level.field(*level.at(index))
+        assert all(start <= pixel < stop for start, pixel, stop in zip(box.start, (20, 31), box.stop, strict=True))
+    with pytest.raises(UsageError, match="element 9999 is not of this level"):
+        levels[0].at(9999)
+
+
+def test_geometry_is_read_from_the_file() -> None:
+    done = rewritten("list_places", "dynamo")
+    assert onnxfc.Geometry.from_model(done.model).places(33, 51) == done.geometry.places(33, 51)
+    assert onnxfc.Geometry.from_model(onnxfc.rewrite(fixture_file("lenet.dynamo.onnx")).model).places(40, 40) == ()
+
+
+@pytest.mark.parametrize("change", ["stride", "inner", "start"])
+def test_a_level_that_is_told_wrong_is_found(change: str) -> None:
+    """The dynamo export does not run at other sizes itself: what an image moved by a period shows is the proof."""
+    done = rewritten("list_places", "dynamo")
+    model = done.model
+    for item in model.metadata_props:
+        if item.key == "onnxfc.outputs":
+            told = {"stride": ('"stride": [4, 4]', '"stride": [2, 2]'), "inner": ('"inner": 2', '"inner": 1')}
+            told["start"] = ('"start": [-7, -7]', '"start": [-1, -1]')
+            old, new = told[change]
+            assert old in item.value
+            item.value = item.value.replace(old, new)
+    assert Claim.from_metadata({item.key: item.value for item in model.metadata_props}) is not None
+    assert not onnxfc.check_pair(fixture_file("list_places.dynamo.onnx"), model).passed
+
+
+def test_a_map_that_is_flattened_wholly_is_no_list() -> None:
+    with pytest.raises(NothingToRewrite, match="flattened map itself"):
+        onnxfc.rewrite(_flattened())
+
+
+def _flattened() -> onnx.ModelProto:
+    """The first level of the list alone, flattened."""
+    model = onnx.load(fixture_file("list_flattened.dynamo.onnx"))
+    rows = next(node for node in model.graph.node if node.op_type == "Reshape")
+    del model.graph.output[:]
+    model.graph.output.append(onnx.helper.make_tensor_value_info(rows.output[0], onnx.TensorProto.FLOAT, [1, 1536]))
+    return model

@@ -1,0 +1,110 @@
+"""One axis of the image freed alone: lines of text and spectrograms are what PyTorch's own networks give."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from click.testing import CliRunner, Result
+from fixture_files import fixture_file
+
+import onnxfc
+from onnxfc.cli.main import main
+from onnxfc.errors import NothingToRewrite, UsageError
+from onnxfc.rewriter.analyse import RewriteOptions
+from onnxfc.rewriter.api import Rewrite
+
+EXPORTERS = ("torchscript", "dynamo")
+NAMES = ("columns_mean", "columns_pooled", "columns_folded", "columns_lstm", "columns_gru")
+WIDTHS = (48, 100, 161)
+REFERENCES = np.load(fixture_file("sequences.npz"))
+
+
+def rewritten(name: str, exporter: str, free: str = "width") -> Rewrite:
+    options = RewriteOptions(free=(free,), global_pool="keep" if name == "bins" else "window")
+    return onnxfc.rewrite(fixture_file(f"{name}.{exporter}.onnx"), options=options)
+
+
+def run(done: Rewrite, image: np.ndarray) -> dict[str, np.ndarray]:
+    session = ort.InferenceSession(done.model.SerializeToString())
+    names = [item.name for item in session.get_outputs()]
+    return dict(zip(names, session.run(None, {"image": image}), strict=True))
+
+
+def run_cli(*args: object) -> Result:
+    return CliRunner().invoke(main, [str(item) for item in args])
+
+
+def image(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(height).standard_normal((1, 3, height, width)).astype(np.float32)
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize("name", NAMES)
+def test_sequences_of_any_width(name: str, exporter: str) -> None:
+    done = rewritten(name, exporter)
+    assert done.claim.native_size == (64,)
+    assert (done.claim.inputs[0].spatial, done.claim.inputs[0].fixed) == ((3,), (2,))
+    for width in WIDTHS:
+        if (width - 64) % done.claim.size_step[0]:
+            continue
+        for output, value in run(done, image(32, width)).items():
+            want = REFERENCES[f"{name} {output} 32x{width}"]
+            assert value.shape == want.shape
+            np.testing.assert_allclose(value, want, rtol=0, atol=2e-6 * np.abs(want).max())
+    assert done.geometry.cells(100) == (25,)
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_bins_stay_while_time_is_free(exporter: str) -> None:
+    done = rewritten("bins", exporter, "height")
+    for length in (40, 100, 129):
+        [value] = run(done, image(length, 16)).values()
+        want = REFERENCES[f"bins scores {length}x16"]
+        np.testing.assert_allclose(value, want, rtol=0, atol=2e-6 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("name", ["columns_lstm", "columns_gru"])
+def test_recurrent_layers_look_at_the_whole_image(name: str) -> None:
+    done = rewritten(name, "torchscript")
+    assert done.claim.verdict == "approximate"
+    assert {item.cause.value for item in done.claim.blames} == {"context", "padding"}
+    assert done.claim.halo == ()
+
+
+def test_a_refusal_names_the_axis_that_could_be_freed() -> None:
+    for name, free in (("columns_folded", "width"), ("columns_lstm", "width"), ("bins", "height")):
+        with pytest.raises(NothingToRewrite) as caught:
+            onnxfc.rewrite(fixture_file(f"{name}.dynamo.onnx"), options=RewriteOptions(global_pool="keep"))
+        assert f"--free {free} frees that axis alone" in caught.value.refusals[0].advice
+
+
+def test_an_unknown_axis_is_told() -> None:
+    with pytest.raises(UsageError, match="free: must be one of 'length', 'height', 'width', 'depth', not 'rows'"):
+        RewriteOptions(free=("rows",))
+    with pytest.raises(UsageError, match="the image input image has no depth; it has height and width"):
+        rewritten("columns_mean", "dynamo", "depth")
+
+
+def test_all_axes_by_name_are_all_axes() -> None:
+    path = fixture_file("lenet.dynamo.onnx")
+    named = onnxfc.rewrite(path, options=RewriteOptions(free=("width", "height")), prove=False)
+    assert named.model.SerializeToString() == onnxfc.rewrite(path, prove=False).model.SerializeToString()
+
+
+def test_the_commands_say_what_stays(tmp_path: Path) -> None:
+    path, out = fixture_file("columns_lstm.dynamo.onnx"), tmp_path / "any-width.onnx"
+    done = run_cli("rewrite", path, out, "--free", "width", "--check-size", "32x100")
+    assert done.exit_code == 0, done.output
+    assert "width 64 px (height 32 px stays), stride 4 px" in done.output
+    assert run_cli("check", path, out).exit_code == 0
+    for size in ("100", "32x100"):
+        assert "25 elements at 100 px" in run_cli("inspect", out, "--at", size).output
+    seen = run_cli("inspect", out, "--at", "33x100")
+    assert (seen.exit_code, seen.output.strip()) == (2, "onnxfc: the height of this model's images is 32 px, not 33")
+    planned = run_cli("inspect", path, "--free", "width", "--at", "32x100")
+    assert "25 elements at 100 px" in planned.output
+    with pytest.raises(UsageError, match="the model takes images of any width only; scan needs both"):
+        onnxfc.scan(out, image(32, 64)[0].transpose(1, 2, 0))
