@@ -9,6 +9,7 @@ from typing import Any, Literal
 from onnxfc import errors
 from onnxfc.checker.common_layers import common_layers
 from onnxfc.checker.derive_claim import derive
+from onnxfc.checker.said_less import false_field, own_claim, said_less
 from onnxfc.claim.claim import Claim
 from onnxfc.errors import UsageError
 from onnxfc.geometry import Geometry
@@ -113,7 +114,14 @@ def _as_claimed(
         two = freed_again(two, claim)
         wanted = options if fixed == claim.native_size else replace(options, sizes=(*options.sizes, fixed))
     parity = check(_begun(one, claim), two, claim, wanted, progress, one)
-    return Checked(claim, "metadata", tuple(notes), _geometry_checked(parity, claim, two), options)
+    parity = _geometry_checked(parity, claim, two)
+    own = own_claim(one, claim) if parity.passed else None
+    if own is not None:
+        if wrong := false_field(own, claim):
+            parity = replace(parity, native=replace(parity.native, status="failed", reason=wrong))
+        elif less := said_less(own, claim):
+            notes.append(f"the metadata says less than the original's graph shows: {less}")
+    return Checked(claim, "metadata", tuple(notes), parity, options)
 
 
 def _precision_note(one: ModelFile, two: ModelFile) -> tuple[str, ...]:

@@ -178,5 +178,7 @@ def _tolerances(given: tuple[str, ...], option: str) -> tuple[float | None, dict
 
 def _pair(text: str) -> tuple[str, str]:
     """``NAME`` or ``NAME=OTHERNAME``."""
-    name, _, other = text.partition("=")
+    name, equals, other = text.partition("=")
+    if not name or (equals and not other):
+        raise click.BadParameter(f"{text!r} is not NAME or NAME=OTHERNAME", param_hint="--boundary")
     return name, other or name

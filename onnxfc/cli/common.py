@@ -57,6 +57,8 @@ class ModelPath(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value == "-":
             self.fail("stdin and stdout cannot be used, give the path of a file (./- if it is called that)", param, ctx)
+        if str(value).endswith("/") and not os.path.isdir(value):
+            self.fail(f"{value!r} ends as folders do, give the path of a file", param, ctx)
         return super().convert(value, param, ctx)
 
 
@@ -90,10 +92,23 @@ _GROUPS = {
 
 
 class Grouped(click.Command):
-    """A command whose help shows its options in groups: ``groups`` by parameter, ``rest`` for all others."""
+    """A command whose help shows its options in groups: ``groups`` by parameter, ``rest`` for all others.
+
+    No name may be empty, as it is where a variable of a script is: a path would be the working directory, an option as
+    good as not given.
+    """
 
     groups: ClassVar[Mapping[str, str]] = _GROUPS
     rest = "The proof"
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        given, _, order = self.make_parser(ctx).parse_args(list(args))
+        for param in order:
+            value = given.get(param.name or "")
+            words = value if isinstance(value, (list, tuple)) else [value]
+            if "" in words and isinstance(param.type, (click.Path, type(click.STRING))):
+                raise click.BadParameter("it is empty; give a value, or leave it out", ctx, param)
+        return super().parse_args(ctx, args)
 
     def _group(self, param: click.Parameter) -> str:
         name = "help" if "--help" in param.opts else param.name or ""  # older versions of click call it otherwise
@@ -131,7 +146,8 @@ def load_data(given: tuple[str, ...]) -> Any:
         try:
             arrays[name] = np.load(path, allow_pickle=False)
         except OSError as error:
-            raise ReadError(f"{path}: cannot read: {error.strerror or first_line(error)}; check --data") from error
+            told = f"{path or item}: cannot read: {error.strerror or first_line(error)}; check --data"
+            raise ReadError(told) from error
         except (ValueError, EOFError) as error:
             raise ReadError(f"{path}: is not a .npy array of numbers; write one with numpy.save") from error
         if not isinstance(arrays[name], np.ndarray):

@@ -7,20 +7,22 @@ from pathlib import Path
 
 import click
 
-from onnxfc.cli.common import fail
+from onnxfc.cli.common import Grouped, fail
 from onnxfc.cli.main_group import show
 from onnxfc.errors import UsageError, WriteError
 
 _FILES = ("digits.onnx", "canvas.npy")
 
 
-@click.command(epilog="Example: onnxfc demo try")
+@click.command(cls=Grouped, epilog="Example: onnxfc demo try")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
 def demo(folder: Path) -> None:
     """Write a small model and an image to try onnxfc on into DIR.
 
     digits.onnx names handwritten digits of 16x16 pixels; canvas.npy, 64x112 pixels, has eight of them.
     """
+    from onnxfc.reports.rewrite import argument
+
     there = [folder / name for name in _FILES if (folder / name).exists()]
     if there:
         fail(UsageError(f"{there[0]}: exists already; give another folder"), verbose=False)
@@ -34,6 +36,6 @@ def demo(folder: Path) -> None:
     show(
         f"wrote {model}: names digits of 16x16 px\n"
         f"wrote {folder / 'canvas.npy'}: an image of 64x112 px with eight digits\n"
-        f"try   onnxfc rewrite {model} {result}\n"
-        f"try   onnxfc inspect {result} --at 64x112"
+        f"try   onnxfc rewrite {argument(model)} {argument(result)}\n"
+        f"try   onnxfc inspect {argument(result)} --at 64x112"
     )

@@ -9,7 +9,7 @@ import numpy as np
 from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.results import OutputResult, ParityResult
 from onnxfc.proof.sessions import Array
-from onnxfc.proof.tolerance import FLIPPED, Scale
+from onnxfc.proof.tolerance import FLIPPED, SPARE, Scale, flipped
 
 
 @dataclass
@@ -25,16 +25,18 @@ class _Line:
     step: float = 0.0
     total: float = 0.0
     allowed: float = 0.0
+    spare: float = 0.0
     worst: str = ""
     reason: str = ""
 
 
 @dataclass
 class Tally:
-    """Collects comparisons; a failure of form (shape, count) is noted by ``fail``."""
+    """Collects comparisons; a failure of form (shape, count) is noted by ``fail``. ``flips``: see Evidence."""
 
     options: CheckOptions
     noise: dict[tuple[str, str], float] = field(default_factory=dict)
+    flips: dict[tuple[str, str], float] | None = None
     reasons: list[str] = field(default_factory=list)
     vacuous: list[str] = field(default_factory=list)
     sizes: list[tuple[int, ...]] = field(default_factory=list)
@@ -73,7 +75,9 @@ class Tally:
         worst = float(difference.max())
         line.step = scale.step(self.options.of(name))
         line.total += float(difference.sum())
-        line.allowed += want.size * (tolerance - (1 - FLIPPED) * line.step)
+        share = FLIPPED if self.flips is None else flipped(self.flips.get((name, kind), 0.0), line.step)
+        line.allowed += want.size * (tolerance - (1 - share) * line.step)
+        line.spare = 0.0 if self.flips is None else SPARE * line.step
         excess = worst / tolerance if tolerance else (np.inf if worst else 0.0)
         if excess > line.excess:
             place = [int(i) for i in np.unravel_index(int(difference.argmax()), difference.shape)]
@@ -124,7 +128,7 @@ def distance(values: Array, others: Array) -> float:
 def _output(name: str, line: _Line) -> OutputResult:
     unit = (line.scale.signal or line.scale.magnitude or 1.0) if line.scale and not line.scale.exact else 1.0
     reason = line.reason
-    if not reason and line.excess <= 1 and line.step and line.total > line.allowed:
+    if not reason and line.excess <= 1 and line.step and line.total > line.allowed + line.spare:
         steps = line.total / line.compared / line.step
         reason = f"{name} deviates by {steps:.2f} quantisation steps on average, which only single values may"
     if not reason and line.excess > 1:

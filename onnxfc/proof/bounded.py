@@ -11,8 +11,10 @@ import os
 import pickle
 import select
 import signal
+import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from onnxfc.errors import ProofFailed, UsageError
@@ -68,7 +70,6 @@ def _run(job: Callable[[], _T], options: CheckOptions, writer: int) -> NoReturn:
             signal.alarm(math.ceil(min(options.timeout, _LONG)) + _GRACE)
         if not os.isatty(2):  # no progress is shown; what libraries say of their end, the parent says in one line
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        _limit(options.memory)
         told = _outcome(job, options)
         while told:
             told = told[os.write(writer, told) :]
@@ -78,22 +79,37 @@ def _run(job: Callable[[], _T], options: CheckOptions, writer: int) -> NoReturn:
 
 
 def _outcome(job: Callable[[], _T], options: CheckOptions) -> bytes:
+    failed = pickle.dumps((False, ProofFailed(_too_much(options.memory))))  # while there is memory for it
     try:
+        if options.memory is not None:
+            _limit(options.memory)
         return pickle.dumps((True, job()))
-    except (MemoryError, ImportError, SystemError):  # a library that finds no room is not loaded, or not compiled
-        return pickle.dumps((False, ProofFailed(_too_much(options))))
+    except MemoryError:
+        return failed
     except Exception as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOMEM:
-            error = ProofFailed(_too_much(options))
-        return pickle.dumps((False, error))
+        # a library that finds no room is not loaded, or not compiled
+        cramped = options.memory is not None and isinstance(error, ImportError | SystemError)
+        short = cramped or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+        return failed if short else pickle.dumps((False, error))
 
 
-def _limit(memory: int | None) -> None:
-    """Of what is the process's own; mapped files are not."""
-    if memory is not None:
-        import resource
+def _limit(memory: int) -> None:
+    """Of what is the process's own; mapped files are not. Raises ProofFailed where that is more before it begins.
 
-        resource.setrlimit(resource.RLIMIT_DATA, (memory * _MEGABYTE, memory * _MEGABYTE))
+    What every proof needs is loaded before: a library that finds no memory for itself may say anything.
+    """
+    import resource
+
+    import onnxruntime  # noqa: F401
+
+    taken = 0
+    with suppress(OSError), open("/proc/self/status") as status:
+        taken = next((-(-int(line.split()[1]) // 1024) for line in status if line.startswith("VmData:")), 0)
+    if memory < taken:
+        raise ProofFailed(f"{_too_much(memory)}: Python and onnxruntime alone take {taken} MB")
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    most = min(memory * _MEGABYTE, sys.maxsize if hard == resource.RLIM_INFINITY else hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
 
 
 _LONG = 1e8
@@ -114,8 +130,8 @@ def _read(reader: int, timeout: float | None) -> bytes | None:
         told += piece
 
 
-def _too_much(options: CheckOptions) -> str:
-    given = "there is" if options.memory is None else f"the {options.memory} MB that it was given"
+def _too_much(memory: int | None) -> str:
+    given = "there is" if memory is None else f"the {memory} MB that it was given"
     return f"the proof needs more memory than {given}"
 
 
@@ -124,4 +140,5 @@ def _death(status: int, options: CheckOptions) -> str:
     if status == -signal.SIGKILL:
         return f"the proof's process was killed ({name}), most likely because memory ran out"
     more = "" if options.memory is None else f"; it may have needed more than the {options.memory} MB that it was given"
-    return f"onnxruntime crashed in the proof's process ({name}){more}"
+    who = "onnxruntime crashed in the proof's process" if status < 0 else "the proof's process ended by itself"
+    return f"{who} ({name}){more}"

@@ -53,13 +53,13 @@ def certify(original: ModelFile, other: ModelFile) -> Certificate:
     first = missing[0]
     told = f"weight {first.weight} of {first.node} is that of no Conv of the second model"
     told += f", nor are {len(missing) - 1} more" if len(missing) > 1 else ""
-    return Certificate("failed" if _is_rewrite(other.proto) else "none", tuple(results), told)
+    return Certificate("failed" if _is_rewrite(original.proto, other.proto) else "none", tuple(results), told)
 
 
-def _is_rewrite(model: onnx.ModelProto) -> bool:
+def _is_rewrite(original: onnx.ModelProto, model: onnx.ModelProto) -> bool:
     """Whether it says that it was rewritten, and was not quantised afterwards, weights and all."""
-    quantised = any(node.op_type in _QUANTISED for node in model.graph.node)
-    return not quantised and any(item.key.startswith(PREFIX) for item in model.metadata_props)
+    before, after = (any(node.op_type in _QUANTISED for node in one.graph.node) for one in (original, model))
+    return before >= after and any(item.key.startswith(PREFIX) for item in model.metadata_props)
 
 
 def _found(layers: list[Matrix], have: list[Matrix], convs: list[Matrix]) -> tuple[set[int], dict[int, WeightResult]]:

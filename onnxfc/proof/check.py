@@ -27,7 +27,7 @@ from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.providers import CPU
 from onnxfc.proof.reference_run import is_small, observe
 from onnxfc.proof.results import Conditions, CropResult, Parity, ParityResult, VerdictResult
-from onnxfc.proof.sessions import RunError, Runner
+from onnxfc.proof.sessions import RunError, Runner, Unseen
 from onnxfc.proof.shift import Shifted, compare_shifted, why_not
 from onnxfc.proof.sizes import Size, TooLarge, larger_sizes
 from onnxfc.proof.static_checks import axes_problem, claim_problem
@@ -52,7 +52,7 @@ def check(
     """Put ``claim`` about ``rewritten`` to the test against ``original``, by running both.
 
     ``source``: the file that ``original`` was made of (functions inlined, say): both must agree at the native size too.
-    Costs about fourteen native forward passes of a large model. ``progress`` gets short phrases. Raises UsageError for
+    Costs about thirteen native forward passes of a large model. ``progress`` gets short phrases. Raises UsageError for
     options that do not fit the model, ProofFailed where time or memory that ``options`` bound run out; whatever is
     wrong with the models or the claim is in the result.
     """
@@ -114,7 +114,7 @@ class _Check:
             return self._parity(None, failed, _NOTHING, _NO_CROPS)
         if evidence.vacuous is not None:
             return self._parity(evidence, _NOTHING, _NOTHING, _NO_CROPS)
-        native, windows = Tally(self.options, evidence.noise), Tally(self.options, evidence.noise)
+        native, windows = (Tally(self.options, evidence.noise, evidence.flips) for _ in range(2))
         larger = self._run_rewritten(pair, evidence, sizes, native, windows)
         parity = WindowParity(pair, plans, evidence, self.options, self.progress)
         window = parity.result(larger.captures, windows)
@@ -139,7 +139,8 @@ class _Check:
         try:
             evidence = observe(pair, tensors, size, self.options, self.progress, thorough=self.thorough)
         except RunError as error:
-            raise _Stop(f"the original does not run: {error}") from error
+            why = "cannot be looked at" if isinstance(error, Unseen) else "does not run"
+            raise _Stop(f"the original {why}: {error}") from error
         if evidence.vacuous is not None:
             return evidence
         problem = fold_problem(self.claim, evidence.native)

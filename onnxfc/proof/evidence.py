@@ -31,6 +31,8 @@ class Evidence:
     """All that was seen of the original. ``kinds`` are informative; ``scales`` go by output and kind.
 
     ``noise``: how much rounding alone moves a tensor; a deep trunk amplifies it, though in both models alike.
+    ``flips``: the same on average, which of a quantised tensor are the values that fall to the other side of an edge;
+    empty where it was not measured, None where it cannot be.
     ``own``: the outputs that the models had before their FC layers were shown. ``moving``: what depends on an image,
     ``fed`` on any input. ``small``: the model is looked at more closely, with more kinds and sizes. ``thorough``: as
     often as that, too; a large model only where it has failed with fewer runs.
@@ -43,6 +45,7 @@ class Evidence:
     kinds: list[Kind] = field(default_factory=list)
     scales: dict[tuple[str, str], Scale] = field(default_factory=dict)
     noise: dict[tuple[str, str], float] = field(default_factory=dict)
+    flips: dict[tuple[str, str], float] | None = field(default_factory=dict)
     crops: list[tuple[tuple[int, ...], Arrays]] = field(default_factory=list)
     whole: dict[str, Arrays] = field(default_factory=dict)
     vacuous: str | None = None

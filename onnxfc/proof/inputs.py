@@ -69,6 +69,8 @@ class Inputs:
         self._infos = infos
         self._other = other or {}
         self._seed = options.seed
+        self.inset: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+        """A size of which the first image has the first native one in it, and where that begins, in pixels."""
         self._data = _user_data(claim, infos, options.data)
         integer = any(infos[name].dtype.kind in "iu" for name in self._images)
         self.kinds: tuple[Kind, ...] = INTEGER_KINDS if integer else FLOAT_KINDS
@@ -94,7 +96,18 @@ class Inputs:
             else:
                 rng = np.random.default_rng([self._seed, position, sample])
                 made[name] = _side(rng, info, batch or self._batch())
-        return {name: self._rounded(name, value) for name, value in made.items()}
+        made = {name: self._rounded(name, value) for name, value in made.items()}
+        if self.inset is not None and (tuple(size), sample) == (self.inset[0], 0):
+            self._put(self.feeds(kind, 0, batch), made, self.inset[1])
+        return made
+
+    def _put(self, native: Arrays, larger: Arrays, begins: Sequence[int]) -> None:
+        """Native images into larger ones."""
+        for name, image in self._images.items():
+            place = [slice(None)] * len(image.shape)
+            for axis, at in zip(image.spatial, begins, strict=True):
+                place[axis] = slice(at, at + image.shape[axis])
+            larger[name][tuple(place)] = native[name]
 
     def _rounded(self, name: str, value: Array) -> Array:
         """What both models take alike, where the other one takes numbers of half precision."""

@@ -34,6 +34,7 @@ which changes the layout of Convs. Below that the copy is cheap, and Convs run s
 _WITHOUT = ["QDQPropagationTransformer"]
 """It moves a QuantizeLinear ahead of a Reshape or a Transpose, and so quantises tensors that are outputs before it."""
 _PLAIN = Engine()
+_NO_MEMORY = ("bad_alloc", "bad allocation", "Failed to allocate memory", "pthread_create failed, error code: 12")
 _FOLDER_KEY = "session.model_external_initializers_file_folder_path"
 
 
@@ -78,7 +79,7 @@ def session(
     except MemoryError:
         raise
     except Exception as error:  # onnxruntime's exceptions have no common base
-        if "bad_alloc" in str(error):
+        if no_memory(error):
             raise MemoryError(one_line(error)) from error
         reason = _left_over(model, extra_outputs, engine, optimize) or one_line(error)
         raise ReadError(f"{whose}: onnxruntime cannot load it: {reason}") from error
@@ -90,7 +91,7 @@ def session(
 
 def _left_over(model: ModelFile, extra_outputs: Sequence[str], engine: Engine, optimize: bool) -> str:
     """The nodes that a provider leaves to the CPU, where that kept a session from being made."""
-    if not engine.closed:
+    if not engine.closed or engine.provider is None:
         return ""
     try:
         nodes = fallen(
@@ -98,9 +99,8 @@ def _left_over(model: ModelFile, extra_outputs: Sequence[str], engine: Engine, o
         )
     except ReadError:
         return ""
-    name = engine.provider.name if engine.provider else ""
-    allowed = f"--provider {name}:fallback=allow lets them run on the CPU"
-    return f"{len(nodes)} nodes are not for {name}: {told(nodes)}; {allowed}" if nodes else ""
+    allowed = f"--provider {engine.provider.asked}:fallback=allow lets them run on the CPU"
+    return f"{len(nodes)} nodes are not for {engine.provider.name}: {told(nodes)}; {allowed}" if nodes else ""
 
 
 def _level(proto: onnx.ModelProto, optimize: bool) -> ort.GraphOptimizationLevel:
@@ -167,3 +167,8 @@ def _point(tensor: onnx.TensorProto, location: str, span: Span) -> None:
 def one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
     return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)[:300]
+
+
+def no_memory(error: Exception) -> bool:
+    """Whether an error of onnxruntime is that memory ran out, which has no type of its own."""
+    return any(told in str(error) for told in _NO_MEMORY)

@@ -11,7 +11,7 @@ import importlib.metadata
 import pkgutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -32,12 +32,14 @@ _ASSIGNMENT = "get_provider_graph_assignment_info"
 @dataclass(frozen=True)
 class Provider:
     """An execution provider and its options. ``fallback``: nodes that it does not take may run on the CPU, and are
-    named. ``hardware``: of a plugin that serves several, the one to use (cpu, gpu or npu)."""
+    named. ``hardware``: of a plugin that serves several, the one to use (cpu, gpu or npu). ``asked``: its name, as it
+    was given."""
 
     name: str
     options: tuple[tuple[str, str], ...] = ()
     fallback: bool = False
     hardware: str = ""
+    asked: str = field(default="", compare=False)
 
     @classmethod
     def parse(cls, text: str) -> Provider:
@@ -53,7 +55,7 @@ class Provider:
         if hardware not in ("", "cpu", "gpu", "npu"):
             raise UsageError(f"provider: hardware must be cpu, gpu or npu, not {given['hardware']!r}")
         rest_of = tuple((key, value) for key, value in given.items() if key not in _OWN)
-        return cls(name, rest_of, "fallback" in given, hardware)
+        return cls(name, rest_of, "fallback" in given, hardware, name)
 
     def __str__(self) -> str:
         told = [f"{key}={value}" for key, value in self.options]
@@ -105,7 +107,7 @@ class Engine:
         """Set session options; returns the arguments of the session."""
         options.intra_op_num_threads = self.threads
         if self.provider is None:
-            return {"providers": [CPU]}
+            return {"providers": [CPU], "enable_fallback": 0}
         options.add_session_config_entry(_RECORD, "1")
         if self.closed:
             options.add_session_config_entry(_STRICT, "1")
@@ -150,7 +152,7 @@ def _from_package(provider: Provider) -> Provider:
     """A plugin of one of the packages that are installed."""
     import onnxruntime as ort
 
-    libraries = _libraries()
+    libraries = _libraries(provider.name)
     for package, names in libraries.items():
         wanted = [name for name in names if _is_called(provider.name, name) or provider.name == package]
         if wanted and hasattr(ort, "register_execution_provider_library"):
@@ -165,11 +167,11 @@ def _from_package(provider: Provider) -> Provider:
     )
 
 
-def _libraries() -> dict[str, list[str]]:
-    """Packages with a plugin, and the providers that it has."""
+def _libraries(asked: str) -> dict[str, list[str]]:
+    """Packages with a plugin, and the providers that it has; one that is ``asked`` for may be called anything."""
     found = {}
     for item in pkgutil.iter_modules():
-        if not item.name.startswith(_PACKAGES):
+        if not item.name.startswith(_PACKAGES) and item.name != asked:
             continue
         module = importlib.import_module(item.name)
         if _path_of(module) is not None:
@@ -185,23 +187,34 @@ def _path_of(module: Any) -> Any:
 
 
 def _registered(provider: Provider, package: str) -> Provider:
+    """The provider, by the name that its library gives it, which not every package tells."""
     import onnxruntime as ort
 
-    if all(device.ep_name != provider.name for device in ort.get_ep_devices()) and provider.name not in _loaded:
+    if package not in _loaded:
+        before = _names()
         try:
-            path = _path_of(sys.modules[package])()
-            ort.register_execution_provider_library(provider.name, path)
+            if provider.name not in before:
+                ort.register_execution_provider_library(provider.name, _path_of(sys.modules[package])())
         except Exception as error:  # the package's own, or onnxruntime's, which have no common base
             line = " ".join(str(error).split())[:300]
             raise UsageError(f"provider {provider.name}: the library of {package} cannot be loaded: {line}") from error
-        _loaded.add(provider.name)
+        _loaded[package] = _names() - before
+    if provider.name not in _names() and len(_loaded[package]) == 1:
+        provider = replace(provider, name=next(iter(_loaded[package])))
     if not _devices(provider):
         wanted = f" of the kind {provider.hardware}" if provider.hardware else ""
         raise UsageError(f"provider {provider.name}: {package} finds no device{wanted} on this machine that it can use")
     return provider
 
 
-_loaded: set[str] = set()
+_loaded: dict[str, set[str]] = {}
+"""The providers that each package has brought."""
+
+
+def _names() -> set[str]:
+    import onnxruntime as ort
+
+    return {device.ep_name for device in ort.get_ep_devices()}
 
 
 def _devices(provider: Provider) -> list[Any]:

@@ -147,10 +147,15 @@ def _run_crops(
     every = int(np.prod(size.grid))
     count = every if forms.intersection(REDUCED) and every <= 16 else 5
     kind = evidence.cover(runner.outputs)[0]
-    feeds = evidence.inputs.feeds(kind, 0, 2 if evidence.free_batch else None, size.pixels)
     cells = pick_cells(size.grid, options.seed, count)
     if not evidence.thorough and count != every:  # two corners, one for each axis of an image
         cells = cells[1:3]
+        if options.data is None:  # the first of them was run: it is made a part of the larger image
+            begins = tuple(at * stride for at, stride in zip(cells[0], claim.stride, strict=True))
+            evidence.inputs.inset = size.pixels, begins
+            whole = next(sample for sample in evidence.samples if sample.kind is kind and sample.number == 0)
+            evidence.crops.append((cells.pop(0), whole.values))
+    feeds = evidence.inputs.feeds(kind, 0, 2 if evidence.free_batch else None, size.pixels)
     rough: list[tuple[int, ...]] = []
     for i, cell in enumerate(cells):
         progress(f"original on crop {i + 1} of {len(cells)}")
@@ -178,7 +183,7 @@ def _crop(feeds: Arrays, cell: Sequence[int], evidence: Evidence, runner: Runner
 
 def _is_rough(evidence: Evidence, runner: Runner, kind: Kind, crop: Arrays, seed: int) -> bool:
     """Whether rounding alone moves an output of this crop by much, which tells nothing of a cell then."""
-    values, noise = evidence.crops[-1][1], dict[tuple[str, str], float]()
+    values, noise = evidence.crops[-1][1], _Noise()
     moved = runner.run(jittered(crop, evidence.inputs.images, seed, ROUNDINGS * 2.0**-23))
     for name in runner.outputs:
         _note(noise, Sample(kind, 0, None, crop, values), name, moved[name])
@@ -214,18 +219,24 @@ def _measure_noise(
         for sample in evidence.samples if evidence.small else evidence.samples[: len(evidence.kinds)]:
             for feeds in (sample.feeds, jittered(sample.feeds, evidence.inputs.images, options.seed)):
                 for name, value in runner.run(feeds).items():
-                    _note(evidence.noise, sample, name, value)
+                    _note(evidence.noise, sample, name, value, evidence.flips)
     except RunError:
         # Without graph optimisation some kernels are missing (float16); the noise stays unknown.
         evidence.noise.clear()
+        evidence.flips = None
 
 
-def _note(noise: dict[tuple[str, str], float], sample: Sample, name: str, value: Array) -> None:
+_Noise = dict[tuple[str, str], float]
+
+
+def _note(noise: _Noise, sample: Sample, name: str, value: Array, flips: _Noise | None = None) -> None:
     if value.dtype.kind == "f" and value.shape == sample.values[name].shape:
         with np.errstate(invalid="ignore"):  # infinite scores, of which there is no noise
             difference = np.abs(value.astype(np.float64) - sample.values[name].astype(np.float64))
         key = (name, sample.kind.name)
         noise[key] = max(noise.get(key, 0.0), float(difference.max(initial=0.0)))
+        if flips is not None and difference.size:
+            flips[key] = max(flips.get(key, 0.0), float(difference.mean()))
 
 
 def jittered(feeds: Arrays, images: Sequence[str], seed: int, least: float = 0.0) -> Arrays:

@@ -22,12 +22,16 @@ Arrays = dict[str, Array]
 _CODES = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
 SLICE = 8
 """Images that are looked at of a batch of many more."""
-_NO_MEMORY = ("bad_alloc", "bad allocation", "Failed to allocate memory")
+_NO_NUMPY = "tensor(bfloat16)"
 _DTYPES = {"float": "float32", "double": "float64", "string": "object"}
 
 
 class RunError(Exception):
     """onnxruntime could not load or run a model; the text is one line."""
+
+
+class Unseen(RunError):
+    """A model runs, but not all of its tensors can be handed to or by Python."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,9 @@ class Runner:
         self._session = _one_line(
             lambda: ort_session.session(model, extra_outputs=extra, engine=engine, optimize=optimise)
         )
+        for value in (*self._session.get_inputs(), *self._session.get_outputs()):
+            if value.type == _NO_NUMPY:
+                raise Unseen(f"{value.name} is bfloat16, which onnxruntime neither takes from Python nor gives to it")
         self._batch = engine.batch
         self.outputs = tuple(own)
         self._fetch = [name for name in (*own, *extra) if name not in inputs]
@@ -104,7 +111,7 @@ def _one_line(action: Callable[[], Any]) -> Any:
     except Exception as error:
         # onnxruntime's exceptions have no common base below Exception; its messages span many lines.
         text = " ".join(str(error).split())
-        if any(told in text for told in _NO_MEMORY):
+        if ort_session.no_memory(error):
             raise MemoryError(text[:300]) from error
         raise RunError(_CODES.sub("", text)[:300]) from error
 

@@ -60,9 +60,18 @@ WILD = 10
 STEPS = 2
 """Where half the range of an output is less than so many quantisation steps, values may not be one of them off."""
 FLIPPED = 0.2
-"""So much of a step the values of an output may be off on average: few fall to the other side of an edge."""
+"""So much of a step the values of an output may be off on average, at most: few fall to the other side of an edge."""
+FEWEST = 0.02
+"""So much they may be where rounding alone is not seen to move any, and ..."""
+SPARE = 2
+"""... so many steps in all, where an output has but a few values."""
 WIDENING = 10
 """How many times its measured rounding noise an output is allowed to deviate, up to the cap."""
+
+
+def flipped(noise: float, step: float) -> float:
+    """The part of a step that values may be off on average, where rounding alone moves the original's by ``noise``."""
+    return min(FLIPPED, max(FEWEST, WIDENING * noise / step)) if step else FLIPPED
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import shlex
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -79,10 +80,15 @@ def weights(data: Sequence[Path]) -> list[str]:
 def written(source: Path, target: Path, result: Rewrite) -> list[str]:
     """What there is now, and what can be done with it."""
     twice = "" if not result.map_at_twice else f" --at {size(result.claim.twice_native)}"
-    return [
-        row("wrote", f"{target} ({_bytes(target.stat().st_size)})"),
-        row("next", f"onnxfc inspect {target}{twice}; onnxfc check {source} {target}"),
-    ]
+    commands = f"onnxfc inspect {argument(target)}{twice}", f"onnxfc check {argument(source)} {argument(target)}"
+    told = f"{target} ({_bytes(target.stat().st_size)})"
+    return [row("wrote", told), *(f"{key:<15} {line}" for key, line in zip(("next", "or"), commands, strict=True))]
+
+
+def argument(path: Path) -> str:
+    """A path as a shell takes it, also one that looks like an option."""
+    text = str(path)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
 def _bytes(count: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -56,6 +57,7 @@ _ANY_INPUT = {
 _EXPORT = {MICROSOFT: "export without a runtime's own optimisation"}
 _LABELS = "ai.onnx.ml"
 """The domain of what makes labels of scores."""
+_TYPE = re.compile(r"unsupported type: tensor\((\w+)\)")
 _PLAIN = {"attention", "data-dependent", "flipped", "position-table", "quantised", "recurrent"}
 """Refusals that say plainly why: none further on can say it better."""
 
@@ -218,6 +220,9 @@ def _cannot_run(ctx: RuleContext, error: InferenceFailed) -> Refusal:
     if "No schema registered" in str(error):
         newer = f"needs operators that are newer than operator set {ctx.opset}"
         return ctx.refuse("old-opset", newer, "convert it with onnx.version_converter")
+    if unknown := _TYPE.search(str(error)):
+        newer = f"needs an operator on {unknown[1]} numbers that operator set {ctx.opset} does not have"
+        return ctx.refuse("old-opset", newer, "convert it with onnx.version_converter, or to float32")
     return ctx.refuse("size-locked", f"cannot run at another image size: {error}")
 
 
@@ -261,7 +266,7 @@ def _size_free(ctx: RuleContext, views: Sequence[View]) -> Outcome:
         try:
             return spread(ctx)
         except InferenceFailed as error:
-            return ctx.refuse("size-locked", f"cannot run at another image size: {error}")
+            return _cannot_run(ctx, error)
     variance = ctx.state.roles.variances.get(ctx.name)
     try:
         if variance is not None and context:

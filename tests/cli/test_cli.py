@@ -38,7 +38,8 @@ crop agreement  cells equal crops to N of the score range (5 cells)
 certificate     2 FC weights are found in Convs: byte for byte
 time            rewritten in N s, proven in N s
 wrote           out.onnx (30.2 kB)
-next            onnxfc inspect out.onnx --at 56x56; onnxfc check IN out.onnx
+next            onnxfc inspect out.onnx --at 56x56
+or              onnxfc check IN out.onnx
 """
 
 

@@ -205,6 +205,50 @@ def test_bad_options(room: Path, options: tuple[str, ...]) -> None:
     assert line.startswith("Error: ")
 
 
+EMPTY = "it is empty; give a value, or leave it out"
+
+
+@pytest.mark.parametrize(
+    ("words", "which"),
+    [
+        (("rewrite", "in.onnx", ""), "IN OUT"),
+        (("rewrite", "", "out.onnx"), "IN OUT"),
+        (("rewrite", "in.onnx", "-o", ""), "-o' / '--out"),
+        (("rewrite", "in.onnx", "--out-dir="), "--out-dir"),
+        (("rewrite", "in.onnx", "out.onnx", "--provider", ""), "--provider"),
+        (("rewrite", "in.onnx", "out.onnx", "--report", ""), "--report"),
+        (("rewrite", "in.onnx", "out.onnx", "--input", "image", "--input", ""), "--input"),
+        (("check", "", "in.onnx"), "ORIGINAL"),
+        (("check", "in.onnx", ""), "OTHER"),
+        (("check", "in.onnx", "in.onnx", "--boundary", ""), "--boundary"),
+        (("check", "in.onnx", "in.onnx", "--junit", ""), "--junit"),
+        (("inspect", ""), "MODEL"),
+        (("scan", "in.onnx", "", "out.npy"), "IMAGE"),
+        (("demo", ""), "DIR"),
+    ],
+)
+def test_empty_words(room: Path, words: tuple[str, ...], which: str) -> None:
+    """What a script makes of a variable that is not set; the working directory is not meant."""
+    assert misused(*words, cwd=room) == f"Error: Invalid value for '{which}': {EMPTY}"
+
+
+def test_a_file_with_the_name_of_a_folder(room: Path) -> None:
+    shutil.copy(fixture_file("lenet.dynamo.onnx"), room / "in.onnx")
+    told = "Error: Invalid value for 'IN OUT': 'out.onnx/' ends as folders do, give the path of a file"
+    assert misused("rewrite", "in.onnx", "out.onnx/", cwd=room) == told
+    for name in (".", "..", f"{room}/"):
+        told = fails(1, "rewrite", "in.onnx", name, cwd=room)
+        assert told == f"onnxfc: {Path(name)}: is a directory; give the path of the file to write"
+        told = fails(1, "check", name, "in.onnx", cwd=room)
+        assert told == f"onnxfc: {Path(name)}: is a directory; give the path of an ONNX file"
+
+
+@pytest.mark.parametrize("boundary", ["=", "=b", "a="])
+def test_boundaries_without_a_name(room: Path, boundary: str) -> None:
+    told = f"Error: Invalid value for --boundary: '{boundary}' is not NAME or NAME=OTHERNAME"
+    assert misused("check", "in.onnx", "in.onnx", "--boundary", boundary, cwd=room) == told
+
+
 def test_missing_arguments(room: Path) -> None:
     assert misused("rewrite", cwd=room) == "Error: Missing argument 'IN OUT'."
     assert (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +12,17 @@ from fixture_files import fixture_file
 
 
 def test_demo(tmp_path: Path) -> None:
-    run = onnxfc("demo", "try", cwd=tmp_path)
+    run = onnxfc("demo", "it's a try", cwd=tmp_path)
     assert run.code == 0
-    assert (tmp_path / "try" / "digits.onnx").read_bytes() == fixture_file("digits.onnx").read_bytes()
-    tries = [line.removeprefix("try   onnxfc ").split() for line in run.out.splitlines() if line.startswith("try ")]
+    folder = tmp_path / "it's a try"
+    assert (folder / "digits.onnx").read_bytes() == fixture_file("digits.onnx").read_bytes()
+    commands = [line.removeprefix("try   onnxfc ") for line in run.out.splitlines() if line.startswith("try ")]
+    tries = [shlex.split(line) for line in commands]
     assert len(tries) == 2
     for words in tries:
         assert onnxfc(*words, cwd=tmp_path).code == 0
-    digits, canvas = np.load(fixture_file("digits.npz")), np.load(tmp_path / "try" / "canvas.npy")
-    [cells] = ort.InferenceSession(tmp_path / "try" / "digits-any.onnx").run(None, {"image": canvas})
+    digits, canvas = np.load(fixture_file("digits.npz")), np.load(folder / "canvas.npy")
+    [cells] = ort.InferenceSession(folder / "digits-any.onnx").run(None, {"image": canvas})
     named = [int(cells[0, :, y // 4, x // 4].argmax()) for y, x in digits["corners"]]
     assert named == digits["corner_labels"].tolist()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -140,6 +142,17 @@ def test_a_file_called_dash(tmp_path: Path) -> None:
     assert onnxfc("rewrite", LENET, "./-", "-q", cwd=tmp_path).code == 0
     assert onnxfc("inspect", "./-", cwd=tmp_path).code == 0
     assert names(tmp_path) == {"-"}
+
+
+@pytest.mark.parametrize(("source", "target"), [("it's in.onnx", "o ut.onnx"), ("-in.onnx", "--out.onnx")])
+def test_commands_that_are_told_can_be_run(tmp_path: Path, source: str, target: str) -> None:
+    (tmp_path / source).write_bytes(LENET.read_bytes())
+    run = onnxfc("rewrite", "--", source, target, cwd=tmp_path)
+    lines = [line for line in run.out.splitlines() if re.match(r"(next|or) +onnxfc ", line)]
+    for line in lines:
+        words = shlex.split(line)
+        assert onnxfc(*words[2:], cwd=tmp_path).code == 0, line
+    assert len(lines) == 2
 
 
 def test_devices(tmp_path: Path) -> None:

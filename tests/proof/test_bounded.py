@@ -58,6 +58,35 @@ def test_out_of_memory(tmp_path: Path) -> None:
     assert re.search("needs more memory than the 20 MB that|may have needed more than the 20 MB that", told)
 
 
+@pytest.mark.parametrize("command", ["rewrite", "check"])
+def test_too_little_memory_is_never_told_as_something_else(command: str, tmp_path: Path) -> None:
+    """Less than Python and onnxruntime take, a little more, and so on until the proof has room."""
+    rewrite(LENET, prove=False).save(tmp_path / "other.onnx")
+    names = (LENET, "other.onnx" if command == "check" else "out.onnx")
+    first = fails(4, command, *names, "--memory", 20, cwd=tmp_path)
+    found = re.search(r"needs more memory than the 20 MB that .*: Python and onnxruntime alone take (\d+) MB", first)
+    assert found, first
+    alone = int(found[1])
+    for more in (-2, 2, 4, 6, 8, 11, 15):
+        run = onnxfc(command, *names, "--memory", alone + more, cwd=tmp_path)
+        assert run.code in ((0, 4) if more > 0 else (4,))
+        if run.code:
+            given = f"than the {alone + more} MB that it was given"
+            ended = r"(crashed in the proof's process \(SIG\w+\)|the proof's process ended by itself \(exit code \d+\))"
+            told = rf"the proof needs more memory {given}|{ended}; it may have needed more {given}"
+            assert re.search(told, run.line), run.line
+
+
+def test_a_library_that_is_not_there_is_no_lack_of_memory() -> None:
+    def absent() -> None:
+        raise ImportError("No module named 'onnxruntime'")
+
+    with pytest.raises(ImportError, match="onnxruntime"):
+        bounded(absent, CheckOptions(timeout=60))
+    with pytest.raises(ProofFailed, match="needs more memory than the 4000 MB that it was given"):
+        bounded(absent, LIMITS)
+
+
 def test_limits_are_of_the_proof(tmp_path: Path) -> None:
     told = fails(2, "rewrite", LENET, "out.onnx", "--no-check", "--timeout", 5, cwd=tmp_path)
     assert "--timeout is for the proof" in told

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 from cli_runs import LENET, fails, onnxfc
@@ -85,7 +86,7 @@ def test_nodes_that_fall_back_fail_the_check(pair: tuple[Path, Path], tmp_path: 
     assert "the rewritten model does not load" in run.err
     if TELLS:
         assert "9 nodes are not for AzureExecutionProvider: node_conv2d (Conv), " in run.err
-        assert "--provider AzureExecutionProvider:fallback=allow lets them run on the CPU" in run.err
+        assert "--provider azure:fallback=allow lets them run on the CPU" in run.err
     else:
         assert "fallback to CPU EP has been explicitly disabled" in run.err
     told = fails(4, "rewrite", pair[0], "out.onnx", "--provider", "azure", cwd=tmp_path)
@@ -156,3 +157,53 @@ def test_a_plugin_without_a_device(pair: tuple[Path, Path]) -> None:
         assert "finds no device on this machine that it can use" in str(error)  # noqa: PT017
     else:
         assert passed
+
+
+# A plugin for processors of every make, whose package does not tell its provider's name. It takes few operators, and
+# Convs of declared sizes alone.
+
+
+def classifier(*, fc: bool, factor: float = 1.0) -> onnx.ModelProto:
+    """An FC layer, or the Conv that it is, on maps of 4x4."""
+    net = Net()
+    x = net.op("Relu", net.op("Conv", net.input("image", [1, 2, 6, 6]), net.random(3, 2, 3, 3)))
+    weight, bias = net.rng.standard_normal((5, 48)) / 7, net.rng.standard_normal(5)
+    if fc:
+        x = net.op("Reshape", x, net.ints(1, 48))
+        return net.model(net.op("Gemm", x, net.const(weight), net.const(bias), transB=1, out="scores"))
+    x = net.op("Conv", x, net.const(weight.reshape(5, 3, 4, 4) * factor), net.const(bias))
+    return net.model(net.op("Reshape", x, net.ints(1, 5), out="scores"))
+
+
+@plugin("nxrt_ep_cpu")
+def test_a_whole_check_on_a_plugin(tmp_path: Path) -> None:
+    onnx.save(classifier(fc=True), tmp_path / "a.onnx")
+    onnx.save(classifier(fc=False), tmp_path / "b.onnx")
+    run = onnxfc("check", "a.onnx", "b.onnx", "--provider", "nxrt_ep_cpu", "--report", "r.json", cwd=tmp_path)
+    assert run.code == 0, run
+    run = onnxfc("check", "a.onnx", "b.onnx", "--provider", "nxrt_ep_cpu", cwd=tmp_path)
+    assert "provider        cpu_ep\n" in run.out
+    told = json.loads((tmp_path / "r.json").read_text())["parity"]
+    assert (told["conditions"]["provider"], told["conditions"]["on_cpu"]) == ("cpu_ep", [])
+    assert told["native"]["compared"] == 20
+    assert told["provider"]["status"] == "passed"
+    assert 0 < told["provider"]["deviation"] < 1e-4  # other kernels than the CPU's own
+    onnx.save(classifier(fc=False, factor=1.001), tmp_path / "b.onnx")
+    assert onnxfc("check", "a.onnx", "b.onnx", "--provider", "nxrt_ep_cpu", cwd=tmp_path).code == 4
+
+
+@plugin("nxrt_ep_cpu")
+def test_a_plugin_that_takes_no_free_size(tmp_path: Path) -> None:
+    onnx.save(classifier(fc=True), tmp_path / "a.onnx")
+    told = fails(4, "rewrite", "a.onnx", "b.onnx", "--provider", "nxrt_ep_cpu", cwd=tmp_path)
+    assert "3 nodes are not for cpu_ep: " in told
+    assert "node_scores (Conv); --provider nxrt_ep_cpu:fallback=allow lets them run on the CPU; nothing" in told
+
+
+@plugin("nxrt_ep_cpu")
+def test_a_plugin_that_takes_no_maximum(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    told = fails(4, "rewrite", LENET, "out.onnx", "--provider", "nxrt_ep_cpu", cwd=tmp_path)
+    assert "9 nodes are not for cpu_ep: node_conv2d (Conv), " in told
+    assert "--provider nxrt_ep_cpu:fallback=allow lets them run on the CPU" in told
+    again = check_pair(*pair, options=CheckOptions(provider="nxrt_ep_cpu:fallback=allow"))
+    assert again.parity.native.reason.endswith("cpu_ep takes none of its nodes")

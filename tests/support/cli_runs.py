@@ -92,6 +92,6 @@ def misused(*args: object, cwd: Path) -> str:
     assert "Traceback" not in run.err
     assert listing(cwd) == before
     lines = run.err.strip().splitlines()
-    assert lines[0].startswith("Usage: onnxfc rewrite")
+    assert lines[0].startswith(f"Usage: onnxfc {args[0]}")
     assert len(lines) <= 4
     return lines[-1]

@@ -1,0 +1,98 @@
+"""Metadata that say less than they could, which is told, and metadata of cells that read more than they say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import onnx
+import pytest
+from fixture_files import fixture_file
+from hazards import CHECK, complete
+
+from onnxfc import check_pair, rewrite
+from onnxfc.checker.said_less import false_field, own_claim, said_less
+from onnxfc.claim.claim import Claim
+from onnxfc.errors import OnnxfcError
+from onnxfc.rewriter.analyse import RewriteOptions
+
+NETS = [
+    *(
+        "lenet.dynamo",
+        "lenet_batch.torchscript",
+        "mini_vgg.torchscript",
+        "mini_resnet_d.dynamo",
+        "mini_googlenet.dynamo",
+    ),
+    *("multi_head.dynamo", "two_outputs.torchscript", "side.dynamo", "rectangular.dynamo", "conv1d.torchscript"),
+    *("conv3d.dynamo", "se_net.dynamo", "unet.torchscript", "mean_tokens.torchscript", "kept_sums.dynamo"),
+    *("keras_gap.export", "keras_flatten.tf2onnx", "lenet.qoperator", "mini_vgg.qdq", "uint8_nhwc.dynamo"),
+]
+LESS = "the metadata says less than the original's graph shows: "
+
+
+def carrying(model: onnx.ModelProto, claim: Claim) -> onnx.ModelProto:
+    copy = onnx.ModelProto.FromString(model.SerializeToString())
+    told = {item.key: item.value for item in copy.metadata_props} | claim.to_metadata()
+    onnx.helper.set_model_props(copy, told)
+    return copy
+
+
+@pytest.mark.parametrize("options", [{}, {"output": "mean"}, {"global_pool": "keep"}, {"global_pool": "drop"}])
+def test_a_rewrite_says_all(options: dict[str, str]) -> None:
+    said = 0
+    for name in NETS:
+        try:
+            done = rewrite(fixture_file(f"{name}.onnx"), options=RewriteOptions(**options), prove=False)  # type: ignore[arg-type]
+        except OnnxfcError:
+            continue
+        own = own_claim(done.original, done.claim)
+        assert own is None or (said_less(own, done.claim), false_field(own, done.claim)) == ("", ""), name
+        said += own is not None
+    assert said > 5
+
+
+Change = Callable[[Claim], Claim]
+WEAKER: dict[str, tuple[str, Change]] = {
+    "verdict": (
+        "verdict approximate, which is exact",
+        lambda claim: replace(claim, verdict="approximate", blame=("padding: relu",)),
+    ),
+    "size step": ("size_step 2x2, which is 1x1", lambda claim: replace(claim, size_step=(2, 2))),
+    "period": ("period 8x8, which is 4x4", lambda claim: replace(claim, period=(8, 8))),
+    "unknown": (
+        "period unknown, which is 4x4, no slack, no smallest_size, no halo",
+        lambda claim: replace(claim, period=(), slack=(), smallest_size=(), halo=()),
+    ),
+    "layers": ("1 of 2 FC layers", lambda claim: replace(claim, layers=claim.layers[:1])),
+}
+
+
+@pytest.mark.parametrize("what", WEAKER)
+def test_less_is_told_and_passes(what: str) -> None:
+    model = onnx.load(fixture_file("lenet.dynamo.onnx"))
+    made = rewrite(model, prove=False)
+    told, change = WEAKER[what]
+    done = check_pair(model, carrying(complete(made), change(made.claim)), options=CHECK)
+    assert done.passed
+    assert done.notes == (LESS + told,)
+    assert check_pair(model, complete(made), options=CHECK).notes == ()
+
+
+def test_blame_that_is_left_out() -> None:
+    model = onnx.load(fixture_file("mini_resnet.dynamo.onnx"))
+    made = rewrite(model, prove=False)
+    done = check_pair(model, carrying(complete(made), replace(made.claim, blame=())), options=CHECK)
+    assert done.passed
+    assert done.notes == (f"{LESS}other blame than padding: node_Conv_109 and 5 more",)
+
+
+def test_a_cell_that_reads_more_than_it_says() -> None:
+    model = onnx.load(fixture_file("lenet.dynamo.onnx"))
+    made = rewrite(model, prove=False)
+    outputs = tuple(replace(output, size=(26, 26)) for output in made.claim.outputs)
+    wrong = replace(made.claim, size=(26, 26), outputs=outputs)
+    done = check_pair(model, carrying(complete(made), wrong), options=CHECK)
+    assert not done.passed
+    told = "wrong claim: a cell reads 26x26 px from 0x0 on, the graph gives 28x28 from 0x0 on"
+    assert done.parity.native.reason == told
