@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from onnxfc.io.byte_source import FileSource, Span
 from onnxfc.proof.stored_weights import _dense
+from onnxfc.proof.weight_relation import _same_bytes
 
 WHOLE = np.array([[0, 0, 2.5], [0, -1, 0]], np.float32)
 
@@ -31,3 +35,14 @@ def test_both_ways_to_say_where_values_are(indices: list[int]) -> None:
 )
 def test_what_is_damaged_or_too_large_is_no_weight(indices: list[int], dims: tuple[int, ...]) -> None:
     assert _dense("weight", sparse(indices, dims)) is None
+
+
+def test_the_same_place_of_another_file_is_no_proof(tmp_path: Path) -> None:
+    """Weights of equal length that begin both models' data files, and differ in their last byte."""
+    (tmp_path / "one").write_bytes(bytes(64))
+    (tmp_path / "two").write_bytes(bytes(63) + b"\1")
+    one, two = FileSource(tmp_path / "one"), FileSource(tmp_path / "two")
+    assert _same_bytes(Span(one, 0, 64), Span(one, 0, 64))
+    assert not _same_bytes(Span(one, 0, 64), Span(one, 0, 63))
+    assert not _same_bytes(Span(one, 0, 64), Span(two, 0, 64))
+    assert _same_bytes(Span(one, 0, 63), Span(two, 0, 63))
