@@ -117,7 +117,7 @@ def _twice(path: Path, samples: int) -> Rewrite:
     """Rewritten once to learn the stride, then proven at a third larger size besides the usual two."""
     claim = rewrite(path, prove=False).claim
     third = tuple(length + 2 * stride for length, stride in zip(claim.native_size, claim.stride, strict=True))
-    return rewrite(path, check_options=CheckOptions(sizes=(third,), samples=samples))
+    return rewrite(path, check_options=CheckOptions(check_sizes=(third,), samples=samples))
 
 
 def _figures(name: str, exporter: str, result: Rewrite) -> Row:

@@ -16,7 +16,7 @@ rows, (above, below) = 10, geometry.halo[0]  # cells in a tile, pixels that it n
 tiled = np.full_like(whole, np.nan)
 for first in range(0, whole.shape[2], rows):
     last = min(first + rows, whole.shape[2]) - 1
-    top, bottom = geometry.box(first, 0).start[0] - above, geometry.box(last, 0).stop[0] + below
+    top, bottom = geometry.box((first, 0)).start[0] - above, geometry.box((last, 0)).stop[0] + below
     top = max(0, top - top % geometry.period[0])  # on the grid of strides
     [cells] = session.run(None, {"image": image[:, :, top:bottom]})
     skip = first - top // geometry.stride[0]

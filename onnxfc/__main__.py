@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -15,7 +16,10 @@ def run() -> None:
     signal.signal(signal.SIGINT, _leave)
     from onnxfc.cli.main import main
 
-    main(prog_name="onnxfc")
+    try:
+        main(prog_name="onnxfc")
+    finally:
+        gc.freeze()  # or Python looks through all that was ever imported before it ends
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

@@ -74,6 +74,20 @@ def sizes(name: str, value: Any) -> tuple[tuple[int, ...], ...]:
     return tuple(size(name, item) for item in value)
 
 
+def shapes(name: str, value: Any) -> dict[str, tuple[int, ...]]:
+    """Shapes of inputs by name, batch first."""
+    told = f"{name}: must be shapes of inputs by name such as {{'image': (1, 3, 224, 224)}}, not {value!r}"
+    if not isinstance(value, Mapping):
+        raise UsageError(told)
+    found = {}
+    for key, shape in value.items():
+        lengths = [_as_int(n) for n in shape] if isinstance(shape, Sequence) and not isinstance(shape, str) else []
+        if not isinstance(key, str) or not lengths or not all(n is not None and n > 0 for n in lengths):
+            raise UsageError(told)
+        found[key] = tuple(operator.index(n) for n in shape)
+    return found
+
+
 def names(name: str, value: Any) -> tuple[str, ...]:
     """Several names of tensors."""
     items = () if isinstance(value, (str, bytes)) or not isinstance(value, Iterable) else tuple(value)

@@ -55,11 +55,11 @@ class Geometry:
     runs; both empty where every size is one of ``size_step``.
 
     >>> geometry = onnxfc.Geometry.from_model("digits-any.onnx")
-    >>> geometry.cells(64, 112)
+    >>> geometry.cells((64, 112))
     (13, 25)
-    >>> geometry.box(2, 3)
+    >>> geometry.box((2, 3))
     Box(start=(8, 12), stop=(24, 28))
-    >>> geometry.field(2, 3, size=(64, 112))
+    >>> geometry.field((2, 3), size=(64, 112))
     Box(start=(5, 9), stop=(27, 31))
     """
 
@@ -139,15 +139,16 @@ class Geometry:
             context=context,
         )
 
-    def cells(self, *size: int) -> Grid:
-        """The number of cells for an image of ``height, width`` pixels (one length, or three, likewise); 0 where it is
-        too small. Raises UsageError for sizes that the model does not take."""
-        if not self._on_step(size):
-            return self._between(size)
+    def cells(self, *size: int | Sequence[int]) -> Grid:
+        """The number of cells for an image of ``(height, width)`` pixels, as a tuple or one by one (one length, or
+        three, likewise); 0 where it is too small. Raises UsageError for sizes that the model does not take."""
+        lengths = _as_one(size)
+        if not self._on_step(lengths):
+            return self._between(lengths)
         return tuple(
             count + (length - native + slack) * per // stride if length >= smallest else 0
             for length, native, slack, stride, per, count, smallest in zip(
-                size,
+                lengths,
                 self.native_size,
                 self.slack,
                 self.stride,
@@ -181,23 +182,23 @@ class Geometry:
         each = zip(self.axes, size, strict=True)
         return tuple(max(0, axis.count(n)) if fits(rooms, native | {axis.axis: n}) else 0 for axis, n in each)
 
-    def box(self, *cell: int, size: Sequence[int] | None = None) -> Box:
-        """The crop that cell ``(i, j)`` stands for: what the original would be given.
+    def box(self, *cell: int | Sequence[int], size: Sequence[int] | None = None) -> Box:
+        """The crop that cell ``(i, j)``, as a tuple or one by one, stands for: what the original would be given.
 
         Boxes of the last cells may end beyond the image: the trunk pads, or rounds its sizes up to whole elements, and
         so has cells of which the image holds a part only. ``size``: what lies within an image of that size. Where the
         pool was dropped, the mean over the ``native_cells`` cells from ``(i, j)`` on is the score of the box. That of
         one score for the whole image is the image, of the native size where ``size`` is not given.
         """
-        return self._clipped(cell, (0,) * len(self.stride), self.native_size, size)
+        return self._clipped(_as_one(cell), (0,) * len(self.stride), self.native_size, size)
 
-    def field(self, *cell: int, size: Sequence[int] | None = None) -> Box:
+    def field(self, *cell: int | Sequence[int], size: Sequence[int] | None = None) -> Box:
         """All pixels that cell ``(i, j)`` depends on (operators of the whole image aside).
 
         It begins before the image or ends beyond it where the trunk pads. ``size``: what lies within an image of that
         size. One score for the whole image depends on all of it, of the native size where ``size`` is not given.
         """
-        return self._clipped(cell, self.field_start, self.field_size, size)
+        return self._clipped(_as_one(cell), self.field_start, self.field_size, size)
 
     def _clipped(
         self, cell: Sequence[int], start: Sequence[int], length: Sequence[int], size: Sequence[int] | None
@@ -225,6 +226,12 @@ class Geometry:
         if not errors.is_size(size) or len(size) != len(native):
             raise UsageError(f"an image of this model has {len(native)} lengths from 1 px on, not {tuple(size)}")
         return all((length - n) % s == 0 for length, n, s in zip(size, native, step, strict=True))
+
+
+def _as_one(given: Sequence[int | Sequence[int]]) -> tuple[int, ...]:
+    """A size, or a cell, that is given as one tuple or one by one."""
+    first = given[0] if len(given) == 1 else None
+    return tuple(first if isinstance(first, Sequence) else given)  # type: ignore[arg-type]
 
 
 def _levels(claim: Claim, sizing: Sizing) -> Iterator[tuple[Level, tuple[Dim, ...]]]:

@@ -9,6 +9,8 @@ from math import prod
 from pathlib import Path
 from typing import Literal
 
+import onnx
+
 from onnxfc import errors
 from onnxfc.builder.state import Replacement
 from onnxfc.claim.claim import Claim
@@ -27,6 +29,7 @@ from onnxfc.rewriter.make_claim import claim_of
 from onnxfc.rewriter.refusals import recognise
 from onnxfc.shapes.freed_again import fixed_size, freed_again
 from onnxfc.shapes.macs import multiply_adds
+from onnxfc.shapes.memory import pass_bytes, weight_bytes
 from onnxfc.shapes.model_shapes import Shapes
 from onnxfc.shapes.spec import Shape
 
@@ -44,7 +47,7 @@ class FcLayer:
 
 @dataclass(frozen=True)
 class Stage:
-    """The last trunk tensor of one stride: what its elements read of the image (pixels), its native extent."""
+    """A map of the trunk: what its elements read of the image (pixels), its native extent."""
 
     tensor: str
     node: str
@@ -56,12 +59,17 @@ class Stage:
 
 @dataclass(frozen=True)
 class Cost:
-    """Multiply-adds for an image of ``size`` pixels: one dense pass against one native pass for each crop."""
+    """What an image of ``size`` pixels takes: multiply-adds of one dense pass, and of one native pass for each crop.
+
+    ``activations``: about so many bytes of memory take the tensors of the dense pass; ``weights``: so many the weights.
+    """
 
     size: tuple[int, ...]
     cells: Grid
     dense: int
     crops: int
+    activations: int
+    weights: int
 
     @property
     def speedup(self) -> float:
@@ -71,7 +79,10 @@ class Cost:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was seen. ``geometry`` and ``cost`` are None where the model cannot be rewritten, ``claim`` as well."""
+    """What was seen. ``geometry`` and ``cost`` are None where the model cannot be rewritten, ``claim`` as well.
+
+    ``stages``: the last map of each stride; ``nodes``: those of all nodes that make one.
+    """
 
     path: Path | None
     status: Literal["rewritable", "rewritten", "refused"]
@@ -87,6 +98,7 @@ class Inspection:
     geometry: Geometry | None = None
     claim: Claim | None = field(default=None, repr=False)
     cost: Cost | None = None
+    nodes: tuple[Stage, ...] = field(default=(), repr=False)
 
 
 def inspect(
@@ -125,10 +137,7 @@ def inspect(
     claim = claim_of(found, sizing)
     geometry = Geometry.of_sizing(claim, sizing)
     nodes = needed(found.state.builder.nodes, found.state.graph.outputs)
-
-    def cost(size: Sequence[int]) -> int:
-        return multiply_adds(nodes, sizing.shapes(size) or {})
-
+    maps = _maps(found)
     before = {name: spec.shapes[0] for name, spec in found.state.native.items() if spec.shapes is not None}
     crop = multiply_adds(found.state.graph.live, before)
     return _inspection(
@@ -138,10 +147,11 @@ def inspect(
         heads=tuple(_heads(found)),
         replacements=tuple(found.state.replacements),
         notes=tuple(found.state.remarks),
-        stages=_stages(found),
+        nodes=maps,
+        stages=_stages(found, maps),
         geometry=geometry,
         claim=claim,
-        cost=_cost(geometry, claim.inputs[0].of_free(at or claim.twice_native), cost, crop),
+        cost=_cost(file, claim, geometry, claim.inputs[0].of_free(at) if at else None, nodes, sizing.shapes, crop),
     )
 
 
@@ -150,30 +160,33 @@ def _rewritten(file: ModelFile, claim: Claim, at: tuple[int, ...] | None) -> Ins
     geometry = Geometry.of_claim(claim, shapes)
     graph = shapes.graph
 
-    def cost(size: Sequence[int]) -> int:
-        return multiply_adds(graph.live, shapes.at(claim.image_shapes(size)) or {})
+    def at_size(size: Sequence[int]) -> dict[str, Shape] | None:
+        return shapes.at(claim.image_shapes(size))
 
     try:
         image = claim.inputs[0]
-        found = analyse(file, RewriteOptions(size=image.size, free=image.free))
-        stages = _stages(found, [b.rewritten for b in claim.boundaries])
+        again = analyse(file, RewriteOptions(size=image.size, free=image.free))
+        maps = _maps(again)
+        stages = _stages(again, maps, [item.rewritten for item in claim.boundaries])
     except NothingToRewrite:
-        stages = ()
-    crop = cost(claim.native_size)
+        maps, stages = {}, ()
+    crop = multiply_adds(graph.live, at_size(claim.native_size) or {})
     return _inspection(
         file,
         "rewritten",
         native_size=claim.native_size,
+        nodes=maps,
         stages=stages,
         geometry=geometry,
         claim=claim,
-        cost=_cost(geometry, at or claim.twice_native, cost, crop),
+        cost=_cost(file, claim, geometry, at, graph.live, at_size, crop),
     )
 
 
 def _refused(file: ModelFile, refusals: tuple[Refusal, ...], found: Analysis | None = None) -> Inspection:
     if found is None:
         return _inspection(file, "refused", refusals=refusals)
+    maps = _maps(found)
     return _inspection(
         file,
         "refused",
@@ -181,7 +194,8 @@ def _refused(file: ModelFile, refusals: tuple[Refusal, ...], found: Analysis | N
         heads=tuple(_heads(found)),
         refusals=refusals,
         notes=tuple(found.state.remarks),
-        stages=_stages(found),
+        nodes=maps,
+        stages=_stages(found, maps),
     )
 
 
@@ -194,6 +208,7 @@ def _inspection(
     replacements: tuple[Replacement, ...] = (),
     refusals: tuple[Refusal, ...] = (),
     notes: tuple[Refusal, ...] = (),
+    nodes: Mapping[str, Stage] | None = None,
     stages: tuple[Stage, ...] = (),
     geometry: Geometry | None = None,
     claim: Claim | None = None,
@@ -216,15 +231,28 @@ def _inspection(
         geometry=geometry,
         claim=claim,
         cost=cost,
+        nodes=tuple((nodes or {}).values()),
     )
 
 
-def _cost(geometry: Geometry, size: tuple[int, ...], cost: Callable[[Sequence[int]], int], crop: int) -> Cost:
+def _cost(
+    file: ModelFile,
+    claim: Claim,
+    geometry: Geometry,
+    at: tuple[int, ...] | None,
+    nodes: Sequence[onnx.NodeProto],
+    shapes_at: Callable[[Sequence[int]], Mapping[str, Shape] | None],
+    crop: int,
+) -> Cost:
+    """Of the rewritten graph's ``nodes``; ``crop``: multiply-adds of the original at its native size."""
+    size = at or claim.twice_native
     cells = geometry.cells(*size)
     if any(n < small for n, small in zip(size, geometry.smallest_size, strict=True)):
         raise UsageError(f"the smallest image of this model is {'x'.join(map(str, geometry.smallest_size))} px")
     count = prod(cells) if set(geometry.native_cells) == {1} else 1
-    return Cost(tuple(size), cells, cost(size), count * crop)
+    shapes = claim.image_shapes(size) | dict(shapes_at(size) or {})
+    memory = pass_bytes(nodes, shapes, claim.image_shapes(size))
+    return Cost(tuple(size), cells, multiply_adds(nodes, shapes), count * crop, memory, weight_bytes(file.proto.graph))
 
 
 def _heads(found: Analysis) -> Iterator[FcLayer]:
@@ -254,25 +282,17 @@ def _stored(graph: Graph, name: str) -> str:
     return str(node.input[0]) if node is not None and node.op_type == "DequantizeLinear" else name
 
 
-def _stages(found: Analysis, ends: Sequence[str] = ()) -> tuple[Stage, ...]:
-    """For each stride of the trunk, in order, its last tensor; a row for each change of the stride.
-
-    Of a rewritten model the head is a map too: what lies behind the trunk's ``ends`` is left out.
-    """
-    behind = set(ends)
+def _maps(found: Analysis) -> dict[str, Stage]:
+    """The map that each node makes, by its name, in order; windows and score maps are none."""
     state = found.state
-    rows: list[Stage] = []
     native: Mapping[str, Shape] = {n: spec.shapes[0] for n, spec in state.native.items() if spec.shapes is not None}
-    last: dict[tuple[str, ...], Stage] = {}
+    maps = {}
     for node in state.graph.live:
-        if behind.intersection(node.input):
-            behind.update(node.output)
-            continue
         view = state.views.get(node.output[0])
         if not is_map(view) or view.provenance.windows or view.original not in native:
             continue
         fields, shape = view.provenance.fields, native[view.original]
-        stage = Stage(
+        maps[node.output[0]] = Stage(
             tensor=node.output[0],
             node=label(node),
             stride=tuple(str(item.stride) for item in fields),
@@ -280,6 +300,24 @@ def _stages(found: Analysis, ends: Sequence[str] = ()) -> tuple[Stage, ...]:
             start=tuple(math.floor(item.start) for item in fields),
             extent=tuple(shape[axis] for axis in view.spatial),
         )
+    return maps
+
+
+def _stages(found: Analysis, maps: Mapping[str, Stage], ends: Sequence[str] = ()) -> tuple[Stage, ...]:
+    """For each stride of the trunk, in order, its last map; a row for each change of the stride.
+
+    Of a rewritten model the head is a map too: what lies behind the trunk's ``ends`` is left out.
+    """
+    behind = set(ends)
+    rows: list[Stage] = []
+    last: dict[tuple[str, ...], Stage] = {}
+    for node in found.state.graph.live:
+        if behind.intersection(node.input):
+            behind.update(node.output)
+            continue
+        stage = maps.get(node.output[0])
+        if stage is None:
+            continue
         if rows and rows[-1].stride == stage.stride:
             rows[-1] = stage
         else:

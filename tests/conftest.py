@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import gc
+import os
+
 import pytest
 from hypothesis import settings
 
 MOST_WORKERS = 4
 """Each may hold a model of half a gigabyte more than once."""
+
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each command that a test runs would compile all of onnxfc anew
+gc.set_threshold(50_000, 20, 20)  # seldom, as in the command itself
 
 settings.register_profile("tests", deadline=None)  # how long an example takes depends on what else runs
 settings.load_profile("tests")
@@ -22,6 +28,11 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     config.option.maxprocesses = config.option.maxprocesses or MOST_WORKERS
     if config.option.dist == "no":
         config.option.dist = "worksteal"
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of tests stay to the end: no garbage is to be found among them."""
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime as ort
 import pytest
 from cli_runs import ROOT
 from doc_pages import furnish, run_python
@@ -16,7 +18,8 @@ EXAMPLES = {path.stem: path for path in sorted((ROOT / "examples").glob("*.py"))
 SAID = {
     "class_activation_map": r"4x4 places, 16 px apart\ntheir mean is the original's score to \de-0[6-9]\n",
     "edit_with_graphsurgeon": r"<Rewrite: native size 18x18 px, .*proven on \d+ values.*>\n\['Conv'(?!.*Softmax).*\]\n",
-    "half_precision": r"True proven on \d+ values.*\n",
+    "half_precision": r"True proven on \d+ values.*\ntrtexec --fp16 --onnx=lenet-any-half.onnx --saveEngine=\S+"
+    r" --minShapes=image:1x1x28x28 --optShapes=image:1x1x384x384 --maxShapes=image:1x1x1024x1024\n",
     "heat_map": r"13x25 cells, the surest is \(1, 15\)\n",
     "one_vector": r"(?:[\w ]+ \(1, 2\) \[.*\]\n){3}",
     "tiles": r"47x37 cells, tiles differ by (?:0e\+00|\de-0[6-9])\n",
@@ -34,6 +37,20 @@ def test_example(name: str, tmp_path: Path) -> None:
     code = EXAMPLES[name].read_text("utf-8")
     said = re.sub(r"^\[W\] .*\n", "", run_python(code, furnish(tmp_path)))  # a warning of older onnx-graphsurgeons
     assert re.fullmatch(SAID[name], said)
+
+
+def test_what_is_built_for_tensorrt_runs_on_all_its_profile(tmp_path: Path) -> None:
+    """In onnxruntime here: in halves but for its input and output; the smallest image gives one cell."""
+    said = run_python(EXAMPLES["half_precision"].read_text("utf-8"), furnish(tmp_path))
+    model = onnx.load(tmp_path / "lenet-any-half.onnx")
+    kinds = {tensor.data_type for tensor in model.graph.initializer if tensor.name.endswith("weight")}
+    assert kinds == {onnx.TensorProto.FLOAT16}
+    session = ort.InferenceSession(tmp_path / "lenet-any-half.onnx")
+    cells = []
+    for shape in re.findall(r"Shapes=image:(\S+)", said):
+        image = np.ones(tuple(map(int, shape.split("x"))), np.float32)
+        cells.append(session.run(None, {"image": image})[0].shape[2:])
+    assert cells == [(1, 1), (90, 90), (250, 250)]
 
 
 def test_the_heat_map_is_short_and_finds_a_four(tmp_path: Path) -> None:

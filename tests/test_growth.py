@@ -6,7 +6,7 @@ import cProfile
 import pstats
 import sys
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import onnx
 import pytest
@@ -74,3 +74,24 @@ def test_gathered_over_a_graph_that_joins_again_and_again() -> None:
         made = Gathered.joined([made | [k], made])
     assert list(made).count(5) == 1
     assert sorted(made) == list(range(3000))
+
+
+class _Counted(frozenset[int]):
+    """A set that counts how often it is asked."""
+
+    asked = 0
+
+    def isdisjoint(self, other: Iterable[object]) -> bool:
+        self.asked += 1
+        return super().isdisjoint(other)
+
+
+def test_gathered_is_asked_once_for_each_node() -> None:
+    sets = [Gathered([0])]
+    for k in range(1, 2000):
+        sets.append(Gathered.joined([sets[-1] | [k], sets[-1], Gathered([-k])]))
+    wanted, known = _Counted({-1500, 1700}), dict[int, bool]()
+    assert [item.meets(wanted, known) for item in sets] == [k >= 1500 for k in range(2000)]
+    assert wanted.asked < 20_000
+    assert not sets[-1].meets(frozenset({5000}), {})
+    assert sets[-1].meets(frozenset({0}), {})

@@ -65,6 +65,7 @@ def test_rewritten_models(name: str, tmp_path: Path) -> None:
     assert seen.cost is not None
     assert before.cost is not None
     assert (seen.cost.cells, seen.cost.dense) == (before.cost.cells, before.cost.dense)
+    assert seen.cost.activations == before.cost.activations
     assert [(item.stride, item.field, item.extent) for item in seen.stages] == [
         (item.stride, item.field, item.extent) for item in before.stages
     ]
@@ -93,6 +94,34 @@ def test_lenet_by_hand() -> None:
     # 36x40: 32x36 and 12x14 elements, 6x7 behind the second pool, 3x4 cells.
     assert seen.cost.dense == 32 * 36 * a * first * 25 + 12 * 14 * b * a * 25 + 3 * 4 * (128 * 32 + 32 * 10)
     assert seen.cost.speedup == pytest.approx(seen.cost.crops / seen.cost.dense)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell a process's peak")
+@pytest.mark.parametrize("name", ["lenet.dynamo", "mini_vgg.dynamo", "mini_resnet.dynamo"])
+def test_memory_is_what_onnxruntime_takes(name: str, tmp_path: Path) -> None:
+    """At most, and no more than three times as much: some of it is kept in the kernels' blocks."""
+    rewrite(fixture_file(f"{name}.onnx"), prove=False).save(tmp_path / "any.onnx")
+    cost = inspect(tmp_path / "any.onnx", at=(1024, 1024)).cost
+    assert cost is not None
+    code = """if True:
+    import sys
+    import numpy as np, onnxruntime as ort
+    def peak():
+        return int(open("/proc/self/status").read().partition("VmHWM:")[2].split()[0]) << 10
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(sys.argv[1], options)
+    [image] = session.get_inputs()
+    feed = {image.name: np.ones((1, image.shape[1], 1024, 1024), np.float32)}
+    before = peak()
+    session.run(None, feed)
+    print(peak() - before)
+    """
+    command = [sys.executable, "-c", code, str(tmp_path / "any.onnx")]
+    taken = int(subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout)
+    assert 0.3 * cost.activations < taken < 1.1 * cost.activations
+    model = onnx.load(tmp_path / "any.onnx")
+    assert cost.weights == sum(len(numpy_helper.to_array(tensor).tobytes()) for tensor in model.graph.initializer)
 
 
 def test_text() -> None:

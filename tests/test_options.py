@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import fields
+from inspect import signature
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 from cli_runs import LENET
 
-from onnxfc import CheckOptions, Geometry, RewriteOptions, SaveOptions, UsageError, check_pair, inspect, rewrite
+from onnxfc import (
+    CheckOptions,
+    Geometry,
+    RewriteOptions,
+    SaveOptions,
+    ScanOptions,
+    UsageError,
+    check_pair,
+    inspect,
+    rewrite,
+    scan,
+)
+from onnxfc.cli.main import main
 
 WRONG: dict[type, list[tuple[dict[str, Any], str]]] = {
     RewriteOptions: [
@@ -29,6 +45,9 @@ WRONG: dict[type, list[tuple[dict[str, Any], str]]] = {
         ({"inputs": "image"}, r"inputs: must be names such as \('image',\), not 'image'"),
         ({"inputs": (1,)}, "inputs: must be names"),
         ({"output": "max", "global_pool": "drop"}, "use --output mean"),
+        ({"input_shapes": (1, 3, 8, 8)}, r"input_shapes: must be shapes of inputs by name such as \{'image': "),
+        ({"input_shapes": {"image": "1x3x8x8"}}, "input_shapes: must be shapes"),
+        ({"input_shapes": {"image": (1, 3, 0, 8)}}, "input_shapes: must be shapes"),
     ],
     CheckOptions: [
         ({"rtol": -1}, "rtol: must be a finite number from 0 on, not -1"),
@@ -42,9 +61,9 @@ WRONG: dict[type, list[tuple[dict[str, Any], str]]] = {
         ({"samples": 2.5}, "samples: must be a whole number"),
         ({"seed": -1}, "seed: must be a whole number from 0 on, not -1"),
         ({"threads": -1}, "threads: must be a whole number from 0 on, not -1"),
-        ({"sizes": (32, 32)}, "sizes: must be pixels"),
-        ({"sizes": 32}, "sizes: must be image sizes such as"),
-        ({"crops_exact": 1}, "crops_exact: must be True or False, not 1"),
+        ({"check_sizes": (32, 32)}, "check_sizes: must be pixels"),
+        ({"check_sizes": 32}, "check_sizes: must be image sizes such as"),
+        ({"against_crops": True}, "against_crops: must be one of 'measure', 'exact', not True"),
     ],
     SaveOptions: [
         ({"external_data_size_threshold": -1}, "external_data_size_threshold: must be 0 bytes or more"),
@@ -71,8 +90,8 @@ def test_right_options() -> None:
     assert (options.size, options.inputs) == ((28, 28), ("image",))
     assert rewrite(LENET, options=options, prove=False).claim.native_size == (28, 28)
     # type: ignore
-    checks = CheckOptions(rtol=np.float32(0), samples=np.int32(2), sizes=[[40, 41]], rtols={"scores": 1})
-    assert checks.sizes == ((40, 41),)
+    checks = CheckOptions(rtol=np.float32(0), samples=np.int32(2), check_sizes=[[40, 41]], rtols={"scores": 1})
+    assert checks.check_sizes == ((40, 41),)
     assert rewrite(LENET, check_options=CheckOptions(rtols={"scores": 1e-3}, samples=2)).parity.passed  # type: ignore
 
 
@@ -84,6 +103,43 @@ def test_tolerances_of_no_output(name: str) -> None:
             action()
 
 
+FIELDS = {
+    kind: {item.name for item in fields(kind)} for kind in (RewriteOptions, CheckOptions, SaveOptions, ScanOptions)
+}
+PYTHON = {
+    "rewrite": FIELDS[RewriteOptions] | FIELDS[CheckOptions] | FIELDS[SaveOptions],
+    "inspect": FIELDS[RewriteOptions] | set(signature(inspect).parameters),
+    "check": FIELDS[CheckOptions] | set(signature(check_pair).parameters),
+    "scan": FIELDS[ScanOptions] | set(signature(scan).parameters),
+}
+TERMINAL = {"help", "out", "out_dir", "report", "as_json", "junit", "quiet", "verbose"}
+"""What Python says by values that it returns, by where it saves them, and by what it does with them."""
+
+
+@pytest.mark.parametrize("command", PYTHON)
+def test_options_have_one_name(command: str) -> None:
+    """On the command line and in Python, where what may be repeated is a plural; ``--no-check`` is ``prove``."""
+    known = {"no_check": "prove"} if command == "scan" else {}
+    options = [param for param in main.commands[command].params if isinstance(param, click.Option)]
+    names = {param.name: param.opts[0] for param in options} | {"help": "--help"}
+    names = {known.get(name, name): spelled for name, spelled in names.items() if name not in TERMINAL}
+    assert names.keys() - PYTHON[command] - ({"no_check"} if command == "rewrite" else set()) == set()
+    for name, spelled in names.items():
+        said = spelled.removeprefix("--").replace("-", "_")
+        assert name in {said, f"{said}s", f"{said}es", f"{said[:-1]}ies", known.get(said)}
+
+
+def test_an_option_is_the_same_in_every_command() -> None:
+    """It takes what it does elsewhere, but for scan's output and memory, and check's tolerances by name."""
+    seen: dict[str, set[tuple[Any, ...]]] = defaultdict(set)
+    for command in (main.commands[name] for name in PYTHON):
+        for param in command.params:
+            if isinstance(param, click.Option):
+                seen[str(param.name)].add((*param.opts, param.is_flag, type(param.type)))
+    assert {len({spelled for spelled, *_ in kinds}) for kinds in seen.values()} == {1}
+    assert {name for name, kinds in seen.items() if len(kinds) > 1} == {"output", "memory", "rtol", "atol"}
+
+
 def test_sizes_elsewhere() -> None:
     for wrong in ((0, 3), "28x28", 28, (28.5, 28)):
         with pytest.raises(UsageError, match="at: must be pixels"):
@@ -91,6 +147,14 @@ def test_sizes_elsewhere() -> None:
         with pytest.raises(UsageError, match="size: must be pixels"):
             check_pair(LENET, LENET, size=wrong)  # type: ignore[arg-type]
     geometry = Geometry.from_model(rewrite(LENET, prove=False).model)
+    assert geometry.cells((36, 40)) == geometry.cells(36, 40) == geometry.cells([36, 40]) == (3, 4)
+    assert geometry.box((2, 3)) == geometry.box(2, 3) == geometry.box((2, 3), size=(36, 40))
+    assert geometry.field((2, 3)) == geometry.field(2, 3)
+    for wrong in ((36,), "36x40", (36, 40, 1)):
+        with pytest.raises(UsageError, match="an image of this model has 2 lengths from 1 px on"):
+            geometry.cells(wrong)
+    with pytest.raises(UsageError, match="a cell of this model has 2 indices, not 3"):
+        geometry.box((1, 2, 3))
     for cells in ((28,), (28.5, 28), ("28", "28")):
         with pytest.raises(UsageError, match="an image of this model has 2 lengths from 1 px on"):
             geometry.cells(*cells)  # type: ignore[arg-type]

@@ -6,13 +6,13 @@ is so divided by its own is weights of places, as those of the operators are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import onnx
 
 from onnxfc.analysis.flow import Flow, Step
-from onnxfc.graph.index import inputs_of
+from onnxfc.graph.index import Graph, inputs_of
 from onnxfc.graph.op_kinds import BROADCAST, GLOBAL_POOLS, IDLE, MEANS, POOLS, REDUCTIONS, RESHAPING, SAME_VALUES, UNARY
 
 _MOVES = {*IDLE, *RESHAPING, *SAME_VALUES, "Expand", "Transpose"}
@@ -45,22 +45,37 @@ def by_own_figure(step: Step) -> Literal["", "deviation", "weights"]:
 def _note_sums(step: Step, path: list[onnx.NodeProto], whole: str) -> None:
     """Where the weights sum up to 1, the sum that makes them do so is no other figure of the image."""
     graph, pools = step.flow.graph, [node for node in path if node.op_type in _POOLS]
-    kinds = {node.op_type for node in path}
-    summed = {node.op_type for node in pools} == {"ReduceSum"}
     if any(graph.uses[node.output[0]] > 1 for node in path):
         return
     if step.op_type != "Sub":
-        made = [step.name] if summed and not kinds & {"Abs", "Log", "Pow", "Sqrt"} else []
+        made = [step.name] if _is_sum(path, pools) else []
+    elif _is_log_sum_exp(graph, path, pools, whole):
+        made = [node.output[0] for node in graph.readers.get(step.name, ()) if node.op_type == "Exp"]
     else:
-        first = graph.producers.get(pools[-1].input[0])
-        raised = summed and "Log" in kinds and first is not None and first.op_type == "Exp" and first.input[0] == whole
-        alone = [node.op_type for node in pools] == ["ReduceLogSumExp"] and pools[0].input[0] == whole
-        exact = (raised or alone) and not kinds & _SCALES - _MOVES - {"Log"}
-        made = [node.output[0] for node in graph.readers.get(step.name, ()) if exact and node.op_type == "Exp"]
+        made = []
     if made:
         gone = frozenset[int]().union(*(step.flow.looks[node.output[0]].gone for node in pools))
         step.flow.shares.update(dict.fromkeys(made, gone))
         step.flow.divisors.update(node.output[0] for node in pools)
+
+
+def _is_sum(path: Sequence[onnx.NodeProto], pools: Sequence[onnx.NodeProto]) -> bool:
+    """Whether it is a sum, and not of anything else."""
+    return _kinds(pools) == {"ReduceSum"} and not _kinds(path) & {"Abs", "Log", "Pow", "Sqrt"}
+
+
+def _is_log_sum_exp(graph: Graph, path: Sequence[onnx.NodeProto], pools: Sequence[onnx.NodeProto], whole: str) -> bool:
+    """Whether it is the logarithm of the sum of just this tensor's exponentials, moved at most."""
+    if _kinds(path) & _SCALES - _MOVES - {"Log"}:
+        return False
+    if _kinds(pools) == {"ReduceSum"} and "Log" in _kinds(path):
+        first = graph.producers.get(pools[-1].input[0])
+        return first is not None and first.op_type == "Exp" and first.input[0] == whole
+    return [node.op_type for node in pools] == ["ReduceLogSumExp"] and pools[0].input[0] == whole
+
+
+def _kinds(nodes: Sequence[onnx.NodeProto]) -> set[str]:
+    return {node.op_type for node in nodes}
 
 
 def _upwards(flow: Flow, name: str, through: set[str]) -> Iterator[str]:
@@ -101,7 +116,7 @@ def _is_mean_of(flow: Flow, path: list[onnx.NodeProto], whole: str) -> bool:
 
 def _divides(step: Step, path: list[onnx.NodeProto]) -> bool:
     """Whether what has such a figure is made relative to it, a difference by its logarithm."""
-    kinds = {node.op_type for node in path}
+    kinds = _kinds(path)
     if not kinds <= _SCALES | _POOLS:
         return False
     if step.op_type == "Sub":

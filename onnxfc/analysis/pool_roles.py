@@ -16,6 +16,7 @@ from onnxfc.analysis.table_sums import summed_by
 from onnxfc.analysis.unbiased import unbiased
 from onnxfc.builder.state import GlobalPool, Role, Roles
 from onnxfc.graph.index import Graph
+from onnxfc.layout.gathered import Gathered
 from onnxfc.shapes.image_inputs import Image
 from onnxfc.shapes.spec import Spec
 
@@ -44,7 +45,7 @@ class Region:
     ``ends``: the looks that take them. ``leaves``: whether they go on as a map.
     """
 
-    ends: Names
+    ends: Gathered[str]
     leaves: bool
 
 
@@ -56,16 +57,19 @@ def pool_roles(
     if global_pool != "window":
         flow.deviations.clear()
     roots = flow.of_kind(flow.looks, *_WEIGHTS) | {item.at for found in flow.meetings.values() for item in found}
-    return _Decision(flow, {name: _region(flow, name) for name in roots | flow.deviations}).roles(global_pool)
+    regions = _regions(flow)
+    return _Decision(flow, {name: regions[name] for name in roots | flow.deviations}).roles(global_pool)
 
 
-def _region(flow: Flow, name: str) -> Region:
-    found, queue = {name}, [name]
-    while queue:
-        new = flow.onward[queue.pop()] - found
-        found |= new
-        queue += new
-    return Region(frozenset().union(*(flow.ends[item] for item in found)), bool(found & flow.leaves))
+def _regions(flow: Flow) -> Mapping[str, Region]:
+    """Of every tensor, the last one first: each shares those of what is computed from it."""
+    found: dict[str, Region] = {}
+    inputs = [info.name for info in flow.graph.inputs]
+    for name in reversed([*inputs, *(name for node in flow.graph.live for name in node.output)]):
+        onward = [found[item] for item in flow.onward.get(name, ())]
+        ends = Gathered(flow.ends.get(name, ()), (region.ends for region in onward))
+        found[name] = Region(ends, name in flow.leaves or any(region.leaves for region in onward))
+    return found
 
 
 class _Decision:
@@ -73,9 +77,14 @@ class _Decision:
 
     def __init__(self, flow: Flow, regions: Mapping[str, Region]) -> None:
         self.flow, self.regions = flow, regions
-        self.of: dict[str, Role] = dict.fromkeys(flow.looks, "head")
+        self._put(dict.fromkeys(flow.looks, "head"))
         while (found := {name: self._role(look) for name, look in flow.looks.items()}) != self.of:
-            self.of = found
+            self._put(found)
+
+    def _put(self, found: dict[str, Role]) -> None:
+        self.of = found
+        self._others = frozenset(name for name, role in found.items() if role != "head")
+        self._met: dict[int, bool] = {}
 
     def _role(self, look: Look) -> Role:
         meetings = self.flow.meetings.get(look.name, [])
@@ -96,21 +105,26 @@ class _Decision:
 
     def _ends_in_head(self, region: Region) -> bool:
         """Whether all that takes these places belongs to the head."""
-        return not region.leaves and all(self.of[end] == "head" for end in region.ends)
+        return not region.leaves and not region.ends.meets(self._others, self._met)
 
     def _own_places(self, look: Look, meeting: Meeting) -> bool:
         """Whether a window meets its own places: by its own figure, as a query of its weights, or made from such."""
         if self.flow.of_kind([meeting.at], "weights"):
             return self._is_own(meeting.at)
         region = self.regions[meeting.at]
-        inside, ends = self._ends_in_head(region), region.ends
+        inside = self._ends_in_head(region)
         if meeting.at in self.flow.deviations or self._less_weighted_mean(look, meeting):
-            return inside and bool(ends) and ends == self.flow.of_kind(ends, *_POOLS, "weights")
+            return inside and self._end_as(region, *_POOLS, "weights")
         if meeting.how == "features" or (meeting.how == "tokens" and look.kind == "layer"):
             return inside
         if meeting.how == "query":
-            return inside and bool(ends) and ends == self.flow.of_kind(ends, "weights")
+            return inside and self._end_as(region, "weights")
         return any(map(self._is_own, meeting.own))
+
+    def _end_as(self, region: Region, *kinds: Kind) -> bool:
+        """Whether something takes these places, and only looks of these kinds."""
+        ends = frozenset(region.ends)
+        return bool(ends) and ends == self.flow.of_kind(ends, *kinds)
 
     def _less_weighted_mean(self, look: Look, meeting: Meeting) -> bool:
         """Whether a map is less its mean by a window's own weights, as in attentive statistics."""
@@ -150,6 +164,7 @@ class _Decision:
         """Pools and products that stay global if the user wants it, and weights that lead to none but such."""
         whole = set(self.flow.of_kind(self.flow.looks, *_POOLS, "product"))
         rest = self.flow.of_kind(self.flow.looks, *_WEIGHTS)
-        while more := {name for name in rest - whole if self.regions[name].ends and self.regions[name].ends <= whole}:
+        ends = {name: frozenset(self.regions[name].ends) for name in rest}
+        while more := {name for name in rest - whole if ends[name] and ends[name] <= whole}:
             whole |= more
         return frozenset(whole)

@@ -54,6 +54,11 @@ class Roles:
     headed: bool
     summed_by: Callable[[str], frozenset[str] | None] = field(compare=False)
 
+    @cached_property
+    def heads(self) -> frozenset[str]:
+        """Those that belong to the head."""
+        return frozenset(name for name, role in self.of.items() if role == "head")
+
 
 @dataclass(frozen=True)
 class Replacement:

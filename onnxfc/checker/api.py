@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -25,7 +25,7 @@ from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.results import Parity
 from onnxfc.rewriter.inner_tensors import begin_at, end_at
 from onnxfc.shapes.freed_again import fixed_size, freed_again
-from onnxfc.shapes.image_inputs import native_inputs
+from onnxfc.shapes.image_inputs import given_shapes, native_inputs
 from onnxfc.shapes.model_shapes import Shapes
 from onnxfc.shapes.native import native_specs
 
@@ -55,12 +55,14 @@ def check_pair(
     *,
     options: CheckOptions | None = None,
     size: tuple[int, ...] | None = None,
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     boundaries: Sequence[tuple[str, str]] = (),
     progress: Callable[[str], None] | None = None,
 ) -> Checked:
     """Compare two models by running both. The second need not be onnxfc's own.
 
-    ``size``: the native size in pixels, where the original leaves it open. ``boundaries``: pairs of tensor names at
+    ``size``: the native size in pixels, where the original leaves it open, or ``input_shapes``: whole shapes by input.
+    ``boundaries``: pairs of tensor names at
     which the heads begin, where they are not found. A failed check is no exception: see ``Checked.passed``. Raises
     ReadError, UsageError, NothingToRewrite where the original has no image input, and ProofFailed where time or
     memory that ``options`` bound run out.
@@ -74,22 +76,23 @@ def check_pair(
         how: dict[str, Any] = {
             "options": options.unbounded,
             "size": size,
+            "input_shapes": input_shapes,
             "boundaries": boundaries,
             "progress": progress,
         }
         return bounded(lambda: check_pair(original, other, **how), options)
     size = None if size is None else errors.size("size", size)
+    input_shapes = errors.shapes("input_shapes", input_shapes or {})
     one, two = _opened(original), _opened(other)
     finite(one)
     claim = _claim(two)
     if _claim(one) is not None:
         raise UsageError("the first model was made by onnxfc itself; give the original first, then what was made of it")
-    if claim is not None and size not in (None, claim.inputs[0].size):
-        told = ("x".join(map(str, lengths)) for lengths in (size or (), claim.inputs[0].size))
-        raise UsageError("the size {} is not the native size of the second model, {}".format(*told))
+    if claim is not None:
+        _same_size(claim, size, given_shapes(Graph(one.proto), input_shapes))
     if claim is not None and not boundaries:
         return _as_claimed(one, two, claim, options, progress)
-    pair = derive(one, two, size=size, at=boundaries, threads=options.threads)
+    pair = derive(one, two, size=size, input_shapes=input_shapes, at=boundaries, threads=options.threads)
     wanted = replace(options, windows=pair.windows, larger=pair.grows)
     claim, parity = pair.claim, check(pair.original, pair.other, pair.claim, wanted, progress, one)
     if parity.vacuous is not None:
@@ -112,7 +115,7 @@ def _as_claimed(
         told = "x".join(map(str, fixed))
         notes.append(f"the second model is fixed to images of {told} px; its graph was checked at other sizes, too")
         two = freed_again(two, claim)
-        wanted = options if fixed == claim.native_size else replace(options, sizes=(*options.sizes, fixed))
+        wanted = options if fixed == claim.native_size else replace(options, check_sizes=(*options.check_sizes, fixed))
     parity = check(_begun(one, claim), two, claim, wanted, progress, one)
     parity = _geometry_checked(parity, claim, two)
     own = own_claim(one, claim) if parity.passed else None
@@ -122,6 +125,17 @@ def _as_claimed(
         elif less := said_less(own, claim):
             notes.append(f"the metadata says less than the original's graph shows: {less}")
     return Checked(claim, "metadata", tuple(notes), parity, options)
+
+
+def _same_size(claim: Claim, size: tuple[int, ...] | None, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise UsageError where a user gives another native size than the claim does."""
+    pairs = [] if size is None else [(size, claim.inputs[0].size)]
+    images = (image for image in claim.inputs if image.name in shapes)
+    pairs += [(replace(image, shape=shapes[image.name]).size, image.size) for image in images]
+    for given, own in pairs:
+        if given != own:
+            told = ("x".join(map(str, lengths)) for lengths in (given, own))
+            raise UsageError("the size {} is not the native size of the second model, {}".format(*told))
 
 
 def _precision_note(one: ModelFile, two: ModelFile) -> tuple[str, ...]:

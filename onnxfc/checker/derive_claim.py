@@ -54,17 +54,19 @@ def derive(
     other: ModelFile,
     *,
     size: tuple[int, ...] | None = None,
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     at: Sequence[tuple[str, str]] = (),
     threads: int = 0,
 ) -> Pair:
-    """Find out what ``other`` claims to be. ``size`` is the native size where the original leaves it open.
+    """Find out what ``other`` claims to be. ``size`` is the native size where the original leaves it open, or
+    ``input_shapes`` are whole shapes by input.
 
     ``at`` are pairs of tensor names at which both heads begin. Where the graphs do not show them, both models are run
     on ``threads`` to see which tensors have the same values. Raises UsageError where the two do not
     match, or NothingToRewrite where the original has no image input.
     """
     original, other = inlined(original), inlined(other)
-    found = analyse(original, RewriteOptions(size=size))
+    found = analyse(original, RewriteOptions(size=size, input_shapes=input_shapes or {}))
     original = found.original
     other, notes = alike(original, other, {image.name: image.shape for image in found.reading})
     _same_size(found, other)

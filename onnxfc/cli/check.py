@@ -11,25 +11,32 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onnxfc.cli.common import (
+    INPUT_SHAPE,
     MEMORY,
     PROVIDER,
+    PROVING,
+    REPORT,
     STDOUT,
+    THREADS,
     TIMEOUT,
     Grouped,
     ModelPath,
     ReportPath,
     Size,
+    added,
+    by_name,
     check_report,
     encodable,
     fail,
     load_data,
     printable,
     progress_line,
+    report_path,
     write_bytes,
     write_report,
 )
 from onnxfc.cli.main_group import complain, show
-from onnxfc.errors import ExitCode, OnnxfcError, UsageError
+from onnxfc.errors import ExitCode, NothingToRewrite, OnnxfcError, UsageError
 
 if TYPE_CHECKING:
     from onnxfc.checker.api import Checked
@@ -41,7 +48,7 @@ _EPILOG = (
 )
 
 
-@click.command(cls=Grouped, epilog=_EPILOG)
+@click.command(cls=Grouped, short_help="Say whether two models compute the same.", epilog=_EPILOG)
 @click.argument("original", type=ModelPath())
 @click.argument("other", type=ModelPath())
 @click.option(
@@ -52,6 +59,7 @@ _EPILOG = (
     help="A trunk tensor of both models, at which their heads begin, where that is not found; may be repeated.",
 )
 @click.option("--size", type=Size(), help="Native image size, where the original's input leaves it open.")
+@INPUT_SHAPE
 @click.option(
     "--data",
     multiple=True,
@@ -64,10 +72,16 @@ _EPILOG = (
     metavar="[NAME:]NUMBER",
     help="Tolerance relative to the signal of each output, or of the output NAME; may be repeated.",
 )
-@click.option("--atol", multiple=True, metavar="[NAME:]NUMBER", help="Absolute tolerance, likewise.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the inputs.")
-@click.option("--samples", type=click.IntRange(min=2), default=3, show_default=True, help="Inputs at native size.")
-@click.option("--check-size", type=Size(), multiple=True, help="Check at this image size too; may be repeated.")
+@click.option("--atol", multiple=True, metavar="[NAME:]NUMBER", help="Absolute tolerance, of one output too.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), metavar="N", default=0, show_default=True, help="Seed of the inputs."
+)
+@click.option(
+    "--samples", type=click.IntRange(min=2), metavar="N", default=3, show_default=True, help="Inputs at native size."
+)
+@click.option(
+    "--check-size", "check_sizes", type=Size(), multiple=True, help="Check at this image size too; may be repeated."
+)
 @click.option(
     "--against-crops",
     type=click.Choice(["measure", "exact"]),
@@ -75,18 +89,23 @@ _EPILOG = (
     show_default=True,
     help="Whether cells must equal the original run on crops of the image.",
 )
-@click.option("--threads", type=click.IntRange(min=0), default=0, help="Threads of onnxruntime; 0 is its own choice.")
+@click.option("--threads", type=click.IntRange(min=0), default=0, metavar="N", help=THREADS)
 @click.option("--provider", default="", metavar="NAME[:KEY=VALUE,...]", help=PROVIDER)
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help=TIMEOUT)
 @click.option("--memory", type=click.IntRange(min=1), metavar="MB", help=MEMORY)
-@click.option(
-    "--report", type=ReportPath(), help="Write the report: JSON, or a page if FILE ends in .html; - prints it."
-)
-@click.option("--junit", type=ReportPath(), help="Write the result as JUnit XML, likewise.")
+@added(*REPORT)
+@click.option("--junit", type=ReportPath(), help="Write the result as JUnit XML; - prints it.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option("-v", "--verbose", is_flag=True, help="Print all nodes and outputs.")
 def check(
-    original: Path, other: Path, report: Path | None, junit: Path | None, quiet: bool, verbose: bool, **options: Any
+    original: Path,
+    other: Path,
+    report: Path | None,
+    as_json: bool,
+    junit: Path | None,
+    quiet: bool,
+    verbose: bool,
+    **options: Any,
 ) -> None:
     """Check whether OTHER computes what ORIGINAL computes: at its native size, and window by window on larger images.
 
@@ -98,6 +117,7 @@ def check(
     from onnxfc.reports import check as report_check
     from onnxfc.reports import junit as junits
 
+    report = report_path(report, as_json)
     check_report(report, original, other)
     check_report(junit, original, other, option="--junit")
     if report is not None and junit is not None and os.path.realpath(report) == os.path.realpath(junit):
@@ -110,7 +130,7 @@ def check(
             write_report(report, report_check.error_as_json(error) | _names(original, other))
         if junit is not None:
             write_bytes(junit, junits.error_as_xml(str(error), name))
-        fail(error, verbose)
+        fail(error, verbose, source=original if isinstance(error, NothingToRewrite) else other, writes=False)
     if report is not None:
         write_report(report, report_check.as_json(result) | _names(original, other))
     if junit is not None:
@@ -118,7 +138,7 @@ def check(
     if not quiet and STDOUT not in (report, junit):
         show(encodable(report_check.text(result, verbose)))
     if not result.passed:
-        complain(encodable(f"onnxfc: {printable(result.parity.summary())}"))
+        complain(encodable(f"onnxfc: {printable(f'{other}: {result.parity.summary()}')}"))
         raise SystemExit(int(ExitCode.PROOF))
 
 
@@ -135,24 +155,23 @@ def _checked(original: Path, other: Path, options: Mapping[str, Any], quiet: boo
     from onnxfc.proof.options import CheckOptions
 
     wanted = CheckOptions(
+        **{name: options[name] for name in ("against_crops", *PROVING)},
         rtol=rtol,
         atol=atol,
         rtols=rtols,
         atols=atols,
-        seed=options["seed"],
-        samples=options["samples"],
-        sizes=options["check_size"],
         data=load_data(options["data"]),
-        threads=options["threads"],
-        provider=options["provider"],
-        timeout=options["timeout"],
-        memory=options["memory"],
-        crops_exact=options["against_crops"] == "exact",
     )
     progress, clear = progress_line(quiet)
     try:
         return check_pair(
-            original, other, options=wanted, size=options["size"], boundaries=boundaries, progress=progress
+            original,
+            other,
+            options=wanted,
+            size=options["size"],
+            input_shapes=by_name(options["input_shapes"]),
+            boundaries=boundaries,
+            progress=progress,
         )
     finally:
         clear()

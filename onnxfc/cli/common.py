@@ -9,7 +9,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
@@ -19,25 +19,36 @@ import click
 from onnxfc.cli.main_group import complain, show
 from onnxfc.errors import NothingToRewrite, OnnxfcError, ProofFailed, ReadError, UsageError, WriteError
 
+Shape = tuple[str, tuple[int, ...]]
+
 if TYPE_CHECKING:
     _SizeType = click.ParamType[tuple[int, ...]]
+    _ShapeType = click.ParamType[Shape]
 else:
-    _SizeType = click.ParamType  # older versions of click cannot subscript it
+    _SizeType = _ShapeType = click.ParamType  # older versions of click cannot subscript it
 
 
 STDOUT = Path("-")
+NODES = ".nodes.json"
 PROVIDER = (
     "The execution provider of onnxruntime to run on, a built-in one or one of an installed plugin. What it leaves to "
     "the CPU is an error, unless fallback=allow; hardware=cpu, gpu or npu picks a device."
 )
+PROVING = ("seed", "samples", "check_sizes", "threads", "provider", "timeout", "memory")
+"""Options of a proof that are given on as they are."""
+THREADS = "Threads of onnxruntime for one operator; 0: its own choice."
 TIMEOUT = "Let the proof take so long at most; it runs in a process of its own, whose end, or crash, fails it."
-MEMORY = "Let the proof take so much memory at most, besides the files that it maps; likewise."
+MEMORY = "Let the proof take so much memory at most, besides the files that it maps; in a process of its own too."
 
 
 class Size(_SizeType):
     """``HxW`` in pixels; one number for a signal, three for a volume."""
 
     name = "HxW"
+
+    def get_metavar(self, *_: Any, **__: Any) -> str:
+        """As it is written; click would shout."""
+        return self.name
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
         if isinstance(value, tuple):
@@ -46,6 +57,43 @@ class Size(_SizeType):
         if not 1 <= len(parts) <= 3 or not all(part.isdigit() and int(part) > 0 for part in parts):
             self.fail(f"{value!r} is not a size such as 384x512", param, ctx)
         return tuple(int(part) for part in parts)
+
+
+class InputShape(_ShapeType):
+    """``NAME:1x3x224x224`` or, as other tools write it, ``NAME:1,3,224,224`` or ``NAME:[1,3,224,224]``; a name and the
+    shape. Without NAME it is that of the only input."""
+
+    name = "[NAME:]1x3xHxW"
+
+    def get_metavar(self, *_: Any, **__: Any) -> str:
+        return self.name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Shape:
+        if isinstance(value, tuple):
+            return value
+        name, _, shape = str(value).rpartition(":")
+        parts = shape.strip("[]").lower().replace(",", "x").split("x")
+        if not all(part.isdecimal() and int(part) > 0 for part in map(str.strip, parts)):
+            self.fail(f"{value!r} is not a name and a shape such as image:1x3x224x224", param, ctx)
+        return name, tuple(map(int, parts))
+
+
+def by_name(shapes: Sequence[Shape]) -> dict[str, tuple[int, ...]]:
+    """Shapes of inputs; each once."""
+    found = dict(shapes)
+    if len(found) < len(shapes):
+        raise UsageError("--input-shape: an input is given twice")
+    return found
+
+
+INPUT_SHAPE = click.option(
+    "--input-shape",
+    "input_shapes",
+    type=InputShape(),
+    multiple=True,
+    help="The same as an input's whole shape, 1,3,224,224 too; for several inputs, repeated.",
+)
+"""Behind ``--size``."""
 
 
 class ModelPath(click.Path):
@@ -80,7 +128,7 @@ class Tolerance(click.FloatRange):
 
 
 _GROUPS = {
-    **dict.fromkeys(("size", "inputs", "at", "boundaries"), "The model"),
+    **dict.fromkeys(("size", "input_shapes", "inputs", "at", "boundaries"), "The model"),
     **dict.fromkeys(("out", "out_dir", "output", "global_pool", "dynamic_batch", "free", "output_at"), "The result"),
     **dict.fromkeys(
         ("save_as_external_data", "all_tensors_to_one_file", "external_data_location", "external_data_size_threshold"),
@@ -126,6 +174,72 @@ class Grouped(click.Command):
             if records:
                 with formatter.section(title):
                     formatter.write_dl(records)
+
+
+REWRITING = (
+    click.option(
+        "--output",
+        type=click.Choice(["map", "mean", "max"]),
+        default="map",
+        show_default=True,
+        help="What the outputs are: a map with one cell per window, (N, K, gH, gW), or its mean or max over all cells, "
+        "in the original's own shape.",
+    ),
+    click.option(
+        "--global-pool",
+        type=click.Choice(["window", "keep", "drop"]),
+        default="window",
+        show_default=True,
+        help="A head behind a global pool: pool every native window, keep one vector at any size, or drop the pool "
+        "(a class activation map; affine heads only).",
+    ),
+    click.option(
+        "--output-at",
+        multiple=True,
+        metavar="NAME",
+        help="End the model at this inner tensor, ahead of what makes labels of its scores, say; may be repeated.",
+    ),
+    click.option(
+        "--free",
+        multiple=True,
+        type=click.Choice(["depth", "height", "width", "length"]),
+        help="Free this axis of the image alone, while the others stay as they are; may be repeated.",
+    ),
+    click.option(
+        "--input",
+        "inputs",
+        multiple=True,
+        metavar="NAME",
+        help="The image input, where several look like one; or an inner tensor (N, C, H, W), which becomes the input.",
+    ),
+)
+REPORT = (
+    click.option(
+        "--report",
+        type=ReportPath(),
+        help="Write the report: JSON; a page if FILE ends in .html; of one model, node data for Model Explorer if it "
+        "ends in .nodes.json. - prints JSON.",
+    ),
+    click.option("--json", "as_json", is_flag=True, help="Print the report as JSON: --report -."),
+)
+
+
+def added(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A command with these options, in order."""
+
+    def decorate(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def report_path(report: Path | None, as_json: bool) -> Path | None:
+    """Where the report goes."""
+    if as_json and report is not None:
+        raise click.UsageError("--json prints the report, --report FILE writes it; give one of them")
+    return STDOUT if as_json else report
 
 
 EPILOG = (
@@ -175,10 +289,19 @@ def progress_line(quiet: bool) -> tuple[Callable[[str], None], Callable[[], None
     return show, clear
 
 
-def check_report(report: Path | None, *models: Path, option: str = "--report") -> None:
-    """Fail before the work, not after it; a report never replaces a model."""
+def is_node_data(report: Path | None) -> bool:
+    """Whether a report is to be node data for Model Explorer."""
+    return report is not None and report.name.endswith(NODES)
+
+
+def check_report(report: Path | None, *models: Path, option: str = "--report", nodes: bool = False) -> None:
+    """Fail before the work, not after it; a report never replaces a model. ``nodes``: it may be node data."""
     if report is None or report == STDOUT:
         return
+    if is_node_data(report) and not nodes:
+        fail(
+            UsageError(f"{option} {report}: is for one model; `onnxfc inspect MODEL --report` writes it"), verbose=False
+        )
     if os.path.realpath(report) in map(os.path.realpath, models):
         fail(UsageError(f"{option} {report}: is one of the models; give the report a file of its own"), verbose=False)
     if not report.parent.is_dir():
@@ -194,9 +317,9 @@ def _is_report(path: Path) -> bool:
             head = file.read(80)
     except OSError:
         return False
-    from onnxfc.reports.html import MARK
+    from onnxfc.reports import html, nodes
 
-    return not head or any(mark in head for mark in (*_REPORTS, MARK.encode()))
+    return not head or any(mark in head for mark in (*_REPORTS, html.MARK.encode(), nodes.MARK.encode()))
 
 
 _REPORTS = (b'"schema": "onnxfc-', b'<testsuites name="onnxfc')
@@ -238,21 +361,21 @@ def write_bytes(path: Path, content: bytes) -> None:
         fail(error, verbose=False)
 
 
-def fail(error: OnnxfcError, verbose: bool, *, source: Path | None = None) -> NoReturn:
+def fail(error: OnnxfcError, verbose: bool, *, source: Path | None = None, writes: bool = True) -> NoReturn:
     """One clear line on stderr, and the exit code."""
     from onnxfc.reports import rewrite as reports
 
-    complain(told(error, source))
+    complain(told(error, source, writes))
     if verbose and isinstance(error, NothingToRewrite) and len(error.refusals) > 1:
         complain(reports.refusals(error))
     raise SystemExit(int(error.exit_code))
 
 
-def told(error: OnnxfcError, source: Path | None) -> str:
-    """An error as one line; a reason of the model itself begins with its file. ``source``: the file that was to be
-    rewritten, if any."""
+def told(error: OnnxfcError, source: Path | None, writes: bool = True) -> str:
+    """An error as one line; a reason of the model itself begins with its file, ``source``. ``writes``: a model, had
+    there been no error."""
     file = f"{source}: " if source is not None and isinstance(error, (NothingToRewrite, ProofFailed)) else ""
-    return f"onnxfc: {printable(file + str(error).strip())}{_hint(error, writes=source is not None)}"
+    return f"onnxfc: {printable(file + str(error).strip())}{_hint(error, writes=writes)}"
 
 
 def _hint(error: OnnxfcError, *, writes: bool) -> str:

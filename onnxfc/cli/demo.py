@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 
 import click
@@ -14,13 +13,17 @@ from onnxfc.errors import UsageError, WriteError
 _FILES = ("digits.onnx", "canvas.npy")
 
 
-@click.command(cls=Grouped, epilog="Example: onnxfc demo try")
+@click.command(
+    cls=Grouped, short_help="Write a model and an image to try onnxfc on.", epilog="Example: onnxfc demo try"
+)
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
 def demo(folder: Path) -> None:
     """Write a small model and an image to try onnxfc on into DIR.
 
     digits.onnx names handwritten digits of 16x16 pixels; canvas.npy, 64x112 pixels, has eight of them.
     """
+    from importlib import resources  # with tempfile and more, which no other command needs
+
     from onnxfc.reports.rewrite import argument
 
     there = [folder / name for name in _FILES if (folder / name).exists()]
@@ -37,5 +40,6 @@ def demo(folder: Path) -> None:
         f"wrote {model}: names digits of 16x16 px\n"
         f"wrote {folder / 'canvas.npy'}: an image of 64x112 px with eight digits\n"
         f"try   onnxfc rewrite {argument(model)} {argument(result)}\n"
-        f"try   onnxfc inspect {argument(result)} --at 64x112"
+        f"try   onnxfc inspect {argument(result)} --at 64x112\n"
+        f"try   onnxfc scan {argument(result)} {argument(folder / 'canvas.npy')} {argument(folder / 'map.png')}"
     )

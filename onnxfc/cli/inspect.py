@@ -6,36 +6,39 @@ from pathlib import Path
 
 import click
 
-from onnxfc.cli.common import STDOUT, Grouped, ModelPath, ReportPath, Size, check_report, encodable, fail, write_report
+from onnxfc.cli.common import (
+    INPUT_SHAPE,
+    REPORT,
+    REWRITING,
+    STDOUT,
+    Grouped,
+    ModelPath,
+    Shape,
+    Size,
+    added,
+    by_name,
+    check_report,
+    encodable,
+    fail,
+    is_node_data,
+    report_path,
+    write_report,
+)
 from onnxfc.cli.main_group import show
 from onnxfc.errors import OnnxfcError
 
 _EPILOG = "Exit codes: 0 done, whether the model can be rewritten or not; 1 cannot read; 2 wrong usage."
 
 
-@click.command(cls=Grouped, epilog=_EPILOG)
+@click.command(cls=Grouped, short_help="Say what a model is and what a rewrite would do.", epilog=_EPILOG)
 @click.argument("model", type=ModelPath())
-@click.option("--at", type=Size(), help="Image size to count cells and costs for; twice native if not given.")
+@click.option(
+    "--at", type=Size(), help="Image size to count cells, multiply-adds and memory for; twice native if not given."
+)
 @click.option("--size", type=Size(), help="Native image size, where the model's input leaves it open.")
-@click.option(
-    "--output", type=click.Choice(["map", "mean", "max"]), default="map", show_default=True, help="As for rewrite."
-)
-@click.option(
-    "--global-pool",
-    type=click.Choice(["window", "keep", "drop"]),
-    default="window",
-    show_default=True,
-    help="As for rewrite.",
-)
-@click.option(
-    "--free", multiple=True, type=click.Choice(["depth", "height", "width", "length"]), help="As for rewrite."
-)
-@click.option("--input", "inputs", multiple=True, metavar="NAME", help="As for rewrite.")
-@click.option("--output-at", multiple=True, metavar="NAME", help="As for rewrite.")
-@click.option(
-    "--report", type=ReportPath(), help="Write the report: JSON, or a page if FILE ends in .html; - prints it."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON: --report -.")
+@INPUT_SHAPE
+@added(*REWRITING)
+@added(*REPORT)
 @click.option("-v", "--verbose", is_flag=True, help="Print all nodes, refusals and notes.")
 def inspect(
     model: Path,
@@ -45,6 +48,7 @@ def inspect(
     global_pool: str,
     free: tuple[str, ...],
     inputs: tuple[str, ...],
+    input_shapes: tuple[Shape, ...],
     output_at: tuple[str, ...],
     report: Path | None,
     as_json: bool,
@@ -59,23 +63,29 @@ def inspect(
     """
     from onnxfc.inspector import inspect as look
     from onnxfc.reports import inspect as report_inspect
+    from onnxfc.reports.nodes import node_data
     from onnxfc.rewriter.analyse import RewriteOptions
 
-    report = STDOUT if as_json else report
-    check_report(report, model)
+    report = report_path(report, as_json)
+    check_report(report, model, nodes=True)
     try:
         options = RewriteOptions(
             output,  # type: ignore[arg-type]
             global_pool,  # type: ignore[arg-type]
             size=size,
             inputs=inputs,
+            input_shapes=by_name(input_shapes),
             free=free,
             output_at=output_at,
         )
         seen = look(model, options=options, at=at)
     except OnnxfcError as error:
+        if report is not None:
+            write_report(report, report_inspect.error_as_json(error, model))
         fail(error, verbose)
-    if report is not None:
+    if report is not None and is_node_data(report):
+        write_report(report, node_data(seen.nodes, () if seen.claim is None else seen.claim.blames, seen.refusals))
+    elif report is not None:
         write_report(report, report_inspect.as_json(seen))
     if report != STDOUT:
         show(encodable(report_inspect.text(seen, verbose)))

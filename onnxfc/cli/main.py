@@ -20,11 +20,18 @@ from onnxfc.version import __version__
 @click.group(cls=MainGroup, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG)
 @click.version_option(__version__, "-V", "--version", prog_name="onnxfc")
 def main() -> None:
-    """Rewrite exported ONNX image classifiers so that they run on any image size, with proof."""
+    """Rewrite exported ONNX image classifiers so that they run on any image size, with proof.
+
+    \b
+    onnxfc rewrite model.onnx model-any.onnx
+    onnxfc scan model-any.onnx image.png map.png
+
+    `onnxfc demo DIR` writes a model and an image to begin with, `onnxfc COMMAND --help` says more.
+    """
     # numpy's linear algebra is not used for what is large; to start its threads takes longer than to read a VGG-16.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    # What a walk makes is needed to its end, and little of it is cyclic: seldom is there garbage to look for.
-    gc.set_threshold(50_000, 20, 20)
+    # What imports and a walk make is needed to the end, and little is cyclic: seldom is there garbage to look for.
+    gc.set_threshold(200_000, 20, 20)
 
 
 for _command in (rewrite, check, inspect, scan, demo):

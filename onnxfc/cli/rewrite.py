@@ -9,20 +9,28 @@ import click
 
 from onnxfc.cli.common import (
     EPILOG,
+    INPUT_SHAPE,
     MEMORY,
     PROVIDER,
+    PROVING,
+    REPORT,
+    REWRITING,
     STDOUT,
+    THREADS,
     TIMEOUT,
     Grouped,
     ModelPath,
-    ReportPath,
     Size,
     Tolerance,
+    added,
+    by_name,
     check_report,
     encodable,
     fail,
+    is_node_data,
     load_data,
     progress_line,
+    report_path,
     told,
     write_report,
 )
@@ -34,12 +42,15 @@ if TYPE_CHECKING:
     from onnxfc.rewriter.api import Rewrite
 
 
-_OF_PROOF = ("rtol", "atol", "check_size", "data", "provider", "timeout", "memory")
+_OF_PROOF = ("rtol", "atol", "check_sizes", "data", "provider", "timeout", "memory")
 """Options that say how to prove."""
 
 
 @click.command(
-    cls=Grouped, epilog=EPILOG, context_settings={"token_normalize_func": lambda token: token.replace("_", "-")}
+    cls=Grouped,
+    short_help="Make IN run on any image size, prove it, write OUT.",
+    epilog=EPILOG,
+    context_settings={"token_normalize_func": lambda token: token.replace("_", "-")},
 )
 @click.argument("models", metavar="IN OUT", nargs=-1, required=True, type=ModelPath())
 @click.option(
@@ -51,71 +62,44 @@ _OF_PROOF = ("rtol", "atol", "check_size", "data", "provider", "timeout", "memor
     metavar="DIR",
     help="Rewrite all models given, each into DIR under its own name; what is refused does not stop the others.",
 )
-@click.option(
-    "--output",
-    type=click.Choice(["map", "mean", "max"]),
-    default="map",
-    show_default=True,
-    help="What the outputs are: a map with one cell per window, (N, K, gH, gW), or its mean or max over all cells, "
-    "in the original's own shape.",
-)
-@click.option(
-    "--global-pool",
-    type=click.Choice(["window", "keep", "drop"]),
-    default="window",
-    show_default=True,
-    help="A head behind a global pool: pool every native window, keep one vector at any size, or drop the pool "
-    "(a class activation map; affine heads only).",
-)
-@click.option(
-    "--output-at",
-    multiple=True,
-    metavar="NAME",
-    help="End the model at this inner tensor, ahead of what makes labels of its scores, say; may be repeated.",
-)
+@added(*REWRITING)
 @click.option("--dynamic-batch", is_flag=True, help="Free the batch dim as well.")
 @click.option("--size", type=Size(), help="Native image size, where the model's input leaves it open.")
-@click.option(
-    "--free",
-    multiple=True,
-    type=click.Choice(["depth", "height", "width", "length"]),
-    help="Free this axis of the image alone, while the others stay as they are; may be repeated.",
-)
-@click.option(
-    "--input",
-    "inputs",
-    multiple=True,
-    metavar="NAME",
-    help="The image input, where several look like one; or an inner tensor (N, C, H, W), which becomes the input.",
-)
+@INPUT_SHAPE
 @click.option("--no-check", is_flag=True, help="Do not prove the result with onnxruntime before writing it.")
-@click.option("--rtol", type=Tolerance(min=0), help="Tolerance relative to each output's own signal.")
-@click.option("--atol", type=Tolerance(min=0), help="Absolute tolerance.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the proof's inputs.")
-@click.option("--samples", type=click.IntRange(min=2), default=3, show_default=True, help="Inputs at native size.")
-@click.option("--check-size", type=Size(), multiple=True, help="Prove at this image size too; may be repeated.")
+@click.option("--rtol", type=Tolerance(min=0), metavar="X", help="Tolerance relative to each output's own signal.")
+@click.option("--atol", type=Tolerance(min=0), metavar="X", help="Absolute tolerance.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), metavar="N", default=0, show_default=True, help="Seed of the proof's inputs."
+)
+@click.option(
+    "--samples", type=click.IntRange(min=2), metavar="N", default=3, show_default=True, help="Inputs at native size."
+)
+@click.option(
+    "--check-size", "check_sizes", type=Size(), multiple=True, help="Prove at this image size too; may be repeated."
+)
 @click.option(
     "--data",
     multiple=True,
     metavar="[INPUT=]FILE.npy",
     help="Real inputs for the proof, batch first; for several inputs NAME=FILE.npy, repeated.",
 )
+@click.option("--threads", type=click.IntRange(min=0), default=0, metavar="N", help=THREADS)
 @click.option("--provider", default="", metavar="NAME[:KEY=VALUE,...]", help=PROVIDER)
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help=TIMEOUT)
 @click.option("--memory", type=click.IntRange(min=1), metavar="MB", help=MEMORY)
 @click.option("--save-as-external-data", is_flag=True, help="Write the weights beside OUT instead of into it.")
-@click.option("--all-tensors-to-one-file", is_flag=True, help="With external data: one file for all weights.")
-@click.option("--external-data-location", metavar="NAME", help="With external data: the name of that one file.")
+@click.option("--all-tensors-to-one-file", is_flag=True, help="Beside OUT: one file for all weights.")
+@click.option("--external-data-location", metavar="NAME", help="The name of that one file.")
 @click.option(
     "--external-data-size-threshold",
     type=click.IntRange(min=0),
+    metavar="BYTES",
     default=1024,
     show_default=True,
-    help="With external data: weights below this many bytes stay in OUT.",
+    help="Weights of fewer bytes stay in OUT.",
 )
-@click.option(
-    "--report", type=ReportPath(), help="Write the report: JSON, or a page if FILE ends in .html; - prints it."
-)
+@added(*REPORT)
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option("-v", "--verbose", is_flag=True, help="Print all nodes, outputs and notes.")
 def rewrite(
@@ -123,6 +107,7 @@ def rewrite(
     out: Path | None,
     out_dir: Path | None,
     report: Path | None,
+    as_json: bool,
     quiet: bool,
     verbose: bool,
     **options: Any,
@@ -136,6 +121,7 @@ def rewrite(
     onnxfc rewrite in.onnx out.onnx
     onnxfc rewrite *.onnx --out-dir any-size
     """
+    report = report_path(report, as_json)
     if out_dir is not None:
         _all(models, out_dir, out, report, quiet, options)
     source, target = _pair(models, out)
@@ -191,18 +177,38 @@ def _in_a_line(result: Rewrite) -> str:
 def _one(source: Path, target: Path, report: Path | None, quiet: bool, verbose: bool, options: dict[str, Any]) -> None:
     from onnxfc.reports import rewrite as reports
 
-    check_report(report, source, target, *_data_names(target, report, options["external_data_location"]))
+    check_report(report, source, target, *_data_names(target, report, options["external_data_location"]), nodes=True)
     try:
         result, data = _rewritten(source, target, options, quiet)
     except OnnxfcError as error:
-        if report is not None:
-            write_report(report, reports.error_as_json(error) | {"input": str(source), "output": str(target)})
+        _report(report, source, target, error)
         fail(error, verbose, source=source)
-    if report is not None:
-        write_report(report, reports.as_json(result) | {"input": str(source), "output": str(target)})
+    _report(report, source, target, result)
     if not quiet and report != STDOUT:
-        lines = [reports.text(result, verbose), *reports.weights(data), *reports.written(source, target, result)]
+        lines = [
+            reports.text(result, verbose),
+            *reports.weights(data),
+            *reports.written(source, target, result, verbose),
+        ]
         show(encodable("\n".join(lines)))
+
+
+def _report(report: Path | None, source: Path, target: Path, done: Rewrite | OnnxfcError) -> None:
+    """Of a result, or of what kept the model from being rewritten; node data are those of OUT."""
+    from onnxfc.reports import nodes
+    from onnxfc.reports import rewrite as reports
+
+    if report is None:
+        return
+    if not is_node_data(report):
+        document = reports.error_as_json(done) if isinstance(done, OnnxfcError) else reports.as_json(done)
+        write_report(report, document | {"input": str(source), "output": str(target)})
+    elif isinstance(done, OnnxfcError):
+        write_report(report, nodes.node_data((), refusals=getattr(done, "refusals", ())))
+    else:
+        from onnxfc.inspector import inspect
+
+        write_report(report, nodes.node_data(inspect(done).nodes, done.claim.blames))
 
 
 def _data_names(target: Path, report: Path | None, location: str | None) -> list[Path]:
@@ -216,17 +222,7 @@ def _data_names(target: Path, report: Path | None, location: str | None) -> list
 def _checks(options: dict[str, Any]) -> CheckOptions:
     from onnxfc.proof.options import CheckOptions
 
-    return CheckOptions(
-        rtol=options["rtol"],
-        atol=options["atol"],
-        seed=options["seed"],
-        samples=options["samples"],
-        sizes=options["check_size"],
-        data=load_data(options["data"]),
-        provider=options["provider"],
-        timeout=options["timeout"],
-        memory=options["memory"],
-    )
+    return CheckOptions(**{name: options[name] for name in ("rtol", "atol", *PROVING)}, data=load_data(options["data"]))
 
 
 def _rewritten(source: Path, target: Path, options: dict[str, Any], quiet: bool) -> tuple[Rewrite, list[Path]]:
@@ -235,25 +231,19 @@ def _rewritten(source: Path, target: Path, options: dict[str, Any], quiet: bool)
     from onnxfc.rewriter.analyse import RewriteOptions
     from onnxfc.rewriter.api import rewrite as run
 
-    names = ("save_as_external_data", "all_tensors_to_one_file", "external_data_location")
+    placing = ("save_as_external_data", "all_tensors_to_one_file", "external_data_location")
     save = SaveOptions(
-        **{name: options[name] for name in names},
+        **{name: options[name] for name in placing},
         external_data_size_threshold=options["external_data_size_threshold"],
     )
     if options["no_check"] and (given := [name for name in _OF_PROOF if options[name] not in (None, (), "")]):
-        option = "--" + given[0].replace("_", "-")
+        option = "--check-size" if given[0] == "check_sizes" else "--" + given[0]
         raise UsageError(f"{option} is for the proof, which --no-check leaves out; drop one of them")
     model = ModelFile.open(source)
     model.check_target(target, save)
-    wanted = RewriteOptions(
-        options["output"],
-        options["global_pool"],
-        options["dynamic_batch"],
-        options["size"],
-        options["inputs"],
-        options["free"],
-        options["output_at"],
-    )
+    names = ("output", "global_pool", "dynamic_batch", "size", "inputs", "free", "output_at")
+    shapes = by_name(options["input_shapes"])
+    wanted = RewriteOptions(**{name: options[name] for name in names}, input_shapes=shapes)
     checks = None if options["no_check"] else _checks(options)
     progress, clear = progress_line(quiet)
     try:

@@ -12,19 +12,22 @@ import click
 
 from onnxfc.cli.common import (
     PROVIDER,
+    REPORT,
     STDOUT,
     Grouped,
     ModelPath,
     ReportPath,
     Size,
+    added,
     check_report,
     encodable,
     fail,
     progress_line,
+    report_path,
     write_report,
 )
 from onnxfc.cli.main_group import show
-from onnxfc.errors import OnnxfcError
+from onnxfc.errors import OnnxfcError, UsageError
 
 if TYPE_CHECKING:
     _Type = click.ParamType[Any]
@@ -79,7 +82,9 @@ def _class(text: str) -> str | int:
 
 
 _PIXELS = (
-    click.option("--level", type=click.IntRange(min=0), default=0, help="Level of a pyramid; 0 is the largest."),
+    click.option(
+        "--level", type=click.IntRange(min=0), metavar="N", default=0, help="Level of a pyramid; 0 is the largest."
+    ),
     click.option("--region", type=Numbers("X,Y,W,H", int, 4), help="Only this part, in pixels of the level."),
     click.option("--resample", type=Numbers("FACTOR", Fraction, 1), help="Resize the image by this factor first."),
     click.option("--bands", type=Numbers("B,B,..", int), default=(), help="Which bands, counted from 1."),
@@ -108,7 +113,14 @@ _SCORES = (
         help="What scores go through.",
     ),
     click.option("--class", "classes", type=Numbers("NAME|K", _class, 1), multiple=True, help="Keep only this class."),
-    click.option("--top", type=click.IntRange(min=1), default=100, show_default=True, help="Cells in a list."),
+    click.option(
+        "--top",
+        type=click.IntRange(min=1),
+        metavar="N",
+        default=100,
+        show_default=True,
+        help="How many cells a list has.",
+    ),
     click.option("--threshold", type=float, metavar="X", help="List all cells that score X or more."),
     click.option("--reduce", type=click.Choice(["mean", "max"]), help="One vector over all cells, not a map."),
     click.option(
@@ -128,25 +140,29 @@ _SCORES = (
     ),
 )
 _WORK = (
-    click.option("--memory", type=Bytes(), help="For tiles; default: a quarter of what is free."),
-    click.option("--tile", type=click.IntRange(min=1), metavar="CELLS", help="Cells of a tile's side, instead."),
-    click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Tiles run at once."),
     click.option(
-        "--threads", type=click.IntRange(min=0), default=0, help="Threads that compute; 0: one for each processor."
+        "--memory", type=Bytes(), help="Memory for tiles, 800M or 2G, say; default: a quarter of what is free."
+    ),
+    click.option("--tile", type=click.IntRange(min=1), metavar="CELLS", help="Cells of a tile's side, instead."),
+    click.option(
+        "--batch",
+        type=click.IntRange(min=1),
+        metavar="N",
+        default=1,
+        show_default=True,
+        help="Tiles that are run at once.",
+    ),
+    click.option(
+        "--threads",
+        type=click.IntRange(min=0),
+        default=0,
+        metavar="N",
+        help="Threads that compute; 0: one for each processor.",
     ),
     click.option("--provider", default="", metavar="NAME[:KEY=VALUE,...]", help=PROVIDER),
     click.option("--resume", is_flag=True, help="Go on where an earlier run was ended; keep what is done on errors."),
     click.option("--dask", metavar="ADDRESS", help="Run tiles on the Dask cluster with this scheduler."),
 )
-
-
-def _with(*groups: tuple[Callable[[Any], Any], ...]) -> Callable[[Any], Any]:
-    def decorate(command: Any) -> Any:
-        for option in reversed([option for group in groups for option in group]):
-            command = option(command)
-        return command
-
-    return decorate
 
 
 class _Scan(Grouped):
@@ -160,19 +176,21 @@ class _Scan(Grouped):
     rest = "The work"
 
 
-@click.command(cls=_Scan, epilog=_EPILOG)
+@click.command(cls=_Scan, short_help="Run a model over a large image, write the map.", epilog=_EPILOG)
 @click.argument("model", type=ModelPath())
 @click.argument("image", type=click.Path(path_type=Path))
 @click.argument("outs", metavar="OUT...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@_with(_PIXELS, _SCORES, _WORK)
-@click.option("--report", type=ReportPath(), help="Write what was done as JSON; - prints it instead.")
+@added(*_PIXELS, *_SCORES, *_WORK)
+@click.option("--report", type=ReportPath(), help="Write the report as JSON; - prints it.")
+@added(REPORT[1])
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
-@click.option("-v", "--verbose", is_flag=True, help="Print all refusals.")
+@click.option("-v", "--verbose", is_flag=True, help="Print all refusals of a model.")
 def scan(
     model: Path,
     image: Path,
     outs: tuple[Path, ...],
     report: Path | None,
+    as_json: bool,
     quiet: bool,
     verbose: bool,
     dask: str | None,
@@ -191,7 +209,11 @@ def scan(
     from onnxfc.scanner.api import run_scan
     from onnxfc.scanner.options import ScanOptions
 
+    report = report_path(report, as_json)
     check_report(report, model, image, *outs)
+    if report is not None and report.suffix.lower() in {".html", ".htm"}:
+        fail(UsageError(f"--report {report}: is JSON; a picture of the map is an OUT, map.png"), verbose)
+    names = {"model": str(model), "image": str(image)}
     progress, clear = progress_line(quiet)
     try:
         wanted = ScanOptions(**options, prove=not no_check)
@@ -199,10 +221,10 @@ def scan(
     except OnnxfcError as error:
         clear()
         if report is not None:
-            write_report(report, reports.error_as_json(error))
-        fail(error, verbose)
+            write_report(report, reports.error_as_json(error) | names)
+        fail(error, verbose, source=model)
     clear()
     if report is not None:
-        write_report(report, reports.as_json(done, outs))
+        write_report(report, reports.as_json(done, outs) | names)
     if not quiet and report != STDOUT:
         show(encodable(reports.text(done, outs)))

@@ -12,10 +12,7 @@ from onnx import TensorProto
 from onnxfc.errors import ReadError
 from onnxfc.graph.index import canonical_domain, label
 from onnxfc.graph.op_kinds import GEMMS, MICROSOFT, WEIGHT_AT
-from onnxfc.io.byte_source import Span
 from onnxfc.io.model_file import ModelFile
-
-_PIECE = 1 << 19  # bytes of a weight that are looked at together; so few are read, not mapped
 
 _BAD: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
     **dict.fromkeys((*WEIGHT_AT, *GEMMS, "ConvTranspose", "MatMul"), lambda x: ~np.isfinite(x)),
@@ -75,11 +72,12 @@ def _pieces(model: ModelFile, tensor: TensorProto) -> Iterator[tuple[int, np.nda
     if span is None:
         yield 0, np.asarray(model.array(tensor)).reshape(-1)
         return
-    for begin in range(0, len(span), _PIECE):
-        piece = Span(span.source, span.offset + begin, min(_PIECE, len(span) - begin))
-        values = piece.view().view(dtype)
+    begin = 0
+    for piece in span.pieces():
+        values = piece.view(dtype)
         if not _all_finite(values):
-            yield begin // values.itemsize, values
+            yield begin, values
+        begin += len(values)
 
 
 def _all_finite(values: np.ndarray) -> bool:

@@ -38,13 +38,17 @@ def meet(
             why = f"keeps every place of its map, at stride {own}, beside windows at {grid}"
             return ctx.refuse("grids-differ", why, "use --global-pool window")
         met.append(view if set(steps) == {1} else every(ctx, view, steps))
+    return _trimmed(ctx, met) if any(now is not before for now, before in zip(met, views, strict=True)) else met
+
+
+def _trimmed(ctx: RuleContext, met: list[Window | ScoreMap]) -> list[Window | ScoreMap]:
+    """Score maps of as many features' axes cut to as many cells as the smallest has; others as they are."""
     scores = [view for view in met if isinstance(view, ScoreMap)]
-    if len(scores) == len(met) and any(now is not before for now, before in zip(met, views, strict=True)):
-        ranks = {len(view.features) for view in scores}
-        if len(ranks) == 1:
-            cut = ops.common(ctx.builder, [view.tensor for view in scores], scores[0].grid[0], len(grid))
-            return [replace(view, tensor=tensor) for view, tensor in zip(scores, cut, strict=True)]
-    return met
+    if len(scores) < len(met) or len({len(view.features) for view in scores}) != 1:
+        return met
+    dims = len(scores[0].provenance.fields)
+    cut = ops.common(ctx.builder, [view.tensor for view in scores], scores[0].grid[0], dims)
+    return [replace(view, tensor=tensor) for view, tensor in zip(scores, cut, strict=True)]
 
 
 def _mean_of_others(ctx: RuleContext, views: Sequence[Window | ScoreMap], outputs: bool) -> Refusal | None:

@@ -38,6 +38,9 @@ class Source(Protocol):
     def view(self, offset: int, length: int) -> ByteArray:
         """Some of the bytes, not writable."""
 
+    def pieces(self, offset: int, length: int) -> Iterator[ByteArray]:
+        """The same a piece at a time, whole numbers of each; a piece is gone with the next one."""
+
     def copy(self, out: int, offset: int, length: int) -> None:
         """Append some of the bytes to file descriptor ``out``."""
 
@@ -57,6 +60,17 @@ class Span:
         """The bytes, mapped where possible, not writable."""
         return self.source.view(self.offset, self.length)
 
+    def pieces(self) -> Iterator[ByteArray]:
+        """The bytes a piece at a time, read rather than mapped; a piece is gone with the next one."""
+        return self.source.pieces(self.offset, self.length)
+
+    def equals(self, other: Span) -> bool:
+        """Whether both are the very same bytes."""
+        if self.length != other.length:
+            return False
+        here = self.source is other.source and self.offset == other.offset
+        return here or all(map(np.array_equal, self.pieces(), other.pieces()))
+
     def copy(self, out: int) -> None:
         """Append the bytes to file descriptor ``out``."""
         self.source.copy(out, self.offset, self.length)
@@ -74,6 +88,10 @@ class MemorySource:
 
     def view(self, offset: int, length: int) -> ByteArray:
         return np.frombuffer(self._view[offset : offset + length], np.uint8)
+
+    def pieces(self, offset: int, length: int) -> Iterator[ByteArray]:
+        for place in range(offset, offset + length, _CHUNK):
+            yield self.view(place, min(_CHUNK, offset + length - place))
 
     def copy(self, out: int, offset: int, length: int) -> None:
         write_all(out, self._view[offset : offset + length])
@@ -161,19 +179,32 @@ class FileSource:
             done = _read_at(fd, memoryview(data), offset)
         return np.frombuffer(memoryview(data).toreadonly(), np.uint8, done)
 
+    def pieces(self, offset: int, length: int, first: int = _CHUNK) -> Iterator[ByteArray]:
+        """As of any source; the ``first`` piece may be a shorter one."""
+        buffer = np.empty(min(_CHUNK, length), np.uint8)
+        wanted = min(first, length)
+        with self._opened() as fd:
+            while wanted:
+                done = 0
+                while done < wanted:
+                    count = _read_at(fd, buffer[done:wanted].data, offset + done)
+                    if not count:
+                        raise ReadError(f"{self.path}: became shorter while it was being read")
+                    done += count
+                yield buffer[:wanted]
+                offset, length = offset + wanted, length - wanted
+                wanted = min(_CHUNK, length)
+
     def copy(self, out: int, offset: int, length: int) -> None:
         """Append bytes to ``out``, within the kernel where whole pages go to whole pages, else through a buffer."""
-        with self._opened() as fd:
-            place = os.lseek(out, 0, os.SEEK_CUR)
-            done = _kernel_copy(fd, out, offset, length) if (place - offset) % _PAGE == 0 else 0
-            buffer = memoryview(bytearray(min(_CHUNK, length - done)))
-            while done < length:
-                wanted = min(_CHUNK - (place + done) % _PAGE, length - done)  # from then on on whole pages of ``out``
-                count = _read_at(fd, buffer[:wanted], offset + done)
-                if not count:
-                    raise ReadError(f"{self.path}: became shorter while it was being read")
-                write_all(out, buffer[:count])
-                done += count
+        place = os.lseek(out, 0, os.SEEK_CUR)
+        done = 0
+        if (place - offset) % _PAGE == 0:
+            with self._opened() as fd:
+                done = _kernel_copy(fd, out, offset, length)
+        first = _CHUNK - (place + done) % _PAGE  # from then on on whole pages of ``out``
+        for piece in self.pieces(offset + done, length - done, first):
+            write_all(out, piece.data)
         self.verify()
 
 

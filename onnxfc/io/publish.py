@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path, PurePosixPath
 
-import numpy as np
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
@@ -34,7 +33,6 @@ from onnxfc.io.external_data import all_tensors, entries, is_external, is_privat
 
 DETACH = 1 << 20  # inline values of this size are copied on their own rather than serialized with the rest
 _PAGE, _SMALL = 4096, 64  # data offsets: large tensors on a page, so that a reader can map them
-_CHUNK = 1 << 24
 _LARGEST_MODEL = 2**31
 _MARKED = re.compile(r"(?P<stem>.+)\.onnxfc-[0-9a-f]{8}(?P<plain>p?)(?P<suffix>\.[^.]*)?")
 
@@ -71,15 +69,9 @@ class DataFile:
             there = FileSource(path)
             if there.size != self.size or path.is_symlink():
                 return False
-            return all(_alike(span, Span(there, offset, span.length)) for offset, span in self.spans.values())
+            return all(span.equals(Span(there, offset, span.length)) for offset, span in self.spans.values())
         except (OSError, ReadError):
             return False
-
-
-def _alike(one: Span, two: Span) -> bool:
-    first, second = one.view(), two.view()
-    steps = range(0, len(one), _CHUNK)
-    return all(np.array_equal(first[at : at + _CHUNK], second[at : at + _CHUNK]) for at in steps)
 
 
 def publish(target: Path, files: Mapping[str, DataFile], pieces: Pieces, inputs: Sequence[FileSource]) -> list[Path]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -46,6 +46,18 @@ class Gathered(Generic[T]):
                 yield from part._own - given
                 given |= part._own
                 waiting += part._parts
+
+    def meets(self, wanted: Set[T], known: dict[int, bool]) -> bool:
+        """Whether an item is wanted. ``known``: what was found of sets before, which are behind others of the graph."""
+        waiting: list[Gathered[T]] = [self]
+        while waiting:
+            part = waiting[-1]
+            new = [item for item in part._parts if id(item) not in known] if wanted.isdisjoint(part._own) else []
+            waiting += new
+            if not new:
+                meets = not wanted.isdisjoint(part._own) or any(known[id(item)] for item in part._parts)
+                known[id(waiting.pop())] = meets
+        return known[id(self)]
 
     def __bool__(self) -> bool:
         return bool(self._own or self._parts)

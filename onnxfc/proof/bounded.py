@@ -35,6 +35,8 @@ def bounded(job: Callable[[], _T], options: CheckOptions) -> _T:
     """
     if not hasattr(os, "fork"):
         raise UsageError("timeout and memory: need a system with fork and resource limits, such as Linux")
+    if options.memory is not None and not sys.platform.startswith("linux"):
+        raise UsageError("memory: only Linux counts all that a process takes; leave it out, timeout can be given here")
     reader, writer = os.pipe()
     child = os.fork()
     if not child:

@@ -6,7 +6,7 @@ that is measured and no failure, unless the verdict says exact.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -39,27 +39,18 @@ class _Sums:
 
 def compare_crops(captures: Sequence[Capture], evidence: Evidence, claim: Claim, options: CheckOptions) -> CropResult:
     """Compare the first size's outputs with the crops that the original was run on."""
-    required = options.crops_exact or claim.verdict == "exact"
-    told = _told(evidence)
     if not captures or not evidence.crops:
         return _without(options, "no output is made of windows")
-    shot, sums, aside = captures[0], _Sums(), _Sums()
-    for output in claim.outputs:
-        scale = evidence.scales[output.name, shot.kind.name]
-        if output.form in WINDOWED and not scale.problem and (required or output.name in told):
-            try:
-                pairs = list(_pairs(output, shot, evidence, claim))
-            except (FormError, IndexError, ValueError) as error:
-                return CropResult("failed", reason=f"the cells cannot be read: {error}")
-            noise = evidence.noise.get((output.name, shot.kind.name))
-            scale = scale.over([want for _, want, *_ in pairs])
-            tolerance = scale.tolerance(options.of(output.name), noise)
-            _add(sums if output.name in told else aside, output, pairs, scale, tolerance)
+    try:
+        sums, aside = _summed(captures[0], evidence, claim, options)
+    except FormError as error:
+        return CropResult("failed", reason=f"the cells cannot be read: {error}")
     found = sums.relative or sums.differing  # of integers: 1 where they differ
     if not found:
         return _without(options, "no output has cells to compare with crops")
     every = np.concatenate([value.ravel() for value in found])
     excess, where, tolerance = max(sums.excess, aside.excess)
+    required = _required(options, claim)
     bad = required and excess > 1
     cell = sums.worst[2]
     return CropResult(
@@ -71,13 +62,33 @@ def compare_crops(captures: Sequence[Capture], evidence: Evidence, claim: Claim,
         tolerance=tolerance if required else None,
         cells=len(evidence.crops),
         compared=every.size,
-        size=shot.size.pixels,
+        size=captures[0].size.pixels,
         worst=sums.worst[1],
         worst_cell=cell,
         worst_box=tuple((i * s, i * s + n) for i, s, n in zip(cell, claim.stride, claim.native_size, strict=False)),
         tried=tuple(sums.tried),
-        reason=f"{where} the cell differs from its crop by {excess:.1e} times the tolerance" if bad else "",
+        reason=f"{where} differs from its crop by {excess:.1e} times the tolerance" if bad else "",
     )
+
+
+def _required(options: CheckOptions, claim: Claim) -> bool:
+    """Whether cells must agree with crops."""
+    return options.against_crops == "exact" or claim.verdict == "exact"
+
+
+def _summed(shot: Capture, evidence: Evidence, claim: Claim, options: CheckOptions) -> tuple[_Sums, _Sums]:
+    """Deviations of the outputs that are told, and of those that must agree all the same."""
+    told, sums, aside = _told(evidence), _Sums(), _Sums()
+    wanted = {output.name for output in claim.outputs} if _required(options, claim) else told
+    for output in claim.outputs:
+        scale = evidence.scales[output.name, shot.kind.name]
+        if output.form not in WINDOWED or scale.problem or output.name not in wanted:
+            continue
+        pairs = _pairs(output, shot, evidence, claim)
+        scale = scale.over([want for _, want, *_ in pairs])
+        tolerance = scale.tolerance(options.of(output.name), evidence.noise.get((output.name, shot.kind.name)))
+        _add(sums if output.name in told else aside, output, pairs, scale, tolerance)
+    return sums, aside
 
 
 def _told(evidence: Evidence) -> set[str]:
@@ -88,21 +99,23 @@ def _told(evidence: Evidence) -> set[str]:
 
 def _without(options: CheckOptions, reason: str) -> CropResult:
     """Nothing to compare: no failure, unless crops were asked to agree."""
-    return CropResult("failed" if options.crops_exact else "not applicable", reason=reason)
+    return CropResult("failed" if options.against_crops == "exact" else "not applicable", reason=reason)
 
 
-def _pairs(output: Output, shot: Capture, evidence: Evidence, claim: Claim) -> Iterator[_Pair]:
-    """Value found, value of the crop, and the place; reduced outputs only if all crops were run."""
+def _pairs(output: Output, shot: Capture, evidence: Evidence, claim: Claim) -> list[_Pair]:
+    """Value found, value of the crop, and the place; reduced outputs only if all crops were run. Raises FormError."""
     value = shot.values[output.name]
     crops = [(cell, values[output.name]) for cell, values in evidence.crops]
-    if output.form in REDUCED:
-        if len(crops) == int(np.prod(shot.size.grid or (0,))):
-            want = reduce_cells(output.form, [crop for _, crop in crops])
-            yield _like(value, want), want, f"{output.name} over all cells", ()
-        return
-    for cell, want in crops:
-        got = cell_value(output, value, cell, want.ndim, claim)
-        yield _like(got, want), want, f"{output.name} cell {cell}", cell
+    try:
+        if output.form not in REDUCED:
+            each = ((cell_value(output, value, cell, want.ndim, claim), want, cell) for cell, want in crops)
+            return [(_like(got, want), want, f"{output.name} cell {cell}", cell) for got, want, cell in each]
+        if len(crops) != int(np.prod(shot.size.grid or (0,))):
+            return []
+        want = reduce_cells(output.form, [crop for _, crop in crops])
+        return [(_like(value, want), want, f"{output.name} over all cells", ())]
+    except (IndexError, ValueError) as error:
+        raise FormError(str(error)) from error
 
 
 def _like(got: Array, want: Array) -> Array:

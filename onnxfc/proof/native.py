@@ -14,7 +14,7 @@ from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.output_forms import FormError, native_value
 from onnxfc.proof.providers import Engine
 from onnxfc.proof.results import ParityResult
-from onnxfc.proof.sessions import RunError, Runner
+from onnxfc.proof.sessions import Array, RunError, Runner
 
 COARSE = 0.1
 """Of the signal: a provider that is further from the CPU computes something else, not in fewer digits."""
@@ -97,31 +97,36 @@ def _compare_freed(rewritten: Runner, evidence: Evidence, claim: Claim, tally: T
     if fixed:  # side inputs whose batch stays fixed cannot follow
         return []
     feeds = {name: np.concatenate([sample.feeds[name] for sample in pair]) for name in pair[0].feeds}
-    count = len(pair) * evidence.batch
+    where = f"batch {len(pair) * evidence.batch}"
     try:
         found = rewritten.run(feeds)
     except RunError as error:
-        tally.fail(f"the rewritten model does not run at batch {count}: {error}")
+        tally.fail(f"the rewritten model does not run at {where}: {error}")
         return pair
+    parts = list(enumerate(pair))
     for boundary in claim.boundaries:
-        for part, sample in enumerate(pair):
-            scale, want = evidence.scales[boundary.original, sample.kind.name], sample.values[boundary.original]
-            rows = found[boundary.rewritten][part * evidence.batch : (part + 1) * evidence.batch]
-            tally.compare(boundary.rewritten, rows, want, scale, sample.kind.name, f"at native size, batch {count}")
+        names = boundary.original, boundary.rewritten
+        _compare_parts(names, found[boundary.rewritten], parts, evidence, tally, where)
     for output in claim.outputs:
         wanted = [sample.values[output.name] for sample in pair]
-        scales = [evidence.scales[output.name, sample.kind.name] for sample in pair]
-        if wanted[0].ndim == 0 or len(wanted[0]) != evidence.batch or all(scale.problem for scale in scales):
+        told = [part for part in parts if not evidence.scales[output.name, part[1].kind.name].problem]
+        if wanted[0].ndim == 0 or len(wanted[0]) != evidence.batch or not told:
             continue
-        want = np.concatenate(wanted)
         try:
-            got = native_value(output, found[output.name], want.shape, len(claim.native_size))
+            shape = np.concatenate(wanted).shape
+            got = native_value(output, found[output.name], shape, len(claim.native_size))
         except FormError as error:
-            tally.fail(f"{error} at batch {count}")
+            tally.fail(f"{error} at {where}")
             return pair
-        where = f"at native size, batch {count}"
-        for part, (sample, scale) in enumerate(zip(pair, scales, strict=True)):
-            rows = got[part * evidence.batch : (part + 1) * evidence.batch]
-            if not scale.problem:
-                tally.compare(output.name, rows, wanted[part], scale, sample.kind.name, where)
+        _compare_parts((output.name, output.name), got, told, evidence, tally, where)
     return pair
+
+
+def _compare_parts(
+    names: tuple[str, str], got: Array, parts: list[tuple[int, Sample]], evidence: Evidence, tally: Tally, where: str
+) -> None:
+    """The rows of some samples that were run at once; ``names`` in the original and in the rewritten model."""
+    for place, sample in parts:
+        rows, kind = got[place * evidence.batch : (place + 1) * evidence.batch], sample.kind.name
+        want, scale = sample.values[names[0]], evidence.scales[names[0], kind]
+        tally.compare(names[1], rows, want, scale, kind, f"at native size, {where}")

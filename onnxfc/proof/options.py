@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 from numpy.typing import NDArray
 
@@ -12,22 +12,24 @@ from onnxfc import errors
 from onnxfc.claim.claim import Claim
 from onnxfc.proof.providers import Engine, Provider
 
+AgainstCrops = Literal["measure", "exact"]
+
 
 @dataclass(frozen=True)
 class CheckOptions:
     """How to check.
 
     ``rtol`` is relative to the signal of each output, ``atol`` is absolute; None takes the default of the
-    output's number type. ``sizes`` are further image sizes in pixels, height before width. ``data`` holds
+    output's number type. ``check_sizes`` are further image sizes in pixels, height before width. ``data`` holds
     the user's real inputs, batch first, of the native size or larger; a mapping names the inputs.
     ``threads`` 0 leaves the number to onnxruntime. ``rtols`` and ``atols`` are those of single outputs, by name.
-    ``crops_exact``: crop agreement is a requirement. ``windows`` False: the pair has no boundary in common, so
-    that window parity is not applicable. ``larger`` False: the rewritten model takes the native size only.
+    ``against_crops`` "exact": crop agreement is a requirement. ``windows`` False: the pair has no boundary in common,
+    so that window parity is not applicable. ``larger`` False: the rewritten model takes the native size only.
     ``provider``: where to run, NAME or NAME:key=value,key=value; the CPU if empty. ``timeout`` (seconds) and ``memory``
     (MB): the proof runs in a process of its own, which is given so much.
     Raises UsageError for values that mean nothing.
 
-    >>> onnxfc.CheckOptions(rtol=1e-3, sizes=((64, 112),)).sizes
+    >>> onnxfc.CheckOptions(rtol=1e-3, check_sizes=((64, 112),)).check_sizes
     ((64, 112),)
     """
 
@@ -35,12 +37,12 @@ class CheckOptions:
     atol: float | None = None
     seed: int = 0
     samples: int = 3
-    sizes: tuple[tuple[int, ...], ...] = ()
+    check_sizes: tuple[tuple[int, ...], ...] = ()
     data: Mapping[str, NDArray[Any]] | NDArray[Any] | None = None
     threads: int = 0
     rtols: Mapping[str, float] = field(default_factory=dict)
     atols: Mapping[str, float] = field(default_factory=dict)
-    crops_exact: bool = False
+    against_crops: AgainstCrops = "measure"
     windows: bool = True
     larger: bool = True
     provider: str = ""
@@ -55,7 +57,8 @@ class CheckOptions:
             errors.tolerances(name, getattr(self, name))
         for name, least in (("seed", 0), ("samples", 1), ("threads", 0)):
             errors.whole(name, getattr(self, name), least)
-        for name in ("crops_exact", "windows", "larger"):
+        errors.choice("against_crops", self.against_crops, get_args(AgainstCrops))
+        for name in ("windows", "larger"):
             errors.flag(name, getattr(self, name))
         if self.timeout is not None:
             errors.tolerance("timeout", self.timeout)
@@ -63,7 +66,7 @@ class CheckOptions:
             errors.whole("memory", self.memory, 1, "MB")
         if self.provider:
             Provider.parse(self.provider)
-        object.__setattr__(self, "sizes", errors.sizes("sizes", self.sizes))
+        object.__setattr__(self, "check_sizes", errors.sizes("check_sizes", self.check_sizes))
 
     def must_fit(self, claim: Claim) -> None:
         """Tolerances name outputs, or trunk tensors at which a head begins. Raises UsageError."""

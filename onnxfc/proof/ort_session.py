@@ -72,6 +72,8 @@ def session(
     where = engine.prepare(options)
     options.enable_mem_pattern = pattern
     options.add_session_config_entry("session.disable_prepacking", "1")
+    # Threads that wait would spin: with a small model for most of the time that its proof takes.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.graph_optimization_level = _level(proto, optimize)
     held = _attach(proto, model, options)
     try:

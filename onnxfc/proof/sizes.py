@@ -50,7 +50,7 @@ def larger_sizes(claim: Claim, options: CheckOptions) -> list[Size]:
     for size in sizes:
         if math.prod(size.pixels) > MOST:
             raise TooLarge(f"the claimed stride or size step would need images of {size} px")
-    return sizes + [_users_size(claim.inputs[0].of_free(pixels), claim) for pixels in options.sizes]
+    return sizes + [_users_size(claim.inputs[0].of_free(pixels), claim) for pixels in options.check_sizes]
 
 
 def _coarsest(claim: Claim) -> list[int]:

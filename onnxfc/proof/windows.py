@@ -307,11 +307,10 @@ def window_of(shot: Capture, claim: Claim, cell: Sequence[int]) -> Arrays:
         for axis, at, extent, step in zip(boundary.spatial, cell, boundary.extent, boundary.step, strict=True):
             place[axis] = slice(at * step, at * step + extent)
         window = value[tuple(place)]
-        missing = [
-            (0, extent - window.shape[axis]) for axis, extent in zip(boundary.spatial, boundary.extent, strict=True)
-        ]
-        pads = dict(zip(boundary.spatial, missing, strict=True))
-        window = np.pad(window, [pads.get(axis, (0, 0)) for axis in range(window.ndim)], mode="edge")
+        extents = dict(zip(boundary.spatial, boundary.extent, strict=True))
+        missing = [(0, extents.get(axis, have) - have) for axis, have in enumerate(window.shape)]
+        if any(behind for _, behind in missing):
+            window = np.pad(window, missing, mode="edge")
         windows[boundary.original] = np.ascontiguousarray(window)
     return windows
 

@@ -67,7 +67,7 @@ def as_json(result: Checked) -> dict[str, Any]:
             "atol": options.atol,
             "rtols": dict(options.rtols),
             "atols": dict(options.atols),
-            "against_crops": "exact" if options.crops_exact else "measure",
+            "against_crops": options.against_crops,
         },
         "parity": parity_as_json(result.parity),
     }

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxfc.reports.rewrite import native, row, size, verdict_text
+from onnxfc.errors import OnnxfcError
+from onnxfc.reports.rewrite import amount, native, row, size, verdict_text
 from onnxfc.version import __version__
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ def text(seen: Inspection, verbose: bool = False) -> str:
 
 def _lines(seen: Inspection, verbose: bool) -> Iterator[str]:
     inputs = ", ".join(f"{name} {'x'.join(str(n or '?') for n in shape)}" for name, shape in seen.inputs)
-    yield row("model", f"opset {seen.opset}, {_many(seen.parameters)} parameters, input {inputs or 'none'}")
+    yield row("model", f"opset {seen.opset}, {amount(seen.parameters)} parameters, input {inputs or 'none'}")
     yield row("status", _status(seen))
     if seen.native_size:
         yield row("native size", native(seen.claim) if seen.claim else f"{size(seen.native_size)} px")
@@ -36,6 +38,8 @@ def _lines(seen: Inspection, verbose: bool) -> Iterator[str]:
     if seen.cost is not None:
         whole = seen.geometry is not None and seen.geometry.whole_image
         yield row("cost" if whole else "cells", _cost(seen.cost, grid=_is_grid(seen), whole=whole))
+        taken, stored = amount(seen.cost.activations, "B"), amount(seen.cost.weights, "B")
+        yield row("memory", f"about {taken} for the tensors of that pass, {stored} for weights")
     for refusal in seen.refusals if verbose else seen.refusals[:3]:
         yield row("refused", str(refusal))
     if not verbose and len(seen.refusals) > 3:
@@ -57,7 +61,7 @@ def _heads(seen: Inspection) -> Iterator[str]:
     after = {item.node: f"{item.before} ⇒ {item.after}" for item in seen.replacements}
     for head in seen.heads:
         planned = after.pop(head.node, "")
-        shape = f"{head.operator} {head.inputs} → {head.outputs}, {_many(head.parameters)} parameters"
+        shape = f"{head.operator} {head.inputs} → {head.outputs}, {amount(head.parameters)} parameters"
         yield row("FC layer", f"{head.node}: {shape}" + (f"; {planned}" if planned else ""))
     for node, planned in after.items():
         yield row("would become", f"{node}: {planned}")
@@ -110,23 +114,16 @@ def _is_grid(seen: Inspection) -> bool:
 
 def _cost(cost: Cost, grid: bool, whole: bool) -> str:
     if whole:
-        return f"{_many(cost.dense)} multiply-adds at {size(cost.size)} px"
+        return f"{amount(cost.dense)} multiply-adds at {size(cost.size)} px"
     if not grid:
-        return f"{size(cost.cells)} elements at {size(cost.size)} px; {_many(cost.dense)} multiply-adds"
+        return f"{size(cost.cells)} elements at {size(cost.size)} px; {amount(cost.dense)} multiply-adds"
     count = 1
     for length in cost.cells:
         count *= length
     return (
-        f"{size(cost.cells)} at {size(cost.size)} px; {_many(cost.dense)} multiply-adds in one pass, "
-        f"{_many(cost.crops)} in {count} crops: {cost.speedup:.1f} times fewer"
+        f"{size(cost.cells)} at {size(cost.size)} px; {amount(cost.dense)} multiply-adds in one pass, "
+        f"{amount(cost.crops)} in {count} crops: {cost.speedup:.1f} times fewer"
     )
-
-
-def _many(number: int) -> str:
-    for factor, name in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if number >= factor:
-            return f"{number / factor:.1f} {name}"
-    return str(number)
 
 
 def _plain(found: Geometry) -> dict[str, Any]:
@@ -134,18 +131,25 @@ def _plain(found: Geometry) -> dict[str, Any]:
     return {key: value for key, value in dataclasses.asdict(found).items() if key not in {"axes", "asks", "levels"}}
 
 
+def error_as_json(error: OnnxfcError, path: Path) -> dict[str, Any]:
+    """What kept a model from being looked at."""
+    code = int(error.exit_code)
+    return _document("error") | {"exit_code": code, "message": str(error), "path": str(path)}
+
+
+def _document(status: str) -> dict[str, Any]:
+    return {"schema": SCHEMA, "version": __version__, "status": status}
+
+
 def as_json(seen: Inspection) -> dict[str, Any]:
     """The same as data."""
     plain = {
         key: value
         for key, value in dataclasses.asdict(seen).items()
-        if key not in {"path", "status", "geometry", "claim", "cost", "inputs"}
+        if key not in {"path", "status", "geometry", "claim", "cost", "inputs", "nodes"}
     }
     found, cost = seen.geometry, seen.cost
-    return {
-        "schema": SCHEMA,
-        "version": __version__,
-        "status": seen.status,
+    return _document(seen.status) | {
         "path": None if seen.path is None else str(seen.path),
         "inputs": [{"name": name, "shape": [n or None for n in shape]} for name, shape in seen.inputs],
         **plain,

@@ -11,7 +11,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from onnxfc.claim.blame import Cause
 from onnxfc.errors import NothingToRewrite, OnnxfcError, ProofFailed, Refusal
@@ -20,9 +20,10 @@ from onnxfc.io.byte_source import write_all
 from onnxfc.version import __version__
 
 if TYPE_CHECKING:
+    from onnxfc.builder.state import Replacement
     from onnxfc.claim.claim import Claim
     from onnxfc.proof.results import Certificate, CropResult, Parity, ParityResult, Rest, WeightResult
-    from onnxfc.rewriter.api import Rewrite
+    from onnxfc.rewriter.changes import Changes
 
 
 SCHEMA = "onnxfc-report/1"
@@ -49,7 +50,26 @@ _RELATIONS = {
 }
 
 
-def text(result: Rewrite, verbose: bool = False) -> str:
+class Told(Protocol):
+    """What is told of a rewrite, as its result has it."""
+
+    @property
+    def claim(self) -> Claim: ...
+    @property
+    def replacements(self) -> Sequence[Replacement]: ...
+    @property
+    def notes(self) -> Sequence[Refusal]: ...
+    @property
+    def map_at_twice(self) -> Sequence[int]: ...
+    @property
+    def parity(self) -> Parity | None: ...
+    @property
+    def seconds(self) -> tuple[float, float]: ...
+    @property
+    def changes(self) -> Changes: ...
+
+
+def text(result: Told, verbose: bool = False) -> str:
     """The report of a rewrite, to be understood at a glance."""
     claim = result.claim
     lines = list(_replaced(result))
@@ -63,10 +83,27 @@ def text(result: Rewrite, verbose: bool = False) -> str:
         lines.append(row("image sizes", sizes))
     lines.append(row("verdict", verdict_text(claim, verbose)))
     lines += proof_lines(result.parity, verbose)
+    if verbose and result.parity is not None:
+        how = result.parity.conditions
+        lines.append(row("inputs", f"{', '.join(how.inputs)}; seed {how.seed}, onnxruntime {how.onnxruntime}"))
     lines += [row("note", str(note)) for note in result.notes if verbose or note.code in _TOLD]
+    lines += _changed(result) if verbose else []
     seconds = f"rewritten in {result.seconds[0]:.1f} s"
     lines.append(row("time", seconds + (f", proven in {result.seconds[1]:.1f} s" if result.parity else "")))
     return "\n".join(lines)
+
+
+def _changed(result: Told) -> list[str]:
+    """A table of what there was and what there is."""
+    found = result.changes
+    rows = [("operators", "before", "after", "")]
+    rows += [(f"  {name}", str(old), str(new), "") for name, (old, new) in found.operators.items()]
+    old, new = map(amount, found.multiply_adds)
+    rows.append(("multiply-adds", old, new, f"  at {size(result.claim.inputs[0].size)} px"))
+    old, new = (amount(count, "B") for count in found.weights)
+    rows.append(("weights", old, new, ""))
+    width = max(15, *(len(name) for name, *_ in rows))
+    return [f"{name:<{width}} {old:>10} {new:>10}{more}" for name, old, new, more in rows]
 
 
 def weights(data: Sequence[Path]) -> list[str]:
@@ -77,12 +114,18 @@ def weights(data: Sequence[Path]) -> list[str]:
     return [row("weights", f"in {data[0].name}{more}")]
 
 
-def written(source: Path, target: Path, result: Rewrite) -> list[str]:
+def written(source: Path, target: Path, result: Told, verbose: bool = False) -> list[str]:
     """What there is now, and what can be done with it."""
     twice = "" if not result.map_at_twice else f" --at {size(result.claim.twice_native)}"
-    commands = f"onnxfc inspect {argument(target)}{twice}", f"onnxfc check {argument(source)} {argument(target)}"
-    told = f"{target} ({_bytes(target.stat().st_size)})"
-    return [row("wrote", told), *(f"{key:<15} {line}" for key, line in zip(("next", "or"), commands, strict=True))]
+    maps = len(result.claim.native_size) == 2 and any(output.axes for output in result.claim.outputs)
+    one, two = argument(source), argument(target)
+    steps = [f"scan {two} IMAGE map.png"] if maps else []
+    steps += [f"inspect {two}{twice}", f"check {one} {two}"]
+    before = f", of {source} ({amount(source.stat().st_size, 'B')})" if verbose else ""
+    return [
+        row("wrote", f"{target} ({amount(target.stat().st_size, 'B')}){before}"),
+        *(f"{'' if number else 'next':<15} onnxfc {step}" for number, step in enumerate(steps)),
+    ]
 
 
 def argument(path: Path) -> str:
@@ -91,12 +134,12 @@ def argument(path: Path) -> str:
     return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
-def _bytes(count: int) -> str:
-    """``57 kB``."""
-    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return f"{count} bytes"
+def amount(number: int, unit: str = "") -> str:
+    """``57.1 k``, of a unit ``57.1 kB``."""
+    for prefix, factor in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if number >= factor:
+            return f"{number / factor:.1f} {prefix}{unit}"
+    return f"{number} {unit}".rstrip()
 
 
 def size(lengths: Iterable[int]) -> str:
@@ -122,7 +165,7 @@ def row(key: str, value: str) -> str:
     return room.fill(value)
 
 
-def _replaced(result: Rewrite) -> Iterator[str]:
+def _replaced(result: Told) -> Iterator[str]:
     rows = [(item.node, item.before, item.after) for item in result.replacements]
     if not rows:
         yield "no FC layer: the image's dims were freed, and what was made for the native size with them"
@@ -177,7 +220,6 @@ def proof_lines(parity: Parity | None, verbose: bool) -> list[str]:
         lines += [row("", _weight(item)) for item in parity.certificate.weights]
         for result in (parity.native, parity.window, parity.trunk, parity.shift):
             lines += [row("", f"{item.name}: {item.deviation:.1e}, {item.worst}") for item in result.outputs]
-        lines.append(row("inputs", f"{', '.join(how.inputs)}; seed {how.seed}, onnxruntime {how.onnxruntime}"))
     return lines
 
 
@@ -243,7 +285,7 @@ def refusals(error: NothingToRewrite) -> str:
     return "\n".join(str(item) for item in error.refusals)
 
 
-def as_json(result: Rewrite) -> dict[str, Any]:
+def as_json(result: Told) -> dict[str, Any]:
     """The same as data."""
     return _document("rewritten") | {
         "claim": dataclasses.asdict(result.claim),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxfc.errors import OnnxfcError
+from onnxfc.reports.rewrite import row
 from onnxfc.version import __version__
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 def text(done: Scan, outs: Sequence[Path]) -> str:
     """For a person."""
-    return "\n".join(f"{name:<15} {told}" for name, told in _lines(done, outs))
+    return "\n".join(row(name, told) for name, told in _lines(done, outs))
 
 
 def _lines(done: Scan, outs: Sequence[Path]) -> Iterator[tuple[str, str]]:

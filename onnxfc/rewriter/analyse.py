@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import get_args
 
@@ -20,7 +21,15 @@ from onnxfc.rewriter.refusals import objections, without_effect
 from onnxfc.rewriter.walk import walk
 from onnxfc.shapes.extents import Extents
 from onnxfc.shapes.fitting import fits
-from onnxfc.shapes.image_inputs import Image, all_declared, images, inner_image, native_inputs, unlike_sizes
+from onnxfc.shapes.image_inputs import (
+    Image,
+    all_declared,
+    given_shapes,
+    images,
+    inner_image,
+    native_inputs,
+    unlike_sizes,
+)
 from onnxfc.shapes.model_shapes import Sizing
 from onnxfc.shapes.native import native_specs
 
@@ -29,9 +38,10 @@ from onnxfc.shapes.native import native_specs
 class RewriteOptions:
     """What the result should be like.
 
-    ``size``: native size in pixels where the graph does not tell it. ``inputs``: which inputs are images (all that look
-    like one, if empty); one inner tensor may be named too, which then becomes the model's input. ``output``: ``map`` is
-    one cell for each window, (N, K, gH, gW); ``mean`` and ``max`` are over all cells, in the original's shape (N, K).
+    ``size``: native size in pixels where the graph does not tell it, or ``input_shapes``: whole shapes by name,
+    ``{"image": (1, 3, 224, 224)}``. ``inputs``: which inputs are images (all that look like one, if empty); one inner
+    tensor may be named too, which then becomes the model's input. ``output``: ``map`` is one cell for each window,
+    (N, K, gH, gW); ``mean`` and ``max`` are over all cells, in the original's shape (N, K).
     ``global_pool``: what becomes of a pool before the head: ``window`` pools each native window, ``keep`` the whole
     image, ``drop`` leaves a class activation map. ``dynamic_batch`` frees the batch. ``free``: only these axes of the
     image ("height", "width", a volume's "depth"), while the others stay; all, if empty. ``output_at``: inner tensors at
@@ -47,6 +57,7 @@ class RewriteOptions:
     dynamic_batch: bool = False
     size: tuple[int, ...] | None = None
     inputs: tuple[str, ...] = ()
+    input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     free: tuple[str, ...] = ()
     output_at: tuple[str, ...] = ()
 
@@ -57,6 +68,7 @@ class RewriteOptions:
         if self.size is not None:
             object.__setattr__(self, "size", errors.size("size", self.size))
         object.__setattr__(self, "inputs", errors.names("inputs", self.inputs))
+        object.__setattr__(self, "input_shapes", errors.shapes("input_shapes", self.input_shapes))
         object.__setattr__(self, "free", errors.names("free", self.free))
         object.__setattr__(self, "output_at", errors.names("output_at", self.output_at))
         for name in self.free:
@@ -118,10 +130,12 @@ def _analysed(original: ModelFile, options: RewriteOptions) -> Analysis:
     if options.output_at:
         original = end_at(original, options.output_at)
     graph = Graph(original.proto)
-    inputs = native_inputs(graph, options.size)
+    shapes = given_shapes(graph, options.input_shapes)
+    inputs = native_inputs(graph, options.size, shapes)
     if within := [name for name in options.inputs if name not in inputs]:
-        return _analysed(begin_at(original, graph, native_specs(original, graph, inputs), within[0]), options)
-    readings = images(graph, inputs, options.dynamic_batch, options.size, options.inputs)
+        begun = begin_at(original, graph, native_specs(original, graph, inputs), within[0])
+        return _analysed(begun, replace(options, input_shapes={}))
+    readings = images(graph, inputs, options.dynamic_batch, options.size, options.inputs, shapes)
     native = native_specs(original, graph, inputs, declared_all=all_declared(graph))
     fits(original, graph.nodes, native)
     if isinstance(readings, Refusal):

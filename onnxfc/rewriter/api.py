@@ -22,6 +22,7 @@ from onnxfc.io.save import SaveOptions
 from onnxfc.reports import rewrite as reports
 from onnxfc.rewriter.analyse import RewriteOptions, analyse
 from onnxfc.rewriter.assemble import assemble
+from onnxfc.rewriter.changes import Changes, changes
 from onnxfc.rewriter.make_claim import claim_of, map_at_twice
 from onnxfc.rewriter.refusals import recognise
 from onnxfc.shapes.dim_params import DimNames
@@ -56,6 +57,11 @@ class Rewrite:
     def geometry(self) -> Geometry:
         """Where cells lie, in pixels."""
         return Geometry.from_model(self.file)
+
+    @property
+    def changes(self) -> Changes:
+        """Operators, multiply-adds and weights before and after."""
+        return changes(self.original, self.file, self.claim)
 
     def to_graphsurgeon(self) -> onnx_graphsurgeon.Graph:
         """The rewritten model as a graph to edit; metadata_props are not in it, since that library has no place for

@@ -34,21 +34,25 @@ def _joined(
 ) -> onnx.NodeProto | None:
     """One operator for a QuantizeLinear and what is before it; None where it is of another form now."""
     floats = making.get(node.input[0]) if node.op_type == "QuantizeLinear" else None
-    stands = standing(own) if own is not None else None
-    if floats is None or own is None or stands is None or reads[node.input[0]] > 1:
+    if floats is None or own is None or reads[node.input[0]] > 1:
         return None
+    data = _dequantised(floats, making)
+    if data is None:
+        return None
+    if all(len(item) == 3 for item in data[:2]):
+        if floats.op_type == "Conv" and own.op_type in PRODUCTS:
+            bias = [item[0] for item in data[2:]]
+            return _named(own, "QLinearConv", "", [*data[0], *data[1], *node.input[1:], *bias], floats)
+        if floats.op_type == "AveragePool" and own.op_type in _POOL:
+            return _named(own, "QLinearAveragePool", MICROSOFT, [*data[0], *node.input[1:]], floats)
+    return _as_before(own, data, floats)
+
+
+def _dequantised(floats: onnx.NodeProto, making: Mapping[str, onnx.NodeProto]) -> list[list[str]] | None:
+    """What the DequantizeLinear before each input reads; None where one is not."""
     given = [making.get(name) for name in floats.input]
-    if not all(item is not None and item.op_type == "DequantizeLinear" for item in given):
-        return None
-    data = [list(item.input) for item in given if item is not None]
-    named = all(len(item) == 3 for item in data[:2])
-    if floats.op_type == "Conv" and own.op_type in PRODUCTS and named:
-        bias = [item[0] for item in data[2:]]
-        return _named(own, "QLinearConv", "", [*data[0], *data[1], *node.input[1:], *bias], floats)
-    if floats.op_type == "AveragePool" and own.op_type in _POOL and named:
-        return _named(own, "QLinearAveragePool", MICROSOFT, [*data[0], *node.input[1:]], floats)
-    as_many = len(data) - len(stands.data) in (0, int(own.op_type == "QGemm"))
-    return _as_before(own, data, floats) if floats.op_type == stands.floats and as_many else None
+    data = [list(item.input) for item in given if item is not None and item.op_type == "DequantizeLinear"]
+    return data if len(data) == len(given) else None
 
 
 def _named(own: onnx.NodeProto, kind: str, domain: str, given: Sequence[str], floats: onnx.NodeProto) -> onnx.NodeProto:
@@ -59,9 +63,12 @@ def _named(own: onnx.NodeProto, kind: str, domain: str, given: Sequence[str], fl
 
 
 def _as_before(own: onnx.NodeProto, data: Sequence[Sequence[str]], floats: onnx.NodeProto) -> onnx.NodeProto | None:
-    """The original's node, on what it reads now."""
+    """The original's node, on what it reads now; None where another operator stands for it, or on more or less."""
     stands, made = standing(own), copied(own)
-    assert stands is not None
+    if stands is None or floats.op_type != stands.floats:
+        return None
+    if len(data) - len(stands.data) not in (0, int(own.op_type == "QGemm")):
+        return None
     for at, item in zip(stands.data, data, strict=False):
         made.input[at : at + 3] = [*item, *[""] * (3 - len(item))]
     refill(made, attribute=[*(item for item in own.attribute if item.name in OWN), *floats.attribute])

@@ -71,6 +71,7 @@ def _layers(found: Analysis, fields: Sequence[Field], windows: frozenset[Boundar
     nodes = needed(state.builder.nodes, state.graph.outputs)
     kept = {name for node in nodes for name in node.output}
     integers = {node.input[0]: node.output[0] for node in nodes if node.op_type == "QuantizeLinear"}
+    known: dict[int, bool] = {}
     for name, view in state.views.items():
         node, shapes = state.graph.producers.get(name), state.native[name].shapes if name in state.native else None
         if node is None or shapes is None or not is_layer(node, state.graph) or name not in state.builder.specs:
@@ -78,7 +79,7 @@ def _layers(found: Analysis, fields: Sequence[Field], windows: frozenset[Boundar
         tensor = state.builder.renamed.get(getattr(view, "tensor", ""), getattr(view, "tensor", ""))
         if tensor not in kept or len(shapes[0]) < 2 or shapes[0][0] != found.reading[0].batch:
             continue
-        if isinstance(view, Context) and any(state.roles.of.get(pool) == "head" for pool in view.provenance.pools):
+        if isinstance(view, Context) and view.provenance.pools.meets(state.roles.heads, known):
             yield _in_integers(Layer(name, tensor, "global"), state.graph, integers)
         elif isinstance(view, ScoreMap) and view.batch_axis == 0 and _has_cells(view.provenance, fields, windows):
             yield _in_integers(Layer(name, tensor, "map"), state.graph, integers)

@@ -57,10 +57,15 @@ def reshape(ctx: RuleContext) -> Outcome | None:
     groups = groups and with_batch(groups)
     if groups is not None and ctx.state.dense and _in_a_row(groups, ctx.state.rank):
         return _regrouped(ctx, view, groups)
-    features = groups is None or (view.apart and not any(pure(group) for group in groups))
-    if groups is None or features or not (is_map(groups) or may_fold(groups)):
+    if groups is None or not _stays(view, groups):
         return pooled_in_part(ctx) if view.is_strip else None
     return _regrouped(ctx, view, groups)
+
+
+def _stays(view: Placed, groups: Groups) -> bool:
+    """Whether it is a map, or can be one again, and its places have become no features."""
+    features = view.apart and not any(pure(group) for group in groups)
+    return not features and (is_map(groups) or may_fold(groups))
 
 
 def _in_a_row(groups: Groups, rank: int) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from onnxfc.claim.claim import Claim, ImageInput, Output
 from onnxfc.errors import NothingToRewrite, ReadError, UsageError
 from onnxfc.geometry import Geometry, halo_of
-from onnxfc.graph.index import Graph, inputs_of
+from onnxfc.graph.index import Graph
 from onnxfc.graph.op_kinds import RESAMPLING
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof import ort_session
@@ -26,14 +25,12 @@ from onnxfc.proof.providers import Engine, Provider
 from onnxfc.rewriter.analyse import RewriteOptions
 from onnxfc.rewriter.api import rewrite
 from onnxfc.scanner.plan import Halo
+from onnxfc.shapes.memory import pass_bytes
 from onnxfc.shapes.model_shapes import Shapes
 
 Array = NDArray[Any]
 
 _MAPS = {"map", "cells", "activation", "features"}
-_BLOCK = 16
-_WORKSPACE = 1.25
-"""Memory of a pass, by that of its tensors: what onnxruntime's Convs and its arena need besides."""
 
 
 @dataclass(frozen=True)
@@ -150,28 +147,11 @@ class ScanModel:
 
     def pass_bytes(self, size: tuple[int, int]) -> int:
         """Memory that one pass over an image of this size needs, about: its tensors while they are needed."""
-        shapes = self._shapes(size)
-        graph = Graph(self.file.proto)
-        waiting = Counter(name for node in graph.nodes for name in set(inputs_of(node)))
-        held = {self.image.name: math.prod(shapes[self.image.name])}
-        most = 0
-        for node in graph.nodes:
-            held.update({name: _elements(shapes.get(name, ())) for name in node.output})
-            most = max(most, sum(held.values()))
-            waiting.subtract(set(inputs_of(node)))
-            held = {name: count for name, count in held.items() if waiting[name] > 0}
-        return int(4 * most * _WORKSPACE)
+        return pass_bytes(Graph(self.file.proto).nodes, self._shapes(size), [self.image.name])
 
     def session(self, threads: int = 0, provider: str = "") -> TileSession:
         """To run it. Raises UsageError where the provider cannot be used here."""
         return TileSession(self, Engine(threads, Provider.parse(provider).found() if provider else None, strict=True))
-
-
-def _elements(shape: tuple[int, ...]) -> int:
-    """Of a tensor as onnxruntime lays it: the channels of maps in blocks."""
-    if len(shape) == 4:
-        shape = (shape[0], -(-shape[1] // _BLOCK) * _BLOCK, *shape[2:])
-    return math.prod(shape)
 
 
 def _output(claim: Claim, name: str | None) -> Output:

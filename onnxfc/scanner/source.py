@@ -66,12 +66,14 @@ class OpenImage:
 
 class ArraySource:
     """Anything that is sliced like an array: (H, W), (H, W, bands), or (bands, H, W) where the first axis is the
-    smallest, if nothing else is said."""
+    smallest, if nothing else is said; also with a batch of 1 before it, as models take it."""
 
     def __init__(self, array: Any, bands_first: bool | None = None) -> None:
         shape = tuple(array.shape)
+        self._batch = (0,) * (len(shape) == 4 and shape[0] == 1)
+        shape = shape[len(self._batch) :]
         if len(shape) not in (2, 3) or 0 in shape:
-            raise ReadError(f"an image has two axes and perhaps bands, not the shape {shape}")
+            raise ReadError(f"an image has two axes and perhaps bands, not the shape {tuple(array.shape)}")
         self._array = array
         first = bands_first if bands_first is not None else shape[0] < min(shape[1:])
         self._first = len(shape) == 3 and first
@@ -83,8 +85,11 @@ class ArraySource:
     def read(self, y0: int, y1: int, x0: int, x1: int) -> Array:
         """A copy."""
         if self._first:
-            return np.moveaxis(np.array(self._array[:, y0:y1, x0:x1], self.dtype), 0, 2)
-        return np.array(self._array[y0:y1, x0:x1], self.dtype).reshape(y1 - y0, x1 - x0, -1)
+            every = (*self._batch, slice(None), slice(y0, y1), slice(x0, x1))
+            return np.moveaxis(np.array(self._array[every], self.dtype), 0, 2)
+        return np.array(self._array[(*self._batch, slice(y0, y1), slice(x0, x1))], self.dtype).reshape(
+            y1 - y0, x1 - x0, -1
+        )
 
 
 @dataclass(frozen=True)

@@ -73,11 +73,16 @@ class Image:
         return tuple(shape)
 
 
-def native_inputs(graph: Graph, size: Sequence[int] | None) -> dict[str, Spec]:
-    """Specs of all inputs at the native size: dynamic dims are 1, or taken from ``size`` (height, width)."""
+def native_inputs(
+    graph: Graph, size: Sequence[int] | None, shapes: Mapping[str, Sequence[int]] | None = None
+) -> dict[str, Spec]:
+    """Specs of all inputs at the native size: dynamic dims are 1, or taken from ``shapes`` of inputs, or from ``size``
+    (height, width)."""
     found = {}
     for info in graph.inputs:
         shape = [dim.dim_value for dim in info.type.tensor_type.shape.dim]
+        given = (shapes or {}).get(info.name, shape)
+        shape = [*shape[:1], *given[1:]] if len(shape) > 3 else [*given]  # a batch that is open stays open
         for axis, length in zip(_sized_axes(shape, size or ()), size or (), strict=False):
             shape[axis] = length
         native = tuple(length if length > 0 else 1 for length in shape)
@@ -96,6 +101,25 @@ def _sized_axes(shape: Sequence[int], size: Sequence[int]) -> Sequence[int]:
     return open_axes
 
 
+def given_shapes(graph: Graph, shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
+    """Shapes of inputs as a user gives them, by name; no name is that of the only input. Raises UsageError where the
+    file declares others."""
+    declared = {info.name: [dim.dim_value for dim in info.type.tensor_type.shape.dim] for info in graph.inputs}
+    found = {}
+    for name, shape in shapes.items():
+        told = f"--input-shape {name}{':' if name else ''}{'x'.join(map(str, shape))}"
+        own = next(iter(declared)) if not name and len(declared) == 1 else name
+        if own not in declared:
+            advice = f"name the input that is meant, such as {next(iter(declared), 'image')}:1x3x224x224"
+            raise UsageError(f"{told}: {advice}; the inputs are {', '.join(declared)}")
+        want = declared[own]
+        if len(shape) != len(want) or any(n not in (given, 0) for n, given in zip(want, shape, strict=True)):
+            dims = "x".join(str(n) if n > 0 else "?" for n in want)
+            raise UsageError(f"{told}: does not fit {own}, which is {dims} in the file; give what is open there alone")
+        found[own] = tuple(shape)
+    return found
+
+
 def all_declared(graph: Graph) -> bool:
     """Whether no input leaves a dim open."""
     return all(dim.dim_value > 0 for info in graph.inputs for dim in info.type.tensor_type.shape.dim)
@@ -107,8 +131,10 @@ def images(
     dynamic_batch: bool,
     size: Sequence[int] | None,
     names: Sequence[str] = (),
+    shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> list[list[Image]] | Refusal:
-    """All readings of the image inputs, the likelier first; a refusal where there is no image."""
+    """All readings of the image inputs, the likelier first; a refusal where there is no image, or none of known size:
+    neither the file nor ``size`` nor ``shapes`` tell."""
     live = {name for node in graph.live for name in inputs_of(node)}
     infos = [info for info in graph.inputs if info.name in live]
     candidates = _candidates(infos, inputs, names)
@@ -117,7 +143,7 @@ def images(
     for info in candidates:
         dims = list(info.type.tensor_type.shape.dim)[1:]
         left = sum(dim.dim_value <= 0 for dim in dims)
-        if size is None and left:
+        if size is None and left and info.name not in (shapes or {}):
             what = "height and width are" if left > 1 else "size is in part"
             why = f"the input's {what} dynamic, so its native size is not in the graph"
             return Refusal("unknown-native-size", info.name, why, "give it with --size HxW")

@@ -525,7 +525,7 @@ def test_command_of_its_own(pair: tuple[Path, Path], tmp_path: Path) -> None:
     onnx.save(model.proto, pair[1])
     done = onnxfc("check", *pair, "-q", cwd=tmp_path)
     assert (done.code, done.out) == (4, "")
-    assert done.err.startswith("onnxfc: native parity failed: scores deviates by ")
+    assert done.err.startswith(f"onnxfc: {pair[1]}: native parity failed: scores deviates by ")
     assert done.err.count("\n") == 1
 
 

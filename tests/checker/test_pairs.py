@@ -356,7 +356,7 @@ def test_the_first_model_is_an_original() -> None:
 
 
 def test_too_large_a_size_is_not_tried() -> None:
-    options = CheckOptions(threads=1, sizes=((10**14, 32),))
+    options = CheckOptions(threads=1, check_sizes=((10**14, 32),))
     with pytest.raises(UsageError, match="more than the 268435456 pixels that a check takes"):
         check_pair(dropping(), rewritten(dropping()), options=options)
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-import pty
 import re
 import select
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import cli_models
@@ -18,8 +19,9 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from cli_runs import LENET, environment, listing, onnxfc, processor_seconds, unwrapped
+from cli_runs import LENET, environment, here, listing, onnxfc, processor_seconds, unwrapped
 from fixture_files import fixture_file
+from systems import posix
 
 from onnxfc import __version__
 from onnxfc.claim.claim import Claim
@@ -38,8 +40,7 @@ crop agreement  cells equal crops to N of the score range (5 cells)
 certificate     2 FC weights are found in Convs: byte for byte
 time            rewritten in N s, proven in N s
 wrote           out.onnx (30.2 kB)
-next            onnxfc inspect out.onnx --at 56x56
-or              onnxfc check IN out.onnx
+next            onnxfc scan out.onnx IMAGE map.png onnxfc inspect out.onnx --at 56x56 onnxfc check IN out.onnx
 """
 
 
@@ -81,6 +82,23 @@ def test_main_job(tmp_path: Path) -> None:
     np.testing.assert_allclose(scores[:, :, 3, 2], crop, rtol=1e-4, atol=1e-5)
 
 
+def test_verbose_shows_operators_before_and_after(tmp_path: Path) -> None:
+    """Counted by hand; 28x28 pixels behind two 5x5 Convs and 2x2 pools are 4x4, FC 128 → 32 → 10."""
+    run = onnxfc("rewrite", LENET, "out.onnx", "-v", cwd=tmp_path)
+    rows = {line[:15].strip(): line[15:].split(maxsplit=2) for line in run.out.splitlines()}
+    old, new = (Counter(node.op_type for node in onnx.load(path).graph.node) for path in (LENET, tmp_path / "out.onnx"))
+    assert (old["Conv"], old["Gemm"], new["Conv"]) == (2, 2, 4)
+    assert rows["operators"] == ["before", "after"]
+    for name in old | new:
+        assert rows[name] == [str(old[name]), str(new[name])]
+    shapes = [tensor.dims for tensor in onnx.load(LENET).graph.initializer if len(tensor.dims) == 4]
+    macs = 24 * 24 * math.prod(shapes[0]) + 8 * 8 * math.prod(shapes[1]) + 128 * 32 + 32 * 10
+    told = f"{macs / 1000:.1f} k"
+    assert " ".join(rows["multiply-adds"]) == f"{told} {told}  at 28x28 px"
+    sizes = [path.stat().st_size / 1000 for path in (tmp_path / "out.onnx", LENET)]
+    assert f"out.onnx ({sizes[0]:.3g} kB), of {LENET} ({sizes[1]:.3g} kB)" in unwrapped(run.out)
+
+
 def test_existing_output_is_replaced_and_keeps_its_permissions(tmp_path: Path) -> None:
     out = tmp_path / "out.onnx"
     out.write_bytes(b"old")
@@ -100,9 +118,9 @@ def test_other_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("form", ["mean", "max"])
 def test_reduced_output_is_a_drop_in_replacement(tmp_path: Path, model: str, form: str) -> None:
     out = tmp_path / "out.onnx"
-    run = onnxfc("rewrite", fixture_file(model), out, "--output", form)
+    run = here("rewrite", fixture_file(model), out, "--output", form)
     assert run.code == 0, run.err
-    assert onnxfc("rewrite", fixture_file(model), tmp_path / "map.onnx", "-q").code == 0
+    assert here("rewrite", fixture_file(model), tmp_path / "map.onnx", "-q").code == 0
     native = [dim or 1 for dim in dims(onnx.load(fixture_file(model)).graph.input[0])]
     image = images(*native)
     old, new = outputs(fixture_file(model), image)[0], outputs(out, image)[0]
@@ -122,7 +140,7 @@ def test_global_pool_kept_and_dropped(tmp_path: Path) -> None:
     shapes = {}
     for how in ("window", "keep", "drop"):
         out = tmp_path / f"{how}.onnx"
-        run = onnxfc("rewrite", model, out, "--global-pool", how)
+        run = here("rewrite", model, out, "--global-pool", how)
         assert run.code == 0, run.err
         shapes[how] = outputs(out, image)[0].shape
     assert shapes == {"window": (1, 2, 3, 5), "keep": (1, 2), "drop": (1, 2, 6, 8)}
@@ -133,7 +151,7 @@ def test_global_pool_kept_and_dropped(tmp_path: Path) -> None:
 @pytest.mark.parametrize("model", ["lenet.dynamo.onnx", "lenet_batch4.torchscript.onnx"])
 def test_dynamic_batch(tmp_path: Path, model: str) -> None:
     out = tmp_path / "out.onnx"
-    run = onnxfc("rewrite", fixture_file(model), out, "--dynamic-batch")
+    run = here("rewrite", fixture_file(model), out, "--dynamic-batch")
     assert run.code == 0, run.err
     assert isinstance(dims(onnx.load(out).graph.input[0])[0], str)
     for batch in (1, 3, 4):
@@ -143,7 +161,7 @@ def test_dynamic_batch(tmp_path: Path, model: str) -> None:
 @pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
 def test_size_of_a_model_with_free_height_and_width(tmp_path: Path, exporter: str) -> None:
     model, out = fixture_file(f"mini_resnet_hw.{exporter}.onnx"), tmp_path / "out.onnx"
-    run = onnxfc("rewrite", model, out, "--size", "64x64")
+    run = here("rewrite", model, out, "--size", "64x64")
     assert run.code == 0, run.err
     assert "native size     64x64 px, stride 16x16 px" in run.out
     image = images(1, 3, 64, 64)
@@ -153,7 +171,7 @@ def test_size_of_a_model_with_free_height_and_width(tmp_path: Path, exporter: st
 
 def test_rectangular_native_size(tmp_path: Path) -> None:
     model, out = fixture_file("mini_resnet_hw.dynamo.onnx"), tmp_path / "out.onnx"
-    run = onnxfc("rewrite", model, out, "--size", "64x96")
+    run = here("rewrite", model, out, "--size", "64x96")
     assert run.code == 0, run.err
     assert "native size     64x96 px" in run.out
     assert outputs(out, images(1, 3, 64, 96))[0].shape == (1, 2, 1, 1)
@@ -162,8 +180,8 @@ def test_rectangular_native_size(tmp_path: Path) -> None:
 
 def test_inner_tensor_becomes_the_image(tmp_path: Path) -> None:
     cli_models.write(cli_models.flat_reshaped(), tmp_path / "flat.onnx")
-    assert onnxfc("rewrite", "flat.onnx", "out.onnx", cwd=tmp_path).code == 3
-    run = onnxfc("rewrite", "flat.onnx", "out.onnx", "--input", "picture", cwd=tmp_path)
+    assert here("rewrite", "flat.onnx", "out.onnx", cwd=tmp_path).code == 3
+    run = here("rewrite", "flat.onnx", "out.onnx", "--input", "picture", cwd=tmp_path)
     assert run.code == 0, run.err
     image = images(1, 1, 16, 16)
     [wanted] = outputs(tmp_path / "flat.onnx", image.reshape(1, 256))
@@ -172,7 +190,7 @@ def test_inner_tensor_becomes_the_image(tmp_path: Path) -> None:
 
 
 def test_check_sizes_are_proven(tmp_path: Path) -> None:
-    run = onnxfc("rewrite", LENET, "out.onnx", "--check-size", "40x44", "--check-size", "28x61", cwd=tmp_path)
+    run = here("rewrite", LENET, "out.onnx", "--check-size", "40x44", "--check-size", "28x61", cwd=tmp_path)
     assert run.code == 0
     assert "values at 32x36, 38x34, 40x44, 28x61 px" in unwrapped(run.out)
 
@@ -182,7 +200,7 @@ def test_real_data(tmp_path: Path, named: str) -> None:
     digits = np.load(fixture_file("digits.npz"))
     pictures = digits["images"].reshape(-1, 1, 16, 16).astype(np.float32) / 16
     np.save(tmp_path / "digits.npy", pictures)
-    run = onnxfc("rewrite", fixture_file("digits.onnx"), "out.onnx", "--data", f"{named}digits.npy", "-v", cwd=tmp_path)
+    run = here("rewrite", fixture_file("digits.onnx"), "out.onnx", "--data", f"{named}digits.npy", "-v", cwd=tmp_path)
     assert run.code == 0, run.err
     assert re.search(r"^inputs +data", run.out, re.MULTILINE)
 
@@ -209,14 +227,14 @@ def test_same_model_gives_the_same_file(tmp_path: Path) -> None:
 
 
 def test_proof_does_not_change_what_is_written(tmp_path: Path) -> None:
-    assert onnxfc("rewrite", LENET, tmp_path / "a.onnx", "-q").code == 0
-    assert onnxfc("rewrite", LENET, tmp_path / "b.onnx", "-q", "--no-check").code == 0
+    assert here("rewrite", LENET, tmp_path / "a.onnx", "-q").code == 0
+    assert here("rewrite", LENET, tmp_path / "b.onnx", "-q", "--no-check").code == 0
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
 
 
 def test_external_data(tmp_path: Path) -> None:
     options = ("--save-as-external-data", "--all-tensors-to-one-file", "--external-data-location", "weights.bin")
-    assert onnxfc("rewrite", LENET, "out.onnx", "-q", *options, cwd=tmp_path).code == 0
+    assert here("rewrite", LENET, "out.onnx", "-q", *options, cwd=tmp_path).code == 0
     assert set(listing(tmp_path)) == {"out.onnx", "weights.bin"}
     assert (tmp_path / "weights.bin").stat().st_size > 16_000
     assert outputs(tmp_path / "out.onnx", images(1, 1, 32, 32))[0].shape == (1, 10, 2, 2)
@@ -226,9 +244,7 @@ def test_the_report_names_the_data(tmp_path: Path) -> None:
     """Other weights do not take the name of those that somebody may be reading."""
     rows = []
     for source in (LENET, LENET.with_name("mobilenet.dynamo.onnx"), LENET):
-        run = onnxfc(
-            "rewrite", source, "out.onnx", "--save-as-external-data", "--all-tensors-to-one-file", cwd=tmp_path
-        )
+        run = here("rewrite", source, "out.onnx", "--save-as-external-data", "--all-tensors-to-one-file", cwd=tmp_path)
         assert run.code == 0
         rows.extend(line.split() for line in run.out.splitlines() if line.startswith("weights "))
         assert (tmp_path / rows[-1][-1]).is_file()
@@ -257,6 +273,7 @@ def test_report_of_a_success(tmp_path: Path) -> None:
     assert report["seconds"]["proof"] > 0
 
 
+@posix
 def test_report_into_a_pipe(tmp_path: Path) -> None:
     """What is no regular file is written to, never replaced."""
     os.mkfifo(tmp_path / "pipe")
@@ -272,13 +289,13 @@ def test_report_into_a_pipe(tmp_path: Path) -> None:
 def test_report_through_a_symlink(tmp_path: Path) -> None:
     (tmp_path / "link.json").symlink_to("real.json")
     for _ in range(2):
-        assert onnxfc("rewrite", LENET, "out.onnx", "--report", "link.json", "-q", cwd=tmp_path).code == 0
+        assert here("rewrite", LENET, "out.onnx", "--report", "link.json", "-q", cwd=tmp_path).code == 0
         assert (tmp_path / "link.json").is_symlink()
         assert json.loads((tmp_path / "real.json").read_text("utf-8"))["status"] == "rewritten"
 
 
 def test_report_without_proof(tmp_path: Path) -> None:
-    assert onnxfc("rewrite", LENET, "out.onnx", "--report", "r.json", "--no-check", cwd=tmp_path).code == 0
+    assert here("rewrite", LENET, "out.onnx", "--report", "r.json", "--no-check", cwd=tmp_path).code == 0
     report = json.loads((tmp_path / "r.json").read_text("utf-8"))
     assert report["parity"] is None
     assert report["seconds"]["proof"] == 0
@@ -286,7 +303,7 @@ def test_report_without_proof(tmp_path: Path) -> None:
 
 def test_report_of_a_refusal(tmp_path: Path) -> None:
     cli_models.write(cli_models.tokens(), tmp_path / "bad.onnx")
-    run = onnxfc("rewrite", "bad.onnx", "out.onnx", "--report", "r.json", cwd=tmp_path)
+    run = here("rewrite", "bad.onnx", "out.onnx", "--report", "r.json", cwd=tmp_path)
     assert run.code == 3
     report = json.loads((tmp_path / "r.json").read_text("utf-8"))
     assert (report["schema"], report["status"], report["exit_code"]) == ("onnxfc-report/1", "refused", 3)
@@ -297,7 +314,7 @@ def test_report_of_a_refusal(tmp_path: Path) -> None:
 
 
 def test_report_of_a_failed_proof(tmp_path: Path) -> None:
-    run = onnxfc("rewrite", LENET, "out.onnx", "--rtol", "1e-20", "--atol", "0", "--report", "r.json", cwd=tmp_path)
+    run = here("rewrite", LENET, "out.onnx", "--rtol", "1e-20", "--atol", "0", "--report", "r.json", cwd=tmp_path)
     assert run.code == 4
     report = json.loads((tmp_path / "r.json").read_text("utf-8"))
     assert (report["status"], report["exit_code"], report["refusals"]) == ("proof failed", 4, [])
@@ -308,7 +325,7 @@ def test_report_of_a_failed_proof(tmp_path: Path) -> None:
 
 def test_report_of_a_vacuous_proof(tmp_path: Path) -> None:
     cli_models.write(cli_models.constant(), tmp_path / "constant.onnx")
-    assert onnxfc("rewrite", "constant.onnx", "out.onnx", "--report", "r.json", cwd=tmp_path).code == 4
+    assert here("rewrite", "constant.onnx", "out.onnx", "--report", "r.json", cwd=tmp_path).code == 4
     report = json.loads((tmp_path / "r.json").read_text("utf-8"))
     assert report["status"] == "proof failed"
     assert "is constant over different inputs" in report["parity"]["vacuous"]
@@ -323,10 +340,10 @@ def test_report_of_an_error(tmp_path: Path, source: object, options: tuple[str, 
 
 def test_quiet_and_verbose(tmp_path: Path) -> None:
     model = fixture_file("digits.onnx")
-    quiet = onnxfc("rewrite", model, "out.onnx", "-q", cwd=tmp_path)
+    quiet = here("rewrite", model, "out.onnx", "-q", cwd=tmp_path)
     assert (quiet.code, quiet.out, quiet.err) == (0, "", "")
-    normal = onnxfc("rewrite", model, "out.onnx", cwd=tmp_path)
-    verbose = onnxfc("rewrite", model, "out.onnx", "-v", cwd=tmp_path)
+    normal = here("rewrite", model, "out.onnx", cwd=tmp_path)
+    verbose = here("rewrite", model, "out.onnx", "-v", cwd=tmp_path)
     assert normal.err == verbose.err == ""
     rows = masked(verbose.out).splitlines()  # to which some have more behind them
     assert all(any(row.startswith(line) for row in rows) for line in masked(normal.out).splitlines())
@@ -336,8 +353,8 @@ def test_quiet_and_verbose(tmp_path: Path) -> None:
 
 def test_verbose_names_all_nodes_to_blame(tmp_path: Path) -> None:
     model = fixture_file("mini_resnet.torchscript.onnx")
-    normal = onnxfc("rewrite", model, "out.onnx", cwd=tmp_path).out
-    verbose = onnxfc("rewrite", model, "out.onnx", "-v", cwd=tmp_path).out
+    normal = here("rewrite", model, "out.onnx", cwd=tmp_path).out
+    verbose = here("rewrite", model, "out.onnx", "-v", cwd=tmp_path).out
     assert "and 5 more" in normal
     [verdict] = re.findall(r"^verdict.*$", unwrapped(verbose), re.MULTILINE)
     assert len(re.findall(r"/(Conv|MaxPool)\b", verdict)) == 6
@@ -345,7 +362,7 @@ def test_verbose_names_all_nodes_to_blame(tmp_path: Path) -> None:
 
 def test_verbose_says_a_single_refusal_once(tmp_path: Path) -> None:
     cli_models.write(cli_models.tokens(), tmp_path / "bad.onnx")
-    run = onnxfc("rewrite", "bad.onnx", "out.onnx", "-v", cwd=tmp_path)
+    run = here("rewrite", "bad.onnx", "out.onnx", "-v", cwd=tmp_path)
     assert run.err.count("[no-image-input]") == 1
 
 
@@ -357,6 +374,7 @@ def test_terminal_without_arrows(tmp_path: Path) -> None:
 
 def on_terminal(*args: object, cwd: Path) -> tuple[int, bytes, str]:
     """Run with stderr on a pseudo-terminal; exit code, what the terminal got, stdout."""
+    pty = pytest.importorskip("pty")
     leader, follower = pty.openpty()
     command = [sys.executable, "-m", "onnxfc", *map(str, args)]
     process = subprocess.Popen(
@@ -395,11 +413,13 @@ def test_error_on_a_terminal_stands_on_a_clean_line(tmp_path: Path) -> None:
     assert re.search(r"\r\x1b\[Konnxfc: .*onnx: native parity failed", shown.decode())
 
 
+@posix
 def test_interrupted(tmp_path: Path) -> None:
     """Ctrl-C in the midst of the proof: nothing is written, and there is no traceback."""
     cli_models.write(cli_models.slow(), tmp_path / "slow.onnx")
     (tmp_path / "out.onnx").write_bytes(b"old")
     before = listing(tmp_path)
+    pty = pytest.importorskip("pty")
     leader, follower = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "onnxfc", "rewrite", "slow.onnx", "out.onnx"],
@@ -558,7 +578,7 @@ def test_a_folder_of_models(tmp_path: Path) -> None:
     """A line for each, the count of each kind, the worst exit code; a refusal stops nothing."""
     for name in ("lenet.dynamo.onnx", "table.dynamo.onnx", "digits.onnx"):
         (tmp_path / name).write_bytes(fixture_file(name).read_bytes())
-    run = onnxfc("rewrite", "table.dynamo.onnx", "lenet.dynamo.onnx", "digits.onnx", "--out-dir", "any", cwd=tmp_path)
+    run = here("rewrite", "table.dynamo.onnx", "lenet.dynamo.onnx", "digits.onnx", "--out-dir", "any", cwd=tmp_path)
     assert run.code == 3
     lenet, digits, summary = run.out.splitlines()
     assert lenet.startswith("lenet.dynamo.onnx: exact, native size 28x28 px, proven on ")
@@ -567,7 +587,7 @@ def test_a_folder_of_models(tmp_path: Path) -> None:
     assert run.err.startswith("onnxfc: table.dynamo.onnx: [position-table] ")
     assert run.err.count("\n") == 1
     assert sorted(path.name for path in (tmp_path / "any").iterdir()) == ["digits.onnx", "lenet.dynamo.onnx"]
-    one = onnxfc("rewrite", "digits.onnx", "-o", "one.onnx", "-q", cwd=tmp_path)
+    one = here("rewrite", "digits.onnx", "-o", "one.onnx", "-q", cwd=tmp_path)
     assert one.code == 0
     assert (tmp_path / "one.onnx").read_bytes() == (tmp_path / "any" / "digits.onnx").read_bytes()
 
@@ -600,6 +620,6 @@ def test_help_shows_options_in_groups(command: str) -> None:
 
 def test_lines_of_the_report_are_short(tmp_path: Path) -> None:
     for name in ("mini_resnet.torchscript.onnx", "digits.onnx", "se_net.dynamo.onnx"):
-        run = onnxfc("rewrite", fixture_file(name), "out.onnx", cwd=tmp_path)
+        run = here("rewrite", fixture_file(name), "out.onnx", cwd=tmp_path)
         rows = [line for line in run.out.splitlines() if not line.startswith(("next", "wrote", " "))]
         assert max(map(len, rows)) <= 100

@@ -12,8 +12,9 @@ import cli_models
 import numpy as np
 import onnx
 import pytest
-from cli_runs import LENET, fails, listing, misused, onnxfc
+from cli_runs import LENET, fails, here, listing, misused, onnxfc
 from fixture_files import fixture_file
+from systems import IS_ROOT
 
 Maker = Callable[[Path], object]
 
@@ -48,7 +49,7 @@ UNREADABLE: dict[str, tuple[Maker, str]] = {
 def test_unreadable_input(room: Path, kind: str, target: str) -> None:
     make, said = UNREADABLE[kind]
     make(room / "bad.onnx")
-    line = fails(1, "rewrite", "bad.onnx", target, cwd=room)
+    line = fails(1, "rewrite", "bad.onnx", target, cwd=room, run=here)
     assert line.startswith("onnxfc: bad.onnx: ")
     assert said in line
 
@@ -57,7 +58,7 @@ def test_every_truncation_is_told(room: Path) -> None:
     whole = LENET.read_bytes()
     for length in (1, 2, 17, 300, 5000, len(whole) - 1):
         (room / "bad.onnx").write_bytes(whole[:length])
-        assert "bad.onnx" in fails(1, "rewrite", "bad.onnx", "out.onnx", cwd=room)
+        assert "bad.onnx" in fails(1, "rewrite", "bad.onnx", "out.onnx", cwd=room, run=here)
 
 
 def test_missing_external_data(room: Path) -> None:
@@ -84,7 +85,7 @@ def test_unwritable_target(room: Path, target: str) -> None:
     assert TARGETS[target] in fails(1, "rewrite", "in.onnx", target, cwd=room)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
+@pytest.mark.skipif(IS_ROOT, reason="nothing is forbidden to root")
 def test_forbidden_folder(room: Path) -> None:
     (room / "closed").mkdir(0o555)
     assert "closed/out.onnx: cannot write" in fails(1, "rewrite", "in.onnx", "closed/out.onnx", cwd=room)
@@ -103,7 +104,7 @@ def test_unwritable_target_is_told_before_the_work(room: Path) -> None:
 def test_output_is_the_input(room: Path, source: str, target: str, more: tuple[str, ...]) -> None:
     (room / "symlink.onnx").symlink_to("in.onnx")
     os.link(room / "in.onnx", room / "hardlink.onnx")
-    line = fails(2, "rewrite", source, target, *more, cwd=room)
+    line = fails(2, "rewrite", source, target, *more, cwd=room, run=here)
     assert "is a file of the input model, which is never changed; choose another output" in line
     assert (room / "in.onnx").read_bytes() == LENET.read_bytes()
 
@@ -127,19 +128,19 @@ REFUSED: dict[str, tuple[Callable[[], onnx.ModelProto], str, str]] = {
 def test_refused(room: Path, kind: str, target: str) -> None:
     make, code, said = REFUSED[kind]
     cli_models.write(make(), room / "bad.onnx")
-    line = fails(3, "rewrite", "bad.onnx", target, cwd=room)
+    line = fails(3, "rewrite", "bad.onnx", target, cwd=room, run=here)
     assert line.startswith(f"onnxfc: bad.onnx: [{code}] ")
     assert said in line
 
 
 def test_recurrent_reader_is_refused_for_that_reason(room: Path) -> None:
     cli_models.write(cli_models.recurrent(), room / "lstm.onnx")
-    assert "[recurrent] lstm: " in fails(3, "rewrite", "lstm.onnx", "out.onnx", cwd=room)
+    assert "[recurrent] lstm: " in fails(3, "rewrite", "lstm.onnx", "out.onnx", cwd=room, run=here)
 
 
 def test_rewritten_model_given_again(room: Path) -> None:
     assert onnxfc("rewrite", "in.onnx", "once.onnx", "-q", cwd=room).code == 0
-    line = fails(3, "rewrite", "once.onnx", "twice.onnx", cwd=room)
+    line = fails(3, "rewrite", "once.onnx", "twice.onnx", cwd=room, run=here)
     assert "[already-rewritten]" in line
     assert "this model was rewritten by onnxfc already" in line
 
@@ -148,12 +149,12 @@ def test_rewritten_model_given_again(room: Path) -> None:
 def test_refusals_say_what_to_do(room: Path, kind: str) -> None:
     """Advice stands in brackets at the end of the line, and behind it where more of it is told."""
     cli_models.write(REFUSED[kind][0](), room / "bad.onnx")
-    line = fails(3, "rewrite", "bad.onnx", "out.onnx", cwd=room)
+    line = fails(3, "rewrite", "bad.onnx", "out.onnx", cwd=room, run=here)
     assert re.search(rf"\); see docs/refusals\.md#{REFUSED[kind][1]}$", line)
 
 
 def test_unknown_native_size(room: Path) -> None:
-    line = fails(3, "rewrite", fixture_file("mini_resnet_hw.dynamo.onnx"), "out.onnx", cwd=room)
+    line = fails(3, "rewrite", fixture_file("mini_resnet_hw.dynamo.onnx"), "out.onnx", cwd=room, run=here)
     assert ".onnx: [unknown-native-size] image: " in line
     assert "give it with --size HxW" in line
 
@@ -161,13 +162,13 @@ def test_unknown_native_size(room: Path) -> None:
 @pytest.mark.parametrize("option", ["--size", "--check-size"])
 @pytest.mark.parametrize("size", ["0x0", "axb", "28x", "x28", "1x2x3x4", "-3x3", "28x28.5", ""])
 def test_bad_sizes(room: Path, option: str, size: str) -> None:
-    line = misused("rewrite", "in.onnx", "out.onnx", option, size, cwd=room)
+    line = misused("rewrite", "in.onnx", "out.onnx", option, size, cwd=room, run=here)
     assert f"Invalid value for '{option}': {size!r} is not a size such as 384x512" in line
 
 
 @pytest.mark.parametrize("size", ["20x20", "27x28", "40", "40x40x40"])
 def test_check_size_that_does_not_fit(room: Path, size: str) -> None:
-    line = fails(2, "rewrite", "in.onnx", "out.onnx", "--check-size", size, cwd=room)
+    line = fails(2, "rewrite", "in.onnx", "out.onnx", "--check-size", size, cwd=room, run=here)
     assert f"check size {size} must have 2 dims, none smaller than the native 28x28" in line
 
 
@@ -181,7 +182,7 @@ def test_check_size_that_does_not_fit(room: Path, size: str) -> None:
     ],
 )
 def test_size_that_contradicts_the_model(room: Path, model: str, size: str) -> None:
-    assert "size" in fails(2, "rewrite", fixture_file(model), "out.onnx", "--size", size, cwd=room)
+    assert "size" in fails(2, "rewrite", fixture_file(model), "out.onnx", "--size", size, cwd=room, run=here)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +202,7 @@ def test_size_that_contradicts_the_model(room: Path, model: str, size: str) -> N
     ],
 )
 def test_bad_options(room: Path, options: tuple[str, ...]) -> None:
-    line = misused("rewrite", "in.onnx", "out.onnx", *options, cwd=room)
+    line = misused("rewrite", "in.onnx", "out.onnx", *options, cwd=room, run=here)
     assert line.startswith("Error: ")
 
 
@@ -258,7 +259,9 @@ def test_missing_arguments(room: Path) -> None:
 
 @pytest.mark.parametrize("model", ["lenet.dynamo.onnx", "mini_resnet.dynamo.onnx"])
 def test_max_of_a_dropped_pool(room: Path, model: str) -> None:
-    line = fails(2, "rewrite", fixture_file(model), "out.onnx", "--global-pool", "drop", "--output", "max", cwd=room)
+    line = fails(
+        2, "rewrite", fixture_file(model), "out.onnx", "--global-pool", "drop", "--output", "max", cwd=room, run=here
+    )
     assert "--output max of a dropped pool is not the original's score; use --output mean" in line
 
 
@@ -294,14 +297,14 @@ def test_bad_data(room: Path, kind: str) -> None:
     make(room / "bad.npy")
     if not (room / "bad.npy").exists() and (room / "bad.npy.npy").exists():
         (room / "bad.npy.npy").rename(room / "bad.npy")
-    assert said in fails(code, "rewrite", "in.onnx", "out.onnx", "--data", "bad.npy", cwd=room)
+    assert said in fails(code, "rewrite", "in.onnx", "out.onnx", "--data", "bad.npy", cwd=room, run=here)
 
 
 def test_data_for_other_inputs(room: Path) -> None:
     np.save(room / "good.npy", np.random.default_rng(0).random((3, 1, 28, 28), np.float32))
-    line = fails(2, "rewrite", "in.onnx", "out.onnx", "--data", "photo=good.npy", cwd=room)
+    line = fails(2, "rewrite", "in.onnx", "out.onnx", "--data", "photo=good.npy", cwd=room, run=here)
     assert "the data must hold the inputs image, it holds photo" in line
-    line = fails(2, "rewrite", "in.onnx", "out.onnx", "--data", "good.npy", "--data", "good.npy", cwd=room)
+    line = fails(2, "rewrite", "in.onnx", "out.onnx", "--data", "good.npy", "--data", "good.npy", cwd=room, run=here)
     assert "NAME=FILE.npy" in line
 
 
@@ -324,7 +327,7 @@ def test_vacuous_proof_skipped(room: Path) -> None:
 @pytest.mark.parametrize("target", ["out.onnx", "old.onnx"])
 @pytest.mark.parametrize("tolerances", [("--rtol", "0", "--atol", "0"), ("--rtol", "1e-20", "--atol", "0")])
 def test_failing_proof(room: Path, target: str, tolerances: tuple[str, ...]) -> None:
-    line = fails(4, "rewrite", "in.onnx", target, *tolerances, cwd=room)
+    line = fails(4, "rewrite", "in.onnx", target, *tolerances, cwd=room, run=here)
     assert "native parity failed: scores deviates by" in line
     assert line.endswith("; nothing was written")
 
@@ -337,14 +340,14 @@ def test_report_must_not_replace_a_model(room: Path) -> None:
 
 
 def test_report_in_a_missing_folder(room: Path) -> None:
-    line = fails(1, "rewrite", "in.onnx", "out.onnx", "--report", "missing/r.json", cwd=room)
+    line = fails(1, "rewrite", "in.onnx", "out.onnx", "--report", "missing/r.json", cwd=room, run=here)
     assert "--report missing/r.json: the folder does not exist; create it first" in line
 
 
 def test_report_replaces_nothing_but_reports(room: Path) -> None:
     """Not the input's external data, for one, whatever comes of the run."""
     onnx.save(onnx.load(LENET), room / "ext.onnx", save_as_external_data=True, location="ext.data", size_threshold=0)
-    line = fails(2, "rewrite", "ext.onnx", "out.onnx", "--report", "ext.data", cwd=room)
+    line = fails(2, "rewrite", "ext.onnx", "out.onnx", "--report", "ext.data", cwd=room, run=here)
     assert "--report ext.data: exists and is not a report; choose another name" in line
     (room / "r.json").touch()
     for seed in (1, 2):
@@ -353,7 +356,7 @@ def test_report_replaces_nothing_but_reports(room: Path) -> None:
 
 
 def test_input_that_is_not_there(room: Path) -> None:
-    line = fails(2, "rewrite", "in.onnx", "out.onnx", "--input", "photo", cwd=room)
+    line = fails(2, "rewrite", "in.onnx", "out.onnx", "--input", "photo", cwd=room, run=here)
     assert line == "onnxfc: --input photo: the model has no such tensor (its inputs are image)"
 
 

@@ -18,9 +18,10 @@ def test_demo(tmp_path: Path) -> None:
     assert (folder / "digits.onnx").read_bytes() == fixture_file("digits.onnx").read_bytes()
     commands = [line.removeprefix("try   onnxfc ") for line in run.out.splitlines() if line.startswith("try ")]
     tries = [shlex.split(line) for line in commands]
-    assert len(tries) == 2
+    assert len(tries) == 3
     for words in tries:
         assert onnxfc(*words, cwd=tmp_path).code == 0
+    assert (folder / "map.png").read_bytes().startswith(b"\x89PNG")
     digits, canvas = np.load(fixture_file("digits.npz")), np.load(folder / "canvas.npy")
     [cells] = ort.InferenceSession(folder / "digits-any.onnx").run(None, {"image": canvas})
     named = [int(cells[0, :, y // 4, x // 4].argmax()) for y, x in digits["corners"]]

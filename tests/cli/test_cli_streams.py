@@ -20,9 +20,12 @@ import onnx
 import pytest
 from cli_runs import LENET, environment, listing, onnxfc
 from fixture_files import fixture_file
+from systems import posix
 
 from onnxfc.errors import ExitCode
 from onnxfc.rewriter.api import rewrite
+
+pytestmark = posix  # they run a shell
 
 MAIN = f"{sys.executable} -m onnxfc"
 FULL = "onnxfc: standard output: cannot write: the disk is full\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from cli_runs import fails, onnxfc
 from fixture_files import fixture_models
 from hazards import Net
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
+from systems import posix
 
 from onnxfc.checker.api import check_pair
 from onnxfc.errors import ReadError
@@ -206,6 +206,7 @@ def test_one_line_and_exit_code(tmp_path: Path, command: tuple[str, ...]) -> Non
     )
 
 
+@posix
 def test_memory_in_proportion_to_the_file(tmp_path: Path) -> None:
     """2.5 kB that declare an image of 20000x20000 took 12.9 GB."""
     model = good()
@@ -214,6 +215,8 @@ def test_memory_in_proportion_to_the_file(tmp_path: Path) -> None:
     run = onnxfc("inspect", "bad.onnx", cwd=tmp_path)
     assert run.code == 1
     assert "node 'node_y' (Gemm)" in run.line
+    import resource
+
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 1_000_000  # kB
 
 

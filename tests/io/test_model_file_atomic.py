@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -21,12 +20,15 @@ import pytest
 from file_models import mlp, noise, with_data, write
 from onnx import numpy_helper
 from race import race
+from systems import IS_ROOT
 
 from onnxfc.errors import ReadError, UsageError, WriteError
 from onnxfc.io import atomic_write, publish
 from onnxfc.io.atomic_write import NewFile
 from onnxfc.io.model_file import ModelFile
 from onnxfc.io.save import SaveOptions
+
+resource = pytest.importorskip("resource")
 
 ONE_FILE = SaveOptions(save_as_external_data=True, all_tensors_to_one_file=True)
 
@@ -86,7 +88,7 @@ def test_targets_that_cannot_be_written(tmp_path: Path) -> None:
     assert "not a regular file" in refused(model, tmp_path / "out.onnx", WriteError, ONE_FILE)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+@pytest.mark.skipif(IS_ROOT, reason="root writes everywhere")
 def test_no_permission(tmp_path: Path) -> None:
     tmp_path.chmod(0o555)
     assert "no permission" in refused(ModelFile.open(mlp()), tmp_path / "out.onnx", WriteError)
@@ -362,7 +364,7 @@ def test_killed_at_any_moment(tmp_path: Path, form: str) -> None:
         assert len(litter - {"out.onnx.data"}) <= 3
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+@pytest.mark.skipif(not IS_ROOT, reason="only root may give files away")
 def test_owner_and_attributes_of_a_replaced_file_are_kept(tmp_path: Path) -> None:
     out, data = tmp_path / "out.onnx", tmp_path / "out.onnx.data"
     for path, mode in ((out, 0o4750), (data, 0o640)):

@@ -15,6 +15,7 @@ from file_models import external, mlp, with_data, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
+from systems import IS_ROOT, posix
 
 from onnxfc.errors import ReadError
 from onnxfc.io.model_file import ModelFile
@@ -99,6 +100,7 @@ def test_random_bytes_are_refused(data: bytes) -> None:
         ModelFile.open(data)
 
 
+@posix
 def test_paths_that_are_no_files(tmp_path: Path) -> None:
     assert "there is no such file" in message(tmp_path / "none.onnx")
     assert "is a directory" in message(tmp_path)
@@ -113,7 +115,7 @@ def test_paths_that_are_no_files(tmp_path: Path) -> None:
     assert "cannot read" in message(tmp_path / ("x" * 300))
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+@pytest.mark.skipif(IS_ROOT, reason="root reads everything")
 def test_unreadable(tmp_path: Path) -> None:
     path = write(tmp_path / "in.onnx", mlp())
     path.chmod(0)
@@ -126,6 +128,7 @@ def external_model(folder: Path, location: str, offset: str | None = None, lengt
     return write(folder / "in.onnx", proto)
 
 
+@posix
 @pytest.mark.parametrize(
     ("location", "says"),
     [

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import onnx
 import pytest
-from cli_runs import ROOT, onnxfc
+from cli_runs import ROOT, environment, onnxfc
 from fixture_files import fixture_file
+
+from onnxfc import CheckOptions, UsageError
+from onnxfc.proof.bounded import bounded
 
 WITHOUT = """
 import os, sys
 for name in {names}:
     if hasattr(os, name):
         delattr(os, name)
-for name in ("fcntl", "resource"):
+for name in ("fcntl", "pty", "resource", "termios"):
     sys.modules[name] = None
 for name in ("supports_dir_fd", "supports_follow_symlinks"):
     setattr(os, name, set())
@@ -34,6 +39,21 @@ def system(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(WITHOUT.format(names=request.param))
     return {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
+
+
+def test_all_tests_can_be_collected(system: dict[str, str]) -> None:
+    """Those of POSIX are skipped."""
+    command = [sys.executable, "-m", "pytest", "-n0", "--collect-only", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, cwd=ROOT, env=environment(**system), capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+def test_memory_is_bounded_on_linux_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Elsewhere the limit would bind next to nothing; time can be bounded."""
+    monkeypatch.setattr("sys.platform", "darwin")
+    with pytest.raises(UsageError, match="memory: only Linux counts all that a process takes"):
+        bounded(lambda: 1, CheckOptions(memory=1000))
+    assert bounded(lambda: 1, CheckOptions(timeout=60)) == 1
 
 
 def test_a_rewrite(system: dict[str, str], tmp_path: Path) -> None:

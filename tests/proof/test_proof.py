@@ -120,7 +120,7 @@ def test_four_results_are_kept_apart() -> None:
 
 
 def test_says_what_was_compared() -> None:
-    result = run(RIGHT["pad-free"], sizes=((20, 30),))
+    result = run(RIGHT["pad-free"], check_sizes=((20, 30),))
     assert result.window.sizes == ((16, 18), (19, 17), (20, 30))
     assert result.conditions.inputs[:2] == ("natural", "normal")
     assert [line.name for line in result.native.outputs] == ["features", "scores"]
@@ -206,7 +206,7 @@ def test_unfit_data_is_a_usage_error(data: object, said: str) -> None:
 @pytest.mark.parametrize("size", [(13, 20), (20,)])
 def test_unfit_sizes_are_a_usage_error(size: tuple[int, ...]) -> None:
     with pytest.raises(UsageError, match="check size"):
-        run(RIGHT["pad-free"], sizes=(size,))
+        run(RIGHT["pad-free"], check_sizes=(size,))
 
 
 # ---------------------------------------------------------------- odd heads
@@ -243,7 +243,7 @@ def test_only_sizes_that_the_model_takes(step: int, sizes: tuple[tuple[int, ...]
     assert result.window.sizes == sizes
     if step > 1:
         with pytest.raises(UsageError, match="plus multiples of"):
-            run(replace(pair, claim=replace(pair.claim, size_step=(step, step))), sizes=((15, 15),))
+            run(replace(pair, claim=replace(pair.claim, size_step=(step, step))), check_sizes=((15, 15),))
 
 
 # ---------------------------------------------------------------- reasons

@@ -11,7 +11,6 @@ from onnx import helper, numpy_helper
 
 from onnxfc.io.byte_source import FileSource, Span
 from onnxfc.proof.stored_weights import _dense
-from onnxfc.proof.weight_relation import _same_bytes
 
 WHOLE = np.array([[0, 0, 2.5], [0, -1, 0]], np.float32)
 
@@ -42,7 +41,7 @@ def test_the_same_place_of_another_file_is_no_proof(tmp_path: Path) -> None:
     (tmp_path / "one").write_bytes(bytes(64))
     (tmp_path / "two").write_bytes(bytes(63) + b"\1")
     one, two = FileSource(tmp_path / "one"), FileSource(tmp_path / "two")
-    assert _same_bytes(Span(one, 0, 64), Span(one, 0, 64))
-    assert not _same_bytes(Span(one, 0, 64), Span(one, 0, 63))
-    assert not _same_bytes(Span(one, 0, 64), Span(two, 0, 64))
-    assert _same_bytes(Span(one, 0, 63), Span(two, 0, 63))
+    assert Span(one, 0, 64).equals(Span(one, 0, 64))
+    assert not Span(one, 0, 64).equals(Span(one, 0, 63))
+    assert not Span(one, 0, 64).equals(Span(two, 0, 64))
+    assert Span(one, 0, 63).equals(Span(two, 0, 63))

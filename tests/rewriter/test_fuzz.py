@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+
+pytest.importorskip("resource")
 from fuzz_models import fuzz
 
 FOUND = (

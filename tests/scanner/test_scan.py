@@ -23,6 +23,7 @@ from cli_runs import environment, fails, onnxfc
 from fixture_files import FIXTURES, fixture_file
 from hazards import Net
 from PIL import Image
+from systems import posix
 
 from onnxfc import OnnxfcError, ReadError, ScanOptions, UsageError, WriteError, rewrite, scan
 from onnxfc.scanner.api import run_scan
@@ -472,7 +473,8 @@ def big(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
     return folder / "big.npy", in_one_pass(DIGITS, image[None].astype(np.float32) / 255)
 
 
-@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM], ids=lambda end: end.name)
+@posix
+@pytest.mark.parametrize("end", [getattr(signal, "SIGKILL", 9), signal.SIGINT, signal.SIGTERM], ids=str)
 def test_ended_and_resumed(end: signal.Signals, big: tuple[Path, np.ndarray], tmp_path: Path) -> None:
     os.link(big[0], tmp_path / "big.npy")
     process = long_scan(tmp_path)
