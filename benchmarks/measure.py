@@ -115,11 +115,11 @@ def medians(
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def rewrite(source: Path, target: Path, batch: bool = True) -> None:
-    """``onnxfc rewrite`` as a user calls it, unproven; ``batch``: with a free batch."""
+def rewrite(source: Path, target: Path, *options: str, batch: bool = True) -> None:
+    """``onnxfc rewrite`` as a user calls it, unproven; ``batch``: with a free batch, unless there are other options."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     command = [sys.executable, "-m", "onnxfc", "rewrite", str(source), str(target)]
-    command += ["--no-check", "-q", *(["--dynamic-batch"] if batch else [])]
+    command += ["--no-check", "-q", *(options or (["--dynamic-batch"] if batch else []))]
     subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": path})
 
 

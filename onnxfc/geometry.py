@@ -28,6 +28,7 @@ from onnxfc.shapes.image_inputs import Image
 from onnxfc.shapes.length import BATCH, Dim, Length, at, least
 from onnxfc.shapes.model_shapes import Shapes, Sizing, fits
 from onnxfc.shapes.node_call import Ask
+from onnxfc.shapes.spec import Shape
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class Geometry:
     of it keeps the grid. At the image's own border no halo is needed, nor to be had. None where an operator looks at
     the whole image. Where a map is resized to another's size, this holds for images of native size plus multiples of
     ``period``.
+
+    ``fixed_size``: the one size of images that a model takes which was made for one, with ``fixed_cells``; else empty.
 
     ``axes``: the cells as exact maps of the image, ``asks``: lengths that must be equal or large enough where the model
     runs; both empty where every size is one of ``size_step``.
@@ -75,6 +78,8 @@ class Geometry:
     period: tuple[int, ...]
     halo: tuple[tuple[int, int], ...] | None
     context: bool
+    fixed_size: tuple[int, ...] = ()
+    fixed_cells: tuple[int, ...] = ()
     axes: tuple[AxisMap, ...] = field(default=(), repr=False, compare=False)
     asks: tuple[Ask, ...] = field(default=(), repr=False, compare=False)
     levels: tuple[tuple[Level, tuple[Dim, ...]], ...] = field(default=(), repr=False, compare=False)
@@ -95,6 +100,8 @@ class Geometry:
     @classmethod
     def of_claim(cls, claim: Claim, shapes: Shapes) -> Geometry:
         """The geometry that a claim and the shapes of its model tell."""
+        if claim.fixed_size:
+            return cls._of_fixed(claim, shapes.at(claim.image_shapes(claim.fixed_size)) or {})
         lists = any(output.levels for output in claim.outputs)
         if claim.slack and claim.smallest_size and set(claim.size_step) == {1} and not lists:  # no more is to be found
             found = shapes.at(claim.image_shapes(claim.native_size))
@@ -102,6 +109,15 @@ class Geometry:
         return cls.of_sizing(
             claim, shapes.sizing([Image(i.name, 0, i.shape, i.spatial, False, i.batched) for i in claim.inputs])
         )
+
+    @classmethod
+    def _of_fixed(cls, claim: Claim, shapes: Mapping[str, Shape]) -> Geometry:
+        """That of a model for one size: its graph tells no other grid than that of this size."""
+        grid = grid_of(claim, shapes) or (1,) * len(claim.fixed_size)
+        told = replace(cls._told(claim, None), fixed_size=claim.fixed_size, fixed_cells=grid)
+        grown = zip(claim.fixed_size, claim.native_size, told.slack, told.per, told.stride, strict=True)
+        more = [(now - native + slack) * per // stride for now, native, slack, per, stride in grown]
+        return replace(told, native_cells=tuple(n - extra for n, extra in zip(grid, more, strict=True)))
 
     @classmethod
     def of_sizing(cls, claim: Claim, sizing: Sizing | None) -> Geometry:
@@ -143,7 +159,10 @@ class Geometry:
         """The number of cells for an image of ``(height, width)`` pixels, as a tuple or one by one (one length, or
         three, likewise); 0 where it is too small. Raises UsageError for sizes that the model does not take."""
         lengths = _as_one(size)
-        if not self._on_step(lengths):
+        step = self._on_step(lengths)
+        if self.fixed_size:
+            return self.fixed_cells
+        if not step:
             return self._between(lengths)
         return tuple(
             count + (length - native + slack) * per // stride if length >= smallest else 0
@@ -225,6 +244,8 @@ class Geometry:
         native, step = self.native_size, self.size_step
         if not errors.is_size(size) or len(size) != len(native):
             raise UsageError(f"an image of this model has {len(native)} lengths from 1 px on, not {tuple(size)}")
+        if self.fixed_size and tuple(size) != self.fixed_size:
+            raise UsageError(f"the model takes images of {'x'.join(map(str, self.fixed_size))} px alone")
         return all((length - n) % s == 0 for length, n, s in zip(size, native, step, strict=True))
 
 

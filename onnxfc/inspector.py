@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import Literal
@@ -15,6 +15,8 @@ from onnxfc import errors
 from onnxfc.builder.state import Replacement
 from onnxfc.claim.claim import Claim
 from onnxfc.errors import NothingToRewrite, Refusal, UsageError
+from onnxfc.forms.one_size import at_one_size
+from onnxfc.forms.profile import Fit, Profile
 from onnxfc.geometry import Geometry
 from onnxfc.graph.finite_weights import finite
 from onnxfc.graph.index import Graph, attributes, label, needed
@@ -25,6 +27,7 @@ from onnxfc.io.model_file import Model, ModelFile
 from onnxfc.layout.boxes import Grid
 from onnxfc.layout.views import Context, is_map
 from onnxfc.rewriter.analyse import Analysis, RewriteOptions, analyse
+from onnxfc.rewriter.api import rewrite
 from onnxfc.rewriter.make_claim import claim_of
 from onnxfc.rewriter.refusals import recognise
 from onnxfc.shapes.freed_again import fixed_size, freed_again
@@ -59,7 +62,8 @@ class Stage:
 
 @dataclass(frozen=True)
 class Cost:
-    """What an image of ``size`` pixels takes: multiply-adds of one dense pass, and of one native pass for each crop.
+    """What an image of ``size`` pixels takes: multiply-adds of one dense pass, and of one native pass for each
+    crop, None where the model takes no crops.
 
     ``activations``: about so many bytes of memory take the tensors of the dense pass; ``weights``: so many the weights.
     """
@@ -67,14 +71,14 @@ class Cost:
     size: tuple[int, ...]
     cells: Grid
     dense: int
-    crops: int
+    crops: int | None
     activations: int
     weights: int
 
     @property
-    def speedup(self) -> float:
+    def speedup(self) -> float | None:
         """How many times less the dense pass costs; 1 where nothing is known to cost anything."""
-        return self.crops / self.dense if self.dense else 1.0
+        return None if self.crops is None else self.crops / self.dense if self.dense else 1.0
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,7 @@ class Inspection:
     claim: Claim | None = field(default=None, repr=False)
     cost: Cost | None = None
     nodes: tuple[Stage, ...] = field(default=(), repr=False)
+    fit: Fit | None = None
 
 
 def inspect(
@@ -106,10 +111,13 @@ def inspect(
     *,
     options: RewriteOptions | None = None,
     at: tuple[int, ...] | None = None,
+    profile: str | None = None,
 ) -> Inspection:
     """Look at a model, an original or a rewritten one.
 
-    ``at``: the image size in pixels to count cells and costs for, twice native if None.
+    ``at``: the image size in pixels to count cells and costs for, twice native if None. ``profile``: an accelerator, by
+    name or a file of its limits: what of the model fits it, at its fixed or native size; of an original, what of the
+    ``conv4d`` that could be made of it.
 
     What cannot be rewritten is in ``refusals``. Raises ReadError, and UsageError for sizes that do not fit.
 
@@ -117,6 +125,9 @@ def inspect(
     >>> seen.status, seen.native_size, seen.cost.cells
     ('rewritable', (16, 16), (13, 25))
     """
+    if profile is not None:
+        seen = inspect(model, options=options, at=at)
+        return replace(seen, fit=_fit(ModelFile.open(model), seen, Profile.of(profile), profile, options))
     at = None if at is None else errors.size("at", at)
     file = ModelFile.open(model)
     well_formed(file)
@@ -155,6 +166,21 @@ def inspect(
     )
 
 
+def _fit(file: ModelFile, seen: Inspection, profile: Profile, name: str, options: RewriteOptions | None) -> Fit | None:
+    """What fits of a rewritten model as it is, of an original in the first form that it has; None where in none."""
+    if seen.claim is None:
+        return None
+    if seen.status == "rewritten":
+        size = seen.claim.fixed_size or seen.claim.native_size
+        told = f"the file at {'x'.join(map(str, size))} px"
+        return profile.fit(at_one_size(sorted_nodes(file), seen.claim, size, free_batch=False), told)
+    own = replace(options or RewriteOptions(), output="map", dynamic_batch=False)
+    try:
+        return rewrite(file, options=replace(own, form="conv4d", profile=name), prove=False).fit
+    except NothingToRewrite:
+        return rewrite(file, options=replace(own, fixed_size=seen.claim.native_size, profile=name), prove=False).fit
+
+
 def _rewritten(file: ModelFile, claim: Claim, at: tuple[int, ...] | None) -> Inspection:
     shapes = Shapes(file)
     geometry = Geometry.of_claim(claim, shapes)
@@ -163,6 +189,10 @@ def _rewritten(file: ModelFile, claim: Claim, at: tuple[int, ...] | None) -> Ins
     def at_size(size: Sequence[int]) -> dict[str, Shape] | None:
         return shapes.at(claim.image_shapes(size))
 
+    if claim.fixed_size:
+        dense = _cost(file, claim, geometry, at or claim.fixed_size, graph.live, at_size, 0)
+        own = replace(dense, size=claim.fixed_size, crops=None)
+        return _inspection(file, "rewritten", native_size=claim.native_size, geometry=geometry, claim=claim, cost=own)
     try:
         image = claim.inputs[0]
         again = analyse(file, RewriteOptions(size=image.size, free=image.free))

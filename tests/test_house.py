@@ -28,7 +28,7 @@ FLOORS = (
     ("io",),
     ("graph", "claim"),
     ("shapes", "proof", "reports"),
-    ("layout",),
+    ("layout", "forms"),
     ("builder", "geometry"),
     ("analysis",),
     ("head",),

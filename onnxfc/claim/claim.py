@@ -162,7 +162,8 @@ class Claim:
     multiple of ``size_step`` on each axis. An image moved by ``period`` pixels gives the same trunk, moved by whole
     elements. ``slack``: so many pixels less than native still give the native grid. ``smallest_size`` has the
     first cell. ``halo``: pixels (before, after) that a tile needs around the crops of its cells, on each axis, empty
-    where an operator looks at the whole image. All are empty where unknown.
+    where an operator looks at the whole image. All are empty where unknown. ``fixed_size``: the model takes images of
+    this size alone; all else is said of the model for any size that it was made of.
     """
 
     native_size: tuple[int, ...]
@@ -180,6 +181,7 @@ class Claim:
     smallest_size: tuple[int, ...] = ()
     halo: tuple[tuple[int, int], ...] = ()
     layers: tuple[Layer, ...] = ()
+    fixed_size: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         damage = next(_damages(self), None)
@@ -187,12 +189,12 @@ class Claim:
             raise ValueError(damage)
 
     def image_shapes(self, size: Sequence[int]) -> dict[str, tuple[int, ...]]:
-        """Shapes of the image inputs for images of ``size`` pixels."""
+        """Shapes of the image inputs for images of ``size`` pixels; those of another native size grow by as many."""
         found = {}
         for image in self.inputs:
             shape = list(image.shape)
-            for axis, length in zip(image.spatial, size, strict=True):
-                shape[axis] = length
+            for axis, length, native in zip(image.spatial, size, self.native_size, strict=True):
+                shape[axis] += length - native
             found[image.name] = tuple(shape)
         return found
 
@@ -261,7 +263,7 @@ def _damages(claim: Claim) -> Iterator[str]:
     yield from (f"layer {item.original!r} is {item}" for item in claim.layers if not _layer(item))
 
 
-_OPTIONAL = ("period", "smallest_size", "slack")
+_OPTIONAL = ("period", "smallest_size", "slack", "fixed_size")
 """Numbers of pixels on each axis that may be unknown."""
 
 

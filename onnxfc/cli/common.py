@@ -37,6 +37,10 @@ PROVIDER = (
 PROVING = ("seed", "samples", "check_sizes", "threads", "provider", "timeout", "memory")
 """Options of a proof that are given on as they are."""
 THREADS = "Threads of onnxruntime for one operator; 0: its own choice."
+PROFILE = (
+    "Tell what fits an accelerator: amd-dpucahx8h, amd-dpuczdx8g, arm-ethos-u, axelera, kneron-kl520, kneron-kl720, "
+    "qualcomm-htp, ti-tidl, or a JSON file of limits."
+)
 TIMEOUT = "Let the proof take so long at most; it runs in a process of its own, whose end, or crash, fails it."
 MEMORY = "Let the proof take so much memory at most, besides the files that it maps; in a process of its own too."
 
@@ -129,7 +133,24 @@ class Tolerance(click.FloatRange):
 
 _GROUPS = {
     **dict.fromkeys(("size", "input_shapes", "inputs", "at", "boundaries"), "The model"),
-    **dict.fromkeys(("out", "out_dir", "output", "global_pool", "dynamic_batch", "free", "output_at"), "The result"),
+    **dict.fromkeys(
+        (
+            "out",
+            "out_dir",
+            "output",
+            "global_pool",
+            "dynamic_batch",
+            "free",
+            "output_at",
+            "fixed_size",
+            "form",
+            "keep_output_shape",
+            "max_kernel",
+            "max_pool",
+            "profile",
+        ),
+        "The result",
+    ),
     **dict.fromkeys(
         ("save_as_external_data", "all_tensors_to_one_file", "external_data_location", "external_data_size_threshold"),
         "Where weights go",

@@ -8,6 +8,7 @@ import click
 
 from onnxfc.cli.common import (
     INPUT_SHAPE,
+    PROFILE,
     REPORT,
     REWRITING,
     STDOUT,
@@ -37,6 +38,7 @@ _EPILOG = "Exit codes: 0 done, whether the model can be rewritten or not; 1 cann
 )
 @click.option("--size", type=Size(), help="Native image size, where the model's input leaves it open.")
 @INPUT_SHAPE
+@click.option("--profile", metavar="NAME", help=PROFILE)
 @added(*REWRITING)
 @added(*REPORT)
 @click.option("-v", "--verbose", is_flag=True, help="Print all nodes, refusals and notes.")
@@ -49,6 +51,7 @@ def inspect(
     free: tuple[str, ...],
     inputs: tuple[str, ...],
     input_shapes: tuple[Shape, ...],
+    profile: str | None,
     output_at: tuple[str, ...],
     report: Path | None,
     as_json: bool,
@@ -78,7 +81,7 @@ def inspect(
             free=free,
             output_at=output_at,
         )
-        seen = look(model, options=options, at=at)
+        seen = look(model, options=options, at=at, profile=profile)
     except OnnxfcError as error:
         if report is not None:
             write_report(report, report_inspect.error_as_json(error, model))

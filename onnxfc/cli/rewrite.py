@@ -11,6 +11,7 @@ from onnxfc.cli.common import (
     EPILOG,
     INPUT_SHAPE,
     MEMORY,
+    PROFILE,
     PROVIDER,
     PROVING,
     REPORT,
@@ -64,6 +65,32 @@ _OF_PROOF = ("rtol", "atol", "check_sizes", "data", "provider", "timeout", "memo
 )
 @added(*REWRITING)
 @click.option("--dynamic-batch", is_flag=True, help="Free the batch dim as well.")
+@click.option(
+    "--fixed-size",
+    type=Size(),
+    help="Write a model for images of this size alone: all lengths are numbers, nothing computes them any more.",
+)
+@click.option(
+    "--form",
+    type=click.Choice(["conv4d", "gemm"]),
+    help="conv4d: for accelerators, at --fixed-size or the native size; Conv for every FC layer, all tensors "
+    "(1, C, H, W), every attribute of a Conv told. gemm: the way back, for batches at the native size; Gemm for every "
+    "Conv that covers its map. IN may be what onnxfc wrote.",
+)
+@click.option("--keep-output-shape", is_flag=True, help="With --form conv4d: outputs in the original's own shape.")
+@click.option(
+    "--max-kernel",
+    type=click.IntRange(min=1),
+    metavar="K",
+    help="With --form conv4d: write kernels above KxK with smaller ones, as Reshape and 1x1 or as a sum.",
+)
+@click.option(
+    "--max-pool",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="With --form conv4d: write pools over more than N places as two, over columns and over rows.",
+)
+@click.option("--profile", metavar="NAME", help=PROFILE)
 @click.option("--size", type=Size(), help="Native image size, where the model's input leaves it open.")
 @INPUT_SHAPE
 @click.option("--no-check", is_flag=True, help="Do not prove the result with onnxruntime before writing it.")
@@ -241,7 +268,10 @@ def _rewritten(source: Path, target: Path, options: dict[str, Any], quiet: bool)
         raise UsageError(f"{option} is for the proof, which --no-check leaves out; drop one of them")
     model = ModelFile.open(source)
     model.check_target(target, save)
-    names = ("output", "global_pool", "dynamic_batch", "size", "inputs", "free", "output_at")
+    names = (
+        *("output", "global_pool", "dynamic_batch", "size", "inputs", "free", "output_at"),
+        *("fixed_size", "form", "keep_output_shape", "max_kernel", "max_pool", "profile"),
+    )
     shapes = by_name(options["input_shapes"])
     wanted = RewriteOptions(**{name: options[name] for name in names}, input_shapes=shapes)
     checks = None if options["no_check"] else _checks(options)

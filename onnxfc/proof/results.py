@@ -158,7 +158,8 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Parity:
-    """The outcome of a check. ``vacuous`` says why nothing could be proven, and then nothing has passed."""
+    """The outcome of a check. ``vacuous`` says why nothing could be proven, and then nothing has passed. ``form``: what
+    was made for one image size, against the model for any size that all else speaks of."""
 
     native: ParityResult
     window: ParityResult
@@ -171,6 +172,7 @@ class Parity:
     rests: tuple[Rest, ...] = ()
     certificate: Certificate = Certificate("none", reason="not reached")
     provider: ParityResult = ParityResult("not applicable", reason="not reached")
+    form: ParityResult = ParityResult("not applicable", reason="the second model takes images of any size")
 
     @property
     def passed(self) -> bool:
@@ -185,6 +187,7 @@ class Parity:
             and self.crops.status != "failed"
             and self.certificate.status != "failed"
             and self.provider.status != "failed"
+            and self.form.status != "failed"
         )
 
     def summary(self) -> str:
@@ -195,6 +198,7 @@ class Parity:
             ("shift consistency", self.shift),
             ("trunk parity", self.trunk),
             ("CPU against provider", self.provider),
+            ("form parity", self.form),
         )
         for name, result in required:
             if result.status == "failed":
@@ -206,7 +210,7 @@ class Parity:
         if self.crops.status == "failed":
             claimed = "verdict contradicted" if self.verdict.verdict == "exact" else "crop agreement failed"
             return f"{claimed}: {self.crops.reason}"
-        results = (self.native, self.window, self.shift)
+        results = (self.native, self.window, self.shift, self.form)
         values = sum(result.compared for result in results)
         worst = max(result.deviation for result in results)
         return f"proven on {values} values, largest deviation {worst:.1e} of the signal"

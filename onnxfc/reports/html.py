@@ -15,6 +15,7 @@ _RESULTS = {
     "window": ("window parity", "each cell is the original's head on that window of the same features"),
     "trunk": ("trunk parity", "the original's trunk, freed of its size, makes the same features"),
     "shift": ("shift", "what lies well inside two overlapping images is the same in both"),
+    "form": ("form parity", "the model for one size computes what the one for any size computes there"),
     "crops": ("crop agreement", "each cell is the original run on that crop"),
 }
 _GOOD = {"passed", "rewritten", "rewritable", "exact"}
@@ -109,7 +110,9 @@ def _refused(refusals: Sequence[Document]) -> Iterator[str]:
 
 def _figures(claim: Document, document: Document) -> str:
     rows = [("native size", f"{_size(claim['native_size'])} px"), ("stride", f"{_size(claim['stride'])} px")]
-    if claim.get("smallest_size"):
+    if claim.get("fixed_size"):
+        rows.append(("image size", f"{_size(claim['fixed_size'])} px alone"))
+    elif claim.get("smallest_size"):
         step = "" if set(claim["size_step"]) == {1} else f", in steps of {_size(claim['size_step'])} px"
         rows.append(("image sizes", f"from {_size(claim['smallest_size'])} px on{step}"))
     halo = claim.get("halo")
@@ -126,6 +129,8 @@ def _results(parity: Document) -> str:
     rows = []
     for name, (title, meaning) in _RESULTS.items():
         found = parity[name]
+        if name == "form" and found["status"] == "not applicable":
+            continue
         where = ", ".join(_size(size) for size in found.get("sizes") or ())
         told = found["reason"] or (f"at {where} px" if where else "") or found.get("worst", "")
         compared = bool(found["compared"])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxfc.errors import OnnxfcError
-from onnxfc.reports.rewrite import amount, native, row, size, verdict_text
+from onnxfc.reports.rewrite import amount, fit_lines, native, row, size, verdict_text
 from onnxfc.version import __version__
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def _lines(seen: Inspection, verbose: bool) -> Iterator[str]:
         yield row("cost" if whole else "cells", _cost(seen.cost, grid=_is_grid(seen), whole=whole))
         taken, stored = amount(seen.cost.activations, "B"), amount(seen.cost.weights, "B")
         yield row("memory", f"about {taken} for the tensors of that pass, {stored} for weights")
+    yield from fit_lines(seen.fit, verbose)
     for refusal in seen.refusals if verbose else seen.refusals[:3]:
         yield row("refused", str(refusal))
     if not verbose and len(seen.refusals) > 3:
@@ -86,6 +87,9 @@ def _geometry(seen: Inspection) -> Iterator[str]:
     if found is None:
         return
     yield from _places(seen, found)
+    if found.fixed_size:
+        yield row("image size", f"{size(found.fixed_size)} px alone")
+        return
     steps = "" if set(found.size_step) == {1} else f", in steps of {size(found.size_step)} px; pad other images to one"
     yield row("image sizes", f"from {size(found.smallest_size)} px on{steps}")
     if found.halo is None:
@@ -115,8 +119,9 @@ def _is_grid(seen: Inspection) -> bool:
 def _cost(cost: Cost, grid: bool, whole: bool) -> str:
     if whole:
         return f"{amount(cost.dense)} multiply-adds at {size(cost.size)} px"
-    if not grid:
-        return f"{size(cost.cells)} elements at {size(cost.size)} px; {amount(cost.dense)} multiply-adds"
+    if not grid or cost.crops is None:
+        what = "" if grid else " elements"
+        return f"{size(cost.cells)}{what} at {size(cost.size)} px; {amount(cost.dense)} multiply-adds"
     count = 1
     for length in cost.cells:
         count *= length

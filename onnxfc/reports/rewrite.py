@@ -22,6 +22,8 @@ from onnxfc.version import __version__
 if TYPE_CHECKING:
     from onnxfc.builder.state import Replacement
     from onnxfc.claim.claim import Claim
+    from onnxfc.forms.profile import Fit
+    from onnxfc.geometry import Geometry
     from onnxfc.proof.results import Certificate, CropResult, Parity, ParityResult, Rest, WeightResult
     from onnxfc.rewriter.changes import Changes
 
@@ -67,30 +69,58 @@ class Told(Protocol):
     def seconds(self) -> tuple[float, float]: ...
     @property
     def changes(self) -> Changes: ...
+    @property
+    def any_size(self) -> Told | None: ...
+    @property
+    def fit(self) -> Fit | None: ...
+    @property
+    def geometry(self) -> Geometry: ...
 
 
 def text(result: Told, verbose: bool = False) -> str:
     """The report of a rewrite, to be understood at a glance."""
-    claim = result.claim
+    claim, fixed = (result.any_size or result).claim, result.claim.fixed_size
     lines = list(_replaced(result))
+    if fixed and result.any_size is None:
+        return "\n".join([*lines, row("image size", f"{size(fixed)} px, as before"), *_proven(result, verbose)])
     whole = is_whole(claim)
     stride = "one score vector at every size" if whole else f"stride {size(claim.stride)} px"
     lines.append(row("native size", f"{native(claim)}, {stride}"))
     if result.map_at_twice:
         lines.append(row("map", f"{size(result.map_at_twice)} cells at {size(claim.twice_native)} px"))
-    if set(claim.size_step) != {1}:
+    if fixed:
+        cells = "" if whole else f", {size(result.geometry.cells(*fixed))} cells"
+        lines.append(row("image size", f"{size(fixed)} px alone{cells}"))
+    elif set(claim.size_step) != {1}:
         sizes = f"{size(claim.native_size)} px plus multiples of {size(claim.size_step)} px; pad other images to one"
         lines.append(row("image sizes", sizes))
     lines.append(row("verdict", verdict_text(claim, verbose)))
-    lines += proof_lines(result.parity, verbose)
+    return "\n".join([*lines, *fit_lines(result.fit, verbose), *_proven(result, verbose)])
+
+
+def fit_lines(fit: Fit | None, verbose: bool) -> Iterator[str]:
+    """What of a model fits an accelerator, and where each limit is from."""
+    if fit is None:
+        return
+    yield row("profile", f"{fit.profile}, as written by {fit.form}: {fit.kept} of {len(fit.findings)} limits are kept")
+    for item in fit.findings:
+        if item.outside:
+            told = some([f"{node} has {value}" for node, value in item.outside], verbose)
+            yield row("does not fit", f"{item.limit}: {told} [{item.source}]")
+        elif verbose:
+            yield row("fits", f"{item.limit}: {item.nodes} nodes [{item.source}]")
+
+
+def _proven(result: Told, verbose: bool) -> Iterator[str]:
+    """The proof, and how long everything took."""
+    yield from proof_lines(result.parity, verbose)
     if verbose and result.parity is not None:
         how = result.parity.conditions
-        lines.append(row("inputs", f"{', '.join(how.inputs)}; seed {how.seed}, onnxruntime {how.onnxruntime}"))
-    lines += [row("note", str(note)) for note in result.notes if verbose or note.code in _TOLD]
-    lines += _changed(result) if verbose else []
+        yield row("inputs", f"{', '.join(how.inputs)}; seed {how.seed}, onnxruntime {how.onnxruntime}")
+    yield from (row("note", str(note)) for note in result.notes if verbose or note.code in _TOLD)
+    yield from _changed(result) if verbose else ()
     seconds = f"rewritten in {result.seconds[0]:.1f} s"
-    lines.append(row("time", seconds + (f", proven in {result.seconds[1]:.1f} s" if result.parity else "")))
-    return "\n".join(lines)
+    yield row("time", seconds + (f", proven in {result.seconds[1]:.1f} s" if result.parity else ""))
 
 
 def _changed(result: Told) -> list[str]:
@@ -120,7 +150,8 @@ def written(source: Path, target: Path, result: Told, verbose: bool = False) -> 
     maps = len(result.claim.native_size) == 2 and any(output.axes for output in result.claim.outputs)
     one, two = argument(source), argument(target)
     steps = [f"scan {two} IMAGE map.png"] if maps else []
-    steps += [f"inspect {two}{twice}", f"check {one} {two}"]
+    of_rewrite = result.claim.fixed_size and result.any_size is None  # what it was made of is no original to check
+    steps += [f"inspect {two}{twice}", *([] if of_rewrite else [f"check {one} {two}"])]
     before = f", of {source} ({amount(source.stat().st_size, 'B')})" if verbose else ""
     return [
         row("wrote", f"{target} ({amount(target.stat().st_size, 'B')}){before}"),
@@ -207,6 +238,7 @@ def proof_lines(parity: Parity | None, verbose: bool) -> list[str]:
         row("window parity", _compared(parity.window)),
         row("trunk parity", _compared(parity.trunk)),
         row("shift", _compared(parity.shift)),
+        *([row("form parity", _compared(parity.form))] if parity.form.status != "not applicable" else []),
         row("crop agreement", _cropped(parity.crops)),
         *(row("proof rests on", _rest(item)) for item in parity.rests),
         row("certificate", certificate_text(parity.certificate)),
@@ -218,7 +250,7 @@ def proof_lines(parity: Parity | None, verbose: bool) -> list[str]:
         lines.append(row("CPU against it", _compared(parity.provider)))
     if verbose:
         lines += [row("", _weight(item)) for item in parity.certificate.weights]
-        for result in (parity.native, parity.window, parity.trunk, parity.shift):
+        for result in (parity.native, parity.window, parity.trunk, parity.shift, parity.form):
             lines += [row("", f"{item.name}: {item.deviation:.1e}, {item.worst}") for item in result.outputs]
     return lines
 
@@ -293,6 +325,7 @@ def as_json(result: Told) -> dict[str, Any]:
         "notes": [dataclasses.asdict(item) for item in result.notes],
         "map_at_twice_native": list(result.map_at_twice),
         "parity": parity_as_json(result.parity),
+        "fit": None if result.fit is None else dataclasses.asdict(result.fit),
         "seconds": {"rewrite": result.seconds[0], "proof": result.seconds[1]},
     }
 

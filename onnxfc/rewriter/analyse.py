@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import get_args
+from typing import Literal, get_args
 
 from onnxfc import errors
 from onnxfc.builder.rule_context import LEAVE
@@ -33,6 +33,9 @@ from onnxfc.shapes.image_inputs import (
 from onnxfc.shapes.model_shapes import Sizing
 from onnxfc.shapes.native import native_specs
 
+Written = Literal["conv4d", "gemm"]
+"""Forms for accelerators, in other operators than the rewritten model for any size."""
+
 
 @dataclass(frozen=True)
 class RewriteOptions:
@@ -45,7 +48,15 @@ class RewriteOptions:
     ``global_pool``: what becomes of a pool before the head: ``window`` pools each native window, ``keep`` the whole
     image, ``drop`` leaves a class activation map. ``dynamic_batch`` frees the batch. ``free``: only these axes of the
     image ("height", "width", a volume's "depth"), while the others stay; all, if empty. ``output_at``: inner tensors at
-    which the model is to end, instead of its outputs. Raises UsageError.
+    which the model is to end, instead of its outputs.
+    ``fixed_size``: the result takes
+    images of this size alone, and declares every length as a number (but for a batch that ``dynamic_batch`` frees).
+    ``form``: ``conv4d`` is for accelerators, at the fixed size or the native one: Conv in place of every FC layer, all
+    tensors (1, C, H, W), every attribute of a Conv written; ``keep_output_shape`` puts the original's shape behind it.
+    ``max_kernel``: there a larger kernel is written with smaller ones; ``max_pool``: a pool over more places as two.
+    ``profile``: an accelerator, by name or a file of its limits, of which is told what fits.
+    ``gemm`` is the way back, for a network whose head is made of Convs (a rewritten one too): Gemm in place of every
+    Conv that covers its map at the native size, and nothing else is done. Raises UsageError.
 
     >>> options = onnxfc.RewriteOptions(output="mean")
     >>> onnxfc.rewrite("fixtures/trained/digits.onnx", options=options).claim.outputs[0].form
@@ -60,13 +71,23 @@ class RewriteOptions:
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     free: tuple[str, ...] = ()
     output_at: tuple[str, ...] = ()
+    fixed_size: tuple[int, ...] | None = None
+    form: Written | None = None
+    keep_output_shape: bool = False
+    max_kernel: int | None = None
+    max_pool: int | None = None
+    profile: str | None = None
 
     def __post_init__(self) -> None:
         errors.choice("output", self.output, get_args(Form))
         errors.choice("global_pool", self.global_pool, get_args(GlobalPool))
         errors.flag("dynamic_batch", self.dynamic_batch)
-        if self.size is not None:
-            object.__setattr__(self, "size", errors.size("size", self.size))
+        errors.flag("keep_output_shape", self.keep_output_shape)
+        if self.form is not None:
+            errors.choice("form", self.form, get_args(Written))
+        for name in ("size", "fixed_size"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, errors.size(name, getattr(self, name)))
         object.__setattr__(self, "inputs", errors.names("inputs", self.inputs))
         object.__setattr__(self, "input_shapes", errors.shapes("input_shapes", self.input_shapes))
         object.__setattr__(self, "free", errors.names("free", self.free))
@@ -76,6 +97,20 @@ class RewriteOptions:
         if self.output == "max" and self.global_pool == "drop":
             why = "--output max of a dropped pool is not the original's score"
             raise UsageError(f"{why}; use --output mean or --global-pool window")
+        for name in ("max_kernel", "max_pool"):
+            if getattr(self, name) is not None:
+                errors.whole(name, getattr(self, name), 1)
+                if self.form != "conv4d":
+                    raise UsageError(f"--{name.replace('_', '-')} is for --form conv4d; give both")
+        if self.profile is not None and self.form != "conv4d" and self.fixed_size is None:
+            raise UsageError("--profile is for models of one size: give --form conv4d or --fixed-size too")
+        if self.keep_output_shape and self.form != "conv4d":
+            raise UsageError("--keep-output-shape is for --form conv4d; a map for any size has no room in one vector")
+        if self.form == "gemm" and replace(self, form=None) != RewriteOptions(size=self.size, inputs=self.inputs):
+            raise UsageError("--form gemm takes --size and --input alone: it is for the native size, and makes no map")
+        if self.form == "conv4d" and (self.dynamic_batch or self.output != "map"):
+            option = "--dynamic-batch" if self.dynamic_batch else f"--output {self.output}"
+            raise UsageError(f"{option} is not for --form conv4d, whose tensors are maps (1, C, H, W)")
 
 
 @dataclass(frozen=True)

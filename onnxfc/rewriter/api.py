@@ -14,6 +14,7 @@ from onnxfc import interop
 from onnxfc.builder.state import Replacement
 from onnxfc.claim.claim import PREFIX, Claim
 from onnxfc.errors import NothingToRewrite, ProofFailed, Refusal
+from onnxfc.forms.profile import Fit
 from onnxfc.geometry import Geometry
 from onnxfc.graph.finite_weights import finite
 from onnxfc.graph.wellformed import well_formed
@@ -23,8 +24,10 @@ from onnxfc.reports import rewrite as reports
 from onnxfc.rewriter.analyse import RewriteOptions, analyse
 from onnxfc.rewriter.assemble import assemble
 from onnxfc.rewriter.changes import Changes, changes
+from onnxfc.rewriter.form import formed
 from onnxfc.rewriter.make_claim import claim_of, map_at_twice
 from onnxfc.rewriter.refusals import recognise
+from onnxfc.rewriter.rows import rows
 from onnxfc.shapes.dim_params import DimNames
 from onnxfc.version import __version__
 
@@ -37,7 +40,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class Rewrite:
-    """A rewritten model, what was done to it, and the proof (None where it was not asked for)."""
+    """A rewritten model, what was done to it, and the proof (None where it was not asked for). ``any_size``: the model
+    for any size, where ``file`` was made of it for one; ``fit``: what of that fits an accelerator."""
 
     file: ModelFile = field(repr=False)
     original: ModelFile = field(repr=False)
@@ -47,6 +51,8 @@ class Rewrite:
     map_at_twice: tuple[int, ...]
     parity: Parity | None = None
     seconds: tuple[float, float] = (0.0, 0.0)
+    any_size: Rewrite | None = field(default=None, repr=False)
+    fit: Fit | None = None
 
     @property
     def model(self) -> onnx.ModelProto:
@@ -75,6 +81,27 @@ class Rewrite:
     def report(self) -> dict[str, Any]:
         """The report for programs, as ``--report`` writes it."""
         return reports.as_json(self)
+
+    def proven(
+        self,
+        options: CheckOptions | None = None,
+        progress: Callable[[str], None] | None = None,
+        source: ModelFile | None = None,
+        form: ModelFile | None = None,
+    ) -> Parity:
+        """Put it to the test; ``form``: in place of what was made for one size."""
+        from onnxfc.proof import check  # only now: what is not proven does without
+        from onnxfc.proof.one_size import check_form
+        from onnxfc.proof.options import CheckOptions
+
+        options = options or CheckOptions()
+        if self.any_size is None and self.claim.fixed_size:
+            only = replace(options, larger=False, windows=False)
+            return check(self.file, self.original, self.claim, only, progress)
+        if self.any_size is None:
+            return check(self.original, self.file, self.claim, options, progress, source)
+        pair = self.any_size.file, form or self.file
+        return check_form(self.original, *pair, self.any_size.claim, self.claim, options, progress, source)
 
     def __repr__(self) -> str:
         proof = "not proven" if self.parity is None else self.parity.summary()
@@ -112,10 +139,7 @@ def rewrite(
     written = time.perf_counter()
     if not prove:
         return replace(done, seconds=(written - began, 0.0))
-    from onnxfc.proof import check  # only now: what is not proven does without
-    from onnxfc.proof.options import CheckOptions
-
-    parity = check(done.original, done.file, done.claim, check_options or CheckOptions(), progress, original)
+    parity = done.proven(check_options, progress, original)
     if not parity.passed:
         advice = "" if parity.vacuous is None else ", or skip the proof with --no-check"
         raise ProofFailed(parity.summary() + advice, parity)
@@ -124,6 +148,10 @@ def rewrite(
 
 def _rewritten(original: ModelFile, options: RewriteOptions) -> Rewrite:
     well_formed(original)
+    if options.form == "gemm":
+        finite(original)
+        made = rows(original, options)
+        return Rewrite(made.file, original, made.claim, made.replacements, (), ())
     recognise(original)
     finite(original)
     found = analyse(original, options)
@@ -132,15 +160,20 @@ def _rewritten(original: ModelFile, options: RewriteOptions) -> Rewrite:
     sizing = found.sizing()
     claim = claim_of(found, sizing)
     metadata = claim.to_metadata() | {f"{PREFIX}version": __version__}
+    del metadata[f"{PREFIX}fixed_size"]  # it takes any; a form of it says its own
     axes = {output.name: output.axes for output in claim.outputs}
     names = DimNames(found.reading, found.state.graph, sizing, claim)
-    return Rewrite(
-        file=found.original.with_proto(
-            assemble(found.state, found.reading, axes, metadata, names, original.proto.graph)
-        ),
+    proto = assemble(found.state, found.reading, axes, metadata, names, original.proto.graph)
+    done = Rewrite(
+        file=found.original.with_proto(proto),
         original=found.original,
         claim=claim,
         replacements=tuple(found.state.replacements),
         notes=tuple(found.state.remarks),
         map_at_twice=map_at_twice(claim, sizing),
     )
+    own = formed(done.file, claim, Geometry.of_sizing(claim, sizing), options, original)
+    if own is None:
+        return done
+    told = (*done.replacements, *own.split)
+    return replace(done, file=own.file, claim=own.claim, replacements=told, map_at_twice=(), any_size=done, fit=own.fit)

@@ -71,6 +71,9 @@ class ScanModel:
             raise UsageError(f"the model takes images of any {' and '.join(self.image.free)} only; scan needs both")
         if len(self.claim.native_size) != 2:
             raise UsageError(f"the model takes {len(self.claim.native_size)}-dimensional input; scan is for images")
+        if self.claim.fixed_size:
+            told = "x".join(map(str, self.claim.fixed_size))
+            raise UsageError(f"the model takes images of {told} px alone; scan with one for any size")
         if len(self.claim.inputs) != 1:
             names = ", ".join(item.name for item in self.claim.inputs)
             raise UsageError(f"the model has several image inputs ({names}); scan is for models with one")

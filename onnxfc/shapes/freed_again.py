@@ -13,6 +13,8 @@ def fixed_size(model: ModelFile, claim: Claim) -> tuple[int, ...] | None:
 
     A model whose input alone says the native size, beside outputs of any size, contradicts itself: that is no such one.
     """
+    if claim.fixed_size:
+        return None  # it was made so, and its graph is that of no other size
     infos = {info.name: info for info in model.proto.graph.input}
     for image in claim.inputs:
         dims = infos[image.name].type.tensor_type.shape.dim if image.name in infos else []

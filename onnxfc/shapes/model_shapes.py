@@ -36,7 +36,7 @@ class Shapes:
     def at(self, inputs: Mapping[str, Shape]) -> dict[str, Shape] | None:
         """Shapes of all tensors that inference can tell, for inputs of these shapes; None where the model does not
         take them. Dims of other inputs that are free count as 1."""
-        specs = self._specs({name: (shape,) for name, shape in inputs.items()}, 1, self.graph.live)
+        specs = self.specs({name: (shape,) for name, shape in inputs.items()}, 1)
         if specs is None:
             return None
         found = {name: spec.native for name, spec in specs.items() if spec.shapes is not None}
@@ -45,19 +45,19 @@ class Shapes:
     def sizing(self, images: Sequence[Image], nodes: Sequence[onnx.NodeProto] | None = None) -> Sizing | None:
         """The same at all image sizes, with other ``nodes`` in place of the live ones if given; None where the model
         does not take those sizes that are looked at."""
-        nodes = self.graph.live if nodes is None else nodes
         probed = {image.name: image.probes() for image in images}
-        specs = self._specs(probed, len(next(iter(probed.values()))), nodes)
+        specs = self.specs(probed, len(next(iter(probed.values()))), nodes)
         if specs is None:
             return None
         extents = Extents.of_images(self._inference, images, specs)
-        extents.follow(nodes)
+        extents.follow(self.graph.live if nodes is None else nodes)
         return Sizing(extents, images[0].size)
 
-    def _specs(
-        self, inputs: Mapping[str, Sequence[Shape]], probes: int, nodes: Sequence[onnx.NodeProto]
+    def specs(
+        self, inputs: Mapping[str, Sequence[Shape]], probes: int, nodes: Sequence[onnx.NodeProto] | None = None
     ) -> dict[str, Spec] | None:
-        """Specs of all tensors for inputs of these shapes; None where some node cannot run on them."""
+        """Specs of all tensors for inputs of these shapes, by the live nodes or others; None where some node cannot run
+        on them."""
         if probes not in self._weights:
             weights = self.graph.initializers.items()
             self._weights[probes] = {name: of_tensor(item, self._model.array, probes) for name, item in weights}
@@ -66,6 +66,7 @@ class Shapes:
             kind = info.type.tensor_type
             declared = tuple(max(1, dim.dim_value) for dim in kind.shape.dim)
             specs[info.name] = Spec(kind.elem_type, tuple(inputs.get(info.name, (declared,) * probes)))
+        nodes = self.graph.live if nodes is None else nodes
         return specs if all(self._infer(node, specs, probes) for node in nodes) else None
 
     def _infer(self, node: onnx.NodeProto, specs: dict[str, Spec], probes: int) -> bool:

@@ -1,0 +1,109 @@
+"""All on maps (1, C, H, W): FC layers as Convs, with no Flatten, Reshape or Transpose before them.
+
+Flatten of (1, C, h, w), then Gemm, is a Conv of h x w. A tensor (1, F) between two such layers is the map (1, F, 1, 1).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx
+
+from onnxfc.errors import NothingToRewrite, Refusal
+from onnxfc.forms.draft import Draft
+from onnxfc.forms.follow import Follower, Rule, stays
+from onnxfc.graph.index import attributes, copied, dependent, label
+from onnxfc.graph.op_kinds import GEMMS, PLAIN_LAYERS, RESHAPING
+
+_POOLS = {"ReduceMean": "GlobalAveragePool", "ReduceMax": "GlobalMaxPool"}
+_ADVICE = "leave out --form: --fixed-size alone writes every length as a number"
+
+
+def as_maps(draft: Draft) -> Draft:
+    """The draft on maps alone. Raises NothingToRewrite with what is no map."""
+    made = Follower(draft, "map", _RULES).run()
+    refusals = tuple(_refusals(made))
+    if refusals:
+        raise NothingToRewrite(str(refusals[0]), refusals)
+    return made
+
+
+def _refusals(draft: Draft) -> list[Refusal]:
+    """What is left that is no map, or an FC layer still. Outputs may have the original's shape."""
+    images = [info.name for info in draft.graph.inputs]
+    moving, found = dependent(draft.nodes, images), []
+    for node in draft.nodes:
+        for name in moving.intersection(node.output) - {*draft.graph.outputs}:
+            spec = draft.specs[name]
+            if spec.shapes is not None and spec.rank != 4:
+                told = "x".join(map(str, spec.native)) or "one number"
+                found.append(Refusal("form-not-4d", label(node), f"{node.op_type} makes {told}, no map", _ADVICE))
+        constant = any(name not in moving for name in node.input[:2])
+        if node.op_type in {*PLAIN_LAYERS, *GEMMS} and constant and moving.intersection(node.input):
+            why = f"{node.op_type} has no form as a Conv: its features are no channels, or its weight is computed"
+            found.append(Refusal("form-fc-left", label(node), why, _ADVICE))
+    return found
+
+
+def _map_of(follower: Follower, name: str) -> str | None:
+    """The map that a tensor is, or is followed as."""
+    found = follower.followed.get(name, name)
+    return found if len(follower.shape(found) or ()) == 4 else None
+
+
+def _reshape(follower: Follower, node: onnx.NodeProto) -> str | None:
+    """Of a map it need not be made."""
+    before, after = follower.shape(node.input[0]), follower.shape(node.output[0])
+    if stays(follower, node) is None and before and after and before[0] == after[0] and len(before) == 4:
+        return str(node.input[0])
+    return stays(follower, node)
+
+
+def _pool(follower: Follower, node: onnx.NodeProto) -> str | None:
+    """A Reduce over all places is a global pool, which keeps their axes."""
+    shape, after = follower.shape(node.input[0]), follower.shape(node.output[0])
+    if shape is None or after is None or len(shape) != 4 or node.input[0] in follower.followed:
+        return None
+    axes = attributes(node).get("axes") or follower.draft.constant(node.input[1] if len(node.input) > 1 else "")
+    if axes is None or sorted(int(axis) % 4 for axis in axes) != [2, 3]:
+        return None
+    return follower.emit(node, _POOLS[node.op_type], [node.input[0]], (*after[:2], 1, 1))
+
+
+def _layer(follower: Follower, node: onnx.NodeProto) -> str | None:
+    """An FC layer over (C, h, w) is a Conv of h x w: weights that are stored outputs first keep their bytes."""
+    told, data, before = attributes(node), _map_of(follower, node.input[0]), follower.shape(node.input[0])
+    weight, tensor = follower.constant(node.input[1]), follower.draft.graph.constant(node.input[1])
+    plain = all(told.get(name, free) == free for name, free in (("transA", 0), ("alpha", 1.0), ("beta", 1.0)))
+    if data is None or weight is None or tensor is None or before is None or not plain or weight.ndim != 2:
+        return None
+    turned = bool(told.get("transB", 0))
+    outputs, features = weight.shape if turned else weight.shape[::-1]
+    channels, *kernel = (follower.shape(data) or ())[1:]
+    bias = _bias(follower, node, outputs)
+    if before[1:] != (*[1] * (len(before) - 2), features) or channels * math.prod(kernel) != features or bias is None:
+        return None
+    dims = (outputs, channels, *kernel)
+    held = copied(tensor, dims=dims) if turned else np.ascontiguousarray(weight.T).reshape(dims)
+    inputs = [data, follower.hold(node.input[1], held, own=True), *bias]
+    return follower.emit(node, "Conv", inputs, (before[0], outputs, 1, 1), kernel_shape=kernel)
+
+
+def _bias(follower: Follower, node: onnx.NodeProto, outputs: int) -> list[str] | None:
+    """A bias for each output; None where it is computed, or another for each image."""
+    if len(node.input) < 3 or not node.input[2]:
+        return []
+    found = follower.constant(node.input[2])
+    if found is None or found.size not in (1, outputs) or found.shape[-1:] not in ((), (1,), (outputs,)):
+        return None
+    if found.shape == (outputs,):
+        return [node.input[2]]
+    return [follower.hold(node.input[2], np.broadcast_to(found.reshape(-1), (outputs,)).copy())]
+
+
+_RULES: dict[str, Rule] = {
+    **dict.fromkeys(RESHAPING, _reshape),
+    **dict.fromkeys(_POOLS, _pool),
+    **dict.fromkeys(PLAIN_LAYERS, _layer),
+}

@@ -1,0 +1,113 @@
+"""A form of the rewritten model for one image size: proven by way of the rewritten model for any size.
+
+That one is put to the test against the original, and then the form against it, on images of the form's size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from onnxfc.claim.claim import Claim, Layer, Output
+from onnxfc.errors import UsageError
+from onnxfc.io.model_file import ModelFile
+from onnxfc.proof.bounded import bounded
+from onnxfc.proof.certificate import certify
+from onnxfc.proof.check import check
+from onnxfc.proof.options import CheckOptions
+from onnxfc.proof.results import Parity, ParityResult
+from onnxfc.proof.sizes import TooLarge, larger_sizes
+
+
+def check_form(
+    original: ModelFile,
+    rewritten: ModelFile,
+    form: ModelFile,
+    claim: Claim,
+    fixed: Claim,
+    options: CheckOptions,
+    progress: Callable[[str], None] | None = None,
+    source: ModelFile | None = None,
+) -> Parity:
+    """Put ``claim`` about ``rewritten`` to the test against ``original``, then ``form`` against ``rewritten`` at the
+    size that its own claim, ``fixed``, tells. ``source`` as for :func:`check`."""
+    if options.bounded:
+        within = options.unbounded
+        return bounded(lambda: check_form(original, rewritten, form, claim, fixed, within, progress, source), options)
+    parity = check(original, rewritten, claim, _at(claim, fixed.fixed_size, options), progress, source)
+    if not parity.passed:
+        return parity
+    found = _compared(rewritten, form, claim, fixed, options, progress)
+    return replace(parity, form=found, certificate=certify(original, form))
+
+
+def _at(claim: Claim, size: tuple[int, ...], options: CheckOptions) -> CheckOptions:
+    """To be checked at this size too, where windows can be compared there."""
+    more = replace(options, check_sizes=(*options.check_sizes, size))
+    try:
+        larger_sizes(claim, more)
+    except (UsageError, TooLarge):
+        return options
+    return options if size == claim.native_size else more
+
+
+def _compared(
+    rewritten: ModelFile,
+    form: ModelFile,
+    claim: Claim,
+    fixed: Claim,
+    options: CheckOptions,
+    progress: Callable[[str], None] | None,
+) -> ParityResult:
+    """Both on images of the one size; the form is the first, as its outputs may be those of one cell."""
+    size, dims = fixed.fixed_size, len(fixed.fixed_size)
+    shapes = claim.image_shapes(size)
+    one = Claim(
+        native_size=size,
+        stride=(1,) * dims,
+        start=(0,) * dims,
+        size=size,
+        size_step=(1,) * dims,
+        verdict="exact",
+        blame=(),
+        inputs=tuple(replace(image, shape=shapes[image.name]) for image in claim.inputs),
+        boundaries=(),
+        outputs=tuple(
+            Output(item.name, "map" if item.form == "map" != own.form else "global")
+            for item, own in zip(claim.outputs, fixed.outputs, strict=True)
+        ),
+        layers=tuple(Layer(item.rewritten, item.rewritten, "global") for item in claim.layers),
+    )
+    names = {item.original: item.rewritten for item in claim.layers}
+    rtols, atols = (
+        {names.get(name, name): value for name, value in given.items() if names.get(name, name) in _known(one)}
+        for given in (options.rtols, options.atols)
+    )
+    wanted = replace(
+        options, check_sizes=(), data=_grown(options.data, one), larger=False, windows=False, rtols=rtols, atols=atols
+    )
+    found = check(form, rewritten, one, wanted, progress)
+    failed = "failed" if found.vacuous is not None else found.native.status
+    told = (found.vacuous or found.native.reason).replace("the original", "the model for one size")
+    return replace(found.native, status=failed, sizes=(size,), reason=told)
+
+
+def _grown(data: Any, claim: Claim) -> Any:
+    """The user's inputs, continued by their mirror images up to the size."""
+    images = {image.name: image for image in claim.inputs}
+    if data is None or not isinstance(data, Mapping):
+        return data if data is None else _grown({next(iter(images)): data}, claim)
+    grown = {}
+    for name, value in data.items():
+        short = [0] * np.ndim(value)
+        for axis in images[name].spatial if name in images else ():
+            short[axis] = max(0, images[name].shape[axis] - np.shape(value)[axis])
+        grown[name] = np.pad(value, [(0, more) for more in short], mode="symmetric")
+    return grown
+
+
+def _known(claim: Claim) -> set[str]:
+    return {item.name for item in claim.outputs} | {item.original for item in claim.layers}

@@ -1,0 +1,90 @@
+"""--form gemm: a network whose head is made of Convs, with Gemms in their place, at its native size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import prod
+
+import onnx
+
+from onnxfc.builder.state import Replacement
+from onnxfc.claim.claim import PREFIX, Claim, ImageInput, Output
+from onnxfc.errors import NothingToRewrite, Refusal, UsageError
+from onnxfc.forms import weight_order
+from onnxfc.forms.as_rows import as_rows
+from onnxfc.forms.draft import finished
+from onnxfc.forms.one_size import at_one_size
+from onnxfc.forms.own_shape import in_own_shape, of_one_cell
+from onnxfc.graph.index import Graph, label, refill
+from onnxfc.graph.inline_functions import sorted_nodes
+from onnxfc.io.model_file import ModelFile
+from onnxfc.rewriter.analyse import RewriteOptions
+from onnxfc.shapes.image_inputs import images, native_inputs
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The model with Gemms, and what is claimed of it: that it computes what the given one computes at this size."""
+
+    file: ModelFile = field(repr=False)
+    claim: Claim
+    replacements: tuple[Replacement, ...]
+
+
+def rows(given: ModelFile, options: RewriteOptions) -> Rows:
+    """The given model with Gemms; a rewritten one gets the original's output shape back. Raises NothingToRewrite."""
+    given = sorted_nodes(given)
+    graph, metadata = Graph(given.proto), {item.key: item.value for item in given.proto.metadata_props}
+    told = Claim.from_metadata(metadata)
+    if told is not None and told.fixed_size not in ((), told.native_size):
+        size = "x".join(map(str, told.fixed_size))
+        raise UsageError(f"--form gemm is for the native size; this model takes images of {size} px alone")
+    inputs = _inputs(graph, options) if told is None else told.inputs
+    native = tuple(inputs[0].shape[axis] for axis in inputs[0].spatial)
+    first = next(info for info in graph.inputs if info.name == inputs[0].name)
+    free = not first.type.tensor_type.shape.dim[0].dim_value
+    draft = at_one_size(given, _claim(native, inputs, ()), native, free)
+    cells = [item for item in (told.outputs if told else ()) if of_one_cell(draft, item)]
+    draft, convs = as_rows(in_own_shape(draft, cells), weight_order.read(metadata))
+    if not convs:
+        why = f"no Conv's kernel covers its whole map at {'x'.join(map(str, native))} px: none is an FC layer there"
+        refusal = Refusal("no-covering-conv", "", why, "give another native size with --size HxW")
+        raise NothingToRewrite(str(refusal), (refusal,))
+    proto = finished(draft)
+    refill(proto, metadata_props=[item for item in proto.metadata_props if not item.key.startswith(PREFIX)])
+    maps = {item.name for item in cells}
+    outputs = [Output(name, "map" if name in maps else "global") for name in graph.outputs]
+    replaced = tuple(_replaced(node, graph) for node in convs)
+    return Rows(given.with_proto(proto), _claim(native, inputs, outputs), replaced)
+
+
+def _replaced(node: onnx.NodeProto, graph: Graph) -> Replacement:
+    tensor = graph.constant(node.input[1])
+    outputs, channels, *kernel = tensor.dims if tensor is not None else (0, 0)
+    size = "x".join(map(str, kernel))
+    return Replacement(label(node), f"Conv {size} {channels}→{outputs}", f"Gemm {channels * prod(kernel)}→{outputs}")
+
+
+def _inputs(graph: Graph, options: RewriteOptions) -> tuple[ImageInput, ...]:
+    found = images(graph, native_inputs(graph, options.size), False, options.size, options.inputs)
+    if isinstance(found, Refusal):
+        raise NothingToRewrite(str(found), (found,))
+    return tuple(ImageInput(image.name, image.shape, image.spatial, image.batched) for image in found[0])
+
+
+def _claim(native: tuple[int, ...], inputs: tuple[ImageInput, ...], outputs: Sequence[Output]) -> Claim:
+    ones = (1,) * len(native)
+    return Claim(
+        native_size=native,
+        stride=ones,
+        start=(0,) * len(native),
+        size=native,
+        size_step=ones,
+        verdict="exact",
+        blame=(),
+        inputs=inputs,
+        boundaries=(),
+        outputs=tuple(outputs),
+        fixed_size=native,
+    )
