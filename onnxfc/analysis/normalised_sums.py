@@ -223,11 +223,20 @@ def sums_to_one_behind(roles: Roles, node: onnx.NodeProto, given: Sequence[View]
     if _hold(node, given):
         return view
     each = node.op_type in {*BROADCAST, *UNARY, "BatchNormalization", "Conv", "Gemm"}
+    before = frozenset().union(
+        *(side.provenance.sums_to_one for item in given if isinstance(item, Placed) for side in item.sides)
+    )
 
     def behind(_: int, own: Provenance) -> Provenance:
-        return replace(own, sums_to_one=frozenset((name, min(k, ~k)) for name, k in own.sums_to_one if each))
+        doubted = in_doubt(own.sums_to_one & before) if each else frozenset()
+        return replace(own, sums_to_one=own.sums_to_one - before | doubted)
 
     return view.each_side(behind)
+
+
+def in_doubt(sums_to_one: Iterable[tuple[str, int]]) -> frozenset[tuple[str, int]]:
+    """What may be parts of a whole no longer: the places inverted."""
+    return frozenset((name, min(place, ~place)) for name, place in sums_to_one)
 
 
 def _hold(node: onnx.NodeProto, given: Sequence[View]) -> bool:

@@ -86,8 +86,7 @@ class State:
 
     ``rounds_up``: branches meet at other sizes only if pools round as they do (``ceil_mode``). ``single``: the batch is
     1 and stays so. ``rank``: how many spatial axes images have; ``batches``: how many images, at every probe.
-    ``reached``: how many nodes it visited before the first refusal. ``conditions`` of Ifs that were refused, but are
-    the same at every size.
+    ``conditions`` of Ifs that were refused, but are the same at every size.
     """
 
     graph: Graph
@@ -103,8 +102,6 @@ class State:
     notes: list[Note] = field(default_factory=list)
     not_affine: list[Refusal] = field(default_factory=list)
     conditions: dict[str, bool] = field(default_factory=dict)
-    reached: int = 0
-    refused: bool = False
 
     @property
     def dense(self) -> bool:

@@ -184,7 +184,8 @@ class Claim:
     fixed_size: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        for damage in _damages(self):
+        damage = next(_damages(self), None)
+        if damage is not None:
             raise ValueError(damage)
 
     def image_shapes(self, size: Sequence[int]) -> dict[str, tuple[int, ...]]:
@@ -245,10 +246,9 @@ def _tuples(value: Any) -> Any:
 
 def _damages(claim: Claim) -> Iterator[str]:
     """What makes a claim in the metadata unreadable, as no rewrite could have written it: values of the wrong type,
-    length or range. Whether it is true is another matter."""
+    length or range. Whether it is true is another matter. Behind one damage, nothing else can be relied on."""
     if not _integers(claim.native_size, 1, 3) or min(claim.native_size) < 1:
         yield f"native_size is {claim.native_size!r}"
-        return
     dims = len(claim.native_size)
     for name in ("stride", "size_step", "start", "size", *_OPTIONAL):
         value, least = getattr(claim, name), {"start": None, "slack": 0}.get(name, 1)
@@ -256,7 +256,6 @@ def _damages(claim: Claim) -> Iterator[str]:
             continue
         if not _integers(value, dims, dims) or (least is not None and min(value) < least):
             yield f"{name} is {value!r}"
-            return
     yield from _disagreements(claim, dims)
     yield from (f"input {image.name!r} is {image}" for image in claim.inputs if not _image(image, dims))
     yield from (f"boundary {item.original!r} is {item}" for item in claim.boundaries if not _boundary(item, dims))

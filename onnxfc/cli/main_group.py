@@ -12,7 +12,7 @@ import click
 
 from onnxfc.errors import ExitCode
 
-_WHY = {
+_WHY: dict[int | None, str] = {
     errno.EPIPE: "nobody reads it any more",
     errno.ENOSPC: "the disk is full",
     errno.EMFILE: "too many files are open; raise the limit (ulimit -n)",
@@ -113,7 +113,7 @@ def _told(error: Exception) -> str | None:
 
 
 def _why(error: OSError) -> str:
-    return _WHY.get(error.errno or 0, error.strerror or str(error))
+    return _WHY.get(error.errno, error.strerror or str(error))
 
 
 def _let_go(stream: TextIO | None) -> None:

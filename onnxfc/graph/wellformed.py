@@ -44,7 +44,8 @@ _VALUES: Mapping[int, str] = {_A.TENSOR: "t", _A.GRAPH: "g", _A.SPARSE_TENSOR: "
 
 def well_formed(model: ModelFile) -> None:
     """Raises ReadError where the model is none that could be run."""
-    for problem in _problems(model):
+    problem = next(_problems(model), None)
+    if problem is not None:
         raise malformed(model, problem)
 
 
@@ -54,6 +55,7 @@ def malformed(model: ModelFile, problem: str) -> ReadError:
 
 
 def _problems(model: ModelFile) -> Iterator[str]:
+    """The first is told; behind it, nothing else can be relied on."""
     proto = model.proto
     yield from _versions(proto)
     for tensor in all_tensors(proto):
@@ -76,10 +78,8 @@ def _tensor(model: ModelFile, tensor: TensorProto) -> Iterator[str]:
     where = f"tensor {tensor.name!r}"
     if tensor.data_type not in TensorProto.DataType.values() or not tensor.data_type:
         yield f"{where} has no data type that is known ({tensor.data_type})"
-        return
     if any(dim < 0 for dim in tensor.dims):
         yield f"{where} has a negative dim: {dims_text(tensor.dims)}"
-        return
     span, wanted = model.store.span(tensor), math.prod(tensor.dims)
     if span is not None or tensor.raw_data:
         have, need = len(tensor.raw_data) if span is None else len(span), raw_size(tensor)

@@ -26,7 +26,7 @@ except ImportError:  # Windows
 
 _PATIENCE = 60.0  # seconds for which another may hold the folder; names are given out in less than one
 
-_ADVICE = {
+_ADVICE: dict[int | None, str] = {
     errno.ENOENT: "the folder does not exist; create it first",
     errno.ENOTDIR: "its folder is not a folder",
     errno.EACCES: "no permission to write there",
@@ -46,7 +46,7 @@ def writing(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        why = _ADVICE.get(error.errno or 0, error.strerror or str(error))
+        why = _ADVICE.get(error.errno, error.strerror or str(error))
         raise WriteError(f"{target}: cannot write: {why}") from error
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Set
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -71,8 +71,4 @@ class Gathered(Generic[T]):
         return hash(frozenset(self))
 
     def __repr__(self) -> str:
-        return f"Gathered({sorted(self, key=_named)})"
-
-
-def _named(item: Any) -> str:
-    return repr(item)
+        return f"Gathered({sorted(self, key=repr)})"

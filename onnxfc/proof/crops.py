@@ -127,9 +127,10 @@ def _add(sums: _Sums, output: Output, pairs: list[_Pair], scale: Scale, toleranc
     if not pairs:
         return
     if scale.exact:
-        sums.hits += [bool((got == want).all()) for got, want, *_ in pairs]
+        same = [bool((got == want).all()) for got, want, *_ in pairs]
+        sums.hits += same
         sums.differing += [(got != want).astype(np.float64) for got, want, *_ in pairs]
-        if not all(sums.hits):
+        if not all(same):
             sums.excess = (np.inf, output.name, 0.0)
         return
     wanted = np.stack([want for _, want, *_ in pairs]).astype(np.float64)

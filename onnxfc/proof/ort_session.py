@@ -61,6 +61,7 @@ def session(
     """
     import onnxruntime as ort  # not before it is needed: what only reads and writes files does without
 
+    whose = model.path or "the model in memory"
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
     have = {output.name for output in proto.graph.output}
@@ -83,9 +84,9 @@ def session(
         if no_memory(error):
             raise MemoryError(one_line(error)) from error
         reason = _left_over(model, extra_outputs, engine, optimize) or one_line(error)
-        raise ReadError(f"{model.path or 'the model in memory'}: onnxruntime cannot load it: {reason}") from error
+        raise ReadError(f"{whose}: onnxruntime cannot load it: {reason}") from error
     if wrong := engine.made(made):
-        raise ReadError(f"{model.path or 'the model in memory'}: {wrong}")
+        raise ReadError(f"{whose}: {wrong}")
     made._onnxfc_held = held  # memory that the session reads from lives as long as the session
     return made
 

@@ -65,7 +65,7 @@ def _coarsest(claim: Claim) -> list[int]:
 def _growth(native: Sequence[int], units: Sequence[int], favoured: int, least: Sequence[int]) -> list[int]:
     """Pixels to grow by, multiples of ``units``: every second axis, from ``favoured`` on, more than its neighbours."""
     wanted = 0.15 * max(native)
-    few = [min(4, max(1, round(wanted / unit))) for unit in units]
+    few = [min(4, round(wanted / unit)) for unit in units]
     grown = [max(count, -(-most // unit)) * unit for count, unit, most in zip(few, units, least, strict=True)]
     for axis in range(favoured, len(units), 2):
         others = [grown[other] for other in (axis - 1, axis + 1) if 0 <= other < len(units)]

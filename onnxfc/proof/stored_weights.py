@@ -127,7 +127,7 @@ def _dense(name: str, tensor: onnx.SparseTensorProto) -> Stored | None:
     count = int(np.prod(tensor.dims))
     try:
         values, places = numpy_helper.to_array(tensor.values), numpy_helper.to_array(tensor.indices)
-        if count > _SPARSE or count < 0:
+        if count > _SPARSE:
             return None
         found: np.ndarray[Any, Any] = np.zeros(count, values.dtype)
         if places.ndim == 2:

@@ -109,11 +109,9 @@ def _visit(state: State, node: onnx.NodeProto) -> None:
     if not isinstance(outcome, Refusal):
         outcome = _batch_kept(state, node, outcome)
     if isinstance(outcome, Refusal):
-        state.refused = True
         outcome = [Refused(outcome)] * len(node.output)
     else:
         outcome = [sums_to_one_behind(state.roles, node, views, view) for view in outcome]
-    state.reached += not state.refused
     state.views.update({name: view for name, view in zip(node.output, outcome, strict=True) if name})
 
 

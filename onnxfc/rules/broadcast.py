@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from onnxfc.analysis.normalised_sums import in_doubt
 from onnxfc.builder import ops
 from onnxfc.builder.rule_context import Outcome, RuleContext, tensor_of
 from onnxfc.claim.blame import Cause
@@ -281,9 +282,12 @@ def _made(ctx: RuleContext, placed: Sequence[Placed], groups: Groups, provenance
 
 
 def _per_place(ctx: RuleContext, view: Placed, position: int) -> Placed:
-    """Perhaps divided by how many places there are (where it relates places: how many columns)."""
+    """Perhaps divided by how many places there are (where it relates places: how many columns).
+
+    Times another number that follows the size, parts of a whole are none any more.
+    """
     if not _divides_by_places(ctx, view.sides[-1].like, position):
-        return view
+        return view.each_side(lambda _, own: replace(own, sums_to_one=in_doubt(own.sums_to_one)))
     sums_to_one = frozenset((ctx.name, place) for place in range(ctx.state.rank))
     last = 0 if view.other is None else 1
     return view.each_side(lambda k, own: replace(own, sums_to_one=sums_to_one) if k == last else own)

@@ -141,14 +141,6 @@ class ChunkStore:
                     found[:, to_rows, to_columns] = mapped[classes, from_rows, from_columns]
         return found
 
-    def pieces(self) -> Iterator[tuple[int, int, Array]]:
-        """All tiles with their first row and column, without what lies beyond the map."""
-        for number in range(self.tiles[0] * self.tiles[1]):
-            row, column = divmod(number, self.tiles[1])
-            top, left = row * self.chunk[1], column * self.chunk[2]
-            rows, columns = slice(top, top + self.chunk[1]), slice(left, left + self.chunk[2])
-            yield top, left, self.read(slice(None), rows, columns)
-
     def move(self, target: Path) -> None:
         """Give it its name, replacing an older map that is there. Raises WriteError."""
         with writing(target):

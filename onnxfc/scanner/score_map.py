@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxfc import errors
 from onnxfc.errors import UsageError
 from onnxfc.layout.boxes import Box
 from onnxfc.scanner.georeference import Georeference
@@ -184,14 +185,14 @@ class ScoreMap:
 
     def reduce(self, how: str = "mean") -> Array:
         """One vector: the mean or maximum of each class over all cells that have data."""
+        errors.choice("how", how, ("mean", "max"))
         count, total = 0, np.zeros(self.shape[0])
         most = np.full(self.shape[0], -np.inf)
         for _, piece in self.pieces():
             alive = ~np.isnan(piece).any(axis=0)
             count += int(alive.sum())
             total += piece[:, alive].sum(axis=1, dtype=np.float64)
-            if alive.any():
-                most = np.maximum(most, piece[:, alive].max(axis=1))
+            most = np.maximum(most, piece[:, alive].max(axis=1, initial=-np.inf))
         if not count:
             return np.full(self.shape[0], np.nan, np.float32)
         return np.asarray(total / count if how == "mean" else most, np.float32)

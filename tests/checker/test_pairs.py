@@ -359,3 +359,14 @@ def test_too_large_a_size_is_not_tried() -> None:
     options = CheckOptions(threads=1, check_sizes=((10**14, 32),))
     with pytest.raises(UsageError, match="more than the 268435456 pixels that a check takes"):
         check_pair(dropping(), rewritten(dropping()), options=options)
+
+
+def test_an_output_that_is_there_twice_has_no_partner_by_position() -> None:
+    model = dropping()
+    other = without_claim(rewritten(model))
+    other.graph.node.append(helper.make_node("Identity", ["scores"], ["marks"]))
+    other.graph.output[0].name = "marks"
+    for graph in (model.graph, other.graph):
+        graph.output.append(graph.output[0])
+    with pytest.raises(UsageError, match="the outputs cannot be matched by position, as one is there twice"):
+        check_pair(model, other, options=ONE)

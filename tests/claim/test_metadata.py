@@ -51,6 +51,37 @@ def test_damaged_parts_of_claims_are_read_errors(field: str) -> None:
                     Claim.from_metadata({**metadata, PREFIX + field: json.dumps([{**part, key: value}])})
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("slack", "[4, 4]", r"slack is \(4, 4\), not below the stride"),
+        ("period", "[8193, 1]", r"period is \(8193, 1\)"),
+        ("native_size", "[0, 28]", r"native_size is \(0, 28\)"),
+        ("size_step", "[1, 0]", r"size_step is \(1, 0\)"),
+    ],
+)
+def test_figures_that_no_network_has(field: str, value: str, said: str) -> None:
+    assert claim().stride == (4, 4)
+    with pytest.raises(ReadError, match=said):
+        Claim.from_metadata({**claim().to_metadata(), PREFIX + field: value})
+
+
+def test_figures_that_a_network_may_have() -> None:
+    told = {"slack": "[3, 3]", "period": "[8192, 1]"}
+    made = Claim.from_metadata({**claim().to_metadata(), **{PREFIX + name: value for name, value in told.items()}})
+    assert made is not None
+    assert (made.slack, made.period) == ((3, 3), (8192, 1))
+
+
+def test_an_output_of_which_half_is_told() -> None:
+    metadata = claim().to_metadata()
+    part = json.loads(metadata[PREFIX + "outputs"])[0]
+    assert part["stride"] == [4, 4]
+    for damage in ({"per": []}, {"axes": []}):
+        with pytest.raises(ReadError, match="metadata is damaged"):
+            Claim.from_metadata({**metadata, PREFIX + "outputs": json.dumps([{**part, **damage}])})
+
+
 DAMAGES = [("stride", "[0, 0]"), ("blame", "7"), ("outputs", '[{"name": "scores"}]')]
 
 

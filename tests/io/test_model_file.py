@@ -292,3 +292,20 @@ def test_copies_from_any_place_to_any_other(tmp_path: Path, length: int, offset:
 def test_threshold_must_not_be_negative() -> None:
     with pytest.raises(UsageError, match="0 bytes or more"):
         SaveOptions(external_data_size_threshold=-1)
+
+
+def test_fields_that_nobody_knows_are_passed_over_and_kept(tmp_path: Path) -> None:
+    """Of all kinds: a number, 8 bytes, bytes, a group of a number, 4 bytes; before the graph and within it."""
+    unknown = (
+        *(b"\xc0\x3e\x96\x01", b"\xc1\x3e12345678", b"\xc2\x3e\x03abc"),
+        *(b"\xc3\x3e\x08\x05\xc4\x3e", b"\xc5\x3e1234"),
+    )
+    for extra in unknown:
+        proto = mlp()
+        proto.graph.MergeFromString(extra)
+        path = tmp_path / "in.onnx"
+        path.write_bytes(extra + proto.SerializeToString())
+        ModelFile.open(path).save(tmp_path / "out.onnx")
+        again = onnx.load(tmp_path / "out.onnx")
+        assert again.SerializeToString() == onnx.load(path).SerializeToString()
+        assert again.SerializeToString().count(extra) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from onnx import numpy_helper
 
 from onnxfc import CheckOptions, check_pair, rewrite
 from onnxfc.proof import reference_run
+from onnxfc.proof.inputs import FLOAT_KINDS, INTEGER_KINDS, Kind
 from onnxfc.proof.options import CheckOptions as Options
 from onnxfc.proof.synthetic_features import _clear
 from onnxfc.proof.tolerance import PRECISION, Scale, confirmed, measure
@@ -175,3 +177,31 @@ def test_what_rounding_moves_is_left_out_and_nobodys_signal() -> None:
     assert scale.signal == 1.5
     assert _clear(values, [0.0] * 5, scale_of) == (scale_of(values), [0, 1, 2, 3, 4])
     assert _clear(values, [1e4] * 5, scale_of)[1] == []
+
+
+@pytest.mark.parametrize("kind", [*FLOAT_KINDS, *INTEGER_KINDS], ids=lambda kind: kind.name)
+def test_kinds_are_what_they_are_called(kind: Kind) -> None:
+    """A range that is named is filled from end to end, and not left; a number is the deviation."""
+    field = np.random.default_rng(3).standard_normal((64, 64))
+    made = kind.shape(field)
+    if found := re.search(r"(-?\d+)\.\.(\d+)", kind.name):
+        assert (made.min(), made.max()) == pytest.approx(tuple(map(float, found.groups())))
+    else:
+        number = re.search(r"[\d.]+", kind.name)
+        assert made.std() == pytest.approx(float(number[0]) if number else 1.0, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ([3.0, 7, 3, 7, 7, 3], "saturated"),
+        ([3.0, 7, 3, 7, 7, 3.001], "saturated"),
+        ([3.0, 7, 3, 7, 7, 3.1], ""),
+        ([1.0, 0, 0, 1e-5, 0, 1], "saturated"),
+        ([1e-5, 0, 0, 1e-5, 0, 2e-5], ""),
+    ],
+    ids=str,
+)
+def test_values_at_two_extremes_are_saturated(values: list[float], problem: str) -> None:
+    rows = [np.roll(np.array([values]), turn) for turn in range(4)]
+    assert measure(rows, 1, FLOAT, Options()).problem.partition(",")[0] == problem

@@ -46,6 +46,30 @@ def test_how_far_a_step_reaches() -> None:
     assert found == steps | {"sum": 40.5, "out": 40.5}
 
 
+STORED = """
+<ir_version: 8, opset_import: ["": 17]>
+net (float[1,2] x) => (float[1,2] out)
+<float s = {0.5}, uint8 z = {3}, int8 w = {-3}, int8[2,2] q = {2, -100, 50, 4}, float[2,2] f = {1, -8, 2, 4}> {
+  a = QuantizeLinear(x, s, z)
+  b = DequantizeLinear(a, s, z)
+  weight = DequantizeLinear(q, s, w)
+  turned = Transpose(weight)
+  stored = MatMul(b, turned)
+  constant = Constant<value = float[2,2] {1, 2, -3, 0}>()
+  written = MatMul(b, constant)
+  computed = Relu(f)
+  unknown = MatMul(b, computed)
+  sum = Add(stored, written)
+  out = Add(sum, unknown)
+}"""
+
+
+def test_how_large_weights_are_wherever_they_are_kept() -> None:
+    """Half a step times 0.5 * |-100 + 3|, times 3; what is computed counts as 1."""
+    found = quantisation_steps(ModelFile.open(parser.parse_model(STORED)))
+    assert (found["stored"], found["written"], found["unknown"]) == (0.5 * 48.5, 0.5 * 3, 0.5)
+
+
 def scale_of(step: float) -> object:
     coarse = PRECISION["float32"]
     values = [np.linspace(-1, 1, 50)[None] * factor for factor in (1.0, -1.0, 0.5)]

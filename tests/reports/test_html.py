@@ -83,6 +83,20 @@ def test_a_page_stands_by_itself(made: dict[str, Path], name: str) -> None:
     assert "url(" not in made[name].read_text("utf-8")
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_pictures_hold_what_they_show(made: dict[str, Path], name: str) -> None:
+    _, tags = parsed(made[name])
+    room = (0.0, 0.0)
+    for tag, attrs in tags.seen:
+        if tag == "svg":
+            _, _, *room = map(float, str(attrs.get("viewbox") or attrs["viewBox"]).split())
+        elif tag == "rect":
+            x, y, width, height = (float(str(attrs[key])) for key in ("x", "y", "width", "height"))
+            assert min(x, y) >= 0
+            assert x + width <= room[0] + 0.5
+            assert y + height <= room[1] + 0.5
+
+
 def test_a_rewrite(made: dict[str, Path]) -> None:
     text, tags = parsed(made["rewrite"])
     told = json.loads(made["rewrite"].with_suffix(".json").read_text("utf-8"))

@@ -1,0 +1,246 @@
+"""Why nothing of a network can be rewritten: the node that is named, and the words for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import onnx
+import pytest
+from hazards import Net, proven, refusal
+
+from onnxfc.errors import Refusal
+
+
+def network(end: Callable[[Net, str], str]) -> onnx.ModelProto:
+    net = Net(17)
+    return net.model(end(net, net.op("Relu", net.conv(net.image(1, (16, 16), 1), 1, 4, strides=[1, 1]))))
+
+
+def refused(end: Callable[[Net, str], str], **options: Any) -> Refusal:
+    return refusal(network(end), **options)
+
+
+def cut(net: Net, x: str) -> str:
+    return net.op("Slice", x, net.ints(2, 2), net.ints(6, 6), net.ints(2, 3))
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_a_piece_that_no_head_reads_is_refused_where_it_is_cut(flat: bool) -> None:
+    found = refused(lambda net, x: net.op("Flatten", cut(net, x)) if flat else cut(net, x))
+    assert found.code == "cut-out"
+    assert found.node.startswith("node_slice")
+    assert found.reason == "Slice cuts a piece out of the map of the native size, and no FC layer or pool reads it"
+
+
+def test_places_that_no_head_reads_are_refused_where_they_are_picked() -> None:
+    found = refused(lambda net, x: net.op("Gather", x, net.ints(2, 3), axis=2))
+    assert found.code == "cut-out"
+    assert found.node.startswith("node_gather")
+    assert found.reason == "Gather picks places of the map of the native size, and no FC layer or pool reads it"
+
+
+def test_a_flattened_map_has_no_head() -> None:
+    found = refused(lambda net, x: net.op("Flatten", x))
+    assert found.code == "no-head"
+    assert found.reason == "its outputs are the flattened map itself: no FC layer and no global pool reads it"
+
+
+def fc(net: Net, tensor: str, features: int) -> str:
+    return net.fc(net.op("Flatten", tensor), features, 5)
+
+
+def last(net: Net, x: str) -> str:
+    return net.op("Transpose", x, perm=[0, 2, 3, 1])
+
+
+CROP = {"coordinate_transformation_mode": "tf_crop_and_resize"}
+COUNT = 4 * 14 * 14
+NOT_THE_IMAGES: dict[str, Callable[[Net, str], str]] = {
+    "Conv slides": lambda net, x: net.op("Conv", x, net.random(2, 14, 1, 1)),
+    "ConvTranspose slides": lambda net, x: net.op("ConvTranspose", x, net.random(14, 2, 1, 1)),
+    "InstanceNormalization normalises": lambda net, x: net.op(
+        "InstanceNormalization", x, net.random(14), net.random(14)
+    ),
+    "SpaceToDepth works": lambda net, x: net.op("SpaceToDepth", x, blocksize=2),
+}
+
+
+@pytest.mark.parametrize("said", NOT_THE_IMAGES)
+def test_axes_that_are_not_the_images(said: str) -> None:
+    """Channels lie last, and are taken for the width; nothing is rewritten by halves."""
+    found = refused(lambda net, x: net.op("GlobalAveragePool", NOT_THE_IMAGES[said](net, last(net, x))))
+    assert (found.code, found.reason.partition(" on ")[0].partition(" over ")[0]) == ("layout", said)
+    assert found.reason.endswith("axes that are not the image's")
+
+
+OTHERS: dict[str, tuple[str, Callable[[Net, str], str]]] = {
+    "Tile puts copies of the map side by side, so that its borders would move inside": (
+        "size-locked",
+        lambda net, x: fc(net, net.op("Tile", x, net.ints(1, 1, 2, 1)), 2 * COUNT),
+    ),
+    "Tile repeats the images of a batch, or how often is not constant": (
+        "mixes-batch",
+        lambda net, x: fc(net, net.op("Tile", x, net.ints(2, 1, 1, 1)), COUNT),
+    ),
+    "Resize resizes other axes than the image's": (
+        "mixes-channels",
+        lambda net, x: fc(net, net.op("Resize", x, "", net.const([1, 2, 1, 1])), 2 * COUNT),
+    ),
+    "Resize crops to a region of the native size": (
+        "size-locked",
+        lambda net, x: fc(
+            net,
+            net.op("Resize", x, net.const([0, 0, 0, 0, 1, 1, 1, 1]), net.const([1, 1, 2, 2]), **CROP),
+            4 * COUNT,
+        ),
+    ),
+    "Concat concatenates batches": (
+        "mixes-batch",
+        lambda net, x: fc(net, net.op("Concat", x, x, axis=0), COUNT),
+    ),
+    "Softmax normalises over the batch": (
+        "mixes-batch",
+        lambda net, x: fc(net, net.op("Softmax", x, axis=0), COUNT),
+    ),
+    "ReduceMean reduces over the batch": (
+        "mixes-batch",
+        lambda net, x: fc(net, net.op("ReduceMean", x, axes=[0]), COUNT),
+    ),
+    "LayerNormalization normalises over the places of the native size, each with its own scale": (
+        "position-table",
+        lambda net, x: fc(net, net.op("LayerNormalization", x, net.random(14), net.random(14)), COUNT),
+    ),
+    "LRN works on axis 1, which is one of the image's": (
+        "layout",
+        lambda net, x: fc(net, net.op("LRN", last(net, x), size=3), COUNT),
+    ),
+}
+
+
+@pytest.mark.parametrize("said", OTHERS)
+def test_what_cannot_be_computed_window_by_window(said: str) -> None:
+    code, end = OTHERS[said]
+    found = refused(end)
+    assert (found.code, found.reason) == (code, said)
+    assert found.node.startswith(f"node_{said.partition(' ')[0].lower()}_")
+
+
+def pooled(net: Net, x: str) -> str:
+    return net.op("GlobalAveragePool", x)
+
+
+def scores(net: Net, x: str) -> str:
+    return fc(net, x, COUNT)
+
+
+BEHIND: dict[str, tuple[str, Callable[[Net, str], str]]] = {
+    "Pad pads what a global pool left": (
+        "pools-then-convolves",
+        lambda net, x: fc(net, net.op("Pad", pooled(net, x), net.ints(0, 0, 1, 1, 0, 0, 1, 1)), 36),
+    ),
+    "InstanceNormalization normalises over what a global pool left": (
+        "pools-then-convolves",
+        lambda net, x: fc(net, net.op("InstanceNormalization", pooled(net, x), net.random(4), net.random(4)), 4),
+    ),
+    "Conv slides over what a global pool left": (
+        "pools-then-convolves",
+        lambda net, x: fc(net, net.conv(pooled(net, x), 4, 5, pads=[1] * 4, strides=[1, 1]), 5),
+    ),
+    "Resize resizes to sizes that name the batch, or by scales that are not constant": (
+        "mixes-batch",
+        lambda net, x: net.op(
+            *("Resize", net.op("Unsqueeze", scores(net, x), net.ints(1)), "", ""),
+            net.op("Concat", net.ints(1), net.op("Shape", scores(net, x)), axis=0),
+        ),
+    ),
+    "Concat puts something else than features of the same images together": (
+        "concat-fixed",
+        lambda net, x: net.op("Concat", scores(net, x), scores(net, x), axis=0),
+    ),
+    "Gemm is not an FC layer over the features of each image alone": (
+        "mixes-batch",
+        lambda net, x: net.op("Gemm", scores(net, x), net.random(1, 5), transA=1),
+    ),
+    "Gemm feeds a result of windows back into the trunk": (
+        "head-rejoins-trunk",
+        lambda net, x: net.op(
+            "Mul", x, net.op("Reshape", net.fc(net.op("Flatten", x), COUNT, 4), net.ints(1, 4, 1, 1))
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("said", BEHIND)
+def test_behind_a_pool_or_a_head(said: str) -> None:
+    code, end = BEHIND[said]
+    found = refused(end)
+    assert (found.code, found.reason) == (code, said)
+
+
+def test_what_an_option_cannot_do() -> None:
+    best = refused(lambda net, x: net.op("ArgMax", scores(net, x), axis=1), output="mean")
+    assert (best.code, best.advice) == ("no-mean", "use --output map")
+    largest = refused(lambda net, x: fc(net, net.op("GlobalMaxPool", x), 4), global_pool="drop")
+    assert (largest.code, largest.reason) == (
+        "drop-not-affine",
+        "GlobalMaxPool is no average: its map has no scores",
+    )
+    rows = refused(lambda net, x: fc(net, net.op("ReduceMean", x, axes=[2]), 56), global_pool="drop")
+    assert (rows.code, rows.reason) == ("partial-pool", "ReduceMean pools only one of the spatial axes")
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda net, x: net.op("Gather", scores(net, x), net.ints(0), axis=0),
+        lambda net, x: net.op("ReduceSum", scores(net, x), net.const([], dtype="int64"), noop_with_empty_axes=1),
+        lambda net, x: net.op("Gemm", net.op("Transpose", net.op("Flatten", x)), net.random(COUNT, 5), transA=1),
+        lambda net, x: net.op("Gemm", net.op("Flatten", x), net.random(COUNT, 5), scores(net, x)),
+        lambda net, x: net.op("Concat", scores(net, x), net.random(1, 3), axis=1),
+        lambda net, x: net.op("Conv", pooled(net, x), net.random(5, 4, 1, 1)),
+        lambda net, x: net.op("Transpose", net.op("Gemm", net.random(5, COUNT), net.op("Flatten", x), transB=1)),
+        lambda net, x: net.op(
+            "Transpose", net.op("Gemm", net.random(COUNT, 5), net.op("Flatten", x), transA=1, transB=1)
+        ),
+        lambda net, x: fc(
+            net, net.op("Conv", net.op("Reshape", x, net.ints(0, 4, -1)), net.random(3, 4, 1)), 3 * 14 * 14
+        ),
+    ],
+    ids=[
+        "first image",
+        "no axes",
+        "transposed",
+        "scores for a bias",
+        "constants beside",
+        "Conv on a pool",
+        "weight first",
+        "weight first, turned",
+        "Conv of rows",
+    ],
+)
+def test_what_is_odd_and_yet_right(end: Callable[[Net, str], str]) -> None:
+    """No padding, so that cells are the original's on crops."""
+    proven(network(end))
+
+
+def test_averages_of_integers() -> None:
+    """Of integers there is a largest; onnxruntime has no average over windows."""
+
+    def end(net: Net, x: str, op: str, kind: int) -> str:
+        whole = net.op("Cast", net.op("Mul", x, net.const(20.0)), to=kind)
+        return fc(net, net.op("Cast", net.op(op, whole, axes=[2, 3]), to=onnx.TensorProto.FLOAT), 4)
+
+    found = refused(lambda net, x: end(net, x, "ReduceMean", onnx.TensorProto.INT32))
+    assert found.code == "unsupported-reduction"
+    assert found.reason == "ReduceMean works on integers, of which onnxruntime has no average over windows"
+    proven(network(lambda net, x: end(net, x, "ReduceMax", onnx.TensorProto.UINT8)))
+
+
+def test_an_image_that_enters_flattened_and_is_scaled_first() -> None:
+    net = Net(17)
+    scaled = net.op("Div", net.input("x", [1, 256]), net.const(255.0))
+    image = net.op("Reshape", scaled, net.ints(1, 1, 16, 16))
+    found = refusal(net.model(fc(net, net.conv(image, 1, 4, strides=[1, 1]), COUNT)))
+    assert found.code == "no-image-input"
+    assert found.advice == f"the image enters flattened: name the inner tensor that is one, --input {image!r}"

@@ -1,0 +1,116 @@
+"""What a scan does not take, and what a map is not asked for: told, never guessed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from fixture_files import fixture_file
+
+from onnxfc import OnnxfcError, ReadError, ScanOptions, ScoreMap, UsageError, WriteError, scan
+from onnxfc.scanner.chunk_store import ChunkStore
+
+DIGITS = fixture_file("digits.onnx")
+PLAIN: dict[str, Any] = {"scale": 1 / 255, "prove": False}
+
+
+def small(*outputs: Path, image: np.ndarray | None = None, **options: Any) -> ScoreMap:
+    pixels = np.random.default_rng(1).integers(0, 255, (24, 40)).astype(np.uint8)
+    made = scan(DIGITS, pixels if image is None else image, outputs, options=ScanOptions(**PLAIN | options))
+    assert isinstance(made, ScoreMap)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("image", "options", "says"),
+    [
+        (np.zeros((24, 40), complex), {}, "pixels of type complex128 are no numbers that a model takes"),
+        (np.zeros((24, 40, 1, 1), np.uint8), {}, r"two axes and perhaps bands, not the shape \(24, 40, 1, 1\)"),
+        (np.zeros((24, 0), np.uint8), {}, r"two axes and perhaps bands, not the shape \(24, 0\)"),
+        (np.zeros((24, 40), np.uint8), {"mean": (1, 2)}, "mean: needs one number or one for each of 1 bands"),
+        (np.zeros((24, 40), np.uint8), {"std": (1, 2)}, "std: needs one number or one for each of 1 bands"),
+    ],
+    ids=lambda item: item if isinstance(item, str) else "",
+)
+def test_images(image: np.ndarray, options: dict[str, Any], says: str) -> None:
+    with pytest.raises(OnnxfcError, match=says):
+        small(image=image, **options)
+
+
+def test_what_a_map_is_asked_for() -> None:
+    made = small()
+    assert made.shape == (10, 3, 7)
+    assert made.reduce("max") == pytest.approx(made[:].max(axis=(1, 2)))
+    assert made.reduce("mean") == pytest.approx(made[:].mean(axis=(1, 2)), rel=1e-5)
+    with pytest.raises(UsageError, match="how: must be one of 'mean', 'max', not 'median'"):
+        made.reduce("median")
+    with pytest.raises(UsageError, match="top: must be 1 or more, not 0"):
+        made.top(0)
+    with pytest.raises(UsageError, match="a map is sliced with positive steps"):
+        made[:, ::-1]
+
+
+@pytest.mark.parametrize("how", ["mean", "max"])
+def test_a_map_without_data_has_no_figure(how: str) -> None:
+    made = small(image=np.zeros((24, 40), np.uint8), no_data=0)
+    assert np.isnan(made[:]).all()
+    assert np.isnan(made.reduce(how)).all()
+
+
+def test_two_maps_of_one_scan(tmp_path: Path) -> None:
+    made = small(tmp_path / "one.zarr", tmp_path / "two.zarr")
+    one, two = (ChunkStore.open(tmp_path / f"{name}.zarr") for name in ("one", "two"))
+    every = (slice(None),) * 3
+    np.testing.assert_array_equal(two.read(*every), made[:])
+    np.testing.assert_array_equal(one.read(*every), made[:])
+
+
+def test_a_folder_that_is_no_map_stays(tmp_path: Path) -> None:
+    (tmp_path / "notes.zarr").mkdir()
+    (tmp_path / "notes.zarr" / "mine.txt").write_text("mine")
+    with pytest.raises(WriteError, match=r"notes\.zarr: exists and is no zarr array"):
+        small(tmp_path / "notes.zarr")
+    assert (tmp_path / "notes.zarr" / "mine.txt").read_text() == "mine"
+
+
+def test_another_kind_of_array_is_no_map(tmp_path: Path) -> None:
+    small(tmp_path / "map.zarr")
+    small(tmp_path / "map.zarr")  # an older map is replaced
+    header = tmp_path / "map.zarr" / ".zarray"
+    told = json.loads(header.read_text())
+    header.write_text(json.dumps({**told, "dtype": "<f8"}))
+    with pytest.raises(ReadError, match="is no map of scores: is another kind of zarr array"):
+        ChunkStore.open(tmp_path / "map.zarr")
+
+
+def test_archives_of_arrays(tmp_path: Path) -> None:
+    np.savez(tmp_path / "many.npy", one=np.zeros((24, 40), np.uint8))
+    (tmp_path / "many.npy.npz").rename(tmp_path / "many.npy")
+    with pytest.raises(ReadError, match=r"many\.npy: is an archive of arrays; give one \.npy file"):
+        scan(DIGITS, tmp_path / "many.npy", options=ScanOptions(**PLAIN))
+
+
+@pytest.mark.parametrize("factor", [0, -1, 1 / 65, 65, "1/100"])
+def test_images_are_not_resampled_beyond_sense(factor: Any) -> None:
+    with pytest.raises(UsageError, match="resample: must be between 1/64 and 64"):
+        ScanOptions(resample=factor)
+    assert ScanOptions(resample=1 / 64).resample == ScanOptions(resample="1/64").resample
+    assert ScanOptions(resample=64).resample == 64
+
+
+def test_alpha_is_the_band_that_says_so(tmp_path: Path) -> None:
+    """Of two bands more than colours, the first is no alpha: it is 0 everywhere, and no cell is left out for that."""
+    grey = np.random.default_rng(2).integers(0, 255, (24, 40)).astype(np.uint8)
+    alpha = np.full_like(grey, 255)
+    alpha[:, :20] = 0
+    bands = np.stack([grey, np.zeros_like(grey), alpha], axis=-1)
+    tifffile.imwrite(tmp_path / "bands.tif", bands, photometric="minisblack", extrasamples=[0, 2])
+    made = scan(DIGITS, tmp_path / "bands.tif", options=ScanOptions(bands=(1,), **PLAIN))
+    alone = small(image=grey)
+    empty = np.isnan(np.asarray(made)).all(axis=(0, 1))
+    assert empty.tolist() == [True, True, False, False, False, False, False]
+    np.testing.assert_allclose(np.asarray(made)[..., ~empty], alone[:][..., ~empty], atol=1e-4)
