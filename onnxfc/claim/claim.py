@@ -292,7 +292,9 @@ def _image(image: ImageInput, dims: int) -> bool:
         and _integers(image.shape, 1, 9)
         and min(image.shape) > 0
     )
-    fits = fits and _axes((*image.spatial, *image.fixed), dims + len(image.fixed), int(image.batched), len(image.shape))
+    if not fits or not isinstance(image.spatial, tuple) or not isinstance(image.fixed, tuple):
+        return False
+    fits = _axes((*image.spatial, *image.fixed), dims + len(image.fixed), int(image.batched), len(image.shape))
     return fits and dims + len(image.fixed) <= len(SIZE_NAMES) and len(image.spatial) == dims
 
 
@@ -332,7 +334,9 @@ def _output(item: Output, dims: int) -> bool:
     told = [value for value in (item.stride, item.per, item.start, item.size) if value != ()]
     if len(told) not in (0, 4) or (told and item.axes == () and item.form != "list"):
         return False
-    if (item.form == "list") != bool(item.levels) or not all(_level(level, dims) for level in item.levels):
+    if not isinstance(item.levels, tuple) or (item.form == "list") != bool(item.levels):
+        return False
+    if not all(isinstance(level, Level) and _level(level, dims) for level in item.levels):
         return False
     return all(_integers(value, dims, dims) for value in told) and (
         not told or min(*item.stride, *item.per, *item.size) > 0

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 else:
     _SizeType = _ShapeType = click.ParamType  # older versions of click cannot subscript it
 
-
 STDOUT = Path("-")
 NODES = ".nodes.json"
 PROVIDER = (

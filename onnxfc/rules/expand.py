@@ -126,8 +126,10 @@ def _of_that_size(ctx: RuleContext) -> Iterator[Placed]:
 
 @rule("Expand", on=PLACED)
 def expand(ctx: RuleContext) -> Outcome | None:
-    """Expand of a tensor to its own shape is the tensor, and along channels of extent 1 copies of it; else the places
-    must not be spread."""
+    """Expand of a tensor to its own shape is the tensor, along channels of extent 1 copies of it.
+
+    Places must not be spread.
+    """
     view = ctx.placed_in()
     if view.is_folded:
         return _copied_folded(ctx, view)

@@ -16,8 +16,10 @@ _ATTRIBUTES = ("activation_alpha", "activation_beta", "activations", "clip", "di
 
 @rule("GRU", "LSTM", "RNN", on=PLACED, attributes=(*_ATTRIBUTES, "input_forget", "layout", "linear_before_reset"))
 def recurrent(ctx: RuleContext) -> Outcome | None:
-    """LSTM over places in a row is LSTM at every length: Y lies as X does, and each step has seen others, so that it is
-    context; the last states are figures of the whole image.
+    """LSTM over places in a row is LSTM at every length.
+
+    Y lies as X does, and each step has seen others, so that it is context; the last states are figures of the whole
+    image.
 
     None where it reads more than one axis of the image, or a row of the native length.
     https://onnx.ai/onnx/operators/onnx__LSTM.html

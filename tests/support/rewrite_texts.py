@@ -55,7 +55,9 @@ class Text:
         before, mark, end = re.match(rf"(.*?)(?:({AFTER}|{REFUSED})(.*))?\Z", rest, re.DOTALL).groups()  # type: ignore[union-attr]
         title, *lines = top.strip().splitlines()
         given = [line.removeprefix("options: ").split() for line in lines if line.startswith("options: ")]
-        options = RewriteOptions(**dict(item.split("=") for line in given for item in line))  # type: ignore[arg-type]
+        named = dict(item.split("=") for line in given for item in line)
+        several = {name: (named.pop(name),) for name in ("free",) if name in named}
+        options = RewriteOptions(**named, **several)  # type: ignore[arg-type]
         return cls(title, options, before, top + BEFORE + before.rstrip() + "\n\n", (mark or "") + (end or ""))
 
 
