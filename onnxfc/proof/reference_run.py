@@ -150,11 +150,8 @@ def _run_crops(
     cells = pick_cells(size.grid, options.seed, count)
     if not evidence.thorough and count != every:  # two corners, one for each axis of an image
         cells = cells[1:3]
-        if options.data is None:  # the first of them was run: it is made a part of the larger image
-            begins = tuple(at * stride for at, stride in zip(cells[0], claim.stride, strict=True))
-            evidence.inputs.inset = size.pixels, begins
-            whole = next(sample for sample in evidence.samples if sample.kind is kind and sample.number == 0)
-            evidence.crops.append((cells.pop(0), whole.values))
+        if options.data is None:
+            _inset(evidence, claim, size, kind, cells.pop(0))
     feeds = evidence.inputs.feeds(kind, 0, 2 if evidence.free_batch else None, size.pixels)
     rough: list[tuple[int, ...]] = []
     for i, cell in enumerate(cells):
@@ -165,6 +162,13 @@ def _run_crops(
             rough.append(cell)
     if len(rough) < len(cells):
         evidence.crops = [found for found in evidence.crops if found[0] not in rough]
+
+
+def _inset(evidence: Evidence, claim: Claim, size: Size, kind: Kind, cell: tuple[int, ...]) -> None:
+    """Make a native sample, which was run, a part of the larger image: the crop of this cell."""
+    evidence.inputs.inset = size.pixels, tuple(at * stride for at, stride in zip(cell, claim.stride, strict=True))
+    whole = next(sample for sample in evidence.samples if sample.kind is kind and sample.number == 0)
+    evidence.crops.append((cell, whole.values))
 
 
 def _crop(feeds: Arrays, cell: Sequence[int], evidence: Evidence, runner: Runner, claim: Claim) -> Arrays:

@@ -97,6 +97,10 @@ class RewriteOptions:
         if self.output == "max" and self.global_pool == "drop":
             why = "--output max of a dropped pool is not the original's score"
             raise UsageError(f"{why}; use --output mean or --global-pool window")
+        self._check_form()
+
+    def _check_form(self) -> None:
+        """What goes with which form."""
         for name in ("max_kernel", "max_pool"):
             if getattr(self, name) is not None:
                 errors.whole(name, getattr(self, name), 1)
