@@ -18,11 +18,13 @@ def unsqueeze(builder: GraphBuilder, tensor: str, axes: Sequence[int], output: s
     return _with_axes(builder, "Unsqueeze", tensor, axes, output, since=13)
 
 
-def squeeze(builder: GraphBuilder, tensor: str, axes: Sequence[int], output: str = "") -> str:
+def squeeze(
+    builder: GraphBuilder, tensor: str, axes: Sequence[int], output: str = "", instead: onnx.NodeProto | None = None
+) -> str:
     """Take out axes of extent 1."""
     if not axes:
         return tensor
-    return _with_axes(builder, "Squeeze", tensor, axes, output, since=13)
+    return _with_axes(builder, "Squeeze", tensor, axes, output, since=13, instead=instead)
 
 
 def reduce(

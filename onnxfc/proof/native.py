@@ -56,7 +56,7 @@ def compare_native(rewritten: Runner, evidence: Evidence, claim: Claim, tally: T
 
 def compare_read(source: ModelFile, evidence: Evidence, claim: Claim, tally: Tally) -> None:
     """Run the original as its file stands, where the proof works with what was made of it (functions inlined)."""
-    if {output.name for output in claim.outputs} - {output.name for output in source.proto.graph.output}:
+    if {output.name for output in source.proto.graph.output} - {output.name for output in claim.outputs}:
         return  # it ends at inner tensors
     runner = Runner(source, [], tally.options.engine)
     for sample in evidence.samples:

@@ -11,7 +11,7 @@ import onnx
 from onnxfc.claim.blame import Blame, Cause
 from onnxfc.claim.claim import Boundary, Claim, ImageInput, Layer, Level, Output
 from onnxfc.geometry import Geometry, cell_axes, elements_of, slack_of
-from onnxfc.graph.index import Graph, needed
+from onnxfc.graph.index import Graph, label, needed
 from onnxfc.graph.op_kinds import GEMMS
 from onnxfc.layout.axis_map import Field
 from onnxfc.layout.lists import levels, row_axis
@@ -30,7 +30,7 @@ def claim_of(found: Analysis, sizing: Sizing) -> Claim:
     fields = _cell_fields(found)
     stride = tuple(max(1, math.ceil(item.stride)) for item in fields)
     period = tuple(sizing.period(axis) for axis in range(len(native)))
-    blames = frozenset[Blame]().union(*(_felt(provenance, native) for provenance in found.provenances))
+    blames = frozenset[Blame]().union(*(_felt(found, provenance, native) for provenance in found.provenances))
     step = tuple(math.lcm(a, b) for a, b in zip(stride, period, strict=True))
     claim = Claim(
         native_size=native,
@@ -51,18 +51,27 @@ def claim_of(found: Analysis, sizing: Sizing) -> Claim:
     return _with_sizes(claim, sizing)
 
 
-def _felt(provenance: Provenance, native: Sequence[int]) -> frozenset[Blame]:
+def _felt(found: Analysis, provenance: Provenance, native: Sequence[int]) -> frozenset[Blame]:
     """What makes cells differ from crops: no padding where all that a cell reads are pixels of its crop, nor where a
     map ends that is cropped.
 
-    What was cut off counts as read, so that a field tells of all that was padded.
+    What was cut off counts as read, so that a field tells of all that was padded; but not of padding that follows the
+    image's size, of which the native size has none.
     """
     blames = frozenset(provenance.blames)
     cells = bool(provenance.windows) and not provenance.dropped and all(blame.cause.local for blame in blames)
     axes = zip(provenance.fields, native, strict=True)
     inside = cells and all(field.start >= 0 and field.start + field.size <= length for field, length in axes)
     unread = {Cause.CROPPED, Cause.PADDING} if inside else set()
-    return frozenset(blame for blame in blames if blame.cause not in unread)
+    filled = _filled(found) if inside else set()
+    return frozenset(blame for blame in blames if blame.cause not in unread or blame.node in filled)
+
+
+def _filled(found: Analysis) -> set[str]:
+    """The nodes that pad by amounts that are computed from the image's size."""
+    specs, nodes = found.state.builder.specs, found.state.graph.live
+    pads = [node for node in nodes if node.op_type == "Pad" and len(node.input) > 1 and node.input[1] in specs]
+    return {label(node) for node in pads if specs[node.input[1]].constant is None}
 
 
 def _layers(found: Analysis, fields: Sequence[Field], windows: frozenset[Boundary]) -> Iterator[Layer]:

@@ -97,7 +97,7 @@ def _output(state: State, name: str, view: View, form: Form) -> tuple[Output, Pr
     if crossed and form != "map":
         tensor = ops.reduce(state.builder, f"Reduce{form.title()}", tensor, axes, keepdims=is_map(scores))
     if isinstance(scores, ScoreMap) and scores.batch_axis is None:
-        tensor = ops.squeeze(state.builder, tensor, [0])
+        tensor = ops.squeeze(state.builder, tensor, [0], instead=state.graph.producers[name])
         axes = tuple(axis - 1 for axis in axes)
     _named(state.builder, tensor, name)
     found, provenance = _form(scores, form), scores.provenance

@@ -67,8 +67,6 @@ class ScanModel:
         return cls(done.file, done.claim, _output(done.claim, output), True)
 
     def __post_init__(self) -> None:
-        if self.image.fixed:
-            raise UsageError(f"the model takes images of any {' and '.join(self.image.free)} only; scan needs both")
         if len(self.claim.native_size) != 2:
             raise UsageError(f"the model takes {len(self.claim.native_size)}-dimensional input; scan is for images")
         if self.claim.fixed_size:
@@ -159,6 +157,9 @@ class ScanModel:
 
 def _output(claim: Claim, name: str | None) -> Output:
     """The map that is asked for, or the first."""
+    image = claim.inputs[0]
+    if image.fixed:
+        raise UsageError(f"the model takes images of any {' and '.join(image.free)} only; scan needs both")
     maps = [item for item in claim.outputs if item.form in _MAPS and item.axes]
     if not maps:
         raise UsageError("the model has no map of scores; give the original, or rewrite it with --output map")

@@ -19,7 +19,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 import tifffile
-from cli_runs import environment, fails, onnxfc
+from cli_runs import environment, fails, onnxfc, unwrapped
 from fixture_files import FIXTURES, fixture_file
 from hazards import Net
 from PIL import Image
@@ -589,7 +589,7 @@ def test_command(tmp_path: Path) -> None:
     done = onnxfc("scan", DIGITS, CANVAS, tmp_path / "map.png", tmp_path / "best.csv", "--scale", "1/255", "--top", "5")
     assert done.code == 0
     assert done.err == ""
-    lines = dict(line.split(None, 1) for line in done.out.splitlines())
+    lines = dict(line.split(None, 1) for line in unwrapped(done.out).splitlines())
     assert lines["image"] == "160x240 px, bands: 1, uint8"
     assert lines["map"] == "37x57 cells, classes: 10"
     assert "rewritten on the way, verdict approximate" in lines["model"]
