@@ -146,10 +146,11 @@ def analyse(original: ModelFile, options: RewriteOptions) -> Analysis:
     A refusal names the axes of the image that could be freed alone.
     """
     found = _analysed(original, options)
-    names = SIZE_NAMES[len(found.reading[0].spatial)]
-    if not found.refusals or options.free or len(names) == 1:
+    image = found.reading[0]
+    names = SIZE_NAMES[len(image.spatial) + len(image.fixed)]
+    if not found.refusals or len(names) == 1:
         return found
-    alone = [f"--free {name}" for name in names if _can_free(original, options, name)]
+    alone = [f"--free {name}" for name in names if (name,) != options.free and _can_free(original, options, name)]
     if not alone:
         return found
     first, told = found.refusals[0], f"{' or '.join(alone)} frees that axis alone"

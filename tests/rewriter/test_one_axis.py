@@ -81,6 +81,13 @@ def test_a_refusal_names_the_axis_that_could_be_freed() -> None:
         assert f"--free {free} frees that axis alone" in caught.value.refusals[0].advice
 
 
+def test_the_other_axis_is_named_where_one_cannot_be_freed() -> None:
+    options = RewriteOptions(free=("height",))
+    with pytest.raises(NothingToRewrite) as caught:
+        onnxfc.rewrite(fixture_file("columns_lstm.torchscript.onnx"), options=options)
+    assert "--free width frees that axis alone" in caught.value.refusals[0].advice
+
+
 def test_an_unknown_axis_is_told() -> None:
     with pytest.raises(UsageError, match="free: must be one of 'length', 'height', 'width', 'depth', not 'rows'"):
         RewriteOptions(free=("rows",))
