@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
@@ -35,6 +36,11 @@ svg { margin-top: .8rem }
 .badge { padding: .1rem .5rem; border-radius: .3rem; color: #fff; background: var(--mid); white-space: nowrap }
 .good { background: var(--good) } .bad { background: var(--bad) } small { opacity: .75 }
 svg { max-width: 100%; height: auto; display: block; font: 12px system-ui, sans-serif }
+@media (max-width: 40rem) {
+  .many tr, .many td { display: block; white-space: normal } .many tr:first-child { display: none }
+  .many td { border: 0; padding: .1rem 0 } .many tr { border-bottom: 1px solid var(--line); padding: .4rem 0 }
+  .many td + td:not(:empty)::before { content: attr(data-k) " "; opacity: .6 }
+}
 svg text { fill: currentColor } code { font-size: .9em }
 """
 
@@ -98,9 +104,17 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """On a narrow screen a table of more than two columns has its cells below each other, each with its title."""
     top = "".join(f"<th>{escape(word)}</th>" for word in head)
-    lines = "\n".join(f"<tr>{''.join(row)}</tr>" for row in rows)
-    return f'<div class="wide"><table>\n<tr>{top}</tr>\n{lines}\n</table></div>'
+    lines = "\n".join(f"<tr>{_titled(head, ''.join(row))}</tr>" for row in rows)
+    kind = ' class="many"' if len(head) > 2 else ""
+    return f'<div class="wide"><table{kind}>\n<tr>{top}</tr>\n{lines}\n</table></div>'
+
+
+def _titled(head: Sequence[str], row: str) -> str:
+    """Each cell with the title of its column."""
+    titles = iter(head)
+    return re.sub("<td", lambda _: f'<td data-k="{escape(next(titles))}"', row)
 
 
 def _refused(refusals: Sequence[Document]) -> Iterator[str]:
@@ -248,4 +262,4 @@ def _cells(crops: Document) -> Iterator[str]:
         shapes.append(f"<g>{told}{rect}</g>")
     yield "<h2>Cells and their crops</h2>"
     yield _svg(columns * side + 1, rows * side + 1, shapes, "deviation from crops over the tried cells")
-    yield f"<p><small>The reddest differs from its crop by {most:.1%} of the score range.</small></p>"
+    yield f"<p><small>The reddest differs from its crop by {most:.1%} of the score range; white ones not at all, or were not compared.</small></p>"
