@@ -262,4 +262,5 @@ def _cells(crops: Document) -> Iterator[str]:
         shapes.append(f"<g>{told}{rect}</g>")
     yield "<h2>Cells and their crops</h2>"
     yield _svg(columns * side + 1, rows * side + 1, shapes, "deviation from crops over the tried cells")
-    yield f"<p><small>The reddest differs from its crop by {most:.1%} of the score range; white ones not at all, or were not compared.</small></p>"
+    told = "white ones not at all, or were not compared"
+    yield f"<p><small>The reddest differs from its crop by {most:.1%} of the score range; {told}.</small></p>"
