@@ -104,7 +104,7 @@ def test_a_rewrite(made: dict[str, Path]) -> None:
         assert word in text
     for name in ("native", "window", "trunk", "shift"):
         assert f"{told['parity'][name]['tolerance']:.1e}" in text
-        assert f'<td class="num">{told["parity"][name]["compared"]}</td>' in text
+        assert f'<td data-k="values" class="num">{told["parity"][name]["compared"]}</td>' in text
     crops = told["parity"]["crops"]
     assert f"{crops['deviation']:.1%}" in text
     assert len(crops["tried"]) == crops["cells"] == 5
