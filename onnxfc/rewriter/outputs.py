@@ -97,7 +97,9 @@ def _output(state: State, name: str, view: View, form: Form) -> tuple[Output, Pr
     if crossed and form != "map":
         tensor = ops.reduce(state.builder, f"Reduce{form.title()}", tensor, axes, keepdims=is_map(scores))
     if isinstance(scores, ScoreMap) and scores.batch_axis is None:
-        tensor = ops.squeeze(state.builder, tensor, [0], instead=state.graph.producers[name])
+        own = state.graph.producers[name]  # the Squeeze that is written now, if it was not written already
+        written = any(node.name == own.name for node in state.builder.nodes)
+        tensor = ops.squeeze(state.builder, tensor, [0], instead=None if written else own)
         axes = tuple(axis - 1 for axis in axes)
     _named(state.builder, tensor, name)
     found, provenance = _form(scores, form), scores.provenance
