@@ -136,7 +136,7 @@ class Placed:
     @property
     def is_list(self) -> bool:
         """Whether rows of places were laid one behind the other in it."""
-        return bool(self.parts) and not self.parts[0].apart
+        return bool(self.parts) and not self.parts[0].is_strip
 
     @property
     def is_folded(self) -> bool:

@@ -72,7 +72,7 @@ def _left(ctx: RuleContext, view: Placed, groups: Groups) -> Context | Placed | 
     atoms = [atom for group in groups for atom in group if atom.kind == "space"]
     blames = Gathered.joined(side.provenance.blames for side in view.sides) | {ctx.blame(Cause.CONTEXT)}
     if not atoms:
-        if [atom.kind for atom in groups[0]] != ["batch"]:
+        if [atom.kind for group in groups[:1] for atom in group] != ["batch"]:
             return None
         fields = (Field(),) * ctx.state.rank
         return Context(name, Provenance(fields, blames).behind(ctx.name))

@@ -110,3 +110,24 @@ def _flattened() -> onnx.ModelProto:
     del model.graph.output[:]
     model.graph.output.append(onnx.helper.make_tensor_value_info(rows.output[0], onnx.TensorProto.FLOAT, [1, 1536]))
     return model
+
+
+def freed(path: str, axis: int) -> onnx.ModelProto:
+    """The original with one axis of its image declared free: nothing in its graph names a size."""
+    model = onnx.load(fixture_file(path))
+    model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = "free"
+    for info in [*model.graph.output, *model.graph.value_info]:
+        info.type.tensor_type.ClearField("shape")
+    return model
+
+
+def test_a_list_along_one_axis_is_that_of_the_freed_original() -> None:
+    """Rows of places of one axis alone, the anchors behind each."""
+    path = "list_places.torchscript.onnx"
+    done = onnxfc.rewrite(fixture_file(path), options=onnxfc.RewriteOptions(free=("height",)))
+    assert [output.form for output in done.claim.outputs] == ["list"]
+    for height in (32, 45, 72):
+        given = image(height, 32)
+        [want] = run(freed(path, 2), given).values()
+        [found] = run(done.model, given).values()
+        np.testing.assert_allclose(found, want, rtol=0, atol=1e-6 * np.abs(want).max())

@@ -88,3 +88,16 @@ def test_scanned(file: str) -> None:
     given = image if last else image.transpose(2, 0, 1)
     want = crops(ort.InferenceSession(path), np.ascontiguousarray(given), last)
     np.testing.assert_allclose(np.asarray(found).reshape(want.shape), want, rtol=0, atol=1e-5 * np.abs(want).max())
+
+
+def test_a_mean_over_the_whole_of_one_image() -> None:
+    """It leaves no axis at all; the freed original's trunk is the same at other sizes."""
+    model = onnx.load(fixture_file(FILES[0]))
+    first = next(node for node in model.graph.node if node.op_type == "Sub")
+    mean = onnx.helper.make_node("ReduceMean", ["image"], ["whole_mean"], keepdims=0)
+    first.input[1] = "whole_mean"
+    model.graph.node.insert(0, mean)
+    done = onnxfc.rewrite(model)
+    assert {item.cause.value for item in done.claim.blames} == {"context"}
+    assert done.parity is not None
+    assert (done.parity.trunk.status, done.parity.trunk.compared > 0) == ("passed", True)
