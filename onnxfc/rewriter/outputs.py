@@ -97,16 +97,20 @@ def _output(state: State, name: str, view: View, form: Form) -> tuple[Output, Pr
     if crossed and form != "map":
         tensor = ops.reduce(state.builder, f"Reduce{form.title()}", tensor, axes, keepdims=is_map(scores))
     if isinstance(scores, ScoreMap) and scores.batch_axis is None:
-        own = state.graph.producers[name]  # the Squeeze that is written now, if it was not written already
-        written = any(node.name == own.name for node in state.builder.nodes)
-        tensor = ops.squeeze(state.builder, tensor, [0], instead=None if written else own)
-        axes = tuple(axis - 1 for axis in axes)
+        tensor, axes = _without_batch(state, name, tensor), tuple(axis - 1 for axis in axes)
     _named(state.builder, tensor, name)
     found, provenance = _form(scores, form), scores.provenance
     if found == "global":
         pools = (state.graph.producers[pool] for pool in sorted(provenance.pools))
         provenance = provenance.blamed(*(Blame(Cause.CONTEXT, label(pool)) for pool in pools))
     return Output(name, found, axes if form == "map" or not crossed else ()), provenance
+
+
+def _without_batch(state: State, name: str, tensor: str) -> str:
+    """The scores of one image without their batch, in place of the original's Squeeze where that was not written."""
+    own = state.graph.producers[name]
+    written = any(node.name == own.name for node in state.builder.nodes)
+    return ops.squeeze(state.builder, tensor, [0], instead=None if written else own)
 
 
 def _of_whole_image(state: State, name: str, view: Fixed | Context) -> tuple[Output, Provenance | None] | Refusal:
