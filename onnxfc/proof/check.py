@@ -161,9 +161,7 @@ class _Check:
                 self.progress("the original as its file stands")
                 compare_read(self.source, evidence, pair.claim, native)
             self.progress("loading the rewritten model")
-            names = [boundary.rewritten for boundary in self.claim.boundaries]
-            names += [level.tensor for output in self.claim.outputs for level in output.levels]
-            runner = Runner(pair.rewritten, names, replace(self.options.engine, strict=True))
+            runner = Runner(pair.rewritten, self._watched, replace(self.options.engine, strict=True))
             larger.fallen = runner.fallen
             compare_native(runner, evidence, pair.claim, native, self.progress)
             if self.options.larger:
@@ -174,6 +172,12 @@ class _Check:
         except RunError as error:
             native.fail(f"the rewritten model does not load: {error}")
         return larger
+
+    @property
+    def _watched(self) -> list[str]:
+        """Tensors of the rewritten model that are compared, or tell how long a list is, beside its outputs."""
+        names = [boundary.rewritten for boundary in self.claim.boundaries]
+        return names + [level.tensor for output in self.claim.outputs for level in output.levels]
 
     def _provider(self, pair: Compared, evidence: Evidence) -> ParityResult:
         """The provider against the CPU."""
@@ -238,8 +242,7 @@ class _Check:
         if trunk.status == "passed" and not trunk.reason:
             where = ", ".join("x".join(map(str, size)) for size in trunk.sizes)
             return Shifted(ParityResult("not run", reason=f"the original's own trunk says what is right at {where} px"))
-        names = [boundary.rewritten for boundary in self.claim.boundaries]
-        runner = Runner(pair.rewritten, names, self.options.engine)
+        runner = Runner(pair.rewritten, self._watched, self.options.engine)
         return compare_shifted(runner, evidence, pair.claim, self.options, self.progress)
 
     def _parity(

@@ -11,6 +11,7 @@ from fixture_files import fixture_file
 import onnxfc
 from onnxfc.claim.claim import Claim
 from onnxfc.errors import NothingToRewrite, UsageError
+from onnxfc.proof import reference_run
 from onnxfc.rewriter.api import Rewrite
 
 EXPORTERS = ("torchscript", "dynamo")
@@ -45,6 +46,21 @@ def test_lists_of_any_size(name: str, exporter: str) -> None:
             want = REFERENCES[f"{name} {output} {size[0]}x{size[1]}"]
             assert value.shape == want.shape
             np.testing.assert_allclose(value, want, rtol=0, atol=2e-6 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize("name", NAMES)
+def test_lists_of_large_models_are_moved(name: str, exporter: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large models are moved in a session of their own, and only where their trunk told nothing."""
+    monkeypatch.setattr(reference_run, "SMALL", 0)
+    parity = rewritten(name, exporter).parity
+    assert parity is not None
+    assert parity.passed
+    if parity.trunk.status == "passed":
+        assert parity.shift.status == "not run"
+    else:
+        assert parity.shift.status == "passed"
+        assert parity.shift.compared > 0
 
 
 @pytest.mark.parametrize(
