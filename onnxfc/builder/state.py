@@ -116,8 +116,7 @@ class State:
     @cached_property
     def undivided(self) -> bool:
         """Whether all heads are of the whole image, so that there are no windows whose grid could move."""
-        heads = (name for name, role in self.roles.of.items() if role == "head")
-        return self.global_pool == "keep" and all(name in self.roles.whole for name in heads)
+        return self.global_pool == "keep" and self.roles.heads <= self.roles.whole
 
     @property
     def replacements(self) -> list[Replacement]:

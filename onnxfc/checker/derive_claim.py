@@ -71,10 +71,7 @@ def derive(
     other, notes = alike(original, other, {image.name: image.shape for image in found.reading})
     _same_size(found, other)
     spatial = _spatial(found, other)
-    images = tuple(
-        ImageInput(image.name, image.shape, axes, image.batched, image.fixed)
-        for image, axes in zip(found.reading, spatial, strict=True)
-    )
+    images = tuple(replace(image.as_input(), spatial=axes) for image, axes in zip(found.reading, spatial, strict=True))
     return _Deriving(original, other, found, images, list(notes), threads).run(at)
 
 

@@ -77,6 +77,13 @@ class ImageInput:
         """How many images at once."""
         return self.shape[0] if self.batched else 1
 
+    def cut(self, begins: Sequence[int], lengths: Sequence[int]) -> tuple[slice, ...]:
+        """What of images lies so many pixels from ``begins`` on, along the free axes; all of the others."""
+        place = [slice(None)] * len(self.shape)
+        for axis, at, length in zip(self.spatial, begins, lengths, strict=True):
+            place[axis] = slice(max(0, at), max(0, at + length))
+        return tuple(place)
+
     @property
     def of_samples(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Shape and spatial axes of several images in one array, the first axis of which counts them."""

@@ -104,10 +104,7 @@ class Inputs:
     def _put(self, native: Arrays, larger: Arrays, begins: Sequence[int]) -> None:
         """Native images into larger ones."""
         for name, image in self._images.items():
-            place = [slice(None)] * len(image.shape)
-            for axis, at in zip(image.spatial, begins, strict=True):
-                place[axis] = slice(at, at + image.shape[axis])
-            larger[name][tuple(place)] = native[name]
+            larger[name][image.cut(begins, [image.shape[axis] for axis in image.spatial])] = native[name]
 
     def _rounded(self, name: str, value: Array) -> Array:
         """What both models take alike, where the other one takes numbers of half precision."""

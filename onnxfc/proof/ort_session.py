@@ -167,6 +167,7 @@ def _point(tensor: onnx.TensorProto, location: str, span: Span) -> None:
 
 
 def one_line(error: Exception) -> str:
+    """What onnxruntime says over many lines, without its code."""
     text = " ".join(str(error).split())
     return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)[:300]
 

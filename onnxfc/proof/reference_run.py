@@ -175,10 +175,9 @@ def _crop(feeds: Arrays, cell: Sequence[int], evidence: Evidence, runner: Runner
     """The inputs for the crop of a cell, of the first images of a batch."""
     crop = dict(feeds)
     for image in claim.inputs:
-        place = [slice(0, length) for length in image.shape]
-        for axis, at, stride in zip(image.spatial, cell, claim.stride, strict=True):
-            place[axis] = slice(at * stride, at * stride + image.shape[axis])
-        crop[image.name] = np.ascontiguousarray(feeds[image.name][tuple(place)])
+        begins = [at * stride for at, stride in zip(cell, claim.stride, strict=True)]
+        piece = feeds[image.name][image.cut(begins, [image.shape[axis] for axis in image.spatial])]
+        crop[image.name] = np.ascontiguousarray(piece[: image.batch] if image.batched else piece)
     for name in set(feeds) - {image.name for image in claim.inputs}:
         if evidence.free_batch and runner.inputs[name].shape[:1] == (None,):
             crop[name] = feeds[name][: evidence.batch]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +18,6 @@ from onnxfc.proof.providers import Engine, fallen
 Array = NDArray[Any]
 Arrays = dict[str, Array]
 
-_CODES = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
 SLICE = 8
 """Images that are looked at of a batch of many more."""
 _NO_NUMPY = "tensor(bfloat16)"
@@ -110,10 +108,8 @@ def _one_line(action: Callable[[], Any]) -> Any:
         raise RunError(str(error)) from error
     except Exception as error:
         # onnxruntime's exceptions have no common base below Exception; its messages span many lines.
-        text = " ".join(str(error).split())
-        if ort_session.no_memory(error):
-            raise MemoryError(text[:300]) from error
-        raise RunError(_CODES.sub("", text)[:300]) from error
+        kind = MemoryError if ort_session.no_memory(error) else RunError
+        raise kind(ort_session.one_line(error)) from error
 
 
 def _dims(shape: Sequence[Any]) -> tuple[int | None, ...]:

@@ -152,11 +152,9 @@ def _reads_no_more(
         ]
         feeds = dict(shot.feeds)
         for image in claim.inputs:
-            box = [slice(None)] * len(image.shape)
-            for axis, start, size in zip(image.spatial, starts, target.size, strict=True):
-                box[axis] = slice(max(0, start), max(0, start + size))
+            field = image.cut(starts, target.size)
             feeds[image.name] = np.flip(feeds[image.name], image.spatial).copy()
-            feeds[image.name][tuple(box)] = shot.feeds[image.name][tuple(box)]
+            feeds[image.name][field] = shot.feeds[image.name][field]
         now = _run(rewritten, feeds, claim)[target.name][tuple(place)]
         if tally.exceeds(target.name, now, shot.values[target.name][tuple(place)], evidence.scales[key], key[1]):
             return False
@@ -269,11 +267,9 @@ def _crops(
     for size, origin in zip(sizes, ((0,) * len(whole), period), strict=True):
         crop = dict(feeds)
         for image in claim.inputs:
-            place = [slice(None)] * len(image.shape)
-            rest = [image.shape[axis] - n for axis, n in zip(image.spatial, claim.native_size, strict=True)]
-            for axis, at, length, more in zip(image.spatial, origin, size, rest, strict=True):
-                place[axis] = slice(at, at + length + more)
-            crop[image.name] = np.ascontiguousarray(feeds[image.name][tuple(place)])
+            shape = claim.image_shapes(size)[image.name]
+            piece = image.cut(origin, [shape[axis] for axis in image.spatial])
+            crop[image.name] = np.ascontiguousarray(feeds[image.name][piece])
         yield crop
 
 

@@ -49,14 +49,14 @@ class RewriteOptions:
     image, ``drop`` leaves a class activation map. ``dynamic_batch`` frees the batch. ``free``: only these axes of the
     image ("height", "width", a volume's "depth"), while the others stay; all, if empty. ``output_at``: inner tensors at
     which the model is to end, instead of its outputs.
-    ``fixed_size``: the result takes
-    images of this size alone, and declares every length as a number (but for a batch that ``dynamic_batch`` frees).
+    ``fixed_size``: the result takes images of this size alone, and declares every length as a number (but for a batch
+    that ``dynamic_batch`` frees).
     ``form``: ``conv4d`` is for accelerators, at the fixed size or the native one: Conv in place of every FC layer, all
     tensors (1, C, H, W), every attribute of a Conv written; ``keep_output_shape`` puts the original's shape behind it.
     ``max_kernel``: there a larger kernel is written with smaller ones; ``max_pool``: a pool over more places as two.
-    ``profile``: an accelerator, by name or a file of its limits, of which is told what fits.
-    ``gemm`` is the way back, for a network whose head is made of Convs (a rewritten one too): Gemm in place of every
-    Conv that covers its map at the native size, and nothing else is done. Raises UsageError.
+    ``profile``: an accelerator, by name or a file of its limits, of which is told what fits. The form ``gemm`` is the
+    way back, for a network whose head is made of Convs (a rewritten one too): Gemm in place of every Conv that covers
+    its map at the native size, and nothing else is done. Raises UsageError.
 
     >>> options = onnxfc.RewriteOptions(output="mean")
     >>> onnxfc.rewrite("fixtures/trained/digits.onnx", options=options).claim.outputs[0].form
@@ -88,10 +88,9 @@ class RewriteOptions:
         for name in ("size", "fixed_size"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, errors.size(name, getattr(self, name)))
-        object.__setattr__(self, "inputs", errors.names("inputs", self.inputs))
+        for name in ("inputs", "free", "output_at"):
+            object.__setattr__(self, name, errors.names(name, getattr(self, name)))
         object.__setattr__(self, "input_shapes", errors.shapes("input_shapes", self.input_shapes))
-        object.__setattr__(self, "free", errors.names("free", self.free))
-        object.__setattr__(self, "output_at", errors.names("output_at", self.output_at))
         for name in self.free:
             errors.choice("free", name, dict.fromkeys(name for names in SIZE_NAMES.values() for name in names))
         if self.output == "max" and self.global_pool == "drop":

@@ -9,7 +9,7 @@ from dataclasses import replace
 import onnx
 
 from onnxfc.claim.blame import Blame, Cause
-from onnxfc.claim.claim import Boundary, Claim, ImageInput, Layer, Level, Output
+from onnxfc.claim.claim import Boundary, Claim, Layer, Level, Output
 from onnxfc.geometry import Geometry, cell_axes, elements_of, slack_of
 from onnxfc.graph.index import Graph, label, needed
 from onnxfc.graph.op_kinds import GEMMS
@@ -40,9 +40,7 @@ def claim_of(found: Analysis, sizing: Sizing) -> Claim:
         size_step=sizing.steps(step),
         verdict="approximate" if blames else "exact",
         blame=tuple(sorted(map(str, blames))),
-        inputs=tuple(
-            ImageInput(item.name, item.shape, item.spatial, item.batched, item.fixed) for item in found.reading
-        ),
+        inputs=tuple(image.as_input() for image in found.reading),
         boundaries=tuple(sorted(named, key=lambda item: item.original)),
         outputs=_with_fields(found),
         period=period,

@@ -115,7 +115,7 @@ def _without_batch(state: State, name: str, tensor: str) -> str:
 
 def _of_whole_image(state: State, name: str, view: Fixed | Context) -> tuple[Output, Provenance | None] | Refusal:
     """A constant, or what a pool left that stays global."""
-    heads = isinstance(view, Context) and any(state.roles.of.get(pool) == "head" for pool in view.provenance.pools)
+    heads = isinstance(view, Context) and not state.roles.heads.isdisjoint(view.provenance.pools)
     if heads and state.global_pool != "keep":
         return Refusal("unsupported-reduction", name, "the output is a figure of the whole image that has no windows")
     _named(state.builder, view.tensor, name)

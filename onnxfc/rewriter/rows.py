@@ -70,7 +70,7 @@ def _inputs(graph: Graph, options: RewriteOptions) -> tuple[ImageInput, ...]:
     found = images(graph, native_inputs(graph, options.size), False, options.size, options.inputs)
     if isinstance(found, Refusal):
         raise NothingToRewrite(str(found), (found,))
-    return tuple(ImageInput(image.name, image.shape, image.spatial, image.batched) for image in found[0])
+    return tuple(image.as_input() for image in found[0])
 
 
 def _claim(native: tuple[int, ...], inputs: tuple[ImageInput, ...], outputs: Sequence[Output]) -> Claim:

@@ -6,6 +6,7 @@ from onnxfc.builder.rule_context import Outcome, RuleContext
 from onnxfc.claim.blame import Cause
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import is_map
+from onnxfc.rules.broadcast import NO_VALUES
 from onnxfc.rules.registry import PLACED, rule
 
 
@@ -18,7 +19,7 @@ def grid_sample(ctx: RuleContext) -> Outcome | None:
     """
     view, grid = ctx.views
     if not is_map(view) or not is_map(grid):
-        return ctx.refuse("position-table", "reads at coordinates that are a table of the native size", _TABLE)
+        return ctx.refuse("position-table", "reads at coordinates that are a table of the native size", NO_VALUES)
     rank = ctx.state.rank
     if not view.channels_first or grid.spatial != tuple(range(1, 1 + rank)):
         return ctx.refuse("layout", "reads at coordinates of other axes than the image's")
@@ -27,6 +28,3 @@ def grid_sample(ctx: RuleContext) -> Outcome | None:
         return ctx.rejoins()
     ctx.keep()
     return ctx.placed(view, joined.blamed(ctx.blame(Cause.CONTEXT)), {k: 2 + k for k in range(rank)})
-
-
-_TABLE = "such a table has no values for other sizes"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import onnx
 
-from onnxfc.claim.claim import SIZE_NAMES
+from onnxfc.claim.claim import SIZE_NAMES, ImageInput
 from onnxfc.errors import Refusal, UsageError
 from onnxfc.graph.index import Graph, inputs_of
 from onnxfc.graph.op_kinds import ADDING_AXES
@@ -46,6 +46,10 @@ class Image:
                 raise UsageError(f"free: the image input {self.name} has no {name}; it has {' and '.join(own)}")
         free = tuple(axis for name, axis in zip(own, self.spatial, strict=True) if name in names)
         return replace(self, spatial=free, fixed=tuple(axis for axis in self.spatial if axis not in free))
+
+    def as_input(self) -> ImageInput:
+        """What is claimed of it."""
+        return ImageInput(self.name, self.shape, self.spatial, self.batched, self.fixed)
 
     @property
     def batch(self) -> int:
