@@ -17,10 +17,19 @@ def own_claim(original: ModelFile, claim: Claim) -> Claim | None:
     forms = {output.form for output in claim.outputs}
     output = next((form for form in ("mean", "max") if form in forms), "map")
     pools = {"drop"} if "activation" in forms else {"window", "keep"} if "global" in forms else {"window"}
-    inputs = tuple(image.name for image in claim.inputs)
+    image, inputs = claim.inputs[0], tuple(image.name for image in claim.inputs)
+    outputs = tuple(output.name for output in claim.outputs)
+    inner = () if set(outputs) <= {info.name for info in original.proto.graph.output} else outputs
     for pool in sorted(pools, reverse=True):
         try:
-            options = RewriteOptions(output, pool, size=claim.native_size, inputs=inputs)  # type: ignore[arg-type]
+            options = RewriteOptions(
+                output,  # type: ignore[arg-type]
+                pool,  # type: ignore[arg-type]
+                size=image.size,
+                inputs=inputs,
+                free=image.free,
+                output_at=inner,
+            )
             found = analyse(original, options)
             own = None if found.refusals else claim_of(found, found.sizing())
         except OnnxfcError:

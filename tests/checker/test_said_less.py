@@ -96,3 +96,32 @@ def test_a_cell_that_reads_more_than_it_says() -> None:
     assert not done.passed
     told = "wrong claim: a cell reads 26x26 px from 0x0 on, the graph gives 28x28 from 0x0 on"
     assert done.parity.native.reason == told
+
+
+LENET_INNER = next(
+    node.output[0]
+    for node in onnx.load(fixture_file("lenet.torchscript.onnx")).graph.node
+    if node.op_type in ("Gemm", "MatMul")
+)
+LIMITED = {
+    "one axis": ("columns_mean.torchscript", RewriteOptions(free=("width",))),
+    "inner output": ("lenet.torchscript", RewriteOptions(output_at=(LENET_INNER,))),
+}
+
+
+@pytest.mark.parametrize("what", LIMITED)
+def test_models_of_one_axis_or_of_inner_outputs(what: str) -> None:
+    """Their metadata are held against the original's graph too."""
+    name, options = LIMITED[what]
+    model = onnx.load(fixture_file(f"{name}.onnx"))
+    made = rewrite(model, options=options, prove=False)
+    assert check_pair(model, complete(made), options=CHECK).notes == ()
+    less = check_pair(model, carrying(complete(made), replace(made.claim, halo=())), options=CHECK)
+    assert less.passed
+    assert less.notes == (f"{LESS}no halo",)
+    short = tuple(length - 1 for length in made.claim.size)
+    outputs = tuple(replace(output, size=short) for output in made.claim.outputs)
+    false = replace(made.claim, size=short, outputs=outputs, halo=())
+    wrong = check_pair(model, carrying(complete(made), false), options=CHECK)
+    assert not wrong.passed
+    assert wrong.parity.native.reason.startswith("wrong claim: a cell reads ")
