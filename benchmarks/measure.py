@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 import os
 import statistics
@@ -132,6 +133,19 @@ def exported(folder: Path, model: str, exporter: str, batch: bool = True) -> Pat
         command += ["--exporter", exporter, *(["--dynamic-batch"] if batch else [])]
         subprocess.run(command, check=True, stdout=sys.stderr)
     return path
+
+
+def native_arguments(description: str | None) -> argparse.Namespace:
+    """What benchmarks at the native size are told; ``description``: of the script, whose first line its help shows."""
+    parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
+    parser.add_argument("--exports", type=Path, default=Path("exports"), help="folder of export_torchvision.py")
+    parser.add_argument("--models", nargs="+", default=["alexnet", "vgg16", "resnet18"])
+    parser.add_argument("--exporter", choices=("torchscript", "dynamo"), default="torchscript")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 32])
+    parser.add_argument("--native", type=int, default=224, help="native size of the models in pixels")
+    parser.add_argument("--rounds", type=int, default=20, help="rounds at batch 1; fewer at larger batches")
+    parser.add_argument("--threads", type=int, default=0, help="threads of onnxruntime; 0: its own choice")
+    return parser.parse_args()
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -53,15 +53,7 @@ def rows(original: Path, folder: Path, args: argparse.Namespace) -> Iterator[lis
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--exports", type=Path, default=Path("exports"), help="folder of export_torchvision.py")
-    parser.add_argument("--models", nargs="+", default=["alexnet", "vgg16", "resnet18"])
-    parser.add_argument("--exporter", choices=("torchscript", "dynamo"), default="torchscript")
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 32])
-    parser.add_argument("--native", type=int, default=224, help="native size of the models in pixels")
-    parser.add_argument("--rounds", type=int, default=20, help="rounds at batch 1; fewer at larger batches")
-    parser.add_argument("--threads", type=int, default=0, help="threads of onnxruntime; 0: its own choice")
-    args = parser.parse_args()
+    args = measure.native_arguments(__doc__)
     lines: list[list[str]] = []
     for model in args.models:
         original = measure.exported(args.exports, model, args.exporter)

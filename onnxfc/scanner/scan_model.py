@@ -75,7 +75,7 @@ class ScanModel:
         if len(self.claim.inputs) != 1:
             names = ", ".join(item.name for item in self.claim.inputs)
             raise UsageError(f"the model has several image inputs ({names}); scan is for models with one")
-        others = [info.name for info in Graph(self.file.proto).inputs if info.name != self.image.name]
+        others = [info.name for info in self._graph.inputs if info.name != self.image.name]
         if others:
             raise UsageError(f"the model has inputs besides the image ({', '.join(others)}); make them constants first")
 
@@ -92,9 +92,18 @@ class ScanModel:
         return replace(self.claim, outputs=(self.output,), slack=())
 
     @cached_property
+    def _graph(self) -> Graph:
+        return Graph(self.file.proto)
+
+    @cached_property
+    def _asked(self) -> Shapes:
+        """Asked again and again while a tile's size is sought."""
+        return Shapes(self.file)
+
+    @cached_property
     def geometry(self) -> Geometry:
         """Its cells and pixels."""
-        return Geometry.of_claim(self._alone, Shapes(self.file))
+        return Geometry.of_claim(self._alone, self._asked)
 
     @property
     def elements(self) -> bool:
@@ -141,14 +150,14 @@ class ScanModel:
         return {item.key: item.value for item in self.file.proto.metadata_props}
 
     def _shapes(self, size: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-        shapes = Shapes(self.file).at(self.claim.image_shapes(size))
+        shapes = self._asked.at(self.claim.image_shapes(size))
         if shapes is None:
             raise ReadError(f"the model does not take an image of {'x'.join(map(str, size))} px")
         return shapes
 
     def pass_bytes(self, size: tuple[int, int]) -> int:
         """Memory that one pass over an image of this size needs, about: its tensors while they are needed."""
-        return pass_bytes(Graph(self.file.proto).nodes, self._shapes(size), [self.image.name])
+        return pass_bytes(self._graph.nodes, self._shapes(size), [self.image.name])
 
     def session(self, threads: int = 0, provider: str = "") -> TileSession:
         """To run it. Raises UsageError where the provider cannot be used here."""
