@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import onnx
 
@@ -15,8 +15,6 @@ from onnxfc import errors
 from onnxfc.builder.state import Replacement
 from onnxfc.claim.claim import Claim
 from onnxfc.errors import NothingToRewrite, Refusal, UsageError
-from onnxfc.forms.one_size import at_one_size
-from onnxfc.forms.profile import Fit, Profile
 from onnxfc.geometry import Geometry
 from onnxfc.graph.finite_weights import finite
 from onnxfc.graph.index import Graph, attributes, label, needed
@@ -35,6 +33,9 @@ from onnxfc.shapes.macs import multiply_adds
 from onnxfc.shapes.memory import pass_bytes, weight_bytes
 from onnxfc.shapes.model_shapes import Shapes
 from onnxfc.shapes.spec import Shape
+
+if TYPE_CHECKING:
+    from onnxfc.forms.profile import Fit
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def inspect(
     """
     if profile is not None:
         seen = inspect(model, options=options, at=at)
-        return replace(seen, fit=_fit(ModelFile.open(model), seen, Profile.of(profile), profile, options))
+        return replace(seen, fit=_fit(ModelFile.open(model), seen, profile, options))
     at = None if at is None else errors.size("at", at)
     file = ModelFile.open(model)
     well_formed(file)
@@ -166,8 +167,12 @@ def inspect(
     )
 
 
-def _fit(file: ModelFile, seen: Inspection, profile: Profile, name: str, options: RewriteOptions | None) -> Fit | None:
+def _fit(file: ModelFile, seen: Inspection, name: str, options: RewriteOptions | None) -> Fit | None:
     """What fits of a rewritten model as it is, of an original in the first form that it has; None where in none."""
+    from onnxfc.forms.one_size import at_one_size
+    from onnxfc.forms.profile import Profile
+
+    profile = Profile.of(name)
     if seen.claim is None:
         return None
     if seen.status == "rewritten":

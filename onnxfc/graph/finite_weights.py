@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 import onnx
@@ -20,6 +20,13 @@ _BAD: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
     **dict.fromkeys(("Add", "Div", "Mul", "Sub", "PRelu", "LayerNormalization"), np.isnan),
 }
 """What no weight of an operator can be; masks hold infinities, which are added."""
+
+
+_DTYPES: Mapping[int, np.dtype[np.floating]] = {
+    TensorProto.FLOAT: np.dtype("<f4"),
+    TensorProto.DOUBLE: np.dtype("<f8"),
+    TensorProto.FLOAT16: np.dtype("<f2"),
+}
 
 
 def finite(model: ModelFile) -> None:
@@ -49,35 +56,41 @@ def _weights(graph: onnx.GraphProto) -> Iterator[tuple[str, TensorProto]]:
 
 def _not_finite(model: ModelFile, tensor: TensorProto, bad: Callable[[np.ndarray], np.ndarray]) -> str | None:
     """What is wrong in a weight, where first and how often; None where all is well."""
-    first, count, value = 0, 0, 0.0
-    for begin, values in _pieces(model, tensor):
-        places = np.flatnonzero(bad(values))
-        if len(places) and not count:
-            first, value = begin + int(places[0]), float(values[places[0]])
-        count += len(places)
+    dtype = _DTYPES.get(tensor.data_type)
+    if dtype is None:
+        return None  # integers; the others are rare and small
+    span = model.store.span(tensor)
+    if span is None:
+        found = [_bad_values([np.asarray(model.array(tensor)).reshape(-1)], bad, 0)]
+    else:
+        begin = span.offset
+        found = span.each_part(
+            lambda part: _bad_values(
+                (piece.view(dtype) for piece in part.pieces()), bad, (part.offset - begin) // dtype.itemsize
+            )
+        )
+    count = sum(item[0] for item in found)
     if not count:
         return None
+    _, first, value = next(item for item in found if item[0])
     place = ", ".join(str(int(index)) for index in np.unravel_index(first, tuple(tensor.dims)))
     what = "NaN" if math.isnan(value) else "infinity"
     return f"{what} at [{place}] ({count:,} such values of {math.prod(tensor.dims):,})"
 
 
-def _pieces(model: ModelFile, tensor: TensorProto) -> Iterator[tuple[int, np.ndarray]]:
-    """Stretches of a weight that hold something that is not finite, and where each begins."""
-    dtypes: Mapping[int, str] = {TensorProto.FLOAT: "<f4", TensorProto.DOUBLE: "<f8", TensorProto.FLOAT16: "<f2"}
-    dtype = dtypes.get(tensor.data_type)
-    if dtype is None:
-        return  # integers; the others are rare and small
-    span = model.store.span(tensor)
-    if span is None:
-        yield 0, np.asarray(model.array(tensor)).reshape(-1)
-        return
-    begin = 0
-    for piece in span.pieces():
-        values = piece.view(dtype)
+def _bad_values(
+    pieces: Iterable[np.ndarray], bad: Callable[[np.ndarray], np.ndarray], begin: int
+) -> tuple[int, int, float]:
+    """How many there are in a weight from ``begin`` on, where the first one is, and which."""
+    count, first, value = 0, 0, 0.0
+    for values in pieces:
         if not _all_finite(values):
-            yield begin, values
+            places = np.flatnonzero(bad(values))
+            if len(places) and not count:
+                first, value = begin + int(places[0]), float(values[places[0]])
+            count += len(places)
         begin += len(values)
+    return count, first, value
 
 
 def _all_finite(values: np.ndarray) -> bool:

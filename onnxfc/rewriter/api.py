@@ -14,7 +14,6 @@ from onnxfc import interop
 from onnxfc.builder.state import Replacement
 from onnxfc.claim.claim import PREFIX, Claim
 from onnxfc.errors import NothingToRewrite, ProofFailed, Refusal
-from onnxfc.forms.profile import Fit
 from onnxfc.geometry import Geometry
 from onnxfc.graph.finite_weights import finite
 from onnxfc.graph.wellformed import well_formed
@@ -24,16 +23,15 @@ from onnxfc.reports import rewrite as reports
 from onnxfc.rewriter.analyse import RewriteOptions, analyse
 from onnxfc.rewriter.assemble import assemble
 from onnxfc.rewriter.changes import Changes, changes
-from onnxfc.rewriter.form import formed
 from onnxfc.rewriter.make_claim import claim_of, map_at_twice
 from onnxfc.rewriter.refusals import recognise
-from onnxfc.rewriter.rows import rows
 from onnxfc.shapes.dim_params import DimNames
 from onnxfc.version import __version__
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon
 
+    from onnxfc.forms.profile import Fit
     from onnxfc.proof.options import CheckOptions
     from onnxfc.proof.results import Parity
 
@@ -149,6 +147,8 @@ def rewrite(
 def _rewritten(original: ModelFile, options: RewriteOptions) -> Rewrite:
     well_formed(original)
     if options.form == "gemm":
+        from onnxfc.rewriter.rows import rows  # only now: a model for any size does without forms
+
         finite(original)
         made = rows(original, options)
         return Rewrite(made.file, original, made.claim, made.replacements, (), ())
@@ -172,8 +172,10 @@ def _rewritten(original: ModelFile, options: RewriteOptions) -> Rewrite:
         notes=tuple(found.state.remarks),
         map_at_twice=map_at_twice(claim, sizing),
     )
-    own = formed(done.file, claim, Geometry.of_sizing(claim, sizing), options, original)
-    if own is None:
+    if options.fixed_size is None and options.form is None:
         return done
+    from onnxfc.rewriter.form import formed
+
+    own = formed(done.file, claim, Geometry.of_sizing(claim, sizing), options, original)
     told = (*done.replacements, *own.split)
     return replace(done, file=own.file, claim=own.claim, replacements=told, map_at_twice=(), any_size=done, fit=own.fit)

@@ -39,15 +39,11 @@ class Formed:
     fit: Fit | None
 
 
-def formed(
-    model: ModelFile, claim: Claim, geometry: Geometry, options: RewriteOptions, original: ModelFile
-) -> Formed | None:
-    """The rewritten ``model`` in the form that ``options`` ask for; None where they ask for none.
+def formed(model: ModelFile, claim: Claim, geometry: Geometry, options: RewriteOptions, original: ModelFile) -> Formed:
+    """The rewritten ``model`` in the form that ``options`` ask for.
 
     Raises UsageError where the model does not take images of this size.
     """
-    if options.fixed_size is None and options.form is None:
-        return None
     profile = None if options.profile is None else Profile.of(options.profile)
     size = options.fixed_size or claim.native_size
     if 0 in geometry.cells(*size):

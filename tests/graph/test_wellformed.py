@@ -19,6 +19,7 @@ from onnxfc.errors import ReadError
 from onnxfc.graph.finite_weights import finite
 from onnxfc.graph.wellformed import well_formed
 from onnxfc.inspector import inspect
+from onnxfc.io import byte_source
 from onnxfc.io.model_file import ModelFile
 from onnxfc.rewriter.api import rewrite
 
@@ -229,7 +230,12 @@ def test_exported_models_are_well_formed(path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("place", [0, 199_999, 524_287, 600_000, 999_999])
-def test_a_large_weight_is_searched_to_its_end(tmp_path: Path, dtype: type, place: int) -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_large_weight_is_searched_to_its_end(
+    tmp_path: Path, dtype: type, place: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if threads == 2:
+        monkeypatch.setattr(byte_source, "_LARGE", 1 << 20)
     weight = np.ones((1000, 1000), dtype)
     net = Net(dtype=dtype)
     net.input("x", [1, 1000])
@@ -241,6 +247,17 @@ def test_a_large_weight_is_searched_to_its_end(tmp_path: Path, dtype: type, plac
     onnx.save(model, tmp_path / "in.onnx", save_as_external_data=True, location="w")
     with pytest.raises(ReadError, match=rf"NaN at \[{place // 1000}, {place % 1000}\] \(1 such values of 1,000,000\)"):
         finite(ModelFile.open(tmp_path / "in.onnx"))
+
+
+def test_what_is_not_finite_is_counted_in_both_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(byte_source, "_LARGE", 1 << 20)
+    weight = np.ones((1000, 1000), np.float32)
+    weight.reshape(-1)[[300_000, 300_007, 999_999]] = np.inf, np.nan, np.nan
+    net = Net()
+    net.input("x", [1, 1000])
+    net.op("MatMul", "x", net.const(weight, "weight"), out="y")
+    with pytest.raises(ReadError, match=r"infinity at \[300, 0\] \(3 such values of 1,000,000\)"):
+        finite(ModelFile.open(net.model("y").SerializeToString()))
 
 
 def test_large_finite_weights_are_finite() -> None:

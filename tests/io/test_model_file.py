@@ -12,7 +12,7 @@ from file_models import SHARED, external, mlp, model, noise, with_data, write
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxfc.errors import ReadError, UsageError
-from onnxfc.io import save
+from onnxfc.io import byte_source, save
 from onnxfc.io.byte_source import FileSource
 from onnxfc.io.external_data import is_private
 from onnxfc.io.model_file import ModelFile
@@ -277,8 +277,12 @@ def test_too_large_for_protobuf_goes_external_on_its_own(tmp_path: Path, monkeyp
 
 @pytest.mark.parametrize("length", [0, 1, 4095, 4096, 1 << 20, (3 << 20) + 17])
 @pytest.mark.parametrize(("offset", "place"), [(0, 0), (5, 5), (5, 4101), (0, 3), (4097, 9), (9, 4095)])
-def test_copies_from_any_place_to_any_other(tmp_path: Path, length: int, offset: int, place: int) -> None:
-    """By the kernel between whole pages, through a buffer elsewhere."""
+@pytest.mark.parametrize("large", [1 << 23, 1 << 16])
+def test_copies_from_any_place_to_any_other(
+    tmp_path: Path, length: int, offset: int, place: int, large: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the kernel between whole pages, through a buffer elsewhere, by two threads where it is large."""
+    monkeypatch.setattr(byte_source, "_LARGE", large)
     data = np.random.default_rng(0).bytes((3 << 20) + 10_000)
     (tmp_path / "in").write_bytes(data)
     with (tmp_path / "out").open("wb") as out:
