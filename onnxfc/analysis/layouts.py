@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from onnxfc.layout.axes import Atom, Group, Groups, channels, groups_of, is_map, merged, regroup
 from onnxfc.shapes.spec import Shape
@@ -32,7 +33,7 @@ class Layout:
     hidden: frozenset[int] = frozenset()
     flat: bool = False
 
-    @property
+    @cached_property
     def solid(self) -> frozenset[int]:
         """The places that it has."""
         held = self.hidden if self.axes is None else places(atom for group in self.axes for atom in group)

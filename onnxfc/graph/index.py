@@ -62,11 +62,12 @@ def canonical_domain(domain: str) -> str:
     return "" if domain == "ai.onnx" else domain
 
 
-def inputs_of(node: onnx.NodeProto) -> Iterator[str]:
+def inputs_of(node: onnx.NodeProto) -> list[str]:
     """All tensors that a node reads, those that its subgraphs capture included."""
-    yield from filter(None, node.input)
+    names = [name for name in node.input if name]
     for graph in subgraphs(node):
-        yield from captured(graph)
+        names.extend(captured(graph))
+    return names
 
 
 def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
@@ -164,7 +165,8 @@ def needed(nodes: Sequence[onnx.NodeProto], outputs: Iterable[str], given: str =
     for node in reversed(nodes):
         if wanted.intersection(node.output):
             kept.append(node)
-            wanted.update(name for name in inputs_of(node) if name != given)
+            wanted.update(inputs_of(node))
+            wanted.discard(given)
     return kept[::-1]
 
 

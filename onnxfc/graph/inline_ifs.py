@@ -34,7 +34,7 @@ def without_ifs(model: ModelFile, known: Mapping[str, bool]) -> ModelFile:
     ``known``: what some conditions always are, by tensor. An If of which no more than this can be told stays.
     """
     left: set[str] = set()
-    while True:
+    while any(node.op_type == "If" for node in model.proto.graph.node):
         graph = Graph(model.proto)
         images = {info.name for info in graph.inputs if len(info.type.tensor_type.shape.dim) in _IMAGE_RANKS}
         moving = dependent(graph.nodes, images)
@@ -42,12 +42,13 @@ def without_ifs(model: ModelFile, known: Mapping[str, bool]) -> ModelFile:
             node for node in graph.nodes if node.output[0] not in left and _opens(model, graph, node, moving, known)
         ]
         if not chosen:
-            return model
+            break
         opened = _opened(model, graph, chosen, known)
         unlike = _unlike(opened, {name for node in chosen for name in node.output})
         left |= {node.output[0] for node in chosen if unlike.intersection(node.output)}
         if not unlike:
             model = model.with_proto(opened)
+    return model
 
 
 def _opens(model: ModelFile, graph: Graph, node: onnx.NodeProto, moving: set[str], known: Mapping[str, bool]) -> bool:

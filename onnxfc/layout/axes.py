@@ -86,7 +86,7 @@ def merged(group: Group) -> Group:
         if found and atom.kind == "channel" == found[-1].kind:
             found[-1] = Atom("channel", found[-1].length * atom.length)
         else:
-            found.append(replace(atom, side=0))
+            found.append(replace(atom, side=0) if atom.side else atom)
     return tuple(found)
 
 

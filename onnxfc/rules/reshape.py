@@ -123,10 +123,11 @@ def _at_probes(ctx: RuleContext, view: Placed, groups: Groups) -> list[Shape] | 
 
 def _now(group: Group, sides: list[Placed], shapes: tuple[Shape, ...]) -> int:
     """The length of an axis where the sides' maps have these shapes."""
-    total = Fraction(1)
+    total: int | Fraction = 1
     for atom in group:
         if atom.kind == "space":
-            total *= atom.factor * shapes[atom.side][sides[atom.side].where[atom.place]]
+            length = shapes[atom.side][sides[atom.side].where[atom.place]]
+            total *= length if atom.factor == 1 else atom.factor * length
         else:
             total *= shapes[0][0] if atom.kind == "batch" else atom.length
     return int(total)

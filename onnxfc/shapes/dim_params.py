@@ -24,6 +24,7 @@ class DimNames:
         self._sizing = sizing
         self._legal = sizing.legal(claim.smallest_size, claim.period)
         self._names: dict[Hashable, str] = {}
+        self._keys: dict[Dim, Hashable] = {}
         declared = {image.name: _declared(graph, image) for image in images}
         own = {info.name: info.type.tensor_type.shape.dim for info in graph.inputs if info.name not in declared}
         self._taken = Names(dim.dim_param for dims in own.values() for dim in dims if dim.dim_param)
@@ -45,14 +46,19 @@ class DimNames:
         if len(set(lengths)) == 1:
             return lengths[0]
         key = (tensor, *lengths) if dims is None else self._key(dims[axis])
-        hint = self._hint(lengths) if place is None else f"map_{self._sizes[place % len(self._sizes)]}"
-        return self._named(key, hint)
+        if key in self._names:
+            return self._names[key]
+        return self._named(
+            key, self._hint(lengths) if place is None else f"map_{self._sizes[place % len(self._sizes)]}"
+        )
 
     def _key(self, dim: Dim) -> Hashable:
         """What it is at every size."""
-        if not isinstance(dim, Length) or dim.holds(Sampled) or BATCH in dim.axes:
-            return dim
-        return tuple(along(dim, sizes) for sizes in self._legal)
+        if dim not in self._keys:
+            self._keys[dim] = dim
+            if isinstance(dim, Length) and not dim.holds(Sampled) and BATCH not in dim.axes:
+                self._keys[dim] = tuple(along(dim, sizes) for sizes in self._legal)
+        return self._keys[dim]
 
     def _named(self, key: Hashable, hint: str) -> str:
         if key not in self._names:

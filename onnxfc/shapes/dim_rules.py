@@ -180,7 +180,9 @@ def _shared(call: NodeCall, dims: Sequence[Dim], by: Sequence[Dim]) -> Dim | Non
 
 def _times(dim: Dim, part: Dim) -> int:
     """How many blocks of an axis ``part`` counts; 0 where it counts none."""
-    if not isinstance(dim, Length) or not isinstance(part, Length) or dim.axes != part.axes or len(dim.axes) != 1:
+    if not isinstance(dim, Length) or not isinstance(part, Length) or dim == part:
+        return 0
+    if dim.axes != part.axes or len(dim.axes) != 1:
         return 0
     (axis,) = dim.axes
     growth, less = dim.growth(axis), part.growth(axis)

@@ -209,8 +209,8 @@ def _constant(node: onnx.NodeProto) -> Spec | None:
 
 def kind_of(node: onnx.NodeProto) -> Hashable:
     """All that inference looks at in a node, apart from what it is given; names only tell equal inputs apart."""
-    first = {name: place for place, name in reversed(list(enumerate(node.input)))}
-    wiring = tuple(first[name] if name else -1 for name in node.input)
+    first: dict[str, int] = {}
+    wiring = tuple(first.setdefault(name, place) if name else -1 for place, name in enumerate(node.input))
     told = tuple(_brief(item.SerializeToString(deterministic=True)) for item in node.attribute)
     return node.domain, node.op_type, wiring, tuple(map(bool, node.output)), told
 

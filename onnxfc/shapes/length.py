@@ -364,8 +364,8 @@ def _factors(parts: Sequence[Number]) -> tuple[Fraction, Counter[Length]]:
             number *= part
             continue
         divisor = math.gcd(part.constant, *(factor for _, factor in part.terms))
-        plain = part * Fraction(part.per, divisor)
-        number *= Fraction(divisor, part.per)
+        times = Fraction(divisor, part.per)
+        plain, number = part if times == 1 else part * (1 / times), number * times
         (atom, factor), *more = plain.terms
         product = isinstance(atom, Product) and not more and not plain.constant and factor == 1
         found.update(dict(atom.of) if product and isinstance(atom, Product) else {plain: 1})

@@ -75,7 +75,7 @@ class Spec:
         """The value, where it is the same at every size."""
         return None if self.follows else self.alike
 
-    @property
+    @cached_property
     def alike(self) -> Array | None:
         """The value, where it is the same at every size that was looked at."""
         if self.values is None or any(not _same(value, self.values[0]) for value in self.values):
