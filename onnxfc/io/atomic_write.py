@@ -163,18 +163,18 @@ class NewFile:
 
 
 @contextmanager
-def locked(folder: Path, patience: float = _PATIENCE) -> Iterator[bool]:
+def locked(folder: Path, patience: float | None = None) -> Iterator[bool]:
     """Holds off other onnxfc processes that write into ``folder``; gives False where the system has no such lock.
 
     The lock ends with the process, however that ends. Raises WriteError where another one does not let go within
-    ``patience`` seconds.
+    ``patience`` seconds, a minute if None.
     """
     if _fcntl is None:
         yield False
         return
     fd = os.open(folder, os.O_RDONLY)
     try:
-        yield _flock(fd, folder, patience)
+        yield _flock(fd, folder, _PATIENCE if patience is None else patience)
     finally:
         os.close(fd)
 

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import pytest
 from cli_models import flat_reshaped
-from cli_runs import onnxfc, unwrapped
+from cli_runs import here, unwrapped
 from click.testing import CliRunner, Result
 from fixture_files import fixture_file
 from mutations import MUTATIONS, NotHere, Rewritten
@@ -518,12 +518,12 @@ def test_options_of_the_proof_without_a_proof(option: tuple[str, str], tmp_path:
 
 
 def test_command_of_its_own(pair: tuple[Path, Path], tmp_path: Path) -> None:
-    done = onnxfc("check", *pair, cwd=tmp_path)
+    done = here("check", *pair, cwd=tmp_path)
     assert (done.code, done.err) == (0, "")
     model = Rewritten(copy_of("lenet.dynamo"))
     MUTATIONS["bias lost"](model)
     onnx.save(model.proto, pair[1])
-    done = onnxfc("check", *pair, "-q", cwd=tmp_path)
+    done = here("check", *pair, "-q", cwd=tmp_path)
     assert (done.code, done.out) == (4, "")
     assert done.err.startswith(f"onnxfc: {pair[1]}: native parity failed: scores deviates by ")
     assert done.err.count("\n") == 1

@@ -110,7 +110,7 @@ def test_existing_output_is_replaced_and_keeps_its_permissions(tmp_path: Path) -
 
 def test_other_folder(tmp_path: Path) -> None:
     (tmp_path / "a b" / "ü").mkdir(parents=True)
-    assert onnxfc("rewrite", LENET, "a b/ü/out.onnx", "-q", cwd=tmp_path).code == 0
+    assert here("rewrite", LENET, "a b/ü/out.onnx", "-q", cwd=tmp_path).code == 0
     assert (tmp_path / "a b" / "ü" / "out.onnx").is_file()
 
 
@@ -254,7 +254,7 @@ def test_the_report_names_the_data(tmp_path: Path) -> None:
 
 
 def test_report_of_a_success(tmp_path: Path) -> None:
-    run = onnxfc("rewrite", LENET, "out.onnx", "--report", "r.json", "-q", cwd=tmp_path)
+    run = here("rewrite", LENET, "out.onnx", "--report", "r.json", "-q", cwd=tmp_path)
     assert (run.code, run.out, run.err) == (0, "", "")
     report = json.loads((tmp_path / "r.json").read_text("utf-8"))
     assert (report["schema"], report["status"], report["version"]) == ("onnxfc-report/1", "rewritten", __version__)
@@ -333,7 +333,7 @@ def test_report_of_a_vacuous_proof(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("source", "options", "code"), [("missing.onnx", (), 1), (LENET, ("--check-size", "9x9"), 2)])
 def test_report_of_an_error(tmp_path: Path, source: object, options: tuple[str, ...], code: int) -> None:
-    assert onnxfc("rewrite", source, "out.onnx", "--report", "r.json", *options, cwd=tmp_path).code == code
+    assert here("rewrite", source, "out.onnx", "--report", "r.json", *options, cwd=tmp_path).code == code
     report = json.loads((tmp_path / "r.json").read_text("utf-8"))
     assert (report["status"], report["exit_code"], report["parity"]) == ("error", code, None)
 
@@ -603,7 +603,7 @@ def test_a_folder_of_models(tmp_path: Path) -> None:
     ],
 )
 def test_models_and_results_that_do_not_fit(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
-    run = onnxfc("rewrite", *words, cwd=tmp_path)
+    run = here("rewrite", *words, cwd=tmp_path)
     assert run.code == 2
     assert said in run.err
     assert list(tmp_path.iterdir()) == []

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
-from cli_runs import fails, onnxfc
+from cli_runs import fails, here
 from fixture_files import fixture_file
 
 
 def test_demo(tmp_path: Path) -> None:
-    run = onnxfc("demo", "it's a try", cwd=tmp_path)
+    run = here("demo", "it's a try", cwd=tmp_path)
     assert run.code == 0
     folder = tmp_path / "it's a try"
     assert (folder / "digits.onnx").read_bytes() == fixture_file("digits.onnx").read_bytes()
@@ -20,7 +20,7 @@ def test_demo(tmp_path: Path) -> None:
     tries = [shlex.split(line) for line in commands]
     assert len(tries) == 3
     for words in tries:
-        assert onnxfc(*words, cwd=tmp_path).code == 0
+        assert here(*words, cwd=tmp_path).code == 0
     assert (folder / "map.png").read_bytes().startswith(b"\x89PNG")
     digits, canvas = np.load(fixture_file("digits.npz")), np.load(folder / "canvas.npy")
     [cells] = ort.InferenceSession(folder / "digits-any.onnx").run(None, {"image": canvas})

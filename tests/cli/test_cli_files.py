@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from cli_runs import LENET, Run, environment, fails, misused, onnxfc
+from cli_runs import LENET, Run, environment, fails, here, misused
 
 IMAGE = np.random.default_rng(0).standard_normal((1, 1, 40, 36)).astype(np.float32)
 
@@ -39,7 +39,7 @@ def names(folder: Path) -> set[str]:
 @pytest.fixture(scope="module")
 def wanted(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
     out = tmp_path_factory.mktemp("plain") / "out.onnx"
-    assert onnxfc("rewrite", LENET, out).code == 0
+    assert here("rewrite", LENET, out).code == 0
     return scores(out)
 
 
@@ -62,7 +62,7 @@ def test_data_is_found_and_put_beside_the_model(
     (tmp_path / "link").symlink_to("m")
     (tmp_path / "out").mkdir()
     for _ in range(2):  # the second time it replaces both files
-        assert onnxfc("rewrite", source, target, "-q", cwd=tmp_path / cwd).code == 0
+        assert here("rewrite", source, target, "-q", cwd=tmp_path / cwd).code == 0
         out = tmp_path / cwd / target
         assert out.with_name("o.onnx.data").is_file()
         np.testing.assert_array_equal(scores(out), wanted)
@@ -78,14 +78,14 @@ def test_data_of_the_input_is_never_written(tmp_path: Path, wanted: np.ndarray) 
     assert "exists and is not a report" in fails(
         2, "rewrite", "in.onnx", "x.onnx", "--report", "o.onnx.data", cwd=tmp_path
     )
-    assert onnxfc("rewrite", "in.onnx", "o.onnx", "--external-data-location", "w.bin", cwd=tmp_path).code == 0
+    assert here("rewrite", "in.onnx", "o.onnx", "--external-data-location", "w.bin", cwd=tmp_path).code == 0
     assert names(tmp_path) == {"in.onnx", "o.onnx", "o.onnx.data", "w.bin"}
     np.testing.assert_array_equal(scores(tmp_path / "o.onnx"), wanted)
 
 
 def test_options_as_onnxruntimes_tools_spell_them(tmp_path: Path, wanted: np.ndarray) -> None:
     options = ("--save_as_external_data", "--external_data_location", "w.bin", "--external_data_size_threshold", "0")
-    assert onnxfc("rewrite", LENET, "o.onnx", "--all_tensors_to_one_file", *options, cwd=tmp_path).code == 0
+    assert here("rewrite", LENET, "o.onnx", "--all_tensors_to_one_file", *options, cwd=tmp_path).code == 0
     assert names(tmp_path) == {"o.onnx", "w.bin"}
     assert (tmp_path / "o.onnx").stat().st_size < 10_000
     np.testing.assert_array_equal(scores(tmp_path / "o.onnx"), wanted)
@@ -94,8 +94,8 @@ def test_options_as_onnxruntimes_tools_spell_them(tmp_path: Path, wanted: np.nda
 def test_threshold_alone_is_for_what_goes_out_on_its_own(tmp_path: Path) -> None:
     """As with onnxruntime's tools: it moves nothing out by itself, but it counts for models above 2 GB."""
     more = ("--external-data-size-threshold", "0")
-    assert onnxfc("rewrite", LENET, "o.onnx", "-q", *more, cwd=tmp_path).code == 0
-    assert onnxfc("rewrite", LENET, "plain.onnx", "-q", cwd=tmp_path).code == 0
+    assert here("rewrite", LENET, "o.onnx", "-q", *more, cwd=tmp_path).code == 0
+    assert here("rewrite", LENET, "plain.onnx", "-q", cwd=tmp_path).code == 0
     assert names(tmp_path) == {"o.onnx", "plain.onnx"}
     assert (tmp_path / "o.onnx").read_bytes() == (tmp_path / "plain.onnx").read_bytes()
 
@@ -139,20 +139,20 @@ def test_a_dash_is_no_file(tmp_path: Path, args: tuple[object, ...]) -> None:
 
 
 def test_a_file_called_dash(tmp_path: Path) -> None:
-    assert onnxfc("rewrite", LENET, "./-", "-q", cwd=tmp_path).code == 0
-    assert onnxfc("inspect", "./-", cwd=tmp_path).code == 0
+    assert here("rewrite", LENET, "./-", "-q", cwd=tmp_path).code == 0
+    assert here("inspect", "./-", cwd=tmp_path).code == 0
     assert names(tmp_path) == {"-"}
 
 
 @pytest.mark.parametrize(("source", "target"), [("it's in.onnx", "o ut.onnx"), ("-in.onnx", "--out.onnx")])
 def test_commands_that_are_told_can_be_run(tmp_path: Path, source: str, target: str) -> None:
     (tmp_path / source).write_bytes(LENET.read_bytes())
-    run = onnxfc("rewrite", "--", source, target, cwd=tmp_path)
+    run = here("rewrite", "--", source, target, cwd=tmp_path)
     np.save(tmp_path / "image.npy", np.random.default_rng(0).random((60, 70), np.float32))
     lines = [line for line in run.out.splitlines() if re.match(r"(next)? +onnxfc ", line)]
     for line in lines:
         words = shlex.split(line.removeprefix("next").replace(" IMAGE ", " image.npy "))
-        assert onnxfc(*words[1:], cwd=tmp_path).code == 0, line
+        assert here(*words[1:], cwd=tmp_path).code == 0, line
     assert len(lines) == 3
 
 
@@ -220,12 +220,12 @@ def test_text_that_is_not_utf8(tmp_path: Path, place: str, kept: bool) -> None:
     if not kept:
         assert "not UTF-8" in fails(1, "rewrite", "in.onnx", "o.onnx", cwd=tmp_path)
         return
-    assert onnxfc("rewrite", "in.onnx", "o.onnx", "-q", cwd=tmp_path).code == 0
+    assert here("rewrite", "in.onnx", "o.onnx", "-q", cwd=tmp_path).code == 0
     assert (tmp_path / "o.onnx").read_bytes().count(odd) >= {"model doc": 1, "node docs": 9, "node metadata": 18}[place]
-    assert onnxfc("inspect", "in.onnx", cwd=tmp_path).code == 0
+    assert here("inspect", "in.onnx", cwd=tmp_path).code == 0
 
 
 def test_progress_is_not_shown_in_a_pipe(tmp_path: Path) -> None:
-    run = onnxfc("rewrite", LENET, "o.onnx", cwd=tmp_path)
+    run = here("rewrite", LENET, "o.onnx", cwd=tmp_path)
     assert (run.code, run.err) == (0, "")
     assert "\r" not in run.out

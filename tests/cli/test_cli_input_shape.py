@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from cli_runs import LENET, fails, misused, onnxfc
+from cli_runs import LENET, fails, here, misused
 from fixture_files import fixture_file
 from onnx import parser
 
@@ -21,18 +21,18 @@ OPEN = fixture_file("mini_resnet_hw.dynamo.onnx")
 
 @pytest.mark.parametrize("shape", ["image:1x3x64x64", "image:1,3,64,64", "image:[1,3,64,64]", "1x3x64x64"])
 def test_every_spelling_is_the_size(shape: str, tmp_path: Path) -> None:
-    assert onnxfc("rewrite", OPEN, "size.onnx", "-q", "--size", "64x64", cwd=tmp_path).code == 0
-    run = onnxfc("rewrite", OPEN, "shape.onnx", "--input-shape", shape, cwd=tmp_path)
+    assert here("rewrite", OPEN, "size.onnx", "-q", "--size", "64x64", cwd=tmp_path).code == 0
+    run = here("rewrite", OPEN, "shape.onnx", "--input-shape", shape, cwd=tmp_path)
     assert run.code == 0, run.err
     assert (tmp_path / "shape.onnx").read_bytes() == (tmp_path / "size.onnx").read_bytes()
 
 
 def test_inspect_and_check_take_it(tmp_path: Path) -> None:
-    seen = json.loads(onnxfc("inspect", OPEN, "--json", "--input-shape", "image:1x3x64x64", cwd=tmp_path).out)
+    seen = json.loads(here("inspect", OPEN, "--json", "--input-shape", "image:1x3x64x64", cwd=tmp_path).out)
     assert (seen["status"], seen["native_size"]) == ("rewritable", [64, 64])
     rewrite(OPEN, options=RewriteOptions(size=(64, 64)), prove=False).save(tmp_path / "any.onnx")
     given = ("--input-shape", "image:1x3x64x64")
-    assert onnxfc("check", OPEN, "any.onnx", *given, cwd=tmp_path).code == 0
+    assert here("check", OPEN, "any.onnx", *given, cwd=tmp_path).code == 0
     said = fails(2, "check", OPEN, "any.onnx", "--input-shape", "image:1x3x48x64", cwd=tmp_path)
     assert said.endswith("the size 48x64 is not the native size of the second model, 64x64")
     model = onnx.load(tmp_path / "any.onnx")

@@ -11,7 +11,7 @@ import jsonschema
 import onnx
 import pytest
 from cli_models import tokens
-from cli_runs import onnxfc
+from cli_runs import here
 from fixture_files import FIXTURES, fixture_file
 
 DIGITS, REFUSED = fixture_file("digits.onnx"), fixture_file("table.dynamo.onnx")
@@ -38,7 +38,7 @@ RUNS: dict[str, tuple[int, tuple[object, ...], dict[str, Any]]] = {
 @pytest.mark.parametrize("name", RUNS)
 def test_one_document(name: str, tmp_path: Path) -> None:
     code, words, told = RUNS[name]
-    run = onnxfc(*words, *(("--json",) if len(name) % 2 else ("--report", "-")), cwd=tmp_path)
+    run = here(*words, *(("--json",) if len(name) % 2 else ("--report", "-")), cwd=tmp_path)
     assert run.code == code, run
     document = json.loads(run.out)
     assert document.items() >= told.items()
@@ -49,19 +49,19 @@ def test_one_document(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("words", [("rewrite", DIGITS, "out.onnx"), ("inspect", DIGITS), ("check", DIGITS, DIGITS)])
 def test_it_is_printed_or_written(words: tuple[object, ...], tmp_path: Path) -> None:
-    run = onnxfc(*words, "--json", "--report", "r.json", cwd=tmp_path)
+    run = here(*words, "--json", "--report", "r.json", cwd=tmp_path)
     assert run.code == 2
     assert "--json prints the report, --report FILE writes it; give one of them" in run.err
     assert list(tmp_path.iterdir()) == []
 
 
 def test_threads_of_the_proof(tmp_path: Path) -> None:
-    told = json.loads(onnxfc("rewrite", DIGITS, "out.onnx", "--json", "--threads", "1", cwd=tmp_path).out)
+    told = json.loads(here("rewrite", DIGITS, "out.onnx", "--json", "--threads", "1", cwd=tmp_path).out)
     assert told["parity"]["conditions"]["threads"] == 1
 
 
 def test_a_scan_has_no_page(tmp_path: Path) -> None:
-    run = onnxfc("scan", DIGITS, CANVAS, "map.npy", "--report", "r.html", cwd=tmp_path)
+    run = here("scan", DIGITS, CANVAS, "map.npy", "--report", "r.html", cwd=tmp_path)
     assert run.code == 2
     assert run.line == "onnxfc: --report r.html: is JSON; a picture of the map is an OUT, map.png"
 
@@ -70,6 +70,6 @@ def test_a_scan_has_no_page(tmp_path: Path) -> None:
 def test_refusals_begin_with_their_file(command: str, tmp_path: Path) -> None:
     onnx.save(tokens(), tmp_path / "tokens.onnx")
     words = (REFUSED, CANVAS, "map.npy") if command == "scan" else ("tokens.onnx", DIGITS)
-    run = onnxfc(command, *words, cwd=tmp_path)
+    run = here(command, *words, cwd=tmp_path)
     assert run.code == 3, run
     assert run.line.startswith(f"onnxfc: {words[0]}: [")

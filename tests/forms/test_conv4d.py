@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from cli_runs import onnxfc, unwrapped
+from cli_runs import here, unwrapped
 from fixture_files import fixture_file
 from hazards import CHECK, Net, bodied, complete, own_crops, session
 from onnx import helper, numpy_helper
@@ -213,8 +213,8 @@ def test_options_that_contradict_each_other(options: dict[str, Any], says: str) 
 
 def test_on_the_command_line(tmp_path: Path) -> None:
     out = tmp_path / "conv4d.onnx"
-    done = onnxfc("rewrite", fixture_file("mini_vgg.dynamo.onnx"), out, "--form", "conv4d", "--keep-output-shape")
+    done = here("rewrite", fixture_file("mini_vgg.dynamo.onnx"), out, "--form", "conv4d", "--keep-output-shape")
     assert done.code == 0, done.err
     assert "image size      56x56 px alone" in done.out
     assert "form parity     passed" in unwrapped(done.out)
-    assert onnxfc("check", fixture_file("mini_vgg.dynamo.onnx"), out, "-v").code == 0
+    assert here("check", fixture_file("mini_vgg.dynamo.onnx"), out, "-v").code == 0

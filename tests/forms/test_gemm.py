@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from cli_runs import onnxfc, unwrapped
+from cli_runs import here, unwrapped
 from fixture_files import fixture_file
 from hazards import CHECK, Net, complete, session
 from onnx import helper, numpy_helper
@@ -179,11 +179,11 @@ def test_refusals() -> None:
 def test_on_the_command_line(tmp_path: Path) -> None:
     between, out = tmp_path / "conv4d.onnx", tmp_path / "gemm.onnx"
     original = fixture_file("mini_vgg.dynamo.onnx")
-    assert onnxfc("rewrite", original, between, "--form", "conv4d", "-q").code == 0
-    done = onnxfc("rewrite", between, out, "--form", "gemm")
+    assert here("rewrite", original, between, "--form", "conv4d", "-q").code == 0
+    done = here("rewrite", between, out, "--form", "gemm")
     assert done.code == 0, done.err
     text = unwrapped(done.out)
     assert "Conv 7x7 8→24  ⇒ Gemm 392→24" in text
     assert "image size      56x56 px, as before" in text
     assert "certificate     3 FC weights are found in Convs: byte for byte" in text
-    assert onnxfc("check", original, out).code == 0
+    assert here("check", original, out).code == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from cli_runs import onnxfc, unwrapped
+from cli_runs import here, unwrapped
 from fixture_files import fixture_file
 from hazards import CHECK, complete, own_crops, session
 
@@ -259,17 +259,17 @@ def test_a_proof_that_fails_says_where() -> None:
 
 def test_on_the_command_line(tmp_path: Path) -> None:
     out = tmp_path / "fixed.onnx"
-    done = onnxfc("rewrite", fixture_file("lenet.dynamo.onnx"), out, "--fixed-size", "40x52")
+    done = here("rewrite", fixture_file("lenet.dynamo.onnx"), out, "--fixed-size", "40x52")
     assert done.code == 0, done.err
     text = unwrapped(done.out)
     assert "image size      40x52 px alone, 4x7 cells\n" in text
     assert "form parity     passed, largest deviation" in text
     assert "values at 40x52 px)" in text
-    seen = onnxfc("inspect", out)
+    seen = here("inspect", out)
     assert "image size      40x52 px alone\n" in seen.out
     assert "cells           4x7 at 40x52 px; " in seen.out
-    checked = onnxfc("check", fixture_file("lenet.dynamo.onnx"), out)
+    checked = here("check", fixture_file("lenet.dynamo.onnx"), out)
     assert checked.code == 0
     assert "form parity     passed" in checked.out
-    wrong = onnxfc("rewrite", fixture_file("lenet.dynamo.onnx"), out, "--fixed-size", "20x52")
+    wrong = here("rewrite", fixture_file("lenet.dynamo.onnx"), out, "--fixed-size", "20x52")
     assert (wrong.code, wrong.line) == (2, "onnxfc: fixed size 20x52: the smallest image of this model is 28x28 px")

@@ -8,7 +8,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from cli_runs import ROOT, onnxfc, unwrapped
+from cli_runs import ROOT, here, unwrapped
 from fixture_files import fixture_file
 from hazards import Net
 
@@ -156,16 +156,14 @@ def test_profiles_that_are_none(tmp_path: Path) -> None:
 
 def test_on_the_command_line(tmp_path: Path) -> None:
     args = ("--profile", "ti-tidl")
-    seen = onnxfc("inspect", ALEXNET, *args, "--report", tmp_path / "seen.json")
+    seen = here("inspect", ALEXNET, *args, "--report", tmp_path / "seen.json")
     assert seen.code == 0, seen.err
     text = unwrapped(seen.out)
     assert "profile         TI TIDL, as written by --form conv4d --fixed-size 64x64: 5 of 6 limits are kept" in text
     assert (
         "does not fit    kernel of Conv one of 1, 3, 5, 7: node_conv2d has 11x11, node_linear has 6x6 [https://" in text
     )
-    done = onnxfc(
-        "rewrite", ALEXNET, tmp_path / "o.onnx", "--form", "conv4d", *args, "--report", tmp_path / "done.json"
-    )
+    done = here("rewrite", ALEXNET, tmp_path / "o.onnx", "--form", "conv4d", *args, "--report", tmp_path / "done.json")
     assert done.code == 0, done.err
     assert "5 of 6 limits are kept" in unwrapped(done.out)
     for command, name in (("inspect", "seen"), ("rewrite", "done")):
@@ -173,4 +171,4 @@ def test_on_the_command_line(tmp_path: Path) -> None:
         schema = json.loads((ROOT / "onnxfc" / "reports" / "schemas" / f"{command}.json").read_text("utf-8"))
         jsonschema.validate(document, schema)
         assert document["fit"]["profile"] == "TI TIDL"
-    assert onnxfc("check", ALEXNET, tmp_path / "o.onnx").code == 0
+    assert here("check", ALEXNET, tmp_path / "o.onnx").code == 0

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from cli_runs import onnxfc
+from cli_runs import here
 from fixture_files import fixture_file
 from hazards import CHECK, Net, complete, own_crops, session
 from onnx import helper, numpy_helper
@@ -168,6 +168,6 @@ def test_options(options: dict[str, Any], says: str) -> None:
 
 def test_on_the_command_line(tmp_path: Path) -> None:
     args = ("--form", "conv4d", "--max-kernel", 4, "--max-pool", 9, "--keep-output-shape")
-    done = onnxfc("rewrite", fixture_file("mini_vgg.dynamo.onnx"), tmp_path / "out.onnx", *args)
+    done = here("rewrite", fixture_file("mini_vgg.dynamo.onnx"), tmp_path / "out.onnx", *args)
     assert done.code == 0, done.err
     assert "⇒ Reshape and Conv 1x1 392→24" in done.out

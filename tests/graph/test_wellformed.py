@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from cli_runs import fails, onnxfc
+from cli_runs import fails, here
 from fixture_files import fixture_models
 from hazards import Net
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
@@ -213,7 +213,7 @@ def test_memory_in_proportion_to_the_file(tmp_path: Path) -> None:
     model = good()
     MALFORMED["weight of another map"][0](model)
     (tmp_path / "bad.onnx").write_bytes(model.SerializeToString())
-    run = onnxfc("inspect", "bad.onnx", cwd=tmp_path)
+    run = here("inspect", "bad.onnx", cwd=tmp_path)
     assert run.code == 1
     assert "node 'node_y' (Gemm)" in run.line
     import resource

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from cli_runs import onnxfc
+from cli_runs import here
 from fixture_files import fixture_file
 from hazards import CHECK, FEATURES, Net
 from onnx import TensorProto, helper, numpy_helper
@@ -105,7 +105,7 @@ def test_a_wrong_weight_fails_the_check(tmp_path: Path) -> None:
     one, two, report = tmp_path / "one.onnx", tmp_path / "two.onnx", tmp_path / "report.json"
     onnx.save(original, one)
     onnx.save(other, two)
-    run = onnxfc("check", one, two, "--report", report, "--junit", tmp_path / "junit.xml")
+    run = here("check", one, two, "--report", report, "--junit", tmp_path / "junit.xml")
     assert run.code == 4
     assert "certificate failed: weight const_" in run.err
     assert "is that of no Conv of the second model" in run.err
@@ -117,7 +117,7 @@ def test_a_wrong_weight_fails_the_check(tmp_path: Path) -> None:
 
 
 def test_rewrite_prints_it(tmp_path: Path) -> None:
-    run = onnxfc("rewrite", fixture_file("lenet.dynamo.onnx"), tmp_path / "out.onnx", "--report", tmp_path / "r.json")
+    run = here("rewrite", fixture_file("lenet.dynamo.onnx"), tmp_path / "out.onnx", "--report", tmp_path / "r.json")
     assert "certificate     2 FC weights are found in Convs: byte for byte\n" in run.out
     assert json.loads((tmp_path / "r.json").read_text())["parity"]["certificate"]["status"] == "holds"
 

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from cli_runs import LENET, fails, onnxfc
+from cli_runs import LENET, fails, here, onnxfc
 from hazards import Net
 
 from onnxfc import CheckOptions, UsageError, check_pair, rewrite
@@ -68,20 +68,20 @@ def test_unknown_and_unfit(pair: tuple[Path, Path], tmp_path: Path) -> None:
 
 
 def test_the_cpu_by_name(pair: tuple[Path, Path], tmp_path: Path) -> None:
-    run = onnxfc("check", *pair, "--provider", "cpu", "--report", tmp_path / "r.json")
+    run = here("check", *pair, "--provider", "cpu", "--report", tmp_path / "r.json")
     assert run.code == 0, run
     assert "provider        CPUExecutionProvider\n" in run.out
     assert "CPU against it  passed, largest deviation 0.0e+00" in run.out
     told = json.loads((tmp_path / "r.json").read_text())["parity"]
     assert told["provider"]["compared"] > 0
     assert (told["conditions"]["provider"], told["conditions"]["on_cpu"]) == ("CPUExecutionProvider", [])
-    run = onnxfc("rewrite", pair[0], tmp_path / "out.onnx", "--provider", "cpu")
+    run = here("rewrite", pair[0], tmp_path / "out.onnx", "--provider", "cpu")
     assert "CPU against it" in run.out
 
 
 @azure
 def test_nodes_that_fall_back_fail_the_check(pair: tuple[Path, Path], tmp_path: Path) -> None:
-    run = onnxfc("check", *pair, "--provider", "azure")
+    run = here("check", *pair, "--provider", "azure")
     assert run.code == 4
     assert "the rewritten model does not load" in run.err
     if TELLS:

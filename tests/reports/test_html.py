@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from cli_runs import onnxfc
+from cli_runs import here
 from fixture_files import fixture_file
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -61,7 +61,7 @@ def pages(folder: Path) -> dict[str, Path]:
     }
     for name, (code, *words) in runs.items():
         for kind in ("html", "json"):
-            done = onnxfc(*words, "--report", folder / f"{name}.{kind}")
+            done = here(*words, "--report", folder / f"{name}.{kind}")
             assert done.code == code, done.err
     return {name: folder / f"{name}.html" for name in runs}
 
@@ -142,17 +142,17 @@ def test_an_inspection(made: dict[str, Path]) -> None:
 def test_a_report_is_written_anew_and_nothing_else(made: dict[str, Path], tmp_path: Path) -> None:
     mine = tmp_path / "mine.html"
     mine.write_text("<!doctype html><p>mine</p>")
-    done = onnxfc("inspect", fixture_file("digits.onnx"), "--report", mine)
+    done = here("inspect", fixture_file("digits.onnx"), "--report", mine)
     assert done.code == 2
     assert "exists and is not a report" in done.err
     assert "mine" in mine.read_text()
-    assert onnxfc("inspect", fixture_file("digits.onnx"), "--report", made["inspect"]).code == 0
+    assert here("inspect", fixture_file("digits.onnx"), "--report", made["inspect"]).code == 0
 
 
 def test_names_are_escaped(tmp_path: Path) -> None:
     source = tmp_path / "<b>&.onnx"
     shutil.copy(fixture_file("table.dynamo.onnx"), source)
-    assert onnxfc("rewrite", source, tmp_path / "out.onnx", "--report", tmp_path / "r.html").code == 3
+    assert here("rewrite", source, tmp_path / "out.onnx", "--report", tmp_path / "r.html").code == 3
     assert "<b>" not in (tmp_path / "r.html").read_text("utf-8")
 
 

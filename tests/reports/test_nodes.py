@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema
 import onnx
 import pytest
-from cli_runs import fails, onnxfc
+from cli_runs import fails, here
 from fixture_files import fixture_file
 
 COLOUR = {"type": "string", "pattern": "^#[0-9a-f]{6}$"}
@@ -42,7 +42,7 @@ def results(path: Path) -> dict[str, Any]:
 def test_figures_of_a_small_network(tmp_path: Path) -> None:
     """3x3 Conv, 2x2 pool, three times, padded: 3, 4, 8, 10, 18 and 22 pixels."""
     model = fixture_file("mini_vgg.dynamo.onnx")
-    assert onnxfc("inspect", model, "--report", "vgg.nodes.json", cwd=tmp_path).code == 0
+    assert here("inspect", model, "--report", "vgg.nodes.json", cwd=tmp_path).code == 0
     found = results(tmp_path / "vgg.nodes.json")
     assert found["node_conv2d"] == "padding; stride 1x1, reads 3x3 px from -1, -1"
     assert found["node_max_pool2d"] == "stride 2x2, reads 4x4 px from -1, -1"
@@ -56,7 +56,7 @@ def test_figures_of_a_small_network(tmp_path: Path) -> None:
 def test_of_a_rewrite_it_is_the_result(tmp_path: Path) -> None:
     """Also its head: a 7x7 Conv at stride 8 behind 22 pixels reads 22 + 6 * 8."""
     model = fixture_file("mini_vgg.dynamo.onnx")
-    assert onnxfc("rewrite", model, "any.onnx", "-q", "--report", "any.nodes.json", cwd=tmp_path).code == 0
+    assert here("rewrite", model, "any.onnx", "-q", "--report", "any.nodes.json", cwd=tmp_path).code == 0
     found = results(tmp_path / "any.nodes.json")
     assert found.keys() == {node.name for node in onnx.load(tmp_path / "any.onnx").graph.node}
     assert found["node_linear"] == "stride 8x8, reads 70x70 px from -7, -7"
@@ -65,7 +65,7 @@ def test_of_a_rewrite_it_is_the_result(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["se_net.torchscript", "conv1d.dynamo", "keras_flatten.export", "lenet.dynamic_quant"])
 def test_other_models(name: str, tmp_path: Path) -> None:
     """Operators of the whole image, signals, channels last, a refusal."""
-    assert onnxfc("inspect", fixture_file(f"{name}.onnx"), "--report", "x.nodes.json", cwd=tmp_path).code == 0
+    assert here("inspect", fixture_file(f"{name}.onnx"), "--report", "x.nodes.json", cwd=tmp_path).code == 0
     found = results(tmp_path / "x.nodes.json")
     nodes = onnx.load(fixture_file(f"{name}.onnx")).graph.node
     assert found.keys() <= {node.name for node in nodes} | {made for node in nodes for made in node.output}
@@ -76,7 +76,7 @@ def test_other_models(name: str, tmp_path: Path) -> None:
 
 
 def test_a_refusal_marks_its_node(tmp_path: Path) -> None:
-    run = onnxfc("rewrite", fixture_file("table.dynamo.onnx"), "x.onnx", "--report", "x.nodes.json", cwd=tmp_path)
+    run = here("rewrite", fixture_file("table.dynamo.onnx"), "x.onnx", "--report", "x.nodes.json", cwd=tmp_path)
     assert run.code == 3
     assert results(tmp_path / "x.nodes.json") == {"node_add": "refused: position-table"}
 
@@ -89,4 +89,4 @@ def test_it_is_for_one_model_and_replaces_reports_alone(tmp_path: Path) -> None:
     assert "exists and is not a report" in fails(2, "inspect", model, "--report", "x.nodes.json", cwd=tmp_path)
     (tmp_path / "x.nodes.json").unlink()
     for _ in range(2):
-        assert onnxfc("inspect", model, "--report", "x.nodes.json", cwd=tmp_path).code == 0
+        assert here("inspect", model, "--report", "x.nodes.json", cwd=tmp_path).code == 0

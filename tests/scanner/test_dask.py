@@ -16,6 +16,7 @@ from fixture_files import FIXTURES, fixture_file
 from PIL import Image
 
 from onnxfc import ReadError, ScanOptions, rewrite, scan
+from onnxfc.scanner import work
 
 pytest.importorskip("distributed")
 
@@ -92,7 +93,8 @@ def test_by_its_address(client: Any, image: Path, alone: np.ndarray, tmp_path: P
     assert np.array_equal(np.load(tmp_path / "map.npy"), alone)
 
 
-def test_no_scheduler(image: Path, tmp_path: Path) -> None:
+def test_no_scheduler(image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work, "_PATIENCE", 0.5)
     with pytest.raises(ReadError, match="no Dask scheduler answers there"):
         scan(DIGITS, image, tmp_path / "map.npy", options=OPTIONS, dask="tcp://127.0.0.1:9")
     assert list(tmp_path.iterdir()) == []

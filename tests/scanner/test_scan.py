@@ -19,7 +19,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 import tifffile
-from cli_runs import environment, fails, onnxfc, unwrapped
+from cli_runs import environment, fails, here, unwrapped
 from fixture_files import FIXTURES, fixture_file
 from hazards import Net
 from PIL import Image
@@ -485,7 +485,7 @@ def test_ended_and_resumed(end: signal.Signals, big: tuple[Path, np.ndarray], tm
     assert told == (b"onnxfc: interrupted\n" if end == signal.SIGINT else b"")
     assert not (tmp_path / "map.npy").exists()
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "map.npy.part").glob("0.*")}
-    done = onnxfc(
+    done = here(
         *("scan", DIGITS, tmp_path / "big.npy", tmp_path / "map.npy", "--scale", "1/255", "--tile", "20"),
         *("--no-check", "--resume", "--report", tmp_path / "report.json"),
     )
@@ -503,7 +503,7 @@ def test_what_another_scan_left_is_not_resumed(big: tuple[Path, np.ndarray], tmp
     begun(tmp_path, process)
     process.kill()
     process.communicate()
-    run = onnxfc(
+    run = here(
         *("scan", DIGITS, tmp_path / "big.npy", tmp_path / "map.npy", "--scale", "1/16", "--tile", "20"),
         *("--no-check", "--resume"),
     )
@@ -586,7 +586,7 @@ def test_progress_says_rate_and_time_left() -> None:
 
 
 def test_command(tmp_path: Path) -> None:
-    done = onnxfc("scan", DIGITS, CANVAS, tmp_path / "map.png", tmp_path / "best.csv", "--scale", "1/255", "--top", "5")
+    done = here("scan", DIGITS, CANVAS, tmp_path / "map.png", tmp_path / "best.csv", "--scale", "1/255", "--top", "5")
     assert done.code == 0
     assert done.err == ""
     lines = dict(line.split(None, 1) for line in unwrapped(done.out).splitlines())
@@ -610,19 +610,19 @@ def test_reports_obey_their_schema(tmp_path: Path) -> None:
         "3",
         "--report",
     )
-    done = onnxfc(*command, "-")
+    done = here(*command, "-")
     assert (done.code, done.err) == (0, "")
     found = json.loads(done.out)
     jsonschema.validate(found, json.loads(text))
     assert (found["map"]["shape"], found["status"]) == ([10, 37, 57], "done")
-    assert onnxfc(*command, tmp_path / "report.json", "--level", "3").code == 2
+    assert here(*command, tmp_path / "report.json", "--level", "3").code == 2
     found = json.loads((tmp_path / "report.json").read_text())
     jsonschema.validate(found, json.loads(text))
     assert "has no level 3" in found["message"]
 
 
 def test_command_quiet_and_options(tmp_path: Path) -> None:
-    done = onnxfc(
+    done = here(
         *("scan", DIGITS, CANVAS, tmp_path / "map.npy", "--quiet", "--scale", "1/255", "--mean", "0.1", "--std", "2"),
         *("--region", "4,8,100,90", "--class", "3", "--class", "4", "--memory", "40M", "--batch", "2", "--no-check"),
     )

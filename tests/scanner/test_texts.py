@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 import pytest
-from cli_runs import onnxfc
+from cli_runs import here
 from fixture_files import FIXTURES, fixture_file
 from PIL import Image
 
@@ -17,7 +17,7 @@ CANVAS = FIXTURES / "trained" / "canvas.png"
 
 
 def lines(*words: object) -> dict[str, str]:
-    done = onnxfc("scan", *words, "--no-check")
+    done = here("scan", *words, "--no-check")
     assert (done.code, done.err) == (0, "")
     return dict(line.split(None, 1) for line in done.out.splitlines())
 
