@@ -195,6 +195,20 @@ class Claim:
         if damage is not None:
             raise ValueError(damage)
 
+    @classmethod
+    def of_one_size(
+        cls,
+        size: tuple[int, ...],
+        inputs: Sequence[ImageInput],
+        outputs: Sequence[Output],
+        layers: Sequence[Layer] = (),
+        fixed: tuple[int, ...] = (),
+    ) -> Claim:
+        """That a model computes the same at this size; ``fixed``: the size, where it takes no other."""
+        ones, zeros = (1,) * len(size), (0,) * len(size)
+        told = tuple(inputs), (), tuple(outputs)
+        return cls(size, ones, zeros, size, ones, "exact", (), *told, layers=tuple(layers), fixed_size=fixed)
+
     def image_shapes(self, size: Sequence[int]) -> dict[str, tuple[int, ...]]:
         """Shapes of the image inputs for images of ``size`` pixels; those of another native size grow by as many."""
         found = {}

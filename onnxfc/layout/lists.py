@@ -12,7 +12,7 @@ from onnxfc.shapes.spec import Shape
 
 
 @dataclass(frozen=True)
-class Level:
+class Row:
     """The places of one level: ``outer`` times all of them, each with ``inner`` elements, in a row."""
 
     view: Placed
@@ -44,7 +44,7 @@ def row_axis(view: Placed, rank: int) -> int | None:
     return None
 
 
-def levels(view: Placed, rank: int) -> list[Level]:
+def levels(view: Placed, rank: int) -> list[Row]:
     """The levels of a placed tensor with such an axis, in their order."""
     found = []
     for part in view.parts or (view,):
@@ -52,7 +52,7 @@ def levels(view: Placed, rank: int) -> list[Level]:
         around = None if axis is None else rows(part.groups[axis], rank)
         if around is None:
             return []
-        found.append(Level(part, *around))
+        found.append(Row(part, *around))
     return found
 
 

@@ -63,23 +63,13 @@ def _compared(
     progress: Callable[[str], None] | None,
 ) -> ParityResult:
     """Both on images of the one size; the form is the first, as its outputs may be those of one cell."""
-    size, dims = fixed.fixed_size, len(fixed.fixed_size)
-    shapes = claim.image_shapes(size)
-    one = Claim(
-        native_size=size,
-        stride=(1,) * dims,
-        start=(0,) * dims,
-        size=size,
-        size_step=(1,) * dims,
-        verdict="exact",
-        blame=(),
-        inputs=tuple(replace(image, shape=shapes[image.name]) for image in claim.inputs),
-        boundaries=(),
-        outputs=tuple(
-            Output(item.name, "map" if item.form == "map" != own.form else "global")
-            for item, own in zip(claim.outputs, fixed.outputs, strict=True)
-        ),
-        layers=tuple(Layer(item.rewritten, item.rewritten, "global") for item in claim.layers),
+    size, shapes = fixed.fixed_size, claim.image_shapes(fixed.fixed_size)
+    pairs = zip(claim.outputs, fixed.outputs, strict=True)
+    one = Claim.of_one_size(
+        size,
+        [replace(image, shape=shapes[image.name]) for image in claim.inputs],
+        [Output(item.name, "map" if item.form == "map" != own.form else "global") for item, own in pairs],
+        [Layer(item.rewritten, item.rewritten, "global") for item in claim.layers],
     )
     names = {item.original: item.rewritten for item in claim.layers}
     rtols, atols = (

@@ -73,92 +73,128 @@ def compare_shifted(
     rewritten: Runner, evidence: Evidence, claim: Claim, options: CheckOptions, progress: Progress
 ) -> Shifted:
     """Run the two crops and compare, unless there is a reason against it."""
-    against, period = why_not(evidence, claim), claim.period or claim.stride
+    against = why_not(evidence, claim)
     if against is not None:
         return Shifted(against)
     affordable = _affordable(list(targets(claim)), evidence, claim)
-    sizes = _sizes(affordable, claim, period)
+    sizes = _sizes(affordable, claim)
     if _cost(sizes, claim, evidence) > PASSES:
         affordable = [min(affordable, key=lambda target: math.prod(target.size))]
-        sizes = _sizes(affordable, claim, period)
-    tally, shots = Tally(options, evidence.noise), list[Capture]()
+        sizes = _sizes(affordable, claim)
+    pair = _Pair(rewritten, evidence, claim, sizes, Tally(options, evidence.noise))
+    shots = list[Capture]()
     for kind in evidence.cover([output.name for output in claim.outputs]):
-        progress(f"moved by {'x'.join(map(str, period))} px, inputs {kind.name}")
-        crops = list(_crops(evidence, kind, claim, sizes, period))
+        progress(f"moved by {_text(pair.period)} px, inputs {kind.name}")
         try:
-            values = [_run(rewritten, feeds, claim) for feeds in crops]
+            found = pair.run(kind)
         except (FormError, RunError) as error:
-            tally.fail(f"the rewritten model does not run at {sizes[0]} and {sizes[1]}: {error}")
+            pair.tally.fail(f"the rewritten model does not run at {sizes[0]} and {sizes[1]}: {error}")
             break
-        runs = zip(sizes, values, crops, strict=True)
-        shots += [Capture(Size(size), kind, evidence.batch, made, feeds) for size, made, feeds in runs]
+        shots += found
         for target in affordable:
-            _compare(target, values, sizes, period, evidence, kind, tally)
-    tally.sizes.extend(sizes)
-    read = not tally.reasons and _read_no_more(affordable, shots, period, rewritten, claim, evidence, tally)
-    return Shifted(tally.result(), shots if read else ())
+            pair.compare(target, *found)
+    pair.tally.sizes.extend(sizes)
+    read = not pair.tally.reasons and pair.read_no_more(affordable, shots)
+    return Shifted(pair.tally.result(), shots if read else ())
 
 
-def _run(rewritten: Runner, feeds: Arrays, claim: Claim) -> Arrays:
-    """Outputs and trunk tensors, lists level by level too."""
-    found = rewritten.run(feeds)
-    return found | unlisted(claim, found)
+@dataclass(frozen=True)
+class _Pair:
+    """Two crops of one image, of these ``sizes``: at its first pixel, and a period further on."""
 
+    rewritten: Runner
+    evidence: Evidence
+    claim: Claim
+    sizes: tuple[tuple[int, ...], tuple[int, ...]]
+    tally: Tally
 
-def _read_no_more(
-    targets: Sequence[Target],
-    shots: Sequence[Capture],
-    period: Sequence[int],
-    rewritten: Runner,
-    claim: Claim,
-    evidence: Evidence,
-    tally: Tally,
-) -> bool:
-    """Whether the trunk fails, but none of what fails reads more than its field, as far as is seen of the elements that
-    differ most."""
-    differ = {output.name for output in tally.result().outputs if not output.passed}
-    failed = [target for target in targets if target.name in differ]
-    pairs = list(zip(shots[::2], shots[1::2], strict=True))
-    return bool(differ & {item.rewritten for item in claim.boundaries}) and all(
-        _reads_no_more(item, pair, period, rewritten, claim, evidence, tally) for item in failed for pair in pairs
-    )
+    @property
+    def period(self) -> tuple[int, ...]:
+        return _period(self.claim)
 
+    def run(self, kind: Kind) -> tuple[Capture, Capture]:
+        """Both through the rewritten model."""
+        whole = tuple(max(a, b + p) for a, b, p in zip(*self.sizes, self.period, strict=True))
+        feeds, made = self.evidence.inputs.feeds(kind, 0, None, whole), list[Capture]()
+        for size, origin in zip(self.sizes, ((0,) * len(whole), self.period), strict=True):
+            crop, shapes = dict(feeds), self.claim.image_shapes(size)
+            for image in self.claim.inputs:
+                piece = image.cut(origin, [shapes[image.name][axis] for axis in image.spatial])
+                crop[image.name] = np.ascontiguousarray(feeds[image.name][piece])
+            made.append(Capture(Size(size), kind, self.evidence.batch, self._values(crop), crop))
+        return made[0], made[1]
 
-def _reads_no_more(
-    target: Target,
-    pair: tuple[Capture, Capture],
-    period: Sequence[int],
-    rewritten: Runner,
-    claim: Claim,
-    evidence: Evidence,
-    tally: Tally,
-) -> bool:
-    """Whether the element that differs most stays what it is in both images when all else but its field is another."""
-    key = target.original, pair[0].kind.name
-    sizes = [shot.size.pixels for shot in pair]
-    both = _interiors(target, [shot.values for shot in pair], sizes, period)
-    one, two = (shot.values[target.name][tuple(place)] for shot, place in zip(pair, both, strict=True))
-    if one.shape != two.shape or one.size == 0 or any(_more(image, claim) for image in claim.inputs):
-        return False
-    far = np.abs(one.astype(np.float64) - two).max(axis=tuple(k for k in range(one.ndim) if k not in target.axes))
-    at = np.unravel_index(int(far.argmax()), far.shape)
-    order = sorted(target.axes)
-    for shot, place in zip(pair, both, strict=True):
-        for axis, k in zip(order, at, strict=True):
-            place[axis] = slice(place[axis].start + int(k), place[axis].start + int(k) + 1)
-        starts = [
-            target.start[n] + place[axis].start * target.stride[n] // target.per[n]
-            for n, axis in enumerate(target.axes)
-        ]
-        feeds = dict(shot.feeds)
-        for image in claim.inputs:
-            field = image.cut(starts, target.size)
-            feeds[image.name] = np.flip(feeds[image.name], image.spatial).copy()
-            feeds[image.name][field] = shot.feeds[image.name][field]
-        now = _run(rewritten, feeds, claim)[target.name][tuple(place)]
-        if tally.exceeds(target.name, now, shot.values[target.name][tuple(place)], evidence.scales[key], key[1]):
+    def _values(self, feeds: Arrays) -> Arrays:
+        """Outputs and trunk tensors, lists level by level too."""
+        found = self.rewritten.run(feeds)
+        return found | unlisted(self.claim, found)
+
+    def compare(self, target: Target, one: Capture, two: Capture) -> None:
+        scale = self.evidence.scales.get((target.original, one.kind.name))
+        if scale is None or scale.problem or scale.hidden:
+            return
+        places = self._interiors(target, one, two)
+        want, got = (shot.values[target.name][tuple(place)] for shot, place in zip((one, two), places, strict=True))
+        where = f"of the interior at {_text(self.sizes[1])} px, moved by {_text(self.period)} px"
+        if want.size == 0:
+            return
+        if want.shape != got.shape:
+            self.tally.fail(f"{target.name} has fewer elements than its claimed stride promises {where}")
+            return
+        self.tally.compare(target.name, got, want, scale, one.kind.name, where)
+
+    def _interiors(self, target: Target, one: Capture, two: Capture) -> tuple[list[slice], list[slice]]:
+        """Where the elements lie, in one and the other, that read nothing but pixels of both."""
+        before, after = one.values[target.name].shape, two.values[target.name].shape
+        places: tuple[list[slice], list[slice]] = ([slice(None)] * len(before), [slice(None)] * len(after))
+        for k, axis in enumerate(target.axes):
+            moved, first = target.moved(k, self.period[k]), target.first(k)
+            stop = 1 + min(target.last(k, self.sizes[0][k]) - moved, target.last(k, self.sizes[1][k]))
+            stop = min(stop, before[axis] - moved, after[axis])  # a network may cut off its border
+            places[0][axis] = slice(first + moved, stop + moved)
+            places[1][axis] = slice(first, stop)
+        return places
+
+    def read_no_more(self, targets: Sequence[Target], shots: Sequence[Capture]) -> bool:
+        """Whether the trunk fails, but none of what fails reads more than its field, as far as is seen of the elements
+        that differ most."""
+        differ = {output.name for output in self.tally.result().outputs if not output.passed}
+        failed = [target for target in targets if target.name in differ]
+        both = list(zip(shots[::2], shots[1::2], strict=True))
+        return bool(differ & {item.rewritten for item in self.claim.boundaries}) and all(
+            self._reads_no_more(item, *pair) for item in failed for pair in both
+        )
+
+    def _reads_no_more(self, target: Target, *pair: Capture) -> bool:
+        """Whether the element that differs most stays what it is in both images when all else but its field is
+        another."""
+        kind, both = pair[0].kind.name, self._interiors(target, *pair)
+        one, two = (shot.values[target.name][tuple(place)] for shot, place in zip(pair, both, strict=True))
+        if one.shape != two.shape or one.size == 0 or any(_more(image, self.claim) for image in self.claim.inputs):
             return False
-    return True
+        far = np.abs(one.astype(np.float64) - two).max(axis=tuple(k for k in range(one.ndim) if k not in target.axes))
+        at = np.unravel_index(int(far.argmax()), far.shape)
+        order = sorted(target.axes)
+        for shot, place in zip(pair, both, strict=True):
+            for axis, k in zip(order, at, strict=True):
+                place[axis] = slice(place[axis].start + int(k), place[axis].start + int(k) + 1)
+            starts = [
+                target.start[n] + place[axis].start * target.stride[n] // target.per[n]
+                for n, axis in enumerate(target.axes)
+            ]
+            feeds = dict(shot.feeds)
+            for image in self.claim.inputs:
+                field = image.cut(starts, target.size)
+                feeds[image.name] = np.flip(feeds[image.name], image.spatial).copy()
+                feeds[image.name][field] = shot.feeds[image.name][field]
+            now, want = (values[target.name][tuple(place)] for values in (self._values(feeds), shot.values))
+            if self.tally.exceeds(target.name, now, want, self.evidence.scales[target.original, kind], kind):
+                return False
+        return True
+
+
+def _period(claim: Claim) -> tuple[int, ...]:
+    return claim.period or claim.stride
 
 
 def _more(image: ImageInput, claim: Claim) -> bool:
@@ -175,13 +211,12 @@ def why_not(evidence: Evidence, claim: Claim) -> ParityResult | None:
     if not found:
         return _not("the receptive fields of the outputs are not known")
     if not _affordable(found, evidence, claim):
-        return ParityResult("not run", reason=_too_large(found, claim, claim.period or claim.stride))
+        return ParityResult("not run", reason=_too_large(found, claim))
     return None
 
 
 def _affordable(found: Sequence[Target], evidence: Evidence, claim: Claim) -> list[Target]:
-    period = claim.period or claim.stride
-    return [target for target in found if _cost(_sizes([target], claim, period), claim, evidence) <= PASSES]
+    return [target for target in found if _cost(_sizes([target], claim), claim, evidence) <= PASSES]
 
 
 def targets(claim: Claim) -> Iterator[Target]:
@@ -224,23 +259,23 @@ def _told(outputs: Sequence[Output]) -> bool:
     return any(output.stride for output in outputs) or any(o.form in ("mean", "max", "activation") for o in outputs)
 
 
-def _sizes(chosen: Sequence[Target], claim: Claim, period: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _sizes(chosen: Sequence[Target], claim: Claim) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Sizes of both crops; the second is a step larger, as a trunk must not move with the size of the image."""
-    first, steps = [], _steps(claim, period)
+    first, steps, period = [], _steps(claim), _period(claim)
     for axis, (native, step) in enumerate(zip(claim.native_size, steps, strict=True)):
         needed = max(target.needs(axis, period[axis]) for target in chosen)
         first.append(native + -(-max(0, needed - native) // step) * step)
     return tuple(first), tuple(n + step for n, step in zip(first, steps, strict=True))
 
 
-def _steps(claim: Claim, period: Sequence[int]) -> tuple[int, ...]:
+def _steps(claim: Claim) -> tuple[int, ...]:
     """Steps from the native size: those of all legal sizes, or whole periods where only those keep all ratios.
 
     The image that is moved is as large as a size of the grid where maps follow each other's sizes.
     """
     if not any(item.cause.by_size for item in claim.blames):
         return claim.size_step
-    return tuple(math.lcm(step, moved) for step, moved in zip(claim.size_step, period, strict=True))
+    return tuple(math.lcm(step, moved) for step, moved in zip(claim.size_step, _period(claim), strict=True))
 
 
 def _cost(sizes: Sequence[tuple[int, ...]], claim: Claim, evidence: Evidence) -> float:
@@ -251,65 +286,10 @@ def _cost(sizes: Sequence[tuple[int, ...]], claim: Claim, evidence: Evidence) ->
     return sum(pixels) / math.prod(claim.native_size)
 
 
-def _too_large(found: Sequence[Target], claim: Claim, period: Sequence[int]) -> str:
+def _too_large(found: Sequence[Target], claim: Claim) -> str:
     smallest = min(found, key=lambda target: math.prod(target.size))
-    size = _sizes([smallest], claim, period)[0]
-    field = "x".join(map(str, smallest.size))
-    return f"the receptive field of {smallest.name}, {field} px, would need images of {'x'.join(map(str, size))} px"
-
-
-def _crops(
-    evidence: Evidence, kind: Kind, claim: Claim, sizes: Sequence[tuple[int, ...]], period: Sequence[int]
-) -> Iterator[Arrays]:
-    """Two crops of one image: at its first pixel, and a period further on."""
-    whole = tuple(max(a, b + p) for a, b, p in zip(*sizes, period, strict=True))
-    feeds = evidence.inputs.feeds(kind, 0, None, whole)
-    for size, origin in zip(sizes, ((0,) * len(whole), period), strict=True):
-        crop = dict(feeds)
-        for image in claim.inputs:
-            shape = claim.image_shapes(size)[image.name]
-            piece = image.cut(origin, [shape[axis] for axis in image.spatial])
-            crop[image.name] = np.ascontiguousarray(feeds[image.name][piece])
-        yield crop
-
-
-def _compare(
-    target: Target,
-    values: Sequence[Arrays],
-    sizes: Sequence[tuple[int, ...]],
-    period: Sequence[int],
-    evidence: Evidence,
-    kind: Kind,
-    tally: Tally,
-) -> None:
-    scale = evidence.scales.get((target.original, kind.name))
-    if scale is None or scale.problem or scale.hidden:
-        return
-    one, two = values[0][target.name], values[1][target.name]
-    places = _interiors(target, values, sizes, period)
-    want, got = one[tuple(places[0])], two[tuple(places[1])]
-    where = f"of the interior at {_text(sizes[1])} px, moved by {_text(period)} px"
-    if want.size == 0:
-        return
-    if want.shape != got.shape:
-        tally.fail(f"{target.name} has fewer elements than its claimed stride promises {where}")
-        return
-    tally.compare(target.name, got, want, scale, kind.name, where)
-
-
-def _interiors(
-    target: Target, values: Sequence[Arrays], sizes: Sequence[Sequence[int]], period: Sequence[int]
-) -> tuple[list[slice], list[slice]]:
-    """Where the elements lie, in one and the other, that read nothing but pixels of both."""
-    one, two = values[0][target.name], values[1][target.name]
-    places: tuple[list[slice], list[slice]] = ([slice(None)] * one.ndim, [slice(None)] * two.ndim)
-    for k, axis in enumerate(target.axes):
-        moved, first = target.moved(k, period[k]), target.first(k)
-        stop = 1 + min(target.last(k, sizes[0][k]) - moved, target.last(k, sizes[1][k]))
-        stop = min(stop, one.shape[axis] - moved, two.shape[axis])  # a network may cut off its border
-        places[0][axis] = slice(first + moved, stop + moved)
-        places[1][axis] = slice(first, stop)
-    return places
+    size = _sizes([smallest], claim)[0]
+    return f"the receptive field of {smallest.name}, {_text(smallest.size)} px, would need images of {_text(size)} px"
 
 
 def _text(lengths: Sequence[int]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
 
@@ -44,7 +43,7 @@ def rows(given: ModelFile, options: RewriteOptions) -> Rows:
     native = tuple(inputs[0].shape[axis] for axis in inputs[0].spatial)
     first = next(info for info in graph.inputs if info.name == inputs[0].name)
     free = not first.type.tensor_type.shape.dim[0].dim_value
-    draft = at_one_size(given, _claim(native, inputs, ()), native, free)
+    draft = at_one_size(given, Claim.of_one_size(native, inputs, ()), native, free)
     cells = [item for item in (told.outputs if told else ()) if of_one_cell(draft, item)]
     draft, convs = as_rows(in_own_shape(draft, cells), weight_order.read(metadata))
     if not convs:
@@ -56,7 +55,7 @@ def rows(given: ModelFile, options: RewriteOptions) -> Rows:
     maps = {item.name for item in cells}
     outputs = [Output(name, "map" if name in maps else "global") for name in graph.outputs]
     replaced = tuple(_replaced(node, graph) for node in convs)
-    return Rows(given.with_proto(proto), _claim(native, inputs, outputs), replaced)
+    return Rows(given.with_proto(proto), Claim.of_one_size(native, inputs, outputs, fixed=native), replaced)
 
 
 def _replaced(node: onnx.NodeProto, graph: Graph) -> Replacement:
@@ -71,20 +70,3 @@ def _inputs(graph: Graph, options: RewriteOptions) -> tuple[ImageInput, ...]:
     if isinstance(found, Refusal):
         raise NothingToRewrite(str(found), (found,))
     return tuple(image.as_input() for image in found[0])
-
-
-def _claim(native: tuple[int, ...], inputs: tuple[ImageInput, ...], outputs: Sequence[Output]) -> Claim:
-    ones = (1,) * len(native)
-    return Claim(
-        native_size=native,
-        stride=ones,
-        start=(0,) * len(native),
-        size=native,
-        size_step=ones,
-        verdict="exact",
-        blame=(),
-        inputs=inputs,
-        boundaries=(),
-        outputs=tuple(outputs),
-        fixed_size=native,
-    )
