@@ -71,10 +71,11 @@ def inputs_of(node: onnx.NodeProto) -> list[str]:
 
 
 def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    """The graphs in a node's attributes."""
+    """The graphs in a node's attributes. What else these hold is not looked at: nearly all are numbers."""
     for attribute in node.attribute:
-        yield from attribute.graphs
-        if attribute.HasField("g"):
+        if attribute.type == onnx.AttributeProto.GRAPHS:
+            yield from attribute.graphs
+        elif attribute.type == onnx.AttributeProto.GRAPH and attribute.HasField("g"):
             yield attribute.g
 
 

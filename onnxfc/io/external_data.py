@@ -99,6 +99,11 @@ def all_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     yield from other_tensors(model)
 
 
+_A = onnx.AttributeProto
+_PLAIN = {_A.FLOAT, _A.INT, _A.STRING, _A.FLOATS, _A.INTS, _A.STRINGS}
+"""Types of nearly all attributes, which hold no tensors."""
+
+
 def other_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     """Every tensor but the main graph's initializers: sparse ones, in attributes, subgraphs, functions."""
     graphs = [g for info in model.training_info for g in (info.initialization, info.algorithm)]
@@ -108,7 +113,7 @@ def other_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     nodes = [model.graph.node, *(g.node for g in graphs), *(f.node for f in model.functions)]
     attributes = [a for f in model.functions for a in f.attribute_proto]
     while nodes or attributes:  # not recursive: subgraphs may be nested deeper than Python's stack
-        attributes += [a for node in (nodes.pop() if nodes else ()) for a in node.attribute]
+        attributes += [a for node in (nodes.pop() if nodes else ()) for a in node.attribute if a.type not in _PLAIN]
         while attributes:
             attribute = attributes.pop()
             yield from [attribute.t] if attribute.HasField("t") else attribute.tensors
