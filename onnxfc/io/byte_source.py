@@ -84,9 +84,13 @@ class Span:
             return [work(self)]
         from concurrent.futures import ThreadPoolExecutor  # takes as long to load as a small model to rewrite
 
-        parts = Span(self.source, self.offset, middle), Span(self.source, self.offset + middle, self.length - middle)
-        with ThreadPoolExecutor(len(parts)) as pool:
-            return list(pool.map(work, parts))
+        with ThreadPoolExecutor(1) as pool:
+            try:
+                first = pool.submit(work, Span(self.source, self.offset, middle))
+            except RuntimeError:  # the system has no thread left
+                return [work(self)]
+            second = work(Span(self.source, self.offset + middle, self.length - middle))
+            return [first.result(), second]
 
 
 class MemorySource:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import onnx
@@ -13,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxfc.errors import ReadError, UsageError
 from onnxfc.io import byte_source, save
-from onnxfc.io.byte_source import FileSource
+from onnxfc.io.byte_source import FileSource, Span
 from onnxfc.io.external_data import is_private
 from onnxfc.io.model_file import ModelFile
 from onnxfc.io.save import SaveOptions
@@ -291,6 +292,16 @@ def test_copies_from_any_place_to_any_other(
         FileSource(tmp_path / "in").copy(out.fileno(), offset, length)
         assert os.lseek(out.fileno(), 0, os.SEEK_CUR) == place + length
     assert (tmp_path / "out").read_bytes() == b"x" * place + data[offset : offset + length]
+
+
+def test_without_a_thread_to_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(self: Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(byte_source, "_LARGE", 1 << 16)
+    monkeypatch.setattr(Thread, "start", start)
+    (tmp_path / "in").write_bytes(bytes(1 << 18))
+    assert Span(FileSource(tmp_path / "in"), 5, 1 << 17).each_part(len) == [1 << 17]
 
 
 def test_threshold_must_not_be_negative() -> None:
