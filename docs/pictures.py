@@ -15,10 +15,11 @@ import numpy as np
 import onnxruntime as ort
 
 import onnxfc
+from onnxfc.scanner import picture
 
 ROOT = Path(__file__).parents[1]
 SCALE, STRIDE, WINDOW = 6, 4, 16  # the figure's pixels of one pixel; pixels from cell to cell; pixels of a window
-COLOURS = ["4e79a7", "f28e2b", "e15759", "76b7b2", "59a14f", "edc948", "b07aa1", "ff9da7", "9c755f", "bab0ac"]
+COLOURS = ["".join(f"{part:02x}" for part in colour) for colour in picture.COLOURS]
 
 
 def png(grey: np.ndarray) -> str:
@@ -48,6 +49,7 @@ def digits_map() -> str:
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {top + shares.shape[1] * side + 34}" '
         'font-family="sans-serif" font-size="16" text-anchor="middle">',
+        '<rect width="100%" height="100%" fill="#fff"/>',
         f'<image width="{width}" height="{height}" style="image-rendering:pixelated" '
         f'preserveAspectRatio="none" href="{png(255 - canvas * 15)}"/>',
     ]
@@ -62,11 +64,13 @@ def digits_map() -> str:
         label = int(shares[:, row, column].argmax())
         lines.append(f'<rect {box} fill="none" stroke="#{COLOURS[label]}" stroke-width="3"/>')
         lines.append(f'<rect {cell} fill="none" stroke="#000" stroke-width="2"/>')
-        lines.append(f'<text x="{left + (column + 0.5) * side}" y="{top + (row + 0.5) * side + 6}">{label}</text>')
+        middle = f'x="{left + (column + 0.5) * side}" y="{top + (row + 0.5) * side + 6}"'
+        ink = "#000" if sum(picture.COLOURS[label]) > 330 else "#fff"
+        lines.append(f'<text {middle} fill="{ink}">{label}</text>')
     below = top + shares.shape[1] * side + 12
     for label, colour in enumerate(COLOURS):
         lines.append(f'<rect x="{left + label * 60}" y="{below}" width="16" height="16" fill="#{colour}"/>')
-        lines.append(f'<text x="{left + label * 60 + 26}" y="{below + 14}" fill="#888">{label}</text>')
+        lines.append(f'<text x="{left + label * 60 + 26}" y="{below + 14}" fill="#000">{label}</text>')
     return "\n".join([*lines, "</svg>\n"])
 
 

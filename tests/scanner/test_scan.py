@@ -152,35 +152,6 @@ def test_all_kinds_of_files_hold_the_same(tmp_path: Path, whole: np.ndarray) -> 
     assert features[0]["geometry"]["coordinates"] == [[[x, y], [x + 16, y], [x + 16, y + 16], [x, y + 16], [x, y]]]
 
 
-def test_picture_has_the_colours_of_the_classes_over_their_cells(tmp_path: Path) -> None:
-    options = ScanOptions(scale=1 / 255, prove=False, activation="softmax")
-    made = scan(DIGITS, CANVAS, tmp_path / "map.png", options=options)
-    picture = Image.open(tmp_path / "map.png")
-    assert json.loads(picture.text["onnxfc"])["activation"] == "softmax"
-    pixels, (zoom, over) = np.asarray(picture), divmod(picture.height, 160)
-    assert (over, picture.width) == (0, 240 * zoom + 150)
-    from onnxfc.scanner.picture import _colour
-
-    paper = np.asarray(Image.open(CANVAS))
-    for name, y, x in PLACES:
-        row, column = y + 8, x + 8
-        share = float(made.at(row, column).max())
-        have = pixels[row * zoom + 1, column * zoom + 1].astype(float)
-        ink = float(paper[row, column])
-        fullest = 0.3 * ink + 0.7 * np.array(_colour(int(name)))
-        assert share < 0.98 or np.abs(have - fullest).max() < 12, name
-
-
-def test_picture_of_one_class(tmp_path: Path) -> None:
-    made = scan(DIGITS, CANVAS, tmp_path / "map.png", options=ScanOptions(scale=1 / 255, prove=False, classes=("4",)))
-    assert made.shape[0] == 1
-    pixels = np.asarray(Image.open(tmp_path / "map.png"))[::4, :960:4]
-    _, row, column = np.unravel_index(np.asarray(made).argmax(), made.shape)
-    y, x = 4 * row + 8, 4 * column + 8
-    ink = float(np.asarray(Image.open(CANVAS))[y, x])
-    assert np.abs(pixels[y, x] - (0.35 * ink + 0.65 * np.array([253, 231, 37]))).max() < 3  # the best cell is yellow
-
-
 def test_classes_and_activations(whole: np.ndarray) -> None:
     powers = np.exp(whole - whole.max(axis=0))
     soft = scan(DIGITS, CANVAS, options=ScanOptions(scale=1 / 255, prove=False, activation="softmax", classes=(7, "2")))
@@ -381,17 +352,6 @@ def test_names_of_any_script(tmp_path: Path) -> None:
     features = json.loads(outs[2].read_text("utf-8"))["features"]
     assert {item["properties"]["class"] for item in features} == best
     assert zarr.open(str(outs[4]), mode="r").shape == made.shape
-
-
-@pytest.mark.parametrize("shape", [(16, 16), (16, 4000), (4000, 16), (17, 17)], ids=str)
-def test_pictures_of_any_shape(shape: tuple[int, int], tmp_path: Path) -> None:
-    tall, wide = shape
-    image = np.resize(np.asarray(Image.open(CANVAS))[: min(tall, 160), : min(wide, 240)], shape)
-    made = scan(DIGITS, image, tmp_path / "map.png", options=SCALED)
-    assert made.shape[1:] == ((tall - 16) // 4 + 1, (wide - 16) // 4 + 1)
-    height, width = np.asarray(Image.open(tmp_path / "map.png")).shape[:2]
-    assert min(height, width - 150) >= 6
-    assert max(height, width) <= 1800
 
 
 def test_pictures_of_pillow_are_images(whole: np.ndarray) -> None:
