@@ -101,7 +101,7 @@ def known(name: str, given: Iterable[str], own: Iterable[str]) -> None:
     there = tuple(own)
     for item in given:
         if item not in there:
-            raise UsageError(f"{name}: {item} is no output; they are {', '.join(there)}")
+            raise UsageError(f"{name}: {item} is no output; there are {', '.join(dict.fromkeys(there))}")
 
 
 def _as_int(value: Any) -> int | None:

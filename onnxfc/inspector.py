@@ -278,7 +278,8 @@ def _cost(
     size = at or claim.twice_native
     cells = geometry.cells(*size)
     if any(n < small for n, small in zip(size, geometry.smallest_size, strict=True)):
-        raise UsageError(f"the smallest image of this model is {'x'.join(map(str, geometry.smallest_size))} px")
+        told, least = ("x".join(map(str, lengths)) for lengths in (size, geometry.smallest_size))
+        raise UsageError(f"--at {told}: is too small for this model, its smallest image has {least} px")
     count = prod(cells) if set(geometry.native_cells) == {1} else 1
     shapes = claim.image_shapes(size) | dict(shapes_at(size) or {})
     memory = pass_bytes(nodes, shapes, claim.image_shapes(size))

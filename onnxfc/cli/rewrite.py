@@ -20,9 +20,6 @@ from onnxfc.cli.common import (
     THREADS,
     TIMEOUT,
     Grouped,
-    ModelPath,
-    Size,
-    Tolerance,
     added,
     by_name,
     check_report,
@@ -36,6 +33,7 @@ from onnxfc.cli.common import (
     write_report,
 )
 from onnxfc.cli.main_group import complain, show
+from onnxfc.cli.values import Memory, ModelPath, Size, Tolerance
 from onnxfc.errors import ExitCode, OnnxfcError, UsageError, WriteError
 
 if TYPE_CHECKING:
@@ -114,7 +112,7 @@ _OF_PROOF = ("rtol", "atol", "check_sizes", "data", "provider", "timeout", "memo
 @click.option("--threads", type=click.IntRange(min=0), default=0, metavar="N", help=THREADS)
 @click.option("--provider", default="", metavar="NAME[:KEY=VALUE,...]", help=PROVIDER)
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help=TIMEOUT)
-@click.option("--memory", type=click.IntRange(min=1), metavar="MB", help=MEMORY)
+@click.option("--memory", type=Memory(), help=MEMORY)
 @click.option("--save-as-external-data", is_flag=True, help="Write the weights beside OUT instead of into it.")
 @click.option("--all-tensors-to-one-file", is_flag=True, help="Beside OUT: one file for all weights.")
 @click.option("--external-data-location", metavar="NAME", help="The name of that one file.")

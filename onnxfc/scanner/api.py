@@ -187,7 +187,8 @@ def _plan(made: ScanModel, seen: OpenImage, options: ScanOptions, folder: Path) 
 
 
 def _memory(options: ScanOptions) -> int:
-    return options.memory or free_memory() // 4
+    """In bytes."""
+    return free_memory() // 4 if options.memory is None else options.memory * 10**6
 
 
 def _at_once(job: Job, made: ScanModel, options: ScanOptions) -> int:

@@ -486,7 +486,9 @@ def test_version() -> None:
 def test_unknown_command() -> None:
     run = onnxfc("rewrit")
     assert run.code == 2
-    assert "No such command 'rewrit'" in run.err
+    assert run.err.startswith("onnxfc: no such command 'rewrit'")
+    assert run.err.endswith("; see onnxfc --help\n")
+    assert run.err.count("\n") == 1
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
