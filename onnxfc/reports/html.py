@@ -28,7 +28,8 @@ _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881 }
 :root { --good: #2a8a4a; --bad: #c33; --mid: #b7791f; --blue: #3b7dd8 }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem; overflow-wrap: anywhere }
-h1 { font-size: 1.5rem; margin: 3rem 0 .5rem } h1:first-child { margin-top: .5rem } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem } p { margin: .3rem 0 }
+h1 { font-size: 1.5rem; margin: 3rem 0 .5rem } h1:first-child { margin-top: .5rem }
+h2 { font-size: 1.1rem; margin: 2rem 0 .5rem } p { margin: .3rem 0 }
 .wide { overflow-x: auto } table { border-collapse: collapse; min-width: 100%; font-size: .9rem }
 th, td { text-align: left; vertical-align: top; padding: .35rem .7rem .35rem 0; border-bottom: 1px solid var(--line) }
 td { overflow-wrap: break-word }

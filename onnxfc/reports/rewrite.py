@@ -150,14 +150,15 @@ def written(source: Path, target: Path, result: Told, verbose: bool = False) -> 
     twice = "" if not result.map_at_twice else f" --at {size(result.claim.twice_native)}"
     maps = len(result.claim.native_size) == 2 and any(output.axes for output in result.claim.outputs)
     one, two = argument(source), argument(target)
-    steps = [f"scan {two} {'IMAGE map.png' if draws() else 'IMAGE.npy best.csv'}"] if maps else []
+    steps = [f"onnxfc scan {two} IMAGE map.png"] if maps else []
+    if maps and not draws():
+        steps = [f"onnxfc scan {two} IMAGE.npy best.csv", TO_DRAW]
     of_rewrite = result.claim.fixed_size and result.any_size is None  # what it was made of is no original to check
-    steps += [f"inspect {two}{twice}", *([] if of_rewrite else [f"check {one} {two}"])]
+    steps += [f"onnxfc inspect {two}{twice}", *([] if of_rewrite else [f"onnxfc check {one} {two}"])]
     before = f", of {source} ({amount(source.stat().st_size, 'B')})" if verbose else ""
     return [
         row("wrote", f"{target} ({amount(target.stat().st_size, 'B')}){before}"),
-        *(f"{'' if number else 'next':<15} onnxfc {step}" for number, step in enumerate(steps)),
-        *([row("", TO_DRAW)] if maps and not draws() else []),
+        *(f"{'' if number else 'next':<15} {step}" for number, step in enumerate(steps)),
     ]
 
 

@@ -41,8 +41,8 @@ def test_without_what_pictures_need(tmp_path: Path) -> None:
     assert [done.code for done in runs] == [0, 0, 0], runs
     extra = "for pictures and other images: pip install 'onnxfc[scan]'"
     assert run.out.endswith(f"\n{extra}\n")
-    assert "next            onnxfc scan try/digits-any.onnx IMAGE.npy best.csv\n" in runs[0].out
-    assert runs[0].out.endswith(f" {extra}\n")
+    step = "next            onnxfc scan try/digits-any.onnx IMAGE.npy best.csv\n"
+    assert f"{step}                {extra}\n                onnxfc inspect" in runs[0].out
     assert (tmp_path / "try" / "best.csv").read_text().startswith("class,score,row,column")
     told = onnxfc("scan", *tries[2][1:-1], "map.png", cwd=tmp_path, **bare)
     assert (told.code, told.line) == (1, "onnxfc: map.png: needs the package PIL: pip install 'onnxfc[scan]'")
