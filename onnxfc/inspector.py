@@ -86,6 +86,9 @@ class Inspection:
     """What was seen. ``geometry`` and ``cost`` are None where the model cannot be rewritten, ``claim`` as well.
 
     ``stages``: the last map of each stride; ``nodes``: those of all nodes that make one.
+
+    >>> onnxfc.inspect("digits-any.onnx").claim.verdict
+    'approximate'
     """
 
     path: Path | None

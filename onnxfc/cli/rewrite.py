@@ -144,7 +144,7 @@ def rewrite(
 
     \b
     onnxfc rewrite in.onnx out.onnx
-    onnxfc rewrite *.onnx --out-dir any-size
+    onnxfc rewrite a.onnx b.onnx --out-dir any-size
     """
     report = report_path(report, as_json)
     if out_dir is not None:

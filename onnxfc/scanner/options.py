@@ -34,6 +34,9 @@ class ScanOptions:
     Work: ``tile`` cells a side, or as many as ``memory`` MB allow; ``batch`` tiles in one run of the session;
     ``threads`` that compute, 0 for one each processor; ``provider`` to run on, NAME or NAME:key=value, the CPU if
     empty; ``resume`` goes on with what an earlier run left.
+
+    >>> onnxfc.ScanOptions(scale=1 / 255, activation="softmax").tile is None
+    True
     """
 
     level: int = 0

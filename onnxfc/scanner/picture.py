@@ -106,7 +106,7 @@ def _name(panel: Any, rows: Array, columns: Array, painted: _Painted) -> None:
     if painted.names is None or min(int(np.diff(item).max(initial=0)) for item in edges) < _ROOM:
         return
     drawing, fonts = import_module("PIL.ImageDraw").Draw(panel), import_module("PIL.ImageFont")
-    font = fonts.load_default(11)
+    font = fonts.load_default(max(11, min(int(np.diff(item).max()) for item in edges) // 2))
     down, across = ([(a + b) // 2 for a, b in pairwise(item)] for item in edges)
     for y, x in ((y, x) for y in down for x in across):
         row, column = rows[y], columns[x]
