@@ -2,6 +2,7 @@
 
 ``images/digits-map.svg``: the canvas of eight handwritten digits in ``fixtures/trained/digits.npz``, and below it the
 map that the rewritten digits network gives of it, one cell for each 16x16 window, 4 pixels apart.
+``images/cells.svg``: what two cells of that network stand for, and what the first of them reads.
 """
 
 from __future__ import annotations
@@ -74,6 +75,38 @@ def digits_map() -> str:
     return "\n".join([*lines, "</svg>\n"])
 
 
+def cells() -> str:
+    """An image of 32x48 pixels, the crops of two neighbouring cells and what the first reads; beside it the map."""
+    geometry = onnxfc.rewrite(ROOT / "fixtures" / "trained" / "digits.onnx", prove=False).geometry
+    size, first, second = (32, 48), (1, 3), (1, 4)
+    height, width = (length * 8 for length in size)
+    rows, columns = geometry.cells(size)
+    left, top, side = width + 90, (height - rows * 28) // 2, 28
+
+    def frame(box: onnxfc.Box, style: str) -> str:
+        (y, x), (tall, wide) = box.start, box.size
+        return f'<rect x="{x * 8}" y="{y * 8}" width="{wide * 8}" height="{tall * 8}" fill="none" {style}/>'
+
+    blue, orange = (f'stroke="#{COLOURS[k]}" stroke-width="4"' for k in (0, 1))
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-4 -4 {left + columns * side + 8} {height + 40}" '
+        'font-family="sans-serif" font-size="16">',
+        '<rect x="-4" y="-4" width="100%" height="100%" fill="#fff"/>',
+        f'<rect width="{width}" height="{height}" fill="#eee"/>',
+        frame(geometry.field(first), f'stroke="#{COLOURS[0]}" stroke-width="2" stroke-dasharray="6 4"'),
+        frame(geometry.box(second), orange),
+        frame(geometry.box(first), blue),
+        f'<path d="M{width + 20} {height / 2} h50 m-10 -8 l10 8 l-10 8" fill="none" stroke="#000" stroke-width="2"/>',
+    ]
+    for y, x in np.ndindex(rows, columns):
+        colour = {first: f"#{COLOURS[0]}", second: f"#{COLOURS[1]}"}.get((y, x), "#eee")
+        place = f'x="{left + x * side}" y="{top + y * side}" width="{side - 2}" height="{side - 2}"'
+        lines.append(f'<rect {place} fill="{colour}"/>')
+    told = ((0, f"image, {size[0]}x{size[1]} px"), (left, f"map, {rows}x{columns} cells"))
+    lines += [f'<text x="{x}" y="{height + 24}">{text}</text>' for x, text in told]
+    return "\n".join([*lines, "</svg>\n"])
+
+
 def _bytes(model: onnxfc.Rewrite) -> bytes:
     from tempfile import TemporaryDirectory
 
@@ -84,4 +117,5 @@ def _bytes(model: onnxfc.Rewrite) -> bytes:
 
 
 if __name__ == "__main__":
-    (ROOT / "docs" / "images" / "digits-map.svg").write_text(digits_map(), "utf-8")
+    for name, drawn in (("digits-map", digits_map()), ("cells", cells())):
+        (ROOT / "docs" / "images" / f"{name}.svg").write_text(drawn, "utf-8")
