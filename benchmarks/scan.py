@@ -206,7 +206,7 @@ def main() -> None:
     parser.add_argument("--exports", type=Path, default=Path("exports"), help="folder of export_torchvision.py")
     parser.add_argument("--models", nargs="+", default=["lenet", "vgg16", "resnet18"])
     parser.add_argument("--size", type=int, default=12_000, help="height and width of the image in pixels")
-    parser.add_argument("--memory", type=int, default=1_000_000_000, help="bytes for tiles")
+    parser.add_argument("--memory", type=int, default=1_000, help="MB for tiles")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--patience", type=float, default=3, help="seconds for crops of a kind")
     parser.add_argument("--dask", action="store_true", help="compare two Dask workers with one, by the first model")

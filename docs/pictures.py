@@ -2,6 +2,7 @@
 
 ``images/digits-map.svg``: the canvas of eight handwritten digits in ``fixtures/trained/digits.npz``, and below it the
 map that the rewritten digits network gives of it, one cell for each 16x16 window, 4 pixels apart.
+``images/cells.svg``: what two cells of that network stand for, and what the first of them reads.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import numpy as np
 import onnxruntime as ort
 
 import onnxfc
+from onnxfc.scanner import picture
 
 ROOT = Path(__file__).parents[1]
 SCALE, STRIDE, WINDOW = 6, 4, 16  # the figure's pixels of one pixel; pixels from cell to cell; pixels of a window
-COLOURS = ["4e79a7", "f28e2b", "e15759", "76b7b2", "59a14f", "edc948", "b07aa1", "ff9da7", "9c755f", "bab0ac"]
+COLOURS = ["".join(f"{part:02x}" for part in colour) for colour in picture.COLOURS]
 
 
 def png(grey: np.ndarray) -> str:
@@ -48,6 +50,7 @@ def digits_map() -> str:
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {top + shares.shape[1] * side + 34}" '
         'font-family="sans-serif" font-size="16" text-anchor="middle">',
+        '<rect width="100%" height="100%" fill="#fff"/>',
         f'<image width="{width}" height="{height}" style="image-rendering:pixelated" '
         f'preserveAspectRatio="none" href="{png(255 - canvas * 15)}"/>',
     ]
@@ -62,11 +65,45 @@ def digits_map() -> str:
         label = int(shares[:, row, column].argmax())
         lines.append(f'<rect {box} fill="none" stroke="#{COLOURS[label]}" stroke-width="3"/>')
         lines.append(f'<rect {cell} fill="none" stroke="#000" stroke-width="2"/>')
-        lines.append(f'<text x="{left + (column + 0.5) * side}" y="{top + (row + 0.5) * side + 6}">{label}</text>')
+        middle = f'x="{left + (column + 0.5) * side}" y="{top + (row + 0.5) * side + 6}"'
+        ink = "#000" if sum(picture.COLOURS[label]) > 330 else "#fff"
+        lines.append(f'<text {middle} fill="{ink}">{label}</text>')
     below = top + shares.shape[1] * side + 12
     for label, colour in enumerate(COLOURS):
         lines.append(f'<rect x="{left + label * 60}" y="{below}" width="16" height="16" fill="#{colour}"/>')
-        lines.append(f'<text x="{left + label * 60 + 26}" y="{below + 14}" fill="#888">{label}</text>')
+        lines.append(f'<text x="{left + label * 60 + 26}" y="{below + 14}" fill="#000">{label}</text>')
+    return "\n".join([*lines, "</svg>\n"])
+
+
+def cells() -> str:
+    """An image of 32x48 pixels, the crops of two neighbouring cells and what the first reads; beside it the map."""
+    geometry = onnxfc.rewrite(ROOT / "fixtures" / "trained" / "digits.onnx", prove=False).geometry
+    size, first, second = (32, 48), (1, 3), (1, 4)
+    height, width = (length * 8 for length in size)
+    rows, columns = geometry.cells(size)
+    left, top, side = width + 90, (height - rows * 28) // 2, 28
+
+    def frame(box: onnxfc.Box, style: str) -> str:
+        (y, x), (tall, wide) = box.start, box.size
+        return f'<rect x="{x * 8}" y="{y * 8}" width="{wide * 8}" height="{tall * 8}" fill="none" {style}/>'
+
+    blue, orange = (f'stroke="#{COLOURS[k]}" stroke-width="4"' for k in (0, 1))
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-4 -4 {left + columns * side + 8} {height + 40}" '
+        'font-family="sans-serif" font-size="16">',
+        '<rect x="-4" y="-4" width="100%" height="100%" fill="#fff"/>',
+        f'<rect width="{width}" height="{height}" fill="#eee"/>',
+        frame(geometry.field(first), f'stroke="#{COLOURS[0]}" stroke-width="2" stroke-dasharray="6 4"'),
+        frame(geometry.box(second), orange),
+        frame(geometry.box(first), blue),
+        f'<path d="M{width + 20} {height / 2} h50 m-10 -8 l10 8 l-10 8" fill="none" stroke="#000" stroke-width="2"/>',
+    ]
+    for y, x in np.ndindex(rows, columns):
+        colour = {first: f"#{COLOURS[0]}", second: f"#{COLOURS[1]}"}.get((y, x), "#eee")
+        place = f'x="{left + x * side}" y="{top + y * side}" width="{side - 2}" height="{side - 2}"'
+        lines.append(f'<rect {place} fill="{colour}"/>')
+    told = ((0, f"image, {size[0]}x{size[1]} px"), (left, f"map, {rows}x{columns} cells"))
+    lines += [f'<text x="{x}" y="{height + 24}">{text}</text>' for x, text in told]
     return "\n".join([*lines, "</svg>\n"])
 
 
@@ -80,4 +117,5 @@ def _bytes(model: onnxfc.Rewrite) -> bytes:
 
 
 if __name__ == "__main__":
-    (ROOT / "docs" / "images" / "digits-map.svg").write_text(digits_map(), "utf-8")
+    for name, drawn in (("digits-map", digits_map()), ("cells", cells())):
+        (ROOT / "docs" / "images" / f"{name}.svg").write_text(drawn, "utf-8")

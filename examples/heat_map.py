@@ -9,6 +9,5 @@ onnxfc.rewrite("fixtures/trained/digits.onnx").save("digits-any.onnx")
 image = np.load("fixtures/trained/digits.npz")["canvas"].astype("float32") / 16
 [scores] = ort.InferenceSession("digits-any.onnx").run(None, {"image": image})
 share = np.exp(scores[0, 4]) / np.exp(scores[0]).sum(0)  # how sure each 16x16 window is that it shows a 4
-print(f"{share.shape[0]}x{share.shape[1]} cells, the surest is {divmod(int(share.argmax()), share.shape[1])}")
 with open("four.pgm", "wb") as file:
     file.write(b"P5 %d %d 255\n" % share.shape[::-1] + (255 * share).astype(np.uint8).tobytes())

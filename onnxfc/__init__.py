@@ -5,11 +5,13 @@
 <Rewrite: native size 16x16 px, stride 4x4 px, approximate, proven on ...>
 >>> data = result.save("digits-any.onnx")
 
-``rewrite`` replaces the FC head and proves the result; ``check_pair`` puts any two models to the test; ``inspect``
-looks and runs nothing; ``Geometry`` says where cells lie. A model is a path, bytes, a protobuf, an onnx-graphsurgeon
-graph, or what ``rewrite`` returned. Sizes are tuples of pixels, height before width. How something is done is said by
-frozen options: ``RewriteOptions``, ``CheckOptions``, ``SaveOptions``. All errors are ``OnnxfcError``: ``ReadError``,
-``WriteError``, ``UsageError``, ``NothingToRewrite`` with its refusals, ``ProofFailed`` with its parity.
+``rewrite`` replaces the FC head and proves the result. ``check_pair`` puts any two models to the test. ``inspect``
+looks and runs nothing. ``Geometry`` says where cells lie. ``scan`` runs a model over an image of any size, in tiles.
+
+A model is a path, bytes, a protobuf, an onnx-graphsurgeon graph, or what ``rewrite`` returned. Sizes are tuples of
+pixels, height before width. How something is done is said by frozen options: ``RewriteOptions``, ``CheckOptions``,
+``SaveOptions``, ``ScanOptions``. All errors are ``OnnxfcError``: ``ReadError``, ``WriteError``, ``UsageError``,
+``NothingToRewrite`` with its refusals, ``ProofFailed`` with its parity.
 
 Everything in ``__all__`` is loaded on first use, so that ``import onnxfc`` (and ``onnxfc --help``) need neither
 onnx nor onnxruntime.

@@ -101,7 +101,7 @@ def known(name: str, given: Iterable[str], own: Iterable[str]) -> None:
     there = tuple(own)
     for item in given:
         if item not in there:
-            raise UsageError(f"{name}: {item} is no output; they are {', '.join(there)}")
+            raise UsageError(f"{name}: {item} is no output; there are {', '.join(dict.fromkeys(there))}")
 
 
 def _as_int(value: Any) -> int | None:
@@ -112,7 +112,11 @@ def _as_int(value: Any) -> int | None:
 
 
 class ExitCode(IntEnum):
-    """Exit codes of the command line, for pipelines."""
+    """Exit codes of the command line, for pipelines.
+
+    >>> int(onnxfc.ExitCode.PROOF)
+    4
+    """
 
     DONE = 0
     IO = 1
@@ -128,6 +132,9 @@ class Refusal:
 
     ``code`` is stable and short (``"no-image-input"``), ``node`` names the node or tensor,
     ``reason`` is one sentence, ``advice`` says what the user can do.
+
+    >>> onnxfc.inspect("fixtures/torch/table.dynamo.onnx").refusals[0].code
+    'position-table'
     """
 
     code: str
@@ -142,27 +149,51 @@ class Refusal:
 
 
 class OnnxfcError(Exception):
-    """Base of everything that onnxfc raises on purpose; ``str()`` is one clear line."""
+    """Base of everything that onnxfc raises on purpose; ``str()`` is one clear line.
+
+    >>> issubclass(onnxfc.ProofFailed, onnxfc.OnnxfcError)
+    True
+    """
 
     exit_code = ExitCode.IO
 
 
 class ReadError(OnnxfcError):
-    """A file cannot be read, or is not what it should be."""
+    """A file cannot be read, or is not what it should be.
+
+    >>> onnxfc.inspect("none.onnx")
+    Traceback (most recent call last):
+    onnxfc.errors.ReadError: none.onnx: there is no such file; check the path
+    """
 
 
 class WriteError(OnnxfcError):
-    """The result cannot be written; whatever stood at the target still stands."""
+    """The result cannot be written; whatever stood at the target still stands.
+
+    >>> onnxfc.rewrite("fixtures/trained/digits.onnx", prove=False).save("no/such/folder/out.onnx")
+    Traceback (most recent call last):
+    onnxfc.errors.WriteError: ...
+    """
 
 
 class UsageError(OnnxfcError):
-    """The options contradict each other or the model."""
+    """The options contradict each other or the model.
+
+    >>> onnxfc.RewriteOptions(output="sum")
+    Traceback (most recent call last):
+    onnxfc.errors.UsageError: output: ...
+    """
 
     exit_code = ExitCode.USAGE
 
 
 class NothingToRewrite(OnnxfcError):
-    """The model has nothing that could be rewritten; ``refusals`` says why."""
+    """The model has nothing that could be rewritten; ``refusals`` says why.
+
+    >>> onnxfc.rewrite("digits-any.onnx")
+    Traceback (most recent call last):
+    onnxfc.errors.NothingToRewrite: [already-rewritten] this model was rewritten by onnxfc already (give the original)
+    """
 
     exit_code = ExitCode.NOTHING
 
@@ -172,7 +203,12 @@ class NothingToRewrite(OnnxfcError):
 
 
 class ProofFailed(OnnxfcError):
-    """The rewritten model could not be proven equal to the original; nothing was written."""
+    """The rewritten model could not be proven equal to the original; nothing was written.
+
+    >>> onnxfc.rewrite("fixtures/trained/digits.onnx", check_options=onnxfc.CheckOptions(rtol=0, atol=1e-12))
+    Traceback (most recent call last):
+    onnxfc.errors.ProofFailed: native parity failed: ...
+    """
 
     exit_code = ExitCode.PROOF
 

@@ -243,7 +243,9 @@ class Geometry:
     def _on_step(self, size: Sequence[int]) -> bool:
         native, step = self.native_size, self.size_step
         if not errors.is_size(size) or len(size) != len(native):
-            raise UsageError(f"an image of this model has {len(native)} lengths from 1 px on, not {tuple(size)}")
+            told = "x".join(map(str, size))
+            what = ("a length", "a height and a width", "a depth, a height and a width")[len(native) - 1]
+            raise UsageError(f"size {told}: an image of this model has {what}, such as {'x'.join(map(str, native))} px")
         if self.fixed_size and tuple(size) != self.fixed_size:
             raise UsageError(f"the model takes images of {'x'.join(map(str, self.fixed_size))} px alone")
         return all((length - n) % s == 0 for length, n, s in zip(size, native, step, strict=True))

@@ -87,6 +87,9 @@ class Inspection:
     """What was seen. ``geometry`` and ``cost`` are None where the model cannot be rewritten, ``claim`` as well.
 
     ``stages``: the last map of each stride; ``nodes``: those of all nodes that make one.
+
+    >>> onnxfc.inspect("digits-any.onnx").claim.verdict
+    'approximate'
     """
 
     path: Path | None
@@ -283,7 +286,8 @@ def _cost(
     size = at or claim.twice_native
     cells = geometry.cells(*size)
     if any(n < small for n, small in zip(size, geometry.smallest_size, strict=True)):
-        raise UsageError(f"the smallest image of this model is {'x'.join(map(str, geometry.smallest_size))} px")
+        told, least = ("x".join(map(str, lengths)) for lengths in (size, geometry.smallest_size))
+        raise UsageError(f"--at {told}: is too small for this model, its smallest image has {least} px")
     count = prod(cells) if set(geometry.native_cells) == {1} else 1
     shapes = claim.image_shapes(size) | dict(shapes_at(size) or {})
     memory = pass_bytes(nodes, shapes, claim.image_shapes(size))

@@ -275,7 +275,7 @@ def test_errors() -> None:
         Geometry.from_model(fixture_file("lenet.dynamo.onnx"))
     geometry = Geometry.from_model(model_of("lenet.dynamo").file)
     for size in ((28,), (28, 28, 28), (0, 28)):
-        with pytest.raises(UsageError, match="an image of this model has 2 lengths"):
+        with pytest.raises(UsageError, match="an image of this model has a height and a width"):
             geometry.cells(*size)
     with pytest.raises(UsageError, match="a cell of this model has 2 indices, not 1"):
         geometry.box(3)

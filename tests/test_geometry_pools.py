@@ -225,7 +225,7 @@ def test_last_boxes_are_clipped_on_request() -> None:
     assert geometry.field(1, 2, size=size) == geometry.field(1, 2).clipped(size) == Box((0, 0), size)
     image = noise(*size)
     assert image[(..., *geometry.box(1, 2, size=size).slices)].shape == (1, 3, 54, 49)
-    with pytest.raises(UsageError, match="an image of this model has 2 lengths"):
+    with pytest.raises(UsageError, match="an image of this model has a height and a width"):
         geometry.box(1, 2, size=(70,))
 
 

@@ -163,7 +163,7 @@ def test_native_size_that_is_not_in_the_graph() -> None:
 def test_usage(tmp_path: Path) -> None:
     assert run(tmp_path / "none.onnx").exit_code == 1
     assert run(fixture_file("lenet.dynamo.onnx"), "--at", "20x20").exit_code == 2
-    with pytest.raises(UsageError, match="the smallest image of this model is 28x28 px"):
+    with pytest.raises(UsageError, match="is too small for this model, its smallest image has 28x28 px"):
         inspect(fixture_file("lenet.dynamo.onnx"), at=(20, 20))
 
 

@@ -99,7 +99,7 @@ def test_right_options() -> None:
 def test_tolerances_of_no_output(name: str) -> None:
     options = CheckOptions(**{name: {"score": 1e-3}})
     for action in (lambda: rewrite(LENET, check_options=options), lambda: check_pair(LENET, LENET, options=options)):
-        with pytest.raises(UsageError, match=f"{name}: score is no output; they are scores"):
+        with pytest.raises(UsageError, match=f"{name}: score is no output; there are scores"):
             action()
 
 
@@ -130,14 +130,14 @@ def test_options_have_one_name(command: str) -> None:
 
 
 def test_an_option_is_the_same_in_every_command() -> None:
-    """It takes what it does elsewhere, but for scan's output and memory, and check's tolerances by name."""
+    """It takes what it does elsewhere, but for scan's output, and check's tolerances by name."""
     seen: dict[str, set[tuple[Any, ...]]] = defaultdict(set)
     for command in (main.commands[name] for name in PYTHON):
         for param in command.params:
             if isinstance(param, click.Option):
                 seen[str(param.name)].add((*param.opts, param.is_flag, type(param.type)))
     assert {len({spelled for spelled, *_ in kinds}) for kinds in seen.values()} == {1}
-    assert {name for name, kinds in seen.items() if len(kinds) > 1} == {"output", "memory", "rtol", "atol"}
+    assert {name for name, kinds in seen.items() if len(kinds) > 1} == {"output", "rtol", "atol"}
 
 
 def test_sizes_elsewhere() -> None:
@@ -151,10 +151,10 @@ def test_sizes_elsewhere() -> None:
     assert geometry.box((2, 3)) == geometry.box(2, 3) == geometry.box((2, 3), size=(36, 40))
     assert geometry.field((2, 3)) == geometry.field(2, 3)
     for wrong in ((36,), "36x40", (36, 40, 1)):
-        with pytest.raises(UsageError, match="an image of this model has 2 lengths from 1 px on"):
+        with pytest.raises(UsageError, match="an image of this model has a height and a width, such as "):
             geometry.cells(wrong)
     with pytest.raises(UsageError, match="a cell of this model has 2 indices, not 3"):
         geometry.box((1, 2, 3))
     for cells in ((28,), (28.5, 28), ("28", "28")):
-        with pytest.raises(UsageError, match="an image of this model has 2 lengths from 1 px on"):
+        with pytest.raises(UsageError, match="an image of this model has a height and a width, such as "):
             geometry.cells(*cells)  # type: ignore[arg-type]

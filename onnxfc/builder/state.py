@@ -62,7 +62,11 @@ class Roles:
 
 @dataclass(frozen=True)
 class Replacement:
-    """One replaced piece of the head: node, what it was, what it is."""
+    """One replaced piece of the head: node, what it was, what it is.
+
+    >>> onnxfc.rewrite("fixtures/trained/digits.onnx", prove=False).replacements[0].after
+    'Conv 4x4 16→32'
+    """
 
     node: str
     before: str

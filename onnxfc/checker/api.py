@@ -38,6 +38,10 @@ class Checked:
 
     ``claim_from`` says who made the claim: the second model's ``metadata``, or the models themselves
     (``derived``). ``notes`` are what a reader should know of how they were compared.
+
+    >>> checked = onnxfc.check_pair("fixtures/trained/digits.onnx", "digits-any.onnx")
+    >>> checked.passed, checked.claim_from
+    (True, 'metadata')
     """
 
     claim: Claim

@@ -38,7 +38,11 @@ SIZE_NAMES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "wi
 class ImageInput:
     """An image input: its native shape (batch as in the original, 1 where dynamic) and the spatial axes that are free.
     ``batched``: its axis 0 is the batch, else it is one image, (C, H, W). ``fixed``: spatial axes that stay as they
-    are."""
+    are.
+
+    >>> onnxfc.rewrite("fixtures/trained/digits.onnx", prove=False).claim.inputs[0].spatial
+    (2, 3)
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -98,6 +102,9 @@ class Boundary:
     cells, both in elements of this tensor. Batch is axis 0. ``folded``: where places share an axis in the original,
     as those of tokens do, which axes of the rewritten model's tensor lie on each axis of the original's, the outermost
     first; empty where both have the same axes.
+
+    >>> onnxfc.rewrite("fixtures/trained/digits.onnx", prove=False).claim.boundaries[0].extent
+    (4, 4)
     """
 
     original: str
@@ -143,6 +150,9 @@ class Output:
 
     Where it has such axes: element ``i`` reads ``size`` pixels from ``start + i * stride / per`` on; ``per`` is above 1
     in upsampled features only. Empty where unknown. ``levels`` are those of a list, whose first is told of there too.
+
+    >>> onnxfc.rewrite("fixtures/trained/digits.onnx", prove=False).claim.outputs[0].axes
+    (2, 3)
     """
 
     name: str
@@ -171,6 +181,9 @@ class Claim:
     first cell. ``halo``: pixels (before, after) that a tile needs around the crops of its cells, on each axis, empty
     where an operator looks at the whole image. All are empty where unknown. ``fixed_size``: the model takes images of
     this size alone; all else is said of the model for any size that it was made of.
+
+    >>> onnxfc.rewrite("fixtures/trained/digits.onnx", prove=False).claim.native_size
+    (16, 16)
     """
 
     native_size: tuple[int, ...]

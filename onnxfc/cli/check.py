@@ -20,9 +20,6 @@ from onnxfc.cli.common import (
     THREADS,
     TIMEOUT,
     Grouped,
-    ModelPath,
-    ReportPath,
-    Size,
     added,
     by_name,
     check_report,
@@ -36,6 +33,7 @@ from onnxfc.cli.common import (
     write_report,
 )
 from onnxfc.cli.main_group import complain, show
+from onnxfc.cli.values import Memory, ModelPath, ReportPath, Size
 from onnxfc.errors import ExitCode, NothingToRewrite, OnnxfcError, UsageError
 
 if TYPE_CHECKING:
@@ -92,7 +90,7 @@ _EPILOG = (
 @click.option("--threads", type=click.IntRange(min=0), default=0, metavar="N", help=THREADS)
 @click.option("--provider", default="", metavar="NAME[:KEY=VALUE,...]", help=PROVIDER)
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help=TIMEOUT)
-@click.option("--memory", type=click.IntRange(min=1), metavar="MB", help=MEMORY)
+@click.option("--memory", type=Memory(), help=MEMORY)
 @added(*REPORT)
 @click.option("--junit", type=ReportPath(), help="Write the result as JUnit XML; - prints it.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")

@@ -1,31 +1,23 @@
-"""What the commands share: types of options, progress, reports, errors as one line and an exit code.
+"""What the commands share: options, progress, reports, errors as one line and an exit code.
 
 onnx and onnxruntime are imported inside the functions, so that ``--help`` answers at once.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import click
 
 from onnxfc.cli.main_group import complain, show
+from onnxfc.cli.values import InputShape, ReportPath, Shape
 from onnxfc.errors import NothingToRewrite, OnnxfcError, ProofFailed, ReadError, UsageError, WriteError
-
-Shape = tuple[str, tuple[int, ...]]
-
-if TYPE_CHECKING:
-    _SizeType = click.ParamType[tuple[int, ...]]
-    _ShapeType = click.ParamType[Shape]
-else:
-    _SizeType = _ShapeType = click.ParamType  # older versions of click cannot subscript it
 
 STDOUT = Path("-")
 NODES = ".nodes.json"
@@ -41,44 +33,10 @@ PROFILE = (
     "qualcomm-htp, ti-tidl, or a JSON file of limits."
 )
 TIMEOUT = "Let the proof take so long at most; it runs in a process of its own, whose end, or crash, fails it."
-MEMORY = "Let the proof take so much memory at most, besides the files that it maps; in a process of its own too."
-
-
-class Size(_SizeType):
-    """``HxW`` in pixels; one number for a signal, three for a volume."""
-
-    name = "HxW"
-
-    def get_metavar(self, *_: Any, **__: Any) -> str:
-        """As it is written; click would shout."""
-        return self.name
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        if isinstance(value, tuple):
-            return value
-        parts = str(value).lower().split("x")
-        if not 1 <= len(parts) <= 3 or not all(part.isdigit() and int(part) > 0 for part in parts):
-            self.fail(f"{value!r} is not a size such as 384x512", param, ctx)
-        return tuple(int(part) for part in parts)
-
-
-class InputShape(_ShapeType):
-    """``NAME:1x3x224x224`` or, as other tools write it, ``NAME:1,3,224,224`` or ``NAME:[1,3,224,224]``; a name and the
-    shape. Without NAME it is that of the only input."""
-
-    name = "[NAME:]1x3xHxW"
-
-    def get_metavar(self, *_: Any, **__: Any) -> str:
-        return self.name
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Shape:
-        if isinstance(value, tuple):
-            return value
-        name, _, shape = str(value).rpartition(":")
-        parts = shape.strip("[]").lower().replace(",", "x").split("x")
-        if not all(part.isdecimal() and int(part) > 0 for part in map(str.strip, parts)):
-            self.fail(f"{value!r} is not a name and a shape such as image:1x3x224x224", param, ctx)
-        return name, tuple(map(int, parts))
+MEMORY = (
+    "Let the proof take so much memory at most, besides the files that it maps: a number of MB, or 2G, say. It runs "
+    "in a process of its own too."
+)
 
 
 def by_name(shapes: Sequence[Shape]) -> dict[str, tuple[int, ...]]:
@@ -97,37 +55,6 @@ INPUT_SHAPE = click.option(
     help="The same as an input's whole shape, 1,3,224,224 too; for several inputs, repeated.",
 )
 """Behind ``--size``."""
-
-
-class ModelPath(click.Path):
-    """The path of a model. A dash is no file: files are mapped, and replaced in one step."""
-
-    def __init__(self) -> None:
-        super().__init__(path_type=Path)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if value == "-":
-            self.fail("stdin and stdout cannot be used, give the path of a file (./- if it is called that)", param, ctx)
-        if str(value).endswith("/") and not os.path.isdir(value):
-            self.fail(f"{value!r} ends as folders do, give the path of a file", param, ctx)
-        return super().convert(value, param, ctx)
-
-
-class ReportPath(click.Path):
-    """Where a report goes; a dash is stdout."""
-
-    def __init__(self) -> None:
-        super().__init__(path_type=Path, dir_okay=False, allow_dash=True)
-
-
-class Tolerance(click.FloatRange):
-    """A finite number from 0 on; a range alone takes NaN, with which nothing compares, and infinity."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        number = super().convert(value, param, ctx)
-        if not math.isfinite(number):
-            self.fail(f"{value!r} is not a finite number", param, ctx)
-        return number
 
 
 _GROUPS = {

@@ -24,7 +24,7 @@ def demo(folder: Path) -> None:
     """
     from importlib import resources  # with tempfile and more, which no other command needs
 
-    from onnxfc.reports.rewrite import argument
+    from onnxfc.reports.rewrite import TO_DRAW, argument, draws
 
     there = [folder / name for name in _FILES if (folder / name).exists()]
     if there:
@@ -36,10 +36,12 @@ def demo(folder: Path) -> None:
     except OSError as error:
         fail(WriteError(f"{error.filename or folder}: cannot write: {error.strerror}"), verbose=False)
     model, result = folder / "digits.onnx", folder / "digits-any.onnx"
+    out = folder / ("map.png" if draws() else "best.csv")
     show(
         f"wrote {model}: names digits of 16x16 px\n"
         f"wrote {folder / 'canvas.npy'}: an image of 64x112 px with eight digits\n"
         f"try   onnxfc rewrite {argument(model)} {argument(result)}\n"
         f"try   onnxfc inspect {argument(result)} --at 64x112\n"
-        f"try   onnxfc scan {argument(result)} {argument(folder / 'canvas.npy')} {argument(folder / 'map.png')}"
+        f"try   onnxfc scan {argument(result)} {argument(folder / 'canvas.npy')} {argument(out)}"
+        + ("" if draws() else f"\n{TO_DRAW}")
     )

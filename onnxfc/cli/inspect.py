@@ -13,9 +13,6 @@ from onnxfc.cli.common import (
     REWRITING,
     STDOUT,
     Grouped,
-    ModelPath,
-    Shape,
-    Size,
     added,
     by_name,
     check_report,
@@ -26,6 +23,7 @@ from onnxfc.cli.common import (
     write_report,
 )
 from onnxfc.cli.main_group import show
+from onnxfc.cli.values import ModelPath, Shape, Size
 from onnxfc.errors import OnnxfcError
 
 _EPILOG = "Exit codes: 0 done, whether the model can be rewritten or not; 1 cannot read; 2 wrong usage."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 from contextlib import suppress
 from typing import Any, TextIO
@@ -19,6 +20,19 @@ _WHY: dict[int | None, str] = {
 }
 
 
+_PLAIN: tuple[tuple[str, Any], ...] = (
+    (r"^Invalid value for (.+?): ", lambda found: found[1].replace("'", "") + ": "),
+    (r"^Invalid value: ", ""),
+    (r"^(Missing|No such)", lambda found: found[1].lower()),
+    (r" is not a valid integer( range)?$", " is not a whole number"),
+    (r" is not a valid float( range)?$", " is not a number"),
+    (r" is not in the range x>=(\S+)$", r" is too small, it must be \1 or more"),
+    (r" is not in the range x>(\S+)$", r" is too small, it must be more than \1"),
+)
+"""Click's words, and those for people."""
+
+_NO_ARGUMENT: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())
+"""By which newer versions of click show the help."""
 _FEWEST_FILES = 8  # that must be free
 
 
@@ -35,8 +49,11 @@ class MainGroup(click.Group):
             code = plain(*args, standalone_mode=False, **extra)
             _flush()
         except click.ClickException as error:
-            with suppress(OSError):
-                error.show()
+            if isinstance(error, _NO_ARGUMENT):
+                with suppress(OSError):
+                    error.show()
+            else:
+                complain(f"onnxfc: {misuse(error)}")
             code = error.exit_code
         except click.Abort:
             complain("onnxfc: interrupted")
@@ -50,6 +67,16 @@ class MainGroup(click.Group):
         _let_go(sys.stdout)
         _let_go(sys.stderr)
         raise SystemExit(code if isinstance(code, int) else ExitCode.DONE)
+
+
+def misuse(error: click.ClickException) -> str:
+    """What click says of a command line, in one line and in plain words."""
+    told = error.format_message().rstrip(".")
+    for pattern, plain in _PLAIN:
+        told = re.sub(pattern, plain, told)
+    told = "; ".join(told.splitlines())
+    context = getattr(error, "ctx", None)
+    return f"{told}; see {context.command_path} --help" if context is not None else told
 
 
 class _NotPrinted(Exception):

@@ -20,9 +20,6 @@ from onnxfc.cli.common import (
     THREADS,
     TIMEOUT,
     Grouped,
-    ModelPath,
-    Size,
-    Tolerance,
     added,
     by_name,
     check_report,
@@ -36,6 +33,7 @@ from onnxfc.cli.common import (
     write_report,
 )
 from onnxfc.cli.main_group import complain, show
+from onnxfc.cli.values import Memory, ModelPath, Size, Tolerance
 from onnxfc.errors import ExitCode, OnnxfcError, UsageError, WriteError
 
 if TYPE_CHECKING:
@@ -114,7 +112,7 @@ _OF_PROOF = ("rtol", "atol", "check_sizes", "data", "provider", "timeout", "memo
 @click.option("--threads", type=click.IntRange(min=0), default=0, metavar="N", help=THREADS)
 @click.option("--provider", default="", metavar="NAME[:KEY=VALUE,...]", help=PROVIDER)
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help=TIMEOUT)
-@click.option("--memory", type=click.IntRange(min=1), metavar="MB", help=MEMORY)
+@click.option("--memory", type=Memory(), help=MEMORY)
 @click.option("--save-as-external-data", is_flag=True, help="Write the weights beside OUT instead of into it.")
 @click.option("--all-tensors-to-one-file", is_flag=True, help="Beside OUT: one file for all weights.")
 @click.option("--external-data-location", metavar="NAME", help="The name of that one file.")
@@ -146,11 +144,13 @@ def rewrite(
 
     \b
     onnxfc rewrite in.onnx out.onnx
-    onnxfc rewrite *.onnx --out-dir any-size
+    onnxfc rewrite a.onnx b.onnx --out-dir any-size
     """
     report = report_path(report, as_json)
     if out_dir is not None:
-        _all(models, out_dir, out, report, quiet, options)
+        if out is not None:
+            raise click.UsageError("-o names one OUT; leave out --out-dir")
+        _all(models, out_dir, report, quiet, options)
     source, target = _pair(models, out)
     _one(source, target, report, quiet, verbose, options)
 
@@ -163,30 +163,37 @@ def _pair(models: tuple[Path, ...], out: Path | None) -> tuple[Path, Path]:
     return models[0], models[1] if out is None else out
 
 
-def _all(
-    models: tuple[Path, ...], folder: Path, out: Path | None, report: Path | None, quiet: bool, options: dict[str, Any]
-) -> NoReturn:
-    """A line for each model, and how many there were of which kind; leaves with the worst exit code."""
+def _all(models: tuple[Path, ...], folder: Path, report: Path | None, quiet: bool, options: dict[str, Any]) -> NoReturn:
+    """A line for each model, and how many there were of which kind, in the report, too; leaves with the worst exit
+    code."""
+    from onnxfc.reports import rewrite as reports
+
     names = [path.name for path in models]
-    if out is not None or report is not None:
-        raise click.UsageError(f"{'-o' if out is not None else '--report'} is for one model; leave out --out-dir")
     if twice := {name for name in names if names.count(name) > 1}:
         raise click.UsageError(f"--out-dir: several models are called {', '.join(sorted(twice))}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         fail(WriteError(f"{folder}: cannot be made: {error.strerror}"), verbose=False)
-    codes = []
-    for source in models:
+    targets = [folder / name for name in names]
+    data = [path for target in targets for path in _data_names(target, report, options["external_data_location"])]
+    check_report(report, *models, *targets, *data)
+    codes, documents = [], []
+    quiet = quiet or report == STDOUT
+    for source, target in zip(models, targets, strict=True):
         try:
-            result, _ = _rewritten(source, folder / source.name, options, quiet)
+            result, _ = _rewritten(source, target, options, quiet)
         except OnnxfcError as error:
             complain(told(error, source))
             codes.append(error.exit_code)
+            documents.append(_document(source, target, error))
             continue
         codes.append(ExitCode.DONE)
+        documents.append(_document(source, target, result))
         if not quiet:
             show(encodable(f"{source}: {_in_a_line(result)}"))
+    if report is not None:
+        write_report(report, reports.several_as_json(documents, max(codes)))
     if not quiet:
         kinds = ((ExitCode.DONE, "rewritten"), (ExitCode.NOTHING, "refused"), (ExitCode.PROOF, "not proven"))
         counts = [f"{codes.count(code)} {kind}" for code, kind in kinds if code in codes]
@@ -223,19 +230,24 @@ def _one(source: Path, target: Path, report: Path | None, quiet: bool, verbose: 
 def _report(report: Path | None, source: Path, target: Path, done: Rewrite | OnnxfcError) -> None:
     """Of a result, or of what kept the model from being rewritten; node data are those of OUT."""
     from onnxfc.reports import nodes
-    from onnxfc.reports import rewrite as reports
 
     if report is None:
         return
     if not is_node_data(report):
-        document = reports.error_as_json(done) if isinstance(done, OnnxfcError) else reports.as_json(done)
-        write_report(report, document | {"input": str(source), "output": str(target)})
+        write_report(report, _document(source, target, done))
     elif isinstance(done, OnnxfcError):
         write_report(report, nodes.node_data((), refusals=getattr(done, "refusals", ())))
     else:
         from onnxfc.inspector import inspect
 
         write_report(report, nodes.node_data(inspect(done).nodes, done.claim.blames))
+
+
+def _document(source: Path, target: Path, done: Rewrite | OnnxfcError) -> dict[str, Any]:
+    from onnxfc.reports import rewrite as reports
+
+    document = reports.error_as_json(done) if isinstance(done, OnnxfcError) else reports.as_json(done)
+    return document | {"input": str(source), "output": str(target)}
 
 
 def _data_names(target: Path, report: Path | None, location: str | None) -> list[Path]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
-from fractions import Fraction
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import click
 
@@ -15,9 +13,6 @@ from onnxfc.cli.common import (
     REPORT,
     STDOUT,
     Grouped,
-    ModelPath,
-    ReportPath,
-    Size,
     added,
     check_report,
     encodable,
@@ -27,70 +22,36 @@ from onnxfc.cli.common import (
     write_report,
 )
 from onnxfc.cli.main_group import show
+from onnxfc.cli.values import Memory, ModelPath, Numbers, ReportPath, Size, fraction, name_or_number
 from onnxfc.errors import OnnxfcError, UsageError
-
-if TYPE_CHECKING:
-    _Type = click.ParamType[Any]
-else:
-    _Type = click.ParamType
 
 _EPILOG = (
     "Exit codes: 0 done; 1 cannot read or write; 2 wrong usage; 3 MODEL cannot be rewritten, reasons given; "
     "4 its proof failed; 130 interrupted: --resume goes on."
 )
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-
-
-class Numbers(_Type):
-    """One or more numbers separated by commas, fractions allowed; ``count``: exactly so many."""
-
-    def __init__(self, name: str, make: Callable[[str], Any], count: int | None = None) -> None:
-        self.name, self._make, self._count = name, make, count
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if not isinstance(value, str):
-            return value
-        try:
-            found = tuple(self._make(item) for item in value.split(","))
-        except (ValueError, ZeroDivisionError):
-            found = ()
-        if not found or self._count not in (None, len(found)):
-            self.fail(f"{value!r} is not of the form {self.name}", param, ctx)
-        return found[0] if self._count == 1 else found
-
-
-class Bytes(_Type):
-    """An amount of memory: ``800M``, ``2G``."""
-
-    name = "BYTES"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if isinstance(value, int):
-            return value
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)B?", str(value).upper())
-        if match is None or float(match[1]) == 0:
-            self.fail(f"{value!r} is not an amount such as 800M or 2G", param, ctx)
-        return int(float(match[1]) * _UNITS[match[2]])
-
-
-def _fraction(text: str) -> float:
-    return float(Fraction(text))
-
-
-def _class(text: str) -> str | int:
-    return int(text) if text.isdigit() else text
 
 
 _PIXELS = (
     click.option(
         "--level", type=click.IntRange(min=0), metavar="N", default=0, help="Level of a pyramid; 0 is the largest."
     ),
-    click.option("--region", type=Numbers("X,Y,W,H", int, 4), help="Only this part, in pixels of the level."),
-    click.option("--resample", type=Numbers("FACTOR", Fraction, 1), help="Resize the image by this factor first."),
-    click.option("--bands", type=Numbers("B,B,..", int), default=(), help="Which bands, counted from 1."),
-    click.option("--scale", type=Numbers("X", _fraction, 1), help="Multiply pixels by this (1/255, say)."),
-    click.option("--mean", type=Numbers("X,X,..", _fraction), default=(), help="Then subtract this from the bands."),
-    click.option("--std", type=Numbers("X,X,..", _fraction), default=(), help="Then divide the bands by this."),
+    click.option(
+        "--region", type=Numbers("X,Y,W,H", int, "0,0,512,512", 4), help="Only this part, in pixels of the level."
+    ),
+    click.option(
+        "--resample", type=Numbers("FACTOR", fraction, "0.5", 1), help="Resize the image by this factor first."
+    ),
+    click.option("--bands", type=Numbers("B,B,..", int, "1,2,3"), default=(), help="Which bands, counted from 1."),
+    click.option("--scale", type=Numbers("X", fraction, "1/255", 1), help="Multiply pixels by this (1/255, say)."),
+    click.option(
+        "--mean",
+        type=Numbers("X,X,..", fraction, "0.5,0.5,0.5"),
+        default=(),
+        help="Then subtract this from the bands.",
+    ),
+    click.option(
+        "--std", type=Numbers("X,X,..", fraction, "0.5,0.5,0.5"), default=(), help="Then divide the bands by this."
+    ),
     click.option("--bgr", is_flag=True, help="Give the model the bands in reverse order."),
     click.option(
         "--edge",
@@ -112,7 +73,13 @@ _SCORES = (
         show_default=True,
         help="What scores go through.",
     ),
-    click.option("--class", "classes", type=Numbers("NAME|K", _class, 1), multiple=True, help="Keep only this class."),
+    click.option(
+        "--class",
+        "classes",
+        type=Numbers("NAME|K", name_or_number, "3", 1),
+        multiple=True,
+        help="Keep only this class.",
+    ),
     click.option(
         "--top",
         type=click.IntRange(min=1),
@@ -141,7 +108,9 @@ _SCORES = (
 )
 _WORK = (
     click.option(
-        "--memory", type=Bytes(), help="Memory for tiles, 800M or 2G, say; default: a quarter of what is free."
+        "--memory",
+        type=Memory(),
+        help="Memory for tiles; a number of MB, or 2G, say; default: a quarter of what is free.",
     ),
     click.option("--tile", type=click.IntRange(min=1), metavar="CELLS", help="Cells of a tile's side, instead."),
     click.option(

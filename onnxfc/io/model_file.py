@@ -58,7 +58,11 @@ _MAGIC = (
 
 
 class ModelFile:
-    """An opened model: ``proto`` (to be treated as read-only), ``path`` (None in memory), its weights."""
+    """An opened model: ``proto`` (to be treated as read-only), ``path`` (None in memory), its weights.
+
+    >>> onnxfc.ModelFile.open("digits-any.onnx").proto.graph.input[0].name
+    'image'
+    """
 
     def __init__(self, proto: onnx.ModelProto, path: Path | None = None, store: Store | None = None) -> None:
         self.proto = proto

@@ -40,6 +40,10 @@ class SaveOptions:
     bytes goes out of the model, each into a file of its own, or with ``all_tensors_to_one_file`` into
     ``external_data_location`` (relative to OUT's folder; default ``<OUT name>.data``). Giving a location
     means one file. Models above 2 GB get external data in one file on their own.
+
+    >>> options = onnxfc.SaveOptions(save_as_external_data=True, external_data_location="weights.data")
+    >>> [path.name for path in onnxfc.rewrite("fixtures/trained/digits.onnx", prove=False).save("out.onnx", options)]
+    ['weights.data']
     """
 
     save_as_external_data: bool = False

@@ -15,7 +15,11 @@ Grid = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Box:
-    """Pixels ``start`` to ``stop`` (exclusive) per axis; before the image's first pixel they are negative."""
+    """Pixels ``start`` to ``stop`` (exclusive) per axis; before the image's first pixel they are negative.
+
+    >>> onnxfc.Box(start=(0, 4), stop=(16, 20)).size
+    (16, 16)
+    """
 
     start: tuple[int, ...]
     stop: tuple[int, ...]
@@ -48,6 +52,9 @@ class Places:
     They stand in the row from ``first`` on: ``outer`` times a ``grid`` of places, row by row, each with ``inner``
     elements (the anchors of a place, ahead of all places or behind each). Place ``i`` reads ``size`` pixels from
     ``start + i * stride / per`` on.
+
+    >>> onnxfc.rewrite("fixtures/torch/list_places.dynamo.onnx", prove=False).geometry.places(64, 48)[0].grid
+    (32, 24)
     """
 
     first: int

@@ -55,6 +55,11 @@ def check(
     Costs about thirteen native forward passes of a large model. ``progress`` gets short phrases. Raises UsageError for
     options that do not fit the model, ProofFailed where time or memory that ``options`` bound run out; whatever is
     wrong with the models or the claim is in the result.
+
+    >>> result = onnxfc.rewrite("fixtures/trained/digits.onnx", prove=False)
+    >>> original = onnxfc.ModelFile.open("fixtures/trained/digits.onnx")
+    >>> onnxfc.check(original, result.file, result.claim).passed
+    True
     """
     options.must_fit(claim)
     if options.bounded:

@@ -49,7 +49,11 @@ class OutputResult:
 
 @dataclass(frozen=True)
 class ParityResult:
-    """Native or window parity. ``deviation`` and ``tolerance`` are those of the worst output."""
+    """Native or window parity. ``deviation`` and ``tolerance`` are those of the worst output.
+
+    >>> onnxfc.check_pair("fixtures/trained/digits.onnx", "digits-any.onnx").parity.native.status
+    'passed'
+    """
 
     status: Status
     deviation: float = 0.0
@@ -77,6 +81,9 @@ class CropResult:
     no class axis; ``top5`` that of cells whose best class is among the crop's best five. ``worst_cell`` lies at the
     pixels ``worst_box`` (start, stop per axis). ``tried`` are the cells of all outputs. ``failed`` only if the verdict
     says exact, or exact crops were asked for, and the measurement says otherwise.
+
+    >>> onnxfc.check_pair("fixtures/trained/digits.onnx", "digits-any.onnx").parity.crops.cells
+    5
     """
 
     status: CropStatus
@@ -159,7 +166,11 @@ class Conditions:
 @dataclass(frozen=True)
 class Parity:
     """The outcome of a check. ``vacuous`` says why nothing could be proven, and then nothing has passed. ``form``: what
-    was made for one image size, against the model for any size that all else speaks of."""
+    was made for one image size, against the model for any size that all else speaks of.
+
+    >>> onnxfc.check_pair("fixtures/trained/digits.onnx", "digits-any.onnx").parity.summary()
+    'proven on 5490 values, ...'
+    """
 
     native: ParityResult
     window: ParityResult

@@ -83,13 +83,13 @@ def _users_size(pixels: tuple[int, ...], claim: Claim) -> Size:
     native, text = claim.native_size, "x".join(map(str, pixels))
     if len(pixels) != len(native) or any(p < n for p, n in zip(pixels, native, strict=True)):
         raise UsageError(
-            f"check size {text} must have {len(native)} dims, none smaller than the native {'x'.join(map(str, native))}"
+            f"--check-size {text}: must have {len(native)} lengths, none below the native {'x'.join(map(str, native))}"
         )
     if any((p - n) % step for p, n, step in zip(pixels, native, claim.size_step, strict=True)):
         raise UsageError(
-            f"check size {text}: the model takes {'x'.join(map(str, native))} "
+            f"--check-size {text}: the model takes {'x'.join(map(str, native))} "
             f"plus multiples of {'x'.join(map(str, claim.size_step))}"
         )
     if math.prod(pixels) > MOST:
-        raise UsageError(f"check size {text}: is more than the {MOST} pixels that a check takes")
+        raise UsageError(f"--check-size {text}: is more than the {MOST} pixels that a check takes")
     return Size(tuple(pixels))

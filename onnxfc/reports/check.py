@@ -34,7 +34,8 @@ def _lines(result: Checked, verbose: bool) -> Iterator[str]:
         )
     for note in result.notes:
         yield row("note", note)
-    yield row("verdict", verdict_text(claim, verbose))
+    failed = f"none, as the models do not agree; {claim.verdict} is claimed"
+    yield row("verdict", verdict_text(claim, verbose) if parity.passed else failed)
     yield from proof_lines(parity, verbose)
     crops = parity.crops
     if crops.worst_cell:

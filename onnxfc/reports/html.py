@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from onnxfc.reports.rewrite import RELATIONS
+
 Document = Mapping[str, Any]
 MARK = "<!doctype html><!-- onnxfc report -->"
 """How a page begins, so that it is known for a report."""
@@ -19,14 +21,15 @@ _RESULTS = {
     "form": ("form parity", "the model for one size computes what the one for any size computes there"),
     "crops": ("crop agreement", "each cell is the original run on that crop"),
 }
-_GOOD = {"passed", "rewritten", "rewritable", "exact"}
+_GOOD = {"passed", "holds", "rewritten", "rewritable", "exact"}
 _BAD = {"failed", "proof failed", "error", "refused"}
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881 }
 :root { --good: #2a8a4a; --bad: #c33; --mid: #b7791f; --blue: #3b7dd8 }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem; overflow-wrap: anywhere }
-h1 { font-size: 1.5rem; margin: .5rem 0 } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem } p { margin: .3rem 0 }
+h1 { font-size: 1.5rem; margin: 3rem 0 .5rem } h1:first-child { margin-top: .5rem }
+h2 { font-size: 1.1rem; margin: 2rem 0 .5rem } p { margin: .3rem 0 }
 .wide { overflow-x: auto } table { border-collapse: collapse; min-width: 100%; font-size: .9rem }
 th, td { text-align: left; vertical-align: top; padding: .35rem .7rem .35rem 0; border-bottom: 1px solid var(--line) }
 td { overflow-wrap: break-word }
@@ -49,9 +52,9 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 def page(document: Document) -> str:
     """The page of a rewrite's, a check's or an inspection's report, also of a refusal."""
-    names = [str(document[key]) for key in ("input", "path", "output", "original", "other") if document.get(key)]
-    title = (" against " if "other" in document else " → ").join(names)
-    body = "\n".join(_sections(document, title or "onnxfc"))
+    several = document.get("reports")
+    title = _title(document) if several is None else f"{len(several)} models"
+    body = "\n".join(_sections(document, title or "onnxfc") if several is None else _several(document, title))
     return (
         f'{MARK}\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -61,10 +64,31 @@ def page(document: Document) -> str:
     )
 
 
+def _title(document: Document) -> str:
+    names = [str(document[key]) for key in ("input", "path", "output", "original", "other") if document.get(key)]
+    return (" against " if "other" in document else " → ").join(names)
+
+
+def _several(document: Document, title: str) -> Iterator[str]:
+    """A table of all models, then the page of each."""
+    yield f"<h1>{escape(title)}</h1>"
+    head = ("model", "", "verdict", "")
+    rows = []
+    for item in document["reports"]:
+        verdict = item["claim"]["verdict"] if item.get("claim") else ""
+        told = item.get("message") or (item.get("parity") or {}).get("summary") or ""
+        badge, second = _badge(item["status"]), _badge(verdict) if verdict else ""
+        names = f"<td>{escape(str(item['input']))}</td>"
+        rows.append([names, f"<td>{badge}</td>", f"<td>{second}</td>", f"<td>{escape(told)}</td>"])
+    yield _rows(head, rows)
+    for item in document["reports"]:
+        yield from _sections(item, _title(item))
+
+
 def _sections(document: Document, title: str) -> Iterator[str]:
     claim = document.get("claim")
     yield f"<h1>{escape(title)}</h1>"
-    badges = [document["status"], *([claim["verdict"]] if claim else [])]
+    badges = [document["status"], *([claim["verdict"]] if claim and document["status"] != "failed" else [])]
     yield f"<p>{' '.join(map(_badge, badges))}</p>"
     parity = document.get("parity")
     told = document.get("message") or (parity or {}).get("summary")
@@ -80,6 +104,7 @@ def _sections(document: Document, title: str) -> Iterator[str]:
         yield f"<h2>The trunk</h2>\n{_stages(document['stages'])}"
     if parity:
         yield f"<h2>Results</h2>\n{_results(parity)}"
+        yield f"<h2>Certificate</h2>\n{_certificate(parity['certificate'])}"
         yield from _cells(parity["crops"])
     if claim and claim["blame"]:
         rows = [item.split(": ", 1) for item in claim["blame"]]
@@ -158,6 +183,21 @@ def _results(parity: Document) -> str:
             ]
         )
     return _rows(("result", "", "deviation", "allowed", "values", "where"), rows)
+
+
+def _certificate(found: Document) -> str:
+    """Which Conv weight is which FC layer's, as the two files show."""
+    reason = f" {escape(found['reason'])}" if found["reason"] else ""
+    note = "<small>what the two files show of their weights; nothing is run</small>"
+    if not found["weights"]:
+        return f"<p>{_badge(found['status'])}{reason}<br>{note}</p>"
+    rows = []
+    for item in found["weights"]:
+        order = f", {item['order']}" if item["order"] else ""
+        error = _number(item["error"]) if item["error"] else "0"
+        rows.append((item["weight"], ", ".join(item["found"]), RELATIONS[item["relation"]] + order, error))
+    table = _table(("FC weight", "Conv weight", "which it is", "largest error"), rows)
+    return f"<p>{_badge(found['status'])}{reason} {note}</p>\n{table}"
 
 
 def _deviation(result: str, value: float | str) -> str:

@@ -10,6 +10,7 @@ import shlex
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -41,7 +42,7 @@ _CAUSES = {
     Cause.RESIZED: "maps resized to another's size, in another ratio off the stride grid",
 }
 
-_RELATIONS = {
+RELATIONS = {
     "same": "byte for byte",
     "permuted": "in another order",
     "scaled": "times one figure",
@@ -149,14 +150,24 @@ def written(source: Path, target: Path, result: Told, verbose: bool = False) -> 
     twice = "" if not result.map_at_twice else f" --at {size(result.claim.twice_native)}"
     maps = len(result.claim.native_size) == 2 and any(output.axes for output in result.claim.outputs)
     one, two = argument(source), argument(target)
-    steps = [f"scan {two} IMAGE map.png"] if maps else []
+    steps = [f"onnxfc scan {two} IMAGE map.png"] if maps else []
+    if maps and not draws():
+        steps = [f"onnxfc scan {two} IMAGE.npy best.csv", TO_DRAW]
     of_rewrite = result.claim.fixed_size and result.any_size is None  # what it was made of is no original to check
-    steps += [f"inspect {two}{twice}", *([] if of_rewrite else [f"check {one} {two}"])]
+    steps += [f"onnxfc inspect {two}{twice}", *([] if of_rewrite else [f"onnxfc check {one} {two}"])]
     before = f", of {source} ({amount(source.stat().st_size, 'B')})" if verbose else ""
     return [
         row("wrote", f"{target} ({amount(target.stat().st_size, 'B')}){before}"),
-        *(f"{'' if number else 'next':<15} onnxfc {step}" for number, step in enumerate(steps)),
+        *(f"{'' if number else 'next':<15} {step}" for number, step in enumerate(steps)),
     ]
+
+
+TO_DRAW = "for pictures and other images: pip install 'onnxfc[scan]'"
+
+
+def draws() -> bool:
+    """Whether what pictures need is installed: the extra ``scan``."""
+    return find_spec("PIL") is not None
 
 
 def argument(path: Path) -> str:
@@ -264,7 +275,7 @@ def certificate_text(found: Certificate) -> str:
     if found.status != "holds":
         return f"{found.status.replace('failed', 'FAILED')}: {found.reason}"
     count = len(found.weights)
-    kinds = Counter(_RELATIONS[item.relation] for item in found.weights)
+    kinds = Counter(RELATIONS[item.relation] for item in found.weights)
     told = next(iter(kinds)) if len(kinds) == 1 else ", ".join(f"{n} {kind}" for kind, n in kinds.items())
     error = max(item.error for item in found.weights)
     more = f", to {error:.0e} of the largest weight" if error else ""
@@ -274,7 +285,7 @@ def certificate_text(found: Certificate) -> str:
 def _weight(item: WeightResult) -> str:
     where = f" = {', '.join(item.found)}" if item.found else ""
     order = f", {item.order}" if item.order else ""
-    return f"{item.weight}{where}: {_RELATIONS[item.relation]}{order}"
+    return f"{item.weight}{where}: {RELATIONS[item.relation]}{order}"
 
 
 def _without_figures(result: ParityResult | CropResult) -> str:
@@ -340,6 +351,11 @@ def error_as_json(error: OnnxfcError) -> dict[str, Any]:
         "refusals": [dataclasses.asdict(item) for item in found],
         "parity": parity_as_json(getattr(error, "parity", None)),
     }
+
+
+def several_as_json(documents: Sequence[dict[str, Any]], code: int) -> dict[str, Any]:
+    """The reports of several models, and the worst exit code."""
+    return {"schema": "onnxfc-reports/1", "version": __version__, "exit_code": int(code), "reports": list(documents)}
 
 
 def as_bytes(document: dict[str, Any]) -> bytes:

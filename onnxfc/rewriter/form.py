@@ -48,7 +48,7 @@ def formed(model: ModelFile, claim: Claim, geometry: Geometry, options: RewriteO
     size = options.fixed_size or claim.native_size
     if 0 in geometry.cells(*size):
         wanted, smallest = ("x".join(map(str, lengths)) for lengths in (size, geometry.smallest_size))
-        raise UsageError(f"fixed size {wanted}: the smallest image of this model is {smallest} px")
+        raise UsageError(f"--fixed-size {wanted}: is too small for this model, its smallest image has {smallest} px")
     draft, outputs = at_one_size(model, claim, size, options.dynamic_batch), claim.outputs
     if options.form == "conv4d":
         draft = explicit_windows(as_maps(draft))

@@ -19,7 +19,7 @@ def begin_at(model: ModelFile, graph: Graph, native: Mapping[str, Spec], name: s
     spec = native.get(name)
     if name not in graph.producers or spec is None:
         close = ", ".join(sorted(info.name for info in graph.inputs))
-        raise UsageError(f"--input {name}: the model has no such tensor (its inputs are {close})")
+        raise UsageError(f"--input {name}: the model has no such tensor; its inputs are {close}")
     if spec.shapes is None:
         raise UsageError(f"--input {name}: the shape of this tensor cannot be inferred")
     proto = copied(model.proto)

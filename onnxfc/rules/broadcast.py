@@ -118,7 +118,7 @@ def _biased(ctx: RuleContext, inputs: list[str]) -> str | None:
 
 
 PER_PLACE = "combines what relates the places with values for each place of the native size"
-NO_VALUES = "such a table has no values for other sizes"
+NO_VALUES = "only its author has values for other sizes; run the original on crops"
 
 
 @rule(*BROADCAST, on=PLACED, attributes=("direction", "fmod"))

@@ -70,7 +70,7 @@ def spread(ctx: RuleContext) -> Outcome:
         if any(item is None for item in inputs):
             return ctx.refuse(
                 *("position-table", "combines a value of the whole image with one for every place of the native size"),
-                "such a table has no values for other sizes",
+                "only its author has values for other sizes; run the original on crops",
             )
         found = [item for item in inputs if item is not None]
         tensor = name if alone else ctx.keep_renamed(found)[0]

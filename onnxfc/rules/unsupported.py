@@ -48,7 +48,7 @@ def attention(ctx: RuleContext) -> Refusal:
             why = (
                 f"{node.op_type} adds {table} to the weights of attention, a table with a value for every native place"
             )
-            advice = "such a table has no values for other sizes"
+            advice = "only its author has values for other sizes; run the original on crops"
             return replace(found, code="position-table", node=label(node), reason=why, advice=advice)
         if node.op_type == "Concat" and _adds_token(ctx, node):
             return ctx.refuse("attention", f"weighs places beside a class token, which {label(node)} {_TOKEN}", LEAVE)

@@ -72,6 +72,10 @@ def scan(
     ending .npy, .tif, .zarr, .png, .csv or .geojson. ``dask``: a Client or the address of a scheduler.
 
     Raises ReadError, UsageError, WriteError, NothingToRewrite or ProofFailed.
+
+    >>> options = onnxfc.ScanOptions(scale=1 / 255, activation="softmax")
+    >>> onnxfc.scan("digits-any.onnx", "fixtures/trained/canvas.png", "map.npy", options=options).shape
+    (10, 37, 57)
     """
     return run_scan(model, image, out, options=options, dask=dask, progress=progress).map
 
@@ -187,7 +191,8 @@ def _plan(made: ScanModel, seen: OpenImage, options: ScanOptions, folder: Path) 
 
 
 def _memory(options: ScanOptions) -> int:
-    return options.memory or free_memory() // 4
+    """In bytes."""
+    return free_memory() // 4 if options.memory is None else options.memory * 10**6
 
 
 def _at_once(job: Job, made: ScanModel, options: ScanOptions) -> int:

@@ -53,7 +53,7 @@ def _opened(path: Path, level: int) -> OpenImage:
     if reader is None:
         raise UsageError(f"{path}: images of this kind are not read; known are {', '.join(sorted(_READERS))}")
     if level and reader in (_npy, _picture):
-        raise UsageError(f"{path}: has no level {level}, it is no pyramid")
+        raise UsageError(f"{path}: has no level {level}, it is no pyramid; leave level out")
     try:
         return reader(path, level)
     except OSError as error:
@@ -126,7 +126,7 @@ def _zarr(path: Path, level: int) -> OpenImage:
             raise UsageError(f"{path}: has levels 0 to {len(names) - 1}, no level {level}")
         found = found[names[level]]
     elif level:
-        raise UsageError(f"{path}: has no level {level}, it is no pyramid")
+        raise UsageError(f"{path}: has no level {level}, it is no pyramid; leave level out")
     return OpenImage(ArraySource(_Squeezed(found)))
 
 

@@ -31,9 +31,12 @@ class ScanOptions:
     ``edge`` grows the image so that cells cover all of it; cells wholly in ``no_data`` are NaN; ``context`` "per-tile"
     lets operators that look at the whole image look at a tile.
     Lists: the ``top`` cells, or all from ``threshold`` on.
-    Work: ``tile`` cells a side, or as many as ``memory`` bytes allow; ``batch`` tiles in one run of the session;
+    Work: ``tile`` cells a side, or as many as ``memory`` MB allow; ``batch`` tiles in one run of the session;
     ``threads`` that compute, 0 for one each processor; ``provider`` to run on, NAME or NAME:key=value, the CPU if
     empty; ``resume`` goes on with what an earlier run left.
+
+    >>> onnxfc.ScanOptions(scale=1 / 255, activation="softmax").tile is None
+    True
     """
 
     level: int = 0
@@ -72,9 +75,11 @@ class ScanOptions:
             errors.flag(name, getattr(self, name))
         for name, least in (("level", 0), ("compare", 0), ("threads", 0), ("top", 1), ("batch", 1)):
             errors.whole(name, getattr(self, name), least)
-        for name in ("tile", "memory"):
+        for name, unit in (("tile", ""), ("memory", "MB")):
             if getattr(self, name) is not None:
-                errors.whole(name, getattr(self, name), 1)
+                errors.whole(name, getattr(self, name), 1, unit)
+        if self.scale is not None and not (math.isfinite(self.scale) and self.scale):
+            raise UsageError(f"scale: must be a finite number other than 0, such as 1/255, not {self.scale}")
         for name in ("mean", "std"):
             object.__setattr__(self, name, _numbers(name, getattr(self, name)))
         if self.threshold is not None and math.isnan(self.threshold):

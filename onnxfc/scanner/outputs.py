@@ -43,7 +43,7 @@ def check_outputs(outs: Sequence[Path], image: Any, reduced: bool) -> None:
         known = _VECTORS if reduced else _WRITERS.keys() | {".zarr"}
         if ending not in known:
             what = "one vector is" if reduced else "maps are"
-            raise UsageError(f"{out}: {what} written to {', '.join(sorted(known))}")
+            raise UsageError(f"{out}: {what} written to {', '.join(sorted(known))}; choose such a name")
         for module in _PACKAGES.get(ending, ()):
             needs(module, out)
         if isinstance(image, str | Path) and os.path.realpath(image) == os.path.realpath(out):

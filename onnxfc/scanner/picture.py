@@ -1,9 +1,11 @@
-"""A thumbnail of the image with its map over it, and a legend: what people look at."""
+"""What people look at: the image, beside it the map over the image in grey, a title and a legend."""
 
 from __future__ import annotations
 
-import colorsys
+from dataclasses import dataclass
 from importlib import import_module
+from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,39 +16,52 @@ from onnxfc.scanner.source import Array, OpenImage
 if TYPE_CHECKING:
     from onnxfc.scanner.score_map import ScoreMap
 
-_SIDE = 1600
-_LEAST = 960
-_LEGEND = 20
+_SIDE = 1200
+_LEAST = 720
+_CELL = 16
+"""Pixels a side of a cell, where there is room."""
+_ROOM, _SURE = 14, 0.75
+"""Pixels a side that two letters need; which share of the range of scores is told by name."""
+_MARGIN, _LINE, _COLUMN, _LETTERS = 16, 20, 190, 22
 _WINDOW = (512, 4096)
 """Rows and columns that are read at once, about."""
 _STOPS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
 """Dark to bright, as matplotlib's viridis."""
+COLOURS = (
+    *((63, 144, 218), (255, 169, 14), (189, 31, 1), (146, 218, 221), (131, 45, 182)),
+    *((169, 107, 89), (231, 99, 0), (185, 172, 112), (113, 117, 129), (148, 164, 162)),
+)
+"""Ten that people with any colour vision tell apart (M. Petroff, arXiv 2107.02270), the two greys last."""
+_OTHERS = (40, 40, 40)
+
+Colour = tuple[int, int, int]
+Legend = list[tuple[Colour | None, str]]
+
+
+@dataclass(frozen=True)
+class _Painted:
+    """Of each cell its colour, and how much of it there is, 0 to 1; NaN: no data. ``legend``: what colours mean.
+    ``names``: what is written into cells, where they have room for it; empty: nothing."""
+
+    colours: Array
+    share: Array
+    legend: Legend
+    names: Array | None = None
 
 
 def overlay(made: ScoreMap, kind: str | int | None) -> Any:
     """A pillow image. ``kind``: one class, by name or number; else the best of each cell."""
-    pillow, drawing = (import_module(f"PIL.{name}") for name in ("Image", "ImageDraw"))
+    pillow = import_module("PIL.Image")
     chosen = 0 if made.shape[0] == 1 else None if kind is None else class_number(made.classes, kind)
     step = max(1, -(-max(made.image.size) // _SIDE))
-    base = _thumbnail(made.image, step).astype(np.float32)
-    zoom = max(1, _LEAST // max(base.shape[:2]))
-    colours, opacity, legend = _heat(made, chosen) if chosen is not None else _classes(made)
-    rows = _cells(made, base.shape[0], step, 0)
-    columns = _cells(made, base.shape[1], step, 1)
-    inside = (rows >= 0)[:, None] & (columns >= 0)[None]
-    place = np.ix_(np.maximum(rows, 0), np.maximum(columns, 0))
-    share = np.where(inside, opacity[place], 0)[:, :, None]
-    mixed = base * (1 - share) + colours[place] * share
-    picture = pillow.fromarray(np.clip(mixed, 0, 255).astype(np.uint8))
-    picture = picture.resize((picture.width * zoom, picture.height * zoom), pillow.Resampling.NEAREST)
-    whole = pillow.new("RGB", (picture.width + 150, max(picture.height, 18 * len(legend) + 12)), "white")
-    whole.paste(picture, (0, 0))
-    draw = drawing.Draw(whole)
-    for k, (colour, text) in enumerate(legend):
-        y = 6 + 18 * k
-        draw.rectangle((picture.width + 10, y, picture.width + 22, y + 12), fill=colour, outline="black")
-        draw.text((picture.width + 28, y), text[:18].encode("latin-1", "replace").decode("latin-1"), fill="black")
-    return whole
+    seen = _thumbnail(made.image, step)
+    zoom = _zoom(max(seen.shape[:2]), min(made.placing.pitch) / step)
+    seen = seen.repeat(zoom, axis=0).repeat(zoom, axis=1)
+    painted = _heat(made, chosen) if chosen is not None else _classes(made)
+    rows, columns = (_cells(made, seen.shape[axis], step / zoom, axis) for axis in (0, 1))
+    panels = [pillow.fromarray(item.astype(np.uint8)) for item in (seen, _over(seen, rows, columns, painted))]
+    _name(panels[1], rows, columns, painted)
+    return _composed(panels, painted.legend, _title(made, chosen))
 
 
 def class_number(names: tuple[str, ...], kind: str | int) -> int:
@@ -62,8 +77,46 @@ def class_number(names: tuple[str, ...], kind: str | int) -> int:
     return number
 
 
-def _cells(made: ScoreMap, count: int, step: int, axis: int) -> Array:
-    """The cell over each pixel of the thumbnail; -1 where there is none."""
+def _zoom(longest: int, cell: float) -> int:
+    """How many pixels of the picture a thumbnail's pixel gets; ``cell``: pixels of it from cell to cell."""
+    wanted = max(-(-_LEAST // longest), round(_CELL / cell))
+    return max(1, min(_SIDE // longest, wanted))
+
+
+def _over(seen: Array, rows: Array, columns: Array, painted: _Painted) -> Array:
+    """The map over the image in grey: colours on white, pale where the score is low, darker where the image is.
+    ``rows``, ``columns``: which cell lies over each row and column of pixels."""
+    place = np.ix_(np.maximum(rows, 0), np.maximum(columns, 0))
+    share = painted.share[place][:, :, None]
+    there = ((rows >= 0)[:, None] & (columns >= 0)[None])[:, :, None] & np.isfinite(share)
+    light = seen.mean(axis=2, keepdims=True) / 255
+    mixed = (255 + (painted.colours[place] - 255) * np.where(there, share, 0)) * (0.75 + 0.25 * light)
+    found = np.where(there, mixed, 255 * light)
+    for axis, cells in ((0, rows), (1, columns)):
+        edges = np.flatnonzero(np.diff(cells)) + 1
+        if len(cells) >= 8 * len(edges):  # else lines would be all that is seen
+            lines = (edges,) if axis == 0 else (slice(None), edges)
+            found[lines] = np.where(there[lines], found[lines] * 0.6 + 102, found[lines])
+    return np.asarray(found)
+
+
+def _name(panel: Any, rows: Array, columns: Array, painted: _Painted) -> None:
+    """Write the names of classes into the cells that score most, where they have room."""
+    edges = [np.flatnonzero(np.diff(cells, prepend=-1, append=-1)) for cells in (rows, columns)]
+    if painted.names is None or min(int(np.diff(item).max(initial=0)) for item in edges) < _ROOM:
+        return
+    drawing, fonts = import_module("PIL.ImageDraw").Draw(panel), import_module("PIL.ImageFont")
+    font = fonts.load_default(max(11, min(int(np.diff(item).max()) for item in edges) // 2))
+    down, across = ([(a + b) // 2 for a, b in pairwise(item)] for item in edges)
+    for y, x in ((y, x) for y in down for x in across):
+        row, column = rows[y], columns[x]
+        if row >= 0 and column >= 0 and painted.share[row, column] >= _SURE:
+            ink = "black" if painted.colours[row, column].sum() > 330 else "white"
+            drawing.text((x, y), painted.names[row, column], fill=ink, font=font, anchor="mm")
+
+
+def _cells(made: ScoreMap, count: int, step: float, axis: int) -> Array:
+    """The cell over each of so many pixels, ``step`` of the image's apart; -1 where there is none."""
     placing, most = made.placing, made.shape[axis + 1]
     found = np.array([placing.cell(placing.given((k + 0.5) * step, axis), axis) for k in range(count)])
     return np.where((found >= 0) & (found < most), found, -1)
@@ -98,9 +151,6 @@ def _mean(pixels: Array, step: int, axis: int) -> Array:
     return np.asarray(np.add.reduceat(pixels, edges, axis=axis) / counts.reshape(shape))
 
 
-Legend = list[tuple[tuple[int, int, int], str]]
-
-
 def _best(made: ScoreMap) -> tuple[Array, Array]:
     """Class and score of each cell."""
     kinds, scores = [], []
@@ -112,37 +162,90 @@ def _best(made: ScoreMap) -> tuple[Array, Array]:
 
 
 def _share(score: Array) -> tuple[Array, float, float]:
-    """From 0 to 1, and what these stand for."""
+    """From 0 to 1, NaN where there is no data, and what these stand for."""
     alive = np.isfinite(score)
     low, high = (float(score[alive].min()), float(score[alive].max())) if alive.any() else (0.0, 0.0)
-    return np.where(alive, (score - low) / max(high - low, 1e-12), 0), low, high
+    return np.where(alive, (score - low) / max(high - low, 1e-12), np.nan), low, high
 
 
-def _heat(made: ScoreMap, kind: int) -> tuple[Array, Array, Legend]:
-    score = made[kind].astype(np.float32)
-    share, low, high = _share(score)
+def _heat(made: ScoreMap, kind: int) -> _Painted:
+    share, low, high = _share(made[kind].astype(np.float32))
     stops = np.array(_STOPS, np.float32)
-    where = share * (len(stops) - 1)
+    where = np.nan_to_num(share) * (len(stops) - 1)
     below = np.minimum(where.astype(int), len(stops) - 2)
     part = (where - below)[:, :, None]
     colours = stops[below] * (1 - part) + stops[below + 1] * part
-    legend: Legend = [((255, 255, 255), f"class {made.classes[kind]}")]
-    legend += [(stop, f"{low + (high - low) * k / 4:.4g}") for k, stop in reversed(list(enumerate(_STOPS)))]
-    return colours, np.where(np.isfinite(score), 0.2 + 0.45 * share, 0), legend
+    legend: Legend = [(None, f"class {made.classes[kind]}")]
+    legend += [(stop, _figure(low, high, k / 4)) for k, stop in reversed(list(enumerate(_STOPS)))]
+    return _Painted(colours, np.where(np.isnan(share), share, 1), legend)
 
 
-def _classes(made: ScoreMap) -> tuple[Array, Array, Legend]:
+def _classes(made: ScoreMap) -> _Painted:
+    """The classes that have most of the map in colours, those first, all others in one."""
     kinds, score = _best(made)
-    share, _, _ = _share(score)
-    palette = [_colour(k) for k in range(made.shape[0])]
-    alive = np.isfinite(score)
-    count = np.bincount(kinds[alive], minlength=made.shape[0])
-    frequent = sorted(np.argsort(-count, kind="stable")[:_LEGEND])
-    legend: Legend = [(palette[k], made.classes[k]) for k in frequent if count[k]]
-    return np.array(palette, np.float32)[kinds], np.where(alive, 0.7 * share, 0), legend
+    share, low, high = _share(score)
+    weight = np.bincount(kinds.ravel(), np.nan_to_num(share).ravel() + np.isfinite(share).ravel(), made.shape[0])
+    there = np.flatnonzero(weight)
+    shown = there[np.argsort(-weight[there], kind="stable")][: len(COLOURS)]
+    palette = np.full((made.shape[0], 3), _OTHERS, np.float32)
+    palette[shown] = COLOURS[: len(shown)]
+    legend: Legend = [(None, "class")]
+    legend += [(colour, made.classes[k]) for k, colour in zip(shown, COLOURS, strict=False)]
+    if len(there) > len(shown):
+        legend.append((_OTHERS, f"{len(there) - len(shown)} others"))
+    legend += [(None, ""), (None, "score")]
+    legend += [(_pale(part), _figure(low, high, part)) for part in (1, 0.5, 0)]
+    names = np.array([_plain(name) for name in made.classes])
+    return _Painted(palette[kinds], share, legend, names[kinds] if max(map(len, made.classes)) <= 2 else None)
 
 
-def _colour(number: int) -> tuple[int, int, int]:
-    """Hues a golden angle apart, which are unlike however many there are."""
-    red, green, blue = colorsys.hsv_to_rgb(number * 0.61803 % 1, 0.85, 0.95 if number % 2 else 0.7)
-    return round(red * 255), round(green * 255), round(blue * 255)
+def _figure(low: float, high: float, part: float) -> str:
+    """The score at a part of the range, to a thousandth of it."""
+    figure = low + (high - low) * part
+    return f"{0 if abs(figure) < (high - low) / 1000 else figure:.3g}"
+
+
+def _pale(share: float) -> Colour:
+    """The first colour where the score is low or high."""
+    red, green, blue = (round(255 + (part - 255) * share) for part in COLOURS[0])
+    return red, green, blue
+
+
+def _title(made: ScoreMap, chosen: int | None) -> list[str]:
+    """What is seen, in two lines."""
+    notes, (_, rows, columns) = made.notes, made.shape
+    model, image = (Path(notes[key].get("file", notes[key].get("folder", key))).name for key in ("model", "image"))
+    own, pitch = (axis.own for axis in made.placing.axes), made.placing.pitch
+    what = "the best class of each cell" if chosen is None else f"class {made.classes[chosen]}"
+    after = "" if notes["activation"] == "none" else f", {notes['activation']}"
+    sizes = f"{'x'.join(map(str, own))} px, {'x'.join(f'{item:g}' for item in pitch)} px apart"
+    return [f"{model} over {image}", f"{what}{after}: {rows}x{columns} cells of {sizes}"]
+
+
+def _composed(panels: list[Any], legend: Legend, title: list[str]) -> Any:
+    """The panels beside each other, or one above the other where they are wide; the title above, the legend right."""
+    pillow, drawing, fonts = (import_module(f"PIL.{name}") for name in ("Image", "ImageDraw", "ImageFont"))
+    width, height = panels[0].size
+    wide = width > 1.2 * height
+    right, down = (0, height + _MARGIN) if wide else (width + _MARGIN, 0)
+    top, left = _MARGIN + _LINE * len(title) + 8, _MARGIN + right + width + _MARGIN
+    bottom = max(top + down + height, top + _LINE * len(legend)) + _MARGIN
+    font, large = fonts.load_default(14), fonts.load_default(18)
+    across = max(left + _COLUMN, *(round(large.getlength(line)) + 2 * _MARGIN for line in title))
+    whole = pillow.new("RGB", (across, bottom), "white")
+    draw = drawing.Draw(whole)
+    for k, line in enumerate(title):
+        draw.text((_MARGIN, _MARGIN - 6 + k * (_LINE + 4)), _plain(line), fill="black", font=font if k else large)
+    for k, panel in enumerate(panels):
+        whole.paste(panel, (_MARGIN + k * right, top + k * down))
+    for k, (colour, text) in enumerate(legend):
+        y = top + _LINE * k
+        if colour is not None:
+            draw.rectangle((left, y + 1, left + 22, y + 15), fill=colour, outline="black")
+        draw.text((left + (0 if colour is None else 30), y), _plain(text[:_LETTERS]), fill="black", font=font)
+    return whole
+
+
+def _plain(text: str) -> str:
+    """In the letters that pillow's own font has."""
+    return text.encode("latin-1", "replace").decode("latin-1")

@@ -30,7 +30,7 @@ class Preparation:
     def __post_init__(self) -> None:
         for name, value in (("mean", self.mean), ("std", self.std)):
             if len(value) not in (0, 1, len(self.bands)):
-                raise UsageError(f"{name}: needs one number or one for each of {len(self.bands)} bands")
+                raise UsageError(f"{name}: needs one number for all bands, or one for each of the {len(self.bands)}")
         if 0 in self.std:
             raise UsageError("std: must not be 0")
         if np.dtype(self.dtype).kind in "iu" and (self.scale != 1 or self.mean or self.std):
@@ -83,11 +83,12 @@ def _bands(model: ScanModel, image: OpenImage, given: tuple[int, ...]) -> tuple[
     have = tuple(band for band in range(image.bands) if band != image.alpha)
     found = tuple(band - 1 for band in given) or have
     if any(not 0 <= band < image.bands for band in found):
-        raise UsageError(f"bands: the image has bands 1 to {image.bands}")
+        raise UsageError(f"bands: they are counted from 1, and the image has {image.bands}")
     if len(found) != model.channels:
-        told = f"{len(found)} {'were given' if given else 'the image has'}"
+        told = f"{'--bands names' if given else 'the image has'} {len(found)}"
         advice = ",".join(str(have[k % len(have)] + 1) for k in range(model.channels))
-        raise UsageError(f"the model takes {model.channels} bands, {told}; choose them with --bands ({advice}, say)")
+        many = f"{model.channels} band{'s' * (model.channels > 1)}"
+        raise UsageError(f"the model takes {many}, {told}; choose with --bands {advice}, say")
     return found
 
 

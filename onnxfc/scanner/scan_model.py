@@ -174,7 +174,7 @@ def _output(claim: Claim, name: str | None) -> Output:
         raise UsageError("the model has no map of scores; give the original, or rewrite it with --output map")
     named = [item for item in maps if name in (None, item.name)]
     if not named:
-        raise UsageError(f"--output {name}: is no map; they are {', '.join(item.name for item in maps)}")
+        raise UsageError(f"--output {name}: is no map of scores; give {' or '.join(item.name for item in maps)}")
     return named[0]
 
 

@@ -111,6 +111,10 @@ class ScoreMap:
 
     ``classes``: their names. ``georeference``: of the cells, where the image has one. ``notes``: how it was made.
     ``image``: what was scanned.
+
+    >>> made = onnxfc.scan("digits-any.onnx", "fixtures/trained/canvas.png", options=onnxfc.ScanOptions(scale=1 / 255))
+    >>> made.shape, made.classes[made.at(20, 156).argmax()]
+    ((10, 37, 57), '...')
     """
 
     cells: Cells

@@ -202,7 +202,9 @@ class Region(View):
         ends = [a + n for a, n in zip(self.corner, self.size, strict=True)]
         have = self.source.shape
         if min(self.corner) < 0 or min(self.size) < 1 or ends[0] > have[0] or ends[1] > have[1]:
-            raise UsageError(f"region: reaches beyond the image of {have[1]} px width and {have[0]} px height")
+            raise UsageError(
+                f"region: reaches beyond the image, which has a width of {have[1]} and a height of {have[0]} px"
+            )
 
     @property
     def shape(self) -> tuple[int, ...]:

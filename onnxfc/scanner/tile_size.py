@@ -50,7 +50,7 @@ def tile_counts(
     allowed = memory // max(1, tile_bytes(model, (1, 1), batch))
     if not allowed:
         needs = tile_bytes(model, (1, 1), batch) / 1e6
-        raise UsageError(f"--memory {memory / 1e6:.3g}M: one cell needs about {needs:.3g} MB")
+        raise UsageError(f"--memory {memory / 1e6:.3g} MB: one cell needs about {needs:.3g} MB; give more")
     sides = [_side(model, axis, memory, batch, largest) for axis in axes]
     counts = [axis.fitting(side) for axis, side in zip(axes, sides, strict=True)]
     if rows is not None:

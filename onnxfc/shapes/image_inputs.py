@@ -43,7 +43,7 @@ class Image:
         own = SIZE_NAMES[len(self.spatial)]
         for name in names:
             if name not in own:
-                raise UsageError(f"free: the image input {self.name} has no {name}; it has {' and '.join(own)}")
+                raise UsageError(f"--free {name}: the image input {self.name} has no {name}; give {' or '.join(own)}")
         free = tuple(axis for name, axis in zip(own, self.spatial, strict=True) if name in names)
         return replace(self, spatial=free, fixed=tuple(axis for axis in self.spatial if axis not in free))
 
@@ -160,7 +160,7 @@ def images(
         reading = [_image(info, inputs[info.name], spatial, dynamic_batch, batched) for info in candidates]
         if all(max(image.spatial) < len(image.shape) for image in reading):
             found.append(reading)
-    return found if size is None else _of_size(found, size)
+    return found if size is None else _of_size(found, size, candidates[0])
 
 
 def _candidates(
@@ -172,13 +172,17 @@ def _candidates(
     return found if names else wide or found
 
 
-def _of_size(found: list[list[Image]], size: Sequence[int]) -> list[list[Image]]:
+def _of_size(found: list[list[Image]], size: Sequence[int], info: onnx.ValueInfoProto) -> list[list[Image]]:
     """The readings that agree with a size that the user gave; UsageError where none does."""
     fitting = [reading for reading in found if reading[0].size == tuple(size)]
     if not fitting:
-        image = found[0][0]
-        given, own = ("x".join(map(str, lengths)) for lengths in (size, image.size))
-        raise UsageError(f"--size {given} does not fit the image input {image.name}, whose size is {own}")
+        dims = [info.type.tensor_type.shape.dim[axis].dim_value for axis in found[0][0].spatial]
+        given, own = ("x".join(str(n) if n > 0 else "?" for n in lengths) for lengths in (size, dims))
+        if len(dims) == len(size) and all(n in (0, length) for n, length in zip(dims, size, strict=True)):
+            told = "x".join(map(str, found[0][0].size))
+            raise UsageError(f"--size {given}: --input-shape says {told}; give one of them")
+        advice = "give a length for each ?" if "?" in own else "leave it out; the result takes any size"
+        raise UsageError(f"--size {given}: the native size of {info.name} is {own} in the file; {advice}")
     return fitting
 
 

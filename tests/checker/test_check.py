@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -133,6 +134,7 @@ def test_wrong_rewrite_is_found(net: str, wrong: str, tmp_path: Path) -> None:
     result = run(fixture(net), other)
     assert result.exit_code == 4, result.output
     assert "FAILED" in result.output
+    assert re.search(r"\nverdict         none, as the models do not agree; \w+ is claimed\n", result.output)
     assert "vacuous" not in result.output
 
 

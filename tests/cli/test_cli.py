@@ -486,7 +486,9 @@ def test_version() -> None:
 def test_unknown_command() -> None:
     run = onnxfc("rewrit")
     assert run.code == 2
-    assert "No such command 'rewrit'" in run.err
+    assert run.err.startswith("onnxfc: no such command 'rewrit'")
+    assert run.err.endswith("; see onnxfc --help\n")
+    assert run.err.count("\n") == 1
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -592,13 +594,32 @@ def test_a_folder_of_models(tmp_path: Path) -> None:
     assert (tmp_path / "one.onnx").read_bytes() == (tmp_path / "any" / "digits.onnx").read_bytes()
 
 
+def test_a_report_of_many(tmp_path: Path) -> None:
+    """All in one, those of refused models too."""
+    sources = [fixture_file(name) for name in ("table.dynamo.onnx", "digits.onnx")]
+    run = onnxfc("rewrite", *sources, "--out-dir", "any", "--json", cwd=tmp_path)
+    assert run.code == 3
+    told = json.loads(run.out)
+    assert (told["schema"], told["exit_code"]) == ("onnxfc-reports/1", 3)
+    one = onnxfc("rewrite", sources[1], "one.onnx", "--json", cwd=tmp_path)
+    alone = json.loads(one.out) | {"output": "any/digits.onnx"}
+    assert [item["status"] for item in told["reports"]] == ["refused", "rewritten"]
+    assert told["reports"][0]["input"] == str(sources[0])
+    assert told["reports"][1]["parity"]["native"] == alone["parity"]["native"]
+    assert told["reports"][1].keys() == alone.keys()
+    run = onnxfc("rewrite", *sources, "--out-dir", "any", "--report", "any/digits.onnx", cwd=tmp_path)
+    assert run.code == 2
+    assert run.line == "onnxfc: --report any/digits.onnx: is one of the models; give the report a file of its own"
+    run = onnxfc("rewrite", *sources, "--out-dir", "any", "--report", "a.nodes.json", cwd=tmp_path)
+    assert run.line.startswith("onnxfc: --report a.nodes.json: is for one model; ")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (("a.onnx", "b.onnx", "c.onnx"), "give one IN and one OUT, or --out-dir"),
         (("a.onnx", "b.onnx", "-o", "c.onnx"), "give one IN and one OUT, or --out-dir"),
-        (("a.onnx", "-o", "c.onnx", "--out-dir", "d"), "-o is for one model"),
-        (("a.onnx", "--report", "r.json", "--out-dir", "d"), "--report is for one model"),
+        (("a.onnx", "-o", "c.onnx", "--out-dir", "d"), "-o names one OUT; leave out --out-dir"),
         (("x/a.onnx", "y/a.onnx", "--out-dir", "d"), "several models are called a.onnx"),
     ],
 )

@@ -49,7 +49,7 @@ def test_inspect_and_check_take_it(tmp_path: Path) -> None:
         (("x:1x3x64x64",), "name the input that is meant, such as image:1x3x224x224; the inputs are image"),
         (
             ("image:1x3x64x64", "--size", "32x32"),
-            "--size 32x32 does not fit the image input image, whose size is 64x64",
+            "--size 32x32: --input-shape says 64x64; give one of them",
         ),
         (("image:1x3x64x64", "--input-shape", "image:1x3x32x32"), "--input-shape: an input is given twice"),
     ],

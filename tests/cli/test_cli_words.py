@@ -17,12 +17,17 @@ from onnxfc.cli.main_group import _told
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("--memory", "much"), "'much' is not an amount such as 800M or 2G"),
-        (("--memory", "0G"), "'0G' is not an amount such as 800M or 2G"),
-        (("--mean", "1/0"), "'1/0' is not of the form"),
-        (("--mean", "a"), "'a' is not of the form"),
-        (("--mean", ","), "',' is not of the form"),
-        (("--region", "1,2,3"), "'1,2,3' is not of the form"),
+        (("--memory", "much"), "'much' is not an amount of memory such as 800M or 2G"),
+        (("--memory", "0G"), "'0G' is not an amount of memory such as 800M or 2G"),
+        (("--mean", "1/0"), "--mean: '1/0' is not X,X,.., such as 0.5,0.5,0.5"),
+        (("--mean", "a"), "'a' is not X,X,.., such as"),
+        (("--mean", ","), "',' is not X,X,.., such as"),
+        (("--scale", "1/0"), "--scale: '1/0' is not X, such as 1/255"),
+        (("--scale", "nan"), "'nan' is not X, such as 1/255"),
+        (("--scale", "1e400"), "'1e400' is not X, such as 1/255"),
+        (("--resample", "1e999999999"), "'1e999999999' is not FACTOR, such as 0.5"),
+        (("--region", "1,2,3"), "'1,2,3' is not X,Y,W,H, such as 0,0,512,512"),
+        (("--no-data", "x"), "--no-data: 'x' is not a number; see main scan --help"),
     ],
     ids=" ".join,
 )
@@ -30,6 +35,7 @@ def test_values_of_another_form(words: tuple[str, ...], says: str) -> None:
     done = CliRunner().invoke(main, ["scan", "in.onnx", "image.tif", "map.npy", *words])
     assert done.exit_code == 2
     assert says in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_folder_for_many_that_cannot_be_made(tmp_path: Path) -> None:

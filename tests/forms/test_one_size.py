@@ -235,8 +235,8 @@ def test_scan_wants_a_model_for_any_size(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "size", "says"),
     [
-        ("lenet.dynamo", (27, 40), "fixed size 27x40: the smallest image of this model is 28x28 px"),
-        ("lenet.dynamo", (40,), "an image of this model has 2 lengths"),
+        ("lenet.dynamo", (27, 40), "--fixed-size 27x40: is too small for this model, its smallest image has 28x28 px"),
+        ("lenet.dynamo", (40,), "an image of this model has a height and a width"),
         ("window_attention.dynamo", (22, 20), "the model takes 20x20 px plus multiples of 4x4; pad the image to one"),
     ],
 )
@@ -272,4 +272,7 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     assert checked.code == 0
     assert "form parity     passed" in checked.out
     wrong = here("rewrite", fixture_file("lenet.dynamo.onnx"), out, "--fixed-size", "20x52")
-    assert (wrong.code, wrong.line) == (2, "onnxfc: fixed size 20x52: the smallest image of this model is 28x28 px")
+    assert (wrong.code, wrong.line) == (
+        2,
+        "onnxfc: --fixed-size 20x52: is too small for this model, its smallest image has 28x28 px",
+    )

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from cli_runs import ROOT, environment, onnxfc
@@ -24,6 +25,8 @@ for name in ("fcntl", "pty", "resource", "termios"):
     sys.modules[name] = None
 for name in ("supports_dir_fd", "supports_follow_symlinks"):
     setattr(os, name, set())
+import shutil, types
+shutil.disk_usage = lambda path: types.SimpleNamespace(free=1 << 40)  # which these systems have by other ways
 """
 WINDOWS = (
     *("O_TMPFILE", "copy_file_range", "fchmod", "fchown", "listxattr", "pread", "preadv", "sendfile", "statvfs"),
@@ -83,6 +86,18 @@ def test_reports_and_checks(system: dict[str, str], tmp_path: Path) -> None:
     assert onnxfc("rewrite", source, out, "--report", tmp_path / "r.html", **system).code == 0
     assert onnxfc("check", source, out, "--report", tmp_path / "c.json", **system).code == 0
     assert onnxfc("inspect", out, **system).code == 0
+
+
+def test_a_scan(system: dict[str, str], tmp_path: Path) -> None:
+    """Tiles, their folder and its lock, all kinds of files; twice, over what was there."""
+    outs = ["map.npy", "map.tif", "map.png", "best.csv", "best.geojson", "map.zarr"]
+    canvas = Path(__file__).parents[2] / "fixtures" / "trained" / "canvas.png"
+    for _ in range(2):
+        words = ("scan", fixture_file("digits.onnx"), canvas, *outs, "--tile", 10, "--resume")
+        run = onnxfc(*words, cwd=tmp_path, **system)
+        assert run.code == 0, run.err
+    assert sorted(item.name for item in tmp_path.iterdir()) == sorted([*outs, "system"])
+    assert np.load(tmp_path / "map.npy").shape == (10, 37, 57)
 
 
 def test_a_folder_that_cannot_be_written(system: dict[str, str], tmp_path: Path) -> None:

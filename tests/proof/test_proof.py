@@ -205,7 +205,7 @@ def test_unfit_data_is_a_usage_error(data: object, said: str) -> None:
 
 @pytest.mark.parametrize("size", [(13, 20), (20,)])
 def test_unfit_sizes_are_a_usage_error(size: tuple[int, ...]) -> None:
-    with pytest.raises(UsageError, match="check size"):
+    with pytest.raises(UsageError, match="--check-size"):
         run(RIGHT["pad-free"], check_sizes=(size,))
 
 

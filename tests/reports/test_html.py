@@ -58,6 +58,7 @@ def pages(folder: Path) -> dict[str, Path]:
         "differs": (4, "check", lenet, folder / "digits-any.onnx"),
         "inspect": (0, "inspect", digits),
         "rewritten": (0, "inspect", folder / "digits-any.onnx"),
+        "several": (3, "rewrite", fixture_file("table.dynamo.onnx"), digits, "--out-dir", folder / "any"),
     }
     for name, (code, *words) in runs.items():
         for kind in ("html", "json"):
@@ -71,7 +72,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return pages(tmp_path_factory.mktemp("reports"))
 
 
-NAMES = ("rewrite", "context", "signal", "refused", "check", "differs", "inspect", "rewritten")
+NAMES = ("rewrite", "context", "signal", "refused", "check", "differs", "inspect", "rewritten", "several")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -105,6 +106,12 @@ def test_a_rewrite(made: dict[str, Path]) -> None:
     for name in ("native", "window", "trunk", "shift"):
         assert f"{told['parity'][name]['tolerance']:.1e}" in text
         assert f'<td data-k="values" class="num">{told["parity"][name]["compared"]}</td>' in text
+    [first, second] = told["parity"]["certificate"]["weights"]
+    assert '<span class="badge good">holds</span>' in text
+    for weight in (first, second):
+        assert f'<td data-k="FC weight">{weight["weight"]}</td>' in text
+        assert f'<td data-k="Conv weight">{weight["found"][0]}</td>' in text
+    assert '<td data-k="which it is">byte for byte</td>' in text
     crops = told["parity"]["crops"]
     assert f"{crops['deviation']:.1%}" in text
     assert len(crops["tried"]) == crops["cells"] == 5
@@ -130,7 +137,18 @@ def test_a_refusal(made: dict[str, Path]) -> None:
 def test_a_failed_check(made: dict[str, Path]) -> None:
     text, _ = parsed(made["differs"])
     assert '<span class="badge bad">failed</span>' in text
-    assert json.loads(made["differs"].with_suffix(".json").read_text("utf-8"))["message"] in text
+    told = json.loads(made["differs"].with_suffix(".json").read_text("utf-8"))
+    assert told["message"] in text
+    assert f">{told['claim']['verdict']}</span>" not in text  # it is claimed, and does not hold
+
+
+def test_several(made: dict[str, Path]) -> None:
+    text, tags = parsed(made["several"])
+    assert "<h1>2 models</h1>" in text
+    assert [tag for tag, _ in tags.seen].count("h1") == 3
+    refused, rewritten = json.loads(made["several"].with_suffix(".json").read_text("utf-8"))["reports"]
+    for told in (refused["message"], rewritten["parity"]["summary"]):
+        assert text.count(told) == 2
 
 
 def test_an_inspection(made: dict[str, Path]) -> None:

@@ -102,9 +102,9 @@ def test_another_array_or_folder_does_not_go_on(files: tuple[Path, Path, Path]) 
 
 
 def test_whatever_memory_is_free_now(files: tuple[Path, Path, Path]) -> None:
-    tiles = left(*files, tile=None, memory=1_000_000)
+    tiles = left(*files, tile=None, memory=1)
     wanted = scan(files[0], files[1], options=ScanOptions(**HOW))
-    found = resumed(*files, tile=None, memory=500_000_000, threads=1)
+    found = resumed(*files, tile=None, memory=500, threads=1)
     assert found.tiles_before == len(tiles)
     np.testing.assert_allclose(np.asarray(found.map), np.asarray(wanted), atol=1e-4)
 

@@ -87,7 +87,7 @@ def test_the_map_names_the_digits_in_their_places(whole: np.ndarray) -> None:
         assert (box.start, box.stop) == ((y, x), (y + 16, x + 16))
 
 
-@pytest.mark.parametrize("how", [{"tile": 1, "batch": 4}, {"tile": 5, "batch": 3}, {"memory": 3_000_000}, {}], ids=str)
+@pytest.mark.parametrize("how", [{"tile": 1, "batch": 4}, {"tile": 5, "batch": 3}, {"memory": 3}, {}], ids=str)
 def test_any_tiles_any_batch(how: dict[str, Any], whole: np.ndarray) -> None:
     found = run_scan(DIGITS, CANVAS, options=ScanOptions(scale=1 / 255, prove=False, **how))
     close(found.map, whole)
@@ -99,7 +99,7 @@ def test_each_processor_has_a_tile_of_its_own(whole: np.ndarray) -> None:
     for how, at_once in (
         ({"threads": 3}, 3),
         ({"threads": 1}, 1),
-        ({"threads": 3, "memory": 1_200_000, "tile": 8}, 2),
+        ({"threads": 3, "memory": 1, "tile": 8}, 2),
         ({"threads": 64, "batch": 20}, 2),
         ({"threads": 3, "provider": "CPUExecutionProvider"}, 1),
     ):
@@ -150,35 +150,6 @@ def test_all_kinds_of_files_hold_the_same(tmp_path: Path, whole: np.ndarray) -> 
     features = json.loads(outs[5].read_text())["features"]
     x, y = 4.0 * best[2], 4.0 * best[1]
     assert features[0]["geometry"]["coordinates"] == [[[x, y], [x + 16, y], [x + 16, y + 16], [x, y + 16], [x, y]]]
-
-
-def test_picture_has_the_colours_of_the_classes_over_their_cells(tmp_path: Path) -> None:
-    options = ScanOptions(scale=1 / 255, prove=False, activation="softmax")
-    made = scan(DIGITS, CANVAS, tmp_path / "map.png", options=options)
-    picture = Image.open(tmp_path / "map.png")
-    assert json.loads(picture.text["onnxfc"])["activation"] == "softmax"
-    pixels, (zoom, over) = np.asarray(picture), divmod(picture.height, 160)
-    assert (over, picture.width) == (0, 240 * zoom + 150)
-    from onnxfc.scanner.picture import _colour
-
-    paper = np.asarray(Image.open(CANVAS))
-    for name, y, x in PLACES:
-        row, column = y + 8, x + 8
-        share = float(made.at(row, column).max())
-        have = pixels[row * zoom + 1, column * zoom + 1].astype(float)
-        ink = float(paper[row, column])
-        fullest = 0.3 * ink + 0.7 * np.array(_colour(int(name)))
-        assert share < 0.98 or np.abs(have - fullest).max() < 12, name
-
-
-def test_picture_of_one_class(tmp_path: Path) -> None:
-    made = scan(DIGITS, CANVAS, tmp_path / "map.png", options=ScanOptions(scale=1 / 255, prove=False, classes=("4",)))
-    assert made.shape[0] == 1
-    pixels = np.asarray(Image.open(tmp_path / "map.png"))[::4, :960:4]
-    _, row, column = np.unravel_index(np.asarray(made).argmax(), made.shape)
-    y, x = 4 * row + 8, 4 * column + 8
-    ink = float(np.asarray(Image.open(CANVAS))[y, x])
-    assert np.abs(pixels[y, x] - (0.35 * ink + 0.65 * np.array([253, 231, 37]))).max() < 3  # the best cell is yellow
 
 
 def test_classes_and_activations(whole: np.ndarray) -> None:
@@ -267,8 +238,8 @@ def test_context_in_one_pass_or_refused() -> None:
     image = np.random.default_rng(0).random((150, 130, 3), np.float32)
     close(scan(SE, image, options=ScanOptions(prove=False)), in_one_pass(SE, np.moveaxis(image, 2, 0)))
     with pytest.raises(UsageError, match=r"looks at the whole image \(.+\), which in one pass needs about .* MB"):
-        scan(SE, image, options=ScanOptions(prove=False, memory=2_000_000))
-    found = scan(SE, image, options=ScanOptions(prove=False, memory=2_000_000, context="per-tile"))
+        scan(SE, image, options=ScanOptions(prove=False, memory=2))
+    found = scan(SE, image, options=ScanOptions(prove=False, memory=2, context="per-tile"))
     assert found.notes["context"] == "per-tile"
     assert not np.allclose(found, in_one_pass(SE, np.moveaxis(image, 2, 0)), atol=1e-4)
 
@@ -383,17 +354,6 @@ def test_names_of_any_script(tmp_path: Path) -> None:
     assert zarr.open(str(outs[4]), mode="r").shape == made.shape
 
 
-@pytest.mark.parametrize("shape", [(16, 16), (16, 4000), (4000, 16), (17, 17)], ids=str)
-def test_pictures_of_any_shape(shape: tuple[int, int], tmp_path: Path) -> None:
-    tall, wide = shape
-    image = np.resize(np.asarray(Image.open(CANVAS))[: min(tall, 160), : min(wide, 240)], shape)
-    made = scan(DIGITS, image, tmp_path / "map.png", options=SCALED)
-    assert made.shape[1:] == ((tall - 16) // 4 + 1, (wide - 16) // 4 + 1)
-    height, width = np.asarray(Image.open(tmp_path / "map.png")).shape[:2]
-    assert min(height, width - 150) >= 6
-    assert max(height, width) <= 1800
-
-
 def test_pictures_of_pillow_are_images(whole: np.ndarray) -> None:
     close(scan(DIGITS, Image.open(CANVAS), options=SCALED), whole)
     with pytest.raises(UsageError, match="image: must be a path, an array or a source, not NoneType"):
@@ -426,9 +386,9 @@ def test_bands_are_chosen_and_turned() -> None:
     session = ort.InferenceSession(rewrite(model, prove=False).model.SerializeToString())
     made = scan(model, image, options=ScanOptions(prove=False, bands=(5, 1, 2), bgr=True))
     close(made, session.run(None, {"image": np.moveaxis(image[:, :, [1, 0, 4]], 2, 0)[None]})[0][0])
-    with pytest.raises(UsageError, match=r"takes 3 bands, 5 the image has; choose them with --bands \(1,2,3, say\)"):
+    with pytest.raises(UsageError, match="takes 3 bands, the image has 5; choose with --bands 1,2,3, say"):
         scan(model, image, options=ScanOptions(prove=False))
-    with pytest.raises(UsageError, match="the image has bands 1 to 5"):
+    with pytest.raises(UsageError, match="bands: they are counted from 1, and the image has 5"):
         scan(model, image, options=ScanOptions(prove=False, bands=(1, 2, 6)))
 
 
@@ -637,17 +597,17 @@ def test_command_quiet_and_options(tmp_path: Path) -> None:
         (("none.onnx", CANVAS, "map.npy"), 1, "none.onnx: there is no such file"),
         ((DIGITS, "none.png", "map.npy"), 1, "none.png: there is no such image"),
         ((DIGITS, "small.npy", "map.npy"), 2, "the image has 12x50 px, the model needs 16x16 at least; see --edge"),
-        ((DIGITS, "colours.npy", "map.npy"), 2, "the model takes 1 bands, 3 the image has"),
+        ((DIGITS, "colours.npy", "map.npy"), 2, "the model takes 1 band, the image has 3; choose with --bands 1, say"),
         ((DIGITS, "cut.tif", "map.npy"), 1, "cut.tif: is cut short"),
         ((DIGITS, CANVAS, "map.bmp"), 2, "map.bmp: maps are written to .csv, .geojson"),
         ((DIGITS, CANVAS, "no/folder/map.npy"), 1, "the folder does not exist"),
         ((DIGITS, "colours.npy", "colours.npy"), 2, "is the image, which is never changed"),
         ((DIGITS, CANVAS, "map.npy", "map.npy"), 2, "two outputs are the same file"),
-        ((DIGITS, CANVAS, "map.npy", "--memory", "10K"), 2, "one cell needs about"),
-        ((DIGITS, CANVAS, "map.npy", "--region", "0,0,400,20"), 2, "beyond the image of 240 px width"),
+        ((DIGITS, CANVAS, "map.npy", "--memory", "1", "--batch", "99"), 2, "one cell needs about"),
+        ((DIGITS, CANVAS, "map.npy", "--region", "0,0,400,20"), 2, "beyond the image, which has a width of 240"),
         ((DIGITS, CANVAS, "map.npy", "--level", "1"), 2, "has no level 1"),
         ((DIGITS, CANVAS, "map.npy", "--resample", "100"), 2, "must be between 1/64 and 64"),
-        ((DIGITS, CANVAS, "map.npy", "--output", "other"), 2, "is no map; they are scores"),
+        ((DIGITS, CANVAS, "map.npy", "--output", "other"), 2, "is no map of scores; give scores"),
         ((DIGITS, CANVAS, "map.npy", "--std", "0"), 2, "std: must not be 0"),
         ((DIGITS, CANVAS, "map.npy", "--provider", "NoSuch"), 2, "NoSuch"),
         ((fixture_file("conv1d.dynamo.onnx"), CANVAS, "map.npy"), 2, "1-dimensional input"),
@@ -733,7 +693,7 @@ def test_peak_memory_does_not_grow_with_the_image(tmp_path: Path) -> None:
     class Noise:
         def __init__(self, n): self.shape, self.dtype = (n, n, 1), np.dtype(np.uint8)
         def read(self, y0, y1, x0, x1): return np.full((y1 - y0, x1 - x0, 1), y0 % 251, np.uint8)
-    options = onnxfc.ScanOptions(scale=1 / 255, prove=False, memory=50_000_000, classes=(3,), threads=1)
+    options = onnxfc.ScanOptions(scale=1 / 255, prove=False, memory=50, classes=(3,), threads=1)
     onnxfc.scan(sys.argv[1], Noise(int(sys.argv[2])), sys.argv[3], options=options)
     """
         + PEAK

@@ -31,8 +31,16 @@ def small(*outputs: Path, image: np.ndarray | None = None, **options: Any) -> Sc
         (np.zeros((24, 40), complex), {}, "pixels of type complex128 are no numbers that a model takes"),
         (np.zeros((24, 40, 1, 1), np.uint8), {}, r"two axes and perhaps bands, not the shape \(24, 40, 1, 1\)"),
         (np.zeros((24, 0), np.uint8), {}, r"two axes and perhaps bands, not the shape \(24, 0\)"),
-        (np.zeros((24, 40), np.uint8), {"mean": (1, 2)}, "mean: needs one number or one for each of 1 bands"),
-        (np.zeros((24, 40), np.uint8), {"std": (1, 2)}, "std: needs one number or one for each of 1 bands"),
+        (
+            np.zeros((24, 40), np.uint8),
+            {"mean": (1, 2)},
+            "mean: needs one number for all bands, or one for each of the 1",
+        ),
+        (
+            np.zeros((24, 40), np.uint8),
+            {"std": (1, 2)},
+            "std: needs one number for all bands, or one for each of the 1",
+        ),
     ],
     ids=lambda item: item if isinstance(item, str) else "",
 )
