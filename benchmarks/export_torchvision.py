@@ -58,6 +58,8 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "swin": ("swin_t", "swin_s", "swin_b", "swin_v2_t", "swin_v2_s", "swin_v2_b"),
     "maxvit": ("maxvit_t",),
 }
+LIKE = ("lenet5", "vgg16_half")
+"""Not torchvision's: LeNet-5 for colours, as PyTorch's tutorial has it, and a VGG-16 of half its channels."""
 EXPORTERS = ("torchscript", "dynamo")
 
 
@@ -89,10 +91,28 @@ def torchvision_models() -> Any:
     return importlib.import_module("torchvision.models")
 
 
+def _lenet5() -> nn.Module:
+    layers = [nn.Conv2d(3, 6, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2)]
+    head = [nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10)]
+    return nn.Sequential(*layers, nn.Flatten(), *head)
+
+
+def _vgg16_half() -> nn.Module:
+    """64 channels are 32 and 512 are 256, the FC layers' 4096 features 2048: a quarter of the multiply-adds."""
+    vgg = importlib.import_module("torchvision.models.vgg")
+    model: nn.Module = vgg.VGG(vgg.make_layers([n if n == "M" else n // 2 for n in vgg.cfgs["D"]]), init_weights=False)
+    layers = [nn.Linear(256 * 49, 2048), nn.ReLU(), nn.Linear(2048, 2048), nn.ReLU(), nn.Linear(2048, 1000)]
+    model.classifier = nn.Sequential(*layers)
+    return model
+
+
 def build(name: str, seed: int) -> tuple[nn.Module, int]:
     """The named classifier with seeded, lively random weights, and its native size in pixels."""
     models = torchvision_models()
     torch.manual_seed(seed)
+    if name in LIKE:
+        size, made = (32, _lenet5()) if name == "lenet5" else (224, _vgg16_half())
+        return enliven(made, images(6, (3, size, size), seed)), size
     options: dict[str, Any] = {"weights": None}
     if name in ("googlenet", "inception_v3"):
         # transform_input as the released weights have it; the auxiliary heads never reach an export.

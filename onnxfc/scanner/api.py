@@ -233,7 +233,7 @@ def _check_room(store: ChunkStore, outs: list[Path]) -> None:
     with writing(store.path):
         free = shutil.disk_usage(store.path.parent).free
     if needs > free:
-        raise WriteError(f"{store.path}: the map needs {needs / 1e6:.0f} MB, {free / 1e6:.0f} are free there")
+        raise WriteError(f"{store.path}: the map needs {-(-needs // 10**6)} MB, {free // 10**6} are free there")
 
 
 def _notes(job: Job, made: ScanModel, model: Model, image: Any) -> dict[str, Any]:
