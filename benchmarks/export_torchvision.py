@@ -58,8 +58,8 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "swin": ("swin_t", "swin_s", "swin_b", "swin_v2_t", "swin_v2_s", "swin_v2_b"),
     "maxvit": ("maxvit_t",),
 }
-LIKE = ("lenet5", "vgg16_half")
-"""Not torchvision's: LeNet-5 for colours, as PyTorch's tutorial has it, and a VGG-16 of half its channels."""
+LIKE = ("lenet5", "vgg16_quarter")
+"""Not torchvision's: LeNet-5 for colours, as PyTorch's tutorial has it, and a VGG-16 of a quarter of its channels."""
 EXPORTERS = ("torchscript", "dynamo")
 
 
@@ -97,11 +97,11 @@ def _lenet5() -> nn.Module:
     return nn.Sequential(*layers, nn.Flatten(), *head)
 
 
-def _vgg16_half() -> nn.Module:
-    """64 channels are 32 and 512 are 256, the FC layers' 4096 features 2048: a quarter of the multiply-adds."""
+def _vgg16_quarter() -> nn.Module:
+    """64 channels are 16 and 512 are 128, the FC layers' 4096 features 1024: a sixteenth of the multiply-adds."""
     vgg = importlib.import_module("torchvision.models.vgg")
-    model: nn.Module = vgg.VGG(vgg.make_layers([n if n == "M" else n // 2 for n in vgg.cfgs["D"]]), init_weights=False)
-    layers = [nn.Linear(256 * 49, 2048), nn.ReLU(), nn.Linear(2048, 2048), nn.ReLU(), nn.Linear(2048, 1000)]
+    model: nn.Module = vgg.VGG(vgg.make_layers([n if n == "M" else n // 4 for n in vgg.cfgs["D"]]), init_weights=False)
+    layers = [nn.Linear(128 * 49, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 1000)]
     model.classifier = nn.Sequential(*layers)
     return model
 
@@ -111,7 +111,7 @@ def build(name: str, seed: int) -> tuple[nn.Module, int]:
     models = torchvision_models()
     torch.manual_seed(seed)
     if name in LIKE:
-        size, made = (32, _lenet5()) if name == "lenet5" else (224, _vgg16_half())
+        size, made = (32, _lenet5()) if name == "lenet5" else (224, _vgg16_quarter())
         return enliven(made, images(6, (3, size, size), seed)), size
     options: dict[str, Any] = {"weights": None}
     if name in ("googlenet", "inception_v3"):
