@@ -73,11 +73,12 @@ class Scoring:
 
     def finish(self, scores: Array) -> Array:
         """Of (classes, ...)."""
-        if self.activation == "sigmoid":
-            scores = 1 / (1 + np.exp(-scores))
-        elif self.activation == "softmax":
-            powers = np.exp(scores - scores.max(axis=0, keepdims=True))
-            scores = powers / powers.sum(axis=0, keepdims=True)
+        with np.errstate(over="ignore", invalid="ignore"):  # the sigmoid of -1e5 is 1 / inf
+            if self.activation == "sigmoid":
+                scores = 1 / (1 + np.exp(-scores))
+            elif self.activation == "softmax":
+                scores = np.exp(scores - scores.max(axis=0, keepdims=True))
+                scores /= scores.sum(axis=0, keepdims=True)
         return scores if self.classes is None else scores[list(self.classes)]
 
     def valid(self, pixels: Array) -> Array | None:

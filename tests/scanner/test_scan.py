@@ -28,6 +28,7 @@ from systems import posix
 
 from onnxfc import OnnxfcError, ReadError, ScanOptions, UsageError, WriteError, rewrite, scan
 from onnxfc.scanner.api import run_scan
+from onnxfc.scanner.job import Scoring
 from onnxfc.scanner.open_image import open_image
 
 DIGITS = fixture_file("digits.onnx")
@@ -205,6 +206,14 @@ def test_classes_and_activations(whole: np.ndarray) -> None:
     close(sigmoid, 1 / (1 + np.exp(-whole)))
     with pytest.raises(UsageError, match="class dog: is none of 0, 1"):
         scan(DIGITS, CANVAS, options=ScanOptions(scale=1 / 255, prove=False, classes=("dog",)))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_activations_of_any_score(activation: Any) -> None:
+    scores = np.array([[[-1e5, 0, 1e5]], [[1e5, 0, -np.inf]]], np.float32)
+    half = [[[0, 0.5, 1]], [[1, 0.5, 0]]]
+    assert np.array_equal(Scoring(activation).finish(scores), half)
 
 
 @pytest.mark.parametrize("how", ["mean", "max"])
