@@ -58,6 +58,8 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "swin": ("swin_t", "swin_s", "swin_b", "swin_v2_t", "swin_v2_s", "swin_v2_b"),
     "maxvit": ("maxvit_t",),
 }
+LIKE = ("lenet5", "vgg16_quarter")
+"""Not torchvision's: LeNet-5 for colours, as PyTorch's tutorial has it, and a VGG-16 of a quarter of its channels."""
 EXPORTERS = ("torchscript", "dynamo")
 
 
@@ -89,10 +91,28 @@ def torchvision_models() -> Any:
     return importlib.import_module("torchvision.models")
 
 
+def _lenet5() -> nn.Module:
+    layers = [nn.Conv2d(3, 6, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2)]
+    head = [nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10)]
+    return nn.Sequential(*layers, nn.Flatten(), *head)
+
+
+def _vgg16_quarter() -> nn.Module:
+    """64 channels are 16 and 512 are 128, the FC layers' 4096 features 1024: a sixteenth of the multiply-adds."""
+    vgg = importlib.import_module("torchvision.models.vgg")
+    model: nn.Module = vgg.VGG(vgg.make_layers([n if n == "M" else n // 4 for n in vgg.cfgs["D"]]), init_weights=False)
+    layers = [nn.Linear(128 * 49, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 1000)]
+    model.classifier = nn.Sequential(*layers)
+    return model
+
+
 def build(name: str, seed: int) -> tuple[nn.Module, int]:
     """The named classifier with seeded, lively random weights, and its native size in pixels."""
     models = torchvision_models()
     torch.manual_seed(seed)
+    if name in LIKE:
+        size, made = (32, _lenet5()) if name == "lenet5" else (224, _vgg16_quarter())
+        return enliven(made, images(6, (3, size, size), seed)), size
     options: dict[str, Any] = {"weights": None}
     if name in ("googlenet", "inception_v3"):
         # transform_input as the released weights have it; the auxiliary heads never reach an export.

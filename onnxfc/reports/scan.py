@@ -40,7 +40,8 @@ def _lines(done: Scan, outs: Sequence[Path]) -> Iterator[tuple[str, str]]:
     if done.vector is not None:
         best = sorted(zip(map(float, done.vector), done.map.classes, strict=True), reverse=True)[:5]
         yield "best", ", ".join(f"{name}: {score:.4g}" for score, name in best)
-    yield "time", f"{done.seconds[0]:.1f} s, in onnxruntime {done.seconds[1]:.1f} s"
+    within = f", in onnxruntime {done.seconds[1]:.1f} s" if done.seconds[1] else ""  # of other machines it is not known
+    yield "time", f"{done.seconds[0]:.1f} s{within}"
     yield "written", ", ".join(map(str, outs))
 
 

@@ -211,7 +211,8 @@ _CROPPED = 1024
 def _must_fit(made: ScanModel, axes: tuple[Axis, Axis], memory: int) -> None:
     needs = tile_bytes(made, (axes[0].length, axes[1].length), 1)
     if needs > memory:
-        nodes = ", ".join(dict.fromkeys(item.node for item in made.claim.blames if not item.cause.local))
+        blamed = list(dict.fromkeys(item.node for item in made.claim.blames if not item.cause.local))
+        nodes = ", ".join(blamed[:3]) + (f" and {len(blamed) - 3} more" if len(blamed) > 3 else "")
         raise UsageError(
             f"the model looks at the whole image ({nodes}), which in one pass needs about {needs / 1e6:.0f} MB where "
             f"--memory allows {memory / 1e6:.0f}; raise it, or let the model look at each tile with --context per-tile"
@@ -238,7 +239,7 @@ def _check_room(store: ChunkStore, outs: list[Path]) -> None:
     with writing(store.path):
         free = shutil.disk_usage(store.path.parent).free
     if needs > free:
-        raise WriteError(f"{store.path}: the map needs {needs / 1e6:.0f} MB, {free / 1e6:.0f} are free there")
+        raise WriteError(f"{store.path}: the map needs {-(-needs // 10**6)} MB, {free // 10**6} are free there")
 
 
 def _notes(job: Job, made: ScanModel, model: Model, image: Any) -> dict[str, Any]:

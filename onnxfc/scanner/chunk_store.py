@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxfc.errors import ReadError, WriteError
-from onnxfc.io.atomic_write import NewFile, locked, writing
+from onnxfc.io.atomic_write import NewFile, check_folder, locked, writing
 from onnxfc.io.byte_source import write_all
 
 Array = NDArray[Any]
@@ -141,11 +141,18 @@ class ChunkStore:
                     found[:, to_rows, to_columns] = mapped[classes, from_rows, from_columns]
         return found
 
+    @staticmethod
+    def check(target: Path) -> None:
+        """Whether a map can be given this name. Raises WriteError."""
+        with writing(target):
+            check_folder(target.parent)
+            if target.exists() and not (target / _HEADER).exists():
+                raise WriteError(f"{target}: exists and is no zarr array of format 2; choose another name")
+
     def move(self, target: Path) -> None:
         """Give it its name, replacing an older map that is there. Raises WriteError."""
+        self.check(target)
         with writing(target):
-            if target.exists() and not (target / _HEADER).exists():
-                raise WriteError(f"{target}: exists and is no zarr array; choose another name")
             former = target.with_name(f".{target.name}.{os.getpid()}.old")
             if target.exists():
                 os.replace(target, former)

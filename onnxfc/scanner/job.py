@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from dataclasses import dataclass, replace
@@ -14,13 +15,15 @@ from onnxfc.errors import ReadError
 from onnxfc.scanner.chunk_store import ChunkStore
 from onnxfc.scanner.open_image import open_image
 from onnxfc.scanner.options import Activation
-from onnxfc.scanner.plan import Plan, Span, Tile
+from onnxfc.scanner.plan import Axis, Plan, Span, Tile
 from onnxfc.scanner.prepare import Preparation
 from onnxfc.scanner.scan_model import ScanModel
 from onnxfc.scanner.source import Array, Edged, EdgeMode, OpenImage, Region, Resampled
 
 CROPS = 32
 """That are run at once."""
+_AHEAD = 8_000_000
+"""Bytes of a tile, as the model takes it, up to which it is prepared before the session is free for it."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +73,12 @@ class Scoring:
 
     def finish(self, scores: Array) -> Array:
         """Of (classes, ...)."""
-        if self.activation == "sigmoid":
-            scores = 1 / (1 + np.exp(-scores))
-        elif self.activation == "softmax":
-            powers = np.exp(scores - scores.max(axis=0, keepdims=True))
-            scores = powers / powers.sum(axis=0, keepdims=True)
+        with np.errstate(over="ignore", invalid="ignore"):  # the sigmoid of -1e5 is 1 / inf
+            if self.activation == "sigmoid":
+                scores = 1 / (1 + np.exp(-scores))
+            elif self.activation == "softmax":
+                scores = np.exp(scores - scores.max(axis=0, keepdims=True))
+                scores /= scores.sum(axis=0, keepdims=True)
         return scores if self.classes is None else scores[list(self.classes)]
 
     def valid(self, pixels: Array) -> Array | None:
@@ -142,11 +146,13 @@ def processors() -> int:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A tile's pixels (h, w, bands), None where it has no data; ``dead``: cells that have none."""
+    """A tile's pixels (h, w, bands), or (bands, h, w) once they are ``prepared``; None where it has no data. ``dead``:
+    cells that have none."""
 
     tile: Tile
     pixels: Array | None
     dead: Array | None = None
+    prepared: bool = False
 
 
 class TileWorker:
@@ -155,6 +161,7 @@ class TileWorker:
     def __init__(self, job: Job, model: ScanModel, image: OpenImage, threads: int) -> None:
         self.job, self.image = job, image
         self.native = model.claim.native_size
+        self._looks_around = model.geometry.context and not job.scoring.crops
         self.session = model.session(threads, job.provider)
         self._most = model.fixed_batch or job.batch
         self._crops_at_once = model.fixed_batch or CROPS
@@ -178,27 +185,52 @@ class TileWorker:
         pixels = self.image.source.read(rows.start, rows.stop, columns.start, columns.stop)
         if pixels.shape[:2] != (rows.pixels, columns.pixels):
             raise ReadError(f"the image's reader gives {pixels.shape} for {rows.pixels}x{columns.pixels} px; mend it")
-        valid = self.job.scoring.valid(pixels)
-        dead = None if valid is None else self._dead(tile, valid)
+        dead = self._dead(tile, pixels)
         if dead is not None and dead.all():
             return Loaded(tile, None, dead)
-        return Loaded(tile, pixels, dead)
+        made = self.job.preparation
+        small = math.prod(pixels.shape[:2]) * len(made.bands) * np.dtype(made.dtype).itemsize <= _AHEAD
+        return Loaded(tile, made.apply(pixels) if small else pixels, dead, small)
 
-    def _dead(self, tile: Tile, valid: Array) -> Array:
-        """Cells whose crop has no valid pixel at all."""
-        sums = np.zeros((valid.shape[0] + 1, valid.shape[1] + 1), np.int64)
-        sums[1:, 1:] = valid.cumsum(0, dtype=np.int64).cumsum(1)
+    def _prepared(self, item: Loaded) -> Array:
+        """Of large tiles only now, as most are of bytes: those that wait take less memory so."""
+        assert item.pixels is not None
+        return item.pixels if item.prepared else self.job.preparation.apply(item.pixels)
+
+    def _dead(self, tile: Tile, pixels: Array) -> Array | None:
+        """Cells without a score: those whose crop has no valid pixel at all, and those that depend on a NaN, which
+        some operators of onnxruntime pass on and others turn into a number. None where there are none."""
+        found: Array | None = None
+        valid = self.job.scoring.valid(pixels)
+        if valid is not None:
+            found = self._count(tile, valid, around=False) == 0
+        if pixels.dtype.kind == "f":
+            spoiled = np.asarray(np.isnan(pixels[:, :, list(self.job.preparation.bands)]).any(axis=2))
+            if spoiled.any():
+                reached = self._count(tile, spoiled, around=True) > 0
+                found = reached if found is None else found | reached
+        return found
+
+    def _count(self, tile: Tile, chosen: Array, around: bool) -> Array:
+        """How many of the chosen pixels (h, w) each cell's crop has; ``around``: with all that the cell depends on."""
+        sums = np.zeros((chosen.shape[0] + 1, chosen.shape[1] + 1), np.int64)
+        sums[1:, 1:] = chosen.cumsum(0, dtype=np.int64).cumsum(1)
         (top, bottom), (left, right) = (
-            self._crops(axis, span) for axis, span in zip(self.job.plan.axes, (tile.rows, tile.columns), strict=True)
+            self._reach(axis, span, around)
+            for axis, span in zip(self.job.plan.axes, (tile.rows, tile.columns), strict=True)
         )
         corners = sums[np.ix_(bottom, right)] - sums[np.ix_(top, right)] - sums[np.ix_(bottom, left)]
-        return np.asarray(corners + sums[np.ix_(top, left)] == 0)
+        return np.asarray(corners + sums[np.ix_(top, left)])
 
-    @staticmethod
-    def _crops(axis: Any, span: Span) -> tuple[Array, Array]:
-        """First pixel and end of each cell's crop, counted in the tile."""
+    def _reach(self, axis: Axis, span: Span, around: bool) -> tuple[Array, Array]:
+        """First pixel and end of what each cell looks at, counted in the tile."""
         begin = np.array([axis.begin(cell) - span.start for cell in range(span.first, span.last)])
-        return np.clip(begin, 0, span.pixels), np.clip(begin + axis.own, 0, span.pixels)
+        if around and self._looks_around:
+            begin, end = begin * 0, begin * 0 + span.pixels
+        else:
+            end = begin + axis.own + around * axis.after
+            begin = begin - around * axis.before
+        return np.clip(begin, 0, span.pixels), np.clip(end, 0, span.pixels)
 
     def run(self, loaded: list[Loaded]) -> list[Array | None]:
         """What the model says of tiles, (classes, rows, columns); None where there is no data."""
@@ -210,8 +242,7 @@ class TileWorker:
         blocks: list[Array] = []
         for first in range(0, len(live), self._most):
             group = live[first : first + self._most]
-            # Only now, as most are of bytes: tiles that wait are small so.
-            tiles = [self.job.preparation.apply(item.pixels) for item in group if item.pixels is not None]
+            tiles = [self._prepared(item) for item in group]
             scores = self.session.run(np.stack(tiles) if len(tiles) > 1 else tiles[0][None])
             blocks += [self._kept(item.tile, block) for item, block in zip(group, scores, strict=True)]
         return blocks
@@ -224,9 +255,8 @@ class TileWorker:
         return block[:, tile.rows.kept, tile.columns.kept]
 
     def _by_crops(self, item: Loaded) -> Array:
-        assert item.pixels is not None
         (height, width), axes = self.native, self.job.plan.axes
-        pixels = self.job.preparation.apply(item.pixels)
+        pixels = self._prepared(item)
         views = np.lib.stride_tricks.sliding_window_view(pixels, (height, width), (1, 2))
         views = views[:, :: axes[0].stride, :: axes[1].stride][:, item.tile.rows.kept, item.tile.columns.kept]
         views = views.transpose(1, 2, 0, 3, 4)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -49,7 +51,7 @@ def _opened(path: Path, level: int) -> OpenImage:
     if not path.exists():
         raise ReadError(f"{path}: there is no such image; check the path")
     ending = path.suffix.lower()
-    reader = _READERS.get(ending)
+    reader = _zarr if any((path / name).exists() for name in _ZARR) else _READERS.get(ending)
     if reader is None:
         raise UsageError(f"{path}: images of this kind are not read; known are {', '.join(sorted(_READERS))}")
     if level and reader in (_npy, _picture):
@@ -117,31 +119,47 @@ def _with_alpha(array: Array) -> OpenImage:
 
 
 def _zarr(path: Path, level: int) -> OpenImage:
-    """An array, or a group of levels, as OME-Zarr has them."""
+    """An array, or a group of levels, as OME-Zarr has them; of several images the first."""
     zarr = needs("zarr", path)
     found = _decoded(path, lambda: zarr.open(str(path), mode="r"))
-    if hasattr(found, "keys"):
-        names = sorted(found.array_keys(), key=lambda name: (len(name), name))
+    while hasattr(found, "keys"):
+        names = _levels(found)
+        if not names and "0" in found:
+            found = found["0"]
+            continue
         if not 0 <= level < len(names):
-            raise UsageError(f"{path}: has levels 0 to {len(names) - 1}, no level {level}")
-        found = found[names[level]]
-    elif level:
+            inner = f"is a group without arrays; give the path of one of {', '.join(sorted(found.keys()))}"
+            raise UsageError(f"{path}: {f'has levels 0 to {len(names) - 1}, no level {level}' if names else inner}")
+        found = _decoded(path, partial(found.__getitem__, names[level]))
+        level = 0
+    if level:
         raise UsageError(f"{path}: has no level {level}, it is no pyramid; leave level out")
     return OpenImage(ArraySource(_Squeezed(found)))
 
 
+def _levels(group: Any) -> list[str]:
+    """Paths of arrays, the largest first: as its metadata say (OME-Zarr 0.4 and 0.5), else by their names."""
+    told = dict(group.attrs)
+    told = told.get("ome", told)
+    with suppress(KeyError, IndexError, TypeError):
+        return [str(item["path"]) for item in told["multiscales"][0]["datasets"]]
+    return sorted(group.array_keys(), key=lambda name: (len(name), name))
+
+
 class _Squeezed:
-    """Without leading axes of length 1, as time and depth are."""
+    """Without axes of length 1, as time and depth are, where there are more than three."""
 
     def __init__(self, array: Any) -> None:
         self._array = array
-        self._drop = 0
-        while len(array.shape) - self._drop > 3 and array.shape[self._drop] == 1:
-            self._drop += 1
-        self.shape, self.dtype = tuple(array.shape[self._drop :]), array.dtype
+        spare = [axis for axis, n in enumerate(array.shape) if n == 1][: max(0, len(array.shape) - 3)]
+        self._kept = [axis for axis in range(len(array.shape)) if axis not in spare]
+        self.shape, self.dtype = tuple(array.shape[axis] for axis in self._kept), array.dtype
 
     def __getitem__(self, key: Any) -> Array:
-        return np.asarray(self._array[(*[0] * self._drop, *(key if isinstance(key, tuple) else (key,)))])
+        parts: list[Any] = [slice(None) if axis in self._kept else 0 for axis in range(len(self._array.shape))]
+        for axis, part in zip(self._kept, key if isinstance(key, tuple) else (key,), strict=False):
+            parts[axis] = part
+        return np.asarray(self._array[tuple(parts)])
 
 
 class _Slide:
@@ -186,6 +204,8 @@ def _vips(path: Path, level: int) -> OpenImage:
     return OpenImage(_Vips(_decoded(path, lambda: module.Image.new_from_file(str(path), **more))))
 
 
+_ZARR = (".zarray", ".zgroup", "zarr.json")
+"""A folder with one of these is an array or a group, whatever its name."""
 _READERS: dict[str, Callable[[Path, int], OpenImage]] = {
     ".npy": _npy,
     **dict.fromkeys((".tif", ".tiff", ".svs", ".btf", ".tf8", ".ome"), _tiff),

@@ -19,6 +19,7 @@ from onnxfc.errors import UsageError
 from onnxfc.io.atomic_write import NewFile, writing
 from onnxfc.io.external_data import Store
 from onnxfc.io.save import check_target
+from onnxfc.scanner.chunk_store import ChunkStore
 from onnxfc.scanner.open_image import needs
 from onnxfc.scanner.score_map import Array, Picked, ScoreMap
 
@@ -48,7 +49,9 @@ def check_outputs(outs: Sequence[Path], image: Any, reduced: bool) -> None:
             needs(module, out)
         if isinstance(image, str | Path) and os.path.realpath(image) == os.path.realpath(out):
             raise UsageError(f"{out}: is the image, which is never changed; choose another output")
-        if ending != ".zarr":
+        if ending == ".zarr":
+            ChunkStore.check(Path(os.path.realpath(out)))
+        else:
             check_target(out, Store(None, None))
     if len({os.path.realpath(out) for out in outs}) < len(outs):
         raise UsageError("two outputs are the same file; give each its own name")

@@ -169,6 +169,24 @@ class Recoded(View):
 
 
 @dataclass(frozen=True)
+class Masked(View):
+    """With alpha behind its bands: 0 where the mask is."""
+
+    mask: Source
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        height, width, bands = self.source.shape
+        return height, width, bands + 1
+
+    def read(self, y0: int, y1: int, x0: int, x1: int) -> Array:
+        """The same window of both."""
+        most = np.iinfo(self.dtype).max if self.dtype.kind in "iu" else 1
+        alpha = np.where(self.mask.read(y0, y1, x0, x1), most, 0).astype(self.dtype)
+        return np.concatenate([self.source.read(y0, y1, x0, x1), alpha], axis=2)
+
+
+@dataclass(frozen=True)
 class Oriented(View):
     """As a camera held it. ``orientation``: the number in TIFF and EXIF; from 5 on rows are columns."""
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from onnxfc.errors import UsageError
-from onnxfc.scanner.source import Array, OpenImage, Oriented, Recoded
+from onnxfc.scanner.source import Array, Masked, OpenImage, Oriented, Recoded, Source
 
 JPEG = (6, 7, 34892, 33007)
 _GREY, _COLOURS, _PALETTE, _RAW = (0, 1), 2, 3, (32803, 34892)
@@ -30,15 +30,17 @@ def check_colours(path: Path, page: Any) -> None:
         raise UsageError(f"{path}: its pixels are {kind.name} of {page.dtype}, which is not understood; convert it")
 
 
-def seen(found: OpenImage, page: Any) -> OpenImage:
+def seen(found: OpenImage, page: Any, mask: Source | None) -> OpenImage:
     """An image as its pixels are meant, and as it stands: but for images on a map, whose coordinates count stored rows
-    and columns."""
+    and columns. A mask becomes alpha."""
     if page.photometric == _PALETTE:
         found = _coloured(found, page)
     elif page.photometric == 0:
         found = _white_is_most(found, 2**page.bitspersample - 1)
     if found.alpha is not None and int((page.extrasamples or (0,))[0]) == _PREMULTIPLIED:
         found = replace(found, source=_recoded(found, _straight(found.alpha)))
+    if mask is not None and found.alpha is None:
+        found = replace(found, source=Masked(found.source, mask), alpha=found.bands)
     tag = page.tags.get(_ORIENTATION)
     if tag is None or tag.value not in range(2, 9) or found.georeference is not None:
         return found

@@ -25,6 +25,8 @@ CACHE = 48_000_000
 """Bytes of decoded tiles or strips that are kept for the next window."""
 _LARGEST_SEGMENT = 1 << 30
 _NO_DATA = 42113
+_MASK = 4
+"""The bit of a page's kind."""
 _END_OF_JPEG = b"\xff\xd9"
 
 
@@ -52,7 +54,7 @@ def open_tiff(path: Path, level: int) -> OpenImage:
     found = OpenImage(source, _alpha(page), _no_data(first), _georeference(first, page), _rows(page, source))
     if page.is_tiled and isinstance(source, TiffSource):
         found = replace(found, kept=CACHE // (source.shape[2] * source.dtype.itemsize), tall=page.tilelength)
-    return seen(found, page)
+    return seen(found, page, _mask(path, file.series[1:], level, page))
 
 
 class SegmentCache:
@@ -217,6 +219,18 @@ def _alpha(page: Any) -> int | None:
     extra = [int(item) for item in page.extrasamples or ()]
     found = [k for k, kind in enumerate(extra) if kind in (1, 2)]
     return int(page.samplesperpixel) - len(extra) + found[0] if found else None
+
+
+def _mask(path: Path, others: Any, level: int, page: Any) -> TiffSource | None:
+    """What says of the image's pixels whether they are data, 0 where they are not: a page of its own, as GDAL writes
+    it."""
+    for series in others:
+        found = series.levels[level].pages[0].aspage() if level < len(series.levels) else page
+        same = (found.imagelength, found.imagewidth) == (page.imagelength, page.imagewidth)
+        if int(found.subfiletype) & _MASK and same:
+            _check(path, [found])
+            return TiffSource(path, [found], None)
+    return None
 
 
 def _no_data(page: Any) -> float | None:

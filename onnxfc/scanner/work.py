@@ -73,11 +73,13 @@ def run_on_dask(dask: Any, job: Job, numbers: list[int], done: Done) -> None:
 
 
 def _at_once(client: Any) -> int:
-    """The largest number of tasks that run on one machine at once."""
+    """The largest number of tasks that run on one machine at once. Raises ReadError."""
     hosts: dict[str, int] = {}
     for worker in client.scheduler_info(n_workers=-1)["workers"].values():
         hosts[worker["host"]] = hosts.get(worker["host"], 0) + worker["nthreads"]
-    return max(hosts.values(), default=1)
+    if not hosts:
+        raise ReadError("the Dask cluster has no workers; start some (dask worker ADDRESS)")
+    return max(hosts.values())
 
 
 _WORKERS: dict[str, TileWorker] = {}

@@ -88,13 +88,28 @@ def test_by_its_address(client: Any, image: Path, alone: np.ndarray, tmp_path: P
     """From a command of its own."""
     command = [sys.executable, "-m", "onnxfc", "scan", DIGITS, image, tmp_path / "map.npy", "--scale", "1/255"]
     command += ["--tile", "20", "--no-check", "--quiet", "--dask", client.scheduler.address]
-    done = subprocess.run(command, env=environment(), capture_output=True, encoding="utf-8", timeout=120, check=False)
+    how: dict[str, Any] = {"env": environment(), "capture_output": True, "encoding": "utf-8", "timeout": 120}
+    done = subprocess.run(command, check=False, **how)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert np.array_equal(np.load(tmp_path / "map.npy"), alone)
+    told = subprocess.run([item for item in command if item != "--quiet"], check=True, **how).stdout
+    assert [line.split()[2:] for line in told.splitlines() if line.startswith("time ")] == [["s"]]
 
 
 def test_no_scheduler(image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(work, "_PATIENCE", 0.5)
     with pytest.raises(ReadError, match="no Dask scheduler answers there"):
         scan(DIGITS, image, tmp_path / "map.npy", options=OPTIONS, dask="tcp://127.0.0.1:9")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_workers(image: Path, tmp_path: Path) -> None:
+    from dask.distributed import Client, LocalCluster
+
+    with (
+        LocalCluster(n_workers=0, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+        pytest.raises(ReadError, match="the Dask cluster has no workers; start some"),
+    ):
+        scan(DIGITS, image, tmp_path / "map.npy", options=OPTIONS, dask=client)
     assert list(tmp_path.iterdir()) == []

@@ -12,9 +12,11 @@ import onnx
 import pytest
 import rasterio
 from hazards import Net
+from rasterio.shutil import copy
 from rasterio.transform import Affine
 
 from onnxfc import ScanOptions, scan
+from onnxfc.scanner.open_image import open_image
 
 PIXEL = 0.5
 ORIGIN = (400_000.0, 5_600_000.0)
@@ -114,3 +116,24 @@ def test_no_data_of_gdal(tmp_path: Path) -> None:
     with rasterio.open(tmp_path / "map.tif") as file:
         mask = file.read_masks(1) > 0
     assert np.array_equal(mask[0], 4 * np.arange(mask.shape[1]) < 100)
+
+
+@pytest.mark.parametrize("codec", ["jpeg", "deflate"])
+def test_mask_of_gdal_is_alpha_at_every_level(codec: str, tmp_path: Path) -> None:
+    """A cloud optimised GeoTIFF of an orthophoto: its mask is a page of its own, and so is each level's."""
+    pixels, data = np.full((600, 800), 200, np.uint8), np.full((600, 800), 255, np.uint8)
+    data[:300, :400] = 0
+    how: dict[str, Any] = {"width": 800, "height": 600, "count": 1, "dtype": "uint8", "crs": "EPSG:32633"}
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
+        with rasterio.open(tmp_path / "plain.tif", "w", transform=Affine(1, 0, 0, 0, -1, 0), **how) as file:
+            file.write(pixels, 1)
+            file.write_mask(data)
+        copy(tmp_path / "plain.tif", tmp_path / "image.tif", driver="COG", compress=codec, blocksize=128)
+    for level, step in enumerate((1, 2, 4)):
+        opened = open_image(tmp_path / "image.tif", level)
+        assert (opened.size, opened.bands, opened.alpha) == ((600 // step, 800 // step), 2, 1)
+        assert np.array_equal(opened.source.read(0, *opened.size[:1], 0, opened.size[1])[:, :, 1], data[::step, ::step])
+    for name in ("plain.tif", "image.tif"):
+        made = np.asarray(scan(finder(), tmp_path / name, options=ScanOptions(prove=False, tile=11)))
+        rows, columns = (4 * np.arange(n) for n in made.shape[1:])
+        assert np.array_equal(np.isnan(made[0]), (rows + 20 <= 300)[:, None] & (columns + 20 <= 400)[None])

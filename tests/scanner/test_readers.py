@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -177,6 +177,28 @@ def test_zarr_arrays_and_levels(tmp_path: Path) -> None:
         group[str(level)] = np.moveaxis(array[:: 1 + level, :: 1 + level], 2, 0)[None]
     windows(open_image(tmp_path / "levels.zarr"), array)
     windows(open_image(tmp_path / "levels.zarr", level=1), array[::2, ::2])
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_images_of_ome_zarr(version: Literal[2, 3], tmp_path: Path) -> None:
+    """As microscopes write them, (t, c, z, y, x): one plane, levels under names of their own, in the group of the first
+    image, whose folder has no ending."""
+    array = picture()
+    root = zarr.open_group(str(tmp_path / "slide.zarr"), mode="w", zarr_format=version)
+    group = root.create_group("0")
+    names = ("whole", "by10", "by3")
+    for name, step in zip(names, (1, 10, 3), strict=True):
+        group[name] = np.moveaxis(array[::step, ::step], 2, 0)[None, :, None]
+    levels = [{"datasets": [{"path": name} for name in ("whole", "by3", "by10")]}]
+    group.attrs.update({"multiscales": levels} if version == 2 else {"ome": {"multiscales": levels}})
+    for path in (tmp_path / "slide.zarr", tmp_path / "slide.zarr" / "0"):
+        windows(open_image(path), array)
+        windows(open_image(path, level=1), array[::3, ::3])
+        with pytest.raises(UsageError, match="has levels 0 to 2, no level 3"):
+            open_image(path, level=3)
+    zarr.open_group(str(tmp_path / "empty.zarr"), mode="w").create_group("labels")
+    with pytest.raises(UsageError, match="is a group without arrays; give the path of one of labels"):
+        open_image(tmp_path / "empty.zarr")
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "1", "I;16"])

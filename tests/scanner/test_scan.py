@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from systems import posix
 
 from onnxfc import OnnxfcError, ReadError, ScanOptions, UsageError, WriteError, rewrite, scan
 from onnxfc.scanner.api import run_scan
+from onnxfc.scanner.job import Scoring
 from onnxfc.scanner.open_image import open_image
 
 DIGITS = fixture_file("digits.onnx")
@@ -108,6 +110,20 @@ def test_each_processor_has_a_tile_of_its_own(whole: np.ndarray) -> None:
         close(found.map, whole)
 
 
+def test_small_tiles_are_made_ready_before_the_session_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large ones are not, as those that wait would take much memory."""
+    image = np.asarray(Image.open(CANVAS))
+    done = run_scan(DIGITS, image, options=replace(SCALED, tile=10))
+    job, worker = done.job, done.job.worker(done.model)
+    loaded = worker.load([0])[0]
+    assert loaded.pixels is not None
+    assert (loaded.pixels.shape, loaded.pixels.dtype) == ((1, *job.plan.size), np.float32)
+    monkeypatch.setattr("onnxfc.scanner.job._AHEAD", 4 * job.plan.size[0] * job.plan.size[1] - 1)
+    waiting = worker.load([0])[0]
+    assert waiting.pixels is not None
+    assert (waiting.pixels.shape, waiting.pixels.dtype) == ((*job.plan.size, 1), np.uint8)
+
+
 def test_a_rewritten_model_of_batch_one(tmp_path: Path, whole: np.ndarray) -> None:
     rewrite(DIGITS).save(tmp_path / "any.onnx")
     close(scan(tmp_path / "any.onnx", CANVAS, options=ScanOptions(scale=1 / 255, tile=9, batch=3)), whole)
@@ -161,6 +177,14 @@ def test_classes_and_activations(whole: np.ndarray) -> None:
     close(sigmoid, 1 / (1 + np.exp(-whole)))
     with pytest.raises(UsageError, match="class dog: is none of 0, 1"):
         scan(DIGITS, CANVAS, options=ScanOptions(scale=1 / 255, prove=False, classes=("dog",)))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_activations_of_any_score(activation: Any) -> None:
+    scores = np.array([[[-1e5, 0, 1e5]], [[1e5, 0, -np.inf]]], np.float32)
+    half = [[[0, 0.5, 1]], [[1, 0.5, 0]]]
+    assert np.array_equal(Scoring(activation).finish(scores), half)
 
 
 @pytest.mark.parametrize("how", ["mean", "max"])
@@ -268,6 +292,27 @@ def test_cells_without_data_are_nan_and_all_others_unchanged(whole: np.ndarray) 
     assert np.array_equal(np.isnan(np.asarray(made)), np.isnan(wanted))
     np.testing.assert_allclose(np.asarray(made), wanted, atol=1e-3)
     assert not np.isnan(made.reduce("mean")).any()
+
+
+@pytest.mark.parametrize("model", ["lenet_batch.dynamo", "digits", "mini_vgg.dynamo"])
+@pytest.mark.parametrize("tile", [1, 4, 50])
+def test_what_depends_on_a_pixel_that_is_no_number_is_none(model: str, tile: int) -> None:
+    """onnxruntime's Relu and MaxPool make numbers of NaN, PyTorch's pass it on. A cell depends on a pixel where
+    another value of it changes the cell, by onnxruntime alone."""
+    path = fixture_file(f"{model}.onnx")
+    bands, *native = (dim.dim_value for dim in onnx.load(path).graph.input[0].type.tensor_type.shape.dim[1:])
+    image = np.random.default_rng(3).random((bands, native[0] + 60, native[1] + 40)).astype(np.float32)
+    holes = np.zeros(image.shape[1:], bool)
+    holes[native[0] + 11, native[1] + 3] = holes[2:5, 3] = True
+    wanted, other = (in_one_pass(path, np.where(holes, value, image).astype(np.float32)) for value in (0, 40))
+    depends = (wanted != other).any(axis=0)
+    assert 0 < depends.sum() < depends.size
+    pixels = np.moveaxis(np.where(holes, np.nan, image).astype(np.float32), 0, 2)
+    found = np.asarray(scan(path, pixels, options=ScanOptions(prove=False, tile=tile)))
+    assert np.isnan(found[:, depends]).all()
+    alive = ~np.isnan(found).any(axis=0)
+    assert alive.sum() > 0.8 * (~depends).sum()
+    np.testing.assert_allclose(found[:, alive], wanted[:, alive], rtol=0, atol=2e-5 * float(np.ptp(wanted)))
 
 
 def test_alpha_and_the_tag_of_gdal_are_no_data(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+import zarr
 from fixture_files import fixture_file
 
 from onnxfc import OnnxfcError, ReadError, ScanOptions, ScoreMap, UsageError, WriteError, scan
@@ -83,6 +84,20 @@ def test_a_folder_that_is_no_map_stays(tmp_path: Path) -> None:
     with pytest.raises(WriteError, match=r"notes\.zarr: exists and is no zarr array"):
         small(tmp_path / "notes.zarr")
     assert (tmp_path / "notes.zarr" / "mine.txt").read_text() == "mine"
+
+
+def test_where_no_map_can_be_is_told_before_the_work(tmp_path: Path) -> None:
+    class Unread:
+        shape, dtype = (60, 60, 1), np.dtype(np.uint8)
+
+        def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
+            raise AssertionError
+
+    zarr.create_array(str(tmp_path / "mine.zarr"), shape=(3, 3), dtype="f4", zarr_format=3)
+    for out, says in (("mine.zarr", "is no zarr array of format 2"), ("no/map.zarr", "the folder does not exist")):
+        with pytest.raises(WriteError, match=says):
+            scan(DIGITS, Unread(), tmp_path / out)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.zarr"]
 
 
 def test_another_kind_of_array_is_no_map(tmp_path: Path) -> None:
