@@ -117,10 +117,10 @@ def _visit(state: State, node: onnx.NodeProto) -> None:
 
 def _batch_kept(state: State, node: onnx.NodeProto, outcome: list[View]) -> Outcome:
     """A refusal where something that was computed from the image has another batch than the image."""
-    batches = list(state.batches)
     for view in outcome:
         spec = state.builder.specs.get(view.tensor) if is_map(view) or isinstance(view, ScoreMap) else None
-        if spec is not None and spec.shapes is not None and [shape[0] for shape in spec.shapes] != batches:
+        pairs = zip(state.batches, (spec and spec.shapes) or (), strict=False)
+        if any(shape[0] * state.batches[0] != batch * spec.native[0] for batch, shape in pairs if spec):
             return RuleContext(state, node).refuse("batch-baked", *_BATCH)
     return outcome
 
