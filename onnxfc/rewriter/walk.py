@@ -51,7 +51,7 @@ _AFFINE = {
 }
 
 _ANY_INPUT = {
-    *(*BROADCAST, "Concat", "Einsum", "Gather", "GatherElements", "Gemm", "MatMul", "ScatterElements"),
+    *(*BROADCAST, "Concat", "Einsum", "Gather", "GatherElements", "Gemm", "MatMul", "ScatterElements", "ScatterND"),
 }
 """Operators whose lifted input may be any; all others have their data first."""
 _EXPORT = {MICROSOFT: "export without a runtime's own optimisation"}

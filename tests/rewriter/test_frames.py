@@ -17,6 +17,7 @@ from onnxfc.rewriter.api import Rewrite
 EXPORTERS = ("torchscript", "dynamo")
 SHAPES = {
     "frames_shifted": (4, 3),
+    "frames_assigned": (4, 3),
     "frames_mean": (4, 3),
     "frames_in_channels": (1, 12),
     "frames_apart": (1, 4, 3),
