@@ -305,6 +305,12 @@ class RuleContext:
         return self.refuse("softmax-over-space", "reads in a window what was weighed over all places of the image")
 
     def refuse(self, code: str, reason: str, advice: str = "") -> Refusal:
+        inputs = {info.name: isinstance(self.state.views[info.name], Placed) for info in self.state.graph.inputs}
+        stays = [name for name in self.node.input if inputs.get(name) is False]
+        if code == "position-table" and stays:
+            code, reason = "sizes-differ", f"combines the map with {stays[0]}, an input that stays at its native size"
+            images = [name for name, image in inputs.items() if image]
+            advice = "name it too: " + " ".join(f"--input {name}" for name in [*images, stays[0]])
         if self.state.global_pool == "window":
             advice = advice.replace("use --global-pool window", "")
         return Refusal(code, self.label, f"{self.op_type} {reason}", advice)

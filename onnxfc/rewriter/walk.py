@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from fractions import Fraction
 
 import onnx
 
@@ -96,7 +97,8 @@ def _start(
         state.views[info.name] = Fixed(info.name)
     for image in images:
         builder.specs[image.name] = Spec(image.dtype, image.probes())
-        provenance = Provenance((Field(),) * len(image.spatial))
+        field = Field().resampled(image.scale, Fraction(0), 1 / image.scale - 1)
+        provenance = Provenance((field,) * len(image.spatial))
         groups = groups_of(native[image.name].native, dict(enumerate(image.spatial)), image.batched)
         state.views[image.name] = Placed(image.name, image.name, groups, provenance)
     return state
