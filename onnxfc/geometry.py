@@ -106,9 +106,7 @@ class Geometry:
         if claim.slack and claim.smallest_size and set(claim.size_step) == {1} and not lists:  # no more is to be found
             found = shapes.at(claim.image_shapes(claim.native_size))
             return cls._told(claim, None if found is None else grid_of(claim, found))
-        return cls.of_sizing(
-            claim, shapes.sizing([Image(i.name, 0, i.shape, i.spatial, False, i.batched) for i in claim.inputs])
-        )
+        return cls.of_sizing(claim, shapes.sizing([Image.of_input(item) for item in claim.inputs]))
 
     @classmethod
     def _of_fixed(cls, claim: Claim, shapes: Mapping[str, Shape]) -> Geometry:

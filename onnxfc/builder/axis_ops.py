@@ -10,7 +10,7 @@ from onnxfc.builder import ops
 from onnxfc.builder.graph_builder import GraphBuilder
 from onnxfc.builder.rule_context import RuleContext
 from onnxfc.claim.blame import Cause
-from onnxfc.layout.axes import Atom, Group, Groups, axis_of_places
+from onnxfc.layout.axes import Atom, Group, Groups, axis_of_places, lengths
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Placed
 
@@ -66,9 +66,17 @@ def _of_atom(builder: GraphBuilder, view: Placed, atom: Atom) -> str:
         axis = view.groups.index((atom,))
         return ops.dims(builder, view.tensor, axis, axis + 1)
     like = view.sides[atom.side].like
-    axis = like.where[atom.place] if atom.kind == "space" else 0
+    axis, factor = measured(atom, like)
     length = ops.dims(builder, like.tensor, axis, axis + 1)
-    if atom.factor == 1:
+    if factor == 1:
         return length
-    part = builder.constant([atom.factor.denominator], "block")
+    part = builder.constant([factor.denominator], "block")
     return builder.emit("Div", [length, part])
+
+
+def measured(atom: Atom, like: Placed) -> tuple[int, Fraction]:
+    """The axis of a map that tells how long a part of an axis is now, and how many times as long. That of the batch may
+    hold frames of each image too, or be fixed and taken apart."""
+    if atom.kind == "space":
+        return like.where[atom.place], atom.factor
+    return 0, Fraction(atom.length, lengths(like.groups[:1])[0])

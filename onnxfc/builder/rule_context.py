@@ -13,7 +13,7 @@ from onnxfc.claim.blame import Blame, Cause
 from onnxfc.errors import Refusal
 from onnxfc.graph.index import attributes, copied, label
 from onnxfc.graph.op_kinds import ADDING_AXES, RESHAPING, axes_along, axis_of, default_axis
-from onnxfc.layout.axes import channels, groups_of
+from onnxfc.layout.axes import channels, groups_of, lengths
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Fixed, Lifted, Placed, Refused, ScoreMap, View, Window
 from onnxfc.shapes.spec import Array, Shape, Spec
@@ -218,6 +218,8 @@ class RuleContext:
         made: list[View] = []
         for name in self.node.output:
             groups = groups_of(self.native(name).native, where)
+            if view.apart and lengths(view.groups[:1]) == lengths(groups[:1]):
+                groups = (view.groups[0], *groups[1:])
             measured = None if len(where) == len(provenance.fields) else view.measured
             made.append(Placed(name, name, groups, provenance, measured))
         return made
@@ -303,6 +305,12 @@ class RuleContext:
         return self.refuse("softmax-over-space", "reads in a window what was weighed over all places of the image")
 
     def refuse(self, code: str, reason: str, advice: str = "") -> Refusal:
+        inputs = {info.name: isinstance(self.state.views[info.name], Placed) for info in self.state.graph.inputs}
+        stays = [name for name in self.node.input if inputs.get(name) is False]
+        if code == "position-table" and stays:
+            code, reason = "sizes-differ", f"combines the map with {stays[0]}, an input that stays at its native size"
+            images = [name for name, image in inputs.items() if image]
+            advice = "name it too: " + " ".join(f"--input {name}" for name in [*images, stays[0]])
         if self.state.global_pool == "window":
             advice = advice.replace("use --global-pool window", "")
         return Refusal(code, self.label, f"{self.op_type} {reason}", advice)

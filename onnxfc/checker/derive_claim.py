@@ -134,11 +134,7 @@ class _Deriving:
 
     def _at(self, more: int) -> Mapping[str, Shape] | None:
         """Shapes of the other model's tensors for images so many pixels larger than native."""
-        given = {}
-        for image in self.images:
-            shape = [n + more * (axis in image.spatial) for axis, n in enumerate(image.shape)]
-            given[image.name] = tuple(shape)
-        return self.shapes.at(given)
+        return self.shapes.at({image.name: image.grown([more] * len(image.spatial)) for image in self.images})
 
     def _takes_more(self) -> bool:
         """Whether all of the images' spatial dims are free."""

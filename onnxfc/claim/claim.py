@@ -8,6 +8,7 @@ Sizes, strides and starts are in input pixels, height before width.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
@@ -38,7 +39,7 @@ SIZE_NAMES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "wi
 class ImageInput:
     """An image input: its native shape (batch as in the original, 1 where dynamic) and the spatial axes that are free.
     ``batched``: its axis 0 is the batch, else it is one image, (C, H, W). ``fixed``: spatial axes that stay as they
-    are.
+    are. ``scale``: so many of its pixels lie on so many of the first image's.
 
     >>> onnxfc.rewrite("fixtures/trained/digits.onnx", prove=False).claim.inputs[0].spatial
     (2, 3)
@@ -49,6 +50,7 @@ class ImageInput:
     spatial: tuple[int, ...]
     batched: bool = True
     fixed: tuple[int, ...] = ()
+    scale: tuple[int, int] = (1, 1)
 
     def named(self, axes: Sequence[int]) -> tuple[str, ...]:
         """What some of the image's axes are called: height, width."""
@@ -81,10 +83,23 @@ class ImageInput:
         """How many images at once."""
         return self.shape[0] if self.batched else 1
 
+    def grown(self, more: Sequence[int]) -> tuple[int, ...]:
+        """Its shape where the first image has so many pixels more than natively."""
+        shape = list(self.shape)
+        for axis, pixels in zip(self.spatial, more, strict=True):
+            shape[axis] += self.of_first(pixels)
+        return tuple(shape)
+
+    def of_first(self, pixels: int) -> int:
+        """So many pixels of the first image as pixels of its own."""
+        return pixels * self.scale[0] // self.scale[1]
+
     def cut(self, begins: Sequence[int], lengths: Sequence[int]) -> tuple[slice, ...]:
-        """What of images lies so many pixels from ``begins`` on, along the free axes; all of the others."""
+        """What of images lies so many pixels from ``begins`` of the first image on, along the free axes; all of the
+        others."""
         place = [slice(None)] * len(self.shape)
-        for axis, at, length in zip(self.spatial, begins, lengths, strict=True):
+        for axis, first, length in zip(self.spatial, begins, lengths, strict=True):
+            at = self.of_first(first)
             place[axis] = slice(max(0, at), max(0, at + length))
         return tuple(place)
 
@@ -224,13 +239,8 @@ class Claim:
 
     def image_shapes(self, size: Sequence[int]) -> dict[str, tuple[int, ...]]:
         """Shapes of the image inputs for images of ``size`` pixels; those of another native size grow by as many."""
-        found = {}
-        for image in self.inputs:
-            shape = list(image.shape)
-            for axis, length, native in zip(image.spatial, size, self.native_size, strict=True):
-                shape[axis] += length - native
-            found[image.name] = tuple(shape)
-        return found
+        more = [length - native for length, native in zip(size, self.native_size, strict=True)]
+        return {image.name: image.grown(more) for image in self.inputs}
 
     @property
     def blames(self) -> tuple[Blame, ...]:
@@ -246,7 +256,11 @@ class Claim:
 
     def to_metadata(self) -> dict[str, str]:
         """The claim as ``metadata_props`` entries: one JSON value per key."""
-        return {PREFIX + key: json.dumps(value) for key, value in asdict(self).items()}
+        told = asdict(self)
+        for item in told["inputs"]:
+            if item["scale"] == (1, 1):
+                del item["scale"]
+        return {PREFIX + key: json.dumps(value) for key, value in told.items()}
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str]) -> Claim | None:
@@ -326,7 +340,8 @@ def _image(image: ImageInput, dims: int) -> bool:
         and _integers(image.shape, 1, 9)
         and min(image.shape) > 0
     )
-    if not fits or not isinstance(image.spatial, tuple) or not isinstance(image.fixed, tuple):
+    scaled = _integers(image.scale, 2, 2) and min(image.scale) > 0 and math.gcd(*image.scale) == 1
+    if not fits or not scaled or not isinstance(image.spatial, tuple) or not isinstance(image.fixed, tuple):
         return False
     fits = _axes((*image.spatial, *image.fixed), dims + len(image.fixed), int(image.batched), len(image.shape))
     return fits and dims + len(image.fixed) <= len(SIZE_NAMES) and len(image.spatial) == dims

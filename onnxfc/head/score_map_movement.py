@@ -35,13 +35,23 @@ def over_scores(ctx: RuleContext, views: Sequence[View | None]) -> Outcome:
 
 def _reshape(ctx: RuleContext, scores: Sequence[ScoreMap], provenance: Provenance) -> Outcome:
     view, features, axis = scores[0], ctx.shape_out()[1:], ctx.batch_axis_out()
-    if ctx.shape_out()[:1] != ctx.shape_in()[:1] and ctx.may_swallow:
+    if ctx.shape_out()[:1] != ctx.shape_in()[:1] == (1,) and ctx.may_swallow:
         features, axis = ctx.shape_out(), None
     elif view.batch_axis or ctx.shape_out()[:1] != ctx.shape_in()[:1]:
         if ctx.op_type == "Squeeze" and ctx.shape_in()[0] == 1:
             return ctx.refuse("batch-baked", "takes its input for one image", "leave out --dynamic-batch")
-        return ctx.refuse("mixes-batch", "folds features into the batch")
+        return _other_rows(ctx, view, provenance)
     return _laid_out(ctx, view, features, axis, provenance)
+
+
+def _other_rows(ctx: RuleContext, view: ScoreMap, provenance: Provenance) -> Outcome:
+    """Frames of each image, which were rows of the batch, as features, or features as rows: (N * T, F) as (N, T, F)."""
+    if view.batch_axis or ctx.batch_axis_out() is None:
+        return ctx.refuse("mixes-batch", "folds features into the batch")
+    features, first = ctx.shape_out()[1:], 1 + len(view.features)
+    sizes = ops.dims(ctx.builder, view.tensor, first, first + len(provenance.fields))
+    tensor = ops.reshape(ctx.builder, view.tensor, [-1, *features, sizes], ctx.node.output[0], ctx.node)
+    return [ScoreMap(tensor, features, provenance)]
 
 
 def _laid_out(ctx: RuleContext, view: ScoreMap, features: Shape, axis: int | None, provenance: Provenance) -> Outcome:

@@ -64,6 +64,20 @@ def batch_first(groups: Groups) -> Groups:
     )
 
 
+def images_apart(groups: Groups, first: int) -> Groups:
+    """The same, where a fixed number of images becomes ``first`` on the first axis: the others are frames of each, on
+    an axis that holds channels."""
+    group = groups[0] if groups else ()
+    if kinds(group) != ["batch"] or not 0 < first < group[0].length or group[0].length % first:
+        return groups
+    return ((Atom("batch", first), *channels(group[0].length // first)), *groups[1:])
+
+
+def holds_images(group: Group) -> bool:
+    """Whether an axis holds the batch, or frames of each of its images: what treats images alone treats these so."""
+    return kinds(group)[:1] == ["batch"] and pure(group[1:])
+
+
 def pure(group: Group) -> bool:
     """Whether an axis holds channels alone."""
     return all(atom.kind == "channel" for atom in group)
@@ -96,13 +110,13 @@ def lengths(groups: Groups) -> Shape:
 
 
 def is_map(groups: Groups) -> bool:
-    """Whether the batch is axis 0 and every spatial axis stands alone, or with finer places of its own."""
+    """Whether images are axis 0 and every spatial axis stands alone, or with finer places of its own."""
     spatial = [group for group in groups if any(atom.kind == "space" for atom in group)]
     alone = all(group[0].kind == "space" and all(a.kind == "channel" for a in group[1:]) for group in spatial)
     finer = any(len(group) > 1 for group in spatial)
     own = len(groups) > 1 + len(spatial)  # without channels of their own places and channels are being flattened
     once = bool(spatial) and not doubled(groups) and all(atom.side == 0 for group in groups for atom in group)
-    return [kinds(group) for group in groups[:1]] == [["batch"]] and alone and once and (own or not finer)
+    return holds_images((groups or ((),))[0]) and alone and once and (own or not finer)
 
 
 def doubled(groups: Groups) -> bool:

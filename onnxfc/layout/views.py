@@ -17,7 +17,7 @@ import onnx
 
 from onnxfc.claim.claim import Boundary
 from onnxfc.errors import Refusal
-from onnxfc.layout.axes import Groups, places_in
+from onnxfc.layout.axes import Groups, holds_images, places_in
 from onnxfc.layout.axis_map import Field
 from onnxfc.layout.provenance import Provenance
 
@@ -118,9 +118,9 @@ class Placed:
 
     @cached_property
     def apart(self) -> bool:
-        """Whether the batch is axis 0, and every place that it has stands alone on an axis: a map or a strip."""
+        """Whether images are axis 0, and every place that it has stands alone on an axis: a map or a strip."""
         places = sum(atom.kind == "space" for group in self.groups for atom in group)
-        first = bool(self.groups) and len(self.groups[0]) == 1 and self.groups[0][0].kind == "batch"
+        first = bool(self.groups) and holds_images(self.groups[0])
         return first and not self.parts and not self.other and 0 < places == len(self.where)
 
     @property

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from onnxfc.proof.evidence import ADVICE
 from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.results import OutputResult, ParityResult
 from onnxfc.proof.sessions import Array
@@ -88,15 +89,17 @@ class Tally:
                 line.deviation = float(difference.mean())
 
     def _difference(self, name: str, got: Array, want: Array, where: str, *, exact: bool) -> Array:
-        """Absolute difference; infinite where only ``got`` is not finite, 1 or 0 for integers."""
+        """Absolute difference; infinite where only ``got`` is not finite, 0 where the original is not, which proves
+        nothing, 1 or 0 for integers."""
         if exact:
             return np.atleast_1d((got != want).astype(np.float64))
         got, want = got.astype(np.float64), want.astype(np.float64)
-        if not np.isfinite(want).all():
-            self.vacuous.append(f"the original's {name} is not finite {where}")
+        told = np.isfinite(want)
+        if not told.all():
+            self.vacuous.append(not_finite(name, where))
         with np.errstate(invalid="ignore"):
             difference = np.abs(got - want)
-        return np.atleast_1d(np.where(np.isfinite(difference), difference, np.inf))
+        return np.atleast_1d(np.where(np.isfinite(difference), difference, np.where(told, np.inf, 0.0)))
 
     def result(self) -> ParityResult:
         """Everything so far as a result; nothing compared is not a pass."""
@@ -117,6 +120,14 @@ class Tally:
             reason=reasons[0] if reasons else "",
             sizes=tuple(self.sizes),
         )
+
+
+def not_finite(name: str, where: str) -> str:
+    """What is wrong with an original that is not a number itself."""
+    return (
+        f"the original's own output {name} is not finite {where}: mend the network (a division by a root of 0, say), "
+        f"or {ADVICE}"
+    )
 
 
 def distance(values: Array, others: Array) -> float:

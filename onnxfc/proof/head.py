@@ -103,6 +103,7 @@ class Head:
     ``native`` holds the values of the boundaries, shapes and side inputs at native size; it gives the
     types, and the values of all that is not cropped. ``bounds``: how the model holds what is given as maps.
     ``shapes``: those of all tensors at the native size, for a head that is asked of features of other sizes.
+    ``images``: how many there are natively, of each of which a boundary may have several rows (frames); 0: one.
     """
 
     def __init__(
@@ -113,6 +114,7 @@ class Head:
         engine: Engine,
         bounds: Sequence[Boundary] = (),
         shapes: Shapes | None = None,
+        images: int = 0,
     ) -> None:
         self.plan = plan
         self._bounds = {item.original: item for item in bounds}
@@ -120,6 +122,7 @@ class Head:
         self._fixed = {name: native[name] for name in (*plan.shapes, *plan.sides)}
         self._stackable = not self._fixed
         self._batch = len(native[plan.boundaries[0]]) if plan.boundaries else 1
+        self._images = images or self._batch
         self._shapes = {tuple(native[name].shape): name for name in reversed(plan.boundaries)}
         cut = _cut(original.proto, plan, native)
         places = 0 if shapes is None else self._places({})
@@ -147,7 +150,8 @@ class Head:
             return np.asarray(shape * batch // self._batch, shape.dtype)
         if tuple(shape) in self._shapes:
             return np.asarray(now[self._shapes[tuple(shape)]].shape, shape.dtype)
-        return np.where((np.arange(len(shape)) == 0) & (shape == self._batch), batch, shape).astype(shape.dtype)
+        follows = (np.arange(len(shape)) == 0) & np.isin(shape, (self._batch, self._images))
+        return np.where(follows, shape * batch // self._batch, shape).astype(shape.dtype)
 
     def run_whole(self, features: Mapping[str, Array], *, counting: bool = False) -> Arrays:
         """The head on whole features of any size it accepts; ``counting``: with numbers that follow the places."""
@@ -190,12 +194,22 @@ class Head:
             outputs = self.run_whole(stacked)
         except RunError:
             outputs = {}
-        if not outputs or any(v.ndim == 0 or len(v) != len(windows) * batch for v in outputs.values()):
+        apart = all(v.ndim and len(v) == len(windows) * batch for v in outputs.values())
+        if not outputs or not apart or (batch > 1 and self._mixes(windows[0], outputs)):
             self._stackable = False
             return None
         return [
             {name: value[i * batch : (i + 1) * batch] for name, value in outputs.items()} for i in range(len(windows))
         ]
+
+    def _mixes(self, window: Arrays, outputs: Arrays) -> bool:
+        """Whether a window says something else beside others: of a fixed number of images the mean may be taken."""
+        alone = self.run_whole(window)
+        same = (
+            np.allclose(outputs[name][: len(value)], value, rtol=1e-2, atol=1e-3 * float(np.abs(value).max(initial=0)))
+            for name, value in alone.items()
+        )
+        return not all(same)
 
 
 def part_of(model: onnx.ModelProto, name: str, nodes: Iterable[int], outputs: Iterable[str]) -> onnx.ModelProto:

@@ -127,12 +127,8 @@ class Inputs:
 
 
 def _grow(image: ImageInput, batch: int | None, grown: Sequence[int]) -> tuple[int, ...]:
-    shape = list(image.shape)
-    if image.batched:
-        shape[0] = batch or shape[0]
-    for axis, more in zip(image.spatial, grown, strict=True):
-        shape[axis] += more
-    return tuple(shape)
+    shape = image.grown(grown)
+    return (batch or shape[0], *shape[1:]) if image.batched else shape
 
 
 def _image(

@@ -127,6 +127,6 @@ def _compare_parts(
 ) -> None:
     """The rows of some samples that were run at once; ``names`` in the original and in the rewritten model."""
     for place, sample in parts:
-        rows, kind = got[place * evidence.batch : (place + 1) * evidence.batch], sample.kind.name
-        want, scale = sample.values[names[0]], evidence.scales[names[0], kind]
+        kind, want = sample.kind.name, sample.values[names[0]]
+        rows, scale = got[place * len(want) : (place + 1) * len(want)], evidence.scales[names[0], kind]
         tally.compare(names[1], rows, want, scale, kind, f"at native size, {where}")

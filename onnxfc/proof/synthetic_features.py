@@ -66,15 +66,16 @@ def mixed_windows(head: Head, captures: Sequence[Capture], claim: Claim, evidenc
 
 
 def _seen(kind: str, captures: Sequence[Capture], claim: Claim, evidence: Evidence) -> Iterator[Array]:
-    """Windows of one kind of inputs, as many images as the original's batch."""
+    """Windows of one kind of inputs, as many images as the original's batch, or frames of them."""
     name = claim.boundaries[0].original
+    rows = len(evidence.native[name])
     for sample in evidence.samples:
         if sample.kind.name == kind:
-            yield (sample.values | sample.feeds)[name][: evidence.batch]
+            yield (sample.values | sample.feeds)[name][:rows]
     for shot in captures:
         if shot.kind.name == kind and shot.size.grid is not None:
             for cell in pick_cells(shot.size.grid, 0, SEEN):
-                yield window_of(shot, claim, cell)[name][: evidence.batch]
+                yield window_of(shot, claim, cell)[name][:rows]
 
 
 def compare_mixed(head: Head, mixed: Sequence[Mixed], claim: Claim, evidence: Evidence, tally: Tally) -> None:

@@ -109,8 +109,10 @@ class WindowParity:
         if not plan.outputs or not plan.boundaries or plan.leak:
             return None
         self.progress("loading the original's head")
-        original, claim = self.pair.original, self.pair.claim
-        return Head(original, plan, self.evidence.native, self.options.engine, claim.boundaries, shapes)
+        original, claim, evidence = self.pair.original, self.pair.claim, self.evidence
+        return Head(
+            original, plan, evidence.native, self.options.engine, claim.boundaries, shapes, images=evidence.batch
+        )
 
     def _mixed(self, head: Head | None, captures: list[Capture], tally: Tally) -> list[Mixed]:
         """Made-up features, where everything else has agreed."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnxfc.claim.claim import Claim, Output
-from onnxfc.proof.accumulator import Tally, distance
+from onnxfc.proof.accumulator import Tally, distance, not_finite
 from onnxfc.proof.evidence import ADVICE, Evidence, Progress
 from onnxfc.proof.head import Head
 from onnxfc.proof.inputs import Kind
@@ -333,8 +333,7 @@ def _compare_whole(
         wanted = [values[name] for values in expected if name in values]
         if got.dtype.kind == "f" and not np.isfinite(got).all():
             if wanted and not all(np.isfinite(want).all() for want in wanted):
-                told = f"the original's own output {name} is not finite, nor is the rewritten model's, {shot}"
-                tally.vacuous.append(f"{told}: mend the network (a division by a root of 0, say), or {ADVICE}")
+                tally.vacuous.append(not_finite(name, str(shot)))
                 continue
             raise FormError(f"{name} is not finite")
         native = [shapes[name][axis] for axis in output.axes]

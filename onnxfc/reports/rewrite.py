@@ -193,7 +193,8 @@ def native(claim: Claim) -> str:
     """``224x224 px``; where axes stay fixed, which: ``width 100 px (height 32 px stays)``."""
     image = claim.inputs[0]
     if not image.fixed:
-        return f"{size(claim.native_size)} px"
+        others = [f"{item.name}: {size(item.size)} px, to scale" for item in claim.inputs if len(set(item.scale)) > 1]
+        return f"{size(claim.native_size)} px" + (f" ({', '.join(others)})" if others else "")
     free, stay = (
         ", ".join(f"{name} {image.shape[axis]} px" for name, axis in zip(image.named(axes), axes, strict=True))
         for axes in (image.spatial, image.fixed)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal, get_args
 
 from onnxfc import errors
@@ -28,10 +29,12 @@ from onnxfc.shapes.image_inputs import (
     images,
     inner_image,
     native_inputs,
+    to_scale,
     unlike_sizes,
 )
 from onnxfc.shapes.model_shapes import Sizing
 from onnxfc.shapes.native import native_specs
+from onnxfc.shapes.spec import Spec
 
 Written = Literal["conv4d", "gemm"]
 """Forms for accelerators, in other operators than the rewritten model for any size."""
@@ -182,21 +185,36 @@ def _analysed(original: ModelFile, options: RewriteOptions) -> Analysis:
         advice = f"the image enters flattened: name the inner tensor that is one, --input '{inner}'"
         refusal = replace(readings, advice=advice) if inner else readings
         raise NothingToRewrite(str(refusal), (refusal,))
+    if options.free:
+        readings = [[image.of_axes(options.free) for image in reading] for reading in readings]
+    read = partial(_read, original, graph, native, options)
     unlike = unlike_sizes(readings[0])
     if unlike is not None:
-        raise NothingToRewrite(str(unlike), (unlike,))
+        scaled = read(to_scale(readings[0]))
+        if scaled.refusals or not read(readings[0]).refusals:
+            raise NothingToRewrite(str(unlike), (unlike,))
+        return scaled
     failures: list[Analysis] = []
-    for whole in readings:
-        reading = [image.of_axes(options.free) for image in whole] if options.free else whole
-        state = walk(original, graph, native, reading, options.global_pool)
-        finished = finish(state, options.output)
-        if isinstance(finished, tuple):
-            outputs, provenances = finished
-            refusals = objections(state, reading, provenances)
-            state.notes += without_effect(state, outputs, provenances)
-            return Analysis(original, state, tuple(reading), tuple(outputs), tuple(provenances), refusals)
-        failures.append(Analysis(original, state, tuple(reading), (), (), tuple(finished)))
+    for reading in readings:
+        found = read(reading)
+        if found.outputs:
+            return found
+        failures.append(found)
     for failure in failures:
         if failure.state.conditions:
             return _analysed(inlined(original, failure.state.conditions), options)
     return failures[0]  # the likeliest reading says why
+
+
+def _read(
+    original: ModelFile, graph: Graph, native: Mapping[str, Spec], options: RewriteOptions, reading: Sequence[Image]
+) -> Analysis:
+    """What comes of one reading of the images."""
+    state = walk(original, graph, native, reading, options.global_pool)
+    finished = finish(state, options.output)
+    if isinstance(finished, list):
+        return Analysis(original, state, tuple(reading), (), (), tuple(finished))
+    outputs, provenances = finished
+    refusals = objections(state, reading, provenances)
+    state.notes += without_effect(state, outputs, provenances)
+    return Analysis(original, state, tuple(reading), tuple(outputs), tuple(provenances), refusals)

@@ -43,7 +43,8 @@ def objections(state: State, reading: Sequence[Image], provenances: Sequence[Pro
     if not state.replacements and _is_free(state, reading):
         return (_nothing(state, "no node of it is locked to one image size, and its dims are open already"),)
     cut = any(set(boundary.extent) != {1} for provenance in provenances for boundary in provenance.windows)
-    if not state.replacements and cut and any(provenance.places for provenance in provenances):
+    whole = not any(_lacks_places(state, name) for name in state.graph.outputs)
+    if not state.replacements and cut and whole and any(provenance.places for provenance in provenances):
         return (_whole_windows(state),)
     for name in maps_of_windows(state):
         why = "is a map of the trunk that was taken for features of a window: something made it one of the native size"
@@ -53,6 +54,14 @@ def objections(state: State, reading: Sequence[Image], provenances: Sequence[Pro
     ):
         return (Refusal("fractional-stride", "", "the head's windows are a fraction of a pixel apart"),)
     return ()
+
+
+def _lacks_places(state: State, name: str) -> bool:
+    """Whether an output is a map of the trunk without the axes on which that has one place natively: logits over time,
+    whose height and width were squeezed."""
+    view, shape = state.views[name], state.native[name].shapes
+    bounds = view.provenance.windows if isinstance(view, Lifted) and shape is not None else ()
+    return any(shape and len(shape[0]) == 2 + sum(n > 1 for n in b.extent) < 2 + state.rank for b in bounds)
 
 
 def without_effect(state: State, outputs: Sequence[Output], provenances: Sequence[Provenance]) -> list[Refusal]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from fractions import Fraction
 
 import onnx
 
@@ -51,7 +52,7 @@ _AFFINE = {
 }
 
 _ANY_INPUT = {
-    *(*BROADCAST, "Concat", "Einsum", "Gather", "GatherElements", "Gemm", "MatMul", "ScatterElements"),
+    *(*BROADCAST, "Concat", "Einsum", "Gather", "GatherElements", "Gemm", "MatMul", "ScatterElements", "ScatterND"),
 }
 """Operators whose lifted input may be any; all others have their data first."""
 _EXPORT = {MICROSOFT: "export without a runtime's own optimisation"}
@@ -96,7 +97,8 @@ def _start(
         state.views[info.name] = Fixed(info.name)
     for image in images:
         builder.specs[image.name] = Spec(image.dtype, image.probes())
-        provenance = Provenance((Field(),) * len(image.spatial))
+        field = Field().resampled(image.scale, Fraction(0), 1 / image.scale - 1)
+        provenance = Provenance((field,) * len(image.spatial))
         groups = groups_of(native[image.name].native, dict(enumerate(image.spatial)), image.batched)
         state.views[image.name] = Placed(image.name, image.name, groups, provenance)
     return state
@@ -117,10 +119,10 @@ def _visit(state: State, node: onnx.NodeProto) -> None:
 
 def _batch_kept(state: State, node: onnx.NodeProto, outcome: list[View]) -> Outcome:
     """A refusal where something that was computed from the image has another batch than the image."""
-    batches = list(state.batches)
     for view in outcome:
         spec = state.builder.specs.get(view.tensor) if is_map(view) or isinstance(view, ScoreMap) else None
-        if spec is not None and spec.shapes is not None and [shape[0] for shape in spec.shapes] != batches:
+        pairs = zip(state.batches, (spec and spec.shapes) or (), strict=False)
+        if any(shape[0] * state.batches[0] != batch * spec.native[0] for batch, shape in pairs if spec):
             return RuleContext(state, node).refuse("batch-baked", *_BATCH)
     return outcome
 

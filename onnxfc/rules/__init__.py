@@ -23,6 +23,7 @@ from onnxfc.rules import recurrent as recurrent
 from onnxfc.rules import reduction as reduction
 from onnxfc.rules import resampling as resampling
 from onnxfc.rules import reshape as reshape
+from onnxfc.rules import scatter as scatter
 from onnxfc.rules import shape_ops as shape_ops
 from onnxfc.rules import slice as slice
 from onnxfc.rules import softmax as softmax

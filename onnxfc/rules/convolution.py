@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from onnxfc.builder.rule_context import Outcome, RuleContext
+from onnxfc.builder.rule_context import LEAVE, Outcome, RuleContext
 from onnxfc.claim.blame import Cause
 from onnxfc.errors import Refusal
+from onnxfc.graph.index import dependent
 from onnxfc.graph.op_kinds import COVERING, MICROSOFT, POOLS, weight_position
 from onnxfc.graph.sliding import Sliding, sliding_at
 from onnxfc.head.placed_windows import pooled_in_part
@@ -128,8 +129,15 @@ def _weight_shape(ctx: RuleContext) -> Shape:
 
 
 def _weight_of_image(ctx: RuleContext) -> Refusal:
-    advice = "if that is an input of its own, name the image alone with --input"
-    return ctx.refuse("dynamic-weight", "has a weight that depends on the image", advice)
+    graph = ctx.state.graph
+    images = [info.name for info in graph.inputs if isinstance(ctx.state.views[info.name], Placed)]
+    made = {name: dependent(graph.live, [name]).intersection(ctx.node.input) for name in images}
+    alone = [name for name in images if made[name] == {ctx.node.input[0]}]
+    others = [name for name in images if made[name] and name not in alone]
+    if not alone or any(ctx.node.input[0] in made[name] for name in others):
+        return ctx.refuse("dynamic-weight", "has a weight that is made of the image itself", LEAVE)
+    why = f"has a weight that is made of {' and '.join(others)}"
+    return ctx.refuse("dynamic-weight", why, "let that stay as it is: " + " ".join(f"--input {name}" for name in alone))
 
 
 def _layout(ctx: RuleContext, view: Placed) -> Refusal | None:

@@ -225,14 +225,27 @@ def reduce_features(ctx: RuleContext) -> Outcome:
     batch_axis = scores.batch_axis or 0
     provenance = trace_summed(ctx, scores.provenance)
     scores = replace(scores, provenance=provenance)
-    if batch_axis in axes:
+    if batch_axis in axes and (batch_axis or ctx.free_batch):
         return ctx.refuse("mixes-batch", "reduces over the batch")
     if not axes:
         ctx.keep([scores.tensor, *ctx.tensors_from(1)])
         return [replace(scores, tensor=ctx.node.output[0])]
+    if batch_axis in axes:
+        return _over_images(ctx, scores, axes)
     keepdims, own = bool(ctx.attrs.get("keepdims", 1)), [beside_batch(axis, batch_axis) for axis in axes]
     ops.reduce(ctx.builder, ctx.op_type, scores.tensor, own, keepdims, ctx.node.output[0], ctx.node)
     if not batch_axis:
         return ctx.score_maps(scores.provenance)
     batch_axis -= 0 if keepdims else sum(axis < batch_axis for axis in axes)
     return [around_batch(ctx, scores.provenance, batch_axis)]
+
+
+def _over_images(ctx: RuleContext, scores: ScoreMap, axes: Sequence[int]) -> Outcome:
+    """Over a fixed number of images, as frames are summed up; one is left in the new graph."""
+    made = ops.reduce(ctx.builder, ctx.op_type, scores.tensor, axes, keepdims=True, instead=ctx.node)
+    features = ctx.native(ctx.node.output[0]).native
+    if ctx.attrs.get("keepdims", 1) and not ctx.swallowed:
+        return [replace(scores, tensor=made, features=features[1:])]
+    if not ctx.attrs.get("keepdims", 1) and len(axes) > 1:
+        made = ops.squeeze(ctx.builder, made, [axis for axis in axes if axis])
+    return [replace(scores, tensor=made, features=features, batch_axis=None)]

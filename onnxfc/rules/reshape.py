@@ -11,7 +11,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 from onnxfc.builder import ops
-from onnxfc.builder.axis_ops import provenance_of, target
+from onnxfc.builder.axis_ops import measured, provenance_of, target
 from onnxfc.builder.rule_context import Outcome, RuleContext, axes_of
 from onnxfc.head.placed_windows import pooled_in_part
 from onnxfc.head.windows import moved_to
@@ -22,6 +22,7 @@ from onnxfc.layout.axes import (
     axis_of_places,
     batch_first,
     groups_of,
+    images_apart,
     is_map,
     may_fold,
     pure,
@@ -53,7 +54,7 @@ def reshape(ctx: RuleContext) -> Outcome | None:
     split = split_rows(view, after) if view.is_list else None
     if split is not None:
         return _regrouped(ctx, replace(view, parts=split[1]), split[0])
-    groups = regroup(view.groups, after)
+    groups = regroup(view.groups if ctx.free_batch else images_apart(view.groups, after[0]), after)
     groups = groups and with_batch(groups)
     if groups is not None and ctx.state.dense and _in_a_row(groups, ctx.state.rank):
         return _regrouped(ctx, view, groups)
@@ -96,7 +97,7 @@ def _each_alone(ctx: RuleContext, view: Placed, where: Mapping[int, int]) -> Out
         inputs = [before.tensor, ctx.builder.constant(order, "order")]
         ctx.builder.emit("Gather", inputs, ctx.node.output[0], instead=ctx.node, axis=1)
     else:
-        groups = list(groups_of(after, where))
+        groups = [view.groups[0], *groups_of(after, where)[1:]]
         for place, axis in where.items():
             groups[axis] = view.groups[view.where[place]]
         wanted_dims = target(ctx.builder, view, tuple(groups))
@@ -125,11 +126,12 @@ def _now(group: Group, sides: list[Placed], shapes: tuple[Shape, ...]) -> int:
     """The length of an axis where the sides' maps have these shapes."""
     total: int | Fraction = 1
     for atom in group:
-        if atom.kind == "space":
-            length = shapes[atom.side][sides[atom.side].where[atom.place]]
-            total *= length if atom.factor == 1 else atom.factor * length
+        if atom.kind in {"channel", "joined"}:
+            total *= atom.length
         else:
-            total *= shapes[0][0] if atom.kind == "batch" else atom.length
+            axis, factor = measured(atom, sides[atom.side])
+            length = shapes[atom.side][axis]
+            total *= length if factor == 1 else factor * length
     return int(total)
 
 

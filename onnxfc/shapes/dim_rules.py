@@ -40,14 +40,14 @@ def slid(
     return least((room + stride - 1) // stride + 1, (length + pads[0] - 1) // stride + 1)
 
 
-def _slid(call: NodeCall, dims: list[Dim], kernel: Sequence[int]) -> Made:
-    """https://onnx.ai/onnx/operators/onnx__Conv.html"""
-    rank, spec = len(dims) - 2, call.made[0]
+def _slid(call: NodeCall, dims: list[Dim], kernel: Sequence[int], channels: Dim | None = None) -> Made:
+    """A pool leaves axis 1 as it is, which may follow the image too. https://onnx.ai/onnx/operators/onnx__Conv.html"""
+    rank = len(dims) - 2
     if len(kernel) != rank:
         return None
     strides, dilations = call.ints("strides", rank, 1), call.ints("dilations", rank, 1)
     auto, pads = call.attrs.get("auto_pad", "NOTSET"), call.ints("pads", 2 * rank, 0)
-    made = [dims[0], dims[1] if spec is None else spec.native[1]]
+    made = [dims[0], dims[1] if channels is None else channels]
     for k, length in enumerate(dims[2:]):
         if auto.startswith("SAME"):
             made.append((length + strides[k] - 1) // strides[k])
@@ -59,7 +59,7 @@ def _slid(call: NodeCall, dims: list[Dim], kernel: Sequence[int]) -> Made:
 
 def _conv(call: NodeCall, dims: list[Any]) -> Made:
     weight = call.spec(weight_position(call.node.op_type))
-    return None if weight is None or weight.shapes is None else _slid(call, dims, weight.native[2:])
+    return None if weight is None or weight.shapes is None else _slid(call, dims, weight.native[2:], weight.native[0])
 
 
 def _conv_transpose(call: NodeCall, dims: list[Any]) -> Made:

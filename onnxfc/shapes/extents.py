@@ -43,13 +43,18 @@ class Extents:
 
     @staticmethod
     def of_images(inference: Inference, images: Sequence[Image], specs: Mapping[str, Spec]) -> Extents:
-        """Of a graph on these images, with specs at their probes. Those of another size have axes of their own."""
+        """Of a graph on these images, with specs at their probes. Those of another size have axes of their own, but for
+        those that grow to scale with the first."""
         first, dims = images[0], {}
         probes: list[dict[int, int]] = [{BATCH: shape[0]} for shape in first.probes()]
-        sizes = list(dict.fromkeys(image.size for image in images))
+        sizes = list(dict.fromkeys(image.size for image in images if image.scale == 1))
         for image in images:
             shape = list[Any](image.shape)
-            for k, axis in enumerate(image.spatial, sizes.index(image.size) * len(first.size)):
+            for k, axis in enumerate(image.spatial if image.scale != 1 else ()):
+                shape[axis] = math.floor(pixels(k) * image.scale)
+            for k, axis in enumerate(
+                image.spatial if image.scale == 1 else (), [*sizes, image.size].index(image.size) * len(first.size)
+            ):
                 shape[axis] = pixels(k)
                 for probe, probed in zip(probes, image.probes(), strict=True):
                     probe[k] = probed[axis]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 import onnx
 
@@ -28,7 +29,7 @@ divide them, and all different, so that no two dims coincide. Nothing is ever co
 class Image:
     """One image input and one reading of its layout; ``shape`` is native, ``spatial`` are the axes to be freed.
     ``batched``: its axis 0 is the batch, else it is one image, (C, H, W). ``fixed``: spatial axes that stay as they
-    are."""
+    are. ``scale``: so many of its pixels lie on one of the first image's, with which it grows."""
 
     name: str
     dtype: int
@@ -37,6 +38,12 @@ class Image:
     free_batch: bool
     batched: bool = True
     fixed: tuple[int, ...] = ()
+    scale: Fraction = Fraction(1)
+
+    @staticmethod
+    def of_input(given: ImageInput) -> Image:
+        """As a claim tells it, for its shapes."""
+        return Image(given.name, 0, given.shape, given.spatial, False, given.batched, scale=Fraction(*given.scale))
 
     def of_axes(self, names: Sequence[str]) -> Image:
         """The same, of which only these axes are to be freed. Raises UsageError."""
@@ -49,7 +56,7 @@ class Image:
 
     def as_input(self) -> ImageInput:
         """What is claimed of it."""
-        return ImageInput(self.name, self.shape, self.spatial, self.batched, self.fixed)
+        return ImageInput(self.name, self.shape, self.spatial, self.batched, self.fixed, self.scale.as_integer_ratio())
 
     @property
     def batch(self) -> int:
@@ -64,7 +71,8 @@ class Image:
     def probes(self) -> tuple[Shape, ...]:
         """The native shape, and shapes at sizes that tell all dims apart."""
         sizes = [self.size]
-        sizes += [tuple(length + more for length, more in zip(self.size, growth, strict=False)) for growth in _GROWTH]
+        more = [[int(length * self.scale) for length in growth] for growth in _GROWTH]
+        sizes += [tuple(a + b for a, b in zip(self.size, growth, strict=False)) for growth in more]
         return tuple(self.resized(size, batch) for batch, size in enumerate(sizes))
 
     def resized(self, size: Sequence[int], more_batch: int = 0) -> Shape:
@@ -192,11 +200,17 @@ def is_open(graph: Graph, reading: Sequence[Image]) -> bool:
     return all(dims[image.name][axis].dim_value <= 0 for image in reading for axis in image.spatial)
 
 
+def to_scale(reading: Sequence[Image]) -> list[Image]:
+    """The images growing by so many times as many pixels as their native sizes say."""
+    first = reading[0]
+    return [replace(image, scale=Fraction(image.size[0], first.size[0])) for image in reading]
+
+
 def unlike_sizes(reading: Sequence[Image]) -> Refusal | None:
     """A refusal where one image is natively a whole number of times as large as another.
 
-    Whether it then grows by as many pixels or by so many times as many is not in the graph; where the sizes are in no
-    such ratio they grow by as many.
+    Whether it then grows by as many pixels or by so many times as many, the graph tells only where but one of them
+    runs; where the sizes are in no such ratio they grow by as many.
     """
     first = reading[0]
     for image in reading[1:]:

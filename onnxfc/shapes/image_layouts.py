@@ -53,6 +53,9 @@ def readings(graph: Graph, name: str, shape: Shape) -> tuple[bool, list[Reading]
 
 
 def _batched(graph: Graph, name: str, shape: Shape, told: set[Slid]) -> list[Reading]:
+    frames = {tuple(sorted(view.places)) for view in told if view.frames}
+    if len(frames) == len(told) == 1:  # (N, T, C, H, W), whose frames are rows of the batch
+        return list(frames)
     found = list(READINGS[len(shape)])
     found = [spatial for spatial in found if all(view.fits(spatial) for view in told)] or found
     free = _open(graph, name)
@@ -78,11 +81,15 @@ def _open(graph: Graph, name: str) -> set[int]:
 
 @dataclass(frozen=True)
 class Slid:
-    """The input's axes as a sliding operator sees them; None where its batch or its channels are none of the input."""
+    """The input's axes as a sliding operator sees them; None where its batch or its channels are none of the input.
+
+    ``frames``: the input's axis 1 is laid into one of these.
+    """
 
     batch: int | None
     channels: int | None
     places: frozenset[int]
+    frames: bool = False
 
     def fits(self, spatial: Reading) -> bool:
         """Whether these may be the image's axes."""
@@ -98,11 +105,22 @@ def slid_over(graph: Graph, name: str, rank: int) -> set[Slid]:
             if node.op_type in _SLIDING and node.input[0] == tensor:
                 found.add(Slid(axes[0], axes[1], frozenset(axis for axis in axes[2:] if axis is not None)))
                 continue
+            if len(axes) == 5 and node.op_type == "Reshape" and _slides_over_images(graph, node.output[0]):
+                found.add(Slid(0, 2, frozenset((3, 4)), frames=True))
+                continue
             after = _behind(graph, node, axes)
             if after is not None and len(after) > 2 and node.output[0] not in seen:
                 seen.update(node.output)
                 queue += [(out, after) for out in node.output if out]
     return found
+
+
+def _slides_over_images(graph: Graph, name: str) -> bool:
+    """Whether all that reads a tensor is Convs over height and width."""
+    weights = [
+        graph.constant(node.input[1]) if node.op_type == "Conv" else None for node in graph.readers.get(name, ())
+    ]
+    return bool(weights) and all(weight is not None and len(weight.dims) == 4 for weight in weights)
 
 
 def _behind(graph: Graph, node: onnx.NodeProto, axes: Axes) -> Axes | None:

@@ -20,8 +20,10 @@ import onnxfc.proof
 from onnxfc.errors import UsageError
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof import check
+from onnxfc.proof.accumulator import Tally
 from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.results import Parity
+from onnxfc.proof.tolerance import PRECISION, Scale
 
 RIGHT: dict[str, Pair] = {
     "pad-free": fc_pair(),
@@ -280,3 +282,14 @@ def test_a_batch_that_is_cut_off_is_found(samples: int) -> None:
     wrong.graph.output[0].type.tensor_type.shape.dim[0].dim_param = "rows"
     parity = check(done.original, done.file.with_proto(wrong), done.claim, CheckOptions(threads=1, samples=samples))
     assert not parity.passed
+
+
+def test_where_the_original_is_not_a_number_nothing_is_proven() -> None:
+    """Nor is anything refuted; what the original does say is compared all the same."""
+    scale, want = Scale(1.0, 1.0, PRECISION["float32"]), np.array([[1.0, np.nan, -np.inf]])
+    for got, status in ((want, "passed"), (np.array([[1.0, 2.0, 3.0]]), "passed"), (np.full((1, 3), np.nan), "failed")):
+        tally = Tally(CheckOptions())
+        tally.compare("scores", got, want, scale, "natural", "in cell (0, 2) at 18x20")
+        assert tally.result().status == status
+        [said] = tally.vacuous
+        assert said.startswith("the original's own output scores is not finite in cell (0, 2) at 18x20: mend the net")

@@ -65,6 +65,9 @@ STAYS = {
 ALONE = (
     "convnext.dynamo",
     "depth_pooled",
+    "frames_assigned",
+    "frames_mean",
+    "frames_shifted",
     "keras_branches.tf2onnx",
     "keras_shaped.tf2onnx",
     "swallowed",

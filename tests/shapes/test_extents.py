@@ -285,6 +285,16 @@ def test_a_pad_that_moves_the_map_keeps_to_its_period() -> None:
     assert list(sizing.shapes((19,)) or {})
 
 
+def test_a_pool_leaves_axis_1_as_long_as_it_was() -> None:
+    """(N, W, C, H), as text lines are pooled over their rows: the columns stay, and follow the image."""
+    net = Net(17)
+    image = net.input("image", [1, 2, 8, 16])
+    columns = net.op("Transpose", net.op("MaxPool", image, kernel_shape=[2, 2], strides=[2, 2]), perm=[0, 3, 1, 2])
+    pooled = net.op("AveragePool", columns, kernel_shape=[1, 4], strides=[1, 4])
+    sizing = sizing_of(net.model(pooled, infer=False))
+    assert dims(sizing, pooled) == ["1", "floor((x1)/2)", "2", "floor((x0)/8)"]
+
+
 def test_sampled_where_no_rule_tells() -> None:
     """The largest half of the rows: how many TopK gives is not read off its inputs' dims."""
     net = Net(17)

@@ -1,0 +1,125 @@
+"""Two images that grow together, or of which one stays, as PyTorch's own networks take them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from click.testing import CliRunner
+from fixture_files import fixture_file
+from hazards import Net, refusal
+
+import onnxfc
+from onnxfc.cli.main import main
+from onnxfc.rewriter.analyse import RewriteOptions
+from onnxfc.rewriter.api import Rewrite
+
+EXPORTERS = ("torchscript", "dynamo")
+REFERENCES = np.load(fixture_file("pairs.npz"))
+SIZES = ((48, 40), (36, 52), (64, 44))
+MORE = {
+    "cost_volume": ("right", 3, (1, 1)),
+    "recurrent_state": ("state", 8, (1, 4)),
+    "sharpened": ("fine", 1, (4, 1)),
+}
+"""The second input, its channels, and how many of its pixels lie on how many of the first's."""
+
+
+def rewritten(name: str, exporter: str, **options: object) -> Rewrite:
+    return onnxfc.rewrite(fixture_file(f"{name}.{exporter}.onnx"), options=RewriteOptions(**options))  # type: ignore[arg-type]
+
+
+def image(size: tuple[int, ...], channels: int, number: int = 0) -> np.ndarray:
+    return np.random.default_rng(size[0] + 1000 * number).standard_normal((1, channels, *size)).astype(np.float32)
+
+
+def run(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    session = ort.InferenceSession(model.SerializeToString())
+    return dict(zip([item.name for item in session.get_outputs()], session.run(None, feeds), strict=True))
+
+
+def compare(done: Rewrite, name: str, size: tuple[int, int], feeds: dict[str, np.ndarray]) -> None:
+    for output, value in run(done.model, feeds).items():
+        want = REFERENCES[f"{name} {output} {size[0]}x{size[1]}"]
+        assert value.shape == want.shape
+        np.testing.assert_allclose(value, want, rtol=0, atol=2e-6 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize("name", MORE)
+def test_both_grow(name: str, exporter: str) -> None:
+    """To scale, where the network makes of them what meets in no other way: a state at a quarter of the size, say."""
+    done = rewritten(name, exporter)
+    other, channels, scale = MORE[name]
+    assert [item.scale for item in done.claim.inputs] == [(1, 1), scale]
+    for size in ((16, 20), (12, 28), (21, 17)) if name == "sharpened" else SIZES:
+        own = tuple(length * scale[0] // scale[1] for length in size)
+        compare(done, name, size, {"image": image(size, 3), other: image(own, channels, 1)})
+
+
+def test_the_sizes_that_both_take() -> None:
+    done = rewritten("recurrent_state", "dynamo")
+    assert (done.claim.native_size, done.claim.size_step, done.claim.smallest_size) == ((24, 32), (4, 4), (4, 4))
+    assert done.claim.image_shapes((48, 40)) == {"image": (1, 3, 48, 40), "state": (1, 8, 12, 10)}
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_cells_of_a_head_are_the_original_on_crops_of_both(exporter: str) -> None:
+    done = rewritten("guided", exporter)
+    assert (done.claim.verdict, done.claim.stride) == ("exact", (4, 4))
+    whole, half = image((32, 44), 3), image((16, 22), 1, 1)
+    cells = run(done.model, {"image": whole, "depth": half})["scores"]
+    assert cells.shape == (1, 5, 3, 4)
+    original = onnx.load(fixture_file(f"guided.{exporter}.onnx"))
+    for y, x in np.ndindex(3, 4):
+        crop = {
+            "image": whole[..., 4 * y : 4 * y + 24, 4 * x : 4 * x + 32],
+            "depth": half[..., 2 * y : 2 * y + 12, 2 * x : 2 * x + 16],
+        }
+        want = run(original, {name: np.ascontiguousarray(value) for name, value in crop.items()})["scores"]
+        np.testing.assert_allclose(cells[..., y, x], want, rtol=0, atol=2e-6 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_a_kernel_made_of_another_input(exporter: str) -> None:
+    """Cross-correlation: the template stays as it is, the image grows."""
+    found = refusal(onnx.load(fixture_file(f"cross_correlation.{exporter}.onnx")))
+    assert (found.code, found.advice) == ("dynamic-weight", "let that stay as it is: --input image")
+    assert "a weight that is made of template" in found.reason
+    done = rewritten("cross_correlation", exporter, inputs=("image",))
+    for size in SIZES:
+        compare(done, "cross_correlation", size, {"image": image(size, 3), "template": image((15, 15), 3, 1)})
+
+
+def test_a_kernel_made_of_the_image_itself() -> None:
+    net = Net(17)
+    trunk = net.trunk()
+    weight = net.op("Reshape", net.op("GlobalAveragePool", trunk), net.ints(1, 3, 1, 1))
+    found = refusal(net.model(net.op("Conv", trunk, weight)))
+    assert (found.code, found.reason) == ("dynamic-weight", "Conv has a weight that is made of the image itself")
+
+
+def test_an_input_that_stays_is_named() -> None:
+    found = refusal(onnx.load(fixture_file("recurrent_state.dynamo.onnx")), inputs=("image",))
+    assert (found.code, found.advice) == ("sizes-differ", "name it too: --input image --input state")
+    assert found.reason == "Concat combines the map with state, an input that stays at its native size"
+
+
+def test_where_both_ways_run_none_is_taken() -> None:
+    """Two images that are pooled before they meet."""
+    net = Net(17)
+    one, other = net.input("image", [1, 2, 16, 12]), net.input("detail", [1, 2, 8, 6])
+    pooled = [net.op("Flatten", net.op("GlobalAveragePool", net.conv(item, 2, 3))) for item in (one, other)]
+    found = refusal(net.model(net.fc(net.op("Concat", *pooled, axis=1), 6, 4)))
+    assert (found.code, found.node) == ("sizes-differ", "detail")
+
+
+def test_the_commands_say_how_they_grow(tmp_path: Path) -> None:
+    path, out = fixture_file("guided.torchscript.onnx"), tmp_path / "any.onnx"
+    for command in (["rewrite", path, out], ["check", path, out], ["inspect", path], ["inspect", out]):
+        done = CliRunner().invoke(main, [str(item) for item in command])
+        assert done.exit_code == 0, done.output
+        assert "24x32 px (depth: 12x16 px, to scale)" in done.output
