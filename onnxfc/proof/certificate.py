@@ -27,6 +27,7 @@ _INTEGERS = ("QGemm", "QLinearMatMul")
 _CONTRACTIONS = (*_GEMMS, *_MATMULS, *_INTEGERS, "Einsum")
 
 
+@np.errstate(invalid="ignore", over="ignore")  # weights that are no numbers, which equal nothing
 def certify(original: ModelFile, other: ModelFile) -> Certificate:
     """Look for every FC weight of ``original`` in ``other``; failed where a rewrite lacks one."""
     layers = list(_fully_connected(original))
