@@ -53,7 +53,7 @@ def check(
     """Put ``claim`` about ``rewritten`` to the test against ``original``, by running both.
 
     ``source``: the file that ``original`` was made of (functions inlined, say): both must agree at the native size too.
-    Costs about thirteen native forward passes of a large model. ``progress`` gets short phrases. Raises UsageError for
+    Costs about twelve native forward passes of a large model. ``progress`` gets short phrases. Raises UsageError for
     options that do not fit the model, ProofFailed where time or memory that ``options`` bound run out; whatever is
     wrong with the models or the claim is in the result.
     """

@@ -23,7 +23,8 @@ MOST = 0.15
 
 def on_integers(model: ModelFile) -> bool:
     """Whether anything is quantised."""
-    return any(node.op_type == "DequantizeLinear" for node in model.proto.graph.node)
+    kinds = {node.op_type for node in model.proto.graph.node}
+    return any(kind in ("DequantizeLinear", "QGemm") or kind.startswith("QLinear") for kind in kinds)
 
 
 def compare_kernels(
