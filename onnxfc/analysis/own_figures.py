@@ -54,7 +54,7 @@ def _note_sums(step: Step, path: list[onnx.NodeProto], whole: str) -> None:
     else:
         made = []
     if made:
-        gone = frozenset[int]().union(*(step.flow.looks[node.output[0]].gone for node in pools))
+        gone = _gone(step.flow, pools)
         step.flow.shares.update(dict.fromkeys(made, gone))
         step.flow.divisors.update(node.output[0] for node in pools)
 
@@ -104,10 +104,16 @@ def _path(flow: Flow, name: str, ends: set[str]) -> list[onnx.NodeProto]:
     return []
 
 
+def _gone(flow: Flow, pools: list[onnx.NodeProto]) -> frozenset[int]:
+    """The places that some pools take; one over channels alone takes none."""
+    looks = (flow.looks.get(node.output[0]) for node in pools)
+    return frozenset[int]().union(*(look.gone for look in looks if look is not None))
+
+
 def _is_mean_of(flow: Flow, path: list[onnx.NodeProto], whole: str) -> bool:
     """Whether it is the mean over all places of just this tensor, moved at most."""
     pools = [node for node in path if node.op_type in MEANS]
-    gone = frozenset[int]().union(*(flow.looks[node.output[0]].gone for node in pools))
+    gone = _gone(flow, pools)
     direct = pools[-1:] == path[-1:] and path[-1].input[0] == whole
     return (
         direct and all(node in pools or node.op_type in _MOVES for node in path) and gone >= flow.layouts[whole].solid

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from onnxfc.proof.edges import nearer
 from onnxfc.proof.evidence import ADVICE
 from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.results import OutputResult, ParityResult
@@ -54,11 +56,20 @@ class Tally:
         return distance(got, want) > scale.tolerance(self.options.of(name), self.noise.get((name, kind)))
 
     def compare(
-        self, name: str, got: Array, want: Array, scale: Scale, kind: str, where: str, noise: float | None = None
+        self,
+        name: str,
+        got: Array,
+        want: Array,
+        scale: Scale,
+        kind: str,
+        where: str,
+        noise: float | None = None,
+        others: Callable[[], Sequence[Array]] | None = None,
     ) -> None:
         """Compare values of one output, made from inputs of one kind; ``where`` names the place.
 
         ``noise``: what rounding alone does in this place, where it was measured and is more than for this kind.
+        ``others``: what the original says as well, where a value lies on the edge between two integers.
         """
         line = self._lines.setdefault(name, _Line())
         if got.shape != want.shape or got.dtype.kind != want.dtype.kind:
@@ -72,6 +83,8 @@ class Tally:
         noise = max((n for n in (noise, self.noise.get((name, kind))) if n is not None), default=None)
         tolerance = scale.tolerance(self.options.of(name), noise)
         difference = self._difference(name, got, want, where, exact=scale.exact)
+        if others is not None and float(difference.max()) > tolerance:
+            difference = self._difference(name, got, nearer(got, want, others()), where, exact=scale.exact)
         line.compared += want.size
         worst = float(difference.max())
         line.step = scale.step(self.options.of(name))

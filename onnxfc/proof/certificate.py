@@ -27,15 +27,20 @@ _INTEGERS = ("QGemm", "QLinearMatMul")
 _CONTRACTIONS = (*_GEMMS, *_MATMULS, *_INTEGERS, "Einsum")
 
 
+@np.errstate(invalid="ignore", over="ignore")  # weights that are no numbers, which equal nothing
 def certify(original: ModelFile, other: ModelFile) -> Certificate:
     """Look for every FC weight of ``original`` in ``other``; failed where a rewrite lacks one."""
     layers = list(_fully_connected(original))
     have = list(_fully_connected(other))
     convs, computed = _convs(other)
-    kept, found = _found(layers, have, convs)
+    kept, found, beside = _found(layers, have, convs)
+
+    def unclear(fc: Matrix) -> bool:
+        return computed or _is_untold(fc, convs)
+
     results = [
         found.get(id(fc))
-        or WeightResult(fc.node, fc.stored.name, "untold" if computed or _is_untold(fc, convs) else "missing")
+        or WeightResult(fc.node, fc.stored.name, "missing" if fc.node in beside or not unclear(fc) else "untold")
         for fc in layers
         if id(fc) in found or (id(fc) not in kept and not _is_pool(fc) and not _is_factor(fc))
     ]
@@ -52,6 +57,7 @@ def certify(original: ModelFile, other: ModelFile) -> Certificate:
         return Certificate("none", tuple(results), told)
     first = missing[0]
     told = f"weight {first.weight} of {first.node} is that of no Conv of the second model"
+    told += f" with the same {beside[first.node]}" if first.node in beside else ""
     told += f", nor are {len(missing) - 1} more" if len(missing) > 1 else ""
     return Certificate("failed" if _is_rewrite(original.proto, other.proto) else "none", tuple(results), told)
 
@@ -62,10 +68,14 @@ def _is_rewrite(original: onnx.ModelProto, model: onnx.ModelProto) -> bool:
     return before >= after and any(item.key.startswith(PREFIX) for item in model.metadata_props)
 
 
-def _found(layers: list[Matrix], have: list[Matrix], convs: list[Matrix]) -> tuple[set[int], dict[int, WeightResult]]:
+def _found(
+    layers: list[Matrix], have: list[Matrix], convs: list[Matrix]
+) -> tuple[set[int], dict[int, WeightResult], dict[str, str]]:
     """FC layers that are FC layers still, and what was found of others. Each weight of the second model serves once,
-    for the closest relation: two layers of one weight need two that are alike."""
+    for the closest relation: two layers of one weight need two that are alike. Last, by node, what goes with
+    a quantised weight and is another."""
     kept: set[int] = set()
+    beside: dict[str, str] = {}
     found: dict[int, WeightResult] = {}
     free_fc, free = list(have), list(convs)
     for alike in (_unchanged, _rounded):
@@ -73,16 +83,18 @@ def _found(layers: list[Matrix], have: list[Matrix], convs: list[Matrix]) -> tup
     for relation in (same, permuted, scaled):
         for fc in layers:
             taken = None if id(fc) in kept or id(fc) in found else _take(fc, free, relation)
-            if taken is not None:
+            if taken is not None and fc.stored.step and (other := fc.other_beside(taken[0])):
+                beside[fc.node] = other
+            elif taken is not None:
                 found[id(fc)] = _result(fc, [taken[0]], taken[1])
     for fc in layers:
-        if id(fc) in kept or id(fc) in found:
+        if id(fc) in kept or id(fc) in found or fc.node in beside:
             continue
         several = gathered(fc, [conv for conv in free if len(conv.values) == len(fc.values)])
         if several is not None:
             free = [conv for conv in free if all(conv is not item for item in several[0])]
             found[id(fc)] = _result(fc, *several)
-    return kept, found
+    return kept, found, beside
 
 
 def _is_untold(fc: Matrix, convs: list[Matrix]) -> bool:
@@ -139,8 +151,23 @@ def _fully_connected(file: ModelFile) -> Iterator[Matrix]:
             stored = _operand(weights, node, position)
             values = None if stored is None else _matrix(node, position, stored.values)
             if stored is not None and values is not None:
-                yield Matrix(node.name or node.output[0], stored, values)
+                yield Matrix(node.name or node.output[0], stored, values, beside=_beside(weights, node))
                 break
+
+
+def _beside(weights: Weights, node: onnx.NodeProto) -> dict[str, Array]:
+    """The scale and zero point of a layer's features, and its bias, as far as they are in the file."""
+    integers = node.op_type in (*_INTEGERS, "QLinearConv")
+    given = node.input[1:3] if integers else weights.behind(node.input[0])
+    at = {"QGemm": 6, "QLinearConv": 8, "QLinearMatMul": 99}.get(node.op_type, 2)
+    factors = any(item.name in ("alpha", "beta") and item.f != 1 for item in node.attribute)
+    names = {"scale": given[:1], "zero point": given[1:2], "bias": [] if factors else node.input[at : at + 1]}
+    stored = {label: weights.of(name) for label, some in names.items() for name in some if name}
+    found = {label: item.values.ravel().astype(np.float64) for label, item in stored.items() if item is not None}
+    zero = stored.get("zero point")
+    if zero is not None and zero.values.dtype.kind in "iu":  # integers of the other sign
+        found["zero point"] -= np.iinfo(zero.values.dtype).min
+    return found
 
 
 def _operand(weights: Weights, node: onnx.NodeProto, position: int) -> Stored | None:
@@ -188,7 +215,7 @@ def _convs(file: ModelFile) -> tuple[list[Matrix], bool]:
             stored = weights.of_integers(node.input[3:6]) if integers else weights.of(node.input[1])
             computed = computed or stored is None
             if stored is not None and stored.values.ndim > 1 and stored.values.size:
-                found.append(_conv(node, stored))
+                found.append(replace(_conv(node, stored), beside=_beside(weights, node)))
     return found, computed
 
 

@@ -20,6 +20,7 @@ from onnxfc.proof.certificate import certify
 from onnxfc.proof.crops import compare_crops
 from onnxfc.proof.evidence import Evidence, Progress
 from onnxfc.proof.folded import apart, fold_problem
+from onnxfc.proof.kernels import compare_kernels, on_integers
 from onnxfc.proof.layers import Compared, with_layers
 from onnxfc.proof.memory import shortage, sliced
 from onnxfc.proof.native import compare_native, compare_providers, compare_read
@@ -52,7 +53,7 @@ def check(
     """Put ``claim`` about ``rewritten`` to the test against ``original``, by running both.
 
     ``source``: the file that ``original`` was made of (functions inlined, say): both must agree at the native size too.
-    Costs about thirteen native forward passes of a large model. ``progress`` gets short phrases. Raises UsageError for
+    Costs about twelve native forward passes of a large model. ``progress`` gets short phrases. Raises UsageError for
     options that do not fit the model, ProofFailed where time or memory that ``options`` bound run out; whatever is
     wrong with the models or the claim is in the result.
 
@@ -67,6 +68,8 @@ def check(
         return bounded(lambda: check(original, rewritten, claim, within, progress, source), options)
     problem = claim_problem(original.proto, rewritten.proto, claim)
     few = (original, rewritten, claim, options) if problem else sliced(original, rewritten, claim, options)
+    if on_integers(original) or on_integers(rewritten):
+        few = (*few[:3], replace(few[3], as_written=True))
     source = source if few[0] is original and source is not original else None
     once = _Check(*few, progress or (lambda _: None), source, problem, is_small(original))
     found = once.run()
@@ -204,6 +207,8 @@ class _Check:
         self, pair: Compared, evidence: Evidence, larger: _Larger, native: Tally, window: ParityResult, windows: Tally
     ) -> Parity:
         """What is compared last, where everything else has agreed, and all results."""
+        if self.options.engine.as_written and native.result().status == "passed":
+            compare_kernels(pair, evidence, self.options, native, self.progress)
         result = native.result()
         crops = CropResult("not run", reason=_DISAGREE)
         trunk = ParityResult("not run", reason=_DISAGREE) if self.options.larger else NATIVE_ONLY

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnxfc.claim.claim import Claim, Output
+from onnxfc.proof.accumulator import distance
+from onnxfc.proof.edges import nearer
 from onnxfc.proof.evidence import Evidence
 from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.output_forms import REDUCED, WINDOWED, FormError, cell_value, reduce_cells
@@ -87,6 +89,7 @@ def _summed(shot: Capture, evidence: Evidence, claim: Claim, options: CheckOptio
         pairs = _pairs(output, shot, evidence, claim)
         scale = scale.over([want for _, want, *_ in pairs])
         tolerance = scale.tolerance(options.of(output.name), evidence.noise.get((output.name, shot.kind.name)))
+        pairs = [_on_edges(pair, output, evidence, 0.0 if scale.exact else tolerance) for pair in pairs]
         _add(sums if output.name in told else aside, output, pairs, scale, tolerance)
     return sums, aside
 
@@ -121,6 +124,14 @@ def _pairs(output: Output, shot: Capture, evidence: Evidence, claim: Claim) -> l
 def _like(got: Array, want: Array) -> Array:
     """The images of the batch that the crops were taken of."""
     return got[: len(want)] if want.ndim else got
+
+
+def _on_edges(pair: _Pair, output: Output, evidence: Evidence, tolerance: float) -> _Pair:
+    """What the original says of the crop, where values lie on the edge between two integers the nearest to the cell."""
+    got, want, where, cell = pair
+    if not cell or distance(got, want) <= tolerance:
+        return pair
+    return got, nearer(got, want, evidence.others(output.name, dict(evidence.crops)[cell])), where, cell
 
 
 def _add(sums: _Sums, output: Output, pairs: list[_Pair], scale: Scale, tolerance: float) -> None:

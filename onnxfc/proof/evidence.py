@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from onnxfc.proof.edges import Edges
 from onnxfc.proof.inputs import Inputs, Kind
 from onnxfc.proof.results import Rest
-from onnxfc.proof.sessions import Arrays
+from onnxfc.proof.sessions import Array, Arrays
 from onnxfc.proof.tolerance import Scale
 
 Progress = Callable[[str], None]
@@ -35,7 +36,8 @@ class Evidence:
     empty where it was not measured, None where it cannot be.
     ``own``: the outputs that the models had before their FC layers were shown. ``moving``: what depends on an image,
     ``fed`` on any input. ``small``: the model is looked at more closely, with more kinds and sizes. ``thorough``: as
-    often as that, too; a large model only where it has failed with fewer runs.
+    often as that, too; a large model only where it has failed with fewer runs. ``edges``: of the original as a whole.
+    ``crops``: cells, inputs and what was made of them.
     """
 
     inputs: Inputs
@@ -56,11 +58,16 @@ class Evidence:
     moving: set[str] = field(default_factory=set)
     fed: set[str] = field(default_factory=set)
     rests: list[Rest] = field(default_factory=list)
+    edges: Edges | None = None
 
     @property
     def native(self) -> Arrays:
         """All tensors of the first native sample."""
         return self.samples[0].values | self.samples[0].feeds
+
+    def others(self, name: str, feeds: Arrays) -> list[Array]:
+        """What the original makes of inputs as well, where values lie on the edge between two integers."""
+        return [] if self.edges is None else self.edges.of(name, feeds)
 
     def cover(self, outputs: Sequence[str]) -> list[Kind]:
         """The fewest kinds, best first, with which every one of ``outputs`` is informative."""

@@ -20,6 +20,7 @@ from onnx import helper
 from onnxfc.claim.claim import Boundary
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof.baked import Shapes
+from onnxfc.proof.edges import Edges
 from onnxfc.proof.every_size import for_every_size
 from onnxfc.proof.folded import together
 from onnxfc.proof.providers import Engine
@@ -128,6 +129,7 @@ class Head:
         places = 0 if shapes is None else self._places({})
         self._counted = {} if shapes is None else for_every_size(cut.graph, shapes, places)
         self._runner = Runner(original.with_proto(cut), (), engine)
+        self._edges = Edges(original.with_proto(cut), (), engine)
 
     def _laid(self, features: Mapping[str, Array], name: str) -> Array:
         """What the model reads, which may hold places in other axes than features are given in."""
@@ -155,13 +157,20 @@ class Head:
 
     def run_whole(self, features: Mapping[str, Array], *, counting: bool = False) -> Arrays:
         """The head on whole features of any size it accepts; ``counting``: with numbers that follow the places."""
+        return self._runner.run(self._given(features, counting))
+
+    def others(self, name: str, features: Mapping[str, Array]) -> list[Array]:
+        """What it makes of features as well, where values lie on the edge between two integers."""
+        return self._edges.of(name, self._given(features, counting=False))
+
+    def _given(self, features: Mapping[str, Array], counting: bool) -> Arrays:
         batch = len(features[self.plan.boundaries[0]]) if self.plan.boundaries else self._batch
         now = {name: self._laid(features, name) for name in self.plan.boundaries}
         shapes = {name: self._of_batch(self._fixed[name], batch, now) for name in self.plan.shapes}
         given = {name: features[name] for name in self.plan.sides if name in features}
         places = self._places(features) if counting else 0
         counted = {name: item.at(places) for name, item in self._counted.items()}
-        return self._runner.run({**self._fixed, **shapes, **given, **now, **counted})
+        return {**self._fixed, **shapes, **given, **now, **counted}
 
     def readings(self, features: Mapping[str, Array]) -> list[Arrays]:
         """What the head may mean by features of another size: as it stands, and with counts that follow the places;

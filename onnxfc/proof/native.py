@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -41,7 +42,8 @@ def compare_native(rewritten: Runner, evidence: Evidence, claim: Claim, tally: T
         for boundary in claim.boundaries:
             scale = evidence.scales[boundary.original, kind]
             got, want = found[boundary.rewritten], sample.values[boundary.original]
-            tally.compare(boundary.rewritten, got, want, scale, kind, where)
+            others = partial(evidence.others, boundary.original, sample.feeds)
+            tally.compare(boundary.rewritten, got, want, scale, kind, where, others=others)
         for output in claim.outputs:
             scale, want = evidence.scales[output.name, kind], sample.values[output.name]
             if scale.problem:
@@ -51,7 +53,8 @@ def compare_native(rewritten: Runner, evidence: Evidence, claim: Claim, tally: T
             except FormError as error:
                 tally.fail(f"{error} {where}")
             else:
-                tally.compare(output.name, got, want, scale, kind, where)
+                others = partial(evidence.others, output.name, sample.feeds)
+                tally.compare(output.name, got, want, scale, kind, where, others=others)
 
 
 def compare_read(source: ModelFile, evidence: Evidence, claim: Claim, tally: Tally) -> None:
@@ -67,7 +70,11 @@ def compare_read(source: ModelFile, evidence: Evidence, claim: Claim, tally: Tal
             scale = evidence.scales[output.name, sample.kind.name]
             if output.name in found and not scale.problem:
                 got, want = sample.values[output.name], found[output.name]
-                tally.compare(output.name, got, want, scale, sample.kind.name, "in the original once it is inlined")
+                others, where = (
+                    partial(evidence.others, output.name, sample.feeds),
+                    "in the original once it is inlined",
+                )
+                tally.compare(output.name, want, got, scale, sample.kind.name, where, others=others)
 
 
 def compare_providers(original: ModelFile, evidence: Evidence, claim: Claim, options: CheckOptions) -> ParityResult:
@@ -129,4 +136,5 @@ def _compare_parts(
     for place, sample in parts:
         kind, want = sample.kind.name, sample.values[names[0]]
         rows, scale = got[place * len(want) : (place + 1) * len(want)], evidence.scales[names[0], kind]
-        tally.compare(names[1], rows, want, scale, kind, f"at native size, {where}")
+        others = partial(evidence.others, names[0], sample.feeds)
+        tally.compare(names[1], rows, want, scale, kind, f"at native size, {where}", others=others)

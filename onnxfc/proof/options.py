@@ -26,7 +26,9 @@ class CheckOptions:
     ``against_crops`` "exact": crop agreement is a requirement. ``windows`` False: the pair has no boundary in common,
     so that window parity is not applicable. ``larger`` False: the rewritten model takes the native size only.
     ``provider``: where to run, NAME or NAME:key=value,key=value; the CPU if empty. ``timeout`` (seconds) and ``memory``
-    (MB): the proof runs in a process of its own, which is given so much.
+    (MB): the proof runs in a process of its own, which is given so much. ``as_written``: what stands between a
+    DequantizeLinear and a QuantizeLinear is computed as the file says, not by onnxruntime's kernels on integers; so a
+    proof of quantised models does.
     Raises UsageError for values that mean nothing.
 
     >>> onnxfc.CheckOptions(rtol=1e-3, check_sizes=((64, 112),)).check_sizes
@@ -48,6 +50,7 @@ class CheckOptions:
     provider: str = ""
     timeout: float | None = None
     memory: int | None = None
+    as_written: bool = False
 
     def __post_init__(self) -> None:
         for name in ("rtol", "atol"):
@@ -58,7 +61,7 @@ class CheckOptions:
         for name, least in (("seed", 0), ("samples", 1), ("threads", 0)):
             errors.whole(name, getattr(self, name), least)
         errors.choice("against_crops", self.against_crops, get_args(AgainstCrops))
-        for name in ("windows", "larger"):
+        for name in ("windows", "larger", "as_written"):
             errors.flag(name, getattr(self, name))
         if self.timeout is not None:
             errors.tolerance("timeout", self.timeout)
@@ -88,7 +91,8 @@ class CheckOptions:
     @property
     def engine(self) -> Engine:
         """How sessions compute. Raises UsageError where the provider cannot be used here."""
-        return Engine(self.threads, Provider.parse(self.provider).found() if self.provider else None)
+        provider = Provider.parse(self.provider).found() if self.provider else None
+        return Engine(self.threads, provider, as_written=self.as_written and provider is None)
 
     def of(self, name: str) -> CheckOptions:
         """The options as they are for one output."""

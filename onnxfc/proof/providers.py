@@ -25,6 +25,7 @@ _PACKAGES = "onnxruntime_"
 """What the packages of plugins are called by, onnxruntime_ep_openvino for example."""
 _OWN = ("fallback", "hardware")
 _STRICT = "session.disable_cpu_ep_fallback"
+_NO_KERNELS = "session.disable_quant_qdq"
 _RECORD = "session.record_ep_graph_assignment_info"
 _ASSIGNMENT = "get_provider_graph_assignment_info"
 
@@ -91,12 +92,13 @@ def _found(provider: Provider) -> Provider:
 class Engine:
     """How a session computes: ``threads`` of one operator (0 is onnxruntime's choice), and where. ``strict``: nothing
     runs elsewhere, unless the provider's options allow it. ``batch``: so many images models take, of which
-    the first few are looked at."""
+    the first few are looked at. ``as_written``: see CheckOptions."""
 
     threads: int = 0
     provider: Provider | None = None
     strict: bool = False
     batch: int = 0
+    as_written: bool = False
 
     @property
     def closed(self) -> bool:
@@ -106,6 +108,8 @@ class Engine:
     def prepare(self, options: ort.SessionOptions) -> dict[str, Any]:
         """Set session options; returns the arguments of the session."""
         options.intra_op_num_threads = self.threads
+        if self.as_written:
+            options.add_session_config_entry(_NO_KERNELS, "1")
         if self.provider is None:
             return {"providers": [CPU], "enable_fallback": 0}
         options.add_session_config_entry(_RECORD, "1")

@@ -13,6 +13,7 @@ import onnx
 from onnxfc.claim.claim import Claim
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof.choose_kinds import choose
+from onnxfc.proof.edges import Edges
 from onnxfc.proof.evidence import ADVICE, Evidence, Progress, Sample
 from onnxfc.proof.head import reads
 from onnxfc.proof.inputs import Inputs, Kind
@@ -23,10 +24,6 @@ from onnxfc.proof.output_forms import REDUCED, WINDOWED, pick_cells
 from onnxfc.proof.sessions import Array, Arrays, RunError, Runner
 from onnxfc.proof.sizes import Size
 
-_OTHERWISE = (
-    "; but onnxruntime computes the original itself as far off what its file says, once it has made integer kernels of"
-    " it: the scale of a bias may not be that of the input times that of the weight"
-)
 SMALL = 2_000_000
 """Weights up to which a model is looked at more closely: four kinds of inputs instead of two."""
 ROUNDINGS = 4
@@ -54,6 +51,7 @@ def observe(
     inputs = Inputs(claim, runner.inputs, options, input_types(pair.rewritten.proto))
     evidence = Evidence(inputs, claim.inputs[0].batch, runner.free_batch(claim.inputs))
     evidence.small, evidence.thorough = is_small(original), thorough
+    evidence.edges = Edges(original, tensors, options.engine)
     evidence.own, graph = pair.own, original.proto.graph
     evidence.moving, evidence.fed = _dependent(graph, images), _dependent(graph, list(runner.inputs))
 
@@ -95,10 +93,7 @@ def _leave_drowned(evidence: Evidence, claim: Claim) -> None:
         return
     for name in outputs:
         if all(drowned(name, kind) or evidence.scales[name, kind.name].problem for kind in evidence.kinds):
-            integers = any(evidence.scales[name, kind.name].precision.step for kind in evidence.kinds)
-            evidence.drowned = (
-                _OTHERWISE if integers else f"; but rounding alone may move output {name} as much: {ADVICE}"
-            )
+            evidence.drowned = f"; but rounding alone may move output {name} as much: {ADVICE}"
 
 
 def _dependent(graph: onnx.GraphProto, inputs: Sequence[str]) -> set[str]:
@@ -148,8 +143,8 @@ def _run_crops(
     count = every if forms.intersection(REDUCED) and every <= 16 else 5
     kind = evidence.cover(runner.outputs)[0]
     cells = pick_cells(size.grid, options.seed, count)
-    if not evidence.thorough and count != every:  # two corners, one for each axis of an image
-        cells = cells[1:3]
+    if not evidence.thorough and count != every:  # the last, where a native image may stand that was run
+        cells = [tuple(n - 1 for n in size.grid)]
         if options.data is None:
             _inset(evidence, claim, size, kind, cells.pop(0))
     feeds = evidence.inputs.feeds(kind, 0, 2 if evidence.free_batch else None, size.pixels)
@@ -157,7 +152,7 @@ def _run_crops(
     for i, cell in enumerate(cells):
         progress(f"original on crop {i + 1} of {len(cells)}")
         crop = _crop(feeds, cell, evidence, runner, claim)
-        evidence.crops.append((cell, runner.run(crop)))
+        evidence.crops.append((cell, runner.run(crop) | crop))
         if evidence.small and len(cells) != every and _is_rough(evidence, runner, kind, crop, options.seed):
             rough.append(cell)
     if len(rough) < len(cells):
@@ -168,7 +163,7 @@ def _inset(evidence: Evidence, claim: Claim, size: Size, kind: Kind, cell: tuple
     """Make a native sample, which was run, a part of the larger image: the crop of this cell."""
     evidence.inputs.inset = size.pixels, tuple(at * stride for at, stride in zip(cell, claim.stride, strict=True))
     whole = next(sample for sample in evidence.samples if sample.kind is kind and sample.number == 0)
-    evidence.crops.append((cell, whole.values))
+    evidence.crops.append((cell, whole.values | whole.feeds))
 
 
 def _crop(feeds: Arrays, cell: Sequence[int], evidence: Evidence, runner: Runner, claim: Claim) -> Arrays:

@@ -97,6 +97,14 @@ class Weights:
             values = values if values.ndim <= 2 else values.squeeze()
         return replace(inner, values=values, span=inner.span if values.flags.c_contiguous else None)
 
+    def behind(self, name: str) -> list[str]:
+        """What the DequantizeLinear is given that makes an operator's features, which may be laid otherwise after it:
+        the names of its scale and zero point."""
+        node = self._makers.get(name)
+        while node is not None and node.op_type in _TURNS - {"DequantizeLinear", "Cast"}:
+            node = self._makers.get(node.input[0])
+        return list(node.input[1:3]) if node is not None and node.op_type == "DequantizeLinear" else []
+
     def of_integers(self, given: Sequence[str], axis: int = 0) -> Stored | None:
         """The weight of an operator on integers, with its scale and zero point, along its outputs' axis or for all."""
         inner = self.of(given[0])
@@ -106,9 +114,13 @@ class Weights:
         scale, zero = self.of(given[0]), self.of(given[1]) if len(given) > 1 else None
         if scale is None or scale.values.ndim > 1 or (len(given) > 1 and zero is None):
             return None
-        shape = [-1 if a == axis % inner.values.ndim else 1 for a in range(inner.values.ndim)]
-        step = scale.values.reshape(shape) if scale.values.ndim else scale.values
-        moved = zero.values.astype(np.float32).reshape(step.shape) if zero is not None else np.float32(0)
+        rank = max(1, inner.values.ndim)
+        shape = [-1 if a == axis % rank else 1 for a in range(inner.values.ndim)]
+        fits = (1, inner.values.shape[axis % rank] if inner.values.ndim else 1)
+        if scale.values.size not in fits or (zero is not None and zero.values.size not in fits):
+            return None
+        step = scale.values.reshape(shape)
+        moved = zero.values.astype(np.float32).reshape(shape) if zero is not None else np.float32(0)
         values = (inner.values.astype(np.float32) - moved) * step
         return Stored(inner.name, values, None, float(step.max()))
 

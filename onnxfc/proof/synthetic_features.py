@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -36,13 +37,15 @@ SEEN = 8
 class Mixed:
     """Features made from windows of one kind of inputs, and the outputs that the original's head makes of them.
 
-    ``moved``: the outputs that it makes of the same features, each moved by a rounding.
+    ``moved``: the outputs that it makes of the same features, each moved by a rounding. ``head``: a small one,
+    which may be asked again.
     """
 
     kind: str
-    features: list[Array]
+    windows: list[Arrays]
     outputs: list[Arrays]
     moved: list[Arrays]
+    head: Head | None
 
 
 def mixed_windows(head: Head, captures: Sequence[Capture], claim: Claim, evidence: Evidence, seed: int) -> list[Mixed]:
@@ -61,7 +64,8 @@ def mixed_windows(head: Head, captures: Sequence[Capture], claim: Claim, evidenc
         windows = [given | {boundary.original: value} for value in features]
         rounding = evidence.scales[boundary.original, kind.name].precision.eps
         moved = [jittered(window, [boundary.original], seed, rounding) for window in windows]
-        made.append(Mixed(kind.name, features, head.run_windows(windows), head.run_windows(moved)))
+        asked = head if evidence.small else None
+        made.append(Mixed(kind.name, windows, head.run_windows(windows), head.run_windows(moved), asked))
     return made
 
 
@@ -82,7 +86,8 @@ def compare_mixed(head: Head, mixed: Sequence[Mixed], claim: Claim, evidence: Ev
     """Ask the rewritten model's head the same."""
     for some in mixed:
         try:
-            found = [head.run_whole({claim.boundaries[0].rewritten: value}) for value in some.features]
+            bound = claim.boundaries[0]
+            found = [head.run_whole({bound.rewritten: window[bound.original]}) for window in some.windows]
         except RunError:
             return  # it is made of more than its windows; larger images were run as a whole
         for output in claim.outputs:
@@ -108,7 +113,8 @@ def _compare(
         except FormError as error:
             tally.fail(f"{error} {where}")
             return
-        tally.compare(name, got, wanted[turn], scale, some.kind, where, noise[turn])
+        others = partial(some.head.others, name, some.windows[turn]) if some.head is not None else None
+        tally.compare(name, got, wanted[turn], scale, some.kind, where, noise[turn], others)
 
 
 def _clear(

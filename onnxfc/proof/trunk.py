@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import onnx
@@ -20,6 +21,7 @@ from onnxfc.claim.claim import Boundary, Claim
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof.accumulator import Tally
 from onnxfc.proof.baked import frozen, native_shapes, sized
+from onnxfc.proof.edges import Edges
 from onnxfc.proof.evidence import Evidence, Progress
 from onnxfc.proof.folded import together
 from onnxfc.proof.head import part_of, reads
@@ -154,7 +156,8 @@ def _compare(
     names = list(dict.fromkeys(trunk.original for trunk in trunks))
     progress("the original's trunk at larger sizes")
     try:
-        runner = Runner(original.with_proto(_freed(original.proto, names, claim)), (), found.tally.options.engine)
+        model, engine = original.with_proto(_freed(original.proto, names, claim)), found.tally.options.engine
+        runner, edges = Runner(model, (), engine), Edges(model, (), engine)
     except RunError as error:
         found.without(trunks, f"the original's trunk does not load for other sizes: {error}")
         return
@@ -168,7 +171,7 @@ def _compare(
             found.without(chosen, f"the original's trunk does not run {shot}: {_said(error)}")
             return
         for trunk in chosen:
-            _compare_one(trunk, values, shot, evidence, found)
+            _compare_one(trunk, values, shot, evidence, found, edges)
         if shot.size.pixels not in found.tally.sizes:
             found.tally.sizes.append(shot.size.pixels)
 
@@ -184,7 +187,7 @@ def _said(error: RunError) -> str:
     return f"{node[1]} {node[2]}" if node else str(error)
 
 
-def _compare_one(trunk: _Trunk, values: Arrays, shot: Capture, evidence: Evidence, found: _Found) -> None:
+def _compare_one(trunk: _Trunk, values: Arrays, shot: Capture, evidence: Evidence, found: _Found, edges: Edges) -> None:
     want, got = values[trunk.original], shot.values[trunk.rewritten]
     if trunk.boundary is not None and trunk.boundary.folded:
         got = together(trunk.boundary, got)
@@ -200,14 +203,15 @@ def _compare_one(trunk: _Trunk, values: Arrays, shot: Capture, evidence: Evidenc
         found.without([trunk], f"the original's {trunk.original} is not finite {shot}")
         return
     where = f"in the original's trunk {shot}"
+    others = partial(edges.of, trunk.original, shot.feeds)
     if trunk.sized:
         probe = Tally(found.tally.options, found.tally.noise)
-        probe.compare(trunk.rewritten, got, want, scale, shot.kind.name, where)
+        probe.compare(trunk.rewritten, got, want, scale, shot.kind.name, where, others=others)
         if probe.result().status == "failed":
             told = "differs from the original's own, in which the native size may be written down"
             found.without([trunk], f"{trunk.original} {told}: {trunk.sized}")
             return
-    found.tally.compare(trunk.rewritten, got, want, scale, shot.kind.name, where)
+    found.tally.compare(trunk.rewritten, got, want, scale, shot.kind.name, where, others=others)
 
 
 def _not(reason: str) -> ParityResult:

@@ -6,8 +6,8 @@ Both are matrices of outputs and features, (M, F); the features of a Conv's are 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -27,12 +27,19 @@ _NAMES = {0: "C", 1: "CL", 2: "CHW", 3: "CDHW"}
 
 @dataclass(frozen=True)
 class Matrix:
-    """A weight as (M, F); ``kernel``: what its features are made of, channels and places, for a Conv's."""
+    """A weight as (M, F); ``kernel``: what its features are made of, channels and places, for a Conv's. ``beside``: the
+    numbers that go with a quantised one, as far as a file holds them."""
 
     node: str
     stored: Stored
     values: Array
     kernel: tuple[int, ...] = ()
+    beside: Mapping[str, Array] = field(default_factory=dict)
+
+    def other_beside(self, other: Matrix) -> str:
+        """What goes with both weights and is not the same; "" if nothing."""
+        pairs = ((name, self.beside[name], other.beside[name]) for name in self.beside if name in other.beside)
+        return next((name for name, one, two in pairs if not np.array_equal(one, two)), "")
 
     @property
     def plain(self) -> bool:
@@ -74,7 +81,7 @@ def permuted(fc: Matrix, conv: Matrix) -> Found | None:
 
 def scaled(fc: Matrix, conv: Matrix) -> Found | None:
     """The values times one figure, or one for each feature or output, or rounded; in some order of axes."""
-    if {fc.values.dtype.kind, conv.values.dtype.kind} != {"f"}:
+    if {fc.values.dtype.kind, conv.values.dtype.kind} != {"f"} or _in_integers(fc, conv):
         return None
     for values, order in _orders(fc, conv):
         for axis in (0, 1):
@@ -82,6 +89,11 @@ def scaled(fc: Matrix, conv: Matrix) -> Found | None:
             if found is not None:
                 return Found(found.relation, order, found.error)
     return None
+
+
+def _in_integers(fc: Matrix, conv: Matrix) -> bool:
+    """Whether both are quantised: then no rewrite changes the scale, and a rounding would be another integer."""
+    return bool(fc.stored.step and conv.stored.step)
 
 
 def _orders(fc: Matrix, conv: Matrix) -> Iterator[tuple[Array, str]]:
@@ -192,7 +204,7 @@ def gathered(fc: Matrix, convs: Sequence[Matrix]) -> tuple[list[Matrix], Found] 
     missing, used, worst = ~wanted.any(axis=0), [], 0.0
     for conv in convs:
         nearest = _nearest(wanted, _directions(conv.values))
-        error = _column_errors(fc.values, conv.values, nearest)
+        error = _column_errors(fc.values, conv.values, nearest, alike=_in_integers(fc, conv))
         new = np.isfinite(error) & ~missing
         if new.any():
             used.append(conv)
@@ -234,8 +246,9 @@ def _nearest(wanted: Array, have: Array) -> Array:
     return best
 
 
-def _column_errors(fc: Array, conv: Array, columns: Array) -> Array:
-    """How far each column of ``fc`` is from a multiple of its column of ``conv``, infinite where it is none."""
+def _column_errors(fc: Array, conv: Array, columns: Array, *, alike: bool) -> Array:
+    """How far each column of ``fc`` is from a multiple of its column of ``conv``, infinite where it is none; ``alike``:
+    no multiple but the column itself."""
     top, end, largest = (np.zeros(fc.shape[1]) for _ in range(3))
     for place, rows, _ in _blocks(fc, fc):
         want, got = rows.astype(np.float64), conv[place][:, columns].astype(np.float64)
@@ -243,6 +256,7 @@ def _column_errors(fc: Array, conv: Array, columns: Array) -> Array:
         end += (want * want).sum(axis=0)
         largest = np.maximum(largest, np.abs(got).max(axis=0))
     scale = np.divide(top, end, out=np.zeros_like(top), where=end > 0)
+    scale = np.ones_like(scale) if alike else scale
     error = np.zeros_like(scale)
     for place, rows, _ in _blocks(fc, fc):
         got = conv[place][:, columns].astype(np.float64)

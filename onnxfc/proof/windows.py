@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -249,7 +250,8 @@ def _compare_each(
     rough = {k for k, moved in noise.items() if not scale.steady(moved)}
     for k, cell in enumerate(cells):
         if k not in rough or 2 * len(rough) > len(cells):
-            tally.compare(name, found[k], wanted[k], scale, kind, f"in cell {cell} {shot}", noise.get(k))
+            others = partial(head.others, name, windows[cell])
+            tally.compare(name, found[k], wanted[k], scale, kind, f"in cell {cell} {shot}", noise.get(k), others)
 
 
 def _noise_in(

@@ -155,6 +155,10 @@ def sliding_of(ctx: RuleContext) -> Sliding | Refusal:
     found = sliding_at(ctx.attrs, ctx.shape_in(), _weight_shape(ctx))
     if found is None:
         return ctx.refuse("same-padding", _CUT)
+    if {len(part) for part in (found.kernel, found.strides, found.dilations, found.begin, found.end)} != {
+        len(ctx.shape_in()) - 2
+    }:  # of Conv the shape inference of onnx has told
+        return ctx.refuse("unsupported-operator", "has attributes for another number of axes", "export it anew")
     return found
 
 

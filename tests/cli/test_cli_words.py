@@ -6,8 +6,7 @@ import errno
 from pathlib import Path
 
 import pytest
-from cli_runs import LENET
-from click.testing import CliRunner
+from cli_runs import LENET, runner
 
 from onnxfc.cli.common import printable
 from onnxfc.cli.main import main
@@ -32,7 +31,7 @@ from onnxfc.cli.main_group import _told
     ids=" ".join,
 )
 def test_values_of_another_form(words: tuple[str, ...], says: str) -> None:
-    done = CliRunner().invoke(main, ["scan", "in.onnx", "image.tif", "map.npy", *words])
+    done = runner().invoke(main, ["scan", "in.onnx", "image.tif", "map.npy", *words])
     assert done.exit_code == 2
     assert says in done.stderr
     assert done.stderr.count("\n") == 1
@@ -40,7 +39,7 @@ def test_values_of_another_form(words: tuple[str, ...], says: str) -> None:
 
 def test_a_folder_for_many_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "made").write_text("mine")
-    done = CliRunner().invoke(main, ["rewrite", str(LENET), "--out-dir", str(tmp_path / "made" / "deep")])
+    done = runner().invoke(main, ["rewrite", str(LENET), "--out-dir", str(tmp_path / "made" / "deep")])
     assert (done.exit_code, done.stdout) == (1, "")
     assert done.stderr == f"onnxfc: {tmp_path / 'made' / 'deep'}: cannot be made: Not a directory\n"
     assert (tmp_path / "made").read_text() == "mine"
@@ -48,7 +47,7 @@ def test_a_folder_for_many_that_cannot_be_made(tmp_path: Path) -> None:
 
 def test_a_file_is_no_folder_for_many(tmp_path: Path) -> None:
     (tmp_path / "made").write_text("mine")
-    done = CliRunner().invoke(main, ["rewrite", str(LENET), "--out-dir", str(tmp_path / "made")])
+    done = runner().invoke(main, ["rewrite", str(LENET), "--out-dir", str(tmp_path / "made")])
     assert done.exit_code == 2
     assert "is a file" in done.stderr
 

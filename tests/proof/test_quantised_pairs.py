@@ -14,6 +14,8 @@ from onnx import numpy_helper
 from quantised import Layer, layers
 
 from onnxfc import check_pair
+from onnxfc.io.model_file import ModelFile
+from onnxfc.proof.certificate import certify
 from onnxfc.rewriter.api import rewrite
 
 NETS = ["lenet.qdq", "lenet.qoperator", "matmul_add.qdq", "matmul_add.qoperator", "se_net.qdq", "digits.qdq_opset21"]
@@ -97,6 +99,31 @@ def test_what_a_converter_gets_wrong(own: bool, wrong: str, name: str) -> None:
     done = check_pair(original, other, options=CHECK)
     assert not done.passed
     assert done.parity.vacuous is None
+
+
+SLIGHT: dict[str, tuple[str, Work]] = {
+    **WRONG,
+    "a scale 1 %": ("scale", first_times(1.01)),
+    "a scale 0.01 %": ("scale", first_times(1.0001)),
+    "one weight": ("weight", lambda weight: np.where(np.arange(weight.size).reshape(weight.shape) == 7, 1, weight)),
+}
+
+
+@pytest.mark.parametrize("wrong", SLIGHT)
+@pytest.mark.parametrize("name", NETS)
+def test_what_the_files_tell(wrong: str, name: str) -> None:
+    """Weight, scale, zero points and bias are read off both files: no input need reach what is wrong."""
+    original = onnx.load(fixture_file(f"{name}.onnx"))
+    made = complete(rewrite(original, prove=False))
+    files = ModelFile.open(original), ModelFile.open(made)
+    assert certify(*files).status == "holds"
+    where, work = SLIGHT[wrong]
+    layer = layers(made)[-1]
+    layer.change(getattr(layer, where), work)
+    found = certify(files[0], ModelFile.open(made))
+    assert found.status == "failed"
+    beside = {"bias": " with the same bias", "shift": " with the same zero point"}.get(where, "")
+    assert f"is that of no Conv of the second model{beside}" in found.reason
 
 
 def turned(layer: Layer) -> None:

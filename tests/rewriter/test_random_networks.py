@@ -73,13 +73,14 @@ def test_random_networks_in_integers(data: Any) -> None:
         close = all(
             part.deviation <= max(2 * part.tolerance, 0.05) for part in (found.parity.native, found.parity.window)
         )
-        assert found.parity.vacuous is not None or close, f"{found}"
-        event("vacuous" if found.parity.vacuous else "close to its steps")
+        otherwise = "of the original otherwise than its file says" in str(found)  # a scale for each feature, say
+        assert found.parity.vacuous is not None or otherwise or close, f"{found}"
+        event("vacuous" if found.parity.vacuous else "otherwise" if otherwise else "close to its steps")
         return
     event(f"rewritten: {done.claim.verdict}")
-    assert native_deviation(model, done) < 0.1  # a few steps
+    assert native_deviation(model, done, as_written=True) < 0.1  # a few steps
     if done.claim.verdict == "exact" and "global" not in {output.form for output in done.claim.outputs}:
-        assert own_crops(model, done, more=(1, 1, 1), varied=False) < 0.1
+        assert own_crops(model, done, more=(1, 1, 1), varied=False, as_written=True) < 0.1
 
 
 def _obeys_the_law(data: Any, branched: bool) -> None:
@@ -171,13 +172,13 @@ def freed_deviation(model: onnx.ModelProto, done: Rewrite) -> float:
     return max(float(np.abs(new[i] - old[i]).max()) / max(float(np.abs(old[i]).max()), 1e-3) for i in whole)
 
 
-def native_deviation(model: onnx.ModelProto, done: Rewrite) -> float:
+def native_deviation(model: onnx.ModelProto, done: Rewrite, as_written: bool = False) -> float:
     """Largest difference at the native size, relative to the range of the output."""
     image = done.claim.inputs[0]
     feed = {image.name: np.random.default_rng(2).standard_normal(image.shape).astype(np.float32)}
     worst = 0.0
     forms = [output.form for output in done.claim.outputs]
-    runs = (session(given).run(None, feed) for given in (model, complete(done)))
+    runs = (session(given, as_written).run(None, feed) for given in (model, complete(done)))
     for form, old, new in zip(forms, *runs, strict=True):
         if form == "activation":
             new = new.mean(axis=tuple(range(old.ndim, new.ndim)))

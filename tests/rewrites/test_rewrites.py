@@ -8,6 +8,7 @@ from typing import Any
 
 import onnx
 import pytest
+from hazards import OLD_ONNX
 from rewrite_texts import REFUSED, Text, end_of, paths, readable
 
 from onnxfc.rules.registry import RULES
@@ -20,6 +21,8 @@ READABLE = [name for name, text in TEXTS.items() if readable(text)]
 def test_rewrite(name: str) -> None:
     """``python tests/rewrites/refresh.py`` shows as a diff what has changed."""
     text = TEXTS[name]
+    if OLD_ONNX and "int8" in text.end:
+        pytest.skip("this onnx writes no weights of one byte")
     assert end_of(text) == text.end
 
 

@@ -94,7 +94,8 @@ def test_another_array_or_folder_does_not_go_on(files: tuple[Path, Path, Path]) 
     array[5, 5] += 1
     with pytest.raises(UsageError, match="another scan"):
         resumed(model, array, out.with_name("b.npy"))
-    stored = zarr.create_array(str(image.with_name("image.zarr")), data=array, chunks=(40, 40))
+    stored = zarr.open(str(image.with_name("image.zarr")), mode="w", shape=array.shape, chunks=(40, 40), dtype="u1")
+    stored[:] = array
     left(model, image.with_name("image.zarr"), out.with_name("c.npy"))
     stored[5, 5] = 0
     with pytest.raises(UsageError, match="another scan"):

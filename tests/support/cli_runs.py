@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import subprocess
 import sys
@@ -12,12 +13,19 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO
 
+from click.testing import CliRunner
 from fixture_files import fixture_file
 
 from onnxfc.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 LENET = fixture_file("lenet.dynamo.onnx")
+
+
+def runner() -> CliRunner:
+    """Both streams apart, which click before 8.2 does only if it is told."""
+    apart = {"mix_stderr": False} if "mix_stderr" in inspect.signature(CliRunner).parameters else {}
+    return CliRunner(**apart)
 
 
 @dataclass(frozen=True)

@@ -149,10 +149,12 @@ def _with_output_types(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def session(model: onnx.ModelProto) -> ort.InferenceSession:
+def session(model: onnx.ModelProto, as_written: bool = False) -> ort.InferenceSession:
+    """On one thread; ``as_written``: without kernels on integers for what a file says in floats."""
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
+    options.add_session_config_entry("session.disable_quant_qdq", str(int(as_written)))
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
@@ -242,6 +244,7 @@ def own_crops(
     feed: dict[str, np.ndarray] | None = None,
     varied: bool = True,
     beyond: int = 0,
+    as_written: bool = False,
 ) -> float:
     """Largest deviation of any cell from the original on its crop, relative to the range of the crops' scores.
 
@@ -249,7 +252,8 @@ def own_crops(
     Where scores need not be ``varied``, the deviation is relative to their size. The image has so many pixels
     ``beyond`` the grid of the strides.
     """
-    old, new, claim = session(original), session(complete(done)), done.claim
+    old, new = (session(model, as_written) for model in (original, complete(done)))
+    claim = done.claim
     grid = [1 + count for count in more[: len(claim.native_size)]]
     strides = zip(claim.native_size, grid, claim.stride, claim.size_step, strict=True)
     given = _images(claim, [n + (g - 1) * s + beyond * step for n, g, s, step in strides])

@@ -1,0 +1,77 @@
+"""Values on the edge between two integers: a small signal behind averages, where one step more is much of it."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hazards import CHECK, Net, complete
+from onnx import parser
+from onnxruntime.quantization import QuantFormat
+from quantised import SPOILS, by_onnxruntime, layers
+
+from onnxfc import check_pair
+from onnxfc.io.model_file import ModelFile
+from onnxfc.proof.edges import SHARE, WAYS, Edges, nearer
+from onnxfc.proof.providers import Engine
+from onnxfc.rewriter.api import rewrite
+
+
+def averaged(seed: int, form: QuantFormat, folder: Path) -> onnx.ModelProto:
+    """Scores of the mean over the map, by a weight that the quantiser leaves in floats, among others."""
+    net = Net(17, seed=seed)
+    trunk = net.input("image", [1, 3, 8, 9])
+    for before, after in ((3, 5), (5, 5)):
+        weight, bias = net.random(after, before, 2, 2), net.random(after, gain=0.2)
+        trunk = net.op("Tanh", net.op("Conv", trunk, weight, bias))
+    flat = net.op("Flatten", net.op("AveragePool", trunk, kernel_shape=[6, 7]))
+    inner = net.op("Einsum", net.fc(flat, 5, 6), net.random(6, 6), equation="bf,fo->bo")
+    return by_onnxruntime(net.model(net.fc(inner, 6, 4)), folder, form, per_channel=False)
+
+
+@pytest.mark.parametrize("form", list(QuantFormat))
+@pytest.mark.parametrize("seed", range(4))
+def test_steps_that_are_much_of_the_signal(seed: int, form: QuantFormat, tmp_path: Path) -> None:
+    done = rewrite(averaged(seed, form, tmp_path), check_options=CHECK)
+    assert done.parity is not None
+    assert done.parity.native.compared > 50
+    assert done.parity.window.compared > 500
+
+
+@pytest.mark.parametrize("spoil", SPOILS, ids=lambda item: item.__name__)
+@pytest.mark.parametrize("form", list(QuantFormat))
+def test_errors_are_much_of_the_signal_too(form: QuantFormat, spoil: object, tmp_path: Path) -> None:
+    original = averaged(0, form, tmp_path)
+    made = complete(rewrite(original, prove=False))
+    for at in (-2, -1):
+        wrong = copy.deepcopy(made)
+        spoil(layers(wrong)[at])  # type: ignore[operator]
+        assert not check_pair(original, wrong, options=CHECK).passed
+
+
+def edge_model() -> onnx.ModelProto:
+    return parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 17]>
+        net (float[4] x) => (float[4] y) <float s = {0.5}, uint8 z = {9}> {
+          q = QuantizeLinear(x, s, z)
+          y = DequantizeLinear(q, s, z)
+        }"""
+    )
+
+
+def test_only_values_on_an_edge_are_moved() -> None:
+    values = np.array([0.25, 0.2, 0.75, -0.25 - 0.2 * SHARE], np.float32)  # 0.5, 0.4, 1.5 and -0.5 steps
+    found = Edges(ModelFile.open(edge_model()), [], Engine(as_written=True)).of("y", {"x": values})
+    assert len(found) == WAYS
+    assert found[0].tolist() == [0.5, 0.0, 1.0, 0.0]
+    assert found[1].tolist() == [0.0, 0.0, 0.5, -0.5]
+    assert all(set(column) <= {0.0, 0.5, 1.0, -0.5} for column in np.array(found).T)
+    assert Edges(ModelFile.open(edge_model()), [], Engine()).of("y", {"x": values}) == []
+
+
+def test_the_nearest_of_several() -> None:
+    got, want = np.array([1.0, 2.0, 3.0]), np.array([1.0, 1.0, 1.0])
+    assert nearer(got, want, [np.array([0.0, 2.5, 1.5]), np.array([5.0, 5.0])]).tolist() == [1.0, 2.5, 1.5]
