@@ -38,6 +38,7 @@ _CAUSES = {
     Cause.PADDING: "zero padding, where a big image has pixels",
     Cause.PARTIAL_WINDOW: "pool windows that reach beyond the map (ceil_mode)",
     Cause.CONTEXT: "operators that look at the whole image",
+    Cause.GRID: "coordinates that are counted from the image's border on",
     Cause.RESIZED: "maps resized to another's size, in another ratio off the stride grid",
 }
 

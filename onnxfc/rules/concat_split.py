@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import accumulate
 
 from onnxfc.builder import ops
+from onnxfc.builder.continued import continued
 from onnxfc.builder.rule_context import LEAVE, Outcome, RuleContext, positive, tensor_of
 from onnxfc.claim.blame import Cause
 from onnxfc.errors import Refusal
@@ -85,7 +86,11 @@ def _beside_context(ctx: RuleContext, like: Placed, axis: int, provenance: Prove
             continue
         alone = _one_for_all(ctx, position, like)
         if alone is None:
-            return ctx.refuse("position-table", _TABLE, NO_VALUES)
+            own = (*like.groups[:axis], channels(ctx.shape_in(position)[axis]), *like.groups[axis + 1 :])
+            grid = continued(ctx, position, own, [like])
+            if not isinstance(grid, str):
+                return grid or ctx.refuse("position-table", _TABLE, NO_VALUES)
+            alone, provenance = grid, provenance.blamed(ctx.blame(Cause.GRID))
         everywhere |= isinstance(view, Context) or lies_on(ctx, position, like.groups, [like])
         inputs.append(_expanded(ctx, like, alone, axis))
     ctx.keep(inputs)

@@ -1,0 +1,71 @@
+"""Grids of coordinates that were folded into constants: at every size what PyTorch's own networks give."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from fixture_files import fixture_file
+
+import onnxfc
+from onnxfc.errors import NothingToRewrite
+from onnxfc.rewriter.api import Rewrite
+
+EXPORTERS = ("torchscript", "dynamo")
+LISTS = ("grid_decoder", "grid_distances", "grid_added", "grid_centres")
+MAPS = ("grid_coordinates", "grid_halves", "grid_weighed", "grid_turned")
+SIZES = ((64, 48), (36, 52), (33, 51))
+REFERENCES = np.load(fixture_file("grids.npz"))
+
+
+def rewritten(name: str, exporter: str, **options: object) -> Rewrite:
+    given = onnxfc.RewriteOptions(**options)  # type: ignore[arg-type]
+    return onnxfc.rewrite(fixture_file(f"{name}.{exporter}.onnx"), options=given)
+
+
+def image(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(height).standard_normal((1, 3, height, width)).astype(np.float32)
+
+
+def agrees(done: Rewrite, name: str, rounding: float = 4e-6) -> None:
+    session = ort.InferenceSession(done.model.SerializeToString())
+    for size in SIZES:
+        [value] = session.run(None, {"image": image(*size)})
+        want = REFERENCES[f"{name} {done.claim.outputs[0].name} {size[0]}x{size[1]}"]
+        assert value.shape == want.shape
+        np.testing.assert_allclose(value, want, rtol=0, atol=rounding * np.abs(want).max())
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize("name", (*LISTS, *MAPS))
+def test_grids_of_any_size(name: str, exporter: str) -> None:
+    done = rewritten(name, exporter)
+    assert done.parity is not None
+    assert done.parity.passed
+    agrees(done, name, rounding=2e-5 if name == "grid_turned" else 4e-6)
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_parts_of_the_image_are_asked_for(exporter: str) -> None:
+    """Centres of priors are (i + 1/2) * stride / image: what is behind may multiply them by the native size."""
+    with pytest.raises(NothingToRewrite, match="show no rule by which it goes on") as caught:
+        rewritten("grid_priors", exporter)
+    assert [(item.code, "--grids step" in item.advice) for item in caught.value.refusals] == [("grid-rule", True)]
+    with pytest.raises(NothingToRewrite, match="of what is it a part"):
+        rewritten("grid_priors", exporter, grids="map")
+    agrees(rewritten("grid_priors", exporter, grids="image"), "grid_priors")
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_steps_that_stay_are_boxes_in_native_images(exporter: str) -> None:
+    """With --grids step a box is that of the module times the size over the native one, where the image is a multiple
+    of the stride: what the same network gives that multiplies boxes by the native size."""
+    done = rewritten("grid_priors", exporter, grids="step")
+    session = ort.InferenceSession(done.model.SerializeToString())
+    [value] = session.run(None, {"image": image(64, 48)})
+    want = REFERENCES["grid_priors list 64x48"]
+    centres = [(boxes[..., :2] + boxes[..., 2:]) / 2 for boxes in (value, want)]
+    place = np.arange(24)[:, None] / 40 * 2  # of x, along the first row of the fine level
+    assert value.shape == want.shape
+    assert np.abs(centres[0][0, :48:2, 0] - (place[:, 0] + 1 / 40)).max() < 0.2
+    assert np.abs(centres[1][0, :48:2, 0] - (place[:, 0] + 1 / 40) * 40 / 48).max() < 0.2
