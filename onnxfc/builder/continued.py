@@ -14,6 +14,7 @@ from onnxfc.builder import ops
 from onnxfc.builder.axis_ops import target
 from onnxfc.builder.rule_context import RuleContext
 from onnxfc.builder.state import Continued
+from onnxfc.claim.blame import Blame, Cause
 from onnxfc.errors import Refusal
 from onnxfc.layout.affine import Affine, Rule, affine, completed, given_rule, of_pixels, offset_of, shown_rules
 from onnxfc.layout.axes import Group, Groups, places_in
@@ -42,7 +43,7 @@ class _Level:
 
 def continued(
     ctx: RuleContext, position: int, groups: Groups, placed: Sequence[Placed], known: Rule | None = None
-) -> str | Refusal | None:
+) -> Continued | Refusal | None:
     """The table that a Fixed input is, for as many places as there are now; None where it is not affine.
 
     ``groups``: the axes of the result, on whose places it lies; ``placed``: what it meets; ``known``: its rule, where
@@ -54,7 +55,9 @@ def continued(
         return None
     pieces = list(_pieces(value, groups, placed))
     tables = [table for part, own, _ in pieces if (table := affine(part, own)) is not None]
-    if len(tables) < len(pieces) or not all(table.axes.keys() <= view.like.where.keys() for table, (_, _, view) in zip(tables, pieces, strict=True)):
+    if len(tables) < len(pieces) or not all(
+        table.axes.keys() <= view.like.where.keys() for table, (_, _, view) in zip(tables, pieces, strict=True)
+    ):
         return None
     strides = [{place: item.stride for place, item in enumerate(view.provenance.fields)} for _, _, view in pieces]
     whole = completed(tables, strides)
@@ -65,16 +68,25 @@ def continued(
     chosen = _chosen(ctx, name, levels, known)
     if isinstance(chosen, Refusal):
         return chosen
-    lengths = _lengths(levels) if ctx.state.grids == "image" and known is None else ()
+    lengths = _lengths(levels) if ctx.state.grids == "image" and known is None and ctx.state.rank == 2 else ()
     if lengths is None:
-        return ctx.refuse("grid-rule", f"reads {name}, of which --grids image does not know what is height and what width")
-    made = [_laid(ctx, level, chosen, lengths, value.dtype, len(levels) > 1) for level in levels]
+        return ctx.refuse(
+            "grid-rule", f"reads {name}, of which --grids image does not know what is height and what width"
+        )
+    laid = [_laid(ctx, level, chosen, lengths, value.dtype, len(levels) > 1) for level in levels]
     axis = next((k for k, group in enumerate(groups) if _joined(group)), 0) - len(groups)
-    tensor = made[0] if len(made) == 1 else ctx.builder.emit("Concat", made, axis=axis + value.ndim)
+    tensor = laid[0] if len(laid) == 1 else ctx.builder.emit("Concat", laid, axis=axis + value.ndim)
     told = tuple(chosen.get(place, "") for place in range(ctx.state.rank))
     given = known is None and any(len(_shown(levels, place)) != 1 for place in chosen)
-    ctx.notes.append(Continued(ctx.label, name, tensor, told, given, lengths))
-    return tensor
+    made = Continued(ctx.label, name, tensor, told, given, lengths)
+    ctx.notes.append(made)
+    return made
+
+
+def grid_blames(ctx: RuleContext) -> list[Blame]:
+    """Whom to blame where the node reads a grid that goes on."""
+    moving = any(isinstance(note, Continued) and note.moves for note in ctx.notes)
+    return [ctx.blame(Cause.GRID)] if moving else []
 
 
 def _joined(group: Group) -> bool:
@@ -125,11 +137,14 @@ def _lengths(levels: Sequence[_Level]) -> tuple[int, ...] | None:
     axis = _axis_of_figures(levels[0].table)
     if axis is None:
         return None
-    order = [
-        {k % 2 for k in np.nonzero(np.moveaxis(slope, axis, 0).reshape(slope.shape[axis], -1).any(1))[0].tolist()}
-        for _, slope in sorted(levels[0].table.slopes.items())
-    ]
-    return {(): (1, 0), ((1,), (0,)): (1, 0), ((0,), (1,)): (0, 1)}.get(tuple(map(tuple, order)))
+    slopes = levels[0].table.slopes
+    order = {
+        int(turn): place
+        for place, slope in slopes.items()
+        for turn in np.nonzero(np.moveaxis(slope, axis, 0).reshape(slope.shape[axis], -1).any(1))[0] % 2
+    }
+    fits = len(order) == len(set(order.values())) == len(slopes)
+    return (order.get(0, 1 - order.get(1, 0)), order.get(1, 1 - order.get(0, 1))) if fits else None
 
 
 def _axis_of_figures(table: Affine) -> int | None:
@@ -160,7 +175,7 @@ def _laid(
 ) -> str:
     """One level, for as many places as its map has now. ``whole``: with all its places, also where they are alike."""
     builder, table = ctx.builder, level.table
-    kind = np.dtype(np.float64) if dtype == np.float64 else np.dtype(np.float32)
+    kind: np.dtype[Any] = np.dtype(np.float64) if dtype == np.float64 else np.dtype(np.float32)
     kind = np.dtype(np.int64) if dtype.kind in "iu" and set(chosen.values()) <= {"step"} and not lengths else kind
     base, terms = _without_lengths(ctx, table, lengths, kind)
     for place, slope in table.slopes.items():
@@ -203,7 +218,9 @@ def _without_lengths(
         own = np.where(still & (turn == number), base, 0)
         if own.any():
             base = base - own
-            terms.append(ctx.builder.emit("Mul", [_ratio(ctx, place, kind), ctx.builder.constant(own.astype(kind), "length")]))
+            terms.append(
+                ctx.builder.emit("Mul", [_ratio(ctx, place, kind), ctx.builder.constant(own.astype(kind), "length")])
+            )
     return base, terms
 
 
@@ -228,11 +245,17 @@ def _filled(ctx: RuleContext, level: _Level, tensor: str) -> str:
     return ops.reshape(ctx.builder, spread, target(ctx.builder, alone, level.table.groups))
 
 
-def _index(ctx: RuleContext, like: Placed, place: int, rule: Rule, offset: float, native: int, kind: np.dtype[Any]) -> str:
+def _index(
+    ctx: RuleContext, like: Placed, place: int, rule: Rule, offset: float, native: int, kind: np.dtype[Any]
+) -> str:
     """The places by number as (places,): what the steps are to be multiplied with, as the rule has it."""
     builder, axis = ctx.builder, like.where[place]
     dim = ops.dims(builder, like.tensor, axis, axis + 1)
-    ends = [builder.constant(np.asarray(0, np.int64)), ops.squeeze(builder, dim, [0]), builder.constant(np.asarray(1, np.int64))]
+    ends = [
+        builder.constant(np.asarray(0, np.int64)),
+        ops.squeeze(builder, dim, [0]),
+        builder.constant(np.asarray(1, np.int64)),
+    ]
     index = builder.emit("Range", ends)
     if kind == np.int64:
         return index

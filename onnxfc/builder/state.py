@@ -82,8 +82,8 @@ class Continued:
     """A table with a value for every native place that goes on by rule: the node that reads it, its name, the tensor
     that it is now, and the rule along each place, empty where it does not move along it.
 
-    ``given``: the user said which. ``lengths``: along which places its figures in turn are lengths that are parts of the
-    image, as centres beside them are.
+    ``given``: the user said which. ``lengths``: along which places its figures in turn are lengths, parts of the image
+    as the centres beside them are.
     """
 
     node: str
@@ -97,6 +97,11 @@ class Continued:
     def alike(self) -> bool:
         """Whether it has the same value at every place of a level."""
         return not any(self.rules)
+
+    @property
+    def moves(self) -> bool:
+        """Whether what reads it is another at each place, or in each image."""
+        return not self.alike or bool(self.lengths)
 
 
 Note = Replacement | Frozen | Continued | Refusal

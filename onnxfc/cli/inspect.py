@@ -10,7 +10,6 @@ from onnxfc.cli.common import (
     INPUT_SHAPE,
     PROFILE,
     REPORT,
-    REWRITING,
     STDOUT,
     Grouped,
     ModelPath,
@@ -26,6 +25,7 @@ from onnxfc.cli.common import (
     write_report,
 )
 from onnxfc.cli.main_group import show
+from onnxfc.cli.rewriting import REWRITING
 from onnxfc.errors import OnnxfcError
 
 _EPILOG = "Exit codes: 0 done, whether the model can be rewritten or not; 1 cannot read; 2 wrong usage."
@@ -53,6 +53,7 @@ def inspect(
     input_shapes: tuple[Shape, ...],
     profile: str | None,
     output_at: tuple[str, ...],
+    grids: str | None,
     report: Path | None,
     as_json: bool,
     verbose: bool,
@@ -80,6 +81,7 @@ def inspect(
             input_shapes=by_name(input_shapes),
             free=free,
             output_at=output_at,
+            grids=grids,  # type: ignore[arg-type]
         )
         seen = look(model, options=options, at=at, profile=profile)
     except OnnxfcError as error:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from typing import Literal
 
 import numpy as np
 
 from onnxfc.layout.axes import Atom, Group, Groups, lengths
+from onnxfc.layout.axis_map import Pixels
 from onnxfc.shapes.spec import Array
 
 Rule = Literal["step", "ends", "centres", "starts", "image"]
@@ -68,7 +68,12 @@ def affine(value: Array, groups: Groups) -> Affine | None:
     atoms = [atom for group in own for atom in group]
     places = [atom.place for atom in atoms if atom.kind == "space"]
     plain = all(atom.kind in ("channel", "space") and atom.side == 0 and atom.factor == 1 for atom in atoms)
-    if not plain or len(set(places)) < len(places) or lengths(tuple(own)) != value.shape or value.dtype.kind not in "fiu":
+    if (
+        not plain
+        or len(set(places)) < len(places)
+        or lengths(tuple(own)) != value.shape
+        or value.dtype.kind not in "fiu"
+    ):
         return None
     base, slopes = value.reshape([atom.length for atom in atoms]).astype(np.float64), {}
     axes = {atom.place: axis for axis, atom in enumerate(atoms) if atom.kind == "space"}
@@ -94,10 +99,10 @@ def _slope(exact: Array, axis: int, places: Sequence[int], allowed: Array) -> Ar
     steps = max(1, exact.shape[axis] - 1)
     slope = (along.take([-1], axis=axis) - along.take([0], axis=axis)) / steps
     whole = np.round(slope)
-    return np.where(np.abs(slope - whole) * steps <= allowed, whole, slope)
+    return np.asarray(np.where(np.abs(slope - whole) * steps <= allowed, whole, slope))
 
 
-def completed(tables: Sequence[Affine], strides: Sequence[Mapping[int, Fraction]]) -> list[Affine] | None:
+def completed(tables: Sequence[Affine], strides: Sequence[Mapping[int, Pixels]]) -> list[Affine] | None:
     """The levels of a list, where those of one place along an axis have the steps of the others: the same, or as many
     pixels as places lie apart. None where it is not known what their step is."""
     places = {place for table in tables for place in table.slopes}
@@ -115,7 +120,12 @@ def completed(tables: Sequence[Affine], strides: Sequence[Mapping[int, Fraction]
 
 
 def _like_others(
-    table: Affine, tables: Sequence[Affine], others: Sequence[int], place: int, strides: Sequence[Fraction], own: Fraction
+    table: Affine,
+    tables: Sequence[Affine],
+    others: Sequence[int],
+    place: int,
+    strides: Sequence[Pixels],
+    own: Pixels,
 ) -> Array | None:
     for units, mine in (([1.0] * len(strides), 1.0), ([float(item) for item in strides], float(own))):
         steps = [tables[k].slopes[place] / units[k] for k in others]
@@ -128,7 +138,7 @@ def _like_others(
     return None
 
 
-def shown_rules(table: Affine, place: int, stride: Fraction | int) -> set[Rule]:
+def shown_rules(table: Affine, place: int, stride: Pixels) -> set[Rule]:
     """The rules that its values along a place show: steps of one place or of so many pixels as places lie apart; -1 to
     1, or 0 to 1 from the first place to the last."""
     length, pairs = table.length(place), table.sequences(place)
@@ -142,7 +152,7 @@ def shown_rules(table: Affine, place: int, stride: Fraction | int) -> set[Rule]:
     return found
 
 
-def given_rule(table: Affine, place: int, stride: Fraction | int, pixels: int, given: Grids | None) -> Rule | None:
+def given_rule(table: Affine, place: int, stride: Pixels, pixels: int, given: Grids | None) -> Rule | None:
     """What a user's word makes of it along a place; None where it does not fit. ``pixels``: of the image, natively."""
     if given == "image":
         return "image" if of_pixels(table, place, stride, pixels) is not None else None
@@ -152,14 +162,16 @@ def given_rule(table: Affine, place: int, stride: Fraction | int, pixels: int, g
     return given
 
 
-def _spread(pairs: Sequence[tuple[float, float]], length: int, rule: Rule, wanted: Sequence[tuple[float, float]]) -> bool:
+def _spread(
+    pairs: Sequence[tuple[float, float]], length: int, rule: Rule, wanted: Sequence[tuple[float, float]]
+) -> bool:
     """Whether the places' ends, centres or starts divide one of these intervals, in one direction or the other."""
     offset, parts = _OFFSET[rule], length - 1 if rule == "ends" else length
     ends = [(first - offset * step, first + (parts - offset) * step) for first, step in pairs]
     return all(any(np.allclose(sorted(end), item, rtol=0, atol=1e-5) for item in wanted) for end in ends)
 
 
-def of_pixels(table: Affine, place: int, stride: Fraction | int, pixels: int) -> tuple[float, float] | None:
+def of_pixels(table: Affine, place: int, stride: Pixels, pixels: int) -> tuple[float, float] | None:
     """Coordinates of pixels as parts of the image: what its first pixel has, and at which part of a step the first
     place lies. None where they are no such parts, from 0 or from -1 to 1."""
     part, found = float(stride) / pixels, set()

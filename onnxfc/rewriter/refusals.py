@@ -68,9 +68,13 @@ def _unclear_lengths(state: State) -> Refusal | None:
         told = "with a value for each level of places"
         if item.lengths and (rules != {"image"} or len(orders) > 1):
             why = f"reads {item.table}, {told}, beside coordinates that are no parts of the image"
-            return Refusal("grid-rule", item.node, why, "leave out --grids image, or leave this model at its native size")
+            return Refusal(
+                "grid-rule", item.node, why, "leave out --grids image, or leave this model at its native size"
+            )
         if item.alike and not item.lengths and rules - {"step"}:
-            why = f"reads {item.table}, {told}, beside coordinates that are spread over the places: of what is it a part?"
+            why = (
+                f"reads {item.table}, {told}, beside coordinates that are spread over the places: of what is it a part?"
+            )
             return Refusal("grid-rule", item.node, why, "say it: --grids image (parts of the image) or step (pixels)")
     return None
 

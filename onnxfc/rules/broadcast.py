@@ -10,8 +10,9 @@ import numpy as np
 
 from onnxfc.analysis.normalised_sums import in_doubt
 from onnxfc.builder import ops
-from onnxfc.builder.continued import continued
+from onnxfc.builder.continued import continued, grid_blames
 from onnxfc.builder.rule_context import Outcome, RuleContext, tensor_of
+from onnxfc.builder.state import Continued
 from onnxfc.claim.blame import Cause
 from onnxfc.claim.claim import Boundary
 from onnxfc.errors import Refusal
@@ -141,10 +142,10 @@ def broadcast(ctx: RuleContext) -> Outcome | None:
         weighed = _row_of_weights(ctx, placed)
         if weighed is not None:
             return weighed
-        made = _with_grids(ctx, placed, groups, inputs)
-        if not isinstance(made, list):
-            return made
-        inputs, provenance = made, provenance.blamed(ctx.blame(Cause.GRID))
+        whole = _with_grids(ctx, placed, groups, inputs)
+        if not isinstance(whole, list):
+            return whole
+        inputs, provenance = whole, provenance.blamed(*grid_blames(ctx))
     refusal = _beside_windows(ctx, placed)
     if refusal is not None:
         return refusal
@@ -175,9 +176,9 @@ def _with_grids(
     for position, tensor in enumerate(inputs):
         if tensor is None:
             grid = continued(ctx, position, groups, placed)
-            if not isinstance(grid, str):
+            if not isinstance(grid, Continued):
                 return grid or _positional(ctx, placed, position)
-            found[position] = grid
+            found[position] = grid.tensor
     return found
 
 

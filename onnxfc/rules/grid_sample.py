@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from onnxfc.builder.continued import continued
 from onnxfc.builder.rule_context import LEAVE, Outcome, RuleContext
+from onnxfc.builder.state import Continued
 from onnxfc.claim.blame import Cause
+from onnxfc.layout.affine import Rule
 from onnxfc.layout.axes import BATCH_OF_ONE, channels
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Fixed, Placed, is_map
@@ -45,9 +47,9 @@ def _warped(ctx: RuleContext, view: Placed) -> Outcome:
     rank = ctx.state.rank
     fits = view.channels_first and ctx.shape_in(1)[:-1] == (1, *view.extent) and not ctx.free_batch
     groups = (BATCH_OF_ONE, *(view.groups[axis] for axis in view.spatial), channels(rank))
-    known = "ends" if ctx.attrs.get("align_corners", 0) else "centres"
+    known: Rule = "ends" if ctx.attrs.get("align_corners", 0) else "centres"
     grid = continued(ctx, 1, groups, [view], known) if fits else None
-    if not isinstance(grid, str):
+    if not isinstance(grid, Continued):
         return grid or ctx.refuse("position-table", _TABLE, NO_VALUES)
-    ctx.keep([view.tensor, grid])
+    ctx.keep([view.tensor, grid.tensor])
     return ctx.placed(view, view.provenance.blamed(ctx.blame(Cause.CONTEXT)), view.where)

@@ -37,7 +37,7 @@ def agrees(done: Rewrite, name: str, rounding: float = 4e-6) -> None:
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
-@pytest.mark.parametrize("name", (*LISTS, *MAPS))
+@pytest.mark.parametrize("name", [*LISTS, *MAPS])
 def test_grids_of_any_size(name: str, exporter: str) -> None:
     done = rewritten(name, exporter)
     assert done.parity is not None
