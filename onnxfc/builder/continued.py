@@ -12,6 +12,7 @@ from onnx import helper
 
 from onnxfc.builder import ops
 from onnxfc.builder.axis_ops import target
+from onnxfc.builder.resized_table import resized
 from onnxfc.builder.rule_context import RuleContext
 from onnxfc.builder.state import Continued
 from onnxfc.claim.blame import Blame, Cause
@@ -50,11 +51,13 @@ def continued(
     the operator says it.
     """
     name = ctx.node.input[position]
-    value = ctx.weights(name) if isinstance(ctx.views[position], Fixed) else None
-    if value is None or any(view.provenance.windows or view.other for view in placed):
+    if not isinstance(ctx.views[position], Fixed) or any(view.provenance.windows or view.other for view in placed):
         return None
+    own, value = resized(ctx, position, groups, placed[0].like) if known is None else None, ctx.weights(name)
+    if own is not None or value is None:
+        return own
     pieces = list(_pieces(value, groups, placed))
-    tables = [table for part, own, _ in pieces if (table := affine(part, own)) is not None]
+    tables = [table for part, laid, _ in pieces if (table := affine(part, laid)) is not None]
     if len(tables) < len(pieces) or not all(
         table.axes.keys() <= view.like.where.keys() for table, (_, _, view) in zip(tables, pieces, strict=True)
     ):
@@ -73,14 +76,14 @@ def continued(
         return ctx.refuse(
             "grid-rule", f"reads {name}, of which --grids image does not know what is height and what width"
         )
-    laid = [_laid(ctx, level, chosen, lengths, value.dtype, len(levels) > 1) for level in levels]
+    made = [_laid(ctx, level, chosen, lengths, value.dtype, len(levels) > 1) for level in levels]
     axis = next((k for k, group in enumerate(groups) if _joined(group)), 0) - len(groups)
-    tensor = laid[0] if len(laid) == 1 else ctx.builder.emit("Concat", laid, axis=axis + value.ndim)
+    tensor = made[0] if len(made) == 1 else ctx.builder.emit("Concat", made, axis=axis + value.ndim)
     told = tuple(chosen.get(place, "") for place in range(ctx.state.rank))
     given = known is None and any(len(_shown(levels, place)) != 1 for place in chosen)
-    made = Continued(ctx.label, name, tensor, told, given, lengths)
-    ctx.notes.append(made)
-    return made
+    note = Continued(ctx.label, name, tensor, told, given, lengths)
+    ctx.notes.append(note)
+    return note
 
 
 def grid_blames(ctx: RuleContext) -> list[Blame]:

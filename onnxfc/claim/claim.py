@@ -138,13 +138,17 @@ class Level:
     size: tuple[int, ...]
 
 
+GRID_RULES = ("", "step", "ends", "centres", "starts", "image", "resize")
+
+
 @dataclass(frozen=True)
 class Grid:
     """A table of the original with a value for every native place, and the tensor of the rewritten model that goes on.
 
     ``rules``, along each axis of the image, empty where it does not move: ``step`` (steps as they are), ``ends``,
     ``centres`` or ``starts`` (spread over as many places as there are; the first and last place's end, centre or
-    start lie on the ends), ``image`` (parts of the image). ``given``: the values do not show it, the user said it.
+    start lie on the ends), ``image`` (parts of the image), ``resize`` (as the graph resizes it). ``given``: the values
+    do not show it, the user said it.
     """
 
     original: str
@@ -347,7 +351,7 @@ def _layer(item: Layer) -> bool:
 def _grid(item: Grid, dims: int) -> bool:
     named = isinstance(item.original, str) and isinstance(item.rewritten, str) and isinstance(item.given, bool)
     rules = isinstance(item.rules, tuple) and len(item.rules) == dims
-    return named and rules and all(rule in ("", "step", "ends", "centres", "starts", "image") for rule in item.rules)
+    return named and rules and all(rule in GRID_RULES for rule in item.rules)
 
 
 def _level(item: Level, dims: int) -> bool:

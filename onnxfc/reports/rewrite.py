@@ -38,7 +38,7 @@ _CAUSES = {
     Cause.PADDING: "zero padding, where a big image has pixels",
     Cause.PARTIAL_WINDOW: "pool windows that reach beyond the map (ceil_mode)",
     Cause.CONTEXT: "operators that look at the whole image",
-    Cause.GRID: "coordinates that are counted from the image's border on",
+    Cause.GRID: "coordinates or tables that span the image",
     Cause.RESIZED: "maps resized to another's size, in another ratio off the stride grid",
 }
 
@@ -229,18 +229,19 @@ def verdict_text(claim: Claim, verbose: bool) -> str:
 _RULES = {
     "step": "with the steps that they have",
     "image": "as parts of the image",
+    "resize": "resized as the graph does",
     **dict.fromkeys(("ends", "centres", "starts"), "spread over the map"),
 }
 
 
 def grid_rows(claim: Claim, verbose: bool) -> Iterator[str]:
-    """Which coordinates go on, and how."""
+    """Which tables go on, and how."""
     found: dict[str, list[str]] = {}
     for grid in claim.grids:
         rules = list(dict.fromkeys(_RULES[rule] for rule in grid.rules if rule))
         found.setdefault(" and ".join(rules) or "as they are on each level", []).append(grid.original)
     for how, tables in found.items():
-        yield row("coordinates", f"go on {how}: {some(list(dict.fromkeys(tables)), verbose)}")
+        yield row("tables", f"go on {how}: {some(list(dict.fromkeys(tables)), verbose)}")
 
 
 def some(nodes: Sequence[str], verbose: bool) -> str:

@@ -71,7 +71,7 @@ def _unclear_lengths(state: State) -> Refusal | None:
             return Refusal(
                 "grid-rule", item.node, why, "leave out --grids image, or leave this model at its native size"
             )
-        if item.alike and not item.lengths and rules - {"step"}:
+        if item.alike and not item.lengths and rules - {"step", "resize"}:
             why = (
                 f"reads {item.table}, {told}, beside coordinates that are spread over the places: of what is it a part?"
             )
