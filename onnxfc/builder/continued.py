@@ -17,7 +17,7 @@ from onnxfc.builder.rule_context import RuleContext
 from onnxfc.builder.state import Continued
 from onnxfc.claim.blame import Blame, Cause
 from onnxfc.errors import Refusal
-from onnxfc.layout.affine import Affine, Rule, affine, completed, given_rule, of_pixels, offset_of, shown_rules
+from onnxfc.layout.affine import Affine, Rule, affine, given_rule, of_pixels, offset_of, shown_rules
 from onnxfc.layout.axes import Group, Groups, places_in
 from onnxfc.layout.axis_map import Pixels
 from onnxfc.layout.views import Fixed, Placed
@@ -63,9 +63,8 @@ def continued(
     ):
         return None
     strides = [{place: item.stride for place, item in enumerate(view.provenance.fields)} for _, _, view in pieces]
-    whole = completed(tables, strides)
-    levels = [_Level(*item) for item in zip(whole or (), (view.like for _, _, view in pieces), strides, strict=False)]
-    if whole is None or any(level.unseen for level in levels):
+    levels = [_Level(*item) for item in zip(tables, (view.like for _, _, view in pieces), strides, strict=True)]
+    if any(level.unseen for level in levels):
         why = f"reads {name}, a grid that has but one place along an axis and shows no step there"
         return ctx.refuse("grid-rule", why, "export the model anew for larger images")
     chosen = _chosen(ctx, name, levels, known)

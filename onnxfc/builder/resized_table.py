@@ -57,8 +57,8 @@ def _to_size_of(ctx: RuleContext, node: onnx.NodeProto, like: Placed) -> Placed 
     spatial = dict(zip(like.where, range(2, len(after[0])), strict=True))
     sizes = len(node.input) > 3 and bool(node.input[3])
     scales = ctx.state.native[node.input[2]].constant if not sizes and len(node.input) > 2 else None
-    whole = scales is not None and len(scales) == len(after[0])
-    exact = sizes or (whole and np.allclose(np.multiply(before[0], scales), after[0], rtol=1e-6))
+    scaled = () if scales is None else np.asarray(before[0]) * scales
+    exact = sizes or (len(scaled) == len(after[0]) and np.allclose(scaled, after[0], rtol=1e-6))
     plain = found.get("keep_aspect_ratio_policy", "stretch") in ("stretch", b"stretch")
     if before[0][:2] != after[0][:2] or after[0][2:] != like.extent or not exact or not plain:
         return None

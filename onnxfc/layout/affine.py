@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -100,42 +100,6 @@ def _slope(exact: Array, axis: int, places: Sequence[int], allowed: Array) -> Ar
     slope = (along.take([-1], axis=axis) - along.take([0], axis=axis)) / steps
     whole = np.round(slope)
     return np.asarray(np.where(np.abs(slope - whole) * steps <= allowed, whole, slope))
-
-
-def completed(tables: Sequence[Affine], strides: Sequence[Mapping[int, Pixels]]) -> list[Affine] | None:
-    """The levels of a list, where those of one place along an axis have the steps of the others: the same, or as many
-    pixels as places lie apart. None where it is not known what their step is."""
-    places = {place for table in tables for place in table.slopes}
-    found = list(tables)
-    for place in places:
-        for number, table in enumerate(found):
-            if place not in table.axes or place in table.slopes:
-                continue
-            others = [k for k, other in enumerate(found) if place in other.slopes and other.length(place) > 1]
-            slope = _like_others(table, found, others, place, [item[place] for item in strides], strides[number][place])
-            if table.length(place) > 1 or slope is None:
-                return None
-            found[number] = replace(table, slopes={**table.slopes, place: slope})
-    return found
-
-
-def _like_others(
-    table: Affine,
-    tables: Sequence[Affine],
-    others: Sequence[int],
-    place: int,
-    strides: Sequence[Pixels],
-    own: Pixels,
-) -> Array | None:
-    for units, mine in (([1.0] * len(strides), 1.0), ([float(item) for item in strides], float(own))):
-        steps = [tables[k].slopes[place] / units[k] for k in others]
-        bases = [np.where(tables[k].slopes[place] == 0, 0, tables[k].base / units[k]) for k in others]
-        if not all(np.array_equal(steps[0], item) for item in steps) or steps[0].shape != table.base.shape:
-            continue
-        first = np.where(steps[0] == 0, 0, table.base / mine)
-        if all(item.shape == first.shape and np.allclose(item, first, rtol=1e-6, atol=1e-9) for item in bases):
-            return np.asarray(steps[0] * mine)
-    return None
 
 
 def shown_rules(table: Affine, place: int, stride: Pixels) -> set[Rule]:
