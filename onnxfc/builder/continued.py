@@ -75,12 +75,15 @@ def continued(
         return ctx.refuse(
             "grid-rule", f"reads {name}, of which --grids image does not know what is height and what width"
         )
-    made = [_laid(ctx, level, chosen, lengths, value.dtype, len(levels) > 1) for level in levels]
+    grids = [_laid(ctx, level, chosen, lengths, value.dtype) for level in levels]
+    made = [_filled(ctx, level, grid, len(levels) > 1) for level, grid in zip(levels, grids, strict=True)]
     axis = next((k for k, group in enumerate(groups) if _joined(group)), 0) - len(groups)
     tensor = made[0] if len(made) == 1 else ctx.builder.emit("Concat", made, axis=axis + value.ndim)
     told = tuple(chosen.get(place, "") for place in range(ctx.state.rank))
     given = known is None and any(len(_shown(levels, place)) != 1 for place in chosen)
-    note = Continued(ctx.label, name, tensor, told, given, lengths)
+    axes = [tuple(level.table.axes.get(k, -1) for k in range(ctx.state.rank)) for level in levels]
+    each = tuple(zip(grids, axes, strict=True)) if chosen or lengths else ((tensor, (-1,) * ctx.state.rank),)
+    note = Continued(ctx.label, name, tensor, told, each, given, lengths)
     ctx.notes.append(note)
     return note
 
@@ -173,9 +176,8 @@ def _laid(
     chosen: Mapping[int, Rule],
     lengths: Sequence[int],
     dtype: np.dtype[Any],
-    whole: bool,
 ) -> str:
-    """One level, for as many places as its map has now. ``whole``: with all its places, also where they are alike."""
+    """One level, for as many places as its map has now, an axis for each of its atoms."""
     builder, table = ctx.builder, level.table
     kind: np.dtype[Any] = np.dtype(np.float64) if dtype == np.float64 else np.dtype(np.float32)
     kind = np.dtype(np.int64) if dtype.kind in "iu" and set(chosen.values()) <= {"step"} and not lengths else kind
@@ -201,9 +203,7 @@ def _laid(
         tensor = builder.emit("Add", [tensor, term])
     if kind != dtype:
         tensor = builder.emit("Cast", [tensor], to=int(helper.np_dtype_to_tensor_dtype(dtype)))
-    if not whole and all(len(group) == 1 for group in table.groups):
-        return tensor
-    return _filled(ctx, level, tensor)
+    return tensor
 
 
 def _without_lengths(
@@ -234,8 +234,10 @@ def _ratio(ctx: RuleContext, place: int, kind: np.dtype[Any]) -> str:
     return ctx.builder.emit("Div", [ctx.builder.constant(native), now])
 
 
-def _filled(ctx: RuleContext, level: _Level, tensor: str) -> str:
-    """Spread over all places of the level, and laid on the table's own axes."""
+def _filled(ctx: RuleContext, level: _Level, tensor: str, whole: bool) -> str:
+    """On the table's own axes. ``whole``: with all its places, also where they are alike."""
+    if not whole and len(level.table.groups) == len(level.table.atoms):
+        return tensor
     where, atoms = level.like.where, level.table.atoms
     dims: list[int | str] = [atom.length for atom in atoms]
     for place, axis in level.table.axes.items():

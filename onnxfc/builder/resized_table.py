@@ -32,7 +32,13 @@ def resized(ctx: RuleContext, position: int, groups: Groups, like: Placed) -> Co
     own = groups[len(groups) - len(table.groups) :] if table else ()
     if table is None or any(places_in([a]) and a != b for a, b in zip(table.groups, own, strict=False)):
         return None
-    made = Continued(ctx.label, ctx.node.input[position], table.tensor, ("resize",) * ctx.state.rank)
+    made = Continued(
+        ctx.label,
+        ctx.node.input[position],
+        table.tensor,
+        ("resize",) * ctx.state.rank,
+        ((table.tensor, (-1,) * ctx.state.rank),),
+    )
     ctx.notes.append(made)
     return made
 

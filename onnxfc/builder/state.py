@@ -82,14 +82,16 @@ class Continued:
     """A table with a value for every native place that goes on by rule: the node that reads it, its name, the tensor
     that it is now, and the rule along each place, empty where it does not move along it.
 
-    ``given``: the user said which. ``lengths``: along which places its figures in turn are lengths, parts of the image
-    as the centres beside them are.
+    ``levels``: what of it lies over each map, and on which of its axes each place, -1 where on none, before places are
+    laid together. ``given``: the user said which. ``lengths``: along which places its figures in turn are lengths, parts
+    of the image as the centres beside them are.
     """
 
     node: str
     table: str
     tensor: str
     rules: tuple[str, ...]
+    levels: tuple[tuple[str, tuple[int, ...]], ...] = ()
     given: bool = False
     lengths: tuple[int, ...] = ()
 

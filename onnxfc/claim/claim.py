@@ -143,7 +143,8 @@ GRID_RULES = ("", "step", "ends", "centres", "starts", "image", "resize")
 
 @dataclass(frozen=True)
 class Grid:
-    """A table of the original with a value for every native place, and the tensor of the rewritten model that goes on.
+    """A table of the original with a value for every native place, and what goes on in the rewritten model: a tensor
+    with each place on one of its ``axes`` (-1 where on none), before places are laid together.
 
     ``rules``, along each axis of the image, empty where it does not move: ``step`` (steps as they are), ``ends``,
     ``centres`` or ``starts`` (spread over as many places as there are; the first and last place's end, centre or
@@ -153,6 +154,7 @@ class Grid:
 
     original: str
     rewritten: str
+    axes: tuple[int, ...]
     rules: tuple[str, ...]
     given: bool = False
 
@@ -350,8 +352,8 @@ def _layer(item: Layer) -> bool:
 
 def _grid(item: Grid, dims: int) -> bool:
     named = isinstance(item.original, str) and isinstance(item.rewritten, str) and isinstance(item.given, bool)
-    rules = isinstance(item.rules, tuple) and len(item.rules) == dims
-    return named and rules and all(rule in GRID_RULES for rule in item.rules)
+    rules = isinstance(item.rules, tuple) and len(item.rules) == dims == len(item.axes)
+    return named and rules and _integers(item.axes, dims, dims) and all(rule in GRID_RULES for rule in item.rules)
 
 
 def _level(item: Level, dims: int) -> bool:

@@ -100,10 +100,11 @@ def _grids(found: Analysis) -> Iterator[Grid]:
     state = found.state
     kept = {name for node in needed(state.builder.nodes, state.graph.outputs) for name in node.output}
     for item in state.continued:
-        tensor = state.builder.renamed.get(item.tensor, item.tensor)
-        if tensor in kept:
-            rules = ("image",) * state.rank if item.lengths else item.rules
-            yield Grid(item.table, tensor, rules, item.given or bool(item.lengths))
+        rules = ("image",) * state.rank if item.lengths else item.rules
+        for made, axes in item.levels:
+            tensor = state.builder.renamed.get(made, made)
+            if tensor in kept:
+                yield Grid(item.table, tensor, axes, rules, item.given or bool(item.lengths))
 
 
 def _in_integers(layer: Layer, graph: Graph, quantised: Mapping[str, str]) -> Layer:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import onnx
 import pytest
 from hazards import CHECK, Net, complete, refusal, session
+from onnx import TensorProto, helper, numpy_helper
 
+from onnxfc.io.model_file import ModelFile
+from onnxfc.proof import check
 from onnxfc.rewriter.analyse import RewriteOptions
 from onnxfc.rewriter.api import Rewrite, rewrite
 
@@ -162,7 +166,7 @@ def levels(size: tuple[int, int], first: float = 0.5) -> onnx.ModelProto:
 
 def test_levels_one_behind_the_other() -> None:
     done = agrees(levels((16, 24)), levels)
-    assert sorted(grid.rules for grid in done.claim.grids) == [("", ""), ("step", "step")]
+    assert sorted({grid.rules for grid in done.claim.grids}) == [("", ""), ("step", "step")]
 
 
 def test_one_place_shows_no_step() -> None:
@@ -260,3 +264,46 @@ def test_offsets_on_a_grid_have_no_known_unit() -> None:
     found = refusal(warp(True, NATIVE))
     assert found.code == "grid-rule"
     assert "may count places of the native size" in found.reason
+
+
+@pytest.mark.parametrize("change", ["scaled", "shifted", "rule"])
+@pytest.mark.parametrize("name", ["pixels", "ends", "centres"])
+def test_the_proof_finds_a_grid_that_goes_on_wrong(name: str, change: str) -> None:
+    """Native parity alone does not see it."""
+    model = network(TABLES[name], "Add", NATIVE)
+    done = rewrite(model, check_options=CHECK)
+    [grid] = done.claim.grids
+    claim, wrong = done.claim, complete(done)
+    if change == "rule":
+        other = {"step": "ends", "ends": "centres", "centres": "step"}[grid.rules[0]]
+        claim = replace(claim, grids=(replace(grid, rules=(other, other)),))
+    else:
+        _spoil(wrong, grid.rewritten, change)
+    parity = check(ModelFile.open(model), ModelFile.open(wrong), claim, CHECK)
+    assert parity.native.status == "passed"
+    assert parity.window.status == "failed"
+    assert "wrong claim" in parity.window.reason
+
+
+def _spoil(model: onnx.ModelProto, grid: str, change: str) -> None:
+    """A grid times the number of rows over the native one, or that quotient less 1 on top: right at the native size."""
+    maker = next(node for node in model.graph.node if grid in node.output)
+    maker.output[0] = "right"
+    first = next(node for node in model.graph.node if node.op_type == "Conv").output[0]
+    values = {"two": np.array([2]), "native": np.array([places(NATIVE)[0]], np.float32), "one": np.ones(1, np.float32)}
+    model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in values.items())
+    nodes = [
+        helper.make_node("Shape", [first], ["shape"]),
+        helper.make_node("Gather", ["shape", "two"], ["rows"]),
+        helper.make_node("Cast", ["rows"], ["number"], to=TensorProto.FLOAT),
+        helper.make_node("Div", ["number", "native"], ["quotient"]),
+        helper.make_node("Sub", ["quotient", "one"], ["more"]),
+        helper.make_node(
+            *(("Mul", ["right", "quotient"]) if change == "scaled" else ("Add", ["right", "more"])), [grid]
+        ),
+    ]
+    rest = list(model.graph.node)
+    shapes = 1 + next(k for k, node in enumerate(rest) if node.op_type == "Conv")
+    at = max(rest.index(maker) + 1, shapes)
+    for node in reversed(nodes):
+        model.graph.node.insert(at, node)
