@@ -83,8 +83,8 @@ class Continued:
     that it is now, and the rule along each place, empty where it does not move along it.
 
     ``levels``: what of it lies over each map, and on which of its axes each place, -1 where on none, before places are
-    laid together. ``given``: the user said which. ``lengths``: along which places its figures in turn are lengths, parts
-    of the image as the centres beside them are.
+    laid together. ``given``: the user said which. ``lengths``: along which places its figures in turn are lengths that
+    are parts of the image.
     """
 
     node: str

@@ -62,3 +62,17 @@ def test_steps_that_stay_are_boxes_in_native_images(exporter: str) -> None:
     done = rewritten("grid_priors", exporter, grids="step")
     assert done.claim.verdict == "extrapolated"
     agrees(done, "native grid_priors")
+
+
+@pytest.mark.parametrize("name", ["coordinates", "boxes"])
+def test_grids_of_keras(name: str) -> None:
+    """Channels last."""
+    done = onnxfc.rewrite(fixture_file(f"keras_{name}.torch.onnx"))
+    wanted = np.load(fixture_file("keras_grids.npz"))
+    session = ort.InferenceSession(done.model.SerializeToString())
+    for size in SIZES:
+        given = np.random.default_rng(size[0]).standard_normal((1, *size, 3)).astype(np.float32)
+        [value] = session.run(None, {session.get_inputs()[0].name: given})
+        want = wanted[f"{name} {size[0]}x{size[1]}"]
+        assert value.shape == want.shape
+        np.testing.assert_allclose(value, want, rtol=0, atol=2e-6 * np.abs(want).max())
