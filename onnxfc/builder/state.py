@@ -10,6 +10,7 @@ from typing import Literal
 from onnxfc.builder.graph_builder import GraphBuilder
 from onnxfc.errors import Refusal
 from onnxfc.graph.index import Graph
+from onnxfc.layout.affine import Grids
 from onnxfc.layout.views import View
 from onnxfc.shapes.spec import Spec
 
@@ -80,7 +81,36 @@ class Frozen:
     node: str
 
 
-Note = Replacement | Frozen | Refusal
+@dataclass(frozen=True)
+class Continued:
+    """A table with a value for every native place that goes on by rule: the node that reads it, its name, the tensor
+    that it is now, and the rule along each place, empty where it does not move along it.
+
+    ``levels``: what of it lies over each map, and on which of its axes each place, -1 where on none, before places are
+    laid together. ``given``: the user said which. ``lengths``: along which places its figures in turn are lengths that
+    are parts of the image.
+    """
+
+    node: str
+    table: str
+    tensor: str
+    rules: tuple[str, ...]
+    levels: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    given: bool = False
+    lengths: tuple[int, ...] = ()
+
+    @property
+    def alike(self) -> bool:
+        """Whether it has the same value at every place of a level."""
+        return not any(self.rules)
+
+    @property
+    def moves(self) -> bool:
+        """Whether what reads it is another at each place, or in each image."""
+        return not self.alike or bool(self.lengths)
+
+
+Note = Replacement | Frozen | Continued | Refusal
 """What a rule has to tell beside its outcome; a refusal is a remark here, that something runs once per window, say."""
 
 
@@ -90,6 +120,7 @@ class State:
 
     ``rounds_up``: branches meet at other sizes only if pools round as they do (``ceil_mode``). ``single``: the batch is
     1 and stays so. ``rank``: how many spatial axes images have; ``batches``: how many images, at every probe.
+    ``grids``: how tables go on that do not show it.
     ``conditions`` of Ifs that were refused, but are the same at every size.
     """
 
@@ -102,6 +133,7 @@ class State:
     single: bool
     rank: int
     batches: tuple[int, ...]
+    grids: Grids | None = None
     views: dict[str, View] = field(default_factory=dict)
     notes: list[Note] = field(default_factory=list)
     not_affine: list[Refusal] = field(default_factory=list)
@@ -131,6 +163,11 @@ class State:
     def remarks(self) -> list[Refusal]:
         """What the user should know of."""
         return [note for note in self.notes if isinstance(note, Refusal)]
+
+    @property
+    def continued(self) -> list[Continued]:
+        """The tables that go on by rule."""
+        return [note for note in self.notes if isinstance(note, Continued)]
 
     @property
     def frozen(self) -> list[str]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from onnxfc.claim.claim import Claim
 from onnxfc.errors import OnnxfcError
 from onnxfc.io.model_file import ModelFile
+from onnxfc.layout.affine import Grids
 from onnxfc.rewriter.analyse import RewriteOptions, analyse
 from onnxfc.rewriter.make_claim import claim_of
 
@@ -29,6 +30,7 @@ def own_claim(original: ModelFile, claim: Claim) -> Claim | None:
                 inputs=inputs,
                 free=image.free,
                 output_at=inner,
+                grids=_grids(claim),
             )
             found = analyse(original, options)
             own = None if found.refusals else claim_of(found, found.sizing())
@@ -37,6 +39,14 @@ def own_claim(original: ModelFile, claim: Claim) -> Claim | None:
         if own is not None and _alike(own, claim):
             return own
     return None
+
+
+def _grids(claim: Claim) -> Grids | None:
+    """What a user said of tables that do not show how they go on."""
+    rules = {rule for grid in claim.grids if grid.given for rule in grid.rules}
+    if rules & {"ends", "centres", "starts"}:
+        return "map"
+    return "image" if "image" in rules else "step" if "step" in rules else None
 
 
 def _alike(own: Claim, claim: Claim) -> bool:

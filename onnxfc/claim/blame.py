@@ -12,6 +12,7 @@ class Cause(Enum):
     PADDING = "padding"
     PARTIAL_WINDOW = "partial window"
     CONTEXT = "context"
+    GRID = "grid"
     RESAMPLING = "resampling"
     RESIZED = "resampling to a map's size"
     CROPPED = "crop to a map's size"
@@ -29,8 +30,9 @@ class Cause(Enum):
 
     @property
     def local(self) -> bool:
-        """Whether it leaves the interior of an image alone; any other looks at the whole image, or may."""
-        return self not in {Cause.CONTEXT, Cause.UNKNOWN}
+        """Whether it leaves the interior of an image alone; any other looks at the whole image, or may, or counts from
+        the image's border on."""
+        return self not in {Cause.CONTEXT, Cause.GRID, Cause.UNKNOWN}
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from onnxfc.errors import ReadError, UsageError
 
 PREFIX = "onnxfc."
 
+Verdict = Literal["exact", "approximate", "extrapolated"]
 Form = Literal["map", "cells", "mean", "max", "activation", "global", "features", "list"]
 """How an output of the rewritten model relates to the original's (N, F1, ..., Fk):
 
@@ -159,6 +160,27 @@ class Level:
     size: tuple[int, ...]
 
 
+GRID_RULES = ("", "step", "ends", "centres", "starts", "image", "resize")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table of the original with a value for every native place, and what goes on in the rewritten model: a tensor
+    with each place on one of its ``axes`` (-1 where on none), before places are laid together.
+
+    ``rules``, along each axis of the image, empty where it does not move: ``step`` (steps as they are), ``ends``,
+    ``centres`` or ``starts`` (spread over as many places as there are; the first and last place's end, centre or
+    start lie on the ends), ``image`` (parts of the image), ``resize`` (as the graph resizes it). ``given``: the values
+    do not show it, the user said it.
+    """
+
+    original: str
+    rewritten: str
+    axes: tuple[int, ...]
+    rules: tuple[str, ...]
+    given: bool = False
+
+
 @dataclass(frozen=True)
 class Output:
     """One output and its form; ``axes`` are those of the grid (``map``, ``cells``, ``activation``) or of ``features``.
@@ -195,7 +217,8 @@ class Claim:
     elements. ``slack``: so many pixels less than native still give the native grid. ``smallest_size`` has the
     first cell. ``halo``: pixels (before, after) that a tile needs around the crops of its cells, on each axis, empty
     where an operator looks at the whole image. All are empty where unknown. ``fixed_size``: the model takes images of
-    this size alone; all else is said of the model for any size that it was made of.
+    this size alone; all else is said of the model for any size that it was made of. ``grids``: tables of
+    coordinates that go on by rule; the verdict is ``extrapolated`` where the user chose the rule.
 
     >>> onnxfc.rewrite("fixtures/trained/digits.onnx", prove=False).claim.native_size
     (16, 16)
@@ -206,7 +229,7 @@ class Claim:
     start: tuple[int, ...]
     size: tuple[int, ...]
     size_step: tuple[int, ...]
-    verdict: Literal["exact", "approximate"]
+    verdict: Verdict
     blame: tuple[str, ...]
     inputs: tuple[ImageInput, ...]
     boundaries: tuple[Boundary, ...]
@@ -217,6 +240,7 @@ class Claim:
     halo: tuple[tuple[int, int], ...] = ()
     layers: tuple[Layer, ...] = ()
     fixed_size: tuple[int, ...] = ()
+    grids: tuple[Grid, ...] = ()
 
     def __post_init__(self) -> None:
         damage = next(_damages(self), None)
@@ -275,6 +299,7 @@ class Claim:
             raw["inputs"] = tuple(ImageInput(**item) for item in raw["inputs"])
             raw["boundaries"] = tuple(Boundary(**item) for item in raw["boundaries"])
             raw["outputs"] = tuple(Output(**item) for item in raw["outputs"])
+            raw["grids"] = tuple(Grid(**item) for item in raw.get("grids", ()))
             raw["layers"] = tuple(Layer(**item) for item in raw.get("layers", ()))
             return cls(**raw)
         except (ValueError, TypeError, KeyError, RecursionError) as error:
@@ -309,6 +334,7 @@ def _damages(claim: Claim) -> Iterator[str]:
     yield from (f"boundary {item.original!r} is {item}" for item in claim.boundaries if not _boundary(item, dims))
     yield from (f"output {item.name!r} is {item}" for item in claim.outputs if not _output(item, dims))
     yield from (f"layer {item.original!r} is {item}" for item in claim.layers if not _layer(item))
+    yield from (f"grid {item.original!r} is {item}" for item in claim.grids if not _grid(item, dims))
 
 
 _OPTIONAL = ("period", "smallest_size", "slack", "fixed_size")
@@ -327,7 +353,7 @@ def _disagreements(claim: Claim, dims: int) -> Iterator[str]:
         yield f"halo is {claim.halo!r}"
     if max(claim.period, default=1) > _LONGEST:
         yield f"period is {claim.period!r}"
-    if claim.verdict not in ("exact", "approximate"):
+    if claim.verdict not in get_args(Verdict):
         yield f"verdict is {claim.verdict!r}"
     if not isinstance(claim.blame, tuple) or not all(isinstance(item, str) for item in claim.blame):
         yield f"blame is {claim.blame!r}"
@@ -364,6 +390,12 @@ def _folded(item: Boundary) -> bool:
 
 def _layer(item: Layer) -> bool:
     return isinstance(item.original, str) and isinstance(item.rewritten, str) and item.form in ("map", "global")
+
+
+def _grid(item: Grid, dims: int) -> bool:
+    named = isinstance(item.original, str) and isinstance(item.rewritten, str) and isinstance(item.given, bool)
+    rules = isinstance(item.rules, tuple) and len(item.rules) == dims == len(item.axes)
+    return named and rules and _integers(item.axes, dims, dims) and all(rule in GRID_RULES for rule in item.rules)
 
 
 def _level(item: Level, dims: int) -> bool:

@@ -60,7 +60,9 @@ INPUT_SHAPE = click.option(
 _GROUPS = {
     **dict.fromkeys(("size", "input_shapes", "inputs", "at", "boundaries"), "The model"),
     **dict.fromkeys(("out", "out_dir", "output", "global_pool", "dynamic_batch", "free", "output_at"), "The result"),
-    **dict.fromkeys(("fixed_size", "form", "keep_output_shape", "max_kernel", "max_pool", "profile"), "The result"),
+    **dict.fromkeys(
+        ("grids", "fixed_size", "form", "keep_output_shape", "max_kernel", "max_pool", "profile"), "The result"
+    ),
     **dict.fromkeys(
         ("save_as_external_data", "all_tensors_to_one_file", "external_data_location", "external_data_size_threshold"),
         "Where weights go",
@@ -107,43 +109,6 @@ class Grouped(click.Command):
                     formatter.write_dl(records)
 
 
-REWRITING = (
-    click.option(
-        "--output",
-        type=click.Choice(["map", "mean", "max"]),
-        default="map",
-        show_default=True,
-        help="What the outputs are: a map with one cell per window, (N, K, gH, gW), or its mean or max over all cells, "
-        "in the original's own shape.",
-    ),
-    click.option(
-        "--global-pool",
-        type=click.Choice(["window", "keep", "drop"]),
-        default="window",
-        show_default=True,
-        help="A head behind a global pool: pool every native window, keep one vector at any size, or drop the pool "
-        "(a class activation map; affine heads only).",
-    ),
-    click.option(
-        "--output-at",
-        multiple=True,
-        metavar="NAME",
-        help="End the model at this inner tensor, ahead of what makes labels of its scores, say; may be repeated.",
-    ),
-    click.option(
-        "--free",
-        multiple=True,
-        type=click.Choice(["depth", "height", "width", "length"]),
-        help="Free this axis of the image alone, while the others stay as they are; may be repeated.",
-    ),
-    click.option(
-        "--input",
-        "inputs",
-        multiple=True,
-        metavar="NAME",
-        help="The image input, where several look like one; or an inner tensor (N, C, H, W), which becomes the input.",
-    ),
-)
 REPORT = (
     click.option(
         "--report",

@@ -10,7 +10,6 @@ from onnxfc.cli.common import (
     INPUT_SHAPE,
     PROFILE,
     REPORT,
-    REWRITING,
     STDOUT,
     Grouped,
     added,
@@ -23,6 +22,7 @@ from onnxfc.cli.common import (
     write_report,
 )
 from onnxfc.cli.main_group import show
+from onnxfc.cli.rewriting import REWRITING
 from onnxfc.cli.values import ModelPath, Shape, Size
 from onnxfc.errors import OnnxfcError
 
@@ -51,6 +51,7 @@ def inspect(
     input_shapes: tuple[Shape, ...],
     profile: str | None,
     output_at: tuple[str, ...],
+    grids: str | None,
     report: Path | None,
     as_json: bool,
     verbose: bool,
@@ -78,6 +79,7 @@ def inspect(
             input_shapes=by_name(input_shapes),
             free=free,
             output_at=output_at,
+            grids=grids,  # type: ignore[arg-type]
         )
         seen = look(model, options=options, at=at, profile=profile)
     except OnnxfcError as error:

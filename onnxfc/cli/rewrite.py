@@ -15,7 +15,6 @@ from onnxfc.cli.common import (
     PROVIDER,
     PROVING,
     REPORT,
-    REWRITING,
     STDOUT,
     THREADS,
     TIMEOUT,
@@ -33,6 +32,7 @@ from onnxfc.cli.common import (
     write_report,
 )
 from onnxfc.cli.main_group import complain, show
+from onnxfc.cli.rewriting import REWRITING
 from onnxfc.cli.values import Memory, ModelPath, Size, Tolerance
 from onnxfc.errors import ExitCode, OnnxfcError, UsageError, WriteError
 
@@ -281,7 +281,7 @@ def _rewritten(source: Path, target: Path, options: dict[str, Any], quiet: bool)
     model = ModelFile.open(source)
     model.check_target(target, save)
     names = (
-        *("output", "global_pool", "dynamic_batch", "size", "inputs", "free", "output_at"),
+        *("output", "global_pool", "dynamic_batch", "size", "inputs", "free", "output_at", "grids"),
         *("fixed_size", "form", "keep_output_shape", "max_kernel", "max_pool", "profile"),
     )
     shapes = by_name(options["input_shapes"])

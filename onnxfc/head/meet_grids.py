@@ -139,12 +139,13 @@ def lift_fixed(ctx: RuleContext, position: int, grid: int) -> str:
 
 
 def uniform(ctx: RuleContext, position: int, axes: Sequence[int]) -> str | None:
-    """A Fixed input with one value along ``axes`` (negative) instead of as many that are all alike; None where not."""
+    """A Fixed input with one value along ``axes`` (negative) instead of as many that are all alike; None where not, and
+    where they may be lengths that are parts of the image."""
     view = ctx.views[position]
     assert isinstance(view, Fixed)
     if not axes:
         return view.tensor
-    if not _alike(ctx, ctx.node.input[position], tuple(axes)):
+    if ctx.state.grids in ("map", "image") or not _alike(ctx, ctx.node.input[position], tuple(axes)):
         return None
     value = ctx.weights(ctx.node.input[position])
     if value is None:

@@ -20,6 +20,7 @@ from onnxfc.proof.certificate import certify
 from onnxfc.proof.crops import compare_crops
 from onnxfc.proof.evidence import Evidence, Progress
 from onnxfc.proof.folded import apart, fold_problem
+from onnxfc.proof.grids import grid_problem
 from onnxfc.proof.kernels import compare_kernels, on_integers
 from onnxfc.proof.layers import Compared, with_layers
 from onnxfc.proof.memory import shortage, sliced
@@ -174,6 +175,7 @@ class _Check:
             compare_native(runner, evidence, pair.claim, native, self.progress)
             if self.options.larger:
                 larger.captures = capture(runner, evidence, pair.claim, sizes, windows, self.progress)
+                self._grids(runner, evidence, larger.captures, windows)
             if self.options.larger and self.thorough and not native.reasons and not windows.reasons:
                 larger.shift = compare_shifted(runner, evidence, pair.claim, self.options, self.progress)
                 larger.further = self._further(runner, evidence, pair.claim, sizes[0], windows)
@@ -181,10 +183,18 @@ class _Check:
             native.fail(f"the rewritten model does not load: {error}")
         return larger
 
+    def _grids(self, runner: Runner, evidence: Evidence, shots: list[Capture], tally: Tally) -> None:
+        """A failure where a grid of coordinates does not go on as it is claimed to."""
+        native = runner.run(evidence.samples[0].feeds) if self.claim.grids else {}
+        problem = grid_problem(self.claim, native, shots)
+        if problem is not None:
+            tally.fail(problem)
+
     @property
     def _watched(self) -> list[str]:
         """Tensors of the rewritten model that are compared, or tell how long a list is, beside its outputs."""
         names = [boundary.rewritten for boundary in self.claim.boundaries]
+        names += [grid.rewritten for grid in self.claim.grids]
         return names + [level.tensor for output in self.claim.outputs for level in output.levels]
 
     def _provider(self, pair: Compared, evidence: Evidence) -> ParityResult:

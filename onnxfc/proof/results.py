@@ -7,7 +7,7 @@
 - trunk parity: the original's own trunk at larger sizes, where it runs there, is the rewritten model's.
 - shift consistency: what lies well inside two overlapping images is the same in both.
 - certificate: which Conv weight is which FC layer's weight, read off the two files.
-- verdict: what the rewritten model says of itself (``exact`` or ``approximate``), carried along.
+- verdict: what the rewritten model says of itself (``exact``, ``approximate`` or ``extrapolated``), carried along.
 
 Deviations and tolerances are given relative to the *signal* of an output: half the largest change that
 different inputs cause in one of its elements. Crop deviations are relative to the score range, the
@@ -18,6 +18,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
+
+from onnxfc.claim.claim import Verdict
 
 Status = Literal["passed", "failed", "not applicable", "not run"]
 CropStatus = Literal["measured", "failed", "not applicable", "not run"]
@@ -115,7 +117,7 @@ class Rest:
 class VerdictResult:
     """The static verdict of the claim, with its causes; nothing here is measured."""
 
-    verdict: Literal["exact", "approximate"]
+    verdict: Verdict
     blame: tuple[str, ...] = ()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxfc.errors import OnnxfcError
-from onnxfc.reports.rewrite import amount, fit_lines, native, row, size, verdict_text
+from onnxfc.reports.rewrite import amount, fit_lines, grid_rows, native, row, size, verdict_text
 from onnxfc.version import __version__
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def _lines(seen: Inspection, verbose: bool) -> Iterator[str]:
     yield from _geometry(seen)
     if seen.claim is not None:
         yield row("verdict", verdict_text(seen.claim, verbose))
+        yield from grid_rows(seen.claim, verbose)
     if seen.cost is not None:
         whole = seen.geometry is not None and seen.geometry.whole_image
         yield row("cost" if whole else "cells", _cost(seen.cost, grid=_is_grid(seen), whole=whole))

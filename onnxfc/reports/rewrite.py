@@ -39,6 +39,7 @@ _CAUSES = {
     Cause.PADDING: "zero padding, where a big image has pixels",
     Cause.PARTIAL_WINDOW: "pool windows that reach beyond the map (ceil_mode)",
     Cause.CONTEXT: "operators that look at the whole image",
+    Cause.GRID: "coordinates or tables that span the image",
     Cause.RESIZED: "maps resized to another's size, in another ratio off the stride grid",
 }
 
@@ -96,6 +97,7 @@ def text(result: Told, verbose: bool = False) -> str:
         sizes = f"{size(claim.native_size)} px plus multiples of {size(claim.size_step)} px; pad other images to one"
         lines.append(row("image sizes", sizes))
     lines.append(row("verdict", verdict_text(claim, verbose)))
+    lines += grid_rows(claim, verbose)
     return "\n".join([*lines, *fit_lines(result.fit, verbose), *_proven(result, verbose)])
 
 
@@ -233,7 +235,25 @@ def verdict_text(claim: Claim, verbose: bool) -> str:
         causes.setdefault(_CAUSES.get(item.cause, item.cause.value), []).append(item.node)
     told = [f"{cause} ({some(nodes, verbose)})" for cause, nodes in causes.items()]
     differs = "a score of the whole image is not one of a crop" if is_whole(claim) else "cells differ from crops"
-    return f"approximate: {differs}, because of " + " and ".join(told)
+    return f"{claim.verdict}: {differs}, because of " + " and ".join(told)
+
+
+_RULES = {
+    "step": "with the steps that they have",
+    "image": "as parts of the image",
+    "resize": "resized as the graph does",
+    **dict.fromkeys(("ends", "centres", "starts"), "spread over the map"),
+}
+
+
+def grid_rows(claim: Claim, verbose: bool) -> Iterator[str]:
+    """Which tables go on, and how."""
+    found: dict[str, list[str]] = {}
+    for grid in claim.grids:
+        rules = list(dict.fromkeys(_RULES[rule] for rule in grid.rules if rule))
+        found.setdefault(" and ".join(rules) or "as they are on each level", []).append(grid.original)
+    for how, tables in found.items():
+        yield row("tables", f"go on {how}: {some(list(dict.fromkeys(tables)), verbose)}")
 
 
 def some(nodes: Sequence[str], verbose: bool) -> str:

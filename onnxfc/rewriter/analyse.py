@@ -15,6 +15,7 @@ from onnxfc.errors import NothingToRewrite, Refusal, UsageError
 from onnxfc.graph.index import Graph, needed
 from onnxfc.graph.inline_functions import inlined
 from onnxfc.io.model_file import ModelFile
+from onnxfc.layout.affine import Grids
 from onnxfc.layout.provenance import Provenance
 from onnxfc.rewriter.inner_tensors import begin_at, end_at
 from onnxfc.rewriter.outputs import Form, finish
@@ -51,7 +52,9 @@ class RewriteOptions:
     ``global_pool``: what becomes of a pool before the head: ``window`` pools each native window, ``keep`` the whole
     image, ``drop`` leaves a class activation map. ``dynamic_batch`` frees the batch. ``free``: only these axes of the
     image ("height", "width", a volume's "depth"), while the others stay; all, if empty. ``output_at``: inner tensors at
-    which the model is to end, instead of its outputs.
+    which the model is to end, instead of its outputs. ``grids``: how tables of coordinates go on that do not show it by
+    themselves: ``step``, with the steps that they have; ``map``, spread over as many places as there are; ``image``,
+    as parts of the image, and so are the lengths beside them.
     ``fixed_size``: the result takes images of this size alone, and declares every length as a number (but for a batch
     that ``dynamic_batch`` frees).
     ``form``: ``conv4d`` is for accelerators, at the fixed size or the native one: Conv in place of every FC layer, all
@@ -74,6 +77,7 @@ class RewriteOptions:
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     free: tuple[str, ...] = ()
     output_at: tuple[str, ...] = ()
+    grids: Grids | None = None
     fixed_size: tuple[int, ...] | None = None
     form: Written | None = None
     keep_output_shape: bool = False
@@ -86,6 +90,8 @@ class RewriteOptions:
         errors.choice("global_pool", self.global_pool, get_args(GlobalPool))
         errors.flag("dynamic_batch", self.dynamic_batch)
         errors.flag("keep_output_shape", self.keep_output_shape)
+        if self.grids is not None:
+            errors.choice("grids", self.grids, get_args(Grids))
         if self.form is not None:
             errors.choice("form", self.form, get_args(Written))
         for name in ("size", "fixed_size"):
@@ -210,7 +216,7 @@ def _read(
     original: ModelFile, graph: Graph, native: Mapping[str, Spec], options: RewriteOptions, reading: Sequence[Image]
 ) -> Analysis:
     """What comes of one reading of the images."""
-    state = walk(original, graph, native, reading, options.global_pool)
+    state = walk(original, graph, native, reading, options.global_pool, options.grids)
     finished = finish(state, options.output)
     if isinstance(finished, list):
         return Analysis(original, state, tuple(reading), (), (), tuple(finished))

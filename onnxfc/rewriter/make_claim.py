@@ -9,7 +9,7 @@ from dataclasses import replace
 import onnx
 
 from onnxfc.claim.blame import Blame, Cause
-from onnxfc.claim.claim import Boundary, Claim, Layer, Level, Output
+from onnxfc.claim.claim import Boundary, Claim, Grid, Layer, Level, Output, Verdict
 from onnxfc.geometry import Geometry, cell_axes, elements_of, slack_of
 from onnxfc.graph.index import Graph, label, needed
 from onnxfc.graph.op_kinds import GEMMS
@@ -32,19 +32,22 @@ def claim_of(found: Analysis, sizing: Sizing) -> Claim:
     period = tuple(sizing.period(axis) for axis in range(len(native)))
     blames = frozenset[Blame]().union(*(_felt(found, provenance, native) for provenance in found.provenances))
     step = tuple(math.lcm(a, b) for a, b in zip(stride, period, strict=True))
+    grids = tuple(_grids(found))
+    verdict: Verdict = "extrapolated" if any(grid.given for grid in grids) else "approximate" if blames else "exact"
     claim = Claim(
         native_size=native,
         stride=stride,
         start=tuple(math.floor(item.start) for item in fields),
         size=tuple(_whole_size(item) for item in fields),
         size_step=sizing.steps(step),
-        verdict="approximate" if blames else "exact",
+        verdict=verdict,
         blame=tuple(sorted(map(str, blames))),
         inputs=tuple(image.as_input() for image in found.reading),
         boundaries=tuple(sorted(named, key=lambda item: item.original)),
         outputs=_with_fields(found),
         period=period,
         layers=tuple(_layers(found, fields, windows)),
+        grids=grids,
     )
     return _with_sizes(claim, sizing)
 
@@ -90,6 +93,18 @@ def _layers(found: Analysis, fields: Sequence[Field], windows: frozenset[Boundar
             yield _in_integers(Layer(name, tensor, "global"), state.graph, integers)
         elif isinstance(view, ScoreMap) and view.batch_axis == 0 and _has_cells(view.provenance, fields, windows):
             yield _in_integers(Layer(name, tensor, "map"), state.graph, integers)
+
+
+def _grids(found: Analysis) -> Iterator[Grid]:
+    """The tables that go on by rule, where something reads them."""
+    state = found.state
+    kept = {name for node in needed(state.builder.nodes, state.graph.outputs) for name in node.output}
+    for item in state.continued:
+        rules = ("image",) * state.rank if item.lengths else item.rules
+        for made, axes in item.levels:
+            tensor = state.builder.renamed.get(made, made)
+            if tensor in kept:
+                yield Grid(item.table, tensor, axes, rules, item.given or bool(item.lengths))
 
 
 def _in_integers(layer: Layer, graph: Graph, quantised: Mapping[str, str]) -> Layer:

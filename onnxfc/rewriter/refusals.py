@@ -35,6 +35,9 @@ def objections(state: State, reading: Sequence[Image], provenances: Sequence[Pro
     """What keeps a walk that came to its end from being a rewrite."""
     if state.not_affine and any(provenance.dropped for provenance in provenances):
         return tuple(state.not_affine)  # a dropped pool does not commute with these
+    unclear = _unclear_lengths(state)
+    if unclear is not None:
+        return (unclear,)
     shifted = _shifted(state)
     if shifted is not None:
         return (shifted,)
@@ -62,6 +65,27 @@ def _lacks_places(state: State, name: str) -> bool:
     view, shape = state.views[name], state.native[name].shapes
     bounds = view.provenance.windows if isinstance(view, Lifted) and shape is not None else ()
     return any(shape and len(shape[0]) == 2 + sum(n > 1 for n in b.extent) < 2 + state.rank for b in bounds)
+
+
+def _unclear_lengths(state: State) -> Refusal | None:
+    """Figures alike at all places of a level, beside coordinates that are parts of the image or of the map: they may be
+    parts of it too, or pixels."""
+    moving = [item for item in state.continued if not item.alike]
+    rules = {rule for item in moving for rule in item.rules if rule}
+    orders = {item.lengths for item in state.continued if item.lengths}
+    for item in state.continued:
+        told = "with a value for each level of places"
+        if item.lengths and (rules != {"image"} or len(orders) > 1):
+            why = f"reads {item.table}, {told}, beside coordinates that are no parts of the image"
+            return Refusal(
+                "grid-rule", item.node, why, "leave out --grids image, or leave this model at its native size"
+            )
+        if item.alike and not item.lengths and rules - {"step", "resize"}:
+            why = (
+                f"reads {item.table}, {told}, beside coordinates that are spread over the places: of what is it a part?"
+            )
+            return Refusal("grid-rule", item.node, why, "say it: --grids image (parts of the image) or step (pixels)")
+    return None
 
 
 def without_effect(state: State, outputs: Sequence[Output], provenances: Sequence[Provenance]) -> list[Refusal]:

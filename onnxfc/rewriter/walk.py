@@ -21,6 +21,7 @@ from onnxfc.graph.index import Graph, inputs_of
 from onnxfc.graph.op_kinds import ADDITIVE, ARITHMETIC, BROADCAST, MICROSOFT
 from onnxfc.head.placed_windows import window_of
 from onnxfc.io.model_file import ModelFile
+from onnxfc.layout.affine import Grids
 from onnxfc.layout.axes import groups_of
 from onnxfc.layout.axis_map import Field
 from onnxfc.layout.provenance import Provenance
@@ -64,11 +65,17 @@ _PLAIN = {"attention", "data-dependent", "flipped", "position-table", "quantised
 
 
 def walk(
-    model: ModelFile, graph: Graph, native: Mapping[str, Spec], images: Sequence[Image], global_pool: GlobalPool
+    model: ModelFile,
+    graph: Graph,
+    native: Mapping[str, Spec],
+    images: Sequence[Image],
+    global_pool: GlobalPool,
+    grids: Grids | None = None,
 ) -> State:
     """Every live node once, with what an analysis of the original says of its pools."""
     roles = pool_roles(graph, native, images, is_open(graph, images), global_pool)
     state = _start(model, graph, native, images, global_pool, roles)
+    state.grids = grids
     for node in graph.live:
         _visit(state, node)
     return state

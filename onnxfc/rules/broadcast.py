@@ -10,7 +10,9 @@ import numpy as np
 
 from onnxfc.analysis.normalised_sums import in_doubt
 from onnxfc.builder import ops
+from onnxfc.builder.continued import continued, grid_blames
 from onnxfc.builder.rule_context import Outcome, RuleContext, tensor_of
+from onnxfc.builder.state import Continued
 from onnxfc.claim.blame import Cause
 from onnxfc.claim.claim import Boundary
 from onnxfc.errors import Refusal
@@ -137,7 +139,13 @@ def broadcast(ctx: RuleContext) -> Outcome | None:
         return None if met or any(view.is_folded for view in placed) else ctx.refuse(*GRIDS)
     inputs, everywhere = _inputs(ctx, placed, groups)
     if None in inputs:
-        return _row_of_weights(ctx, placed) or _positional(ctx, placed, inputs.index(None))
+        weighed = _row_of_weights(ctx, placed)
+        if weighed is not None:
+            return weighed
+        whole = _with_grids(ctx, placed, groups, inputs)
+        if not isinstance(whole, list):
+            return whole
+        inputs, provenance = whole, provenance.blamed(*grid_blames(ctx))
     refusal = _beside_windows(ctx, placed)
     if refusal is not None:
         return refusal
@@ -158,6 +166,20 @@ def _inputs(ctx: RuleContext, placed: Sequence[Placed], groups: Groups) -> tuple
             tensor, everywhere = view.tensor, True
         inputs.append(tensor)
     return inputs, everywhere
+
+
+def _with_grids(
+    ctx: RuleContext, placed: Sequence[Placed], groups: Groups, inputs: Sequence[str | None]
+) -> list[str | None] | Refusal | None:
+    """The tensors, where each that has a value for every place is a grid that goes on."""
+    found = list(inputs)
+    for position, tensor in enumerate(inputs):
+        if tensor is None:
+            grid = continued(ctx, position, groups, placed)
+            if not isinstance(grid, Continued):
+                return grid or _positional(ctx, placed, position)
+            found[position] = grid.tensor
+    return found
 
 
 def _beside_windows(ctx: RuleContext, placed: Sequence[Placed]) -> Refusal | None:

@@ -7,7 +7,9 @@ from dataclasses import replace
 from itertools import accumulate
 
 from onnxfc.builder import ops
+from onnxfc.builder.continued import continued, grid_blames
 from onnxfc.builder.rule_context import LEAVE, Outcome, RuleContext, positive, tensor_of
+from onnxfc.builder.state import Continued
 from onnxfc.claim.blame import Cause
 from onnxfc.errors import Refusal
 from onnxfc.head.meet_grids import lies_on, uniform
@@ -85,11 +87,16 @@ def _beside_context(ctx: RuleContext, like: Placed, axis: int, provenance: Prove
             continue
         alone = _one_for_all(ctx, position, like)
         if alone is None:
-            return ctx.refuse("position-table", _TABLE, NO_VALUES)
+            own = (*like.groups[:axis], channels(ctx.shape_in(position)[axis]), *like.groups[axis + 1 :])
+            grid = continued(ctx, position, own, [like])
+            if not isinstance(grid, Continued):
+                return grid or ctx.refuse("position-table", _TABLE, NO_VALUES)
+            alone = grid.tensor
         everywhere |= isinstance(view, Context) or lies_on(ctx, position, like.groups, [like])
         inputs.append(_expanded(ctx, like, alone, axis))
     ctx.keep(inputs)
-    return _beside(ctx, [like], axis, provenance.blamed(*([ctx.blame(Cause.CONTEXT)] if everywhere else [])))
+    blames = (*grid_blames(ctx), *([ctx.blame(Cause.CONTEXT)] if everywhere else []))
+    return _beside(ctx, [like], axis, provenance.blamed(*blames))
 
 
 _TABLE = "puts a value for every place of the native size beside the map"

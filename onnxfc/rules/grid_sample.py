@@ -1,11 +1,15 @@
-"""GridSample: a map read at places that are computed from a map."""
+"""GridSample: a map read at places that are computed from a map, or at a fixed warp of it."""
 
 from __future__ import annotations
 
-from onnxfc.builder.rule_context import Outcome, RuleContext
+from onnxfc.builder.continued import continued
+from onnxfc.builder.rule_context import LEAVE, Outcome, RuleContext
+from onnxfc.builder.state import Continued
 from onnxfc.claim.blame import Cause
+from onnxfc.layout.affine import Rule
+from onnxfc.layout.axes import BATCH_OF_ONE, channels
 from onnxfc.layout.provenance import Provenance
-from onnxfc.layout.views import is_map
+from onnxfc.layout.views import Fixed, Placed, is_map
 from onnxfc.rules.broadcast import NO_VALUES
 from onnxfc.rules.registry import PLACED, rule
 
@@ -14,17 +18,38 @@ from onnxfc.rules.registry import PLACED, rule
 def grid_sample(ctx: RuleContext) -> Outcome | None:
     """GridSample at coordinates made from the map lies as the coordinates do: -1 to 1 are the map's ends at every size.
 
-    Each element may read all of the map, so that it is context. Coordinates that are a table of the native size are
-    refused. https://onnx.ai/onnx/operators/onnx__GridSample.html
+    So does one at constant coordinates that are an affine warp of the map. Each element may read all of the map, so
+    that it is context. https://onnx.ai/onnx/operators/onnx__GridSample.html
     """
     view, grid = ctx.views
+    if is_map(view) and isinstance(grid, Fixed):
+        return _warped(ctx, view)
     if not is_map(view) or not is_map(grid):
-        return ctx.refuse("position-table", "reads at coordinates that are a table of the native size", NO_VALUES)
+        return ctx.refuse("position-table", _TABLE, NO_VALUES)
     rank = ctx.state.rank
     if not view.channels_first or grid.spatial != tuple(range(1, 1 + rank)):
         return ctx.refuse("layout", "reads at coordinates of other axes than the image's")
+    if any(blame.cause is Cause.GRID for blame in grid.provenance.blames):
+        why = "reads at a grid of coordinates and what is added to it, which may count places of the native size"
+        return ctx.refuse("grid-rule", why, LEAVE)
     joined = Provenance.join([grid.provenance, view.provenance.along(dict(enumerate(grid.provenance.fields)))])
     if joined is None or joined.windows:
         return ctx.rejoins()
     ctx.keep()
     return ctx.placed(view, joined.blamed(ctx.blame(Cause.CONTEXT)), {k: 2 + k for k in range(rank)})
+
+
+_TABLE = "reads at coordinates that are a table of the native size"
+
+
+def _warped(ctx: RuleContext, view: Placed) -> Outcome:
+    """At a warp of as many places as the map has, which goes on from end to end of it."""
+    rank = ctx.state.rank
+    fits = view.channels_first and ctx.shape_in(1)[:-1] == (1, *view.extent) and not ctx.free_batch
+    groups = (BATCH_OF_ONE, *(view.groups[axis] for axis in view.spatial), channels(rank))
+    known: Rule = "ends" if ctx.attrs.get("align_corners", 0) else "centres"
+    grid = continued(ctx, 1, groups, [view], known) if fits else None
+    if not isinstance(grid, Continued):
+        return grid or ctx.refuse("position-table", _TABLE, NO_VALUES)
+    ctx.keep([view.tensor, grid.tensor])
+    return ctx.placed(view, view.provenance.blamed(ctx.blame(Cause.CONTEXT)), view.where)

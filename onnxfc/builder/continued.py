@@ -1,0 +1,282 @@
+"""Tables with a value for every place of the native size, continued to any size where they are affine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from onnx import helper
+
+from onnxfc.builder import ops
+from onnxfc.builder.axis_ops import target
+from onnxfc.builder.resized_table import resized
+from onnxfc.builder.rule_context import RuleContext
+from onnxfc.builder.state import Continued
+from onnxfc.claim.blame import Blame, Cause
+from onnxfc.errors import Refusal
+from onnxfc.layout.affine import Affine, Rule, affine, given_rule, of_pixels, offset_of, shown_rules
+from onnxfc.layout.axes import Group, Groups, places_in
+from onnxfc.layout.axis_map import Pixels
+from onnxfc.layout.views import Fixed, Placed
+from onnxfc.shapes.spec import Array
+
+ASK = "say how to go on: --grids step (steps as they are), map (spread over the places) or image (over the pixels)"
+
+
+@dataclass(frozen=True)
+class _Level:
+    """What of a table lies over the places of one map."""
+
+    table: Affine
+    like: Placed
+    strides: Mapping[int, Pixels]
+
+    @property
+    def unseen(self) -> bool:
+        """Whether channels that stay may be such that move along an axis of one place."""
+        single = {place for place, axis in self.like.where.items() if self.like.groups[axis][0].length == 1}
+        moves = sum(slope != 0 for slope in self.table.slopes.values())
+        return bool(single - self.table.slopes.keys() and self.table.slopes) and not np.all(moves)
+
+
+def continued(
+    ctx: RuleContext, position: int, groups: Groups, placed: Sequence[Placed], known: Rule | None = None
+) -> Continued | Refusal | None:
+    """The table that a Fixed input is, for as many places as there are now; None where it is not affine.
+
+    ``groups``: the axes of the result, on whose places it lies; ``placed``: what it meets; ``known``: its rule, where
+    the operator says it.
+    """
+    name = ctx.node.input[position]
+    if not isinstance(ctx.views[position], Fixed) or any(view.provenance.windows or view.other for view in placed):
+        return None
+    own, value = resized(ctx, position, groups, placed[0].like) if known is None else None, ctx.weights(name)
+    if own is not None or value is None:
+        return own
+    pieces = list(_pieces(value, groups, placed))
+    tables = [table for part, laid, _ in pieces if (table := affine(part, laid)) is not None]
+    if len(tables) < len(pieces) or not all(
+        table.axes.keys() <= view.like.where.keys() for table, (_, _, view) in zip(tables, pieces, strict=True)
+    ):
+        return None
+    strides = [{place: item.stride for place, item in enumerate(view.provenance.fields)} for _, _, view in pieces]
+    levels = [_Level(*item) for item in zip(tables, (view.like for _, _, view in pieces), strides, strict=True)]
+    if any(level.unseen for level in levels):
+        why = f"reads {name}, a grid that has but one place along an axis and shows no step there"
+        return ctx.refuse("grid-rule", why, "export the model anew for larger images")
+    chosen = _chosen(ctx, name, levels, known)
+    if isinstance(chosen, Refusal):
+        return chosen
+    lengths = _lengths(levels) if ctx.state.grids == "image" and known is None and ctx.state.rank == 2 else ()
+    if lengths is None:
+        return ctx.refuse(
+            "grid-rule", f"reads {name}, of which --grids image does not know what is height and what width"
+        )
+    grids = [_laid(ctx, level, chosen, lengths, value.dtype) for level in levels]
+    made = [_filled(ctx, level, grid, len(levels) > 1) for level, grid in zip(levels, grids, strict=True)]
+    axis = next((k for k, group in enumerate(groups) if _joined(group)), 0) - len(groups)
+    tensor = made[0] if len(made) == 1 else ctx.builder.emit("Concat", made, axis=axis + value.ndim)
+    told = tuple(chosen.get(place, "") for place in range(ctx.state.rank))
+    given = known is None and any(len(_shown(levels, place)) != 1 for place in chosen)
+    axes = [tuple(level.table.axes.get(k, -1) for k in range(ctx.state.rank)) for level in levels]
+    each = tuple(zip(grids, axes, strict=True)) if chosen or lengths else ((tensor, (-1,) * ctx.state.rank),)
+    note = Continued(ctx.label, name, tensor, told, each, given, lengths)
+    ctx.notes.append(note)
+    return note
+
+
+def grid_blames(ctx: RuleContext) -> list[Blame]:
+    """Whom to blame where the node reads a grid that goes on."""
+    moving = any(isinstance(note, Continued) and note.moves for note in ctx.notes)
+    return [ctx.blame(Cause.GRID)] if moving else []
+
+
+def _joined(group: Group) -> bool:
+    return [atom.kind for atom in group] == ["joined"]
+
+
+def _pieces(value: Array, groups: Groups, placed: Sequence[Placed]) -> Iterator[tuple[Array, Groups, Placed]]:
+    """What of the table belongs to each map, the axes that it lies on, and what has the map's places."""
+    axis = next((k - len(groups) for k, group in enumerate(groups) if _joined(group)), 0)
+    if not axis or -axis > value.ndim or value.shape[axis] == 1:
+        yield value, groups, placed[0]
+        return
+    first = 0
+    for part in next(view.parts for view in placed if view.parts):
+        row = next(group for group in part.groups if places_in([group]))
+        own = (*groups[: axis + len(groups)], row, *groups[axis + len(groups) + 1 :])
+        length = math.prod(atom.length for atom in row)
+        yield value.take(range(first, first + length), axis=axis), own, part
+        first += length
+
+
+def _chosen(ctx: RuleContext, name: str, levels: Sequence[_Level], known: Rule | None) -> dict[int, Rule] | Refusal:
+    """The rule along each place: the one that all levels show, or what the user says of it."""
+    places = sorted({place for level in levels for place in level.table.slopes})
+    if known is not None:
+        return dict.fromkeys(places, known)
+    found: dict[int, Rule] = {}
+    given, pixels = ctx.state.grids, _pixels(ctx)
+    for place in places:
+        shown = _shown(levels, place)
+        asked = {given_rule(item.table, place, item.strides[place], pixels[place], given) for item in levels}
+        rule = next(iter(shown if len(shown) == 1 else asked)) if 1 in (len(shown), len(asked)) else None
+        if rule is None:
+            fits = f"fit several rules ({', '.join(sorted(shown))})" if shown else "show no rule"
+            why = f"reads {name}, a grid of coordinates whose values {fits} by which it goes on for other sizes"
+            return ctx.refuse("grid-rule", why, f"--grids {given} does not fit it" if given else ASK)
+        found[place] = rule
+    return found
+
+
+def _shown(levels: Sequence[_Level], place: int) -> set[Rule]:
+    return set.intersection(*(shown_rules(item.table, place, item.strides[place]) for item in levels))
+
+
+def _lengths(levels: Sequence[_Level]) -> tuple[int, ...] | None:
+    """Along which places the figures of a table, in turn, are lengths: of (x, y, width, height) as it has x and y, of
+    (width, height) alone in this order. None where its axes do not tell."""
+    axis = _axis_of_figures(levels[0].table)
+    if axis is None:
+        return None
+    slopes = levels[0].table.slopes
+    order = {
+        int(turn): place
+        for place, slope in slopes.items()
+        for turn in np.nonzero(np.moveaxis(slope, axis, 0).reshape(slope.shape[axis], -1).any(1))[0] % 2
+    }
+    fits = len(order) == len(set(order.values())) == len(slopes)
+    return (order.get(0, 1 - order.get(1, 0)), order.get(1, 1 - order.get(0, 1))) if fits else None
+
+
+def _axis_of_figures(table: Affine) -> int | None:
+    """The axis of pairs x, y: the one of two or four channels."""
+    alone = {id(group[0]) for group in table.groups if len(group) == 1 and group[0].kind == "channel"}
+    found = [axis for axis, atom in enumerate(table.atoms) if id(atom) in alone and atom.length in (2, 4)]
+    return found[0] if len(found) == 1 else None
+
+
+def _image(ctx: RuleContext) -> Placed:
+    views = (ctx.state.views[info.name] for info in ctx.state.graph.inputs)
+    return next(view for view in views if isinstance(view, Placed))
+
+
+def _pixels(ctx: RuleContext) -> dict[int, int]:
+    """How many pixels the image has natively along each place."""
+    view = _image(ctx)
+    return {place: view.groups[axis][0].length for place, axis in view.where.items()}
+
+
+def _laid(
+    ctx: RuleContext,
+    level: _Level,
+    chosen: Mapping[int, Rule],
+    lengths: Sequence[int],
+    dtype: np.dtype[Any],
+) -> str:
+    """One level, for as many places as its map has now, an axis for each of its atoms."""
+    builder, table = ctx.builder, level.table
+    kind: np.dtype[Any] = np.dtype(np.float64) if dtype == np.float64 else np.dtype(np.float32)
+    kind = np.dtype(np.int64) if dtype.kind in "iu" and set(chosen.values()) <= {"step"} and not lengths else kind
+    base, terms = _without_lengths(ctx, table, lengths, kind)
+    for place, slope in table.slopes.items():
+        rule, native = chosen[place], table.length(place)
+        offset = offset_of(rule)
+        if rule == "image":
+            found = of_pixels(table, place, level.strides[place], _pixels(ctx)[place])
+            assert found is not None
+            low, offset = found
+            base = np.where(slope != 0, low, base)
+        else:
+            base = base - offset * slope
+        index = _index(ctx, level.like, place, rule, offset, native, kind)
+        around = [axis for axis in range(slope.ndim) if axis != table.axes[place]]
+        along = ops.unsqueeze(builder, index, around)
+        terms.append(builder.emit("Mul", [along, builder.constant(slope.astype(kind), "step")]))
+    if base.any() or not terms:
+        terms.append(builder.constant(base.astype(kind), "first"))
+    tensor = terms[0]
+    for term in terms[1:]:
+        tensor = builder.emit("Add", [tensor, term])
+    if kind != dtype:
+        tensor = builder.emit("Cast", [tensor], to=int(helper.np_dtype_to_tensor_dtype(dtype)))
+    return tensor
+
+
+def _without_lengths(
+    ctx: RuleContext, table: Affine, lengths: Sequence[int], kind: np.dtype[Any]
+) -> tuple[Array, list[str]]:
+    """What a table has at its first place, less the lengths that are parts of the image; and these."""
+    axis = _axis_of_figures(table) if lengths else None
+    if axis is None:
+        return table.base, []
+    base, terms = table.base, []
+    still = np.logical_and.reduce([slope == 0 for slope in table.slopes.values()] or [np.ones_like(base, bool)])
+    turn = np.arange(base.shape[axis]).reshape([-1 if k == axis else 1 for k in range(base.ndim)]) % 2
+    for number, place in enumerate(lengths):
+        own = np.where(still & (turn == number), base, 0)
+        if own.any():
+            base = base - own
+            terms.append(
+                ctx.builder.emit("Mul", [_ratio(ctx, place, kind), ctx.builder.constant(own.astype(kind), "length")])
+            )
+    return base, terms
+
+
+def _ratio(ctx: RuleContext, place: int, kind: np.dtype[Any]) -> str:
+    """The image's native length over that of now, of shape (1,)."""
+    image, native = _image(ctx), np.asarray(_pixels(ctx)[place], kind)
+    axis = image.where[place]
+    now = _cast(ctx, ops.dims(ctx.builder, image.tensor, axis, axis + 1), kind)
+    return ctx.builder.emit("Div", [ctx.builder.constant(native), now])
+
+
+def _filled(ctx: RuleContext, level: _Level, tensor: str, whole: bool) -> str:
+    """On the table's own axes. ``whole``: with all its places, also where they are alike."""
+    if not whole and len(level.table.groups) == len(level.table.atoms):
+        return tensor
+    where, atoms = level.like.where, level.table.atoms
+    dims: list[int | str] = [atom.length for atom in atoms]
+    for place, axis in level.table.axes.items():
+        dims[axis] = ops.dims(ctx.builder, level.like.tensor, where[place], where[place] + 1)
+    spread = ctx.builder.emit("Expand", [tensor, ops.numbers(ctx.builder, dims)])
+    alone = Placed(spread, "", tuple((atom,) for atom in atoms), level.like.provenance, level.like)
+    if len(level.table.groups) == len(atoms):
+        return spread
+    return ops.reshape(ctx.builder, spread, target(ctx.builder, alone, level.table.groups))
+
+
+def _index(
+    ctx: RuleContext, like: Placed, place: int, rule: Rule, offset: float, native: int, kind: np.dtype[Any]
+) -> str:
+    """The places by number as (places,): what the steps are to be multiplied with, as the rule has it."""
+    builder, axis = ctx.builder, like.where[place]
+    dim = ops.dims(builder, like.tensor, axis, axis + 1)
+    ends = [
+        builder.constant(np.asarray(0, np.int64)),
+        ops.squeeze(builder, dim, [0]),
+        builder.constant(np.asarray(1, np.int64)),
+    ]
+    index = builder.emit("Range", ends)
+    if kind == np.int64:
+        return index
+    index = _cast(ctx, index, kind)
+    if offset:
+        index = builder.emit("Add", [index, builder.constant(np.asarray(offset, kind))])
+    if rule == "step":
+        return index
+    if rule == "image":
+        return builder.emit("Mul", [index, _ratio(ctx, place, kind)])
+    now = _cast(ctx, dim, kind)
+    if rule == "ends":  # one place alone lies at the first end
+        one = builder.constant(np.asarray(1, kind))
+        now = builder.emit("Max", [builder.emit("Sub", [now, one]), one])
+        native -= 1
+    return builder.emit("Mul", [index, builder.emit("Div", [builder.constant(np.asarray(native, kind)), now])])
+
+
+def _cast(ctx: RuleContext, tensor: str, kind: np.dtype[Any]) -> str:
+    return ctx.builder.emit("Cast", [tensor], to=int(helper.np_dtype_to_tensor_dtype(kind)))

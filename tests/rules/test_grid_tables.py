@@ -1,0 +1,309 @@
+"""Constant grids of coordinates in every spelling: what the same network gives that was made for the other size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from hazards import CHECK, Net, complete, refusal, session
+from onnx import TensorProto, helper, numpy_helper
+
+from onnxfc.io.model_file import ModelFile
+from onnxfc.proof import check
+from onnxfc.rewriter.analyse import RewriteOptions
+from onnxfc.rewriter.api import Rewrite, rewrite
+
+Table = Callable[[int, int], np.ndarray]
+SIZES = ((12, 18), (20, 11), (19, 27))
+NATIVE = (12, 16)
+
+
+def places(size: tuple[int, int]) -> tuple[int, int]:
+    """Of a Conv of kernel 3 and stride 2 without padding."""
+    return (size[0] - 3) // 2 + 1, (size[1] - 3) // 2 + 1
+
+
+def mixed(height: int, width: int, step: float = 1, first: float = 0) -> np.ndarray:
+    """(2, H, W): x, then y."""
+    rows, columns = np.mgrid[:height, :width]
+    return np.stack([columns, rows]) * step + first
+
+
+def spread(length: int, low: float = -1, high: float = 1) -> np.ndarray:
+    return np.linspace(low, high, length)
+
+
+TABLES: dict[str, Table] = {
+    "cells": lambda h, w: mixed(h, w)[None],
+    "pixels": lambda h, w: mixed(h, w, 2, 1)[None],
+    "halves": lambda h, w: mixed(h, w, 1, 0.5)[None],
+    "backward": lambda h, w: mixed(h, w, -2, 5)[None],
+    "without a batch": lambda h, w: mixed(h, w),
+    "columns alone": lambda h, w: np.arange(w) - 0.5,
+    "rows alone": lambda h, w: np.arange(h).reshape(h, 1) * 2,
+    "both in one": lambda h, w: mixed(h, w).sum(0),
+    "ends": lambda h, w: np.stack(np.meshgrid(spread(w), spread(h)))[None],
+    "from 0 to 1": lambda h, w: np.stack(np.meshgrid(spread(w, 0), spread(h, 0)))[None],
+    "downward": lambda h, w: np.stack(np.meshgrid(spread(w), spread(h, 1, -1)))[None],
+    "centres": lambda h, w: np.stack(np.meshgrid((2 * np.arange(w) + 1) / w - 1, (2 * np.arange(h) + 1) / h - 1))[None],
+    "rows spread, columns counted": lambda h, w: np.stack(np.meshgrid(np.arange(w), spread(h)))[None],
+}
+
+
+def moved(kind: str, table: np.ndarray, net: Net, x: str) -> str:
+    """A map (N, 2, H, W) that meets the table in an operator, or in another layout."""
+    count = table.shape[-1] if table.ndim else 1
+    if kind in ("Add", "Sub", "Mul"):
+        return str(net.op(kind, x, net.const(table)))
+    if kind == "first":
+        return str(net.op("Sub", net.const(table), x))
+    if kind == "Concat":
+        return str(net.op("Concat", net.const(table), x, axis=1))
+    if kind == "last":
+        turned = net.op("Transpose", x, perm=[0, 2, 3, 1])
+        return str(net.op("Add", turned, net.const(table.transpose(0, 2, 3, 1))))
+    if kind == "anchors":
+        split = net.op("Reshape", x, net.ints(1, 2, 1, *table.shape[-2:]))
+        turned = net.op("Transpose", split, perm=[0, 2, 3, 4, 1])
+        return str(net.op("Mul", turned, net.const(table.transpose(0, 2, 3, 1)[:, None])))
+    flat = net.op("Reshape", x, net.ints(1, 2, table.shape[-2] * count))
+    if kind == "row":
+        return str(net.op("Add", flat, net.const(table.reshape(1, 2, -1))))
+    turned = net.op("Transpose", flat, perm=[0, 2, 1])
+    return str(net.op("Add", turned, net.const(table.reshape(1, 2, -1).transpose(0, 2, 1))))
+
+
+def network(table: Table, kind: str, size: tuple[int, int], dtype: type = np.float32) -> onnx.ModelProto:
+    """The network as it is made for a size: the same weights, and the table for that size."""
+    net = Net(seed=5, dtype=dtype)
+    x = net.conv(net.image(size=size), 2, 2)
+    return net.model(moved(kind, table(*places(size)), net, x))
+
+
+def agrees(
+    model: onnx.ModelProto,
+    made: Callable[[tuple[int, int]], onnx.ModelProto],
+    sizes: tuple[tuple[int, int], ...] = SIZES,
+    **options: object,
+) -> Rewrite:
+    done = rewrite(model, options=RewriteOptions(**options), check_options=CHECK)  # type: ignore[arg-type]
+    assert done.parity is not None
+    assert done.parity.passed
+    found = session(complete(done))
+    for size in sizes:
+        image = np.random.default_rng(1).standard_normal((1, 2, *size)).astype(np.float32)
+        image = image.astype(np.float16) if "float16" in found.get_inputs()[0].type else image
+        [want], [value] = (item.run(None, {"image": image}) for item in (session(made(size)), found))
+        assert value.shape == want.shape
+        rounding = 2e-3 if want.dtype == np.float16 else 2e-6
+        np.testing.assert_allclose(value, want, rtol=0, atol=rounding * np.abs(want).max())
+    return done
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables(name: str) -> None:
+    table = TABLES[name]
+    done = agrees(network(table, "Add", NATIVE), lambda size: network(table, "Add", size))
+    assert done.claim.verdict == "approximate"
+    assert [blame.cause.value for blame in done.claim.blames] == ["grid"]
+    [grid] = done.claim.grids
+    assert not grid.given
+
+
+@pytest.mark.parametrize("kind", ["Sub", "Mul", "first", "Concat", "last", "anchors", "row", "tokens"])
+@pytest.mark.parametrize("name", ["pixels", "ends"])
+def test_spellings(name: str, kind: str) -> None:
+    table = TABLES[name]
+    done = agrees(network(table, kind, NATIVE), lambda size: network(table, kind, size))
+    assert {rule for grid in done.claim.grids for rule in grid.rules} == {{"pixels": "step", "ends": "ends"}[name]}
+
+
+def test_half_precision() -> None:
+    table = TABLES["pixels"]
+    agrees(network(table, "Add", NATIVE, np.float16), lambda size: network(table, "Add", size, np.float16))
+
+
+@pytest.mark.parametrize("kind", ["Add", "Concat", "tokens"])
+def test_one_axis_alone(kind: str) -> None:
+    """What is a table along the axis that stays is one value for each of its places."""
+    table = TABLES["pixels"]
+    sizes = ((12, 18), (12, 31))
+    done = agrees(network(table, kind, NATIVE), lambda size: network(table, kind, size), sizes, free=("width",))
+    assert [grid.rules for grid in done.claim.grids] == [("step",)]
+
+
+@pytest.mark.parametrize("kind", ["Add", "Concat", "row", "tokens"])
+def test_a_free_batch(kind: str) -> None:
+    table, size = TABLES["ends"], (20, 11)
+    done = rewrite(network(table, kind, NATIVE), options=RewriteOptions(dynamic_batch=True), check_options=CHECK)
+    images = np.random.default_rng(1).standard_normal((3, 2, *size)).astype(np.float32)
+    [value] = session(complete(done)).run(None, {"image": images})
+    one = session(network(table, kind, size))
+    want = np.concatenate([one.run(None, {"image": image[None]})[0] for image in images])
+    np.testing.assert_allclose(value, want, rtol=0, atol=2e-6 * np.abs(want).max())
+
+
+def levels(size: tuple[int, int], first: float = 0.5) -> onnx.ModelProto:
+    """Three levels, (N, 2, places): anchors, and the stride of each."""
+    net = Net(seed=6)
+    x, rows, points, strides = net.image(size=size), [], [], []
+    high, wide = size
+    before = 2
+    for stride in (2, 4, 8):
+        x = net.conv(x, before, 4, pads=[1, 1, 1, 1])
+        before, high, wide = 4, (high + 1) // 2, (wide + 1) // 2
+        made = net.conv(x, 4, 2, (1, 1), strides=[1, 1])
+        rows.append(net.op("Reshape", made, net.ints(1, 2, high * wide)))
+        points.append(mixed(high, wide, 1, first).reshape(1, 2, -1))
+        strides.append(np.full((1, high * wide), stride))
+    joined = net.op("Concat", *rows, axis=2)
+    added = net.op("Add", joined, net.const(np.concatenate(points, 2)))
+    return net.model(net.op("Mul", added, net.const(np.concatenate(strides, 1)), out="boxes"))
+
+
+def test_levels_one_behind_the_other() -> None:
+    done = agrees(levels((16, 24)), levels)
+    assert sorted({grid.rules for grid in done.claim.grids}) == [("", ""), ("step", "step")]
+
+
+def test_one_place_shows_no_step() -> None:
+    """Rows of a map of one row: whether they are counted cannot be seen."""
+    found = refusal(network(lambda h, w: mixed(h, w)[None], "Add", (4, 16)))
+    assert found.code == "grid-rule"
+    assert "shows no step" in found.reason
+
+
+def test_strides_alone_are_not_counted_from_the_border() -> None:
+    """Of one value for each level: a box moves with the image, which the proof tries."""
+    model = levels((16, 24))
+    added = next(node for node in model.graph.node if node.op_type == "Add")
+    mul = next(node for node in model.graph.node if node.op_type == "Mul")
+    mul.input[0] = added.input[0]
+    model.graph.node.remove(added)
+    done = rewrite(model, check_options=CHECK)
+    assert {blame.cause.value for blame in done.claim.blames} == {"padding"}
+    assert done.parity is not None
+    assert done.parity.shift.status == "passed"
+
+
+@pytest.mark.parametrize(
+    ("table", "why"),
+    [
+        (lambda h, w: mixed(h, w, 0.3)[None], "values show no rule"),
+        (lambda h, w: (mixed(h, w, 1, 0.5) / np.reshape([w, h], (2, 1, 1)))[None], "values show no rule"),
+        (lambda h, w: (mixed(h, w, 1) / np.reshape([w, h], (2, 1, 1)))[None], "values show no rule"),
+        (lambda h, w: np.linspace(-2, 2, w), "values show no rule"),
+    ],
+)
+def test_no_rule_is_guessed(table: Table, why: str) -> None:
+    found = refusal(network(table, "Add", NATIVE))
+    assert found.code == "grid-rule"
+    assert why in found.reason
+    assert "--grids step" in found.advice
+
+
+def test_several_rules_are_not_guessed() -> None:
+    """-1, 0, 1 are steps of 1 and from end to end."""
+    found = refusal(network(lambda h, w: np.linspace(-1, 1, w), "Add", (12, 8)))
+    assert found.code == "grid-rule"
+    assert "fit several rules (ends, step)" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("grids", "table", "rule"),
+    [
+        ("step", lambda h, w: np.arange(w) * 0.3, "step"),
+        ("map", lambda h, w: (np.arange(w) + 0.5) / w, "centres"),
+        ("map", lambda h, w: np.arange(w) / w, "starts"),
+    ],
+)
+def test_the_user_says_it(grids: str, table: Table, rule: str) -> None:
+    done = agrees(network(table, "Add", NATIVE), lambda size: network(table, "Add", size), grids=grids)
+    assert done.claim.verdict == "extrapolated"
+    assert [(grid.rules, grid.given) for grid in done.claim.grids] == [(("", rule), True)]
+
+
+def test_what_the_user_says_must_fit() -> None:
+    model = network(lambda h, w: np.arange(w) * 0.3, "Add", NATIVE)
+    for grids in ("map", "image"):
+        assert refusal(model, grids=grids).advice.startswith(f"--grids {grids} does not fit it")
+
+
+@pytest.mark.parametrize("name", ["bent", "random", "one value off"])
+def test_a_table_that_is_not_affine_is_refused(name: str) -> None:
+    def table(height: int, width: int) -> np.ndarray:
+        if name == "bent":
+            return np.arange(width) ** 2.0
+        found = mixed(height, width)[None] if name == "one value off" else np.zeros((1, 2, height, width))
+        noise = np.random.default_rng(0).standard_normal(found.shape)
+        return found + (noise if name == "random" else 1e-3 * (np.arange(found.size).reshape(found.shape) == 17))
+
+    assert refusal(network(table, "Add", NATIVE)).code == "position-table"
+
+
+def warp(offsets: bool, size: tuple[int, int]) -> onnx.ModelProto:
+    """Read at a grid from -1 to 1, or at that and offsets that a Conv makes."""
+    net = Net(seed=7)
+    x = net.conv(net.image(size=size), 2, 2)
+    table = TABLES["ends"](*places(size)).transpose(0, 2, 3, 1)
+    grid = net.const(table * [1, 0.5])
+    if offsets:
+        grid = net.op("Add", net.const(table), net.op("Transpose", net.op("Tanh", x), perm=[0, 2, 3, 1]))
+    return net.model(net.op("GridSample", x, grid, align_corners=1, mode="bilinear"))
+
+
+def test_a_fixed_warp_goes_from_end_to_end() -> None:
+    done = agrees(warp(False, NATIVE), lambda size: warp(False, size))
+    assert [grid.rules for grid in done.claim.grids] == [("ends", "ends")]
+
+
+def test_offsets_on_a_grid_have_no_known_unit() -> None:
+    found = refusal(warp(True, NATIVE))
+    assert found.code == "grid-rule"
+    assert "may count places of the native size" in found.reason
+
+
+@pytest.mark.parametrize("change", ["scaled", "shifted", "rule"])
+@pytest.mark.parametrize("name", ["pixels", "ends", "centres"])
+def test_the_proof_finds_a_grid_that_goes_on_wrong(name: str, change: str) -> None:
+    """Native parity alone does not see it."""
+    model = network(TABLES[name], "Add", NATIVE)
+    done = rewrite(model, check_options=CHECK)
+    [grid] = done.claim.grids
+    claim, wrong = done.claim, complete(done)
+    if change == "rule":
+        other = {"step": "ends", "ends": "centres", "centres": "step"}[grid.rules[0]]
+        claim = replace(claim, grids=(replace(grid, rules=(other, other)),))
+    else:
+        _spoil(wrong, grid.rewritten, change)
+    parity = check(ModelFile.open(model), ModelFile.open(wrong), claim, CHECK)
+    assert parity.native.status == "passed"
+    assert parity.window.status == "failed"
+    assert "wrong claim" in parity.window.reason
+
+
+def _spoil(model: onnx.ModelProto, grid: str, change: str) -> None:
+    """A grid times the number of rows over the native one, or that quotient less 1 on top: right at the native size."""
+    maker = next(node for node in model.graph.node if grid in node.output)
+    maker.output[0] = "right"
+    first = next(node for node in model.graph.node if node.op_type == "Conv").output[0]
+    values = {"two": np.array([2]), "native": np.array([places(NATIVE)[0]], np.float32), "one": np.ones(1, np.float32)}
+    model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in values.items())
+    nodes = [
+        helper.make_node("Shape", [first], ["shape"]),
+        helper.make_node("Gather", ["shape", "two"], ["rows"]),
+        helper.make_node("Cast", ["rows"], ["number"], to=TensorProto.FLOAT),
+        helper.make_node("Div", ["number", "native"], ["quotient"]),
+        helper.make_node("Sub", ["quotient", "one"], ["more"]),
+        helper.make_node(
+            *(("Mul", ["right", "quotient"]) if change == "scaled" else ("Add", ["right", "more"])), [grid]
+        ),
+    ]
+    rest = list(model.graph.node)
+    shapes = 1 + next(k for k, node in enumerate(rest) if node.op_type == "Conv")
+    at = max(rest.index(maker) + 1, shapes)
+    for node in reversed(nodes):
+        model.graph.node.insert(at, node)
