@@ -271,6 +271,11 @@ class RuleContext:
         return str(next(name for name in self.node.output if name))
 
     @property
+    def in_integers(self) -> bool:
+        """Whether it stands for a product of integers."""
+        return self.name in self.state.integers
+
+    @property
     def role(self) -> Role:
         """What the node is, if it looks at places."""
         return self.state.roles.of.get(self.name, "head")

@@ -86,7 +86,8 @@ class State:
 
     ``rounds_up``: branches meet at other sizes only if pools round as they do (``ceil_mode``). ``single``: the batch is
     1 and stays so. ``rank``: how many spatial axes images have; ``batches``: how many images, at every probe.
-    ``conditions`` of Ifs that were refused, but are the same at every size.
+    ``conditions`` of Ifs that were refused, but are the same at every size. ``integers``: results of products that
+    stand for products of integers.
     """
 
     graph: Graph
@@ -102,6 +103,7 @@ class State:
     notes: list[Note] = field(default_factory=list)
     not_affine: list[Refusal] = field(default_factory=list)
     conditions: dict[str, bool] = field(default_factory=dict)
+    integers: frozenset[str] = frozenset()
 
     @property
     def dense(self) -> bool:

@@ -70,7 +70,7 @@ def fully_connected(ctx: RuleContext, found: Operands, bias: np.ndarray | None, 
     for position, part in enumerate(parts[1:], 2):
         total = ctx.builder.emit("Add", [total, part], output if position == len(parts) else "")
     _report(ctx, weight, window)
-    if weight.quantised and not _requantised(ctx):
+    if weight.quantised and not (ctx.in_integers or _requantised(ctx)):
         why = "its Conv is computed in floats by onnxruntime, which computes a Gemm in integers"
         ctx.remark("float-layer", f"{ctx.op_type} has no QuantizeLinear behind it: {why}")
     batch_axis = found.batch_axis or ctx.batch_axis_out()
@@ -123,7 +123,8 @@ def _report(ctx: RuleContext, weight: Weight, window: Window) -> None:
     sizes = " + ".join(
         f"{'x'.join(map(str, source.extent))} {source.channels}→{weight.outputs}" for source in window.sources
     )
-    ctx.replaced(f"{ctx.op_type} {weight.inputs}→{weight.outputs}", f"Conv {sizes}")
+    kind = "Integer" if ctx.in_integers else ""
+    ctx.replaced(f"{ctx.op_type}{kind} {weight.inputs}→{weight.outputs}", f"Conv{kind} {sizes}")
 
 
 def take_bias(ctx: RuleContext, product: str, other: str, output: str) -> str | None:

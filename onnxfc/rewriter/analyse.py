@@ -13,6 +13,7 @@ from onnxfc.claim.claim import SIZE_NAMES, Output
 from onnxfc.errors import NothingToRewrite, Refusal, UsageError
 from onnxfc.graph.index import Graph, needed
 from onnxfc.graph.inline_functions import inlined
+from onnxfc.graph.integer_products import products_on_floats
 from onnxfc.io.model_file import ModelFile
 from onnxfc.layout.provenance import Provenance
 from onnxfc.rewriter.inner_tensors import begin_at, end_at
@@ -120,7 +121,8 @@ class RewriteOptions:
 class Analysis:
     """The reading of the model that can be rewritten, else the likeliest, with its ``refusals``.
 
-    ``original`` is the model as it was walked, functions and constant Ifs inlined. ``state`` holds the views of all
+    ``original`` is the model with functions and constant Ifs inlined; it was walked with products of floats in place of
+    those of integers. ``state`` holds the views of all
     its tensors and the nodes of the new graph; it belongs to the walk and may not be changed.
     """
 
@@ -168,15 +170,17 @@ def _analysed(original: ModelFile, options: RewriteOptions) -> Analysis:
     original = inlined(original)
     if options.output_at:
         original = end_at(original, options.output_at)
-    graph = Graph(original.proto)
+    walked, integers = products_on_floats(original)
+    graph = Graph(walked.proto)
     shapes = given_shapes(graph, options.input_shapes)
     inputs = native_inputs(graph, options.size, shapes)
     if within := [name for name in options.inputs if name not in inputs]:
-        begun = begin_at(original, graph, native_specs(original, graph, inputs), within[0])
+        own = Graph(original.proto)
+        begun = begin_at(original, own, native_specs(original, own, inputs), within[0])
         return _analysed(begun, replace(options, input_shapes={}))
     readings = images(graph, inputs, options.dynamic_batch, options.size, options.inputs, shapes)
-    native = native_specs(original, graph, inputs, declared_all=all_declared(graph))
-    fits(original, graph.nodes, native)
+    native = native_specs(walked, graph, inputs, declared_all=all_declared(graph))
+    fits(walked, graph.nodes, native)
     if isinstance(readings, Refusal):
         inner = inner_image(graph, native) if readings.code == "no-image-input" else ""
         advice = f"the image enters flattened: name the inner tensor that is one, --input '{inner}'"
@@ -188,7 +192,7 @@ def _analysed(original: ModelFile, options: RewriteOptions) -> Analysis:
     failures: list[Analysis] = []
     for whole in readings:
         reading = [image.of_axes(options.free) for image in whole] if options.free else whole
-        state = walk(original, graph, native, reading, options.global_pool)
+        state = walk(walked, graph, native, reading, options.global_pool, integers)
         finished = finish(state, options.output)
         if isinstance(finished, tuple):
             outputs, provenances = finished

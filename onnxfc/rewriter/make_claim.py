@@ -9,7 +9,7 @@ from dataclasses import replace
 import onnx
 
 from onnxfc.claim.blame import Blame, Cause
-from onnxfc.claim.claim import Boundary, Claim, Layer, Level, Output
+from onnxfc.claim.claim import Boundary, Claim, Figure, Layer, Level, Output
 from onnxfc.geometry import Geometry, cell_axes, elements_of, slack_of
 from onnxfc.graph.index import Graph, label, needed
 from onnxfc.graph.op_kinds import GEMMS
@@ -45,6 +45,7 @@ def claim_of(found: Analysis, sizing: Sizing) -> Claim:
         outputs=_with_fields(found),
         period=period,
         layers=tuple(_layers(found, fields, windows)),
+        figures=tuple(_figures(found, {item.original for item in windows})),
     )
     return _with_sizes(claim, sizing)
 
@@ -90,6 +91,17 @@ def _layers(found: Analysis, fields: Sequence[Field], windows: frozenset[Boundar
             yield _in_integers(Layer(name, tensor, "global"), state.graph, integers)
         elif isinstance(view, ScoreMap) and view.batch_axis == 0 and _has_cells(view.provenance, fields, windows):
             yield _in_integers(Layer(name, tensor, "map"), state.graph, integers)
+
+
+def _figures(found: Analysis, begun: set[str]) -> Iterator[Figure]:
+    """Scales of the whole image that windows are read with; ``begun``: the tensors that they are windows of."""
+    state = found.state
+    for node in state.graph.live:
+        integers = state.views[node.output[0]] if node.op_type == "DynamicQuantizeLinear" else None
+        of_head = isinstance(integers, Lifted) and (integers.provenance.windows or node.output[0] in begun)
+        for name in node.output[1:] if of_head else ():
+            tensor = getattr(state.views[name], "tensor", "")
+            yield Figure(name, state.builder.renamed.get(tensor, tensor))
 
 
 def _in_integers(layer: Layer, graph: Graph, quantised: Mapping[str, str]) -> Layer:

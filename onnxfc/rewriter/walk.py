@@ -63,11 +63,17 @@ _PLAIN = {"attention", "data-dependent", "flipped", "position-table", "quantised
 
 
 def walk(
-    model: ModelFile, graph: Graph, native: Mapping[str, Spec], images: Sequence[Image], global_pool: GlobalPool
+    model: ModelFile,
+    graph: Graph,
+    native: Mapping[str, Spec],
+    images: Sequence[Image],
+    global_pool: GlobalPool,
+    integers: frozenset[str] = frozenset(),
 ) -> State:
     """Every live node once, with what an analysis of the original says of its pools."""
     roles = pool_roles(graph, native, images, is_open(graph, images), global_pool)
     state = _start(model, graph, native, images, global_pool, roles)
+    state.integers = integers
     for node in graph.live:
         _visit(state, node)
     return state
