@@ -273,7 +273,7 @@ class RuleContext:
     @property
     def in_integers(self) -> bool:
         """Whether it stands for a product of integers."""
-        return self.name in self.state.integers
+        return self.name in self.state.quantised.products
 
     @property
     def role(self) -> Role:

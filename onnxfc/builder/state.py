@@ -80,14 +80,22 @@ Note = Replacement | Frozen | Refusal
 """What a rule has to tell beside its outcome; a refusal is a remark here, that something runs once per window, say."""
 
 
+@dataclass(frozen=True)
+class Quantised:
+    """``products``: results of products that stand for products of integers. ``per_window``: scales that are taken when
+    the model runs are each window's own."""
+
+    products: frozenset[str] = frozenset()
+    per_window: bool = False
+
+
 @dataclass
 class State:
     """All that a walk knows; rules read it through their RuleContext and write nothing into it.
 
     ``rounds_up``: branches meet at other sizes only if pools round as they do (``ceil_mode``). ``single``: the batch is
     1 and stays so. ``rank``: how many spatial axes images have; ``batches``: how many images, at every probe.
-    ``conditions`` of Ifs that were refused, but are the same at every size. ``integers``: results of products that
-    stand for products of integers.
+    ``conditions`` of Ifs that were refused, but are the same at every size. ``quantised``: what of it is.
     """
 
     graph: Graph
@@ -103,7 +111,7 @@ class State:
     notes: list[Note] = field(default_factory=list)
     not_affine: list[Refusal] = field(default_factory=list)
     conditions: dict[str, bool] = field(default_factory=dict)
-    integers: frozenset[str] = frozenset()
+    quantised: Quantised = Quantised()
 
     @property
     def dense(self) -> bool:

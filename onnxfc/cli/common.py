@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 else:
     _SizeType = _ShapeType = click.ParamType  # older versions of click cannot subscript it
 
-STDOUT = Path("-")
-NODES = ".nodes.json"
+STDOUT, NODES = Path("-"), ".nodes.json"
 PROVIDER = (
     "The execution provider of onnxruntime to run on, a built-in one or one of an installed plugin. What it leaves to "
     "the CPU is an error, unless fallback=allow; hardware=cpu, gpu or npu picks a device."
@@ -134,6 +133,7 @@ _GROUPS = {
     **dict.fromkeys(("size", "input_shapes", "inputs", "at", "boundaries"), "The model"),
     **dict.fromkeys(("out", "out_dir", "output", "global_pool", "dynamic_batch", "free", "output_at"), "The result"),
     **dict.fromkeys(("fixed_size", "form", "keep_output_shape", "max_kernel", "max_pool", "profile"), "The result"),
+    **dict.fromkeys(("per_window_scale", "dequantize_head"), "The result"),
     **dict.fromkeys(
         ("save_as_external_data", "all_tensors_to_one_file", "external_data_location", "external_data_size_threshold"),
         "Where weights go",

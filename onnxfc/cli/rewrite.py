@@ -66,6 +66,9 @@ _OF_PROOF = ("rtol", "atol", "check_sizes", "data", "provider", "timeout", "memo
 @added(*REWRITING)
 @click.option("--dynamic-batch", is_flag=True, help="Free the batch dim as well.")
 @click.option(
+    "--per-window-scale", is_flag=True, help="Take the scales of a dynamically quantised head from each window."
+)
+@click.option(
     "--fixed-size",
     type=Size(),
     help="Write a model for images of this size alone: all lengths are numbers, nothing computes them any more.",
@@ -269,7 +272,7 @@ def _rewritten(source: Path, target: Path, options: dict[str, Any], quiet: bool)
     model = ModelFile.open(source)
     model.check_target(target, save)
     names = (
-        *("output", "global_pool", "dynamic_batch", "size", "inputs", "free", "output_at"),
+        *("output", "global_pool", "dynamic_batch", "per_window_scale", "size", "inputs", "free", "output_at"),
         *("fixed_size", "form", "keep_output_shape", "max_kernel", "max_pool", "profile"),
     )
     shapes = by_name(options["input_shapes"])

@@ -124,7 +124,8 @@ class Head:
         self._bounds = {item.original: item for item in bounds}
         native = {**native, **{name: self._laid(native, name) for name in plan.boundaries}}
         self._fixed = {name: native[name] for name in (*plan.shapes, *plan.sides)}
-        self._stackable = not self._fixed
+        kinds = {original.proto.graph.node[at].op_type for at in plan.nodes}
+        self._stackable = not self._fixed and "DynamicQuantizeLinear" not in kinds  # of which all images have one scale
         self._batch = len(native[plan.boundaries[0]]) if plan.boundaries else 1
         self._shapes = {tuple(native[name].shape): name for name in reversed(plan.boundaries)}
         cut = _cut(original.proto, plan, native)

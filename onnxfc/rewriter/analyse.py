@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from onnxfc import errors
 from onnxfc.builder.rule_context import LEAVE
-from onnxfc.builder.state import GlobalPool, State
+from onnxfc.builder.state import GlobalPool, Quantised, State
 from onnxfc.claim.claim import SIZE_NAMES, Output
 from onnxfc.errors import NothingToRewrite, Refusal, UsageError
 from onnxfc.graph.index import Graph, needed
@@ -57,7 +57,8 @@ class RewriteOptions:
     ``max_kernel``: there a larger kernel is written with smaller ones; ``max_pool``: a pool over more places as two.
     ``profile``: an accelerator, by name or a file of its limits, of which is told what fits. The form ``gemm`` is the
     way back, for a network whose head is made of Convs (a rewritten one too): Gemm in place of every Conv that covers
-    its map at the native size, and nothing else is done. Raises UsageError.
+    its map at the native size, and nothing else is done. ``per_window_scale``: the scales of a dynamically quantised
+    head are each window's own, not the whole image's. Raises UsageError.
 
     >>> options = onnxfc.RewriteOptions(output="mean")
     >>> onnxfc.rewrite("fixtures/trained/digits.onnx", options=options).claim.outputs[0].form
@@ -78,12 +79,14 @@ class RewriteOptions:
     max_kernel: int | None = None
     max_pool: int | None = None
     profile: str | None = None
+    per_window_scale: bool = False
 
     def __post_init__(self) -> None:
         errors.choice("output", self.output, get_args(Form))
         errors.choice("global_pool", self.global_pool, get_args(GlobalPool))
         errors.flag("dynamic_batch", self.dynamic_batch)
         errors.flag("keep_output_shape", self.keep_output_shape)
+        errors.flag("per_window_scale", self.per_window_scale)
         if self.form is not None:
             errors.choice("form", self.form, get_args(Written))
         for name in ("size", "fixed_size"):
@@ -170,7 +173,8 @@ def _analysed(original: ModelFile, options: RewriteOptions) -> Analysis:
     original = inlined(original)
     if options.output_at:
         original = end_at(original, options.output_at)
-    walked, integers = products_on_floats(original)
+    walked, products = products_on_floats(original)
+    quantised = Quantised(products, options.per_window_scale)
     graph = Graph(walked.proto)
     shapes = given_shapes(graph, options.input_shapes)
     inputs = native_inputs(graph, options.size, shapes)
@@ -192,7 +196,7 @@ def _analysed(original: ModelFile, options: RewriteOptions) -> Analysis:
     failures: list[Analysis] = []
     for whole in readings:
         reading = [image.of_axes(options.free) for image in whole] if options.free else whole
-        state = walk(walked, graph, native, reading, options.global_pool, integers)
+        state = walk(walked, graph, native, reading, options.global_pool, quantised)
         finished = finish(state, options.output)
         if isinstance(finished, tuple):
             outputs, provenances = finished

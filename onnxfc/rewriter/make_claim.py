@@ -101,7 +101,8 @@ def _figures(found: Analysis, begun: set[str]) -> Iterator[Figure]:
         of_head = isinstance(integers, Lifted) and (integers.provenance.windows or node.output[0] in begun)
         for name in node.output[1:] if of_head else ():
             tensor = getattr(state.views[name], "tensor", "")
-            yield Figure(name, state.builder.renamed.get(tensor, tensor))
+            if state.builder.spec(tensor).rank == 0:  # not each window's own
+                yield Figure(name, state.builder.renamed.get(tensor, tensor))
 
 
 def _in_integers(layer: Layer, graph: Graph, quantised: Mapping[str, str]) -> Layer:

@@ -12,12 +12,12 @@ import onnx
 import onnxruntime as ort
 import pytest
 from fixture_files import FIXTURES, fixture_file
-from hazards import CHECK, FEATURES, Net, complete, head, refusal
+from hazards import CHECK, FEATURES, Net, complete, head, own_crops, refusal
 from onnx import TensorProto, helper, numpy_helper
 from onnx.utils import Extractor
 from quantised import SPOILS, Layer, layers, optimised
 
-from onnxfc import check_pair, inspect
+from onnxfc import RewriteOptions, check_pair, inspect
 from onnxfc.proof.options import CheckOptions
 from onnxfc.rewriter.api import rewrite
 
@@ -90,6 +90,38 @@ def test_weights_keep_their_integers(name: str) -> None:
     inside = sum(item.op_type == "DynamicQuantizeMatMul" for item in original.graph.node)
     sums = fc_layers(name) if name.startswith("digits") else 0
     assert len(changed) == max(fc_layers(name), inside) + sums
+
+
+@pytest.mark.parametrize("name", DYNAMIC)
+def test_a_scale_of_each_window(name: str) -> None:
+    """As the original says of each window alone, to the bit; the verdict is exact if no more is of the whole image."""
+    original = loaded(name)
+    options = RewriteOptions(per_window_scale=True)
+    done = rewrite(original, options=options, check_options=CheckOptions(threads=1))
+    parity = done.parity
+    assert parity is not None
+    assert parity.passed
+    assert parity.native.deviation <= (1e-5 if name in POOLED else 0.0)
+    assert parity.window.deviation <= (1e-5 if name in POOLED else 0.0)
+    assert parity.certificate.status == "holds"
+    assert not done.claim.figures
+    alone = name == "lenet.dynamic_quant"
+    assert done.claim.verdict == ("exact" if alone else "approximate")
+    made = complete(done)
+    if alone:
+        assert own_crops(original, done) == 0.0
+    weight = [item for item in made.graph.initializer if len(item.dims) == 4 and item.name in _matrices(original)][-1]
+    weight.CopyFrom(numpy_helper.from_array(np.roll(numpy_helper.to_array(weight), 1, axis=0), weight.name))
+    assert not check_pair(original, made, options=CHECK).passed
+
+
+def _matrices(model: onnx.ModelProto) -> set[str]:
+    return {item.name for item in model.graph.initializer if len(item.dims) == 2}
+
+
+def test_nothing_to_take_from_windows() -> None:
+    done = rewrite(loaded("lenet.qdq"), options=RewriteOptions(per_window_scale=True), prove=False)
+    assert [note.code for note in done.notes] == ["no-window-scale"]
 
 
 def by_numpy(model: onnx.ModelProto, feeds: dict[str, np.ndarray], kernel: int) -> np.ndarray:
