@@ -276,6 +276,12 @@ class RuleContext:
         return self.name in self.state.quantised.products
 
     @property
+    def in_blocks(self) -> bool:
+        """Whether its weight stands for blocks of integers, and is to stay so."""
+        known = self.state.quantised
+        return not known.in_floats and any(name in known.blocks for name in self.node.input)
+
+    @property
     def role(self) -> Role:
         """What the node is, if it looks at places."""
         return self.state.roles.of.get(self.name, "head")

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
+import onnx
+
 from onnxfc.builder.graph_builder import GraphBuilder
 from onnxfc.errors import Refusal
 from onnxfc.graph.index import Graph
@@ -83,10 +85,13 @@ Note = Replacement | Frozen | Refusal
 @dataclass(frozen=True)
 class Quantised:
     """``products``: results of products that stand for products of integers. ``per_window``: scales that are taken when
-    the model runs are each window's own."""
+    the model runs are each window's own. ``blocks``: weights in floats that stand for blocks of integers;
+    ``in_floats``: a head's are to be written so."""
 
     products: frozenset[str] = frozenset()
     per_window: bool = False
+    blocks: Mapping[str, onnx.NodeProto] = field(default_factory=dict)
+    in_floats: bool = False
 
 
 @dataclass
@@ -111,7 +116,7 @@ class State:
     notes: list[Note] = field(default_factory=list)
     not_affine: list[Refusal] = field(default_factory=list)
     conditions: dict[str, bool] = field(default_factory=dict)
-    quantised: Quantised = Quantised()
+    quantised: Quantised = field(default_factory=Quantised)
 
     @property
     def dense(self) -> bool:

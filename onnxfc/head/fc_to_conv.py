@@ -50,6 +50,8 @@ def fully_connected(ctx: RuleContext, found: Operands, bias: np.ndarray | None, 
     if ctx.native(ctx.node.output[0]).dtype == TensorProto.DOUBLE:
         return ctx.refuse("float64", "is float64, for which onnxruntime has no Conv", "convert the model to float32")
     window = view if isinstance(view, Window) else _as_window(view)
+    if ctx.in_blocks:
+        return _on_rows(ctx, found, window, output)
     if not can_turn(ctx, weight, window):
         scores = to_scores(ctx, replace(window, batch_axis=0))
         if isinstance(scores, Refusal):
@@ -75,6 +77,24 @@ def fully_connected(ctx: RuleContext, found: Operands, bias: np.ndarray | None, 
         ctx.remark("float-layer", f"{ctx.op_type} has no QuantizeLinear behind it: {why}")
     batch_axis = found.batch_axis or ctx.batch_axis_out()
     return ScoreMap(total, (weight.outputs,), replace(view.provenance, places=False), batch_axis=batch_axis)
+
+
+def _on_rows(ctx: RuleContext, found: Operands, window: Window, output: str) -> ScoreMap | Refusal:
+    """A weight in blocks, of which no Conv can be made, times the features of each cell in a row."""
+    largest = max(math.prod(source.extent) for source in window.sources)
+    if largest > 1 or found.batch_axis:
+        size = "x".join(map(str, window.sources[0].extent))
+        why = f"MatMulNBits has a weight in blocks of few bits and reads windows of {size} places: no Conv does so"
+        return Refusal("weight-blocks", ctx.label, why, "write its weight in floats: --dequantize-head")
+    scores = to_scores(ctx, window)
+    if isinstance(scores, Refusal):
+        return scores
+    rows = ops.transpose(ctx.builder, scores.tensor, [0, *scores.grid, 1])
+    made = ctx.keep_renamed([rows, *ctx.tensors_from(1)])[0]
+    last = len(scores.grid) + 1
+    tensor = ops.transpose(ctx.builder, made, [0, last, *range(1, last)], output)
+    ctx.replaced(f"MatMulNBits {found.weight.inputs}→{found.weight.outputs}", "the same on each cell")
+    return ScoreMap(tensor, (found.weight.outputs,), replace(found.view.provenance, places=False))
 
 
 def _requantised(ctx: RuleContext) -> bool:

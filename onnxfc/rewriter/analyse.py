@@ -11,6 +11,7 @@ from onnxfc.builder.rule_context import LEAVE
 from onnxfc.builder.state import GlobalPool, Quantised, State
 from onnxfc.claim.claim import SIZE_NAMES, Output
 from onnxfc.errors import NothingToRewrite, Refusal, UsageError
+from onnxfc.graph.block_weights import blocks_on_floats
 from onnxfc.graph.index import Graph, needed
 from onnxfc.graph.inline_functions import inlined
 from onnxfc.graph.integer_products import products_on_floats
@@ -58,7 +59,8 @@ class RewriteOptions:
     ``profile``: an accelerator, by name or a file of its limits, of which is told what fits. The form ``gemm`` is the
     way back, for a network whose head is made of Convs (a rewritten one too): Gemm in place of every Conv that covers
     its map at the native size, and nothing else is done. ``per_window_scale``: the scales of a dynamically quantised
-    head are each window's own, not the whole image's. Raises UsageError.
+    head are each window's own, not the whole image's. ``dequantize_head``: a head's
+    weights in blocks of few bits are written in floats. Raises UsageError.
 
     >>> options = onnxfc.RewriteOptions(output="mean")
     >>> onnxfc.rewrite("fixtures/trained/digits.onnx", options=options).claim.outputs[0].form
@@ -80,6 +82,7 @@ class RewriteOptions:
     max_pool: int | None = None
     profile: str | None = None
     per_window_scale: bool = False
+    dequantize_head: bool = False
 
     def __post_init__(self) -> None:
         errors.choice("output", self.output, get_args(Form))
@@ -87,6 +90,7 @@ class RewriteOptions:
         errors.flag("dynamic_batch", self.dynamic_batch)
         errors.flag("keep_output_shape", self.keep_output_shape)
         errors.flag("per_window_scale", self.per_window_scale)
+        errors.flag("dequantize_head", self.dequantize_head)
         if self.form is not None:
             errors.choice("form", self.form, get_args(Written))
         for name in ("size", "fixed_size"):
@@ -174,7 +178,8 @@ def _analysed(original: ModelFile, options: RewriteOptions) -> Analysis:
     if options.output_at:
         original = end_at(original, options.output_at)
     walked, products = products_on_floats(original)
-    quantised = Quantised(products, options.per_window_scale)
+    walked, blocks = blocks_on_floats(walked)
+    quantised = Quantised(products, options.per_window_scale, blocks, options.dequantize_head)
     graph = Graph(walked.proto)
     shapes = given_shapes(graph, options.input_shapes)
     inputs = native_inputs(graph, options.size, shapes)

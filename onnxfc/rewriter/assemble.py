@@ -11,6 +11,7 @@ from onnxfc.builder.state import State
 from onnxfc.claim.claim import PREFIX
 from onnxfc.graph.index import copied, inputs_of, needed, refill
 from onnxfc.layout.views import Fixed
+from onnxfc.rewriter.block_weights import block_weights
 from onnxfc.rewriter.in_integers import in_integers
 from onnxfc.rewriter.integer_products import integer_products
 from onnxfc.shapes.dim_params import DimNames
@@ -34,7 +35,7 @@ def assemble(
     """
     graph, builder = state.graph, state.builder
     nodes = in_integers(needed(builder.nodes, graph.outputs), graph, source)
-    nodes = integer_products(nodes, builder, walked)
+    nodes = block_weights(integer_products(nodes, builder, walked), state.quantised.blocks)
     model = copied(graph.model)
     refill(model.graph, node=nodes)
     _initializers(state, model, nodes)

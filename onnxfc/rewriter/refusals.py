@@ -66,6 +66,9 @@ def without_effect(state: State, outputs: Sequence[Output], provenances: Sequenc
     if state.quantised.per_window and not any(isinstance(state.views[n.output[0]], ScoreMap) for n in dynamic):
         why = "--per-window-scale changes nothing: no scale is taken from the features of a window"
         found.append(Refusal("no-window-scale", "", why))
+    if state.quantised.in_floats and not state.quantised.blocks:
+        why = "--dequantize-head changes nothing: no weight is stored as MatMulNBits has it, in blocks of few bits"
+        found.append(Refusal("no-weight-blocks", "", why))
     return found
 
 
