@@ -193,6 +193,7 @@ def test_places_for_benchmarks() -> None:
     for marker in (
         "<!-- dense_vs_crops -->",
         "<!-- native_latency -->",
+        "<!-- quantised -->",
         "<!-- native_forms -->",
         "<!-- native_nodes -->",
         "<!-- large_models -->",

@@ -75,10 +75,8 @@ def _each_cell(ctx: RuleContext, scores: ScoreMap) -> Outcome:
         return ctx.refuse("quantised", "gives its scale to other nodes than products of integers")
     builder, x, whole = ctx.builder, scores.tensor, range(1 + len(scores.features))
     zero, most = (builder.constant(np.array(value, np.float32), "bound") for value in (0, 255))
-    low, high = (
-        builder.emit(f"{kind}", [ops.reduce(builder, f"Reduce{kind}", x, whole, keepdims=True), zero])
-        for kind in ("Min", "Max")
-    )
+    low = builder.emit("Min", [ops.reduce(builder, "ReduceMin", x, whole, keepdims=True), zero])
+    high = builder.emit("Max", [ops.reduce(builder, "ReduceMax", x, whole, keepdims=True), zero])
     width = builder.emit("Sub", [high, low])
     one = builder.constant(np.array(1, np.float32), "one")
     scale = builder.emit("Where", [builder.emit("Equal", [width, zero]), one, builder.emit("Div", [width, most])])
