@@ -17,7 +17,7 @@ import pytest
 from cli_runs import ROOT, environment
 
 import onnxfc
-from onnxfc.claim.claim import PREFIX, Boundary, Claim, ImageInput, Output
+from onnxfc.claim.claim import PREFIX, Boundary, Claim, Figure, ImageInput, Output
 
 PACKAGE = ROOT / "onnxfc"
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -268,6 +268,7 @@ CLAIM = Claim(
     inputs=(ImageInput("image", (1, 3, 28, 30), (2, 3)), ImageInput("other", (1, 28, 30, 3), (1, 2))),
     boundaries=(Boundary("pool", "pool", (2, 3), (4, 5), (1, 1)),),
     outputs=(Output("scores", "map", (2, 3)), Output("mean", "mean"), Output("features", "features", (2, 3))),
+    figures=(Figure("scale", "scale_again"),),
 )
 
 
@@ -280,6 +281,7 @@ def test_claim_survives_its_journey_as_metadata() -> None:
     again = Claim.from_metadata({"somebody": "else", **metadata})
     assert again == CLAIM
     assert hash(again) == hash(CLAIM)
+    assert "onnxfc.figures" not in dataclasses.replace(CLAIM, figures=()).to_metadata()
 
 
 def test_no_claim_no_metadata() -> None:

@@ -146,9 +146,9 @@ def test_refusals_with_advice(tmp_path: Path) -> None:
     assert "an original that `onnxfc rewrite` leaves alone" in result.output
     assert "refused         [no-image-input] no input is an image: x [1, 12]" in result.output
     jsonschema.validate(json.loads(run(path, "--json").output), schema())
-    quantised = inspect(fixture_file("lenet.dynamic_quant.onnx"))
-    assert quantised.status == "refused"
-    assert quantised.refusals[0].advice
+    table = inspect(fixture_file("table.dynamo.onnx"))
+    assert table.status == "refused"
+    assert table.refusals[0].advice
     assert inspect(headless()).status in {"refused", "rewritable"}
 
 

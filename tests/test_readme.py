@@ -152,7 +152,7 @@ def codes() -> set[str]:
                     first = first.value.elts[0]
                 if name in {"refuse", "Refusal", "_reasons"} and isinstance(first, ast.Constant):
                     found.add(first.value)
-    return found - {"per-window", "no-global-pool"}  # notes, not refusals
+    return found - {"per-window", "no-global-pool", "no-weight-blocks", "no-window-scale"}  # notes, not refusals
 
 
 def test_every_refusal_has_its_place() -> None:
@@ -201,6 +201,7 @@ def test_places_for_benchmarks() -> None:
     for marker in (
         "<!-- dense_vs_crops -->",
         "<!-- native_latency -->",
+        "<!-- quantised -->",
         "<!-- native_forms -->",
         "<!-- native_nodes -->",
         "<!-- large_models -->",

@@ -11,7 +11,7 @@ import numpy as np
 from onnxfc.analysis.flow import How, Kind, Rule, Step, on_data, unknown
 from onnxfc.analysis.layouts import LAID, NONE, Layout, Names, aligned, moved, places, reshaped, resized
 from onnxfc.analysis.own_figures import by_own_figure
-from onnxfc.graph.op_kinds import BROADCAST, CUTTING, FUSED_UNARY, LENGTHS, RESHAPING, UNARY, perm_of
+from onnxfc.graph.op_kinds import BROADCAST, CUTTING, FUSED_UNARY, LENGTHS, QUANTISING, RESHAPING, UNARY, perm_of
 from onnxfc.layout.axes import Atom, Group, Groups, channels
 
 
@@ -22,6 +22,14 @@ def same(step: Step) -> Layout:
     name, held = step.given[0]
     step.onward(name)
     return held
+
+
+def quantised(step: Step) -> Layout | None:
+    """As what is quantised; its scale and zero point, where they are figures of the whole image, have no places."""
+    data = step.layouts[0]
+    if data is not None:
+        step.onward(step.node.input[0])
+    return data
 
 
 def broadcast(step: Step) -> Layout:
@@ -180,6 +188,7 @@ def _piece(step: Step, held: Layout, axes: Sequence[int], kind: Kind) -> Layout:
 
 ELEMENTWISE: dict[str, Rule] = {
     **dict.fromkeys((*UNARY, *FUSED_UNARY, "BatchNormalization", "Dropout", "LRN"), same),
+    **dict.fromkeys((*QUANTISING, "DynamicQuantizeLinear"), quantised),
     **dict.fromkeys(BROADCAST, broadcast),
     **dict.fromkeys(RESHAPING, on_data(reshape)),
     **dict.fromkeys(CUTTING, on_data(cut)),

@@ -273,6 +273,17 @@ class RuleContext:
         return str(next(name for name in self.node.output if name))
 
     @property
+    def in_integers(self) -> bool:
+        """Whether it stands for a product of integers."""
+        return self.name in self.state.quantised.products
+
+    @property
+    def in_blocks(self) -> bool:
+        """Whether its weight stands for blocks of integers, and is to stay so."""
+        known = self.state.quantised
+        return not known.in_floats and any(name in known.blocks for name in self.node.input)
+
+    @property
     def role(self) -> Role:
         """What the node is, if it looks at places."""
         return self.state.roles.of.get(self.name, "head")

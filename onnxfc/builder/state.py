@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
+import onnx
+
 from onnxfc.builder.graph_builder import GraphBuilder
 from onnxfc.errors import Refusal
 from onnxfc.graph.index import Graph
@@ -114,13 +116,25 @@ Note = Replacement | Frozen | Continued | Refusal
 """What a rule has to tell beside its outcome; a refusal is a remark here, that something runs once per window, say."""
 
 
+@dataclass(frozen=True)
+class Quantised:
+    """``products``: results of products that stand for products of integers. ``per_window``: scales that are taken when
+    the model runs are each window's own. ``blocks``: weights in floats that stand for blocks of integers;
+    ``in_floats``: a head's are to be written so."""
+
+    products: frozenset[str] = frozenset()
+    per_window: bool = False
+    blocks: Mapping[str, onnx.NodeProto] = field(default_factory=dict)
+    in_floats: bool = False
+
+
 @dataclass
 class State:
     """All that a walk knows; rules read it through their RuleContext and write nothing into it.
 
     ``rounds_up``: branches meet at other sizes only if pools round as they do (``ceil_mode``). ``single``: the batch is
     1 and stays so. ``rank``: how many spatial axes images have; ``batches``: how many images, at every probe.
-    ``grids``: how tables go on that do not show it.
+    ``grids``: how tables go on that do not show it. ``quantised``: what of the model is.
     ``conditions`` of Ifs that were refused, but are the same at every size.
     """
 
@@ -138,6 +152,7 @@ class State:
     notes: list[Note] = field(default_factory=list)
     not_affine: list[Refusal] = field(default_factory=list)
     conditions: dict[str, bool] = field(default_factory=dict)
+    quantised: Quantised = field(default_factory=Quantised)
 
     @property
     def dense(self) -> bool:

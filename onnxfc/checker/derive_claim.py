@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from onnxfc.checker.common_subgraph import Common, frontier, padded_behind
 from onnxfc.checker.common_values import common_values
 from onnxfc.checker.rename_io import alike
-from onnxfc.claim.claim import Boundary, Claim, Form, ImageInput, Output
+from onnxfc.claim.claim import Boundary, Claim, Figure, Form, ImageInput, Output
 from onnxfc.errors import OnnxfcError, UsageError
 from onnxfc.graph.inline_functions import inlined
 from onnxfc.graph.op_kinds import SAME_VALUES
@@ -289,6 +289,7 @@ class _Deriving:
             inputs=self.images,
             boundaries=bounds,
             outputs=tuple(outputs),
+            figures=self._figures() if bounds else (),
         )
         if known is None:
             return claim
@@ -299,6 +300,13 @@ class _Deriving:
             slack=self._slack(known, stride),
             outputs=tuple(_with_field(item, fields) for item in outputs),
         )
+
+    def _figures(self) -> tuple[Figure, ...]:
+        """Scales and zero points of the whole image that both models have by the same names."""
+        nodes = [model.proto.graph.node for model in (self.original, self.other)]
+        dynamic = [[node for node in some if node.op_type == "DynamicQuantizeLinear"] for some in nodes]
+        scales = [{name for node in some for name in node.output[1:]} for some in dynamic]
+        return tuple(Figure(name, name) for name in sorted(scales[0] & scales[1]))
 
     def _known(self, stride: tuple[int, ...]) -> Claim | None:
         """What onnxfc itself would claim of a rewrite of the original, where it fits the other model."""

@@ -142,6 +142,15 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Figure:
+    """A scale or zero point of the whole image, by which windows are read: a tensor of the original, and that of the
+    rewritten model."""
+
+    original: str
+    rewritten: str
+
+
+@dataclass(frozen=True)
 class Level:
     """Places of a list in a row on ``axis``: ``outer`` times all of them, each with ``inner`` elements.
 
@@ -241,6 +250,7 @@ class Claim:
     layers: tuple[Layer, ...] = ()
     fixed_size: tuple[int, ...] = ()
     grids: tuple[Grid, ...] = ()
+    figures: tuple[Figure, ...] = ()
 
     def __post_init__(self) -> None:
         damage = next(_damages(self), None)
@@ -279,8 +289,8 @@ class Claim:
         )
 
     def to_metadata(self) -> dict[str, str]:
-        """The claim as ``metadata_props`` entries: one JSON value per key."""
-        told = asdict(self)
+        """The claim as ``metadata_props`` entries: one JSON value per key, of figures only where there are some."""
+        told = {key: value for key, value in asdict(self).items() if value or key != "figures"}
         for item in told["inputs"]:
             if item["scale"] == (1, 1):
                 del item["scale"]
@@ -301,6 +311,7 @@ class Claim:
             raw["outputs"] = tuple(Output(**item) for item in raw["outputs"])
             raw["grids"] = tuple(Grid(**item) for item in raw.get("grids", ()))
             raw["layers"] = tuple(Layer(**item) for item in raw.get("layers", ()))
+            raw["figures"] = tuple(Figure(**item) for item in raw.get("figures", ()))
             return cls(**raw)
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             damage = f"{error} is missing" if isinstance(error, KeyError) else str(error)
@@ -335,6 +346,8 @@ def _damages(claim: Claim) -> Iterator[str]:
     yield from (f"output {item.name!r} is {item}" for item in claim.outputs if not _output(item, dims))
     yield from (f"layer {item.original!r} is {item}" for item in claim.layers if not _layer(item))
     yield from (f"grid {item.original!r} is {item}" for item in claim.grids if not _grid(item, dims))
+    named = [isinstance(item.original, str) and isinstance(item.rewritten, str) for item in claim.figures]
+    yield from (f"figure {item}" for item, fits in zip(claim.figures, named, strict=True) if not fits)
 
 
 _OPTIONAL = ("period", "smallest_size", "slack", "fixed_size")

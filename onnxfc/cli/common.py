@@ -63,6 +63,7 @@ _GROUPS = {
     **dict.fromkeys(
         ("grids", "fixed_size", "form", "keep_output_shape", "max_kernel", "max_pool", "profile"), "The result"
     ),
+    **dict.fromkeys(("per_window_scale", "dequantize_head"), "The result"),
     **dict.fromkeys(
         ("save_as_external_data", "all_tensors_to_one_file", "external_data_location", "external_data_size_threshold"),
         "Where weights go",

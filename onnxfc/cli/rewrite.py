@@ -64,6 +64,10 @@ _OF_PROOF = ("rtol", "atol", "check_sizes", "data", "provider", "timeout", "memo
 @added(*REWRITING)
 @click.option("--dynamic-batch", is_flag=True, help="Free the batch dim as well.")
 @click.option(
+    "--per-window-scale", is_flag=True, help="Take the scales of a dynamically quantised head from each window."
+)
+@click.option("--dequantize-head", is_flag=True, help="Write a head's weights in blocks of few bits in floats.")
+@click.option(
     "--fixed-size",
     type=Size(),
     help="Write a model for images of this size alone: all lengths are numbers, nothing computes them any more.",
@@ -281,8 +285,8 @@ def _rewritten(source: Path, target: Path, options: dict[str, Any], quiet: bool)
     model = ModelFile.open(source)
     model.check_target(target, save)
     names = (
-        *("output", "global_pool", "dynamic_batch", "size", "inputs", "free", "output_at", "grids"),
-        *("fixed_size", "form", "keep_output_shape", "max_kernel", "max_pool", "profile"),
+        *("output", "global_pool", "dynamic_batch", "per_window_scale", "dequantize_head", "size", "inputs"),
+        *("free", "output_at", "grids", "fixed_size", "form", "keep_output_shape", "max_kernel", "max_pool", "profile"),
     )
     shapes = by_name(options["input_shapes"])
     wanted = RewriteOptions(**{name: options[name] for name in names}, input_shapes=shapes)

@@ -39,6 +39,9 @@ def _refusals(draft: Draft) -> list[Refusal]:
             if spec.shapes is not None and spec.rank != 4:
                 told = "x".join(map(str, spec.native)) or "one number"
                 found.append(Refusal("form-not-4d", label(node), f"{node.op_type} makes {told}, no map", _ADVICE))
+        if node.op_type == "MatMulNBits":
+            why = "MatMulNBits has no form as a Conv: its weight is in blocks of few bits"
+            found.append(Refusal("form-fc-left", label(node), why, "write its weight in floats: --dequantize-head"))
         constant = any(name not in moving for name in node.input[:2])
         if node.op_type in {*PLAIN_LAYERS, *GEMMS} and constant and moving.intersection(node.input):
             why = f"{node.op_type} has no form as a Conv: its features are no channels, or its weight is computed"

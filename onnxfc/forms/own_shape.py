@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import onnx
@@ -10,6 +10,7 @@ from onnx import helper
 
 from onnxfc.claim.claim import Output
 from onnxfc.forms.draft import Draft, renamed
+from onnxfc.graph.index import copied, inputs_of
 from onnxfc.shapes.spec import Spec
 
 
@@ -20,15 +21,35 @@ def of_one_cell(draft: Draft, output: Output) -> bool:
 
 
 def in_own_shape(draft: Draft, outputs: Iterable[Output]) -> Draft:
-    """A Reshape behind each of these maps of one cell."""
+    """A Reshape behind each of these maps of one cell; of the integers, where they were integers.
+
+    onnxruntime 1.32 does not load a DequantizeLinear of int8 and a Reshape in operator set 21.
+    """
     names, nodes, new = draft.names(), list[onnx.NodeProto](), {}
     specs, instead = dict[str, Spec](), dict[str, str]()
+    makers = {name: node for node in draft.nodes for name in node.output}
     for item in outputs:
-        known = draft.specs[item.name]
+        known, maker = draft.specs[item.name], makers.get(item.name)
         shapes = [[n for axis, n in enumerate(shape) if axis not in item.axes] for shape in known.shapes or ()]
         made, target = names.unused(f"{item.name}_map"), names.unused(f"{item.name}_shape")
         instead[item.name], new[target] = made, np.array([0, *shapes[0][1:]], np.int64)
         specs |= {made: known, item.name: Spec(known.dtype, tuple(map(tuple, shapes)))}
         label = names.unused(f"{item.name}_reshape")
-        nodes.append(helper.make_node("Reshape", [made, target], [item.name], name=label))
-    return draft.with_nodes([*renamed(draft.nodes, instead), *nodes], new, specs)
+        if maker is None or maker.op_type != "DequantizeLinear" or draft.specs[maker.input[1]].rank:
+            nodes.append(helper.make_node("Reshape", [made, target], [item.name], name=label))
+            continue
+        moved = names.unused(f"{item.name}_integers")
+        specs[moved] = Spec(draft.specs[maker.input[0]].dtype, specs[item.name].shapes)
+        nodes.append(helper.make_node("Reshape", [maker.input[0], target], [moved], name=label))
+        nodes.append(copied(maker, input=[moved, *maker.input[1:]]))
+        nodes[-1].name = names.unused(f"{item.name}_dequantizelinear")
+    kept = [node for node in renamed(draft.nodes, instead) if not _unread(node, draft, instead)]
+    return draft.with_nodes([*kept, *nodes], new, specs)
+
+
+def _unread(node: onnx.NodeProto, draft: Draft, instead: Mapping[str, str]) -> bool:
+    """A map in floats, of which only the integers are read now."""
+    if node.op_type != "DequantizeLinear" or node.output[0] not in instead.values() or draft.specs[node.input[1]].rank:
+        return False
+    [own] = [name for name, made in instead.items() if made == node.output[0]]
+    return all(own not in inputs_of(other) for other in draft.nodes)

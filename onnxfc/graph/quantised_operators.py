@@ -14,6 +14,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from onnxfc.graph.index import Graph, Names, attributes, copied, refill
+from onnxfc.graph.integer_products import unfused
 from onnxfc.graph.op_kinds import MICROSOFT
 from onnxfc.io.model_file import ModelFile
 
@@ -59,7 +60,9 @@ def standing(node: onnx.NodeProto) -> Standing | None:
 
 
 def on_floats(model: ModelFile) -> ModelFile:
-    """The model with operators on floats in place of those on integers; the very same where there are none."""
+    """The model with operators on floats in place of those on integers, and products of integers written out; the very
+    same where there are none."""
+    model = unfused(model)
     if not any(standing(node) for node in model.proto.graph.node):
         return model
     proto = copied(model.proto)

@@ -53,7 +53,7 @@ class Weight:
 def resolve(ctx: RuleContext, weight: Weight) -> Weight:
     """Follow Identity, Transpose and quantisation back to the initializer that they read."""
     graph = ctx.state.graph
-    weight = floats = replace(weight, alone=graph.uses[weight.name] == 1)
+    weight = replace(weight, alone=graph.uses[weight.name] == 1)
     producer = graph.producers.get(weight.name)
     while producer is not None and producer.op_type in {"Identity", "Transpose", *QUANTISING} and not producer.domain:
         if producer.op_type in QUANTISING:
@@ -66,8 +66,7 @@ def resolve(ctx: RuleContext, weight: Weight) -> Weight:
         name = producer.input[0]
         weight = replace(weight, name=name, alone=weight.alone and graph.uses[name] == 1)
         producer = graph.producers.get(name)
-        floats = weight if not weight.quantised else floats
-    return weight if is_stored(ctx, weight.name) else floats
+    return weight
 
 
 def _each_output_alone(ctx: RuleContext, node: onnx.NodeProto, weight: Weight) -> bool:
@@ -98,7 +97,7 @@ def kernel(ctx: RuleContext, weight: Weight, view: Window) -> list[str]:
     sources = view.sources
     plain = weight.out_first and weight.factor == 1.0 and view.scale is None and view.in_order
     if not is_stored(ctx, weight.name):
-        return [_in_graph(ctx, weight, view)]
+        return [_dequantised(ctx, weight, _in_graph(ctx, weight, view))]
     if plain and len(sources) == 1:
         return [_dequantised(ctx, weight, _in_place(ctx, weight, sources[0]))]
     matrix = _arranged(_matrix(ctx, weight), weight, view)

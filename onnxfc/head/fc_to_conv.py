@@ -50,6 +50,8 @@ def fully_connected(ctx: RuleContext, found: Operands, bias: np.ndarray | None, 
     if ctx.native(ctx.node.output[0]).dtype == TensorProto.DOUBLE:
         return ctx.refuse("float64", "is float64, for which onnxruntime has no Conv", "convert the model to float32")
     window = view if isinstance(view, Window) else _as_window(view)
+    if ctx.in_blocks:
+        return _on_rows(ctx, found, window, output)
     if not can_turn(ctx, weight, window):
         scores = to_scores(ctx, replace(window, batch_axis=0))
         if isinstance(scores, Refusal):
@@ -70,11 +72,29 @@ def fully_connected(ctx: RuleContext, found: Operands, bias: np.ndarray | None, 
     for position, part in enumerate(parts[1:], 2):
         total = ctx.builder.emit("Add", [total, part], output if position == len(parts) else "")
     _report(ctx, weight, window)
-    if weight.quantised and not _requantised(ctx):
+    if weight.quantised and not (ctx.in_integers or _requantised(ctx)):
         why = "its Conv is computed in floats by onnxruntime, which computes a Gemm in integers"
         ctx.remark("float-layer", f"{ctx.op_type} has no QuantizeLinear behind it: {why}")
     batch_axis = found.batch_axis or ctx.batch_axis_out()
     return ScoreMap(total, (weight.outputs,), replace(view.provenance, places=False), batch_axis=batch_axis)
+
+
+def _on_rows(ctx: RuleContext, found: Operands, window: Window, output: str) -> ScoreMap | Refusal:
+    """A weight in blocks, of which no Conv can be made, times the features of each cell in a row."""
+    largest = max(math.prod(source.extent) for source in window.sources)
+    if largest > 1 or found.batch_axis:
+        size = "x".join(map(str, window.sources[0].extent))
+        why = f"MatMulNBits has a weight in blocks of few bits and reads windows of {size} places: no Conv does so"
+        return Refusal("weight-blocks", ctx.label, why, "write its weight in floats: --dequantize-head")
+    scores = to_scores(ctx, window)
+    if isinstance(scores, Refusal):
+        return scores
+    rows = ops.transpose(ctx.builder, scores.tensor, [0, *scores.grid, 1])
+    made = ctx.keep_renamed([rows, *ctx.tensors_from(1)])[0]
+    last = len(scores.grid) + 1
+    tensor = ops.transpose(ctx.builder, made, [0, last, *range(1, last)], output)
+    ctx.replaced(f"MatMulNBits {found.weight.inputs}→{found.weight.outputs}", "the same on each cell")
+    return ScoreMap(tensor, (found.weight.outputs,), replace(found.view.provenance, places=False))
 
 
 def _requantised(ctx: RuleContext) -> bool:
@@ -123,7 +143,8 @@ def _report(ctx: RuleContext, weight: Weight, window: Window) -> None:
     sizes = " + ".join(
         f"{'x'.join(map(str, source.extent))} {source.channels}→{weight.outputs}" for source in window.sources
     )
-    ctx.replaced(f"{ctx.op_type} {weight.inputs}→{weight.outputs}", f"Conv {sizes}")
+    kind = "Integer" if ctx.in_integers else ""
+    ctx.replaced(f"{ctx.op_type}{kind} {weight.inputs}→{weight.outputs}", f"Conv{kind} {sizes}")
 
 
 def take_bias(ctx: RuleContext, product: str, other: str, output: str) -> str | None:

@@ -54,12 +54,28 @@ def window_of(ctx: RuleContext, view: Placed) -> Window | Refusal:
         return pooled_in_part(ctx)
     if view.is_list:
         return ctx.refuse("size-locked", "reads a list of places, of which the native size has so many", LEAVE)
-    return _moved(ctx, view) or _taken_apart(ctx, view)
+    return _dequantised(ctx, view) or _moved(ctx, view) or _taken_apart(ctx, view)
 
 
 def pooled_in_part(ctx: RuleContext) -> Refusal:
     """A strip has no windows."""
     return ctx.refuse("partial-pool", "reads the native places of what was pooled over one axis of the image")
+
+
+def _dequantised(ctx: RuleContext, view: Placed) -> Window | Refusal | None:
+    """The window of the integers, as what they stand for; None where it was not made of integers."""
+    node = ctx.state.graph.producers.get(view.original)
+    integers = ctx.state.views[node.input[0]] if node is not None and node.op_type == "DequantizeLinear" else None
+    if node is None or not isinstance(integers, Placed):
+        return None
+    window = window_of(ctx, integers)
+    if isinstance(window, Refusal):
+        return window
+    own = RuleContext(ctx.state, node)
+    sources = [
+        replace(item, tensor=own.keep_renamed([item.tensor, *own.tensors_from(1)])[0]) for item in window.sources
+    ]
+    return replace(window, sources=tuple(sources))
 
 
 def _moved(ctx: RuleContext, view: Placed) -> Window | Refusal | None:

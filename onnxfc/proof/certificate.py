@@ -20,8 +20,8 @@ from onnxfc.proof.stored_weights import Stored, Weights
 from onnxfc.proof.weight_relation import Found, Matrix, added_up, gathered, permuted, same, scaled
 
 _GEMMS = ("Gemm", "FusedGemm")
-_MATMULS = ("MatMul", "FusedMatMul")
-_CONVS = ("Conv", "FusedConv", "QLinearConv")
+_MATMULS = ("MatMul", "FusedMatMul", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul")
+_CONVS = ("Conv", "FusedConv", "QLinearConv", "ConvInteger")
 _QUANTISED = ("QLinearConv", "ConvInteger", "DynamicQuantizeLinear", "DequantizeLinear")
 _INTEGERS = ("QGemm", "QLinearMatMul")
 _CONTRACTIONS = (*_GEMMS, *_MATMULS, *_INTEGERS, "Einsum")
@@ -174,7 +174,13 @@ def _operand(weights: Weights, node: onnx.NodeProto, position: int) -> Stored | 
     if node.op_type in _INTEGERS:
         turned = any(item.name == "transB" and item.i for item in node.attribute)
         return weights.of_integers(node.input[3:6], 0 if turned else 1)
-    return weights.of(node.input[position]) if position < len(node.input) else None
+    return _as_numbers(weights.of(node.input[position])) if position < len(node.input) else None
+
+
+def _as_numbers(stored: Stored | None) -> Stored | None:
+    """Integers as what they are, where a product of integers reads them."""
+    integers = stored is not None and stored.values.dtype.kind in "iu"
+    return replace(stored, values=stored.values.astype(np.float32)) if stored is not None and integers else stored
 
 
 def _matrix(node: onnx.NodeProto, position: int, values: Array) -> Array | None:
@@ -212,7 +218,7 @@ def _convs(file: ModelFile) -> tuple[list[Matrix], bool]:
     for node in _live(file.proto.graph, weights.nodes):
         if node.op_type in _CONVS and len(node.input) > 1:
             integers = node.op_type == "QLinearConv"
-            stored = weights.of_integers(node.input[3:6]) if integers else weights.of(node.input[1])
+            stored = weights.of_integers(node.input[3:6]) if integers else _as_numbers(weights.of(node.input[1]))
             computed = computed or stored is None
             if stored is not None and stored.values.ndim > 1 and stored.values.size:
                 found.append(replace(_conv(node, stored), beside=_beside(weights, node)))

@@ -195,6 +195,7 @@ class _Check:
         """Tensors of the rewritten model that are compared, or tell how long a list is, beside its outputs."""
         names = [boundary.rewritten for boundary in self.claim.boundaries]
         names += [grid.rewritten for grid in self.claim.grids]
+        names += [figure.rewritten for figure in self.claim.figures]
         return names + [level.tensor for output in self.claim.outputs for level in output.levels]
 
     def _provider(self, pair: Compared, evidence: Evidence) -> ParityResult:

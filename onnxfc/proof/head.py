@@ -29,7 +29,8 @@ from onnxfc.proof.sessions import Array, Arrays, RunError, Runner
 
 @dataclass(frozen=True)
 class HeadPlan:
-    """Nodes of the head by position, and what they read. ``leak`` names the way around the boundaries."""
+    """Nodes of the head by position, and what they read; ``sides``: beside windows, of the whole image. ``leak`` names
+    the way around the boundaries."""
 
     outputs: tuple[str, ...]
     nodes: tuple[int, ...]
@@ -40,10 +41,14 @@ class HeadPlan:
 
 
 def plan_head(
-    graph: onnx.GraphProto, outputs: Iterable[str], boundaries: Iterable[str], images: Iterable[str]
+    graph: onnx.GraphProto,
+    outputs: Iterable[str],
+    boundaries: Iterable[str],
+    images: Iterable[str],
+    figures: Iterable[str] = (),
 ) -> HeadPlan:
-    """Walk from ``outputs`` back to ``boundaries``; runs nothing."""
-    outputs, bounds, images = tuple(outputs), set(boundaries), set(images)
+    """Walk from ``outputs`` back to ``boundaries`` and ``figures``; runs nothing."""
+    outputs, bounds, images, figures = tuple(outputs), set(boundaries), set(images), set(figures)
     maker = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
     inputs = {value.name for value in graph.input} - {tensor.name for tensor in graph.initializer}
     around = _around(graph, bounds, images)
@@ -57,7 +62,7 @@ def plan_head(
         if name in seen:
             continue
         seen[name] = None
-        if name in bounds:
+        if name in bounds or name in figures:
             continue
         node = graph.node[maker[name]] if name in maker else None
         if node is None:
@@ -67,11 +72,12 @@ def plan_head(
         else:
             nodes.add(maker[name])
             stack.extend(reads(node))
+            stack.extend(figures.intersection(node.output))
     return HeadPlan(
         outputs,
         tuple(sorted(nodes)),
         tuple(name for name in seen if name in bounds),
-        tuple(name for name in seen if name in inputs - images - bounds),
+        tuple(name for name in seen if name in (inputs - images - bounds) | figures),
         tuple(shapes),
         leak,
     )
@@ -121,7 +127,8 @@ class Head:
         self._bounds = {item.original: item for item in bounds}
         native = {**native, **{name: self._laid(native, name) for name in plan.boundaries}}
         self._fixed = {name: native[name] for name in (*plan.shapes, *plan.sides)}
-        self._stackable = not self._fixed
+        kinds = {original.proto.graph.node[at].op_type for at in plan.nodes}
+        self._stackable = not self._fixed and "DynamicQuantizeLinear" not in kinds  # of which all images have one scale
         self._batch = len(native[plan.boundaries[0]]) if plan.boundaries else 1
         self._images = images or self._batch
         self._shapes = {tuple(native[name].shape): name for name in reversed(plan.boundaries)}
@@ -241,6 +248,11 @@ def _cut(model: onnx.ModelProto, plan: HeadPlan, native: Mapping[str, Array]) ->
     """The head as a model."""
     source, head = model.graph, part_of(model, "head", plan.nodes, plan.outputs)
     graph = head.graph
+    for node in graph.node:
+        if node.op_type == "DynamicQuantizeLinear" and set(node.output[1:3]) <= set(plan.sides):
+            node.input.extend(node.output[1:3])  # the scale and zero point of the whole image
+            del node.output[1:]
+            node.op_type = "QuantizeLinear"
     for name in (*plan.boundaries, *plan.shapes, *plan.sides):
         kind = helper.np_dtype_to_tensor_dtype(native[name].dtype)
         dims: list[str | None] = [None] * native[name].ndim

@@ -36,7 +36,19 @@ def _difference(original: onnx.ModelProto, rewritten: onnx.ModelProto, claim: Cl
             return f"the head begins at {item.original}, which the original does not have"
         if item.rewritten not in have[1]:
             return f"the head begins at {item.rewritten}, which the second one does not have"
+    for figure in claim.figures:
+        kinds = {_dynamic(original, figure.original), _dynamic(rewritten, figure.rewritten)}
+        if len(kinds) > 1 or 0 in kinds:
+            return f"{figure.rewritten} is not what a DynamicQuantizeLinear says of all that it quantises"
     return _image_difference(original, claim)
+
+
+def _dynamic(model: onnx.ModelProto, name: str) -> int:
+    """Which output of a DynamicQuantizeLinear it is, its scale or its zero point; 0 for anything else, and where its
+    integers are not what is read."""
+    makers = [node for node in model.graph.node if node.op_type == "DynamicQuantizeLinear" and name in node.output]
+    read = any(makers and makers[0].output[0] in node.input for node in model.graph.node)
+    return list(makers[0].output).index(name) if read else 0
 
 
 def _wrong(original: onnx.ModelProto, claim: Claim) -> str | None:

@@ -50,6 +50,7 @@ def _plan(model: ModelFile, claim: Claim, forms: Sequence[str], *, original: boo
         [output.name for output in claim.outputs if output.form in forms],
         [boundary.original if original else boundary.rewritten for boundary in claim.boundaries],
         [image.name for image in claim.inputs],
+        [figure.original if original else figure.rewritten for figure in claim.figures],
     )
 
 
@@ -130,6 +131,9 @@ class WindowParity:
         features = {
             b.rewritten: native[b.original].astype(made[b.rewritten].dtype if made else native[b.original].dtype)
             for b in self.pair.claim.boundaries
+        }
+        features |= {
+            item.rewritten: native[item.original] for item in self.pair.claim.figures if item.original in native
         }
         types, feeds = input_types(self.pair.rewritten.proto), self.evidence.samples[0].feeds
         fed = {name: value.astype(types.get(name, value.dtype)) for name, value in feeds.items()}

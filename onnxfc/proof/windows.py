@@ -303,6 +303,7 @@ def _of_batch(name: str, shape: tuple[int, ...], shot: Capture, evidence: Eviden
 def window_of(shot: Capture, claim: Claim, cell: Sequence[int]) -> Arrays:
     """The native window of every boundary for one cell, by the original's names."""
     windows = dict(shot.feeds)  # side inputs are those of the whole image
+    windows |= {item.original: shot.values[item.rewritten] for item in claim.figures}
     for boundary in claim.boundaries:
         value = shot.values[boundary.rewritten]
         place = [slice(None)] * value.ndim

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal, get_args
 
 from onnxfc import errors
 from onnxfc.builder.rule_context import LEAVE
-from onnxfc.builder.state import GlobalPool, State
+from onnxfc.builder.state import GlobalPool, Quantised, State
 from onnxfc.claim.claim import SIZE_NAMES, Output
 from onnxfc.errors import NothingToRewrite, Refusal, UsageError
+from onnxfc.graph.block_weights import blocks_on_floats
 from onnxfc.graph.index import Graph, needed
 from onnxfc.graph.inline_functions import inlined
+from onnxfc.graph.integer_products import products_on_floats
 from onnxfc.io.model_file import ModelFile
 from onnxfc.layout.affine import Grids
 from onnxfc.layout.provenance import Provenance
@@ -35,7 +37,6 @@ from onnxfc.shapes.image_inputs import (
 )
 from onnxfc.shapes.model_shapes import Sizing
 from onnxfc.shapes.native import native_specs
-from onnxfc.shapes.spec import Spec
 
 Written = Literal["conv4d", "gemm"]
 """Forms for accelerators, in other operators than the rewritten model for any size."""
@@ -62,7 +63,9 @@ class RewriteOptions:
     ``max_kernel``: there a larger kernel is written with smaller ones; ``max_pool``: a pool over more places as two.
     ``profile``: an accelerator, by name or a file of its limits, of which is told what fits. The form ``gemm`` is the
     way back, for a network whose head is made of Convs (a rewritten one too): Gemm in place of every Conv that covers
-    its map at the native size, and nothing else is done. Raises UsageError.
+    its map at the native size, and nothing else is done. ``per_window_scale``: the scales of a dynamically quantised
+    head are each window's own, not the whole image's. ``dequantize_head``: a head's
+    weights in blocks of few bits are written in floats. Raises UsageError.
 
     >>> options = onnxfc.RewriteOptions(output="mean")
     >>> onnxfc.rewrite("fixtures/trained/digits.onnx", options=options).claim.outputs[0].form
@@ -84,6 +87,8 @@ class RewriteOptions:
     max_kernel: int | None = None
     max_pool: int | None = None
     profile: str | None = None
+    per_window_scale: bool = False
+    dequantize_head: bool = False
 
     def __post_init__(self) -> None:
         errors.choice("output", self.output, get_args(Form))
@@ -92,6 +97,8 @@ class RewriteOptions:
         errors.flag("keep_output_shape", self.keep_output_shape)
         if self.grids is not None:
             errors.choice("grids", self.grids, get_args(Grids))
+        errors.flag("per_window_scale", self.per_window_scale)
+        errors.flag("dequantize_head", self.dequantize_head)
         if self.form is not None:
             errors.choice("form", self.form, get_args(Written))
         for name in ("size", "fixed_size"):
@@ -129,7 +136,8 @@ class RewriteOptions:
 class Analysis:
     """The reading of the model that can be rewritten, else the likeliest, with its ``refusals``.
 
-    ``original`` is the model as it was walked, functions and constant Ifs inlined. ``state`` holds the views of all
+    ``original`` is the model with functions and constant Ifs inlined; it was walked with products of floats in place of
+    those of integers. ``state`` holds the views of all
     its tensors and the nodes of the new graph; it belongs to the walk and may not be changed.
     """
 
@@ -177,15 +185,19 @@ def _analysed(original: ModelFile, options: RewriteOptions) -> Analysis:
     original = inlined(original)
     if options.output_at:
         original = end_at(original, options.output_at)
-    graph = Graph(original.proto)
+    walked, products = products_on_floats(original)
+    walked, blocks = blocks_on_floats(walked)
+    quantised = Quantised(products, options.per_window_scale, blocks, options.dequantize_head)
+    graph = Graph(walked.proto)
     shapes = given_shapes(graph, options.input_shapes)
     inputs = native_inputs(graph, options.size, shapes)
     if within := [name for name in options.inputs if name not in inputs]:
-        begun = begin_at(original, graph, native_specs(original, graph, inputs), within[0])
+        own = Graph(original.proto)
+        begun = begin_at(original, own, native_specs(original, own, inputs), within[0])
         return _analysed(begun, replace(options, input_shapes={}))
     readings = images(graph, inputs, options.dynamic_batch, options.size, options.inputs, shapes)
-    native = native_specs(original, graph, inputs, declared_all=all_declared(graph))
-    fits(original, graph.nodes, native)
+    native = native_specs(walked, graph, inputs, declared_all=all_declared(graph))
+    fits(walked, graph.nodes, native)
     if isinstance(readings, Refusal):
         inner = inner_image(graph, native) if readings.code == "no-image-input" else ""
         advice = f"the image enters flattened: name the inner tensor that is one, --input '{inner}'"
@@ -193,7 +205,10 @@ def _analysed(original: ModelFile, options: RewriteOptions) -> Analysis:
         raise NothingToRewrite(str(refusal), (refusal,))
     if options.free:
         readings = [[image.of_axes(options.free) for image in reading] for reading in readings]
-    read = partial(_read, original, graph, native, options)
+    walking = partial(
+        walk, walked, graph, native, global_pool=options.global_pool, grids=options.grids, quantised=quantised
+    )
+    read = partial(_read, original, walking, options)
     unlike = unlike_sizes(readings[0])
     if unlike is not None:
         scaled = read(to_scale(readings[0]))
@@ -213,10 +228,10 @@ def _analysed(original: ModelFile, options: RewriteOptions) -> Analysis:
 
 
 def _read(
-    original: ModelFile, graph: Graph, native: Mapping[str, Spec], options: RewriteOptions, reading: Sequence[Image]
+    original: ModelFile, walking: Callable[[Sequence[Image]], State], options: RewriteOptions, reading: Sequence[Image]
 ) -> Analysis:
     """What comes of one reading of the images."""
-    state = walk(original, graph, native, reading, options.global_pool, options.grids)
+    state = walking(reading)
     finished = finish(state, options.output)
     if isinstance(finished, list):
         return Analysis(original, state, tuple(reading), (), (), tuple(finished))

@@ -167,7 +167,7 @@ def _rewritten(original: ModelFile, options: RewriteOptions) -> Rewrite:
     del metadata[f"{PREFIX}fixed_size"]  # it takes any; a form of it says its own
     axes = {output.name: output.axes for output in claim.outputs}
     names = DimNames(found.reading, found.state.graph, sizing, claim)
-    proto = assemble(found.state, found.reading, axes, metadata, names, original.proto.graph)
+    proto = assemble(found.state, found.reading, axes, metadata, names, original.proto.graph, found.original.proto)
     done = Rewrite(
         file=found.original.with_proto(proto),
         original=found.original,

@@ -11,7 +11,9 @@ from onnxfc.builder.state import State
 from onnxfc.claim.claim import PREFIX
 from onnxfc.graph.index import copied, inputs_of, needed, refill
 from onnxfc.layout.views import Fixed
+from onnxfc.rewriter.block_weights import block_weights
 from onnxfc.rewriter.in_integers import in_integers
+from onnxfc.rewriter.integer_products import integer_products
 from onnxfc.shapes.dim_params import DimNames
 from onnxfc.shapes.image_inputs import Image
 from onnxfc.shapes.spec import Spec
@@ -24,14 +26,16 @@ def assemble(
     metadata: Mapping[str, str],
     names: DimNames,
     source: onnx.GraphProto,
+    walked: onnx.ModelProto,
 ) -> onnx.ModelProto:
     """The rewritten model.
 
-    ``source`` is the graph as the file has it. ``axes`` are the size-dependent axes of each output, ``metadata`` its
-    ``metadata_props``.
+    ``source`` is the graph as the file has it, ``walked`` the model with all on the image's way inlined. ``axes`` are
+    the size-dependent axes of each output, ``metadata`` its ``metadata_props``.
     """
     graph, builder = state.graph, state.builder
     nodes = in_integers(needed(builder.nodes, graph.outputs), graph, source)
+    nodes = block_weights(integer_products(nodes, builder, walked), state.quantised.blocks)
     model = copied(graph.model)
     refill(model.graph, node=nodes)
     _initializers(state, model, nodes)

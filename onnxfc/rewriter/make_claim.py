@@ -9,7 +9,7 @@ from dataclasses import replace
 import onnx
 
 from onnxfc.claim.blame import Blame, Cause
-from onnxfc.claim.claim import Boundary, Claim, Grid, Layer, Level, Output, Verdict
+from onnxfc.claim.claim import Boundary, Claim, Figure, Grid, Layer, Level, Output, Verdict
 from onnxfc.geometry import Geometry, cell_axes, elements_of, slack_of
 from onnxfc.graph.index import Graph, label, needed
 from onnxfc.graph.op_kinds import GEMMS
@@ -48,6 +48,7 @@ def claim_of(found: Analysis, sizing: Sizing) -> Claim:
         period=period,
         layers=tuple(_layers(found, fields, windows)),
         grids=grids,
+        figures=tuple(_figures(found, {item.original for item in windows})),
     )
     return _with_sizes(claim, sizing)
 
@@ -105,6 +106,18 @@ def _grids(found: Analysis) -> Iterator[Grid]:
             tensor = state.builder.renamed.get(made, made)
             if tensor in kept:
                 yield Grid(item.table, tensor, axes, rules, item.given or bool(item.lengths))
+
+
+def _figures(found: Analysis, begun: set[str]) -> Iterator[Figure]:
+    """Scales of the whole image that windows are read with; ``begun``: the tensors that they are windows of."""
+    state = found.state
+    for node in state.graph.live:
+        integers = state.views[node.output[0]] if node.op_type == "DynamicQuantizeLinear" else None
+        of_head = isinstance(integers, Lifted) and (integers.provenance.windows or node.output[0] in begun)
+        for name in node.output[1:] if of_head else ():
+            tensor = getattr(state.views[name], "tensor", "")
+            if state.builder.spec(tensor).rank == 0:  # not each window's own
+                yield Figure(name, state.builder.renamed.get(tensor, tensor))
 
 
 def _in_integers(layer: Layer, graph: Graph, quantised: Mapping[str, str]) -> Layer:

@@ -13,7 +13,7 @@ from onnxfc.graph.op_kinds import CUTTING
 from onnxfc.io.model_file import ModelFile
 from onnxfc.layout.gathered import Gathered
 from onnxfc.layout.provenance import Provenance
-from onnxfc.layout.views import Lifted
+from onnxfc.layout.views import Lifted, ScoreMap
 from onnxfc.rewriter.outputs import maps_of_windows
 from onnxfc.shapes.image_inputs import Image, is_open
 
@@ -89,12 +89,20 @@ def _unclear_lengths(state: State) -> Refusal | None:
 
 
 def without_effect(state: State, outputs: Sequence[Output], provenances: Sequence[Provenance]) -> list[Refusal]:
-    """What to say of an option for global pools where none begins a head."""
+    """What to say of options that change nothing."""
     kept, dropped = any(item.form == "global" for item in outputs), any(item.dropped for item in provenances)
-    if {"window": True, "keep": kept, "drop": dropped}[state.global_pool]:
-        return []
-    why = f"--global-pool {state.global_pool} changes nothing: no head begins with a pool over the whole image"
-    return [Refusal("no-global-pool", "", why)]
+    found = []
+    if not {"window": True, "keep": kept, "drop": dropped}[state.global_pool]:
+        why = f"--global-pool {state.global_pool} changes nothing: no head begins with a pool over the whole image"
+        found.append(Refusal("no-global-pool", "", why))
+    dynamic = [node for node in state.graph.live if node.op_type == "DynamicQuantizeLinear"]
+    if state.quantised.per_window and not any(isinstance(state.views[n.output[0]], ScoreMap) for n in dynamic):
+        why = "--per-window-scale changes nothing: no scale is taken from the features of a window"
+        found.append(Refusal("no-window-scale", "", why))
+    if state.quantised.in_floats and not state.quantised.blocks:
+        why = "--dequantize-head changes nothing: no weight is stored as MatMulNBits has it, in blocks of few bits"
+        found.append(Refusal("no-weight-blocks", "", why))
+    return found
 
 
 def _shifted(state: State) -> Refusal | None:

@@ -15,7 +15,7 @@ from onnxfc.analysis.rounding import meets_rounded_up
 from onnxfc.builder import ops
 from onnxfc.builder.graph_builder import GraphBuilder
 from onnxfc.builder.rule_context import LEAVE, Outcome, RuleContext, tensor_of
-from onnxfc.builder.state import GlobalPool, Roles, State
+from onnxfc.builder.state import GlobalPool, Quantised, Roles, State
 from onnxfc.errors import Refusal
 from onnxfc.graph.index import Graph, inputs_of
 from onnxfc.graph.op_kinds import ADDITIVE, ARITHMETIC, BROADCAST, MICROSOFT
@@ -56,6 +56,7 @@ _ANY_INPUT = {
     *(*BROADCAST, "Concat", "Einsum", "Gather", "GatherElements", "Gemm", "MatMul", "ScatterElements", "ScatterND"),
 }
 """Operators whose lifted input may be any; all others have their data first."""
+_UNQUANTISED = Quantised()
 _EXPORT = {MICROSOFT: "export without a runtime's own optimisation"}
 _LABELS = "ai.onnx.ml"
 """The domain of what makes labels of scores."""
@@ -71,11 +72,13 @@ def walk(
     images: Sequence[Image],
     global_pool: GlobalPool,
     grids: Grids | None = None,
+    quantised: Quantised = _UNQUANTISED,
 ) -> State:
     """Every live node once, with what an analysis of the original says of its pools."""
     roles = pool_roles(graph, native, images, is_open(graph, images), global_pool)
     state = _start(model, graph, native, images, global_pool, roles)
     state.grids = grids
+    state.quantised = quantised
     for node in graph.live:
         _visit(state, node)
     return state

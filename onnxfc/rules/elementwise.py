@@ -9,7 +9,7 @@ from onnxfc.builder.rule_context import Outcome, RuleContext
 from onnxfc.errors import Refusal
 from onnxfc.graph.op_kinds import FUSED_UNARY, MICROSOFT, QUANTISING, UNARY, UNARY_ATTRIBUTES
 from onnxfc.head.windows import to_scores
-from onnxfc.layout.views import Placed, Refused, ScoreMap, View, Window
+from onnxfc.layout.views import Context, Fixed, Placed, Refused, ScoreMap, View, Window
 from onnxfc.rules.registry import FEATURES, PLACED, rule
 
 
@@ -47,12 +47,18 @@ def elementwise_features(ctx: RuleContext) -> Outcome:
 
 def _not_alone(ctx: RuleContext) -> Refusal | None:
     """The reason where what it does to an element depends on more than this element."""
-    if not ctx.only_first:
+    if not ctx.only_first and not _of_whole_image(ctx):
         return ctx.refuse("dynamic-parameter", "takes a parameter that depends on the image")
     if ctx.op_type in QUANTISING and math.prod(ctx.native(ctx.node.input[1]).native) > 1:
         advice = "quantise activations per tensor"
         return ctx.refuse("quantised", "has more than one scale for what comes from the image", advice)
     return None
+
+
+def _of_whole_image(ctx: RuleContext) -> bool:
+    """Whether it goes between integers and floats by a scale and a zero point of the whole image."""
+    alone = all(isinstance(view, Fixed | Context) or view is None for view in ctx.views[1:])
+    return alone and ctx.op_type in QUANTISING
 
 
 rule(*FUSED_UNARY, on=FEATURES, domain=MICROSOFT, attributes=UNARY_ATTRIBUTES)(elementwise_features)

@@ -31,10 +31,6 @@ WHY = {
         *("data-dependent", "has an output whose shape depends on the values", "leave out the post-processing"),
         *("Compress", "NonMaxSuppression", "NonZero", "Unique"),
     ),
-    **_reasons(
-        *("quantised", "takes its scale from all that it is given, so that each window would have its own", _STATIC),
-        "DynamicQuantizeLinear",
-    ),
     **_reasons("quantised", "computes with integers in a form that is not supported here", _STATIC, *QUANTISED),
 }
 

@@ -537,7 +537,7 @@ def test_rewrite_report_follows_its_schema(net: str, tmp_path: Path) -> None:
     args = ["rewrite", str(fixture(net)), str(tmp_path / "out.onnx"), "--report", str(report)]
     assert CliRunner().invoke(main, args).exit_code == 0
     jsonschema.validate(json.loads(report.read_text()), schema("rewrite"))
-    args[1] = str(fixture("lenet.dynamic_quant"))
+    args[1] = str(fixture("table.dynamo"))
     assert CliRunner().invoke(main, args).exit_code == 3
     jsonschema.validate(json.loads(report.read_text()), schema("rewrite"))
 

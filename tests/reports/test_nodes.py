@@ -62,7 +62,7 @@ def test_of_a_rewrite_it_is_the_result(tmp_path: Path) -> None:
     assert found["node_linear"] == "stride 8x8, reads 70x70 px from -7, -7"
 
 
-@pytest.mark.parametrize("name", ["se_net.torchscript", "conv1d.dynamo", "keras_flatten.export", "lenet.dynamic_quant"])
+@pytest.mark.parametrize("name", ["se_net.torchscript", "conv1d.dynamo", "keras_flatten.export", "table.dynamo"])
 def test_other_models(name: str, tmp_path: Path) -> None:
     """Operators of the whole image, signals, channels last, a refusal."""
     assert here("inspect", fixture_file(f"{name}.onnx"), "--report", "x.nodes.json", cwd=tmp_path).code == 0
@@ -71,7 +71,7 @@ def test_other_models(name: str, tmp_path: Path) -> None:
     assert found.keys() <= {node.name for node in nodes} | {made for node in nodes for made in node.output}
     if name == "se_net.torchscript":
         assert found["/3/GlobalAveragePool"] == "context"
-    if name == "lenet.dynamic_quant":
+    if name == "table.dynamo":
         assert any(value.startswith("refused: ") for value in found.values())
 
 

@@ -15,7 +15,6 @@ from onnx import numpy_helper
 from quantised import SPOILS, Layer, bias, layers, optimised
 
 from onnxfc import check_pair, inspect
-from onnxfc.errors import NothingToRewrite
 from onnxfc.proof.options import CheckOptions
 from onnxfc.rewriter.api import Rewrite, rewrite
 
@@ -158,12 +157,6 @@ def test_scores_in_floats_are_told() -> None:
     assert [(note.code, note.node) for note in done.notes] == [("float-layer", "/fc2/Gemm")]
     assert "computed in floats by onnxruntime" in " ".join(done.text().split())
     assert not rewrite(loaded("lenet.qdq"), prove=False).notes
-
-
-def test_dynamic_scales_are_refused() -> None:
-    with pytest.raises(NothingToRewrite, match="takes its scale from all that it is given") as caught:
-        rewrite(loaded("lenet.dynamic_quant"))
-    assert caught.value.refusals[0].code == "quantised"
 
 
 @pytest.mark.parametrize("name", INTEGERS)

@@ -29,7 +29,17 @@ class Layer:
     def __init__(self, model: onnx.ModelProto, node: onnx.NodeProto) -> None:
         makers = {name: item for item in model.graph.node for name in item.output}
         self.model = model
-        if node.op_type == "QLinearConv":
+        if node.op_type == "ConvInteger":
+            readers = {name: item for item in model.graph.node for name in item.input}
+            behind = readers[node.output[0]]
+            several = behind.op_type == "Sub"  # a zero point for each output, times the sum of the features
+            scaled = readers[(readers[behind.output[0]] if several else behind).output[0]]
+            added = readers[scaled.output[0]]
+            self.weight, self.zero = (node, 1), (makers[behind.input[1]], 1) if several else (node, 3)
+            self.scale = (makers[scaled.input[1]], 1)
+            self.shift = (node, 2)
+            self.bias = (added, 1)
+        elif node.op_type == "QLinearConv":
             self.weight, self.scale, self.zero = ((node, at) for at in (3, 4, 5))
             self.shift = (node, 2)
             self.bias = (node, 8)
@@ -51,12 +61,15 @@ class Layer:
 
 
 def layers(model: onnx.ModelProto) -> list[Layer]:
-    """The Convs of a rewritten model, in either form."""
+    """The Convs of a rewritten model, in any form."""
     makers = {name: node for node in model.graph.node for name in node.output}
     found = []
     for node in model.graph.node:
         weight = makers.get(node.input[1]) if node.op_type == "Conv" else None
-        if node.op_type == "QLinearConv" or (weight is not None and weight.op_type == "DequantizeLinear"):
+        sums = node.op_type == "ConvInteger" and node.input[1].startswith("onnxfc_ones")
+        if (node.op_type in {"ConvInteger", "QLinearConv"} and not sums) or (
+            weight is not None and weight.op_type == "DequantizeLinear"
+        ):
             found.append(Layer(model, node))
     return found
 
@@ -71,6 +84,14 @@ def weight_zero(layer: Layer) -> None:
 
 
 def input_zero(layer: Layer) -> None:
+    node, at = layer.shift
+    graph, name = layer.model.graph, node.input[at]
+    if all(item.name != name for item in graph.initializer):  # it is computed: one less
+        graph.initializer.append(numpy_helper.from_array(np.array(1, np.uint8), f"{name}_one"))
+        place = list(graph.node).index(node)
+        graph.node.insert(place, onnx.helper.make_node("Sub", [name, f"{name}_one"], [f"{name}_spoilt"]))
+        node.input[at] = f"{name}_spoilt"
+        return
     layer.change(layer.shift, lambda zero: zero + 1)
 
 
