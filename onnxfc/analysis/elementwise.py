@@ -153,7 +153,7 @@ def gather(step: Step, held: Layout) -> Layout:
 
 def cut(step: Step, held: Layout) -> Layout:
     """Channels, or a piece of the places: one that ends at a fixed place, or is computed; else borders are cut off."""
-    computed = step.op_type == "Slice" and any(map(step.measured, step.node.input[1:]))
+    computed = step.op_type == "Slice" and any(map(step.flow.measured, step.node.input[1:]))
     touched = (step.axes(3) or range(len(step.before))) if computed else step.changed
     along = [axis for axis in touched if places((held.axes or ())[axis]) & held.solid]
     if not along:
