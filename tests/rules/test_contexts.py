@@ -146,6 +146,7 @@ def refused(name: str, exporter: str) -> tuple[str, str]:
     [
         ("token_mixing", "fc-over-space", {"torchscript": "MatMul", "dynamo": "MatMul"}),
         ("halves", "cut-out", {"torchscript": "Slice", "dynamo": "Split"}),
+        ("halves_compared", "cut-out", {"torchscript": "Slice", "dynamo": "Slice"}),
         ("argmax_place", "along-space", {"torchscript": "ArgMax", "dynamo": "ArgMax"}),
     ],
 )
