@@ -11,7 +11,17 @@ import numpy as np
 from onnxfc.analysis.flow import How, Kind, Rule, Step, on_data, unknown
 from onnxfc.analysis.layouts import LAID, NONE, Layout, Names, aligned, moved, places, reshaped, resized
 from onnxfc.analysis.own_figures import by_own_figure
-from onnxfc.graph.op_kinds import BROADCAST, CUTTING, FUSED_UNARY, LENGTHS, QUANTISING, RESHAPING, UNARY, perm_of
+from onnxfc.graph.op_kinds import (
+    BROADCAST,
+    CUTTING,
+    FUSED_UNARY,
+    LENGTHS,
+    QUANTISING,
+    RESHAPING,
+    UNARY,
+    is_border,
+    perm_of,
+)
 from onnxfc.layout.axes import Atom, Group, Groups, channels
 
 
@@ -160,8 +170,8 @@ def gather(step: Step, held: Layout) -> Layout:
 
 
 def cut(step: Step, held: Layout) -> Layout:
-    """Channels, or a piece of the places: one that ends at a fixed place, or is computed; else borders are cut off."""
-    computed = step.op_type == "Slice" and any(map(step.measured, step.node.input[1:]))
+    """Channels, or a piece of the places: it ends at a fixed place, is computed or no border; else that is cut."""
+    computed = step.op_type == "Slice" and any(map(step.flow.measured, step.node.input[1:]))
     touched = (step.axes(3) or range(len(step.before))) if computed else step.changed
     along = [axis for axis in touched if places((held.axes or ())[axis]) & held.solid]
     if not along:
@@ -174,11 +184,12 @@ def cut(step: Step, held: Layout) -> Layout:
 
 
 def _fixed_end(step: Step, axis: int) -> bool:
-    """Whether a Slice ends at a fixed place of the native map."""
+    """Whether a Slice ends at a fixed place of the native map, or leaves no more than half of it."""
     starts, ends = (step.attrs.get(name, step.constant(place)) for place, name in ((1, "starts"), (2, "ends")))
     steps = step.constant(4)
     at = (step.axes(3) or list(range(len(np.atleast_1d(starts))))).index(axis)
-    return bool((steps is None or steps[at] > 0) and 0 <= np.atleast_1d(ends)[at] < step.before[axis])
+    start, end, length = int(np.atleast_1d(starts)[at]), int(np.atleast_1d(ends)[at]), step.before[axis]
+    return bool((steps is None or steps[at] > 0) and (0 <= end < length or not is_border(start, end, length)))
 
 
 def _piece(step: Step, held: Layout, axes: Sequence[int], kind: Kind) -> Layout:

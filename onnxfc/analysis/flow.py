@@ -58,7 +58,8 @@ class Flow:
     take places of a tensor. ``leaves``: tensors whose places go on as another map: something slides over them, or they
     are an output. ``slid``: covers over whose result something slides, or beside which something did; pieces likewise.
     ``spread``: pools whose result is laid out over places again. ``deviations``: maps less their own mean. ``shares``:
-    what sums up to 1 along places by an own sum that it was divided by, one of the ``divisors``.
+    what sums up to 1 along places by an own sum that it was divided by, one of the ``divisors``; ``norms``: what was
+    divided by another sum of its own. ``shared``: divisors that something else reads.
     """
 
     def __init__(self, graph: Graph, native: Mapping[str, Spec], rank: int, free: bool) -> None:
@@ -73,8 +74,14 @@ class Flow:
         self.spread = set[str]()
         self.deviations = set[str]()
         self.shares: dict[str, frozenset[int]] = {}
-        self.divisors = set[str]()
+        self.norms: dict[str, frozenset[int]] = {}
+        self.divisors, self.shared = set[str](), set[str]()
         self.kept = False
+
+    def measured(self, name: str) -> bool:
+        """Whether a value is computed from a shape."""
+        node = self.graph.producers.get(name)
+        return node is not None and (node.op_type in LENGTHS or any(map(self.measured, inputs_of(node))))
 
     def of_kind(self, looks: Iterable[str], *kinds: Kind) -> Names:
         """Those that are looks of these kinds."""
@@ -141,11 +148,6 @@ class Step:
     def along(self) -> range:
         """The axes that it takes together."""
         return axes_along(self.op_type, self.attrs, len(self.before), self.opset)
-
-    def measured(self, name: str) -> bool:
-        """Whether a value is computed from a shape."""
-        node = self.flow.graph.producers.get(name)
-        return node is not None and (node.op_type in LENGTHS or any(map(self.measured, inputs_of(node))))
 
     # What is noted
 

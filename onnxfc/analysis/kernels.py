@@ -9,7 +9,16 @@ from onnxfc.analysis.elementwise import laid_out
 from onnxfc.analysis.flow import Rule, Step, on_data, unknown
 from onnxfc.analysis.layouts import NONE, Layout, aligned, moved, places, resized
 from onnxfc.analysis.reductions import pooled
-from onnxfc.graph.op_kinds import COVERING, GLOBAL_POOLS, PLAIN_LAYERS, REDUCTIONS, SLIDING, SPREADING, weight_position
+from onnxfc.graph.op_kinds import (
+    BROADCAST,
+    COVERING,
+    GLOBAL_POOLS,
+    PLAIN_LAYERS,
+    REDUCTIONS,
+    SLIDING,
+    SPREADING,
+    weight_position,
+)
 from onnxfc.graph.sliding import Sliding, covered, covers, sliding_at
 from onnxfc.layout.axes import channels
 
@@ -125,6 +134,9 @@ def copies(step: Step, held: Layout) -> Layout:
     before = (1,) * (rank - len(step.before)) + step.before
     longer = [axis for axis in range(rank) if step.after[axis] != before[axis]]
     thin = [axis for axis in longer if before[axis] == 1 and held.thin_at(axis)]
+    if thin and thin == longer and _broadcast_at_once(step):
+        step.onward(step.node.input[0])
+        return held
     if thin:
         return _thin_copied(step, held, thin)
     if longer and not held.solid and rank == 2 + step.flow.rank and min(longer) > 1:
@@ -134,6 +146,18 @@ def copies(step: Step, held: Layout) -> Layout:
         return resized(replace(held, own=NONE), step.after)
     step.onward(step.node.input[0])
     return resized(held, step.after)
+
+
+def _broadcast_at_once(step: Step) -> bool:
+    """Whether all that read an Expand lay its result on a map of that size, as they would lay its input."""
+    readers = step.flow.graph.readers.get(step.name, []) if step.op_type == "Expand" else []
+    return bool(readers) and all(
+        node.op_type in BROADCAST
+        and any(
+            step.shape(name) == step.after and step.flow.layouts.get(name, Layout(None)).solid for name in node.input
+        )
+        for node in readers
+    )
 
 
 def _thin_copied(step: Step, held: Layout, axes: Sequence[int]) -> Layout:

@@ -37,7 +37,7 @@ from onnxfc.shapes.spec import Spec
 FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
 
 
-Scale = Literal["grows", "same", "shrinks"]
+Scale = Literal["grows", "same", "shrinks", "follows"]
 
 
 def scale_of(
@@ -45,10 +45,13 @@ def scale_of(
 ) -> Scale:
     """How a reduction over ``axes`` of ``tensor`` follows the image's size, if no number behind it makes up for that.
 
-    A sum grows, but for that of weights which sum up to 1 along ``places`` (of the image); a mean of these shrinks.
+    A sum grows, but for that of weights which sum up to 1 along ``places`` (of the image); a mean of these shrinks. Of
+    what was divided by another sum of its own it follows the size as that does.
     """
     if ctx.name in ctx.state.roles.plain:
         return "same"
+    if any(name in ctx.state.roles.norms and place in places for name, place in provenance.sums_to_one):
+        return "follows" if ctx.op_type in SUMS | MEANS else "same"
     along = {place for _, place in provenance.sums_to_one} & set(places)
     summed = ctx.op_type in SUMS or (ctx.op_type == "Einsum" and len(ctx.node.input) == 1)
     if (summed or ctx.op_type in MEANS) and along and along < set(places):
@@ -72,7 +75,7 @@ def rescaled(
         total = ops.reduce(ctx.builder, "ReduceSum", tensor, axes, keepdims)
         share = ops.scalar(ctx.builder, 1.0 / count, total)
         ctx.builder.emit("Mul", [total, share], output or ctx.node.output[0])
-    return scale != "same"
+    return scale in ("grows", "shrinks")
 
 
 def counted(ctx: RuleContext, tensor: str, axes: Sequence[int]) -> Growth:
@@ -119,7 +122,7 @@ def in_part(ctx: RuleContext, provenances: Iterable[Provenance], tensor: str, ax
 
 
 def changed_shares(ctx: RuleContext) -> Refusal:
-    return ctx.refuse("sum-over-image", "sums up weights that were changed since they summed up to 1", LEAVE)
+    return ctx.refuse("sum-over-image", "sums up what was divided by a sum over the image, and changed since", LEAVE)
 
 
 def divided(ctx: RuleContext, counts: Growth) -> bool:
@@ -210,7 +213,7 @@ _KEEP_SUMS_TO_ONE = {
 def sums_to_one_behind(roles: Roles, node: onnx.NodeProto, given: Sequence[View], view: View) -> View:
     """A node's output with what in it sums to one, still or from now on; in doubt (the place inverted) after work on
     each place."""
-    made = roles.shares.get(node.output[0])
+    made = roles.shares.get(node.output[0]) or roles.norms.get(node.output[0])
     if made and isinstance(view, Placed) and view.other is None:
         shares = frozenset((node.output[0], place) for place in made)
         return replace(view, provenance=replace(view.provenance, sums_to_one=view.provenance.sums_to_one | shares))

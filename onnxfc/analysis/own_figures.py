@@ -12,8 +12,20 @@ from typing import Literal
 import onnx
 
 from onnxfc.analysis.flow import Flow, Step
+from onnxfc.analysis.written_counts import is_counted
 from onnxfc.graph.index import Graph, inputs_of
-from onnxfc.graph.op_kinds import BROADCAST, GLOBAL_POOLS, IDLE, MEANS, POOLS, REDUCTIONS, RESHAPING, SAME_VALUES, UNARY
+from onnxfc.graph.op_kinds import (
+    BROADCAST,
+    GLOBAL_POOLS,
+    IDLE,
+    MEANS,
+    POOLS,
+    REDUCTIONS,
+    RESHAPING,
+    SAME_VALUES,
+    SUMS,
+    UNARY,
+)
 
 _MOVES = {*IDLE, *RESHAPING, *SAME_VALUES, "Expand", "Transpose"}
 _SCALES = {*_MOVES, "Abs", "Add", "Clip", "Div", "Log", "Max", "Mul", "Neg", "Pow", "Reciprocal", "Sqrt"}
@@ -36,27 +48,31 @@ def by_own_figure(step: Step) -> Literal["", "deviation", "weights"]:
         path = _path(step.flow, other, set(alone))
         if path and step.op_type == "Sub" and _is_mean_of(step.flow, path, whole):
             return "deviation"
-        if path and _divides(step, path) and not _is_norm(step.flow, alone):
+        if path and _divides(step, path):
             _note_sums(step, path, whole)
-            return "weights"
+            if not _is_norm(step.flow, alone):
+                return "weights"
     return ""
 
 
 def _note_sums(step: Step, path: list[onnx.NodeProto], whole: str) -> None:
-    """Where the weights sum up to 1, the sum that makes them do so is no other figure of the image."""
-    graph, pools = step.flow.graph, [node for node in path if node.op_type in _POOLS]
-    if any(graph.uses[node.output[0]] > 1 for node in path):
-        return
+    """What is made relative to a sum of its own is so at every size: the sum is no other figure of the image.
+
+    With a count beside it the sum is a mean. One that is read for something else too is meant so in the trunk alone.
+    """
+    flow, pools = step.flow, [node for node in path if node.op_type in _POOLS]
+    sums = {node.output[0] for node in pools if node.op_type in SUMS}
+    shared = any(flow.graph.uses[node.output[0]] > 1 for node in path)
+    made: list[str] = []
     if step.op_type != "Sub":
-        made = [step.name] if _is_sum(path, pools) else []
-    elif _is_log_sum_exp(graph, path, pools, whole):
-        made = [node.output[0] for node in graph.readers.get(step.name, ()) if node.op_type == "Exp"]
-    else:
-        made = []
+        made = [step.name] if sums and not is_counted(step, path) else []
+    elif _is_log_sum_exp(flow.graph, path, pools, whole) and not shared:
+        made = [node.output[0] for node in flow.graph.readers.get(step.name, ()) if node.op_type == "Exp"]
     if made:
-        gone = _gone(step.flow, pools)
-        step.flow.shares.update(dict.fromkeys(made, gone))
-        step.flow.divisors.update(node.output[0] for node in pools)
+        gone = _gone(flow, pools)
+        to_one = step.op_type == "Sub" or (_is_sum(path, pools) and not shared)
+        (flow.shares if to_one else flow.norms).update(dict.fromkeys(made, gone))
+        (flow.shared if shared else flow.divisors).update(sums)
 
 
 def _is_sum(path: Sequence[onnx.NodeProto], pools: Sequence[onnx.NodeProto]) -> bool:

@@ -152,7 +152,8 @@ class _Decision:
             own=frozenset(name for name, layout in flow.layouts.items() if layout.own & own)
             | {meeting.at for look, meeting in met if self._own_places(look, meeting)},
             shares=flow.shares,
-            plain=results | flow.divisors,
+            norms=flow.norms,
+            plain=results | flow.divisors | {name for name in flow.shared if self.of.get(name) == "context"},
             level=level | summed,
             variances=variances,
             whole=self._whole() if global_pool == "keep" else frozenset(),

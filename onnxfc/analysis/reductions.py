@@ -77,6 +77,8 @@ def weighed(step: Step, held: Layout) -> Layout:
     if not here:
         step.onward(name)
         return held
+    if step.op_type == "LpNormalization":
+        step.flow.norms[step.name] = here
     return replace(held, own=held.own | step.look("weights", here, axes, [name]))
 
 

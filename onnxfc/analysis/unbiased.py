@@ -10,11 +10,9 @@ import math
 
 from onnxfc.analysis.flow import Flow, Look
 from onnxfc.analysis.layouts import Names
+from onnxfc.analysis.written_counts import CLOSE, MOVES, number
 from onnxfc.builder.state import Unbiased
-from onnxfc.graph.op_kinds import IDLE, MEANS, RESHAPING, SAME_VALUES, SCALING
-
-_MOVES = {*IDLE, *RESHAPING, *SAME_VALUES}
-_CLOSE = 1e-6
+from onnxfc.graph.op_kinds import MEANS, SCALING
 
 
 def unbiased(flow: Flow) -> tuple[dict[str, Unbiased], Names]:
@@ -45,13 +43,13 @@ def _count(flow: Flow, look: Look) -> int:
 def _are_squares(flow: Flow, name: str) -> bool:
     """Whether a tensor is that of squared differences, moved at most."""
     node = flow.graph.producers.get(name)
-    while node is not None and node.op_type in _MOVES:
+    while node is not None and node.op_type in MOVES:
         node = flow.graph.producers.get(node.input[0])
     if node is None or node.op_type not in ("Mul", "Pow"):
         return False
     first, second = node.input
     root = flow.graph.producers.get(first)
-    squared = first == second if node.op_type == "Mul" else _number(flow, second) == 2
+    squared = first == second if node.op_type == "Mul" else number(flow, second) == 2
     return squared and root is not None and root.op_type == "Sub"
 
 
@@ -61,19 +59,13 @@ def _scaled_by(flow: Flow, name: str, wanted: float) -> str:
     while flow.graph.uses[name] == 1 and (readers := flow.graph.readers.get(name)):
         node = readers[0]
         other = node.input[1] if len(node.input) > 1 and node.input[0] == name else node.input[0]
-        if node.op_type in SCALING and other != name and (number := _number(flow, other)):
+        if node.op_type in SCALING and other != name and (by := number(flow, other)):
             if node.op_type == "Div" and node.input[0] != name:
                 return ""
-            factor *= number if node.op_type == "Mul" else 1 / number
-        elif node.op_type not in _MOVES:
+            factor *= by if node.op_type == "Mul" else 1 / by
+        elif node.op_type not in MOVES:
             return ""
         name = node.output[0]
-        if math.isclose(factor, wanted, rel_tol=_CLOSE):
+        if math.isclose(factor, wanted, rel_tol=CLOSE):
             return name
     return ""
-
-
-def _number(flow: Flow, name: str) -> float | None:
-    """A number that stands in the file."""
-    value = flow.native[name].constant if flow.graph.constant(name) is not None else None
-    return float(value.ravel()[0]) if value is not None and value.size == 1 and value.dtype.kind in "fiu" else None

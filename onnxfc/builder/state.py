@@ -38,7 +38,8 @@ class Roles:
     ``covers``: of pools whose one window just covers the native map, the axes that it covers. ``pieces``: those that
     cut a piece out of a map. ``own``: nodes whose result is of each window alone, though it has places and what was
     pooled of them: a deviation from the window's mean, what is weighed by weights of the window. ``shares``: what sums
-    up to 1 along places of the image by what it was divided by. ``plain``: sums over the image that are meant as they
+    up to 1 along places of the image by what it was divided by; ``norms``: what was divided by another sum of its own.
+    ``plain``: sums over the image that are meant as they
     are: those divisors, and kept ones that are the result. ``level``: kept sums of which nothing comes that grows.
     ``variances``: variances of the whole image over N - 1, which the file gives for the native N, by the node that
     makes them. ``whole``: what begins the head, but is to stay a figure of the whole image. ``headed``: whether there
@@ -50,6 +51,7 @@ class Roles:
     pieces: frozenset[str]
     own: frozenset[str]
     shares: Mapping[str, frozenset[int]]
+    norms: Mapping[str, frozenset[int]]
     plain: frozenset[str]
     level: frozenset[str]
     variances: Mapping[str, Unbiased]

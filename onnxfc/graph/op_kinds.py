@@ -107,6 +107,13 @@ def cuts_of(attrs: Mapping[str, Any], bounds: Sequence[Iterable[Any] | None], ra
     return {int(axis) % rank: cut for axis, cut in zip(axes or range(len(starts)), cuts, strict=True)}
 
 
+def is_border(start: int, end: int, length: int) -> bool:
+    """Whether a Slice cuts off a border: it leaves more than it takes, for a half may be a half at every size; or it
+    takes as much from both sides, counted from either end."""
+    first, last, _ = slice(start, end).indices(length)
+    return 2 * (last - first) > length or start == -end > 0
+
+
 def perm_of(attrs: Mapping[str, Any], rank: int) -> Sequence[int]:
     """The order of axes that a Transpose makes."""
     return attrs.get("perm") or range(rank - 1, -1, -1)

@@ -11,7 +11,7 @@ from onnxfc.builder.rule_context import LEAVE, Outcome, RuleContext
 from onnxfc.graph.op_kinds import ARG, ROW_NORMS
 from onnxfc.head.per_window import per_window
 from onnxfc.head.windows import whole_channels
-from onnxfc.layout.axes import pure
+from onnxfc.layout.axes import kinds, pure
 from onnxfc.layout.views import Fixed, Placed, Window
 from onnxfc.rules.context_sums import window_as_context
 from onnxfc.rules.registry import FEATURES, PLACED, rule
@@ -47,9 +47,13 @@ def _largest(ctx: RuleContext) -> bool:
 
 @rule(*ARG, "LpNormalization", "TopK", on=PLACED, attributes=_ATTRIBUTES)
 def along_channels(ctx: RuleContext) -> Outcome | None:
-    """f along a channel axis is f at each place: the output lies as the map does."""
+    """f along a channel axis is f at each place: the output lies as the map does, and so does a norm over the image."""
     view = ctx.placed_in()
     axis = ctx.axis()
+    places = [kind for kind in kinds(view.groups[axis]) if kind != "channel"]
+    if ctx.op_type == "LpNormalization" and not ctx.per_window and set(places) == {"space"}:
+        ctx.keep()
+        return ctx.same(blamed=True)
     if view.apart and axis in view.spatial:
         return ctx.refuse("along-space", "works along the places of the native size")
     made = kept(ctx, view, [axis])

@@ -171,8 +171,9 @@ def follows_size(ctx: RuleContext, scale: Scale) -> Refusal | None:
     """Why a head's reduction cannot stay global: it is another one for an image of another size. None if it can."""
     if scale == "same" or (scale == "grows" and ctx.name in ctx.state.roles.level):
         return None
-    why = "a sum, which grows" if scale == "grows" else "a mean of what sums up to 1, which shrinks"
-    return ctx.refuse("sum-over-image", f"is {why} with the image", "use --global-pool window")
+    why = {"grows": "a sum, which grows", "shrinks": "a mean of what sums up to 1, which shrinks"}
+    told = why.get(scale, "of what was divided by its own norm over the image, and follows that")
+    return ctx.refuse("sum-over-image", f"is {told} with the image", "use --global-pool window")
 
 
 def kept_alike(ctx: RuleContext, scale: Scale) -> Refusal | None:

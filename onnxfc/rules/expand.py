@@ -137,10 +137,11 @@ def expand(ctx: RuleContext) -> Outcome | None:
     if laid is not None:
         return laid
     before, after = ctx.shape_in(), ctx.shape_out()
-    if before == after:
+    of_windows = bool(view.provenance.windows) and set(view.extent) == {1} and len(before) == len(after)
+    if before == after or (of_windows and _met_at_once(ctx)):
         ctx.builder.emit("Identity", [view.tensor], ctx.node.output[0], instead=ctx.node)
         return ctx.same()
-    if view.provenance.windows and set(view.extent) == {1} and len(before) == len(after):
+    if of_windows:
         return ctx.rejoins()
     extent = tuple(after[axis] for axis in view.spatial) if len(before) == len(after) else ()
     if before[0] != after[0] or view.extent != extent:

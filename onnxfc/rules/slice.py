@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from types import MappingProxyType
@@ -15,6 +15,7 @@ from onnxfc.builder import ops
 from onnxfc.builder.rule_context import LEAVE, Outcome, RuleContext
 from onnxfc.claim.blame import Cause
 from onnxfc.graph import op_kinds
+from onnxfc.graph.index import attributes
 from onnxfc.head.placed_windows import as_piece, pooled_in_part
 from onnxfc.layout.axes import is_mixed, lengths, pure
 from onnxfc.layout.axis_map import Pixels
@@ -60,7 +61,8 @@ def _of_map(ctx: RuleContext, view: Placed, cuts: Cuts) -> Outcome:
     baked = [axis for axis, (_, end, _) in along.items() if 0 <= end < ctx.shape_in()[axis]]
     if baked:
         return _ended(ctx, view, cuts, baked)
-    if any(start < 0 for start, _, _ in along.values()):
+    parts = [not op_kinds.is_border(start, end, ctx.shape_in()[axis]) for axis, (start, end, _) in along.items()]
+    if any(start < 0 for start, _, _ in along.values()) or (any(parts) and not _joined_again(ctx, along)):
         return as_piece(ctx)
     return _sliced(ctx, view, cuts, _from_behind(cuts))
 
@@ -71,6 +73,13 @@ def _ended(ctx: RuleContext, view: Placed, cuts: Cuts, baked: Sequence[int]) -> 
     if reference is not None:
         return _crop_to(ctx, view, reference, cuts, baked)
     return as_piece(ctx) if ctx.role == "head" else _cut_borders(ctx, view, cuts, baked)
+
+
+def _joined_again(ctx: RuleContext, axes: Collection[int]) -> bool:
+    """Whether it is laid end to end with other pieces and read by nothing else, as a map that is rolled around."""
+    readers, rank = ctx.state.graph.readers.get(ctx.node.output[0], ()), len(ctx.shape_out())
+    ends = [node.op_type == "Concat" and attributes(node)["axis"] % rank in axes for node in readers]
+    return bool(ends) and all(ends)
 
 
 def _from_behind(cuts: Cuts, lengths: Mapping[int, int] = MappingProxyType({})) -> dict[int, int]:
@@ -114,12 +123,12 @@ def _cut_borders(ctx: RuleContext, view: Placed, cuts: Cuts, baked: Sequence[int
     """Cut off as much of the border at any size.
 
     Where the trunk goes on behind it alone, only what is cut off on both sides is a border; else it is a piece. If it
-    meets its trunk again, another map of its extent says so.
+    meets its trunk again, another map of its extent says so. Half of the map or less is a part of it, and no border.
     """
     for axis in baked:
         (start, end, _), length = cuts[axis], ctx.shape_in()[axis]
-        even = start == length - end and 2 * start < end - start
-        if start < 0 or not (even or ctx.role == "context"):
+        meant = start == length - end or ctx.role == "context"
+        if start < 0 or not (meant and op_kinds.is_border(start, end, length)):
             return as_piece(ctx)
     return _sliced(ctx, view, cuts, _from_behind(cuts, {axis: ctx.shape_in()[axis] for axis in baked}))
 

@@ -456,6 +456,30 @@ def test_trunks_of_pytorch(key: str, exporter: str) -> None:
     assert np.abs(got - want).max() < 1e-5 * want.std()
 
 
+@pytest.mark.parametrize("p", [1, 2])
+@pytest.mark.parametrize("rows", [False, True])
+def test_a_norm_by_the_operator(p: int, rows: bool) -> None:
+    """LpNormalization over places in the trunk is what the original, freed of its size, makes of them."""
+    net = Net()
+    x, like = net.trunk(), net.ints(1, C, -1)
+    if rows:
+        normed = net.op("LpNormalization", x, axis=3, p=p)
+    else:
+        flat = net.op("Reshape", x, like)
+        normed = net.op("Reshape", net.op("LpNormalization", flat, axis=2, p=p), net.op("Shape", x))
+    y = net.op("Add", x, net.op("Mul", net.const(20.0), normed))
+    model = net.model(net.fc(net.op("Flatten", net.op("GlobalAveragePool", y)), C, M))
+    done = rewrite(model, options=RewriteOptions(global_pool="keep"), check_options=CHECK)
+    assert "context" in {item.cause.value for item in done.claim.blames}
+    freed = onnx.ModelProto.FromString(model.SerializeToString())
+    for axis in (2, 3):
+        freed.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = f"axis_{axis}"
+    for size in ((12, 20), (23, 17)):
+        image = np.random.default_rng(size[1]).standard_normal((1, 2, *size)).astype(np.float32)
+        got, want = (session(made).run(None, {"image": image})[0] for made in (complete(done), freed))
+        np.testing.assert_allclose(got.reshape(want.shape), want, rtol=0, atol=1e-5 * np.abs(want).max())
+
+
 @pytest.mark.parametrize(
     "name", ["attention-pool-two-sums", "soft-argmax-matmul", "soft-argmax-matmul-dynamo", "soft-argmax-table"]
 )

@@ -37,6 +37,10 @@ def images(count: int, height: int = NATIVE, width: int = NATIVE) -> np.ndarray:
     return np.random.default_rng(3).standard_normal((count, 3, height, width)).astype(np.float32)
 
 
+NORM = 5
+"""The output of the fixture ``extremes`` that is a map divided by its norm."""
+
+
 def close(actual: np.ndarray, expected: np.ndarray, tolerance: float = 2e-5) -> None:
     np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * float(np.abs(expected).max()))
 
@@ -52,7 +56,14 @@ def test_image_repeated_gives_its_result_repeated(name: str, exporter: str) -> N
     original, model = onnx.load(fixture_file(f"{name}.{exporter}.onnx")), complete(done)
     batch = images(3)
     single = [run(original, image[None]) for image in batch]
-    for place, made in enumerate(run(model, np.tile(batch, (1, 1, 2, 3)))):
+    tiled = np.tile(batch, (1, 1, 2, 3))
+    for place, made in enumerate(run(model, tiled)):
+        if (name, place) == ("extremes", NORM):  # of six times as many places, as in the network itself
+            freed = onnx.load(fixture_file(f"{name}.torchscript.onnx"))  # dynamo's has sizes in it
+            for axis in (2, 3):
+                freed.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = f"axis_{axis}"
+            close(made, np.concatenate([run(freed, image[None])[place] for image in tiled]))
+            continue
         close(made, np.tile(np.concatenate([outputs[place] for outputs in single]), (1, 1, 2, 3)))
 
 
@@ -135,6 +146,7 @@ def refused(name: str, exporter: str) -> tuple[str, str]:
     [
         ("token_mixing", "fc-over-space", {"torchscript": "MatMul", "dynamo": "MatMul"}),
         ("halves", "cut-out", {"torchscript": "Slice", "dynamo": "Split"}),
+        ("halves_compared", "cut-out", {"torchscript": "Slice", "dynamo": "Slice"}),
         ("argmax_place", "along-space", {"torchscript": "ArgMax", "dynamo": "ArgMax"}),
     ],
 )

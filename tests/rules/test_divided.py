@@ -53,5 +53,5 @@ def test_what_follows_the_size_again_is_no_mean() -> None:
     found = refusal(non_local("and multiplied again"))
     assert (found.code, found.reason) == (
         "sum-over-image",
-        "MatMul sums up weights that were changed since they summed up to 1",
+        "MatMul sums up what was divided by a sum over the image, and changed since",
     )
