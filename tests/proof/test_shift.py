@@ -271,6 +271,7 @@ def test_trunk_of_a_cell() -> None:
     [
         ([Output("a", "map", stride=(2, 2))], True),
         ([Output("a", "activation", stride=(2, 2)), Output("b", "mean")], True),
+        ([Output("a", "activation", stride=(2, 2)), Output("b", "max")], True),
         ([Output("a", "activation", stride=(2, 2))], False),
         ([Output("a", "activation")], True),
         ([Output("a", "features", stride=(2, 2))], True),
