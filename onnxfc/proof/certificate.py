@@ -164,6 +164,10 @@ def _beside(weights: Weights, node: onnx.NodeProto) -> dict[str, Array]:
     names = {"scale": given[:1], "zero point": given[1:2], "bias": [] if factors else node.input[at : at + 1]}
     stored = {label: weights.of(name) for label, some in names.items() for name in some if name}
     found = {label: item.values.ravel().astype(np.float64) for label, item in stored.items() if item is not None}
+    weight = weights.of(node.input[4]) if integers and "bias" in found and "scale" in found else None
+    if weight is not None and found["scale"].size == 1 and weight.values.size in (1, found["bias"].size):
+        # integers of this scale, which a graph that was opened has as numbers
+        found["bias"] = found["bias"] * found["scale"] * weight.values.ravel().astype(np.float64)
     zero = stored.get("zero point")
     if zero is not None and zero.values.dtype.kind in "iu":  # integers of the other sign
         found["zero point"] -= np.iinfo(zero.values.dtype).min

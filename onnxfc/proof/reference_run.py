@@ -143,8 +143,8 @@ def _run_crops(
     count = every if forms.intersection(REDUCED) and every <= 16 else 5
     kind = evidence.cover(runner.outputs)[0]
     cells = pick_cells(size.grid, options.seed, count)
-    if not evidence.thorough and count != every:  # the last, where a native image may stand that was run
-        cells = [tuple(n - 1 for n in size.grid)]
+    if not evidence.thorough and count != every:  # a corner, where a native image may stand that was run
+        cells = cells[1:2]
         if options.data is None:
             _inset(evidence, claim, size, kind, cells.pop(0))
     feeds = evidence.inputs.feeds(kind, 0, 2 if evidence.free_batch else None, size.pixels)

@@ -22,6 +22,8 @@ from onnxfc.shapes.spec import Shape
 
 WINDOWED = (*("auto_pad", "ceil_mode", "count_include_pad", "dilations", "group", "kernel_shape", "p", "pads"),)
 
+_FARTHEST = 1 << 13
+"""Places that a window moves on by, at most: no network does more, and a claim tells no longer period."""
 _CUT = "has a stride so much larger than its kernel that SAME cuts the border off"
 
 
@@ -159,6 +161,8 @@ def sliding_of(ctx: RuleContext) -> Sliding | Refusal:
         len(ctx.shape_in()) - 2
     }:  # of Conv the shape inference of onnx has told
         return ctx.refuse("unsupported-operator", "has attributes for another number of axes", "export it anew")
+    if max(found.strides) > _FARTHEST:
+        return ctx.refuse("unsupported-operator", f"moves on by {max(found.strides)} places at once", "export it anew")
     return found
 
 

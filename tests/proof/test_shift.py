@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
 from onnxfc import Geometry, ProofFailed, RewriteOptions, rewrite
+from onnxfc.claim.claim import Output
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof import check
 from onnxfc.proof.results import Parity
-from onnxfc.proof.shift import Target, targets
+from onnxfc.proof.shift import Target, _of_windows, targets
 from onnxfc.rewriter.api import Rewrite
 
 FLAT = {"pads": [1, 1, 1, 1], "strides": [1, 1]}
@@ -263,3 +264,19 @@ def test_trunk_of_a_cell() -> None:
     cell, element = targets(claim)
     assert (cell.size, cell.stride, cell.start) == ((28, 28), (4, 4), (0, 0))
     assert (element.size, element.stride, element.start) == ((16, 16), (4, 4), (0, 0))
+
+
+@pytest.mark.parametrize(
+    ("outputs", "windowed"),
+    [
+        ([Output("a", "map", stride=(2, 2))], True),
+        ([Output("a", "activation", stride=(2, 2)), Output("b", "mean")], True),
+        ([Output("a", "activation", stride=(2, 2)), Output("b", "max")], True),
+        ([Output("a", "activation", stride=(2, 2))], False),
+        ([Output("a", "activation")], True),
+        ([Output("a", "features", stride=(2, 2))], True),
+    ],
+)
+def test_cells_of_windows_and_of_single_elements(outputs: list[Output], windowed: bool) -> None:
+    """Of a map whose pool was dropped, a cell is of one element."""
+    assert _of_windows(outputs) == windowed
