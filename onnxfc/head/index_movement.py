@@ -34,7 +34,7 @@ def move(ctx: RuleContext, views: Sequence[View | None]) -> Outcome:
     moved = _by_node(ctx, views, windows, offsets)
     if moved is None:
         return _mixed(ctx)
-    trunk = windows[0].trunk if len(windows) == 1 else None
+    trunk = windows[0].trunk if all(view.trunk is windows[0].trunk for view in windows) else None
     return [
         simplest(ctx, _compact(Window(sources, index, provenance, trunk, batch_axis=axis)), name)
         for (index, axis), name in zip(moved, ctx.node.output, strict=True)
@@ -72,7 +72,12 @@ def _transposed(ctx: RuleContext, view: Window) -> Window:
 
 
 def _pooled_sources(windows: Sequence[Window]) -> tuple[tuple[Source, ...], list[int]]:
-    """All sources behind each other, and where each window's features begin among them."""
+    """All sources behind each other, and where each window's features begin among them. Pieces of one map, none of
+    which has what another has, are of one source."""
+    first = windows[0].sources
+    features = sum(source.features for source in first)
+    if all(view.sources == first for view in windows) and sum(view.index.size for view in windows) <= features:
+        return first, [0] * len(windows)
     sources: list[Source] = []
     offsets = []
     for view in windows:

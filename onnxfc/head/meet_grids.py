@@ -16,6 +16,7 @@ from onnxfc.head.windows import to_scores
 from onnxfc.layout.axes import Groups, places_in
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Context, Fixed, Placed, ScoreMap, View, Window
+from onnxfc.shapes.length import same
 
 
 def meet(
@@ -38,7 +39,17 @@ def meet(
             why = f"keeps every place of its map, at stride {own}, beside windows at {grid}"
             return ctx.refuse("grids-differ", why, "use --global-pool window")
         met.append(view if set(steps) == {1} else every(ctx, view, steps))
-    return _trimmed(ctx, met) if any(now is not before for now, before in zip(met, views, strict=True)) else met
+    thinned = any(now is not before for now, before in zip(met, views, strict=True))
+    return _trimmed(ctx, met) if thinned or (outputs and _round_apart(ctx, met)) else met
+
+
+def _round_apart(ctx: RuleContext, met: Sequence[Window | ScoreMap]) -> bool:
+    """Whether score maps of one stride have other numbers of cells at some sizes, as their trunks round differently."""
+    extents = ctx.builder.extents
+    extents.follow(ctx.builder.nodes)
+    scores = [view for view in met if isinstance(view, ScoreMap)]
+    dims = [(extents.dims(view.tensor) or ())[view.grid[0] :] for view in scores]
+    return any(not same(a, b) for own in dims[1:] for a, b in zip(dims[0], own, strict=False))
 
 
 def _trimmed(ctx: RuleContext, met: list[Window | ScoreMap]) -> list[Window | ScoreMap]:

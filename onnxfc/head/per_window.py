@@ -10,8 +10,8 @@ from onnxfc.head.windows import to_scores
 from onnxfc.layout.views import ScoreMap, View
 
 
-def per_window(ctx: RuleContext, view: View, at: int = 0, **changes: Any) -> Outcome:
-    """Fold, run, unfold; ``at``: which input the view is."""
+def per_window(ctx: RuleContext, view: View, at: int = 0, rows: int = 0, **changes: Any) -> Outcome:
+    """Fold, run, unfold; ``at``: which input the view is, ``rows``: so many axes of its features are rows too."""
     scores = to_scores(ctx, view)
     if not isinstance(scores, ScoreMap):
         return scores
@@ -20,7 +20,7 @@ def per_window(ctx: RuleContext, view: View, at: int = 0, **changes: Any) -> Out
     builder, grid, rank = ctx.builder, scores.grid, 1 + len(scores.features)
     ahead = ops.transpose(builder, scores.tensor, [0, *grid, *range(1, rank)])
     sizes = ops.dims(builder, ahead, 0, 1 + len(grid))
-    folded = ops.reshape(builder, ahead, [-1, *scores.features])
+    folded = ops.reshape(builder, ahead, [-1, *scores.features[rows:]])
     inputs = [folded if place == at else tensor_of(other) if other else "" for place, other in enumerate(ctx.views)]
     made = ctx.keep_renamed(inputs, **changes)
     for position, (name, tensor) in enumerate(zip(ctx.node.output, made, strict=True)):

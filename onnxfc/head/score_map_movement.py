@@ -35,7 +35,8 @@ def over_scores(ctx: RuleContext, views: Sequence[View | None]) -> Outcome:
 
 def _reshape(ctx: RuleContext, scores: Sequence[ScoreMap], provenance: Provenance) -> Outcome:
     view, features, axis = scores[0], ctx.shape_out()[1:], ctx.batch_axis_out()
-    if ctx.shape_out()[:1] != ctx.shape_in()[:1] == (1,) and ctx.may_swallow:
+    moves = ctx.shape_out()[:1] != ctx.shape_in()[:1] and ctx.shape_in()[0] == 1  # else it has frames for rows
+    if ctx.may_swallow and (view.batch_axis or moves):
         features, axis = ctx.shape_out(), None
     elif view.batch_axis or ctx.shape_out()[:1] != ctx.shape_in()[:1]:
         if ctx.op_type == "Squeeze" and ctx.shape_in()[0] == 1:

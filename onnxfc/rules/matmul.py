@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -38,6 +39,8 @@ def gemm(ctx: RuleContext) -> Outcome | None:
     if any(is_folded(view) for view in ctx.views):
         return _rows_of_places(ctx)
     turned = (bool(ctx.attrs.get("transA", 0)), bool(ctx.attrs.get("transB", 0)))
+    if ctx.swallowed and len(ctx.shape_in()) == 3 and not turned[0]:
+        return _gemm_on_rows(ctx)
     found = _operands(ctx, turned, float(ctx.attrs.get("alpha", 1.0)))
     if isinstance(found, Refusal):
         return found
@@ -137,6 +140,17 @@ def _on_rows(ctx: RuleContext, at: int) -> Outcome:
     return outcome
 
 
+def _gemm_on_rows(ctx: RuleContext) -> Outcome:
+    """Gemm over rows that are features of one image, as those of learned queries are, once per window."""
+    bias = ctx.shape_in(2) if ctx.has_input(2) else ()
+    if not ctx.only_first or (len(bias) == 2 and bias[0] != 1) or ctx.role == "context" or ctx.views[0] is None:
+        return ctx.refuse("mixes-batch", "is not an FC layer over the features of each row alone")
+    outcome = per_window(ctx, ctx.views[0], rows=1)
+    if isinstance(outcome, list):
+        ctx.replaced(f"Gemm {ctx.shape_in()[-1]}→{ctx.shape_out()[-1]}", "Gemm once per window")
+    return outcome
+
+
 def _pairwise(ctx: RuleContext) -> Outcome:
     """Matrices of features times each other, cell by cell: as an Einsum, to which the grid can be appended."""
     scores = all_scores(ctx, ctx.views)
@@ -149,14 +163,24 @@ def _pairwise(ctx: RuleContext) -> Outcome:
         return attention(ctx)
     if provenance.places and not sums_places(provenance, shapes[0][-1:], (shapes[0][-2], shapes[1][-1])):
         return attention(ctx)
-    if ctx.opset < 12:
-        newer = "multiplies features of each window with each other, which takes an Einsum: newer than operator set 11"
-        return ctx.refuse("old-opset", newer, "convert it with onnx.version_converter")
     rank = len(shapes[0])
+    if ctx.opset < 12:  # there is no Einsum yet
+        return _multiplied(ctx, scores, provenance)
     stack, grid = "abcdefgh"[: rank - 2], "uvw"[: len(scores[0].grid)]
     equation = f"{stack}xy{grid},{stack}yz{grid}->{stack}xz{grid}"
     tensors = [view.tensor for view in scores]
     ctx.builder.emit("Einsum", tensors, ctx.node.output[0], instead=ctx.node, equation=equation)
+    return ctx.score_maps(replace(provenance, places=False))
+
+
+def _multiplied(ctx: RuleContext, scores: Sequence[ScoreMap], provenance: Provenance) -> Outcome:
+    """Matrices of each cell times each other, the grid among the axes that a MatMul leaves alone."""
+    grid, rank = scores[0].grid, len(ctx.shape_out())
+    last = [*range(rank - 2, rank)]
+    ahead = [ops.transpose(ctx.builder, v.tensor, [*range(rank - 2), *v.grid, *last]) for v in scores]
+    made = ctx.builder.emit("MatMul", ahead, instead=ctx.node)
+    behind = [*range(rank - 2), *(axis + len(grid) for axis in last), *(axis - 2 for axis in grid)]
+    ops.transpose(ctx.builder, made, behind, ctx.node.output[0])
     return ctx.score_maps(replace(provenance, places=False))
 
 

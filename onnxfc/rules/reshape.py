@@ -111,7 +111,8 @@ def _regrouped(ctx: RuleContext, view: Placed, groups: Groups) -> Outcome:
     if wanted is None or not ctx.try_keep(wanted):
         ops.reshape(ctx.builder, view.tensor, target(ctx.builder, view, groups), ctx.node.output[0], ctx.node)
     if is_map(groups):
-        return ctx.placed(view, provenance_of(ctx, view.provenance, groups), axis_of_places(groups))
+        [made] = ctx.placed(view, provenance_of(ctx, view.provenance, groups), axis_of_places(groups))
+        return [replace(made, groups=(groups[0], *made.groups[1:])) if isinstance(made, Placed) else made]
     return [moved_to(ctx, view, groups)]
 
 

@@ -19,6 +19,7 @@ _IMAGE_TYPES = {
     *(onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16),
     *(onnx.TensorProto.UINT8, onnx.TensorProto.INT8),
 }
+_WHOLE_NUMBERS = {onnx.TensorProto.INT16, onnx.TensorProto.INT32, onnx.TensorProto.INT64}
 _GRID = 6720
 _GROWTH = tuple(tuple(_GRID * count for count in counts) for counts in ((1, 2, 3), (5, 7, 9)))
 """What the probes add to the native size, axis by axis: multiples of 2^6 * 3 * 5 * 7, so that the strides of networks
@@ -156,9 +157,10 @@ def images(
         dims = list(info.type.tensor_type.shape.dim)[1:]
         left = sum(dim.dim_value <= 0 for dim in dims)
         if size is None and left and info.name not in (shapes or {}):
-            what = "height and width are" if left > 1 else "size is in part"
+            what, size_of = _SIZES[len(dims) - 1]
+            what = what if left == len(dims) - 1 else "size is in part"
             why = f"the input's {what} dynamic, so its native size is not in the graph"
-            return Refusal("unknown-native-size", info.name, why, "give it with --size HxW")
+            return Refusal("unknown-native-size", info.name, why, f"give it with --size {size_of}")
     found = []
     batched, axes = readings(graph, candidates[0].name, inputs[candidates[0].name].native)
     if dynamic_batch and not batched:
@@ -169,6 +171,9 @@ def images(
         if all(max(image.spatial) < len(image.shape) for image in reading):
             found.append(reading)
     return found if size is None else _of_size(found, size, candidates[0])
+
+
+_SIZES = {1: ("length is", "L"), 2: ("height and width are", "HxW"), 3: ("depth, height and width are", "DxHxW")}
 
 
 def _candidates(
@@ -238,6 +243,9 @@ def _image(
 def _no_image(infos: Sequence[onnx.ValueInfoProto], inputs: dict[str, Spec]) -> Refusal:
     seen = ", ".join(f"{info.name} {list(inputs[info.name].native)}" for info in infos) or "no input at all"
     advice = "onnxfc rewrites networks whose input is an image (N, C, H, W), a signal (N, C, L) or a volume"
+    if infos and all(inputs[info.name].dtype in _WHOLE_NUMBERS for info in infos):
+        seen += ", of whole numbers: tokens or class numbers"
+        advice = "pixels are float, uint8 or int8; where one inner tensor is a map of an image, name it: --input NAME"
     return Refusal("no-image-input", "", f"no input is an image: {seen}", advice)
 
 

@@ -56,6 +56,8 @@ STAYS = {
     "heads_attention": [*["MatMul"] * 3, "Gemm", *["MatMul"] * 3, "Gemm", *["MatMul"] * 2],
     "non_local": ["MatMul"] * 6,
     "operator_attention": ["MatMul", "Gemm"],
+    "learned_queries_opset11": ["MatMul"] * 4,  # of tokens, of the answers
+    "learned_queries": [*["MatMul"] * 3, "Gemm"],
     "mixer": ["MatMul"],  # on (N, 8, 9)
     **{f"context_{key}.torchscript": ["Flatten"] for key in ["kept_dims", "pooled"]},  # of the context
     "soft_argmax.dynamo": ["MatMul"],  # on (N, 4, 36), once per window
@@ -70,6 +72,7 @@ ALONE = (
     "frames_shifted",
     "keras_branches.tf2onnx",
     "keras_shaped.tf2onnx",
+    "learned_queries.",
     "swallowed",
     "swin_tail.dynamo",
     "unbatched",

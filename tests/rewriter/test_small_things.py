@@ -1,0 +1,74 @@
+"""Small things that real networks do, as PyTorch's exporters write them."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from fixture_files import fixture_file
+from hazards import Net, own_crops, refusal
+from onnx import TensorProto
+
+import onnxfc
+from onnxfc.rewriter.analyse import RewriteOptions
+
+EXPORTERS = ("torchscript", "dynamo")
+REFERENCES = np.load(fixture_file("small.npz"))
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize("name", ["shuffled_rows", "halves_joined"])
+def test_as_pytorch_at_every_size(name: str, exporter: str) -> None:
+    """Channels shuffled with the batch folded in; halves that are joined again: one vector at any size."""
+    done = onnxfc.rewrite(fixture_file(f"{name}.{exporter}.onnx"), options=RewriteOptions(global_pool="keep"))
+    session = ort.InferenceSession(done.model.SerializeToString())
+    for height, width in ((48, 40), (34, 52), (63, 65)):
+        image = np.random.default_rng(height).standard_normal((1, 3, height, width)).astype(np.float32)
+        [value], want = session.run(None, {"image": image}), REFERENCES[f"{name} scores {height}x{width}"]
+        np.testing.assert_allclose(value, want, rtol=0, atol=2e-6 * np.abs(want).max())
+
+
+@pytest.mark.parametrize(
+    "file", ["learned_queries.torchscript", "learned_queries.dynamo", "learned_queries_opset11.torchscript"]
+)
+def test_learned_queries_are_each_window_s(file: str) -> None:
+    """Their answers are rows of a Gemm; before opset 12 there is no Einsum for a product of two that are windows'."""
+    path = fixture_file(f"{file}.onnx")
+    done = onnxfc.rewrite(path)
+    assert (done.claim.verdict, done.claim.stride) == ("exact", (4, 4))
+    assert own_crops(onnx.load(path), done) < 1e-5
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_heads_that_round_differently_have_cells_in_common(exporter: str) -> None:
+    path = fixture_file(f"two_grids.{exporter}.onnx")
+    done = onnxfc.rewrite(path)
+    assert (done.claim.stride, done.claim.slack, done.claim.size_step) == ((4, 4), (1, 1), (1, 1))
+    assert own_crops(onnx.load(path), done) < 1e-5
+    session = ort.InferenceSession(done.model.SerializeToString())
+    for height, width, cells in ((42, 38, (3, 2)), (34, 35, (1, 2)), (31, 31, (1, 1))):
+        shapes = [v.shape[2:] for v in session.run(None, {"image": np.zeros((1, 3, height, width), np.float32)})]
+        assert shapes == [cells, cells] == [done.geometry.cells(height, width)] * 2
+
+
+@pytest.mark.parametrize(
+    ("rank", "said", "given"), [(1, "length is", "L"), (3, "depth, height and width are", "DxHxW")]
+)
+def test_a_size_that_is_missing_is_asked_for_in_its_own_axes(rank: int, said: str, given: str) -> None:
+    net = Net(17)
+    image = net.input("image", [1, 2, *["n"] * rank])
+    weight = net.random(3, 2, *[3] * rank)
+    found = refusal(net.model(net.op("GlobalAveragePool", net.op("Conv", image, weight))))
+    assert (found.code, found.advice) == ("unknown-native-size", f"give it with --size {given}")
+    assert found.reason.startswith(f"the input's {said} dynamic")
+
+
+def test_tokens_are_told() -> None:
+    net = Net(17)
+    tokens = net.op("Gather", net.random(20, 6), net.input("ids", [1, 16], TensorProto.INT64))
+    found = refusal(net.model(net.op("MatMul", tokens, net.random(6, 3))))
+    assert (found.code, found.reason) == (
+        "no-image-input",
+        "no input is an image: ids [1, 16], of whole numbers: tokens or class numbers",
+    )
