@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
 from fixture_files import fixture_file
 from hazards import CHECK, Net, session
+from schemas import follows
 
 from onnxfc import Box, Geometry, NothingToRewrite, RewriteOptions, UsageError, inspect, rewrite
 from onnxfc.cli.main import main
@@ -190,7 +189,6 @@ def test_one_score_depends_on_every_corner() -> None:
 
 
 def test_inspect_tells_dropped_and_kept() -> None:
-    schema = json.loads(resources.files("onnxfc").joinpath("reports", "schemas", "inspect.json").read_text("utf-8"))
     path = str(fixture_file("mean_head.dynamo.onnx"))
     told = {}
     for pool in ("drop", "keep"):
@@ -198,7 +196,7 @@ def test_inspect_tells_dropped_and_kept() -> None:
         lines = shown.splitlines()
         told[pool] = {line[:15].strip(): line[16:] for line in lines if line[:15].strip()}
         text = CliRunner().invoke(main, ["inspect", path, "--global-pool", pool, "--json"]).output
-        jsonschema.validate(json.loads(text), schema)
+        follows(json.loads(text), "inspect")
     found = scores(made("mean_head.dynamo", global_pool="drop").model, noise(26, 30))
     assert found.shape[2:] == (5, 6)
     assert told["drop"]["element"] == "every 4x4 px; reads 10x10 px from 0 on"

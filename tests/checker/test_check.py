@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as etree
@@ -20,6 +19,7 @@ from click.testing import CliRunner, Result
 from fixture_files import fixture_file
 from mutations import MUTATIONS, NotHere, Rewritten
 from onnx import helper, numpy_helper
+from schemas import follows, schema
 
 from onnxfc import CheckOptions, NothingToRewrite, RewriteOptions, UsageError, check_pair, rewrite
 from onnxfc.claim.claim import PREFIX
@@ -64,10 +64,6 @@ def stranger(name: str) -> onnx.ModelProto:
 
 def run(*args: object) -> Result:
     return CliRunner().invoke(main, ["check", "--threads", "1", *map(str, args)])
-
-
-def schema(name: str) -> Any:
-    return json.loads(resources.files("onnxfc").joinpath("reports", "schemas", f"{name}.json").read_text("utf-8"))
 
 
 @pytest.fixture
@@ -460,7 +456,7 @@ def test_report_and_junit(net: str, wrong: str, tmp_path: Path) -> None:
     result = run(fixture(net), other, "--report", report, "--junit", junit, "-q")
     assert result.exit_code == (4 if wrong else 0)
     document = json.loads(report.read_text())
-    jsonschema.validate(document, schema("check"))
+    follows(document, "check")
     assert document["status"] == ("failed" if wrong else "passed")
     assert document["exit_code"] == result.exit_code
     suites = etree.parse(junit).getroot()
@@ -477,7 +473,7 @@ def test_reports_of_errors(tmp_path: Path) -> None:
     result = run(tmp_path / "none.onnx", fixture("lenet.dynamo"), "--report", report, "--junit", junit)
     assert result.exit_code == 1
     document = json.loads(report.read_text())
-    jsonschema.validate(document, schema("check"))
+    follows(document, "check")
     assert (document["status"], document["exit_code"]) == ("error", 1)
     assert etree.parse(junit).getroot().get("errors") == "1"
     model = tmp_path / "model.onnx"
@@ -536,10 +532,10 @@ def test_rewrite_report_follows_its_schema(net: str, tmp_path: Path) -> None:
     report = tmp_path / "r.json"
     args = ["rewrite", str(fixture(net)), str(tmp_path / "out.onnx"), "--report", str(report)]
     assert CliRunner().invoke(main, args).exit_code == 0
-    jsonschema.validate(json.loads(report.read_text()), schema("rewrite"))
+    follows(json.loads(report.read_text()), "rewrite")
     args[1] = str(fixture("table.dynamo"))
     assert CliRunner().invoke(main, args).exit_code == 3
-    jsonschema.validate(json.loads(report.read_text()), schema("rewrite"))
+    follows(json.loads(report.read_text()), "rewrite")
 
 
 @pytest.mark.parametrize("name", ["rewrite", "check", "inspect", "scan"])
@@ -587,6 +583,6 @@ def test_schema_forbids_reports_that_contradict_themselves(path: str, value: obj
     from onnxfc.reports.check import as_json
 
     document = json.loads(json.dumps(as_json(check_pair(*pair, options=ONE))))
-    jsonschema.validate(document, schema("check"))
+    follows(document, "check")
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(_changed(document, path, value), schema("check"))
+        follows(_changed(document, path, value), "check")
