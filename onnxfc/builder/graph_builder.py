@@ -187,7 +187,9 @@ class GraphBuilder:
 
         A tensor of the new graph that is called ``new`` already makes room.
         """
-        if self.producer(old) is None or old in self.final or any(_captures(node, old) for node in self.nodes):
+        if self.producer(old) is None or old in self.final:
+            return False
+        if any(old not in node.input and old in inputs_of(node) for node in self.nodes):  # a subgraph reads it
             return False
         if self.producer(new) is not None and not self.rename(new, self.fresh(f"{new}_inner")):
             return False
@@ -210,7 +212,3 @@ def _renamed(node: onnx.NodeProto, old: str, new: str) -> onnx.NodeProto:
         return node
     inputs, outputs = ([new if name == old else name for name in names] for names in (node.input, node.output))
     return copied(node, input=inputs, output=outputs)
-
-
-def _captures(node: onnx.NodeProto, name: str) -> bool:
-    return name not in node.input and name in set(inputs_of(node))

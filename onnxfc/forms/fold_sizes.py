@@ -30,15 +30,10 @@ def _numbers(draft: Draft) -> set[str]:
     """Whole numbers and single ones that are written in the file, and all that is computed of nothing else."""
     stored = {name for node in draft.nodes if node.op_type == "Constant" for name in node.output}
     stored |= draft.graph.initializers.keys()
-    found = {
-        name for name in stored if (value := draft.constant(name)) is not None and _is_number(draft, name, value.size)
-    }
+    known = {name: value for name in stored if (value := draft.constant(name)) is not None}
+    found = {name for name, value in known.items() if value.size == 1 or draft.specs[name].dtype in _COUNTS}
     for node in draft.nodes:
         reads = set(inputs_of(node))
         if reads and reads <= found:
             found.update(node.output)
     return found
-
-
-def _is_number(draft: Draft, name: str, count: int) -> bool:
-    return count == 1 or draft.specs[name].dtype in _COUNTS

@@ -110,15 +110,12 @@ class Profile:
         if limit.figure == "opset":
             outside = () if limit.allows(opset) else (("the model", str(opset)),)
             return Finding(str(limit), limit.source, 1, outside)
-        found = [(seen, FIGURES[limit.figure](seen, limit.parallel)) for seen in nodes if _is_of(limit, seen)]
+        chosen = [seen for seen in nodes if not limit.of or seen.node.op_type in limit.of]
+        found = [(seen, FIGURES[limit.figure](seen, limit.parallel)) for seen in chosen]
         found = [(seen, values) for seen, values in found if values]
         wrong = [(label(seen.node), values) for seen, values in found if not all(map(limit.allows, values))]
         told = tuple((name, "x".join(map(str, values))) for name, values in wrong)
         return Finding(str(limit), limit.source, len(found), told)
-
-
-def _is_of(limit: Limit, seen: Seen) -> bool:
-    return not limit.of or seen.node.op_type in limit.of
 
 
 def _tuple(value: Any) -> Any:

@@ -15,7 +15,8 @@ def per_window(ctx: RuleContext, view: View, at: int = 0, rows: int = 0, **chang
     scores = to_scores(ctx, view)
     if not isinstance(scores, ScoreMap):
         return scores
-    if scores.batch_axis or any(shape[:1] != ctx.shape_in(at)[:1] for shape in _outputs(ctx)):
+    outputs = [ctx.shape_out(position) for position, name in enumerate(ctx.node.output) if name]
+    if scores.batch_axis or any(shape[:1] != ctx.shape_in(at)[:1] for shape in outputs):
         return ctx.refuse("mixes-batch", "does not keep the batch")
     builder, grid, rank = ctx.builder, scores.grid, 1 + len(scores.features)
     ahead = ops.transpose(builder, scores.tensor, [0, *grid, *range(1, rank)])
@@ -31,7 +32,3 @@ def per_window(ctx: RuleContext, view: View, at: int = 0, rows: int = 0, **chang
             ops.transpose(builder, unfolded, order, name)
     ctx.remark("per-window", f"{ctx.op_type} runs once per window, the grid folded into the batch")
     return ctx.score_maps(scores.provenance)
-
-
-def _outputs(ctx: RuleContext) -> list[tuple[int, ...]]:
-    return [ctx.shape_out(position) for position, name in enumerate(ctx.node.output) if name]

@@ -191,17 +191,14 @@ class _Publication:
         for folder in {PurePosixPath("."), *(PurePosixPath(name).parent for name in self._files)}:
             for name in os.listdir(self._folder / folder):
                 path = str(folder / name)
-                plain = _plain(path)
-                if plain is not None and (plain in self._files or self._is_default(plain)):
+                plain = _plain(path) or ""
+                default = plain.startswith(f"{self._target.name}.") and plain.endswith(".data")
+                if plain in self._files or default:
                     yield path
         for former in self._former:
             found = _MARKED.fullmatch(former)
             if found and found["plain"]:
                 yield str(_plain(former))
-
-    def _is_default(self, name: str) -> bool:
-        """Whether data gets such a name when none is asked for."""
-        return name.startswith(f"{self._target.name}.") and name.endswith(".data")
 
 
 def _marked(name: str, *, plain: bool) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxfc.claim.claim import Boundary, Claim, ImageInput, Output
+from onnxfc.claim.claim import Boundary, Claim, Output
 from onnxfc.proof.accumulator import Tally
 from onnxfc.proof.evidence import Evidence, Progress
 from onnxfc.proof.inputs import Kind
@@ -170,7 +170,8 @@ class _Pair:
         another."""
         kind, both = pair[0].kind.name, self._interiors(target, *pair)
         one, two = (shot.values[target.name][tuple(place)] for shot, place in zip(pair, both, strict=True))
-        if one.shape != two.shape or one.size == 0 or any(_more(image, self.claim) for image in self.claim.inputs):
+        sizes = {tuple(image.shape[axis] for axis in image.spatial) for image in self.claim.inputs}
+        if one.shape != two.shape or one.size == 0 or sizes != {self.claim.native_size}:
             return False
         far = np.abs(one.astype(np.float64) - two).max(axis=tuple(k for k in range(one.ndim) if k not in target.axes))
         at = np.unravel_index(int(far.argmax()), far.shape)
@@ -195,11 +196,6 @@ class _Pair:
 
 def _period(claim: Claim) -> tuple[int, ...]:
     return claim.period or claim.stride
-
-
-def _more(image: ImageInput, claim: Claim) -> bool:
-    """Whether an image is of another size than the first."""
-    return tuple(image.shape[axis] for axis in image.spatial) != claim.native_size
 
 
 def why_not(evidence: Evidence, claim: Claim) -> ParityResult | None:
