@@ -8,12 +8,12 @@ Sizes, strides and starts are in input pixels, height before width.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from onnxfc.claim.blame import Blame
+from onnxfc.claim.damages import axes_fit, boundary_fits, image_fits, integers, layer_fits, level_fits
 from onnxfc.errors import ReadError, UsageError
 
 PREFIX = "onnxfc."
@@ -331,20 +331,24 @@ def _tuples(value: Any) -> Any:
 def _damages(claim: Claim) -> Iterator[str]:
     """What makes a claim in the metadata unreadable, as no rewrite could have written it: values of the wrong type,
     length or range. Whether it is true is another matter. Behind one damage, nothing else can be relied on."""
-    if not _integers(claim.native_size, 1, 3) or min(claim.native_size) < 1:
+    if not integers(claim.native_size, 1, 3) or min(claim.native_size) < 1:
         yield f"native_size is {claim.native_size!r}"
     dims = len(claim.native_size)
     for name in ("stride", "size_step", "start", "size", *_OPTIONAL):
         value, least = getattr(claim, name), {"start": None, "slack": 0}.get(name, 1)
         if name in _OPTIONAL and value == ():
             continue
-        if not _integers(value, dims, dims) or (least is not None and min(value) < least):
+        if not integers(value, dims, dims) or (least is not None and min(value) < least):
             yield f"{name} is {value!r}"
     yield from _disagreements(claim, dims)
-    yield from (f"input {image.name!r} is {image}" for image in claim.inputs if not _image(image, dims))
-    yield from (f"boundary {item.original!r} is {item}" for item in claim.boundaries if not _boundary(item, dims))
+    yield from _damaged_parts(claim, dims)
+
+
+def _damaged_parts(claim: Claim, dims: int) -> Iterator[str]:
+    yield from (f"input {image.name!r} is {image}" for image in claim.inputs if not image_fits(image, dims))
+    yield from (f"boundary {item.original!r} is {item}" for item in claim.boundaries if not boundary_fits(item, dims))
     yield from (f"output {item.name!r} is {item}" for item in claim.outputs if not _output(item, dims))
-    yield from (f"layer {item.original!r} is {item}" for item in claim.layers if not _layer(item))
+    yield from (f"layer {item.original!r} is {item}" for item in claim.layers if not layer_fits(item))
     yield from (f"grid {item.original!r} is {item}" for item in claim.grids if not _grid(item, dims))
     named = [isinstance(item.original, str) and isinstance(item.rewritten, str) for item in claim.figures]
     yield from (f"figure {item}" for item, fits in zip(claim.figures, named, strict=True) if not fits)
@@ -361,7 +365,7 @@ _LONGEST = 1 << 13
 def _disagreements(claim: Claim, dims: int) -> Iterator[str]:
     if any(slack >= stride for slack, stride in zip(claim.slack, claim.stride, strict=False)):
         yield f"slack is {claim.slack!r}, not below the stride"
-    pairs = isinstance(claim.halo, tuple) and all(_integers(pair, 2, 2) and min(pair) >= 0 for pair in claim.halo)
+    pairs = isinstance(claim.halo, tuple) and all(integers(pair, 2, 2) and min(pair) >= 0 for pair in claim.halo)
     if not pairs or len(claim.halo) not in (0, dims):
         yield f"halo is {claim.halo!r}"
     if max(claim.period, default=1) > _LONGEST:
@@ -372,75 +376,24 @@ def _disagreements(claim: Claim, dims: int) -> Iterator[str]:
         yield f"blame is {claim.blame!r}"
 
 
-def _image(image: ImageInput, dims: int) -> bool:
-    fits = (
-        isinstance(image.name, str)
-        and isinstance(image.batched, bool)
-        and _integers(image.shape, 1, 9)
-        and min(image.shape) > 0
-    )
-    scaled = _integers(image.scale, 2, 2) and min(image.scale) > 0 and math.gcd(*image.scale) == 1
-    if not fits or not scaled or not isinstance(image.spatial, tuple) or not isinstance(image.fixed, tuple):
-        return False
-    fits = _axes((*image.spatial, *image.fixed), dims + len(image.fixed), int(image.batched), len(image.shape))
-    return fits and dims + len(image.fixed) <= len(SIZE_NAMES) and len(image.spatial) == dims
-
-
-def _boundary(item: Boundary, dims: int) -> bool:
-    named = isinstance(item.original, str) and isinstance(item.rewritten, str)
-    counted = all(_integers(value, dims, dims) and min(value) > 0 for value in (item.extent, item.step))
-    return named and counted and _axes(item.spatial, dims, 1, 99) and _folded(item)
-
-
-def _folded(item: Boundary) -> bool:
-    """Whether each axis lies on one of the original's."""
-    rows = item.folded
-    if not isinstance(rows, tuple) or not all(isinstance(row, tuple) for row in rows):
-        return False
-    axes = tuple(axis for row in rows for axis in row)
-    return not rows or (_axes(axes, len(axes), 0, len(axes)) and set(item.spatial) <= set(axes))
-
-
-def _layer(item: Layer) -> bool:
-    return isinstance(item.original, str) and isinstance(item.rewritten, str) and item.form in ("map", "global")
-
-
 def _grid(item: Grid, dims: int) -> bool:
     named = isinstance(item.original, str) and isinstance(item.rewritten, str) and isinstance(item.given, bool)
     rules = isinstance(item.rules, tuple) and len(item.rules) == dims == len(item.axes)
-    return named and rules and _integers(item.axes, dims, dims) and all(rule in GRID_RULES for rule in item.rules)
-
-
-def _level(item: Level, dims: int) -> bool:
-    counted = (
-        _integers((item.axis, item.outer, item.inner), 3, 3) and min(item.axis, item.outer - 1, item.inner - 1) >= 0
-    )
-    told = (item.stride, item.per, item.start, item.size)
-    fits = isinstance(item.tensor, str) and _axes(item.spatial, dims, 0, 99) and counted
-    return fits and all(_integers(value, dims, dims) for value in told) and min(*item.stride, *item.per, *item.size) > 0
+    return named and rules and integers(item.axes, dims, dims) and all(rule in GRID_RULES for rule in item.rules)
 
 
 def _output(item: Output, dims: int) -> bool:
     if not isinstance(item.name, str) or item.form not in get_args(Form):
         return False
-    if item.axes != () and not _axes(item.axes, dims, 0, 99):
+    if item.axes != () and not axes_fit(item.axes, dims, 0, 99):
         return False
     told = [value for value in (item.stride, item.per, item.start, item.size) if value != ()]
     if len(told) not in (0, 4) or (told and item.axes == () and item.form != "list"):
         return False
     if not isinstance(item.levels, tuple) or (item.form == "list") != bool(item.levels):
         return False
-    if not all(isinstance(level, Level) and _level(level, dims) for level in item.levels):
+    if not all(isinstance(level, Level) and level_fits(level, dims) for level in item.levels):
         return False
-    return all(_integers(value, dims, dims) for value in told) and (
+    return all(integers(value, dims, dims) for value in told) and (
         not told or min(*item.stride, *item.per, *item.size) > 0
     )
-
-
-def _integers(value: Any, least: int, most: int) -> bool:
-    numbers = isinstance(value, tuple) and all(type(item) is int for item in value)
-    return numbers and least <= len(value) <= most
-
-
-def _axes(value: Any, count: int, first: int, end: int) -> bool:
-    return _integers(value, count, count) and len(set(value)) == count and all(first <= axis < end for axis in value)
