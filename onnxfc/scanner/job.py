@@ -7,6 +7,7 @@ import os
 import threading
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -144,10 +145,10 @@ def processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-@dataclass(frozen=True)
+@dataclass
 class Loaded:
-    """A tile's pixels (h, w, bands), or (bands, h, w) once they are ``prepared``; None where it has no data. ``dead``:
-    cells that have none."""
+    """A tile's pixels (h, w, bands), or (bands, h, w) once they are ``prepared``; None where it has no data, or once
+    the model has been given them. ``dead``: cells that have none."""
 
     tile: Tile
     pixels: Array | None
@@ -193,9 +194,11 @@ class TileWorker:
         return Loaded(tile, made.apply(pixels) if small else pixels, dead, small)
 
     def _prepared(self, item: Loaded) -> Array:
-        """Of large tiles only now, as most are of bytes: those that wait take less memory so."""
-        assert item.pixels is not None
-        return item.pixels if item.prepared else self.job.preparation.apply(item.pixels)
+        """Of large tiles only now, as most are of bytes: those that wait take less memory so, and what they are made of
+        is not kept while the session runs."""
+        pixels, item.pixels = item.pixels, None
+        assert pixels is not None
+        return pixels if item.prepared else self.job.preparation.apply(pixels)
 
     def _dead(self, tile: Tile, pixels: Array) -> Array | None:
         """Cells without a score: those whose crop has no valid pixel at all, and those that depend on a NaN, which
@@ -234,9 +237,10 @@ class TileWorker:
 
     def run(self, loaded: list[Loaded]) -> list[Array | None]:
         """What the model says of tiles, (classes, rows, columns); None where there is no data."""
-        live = [item for item in loaded if item.pixels is not None]
+        alive = [item.pixels is not None for item in loaded]
+        live = list(compress(loaded, alive))
         blocks = iter([self._by_crops(item) for item in live] if self.job.scoring.crops else self._by_tiles(live))
-        return [None if item.pixels is None else next(blocks) for item in loaded]
+        return [next(blocks) if has else None for has in alive]
 
     def _by_tiles(self, live: list[Loaded]) -> list[Array]:
         blocks: list[Array] = []
@@ -248,11 +252,12 @@ class TileWorker:
         return blocks
 
     def _kept(self, tile: Tile, block: Array) -> Array:
-        """The tile's own cells. It has them all, and at the image's end there are no others."""
+        """The tile's own cells. It has them all, and at the image's end there are no others. A copy: else the session
+        would have to find room for its next scores beside these."""
         for axis, span, have in zip(self.job.plan.axes, (tile.rows, tile.columns), block.shape[1:], strict=True):
             ends = span.last == axis.cells and span.stop == axis.length
             assert have == span.kept.stop or (have > span.kept.stop and not ends), f"{tile} gives {block.shape}"
-        return block[:, tile.rows.kept, tile.columns.kept]
+        return block[:, tile.rows.kept, tile.columns.kept].copy()
 
     def _by_crops(self, item: Loaded) -> Array:
         (height, width), axes = self.native, self.job.plan.axes
