@@ -7,6 +7,7 @@ import os
 import threading
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -144,10 +145,10 @@ def processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """A tile's pixels (h, w, bands), or (bands, h, w) once they are ``prepared``; None where it has no data. ``dead``:
-    cells that have none."""
+@dataclass
+class _Loaded:
+    """A tile's pixels (h, w, bands), or (bands, h, w) once they are ``prepared``; None where it has no data, or once
+    the model has been given them. ``dead``: cells that have none."""
 
     tile: Tile
     pixels: Array | None
@@ -176,26 +177,28 @@ class TileWorker:
             self.job.store.write(item.tile.number, self._finished(item, block))
         return numbers
 
-    def load(self, numbers: list[int]) -> list[Loaded]:
+    def load(self, numbers: list[int]) -> list[_Loaded]:
         """What these tiles read."""
         return [self._load(self.job.plan[number]) for number in numbers]
 
-    def _load(self, tile: Tile) -> Loaded:
+    def _load(self, tile: Tile) -> _Loaded:
         rows, columns = tile.rows, tile.columns
         pixels = self.image.source.read(rows.start, rows.stop, columns.start, columns.stop)
         if pixels.shape[:2] != (rows.pixels, columns.pixels):
             raise ReadError(f"the image's reader gives {pixels.shape} for {rows.pixels}x{columns.pixels} px; mend it")
         dead = self._dead(tile, pixels)
         if dead is not None and dead.all():
-            return Loaded(tile, None, dead)
+            return _Loaded(tile, None, dead)
         made = self.job.preparation
         small = math.prod(pixels.shape[:2]) * len(made.bands) * np.dtype(made.dtype).itemsize <= _AHEAD
-        return Loaded(tile, made.apply(pixels) if small else pixels, dead, small)
+        return _Loaded(tile, made.apply(pixels) if small else pixels, dead, small)
 
-    def _prepared(self, item: Loaded) -> Array:
-        """Of large tiles only now, as most are of bytes: those that wait take less memory so."""
-        assert item.pixels is not None
-        return item.pixels if item.prepared else self.job.preparation.apply(item.pixels)
+    def _prepared(self, item: _Loaded) -> Array:
+        """Of large tiles only now, as most are of bytes: those that wait take less memory so, and what they are made of
+        is not kept while the session runs."""
+        pixels, item.pixels = item.pixels, None
+        assert pixels is not None
+        return pixels if item.prepared else self.job.preparation.apply(pixels)
 
     def _dead(self, tile: Tile, pixels: Array) -> Array | None:
         """Cells without a score: those whose crop has no valid pixel at all, and those that depend on a NaN, which
@@ -232,13 +235,14 @@ class TileWorker:
             begin = begin - around * axis.before
         return np.clip(begin, 0, span.pixels), np.clip(end, 0, span.pixels)
 
-    def run(self, loaded: list[Loaded]) -> list[Array | None]:
+    def run(self, loaded: list[_Loaded]) -> list[Array | None]:
         """What the model says of tiles, (classes, rows, columns); None where there is no data."""
-        live = [item for item in loaded if item.pixels is not None]
+        alive = [item.pixels is not None for item in loaded]
+        live = list(compress(loaded, alive))
         blocks = iter([self._by_crops(item) for item in live] if self.job.scoring.crops else self._by_tiles(live))
-        return [None if item.pixels is None else next(blocks) for item in loaded]
+        return [next(blocks) if has else None for has in alive]
 
-    def _by_tiles(self, live: list[Loaded]) -> list[Array]:
+    def _by_tiles(self, live: list[_Loaded]) -> list[Array]:
         blocks: list[Array] = []
         for first in range(0, len(live), self._most):
             group = live[first : first + self._most]
@@ -248,13 +252,14 @@ class TileWorker:
         return blocks
 
     def _kept(self, tile: Tile, block: Array) -> Array:
-        """The tile's own cells. It has them all, and at the image's end there are no others."""
+        """The tile's own cells. It has them all, and at the image's end there are no others. A copy: else the session
+        would have to find room for its next scores beside these."""
         for axis, span, have in zip(self.job.plan.axes, (tile.rows, tile.columns), block.shape[1:], strict=True):
             ends = span.last == axis.cells and span.stop == axis.length
             assert have == span.kept.stop or (have > span.kept.stop and not ends), f"{tile} gives {block.shape}"
-        return block[:, tile.rows.kept, tile.columns.kept]
+        return block[:, tile.rows.kept, tile.columns.kept].copy()
 
-    def _by_crops(self, item: Loaded) -> Array:
+    def _by_crops(self, item: _Loaded) -> Array:
         (height, width), axes = self.native, self.job.plan.axes
         pixels = self._prepared(item)
         views = np.lib.stride_tricks.sliding_window_view(pixels, (height, width), (1, 2))
@@ -267,7 +272,7 @@ class TileWorker:
             parts.append(self.session.run(crops).reshape(len(crops), -1))
         return np.concatenate(parts).T.reshape(-1, *views.shape[:2])
 
-    def _finished(self, item: Loaded, block: Array | None) -> Array:
+    def _finished(self, item: _Loaded, block: Array | None) -> Array:
         rows, columns = item.tile.rows, item.tile.columns
         if block is None:
             return np.full((self.job.store.shape[0], rows.last - rows.first, columns.last - columns.first), np.nan)

@@ -23,8 +23,8 @@ _CELL = 16
 _ROOM, _SURE = 14, 0.75
 """Pixels a side that two letters need; which share of the range of scores is told by name."""
 _MARGIN, _LINE, _COLUMN, _LETTERS = 16, 20, 190, 22
-_WINDOW = (512, 4096)
-"""Rows and columns that are read at once, about."""
+_WINDOW, _PIECE = (512, 4096), 1 << 20
+"""Rows and columns of pixels, and scores, that are read at once, about."""
 _STOPS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
 """Dark to bright, as matplotlib's viridis."""
 COLOURS = (
@@ -57,8 +57,10 @@ def overlay(made: ScoreMap, kind: str | int | None) -> Any:
     seen = _thumbnail(made.image, step)
     zoom = _zoom(max(seen.shape[:2]), min(made.placing.pitch) / step)
     seen = seen.repeat(zoom, axis=0).repeat(zoom, axis=1)
-    painted = _heat(made, chosen) if chosen is not None else _classes(made)
-    rows, columns = (_cells(made, seen.shape[axis], step / zoom, axis) for axis in (0, 1))
+    places = [_cells(made, seen.shape[axis], step / zoom, axis) for axis in (0, 1)]
+    shown = [np.unique(np.maximum(cells, 0)) for cells in places]
+    painted = _heat(made, shown, chosen) if chosen is not None else _classes(made, shown)
+    rows, columns = (np.where(k < 0, k, np.searchsorted(have, k)) for have, k in zip(shown, places, strict=True))
     panels = [pillow.fromarray(item.astype(np.uint8)) for item in (seen, _over(seen, rows, columns, painted))]
     _name(panels[1], rows, columns, painted)
     return _composed(panels, painted.legend, _title(made, chosen))
@@ -151,11 +153,16 @@ def _mean(pixels: Array, step: int, axis: int) -> Array:
     return np.asarray(np.add.reduceat(pixels, edges, axis=axis) / counts.reshape(shape))
 
 
-def _best(made: ScoreMap) -> tuple[Array, Array]:
-    """Class and score of each cell."""
+def _best(made: ScoreMap, shown: list[Array], kind: int | None) -> tuple[Array, Array]:
+    """Class and score of the cells that are ``shown`` (rows, columns): the best class's, or those of one. Of a large
+    map no more than that is ever in memory."""
     kinds, scores = [], []
-    for _, piece in made.pieces():
-        filled = np.nan_to_num(piece, nan=-np.inf)
+    classes = slice(None) if kind is None else slice(kind, kind + 1)
+    tall = max(1, _PIECE // (made.shape[2] * (made.shape[0] if kind is None else 1)))
+    for top in range(0, made.shape[1], tall):
+        rows = shown[0][(shown[0] >= top) & (shown[0] < top + tall)]
+        piece = made.cells.read(classes, slice(top, min(made.shape[1], top + tall)), slice(None))
+        filled = np.nan_to_num(piece[:, rows - top][:, :, shown[1]], nan=-np.inf)
         kinds.append(filled.argmax(axis=0))
         scores.append(filled.max(axis=0))
     return np.concatenate(kinds), np.concatenate(scores)
@@ -168,8 +175,8 @@ def _share(score: Array) -> tuple[Array, float, float]:
     return np.where(alive, (score - low) / max(high - low, 1e-12), np.nan), low, high
 
 
-def _heat(made: ScoreMap, kind: int) -> _Painted:
-    share, low, high = _share(made[kind].astype(np.float32))
+def _heat(made: ScoreMap, shown: list[Array], kind: int) -> _Painted:
+    share, low, high = _share(_best(made, shown, kind)[1])
     stops = np.array(_STOPS, np.float32)
     where = np.nan_to_num(share) * (len(stops) - 1)
     below = np.minimum(where.astype(int), len(stops) - 2)
@@ -180,19 +187,19 @@ def _heat(made: ScoreMap, kind: int) -> _Painted:
     return _Painted(colours, np.where(np.isnan(share), share, 1), legend)
 
 
-def _classes(made: ScoreMap) -> _Painted:
+def _classes(made: ScoreMap, shown: list[Array]) -> _Painted:
     """The classes that have most of the map in colours, those first, all others in one."""
-    kinds, score = _best(made)
+    kinds, score = _best(made, shown, None)
     share, low, high = _share(score)
     weight = np.bincount(kinds.ravel(), np.nan_to_num(share).ravel() + np.isfinite(share).ravel(), made.shape[0])
     there = np.flatnonzero(weight)
-    shown = there[np.argsort(-weight[there], kind="stable")][: len(COLOURS)]
+    coloured = there[np.argsort(-weight[there], kind="stable")][: len(COLOURS)]
     palette = np.full((made.shape[0], 3), _OTHERS, np.float32)
-    palette[shown] = COLOURS[: len(shown)]
+    palette[coloured] = COLOURS[: len(coloured)]
     legend: Legend = [(None, "class")]
-    legend += [(colour, made.classes[k]) for k, colour in zip(shown, COLOURS, strict=False)]
-    if len(there) > len(shown):
-        legend.append((_OTHERS, f"{len(there) - len(shown)} others"))
+    legend += [(colour, made.classes[k]) for k, colour in zip(coloured, COLOURS, strict=False)]
+    if len(there) > len(coloured):
+        legend.append((_OTHERS, f"{len(there) - len(coloured)} others"))
     legend += [(None, ""), (None, "score")]
     legend += [(_pale(part), _figure(low, high, part)) for part in (1, 0.5, 0)]
     names = np.array([_plain(name) for name in made.classes])

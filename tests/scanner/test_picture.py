@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +15,9 @@ from fixture_files import FIXTURES, fixture_file
 from PIL import Image, ImageDraw
 
 from onnxfc import ScanOptions, scan
-from onnxfc.scanner.picture import COLOURS, overlay
+from onnxfc.scanner.picture import COLOURS, _classes, overlay
 from onnxfc.scanner.score_map import ArrayCells, ScoreMap
+from onnxfc.scanner.source import ArraySource, OpenImage, Resampled
 
 DIGITS = fixture_file("digits.onnx")
 CANVAS = FIXTURES / "trained" / "canvas.png"
@@ -142,3 +146,33 @@ def test_any_shape(shape: tuple[int, int], tmp_path: Path) -> None:
 def test_title_of_a_model_and_an_image_in_memory(tmp_path: Path, words: list[tuple[str, Any]]) -> None:
     scan(DIGITS.read_bytes(), np.asarray(Image.open(CANVAS)), tmp_path / "map.png", options=SOFT)
     assert "model over image" in [text for text, _ in words]
+
+
+def test_a_larger_map_takes_no_more_memory() -> None:
+    """Of 4 and 16 million cells, a picture shows the same number."""
+    plain = scan(DIGITS, np.zeros((64, 64), np.uint8), options=SOFT)
+
+    class Slope:
+        def __init__(self, side: int) -> None:
+            self.shape = (10, side, side)
+
+        def read(self, classes: slice, rows: slice, columns: slice) -> np.ndarray:
+            kinds, down, across = (np.arange(n)[s] for n, s in zip(self.shape, (classes, rows, columns), strict=True))
+            return (kinds[:, None, None] + (down[:, None] + across) / self.shape[1]).astype(np.float32)
+
+    peaks = []
+    for side in (2000, 4000):
+        axes = tuple(replace(axis, length=4 * side + 12, cells=side) for axis in plain.placing.axes)
+        image = OpenImage(Resampled(ArraySource(np.zeros((480, 480), np.uint8)), Fraction(4 * side + 12, 480)))
+        placing = replace(plain.placing, axes=(axes[0], axes[1]))
+        made = ScoreMap(Slope(side), plain.classes, placing, None, plain.notes, image)
+        tracemalloc.start()
+        try:
+            overlay(made, 3)
+            heat = tracemalloc.get_traced_memory()[1] / 1e6
+            tracemalloc.reset_peak()
+            _classes(made, [np.arange(0, side, side // 500)] * 2)
+            peaks.append((heat, tracemalloc.get_traced_memory()[1] / 1e6))
+        finally:
+            tracemalloc.stop()
+    assert max(after - before for before, after in zip(*peaks, strict=True)) < 25, peaks

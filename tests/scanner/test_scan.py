@@ -121,6 +121,10 @@ def test_small_tiles_are_made_ready_before_the_session_is_free(monkeypatch: pyte
     waiting = worker.load([0])[0]
     assert waiting.pixels is not None
     assert (waiting.pixels.shape, waiting.pixels.dtype) == ((*job.plan.size, 1), np.uint8)
+    blocks = [block for item in (loaded, waiting) for block in worker.run([item])]
+    assert all(block is not None and block.flags.owndata for block in blocks)  # nothing of the session is held,
+    assert [item.pixels for item in (loaded, waiting)] == [None, None]  # nor what it was given
+    assert np.array_equal(blocks[0], blocks[1])
 
 
 def test_a_rewritten_model_of_batch_one(tmp_path: Path, whole: np.ndarray) -> None:
