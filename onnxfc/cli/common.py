@@ -240,20 +240,20 @@ def write_report(path: Path, document: dict[str, Any]) -> None:
 
         write_bytes(path, page(document).encode("utf-8", "backslashreplace"))
         return
-    from onnxfc.reports.rewrite import as_bytes
+    from onnxfc.reports.document import as_bytes
 
     write_bytes(path, as_bytes(document))
 
 
 def write_bytes(path: Path, content: bytes) -> None:
     """To a file, a pipe, or stdout."""
-    from onnxfc.reports import rewrite as report
+    from onnxfc.reports import document
 
     if path == STDOUT:
         show(encodable(content.decode("utf-8").rstrip("\n")))
         return
     try:
-        report.write_bytes(path, content)
+        document.write_bytes(path, content)
     except WriteError as error:
         fail(error, verbose=False)
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from onnxfc.errors import ExitCode, OnnxfcError
-from onnxfc.reports.rewrite import native, parity_as_json, proof_lines, row, size, verdict_text
+from onnxfc.reports.document import parity_as_json
+from onnxfc.reports.rewrite import native, proof_lines, row, size, verdict_text
 from onnxfc.version import __version__
 
 if TYPE_CHECKING:

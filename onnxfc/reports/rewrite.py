@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
-import os
 import shlex
 import textwrap
 from collections import Counter
@@ -16,8 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from onnxfc.claim.blame import Cause
 from onnxfc.errors import NothingToRewrite, OnnxfcError, ProofFailed, Refusal
-from onnxfc.io.atomic_write import NewFile, writing
-from onnxfc.io.byte_source import write_all
+from onnxfc.reports.document import parity_as_json
 from onnxfc.version import __version__
 
 if TYPE_CHECKING:
@@ -379,39 +375,5 @@ def several_as_json(documents: Sequence[dict[str, Any]], code: int) -> dict[str,
     return {"schema": "onnxfc-reports/1", "version": __version__, "exit_code": int(code), "reports": list(documents)}
 
 
-def as_bytes(document: dict[str, Any]) -> bytes:
-    """A report as the text of a file."""
-    return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a report, whole or not at all; a pipe or device is written to as it is. Raises WriteError."""
-    target = Path(os.path.realpath(path))
-    with writing(path):
-        if path.exists() and not path.is_file():
-            path.write_bytes(content)
-            return
-        with NewFile(target.parent) as file:
-            write_all(file.fd, memoryview(content))
-            file.prepare(target, durable=target.exists())
-            file.publish(target)
-
-
 def _document(status: str) -> dict[str, Any]:
     return {"schema": SCHEMA, "version": __version__, "status": status}
-
-
-def parity_as_json(parity: Parity | None) -> dict[str, Any] | None:
-    if parity is None:
-        return None
-    plain: dict[str, Any] = _finite(dataclasses.asdict(parity))
-    return plain | {"passed": parity.passed, "summary": parity.summary()}
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
