@@ -268,10 +268,11 @@ def fail(error: OnnxfcError, verbose: bool, *, source: Path | None = None, write
     raise SystemExit(int(error.exit_code))
 
 
-def told(error: OnnxfcError, source: Path | None, writes: bool = True) -> str:
-    """An error as one line; a reason of the model itself begins with its file, ``source``. ``writes``: a model, had
-    there been no error."""
-    file = f"{source}: " if source is not None and isinstance(error, (NothingToRewrite, ProofFailed)) else ""
+def told(error: OnnxfcError, source: Path | None, writes: bool = True, one_of_many: bool = False) -> str:
+    """An error as one line; a reason of the model itself begins with its file, ``source``, any reason where that is
+    ``one_of_many``. ``writes``: a model, had there been no error."""
+    of_model = isinstance(error, (NothingToRewrite, ProofFailed)) or (one_of_many and str(source) not in str(error))
+    file = f"{source}: " if source is not None and of_model else ""
     return f"onnxfc: {printable(file + str(error).strip())}{_hint(error, writes=writes)}"
 
 

@@ -188,7 +188,7 @@ def _all(models: tuple[Path, ...], folder: Path, report: Path | None, quiet: boo
         try:
             result, _ = _rewritten(source, target, options, quiet)
         except OnnxfcError as error:
-            complain(told(error, source))
+            complain(told(error, source, one_of_many=True))
             codes.append(error.exit_code)
             documents.append(_document(source, target, error))
             continue

@@ -1,4 +1,4 @@
-"""Reports as data, and where they are written."""
+"""A report as data: what JSON can hold, and the file that it is written to."""
 
 from __future__ import annotations
 
@@ -14,6 +14,23 @@ from onnxfc.io.byte_source import write_all
 
 if TYPE_CHECKING:
     from onnxfc.proof.results import Parity
+
+
+def parity_as_json(parity: Parity | None) -> dict[str, Any] | None:
+    """The outcome of a proof."""
+    if parity is None:
+        return None
+    plain: dict[str, Any] = _finite(dataclasses.asdict(parity))
+    return plain | {"passed": parity.passed, "summary": parity.summary()}
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def as_bytes(document: dict[str, Any]) -> bytes:
@@ -32,19 +49,3 @@ def write_bytes(path: Path, content: bytes) -> None:
             write_all(file.fd, memoryview(content))
             file.prepare(target, durable=target.exists())
             file.publish(target)
-
-
-def parity_as_json(parity: Parity | None) -> dict[str, Any] | None:
-    if parity is None:
-        return None
-    plain: dict[str, Any] = _finite(dataclasses.asdict(parity))
-    return plain | {"passed": parity.passed, "summary": parity.summary()}
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value

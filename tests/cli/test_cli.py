@@ -594,6 +594,16 @@ def test_a_folder_of_models(tmp_path: Path) -> None:
     assert (tmp_path / "one.onnx").read_bytes() == (tmp_path / "any" / "digits.onnx").read_bytes()
 
 
+def test_every_line_of_many_names_its_file(tmp_path: Path) -> None:
+    """Also where an option does not fit a model, or a file cannot be read."""
+    fits, other = fixture_file("lenet.dynamo.onnx"), fixture_file("digits.onnx")
+    run = here("rewrite", fits, other, "none.onnx", "--out-dir", "any", "--size", "28x28", cwd=tmp_path)
+    first, second = run.err.splitlines()
+    assert first.startswith(f"onnxfc: {other}: --size 28x28: the native size of image is 16x16 in the file; ")
+    assert second == "onnxfc: none.onnx: there is no such file; check the path"
+    assert run.out.splitlines()[1] == "3 models: 1 rewritten, 2 failed"
+
+
 def test_a_report_of_many(tmp_path: Path) -> None:
     """All in one, those of refused models too."""
     sources = [fixture_file(name) for name in ("table.dynamo.onnx", "digits.onnx")]
