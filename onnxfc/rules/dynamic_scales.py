@@ -66,7 +66,7 @@ def _figures(ctx: RuleContext, provenance: Provenance) -> list[View]:
 
 
 def _each_cell(ctx: RuleContext, scores: ScoreMap) -> Outcome:
-    """The operator as it is specified, with a scale and a zero point for each cell (of all images of the batch).
+    """The operator as it is specified, with a scale and a zero point for each cell, of all images of the batch.
 
     scale = (max(0, x) - min(0, x)) / 255, zero point = round(-min(0, x) / scale), y = round(x / scale) + zero point.
     """
@@ -85,4 +85,6 @@ def _each_cell(ctx: RuleContext, scores: ScoreMap) -> Outcome:
     within = builder.emit("Min", [builder.emit("Max", [moved, zero]), most])
     integers = builder.emit("Cast", [within], ctx.node.output[0], instead=ctx.node, to=TensorProto.UINT8)
     shift = builder.emit("Cast", [shift], to=TensorProto.UINT8)
-    return [replace(scores, tensor=integers), *(Context(name, scores.provenance) for name in (scale, shift))]
+    provenance = scores.provenance if ctx.may_swallow else scores.provenance.blamed(ctx.blame(Cause.CONTEXT))
+    made = replace(scores, tensor=integers, provenance=provenance)
+    return [made, *(Context(name, provenance) for name in (scale, shift))]
