@@ -16,6 +16,7 @@ from onnxfc.layout.views import Context, ScoreMap, View, Window
 from onnxfc.rules.registry import FEATURES, PLACED, rule
 
 KIND = "DynamicQuantizeLinear"
+_SHARED = ("mixes-batch", "takes one scale for all images of a batch, which is fixed here", "leave out --dynamic-batch")
 
 
 @rule(KIND, on=PLACED)
@@ -24,6 +25,8 @@ def dynamic_placed(ctx: RuleContext) -> Outcome:
 
     https://onnx.ai/onnx/operators/onnx__DynamicQuantizeLinear.html
     """
+    if _freed(ctx):
+        return ctx.refuse(*_SHARED)
     ctx.keep()
     view = ctx.placed_in()
     integers = view.output(ctx.node.output[0], provenance=view.provenance.blamed(ctx.blame(Cause.CONTEXT)))
@@ -37,6 +40,8 @@ def dynamic_features(ctx: RuleContext) -> Outcome:
     If the user wants it, each cell has its own scale.
     """
     view, own = ctx.views[0], ctx.state.quantised.per_window
+    if _freed(ctx):
+        return ctx.refuse(*_SHARED)
     if isinstance(view, Window) and _whole(view) and not own:
         provenance = view.provenance.blamed(ctx.blame(Cause.CONTEXT))
         source = view.sources[0]
@@ -52,6 +57,12 @@ def dynamic_features(ctx: RuleContext) -> Outcome:
     ctx.keep([scores.tensor])
     provenance = scores.provenance.blamed(ctx.blame(Cause.CONTEXT))
     return [replace(scores, tensor=ctx.node.output[0], provenance=provenance), *_figures(ctx, provenance)]
+
+
+def _freed(ctx: RuleContext) -> bool:
+    """Whether it is an option that frees the batch, so that each image would have a scale of others."""
+    shapes = [info.type.tensor_type.shape.dim for info in ctx.state.graph.inputs]
+    return ctx.free_batch and all(dims[0].dim_value > 0 for dims in shapes if dims)
 
 
 def _whole(view: Window) -> bool:
