@@ -25,6 +25,7 @@ INTEGERS = sorted(
 )
 OCTETS = [name for name in INTEGERS if not name.endswith(("int4", "int16"))]
 """Of 8 bits, for which onnxruntime has kernels."""
+KERNELS = [name for name in OCTETS if name != "mobilenet.qdq"]  # one layer is in floats there, for its activation
 PAD_FREE = [name for name in INTEGERS if name.startswith(("lenet", "matmul_add", "softmax"))]
 SOURCES = {name: f"{name.partition('.')[0]}.torchscript" for name in INTEGERS if not name.startswith("digits")}
 IN_FLOATS = {"lenet.qdq_float_scores"}
@@ -85,7 +86,7 @@ def native_kernels(original: onnx.ModelProto, done: Rewrite) -> float:
     return max(float(np.abs(old.ravel() - new.ravel()).max()) for old, new in pairs)
 
 
-@pytest.mark.parametrize("name", OCTETS)
+@pytest.mark.parametrize("name", KERNELS)
 def test_what_onnxruntime_makes_of_the_layers(name: str, tmp_path: Path) -> None:
     """Every QGemm of the head is a QLinearConv, but for scores that nothing quantises."""
     original = loaded(name)
@@ -177,7 +178,7 @@ def test_trained_for_quantisation(tmp_path: Path) -> None:
     assert own_crops(original, done) == 0.0
     old, new = ({t.name: t for t in model.graph.initializer} for model in (original, made))
     for name, fc in (("fc1.weight", 54), ("fc2.weight", 16)):
-        [conv] = [item for item in new.values() if item.name.startswith(name)]
+        conv = new[f"{name}_conv"]  # the scales are computed of the weight as it was
         assert numpy_helper.to_array(conv).tobytes() == numpy_helper.to_array(old[name]).tobytes()
         assert conv.dims[1] * conv.dims[2] * conv.dims[3] == fc
     before, after = optimised(original, tmp_path), optimised(made, tmp_path)
