@@ -109,6 +109,7 @@ class Head:
 
     ``native`` holds the values of the boundaries, shapes and side inputs at native size; it gives the
     types, and the values of all that is not cropped. ``bounds``: how the model holds what is given as maps.
+    ``leaps``: it rounds to integers, whose steps are known when it runs only.
     ``shapes``: those of all tensors at the native size, for a head that is asked of features of other sizes.
     ``images``: how many there are natively, of each of which a boundary may have several rows (frames); 0: one.
     """
@@ -128,7 +129,8 @@ class Head:
         native = {**native, **{name: self._laid(native, name) for name in plan.boundaries}}
         self._fixed = {name: native[name] for name in (*plan.shapes, *plan.sides)}
         kinds = {original.proto.graph.node[at].op_type for at in plan.nodes}
-        self._stackable = not self._fixed and "DynamicQuantizeLinear" not in kinds  # of which all images have one scale
+        self.leaps = "DynamicQuantizeLinear" in kinds  # of which all images have one scale
+        self._stackable = not self._fixed and not self.leaps
         self._asked = False
         self._batch = len(native[plan.boundaries[0]]) if plan.boundaries else 1
         self._images = images or self._batch

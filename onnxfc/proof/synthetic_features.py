@@ -12,7 +12,7 @@ output as much as an error might, the features prove nothing and are left out.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -24,7 +24,7 @@ from onnxfc.proof.head import Head
 from onnxfc.proof.output_forms import FormError, native_value, pick_cells
 from onnxfc.proof.reference_run import jittered
 from onnxfc.proof.sessions import Array, Arrays, RunError
-from onnxfc.proof.tolerance import Scale, measure
+from onnxfc.proof.tolerance import COARSE, Scale, measure
 from onnxfc.proof.windows import Capture, window_of
 
 SMALL_COUNT, LARGE_COUNT = 12, 6
@@ -38,7 +38,7 @@ class Mixed:
     """Features made from windows of one kind of inputs, and the outputs that the original's head makes of them.
 
     ``moved``: the outputs that it makes of the same features, each moved by a rounding. ``head``: a small one,
-    which may be asked again.
+    which may be asked again. ``leaps``: see Head.
     """
 
     kind: str
@@ -46,6 +46,7 @@ class Mixed:
     outputs: list[Arrays]
     moved: list[Arrays]
     head: Head | None
+    leaps: bool
 
 
 def mixed_windows(head: Head, captures: Sequence[Capture], claim: Claim, evidence: Evidence, seed: int) -> list[Mixed]:
@@ -65,7 +66,9 @@ def mixed_windows(head: Head, captures: Sequence[Capture], claim: Claim, evidenc
         rounding = evidence.scales[boundary.original, kind.name].precision.eps
         moved = [jittered(window, [boundary.original], seed, rounding) for window in windows]
         asked = head if evidence.small else None
-        made.append(Mixed(kind.name, windows, head.run_windows(windows), head.run_windows(moved), asked))
+        made.append(
+            Mixed(kind.name, windows, head.run_windows(windows), head.run_windows(moved), asked, head.leaps)
+        )
     return made
 
 
@@ -102,6 +105,7 @@ def _compare(
     wanted = [values[name] for values in some.outputs]
     noise = [distance(values[name], want) for values, want in zip(some.moved, wanted, strict=True)]
     precision = evidence.scales[name, some.kind].precision
+    precision = replace(precision, rtol=COARSE) if some.leaps else precision
     scale, clear = _clear(
         wanted, noise, lambda values: measure(values, evidence.batch, precision, tally.options.of(name))
     )

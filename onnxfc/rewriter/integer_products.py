@@ -86,7 +86,10 @@ class _Back:
         moved, shift = (shift, self._none(data[0])) if each_cell else ("", shift)
         alone = len(np.unique(zero)) == 1
         point = builder.constant(zero.ravel()[0] if alone else zero.dtype.type(0), "zero_point")
-        integers = builder.emit("ConvInteger", [data[0], weight[0], shift, point], instead=node, **told)
+        add = builder.graph.producers.get(node.output[0]) if len(node.input) > 2 else None
+        known = [self.own[name] for name in (add.input if add else node.output) if name in self.own]
+        first, both, cast, scaled = (known[0].node, *known[0].behind) if known else (node, None, None, None)
+        integers = builder.emit("ConvInteger", [data[0], weight[0], shift, point], instead=first, **told)
         if not alone:
             ones = builder.constant(np.ones([1, *builder.spec(weight[0]).native[1:]], np.int8), "ones")
             sums = builder.emit("ConvInteger", [data[0], ones, shift], **told)
@@ -96,12 +99,12 @@ class _Back:
             own = builder.emit("Cast", [moved], to=TensorProto.INT32)
             sums = self._weights(weight, zero, rank)
             integers = builder.emit("Sub", [integers, builder.emit("Mul", [own, sums])])
-        scales = builder.emit("Mul", [data[1], self._per_output(weight[1], rank)])
-        floats = builder.emit("Cast", [integers], to=TensorProto.FLOAT)
+        scales = builder.emit("Mul", [data[1], self._per_output(weight[1], rank)], instead=both)
+        floats = builder.emit("Cast", [integers], instead=cast, to=TensorProto.FLOAT)
         bias = list(node.input[2:])
-        result = builder.emit("Mul", [floats, scales], "" if bias else node.output[0])
+        result = builder.emit("Mul", [floats, scales], "" if bias else node.output[0], instead=scaled)
         if bias:
-            builder.emit("Add", [result, self._per_output(bias[0], rank)], node.output[0])
+            builder.emit("Add", [result, self._per_output(bias[0], rank)], node.output[0], instead=add)
         return self._taken(before)
 
     def _zero(self, weight: Sequence[str]) -> np.ndarray:

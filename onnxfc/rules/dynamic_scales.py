@@ -16,6 +16,7 @@ from onnxfc.layout.views import Context, ScoreMap, View, Window
 from onnxfc.rules.registry import FEATURES, PLACED, rule
 
 KIND = "DynamicQuantizeLinear"
+_SHARED = ("mixes-batch", "takes one scale for all images of a batch, which is fixed here", "leave out --dynamic-batch")
 
 
 @rule(KIND, on=PLACED)
@@ -24,6 +25,8 @@ def dynamic_placed(ctx: RuleContext) -> Outcome:
 
     https://onnx.ai/onnx/operators/onnx__DynamicQuantizeLinear.html
     """
+    if _freed(ctx):
+        return ctx.refuse(*_SHARED)
     ctx.keep()
     view = ctx.placed_in()
     integers = view.output(ctx.node.output[0], provenance=view.provenance.blamed(ctx.blame(Cause.CONTEXT)))
@@ -37,6 +40,8 @@ def dynamic_features(ctx: RuleContext) -> Outcome:
     If the user wants it, each cell has its own scale.
     """
     view, own = ctx.views[0], ctx.state.quantised.per_window
+    if _freed(ctx):
+        return ctx.refuse(*_SHARED)
     if isinstance(view, Window) and _whole(view) and not own:
         provenance = view.provenance.blamed(ctx.blame(Cause.CONTEXT))
         source = view.sources[0]
@@ -54,6 +59,12 @@ def dynamic_features(ctx: RuleContext) -> Outcome:
     return [replace(scores, tensor=ctx.node.output[0], provenance=provenance), *_figures(ctx, provenance)]
 
 
+def _freed(ctx: RuleContext) -> bool:
+    """Whether it is an option that frees the batch, so that each image would have a scale of others."""
+    shapes = [info.type.tensor_type.shape.dim for info in ctx.state.graph.inputs]
+    return ctx.free_batch and all(dims[0].dim_value > 0 for dims in shapes if dims)
+
+
 def _whole(view: Window) -> bool:
     """Whether it is all of one map, in some order."""
     index = view.index.ravel()
@@ -66,7 +77,7 @@ def _figures(ctx: RuleContext, provenance: Provenance) -> list[View]:
 
 
 def _each_cell(ctx: RuleContext, scores: ScoreMap) -> Outcome:
-    """The operator as it is specified, with a scale and a zero point for each cell (of all images of the batch).
+    """The operator as it is specified, with a scale and a zero point for each cell, of all images of the batch.
 
     scale = (max(0, x) - min(0, x)) / 255, zero point = round(-min(0, x) / scale), y = round(x / scale) + zero point.
     """
@@ -85,4 +96,6 @@ def _each_cell(ctx: RuleContext, scores: ScoreMap) -> Outcome:
     within = builder.emit("Min", [builder.emit("Max", [moved, zero]), most])
     integers = builder.emit("Cast", [within], ctx.node.output[0], instead=ctx.node, to=TensorProto.UINT8)
     shift = builder.emit("Cast", [shift], to=TensorProto.UINT8)
-    return [replace(scores, tensor=integers), *(Context(name, scores.provenance) for name in (scale, shift))]
+    provenance = scores.provenance if ctx.may_swallow else scores.provenance.blamed(ctx.blame(Cause.CONTEXT))
+    made = replace(scores, tensor=integers, provenance=provenance)
+    return [made, *(Context(name, provenance) for name in (scale, shift))]

@@ -29,6 +29,6 @@ def _of_node(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> int:
         return prod(left) * prod(right[1:])
     if node.op_type in GEMMS:
         return prod(made) * left[0 if attributes(node).get("transA", 0) else 1]
-    if node.op_type in {"MatMul", "FusedMatMul"} and left:
+    if node.op_type in {"MatMul", "FusedMatMul", "MatMulInteger"} and left:
         return prod(made) * left[-1]
     return 0

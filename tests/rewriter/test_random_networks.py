@@ -16,7 +16,7 @@ from hazards import CHECK, complete, own_crops, session
 from hypothesis import Phase, assume, event, given, note, seed, settings
 from hypothesis import strategies as st
 from onnxruntime.quantization import QuantFormat
-from quantised import by_onnxruntime
+from quantised import by_onnxruntime, dynamic_by_onnxruntime
 from random_networks import SEED, Network, drawn, random_network, still_varies
 
 from onnxfc.errors import NothingToRewrite, OnnxfcError, ProofFailed
@@ -81,6 +81,39 @@ def test_random_networks_in_integers(data: Any) -> None:
     assert native_deviation(model, done, as_written=True) < 0.1  # a few steps
     if done.claim.verdict == "exact" and "global" not in {output.form for output in done.claim.outputs}:
         assert own_crops(model, done, more=(1, 1, 1), varied=False, as_written=True) < 0.1
+
+
+@seed(SEED)
+@settings(drawn(20), phases=(Phase.generate,))
+@given(st.data())
+def test_random_networks_with_dynamic_scales(data: Any) -> None:
+    """As onnxruntime's quantiser writes them: the same sums of the same integers."""
+    model, network = random_network(data.draw, plain=True)
+    note(f"{network.story}")
+    assume(_runs(model))
+    with TemporaryDirectory() as folder:
+        model = dynamic_by_onnxruntime(model, Path(folder), data.draw(st.booleans()), data.draw(st.booleans()))
+    assume(_runs(model))
+    options = RewriteOptions(
+        global_pool=data.draw(st.sampled_from(("window", "window", "keep"))), per_window_scale=data.draw(st.booleans())
+    )
+    note(f"{options}")
+    found: OnnxfcError | None = None
+    try:
+        done = rewrite(model, options=options, check_options=CHECK)
+    except (NothingToRewrite, ProofFailed) as error:
+        found = error
+    if isinstance(found, NothingToRewrite):
+        assert found.refusals
+        event(f"refused: {found.refusals[0].code}")
+        return
+    if isinstance(found, ProofFailed):
+        assert found.parity is not None
+        assert found.parity.vacuous is not None or "Pool" in f"{network.story}", f"{found}"
+        event("vacuous" if found.parity.vacuous else "a pool that slides")
+        return
+    event(f"rewritten: {done.claim.verdict}")
+    assert native_deviation(model, done) < 0.02  # a value behind a pool may fall to the other side of an edge
 
 
 def _obeys_the_law(data: Any, branched: bool) -> None:

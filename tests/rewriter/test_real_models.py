@@ -51,6 +51,30 @@ def test_outcome(name: str) -> None:
     assert outcome(name) == OUTCOMES[name]
 
 
+INNER = (
+    "micro_kws/conv2d/Relu;micro_kws/conv2d/BiasAdd;micro_kws/conv2d_2/Conv2D;micro_kws/conv2d/Conv2D;"
+    "micro_kws/conv2d/BiasAdd/ReadVariableOp__28:0"
+)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("qdq", "static_qdq", "static_qoperator"),
+        *("qoperator_add_shape", "qoperator_avg_pool", "qoperator_softmax"),
+    ],
+)
+def test_keyword_spotters_in_integers(kind: str) -> None:
+    name = f"emmtrix__emx-onnx-cgen/tests__onnx__micro_kws_m_{kind}.onnx"
+    if name not in MODELS:
+        pytest.skip(MISSING)
+    result = rewrite(ROOT / name, options=RewriteOptions(inputs=(INNER,)))
+    assert result.parity is not None
+    assert result.parity.passed
+    assert result.parity.native.deviation == result.parity.window.deviation == 0.0
+    assert result.parity.certificate.status == "holds"
+
+
 def test_keyword_spotter_from_its_inner_image() -> None:
     """Its input is a flat vector of 1960 values; the first Reshape makes a spectrogram of them."""
     name = "emmtrix__emx-onnx-cgen/tests__onnx__micro_kws_m_static_fp32.onnx"
@@ -58,11 +82,7 @@ def test_keyword_spotter_from_its_inner_image() -> None:
         pytest.skip(MISSING)
     with pytest.raises(NothingToRewrite, match="BiasAdd/ReadVariableOp__28:0'"):
         rewrite(ROOT / name)
-    inner = (
-        "micro_kws/conv2d/Relu;micro_kws/conv2d/BiasAdd;micro_kws/conv2d_2/Conv2D;micro_kws/conv2d/Conv2D;"
-        "micro_kws/conv2d/BiasAdd/ReadVariableOp__28:0"
-    )
-    result = rewrite(ROOT / name, options=RewriteOptions(inputs=(inner,)))
+    result = rewrite(ROOT / name, options=RewriteOptions(inputs=(INNER,)))
     assert result.claim.native_size == (49, 40)
     assert result.replacements[0].after == "Conv 6x5 16→32"
     assert result.parity is not None

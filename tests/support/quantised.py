@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from onnx import numpy_helper
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 
 
 def optimised(model: onnx.ModelProto, folder: Path) -> Counter[str]:
@@ -133,4 +133,13 @@ def by_onnxruntime(
     before, after = folder / "floats.onnx", folder / "integers.onnx"
     onnx.save(model, before)
     quantize_static(before, after, _Images(model), quant_format=form, per_channel=per_channel)
+    return onnx.load(after)
+
+
+def dynamic_by_onnxruntime(model: onnx.ModelProto, folder: Path, per_channel: bool, signed: bool) -> onnx.ModelProto:
+    """A model as onnxruntime's quantiser makes it, with scales that are taken when it runs."""
+    before, after = folder / "floats.onnx", folder / "integers.onnx"
+    onnx.save(model, before)
+    kind = QuantType.QInt8 if signed else QuantType.QUInt8
+    quantize_dynamic(before, after, ["Conv", "Gemm", "MatMul"], per_channel, weight_type=kind)
     return onnx.load(after)
