@@ -283,7 +283,7 @@ class _Deriving:
             stride=stride,
             start=known.start if known else (0,) * dims,
             size=known.size if known else self.native,
-            size_step=self._step(stride),
+            size_step=self._step(stride, known),
             verdict=known.verdict if known else "approximate",
             blame=known.blame if known else (_UNKNOWN,),
             inputs=self.images,
@@ -324,14 +324,16 @@ class _Deriving:
 
     def _slack(self, known: Claim, stride: Sequence[int]) -> tuple[int, ...]:
         """How far the known count of cells holds for the other model: off the stride's grid, or not at all."""
-        holds = known.size_step == self._step(known.stride)
+        holds = known.size_step == self._step(known.stride, known)
         return known.slack if holds and all(a < b for a, b in zip(known.slack, stride, strict=True)) else ()
 
-    def _step(self, stride: Sequence[int]) -> tuple[int, ...]:
-        """1 where the other model takes sizes off the stride's grid too, else the stride."""
+    def _step(self, stride: Sequence[int], known: Claim | None) -> tuple[int, ...]:
+        """1 where the other model takes sizes off the stride's grid too, else what a rewrite takes, or the stride."""
         largest = max(stride)
         odd = {1, largest // 4, largest // 2, largest - 1}
-        return (1,) * len(stride) if all(self._at(more) is not None for more in odd) else tuple(stride)
+        if all(self._at(more) is not None for more in odd):
+            return (1,) * len(stride)
+        return tuple(stride) if known is None else tuple(map(max, stride, known.size_step))
 
 
 def _with_field(output: Output, known: Mapping[str, Output]) -> Output:

@@ -53,7 +53,7 @@ SOFTMAX = ("Hardmax", "LogSoftmax", "Softmax")
 LAYER_NORMS = ("LayerNormalization", "RMSNormalization")
 ROW_NORMS = (*LAYER_NORMS, "LpNormalization")
 """Each row along an axis alone."""
-MAP_NORMS = ("GroupNormalization", "InstanceNormalization")
+MAP_NORMS = ("GroupNormalization", "InstanceNormalization", "MeanVarianceNormalization")
 """By the figures of the whole map."""
 ARG = ("ArgMax", "ArgMin")
 RESAMPLING = ("Resize", "Upsample")

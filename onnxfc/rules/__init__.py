@@ -8,6 +8,7 @@ from onnxfc.rules import broadcast as broadcast
 from onnxfc.rules import concat_split as concat_split
 from onnxfc.rules import contraction as contraction
 from onnxfc.rules import convolution as convolution
+from onnxfc.rules import deform_conv as deform_conv
 from onnxfc.rules import dynamic_scales as dynamic_scales
 from onnxfc.rules import einsum as einsum
 from onnxfc.rules import elementwise as elementwise

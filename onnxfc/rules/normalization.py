@@ -23,19 +23,22 @@ _BATCH_NORM = ("epsilon", "momentum", "spatial", "training_mode")
 
 
 def _training(ctx: RuleContext) -> Refusal | None:
-    if ctx.attrs.get("training_mode", 0) or any(ctx.output_used(k) for k in range(1, len(ctx.node.output))):
+    old = ctx.opset < 14 and any(ctx.node.output[1:])  # with statistics among its outputs it makes its own
+    if ctx.attrs.get("training_mode", 0) or old:
         return ctx.refuse("training-mode", "is in training mode", "export the model in eval mode")
     return None
 
 
 @rule("BatchNormalization", on=PLACED, attributes=_BATCH_NORM)
 def batch_normalization(ctx: RuleContext) -> Outcome | None:
-    """BatchNormalization lies as the map does: a scale and a shift per channel (axis 1).
+    """BatchNormalization lies as the map does: a scale and a shift per channel (axis 1). In training mode it takes the
+    statistics of the map itself, which for a batch of 1 are those of an InstanceNormalization.
 
     https://onnx.ai/onnx/operators/onnx__BatchNormalization.html
     """
     if (training := _training(ctx)) is not None:
-        return training
+        alone = ctx.may_swallow and not any(ctx.output_used(k) for k in range(1, len(ctx.node.output)))
+        return whole_map_normalization(ctx) if alone else training
     if not ctx.attrs.get("spatial", 1):
         if len((ctx.native(ctx.node.input[1]).shapes or ((),))[0]) == 1:
             told = "has spatial=0 but a value a channel, a fault of MXNet's exporter; onnxruntime cannot run it"
@@ -65,6 +68,23 @@ def layer_normalization(ctx: RuleContext) -> Outcome | None:
     if view.apart and set(normalised) & set(view.spatial):
         return ctx.refuse("position-table", "normalises over the places of the native size, each with its own scale")
     return kept(ctx, view, normalised)
+
+
+@rule("MeanVarianceNormalization", on=PLACED, attributes=("axes",))
+def mean_variance_normalization(ctx: RuleContext) -> Outcome | None:
+    """MeanVarianceNormalization over channels is done at each place, over all places of an image it is context.
+
+    https://onnx.ai/onnx/operators/onnx__MeanVarianceNormalization.html
+    """
+    view, rank = ctx.placed_in(), len(ctx.shape_in())
+    axes = {axis % rank for axis in ctx.attrs.get("axes", (0, 2, 3))}
+    if 0 in axes and not ctx.may_swallow:
+        return ctx.refuse("mixes-batch", "normalises over the batch")
+    if not view.is_map or not axes & set(view.spatial):
+        return kept(ctx, view, sorted(axes - {0}))
+    if not set(view.spatial) <= axes:
+        return ctx.refuse("along-space", "normalises over some axes of the image only")
+    return whole_map_normalization(ctx)
 
 
 @rule("InstanceNormalization", "GroupNormalization", on=PLACED, attributes=("epsilon", "num_groups", "stash_type"))

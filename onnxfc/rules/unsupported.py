@@ -99,6 +99,8 @@ def no_rule(ctx: RuleContext) -> Refusal:
     """Why there is none: by what the operator is, or by what it works on."""
     if ctx.op_type in WHY:
         code, why, advice = WHY[ctx.op_type]
+        if ctx.op_type == "NonMaxSuppression":
+            advice = "end the model before it: " + " ".join(f"--output-at {name}" for name in ctx.node.input[:2])
         if code == "attention":
             return attention(ctx)
         return ctx.refuse(code, why, advice)

@@ -321,6 +321,7 @@ _RULES: dict[str, Callable[[NodeCall, list[Any]], Made]] = {
     "Concat": _concat,
     "ConstantOfShape": lambda call, _: None if (found := call.values(0)) is None else [tuple(found.tolist())],
     "ConvTranspose": _conv_transpose,
+    "DeformConv": _conv,
     "DepthToSpace": _to_space,
     "Einsum": _einsum,
     "Expand": _expand,

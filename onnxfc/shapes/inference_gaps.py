@@ -22,8 +22,9 @@ _ALIASES = {
     **{(MICROSOFT, name): "Relu" for name in FUSED_UNARY},
     (MICROSOFT, "FusedConv"): "Conv",
     (MICROSOFT, "FusedGemm"): "Gemm",
+    ("", "MeanVarianceNormalization"): "Relu",
 }
-"""onnxruntime's fused operators, of which onnx has no schema, and standard ones with the same shapes."""
+"""Operators of which onnx has no schema or infers no shape, and those with the same shapes."""
 
 _COUNTABLE = 2**62
 

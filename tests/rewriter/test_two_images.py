@@ -60,6 +60,14 @@ def test_both_grow(name: str, exporter: str) -> None:
         compare(done, name, size, {"image": image(size, 3), other: image(own, channels, 1)})
 
 
+@pytest.mark.parametrize("name", ["guided", "recurrent_state", "sharpened"])
+def test_a_pair_without_metadata_is_checked_at_sizes_that_both_take(name: str) -> None:
+    original = onnx.load(fixture_file(f"{name}.dynamo.onnx"))
+    other = onnxfc.rewrite(original, prove=False).model
+    del other.metadata_props[:]
+    assert onnxfc.check_pair(original, other).passed
+
+
 def test_the_sizes_that_both_take() -> None:
     done = rewritten("recurrent_state", "dynamo")
     assert (done.claim.native_size, done.claim.size_step, done.claim.smallest_size) == ((24, 32), (4, 4), (4, 4))
