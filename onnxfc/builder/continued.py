@@ -26,6 +26,9 @@ from onnxfc.shapes.spec import Array
 ASK = "say how to go on: --grids step (steps as they are), map (spread over the places) or image (over the pixels)"
 
 
+NO_RULE = "such a table has no values for other sizes"
+
+
 @dataclass(frozen=True)
 class _Level:
     """What of a table lies over the places of one map."""
@@ -67,15 +70,18 @@ def continued(
     if any(level.unseen for level in levels):
         why = f"reads {name}, a grid that has but one place along an axis and shows no step there"
         return ctx.refuse("grid-rule", why, "export the model anew for larger images")
+    if known is None and any(level.table.counted for level in levels):
+        why = f"reads {name}, which counts the places row by row: how many there are in a row is in each number"
+        return ctx.refuse("grid-rule", why, NO_RULE)
     chosen = _chosen(ctx, name, levels, known)
     if isinstance(chosen, Refusal):
         return chosen
-    lengths = _lengths(levels) if ctx.state.grids == "image" and known is None and ctx.state.rank == 2 else ()
-    if lengths is None:
-        return ctx.refuse(
-            "grid-rule", f"reads {name}, of which --grids image does not know what is height and what width"
-        )
-    grids = [_laid(ctx, level, chosen, lengths, value.dtype) for level in levels]
+    order = _order(levels[0].table) if ctx.state.grids == "image" and known is None and ctx.state.rank == 2 else ()
+    lengths = ctx.state.grids == "image" and known is None and any(level.table.still.any() for level in levels)
+    if lengths and not order:
+        why = f"reads {name}, of which --grids image does not know what is height and what width"
+        return ctx.refuse("grid-rule", why)
+    grids = [_laid(ctx, level, chosen, order if lengths else (), value.dtype) for level in levels]
     made = [_filled(ctx, level, grid, len(levels) > 1) for level, grid in zip(levels, grids, strict=True)]
     axis = next((k for k, group in enumerate(groups) if _joined(group)), 0) - len(groups)
     tensor = made[0] if len(made) == 1 else ctx.builder.emit("Concat", made, axis=axis + value.ndim)
@@ -83,7 +89,7 @@ def continued(
     given = known is None and any(len(_shown(levels, place)) != 1 for place in chosen)
     axes = [tuple(level.table.axes.get(k, -1) for k in range(ctx.state.rank)) for level in levels]
     each = tuple(zip(grids, axes, strict=True)) if chosen or lengths else ((tensor, (-1,) * ctx.state.rank),)
-    note = Continued(ctx.label, name, tensor, told, each, given, lengths)
+    note = Continued(ctx.label, name, tensor, told, each, given, order, lengths)
     ctx.notes.append(note)
     return note
 
@@ -136,20 +142,15 @@ def _shown(levels: Sequence[_Level], place: int) -> set[Rule]:
     return set.intersection(*(shown_rules(item.table, place, item.strides[place]) for item in levels))
 
 
-def _lengths(levels: Sequence[_Level]) -> tuple[int, ...] | None:
-    """Along which places the figures of a table, in turn, are lengths: of (x, y, width, height) as it has x and y, of
-    (width, height) alone in this order. None where its axes do not tell."""
-    axis = _axis_of_figures(levels[0].table)
-    if axis is None:
-        return None
-    slopes = levels[0].table.slopes
-    order = {
-        int(turn): place
-        for place, slope in slopes.items()
-        for turn in np.nonzero(np.moveaxis(slope, axis, 0).reshape(slope.shape[axis], -1).any(1))[0] % 2
-    }
-    fits = len(order) == len(set(order.values())) == len(slopes)
-    return (order.get(0, 1 - order.get(1, 0)), order.get(1, 1 - order.get(0, 1))) if fits else None
+def _order(table: Affine) -> tuple[int, ...]:
+    """Along which places the figures of a table lie, in turn: of (x, y, width, height) as x and y move, of (width,
+    height) alone in this order. Empty where its axes do not tell."""
+    axis = _axis_of_figures(table)
+    moving = {} if axis is None else {k: np.moveaxis(slope, axis, 0) for k, slope in table.slopes.items()}
+    order = {turn % 2: k for k, slope in moving.items() for turn, own in enumerate(slope) if own.any()}
+    if axis is None or len(order) != len(set(order.values())) or len(order) != len(moving):
+        return ()
+    return order.get(0, 1 - order.get(1, 0)), order.get(1, 1 - order.get(0, 1))
 
 
 def _axis_of_figures(table: Affine) -> int | None:
@@ -174,14 +175,14 @@ def _laid(
     ctx: RuleContext,
     level: _Level,
     chosen: Mapping[int, Rule],
-    lengths: Sequence[int],
+    order: Sequence[int],
     dtype: np.dtype[Any],
 ) -> str:
     """One level, for as many places as its map has now, an axis for each of its atoms."""
     builder, table = ctx.builder, level.table
     kind: np.dtype[Any] = np.dtype(np.float64) if dtype == np.float64 else np.dtype(np.float32)
-    kind = np.dtype(np.int64) if dtype.kind in "iu" and set(chosen.values()) <= {"step"} and not lengths else kind
-    base, terms = _without_lengths(ctx, table, lengths, kind)
+    kind = np.dtype(np.int64) if dtype.kind in "iu" and set(chosen.values()) <= {"step"} and not order else kind
+    base, terms = _without_lengths(ctx, table, order, kind)
     for place, slope in table.slopes.items():
         rule, native = chosen[place], table.length(place)
         offset = offset_of(rule)
@@ -207,22 +208,17 @@ def _laid(
 
 
 def _without_lengths(
-    ctx: RuleContext, table: Affine, lengths: Sequence[int], kind: np.dtype[Any]
+    ctx: RuleContext, table: Affine, order: Sequence[int], kind: np.dtype[Any]
 ) -> tuple[Array, list[str]]:
     """What a table has at its first place, less the lengths that are parts of the image; and these."""
-    axis = _axis_of_figures(table) if lengths else None
-    if axis is None:
-        return table.base, []
-    base, terms = table.base, []
-    still = np.logical_and.reduce([slope == 0 for slope in table.slopes.values()] or [np.ones_like(base, bool)])
-    turn = np.arange(base.shape[axis]).reshape([-1 if k == axis else 1 for k in range(base.ndim)]) % 2
-    for number, place in enumerate(lengths):
-        own = np.where(still & (turn == number), base, 0)
+    base, terms, axis = table.base, list[str](), _axis_of_figures(table)
+    for number, place in enumerate(order):
+        turn = np.arange(base.shape[axis or 0]).reshape([-1 if k == axis else 1 for k in range(base.ndim)]) % 2
+        own = np.where(turn == number, table.still, 0)
         if own.any():
             base = base - own
-            terms.append(
-                ctx.builder.emit("Mul", [_ratio(ctx, place, kind), ctx.builder.constant(own.astype(kind), "length")])
-            )
+            length = ctx.builder.constant(own.astype(kind), "length")
+            terms.append(ctx.builder.emit("Mul", [_ratio(ctx, place, kind), length]))
     return base, terms
 
 

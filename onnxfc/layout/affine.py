@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import permutations
 from typing import Literal
 
 import numpy as np
@@ -48,6 +49,21 @@ class Affine:
     def axes(self) -> dict[int, int]:
         """Which of the atoms a place is."""
         return {atom.place: axis for axis, atom in enumerate(self.atoms) if atom.kind == "space"}
+
+    @property
+    def still(self) -> Array:
+        """Of each channel what all places have; 0 of those that move."""
+        moves = [slope != 0 for slope in self.slopes.values()]
+        return np.where(np.logical_or.reduce(moves), 0, self.base) if moves else self.base
+
+    @property
+    def counted(self) -> bool:
+        """Whether places are numbered one row (or column) behind the other."""
+        pairs = (
+            (self.slopes[outer], self.slopes[inner] * self.length(inner))
+            for outer, inner in permutations(self.slopes, 2)
+        )
+        return any(bool(np.any((row != 0) & np.isclose(step, row, rtol=1e-4, atol=0))) for step, row in pairs)
 
     def length(self, place: int) -> int:
         """How many places there are natively."""

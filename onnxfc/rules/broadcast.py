@@ -139,12 +139,12 @@ def broadcast(ctx: RuleContext) -> Outcome | None:
         return None if met or any(view.is_folded for view in placed) else ctx.refuse(*GRIDS)
     inputs, everywhere = _inputs(ctx, placed, groups)
     if None in inputs:
-        weighed = _row_of_weights(ctx, placed)
+        weighed = None if ctx.state.global_pool == "keep" else _row_of_weights(ctx, placed)
         if weighed is not None:
             return weighed
         whole = _with_grids(ctx, placed, groups, inputs)
         if not isinstance(whole, list):
-            return whole
+            return _row_of_weights(ctx, placed) or whole
         inputs, provenance = whole, provenance.blamed(*grid_blames(ctx))
     refusal = _beside_windows(ctx, placed)
     if refusal is not None:

@@ -76,3 +76,12 @@ def test_grids_of_keras(name: str) -> None:
         want = wanted[f"{name} {size[0]}x{size[1]}"]
         assert value.shape == want.shape
         np.testing.assert_allclose(value, want, rtol=0, atol=2e-6 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_a_mean_place_of_the_whole_image(exporter: str) -> None:
+    """Kept, it counts all places; without, each window its own."""
+    done = rewritten("grid_argmax", exporter, global_pool="keep")
+    assert {grid.rules for grid in done.claim.grids} == {("", "step"), ("step", "")}
+    agrees(done, "grid_argmax")
+    assert rewritten("grid_argmax", exporter).claim.grids == ()

@@ -232,6 +232,17 @@ def test_what_the_user_says_must_fit() -> None:
         assert refusal(model, grids=grids).advice.startswith(f"--grids {grids} does not fit it")
 
 
+@pytest.mark.parametrize("grids", [None, "step"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_places_that_are_numbered_row_by_row_have_no_rule(order: str, grids: str | None) -> None:
+    def table(height: int, width: int) -> np.ndarray:
+        return np.arange(height * width).reshape((height, width), order=order) * 2.0  # type: ignore[call-overload]
+
+    found = refusal(network(table, "Add", NATIVE), grids=grids)
+    assert found.code == "grid-rule"
+    assert "counts the places row by row" in found.reason
+
+
 @pytest.mark.parametrize("name", ["bent", "random", "one value off"])
 def test_a_table_that_is_not_affine_is_refused(name: str) -> None:
     def table(height: int, width: int) -> np.ndarray:
