@@ -56,8 +56,9 @@ def continued(
     name = ctx.node.input[position]
     if not isinstance(ctx.views[position], Fixed) or any(view.provenance.windows or view.other for view in placed):
         return None
-    own, value = resized(ctx, position, groups, placed[0].like) if known is None else None, ctx.weights(name)
-    if own is not None or value is None:
+    own = resized(ctx, position, groups, placed[0].like) if known is None else None
+    value = None if own is not None or ctx.follows_size(position) else _value(ctx, name, {})
+    if value is None:
         return own
     pieces = list(_pieces(value, groups, placed))
     tables = [table for part, laid, _ in pieces if (table := affine(part, laid)) is not None]
@@ -92,6 +93,25 @@ def continued(
     note = Continued(ctx.label, name, tensor, told, each, given, order, lengths)
     ctx.notes.append(note)
     return note
+
+
+_LARGEST = 1 << 24
+"""Elements of the largest table that is looked at."""
+
+
+def _value(ctx: RuleContext, name: str, known: dict[str, Array | None]) -> Array | None:
+    """What a tensor is that is computed from constants alone: exporters leave it so where it is large."""
+    graph, view = ctx.state.graph, ctx.state.views.get(name)
+    node, shapes = graph.producers.get(name), ctx.native(name).shapes
+    if name in known or not isinstance(view, Fixed) or name in graph.overridable or shapes is None:
+        return known.get(name)
+    spec, tensor = ctx.builder.specs.get(view.tensor), graph.constant(name)
+    known[name] = ctx.builder.model.array(tensor) if tensor is not None else spec.constant if spec else None
+    if known[name] is None and node is not None and node.input and math.prod(shapes[0]) <= _LARGEST:
+        inputs = [_value(ctx, item, known) if item else None for item in node.input]
+        if all(value is not None or not item for item, value in zip(node.input, inputs, strict=True)):
+            known.update(zip(node.output, ctx.builder.inference.run(node, inputs), strict=True))
+    return known[name]
 
 
 def grid_blames(ctx: RuleContext) -> list[Blame]:

@@ -318,3 +318,20 @@ def _spoil(model: onnx.ModelProto, grid: str, change: str) -> None:
     at = max(rest.index(maker) + 1, shapes)
     for node in reversed(nodes):
         model.graph.node.insert(at, node)
+
+
+def unfolded(size: tuple[int, int]) -> onnx.ModelProto:
+    """A grid of more elements than exporters fold: left in the graph, made from constants."""
+    net = Net(seed=8)
+    x = net.conv(net.image(size=size), 2, 2)
+    high, wide = places(size)
+    columns, rows = (net.op("Range", *(net.const(value) for value in (0, length, 1))) for length in (wide, high))
+    rows = net.axes("Unsqueeze", rows, [1])
+    pair = [net.op("Expand", item, net.ints(1, 1, high, wide)) for item in (columns, rows)]
+    grid = net.op("Mul", net.op("Concat", *pair, axis=1), net.const(2))
+    return net.model(net.op("Add", x, grid))
+
+
+def test_a_grid_that_exporters_left_unfolded() -> None:
+    done = agrees(unfolded((142, 120)), unfolded)
+    assert [grid.rules for grid in done.claim.grids] == [("step", "step")]
