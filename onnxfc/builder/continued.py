@@ -13,10 +13,11 @@ from onnx import helper
 from onnxfc.builder import ops
 from onnxfc.builder.axis_ops import target
 from onnxfc.builder.resized_table import resized
-from onnxfc.builder.rule_context import RuleContext
+from onnxfc.builder.rule_context import LEAVE, RuleContext
 from onnxfc.builder.state import Continued
 from onnxfc.claim.blame import Blame, Cause
 from onnxfc.errors import Refusal
+from onnxfc.graph.op_kinds import GLOBAL_POOLS
 from onnxfc.layout.affine import Affine, Rule, affine, given_rule, of_pixels, offset_of, shown_rules
 from onnxfc.layout.axes import Group, Groups, places_in
 from onnxfc.layout.axis_map import Pixels
@@ -56,7 +57,10 @@ def continued(
     name = ctx.node.input[position]
     if not isinstance(ctx.views[position], Fixed) or any(view.provenance.windows or view.other for view in placed):
         return None
-    own = resized(ctx, position, groups, placed[0].like) if known is None else None
+    whole = ctx.state.dense or ctx.state.undivided
+    if not whole and any(view.is_folded for view in placed):
+        return None  # a value for each feature of a window, as a crop has it
+    own = resized(ctx, position, groups, placed[0].like) if known is None and whole else None
     value = None if own is not None or ctx.follows_size(position) else _value(ctx, name, {})
     if value is None:
         return own
@@ -77,6 +81,9 @@ def continued(
     chosen = _chosen(ctx, name, levels, known)
     if isinstance(chosen, Refusal):
         return chosen
+    if not whole:
+        why = f"reads {name}, a grid of coordinates: a window of a larger image has others than the crop has"
+        return ctx.refuse("grid-rule", why, _kept(ctx))
     order = _order(levels[0].table) if ctx.state.grids == "image" and known is None and ctx.state.rank == 2 else ()
     lengths = ctx.state.grids == "image" and known is None and any(level.table.still.any() for level in levels)
     if lengths and not order:
@@ -93,6 +100,13 @@ def continued(
     note = Continued(ctx.label, name, tensor, told, each, given, order, lengths)
     ctx.notes.append(note)
     return note
+
+
+def _kept(ctx: RuleContext) -> str:
+    """What helps where windows have no coordinates of their own."""
+    heads = [ctx.state.graph.producers[name].op_type for name in ctx.state.roles.heads]
+    pools = all(kind in (*GLOBAL_POOLS, "ReduceMean", "ReduceMax") for kind in heads)
+    return "--global-pool keep makes one score of the whole image, over which it goes on" if pools else LEAVE
 
 
 _LARGEST = 1 << 24

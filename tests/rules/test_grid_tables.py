@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
-from hazards import CHECK, Net, complete, refusal, session
+from hazards import CHECK, Net, complete, proven, refusal, session
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxfc.io.model_file import ModelFile
@@ -335,3 +335,33 @@ def unfolded(size: tuple[int, int]) -> onnx.ModelProto:
 def test_a_grid_that_exporters_left_unfolded() -> None:
     done = agrees(unfolded((142, 120)), unfolded)
     assert [grid.rules for grid in done.claim.grids] == [("step", "step")]
+
+
+def classifier(size: tuple[int, int], pooled: bool = True, folded: bool = False) -> onnx.ModelProto:
+    """Coordinates, then a head."""
+    net = Net(seed=9)
+    x = net.conv(net.image(size=size), 2, 2)
+    high, wide = places(size)
+    if folded:
+        x = net.op("Reshape", x, net.ints(1, 2, high * wide))
+    table = TABLES["ends"](high, wide)
+    x = net.op("Add", x, net.const(table.reshape(1, 2, -1) if folded else table))
+    x = net.op("Tanh", x)
+    if pooled:
+        return net.model(net.fc(net.op("Flatten", net.op("GlobalAveragePool", x)), 2, 5))
+    return net.model(net.fc(net.op("Flatten", x), 2 * high * wide, 5))
+
+
+def test_windows_have_no_coordinates_of_the_large_image() -> None:
+    """A cell is what the original says of the crop, whose coordinates go from -1 to 1."""
+    found = refusal(classifier(NATIVE))
+    assert found.code == "grid-rule"
+    assert "others than the crop has" in found.reason
+    assert "--global-pool keep" in found.advice
+    agrees(classifier(NATIVE), classifier, global_pool="keep")
+    assert "--global-pool keep" not in refusal(classifier(NATIVE, pooled=False)).advice
+
+
+def test_a_window_of_features_has_the_crop_s_own_coordinates() -> None:
+    """Flattened before: the table is one of features."""
+    proven(classifier(NATIVE, pooled=False, folded=True))
