@@ -93,7 +93,8 @@ def affine(value: Array, groups: Groups) -> Affine | None:
         return None
     base, slopes = value.reshape([atom.length for atom in atoms]).astype(np.float64), {}
     axes = {atom.place: axis for axis, atom in enumerate(atoms) if atom.kind == "space"}
-    rounding = 4 * float(np.finfo(value.dtype).eps) if value.dtype.kind == "f" else 0.0
+    steps = 1 if value.dtype == np.float16 else 4
+    rounding = steps * float(np.finfo(value.dtype).eps) if value.dtype.kind == "f" else 0.0
     allowed = rounding * np.abs(base).max(axis=tuple(axes.values()), keepdims=True)
     exact = base
     for axis in axes.values():
