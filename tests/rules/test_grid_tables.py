@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
-from hazards import CHECK, Net, complete, proven, refusal, session
+from hazards import CHECK, Net, complete, proven, refusal, refusals, session
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxfc.io.model_file import ModelFile
@@ -365,3 +365,69 @@ def test_windows_have_no_coordinates_of_the_large_image() -> None:
 def test_a_window_of_features_has_the_crop_s_own_coordinates() -> None:
     """Flattened before: the table is one of features."""
     proven(classifier(NATIVE, pooled=False, folded=True))
+
+
+def priors(order: str, size: tuple[int, int], apart: bool = False) -> onnx.ModelProto:
+    """Centres and lengths as parts of the image, (1, places, 4), in the order xywh or yxhw; in one table or in two."""
+    net = Net(seed=10)
+    x = net.conv(net.image(size=size), 2, 4, (2, 2))
+    high, wide = size[0] // 2, size[1] // 2
+    rows = net.op("Transpose", net.op("Reshape", x, net.ints(1, 4, high * wide)), perm=[0, 2, 1])
+    made = {"x": (np.arange(wide) + 0.5) / wide, "y": ((np.arange(high) + 0.5) / high)[:, None]}
+    made |= {"w": np.array(5 / size[1]), "h": np.array(9 / size[0])}
+    table = np.stack([np.broadcast_to(made[name], (high, wide)) for name in order], -1).reshape(1, -1, 4)
+    if not apart:
+        return net.model(net.op("Add", rows, net.const(table), out="boxes"))
+    parts = net.op("Split", rows, net.ints(2, 2), axis=2, outputs=2)
+    centres, lengths = (net.const(table[..., k : k + 2]) for k in (0, 2))
+    both = net.op("Add", parts[0], centres), net.op("Mul", parts[1], lengths)
+    return net.model(net.op("Concat", *both, axis=2, out="boxes"))
+
+
+EVEN = ((12, 18), (20, 16), (18, 28))
+
+
+@pytest.mark.parametrize("order", ["xywh", "yxhw"])
+def test_lengths_are_parts_of_the_axis_of_their_centres(order: str) -> None:
+    done = agrees(priors(order, NATIVE), lambda size: priors(order, size), EVEN, grids="image")
+    assert done.claim.verdict == "extrapolated"
+    assert refusal(priors(order, NATIVE)).code == "grid-rule"
+
+
+def test_lengths_alone_are_width_then_height() -> None:
+    """Where the centres beside them lie the other way round, that is no reading of them."""
+    agrees(priors("xywh", NATIVE, True), lambda size: priors("xywh", size, True), EVEN, grids="image")
+    assert refusal(priors("yxhw", NATIVE, True), grids="image").code == "grid-rule"
+
+
+AXES: dict[str, Callable[[int], np.ndarray]] = {
+    "cells": lambda n: np.arange(n) + 0.5,
+    "backward": lambda n: 3 - 2.0 * np.arange(n),
+    "ends": lambda n: np.linspace(1, -1, n),
+    "centres": lambda n: (2 * np.arange(n) + 1) / n - 1,
+    "alike": lambda n: np.full(n, 1.5),
+    "odd steps": lambda n: 0.37 * np.arange(n),
+    "none": lambda n: np.random.default_rng(n).standard_normal(n),
+}
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_random_grids_are_right_or_refused(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    high, wide = (str(name) for name in rng.choice(list(AXES), 2))
+    kind = str(rng.choice(["Add", "Sub", "Mul", "first", "Concat", "last", "anchors", "row", "tokens"]))
+    native = (int(rng.integers(7, 40)), int(rng.integers(7, 40)))
+
+    def table(height: int, width: int) -> np.ndarray:
+        found = np.broadcast_arrays(AXES[wide](width)[None], AXES[high](height)[:, None])
+        return np.stack(found)[None]
+
+    model = network(table, kind, native)
+    sizes = ((native[0] + 5, native[1] + 2), (native[0] + 8, native[1] + 31))
+    found = refusals(model)
+    if found:
+        plain = found[0].code == "grid-rule" or "none" in (high, wide)
+        assert plain, found[0]
+    else:
+        assert not {high, wide} & {"none", "odd steps"}
+        agrees(model, lambda size: network(table, kind, size), sizes)
