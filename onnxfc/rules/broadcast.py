@@ -259,8 +259,8 @@ def _row_of_weights(ctx: RuleContext, placed: Sequence[Placed]) -> Outcome | Non
 def _positional(ctx: RuleContext, placed: Sequence[Placed], position: int) -> Refusal | None:
     if any(view.other for view in placed):
         return ctx.refuse("position-table", PER_PLACE, NO_VALUES)
-    if any(view.is_folded for view in placed):
-        return None
+    if any(view.is_folded for view in placed) and not ctx.state.dense:
+        return None  # features of a window, each with its own value
     why = f"combines the map with {ctx.node.input[position]}, which has a value for every place of the native size"
     return ctx.refuse("position-table", why, NO_VALUES)
 

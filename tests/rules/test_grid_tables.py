@@ -431,3 +431,10 @@ def test_random_grids_are_right_or_refused(seed: int) -> None:
     else:
         assert not {high, wide} & {"none", "odd steps"}
         agrees(model, lambda size: network(table, kind, size), sizes)
+
+
+@pytest.mark.parametrize("kind", ["row", "tokens"])
+def test_a_table_beside_rows_of_places_is_named(kind: str) -> None:
+    """Without a head there are no windows whose features it could be of."""
+    found = refusal(network(lambda h, w: np.random.default_rng(h).standard_normal((1, 2, h, w)), kind, NATIVE))
+    assert (found.code, found.node.split("_")[1]) == ("position-table", "add")
