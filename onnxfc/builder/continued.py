@@ -13,10 +13,11 @@ from onnx import helper
 from onnxfc.builder import ops
 from onnxfc.builder.axis_ops import target
 from onnxfc.builder.resized_table import resized
-from onnxfc.builder.rule_context import RuleContext
+from onnxfc.builder.rule_context import LEAVE, RuleContext
 from onnxfc.builder.state import Continued
 from onnxfc.claim.blame import Blame, Cause
 from onnxfc.errors import Refusal
+from onnxfc.graph.op_kinds import GLOBAL_POOLS
 from onnxfc.layout.affine import Affine, Rule, affine, given_rule, of_pixels, offset_of, shown_rules
 from onnxfc.layout.axes import Group, Groups, places_in
 from onnxfc.layout.axis_map import Pixels
@@ -24,6 +25,9 @@ from onnxfc.layout.views import Fixed, Placed
 from onnxfc.shapes.spec import Array
 
 ASK = "say how to go on: --grids step (steps as they are), map (spread over the places) or image (over the pixels)"
+
+
+NO_RULE = "such a table has no values for other sizes"
 
 
 @dataclass(frozen=True)
@@ -53,8 +57,12 @@ def continued(
     name = ctx.node.input[position]
     if not isinstance(ctx.views[position], Fixed) or any(view.provenance.windows or view.other for view in placed):
         return None
-    own, value = resized(ctx, position, groups, placed[0].like) if known is None else None, ctx.weights(name)
-    if own is not None or value is None:
+    whole = ctx.state.dense or ctx.state.undivided
+    if not whole and any(view.is_folded for view in placed):
+        return None  # a value for each feature of a window, as a crop has it
+    own = resized(ctx, position, groups, placed[0].like) if known is None and whole else None
+    value = None if own is not None or ctx.follows_size(position) else _value(ctx, name, {})
+    if value is None:
         return own
     pieces = list(_pieces(value, groups, placed))
     tables = [table for part, laid, _ in pieces if (table := affine(part, laid)) is not None]
@@ -67,15 +75,21 @@ def continued(
     if any(level.unseen for level in levels):
         why = f"reads {name}, a grid that has but one place along an axis and shows no step there"
         return ctx.refuse("grid-rule", why, "export the model anew for larger images")
+    if known is None and any(level.table.counted for level in levels):
+        why = f"reads {name}, which counts the places row by row: how many there are in a row is in each number"
+        return ctx.refuse("grid-rule", why, NO_RULE)
     chosen = _chosen(ctx, name, levels, known)
     if isinstance(chosen, Refusal):
         return chosen
-    lengths = _lengths(levels) if ctx.state.grids == "image" and known is None and ctx.state.rank == 2 else ()
-    if lengths is None:
-        return ctx.refuse(
-            "grid-rule", f"reads {name}, of which --grids image does not know what is height and what width"
-        )
-    grids = [_laid(ctx, level, chosen, lengths, value.dtype) for level in levels]
+    if not whole:
+        why = f"reads {name}, a grid of coordinates: a window of a larger image has others than the crop has"
+        return ctx.refuse("grid-rule", why, _kept(ctx))
+    order = _order(levels[0].table) if ctx.state.grids == "image" and known is None and ctx.state.rank == 2 else ()
+    lengths = ctx.state.grids == "image" and known is None and any(level.table.still.any() for level in levels)
+    if lengths and not order:
+        why = f"reads {name}, of which --grids image does not know what is height and what width"
+        return ctx.refuse("grid-rule", why)
+    grids = [_laid(ctx, level, chosen, order if lengths else (), value.dtype) for level in levels]
     made = [_filled(ctx, level, grid, len(levels) > 1) for level, grid in zip(levels, grids, strict=True)]
     axis = next((k for k, group in enumerate(groups) if _joined(group)), 0) - len(groups)
     tensor = made[0] if len(made) == 1 else ctx.builder.emit("Concat", made, axis=axis + value.ndim)
@@ -83,9 +97,35 @@ def continued(
     given = known is None and any(len(_shown(levels, place)) != 1 for place in chosen)
     axes = [tuple(level.table.axes.get(k, -1) for k in range(ctx.state.rank)) for level in levels]
     each = tuple(zip(grids, axes, strict=True)) if chosen or lengths else ((tensor, (-1,) * ctx.state.rank),)
-    note = Continued(ctx.label, name, tensor, told, each, given, lengths)
+    note = Continued(ctx.label, name, tensor, told, each, given, order, lengths)
     ctx.notes.append(note)
     return note
+
+
+def _kept(ctx: RuleContext) -> str:
+    """What helps where windows have no coordinates of their own."""
+    heads = [ctx.state.graph.producers[name].op_type for name in ctx.state.roles.heads]
+    pools = all(kind in (*GLOBAL_POOLS, "ReduceMean", "ReduceMax") for kind in heads)
+    return "--global-pool keep makes one score of the whole image, over which it goes on" if pools else LEAVE
+
+
+_LARGEST = 1 << 24
+"""Elements of the largest table that is looked at."""
+
+
+def _value(ctx: RuleContext, name: str, known: dict[str, Array | None]) -> Array | None:
+    """What a tensor is that is computed from constants alone: exporters leave it so where it is large."""
+    graph, view = ctx.state.graph, ctx.state.views.get(name)
+    node, shapes = graph.producers.get(name), ctx.native(name).shapes
+    if name in known or not isinstance(view, Fixed) or name in graph.overridable or shapes is None:
+        return known.get(name)
+    spec, tensor = ctx.builder.specs.get(view.tensor), graph.constant(name)
+    known[name] = ctx.builder.model.array(tensor) if tensor is not None else spec.constant if spec else None
+    if known[name] is None and node is not None and node.input and math.prod(shapes[0]) <= _LARGEST:
+        inputs = [_value(ctx, item, known) if item else None for item in node.input]
+        if all(value is not None or not item for item, value in zip(node.input, inputs, strict=True)):
+            known.update(zip(node.output, ctx.builder.inference.run(node, inputs), strict=True))
+    return known[name]
 
 
 def grid_blames(ctx: RuleContext) -> list[Blame]:
@@ -136,20 +176,15 @@ def _shown(levels: Sequence[_Level], place: int) -> set[Rule]:
     return set.intersection(*(shown_rules(item.table, place, item.strides[place]) for item in levels))
 
 
-def _lengths(levels: Sequence[_Level]) -> tuple[int, ...] | None:
-    """Along which places the figures of a table, in turn, are lengths: of (x, y, width, height) as it has x and y, of
-    (width, height) alone in this order. None where its axes do not tell."""
-    axis = _axis_of_figures(levels[0].table)
-    if axis is None:
-        return None
-    slopes = levels[0].table.slopes
-    order = {
-        int(turn): place
-        for place, slope in slopes.items()
-        for turn in np.nonzero(np.moveaxis(slope, axis, 0).reshape(slope.shape[axis], -1).any(1))[0] % 2
-    }
-    fits = len(order) == len(set(order.values())) == len(slopes)
-    return (order.get(0, 1 - order.get(1, 0)), order.get(1, 1 - order.get(0, 1))) if fits else None
+def _order(table: Affine) -> tuple[int, ...]:
+    """Along which places the figures of a table lie, in turn: of (x, y, width, height) as x and y move, of (width,
+    height) alone in this order. Empty where its axes do not tell."""
+    axis = _axis_of_figures(table)
+    moving = {} if axis is None else {k: np.moveaxis(slope, axis, 0) for k, slope in table.slopes.items()}
+    order = {turn % 2: k for k, slope in moving.items() for turn, own in enumerate(slope) if own.any()}
+    if axis is None or len(order) != len(set(order.values())) or len(order) != len(moving):
+        return ()
+    return order.get(0, 1 - order.get(1, 0)), order.get(1, 1 - order.get(0, 1))
 
 
 def _axis_of_figures(table: Affine) -> int | None:
@@ -174,14 +209,14 @@ def _laid(
     ctx: RuleContext,
     level: _Level,
     chosen: Mapping[int, Rule],
-    lengths: Sequence[int],
+    order: Sequence[int],
     dtype: np.dtype[Any],
 ) -> str:
     """One level, for as many places as its map has now, an axis for each of its atoms."""
     builder, table = ctx.builder, level.table
     kind: np.dtype[Any] = np.dtype(np.float64) if dtype == np.float64 else np.dtype(np.float32)
-    kind = np.dtype(np.int64) if dtype.kind in "iu" and set(chosen.values()) <= {"step"} and not lengths else kind
-    base, terms = _without_lengths(ctx, table, lengths, kind)
+    kind = np.dtype(np.int64) if dtype.kind in "iu" and set(chosen.values()) <= {"step"} and not order else kind
+    base, terms = _without_lengths(ctx, table, order, kind)
     for place, slope in table.slopes.items():
         rule, native = chosen[place], table.length(place)
         offset = offset_of(rule)
@@ -207,22 +242,17 @@ def _laid(
 
 
 def _without_lengths(
-    ctx: RuleContext, table: Affine, lengths: Sequence[int], kind: np.dtype[Any]
+    ctx: RuleContext, table: Affine, order: Sequence[int], kind: np.dtype[Any]
 ) -> tuple[Array, list[str]]:
     """What a table has at its first place, less the lengths that are parts of the image; and these."""
-    axis = _axis_of_figures(table) if lengths else None
-    if axis is None:
-        return table.base, []
-    base, terms = table.base, []
-    still = np.logical_and.reduce([slope == 0 for slope in table.slopes.values()] or [np.ones_like(base, bool)])
-    turn = np.arange(base.shape[axis]).reshape([-1 if k == axis else 1 for k in range(base.ndim)]) % 2
-    for number, place in enumerate(lengths):
-        own = np.where(still & (turn == number), base, 0)
+    base, terms, axis = table.base, list[str](), _axis_of_figures(table)
+    for number, place in enumerate(order):
+        turn = np.arange(base.shape[axis or 0]).reshape([-1 if k == axis else 1 for k in range(base.ndim)]) % 2
+        own = np.where(turn == number, table.still, 0)
         if own.any():
             base = base - own
-            terms.append(
-                ctx.builder.emit("Mul", [_ratio(ctx, place, kind), ctx.builder.constant(own.astype(kind), "length")])
-            )
+            length = ctx.builder.constant(own.astype(kind), "length")
+            terms.append(ctx.builder.emit("Mul", [_ratio(ctx, place, kind), length]))
     return base, terms
 
 

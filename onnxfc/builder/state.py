@@ -91,8 +91,8 @@ class Continued:
     that it is now, and the rule along each place, empty where it does not move along it.
 
     ``levels``: what of it lies over each map, and on which of its axes each place, -1 where on none, before places are
-    laid together. ``given``: the user said which. ``lengths``: along which places its figures in turn are lengths that
-    are parts of the image.
+    laid together. ``given``: the user said which. ``order``: along which places its figures lie in turn, where that
+    is of use; ``lengths``: those that all places have are parts of the image.
     """
 
     node: str
@@ -101,7 +101,8 @@ class Continued:
     rules: tuple[str, ...]
     levels: tuple[tuple[str, tuple[int, ...]], ...] = ()
     given: bool = False
-    lengths: tuple[int, ...] = ()
+    order: tuple[int, ...] = ()
+    lengths: bool = False
 
     @property
     def alike(self) -> bool:
@@ -111,7 +112,7 @@ class Continued:
     @property
     def moves(self) -> bool:
         """Whether what reads it is another at each place, or in each image."""
-        return not self.alike or bool(self.lengths)
+        return not self.alike or self.lengths
 
 
 Note = Replacement | Frozen | Continued | Refusal

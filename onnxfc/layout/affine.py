@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import permutations
 from typing import Literal
 
 import numpy as np
@@ -49,6 +50,21 @@ class Affine:
         """Which of the atoms a place is."""
         return {atom.place: axis for axis, atom in enumerate(self.atoms) if atom.kind == "space"}
 
+    @property
+    def still(self) -> Array:
+        """Of each channel what all places have; 0 of those that move."""
+        moves = [slope != 0 for slope in self.slopes.values()]
+        return np.where(np.logical_or.reduce(moves), 0, self.base) if moves else self.base
+
+    @property
+    def counted(self) -> bool:
+        """Whether places are numbered one row (or column) behind the other."""
+        pairs = (
+            (self.slopes[outer], self.slopes[inner] * self.length(inner))
+            for outer, inner in permutations(self.slopes, 2)
+        )
+        return any(bool(np.any((row != 0) & np.isclose(step, row, rtol=1e-4, atol=0))) for step, row in pairs)
+
     def length(self, place: int) -> int:
         """How many places there are natively."""
         return self.atoms[self.axes[place]].length
@@ -77,7 +93,8 @@ def affine(value: Array, groups: Groups) -> Affine | None:
         return None
     base, slopes = value.reshape([atom.length for atom in atoms]).astype(np.float64), {}
     axes = {atom.place: axis for axis, atom in enumerate(atoms) if atom.kind == "space"}
-    rounding = 4 * float(np.finfo(value.dtype).eps) if value.dtype.kind == "f" else 0.0
+    steps = 1 if value.dtype == np.float16 else 4
+    rounding = steps * float(np.finfo(value.dtype).eps) if value.dtype.kind == "f" else 0.0
     allowed = rounding * np.abs(base).max(axis=tuple(axes.values()), keepdims=True)
     exact = base
     for axis in axes.values():

@@ -101,11 +101,11 @@ def _grids(found: Analysis) -> Iterator[Grid]:
     state = found.state
     kept = {name for node in needed(state.builder.nodes, state.graph.outputs) for name in node.output}
     for item in state.continued:
-        rules = ("image",) * state.rank if item.lengths else item.rules
+        rules = ("image",) * state.rank if item.lengths and item.alike else item.rules
         for made, axes in item.levels:
             tensor = state.builder.renamed.get(made, made)
             if tensor in kept:
-                yield Grid(item.table, tensor, axes, rules, item.given or bool(item.lengths))
+                yield Grid(item.table, tensor, axes, rules, item.given or item.lengths)
 
 
 def _figures(found: Analysis, begun: set[str]) -> Iterator[Figure]:

@@ -72,7 +72,7 @@ def _unclear_lengths(state: State) -> Refusal | None:
     parts of it too, or pixels."""
     moving = [item for item in state.continued if not item.alike]
     rules = {rule for item in moving for rule in item.rules if rule}
-    orders = {item.lengths for item in state.continued if item.lengths}
+    orders = {item.order for item in state.continued if item.order}
     for item in state.continued:
         told = "with a value for each level of places"
         if item.lengths and (rules != {"image"} or len(orders) > 1):

@@ -139,12 +139,12 @@ def broadcast(ctx: RuleContext) -> Outcome | None:
         return None if met or any(view.is_folded for view in placed) else ctx.refuse(*GRIDS)
     inputs, everywhere = _inputs(ctx, placed, groups)
     if None in inputs:
-        weighed = _row_of_weights(ctx, placed)
+        weighed = None if ctx.state.global_pool == "keep" else _row_of_weights(ctx, placed)
         if weighed is not None:
             return weighed
         whole = _with_grids(ctx, placed, groups, inputs)
         if not isinstance(whole, list):
-            return whole
+            return _row_of_weights(ctx, placed) or whole
         inputs, provenance = whole, provenance.blamed(*grid_blames(ctx))
     refusal = _beside_windows(ctx, placed)
     if refusal is not None:
@@ -259,8 +259,8 @@ def _row_of_weights(ctx: RuleContext, placed: Sequence[Placed]) -> Outcome | Non
 def _positional(ctx: RuleContext, placed: Sequence[Placed], position: int) -> Refusal | None:
     if any(view.other for view in placed):
         return ctx.refuse("position-table", PER_PLACE, NO_VALUES)
-    if any(view.is_folded for view in placed):
-        return None
+    if any(view.is_folded for view in placed) and not ctx.state.dense:
+        return None  # features of a window, each with its own value
     why = f"combines the map with {ctx.node.input[position]}, which has a value for every place of the native size"
     return ctx.refuse("position-table", why, NO_VALUES)
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from onnxfc.claim.blame import Cause
 from onnxfc.errors import UsageError, WriteError
 from onnxfc.io.atomic_write import writing
 from onnxfc.io.model_file import ModelFile
@@ -173,6 +174,11 @@ def _plan(made: ScanModel, seen: OpenImage, options: ScanOptions, folder: Path) 
     model looks at the whole image, which does not fit into memory."""
     crops, context = options.exact == "crops", made.geometry.context
     whole = context and not crops and options.context == "whole"
+    grids = _nodes(made, lambda cause: cause is Cause.GRID)
+    if grids and not crops and not whole:
+        raise UsageError(
+            f"coordinates span the image ({grids}): in each tile they would begin anew; use --context whole"
+        )
     axes = axes_of(made.geometry, seen.size, made.local_halo, elements=made.elements, whole=whole, even=made.resizes)
     memory = _memory(options)
     if whole:
@@ -211,12 +217,21 @@ _CROPPED = 1024
 def _must_fit(made: ScanModel, axes: tuple[Axis, Axis], memory: int) -> None:
     needs = tile_bytes(made, (axes[0].length, axes[1].length), 1)
     if needs > memory:
-        blamed = list(dict.fromkeys(item.node for item in made.claim.blames if not item.cause.local))
-        nodes = ", ".join(blamed[:3]) + (f" and {len(blamed) - 3} more" if len(blamed) > 3 else "")
+        tiles = "" if _nodes(made, lambda cause: cause is Cause.GRID) else _PER_TILE
+        nodes = _nodes(made, lambda cause: not cause.local)
         raise UsageError(
             f"the model looks at the whole image ({nodes}), which in one pass needs about {needs / 1e6:.0f} MB where "
-            f"--memory allows {memory / 1e6:.0f}; raise it, or let the model look at each tile with --context per-tile"
+            f"--memory allows {memory / 1e6:.0f}; raise it{tiles}"
         )
+
+
+_PER_TILE = ", or let the model look at each tile with --context per-tile"
+
+
+def _nodes(made: ScanModel, blamed: Callable[[Cause], bool]) -> str:
+    """The nodes that are to blame for such causes."""
+    found = list(dict.fromkeys(item.node for item in made.claim.blames if blamed(item.cause)))
+    return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
 
 
 def _begun(job: Job, notes: dict[str, Any], outs: list[Path], resume: bool) -> int:

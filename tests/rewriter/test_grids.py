@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 from fixture_files import fixture_file
+from onnx import numpy_helper
 
 import onnxfc
 from onnxfc.errors import NothingToRewrite
@@ -76,3 +81,84 @@ def test_grids_of_keras(name: str) -> None:
         want = wanted[f"{name} {size[0]}x{size[1]}"]
         assert value.shape == want.shape
         np.testing.assert_allclose(value, want, rtol=0, atol=2e-6 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_a_mean_place_of_the_whole_image(exporter: str) -> None:
+    """Kept, it counts all places; without, each window its own."""
+    done = rewritten("grid_argmax", exporter, global_pool="keep")
+    assert {grid.rules for grid in done.claim.grids} == {("", "step"), ("step", "")}
+    agrees(done, "grid_argmax")
+    assert rewritten("grid_argmax", exporter).claim.grids == ()
+
+
+Sized = dict[str, np.ndarray]
+
+
+def grid(height: int, width: int) -> np.ndarray:
+    """(H, W, 2): x and y."""
+    return np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).astype(np.float32)
+
+
+def yolov8(height: int, width: int) -> Sized:
+    levels = [(-(-height // stride), -(-width // stride)) for stride in (4, 8)]
+    count = sum(high * wide for high, wide in levels)
+    centres = np.concatenate([grid(*level).reshape(-1, 2) + 0.5 for level in levels]).T[None]
+    strides = np.concatenate(
+        [np.full(high * wide, s, np.float32) for (high, wide), s in zip(levels, (4, 8), strict=True)]
+    )
+    shapes = {"/Constant_2_output_0": np.array([1, 4, 4, count]), "/Constant_3_output_0": np.array([1, 4, count])}
+    tables = dict.fromkeys(("/Constant_10_output_0", "/Constant_11_output_0"), centres)
+    return shapes | tables | {"/Constant_13_output_0": strides[None]}
+
+
+def yolo_grid(height: int, width: int) -> Sized:
+    high, wide = -(-height // 4), -(-width // 4)
+    shape = np.array([1, 3, 7, high, wide])
+    return {"/Constant_output_0": shape, "/Constant_7_output_0": grid(high, wide)[None, None]}
+
+
+def coordconv(height: int, width: int) -> Sized:
+    axes = (np.linspace(-1, 1, (length - 3) // 2 + 1, dtype=np.float32) for length in (width, height))
+    columns, rows = np.meshgrid(*axes)
+    return {"/Constant_output_0": columns[None, None], "/Constant_1_output_0": rows[None, None]}
+
+
+def position_resize(height: int, width: int) -> Sized:
+    shape = np.array([1, 16, height // 4, width // 4])
+    return {"onnx::Resize_79": shape, "/Constant_6_output_0": shape, "/Constant_10_output_0": np.array([height, width])}
+
+
+@pytest.mark.parametrize(
+    ("case", "made", "size"),
+    [
+        ("yolov8-decode", yolov8, (64, 48)),
+        ("yolo-grid-constant", yolo_grid, (48, 80)),
+        ("coordconv-constant", coordconv, (32, 26)),
+        ("position-resize-in-graph", position_resize, (32, 40)),
+    ],
+)
+def test_shared_cases(case: str, made: Callable[[int, int], Sized], size: tuple[int, int]) -> None:
+    """The original itself with what its exporter would have folded at that size."""
+    path = Path(__file__).parents[3] / "shared" / "cases" / f"{case}.onnx"
+    if not path.exists():
+        pytest.skip(f"not there: {path}")
+    model = onnx.load(path)
+    values = made(*size)
+    for node in model.graph.node:
+        if node.output[0] in values:
+            node.attribute[0].t.CopyFrom(numpy_helper.from_array(values.pop(node.output[0])))
+    for tensor in model.graph.initializer:
+        if tensor.name in values:
+            tensor.CopyFrom(numpy_helper.from_array(values.pop(tensor.name), tensor.name))
+    assert not values
+    for info in (*model.graph.input, *model.graph.output):
+        for dim in info.type.tensor_type.shape.dim[1:]:
+            dim.Clear()
+    del model.graph.value_info[:]
+    given = {"x": np.random.default_rng(2).standard_normal((1, 3, *size)).astype(np.float32)}
+    [want], [found] = (
+        ort.InferenceSession(item.SerializeToString()).run(None, given) for item in (model, onnxfc.rewrite(path).model)
+    )
+    assert found.shape == want.shape
+    np.testing.assert_allclose(found, want, rtol=0, atol=4e-6 * np.abs(want).max())

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
-from hazards import CHECK, Net, complete, refusal, session
+from hazards import CHECK, Net, complete, proven, refusal, refusals, session
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxfc.io.model_file import ModelFile
@@ -232,6 +232,17 @@ def test_what_the_user_says_must_fit() -> None:
         assert refusal(model, grids=grids).advice.startswith(f"--grids {grids} does not fit it")
 
 
+@pytest.mark.parametrize("grids", [None, "step"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_places_that_are_numbered_row_by_row_have_no_rule(order: str, grids: str | None) -> None:
+    def table(height: int, width: int) -> np.ndarray:
+        return np.arange(height * width).reshape((height, width), order=order) * 2.0  # type: ignore[call-overload]
+
+    found = refusal(network(table, "Add", NATIVE), grids=grids)
+    assert found.code == "grid-rule"
+    assert "counts the places row by row" in found.reason
+
+
 @pytest.mark.parametrize("name", ["bent", "random", "one value off"])
 def test_a_table_that_is_not_affine_is_refused(name: str) -> None:
     def table(height: int, width: int) -> np.ndarray:
@@ -307,3 +318,123 @@ def _spoil(model: onnx.ModelProto, grid: str, change: str) -> None:
     at = max(rest.index(maker) + 1, shapes)
     for node in reversed(nodes):
         model.graph.node.insert(at, node)
+
+
+def unfolded(size: tuple[int, int]) -> onnx.ModelProto:
+    """A grid of more elements than exporters fold: left in the graph, made from constants."""
+    net = Net(seed=8)
+    x = net.conv(net.image(size=size), 2, 2)
+    high, wide = places(size)
+    columns, rows = (net.op("Range", *(net.const(value) for value in (0, length, 1))) for length in (wide, high))
+    rows = net.axes("Unsqueeze", rows, [1])
+    pair = [net.op("Expand", item, net.ints(1, 1, high, wide)) for item in (columns, rows)]
+    grid = net.op("Mul", net.op("Concat", *pair, axis=1), net.const(2))
+    return net.model(net.op("Add", x, grid))
+
+
+def test_a_grid_that_exporters_left_unfolded() -> None:
+    done = agrees(unfolded((142, 120)), unfolded)
+    assert [grid.rules for grid in done.claim.grids] == [("step", "step")]
+
+
+def classifier(size: tuple[int, int], pooled: bool = True, folded: bool = False) -> onnx.ModelProto:
+    """Coordinates, then a head."""
+    net = Net(seed=9)
+    x = net.conv(net.image(size=size), 2, 2)
+    high, wide = places(size)
+    if folded:
+        x = net.op("Reshape", x, net.ints(1, 2, high * wide))
+    table = TABLES["ends"](high, wide)
+    x = net.op("Add", x, net.const(table.reshape(1, 2, -1) if folded else table))
+    x = net.op("Tanh", x)
+    if pooled:
+        return net.model(net.fc(net.op("Flatten", net.op("GlobalAveragePool", x)), 2, 5))
+    return net.model(net.fc(net.op("Flatten", x), 2 * high * wide, 5))
+
+
+def test_windows_have_no_coordinates_of_the_large_image() -> None:
+    """A cell is what the original says of the crop, whose coordinates go from -1 to 1."""
+    found = refusal(classifier(NATIVE))
+    assert found.code == "grid-rule"
+    assert "others than the crop has" in found.reason
+    assert "--global-pool keep" in found.advice
+    agrees(classifier(NATIVE), classifier, global_pool="keep")
+    assert "--global-pool keep" not in refusal(classifier(NATIVE, pooled=False)).advice
+
+
+def test_a_window_of_features_has_the_crop_s_own_coordinates() -> None:
+    """Flattened before: the table is one of features."""
+    proven(classifier(NATIVE, pooled=False, folded=True))
+
+
+def priors(order: str, size: tuple[int, int], apart: bool = False) -> onnx.ModelProto:
+    """Centres and lengths as parts of the image, (1, places, 4), in the order xywh or yxhw; in one table or in two."""
+    net = Net(seed=10)
+    x = net.conv(net.image(size=size), 2, 4, (2, 2))
+    high, wide = size[0] // 2, size[1] // 2
+    rows = net.op("Transpose", net.op("Reshape", x, net.ints(1, 4, high * wide)), perm=[0, 2, 1])
+    made = {"x": (np.arange(wide) + 0.5) / wide, "y": ((np.arange(high) + 0.5) / high)[:, None]}
+    made |= {"w": np.array(5 / size[1]), "h": np.array(9 / size[0])}
+    table = np.stack([np.broadcast_to(made[name], (high, wide)) for name in order], -1).reshape(1, -1, 4)
+    if not apart:
+        return net.model(net.op("Add", rows, net.const(table), out="boxes"))
+    parts = net.op("Split", rows, net.ints(2, 2), axis=2, outputs=2)
+    centres, lengths = (net.const(table[..., k : k + 2]) for k in (0, 2))
+    both = net.op("Add", parts[0], centres), net.op("Mul", parts[1], lengths)
+    return net.model(net.op("Concat", *both, axis=2, out="boxes"))
+
+
+EVEN = ((12, 18), (20, 16), (18, 28))
+
+
+@pytest.mark.parametrize("order", ["xywh", "yxhw"])
+def test_lengths_are_parts_of_the_axis_of_their_centres(order: str) -> None:
+    done = agrees(priors(order, NATIVE), lambda size: priors(order, size), EVEN, grids="image")
+    assert done.claim.verdict == "extrapolated"
+    assert refusal(priors(order, NATIVE)).code == "grid-rule"
+
+
+def test_lengths_alone_are_width_then_height() -> None:
+    """Where the centres beside them lie the other way round, that is no reading of them."""
+    agrees(priors("xywh", NATIVE, True), lambda size: priors("xywh", size, True), EVEN, grids="image")
+    assert refusal(priors("yxhw", NATIVE, True), grids="image").code == "grid-rule"
+
+
+AXES: dict[str, Callable[[int], np.ndarray]] = {
+    "cells": lambda n: np.arange(n) + 0.5,
+    "backward": lambda n: 3 - 2.0 * np.arange(n),
+    "ends": lambda n: np.linspace(1, -1, n),
+    "centres": lambda n: (2 * np.arange(n) + 1) / n - 1,
+    "alike": lambda n: np.full(n, 1.5),
+    "odd steps": lambda n: 0.37 * np.arange(n),
+    "none": lambda n: np.random.default_rng(n).standard_normal(n),
+}
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_random_grids_are_right_or_refused(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    high, wide = (str(name) for name in rng.choice(list(AXES), 2))
+    kind = str(rng.choice(["Add", "Sub", "Mul", "first", "Concat", "last", "anchors", "row", "tokens"]))
+    native = (int(rng.integers(7, 40)), int(rng.integers(7, 40)))
+
+    def table(height: int, width: int) -> np.ndarray:
+        found = np.broadcast_arrays(AXES[wide](width)[None], AXES[high](height)[:, None])
+        return np.stack(found)[None]
+
+    model = network(table, kind, native)
+    sizes = ((native[0] + 5, native[1] + 2), (native[0] + 8, native[1] + 31))
+    found = refusals(model)
+    if found:
+        plain = found[0].code == "grid-rule" or "none" in (high, wide)
+        assert plain, found[0]
+    else:
+        assert not {high, wide} & {"none", "odd steps"}
+        agrees(model, lambda size: network(table, kind, size), sizes)
+
+
+@pytest.mark.parametrize("kind", ["row", "tokens"])
+def test_a_table_beside_rows_of_places_is_named(kind: str) -> None:
+    """Without a head there are no windows whose features it could be of."""
+    found = refusal(network(lambda h, w: np.random.default_rng(h).standard_normal((1, 2, h, w)), kind, NATIVE))
+    assert (found.code, found.node.split("_")[1]) == ("position-table", "add")

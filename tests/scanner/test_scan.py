@@ -271,6 +271,14 @@ def test_context_in_one_pass_or_refused() -> None:
     assert not np.allclose(found, in_one_pass(SE, np.moveaxis(image, 2, 0)), atol=1e-4)
 
 
+def test_coordinates_do_not_begin_anew_in_each_tile() -> None:
+    path = fixture_file("grid_coordinates.dynamo.onnx")
+    image = np.random.default_rng(0).random((50, 60, 3), np.float32)
+    close(scan(path, image, options=ScanOptions(prove=False)), in_one_pass(path, np.moveaxis(image, 2, 0)))
+    with pytest.raises(UsageError, match=r"coordinates span the image \(.+\): in each tile they would begin anew"):
+        scan(path, image, options=ScanOptions(prove=False, context="per-tile"))
+
+
 @pytest.mark.parametrize("mode", ["reflect", "constant"])
 def test_edges_cover_every_pixel(mode: Any) -> None:
     image = np.random.default_rng(0).random((90, 97, 1), np.float32)
