@@ -247,7 +247,7 @@ def test_a_source_of_ones_own() -> None:
 def test_region() -> None:
     array = picture()
     windows(OpenImage(Region(ArraySource(array), (20, 31), (100, 200))), array[20:120, 31:231])
-    with pytest.raises(UsageError, match="beyond the image of 309 px width and 203 px height"):
+    with pytest.raises(UsageError, match="beyond the image, which has a width of 309 and a height of 203 px"):
         Region(ArraySource(array), (104, 0), (100, 100))
 
 
