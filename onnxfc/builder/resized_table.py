@@ -13,11 +13,9 @@ from onnxfc.builder.axis_ops import target
 from onnxfc.builder.rule_context import RuleContext
 from onnxfc.builder.state import Continued
 from onnxfc.graph.index import attributes, copied
-from onnxfc.graph.op_kinds import perm_of
+from onnxfc.graph.op_kinds import REORDERING, perm_of
 from onnxfc.layout.axes import Groups, groups_of, lengths, places_in, regroup
 from onnxfc.layout.views import Fixed, Placed
-
-_MOVES = {"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 
 
 def resized(ctx: RuleContext, position: int, groups: Groups, like: Placed) -> Continued | None:
@@ -47,7 +45,7 @@ def _chain(ctx: RuleContext, name: str) -> list[onnx.NodeProto]:
     """The nodes from a Resize to a tensor that do nothing but move its data; empty where there is no Resize."""
     found: list[onnx.NodeProto] = []
     node = ctx.state.graph.producers.get(name)
-    while node is not None and node.op_type in _MOVES:
+    while node is not None and node.op_type in REORDERING:
         found.insert(0, node)
         node = ctx.state.graph.producers.get(node.input[0])
     fits = node is not None and node.op_type == "Resize" and ctx.opset >= 11

@@ -15,13 +15,12 @@ import onnx
 from onnx import TensorProto, helper
 
 from onnxfc.graph.index import Graph, Names, attributes, copied, refill
-from onnxfc.graph.op_kinds import MICROSOFT
+from onnxfc.graph.op_kinds import MICROSOFT, REORDERING
 from onnxfc.io.model_file import ModelFile
 
 FLOATS = {"ConvInteger": "Conv", "MatMulInteger": "MatMul"}
 _FUSED = {"DynamicQuantizeMatMul", "MatMulIntegerToFloat"}
 _MAKERS = {"DynamicQuantizeLinear", "QuantizeLinear"}
-_MOVES = {"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ def _only_reader(graph: Graph, name: str, kind: str) -> onnx.NodeProto | None:
 def _is_scale_of(graph: Graph, given: Sequence[str]) -> bool:
     """Whether integers were made with this scale and this zero point."""
     maker = graph.producers.get(given[0])
-    while maker is not None and maker.op_type in _MOVES:
+    while maker is not None and maker.op_type in REORDERING:
         maker = graph.producers.get(maker.input[0])
     if maker is None or maker.op_type not in _MAKERS:
         return False

@@ -62,6 +62,8 @@ SPREADING = frozenset({*COPYING, *RESAMPLING})
 """Elements copied, or made between others."""
 RESHAPING = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})
 """The same elements in the same order, in other axes."""
+REORDERING = RESHAPING | {"Identity", "Transpose"}
+"""The same elements, in any order."""
 IDLE = frozenset({"Dropout", "Identity"})
 """Nothing at all, in inference."""
 CUTTING = ("Slice", "Split")
