@@ -15,13 +15,13 @@ import onnx
 from onnx import TensorProto, helper
 
 from onnxfc.graph.index import Graph, Names, attributes, copied, refill
-from onnxfc.graph.op_kinds import MICROSOFT
+from onnxfc.graph.op_kinds import MICROSOFT, RESHAPING
 from onnxfc.io.model_file import ModelFile
 
 FLOATS = {"ConvInteger": "Conv", "MatMulInteger": "MatMul"}
 _FUSED = {"DynamicQuantizeMatMul", "MatMulIntegerToFloat"}
 _MAKERS = {"DynamicQuantizeLinear", "QuantizeLinear"}
-_MOVES = {"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
+_MOVES = {*RESHAPING, "Identity", "Transpose"}
 
 
 @dataclass(frozen=True)

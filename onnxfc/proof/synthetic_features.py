@@ -66,9 +66,7 @@ def mixed_windows(head: Head, captures: Sequence[Capture], claim: Claim, evidenc
         rounding = evidence.scales[boundary.original, kind.name].precision.eps
         moved = [jittered(window, [boundary.original], seed, rounding) for window in windows]
         asked = head if evidence.small else None
-        made.append(
-            Mixed(kind.name, windows, head.run_windows(windows), head.run_windows(moved), asked, head.leaps)
-        )
+        made.append(Mixed(kind.name, windows, head.run_windows(windows), head.run_windows(moved), asked, head.leaps))
     return made
 
 
