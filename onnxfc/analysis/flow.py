@@ -170,8 +170,12 @@ class Step:
         return frozenset({self.name})
 
     def meet(self, layouts: Sequence[Layout], how: How = "") -> Names:
-        """Results of looks meet places that they lack; the looks that meet none are returned."""
+        """Results of looks meet places that they lack; the looks that meet none are returned.
+
+        Places that were laid end to end are of any axis.
+        """
         held: frozenset[int] = frozenset().union(*(layout.solid for layout in layouts))
+        held |= frozenset(range(self.flow.rank) if LAID in held else ())
         stay = set[str]()
         for layout in layouts:
             for name in layout.looks:
@@ -190,7 +194,11 @@ class Step:
         """Whether a pool's result is natively as large as what a kernel that slides has left beside it."""
         thin = self.flow.looks[name].kind == "cover" and all((place, name) in own.thin for place in missed)
         beside = [layout for layout in layouts if layout.solid & missed]
-        return thin and all(layout.length(place) == 1 for layout in beside for place in missed & layout.solid)
+        return (
+            thin
+            and bool(beside)
+            and all(layout.length(place) == 1 for layout in beside for place in missed & layout.solid)
+        )
 
     def _meet_pieces(self, layouts: Sequence[Layout]) -> None:
         """Pieces meet a map of their size that none was cut out of."""
@@ -230,7 +238,7 @@ def flow_of(
             _visit(flow, node, rules)
     for name in graph.outputs:
         held = flow.layouts.get(name)
-        if held is not None and held.solid and held.is_map:
+        if held is not None and held.solid and not held.flat:
             flow.leaves.add(name)
     return flow
 
