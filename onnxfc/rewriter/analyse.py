@@ -21,6 +21,7 @@ from onnxfc.layout.affine import Grids
 from onnxfc.layout.provenance import Provenance
 from onnxfc.rewriter.inner_tensors import begin_at, end_at
 from onnxfc.rewriter.outputs import Form, finish
+from onnxfc.rewriter.pools_of_all import with_reductions
 from onnxfc.rewriter.refusals import objections, without_effect
 from onnxfc.rewriter.walk import walk
 from onnxfc.shapes.extents import Extents
@@ -198,6 +199,9 @@ def _analysed(original: ModelFile, options: RewriteOptions) -> Analysis:
     readings = images(graph, inputs, options.dynamic_batch, options.size, options.inputs, shapes)
     native = native_specs(walked, graph, inputs, declared_all=all_declared(graph))
     fits(walked, graph.nodes, native)
+    spelled = with_reductions(original, graph, native) if options.free and options.global_pool != "drop" else original
+    if spelled is not original:
+        return _analysed(spelled, options)
     if isinstance(readings, Refusal):
         inner = inner_image(graph, native) if readings.code == "no-image-input" else ""
         advice = f"the image enters flattened: name the inner tensor that is one, --input '{inner}'"

@@ -59,12 +59,14 @@ def sliding(ctx: RuleContext) -> Outcome | None:
     how = sliding_of(ctx)
     if isinstance(how, Refusal):
         return how
-    return _pooled(ctx, view) or _slid(ctx, view, how)
+    return _pooled(ctx, view, how) or _slid(ctx, view, how)
 
 
-def _pooled(ctx: RuleContext, view: Placed) -> Outcome | None:
+def _pooled(ctx: RuleContext, view: Placed, how: Sliding) -> Outcome | None:
     """A pool whose one window covers the map, or one of its axes; None where it is none."""
     along = ctx.covers
+    if along and view.is_map and any(k > 1 for axis, k in enumerate(how.kernel, 2) if axis not in view.spatial):
+        return ctx.refuse("partial-pool", "pools all of an axis of the image that is free, and parts of one that stays")
     if view.is_map and len(along) == len(view.spatial):
         return global_pool(ctx, view, ctx.op_type.removesuffix("Pool"), keepdims=True)
     if along and (view.is_strip or ctx.role == "context"):

@@ -73,7 +73,7 @@ def whole_map_normalization(ctx: RuleContext) -> Outcome | None:
     view = ctx.placed_in()
     if view.is_folded:
         return _grouped(ctx, view)
-    if min(view.spatial, default=2) < 2 or (view.is_map and not view.channels_first):
+    if min(view.spatial, default=2) < 2:
         return ctx.refuse("layout", "normalises over axes that are not the image's")
     if view.provenance.windows:
         return ctx.refuse("pools-then-convolves", "normalises over what a global pool left")

@@ -53,9 +53,9 @@ def conv_transpose(ctx: RuleContext) -> Outcome | None:
         return ctx.refuse("dynamic-weight", "has a weight that depends on the image")
     if view.is_folded:
         return None
-    if not view.apart or view.spatial != tuple(range(2, len(view.groups))):
+    if not view.apart or min(view.spatial) < 2:
         return ctx.refuse("layout", "slides over axes that are not the image's")
-    rank = len(view.spatial)
+    rank = len(view.groups) - 2
     strides = tuple(ctx.attrs.get("strides") or (1,) * rank)
     kernel = tuple(ctx.attrs.get("kernel_shape") or ctx.shape_in(1)[2:])
     dilations = tuple(ctx.attrs.get("dilations") or (1,) * rank)
@@ -63,7 +63,8 @@ def conv_transpose(ctx: RuleContext) -> Outcome | None:
     if pads is None:
         return ctx.refuse("size-locked", "has an output of a fixed shape, larger than its kernel makes it")
     fields = []
-    for field, k, s, p, q, d in zip(view.fields, kernel, strides, pads, pads[rank:], dilations, strict=False):
+    for field, axis in zip(view.fields, view.spatial, strict=True):
+        k, s, p, q, d = (part[axis - 2] for part in (kernel, strides, pads, pads[rank:], dilations))
         # Output o takes inputs from (o + p - reach) / s to (o + p) / s; what is cut off counts as read.
         reach = (k - 1) * d
         finer = field.resampled(Fraction(s), Fraction(min(0, p - reach), s), Fraction(p, s))
@@ -130,14 +131,15 @@ def resize(ctx: RuleContext) -> Outcome | None:
     if laid is not None:
         return laid
     before, after = ctx.shape_in(), ctx.shape_out()
-    if any(a != b for axis, (a, b) in enumerate(zip(before, after, strict=True)) if axis not in view.spatial):
+    beside = [axis for axis in range(len(before)) if before[axis] != after[axis] and axis not in view.spatial]
+    if min(beside, default=2) < 2:
         return ctx.refuse("mixes-channels", "resizes other axes than the image's")
     if view.provenance.windows and set(view.extent) == {1} and before != after:
         return ctx.rejoins()
     if str(ctx.attrs.get("coordinate_transformation_mode", "")) == "tf_crop_and_resize":
         return ctx.refuse("size-locked", "crops to a region of the native size")
     ratios = _given_scales(ctx, view) or [Fraction(after[axis], before[axis]) for axis in view.spatial]
-    return _by_sizes(ctx, view, ratios) or _by_ratios(ctx, view, ratios)
+    return (None if beside else _by_sizes(ctx, view, ratios)) or _by_ratios(ctx, view, ratios)
 
 
 def _by_sizes(ctx: RuleContext, view: Placed, ratios: Sequence[Fraction]) -> Outcome | None:
@@ -156,7 +158,7 @@ def _by_ratios(ctx: RuleContext, view: Placed, ratios: Sequence[Fraction]) -> Ou
         if outcome is not None:
             return outcome
     if set(ratios) == {Fraction(1)}:
-        return ctx.same()
+        return ctx.placed(view, view.provenance, view.where)
     provenance = _aligned(ctx, _resampled(ctx, view, _fields(ctx, view, ratios)))
     return ctx.placed(view, provenance, view.where)
 
@@ -203,10 +205,10 @@ def _reach(ctx: RuleContext, ratio: Fraction) -> tuple[Fraction, Fraction]:
 
 
 def _scaled(ctx: RuleContext, view: Placed, ratios: Sequence[Fraction]) -> list[tuple[int, ...]]:
-    """Shapes at the probes if the map grows with the image."""
+    """Shapes at the probes if the map grows with the image; axes of the image that stay are as long as natively."""
     wanted = []
     for shape in ctx.builder.spec(view.tensor).shapes or ():
-        target = list(shape)
+        target = [*shape[:2], *ctx.shape_out()[2:]]
         for axis, ratio in zip(view.spatial, ratios, strict=True):
             target[axis] = int(shape[axis] * ratio)
         wanted.append(tuple(target))
@@ -317,7 +319,8 @@ def _by_scales(ctx: RuleContext, view: Placed, ratios: Sequence[Fraction]) -> Ou
         return ctx.refuse("size-locked", "resizes to the native size")
     if any(ratio.denominator != 1 for ratio in ratios):
         return _to_a_part(ctx, view, ratios)
-    scales = np.ones(len(ctx.shape_in()), np.float32)
+    scales = np.divide(ctx.shape_out(), ctx.shape_in(), dtype=np.float32)
+    scales[0] = 1
     for axis, ratio in zip(view.spatial, ratios, strict=True):
         scales[axis] = float(ratio)
     ctx.keep([view.tensor, ctx.tensors()[1], ctx.builder.constant(scales, "scales")], axes=None)

@@ -1,0 +1,52 @@
+"""Pools over the whole image as reductions, which say of each axis whether it is pooled: for where some axes stay."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from onnxfc.graph.index import Graph, attributes, copied, refill
+from onnxfc.graph.op_kinds import COVERING, GLOBAL_POOLS
+from onnxfc.graph.sliding import sliding_at
+from onnxfc.io.model_file import ModelFile
+from onnxfc.shapes.spec import Spec
+
+_AXES = "onnxfc_pooled_axes"
+
+
+def with_reductions(model: ModelFile, graph: Graph, native: Mapping[str, Spec]) -> ModelFile:
+    """The model with ReduceMean and ReduceMax in place of its pools over the whole native map; the same without."""
+    made = {node.output[0]: _reduction(node, native, graph.opset) for node in graph.nodes if _pools_all(node, native)}
+    if not made:
+        return model
+    proto = copied(model.proto)
+    refill(proto.graph, node=[made.get(node.output[0], node) for node in proto.graph.node])
+    if graph.opset >= 18:
+        ranks = {len(native[node.input[0]].native) for node in made.values()}
+        proto.graph.initializer.extend(
+            numpy_helper.from_array(np.arange(2, rank, dtype=np.int64), f"{_AXES}_{rank}") for rank in sorted(ranks)
+        )
+    return model.with_proto(proto)
+
+
+def _pools_all(node: onnx.NodeProto, native: Mapping[str, Spec]) -> bool:
+    """Whether it is a pool over all places, by its name or by a kernel as large as the native map."""
+    if node.op_type not in {*COVERING, *GLOBAL_POOLS} or native[node.input[0]].shapes is None or len(node.output) > 1:
+        return False
+    shape = native[node.input[0]].native
+    how = None if node.op_type in GLOBAL_POOLS else sliding_at(attributes(node), shape, ())
+    return node.op_type in GLOBAL_POOLS or (how is not None and not how.padded and how.kernel == tuple(shape[2:]))
+
+
+def _reduction(node: onnx.NodeProto, native: Mapping[str, Spec], opset: int) -> onnx.NodeProto:
+    kind = "ReduceMax" if "Max" in node.op_type else "ReduceMean"
+    rank = len(native[node.input[0]].native)
+    made = helper.make_node(kind, [node.input[0]], list(node.output), name=node.name, keepdims=1)
+    if opset >= 18:
+        made.input.append(f"{_AXES}_{rank}")
+    else:
+        made.attribute.append(helper.make_attribute("axes", [*range(2, rank)]))
+    return made
