@@ -15,7 +15,8 @@ from onnxfc.errors import UsageError
 from onnxfc.proof.options import CheckOptions
 from onnxfc.scanner.options import ScanOptions
 
-FILES = [f"unbatched{kind}.{exporter}.onnx" for kind in ("", "_last") for exporter in ("torchscript", "dynamo")]
+KINDS, EXPORTERS = ("", "_last", "_pooled"), ("torchscript", "dynamo")
+FILES = [f"unbatched{kind}.{exporter}.onnx" for kind in KINDS for exporter in EXPORTERS]
 SIZES = ((18, 18), (26, 22), (39, 31))
 
 
@@ -88,6 +89,22 @@ def test_scanned(file: str) -> None:
     given = image if last else image.transpose(2, 0, 1)
     want = crops(ort.InferenceSession(path), np.ascontiguousarray(given), last)
     np.testing.assert_allclose(np.asarray(found).reshape(want.shape), want, rtol=0, atol=1e-5 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_a_kept_pool_gives_scores_without_a_batch(exporter: str) -> None:
+    """As the original itself does, which has no size in it, once its dims are free."""
+    path = fixture_file(f"unbatched_pooled.{exporter}.onnx")
+    done, freed = onnxfc.rewrite(path, options=onnxfc.RewriteOptions(global_pool="keep")), onnx.load(path)
+    for axis in (1, 2):
+        freed.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = f"axis_{axis}"
+    del freed.graph.value_info[:]
+    for size in SIZES:
+        given = np.random.default_rng(size[0]).standard_normal((3, *size)).astype(np.float32)
+        models = (done.model, freed)
+        got, want = (ort.InferenceSession(m.SerializeToString()).run(None, {"image": given})[0] for m in models)
+        assert got.shape == want.shape == (5,)
+        np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())
 
 
 def test_a_mean_over_the_whole_of_one_image() -> None:
