@@ -11,7 +11,7 @@ import pytest
 from fixture_files import fixture_file
 
 import onnxfc
-from onnxfc.errors import UsageError
+from onnxfc.errors import NothingToRewrite, UsageError
 from onnxfc.proof.options import CheckOptions
 from onnxfc.scanner.options import ScanOptions
 
@@ -118,3 +118,10 @@ def test_a_mean_over_the_whole_of_one_image() -> None:
     assert {item.cause.value for item in done.claim.blames} == {"context"}
     assert done.parity is not None
     assert (done.parity.trunk.status, done.parity.trunk.compared > 0) == ("passed", True)
+
+
+def test_a_map_without_a_batch_is_refused_as_such() -> None:
+    model = onnx.load(fixture_file("unbatched_pooled.torchscript.onnx"))
+    last = [node for node in model.graph.node if node.op_type == "Relu"][-1]
+    with pytest.raises(NothingToRewrite, match="of one image without a batch"):
+        onnxfc.rewrite(model, options=onnxfc.RewriteOptions(output_at=(last.output[0],)))
