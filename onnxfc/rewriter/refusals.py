@@ -13,7 +13,7 @@ from onnxfc.graph.op_kinds import CUTTING
 from onnxfc.io.model_file import ModelFile
 from onnxfc.layout.gathered import Gathered
 from onnxfc.layout.provenance import Provenance
-from onnxfc.layout.views import Lifted, ScoreMap
+from onnxfc.layout.views import Lifted, ScoreMap, Window
 from onnxfc.rewriter.outputs import maps_of_windows
 from onnxfc.shapes.image_inputs import Image, is_open
 
@@ -132,14 +132,20 @@ def _whole_windows(state: State) -> Refusal:
             does = "cuts a piece out of the map" if node.op_type in CUTTING else "picks places of the map"
             why = f"{node.op_type} {does} of the native size, and no FC layer or pool reads it"
             return Refusal("cut-out", label(node), why, LEAVE)
+    for name in state.graph.outputs:
+        view = state.views[name]
+        if isinstance(view, Window | ScoreMap) and view.batch_axis is None:
+            why = "the output is a map, or a list of places, of one image without a batch, which is not understood"
+            return Refusal("no-head", name, why, "export it with a batch of 1 ahead")
     if not state.remarks:
         why = "its outputs are the flattened map itself: no FC layer and no global pool reads it"
-        return Refusal("no-head", "", why, _NO_HEAD)
+        return Refusal("no-head", "", why, _NO_LIST)
     first = state.remarks[0]
     why = f"{first.reason.split()[0]} works on the whole map of the native size, and no FC layer or pool follows"
     return Refusal("size-locked", first.node, why, LEAVE)
 
 
+_NO_LIST = "a list of places is freed where they stand row by row, with their scores on an axis of their own"
 _NO_HEAD = "nothing in it is made for one image size"
 
 

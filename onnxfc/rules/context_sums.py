@@ -67,7 +67,8 @@ def window_as_context(ctx: RuleContext, view: Window, channels: Index, op_type: 
         return doubt
     if not rescaled(ctx, scale, rows, [2], False, count, made):
         ops.reduce(ctx.builder, op_type or ctx.op_type, rows, [2], False, made, ctx.node)
-    ops.reshape(ctx.builder, made, [0, *ctx.shape_out()[1:]], ctx.node.output[0])
+    batch = [0] if ctx.batch_axis_out() == 0 else []  # of one image the original may have none
+    ops.reshape(ctx.builder, made, [*batch, *ctx.shape_out()[1:]], ctx.node.output[0])
     if ctx.role != "context":
         ctx.replaced(ctx.op_type, "kept global")
     return [of_image(ctx, view.trunk)]

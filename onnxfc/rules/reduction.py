@@ -187,7 +187,7 @@ def reduce_window(ctx: RuleContext) -> Outcome:
 
 def _pool_of_window(ctx: RuleContext, view: Window, channels: Index) -> Outcome:
     """The pool by the option; ``channels`` says which channel each remaining feature is."""
-    kind, source, features = KINDS[ctx.op_type], view.sources[0], ctx.shape_out()[1:]
+    kind, source, features, batch = KINDS[ctx.op_type], view.sources[0], ctx.shape_out()[1:], ctx.batch_axis_out()
     provenance = view.provenance.behind(ctx.name)
     spelled = f"{ctx.op_type} {'x'.join(map(str, source.extent))}"
     if weighs(ctx, view.provenance, ()) is None:
@@ -197,7 +197,7 @@ def _pool_of_window(ctx: RuleContext, view: Window, channels: Index) -> Outcome:
         return window_as_context(ctx, view, channels)
     if keeps:
         vector = ctx.builder.emit(f"Global{kind}Pool", [source.tensor], instead=ctx.node)
-        ops.reshape(ctx.builder, vector, [0, *features], ctx.node.output[0])
+        ops.reshape(ctx.builder, vector, [0, *features] if batch == 0 else features, ctx.node.output[0])
         ctx.replaced(spelled, "kept global")
         return [of_image(ctx, provenance)]
     if ctx.state.global_pool == "drop":
@@ -209,7 +209,7 @@ def _pool_of_window(ctx: RuleContext, view: Window, channels: Index) -> Outcome:
         tensor = window_pool(ctx, source.tensor, source.extent, kind)
         ctx.replaced(spelled, f"{pool_name(kind)} {'x'.join(map(str, source.extent))}, stride 1")
     pooled = Source.of_cells(tensor, source.channels, len(source.extent))
-    return [simplest(ctx, Window((pooled,), channels.reshape(features), provenance))]
+    return [simplest(ctx, Window((pooled,), channels.reshape(features), provenance, batch_axis=batch))]
 
 
 def reduce_features(ctx: RuleContext) -> Outcome:

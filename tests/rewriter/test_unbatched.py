@@ -11,11 +11,12 @@ import pytest
 from fixture_files import fixture_file
 
 import onnxfc
-from onnxfc.errors import UsageError
+from onnxfc.errors import NothingToRewrite, UsageError
 from onnxfc.proof.options import CheckOptions
 from onnxfc.scanner.options import ScanOptions
 
-FILES = [f"unbatched{kind}.{exporter}.onnx" for kind in ("", "_last") for exporter in ("torchscript", "dynamo")]
+KINDS, EXPORTERS = ("", "_last", "_pooled"), ("torchscript", "dynamo")
+FILES = [f"unbatched{kind}.{exporter}.onnx" for kind in KINDS for exporter in EXPORTERS]
 SIZES = ((18, 18), (26, 22), (39, 31))
 
 
@@ -90,6 +91,22 @@ def test_scanned(file: str) -> None:
     np.testing.assert_allclose(np.asarray(found).reshape(want.shape), want, rtol=0, atol=1e-5 * np.abs(want).max())
 
 
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_a_kept_pool_gives_scores_without_a_batch(exporter: str) -> None:
+    """As the original itself does, which has no size in it, once its dims are free."""
+    path = fixture_file(f"unbatched_pooled.{exporter}.onnx")
+    done, freed = onnxfc.rewrite(path, options=onnxfc.RewriteOptions(global_pool="keep")), onnx.load(path)
+    for axis in (1, 2):
+        freed.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = f"axis_{axis}"
+    del freed.graph.value_info[:]
+    for size in SIZES:
+        given = np.random.default_rng(size[0]).standard_normal((3, *size)).astype(np.float32)
+        models = (done.model, freed)
+        got, want = (ort.InferenceSession(m.SerializeToString()).run(None, {"image": given})[0] for m in models)
+        assert got.shape == want.shape == (5,)
+        np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())
+
+
 def test_a_mean_over_the_whole_of_one_image() -> None:
     """It leaves no axis at all; the freed original's trunk is the same at other sizes."""
     model = onnx.load(fixture_file(FILES[0]))
@@ -101,3 +118,10 @@ def test_a_mean_over_the_whole_of_one_image() -> None:
     assert {item.cause.value for item in done.claim.blames} == {"context"}
     assert done.parity is not None
     assert (done.parity.trunk.status, done.parity.trunk.compared > 0) == ("passed", True)
+
+
+def test_a_map_without_a_batch_is_refused_as_such() -> None:
+    model = onnx.load(fixture_file("unbatched_pooled.torchscript.onnx"))
+    last = [node for node in model.graph.node if node.op_type == "Relu"][-1]
+    with pytest.raises(NothingToRewrite, match="of one image without a batch"):
+        onnxfc.rewrite(model, options=onnxfc.RewriteOptions(output_at=(last.output[0],)))
