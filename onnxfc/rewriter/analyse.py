@@ -199,16 +199,8 @@ def _analysed(original: ModelFile, options: RewriteOptions) -> Analysis:
     readings = images(graph, inputs, options.dynamic_batch, options.size, options.inputs, shapes)
     native = native_specs(walked, graph, inputs, declared_all=all_declared(graph))
     fits(walked, graph.nodes, native)
-<<<<<<< HEAD
-    if (
-        options.free
-        and options.global_pool != "drop"
-        and (spelled := with_reductions(original, graph, native)) is not original
-    ):
-=======
     spelled = with_reductions(original, graph, native) if options.free and options.global_pool != "drop" else original
     if spelled is not original:
->>>>>>> values-heads
         return _analysed(spelled, options)
     if isinstance(readings, Refusal):
         inner = inner_image(graph, native) if readings.code == "no-image-input" else ""
