@@ -191,7 +191,7 @@ def _begun(original: ModelFile, claim: Claim) -> ModelFile:
     if set(ends) - set(graph.outputs) and set(ends) <= set(graph.producers):
         original = end_at(original, ends)
         graph = Graph(original.proto)
-    inputs = native_inputs(graph, claim.inputs[0].size) if claim.inputs else {}
+    inputs = native_inputs(graph, claim.inputs[0].size)
     for image in claim.inputs:
         if image.name not in inputs and image.name in graph.producers:
             return begin_at(original, graph, native_specs(original, graph, inputs), image.name)

@@ -340,6 +340,8 @@ def _damages(claim: Claim) -> Iterator[str]:
             continue
         if not _integers(value, dims, dims) or (least is not None and min(value) < least):
             yield f"{name} is {value!r}"
+    if not claim.inputs:
+        yield "no image input is named"
     yield from _disagreements(claim, dims)
     yield from (f"input {image.name!r} is {image}" for image in claim.inputs if not _image(image, dims))
     yield from (f"boundary {item.original!r} is {item}" for item in claim.boundaries if not _boundary(item, dims))
