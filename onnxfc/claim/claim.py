@@ -340,6 +340,8 @@ def _damages(claim: Claim) -> Iterator[str]:
             continue
         if not integers(value, dims, dims) or (least is not None and min(value) < least):
             yield f"{name} is {value!r}"
+    if not claim.inputs:
+        yield "no image input is named"
     yield from _disagreements(claim, dims)
     yield from _damaged_parts(claim, dims)
 

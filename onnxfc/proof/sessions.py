@@ -73,6 +73,9 @@ class Runner:
         for name, value in found.items():
             if not isinstance(value, np.ndarray):
                 raise RunError(f"output {name} is not a tensor")
+        lost = next((name for name in self._echo if name not in taken), None)
+        if lost is not None:
+            raise RunError(f"{lost} is an input with a value of its own, which was not given")
         return found | {name: taken[name] for name in self._echo}
 
     def _whole(self, name: str, value: Array) -> Array:

@@ -138,7 +138,7 @@ def _behind(graph: Graph, node: onnx.NodeProto, axes: Axes) -> Axes | None:
     if node.op_type == "Squeeze":
         return tuple(axis for place, axis in enumerate(axes) if place not in touched)
     rest = iter(axes)
-    return tuple(None if place in touched else next(rest) for place in range(rank))
+    return tuple(None if place in touched else next(rest, None) for place in range(rank))
 
 
 def _axes(graph: Graph, node: onnx.NodeProto) -> list[int] | None:

@@ -40,7 +40,6 @@ def image(**changes: Any) -> Callable[[Claim], Claim]:
 
 CONTRADICTIONS: dict[str, Callable[[Claim], Claim]] = {
     "the claim does not speak of exactly the outputs": lambda claim: replace(claim, outputs=claim.outputs * 2),
-    "the claim names no image input": lambda claim: replace(claim, inputs=()),
     "the claimed native size": lambda claim: replace(claim, native_size=(20, 20)),
     "image input picture does not exist": image(name="picture"),
     "a cell of .* does not read what a cell is said to read": lambda claim: replace(claim, size=(9, 9)),

@@ -152,3 +152,13 @@ def test_layers_without_a_weight_and_a_scale_of_nothing() -> None:
     """Two tensors that the image moves, as in attention: their values are not known, and count as 1."""
     found = quantisation_steps(ModelFile.open(parser.parse_model(PAIR)))
     assert found == {"q": 1.0, "a": 0.5, "both": 0.5, "b": 1.0, "out": 0.5}
+
+
+def test_where_the_original_is_not_finite_nothing_is_proven() -> None:
+    """Of the rewrite that is no deviation there, whatever it says; elsewhere it is."""
+    want = np.array([[np.nan, 0.5, np.inf]])
+    for got, passes in ((np.array([[np.inf, 0.5, np.nan]]), True), (np.array([[0.1, np.nan, 0.1]]), False)):
+        tally = Tally(CheckOptions())
+        tally.compare("scores", got, want, scale_of(0.0), "normal", "here")  # type: ignore[arg-type]
+        assert (tally.result().status == "passed") == passes
+        assert "the original's own output scores is not finite here" in tally.vacuous[0]
