@@ -218,8 +218,8 @@ class _Check:
         self, pair: Compared, evidence: Evidence, larger: _Larger, native: Tally, window: ParityResult, windows: Tally
     ) -> Parity:
         """What is compared last, where everything else has agreed, and all results."""
-        if self.options.engine.as_written and native.result().status == "passed":
-            compare_kernels(pair, evidence, self.options, native, self.progress)
+        written = self.options.engine.as_written and native.result().status == "passed"
+        kernels = compare_kernels(pair, evidence, self.options, native, self.progress) if written else None
         result = native.result()
         crops = CropResult("not run", reason=_DISAGREE)
         trunk = ParityResult("not run", reason=_DISAGREE) if self.options.larger else NATIVE_ONLY
@@ -235,7 +235,7 @@ class _Check:
         )
         parity = self._parity(evidence, result, window, crops, larger.fallen)
         shift = self._own_movement(pair, evidence, larger.shift)
-        return replace(parity, shift=shift, trunk=trunk, provider=self._provider(pair, evidence))
+        return replace(parity, shift=shift, trunk=trunk, provider=self._provider(pair, evidence), kernels=kernels)
 
     def _own_movement(self, pair: Compared, evidence: Evidence, shifted: Shifted) -> ParityResult:
         """No failure where the original's own trunk makes the very same of both images: what it has cut off, say, is

@@ -114,6 +114,16 @@ class Rest:
 
 
 @dataclass(frozen=True)
+class Kernels:
+    """How far onnxruntime's kernels on integers, which it puts into a quantised model by default, move an output from
+    what the file says: on average over all values of the native samples, in the signal of the output that moves most.
+    """
+
+    original: float
+    rewritten: float
+
+
+@dataclass(frozen=True)
 class VerdictResult:
     """The static verdict of the claim, with its causes; nothing here is measured."""
 
@@ -168,7 +178,8 @@ class Conditions:
 @dataclass(frozen=True)
 class Parity:
     """The outcome of a check. ``vacuous`` says why nothing could be proven, and then nothing has passed. ``form``: what
-    was made for one image size, against the model for any size that all else speaks of.
+    was made for one image size, against the model for any size that all else speaks of. ``kernels``: of quantised
+    models, which are proven as their files say.
 
     >>> onnxfc.check_pair("fixtures/trained/digits.onnx", "digits-any.onnx").parity.summary()
     'proven on 5490 values, ...'
@@ -186,6 +197,7 @@ class Parity:
     certificate: Certificate = Certificate("none", reason="not reached")
     provider: ParityResult = ParityResult("not applicable", reason="not reached")
     form: ParityResult = ParityResult("not applicable", reason="the second model takes images of any size")
+    kernels: Kernels | None = None
 
     @property
     def passed(self) -> bool:

@@ -271,6 +271,11 @@ def proof_lines(parity: Parity | None, verbose: bool) -> list[str]:
         *(row("proof rests on", _rest(item)) for item in parity.rests),
         row("certificate", certificate_text(parity.certificate)),
     ]
+    if (moved := parity.kernels) is not None:
+        told = (
+            f"move scores by {moved.original:.1%} of their signal in the original, {moved.rewritten:.1%} in this model"
+        )
+        lines.append(row("integer kernels", told))
     how = parity.conditions
     if parity.provider.status != "not applicable":
         own = f"; on the CPU: {some(how.on_cpu, verbose)}" if how.on_cpu else ""

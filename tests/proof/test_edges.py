@@ -13,7 +13,7 @@ from onnx import parser
 from onnxruntime.quantization import QuantFormat
 from quantised import SPOILS, by_onnxruntime, layers
 
-from onnxfc import check_pair
+from onnxfc import RewriteOptions, check_pair
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof.edges import SHARE, WAYS, Edges, nearer
 from onnxfc.proof.providers import Engine
@@ -50,6 +50,18 @@ def test_errors_are_much_of_the_signal_too(form: QuantFormat, spoil: object, tmp
         wrong = copy.deepcopy(made)
         spoil(layers(wrong)[at])  # type: ignore[operator]
         assert not check_pair(original, wrong, options=CHECK).passed
+
+
+def test_what_kernels_on_integers_move_is_told(tmp_path: Path) -> None:
+    original = averaged(0, QuantFormat.QDQ, tmp_path)
+    integers = [node.output[0] for node in original.graph.node if node.op_type == "QuantizeLinear"][-1]
+    for options in (RewriteOptions(), RewriteOptions(output_at=(integers,))):  # scores as numbers, and as bytes
+        parity = rewrite(original, options=options, check_options=CHECK).parity
+        assert parity is not None
+        assert parity.kernels is not None
+        assert parity.kernels.original == 0
+        assert parity.kernels.rewritten == pytest.approx(0.022959, abs=0.02)  # where Einsum became Conv
+        assert parity.kernels.rewritten > 0
 
 
 def edge_model() -> onnx.ModelProto:
