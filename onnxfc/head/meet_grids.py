@@ -44,7 +44,10 @@ def meet(
 
 
 def _round_apart(ctx: RuleContext, met: Sequence[Window | ScoreMap]) -> bool:
-    """Whether score maps of one stride have other numbers of cells at some sizes, as their trunks round differently."""
+    """Whether score maps of one stride have other numbers of cells at some sizes, as their trunks round differently;
+    an activation map has a cell for each place anyway."""
+    if any(view.provenance.dropped for view in met):
+        return False
     extents = ctx.builder.extents
     extents.follow(ctx.builder.nodes)
     scores = [view for view in met if isinstance(view, ScoreMap)]
