@@ -48,20 +48,23 @@ def scale_of(
     A sum grows, but for that of weights which sum up to 1 along ``places`` (of the image); a mean of these shrinks. Of
     what was divided by another sum of its own it follows the size as that does.
     """
-    if ctx.name in ctx.state.roles.plain:
+    if ctx.name in ctx.state.roles.plain or not (_sums_up(ctx) or ctx.op_type in MEANS):
         return "same"
     if any(name in ctx.state.roles.norms and place in places for name, place in provenance.sums_to_one):
-        return "follows" if ctx.op_type in SUMS | MEANS else "same"
-    along = {place for _, place in provenance.sums_to_one} & set(places)
-    summed = ctx.op_type in SUMS or (ctx.op_type == "Einsum" and len(ctx.node.input) == 1)
-    if (summed or ctx.op_type in MEANS) and along and along < set(places):
+        return "same" if ctx.op_type == "Einsum" else "follows"
+    weighed = {place for _, place in provenance.sums_to_one}
+    along = weighed & set(places)
+    if along and along < set(places):
         raise InferenceFailed("it sums up at once what was weighed over some of the places only")
     counts = counted(ctx, tensor, axes)
-    if summed and not any(place in places or ~place in places for _, place in provenance.sums_to_one):
-        return "same" if divided(ctx, counts) else "grows"
-    if ctx.op_type in MEANS and along:
-        return "same" if divided(ctx, tuple(1 / count for count in counts)) else "shrinks"
-    return "same"
+    if _sums_up(ctx):
+        doubted = not weighed.isdisjoint(~place for place in places)
+        return "same" if along or doubted or divided(ctx, counts) else "grows"
+    return "same" if not along or divided(ctx, tuple(1 / count for count in counts)) else "shrinks"
+
+
+def _sums_up(ctx: RuleContext) -> bool:
+    return ctx.op_type in SUMS or (ctx.op_type == "Einsum" and len(ctx.node.input) == 1)
 
 
 def rescaled(

@@ -19,7 +19,7 @@ from onnxfc.claim.blame import Blame, Cause
 from onnxfc.errors import Refusal
 from onnxfc.graph.op_kinds import GLOBAL_POOLS
 from onnxfc.layout.affine import Affine, Rule, affine, given_rule, of_pixels, offset_of, shown_rules
-from onnxfc.layout.axes import Group, Groups, places_in
+from onnxfc.layout.axes import Groups, places_in
 from onnxfc.layout.axis_map import Pixels
 from onnxfc.layout.views import Fixed, Placed
 from onnxfc.shapes.spec import Array
@@ -46,6 +46,27 @@ class _Level:
         return bool(single - self.table.slopes.keys() and self.table.slopes) and not np.all(moves)
 
 
+@dataclass(frozen=True)
+class _Table:
+    """A table of the native size by what lies over each map, joined on ``axis``; ``known``: its rule, where the
+    operator says it."""
+
+    name: str
+    dtype: np.dtype[Any]
+    levels: Sequence[_Level]
+    axis: int
+    known: Rule | None
+
+    @property
+    def places(self) -> list[int]:
+        """Along which it moves."""
+        return sorted({place for level in self.levels for place in level.table.slopes})
+
+    def shown(self, place: int) -> set[Rule]:
+        """The rules that fit the values of all levels along a place."""
+        return set.intersection(*(shown_rules(item.table, place, item.strides[place]) for item in self.levels))
+
+
 def continued(
     ctx: RuleContext, position: int, groups: Groups, placed: Sequence[Placed], known: Rule | None = None
 ) -> Continued | Refusal | None:
@@ -64,40 +85,60 @@ def continued(
     value = None if own is not None or ctx.follows_size(position) else _value(ctx, name, {})
     if value is None:
         return own
-    pieces = list(_pieces(value, groups, placed))
-    tables = [table for part, laid, _ in pieces if (table := affine(part, laid)) is not None]
-    if len(tables) < len(pieces) or not all(
-        table.axes.keys() <= view.like.where.keys() for table, (_, _, view) in zip(tables, pieces, strict=True)
-    ):
+    levels = _levels(value, groups, placed)
+    if levels is None:
         return None
-    strides = [{place: item.stride for place, item in enumerate(view.provenance.fields)} for _, _, view in pieces]
-    levels = [_Level(*item) for item in zip(tables, (view.like for _, _, view in pieces), strides, strict=True)]
-    if any(level.unseen for level in levels):
-        why = f"reads {name}, a grid that has but one place along an axis and shows no step there"
-        return ctx.refuse("grid-rule", why, "export the model anew for larger images")
-    if known is None and any(level.table.counted for level in levels):
-        why = f"reads {name}, which counts the places row by row: how many there are in a row is in each number"
-        return ctx.refuse("grid-rule", why, NO_RULE)
-    chosen = _chosen(ctx, name, levels, known)
+    table = _Table(name, value.dtype, levels, _axis_of_levels(groups) + value.ndim, known)
+    chosen = _unseen(ctx, table) or _chosen(ctx, table)
     if isinstance(chosen, Refusal):
         return chosen
     if not whole:
         why = f"reads {name}, a grid of coordinates: a window of a larger image has others than the crop has"
         return ctx.refuse("grid-rule", why, _kept(ctx))
-    order = _order(levels[0].table) if ctx.state.grids == "image" and known is None and ctx.state.rank == 2 else ()
-    lengths = ctx.state.grids == "image" and known is None and any(level.table.still.any() for level in levels)
+    return _written(ctx, table, chosen)
+
+
+def _levels(value: Array, groups: Groups, placed: Sequence[Placed]) -> list[_Level] | None:
+    """What lies over the places of each map; None where one is not affine, or moves along a place its map lacks."""
+    found = []
+    for part, laid, view in _pieces(value, groups, placed):
+        table = affine(part, laid)
+        if table is None or not table.axes.keys() <= view.like.where.keys():
+            return None
+        strides = {place: item.stride for place, item in enumerate(view.provenance.fields)}
+        found.append(_Level(table, view.like, strides))
+    return found
+
+
+def _unseen(ctx: RuleContext, table: _Table) -> Refusal | None:
+    """A table whose values at the native size do not tell its steps."""
+    if any(level.unseen for level in table.levels):
+        why = f"reads {table.name}, a grid that has but one place along an axis and shows no step there"
+        return ctx.refuse("grid-rule", why, "export the model anew for larger images")
+    if table.known is None and any(level.table.counted for level in table.levels):
+        why = f"reads {table.name}, which counts the places row by row: how many there are in a row is in each number"
+        return ctx.refuse("grid-rule", why, NO_RULE)
+    return None
+
+
+def _written(ctx: RuleContext, table: _Table, chosen: Mapping[int, Rule]) -> Continued | Refusal:
+    """The table for as many places as there are now, by the rules chosen; refused where the user says that its figures
+    are parts of the image, and it does not tell which is height and which width."""
+    levels, rank = table.levels, ctx.state.rank
+    image = ctx.state.grids == "image" and table.known is None
+    order = _order(levels[0].table) if image and rank == 2 else ()
+    lengths = image and any(level.table.still.any() for level in levels)
     if lengths and not order:
-        why = f"reads {name}, of which --grids image does not know what is height and what width"
+        why = f"reads {table.name}, of which --grids image does not know what is height and what width"
         return ctx.refuse("grid-rule", why)
-    grids = [_laid(ctx, level, chosen, order if lengths else (), value.dtype) for level in levels]
+    grids = [_laid(ctx, level, chosen, order if lengths else (), table.dtype) for level in levels]
     made = [_filled(ctx, level, grid, len(levels) > 1) for level, grid in zip(levels, grids, strict=True)]
-    axis = next((k for k, group in enumerate(groups) if _joined(group)), 0) - len(groups)
-    tensor = made[0] if len(made) == 1 else ctx.builder.emit("Concat", made, axis=axis + value.ndim)
-    told = tuple(chosen.get(place, "") for place in range(ctx.state.rank))
-    given = known is None and any(len(_shown(levels, place)) != 1 for place in chosen)
-    axes = [tuple(level.table.axes.get(k, -1) for k in range(ctx.state.rank)) for level in levels]
-    each = tuple(zip(grids, axes, strict=True)) if chosen or lengths else ((tensor, (-1,) * ctx.state.rank),)
-    note = Continued(ctx.label, name, tensor, told, each, given, order, lengths)
+    tensor = made[0] if len(made) == 1 else ctx.builder.emit("Concat", made, axis=table.axis)
+    told = tuple(chosen.get(place, "") for place in range(rank))
+    given = table.known is None and any(len(table.shown(place)) != 1 for place in chosen)
+    axes = [tuple(level.table.axes.get(k, -1) for k in range(rank)) for level in levels]
+    each = tuple(zip(grids, axes, strict=True)) if chosen or lengths else ((tensor, (-1,) * rank),)
+    note = Continued(ctx.label, table.name, tensor, told, each, given, order, lengths)
     ctx.notes.append(note)
     return note
 
@@ -134,13 +175,14 @@ def grid_blames(ctx: RuleContext) -> list[Blame]:
     return [ctx.blame(Cause.GRID)] if moving else []
 
 
-def _joined(group: Group) -> bool:
-    return [atom.kind for atom in group] == ["joined"]
+def _axis_of_levels(groups: Groups) -> int:
+    """The axis, counted from behind, on which the places of several maps stand in a row; 0 where there is none."""
+    return next((k - len(groups) for k, group in enumerate(groups) if [a.kind for a in group] == ["joined"]), 0)
 
 
 def _pieces(value: Array, groups: Groups, placed: Sequence[Placed]) -> Iterator[tuple[Array, Groups, Placed]]:
     """What of the table belongs to each map, the axes that it lies on, and what has the map's places."""
-    axis = next((k - len(groups) for k, group in enumerate(groups) if _joined(group)), 0)
+    axis = _axis_of_levels(groups)
     if not axis or -axis > value.ndim or value.shape[axis] == 1:
         yield value, groups, placed[0]
         return
@@ -153,27 +195,22 @@ def _pieces(value: Array, groups: Groups, placed: Sequence[Placed]) -> Iterator[
         first += length
 
 
-def _chosen(ctx: RuleContext, name: str, levels: Sequence[_Level], known: Rule | None) -> dict[int, Rule] | Refusal:
+def _chosen(ctx: RuleContext, table: _Table) -> dict[int, Rule] | Refusal:
     """The rule along each place: the one that all levels show, or what the user says of it."""
-    places = sorted({place for level in levels for place in level.table.slopes})
-    if known is not None:
-        return dict.fromkeys(places, known)
+    if table.known is not None:
+        return dict.fromkeys(table.places, table.known)
     found: dict[int, Rule] = {}
     given, pixels = ctx.state.grids, _pixels(ctx)
-    for place in places:
-        shown = _shown(levels, place)
-        asked = {given_rule(item.table, place, item.strides[place], pixels[place], given) for item in levels}
+    for place in table.places:
+        shown = table.shown(place)
+        asked = {given_rule(item.table, place, item.strides[place], pixels[place], given) for item in table.levels}
         rule = next(iter(shown if len(shown) == 1 else asked)) if 1 in (len(shown), len(asked)) else None
         if rule is None:
             fits = f"fit several rules ({', '.join(sorted(shown))})" if shown else "show no rule"
-            why = f"reads {name}, a grid of coordinates whose values {fits} by which it goes on for other sizes"
+            why = f"reads {table.name}, a grid of coordinates whose values {fits} by which it goes on for other sizes"
             return ctx.refuse("grid-rule", why, f"--grids {given} does not fit it" if given else ASK)
         found[place] = rule
     return found
-
-
-def _shown(levels: Sequence[_Level], place: int) -> set[Rule]:
-    return set.intersection(*(shown_rules(item.table, place, item.strides[place]) for item in levels))
 
 
 def _order(table: Affine) -> tuple[int, ...]:

@@ -13,7 +13,15 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from onnxfc.claim.blame import Blame
-from onnxfc.claim.damages import axes_fit, boundary_fits, image_fits, integers, layer_fits, level_fits
+from onnxfc.claim.damages import (
+    axes_fit,
+    boundary_fits,
+    damaged_pixels,
+    image_fits,
+    integers,
+    layer_fits,
+    level_fits,
+)
 from onnxfc.errors import ReadError, UsageError
 
 PREFIX = "onnxfc."
@@ -331,19 +339,12 @@ def _tuples(value: Any) -> Any:
 def _damages(claim: Claim) -> Iterator[str]:
     """What makes a claim in the metadata unreadable, as no rewrite could have written it: values of the wrong type,
     length or range. Whether it is true is another matter. Behind one damage, nothing else can be relied on."""
-    if not integers(claim.native_size, 1, 3) or min(claim.native_size) < 1:
-        yield f"native_size is {claim.native_size!r}"
-    dims = len(claim.native_size)
-    for name in ("stride", "size_step", "start", "size", *_OPTIONAL):
-        value, least = getattr(claim, name), {"start": None, "slack": 0}.get(name, 1)
-        if name in _OPTIONAL and value == ():
-            continue
-        if not integers(value, dims, dims) or (least is not None and min(value) < least):
-            yield f"{name} is {value!r}"
-    if not claim.inputs:
-        yield "no image input is named"
-    yield from _disagreements(claim, dims)
-    yield from _damaged_parts(claim, dims)
+    yield from damaged_pixels(claim)
+    if claim.verdict not in get_args(Verdict):
+        yield f"verdict is {claim.verdict!r}"
+    if not isinstance(claim.blame, tuple) or not all(isinstance(item, str) for item in claim.blame):
+        yield f"blame is {claim.blame!r}"
+    yield from _damaged_parts(claim, len(claim.native_size))
 
 
 def _damaged_parts(claim: Claim, dims: int) -> Iterator[str]:
@@ -354,28 +355,6 @@ def _damaged_parts(claim: Claim, dims: int) -> Iterator[str]:
     yield from (f"grid {item.original!r} is {item}" for item in claim.grids if not _grid(item, dims))
     named = [isinstance(item.original, str) and isinstance(item.rewritten, str) for item in claim.figures]
     yield from (f"figure {item}" for item, fits in zip(claim.figures, named, strict=True) if not fits)
-
-
-_OPTIONAL = ("period", "smallest_size", "slack", "fixed_size")
-"""Numbers of pixels on each axis that may be unknown."""
-
-
-_LONGEST = 1 << 13
-"""Pixels of a period: the strides of a network have no larger common multiple."""
-
-
-def _disagreements(claim: Claim, dims: int) -> Iterator[str]:
-    if any(slack >= stride for slack, stride in zip(claim.slack, claim.stride, strict=False)):
-        yield f"slack is {claim.slack!r}, not below the stride"
-    pairs = isinstance(claim.halo, tuple) and all(integers(pair, 2, 2) and min(pair) >= 0 for pair in claim.halo)
-    if not pairs or len(claim.halo) not in (0, dims):
-        yield f"halo is {claim.halo!r}"
-    if max(claim.period, default=1) > _LONGEST:
-        yield f"period is {claim.period!r}"
-    if claim.verdict not in get_args(Verdict):
-        yield f"verdict is {claim.verdict!r}"
-    if not isinstance(claim.blame, tuple) or not all(isinstance(item, str) for item in claim.blame):
-        yield f"blame is {claim.blame!r}"
 
 
 def _grid(item: Grid, dims: int) -> bool:

@@ -3,10 +3,37 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 _MOST = 3
 """Axes of an image: those of a volume."""
+_LONGEST = 1 << 13
+"""Pixels of a period: the strides of a network have no larger common multiple."""
+_OPTIONAL = ("period", "smallest_size", "slack", "fixed_size")
+"""Numbers of pixels on each axis that may be unknown."""
+
+
+def damaged_pixels(claim: Any) -> Iterator[str]:
+    """What of a claim's numbers of pixels is none, and whether there is an image that they are of."""
+    if not integers(claim.native_size, 1, _MOST) or min(claim.native_size) < 1:
+        yield f"native_size is {claim.native_size!r}"
+    dims = len(claim.native_size)
+    for name in ("stride", "size_step", "start", "size", *_OPTIONAL):
+        value, least = getattr(claim, name), {"start": None, "slack": 0}.get(name, 1)
+        if name in _OPTIONAL and value == ():
+            continue
+        if not integers(value, dims, dims) or (least is not None and min(value) < least):
+            yield f"{name} is {value!r}"
+    if not claim.inputs:
+        yield "no image input is named"
+    if any(slack >= stride for slack, stride in zip(claim.slack, claim.stride, strict=False)):
+        yield f"slack is {claim.slack!r}, not below the stride"
+    pairs = isinstance(claim.halo, tuple) and all(integers(pair, 2, 2) and min(pair) >= 0 for pair in claim.halo)
+    if not pairs or len(claim.halo) not in (0, dims):
+        yield f"halo is {claim.halo!r}"
+    if max(claim.period, default=1) > _LONGEST:
+        yield f"period is {claim.period!r}"
 
 
 def integers(value: Any, least: int, most: int) -> bool:

@@ -52,15 +52,35 @@ def fully_connected(ctx: RuleContext, found: Operands, bias: np.ndarray | None, 
     window = view if isinstance(view, Window) else _as_window(view)
     if ctx.in_blocks:
         return _on_rows(ctx, found, window, output)
+    readable = _readable(ctx, weight, window)
+    if isinstance(readable, Refusal):
+        return readable
+    if readable.shift is not None:
+        bias = shifted(ctx, weight, readable.shift) + (0.0 if bias is None else bias.astype(np.float64))
+    total = _convs(ctx, weight, readable, bias, output)
+    _report(ctx, weight, readable)
+    if weight.quantised and not (ctx.in_integers or _requantised(ctx)):
+        why = "its Conv is computed in floats by onnxruntime, which computes a Gemm in integers"
+        ctx.remark("float-layer", f"{ctx.op_type} has no QuantizeLinear behind it: {why}")
+    batch_axis = found.batch_axis or ctx.batch_axis_out()
+    return ScoreMap(total, (weight.outputs,), replace(view.provenance, places=False), batch_axis=batch_axis)
+
+
+def _readable(ctx: RuleContext, weight: Weight, window: Window) -> Window | Refusal:
+    """The window whose features a Conv of this weight reads: of scores, where the weight cannot be turned to it."""
+    if can_turn(ctx, weight, window):
+        return window
+    scores = to_scores(ctx, replace(window, batch_axis=0))
+    if isinstance(scores, Refusal):
+        return scores
+    window = _as_window(scores)
     if not can_turn(ctx, weight, window):
-        scores = to_scores(ctx, replace(window, batch_axis=0))
-        if isinstance(scores, Refusal):
-            return scores
-        window = _as_window(scores)
-        if not can_turn(ctx, weight, window):
-            return ctx.refuse("dynamic-weight", "has a weight that is not a constant matrix")
-    if window.shift is not None:
-        bias = shifted(ctx, weight, window.shift) + (0.0 if bias is None else bias.astype(np.float64))
+        return ctx.refuse("dynamic-weight", "has a weight that is not a constant matrix")
+    return window
+
+
+def _convs(ctx: RuleContext, weight: Weight, window: Window, bias: np.ndarray | None, output: str) -> str:
+    """A Conv for each source of the window, added up on their common grid; the first has the bias."""
     weights = kernel(ctx, weight, window)
     parts = []
     for position, (source, name) in enumerate(zip(window.sources, weights, strict=True)):
@@ -71,12 +91,7 @@ def fully_connected(ctx: RuleContext, found: Operands, bias: np.ndarray | None, 
     total = parts[0]
     for position, part in enumerate(parts[1:], 2):
         total = ctx.builder.emit("Add", [total, part], output if position == len(parts) else "")
-    _report(ctx, weight, window)
-    if weight.quantised and not (ctx.in_integers or _requantised(ctx)):
-        why = "its Conv is computed in floats by onnxruntime, which computes a Gemm in integers"
-        ctx.remark("float-layer", f"{ctx.op_type} has no QuantizeLinear behind it: {why}")
-    batch_axis = found.batch_axis or ctx.batch_axis_out()
-    return ScoreMap(total, (weight.outputs,), replace(view.provenance, places=False), batch_axis=batch_axis)
+    return total
 
 
 def _on_rows(ctx: RuleContext, found: Operands, window: Window, output: str) -> ScoreMap | Refusal:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import permutations
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -78,34 +78,40 @@ class Affine:
 
 def affine(value: Array, groups: Groups) -> Affine | None:
     """A table that is broadcast to ``groups``; None where it is no affine function of the places."""
-    own: list[Group] = []
-    for length, group in zip(value.shape, groups[len(groups) - value.ndim :], strict=True):
-        own.append((Atom("channel", 1),) if length == 1 else group)
-    atoms = [atom for group in own for atom in group]
-    places = [atom.place for atom in atoms if atom.kind == "space"]
-    plain = all(atom.kind in ("channel", "space") and atom.side == 0 and atom.factor == 1 for atom in atoms)
-    if (
-        not plain
-        or len(set(places)) < len(places)
-        or lengths(tuple(own)) != value.shape
-        or value.dtype.kind not in "fiu"
-    ):
+    own = _groups_of(value, groups)
+    if own is None:
         return None
-    base, slopes = value.reshape([atom.length for atom in atoms]).astype(np.float64), {}
+    atoms = [atom for group in own for atom in group]
     axes = {atom.place: axis for axis, atom in enumerate(atoms) if atom.kind == "space"}
-    steps = 1 if value.dtype == np.float16 else 4
-    rounding = steps * float(np.finfo(value.dtype).eps) if value.dtype.kind == "f" else 0.0
-    allowed = rounding * np.abs(base).max(axis=tuple(axes.values()), keepdims=True)
-    exact = base
+    exact = value.reshape([atom.length for atom in atoms]).astype(np.float64)
+    base, slopes = exact, dict[int, Array]()
     for axis in axes.values():
         base = base.take([0], axis=axis)
-    made = base
+    made, allowed = base, _rounding(value.dtype) * np.abs(exact).max(axis=tuple(axes.values()), keepdims=True)
     for place, axis in axes.items():
         slope = _slope(exact, axis, list(axes.values()), allowed)
         if slope.any():
             slopes[place] = slope
         made = made + slope * np.arange(exact.shape[axis]).reshape([-1 if k == axis else 1 for k in range(exact.ndim)])
-    return Affine(tuple(own), base, slopes) if bool(np.all(np.abs(made - exact) <= allowed)) else None
+    return Affine(own, base, slopes) if bool(np.all(np.abs(made - exact) <= allowed)) else None
+
+
+def _groups_of(value: Array, groups: Groups) -> Groups | None:
+    """What each axis of a table that is broadcast to ``groups`` is made of; None where these are not whole channels,
+    and each place once, or it holds no numbers."""
+    last = groups[len(groups) - value.ndim :]
+    own = tuple((Atom("channel", 1),) if n == 1 else group for n, group in zip(value.shape, last, strict=True))
+    atoms = [atom for group in own for atom in group]
+    places = [atom.place for atom in atoms if atom.kind == "space"]
+    plain = all(atom.kind in ("channel", "space") and atom.side == 0 and atom.factor == 1 for atom in atoms)
+    fits = len(set(places)) == len(places) and lengths(own) == value.shape and value.dtype.kind in "fiu"
+    return own if plain and fits else None
+
+
+def _rounding(dtype: np.dtype[Any]) -> float:
+    """By which part of its largest value a table of this type may miss a straight line."""
+    steps = 1 if dtype == np.float16 else 4
+    return steps * float(np.finfo(dtype).eps) if dtype.kind == "f" else 0.0
 
 
 def _slope(exact: Array, axis: int, places: Sequence[int], allowed: Array) -> Array:

@@ -30,10 +30,9 @@ _CONTRACTIONS = (*_GEMMS, *_MATMULS, *_INTEGERS, "Einsum")
 @np.errstate(invalid="ignore", over="ignore")  # weights that are no numbers, which equal nothing
 def certify(original: ModelFile, other: ModelFile) -> Certificate:
     """Look for every FC weight of ``original`` in ``other``; failed where a rewrite lacks one."""
-    layers = list(_fully_connected(original))
-    have = list(_fully_connected(other))
+    layers = _turned(list(_fully_connected(original)), list(_fully_connected(other)))
     convs, computed = _convs(other)
-    kept, found, beside = _found(layers, have, convs)
+    found, beside = _found(layers, convs)
 
     def unclear(fc: Matrix) -> bool:
         return computed or _is_untold(fc, convs)
@@ -42,7 +41,7 @@ def certify(original: ModelFile, other: ModelFile) -> Certificate:
         found.get(id(fc))
         or WeightResult(fc.node, fc.stored.name, "missing" if fc.node in beside or not unclear(fc) else "untold")
         for fc in layers
-        if id(fc) in found or (id(fc) not in kept and not _is_pool(fc) and not _is_factor(fc))
+        if id(fc) in found or not (_is_pool(fc) or _is_factor(fc))
     ]
     if not results:
         return Certificate("none", reason="no weight of an FC layer was turned into a Conv's")
@@ -68,33 +67,40 @@ def _is_rewrite(original: onnx.ModelProto, model: onnx.ModelProto) -> bool:
     return before >= after and any(item.key.startswith(PREFIX) for item in model.metadata_props)
 
 
-def _found(
-    layers: list[Matrix], have: list[Matrix], convs: list[Matrix]
-) -> tuple[set[int], dict[int, WeightResult], dict[str, str]]:
-    """FC layers that are FC layers still, and what was found of others. Each weight of the second model serves once,
-    for the closest relation: two layers of one weight need two that are alike. Last, by node, what goes with
-    a quantised weight and is another."""
-    kept: set[int] = set()
+def _turned(layers: list[Matrix], have: list[Matrix]) -> list[Matrix]:
+    """The FC layers that are FC layers no longer. Each of the second model serves once."""
+    free = list(have)
+    for alike in (_unchanged, _rounded):
+        layers = [fc for fc in layers if _take(fc, free, alike) is None]
+    return layers
+
+
+def _found(layers: list[Matrix], convs: list[Matrix]) -> tuple[dict[int, WeightResult], dict[str, str]]:
+    """What was found of FC layers. Each weight of the second model serves once, for the closest relation: two layers of
+    one weight need two that are alike. Last, by node, what goes with a quantised weight and is another."""
     beside: dict[str, str] = {}
     found: dict[int, WeightResult] = {}
-    free_fc, free = list(have), list(convs)
-    for alike in (_unchanged, _rounded):
-        kept |= {id(fc) for fc in layers if id(fc) not in kept and _take(fc, free_fc, alike) is not None}
+    free = list(convs)
     for relation in (same, permuted, scaled):
         for fc in layers:
-            taken = None if id(fc) in kept or id(fc) in found else _take(fc, free, relation)
+            taken = None if id(fc) in found else _take(fc, free, relation)
             if taken is not None and fc.stored.step and (other := fc.other_beside(taken[0])):
                 beside[fc.node] = other
             elif taken is not None:
                 found[id(fc)] = _result(fc, [taken[0]], taken[1])
+    rest = [fc for fc in layers if id(fc) not in found and fc.node not in beside]
+    return found | _of_several(rest, free), beside
+
+
+def _of_several(layers: list[Matrix], free: list[Matrix]) -> dict[int, WeightResult]:
+    """FC layers whose weight is that of several Convs together."""
+    found: dict[int, WeightResult] = {}
     for fc in layers:
-        if id(fc) in kept or id(fc) in found or fc.node in beside:
-            continue
         several = gathered(fc, [conv for conv in free if len(conv.values) == len(fc.values)])
         if several is not None:
             free = [conv for conv in free if all(conv is not item for item in several[0])]
             found[id(fc)] = _result(fc, *several)
-    return kept, found, beside
+    return found
 
 
 def _is_untold(fc: Matrix, convs: list[Matrix]) -> bool:

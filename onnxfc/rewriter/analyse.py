@@ -38,6 +38,7 @@ from onnxfc.shapes.image_inputs import (
 )
 from onnxfc.shapes.model_shapes import Sizing
 from onnxfc.shapes.native import native_specs
+from onnxfc.shapes.spec import Spec
 
 Written = Literal["conv4d", "gemm"]
 """Forms for accelerators, in other operators than the rewritten model for any size."""
@@ -203,10 +204,7 @@ def _analysed(original: ModelFile, options: RewriteOptions) -> Analysis:
     if spelled is not original:
         return _analysed(spelled, options)
     if isinstance(readings, Refusal):
-        inner = inner_image(graph, native) if readings.code == "no-image-input" else ""
-        advice = f"the image enters flattened: name the inner tensor that is one, --input '{inner}'"
-        refusal = replace(readings, advice=advice) if inner else readings
-        raise NothingToRewrite(str(refusal), (refusal,))
+        raise _no_image(graph, native, readings)
     if options.free:
         readings = [[image.of_axes(options.free) for image in reading] for reading in readings]
     walking = partial(
@@ -215,20 +213,44 @@ def _analysed(original: ModelFile, options: RewriteOptions) -> Analysis:
     read = partial(_read, original, walking, options)
     unlike = unlike_sizes(readings[0])
     if unlike is not None:
-        scaled = read(to_scale(readings[0]))
-        if scaled.refusals or not read(readings[0]).refusals:
-            raise NothingToRewrite(str(unlike), (unlike,))
-        return scaled
+        return _to_scale(read, readings[0], unlike)
+    found = _likeliest(read, readings)
+    if not found.outputs and found.state.conditions:
+        return _analysed(inlined(original, found.state.conditions), options)
+    return found
+
+
+def _no_image(graph: Graph, native: Mapping[str, Spec], why: Refusal) -> NothingToRewrite:
+    """That there is no image among the inputs; with the inner tensor that is one, where there is such."""
+    inner = inner_image(graph, native) if why.code == "no-image-input" else ""
+    advice = f"the image enters flattened: name the inner tensor that is one, --input '{inner}'"
+    refusal = replace(why, advice=advice) if inner else why
+    return NothingToRewrite(str(refusal), (refusal,))
+
+
+_Reader = Callable[[Sequence[Image]], "Analysis"]
+
+
+def _to_scale(read: _Reader, reading: Sequence[Image], unlike: Refusal) -> Analysis:
+    """Images of different sizes, as images of one scene where that is what makes the model one that can be rewritten.
+
+    Raises NothingToRewrite."""
+    scaled = read(to_scale(reading))
+    if scaled.refusals or not read(reading).refusals:
+        raise NothingToRewrite(str(unlike), (unlike,))
+    return scaled
+
+
+def _likeliest(read: _Reader, readings: Sequence[Sequence[Image]]) -> Analysis:
+    """The first reading that comes to outputs; else the first that refuses an If whose condition never changes by it;
+    else the first of all, which says why."""
     failures: list[Analysis] = []
     for reading in readings:
         found = read(reading)
         if found.outputs:
             return found
         failures.append(found)
-    for failure in failures:
-        if failure.state.conditions:
-            return _analysed(inlined(original, failure.state.conditions), options)
-    return failures[0]  # the likeliest reading says why
+    return next((failure for failure in failures if failure.state.conditions), failures[0])
 
 
 def _read(

@@ -35,28 +35,32 @@ def objections(state: State, reading: Sequence[Image], provenances: Sequence[Pro
     """What keeps a walk that came to its end from being a rewrite."""
     if state.not_affine and any(provenance.dropped for provenance in provenances):
         return tuple(state.not_affine)  # a dropped pool does not commute with these
-    unclear = _unclear_lengths(state)
-    if unclear is not None:
-        return (unclear,)
-    shifted = _shifted(state)
-    if shifted is not None:
-        return (shifted,)
+    unclear = _unclear_lengths(state) or _shifted(state)
+    found = unclear or _headless(state, reading, provenances) or _unlike_windows(state, provenances)
+    return () if found is None else (found,)
+
+
+def _headless(state: State, reading: Sequence[Image], provenances: Sequence[Provenance]) -> Refusal | None:
+    """A model without a head: nothing to rewrite, or what made windows of its map is none."""
     if not provenances:
-        return (_nothing(state, "no FC layer and no global pool depends on the image"),)
-    if not state.replacements and _is_free(state, reading):
-        return (_nothing(state, "no node of it is locked to one image size, and its dims are open already"),)
+        return _nothing(state, "no FC layer and no global pool depends on the image")
+    if state.replacements:
+        return None
+    if _is_free(state, reading):
+        return _nothing(state, "no node of it is locked to one image size, and its dims are open already")
     cut = any(set(boundary.extent) != {1} for provenance in provenances for boundary in provenance.windows)
     whole = not any(_lacks_places(state, name) for name in state.graph.outputs)
-    if not state.replacements and cut and whole and any(provenance.places for provenance in provenances):
-        return (_whole_windows(state),)
+    return _whole_windows(state) if cut and whole and any(item.places for item in provenances) else None
+
+
+def _unlike_windows(state: State, provenances: Sequence[Provenance]) -> Refusal | None:
+    """Windows that are a map, or lie no whole pixels apart."""
     for name in maps_of_windows(state):
         why = "is a map of the trunk that was taken for features of a window: something made it one of the native size"
-        return (Refusal("size-locked", name, f"the output {why}", LEAVE),)
-    if any(
-        provenance.windows and any(f.stride != int(f.stride) for f in provenance.fields) for provenance in provenances
-    ):
-        return (Refusal("fractional-stride", "", "the head's windows are a fraction of a pixel apart"),)
-    return ()
+        return Refusal("size-locked", name, f"the output {why}", LEAVE)
+    if any(item.windows and any(f.stride != int(f.stride) for f in item.fields) for item in provenances):
+        return Refusal("fractional-stride", "", "the head's windows are a fraction of a pixel apart")
+    return None
 
 
 def _lacks_places(state: State, name: str) -> bool:

@@ -149,11 +149,8 @@ def broadcast(ctx: RuleContext) -> Outcome | None:
     refusal = _beside_windows(ctx, placed)
     if refusal is not None:
         return refusal
-    by_size = [position for position in range(len(ctx.views)) if ctx.follows_size(position)]
-    provenance = _with_context(ctx, provenance, bool(by_size) or everywhere)
-    ctx.keep([tensor for tensor in inputs if tensor is not None])
-    made = _made(ctx, placed, groups, provenance)
-    return [_per_place(ctx, made, by_size[0]) if by_size and made.is_folded else made]
+    provenance = _with_context(ctx, provenance, bool(_by_size(ctx)) or everywhere)
+    return [_kept(ctx, inputs, _made(ctx, placed, groups, provenance))]
 
 
 def _inputs(ctx: RuleContext, placed: Sequence[Placed], groups: Groups) -> tuple[list[str | None], bool]:
@@ -290,6 +287,18 @@ def _with_context(ctx: RuleContext, provenance: Provenance, by_size: bool) -> Pr
     pools = Gathered.joined([provenance.pools, *(item.pools for item in context)])
     provenance = replace(provenance, pools=pools, blames=blames)
     return provenance.blamed(ctx.blame(Cause.CONTEXT)) if context or by_size else provenance
+
+
+def _by_size(ctx: RuleContext) -> list[int]:
+    """The inputs that are numbers of the image's size."""
+    return [position for position in range(len(ctx.views)) if ctx.follows_size(position)]
+
+
+def _kept(ctx: RuleContext, inputs: Sequence[str | None], made: Placed) -> Placed:
+    """Write the node with these inputs; what it makes, with what a number of the image's size made of it."""
+    by_size = _by_size(ctx)
+    ctx.keep([tensor for tensor in inputs if tensor is not None])
+    return _per_place(ctx, made, by_size[0]) if by_size and made.is_folded else made
 
 
 def _made(ctx: RuleContext, placed: Sequence[Placed], groups: Groups, provenance: Provenance) -> Placed:

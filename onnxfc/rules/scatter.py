@@ -36,9 +36,8 @@ def scatter(ctx: RuleContext) -> Outcome:
     if block is None:
         return ctx.refuse("cut-out", "writes to places of the native size that are no block of the map", LEAVE)
     views = [view for view in (ctx.views[0], ctx.views[2]) if isinstance(view, Placed)]
-    found = {_groups(ctx, position, block) for position in (0, 2) if isinstance(ctx.views[position], Placed)}
-    groups = found.pop() if len(found) == 1 else None
-    if groups is None or any(view.parts or view.other or view.provenance.windows for view in views):
+    groups = _laid(ctx, views, block)
+    if groups is None:
         return ctx.refuse("axes-differ", "writes into a map whose axes do not lie on those of what is written")
     borders = {groups[axis][0].place: ends for axis, ends in block.items() if not pure(groups[axis])}
     if borders and not _fits(ctx, block):
@@ -102,6 +101,13 @@ def _ends(places: Array) -> list[tuple[int, int]] | None:
     first, last = places.min(axis=0), places.max(axis=0) + 1
     every = np.indices(last - first).reshape(len(first), -1).T + first
     return list(zip(first.tolist(), last.tolist(), strict=True)) if np.array_equal(every, places) else None
+
+
+def _laid(ctx: RuleContext, views: Sequence[Placed], block: Block) -> Groups | None:
+    """The result's axes; None where the map and what is written have not the same, or are more than one map."""
+    found = {_groups(ctx, position, block) for position in (0, 2) if isinstance(ctx.views[position], Placed)}
+    several = any(view.parts or view.other or view.provenance.windows for view in views)
+    return found.pop() if len(found) == 1 and not several else None
 
 
 def _groups(ctx: RuleContext, position: int, block: Block) -> Groups | None:

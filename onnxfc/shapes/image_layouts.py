@@ -60,16 +60,21 @@ def _batched(graph: Graph, name: str, shape: Shape, told: set[Slid]) -> list[Rea
     found = [spatial for spatial in found if all(view.fits(spatial) for view in told)] or found
     free = _open(graph, name)
     found = [spatial for spatial in found if free == set(spatial)] or found
+    return _by_lengths(found, shape, free)
+
+
+def _by_lengths(found: list[Reading], shape: Shape, free: set[int]) -> list[Reading]:
+    """The readings that the native lengths leave, by which the axis of few elements is the channels, the likelier
+    first."""
     if len(shape) == 3:
         if max(shape[1:]) < 4 * min(shape[1:]) and min(shape[1:]) > max(CHANNELS):
-            found.sort(key=lambda spatial: -len(spatial))  # as high as wide: an image without a channel axis
+            return sorted(found, key=lambda spatial: -len(spatial))  # as high as wide: an image without a channel axis
         return found
     few = [axis for axis in (1, len(shape) - 1) if shape[axis] in CHANNELS and axis not in free]
-    if len(found) > 1 and len(few) == 1:
-        if few != [1]:
-            found.reverse()
-        return found[:1] if shape[few[0]] < min(shape[2:-1]) else found
-    return found
+    if len(found) < 2 or len(few) != 1:
+        return found
+    likely = found if few == [1] else found[::-1]
+    return likely[:1] if shape[few[0]] < min(shape[2:-1]) else likely
 
 
 def _open(graph: Graph, name: str) -> set[int]:
