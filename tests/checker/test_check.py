@@ -375,7 +375,7 @@ def test_tolerances_by_output(tmp_path: Path) -> None:
     for wrong in ("nobody:1", "x", "-1", "scores:inf", "scores:"):
         result = run(original, other, "--rtol", wrong)
         assert result.exit_code == 2, wrong
-    assert "no output; they are scores, features" in run(original, other, "--atol", "nobody:1").output
+    assert "nobody is no output; there are scores, features" in run(original, other, "--atol", "nobody:1").output
 
 
 def test_data_sizes_and_seed(pair: tuple[Path, Path], tmp_path: Path) -> None:

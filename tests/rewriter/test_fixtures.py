@@ -51,7 +51,7 @@ STAYS = {
     "compared.torchscript": ["Flatten", "Gemm"],
     "side": ["Gemm"],  # of the numbers
     "audio": ["MatMul"],  # on (N, 1, 12), once per window
-    "keras_shaped": ["MatMul"],  # on (4 N, 3)
+    "keras_shaped.tf2onnx": ["MatMul"],  # on (4 N, 3)
     "shaped": ["MatMul"],  # on (N, 6, 4)
     **{key: ["MatMul"] for key in ["context_vectors", "letters_attention"]},  # products of the image with itself
     **dict.fromkeys(["axial_attention", "context_norms", "lite_attention", "weighted_pools"], ["MatMul"] * 2),
@@ -71,13 +71,13 @@ STAYS = {
 }
 """FC layers that are none of the head's, or have more axes than one."""
 ALONE = (
+    "conditional.",
     "convnext.dynamo",
     "depth_pooled",
     "frames_assigned",
     "frames_mean",
     "frames_shifted",
     "keras_branches.tf2onnx",
-    "keras_shaped.tf2onnx",
     "learned_queries.",
     "swallowed",
     "swin_tail.dynamo",

@@ -137,12 +137,15 @@ def test_dims_of_one_name_are_equal(name: str, tmp_path: Path) -> None:
             assert value.size > 0
 
 
-ROUNDED = ("fire.", "mini_resnet.qdq", "mini_resnet.qoperator")
+ROUNDED = ("fire.", "mini_resnet.qdq", "mini_resnet.qoperator", "mobilenet.qoperator")
 """onnxruntime rounds (2 - 3) / 2 to 0: a pool makes one place of a map that is smaller than its kernel. Where a Conv of
 integers makes no element, it divides by 0, which ends the process."""
+CAREFUL = ("cost_volume.", "keras_boxes.", "keras_coordinates.")
+"""Smaller images run, too: where the largest shift is the image's width nothing is left to write, and lengths are
+counted in steps of the trunk."""
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if not name.startswith(ROUNDED)])
+@pytest.mark.parametrize("name", [name for name in FILES if not name.startswith((*ROUNDED, *CAREFUL))])
 def test_smallest_size(name: str) -> None:
     """It runs and has a cell; one step less on any axis does not, or leaves nothing."""
     done = done_with(name)

@@ -91,7 +91,7 @@ def test_the_other_axis_is_named_where_one_cannot_be_freed() -> None:
 def test_an_unknown_axis_is_told() -> None:
     with pytest.raises(UsageError, match="free: must be one of 'length', 'height', 'width', 'depth', not 'rows'"):
         RewriteOptions(free=("rows",))
-    with pytest.raises(UsageError, match="the image input image has no depth; it has height and width"):
+    with pytest.raises(UsageError, match="the image input image has no depth; give height or width"):
         rewritten("columns_mean", "dynamo", "depth")
 
 
