@@ -295,7 +295,11 @@ def _check_grid(
 
 
 def _of_batch(name: str, shape: tuple[int, ...], shot: Capture, evidence: Evidence) -> tuple[int, ...]:
-    """The shape for as many images as were run; what no image reaches is as it is for any number of them."""
+    """The shape for as many images as were run: as the original says of them, wherever its batch stands; what no image
+    reaches is as it is for any number of them."""
+    for sample in evidence.samples:
+        if sample.batch == shot.batch and name in sample.values:
+            return sample.values[name].shape
     follows = shape[:1] == (evidence.batch,) and name in evidence.fed
     return (shot.batch, *shape[1:]) if follows else shape
 

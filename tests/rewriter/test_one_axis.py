@@ -57,6 +57,21 @@ def test_sequences_of_any_width(name: str, exporter: str) -> None:
     assert done.geometry.cells(100) == (200 if name == "columns_gated" else 25,)
 
 
+def test_sequences_whose_batch_is_the_second_axis() -> None:
+    """(T, N, K), as CTC wants it: each image of a batch has the sequence that it has alone."""
+    options = RewriteOptions(free=("width",), dynamic_batch=True)
+    done = onnxfc.rewrite(fixture_file("columns_lstm.torchscript.onnx"), options=options)
+    for width in WIDTHS[:2]:
+        own = image(32, width)
+        [value] = run(done, np.concatenate([own[..., ::-1], own])).values()
+        want = REFERENCES[f"columns_lstm letters 32x{width}"]
+        assert value.shape == (len(want), 2, want.shape[2])
+        np.testing.assert_allclose(value[:, 1:], want, rtol=0, atol=2e-6 * np.abs(want).max())
+        assert np.abs(value[:, :1] - want).max() > 0.01
+    with pytest.raises(NothingToRewrite, match="states of the native batch"):
+        onnxfc.rewrite(fixture_file("columns_lstm.dynamo.onnx"), options=options)
+
+
 @pytest.mark.parametrize("exporter", EXPORTERS)
 def test_bins_stay_while_time_is_free(exporter: str) -> None:
     done = rewritten("bins", exporter, "height")
