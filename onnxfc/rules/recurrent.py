@@ -31,7 +31,7 @@ def recurrent(ctx: RuleContext) -> Outcome | None:
     steps, batch = view.groups[time], view.groups[1 - time]
     if kinds(steps) != ["space"] or kinds(batch) != ["batch"] or not pure(view.groups[2]) or view.other:
         return None
-    if ctx.free_batch and any(ctx.has_input(at) and isinstance(ctx.views[at], Fixed) for at in _STATES):
+    if any(ctx.has_input(at) and not _follows(ctx, ctx.views[at]) for at in _STATES):
         return ctx.refuse("batch-baked", "begins with states of the native batch", "leave out --dynamic-batch")
     ctx.keep()
     made: list[View] = [_last(ctx, view, name) if name else Fixed("") for name in ctx.node.output]
@@ -44,6 +44,13 @@ _LENGTHS = 4
 """The input that says how long each sequence of the batch is."""
 _STATES = (5, 6)
 """The inputs that hold the first states of each sequence."""
+
+
+def _follows(ctx: RuleContext, state: View | None) -> bool:
+    """Whether there are as many states as images, however many."""
+    shapes = ctx.builder.spec(state.tensor).shapes if isinstance(state, Fixed) else None
+    axis = 0 if ctx.attrs.get("layout", 0) else 1
+    return shapes is None or [shape[axis] for shape in shapes] == list(ctx.state.batches)
 
 
 def _rows(ctx: RuleContext, view: Placed, first: tuple[Group, Group]) -> Placed:
