@@ -20,6 +20,7 @@ _WHOLE = (
 )
 _SIZELESS = frozenset(f"{_POINTWISE} {_WHOLE}".split())
 """Operators that say the same at every size. Not ReduceSum: what divides the sum by a count was made for one size."""
+_SUMS = frozenset(["ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp"])
 _SLIDING = {"Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool", "QLinearConv", "ConvInteger"}
 _POOLS = {"MaxPool", "AveragePool", "LpPool"}
 _BORDERS = {"Pad", "Slice", "Resize", "Upsample", "ConvTranspose"}
@@ -46,10 +47,19 @@ def native_shapes(model: onnx.ModelProto, claim: Claim) -> Shapes:
 
 
 def sized(nodes: Sequence[onnx.NodeProto], graph: onnx.GraphProto, shapes: Shapes) -> str:
-    """The first node in which the native size may be written down, "" if none."""
+    """What may mean something else at another size, and the node, "" if nothing; a sum sooner than another, and what
+    reads a shape last."""
     fixed = {tensor.name for tensor in graph.initializer}
     fixed |= {name for node in graph.node if node.op_type == "Constant" for name in node.output}
-    return next((_label(node) for node in nodes if _may_be_sized(node, fixed, shapes)), "")
+    found = sorted((node for node in nodes if _may_be_sized(node, fixed, shapes)), key=_how_unlikely)
+    if not found:
+        return ""
+    why = "a sum may grow with the image" if found[0].op_type in _SUMS else "the native size may be written down"
+    return f"{why}: {_label(found[0])}"
+
+
+def _how_unlikely(node: onnx.NodeProto) -> int:
+    return 0 if node.op_type in _SUMS else 2 if node.op_type in ("Shape", "Size") else 1
 
 
 def says_the_same(nodes: Sequence[onnx.NodeProto], graph: onnx.GraphProto) -> bool:

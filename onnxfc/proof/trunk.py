@@ -49,7 +49,7 @@ def _units(claim: Claim) -> list[int]:
 
 @dataclass
 class _Trunk:
-    """One tensor in both models; ``sized`` and ``frozen`` name nodes before it, see :mod:`onnxfc.proof.baked`."""
+    """One tensor in both models; ``sized`` and ``frozen`` tell of nodes before it, see :mod:`onnxfc.proof.baked`."""
 
     original: str
     rewritten: str
@@ -208,8 +208,7 @@ def _compare_one(trunk: _Trunk, values: Arrays, shot: Capture, evidence: Evidenc
         probe = Tally(found.tally.options, found.tally.noise)
         probe.compare(trunk.rewritten, got, want, scale, shot.kind.name, where, others=others)
         if probe.result().status == "failed":
-            told = "differs from the original's own, in which the native size may be written down"
-            found.without([trunk], f"{trunk.original} {told}: {trunk.sized}")
+            found.without([trunk], f"{trunk.original} differs from the original's own, in which {trunk.sized}")
             return
     found.tally.compare(trunk.rewritten, got, want, scale, shot.kind.name, where, others=others)
 

@@ -203,6 +203,19 @@ def test_a_pool_of_the_native_map_is_no_witness(pool: str) -> None:
         assert found.reason.endswith("in which the native size may be written down: node_pooled")
 
 
+def test_a_sum_of_the_map_is_no_witness_either() -> None:
+    """It grows with the image; the rewrite keeps the scale that it has natively. What reads the shape is not blamed."""
+    net = Net()
+    x = net.op("Tanh", net.conv(net.image(1, (18, 18)), 2, 4, strides=[2, 2]))
+    total = net.axes("ReduceL2", net.op("Neg", net.op("Reshape", x, net.op("Shape", x))), [2, 3], out="total")
+    x = net.op("Mul", x, net.op("Sigmoid", net.conv(total, 4, 4, (1, 1), strides=[1, 1])))
+    found = trunk_of(net.model(net.fc(net.op("Flatten", x), 4 * 8 * 8, 5, out="scores")))
+    assert (found.status, found.reason.split(", ")[1]) == (
+        "not applicable",
+        "in which a sum may grow with the image: node_total",
+    )
+
+
 def test_a_trunk_that_does_not_run_at_other_sizes() -> None:
     net = Net()
     x = net.op("Tanh", net.conv(net.image(1, (18, 18)), 2, 4, strides=[2, 2]))
