@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 
 import numpy as np
 import onnx
 
 from onnxfc.claim.claim import Claim
+from onnxfc.io.free_memory import free_memory
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof.baked import native_shapes
 from onnxfc.proof.options import CheckOptions
@@ -93,7 +92,7 @@ def shortage(model: onnx.ModelProto, claim: Claim, sizes: Sequence[Size]) -> str
     elements = sum(math.prod(shape) for shape in claim.image_shapes(largest).values())
     if elements < _WORTH:
         return ""
-    there = _free()
+    there = free_memory()
     grown = math.prod(largest) / math.prod(claim.native_size)
     needed = _MAKING * elements + _ARENA * grown * _widest(model, claim)
     if there is None or needed <= there:
@@ -111,21 +110,3 @@ def _widest(model: onnx.ModelProto, claim: Claim) -> int:
     sizes = {name: 4 * math.prod(shape) for name, shape in shapes.items() if name not in fixed}
     nodes = ([*node.input, *node.output] for node in model.graph.node)
     return max((sum(sizes.get(name, 0) for name in names) for names in nodes), default=0)
-
-
-def _free() -> int | None:
-    """Bytes that this process may still take; None where the system does not tell."""
-    found = []
-    with suppress(OSError, ValueError, IndexError):
-        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        found.append(int(lines["MemAvailable"].split()[0]) << 10)
-    with suppress(OSError, ValueError):
-        folder = Path("/sys/fs/cgroup")
-        most, used = (int((folder / f"memory.{name}").read_text()) for name in ("max", "current"))
-        found.append(max(0, most - used))
-    with suppress(ImportError, OSError):
-        import resource
-
-        soft = resource.getrlimit(resource.RLIMIT_DATA)[0]
-        found += [soft] if soft != resource.RLIM_INFINITY else []
-    return min(found, default=None)

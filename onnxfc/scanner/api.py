@@ -35,7 +35,7 @@ from onnxfc.scanner.prepare import class_names, preparation
 from onnxfc.scanner.scan_model import ScanModel
 from onnxfc.scanner.score_map import Array, ArrayCells, Placing, ScoreMap
 from onnxfc.scanner.source import OpenImage
-from onnxfc.scanner.tile_size import free_memory, tile_bytes, tile_counts
+from onnxfc.scanner.tile_size import memory_to_use, tile_bytes, tile_counts
 from onnxfc.scanner.work import Progress, run_here, run_on_dask
 from onnxfc.version import __version__
 
@@ -198,7 +198,7 @@ def _plan(made: ScanModel, seen: OpenImage, options: ScanOptions, folder: Path) 
 
 def _memory(options: ScanOptions) -> int:
     """In bytes."""
-    return free_memory() // 4 if options.memory is None else options.memory * 10**6
+    return memory_to_use() if options.memory is None else options.memory * 10**6
 
 
 def _at_once(job: Job, made: ScanModel, options: ScanOptions) -> int:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
 
 from onnxfc.errors import UsageError
+from onnxfc.io.free_memory import free_memory
 from onnxfc.scanner.plan import Axis
 from onnxfc.scanner.scan_model import ScanModel
 
@@ -18,17 +18,10 @@ _BUFFERS = 5
 """Copies of a tile's pixels: as they are read, as the model takes them, and those of the next two tiles."""
 
 
-def free_memory() -> int:
-    """Bytes that are free now, as far as the system tells."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            told = dict(line.split(":") for line in file)
-        return int(told["MemAvailable"].split()[0]) * 1024
-    except (OSError, ValueError, KeyError):
-        try:
-            return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-        except (OSError, ValueError, AttributeError):  # Windows has no sysconf
-            return 4 << 30
+def memory_to_use() -> int:
+    """Bytes that tiles may fill: a quarter of what is free, or of 8 GB where the system does not tell."""
+    free = free_memory()
+    return (8 << 30 if free is None else free) // 4
 
 
 def tile_bytes(model: ScanModel, size: tuple[int, int], batch: int) -> int:
