@@ -86,9 +86,23 @@ def _slid(ctx: RuleContext, view: Placed, how: Sliding) -> Outcome:
     provenance = _through(ctx, view, own)
     changes = {} if ctx.state.undivided and not cut else _frozen(how)
     if ctx.attrs.get("ceil_mode", 0) and not _partial(own, view.extent) and not ctx.state.own_rounding:
+        ends = _ends(ctx, view, how)
+        if ends != list(how.end) and ctx.attrs.get("count_include_pad", 0):
+            return ctx.refuse("partial-pool", "counts a window that reaches beyond an axis of the image that stays")
         changes["ceil_mode"] = 0  # it does nothing at the native size, and must not at others
+        changes |= {"pads": [*how.begin, *ends]} if ends != list(how.end) else {}
     ctx.keep(**changes)
     return ctx.placed(view, provenance, view.where)
+
+
+def _ends(ctx: RuleContext, view: Placed, how: Sliding) -> list[int]:
+    """Padding with which a pool that rounds down has as many windows on axes that stay as it had when it rounded up."""
+    ends = list(how.end)
+    for axis, (size, made) in enumerate(zip(ctx.shape_in()[2:], ctx.shape_out()[2:], strict=True)):
+        if axis + 2 not in view.spatial:
+            last = (made - 1) * how.strides[axis] + (how.kernel[axis] - 1) * how.dilations[axis] + 1
+            ends[axis] = max(ends[axis], last - size - how.begin[axis])
+    return ends
 
 
 def _over_joined(ctx: RuleContext, view: Placed) -> Outcome:

@@ -9,6 +9,7 @@ import onnxruntime as ort
 import pytest
 from click.testing import CliRunner, Result
 from fixture_files import fixture_file
+from hazards import Net, proven, refusal
 
 import onnxfc
 from onnxfc.cli.main import main
@@ -130,3 +131,21 @@ def test_the_commands_say_what_stays(tmp_path: Path) -> None:
     assert "25 elements at 100 px" in planned.output
     with pytest.raises(UsageError, match="the model takes images of any width only; scan needs both"):
         onnxfc.scan(out, image(32, 64)[0].transpose(1, 2, 0))
+
+
+@pytest.mark.parametrize(("kind", "attributes"), [("MaxPool", {}), ("AveragePool", {}), ("LpPool", {"p": 2})])
+def test_a_pool_that_rounds_up_on_the_axis_that_stays(kind: str, attributes: dict[str, int]) -> None:
+    """Its last window there reaches beyond the map, at every width."""
+    net = Net(18)
+    trunk = net.op("Tanh", net.conv(net.image(1, (16, 16)), 2, 4, strides=[1, 1]))
+    pooled = net.op(kind, trunk, kernel_shape=[3, 2], strides=[2, 2], ceil_mode=1, **attributes)
+    done = proven(net.model(net.fc(net.op("Flatten", pooled), 4 * 7 * 7, 5)), free=("width",))
+    assert done.claim.native_size == (16,)
+
+
+def test_what_an_average_counts_beyond_the_axis_that_stays_is_told() -> None:
+    net = Net(18)
+    trunk = net.conv(net.image(1, (16, 16)), 2, 4, strides=[1, 1])
+    how = {"kernel_shape": [3, 2], "strides": [2, 2], "ceil_mode": 1, "count_include_pad": 1}
+    model = net.model(net.fc(net.op("Flatten", net.op("AveragePool", trunk, **how)), 4 * 7 * 7, 5))
+    assert "beyond an axis of the image that stays" in refusal(model, free=("width",)).reason
