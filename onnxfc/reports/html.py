@@ -21,6 +21,8 @@ _RESULTS = {
     "form": ("form parity", "the model for one size computes what the one for any size computes there"),
     "crops": ("crop agreement", "each cell is the original run on that crop"),
 }
+_ROUNDING = 5e-4
+"""Of the score range; no picture shows less."""
 _GOOD = {"passed", "holds", "rewritten", "rewritable", "exact"}
 _BAD = {"failed", "proof failed", "error", "refused"}
 
@@ -32,15 +34,16 @@ h1 { font-size: 1.5rem; margin: 3rem 0 .5rem } h1:first-child { margin-top: .5re
 h2 { font-size: 1.1rem; margin: 2rem 0 .5rem } p { margin: .3rem 0 }
 .wide { overflow-x: auto } table { border-collapse: collapse; min-width: 100%; font-size: .9rem }
 th, td { text-align: left; vertical-align: top; padding: .35rem .7rem .35rem 0; border-bottom: 1px solid var(--line) }
-td { overflow-wrap: break-word }
-td.num { font-variant-numeric: tabular-nums; white-space: nowrap; overflow-wrap: normal }
+td { min-width: 6rem }
+td.num { font-variant-numeric: tabular-nums; white-space: nowrap; min-width: 0 }
 th { white-space: nowrap; overflow-wrap: normal } td:first-child { min-width: 7rem }
 svg { margin-top: .8rem }
 .badge { padding: .1rem .5rem; border-radius: .3rem; color: #fff; background: var(--mid); white-space: nowrap }
 .good { background: var(--good) } .bad { background: var(--bad) } small { opacity: .75 }
 svg { max-width: 100%; height: auto; display: block; font: 12px system-ui, sans-serif }
 @media (max-width: 40rem) {
-  .many tr, .many td { display: block; white-space: normal } .many tr:first-child { display: none }
+  .many, .many tbody, .many tr, .many td { display: block; white-space: normal }
+  .many tr:first-child { display: none }
   .many td { border: 0; padding: .1rem 0 } .many tr { border-bottom: 1px solid var(--line); padding: .4rem 0 }
   .many td + td:not(:empty)::before { content: attr(data-k) " "; opacity: .6 }
 }
@@ -74,20 +77,21 @@ def _several(document: Document, title: str) -> Iterator[str]:
     yield f"<h1>{escape(title)}</h1>"
     head = ("model", "", "verdict", "")
     rows = []
-    for item in document["reports"]:
+    for number, item in enumerate(document["reports"], 1):
         verdict = item["claim"]["verdict"] if item.get("claim") else ""
         told = item.get("message") or (item.get("parity") or {}).get("summary") or ""
         badge, second = _badge(item["status"]), _badge(verdict) if verdict else ""
-        names = f"<td>{escape(str(item['input']))}</td>"
+        names = f'<td><a href="#model-{number}">{escape(str(item["input"]))}</a></td>'
         rows.append([names, f"<td>{badge}</td>", f"<td>{second}</td>", f"<td>{escape(told)}</td>"])
     yield _rows(head, rows)
-    for item in document["reports"]:
-        yield from _sections(item, _title(item))
+    for number, item in enumerate(document["reports"], 1):
+        yield from _sections(item, _title(item), f"model-{number}")
 
 
-def _sections(document: Document, title: str) -> Iterator[str]:
+def _sections(document: Document, title: str, anchor: str = "") -> Iterator[str]:
+    """The page of one model. ``anchor``: what it is called in a page of several."""
     claim = document.get("claim")
-    yield f"<h1>{escape(title)}</h1>"
+    yield f'<h1 id="{anchor}">{escape(title)}</h1>' if anchor else f"<h1>{escape(title)}</h1>"
     badges = [document["status"], *([claim["verdict"]] if claim and document["status"] != "failed" else [])]
     yield f"<p>{' '.join(map(_badge, badges))}</p>"
     parity = document.get("parity")
@@ -146,6 +150,7 @@ def _refused(refusals: Sequence[Document]) -> Iterator[str]:
     if refusals:
         rows = [(item["code"], item["node"], item["reason"], item["advice"]) for item in refusals]
         yield f"<h2>Left alone</h2>\n{_table(('code', 'node', 'reason', 'what to do'), rows)}"
+        yield "<p><small>docs/refusals.md explains each code, with an example and what else helps.</small></p>"
 
 
 def _figures(claim: Document, document: Document) -> str:
@@ -280,8 +285,10 @@ def _field(claim: Document) -> str:
         frame(right, down, width, height, 'fill="none" stroke="var(--mid)" stroke-width="2"'),
     ]
     picture = _svg(across * scale + 2, along * scale + 2, shapes, "crop and receptive field to scale")
-    dashed = "the dashed frame is all that it reads" if claim.get("halo") else "it depends on the whole image"
-    return f"{picture}\n<p><small>Blue: the crop of the first cell; {dashed}. Brown: the next cell's crop.</small></p>"
+    alone = (top, left, deep, wide) == (0, 0, height, width)
+    reads = "it reads nothing else" if alone else "the dashed frame is all that it reads"
+    told = reads if claim.get("halo") else "it depends on the whole image"
+    return f"{picture}\n<p><small>Blue: the crop of the first cell; {told}. Brown: the next cell's crop.</small></p>"
 
 
 def _cells(crops: Document) -> Iterator[str]:
@@ -291,6 +298,10 @@ def _cells(crops: Document) -> Iterator[str]:
     if not tried:
         return
     most = max(max(item["deviation"] for item in tried), 1e-12)
+    if most < _ROUNDING:
+        yield "<h2>Cells and their crops</h2>"
+        yield f"<p>All {len(tried)} cells that were compared are what the original says of their crops.</p>"
+        return
     rows, columns = (max(item["cell"][k] for item in tried) + 1 for k in (0, 1))
     side = max(6.0, min(36.0, 480 / max(rows, columns)))
     shapes = [_rect(0, 0, columns * side, rows * side, 'fill="var(--soft)" stroke="var(--line)"')]
@@ -302,5 +313,5 @@ def _cells(crops: Document) -> Iterator[str]:
         shapes.append(f"<g>{told}{rect}</g>")
     yield "<h2>Cells and their crops</h2>"
     yield _svg(columns * side + 1, rows * side + 1, shapes, "deviation from crops over the tried cells")
-    told = "white ones not at all, or were not compared"
+    told = "other squares are cells that were not compared"
     yield f"<p><small>The reddest differs from its crop by {most:.1%} of the score range; {told}.</small></p>"

@@ -80,7 +80,9 @@ def test_a_page_stands_by_itself(made: dict[str, Path], name: str) -> None:
     """No script, and nothing that a browser would fetch."""
     _, tags = parsed(made[name])
     assert not {tag for tag, _ in tags.seen} & {"script", "link", "img", "iframe", "object", "image"}
-    assert not [attrs for _, attrs in tags.seen if {"src", "href", "xlink:href", "onload"} & attrs.keys()]
+    assert not [attrs for _, attrs in tags.seen if {"src", "xlink:href", "onload"} & attrs.keys()]
+    anchors = {f"#{attrs['id']}" for _, attrs in tags.seen if "id" in attrs}
+    assert {attrs["href"] for _, attrs in tags.seen if "href" in attrs} <= anchors
     assert "url(" not in made[name].read_text("utf-8")
 
 
@@ -122,6 +124,16 @@ def test_a_rewrite(made: dict[str, Path]) -> None:
     [field] = frames
     crop = next(attrs for tag, attrs in tags.seen if tag == "rect" and attrs.get("stroke") == "var(--blue)")
     assert float(str(field["width"])) / float(str(crop["width"])) == pytest.approx(22 / 16, abs=0.01)
+
+
+def test_cells_that_are_their_crops(tmp_path: Path) -> None:
+    """No picture of rounding, and no frame to explain where a cell reads its crop alone."""
+    done = here("rewrite", fixture_file("lenet.dynamo.onnx"), "any.onnx", "--report", "any.html", cwd=tmp_path)
+    assert done.code == 0
+    text, _ = parsed(tmp_path / "any.html")
+    assert "All 5 cells that were compared are what the original says of their crops." in text
+    assert "Blue: the crop of the first cell; it reads nothing else." in text
+    assert "reddest" not in text
 
 
 def test_a_refusal(made: dict[str, Path]) -> None:
