@@ -87,7 +87,8 @@ def _same_size(found: Analysis, other: ModelFile) -> None:
             n not in (0, want) for n, want in zip(dims[image.batched :], image.shape[image.batched :], strict=True)
         ):
             told = ("x".join(str(n if n > 0 else "N") for n in shape) for shape in (dims, image.shape))
-            raise UsageError("{}: the second model takes {}, the original {}".format(image.name, *told))
+            no_pair = "they are no pair, give what was made of the original"
+            raise UsageError("{}: the second model takes {}, the original {}; {}".format(image.name, *told, no_pair))
 
 
 def _spatial(found: Analysis, other: ModelFile) -> list[tuple[int, ...]]:

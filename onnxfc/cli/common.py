@@ -6,6 +6,7 @@ onnx and onnxruntime are imported inside the functions, so that ``--help`` answe
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -273,7 +274,36 @@ def told(error: OnnxfcError, source: Path | None, writes: bool = True, one_of_ma
     ``one_of_many``. ``writes``: a model, had there been no error."""
     of_model = isinstance(error, (NothingToRewrite, ProofFailed)) or (one_of_many and str(source) not in str(error))
     file = f"{source}: " if source is not None and of_model else ""
-    return f"onnxfc: {printable(file + str(error).strip())}{_hint(error, writes=writes)}"
+    text = str(error).strip()
+    said = text if isinstance(error, (NothingToRewrite, ProofFailed)) else _as_options(text)
+    return f"onnxfc: {printable(file + said)}{_hint(error, writes=writes)}"
+
+
+_BEGINNING = re.compile(r"([a-z_]+)(?=(?: [^ :]+)?: )")
+_UNDERSCORED = re.compile(r"[a-z]+(?:_[a-z]+)+(?![\w.])")
+
+
+def _as_options(text: str) -> str:
+    """What Python calls ``region`` or ``save_as_external_data`` as the command line does: where a message begins with
+    it, or it has an underscore."""
+    context = click.get_current_context(silent=True)
+    known: dict[str, str] = {}
+    for param in context.command.params if context is not None else ():
+        if isinstance(param, click.Option):
+            long = max(param.opts, key=len)
+            known |= {param.name or "": long, long[2:].replace("-", "_"): long, f"{long[2:]}s": long}
+    known.pop("size", None)  # any size: that of --at, too
+    begun = _BEGINNING.match(text)
+    if begun and begun[1] in known:
+        text = known[begun[1]] + text[begun.end(1) :]
+    return _UNDERSCORED.sub(
+        lambda found: known.get(found[0], found[0]) if _alone(text, found.start()) else found[0], text
+    )
+
+
+def _alone(text: str, begin: int) -> bool:
+    """Whether no path, tensor or option goes on there."""
+    return begin == 0 or text[begin - 1] in " ("
 
 
 def _hint(error: OnnxfcError, *, writes: bool) -> str:

@@ -98,7 +98,7 @@ class Profile:
             limits = tuple(Limit(**{key: _tuple(value) for key, value in item.items()}) for item in told["limits"])
             return Profile(str(told["title"]), limits)
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ReadError(f"profile {name}: cannot be read: {error}") from error
+            raise ReadError(f"profile {name}: cannot be read as a JSON file of limits: {error}") from error
 
     def fit(self, draft: Draft, form: str) -> Fit:
         """What fits and what does not of a model for one image size, which is written in this ``form``."""

@@ -52,7 +52,8 @@ def bounded(job: Callable[[], _T], options: CheckOptions) -> _T:
             os.kill(child, signal.SIGKILL)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if told is None:
-        raise ProofFailed(f"the proof took longer than the {options.timeout:g} s that it was given, and was stopped")
+        given = f"the {options.timeout:g} s that it was given"
+        raise ProofFailed(f"the proof took longer than {given}, and was stopped: give it more time")
     if not told or status:
         raise ProofFailed(_death(status, options))
     returned, value = pickle.loads(told)

@@ -52,6 +52,8 @@ def _opened(path: Path, level: int) -> OpenImage:
         raise ReadError(f"{path}: there is no such image; check the path")
     ending = path.suffix.lower()
     reader = _zarr if any((path / name).exists() for name in _ZARR) else _READERS.get(ending)
+    if reader is None and path.is_dir():
+        raise UsageError(f"{path}: is a folder, and none of zarr; give an image file")
     if reader is None:
         raise UsageError(f"{path}: images of this kind are not read; known are {', '.join(sorted(_READERS))}")
     if level and reader in (_npy, _picture):

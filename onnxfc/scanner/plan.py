@@ -176,8 +176,8 @@ def axes_of(
     steps = [math.lcm(s, p) if even else s for s, p in zip(geometry.size_step, geometry.period, strict=True)]
     used = [n + (have - n) // s * s for n, have, s in zip(geometry.native_size, size, steps, strict=True)]
     if any(n < least for n, least in zip(used, geometry.smallest_size, strict=True)):
-        needs = "x".join(map(str, geometry.smallest_size))
-        raise UsageError(f"the image has {size[0]}x{size[1]} px, the model needs {needs} at least; see --edge")
+        needs, grow = "x".join(map(str, geometry.smallest_size)), "--edge reflect or constant grows it"
+        raise UsageError(f"the image has {size[0]}x{size[1]} px, the model needs {needs} at least; {grow}")
     cells = geometry.cells(*used)
     found = []
     for k, step in enumerate(steps):

@@ -102,7 +102,7 @@ def test_threshold_alone_is_for_what_goes_out_on_its_own(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("options", [("--external-data-location", "w.bin"), ("--all-tensors-to-one-file",)])
 def test_options_that_would_do_nothing(tmp_path: Path, options: tuple[str, ...]) -> None:
-    assert "needs save_as_external_data" in fails(2, "rewrite", LENET, "o.onnx", *options, cwd=tmp_path)
+    assert "needs --save-as-external-data" in fails(2, "rewrite", LENET, "o.onnx", *options, cwd=tmp_path)
 
 
 @pytest.mark.parametrize(

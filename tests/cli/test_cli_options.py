@@ -13,7 +13,7 @@ from onnxfc import rewrite
 
 REWRITE, CHECK = ("rewrite", "in.onnx", "out.onnx"), ("check", "in.onnx", "other.onnx")
 NATIVE = "the native size of image is 28x28 in the file; leave it out; the result takes any size"
-FORM = "provider: must be NAME or NAME:key=value,key=value, each key once, not "
+FORM = "--provider: must be NAME or NAME:key=value,key=value, each key once, not "
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +52,8 @@ def test_values_out_of_range(room: Path, command: tuple[str, ...], option: str, 
         (REWRITE, ("--size", "28"), f"--size 28: {NATIVE}"),
         (REWRITE, ("--size", "30x30"), f"--size 30x30: {NATIVE}"),
         (CHECK, ("--size", "30x30"), "the size 30x30 is not the native size of the second model, 28x28"),
-        (REWRITE, ("--timeout", "nan"), "timeout: must be a finite number from 0 on, not nan"),
-        (CHECK, ("--timeout", "inf"), "timeout: must be a finite number from 0 on, not inf"),
+        (REWRITE, ("--timeout", "nan"), "--timeout: must be a finite number from 0 on, not nan"),
+        (CHECK, ("--timeout", "inf"), "--timeout: must be a finite number from 0 on, not inf"),
         (
             REWRITE,
             ("--memory", "5", "--no-check"),
@@ -62,12 +62,12 @@ def test_values_out_of_range(room: Path, command: tuple[str, ...], option: str, 
         (CHECK, ("--provider", "cpu:a"), f"{FORM}'cpu:a'"),
         (CHECK, ("--provider", ":a=b"), f"{FORM}':a=b'"),
         (REWRITE, ("--provider", "cpu:a=b,a=c"), f"{FORM}'cpu:a=b,a=c'"),
-        (CHECK, ("--provider", "cpu:fallback=deny"), "provider: fallback can only be allow, not 'deny'"),
-        (CHECK, ("--provider", "cpu:hardware=tpu"), "provider: hardware must be cpu, gpu or npu, not 'tpu'"),
+        (CHECK, ("--provider", "cpu:fallback=deny"), "--provider: fallback can only be allow, not 'deny'"),
+        (CHECK, ("--provider", "cpu:hardware=tpu"), "--provider: hardware must be cpu, gpu or npu, not 'tpu'"),
         (
             CHECK,
             ("--provider", "nope"),
-            f"provider nope: there is none here; onnxruntime {ort.__version__} has "
+            f"--provider nope: there is none here; onnxruntime {ort.__version__} has "
             f"{', '.join(ort.get_available_providers())}; install the package that brings it",
         ),
     ],

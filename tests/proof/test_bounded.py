@@ -45,10 +45,12 @@ def test_a_check_within_its_limits(tmp_path: Path) -> None:
 
 def test_out_of_time(tmp_path: Path) -> None:
     told = fails(4, "rewrite", LENET, "out.onnx", "--timeout", 0.05, cwd=tmp_path)
-    said = "the proof took longer than the 0.05 s that it was given, and was stopped; nothing was written"
-    assert told == f"onnxfc: {LENET}: {said}"
+    said = "the proof took longer than the 0.05 s that it was given, and was stopped: give it more time"
+    assert told == f"onnxfc: {LENET}: {said}; nothing was written"
     rewrite(LENET, prove=False).save(tmp_path / "other.onnx")
-    assert fails(4, "check", LENET, "other.onnx", "--timeout", 0.05, cwd=tmp_path).endswith("and was stopped")
+    assert fails(4, "check", LENET, "other.onnx", "--timeout", 0.05, cwd=tmp_path).endswith(
+        "and was stopped: give it more time"
+    )
     run = onnxfc("check", LENET, tmp_path / "other.onnx", "--timeout", 0.05, "--report", tmp_path / "r.json")
     told_json = json.loads((tmp_path / "r.json").read_text())
     assert (run.code, told_json["exit_code"], told_json["status"]) == (4, 4, "error")

@@ -651,7 +651,14 @@ def test_command_quiet_and_options(tmp_path: Path) -> None:
     [
         (("none.onnx", CANVAS, "map.npy"), 1, "none.onnx: there is no such file"),
         ((DIGITS, "none.png", "map.npy"), 1, "none.png: there is no such image"),
-        ((DIGITS, "small.npy", "map.npy"), 2, "the image has 12x50 px, the model needs 16x16 at least; see --edge"),
+        (
+            (DIGITS, "small.npy", "map.npy"),
+            2,
+            "the image has 12x50 px, the model needs 16x16 at least; --edge reflect or constant grows it",
+        ),
+        ((DIGITS, ".", "map.npy"), 2, ".: is a folder, and none of zarr; give an image file"),
+        ((DIGITS, CANVAS, "map.npy", "--region", "0,0,999,9"), 2, "onnxfc: --region: reaches beyond the image"),
+        ((DIGITS, CANVAS, "map.npy", "--class", "cat"), 2, "onnxfc: --class cat: is none of 0, 1, 2"),
         ((DIGITS, "colours.npy", "map.npy"), 2, "the model takes 1 band, the image has 3; choose with --bands 1, say"),
         ((DIGITS, "cut.tif", "map.npy"), 1, "cut.tif: is cut short"),
         ((DIGITS, CANVAS, "map.bmp"), 2, "map.bmp: maps are written to .csv, .geojson"),
