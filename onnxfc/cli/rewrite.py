@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -59,7 +60,8 @@ _OF_PROOF = ("rtol", "atol", "check_sizes", "data", "provider", "timeout", "memo
     "--out-dir",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="Rewrite all models given, each into DIR under its own name; what is refused does not stop the others.",
+    help="Rewrite all models given, each into DIR under its own name; what is refused does not stop the others; "
+    "the exit code is the largest of all.",
 )
 @added(*REWRITING)
 @click.option("--dynamic-batch", is_flag=True, help="Free the batch dim as well.")
@@ -76,8 +78,8 @@ _OF_PROOF = ("rtol", "atol", "check_sizes", "data", "provider", "timeout", "memo
     "--form",
     type=click.Choice(["conv4d", "gemm"]),
     help="conv4d: for accelerators, at --fixed-size or the native size; Conv for every FC layer, all tensors "
-    "(1, C, H, W), every attribute of a Conv told. gemm: the way back, for batches at the native size; Gemm for every "
-    "Conv that covers its map. IN may be what onnxfc wrote.",
+    "(1, C, H, W), every attribute of a Conv written. gemm: the way back, for batches at the native size; Gemm for "
+    "every Conv that covers its map. IN may be what onnxfc wrote.",
 )
 @click.option("--keep-output-shape", is_flag=True, help="With --form conv4d: outputs in the original's own shape.")
 @click.option(
@@ -175,13 +177,9 @@ def _all(models: tuple[Path, ...], folder: Path, report: Path | None, quiet: boo
     names = [path.name for path in models]
     if twice := {name for name in names if names.count(name) > 1}:
         raise click.UsageError(f"--out-dir: several models are called {', '.join(sorted(twice))}")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        fail(WriteError(f"{folder}: cannot be made: {error.strerror}"), verbose=False)
     targets = [folder / name for name in names]
     data = [path for target in targets for path in _data_names(target, report, options["external_data_location"])]
-    check_report(report, *models, *targets, *data)
+    _make_folder(folder, report, [*models, *targets, *data])
     codes, documents = [], []
     quiet = quiet or report == STDOUT
     for source, target in zip(models, targets, strict=True):
@@ -204,6 +202,19 @@ def _all(models: tuple[Path, ...], folder: Path, report: Path | None, quiet: boo
         more = [f"{failed} failed"] if (failed := sum(code in (ExitCode.IO, ExitCode.USAGE) for code in codes)) else []
         show(f"{len(models)} model{'s' * (len(models) > 1)}: {', '.join(counts + more)}")
     raise SystemExit(int(max(codes)))
+
+
+def _make_folder(folder: Path, report: Path | None, models: list[Path]) -> None:
+    """Once it is known that the report can be written, which may lie in it."""
+    inside = report is not None and os.path.realpath(report.parent) == os.path.realpath(folder)
+    if not inside:
+        check_report(report, *models)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        fail(WriteError(f"{folder}: cannot be made: {error.strerror}"), verbose=False)
+    if inside:
+        check_report(report, *models)
 
 
 def _in_a_line(result: Rewrite) -> str:

@@ -113,7 +113,7 @@ def run_scan(
             vector = None if options.reduce is None else done.reduce(options.reduce)
             kept = _written(outs, done, job.store, Wanted(options.top, options.threshold, vector), keep)
         except Exception:
-            if not options.resume:
+            if not options.resume or not any(map(job.store.has, range(len(job.plan)))):
                 remove(job.store.path)
             raise
     spent = time.perf_counter() - began, worker.session.seconds / job.at_once

@@ -342,6 +342,30 @@ def test_report_in_a_missing_folder(room: Path) -> None:
     assert "--report missing/r.json: the folder does not exist; create it first" in line
 
 
+def test_a_refused_report_leaves_no_folder(room: Path) -> None:
+    before = listing(room)
+    fails(1, "rewrite", "in.onnx", "--out-dir", "any", "--report", "missing/r.json", cwd=room, run=here)
+    assert listing(room) == before
+    assert here("rewrite", "in.onnx", "--out-dir", "any", "--report", "any/r.json", "-q", cwd=room).code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--external-data-location", "w.data"), "--external-data-location: needs --save-as-external-data, as the"),
+        (("--provider", "none-such"), "--provider none-such: "),
+        (("--form", "conv4d", "--profile", "none-such"), "--profile none-such: is no file, and none of amd-"),
+    ],
+)
+def test_options_are_called_as_on_the_command_line(room: Path, words: tuple[str, ...], says: str) -> None:
+    assert says in fails(2, "rewrite", "in.onnx", "out.onnx", *words, cwd=room, run=here)
+
+
+def test_any_size_is_not_called_the_native_one(room: Path) -> None:
+    line = fails(2, "inspect", "in.onnx", "--at", "30x30x30", cwd=room, run=here)
+    assert line.startswith("onnxfc: size 30x30x30: an image of this model has a height and a width")
+
+
 def test_report_replaces_nothing_but_reports(room: Path) -> None:
     """Not the input's external data, for one, whatever comes of the run."""
     onnx.save(onnx.load(LENET), room / "ext.onnx", save_as_external_data=True, location="ext.data", size_threshold=0)

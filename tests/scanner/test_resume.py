@@ -14,7 +14,7 @@ import zarr
 from fixture_files import FIXTURES, fixture_file
 from PIL import Image
 
-from onnxfc import ScanOptions, UsageError, WriteError, scan
+from onnxfc import OnnxfcError, ScanOptions, UsageError, WriteError, scan
 from onnxfc.scanner.api import Scan, run_scan
 
 CANVAS = FIXTURES / "trained" / "canvas.png"
@@ -121,6 +121,13 @@ def test_nothing_half_written_is_taken_for_whole(files: tuple[Path, Path, Path])
     files[2].unlink()
     left(*files)[0].with_name(".zarray").unlink()
     assert resumed(*files).tiles_before == 0
+
+
+def test_an_error_before_the_first_tile_leaves_nothing(files: tuple[Path, Path, Path]) -> None:
+    before = sorted(files[2].parent.iterdir())
+    with pytest.raises(OnnxfcError):  # no such scheduler, or no package for it
+        scan(*files, options=ScanOptions(**HOW, resume=True), dask="nowhere")
+    assert sorted(files[2].parent.iterdir()) == before
 
 
 def test_a_folder_of_ones_own_is_not_removed(files: tuple[Path, Path, Path]) -> None:
