@@ -225,8 +225,8 @@ def _title(made: ScoreMap, chosen: int | None) -> list[str]:
     own, pitch = (axis.own for axis in made.placing.axes), made.placing.pitch
     what = "the best class of each cell" if chosen is None else f"class {made.classes[chosen]}"
     after = "" if notes["activation"] == "none" else f", {notes['activation']}"
-    sizes = f"{'x'.join(map(str, own))} px, {'x'.join(f'{item:g}' for item in pitch)} px apart"
-    return [f"{model} over {image}", f"{what}{after}: {rows}x{columns} cells of {sizes}"]
+    sizes = f"each of the {'x'.join(map(str, own))} px around it, {'x'.join(f'{item:g}' for item in pitch)} px apart"
+    return [f"{model} over {image}", f"{what}{after}: {rows}x{columns} cells, {sizes}"]
 
 
 def _composed(panels: list[Any], legend: Legend, title: list[str]) -> Any:

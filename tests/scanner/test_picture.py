@@ -92,7 +92,7 @@ def test_cells_have_the_colours_of_the_legend(tmp_path: Path, words: list[tuple[
     assert [text for text, _ in words[: len(sure)]] == sure  # their names stand in them
     rest = [text for text, _ in words[len(sure) :]]
     assert rest[:3] == ["digits.onnx over canvas.png", rest[1], "class"]
-    assert rest[1] == "the best class of each cell, softmax: 37x57 cells of 16x16 px, 4x4 px apart"
+    assert rest[1] == "the best class of each cell, softmax: 37x57 cells, each of the 16x16 px around it, 4x4 px apart"
     assert rest[-4:] == ["score", *(f"{best.min() + part * (best.max() - best.min()):.3g}" for part in (1, 0.5, 0))]
 
 
@@ -106,7 +106,7 @@ def test_one_class_is_a_heat_map(tmp_path: Path, words: list[tuple[str, Any]]) -
     assert np.abs(pixels[y * ZOOM + 1, x * ZOOM + 1] - light * np.array([253, 231, 37])).max() < 3  # yellow
     assert [text for text, _ in words] == [
         "digits.onnx over canvas.png",
-        "class 4, softmax: 37x57 cells of 16x16 px, 4x4 px apart",
+        "class 4, softmax: 37x57 cells, each of the 16x16 px around it, 4x4 px apart",
         *("class 4", "1", "0.75", "0.5", "0.25", "0"),
     ]
 
