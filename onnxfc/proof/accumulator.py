@@ -122,7 +122,8 @@ class Tally:
         compared = sum(output.compared for output in outputs)
         if not reasons and not compared:
             reasons = ["nothing was compared"]
-        top = _output(*worst) if worst is not None else None
+        failed = next((output for output in outputs if output.reason), None)  # the one that the reason names
+        top = failed or (_output(*worst) if worst is not None else None)
         return ParityResult(
             status="failed" if reasons else "passed",
             deviation=top.deviation if top else 0.0,

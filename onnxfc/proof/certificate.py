@@ -55,7 +55,7 @@ def certify(original: ModelFile, other: ModelFile) -> Certificate:
         told += "weight the graph computes"
         return Certificate("none", tuple(results), told)
     first = missing[0]
-    told = f"weight {first.weight} of {first.node} is that of no Conv of the second model"
+    told = f"weight {first.weight} of {first.node} is in no Conv of the second model"
     told += f" with the same {beside[first.node]}" if first.node in beside else ""
     told += f", nor are {len(missing) - 1} more" if len(missing) > 1 else ""
     return Certificate("failed" if _is_rewrite(original.proto, other.proto) else "none", tuple(results), told)

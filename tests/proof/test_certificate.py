@@ -108,7 +108,7 @@ def test_a_wrong_weight_fails_the_check(tmp_path: Path) -> None:
     run = here("check", one, two, "--report", report, "--junit", tmp_path / "junit.xml")
     assert run.code == 4
     assert "certificate failed: weight const_" in run.err
-    assert "is that of no Conv of the second model" in run.err
+    assert "is in no Conv of the second model" in run.err
     told = json.loads(report.read_text())["parity"]
     assert told["native"]["status"] == told["window"]["status"] == "passed"
     assert told["certificate"]["status"] == "failed"
@@ -301,7 +301,7 @@ def test_other_weights_have_no_certificate() -> None:
     original = two_layers().model("scores")
     found = of_pair(original, stranger(original, lambda array: array * np.float32(1.5) + np.float32(0.1)))
     assert found.status == "none"
-    assert "is that of no Conv of the second model, nor are 1 more" in found.reason
+    assert "is in no Conv of the second model, nor are 1 more" in found.reason
     result = check_pair(original, stranger(original, lambda array: array), options=CHECK)
     assert (result.passed, result.parity.certificate.status) == (True, "holds")
 

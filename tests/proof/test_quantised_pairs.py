@@ -123,7 +123,7 @@ def test_what_the_files_tell(wrong: str, name: str) -> None:
     found = certify(files[0], ModelFile.open(made))
     assert found.status == "failed"
     beside = {"bias": " with the same bias", "shift": " with the same zero point"}.get(where, "")
-    assert f"is that of no Conv of the second model{beside}" in found.reason
+    assert f"is in no Conv of the second model{beside}" in found.reason
 
 
 def turned(layer: Layer) -> None:
