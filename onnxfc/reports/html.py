@@ -179,9 +179,11 @@ def _results(parity: Document) -> str:
         where = ", ".join(_size(size) for size in found.get("sizes") or ())
         told = found["reason"] or (f"at {where} px" if where else "") or found.get("worst", "")
         compared = bool(found["compared"])
+        required = found["status"] == "measured" and found["tolerance"] is not None
+        badge = _badge("passed" if required else found["status"])
         rows.append(
             [
-                f"<td>{title}<br><small>{meaning}</small></td><td>{_badge(found['status'])}</td>",
+                f"<td>{title}<br><small>{meaning}</small></td><td>{badge}</td>",
                 f'<td class="num">{_deviation(name, found["deviation"]) if compared else ""}</td>',
                 f'<td class="num">{_number(found["tolerance"]) if compared else ""}</td>',
                 f'<td class="num">{found["compared"] or ""}</td><td>{escape(told)}</td>',

@@ -134,6 +134,7 @@ def test_cells_that_are_their_crops(tmp_path: Path) -> None:
     assert "All 5 cells that were compared are what the original says of their crops." in text
     assert "Blue: the crop of the first cell; it reads nothing else." in text
     assert "reddest" not in text
+    assert "measured" not in text  # it is required of an exact model, and holds
 
 
 def test_a_refusal(made: dict[str, Path]) -> None:
