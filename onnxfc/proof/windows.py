@@ -101,44 +101,19 @@ def compare_windows(
     progress: Progress,
 ) -> None:
     """Compare all captures."""
-    seen: dict[tuple[str, str], list[Array]] = {}
-    shapes = {output.name: evidence.samples[0].values[output.name].shape for output in claim.outputs}
+    held = _Comparison(heads, evidence, claim, tally)
     for shot in captures:
         progress(f"windows at {shot.size}")
         try:
             if heads.windows is not None:
-                _compare_cells(heads.windows, shot, shapes, evidence, claim, tally, seen)
-            _compare_whole(heads.whole, shot, shapes, evidence, claim, tally)
+                held.cells(heads.windows, shot)
+            held.whole(shot)
         except (FormError, RunError) as error:
             tally.fail(f"{error} {shot}")
             return
-    _cells_must_differ(seen, evidence, tally)
+    held.cells_must_differ()
     if heads.tail is not None:
-        _compare_tiled(heads, heads.tail, evidence, claim, tally)
-
-
-def _compare_tiled(heads: Heads, tail: Head, evidence: Evidence, claim: Claim, tally: Tally) -> None:
-    """A global pool does not see that its features are repeated: twice the native map, native scores.
-
-    This also holds where the original's head is made for the native size and cannot be asked. Where it can, and counts
-    the places itself (the N - 1 of a standard deviation), what it says holds.
-    """
-    sample, tiled = evidence.samples[0], {}
-    for boundary in claim.boundaries:
-        value = sample.values[boundary.original]
-        tiled[boundary.original] = np.tile(value, [1 + (a in boundary.spatial) for a in range(value.ndim)])
-    made = [] if heads.whole is None else heads.whole.readings(sample.feeds | tiled)
-    try:
-        found = tail.run_whole({boundary.rewritten: tiled[boundary.original] for boundary in claim.boundaries})
-    except RunError as error:
-        tally.fail(f"the rewritten head does not run on features of twice the native size: {error}")
-        return
-    for name in tail.plan.outputs:
-        scale = evidence.scales[name, sample.kind.name]
-        if not scale.problem:
-            wanted = made[:1] if made and heads.sizeless else [*made, sample.values]
-            want = _nearest(found[name], [values[name] for values in wanted])
-            tally.compare(name, found[name], want, scale, sample.kind.name, "on native features repeated")
+        held.tiled(heads.tail)
 
 
 def _nearest(got: Array, wanted: Sequence[Array]) -> Array:
@@ -151,40 +126,6 @@ def _nearest(got: Array, wanted: Sequence[Array]) -> Array:
         return float(np.nan_to_num(distance(got, want), nan=np.inf))
 
     return min(wanted, key=far)
-
-
-def _useful(output: Output, shot: Capture, evidence: Evidence) -> bool:
-    return not evidence.scales[output.name, shot.kind.name].problem
-
-
-def _grid(
-    shot: Capture, claim: Claim, shapes: dict[str, tuple[int, ...]], boundaries: Sequence[str]
-) -> tuple[int, ...]:
-    """The number of cells that are due, for which the ``boundaries`` of the windows must have room.
-
-    A boundary far up in the trunk may lack the last elements of the last window: those that no later layer reads.
-    """
-    room = _room(shot, claim, boundaries)
-    due = _due(shot, claim, shapes, room)
-    if any(not have <= want <= have + 1 for have, want in zip(room, due, strict=True)):
-        raise FormError(f"the boundaries give {room} cells, claimed were {due}")
-    return due
-
-
-def _due(shot: Capture, claim: Claim, shapes: dict[str, tuple[int, ...]], room: tuple[int, ...]) -> tuple[int, ...]:
-    """The cells that the claim promises; where it does not say, those of the first map, if there is room."""
-    if shot.size.grid is not None:
-        return shot.size.grid
-    if claim.slack:
-        axes = zip(shot.size.pixels, claim.native_size, claim.slack, claim.stride, strict=True)
-        return tuple((now - native + slack) // stride + 1 for now, native, slack, stride in axes)
-    found = (
-        grid_of(output, shot.values[output.name], len(shapes[output.name]), claim)
-        for output in claim.outputs
-        if output.form in WINDOWED and shot.values[output.name].ndim > max(output.axes, default=0)
-    )
-    own = next((grid for grid in found if grid is not None), room)
-    return own if all(have <= n <= have + 1 for have, n in zip(room, own, strict=True)) else room
 
 
 def _room(shot: Capture, claim: Claim, boundaries: Sequence[str]) -> tuple[int, ...]:
@@ -200,98 +141,6 @@ def _room(shot: Capture, claim: Claim, boundaries: Sequence[str]) -> tuple[int, 
     if shot.size.grid is not None and room != shot.size.grid:
         raise FormError(f"the boundaries give {room} cells, the claimed stride {shot.size.grid}")
     return room
-
-
-def _compare_cells(
-    head: Head,
-    shot: Capture,
-    shapes: dict[str, tuple[int, ...]],
-    evidence: Evidence,
-    claim: Claim,
-    tally: Tally,
-    seen: dict[tuple[str, str], list[Array]],
-) -> None:
-    grid = _grid(shot, claim, shapes, head.plan.boundaries)
-    outputs = [o for o in claim.outputs if o.form in WINDOWED and _useful(o, shot, evidence)]
-    every = any(output.form in REDUCED for output in outputs)
-    cells = pick_cells(grid, evidence.batch, int(np.prod(grid)) if every else CELLS)
-    for output in outputs:
-        _check_grid(output, shot, shapes[output.name], grid, evidence, claim)
-    if not cells or not outputs:
-        return
-    windows = [window_of(shot, claim, cell) for cell in cells]
-    expected = head.run_windows(windows)
-    for output in outputs:
-        wanted = [values[output.name] for values in expected]
-        key = output.name, shot.kind.name
-        seen.setdefault(key, []).extend(value[:1] if value.ndim else value for value in wanted)
-        if output.form in REDUCED:
-            want, scale = reduce_cells(output.form, wanted), evidence.scales[key].over(wanted)
-            tally.compare(output.name, shot.values[output.name], want, scale, key[1], f"over all cells {shot}")
-        else:
-            _compare_each(head, output, shot, dict(zip(cells, windows, strict=True)), wanted, evidence, claim, tally)
-
-
-def _compare_each(
-    head: Head,
-    output: Output,
-    shot: Capture,
-    windows: Mapping[tuple[int, ...], Arrays],
-    wanted: Sequence[Array],
-    evidence: Evidence,
-    claim: Claim,
-    tally: Tally,
-) -> None:
-    """Cell by cell, but for a few in which rounding alone moves the output far."""
-    name, kind, cells = output.name, shot.kind.name, list(windows)
-    scale = evidence.scales[name, kind].over(wanted)
-    found = [cell_value(output, shot.values[name], cell, wanted[0].ndim, claim) for cell in cells]
-    noise = _noise_in(head, name, list(windows.values()), found, wanted, evidence, kind, tally)
-    rough = {k for k, moved in noise.items() if not scale.steady(moved)}
-    for k, cell in enumerate(cells):
-        if k not in rough or 2 * len(rough) > len(cells):
-            others = partial(head.others, name, windows[cell])
-            tally.compare(name, found[k], wanted[k], scale, kind, f"in cell {cell} {shot}", noise.get(k), others)
-
-
-def _noise_in(
-    head: Head,
-    name: str,
-    windows: Sequence[Arrays],
-    found: Sequence[Array],
-    wanted: Sequence[Array],
-    evidence: Evidence,
-    kind: str,
-    tally: Tally,
-) -> dict[int, float]:
-    """How much rounding of features and of sums of them moves an output in the windows in which it differs: a division
-    by a small difference is rough where that is small, a steep gate where it opens."""
-    scale = evidence.scales[name, kind].over(wanted)
-    far = [k for k, got in enumerate(found) if tally.exceeds(name, got, wanted[k], scale, kind)]
-    bounds, noise = head.plan.boundaries, dict.fromkeys(far, 0.0)
-    eps = max(evidence.scales[bound, kind].precision.eps for bound in bounds)
-    for turn in range(TRIES if far else 0):
-        given = [jittered(windows[k], bounds, tally.options.seed + turn, ROUNDINGS * eps) for k in far]
-        for k, values in zip(far, head.run_windows(given), strict=True):
-            noise[k] = max(noise[k], distance(values[name], wanted[k]))
-    return noise
-
-
-def _check_grid(
-    output: Output,
-    shot: Capture,
-    shape: tuple[int, ...],
-    grid: tuple[int, ...],
-    evidence: Evidence,
-    claim: Claim,
-) -> None:
-    """Raise FormError unless the output has exactly the cells that the boundaries imply."""
-    shape = _of_batch(output.name, shape, shot, evidence)
-    got = shot.values[output.name]
-    check_shape(output, got, shape, len(claim.native_size), native=False)
-    found = grid_of(output, got, len(shape), claim)
-    if found not in (None, grid):
-        raise FormError(f"{output.name} has {found} cells, the boundaries imply {grid}")
 
 
 def _of_batch(name: str, shape: tuple[int, ...], shot: Capture, evidence: Evidence) -> tuple[int, ...]:
@@ -322,61 +171,189 @@ def window_of(shot: Capture, claim: Claim, cell: Sequence[int]) -> Arrays:
     return windows
 
 
-def _compare_whole(
-    head: Head | None,
-    shot: Capture,
-    shapes: dict[str, tuple[int, ...]],
-    evidence: Evidence,
-    claim: Claim,
-    tally: Tally,
-) -> None:
-    """Outputs that are no windows: their shape, and their values where the original can tell them."""
-    outputs = [o for o in claim.outputs if o.form not in WINDOWED and _useful(o, shot, evidence)]
-    expected = _expected(head, shot, evidence, claim)
-    for output in outputs:
-        name, got = output.name, shot.values[output.name]
-        shape = _of_batch(name, shapes[name], shot, evidence)
-        check_shape(output, got, shape, len(claim.native_size), native=False)
-        wanted = [values[name] for values in expected if name in values]
-        if got.dtype.kind == "f" and not np.isfinite(got).all():
-            if wanted and not all(np.isfinite(want).all() for want in wanted):
-                tally.vacuous.append(not_finite(name, str(shot)))
+@dataclass(frozen=True)
+class _Comparison:
+    """What larger images made, against what the heads say. ``seen``: of which cells, by output and kind of inputs."""
+
+    heads: Heads
+    evidence: Evidence
+    claim: Claim
+    tally: Tally
+    seen: dict[tuple[str, str], list[Array]] = field(default_factory=dict)
+
+    def cells(self, head: Head, shot: Capture) -> None:
+        """Outputs that are made of windows, in some of their cells."""
+        grid = self._grid(shot, head.plan.boundaries)
+        outputs = [output for output in self._telling(shot) if output.form in WINDOWED]
+        every = any(output.form in REDUCED for output in outputs)
+        cells = pick_cells(grid, self.evidence.batch, int(np.prod(grid)) if every else CELLS)
+        for output in outputs:
+            self._check_grid(output, shot, grid)
+        if not cells or not outputs:
+            return
+        windows = [window_of(shot, self.claim, cell) for cell in cells]
+        expected = head.run_windows(windows)
+        for output in outputs:
+            wanted = [values[output.name] for values in expected]
+            key = output.name, shot.kind.name
+            self.seen.setdefault(key, []).extend(value[:1] if value.ndim else value for value in wanted)
+            if output.form in REDUCED:
+                want, scale = reduce_cells(output.form, wanted), self.evidence.scales[key].over(wanted)
+                self.tally.compare(output.name, shot.values[output.name], want, scale, key[1], f"over all cells {shot}")
+            else:
+                self._each(head, output, shot, dict(zip(cells, windows, strict=True)), wanted)
+
+    def _telling(self, shot: Capture) -> list[Output]:
+        """The outputs of which the original's values at the native size can be relied on."""
+        return [item for item in self.claim.outputs if not self.evidence.scales[item.name, shot.kind.name].problem]
+
+    def _native(self, name: str) -> tuple[int, ...]:
+        return self.evidence.samples[0].values[name].shape
+
+    def _grid(self, shot: Capture, boundaries: Sequence[str]) -> tuple[int, ...]:
+        """The number of cells that are due, for which the ``boundaries`` of the windows must have room.
+
+        A boundary far up in the trunk may lack the last elements of the last window: those that no later layer reads.
+        """
+        room = _room(shot, self.claim, boundaries)
+        due = self._due(shot, room)
+        if any(not have <= want <= have + 1 for have, want in zip(room, due, strict=True)):
+            raise FormError(f"the boundaries give {room} cells, claimed were {due}")
+        return due
+
+    def _due(self, shot: Capture, room: tuple[int, ...]) -> tuple[int, ...]:
+        """The cells that the claim promises; where it does not say, those of the first map, if there is room."""
+        claim = self.claim
+        if shot.size.grid is not None:
+            return shot.size.grid
+        if claim.slack:
+            axes = zip(shot.size.pixels, claim.native_size, claim.slack, claim.stride, strict=True)
+            return tuple((now - native + slack) // stride + 1 for now, native, slack, stride in axes)
+        found = (
+            grid_of(output, shot.values[output.name], len(self._native(output.name)), claim)
+            for output in claim.outputs
+            if output.form in WINDOWED and shot.values[output.name].ndim > max(output.axes, default=0)
+        )
+        own = next((grid for grid in found if grid is not None), room)
+        return own if all(have <= n <= have + 1 for have, n in zip(room, own, strict=True)) else room
+
+    def _check_grid(self, output: Output, shot: Capture, grid: tuple[int, ...]) -> None:
+        """Raise FormError unless the output has exactly the cells that the boundaries imply."""
+        shape = self._check_shape(output, shot)
+        found = grid_of(output, shot.values[output.name], len(shape), self.claim)
+        if found not in (None, grid):
+            raise FormError(f"{output.name} has {found} cells, the boundaries imply {grid}")
+
+    def _check_shape(self, output: Output, shot: Capture) -> tuple[int, ...]:
+        """The original's shape for as many images; raises FormError where the output has none of its form."""
+        shape = _of_batch(output.name, self._native(output.name), shot, self.evidence)
+        check_shape(output, shot.values[output.name], shape, len(self.claim.native_size), native=False)
+        return shape
+
+    def _each(
+        self,
+        head: Head,
+        output: Output,
+        shot: Capture,
+        windows: Mapping[tuple[int, ...], Arrays],
+        wanted: Sequence[Array],
+    ) -> None:
+        """Cell by cell, but for a few in which rounding alone moves the output far."""
+        name, kind, cells = output.name, shot.kind.name, list(windows)
+        scale = self.evidence.scales[name, kind].over(wanted)
+        found = [cell_value(output, shot.values[name], cell, wanted[0].ndim, self.claim) for cell in cells]
+        far = [k for k, got in enumerate(found) if self.tally.exceeds(name, got, wanted[k], scale, kind)]
+        noise = self._noise(head, name, kind, {k: (windows[cells[k]], wanted[k]) for k in far})
+        rough = {k for k, moved in noise.items() if not scale.steady(moved)}
+        for k, cell in enumerate(cells):
+            if k not in rough or 2 * len(rough) > len(cells):
+                others = partial(head.others, name, windows[cell])
+                self.tally.compare(
+                    name, found[k], wanted[k], scale, kind, f"in cell {cell} {shot}", noise.get(k), others
+                )
+
+    def _noise(
+        self, head: Head, name: str, kind: str, differing: Mapping[int, tuple[Arrays, Array]]
+    ) -> dict[int, float]:
+        """How much rounding of features and of sums of them moves an output in the windows in which it differs: a
+        division by a small difference is rough where that is small, a steep gate where it opens."""
+        bounds, noise = head.plan.boundaries, dict.fromkeys(differing, 0.0)
+        eps = ROUNDINGS * max(self.evidence.scales[bound, kind].precision.eps for bound in bounds)
+        for turn in range(TRIES if differing else 0):
+            seed = self.tally.options.seed + turn
+            given = [jittered(window, bounds, seed, eps) for window, _ in differing.values()]
+            for (k, (_, want)), values in zip(differing.items(), head.run_windows(given), strict=True):
+                noise[k] = max(noise[k], distance(values[name], want))
+        return noise
+
+    def whole(self, shot: Capture) -> None:
+        """Outputs that are no windows: their shape, and their values where the original can tell them."""
+        expected = self._expected(shot)
+        for output in self._telling(shot):
+            if output.form in WINDOWED:
                 continue
-            raise FormError(f"{name} is not finite")
-        native = [shapes[name][axis] for axis in output.axes]
-        if shot.size.grid is not None and any(got.shape[a] <= n for a, n in zip(output.axes, native, strict=True)):
-            raise FormError(f"{name} has not grown with the image, claimed were features {output.axes}")
-        if wanted:
-            want = _nearest(got, wanted)
-            scale = evidence.scales[name, shot.kind.name].over([want])
-            if want.shape[:1] != shape[:1]:
-                want = want[: shot.batch]
-            tally.compare(name, got, want, scale, shot.kind.name, f"on the whole image {shot}")
+            name, got, shape = output.name, shot.values[output.name], self._check_shape(output, shot)
+            wanted = [values[name] for values in expected if name in values]
+            if got.dtype.kind == "f" and not np.isfinite(got).all():
+                if wanted and not all(np.isfinite(want).all() for want in wanted):
+                    self.tally.vacuous.append(not_finite(name, str(shot)))
+                    continue
+                raise FormError(f"{name} is not finite")
+            native = [self._native(name)[axis] for axis in output.axes]
+            if shot.size.grid is not None and any(got.shape[a] <= n for a, n in zip(output.axes, native, strict=True)):
+                raise FormError(f"{name} has not grown with the image, claimed were features {output.axes}")
+            if wanted:
+                want = _nearest(got, wanted)
+                scale = self.evidence.scales[name, shot.kind.name].over([want])
+                if want.shape[:1] != shape[:1]:
+                    want = want[: shot.batch]
+                self.tally.compare(name, got, want, scale, shot.kind.name, f"on the whole image {shot}")
 
+    def _expected(self, shot: Capture) -> list[Arrays]:
+        """What the original may say of the whole image, in each reading of its head."""
+        features = shot.feeds | {b.original: shot.values[b.rewritten] for b in self.claim.boundaries}
+        made = [] if self.heads.whole is None else self.heads.whole.readings(features)
+        if shot.size.grid is None:
+            return made
+        whole = self.evidence.whole.get(shot.kind.name, {})
+        return [whole | values for values in made] or [whole]
 
-def _expected(head: Head | None, shot: Capture, evidence: Evidence, claim: Claim) -> list[Arrays]:
-    """What the original may say of the whole image, in each reading of its head."""
-    features = shot.feeds | {b.original: shot.values[b.rewritten] for b in claim.boundaries}
-    made = [] if head is None else head.readings(features)
-    if shot.size.grid is None:
-        return made
-    whole = evidence.whole.get(shot.kind.name, {})
-    return [whole | values for values in made] or [whole]
+    def cells_must_differ(self) -> None:
+        """Cells that are all alike would hide a shifted map."""
+        informative: dict[str, bool] = {}
+        for (name, kind), cells in self.seen.items():
+            scale = self.evidence.scales[name, kind]
+            if scale.exact or scale.hidden or len(cells) < 2:
+                informative[name] = True
+                continue
+            rows = np.stack(cells).astype(np.float64)
+            with np.errstate(invalid="ignore"):  # infinite scores, which are compared elsewhere
+                spread = float((rows.max(axis=0) - rows.min(axis=0)).max()) / 2
+            enough = spread > 2 * scale.tolerance(self.tally.options.of(name), self.tally.noise.get((name, kind)))
+            informative[name] = informative.get(name, False) or enough
+        for name, enough in informative.items():
+            if not enough:
+                self.tally.vacuous.append(f"the cells of {name} do not differ from one another; {ADVICE}")
 
+    def tiled(self, tail: Head) -> None:
+        """A global pool does not see that its features are repeated: twice the native map, native scores.
 
-def _cells_must_differ(seen: dict[tuple[str, str], list[Array]], evidence: Evidence, tally: Tally) -> None:
-    """Cells that are all alike would hide a shifted map."""
-    informative: dict[str, bool] = {}
-    for (name, kind), cells in seen.items():
-        scale = evidence.scales[name, kind]
-        if scale.exact or scale.hidden or len(cells) < 2:
-            informative[name] = True
-            continue
-        rows = np.stack(cells).astype(np.float64)
-        with np.errstate(invalid="ignore"):  # infinite scores, which are compared elsewhere
-            spread = float((rows.max(axis=0) - rows.min(axis=0)).max()) / 2
-        enough = spread > 2 * scale.tolerance(tally.options.of(name), tally.noise.get((name, kind)))
-        informative[name] = informative.get(name, False) or enough
-    for name, enough in informative.items():
-        if not enough:
-            tally.vacuous.append(f"the cells of {name} do not differ from one another; {ADVICE}")
+        This also holds where the original's head is made for the native size and cannot be asked. Where it can, and
+        counts the places itself (the N - 1 of a standard deviation), what it says holds.
+        """
+        sample, tiled, whole = self.evidence.samples[0], dict[str, Array](), self.heads.whole
+        for boundary in self.claim.boundaries:
+            value = sample.values[boundary.original]
+            tiled[boundary.original] = np.tile(value, [1 + (a in boundary.spatial) for a in range(value.ndim)])
+        made = [] if whole is None else whole.readings(sample.feeds | tiled)
+        try:
+            found = tail.run_whole({item.rewritten: tiled[item.original] for item in self.claim.boundaries})
+        except RunError as error:
+            self.tally.fail(f"the rewritten head does not run on features of twice the native size: {error}")
+            return
+        for name in tail.plan.outputs:
+            scale = self.evidence.scales[name, sample.kind.name]
+            if not scale.problem:
+                wanted = made[:1] if made and self.heads.sizeless else [*made, sample.values]
+                want = _nearest(found[name], [values[name] for values in wanted])
+                self.tally.compare(name, found[name], want, scale, sample.kind.name, "on native features repeated")

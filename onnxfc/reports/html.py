@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from onnxfc.reports.rewrite import RELATIONS
+from onnxfc.reports.rewrite import RELATIONS, size
 
 Document = Mapping[str, Any]
 MARK = "<!doctype html><!-- onnxfc report -->"
@@ -123,10 +123,6 @@ def _badge(word: str) -> str:
     return f'<span class="badge {kind}">{escape(word)}</span>'
 
 
-def _size(lengths: Sequence[object]) -> str:
-    return "x".join(map(str, lengths))
-
-
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Cells of plain text."""
     return _rows(head, [[f"<td>{escape(cell)}</td>" for cell in row] for row in rows])
@@ -154,19 +150,19 @@ def _refused(refusals: Sequence[Document]) -> Iterator[str]:
 
 
 def _figures(claim: Document, document: Document) -> str:
-    rows = [("native size", f"{_size(claim['native_size'])} px"), ("stride", f"{_size(claim['stride'])} px")]
+    rows = [("native size", f"{size(claim['native_size'])} px"), ("stride", f"{size(claim['stride'])} px")]
     if claim.get("fixed_size"):
-        rows.append(("image size", f"{_size(claim['fixed_size'])} px alone"))
+        rows.append(("image size", f"{size(claim['fixed_size'])} px alone"))
     elif claim.get("smallest_size"):
-        step = "" if set(claim["size_step"]) == {1} else f", in steps of {_size(claim['size_step'])} px"
-        rows.append(("image sizes", f"from {_size(claim['smallest_size'])} px on{step}"))
+        step = "" if set(claim["size_step"]) == {1} else f", in steps of {size(claim['size_step'])} px"
+        rows.append(("image sizes", f"from {size(claim['smallest_size'])} px on{step}"))
     halo = claim.get("halo")
     whole = "the whole image: an operator looks at all of it"
     told = ", ".join(f"{a} px before and {b} px behind" for a, b in dict.fromkeys(map(tuple, halo or ())))
     rows.append(("halo", told if halo else whole))
     if document.get("map_at_twice_native"):
-        twice = _size([2 * length for length in claim["native_size"]])
-        rows.append(("map", f"{_size(document['map_at_twice_native'])} cells at {twice} px"))
+        twice = size([2 * length for length in claim["native_size"]])
+        rows.append(("map", f"{size(document['map_at_twice_native'])} cells at {twice} px"))
     return _table(("", ""), rows)
 
 
@@ -176,7 +172,7 @@ def _results(parity: Document) -> str:
         found = parity[name]
         if name == "form" and found["status"] == "not applicable":
             continue
-        where = ", ".join(_size(size) for size in found.get("sizes") or ())
+        where = ", ".join(size(item) for item in found.get("sizes") or ())
         told = found["reason"] or (f"at {where} px" if where else "") or found.get("worst", "")
         compared = bool(found["compared"])
         required = found["status"] == "measured" and found["tolerance"] is not None
@@ -230,7 +226,7 @@ def _stages(stages: Sequence[Document]) -> str:
     head = ("stride", "reads", "from", "native map", "last tensor")
     keys = ("stride", "field", "start", "extent")
     rows = [
-        (*(_size(item[key]) if key != "start" else ", ".join(map(str, item[key])) for key in keys), item["tensor"])
+        (*(size(item[key]) if key != "start" else ", ".join(map(str, item[key])) for key in keys), item["tensor"])
         for item in stages
     ]
     return _table(head, rows)
@@ -310,7 +306,7 @@ def _cells(crops: Document) -> Iterator[str]:
     for item in tried:
         y, x = (index * side for index in item["cell"])
         share = item["deviation"] / most
-        told = f"<title>cell {_size(item['cell'])}: {item['deviation']:.1%}</title>"
+        told = f"<title>cell {size(item['cell'])}: {item['deviation']:.1%}</title>"
         rect = _rect(x, y, side, side, f'fill="var(--bad)" fill-opacity="{0.1 + 0.9 * share:.2f}"')
         shapes.append(f"<g>{told}{rect}</g>")
     yield "<h2>Cells and their crops</h2>"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxfc.errors import OnnxfcError
-from onnxfc.reports.rewrite import row
+from onnxfc.reports.rewrite import row, size
 from onnxfc.version import __version__
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def _lines(done: Scan, outs: Sequence[Path]) -> Iterator[tuple[str, str]]:
     (height, width), (classes, rows, columns) = image.size, job.store.shape
     how = "rewritten on the way, " if done.model.rewritten else ""
     yield "image", f"{height}x{width} px, bands: {image.bands}, {image.source.dtype}"
-    yield "model", f"{how}verdict {claim.verdict}, native size {_by(claim.native_size)} px, stride {_stride(done)} px"
+    yield "model", f"{how}verdict {claim.verdict}, native size {size(claim.native_size)} px, stride {_stride(done)} px"
     yield "pixels", job.preparation.text
     yield "map", f"{rows}x{columns} cells, classes: {classes}"
     yield "tiles", _tiles(done)
@@ -49,11 +49,7 @@ def _tiles(done: Scan) -> str:
     plan = done.job.plan
     before = f", {done.tiles_before} of them from before" if done.tiles_before else ""
     what = "crops, cut from " if done.job.scoring.crops else ""
-    return f"{what}{len(plan)} of {_by(plan.size)} px{before}"
-
-
-def _by(size: Sequence[int]) -> str:
-    return "x".join(map(str, size))
+    return f"{what}{len(plan)} of {size(plan.size)} px{before}"
 
 
 def _stride(done: Scan) -> str:

@@ -11,12 +11,12 @@ import onnxruntime as ort
 import pytest
 from fixture_files import fixture_file
 from onnx import numpy_helper
+from references import EXPORTERS, compare, image
 
 import onnxfc
 from onnxfc.errors import NothingToRewrite
 from onnxfc.rewriter.api import Rewrite
 
-EXPORTERS = ("torchscript", "dynamo")
 LISTS = ("grid_decoder", "grid_distances", "grid_added", "grid_centres", "grid_positions")
 MAPS = ("grid_coordinates", "grid_halves", "grid_weighed", "grid_turned", "grid_position_map")
 SIZES = ((64, 48), (36, 52), (33, 51))
@@ -28,17 +28,9 @@ def rewritten(name: str, exporter: str, **options: object) -> Rewrite:
     return onnxfc.rewrite(fixture_file(f"{name}.{exporter}.onnx"), options=given)
 
 
-def image(height: int, width: int) -> np.ndarray:
-    return np.random.default_rng(height).standard_normal((1, 3, height, width)).astype(np.float32)
-
-
 def agrees(done: Rewrite, name: str, rounding: float = 4e-6) -> None:
-    session = ort.InferenceSession(done.model.SerializeToString())
     for size in SIZES:
-        [value] = session.run(None, {"image": image(*size)})
-        want = REFERENCES[f"{name} {done.claim.outputs[0].name} {size[0]}x{size[1]}"]
-        assert value.shape == want.shape
-        np.testing.assert_allclose(value, want, rtol=0, atol=rounding * np.abs(want).max())
+        compare(done.model, {"image": image(*size)}, REFERENCES, name, rounding)
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from fixture_files import fixture_file
+from references import EXPORTERS, compare, image, run
 
 import onnxfc
 from onnxfc.claim.claim import Claim
@@ -14,7 +14,6 @@ from onnxfc.errors import NothingToRewrite, UsageError
 from onnxfc.proof import reference_run
 from onnxfc.rewriter.api import Rewrite
 
-EXPORTERS = ("torchscript", "dynamo")
 NAMES = ("list_places", "list_last", "list_anchors", "list_flattened", "list_tokens")
 CONTEXT = ("list_gated", "list_weighed")
 """Lists of which every element looks at the whole image."""
@@ -27,16 +26,6 @@ def rewritten(name: str, exporter: str) -> Rewrite:
     return onnxfc.rewrite(fixture_file(f"{name}.{exporter}.onnx"))
 
 
-def run(model: onnx.ModelProto, image: np.ndarray) -> dict[str, np.ndarray]:
-    session = ort.InferenceSession(model.SerializeToString())
-    names = [item.name for item in session.get_outputs()]
-    return dict(zip(names, session.run(None, {"image": image}), strict=True))
-
-
-def image(height: int, width: int) -> np.ndarray:
-    return np.random.default_rng(height).standard_normal((1, 3, height, width)).astype(np.float32)
-
-
 @pytest.mark.parametrize("exporter", EXPORTERS)
 @pytest.mark.parametrize("name", [*NAMES, *CONTEXT])
 def test_lists_of_any_size(name: str, exporter: str) -> None:
@@ -45,10 +34,7 @@ def test_lists_of_any_size(name: str, exporter: str) -> None:
     assert done.parity is not None
     assert done.parity.shift.status == ("not applicable" if name in CONTEXT else "passed")
     for size in SMALL if name in CONTEXT else SIZES:
-        for output, value in run(done.model, image(*size)).items():
-            want = REFERENCES[f"{name} {output} {size[0]}x{size[1]}"]
-            assert value.shape == want.shape
-            np.testing.assert_allclose(value, want, rtol=0, atol=2e-6 * np.abs(want).max())
+        compare(done.model, {"image": image(*size)}, REFERENCES, name)
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
@@ -83,7 +69,7 @@ def test_geometry_says_which_place_stands_where(name: str, outer: int, inner: in
     before = image(*size)
     after = before.copy()
     after[0, :, 20, 31] += 3
-    one, two = (next(iter(run(done.model, item).values())) for item in (before, after))
+    one, two = (next(iter(run(done.model, {"image": item}).values())) for item in (before, after))
     moved = {int(index) for index in np.unique(np.nonzero(one != two)[axis])}
     assert one.shape[axis] == levels[-1].first + levels[-1].count
     assert moved
@@ -146,7 +132,7 @@ def test_a_list_along_one_axis_is_that_of_the_freed_original() -> None:
     done = onnxfc.rewrite(fixture_file(path), options=onnxfc.RewriteOptions(free=("height",)))
     assert [output.form for output in done.claim.outputs] == ["list"]
     for height in (32, 45, 72):
-        given = image(height, 32)
+        given = {"image": image(height, 32)}
         [want] = run(freed(path, 2), given).values()
         [found] = run(done.model, given).values()
         np.testing.assert_allclose(found, want, rtol=0, atol=1e-6 * np.abs(want).max())

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 from click.testing import CliRunner, Result
 from fixture_files import fixture_file
 from hazards import Net, proven, refusal
+from references import EXPORTERS, compare, image, run
 
 import onnxfc
 from onnxfc.cli.main import main
@@ -17,7 +17,6 @@ from onnxfc.errors import NothingToRewrite, UsageError
 from onnxfc.rewriter.analyse import RewriteOptions
 from onnxfc.rewriter.api import Rewrite
 
-EXPORTERS = ("torchscript", "dynamo")
 NAMES = ("columns_mean", "columns_pooled", "columns_folded", "columns_gated", "columns_lstm", "columns_gru")
 WIDTHS = (48, 100, 161)
 REFERENCES = np.load(fixture_file("sequences.npz"))
@@ -28,18 +27,8 @@ def rewritten(name: str, exporter: str, free: str = "width") -> Rewrite:
     return onnxfc.rewrite(fixture_file(f"{name}.{exporter}.onnx"), options=options)
 
 
-def run(done: Rewrite, image: np.ndarray) -> dict[str, np.ndarray]:
-    session = ort.InferenceSession(done.model.SerializeToString())
-    names = [item.name for item in session.get_outputs()]
-    return dict(zip(names, session.run(None, {"image": image}), strict=True))
-
-
 def run_cli(*args: object) -> Result:
     return CliRunner().invoke(main, [str(item) for item in args])
-
-
-def image(height: int, width: int) -> np.ndarray:
-    return np.random.default_rng(height).standard_normal((1, 3, height, width)).astype(np.float32)
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
@@ -51,10 +40,7 @@ def test_sequences_of_any_width(name: str, exporter: str) -> None:
     for width in WIDTHS:
         if (width - 64) % done.claim.size_step[0]:
             continue
-        for output, value in run(done, image(32, width)).items():
-            want = REFERENCES[f"{name} {output} 32x{width}"]
-            assert value.shape == want.shape
-            np.testing.assert_allclose(value, want, rtol=0, atol=2e-6 * np.abs(want).max())
+        compare(done.model, {"image": image(32, width)}, REFERENCES, name)
     assert done.geometry.cells(100) == (200 if name == "columns_gated" else 25,)
 
 
@@ -64,7 +50,7 @@ def test_sequences_whose_batch_is_the_second_axis() -> None:
     done = onnxfc.rewrite(fixture_file("columns_lstm.torchscript.onnx"), options=options)
     for width in WIDTHS[:2]:
         own = image(32, width)
-        [value] = run(done, np.concatenate([own[..., ::-1], own])).values()
+        [value] = run(done.model, {"image": np.concatenate([own[..., ::-1], own])}).values()
         want = REFERENCES[f"columns_lstm letters 32x{width}"]
         assert value.shape == (len(want), 2, want.shape[2])
         np.testing.assert_allclose(value[:, 1:], want, rtol=0, atol=2e-6 * np.abs(want).max())
@@ -77,9 +63,7 @@ def test_sequences_whose_batch_is_the_second_axis() -> None:
 def test_bins_stay_while_time_is_free(exporter: str) -> None:
     done = rewritten("bins", exporter, "height")
     for length in (40, 100, 129):
-        [value] = run(done, image(length, 16)).values()
-        want = REFERENCES[f"bins scores {length}x16"]
-        np.testing.assert_allclose(value, want, rtol=0, atol=2e-6 * np.abs(want).max())
+        compare(done.model, {"image": image(length, 16)}, REFERENCES, "bins")
 
 
 @pytest.mark.parametrize("name", ["columns_lstm", "columns_gru"])

@@ -6,18 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from click.testing import CliRunner
 from fixture_files import fixture_file
 from hazards import Net, refusal
+from references import EXPORTERS, compare, image, run
 
 import onnxfc
 from onnxfc.cli.main import main
 from onnxfc.rewriter.analyse import RewriteOptions
 from onnxfc.rewriter.api import Rewrite
 
-EXPORTERS = ("torchscript", "dynamo")
 REFERENCES = np.load(fixture_file("pairs.npz"))
 SIZES = ((48, 40), (36, 52), (64, 44))
 MORE = {
@@ -32,22 +31,6 @@ def rewritten(name: str, exporter: str, **options: object) -> Rewrite:
     return onnxfc.rewrite(fixture_file(f"{name}.{exporter}.onnx"), options=RewriteOptions(**options))  # type: ignore[arg-type]
 
 
-def image(size: tuple[int, ...], channels: int, number: int = 0) -> np.ndarray:
-    return np.random.default_rng(size[0] + 1000 * number).standard_normal((1, channels, *size)).astype(np.float32)
-
-
-def run(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    session = ort.InferenceSession(model.SerializeToString())
-    return dict(zip([item.name for item in session.get_outputs()], session.run(None, feeds), strict=True))
-
-
-def compare(done: Rewrite, name: str, size: tuple[int, int], feeds: dict[str, np.ndarray]) -> None:
-    for output, value in run(done.model, feeds).items():
-        want = REFERENCES[f"{name} {output} {size[0]}x{size[1]}"]
-        assert value.shape == want.shape
-        np.testing.assert_allclose(value, want, rtol=0, atol=2e-6 * np.abs(want).max())
-
-
 @pytest.mark.parametrize("exporter", EXPORTERS)
 @pytest.mark.parametrize("name", MORE)
 def test_both_grow(name: str, exporter: str) -> None:
@@ -57,7 +40,7 @@ def test_both_grow(name: str, exporter: str) -> None:
     assert [item.scale for item in done.claim.inputs] == [(1, 1), scale]
     for size in ((16, 20), (12, 28), (21, 17)) if name == "sharpened" else SIZES:
         own = tuple(length * scale[0] // scale[1] for length in size)
-        compare(done, name, size, {"image": image(size, 3), other: image(own, channels, 1)})
+        compare(done.model, {"image": image(*size), other: image(*own, channels, 1)}, REFERENCES, name)
 
 
 @pytest.mark.parametrize("name", ["guided", "recurrent_state", "sharpened"])
@@ -78,7 +61,7 @@ def test_the_sizes_that_both_take() -> None:
 def test_cells_of_a_head_are_the_original_on_crops_of_both(exporter: str) -> None:
     done = rewritten("guided", exporter)
     assert (done.claim.verdict, done.claim.stride) == ("exact", (4, 4))
-    whole, half = image((32, 44), 3), image((16, 22), 1, 1)
+    whole, half = image(32, 44), image(16, 22, 1, 1)
     cells = run(done.model, {"image": whole, "depth": half})["scores"]
     assert cells.shape == (1, 5, 3, 4)
     original = onnx.load(fixture_file(f"guided.{exporter}.onnx"))
@@ -99,7 +82,8 @@ def test_a_kernel_made_of_another_input(exporter: str) -> None:
     assert "a weight that is made of template" in found.reason
     done = rewritten("cross_correlation", exporter, inputs=("image",))
     for size in SIZES:
-        compare(done, "cross_correlation", size, {"image": image(size, 3), "template": image((15, 15), 3, 1)})
+        feeds = {"image": image(*size), "template": image(15, 15, 3, 1)}
+        compare(done.model, feeds, REFERENCES, "cross_correlation")
 
 
 def test_a_kernel_made_of_the_image_itself() -> None:
