@@ -142,6 +142,8 @@ def _moved_away(ctx: RuleContext, indices: Sequence[Index | None], batch_axes: S
     """As :func:`_moved`, for one image whose batch axis stands among the features."""
     axes = iter(batch_axes)
     whole = [None if index is None else np.expand_dims(index, next(axes) or 0) for index in indices]
+    if any(index is not None and index.shape != ctx.shape_in(at) for at, index in enumerate(whole)):
+        return None  # heads of attention on the batch's axis
     moved: Moved = []
     for result in ctx.evaluate(whole):
         if result is None:

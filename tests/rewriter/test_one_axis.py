@@ -133,3 +133,12 @@ def test_what_an_average_counts_beyond_the_axis_that_stays_is_told() -> None:
     how = {"kernel_shape": [3, 2], "strides": [2, 2], "ceil_mode": 1, "count_include_pad": 1}
     model = net.model(net.fc(net.op("Flatten", net.op("AveragePool", trunk, **how)), 4 * 7 * 7, 5))
     assert "beyond an axis of the image that stays" in refusal(model, free=("width",)).reason
+
+
+def test_heads_of_attention_on_the_axis_of_the_batch_are_told() -> None:
+    """(heads, places, features), whose first axis is none of images."""
+    options = RewriteOptions(free=("width",), global_pool="keep")
+    for exporter in EXPORTERS:
+        with pytest.raises(NothingToRewrite) as caught:
+            onnxfc.rewrite(fixture_file(f"heads_attention.{exporter}.onnx"), options=options)
+        assert caught.value.refusals[0].code == "attention"
