@@ -161,7 +161,8 @@ def window_of(shot: Capture, claim: Claim, cell: Sequence[int]) -> Arrays:
         value = shot.values[boundary.rewritten]
         place = [slice(None)] * value.ndim
         for axis, at, extent, step in zip(boundary.spatial, cell, boundary.extent, boundary.step, strict=True):
-            place[axis] = slice(at * step, at * step + extent)
+            first = min(at * step, value.shape[axis] - 1)  # a map that is pooled whole may have fewer places than cells
+            place[axis] = slice(first, first + extent)
         window = value[tuple(place)]
         extents = dict(zip(boundary.spatial, boundary.extent, strict=True))
         missing = [(0, extents.get(axis, have) - have) for axis, have in enumerate(window.shape)]

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from fixture_files import fixture_file
-from hazards import CHECK, complete, session
+from hazards import CHECK, Net, complete, proven, session
 from onnx import helper, numpy_helper
 
 from onnxfc import RewriteOptions, check_pair, rewrite
@@ -179,3 +179,14 @@ def test_a_division_by_small_differences_is_proven(seed: int) -> None:
     other = complete(done)
     next(node for node in other.graph.node if node.op_type == "Sub").op_type = "Add"
     assert not check_pair(model, other, options=CHECK).passed
+
+
+def test_a_coarser_map_that_is_pooled_whole_beside_windows() -> None:
+    """It has fewer places than the other head has cells."""
+    net = Net(17)
+    fine = net.op("MaxPool", net.op("Tanh", net.input("image", [1, 1, 7, 7])), kernel_shape=[2, 1], strides=[2, 1])
+    coarse = net.op("Conv", net.op("MaxPool", fine, kernel_shape=[1, 1], strides=[2, 1]), net.random(3, 1, 1, 1))
+    whole = net.fc(net.op("Flatten", net.op("GlobalAveragePool", coarse)), 3, 4)
+    model = net.model(net.fc(net.op("Flatten", fine), 21, 5), whole)
+    done = proven(model, exact=False, global_pool="keep")
+    assert [output.form for output in done.claim.outputs] == ["map", "global"]
