@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from onnxfc.reports.rewrite import RELATIONS, size
+from onnxfc.reports.rewrite import LITTLE, RELATIONS, size
 
 Document = Mapping[str, Any]
 MARK = "<!doctype html><!-- onnxfc report -->"
@@ -204,8 +204,8 @@ def _certificate(found: Document) -> str:
 
 
 def _deviation(result: str, value: float | str) -> str:
-    """Of crops as a share of the score range, as the text has it."""
-    return f"{value:.1%}" if result == "crops" and isinstance(value, float) else _number(value)
+    """Of crops as a share of the score range, as the text has it; rounding as what is allowed is written."""
+    return f"{value:.1%}" if result == "crops" and isinstance(value, float) and value >= LITTLE else _number(value)
 
 
 def _number(value: float | str | None) -> str:
