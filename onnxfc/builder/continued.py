@@ -39,23 +39,27 @@ class _Level:
     strides: Mapping[int, Pixels]
 
     @property
+    def single(self) -> set[int]:
+        """Axes of one place."""
+        return {place for place, axis in self.like.where.items() if self.like.groups[axis][0].length == 1}
+
+    @property
     def unseen(self) -> bool:
         """Whether channels that stay may be such that move along an axis of one place."""
-        single = {place for place, axis in self.like.where.items() if self.like.groups[axis][0].length == 1}
         moves = sum(slope != 0 for slope in self.table.slopes.values())
-        return bool(single - self.table.slopes.keys() and self.table.slopes) and not np.all(moves)
+        return bool(self.single - self.table.slopes.keys() and self.table.slopes) and not np.all(moves)
 
 
 @dataclass(frozen=True)
 class _Table:
-    """A table of the native size by what lies over each map, joined on ``axis``; ``known``: its rule, where the
-    operator says it."""
+    """A table of the native size by what lies over each map, joined on ``axis``; ``spread``: whether it goes from end
+    to end of the map, as the operator says."""
 
     name: str
     dtype: np.dtype[Any]
     levels: Sequence[_Level]
     axis: int
-    known: Rule | None
+    spread: bool
 
     @property
     def places(self) -> list[int]:
@@ -63,17 +67,19 @@ class _Table:
         return sorted({place for level in self.levels for place in level.table.slopes})
 
     def shown(self, place: int) -> set[Rule]:
-        """The rules that fit the values of all levels along a place."""
-        return set.intersection(*(shown_rules(item.table, place, item.strides[place]) for item in self.levels))
+        """The rules that fit the values of all levels that move along a place."""
+        levels = (item for item in self.levels if place in item.table.slopes)
+        shown = set.intersection(*(shown_rules(item.table, place, item.strides[place]) for item in levels))
+        return shown - {"step"} if self.spread else shown
 
 
 def continued(
-    ctx: RuleContext, position: int, groups: Groups, placed: Sequence[Placed], known: Rule | None = None
+    ctx: RuleContext, position: int, groups: Groups, placed: Sequence[Placed], spread: bool = False
 ) -> Continued | Refusal | None:
     """The table that a Fixed input is, for as many places as there are now; None where it is not affine.
 
-    ``groups``: the axes of the result, on whose places it lies; ``placed``: what it meets; ``known``: its rule, where
-    the operator says it.
+    ``groups``: the axes of the result, on whose places it lies; ``placed``: what it meets; ``spread``:
+    whether the operator says that -1 to 1 are the map's ends.
     """
     name = ctx.node.input[position]
     if not isinstance(ctx.views[position], Fixed) or any(view.provenance.windows or view.other for view in placed):
@@ -81,14 +87,14 @@ def continued(
     whole = ctx.state.dense or ctx.state.undivided
     if not whole and any(view.is_folded for view in placed):
         return None  # a value for each feature of a window, as a crop has it
-    own = resized(ctx, position, groups, placed[0].like) if known is None and whole else None
+    own = resized(ctx, position, groups, placed[0].like) if whole and not spread else None
     value = None if own is not None or ctx.follows_size(position) else _value(ctx, name, {})
     if value is None:
         return own
     levels = _levels(value, groups, placed)
     if levels is None:
         return None
-    table = _Table(name, value.dtype, levels, _axis_of_levels(groups) + value.ndim, known)
+    table = _Table(name, value.dtype, levels, _axis_of_levels(groups) + value.ndim, spread)
     chosen = _unseen(ctx, table) or _chosen(ctx, table)
     if isinstance(chosen, Refusal):
         return chosen
@@ -112,10 +118,10 @@ def _levels(value: Array, groups: Groups, placed: Sequence[Placed]) -> list[_Lev
 
 def _unseen(ctx: RuleContext, table: _Table) -> Refusal | None:
     """A table whose values at the native size do not tell its steps."""
-    if any(level.unseen for level in table.levels):
+    if any(level.unseen or level.single.intersection(table.places) for level in table.levels):
         why = f"reads {table.name}, a grid that has but one place along an axis and shows no step there"
         return ctx.refuse("grid-rule", why, "export the model anew for larger images")
-    if table.known is None and any(level.table.counted for level in table.levels):
+    if not table.spread and any(level.table.counted for level in table.levels):
         why = f"reads {table.name}, which counts the places row by row: how many there are in a row is in each number"
         return ctx.refuse("grid-rule", why, NO_RULE)
     return None
@@ -125,7 +131,7 @@ def _written(ctx: RuleContext, table: _Table, chosen: Mapping[int, Rule]) -> Con
     """The table for as many places as there are now, by the rules chosen; refused where the user says that its figures
     are parts of the image, and it does not tell which is height and which width."""
     levels, rank = table.levels, ctx.state.rank
-    image = ctx.state.grids == "image" and table.known is None
+    image = ctx.state.grids == "image" and not table.spread
     order = _order(levels[0].table) if image and rank == 2 else ()
     lengths = image and any(level.table.still.any() for level in levels)
     if lengths and not order:
@@ -135,7 +141,7 @@ def _written(ctx: RuleContext, table: _Table, chosen: Mapping[int, Rule]) -> Con
     made = [_filled(ctx, level, grid, len(levels) > 1) for level, grid in zip(levels, grids, strict=True)]
     tensor = made[0] if len(made) == 1 else ctx.builder.emit("Concat", made, axis=table.axis)
     told = tuple(chosen.get(place, "") for place in range(rank))
-    given = table.known is None and any(len(table.shown(place)) != 1 for place in chosen)
+    given = any(len(table.shown(place)) != 1 for place in chosen)
     axes = [tuple(level.table.axes.get(k, -1) for k in range(rank)) for level in levels]
     each = tuple(zip(grids, axes, strict=True)) if chosen or lengths else ((tensor, (-1,) * rank),)
     note = Continued(ctx.label, table.name, tensor, told, each, given, order, lengths)
@@ -197,18 +203,18 @@ def _pieces(value: Array, groups: Groups, placed: Sequence[Placed]) -> Iterator[
 
 def _chosen(ctx: RuleContext, table: _Table) -> dict[int, Rule] | Refusal:
     """The rule along each place: the one that all levels show, or what the user says of it."""
-    if table.known is not None:
-        return dict.fromkeys(table.places, table.known)
     found: dict[int, Rule] = {}
-    given, pixels = ctx.state.grids, _pixels(ctx)
+    given, pixels = None if table.spread else ctx.state.grids, _pixels(ctx)
     for place in table.places:
-        shown = table.shown(place)
-        asked = {given_rule(item.table, place, item.strides[place], pixels[place], given) for item in table.levels}
+        shown, levels = table.shown(place), [item for item in table.levels if place in item.table.slopes]
+        asked = {given_rule(item.table, place, item.strides[place], pixels[place], given) for item in levels}
         rule = next(iter(shown if len(shown) == 1 else asked)) if 1 in (len(shown), len(asked)) else None
-        if rule is None:
-            fits = f"fit several rules ({', '.join(sorted(shown))})" if shown else "show no rule"
+        if rule is None or (given and None in asked):
+            rules = f"{'several rules' if len(shown) > 1 else 'the rule'} ({', '.join(sorted(shown))})"
+            fits = f"fit {rules}" if shown else "show no rule"
             why = f"reads {table.name}, a grid of coordinates whose values {fits} by which it goes on for other sizes"
-            return ctx.refuse("grid-rule", why, f"--grids {given} does not fit it" if given else ASK)
+            ask = LEAVE if table.spread else ASK
+            return ctx.refuse("grid-rule", why, f"--grids {given} does not fit it" if given else ask)
         found[place] = rule
     return found
 

@@ -126,11 +126,11 @@ def _slope(exact: Array, axis: int, places: Sequence[int], allowed: Array) -> Ar
 
 
 def shown_rules(table: Affine, place: int, stride: Pixels) -> set[Rule]:
-    """The rules that its values along a place show: steps of one place or of so many pixels as places lie apart; -1 to
-    1, or 0 to 1 from the first place to the last."""
+    """The rules that its values along a place show: steps of one place or of so many pixels as places lie apart, from
+    the first on; -1 to 1, or 0 to 1 from the first place to the last."""
     length, pairs = table.length(place), table.sequences(place)
     found: set[Rule] = set()
-    if {abs(step) for _, step in pairs} <= {1.0, float(stride)}:
+    if {abs(step) for _, step in pairs} <= {1.0, float(stride)} and _from_first(pairs, length):
         found.add("step")
     if _spread(pairs, length, "ends", (_SIGNED, _UNIT)):
         found.add("ends")
@@ -147,6 +147,15 @@ def given_rule(table: Affine, place: int, stride: Pixels, pixels: int, given: Gr
         pairs, length = table.sequences(place), table.length(place)
         return next((rule for rule in _OFFSET if _spread(pairs, length, rule, (_SIGNED, _UNIT))), None)
     return given
+
+
+def _from_first(pairs: Sequence[tuple[float, float]], length: int) -> bool:
+    """Whether values are counted from the first place: there they are within a step of 0, corners of boxes in the mean;
+    and none is below 0 there and about 0 at the last place or in the middle, as what is counted from these is."""
+    starts, slack = [first / step for first, step in pairs], 1 + 1e-3
+    others = [abs(start + length - 1) < slack or -slack < 2 * start + length - 1 < 1 - 1e-3 for start in starts]
+    counted = all(start >= 0 or not other for start, other in zip(starts, others, strict=True))
+    return counted and abs(sum(starts)) < slack * len(starts)
 
 
 def _spread(

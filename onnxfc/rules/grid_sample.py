@@ -6,7 +6,6 @@ from onnxfc.builder.continued import continued
 from onnxfc.builder.rule_context import LEAVE, Outcome, RuleContext
 from onnxfc.builder.state import Continued
 from onnxfc.claim.blame import Cause
-from onnxfc.layout.affine import Rule
 from onnxfc.layout.axes import BATCH_OF_ONE, channels
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Fixed, Placed, is_map
@@ -18,7 +17,7 @@ from onnxfc.rules.registry import PLACED, rule
 def grid_sample(ctx: RuleContext) -> Outcome | None:
     """GridSample at coordinates made from the map lies as the coordinates do: -1 to 1 are the map's ends at every size.
 
-    So does one at constant coordinates that are an affine warp of the map. Each element may read all of the map, so
+    So does one at constant coordinates from -1 to 1, or so the other way round. Each element may read all of the map, so
     that it is context. https://onnx.ai/onnx/operators/onnx__GridSample.html
     """
     view, grid = ctx.views
@@ -43,12 +42,12 @@ _TABLE = "reads at coordinates that are a table of the native size"
 
 
 def _warped(ctx: RuleContext, view: Placed) -> Outcome:
-    """At a warp of as many places as the map has, which goes on from end to end of it."""
+    """At a warp of as many places as the map has, which goes on from end to end of it: its own values show the rule,
+    ``align_corners`` says only where they lie."""
     rank = ctx.state.rank
     fits = view.channels_first and ctx.shape_in(1)[:-1] == (1, *view.extent) and not ctx.free_batch
     groups = (BATCH_OF_ONE, *(view.groups[axis] for axis in view.spatial), channels(rank))
-    known: Rule = "ends" if ctx.attrs.get("align_corners", 0) else "centres"
-    grid = continued(ctx, 1, groups, [view], known) if fits else None
+    grid = continued(ctx, 1, groups, [view], spread=True) if fits else None
     if not isinstance(grid, Continued):
         return grid or ctx.refuse("position-table", _TABLE, NO_VALUES)
     ctx.keep([view.tensor, grid.tensor])

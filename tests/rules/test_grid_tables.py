@@ -40,7 +40,7 @@ TABLES: dict[str, Table] = {
     "cells": lambda h, w: mixed(h, w)[None],
     "pixels": lambda h, w: mixed(h, w, 2, 1)[None],
     "halves": lambda h, w: mixed(h, w, 1, 0.5)[None],
-    "backward": lambda h, w: mixed(h, w, -2, 5)[None],
+    "backward": lambda h, w: mixed(h, w, -2, 1)[None],
     "without a batch": lambda h, w: mixed(h, w),
     "columns alone": lambda h, w: np.arange(w) - 0.5,
     "rows alone": lambda h, w: np.arange(h).reshape(h, 1) * 2,
@@ -176,6 +176,11 @@ def test_one_place_shows_no_step() -> None:
     assert "shows no step" in found.reason
 
 
+def test_a_level_of_one_place_shows_no_step() -> None:
+    """Beside one of more places, whose steps are seen."""
+    assert refusals(levels((8, 8)))
+
+
 def test_strides_alone_are_not_counted_from_the_border() -> None:
     """Of one value for each level: a box moves with the image, which the proof tries."""
     model = levels((16, 24))
@@ -206,10 +211,59 @@ def test_no_rule_is_guessed(table: Table, why: str) -> None:
 
 
 def test_several_rules_are_not_guessed() -> None:
-    """-1, 0, 1 are steps of 1 and from end to end."""
-    found = refusal(network(lambda h, w: np.linspace(-1, 1, w), "Add", (12, 8)))
+    """-1/2, 1/2 are steps of 1 from half a step before the border and centres, 0, 1 steps and from end to end."""
+    found = refusal(network(lambda h, w: np.arange(w) * 1.0, "Add", (12, 6)))
     assert found.code == "grid-rule"
     assert "fit several rules (ends, step)" in found.reason
+
+
+ELSEWHERE: dict[str, Callable[[int], np.ndarray]] = {
+    "the middle": lambda n: np.arange(n) - (n - 1) / 2,
+    "a place in the middle": lambda n: np.arange(n) - n // 2 * 1.0,
+    "the last place": lambda n: np.arange(n)[::-1] * 1.0,
+    "behind the last place": lambda n: n - np.arange(n) * 1.0,
+    "pixels of the last place": lambda n: np.arange(n)[::-1] * 2 + 1.0,
+}
+
+
+@pytest.mark.parametrize("free", [(), ("width",)])
+@pytest.mark.parametrize("kind", ["Add", "row"])
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_what_is_counted_from_elsewhere_has_no_rule(name: str, kind: str, free: tuple[str, ...]) -> None:
+    """Its steps are 1, and where they start from moves with the size."""
+    for native in (NATIVE, (9, 9), (16, 21)):
+        high, wide = places(native)
+        table = np.broadcast_to(ELSEWHERE[name](wide), (1, 2, high, wide))
+        found = refusal(network(lambda h, w, table=table: table, kind, native), free=free)  # type: ignore[misc]
+        assert (found.code, "show no rule" in found.reason) == ("grid-rule", True)
+        for grids in ("map", "image"):
+            asked = refusal(network(lambda h, w, table=table: table, kind, native), free=free, grids=grids)  # type: ignore[misc]
+            assert f"--grids {grids} does not fit it" in asked.advice
+    model = network(lambda h, w: ELSEWHERE[name](w), "Add", NATIVE)
+    done = rewrite(model, options=RewriteOptions(grids="step", free=free))
+    assert {grid.given for grid in done.claim.grids} == {True}
+
+
+def test_one_level_that_is_counted_from_its_middle_is_seen() -> None:
+    model = levels((24, 32), -0.5)
+    assert rewrite(model, check_options=CHECK).claim.grids
+    table = next(item for item in model.graph.initializer if item.name == model.graph.node[-2].input[1])
+    value = numpy_helper.to_array(table).copy()
+    value[..., :192] -= np.reshape([7, 5], (1, 2, 1))
+    table.CopyFrom(numpy_helper.from_array(value, table.name))
+    assert refusal(model).code == "grid-rule"
+
+
+def test_corners_of_boxes_are_counted_from_the_first_place() -> None:
+    """Half a box before and behind a place."""
+
+    def corners(height: int, width: int) -> np.ndarray:
+        return np.stack([np.arange(width) * 2 + 1 + way * 5 for way in (-1, 1)])[None, :, None]
+
+    assert [
+        grid.rules
+        for grid in agrees(network(corners, "Add", NATIVE), lambda size: network(corners, "Add", size)).claim.grids
+    ] == [("", "step")]
 
 
 @pytest.mark.parametrize(
@@ -227,9 +281,10 @@ def test_the_user_says_it(grids: str, table: Table, rule: str) -> None:
 
 
 def test_what_the_user_says_must_fit() -> None:
-    model = network(lambda h, w: np.arange(w) * 0.3, "Add", NATIVE)
-    for grids in ("map", "image"):
-        assert refusal(model, grids=grids).advice.startswith(f"--grids {grids} does not fit it")
+    for table in (lambda h, w: np.arange(w) * 0.3, TABLES["cells"]):
+        model = network(table, "Add", NATIVE)
+        for grids in ("map", "image"):
+            assert refusal(model, grids=grids).advice.startswith(f"--grids {grids} does not fit it")
 
 
 @pytest.mark.parametrize("grids", [None, "step"])
@@ -255,24 +310,35 @@ def test_a_table_that_is_not_affine_is_refused(name: str) -> None:
     assert refusal(network(table, "Add", NATIVE)).code == "position-table"
 
 
-def warp(offsets: bool, size: tuple[int, int]) -> onnx.ModelProto:
-    """Read at a grid from -1 to 1, or at that and offsets that a Conv makes."""
+def warp(size: tuple[int, int], name: str = "ends", scale: float = 1, corners: int = 1) -> onnx.ModelProto:
+    """Read at a grid from -1 to 1, or at a part of it; by offsets that a Conv makes where ``scale`` is 0."""
     net = Net(seed=7)
     x = net.conv(net.image(size=size), 2, 2)
-    table = TABLES["ends"](*places(size)).transpose(0, 2, 3, 1)
-    grid = net.const(table * [1, 0.5])
-    if offsets:
-        grid = net.op("Add", net.const(table), net.op("Transpose", net.op("Tanh", x), perm=[0, 2, 3, 1]))
-    return net.model(net.op("GridSample", x, grid, align_corners=1, mode="bilinear"))
+    table = TABLES[name](*places(size)).transpose(0, 2, 3, 1)
+    grid = net.const(table * (scale or 1))
+    if not scale:
+        grid = net.op("Add", grid, net.op("Transpose", net.op("Tanh", x), perm=[0, 2, 3, 1]))
+    return net.model(net.op("GridSample", x, grid, align_corners=corners, mode="bilinear"))
 
 
-def test_a_fixed_warp_goes_from_end_to_end() -> None:
-    done = agrees(warp(False, NATIVE), lambda size: warp(False, size))
-    assert [grid.rules for grid in done.claim.grids] == [("ends", "ends")]
+@pytest.mark.parametrize("corners", [0, 1])
+@pytest.mark.parametrize("name", ["ends", "centres", "downward"])
+def test_a_fixed_warp_goes_on_as_its_own_values_show(name: str, corners: int) -> None:
+    """align_corners says where the operator reads, not how the table was made."""
+    done = agrees(warp(NATIVE, name, 1, corners), lambda size: warp(size, name, 1, corners))
+    rule = "centres" if name == "centres" else "ends"
+    assert [(grid.rules, grid.given) for grid in done.claim.grids] == [((rule, rule), False)]
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.8, 1.25])
+@pytest.mark.parametrize("name", ["ends", "centres"])
+def test_a_part_of_a_fixed_warp_shows_no_rule(name: str, scale: float) -> None:
+    found = refusal(warp(NATIVE, name, scale, 0))
+    assert (found.code, "show no rule" in found.reason) == ("grid-rule", True)
 
 
 def test_offsets_on_a_grid_have_no_known_unit() -> None:
-    found = refusal(warp(True, NATIVE))
+    found = refusal(warp(NATIVE, scale=0))
     assert found.code == "grid-rule"
     assert "may count places of the native size" in found.reason
 
@@ -402,7 +468,7 @@ def test_lengths_alone_are_width_then_height() -> None:
 
 AXES: dict[str, Callable[[int], np.ndarray]] = {
     "cells": lambda n: np.arange(n) + 0.5,
-    "backward": lambda n: 3 - 2.0 * np.arange(n),
+    "backward": lambda n: 1 - 2.0 * np.arange(n),
     "ends": lambda n: np.linspace(1, -1, n),
     "centres": lambda n: (2 * np.arange(n) + 1) / n - 1,
     "alike": lambda n: np.full(n, 1.5),
