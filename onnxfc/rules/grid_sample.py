@@ -17,7 +17,7 @@ from onnxfc.rules.registry import PLACED, rule
 def grid_sample(ctx: RuleContext) -> Outcome | None:
     """GridSample at coordinates made from the map lies as the coordinates do: -1 to 1 are the map's ends at every size.
 
-    So does one at constant coordinates from -1 to 1, or so the other way round. Each element may read all of the map, so
+    So does one at constant coordinates that go from -1 to 1, or back. Each element may read all of the map, so
     that it is context. https://onnx.ai/onnx/operators/onnx__GridSample.html
     """
     view, grid = ctx.views
