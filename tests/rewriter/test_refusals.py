@@ -9,6 +9,7 @@ import onnx
 import pytest
 from hazards import Net, proven, refusal
 
+import onnxfc
 from onnxfc.errors import Refusal
 
 
@@ -31,6 +32,19 @@ def test_a_piece_that_no_head_reads_is_refused_where_it_is_cut(flat: bool) -> No
     assert found.code == "cut-out"
     assert found.node.startswith("node_slice")
     assert found.reason == "Slice cuts a piece out of the map of the native size, and no FC layer or pool reads it"
+
+
+@pytest.mark.parametrize(("last", "piece"), [(-5, True), (-4, True), (-3, False)])
+def test_half_or_less_cut_from_both_sides_is_a_piece(last: int, piece: bool) -> None:
+    """Of 14 rows: -5 leaves 5, -4 leaves 7, a half, as t[h // 4 : -(h // 4)] is exported; -3 leaves a map of 8."""
+    first = 3 if last == -4 else -last
+    network = Net(17)
+    trunk = network.conv(network.image(1, (16, 16), 1), 1, 4, strides=[1, 1])
+    model = network.model(network.op("Slice", trunk, network.ints(first), network.ints(last), network.ints(2)))
+    if piece:
+        assert refusal(model).code == "cut-out"
+    else:
+        assert onnxfc.rewrite(model).claim.outputs[0].stride[0] == 1
 
 
 def test_places_that_no_head_reads_are_refused_where_they_are_picked() -> None:
