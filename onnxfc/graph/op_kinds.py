@@ -49,6 +49,7 @@ QUANTISED = ("ConvInteger", "MatMulInteger", "QLinearMatMul")
 """Operators of quantised models that have no rule."""
 GEMMS = ("FusedGemm", "Gemm")
 PLAIN_LAYERS = frozenset({"Gemm", "MatMul"})
+RECURRENT = ("GRU", "LSTM", "RNN")
 SOFTMAX = ("Hardmax", "LogSoftmax", "Softmax")
 LAYER_NORMS = ("LayerNormalization", "RMSNormalization")
 ROW_NORMS = (*LAYER_NORMS, "LpNormalization")

@@ -47,6 +47,24 @@ def test_half_or_less_cut_from_both_sides_is_a_piece(last: int, piece: bool) -> 
         assert onnxfc.rewrite(model).claim.outputs[0].stride[0] == 1
 
 
+@pytest.mark.parametrize("convolved", [False, True])
+def test_stripes_that_come_back_to_the_places_of_the_map(convolved: bool) -> None:
+    """chunk(2, 2) of a map, the mean of each and expand, as torch.onnx exports it: to the native 14 x 14."""
+
+    def stripes(net: Net, x: str) -> str:
+        means = [mean(net, x, slice_of) for slice_of in ((0, 7), (7, 14))]
+        spread = net.op("Expand", net.op("Concat", *means, axis=1), net.ints(1, 1, 14, 14))
+        return net.conv(spread, 8, 3, strides=[1, 1]) if convolved else spread
+
+    def mean(net: Net, x: str, part: tuple[int, int]) -> str:
+        piece = net.op("Slice", x, net.ints(part[0]), net.ints(part[1]), net.ints(2))
+        return net.op("ReduceMean", piece, axes=[2, 3], keepdims=1)
+
+    found = refused(stripes)
+    assert (found.code, found.node[:11]) == ("cut-out", "node_expand")
+    assert found.reason == "Expand spreads what was pooled of a piece over the map's native places"
+
+
 def test_places_that_no_head_reads_are_refused_where_they_are_picked() -> None:
     found = refused(lambda net, x: net.op("Gather", x, net.ints(2, 3), axis=2))
     assert found.code == "cut-out"
