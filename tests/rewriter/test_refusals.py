@@ -65,6 +65,19 @@ def test_stripes_that_come_back_to_the_places_of_the_map(convolved: bool) -> Non
     assert found.reason == "Expand spreads what was pooled of a piece over the map's native places"
 
 
+def test_a_piece_beside_the_rest_of_its_map() -> None:
+    """cat([t[:, :, :2] * 2, t[:, :, 2:]], 2): nothing in it was flattened."""
+
+    def joined(net: Net, x: str) -> str:
+        first, rest = (net.op("Slice", x, net.ints(a), net.ints(b), net.ints(2)) for a, b in ((0, 2), (2, 2**31)))
+        both = net.op("Concat", net.op("Mul", first, net.const(2.0)), rest, axis=2)
+        return net.fc(net.op("Flatten", both), COUNT, 5)
+
+    found = refused(joined)
+    assert (found.code, found.node[:11]) == ("cut-out", "node_concat")
+    assert found.reason == "Concat joins a piece of the native map with what grows as the map does"
+
+
 def test_places_that_no_head_reads_are_refused_where_they_are_picked() -> None:
     found = refused(lambda net, x: net.op("Gather", x, net.ints(2, 3), axis=2))
     assert found.code == "cut-out"
