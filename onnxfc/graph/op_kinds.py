@@ -49,6 +49,7 @@ QUANTISED = ("ConvInteger", "MatMulInteger", "QLinearMatMul")
 """Operators of quantised models that have no rule."""
 GEMMS = ("FusedGemm", "Gemm")
 PLAIN_LAYERS = frozenset({"Gemm", "MatMul"})
+RECURRENT = ("GRU", "LSTM", "RNN")
 SOFTMAX = ("Hardmax", "LogSoftmax", "Softmax")
 LAYER_NORMS = ("LayerNormalization", "RMSNormalization")
 ROW_NORMS = (*LAYER_NORMS, "LpNormalization")
@@ -110,10 +111,9 @@ def cuts_of(attrs: Mapping[str, Any], bounds: Sequence[Iterable[Any] | None], ra
 
 
 def is_border(start: int, end: int, length: int) -> bool:
-    """Whether a Slice cuts off a border: it leaves more than it takes, for a half may be a half at every size; or it
-    takes as much from both sides, counted from either end."""
+    """Whether a Slice cuts off a border: it leaves more than it takes, for a half may be a half at every size."""
     first, last, _ = slice(start, end).indices(length)
-    return 2 * (last - first) > length or start == -end > 0
+    return 2 * (last - first) > length
 
 
 def perm_of(attrs: Mapping[str, Any], rank: int) -> Sequence[int]:

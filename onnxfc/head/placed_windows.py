@@ -14,6 +14,8 @@ from onnxfc.builder.rule_context import ATTENTION, LEAVE, Outcome, RuleContext
 from onnxfc.claim.blame import Cause
 from onnxfc.claim.claim import Boundary
 from onnxfc.errors import Refusal
+from onnxfc.graph.index import label
+from onnxfc.graph.op_kinds import RECURRENT
 from onnxfc.head.index_movement import move
 from onnxfc.head.windows import window_of_map
 from onnxfc.layout.axes import Groups, kinds, lengths, places_in
@@ -32,12 +34,26 @@ def windowed(ctx: RuleContext) -> Outcome:
     return move(ctx, views)
 
 
+def of_sequence(ctx: RuleContext) -> Refusal | None:
+    """A step of a recurrent layer has read others of the image, so that its place there is no window's."""
+    nodes = {item.node for view in ctx.views if isinstance(view, Placed) for item in view.provenance.blames}
+    if any(label(node) in nodes for node in ctx.state.graph.live if node.op_type in RECURRENT):
+        return ctx.refuse("recurrent", "picks steps of a recurrent layer at their native places", _LAST)
+    return None
+
+
 def as_piece(ctx: RuleContext) -> Outcome:
     """A piece of the native map, as features of a window."""
+    refused = of_sequence(ctx)
+    if refused is not None:
+        return refused
     outcome = windowed(ctx)
     if isinstance(outcome, Refusal):
         return outcome
     return [_of_piece(ctx, view) if isinstance(view, Window) else view for view in outcome]
+
+
+_LAST = "take the layer's last state (h_n) in place of its last step, which are the same of a layer that reads forward"
 
 
 def _of_piece(ctx: RuleContext, view: Window) -> Window:

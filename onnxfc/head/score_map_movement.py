@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from onnxfc.builder import ops
-from onnxfc.builder.rule_context import Outcome, RuleContext, axes_of, positive
+from onnxfc.builder.rule_context import LEAVE, Outcome, RuleContext, axes_of, positive
 from onnxfc.errors import Refusal
 from onnxfc.graph.index import attributes
 from onnxfc.head.meet_grids import all_scores, around_batch, beside_batch, spread
@@ -175,6 +175,10 @@ def _appended(ctx: RuleContext, scores: Sequence[ScoreMap], provenance: Provenan
     amounts = ctx.constant(1)
     if amounts is None or view.batch_axis or len(shape) != 1 + len(view.features) or shape[0] != ctx.shape_in()[0]:
         return ctx.refuse("mixes-batch", "spreads features over the batch")
+    piece = not ctx.state.roles.pieces.isdisjoint(provenance.pools)
+    rank = len(provenance.fields)
+    if piece and shape[-rank:] != ctx.shape_in()[-rank:] and any(shape[-rank:] == b.extent for b in provenance.windows):
+        return ctx.refuse("cut-out", "spreads what was pooled of a piece over the map's native places", LEAVE)
     wanted = amounts.tolist() if ctx.op_type == "Tile" else [1, *shape[1:]]
     target = ctx.builder.constant([1, *wanted[1:], *[1] * len(provenance.fields)], "amounts")
     ctx.keep([view.tensor, target])

@@ -35,7 +35,8 @@ class Evidence:
     ``flips``: the same on average, which of a quantised tensor are the values that fall to the other side of an edge;
     empty where it was not measured, None where it cannot be.
     ``own``: the outputs that the models had before their FC layers were shown. ``moving``: what depends on an image,
-    ``fed`` on any input. ``small``: the model is looked at more closely, with more kinds and sizes. ``thorough``: as
+    ``fed`` on any input. ``small``: the model is looked at more closely, with more kinds and sizes; ``masked``:
+    and with more samples, as it compares the image's values with thresholds. ``thorough``: as
     often as that, too; a large model only where it has failed with fewer runs. ``edges``: of the original as a whole.
     ``crops``: cells, inputs and what was made of them.
     """
@@ -53,6 +54,7 @@ class Evidence:
     vacuous: str | None = None
     drowned: str = ""
     small: bool = False
+    masked: bool = False
     thorough: bool = True
     own: tuple[str, ...] = ()
     moving: set[str] = field(default_factory=set)

@@ -78,6 +78,11 @@ class Inputs:
             self.kinds = (Kind(DATA, True, lambda x: x),)
 
     @property
+    def of_user(self) -> bool:
+        """Whether the values are the user's, of which there are so many."""
+        return bool(self._data)
+
+    @property
     def images(self) -> tuple[str, ...]:
         """Names of the image inputs."""
         return tuple(self._images)

@@ -17,6 +17,7 @@ from onnxfc.proof.edges import Edges
 from onnxfc.proof.evidence import ADVICE, Evidence, Progress, Sample
 from onnxfc.proof.head import reads
 from onnxfc.proof.inputs import Inputs, Kind
+from onnxfc.proof.last_steps import steps
 from onnxfc.proof.layers import Compared
 from onnxfc.proof.narrowest import input_types
 from onnxfc.proof.options import CheckOptions
@@ -29,6 +30,10 @@ SMALL = 2_000_000
 ROUNDINGS = 4
 """By so many roundings inputs are moved to see whether a window or a crop is one that rounding moves far: sums of it
 are off by some."""
+
+
+MASKED = 48
+"""Samples of a small model that has a mask: few values lie between its threshold and one that is a little off."""
 
 
 def observe(
@@ -58,6 +63,7 @@ def observe(
     def take(kind: Kind, number: int) -> Sample:
         return _sample(evidence, runner, kind, number)
 
+    evidence.masked = evidence.small and not inputs.of_user and bool(steps(graph, evidence.moving))
     choose(evidence, runner.outputs, pair, options, progress, take)
     if evidence.vacuous is None:
         _more_samples(evidence, runner, options, progress)
@@ -115,7 +121,7 @@ def _sample(evidence: Evidence, runner: Runner, kind: Kind, number: int, batch: 
 def _more_samples(evidence: Evidence, runner: Runner, options: CheckOptions, progress: Progress) -> None:
     """As many samples as asked for, the kinds in turn, and a batch of two where the batch is free."""
     have = {(sample.kind.name, sample.number): sample for sample in evidence.samples}
-    count = max(2, options.samples, len(evidence.kinds))
+    count = max(2, options.samples, MASKED if evidence.masked else 0, len(evidence.kinds))
     turns = [(evidence.kinds[i % len(evidence.kinds)], i // len(evidence.kinds)) for i in range(count)]
     chosen = []
     for i, (kind, number) in enumerate(turns):

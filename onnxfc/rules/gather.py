@@ -10,7 +10,7 @@ from onnxfc.builder import ops
 from onnxfc.builder.rule_context import Outcome, RuleContext, positive
 from onnxfc.errors import Refusal
 from onnxfc.head.meet_grids import all_scores, spread
-from onnxfc.head.placed_windows import as_piece
+from onnxfc.head.placed_windows import as_piece, of_sequence
 from onnxfc.layout.axes import channels, pure
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Fixed, Index, Placed, ScoreMap, Window, is_map
@@ -143,7 +143,7 @@ def gather(ctx: RuleContext) -> Outcome | None:
     if view.is_map and axis in view.spatial:
         return unfold(ctx, view, axis) or as_piece(ctx)
     if not pure(view.groups[axis]):
-        return None
+        return of_sequence(ctx)
     ctx.keep()
     count = len(ctx.shape_in(1))  # the axes of the index take the place of the channels
     picked = [channels(length) for length in ctx.shape_out()[axis : axis + count]]

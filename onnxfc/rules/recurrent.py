@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from onnxfc.builder.rule_context import Outcome, RuleContext
 from onnxfc.claim.blame import Cause
+from onnxfc.graph.op_kinds import RECURRENT
 from onnxfc.layout.axes import Group, channels, kinds, pure
 from onnxfc.layout.views import Fixed, Placed, View
 from onnxfc.rules.context_sums import of_image
@@ -14,7 +15,7 @@ from onnxfc.rules.registry import PLACED, rule
 _ATTRIBUTES = ("activation_alpha", "activation_beta", "activations", "clip", "direction", "hidden_size")
 
 
-@rule("GRU", "LSTM", "RNN", on=PLACED, attributes=(*_ATTRIBUTES, "input_forget", "layout", "linear_before_reset"))
+@rule(*RECURRENT, on=PLACED, attributes=(*_ATTRIBUTES, "input_forget", "layout", "linear_before_reset"))
 def recurrent(ctx: RuleContext) -> Outcome | None:
     """LSTM over places in a row is LSTM at every length.
 

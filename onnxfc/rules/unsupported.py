@@ -12,7 +12,7 @@ import onnx
 from onnxfc.builder.rule_context import ATTENTION, LEAVE, RuleContext
 from onnxfc.errors import Refusal
 from onnxfc.graph.index import attributes, label
-from onnxfc.graph.op_kinds import BROADCAST, QUANTISED
+from onnxfc.graph.op_kinds import BROADCAST, QUANTISED, RECURRENT
 from onnxfc.layout.axes import pure
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Context, Fixed, Lifted, Placed, Window
@@ -24,7 +24,7 @@ def _reasons(code: str, why: str, advice: str, *ops: str) -> dict[str, tuple[str
 
 _STATIC = "quantise it with fixed scales, or rewrite the float model, then quantise it"
 WHY = {
-    **_reasons("recurrent", "reads its input as one sequence", LEAVE, "GRU", "LSTM", "RNN"),
+    **_reasons("recurrent", "reads its input as one sequence", LEAVE, *RECURRENT),
     **_reasons("attention", ATTENTION, LEAVE, "Attention", "MultiHeadAttention"),
     **_reasons("size-locked", "lays blocks out to an image of the native size", LEAVE, "Col2Im"),
     **_reasons(

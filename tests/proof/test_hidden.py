@@ -165,6 +165,26 @@ def test_a_mask_is_compared_exactly(exporter: str, data: bool) -> None:
     assert not check_pair(model, altered(model, shifted, stranger=False), options=options).passed
 
 
+@pytest.mark.parametrize("factor", [1.0, 1.01, 1.1])
+def test_a_threshold_that_is_a_little_off(factor: float) -> None:
+    """Few values of the tried images lie between 0.3 and 0.303: four samples may have none."""
+
+    net = Net()
+    trunk = net.op("Relu", net.conv(net.image(1, (13, 13), 1), 1, 3, strides=[2, 2]))
+    mask = net.op("Cast", net.op("Greater", trunk, net.const(0.3)), to=1)
+    model = net.model(net.fc(net.op("Flatten", net.op("Mul", trunk, mask)), 108, 3))
+    done = rewrite(model, check_options=CHECK)
+    assert done.parity is not None
+    assert done.parity.conditions.samples >= 48
+
+    def moved(graph: onnx.GraphProto) -> None:
+        name = next(node for node in graph.node if node.op_type == "Greater").input[1]
+        tensor = next(item for item in graph.initializer if item.name == name)
+        tensor.CopyFrom(numpy_helper.from_array(np.asarray(numpy_helper.to_array(tensor) * np.float32(factor)), name))
+
+    assert check_pair(model, altered(model, moved, stranger=False), options=CHECK).passed == (factor == 1)
+
+
 def test_a_mask_of_one_value_proves_nothing() -> None:
     def body(net: Net, x: str) -> str:
         return str(net.op("Cast", net.op("Greater", net.conv(x, 3, 1), net.const(1e6)), to=1))

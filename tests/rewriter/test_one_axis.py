@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from click.testing import CliRunner, Result
 from fixture_files import fixture_file
@@ -72,6 +73,21 @@ def test_recurrent_layers_look_at_the_whole_image(name: str) -> None:
     assert done.claim.verdict == "approximate"
     assert {item.cause.value for item in done.claim.blames} == {"context", "padding"}
     assert done.claim.halo == ()
+
+
+def test_the_last_step_of_a_sequence_is_no_windows() -> None:
+    """y[:, -1] is one vector of the whole image, as h_n is: a vector for each window was made of it."""
+    model = onnx.load(fixture_file("columns_lstm.dynamo.onnx"))
+    graph = model.graph
+    rows = next(node for node in graph.node if node.op_type == "LSTM").output[0]
+    del graph.output[:]
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array(-1), "last_step"))
+    graph.node.append(onnx.helper.make_node("Gather", [rows, "last_step"], ["step"], "node_last"))
+    graph.node.append(onnx.helper.make_node("Flatten", ["step"], ["vector"], "node_flat", axis=1))
+    graph.output.append(onnx.helper.make_tensor_value_info("vector", onnx.TensorProto.FLOAT, None))
+    with pytest.raises(NothingToRewrite) as caught:
+        onnxfc.rewrite(model, options=RewriteOptions(free=("width",)))
+    assert [(item.code, item.node) for item in caught.value.refusals] == [("recurrent", "node_last")]
 
 
 def test_a_refusal_names_the_axis_that_could_be_freed() -> None:

@@ -9,6 +9,7 @@ import onnx
 import pytest
 from hazards import Net, proven, refusal
 
+import onnxfc
 from onnxfc.errors import Refusal
 
 
@@ -31,6 +32,50 @@ def test_a_piece_that_no_head_reads_is_refused_where_it_is_cut(flat: bool) -> No
     assert found.code == "cut-out"
     assert found.node.startswith("node_slice")
     assert found.reason == "Slice cuts a piece out of the map of the native size, and no FC layer or pool reads it"
+
+
+@pytest.mark.parametrize(("last", "piece"), [(-5, True), (-4, True), (-3, False)])
+def test_half_or_less_cut_from_both_sides_is_a_piece(last: int, piece: bool) -> None:
+    """Of 14 rows: -5 leaves 5, -4 leaves 7, a half, as t[h // 4 : -(h // 4)] is exported; -3 leaves a map of 8."""
+    first = 3 if last == -4 else -last
+    network = Net(17)
+    trunk = network.conv(network.image(1, (16, 16), 1), 1, 4, strides=[1, 1])
+    model = network.model(network.op("Slice", trunk, network.ints(first), network.ints(last), network.ints(2)))
+    if piece:
+        assert refusal(model).code == "cut-out"
+    else:
+        assert onnxfc.rewrite(model).claim.outputs[0].stride[0] == 1
+
+
+@pytest.mark.parametrize("convolved", [False, True])
+def test_stripes_that_come_back_to_the_places_of_the_map(convolved: bool) -> None:
+    """chunk(2, 2) of a map, the mean of each and expand, as torch.onnx exports it: to the native 14 x 14."""
+
+    def stripes(net: Net, x: str) -> str:
+        means = [mean(net, x, slice_of) for slice_of in ((0, 7), (7, 14))]
+        spread = net.op("Expand", net.op("Concat", *means, axis=1), net.ints(1, 1, 14, 14))
+        return net.conv(spread, 8, 3, strides=[1, 1]) if convolved else spread
+
+    def mean(net: Net, x: str, part: tuple[int, int]) -> str:
+        piece = net.op("Slice", x, net.ints(part[0]), net.ints(part[1]), net.ints(2))
+        return net.op("ReduceMean", piece, axes=[2, 3], keepdims=1)
+
+    found = refused(stripes)
+    assert (found.code, found.node[:11]) == ("cut-out", "node_expand")
+    assert found.reason == "Expand spreads what was pooled of a piece over the map's native places"
+
+
+def test_a_piece_beside_the_rest_of_its_map() -> None:
+    """cat([t[:, :, :2] * 2, t[:, :, 2:]], 2): nothing in it was flattened."""
+
+    def joined(net: Net, x: str) -> str:
+        first, rest = (net.op("Slice", x, net.ints(a), net.ints(b), net.ints(2)) for a, b in ((0, 2), (2, 2**31)))
+        both = net.op("Concat", net.op("Mul", first, net.const(2.0)), rest, axis=2)
+        return net.fc(net.op("Flatten", both), COUNT, 5)
+
+    found = refused(joined)
+    assert (found.code, found.node[:11]) == ("cut-out", "node_concat")
+    assert found.reason == "Concat joins a piece of the native map with what grows as the map does"
 
 
 def test_places_that_no_head_reads_are_refused_where_they_are_picked() -> None:
