@@ -57,6 +57,27 @@ def test_grid_of_a_level_of_one_place_shows_no_step(exporter: str) -> None:
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
+def test_figure_of_the_window_behind_the_places_is_refused(exporter: str) -> None:
+    with pytest.raises(NothingToRewrite) as caught:
+        rewritten("list_and_pooled", exporter)
+    assert [refusal.code for refusal in caught.value.refusals] == ["mixes-map-and-window"]
+    assert caught.value.refusals[0].reason.startswith("Concat lays figures of the whole window behind the places")
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize(
+    ("name", "operator"),
+    [("kept_soft_argmax", "Softmax"), ("kept_queries", "MatMul"), ("kept_unbatched", "ReduceMean")],
+)
+def test_figures_that_are_not_kept_global_are_refused(name: str, operator: str, exporter: str) -> None:
+    options = onnxfc.RewriteOptions(global_pool="keep")
+    with pytest.raises(NothingToRewrite) as caught:
+        onnxfc.rewrite(fixture_file(f"{name}.{exporter}.onnx"), options=options)
+    assert [refusal.code for refusal in caught.value.refusals] == ["not-kept"]
+    assert caught.value.refusals[0].reason.startswith(f"{operator} sums up places")
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
 @pytest.mark.parametrize("name", NAMES)
 def test_lists_of_large_models_are_moved(name: str, exporter: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Large models are moved in a session of their own, and only where their trunk told nothing."""
