@@ -121,6 +121,9 @@ def _unseen(ctx: RuleContext, table: _Table) -> Refusal | None:
     if any(level.unseen or level.single.intersection(table.places) for level in table.levels):
         why = f"reads {table.name}, a grid that has but one place along an axis and shows no step there"
         return ctx.refuse("grid-rule", why, "export the model anew for larger images")
+    if any(level.table.slopes.keys() != set(table.places) for level in table.levels):
+        why = f"reads {table.name}, a grid that shows no step in one level where it does in another"
+        return ctx.refuse("grid-rule", why, "export the model anew for larger images")
     if not table.spread and any(level.table.counted for level in table.levels):
         why = f"reads {table.name}, which counts the places row by row: how many there are in a row is in each number"
         return ctx.refuse("grid-rule", why, NO_RULE)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from onnxfc.layout.axes import Atom, Group, Groups, places_in, regroup
+from onnxfc.layout.axes import Atom, Group, Groups, kinds, places_in, regroup
 from onnxfc.layout.views import Placed
 from onnxfc.shapes.spec import Shape
 
@@ -42,6 +42,23 @@ def row_axis(view: Placed, rank: int) -> int | None:
         if rows(group, rank) is not None:
             return axis if not places_in((*view.groups[:axis], *view.groups[axis + 1 :])) else None
     return None
+
+
+def in_one_row(groups: Groups, after: Shape, rank: int) -> Groups | None:
+    """The axes of a map whose places are laid in one row, also where there is one row or column of them natively; None
+    where they are not."""
+    atoms = tuple(atom for group in groups for atom in group)
+    places = tuple(places_in(groups))
+    if "space" not in kinds(atoms) or rows(places, rank) is None:
+        return None
+    first = kinds(atoms).index("space")
+    if atoms[first : first + rank] != places:
+        return None
+    whole = Atom("space", math.prod(atom.length for atom in places))
+    made = regroup([(*atoms[:first], whole, *atoms[first + rank :])], after)
+    if made is None or not any(whole in group for group in made):
+        return None
+    return tuple(tuple(part for atom in group for part in (places if atom == whole else (atom,))) for group in made)
 
 
 def levels(view: Placed, rank: int) -> list[Row]:

@@ -12,8 +12,9 @@ from onnxfc.graph.index import inputs_of, label, needed
 from onnxfc.graph.op_kinds import CUTTING
 from onnxfc.io.model_file import ModelFile
 from onnxfc.layout.gathered import Gathered
+from onnxfc.layout.lists import row_axis
 from onnxfc.layout.provenance import Provenance
-from onnxfc.layout.views import Lifted, ScoreMap, Window
+from onnxfc.layout.views import Lifted, Placed, ScoreMap, Window
 from onnxfc.rewriter.outputs import maps_of_windows
 from onnxfc.shapes.image_inputs import Image, is_open
 
@@ -36,7 +37,8 @@ def objections(state: State, reading: Sequence[Image], provenances: Sequence[Pro
     if state.not_affine and any(provenance.dropped for provenance in provenances):
         return tuple(state.not_affine)  # a dropped pool does not commute with these
     unclear = _unclear_lengths(state) or _shifted(state)
-    found = unclear or _headless(state, reading, provenances) or _unlike_windows(state, provenances)
+    found = unclear or _headless(state, reading, provenances) or _beside_figures(state) or _not_kept(state)
+    found = found or _unlike_windows(state, provenances)
     return () if found is None else (found,)
 
 
@@ -51,6 +53,33 @@ def _headless(state: State, reading: Sequence[Image], provenances: Sequence[Prov
     cut = any(set(boundary.extent) != {1} for provenance in provenances for boundary in provenance.windows)
     whole = not any(_lacks_places(state, name) for name in state.graph.outputs)
     return _whole_windows(state) if cut and whole and any(item.places for item in provenances) else None
+
+
+def _not_kept(state: State) -> Refusal | None:
+    """A figure of the whole image that the user wants kept, and that became one of each window."""
+    for name in sorted(state.roles.heads) if state.global_pool == "keep" else ():
+        node = state.graph.producers[name]
+        kept = name in state.roles.whole or node.op_type in {"Softmax", "LogSoftmax"}
+        if kept and isinstance(state.views.get(name), Window | ScoreMap):
+            why = f"{node.op_type} sums up places that are features of a window here: it is not kept global"
+            return Refusal("not-kept", label(node), why, "leave out --global-pool keep")
+    return None
+
+
+def _beside_figures(state: State) -> Refusal | None:
+    """Places in a row with a figure of the window on the same axis, which no head reads: there is no list of these."""
+    found = list(state.graph.outputs)
+    for name in found:
+        node = state.graph.producers.get(name)
+        if node is None or name in state.roles.heads or not isinstance(state.views.get(name), Window | ScoreMap):
+            continue
+        views = [state.views.get(item) for item in inputs_of(node)]
+        rows = [view for view in views if isinstance(view, Placed) and row_axis(view, state.rank) is not None]
+        if node.op_type == "Concat" and rows and any(isinstance(view, ScoreMap) for view in views):
+            why = "Concat lays figures of the whole window behind the places of a list, and no FC layer reads them"
+            return Refusal("mixes-map-and-window", label(node), why, "give them as outputs of their own: --output-at")
+        found.extend(item for item in inputs_of(node) if item not in found)
+    return None
 
 
 def _unlike_windows(state: State, provenances: Sequence[Provenance]) -> Refusal | None:

@@ -30,7 +30,7 @@ from onnxfc.layout.axes import (
     survivors,
     with_batch,
 )
-from onnxfc.layout.lists import rows, split_rows
+from onnxfc.layout.lists import in_one_row, rows, split_rows
 from onnxfc.layout.views import Placed
 from onnxfc.rules.channel_shuffle import permuted
 from onnxfc.rules.registry import PLACED, rule
@@ -49,6 +49,9 @@ def reshape(ctx: RuleContext) -> Outcome | None:
         places = survivors(before, after, view.spatial)
         if places is not None and not _unclear(view, before, after):
             return _each_alone(ctx, view, dict(zip(view.where, places, strict=True)))
+        listed = _joined(ctx) and in_one_row(view.groups, after, ctx.state.rank)
+        if listed:
+            return _regrouped(ctx, view, listed)
         if view.provenance.windows or 1 in view.extent:
             return pooled_in_part(ctx) if view.is_strip else None
     split = split_rows(view, after) if view.is_list else None
@@ -72,6 +75,17 @@ def _stays(view: Placed, groups: Groups) -> bool:
 def _in_a_row(groups: Groups, rank: int) -> bool:
     """Whether a map was flattened place by place, (N, H * W * C): parts of a list, where no head follows."""
     return len(groups) == 2 and (rows(groups[1], rank) or (0,))[0] == 1
+
+
+def _joined(ctx: RuleContext) -> bool:
+    """Whether no head follows, and a Concat joins the places with others: they are a level of a list then."""
+    graph, found = ctx.state.graph, list(ctx.node.output)
+    for name in found if ctx.state.dense else ():
+        for node in graph.readers.get(name, ()):
+            if node.op_type == "Concat":
+                return True
+            found.extend(output for output in node.output if output not in found)
+    return False
 
 
 def _unclear(view: Placed, before: Shape, after: Shape) -> bool:

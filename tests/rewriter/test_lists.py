@@ -19,6 +19,7 @@ CONTEXT = ("list_gated", "list_weighed")
 """Lists of which every element looks at the whole image."""
 SMALL = ((16, 40), (36, 20), (25, 33))
 SIZES = ((64, 48), (36, 52), (33, 51))
+ONE_ROW = np.load(fixture_file("lists_one_row.npz"))
 REFERENCES = np.load(fixture_file("lists.npz"))
 
 
@@ -35,6 +36,45 @@ def test_lists_of_any_size(name: str, exporter: str) -> None:
     assert done.parity.shift.status == ("not applicable" if name in CONTEXT else "passed")
     for size in SMALL if name in CONTEXT else SIZES:
         compare(done.model, {"image": image(*size)}, REFERENCES, name)
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize("name", ["list_one_row", "list_one_column", "list_one_place"])
+def test_levels_of_one_row_are_lists(name: str, exporter: str) -> None:
+    """A level that has one row, one column or one place natively has more of them in larger images."""
+    done = rewritten(name, exporter)
+    assert {output.form for output in done.claim.outputs} == {"list"}
+    for size in SIZES:
+        compare(done.model, {"image": image(*size)}, ONE_ROW, name)
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_grid_of_a_level_of_one_place_shows_no_step(exporter: str) -> None:
+    with pytest.raises(NothingToRewrite) as caught:
+        rewritten("list_one_place_grid", exporter)
+    assert [refusal.code for refusal in caught.value.refusals] == ["grid-rule"]
+    assert "shows no step in one level" in caught.value.refusals[0].reason
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_figure_of_the_window_behind_the_places_is_refused(exporter: str) -> None:
+    with pytest.raises(NothingToRewrite) as caught:
+        rewritten("list_and_pooled", exporter)
+    assert [refusal.code for refusal in caught.value.refusals] == ["mixes-map-and-window"]
+    assert caught.value.refusals[0].reason.startswith("Concat lays figures of the whole window behind the places")
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize(
+    ("name", "operator"),
+    [("kept_soft_argmax", "Softmax"), ("kept_queries", "MatMul"), ("kept_unbatched", "ReduceMean")],
+)
+def test_figures_that_are_not_kept_global_are_refused(name: str, operator: str, exporter: str) -> None:
+    options = onnxfc.RewriteOptions(global_pool="keep")
+    with pytest.raises(NothingToRewrite) as caught:
+        onnxfc.rewrite(fixture_file(f"{name}.{exporter}.onnx"), options=options)
+    assert [refusal.code for refusal in caught.value.refusals] == ["not-kept"]
+    assert caught.value.refusals[0].reason.startswith(f"{operator} sums up places")
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
