@@ -53,7 +53,7 @@ def test_grid_of_a_level_of_one_place_shows_no_step(exporter: str) -> None:
     with pytest.raises(NothingToRewrite) as caught:
         rewritten("list_one_place_grid", exporter)
     assert [refusal.code for refusal in caught.value.refusals] == ["grid-rule"]
-    assert "shows no step in one level" in caught.value.refusals[0].reason
+    assert "has but one place along an axis and shows no step there" in caught.value.refusals[0].reason
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
