@@ -75,7 +75,7 @@ def _beside_figures(state: State) -> Refusal | None:
             continue
         views = [state.views.get(item) for item in inputs_of(node)]
         rows = [view for view in views if isinstance(view, Placed) and row_axis(view, state.rank) is not None]
-        if node.op_type == "Concat" and rows and any(isinstance(view, ScoreMap) for view in views):
+        if node.op_type == "Concat" and rows and any(isinstance(view, ScoreMap | Window) for view in views):
             why = "Concat lays figures of the whole window behind the places of a list, and no FC layer reads them"
             return Refusal("mixes-map-and-window", label(node), why, "give them as outputs of their own: --output-at")
         found.extend(item for item in inputs_of(node) if item not in found)

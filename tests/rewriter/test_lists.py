@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from fixture_files import fixture_file
+from hazards import Net, proven, refusal
 from references import EXPORTERS, compare, image, run
 
 import onnxfc
@@ -176,3 +177,17 @@ def test_a_list_along_one_axis_is_that_of_the_freed_original() -> None:
         [want] = run(freed(path, 2), given).values()
         [found] = run(done.model, given).values()
         np.testing.assert_allclose(found, want, rtol=0, atol=1e-6 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("kind", ["ReduceMean", "ReduceMax"])
+@pytest.mark.parametrize("fc", [False, True])
+def test_a_figure_of_the_places_behind_them(kind: str, fc: bool) -> None:
+    """In a row of features a head reads both; without a head there is no list of such."""
+    net = Net()
+    trunk = net.op("Tanh", net.conv(net.image(1, (18, 18)), 2, 4, strides=[4, 4]))
+    places = net.op("Reshape", trunk, net.const([1, 4, 16], dtype=np.int64))
+    row = net.op("Concat", places, net.axes(kind, places, [2], keepdims=1), axis=2)
+    if fc:
+        proven(net.model(net.fc(net.op("Flatten", row), 4 * 17, 5)))
+    else:
+        assert refusal(net.model(row)).code == "mixes-map-and-window"
