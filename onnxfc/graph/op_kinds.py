@@ -111,9 +111,10 @@ def cuts_of(attrs: Mapping[str, Any], bounds: Sequence[Iterable[Any] | None], ra
 
 
 def is_border(start: int, end: int, length: int) -> bool:
-    """Whether a Slice cuts off a border: it leaves more than it takes, for a half may be a half at every size."""
+    """Whether a Slice cuts off a border: it leaves more than it takes, for a half may be a half at every size; or it
+    takes one place from either side."""
     first, last, _ = slice(start, end).indices(length)
-    return 2 * (last - first) > length
+    return 2 * (last - first) > length or start == -end == 1
 
 
 def perm_of(attrs: Mapping[str, Any], rank: int) -> Sequence[int]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+import onnx
+
 from onnxfc.builder.rule_context import LEAVE
 from onnxfc.builder.state import State
 from onnxfc.claim.claim import PREFIX, Output
@@ -59,11 +62,22 @@ def _not_kept(state: State) -> Refusal | None:
     """A figure of the whole image that the user wants kept, and that became one of each window."""
     for name in sorted(state.roles.heads) if state.global_pool == "keep" else ():
         node = state.graph.producers[name]
-        kept = name in state.roles.whole or node.op_type in {"Softmax", "LogSoftmax"}
+        kept = name in state.roles.whole or _weighs_coordinates(state, node)
         if kept and isinstance(state.views.get(name), Window | ScoreMap):
             why = f"{node.op_type} sums up places that are features of a window here: it is not kept global"
             return Refusal("not-kept", label(node), why, "leave out --global-pool keep")
     return None
+
+
+def _weighs_coordinates(state: State, node: onnx.NodeProto) -> bool:
+    """Whether a Softmax weighs coordinates of places, of which a matrix holds few that differ; an FC layer's weights
+    are all others, and it has windows whatever the option."""
+    if node.op_type not in {"Softmax", "LogSoftmax"}:
+        return False
+    values = [
+        state.native[name].constant for reader in state.graph.readers.get(node.output[0], ()) for name in reader.input
+    ]
+    return any(value is not None and value.ndim == 2 and 2 * len(np.unique(value)) < len(value) for value in values)
 
 
 def _beside_figures(state: State) -> Refusal | None:

@@ -14,7 +14,7 @@ from onnxfc.rewriter.api import rewrite
 
 UNKNOWN = bytes([0xFA, 0x3E, 3]) + b"new"  # field 1007, three bytes
 TRUNK = {"Conv", "Relu", "Clip", "BatchNormalization", "Tanh", "Sigmoid", "HardSwish", "HardSigmoid"}
-OTHER_NODES = ("halves_joined", "unbatched_pooled")
+OTHER_NODES = ("halves_joined", "kept_unbatched", "unbatched_pooled")
 """Pieces that are joined again are the map itself; an axis for the batch is not put there and taken away again."""
 MODELS = sorted(path.name for path in fixture_models() if not path.name.startswith(OTHER_NODES))
 """All but those of which each layer takes an image without a batch: what turns it into one and back goes."""
