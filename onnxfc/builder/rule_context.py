@@ -19,6 +19,7 @@ from onnxfc.layout.views import Fixed, Lifted, Placed, Refused, ScoreMap, View, 
 from onnxfc.shapes.spec import Array, Shape, Spec
 
 LEAVE = "leave this model at its native size"
+NO_VALUES = "only its author has values for other sizes; run the original on crops"
 ATTENTION = "relates the places of the image to each other (attention): it was trained for the native size"
 
 Outcome = list[View] | Refusal
@@ -315,13 +316,17 @@ class RuleContext:
         """A window would read what was weighed over all places of the image."""
         return self.refuse("softmax-over-space", "reads in a window what was weighed over all places of the image")
 
+    def no_values(self, reason: str, advice: str = NO_VALUES) -> Refusal:
+        """A table has a value for every native place and none for others; nor has an input that stays as it is."""
+        images = {info.name: isinstance(self.state.views[info.name], Placed) for info in self.state.graph.inputs}
+        stays = next((name for name in self.node.input if images.get(name) is False), None)
+        if stays is None:
+            return self.refuse("position-table", reason, advice)
+        named = " ".join(f"--input {name}" for name in [*(name for name, image in images.items() if image), stays])
+        why = f"combines the map with {stays}, an input that stays at its native size"
+        return self.refuse("sizes-differ", why, f"name it too: {named}")
+
     def refuse(self, code: str, reason: str, advice: str = "") -> Refusal:
-        inputs = {info.name: isinstance(self.state.views[info.name], Placed) for info in self.state.graph.inputs}
-        stays = [name for name in self.node.input if inputs.get(name) is False]
-        if code == "position-table" and stays:
-            code, reason = "sizes-differ", f"combines the map with {stays[0]}, an input that stays at its native size"
-            images = [name for name, image in inputs.items() if image]
-            advice = "name it too: " + " ".join(f"--input {name}" for name in [*images, stays[0]])
         if self.state.global_pool == "window":
             advice = advice.replace("use --global-pool window", "")
         return Refusal(code, self.label, f"{self.op_type} {reason}", advice)

@@ -120,7 +120,6 @@ def _biased(ctx: RuleContext, inputs: list[str]) -> str | None:
 
 
 PER_PLACE = "combines what relates the places with values for each place of the native size"
-NO_VALUES = "only its author has values for other sizes; run the original on crops"
 
 
 @rule(*BROADCAST, on=PLACED, attributes=("direction", "fmod"))
@@ -139,18 +138,15 @@ def broadcast(ctx: RuleContext) -> Outcome | None:
         return None if met or any(view.is_folded for view in placed) else ctx.refuse(*GRIDS)
     inputs, everywhere = _inputs(ctx, placed, groups)
     if None in inputs:
-        weighed = None if ctx.state.global_pool == "keep" else _row_of_weights(ctx, placed)
+        kept = ctx.state.global_pool == "keep"
+        weighed = None if kept else _row_of_weights(ctx, placed)
         if weighed is not None:
             return weighed
         whole = _with_grids(ctx, placed, groups, inputs)
         if not isinstance(whole, list):
-            return _row_of_weights(ctx, placed) or whole
+            return (_row_of_weights(ctx, placed) if kept else None) or whole
         inputs, provenance = whole, provenance.blamed(*grid_blames(ctx))
-    refusal = _beside_windows(ctx, placed)
-    if refusal is not None:
-        return refusal
-    provenance = _with_context(ctx, provenance, bool(_by_size(ctx)) or everywhere)
-    return [_kept(ctx, inputs, _made(ctx, placed, groups, provenance))]
+    return _beside_windows(ctx, placed) or _kept(ctx, placed, groups, provenance, everywhere, inputs)
 
 
 def _inputs(ctx: RuleContext, placed: Sequence[Placed], groups: Groups) -> tuple[list[str | None], bool]:
@@ -238,7 +234,7 @@ def _meets(ctx: RuleContext, small: Sequence[Placed]) -> Outcome:
 def _unlike(ctx: RuleContext, placed: Sequence[Placed]) -> Refusal | None:
     """Axes that hold different things lie on each other."""
     if any(view.other for view in placed):
-        return ctx.refuse("position-table", PER_PLACE, NO_VALUES)
+        return ctx.no_values(PER_PLACE)
     return None if any(view.is_folded for view in placed) else ctx.refuse(*_APART)
 
 
@@ -255,11 +251,11 @@ def _row_of_weights(ctx: RuleContext, placed: Sequence[Placed]) -> Outcome | Non
 
 def _positional(ctx: RuleContext, placed: Sequence[Placed], position: int) -> Refusal | None:
     if any(view.other for view in placed):
-        return ctx.refuse("position-table", PER_PLACE, NO_VALUES)
+        return ctx.no_values(PER_PLACE)
     if any(view.is_folded for view in placed) and not ctx.state.dense:
         return None  # features of a window, each with its own value
     why = f"combines the map with {ctx.node.input[position]}, which has a value for every place of the native size"
-    return ctx.refuse("position-table", why, NO_VALUES)
+    return ctx.no_values(why)
 
 
 def _spread(ctx: RuleContext, position: int, groups: Groups) -> str | None:
@@ -289,16 +285,19 @@ def _with_context(ctx: RuleContext, provenance: Provenance, by_size: bool) -> Pr
     return provenance.blamed(ctx.blame(Cause.CONTEXT)) if context or by_size else provenance
 
 
-def _by_size(ctx: RuleContext) -> list[int]:
-    """The inputs that are numbers of the image's size."""
-    return [position for position in range(len(ctx.views)) if ctx.follows_size(position)]
-
-
-def _kept(ctx: RuleContext, inputs: Sequence[str | None], made: Placed) -> Placed:
+def _kept(
+    ctx: RuleContext,
+    placed: Sequence[Placed],
+    groups: Groups,
+    provenance: Provenance,
+    everywhere: bool,
+    inputs: Sequence[str | None],
+) -> Outcome:
     """Write the node with these inputs; what it makes, with what a number of the image's size made of it."""
-    by_size = _by_size(ctx)
+    by_size = [position for position in range(len(ctx.views)) if ctx.follows_size(position)]
+    made = _made(ctx, placed, groups, _with_context(ctx, provenance, bool(by_size) or everywhere))
     ctx.keep([tensor for tensor in inputs if tensor is not None])
-    return _per_place(ctx, made, by_size[0]) if by_size and made.is_folded else made
+    return [_per_place(ctx, made, by_size[0]) if by_size and made.is_folded else made]
 
 
 def _made(ctx: RuleContext, placed: Sequence[Placed], groups: Groups, provenance: Provenance) -> Placed:

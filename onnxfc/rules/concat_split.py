@@ -18,7 +18,7 @@ from onnxfc.layout.axes import Atom, Group, Groups, channels, pure
 from onnxfc.layout.lists import end_to_end, row_axis
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Context, Fixed, Placed, provenance_of_all
-from onnxfc.rules.broadcast import GRIDS, NO_VALUES
+from onnxfc.rules.broadcast import GRIDS
 from onnxfc.rules.circular_pad import pieces_joined
 from onnxfc.rules.joined_strips import ends_of, length_of, part_of, sliced_part
 from onnxfc.rules.registry import PLACED, rule
@@ -90,7 +90,7 @@ def _beside_context(ctx: RuleContext, like: Placed, axis: int, provenance: Prove
             own = (*like.groups[:axis], channels(ctx.shape_in(position)[axis]), *like.groups[axis + 1 :])
             grid = continued(ctx, position, own, [like])
             if not isinstance(grid, Continued):
-                return grid or ctx.refuse("position-table", _TABLE, NO_VALUES)
+                return grid or ctx.no_values(_TABLE)
             alone = grid.tensor
         everywhere |= isinstance(view, Context) or lies_on(ctx, position, like.groups, [like])
         inputs.append(_expanded(ctx, like, alone, axis))

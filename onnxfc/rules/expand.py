@@ -68,10 +68,7 @@ def spread(ctx: RuleContext) -> Outcome:
     if ctx.op_type in BROADCAST:
         inputs = [_one_place(ctx, position) for position in range(len(ctx.views))]
         if any(item is None for item in inputs):
-            return ctx.refuse(
-                *("position-table", "combines a value of the whole image with one for every place of the native size"),
-                "only its author has values for other sizes; run the original on crops",
-            )
+            return ctx.no_values("combines a value of the whole image with one for every place of the native size")
         found = [item for item in inputs if item is not None]
         tensor = name if alone else ctx.keep_renamed(found)[0]
         if alone:

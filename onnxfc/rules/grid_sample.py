@@ -9,7 +9,6 @@ from onnxfc.claim.blame import Cause
 from onnxfc.layout.axes import BATCH_OF_ONE, channels
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Fixed, Placed, is_map
-from onnxfc.rules.broadcast import NO_VALUES
 from onnxfc.rules.registry import PLACED, rule
 
 
@@ -24,7 +23,7 @@ def grid_sample(ctx: RuleContext) -> Outcome | None:
     if is_map(view) and isinstance(grid, Fixed):
         return _warped(ctx, view)
     if not is_map(view) or not is_map(grid):
-        return ctx.refuse("position-table", _TABLE, NO_VALUES)
+        return ctx.no_values(_TABLE)
     rank = ctx.state.rank
     if not view.channels_first or grid.spatial != tuple(range(1, 1 + rank)):
         return ctx.refuse("layout", "reads at coordinates of other axes than the image's")
@@ -49,6 +48,6 @@ def _warped(ctx: RuleContext, view: Placed) -> Outcome:
     groups = (BATCH_OF_ONE, *(view.groups[axis] for axis in view.spatial), channels(rank))
     grid = continued(ctx, 1, groups, [view], spread=True) if fits else None
     if not isinstance(grid, Continued):
-        return grid or ctx.refuse("position-table", _TABLE, NO_VALUES)
+        return grid or ctx.no_values(_TABLE)
     ctx.keep([view.tensor, grid.tensor])
     return ctx.placed(view, view.provenance.blamed(ctx.blame(Cause.CONTEXT)), view.where)

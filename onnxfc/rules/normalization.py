@@ -43,7 +43,7 @@ def batch_normalization(ctx: RuleContext) -> Outcome | None:
         if len((ctx.native(ctx.node.input[1]).shapes or ((),))[0]) == 1:
             told = "has spatial=0 but a value a channel, a fault of MXNet's exporter; onnxruntime cannot run it"
             return ctx.refuse("unsupported-operator", told, "set spatial to 1, and slopes of PRelu to (C, 1, 1)")
-        return ctx.refuse("position-table", "has statistics for every place of the native size")
+        return ctx.no_values("has statistics for every place of the native size", "")
     return _over_channels(ctx)
 
 
@@ -66,7 +66,7 @@ def layer_normalization(ctx: RuleContext) -> Outcome | None:
     if view.is_map and set(view.spatial) <= set(normalised):
         return along_axis(ctx)
     if view.apart and set(normalised) & set(view.spatial):
-        return ctx.refuse("position-table", "normalises over the places of the native size, each with its own scale")
+        return ctx.no_values("normalises over the places of the native size, each with its own scale", "")
     return kept(ctx, view, normalised)
 
 

@@ -15,7 +15,7 @@ from onnxfc.head.windows import bounds_of
 from onnxfc.layout.axes import Group, Groups, channels, pure
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Fixed, Placed, provenance_of_all
-from onnxfc.rules.broadcast import GRIDS, NO_VALUES
+from onnxfc.rules.broadcast import GRIDS
 from onnxfc.rules.registry import PLACED, rule
 from onnxfc.shapes.spec import Array
 
@@ -47,7 +47,7 @@ def scatter(ctx: RuleContext) -> Outcome:
         return ctx.refuse(*GRIDS)
     whole, written = _whole(ctx, groups, block), _written(ctx, groups, block)
     if whole is None or written is None:
-        return ctx.refuse("position-table", "writes a value for every place of the native size", NO_VALUES)
+        return ctx.no_values("writes a value for every place of the native size")
     name = ctx.node.output[0]
     ctx.builder.emit("Identity", [_put(ctx, whole, written, list(block.items()))], name, instead=ctx.node)
     provenance = provenance.blamed(*([ctx.blame(Cause.PADDING)] if borders else []))

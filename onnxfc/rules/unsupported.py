@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import onnx
 
-from onnxfc.builder.rule_context import ATTENTION, LEAVE, RuleContext
+from onnxfc.builder.rule_context import ATTENTION, LEAVE, NO_VALUES, RuleContext
 from onnxfc.errors import Refusal
 from onnxfc.graph.index import attributes, label
 from onnxfc.graph.op_kinds import BROADCAST, QUANTISED, RECURRENT
@@ -44,8 +44,7 @@ def attention(ctx: RuleContext) -> Refusal:
             why = (
                 f"{node.op_type} adds {table} to the weights of attention, a table with a value for every native place"
             )
-            advice = "only its author has values for other sizes; run the original on crops"
-            return replace(found, code="position-table", node=label(node), reason=why, advice=advice)
+            return replace(found, code="position-table", node=label(node), reason=why, advice=NO_VALUES)
         if node.op_type == "Concat" and _adds_token(ctx, node):
             return ctx.refuse("attention", f"weighs places beside a class token, which {label(node)} {_TOKEN}", LEAVE)
     return found
