@@ -12,6 +12,7 @@ from onnx import helper
 
 from onnxfc.builder import ops
 from onnxfc.builder.axis_ops import target
+from onnxfc.builder.computed_constants import computed
 from onnxfc.builder.resized_table import resized
 from onnxfc.builder.rule_context import LEAVE, RuleContext
 from onnxfc.builder.state import Continued
@@ -25,8 +26,6 @@ from onnxfc.layout.views import Fixed, Placed
 from onnxfc.shapes.spec import Array
 
 ASK = "say how to go on: --grids step (steps as they are), map (spread over the places) or image (over the pixels)"
-
-
 NO_RULE = "such a table has no values for other sizes"
 
 
@@ -67,9 +66,8 @@ class _Table:
         return sorted({place for level in self.levels for place in level.table.slopes})
 
     def shown(self, place: int) -> set[Rule]:
-        """The rules that fit the values of all levels that move along a place."""
-        levels = (item for item in self.levels if place in item.table.slopes)
-        shown = set.intersection(*(shown_rules(item.table, place, item.strides[place]) for item in levels))
+        """The rules that fit the values of all levels along a place."""
+        shown = set.intersection(*(shown_rules(item.table, place, item.strides[place]) for item in self.levels))
         return shown - {"step"} if self.spread else shown
 
 
@@ -88,7 +86,7 @@ def continued(
     if not whole and any(view.is_folded for view in placed):
         return None  # a value for each feature of a window, as a crop has it
     own = resized(ctx, position, groups, placed[0].like) if whole and not spread else None
-    value = None if own is not None or ctx.follows_size(position) else _value(ctx, name, {})
+    value = None if own is not None or ctx.follows_size(position) else computed(ctx, name)
     if value is None:
         return own
     levels = _levels(value, groups, placed)
@@ -159,25 +157,6 @@ def _kept(ctx: RuleContext) -> str:
     return "--global-pool keep makes one score of the whole image, over which it goes on" if pools else LEAVE
 
 
-_LARGEST = 1 << 24
-"""Elements of the largest table that is looked at."""
-
-
-def _value(ctx: RuleContext, name: str, known: dict[str, Array | None]) -> Array | None:
-    """What a tensor is that is computed from constants alone: exporters leave it so where it is large."""
-    graph, view = ctx.state.graph, ctx.state.views.get(name)
-    node, shapes = graph.producers.get(name), ctx.native(name).shapes
-    if name in known or not isinstance(view, Fixed) or name in graph.overridable or shapes is None:
-        return known.get(name)
-    spec, tensor = ctx.builder.specs.get(view.tensor), graph.constant(name)
-    known[name] = ctx.builder.model.array(tensor) if tensor is not None else spec.constant if spec else None
-    if known[name] is None and node is not None and node.input and math.prod(shapes[0]) <= _LARGEST:
-        inputs = [_value(ctx, item, known) if item else None for item in node.input]
-        if all(value is not None or not item for item, value in zip(node.input, inputs, strict=True)):
-            known.update(zip(node.output, ctx.builder.inference.run(node, inputs), strict=True))
-    return known[name]
-
-
 def grid_blames(ctx: RuleContext) -> list[Blame]:
     """Whom to blame where the node reads a grid that goes on."""
     moving = any(isinstance(note, Continued) and note.moves for note in ctx.notes)
@@ -209,8 +188,8 @@ def _chosen(ctx: RuleContext, table: _Table) -> dict[int, Rule] | Refusal:
     found: dict[int, Rule] = {}
     given, pixels = None if table.spread else ctx.state.grids, _pixels(ctx)
     for place in table.places:
-        shown, levels = table.shown(place), [item for item in table.levels if place in item.table.slopes]
-        asked = {given_rule(item.table, place, item.strides[place], pixels[place], given) for item in levels}
+        shown = table.shown(place)
+        asked = {given_rule(item.table, place, item.strides[place], pixels[place], given) for item in table.levels}
         rule = next(iter(shown if len(shown) == 1 else asked)) if 1 in (len(shown), len(asked)) else None
         if rule is None or (given and None in asked):
             rules = f"{'several rules' if len(shown) > 1 else 'the rule'} ({', '.join(sorted(shown))})"

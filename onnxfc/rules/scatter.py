@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from onnxfc.builder import ops
+from onnxfc.builder.computed_constants import computed
 from onnxfc.builder.rule_context import LEAVE, Outcome, RuleContext
 from onnxfc.claim.blame import Cause
 from onnxfc.head.meet_grids import uniform
@@ -56,7 +57,7 @@ def scatter(ctx: RuleContext) -> Outcome:
 
 def _block(ctx: RuleContext) -> Block | None:
     """The block that all places make up, in order; None where they make none."""
-    places, shape = _value(ctx, ctx.node.input[1]), ctx.shape_in()
+    places, shape = computed(ctx, ctx.node.input[1]), ctx.shape_in()
     if places is None or not places.size:
         return None
     if ctx.op_type == "ScatterND":
@@ -71,19 +72,6 @@ def _block(ctx: RuleContext) -> Block | None:
         return None
     pairs = enumerate(zip(ends, shape, strict=True))
     return {axis: (first, last - n) for axis, ((first, last), n) in pairs if (first, last) != (0, n)}
-
-
-def _value(ctx: RuleContext, name: str) -> Array | None:
-    """A constant of any length that the graph may compute; None where it follows the image's size."""
-    tensor, node, view = ctx.state.graph.constant(name), ctx.state.graph.producers.get(name), ctx.state.views[name]
-    if tensor is not None:
-        return ctx.builder.model.array(tensor)
-    spec = ctx.builder.spec(view.tensor) if isinstance(view, Fixed) else None
-    if spec is None or node is None or spec.values is not None:
-        return None if spec is None else spec.constant
-    given = [_value(ctx, item) if item else None for item in node.input]
-    known = all(value is not None for value, item in zip(given, node.input, strict=True) if item)
-    return ctx.builder.inference.run(node, given)[list(node.output).index(name)] if known else None
 
 
 def _fits(ctx: RuleContext, block: Block) -> bool:
