@@ -21,6 +21,7 @@ from onnxfc.claim.damages import (
     integers,
     layer_fits,
     level_fits,
+    named,
 )
 from onnxfc.errors import ReadError, UsageError
 
@@ -353,14 +354,13 @@ def _damaged_parts(claim: Claim, dims: int) -> Iterator[str]:
     yield from (f"output {item.name!r} is {item}" for item in claim.outputs if not _output(item, dims))
     yield from (f"layer {item.original!r} is {item}" for item in claim.layers if not layer_fits(item))
     yield from (f"grid {item.original!r} is {item}" for item in claim.grids if not _grid(item, dims))
-    named = [isinstance(item.original, str) and isinstance(item.rewritten, str) for item in claim.figures]
-    yield from (f"figure {item}" for item, fits in zip(claim.figures, named, strict=True) if not fits)
+    yield from (f"figure {item}" for item in claim.figures if not named(item))
 
 
 def _grid(item: Grid, dims: int) -> bool:
-    named = isinstance(item.original, str) and isinstance(item.rewritten, str) and isinstance(item.given, bool)
+    told = named(item) and isinstance(item.given, bool)
     rules = isinstance(item.rules, tuple) and len(item.rules) == dims == len(item.axes)
-    return named and rules and integers(item.axes, dims, dims) and all(rule in GRID_RULES for rule in item.rules)
+    return told and rules and integers(item.axes, dims, dims) and all(rule in GRID_RULES for rule in item.rules)
 
 
 def _output(item: Output, dims: int) -> bool:

@@ -59,10 +59,14 @@ def image_fits(image: Any, dims: int) -> bool:
     return fits and dims + len(image.fixed) <= _MOST and len(image.spatial) == dims
 
 
+def named(item: Any) -> bool:
+    """Whether it names a tensor of either model."""
+    return isinstance(item.original, str) and isinstance(item.rewritten, str)
+
+
 def boundary_fits(item: Any, dims: int) -> bool:
-    named = isinstance(item.original, str) and isinstance(item.rewritten, str)
     counted = all(integers(value, dims, dims) and min(value) > 0 for value in (item.extent, item.step))
-    return named and counted and axes_fit(item.spatial, dims, 1, 99) and _folded(item)
+    return named(item) and counted and axes_fit(item.spatial, dims, 1, 99) and _folded(item)
 
 
 def _folded(item: Any) -> bool:
@@ -75,7 +79,7 @@ def _folded(item: Any) -> bool:
 
 
 def layer_fits(item: Any) -> bool:
-    return isinstance(item.original, str) and isinstance(item.rewritten, str) and item.form in ("map", "global")
+    return named(item) and item.form in ("map", "global")
 
 
 def level_fits(item: Any, dims: int) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import numpy as np
 import onnx
@@ -26,7 +26,7 @@ def in_own_shape(draft: Draft, outputs: Iterable[Output]) -> Draft:
     onnxruntime 1.32 does not load a DequantizeLinear of int8 and a Reshape in operator set 21.
     """
     names, nodes, new = draft.names(), list[onnx.NodeProto](), {}
-    specs, instead = dict[str, Spec](), dict[str, str]()
+    specs, instead, unread = dict[str, Spec](), dict[str, str](), set[str]()
     makers = {name: node for node in draft.nodes for name in node.output}
     for item in outputs:
         known, maker = draft.specs[item.name], makers.get(item.name)
@@ -43,13 +43,7 @@ def in_own_shape(draft: Draft, outputs: Iterable[Output]) -> Draft:
         nodes.append(helper.make_node("Reshape", [maker.input[0], target], [moved], name=label))
         nodes.append(copied(maker, input=[moved, *maker.input[1:]]))
         nodes[-1].name = names.unused(f"{item.name}_dequantizelinear")
-    kept = [node for node in renamed(draft.nodes, instead) if not _unread(node, draft, instead)]
+        if all(item.name not in inputs_of(node) for node in draft.nodes):  # of the map only the integers are read
+            unread.add(made)
+    kept = [node for node in renamed(draft.nodes, instead) if unread.isdisjoint(node.output)]
     return draft.with_nodes([*kept, *nodes], new, specs)
-
-
-def _unread(node: onnx.NodeProto, draft: Draft, instead: Mapping[str, str]) -> bool:
-    """A map in floats, of which only the integers are read now."""
-    if node.op_type != "DequantizeLinear" or node.output[0] not in instead.values() or draft.specs[node.input[1]].rank:
-        return False
-    [own] = [name for name, made in instead.items() if made == node.output[0]]
-    return all(own not in inputs_of(other) for other in draft.nodes)

@@ -189,8 +189,9 @@ def _operand(weights: Weights, node: onnx.NodeProto, position: int) -> Stored | 
 
 def _as_numbers(stored: Stored | None) -> Stored | None:
     """Integers as what they are, where a product of integers reads them."""
-    integers = stored is not None and stored.values.dtype.kind in "iu"
-    return replace(stored, values=stored.values.astype(np.float32)) if stored is not None and integers else stored
+    if stored is None or stored.values.dtype.kind not in "iu":
+        return stored
+    return replace(stored, values=stored.values.astype(np.float32))
 
 
 def _matrix(node: onnx.NodeProto, position: int, values: Array) -> Array | None:

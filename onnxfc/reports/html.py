@@ -21,8 +21,6 @@ _RESULTS = {
     "form": ("form parity", "the model for one size computes what the one for any size computes there"),
     "crops": ("crop agreement", "each cell is the original run on that crop"),
 }
-_ROUNDING = 5e-4
-"""Of the score range; no picture shows less."""
 _GOOD = {"passed", "holds", "rewritten", "rewritable", "exact"}
 _BAD = {"failed", "proof failed", "error", "refused"}
 
@@ -296,7 +294,7 @@ def _cells(crops: Document) -> Iterator[str]:
     if not tried:
         return
     most = max(max(item["deviation"] for item in tried), 1e-12)
-    if most < _ROUNDING:
+    if most < LITTLE:
         yield "<h2>Cells and their crops</h2>"
         yield f"<p>All {len(tried)} cells that were compared are what the original says of their crops.</p>"
         return

@@ -56,7 +56,6 @@ _ANY_INPUT = {
     *(*BROADCAST, "Concat", "Einsum", "Gather", "GatherElements", "Gemm", "MatMul", "ScatterElements", "ScatterND"),
 }
 """Operators whose lifted input may be any; all others have their data first."""
-_UNQUANTISED = Quantised()
 _EXPORT = {MICROSOFT: "export without a runtime's own optimisation"}
 _LABELS = "ai.onnx.ml"
 """The domain of what makes labels of scores."""
@@ -71,8 +70,8 @@ def walk(
     native: Mapping[str, Spec],
     images: Sequence[Image],
     global_pool: GlobalPool,
-    grids: Grids | None = None,
-    quantised: Quantised = _UNQUANTISED,
+    grids: Grids | None,
+    quantised: Quantised,
 ) -> State:
     """Every live node once, with what an analysis of the original says of its pools."""
     roles = pool_roles(graph, native, images, is_open(graph, images), global_pool)

@@ -49,15 +49,13 @@ class Extents:
         probes: list[dict[int, int]] = [{BATCH: shape[0]} for shape in first.probes()]
         sizes = list(dict.fromkeys(image.size for image in images if image.scale == 1))
         for image in images:
-            shape = list[Any](image.shape)
-            for k, axis in enumerate(image.spatial if image.scale != 1 else ()):
-                shape[axis] = math.floor(pixels(k) * image.scale)
-            for k, axis in enumerate(
-                image.spatial if image.scale == 1 else (), [*sizes, image.size].index(image.size) * len(first.size)
-            ):
-                shape[axis] = pixels(k)
-                for probe, probed in zip(probes, image.probes(), strict=True):
-                    probe[k] = probed[axis]
+            shape, to_scale = list[Any](image.shape), image.scale != 1
+            own = 0 if to_scale else sizes.index(image.size) * len(first.size)
+            for k, axis in enumerate(image.spatial, own):
+                shape[axis] = math.floor(pixels(k) * image.scale) if to_scale else pixels(k)
+                if not to_scale:
+                    for probe, probed in zip(probes, image.probes(), strict=True):
+                        probe[k] = probed[axis]
             if image.free_batch:
                 shape[0] += pixels(BATCH) - first.shape[0]
             dims[image.name] = tuple(shape)
