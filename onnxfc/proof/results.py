@@ -19,8 +19,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from onnxfc.claim.claim import Verdict
-
 Status = Literal["passed", "failed", "not applicable", "not run"]
 CropStatus = Literal["measured", "failed", "not applicable", "not run"]
 """``not applicable``: there is nothing to compare; ``not run``: there is, but it costs too much, or all has failed."""
@@ -127,7 +125,7 @@ class Kernels:
 class VerdictResult:
     """The static verdict of the claim, with its causes; nothing here is measured."""
 
-    verdict: Verdict
+    verdict: Literal["exact", "approximate", "extrapolated"]
     blame: tuple[str, ...] = ()
 
 
