@@ -38,23 +38,19 @@ def compare_native(rewritten: Runner, evidence: Evidence, claim: Claim, tally: T
         except RunError as error:
             tally.fail(f"the rewritten model does not run {where}: {error}")
             return
-        kind = sample.kind.name
         for boundary in claim.boundaries:
-            scale = evidence.scales[boundary.original, kind]
-            got, want = found[boundary.rewritten], sample.values[boundary.original]
-            others = partial(evidence.others, boundary.original, sample.feeds)
-            tally.compare(boundary.rewritten, got, want, scale, kind, where, others=others)
+            names = boundary.original, boundary.rewritten
+            _compare(names, found[boundary.rewritten], sample, evidence, tally, where)
         for output in claim.outputs:
-            scale, want = evidence.scales[output.name, kind], sample.values[output.name]
-            if scale.problem:
+            if evidence.scales[output.name, sample.kind.name].problem:
                 continue
             try:
-                got = native_value(output, found[output.name], want.shape, len(claim.native_size))
+                shape = sample.values[output.name].shape
+                got = native_value(output, found[output.name], shape, len(claim.native_size))
             except FormError as error:
                 tally.fail(f"{error} {where}")
             else:
-                others = partial(evidence.others, output.name, sample.feeds)
-                tally.compare(output.name, got, want, scale, kind, where, others=others)
+                _compare((output.name, output.name), got, sample, evidence, tally, where)
 
 
 def compare_read(source: ModelFile, evidence: Evidence, claim: Claim, tally: Tally) -> None:
@@ -67,14 +63,9 @@ def compare_read(source: ModelFile, evidence: Evidence, claim: Claim, tally: Tal
             return  # it begins at an inner tensor
         found = runner.run(sample.feeds)
         for output in claim.outputs:
-            scale = evidence.scales[output.name, sample.kind.name]
-            if output.name in found and not scale.problem:
-                got, want = sample.values[output.name], found[output.name]
-                others, where = (
-                    partial(evidence.others, output.name, sample.feeds),
-                    "in the original once it is inlined",
-                )
-                tally.compare(output.name, want, got, scale, sample.kind.name, where, others=others)
+            name, where = output.name, "in the original once it is inlined"
+            if name in found and not evidence.scales[name, sample.kind.name].problem:
+                _compare((name, name), found[name], sample, evidence, tally, where)
 
 
 def compare_providers(original: ModelFile, evidence: Evidence, claim: Claim, options: CheckOptions) -> ParityResult:
@@ -134,7 +125,14 @@ def _compare_parts(
 ) -> None:
     """The rows of some samples that were run at once; ``names`` in the original and in the rewritten model."""
     for place, sample in parts:
-        kind, want = sample.kind.name, sample.values[names[0]]
-        rows, scale = got[place * len(want) : (place + 1) * len(want)], evidence.scales[names[0], kind]
-        others = partial(evidence.others, names[0], sample.feeds)
-        tally.compare(names[1], rows, want, scale, kind, f"at native size, {where}", others=others)
+        rows = len(sample.values[names[0]])
+        own = got[place * rows : (place + 1) * rows]
+        _compare(names, own, sample, evidence, tally, f"at native size, {where}")
+
+
+def _compare(names: tuple[str, str], got: Array, sample: Sample, evidence: Evidence, tally: Tally, where: str) -> None:
+    """What a model made of a sample against what the original did, which may be asked again; ``names``: in the original
+    and in that model."""
+    want, scale = sample.values[names[0]], evidence.scales[names[0], sample.kind.name]
+    others = partial(evidence.others, names[0], sample.feeds)
+    tally.compare(names[1], got, want, scale, sample.kind.name, where, others=others)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +10,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime as ort
+from hazards import CHECK, complete
 from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
+
+from onnxfc import check_pair
+from onnxfc.rewriter.api import rewrite
 
 
 def optimised(model: onnx.ModelProto, folder: Path) -> Counter[str]:
@@ -143,3 +148,15 @@ def dynamic_by_onnxruntime(model: onnx.ModelProto, folder: Path, per_channel: bo
     kind = QuantType.QInt8 if signed else QuantType.QUInt8
     quantize_dynamic(before, after, ["Conv", "Gemm", "MatMul"], per_channel, weight_type=kind)
     return onnx.load(after)
+
+
+def passes_as_a_stranger(original: onnx.ModelProto) -> None:
+    """A rewrite is checked without what it says of itself, and a spoilt one found out."""
+    made = complete(rewrite(original, prove=False))
+    del made.metadata_props[:]
+    done = check_pair(original, made, options=CHECK)
+    assert done.passed, done.parity.summary()
+    assert done.parity.window.status == "passed"
+    spoilt = copy.deepcopy(made)
+    SPOILS[0](layers(spoilt)[-1])
+    assert not check_pair(original, spoilt, options=CHECK).passed
