@@ -43,7 +43,7 @@ def claim_of(found: Analysis, sizing: Sizing) -> Claim:
         verdict=verdict,
         blame=tuple(sorted(map(str, blames))),
         inputs=tuple(image.as_input() for image in found.reading),
-        boundaries=tuple(sorted(named, key=lambda item: item.original)),
+        boundaries=tuple(sorted(named, key=lambda item: (item.original, item.rewritten, item.extent, item.step))),
         outputs=_with_fields(found),
         period=period,
         layers=tuple(_layers(found, fields, windows)),
