@@ -43,6 +43,12 @@ def done_with(name: str) -> Rewrite:
     return rewrite(fixture_file(name), options=options(INDEX[name]), prove=False)
 
 
+@pytest.fixture(scope="module", params=FILES)
+def done(request: pytest.FixtureRequest) -> Rewrite:
+    """Of each file once for all tests."""
+    return done_with(request.param)
+
+
 @pytest.mark.parametrize("name", AS_MANY)
 def test_no_fusion_is_lost(name: str, tmp_path: Path) -> None:
     """Where dims have no names onnxruntime leaves an Add behind a Conv alone, and reshapes around it."""
@@ -109,10 +115,8 @@ def names_hold(infos: dict[str, onnx.ValueInfoProto], values: dict[str, np.ndarr
             assert told == length, f"{name}: {dim.dim_param or dim.dim_value} is {length}, not {told}"
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_dims_of_one_name_are_equal(name: str, tmp_path: Path) -> None:
+def test_dims_of_one_name_are_equal(done: Rewrite, tmp_path: Path) -> None:
     """In inputs, outputs and every value_info, on the stride's grid and off it; the file is valid."""
-    done = done_with(name)
     model, claim = complete(done), done.claim
     onnx.save(model, tmp_path / "model.onnx")
     onnx.checker.check_model(str(tmp_path / "model.onnx"), full_check=True)
@@ -145,10 +149,11 @@ CAREFUL = ("cost_volume.", "keras_boxes.", "keras_coordinates.")
 counted in steps of the trunk."""
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if not name.startswith((*ROUNDED, *CAREFUL))])
-def test_smallest_size(name: str) -> None:
+@pytest.mark.parametrize(
+    "done", [name for name in FILES if not name.startswith((*ROUNDED, *CAREFUL))], indirect=True, scope="module"
+)
+def test_smallest_size(done: Rewrite) -> None:
     """It runs and has a cell; one step less on any axis does not, or leaves nothing."""
-    done = done_with(name)
     session, small = session_of(complete(done)), done.claim.smallest_size
     assert len(small) == len(done.claim.native_size)
     assert all(value.size for value in session.run(None, feed(session, done, small)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,12 @@ def loaded(name: str) -> onnx.ModelProto:
     return onnx.load(fixture_file(f"{name}.onnx"))
 
 
+@cache
+def freed(name: str) -> onnx.ModelProto:
+    """Rewritten, of each once for all tests: not to be changed."""
+    return complete(rewrite(loaded(name), prove=False))
+
+
 def must_run(name: str) -> None:
     if OLD_RUNTIME and name in SEVERAL_ZEROS:
         pytest.skip("this onnxruntime takes no QLinearConv with several zero points")
@@ -90,7 +97,7 @@ def native_kernels(original: onnx.ModelProto, done: Rewrite) -> float:
 def test_what_onnxruntime_makes_of_the_layers(name: str, tmp_path: Path) -> None:
     """Every QGemm of the head is a QLinearConv, but for scores that nothing quantises."""
     original = loaded(name)
-    before, after = optimised(original, tmp_path), optimised(complete(rewrite(original, prove=False)), tmp_path)
+    before, after = optimised(original, tmp_path), optimised(freed(name), tmp_path)
     count, floats = fc_layers(name), int(name in IN_FLOATS)
     assert before["QGemm"] - after["QGemm"] == count
     assert after["QLinearConv"] - before["QLinearConv"] == count - floats
@@ -101,7 +108,7 @@ def test_what_onnxruntime_makes_of_the_layers(name: str, tmp_path: Path) -> None
 @pytest.mark.parametrize("name", OCTETS)
 def test_weights_keep_their_integers(name: str) -> None:
     """Bytes are moved, none is changed, and no weight is there in floats."""
-    original, made = loaded(name), complete(rewrite(loaded(name), prove=False))
+    original, made = loaded(name), freed(name)
     old, new = (
         {item.name: numpy_helper.to_array(item) for item in model.graph.initializer} for model in (original, made)
     )
@@ -119,7 +126,7 @@ def test_weights_keep_their_integers(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in INTEGERS if "qoperator" in name])
 def test_operators_on_integers_stay_as_they_were(name: str) -> None:
     """What the rewrite leaves alone is the original's own node, byte for byte."""
-    original, made = loaded(name), complete(rewrite(loaded(name), prove=False))
+    original, made = loaded(name), freed(name)
     old = {node.output[0]: node for node in original.graph.node}
     changed = [
         node for node in made.graph.node if node.op_type.startswith(("QG", "QL")) and node != old.get(node.output[0])
@@ -136,7 +143,7 @@ def test_an_error_is_found(name: str, spoil: Callable[[Layer], None]) -> None:
     if OLD_RUNTIME and spoil is bias and ".qdq" in name:
         pytest.skip("this onnxruntime does not read what is spoilt, in neither model")
     original = loaded(name)
-    made = complete(rewrite(original, prove=False))
+    made = freed(name)
     for at in range(len(layers(made)))[-fc_layers(name) :]:
         wrong = copy.deepcopy(made)
         spoil(layers(wrong)[at])

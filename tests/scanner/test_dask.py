@@ -36,7 +36,7 @@ def alone(image: Path) -> np.ndarray:
     return np.asarray(scan(DIGITS, image, options=OPTIONS))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def client() -> Any:
     from dask.distributed import Client, LocalCluster
 
