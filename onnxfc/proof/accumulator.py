@@ -106,13 +106,14 @@ class Tally:
         nothing, 1 or 0 for integers."""
         if exact:
             return np.atleast_1d((got != want).astype(np.float64))
-        got, want = got.astype(np.float64), want.astype(np.float64)
-        told = np.isfinite(want)
+        with np.errstate(invalid="ignore"):
+            difference = np.atleast_1d(np.abs(got.astype(np.float64) - want.astype(np.float64)))
+        if np.isfinite(difference).all():
+            return difference
+        told = np.isfinite(want.astype(np.float64))
         if not told.all():
             self.vacuous.append(not_finite(name, where))
-        with np.errstate(invalid="ignore"):
-            difference = np.abs(got - want)
-        return np.atleast_1d(np.where(np.isfinite(difference), difference, np.where(told, np.inf, 0.0)))
+        return np.where(np.isfinite(difference), difference, np.where(told, np.inf, 0.0))
 
     def result(self) -> ParityResult:
         """Everything so far as a result; nothing compared is not a pass."""
