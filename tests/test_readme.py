@@ -250,11 +250,17 @@ def test_every_public_name_is_documented() -> None:
     assert set(EXAMPLES) == DOCUMENTED.keys()
 
 
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """In which the digits model was rewritten."""
+    folder = furnish(tmp_path_factory.mktemp("checkout"))
+    onnxfc.rewrite(folder / "fixtures/trained/digits.onnx", prove=False).save(folder / "digits-any.onnx")
+    return folder
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_examples_of_docstrings(name: str, room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They run, in a checkout in which the digits model was rewritten."""
-    run_all(["onnxfc rewrite fixtures/trained/digits.onnx digits-any.onnx -q --no-check"], room)
-    monkeypatch.chdir(room)
+def test_examples_of_docstrings(name: str, checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(checkout)
     text = inspect.getdoc(DOCUMENTED[name]) or ""
     test = doctest.DocTestParser().get_doctest(text, {"onnxfc": onnxfc}, name, None, None)
     assert doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test).failed == 0
