@@ -105,7 +105,7 @@ def _of_several(layers: list[Matrix], free: list[Matrix]) -> dict[int, WeightRes
 
 def _is_untold(fc: Matrix, convs: list[Matrix]) -> bool:
     """Whether a weight of one output, or one whose columns were added up, may be in a Conv without being seen there."""
-    return len(fc.values) == 1 or any(added_up(fc, conv) for conv in convs)
+    return len(fc.values) == 1 or added_up(fc, convs)
 
 
 def _is_pool(fc: Matrix) -> bool:

@@ -6,7 +6,7 @@ Both are matrices of outputs and features, (M, F); the features of a Conv's are 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -220,12 +220,18 @@ def gathered(fc: Matrix, convs: Sequence[Matrix]) -> tuple[list[Matrix], Found] 
     return used, Found("folded" if worst else "permuted", "each feature in a place of its own", worst)
 
 
-def added_up(fc: Matrix, conv: Matrix) -> bool:
-    """Whether both have the same sum over all features, for each output, and the Conv has fewer columns."""
-    if len(fc.values) != len(conv.values) or np.count_nonzero(conv.values.any(axis=0)) >= fc.values.shape[1]:
-        return False
-    one, two = (item.values.sum(axis=1, dtype=np.float64) for item in (fc, conv))
-    return bool((np.abs(one - two) <= _eps(fc.values) * np.abs(fc.values).sum(axis=1, dtype=np.float64)).all())
+def added_up(fc: Matrix, convs: Iterable[Matrix]) -> bool:
+    """Whether Convs that stand together, or one, have the sums over all features that each output has, and fewer
+    columns."""
+    eps = _eps(fc.values) * np.abs(fc.values).sum(axis=1, dtype=np.float64)
+    wanted, begun = fc.values.sum(axis=1, dtype=np.float64), list[tuple[Array, int]]()
+    for conv in convs:
+        if len(conv.values) == len(fc.values):
+            sums, columns = conv.values.sum(axis=1, dtype=np.float64), np.count_nonzero(conv.values.any(axis=0))
+            begun = [(before + sums, count + columns) for before, count in [*begun, (np.zeros_like(sums), 0)]]
+            if any(n < fc.values.shape[1] and (np.abs(found - wanted) <= eps).all() for found, n in begun):
+                return True
+    return False
 
 
 def _directions(values: Array) -> Array:

@@ -42,6 +42,8 @@ def slice_(ctx: RuleContext) -> Outcome | None:
         return _of_channels(ctx, view)
     if cuts is None:
         return ctx.refuse("unknown-axes", "takes bounds that are not constant")
+    if 0 in (ctx.shape_out()[axis] for axis in view.spatial):
+        return ctx.refuse("cut-out", "leaves no place of the native map")
     if view.parts and not view.is_list:
         return _joined_piece(ctx, view, cuts)
     if 0 in cuts and ctx.shape_in()[0] != ctx.shape_out()[0]:

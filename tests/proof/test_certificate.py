@@ -252,6 +252,23 @@ def test_weights_that_were_added_up_are_not_told() -> None:
     assert of_pair(original, other).status == "failed"
 
 
+def test_weights_that_were_added_up_in_several_convs_are_not_told() -> None:
+    """Rows read twice, then rolled: two Convs, each with columns that are sums."""
+    net = Net()
+    rows = net.op("Gather", net.trunk(), net.ints(0, 1, 1, 2, 3, 4), axis=2)
+    last = net.op("Slice", rows, net.ints(-1), net.ints(99), net.ints(2))
+    rest = net.op("Slice", rows, net.ints(0), net.ints(-1), net.ints(2))
+    flat = net.op("Flatten", net.op("Concat", last, rest, axis=2))
+    original, other = made(net, net.fc(flat, FEATURES + 12, 5, out="scores"))
+    assert len(conv_weights(other, 2)) == 2
+    assert (of_pair(original, other).status, of_pair(original, other).weights[0].relation) == ("none", "untold")
+    assert rewrite(original, check_options=CHECK).claim.verdict == "exact"
+    wrong = next(item for item in other.graph.initializer if item.name == conv_weights(other, 1)[0])
+    array = numpy_helper.to_array(wrong) + np.float32(0.01)
+    wrong.CopyFrom(numpy_helper.from_array(array, wrong.name))
+    assert of_pair(original, other).status == "failed"
+
+
 # Other people's models
 
 

@@ -22,8 +22,8 @@ def cut(net: Net, tensor: str, *bounds: list[int]) -> str:
     return str(net.op("Slice", tensor, *(net.ints(*values) for values in bounds)))
 
 
-def flat(net: Net, tensor: str, features: int) -> str:
-    return str(net.fc(net.op("Flatten", tensor), features, M))
+def flat(net: Net, tensor: str, features: int, scores: int = M) -> str:
+    return str(net.fc(net.op("Flatten", tensor), features, scores))
 
 
 def run(done: Rewrite, **feeds: np.ndarray) -> np.ndarray:
@@ -55,6 +55,27 @@ def test_flip_is_refused() -> None:
     """Each cell would read the far end of the image: windows are not mirrored by mirroring the map."""
     model = bodied(lambda net, tensor: flat(net, cut(net, tensor, [-1], [-(2**31)], [3], [-1]), FEATURES))
     assert refusal(model).code == "flipped"
+
+
+@pytest.mark.parametrize("bounds", [([0], [0], [2]), ([0], [-5], [2])], ids=["never any", "none natively"])
+def test_a_piece_without_places_is_refused(bounds: Any) -> None:
+    """As a roll by nothing, or by the whole height, is written."""
+
+    def body(net: Net, tensor: str) -> str:
+        return flat(net, net.op("Concat", tensor, cut(net, tensor, *bounds), axis=2), FEATURES)
+
+    assert refusal(bodied(body)).code == "cut-out"
+
+
+@pytest.mark.parametrize("scores", range(1, 13))
+def test_the_scores_of_one_image(scores: int) -> None:
+    """``logits[0]``, however many there are: as many as windows that are run together, too."""
+
+    def body(net: Net, tensor: str) -> str:
+        first = net.const(0, dtype=np.int64)
+        return str(net.op("Gather", flat(net, tensor, FEATURES, scores), first, axis=0))
+
+    proven(bodied(body))
 
 
 def test_einsum_over_channels() -> None:
