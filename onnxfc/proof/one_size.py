@@ -5,6 +5,7 @@ That one is put to the test against the original, and then the form against it, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -19,7 +20,7 @@ from onnxfc.proof.certificate import certify
 from onnxfc.proof.check import check
 from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.results import Parity, ParityResult
-from onnxfc.proof.sizes import TooLarge, larger_sizes
+from onnxfc.proof.sizes import MOST, TooLarge, larger_sizes
 
 
 def check_form(
@@ -33,10 +34,14 @@ def check_form(
     source: ModelFile | None = None,
 ) -> Parity:
     """Put ``claim`` about ``rewritten`` to the test against ``original``, then ``form`` against ``rewritten`` at the
-    size that its own claim, ``fixed``, tells. ``source`` as for :func:`check`."""
+    size that its own claim, ``fixed``, tells. ``source`` as for :func:`check`. Raises UsageError where that is too large
+    to be run."""
     if options.bounded:
         within = options.unbounded
         return bounded(lambda: check_form(original, rewritten, form, claim, fixed, within, progress, source), options)
+    if math.prod(fixed.fixed_size) > MOST:
+        told = "x".join(map(str, fixed.fixed_size))
+        raise UsageError(f"--fixed-size {told}: is more than the {MOST} pixels that a check takes (skip it: --no-check)")
     parity = check(original, rewritten, claim, _at(claim, fixed.fixed_size, options), progress, source)
     if not parity.passed:
         return parity

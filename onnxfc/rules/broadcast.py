@@ -24,6 +24,7 @@ from onnxfc.layout.axes import Group, Groups, channels, kinds, lengths, places_i
 from onnxfc.layout.gathered import Gathered
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Context, Fixed, Placed, ScoreMap, Window, is_map, provenance_of_all
+from onnxfc.rules.expand import of_one_place
 from onnxfc.rules.registry import FEATURES, PLACED, rule
 from onnxfc.shapes.spec import Array
 
@@ -266,8 +267,9 @@ def _spread(ctx: RuleContext, position: int, groups: Groups) -> str | None:
     shape = ctx.builder.spec(view.tensor).native if isinstance(view, Context) else ctx.shape_in(position)
     own = [axis for axis in range(-len(shape), 0) if shape[axis] > 1 and -axis <= len(groups)]
     if isinstance(view, Context):
-        moving = [groups[axis] for axis in own if not pure(groups[axis])]
-        return view.tensor if all(kinds(g)[0] == "batch" == kinds(g)[-1] for g in moving) else None
+        moving = [axis for axis in own if not pure(groups[axis])]
+        moving = [axis for axis in moving if not kinds(groups[axis])[0] == "batch" == kinds(groups[axis])[-1]]
+        return of_one_place(ctx, position, moving) if moving else view.tensor
     one = {"channel"} if ctx.free_batch else {"batch", "channel"}
     return uniform(ctx, position, [axis for axis in own if not _only(groups[axis], one)])
 

@@ -44,6 +44,8 @@ def pieces_joined(ctx: RuleContext, axis: int) -> Outcome | None:
         for place, piece in enumerate(found)
         if place != whole[0]
     )
+    if not borders and sum(piece.end - piece.start for piece in found) != length:
+        return ctx.refuse("cut-out", "joins pieces of the map that overlap, or leave places of it out")
     if not borders:
         return ctx.refuse("flipped", "rolls the map around: a cell would read the far end of the image")
     return _wrapped(ctx, view, axis, found, whole[0])

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
+import onnx
 
 from onnxfc.analysis.reference_sizes import images, references
 from onnxfc.builder import ops
 from onnxfc.builder.rule_context import LEAVE, Outcome, RuleContext, tensor_of
 from onnxfc.claim.blame import Cause
-from onnxfc.graph.op_kinds import BROADCAST, COPYING, SPREADING, UNARY
+from onnxfc.graph.op_kinds import BROADCAST, COPYING, REORDERING, SPREADING, UNARY
 from onnxfc.head.meet_grids import uniform
 from onnxfc.head.windows import moved_to
 from onnxfc.layout.axes import channels, lengths
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Context, Fixed, Placed, is_map
 from onnxfc.rules.registry import PLACED, rule
+from onnxfc.shapes.spec import Array
 
 
 def spreads(ctx: RuleContext) -> bool:
@@ -95,6 +98,26 @@ def _one_place(ctx: RuleContext, position: int) -> str | None:
     own |= {0} if ctx.free_batch and len(shape) == len(ctx.shape_out()) else set()
     axes = [axis - len(shape) for axis, length in enumerate(shape) if axis in own and length > 1]
     return uniform(ctx, position, axes)
+
+
+def of_one_place(ctx: RuleContext, position: int, axes: Sequence[int]) -> str | None:
+    """A figure of the whole image that was spread over axes of the native size, at one place; None where places may
+    differ."""
+    graph, name, steps = ctx.state.graph, ctx.node.input[position], list[onnx.NodeProto]()
+    while (node := graph.producers.get(name)) is not None and node.op_type in {*REORDERING, "Expand"}:
+        steps, name = [node, *steps], node.input[0]
+    shape = ctx.native(name).native
+    index: Array | None = np.arange(math.prod(shape)).reshape(shape)
+    for step in steps:
+        given = [ctx.native(item).values if item else () for item in step.input[1:]]
+        values = [value[0] if value else None for value in given]
+        index = None if None in given else ctx.builder.inference.run(step, [index, *values])[0]
+    if index is None or any((index != index.take([0], axis)).any() for axis in axes):
+        return None
+    tensor = tensor_of(ctx.views[position])
+    for axis in axes:
+        tensor = ops.slice_axis(ctx.builder, tensor, index.ndim + axis, 0, 1)
+    return tensor
 
 
 def _broadcast(ctx: RuleContext, name: str) -> bool:

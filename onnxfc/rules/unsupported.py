@@ -37,6 +37,8 @@ WHY = {
 
 def attention(ctx: RuleContext) -> Refusal:
     """The product relates places of the native size; a table of theirs or a class token ahead of it is the reason."""
+    if [getattr(view, "batch_axis", None) for view in ctx.views] == [0, 1] and len(ctx.shape_out()) == 2:
+        return ctx.refuse("mixes-batch", "relates the images of the batch to each other", LEAVE)
     found = ctx.refuse("attention", ATTENTION, LEAVE)
     for node in _ahead(ctx):
         table = next((name for name in node.input if node.op_type in BROADCAST and _is_table(ctx, name)), None)
