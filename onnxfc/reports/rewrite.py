@@ -337,17 +337,18 @@ def _cropped(result: CropResult) -> str:
         return f"cells equal crops to {result.deviation:.0e} of the score range ({result.cells} cells)"
     top = "" if result.top1 is None else f", same top class in {result.top1:.0%}"
     top += "" if result.top5 is None else f" (among the top 5 in {result.top5:.0%})"
-    figures = f"cells differ from crops by {_share(result.deviation)} of the score range, median {result.median:.1%}"
+    most = f"by up to {share_of(result.deviation)} of the score range"
+    figures = f"cells differ from crops {most}, median {share_of(result.median)}"
     if result.deviation < LITTLE:
-        figures = f"cells hardly differ from crops on these inputs, by {_share(result.deviation)} of the score range"
+        figures = f"cells hardly differ from crops on these inputs, {most}"
     return f"{figures}{top} ({result.cells} cells)"
 
 
-def _share(deviation: float) -> str:
-    """The largest deviation: no rounded 0.0 %, and more than the whole as so many times that."""
+def share_of(deviation: float) -> str:
+    """A deviation: no rounded 0.0 %, and more than the whole as so many times that."""
     if deviation < LITTLE:
-        return f"up to {deviation:.0e}"
-    return f"up to {deviation:.1%}" if deviation <= 1 else f"up to {deviation:.1f} times the width"
+        return f"{deviation:.0e}"
+    return f"{deviation:.1%}" if deviation <= 1 else f"{deviation:.1f} times the width"
 
 
 def refusals(error: NothingToRewrite) -> str:
