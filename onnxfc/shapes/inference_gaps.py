@@ -92,7 +92,7 @@ def reshaped(node: onnx.NodeProto, inputs: Sequence[Spec | None]) -> Shape | Non
 
 def joined(node: onnx.NodeProto, inputs: Sequence[Spec | None]) -> Shape | None:
     """A Concat of more places than onnx 1.19 and 1.20 can count."""
-    if node.op_type != "Concat" or any(spec is None or spec.shapes is None for spec in inputs):
+    if node.op_type != "Concat" or not inputs or any(spec is None or spec.shapes is None for spec in inputs):
         return None
     shapes = [spec.native for spec in inputs if spec is not None]
     axis = attributes(node).get("axis", 1) % max(1, len(shapes[0]))
