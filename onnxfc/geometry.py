@@ -19,7 +19,7 @@ from fractions import Fraction
 from typing import Any
 
 from onnxfc import errors
-from onnxfc.claim.claim import Claim, Level, Output
+from onnxfc.claim.claim import Claim, Level, Output, elements_of
 from onnxfc.errors import ReadError, UsageError
 from onnxfc.io.model_file import Model, ModelFile
 from onnxfc.layout.axis_map import AxisMap
@@ -293,14 +293,6 @@ def _finest(claim: Claim) -> tuple[tuple[int, ...], tuple[int, ...]]:
     if own is not None and own.per:
         return own.stride, own.per
     return claim.stride, (0 if _is_global(claim) else 1,) * len(claim.stride)
-
-
-def elements_of(outputs: Sequence[Output]) -> Output | None:
-    """The first map whose pool was dropped, else the first features, where there are no cells of windows."""
-    if any(output.form in {"map", "cells", "mean", "max"} for output in outputs):
-        return None
-    found = [output for form in ("activation", "features", "list") for output in outputs if output.form == form]
-    return found[0] if found else None
 
 
 def _is_global(claim: Claim) -> bool:

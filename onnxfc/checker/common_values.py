@@ -56,9 +56,10 @@ def _values(model: ModelFile, tensors: Sequence[str], claim: Claim, threads: int
 
 
 def _distance(name: str, other: str, mine: Sequence[Arrays], theirs: Sequence[Arrays]) -> float:
-    """Largest difference, relative to the largest value; infinite where nothing varies."""
+    """Largest difference, relative to the largest value; infinite where nothing varies, or is not finite."""
     pairs = [(one[name], two[other]) for one, two in zip(mine, theirs, strict=True)]
-    told = [_relative(a, b) for a, b in pairs if a.size and np.ptp(a) > 0]
+    with np.errstate(invalid="ignore"):
+        told = [_relative(a, b) for a, b in pairs if a.size and np.ptp(a) > 0]
     return max(told, default=np.inf)
 
 

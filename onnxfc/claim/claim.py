@@ -328,6 +328,14 @@ class Claim:
             raise ReadError(told) from error
 
 
+def elements_of(outputs: Sequence[Output]) -> Output | None:
+    """The first map whose pool was dropped, else the first features, where there are no cells of windows."""
+    if any(output.form in {"map", "cells", "mean", "max"} for output in outputs):
+        return None
+    found = [output for form in ("activation", "features", "list") for output in outputs if output.form == form]
+    return found[0] if found else None
+
+
 def _tuples(value: Any) -> Any:
     """JSON has lists only; the claim is made of tuples."""
     if isinstance(value, list):

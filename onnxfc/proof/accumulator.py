@@ -115,6 +115,11 @@ class Tally:
             self.vacuous.append(not_finite(name, where))
         return np.where(np.isfinite(difference), difference, np.where(told, np.inf, 0.0))
 
+    def without_failed(self, name: str) -> bool:
+        """Leave out what was compared of one output, where it failed; says whether it did."""
+        failed = name in self._lines and not _output(name, self._lines[name]).passed
+        return failed and self._lines.pop(name) is not None
+
     def result(self) -> ParityResult:
         """Everything so far as a result; nothing compared is not a pass."""
         outputs = tuple(_output(name, line) for name, line in self._lines.items())

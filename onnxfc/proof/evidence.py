@@ -38,7 +38,7 @@ class Evidence:
     ``fed`` on any input. ``small``: the model is looked at more closely, with more kinds and sizes; ``masked``:
     and with more samples, as it compares the image's values with thresholds. ``thorough``: as
     often as that, too; a large model only where it has failed with fewer runs. ``edges``: of the original as a whole.
-    ``crops``: cells, inputs and what was made of them.
+    ``idle``: that its provider computed nothing of it. ``crops``: cells, inputs and what was made of them.
     """
 
     inputs: Inputs
@@ -61,6 +61,7 @@ class Evidence:
     fed: set[str] = field(default_factory=set)
     rests: list[Rest] = field(default_factory=list)
     edges: Edges | None = None
+    idle: str = ""
 
     @property
     def native(self) -> Arrays:

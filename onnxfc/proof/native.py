@@ -70,6 +70,8 @@ def compare_read(source: ModelFile, evidence: Evidence, claim: Claim, tally: Tal
 
 def compare_providers(original: ModelFile, evidence: Evidence, claim: Claim, options: CheckOptions) -> ParityResult:
     """The original on the CPU against the original where everything else is run: what is the provider's own doing."""
+    if evidence.idle:
+        return ParityResult("not applicable", reason=f"the original: {evidence.idle}")
     tally = Tally(replace(options, rtol=COARSE, atol=None, rtols={}, atols={}))
     runner = Runner(original, [], Engine(options.threads))
     for i, sample in enumerate(evidence.samples):

@@ -128,8 +128,14 @@ class Engine:
         wanted = CPU if self.provider is None else self.provider.name
         if have[:1] != [wanted]:
             return f"onnxruntime runs it on {have[0]} instead of {wanted}"
-        idle = self.strict and wanted != CPU and hasattr(session, _ASSIGNMENT) and not _nodes(session, wanted)
-        return f"{wanted} takes none of its nodes" if idle else ""
+        return idle(session) if self.strict else ""
+
+
+def idle(session: ort.InferenceSession) -> str:
+    """That another provider than the CPU computes nothing in a session, as far as this onnxruntime tells; "" if not."""
+    name = session.get_providers()[0]
+    works = name == CPU or not hasattr(session, _ASSIGNMENT) or _nodes(session, name)
+    return "" if works else f"{name} takes none of its nodes"
 
 
 def fallen(session: ort.InferenceSession) -> list[str]:

@@ -57,6 +57,7 @@ def observe(
     evidence = Evidence(inputs, claim.inputs[0].batch, runner.free_batch(claim.inputs))
     evidence.small, evidence.thorough = is_small(original), thorough
     evidence.edges = Edges(original, tensors, options.engine)
+    evidence.idle = runner.idle
     evidence.own, graph = pair.own, original.proto.graph
     evidence.moving, evidence.fed = _dependent(graph, images), _dependent(graph, list(runner.inputs))
 

@@ -13,7 +13,7 @@ from onnxfc.claim.claim import ImageInput
 from onnxfc.errors import ReadError
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof import ort_session
-from onnxfc.proof.providers import Engine, fallen
+from onnxfc.proof.providers import Engine, fallen, idle
 
 Array = NDArray[Any]
 Arrays = dict[str, Array]
@@ -92,6 +92,11 @@ class Runner:
     def fallen(self) -> tuple[str, ...]:
         """Nodes that another provider left to the CPU."""
         return tuple(fallen(self._session))
+
+    @property
+    def idle(self) -> str:
+        """That the provider that was asked for computes nothing; "" if it does."""
+        return idle(self._session)
 
     def free_batch(self, images: Sequence[ImageInput]) -> bool:
         """True if every one of these inputs has a batch, which is free."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from onnxfc.claim.blame import Cause
+from onnxfc.claim.claim import elements_of
 from onnxfc.errors import NothingToRewrite, OnnxfcError, ProofFailed, Refusal
 from onnxfc.reports.document import parity_as_json
 from onnxfc.version import __version__
@@ -222,15 +223,19 @@ def is_whole(claim: Claim) -> bool:
 
 
 def verdict_text(claim: Claim, verbose: bool) -> str:
+    whole, elements = is_whole(claim), elements_of(claim.outputs) is not None
     if claim.verdict == "exact":
-        if is_whole(claim):
+        if whole:
             return "exact: nothing makes cells differ from crops, but no output has more than one cell"
+        if elements:
+            return "exact: every element is the same in any crop that holds all that it reads"
         return "exact: every cell is what the original says of that crop"
     causes: dict[str, list[str]] = {}
     for item in claim.blames:
         causes.setdefault(_CAUSES.get(item.cause, item.cause.value), []).append(item.node)
     told = [f"{cause} ({some(nodes, verbose)})" for cause, nodes in causes.items()]
-    differs = "a score of the whole image is not one of a crop" if is_whole(claim) else "cells differ from crops"
+    differs = "a score of the whole image is not one of a crop" if whole else "cells differ from crops"
+    differs = "elements differ from those of crops" if elements else differs
     return f"{claim.verdict}: {differs}, because of " + " and ".join(told)
 
 
@@ -332,17 +337,18 @@ def _cropped(result: CropResult) -> str:
         return f"cells equal crops to {result.deviation:.0e} of the score range ({result.cells} cells)"
     top = "" if result.top1 is None else f", same top class in {result.top1:.0%}"
     top += "" if result.top5 is None else f" (among the top 5 in {result.top5:.0%})"
-    figures = f"cells differ from crops by {_share(result.deviation)} of the score range, median {result.median:.1%}"
+    most = f"by up to {share_of(result.deviation)} of the score range"
+    figures = f"cells differ from crops {most}, median {share_of(result.median)}"
     if result.deviation < LITTLE:
-        figures = f"cells hardly differ from crops on these inputs, by {_share(result.deviation)} of the score range"
+        figures = f"cells hardly differ from crops on these inputs, {most}"
     return f"{figures}{top} ({result.cells} cells)"
 
 
-def _share(deviation: float) -> str:
-    """The largest deviation: no rounded 0.0 %, and more than the whole as so many times that."""
+def share_of(deviation: float) -> str:
+    """A deviation: no rounded 0.0 %, and more than the whole as so many times that."""
     if deviation < LITTLE:
-        return f"up to {deviation:.0e}"
-    return f"up to {deviation:.1%}" if deviation <= 1 else f"up to {deviation:.1f} times the width"
+        return f"{deviation:.0e}"
+    return f"{deviation:.1%}" if deviation <= 1 else f"{deviation:.1f} times the width"
 
 
 def refusals(error: NothingToRewrite) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxfc.errors import OnnxfcError
-from onnxfc.reports.rewrite import row, size
+from onnxfc.reports.rewrite import row, share_of, size
 from onnxfc.version import __version__
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def _lines(done: Scan, outs: Sequence[Path]) -> Iterator[tuple[str, str]]:
         yield "context", "the model looks at each tile where it would look at the whole image"
     if done.compared is not None:
         found = done.compared
-        off = f"differ by up to {found.largest:.1%} of the score range, median {found.median:.1%}"
+        off = f"differ by up to {share_of(found.largest)} of the score range, median {share_of(found.median)}"
         same = f", same top class in {found.same:.0%}" if classes > 1 else ""
         yield "crops", f"cells {off}{same} ({found.cells} cells)"
     if done.vector is not None:

@@ -9,8 +9,8 @@ from dataclasses import replace
 import onnx
 
 from onnxfc.claim.blame import Blame, Cause
-from onnxfc.claim.claim import Boundary, Claim, Figure, Grid, Layer, Level, Output, Verdict
-from onnxfc.geometry import Geometry, cell_axes, elements_of, slack_of
+from onnxfc.claim.claim import Boundary, Claim, Figure, Grid, Layer, Level, Output, Verdict, elements_of
+from onnxfc.geometry import Geometry, cell_axes, slack_of
 from onnxfc.graph.index import Graph, label, needed
 from onnxfc.graph.op_kinds import GEMMS
 from onnxfc.layout.axis_map import Field

@@ -19,7 +19,7 @@ _AXES = "onnxfc_pooled_axes"
 
 def with_reductions(model: ModelFile, graph: Graph, native: Mapping[str, Spec]) -> ModelFile:
     """The model with ReduceMean and ReduceMax in place of its pools over the whole native map; the same without."""
-    made = {node.output[0]: _reduction(node, native, graph.opset) for node in graph.nodes if _pools_all(node, native)}
+    made = {node.output[0]: _reduction(node, native, graph.opset) for node in graph.live if _pools_all(node, native)}
     if not made:
         return model
     proto = copied(model.proto)

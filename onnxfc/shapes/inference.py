@@ -19,7 +19,7 @@ from onnx import helper, numpy_helper, shape_inference
 
 from onnxfc.graph.index import attributes
 from onnxfc.graph.op_kinds import LENGTHS
-from onnxfc.shapes.inference_gaps import InferenceFailed, must_fit, must_hold, reshaped, standard, without_idle
+from onnxfc.shapes.inference_gaps import InferenceFailed, joined, must_fit, must_hold, reshaped, standard, without_idle
 from onnxfc.shapes.small_values import evaluated
 from onnxfc.shapes.spec import SMALL, Array, Shape, Spec
 
@@ -116,7 +116,8 @@ class Inference:
             return [constant]
         if node.op_type in _SHAPELESS and inputs[0] is not None:
             return [Spec(inputs[0].dtype, inputs[0].shapes)]
-        if inputs and inputs[0] is not None and (large := reshaped(node, inputs)) is not None:
+        large = reshaped(node, inputs) or joined(node, inputs)
+        if large and inputs[0] is not None:
             return [Spec(inputs[0].dtype, (large,))]
         node = standard(node, inputs)
         described = self._described(node, inputs)  # which also finds what attributes are missing

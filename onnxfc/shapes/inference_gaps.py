@@ -90,6 +90,18 @@ def reshaped(node: onnx.NodeProto, inputs: Sequence[Spec | None]) -> Shape | Non
     return shape
 
 
+def joined(node: onnx.NodeProto, inputs: Sequence[Spec | None]) -> Shape | None:
+    """A Concat of more places than onnx 1.19 and 1.20 can count."""
+    if node.op_type != "Concat" or not inputs or any(spec is None or spec.shapes is None for spec in inputs):
+        return None
+    shapes = [spec.native for spec in inputs if spec is not None]
+    axis = attributes(node).get("axis", 1) % max(1, len(shapes[0]))
+    before, behind = shapes[0][:axis], shapes[0][axis + 1 :]
+    fits = all(len(shape) > axis and (shape[:axis], shape[axis + 1 :]) == (before, behind) for shape in shapes)
+    length = sum(shape[axis] for shape in shapes) if fits else 0
+    return (*before, length, *behind) if length >= 2**31 else None
+
+
 def _filled(before: Shape, wanted: Sequence[int], keeps_zero: bool) -> Shape:
     """A Reshape's target with lengths for 0 and -1."""
     shape = [before[k] if n == 0 and not keeps_zero else n for k, n in enumerate(wanted)]

@@ -190,3 +190,29 @@ def test_a_coarser_map_that_is_pooled_whole_beside_windows() -> None:
     model = net.model(net.fc(net.op("Flatten", fine), 21, 5), whole)
     done = proven(model, exact=False, global_pool="keep")
     assert [output.form for output in done.claim.outputs] == ["map", "global"]
+
+
+def test_a_count_of_the_whole_image_is_compared_at_other_sizes() -> None:
+    """There is no head; a sum that grows otherwise than the original's own is told, as either may be meant."""
+    net = Net()
+    density = net.op("Relu", net.op("Conv", net.input("image", [1, 2, 9, 8]), net.random(1, 2, 3, 3)))
+    original = net.model(net.op("ReduceSum", density, net.ints(2, 3), keepdims=0, out="count"))
+    done = rewrite(original, options=KEEP, check_options=CHECK)
+    assert done.parity is not None
+    assert (done.parity.trunk.status, done.parity.trunk.compared) == ("passed", 4 * len(done.parity.trunk.sizes))
+    other = complete(done)
+    other.graph.node[-1].output[0] = "right"
+    other.graph.initializer.append(numpy_helper.from_array(np.asarray(9, np.float32), "nine"))
+    other.graph.initializer.append(numpy_helper.from_array(np.asarray(2, np.int64), "axis"))
+    other.graph.node.extend(
+        [
+            helper.make_node("Shape", ["image"], ["shape"]),
+            helper.make_node("Gather", ["shape", "axis"], ["height"]),
+            helper.make_node("Cast", ["height"], ["float_height"], to=1),
+            helper.make_node("Div", ["float_height", "nine"], ["rows"]),
+            helper.make_node("Mul", ["right", "rows"], ["count"]),
+        ]
+    )
+    trunk = check_pair(original, other, options=CHECK).parity.trunk
+    assert trunk.status == "not applicable"
+    assert trunk.reason.startswith("count differs from the original's own, in which a sum may grow with the image: ")

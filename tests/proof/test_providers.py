@@ -99,6 +99,7 @@ def test_a_provider_that_takes_nothing(pair: tuple[Path, Path]) -> None:
     result = check_pair(*pair, options=CheckOptions(provider="azure:fallback=allow"))
     assert not result.passed
     assert result.parity.native.reason.endswith("AzureExecutionProvider takes none of its nodes")
+    assert result.parity.provider.status == "not applicable"  # the CPU would be compared with itself
 
 
 @azure

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-import zarr
 from fixture_files import fixture_file
 
 from onnxfc import OnnxfcError, ReadError, ScanOptions, ScoreMap, UsageError, WriteError, scan
@@ -93,7 +92,8 @@ def test_where_no_map_can_be_is_told_before_the_work(tmp_path: Path) -> None:
         def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
             raise AssertionError
 
-    zarr.create_array(str(tmp_path / "mine.zarr"), shape=(3, 3), dtype="f4", zarr_format=3)
+    (tmp_path / "mine.zarr").mkdir()
+    (tmp_path / "mine.zarr" / "zarr.json").write_text('{"zarr_format": 3, "node_type": "array"}')
     for out, says in (("mine.zarr", "is no zarr array of format 2"), ("no/map.zarr", "the folder does not exist")):
         with pytest.raises(WriteError, match=says):
             scan(DIGITS, Unread(), tmp_path / out)

@@ -118,6 +118,14 @@ def test_reshape_of_more_elements_than_64_bits_count() -> None:
     assert made.shapes == ((3, 70000, 50000, 70000 * 50000),)
 
 
+@pytest.mark.parametrize("axis", [1, -1])
+def test_concat_of_more_places_than_32_bits_count(axis: int) -> None:
+    """Levels of a list, at those sizes."""
+    node = helper.make_node("Concat", ["a", "b"], ["c"], axis=axis)
+    levels = [Spec(1, ((1, 2374688256),)), Spec(1, ((1, 593672064),))]
+    assert infer(Inference({"": 17}, 8), node, *levels).native == (1, 2968360320)
+
+
 def test_models_of_one_operator_set_share_what_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Up to a bound; models of another operator set share nothing with them."""
     monkeypatch.setattr("onnxfc.shapes.inference._REMEMBERED", 100)

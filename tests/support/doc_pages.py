@@ -23,6 +23,7 @@ OWN = {"adding-an-operator.md"}
 PAGES = [page for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if page.name not in OWN]
 MARK = "@@@ end of command @@@"
 _NUMBER = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?(?:e[+-]?\d+)?)(%| s\b|)")
+_VERSION = re.compile(r"(onnxruntime) \d+(?:\.\d+)+")
 _CONSOLE = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _BLOCK = re.compile(r"^```(console|python|text)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _GENERATED = re.compile(r"(<!-- begin (\w+)(?: (\w+))? .*? -->\n).*?(<!-- end \w+ -->)", re.DOTALL)
@@ -146,7 +147,9 @@ def run_python(code: str, folder: Path) -> str:
 
 
 def agree(shown: str, printed: str) -> bool:
-    """Same words and counts; times may be any, rounding noise within a factor of 30, shares within 2 points."""
+    """Same words and counts; times and onnxruntime may be any, rounding noise within a factor of 30, shares within
+    2 points."""
+    shown, printed = (_VERSION.sub(r"\1", text) for text in (shown, printed))
     if _NUMBER.sub("N", shown) != _NUMBER.sub("N", printed):
         return False
     return all(map(_close, _NUMBER.findall(shown), _NUMBER.findall(printed)))
