@@ -185,6 +185,17 @@ class TileSession:
         self._model = model
         self.seconds, self._lock = 0.0, threading.Lock()
         self._session = ort_session.session(model.file, engine=engine, pattern=False)
+        if (model.fixed_batch or 1) > 1:
+            self._check_rows()
+
+    def _check_rows(self) -> None:
+        """Raises UsageError where the rows of a fixed batch are frames of one image, say, and not images alone."""
+        made, shape = self._model, (2, self._model.fixed_batch, self._model.channels, *self._model.claim.native_size)
+        given = (np.random.default_rng(0).random(shape) * (255 if made.dtype.kind in "iu" else 1)).astype(made.dtype)
+        given[1, 0] = given[0, 0]
+        one, other = (self.run(rows) for rows in given)
+        if len(one) < len(given[0]) or np.abs(one[0] - other[0]).max() > 1e-3 * np.abs(one[0] - one[1]).max():
+            raise UsageError(f"the model takes {shape[1]} images that belong together, as frames do; scan gives it one")
 
     def run(self, tiles: Array) -> Array:
         """Scores (n, classes, gH, gW) of tiles (n, bands, h, w). Raises ReadError where onnxruntime does not."""
@@ -200,9 +211,8 @@ class TileSession:
         with self._lock:
             self.seconds += time.perf_counter() - began
         moved = np.moveaxis(np.asarray(found), output.axes, (-2, -1))
-        return moved.reshape(len(feed) if image.batched else 1, -1, *moved.shape[-2:])[: len(tiles)].astype(
-            np.float32, copy=False
-        )
+        rows = math.gcd(moved.size, len(feed)) if image.batched else 1
+        return moved.reshape(rows, -1, *moved.shape[-2:])[: len(tiles)].astype(np.float32, copy=False)
 
     def _laid(self, tiles: Array, image: ImageInput) -> Array:
         """As the model's input lies, as many as it takes."""
@@ -210,9 +220,6 @@ class TileSession:
         if fixed is not None and len(tiles) < fixed:
             tiles = np.concatenate([tiles, *[tiles[-1:]] * (fixed - len(tiles))])
         shape, spatial = image.of_samples
-        rest = [axis for axis in range(1, len(shape)) if axis not in spatial]
-        if len(rest) == 1:
-            laid = np.moveaxis(tiles, (1, 2, 3), (rest[0], *spatial))
-        else:
-            laid = tiles.reshape(len(tiles), *tiles.shape[2:])
+        bands = [n for axis, n in enumerate(shape) if axis and axis not in spatial]  # of frames, say, or none
+        laid = np.moveaxis(tiles.reshape(len(tiles), *bands, *tiles.shape[2:]), (-2, -1), spatial)
         return np.ascontiguousarray(laid if image.batched else laid[0])
