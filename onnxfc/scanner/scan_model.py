@@ -185,17 +185,17 @@ class TileSession:
         self._model = model
         self.seconds, self._lock = 0.0, threading.Lock()
         self._session = ort_session.session(model.file, engine=engine, pattern=False)
-        if (model.fixed_batch or 1) > 1:
-            self._check_rows()
+        if model.fixed_batch is not None and model.fixed_batch > 1:
+            self._check_rows(model.fixed_batch)
 
-    def _check_rows(self) -> None:
+    def _check_rows(self, count: int) -> None:
         """Raises UsageError where the rows of a fixed batch are frames of one image, say, and not images alone."""
-        made, shape = self._model, (2, self._model.fixed_batch, self._model.channels, *self._model.claim.native_size)
-        given = (np.random.default_rng(0).random(shape) * (255 if made.dtype.kind in "iu" else 1)).astype(made.dtype)
-        given[1, 0] = given[0, 0]
-        one, other = (self.run(rows) for rows in given)
-        if len(one) < len(given[0]) or np.abs(one[0] - other[0]).max() > 1e-3 * np.abs(one[0] - one[1]).max():
-            raise UsageError(f"the model takes {shape[1]} images that belong together, as frames do; scan gives it one")
+        made = self._model
+        rows = np.random.default_rng(0).random((2, count, made.channels, *made.claim.native_size))
+        rows[1, 0] = rows[0, 0]
+        one, other = (self.run(some) for some in (rows * (255 if made.dtype.kind in "iu" else 1)).astype(made.dtype))
+        if len(one) < count or np.abs(one[0] - other[0]).max() > 1e-3 * np.abs(one[0] - one[1]).max():
+            raise UsageError(f"the model takes {count} images that belong together, as frames do; scan gives it one")
 
     def run(self, tiles: Array) -> Array:
         """Scores (n, classes, gH, gW) of tiles (n, bands, h, w). Raises ReadError where onnxruntime does not."""
