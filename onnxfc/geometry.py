@@ -103,10 +103,12 @@ class Geometry:
         if claim.fixed_size:
             return cls._of_fixed(claim, shapes.at(claim.image_shapes(claim.fixed_size)) or {})
         lists = any(output.levels for output in claim.outputs)
-        if claim.slack and claim.smallest_size and set(claim.size_step) == {1} and not lists:  # no more is to be found
+        whole = claim.slack and claim.smallest_size and set(claim.size_step) == {1} and not lists
+        sizing = None if whole else shapes.sizing([Image.of_input(item) for item in claim.inputs])
+        if sizing is None or cell_axes(claim, sizing) is None:  # no more is to be found than the native grid
             found = shapes.at(claim.image_shapes(claim.native_size))
             return cls._told(claim, None if found is None else grid_of(claim, found))
-        return cls.of_sizing(claim, shapes.sizing([Image.of_input(item) for item in claim.inputs]))
+        return cls.of_sizing(claim, sizing)
 
     @classmethod
     def _of_fixed(cls, claim: Claim, shapes: Mapping[str, Shape]) -> Geometry:

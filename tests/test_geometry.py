@@ -54,6 +54,14 @@ def test_joined_fields(parts: list[tuple[int, int]], stride: int) -> None:
     assert Field.join([*fields, Field(1, stride + 1)]) is None
 
 
+def test_cells_where_dims_have_no_closed_form() -> None:
+    """Pads that the graph computes of the image's size: the native grid is what grows."""
+    file = rewrite(fixture_file("keras_coordinates.torch.onnx"), prove=False).file
+    made = ort.InferenceSession(file.loaded().SerializeToString())
+    [whole] = made.run(None, {"image": np.zeros((1, 54, 52, 3), np.float32)})
+    assert Geometry.from_model(file).cells(54, 52) == whole.shape[1:3] == (25, 24)
+
+
 # Networks whose cells tell which pixels they read: all weights 1, no activation, one bright pixel
 
 

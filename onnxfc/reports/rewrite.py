@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from onnxfc.claim.blame import Cause
 from onnxfc.claim.claim import elements_of
+from onnxfc.claim.scannable import against_scan
 from onnxfc.errors import NothingToRewrite, OnnxfcError, ProofFailed, Refusal
 from onnxfc.reports.document import parity_as_json
 from onnxfc.version import __version__
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from onnxfc.claim.claim import Claim
     from onnxfc.forms.profile import Fit
     from onnxfc.geometry import Geometry
+    from onnxfc.io.model_file import ModelFile
     from onnxfc.proof.results import Certificate, CropResult, Parity, ParityResult, Rest, WeightResult
     from onnxfc.rewriter.changes import Changes
 
@@ -54,6 +56,8 @@ RELATIONS = {
 class Told(Protocol):
     """What is told of a rewrite, as its result has it."""
 
+    @property
+    def file(self) -> ModelFile: ...
     @property
     def claim(self) -> Claim: ...
     @property
@@ -147,10 +151,10 @@ def weights(data: Sequence[Path]) -> list[str]:
 def written(source: Path, target: Path, result: Told, verbose: bool = False) -> list[str]:
     """What there is now, and what can be done with it."""
     twice = "" if not result.map_at_twice else f" --at {size(result.claim.twice_native)}"
-    maps = len(result.claim.native_size) == 2 and any(output.axes for output in result.claim.outputs)
+    scans = against_scan(result.claim, result.file.proto.graph) is None
     one, two = argument(source), argument(target)
-    steps = [f"onnxfc scan {two} IMAGE map.png"] if maps else []
-    if maps and not draws():
+    steps = [f"onnxfc scan {two} IMAGE map.png"] if scans else []
+    if scans and not draws():
         steps = [f"onnxfc scan {two} IMAGE.npy best.csv", TO_DRAW]
     of_rewrite = result.claim.fixed_size and result.any_size is None  # what it was made of is no original to check
     steps += [f"onnxfc inspect {two}{twice}", *([] if of_rewrite else [f"onnxfc check {one} {two}"])]

@@ -59,16 +59,18 @@ def conv_transpose(ctx: RuleContext) -> Outcome | None:
     strides = tuple(ctx.attrs.get("strides") or (1,) * rank)
     kernel = tuple(ctx.attrs.get("kernel_shape") or ctx.shape_in(1)[2:])
     dilations = tuple(ctx.attrs.get("dilations") or (1,) * rank)
+    more = tuple(ctx.attrs.get("output_padding") or (0,) * rank)
     pads = _cut_off(ctx, kernel, strides, dilations)
     if pads is None:
         return ctx.refuse("size-locked", "has an output of a fixed shape, larger than its kernel makes it")
     fields = []
     for field, axis in zip(view.fields, view.spatial, strict=True):
-        k, s, p, q, d = (part[axis - 2] for part in (kernel, strides, pads, pads[rank:], dilations))
-        # Output o takes inputs from (o + p - reach) / s to (o + p) / s; what is cut off counts as read.
+        k, s, p, q, d, extra = (part[axis - 2] for part in (kernel, strides, pads, pads[rank:], dilations, more))
+        # Output o takes inputs from (o + p - reach) / s to (o + p) / s; what is cut off counts as read: o is there
+        # from the input on that is (o + p + q - extra - reach) / s, rounded up.
         reach = (k - 1) * d
         finer = field.resampled(Fraction(s), Fraction(min(0, p - reach), s), Fraction(p, s))
-        fields.append(finer.cut(0, max(0, q - reach)))
+        fields.append(finer.cut(0, max(0, q - extra - reach + s - 1)))
     if "output_shape" in ctx.attrs or "auto_pad" in ctx.attrs:
         ctx.keep(auto_pad=None, output_shape=None, pads=pads)
     else:

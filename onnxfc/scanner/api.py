@@ -107,16 +107,18 @@ def run_scan(
         before = _begun(job, notes, outs, options.resume)
         try:
             _work(_portable(job, made) if dask is not None else job, worker, before, dask, say)
-            say("writing")
             done = _map(job, made, seen, notes)
             compared = compare(worker, done, options.compare) if options.compare else None
+            seconds = worker.session.seconds / job.at_once
+            del worker  # what its session holds is free for the writers
+            say("writing")
             vector = None if options.reduce is None else done.reduce(options.reduce)
             kept = _written(outs, done, job.store, Wanted(options.top, options.threshold, vector), keep)
         except Exception:
             if not options.resume or not any(map(job.store.has, range(len(job.plan)))):
                 remove(job.store.path)
             raise
-    spent = time.perf_counter() - began, worker.session.seconds / job.at_once
+    spent = time.perf_counter() - began, seconds
     return Scan(kept, made, job, _uncovered(job.plan, seen), before, spent, compared, vector)
 
 

@@ -101,6 +101,11 @@ class ChunkStore:
             return {}
 
     @property
+    def tall(self) -> int:
+        """Rows of a chunk."""
+        return self.chunk[1]
+
+    @property
     def tiles(self) -> tuple[int, int]:
         """Rows and columns of chunks."""
         return -(-self.shape[1] // self.chunk[1]), -(-self.shape[2] // self.chunk[2])

@@ -88,7 +88,7 @@ def _npy(file: BinaryIO, made: ScoreMap, wanted: Wanted) -> None:
 def _groups(made: ScoreMap) -> Iterator[tuple[int, int, int, int]]:
     """Bands of rows, and classes of them, that are held at once."""
     classes, rows, columns = made.shape
-    tall = min(rows, max(1, _GROUP // (4 * columns)), 128)
+    tall = min(made.cells.tall, max(1, _GROUP // (4 * columns)))
     many = max(1, _GROUP // (4 * columns * tall))
     for top in range(0, rows, tall):
         for low in range(0, classes, many):

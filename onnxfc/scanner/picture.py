@@ -23,8 +23,8 @@ _CELL = 16
 _ROOM, _SURE = 14, 0.75
 """Pixels a side that two letters need; which share of the range of scores is told by name."""
 _MARGIN, _LINE, _COLUMN, _LETTERS = 16, 20, 190, 22
-_WINDOW, _PIECE = (512, 4096), 1 << 20
-"""Rows and columns of pixels, and scores, that are read at once, about."""
+_WINDOW, _PIECE, _STRIP = (256, 4096), 1 << 20, 64
+"""Rows and columns of pixels, and scores, that are read at once, about; rows of the picture painted at once."""
 _STOPS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
 """Dark to bright, as matplotlib's viridis."""
 COLOURS = (
@@ -40,13 +40,14 @@ Legend = list[tuple[Colour | None, str]]
 
 @dataclass(frozen=True)
 class _Painted:
-    """Of each cell its colour, and how much of it there is, 0 to 1; NaN: no data. ``legend``: what colours mean.
-    ``names``: what is written into cells, where they have room for it; empty: nothing."""
+    """Of each cell which colour of the ``palette`` it has, and how much of it, 0 to 1; NaN: no data. ``legend``: what
+    colours mean. ``names``: of the colours, which are written into cells that have room for them; empty: nothing."""
 
+    palette: Array
     colours: Array
     share: Array
     legend: Legend
-    names: Array | None = None
+    names: tuple[str, ...] = ()
 
 
 def overlay(made: ScoreMap, kind: str | int | None) -> Any:
@@ -61,7 +62,7 @@ def overlay(made: ScoreMap, kind: str | int | None) -> Any:
     shown = [np.unique(np.maximum(cells, 0)) for cells in places]
     painted = _heat(made, shown, chosen) if chosen is not None else _classes(made, shown)
     rows, columns = (np.where(k < 0, k, np.searchsorted(have, k)) for have, k in zip(shown, places, strict=True))
-    panels = [pillow.fromarray(item.astype(np.uint8)) for item in (seen, _over(seen, rows, columns, painted))]
+    panels = [pillow.fromarray(item) for item in (seen, _over(seen, rows, columns, painted))]
     _name(panels[1], rows, columns, painted)
     return _composed(panels, painted.legend, _title(made, chosen))
 
@@ -88,24 +89,31 @@ def _zoom(longest: int, cell: float) -> int:
 def _over(seen: Array, rows: Array, columns: Array, painted: _Painted) -> Array:
     """The map over the image in grey: colours on white, pale where the score is low, darker where the image is.
     ``rows``, ``columns``: which cell lies over each row and column of pixels."""
-    place = np.ix_(np.maximum(rows, 0), np.maximum(columns, 0))
-    share = painted.share[place][:, :, None]
-    there = ((rows >= 0)[:, None] & (columns >= 0)[None])[:, :, None] & np.isfinite(share)
-    light = seen.mean(axis=2, keepdims=True) / 255
-    mixed = (255 + (painted.colours[place] - 255) * np.where(there, share, 0)) * (0.75 + 0.25 * light)
-    found = np.where(there, mixed, 255 * light)
-    for axis, cells in ((0, rows), (1, columns)):
-        edges = np.flatnonzero(np.diff(cells)) + 1
-        if len(cells) >= 8 * len(edges):  # else lines would be all that is seen
-            lines = (edges,) if axis == 0 else (slice(None), edges)
-            found[lines] = np.where(there[lines], found[lines] * 0.6 + 102, found[lines])
-    return np.asarray(found)
+    found, lines = np.empty_like(seen), [_lines(cells) for cells in (rows, columns)]
+    for top in range(0, len(rows), _STRIP):
+        strip = slice(top, top + _STRIP)
+        place = np.ix_(np.maximum(rows[strip], 0), np.maximum(columns, 0))
+        share = painted.share[place]
+        there = (rows[strip] >= 0)[:, None] & (columns >= 0) & np.isfinite(share)
+        light = seen[strip].mean(axis=2, keepdims=True, dtype=np.float32) / 255
+        tint = (255 - painted.palette[painted.colours[place]]) * np.where(there, share, 0)[:, :, None]
+        mixed = np.where(there[:, :, None], (255 - tint) * (0.75 + 0.25 * light), 255 * light)
+        edge = there & (lines[0][strip, None] | lines[1])
+        mixed[edge] = mixed[edge] * 0.6 + 102
+        found[strip] = mixed
+    return found
+
+
+def _lines(cells: Array) -> Array:
+    """Where a cell begins; nowhere, if lines would be all that is seen."""
+    edges = np.diff(cells, prepend=cells[0]) != 0
+    return np.asarray(edges & (len(cells) >= 8 * np.count_nonzero(edges)))
 
 
 def _name(panel: Any, rows: Array, columns: Array, painted: _Painted) -> None:
     """Write the names of classes into the cells that score most, where they have room."""
     edges = [np.flatnonzero(np.diff(cells, prepend=-1, append=-1)) for cells in (rows, columns)]
-    if painted.names is None or min(int(np.diff(item).max(initial=0)) for item in edges) < _ROOM:
+    if not painted.names or min(int(np.diff(item).max(initial=0)) for item in edges) < _ROOM:
         return
     drawing, fonts = import_module("PIL.ImageDraw").Draw(panel), import_module("PIL.ImageFont")
     font = fonts.load_default(max(11, min(int(np.diff(item).max()) for item in edges) // 2))
@@ -113,8 +121,9 @@ def _name(panel: Any, rows: Array, columns: Array, painted: _Painted) -> None:
     for y, x in ((y, x) for y in down for x in across):
         row, column = rows[y], columns[x]
         if row >= 0 and column >= 0 and painted.share[row, column] >= _SURE:
-            ink = "black" if painted.colours[row, column].sum() > 330 else "white"
-            drawing.text((x, y), painted.names[row, column], fill=ink, font=font, anchor="mm")
+            kind = painted.colours[row, column]
+            ink = "black" if painted.palette[kind].sum() > 330 else "white"
+            drawing.text((x, y), painted.names[kind], fill=ink, font=font, anchor="mm")
 
 
 def _cells(made: ScoreMap, count: int, step: float, axis: int) -> Array:
@@ -125,47 +134,42 @@ def _cells(made: ScoreMap, count: int, step: float, axis: int) -> Array:
 
 
 def _thumbnail(image: OpenImage, step: int) -> Array:
-    """RGB from 0 to 255, each pixel the mean of ``step`` x ``step``."""
+    """RGB from 0 to 255, each pixel the mean of ``step`` x ``step``; there may be fewer at the end."""
     height, width = image.size
-    found = np.zeros((-(-height // step), -(-width // step), image.bands), np.float32)
-    tall, wide = (step * max(1, side // step) for side in _WINDOW)
-    for top in range(0, height, tall):
-        for left in range(0, width, wide):
-            pixels = image.source.read(top, min(height, top + tall), left, min(width, left + wide))
-            mean = _mean(_mean(pixels.astype(np.float32), step, 0), step, 1)
-            at = top // step, left // step
-            found[at[0] : at[0] + mean.shape[0], at[1] : at[1] + mean.shape[1]] = mean
-    found = np.nan_to_num(found)
     colours = [band for band in range(image.bands) if band != image.alpha]
-    found = found[:, :, colours[:3] if len(colours) >= 3 else [colours[0]] * 3]
-    if image.source.dtype != np.uint8:
+    colours = colours[:3] if len(colours) >= 3 else colours[:1]
+    across = np.arange(0, width, step)
+    wide = np.diff(np.append(across, width))[:, None]
+    plain = image.source.dtype == np.uint8
+    found = np.empty((-(-height // step), len(across), len(colours)), np.uint8 if plain else np.float32)
+    tall, many = (max(1, side // step) for side in _WINDOW)
+    for top in range(0, height, tall * step):
+        for first in range(0, len(across), many):
+            left, right = first * step, min(width, (first + many) * step)
+            pixels = image.source.read(top, min(height, top + tall * step), left, right)[:, :, colours]
+            for row in range(0, len(pixels), step):
+                rows = pixels[row : row + step]
+                sums = np.add.reduceat(rows.sum(axis=0, dtype=np.float32), across[first : first + many] - left, axis=0)
+                found[(top + row) // step, first : first + many] = sums / (len(rows) * wide[first : first + many])
+    if not plain:
+        found = np.nan_to_num(found, copy=False)
         low, high = float(found.min()), float(found.max())
-        found = (found - low) * (255 / max(high - low, 1e-12))
-    return np.asarray(found)
-
-
-def _mean(pixels: Array, step: int, axis: int) -> Array:
-    """Of so many rows or columns at a time; the last may be fewer."""
-    edges = np.arange(0, pixels.shape[axis], step)
-    counts = np.diff(np.append(edges, pixels.shape[axis]))
-    shape = [1, 1, 1]
-    shape[axis] = len(counts)
-    return np.asarray(np.add.reduceat(pixels, edges, axis=axis) / counts.reshape(shape))
+        found = ((found - low) * (255 / max(high - low, 1e-12))).astype(np.uint8)
+    return found.repeat(3 // len(colours), axis=2)
 
 
 def _best(made: ScoreMap, shown: list[Array], kind: int | None) -> tuple[Array, Array]:
     """Class and score of the cells that are ``shown`` (rows, columns): the best class's, or those of one. Of a large
     map no more than that is ever in memory."""
-    kinds, scores = [], []
+    kinds, scores = (np.zeros([*map(len, shown)], dtype) for dtype in (np.uint32, np.float32))
     classes = slice(None) if kind is None else slice(kind, kind + 1)
     tall = max(1, _PIECE // (made.shape[2] * (made.shape[0] if kind is None else 1)))
     for top in range(0, made.shape[1], tall):
-        rows = shown[0][(shown[0] >= top) & (shown[0] < top + tall)]
+        first, last = np.searchsorted(shown[0], (top, top + tall))
         piece = made.cells.read(classes, slice(top, min(made.shape[1], top + tall)), slice(None))
-        filled = np.nan_to_num(piece[:, rows - top][:, :, shown[1]], nan=-np.inf)
-        kinds.append(filled.argmax(axis=0))
-        scores.append(filled.max(axis=0))
-    return np.concatenate(kinds), np.concatenate(scores)
+        filled = np.nan_to_num(piece[:, shown[0][first:last] - top][:, :, shown[1]], nan=-np.inf)
+        kinds[first:last], scores[first:last] = filled.argmax(axis=0), filled.max(axis=0)
+    return kinds, scores
 
 
 def _share(score: Array) -> tuple[Array, float, float]:
@@ -177,21 +181,20 @@ def _share(score: Array) -> tuple[Array, float, float]:
 
 def _heat(made: ScoreMap, shown: list[Array], kind: int) -> _Painted:
     share, low, high = _share(_best(made, shown, kind)[1])
-    stops = np.array(_STOPS, np.float32)
-    where = np.nan_to_num(share) * (len(stops) - 1)
-    below = np.minimum(where.astype(int), len(stops) - 2)
-    part = (where - below)[:, :, None]
-    colours = stops[below] * (1 - part) + stops[below + 1] * part
+    levels = np.arange(256) / 255 * (len(_STOPS) - 1)
+    palette = np.stack([np.interp(levels, range(len(_STOPS)), stops) for stops in zip(*_STOPS, strict=True)], axis=1)
     legend: Legend = [(None, f"class {made.classes[kind]}")]
     legend += [(stop, _figure(low, high, k / 4)) for k, stop in reversed(list(enumerate(_STOPS)))]
-    return _Painted(colours, np.where(np.isnan(share), share, 1), legend)
+    colours = np.rint(np.nan_to_num(share) * 255).astype(np.uint8)
+    return _Painted(palette.astype(np.float32), colours, np.where(np.isnan(share), share, 1), legend)
 
 
 def _classes(made: ScoreMap, shown: list[Array]) -> _Painted:
     """The classes that have most of the map in colours, those first, all others in one."""
     kinds, score = _best(made, shown, None)
     share, low, high = _share(score)
-    weight = np.bincount(kinds.ravel(), np.nan_to_num(share).ravel() + np.isfinite(share).ravel(), made.shape[0])
+    weights = np.nan_to_num(share) + np.isfinite(share)
+    weight = np.sum([np.bincount(*row, made.shape[0]) for row in zip(kinds, weights, strict=True)], axis=0)
     there = np.flatnonzero(weight)
     coloured = there[np.argsort(-weight[there], kind="stable")][: len(COLOURS)]
     palette = np.full((made.shape[0], 3), _OTHERS, np.float32)
@@ -202,8 +205,8 @@ def _classes(made: ScoreMap, shown: list[Array]) -> _Painted:
         legend.append((_OTHERS, f"{len(there) - len(coloured)} others"))
     legend += [(None, ""), (None, "score")]
     legend += [(_pale(part), _figure(low, high, part)) for part in (1, 0.5, 0)]
-    names = np.array([_plain(name) for name in made.classes])
-    return _Painted(palette[kinds], share, legend, names[kinds] if max(map(len, made.classes)) <= 2 else None)
+    names = tuple(map(_plain, made.classes))
+    return _Painted(palette, kinds, share, legend, names if max(map(len, names)) <= 2 else ())
 
 
 def _figure(low: float, high: float, part: float) -> str:

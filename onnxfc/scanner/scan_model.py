@@ -15,6 +15,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxfc.claim.claim import Claim, ImageInput, Output
+from onnxfc.claim.scannable import against_scan, maps
 from onnxfc.errors import NothingToRewrite, ReadError, UsageError
 from onnxfc.geometry import Geometry, halo_of
 from onnxfc.graph.index import Graph
@@ -29,8 +30,6 @@ from onnxfc.shapes.memory import pass_bytes
 from onnxfc.shapes.model_shapes import Shapes
 
 Array = NDArray[Any]
-
-_MAPS = {"map", "cells", "activation", "features"}
 
 
 @dataclass(frozen=True)
@@ -57,27 +56,14 @@ class ScanModel:
         file = source if isinstance(source, ModelFile) else ModelFile.open(source)
         claim = Claim.from_metadata({item.key: item.value for item in file.proto.metadata_props})
         if claim is not None:
-            return cls(file, claim, _output(claim, output), False)
+            return cls(file, claim, _output(claim, file, output), False)
         try:
             done = rewrite(file, options=RewriteOptions(dynamic_batch=True, size=size), prove=prove)
         except NothingToRewrite as error:  # some hold for one batch only
             if not any(item.code == "batch-baked" for item in error.refusals):
                 raise
             done = rewrite(file, options=RewriteOptions(size=size), prove=prove)
-        return cls(done.file, done.claim, _output(done.claim, output), True)
-
-    def __post_init__(self) -> None:
-        if len(self.claim.native_size) != 2:
-            raise UsageError(f"the model takes {len(self.claim.native_size)}-dimensional input; scan is for images")
-        if self.claim.fixed_size:
-            told = "x".join(map(str, self.claim.fixed_size))
-            raise UsageError(f"the model takes images of {told} px alone; scan with one for any size")
-        if len(self.claim.inputs) != 1:
-            names = ", ".join(item.name for item in self.claim.inputs)
-            raise UsageError(f"the model has several image inputs ({names}); scan is for models with one")
-        others = [info.name for info in self._graph.inputs if info.name != self.image.name]
-        if others:
-            raise UsageError(f"the model has inputs besides the image ({', '.join(others)}); make them constants first")
+        return cls(done.file, done.claim, _output(done.claim, done.file, output), True)
 
     @property
     def image(self) -> ImageInput:
@@ -164,17 +150,13 @@ class ScanModel:
         return TileSession(self, Engine(threads, Provider.parse(provider).found() if provider else None, strict=True))
 
 
-def _output(claim: Claim, name: str | None) -> Output:
-    """The map that is asked for, or the first."""
-    image = claim.inputs[0]
-    if image.fixed:
-        raise UsageError(f"the model takes images of any {' and '.join(image.free)} only; scan needs both")
-    maps = [item for item in claim.outputs if item.form in _MAPS and item.axes]
-    if not maps:
-        raise UsageError("the model has no map of scores; give the original, or rewrite it with --output map")
-    named = [item for item in maps if name in (None, item.name)]
+def _output(claim: Claim, file: ModelFile, name: str | None) -> Output:
+    """The map that is asked for, or the first. Raises UsageError where scan does not take the model."""
+    if reason := against_scan(claim, file.proto.graph):
+        raise UsageError(reason)
+    named = [item for item in maps(claim) if name in (None, item.name)]
     if not named:
-        raise UsageError(f"--output {name}: is no map of scores; give {' or '.join(item.name for item in maps)}")
+        raise UsageError(f"--output {name}: is no map of scores; give {' or '.join(item.name for item in maps(claim))}")
     return named[0]
 
 
@@ -185,6 +167,17 @@ class TileSession:
         self._model = model
         self.seconds, self._lock = 0.0, threading.Lock()
         self._session = ort_session.session(model.file, engine=engine, pattern=False)
+        if model.fixed_batch is not None and model.fixed_batch > 1:
+            self._check_rows(model.fixed_batch)
+
+    def _check_rows(self, count: int) -> None:
+        """Raises UsageError where the rows of a fixed batch are frames of one image, say, and not images alone."""
+        made = self._model
+        rows = np.random.default_rng(0).random((2, count, made.channels, *made.claim.native_size))
+        rows[1, 0] = rows[0, 0]
+        one, other = (self.run(some) for some in (rows * (255 if made.dtype.kind in "iu" else 1)).astype(made.dtype))
+        if len(one) < count or np.abs(one[0] - other[0]).max() > 1e-3 * np.abs(one[0] - one[1]).max():
+            raise UsageError(f"the model takes {count} images that belong together, as frames do; scan gives it one")
 
     def run(self, tiles: Array) -> Array:
         """Scores (n, classes, gH, gW) of tiles (n, bands, h, w). Raises ReadError where onnxruntime does not."""
@@ -200,9 +193,8 @@ class TileSession:
         with self._lock:
             self.seconds += time.perf_counter() - began
         moved = np.moveaxis(np.asarray(found), output.axes, (-2, -1))
-        return moved.reshape(len(feed) if image.batched else 1, -1, *moved.shape[-2:])[: len(tiles)].astype(
-            np.float32, copy=False
-        )
+        rows = math.gcd(moved.size, len(feed)) if image.batched else 1
+        return moved.reshape(rows, -1, *moved.shape[-2:])[: len(tiles)].astype(np.float32, copy=False)
 
     def _laid(self, tiles: Array, image: ImageInput) -> Array:
         """As the model's input lies, as many as it takes."""
@@ -210,9 +202,6 @@ class TileSession:
         if fixed is not None and len(tiles) < fixed:
             tiles = np.concatenate([tiles, *[tiles[-1:]] * (fixed - len(tiles))])
         shape, spatial = image.of_samples
-        rest = [axis for axis in range(1, len(shape)) if axis not in spatial]
-        if len(rest) == 1:
-            laid = np.moveaxis(tiles, (1, 2, 3), (rest[0], *spatial))
-        else:
-            laid = tiles.reshape(len(tiles), *tiles.shape[2:])
+        bands = [n for axis, n in enumerate(shape) if axis and axis not in spatial]  # of frames, say, or none
+        laid = np.moveaxis(tiles.reshape(len(tiles), *bands, *tiles.shape[2:]), (-2, -1), spatial)
         return np.ascontiguousarray(laid if image.batched else laid[0])

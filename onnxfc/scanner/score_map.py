@@ -30,6 +30,10 @@ class Cells(Protocol):
     def shape(self) -> tuple[int, int, int]:
         """Classes, rows, columns."""
 
+    @property
+    def tall(self) -> int:
+        """Rows that lie together, from a multiple of it on."""
+
     def read(self, classes: slice, rows: slice, columns: slice) -> Array:
         """A part."""
 
@@ -44,6 +48,10 @@ class ArrayCells:
     def shape(self) -> tuple[int, int, int]:
         classes, rows, columns = self.array.shape
         return classes, rows, columns
+
+    @property
+    def tall(self) -> int:
+        return self.shape[1]
 
     def read(self, classes: slice, rows: slice, columns: slice) -> Array:
         """A part."""

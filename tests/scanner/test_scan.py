@@ -375,6 +375,23 @@ def colour_model(**metadata: str) -> onnx.ModelProto:
     return model
 
 
+def test_frames_of_an_axis_of_their_own_are_bands() -> None:
+    """One after the other, as (N, T, C, H, W) lies."""
+    done = rewrite(fixture_file("frames_apart.dynamo.onnx"), prove=False)
+    image = np.random.default_rng(0).random((12, 49, 57), np.float32)
+    found = scan(done.file, image, options=ScanOptions(tile=2))
+    made = ort.InferenceSession(done.file.loaded().SerializeToString())
+    whole = made.run(None, {"image": image.reshape(1, 4, 3, 49, 57)})[0]
+    np.testing.assert_allclose(found, whole[0], rtol=0, atol=2e-6 * np.ptp(whole))
+
+
+@pytest.mark.parametrize("name", ["frames_mean", "frames_shifted", "frames_assigned"])
+def test_frames_that_are_the_batch_are_no_images_of_their_own(name: str) -> None:
+    done = rewrite(fixture_file(f"{name}.dynamo.onnx"), prove=False)
+    with pytest.raises(UsageError, match="takes 4 images that belong together"):
+        scan(done.file, np.zeros((40, 40, 3), np.float32))
+
+
 def test_mean_and_std_and_names_from_the_models_metadata() -> None:
     mean, std = (0.4, 0.5, 0.3), (0.2, 0.3, 0.25)
     metadata = {"standardization_mean": str(list(mean)), "standardization_std": json.dumps(std)}

@@ -109,6 +109,7 @@ REAL += (
     "keras_gap.tf2onnx",
     "lenet_batch4.dynamo",
     "swallowed_for_good.dynamo",
+    "cut_and_padded.torchscript",
 )
 
 
