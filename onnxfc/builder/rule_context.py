@@ -19,7 +19,6 @@ from onnxfc.layout.views import Fixed, Lifted, Placed, Refused, ScoreMap, View, 
 from onnxfc.shapes.spec import Array, Shape, Spec
 
 LEAVE = "leave this model at its native size"
-ONE_BATCH = "leave out --dynamic-batch, or declare a fixed batch where the file leaves it open"
 NO_VALUES = "only its author has values for other sizes; run the original on crops"
 ATTENTION = "relates the places of the image to each other (attention): it was trained for the native size"
 
