@@ -9,8 +9,8 @@ from onnxfc.builder.rule_context import LEAVE, Outcome, RuleContext
 from onnxfc.claim.blame import Cause
 from onnxfc.errors import Refusal
 from onnxfc.graph.index import dependent
-from onnxfc.graph.op_kinds import COVERING, MICROSOFT, POOLS, weight_position
-from onnxfc.graph.sliding import Sliding, sliding_at
+from onnxfc.graph.op_kinds import MICROSOFT, POOLS, weight_position
+from onnxfc.graph.sliding import LEFT_BEHIND, Sliding, sliding_at
 from onnxfc.head.placed_windows import pooled_in_part
 from onnxfc.layout.axes import channels, kinds, pure
 from onnxfc.layout.provenance import Provenance
@@ -80,8 +80,9 @@ def _slid(ctx: RuleContext, view: Placed, how: Sliding) -> Outcome:
     own = how.on([axis - 2 for axis in view.spatial])
     if view.provenance.windows and (own.padded or set(own.kernel) != {1} or set(own.strides) != {1}):
         return ctx.refuse("pools-then-convolves", "slides over what a global pool left")
-    cut = how.frozen and how.cuts and ctx.op_type in COVERING  # of which onnxruntime takes no padding below 0
-    if ctx.state.undivided and cut and not how.alike:
+    pool = ctx.op_type in POOLS  # of which onnxruntime takes no padding below 0
+    cut = how.frozen and how.left_out > (0 if pool else LEFT_BEHIND)
+    if ctx.state.undivided and cut and not (pool and how.alike):
         return ctx.refuse("same-padding", f"{_CUT} at other sizes", "use --global-pool window")
     provenance = _through(ctx, view, own)
     changes = {} if ctx.state.undivided and not cut else _frozen(how)
