@@ -158,6 +158,11 @@ class State:
     quantised: Quantised = field(default_factory=Quantised)
 
     @property
+    def open_batch(self) -> bool:
+        """Whether the file itself leaves open how many images there are."""
+        return any(dim.dim_value <= 0 for info in self.graph.inputs for dim in info.type.tensor_type.shape.dim[:1])
+
+    @property
     def dense(self) -> bool:
         """No head follows, so that borders may be what the graph makes of them at any size."""
         return not self.roles.headed

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from onnxfc.claim.blame import Cause
 from onnxfc.errors import NothingToRewrite, OnnxfcError, ProofFailed, Refusal
+from onnxfc.graph.index import Graph
 from onnxfc.reports.document import parity_as_json
 from onnxfc.version import __version__
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from onnxfc.claim.claim import Claim
     from onnxfc.forms.profile import Fit
     from onnxfc.geometry import Geometry
+    from onnxfc.io.model_file import ModelFile
     from onnxfc.proof.results import Certificate, CropResult, Parity, ParityResult, Rest, WeightResult
     from onnxfc.rewriter.changes import Changes
 
@@ -55,6 +57,8 @@ class Told(Protocol):
 
     @property
     def claim(self) -> Claim: ...
+    @property
+    def file(self) -> ModelFile: ...
     @property
     def replacements(self) -> Sequence[Replacement]: ...
     @property
@@ -146,7 +150,7 @@ def weights(data: Sequence[Path]) -> list[str]:
 def written(source: Path, target: Path, result: Told, verbose: bool = False) -> list[str]:
     """What there is now, and what can be done with it."""
     twice = "" if not result.map_at_twice else f" --at {size(result.claim.twice_native)}"
-    maps = len(result.claim.native_size) == 2 and any(output.axes for output in result.claim.outputs)
+    maps = _scans(result)
     one, two = argument(source), argument(target)
     steps = [f"onnxfc scan {two} IMAGE map.png"] if maps else []
     if maps and not draws():
@@ -158,6 +162,12 @@ def written(source: Path, target: Path, result: Told, verbose: bool = False) -> 
         row("wrote", f"{target} ({amount(target.stat().st_size, 'B')}){before}"),
         *(f"{'' if number else 'next':<15} {step}" for number, step in enumerate(steps)),
     ]
+
+
+def _scans(result: Told) -> bool:
+    """Whether ``scan`` is for it: an image of any height and width is all that it takes, and it gives a map."""
+    claim, alone = result.claim, len(Graph(result.file.proto).inputs) == 1
+    return alone and not claim.fixed_size and len(claim.native_size) == 2 and any(item.axes for item in claim.outputs)
 
 
 TO_DRAW = "for pictures and other images: pip install 'onnxfc[scan]'"
