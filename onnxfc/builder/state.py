@@ -178,6 +178,12 @@ class State:
         return self.global_pool == "keep" and self.roles.heads <= self.roles.whole
 
     @property
+    def of_windows(self) -> bool:
+        """Whether all that is made are cells. What is computed from the image's size in a way that no grid follows is
+        what it is for a crop then."""
+        return not self.dense and not self.undivided
+
+    @property
     def replacements(self) -> list[Replacement]:
         """What of the head was replaced."""
         return [note for note in self.notes if isinstance(note, Replacement)]
