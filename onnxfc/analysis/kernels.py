@@ -23,6 +23,14 @@ from onnxfc.graph.sliding import Sliding, covered, covers, sliding_at
 from onnxfc.layout.axes import channels
 
 
+def convolved(step: Step) -> Layout:
+    """A kernel may be made of what was pooled, which meets its map again here."""
+    held, *made = [layout for layout in step.layouts if layout is not None]
+    if not made or step.layouts[0] is None or any(layout.solid for layout in made):
+        return on_data(slide)(step) or held
+    return slide(step, replace(held, looks=step.meet([held, *made])))
+
+
 def slide(step: Step, held: Layout) -> Layout:
     """A Conv or a pool: over places, over channels alone, or over all that there is natively."""
     at = weight_position(step.op_type)
@@ -170,7 +178,7 @@ def _thin_copied(step: Step, held: Layout, axes: Sequence[int]) -> Layout:
 
 
 KERNELS: dict[str, Rule] = {
-    **dict.fromkeys(SLIDING, on_data(slide)),
+    **dict.fromkeys(SLIDING, convolved),
     **dict.fromkeys(("ConvTranspose", "DepthToSpace", "Pad", "SpaceToDepth"), on_data(grid)),
     **dict.fromkeys(SPREADING, on_data(copies)),
 }

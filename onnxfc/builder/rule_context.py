@@ -19,6 +19,7 @@ from onnxfc.layout.views import Fixed, Lifted, Placed, Refused, ScoreMap, View, 
 from onnxfc.shapes.spec import Array, Shape, Spec
 
 LEAVE = "leave this model at its native size"
+OWN_BATCH = "leave out --dynamic-batch"
 NO_VALUES = "only its author has values for other sizes; run the original on crops"
 ATTENTION = "relates the places of the image to each other (attention): it was trained for the native size"
 
@@ -329,6 +330,8 @@ class RuleContext:
     def refuse(self, code: str, reason: str, advice: str = "") -> Refusal:
         if self.state.global_pool == "window":
             advice = advice.replace("use --global-pool window", "")
+        if advice == OWN_BATCH and self.state.open_batch:
+            advice = "export it with a batch of 1"
         return Refusal(code, self.label, f"{self.op_type} {reason}", advice)
 
     def blame(self, cause: Cause) -> Blame:

@@ -158,6 +158,11 @@ class State:
     quantised: Quantised = field(default_factory=Quantised)
 
     @property
+    def open_batch(self) -> bool:
+        """Whether the file itself leaves open how many images there are."""
+        return any(dim.dim_value <= 0 for info in self.graph.inputs for dim in info.type.tensor_type.shape.dim[:1])
+
+    @property
     def dense(self) -> bool:
         """No head follows, so that borders may be what the graph makes of them at any size."""
         return not self.roles.headed
@@ -171,6 +176,12 @@ class State:
     def undivided(self) -> bool:
         """Whether all heads are of the whole image, so that there are no windows whose grid could move."""
         return self.global_pool == "keep" and self.roles.heads <= self.roles.whole
+
+    @property
+    def of_windows(self) -> bool:
+        """Whether all that is made are cells. What is computed from the image's size in a way that no grid follows is
+        what it is for a crop then."""
+        return not self.dense and not self.undivided
 
     @property
     def replacements(self) -> list[Replacement]:

@@ -152,7 +152,7 @@ def _slide(node: onnx.NodeProto, found: dict[str, object], shapes: Mapping[str, 
     if node.op_type != "ConvTranspose" and auto.startswith("SAME") and node.input[0] in shapes and kernel:
         ones = [1] * len(kernel)
         steps = [attrs.get(name) or ones for name in ("strides", "dilations")]
-        found["pads"] = [max(pad, 0) for pad in same_pads(auto, shapes[node.input[0]][2:], kernel, *steps)]
+        found["pads"] = list(same_pads(auto, shapes[node.input[0]][2:], kernel, *steps))
     if auto in {"NOTSET", "VALID"} or "pads" in found:
         found.pop("auto_pad", None)
     for name, idle in (("pads", 0), ("strides", 1), ("dilations", 1)):

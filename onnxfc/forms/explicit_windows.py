@@ -8,12 +8,9 @@ from typing import Any
 import onnx
 from onnx import helper
 
-from onnxfc.errors import NothingToRewrite, Refusal
 from onnxfc.forms.draft import Draft
-from onnxfc.graph.index import attributes, copied, label, remarks
+from onnxfc.graph.index import attributes, copied, remarks
 from onnxfc.graph.op_kinds import COVERING, POOLS, WEIGHT_AT, same_pads
-
-_ADVICE = "write it for one size without --form"
 
 
 def explicit_windows(draft: Draft) -> Draft:
@@ -51,10 +48,6 @@ def _window(draft: Draft, node: onnx.NodeProto, told: Mapping[str, Any], kernel:
     if auto != "NOTSET":
         extent = draft.specs[node.input[0]].native[2:]
         pads = [0] * (2 * len(kernel)) if auto == "VALID" else same_pads(auto, extent, kernel, strides, dilations)
-    if min(pads) < 0:
-        why = f"cuts off a border ({auto} with a stride that is larger than its kernel), which no pads do"
-        refusal = Refusal("form-pads", label(node), why, _ADVICE)
-        raise NothingToRewrite(str(refusal), (refusal,))
     return {"kernel_shape": kernel, "strides": strides, "pads": pads, "dilations": dilations}
 
 

@@ -132,16 +132,16 @@ def same_pads(
 ) -> tuple[int, ...]:
     """What SAME_UPPER or SAME_LOWER means at this size, before all axes and behind them.
 
-    Negative where a stride is so much larger than the kernel that the border is cut off.
+    0 where a stride is so much larger than the kernel that no window reads the last elements.
     https://onnx.ai/onnx/operators/onnx__Conv.html
     """
     sizes = zip(extent, kernel, strides, dilations, strict=True)
-    return halved(auto_pad, [(-(-n // s) - 1) * s + (k - 1) * d + 1 - n for n, k, s, d in sizes])
+    return halved(auto_pad, [max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0) for n, k, s, d in sizes])
 
 
 def halved(auto_pad: str, totals: Sequence[int]) -> tuple[int, ...]:
     """Amounts shared out before and behind, the odd one behind with SAME_UPPER."""
-    less = [int(total / 2) for total in totals]
+    less = [total // 2 for total in totals]
     more = [total - part for total, part in zip(totals, less, strict=True)]
     return (*less, *more) if auto_pad == "SAME_UPPER" else (*more, *less)
 

@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from onnxfc.shapes.spec import Shape
 
 
+LEFT_BEHIND = 2
+"""Elements that a Conv of onnxruntime leaves out behind its last window; of more, SAME leaves out a part ahead. A pool
+that leaves any out it does not run."""
+
+
 @dataclass(frozen=True)
 class Sliding:
     """Kernel, strides, dilations and native pads of a Conv or pool, per spatial axis."""
@@ -45,9 +50,9 @@ class Sliding:
         return tuple((k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True))
 
     @property
-    def cuts(self) -> bool:
-        """Whether SAME leaves out elements between windows, and so at some sizes the last ones."""
-        return any(reach < stride for reach, stride in zip(self.reach, self.strides, strict=True))
+    def left_out(self) -> int:
+        """How many elements lie between two windows, at most; at some sizes SAME leaves out as many behind the last."""
+        return max(stride - reach for reach, stride in zip(self.reach, self.strides, strict=True))
 
     @property
     def alike(self) -> bool:
@@ -60,7 +65,7 @@ class Sliding:
 
 
 def sliding_at(attrs: Mapping[str, Any], shape: Shape, weight: Shape) -> Sliding | None:
-    """None where SAME cuts the border off, as a stride is so much larger than its kernel."""
+    """``weight``: its shape, empty for a pool. None where SAME would leave out more elements than LEFT_BEHIND says."""
     extent = shape[2:]
     rank = len(extent)
     kernel = tuple(attrs.get("kernel_shape") or weight[2:])
@@ -70,9 +75,10 @@ def sliding_at(attrs: Mapping[str, Any], shape: Shape, weight: Shape) -> Sliding
     pads = tuple(attrs.get("pads") or (0,) * (2 * rank))
     if auto_pad.startswith("SAME"):
         pads = same_pads(auto_pad, extent, kernel, strides, dilations)
-        if any(pad < 0 for pad in pads[:rank]):
+        reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
+        spared = LEFT_BEHIND if weight else 0
+        if any((n - 1) % s + 1 - part > spared for n, s, part in zip(extent, strides, reach, strict=True)):
             return None
-        pads = tuple(max(pad, 0) for pad in pads)  # what is cut off behind is not read anyway
     elif auto_pad == "VALID":
         pads = (0,) * (2 * rank)
     return Sliding(kernel, strides, dilations, pads[:rank], pads[rank:], auto_pad.startswith("SAME"))

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxfc.builder.rule_context import Outcome, RuleContext
+from onnxfc.builder.rule_context import OWN_BATCH, Outcome, RuleContext
 from onnxfc.errors import Refusal
 from onnxfc.head.meet_grids import meet
 from onnxfc.head.score_map_movement import over_scores, turned
@@ -61,7 +61,7 @@ def _by_node(
 
 def _mixed(ctx: RuleContext) -> Refusal:
     if ctx.shape_in()[0] == 1:
-        return ctx.refuse("batch-baked", "takes its input for one image", "leave out --dynamic-batch")
+        return ctx.refuse("batch-baked", "takes its input for one image", OWN_BATCH)
     return ctx.refuse("mixes-batch", "moves data between the images of a batch")
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from onnxfc.builder import ops
-from onnxfc.builder.rule_context import LEAVE, Outcome, RuleContext, axes_of, positive
+from onnxfc.builder.rule_context import LEAVE, OWN_BATCH, Outcome, RuleContext, axes_of, positive
 from onnxfc.errors import Refusal
 from onnxfc.graph.index import attributes
 from onnxfc.head.meet_grids import all_scores, around_batch, beside_batch, spread
@@ -40,7 +40,7 @@ def _reshape(ctx: RuleContext, scores: Sequence[ScoreMap], provenance: Provenanc
         features, axis = ctx.shape_out(), None
     elif view.batch_axis or ctx.shape_out()[:1] != ctx.shape_in()[:1]:
         if ctx.op_type == "Squeeze" and ctx.shape_in()[0] == 1:
-            return ctx.refuse("batch-baked", "takes its input for one image", "leave out --dynamic-batch")
+            return ctx.refuse("batch-baked", "takes its input for one image", OWN_BATCH)
         return _other_rows(ctx, view, provenance)
     return _laid_out(ctx, view, features, axis, provenance)
 

@@ -64,6 +64,13 @@ def batch_first(groups: Groups) -> Groups:
     )
 
 
+def batch_ahead(groups: Groups) -> Groups:
+    """The same parts, where the batch of one image stands on an axis behind others, and may stand anywhere."""
+    if BATCH_OF_ONE not in groups[1:]:
+        return groups
+    return (BATCH_OF_ONE, *(group for group in groups if group != BATCH_OF_ONE))
+
+
 def images_apart(groups: Groups, first: int) -> Groups:
     """The same, where a fixed number of images becomes ``first`` on the first axis: the others are frames of each, on
     an axis that holds channels."""

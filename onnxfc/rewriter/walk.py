@@ -14,7 +14,7 @@ from onnxfc.analysis.pool_roles import pool_roles
 from onnxfc.analysis.rounding import meets_rounded_up
 from onnxfc.builder import ops
 from onnxfc.builder.graph_builder import GraphBuilder
-from onnxfc.builder.rule_context import LEAVE, Outcome, RuleContext, tensor_of
+from onnxfc.builder.rule_context import LEAVE, OWN_BATCH, Outcome, RuleContext, tensor_of
 from onnxfc.builder.state import GlobalPool, Quantised, Roles, State
 from onnxfc.errors import Refusal
 from onnxfc.graph.index import Graph, inputs_of
@@ -136,7 +136,7 @@ def _batch_kept(state: State, node: onnx.NodeProto, outcome: list[View]) -> Outc
     return outcome
 
 
-_BATCH = ("holds for the native batch only", "leave out --dynamic-batch")
+_BATCH = ("holds for the native batch only", OWN_BATCH)
 
 
 def _inherited(state: State, node: onnx.NodeProto, refused: Refused) -> Outcome:

@@ -278,7 +278,7 @@ def _only(group: Group, allowed: set[str]) -> bool:
     return pure(group) or (len(group) == 1 and group[0].kind in allowed)
 
 
-def _with_context(ctx: RuleContext, provenance: Provenance, by_size: bool) -> Provenance:
+def with_context(ctx: RuleContext, provenance: Provenance, by_size: bool = False) -> Provenance:
     """The provenance with what is context among the inputs."""
     context = [view.provenance for view in ctx.views if isinstance(view, Context)]
     blames = Gathered.joined([provenance.blames, *(item.blames for item in context)])
@@ -297,7 +297,7 @@ def _kept(
 ) -> Outcome:
     """Write the node with these inputs; what it makes, with what a number of the image's size made of it."""
     by_size = [position for position in range(len(ctx.views)) if ctx.follows_size(position)]
-    made = _made(ctx, placed, groups, _with_context(ctx, provenance, bool(by_size) or everywhere))
+    made = _made(ctx, placed, groups, with_context(ctx, provenance, bool(by_size) or everywhere))
     ctx.keep([tensor for tensor in inputs if tensor is not None])
     return [_per_place(ctx, made, by_size[0]) if by_size and made.is_folded else made]
 

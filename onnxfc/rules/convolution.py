@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from onnxfc.builder.rule_context import LEAVE, Outcome, RuleContext
+from onnxfc.builder.rule_context import LEAVE, OWN_BATCH, Outcome, RuleContext
 from onnxfc.claim.blame import Cause
 from onnxfc.errors import Refusal
 from onnxfc.graph.index import dependent
-from onnxfc.graph.op_kinds import COVERING, MICROSOFT, POOLS, weight_position
-from onnxfc.graph.sliding import Sliding, sliding_at
+from onnxfc.graph.op_kinds import MICROSOFT, POOLS, weight_position
+from onnxfc.graph.sliding import LEFT_BEHIND, Sliding, sliding_at
 from onnxfc.head.placed_windows import pooled_in_part
 from onnxfc.layout.axes import channels, kinds, pure
 from onnxfc.layout.provenance import Provenance
-from onnxfc.layout.views import Placed
+from onnxfc.layout.views import Context, Fixed, Placed
+from onnxfc.rules.broadcast import with_context
 from onnxfc.rules.context_sums import strip
 from onnxfc.rules.pooling import global_pool, partial_pool
 from onnxfc.rules.registry import PLACED, rule
@@ -80,10 +81,11 @@ def _slid(ctx: RuleContext, view: Placed, how: Sliding) -> Outcome:
     own = how.on([axis - 2 for axis in view.spatial])
     if view.provenance.windows and (own.padded or set(own.kernel) != {1} or set(own.strides) != {1}):
         return ctx.refuse("pools-then-convolves", "slides over what a global pool left")
-    cut = how.frozen and how.cuts and ctx.op_type in COVERING  # of which onnxruntime takes no padding below 0
-    if ctx.state.undivided and cut and not how.alike:
+    pool = ctx.op_type in POOLS  # of which onnxruntime takes no padding below 0
+    cut = how.frozen and how.left_out > (0 if pool else LEFT_BEHIND)
+    if ctx.state.undivided and cut and not (pool and how.alike):
         return ctx.refuse("same-padding", f"{_CUT} at other sizes", "use --global-pool window")
-    provenance = _through(ctx, view, own)
+    provenance = with_context(ctx, _through(ctx, view, own))
     changes = {} if ctx.state.undivided and not cut else _frozen(how)
     if ctx.attrs.get("ceil_mode", 0) and not _partial(own, view.extent) and not ctx.state.own_rounding:
         ends = _ends(ctx, view, how)
@@ -146,7 +148,14 @@ def _weight_shape(ctx: RuleContext) -> Shape:
     return ctx.shape_in(at) if ctx.has_input(at) else ()
 
 
+def _kernel_of_image(ctx: RuleContext) -> bool:
+    """Whether its weight is a figure of the whole image: where that is alone in the batch it slides as any."""
+    return ctx.op_type == "Conv" and all(view is None or isinstance(view, Fixed | Context) for view in ctx.views[1:])
+
+
 def _weight_of_image(ctx: RuleContext) -> Refusal:
+    if ctx.free_batch and _kernel_of_image(ctx):
+        return ctx.refuse("batch-baked", "has a weight that is made of one image", OWN_BATCH)
     graph = ctx.state.graph
     images = [info.name for info in graph.inputs if isinstance(ctx.state.views[info.name], Placed)]
     made = {name: dependent(graph.live, [name]).intersection(ctx.node.input) for name in images}
@@ -161,7 +170,7 @@ def _weight_of_image(ctx: RuleContext) -> Refusal:
 def _layout(ctx: RuleContext, view: Placed) -> Refusal | None:
     if min(view.spatial) < 2 and ctx.op_type not in POOLS:  # a pool leaves axis 1 as it is, whatever that is
         return ctx.refuse("layout", "slides over axes that are not the image's")
-    if not ctx.only_first:
+    if not ctx.only_first and not (ctx.state.single and _kernel_of_image(ctx)):
         return _weight_of_image(ctx)
     if ctx.output_used(1):
         return ctx.refuse("pool-indices", "gives the places of its maxima to another node")

@@ -8,7 +8,7 @@ import numpy as np
 from onnx import TensorProto
 
 from onnxfc.builder import ops
-from onnxfc.builder.rule_context import Outcome, RuleContext
+from onnxfc.builder.rule_context import OWN_BATCH, Outcome, RuleContext
 from onnxfc.claim.blame import Cause
 from onnxfc.head.windows import to_scores
 from onnxfc.layout.provenance import Provenance
@@ -16,7 +16,7 @@ from onnxfc.layout.views import Context, ScoreMap, View, Window
 from onnxfc.rules.registry import FEATURES, PLACED, rule
 
 KIND = "DynamicQuantizeLinear"
-_SHARED = ("mixes-batch", "takes one scale for all images of a batch, which is fixed here", "leave out --dynamic-batch")
+_SHARED = ("mixes-batch", "takes one scale for all images of a batch, which is fixed here", OWN_BATCH)
 
 
 @rule(KIND, on=PLACED)

@@ -13,7 +13,7 @@ from onnxfc.analysis.reference_sizes import images, references
 from onnxfc.builder import ops
 from onnxfc.builder.rule_context import LEAVE, Outcome, RuleContext, tensor_of
 from onnxfc.claim.blame import Cause
-from onnxfc.graph.op_kinds import BROADCAST, COPYING, REORDERING, SPREADING, UNARY
+from onnxfc.graph.op_kinds import BROADCAST, COPYING, REORDERING, SPREADING, UNARY, WEIGHT_AT
 from onnxfc.head.meet_grids import uniform
 from onnxfc.head.windows import moved_to
 from onnxfc.layout.axes import channels, lengths
@@ -28,8 +28,12 @@ def spreads(ctx: RuleContext) -> bool:
 
     Or it spreads anything over what all its readers would broadcast it against.
     """
-    if any(ctx.native(name).shapes is None for name in (*filter(None, ctx.node.input), ctx.node.output[0])):
+    name = ctx.node.output[0]
+    if any(ctx.native(item).shapes is None for item in (*filter(None, ctx.node.input), name)):
         return False
+    readers = ctx.state.graph.readers.get(name, ())
+    if readers and all(node.op_type in WEIGHT_AT and node.input[0] != name for node in readers):
+        return False  # a kernel lies on no places
     rank, after = 2 + ctx.state.rank, ctx.shape_out()
     context = _context(ctx)
     if ctx.op_type in SPREADING:

@@ -21,26 +21,26 @@ from onnxfc.rules.registry import PLACED, rule
 def pad(ctx: RuleContext) -> Outcome | None:
     """Conv of Pad is Conv: on spatial axes constant amounts are padding, as a Conv's pads are.
 
-    Amounts that fill a map up to whole blocks stay as they are computed. Where they are before the map too, they would
-    move the grid: they are frozen, as auto_pad is. Where the result meets a map of its size, it is padded to the size
-    of that: a skip connection of an odd size.
+    Amounts that fill a map up to whole blocks stay as they are computed. Where they are before the map too, or fill it
+    up to a square, they would move the grid: of cells they are frozen, as auto_pad is. Where the result meets a map of
+    its size, it is padded to the size of that: a skip connection of an odd size.
     https://onnx.ai/onnx/operators/onnx__Pad.html
     """
     view = ctx.placed_in()
     if not view.apart:
         return pooled_in_part(ctx) if view.is_strip else _more_channels(ctx, view)
     rank = len(ctx.shape_in())
+    filled = ctx.follows_size(1)
+    if filled and ctx.state.of_windows and (_moves_grid(ctx) or not ctx.same_on_grid(1)):
+        ctx.freeze(1)
     amounts = _pad_amounts(ctx, rank)
     if amounts is None:
-        return ctx.refuse("unknown-pads", "takes amounts that are not constant")
+        return ctx.refuse("unknown-pads", "takes amounts that are not constant, and others at every size")
     begin, end = amounts
     if view.provenance.windows and any(begin[axis] or end[axis] for axis in view.spatial):
         return ctx.refuse("pools-then-convolves", "pads what a global pool left")
-    filled = ctx.follows_size(1)
     provenance = _padded(ctx, view, begin, end)
     reference = None if filled or not view.is_map else _padded_like(ctx, view, begin, end)
-    if filled and _moves_grid(ctx) and not ctx.state.dense:
-        ctx.freeze(1)
     if reference is None:
         ctx.keep()
     else:
@@ -70,7 +70,7 @@ def _more_channels(ctx: RuleContext, view: Placed) -> Outcome | None:
 def _padded(ctx: RuleContext, view: Placed, begin: Sequence[int], end: Sequence[int]) -> Provenance:
     """What is read by a map that is padded, or cut where amounts are negative."""
     filled, mode = ctx.follows_size(1), str(ctx.attrs.get("mode") or "constant")
-    most = _most_before(ctx, len(begin)) if filled and ctx.state.dense else begin
+    most = _most_before(ctx, len(begin)) if filled and not ctx.state.of_windows else begin
     fields = {}
     for place, axis in view.where.items():
         cut = max(0, -begin[axis]) + most[axis] - begin[axis]
@@ -79,7 +79,7 @@ def _padded(ctx: RuleContext, view: Placed, begin: Sequence[int], end: Sequence[
         fields[place] = _mirrored(field, max(0, begin[axis]), max(0, end[axis])) if mirrored else field
     touched = filled or any(begin[axis] > 0 or end[axis] > 0 for axis in view.spatial)
     provenance = replace(view.provenance.along(fields), places=False, sums_to_one=frozenset())
-    far = touched and mode == "wrap"  # it reads the far end
+    far = touched and (mode == "wrap" or not _steady(ctx))  # it reads the far end, or depends on where that is
     return provenance.blamed(*([ctx.blame(Cause.PADDING)] * touched), *([ctx.blame(Cause.CONTEXT)] * far))
 
 
@@ -114,14 +114,19 @@ def _pad_to(ctx: RuleContext, view: Placed, reference: Placed, begin: Sequence[i
 
 
 def _pad_amounts(ctx: RuleContext, rank: int) -> tuple[list[int], list[int]] | None:
-    """Native amounts before and behind each axis; None where they change on the grid of strides."""
+    """Native amounts before and behind each axis; None where a map would have others on the grid of strides."""
     pads = ctx.attrs.get("pads")
     if pads is None:
         value = ctx.constant(1)
-        if value is None or not ctx.same_on_grid(1):
+        if value is None or (ctx.state.dense and not _steady(ctx)):
             return None
         pads = value.tolist()
     return _by_axis(ctx, pads, rank)
+
+
+def _steady(ctx: RuleContext) -> bool:
+    """Whether it pads alike at all sizes on the grid of strides."""
+    return "pads" in ctx.attrs or ctx.same_on_grid(1)
 
 
 def _by_axis(ctx: RuleContext, pads: Sequence[int], rank: int) -> tuple[list[int], list[int]] | None:

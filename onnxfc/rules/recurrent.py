@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from onnxfc.builder.rule_context import Outcome, RuleContext
+from onnxfc.builder.rule_context import OWN_BATCH, Outcome, RuleContext
 from onnxfc.claim.blame import Cause
 from onnxfc.graph.op_kinds import RECURRENT
 from onnxfc.layout.axes import Group, channels, kinds, pure
@@ -33,7 +33,7 @@ def recurrent(ctx: RuleContext) -> Outcome | None:
     if kinds(steps) != ["space"] or kinds(batch) != ["batch"] or not pure(view.groups[2]) or view.other:
         return None
     if any(ctx.has_input(at) and not _follows(ctx, ctx.views[at]) for at in _STATES):
-        return ctx.refuse("batch-baked", "begins with states of the native batch", "leave out --dynamic-batch")
+        return ctx.refuse("batch-baked", "begins with states of the native batch", OWN_BATCH)
     ctx.keep()
     made: list[View] = [_last(ctx, view, name) if name else Fixed("") for name in ctx.node.output]
     if ctx.node.output[0]:

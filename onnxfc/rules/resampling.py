@@ -150,8 +150,21 @@ def _by_sizes(ctx: RuleContext, view: Placed, ratios: Sequence[Fraction]) -> Out
         growth = _kept(ctx, view)
         if growth is not None:
             return ctx.placed(view, _to_a_size(ctx, view, ratios, growth), view.where)
+        if not ctx.state.of_windows:
+            return _to_whole_size(ctx, view, ratios)
     other = _sized_like(ctx, view)
     return None if other is None else _to_size_of(ctx, view, ratios, other)
+
+
+def _to_whole_size(ctx: RuleContext, view: Placed, ratios: Sequence[Fraction]) -> Outcome:
+    """To a size that no axis follows alone: a square of the image's lesser length, say. A figure of the whole image is
+    what comes of it, a map lies on no grid."""
+    ctx.keep()
+    old, new = (ctx.builder.spec(name).shapes or () for name in (view.tensor, ctx.node.output[0]))
+    if ctx.state.dense or not new or not _same_beside(view, old, new):
+        return ctx.refuse("size-locked", "resizes to a size that does not follow the image axis by axis")
+    provenance = _resampled(ctx, view, _fields(ctx, view, ratios)).blamed(ctx.blame(Cause.CONTEXT))
+    return ctx.placed(view, provenance, view.where)
 
 
 def _by_ratios(ctx: RuleContext, view: Placed, ratios: Sequence[Fraction]) -> Outcome:
@@ -293,7 +306,10 @@ def _whole_image(ctx: RuleContext, view: Placed, image: Placed) -> bool:
 
 
 def _to_size_of(ctx: RuleContext, view: Placed, ratios: Sequence[Fraction], other: Placed) -> Outcome:
-    """To another map's size, whatever it is."""
+    """To another map's size, whatever it is; to its own it is itself."""
+    if other.tensor == view.tensor and ctx.shape_in() == ctx.shape_out():
+        ctx.builder.emit("Identity", [view.tensor], ctx.node.output[0], instead=ctx.node)
+        return ctx.placed(view, view.provenance, view.where)
     ctx.keep([*ctx.tensors()[:3], sizes_like(ctx, view, other)], axes=None)
     own = zip(view.fields, other.fields, strict=True)
     growth = [Fraction(field.stride) / Fraction(finer.stride) for field, finer in own]

@@ -20,6 +20,7 @@ from onnxfc.layout.axes import (
     Group,
     Groups,
     axis_of_places,
+    batch_ahead,
     batch_first,
     groups_of,
     images_apart,
@@ -57,13 +58,20 @@ def reshape(ctx: RuleContext) -> Outcome | None:
     split = split_rows(view, after) if view.is_list else None
     if split is not None:
         return _regrouped(ctx, replace(view, parts=split[1]), split[0])
-    groups = regroup(view.groups if ctx.free_batch else images_apart(view.groups, after[0]), after)
+    groups = regroup(_of_images(ctx, view), after)
     groups = groups and with_batch(groups)
     if groups is not None and ctx.state.dense and _in_a_row(groups, ctx.state.rank):
         return _regrouped(ctx, view, groups)
     if groups is None or not _stays(view, groups):
         return pooled_in_part(ctx) if view.is_strip else None
     return _regrouped(ctx, view, groups)
+
+
+def _of_images(ctx: RuleContext, view: Placed) -> Groups:
+    """The parts of its axes, with the batch as the Reshape means it."""
+    first = ctx.shape_out()[0]
+    groups = view.groups if ctx.free_batch else images_apart(view.groups, first)
+    return batch_ahead(groups) if ctx.may_swallow and first == 1 else groups
 
 
 def _stays(view: Placed, groups: Groups) -> bool:

@@ -33,7 +33,8 @@ def slice_(ctx: RuleContext) -> Outcome | None:
     """Slice along channels lies as the map does; along places it cuts off a border, and its steps multiply the stride.
 
     A piece of the native size is a window's, unless it meets a map of its size further on: then it is a crop to that.
-    Where the trunk goes on behind a piece, a crop leaves out the same border at every size.
+    Where the trunk goes on behind a piece, a crop leaves out the same border at every size: of cells the native one, if
+    it is computed in another way.
 
     https://onnx.ai/onnx/operators/onnx__Slice.html
     """
@@ -153,10 +154,22 @@ def _computed_piece(ctx: RuleContext, view: Placed, cuts: Cuts) -> Outcome:
         return as_piece(ctx)
     start = ctx.builder.spec(ctx.tensors()[1])
     begins = start.alike if not ctx.state.dense else ctx.constant(1) if ctx.same_on_grid(1) else None
-    if begins is None or begins.min() < 0 or not steady:
-        return ctx.refuse("cut-out", f"cuts out a part that does not grow as the map does, {_GOES_ON}", LEAVE)
+    on_grid = begins is not None and begins.min() >= 0 and steady
+    if not on_grid and not ctx.state.undivided:
+        return _off_grid(ctx, view, cuts)
     ends = {axis: min(0, end - ctx.shape_in()[axis] if end >= 0 else end) for axis, (_, end, _) in cuts.items()}
-    return ctx.placed(view, _provenance(view, _at_most(ctx, cuts), ends), view.where)
+    provenance = _provenance(view, _at_most(ctx, cuts), ends)
+    return ctx.placed(view, provenance if on_grid else provenance.blamed(ctx.blame(Cause.CONTEXT)), view.where)
+
+
+def _off_grid(ctx: RuleContext, view: Placed, cuts: Cuts) -> Outcome:
+    """A part that does not grow as the map does: of a crop it is what it is natively."""
+    if ctx.state.dense:
+        return ctx.refuse("cut-out", f"cuts out a part that does not grow as the map does, {_GOES_ON}", LEAVE)
+    ctx.builder.nodes.pop()
+    ctx.freeze(1)
+    ctx.freeze(2)
+    return _of_map(ctx, view, cuts)
 
 
 def _at_most(ctx: RuleContext, cuts: Cuts) -> Cuts:

@@ -28,7 +28,7 @@ def values_of(call: NodeCall, output: int) -> Values | None:
         return parts[0].reshape(spec.native)
     if node.op_type == "ReduceProd":
         return objects([math.prod(parts[0].flat)]).reshape(spec.native) if math.prod(spec.native) == 1 else None
-    if node.op_type in {"Concat", "Gather", "Slice"}:
+    if node.op_type in {"Concat", "Gather", "Slice", "Transpose"}:
         return _moved(call, parts)
     rule = _RULES.get(node.op_type)
     return None if rule is None else _elementwise(rule, call, output, parts)

@@ -20,7 +20,7 @@ KEEP = RewriteOptions(global_pool="keep")
 def network(middle: Callable[[str], list[onnx.NodeProto]], *, free: bool, size: int) -> onnx.ModelProto:
     """Conv, Relu, ``middle`` from "r" to "m", global average, FC."""
     rng = np.random.default_rng(4)
-    shapes = {"w": (8, 3, 3, 3), "b": (8,), "v": (8, 8, 3, 3), "f": (5, 8), "c": (5,)}
+    shapes = {"w": (8, 3, 3, 3), "b": (8,), "v": (8, 8, 3, 3), "o": (8, 8, 1, 1), "f": (5, 8), "c": (5,)}
     weights = [numpy_helper.from_array(rng.normal(size=s).astype(np.float32) / 3, n) for n, s in shapes.items()]
     nodes = [
         helper.make_node("Conv", ["x", "w", "b"], ["a"], pads=[1] * 4),
@@ -53,6 +53,10 @@ def rounding(kind: str) -> Callable[[str], list[onnx.NodeProto]]:
 
 def same(kind: str) -> Callable[[str], list[onnx.NodeProto]]:
     return lambda name: [helper.make_node("Conv", [name, "v"], ["m"], strides=[2, 2], auto_pad=kind)]
+
+
+def pointed(step: int, **attributes: str) -> Callable[[str], list[onnx.NodeProto]]:
+    return lambda name: [helper.make_node("Conv", [name, "o"], ["m"], strides=[step] * 2, **attributes)]
 
 
 NETS = {
@@ -152,6 +156,30 @@ def test_same_that_cuts_something_off_at_other_sizes_is_refused() -> None:
         rewrite(model, options=KEEP)
     assert caught.value.refusals[0].code == "same-padding"
     assert rewrite(model).parity.passed
+
+
+@pytest.mark.parametrize("auto_pad", ["SAME_UPPER", "SAME_LOWER"])
+def test_same_of_a_conv_of_one_place_in_every_two_pads_nothing(auto_pad: str) -> None:
+    """What is left of an even size behind the last window is not read, and nothing stands ahead of the first."""
+    model = network(pointed(2, auto_pad=auto_pad), free=False, size=16)
+    truth, ours = session(network(pointed(2), free=True, size=0)), session(complete(rewrite(model, options=KEEP)))
+    for size in ((16, 16), (21, 18), (30, 19)):
+        image = np.random.default_rng(2).normal(size=(1, 3, *size)).astype(np.float32)
+        [found], [wanted] = ours.run(None, {"x": image}), truth.run(None, {"x": image})
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+    assert rewrite(model).claim.blame == ("padding: Conv -> a",)
+
+
+def test_same_of_a_conv_that_leaves_out_a_part_ahead_is_refused() -> None:
+    """Natively all of 17 is read; of 20, onnxruntime leaves out the first of three."""
+    model = network(pointed(4, auto_pad="SAME_UPPER"), free=False, size=17)
+    with pytest.raises(NothingToRewrite) as caught:
+        rewrite(model, options=KEEP)
+    assert caught.value.refusals[0].code == "same-padding"
+    assert rewrite(model).parity.passed
+    with pytest.raises(NothingToRewrite) as caught:
+        rewrite(network(pointed(4, auto_pad="SAME_UPPER"), free=False, size=20))
+    assert caught.value.refusals[0].code == "same-padding"
 
 
 def one(kind: str, **attributes: Any) -> Callable[[str], list[onnx.NodeProto]]:

@@ -654,3 +654,11 @@ def test_lines_of_the_report_are_short(tmp_path: Path) -> None:
         run = here("rewrite", fixture_file(name), "out.onnx", cwd=tmp_path)
         rows = [line for line in run.out.splitlines() if not line.startswith(("next", "wrote", " "))]
         assert max(map(len, rows)) <= 100
+
+
+@pytest.mark.parametrize("words", [("siamese.dynamo.onnx",), ("side.dynamo.onnx",), (LENET, "--fixed-size", "56x56")])
+def test_a_scan_is_offered_for_one_image_of_any_size_alone(tmp_path: Path, words: tuple[str | Path, ...]) -> None:
+    source = fixture_file(words[0]) if isinstance(words[0], str) else words[0]
+    told = onnxfc("rewrite", str(source), "out.onnx", *map(str, words[1:]), "--no-check", cwd=tmp_path).out
+    assert "next            onnxfc inspect out.onnx" in told
+    assert "onnxfc scan" not in told

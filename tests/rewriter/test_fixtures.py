@@ -64,6 +64,7 @@ STAYS = {
     "operator_attention": ["MatMul", "Gemm"],
     "learned_queries_opset11": ["MatMul"] * 4,  # of tokens, of the answers
     "learned_queries": [*["MatMul"] * 3, "Gemm"],
+    "kernel_of_image": ["Gemm", "MatMul"],  # of the kernels
     "mixer": ["MatMul"],  # on (N, 8, 9)
     **{f"context_{key}.torchscript": ["Flatten"] for key in ["kept_dims", "pooled"]},  # of the context
     "soft_argmax.dynamo": ["MatMul"],  # on (N, 4, 36), once per window
@@ -78,6 +79,7 @@ ALONE = (
     "frames_mean",
     "frames_shifted",
     "keras_branches.tf2onnx",
+    "kernel_of_image",
     "learned_queries.",
     "swallowed",
     "swin_tail.dynamo",

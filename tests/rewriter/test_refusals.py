@@ -289,3 +289,18 @@ def test_an_image_that_enters_flattened_and_is_scaled_first() -> None:
     found = refusal(net.model(fc(net, net.conv(image, 1, 4, strides=[1, 1]), COUNT)))
     assert found.code == "no-image-input"
     assert found.advice == f"the image enters flattened: name the inner tensor that is one, --input {image!r}"
+
+
+@pytest.mark.parametrize(
+    ("batch", "options", "advice"),
+    [("n", {}, "export it with a batch of 1"), (1, {"dynamic_batch": True}, "leave out --dynamic-batch")],
+    ids=["open in the file", "by the option"],
+)
+def test_what_holds_for_one_image_is_refused_with_what_helps(
+    batch: int | str, options: dict[str, Any], advice: str
+) -> None:
+    net = Net(17)
+    flat = net.op("Flatten", net.conv(net.image(batch, (8, 8), 1), 1, 4, strides=[1, 1]))
+    model = net.model(net.axes("Squeeze", net.fc(flat, 4 * 36, 5), [0]))
+    found = refusal(model, **options)
+    assert (found.code, found.advice) == ("batch-baked", advice)

@@ -86,14 +86,6 @@ def test_a_kernel_made_of_another_input(exporter: str) -> None:
         compare(done.model, feeds, REFERENCES, "cross_correlation")
 
 
-def test_a_kernel_made_of_the_image_itself() -> None:
-    net = Net(17)
-    trunk = net.trunk()
-    weight = net.op("Reshape", net.op("GlobalAveragePool", trunk), net.ints(1, 3, 1, 1))
-    found = refusal(net.model(net.op("Conv", trunk, weight)))
-    assert (found.code, found.reason) == ("dynamic-weight", "Conv has a weight that is made of the image itself")
-
-
 def test_an_input_that_stays_is_named() -> None:
     found = refusal(onnx.load(fixture_file("recurrent_state.dynamo.onnx")), inputs=("image",))
     assert (found.code, found.advice) == ("sizes-differ", "name it too: --input image --input state")

@@ -1,0 +1,87 @@
+"""What is brought to a size that the graph computes from the image's, and kernels that are made of the image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from fixture_files import fixture_file
+from hazards import CHECK, Net, complete, refusal, session
+
+from onnxfc.rewriter.analyse import RewriteOptions
+from onnxfc.rewriter.api import Rewrite, rewrite
+
+REFERENCES = np.load(fixture_file("sized.npz"))
+EXPORTERS = ("torchscript", "dynamo")
+NATIVE = {"sized": (32, 32), "kernel_of_image": None}
+
+
+def rewritten(name: str, exporter: str, **options: Any) -> Rewrite:
+    options["size"] = NATIVE[name]
+    return rewrite(fixture_file(f"{name}.{exporter}.onnx"), options=RewriteOptions(**options), check_options=CHECK)
+
+
+def image(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(height).standard_normal((1, 3, height, width)).astype(np.float32)
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize("name", NATIVE)
+def test_kept_global_they_are_pytorchs_at_other_sizes(name: str, exporter: str) -> None:
+    """Letterboxes, squares, centres: of the whole image, as the network computes them there."""
+    ours = session(complete(rewritten(name, exporter, global_pool="keep")))
+    keys = [key.split() for key in REFERENCES if key.startswith(f"{name} ")]
+    assert len(keys) == 3 * len(ours.get_outputs())
+    for _, output, size in keys:
+        [found] = ours.run([output], {"image": image(*map(int, size.split("x")))})
+        wanted = REFERENCES[f"{name} {output} {size}"]
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-6 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_cells_are_the_original_on_crops(exporter: str) -> None:
+    """Of a crop nothing is filled up, a square is as it was, and as much is cut off as natively."""
+    done, whole = rewritten("sized", exporter), image(40, 36)
+    maps = dict(zip(done.claim.outputs, session(complete(done)).run(None, {"image": whole}), strict=True))
+    original = session(onnx.load(fixture_file(f"sized.{exporter}.onnx")))
+    for y, x in np.ndindex(5, 3):
+        crop = np.ascontiguousarray(whole[..., 2 * y : 2 * y + 32, 2 * x : 2 * x + 32])
+        for (output, cells), want in zip(maps.items(), original.run(None, {"image": crop}), strict=True):
+            assert (output.stride, cells.shape) == ((2, 2), (1, 4, 5, 3))
+            np.testing.assert_allclose(cells[..., y, x], want, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_a_kernel_of_the_image_is_context(exporter: str) -> None:
+    done = rewritten("kernel_of_image", exporter)
+    kinds = {node.name: node.op_type for node in onnx.load(fixture_file(f"kernel_of_image.{exporter}.onnx")).graph.node}
+    named = [item.partition(": ")[2] for item in done.claim.blame if item.startswith("context")]
+    assert sorted(kinds[name] for name in named) == ["Conv", "Conv", "ReduceMean", "ReduceMean"]
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_kernels_of_several_images_are_refused(batch: int) -> None:
+    """As many kernels as images: of three, which no option makes one."""
+    net = Net(17)
+    trunk = net.trunk(batch)
+    made = net.op("Conv", trunk, net.op("GlobalAveragePool", trunk))
+    found = refusal(net.model(made), **{"dynamic_batch": True} if batch == 1 else {})
+    assert (found.code, found.node) == ("batch-baked" if batch == 1 else "dynamic-weight", f"node_{made}")
+
+
+@pytest.mark.parametrize("kind", ["Pad", "Resize"])
+def test_a_map_that_is_made_square_is_refused(kind: str) -> None:
+    """There are places on no grid: as many columns as there are rows or columns."""
+    net = Net(17)
+    trunk = net.conv(net.image(1, (16, 16)), 2, 3, strides=[1, 1], pads=[1] * 4)
+    height, width = (net.op("Gather", net.op("Shape", trunk), net.ints(axis), axis=0) for axis in (2, 3))
+    longer = net.op("Max", height, width)
+    if kind == "Pad":
+        rest = [net.op("Sub", longer, length) for length in (height, width)]
+        made = net.op("Pad", trunk, net.op("Concat", net.ints(0, 0, 0, 0, 0, 0), *rest, axis=0))
+    else:
+        made = net.op("Resize", trunk, "", "", net.op("Concat", net.ints(1, 3), longer, longer, axis=0))
+    found = refusal(net.model(net.conv(made, 3, 4)))
+    assert (found.code, found.node) == ("unknown-pads" if kind == "Pad" else "size-locked", f"node_{made}")
