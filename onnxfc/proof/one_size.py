@@ -34,14 +34,16 @@ def check_form(
     source: ModelFile | None = None,
 ) -> Parity:
     """Put ``claim`` about ``rewritten`` to the test against ``original``, then ``form`` against ``rewritten`` at the
-    size that its own claim, ``fixed``, tells. ``source`` as for :func:`check`. Raises UsageError where that is too large
-    to be run."""
+    size that its own claim, ``fixed``, tells. ``source`` as for :func:`check`. Raises UsageError where that is too
+    large to be run."""
     if options.bounded:
         within = options.unbounded
         return bounded(lambda: check_form(original, rewritten, form, claim, fixed, within, progress, source), options)
     if math.prod(fixed.fixed_size) > MOST:
         told = "x".join(map(str, fixed.fixed_size))
-        raise UsageError(f"--fixed-size {told}: is more than the {MOST} pixels that a check takes (skip it: --no-check)")
+        raise UsageError(
+            f"--fixed-size {told}: is more than the {MOST} pixels that a check takes (skip it: --no-check)"
+        )
     parity = check(original, rewritten, claim, _at(claim, fixed.fixed_size, options), progress, source)
     if not parity.passed:
         return parity

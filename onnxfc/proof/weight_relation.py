@@ -227,7 +227,7 @@ def added_up(fc: Matrix, convs: Iterable[Matrix]) -> bool:
     wanted, begun = fc.values.sum(axis=1, dtype=np.float64), list[tuple[Array, int]]()
     for conv in convs:
         if len(conv.values) == len(fc.values):
-            sums, columns = conv.values.sum(axis=1, dtype=np.float64), np.count_nonzero(conv.values.any(axis=0))
+            sums, columns = conv.values.sum(axis=1, dtype=np.float64), int(conv.values.any(axis=0).sum())
             begun = [(before + sums, count + columns) for before, count in [*begun, (np.zeros_like(sums), 0)]]
             if any(n < fc.values.shape[1] and (np.abs(found - wanted) <= eps).all() for found, n in begun):
                 return True

@@ -269,7 +269,7 @@ def _spread(ctx: RuleContext, position: int, groups: Groups) -> str | None:
     if isinstance(view, Context):
         moving = [axis for axis in own if not pure(groups[axis])]
         moving = [axis for axis in moving if not kinds(groups[axis])[0] == "batch" == kinds(groups[axis])[-1]]
-        return of_one_place(ctx, position, moving) if moving else view.tensor
+        return of_one_place(ctx, view, position, moving) if moving else view.tensor
     one = {"channel"} if ctx.free_batch else {"batch", "channel"}
     return uniform(ctx, position, [axis for axis in own if not _only(groups[axis], one)])
 

@@ -104,7 +104,7 @@ def _one_place(ctx: RuleContext, position: int) -> str | None:
     return uniform(ctx, position, axes)
 
 
-def of_one_place(ctx: RuleContext, position: int, axes: Sequence[int]) -> str | None:
+def of_one_place(ctx: RuleContext, view: Context, position: int, axes: Sequence[int]) -> str | None:
     """A figure of the whole image that was spread over axes of the native size, at one place; None where places may
     differ."""
     graph, name, steps = ctx.state.graph, ctx.node.input[position], list[onnx.NodeProto]()
@@ -118,7 +118,7 @@ def of_one_place(ctx: RuleContext, position: int, axes: Sequence[int]) -> str | 
         index = None if None in given else ctx.builder.inference.run(step, [index, *values])[0]
     if index is None or any((index != index.take([0], axis)).any() for axis in axes):
         return None
-    tensor = tensor_of(ctx.views[position])
+    tensor = view.tensor
     for axis in axes:
         tensor = ops.slice_axis(ctx.builder, tensor, index.ndim + axis, 0, 1)
     return tensor
