@@ -49,7 +49,8 @@ class OutputResult:
 
 @dataclass(frozen=True)
 class ParityResult:
-    """Native or window parity. ``deviation`` and ``tolerance`` are those of the worst output.
+    """Native or window parity, say. ``deviation`` and ``tolerance`` are those of the worst output. ``frozen``: which
+    node of the trunk pads or rounds as at the native size, also where the original's own does otherwise.
 
     >>> onnxfc.check_pair("fixtures/trained/digits.onnx", "digits-any.onnx").parity.native.status
     'passed'
@@ -63,6 +64,7 @@ class ParityResult:
     outputs: tuple[OutputResult, ...] = ()
     reason: str = ""
     sizes: tuple[tuple[int, ...], ...] = ()
+    frozen: str = ""
 
 
 @dataclass(frozen=True)
@@ -236,4 +238,8 @@ class Parity:
         results = (self.native, self.window, self.shift, self.form)
         values = sum(result.compared for result in results)
         worst = max(result.deviation for result in results)
-        return f"proven on {values} values, largest deviation {worst:.1e} of the signal"
+        outputs = {item.name for item in self.native.outputs}
+        elsewhere = self.crops.compared or sum(result.compared for result in results[1:])
+        elsewhere = elsewhere or not outputs.isdisjoint(item.name for item in self.trunk.outputs)
+        where = "" if elsewhere else " of the native size alone"
+        return f"proven on {values} values{where}, largest deviation {worst:.1e} of the signal"

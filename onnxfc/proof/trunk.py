@@ -80,6 +80,9 @@ class _Found:
         told = next((self.reasons[name] for name in left if name in self.reasons), "")
         if len(left) == len(trunks):
             return _not(told or "no size on the grid was run")
+        fixed = next((trunk.frozen for trunk in trunks if trunk.frozen), "")
+        if fixed:
+            result = replace(result, frozen=f"{fixed} pads or rounds as at the native size, also off the stride grid")
         return replace(result, reason=f"not compared: {told}") if result.status == "passed" and told else result
 
 

@@ -172,6 +172,7 @@ def _results(parity: Document) -> str:
             continue
         where = ", ".join(size(item) for item in found.get("sizes") or ())
         told = found["reason"] or (f"at {where} px" if where else "") or found.get("worst", "")
+        told += f"; {found['frozen']}" if found.get("frozen") else ""
         compared = bool(found["compared"])
         required = found["status"] == "measured" and found["tolerance"] is not None
         badge = _badge("passed" if required else found["status"])

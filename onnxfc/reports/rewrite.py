@@ -331,6 +331,7 @@ def _compared(result: ParityResult) -> str:
     where = f" at {', '.join(size(item) for item in result.sizes)} px" if result.sizes else ""
     figures = f"largest deviation {result.deviation:.1e}, tolerance {result.tolerance:.0e}"
     more = f"; {result.reason}" if result.reason else ""
+    more += f"; {result.frozen}" if result.frozen else ""
     return f"passed, {figures} ({result.compared} values{where}){more}"
 
 

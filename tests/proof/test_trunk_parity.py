@@ -236,6 +236,17 @@ def test_fixtures(name: str) -> None:
     assert found.deviation < 1e-5
 
 
+def test_what_was_fixed_at_the_native_size_is_told() -> None:
+    """Off the grid of strides the original's own ceil_mode would begin another window: which node, in every report."""
+    done = rewrite(fixture_file("mini_googlenet.dynamo.onnx"), check_options=CHECK)
+    assert done.parity is not None
+    assert (
+        done.parity.trunk.frozen == "node_max_pool2d_1 pads or rounds as at the native size, also off the stride grid"
+    )
+    assert done.parity.trunk.frozen in " ".join(done.text().split())
+    assert trunk_of(fixture_file("lenet.dynamo.onnx")).frozen == ""
+
+
 def test_the_native_size_only() -> None:
     done = rewrite(classifier(), prove=False)
     parity = check(done.original, done.file, done.claim, replace(CHECK, larger=False))
