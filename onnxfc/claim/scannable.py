@@ -30,6 +30,11 @@ def against_scan(claim: Claim, graph: onnx.GraphProto) -> str | None:
         return f"the model has several image inputs ({', '.join(images)}); scan is for models with one"
     if others:
         return f"the model has inputs besides the image ({', '.join(others)}); make them constants first"
+    lists = [item.name for item in claim.outputs if item.form == "list"]
+    if lists and not maps(claim):
+        return (
+            f"the model has lists of places ({', '.join(lists)}), no map; rewrite it with --output-at a map before them"
+        )
     if not maps(claim):
         return "the model has no map of scores; give the original, or rewrite it with --output map"
     return None

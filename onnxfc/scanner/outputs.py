@@ -23,9 +23,8 @@ from onnxfc.scanner.chunk_store import ChunkStore
 from onnxfc.scanner.open_image import needs
 from onnxfc.scanner.score_map import Array, Picked, ScoreMap
 
-_TILE = 256
-_GROUP = 16_000_000
-"""Bytes of a map that are held at once."""
+_TILE, _MANY, _SCORES = 256, 16, 1 << 22
+"""Pixels a side of a TIFF's tiles; classes, and scores, that are written together."""
 
 
 @dataclass(frozen=True)
@@ -77,22 +76,12 @@ def _npy(file: BinaryIO, made: ScoreMap, wanted: Wanted) -> None:
         return
     header = {"descr": "<f4", "fortran_order": False, "shape": made.shape}
     np.lib.format.write_array_header_1_0(file, header)
-    begin, (_, rows, columns) = file.tell(), made.shape
-    for top, bottom, low, high in _groups(made):
-        block = np.ascontiguousarray(made.cells.read(slice(low, high), slice(top, bottom), slice(None)), "<f4")
-        for k in range(low, high):
-            file.seek(begin + 4 * columns * (k * rows + top))
-            file.write(block[k - low].data)
-
-
-def _groups(made: ScoreMap) -> Iterator[tuple[int, int, int, int]]:
-    """Bands of rows, and classes of them, that are held at once."""
-    classes, rows, columns = made.shape
-    tall = min(made.cells.tall, max(1, _GROUP // (4 * columns)))
-    many = max(1, _GROUP // (4 * columns * tall))
-    for top in range(0, rows, tall):
-        for low in range(0, classes, many):
-            yield top, min(rows, top + tall), low, min(classes, low + many)
+    begin, (classes, rows, columns) = file.tell(), made.shape
+    for first in range(0, classes, _MANY):
+        for top, piece in made.pieces(slice(first, first + _MANY), _SCORES):
+            for k, scores in enumerate(np.ascontiguousarray(piece, "<f4"), first):
+                file.seek(begin + 4 * columns * (k * rows + top))
+                file.write(scores.data)
 
 
 def _tif(file: BinaryIO, made: ScoreMap, wanted: Wanted) -> None:

@@ -23,8 +23,8 @@ _CELL = 16
 _ROOM, _SURE = 14, 0.75
 """Pixels a side that two letters need; which share of the range of scores is told by name."""
 _MARGIN, _LINE, _COLUMN, _LETTERS = 16, 20, 190, 22
-_WINDOW, _PIECE, _STRIP = (256, 4096), 1 << 20, 64
-"""Rows and columns of pixels, and scores, that are read at once, about; rows of the picture painted at once."""
+_WINDOW, _STRIP = (256, 4096), 64
+"""Rows and columns of pixels that are read at once, about; rows of the picture painted at once."""
 _STOPS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
 """Dark to bright, as matplotlib's viridis."""
 COLOURS = (
@@ -162,11 +162,8 @@ def _best(made: ScoreMap, shown: list[Array], kind: int | None) -> tuple[Array, 
     """Class and score of the cells that are ``shown`` (rows, columns): the best class's, or those of one. Of a large
     map no more than that is ever in memory."""
     kinds, scores = (np.zeros([*map(len, shown)], dtype) for dtype in (np.uint32, np.float32))
-    classes = slice(None) if kind is None else slice(kind, kind + 1)
-    tall = max(1, _PIECE // (made.shape[2] * (made.shape[0] if kind is None else 1)))
-    for top in range(0, made.shape[1], tall):
-        first, last = np.searchsorted(shown[0], (top, top + tall))
-        piece = made.cells.read(classes, slice(top, min(made.shape[1], top + tall)), slice(None))
+    for top, piece in made.pieces(slice(None) if kind is None else slice(kind, kind + 1)):
+        first, last = np.searchsorted(shown[0], (top, top + piece.shape[1]))
         filled = np.nan_to_num(piece[:, shown[0][first:last] - top][:, :, shown[1]], nan=-np.inf)
         kinds[first:last], scores[first:last] = filled.argmax(axis=0), filled.max(axis=0)
     return kinds, scores

@@ -59,9 +59,7 @@ class ScanModel:
             return cls(file, claim, _output(claim, file, output), False)
         try:
             done = rewrite(file, options=RewriteOptions(dynamic_batch=True, size=size), prove=prove)
-        except NothingToRewrite as error:  # some hold for one batch only
-            if not any(item.code == "batch-baked" for item in error.refusals):
-                raise
+        except NothingToRewrite:  # some hold for one batch only
             done = rewrite(file, options=RewriteOptions(size=size), prove=prove)
         return cls(done.file, done.claim, _output(done.claim, done.file, output), True)
 

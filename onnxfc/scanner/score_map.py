@@ -20,7 +20,7 @@ from onnxfc.scanner.source import OpenImage
 
 Array = NDArray[Any]
 _PIECE = 1 << 20
-"""Cells that are looked at together."""
+"""Scores that are looked at together."""
 
 
 class Cells(Protocol):
@@ -171,12 +171,12 @@ class ScoreMap:
             last.append(math.ceil(self.placing.given(own.begin(cell) + own.own, axis)))
         return Box(tuple(first), tuple(last))
 
-    def pieces(self) -> Iterator[tuple[int, Array]]:
-        """The map in bands of rows, with the first row of each."""
-        classes, rows, columns = self.shape
-        step = max(1, _PIECE // (classes * columns))
+    def pieces(self, classes: slice = slice(None), most: int = _PIECE) -> Iterator[tuple[int, Array]]:
+        """The map, or some ``classes`` of it, in bands of rows of ``most`` scores, with the first row of each."""
+        kinds, rows, columns = self.shape
+        step = max(1, min(self.cells.tall, most // (len(range(*classes.indices(kinds))) * columns)))
         for top in range(0, rows, step):
-            yield top, self.cells.read(slice(None), slice(top, min(rows, top + step)), slice(None))
+            yield top, self.cells.read(classes, slice(top, min(rows, top + step)), slice(None))
 
     def top(self, count: int = 10, threshold: float | None = None) -> Picked:
         """The ``count`` best cells, each by its best class; with a ``threshold`` all cells from it on."""
@@ -184,8 +184,8 @@ class ScoreMap:
             raise UsageError(f"top: must be 1 or more, not {count}")
         best: list[Array] = [np.zeros((4, 0))]
         for top, piece in self.pieces():
-            score = np.nan_to_num(piece, nan=-np.inf).max(axis=0)
-            kind = np.nan_to_num(piece, nan=-np.inf).argmax(axis=0)
+            filled = np.nan_to_num(piece, nan=-np.inf)
+            score, kind = filled.max(axis=0), filled.argmax(axis=0)
             chosen = np.isfinite(score) if threshold is None else score >= threshold
             rows, columns = np.nonzero(chosen)
             best.append(np.stack([rows + top, columns, kind[chosen], score[chosen].astype(np.float64)]))

@@ -185,7 +185,8 @@ def _pages(path: Path, series: Any) -> tuple[list[Any], bool]:
     """The pages of an image that has rows, columns, and perhaps bands; whether bands come first within one page."""
     axes = "".join(a for a, n in zip(series.axes, series.shape, strict=True) if n > 1 or a in "YX")
     if axes.translate(str.maketrans("CI", "SS")) not in ("YX", "YXS", "SYX"):
-        raise UsageError(f"{path}: is no image of rows, columns and bands, but has axes {series.axes} {series.shape}")
+        told = f"but has axes {series.axes} {series.shape}; write one page alone"
+        raise UsageError(f"{path}: is no image of rows, columns and bands, {told}")
     pages = [page.aspage() for page in series.pages if page is not None]
     page = pages[0]
     if len(pages) > 1 and page.samplesperpixel > 1:

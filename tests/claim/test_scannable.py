@@ -23,7 +23,7 @@ from onnxfc.reports.rewrite import written
         ("mini_resnet.dynamo", {"global_pool": "keep"}, "no map of scores"),
         ("siamese.dynamo", {}, "several image inputs"),
         ("side.dynamo", {}, "inputs besides the image (numbers)"),
-        ("list_places.dynamo", {}, "no map of scores"),
+        ("list_places.dynamo", {}, "lists of places"),
         ("ecg.dynamo", {}, "1-dimensional input"),
         ("conv3d.dynamo", {}, "3-dimensional input"),
     ],

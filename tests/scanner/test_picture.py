@@ -154,7 +154,7 @@ def test_a_larger_map_takes_no_more_memory() -> None:
 
     class Slope:
         def __init__(self, side: int) -> None:
-            self.shape = (10, side, side)
+            self.shape, self.tall = (10, side, side), side
 
         def read(self, classes: slice, rows: slice, columns: slice) -> np.ndarray:
             kinds, down, across = (np.arange(n)[s] for n, s in zip(self.shape, (classes, rows, columns), strict=True))

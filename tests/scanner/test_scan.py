@@ -392,6 +392,19 @@ def test_frames_that_are_the_batch_are_no_images_of_their_own(name: str) -> None
         scan(done.file, np.zeros((40, 40, 3), np.float32))
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_scale_of_the_whole_image_is_that_of_each_tile_where_that_is_allowed(batch: int) -> None:
+    """DynamicQuantizeLinear takes one for all images of a batch: such an original is rewritten for a batch of one."""
+    file, image = fixture_file("digits.dynamic.onnx"), np.random.default_rng(0).random((36, 36), np.float32)
+    image *= np.linspace(0.1, 1, 36, dtype=np.float32)
+    made = ort.InferenceSession(rewrite(file, prove=False).file.loaded().SerializeToString())
+    whole, first = (made.run(None, {"image": part[None, None]})[0][0] for part in (image, image[:24, :24]))
+    assert np.array_equal(scan(file, image, options=ScanOptions(prove=False, batch=batch)), whole)
+    tiles = scan(file, image, options=ScanOptions(prove=False, batch=batch, tile=1, context="per-tile"))
+    assert np.array_equal(tiles[:, 0, 0], first[:, 0, 0])
+    assert not np.array_equal(first[:, 0, 0], whole[:, 0, 0])
+
+
 def test_mean_and_std_and_names_from_the_models_metadata() -> None:
     mean, std = (0.4, 0.5, 0.3), (0.2, 0.3, 0.25)
     metadata = {"standardization_mean": str(list(mean)), "standardization_std": json.dumps(std)}
