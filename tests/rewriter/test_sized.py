@@ -15,7 +15,10 @@ from onnxfc.rewriter.api import Rewrite, rewrite
 
 REFERENCES = np.load(fixture_file("sized.npz"))
 EXPORTERS = ("torchscript", "dynamo")
-NATIVE = {"sized": (32, 32), "kernel_of_image": None}
+NATIVE = {"sized": (32, 32), "kernel_of_image": None, "folded": None}
+
+NO_COL2IM = ("folded", "torchscript")
+"""What that exporter does not write."""
 
 
 def rewritten(name: str, exporter: str, **options: Any) -> Rewrite:
@@ -27,10 +30,11 @@ def image(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(height).standard_normal((1, 3, height, width)).astype(np.float32)
 
 
-@pytest.mark.parametrize("exporter", EXPORTERS)
-@pytest.mark.parametrize("name", NATIVE)
+@pytest.mark.parametrize(
+    ("name", "exporter"), [(name, each) for name in NATIVE for each in EXPORTERS if (name, each) != NO_COL2IM]
+)
 def test_kept_global_they_are_pytorchs_at_other_sizes(name: str, exporter: str) -> None:
-    """Letterboxes, squares, centres: of the whole image, as the network computes them there."""
+    """Letterboxes, squares, centres of the whole image, as the network computes them there; blocks laid out."""
     ours = session(complete(rewritten(name, exporter, global_pool="keep")))
     keys = [key.split() for key in REFERENCES if key.startswith(f"{name} ")]
     assert len(keys) == 3 * len(ours.get_outputs())
@@ -85,3 +89,31 @@ def test_a_map_that_is_made_square_is_refused(kind: str) -> None:
         made = net.op("Resize", trunk, "", "", net.op("Concat", net.ints(1, 3), longer, longer, axis=0))
     found = refusal(net.model(net.conv(made, 3, 4)))
     assert (found.code, found.node) == ("unknown-pads" if kind == "Pad" else "size-locked", f"node_{made}")
+
+
+def test_blocks_that_are_no_places_in_a_row_are_refused() -> None:
+    """A block for each row of the map: its channels are columns."""
+    net = Net(18)
+    trunk = net.conv(net.image(1, (10, 10)), 2, 4, strides=[1, 1])
+    rows = net.op("Reshape", net.op("Transpose", trunk, perm=[0, 1, 3, 2]), net.ints(1, 32, 8))
+    made = net.op("Col2Im", rows, net.ints(8, 1), net.ints(1, 1))
+    found = refusal(net.model(made))
+    assert (found.code, found.node) == ("cut-out", f"node_{made}")
+
+
+@pytest.mark.parametrize("options", [{}, {"global_pool": "keep"}], ids=["window", "keep"])
+def test_a_spatial_transformer_is_refused_for_what_it_does(options: dict[str, Any]) -> None:
+    """The warp that an FC layer over the native places asks for, of a base grid: another for each crop."""
+    net = Net(20)
+    image = net.image(1, (12, 12))
+    theta = net.fc(net.op("Flatten", net.conv(image, 2, 4)), 4 * 5 * 5, 6)
+    ends = np.linspace(-1, 1, 12)
+    base = np.stack([*np.meshgrid(ends, ends), np.ones((12, 12))], -1).reshape(1, 144, 3).astype(np.float32)
+    turned = net.op("Transpose", net.op("Reshape", theta, net.ints(1, 2, 3)), perm=[0, 2, 1])
+    warp = net.op("Reshape", net.op("MatMul", net.const(base), turned), net.ints(1, 12, 12, 2))
+    made = net.op("GridSample", image, warp)
+    found = refusal(
+        net.model(net.fc(net.op("Flatten", net.op("GlobalMaxPool", net.conv(made, 2, 4))), 4, 3)), **options
+    )
+    assert (found.code, found.node) == ("head-rejoins-trunk", f"node_{made}")
+    assert "a spatial transformer" in found.reason
