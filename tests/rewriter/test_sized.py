@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from fixture_files import fixture_file
-from hazards import CHECK, Net, complete, refusal, session
+from hazards import CHECK, Net, complete, proven, refusal, session
 
 from onnxfc.rewriter.analyse import RewriteOptions
 from onnxfc.rewriter.api import Rewrite, rewrite
@@ -117,3 +117,24 @@ def test_a_spatial_transformer_is_refused_for_what_it_does(options: dict[str, An
     )
     assert (found.code, found.node) == ("head-rejoins-trunk", f"node_{made}")
     assert "a spatial transformer" in found.reason
+
+
+@pytest.mark.parametrize("size", [(10, 10), (9, 12), (5, 15), (17, 16)])
+def test_a_centre_of_one_size_is_that_of_each_crop(size: tuple[int, int]) -> None:
+    """CenterCropPad of a map of 14 x 14: cut, padded, by even and odd numbers."""
+    net = Net(18)
+    trunk = net.op("Tanh", net.conv(net.image(1, (16, 16)), 2, 3, strides=[1, 1]))
+    centre = net.op("CenterCropPad", trunk, net.ints(*size), axes=[2, 3])
+    model = net.model(net.fc(net.op("Flatten", net.op("GlobalMaxPool", net.conv(centre, 3, 4))), 4, 5))
+    cut = max(size) <= 14
+    done = proven(model, exact=cut, crops=cut)
+    whole = np.random.default_rng(5).standard_normal((1, 2, 19, 22)).astype(np.float32)
+    [cells], [native] = (
+        session(complete(done)).run(None, {"image": whole}),
+        session(model).run(None, {"image": whole[..., :16, :16]}),
+    )
+    np.testing.assert_allclose(cells[..., 0, 0], native, rtol=0, atol=2e-6) if cut else None
+    for options in ({"global_pool": "keep"}, {"global_pool": "drop"}):
+        assert refusal(model, **options).code == (
+            "size-locked" if options["global_pool"] == "keep" else "drop-not-affine"
+        )
