@@ -80,12 +80,10 @@ def test_a_map_that_is_made_square_is_refused(kind: str) -> None:
     """There are places on no grid: as many columns as there are rows or columns."""
     net = Net(17)
     trunk = net.conv(net.image(1, (16, 16)), 2, 3, strides=[1, 1], pads=[1] * 4)
-    height, width = (net.op("Gather", net.op("Shape", trunk), net.ints(axis), axis=0) for axis in (2, 3))
-    longer = net.op("Max", height, width)
     if kind == "Pad":
-        rest = [net.op("Sub", longer, length) for length in (height, width)]
-        made = net.op("Pad", trunk, net.op("Concat", net.ints(0, 0, 0, 0, 0, 0), *rest, axis=0))
+        made = squared(net, trunk)
     else:
+        longer = net.op("ReduceMax", net.op("Slice", net.op("Shape", trunk), net.ints(2), net.ints(4)))
         made = net.op("Resize", trunk, "", "", net.op("Concat", net.ints(1, 3), longer, longer, axis=0))
     found = refusal(net.model(net.conv(made, 3, 4)))
     assert (found.code, found.node) == ("unknown-pads" if kind == "Pad" else "size-locked", f"node_{made}")
@@ -138,3 +136,31 @@ def test_a_centre_of_one_size_is_that_of_each_crop(size: tuple[int, int]) -> Non
         assert refusal(model, **options).code == (
             "size-locked" if options["global_pool"] == "keep" else "drop-not-affine"
         )
+
+
+def squared(net: Net, tensor: str) -> str:
+    """Padded to a square."""
+    height, width = (net.op("Gather", net.op("Shape", tensor), net.ints(axis), axis=0) for axis in (2, 3))
+    longer = net.op("Max", height, width)
+    rest = [net.op("Sub", longer, length) for length in (height, width)]
+    return str(net.op("Pad", tensor, net.op("Concat", net.ints(0, 0, 0, 0, 0, 0), *rest, axis=0)))
+
+
+@pytest.mark.parametrize("beside", ["fc", "map"])
+@pytest.mark.parametrize("pool", ["window", "keep"])
+def test_what_crops_are_and_the_whole_image_are_not_mixed(beside: str, pool: str) -> None:
+    """Beside cells the whole image would not be squared as the network does it; a map of it has places on no grid."""
+    net = Net(17)
+    trunk = net.op("Relu", net.conv(squared(net, net.image(1, (16, 16))), 2, 4, strides=[1, 1]))
+    pooled = net.fc(net.op("Flatten", net.op("GlobalAveragePool", trunk)), 4, 5)
+    other = net.fc(net.op("Flatten", trunk), 4 * 14 * 14, 3) if beside == "fc" else net.conv(trunk, 4, 3)
+    model = net.model(other, pooled)
+    if (beside, pool) == ("fc", "window"):
+        assert proven(model).claim.verdict == "exact"
+        return
+    found = refusal(model, global_pool=pool)
+    assert found.code == "size-locked"
+    if pool == "keep":
+        assert (pooled if beside == "fc" else other) in found.reason
+    if found.advice.startswith("leave that out"):
+        assert proven(net.model(other if beside == "fc" else pooled)).claim.outputs[0].form == "map"
