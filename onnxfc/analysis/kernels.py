@@ -135,6 +135,16 @@ def grid(step: Step, held: Layout) -> Layout:
     return replace(resized(under_kernel(step, held, moves), step.after), own=NONE)
 
 
+def blocks(step: Step, held: Layout) -> Layout:
+    """Col2Im: places in a row, each a block of a finer map."""
+    rows = held.axes[-1] if held.axes else ()
+    if [atom.place for atom in rows if atom.kind == "space"] != list(range(step.flow.rank)) or held.axes is None:
+        return unknown(step)
+    step.leave()
+    finer = ((replace(atom, length=n),) for atom, n in zip(rows, step.after[2:], strict=False))
+    return replace(moved(held, [held.axes[0], channels(step.after[1]), *finer]), own=NONE)
+
+
 def copies(step: Step, held: Layout) -> Layout:
     """Expand, Tile, Resize: what a pool left laid out again, or a map resampled."""
     rank = len(step.after)
@@ -179,6 +189,7 @@ def _thin_copied(step: Step, held: Layout, axes: Sequence[int]) -> Layout:
 
 KERNELS: dict[str, Rule] = {
     **dict.fromkeys(SLIDING, convolved),
-    **dict.fromkeys(("ConvTranspose", "DepthToSpace", "Pad", "SpaceToDepth"), on_data(grid)),
+    **dict.fromkeys(("CenterCropPad", "ConvTranspose", "DepthToSpace", "Pad", "SpaceToDepth"), on_data(grid)),
     **dict.fromkeys(SPREADING, on_data(copies)),
+    "Col2Im": on_data(blocks),
 }

@@ -43,13 +43,13 @@ def target(builder: GraphBuilder, view: Placed, after: Groups) -> list[int | str
         if axis in stay or axis == last:
             found.append(-1 if axis == last else 0)
         elif axis in moving:
-            found.append(_length(builder, view, group))
+            found.append(length_of(builder, view, group))
         else:
             found.append(math.prod(atom.length for atom in group))
     return found
 
 
-def _length(builder: GraphBuilder, view: Placed, group: Group) -> str:
+def length_of(builder: GraphBuilder, view: Placed, group: Group) -> str:
     """The length of an axis now, as int64 of shape (1,)."""
     number = math.prod(atom.length for atom in group if atom.kind == "channel")
     parts = [_of_atom(builder, view, atom) for atom in group if atom.kind != "channel"]

@@ -57,7 +57,7 @@ class RuleContext:
         assert native is not None
         frozen = Fixed(self.builder.constant(native, "native"))
         self.views = (*self.views[:position], frozen, *self.views[position + 1 :])
-        self.notes.append(Frozen(self.label))
+        self.notes.append(Frozen(self.label, self.name))
 
     def same_on_grid(self, position: int) -> bool:
         """Whether an input's value is known and the same at every image size of the stride grid."""

@@ -80,9 +80,10 @@ class Replacement:
 
 @dataclass(frozen=True)
 class Frozen:
-    """A node that keeps what was computed for the native size."""
+    """A node, and what it makes, that keeps what was computed for the native size."""
 
     node: str
+    made: str
 
 
 @dataclass(frozen=True)
@@ -199,6 +200,6 @@ class State:
         return [note for note in self.notes if isinstance(note, Continued)]
 
     @property
-    def frozen(self) -> list[str]:
+    def frozen(self) -> list[Frozen]:
         """The nodes that keep what was computed for the native size."""
-        return [note.node for note in self.notes if isinstance(note, Frozen)]
+        return [note for note in self.notes if isinstance(note, Frozen)]

@@ -11,15 +11,16 @@ from onnxfc.builder.rule_context import LEAVE
 from onnxfc.builder.state import State
 from onnxfc.claim.claim import PREFIX, Output
 from onnxfc.errors import NothingToRewrite, Refusal
-from onnxfc.graph.index import inputs_of, label, needed
+from onnxfc.graph.index import dependent, inputs_of, label, needed
 from onnxfc.graph.op_kinds import CUTTING
 from onnxfc.io.model_file import ModelFile
 from onnxfc.layout.gathered import Gathered
 from onnxfc.layout.lists import row_axis
 from onnxfc.layout.provenance import Provenance
-from onnxfc.layout.views import Lifted, Placed, ScoreMap, Window
+from onnxfc.layout.views import Context, Lifted, Placed, ScoreMap, Window, is_map
 from onnxfc.rewriter.outputs import maps_of_windows
 from onnxfc.shapes.image_inputs import Image, is_open
+from onnxfc.shapes.length import Length
 
 
 def recognise(file: ModelFile) -> None:
@@ -160,7 +161,38 @@ def _shifted(state: State) -> Refusal | None:
         rests = any(spec.follows for spec in read)
         if rests and all(builder.specs[name].values is None for name in node.output if name in builder.specs):
             why = f"is padded to whole blocks on both sides, and {label(node)} takes account of it"
-            return Refusal("unknown-pads", state.frozen[0], f"the map {why}", LEAVE)
+            return Refusal("unknown-pads", state.frozen[0].node, f"the map {why}", LEAVE)
+    return _beside_crops(state) or _on_no_grid(state)
+
+
+def _beside_crops(state: State) -> Refusal | None:
+    """An output of the whole image behind what is what it is for a crop."""
+    for item in state.frozen:
+        behind = dependent(state.graph.live, [item.made])
+        for name in behind.intersection(state.graph.outputs):
+            view = state.views[name]
+            if isinstance(view, Context) or (isinstance(view, Placed) and not view.provenance.windows):
+                why = f"brings crops to a size of their own, and the output {name} is of the whole image"
+                heads = " ".join(f"--output-at {other}" for other in state.graph.outputs if other != name)
+                advice = f"leave that out: {heads}" if heads else "use --global-pool window"
+                return Refusal("size-locked", item.node, why, advice)
+    return None
+
+
+def _on_no_grid(state: State) -> Refusal | None:
+    """A map beside a pool that is kept, of which an axis follows two of the image: it was made square, say."""
+    extents, places = state.builder.extents, set(range(state.rank))
+    for name in state.graph.outputs if state.undivided else ():
+        view = state.views[name]
+        extents.follow(needed(state.builder.nodes, state.graph.outputs))
+        dims = extents.dims(name) or ()
+        where = view.where if is_map(view) and dims else {}
+        for place, dim in ((place, dims[axis]) for place, axis in where.items()):
+            if isinstance(dim, Length) and dim.axes & places - {place}:
+                why = (
+                    f"the output {name} is a map of which one axis follows height and width: its places are on no grid"
+                )
+                return Refusal("size-locked", name, why, LEAVE)
     return None
 
 

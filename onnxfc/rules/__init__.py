@@ -5,6 +5,7 @@ To add an operator: find its family, write one function under ``@rule(...)``, na
 
 from onnxfc.rules import along_axis as along_axis
 from onnxfc.rules import broadcast as broadcast
+from onnxfc.rules import col2im as col2im
 from onnxfc.rules import concat_split as concat_split
 from onnxfc.rules import contraction as contraction
 from onnxfc.rules import convolution as convolution

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from onnxfc.analysis.reference_sizes import contiguous, references
 from onnxfc.builder import ops
-from onnxfc.builder.rule_context import Outcome, RuleContext
+from onnxfc.builder.rule_context import LEAVE, Outcome, RuleContext
 from onnxfc.claim.blame import Cause
 from onnxfc.head.placed_windows import pooled_in_part
 from onnxfc.layout.axes import channels, pure
@@ -47,6 +47,25 @@ def pad(ctx: RuleContext) -> Outcome | None:
         provenance = provenance.blamed(ctx.blame(Cause.PADDED))
         _pad_to(ctx, view, reference, begin)
     return ctx.placed(view, provenance, view.where)
+
+
+@rule("CenterCropPad", on=PLACED, attributes=("axes",))
+def center_crop_pad(ctx: RuleContext) -> Outcome | None:
+    """CenterCropPad to the native size is, of a crop, Pad by as much as natively, by less than nothing where it cuts.
+
+    https://onnx.ai/onnx/operators/onnx__CenterCropPad.html
+    """
+    view = ctx.placed_in()
+    if not view.apart:
+        return pooled_in_part(ctx) if view.is_strip else None
+    if not ctx.state.of_windows or view.provenance.windows or ctx.shape_in()[0] != ctx.shape_out()[0]:
+        return ctx.refuse("size-locked", "crops or pads whatever it is given to the native size", LEAVE)
+    missing = [after - before for before, after in zip(ctx.shape_in(), ctx.shape_out(), strict=True)]
+    begin = [more // 2 if more > 0 else -(-more // 2) for more in missing]
+    end = [more - part for more, part in zip(missing, begin, strict=True)]
+    inputs = [view.tensor, ctx.builder.constant([*begin, *end], "pads")]
+    ctx.builder.emit("Pad", inputs, ctx.node.output[0], instead=ctx.node)
+    return ctx.placed(view, _padded(ctx, view, begin, end), view.where)
 
 
 def _more_channels(ctx: RuleContext, view: Placed) -> Outcome | None:

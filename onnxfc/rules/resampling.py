@@ -63,19 +63,25 @@ def conv_transpose(ctx: RuleContext) -> Outcome | None:
     pads = _cut_off(ctx, kernel, strides, dilations)
     if pads is None:
         return ctx.refuse("size-locked", "has an output of a fixed shape, larger than its kernel makes it")
-    fields = []
-    for field, axis in zip(view.fields, view.spatial, strict=True):
-        k, s, p, q, d, extra = (part[axis - 2] for part in (kernel, strides, pads, pads[rank:], dilations, more))
-        # Output o takes inputs from (o + p - reach) / s to (o + p) / s; what is cut off counts as read: o is there
-        # from the input on that is (o + p + q - extra - reach) / s, rounded up.
-        reach = (k - 1) * d
-        finer = field.resampled(Fraction(s), Fraction(min(0, p - reach), s), Fraction(p, s))
-        fields.append(finer.cut(0, max(0, q - extra - reach + s - 1)))
+    steps = list(zip(kernel, strides, pads[:rank], pads[rank:], dilations, more, strict=True))
+    fields = [laid(field, *steps[axis - 2]) for field, axis in zip(view.fields, view.spatial, strict=True)]
     if "output_shape" in ctx.attrs or "auto_pad" in ctx.attrs:
         ctx.keep(auto_pad=None, output_shape=None, pads=pads)
     else:
         ctx.keep()
     return ctx.placed(view, _resampled(ctx, view, fields), view.where)
+
+
+def laid(field: Field, kernel: int, stride: int, before: int, behind: int, dilation: int, more: int = 0) -> Field:
+    """What elements read where kernels are laid ``stride`` apart, so much cut off ``before`` and ``behind``, so many
+    ``more`` put behind.
+
+    Output o takes inputs from (o + before - reach) / stride to (o + before) / stride; what is cut off counts as read: o
+    is there from the input on that is (o + before + behind - more - reach) / stride, rounded up.
+    """
+    reach = (kernel - 1) * dilation
+    finer = field.resampled(Fraction(stride), Fraction(min(0, before - reach), stride), Fraction(before, stride))
+    return finer.cut(0, max(0, behind - more - reach + stride - 1))
 
 
 def _cut_off(
@@ -98,7 +104,12 @@ def _cut_off(
 
 def _resampled(ctx: RuleContext, view: Placed, fields: Sequence[Field]) -> Provenance:
     """Other receptive fields along ``view.spatial``."""
-    return view.provenance.along(dict(zip(view.where, fields, strict=True))).blamed(ctx.blame(Cause.RESAMPLING))
+    return resampled(ctx, view.provenance.along(dict(zip(view.where, fields, strict=True))))
+
+
+def resampled(ctx: RuleContext, provenance: Provenance) -> Provenance:
+    """Blamed for another resolution."""
+    return provenance.blamed(ctx.blame(Cause.RESAMPLING))
 
 
 @rule("DepthToSpace", "SpaceToDepth", on=PLACED, attributes=("blocksize", "mode"))

@@ -15,7 +15,7 @@ from onnxfc.graph.index import attributes, label
 from onnxfc.graph.op_kinds import BROADCAST, QUANTISED, RECURRENT
 from onnxfc.layout.axes import pure
 from onnxfc.layout.provenance import Provenance
-from onnxfc.layout.views import Context, Fixed, Lifted, Placed, Window
+from onnxfc.layout.views import Context, Fixed, Lifted, Placed, Window, is_map
 
 
 def _reasons(code: str, why: str, advice: str, *ops: str) -> dict[str, tuple[str, str, str]]:
@@ -26,7 +26,6 @@ _STATIC = "quantise it with fixed scales, or rewrite the float model, then quant
 WHY = {
     **_reasons("recurrent", "reads its input as one sequence", LEAVE, *RECURRENT),
     **_reasons("attention", ATTENTION, LEAVE, "Attention", "MultiHeadAttention"),
-    **_reasons("size-locked", "lays blocks out to an image of the native size", LEAVE, "Col2Im"),
     **_reasons(
         *("data-dependent", "has an output whose shape depends on the values", "leave out the post-processing"),
         *("Compress", "NonMaxSuppression", "NonZero", "Unique"),
@@ -52,6 +51,9 @@ def attention(ctx: RuleContext) -> Refusal:
     return found
 
 
+_TRANSFORMER = (
+    "warps the map by what is made of all places of the native size (a spatial transformer): each crop has its own warp"
+)
 _TOKEN = "lays before them as if it were a place: such rows are known for the native size only"
 
 
@@ -105,6 +107,8 @@ def no_rule(ctx: RuleContext) -> Refusal:
         if code == "attention":
             return attention(ctx)
         return ctx.refuse(code, why, advice)
+    if ctx.op_type == "GridSample" and is_map(ctx.views[0]):
+        return ctx.refuse("head-rejoins-trunk", _TRANSFORMER, "run the original on crops")
     lifted = [view for view in ctx.views if isinstance(view, Lifted)]
     windows = [view for view in lifted if isinstance(view, Window)]
     cuts = ctx.state.roles.pieces

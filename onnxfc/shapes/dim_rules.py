@@ -81,6 +81,11 @@ def _conv_transpose(call: NodeCall, dims: list[Any]) -> Made:
     return [tuple(made)]
 
 
+def _col2im(call: NodeCall, dims: list[Any]) -> Made:
+    size, block = call.values(1), call.numbers(2)
+    return None if size is None or block is None else [(dims[0], dims[1] // math.prod(block), *size.tolist())]
+
+
 def _pad(call: NodeCall, dims: list[Any]) -> Made:
     """A map that begins at another place than natively is not the same map: its amounts before must stay."""
     values = call.values(1)
@@ -318,6 +323,7 @@ _RULES: dict[str, Callable[[NodeCall, list[Any]], Made]] = {
     **dict.fromkeys(WEIGHT_AT, _conv),
     **dict.fromkeys(POOLS, lambda call, dims: _slid(call, dims, call.attrs["kernel_shape"])),
     **dict.fromkeys(RESAMPLING, _resize),
+    "Col2Im": _col2im,
     "Concat": _concat,
     "ConstantOfShape": lambda call, _: None if (found := call.values(0)) is None else [tuple(found.tolist())],
     "ConvTranspose": _conv_transpose,

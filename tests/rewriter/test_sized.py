@@ -8,14 +8,17 @@ import numpy as np
 import onnx
 import pytest
 from fixture_files import fixture_file
-from hazards import CHECK, Net, complete, refusal, session
+from hazards import CHECK, Net, complete, proven, refusal, session
 
 from onnxfc.rewriter.analyse import RewriteOptions
 from onnxfc.rewriter.api import Rewrite, rewrite
 
 REFERENCES = np.load(fixture_file("sized.npz"))
 EXPORTERS = ("torchscript", "dynamo")
-NATIVE = {"sized": (32, 32), "kernel_of_image": None}
+NATIVE = {"sized": (32, 32), "kernel_of_image": None, "folded": None}
+
+NO_COL2IM = ("folded", "torchscript")
+"""What that exporter does not write."""
 
 
 def rewritten(name: str, exporter: str, **options: Any) -> Rewrite:
@@ -27,10 +30,11 @@ def image(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(height).standard_normal((1, 3, height, width)).astype(np.float32)
 
 
-@pytest.mark.parametrize("exporter", EXPORTERS)
-@pytest.mark.parametrize("name", NATIVE)
+@pytest.mark.parametrize(
+    ("name", "exporter"), [(name, each) for name in NATIVE for each in EXPORTERS if (name, each) != NO_COL2IM]
+)
 def test_kept_global_they_are_pytorchs_at_other_sizes(name: str, exporter: str) -> None:
-    """Letterboxes, squares, centres: of the whole image, as the network computes them there."""
+    """Letterboxes, squares, centres of the whole image, as the network computes them there; blocks laid out."""
     ours = session(complete(rewritten(name, exporter, global_pool="keep")))
     keys = [key.split() for key in REFERENCES if key.startswith(f"{name} ")]
     assert len(keys) == 3 * len(ours.get_outputs())
@@ -76,12 +80,87 @@ def test_a_map_that_is_made_square_is_refused(kind: str) -> None:
     """There are places on no grid: as many columns as there are rows or columns."""
     net = Net(17)
     trunk = net.conv(net.image(1, (16, 16)), 2, 3, strides=[1, 1], pads=[1] * 4)
-    height, width = (net.op("Gather", net.op("Shape", trunk), net.ints(axis), axis=0) for axis in (2, 3))
-    longer = net.op("Max", height, width)
     if kind == "Pad":
-        rest = [net.op("Sub", longer, length) for length in (height, width)]
-        made = net.op("Pad", trunk, net.op("Concat", net.ints(0, 0, 0, 0, 0, 0), *rest, axis=0))
+        made = squared(net, trunk)
     else:
+        longer = net.op("ReduceMax", net.op("Slice", net.op("Shape", trunk), net.ints(2), net.ints(4)))
         made = net.op("Resize", trunk, "", "", net.op("Concat", net.ints(1, 3), longer, longer, axis=0))
     found = refusal(net.model(net.conv(made, 3, 4)))
     assert (found.code, found.node) == ("unknown-pads" if kind == "Pad" else "size-locked", f"node_{made}")
+
+
+def test_blocks_that_are_no_places_in_a_row_are_refused() -> None:
+    """A block for each row of the map: its channels are columns."""
+    net = Net(18)
+    trunk = net.conv(net.image(1, (10, 10)), 2, 4, strides=[1, 1])
+    rows = net.op("Reshape", net.op("Transpose", trunk, perm=[0, 1, 3, 2]), net.ints(1, 32, 8))
+    made = net.op("Col2Im", rows, net.ints(8, 1), net.ints(1, 1))
+    found = refusal(net.model(made))
+    assert (found.code, found.node) == ("cut-out", f"node_{made}")
+
+
+@pytest.mark.parametrize("options", [{}, {"global_pool": "keep"}], ids=["window", "keep"])
+def test_a_spatial_transformer_is_refused_for_what_it_does(options: dict[str, Any]) -> None:
+    """The warp that an FC layer over the native places asks for, of a base grid: another for each crop."""
+    net = Net(20)
+    image = net.image(1, (12, 12))
+    theta = net.fc(net.op("Flatten", net.conv(image, 2, 4)), 4 * 5 * 5, 6)
+    ends = np.linspace(-1, 1, 12)
+    base = np.stack([*np.meshgrid(ends, ends), np.ones((12, 12))], -1).reshape(1, 144, 3).astype(np.float32)
+    turned = net.op("Transpose", net.op("Reshape", theta, net.ints(1, 2, 3)), perm=[0, 2, 1])
+    warp = net.op("Reshape", net.op("MatMul", net.const(base), turned), net.ints(1, 12, 12, 2))
+    made = net.op("GridSample", image, warp)
+    found = refusal(
+        net.model(net.fc(net.op("Flatten", net.op("GlobalMaxPool", net.conv(made, 2, 4))), 4, 3)), **options
+    )
+    assert (found.code, found.node) == ("head-rejoins-trunk", f"node_{made}")
+    assert "a spatial transformer" in found.reason
+
+
+@pytest.mark.parametrize("size", [(10, 10), (9, 12), (5, 15), (17, 16)])
+def test_a_centre_of_one_size_is_that_of_each_crop(size: tuple[int, int]) -> None:
+    """CenterCropPad of a map of 14 x 14: cut, padded, by even and odd numbers."""
+    net = Net(18)
+    trunk = net.op("Tanh", net.conv(net.image(1, (16, 16)), 2, 3, strides=[1, 1]))
+    centre = net.op("CenterCropPad", trunk, net.ints(*size), axes=[2, 3])
+    model = net.model(net.fc(net.op("Flatten", net.op("GlobalMaxPool", net.conv(centre, 3, 4))), 4, 5))
+    cut = max(size) <= 14
+    done = proven(model, exact=cut, crops=cut)
+    whole = np.random.default_rng(5).standard_normal((1, 2, 19, 22)).astype(np.float32)
+    [cells], [native] = (
+        session(complete(done)).run(None, {"image": whole}),
+        session(model).run(None, {"image": whole[..., :16, :16]}),
+    )
+    np.testing.assert_allclose(cells[..., 0, 0], native, rtol=0, atol=2e-6) if cut else None
+    for options in ({"global_pool": "keep"}, {"global_pool": "drop"}):
+        assert refusal(model, **options).code == (
+            "size-locked" if options["global_pool"] == "keep" else "drop-not-affine"
+        )
+
+
+def squared(net: Net, tensor: str) -> str:
+    """Padded to a square."""
+    height, width = (net.op("Gather", net.op("Shape", tensor), net.ints(axis), axis=0) for axis in (2, 3))
+    longer = net.op("Max", height, width)
+    rest = [net.op("Sub", longer, length) for length in (height, width)]
+    return str(net.op("Pad", tensor, net.op("Concat", net.ints(0, 0, 0, 0, 0, 0), *rest, axis=0)))
+
+
+@pytest.mark.parametrize("beside", ["fc", "map"])
+@pytest.mark.parametrize("pool", ["window", "keep"])
+def test_what_crops_are_and_the_whole_image_are_not_mixed(beside: str, pool: str) -> None:
+    """Beside cells the whole image would not be squared as the network does it; a map of it has places on no grid."""
+    net = Net(17)
+    trunk = net.op("Relu", net.conv(squared(net, net.image(1, (16, 16))), 2, 4, strides=[1, 1]))
+    pooled = net.fc(net.op("Flatten", net.op("GlobalAveragePool", trunk)), 4, 5)
+    other = net.fc(net.op("Flatten", trunk), 4 * 14 * 14, 3) if beside == "fc" else net.conv(trunk, 4, 3)
+    model = net.model(other, pooled)
+    if (beside, pool) == ("fc", "window"):
+        assert proven(model).claim.verdict == "exact"
+        return
+    found = refusal(model, global_pool=pool)
+    assert found.code == "size-locked"
+    if pool == "keep":
+        assert (pooled if beside == "fc" else other) in found.reason
+    if found.advice.startswith("leave that out"):
+        assert proven(net.model(other if beside == "fc" else pooled)).claim.outputs[0].form == "map"
