@@ -16,7 +16,7 @@ from onnxfc.graph.op_kinds import GEMMS
 from onnxfc.layout.axis_map import Field
 from onnxfc.layout.lists import levels, row_axis
 from onnxfc.layout.provenance import Provenance
-from onnxfc.layout.views import Context, Lifted, Placed, ScoreMap
+from onnxfc.layout.views import Context, Lifted, Placed, ScoreMap, View
 from onnxfc.rewriter.analyse import Analysis
 from onnxfc.shapes.model_shapes import Sizing
 
@@ -83,7 +83,7 @@ def _layers(found: Analysis, fields: Sequence[Field], windows: frozenset[Boundar
     kept = {name for node in nodes for name in node.output}
     integers = {node.input[0]: node.output[0] for node in nodes if node.op_type == "QuantizeLinear"}
     known: dict[int, bool] = {}
-    for name, view in state.views.items():
+    for name, view in _own_views(found):
         node, shapes = state.graph.producers.get(name), state.native[name].shapes if name in state.native else None
         if node is None or shapes is None or not is_layer(node, state.graph) or name not in state.builder.specs:
             continue
@@ -94,6 +94,12 @@ def _layers(found: Analysis, fields: Sequence[Field], windows: frozenset[Boundar
             yield _in_integers(Layer(name, tensor, "global"), state.graph, integers)
         elif isinstance(view, ScoreMap) and view.batch_axis == 0 and _has_cells(view.provenance, fields, windows):
             yield _in_integers(Layer(name, tensor, "map"), state.graph, integers)
+
+
+def _own_views(found: Analysis) -> Iterator[tuple[str, View]]:
+    """Those of the original's tensors; what stands for a product of integers has others."""
+    made = {name for node in found.original.proto.graph.node for name in node.output}
+    yield from (item for item in found.state.views.items() if item[0] in made)
 
 
 def _grids(found: Analysis) -> Iterator[Grid]:

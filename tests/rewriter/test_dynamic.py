@@ -248,7 +248,25 @@ def test_zero_points_of_each_output(zeros: list[int], dtype: type) -> None:
     assert kinds.count("ConvInteger") == (1 if len(set(zeros)) == 1 else 2)
 
 
-def test_integers_without_their_scale_are_refused() -> None:
-    found = refusal(static([128] * M, floats=False))
+@pytest.mark.parametrize("zeros", [[128] * M, [7, 255, 0, 128, 127, 129]], ids=["one", "several"])
+def test_integers_without_their_scale(zeros: list[int]) -> None:
+    """The sums are ConvInteger's, without a Cast to floats and back."""
+    done = rewrite(static(zeros, floats=False), check_options=CheckOptions(threads=1))
+    assert done.parity is not None
+    assert done.parity.native.deviation == done.parity.window.deviation == 0.0
+    assert done.parity.certificate.status == "holds"
+    kinds = [node.op_type for node in complete(done).graph.node]
+    assert kinds.count("ConvInteger") == (1 if len(set(zeros)) == 1 else 2)
+    assert kinds.count("Cast") == 1
+    assert own_crops(static(zeros, floats=False), done) == 0.0
+
+
+def test_a_zero_point_of_each_row_is_refused() -> None:
+    def body(net: Net, flat: str) -> str:
+        integers = net.op("Cast", net.op("Mul", flat, net.const(np.array(9.0))), to=TensorProto.INT8)
+        weight, zero = (net.const(net.rng.integers(0, 99, shape), dtype=np.int8) for shape in ((FEATURES, M), (2,)))
+        return str(net.op("Cast", net.op("MatMulInteger", integers, weight, zero), to=TensorProto.FLOAT))
+
+    found = refusal(head(body, batch=2))
     assert found.code == "quantised"
     assert "computes with integers in a form that is not supported here" in found.reason
