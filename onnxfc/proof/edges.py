@@ -31,7 +31,7 @@ _SCALES = {
     **dict.fromkeys(("QLinearAdd", "QLinearMul", "QLinearConv", "QLinearMatMul"), 6),
     **dict.fromkeys(("QLinearSigmoid", "QLinearLeakyRelu", "QLinearSoftmax"), 3),
     **dict.fromkeys(("QLinearAveragePool", "QLinearGlobalAveragePool", "QLinearReduceMean"), 3),
-    **{"QGemm": 7, "QLinearConcat": 0},
+    **{"QGemm": 7, "QLinearConcat": 0, "QLinearWhere": 7},
 }
 """Where an operator on integers has their scale."""
 _ROUNDING = ("DynamicQuantizeLinear", "QuantizeLinear", "Round")

@@ -12,7 +12,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from fixture_files import FIXTURES, fixture_file
-from hazards import CHECK, FEATURES, Net, complete, head, own_crops, refusal
+from hazards import CHANNELS, CHECK, FEATURES, NATIVE, Net, complete, head, own_crops, refusal
 from onnx import TensorProto, helper, numpy_helper
 from onnx.utils import Extractor
 from quantised import SPOILS, Layer, layers, optimised, passes_as_a_stranger
@@ -259,6 +259,23 @@ def test_integers_without_their_scale(zeros: list[int]) -> None:
     assert kinds.count("ConvInteger") == (1 if len(set(zeros)) == 1 else 2)
     assert kinds.count("Cast") == 1
     assert own_crops(static(zeros, floats=False), done) == 0.0
+
+
+@pytest.mark.parametrize("pads", [(0, 0, 0, 0), (1, 1, 0, 0)])
+def test_a_conv_without_its_scale(pads: tuple[int, ...]) -> None:
+    """In the trunk it stays what it was; what it pads with is its zero point."""
+    net = Net(17)
+    image, middle = net.input("image", [1, 2, *NATIVE], TensorProto.UINT8), net.const(np.array(128), dtype=np.uint8)
+    kernel = net.const(net.rng.integers(28, 228, (CHANNELS, 2, 3, 3)), dtype=np.uint8)
+    sums = net.op("ConvInteger", image, kernel, middle, middle, strides=[2, 2], pads=list(pads))
+    real = net.op("Mul", net.op("Cast", sums, to=TensorProto.FLOAT), net.const(np.array(1e-3)))
+    rows = ((NATIVE[0] + pads[0] - 1) // 2) * ((NATIVE[1] + pads[1] - 1) // 2)
+    model = net.model(net.fc(str(net.op("Flatten", real)), CHANNELS * rows, M))
+    done = rewrite(model, check_options=CHECK)
+    assert done.claim.verdict == ("approximate" if any(pads) else "exact")
+    assert any("padding" in item for item in done.claim.blame) == any(pads)
+    [made] = [node for node in complete(done).graph.node if node.op_type == "ConvInteger"]
+    assert made == next(node for node in model.graph.node if node.op_type == "ConvInteger")
 
 
 def test_a_zero_point_of_each_row_is_refused() -> None:
