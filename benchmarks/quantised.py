@@ -67,7 +67,8 @@ def layers(path: Path) -> str:
 
 def last_layer(features: int, outputs: int, cells: int, args: argparse.Namespace) -> list[str]:
     """The last FC layer alone, whose scores nothing quantises: a Gemm, which onnxruntime runs as a QGemm, a row for
-    each cell; a Conv, which it leaves in floats; ConvInteger, Cast, Mul and Add."""
+    each cell; the same between Transposes of a map (rows); a Conv, which it leaves in floats; ConvInteger, Cast, Mul and
+    Add."""
     rng = np.random.default_rng(0)
     side = int(cells**0.5)
     common = f"""<int8[{outputs},{features}] w, float[{outputs}] ws, int8[{outputs}] wz, int32[{outputs}] b,
@@ -78,6 +79,14 @@ def last_layer(features: int, outputs: int, cells: int, args: argparse.Namespace
             f = DequantizeLinear <axis = 0> (w, ws, wz)
             c = DequantizeLinear <axis = 0> (b, bs, bz)
             y = Gemm <transB = 1> (d, f, c) }}""",
+        "rows": f"""net ({given[1]}) => (float[n,m,h,v] y) {common} {{ d = DequantizeLinear (x, xs, xz)
+            t = Transpose <perm = [0, 2, 3, 1]> (d)
+            r = Reshape (t, flat)
+            f = DequantizeLinear <axis = 0> (w, ws, wz)
+            c = DequantizeLinear <axis = 0> (b, bs, bz)
+            g = Gemm <transB = 1> (r, f, c)
+            k = Reshape (g, cells)
+            y = Transpose <perm = [0, 3, 1, 2]> (k) }}""",
         "Conv": f"""net ({given[1]}) => (float[n,m,h,v] y) {common} {{ d = DequantizeLinear (x, xs, xz)
             f = DequantizeLinear <axis = 0> (w, ws, wz)
             c = DequantizeLinear <axis = 0> (b, bs, bz)
@@ -90,7 +99,7 @@ def last_layer(features: int, outputs: int, cells: int, args: argparse.Namespace
     tasks = {}
     for form, text in texts.items():
         model = parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> {text}')
-        kernel = () if form == "Gemm" else (1, 1)
+        kernel = () if form in ("Gemm", "rows") else (1, 1)
         row = (outputs,) if form != "ConvInteger" else (outputs, 1, 1)
         values = {
             "w": rng.integers(-128, 127, (outputs, features, *kernel)).astype(np.int8),
@@ -100,6 +109,8 @@ def last_layer(features: int, outputs: int, cells: int, args: argparse.Namespace
             "bs": None,
             "bz": np.zeros(outputs, np.int32),
             "one": np.zeros((), np.int8),
+            "flat": np.array([side * side, features]),
+            "cells": np.array([1, side, side, outputs]),
         }
         values["bs"] = np.float32(0.02) * values["ws"]
         kept = [item for item in model.graph.initializer if item.name in ("xs", "xz")]
@@ -173,10 +184,10 @@ def main() -> None:
     head = ["model", "form", "dense", "one crop", "rewritten, one crop", "dense / float's", "crops / dense"]
     print(measure.table([*head, "layers of the original", "of the rewritten"], lines))
     layers_alone = [
-        last_layer(*shape, args) for shape in ((4096, 1000, 1), (4096, 1000, 36), (512, 1000, 1), (512, 1000, 36))
+        last_layer(*shape, args) for shape in ((k, 1000, cells) for k in (4096, 512) for cells in (1, 36, 400))
     ]
     print()
-    print(measure.table(["last FC layer", "cells", "Gemm (QGemm)", "Conv (floats)", "ConvInteger"], layers_alone))
+    print(measure.table(["last FC layer", "cells", "Gemm (QGemm)", "rows (QGemm)", "Conv (floats)", "ConvInteger"], layers_alone))
 
 
 if __name__ == "__main__":

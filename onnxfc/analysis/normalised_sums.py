@@ -125,6 +125,10 @@ def in_part(ctx: RuleContext, provenances: Iterable[Provenance], tensor: str, ax
 
 
 def changed_shares(ctx: RuleContext) -> Refusal:
+    makers = [ctx.state.graph.producers.get(name) for name in ctx.node.input]
+    if any(node is not None and node.op_type == "DequantizeLinear" for node in makers):
+        why = "sums up shares of the image that were rounded to integers: those of a larger image fall below a step"
+        return ctx.refuse("quantised", why, "keep Softmax, and the product behind it, in floats (nodes_to_exclude)")
     return ctx.refuse("sum-over-image", "sums up what was divided by a sum over the image, and changed since", LEAVE)
 
 

@@ -16,8 +16,9 @@ from onnxfc.graph.op_kinds import MICROSOFT
 from onnxfc.io.model_file import ModelFile
 
 KIND = "MatMulNBits"
-_READ = 4
-"""Inputs that are understood: features, integers, scales, zero points; no order of columns and no bias."""
+READ = 4
+"""Inputs that are understood: features, integers, scales, zero points; no order of columns. A bias is an Add."""
+_BIAS_AT = 5
 
 
 def blocks_on_floats(model: ModelFile) -> tuple[ModelFile, Mapping[str, onnx.NodeProto]]:
@@ -36,9 +37,13 @@ def blocks_on_floats(model: ModelFile) -> tuple[ModelFile, Mapping[str, onnx.Nod
         name = names.unused(f"{node.input[1]}_floats")
         weights.append(model.tensor(name, np.ascontiguousarray(value.T)))
         own[name] = node
-        made = helper.make_node("MatMul", [node.input[0], name], node.output, name=node.name)
+        bias = node.input[_BIAS_AT] if len(node.input) > _BIAS_AT else ""
+        product = [names.unused(f"{node.output[0]}_product")] if bias else node.output
+        made = helper.make_node("MatMul", [node.input[0], name], product, name=node.name)
         made.MergeFrom(remarks(node))
         nodes.append(made)
+        if bias:
+            nodes.append(helper.make_node("Add", [*product, bias], node.output, name=f"{node.name}_add"))
     proto = copied(model.proto)
     refill(proto.graph, node=nodes)
     proto.graph.initializer.extend(weights)
@@ -49,8 +54,8 @@ def _value(model: ModelFile, graph: Graph, node: onnx.NodeProto) -> np.ndarray |
     """The weight (N, K) in floats; None where it is of another form."""
     told, given = attributes(node), list(node.input)
     bits, block = int(told.get("bits", 4)), int(told.get("block_size", 0))
-    stored = [None if name in graph.overridable else graph.constant(name) for name in given[1:_READ] if name]
-    if any(given[_READ:]) or None in stored or bits not in (2, 4, 8) or block < 1:
+    stored = [None if name in graph.overridable else graph.constant(name) for name in given[1:READ] if name]
+    if any(given[READ:_BIAS_AT]) or None in stored or bits not in (2, 4, 8) or block < 1:
         return None
     integers, scales, *zeros = (model.array(tensor) for tensor in stored if tensor is not None)
     rows, columns = int(told["N"]), int(told["K"])

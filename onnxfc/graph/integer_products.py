@@ -2,6 +2,7 @@
 
 Cast(ConvInteger(x, w, x_zero, w_zero)) * (x_scale * w_scale) is Conv(DequantizeLinear(x, x_scale, x_zero),
 DequantizeLinear(w, w_scale, w_zero)): so onnxruntime's dynamic quantisation writes it behind a DynamicQuantizeLinear.
+One that is scaled otherwise, as Keras does, is the Cast to integers of a product of floats whose scales are 1.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from dataclasses import dataclass
 from itertools import permutations
 from typing import Any
 
+import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from onnxfc.graph.index import Graph, Names, attributes, copied, refill
 from onnxfc.graph.op_kinds import MICROSOFT, REORDERING
@@ -25,42 +27,48 @@ _MAKERS = {"DynamicQuantizeLinear", "QuantizeLinear"}
 
 @dataclass(frozen=True)
 class Product:
-    """Nodes of the graph: the product of integers, its Cast, the Mul of both ``scales``, the Mul by that."""
+    """Nodes of the graph: the product of integers; ``behind`` it the Mul of both ``scales``, its Cast, the Mul by that,
+    or none where the scales are 1. ``floats``: the result of the product that stands for it."""
 
     node: onnx.NodeProto
-    cast: onnx.NodeProto
-    both: onnx.NodeProto
-    scaled: onnx.NodeProto
     scales: tuple[str, str]
+    floats: str
+    behind: tuple[onnx.NodeProto, ...] = ()
 
     @property
-    def behind(self) -> tuple[onnx.NodeProto, ...]:
-        return (self.both, self.cast, self.scaled)
+    def nodes(self) -> tuple[onnx.NodeProto | None, ...]:
+        """The product and all three behind it, as far as it has them."""
+        return (self.node, *(self.behind or (None,) * 3))
 
     @property
     def axis(self) -> int:
         """The outputs' axis of the weight."""
         return 0 if self.node.op_type == "ConvInteger" else 1
 
+    def zero(self, at: int) -> str:
+        """The zero point of one of the factors; "" if it has none."""
+        return str(self.node.input[at + 2]) if len(self.node.input) > at + 2 else ""
+
     def integers(self, at: int) -> list[str]:
         """What a DequantizeLinear of one of the factors reads."""
-        zero = self.node.input[at + 2] if len(self.node.input) > at + 2 else ""
-        return [self.node.input[at], self.scales[at], *filter(None, [zero])]
+        return [self.node.input[at], self.scales[at], *filter(None, [self.zero(at)])]
 
 
 def products(model: onnx.ModelProto) -> Iterator[Product]:
-    """All whose factors are quantised, the first with one scale for all, and that nothing but the chain reads."""
+    """All whose factors are integers with one zero point, the second's perhaps one for each output."""
     if not any(node.op_type in FLOATS for node in model.graph.node):
         return
     graph = Graph(model)
+    names = graph.names()
     for node in graph.live:
         if node.op_type in FLOATS and node.domain in ("", "ai.onnx"):
-            found = _product(graph, node)
+            found = _scaled(graph, node) or _alone(graph, node, names)
             if found is not None:
                 yield found
 
 
-def _product(graph: Graph, node: onnx.NodeProto) -> Product | None:
+def _scaled(graph: Graph, node: onnx.NodeProto) -> Product | None:
+    """One whose factors are quantised, the first with one scale for all, and that nothing but the chain reads."""
     cast = _only_reader(graph, node.output[0], "Cast")
     scaled = None if cast is None else _only_reader(graph, cast.output[0], "Mul")
     if cast is None or scaled is None or attributes(cast).get("to") != TensorProto.FLOAT:
@@ -69,10 +77,24 @@ def _product(graph: Graph, node: onnx.NodeProto) -> Product | None:
     if both is None or both.op_type != "Mul":
         return None
     for first, second in permutations(both.input):
-        made = Product(node, cast, both, scaled, (first, second))
-        if _is_scale_of(graph, made.integers(0)) and _fits(graph, made):
+        made = Product(node, (first, second), scaled.output[0], (both, cast, scaled))
+        if _is_scale_of(graph, made.integers(0)) and _fits(graph, made, _shape(graph, second)):
             return made
     return None
+
+
+def _alone(graph: Graph, node: onnx.NodeProto, names: Names) -> Product | None:
+    scales = (f"{node.output[0]}_one_{at}" for at in (0, 1))
+    made = Product(node, (next(scales), next(scales)), names.unused(f"{node.output[0]}_floats"))
+    one = _shape_of_ones(graph, made, 0) in ([], [1])
+    return made if one and _fits(graph, made, _shape_of_ones(graph, made, 1)) else None
+
+
+def _shape_of_ones(graph: Graph, made: Product, at: int) -> list[int] | None:
+    """That of a zero point; of one that is taken when the model runs, no dims."""
+    maker = graph.producers.get(made.zero(at))
+    computed = maker is not None and maker.op_type == "DynamicQuantizeLinear"
+    return [] if computed or not made.zero(at) else _shape(graph, made.zero(at))
 
 
 def _only_reader(graph: Graph, name: str, kind: str) -> onnx.NodeProto | None:
@@ -93,11 +115,10 @@ def _is_scale_of(graph: Graph, given: Sequence[str]) -> bool:
     return own == list(given[1:]) and alone
 
 
-def _fits(graph: Graph, made: Product) -> bool:
+def _fits(graph: Graph, made: Product, scale: list[int] | None) -> bool:
     """Whether DequantizeLinear can write the weight: one scale for all, or one for each output."""
-    scale, *zero = (_shape(graph, name) for name in made.integers(1)[1:])
     weight = _shape(graph, made.node.input[1])
-    if scale is None or None in zero or any(item != scale for item in zero):
+    if scale is None or (made.zero(1) and _shape(graph, made.zero(1)) != scale):
         return False
     if scale in ([], [1]):
         return True
@@ -119,22 +140,30 @@ def _size(graph: Graph, name: str) -> int:
 def products_on_floats(model: ModelFile) -> tuple[ModelFile, frozenset[str]]:
     """The model with products of floats in place of those of integers, and their results; the very same where there are
     none."""
-    found = {made.scaled.output[0]: made for made in products(model.proto)}
+    found = list(products(model.proto))
     if not found:
         return model, frozenset()
     graph = Graph(model.proto)
     names, node_names = graph.names(), Names(node.name for node in graph.nodes)
-    gone = {id(node) for made in found.values() for node in (made.node, made.cast, made.scaled)}
+    for made in found:
+        names.add(made.floats)
+    instead = {id(made.behind[-1] if made.behind else made.node): made for made in found}
+    gone = {id(node) for made in found for node in (made.node, *made.behind[1:])}
     nodes: list[onnx.NodeProto] = []
     for node in graph.nodes:
-        made = found.get(node.output[0]) if node.op_type == "Mul" else None
-        if made is not None:
-            nodes += _opened(made, names, node_names, graph.opset)
+        if id(node) in instead:
+            nodes += _opened(instead[id(node)], names, node_names, graph.opset)
         elif id(node) not in gone:
             nodes.append(node)
     proto = copied(model.proto)
     refill(proto.graph, node=nodes)
-    return model.with_proto(proto), frozenset(found)
+    proto.graph.initializer.extend(_ones(graph, made, at) for made in found if not made.behind for at in (0, 1))
+    return model.with_proto(proto), frozenset(made.floats for made in found)
+
+
+def _ones(graph: Graph, made: Product, at: int) -> onnx.TensorProto:
+    value = np.ones(_shape_of_ones(graph, made, at) or [], np.float32)
+    return numpy_helper.from_array(value, made.scales[at])
 
 
 def _opened(made: Product, names: Names, node_names: Names, opset: int) -> Iterator[onnx.NodeProto]:
@@ -147,9 +176,12 @@ def _opened(made: Product, names: Names, node_names: Names, opset: int) -> Itera
             node.attribute.append(helper.make_attribute("axis", made.axis))
         factors.append(node.output[0])
         yield node
-    product = helper.make_node(FLOATS[made.node.op_type], factors, made.scaled.output, name=made.node.name)
+    product = helper.make_node(FLOATS[made.node.op_type], factors, [made.floats], name=made.node.name)
     product.attribute.extend(made.node.attribute)
     yield product
+    if not made.behind:
+        name = node_names.unused(f"{made.node.name or made.node.output[0]}_cast")
+        yield helper.make_node("Cast", [made.floats], made.node.output, name=name, to=TensorProto.INT32)
 
 
 def unfused(model: ModelFile) -> ModelFile:

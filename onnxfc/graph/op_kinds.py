@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
+from onnx import TensorProto
+
 MICROSOFT = "com.microsoft"
 """The domain of onnxruntime's own operators."""
 
@@ -22,6 +24,8 @@ UNARY = (
 """Each element alone."""
 QUANTISING = frozenset({"DequantizeLinear", "QuantizeLinear"})
 """Between integers and floats, with one scale for all, or one for each place along an axis."""
+READABLE = frozenset({TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16, TensorProto.UINT16})
+"""Integers that NumPy reads too, unlike those of 4 bits and float8."""
 FUSED_UNARY = ("Gelu", "QuickGelu")
 """Those of onnxruntime's own domain; they have one input."""
 BROADCAST = (

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from onnxfc.graph.channels_last import channels_first
 from onnxfc.graph.index import Graph, Names, attributes, copied, refill
 from onnxfc.graph.integer_products import unfused
-from onnxfc.graph.op_kinds import MICROSOFT
+from onnxfc.graph.op_kinds import MICROSOFT, QUANTISING
 from onnxfc.io.model_file import ModelFile
 
 BIAS_AT = 6
@@ -25,19 +27,22 @@ BIAS_AT = 6
 @dataclass(frozen=True)
 class Standing:
     """``floats``: the operator that it stands for. ``data``: inputs that hold integers, each with its scale and zero
-    point behind it. ``result``: the input that holds the scale of the output, before its zero point."""
+    point behind it. ``result``: the input that holds the scale of the output, before its zero point. ``as_is``: how
+    many inputs before all these both have."""
 
     floats: str
     data: tuple[int, ...]
     result: int
+    as_is: int = 0
 
 
 _TWO, _ONE = ((0, 3), 6), ((0,), 3)
-_KINDS = {
+_KINDS: dict[str, Any] = {
     **{f"QLinear{kind}": (kind, *_TWO) for kind in ("Add", "MatMul", "Mul")},
     **{f"QLinear{kind}": (kind, *_ONE) for kind in ("AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid")},
     "QLinearSoftmax": ("Softmax", *_ONE),
     "QGemm": ("Gemm", (0, 3), 7),
+    "QLinearWhere": ("Where", (1, 4), 7, 1),
 }
 PRODUCTS = frozenset({"QGemm", "QLinearMatMul"})
 OWN = frozenset({"channels_last", "opset"})
@@ -62,7 +67,7 @@ def standing(node: onnx.NodeProto) -> Standing | None:
 def on_floats(model: ModelFile) -> ModelFile:
     """The model with operators on floats in place of those on integers, and products of integers written out; the very
     same where there are none."""
-    model = unfused(model)
+    model = unfused(channels_first(model))
     if not any(standing(node) for node in model.proto.graph.node):
         return model
     proto = copied(model.proto)
@@ -71,6 +76,23 @@ def on_floats(model: ModelFile) -> ModelFile:
     refill(proto.graph, node=nodes)
     proto.graph.initializer.extend(opening.scales)
     return model.with_proto(proto)
+
+
+def in_own_domain(model: ModelFile) -> ModelFile:
+    """The model with ONNX's QuantizeLinear and DequantizeLinear in place of onnxruntime's, which take more types of
+    integers before operator set 21; the very same where there are none."""
+    nodes = list(model.proto.graph.node)
+    if not any(map(is_contributed, nodes)):
+        return model
+    proto = copied(model.proto)
+    for node in filter(is_contributed, proto.graph.node):
+        node.domain = ""
+    return model.with_proto(proto)
+
+
+def is_contributed(node: onnx.NodeProto) -> bool:
+    """Whether it quantises or dequantises, in onnxruntime's domain."""
+    return node.domain == MICROSOFT and node.op_type in QUANTISING
 
 
 class _Opening:
@@ -83,7 +105,7 @@ class _Opening:
         stands = standing(node)
         if stands is None or not self._fits(node, stands):
             return [node]
-        before, given = [], []
+        before, given = [], list(node.input[: stands.as_is])
         for at in stands.data:
             axis = None if at != 3 else attributes(node).get("transB", 0) ^ 1 if node.op_type == "QGemm" else 1
             before.append(self._node(node, "DequantizeLinear", list(node.input[at : at + 3]), axis=axis))
@@ -95,6 +117,8 @@ class _Opening:
         floats = self._node(node, stands.floats, given)
         floats.attribute.extend(item for item in node.attribute if item.name not in OWN)
         end = list(node.input[stands.result : stands.result + 2])
+        if stands.floats == "Softmax":
+            end[0] = self._whole(end[0])
         if not end:  # QGemm's result may be in floats
             floats.output[:] = node.output
             return [*before, floats]
@@ -110,6 +134,8 @@ class _Opening:
         if self.graph.opset < 10 or not all(end) or len(end) not in ((0, 2) if node.op_type == "QGemm" else (2,)):
             return False
         sizes = [self._size(node.input[at + 1]) for at in stands.data]
+        if stands.floats == "Softmax" and self._size(end[0]) != 1:
+            return False
         return set(sizes) == {1} or (self.graph.opset >= 13 and sizes[0] == 1 < sizes[-1] and self._in_columns(node))
 
     def _in_columns(self, node: onnx.NodeProto) -> bool:
@@ -141,7 +167,16 @@ class _Opening:
         first, second = self._constant(one), self._constant(two)
         assert first is not None
         assert second is not None
-        name = self.names.unused(f"{two}_product")
-        value = np.asarray(first.reshape(()) * second, np.float32)
-        self.scales.append(numpy_helper.from_array(value, name))
+        return self._scale(f"{two}_product", first.reshape(()) * second)
+
+    def _whole(self, scale: str) -> str:
+        """onnxruntime's QLinearSoftmax multiplies by the whole part of 1 / scale: by 254 where that is 1/255."""
+        value = self._constant(scale)
+        assert value is not None
+        whole = np.floor(np.float32(1) / value.astype(np.float32))
+        return scale if whole == 1 / value else self._scale(scale, 1 / whole)
+
+    def _scale(self, hint: str, value: np.ndarray) -> str:
+        name = self.names.unused(hint)
+        self.scales.append(numpy_helper.from_array(np.asarray(value, np.float32), name))
         return name

@@ -15,7 +15,7 @@ from onnxfc.claim.blame import Cause
 from onnxfc.claim.claim import Boundary
 from onnxfc.errors import Refusal
 from onnxfc.graph.index import label
-from onnxfc.graph.op_kinds import RECURRENT
+from onnxfc.graph.op_kinds import READABLE, RECURRENT
 from onnxfc.head.index_movement import move
 from onnxfc.head.windows import window_of_map
 from onnxfc.layout.axes import Groups, kinds, lengths, places_in
@@ -82,7 +82,7 @@ def _dequantised(ctx: RuleContext, view: Placed) -> Window | Refusal | None:
     """The window of the integers, as what they stand for; None where it was not made of integers."""
     node = ctx.state.graph.producers.get(view.original)
     integers = ctx.state.views[node.input[0]] if node is not None and node.op_type == "DequantizeLinear" else None
-    if node is None or not isinstance(integers, Placed):
+    if node is None or not isinstance(integers, Placed) or ctx.native(node.input[0]).dtype not in READABLE:
         return None
     window = window_of(ctx, integers)
     if isinstance(window, Refusal):

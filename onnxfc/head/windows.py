@@ -14,6 +14,7 @@ from onnxfc.builder.graph_builder import GraphBuilder
 from onnxfc.builder.rule_context import RuleContext
 from onnxfc.claim.claim import Boundary
 from onnxfc.errors import Refusal
+from onnxfc.graph.op_kinds import READABLE
 from onnxfc.layout.axes import Groups, lengths
 from onnxfc.layout.views import Index, Placed, ScoreMap, Source, View, Window, is_map
 from onnxfc.shapes.spec import Array
@@ -76,7 +77,7 @@ def boundary(ctx: RuleContext, view: Placed) -> Boundary:
     """Where the head begins, for the proof: at the integers, where the map is made of some."""
     node = ctx.state.graph.producers.get(view.original)
     integers = ctx.state.views[node.input[0]] if node is not None and node.op_type == "DequantizeLinear" else None
-    if is_map(integers):
+    if is_map(integers) and ctx.native(integers.original).dtype in READABLE:
         return boundary(ctx, integers)
     return Boundary(view.original, view.tensor, view.spatial, view.extent, (1,) * len(view.extent))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -64,7 +64,7 @@ class Tally:
         kind: str,
         where: str,
         noise: float | None = None,
-        others: Callable[[], Sequence[Array]] | None = None,
+        others: Callable[[], Iterable[Array]] | None = None,
     ) -> None:
         """Compare values of one output, made from inputs of one kind; ``where`` names the place.
 
@@ -82,16 +82,18 @@ class Tally:
             return
         noise = max((n for n in (noise, self.noise.get((name, kind))) if n is not None), default=None)
         tolerance = scale.tolerance(self.options.of(name), noise)
+        step = line.step = scale.step(self.options.of(name))
+        share = FLIPPED if self.flips is None else flipped(self.flips.get((name, kind), 0.0), step)
+        allowed = want.size * (tolerance - (1 - share) * step)
+        line.spare = 0.0 if self.flips is None else SPARE * step
         difference = self._difference(name, got, want, where, exact=scale.exact)
-        if others is not None and float(difference.max()) > tolerance:
-            difference = self._difference(name, got, nearer(got, want, others()), where, exact=scale.exact)
+        if others is not None and (difference.max() > tolerance or (step and difference.sum() > allowed + line.spare)):
+            want = nearer(got, want, others(), tolerance - step)
+            difference = self._difference(name, got, want, where, exact=scale.exact)
         line.compared += want.size
         worst = float(difference.max())
-        line.step = scale.step(self.options.of(name))
         line.total += float(difference.sum())
-        share = FLIPPED if self.flips is None else flipped(self.flips.get((name, kind), 0.0), line.step)
-        line.allowed += want.size * (tolerance - (1 - share) * line.step)
-        line.spare = 0.0 if self.flips is None else SPARE * line.step
+        line.allowed += allowed
         excess = worst / tolerance if tolerance else (np.inf if worst else 0.0)
         if excess > line.excess:
             place = [int(i) for i in np.unravel_index(int(difference.argmax()), difference.shape)]

@@ -131,7 +131,7 @@ def _on_edges(pair: _Pair, output: Output, evidence: Evidence, tolerance: float)
     got, want, where, cell = pair
     if not cell or distance(got, want) <= tolerance:
         return pair
-    return got, nearer(got, want, evidence.others(output.name, dict(evidence.crops)[cell])), where, cell
+    return got, nearer(got, want, evidence.others(output.name, dict(evidence.crops)[cell]), tolerance), where, cell
 
 
 def _add(sums: _Sums, output: Output, pairs: list[_Pair], scale: Scale, tolerance: float) -> None:

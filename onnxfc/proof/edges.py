@@ -7,7 +7,8 @@ moved by less than rounding may: nothing else of it changes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,15 +23,18 @@ SHARE = 2.0**-13
 """Of a step: sums of a thousand steps in another order differ by about so much."""
 RELATIVE = 2.0**-20
 """Of the scale of an operator on integers, whose sums are exact: its kernels multiply by scales in different orders."""
-WAYS = 6
-"""How often the original is asked; several values on edges may fall to different sides."""
+WAYS = 24
+"""How often the original is asked at most; several values on edges may fall to different sides."""
+_SIDE, _DRAW = "onnxfc/side", "onnxfc/draw"
+"""Inputs of a model whose values are moved: 2 or -2 moves all to one side, 0 each by what the other draws."""
 _SCALES = {
     **dict.fromkeys(("QLinearAdd", "QLinearMul", "QLinearConv", "QLinearMatMul"), 6),
     **dict.fromkeys(("QLinearSigmoid", "QLinearLeakyRelu", "QLinearSoftmax"), 3),
     **dict.fromkeys(("QLinearAveragePool", "QLinearGlobalAveragePool", "QLinearReduceMean"), 3),
-    **{"QuantizeLinear": 1, "QGemm": 7, "QLinearConcat": 0},
+    **{"QGemm": 7, "QLinearConcat": 0, "QLinearWhere": 7},
 }
-"""Where an operator that makes integers has their scale."""
+"""Where an operator on integers has their scale."""
+_ROUNDING = ("DynamicQuantizeLinear", "QuantizeLinear", "Round")
 
 
 class Edges:
@@ -38,32 +42,45 @@ class Edges:
 
     def __init__(self, model: ModelFile, tensors: Sequence[str], engine: Engine) -> None:
         self._model, self._tensors, self._engine = model, tensors, engine
-        self._runners: list[Runner] | None = None if engine.as_written else []
+        kinds = {node.op_type for node in model.proto.graph.node}
+        kernels = "DequantizeLinear" in kinds and not engine.as_written  # which round where the file does not
+        rounds = not kinds.isdisjoint({*_SCALES, *_ROUNDING})
+        self._asks = rounds and not kernels and engine.provider is None
+        self._runner: Runner | None = None
 
-    def of(self, name: str, feeds: Mapping[str, Array]) -> list[Array]:
-        """What it makes of a tensor from these inputs."""
-        try:
-            if self._runners is None:
-                models = (self._model.with_proto(moved(self._model.proto, way)) for way in range(WAYS))
-                self._runners = [Runner(model, self._tensors, self._engine) for model in models]
-            return [runner.run(feeds)[name] for runner in self._runners]
-        except RunError:
-            self._runners = []
-            return []
+    def of(self, name: str, feeds: Mapping[str, Array]) -> Iterator[Array]:
+        """What it makes of a tensor from these inputs, each time with other values on the other side."""
+        for way in range(WAYS if self._asks else 0):
+            side, draw = (2.0 - 4 * way, 0.0) if way < 2 else (0.0, 1e4 * way)
+            drawn = {_SIDE: np.array(side, np.float32), _DRAW: np.array(draw, np.float32)}
+            try:
+                if self._runner is None:
+                    self._runner = Runner(self._model.with_proto(moved(self._model.proto)), self._tensors, self._engine)
+                yield self._runner.run({**feeds, **drawn})[name]
+            except RunError:
+                self._asks = False
+                return
 
 
-def moved(model: onnx.ModelProto, way: int) -> onnx.ModelProto:
-    """The model with a bit of a step added to whatever is rounded to integers, or taken from it; ``way`` 0 and 1: the
-    one or the other everywhere, from 2 on by the value's digits, as if at random."""
+def moved(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with a bit of a step added to whatever is rounded to integers, or taken from it: the one or the other
+    everywhere, or by the value's digits, as if at random."""
     made = onnx.ModelProto()
     made.CopyFrom(model)
     del made.graph.node[:]
+    stored = {tensor.name: math.prod(tensor.dims) for tensor in model.graph.initializer}
+    moving = {value.name for value in model.graph.input} - stored.keys()
     for node in model.graph.node:
-        at = _SCALES.get(node.op_type)
-        if at is None or at >= len(node.input):
+        moves = not moving.isdisjoint(node.input)
+        moving.update(node.output if moves else ())
+        at = _SCALES.get(node.op_type, 0 if node.op_type in _ROUNDING else None)
+        several = node.op_type == "QuantizeLinear" and stored.get(node.input[1], 1) > 1
+        if not moves or several or at is None or at >= len(node.input):
             made.graph.node.append(node)
         else:
-            _Moved(node, at, way, made.graph).write()
+            _Moved(node, at, made.graph).write()
+    for name in (_SIDE, _DRAW):
+        made.graph.input.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ()))
     return made
 
 
@@ -73,21 +90,28 @@ class _Moved:
 
     node: onnx.NodeProto
     at: int
-    way: int
     graph: onnx.GraphProto
 
     def write(self) -> None:
-        new, sign = onnx.NodeProto(), -1.0 if self.way % 2 else 1.0
+        new = onnx.NodeProto()
         new.CopyFrom(self.node)
-        if self.node.op_type == "QuantizeLinear":
-            by = self._op("Mul", self.node.input[1], self._number(sign * SHARE))
-            if self.way > 1:
-                digits = self._op("Sin", self._op("Mul", self.node.input[0], self._number(1e4 * self.way)))
-                by = self._op("Mul", by, self._op("Sign", digits))
+        if self.node.op_type in _ROUNDING:
+            if self.node.op_type == "DynamicQuantizeLinear":  # by the scale and zero point that it has taken
+                new.output[0] = f"{self.node.output[0]}/unmoved"
+                self.graph.node.append(new)
+                new = helper.make_node("QuantizeLinear", [self.node.input[0], *new.output[1:]], self.node.output[:1])
+            by = self._op("Mul", self._side(self.node.input[0]), self._number(SHARE))
+            by = self._op("Mul", new.input[1], by) if new.op_type == "QuantizeLinear" else by
             new.input[0] = self._op("Add", self.node.input[0], by)
         else:
-            new.input[self.at] = self._op("Mul", self.node.input[self.at], self._number(1 + sign * RELATIVE))
+            by = self._op("Mul", self._side(self._number(len(self.graph.node))), self._number(RELATIVE))
+            new.input[self.at] = self._op("Mul", self.node.input[self.at], self._op("Add", by, self._number(1)))
         self.graph.node.append(new)
+
+    def _side(self, value: str) -> str:
+        """1 or -1."""
+        drawn = self._op("Sin", self._op("Mul", value, _DRAW))
+        return self._op("Sign", self._op("Add", drawn, _SIDE))
 
     def _op(self, kind: str, *given: str) -> str:
         name = f"{self.node.output[0]}/moved{len(self.graph.node)}"
@@ -100,10 +124,13 @@ class _Moved:
         return name
 
 
-def nearer(got: Array, want: Array, others: Sequence[Array]) -> Array:
-    """``want``, or where one of the ``others`` is nearer to what was found, that."""
+def nearer(got: Array, want: Array, others: Iterable[Array], enough: float = 0.0) -> Array:
+    """``want``, or where one of the ``others`` is nearer to what was found, that; until all is near ``enough``."""
     for other in others:
-        if other.shape == want.shape == got.shape:
-            far = np.abs(np.subtract(got, want, dtype=np.float64)) > np.abs(np.subtract(got, other, dtype=np.float64))
-            want = np.where(far, other, want)
+        if not other.shape == want.shape == got.shape:
+            continue
+        far = np.abs(np.subtract(got, want, dtype=np.float64)) > np.abs(np.subtract(got, other, dtype=np.float64))
+        want = np.where(far, other, want)
+        if np.abs(np.subtract(got, want, dtype=np.float64)).max(initial=0.0) <= enough:
+            break
     return want

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from onnxfc.proof.edges import Edges
@@ -68,9 +68,9 @@ class Evidence:
         """All tensors of the first native sample."""
         return self.samples[0].values | self.samples[0].feeds
 
-    def others(self, name: str, feeds: Arrays) -> list[Array]:
+    def others(self, name: str, feeds: Arrays) -> Iterable[Array]:
         """What the original makes of inputs as well, where values lie on the edge between two integers."""
-        return [] if self.edges is None else self.edges.of(name, feeds)
+        return () if self.edges is None else self.edges.of(name, feeds)
 
     def cover(self, outputs: Sequence[str]) -> list[Kind]:
         """The fewest kinds, best first, with which every one of ``outputs`` is informative."""

@@ -169,7 +169,7 @@ class Head:
         """The head on whole features of any size it accepts; ``counting``: with numbers that follow the places."""
         return self._runner.run(self._given(features, counting))
 
-    def others(self, name: str, features: Mapping[str, Array]) -> list[Array]:
+    def others(self, name: str, features: Mapping[str, Array]) -> Iterable[Array]:
         """What it makes of features as well, where values lie on the edge between two integers."""
         return self._edges.of(name, self._given(features, counting=False))
 

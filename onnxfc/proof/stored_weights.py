@@ -50,7 +50,7 @@ class Weights:
         if name in self._sparse:
             return _dense(name, self._sparse[name])
         node = self._makers.get(name)
-        if node is None or node.domain not in ("", "ai.onnx") or not left:
+        if node is None or node.domain not in ("", "ai.onnx", "com.microsoft") or not left:
             return None
         if node.op_type == "Constant":
             return self._constant(name, node.attribute[0]) if len(node.attribute) == 1 else None

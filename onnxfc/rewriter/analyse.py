@@ -16,6 +16,7 @@ from onnxfc.graph.block_weights import blocks_on_floats
 from onnxfc.graph.index import Graph, needed
 from onnxfc.graph.inline_functions import inlined
 from onnxfc.graph.integer_products import products_on_floats
+from onnxfc.graph.quantised_operators import in_own_domain
 from onnxfc.io.model_file import ModelFile
 from onnxfc.layout.affine import Grids
 from onnxfc.layout.provenance import Provenance
@@ -187,7 +188,7 @@ def _analysed(original: ModelFile, options: RewriteOptions) -> Analysis:
     original = inlined(original)
     if options.output_at:
         original = end_at(original, options.output_at)
-    walked, products = products_on_floats(original)
+    walked, products = products_on_floats(in_own_domain(original))
     walked, blocks = blocks_on_floats(walked)
     quantised = Quantised(products, options.per_window_scale, blocks, options.dequantize_head)
     graph = Graph(walked.proto)

@@ -12,7 +12,7 @@ from onnxfc.claim.claim import PREFIX
 from onnxfc.graph.index import copied, inputs_of, needed, refill
 from onnxfc.layout.views import Fixed
 from onnxfc.rewriter.block_weights import block_weights
-from onnxfc.rewriter.in_integers import in_integers
+from onnxfc.rewriter.in_integers import contributed_again, in_integers
 from onnxfc.rewriter.integer_products import integer_products
 from onnxfc.shapes.dim_params import DimNames
 from onnxfc.shapes.image_inputs import Image
@@ -36,6 +36,7 @@ def assemble(
     graph, builder = state.graph, state.builder
     nodes = in_integers(needed(builder.nodes, graph.outputs), graph, source)
     nodes = block_weights(integer_products(nodes, builder, walked), state.quantised.blocks)
+    nodes = contributed_again(nodes, walked.graph)
     model = copied(graph.model)
     refill(model.graph, node=nodes)
     _initializers(state, model, nodes)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import onnx
 
+from onnxfc.graph.block_weights import READ
 from onnxfc.graph.index import copied
 
 
@@ -18,6 +19,6 @@ def _again(node: onnx.NodeProto, own: Mapping[str, onnx.NodeProto]) -> onnx.Node
     if node.op_type != "MatMul" or node.input[1] not in own:
         return node
     before = own[node.input[1]]
-    made = copied(before, input=[node.input[0], *before.input[1:]], output=node.output)
+    made = copied(before, input=[node.input[0], *before.input[1:READ]], output=node.output)
     made.name = node.name
     return made

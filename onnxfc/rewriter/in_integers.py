@@ -6,14 +6,14 @@ DequantizeLinear, Conv, QuantizeLinear is QLinearConv; what stayed as it was is 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import onnx
 from onnx import helper
 
 from onnxfc.graph.index import Graph, attributes, copied, needed, refill, remarks
-from onnxfc.graph.op_kinds import MICROSOFT
-from onnxfc.graph.quantised_operators import OWN, PRODUCTS, standing
+from onnxfc.graph.op_kinds import MICROSOFT, QUANTISING
+from onnxfc.graph.quantised_operators import OWN, PRODUCTS, is_contributed, standing
 
 _POOL = frozenset({"QLinearAveragePool", "QLinearGlobalAveragePool"})
 
@@ -36,7 +36,8 @@ def _joined(
     floats = making.get(node.input[0]) if node.op_type == "QuantizeLinear" else None
     if floats is None or own is None or reads[node.input[0]] > 1:
         return None
-    data = _dequantised(floats, making)
+    stands = standing(own)
+    data = _dequantised(floats.input[stands.as_is if stands else 0 :], making)
     if data is None:
         return None
     if all(len(item) == 3 for item in data[:2]):
@@ -48,9 +49,9 @@ def _joined(
     return _as_before(own, data, floats)
 
 
-def _dequantised(floats: onnx.NodeProto, making: Mapping[str, onnx.NodeProto]) -> list[list[str]] | None:
-    """What the DequantizeLinear before each input reads; None where one is not."""
-    given = [making.get(name) for name in floats.input]
+def _dequantised(names: Iterable[str], making: Mapping[str, onnx.NodeProto]) -> list[list[str]] | None:
+    """What the DequantizeLinear before each of these reads; None where one is not."""
+    given = [making.get(name) for name in names]
     data = [list(item.input) for item in given if item is not None and item.op_type == "DequantizeLinear"]
     return data if len(data) == len(given) else None
 
@@ -69,8 +70,20 @@ def _as_before(own: onnx.NodeProto, data: Sequence[Sequence[str]], floats: onnx.
         return None
     if len(data) - len(stands.data) not in (0, int(own.op_type == "QGemm")):
         return None
+    made.input[: stands.as_is] = floats.input[: stands.as_is]
     for at, item in zip(stands.data, data, strict=False):
         made.input[at : at + 3] = [*item, *[""] * (3 - len(item))]
     refill(made, attribute=[*(item for item in own.attribute if item.name in OWN), *floats.attribute])
     same = list(made.input) == list(own.input) and attributes(made) == attributes(own)
     return own if same else made
+
+
+def contributed_again(nodes: Sequence[onnx.NodeProto], source: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """QuantizeLinear and DequantizeLinear in onnxruntime's domain, where ``source`` had them there, and new ones."""
+    if not any(map(is_contributed, source.node)):
+        return list(nodes)
+    plain = {name for node in source.node if not is_contributed(node) for name in node.output}
+    for node in nodes:
+        if node.op_type in QUANTISING and node.output[0] not in plain:
+            node.domain = MICROSOFT
+    return list(nodes)

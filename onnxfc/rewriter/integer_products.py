@@ -5,6 +5,7 @@ Its sums are the original's own, number by number. A product that stayed as it w
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -23,23 +24,32 @@ def integer_products(
     nodes: Sequence[onnx.NodeProto], builder: GraphBuilder, model: onnx.ModelProto
 ) -> list[onnx.NodeProto]:
     """The nodes of a new graph, with products of integers where ``model`` had them."""
-    own = {made.scaled.output[0]: made for made in products(model)}
+    own = {made.floats: made for made in products(model)}
     if not own:
         return list(nodes)
-    back = _Back(builder, own, {name: node for node in nodes for name in node.output})
+    back = _Back(builder, own, nodes)
     made = [item for node in nodes for item in back.integers(node)]
     return needed(made, builder.graph.outputs)
 
 
 class _Back:
-    def __init__(self, builder: GraphBuilder, own: Mapping[str, Product], making: Mapping[str, onnx.NodeProto]) -> None:
-        self.builder, self.own, self.making = builder, own, making
+    def __init__(self, builder: GraphBuilder, own: Mapping[str, Product], nodes: Sequence[onnx.NodeProto]) -> None:
+        self.builder, self.own = builder, own
+        self.making = {name: node for node in nodes for name in node.output}
         self._scales = {product.scales[0] for product in own.values()}
+        self._ones = {name for product in own.values() if not product.behind for name in product.scales}
+        reads = Counter(name for node in nodes for name in node.input)
+        casts = [node for node in nodes if node.op_type == "Cast" and attributes(node)["to"] == TensorProto.INT32]
+        self._whole: dict[str, str] = {node.input[0]: node.output[0] for node in casts if reads[node.input[0]] == 1}
+        """What is made integers again, and as what."""
+        self._gone: set[str] = set()
 
     def integers(self, node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
         """What stands in the place of a node."""
         if node.op_type == "DequantizeLinear" and self._each_cell(node.input[1]):
             yield from self._written_out(node)
+            return
+        if node.op_type == "Cast" and node.output[0] in self._gone:
             return
         data = [self._dequantised(name) for name in node.input[:2]] if node.op_type in _FLOATS else []
         if not all(data) or not data or not (data[0][1] in self._scales or self._each_cell(data[0][1])):
@@ -48,12 +58,22 @@ class _Back:
         own = self.own.get(node.output[0])
         if own is not None and data == [own.integers(0), own.integers(1)] and FLOATS[own.node.op_type] == node.op_type:
             alike = list(node.attribute) == list(own.node.attribute)
-            yield own.node if alike else copied(own.node, attribute=node.attribute)
+            made = own.node if alike else copied(own.node, attribute=node.attribute)
+            if not own.behind and self._without_cast(node) != own.node.output[0]:
+                yield node
+                return
+            yield made
             yield from own.behind
         elif node.op_type == "Conv":
             yield from self._convolved(node, *data)
         else:
             yield node
+
+    def _without_cast(self, node: onnx.NodeProto) -> str:
+        """What the Cast to integers behind a product makes, which falls away; "" where none is."""
+        made = self._whole.get(node.output[0], "")
+        self._gone.add(made)
+        return made
 
     def _dequantised(self, name: str) -> list[str]:
         """What a DequantizeLinear reads; nothing where there is none."""
@@ -88,13 +108,17 @@ class _Back:
         point = builder.constant(zero.ravel()[0] if alone else zero.dtype.type(0), "zero_point")
         add = builder.graph.producers.get(node.output[0]) if len(node.input) > 2 else None
         known = [self.own[name] for name in (add.input if add else node.output) if name in self.own]
-        first, both, cast, scaled = (known[0].node, *known[0].behind) if known else (node, None, None, None)
-        integers = builder.emit("ConvInteger", [data[0], weight[0], shift, point], instead=first, **told)
+        first, both, cast, scaled = known[0].nodes if known else (node, None, None, None)
+        whole = self._without_cast(node) if data[1] in self._ones else ""
+        sums = whole if alone else ""
+        integers = builder.emit("ConvInteger", [data[0], weight[0], shift, point], sums, instead=first, **told)
         if not alone:
             ones = builder.constant(np.ones([1, *builder.spec(weight[0]).native[1:]], np.int8), "ones")
             sums = builder.emit("ConvInteger", [data[0], ones, shift], **told)
             column = builder.constant(_column(zero.astype(np.int32), rank), "zeros")
-            integers = builder.emit("Sub", [integers, builder.emit("Mul", [sums, column])])
+            integers = builder.emit("Sub", [integers, builder.emit("Mul", [sums, column])], whole)
+        if whole:
+            return self._taken(before)
         if each_cell:
             own = builder.emit("Cast", [moved], to=TensorProto.INT32)
             sums = self._weights(weight, zero, rank)

@@ -8,15 +8,16 @@ from dataclasses import replace
 
 import onnx
 
+from onnxfc.builder.state import State
 from onnxfc.claim.blame import Blame, Cause
 from onnxfc.claim.claim import Boundary, Claim, Figure, Grid, Layer, Level, Output, Verdict, elements_of
 from onnxfc.geometry import Geometry, cell_axes, slack_of
 from onnxfc.graph.index import Graph, label, needed
-from onnxfc.graph.op_kinds import GEMMS
+from onnxfc.graph.op_kinds import GEMMS, READABLE
 from onnxfc.layout.axis_map import Field
 from onnxfc.layout.lists import levels, row_axis
 from onnxfc.layout.provenance import Provenance
-from onnxfc.layout.views import Context, Lifted, Placed, ScoreMap
+from onnxfc.layout.views import Context, Lifted, Placed, ScoreMap, View
 from onnxfc.rewriter.analyse import Analysis
 from onnxfc.shapes.model_shapes import Sizing
 
@@ -83,7 +84,7 @@ def _layers(found: Analysis, fields: Sequence[Field], windows: frozenset[Boundar
     kept = {name for node in nodes for name in node.output}
     integers = {node.input[0]: node.output[0] for node in nodes if node.op_type == "QuantizeLinear"}
     known: dict[int, bool] = {}
-    for name, view in state.views.items():
+    for name, view in _own_views(found):
         node, shapes = state.graph.producers.get(name), state.native[name].shapes if name in state.native else None
         if node is None or shapes is None or not is_layer(node, state.graph) or name not in state.builder.specs:
             continue
@@ -91,9 +92,15 @@ def _layers(found: Analysis, fields: Sequence[Field], windows: frozenset[Boundar
         if tensor not in kept or len(shapes[0]) < 2 or shapes[0][0] != found.reading[0].batch:
             continue
         if isinstance(view, Context) and view.provenance.pools.meets(state.roles.heads, known):
-            yield _in_integers(Layer(name, tensor, "global"), state.graph, integers)
+            yield _in_integers(Layer(name, tensor, "global"), state, integers)
         elif isinstance(view, ScoreMap) and view.batch_axis == 0 and _has_cells(view.provenance, fields, windows):
-            yield _in_integers(Layer(name, tensor, "map"), state.graph, integers)
+            yield _in_integers(Layer(name, tensor, "map"), state, integers)
+
+
+def _own_views(found: Analysis) -> Iterator[tuple[str, View]]:
+    """Those of the original's tensors; what stands for a product of integers has others."""
+    made = {name for node in found.original.proto.graph.node for name in node.output}
+    yield from (item for item in found.state.views.items() if item[0] in made)
 
 
 def _grids(found: Analysis) -> Iterator[Grid]:
@@ -120,11 +127,11 @@ def _figures(found: Analysis, begun: set[str]) -> Iterator[Figure]:
                 yield Figure(name, state.builder.renamed.get(tensor, tensor))
 
 
-def _in_integers(layer: Layer, graph: Graph, quantised: Mapping[str, str]) -> Layer:
+def _in_integers(layer: Layer, state: State, quantised: Mapping[str, str]) -> Layer:
     """The layer quantised, where nothing else reads it: onnxruntime computes in integers what it need not show."""
-    readers = graph.readers.get(layer.original, [])
-    only = len(readers) == graph.uses[layer.original] == 1 and readers[0].op_type == "QuantizeLinear"
-    if not only or layer.rewritten not in quantised:
+    readers = state.graph.readers.get(layer.original, [])
+    only = len(readers) == state.graph.uses[layer.original] == 1 and readers[0].op_type == "QuantizeLinear"
+    if not only or layer.rewritten not in quantised or state.native[readers[0].output[0]].dtype not in READABLE:
         return layer
     return replace(layer, original=readers[0].output[0], rewritten=quantised[layer.rewritten])
 

@@ -18,7 +18,7 @@ from onnxfc.builder.rule_context import LEAVE, OWN_BATCH, Outcome, RuleContext, 
 from onnxfc.builder.state import GlobalPool, Quantised, Roles, State
 from onnxfc.errors import Refusal
 from onnxfc.graph.index import Graph, inputs_of
-from onnxfc.graph.op_kinds import ADDITIVE, ARITHMETIC, BROADCAST, MICROSOFT
+from onnxfc.graph.op_kinds import ADDITIVE, ARITHMETIC, BROADCAST, MICROSOFT, PLAIN_LAYERS
 from onnxfc.head.placed_windows import window_of
 from onnxfc.io.model_file import ModelFile
 from onnxfc.layout.affine import Grids
@@ -56,7 +56,7 @@ _ANY_INPUT = {
     *(*BROADCAST, "Concat", "Einsum", "Gather", "GatherElements", "Gemm", "MatMul", "ScatterElements", "ScatterND"),
 }
 """Operators whose lifted input may be any; all others have their data first."""
-_EXPORT = {MICROSOFT: "export without a runtime's own optimisation"}
+_EXPORT = dict.fromkeys((MICROSOFT, f"{MICROSOFT}.nchwc"), "export without a runtime's own optimisation")
 _LABELS = "ai.onnx.ml"
 """The domain of what makes labels of scores."""
 _TYPE = re.compile(r"unsupported type: tensor\((\w+)\)")
@@ -181,10 +181,7 @@ def _unknown(ctx: RuleContext, views: Sequence[View], lead: Lead) -> Outcome | N
             state.conditions |= {} if condition is None else {node.input[0]: bool(condition.any())}
         return ctx.refuse("subgraph", "has a body that reads what was computed from the image")
     if _domain(node) and (_domain(node), node.op_type, lead) not in RULES:
-        advice = _EXPORT.get(node.domain, LEAVE)
-        if node.domain == _LABELS:
-            advice = f"end the model before it: --output-at {node.input[0]}"
-        return ctx.refuse("unsupported-operator", f"of domain {node.domain} is not supported here", advice)
+        return _of_another_domain(ctx)
     used = [
         name for name in node.output if state.graph.uses[name]
     ]  # nobody needs the shape of a mask that nobody reads
@@ -197,6 +194,16 @@ def _unknown(ctx: RuleContext, views: Sequence[View], lead: Lead) -> Outcome | N
             _windowed(ctx, views) if of_windows and (_domain(node), node.op_type, FEATURES) in RULES else no_rule(ctx)
         )
     return None
+
+
+def _of_another_domain(ctx: RuleContext) -> Refusal:
+    node, why = ctx.node, f"of domain {ctx.node.domain} is not supported here"
+    advice = _EXPORT.get(node.domain, LEAVE)
+    if node.domain == _LABELS:
+        advice = f"end the model before it: --output-at {node.input[0]}"
+    if node.domain == MICROSOFT and node.op_type.endswith("Attention"):
+        why, advice = "is attention as onnxruntime fuses it", "fuse and quantise it after the rewrite"
+    return ctx.refuse("unsupported-operator", why, advice)
 
 
 def _domain(node: onnx.NodeProto) -> str:
@@ -231,6 +238,8 @@ def _cannot_run(ctx: RuleContext, error: InferenceFailed) -> Refusal:
     if "No schema registered" in str(error):
         newer = f"needs operators that are newer than operator set {ctx.opset}"
         return ctx.refuse("old-opset", newer, "convert it with onnx.version_converter")
+    if "int32" in str(error) and ctx.op_type in PLAIN_LAYERS:
+        return ctx.refuse("quantised", "multiplies int32 numbers, as no Conv does", "write it as MatMulInteger of int8")
     if unknown := _TYPE.search(str(error)):
         newer = f"needs an operator on {unknown[1]} numbers that operator set {ctx.opset} does not have"
         return ctx.refuse("old-opset", newer, "convert it with onnx.version_converter, or to float32")

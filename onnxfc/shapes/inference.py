@@ -18,7 +18,7 @@ import onnx
 from onnx import helper, numpy_helper, shape_inference
 
 from onnxfc.graph.index import attributes
-from onnxfc.graph.op_kinds import LENGTHS
+from onnxfc.graph.op_kinds import LENGTHS, QUANTISING
 from onnxfc.shapes.inference_gaps import InferenceFailed, joined, must_fit, must_hold, reshaped, standard, without_idle
 from onnxfc.shapes.small_values import evaluated
 from onnxfc.shapes.spec import SMALL, Array, Shape, Spec
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _REMEMBERED = 50_000
 """So many nodes are remembered from one model to the next."""
 
+_ALL_INTEGERS = 21
 _INFERENCE_ERRORS = (
     onnx.checker.ValidationError,
     onnx.defs.SchemaError,
@@ -130,10 +131,11 @@ class Inference:
     def _described(self, node: onnx.NodeProto, inputs: Sequence[Spec | None]) -> list[tuple[int, Shape | None]]:
         """Element types and shapes of the outputs, by onnx's own inference."""
         types, data = _arguments(node, inputs)
+        version = self.opsets.get(node.domain, 1)
+        if node.op_type in QUANTISING:  # onnxruntime has its own for the integers that ONNX took in later
+            version = max(version, _ALL_INTEGERS)
         try:
-            schema = onnx.defs.get_schema(
-                node.op_type, max_inclusive_version=self.opsets.get(node.domain, 1), domain=node.domain
-            )
+            schema = onnx.defs.get_schema(node.op_type, max_inclusive_version=version, domain=node.domain)
             found = shape_inference.infer_node_outputs(
                 schema, node, types, data, opset_imports=self._imports, ir_version=self.ir_version
             )

@@ -13,7 +13,7 @@ import onnx
 
 from onnxfc.graph.block_weights import blocks_on_floats
 from onnxfc.graph.index import Graph
-from onnxfc.graph.quantised_operators import on_floats
+from onnxfc.graph.quantised_operators import in_own_domain, on_floats
 from onnxfc.io.model_file import ModelFile
 from onnxfc.shapes.extents import Extents
 from onnxfc.shapes.image_inputs import Image
@@ -28,7 +28,7 @@ class Shapes:
     """Asks a model for its shapes; weights are not read."""
 
     def __init__(self, model: ModelFile) -> None:
-        model = on_floats(blocks_on_floats(model)[0])  # of operators on integers inference knows nothing
+        model = in_own_domain(on_floats(blocks_on_floats(model)[0]))  # of operators on integers inference knows nothing
         self.graph = Graph(model.proto)
         self._model = model
         self._inference = Inference.of(self.graph.opsets, model.proto.ir_version)

@@ -76,12 +76,44 @@ def edge_model() -> onnx.ModelProto:
 
 def test_only_values_on_an_edge_are_moved() -> None:
     values = np.array([0.25, 0.2, 0.75, -0.25 - 0.2 * SHARE], np.float32)  # 0.5, 0.4, 1.5 and -0.5 steps
-    found = Edges(ModelFile.open(edge_model()), [], Engine(as_written=True)).of("y", {"x": values})
+    found = list(Edges(ModelFile.open(edge_model()), [], Engine(as_written=True)).of("y", {"x": values}))
     assert len(found) == WAYS
     assert found[0].tolist() == [0.5, 0.0, 1.0, 0.0]
     assert found[1].tolist() == [0.0, 0.0, 0.5, -0.5]
     assert all(set(column) <= {0.0, 0.5, 1.0, -0.5} for column in np.array(found).T)
-    assert Edges(ModelFile.open(edge_model()), [], Engine()).of("y", {"x": values}) == []
+    assert len({tuple(column) for column in found}) > 2  # not all to one side
+    assert list(Edges(ModelFile.open(edge_model()), [], Engine()).of("y", {"x": values})) == []
+
+
+@pytest.mark.parametrize("kind", ["DynamicQuantizeLinear", "Round"])
+def test_values_that_are_rounded_when_the_model_runs(kind: str) -> None:
+    """By a scale of 1 both: from -128 to 127."""
+    net = Net(17)
+    made = net.op(kind, net.input("x", [4]), outputs=1 if kind == "Round" else 3)
+    rounded = made if kind == "Round" else net.op("Sub", *(net.op("Cast", made[at], to=1) for at in (0, 2)))
+    values = np.array([-128, 127, 2.5, 3.2], np.float32)
+    file = ModelFile.open(net.model(str(rounded)))
+    name = file.proto.graph.output[0].name
+    found = np.array(list(Edges(file, [], Engine()).of(name, {"x": values})))
+    assert set(map(tuple, found)) == {(-128, 127, 2, 3), (-128, 127, 3, 3)}
+
+
+def test_scales_of_each_output_are_left_alone() -> None:
+    """A weight that the graph rounds is the same in both models; nothing of it is moved, and all else is."""
+    model = parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 17]>
+        net (float[1, 2] x) => (float[1, 2] y) <float s = {0.5}, uint8 z = {9}, float[2, 2] w = {1, 2, 3, 4},
+          float[2] each = {1, 1}, int8[2] none = {0, 0}> {
+          wq = QuantizeLinear <axis = 0> (w, each, none)
+          wd = DequantizeLinear <axis = 0> (wq, each, none)
+          q = QuantizeLinear(x, s, z)
+          d = DequantizeLinear(q, s, z)
+          y = Gemm <transB = 1> (d, wd)
+        }"""
+    )
+    edges = Edges(ModelFile.open(model), [], Engine(as_written=True))
+    found = np.array(list(edges.of("y", {"x": np.array([[0.25, 1.1]], np.float32)})))
+    assert {tuple(row) for row in found.reshape(-1, 2)} == {(2, 4), (2.5, 5.5)}
 
 
 def test_the_nearest_of_several() -> None:

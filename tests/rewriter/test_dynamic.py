@@ -12,7 +12,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from fixture_files import FIXTURES, fixture_file
-from hazards import CHECK, FEATURES, Net, complete, head, own_crops, refusal
+from hazards import CHANNELS, CHECK, FEATURES, NATIVE, Net, complete, head, own_crops, refusal
 from onnx import TensorProto, helper, numpy_helper
 from onnx.utils import Extractor
 from quantised import SPOILS, Layer, layers, optimised, passes_as_a_stranger
@@ -248,7 +248,42 @@ def test_zero_points_of_each_output(zeros: list[int], dtype: type) -> None:
     assert kinds.count("ConvInteger") == (1 if len(set(zeros)) == 1 else 2)
 
 
-def test_integers_without_their_scale_are_refused() -> None:
-    found = refusal(static([128] * M, floats=False))
+@pytest.mark.parametrize("zeros", [[128] * M, [7, 255, 0, 128, 127, 129]], ids=["one", "several"])
+def test_integers_without_their_scale(zeros: list[int]) -> None:
+    """The sums are ConvInteger's, without a Cast to floats and back."""
+    done = rewrite(static(zeros, floats=False), check_options=CheckOptions(threads=1))
+    assert done.parity is not None
+    assert done.parity.native.deviation == done.parity.window.deviation == 0.0
+    assert done.parity.certificate.status == "holds"
+    kinds = [node.op_type for node in complete(done).graph.node]
+    assert kinds.count("ConvInteger") == (1 if len(set(zeros)) == 1 else 2)
+    assert kinds.count("Cast") == 1
+    assert own_crops(static(zeros, floats=False), done) == 0.0
+
+
+@pytest.mark.parametrize("pads", [(0, 0, 0, 0), (1, 1, 0, 0)])
+def test_a_conv_without_its_scale(pads: tuple[int, ...]) -> None:
+    """In the trunk it stays what it was; what it pads with is its zero point."""
+    net = Net(17)
+    image, middle = net.input("image", [1, 2, *NATIVE], TensorProto.UINT8), net.const(np.array(128), dtype=np.uint8)
+    kernel = net.const(net.rng.integers(28, 228, (CHANNELS, 2, 3, 3)), dtype=np.uint8)
+    sums = net.op("ConvInteger", image, kernel, middle, middle, strides=[2, 2], pads=list(pads))
+    real = net.op("Mul", net.op("Cast", sums, to=TensorProto.FLOAT), net.const(np.array(1e-3)))
+    rows = ((NATIVE[0] + pads[0] - 1) // 2) * ((NATIVE[1] + pads[1] - 1) // 2)
+    model = net.model(net.fc(str(net.op("Flatten", real)), CHANNELS * rows, M))
+    done = rewrite(model, check_options=CHECK)
+    assert done.claim.verdict == ("approximate" if any(pads) else "exact")
+    assert any("padding" in item for item in done.claim.blame) == any(pads)
+    [made] = [node for node in complete(done).graph.node if node.op_type == "ConvInteger"]
+    assert made == next(node for node in model.graph.node if node.op_type == "ConvInteger")
+
+
+def test_a_zero_point_of_each_row_is_refused() -> None:
+    def body(net: Net, flat: str) -> str:
+        integers = net.op("Cast", net.op("Mul", flat, net.const(np.array(9.0))), to=TensorProto.INT8)
+        weight, zero = (net.const(net.rng.integers(0, 99, shape), dtype=np.int8) for shape in ((FEATURES, M), (2,)))
+        return str(net.op("Cast", net.op("MatMulInteger", integers, weight, zero), to=TensorProto.FLOAT))
+
+    found = refusal(head(body, batch=2))
     assert found.code == "quantised"
     assert "computes with integers in a form that is not supported here" in found.reason

@@ -31,6 +31,7 @@ TOLERANCE = {"float32": (1e-4, 1e-5), "uint8": (1e-4, 1e-5), "float16": (2e-2, 1
 ONE_STEP = {
     "lenet.qdq.onnx": 2e-2,
     "lenet.qdq_float_scores.onnx": 1e-2,
+    "lenet.qdq_own_int16.onnx": 1e-3,
     "lenet.qdq_int16.onnx": 1e-3,
     "lenet.qoperator_opset21.onnx": 2e-2,
 }

@@ -118,3 +118,20 @@ def test_blocks_of_a_dequantize_linear_stay_integers() -> None:
     old, new = ({n.output[0]: n for n in of_kind(m, "DequantizeLinear")} for m in (original, complete(done)))
     assert new == old
     assert len(new) == 2
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_a_bias_of_its_own(name: str) -> None:
+    """As onnxruntime's optimiser writes it: added to the product."""
+    plain, model = loaded(name), loaded(name)
+    rng = np.random.default_rng(1)
+    for node in of_kind(model, "MatMulNBits"):
+        count = next(item.i for item in node.attribute if item.name == "N")
+        bias = numpy_helper.from_array(rng.standard_normal(count).astype(np.float32), f"{node.output[0]}_bias")
+        model.graph.initializer.append(bias)
+        node.input.extend(["", "", bias.name][len(node.input) - 3 :])
+        assert len(node.input) == 6
+    made = complete(proven(model))
+    assert len(of_kind(made, "MatMulNBits")) == len(of_kind(plain, "MatMulNBits"))
+    assert len(of_kind(made, "Add")) == len(of_kind(model, "Add")) + len(of_kind(model, "MatMulNBits"))
+    assert all(len(node.input) == 4 for node in of_kind(made, "MatMulNBits"))
