@@ -13,23 +13,26 @@ from onnxfc.shapes.spec import Shape
 
 @dataclass(frozen=True)
 class Row:
-    """The places of one level: ``outer`` times all of them, each with ``inner`` elements, in a row."""
+    """All places of a level in a row: ``outer`` times, each with ``inner`` elements; ``order``: the axes of the image,
+    the outermost first, empty where that is their own order."""
 
-    view: Placed
     outer: int
     inner: int
+    order: tuple[int, ...] = ()
 
 
-def rows(group: Group, rank: int) -> tuple[int, int] | None:
-    """Elements ahead of all places of an image in order, and behind each; None where the axis is no such row."""
+def rows(group: Group, rank: int) -> Row | None:
+    """How the places of an image lie on an axis; None where it is no such row."""
     kinds = [atom.kind for atom in group]
     if kinds.count("space") != rank or set(kinds) - {"space", "channel"}:
         return None
     first = kinds.index("space")
     places = group[first : first + rank]
-    if [(atom.place, atom.factor, atom.side) for atom in places] != [(k, Fraction(1), 0) for k in range(rank)]:
+    order = tuple(atom.place for atom in places)
+    if sorted(order) != list(range(rank)) or any((atom.factor, atom.side) != (Fraction(1), 0) for atom in places):
         return None
-    return tuple(math.prod(a.length for a in part) for part in (group[:first], group[first + rank :]))  # type: ignore[return-value]
+    outer, inner = (math.prod(atom.length for atom in part) for part in (group[:first], group[first + rank :]))
+    return Row(outer, inner, () if list(order) == sorted(order) else order)
 
 
 def row_axis(view: Placed, rank: int) -> int | None:
@@ -61,15 +64,15 @@ def in_one_row(groups: Groups, after: Shape, rank: int) -> Groups | None:
     return tuple(tuple(part for atom in group for part in (places if atom == whole else (atom,))) for group in made)
 
 
-def levels(view: Placed, rank: int) -> list[Row]:
+def levels(view: Placed, rank: int) -> list[tuple[Placed, Row]]:
     """The levels of a placed tensor with such an axis, in their order."""
     found = []
     for part in view.parts or (view,):
         axis = row_axis(part, rank)
-        around = None if axis is None else rows(part.groups[axis], rank)
-        if around is None:
+        row = None if axis is None else rows(part.groups[axis], rank)
+        if row is None:
             return []
-        found.append(Row(part, *around))
+        found.append((part, row))
     return found
 
 

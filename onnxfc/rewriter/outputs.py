@@ -140,7 +140,7 @@ def _as_scores(state: State, name: str, view: Placed | Window | ScoreMap) -> Pla
 def _is_list(state: State, view: Placed) -> bool:
     """Whether it is a list of places with their scores; a map that was flattened wholly is none."""
     found = levels(view, state.rank) if state.dense and not view.apart else []
-    return bool(found) and (len(view.groups) > 2 or all(level.outer == level.inner == 1 for level in found))
+    return bool(found) and (len(view.groups) > 2 or all(row.outer == row.inner == 1 for _, row in found))
 
 
 def _in_rows(view: Placed) -> bool:

@@ -74,7 +74,8 @@ def _stays(view: Placed, groups: Groups) -> bool:
 
 def _in_a_row(groups: Groups, rank: int) -> bool:
     """Whether a map was flattened place by place, (N, H * W * C): parts of a list, where no head follows."""
-    return len(groups) == 2 and (rows(groups[1], rank) or (0,))[0] == 1
+    row = rows(groups[1], rank) if len(groups) == 2 else None
+    return row is not None and row.outer == 1
 
 
 def _joined(ctx: RuleContext) -> bool:
