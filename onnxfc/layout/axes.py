@@ -65,9 +65,8 @@ def batch_first(groups: Groups) -> Groups:
 
 
 def of_one_image(groups: Groups) -> Groups:
-    """The same, where the batch, of one image for good, shares its axis with others: it is left out there."""
-    found = tuple(group[1:] if group[:1] == BATCH_OF_ONE and len(group) > 1 else group for group in groups)
-    return groups if is_map(groups) else found
+    """The same, where the batch, of one image for good, shares its axis with places: it is left out there."""
+    return tuple(group[1:] if group[:1] == BATCH_OF_ONE and places_in([group]) else group for group in groups)
 
 
 def images_apart(groups: Groups, first: int) -> Groups:

@@ -39,6 +39,7 @@ from onnxfc.layout.gathered import Gathered
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Context, Fixed, Placed, Side, View, is_folded
 from onnxfc.rules import unsupported
+from onnxfc.rules.context_sums import follows_size
 from onnxfc.rules.registry import PLACED, rule
 
 
@@ -240,6 +241,10 @@ def _contracted(
     if (places and places != set(range(ctx.state.rank))) or (ctx.per_window and relates):
         return None
     growing = [] if sums_to_one else _growing(ctx, product)
+    if growing and not sides and ctx.name in ctx.state.roles.heads:
+        doubt = follows_size(ctx, "grows")
+        if doubt is not None and ctx.name not in ctx.state.roles.plain:
+            return doubt
     if growing and any(place < 0 for side in product.sides for _, place in side.provenance.sums_to_one):
         return changed_shares(ctx)
     made = _made(ctx, product, groups, [product.seen(side) for side in sides])
@@ -274,7 +279,8 @@ def _made(ctx: RuleContext, product: _Product, groups: Groups, sides: Sequence[S
     if is_map(groups):
         axes = axis_of_places(groups)
         provenance = provenance_of(ctx, sides[0].provenance, groups)
-        return ctx.map_of(name, provenance, [axes[place] for place in sorted(axes)])
+        made = ctx.map_of(name, provenance, [axes[place] for place in sorted(axes)])
+        return replace(made, groups=(groups[0], *made.groups[1:]))  # it may hold heads of each image too
     if sides and not may_fold(groups):
         return None
     first, *more = sides or product.sides[:1]

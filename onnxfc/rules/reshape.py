@@ -69,7 +69,7 @@ def reshape(ctx: RuleContext) -> Outcome | None:
 
 
 def _of_images(ctx: RuleContext, groups: Groups) -> Groups:
-    """The axes with the batch ahead; without one, of one image for good, where it shares an axis."""
+    """The axes with the batch ahead; without that of one image for good, where it shares an axis with places."""
     return with_batch(of_one_image(groups) if ctx.may_swallow else groups)
 
 
