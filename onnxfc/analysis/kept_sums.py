@@ -1,7 +1,8 @@
 """Sums over the whole image that may stay so: what comes of them does not grow with the image, or they are the result.
 
-From each sum on it is reckoned to which power of it a tensor grows. Divided by another sum, by the native count of its
-places, or normalised, it grows no more. A layer with a bias, or an activation that knows a scale, would see another one at every size.
+From each sum on it is reckoned to which power of it a tensor grows. Divided by another sum, or by the native count of
+its places, or normalised, it grows no more. A layer with a bias, or an activation that knows a scale, would see another
+one at every size.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _SCALED = {
 _POWERS = {"Reciprocal": Fraction(-1), "ReduceSumSquare": Fraction(2), "Sqrt": Fraction(1, 2)}
 _ALIKE = {"Add", "Clip", "Concat", "Max", "Mean", "Min", "Sub", "Sum"}
 _LEVEL = {*ARG, *LAYER_NORMS, *MAP_NORMS, "LpNormalization", "Sign"}
-_PRODUCTS = {"Einsum", "Gemm", "MatMul", "Mul"}
+_PRODUCTS = {"Einsum", "Gemm", "MatMul"}
 _SMALL = 1e-3
 """A constant that only keeps a divisor from being nothing."""
 
@@ -111,10 +112,9 @@ class _Sums:
         if kind in _ALIKE:
             held = {power for name, power in zip(given, powers, strict=True) if not self._is_small(name)}
             return held.pop() if len(held) == 1 and not attributes(node).keys() & {"min", "max"} else None
-        if kind in SCALING and self._by_count(kind, given):
-            return Fraction(0)
-        if kind == "Div":
-            return powers[0] - powers[1]
+        if kind in SCALING:
+            made = powers[0] + powers[1] * (1 if kind == "Mul" else -1)
+            return Fraction(0) if self._by_count(kind, given) else made
         if kind == "Pow":
             return self._raised(powers, given)
         if kind in _PRODUCTS:

@@ -64,11 +64,6 @@ def batch_first(groups: Groups) -> Groups:
     )
 
 
-def of_one_image(groups: Groups) -> Groups:
-    """The same, where the batch, of one image for good, shares its axis with places: it is left out there."""
-    return tuple(group[1:] if group[:1] == BATCH_OF_ONE and places_in([group]) else group for group in groups)
-
-
 def images_apart(groups: Groups, first: int) -> Groups:
     """The same, where a fixed number of images becomes ``first`` on the first axis: the others are frames of each, on
     an axis that holds channels."""

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from onnxfc.layout.axes import Atom, Group, Groups, kinds, places_in, regroup
+from onnxfc.layout.axes import BATCH_OF_ONE, Atom, Group, Groups, kinds, places_in, regroup
 from onnxfc.layout.views import Placed
 from onnxfc.shapes.spec import Shape
 
@@ -33,6 +33,12 @@ def rows(group: Group, rank: int) -> Row | None:
         return None
     outer, inner = (math.prod(atom.length for atom in part) for part in (group[:first], group[first + rank :]))
     return Row(outer, inner, () if list(order) == sorted(order) else order)
+
+
+def of_one_image(groups: Groups, rank: int) -> Groups:
+    """The same, where the batch, of one image for good, shares its axis with such a row: it is left out there."""
+    alone = (group[:1] == BATCH_OF_ONE and rows(group[1:], rank) is not None for group in groups)
+    return tuple(group[one:] for group, one in zip(groups, alone, strict=True))
 
 
 def row_axis(view: Placed, rank: int) -> int | None:

@@ -26,13 +26,12 @@ from onnxfc.layout.axes import (
     images_apart,
     is_map,
     may_fold,
-    of_one_image,
     pure,
     regroup,
     survivors,
     with_batch,
 )
-from onnxfc.layout.lists import in_one_row, rows, split_rows
+from onnxfc.layout.lists import in_one_row, of_one_image, rows, split_rows
 from onnxfc.layout.views import Placed
 from onnxfc.rules.channel_shuffle import permuted
 from onnxfc.rules.registry import PLACED, rule
@@ -69,8 +68,9 @@ def reshape(ctx: RuleContext) -> Outcome | None:
 
 
 def _of_images(ctx: RuleContext, groups: Groups) -> Groups:
-    """The axes with the batch ahead; without that of one image for good, where it shares an axis with places."""
-    return with_batch(of_one_image(groups) if ctx.may_swallow else groups)
+    """The axes with the batch ahead; without that of one image for good, where it shares an axis with a list."""
+    lists = ctx.may_swallow and ctx.state.dense
+    return with_batch(of_one_image(groups, ctx.state.rank) if lists else groups)
 
 
 def _stays(view: Placed, groups: Groups) -> bool:
