@@ -187,7 +187,11 @@ def main() -> None:
         last_layer(*shape, args) for shape in ((k, 1000, cells) for k in (4096, 512) for cells in (1, 36, 400))
     ]
     print()
-    print(measure.table(["last FC layer", "cells", "Gemm (QGemm)", "rows (QGemm)", "Conv (floats)", "ConvInteger"], layers_alone))
+    print(
+        measure.table(
+            ["last FC layer", "cells", "Gemm (QGemm)", "rows (QGemm)", "Conv (floats)", "ConvInteger"], layers_alone
+        )
+    )
 
 
 if __name__ == "__main__":

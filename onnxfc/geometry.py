@@ -187,7 +187,7 @@ class Geometry:
             grid = tuple(int(at(dim, dict(enumerate(size)))) for dim in dims)
             first = found[-1].first + found[-1].count if found else 0
             told = (level.stride, level.per, level.start, level.size)
-            found.append(Places(first, grid, level.outer, level.inner, *told))
+            found.append(Places(first, grid, level.outer, level.inner, *told, level.order))
         return tuple(found)
 
     def _between(self, size: Sequence[int]) -> Grid:

@@ -1,20 +1,24 @@
 """Sums over the whole image that may stay so: what comes of them does not grow with the image, or they are the result.
 
-From each sum on it is reckoned to which power of it a tensor grows. Divided by another sum, or normalised, it grows no
-more. A layer with a bias, or an activation that knows a scale, would see another one at every size.
+From each sum on it is reckoned to which power of it a tensor grows. Divided by another sum, or by the native count of
+its places, or normalised, it grows no more. A layer with a bias, or an activation that knows a scale, would see another
+one at every size.
 """
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from fractions import Fraction
+from itertools import permutations
 from typing import Literal
 
 import onnx
 
 from onnxfc.analysis.flow import Flow
 from onnxfc.analysis.layouts import NONE, Names
+from onnxfc.analysis.written_counts import CLOSE
 from onnxfc.graph.index import attributes, inputs_of
 from onnxfc.graph.op_kinds import ARG, CUTTING, IDLE, LAYER_NORMS, LENGTHS, MAP_NORMS, RESHAPING, SAME_VALUES, SCALING
 
@@ -34,7 +38,7 @@ _SCALED = {
 _POWERS = {"Reciprocal": Fraction(-1), "ReduceSumSquare": Fraction(2), "Sqrt": Fraction(1, 2)}
 _ALIKE = {"Add", "Clip", "Concat", "Max", "Mean", "Min", "Sub", "Sum"}
 _LEVEL = {*ARG, *LAYER_NORMS, *MAP_NORMS, "LpNormalization", "Sign"}
-_PRODUCTS = {"Einsum", "Gemm", "MatMul", "Mul"}
+_PRODUCTS = {"Einsum", "Gemm", "MatMul"}
 _SMALL = 1e-3
 """A constant that only keeps a divisor from being nothing."""
 
@@ -53,6 +57,7 @@ class _Sums:
     def __init__(self, flow: Flow) -> None:
         self.flow, self.power, self.of = flow, dict[str, Fraction](), defaultdict[str, Names](frozenset)
         self.bare: set[str] = set()
+        self.counts: dict[str, int] = {}
         self.ends: defaultdict[str, set[End]] = defaultdict(set)
         for node in flow.graph.live:
             self._visit(node)
@@ -72,6 +77,8 @@ class _Sums:
         if not growing:
             if self._is_sum(node):
                 self.power[name], self.of[name] = Fraction(1), frozenset({name})
+                first = self.flow.layouts[node.input[0]]
+                self.counts[name] = math.prod(first.length(place) for place in self.flow.looks[name].gone)
                 self.bare.add(name)
             return
         made = self._power(node)
@@ -105,13 +112,23 @@ class _Sums:
         if kind in _ALIKE:
             held = {power for name, power in zip(given, powers, strict=True) if not self._is_small(name)}
             return held.pop() if len(held) == 1 and not attributes(node).keys() & {"min", "max"} else None
-        if kind == "Div":
-            return powers[0] - powers[1]
+        if kind in SCALING:
+            made = powers[0] + powers[1] * (1 if kind == "Mul" else -1)
+            return Fraction(0) if self._by_count(kind, given) else made
         if kind == "Pow":
             return self._raised(powers, given)
         if kind in _PRODUCTS:
             return sum(powers, Fraction(0)) if kind != "Gemm" or len(given) < 3 else None
         return None
+
+    def _by_count(self, kind: str, given: Sequence[str]) -> bool:
+        """Whether a sum is divided by the native count of its places, a number that makes it a mean."""
+        for name, other in permutations(given, 2) if kind == "Mul" else [given]:
+            value, counts = self._constant(other), {self.counts[source] for source in self.of[name]}
+            if self.power.get(name) == 1 and value and len(value) == len(counts) == 1:
+                by = value[0] if kind == "Div" else 1 / (value[0] or math.inf)
+                return math.isclose(by, counts.pop(), rel_tol=CLOSE)
+        return False
 
     def _is_small(self, name: str) -> bool:
         value = self._constant(name)

@@ -52,13 +52,14 @@ class _Level:
 @dataclass(frozen=True)
 class _Table:
     """A table of the native size by what lies over each map, joined on ``axis``; ``spread``: whether it goes from end
-    to end of the map, as the operator says."""
+    to end of the map, as the operator says. ``parts``: whether no value is beyond 1."""
 
     name: str
     dtype: np.dtype[Any]
     levels: Sequence[_Level]
     axis: int
     spread: bool
+    parts: bool
 
     @property
     def places(self) -> list[int]:
@@ -66,9 +67,13 @@ class _Table:
         return sorted({place for level in self.levels for place in level.table.slopes})
 
     def shown(self, place: int) -> set[Rule]:
-        """The rules that fit the values of all levels along a place."""
+        """The rules that fit the values of all levels along a place; where several do, the one that fits all places."""
+        shown, every = self._fitting(place), set.intersection(*map(self._fitting, self.places))
+        return every if len(every) == 1 else shown
+
+    def _fitting(self, place: int) -> set[Rule]:
         shown = set.intersection(*(shown_rules(item.table, place, item.strides[place]) for item in self.levels))
-        return shown - {"step"} if self.spread else shown
+        return shown - {"step", "middle"} if self.spread else shown
 
 
 def continued(
@@ -92,7 +97,9 @@ def continued(
     levels = _levels(value, groups, placed)
     if levels is None:
         return None
-    table = _Table(name, value.dtype, levels, _axis_of_levels(groups) + value.ndim, spread)
+    table = _Table(
+        name, value.dtype, levels, _axis_of_levels(groups) + value.ndim, spread, bool(np.abs(value).max() <= 1)
+    )
     chosen = _unseen(ctx, table) or _chosen(ctx, table)
     if isinstance(chosen, Refusal):
         return chosen
@@ -133,7 +140,7 @@ def _written(ctx: RuleContext, table: _Table, chosen: Mapping[int, Rule]) -> Con
     are parts of the image, and it does not tell which is height and which width."""
     levels, rank = table.levels, ctx.state.rank
     image = ctx.state.grids == "image" and not table.spread
-    order = _order(levels[0].table) if image and rank == 2 else ()
+    order = _order(levels[0].table, *ctx.state.axes) if image else ()
     lengths = image and any(level.table.still.any() for level in levels)
     if lengths and not order:
         why = f"reads {table.name}, of which --grids image does not know what is height and what width"
@@ -145,7 +152,7 @@ def _written(ctx: RuleContext, table: _Table, chosen: Mapping[int, Rule]) -> Con
     given = any(len(table.shown(place)) != 1 for place in chosen)
     axes = [tuple(level.table.axes.get(k, -1) for k in range(rank)) for level in levels]
     each = tuple(zip(grids, axes, strict=True)) if chosen or lengths else ((tensor, (-1,) * rank),)
-    note = Continued(ctx.label, table.name, tensor, told, each, given, order, lengths)
+    note = Continued(ctx.label, table.name, tensor, told, each, given, order, lengths, bool(chosen) and table.parts)
     ctx.notes.append(note)
     return note
 
@@ -201,15 +208,19 @@ def _chosen(ctx: RuleContext, table: _Table) -> dict[int, Rule] | Refusal:
     return found
 
 
-def _order(table: Affine) -> tuple[int, ...]:
+def _order(table: Affine, axes: Sequence[int], count: int) -> tuple[int, ...]:
     """Along which places the figures of a table lie, in turn: of (x, y, width, height) as x and y move, of (width,
-    height) alone in this order. Empty where its axes do not tell."""
+    height) alone in this order; -1 for what lies along an axis that stays. Empty where its axes do not tell.
+
+    ``axes``: which of the image's ``count`` axes the places are.
+    """
     axis = _axis_of_figures(table)
-    moving = {} if axis is None else {k: np.moveaxis(slope, axis, 0) for k, slope in table.slopes.items()}
+    moving = {} if axis is None else {axes[k]: np.moveaxis(slope, axis, 0) for k, slope in table.slopes.items()}
     order = {turn % 2: k for k, slope in moving.items() for turn, own in enumerate(slope) if own.any()}
-    if axis is None or len(order) != len(set(order.values())) or len(order) != len(moving):
+    if count != 2 or axis is None or len(order) != len(set(order.values())) or len(order) != len(moving):
         return ()
-    return order.get(0, 1 - order.get(1, 0)), order.get(1, 1 - order.get(0, 1))
+    told = order.get(0, 1 - order.get(1, 0)), order.get(1, 1 - order.get(0, 1))
+    return tuple(axes.index(k) if k in axes else -1 for k in told)
 
 
 def _axis_of_figures(table: Affine) -> int | None:
@@ -274,7 +285,7 @@ def _without_lengths(
     for number, place in enumerate(order):
         turn = np.arange(base.shape[axis or 0]).reshape([-1 if k == axis else 1 for k in range(base.ndim)]) % 2
         own = np.where(turn == number, table.still, 0)
-        if own.any():
+        if place >= 0 and own.any():
             base = base - own
             length = ctx.builder.constant(own.astype(kind), "length")
             terms.append(ctx.builder.emit("Mul", [_ratio(ctx, place, kind), length]))

@@ -93,7 +93,7 @@ class Continued:
 
     ``levels``: what of it lies over each map, and on which of its axes each place, -1 where on none, before places are
     laid together. ``given``: the user said which. ``order``: along which places its figures lie in turn, where that
-    is of use; ``lengths``: those that all places have are parts of the image.
+    is of use; ``lengths``: those that all places have are parts of the image. ``parts``: coordinates from -1 or 0 to 1.
     """
 
     node: str
@@ -104,6 +104,7 @@ class Continued:
     given: bool = False
     order: tuple[int, ...] = ()
     lengths: bool = False
+    parts: bool = False
 
     @property
     def alike(self) -> bool:
@@ -137,7 +138,8 @@ class State:
     """All that a walk knows; rules read it through their RuleContext and write nothing into it.
 
     ``rounds_up``: branches meet at other sizes only if pools round as they do (``ceil_mode``). ``single``: the batch is
-    1 and stays so. ``rank``: how many spatial axes images have; ``batches``: how many images, at every probe.
+    1 and stays so. ``rank``: how many spatial axes are free; ``axes``: which they are of the image's, and of how many.
+    ``batches``: how many images, at every probe.
     ``grids``: how tables go on that do not show it. ``quantised``: what of the model is.
     ``conditions`` of Ifs that were refused, but are the same at every size.
     """
@@ -151,6 +153,7 @@ class State:
     single: bool
     rank: int
     batches: tuple[int, ...]
+    axes: tuple[tuple[int, ...], int]
     grids: Grids | None = None
     views: dict[str, View] = field(default_factory=dict)
     notes: list[Note] = field(default_factory=list)

@@ -164,7 +164,8 @@ class Level:
     """Places of a list in a row on ``axis``: ``outer`` times all of them, each with ``inner`` elements.
 
     There are as many as the rewritten model's ``tensor`` has on its axes ``spatial``. Place ``i`` reads ``size`` pixels
-    from ``start + i * stride / per`` on.
+    from ``start + i * stride / per`` on. ``order``: the axes of the image as the row goes through them, the outermost
+    first; empty where that is their own order.
     """
 
     tensor: str
@@ -176,6 +177,7 @@ class Level:
     per: tuple[int, ...]
     start: tuple[int, ...]
     size: tuple[int, ...]
+    order: tuple[int, ...] = ()
 
 
 GRID_RULES = ("", "step", "ends", "centres", "starts", "image", "resize")

@@ -88,4 +88,5 @@ def level_fits(item: Any, dims: int) -> bool:
     )
     told = (item.stride, item.per, item.start, item.size)
     fits = isinstance(item.tensor, str) and axes_fit(item.spatial, dims, 0, 99) and counted
+    fits = fits and (item.order == () or axes_fit(item.order, dims, 0, dims))
     return fits and all(integers(value, dims, dims) for value in told) and min(*item.stride, *item.per, *item.size) > 0

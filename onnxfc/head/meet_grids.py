@@ -10,6 +10,7 @@ from fractions import Fraction
 import numpy as np
 
 from onnxfc.builder import ops
+from onnxfc.builder.computed_constants import computed
 from onnxfc.builder.rule_context import RuleContext
 from onnxfc.errors import Refusal
 from onnxfc.head.windows import to_scores
@@ -17,6 +18,7 @@ from onnxfc.layout.axes import Groups, places_in
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Context, Fixed, Placed, ScoreMap, View, Window
 from onnxfc.shapes.length import same
+from onnxfc.shapes.spec import Array
 
 
 def meet(
@@ -159,9 +161,10 @@ def uniform(ctx: RuleContext, position: int, axes: Sequence[int]) -> str | None:
     assert isinstance(view, Fixed)
     if not axes:
         return view.tensor
-    if ctx.state.grids in ("map", "image") or not _alike(ctx, ctx.node.input[position], tuple(axes)):
+    value = _value(ctx, ctx.node.input[position])
+    lengths = ctx.state.grids in ("map", "image") and not (len(ctx.state.axes[0]) < ctx.state.axes[1] and _even(value))
+    if lengths or not _alike(ctx, ctx.node.input[position], tuple(axes)):
         return None
-    value = ctx.weights(ctx.node.input[position])
     if value is None:
         tensor = view.tensor
         for axis in axes:
@@ -172,12 +175,27 @@ def uniform(ctx: RuleContext, position: int, axes: Sequence[int]) -> str | None:
     return ctx.builder.constant(value, view.tensor)
 
 
+def _value(ctx: RuleContext, name: str) -> Array | None:
+    """A constant, stored or computed from such."""
+    value = ctx.weights(name)
+    return computed(ctx, name) if value is None else value
+
+
+def _even(value: Array | None) -> bool:
+    """Whether values go along one axis alone in equal steps: coordinates along an axis of the image that stays."""
+    if value is None:
+        return False
+    moving = [axis for axis in range(value.ndim) if not np.array_equal(value, np.roll(value, 1, axis))]
+    steps = np.diff(value, axis=moving[0]) if len(moving) == 1 and value.shape[moving[0]] > 2 else np.zeros(1)
+    return bool(np.all(steps) and np.allclose(steps, steps.flat[0], rtol=1e-3))
+
+
 _ALIKE = {"Add", "Cast", "Div", "Exp", "Expand", "Identity", "Mul", "Neg", "Pow", "Sigmoid", "Sqrt", "Sub"}
 
 
 def _alike(ctx: RuleContext, name: str, axes: tuple[int, ...]) -> bool:
     """Whether a tensor that does not depend on the image has equal values along ``axes``, at any size."""
-    value = ctx.weights(name)
+    value = _value(ctx, name)
     if value is not None:
         own = [axis for axis in axes if -axis <= value.ndim]
         return all(bool(np.all(value == value.take([0], axis=axis))) for axis in own)

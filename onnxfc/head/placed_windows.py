@@ -18,8 +18,8 @@ from onnxfc.graph.index import label
 from onnxfc.graph.op_kinds import READABLE, RECURRENT
 from onnxfc.head.index_movement import move
 from onnxfc.head.windows import window_of_map
-from onnxfc.layout.axes import Groups, kinds, lengths, places_in
-from onnxfc.layout.views import Placed, Source, View, Window
+from onnxfc.layout.axes import BATCH_OF_ONE, Atom, Groups, kinds, lengths, places_in
+from onnxfc.layout.views import Index, Placed, Source, View, Window
 from onnxfc.shapes.spec import Shape
 
 
@@ -113,7 +113,7 @@ def _moved(ctx: RuleContext, view: Placed) -> Window | Refusal | None:
 
 def _taken_apart(ctx: RuleContext, view: Placed) -> Window | Refusal:
     """Every atom on an axis of its own, then channels first."""
-    atoms = [atom for group in view.groups for atom in group]
+    atoms = _with_batch(view.groups)
     if sorted(atom.place for atom in places_in(view.groups)) != list(range(len(view.provenance.fields))):
         return ctx.refuse("attention", ATTENTION, LEAVE)
     batch = 0 if kinds(view.groups[0]) == ["batch"] else None
@@ -131,13 +131,25 @@ def _taken_apart(ctx: RuleContext, view: Placed) -> Window | Refusal:
     if first != 2:
         sizes = ops.dims(ctx.builder, tensor, first, len(atoms))
         tensor = ops.reshape(ctx.builder, tensor, [0, channels, sizes])
-    named = [atoms[k].length for k in order if atoms[k].kind != "batch"]
-    places = np.arange(channels * math.prod(extent)).reshape([1, *named]).transpose(np.argsort(order))
-    index = places.reshape(lengths(view.groups)[1:] if batch == 0 else _of_one_image(view.groups))
+    index = _elements([atoms[k] for k in order], order).reshape(
+        lengths(view.groups)[1:] if batch == 0 else _of_one_image(view.groups)
+    )
     fields = tuple(item.through(length) for item, length in zip(view.provenance.fields, extent, strict=True))
     provenance = replace(view.provenance, fields=fields, windows=windows)
     source = Source(tensor, channels, extent, (1,) * len(extent))
     return Window((source,), index, provenance, trunk=view.provenance, batch_axis=batch)
+
+
+def _with_batch(groups: Groups) -> list[Atom]:
+    """All atoms, with a batch of one image ahead where there is none."""
+    atoms = [atom for group in groups for atom in group]
+    return atoms if any(atom.kind == "batch" for atom in atoms) else [*BATCH_OF_ONE, *atoms]
+
+
+def _elements(turned: Sequence[Atom], order: Sequence[int]) -> Index:
+    """The numbers of a window's elements, in the order of the atoms before they were turned."""
+    named = [atom.length for atom in turned if atom.kind != "batch"]
+    return np.arange(math.prod(named), dtype=np.int64).reshape([1, *named]).transpose(np.argsort(order))
 
 
 def _looked(view: Placed) -> bool:

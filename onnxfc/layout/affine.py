@@ -19,7 +19,8 @@ from onnxfc.layout.axes import Atom, Group, Groups, lengths
 from onnxfc.layout.axis_map import Pixels
 from onnxfc.shapes.spec import Array
 
-Rule = Literal["step", "ends", "centres", "starts", "image"]
+Rule = Literal["step", "middle", "ends", "centres", "starts", "image"]
+"""``middle``: steps too, but counted from the middle or the last place; only told from others, and not gone on by."""
 Grids = Literal["step", "map", "image"]
 """What a user may say of tables whose values do not show the rule."""
 
@@ -130,8 +131,8 @@ def shown_rules(table: Affine, place: int, stride: Pixels) -> set[Rule]:
     the first on; -1 to 1, or 0 to 1 from the first place to the last."""
     length, pairs = table.length(place), table.sequences(place)
     found: set[Rule] = set()
-    if {abs(step) for _, step in pairs} <= {1.0, float(stride)} and _from_first(pairs, length):
-        found.add("step")
+    if {abs(step) for _, step in pairs} <= {1.0, float(stride)}:
+        found |= _counted(pairs, length)
     if _spread(pairs, length, "ends", (_SIGNED, _UNIT)):
         found.add("ends")
     if _spread(pairs, length, "centres", (_SIGNED,)):
@@ -149,13 +150,15 @@ def given_rule(table: Affine, place: int, stride: Pixels, pixels: int, given: Gr
     return given
 
 
-def _from_first(pairs: Sequence[tuple[float, float]], length: int) -> bool:
-    """Whether values are counted from the first place: there they are within a step of 0, corners of boxes in the mean;
-    and none is below 0 there and about 0 at the last place or in the middle, as what is counted from these is."""
+def _counted(pairs: Sequence[tuple[float, float]], length: int) -> set[Rule]:
+    """From where steps are counted: from the first place, where they are within a step of 0 there, corners of boxes in
+    the mean; perhaps from the last or the middle, where one is below 0 at the first place and about 0 at these."""
     starts, slack = [first / step for first, step in pairs], 1 + 1e-3
+    if abs(sum(starts)) >= slack * len(starts):
+        return set()
     others = [abs(start + length - 1) < slack or -slack < 2 * start + length - 1 < 1 - 1e-3 for start in starts]
-    counted = all(start >= 0 or not other for start, other in zip(starts, others, strict=True))
-    return counted and abs(sum(starts)) < slack * len(starts)
+    unclear = any(start < 0 and other for start, other in zip(starts, others, strict=True))
+    return {"step", "middle"} if unclear else {"step"}
 
 
 def _spread(

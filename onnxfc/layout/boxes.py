@@ -51,7 +51,8 @@ class Places:
 
     They stand in the row from ``first`` on: ``outer`` times a ``grid`` of places, row by row, each with ``inner``
     elements (the anchors of a place, ahead of all places or behind each). Place ``i`` reads ``size`` pixels from
-    ``start + i * stride / per`` on.
+    ``start + i * stride / per`` on. ``order``: of the axes, the outermost first, where it is not row by row: (1, 0) is
+    column by column.
 
     >>> onnxfc.rewrite("fixtures/torch/list_places.dynamo.onnx", prove=False).geometry.places(64, 48)[0].grid
     (32, 24)
@@ -65,6 +66,7 @@ class Places:
     per: tuple[int, ...]
     start: tuple[int, ...]
     size: tuple[int, ...]
+    order: tuple[int, ...] = ()
 
     @property
     def count(self) -> int:
@@ -76,7 +78,9 @@ class Places:
         if not self.first <= index < self.first + self.count:
             raise UsageError(f"element {index} is not of this level, {self.first} to {self.first + self.count - 1}")
         place = (index - self.first) // self.inner % math.prod(self.grid)
-        return tuple(int(k) for k in np.unravel_index(place, self.grid))
+        order = self.order or range(len(self.grid))
+        found = dict(zip(order, np.unravel_index(place, [self.grid[axis] for axis in order]), strict=True))
+        return tuple(int(found[axis]) for axis in sorted(found))
 
     def field(self, *place: int) -> Box:
         """All pixels that a place depends on."""

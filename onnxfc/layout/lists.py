@@ -6,30 +6,39 @@ import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from onnxfc.layout.axes import Atom, Group, Groups, kinds, places_in, regroup
+from onnxfc.layout.axes import BATCH_OF_ONE, Atom, Group, Groups, kinds, places_in, regroup
 from onnxfc.layout.views import Placed
 from onnxfc.shapes.spec import Shape
 
 
 @dataclass(frozen=True)
 class Row:
-    """The places of one level: ``outer`` times all of them, each with ``inner`` elements, in a row."""
+    """All places of a level in a row: ``outer`` times, each with ``inner`` elements; ``order``: the axes of the image,
+    the outermost first, empty where that is their own order."""
 
-    view: Placed
     outer: int
     inner: int
+    order: tuple[int, ...] = ()
 
 
-def rows(group: Group, rank: int) -> tuple[int, int] | None:
-    """Elements ahead of all places of an image in order, and behind each; None where the axis is no such row."""
+def rows(group: Group, rank: int) -> Row | None:
+    """How the places of an image lie on an axis; None where it is no such row."""
     kinds = [atom.kind for atom in group]
     if kinds.count("space") != rank or set(kinds) - {"space", "channel"}:
         return None
     first = kinds.index("space")
     places = group[first : first + rank]
-    if [(atom.place, atom.factor, atom.side) for atom in places] != [(k, Fraction(1), 0) for k in range(rank)]:
+    order = tuple(atom.place for atom in places)
+    if sorted(order) != list(range(rank)) or any((atom.factor, atom.side) != (Fraction(1), 0) for atom in places):
         return None
-    return tuple(math.prod(a.length for a in part) for part in (group[:first], group[first + rank :]))  # type: ignore[return-value]
+    outer, inner = (math.prod(atom.length for atom in part) for part in (group[:first], group[first + rank :]))
+    return Row(outer, inner, () if list(order) == sorted(order) else order)
+
+
+def of_one_image(groups: Groups, rank: int) -> Groups:
+    """The same, where the batch, of one image for good, shares its axis with such a row: it is left out there."""
+    alone = (group[:1] == BATCH_OF_ONE and rows(group[1:], rank) is not None for group in groups)
+    return tuple(group[one:] for group, one in zip(groups, alone, strict=True))
 
 
 def row_axis(view: Placed, rank: int) -> int | None:
@@ -61,15 +70,15 @@ def in_one_row(groups: Groups, after: Shape, rank: int) -> Groups | None:
     return tuple(tuple(part for atom in group for part in (places if atom == whole else (atom,))) for group in made)
 
 
-def levels(view: Placed, rank: int) -> list[Row]:
+def levels(view: Placed, rank: int) -> list[tuple[Placed, Row]]:
     """The levels of a placed tensor with such an axis, in their order."""
     found = []
     for part in view.parts or (view,):
         axis = row_axis(part, rank)
-        around = None if axis is None else rows(part.groups[axis], rank)
-        if around is None:
+        row = None if axis is None else rows(part.groups[axis], rank)
+        if row is None:
             return []
-        found.append(Row(part, *around))
+        found.append((part, row))
     return found
 
 

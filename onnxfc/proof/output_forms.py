@@ -76,12 +76,16 @@ def unlisted(claim: Claim, values: Mapping[str, Array]) -> dict[str, Array]:
     for output in claim.outputs:
         first = 0
         for number, level in enumerate(output.levels):
-            value, grid = values[output.name], [values[level.tensor].shape[axis] for axis in level.spatial]
+            order = level.order or range(len(level.spatial))
+            value, grid = values[output.name], [values[level.tensor].shape[level.spatial[k]] for k in order]
             last = first + level.outer * level.inner * math.prod(grid)
             shape = (*value.shape[: level.axis], level.outer, *grid, level.inner, *value.shape[level.axis + 1 :])
             if value.shape[level.axis] < last:
                 raise FormError(f"{output.name} has fewer places than its levels")
-            found[level_name(output, number)] = value.take(range(first, last), level.axis).reshape(shape)
+            apart, turned = value.take(range(first, last), level.axis).reshape(shape), level.axis + 1
+            found[level_name(output, number)] = np.moveaxis(
+                apart, range(turned, turned + len(grid)), [turned + k for k in order]
+            )
             first = last
         if output.levels and first != values[output.name].shape[output.levels[0].axis]:
             raise FormError(f"{output.name} has more places than its levels")

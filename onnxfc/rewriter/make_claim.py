@@ -213,10 +213,10 @@ def _with_levels(found: Analysis, output: Output) -> Output:
     view, rank, renamed = found.state.views[output.name], found.state.rank, found.state.builder.renamed
     assert isinstance(view, Placed)
     axis, made = row_axis(view, rank), []
-    for item in levels(view, rank):
-        like, told = item.view.like, _told(item.view.provenance.fields)
+    for part, row in levels(view, rank):
+        like, told = part.like, _told(part.provenance.fields)
         tensor = renamed.get(like.tensor, like.tensor)
-        made.append(Level(tensor, like.spatial, axis or 0, item.outer, item.inner, *told))
+        made.append(Level(tensor, like.spatial, axis or 0, row.outer, row.inner, *told, row.order))
     first = made[0]
     return replace(output, levels=tuple(made), stride=first.stride, per=first.per, start=first.start, size=first.size)
 

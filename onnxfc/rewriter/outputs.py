@@ -17,7 +17,7 @@ from onnxfc.graph.index import label
 from onnxfc.head.meet_grids import meet
 from onnxfc.head.placed_windows import window_of
 from onnxfc.head.windows import to_scores
-from onnxfc.layout.axes import places_in
+from onnxfc.layout.axes import kinds, places_in
 from onnxfc.layout.lists import levels
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Context, Fixed, Placed, Refused, ScoreMap, View, Window, is_map, is_strip
@@ -140,7 +140,8 @@ def _as_scores(state: State, name: str, view: Placed | Window | ScoreMap) -> Pla
 def _is_list(state: State, view: Placed) -> bool:
     """Whether it is a list of places with their scores; a map that was flattened wholly is none."""
     found = levels(view, state.rank) if state.dense and not view.apart else []
-    return bool(found) and (len(view.groups) > 2 or all(level.outer == level.inner == 1 for level in found))
+    apart = len(view.groups) > 1 + any(kinds(group) == ["batch"] for group in view.groups)
+    return bool(found) and (apart or all(row.outer == row.inner == 1 for _, row in found))
 
 
 def _in_rows(view: Placed) -> bool:

@@ -97,7 +97,9 @@ def _start(
     rounds_up = meets_rounded_up(model, images)
     spatial = len(images[0].spatial)
     batches = tuple(shape[0] if images[0].batched else 1 for shape in images[0].probes())
-    state = State(graph, builder, native, global_pool, roles, rounds_up, single, spatial, batches)
+    every = sorted((*images[0].spatial, *images[0].fixed))
+    axes = tuple(every.index(axis) for axis in images[0].spatial), len(every)
+    state = State(graph, builder, native, global_pool, roles, rounds_up, single, spatial, batches, axes)
     for name in graph.initializers:
         builder.specs[name] = native[name].spread(probes)
         state.views[name] = Fixed(name)

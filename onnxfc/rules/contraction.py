@@ -20,6 +20,7 @@ from onnxfc.builder.axis_ops import provenance_of
 from onnxfc.builder.rule_context import Outcome, RuleContext
 from onnxfc.claim.blame import Blame, Cause
 from onnxfc.claim.claim import Boundary
+from onnxfc.errors import Refusal
 from onnxfc.graph.einsum_equation import matmul_letters
 from onnxfc.layout.axes import (
     Atom,
@@ -39,6 +40,7 @@ from onnxfc.layout.gathered import Gathered
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Context, Fixed, Placed, Side, View, is_folded
 from onnxfc.rules import unsupported
+from onnxfc.rules.context_sums import follows_size
 from onnxfc.rules.registry import PLACED, rule
 
 
@@ -240,13 +242,24 @@ def _contracted(
     if (places and places != set(range(ctx.state.rank))) or (ctx.per_window and relates):
         return None
     growing = [] if sums_to_one else _growing(ctx, product)
-    if growing and any(place < 0 for side in product.sides for _, place in side.provenance.sums_to_one):
-        return changed_shares(ctx)
+    doubt = _doubt(ctx, product, bool(sides)) if growing else None
+    if doubt is not None:
+        return doubt
     made = _made(ctx, product, groups, [product.seen(side) for side in sides])
     if made is None:
         return None
     _write(ctx, growing)
     return [_looking(ctx, made) if relates or product.context else made]
+
+
+def _doubt(ctx: RuleContext, product: _Product, placed: bool) -> Refusal | None:
+    """Why a sum that grows with the image cannot be held at the scale of the native size: of changed shares, or what a
+    head reads of the whole image."""
+    if any(place < 0 for side in product.sides for _, place in side.provenance.sums_to_one):
+        return changed_shares(ctx)
+    roles = ctx.state.roles
+    of_head = not placed and ctx.name in roles.heads and ctx.name not in roles.plain
+    return follows_size(ctx, "grows") if of_head else None
 
 
 def _growing(ctx: RuleContext, product: _Product) -> list[tuple[Side, Atom]]:
@@ -274,7 +287,8 @@ def _made(ctx: RuleContext, product: _Product, groups: Groups, sides: Sequence[S
     if is_map(groups):
         axes = axis_of_places(groups)
         provenance = provenance_of(ctx, sides[0].provenance, groups)
-        return ctx.map_of(name, provenance, [axes[place] for place in sorted(axes)])
+        made = ctx.map_of(name, provenance, [axes[place] for place in sorted(axes)])
+        return replace(made, groups=(groups[0], *made.groups[1:]))  # it may hold heads of each image too
     if sides and not may_fold(groups):
         return None
     first, *more = sides or product.sides[:1]

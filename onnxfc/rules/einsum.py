@@ -61,7 +61,9 @@ def einsum(ctx: RuleContext) -> Outcome | None:
     made = contraction.contract(ctx, equation.terms, equation.out)
     if made is not None or any(is_folded(other) for other in ctx.views):
         return made
-    return attention(ctx) if len(placed) > 1 else _on_channels(ctx, view, equation, placed[0])
+    if len(placed) > 1:
+        return None if ctx.per_window else attention(ctx)
+    return _on_channels(ctx, view, equation, placed[0])
 
 
 def _on_channels(ctx: RuleContext, view: Placed, equation: Equation, at: int) -> Outcome:

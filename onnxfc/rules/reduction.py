@@ -171,6 +171,8 @@ def reduce_window(ctx: RuleContext) -> Outcome:
     if not isinstance(view, Window):
         return reduce_features(ctx)
     axes = reduced_axes(ctx, view.index.ndim + 1)
+    if axes and ctx.swallowed:  # all axes, of one image that has no batch
+        axes = [axis for axis in axes if axis]
     inner = None if not axes or 0 in axes else [axis - 1 for axis in axes]
     rows = None if inner is None or ctx.role == "context" else rows_of_weights(ctx, view, inner)
     if rows is not None:

@@ -13,6 +13,7 @@ from fractions import Fraction
 from onnxfc.builder import ops
 from onnxfc.builder.axis_ops import measured, provenance_of, target
 from onnxfc.builder.rule_context import Outcome, RuleContext, axes_of
+from onnxfc.graph.index import attributes
 from onnxfc.head.placed_windows import pooled_in_part
 from onnxfc.head.windows import moved_to
 from onnxfc.layout.axes import (
@@ -31,7 +32,7 @@ from onnxfc.layout.axes import (
     survivors,
     with_batch,
 )
-from onnxfc.layout.lists import in_one_row, rows, split_rows
+from onnxfc.layout.lists import in_one_row, of_one_image, rows, split_rows
 from onnxfc.layout.views import Placed
 from onnxfc.rules.channel_shuffle import permuted
 from onnxfc.rules.registry import PLACED, rule
@@ -50,16 +51,16 @@ def reshape(ctx: RuleContext) -> Outcome | None:
         places = survivors(before, after, view.spatial)
         if places is not None and not _unclear(view, before, after):
             return _each_alone(ctx, view, dict(zip(view.where, places, strict=True)))
-        listed = _joined(ctx) and in_one_row(view.groups, after, ctx.state.rank)
-        if listed:
-            return _regrouped(ctx, view, listed)
+        listed = _listed(ctx, view, after)
+        if listed is not None:
+            return listed
         if view.provenance.windows or 1 in view.extent:
             return pooled_in_part(ctx) if view.is_strip else None
     split = split_rows(view, after) if view.is_list else None
     if split is not None:
         return _regrouped(ctx, replace(view, parts=split[1]), split[0])
-    groups = regroup(_of_images(ctx, view), after)
-    groups = groups and with_batch(groups)
+    groups = regroup(_as_meant(ctx, view), after)
+    groups = groups and _of_images(ctx, groups)
     if groups is not None and ctx.state.dense and _in_a_row(groups, ctx.state.rank):
         return _regrouped(ctx, view, groups)
     if groups is None or not _stays(view, groups):
@@ -67,11 +68,17 @@ def reshape(ctx: RuleContext) -> Outcome | None:
     return _regrouped(ctx, view, groups)
 
 
-def _of_images(ctx: RuleContext, view: Placed) -> Groups:
+def _as_meant(ctx: RuleContext, view: Placed) -> Groups:
     """The parts of its axes, with the batch as the Reshape means it."""
     first = ctx.shape_out()[0]
     groups = view.groups if ctx.free_batch else images_apart(view.groups, first)
     return batch_ahead(groups) if ctx.may_swallow and first == 1 else groups
+
+
+def _of_images(ctx: RuleContext, groups: Groups) -> Groups:
+    """The axes with the batch ahead; without that of one image for good, where it shares an axis with a list."""
+    lists = ctx.may_swallow and ctx.state.dense
+    return with_batch(of_one_image(groups, ctx.state.rank) if lists else groups)
 
 
 def _stays(view: Placed, groups: Groups) -> bool:
@@ -82,15 +89,27 @@ def _stays(view: Placed, groups: Groups) -> bool:
 
 def _in_a_row(groups: Groups, rank: int) -> bool:
     """Whether a map was flattened place by place, (N, H * W * C): parts of a list, where no head follows."""
-    return len(groups) == 2 and (rows(groups[1], rank) or (0,))[0] == 1
+    row = rows(groups[1], rank) if len(groups) == 2 else None
+    return row is not None and row.outer == 1
 
 
-def _joined(ctx: RuleContext) -> bool:
-    """Whether no head follows, and a Concat joins the places with others: they are a level of a list then."""
+def _listed(ctx: RuleContext, view: Placed, after: Shape) -> Outcome | None:
+    """A map whose places are laid in one row, as a level of a list; None where it is none."""
+    groups = in_one_row(view.groups, after, ctx.state.rank) if _joined(ctx) else None
+    if groups is None:
+        return None
+    in_row = not is_map(groups) or any(_joined(ctx, after[axis]) for axis in axis_of_places(groups).values())
+    return (_in_row if in_row else _regrouped)(ctx, view, _of_images(ctx, groups))
+
+
+def _joined(ctx: RuleContext, length: int = 0) -> bool:
+    """Whether no head follows, and a Concat joins the places with others: they are a level of a list then. ``length``:
+    along an axis that is as long."""
     graph, found = ctx.state.graph, list(ctx.node.output)
     for name in found if ctx.state.dense else ():
         for node in graph.readers.get(name, ()):
-            if node.op_type == "Concat":
+            shapes = ctx.native(name).shapes
+            if node.op_type == "Concat" and (not length or (shapes and shapes[0][attributes(node)["axis"]] == length)):
                 return True
             found.extend(output for output in node.output if output not in found)
     return False
@@ -127,15 +146,21 @@ def _each_alone(ctx: RuleContext, view: Placed, where: Mapping[int, int]) -> Out
     return outcome
 
 
-def _regrouped(ctx: RuleContext, view: Placed, groups: Groups) -> Outcome:
+def _in_row(ctx: RuleContext, view: Placed, groups: Groups) -> Outcome:
     """Write the Reshape from one grouping to another."""
     wanted = _at_probes(ctx, view, groups)
     if wanted is None or not ctx.try_keep(wanted):
         ops.reshape(ctx.builder, view.tensor, target(ctx.builder, view, groups), ctx.node.output[0], ctx.node)
+    return [moved_to(ctx, view, groups)]
+
+
+def _regrouped(ctx: RuleContext, view: Placed, groups: Groups) -> Outcome:
+    """The same, where what lies within each place makes finer places of a map."""
+    outcome = _in_row(ctx, view, groups)
     if is_map(groups):
         [made] = ctx.placed(view, provenance_of(ctx, view.provenance, groups), axis_of_places(groups))
         return [replace(made, groups=(groups[0], *made.groups[1:])) if isinstance(made, Placed) else made]
-    return [moved_to(ctx, view, groups)]
+    return outcome
 
 
 def _at_probes(ctx: RuleContext, view: Placed, groups: Groups) -> list[Shape] | None:
@@ -192,6 +217,5 @@ def squeeze(ctx: RuleContext) -> Outcome | None:
 
 
 def _is_spare(ctx: RuleContext, view: Placed, axis: int, axes: Sequence[int]) -> bool:
-    """Whether the axis is the batch of one image, and one of extent 1 is first behind it, which may be its batch."""
-    rest = [group for place, group in enumerate(view.groups) if place not in axes]
-    return ctx.may_swallow and view.groups[axis] == BATCH_OF_ONE and rest[:1] == [()]
+    """Whether the axis is the batch of one image for good."""
+    return ctx.may_swallow and view.groups[axis] == BATCH_OF_ONE

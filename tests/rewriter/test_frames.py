@@ -52,6 +52,14 @@ def test_as_pytorch_at_every_size(name: str, exporter: str) -> None:
         np.testing.assert_allclose(value, want, rtol=0, atol=2e-6 * np.abs(want).max())
 
 
+def test_zeros_that_the_graph_computes_are_written_into() -> None:
+    """The large constant is cut and transposed in the graph."""
+    done = rewritten("frames_assigned_large", "dynamo", global_pool="keep")
+    for size in SIZES:
+        want = REFERENCES[f"frames_assigned_large scores {size[0]}x{size[1]}"]
+        np.testing.assert_allclose(run(done.model, image(size, (4, 3))), want, rtol=0, atol=2e-6 * np.abs(want).max())
+
+
 @pytest.mark.parametrize("exporter", EXPORTERS)
 @pytest.mark.parametrize("name", SHAPES)
 def test_cells_are_the_original_on_crops_of_all_frames(name: str, exporter: str) -> None:

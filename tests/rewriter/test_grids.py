@@ -11,7 +11,7 @@ import onnxruntime as ort
 import pytest
 from fixture_files import fixture_file
 from onnx import numpy_helper
-from references import EXPORTERS, compare, image
+from references import EXPORTERS, compare, image, run
 
 import onnxfc
 from onnxfc.errors import NothingToRewrite
@@ -20,7 +20,8 @@ from onnxfc.rewriter.api import Rewrite
 LISTS = ("grid_decoder", "grid_distances", "grid_added", "grid_centres", "grid_positions")
 MAPS = ("grid_coordinates", "grid_halves", "grid_weighed", "grid_position_map")
 SIZES = ((64, 48), (36, 52), (33, 51))
-REFERENCES = np.load(fixture_file("grids.npz"))
+REFERENCES, MORE = np.load(fixture_file("grids.npz")), np.load(fixture_file("grids_more.npz"))
+SMALL = ((16, 12), (12, 20), (24, 28))
 
 
 def rewritten(name: str, exporter: str, **options: object) -> Rewrite:
@@ -67,6 +68,58 @@ def test_steps_that_stay_are_boxes_in_native_images(exporter: str) -> None:
     done = rewritten("grid_priors", exporter, grids="step")
     assert done.claim.verdict == "extrapolated"
     agrees(done, "native grid_priors")
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_two_rows_from_minus_a_half_on_are_no_centres(exporter: str) -> None:
+    """-0.5 and 0.5 could lie around the centres of a map from -1 to 1; three columns beside them show steps."""
+    done = rewritten("grid_two_rows", exporter)
+    assert {rule for grid in done.claim.grids for rule in grid.rules} <= {"", "step"}
+    for size in SMALL:
+        compare(done.model, {"image": image(*size)}, MORE, "grid_two_rows", 4e-6)
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_two_rows_and_nothing_beside_them_are_asked_for(exporter: str) -> None:
+    path, options = fixture_file(f"grid_two_rows.{exporter}.onnx"), onnxfc.RewriteOptions(free=("height",))
+    with pytest.raises(NothingToRewrite, match=r"fit several rules \(centres, middle, step\)"):
+        onnxfc.rewrite(path, options=options)
+
+
+ALONG = [("height", (48, 40)), ("height", (37, 40)), ("width", (32, 64)), ("width", (32, 47))]
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize(("free", "size"), ALONG)
+@pytest.mark.parametrize("name", ["grid_added", "grid_distances", "grid_coordinates"])
+def test_grids_along_one_axis(name: str, free: str, size: tuple[int, int], exporter: str) -> None:
+    path, options = fixture_file(f"{name}.{exporter}.onnx"), onnxfc.RewriteOptions(free=(free,))
+    done = onnxfc.rewrite(path, options=options, prove=name != "grid_added")  # exp of strong inputs is infinite
+    compare(done.model, {"image": image(*size)}, MORE, name, 4e-6)
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize(("free", "size"), ALONG)
+def test_parts_of_the_image_along_one_axis(free: str, size: tuple[int, int], exporter: str) -> None:
+    """Lengths along the axis that stays are the parts that they were."""
+    done = rewritten("grid_priors", exporter, free=(free,), grids="image")
+    compare(done.model, {"image": image(*size)}, MORE, "grid_priors", 4e-6)
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_parts_of_the_image_times_the_native_size_are_refused(exporter: str) -> None:
+    """The size is a plain number in the graph. What the message advises is right: to multiply by one's own."""
+    path = fixture_file(f"grid_in_pixels.{exporter}.onnx")
+    for grids in ("step", "map", "image"):
+        with pytest.raises(NothingToRewrite, match="Mul multiplies by the native size, a plain number") as caught:
+            rewritten("grid_in_pixels", exporter, grids=grids)
+        assert [item.code for item in caught.value.refusals] == ["grid-rule"]
+    ends = caught.value.refusals[0].advice.split("--output-at ")[1]
+    done = onnxfc.rewrite(path, options=onnxfc.RewriteOptions(grids="image", output_at=(ends,)))
+    for size in SMALL:
+        [parts] = run(done.model, {"image": image(*size)}).values()
+        want = MORE[f"grid_in_pixels list {size[0]}x{size[1]}"][..., :2]
+        np.testing.assert_allclose(parts * np.float32(size[::-1]), want, rtol=0, atol=4e-6 * np.abs(want).max())
 
 
 @pytest.mark.parametrize("name", ["coordinates", "boxes"])

@@ -20,6 +20,7 @@ CONTEXT = ("list_gated", "list_weighed")
 """Lists of which every element looks at the whole image."""
 SMALL = ((16, 40), (36, 20), (25, 33))
 SIZES = ((64, 48), (36, 52), (33, 51))
+MORE = np.load(fixture_file("lists_more.npz"))
 ONE_ROW = np.load(fixture_file("lists_one_row.npz"))
 REFERENCES = np.load(fixture_file("lists.npz"))
 
@@ -37,6 +38,46 @@ def test_lists_of_any_size(name: str, exporter: str) -> None:
     assert done.parity.shift.status == ("not applicable" if name in CONTEXT else "passed")
     for size in SMALL if name in CONTEXT else SIZES:
         compare(done.model, {"image": image(*size)}, REFERENCES, name)
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize("name", ["list_columns", "list_widths"])
+def test_places_column_by_column_and_tables_laid_flat(name: str, exporter: str) -> None:
+    done = rewritten(name, exporter)
+    assert done.parity is not None
+    assert done.parity.passed
+    for size in SMALL:
+        compare(done.model, {"image": image(*size)}, MORE, name)
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_geometry_of_a_list_column_by_column(exporter: str) -> None:
+    """A pixel that is changed changes just the elements whose places read it, by the numbers of column and row."""
+    done = rewritten("list_columns", exporter)
+    levels = done.geometry.places(36, 20)
+    assert [(level.grid, level.order) for level in levels] == [((18, 10), (1, 0)), ((9, 5), (1, 0))]
+    [first] = run(done.model, {"image": image(36, 20)}).values()
+    assert onnxfc.Geometry.from_model(done.model).places(36, 20) == levels
+    other = image(36, 20)
+    other[0, :, 30, 5] += 3
+    [second] = run(done.model, {"image": other}).values()
+    moved = np.unique(np.nonzero(first != second)[1])
+    assert len(moved)
+    for index in moved.tolist():
+        level = levels[index >= levels[1].first]
+        box = level.field(*level.at(index))
+        assert all(start <= pixel < stop for start, pixel, stop in zip(box.start, (30, 5), box.stop, strict=True))
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_a_list_of_one_image_without_a_batch(exporter: str) -> None:
+    done = rewritten("list_unbatched", exporter)
+    assert [output.form for output in done.claim.outputs] == ["list"]
+    for size in SMALL:
+        want = MORE[f"list_unbatched list {size[0]}x{size[1]}"]
+        [found] = run(done.model, {"image": image(*size)[0]}).values()
+        assert found.shape == want.shape
+        np.testing.assert_allclose(found, want, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
@@ -68,7 +109,7 @@ def test_figure_of_the_window_behind_the_places_is_refused(exporter: str) -> Non
 @pytest.mark.parametrize("exporter", EXPORTERS)
 @pytest.mark.parametrize(
     ("name", "operator"),
-    [("kept_soft_argmax", "Softmax"), ("kept_queries", "MatMul"), ("kept_unbatched", "ReduceMean")],
+    [("kept_soft_argmax", "Softmax"), ("kept_queries", "MatMul")],
 )
 def test_figures_that_are_not_kept_global_are_refused(name: str, operator: str, exporter: str) -> None:
     options = onnxfc.RewriteOptions(global_pool="keep")

@@ -19,6 +19,7 @@ from onnxfc.rewriter.analyse import RewriteOptions
 from onnxfc.rewriter.api import Rewrite
 
 NAMES = ("columns_mean", "columns_pooled", "columns_folded", "columns_gated", "columns_lstm", "columns_gru")
+NAMES += ("columns_attention",)
 WIDTHS = (48, 100, 161)
 REFERENCES = np.load(fixture_file("sequences.npz"))
 

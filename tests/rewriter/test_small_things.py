@@ -26,6 +26,30 @@ def test_as_pytorch_at_every_size(name: str, exporter: str) -> None:
         compare(done.model, {"image": image(*size)}, REFERENCES, name)
 
 
+@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize("name", ["bilinear_sum", "bilinear_mean"])
+def test_a_product_of_maps_in_one_einsum_is_each_window_s(name: str, exporter: str) -> None:
+    """Kept for the whole image, a sum grows with that; divided by the native count, a plain number, it is a mean."""
+    path, keep = fixture_file(f"{name}.{exporter}.onnx"), RewriteOptions(global_pool="keep")
+    done = onnxfc.rewrite(path)
+    assert (done.claim.verdict, done.claim.stride) == ("exact", (2, 2))
+    assert own_crops(onnx.load(path), done) < 1e-5
+    if name == "bilinear_sum":
+        found = refusal(onnx.load(path), global_pool="keep")
+        assert (found.code, found.reason) == ("sum-over-image", "Einsum is a sum, which grows with the image")
+        return
+    kept = onnxfc.rewrite(path, options=keep).model
+    for size in ((48, 40), (34, 52), (63, 65)):
+        compare(kept, {"image": image(*size)}, REFERENCES, name)
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_a_norm_over_all_there_is_is_context(exporter: str) -> None:
+    done = onnxfc.rewrite(fixture_file(f"whole_norm.{exporter}.onnx"))
+    for size in ((48, 40), (34, 52), (63, 65)):
+        compare(done.model, {"image": image(*size)}, REFERENCES, "whole_norm")
+
+
 @pytest.mark.parametrize(
     "file", ["learned_queries.torchscript", "learned_queries.dynamo", "learned_queries_opset11.torchscript"]
 )

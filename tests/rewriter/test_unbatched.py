@@ -11,8 +11,9 @@ import pytest
 from fixture_files import fixture_file
 
 import onnxfc
-from onnxfc.errors import NothingToRewrite, UsageError
+from onnxfc.errors import UsageError
 from onnxfc.proof.options import CheckOptions
+from onnxfc.rewriter.api import Rewrite
 from onnxfc.scanner.options import ScanOptions
 
 KINDS, EXPORTERS = ("", "_last", "_pooled"), ("torchscript", "dynamo")
@@ -91,20 +92,31 @@ def test_scanned(file: str) -> None:
     np.testing.assert_allclose(np.asarray(found).reshape(want.shape), want, rtol=0, atol=1e-5 * np.abs(want).max())
 
 
-@pytest.mark.parametrize("exporter", EXPORTERS)
-def test_a_kept_pool_gives_scores_without_a_batch(exporter: str) -> None:
-    """As the original itself does, which has no size in it, once its dims are free."""
-    path = fixture_file(f"unbatched_pooled.{exporter}.onnx")
-    done, freed = onnxfc.rewrite(path, options=onnxfc.RewriteOptions(global_pool="keep")), onnx.load(path)
+def as_the_freed_original(done: Rewrite, original: onnx.ModelProto) -> list[tuple[int, ...]]:
+    """That it has the values of the original, in which no size is written, once its dims are free; their shapes."""
     for axis in (1, 2):
-        freed.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = f"axis_{axis}"
-    del freed.graph.value_info[:]
+        original.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = f"axis_{axis}"
+    for info in original.graph.output:
+        info.type.tensor_type.ClearField("shape")
+    del original.graph.value_info[:]
+    shapes = []
     for size in SIZES:
         given = np.random.default_rng(size[0]).standard_normal((3, *size)).astype(np.float32)
-        models = (done.model, freed)
+        models = (done.model, original)
         got, want = (ort.InferenceSession(m.SerializeToString()).run(None, {"image": given})[0] for m in models)
-        assert got.shape == want.shape == (5,)
+        assert got.shape == want.shape
         np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())
+        shapes.append(got.shape)
+    return shapes
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize(("name", "scores"), [("unbatched_pooled", 5), ("kept_unbatched", 5)])
+def test_a_kept_pool_gives_scores_without_a_batch(name: str, scores: int, exporter: str) -> None:
+    """Also where the image goes on without its batch between two layers, through SiLU."""
+    path = fixture_file(f"{name}.{exporter}.onnx")
+    done = onnxfc.rewrite(path, options=onnxfc.RewriteOptions(global_pool="keep"))
+    assert as_the_freed_original(done, onnx.load(path)) == [(scores,)] * 3
 
 
 def test_a_mean_over_the_whole_of_one_image() -> None:
@@ -120,8 +132,11 @@ def test_a_mean_over_the_whole_of_one_image() -> None:
     assert (done.parity.trunk.status, done.parity.trunk.compared > 0) == ("passed", True)
 
 
-def test_a_map_without_a_batch_is_refused_as_such() -> None:
+def test_a_map_without_a_batch_is_one_at_every_size() -> None:
     model = onnx.load(fixture_file("unbatched_pooled.torchscript.onnx"))
     last = [node for node in model.graph.node if node.op_type == "Relu"][-1]
-    with pytest.raises(NothingToRewrite, match="of one image without a batch"):
-        onnxfc.rewrite(model, options=onnxfc.RewriteOptions(output_at=(last.output[0],)))
+    done = onnxfc.rewrite(model, options=onnxfc.RewriteOptions(output_at=(last.output[0],)))
+    assert [(output.form, output.axes) for output in done.claim.outputs] == [("features", (1, 2))]
+    del model.graph.output[:]
+    model.graph.output.append(onnx.helper.make_tensor_value_info(last.output[0], onnx.TensorProto.FLOAT, None))
+    assert [shape[0] for shape in as_the_freed_original(done, model)] == [6, 6, 6]
