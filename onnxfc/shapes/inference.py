@@ -131,8 +131,9 @@ class Inference:
         """Element types and shapes of the outputs, by onnx's own inference."""
         types, data = _arguments(node, inputs)
         try:
+            kind = node.op_type.replace("OrEqual", "")  # of LessOrEqual onnx 1.19 infers nothing
             schema = onnx.defs.get_schema(
-                node.op_type, max_inclusive_version=self.opsets.get(node.domain, 1), domain=node.domain
+                kind, max_inclusive_version=self.opsets.get(node.domain, 1), domain=node.domain
             )
             found = shape_inference.infer_node_outputs(
                 schema, node, types, data, opset_imports=self._imports, ir_version=self.ir_version
