@@ -169,10 +169,10 @@ class Inference:
     def _referred(self, node: onnx.NodeProto, feed: Mapping[str, Array]) -> list[Array | None]:
         try:
             with np.errstate(all="ignore"):  # a division by the length of an empty map, say
-                result = self._evaluator(node, feed).run(None, dict(feed))
+                result = [np.asarray(item) for item in self._evaluator(node, feed).run(None, dict(feed))]
         except Exception:  # the reference evaluator raises whatever its numpy code raises
             return [None] * len(node.output)
-        found = dict(zip(filter(None, node.output), map(np.asarray, result), strict=True))
+        found = dict(zip(filter(None, node.output), result, strict=True))
         return [found.get(name) for name in node.output]
 
     def _evaluator(self, node: onnx.NodeProto, feed: Mapping[str, Array]) -> ReferenceEvaluator:
