@@ -357,12 +357,14 @@ def _dequantised(node: onnx.NodeProto, given: Sequence[Array | None]) -> Array |
     if any(value is None for value in given):
         return None
     value, scale, *zero = (np.asarray(item) for item in given)
-    told = attributes(node)
-    if scale.ndim > 1 or told.get("block_size", 0):
+    told, along = attributes(node), [1] * value.ndim
+    if scale.ndim > 1 or told.get("block_size", 0) or any(item.size != scale.size for item in zero):
         return None
-    along = [1] * value.ndim
     if scale.size > 1:
-        along[told.get("axis", 1)] = scale.size
+        axis = told.get("axis", 1)
+        if not -value.ndim <= axis < value.ndim or value.shape[axis] != scale.size:
+            return None
+        along[axis] = scale.size
     moved = value.astype(np.int64) - (zero[0].astype(np.int64).reshape(along) if zero else 0)
     return np.asarray(moved.astype(scale.dtype) * scale.reshape(along))
 

@@ -5,7 +5,7 @@ https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -57,8 +57,14 @@ def _value(model: ModelFile, graph: Graph, node: onnx.NodeProto) -> np.ndarray |
     stored = [None if name in graph.overridable else graph.constant(name) for name in given[1:READ] if name]
     if any(given[READ:_BIAS_AT]) or None in stored or bits not in (2, 4, 8) or block < 1:
         return None
-    integers, scales, *zeros = (model.array(tensor) for tensor in stored if tensor is not None)
-    rows, columns = int(told["N"]), int(told["K"])
+    try:
+        return _floats([model.array(item) for item in stored if item is not None], told["N"], told["K"], bits, block)
+    except (KeyError, ValueError):  # nobody has looked yet whether they fit
+        return None
+
+
+def _floats(stored: Sequence[np.ndarray], rows: int, columns: int, bits: int, block: int) -> np.ndarray:
+    integers, scales, *zeros = stored
     blocks = -(-columns // block)
     values = _unpacked(integers.reshape(rows, -1), bits).reshape(rows, blocks, -1)[:, :, :block].astype(np.float64)
     middle: np.ndarray | float = 2.0 ** (bits - 1)

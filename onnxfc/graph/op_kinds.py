@@ -83,7 +83,6 @@ SCALING = frozenset({"Div", "Mul"})
 
 _DEFAULT_AXIS = dict.fromkeys((*ARG, "Gather", "GatherElements", "ScatterElements", "Split"), 0)
 _DEFAULT_AXIS |= dict.fromkeys((*ROW_NORMS, "OneHot", "TopK"), -1)
-_DEFAULT_AXIS |= {"Concat": 1, "Flatten": 1}
 
 
 def default_axis(op_type: str, opset: int) -> int | None:

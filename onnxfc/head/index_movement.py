@@ -117,7 +117,7 @@ def _moved(ctx: RuleContext, indices: Sequence[Index | None], total: int) -> Mov
         if result is None:
             return None
         if result.ndim == 0 or result.shape[0] != batch:
-            if not ctx.may_swallow:
+            if batch > 1 or not ctx.may_swallow:  # frames of one image are rows, too
                 return None
             moved.append((np.asarray(result, np.int64), None))
             continue

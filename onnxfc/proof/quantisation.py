@@ -40,13 +40,13 @@ class _Steps:
 
     def _of(self, node: onnx.NodeProto) -> float:
         kind, given = node.op_type, [self.found.get(name, 0.0) for name in node.input]
-        if kind == "QuantizeLinear":
+        if kind == "QuantizeLinear" and len(given) > 1:
             return max(1.0, given[0] / (self._largest(node.input[1]) or 1.0))
         if kind.startswith("QLinear") or (kind == "QGemm" and len(node.input) > 7):
             return 1.0
         if kind == "QGemm":
             return self._largest(node.input[1]) * self._largest(node.input[4]) * 255
-        if kind == "DequantizeLinear":
+        if kind == "DequantizeLinear" and len(given) > 1:  # of a domain whose operators nobody knows it may have one
             return given[0] * self._largest(node.input[1])
         if kind in _LAYERS and max(given):
             fixed = [self._largest(name) for name in node.input[:2] if name not in self._moving]

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from onnxfc.graph.index import Graph, attributes, copied, refill
+from onnxfc.graph.index import Graph, attributes, canonical_domain, copied, refill
 from onnxfc.graph.op_kinds import COVERING, GLOBAL_POOLS
 from onnxfc.graph.sliding import sliding_at
 from onnxfc.io.model_file import ModelFile
@@ -34,9 +34,12 @@ def with_reductions(model: ModelFile, graph: Graph, native: Mapping[str, Spec]) 
 
 def _pools_all(node: onnx.NodeProto, native: Mapping[str, Spec]) -> bool:
     """Whether it is a pool over all places, by its name or by a kernel as large as the native map."""
-    if node.op_type not in {*COVERING, *GLOBAL_POOLS} or native[node.input[0]].shapes is None or len(node.output) > 1:
+    if node.op_type not in {*COVERING, *GLOBAL_POOLS} or canonical_domain(node.domain) or len(node.output) > 1:
         return False
-    shape = native[node.input[0]].native
+    spec = native[node.input[0]]
+    if spec.shapes is None or spec.rank < 3:
+        return False
+    shape = spec.native
     how = None if node.op_type in GLOBAL_POOLS else sliding_at(attributes(node), shape, ())
     return node.op_type in GLOBAL_POOLS or (how is not None and not how.padded and how.kernel == tuple(shape[2:]))
 

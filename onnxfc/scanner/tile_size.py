@@ -40,10 +40,9 @@ def tile_counts(
 ) -> tuple[int, int]:
     """Cells of a tile, rows before columns. ``rows``: more than so many at once are slow to read; ``largest``: as large
     as memory allows. Raises UsageError where one cell needs more memory."""
-    allowed = memory // max(1, tile_bytes(model, (1, 1), batch))
-    if not allowed:
-        needs = tile_bytes(model, (1, 1), batch) / 1e6
-        raise UsageError(f"--memory {memory / 1e6:.3g} MB: one cell needs about {needs:.3g} MB; give more")
+    needs = tile_bytes(model, (1, 1), batch)
+    if memory < needs:
+        raise UsageError(f"--memory {memory / 1e6:.3g} MB: one cell needs about {needs / 1e6:.3g} MB; give more")
     sides = [_side(model, axis, memory, batch, largest) for axis in axes]
     counts = [axis.fitting(side) for axis, side in zip(axes, sides, strict=True)]
     if rows is not None:

@@ -135,7 +135,8 @@ class Inference:
         if node.op_type in QUANTISING:  # onnxruntime has its own for the integers that ONNX took in later
             version = max(version, _ALL_INTEGERS)
         try:
-            schema = onnx.defs.get_schema(node.op_type, max_inclusive_version=version, domain=node.domain)
+            kind = node.op_type.replace("OrEqual", "")  # of LessOrEqual onnx 1.19 infers nothing
+            schema = onnx.defs.get_schema(kind, max_inclusive_version=version, domain=node.domain)
             found = shape_inference.infer_node_outputs(
                 schema, node, types, data, opset_imports=self._imports, ir_version=self.ir_version
             )
@@ -170,10 +171,10 @@ class Inference:
     def _referred(self, node: onnx.NodeProto, feed: Mapping[str, Array]) -> list[Array | None]:
         try:
             with np.errstate(all="ignore"):  # a division by the length of an empty map, say
-                result = self._evaluator(node, feed).run(None, dict(feed))
+                result = [np.asarray(item) for item in self._evaluator(node, feed).run(None, dict(feed))]
         except Exception:  # the reference evaluator raises whatever its numpy code raises
             return [None] * len(node.output)
-        found = dict(zip(filter(None, node.output), map(np.asarray, result), strict=True))
+        found = dict(zip(filter(None, node.output), result, strict=True))
         return [found.get(name) for name in node.output]
 
     def _evaluator(self, node: onnx.NodeProto, feed: Mapping[str, Array]) -> ReferenceEvaluator:

@@ -14,6 +14,7 @@ from onnx import helper, numpy_helper
 
 from onnxfc import CheckOptions, UsageError, check_pair, rewrite
 from onnxfc.checker.api import Checked
+from onnxfc.checker.common_values import _relative
 from onnxfc.claim.claim import PREFIX
 from onnxfc.proof.results import Parity
 
@@ -370,3 +371,12 @@ def test_an_output_that_is_there_twice_has_no_partner_by_position() -> None:
         graph.output.append(graph.output[0])
     with pytest.raises(UsageError, match="the outputs cannot be matched by position, as one is there twice"):
         check_pair(model, other, options=ONE)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_values_are_compared_by_their_size(scale: float) -> None:
+    """Of tensors that two trunks make in different ways."""
+    values = np.linspace(0, scale, 9)
+    assert _relative(values, values * (1 + 1e-6)) < 2e-6
+    assert 0.09 < _relative(values, values[None] * 1.1) < 0.11
+    assert _relative(values, values.reshape(3, 3)) == np.inf

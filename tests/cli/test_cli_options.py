@@ -36,6 +36,7 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (REWRITE, "--memory", "0", "'0' is not an amount of memory such as 800M or 2G"),
         (CHECK, "--memory", "-5", "'-5' is not an amount of memory such as 800M or 2G"),
         (REWRITE, "--samples", "1", "1 is too small, it must be 2 or more"),
+        (CHECK, "--samples", "1", "1 is too small, it must be 2 or more"),
         (REWRITE, "--seed", "1.5", "'1.5' is not a whole number"),
         (REWRITE, "--rtol", "-1", "-1.0 is too small, it must be 0 or more"),
         (REWRITE, "--form", "conv", "'conv' is not one of 'conv4d', 'gemm'"),

@@ -14,6 +14,7 @@ from hazards import CHECK, Net, complete, session
 from onnx import helper, numpy_helper
 
 from onnxfc import NothingToRewrite, Rewrite, RewriteOptions, UsageError, check_pair, rewrite
+from onnxfc.forms.weight_order import WeightOrder
 
 GEMM = RewriteOptions(form="gemm")
 ROUND = [
@@ -187,3 +188,17 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     assert "image size      56x56 px, as before" in text
     assert "certificate     3 FC weights are found in Convs: byte for byte" in text
     assert here("check", original, out).code == 0
+
+
+@pytest.mark.parametrize(
+    ("parts", "perm", "fits"),
+    [
+        ((5, 2, 6, 4), (0, 1, 2, 3), True),
+        ((5, 6, 4, 2), (0, 3, 1, 2), True),
+        ((5, 6, 4, 2), (0, 1, 2, 3), False),
+        ((5, 2, 6, 4), (0, 1, 2, 7), False),
+        ((5, 48), (0, 1), False),
+    ],
+)
+def test_orders_that_metadata_may_claim(parts: tuple[int, ...], perm: tuple[int, ...], fits: bool) -> None:
+    assert WeightOrder((5, 48), parts, perm).fits((5, 2, 6, 4)) is fits

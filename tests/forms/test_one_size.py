@@ -103,6 +103,18 @@ def test_what_computed_lengths_is_gone_and_idle_nodes_with_it() -> None:
     assert len(after) < len(before) / 2
 
 
+@pytest.mark.parametrize("named", [False, True])
+def test_with_the_users_images(named: bool) -> None:
+    """They are continued up to the size, as it is larger."""
+    images = np.random.default_rng(0).standard_normal((4, 1, 28, 28)).astype(np.float32)
+    checks = CheckOptions(threads=1, data={"image": images} if named else images)
+    done = rewrite(fixture_file("lenet.dynamo.onnx"), options=RewriteOptions(fixed_size=(40, 44)), check_options=checks)
+    assert done.parity is not None
+    assert (done.parity.form.status, done.parity.form.sizes) == ("passed", ((40, 44),))
+    assert done.parity.form.compared >= 4 * 10 * 4 * 5
+    assert "data" in done.parity.form.worst
+
+
 def test_a_map_of_features_smaller_than_native() -> None:
     path = fixture_file("super_resolution.dynamo.onnx")
     done = rewrite(path, options=RewriteOptions(fixed_size=(9, 13)), check_options=CHECK)

@@ -295,6 +295,14 @@ def test_a_pool_leaves_axis_1_as_long_as_it_was() -> None:
     assert dims(sizing, pooled) == ["1", "floor((x1)/2)", "2", "floor((x0)/8)"]
 
 
+def test_copies_of_channels_leave_the_places_as_they_are() -> None:
+    net = Net(17)
+    tiled = net.op(
+        "Tile", net.op("MaxPool", net.input("image", [1, 2, 8, 6]), kernel_shape=[3, 2]), net.ints(1, 3, 1, 1)
+    )
+    assert dims(sizing_of(net.model(tiled, infer=False)), tiled) == ["1", "6", "x0 + -2", "x1 + -1"]
+
+
 def test_sampled_where_no_rule_tells() -> None:
     """The largest half of the rows: how many TopK gives is not read off its inputs' dims."""
     net = Net(17)

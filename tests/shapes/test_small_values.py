@@ -18,9 +18,11 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from onnxfc.shapes.inference import Inference
+from onnxfc.shapes.inference import Inference, InferenceFailed
+from onnxfc.shapes.inference_gaps import must_fit
+from onnxfc.shapes.node_call import exact
 from onnxfc.shapes.small_values import evaluated
-from onnxfc.shapes.spec import of_array
+from onnxfc.shapes.spec import Spec, of_array
 
 Array = np.ndarray[Any, Any]
 Case = tuple[onnx.NodeProto, list[Array | None], int]
@@ -244,3 +246,21 @@ def test_sizes_that_a_graph_computes_need_no_evaluator(name: str) -> None:
     command = [sys.executable, "-c", code, str(fixture_file(f"{name}.onnx"))]
     done = subprocess.run(command, env=environment(), capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan, 0.1])
+def test_what_is_no_small_fraction_is_not_exact(value: float) -> None:
+    assert exact(np.array([1.0, value])) is None
+    assert exact(np.array(["1"])) is None
+
+
+@pytest.mark.parametrize(("begin", "end", "fits"), [(4, 0, True), (5, 0, False), (0, 4, True), (4, -1, False)])
+def test_what_a_border_can_mirror(begin: int, end: int, fits: bool) -> None:
+    """Of five places four, once those are gone that are cut off."""
+    node = helper.make_node("Pad", ["x"], ["y"], mode="reflect", pads=[0, begin, 0, end])
+    given = [Spec(1, ((1, 5),))]
+    if fits:
+        must_fit(node, given)
+    else:
+        with pytest.raises(InferenceFailed, match="Pad cannot reflect"):
+            must_fit(node, given)
