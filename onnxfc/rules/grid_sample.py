@@ -8,7 +8,7 @@ from onnxfc.builder.state import Continued
 from onnxfc.claim.blame import Cause
 from onnxfc.layout.axes import BATCH_OF_ONE, channels
 from onnxfc.layout.provenance import Provenance
-from onnxfc.layout.views import Fixed, Placed, is_map
+from onnxfc.layout.views import Context, Fixed, Placed, is_map
 from onnxfc.rules.registry import PLACED, rule
 
 
@@ -23,7 +23,7 @@ def grid_sample(ctx: RuleContext) -> Outcome | None:
     if is_map(view) and isinstance(grid, Fixed):
         return _warped(ctx, view)
     if not is_map(view) or not is_map(grid):
-        return ctx.no_values(_TABLE)
+        return ctx.no_values(_TURNED if isinstance(grid, Context) else _TABLE)
     rank = ctx.state.rank
     if not view.channels_first or grid.spatial != tuple(range(1, 1 + rank)):
         return ctx.refuse("layout", "reads at coordinates of other axes than the image's")
@@ -38,6 +38,7 @@ def grid_sample(ctx: RuleContext) -> Outcome | None:
 
 
 _TABLE = "reads at coordinates that are a table of the native size"
+_TURNED = f"{_TABLE}, turned by what the whole image is (a spatial transformer)"
 
 
 def _warped(ctx: RuleContext, view: Placed) -> Outcome:
