@@ -169,7 +169,7 @@ def test_product_of_two_features_is_refused() -> None:
         turned = net.op("Transpose", flat, perm=[1, 0])
         return str(net.op("Gemm", net.op("Tanh", flat), turned))
 
-    assert refusal(head(body, batch=3)).code == "attention"
+    assert refusal(head(body, batch=3)).code == "mixes-batch"
 
 
 # MatMul
