@@ -30,7 +30,7 @@ from onnxfc.proof.providers import CPU
 from onnxfc.proof.reference_run import is_small, observe
 from onnxfc.proof.results import Conditions, CropResult, Parity, ParityResult, VerdictResult
 from onnxfc.proof.sessions import RunError, Runner, Unseen
-from onnxfc.proof.shift import Shifted, compare_shifted, why_not
+from onnxfc.proof.shift import compare_shifted, why_not
 from onnxfc.proof.sizes import Size, TooLarge, larger_sizes
 from onnxfc.proof.static_checks import axes_problem, claim_problem
 from onnxfc.proof.trunk import compare_trunk, other_parity
@@ -95,7 +95,7 @@ class _Larger:
     """What the rewritten model made of larger images; ``further``: of one size more, for the trunk alone. ``fallen``:
     nodes that its provider left to the CPU."""
 
-    shift: Shifted
+    shift: ParityResult
     captures: list[Capture] = field(default_factory=list)
     further: list[Capture] = field(default_factory=list)
     fallen: tuple[str, ...] = ()
@@ -164,7 +164,7 @@ class _Check:
         self, pair: Compared, evidence: Evidence, sizes: list[Size], native: Tally, windows: Tally
     ) -> _Larger:
         """All that needs the rewritten model as a whole, in one session."""
-        larger = _Larger(shift=Shifted(_NOTHING if self.options.larger else NATIVE_ONLY))
+        larger = _Larger(shift=_NOTHING if self.options.larger else NATIVE_ONLY)
         try:
             if self.source is not None:
                 self.progress("the original as its file stands")
@@ -234,19 +234,9 @@ class _Check:
             for item in (result, window)
         )
         parity = self._parity(evidence, result, window, crops, larger.fallen)
-        shift = self._own_movement(pair, evidence, larger.shift)
-        return replace(parity, shift=shift, trunk=trunk, provider=self._provider(pair, evidence), kernels=kernels)
-
-    def _own_movement(self, pair: Compared, evidence: Evidence, shifted: Shifted) -> ParityResult:
-        """No failure where the original's own trunk makes the very same of both images: what it has cut off, say, is
-        padded where the image goes on."""
-        if not shifted.shots:
-            return shifted.result
-        chosen = shifted.shots
-        trunk = compare_trunk(pair.original, pair.rewritten, chosen, evidence, pair.claim, self.options, self.progress)
-        if trunk.status != "passed" or trunk.reason or set(trunk.sizes) != {shot.size.pixels for shot in chosen}:
-            return shifted.result
-        return ParityResult("not applicable", reason="the original's own trunk does not move with the image either")
+        return replace(
+            parity, shift=larger.shift, trunk=trunk, provider=self._provider(pair, evidence), kernels=kernels
+        )
 
     def _trunk(self, pair: Compared, shots: list[Capture], evidence: Evidence) -> ParityResult:
         """Trunk parity; a large model's at the first size only."""
@@ -255,14 +245,14 @@ class _Check:
         chosen = shots if evidence.small else [shot for shot in shots if shot.size == shots[0].size]
         return compare_trunk(pair.original, pair.rewritten, chosen, evidence, pair.claim, self.options, self.progress)
 
-    def _shift(self, pair: Compared, evidence: Evidence, trunk: ParityResult) -> Shifted:
+    def _shift(self, pair: Compared, evidence: Evidence, trunk: ParityResult) -> ParityResult:
         """Shift consistency of a large model, where its trunk could not be compared with the original's own."""
         against = why_not(evidence, pair.claim)
         if against is not None:
-            return Shifted(against)
+            return against
         if trunk.status == "passed" and not trunk.reason:
             where = ", ".join("x".join(map(str, size)) for size in trunk.sizes)
-            return Shifted(ParityResult("not run", reason=f"the original's own trunk says what is right at {where} px"))
+            return ParityResult("not run", reason=f"the original's own trunk says what is right at {where} px")
         runner = Runner(pair.rewritten, self._watched, self.options.engine)
         return compare_shifted(runner, evidence, pair.claim, self.options, self.progress)
 
