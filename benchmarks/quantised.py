@@ -67,8 +67,8 @@ def layers(path: Path) -> str:
 
 def last_layer(features: int, outputs: int, cells: int, args: argparse.Namespace) -> list[str]:
     """The last FC layer alone, whose scores nothing quantises: a Gemm, which onnxruntime runs as a QGemm, a row for
-    each cell; the same between Transposes of a map (rows); a Conv, which it leaves in floats; ConvInteger, Cast, Mul
-    and Add."""
+    each cell; the same between Transposes of a map (rows); a Conv, which it leaves in floats; ConvInteger and what
+    scales its sums."""
     rng = np.random.default_rng(0)
     side = int(cells**0.5)
     common = f"""<int8[{outputs},{features}] w, float[{outputs}] ws, int8[{outputs}] wz, int32[{outputs}] b,

@@ -125,12 +125,14 @@ Note = Replacement | Frozen | Continued | Refusal
 class Quantised:
     """``products``: results of products that stand for products of integers. ``per_window``: scales that are taken when
     the model runs are each window's own. ``blocks``: weights in floats that stand for blocks of integers;
-    ``in_floats``: a head's are to be written so."""
+    ``in_floats``: a head's are to be written so. ``rows``: an FC layer of integers whose result nothing quantises may
+    stay what it is, on a row for each cell."""
 
     products: frozenset[str] = frozenset()
     per_window: bool = False
     blocks: Mapping[str, onnx.NodeProto] = field(default_factory=dict)
     in_floats: bool = False
+    rows: bool = True
 
 
 @dataclass

@@ -13,7 +13,7 @@ from onnx import TensorProto
 from onnxfc.builder import ops
 from onnxfc.builder.rule_context import Outcome, RuleContext
 from onnxfc.errors import Refusal
-from onnxfc.graph.op_kinds import LINEAR_SUMS
+from onnxfc.graph.op_kinds import LINEAR_SUMS, PLAIN_LAYERS, REORDERING
 from onnxfc.head.conv_weights import Weight, can_turn, is_constant, kernel, shifted, vector
 from onnxfc.head.windows import simplest, to_scores, typed, whole_channels
 from onnxfc.layout.views import ScoreMap, Source, View, Window
@@ -50,7 +50,7 @@ def fully_connected(ctx: RuleContext, found: Operands, bias: np.ndarray | None, 
     if ctx.native(ctx.node.output[0]).dtype == TensorProto.DOUBLE:
         return ctx.refuse("float64", "is float64, for which onnxruntime has no Conv", "convert the model to float32")
     window = view if isinstance(view, Window) else _as_window(view)
-    if ctx.in_blocks:
+    if ctx.in_blocks or _stays_in_integers(ctx, found, window):
         return _on_rows(ctx, found, window, output)
     readable = _readable(ctx, weight, window)
     if isinstance(readable, Refusal):
@@ -95,7 +95,7 @@ def _convs(ctx: RuleContext, weight: Weight, window: Window, bias: np.ndarray | 
 
 
 def _on_rows(ctx: RuleContext, found: Operands, window: Window, output: str) -> ScoreMap | Refusal:
-    """A weight in blocks, of which no Conv can be made, times the features of each cell in a row."""
+    """A weight of which no Conv can be made, or none as fast, times the features of each cell in a row."""
     largest = max(math.prod(source.extent) for source in window.sources)
     if largest > 1 or found.batch_axis:
         size = "x".join(map(str, window.sources[0].extent))
@@ -105,11 +105,39 @@ def _on_rows(ctx: RuleContext, found: Operands, window: Window, output: str) -> 
     if isinstance(scores, Refusal):
         return scores
     rows = ops.transpose(ctx.builder, scores.tensor, [0, *scores.grid, 1])
-    made = ctx.keep_renamed([rows, *ctx.tensors_from(1)])[0]
-    last = len(scores.grid) + 1
+    last, weight, flat = len(scores.grid) + 1, found.weight, ctx.op_type == "Gemm"
+    given = ops.reshape(ctx.builder, rows, [-1, weight.inputs]) if flat else rows
+    made = ctx.keep_renamed([given, *ctx.tensors_from(1)])[0]
+    if flat:
+        places = [ops.dims(ctx.builder, scores.tensor, start, end) for start, end in ((0, 1), (2, last + 1))]
+        made = ops.reshape(ctx.builder, made, [*places, weight.outputs])
     tensor = ops.transpose(ctx.builder, made, [0, last, *range(1, last)], output)
-    ctx.replaced(f"MatMulNBits {found.weight.inputs}→{found.weight.outputs}", "the same on each cell")
-    return ScoreMap(tensor, (found.weight.outputs,), replace(found.view.provenance, places=False))
+    kind = "MatMulNBits" if ctx.in_blocks else ctx.op_type
+    ctx.replaced(f"{kind} {weight.inputs}→{weight.outputs}", "the same on each cell")
+    return ScoreMap(tensor, (weight.outputs,), replace(found.view.provenance, places=False))
+
+
+def _stays_in_integers(ctx: RuleContext, found: Operands, window: Window) -> bool:
+    """Whether it is a product of integers on single places whose result nothing quantises: onnxruntime has a kernel for
+    that Gemm, and none for the Conv, which is up to six times slower in floats."""
+    single = [math.prod(source.extent) for source in window.sources] == [1] and not found.batch_axis
+    if not (single and found.weight.quantised and ctx.state.quantised.rows and ctx.op_type in PLAIN_LAYERS):
+        return False
+    ranks = [ctx.native(name).rank for name in ctx.node.input if name]
+    plain = ranks[:2] == [2, 2] and max(ranks[2:], default=1) == 1 and not ctx.attrs.get("transA", 0)
+    return plain and _reads_bytes(ctx) and not (ctx.in_integers or _requantised(ctx))
+
+
+def _reads_bytes(ctx: RuleContext) -> bool:
+    """Whether its features were uint8. Of int8 onnxruntime makes uint8 only where nothing else reads them, as what
+    counts the cells does: the layer before would be left in floats instead."""
+    producers = ctx.state.graph.producers
+    node = producers.get(ctx.node.input[0])
+    while node is not None and node.op_type in REORDERING:
+        node = producers.get(node.input[0])
+    return (
+        node is not None and node.op_type == "DequantizeLinear" and ctx.native(node.input[0]).dtype == TensorProto.UINT8
+    )
 
 
 def _requantised(ctx: RuleContext) -> bool:

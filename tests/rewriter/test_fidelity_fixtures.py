@@ -120,4 +120,4 @@ def test_weights(pair: tuple[onnx.ModelProto, onnx.ModelProto]) -> None:
             kept += 1
             assert content(now, "dims", "raw_data") == content(tensor, "dims", "raw_data")
             assert len(tensor.dims) == 2 or content(now) == content(tensor)
-    assert kept >= 1
+    assert kept >= 1 or not before.graph.initializer  # but Constants

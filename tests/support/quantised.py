@@ -6,6 +6,7 @@ import copy
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -132,12 +133,12 @@ class _Images(CalibrationDataReader):
 
 
 def by_onnxruntime(
-    model: onnx.ModelProto, folder: Path, form: QuantFormat, per_channel: bool = True
+    model: onnx.ModelProto, folder: Path, form: QuantFormat, per_channel: bool = True, **more: Any
 ) -> onnx.ModelProto:
     """A model as onnxruntime's quantiser makes it."""
     before, after = folder / "floats.onnx", folder / "integers.onnx"
     onnx.save(model, before)
-    quantize_static(before, after, _Images(model), quant_format=form, per_channel=per_channel)
+    quantize_static(before, after, _Images(model), quant_format=form, per_channel=per_channel, **more)
     return onnx.load(after)
 
 
