@@ -35,6 +35,7 @@ class RuleContext:
         self.builder = state.builder
         self.views: tuple[View | None, ...] = tuple(state.views[name] if name else None for name in node.input)
         batches = [view.batch_axis for view in self.views if isinstance(view, Window | ScoreMap)]
+        batches += [0 for view in self.views if isinstance(view, Placed) and view.apart]
         # Broadcast against features that have their batch, those that lost it have it again.
         self.swallowed = None in batches and all(axis is None for axis in batches)
         self.attrs: Mapping[str, Any] = _behind_batch(node) if self.swallowed else attributes(node)

@@ -284,7 +284,7 @@ def _whole_windows(state: State) -> Refusal:
     return Refusal("size-locked", first.node, why, LEAVE)
 
 
-_NO_LIST = "a list of places is freed where they stand row by row, with their scores on an axis of their own"
+_NO_LIST = "a list of places is freed where their scores have an axis of their own"
 _NO_HEAD = "nothing in it is made for one image size"
 
 

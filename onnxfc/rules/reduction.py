@@ -107,10 +107,9 @@ def reduce_placed(ctx: RuleContext) -> Outcome | None:
     if axes is None:
         return ctx.refuse("unknown-axes", "takes axes that are not constant")
     if 0 in axes and view.apart:
-        of_one = ctx.may_swallow and view.is_map and set(view.spatial) <= set(axes)
-        if not of_one or ctx.role != "context":
-            return ctx.refuse("mixes-batch", "reduces over the batch")
-        return _statistic(ctx, view, axes, keepdims)
+        if ctx.may_swallow and view.is_map and set(view.spatial) <= set(axes):
+            return _statistic(ctx, view, axes, keepdims)
+        return ctx.refuse("mixes-batch", "reduces over the batch")
     if all(pure(view.groups[axis]) for axis in axes):
         ctx.keep()
         return [replace(item, groups=left_of(view, axes, keepdims)) for item in ctx.same() if isinstance(item, Placed)]

@@ -44,6 +44,17 @@ def test_a_product_of_maps_in_one_einsum_is_each_window_s(name: str, exporter: s
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
+def test_a_mean_over_a_batch_of_one_is_each_window_s(exporter: str) -> None:
+    path = fixture_file(f"whole_mean.{exporter}.onnx")
+    done = onnxfc.rewrite(path)
+    assert (done.claim.verdict, done.claim.stride) == ("exact", (2, 2))
+    assert own_crops(onnx.load(path), done) < 1e-5
+    kept = onnxfc.rewrite(path, options=RewriteOptions(global_pool="keep")).model
+    for size in ((48, 40), (34, 52), (63, 65)):
+        compare(kept, {"image": image(*size)}, REFERENCES, "whole_mean")
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
 def test_a_norm_over_all_there_is_is_context(exporter: str) -> None:
     done = onnxfc.rewrite(fixture_file(f"whole_norm.{exporter}.onnx"))
     for size in ((48, 40), (34, 52), (63, 65)):
