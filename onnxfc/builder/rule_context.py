@@ -367,7 +367,8 @@ def _dequantised(node: onnx.NodeProto, given: Sequence[Array | None]) -> Array |
             return None
         along[axis] = scale.size
     moved = value.astype(np.int64) - (zero[0].astype(np.int64).reshape(along) if zero else 0)
-    return np.asarray(moved.astype(scale.dtype) * scale.reshape(along))
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray(moved.astype(scale.dtype) * scale.reshape(along))
 
 
 def tensor_of(view: View) -> str:

@@ -107,7 +107,7 @@ class _Opening:
             return [node]
         before, given = [], list(node.input[: stands.as_is])
         for at in stands.data:
-            axis = None if at != 3 else attributes(node).get("transB", 0) ^ 1 if node.op_type == "QGemm" else 1
+            axis = None if at != 3 else int(node.op_type != "QGemm" or attributes(node).get("transB", 0) != 1)
             before.append(self._node(node, "DequantizeLinear", list(node.input[at : at + 3]), axis=axis))
             given.append(before[-1].output[0])
         if node.op_type == "QGemm" and len(node.input) > BIAS_AT and node.input[BIAS_AT]:

@@ -29,6 +29,8 @@ def recurrent(ctx: RuleContext) -> Outcome | None:
     time = int(ctx.attrs.get("layout", 0))
     if not isinstance(view, Placed) or ctx.state.rank > 1 or ctx.has_input(_LENGTHS) or not ctx.only_first:
         return None
+    if any(name and ctx.native(name).shapes is None for name in ctx.node.output):
+        return None
     steps, batch = view.groups[time], view.groups[1 - time]
     if kinds(steps) != ["space"] or kinds(batch) != ["batch"] or not pure(view.groups[2]) or view.other:
         return None

@@ -185,6 +185,16 @@ def test_size_that_contradicts_the_model(room: Path, model: str, size: str) -> N
     assert "size" in fails(2, "rewrite", fixture_file(model), "out.onnx", "--size", size, cwd=room, run=here)
 
 
+def test_all_reasons_are_told_when_asked_for(room: Path) -> None:
+    path = fixture_file("keras_branches.export.onnx")
+    run = here("rewrite", path, "out.onnx", "--form", "conv4d", "-v", cwd=room)
+    first, *lines = run.err.splitlines()
+    assert run.code == 3
+    assert len(lines) > 2
+    assert all(line.startswith("[form-not-4d] ") for line in lines)
+    assert lines[0] in first
+
+
 @pytest.mark.parametrize(
     "options",
     [

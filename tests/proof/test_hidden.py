@@ -16,6 +16,7 @@ from onnx import helper, numpy_helper
 
 from onnxfc import CheckOptions, ProofFailed, check_pair, rewrite
 from onnxfc.proof.last_steps import sigmoids, steps
+from onnxfc.reports.rewrite import text
 
 CASES = Path(__file__).parent.parent.parent.parent / "shared" / "cases"
 BOTH = ["torchscript", "dynamo"]
@@ -256,3 +257,10 @@ def test_shared_cases(case: str) -> None:
     done = rewrite(path, check_options=CheckOptions(threads=1))
     assert done.parity is not None
     assert done.parity.passed
+
+
+def test_the_report_names_the_layer_that_the_proof_rests_on() -> None:
+    done = rewrite(sigmoid(-90), check_options=CHECK)
+    assert done.parity is not None
+    [rest] = done.parity.rests
+    assert f"proof rests on  FC layer {rest.layers[0]}, compared beside {rest.output}, which is " in text(done)

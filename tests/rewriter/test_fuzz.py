@@ -1,62 +1,88 @@
-"""The first cases of the fuzzer, and those that it has found something with."""
+"""The first cases of the fuzzer, and what it has found, made small."""
 
 from __future__ import annotations
 
+import warnings
+
+import numpy as np
 import pytest
+from onnx import helper
 
 pytest.importorskip("resource")
 from fuzz_models import fuzz
+from hazards import Net, refusals
 
-FOUND = (
-    23,
-    87,
-    181,
-    334,
-    544,
-    1517,
-    3232,
-    3944,
-    4604,
-    5924,
-    6041,
-    7792,
-    500290,
-    502410,
-    502729,
-    503894,
-    505459,
-    507605,
-    7702960,
-    7703425,
-    7703462,
-    88000037,
-    88000703,
-    88100021,
-    88100529,
-    88200597,
-    88300309,
-    88301636,
-    92003089,
-    92005526,
-    93006432,
-    93007394,
-    93008584,
-    94000706,
-    94006895,
-    94008237,
-    95000669,
-    96002574,
-    96002745,
-)
+from onnxfc.builder.rule_context import _dequantised
+from onnxfc.checker.common_values import _distance
+from onnxfc.graph.block_weights import blocks_on_floats
+from onnxfc.io.model_file import ModelFile
+from onnxfc.proof.quantisation import quantisation_steps
+from onnxfc.shapes.inference import Inference
+from onnxfc.shapes.spec import of_array
 
 
 def test_first_cases() -> None:
     """``python tests/support/fuzz_models.py --seconds 3600`` goes on."""
-    count, found = fuzz(0, 250, 120)
+    count, found = fuzz(0, 300, 150)
     assert found == {}
     assert count > 50  # however slow the machine
 
 
-@pytest.mark.parametrize("number", FOUND)
-def test_cases_that_were_found(number: int) -> None:
-    assert fuzz(number, 1, 120)[1] == {}
+@pytest.mark.parametrize("domain", ["", "ai.onnx.ml"])
+def test_pools_that_are_none_with_one_axis_free(domain: str) -> None:
+    """One that nothing reads, one of another domain on features."""
+    net = Net()
+    trunk = net.trunk()
+    net.op("GlobalAveragePool", net.op("Relu", trunk))
+    scores = net.fc(net.op("Flatten", trunk), 60, 5)
+    model = net.model(net.op("GlobalAveragePool", scores, domain=domain) if domain else scores, infer=False)
+    model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 3))
+    assert [item.code for item in refusals(model, free=("height",))] == (["unsupported-operator"] if domain else [])
+
+
+def test_scales_that_do_not_fit() -> None:
+    integers = np.array([[100, 2]], np.int8)
+    node = helper.make_node("DequantizeLinear", ["x", "s"], ["y"], axis=5)
+    assert _dequantised(node, [integers, np.array([1, 2], np.float32)]) is None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = _dequantised(node, [integers, np.array(3e38, np.float32)])
+    assert found is not None
+    assert np.isinf(found).all()
+
+
+def test_values_that_are_not_finite_are_no_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert _distance("x", "x", [{"x": np.array([1.0, np.inf])}], [{"x": np.array([1.0, np.inf])}]) == np.inf
+
+
+def test_a_concat_of_nothing_and_a_sequence_are_not_known() -> None:
+    inference = Inference({"": 17}, 8)
+    pieces = helper.make_node("SplitToSequence", ["x", "n"], ["parts"])
+    given = [of_array(np.arange(3, dtype=np.int64), 1), of_array(np.array([1, 2], np.int64), 1)]
+    assert inference.run(pieces, [np.arange(3), np.array([1, 2])]) == [None]
+    assert inference.infer(pieces, given, 1)
+
+
+def test_blocks_of_weights_that_do_not_fit() -> None:
+    net = Net()
+    blocks, scales = net.const(np.zeros((4, 2, 8)), dtype=np.uint8), net.random(8)
+    told = {"domain": "com.microsoft", "K": 32, "N": 99, "bits": 4, "block_size": 16}
+    model = net.model(net.op("MatMulNBits", net.input("x", [1, 32]), blocks, scales, **told), infer=False)
+    assert blocks_on_floats(ModelFile.open(model))[1] == {}
+
+
+def test_quantisation_of_a_domain_that_nobody_knows() -> None:
+    net = Net()
+    made = net.op("DequantizeLinear", net.input("x", [1, 4]), domain="org.none")
+    assert quantisation_steps(ModelFile.open(net.model(made, infer=False))) == {}
+
+
+def test_frames_of_one_image_are_rows_that_no_reshape_swallows() -> None:
+    net = Net()
+    x = net.op("Reshape", net.input("image", [1, 12, 9, 9]), net.ints(4, 3, 9, 9))
+    x = net.op("AveragePool", net.op("Conv", x, net.random(8, 3, 3, 3)), kernel_shape=[7, 7])
+    x = net.op("Reshape", net.op("Conv", x, net.random(6, 8, 1, 1)), net.ints(1, 4, 6, 1, 1))
+    model = net.model(net.op("ReduceMean", x, axes=[1], keepdims=0), infer=False)
+    assert [item.code for item in refusals(model)] == ["mixes-batch"]

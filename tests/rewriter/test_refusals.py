@@ -304,3 +304,12 @@ def test_what_holds_for_one_image_is_refused_with_what_helps(
     model = net.model(net.axes("Squeeze", net.fc(flat, 4 * 36, 5), [0]))
     found = refusal(model, **options)
     assert (found.code, found.advice) == ("batch-baked", advice)
+
+
+def test_an_operator_set_older_than_any_that_runs() -> None:
+    net = Net(6)
+    x = net.op("Conv", net.input("image", [1, 2, 6, 6]), net.random(3, 2, 3, 3), kernel_shape=[3, 3])
+    scores = net.op("Gemm", net.op("Flatten", x), net.random(5, 48), net.random(5), transB=1)
+    found = refusal(net.model(scores, infer=False))
+    assert (found.code, found.node) == ("old-opset", "")
+    assert found.reason.startswith("operator set 6 is older than 7")

@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 import traceback
+import zlib
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def seeds() -> list[Path]:
 def prepare(folder: Path, number: int) -> list[str]:
     """Write the files of a case; returns its command line."""
     rng = np.random.default_rng([20, number])
-    source = pick(rng, seeds())
+    source = min(seeds(), key=lambda path: zlib.crc32(f"{number} {path.name}".encode()))  # as good as whatever joins
     good, bad = folder / "good.onnx", folder / "bad.onnx"
     good.write_bytes(source.read_bytes())
     if rng.random() < 0.3 and run(["rewrite", str(good), str(folder / "made.onnx"), "--no-check"])[0] == 0:
