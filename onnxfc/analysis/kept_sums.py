@@ -77,8 +77,9 @@ class _Sums:
         if not growing:
             if self._is_sum(node):
                 self.power[name], self.of[name] = Fraction(1), frozenset({name})
-                first = self.flow.layouts[node.input[0]]
-                self.counts[name] = math.prod(first.length(place) for place in self.flow.looks[name].gone)
+                first, look = self.flow.layouts[node.input[0]], self.flow.looks[name]
+                if look.kind == "product":  # which is held at its native scale
+                    self.counts[name] = math.prod(first.length(place) for place in look.gone)
                 self.bare.add(name)
             return
         made = self._power(node)
@@ -124,7 +125,7 @@ class _Sums:
     def _by_count(self, kind: str, given: Sequence[str]) -> bool:
         """Whether a sum is divided by the native count of its places, a number that makes it a mean."""
         for name, other in permutations(given, 2) if kind == "Mul" else [given]:
-            value, counts = self._constant(other), {self.counts[source] for source in self.of[name]}
+            value, counts = self._constant(other), {self.counts.get(source, 0) for source in self.of[name]}
             if self.power.get(name) == 1 and value and len(value) == len(counts) == 1:
                 by = value[0] if kind == "Div" else 1 / (value[0] or math.inf)
                 return math.isclose(by, counts.pop(), rel_tol=CLOSE)
