@@ -18,9 +18,10 @@ from onnxfc.rules.resampling import laid, resampled
 
 @rule("Col2Im", on=PLACED, attributes=("dilations", "pads", "strides"))
 def col2im(ctx: RuleContext) -> Outcome:
-    """Col2Im of (N, C * block, H * W) is ConvTranspose of (N, C * block, H, W), each weight 1 or 0: block after block,
-    summed where they lie on each other. The size is computed, or that of the map that was cut into these blocks; else
-    as much is left over at its end as natively.
+    """Col2Im of (N, C * block, H * W) is ConvTranspose of (N, C * block, H, W), each weight 1 or 0.
+
+    Blocks are summed where they lie on each other. The size is computed, or that of the map that was cut into these
+    blocks; else as much is left over at its end as natively.
 
     https://onnx.ai/onnx/operators/onnx__Col2Im.html
     """
