@@ -32,8 +32,10 @@ def walk(request: pytest.FixtureRequest) -> Walk:
     return request.param
 
 
-def test_two_walks() -> None:
-    assert [title.partition(":")[0] for title in TITLES] == ["An activation", "A pool"]
+def test_three_walks() -> None:
+    assert [title.partition(":")[0] for title in TITLES] == [
+        *("An activation", "A pool", "A sliding operator with other inputs")
+    ]
 
 
 def test_a_walk_touches_as_many_files_as_it_says(walk: Walk) -> None:
@@ -55,7 +57,8 @@ def test_a_walk_works(walk: Walk, tmp_path: Path) -> None:
 
 def _compare(folder: Path) -> None:
     old, new = (ort.InferenceSession(folder / name) for name in ("model.onnx", "any-size.onnx"))
-    image = np.random.default_rng(1).integers(0, 255, (1, 3, 20, 24)).astype(np.float32)
+    image = np.random.default_rng(1).integers(0, 255, (1, 3, 20, 24))
+    image = image.astype(np.uint8 if "uint8" in old.get_inputs()[0].type else np.float32)
     cells = new.run(None, {"image": image})[0]
     assert cells.shape == (1, 10, 3, 5)
     places = [(y, x) for y in range(3) for x in range(5)]
@@ -85,6 +88,13 @@ def test_a_pool_that_meets_its_map_is_refused(tmp_path: Path) -> None:
     change = "  features = Flatten(pooled)"
     by = "  gated = Mul(map, pooled)\n  mean = GlobalAveragePool(gated)\n  features = Flatten(mean)"
     assert "GlobalLpPool is a sum, which grows with the image" in _changed(WALKS[1], tmp_path, change, by)
+
+
+def test_a_padded_sliding_operator_is_blamed(tmp_path: Path) -> None:
+    change, by = "QLinearConv<strides=[2,2]>", "QLinearConv<strides=[2,2], pads=[1,1,0,0]>"
+    said = _changed(WALKS[2], tmp_path, change, by)
+    assert "approximate" in said
+    assert "padding" in said
 
 
 # Sets of operators

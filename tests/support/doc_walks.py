@@ -44,14 +44,20 @@ def begun(walk: Walk, folder: Path) -> Path:
     """A folder with a copy of the package, which wins over the checkout, and the walk's model."""
     furnish(folder)
     shutil.copytree(ROOT / "onnxfc", folder / "onnxfc", ignore=shutil.ignore_patterns("__pycache__"))
+    _changed(walk, folder, "patch")  # an operator that is there already is taken out
     [code] = walk.blocks("python")
     subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment(), check=True, timeout=60)
     return folder
 
 
 def followed(walk: Walk, folder: Path) -> None:
-    """Make the walk's changes, each of which must fit."""
-    for block in walk.blocks("diff"):
+    """Make the walk's changes."""
+    _changed(walk, folder, "diff")
+
+
+def _changed(walk: Walk, folder: Path, kind: str) -> None:
+    """Make the changes of its blocks of one kind, each of which must fit."""
+    for block in walk.blocks(kind):
         head, *lines = block.splitlines()
         sign, name = head.split()
         old, new = ("".join(f"{line[1:]}\n" for line in lines if line.startswith(mark)) for mark in "-+")
