@@ -38,6 +38,7 @@ ONE_STEP = {
 """Quantised networks of which one value on the edge of a step falls to the other side: what that makes of a score."""
 
 STAYS = {
+    "lenet.qdq_float_scores": ["Gemm"],  # on a row for each cell, in integers
     "se_net.dynamic": [],  # of which both are MatMulInteger
     "se_net.qoperator": [],  # of which both are QGemm
     "se_net": ["Gemm", "Gemm"],  # squeeze-and-excitation
