@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from onnxfc.claim.claim import Claim
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof.accumulator import Tally
-from onnxfc.proof.baked import Shapes, native_shapes, place_by_place, says_the_same, stands_for_global
+from onnxfc.proof.baked import Shapes, frozen, native_shapes, place_by_place, says_the_same, stands_for_global
 from onnxfc.proof.every_size import is_global
 from onnxfc.proof.evidence import Evidence, Progress
 from onnxfc.proof.head import Head, HeadPlan, plan_head
@@ -96,6 +96,7 @@ class WindowParity:
         shapes = native_shapes(model, claim) if nodes else {}
         tail = self._own_head(_WHOLE, captures) if place_by_place(nodes, shapes) else None
         sized = stands_for_global([node for node in nodes if not is_global(node, shapes)], shapes)
+        sized = sized or bool(frozen(nodes, self.pair.rewritten.proto.graph))
         whole = None if sized else self._head(self.plans.whole, shapes)
         same = says_the_same(nodes, model.graph) and whole is not None and not whole.counts
         heads = Heads(self._head(self.plans.windows), whole, tail, same)

@@ -191,6 +191,17 @@ def test_a_coarser_map_that_is_pooled_whole_beside_windows() -> None:
     assert [output.form for output in done.claim.outputs] == ["map", "global"]
 
 
+def test_a_kept_pool_in_steps_behind_padding_that_was_fixed() -> None:
+    """Beside windows SAME is as natively at every size: the original's own head pads otherwise, and says nothing."""
+    net = Net(17)
+    trunk = net.op("Tanh", net.input("image", [1, 3, 8, 7]))
+    padded = net.op("Conv", trunk, net.random(3, 3, 2, 1), strides=[2, 1], auto_pad="SAME_UPPER")
+    mean = net.axes("ReduceMean", net.axes("ReduceMean", padded, [-1], keepdims=0), [-1], keepdims=0)
+    model = net.model(net.fc(net.op("Flatten", trunk), 168, 5), net.fc(mean, 3, 4))
+    done = proven(model, exact=False, global_pool="keep")
+    assert [output.form for output in done.claim.outputs] == ["map", "global"]
+
+
 def test_a_count_of_the_whole_image_is_compared_at_other_sizes() -> None:
     """There is no head; a sum that grows otherwise than the original's own is told, as either may be meant."""
     net = Net()
