@@ -73,7 +73,7 @@ def every(builder: GraphBuilder, tensor: str, steps: Mapping[int, int]) -> str:
     if not axes:
         return tensor
     if builder.graph.opset < 10:  # Slice has no steps yet; a pool of one element has
-        strides = list(steps.values())
+        strides = [steps.get(axis, 1) for axis in range(2, len(builder.spec(tensor).native))]
         return builder.emit("MaxPool", [tensor], kernel_shape=[1] * len(strides), strides=strides)
     bounds = [[0] * len(axes), [2**31 - 1] * len(axes), axes, [steps[axis] for axis in axes]]
     return builder.emit("Slice", [tensor, *(builder.constant(item, "slice") for item in bounds)])

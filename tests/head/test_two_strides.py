@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hazards import Net, proven
+from hazards import Net, own_crops, proven
 
 
 @pytest.mark.parametrize(("opset", "picks"), [(9, "MaxPool"), (11, "Slice"), (17, "Slice")])
@@ -16,3 +16,16 @@ def test_the_finer_grid_is_picked_from(opset: int, picks: str) -> None:
     done = proven(net.model(net.op("Add", fine, coarse)))
     assert done.claim.stride == (2, 2)
     assert [node.op_type for node in done.model.graph.node][5] == picks
+
+
+@pytest.mark.parametrize("opset", [9, 17])
+def test_every_second_of_cells_that_are_in_pairs(opset: int) -> None:
+    """A pool of one element goes over the pairs as well, along which nothing is left out."""
+    net = Net(opset)
+    fine = net.op("Tanh", net.conv(net.input("image", [1, 1, 7]), 1, 2, (1,), strides=[1]))
+    finer = net.op("ConvTranspose", fine, net.random(2, 2, 2), strides=[2])
+    pairs = net.op("Reshape", net.fc(net.op("Flatten", finer), 28, 4), net.ints(1, 2, 2))
+    model = net.model(net.fc(net.op("Flatten", fine), 14, 3), pairs)
+    done = proven(model, exact=False)
+    assert [output.axes for output in done.claim.outputs] == [(2,), (3,)]
+    assert own_crops(model, done, more=(3,)) < 1e-5
