@@ -79,13 +79,17 @@ def every(builder: GraphBuilder, tensor: str, steps: Mapping[int, int]) -> str:
     return builder.emit("Slice", [tensor, *(builder.constant(item, "slice") for item in bounds)])
 
 
+COMMON_SINCE = 12
+"""The operator set from which on Min takes integers."""
+
+
 def common(builder: GraphBuilder, tensors: Sequence[str], first: int, count: int) -> list[str]:
     """The tensors cut to the smallest of them on the ``count`` axes from ``first`` on, at any image size.
 
     Branches of different stride may end a cell apart off the grid. Before opset 12 Min takes no integers; the sizes
     at which they differ are then not legal.
     """
-    if builder.graph.opset < 12:
+    if builder.graph.opset < COMMON_SINCE:
         return list(tensors)
     smallest = builder.emit("Min", [dims(builder, tensor, first, first + count) for tensor in tensors])
     start, axes = builder.constant([0] * count, "start"), builder.constant(list(range(first, first + count)), "axes")

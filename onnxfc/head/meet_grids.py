@@ -42,7 +42,11 @@ def meet(
             return ctx.refuse("grids-differ", why, "use --global-pool window")
         met.append(view if set(steps) == {1} else every(ctx, view, steps))
     thinned = any(now is not before for now, before in zip(met, views, strict=True))
-    return _trimmed(ctx, met) if thinned or (outputs and _round_apart(ctx, met)) else met
+    apart = outputs and _round_apart(ctx, met)
+    if apart and ctx.opset < ops.COMMON_SINCE:
+        why = f"gives other cells than another output at some sizes; operator set {ctx.opset} cuts none to as many"
+        return ctx.refuse("old-opset", why, "convert it with onnx.version_converter")
+    return _trimmed(ctx, met) if thinned or apart else met
 
 
 def _round_apart(ctx: RuleContext, met: Sequence[Window | ScoreMap]) -> bool:

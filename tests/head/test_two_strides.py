@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
-from hazards import Net, own_crops, proven
+from hazards import Net, complete, own_crops, proven, refusal, session
 
 
 @pytest.mark.parametrize(("opset", "picks"), [(9, "MaxPool"), (11, "Slice"), (17, "Slice")])
@@ -29,3 +30,19 @@ def test_every_second_of_cells_that_are_in_pairs(opset: int) -> None:
     done = proven(model, exact=False)
     assert [output.axes for output in done.claim.outputs] == [(2,), (3,)]
     assert own_crops(model, done, more=(3,)) < 1e-5
+
+
+@pytest.mark.parametrize("opset", [9, 11, 12])
+def test_outputs_that_round_apart_are_cut_to_as_many_cells(opset: int) -> None:
+    """At 13 pixels one has six cells at every second pixel, the other five; before operator set 12 nothing cuts them."""
+    net = Net(opset)
+    fine = net.op("Relu", net.conv(net.input("image", [1, 1, 8]), 1, 2, (2,), strides=[1]))
+    coarse = net.op("MaxPool", fine, kernel_shape=[2], strides=[2])
+    model = net.model(net.fc(net.op("Flatten", fine), 14, 3), net.fc(net.op("Flatten", coarse), 6, 4))
+    if opset < 12:
+        found = refusal(model)
+        assert (found.code, found.advice) == ("old-opset", "convert it with onnx.version_converter")
+        return
+    done = proven(model)
+    values = session(complete(done)).run(None, {"image": np.ones((1, 1, 13), np.float32)})
+    assert [value.shape for value in values] == [(1, 3, 3), (1, 4, 3)]
