@@ -34,7 +34,7 @@ def test_every_second_of_cells_that_are_in_pairs(opset: int) -> None:
 
 @pytest.mark.parametrize("opset", [9, 11, 12])
 def test_outputs_that_round_apart_are_cut_to_as_many_cells(opset: int) -> None:
-    """At 13 pixels one has six cells at every second pixel, the other five; before operator set 12 nothing cuts them."""
+    """At 13 pixels they have three and four cells; before operator set 12 nothing cuts them to as many."""
     net = Net(opset)
     fine = net.op("Relu", net.conv(net.input("image", [1, 1, 8]), 1, 2, (2,), strides=[1]))
     coarse = net.op("MaxPool", fine, kernel_shape=[2], strides=[2])
