@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 
+import onnx
+
 from onnxfc.analysis.flow import Flow, Look
 from onnxfc.analysis.layouts import Names
 from onnxfc.analysis.written_counts import CLOSE, MOVES, number
@@ -23,10 +25,10 @@ def unbiased(flow: Flow) -> tuple[dict[str, Unbiased], Names]:
         mean, count = node.op_type in MEANS, _count(flow, look)
         if count < 2 or not (mean or node.op_type == "ReduceSum") or not _are_squares(flow, node.input[0]):
             continue
-        at = _scaled_by(flow, look.name, (count if mean else 1) / (count - 1))
-        if at:
-            made[at] = Unbiased(node.input[0], look.axes, count)
-        if not mean and (at or _scaled_by(flow, look.name, 1 / count)):
+        less = (count if mean else 1) / (count - 1)
+        found, each = _scaled_by(flow, look.name, (less, *(() if mean else (1 / count,))))
+        made |= {name: Unbiased(node.input[0], look.axes, count) for name, by in found.items() if by == less}
+        if not mean and each:
             sums.add(look.name)
     return made, frozenset(sums)
 
@@ -53,19 +55,26 @@ def _are_squares(flow: Flow, name: str) -> bool:
     return squared and root is not None and root.op_type == "Sub"
 
 
-def _scaled_by(flow: Flow, name: str, wanted: float) -> str:
-    """The tensor that is this one times ``wanted``, by numbers that follow each other at once; "" if there is none."""
-    factor = 1.0
-    while flow.graph.uses[name] == 1 and (readers := flow.graph.readers.get(name)):
-        node = readers[0]
-        other = node.input[1] if len(node.input) > 1 and node.input[0] == name else node.input[0]
-        if node.op_type in SCALING and other != name and (by := number(flow, other)):
-            if node.op_type == "Div" and node.input[0] != name:
-                return ""
-            factor *= by if node.op_type == "Mul" else 1 / by
-        elif node.op_type not in MOVES:
-            return ""
-        name = node.output[0]
-        if math.isclose(factor, wanted, rel_tol=CLOSE):
-            return name
-    return ""
+def _scaled_by(flow: Flow, name: str, wanted: tuple[float, ...], factor: float = 1.0) -> tuple[dict[str, float], bool]:
+    """Tensors that are this one times one of ``wanted``, by numbers that follow each other at once, and that number;
+    whether nothing else is made of it."""
+    readers = flow.graph.readers.get(name, ())
+    found, each = dict[str, float](), bool(readers) and name not in flow.graph.outputs
+    for node in readers:
+        by, made = _factor(flow, node, name), node.output[0]
+        if by is None:
+            each = False
+            continue
+        at = next((item for item in wanted if math.isclose(factor * by, item, rel_tol=CLOSE)), None)
+        more, rest = ({made: at}, True) if at is not None else _scaled_by(flow, made, wanted, factor * by)
+        found, each = found | more, each and rest
+    return found, each
+
+
+def _factor(flow: Flow, node: onnx.NodeProto, name: str) -> float | None:
+    """The number by which a node scales this input; 1 where it moves it, None where it makes something else of it."""
+    other = node.input[1] if len(node.input) > 1 and node.input[0] == name else node.input[0]
+    if node.op_type in SCALING and other != name and (by := number(flow, other)):
+        inverse = node.op_type == "Div"
+        return None if inverse and node.input[0] != name else 1 / by if inverse else by
+    return 1.0 if node.op_type in MOVES else None
