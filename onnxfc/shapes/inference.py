@@ -141,7 +141,7 @@ class Inference:
                 schema, node, types, data, opset_imports=self._imports, ir_version=self.ir_version
             )
         except _INFERENCE_ERRORS as error:
-            raise InferenceFailed(str(error).strip().splitlines()[-1]) from error
+            raise InferenceFailed(str(error).strip().splitlines()[-1].removeprefix("[ShapeInferenceError] ")) from error
         described = [_described(found.get(name)) for name in node.output]
         if any(min(shape, default=0) < 0 for _, shape in described if shape is not None):
             raise InferenceFailed(f"{node.op_type} has nothing left of its input")
