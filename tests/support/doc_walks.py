@@ -44,7 +44,7 @@ def begun(walk: Walk, folder: Path) -> Path:
     """A folder with a copy of the package, which wins over the checkout, and the walk's model."""
     furnish(folder)
     shutil.copytree(ROOT / "onnxfc", folder / "onnxfc", ignore=shutil.ignore_patterns("__pycache__"))
-    _changed(walk, folder, "patch")  # an operator that is there already is taken out
+    _changed(walk, folder, "udiff")  # an operator that is there already is taken out
     [code] = walk.blocks("python")
     subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment(), check=True, timeout=60)
     return folder
