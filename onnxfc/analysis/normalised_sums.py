@@ -103,19 +103,13 @@ def weighs(ctx: RuleContext, provenance: Provenance, axes: Sequence[int]) -> boo
 
 def _softmaxes_of_product(ctx: RuleContext) -> list[set[int]]:
     """Where the input is a product with a Softmax: the axes over which that is one."""
-    product, rank = _maker(ctx, ctx.node.input[0]), len(ctx.shape_in())
-    factors = [] if product is None or product.op_type != "Mul" else [_maker(ctx, name) for name in product.input]
+    graph, rank = ctx.state.graph, len(ctx.shape_in())
+    product = graph.maker(ctx.node.input[0], past=SAME_VALUES)
+    inputs = product.input if product is not None and product.op_type == "Mul" else ()
+    factors = [graph.maker(name, past=SAME_VALUES) for name in inputs]
     made = [node for node in factors if node is not None and node.op_type == "Softmax"]
     alike = [node for node in made if len(ctx.native(node.output[0]).native) == rank]
     return [set(axes_along(node.op_type, attributes(node), rank, ctx.opset)) for node in alike]
-
-
-def _maker(ctx: RuleContext, name: str) -> onnx.NodeProto | None:
-    """The node that makes a tensor, before any that leave it as it is."""
-    node = ctx.state.graph.producers.get(name)
-    while node is not None and node.op_type in SAME_VALUES:
-        node = ctx.state.graph.producers.get(node.input[0])
-    return node
 
 
 def in_part(ctx: RuleContext, provenances: Iterable[Provenance], tensor: str, axes: Sequence[int]) -> Refusal | None:

@@ -44,9 +44,7 @@ def _count(flow: Flow, look: Look) -> int:
 
 def _are_squares(flow: Flow, name: str) -> bool:
     """Whether a tensor is that of squared differences, moved at most."""
-    node = flow.graph.producers.get(name)
-    while node is not None and node.op_type in MOVES:
-        node = flow.graph.producers.get(node.input[0])
+    node = flow.graph.maker(name, past=MOVES)
     if node is None or node.op_type not in ("Mul", "Pow"):
         return False
     first, second = node.input

@@ -11,13 +11,12 @@ import onnx
 from onnx import helper
 
 from onnxfc.graph.index import Graph, Names, attributes, copied, needed, refill
-from onnxfc.graph.op_kinds import MICROSOFT
+from onnxfc.graph.op_kinds import MICROSOFT, WEIGHT_AT
 from onnxfc.io.model_file import ModelFile
 
 _POOLS = frozenset({"QLinearAveragePool", "QLinearGlobalAveragePool"})
 _ONNX = {"NhwcMaxPool": "MaxPool", "QLinearConv": "QLinearConv"}
 """Those that have another name, or domain, where channels are first."""
-_WEIGHT_AT = 3
 
 
 def channels_first(model: ModelFile) -> ModelFile:
@@ -41,7 +40,9 @@ def _is_ours(node: onnx.NodeProto) -> bool:
 def _rank(node: onnx.NodeProto, graph: onnx.GraphProto) -> int:
     """How many axes its map has; 0 where it does not tell."""
     if node.op_type == "QLinearConv":
-        return next((len(item.dims) for item in graph.initializer if item.name == node.input[_WEIGHT_AT]), 0)
+        return next(
+            (len(item.dims) for item in graph.initializer if item.name == node.input[WEIGHT_AT[node.op_type]]), 0
+        )
     return 2 + len(attributes(node)["kernel_shape"]) if "kernel_shape" in attributes(node) else 0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, TypeVar
 
@@ -47,6 +47,13 @@ class Graph:
         node = self.producers.get(name)
         known = {} if node is None or node.op_type != "Constant" else attributes(node)
         return self.initializers.get(name, known.get("value"))
+
+    def maker(self, name: str, past: Collection[str]) -> onnx.NodeProto | None:
+        """The node that makes a tensor, ahead of nodes of the kinds ``past``, which move it or leave it as it is."""
+        node = self.producers.get(name)
+        while node is not None and node.op_type in past:
+            node = self.producers.get(node.input[0])
+        return node
 
     def names(self) -> Names:
         """All tensor names in use."""

@@ -131,10 +131,7 @@ def _stays_in_integers(ctx: RuleContext, found: Operands, window: Window) -> boo
 def _reads_bytes(ctx: RuleContext) -> bool:
     """Whether its features were uint8. Of int8 onnxruntime makes uint8 only where nothing else reads them, as what
     counts the cells does: the layer before would be left in floats instead."""
-    producers = ctx.state.graph.producers
-    node = producers.get(ctx.node.input[0])
-    while node is not None and node.op_type in REORDERING:
-        node = producers.get(node.input[0])
+    node = ctx.state.graph.maker(ctx.node.input[0], past=REORDERING)
     return (
         node is not None and node.op_type == "DequantizeLinear" and ctx.native(node.input[0]).dtype == TensorProto.UINT8
     )
