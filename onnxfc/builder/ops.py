@@ -83,17 +83,20 @@ COMMON_SINCE = 12
 """The operator set from which on Min takes integers."""
 
 
-def common(builder: GraphBuilder, tensors: Sequence[str], first: int, count: int) -> list[str]:
-    """The tensors cut to the smallest of them on the ``count`` axes from ``first`` on, at any image size.
+def common(builder: GraphBuilder, tensors: Sequence[tuple[str, Sequence[int]]]) -> list[str]:
+    """The tensors cut to the smallest of them, each on its own axes, which follow each other, at any image size.
 
     Branches of different stride may end a cell apart off the grid. Before opset 12 Min takes no integers; the sizes
     at which they differ are then not legal.
     """
     if builder.graph.opset < COMMON_SINCE:
-        return list(tensors)
-    smallest = builder.emit("Min", [dims(builder, tensor, first, first + count) for tensor in tensors])
-    start, axes = builder.constant([0] * count, "start"), builder.constant(list(range(first, first + count)), "axes")
-    return [builder.emit("Slice", [tensor, start, smallest, axes]) for tensor in tensors]
+        return [tensor for tensor, _ in tensors]
+    smallest = builder.emit("Min", [dims(builder, tensor, axes[0], axes[-1] + 1) for tensor, axes in tensors])
+    start = builder.constant([0] * len(tensors[0][1]), "start")
+    return [
+        builder.emit("Slice", [tensor, start, smallest, builder.constant(list(axes), "axes")])
+        for tensor, axes in tensors
+    ]
 
 
 def concat(builder: GraphBuilder, parts: Sequence[str]) -> str:

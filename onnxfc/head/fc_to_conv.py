@@ -87,7 +87,8 @@ def _convs(ctx: RuleContext, weight: Weight, window: Window, bias: np.ndarray | 
         own = [_bias_name(ctx, bias, weight, name)] if position == 0 and bias is not None else []
         parts.append(_conv(ctx, [source.tensor, name, *own], source, output if len(weights) == 1 else ""))
     if len({source.step for source in window.sources}) > 1:
-        parts = ops.common(ctx.builder, parts, 2, len(window.provenance.fields))
+        grid = range(2, 2 + len(window.provenance.fields))
+        parts = ops.common(ctx.builder, [(part, grid) for part in parts])
     total = parts[0]
     for position, part in enumerate(parts[1:], 2):
         total = ctx.builder.emit("Add", [total, part], output if position == len(parts) else "")

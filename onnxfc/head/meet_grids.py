@@ -6,6 +6,7 @@ import math
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from typing import TypeVar
 
 import numpy as np
 
@@ -20,10 +21,10 @@ from onnxfc.layout.views import Context, Fixed, Placed, ScoreMap, View, Window
 from onnxfc.shapes.length import same
 from onnxfc.shapes.spec import Array
 
+Cells = TypeVar("Cells", bound=Window | ScoreMap | Placed)
 
-def meet(
-    ctx: RuleContext, views: Sequence[Window | ScoreMap], *, outputs: bool = False
-) -> list[Window | ScoreMap] | Refusal:
+
+def meet(ctx: RuleContext, views: Sequence[Cells], *, outputs: bool = False) -> list[Cells] | Refusal:
     """Windows and score maps on their common grid, whose stride is the least common multiple of theirs; a refusal where
     one is a fraction of a pixel that divides no other."""
     doubt = _mean_of_others(ctx, views, outputs)
@@ -42,36 +43,42 @@ def meet(
             return ctx.refuse("grids-differ", why, "use --global-pool window")
         met.append(view if set(steps) == {1} else every(ctx, view, steps))
     thinned = any(now is not before for now, before in zip(met, views, strict=True))
-    apart = outputs and _round_apart(ctx, met)
-    if apart and ctx.opset < ops.COMMON_SINCE:
-        why = f"gives other cells than another output at some sizes; operator set {ctx.opset} cuts none to as many"
-        return ctx.refuse("old-opset", why, "convert it with onnx.version_converter")
-    return _trimmed(ctx, met) if thinned or apart else met
+    return _trimmed(ctx, met) if thinned and not outputs else met
 
 
-def _round_apart(ctx: RuleContext, met: Sequence[Window | ScoreMap]) -> bool:
-    """Whether score maps of one stride have other numbers of cells at some sizes, as their trunks round differently;
-    an activation map has a cell for each place anyway."""
-    if any(view.provenance.dropped for view in met):
-        return False
+def as_many_cells(ctx: RuleContext, scores: list[ScoreMap | Placed]) -> list[ScoreMap | Placed] | Refusal:
+    """Cells of one stride cut to as many cells as the smallest has, where their trunks round differently; an
+    activation map has a cell for each place anyway."""
+    if any(view.provenance.dropped for view in scores):
+        return scores
     extents = ctx.builder.extents
     extents.follow(ctx.builder.nodes)
-    scores = [view for view in met if isinstance(view, ScoreMap)]
-    dims = [(extents.dims(view.tensor) or ())[view.grid[0] :] for view in scores]
-    return any(not same(a, b) for own in dims[1:] for a, b in zip(dims[0], own, strict=False))
+    found = [extents.dims(view.tensor) for view in scores]
+    dims = [[own[axis] for axis in axes_of(view)] for own, view in zip(found, scores, strict=True) if own is not None]
+    differ = any(not same(a, b) for own in dims[1:] for a, b in zip(dims[0], own, strict=True))
+    if not differ and (len(dims) == len(scores) or ctx.opset < ops.COMMON_SINCE):
+        return scores
+    if ctx.opset < ops.COMMON_SINCE:
+        why = f"gives other cells than another output at some sizes; operator set {ctx.opset} cuts none to as many"
+        return ctx.refuse("old-opset", why, "convert it with onnx.version_converter")
+    return _trimmed(ctx, scores)
 
 
-def _trimmed(ctx: RuleContext, met: list[Window | ScoreMap]) -> list[Window | ScoreMap]:
-    """Score maps of as many features' axes cut to as many cells as the smallest has; others as they are."""
-    scores = [view for view in met if isinstance(view, ScoreMap)]
-    if len(scores) < len(met) or len({len(view.features) for view in scores}) != 1:
-        return met
-    dims = len(scores[0].provenance.fields)
-    cut = ops.common(ctx.builder, [view.tensor for view in scores], scores[0].grid[0], dims)
-    return [replace(view, tensor=tensor) for view, tensor in zip(scores, cut, strict=True)]
+def _trimmed(ctx: RuleContext, views: list[Cells]) -> list[Cells]:
+    """As they are where one is not computed yet."""
+    scores = [(view.tensor, axes_of(view)) for view in views if not isinstance(view, Window)]
+    if len(scores) < len(views):
+        return views
+    cut = iter(ops.common(ctx.builder, scores))
+    return [view if isinstance(view, Window) else replace(view, tensor=next(cut)) for view in views]
 
 
-def _mean_of_others(ctx: RuleContext, views: Sequence[Window | ScoreMap], outputs: bool) -> Refusal | None:
+def axes_of(view: ScoreMap | Placed) -> tuple[int, ...]:
+    """The axes of its cells."""
+    return view.grid if isinstance(view, ScoreMap) else view.spatial
+
+
+def _mean_of_others(ctx: RuleContext, views: Sequence[Cells], outputs: bool) -> Refusal | None:
     """Where a pool was dropped, the mean over its elements is the score: at once only for all that have the same.
     ``outputs`` beside each other need the same strides only."""
 
@@ -93,11 +100,11 @@ def _common(strides: Sequence[int | Fraction]) -> int | Fraction:
     return math.lcm(*(stride.numerator for stride in strides))
 
 
-def every(ctx: RuleContext, view: Window | ScoreMap, steps: tuple[int, ...]) -> Window | ScoreMap:
+def every(ctx: RuleContext, view: Cells, steps: tuple[int, ...]) -> Cells:
     """Every ``steps``-th cell on each axis."""
     provenance = view.provenance.every(steps)
-    if isinstance(view, ScoreMap):
-        tensor = ops.every(ctx.builder, view.tensor, dict(zip(view.grid, steps, strict=True)))
+    if not isinstance(view, Window):
+        tensor = ops.every(ctx.builder, view.tensor, dict(zip(axes_of(view), steps, strict=True)))
         return replace(view, tensor=tensor, provenance=provenance)
     sources = tuple(
         replace(source, step=tuple(a * b for a, b in zip(source.step, steps, strict=True))) for source in view.sources

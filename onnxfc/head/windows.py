@@ -150,7 +150,8 @@ def _gathered(builder: GraphBuilder, view: Window) -> str:
     """(N, features, *grid): every source's windows unrolled, then picked in the order of the index."""
     parts = [_unrolled(builder, source) for source in view.sources]
     if len({source.step for source in view.sources}) > 1:
-        parts = ops.common(builder, parts, 2, len(view.provenance.fields))
+        grid = range(2, 2 + len(view.provenance.fields))
+        parts = ops.common(builder, [(part, grid) for part in parts])
     tensor = parts[0] if len(parts) == 1 else builder.emit("Concat", parts, axis=1)
     if view.in_order:
         return tensor

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeGuard
 
 from onnx import TensorProto
 
@@ -14,7 +14,7 @@ from onnxfc.claim.blame import Blame, Cause
 from onnxfc.claim.claim import Output
 from onnxfc.errors import Refusal
 from onnxfc.graph.index import label
-from onnxfc.head.meet_grids import meet
+from onnxfc.head.meet_grids import as_many_cells, meet
 from onnxfc.head.placed_windows import window_of
 from onnxfc.head.windows import to_scores
 from onnxfc.layout.axes import kinds, places_in
@@ -62,21 +62,31 @@ def maps_of_windows(state: State) -> dict[str, Provenance]:
 
 
 def _on_one_grid(state: State) -> list[View] | Refusal:
-    """The outputs' views; scores of different strides are thinned to the coarsest, so that their cells correspond."""
-    views = [state.views[name] for name in state.graph.outputs]
-    scores = [
-        view for view in views if isinstance(view, Window | ScoreMap) and len(view.provenance.fields) == state.rank
-    ]
-    if len(scores) < 2:
-        return views
-    last = next(name for name in state.graph.outputs if any(state.views[name] is score for score in scores))
-    met = meet(RuleContext(state, state.graph.producers[last]), scores, outputs=True)
-    if isinstance(met, Refusal):
-        return met
-    queue = iter(met)
-    thinned = [next(queue) if any(view is score for score in scores) else view for view in views]
-    state.views.update(zip(state.graph.outputs, thinned, strict=True))
-    return thinned
+    """The outputs' views; scores of different strides are thinned to the coarsest and cut to as many, so that their
+    cells correspond."""
+    scores: dict[str, Window | ScoreMap | Placed] = {}
+    for name in state.graph.outputs:
+        view = state.views[name]
+        if _has_cells(view) and len(view.provenance.fields) == state.rank:
+            scores[name] = view
+    if len(scores) > 1:
+        ctx = RuleContext(state, state.graph.producers[list(scores)[-1]])
+        met = meet(ctx, list(scores.values()), outputs=True)
+        if isinstance(met, Refusal):
+            return met
+        made = [_as_scores(state, name, view) for name, view in zip(scores, met, strict=True)]
+        cells = [view for view in made if not isinstance(view, Refusal)]
+        cut = as_many_cells(ctx, cells) if len(cells) == len(made) else met  # what is refused is so below, one by one
+        if isinstance(cut, Refusal):
+            return cut
+        state.views.update(zip(scores, cut, strict=True))
+    return [state.views[name] for name in state.graph.outputs]
+
+
+def _has_cells(view: View) -> TypeGuard[Window | ScoreMap | Placed]:
+    """Whether it says one thing of each window: scores, or what a pool leaves in the form of a map."""
+    pooled = is_map(view) and bool(view.provenance.windows) and not view.provenance.dropped
+    return isinstance(view, Window | ScoreMap) or pooled
 
 
 def _output(state: State, name: str, view: View, form: Form) -> tuple[Output, Provenance | None] | Refusal:

@@ -46,3 +46,22 @@ def test_outputs_that_round_apart_are_cut_to_as_many_cells(opset: int) -> None:
     done = proven(model)
     values = session(complete(done)).run(None, {"image": np.ones((1, 1, 13), np.float32)})
     assert [value.shape for value in values] == [(1, 3, 3), (1, 4, 3)]
+
+
+@pytest.mark.parametrize("features", [1, 2])
+def test_outputs_of_other_forms_that_round_apart_are_cut_too(features: int) -> None:
+    """An early exit beside a pool that no FC layer reads, whose scores may have more axes than one."""
+    net = Net(13)
+    fine = net.op("Relu", net.conv(net.input("image", [1, 1, 8]), 1, 2, (2,), strides=[1]))
+    coarse = net.op("MaxPool", fine, kernel_shape=[2], strides=[2])
+    pooled = net.op("Flatten", net.op("GlobalMaxPool", coarse))
+    if features == 2:
+        pooled = net.op("Reshape", pooled, net.ints(1, 2, 1))
+    done = proven(net.model(net.fc(net.op("Flatten", fine), 14, 3), pooled))
+    image = np.random.default_rng(0).standard_normal((1, 1, 13)).astype(np.float32)
+    scores, highest = session(complete(done)).run(None, {"image": image})
+    assert scores.shape == (1, 3, 3)
+    original = session(net.model(pooled))
+    for cell in range(3):
+        (crop,) = original.run(None, {"image": image[:, :, 2 * cell : 2 * cell + 8]})
+        np.testing.assert_allclose(highest[:, :, cell], crop.reshape(1, 2), rtol=1e-5)
