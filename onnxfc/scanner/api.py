@@ -30,10 +30,11 @@ from onnxfc.scanner.open_image import given
 from onnxfc.scanner.options import ScanOptions
 from onnxfc.scanner.outputs import Wanted, check_outputs, write_output
 from onnxfc.scanner.picture import class_number
+from onnxfc.scanner.placing import Placing
 from onnxfc.scanner.plan import Axis, Plan, axes_of
 from onnxfc.scanner.prepare import class_names, preparation
 from onnxfc.scanner.scan_model import ScanModel
-from onnxfc.scanner.score_map import Array, ArrayCells, Placing, ScoreMap
+from onnxfc.scanner.score_map import Array, ArrayCells, ScoreMap
 from onnxfc.scanner.source import OpenImage
 from onnxfc.scanner.tile_size import memory_to_use, tile_bytes, tile_counts
 from onnxfc.scanner.work import Progress, run_here, run_on_dask

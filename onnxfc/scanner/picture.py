@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from onnxfc.errors import UsageError
+from onnxfc.scanner.placing import Placing
 from onnxfc.scanner.source import Array, OpenImage
-
-if TYPE_CHECKING:
-    from onnxfc.scanner.score_map import ScoreMap
 
 _SIDE = 1200
 _LEAST = 720
@@ -50,7 +49,34 @@ class _Painted:
     names: tuple[str, ...] = ()
 
 
-def overlay(made: ScoreMap, kind: str | int | None) -> Any:
+class Shown(Protocol):
+    """What is painted, of a ScoreMap."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Classes, rows, columns."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Their names."""
+
+    @property
+    def placing(self) -> Placing:
+        """Where cells lie in the image."""
+
+    @property
+    def image(self) -> OpenImage:
+        """What was scanned."""
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """How the map was made."""
+
+    def pieces(self, classes: slice) -> Iterator[tuple[int, Array]]:
+        """Some classes in bands of rows, with the first row of each."""
+
+
+def overlay(made: Shown, kind: str | int | None) -> Any:
     """A pillow image. ``kind``: one class, by name or number; else the best of each cell."""
     pillow = import_module("PIL.Image")
     chosen = 0 if made.shape[0] == 1 else None if kind is None else class_number(made.classes, kind)
@@ -126,7 +152,7 @@ def _name(panel: Any, rows: Array, columns: Array, painted: _Painted) -> None:
             drawing.text((x, y), painted.names[kind], fill=ink, font=font, anchor="mm")
 
 
-def _cells(made: ScoreMap, count: int, step: float, axis: int) -> Array:
+def _cells(made: Shown, count: int, step: float, axis: int) -> Array:
     """The cell over each of so many pixels, ``step`` of the image's apart; -1 where there is none."""
     placing, most = made.placing, made.shape[axis + 1]
     found = np.array([placing.cell(placing.given((k + 0.5) * step, axis), axis) for k in range(count)])
@@ -158,7 +184,7 @@ def _thumbnail(image: OpenImage, step: int) -> Array:
     return found.repeat(3 // len(colours), axis=2)
 
 
-def _best(made: ScoreMap, shown: list[Array], kind: int | None) -> tuple[Array, Array]:
+def _best(made: Shown, shown: list[Array], kind: int | None) -> tuple[Array, Array]:
     """Class and score of the cells that are ``shown`` (rows, columns): the best class's, or those of one. Of a large
     map no more than that is ever in memory."""
     kinds, scores = (np.zeros([*map(len, shown)], dtype) for dtype in (np.uint32, np.float32))
@@ -176,7 +202,7 @@ def _share(score: Array) -> tuple[Array, float, float]:
     return np.where(alive, (score - low) / max(high - low, 1e-12), np.nan), low, high
 
 
-def _heat(made: ScoreMap, shown: list[Array], kind: int) -> _Painted:
+def _heat(made: Shown, shown: list[Array], kind: int) -> _Painted:
     share, low, high = _share(_best(made, shown, kind)[1])
     levels = np.arange(256) / 255 * (len(_STOPS) - 1)
     palette = np.stack([np.interp(levels, range(len(_STOPS)), stops) for stops in zip(*_STOPS, strict=True)], axis=1)
@@ -186,7 +212,7 @@ def _heat(made: ScoreMap, shown: list[Array], kind: int) -> _Painted:
     return _Painted(palette.astype(np.float32), colours, np.where(np.isnan(share), share, 1), legend)
 
 
-def _classes(made: ScoreMap, shown: list[Array]) -> _Painted:
+def _classes(made: Shown, shown: list[Array]) -> _Painted:
     """The classes that have most of the map in colours, those first, all others in one."""
     kinds, score = _best(made, shown, None)
     share, low, high = _share(score)
@@ -218,7 +244,7 @@ def _pale(share: float) -> Colour:
     return red, green, blue
 
 
-def _title(made: ScoreMap, chosen: int | None) -> list[str]:
+def _title(made: Shown, chosen: int | None) -> list[str]:
     """What is seen, in two lines."""
     notes, (_, rows, columns) = made.notes, made.shape
     model, image = (Path(notes[key].get("file", notes[key].get("folder", key))).name for key in ("model", "image"))

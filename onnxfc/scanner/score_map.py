@@ -15,7 +15,7 @@ from onnxfc.errors import UsageError
 from onnxfc.layout.boxes import Box
 from onnxfc.scanner.georeference import Georeference
 from onnxfc.scanner.picture import overlay
-from onnxfc.scanner.plan import Axis
+from onnxfc.scanner.placing import Placing
 from onnxfc.scanner.source import OpenImage
 
 Array = NDArray[Any]
@@ -56,44 +56,6 @@ class ArrayCells:
     def read(self, classes: slice, rows: slice, columns: slice) -> Array:
         """A part."""
         return np.asarray(self.array[classes, rows, columns])
-
-
-@dataclass(frozen=True)
-class Placing:
-    """Where cells lie. ``axes``: of the image that was scanned; its pixel (0, 0) is ``corner`` (row, column) of the
-    given image, which has 1 / ``factor`` of its pixels."""
-
-    axes: tuple[Axis, Axis]
-    corner: tuple[int, int] = (0, 0)
-    factor: float = 1.0
-
-    @property
-    def offset(self) -> tuple[float, float]:
-        """Where the square of a stride around the middle of cell (0, 0) begins, in pixels as they were scanned."""
-        down, across = ((axis.own - axis.stride / axis.per) / 2 for axis in self.axes)
-        return down, across
-
-    @property
-    def pitch(self) -> tuple[float, float]:
-        """From one cell to the next, in pixels as they were scanned."""
-        down, across = (axis.stride / axis.per for axis in self.axes)
-        return down, across
-
-    def given(self, place: float, axis: int) -> float:
-        """A pixel of the given image, from one as it was scanned."""
-        return self.corner[axis] + place / self.factor
-
-    def scanned(self, place: float, axis: int) -> float:
-        """A pixel as it was scanned, from one of the given image."""
-        return (place - self.corner[axis]) * self.factor
-
-    def cell(self, place: float, axis: int) -> int:
-        """The cell whose middle is nearest to a pixel of the given image."""
-        return math.floor(self.among_cells(place, axis))
-
-    def among_cells(self, place: float, axis: int) -> float:
-        """Where a pixel of the given image lies, counted in cells."""
-        return (self.scanned(place, axis) - self.offset[axis]) / self.pitch[axis]
 
 
 @dataclass(frozen=True)
