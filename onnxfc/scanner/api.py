@@ -155,7 +155,7 @@ def _job(
     token = os.urandom(8).hex()
     job = Job(token, whole, made.output.name, image, frame, prepared, scoring, plan, store, options.threads)
     job = replace(job, batch=options.batch, provider=options.provider)
-    return replace(job, at_once=_at_once(job, made, options)), seen
+    return replace(job, at_once=_at_once(job, made, options)), replace(seen, no_data=no_data)
 
 
 def _frame(made: ScanModel, opened: OpenImage, options: ScanOptions) -> Frame:
@@ -308,7 +308,7 @@ def _portable(job: Job, made: ScanModel) -> Job:
 def _map(job: Job, made: ScanModel, seen: OpenImage, notes: dict[str, Any]) -> ScoreMap:
     names = class_names(made.metadata(), made.classes)
     kept = names if job.scoring.classes is None else tuple(names[k] for k in job.scoring.classes)
-    placing = Placing(job.plan.axes, job.frame.corner, float(job.frame.factor))
+    placing = Placing(job.plan.axes, job.frame.corner, job.frame.factor)
     place = seen.georeference
     if place is not None:
         (down, across), (tall, wide) = placing.offset, placing.pitch

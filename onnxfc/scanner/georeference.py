@@ -79,11 +79,14 @@ def _count(value: Any, kind: str) -> int:
 
 
 def _transform(tags: Mapping[int, Any]) -> Transform | None:
-    if _MATRIX in tags:
+    """As GDAL reads them: a scale goes ahead of a matrix, its rows go down, and the first of its tie points counts."""
+    across, down = (abs(float(item)) if k else float(item) for k, item in enumerate((*tags.get(_SCALE, ()), 0, 0)[:2]))
+    if across and down:
+        if len(tags.get(_TIE, ())) < 6:
+            return None
+        i, j, _, x, y, _ = (float(item) for item in tags[_TIE][:6])
+        return across, 0.0, x - i * across, 0.0, -down, y + j * down
+    if len(tags.get(_MATRIX, ())) == 16:
         m = [float(item) for item in tags[_MATRIX]]
         return m[0], m[1], m[3], m[4], m[5], m[7]
-    if _SCALE in tags and _TIE in tags and len(tags[_TIE]) == 6:
-        across, down = (float(item) for item in tags[_SCALE][:2])
-        i, j, _, x, y, _ = (float(item) for item in tags[_TIE])
-        return across, 0.0, x - i * across, 0.0, -down, y + j * down
     return None

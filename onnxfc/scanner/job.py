@@ -206,6 +206,7 @@ class TileWorker:
         found: Array | None = None
         valid = self.job.scoring.valid(pixels)
         if valid is not None:
+            self._without_edge(tile, valid)
             found = self._count(tile, valid, around=False) == 0
         if pixels.dtype.kind == "f":
             spoiled = np.asarray(np.isnan(pixels[:, :, list(self.job.preparation.bands)]).any(axis=2))
@@ -213,6 +214,14 @@ class TileWorker:
                 reached = self._count(tile, spoiled, around=True) > 0
                 found = reached if found is None else found | reached
         return found
+
+    def _without_edge(self, tile: Tile, valid: Array) -> None:
+        """Zeros that the image is grown by are no data of its own: what lies beside them decides."""
+        source = self.image.source
+        if isinstance(source, Edged) and source.mode == "constant":
+            height, width = source.source.shape[:2]
+            valid[max(0, height - tile.rows.start) :] = False
+            valid[:, max(0, width - tile.columns.start) :] = False
 
     def _count(self, tile: Tile, chosen: Array, around: bool) -> Array:
         """How many of the chosen pixels (h, w) each cell's crop has; ``around``: with all that the cell depends on."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from onnxfc.errors import ReadError, UsageError
-from onnxfc.scanner.source import Array, ArraySource, Mapped, OneByOne, OpenImage, Source
+from onnxfc.scanner.source import ORIENTATION, Array, ArraySource, Mapped, OneByOne, OpenImage, Oriented, Source
 
 
 def given(image: Any) -> Any:
@@ -84,11 +85,14 @@ def _tiff(path: Path, level: int) -> OpenImage:
 
 def _picture(path: Path, level: int) -> OpenImage:
     """PNG and JPEG have no windows: they are decoded whole. Of 16 bits a colour pillow keeps 8 only."""
-    if path.suffix.lower() == ".png" and _deep(path):
-        codecs = needs("imagecodecs", path)
-        return _with_alpha(_decoded(path, lambda: codecs.png_decode(path.read_bytes())))
     pillow, turned = needs("PIL.Image", path), needs("PIL.ImageOps", path).exif_transpose
     pillow.MAX_IMAGE_PIXELS = None  # large images are what this is for
+    if path.suffix.lower() == ".png" and _deep(path):
+        codecs = needs("imagecodecs", path)
+        found = _with_alpha(_decoded(path, lambda: codecs.png_decode(path.read_bytes())))
+        with pillow.open(path) as image:
+            held = image.getexif().get(ORIENTATION, 1)
+        return replace(found, source=Oriented(found.source, held)) if held in range(2, 9) else found
 
     def decode() -> Array:
         with pillow.open(path) as image:

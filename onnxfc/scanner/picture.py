@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
@@ -155,7 +156,7 @@ def _name(panel: Any, rows: Array, columns: Array, painted: _Painted) -> None:
 def _cells(made: Shown, count: int, step: float, axis: int) -> Array:
     """The cell over each of so many pixels, ``step`` of the image's apart; -1 where there is none."""
     placing, most = made.placing, made.shape[axis + 1]
-    found = np.array([placing.cell(placing.given((k + 0.5) * step, axis), axis) for k in range(count)])
+    found = np.array([placing.cell(placing.given(Fraction((k + 0.5) * step), axis), axis) for k in range(count)])
     return np.where((found >= 0) & (found < most), found, -1)
 
 
@@ -167,6 +168,7 @@ def _thumbnail(image: OpenImage, step: int) -> Array:
     across = np.arange(0, width, step)
     wide = np.diff(np.append(across, width))[:, None]
     plain = image.source.dtype == np.uint8
+    hidden = None if plain or image.no_data is None else image.no_data  # else all else would be of one grey beside it
     found = np.empty((-(-height // step), len(across), len(colours)), np.uint8 if plain else np.float32)
     tall, many = (max(1, side // step) for side in _WINDOW)
     for top in range(0, height, tall * step):
@@ -175,12 +177,15 @@ def _thumbnail(image: OpenImage, step: int) -> Array:
             pixels = image.source.read(top, min(height, top + tall * step), left, right)[:, :, colours]
             for row in range(0, len(pixels), step):
                 rows = pixels[row : row + step]
+                if hidden is not None:
+                    rows = np.where(rows == hidden, np.float32(np.nan), rows)
                 sums = np.add.reduceat(rows.sum(axis=0, dtype=np.float32), across[first : first + many] - left, axis=0)
                 found[(top + row) // step, first : first + many] = sums / (len(rows) * wide[first : first + many])
     if not plain:
-        found = np.nan_to_num(found, copy=False)
-        low, high = float(found.min()), float(found.max())
-        found = ((found - low) * (255 / max(high - low, 1e-12))).astype(np.uint8)
+        finite = found[np.isfinite(found)]
+        low, high = float(finite.min(initial=np.inf)), float(finite.max(initial=-np.inf))
+        found = np.clip((found - low) * (255 / max(high - low, 1e-12)), 0, 255)
+        found = np.nan_to_num(found, nan=0).astype(np.uint8)
     return found.repeat(3 // len(colours), axis=2)
 
 
@@ -221,7 +226,7 @@ def _classes(made: Shown, shown: list[Array]) -> _Painted:
     there = np.flatnonzero(weight)
     coloured = there[np.argsort(-weight[there], kind="stable")][: len(COLOURS)]
     palette = np.full((made.shape[0], 3), _OTHERS, np.float32)
-    palette[coloured] = COLOURS[: len(coloured)]
+    palette[coloured] = np.reshape(COLOURS[: len(coloured)], (-1, 3))
     legend: Legend = [(None, "class")]
     legend += [(colour, made.classes[k]) for k, colour in zip(coloured, COLOURS, strict=False)]
     if len(there) > len(coloured):

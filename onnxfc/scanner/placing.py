@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 
 from onnxfc.scanner.plan import Axis
 
@@ -15,7 +16,7 @@ class Placing:
 
     axes: tuple[Axis, Axis]
     corner: tuple[int, int] = (0, 0)
-    factor: float = 1.0
+    factor: Fraction = Fraction(1)
 
     @property
     def offset(self) -> tuple[float, float]:
@@ -29,18 +30,18 @@ class Placing:
         down, across = (axis.stride / axis.per for axis in self.axes)
         return down, across
 
-    def given(self, place: float, axis: int) -> float:
+    def given(self, place: int | Fraction, axis: int) -> Fraction:
         """A pixel of the given image, from one as it was scanned."""
         return self.corner[axis] + place / self.factor
 
-    def scanned(self, place: float, axis: int) -> float:
+    def scanned(self, place: float | Fraction, axis: int) -> float:
         """A pixel as it was scanned, from one of the given image."""
-        return (place - self.corner[axis]) * self.factor
+        return float((place - self.corner[axis]) * self.factor)
 
-    def cell(self, place: float, axis: int) -> int:
+    def cell(self, place: float | Fraction, axis: int) -> int:
         """The cell whose middle is nearest to a pixel of the given image."""
         return math.floor(self.among_cells(place, axis))
 
-    def among_cells(self, place: float, axis: int) -> float:
+    def among_cells(self, place: float | Fraction, axis: int) -> float:
         """Where a pixel of the given image lies, counted in cells."""
         return (self.scanned(place, axis) - self.offset[axis]) / self.pitch[axis]

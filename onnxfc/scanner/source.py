@@ -21,6 +21,8 @@ from onnxfc.scanner.georeference import Georeference
 
 Array = NDArray[Any]
 EdgeMode = Literal["none", "reflect", "constant"]
+ORIENTATION = 274
+"""The tag in TIFF and EXIF."""
 
 
 @runtime_checkable
@@ -278,13 +280,19 @@ class Resampled(View):
         """Rows first, then columns."""
         height, width = self.source.shape[:2]
         (top, rows, by_row), (left, columns, by_column) = self._taps(y0, y1, height), self._taps(x0, x1, width)
-        pixels = self.source.read(top, int(rows.max()) + 1, left, int(columns.max()) + 1).astype(np.float32)
+        work = np.result_type(self.dtype, np.float32)  # which has more digits than 16 bits, and float64 than 32
+        pixels = self.source.read(top, int(rows.max()) + 1, left, int(columns.max()) + 1).astype(work)
+        by_row, by_column = by_row.astype(work), by_column.astype(work)
         tall = sum(by_row[:, k, None, None] * pixels[rows[:, k] - top] for k in range(rows.shape[1]))
         wide = sum(by_column[None, :, k, None] * tall[:, columns[:, k] - left] for k in range(columns.shape[1]))
         found: Array = np.asarray(wide)
+        if self.dtype.kind in "iub":
+            found = np.rint(found)
         if self.dtype.kind in "iu":
             limits = np.iinfo(self.dtype)
-            found = np.clip(np.rint(found), limits.min, limits.max)
+            most = work.type(limits.max)
+            most = np.nextafter(most, 0, dtype=work) if int(most) > limits.max else most
+            found = np.clip(found, limits.min, most)
         return found.astype(self.dtype)
 
     def _taps(self, low: int, high: int, length: int) -> tuple[int, Array, Array]:
@@ -298,4 +306,4 @@ class Resampled(View):
         weights[(places < 0) | (places >= length)] = 0
         weights /= weights.sum(axis=1, keepdims=True)
         places = np.clip(places, 0, length - 1)
-        return int(places.min()), places, weights.astype(np.float32)
+        return int(places.min()), places, weights

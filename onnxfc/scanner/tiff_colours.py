@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from onnxfc.errors import UsageError
-from onnxfc.scanner.source import Array, Masked, OpenImage, Oriented, Recoded, Source
+from onnxfc.scanner.source import ORIENTATION, Array, Masked, OpenImage, Oriented, Recoded, Source
 
 JPEG = (6, 7, 34892, 33007)
 _GREY, _COLOURS, _PALETTE, _RAW = (0, 1), 2, 3, (32803, 34892)
 _YCBCR, _YCBCR_JPEG2000, _INTO_COLOURS = 6, 33003, (*JPEG, 34927, 50001)
 """That come out of their codec as red, green and blue: JPEG and WebP."""
-_ORIENTATION, _PREMULTIPLIED = 274, 1
+_PREMULTIPLIED = 1
 
 
 def check_colours(path: Path, page: Any) -> None:
@@ -41,7 +41,7 @@ def seen(found: OpenImage, page: Any, mask: Source | None) -> OpenImage:
         found = replace(found, source=_recoded(found, _straight(found.alpha)))
     if mask is not None and found.alpha is None:
         found = replace(found, source=Masked(found.source, mask), alpha=found.bands)
-    tag = page.tags.get(_ORIENTATION)
+    tag = page.tags.get(ORIENTATION)
     if tag is None or tag.value not in range(2, 9) or found.georeference is not None:
         return found
     return replace(found, source=Oriented(found.source, int(tag.value)), rows=None)

@@ -20,6 +20,7 @@ from onnxfc.errors import ReadError, UsageError
 from onnxfc.scanner.georeference import Georeference
 from onnxfc.scanner.source import Array, ArraySource, Mapped, OpenImage
 from onnxfc.scanner.tiff_colours import JPEG, check_colours, seen
+from onnxfc.scanner.tiff_lerc import LERC, lerc_decoded
 
 CACHE = 48_000_000
 """Bytes of decoded tiles or strips that are kept for the next window."""
@@ -46,15 +47,16 @@ def open_tiff(path: Path, level: int) -> OpenImage:
     page = pages[0]
     _check(path, pages)
     source: Any
+    lock = threading.Lock()  # of the file, in which image and mask are read at one place at a time
     if len(pages) == 1 and page.is_memmappable:
         mapped = Mapped(path, page.dataoffsets[0], _plain(page), np.dtype(file.byteorder + page.dtype.char))
         source = ArraySource(mapped, bands_first)
     else:
-        source = TiffSource(path, pages, _no_data(first))
+        source = TiffSource(path, pages, _no_data(first), lock)
     found = OpenImage(source, _alpha(page), _no_data(first), _georeference(first, page), _rows(page, source))
     if page.is_tiled and isinstance(source, TiffSource):
         found = replace(found, kept=CACHE // (source.shape[2] * source.dtype.itemsize), tall=page.tilelength)
-    return seen(found, page, _mask(path, file.series[1:], level, page))
+    return seen(found, page, _mask(path, file.series[1:], level, page, lock))
 
 
 class SegmentCache:
@@ -90,9 +92,10 @@ class SegmentCache:
 
 
 class TiffSource:
-    """One page, or a page for each band. Tiles that the file leaves out have its no-data value, 0 if it has none."""
+    """One page, or a page for each band. Tiles that the file leaves out have its no-data value, 0 if it has none.
+    ``lock``: of the file."""
 
-    def __init__(self, path: Path, pages: list[Any], no_data: float | None) -> None:
+    def __init__(self, path: Path, pages: list[Any], no_data: float | None, lock: threading.Lock) -> None:
         page = pages[0]
         self._path, self._pages = path, pages
         self._separate = page.planarconfig == 2 and page.samplesperpixel > 1
@@ -107,7 +110,7 @@ class TiffSource:
         if no_data is not None and (self.dtype.kind == "f" or no_data == np.float64(no_data).astype(self.dtype)):
             self._blank = np.float64(no_data).astype(self.dtype)
         self._kept = SegmentCache()
-        self._lock = threading.Lock()
+        self._lock = lock
 
     def read(self, y0: int, y1: int, x0: int, x1: int) -> Array:
         """Put together from its segments. Raises ReadError where one is damaged."""
@@ -149,6 +152,9 @@ class TiffSource:
             decode = _told(self._path, lambda: page.decode)
             page.parent.filehandle.seek(page.dataoffsets[number])
             content = page.parent.filehandle.read(page.databytecounts[number])
+        if page.compression == LERC:
+            samples = 1 if self._separate or len(self._pages) > 1 else self.shape[2]
+            return np.asarray(_told(self._path, lambda: lerc_decoded(page, content, samples, self._blank)))
         # Its codec makes grey of what is missing, and says nothing.
         if page.compression == 7 and not page.jpegheader and not content.rstrip(b"\0").endswith(_END_OF_JPEG):
             raise ReadError(f"{self._path}: tile {number} is cut short; copy the file again")
@@ -222,7 +228,7 @@ def _alpha(page: Any) -> int | None:
     return int(page.samplesperpixel) - len(extra) + found[0] if found else None
 
 
-def _mask(path: Path, others: Any, level: int, page: Any) -> TiffSource | None:
+def _mask(path: Path, others: Any, level: int, page: Any, lock: threading.Lock) -> TiffSource | None:
     """What says of the image's pixels whether they are data, 0 where they are not: a page of its own, as GDAL writes
     it."""
     for series in others:
@@ -230,7 +236,7 @@ def _mask(path: Path, others: Any, level: int, page: Any) -> TiffSource | None:
         same = (found.imagelength, found.imagewidth) == (page.imagelength, page.imagewidth)
         if int(found.subfiletype) & _MASK and same:
             _check(path, [found])
-            return TiffSource(path, [found], None)
+            return TiffSource(path, [found], None, lock)
     return None
 
 
@@ -250,8 +256,10 @@ def _georeference(first: Any, page: Any) -> Georeference | None:
 
 
 def _rows(page: Any, source: Any) -> int | None:
-    """So many rows of a striped image fit into the cache twice: threads read the next while others still read these."""
-    if page.is_tiled or not isinstance(source, TiffSource):
+    """So many rows of a striped image fit into the cache twice: threads read the next while others still read these. No
+    fewer than a strip has; one alone is decoded once."""
+    strip = int(page.rowsperstrip)
+    if page.is_tiled or not isinstance(source, TiffSource) or strip >= source.shape[0]:
         return None
     row = int(source.shape[1] * source.shape[2] * source.dtype.itemsize)
-    return max(1, CACHE // 2 // row - 2 * int(page.rowsperstrip))
+    return max(strip, CACHE // 2 // row - 2 * strip)

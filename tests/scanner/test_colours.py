@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pytest
 import rasterio
@@ -12,7 +15,7 @@ import tifffile
 from PIL import Image, ImageOps
 from test_readers import picture, windows
 
-from onnxfc import ScanOptions, UsageError, scan
+from onnxfc import ReadError, ScanOptions, UsageError, scan
 from onnxfc.scanner.job import Scoring
 from onnxfc.scanner.open_image import open_image
 from onnxfc.scanner.source import OpenImage
@@ -20,6 +23,7 @@ from onnxfc.scanner.source import OpenImage
 pytestmark = pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
 GREY = picture(1)[:, :, 0]
 ORIENTATION = 274
+OLD_GDAL = tuple(map(int, rasterio.__version__.split(".")[:2])) < (1, 4)
 
 
 def as_pillow(path: Path, mode: str | None = None) -> np.ndarray:
@@ -44,6 +48,19 @@ def test_images_stand_as_the_camera_was_held(kind: str, orientation: int, tmp_pa
     exif[ORIENTATION] = orientation
     Image.fromarray(picture()).save(turned, exif=exif)
     windows(open_image(path), as_pillow(turned))  # Pillow 10 turns a TIFF twice
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_deep_colours_stand_so_too(orientation: int, tmp_path: Path) -> None:
+    """Pillow writes no PNG of 16 bits a colour; its 8 bits stand as these must."""
+    deep, plain, exif = tmp_path / "deep.png", tmp_path / "plain.png", Image.Exif()
+    exif[ORIENTATION] = orientation
+    Image.fromarray(picture()).save(plain, exif=exif)
+    content = imagecodecs.png_encode(picture().astype(np.uint16) * 257)
+    told = exif.tobytes().removeprefix(b"Exif\0\0")
+    chunk = struct.pack(">I", len(told)) + b"eXIf" + told + struct.pack(">I", zlib.crc32(b"eXIf" + told))
+    deep.write_bytes(content[:33] + chunk + content[33:])  # behind the header
+    windows(open_image(deep), as_pillow(plain).astype(np.uint16) * 257)
 
 
 def test_an_image_on_a_map_stands_as_its_coordinates_count(tmp_path: Path) -> None:
@@ -135,7 +152,7 @@ def test_tiffs_of_gdal(codec: str, interleave: str, tmp_path: Path) -> None:
     how: dict[str, Any] = {"compress": codec, "interleave": interleave, "BIGTIFF": "YES", "endianness": "BIG"}
     how |= {"photometric": "ycbcr"} if (codec, interleave) == ("jpeg", "pixel") else {}
     how |= {"tiled": True, "blockxsize": 32, "blockysize": 48, "dtype": "uint8"}
-    if codec == "lerc" and tuple(map(int, rasterio.__version__.split(".")[:2])) < (1, 4):
+    if codec == "lerc" and OLD_GDAL:
         pytest.skip("the GDAL of this rasterio lacks the codec")
     with rasterio.open(path, "w", driver="GTiff", width=width, height=height, count=3, **how) as file:
         file.write(np.moveaxis(picture(), 2, 0))
@@ -145,6 +162,45 @@ def test_tiffs_of_gdal(codec: str, interleave: str, tmp_path: Path) -> None:
     allowed = (6, 0.32) if codec == "jpeg" else (0, 0)  # libraries differ in how they spread its colours
     assert off.max() <= allowed[0]
     assert off.mean() <= allowed[1]
+
+
+HOLES = {"whole": (), "a pixel": (slice(None), 50, 60), "a band of a pixel": (0, 50, 60), "a corner": (0, slice(0, 70))}
+
+
+@pytest.mark.skipif(OLD_GDAL, reason="the GDAL of this rasterio lacks the codec")
+@pytest.mark.parametrize("codec", ["lerc", "lerc_deflate", "lerc_zstd"])
+@pytest.mark.parametrize("interleave", ["pixel", "band"])
+@pytest.mark.parametrize("hole", HOLES.values(), ids=HOLES)
+def test_places_without_a_value_of_lerc(hole: Any, interleave: str, codec: str, tmp_path: Path) -> None:
+    """LERC keeps NaN as a mask, and bands in another order where each has its own."""
+    path, wanted = tmp_path / "image.tif", picture(dtype="float32").transpose(2, 0, 1).copy()
+    if hole:
+        wanted[hole] = np.nan
+    how: dict[str, Any] = {
+        "compress": codec,
+        "interleave": interleave,
+        "tiled": True,
+        "blockxsize": 64,
+        "blockysize": 48,
+    }
+    height, width = wanted.shape[1:]
+    with rasterio.open(path, "w", driver="GTiff", width=width, height=height, count=3, dtype="float32", **how) as file:
+        file.write(wanted)
+    np.testing.assert_array_equal(seen(path).transpose(2, 0, 1), wanted)
+
+
+@pytest.mark.skipif(OLD_GDAL, reason="the GDAL of this rasterio lacks the codec")
+def test_numbers_of_lerc_in_big_endian_files(tmp_path: Path) -> None:
+    path, wanted = tmp_path / "image.tif", picture(dtype="uint16").transpose(2, 0, 1)
+    how: dict[str, Any] = {"compress": "lerc", "interleave": "pixel", "endianness": "BIG", "driver": "GTiff"}
+    how |= {"width": wanted.shape[2], "height": wanted.shape[1], "count": 3}
+    with rasterio.open(path, "w", dtype="uint16", **how) as file:
+        file.write(wanted)
+    np.testing.assert_array_equal(seen(path).transpose(2, 0, 1), wanted)
+    with rasterio.open(path, "w", dtype="float32", **how) as file:
+        file.write(wanted.astype(np.float32))
+    with pytest.raises(ReadError, match="big-endian before LERC took them for numbers; write it anew"):
+        seen(path)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 import rasterio
+import tifffile
 from hazards import Net
 from rasterio.shutil import copy
 from rasterio.transform import Affine
@@ -137,3 +139,68 @@ def test_mask_of_gdal_is_alpha_at_every_level(codec: str, tmp_path: Path) -> Non
         made = np.asarray(scan(finder(), tmp_path / name, options=ScanOptions(prove=False, tile=11)))
         rows, columns = (4 * np.arange(n) for n in made.shape[1:])
         assert np.array_equal(np.isnan(made[0]), (rows + 20 <= 300)[:, None] & (columns + 20 <= 400)[None])
+
+
+@pytest.mark.parametrize("codec", ["none", "deflate"])
+def test_image_and_mask_of_one_file_are_read_at_once(codec: str, tmp_path: Path) -> None:
+    """By several threads, each of which moves the one place at which the file is read."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(1, 60_000, (3, 400, 400), np.uint16)
+    data = np.where(rng.random((400, 400)) < 0.5, 255, 0).astype(np.uint8)
+    how: dict[str, Any] = {"width": 400, "height": 400, "count": 3, "dtype": "uint16", "interleave": "band"}
+    how |= {"tiled": True, "blockxsize": 16, "blockysize": 16, "compress": codec}
+    with (
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+        rasterio.open(tmp_path / "image.tif", "w", transform=Affine(1, 0, 0, 0, -1, 0), **how) as file,
+    ):
+        file.write(pixels)
+        file.write_mask(data)
+    wanted = np.concatenate([pixels, np.where(data, 65535, 0)[None]]).astype(np.uint16)
+    source = open_image(tmp_path / "image.tif").source
+
+    def differ(number: int) -> int:
+        rng = np.random.default_rng(number)
+        places = rng.integers(0, 300, (40, 2))
+        found = (np.moveaxis(source.read(y, y + 100, x, x + 100), 2, 0) for y, x in places)
+        pieces = (wanted[:, y : y + 100, x : x + 100] for y, x in places)
+        return sum(not np.array_equal(a, b) for a, b in zip(found, pieces, strict=True))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(differ, range(4))) == [0] * 4
+
+
+_KEYS = (34735, "H", 16, (1, 1, 0, 3, 1024, 0, 1, 1, 1025, 0, 1, 1, 3072, 0, 1, 32633), True)
+_SCALE = (33550, "d", 3, (2.0, 3.0, 0.0), True)
+_TIE = (33922, "d", 6, (10.0, 20.0, 0.0, 100.0, 900.0, 0.0), True)
+_MATRIX = (34264, "d", 16, (5.0, 1, 0, 7, -1, -5, 0, 8, 0, 0, 0, 0, 0, 0, 0, 1), True)
+PLACES: dict[str, list[Any]] = {
+    "a tie point within": [_SCALE, _TIE],
+    "two tie points": [_SCALE, (33922, "d", 12, (0.0, 0, 0, 100, 900, 0, 200, 200, 0, 500, 500, 0), True)],
+    "rows that go up": [(33550, "d", 3, (2.0, -2.0, 0.0), True), _TIE],
+    "a scale and a matrix": [_SCALE, _TIE, _MATRIX],
+    "a matrix": [_MATRIX],
+    "no scale": [(33550, "d", 3, (0.0, 0.0, 0.0), True), _TIE],
+}
+
+
+@pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
+@pytest.mark.parametrize("tags", PLACES.values(), ids=PLACES)
+def test_places_are_those_of_gdal(tags: list[Any], tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 255, (60, 70), np.uint8)
+    tifffile.imwrite(tmp_path / "image.tif", image, extratags=[*tags, _KEYS])
+    scan(finder(), tmp_path / "image.tif", tmp_path / "map.tif", options=ScanOptions(prove=False))
+    with rasterio.open(tmp_path / "image.tif") as before, rasterio.open(tmp_path / "map.tif") as after:
+        if before.transform.is_identity:
+            assert after.transform.is_identity
+            return
+        wanted = before.transform * Affine.translation(8, 8) * Affine.scale(4)
+        assert tuple(after.transform) == pytest.approx(tuple(wanted))
+        assert after.crs == before.crs
+
+
+@pytest.mark.parametrize("edge", ["none", "reflect", "constant"])
+def test_what_an_image_is_grown_by_is_no_data(edge: Any, tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(1, 200, (101, 103), np.uint8)
+    image[40:] = 255
+    made = np.asarray(scan(finder(), image, options=ScanOptions(prove=False, no_data=255, edge=edge)))
+    assert np.isnan(made[0]).all(axis=1).tolist() == [4 * row >= 40 for row in range(made.shape[1])]

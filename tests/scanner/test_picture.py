@@ -177,3 +177,10 @@ def test_a_larger_map_takes_no_more_memory() -> None:
             tracemalloc.stop()
     assert max(after - before for before, after in zip(*peaks, strict=True)) < 25, peaks
     assert max(heat for heat, _ in peaks) < 50, peaks
+
+
+def test_what_is_no_data_does_not_hide_the_image() -> None:
+    image = np.random.default_rng(0).random((60, 80), np.float32)
+    image[:20] = -9999
+    seen = np.asarray(scan(DIGITS, image, options=ScanOptions(prove=False, no_data=-9999)).overlay())
+    assert len(np.unique(seen[TOP + 300 : TOP + 500, GAP : GAP + 700])) > 150

@@ -279,6 +279,25 @@ def test_resampled_as_pillow_does(factor: Fraction) -> None:
     assert np.abs(found.astype(int) - wanted).max() <= 1
 
 
+@pytest.mark.parametrize("kind", ["int32", "uint32", "int64", "uint64", "int16", "bool"])
+def test_resampled_in_their_own_range(kind: str) -> None:
+    """Half of equal pixels is that pixel, also the largest; half of bits is what most of them are."""
+    if kind == "bool":
+        bits = np.zeros((64, 64), bool)
+        bits[:, 32:] = True
+        half = Resampled(ArraySource(bits), Fraction(1, 2)).read(0, 32, 0, 32)[:, :, 0]
+        assert half.dtype == bool
+        np.testing.assert_array_equal(half[0], np.arange(32) >= 16)
+        sparse = np.zeros((64, 64), bool)
+        sparse[::4, ::4] = True
+        assert not Resampled(ArraySource(sparse), Fraction(1, 2)).read(0, 32, 0, 32).any()
+        return
+    limits = np.iinfo(kind)
+    for value in (limits.min, limits.max, limits.max // 2 + 1, min(2**24 + 1, limits.max)):
+        found = Resampled(ArraySource(np.full((8, 8), value, kind)), Fraction(1, 2)).read(0, 4, 0, 4)
+        assert abs(int(found[1, 1, 0]) - value) <= max(1, value >> 52)
+
+
 # What cannot be read
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -478,6 +480,18 @@ def test_bands_are_chosen_and_turned() -> None:
         scan(model, image, options=ScanOptions(prove=False, bands=(1, 2, 6)))
 
 
+@pytest.mark.parametrize("factor", ["7/5", "3/7", 3])
+def test_boxes_of_a_resampled_image_are_no_wider_than_they_are(factor: Any) -> None:
+    """Counted in fractions: where crops end on a pixel, a box does."""
+    image = np.random.default_rng(0).integers(0, 255, (140, 140), np.uint8)
+    made = scan(DIGITS, image, options=ScanOptions(scale=1 / 255, prove=False, resample=factor))
+    for cell in range(made.shape[1]):
+        begin = Fraction(4 * cell) / Fraction(factor)
+        end = Fraction(4 * cell + 16) / Fraction(factor)
+        box = made.box(cell, 0)
+        assert (box.start[0], box.stop[0]) == (math.floor(begin), math.ceil(end))
+
+
 def test_region_and_resampling_keep_places(whole: np.ndarray) -> None:
     made = scan(DIGITS, CANVAS, options=ScanOptions(scale=1 / 255, prove=False, region=(40, 36, 120, 100)))
     close(made, in_one_pass(DIGITS, np.ascontiguousarray(canvas()[:, 36:136, 40:160])))
@@ -848,6 +862,20 @@ def test_strips_are_decoded_about_once(tmp_path: Path, monkeypatch: pytest.Monke
     assert len(set(decoded)) == 300
     assert len(decoded) < 1.25 * 300
     close(found.map, in_one_pass(DIGITS, grey[None].astype(np.float32) / 255))
+
+
+@pytest.mark.parametrize("rows", [600, 1200])
+def test_strips_larger_than_the_cache_do_not_make_tiles_flat(
+    rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last strip that was decoded is kept, however large it is."""
+    from onnxfc.scanner import tiff_source
+
+    grey = np.random.default_rng(0).integers(0, 255, (1200, 1500), np.uint8)
+    tifffile.imwrite(tmp_path / "image.tif", grey, rowsperstrip=rows, compression="deflate")
+    monkeypatch.setattr(tiff_source, "CACHE", 300_000)
+    found = run_scan(DIGITS, tmp_path / "image.tif", options=SCALED)
+    assert found.job.plan.size[0] > 300
 
 
 def test_tiles_of_a_wide_image_are_decoded_about_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,6 +69,14 @@ def test_a_map_without_data_has_no_figure(how: str) -> None:
     assert np.isnan(made.reduce(how)).all()
 
 
+@pytest.mark.parametrize("kind", [None, 3])
+def test_a_map_without_data_is_painted(kind: int | None) -> None:
+    """The map over the image is the image in grey."""
+    made = small(image=np.full((24, 40), 90, np.uint8), no_data=90)
+    over = np.asarray(made.overlay(kind))
+    assert (over == 90).all(axis=2).sum() > 0.1 * over[:, :, 0].size
+
+
 def test_two_maps_of_one_scan(tmp_path: Path) -> None:
     made = small(tmp_path / "one.zarr", tmp_path / "two.zarr")
     one, two = (ChunkStore.open(tmp_path / f"{name}.zarr") for name in ("one", "two"))
