@@ -76,6 +76,14 @@ def cropped(size: Pixels) -> onnx.ModelProto:
     return end_of(net, net.op("Slice", tensor, net.ints(1, 1), net.ints(size[0] - 1, size[1] - 1), net.ints(2, 3)))
 
 
+def filled_behind(size: Pixels) -> onnx.ModelProto:
+    """Filled up to a multiple of 4 and a row more; what was filled in is cut off again, counted from behind."""
+    net, tensor = begin(size)
+    more = net.op("Add", missing(net, 2, 4), net.ints(1))
+    tensor = net.op("Pad", tensor, net.op("Concat", net.ints(0, 0, 0, 0, 0, 0), more, net.ints(0), axis=0))
+    return end_of(net, net.op("Slice", tensor, net.ints(1), net.op("Neg", more), net.ints(2)))
+
+
 def agree(build: Build, native: Pixels, at: Pixels) -> None:
     done = rewrite(build(native), prove=False)
     image = np.random.default_rng(1).standard_normal((1, 2, *at)).astype(np.float32)
@@ -86,13 +94,13 @@ def agree(build: Build, native: Pixels, at: Pixels) -> None:
 
 
 @pytest.mark.parametrize("at", SIZES)
-@pytest.mark.parametrize("build", [filled, chosen, inner, cropped])
+@pytest.mark.parametrize("build", [filled, filled_behind, chosen, inner, cropped])
 def test_follows_the_image_at_every_size(build: Build, at: Pixels) -> None:
     """Also where it is the same at all sizes of the stride grid, as the rest of a division is."""
     agree(build, (16, 16), at)
 
 
-@pytest.mark.parametrize("build", [filled, chosen, inner, cropped])
+@pytest.mark.parametrize("build", [filled, filled_behind, chosen, inner, cropped])
 def test_is_proven(build: Build) -> None:
     proven(build((16, 16)), exact=False, crops=False)
 
@@ -144,6 +152,17 @@ def test_half_of_the_map_is_a_head_s_or_refused() -> None:
     net, tensor = begin((16, 16))
     half = net.op("Slice", tensor, net.ints(0), net.op("Div", length(net, 2), net.ints(2)), net.ints(2))
     proven(net.model(net.fc(net.op("Flatten", half), 4 * 8 * 16, 5)), exact=False, crops=False)
+
+
+def test_a_piece_that_begins_elsewhere_from_size_to_size_has_no_grid() -> None:
+    """All rows but one: the last, or the first where the height makes an odd number of blocks of 64. Which pixels its
+    first row reads, no stride and start say."""
+    net, tensor = begin((16, 16))
+    first = net.op("Mod", net.op("Div", length(net, 2), net.ints(64)), net.ints(2))
+    last = net.op("Sub", net.op("Add", first, length(net, 2)), net.ints(1))
+    piece = net.op("Slice", tensor, first, last, net.ints(2))
+    found = refusal(end_of(net, piece))
+    assert (found.code, found.node) == ("cut-out", f"node_{piece}")
 
 
 @pytest.mark.parametrize("end", ["square", "fixed"])
