@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from fixture_files import fixture_file
-from hazards import OLD_RUNTIME, complete
+from fixture_files import fixture_file, must_run
+from hazards import complete
 
 from onnxfc import RewriteOptions
 from onnxfc.errors import NothingToRewrite
@@ -62,8 +62,7 @@ def test_integers_as_maps_alone(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["lenet.dynamic", "digits.dynamic", "mobilenet.dynamic", "mobilenet.nbits4"])
 def test_other_integers_of_one_size(name: str) -> None:
-    if OLD_RUNTIME and name.endswith(".dynamic"):
-        pytest.skip("this onnxruntime has no ConvInteger of such integers yet")
+    must_run(name)
     done = made(name, fixed_size=loaded_size(name))
     np.testing.assert_allclose(values(complete(done))[0].ravel(), values(loaded(name))[0].ravel(), atol=2e-6)
 

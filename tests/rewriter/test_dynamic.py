@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from fixture_files import FIXTURES, fixture_file
-from hazards import CHANNELS, CHECK, FEATURES, NATIVE, Net, complete, head, own_crops, refusal
+from fixture_files import FIXTURES, NO_INTEGERS, fixture_file, must_run
+from hazards import CHANNELS, CHECK, FEATURES, NATIVE, OLD_RUNTIME, Net, complete, head, own_crops, refusal
 from onnx import TensorProto, helper, numpy_helper
 from onnx.utils import Extractor
 from quantised import SPOILS, Layer, layers, optimised, passes_as_a_stranger
@@ -38,6 +38,7 @@ def loaded(name: str) -> onnx.ModelProto:
 
 @pytest.mark.parametrize("name", DYNAMIC)
 def test_parity_to_the_bit(name: str) -> None:
+    must_run(name)
     done = rewrite(loaded(name), check_options=CheckOptions(threads=1))
     parity = done.parity
     assert parity is not None
@@ -59,6 +60,7 @@ def test_parity_to_the_bit(name: str) -> None:
 @pytest.mark.parametrize("name", DYNAMIC)
 def test_what_onnxruntime_makes_of_the_layers(name: str, tmp_path: Path) -> None:
     """Every one of the head is a ConvInteger; those of context stay."""
+    must_run(name)
     original = loaded(name)
     before, after = optimised(original, tmp_path), optimised(complete(rewrite(original, prove=False)), tmp_path)
     assert before["DynamicQuantizeMatMul"] - after["DynamicQuantizeMatMul"] == fc_layers(name)
@@ -95,6 +97,7 @@ def test_weights_keep_their_integers(name: str) -> None:
 @pytest.mark.parametrize("name", DYNAMIC)
 def test_a_scale_of_each_window(name: str) -> None:
     """As the original says of each window alone, to the bit; the verdict is exact if no more is of the whole image."""
+    must_run(name)
     original = loaded(name)
     options = RewriteOptions(per_window_scale=True)
     done = rewrite(original, options=options, check_options=CheckOptions(threads=1))
@@ -159,6 +162,7 @@ def by_numpy(model: onnx.ModelProto, feeds: dict[str, np.ndarray], kernel: int) 
 @pytest.mark.parametrize("name", ["lenet.dynamic", "lenet.dynamic_quant"])
 @pytest.mark.parametrize("size", [(28, 28), (36, 48), (61, 33)])
 def test_cells_by_numpy(name: str, size: tuple[int, int]) -> None:
+    must_run(name)
     original = loaded(name)
     made = complete(rewrite(original, prove=False))
     image = np.random.default_rng(5).standard_normal((1, 1, *size)).astype(np.float32)
@@ -202,6 +206,7 @@ _PART = {"starts": [0, 0], "ends": [4, 4], "axes": [2, 3]}
 
 @pytest.mark.parametrize("name", ["lenet.dynamic", "mini_vgg.dynamic", "se_net.dynamic", "digits.dynamic_fused"])
 def test_a_stranger_is_checked(name: str) -> None:
+    must_run(name)
     passes_as_a_stranger(loaded(name))
 
 
@@ -236,6 +241,7 @@ def static(weight_zero: list[int], dtype: type = np.uint8, *, floats: bool = Tru
     return head(body)
 
 
+@pytest.mark.skipif(OLD_RUNTIME, reason=NO_INTEGERS)
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8])
 @pytest.mark.parametrize("zeros", [[128] * M, [7, 255, 0, 128, 127, 129]], ids=["one", "several"])
 def test_zero_points_of_each_output(zeros: list[int], dtype: type) -> None:
@@ -248,6 +254,7 @@ def test_zero_points_of_each_output(zeros: list[int], dtype: type) -> None:
     assert kinds.count("ConvInteger") == (1 if len(set(zeros)) == 1 else 2)
 
 
+@pytest.mark.skipif(OLD_RUNTIME, reason=NO_INTEGERS)
 @pytest.mark.parametrize("zeros", [[128] * M, [7, 255, 0, 128, 127, 129]], ids=["one", "several"])
 def test_integers_without_their_scale(zeros: list[int]) -> None:
     """The sums are ConvInteger's, without a Cast to floats and back."""

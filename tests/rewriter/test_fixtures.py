@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx
 import pytest
-from fixture_files import FIXTURES, fixture_file, fixture_models
+from fixture_files import FIXTURES, fixture_file, fixture_models, must_run
 
 from onnxfc.errors import NothingToRewrite, ProofFailed
 from onnxfc.proof.options import CheckOptions
@@ -96,6 +96,8 @@ def options(entry: dict[str, Any], **more: Any) -> RewriteOptions:
 
 
 def rewritten(file: str, **more: Any) -> Rewrite:
+    """And proven."""
+    must_run(file)
     return rewrite(fixture_file(file), options=options(INDEX[file], **more), check_options=CheckOptions(threads=1))
 
 

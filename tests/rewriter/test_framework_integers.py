@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from fixture_files import fixture_file
+from fixture_files import fixture_file, must_run
 from hazards import CHECK, complete, own_crops
 from onnx import numpy_helper
 from quantised import optimised
@@ -28,6 +28,7 @@ def loaded(name: str) -> onnx.ModelProto:
 
 
 def proven(name: str) -> tuple[onnx.ModelProto, Rewrite]:
+    must_run(name)
     model = loaded(name)
     done = rewrite(model, check_options=CheckOptions(threads=1))
     assert done.parity is not None

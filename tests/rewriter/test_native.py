@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from fixture_files import fixture_file
-from hazards import Net, complete, proven
+from fixture_files import fixture_file, must_run
+from hazards import OLD_RUNTIME, Net, complete, proven
 from onnx import TensorProto, helper
 from test_fixtures import HEADLESS, INDEX, REWRITTEN, UNKNOWN, options
 
@@ -46,6 +46,7 @@ def done_with(name: str) -> Rewrite:
 @pytest.fixture(scope="module", params=FILES)
 def done(request: pytest.FixtureRequest) -> Rewrite:
     """Of each file once for all tests."""
+    must_run(request.param)
     return done_with(request.param)
 
 
@@ -54,6 +55,8 @@ def test_no_fusion_is_lost(name: str, tmp_path: Path) -> None:
     """Where dims have no names onnxruntime leaves an Add behind a Conv alone, and reshapes around it."""
     before = optimised(onnx.load(fixture_file(f"{name}.onnx")), tmp_path)
     after = optimised(complete(done_with(f"{name}.onnx")), tmp_path)
+    for kind in ("ReorderInput", "ReorderOutput") if OLD_RUNTIME else ():  # it lays out channels for 1x1 Convs, too
+        del before[kind], after[kind]
     assert after.total() <= before.total()
     assert after["Add"] + after["Relu"] + after["Reshape"] <= before["Add"] + before["Relu"] + before["Reshape"]
 
@@ -147,6 +150,8 @@ ROUNDED = (
 )
 """onnxruntime rounds (2 - 3) / 2 to 0: a pool makes one place of a map that is smaller than its kernel. Where a Conv of
 integers makes no element, it divides by 0, which ends the process."""
+if OLD_RUNTIME:
+    ROUNDED += ("folded.dynamo",)  # whose pool it lets read beyond the map
 CAREFUL = ("cost_volume.", "keras_boxes.", "keras_coordinates.")
 """Smaller images run, too: where the largest shift is the image's width nothing is left to write, and lengths are
 counted in steps of the trunk."""

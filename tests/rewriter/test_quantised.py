@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from fixture_files import FIXTURES, fixture_file
+from fixture_files import FIXTURES, fixture_file, must_run
 from hazards import CHECK, FEATURES, OLD_RUNTIME, complete, head, own_crops, session
 from onnx import numpy_helper
 from onnxruntime.quantization import QuantFormat, QuantType
@@ -39,7 +39,6 @@ CHANGED = {
     "softmax_opset13.qoperator": ["QLinearSoftmax"],
 }
 """A global pool is each window's own, a Softmax goes along the scores of each cell."""
-SEVERAL_ZEROS = {"softmax_opset13.qoperator"}
 FC_LAYERS = {"digits": 2, "lenet": 2, "mini_vgg": 3, "mobilenet": 2}
 """One in all others."""
 
@@ -56,11 +55,6 @@ def loaded(name: str) -> onnx.ModelProto:
 def freed(name: str) -> onnx.ModelProto:
     """Rewritten, of each once for all tests: not to be changed."""
     return complete(rewrite(loaded(name), prove=False))
-
-
-def must_run(name: str) -> None:
-    if OLD_RUNTIME and name in SEVERAL_ZEROS:
-        pytest.skip("this onnxruntime takes no QLinearConv with several zero points")
 
 
 @pytest.mark.parametrize("name", PAD_FREE)

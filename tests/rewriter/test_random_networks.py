@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-from hazards import CHECK, complete, own_crops, session
+import pytest
+from fixture_files import NO_INTEGERS
+from hazards import CHECK, OLD_RUNTIME, complete, own_crops, session
 from hypothesis import Phase, assume, event, given, note, seed, settings
 from hypothesis import strategies as st
 from onnxruntime.quantization import QuantFormat
@@ -83,6 +85,7 @@ def test_random_networks_in_integers(data: Any) -> None:
         assert own_crops(model, done, more=(1, 1, 1), varied=False, as_written=True) < 0.1
 
 
+@pytest.mark.skipif(OLD_RUNTIME, reason=NO_INTEGERS)
 @seed(SEED)
 @settings(drawn(20), phases=(Phase.generate,))
 @given(st.data())
