@@ -21,7 +21,7 @@ import onnxruntime as ort
 import pytest
 import tifffile
 from cli_runs import environment, fails, here, unwrapped
-from fixture_files import FIXTURES, fixture_file
+from fixture_files import FIXTURES, fixture_file, must_run
 from hazards import Net
 from PIL import Image
 from schemas import follows
@@ -397,6 +397,7 @@ def test_frames_that_are_the_batch_are_no_images_of_their_own(name: str) -> None
 @pytest.mark.parametrize("batch", [1, 3])
 def test_a_scale_of_the_whole_image_is_that_of_each_tile_where_that_is_allowed(batch: int) -> None:
     """DynamicQuantizeLinear takes one for all images of a batch: such an original is rewritten for a batch of one."""
+    must_run("digits.dynamic")
     file, image = fixture_file("digits.dynamic.onnx"), np.random.default_rng(0).random((36, 36), np.float32)
     image *= np.linspace(0.1, 1, 36, dtype=np.float32)
     made = ort.InferenceSession(rewrite(file, prove=False).file.loaded().SerializeToString())
