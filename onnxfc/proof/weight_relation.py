@@ -181,14 +181,15 @@ def _scale(fc: Array, conv: Array, axis: int, rows: int) -> Array | None:
 
 
 def _error(fc: Array, conv: Array, scale: Array, step: float) -> float | None:
-    """The largest error relative to the largest weight; None where one is more than roundings make."""
+    """The largest error relative to the largest weight; None where one is more than roundings make. Tools write the
+    smallest number of a type for all that is nearer to zero, of either sign."""
     worst = largest = 0.0
     eps, tiny = _eps(fc, conv), max(float(np.finfo(item.dtype).smallest_subnormal) for item in (fc, conv))
     for place, a, b in _blocks(fc, conv):
         want = a.astype(np.float64) * (scale[place] if len(scale) > 1 else scale)
         got = b.astype(np.float64)
         error = np.abs(got - want)
-        if not (error <= 2 * eps * np.maximum(np.abs(want), np.abs(got)) + tiny + 0.51 * step).all():
+        if not (error <= 2 * eps * np.maximum(np.abs(want), np.abs(got)) + 2 * tiny + 0.51 * step).all():
             return None
         worst, largest = max(worst, float(error.max())), max(largest, float(np.abs(got).max()))
     return worst / largest if largest else (None if worst else 0.0)

@@ -292,6 +292,20 @@ def test_half_precision_is_told() -> None:
     assert found.weights[0].error == pytest.approx(error)
 
 
+def test_half_precision_of_weights_near_zero_is_told() -> None:
+    """ModelOpt's AutoCast writes the smallest number of the type for all of them, also for those below zero."""
+    net, tiny = two_layers(), np.finfo(np.float16).smallest_subnormal
+    near = np.random.default_rng(0).choice([-5e-8, 3e-18, -2.7e-11], (2, 400))
+    for tensor in [item for item in net.weights if len(item.dims) == 2]:
+        array = numpy_helper.to_array(tensor).copy()
+        array.reshape(-1)[::3] = near[0, : len(array.reshape(-1)[::3])]
+        tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    original = net.model("scores")
+    other = stranger(original, lambda array: np.where(np.abs(array) < tiny, tiny, array).astype(np.float16))
+    found = of_pair(original, other)
+    assert (found.status, {item.relation for item in found.weights}) == ("holds", {"rounded"})
+
+
 def test_quantised_weights_are_told() -> None:
     original = two_layers().model("scores")
     other = rewrite(original, prove=False).model
