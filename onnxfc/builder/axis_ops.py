@@ -29,7 +29,7 @@ def provenance_of(ctx: RuleContext, provenance: Provenance, groups: Groups) -> P
             finer = True
             fields[place] = fields[place].resampled(Fraction(size), Fraction(1, size) - 1, Fraction(0))
     made = replace(provenance, fields=tuple(fields))
-    return made.blamed(ctx.blame(Cause.RESAMPLING)) if finer else made
+    return made.blamed(ctx.blame(Cause.STEPS)) if finer else made
 
 
 def target(builder: GraphBuilder, view: Placed, after: Groups) -> list[int | str]:

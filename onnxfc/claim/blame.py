@@ -14,6 +14,9 @@ class Cause(Enum):
     CONTEXT = "context"
     GRID = "grid"
     RESAMPLING = "resampling"
+    STEPS = "resampling within its map"
+    """It reads no place beyond the map: cells that are whole periods apart are those of their crops. Of the walk alone;
+    in a claim it is nothing, or a resampling."""
     RESIZED = "resampling to a map's size"
     CROPPED = "crop to a map's size"
     PADDED = "padding to a map's size"

@@ -31,7 +31,7 @@ def claim_of(found: Analysis, sizing: Sizing) -> Claim:
     fields = _cell_fields(found)
     stride = tuple(max(1, math.ceil(item.stride)) for item in fields)
     period = tuple(sizing.period(axis) for axis in range(len(native)))
-    blames = frozenset[Blame]().union(*(_felt(found, provenance, native) for provenance in found.provenances))
+    blames = frozenset[Blame]().union(*(_felt(found, provenance, native, period) for provenance in found.provenances))
     step = tuple(math.lcm(a, b) for a, b in zip(stride, period, strict=True))
     grids = tuple(_grids(found))
     verdict: Verdict = "extrapolated" if any(grid.given for grid in grids) else "approximate" if blames else "exact"
@@ -54,9 +54,9 @@ def claim_of(found: Analysis, sizing: Sizing) -> Claim:
     return _with_sizes(claim, sizing)
 
 
-def _felt(found: Analysis, provenance: Provenance, native: Sequence[int]) -> frozenset[Blame]:
+def _felt(found: Analysis, provenance: Provenance, native: Sequence[int], period: Sequence[int]) -> frozenset[Blame]:
     """What makes cells differ from crops: no padding where all that a cell reads are pixels of its crop, nor where a
-    map ends that is cropped.
+    map ends that is cropped; no resampling inside its map where cells are whole periods apart.
 
     What was cut off counts as read, so that a field tells of all that was padded; but not of padding that follows the
     image's size, of which the native size has none.
@@ -65,9 +65,12 @@ def _felt(found: Analysis, provenance: Provenance, native: Sequence[int]) -> fro
     cells = bool(provenance.windows) and not provenance.dropped and all(blame.cause.local for blame in blames)
     axes = zip(provenance.fields, native, strict=True)
     inside = cells and all(field.start >= 0 and field.start + field.size <= length for field, length in axes)
+    steady = cells and all(field.stride % step == 0 for field, step in zip(provenance.fields, period, strict=True))
     unread = {Cause.CROPPED, Cause.PADDING} if inside else set()
+    unread |= {Cause.STEPS} if steady else set()
     filled = _filled(found) if inside else set()
-    return frozenset(blame for blame in blames if blame.cause not in unread or blame.node in filled)
+    felt = (blame for blame in blames if blame.cause not in unread or blame.node in filled)
+    return frozenset(replace(item, cause=Cause.RESAMPLING) if item.cause is Cause.STEPS else item for item in felt)
 
 
 def _filled(found: Analysis) -> set[str]:

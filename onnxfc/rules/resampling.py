@@ -20,6 +20,7 @@ from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Fixed, Placed, ScoreMap
 from onnxfc.rules.expand import laid_out
 from onnxfc.rules.registry import FEATURES, PLACED, rule
+from onnxfc.rules.resized_reads import read_by, stays_inside
 from onnxfc.shapes.spec import Shape
 
 RESIZE = (
@@ -65,11 +66,14 @@ def conv_transpose(ctx: RuleContext) -> Outcome | None:
         return ctx.refuse("size-locked", "has an output of a fixed shape, larger than its kernel makes it")
     steps = list(zip(kernel, strides, pads[:rank], pads[rank:], dilations, more, strict=True))
     fields = [laid(field, *steps[axis - 2]) for field, axis in zip(view.fields, view.spatial, strict=True)]
+    inside = all(
+        max((k - 1) * d - before, (k - 1) * d + extra - behind) < s for k, s, before, behind, d, extra in steps
+    )
     if "output_shape" in ctx.attrs or "auto_pad" in ctx.attrs:
         ctx.keep(auto_pad=None, output_shape=None, pads=pads)
     else:
         ctx.keep()
-    return ctx.placed(view, _resampled(ctx, view, fields), view.where)
+    return ctx.placed(view, _resampled(ctx, view, fields, inside), view.where)
 
 
 def laid(field: Field, kernel: int, stride: int, before: int, behind: int, dilation: int, more: int = 0) -> Field:
@@ -102,14 +106,14 @@ def _cut_off(
     return halved(auto, total)
 
 
-def _resampled(ctx: RuleContext, view: Placed, fields: Sequence[Field]) -> Provenance:
+def _resampled(ctx: RuleContext, view: Placed, fields: Sequence[Field], inside: bool = False) -> Provenance:
     """Other receptive fields along ``view.spatial``."""
-    return resampled(ctx, view.provenance.along(dict(zip(view.where, fields, strict=True))))
+    return resampled(ctx, view.provenance.along(dict(zip(view.where, fields, strict=True))), inside)
 
 
-def resampled(ctx: RuleContext, provenance: Provenance) -> Provenance:
-    """Blamed for another resolution."""
-    return provenance.blamed(ctx.blame(Cause.RESAMPLING))
+def resampled(ctx: RuleContext, provenance: Provenance, inside: bool = False) -> Provenance:
+    """Blamed for another resolution; ``inside``: of which no place reads beyond the map."""
+    return provenance.blamed(ctx.blame(Cause.STEPS if inside else Cause.RESAMPLING))
 
 
 @rule("DepthToSpace", "SpaceToDepth", on=PLACED, attributes=("blocksize", "mode"))
@@ -126,7 +130,7 @@ def blocks(ctx: RuleContext) -> Outcome | None:
         coarser = {place: field.through(size, stride=size) for place, field in enumerate(view.fields)}
         return ctx.placed(view, view.provenance.along(coarser), view.where)
     fields = [field.resampled(Fraction(size), Fraction(1, size) - 1, Fraction(0)) for field in view.fields]
-    return ctx.placed(view, _resampled(ctx, view, fields), view.where)
+    return ctx.placed(view, _resampled(ctx, view, fields, inside=True), view.where)
 
 
 @rule("Resize", "Upsample", on=PLACED, attributes=RESIZE)
@@ -174,7 +178,7 @@ def _to_whole_size(ctx: RuleContext, view: Placed, ratios: Sequence[Fraction]) -
     old, new = (ctx.builder.spec(name).shapes or () for name in (view.tensor, ctx.node.output[0]))
     if ctx.state.dense or not new or not _same_beside(view, old, new):
         return ctx.refuse("size-locked", "resizes to a size that does not follow the image axis by axis")
-    provenance = _resampled(ctx, view, _fields(ctx, view, ratios)).blamed(ctx.blame(Cause.CONTEXT))
+    provenance = _resampled(ctx, view, read_by(ctx, view, ratios)).blamed(ctx.blame(Cause.CONTEXT))
     return ctx.placed(view, provenance, view.where)
 
 
@@ -185,8 +189,8 @@ def _by_ratios(ctx: RuleContext, view: Placed, ratios: Sequence[Fraction]) -> Ou
             return outcome
     if set(ratios) == {Fraction(1)}:
         return ctx.placed(view, view.provenance, view.where)
-    provenance = _aligned(ctx, _resampled(ctx, view, _fields(ctx, view, ratios)))
-    return ctx.placed(view, provenance, view.where)
+    provenance = _resampled(ctx, view, read_by(ctx, view, ratios), stays_inside(ctx, view, ratios))
+    return ctx.placed(view, _aligned(ctx, provenance), view.where)
 
 
 def _given_scales(ctx: RuleContext, view: Placed) -> list[Fraction] | None:
@@ -204,30 +208,10 @@ _FINEST = 128
 """Scales are fractions of small numbers, written as float32."""
 
 
-def _fields(ctx: RuleContext, view: Placed, ratios: Sequence[Fraction]) -> list[Field]:
-    reach = [_reach(ctx, ratio) for ratio in ratios]
-    return [
-        field.resampled(ratio, low, high) for field, ratio, (low, high) in zip(view.fields, ratios, reach, strict=True)
-    ]
-
-
 def _aligned(ctx: RuleContext, provenance: Provenance) -> Provenance:
     """In these modes the ratio of the last places, or the first place, depends on the whole size."""
     whole = str(ctx.attrs.get("coordinate_transformation_mode", "")) in {"align_corners", "half_pixel_symmetric"}
     return provenance.blamed(ctx.blame(Cause.CONTEXT)) if whole else provenance
-
-
-def _reach(ctx: RuleContext, ratio: Fraction) -> tuple[Fraction, Fraction]:
-    """From where to where, relative to ``o / ratio``, place ``o`` reads at most, in elements.
-
-    Its centre lies at ``o / ratio``, or with half pixels at ``(o + 0.5) / ratio - 0.5``; nearest and linear read
-    one element around it, cubic two, and with antialias so many times more as the map gets smaller.
-    """
-    centre = Fraction(1, 2) / ratio - Fraction(1, 2)
-    support = Fraction(2 if str(ctx.attrs.get("mode", "nearest")) == "cubic" else 1)
-    if ctx.attrs.get("antialias", 0):
-        support = support * max(Fraction(1), 1 / ratio) + 1
-    return min(centre, Fraction(0)) - support, max(centre, Fraction(0)) + support
 
 
 def _scaled(ctx: RuleContext, view: Placed, ratios: Sequence[Fraction]) -> list[tuple[int, ...]]:
@@ -334,8 +318,8 @@ def _to_a_size(ctx: RuleContext, view: Placed, ratios: Sequence[Fraction], growt
     Otherwise every size has its own ratio, which is context.
     """
     if list(ratios) != list(growth):
-        return _resampled(ctx, view, _fields(ctx, view, growth)).blamed(ctx.blame(Cause.CONTEXT))
-    fields = view.fields if set(ratios) == {Fraction(1)} else _fields(ctx, view, ratios)
+        return _resampled(ctx, view, read_by(ctx, view, growth)).blamed(ctx.blame(Cause.CONTEXT))
+    fields = view.fields if set(ratios) == {Fraction(1)} else read_by(ctx, view, ratios)
     provenance = view.provenance.along(dict(zip(view.where, fields, strict=True)))
     return _aligned(ctx, provenance.blamed(ctx.blame(Cause.RESIZED)))
 
