@@ -65,7 +65,8 @@ class Sliding:
 
 
 def sliding_at(attrs: Mapping[str, Any], shape: Shape, weight: Shape) -> Sliding | None:
-    """``weight``: its shape, empty for a pool. None where SAME would leave out more elements than LEFT_BEHIND says."""
+    """``weight``: its shape, empty for a pool. None where SAME would leave out more elements than LEFT_BEHIND says,
+    and where they are not of the map's rank."""
     extent = shape[2:]
     rank = len(extent)
     kernel = tuple(attrs.get("kernel_shape") or weight[2:])
@@ -73,6 +74,8 @@ def sliding_at(attrs: Mapping[str, Any], shape: Shape, weight: Shape) -> Sliding
     dilations = tuple(attrs.get("dilations") or (1,) * rank)
     auto_pad = attrs.get("auto_pad", "NOTSET") or "NOTSET"
     pads = tuple(attrs.get("pads") or (0,) * (2 * rank))
+    if {len(kernel), len(strides), len(dilations), len(pads) / 2} != {rank}:
+        return None
     if auto_pad.startswith("SAME"):
         pads = same_pads(auto_pad, extent, kernel, strides, dilations)
         reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]

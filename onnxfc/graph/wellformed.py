@@ -17,6 +17,7 @@ from onnx import AttributeProto, TensorProto, defs
 
 from onnxfc.errors import ReadError
 from onnxfc.graph.index import canonical_domain, inputs_of, label, subgraphs
+from onnxfc.graph.op_kinds import MICROSOFT
 from onnxfc.io.external_data import all_tensors, raw_size
 from onnxfc.io.model_file import ModelFile
 
@@ -197,6 +198,8 @@ def _call(node: onnx.NodeProto, schemas: _Schemas, where: str) -> Iterator[str]:
     yield from (f"{called}: {problem}" for item in node.attribute for problem in _attribute(item))
     yield from _twice((item.name for item in node.attribute), "attribute", f" of {called}")
     schema = schemas.of(node)
+    if schema is None and canonical_domain(node.domain) == MICROSOFT:
+        yield from (f"{called} {problem}" for problem in _contributed(node))
     if schema is None:
         if schemas.is_newer(node):
             yield f"{called}: there is no such operator yet in the version of its operator set that the model imports"
@@ -216,6 +219,37 @@ def _operands(node: onnx.NodeProto, schema: defs.OpSchema) -> Iterator[str]:
     for position, formal in enumerate(schema.inputs[: len(node.input)]):
         if not node.input[position] and formal.option == defs.OpSchema.FormalParameterOption.Single:
             yield f"lacks its input {formal.name!r}"
+
+
+def _contributed(node: onnx.NodeProto) -> Iterator[str]:
+    """Inputs, outputs and attributes of onnxruntime's own operators, as far as they are read: onnx knows none."""
+    least = _LEAST_INPUTS.get(node.op_type, 0)
+    if len(node.input) < least or (node.op_type == "QLinearConcat" and len(node.input) % 3 != 2):
+        yield f"has {len(node.input)} inputs, its operator has at least {least}"
+    if least and not node.output:
+        yield "has no output"
+    for item in node.attribute:
+        wanted = _TYPES.get(item.name, item.type) if node.op_type in _LEAST_INPUTS else item.type
+        if item.type != wanted:
+            yield f"has an attribute {item.name!r} that is not of its type"
+
+
+_LEAST_INPUTS = {
+    **dict.fromkeys(("FusedConv", "FusedGemm", "NhwcMaxPool"), 1),
+    "MatMulNBits": 3,
+    **dict.fromkeys(("QLinearAveragePool", "QLinearLeakyRelu", "QLinearSigmoid"), 4),
+    **dict.fromkeys(("QLinearConcat", "QLinearGlobalAveragePool", "QLinearSoftmax"), 5),
+    "QGemm": 6,
+    **dict.fromkeys(("QLinearAdd", "QLinearMul"), 7),
+    "QLinearConv": 8,
+    "QLinearWhere": 9,
+}
+"""https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md"""
+
+_TYPES = {
+    **dict.fromkeys(("K", "N", "axis", "bits", "block_size", "channels_last", "opset"), onnx.AttributeProto.INT),
+    **dict.fromkeys(("kernel_shape", "strides", "pads", "dilations"), onnx.AttributeProto.INTS),
+}
 
 
 def _attributes(node: onnx.NodeProto, schema: defs.OpSchema) -> Iterator[str]:

@@ -15,7 +15,7 @@ from onnx import AttributeProto, TensorProto, helper, numpy_helper
 from systems import posix
 
 from onnxfc.checker.api import check_pair
-from onnxfc.errors import ReadError
+from onnxfc.errors import NothingToRewrite, ReadError
 from onnxfc.graph.finite_weights import finite
 from onnxfc.graph.wellformed import well_formed
 from onnxfc.inspector import inspect
@@ -64,6 +64,20 @@ def poisoned(name: str, place: tuple[int, ...], value: float) -> Change:
 def unjoinable(model: onnx.ModelProto) -> None:
     model.graph.node.append(helper.make_node("Concat", ["relu", "kernel"], ["z"], name="joined", axis=1))
     model.graph.output.add(name="z")
+
+
+def contributed(kind: str, inputs: int, outputs: int = 1, **values: object) -> Change:
+    """One of onnxruntime's own operators in the place of Relu."""
+
+    def change(model: onnx.ModelProto) -> None:
+        given, made = ["conv", *["shift"] * 8][:inputs], ["relu"][:outputs]
+        if not outputs:
+            node(model, "Flatten").input[0] = "conv"
+        new = helper.make_node(kind, given, made, name="own", domain="com.microsoft", **values)
+        node(model, "Relu").CopyFrom(new)
+        model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+
+    return change
 
 
 def branch(name: str, reads: str) -> onnx.GraphProto:
@@ -159,6 +173,16 @@ MALFORMED: dict[str, tuple[Change, str]] = {
     "newer operator": (
         lambda m: node(m, "Relu").__setattr__("op_type", "Gelu"),
         "(Gelu): there is no such operator yet in the version",
+    ),
+    "own operator, few inputs": (
+        contributed("QLinearGlobalAveragePool", 0, channels_last=1),
+        "(QLinearGlobalAveragePool) has 0 inputs, its operator has at least 5",
+    ),
+    "own operator, half an input": (contributed("QLinearConcat", 6), "(QLinearConcat) has 6 inputs, its operator has"),
+    "own operator, no output": (contributed("QLinearSigmoid", 4, 0), "(QLinearSigmoid) has no output"),
+    "own operator, type": (
+        contributed("QLinearSoftmax", 5, opset=[13]),
+        "(QLinearSoftmax) has an attribute 'opset' that is not of its type",
     ),
     "NaN": (poisoned("weight", (3, 2), np.nan), "weight 'weight' of node 'node_y' (Gemm) has NaN at [3, 2] (1 such"),
     "infinity": (poisoned("kernel", (2, 1, 0, 2), -np.inf), "weight 'kernel' of node 'node_conv' (Conv) has infinity"),
@@ -304,3 +328,15 @@ def test_nodes_out_of_order_are_read() -> None:
         shuffled.graph.node.extend(nodes)
         assert inspect(shuffled).native_size == inspect(model).native_size == (8, 8)
         assert check_pair(good(), shuffled).passed
+
+
+def test_a_kernel_of_another_rank_than_its_map() -> None:
+    """Of an operator whose shapes onnx does not infer."""
+    model = good()
+    conv = node(model, "Conv")
+    conv.op_type, conv.domain = "FusedConv", "com.microsoft"
+    conv.attribute.extend([helper.make_attribute("kernel_shape", [3]), helper.make_attribute("activation", "Relu")])
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    with pytest.raises(NothingToRewrite) as caught:
+        rewrite(model)
+    assert caught.value.refusals[0].node == "node_conv"
