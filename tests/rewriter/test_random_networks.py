@@ -112,7 +112,8 @@ def test_random_networks_with_dynamic_scales(data: Any) -> None:
         return
     if isinstance(found, ProofFailed):
         assert found.parity is not None
-        assert found.parity.vacuous is not None or "Pool" in f"{network.story}", f"{found}"
+        slides = "Pool" in f"{network.story}" or "ReduceMean" in network.story  # and adds up in another order
+        assert found.parity.vacuous is not None or slides, f"{found}"
         event("vacuous" if found.parity.vacuous else "a pool that slides")
         return
     event(f"rewritten: {done.claim.verdict}")
