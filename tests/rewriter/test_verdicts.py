@@ -41,8 +41,10 @@ def test_padding_that_is_read_or_not(name: str, verdict: str, exporter: str) -> 
 Step = Callable[[Net, str], Any]
 
 
-def resized(scale: float, mode: str = "nearest", how: str = "half_pixel", nearest: str = "round_prefer_floor") -> Step:
-    told = {"mode": mode, "coordinate_transformation_mode": how, "nearest_mode": nearest}
+def resized(
+    scale: float, mode: str = "nearest", how: str = "half_pixel", nearest: str = "round_prefer_floor", **more: int
+) -> Step:
+    told = {"mode": mode, "coordinate_transformation_mode": how, "nearest_mode": nearest, **more}
     return lambda net, tensor: net.op("Resize", tensor, "", net.const([1, 1, scale, scale]), **told)
 
 
@@ -73,18 +75,21 @@ INSIDE: dict[str, tuple[int, list[Step]]] = {
 BEYOND: dict[str, tuple[int, list[Step]]] = {
     "doubled linearly": (2, [resized(2, "linear")]),
     "the last place drawn out": (2, [resized(2, "linear", "asymmetric")]),
+    "the first place drawn out": (2, [resized(2, nearest="floor")]),
     "rounded up": (2, [resized(2, how="asymmetric", nearest="ceil")]),
     "a cubic half": (1, [resized(0.5, "cubic")]),
     "overlaps": (2, [transposed(3, 2)]),
+    "overlaps at the start": (2, [transposed(3, 2, pads=[0, 0, 1, 1])]),
     "overlaps at the end": (2, [transposed(3, 2, pads=[1, 1, 0, 0])]),
+    "a smooth half": (1, [resized(0.5, "linear", antialias=1)]),
     "filled up at the end": (2, [transposed(3, 2, pads=[1, 1, 1, 1], output_padding=[1, 1])]),
     "half a period apart": (1, [resized(0.5), resized(2)]),
 }
 
 
-def with_steps(stride: int, steps: list[Step]) -> onnx.ModelProto:
+def with_steps(stride: int, steps: list[Step], opset: int = 18) -> onnx.ModelProto:
     """A map of 12x12, the steps, and a Conv ahead of the head."""
-    net = Net()
+    net = Net(opset)
     tensor = net.op("Tanh", net.conv(net.image(1, (12, 12)), 2, 4, (1, 1), strides=[1, 1]))
     for step in steps:
         tensor = step(net, tensor)
@@ -108,3 +113,27 @@ def test_a_resampling_that_reads_beyond_its_map_is_not(name: str) -> None:
     done = proven(original, exact=False, crops=False)
     assert {item.partition(":")[0] for item in done.claim.blame} == {"resampling"}
     assert own_crops(original, done, more=(2, 2)) > 0.03
+
+
+def test_operators_before_set_11_read_from_corner_to_corner() -> None:
+    """https://onnx.ai/onnx/operators/onnx__Upsample.html"""
+
+    def doubled(net: Net, tensor: str) -> Any:
+        return net.op("Upsample", tensor, net.const([1, 1, 2, 2]), mode="nearest")
+
+    original = with_steps(2, [doubled], opset=9)
+    assert own_crops(original, proven(original)) < 1e-5
+
+
+@pytest.mark.parametrize("mode", ["linear", "nearest"])
+def test_scales_that_float32_rounds_are_not_exact(mode: str) -> None:
+    """Far into an image the places that are read move."""
+    done = proven(with_steps(1, [resized(1 / 3, mode)]), exact=False, crops=False)
+    assert {item.partition(":")[0] for item in done.claim.blame} == {"resampling"}
+
+
+def test_a_model_without_a_head_has_no_cells_to_be_periods_apart() -> None:
+    net = Net()
+    tensor = net.conv(resized(0.5)(net, net.image(1, (12, 12))), 2, 3, (1, 1), strides=[1, 1])
+    done = rewrite(net.model(tensor), check_options=CHECK)
+    assert {item.partition(":")[0] for item in done.claim.blame} == {"resampling"}
