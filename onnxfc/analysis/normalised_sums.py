@@ -20,6 +20,7 @@ from onnxfc.graph.index import attributes, copied, inputs_of
 from onnxfc.graph.op_kinds import (
     BROADCAST,
     CUTTING,
+    FLOATS,
     LENGTHS,
     MEANS,
     SAME_VALUES,
@@ -33,9 +34,6 @@ from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Context, Fixed, Placed, Refused, View, Window
 from onnxfc.shapes.inference_gaps import InferenceFailed
 from onnxfc.shapes.spec import Spec
-
-FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
-
 
 Scale = Literal["grows", "same", "shrinks", "follows"]
 

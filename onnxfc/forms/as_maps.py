@@ -14,7 +14,7 @@ from onnxfc.errors import NothingToRewrite, Refusal
 from onnxfc.forms.draft import Draft
 from onnxfc.forms.follow import Follower, Rule, stays
 from onnxfc.graph.index import attributes, copied, dependent, label
-from onnxfc.graph.op_kinds import GEMMS, PLAIN_LAYERS, RESHAPING
+from onnxfc.graph.op_kinds import FLOATS, GEMMS, PLAIN_LAYERS, RESHAPING
 
 _POOLS = {"ReduceMean": "GlobalAveragePool", "ReduceMax": "GlobalMaxPool"}
 _ADVICE = "leave out --form: --fixed-size alone writes every length as a number"
@@ -64,13 +64,15 @@ def _reshape(follower: Follower, node: onnx.NodeProto) -> str | None:
 
 
 def _pool(follower: Follower, node: onnx.NodeProto) -> str | None:
-    """A Reduce over all places is a global pool, which keeps their axes."""
+    """A Reduce over all places is a global pool, which keeps their axes; of integers one whose kernel is the map."""
     shape, after = follower.shape(node.input[0]), follower.shape(node.output[0])
     if shape is None or after is None or len(shape) != 4 or node.input[0] in follower.followed:
         return None
     axes = attributes(node).get("axes") or follower.draft.constant(node.input[1] if len(node.input) > 1 else "")
     if axes is None or sorted(int(axis) % 4 for axis in axes) != [2, 3]:
         return None
+    if follower.draft.specs[node.input[0]].dtype not in FLOATS:
+        return follower.emit(node, "MaxPool", [node.input[0]], (*after[:2], 1, 1), kernel_shape=shape[2:])
     return follower.emit(node, _POOLS[node.op_type], [node.input[0]], (*after[:2], 1, 1))
 
 

@@ -10,7 +10,7 @@ from onnx import helper
 
 from onnxfc.forms.draft import Draft
 from onnxfc.graph.index import attributes, copied, remarks
-from onnxfc.graph.op_kinds import COVERING, POOLS, WEIGHT_AT, same_pads
+from onnxfc.graph.op_kinds import COVERING, FLOATS, POOLS, WEIGHT_AT, same_pads
 
 
 def explicit_windows(draft: Draft) -> Draft:
@@ -35,9 +35,15 @@ def _explicit(draft: Draft, node: onnx.NodeProto) -> onnx.NodeProto:
 
 
 def _covers(draft: Draft, node: onnx.NodeProto, told: Mapping[str, Any]) -> bool:
-    """Whether a pool has one window, the whole map."""
-    extent, padded = draft.specs[node.input[0]].native[2:], any(told.get("pads", ()))
-    plain = not padded and told.get("auto_pad", "NOTSET") in {"NOTSET", "VALID"} and len(node.output) == 1
+    """Whether a pool has one window, the whole map of floats: there is no global pool of integers."""
+    spec, padded = draft.specs[node.input[0]], any(told.get("pads", ()))
+    extent = spec.native[2:]
+    plain = (
+        spec.dtype in FLOATS
+        and not padded
+        and told.get("auto_pad", "NOTSET") in {"NOTSET", "VALID"}
+        and len(node.output) == 1
+    )
     return plain and tuple(told["kernel_shape"]) == extent and set(told.get("dilations", (1,))) == {1}
 
 

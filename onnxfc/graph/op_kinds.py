@@ -24,6 +24,7 @@ UNARY = (
 """Each element alone."""
 QUANTISING = frozenset({"DequantizeLinear", "QuantizeLinear"})
 """Between integers and floats, with one scale for all, or one for each place along an axis."""
+FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 READABLE = frozenset({TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16, TensorProto.UINT16})
 """Integers that NumPy reads too, unlike those of 4 bits and float8."""
 FUSED_UNARY = ("Gelu", "QuickGelu")

@@ -25,8 +25,9 @@ _FEW = 2
 _CLOSE = 1e-6
 
 
-def for_every_size(graph: onnx.GraphProto, shapes: Shapes, places: int) -> dict[str, Counted]:
+def for_every_size(head: onnx.ModelProto, shapes: Shapes, places: int) -> dict[str, Counted]:
     """Change a head so that it takes features of any size; its counts of places, which have become inputs."""
+    graph = head.graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     tensors |= {
         node.output[0]: item.t
@@ -37,8 +38,7 @@ def for_every_size(graph: onnx.GraphProto, shapes: Shapes, places: int) -> dict[
     tensors = {name: item for name, item in tensors.items() if item.data_location != item.EXTERNAL}
     for node in graph.node:
         if is_global(node, shapes):
-            node.op_type = f"Global{node.op_type}"
-            node.ClearField("attribute")
+            _pool_all(head, node, len(shapes[node.input[0]]))
         elif node.op_type == "Reshape" and places > _FEW and node.input[1] in tensors:
             _reshape_all(graph, node, numpy_helper.to_array(tensors[node.input[1]]), places)
     return _counts_as_inputs(graph, tensors, places)
@@ -56,6 +56,20 @@ def is_global(node: onnx.NodeProto, shapes: Shapes) -> bool:
     padded = "pads" in found and any(found["pads"].ints)
     kernel = found["kernel_shape"].ints
     return not (counted and padded) and all(k >= n > 0 for k, n in zip(kernel, before, strict=True))
+
+
+def _pool_all(head: onnx.ModelProto, node: onnx.NodeProto, rank: int) -> None:
+    """Over however many places there are; a maximum by ReduceMax, which integers have, too."""
+    node.ClearField("attribute")
+    if node.op_type == "AveragePool":
+        node.op_type = "GlobalAveragePool"
+        return
+    node.op_type, axes = "ReduceMax", list(range(2, rank))
+    if next(item.version for item in head.opset_import if item.domain in ("", "ai.onnx")) < 18:
+        node.attribute.append(helper.make_attribute("axes", axes))
+    else:
+        node.input.append(f"{node.output[0]}, over all places")
+        head.graph.initializer.append(numpy_helper.from_array(np.array(axes, np.int64), node.input[1]))
 
 
 def _reshape_all(graph: onnx.GraphProto, node: onnx.NodeProto, target: Array, places: int) -> None:

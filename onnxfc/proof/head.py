@@ -137,7 +137,7 @@ class Head:
         self._shapes = {tuple(native[name].shape): name for name in reversed(plan.boundaries)}
         cut = _cut(original.proto, plan, native)
         places = 0 if shapes is None else self._places({})
-        self._counted = {} if shapes is None else for_every_size(cut.graph, shapes, places)
+        self._counted = {} if shapes is None else for_every_size(cut, shapes, places)
         self._runner = Runner(original.with_proto(cut), (), engine)
         self._edges = Edges(original.with_proto(cut), (), engine)
 

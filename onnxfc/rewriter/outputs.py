@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Literal, TypeGuard
 
-from onnx import TensorProto
-
 from onnxfc.builder import ops
 from onnxfc.builder.graph_builder import GraphBuilder
 from onnxfc.builder.rule_context import RuleContext
@@ -14,6 +12,7 @@ from onnxfc.claim.blame import Blame, Cause
 from onnxfc.claim.claim import Output
 from onnxfc.errors import Refusal
 from onnxfc.graph.index import label
+from onnxfc.graph.op_kinds import FLOATS
 from onnxfc.head.meet_grids import as_many_cells, meet
 from onnxfc.head.placed_windows import window_of
 from onnxfc.head.windows import to_scores
@@ -23,7 +22,6 @@ from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Context, Fixed, Placed, Refused, ScoreMap, View, Window, is_map, is_strip
 
 Form = Literal["map", "mean", "max"]
-_FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16}
 
 
 def finish(state: State, form: Form) -> tuple[list[Output], list[Provenance]] | list[Refusal]:
@@ -102,7 +100,7 @@ def _output(state: State, name: str, view: View, form: Form) -> tuple[Output, Pr
         return scores
     axes = scores.grid if isinstance(scores, ScoreMap) else scores.spatial
     tensor, crossed = scores.tensor, bool(scores.provenance.windows)
-    if crossed and form != "map" and state.builder.spec(tensor).dtype not in _FLOATS:
+    if crossed and form != "map" and state.builder.spec(tensor).dtype not in FLOATS:
         return Refusal("no-mean", name, f"the {form} of class numbers or truth values says nothing", "use --output map")
     if crossed and form != "map":
         tensor = ops.reduce(state.builder, f"Reduce{form.title()}", tensor, axes, keepdims=is_map(scores))

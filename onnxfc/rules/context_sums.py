@@ -13,7 +13,7 @@ from onnxfc.builder import ops
 from onnxfc.builder.rule_context import Outcome, RuleContext
 from onnxfc.claim.blame import Cause
 from onnxfc.errors import Refusal
-from onnxfc.graph.op_kinds import COVERING
+from onnxfc.graph.op_kinds import COVERING, FLOATS
 from onnxfc.head.windows import whole_channels
 from onnxfc.layout.axes import Groups
 from onnxfc.layout.axis_map import Field
@@ -43,13 +43,14 @@ def whole_image(ctx: RuleContext, view: Placed, axes: Sequence[int], keepdims: b
 
 
 def write_scaled(ctx: RuleContext, scale: Scale, tensor: str, axes: Sequence[int], keepdims: bool) -> None:
-    """The node at the scale of the native size; a pool whose window covers the native map as one over all there is."""
+    """The node at the scale of the native size; a pool whose window covers the native map as one over all there is,
+    which no global pool is of integers."""
     kind, name = ctx.op_type.removesuffix("Pool").replace("Average", "Mean"), ctx.node.output[0]
     if rescaled(ctx, scale, tensor, axes, keepdims):
         return
     if ctx.op_type not in COVERING:
         ctx.keep([tensor, *ctx.tensors_from(1)])
-    elif list(axes) == list(range(2, len(ctx.shape_in()))):
+    elif list(axes) == list(range(2, len(ctx.shape_in()))) and ctx.builder.spec(tensor).dtype in FLOATS:
         ctx.builder.emit(f"Global{ctx.op_type}", [tensor], name, instead=ctx.node)
     else:
         ops.reduce(ctx.builder, f"Reduce{kind}", tensor, axes, True, name, ctx.node)

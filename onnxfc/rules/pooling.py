@@ -11,10 +11,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxfc.analysis.normalised_sums import FLOATS
 from onnxfc.builder import ops
 from onnxfc.builder.rule_context import Outcome, RuleContext
 from onnxfc.errors import Refusal
+from onnxfc.graph.op_kinds import FLOATS
 from onnxfc.head.placed_windows import pooled_in_part
 from onnxfc.head.windows import boundary, channels_first, places_of, simplest, untransposed, window_of_map
 from onnxfc.layout.provenance import Provenance

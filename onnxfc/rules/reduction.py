@@ -12,7 +12,7 @@ from onnxfc.builder import ops
 from onnxfc.builder.rule_context import Outcome, RuleContext, axes_of
 from onnxfc.claim.blame import Cause
 from onnxfc.errors import Refusal
-from onnxfc.graph.op_kinds import REDUCTIONS
+from onnxfc.graph.op_kinds import FLOATS, REDUCTIONS
 from onnxfc.head.fc_to_conv import rows_of_weights
 from onnxfc.head.meet_grids import around_batch, beside_batch
 from onnxfc.head.windows import simplest, to_scores, whole_channels
@@ -194,7 +194,8 @@ def _pool_of_window(ctx: RuleContext, view: Window, channels: Index) -> Outcome:
     if weighs(ctx, view.provenance, ()) is None:
         return weighed_apart(ctx)
     keeps, every = ctx.state.global_pool == "keep", np.array_equal(channels.ravel(), np.arange(source.channels))
-    if ctx.role == "context" or (keeps and not (kind in {"Average", "Max"} and every and view.trunk is not None)):
+    pools = kind in {"Average", "Max"} and ctx.builder.spec(source.tensor).dtype in FLOATS
+    if ctx.role == "context" or (keeps and not (pools and every and view.trunk is not None)):
         return window_as_context(ctx, view, channels)
     if keeps:
         vector = ctx.builder.emit(f"Global{kind}Pool", [source.tensor], instead=ctx.node)
