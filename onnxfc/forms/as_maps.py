@@ -13,8 +13,10 @@ import onnx
 from onnxfc.errors import NothingToRewrite, Refusal
 from onnxfc.forms.draft import Draft
 from onnxfc.forms.follow import Follower, Rule, stays
+from onnxfc.forms.weights import weight_of
 from onnxfc.graph.index import attributes, copied, dependent, label
 from onnxfc.graph.op_kinds import FLOATS, GEMMS, PLAIN_LAYERS, RESHAPING
+from onnxfc.graph.quantised_operators import BIAS_AT, PRODUCTS, standing
 
 _POOLS = {"ReduceMean": "GlobalAveragePool", "ReduceMax": "GlobalMaxPool"}
 _ADVICE = "leave out --form: --fixed-size alone writes every length as a number"
@@ -79,36 +81,51 @@ def _pool(follower: Follower, node: onnx.NodeProto) -> str | None:
 def _layer(follower: Follower, node: onnx.NodeProto) -> str | None:
     """An FC layer over (C, h, w) is a Conv of h x w: weights that are stored outputs first keep their bytes."""
     told, data, before = attributes(node), _map_of(follower, node.input[0]), follower.shape(node.input[0])
-    weight, tensor = follower.constant(node.input[1]), follower.draft.graph.constant(node.input[1])
+    quantised, turned = node.op_type not in PLAIN_LAYERS, bool(told.get("transB", 0))
+    weight = weight_of(follower.draft, node.input[3 if quantised else 1])
     plain = all(told.get(name, free) == free for name, free in (("transA", 0), ("alpha", 1.0), ("beta", 1.0)))
-    if data is None or weight is None or tensor is None or before is None or not plain or weight.ndim != 2:
+    if data is None or weight is None or before is None or not plain or weight.value.ndim != 2:
         return None
-    turned = bool(told.get("transB", 0))
-    outputs, features = weight.shape if turned else weight.shape[::-1]
+    outputs, features = weight.value.shape if turned else weight.value.shape[::-1]
     channels, *kernel = (follower.shape(data) or ())[1:]
-    bias = _bias(follower, node, outputs)
-    if before[1:] != (*[1] * (len(before) - 2), features) or channels * math.prod(kernel) != features or bias is None:
+    bias = _bias(follower, node, BIAS_AT if quantised else 2, outputs)
+    result, dims = _result_of(node), (outputs, channels, *kernel)
+    fits = before[1:] == (*[1] * (len(before) - 2), features) and channels * math.prod(kernel) == features
+    if not fits or bias is None or result is None or not weight.scaled_along(int(not turned)):
         return None
-    dims = (outputs, channels, *kernel)
-    held = copied(tensor, dims=dims) if turned else np.ascontiguousarray(weight.T).reshape(dims)
-    inputs = [data, follower.hold(node.input[1], held, own=True), *bias]
-    return follower.emit(node, "Conv", inputs, (before[0], outputs, 1, 1), kernel_shape=kernel)
+    held = copied(weight.tensor, dims=dims) if turned else np.ascontiguousarray(weight.value.T).reshape(dims)
+    made, after = follower.weight(weight, held, dims, 0), (before[0], outputs, 1, 1)
+    if not quantised:
+        return follower.emit(node, "Conv", [data, made, *bias], after, kernel_shape=kernel)
+    inputs = [data, *node.input[1:3], made, *node.input[4:6], *result, *bias]
+    return follower.emit(node, "QLinearConv", inputs, after, kernel_shape=kernel)
 
 
-def _bias(follower: Follower, node: onnx.NodeProto, outputs: int) -> list[str] | None:
-    """A bias for each output; None where it is computed, or another for each image."""
-    if len(node.input) < 3 or not node.input[2]:
+def _result_of(node: onnx.NodeProto) -> list[str] | None:
+    """Scale and zero point of an integer result; None where a layer of integers makes floats."""
+    stands = standing(node)
+    if stands is None:
         return []
-    found = follower.constant(node.input[2])
+    return list(node.input[stands.result : stands.result + 2]) or None
+
+
+def _bias(follower: Follower, node: onnx.NodeProto, at: int, outputs: int) -> list[str] | None:
+    """A bias for each output; None where it is computed, or another for each image."""
+    name = next(iter(node.input[at : at + 1]), "")
+    if not name or node.op_type == "QLinearMatMul":
+        return []
+    if (weight := weight_of(follower.draft, name)) is not None and weight.by is not None:
+        return [name] if weight.value.shape == (outputs,) else None
+    found = follower.constant(name)
     if found is None or found.size not in (1, outputs) or found.shape[-1:] not in ((), (1,), (outputs,)):
         return None
     if found.shape == (outputs,):
-        return [node.input[2]]
-    return [follower.hold(node.input[2], np.broadcast_to(found.reshape(-1), (outputs,)).copy())]
+        return [name]
+    return [follower.hold(name, np.broadcast_to(found.reshape(-1), (outputs,)).copy())]
 
 
 _RULES: dict[str, Rule] = {
     **dict.fromkeys(RESHAPING, _reshape),
     **dict.fromkeys(_POOLS, _pool),
-    **dict.fromkeys(PLAIN_LAYERS, _layer),
+    **dict.fromkeys((*PLAIN_LAYERS, *PRODUCTS), _layer),
 }

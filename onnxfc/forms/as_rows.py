@@ -2,58 +2,97 @@
 
 onnxruntime's Conv reads its weight once for each image, a Gemm once for all. The weight keeps its bytes: (M, C, h, w)
 is (M, F), outputs first. Where the file tells how the stored weight lay (:mod:`onnxfc.forms.weight_order`), it lies so
-again, and features are put into its order before they are flattened.
+again, and features are put into its order before they are flattened. A QLinearConv is a QGemm.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import onnx
 
 from onnxfc.forms.draft import Draft
 from onnxfc.forms.follow import Follower, Rule, stays
 from onnxfc.forms.weight_order import WeightOrder
+from onnxfc.forms.weights import weight_of
 from onnxfc.graph.index import attributes, copied
-from onnxfc.graph.op_kinds import RESHAPING
+from onnxfc.graph.op_kinds import MICROSOFT, RESHAPING, WEIGHT_AT
+from onnxfc.shapes.spec import Shape
 
 
-def as_rows(draft: Draft, orders: Mapping[str, WeightOrder]) -> tuple[Draft, tuple[onnx.NodeProto, ...]]:
-    """The draft with Gemms, and the Convs that they were."""
-    found: list[onnx.NodeProto] = []
-    rules: dict[str, Rule] = {**dict.fromkeys(RESHAPING, stays), "Conv": partial(_layer, orders, found)}
+@dataclass(frozen=True)
+class Replaced:
+    """A Conv that is an FC layer, the shape of its weight, and whether that is stored: else the Conv stays."""
+
+    node: onnx.NodeProto
+    weight: tuple[int, ...]
+    stored: bool
+
+
+def as_rows(draft: Draft, orders: Mapping[str, WeightOrder]) -> tuple[Draft, tuple[Replaced, ...]]:
+    """The draft with Gemms, and the Convs that are FC layers."""
+    found: list[Replaced] = []
+    layer = partial(_layer, orders, found)
+    rules: dict[str, Rule] = {**dict.fromkeys(RESHAPING, stays), **dict.fromkeys(("Conv", "QLinearConv"), layer)}
     return Follower(draft, "row", rules).run(), tuple(found)
 
 
 def _layer(
-    orders: Mapping[str, WeightOrder], found: list[onnx.NodeProto], follower: Follower, node: onnx.NodeProto
+    orders: Mapping[str, WeightOrder], found: list[Replaced], follower: Follower, node: onnx.NodeProto
 ) -> str | None:
-    told, data, after = attributes(node), follower.shape(node.input[0]), follower.shape(node.output[0])
-    weight, tensor = follower.constant(node.input[1]), follower.draft.graph.constant(node.input[1])
-    if weight is None or tensor is None or data is None or after is None or told.get("group", 1) != 1:
+    name, data = node.input[WEIGHT_AT[node.op_type]], follower.shape(node.input[0])
+    shape, after = follower.shape(name), follower.shape(node.output[0])
+    if data is None or shape is None or after is None or not _covers(attributes(node), data, shape, after):
         return None
-    unpadded = told.get("auto_pad", "NOTSET") in {"NOTSET", "VALID"} and not any(told.get("pads", ()))
-    covers = unpadded and weight.shape[1:] == data[1:] and set(after[2:]) == {1}
-    if not covers or any(d != 1 and k != 1 for d, k in zip(told.get("dilations", ()), weight.shape[2:], strict=False)):
+    weight = weight_of(follower.draft, name)
+    stored = weight is not None and weight.scaled_along(0)
+    found.append(Replaced(node, shape, stored))
+    if weight is None or not stored:
         return None
-    order = orders.get(node.input[1])
-    order = order if order is not None and order.fits(weight.shape) else None
+    order = orders.get(weight.name)
+    order = order if order is not None and order.fits(shape) else None
     rows = follower.followed.get(node.input[0]) or _flat(follower, node, data, order)
-    features = math.prod(weight.shape[1:])
-    held = copied(tensor, dims=(len(weight), features)) if order is None else order.back(weight)
-    inputs = [rows, follower.hold(node.input[1], held, own=True), *node.input[2:]]
-    found.append(node)
-    turned = int(order is None or order.outputs_first)
-    return follower.emit(node, "Gemm", inputs, (after[0], len(weight)), transB=turned)
+    dims, after = (shape[0], math.prod(shape[1:])), (after[0], shape[0])
+    turned = order is None or order.outputs_first
+    held = copied(weight.tensor, dims=dims) if order is None else order.back(weight.value)
+    made = follower.weight(weight, held, dims if turned else dims[::-1], int(not turned))
+    if node.op_type == "Conv":
+        return follower.emit(node, "Gemm", [rows, made, *node.input[2:]], after, transB=int(turned))
+    inputs = [rows, *node.input[1:3], made, *node.input[4:6], *(node.input[8:] or [""]), *node.input[6:8]]
+    return follower.emit(node, "QGemm", inputs, after, domain=MICROSOFT, transB=int(turned))
+
+
+def _covers(told: Mapping[str, Any], data: Shape, weight: Shape, after: Shape) -> bool:
+    """Whether a Conv has one window, the whole map."""
+    unpadded = told.get("auto_pad", "NOTSET") in {"NOTSET", "VALID"} and not any(told.get("pads", ()))
+    gaps = any(d != 1 and k != 1 for d, k in zip(told.get("dilations", ()), weight[2:], strict=False))
+    return unpadded and not gaps and told.get("group", 1) == 1 and weight[1:] == data[1:] and set(after[2:]) == {1}
 
 
 def _flat(follower: Follower, node: onnx.NodeProto, data: tuple[int, ...], order: WeightOrder | None) -> str:
     """The map as rows, its features in the order of the stored weight."""
     name, features = node.input[0], order.features if order is not None else tuple(range(len(data) - 1))
+    by = next((item for item in follower.draft.nodes if name in item.output), None)
     wide = [axis for axis in features if data[1 + axis] > 1]
     if wide != sorted(wide):
         perm = [0, *(1 + axis for axis in features)]
-        name = follower.before(node, "Transpose", name, [data[axis] for axis in perm], perm=perm)
-    return follower.before(node, "Flatten", name, (data[0], math.prod(data[1:])), axis=1)
+        name = follower.before(node, "Transpose", [name], [data[axis] for axis in perm], perm=perm)
+    rows = (data[0], math.prod(data[1:]))
+    name = follower.before(node, "Flatten", [name], rows, axis=1)
+    return name if by is None else _quantised_again(follower, node, name, rows, by)
+
+
+def _quantised_again(
+    follower: Follower, node: onnx.NodeProto, name: str, rows: tuple[int, ...], by: onnx.NodeProto
+) -> str:
+    """Rows of what a DequantizeLinear made, quantised once more: onnxruntime makes a QGemm of a Gemm right behind
+    both."""
+    if by.op_type != "DequantizeLinear" or len(by.input) < 3 or not follower.single(by.input[1:2]):
+        return name
+    name = follower.before(node, "QuantizeLinear", [name, *by.input[1:]], rows, like=by.input[0], domain=by.domain)
+    told = {"domain": by.domain, **attributes(by)}
+    return follower.before(node, "DequantizeLinear", [name, *by.input[1:]], rows, like=by.output[0], **told)

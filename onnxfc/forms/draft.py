@@ -9,6 +9,7 @@ import onnx
 from onnx import helper
 
 from onnxfc.graph.index import Graph, Names, copied, inputs_of, needed, refill, subgraphs
+from onnxfc.graph.op_kinds import MICROSOFT
 from onnxfc.io.model_file import ModelFile
 from onnxfc.shapes.spec import Array, Spec
 
@@ -93,6 +94,8 @@ def finished(draft: Draft) -> onnx.ModelProto:
     """The model with the draft's nodes, and all shapes as far as they are known."""
     model = copied(draft.model.proto)
     refill(model.graph, node=draft.nodes)
+    new = {node.domain for node in draft.nodes} & {MICROSOFT} - draft.graph.opsets.keys()
+    model.opset_import.extend(helper.make_opsetid(domain, 1) for domain in new)
     _initializers(draft, model)
     for info in (*model.graph.input, *model.graph.output):
         if info.name in draft.specs and info.name not in draft.graph.initializers:

@@ -6,7 +6,7 @@ They are not made in their own shape, unless something reads them that has no ru
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,8 +14,10 @@ import onnx
 from onnx import helper
 
 from onnxfc.forms.draft import Draft, renamed
+from onnxfc.forms.weights import Weight
 from onnxfc.graph.index import attributes, remarks
 from onnxfc.graph.op_kinds import BROADCAST, QUANTISING, SOFTMAX, UNARY, axis_of
+from onnxfc.graph.quantised_operators import is_contributed, standing
 from onnxfc.shapes.spec import Array, Shape, Spec
 
 Rule: TypeAlias = "Callable[[Follower, onnx.NodeProto], str | None]"
@@ -41,8 +43,8 @@ class Follower:
         """The draft with every node in the other form that has one."""
         for node in self.draft.nodes:
             rule = self._rules.get(node.op_type)
-            plain = node.domain in {"", "ai.onnx"} and len(node.output) == 1
-            made = rule(self, node) if rule is not None and plain else None
+            plain = node.domain in {"", "ai.onnx"} or is_contributed(node) or standing(node) is not None
+            made = rule(self, node) if rule is not None and plain and len(node.output) == 1 else None
             if made is not None:
                 self.followed[node.output[0]] = made
             else:
@@ -53,6 +55,21 @@ class Follower:
     def shape(self, name: str) -> Shape | None:
         spec = self._specs.get(name) or self.draft.specs.get(name)
         return None if spec is None or spec.shapes is None else spec.native
+
+    def single(self, names: Iterable[str]) -> bool:
+        """Whether each of these tensors is one value."""
+        shapes = map(self.shape, names)
+        return all(shape is not None and math.prod(shape) == 1 for shape in shapes)
+
+    def weight(self, weight: Weight, value: Array | onnx.TensorProto, shape: Sequence[int], axis: int) -> str:
+        """A layer's weight in another shape, under its name where nothing else reads that; ``axis``: of the outputs."""
+        held = self.hold(weight.name, value, own=True)
+        if weight.by is None:
+            return held
+        name, label = (self._names.unused(f"{old}_{self.form}") for old in (weight.by.output[0], weight.by.name))
+        self._nodes.append(weight.dequantised(held, name, label, axis))
+        self._specs[name] = Spec(self.draft.specs[weight.by.output[0]].dtype, (tuple(shape),))
+        return name
 
     def constant(self, name: str) -> Array | None:
         """The values of a tensor that is stored."""
@@ -72,14 +89,20 @@ class Follower:
         self._describe(name, self.draft.specs[instead.output[0]], shape)
         return name
 
-    def before(self, node: onnx.NodeProto, op_type: str, data: str, shape: Sequence[int], **told: Any) -> str:
-        """A node more in front of what ``node`` becomes."""
-        name = self._names.unused(f"{data}_{op_type.lower()}")
-        made = helper.make_node(
-            op_type, [data], [name], name=self._names.unused(f"{node.name}_{op_type.lower()}"), **told
-        )
-        self._nodes.append(made)
-        self._describe(name, self._specs.get(data) or self.draft.specs[data], shape)
+    def before(
+        self,
+        node: onnx.NodeProto,
+        op_type: str,
+        given: Sequence[str],
+        shape: Sequence[int],
+        like: str = "",
+        **told: Any,
+    ) -> str:
+        """A node more in front of what ``node`` becomes; ``like``: what has the type of its result, if not its data."""
+        name, like = self._names.unused(f"{given[0]}_{op_type.lower()}"), like or given[0]
+        label = self._names.unused(f"{node.name}_{op_type.lower()}")
+        self._nodes.append(helper.make_node(op_type, given, [name], name=label, **told))
+        self._describe(name, self._specs.get(like) or self.draft.specs[like], shape)
         return name
 
     def _describe(self, name: str, like: Spec, shape: Sequence[int]) -> None:
@@ -131,7 +154,7 @@ def _elementwise(follower: Follower, node: onnx.NodeProto) -> str | None:
     after, followed = follower.shape(node.output[0]), [name for name in node.input if name in follower.followed]
     if not followed or after is None or any(follower.shape(name) != after for name in followed):
         return None
-    if node.op_type in QUANTISING and any(math.prod(follower.shape(name) or (2,)) > 1 for name in node.input[1:]):
+    if node.op_type in QUANTISING and not follower.single(node.input[1:]):
         return None  # a scale for each place along an axis
     shapes = {follower.shape(follower.followed[name]) for name in followed}
     shape = shapes.pop()
@@ -140,7 +163,8 @@ def _elementwise(follower: Follower, node: onnx.NodeProto) -> str | None:
     inputs = [follower.followed.get(name) or _laid_out(follower, name, after, shape) for name in node.input]
     if any(name is None for name in inputs):
         return None
-    return follower.emit(node, node.op_type, [name or "" for name in inputs], shape, **attributes(node))
+    told = {"domain": node.domain, **attributes(node)}
+    return follower.emit(node, node.op_type, [name or "" for name in inputs], shape, **told)
 
 
 def _laid_out(follower: Follower, name: str, own: Shape, shape: Shape) -> str | None:
@@ -157,7 +181,11 @@ def _laid_out(follower: Follower, name: str, own: Shape, shape: Shape) -> str | 
 
 def _over_features(follower: Follower, node: onnx.NodeProto) -> str | None:
     """Softmax, BatchNormalization and Concat over F are the same for (1, F) and for (1, F, 1, 1)."""
-    data = node.input if node.op_type == "Concat" else node.input[:1]
+    stands = standing(node)
+    kind = node.op_type if stands is None else stands.floats
+    data = node.input if kind == "Concat" else node.input[:1]
+    if stands is not None:
+        data = [node.input[at] for at in stands.data]
     forms = [(follower.shape(name), follower.shape(follower.followed.get(name, ""))) for name in data]
     if any(not own or not form or {*own[2:], *form[2:]} - {1} or own[:2] != form[:2] for own, form in forms):
         return None
@@ -165,15 +193,17 @@ def _over_features(follower: Follower, node: onnx.NodeProto) -> str | None:
     told, after = dict(attributes(node)), follower.shape(node.output[0])
     if own is None or form is None or after is None:
         return None
-    if node.op_type != "BatchNormalization":
-        if axis_of(node.op_type, told, len(own), follower.draft.graph.opset) != 1:
+    if kind != "BatchNormalization":
+        if axis_of(kind, told, len(own), follower.draft.graph.opset) != 1:
             return None
         told["axis"] = 1
     inputs = [follower.followed.get(name, name) for name in node.input]
+    told["domain"] = node.domain
     return follower.emit(node, node.op_type, inputs, (*after[:2], *form[2:]), **told)
 
 
+_IN_INTEGERS = ("QLinearAdd", "QLinearLeakyRelu", "QLinearMul", "QLinearSigmoid")
 _COMMON: dict[str, Rule] = {
-    **dict.fromkeys((*UNARY, *BROADCAST), _elementwise),
-    **dict.fromkeys((*SOFTMAX, "BatchNormalization", "Concat"), _over_features),
+    **dict.fromkeys((*UNARY, *BROADCAST, *_IN_INTEGERS), _elementwise),
+    **dict.fromkeys((*SOFTMAX, "BatchNormalization", "Concat", "QLinearSoftmax", "QLinearConcat"), _over_features),
 }

@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from math import prod
 
-import onnx
-
 from onnxfc.builder.state import Replacement
 from onnxfc.claim.claim import PREFIX, Claim, ImageInput, Output
 from onnxfc.errors import NothingToRewrite, Refusal, UsageError
 from onnxfc.forms import weight_order
-from onnxfc.forms.as_rows import as_rows
+from onnxfc.forms.as_rows import Replaced, as_rows
 from onnxfc.forms.draft import finished
 from onnxfc.forms.one_size import at_one_size
 from onnxfc.forms.own_shape import in_own_shape, of_one_cell
@@ -46,23 +44,34 @@ def rows(given: ModelFile, options: RewriteOptions) -> Rows:
     draft = at_one_size(given, Claim.of_one_size(native, inputs, ()), native, free)
     cells = [item for item in (told.outputs if told else ()) if of_one_cell(draft, item)]
     draft, convs = as_rows(in_own_shape(draft, cells), weight_order.read(metadata))
-    if not convs:
-        why = f"no Conv's kernel covers its whole map at {'x'.join(map(str, native))} px: none is an FC layer there"
-        refusal = Refusal("no-covering-conv", "", why, "give another native size with --size HxW")
-        raise NothingToRewrite(str(refusal), (refusal,))
+    if not any(conv.stored for conv in convs):
+        raise _nothing(native, convs)
     proto = finished(draft)
     refill(proto, metadata_props=[item for item in proto.metadata_props if not item.key.startswith(PREFIX)])
     maps = {item.name for item in cells}
     outputs = [Output(name, "map" if name in maps else "global") for name in graph.outputs]
-    replaced = tuple(_replaced(node, graph) for node in convs)
+    replaced = tuple(_replaced(conv) for conv in convs if conv.stored)
     return Rows(given.with_proto(proto), Claim.of_one_size(native, inputs, outputs, fixed=native), replaced)
 
 
-def _replaced(node: onnx.NodeProto, graph: Graph) -> Replacement:
-    tensor = graph.constant(node.input[1])
-    outputs, channels, *kernel = tensor.dims if tensor is not None else (0, 0)
+def _nothing(native: tuple[int, ...], convs: tuple[Replaced, ...]) -> NothingToRewrite:
+    """That no Conv is a Gemm, and why not."""
+    why = f"no Conv's kernel covers its whole map at {'x'.join(map(str, native))} px: none is an FC layer there"
+    refusals = [Refusal("no-covering-conv", "", why, "give another native size with --size HxW")]
+    if convs:
+        why = "is an FC layer whose weight the graph computes, not one that is stored"
+        advice = "blocks of few bits are written in floats by --dequantize-head"
+        refusals = [Refusal("form-fc-left", label(conv.node), why, advice) for conv in convs]
+    return NothingToRewrite(str(refusals[0]), tuple(refusals))
+
+
+def _replaced(conv: Replaced) -> Replacement:
+    outputs, channels, *kernel = conv.weight
     size = "x".join(map(str, kernel))
-    return Replacement(label(node), f"Conv {size} {channels}→{outputs}", f"Gemm {channels * prod(kernel)}→{outputs}")
+    name, made = conv.node.op_type, "Gemm" if conv.node.op_type == "Conv" else "QGemm"
+    return Replacement(
+        label(conv.node), f"{name} {size} {channels}→{outputs}", f"{made} {channels * prod(kernel)}→{outputs}"
+    )
 
 
 def _inputs(graph: Graph, options: RewriteOptions) -> tuple[ImageInput, ...]:

@@ -184,7 +184,6 @@ def test_auto_pad_is_told_in_pads(auto: str, pads: list[int]) -> None:
     ("name", "code", "says"),
     [
         ("convnext.dynamo", "form-fc-left", "MatMul has no form as a Conv"),
-        ("se_net.qdq", "form-not-4d", "makes 1x6, no map"),
         ("branches.dynamo", "form-not-4d", "no map"),
         ("conv1d.dynamo", "form-not-4d", "no map"),
     ],

@@ -7,14 +7,20 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from fixture_files import FIXTURES, fixture_file
 from hazards import CHECK, Net, complete, session
-from onnx import helper
+from onnx import helper, numpy_helper
 from onnxruntime.quantization import QuantFormat
-from quantised import by_onnxruntime
+from quantised import by_onnxruntime, optimised
 
-from onnxfc import RewriteOptions, rewrite
+from onnxfc import NothingToRewrite, RewriteOptions, rewrite
 
 IMAGE = np.random.default_rng(7).standard_normal((1, 2, 23, 19)).astype(np.float32)
+ROUND = sorted(
+    path.stem
+    for path in (FIXTURES / "onnxruntime").glob("*.onnx")
+    if path.stem.partition(".")[2].startswith(("qdq", "qoperator"))
+)
 
 
 def pooled(folder: Path, opset: int) -> onnx.ModelProto:
@@ -35,6 +41,8 @@ def test_a_maximum_of_integers_over_the_whole_image(opset: int, tmp_path: Path) 
     [got] = session(complete(form)).run(None, {"image": IMAGE})
     np.testing.assert_array_equal(got.reshape(want.shape), want)
     kept = complete(rewrite(original, options=RewriteOptions(global_pool="keep"), check_options=CHECK))
+    maps = rewrite(original, options=RewriteOptions(global_pool="keep", form="conv4d"), check_options=CHECK)
+    np.testing.assert_array_equal(session(complete(maps)).run(None, {"image": IMAGE})[0].reshape(want.shape), want)
     assert "GlobalMaxPool" not in {node.op_type for node in kept.graph.node}
     for image in (IMAGE, IMAGE.repeat(2, axis=2)[:, :, :41]):
         grown = session(_for_size(original, image.shape[2:])).run(None, {"image": image})
@@ -52,3 +60,79 @@ def _for_size(model: onnx.ModelProto, size: tuple[int, ...]) -> onnx.ModelProto:
     pool.attribute.remove(next(item for item in pool.attribute if item.name == "kernel_shape"))
     pool.attribute.append(kernel)
     return made
+
+
+def stored(model: onnx.ModelProto, node: onnx.NodeProto) -> tuple[np.ndarray, list[np.ndarray], int]:
+    """The weight of a layer as stored, its scale and zero point, and the axis of these; -1 where all share one."""
+    known = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    given, axis = list(node.input[3:6]), 1
+    if node.op_type == "QGemm":
+        axis -= helper.get_node_attr_value(node, "transB")
+    if node.op_type in {"Gemm", "MatMul"}:
+        by = next(item for item in model.graph.node if node.input[1] in item.output)
+        given, axis = list(by.input), next((item.i for item in by.attribute if item.name == "axis"), 1)
+    weight, *scales = (known[name] for name in given)
+    return weight, scales, axis if scales[0].size > 1 else -1
+
+
+def layers(model: onnx.ModelProto) -> list[tuple[np.ndarray, list[np.ndarray], int]]:
+    kinds = {"Gemm", "MatMul", "QGemm", "QLinearMatMul"}
+    return [stored(model, node) for node in model.graph.node if node.op_type in kinds]
+
+
+@pytest.mark.parametrize("name", ROUND)
+def test_round_trip_gives_the_integers_byte_for_byte(name: str, tmp_path: Path) -> None:
+    """Conv4d and back: weights, scales, zero points, their axis, and what onnxruntime makes of the layers."""
+    original = onnx.load(fixture_file(f"{name}.onnx"))
+    between = complete(rewrite(original, options=RewriteOptions(form="conv4d"), check_options=CHECK))
+    assert layers(between) == []
+    done = rewrite(between, options=RewriteOptions(form="gemm"), check_options=CHECK)
+    model = complete(done)
+    onnx.checker.check_model(model, full_check=True)
+    want, got = layers(original), layers(model)
+    assert len(got) == len(want) + (2 if name.startswith("mobilenet") else 0)  # Convs of its gates, 1x1 on one place
+    for old, new in zip(want, [item for item in got if item[0].shape in {old[0].shape for old in want}], strict=True):
+        assert new[0].tobytes() == old[0].tobytes()
+        assert [item.tobytes() for item in new[1]] == [item.tobytes() for item in old[1]]
+        assert new[2] == old[2]
+    if not name.startswith("mobilenet"):
+        kinds = ("QGemm", "Gemm", "MatMul", "QLinearConv", "Conv")
+        before, after = optimised(original, tmp_path), optimised(model, tmp_path)
+        assert [after[kind] for kind in kinds] == [before[kind] for kind in kinds]
+    old_session, new_session = session(original), session(model)
+    [image] = old_session.get_inputs()
+    feed = {image.name: np.random.default_rng(1).standard_normal(image.shape).astype(np.float32)}
+    [scores], [same] = old_session.run(None, feed), new_session.run(None, feed)
+    assert same.shape == scores.shape
+    np.testing.assert_array_equal(same, scores)
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds"), [("se_net.qdq", ("Conv", "Gemm")), ("se_net.qoperator", ("QLinearConv", "QGemm"))]
+)
+def test_gates_are_maps(name: str, kinds: tuple[str, str]) -> None:
+    """The FC layers of squeeze-and-excitation, and a Sigmoid between integers."""
+    original = onnx.load(fixture_file(f"{name}.onnx"))
+    done = rewrite(original, options=RewriteOptions(form="conv4d"), check_options=CHECK)
+    model = complete(done)
+    moving = {"image"}
+    shapes = {info.name: info.type.tensor_type.shape.dim for info in (*model.graph.value_info, *model.graph.output)}
+    for node in model.graph.node:
+        if moving.intersection(node.input):
+            moving.update(node.output)
+            assert all(len(shapes[out]) == 4 for out in node.output)
+    count = [sum(node.op_type == kind for node in model.graph.node) for kind in kinds]
+    was = [sum(node.op_type == kind for node in original.graph.node) for kind in kinds]
+    assert count == [sum(was), 0]
+    feed = {"image": np.random.default_rng(2).standard_normal(done.claim.inputs[0].shape).astype(np.float32)}
+    [want], [got] = session(original).run(None, feed), session(model).run(None, feed)
+    np.testing.assert_array_equal(got.reshape(want.shape), want)
+
+
+@pytest.mark.parametrize("name", ["lenet.nbits_qdq", "fake_quantised.torchscript"])
+def test_an_fc_layer_whose_weight_is_computed_stays(name: str) -> None:
+    between = complete(rewrite(fixture_file(f"{name}.onnx"), options=RewriteOptions(form="conv4d"), prove=False))
+    with pytest.raises(NothingToRewrite) as found:
+        rewrite(between, options=RewriteOptions(form="gemm"))
+    assert {item.code for item in found.value.refusals} == {"form-fc-left"}
+    assert len(found.value.refusals) == 2
