@@ -18,7 +18,7 @@ import onnx
 from onnxfc.forms.draft import Draft
 from onnxfc.forms.follow import Follower, Rule, stays
 from onnxfc.forms.weight_order import WeightOrder
-from onnxfc.forms.weights import weight_of
+from onnxfc.forms.weights import requantises, weight_of
 from onnxfc.graph.index import attributes, copied
 from onnxfc.graph.op_kinds import MICROSOFT, RESHAPING, WEIGHT_AT
 from onnxfc.shapes.spec import Shape
@@ -83,16 +83,8 @@ def _flat(follower: Follower, node: onnx.NodeProto, data: tuple[int, ...], order
         name = follower.before(node, "Transpose", [name], [data[axis] for axis in perm], perm=perm)
     rows = (data[0], math.prod(data[1:]))
     name = follower.before(node, "Flatten", [name], rows, axis=1)
-    return name if by is None else _quantised_again(follower, node, name, rows, by)
-
-
-def _quantised_again(
-    follower: Follower, node: onnx.NodeProto, name: str, rows: tuple[int, ...], by: onnx.NodeProto
-) -> str:
-    """Rows of what a DequantizeLinear made, quantised once more: onnxruntime makes a QGemm of a Gemm right behind
-    both."""
-    if by.op_type != "DequantizeLinear" or len(by.input) < 3 or not follower.single(by.input[1:2]):
+    if by is None or not requantises(follower.draft, by):
         return name
-    name = follower.before(node, "QuantizeLinear", [name, *by.input[1:]], rows, like=by.input[0], domain=by.domain)
-    told = {"domain": by.domain, **attributes(by)}
-    return follower.before(node, "DequantizeLinear", [name, *by.input[1:]], rows, like=by.output[0], **told)
+    for kind, like in (("QuantizeLinear", by.input[0]), ("DequantizeLinear", by.output[0])):
+        name = follower.before(node, kind, [name, *by.input[1:]], rows, like=like, domain=by.domain)
+    return name

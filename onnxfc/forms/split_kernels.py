@@ -18,8 +18,12 @@ from onnx import helper
 
 from onnxfc.errors import NothingToRewrite, Refusal
 from onnxfc.forms.draft import Draft
+from onnxfc.forms.weights import Weight, requantises, weight_of
 from onnxfc.graph.index import Names, attributes, copied, label, remarks
+from onnxfc.graph.op_kinds import WEIGHT_AT
 from onnxfc.shapes.spec import Array, Shape, Spec
+
+_QDQ = "leave out --max-kernel, or quantise the floats as QDQ (quant_format=QuantFormat.QDQ)"
 
 
 def split_kernels(draft: Draft, most: int) -> Draft:
@@ -38,52 +42,69 @@ class _Splitting:
 
     def run(self) -> Draft:
         for node in self.draft.nodes:
-            kernel = attributes(node).get("kernel_shape", [0]) if node.op_type == "Conv" else [0]
+            kernel = attributes(node).get("kernel_shape", [0]) if node.op_type in ("Conv", "QLinearConv") else [0]
             if max(kernel) <= self.most:
                 self.nodes.append(node)
                 continue
-            weight = self.draft.model.array(self._stored(node))
-            before = f"Conv {'x'.join(map(str, kernel))} {weight.shape[1]}→{weight.shape[0]}"
+            weight = weight_of(self.draft, node.input[WEIGHT_AT[node.op_type]])
+            if weight is None or not weight.scaled_along(0):
+                raise _refused(node, "has a kernel that is larger than wanted, and a weight that the graph computes")
+            outputs, channels = weight.value.shape[:2]
+            before = f"{node.op_type} {'x'.join(map(str, kernel))} {channels}→{outputs}"
             self.remarks.append((label(node), before, self._split(node, weight)))
         return self.draft.with_nodes(self.nodes, self.new, self.specs).remarked(self.remarks)
 
-    def _stored(self, node: onnx.NodeProto) -> onnx.TensorProto:
-        tensor = self.draft.new.get(node.input[1], self.draft.graph.constant(node.input[1]))
-        if tensor is None or node.input[1] in self.draft.graph.overridable:
-            why = "has a kernel that is larger than wanted, and a weight that the graph computes"
-            refusal = Refusal("form-kernel", label(node), why, "leave out --max-kernel")
-            raise NothingToRewrite(str(refusal), (refusal,))
-        return tensor
-
-    def _split(self, node: onnx.NodeProto, weight: Array) -> str:
+    def _split(self, node: onnx.NodeProto, weight: Weight) -> str:
         """Write the node in another way; says in which."""
         told = attributes(node)
         data, after = self.draft.specs[node.input[0]].native, self.draft.specs[node.output[0]].native
-        one = told["group"] == 1 and not any(told["pads"]) and set(after[2:]) == {1} and weight.shape[1:] == data[1:]
-        if one:
+        one = told["group"] == 1 and not any(told["pads"]) and set(after[2:]) == {1}
+        if one and weight.value.shape[1:] == data[1:]:
             self._as_channels(node, weight, data)
-            return f"Reshape and Conv 1x1 {math.prod(data[1:])}→{after[1]}"
+            return f"Reshape and {node.op_type} 1x1 {math.prod(data[1:])}→{after[1]}"
+        if node.op_type != "Conv":
+            raise _refused(node, "is on integers: a sum of parts of its kernel would be rounded part by part", _QDQ)
         count = self._as_sum(node, weight, data, after)
-        return f"the sum of {count} Convs up to {self.most}x{self.most}"
+        return f"the sum of {count} Convs up to {self.most}x{self.most}{', in floats' if weight.by else ''}"
 
-    def _as_channels(self, node: onnx.NodeProto, weight: Array, data: Shape) -> None:
+    def _as_channels(self, node: onnx.NodeProto, weight: Weight, data: Shape) -> None:
         """The whole map as channels of one place."""
         dims = (1, math.prod(data[1:]), 1, 1)
         target = self._hold(f"{node.input[0]}_shape", np.array([0, *dims[1:]], np.int64))
         flat = self._made(f"{node.input[0]}_channels", node.input[0], (data[0], *dims[1:]))
         self._add("Reshape", [node.input[0], target], flat, node)
-        held = self._hold(f"{node.input[1]}_channels", copied(self._stored(node), dims=(len(weight), *dims[1:])))
+        by = next((item for item in self.draft.nodes if node.input[0] in item.output), None)
+        if by is not None and requantises(self.draft, by):
+            for kind, like in (("QuantizeLinear", by.input[0]), ("DequantizeLinear", by.output[0])):
+                made = self._made(f"{flat}_{kind.lower()}", like, (data[0], *dims[1:]))
+                flat = self._add(kind, [flat, *by.input[1:]], made, node, domain=by.domain)
+        tensor = copied(weight.tensor, dims=(len(weight.value), *dims[1:]))
+        held = self._weight(weight, f"{weight.name}_channels", tensor, tuple(tensor.dims))
         window = {"kernel_shape": [1, 1], "strides": [1, 1], "pads": [0] * 4, "dilations": [1, 1], "group": 1}
-        self._add("Conv", [flat, held, *node.input[2:]], node.output[0], node, **window)
+        at = WEIGHT_AT[node.op_type]
+        given = [flat, *node.input[1:at], held, *node.input[at + 1 :]]
+        self._add(node.op_type, given, node.output[0], node, **window)
 
-    def _as_sum(self, node: onnx.NodeProto, weight: Array, data: Shape, after: Shape) -> int:
+    def _weight(self, weight: Weight, hint: str, value: Array | onnx.TensorProto, shape: Shape) -> str:
+        """A weight more, of integers behind a DequantizeLinear where it is."""
+        held = self._hold(hint, value)
+        if weight.by is None:
+            return held
+        made = self._made(f"{weight.by.output[0]}_part", weight.by.output[0], shape)
+        self.nodes.append(weight.dequantised(held, made, self.names.unused(weight.by.name), 0))
+        return made
+
+    def _as_sum(self, node: onnx.NodeProto, weight: Weight, data: Shape, after: Shape) -> int:
         """Parts of the kernel, each on what it reads of the map; the bias is the first one's."""
         told, total = attributes(node), ""
-        found = [(part, *zip(*_reads(part, told, data[2:], after[2:]), strict=True)) for part in self._parts(weight)]
+        found = [
+            (part, *zip(*_reads(part, told, data[2:], after[2:]), strict=True)) for part in self._parts(weight.value)
+        ]
         parts = [item for item in found if all(first < last for first, last in item[1])]  # others read pads alone
         for number, (part, cut, pads) in enumerate(parts, 1):
             place = tuple(slice(first, last) for first, last in part)
-            name = self._hold(f"{node.input[1]}_part", np.ascontiguousarray(weight[(slice(None), slice(None), *place)]))
+            value = np.ascontiguousarray(weight.value[(slice(None), slice(None), *place)])
+            name = self._weight(weight, f"{weight.name}_part", value, value.shape)
             window = {
                 "kernel_shape": [last - first for first, last in part],
                 "strides": told["strides"],
@@ -123,7 +144,7 @@ class _Splitting:
         """One of the nodes that ``node`` becomes."""
         name = self.names.unused(f"{node.name}_{op_type.lower()}")
         made = helper.make_node(op_type, list(inputs), [output], name=name, **told)
-        if op_type == "Conv":
+        if op_type == node.op_type:
             made.MergeFrom(remarks(node))
         self.nodes.append(made)
         return output
@@ -137,6 +158,11 @@ class _Splitting:
         name = self.names.unused(hint)
         self.new[name] = value
         return name
+
+
+def _refused(node: onnx.NodeProto, why: str, advice: str = "leave out --max-kernel") -> NothingToRewrite:
+    refusal = Refusal("form-kernel", label(node), why, advice)
+    return NothingToRewrite(str(refusal), (refusal,))
 
 
 def _reads(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import onnx
@@ -58,3 +59,11 @@ def _axis(draft: Draft, by: onnx.NodeProto, rank: int) -> int | None:
     if scale is None or told.get("block_size", 0) or len(scale.dims) > 1:
         return None
     return _ANY if not any(dim > 1 for dim in scale.dims) else int(told.get("axis", 1)) % rank
+
+
+def requantises(draft: Draft, by: onnx.NodeProto) -> bool:
+    """Whether what a node makes can be quantised once more, by the scale and zero point that it has: after a change of
+    shape, as onnxruntime makes operators on integers of those right behind both nodes."""
+    spec = draft.specs.get(next(iter(by.input[1:2]), ""))
+    one = spec is not None and spec.shapes is not None and math.prod(spec.native) == 1
+    return by.op_type == "DequantizeLinear" and len(by.input) > 2 and one

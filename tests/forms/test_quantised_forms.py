@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from fixture_files import FIXTURES, fixture_file
-from hazards import CHECK, Net, complete, session
+from hazards import CHECK, FEATURES, Net, complete, head, session
 from onnx import helper, numpy_helper
 from onnxruntime.quantization import QuantFormat
 from quantised import by_onnxruntime, optimised
@@ -136,3 +136,44 @@ def test_an_fc_layer_whose_weight_is_computed_stays(name: str) -> None:
         rewrite(between, options=RewriteOptions(form="gemm"))
     assert {item.code for item in found.value.refusals} == {"form-fc-left"}
     assert len(found.value.refusals) == 2
+
+
+def sides(model: onnx.ModelProto) -> set[int]:
+    convs = [node for node in model.graph.node if node.op_type in {"Conv", "QLinearConv"}]
+    return {side for node in convs for side in helper.get_node_attr_value(node, "kernel_shape")}
+
+
+@pytest.mark.parametrize("name", ["lenet.qdq", "lenet.qdq_int4", "lenet.qdq_int16", "lenet.qdq_own_int16"])
+def test_kernels_of_integers_in_parts(name: str, tmp_path: Path) -> None:
+    """Each part by the scales of the whole, and the head's whole map as channels with the same bytes."""
+    original = onnx.load(fixture_file(f"{name}.onnx"))
+    done = rewrite(original, options=RewriteOptions(form="conv4d", max_kernel=3), check_options=CHECK)
+    model = complete(done)
+    onnx.checker.check_model(model, full_check=True)
+    assert sides(model) == {1, 2, 3}
+    told = [item.after for item in done.replacements]
+    assert told[-3:] == [*["the sum of 4 Convs up to 3x3, in floats"] * 2, "Reshape and Conv 1x1 128→32"]
+    old, new = ({item.name: numpy_helper.to_array(item) for item in m.graph.initializer} for m in (original, model))
+    assert new["fc1.weight_quantized_channels"].tobytes() == old["fc1.weight_quantized"].tobytes()
+    for layer in ("conv1", "conv2"):
+        part = [value for name, value in new.items() if name.startswith(f"{layer}.weight_quantized_part")]
+        rows = [np.concatenate(part[at : at + 2], axis=3) for at in (0, 2)]
+        assert np.concatenate(rows, axis=2).tobytes() == old[f"{layer}.weight_quantized"].tobytes()
+    if name == "lenet.qdq":
+        assert optimised(model, tmp_path)["QLinearConv"] == 2  # both FC layers
+    feed = {"image": np.random.default_rng(4).standard_normal((1, 1, 28, 28)).astype(np.float32)}
+    [want], [got] = (session(item, as_written=True).run(None, feed) for item in (original, model))
+    np.testing.assert_allclose(got.reshape(want.shape), want, atol=np.ptp(want) * (1e-2 if "16" not in name else 1e-4))
+
+
+def test_kernels_of_operators_on_integers(tmp_path: Path) -> None:
+    """The whole map as channels; a sum of parts would be rounded part by part."""
+    original = by_onnxruntime(head(lambda net, flat: net.fc(flat, FEATURES, 6)), tmp_path, QuantFormat.QOperator)
+    done = rewrite(original, options=RewriteOptions(form="conv4d", max_kernel=3), check_options=CHECK)
+    assert done.replacements[-1].after == f"Reshape and QLinearConv 1x1 {FEATURES}→6"
+    assert sides(complete(done)) == {1, 3}
+    feed = {"image": np.random.default_rng(4).standard_normal((1, 2, 11, 9)).astype(np.float32)}
+    [want], [got] = session(original).run(None, feed), session(complete(done)).run(None, feed)
+    np.testing.assert_array_equal(got.reshape(want.shape), want)
+    with pytest.raises(NothingToRewrite, match="would be rounded part by part"):
+        rewrite(original, options=RewriteOptions(form="conv4d", max_kernel=2))

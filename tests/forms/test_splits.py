@@ -137,9 +137,9 @@ def test_pools_that_are_no_two_are_refused() -> None:
 
 
 def test_a_weight_that_is_computed_is_refused() -> None:
-    """As integers it is dequantised first, and that is not split."""
+    """In blocks of few bits it is dequantised first, and that is not split."""
     with pytest.raises(NothingToRewrite, match="a weight that the graph computes") as caught:
-        split(fixture_file("lenet.qdq.onnx"), max_kernel=2)
+        split(fixture_file("lenet.nbits_qdq.onnx"), max_kernel=2)
     assert caught.value.refusals[0].code == "form-kernel"
 
 
