@@ -82,7 +82,7 @@ def check(
 def _unfold(evidence: Evidence, claim: Claim) -> None:
     """From here on features are maps, also where the original holds places otherwise."""
     folded = {item.original: item for item in claim.boundaries if item.folded}
-    for sample in evidence.samples:
+    for sample in (*evidence.samples, *evidence.rounded):
         sample.values.update({name: apart(item, sample.values[name]) for name, item in folded.items()})
 
 

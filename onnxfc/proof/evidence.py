@@ -38,6 +38,8 @@ class Evidence:
     ``fed`` on any input. ``small``: the model is looked at more closely, with more kinds and sizes; ``masked``:
     and with more samples, as it compares the image's values with thresholds. ``thorough``: as
     often as that, too; a large model only where it has failed with fewer runs. ``edges``: of the original as a whole.
+    ``alike``: features that both models make by the same operators, so that what these round they round alike;
+    ``rounded``: more samples for them.
     ``idle``: that its provider computed nothing of it. ``crops``: cells, inputs and what was made of them.
     """
 
@@ -62,6 +64,8 @@ class Evidence:
     rests: list[Rest] = field(default_factory=list)
     edges: Edges | None = None
     idle: str = ""
+    alike: frozenset[str] = frozenset()
+    rounded: list[Sample] = field(default_factory=list)
 
     @property
     def native(self) -> Arrays:

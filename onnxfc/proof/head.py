@@ -104,6 +104,19 @@ def reads(node: onnx.NodeProto) -> set[str]:
     return names
 
 
+def nodes_before(graph: onnx.GraphProto, names: Sequence[str]) -> list[int]:
+    """Positions of the nodes that these tensors depend on."""
+    maker = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
+    found: set[int] = set()
+    stack = [maker[name] for name in names if name in maker]
+    while stack:
+        position = stack.pop()
+        if position not in found:
+            found.add(position)
+            stack.extend(maker[name] for name in reads(graph.node[position]) if name in maker)
+    return sorted(found)
+
+
 class Head:
     """The original's head as a session of its own.
 

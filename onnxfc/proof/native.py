@@ -51,6 +51,17 @@ def compare_native(rewritten: Runner, evidence: Evidence, claim: Claim, tally: T
                 tally.fail(f"{error} {where}")
             else:
                 _compare((output.name, output.name), got, sample, evidence, tally, where)
+    _compare_rounded(rewritten, evidence, claim, tally)
+
+
+def _compare_rounded(rewritten: Runner, evidence: Evidence, claim: Claim, tally: Tally) -> None:
+    """Features that both models round alike, on some samples more."""
+    for i, sample in enumerate(evidence.rounded, len(evidence.samples) + 1):
+        found = rewritten.run(sample.feeds)
+        for item in claim.boundaries:
+            if item.original in evidence.alike:
+                names = item.original, item.rewritten
+                _compare(names, found[item.rewritten], sample, evidence, tally, f"at native size, sample {i}")
 
 
 def compare_read(source: ModelFile, evidence: Evidence, claim: Claim, tally: Tally) -> None:
@@ -137,4 +148,5 @@ def _compare(names: tuple[str, str], got: Array, sample: Sample, evidence: Evide
     and in that model."""
     want, scale = sample.values[names[0]], evidence.scales[names[0], sample.kind.name]
     others = partial(evidence.others, names[0], sample.feeds)
-    tally.compare(names[1], got, want, scale, sample.kind.name, where, others=others)
+    alike = names[0] in evidence.alike
+    tally.compare(names[1], got, want, scale, sample.kind.name, where, others=others, alike=alike)

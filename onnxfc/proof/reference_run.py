@@ -12,6 +12,7 @@ import onnx
 
 from onnxfc.claim.claim import Claim
 from onnxfc.io.model_file import ModelFile
+from onnxfc.proof.alike import alike
 from onnxfc.proof.choose_kinds import choose
 from onnxfc.proof.edges import Edges
 from onnxfc.proof.evidence import ADVICE, Evidence, Progress, Sample
@@ -34,6 +35,9 @@ are off by some."""
 
 MASKED = 48
 """Samples of a small model that has a mask: few values lie between its threshold and one that is a little off."""
+ROUNDED = 12
+"""Samples of a small quantised model, most of them for its features alone: an error of less than a step moves few of
+these to another integer."""
 
 
 def observe(
@@ -57,7 +61,7 @@ def observe(
     evidence = Evidence(inputs, claim.inputs[0].batch, runner.free_batch(claim.inputs))
     evidence.small, evidence.thorough = is_small(original), thorough
     evidence.edges = Edges(original, tensors, options.engine)
-    evidence.idle = runner.idle
+    evidence.idle, evidence.alike = runner.idle, alike(original, pair.rewritten, claim)
     evidence.own, graph = pair.own, original.proto.graph
     evidence.moving, evidence.fed = _dependent(graph, images), _dependent(graph, list(runner.inputs))
 
@@ -123,9 +127,11 @@ def _more_samples(evidence: Evidence, runner: Runner, options: CheckOptions, pro
     """As many samples as asked for, the kinds in turn, and a batch of two where the batch is free."""
     have = {(sample.kind.name, sample.number): sample for sample in evidence.samples}
     count = max(2, options.samples, MASKED if evidence.masked else 0, len(evidence.kinds))
-    turns = [(evidence.kinds[i % len(evidence.kinds)], i // len(evidence.kinds)) for i in range(count)]
+    every = max(count, ROUNDED if evidence.small and evidence.alike and not evidence.inputs.of_user else 0)
+    turns = [(evidence.kinds[i % len(evidence.kinds)], i // len(evidence.kinds)) for i in range(every)]
     chosen = []
-    for i, (kind, number) in enumerate(turns):
+    evidence.rounded = [_sample(evidence, runner, kind, number) for kind, number in turns[count:]]
+    for i, (kind, number) in enumerate(turns[:count]):
         progress(f"original at native size, sample {i + 1} of {count}")
         chosen.append(have.get((kind.name, number)) or _sample(evidence, runner, kind, number))
     evidence.free_batch &= evidence.thorough  # else images run one by one say what the rewritten model makes of two
@@ -235,11 +241,12 @@ _Noise = dict[tuple[str, str], float]
 
 
 def _note(noise: _Noise, sample: Sample, name: str, value: Array, flips: _Noise | None = None) -> None:
-    if value.dtype.kind == "f" and value.shape == sample.values[name].shape:
+    if value.dtype.kind in "fiu" and value.shape == sample.values[name].shape:
         with np.errstate(invalid="ignore"):  # infinite scores, of which there is no noise
             difference = np.abs(value.astype(np.float64) - sample.values[name].astype(np.float64))
         key = (name, sample.kind.name)
-        noise[key] = max(noise.get(key, 0.0), float(difference.max(initial=0.0)))
+        if value.dtype.kind == "f":
+            noise[key] = max(noise.get(key, 0.0), float(difference.max(initial=0.0)))
         if flips is not None and difference.size:
             flips[key] = max(flips.get(key, 0.0), float(difference.mean()))
 

@@ -69,9 +69,9 @@ WIDENING = 10
 """How many times its measured rounding noise an output is allowed to deviate, up to the cap."""
 
 
-def flipped(noise: float, step: float) -> float:
+def flipped(noise: float, step: float, fewest: float = FEWEST) -> float:
     """The part of a step that values may be off on average, where rounding alone moves the original's by ``noise``."""
-    return min(FLIPPED, max(FEWEST, WIDENING * noise / step)) if step else FLIPPED
+    return min(FLIPPED, max(fewest, WIDENING * noise / step)) if step else FLIPPED
 
 
 @dataclass(frozen=True)

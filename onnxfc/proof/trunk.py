@@ -24,7 +24,7 @@ from onnxfc.proof.baked import frozen, native_shapes, sized
 from onnxfc.proof.edges import Edges
 from onnxfc.proof.evidence import Evidence, Progress
 from onnxfc.proof.folded import together
-from onnxfc.proof.head import part_of, reads
+from onnxfc.proof.head import nodes_before, part_of, reads
 from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.results import ParityResult
 from onnxfc.proof.sessions import Arrays, RunError, Runner
@@ -120,27 +120,14 @@ def _trunks(model: onnx.ModelProto, rewritten: onnx.ModelProto, claim: Claim) ->
     shapes = native_shapes(model, claim)
     for name, other in dict.fromkeys(pairs):
         if name in makers:
-            nodes = [model.graph.node[i] for i in _before(model.graph, [name])]
+            nodes = [model.graph.node[i] for i in nodes_before(model.graph, [name])]
             fixed = sized(nodes, model.graph, shapes), frozen(nodes, rewritten.graph)
             yield _Trunk(name, other, *fixed, bounds.get(name))
 
 
-def _before(graph: onnx.GraphProto, names: Sequence[str]) -> list[int]:
-    """Positions of the nodes that these tensors depend on."""
-    maker = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
-    found: set[int] = set()
-    stack = [maker[name] for name in names if name in maker]
-    while stack:
-        position = stack.pop()
-        if position not in found:
-            found.add(position)
-            stack.extend(maker[name] for name in reads(graph.node[position]) if name in maker)
-    return sorted(found)
-
-
 def _freed(model: onnx.ModelProto, names: Sequence[str], claim: Claim) -> onnx.ModelProto:
     """The model up to ``names``, for images of any size; shapes written down for inner tensors are left out."""
-    cut = part_of(model, "trunk", _before(model.graph, names), ())
+    cut = part_of(model, "trunk", nodes_before(model.graph, names), ())
     graph = cut.graph
     needed = set().union(*(reads(node) for node in graph.node))
     graph.input.extend(value for value in model.graph.input if value.name in needed)

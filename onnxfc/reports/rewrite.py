@@ -329,7 +329,8 @@ def _compared(result: ParityResult) -> str:
     if told := _without_figures(result):
         return told
     where = f" at {', '.join(size(item) for item in result.sizes)} px" if result.sizes else ""
-    figures = f"largest deviation {result.deviation:.1e}, tolerance {result.tolerance:.0e}"
+    digits = int(float(f"{result.tolerance:.0e}") < float(f"{result.deviation:.1e}"))  # it is not told as the smaller
+    figures = f"largest deviation {result.deviation:.1e}, tolerance {result.tolerance:.{digits}e}"
     more = f"; {result.reason}" if result.reason else ""
     more += f"; {result.frozen}" if result.frozen else ""
     return f"passed, {figures} ({result.compared} values{where}){more}"

@@ -9,9 +9,9 @@ import numpy as np
 import onnx
 import pytest
 from fixture_files import fixture_file
-from hazards import CHECK, complete
+from hazards import CHECK, complete, session
 from onnx import numpy_helper
-from quantised import Layer, layers
+from quantised import SPOILS, Layer, layers
 
 from onnxfc import check_pair
 from onnxfc.io.model_file import ModelFile
@@ -187,3 +187,69 @@ def test_the_weight_of_a_quantised_original_is_found_or_the_check_fails() -> Non
     layer.change(layer.weight, lambda weight: np.where(weight == weight.max(), weight - 1, weight))
     done = check_pair(original, other, options=CHECK)
     assert (done.passed, done.parity.certificate.status) == (False, "failed")
+
+
+TRUNKS = ["lenet.qdq", "lenet.qdq_int4", "lenet.qoperator", "matmul_add.qdq", "mini_resnet.qdq", "se_net.qdq"]
+"""Features that both models make by the same operators."""
+
+
+@pytest.mark.parametrize("name", TRUNKS)
+def test_a_zero_point_of_the_trunk(name: str) -> None:
+    """Off by one in one node, of activations and of biases: found wherever it moves one in a thousand features."""
+    original = onnx.load(fixture_file(f"{name}.onnx"))
+    done = rewrite(original, check_options=CHECK)
+    assert done.parity is not None
+    assert done.parity.native.deviation == 0
+    made, features = complete(done), [item.rewritten for item in done.claim.boundaries]
+    images = np.random.default_rng(5).standard_normal((8, *done.claim.inputs[0].shape)).astype(np.float32)
+    want, moved, missed = _features(made, features, images), 0, []
+    stored = {item.name: numpy_helper.to_array(item) for item in made.graph.initializer}
+    for number, at in _zero_points(made, features):
+        other = copy.deepcopy(made)
+        node = other.graph.node[number]
+        value = stored[node.input[at]]
+        most = np.iinfo(value.dtype).max if value.dtype.kind in "iu" else 7  # of 4 bits
+        wrong = np.where(value < most, value + 1, value - 1)
+        other.graph.initializer.append(numpy_helper.from_array(wrong.astype(value.dtype), "wrong"))
+        node.input[at] = "wrong"
+        got = _features(other, features, images)
+        if np.mean(got != want) > 1e-3:
+            moved += 1
+            missed += [] if not check_pair(original, other, options=CHECK).passed else [(node.name, at)]
+    assert moved >= 3
+    assert missed == []
+
+
+def _zero_points(model: onnx.ModelProto, features: list[str]) -> list[tuple[int, int]]:
+    """Nodes ahead of the features, and which of their inputs is a zero point."""
+    kinds = {"QuantizeLinear": (2,), "DequantizeLinear": (2,), "QLinearConv": (2, 7)}
+    wanted, found = {*features}, []
+    for number, node in reversed([*enumerate(model.graph.node)]):
+        if wanted.intersection(node.output):
+            wanted.update(node.input)
+            found += [(number, at) for at in kinds.get(node.op_type, ()) if at < len(node.input)]
+    return found
+
+
+def _features(model: onnx.ModelProto, names: list[str], images: np.ndarray) -> np.ndarray:
+    shown = copy.deepcopy(model)
+    shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    runtime = session(shown, as_written=True)
+    return np.concatenate([value.ravel() for image in images for value in runtime.run(names, {"image": image})])
+
+
+ROWS = [item for item in SPOILS if item.__name__ != "input_zero"]
+
+
+@pytest.mark.parametrize("spoil", ROWS, ids=lambda item: item.__name__)
+@pytest.mark.parametrize("own", [True, False])
+def test_a_layer_on_a_row_for_each_cell(own: bool, spoil: Callable[[Layer], None]) -> None:
+    """The Gemm of uint8 that stays one."""
+    original = onnx.load(fixture_file("lenet.qdq_float_scores.onnx"))
+    other = complete(rewrite(original, prove=False))
+    if not own:
+        del other.metadata_props[:]
+    assert check_pair(original, other, options=CHECK).passed
+    layer = Layer(other, next(node for node in other.graph.node if node.name == "/fc2/Gemm"))
+    spoil(layer)
+    assert not check_pair(original, other, options=CHECK).passed

@@ -5,7 +5,8 @@ from __future__ import annotations
 from hazards import CHECK, Net
 
 from onnxfc import rewrite
-from onnxfc.reports.rewrite import share_of, verdict_text
+from onnxfc.proof.results import ParityResult
+from onnxfc.reports.rewrite import _compared, share_of, verdict_text
 
 
 def verdict(pads: int) -> str:
@@ -25,3 +26,12 @@ def test_elements_are_no_cells() -> None:
 def test_shares_are_told_as_they_are() -> None:
     """No 0.0 % where something differs, no percentage of more than the whole."""
     assert [share_of(value) for value in (2.3e-8, 0.1364, 3.42)] == ["2e-08", "13.6%", "3.4 times the width"]
+
+
+def test_a_tolerance_is_told_no_smaller_than_what_it_allowed() -> None:
+    told = [
+        _compared(ParityResult("passed", deviation, tolerance))
+        for deviation, tolerance in ((0.0646, 0.0648), (1e-6, 2.3e-4))
+    ]
+    assert "deviation 6.5e-02, tolerance 6.5e-02 (" in told[0]
+    assert "deviation 1.0e-06, tolerance 2e-04 (" in told[1]

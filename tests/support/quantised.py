@@ -107,7 +107,7 @@ def signs(layer: Layer) -> None:
     def turned(weight: np.ndarray) -> np.ndarray:
         middle = 128 if weight.dtype == np.uint8 else 0
         moved = weight.astype(int) - middle
-        loud = int(np.abs(moved).sum(axis=(1, 2, 3)).argmax())
+        loud = int(np.abs(moved).sum(axis=tuple(range(1, moved.ndim))).argmax())
         moved[loud] *= -1
         return np.clip(moved + middle, np.iinfo(weight.dtype).min, np.iinfo(weight.dtype).max)
 
