@@ -20,7 +20,7 @@ from onnxfc.forms.follow import Follower, Rule, stays
 from onnxfc.forms.weight_order import WeightOrder
 from onnxfc.forms.weights import requantises, weight_of
 from onnxfc.graph.index import attributes, copied
-from onnxfc.graph.op_kinds import MICROSOFT, RESHAPING, WEIGHT_AT
+from onnxfc.graph.op_kinds import KERNELS, MICROSOFT, RESHAPING, WEIGHT_AT
 from onnxfc.shapes.spec import Shape
 
 
@@ -37,7 +37,7 @@ def as_rows(draft: Draft, orders: Mapping[str, WeightOrder]) -> tuple[Draft, tup
     """The draft with Gemms, and the Convs that are FC layers."""
     found: list[Replaced] = []
     layer = partial(_layer, orders, found)
-    rules: dict[str, Rule] = {**dict.fromkeys(RESHAPING, stays), **dict.fromkeys(("Conv", "QLinearConv"), layer)}
+    rules: dict[str, Rule] = {**dict.fromkeys(RESHAPING, stays), **dict.fromkeys(KERNELS, layer)}
     return Follower(draft, "row", rules).run(), tuple(found)
 
 

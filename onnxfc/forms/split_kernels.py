@@ -20,7 +20,7 @@ from onnxfc.errors import NothingToRewrite, Refusal
 from onnxfc.forms.draft import Draft
 from onnxfc.forms.weights import Weight, requantises, weight_of
 from onnxfc.graph.index import Names, attributes, copied, label, remarks
-from onnxfc.graph.op_kinds import WEIGHT_AT
+from onnxfc.graph.op_kinds import KERNELS, WEIGHT_AT
 from onnxfc.shapes.spec import Array, Shape, Spec
 
 _QDQ = "leave out --max-kernel, or quantise the floats as QDQ (quant_format=QuantFormat.QDQ)"
@@ -42,7 +42,7 @@ class _Splitting:
 
     def run(self) -> Draft:
         for node in self.draft.nodes:
-            kernel = attributes(node).get("kernel_shape", [0]) if node.op_type in ("Conv", "QLinearConv") else [0]
+            kernel = attributes(node).get("kernel_shape", [0]) if node.op_type in KERNELS else [0]
             if max(kernel) <= self.most:
                 self.nodes.append(node)
                 continue

@@ -48,6 +48,8 @@ COVERING = frozenset({"AveragePool", "MaxPool"})
 GLOBAL_POOLS = ("GlobalAveragePool", "GlobalMaxPool")
 WEIGHT_AT = {"Conv": 1, "ConvInteger": 1, "FusedConv": 1, "QLinearConv": 3}
 """Operators that slide a kernel over the spatial axes and multiply, and which of their inputs is the kernel."""
+KERNELS = ("Conv", "QLinearConv")
+"""Those that a form writes in another way."""
 SLIDING = ("Conv", "FusedConv", "QLinearConv", *POOLS)
 """A kernel over the spatial axes of the first input, which is known to be understood."""
 QUANTISED = ("ConvInteger", "MatMulInteger", "QLinearMatMul")
