@@ -20,6 +20,8 @@ _WHOLE = (
 )
 _SIZELESS = frozenset(f"{_POINTWISE} {_WHOLE}".split())
 """Operators that say the same at every size. Not ReduceSum: what divides the sum by a count was made for one size."""
+_QUANTISING = frozenset(["QuantizeLinear", "DequantizeLinear"])
+"""Of onnxruntime's domain, too."""
 _SUMS = frozenset(["ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp"])
 _SLIDING = {"Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool", "QLinearConv", "ConvInteger"}
 _POOLS = {"MaxPool", "AveragePool", "LpPool"}
@@ -33,6 +35,8 @@ def native_shapes(model: onnx.ModelProto, claim: Claim) -> Shapes:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     del copy.graph.value_info[:]
+    for node in copy.graph.node:  # onnx knows no shapes behind those of another domain
+        node.domain = "" if node.op_type in _QUANTISING else node.domain
     images = {image.name: image for image in claim.inputs}
     for value in copy.graph.input:
         image = images.get(value.name)
@@ -79,7 +83,7 @@ def says_the_same(nodes: Sequence[onnx.NodeProto], graph: onnx.GraphProto) -> bo
 def _may_be_sized(node: onnx.NodeProto, fixed: set[str], shapes: Shapes) -> bool:
     kind = node.op_type
     if node.domain not in ("", "ai.onnx"):
-        return True
+        return kind not in _QUANTISING
     if kind in ("MatMul", "Gemm"):
         return not fixed.intersection(node.input[:2])
     if kind in ("Resize", "Upsample"):

@@ -17,6 +17,7 @@ from onnx import helper, numpy_helper
 from onnxfc import CheckOptions, check_pair, rewrite
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof import check
+from onnxfc.proof.baked import sized
 from onnxfc.proof.results import Parity, ParityResult
 from onnxfc.proof.sizes import Size
 from onnxfc.proof.trunk import other_parity
@@ -266,3 +267,17 @@ def test_a_pair_of_which_the_second_is_moved() -> None:
     done = check_pair(*paths, options=CheckOptions(threads=1))
     assert not done.passed
     assert done.parity.summary().startswith("trunk parity failed: ")
+
+
+def test_onnxruntimes_own_quantisation_says_the_same_at_every_size() -> None:
+    """QuantizeLinear and DequantizeLinear of its domain: off the stride grid, too, the trunks are compared."""
+    path = fixture_file("lenet.qdq_own_int16.onnx")
+    original = ModelFile.open(path)
+    done = rewrite(path, check_options=replace(CHECK, check_sizes=((33, 38),)))
+    graph = original.proto.graph
+    quantising = [node for node in graph.node if node.domain == "com.microsoft"]
+    assert {node.op_type for node in quantising} == {"QuantizeLinear", "DequantizeLinear"}
+    assert sized(quantising, graph, {}) == ""
+    assert done.parity is not None
+    assert done.parity.trunk.status == "passed"
+    assert (33, 38) in done.parity.trunk.sizes
