@@ -67,6 +67,9 @@ SPARE = 2
 """... so many steps in all, where an output has but a few values."""
 WIDENING = 10
 """How many times its measured rounding noise an output is allowed to deviate, up to the cap."""
+SEVERAL, FINE = 4, 2e-3
+"""Steps of 16 bits are nearly as small as what rounding moves: many values fall to the other side of an edge, and a layer
+adds them up to so many steps, as long as these are a small share of the signal. Of 8 bits, one is more."""
 
 
 def flipped(noise: float, step: float, fewest: float = FEWEST) -> float:
@@ -131,8 +134,10 @@ class Scale:
         return max(base, min(WIDENING * noise, self.precision.cap * self.signal)) + self.step(options)
 
     def step(self, options: CheckOptions) -> float:
-        """The part of the tolerance that is one quantisation step, which few elements may be off."""
-        return 0.0 if self.exact or options.rtol is not None or options.atol is not None else self.precision.step
+        """The part of the tolerance that is one quantisation step, or a few of 16 bits, which few elements may be off."""
+        if self.exact or options.rtol is not None or options.atol is not None:
+            return 0.0
+        return max(self.precision.step, min(SEVERAL * self.precision.step, FINE * self.signal))
 
     def over(self, values: Sequence[Array]) -> Scale:
         """The same for ``values``; of an output that nothing has moved so far, they may be the first that differ."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from onnxfc.io.model_file import ModelFile
 from onnxfc.proof.accumulator import Tally
 from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.quantisation import quantisation_steps
-from onnxfc.proof.tolerance import PRECISION, measure
+from onnxfc.proof.tolerance import PRECISION, Scale, measure
 from onnxfc.rewriter.api import rewrite
 
 GRAPH = """
@@ -162,3 +163,10 @@ def test_where_the_original_is_not_finite_nothing_is_proven() -> None:
         tally.compare("scores", got, want, scale_of(0.0), "normal", "here")  # type: ignore[arg-type]
         assert (tally.result().status == "passed") == passes
         assert "the original's own output scores is not finite here" in tally.vacuous[0]
+
+
+def test_fine_steps_add_up() -> None:
+    """Of 16 bits a layer adds up several flips, of 8 bits none may be more than one step."""
+    plain, options = PRECISION["float32"], CheckOptions()
+    steps = [Scale(1.0, 1.0, replace(plain, step=step)).step(options) for step in (0.0, 4e-4, 1e-3, 1e-2)]
+    assert steps == [0.0, 16e-4, 2e-3, 1e-2]
