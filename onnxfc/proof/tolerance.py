@@ -68,8 +68,8 @@ SPARE = 2
 WIDENING = 10
 """How many times its measured rounding noise an output is allowed to deviate, up to the cap."""
 SEVERAL, FINE = 4, 2e-3
-"""Steps of 16 bits are nearly as small as what rounding moves: many values fall to the other side of an edge, and a layer
-adds them up to so many steps, as long as these are a small share of the signal. Of 8 bits, one is more."""
+"""Steps of 16 bits are nearly as small as what rounding moves: many values fall to the other side of an edge, and a
+layer adds them up to so many steps, as long as these are a small share of the signal. Of 8 bits, one is more."""
 
 
 def flipped(noise: float, step: float, fewest: float = FEWEST) -> float:
@@ -134,7 +134,7 @@ class Scale:
         return max(base, min(WIDENING * noise, self.precision.cap * self.signal)) + self.step(options)
 
     def step(self, options: CheckOptions) -> float:
-        """The part of the tolerance that is one quantisation step, or a few of 16 bits, which few elements may be off."""
+        """The part of the tolerance that is a quantisation step, or a few of 16 bits, which few elements may be off."""
         if self.exact or options.rtol is not None or options.atol is not None:
             return 0.0
         return max(self.precision.step, min(SEVERAL * self.precision.step, FINE * self.signal))
