@@ -289,6 +289,7 @@ CLAIM = Claim(
     boundaries=(Boundary("pool", "pool", (2, 3), (4, 5), (1, 1)),),
     outputs=(Output("scores", "map", (2, 3)), Output("mean", "mean"), Output("features", "features", (2, 3))),
     figures=(Figure("scale", "scale_again"),),
+    detections=("boxes",),
 )
 
 
@@ -301,7 +302,8 @@ def test_claim_survives_its_journey_as_metadata() -> None:
     again = Claim.from_metadata({"somebody": "else", **metadata})
     assert again == CLAIM
     assert hash(again) == hash(CLAIM)
-    assert "onnxfc.figures" not in dataclasses.replace(CLAIM, figures=()).to_metadata()
+    few = dataclasses.replace(CLAIM, figures=(), detections=()).to_metadata()
+    assert {"onnxfc.figures", "onnxfc.detections"}.isdisjoint(few)
 
 
 def test_no_claim_no_metadata() -> None:

@@ -16,6 +16,7 @@ from onnxfc.analysis.table_sums import summed_by
 from onnxfc.analysis.unbiased import unbiased
 from onnxfc.builder.state import GlobalPool, Role, Roles
 from onnxfc.graph.index import Graph
+from onnxfc.graph.op_kinds import PICKING
 from onnxfc.layout.gathered import Gathered
 from onnxfc.shapes.image_inputs import Image
 from onnxfc.shapes.spec import Spec
@@ -35,6 +36,9 @@ def _reads_features(flow: Flow) -> bool:
     readers = [node for name in flat for node in flow.graph.readers.get(name, ())]
     ends = [name for name in flow.graph.outputs if name in flat]
     listed = all(node.op_type in _LISTING for node in readers) and any(n.op_type == "Concat" for n in readers)
+    live = set(map(id, flow.graph.live))
+    if any(node.op_type in PICKING for node in flow.graph.nodes if id(node) not in live):
+        return False  # of what the model ends in, places are picked by their values
     return bool(flat) and not (listed and all(len((flow.native[name].shapes or ((),))[0]) > 2 for name in ends))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -127,6 +127,17 @@ class GraphBuilder:
         self.extents.follow(self.nodes)
         elsewhere = self.extents.elsewhere(name)
         return spec if elsewhere == [] else replace(spec, values=(*spec.values, *(elsewhere or ())), follows=True)
+
+    def follow(self, nodes: Iterable[onnx.NodeProto]) -> None:
+        """Know what comes behind, as far as inference does; nodes that are there already are left out."""
+        for node in nodes:
+            if not self._places.keys() & set(node.output):
+                try:
+                    self._append(node)
+                except InferenceFailed:
+                    self.append_unknown(node)
+                for name in node.output:
+                    self.specs.setdefault(name, Spec(0, None))
 
     def append_unknown(self, node: onnx.NodeProto) -> None:
         """Append a node of which shape inference knows nothing."""

@@ -142,7 +142,7 @@ def _as_claimed(
         notes.append(f"the second model is fixed to images of {told} px; its graph was checked at other sizes, too")
         two = freed_again(two, claim)
         wanted = options if fixed == claim.native_size else replace(options, check_sizes=(*options.check_sizes, fixed))
-    parity = check(_begun(one, claim), two, claim, wanted, progress, one)
+    parity = check(_begun(one, two, claim), two, claim, wanted, progress, one)
     parity = _geometry_checked(parity, claim, two)
     own = own_claim(one, claim) if parity.passed else None
     if own is not None:
@@ -183,11 +183,11 @@ def _opened(model: Model) -> ModelFile:
     return sorted_nodes(file)
 
 
-def _begun(original: ModelFile, claim: Claim) -> ModelFile:
+def _begun(original: ModelFile, made: ModelFile, claim: Claim) -> ModelFile:
     """The original as the rewritten model was made of it: functions inlined, from an inner tensor on, or up to some."""
     original = inlined(original)
     graph = Graph(original.proto)
-    ends = [output.name for output in claim.outputs]
+    ends = [info.name for info in made.proto.graph.output]
     if set(ends) - set(graph.outputs) and set(ends) <= set(graph.producers):
         original = end_at(original, ends)
         graph = Graph(original.proto)

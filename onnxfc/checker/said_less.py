@@ -20,7 +20,7 @@ def own_claim(original: ModelFile, claim: Claim) -> Claim | None:
     pools = {"drop"} if "activation" in forms else {"window", "keep"} if "global" in forms else {"window"}
     image, inputs = claim.inputs[0], tuple(image.name for image in claim.inputs)
     outputs = tuple(output.name for output in claim.outputs)
-    inner = () if set(outputs) <= {info.name for info in original.proto.graph.output} else outputs
+    inner = () if claim.detections or set(outputs) <= {info.name for info in original.proto.graph.output} else outputs
     for pool in sorted(pools, reverse=True):
         try:
             options = RewriteOptions(

@@ -238,7 +238,9 @@ class Claim:
     first cell. ``halo``: pixels (before, after) that a tile needs around the crops of its cells, on each axis, empty
     where an operator looks at the whole image. All are empty where unknown. ``fixed_size``: the model takes images of
     this size alone; all else is said of the model for any size that it was made of. ``grids``: tables of
-    coordinates that go on by rule; the verdict is ``extrapolated`` where the user chose the rule.
+    coordinates that go on by rule; the verdict is ``extrapolated`` where the user chose the rule. ``detections``:
+    outputs that nodes of the original, left as they are, make of what ``outputs`` tells of, as long as the values say;
+    what of that is no output is an inner tensor then.
 
     >>> onnxfc.rewrite("fixtures/trained/digits.onnx", prove=False).claim.native_size
     (16, 16)
@@ -262,6 +264,7 @@ class Claim:
     fixed_size: tuple[int, ...] = ()
     grids: tuple[Grid, ...] = ()
     figures: tuple[Figure, ...] = ()
+    detections: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         damage = next(_damages(self), None)
@@ -300,8 +303,8 @@ class Claim:
         )
 
     def to_metadata(self) -> dict[str, str]:
-        """The claim as ``metadata_props`` entries: one JSON value per key, of figures only where there are some."""
-        told = {key: value for key, value in asdict(self).items() if value or key != "figures"}
+        """The claim as ``metadata_props`` entries: one JSON value per key, of some only where there is something."""
+        told = {key: value for key, value in asdict(self).items() if value or key not in {"figures", "detections"}}
         for item in told["inputs"]:
             if item["scale"] == (1, 1):
                 del item["scale"]
@@ -365,6 +368,8 @@ def _damaged_parts(claim: Claim, dims: int) -> Iterator[str]:
     yield from (f"layer {item.original!r} is {item}" for item in claim.layers if not layer_fits(item))
     yield from (f"grid {item.original!r} is {item}" for item in claim.grids if not _grid(item, dims))
     yield from (f"figure {item}" for item in claim.figures if not named(item))
+    if not isinstance(claim.detections, tuple) or not all(isinstance(name, str) for name in claim.detections):
+        yield f"detections is {claim.detections!r}"
 
 
 def _grid(item: Grid, dims: int) -> bool:

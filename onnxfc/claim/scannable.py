@@ -30,6 +30,11 @@ def against_scan(claim: Claim, graph: onnx.GraphProto) -> str | None:
         return f"the model has several image inputs ({', '.join(images)}); scan is for models with one"
     if others:
         return f"the model has inputs besides the image ({', '.join(others)}); make them constants first"
+    if claim.detections:
+        told = ", ".join(claim.detections)
+        return (
+            f"the model has outputs as long as the values say ({told}); rewrite it with --output-at a map before them"
+        )
     lists = [item.name for item in claim.outputs if item.form == "list"]
     if lists and not maps(claim):
         return (

@@ -178,6 +178,14 @@ def needed(nodes: Sequence[onnx.NodeProto], outputs: Iterable[str], given: str =
     return kept[::-1]
 
 
+def ending(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
+    """The model with these tensors as its outputs; its nodes stay."""
+    known = {info.name: info for info in [*model.graph.output, *model.graph.value_info]}
+    made = copied(model)
+    refill(made.graph, output=[known.get(name) or onnx.ValueInfoProto(name=name) for name in names])
+    return made
+
+
 def dependent(nodes: Iterable[onnx.NodeProto], names: Iterable[str]) -> set[str]:
     """These tensors, and all that is computed from them; the nodes are in order."""
     found = set(names)

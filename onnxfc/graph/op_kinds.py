@@ -64,6 +64,8 @@ ROW_NORMS = (*LAYER_NORMS, "LpNormalization")
 MAP_NORMS = ("GroupNormalization", "InstanceNormalization", "MeanVarianceNormalization")
 """By the figures of the whole map."""
 ARG = ("ArgMax", "ArgMin")
+PICKING = frozenset({"Compress", "NonMaxSuppression", "NonZero", "TopK", "Unique"})
+"""What picks elements by their values."""
 RESAMPLING = ("Resize", "Upsample")
 COPYING = ("Expand", "Tile")
 SPREADING = frozenset({*COPYING, *RESAMPLING})

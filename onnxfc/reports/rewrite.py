@@ -99,6 +99,9 @@ def text(result: Told, verbose: bool = False) -> str:
         lines.append(row("image sizes", sizes))
     lines.append(row("verdict", verdict_text(claim, verbose)))
     lines += grid_rows(claim, verbose)
+    if claim.detections:
+        ends = some([output.name for output in claim.outputs if output.name not in claim.detections], verbose)
+        lines.append(row("detections", f"{some(claim.detections, verbose)}: the nodes behind {ends}, as they were"))
     return "\n".join([*lines, *fit_lines(result.fit, verbose), *_proven(result, verbose)])
 
 

@@ -20,6 +20,7 @@ from onnxfc.graph.quantised_operators import in_own_domain
 from onnxfc.io.model_file import ModelFile
 from onnxfc.layout.affine import Grids
 from onnxfc.layout.provenance import Provenance
+from onnxfc.rewriter.detections import Tail, moved, objection, of_windows, tail_of
 from onnxfc.rewriter.inner_tensors import begin_at, end_at
 from onnxfc.rewriter.outputs import Form, finish
 from onnxfc.rewriter.pools_of_all import with_reductions
@@ -141,7 +142,8 @@ class Analysis:
 
     ``original`` is the model with functions and constant Ifs inlined; it was walked with products of floats in place of
     those of integers. ``state`` holds the views of all
-    its tensors and the nodes of the new graph; it belongs to the walk and may not be changed.
+    its tensors and the nodes of the new graph; it belongs to the walk and may not be changed. ``tail``: what is left as
+    it is behind it; ``original`` ends ahead of that.
     """
 
     original: ModelFile = field(repr=False)
@@ -150,12 +152,14 @@ class Analysis:
     outputs: tuple[Output, ...]
     provenances: tuple[Provenance, ...] = field(repr=False)
     refusals: tuple[Refusal, ...]
+    tail: Tail | None = field(default=None, repr=False)
 
     def sizing(self) -> Sizing:
         """Shapes of the rewritten graph at any size."""
         builder = self.state.builder
         extents = Extents.of_images(builder.inference, self.reading, builder.specs)
-        extents.follow(needed(builder.nodes, self.state.graph.outputs))
+        ends = (*self.state.graph.outputs, *(self.tail.makes if self.tail else ()))
+        extents.follow(needed(builder.nodes, ends))
         return Sizing(extents, self.reading[0].size)
 
 
@@ -165,6 +169,8 @@ def analyse(original: ModelFile, options: RewriteOptions) -> Analysis:
     A refusal names the axes of the image that could be freed alone.
     """
     found = _analysed(original, options)
+    if found.refusals and not (options.dynamic_batch or options.form or options.fixed_size):
+        found = _ahead_of_detections(found, options)
     image = found.reading[0]
     names = SIZE_NAMES[len(image.spatial) + len(image.fixed)]
     if not found.refusals or len(names) == 1:
@@ -175,6 +181,28 @@ def analyse(original: ModelFile, options: RewriteOptions) -> Analysis:
     first, told = found.refusals[0], f"{' or '.join(alone)} frees that axis alone"
     advice = told if first.advice in ("", LEAVE) else f"{first.advice}; {told}"
     return replace(found, refusals=(replace(first, advice=advice), *found.refusals[1:]))
+
+
+def _ahead_of_detections(found: Analysis, options: RewriteOptions) -> Analysis:
+    """What is ahead of nodes that pick places by their values, which are left as they are; as it was where there are
+    none, or where what is ahead is refused for itself."""
+    within: set[str] = set()
+    while tail := tail_of(found.original, found.reading, within):
+        try:
+            ahead = _analysed(tail.ahead, replace(options, output_at=()))
+        except (NothingToRewrite, UsageError):
+            break
+        if windows := of_windows(tail, ahead.outputs):  # moved once more, they may be a list
+            if not moved(tail, windows):
+                break
+            within |= windows
+        elif ahead.refusals:
+            break
+        else:
+            ahead.state.builder.follow(tail.nodes)
+            against = objection(tail, ahead.state, ahead.reading)
+            return replace(ahead, tail=tail, refusals=() if against is None else (against,))
+    return found
 
 
 def _can_free(original: ModelFile, options: RewriteOptions, name: str) -> bool:

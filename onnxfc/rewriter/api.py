@@ -171,8 +171,8 @@ def _rewritten(original: ModelFile, options: RewriteOptions) -> Rewrite:
     names = DimNames(found.reading, found.state.graph, sizing, claim)
     proto = assemble(found.state, found.reading, axes, metadata, names, original.proto.graph, found.original.proto)
     done = Rewrite(
-        file=found.original.with_proto(proto),
-        original=found.original,
+        file=found.original.with_proto(found.tail.behind(proto, found.state, found.reading) if found.tail else proto),
+        original=found.tail.model if found.tail else found.original,
         claim=claim,
         replacements=tuple(found.state.replacements),
         notes=tuple(found.state.remarks),

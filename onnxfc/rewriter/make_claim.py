@@ -32,6 +32,7 @@ def claim_of(found: Analysis, sizing: Sizing) -> Claim:
     stride = tuple(max(1, math.ceil(item.stride)) for item in fields)
     period = tuple(sizing.period(axis) for axis in range(len(native)))
     blames = frozenset[Blame]().union(*(_felt(found, provenance, native, period) for provenance in found.provenances))
+    blames |= {Blame(Cause.CONTEXT, label(node)) for node in (found.tail.picking if found.tail else ())}
     step = tuple(math.lcm(a, b) for a, b in zip(stride, period, strict=True))
     grids = tuple(_grids(found))
     verdict: Verdict = "extrapolated" if any(grid.given for grid in grids) else "approximate" if blames else "exact"
@@ -50,6 +51,7 @@ def claim_of(found: Analysis, sizing: Sizing) -> Claim:
         layers=tuple(_layers(found, fields, windows)),
         grids=grids,
         figures=tuple(_figures(found, {item.original for item in windows})),
+        detections=found.tail.makes if found.tail else (),
     )
     return _with_sizes(claim, sizing)
 

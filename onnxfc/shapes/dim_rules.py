@@ -104,6 +104,17 @@ def _pad(call: NodeCall, dims: list[Any]) -> Made:
     return [tuple(dims)]
 
 
+def _top_k(call: NodeCall, dims: list[Any]) -> Made:
+    """There are so many to choose from. https://onnx.ai/onnx/operators/onnx__TopK.html"""
+    count = [call.attrs["k"]] if "k" in call.attrs else call.numbers(1)
+    if count is None:
+        return None
+    axis = call.attrs.get("axis", -1)
+    call.ask("room", dims[axis], count[0])
+    dims[axis] = count[0]
+    return [tuple(dims)] * len(call.made)
+
+
 def _slice(call: NodeCall, dims: list[Any]) -> Made:
     """https://onnx.ai/onnx/operators/onnx__Slice.html"""
     bounds = [call.values(k) for k in range(1, len(call.node.input))]
@@ -338,6 +349,7 @@ _RULES: dict[str, Callable[[NodeCall, list[Any]], Made]] = {
     "Range": _range,
     "Reshape": _reshape,
     "Slice": _slice,
+    "TopK": _top_k,
     "SpaceToDepth": _to_depth,
     "Split": _split,
     "Tile": _tile,

@@ -98,7 +98,7 @@ class Sizing:
     def __init__(self, extents: Extents, native: Sequence[int]) -> None:
         self.extents = extents
         self._native = extents.probes[0]
-        self._rank = len(native)
+        self._rank, self._natives = len(native), native
 
     @cached_property
     def asks(self) -> tuple[Ask, ...]:
@@ -140,13 +140,16 @@ class Sizing:
         return (1,) * len(period) if always else tuple(period)
 
     def smallest(self, low: Sequence[int], steps: Sequence[int]) -> tuple[int, ...]:
-        """The smallest size of each axis, not below ``low``, from which on the graph runs in steps up to native."""
+        """The smallest size of each axis, not below ``low``, from which on the graph runs in steps up to native; all of
+        them grow by as many steps where it does not run at all of them at once, as for a number of places."""
         found = []
         for axis, (first, step) in enumerate(zip(low, steps, strict=True)):
             sizes = np.arange(self._native[axis], first - 1, -step)
             runs = np.broadcast_to(self._takes(self._moved({axis: sizes})), sizes.shape)
             count = len(sizes) if runs.all() else max(1, int(np.argmin(runs)))
             found.append(int(sizes[count - 1]))
+        while found != list(self._natives) and not self._takes(self._moved(dict(enumerate(found)))):
+            found = [min(n + step, most) for n, step, most in zip(found, steps, self._natives, strict=True)]
         return tuple(found)
 
     def legal(self, smallest: Sequence[int], period: Sequence[int]) -> list[Sizes]:

@@ -103,7 +103,7 @@ def rewritten(file: str, **more: Any) -> Rewrite:
 
 UNLISTED = ("kept_queries.", "kept_soft_argmax.", "kept_unbatched.", "list_and_pooled.")
 UNLISTED += ("bilinear_mean.", "bilinear_sum.", "grid_in_pixels.", "grid_two_rows.", "list_columns.", "list_unbatched.")
-UNLISTED += ("list_widths.", "whole_mean.", "whole_norm.")
+UNLISTED += ("detect", "list_widths.", "whole_mean.", "whole_norm.")
 """Files of which one option is tested alone."""
 
 

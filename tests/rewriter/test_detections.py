@@ -1,0 +1,139 @@
+"""Detectors with what picks places by their values: at every size what PyTorch's own networks give."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from fixture_files import fixture_file
+from hazards import Net, complete, refusal
+from onnx import numpy_helper
+from references import EXPORTERS, image, run
+
+import onnxfc
+from onnxfc.claim.scannable import against_scan
+from onnxfc.errors import NothingToRewrite, UsageError
+from onnxfc.rewriter.api import Rewrite
+
+REFERENCES = np.load(fixture_file("detections.npz"))
+SIZES = ((64, 48), (36, 60), (33, 91))
+
+
+def rewritten(name: str, exporter: str) -> Rewrite:
+    return onnxfc.rewrite(fixture_file(f"{name}.{exporter}.onnx"))
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize("name", ["detect", "detect_best"])
+def test_boxes_that_are_left_at_any_size(name: str, exporter: str) -> None:
+    """Non-maximum suppression behind a threshold, and behind the best twelve places: the numbers of PyTorch."""
+    done = rewritten(name, exporter)
+    assert done.claim.detections == ("boxes", "best", "labels")
+    assert {output.form for output in done.claim.outputs} == {"list"}
+    assert done.parity is not None
+    assert done.parity.native.deviation < 1e-5
+    if exporter == "torchscript":  # the other one writes down how many places there are, ahead of all lists
+        assert done.parity.trunk.status == "passed"
+    for size in SIZES:
+        made = run(done.model, {"image": image(*size)})
+        for output in done.claim.detections:
+            want = REFERENCES[f"{name} {output} {size[0]}x{size[1]}"]
+            assert made[output].shape == want.shape
+            assert len(want) >= 5
+            np.testing.assert_allclose(made[output], want, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_nodes_behind_the_lists_are_the_originals(exporter: str) -> None:
+    done = rewritten("detect", exporter)
+    assert done.original.proto.graph.output[0].name == "boxes"
+    before, after = ({node.output[0]: node for node in file.proto.graph.node} for file in (done.original, done.file))
+    [node] = [node for node in after.values() if node.op_type == "NonMaxSuppression"]
+    assert node == before[node.output[0]]
+    assert "detections      boxes and 2 more: the nodes behind" in done.text()
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_geometry_is_that_of_the_lists_and_asks_for_enough_places(exporter: str) -> None:
+    done = rewritten("detect_best", exporter)
+    assert onnxfc.Geometry.from_model(done.model) == done.geometry
+    assert [level.grid for level in done.geometry.places(40, 56)] == [(20, 28), (10, 14)]
+    assert done.claim.smallest_size == (5, 5)  # 9 places and 4, of which twelve are picked
+    assert run(done.model, {"image": image(5, 5)})["boxes"].shape[1] == 4
+    with pytest.raises(Exception, match="TopK"):
+        run(done.model, {"image": image(4, 4)})
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize(
+    ("name", "operator", "held"),
+    [
+        ("detect_clipped", "Clip", "the height or width of the native image"),
+        ("detect_all", "TopK", "the number of places of the native size"),
+    ],
+)
+def test_what_was_written_down_for_the_native_size_is_refused(
+    name: str, operator: str, held: str, exporter: str
+) -> None:
+    with pytest.raises(NothingToRewrite) as caught:
+        rewritten(name, exporter)
+    [found] = caught.value.refusals
+    assert (found.code, found.reason.split()[0]) == ("data-dependent", operator)
+    assert f"holds {held}" in found.reason
+    assert found.advice.startswith("export the model with open height and width")
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_metadata_is_put_to_the_test_again(exporter: str) -> None:
+    path = fixture_file(f"detect.{exporter}.onnx")
+    done = rewritten("detect", exporter)
+    checked = onnxfc.check_pair(path, complete(done))
+    assert checked.passed
+    assert checked.claim == done.claim
+    assert "as long as the values say (boxes, best, labels)" in str(against_scan(done.claim, done.model.graph))
+
+
+def damaged(done: Rewrite, kind: str) -> onnx.ModelProto:
+    """With one thing behind the lists that is another."""
+    model = complete(done)
+    node = next(node for node in model.graph.node if node.op_type == "NonMaxSuppression")
+    if kind == "attribute":
+        node.attribute.append(onnx.helper.make_attribute("center_point_box", 1))
+    else:
+        name = node.input[3]
+        tensor = next((t for t in model.graph.initializer if t.name == name), None)
+        maker = next((n for n in model.graph.node if name in n.output), None)
+        tensor = tensor if tensor is not None else maker.attribute[0].t  # type: ignore[union-attr]
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + np.float32(0.1), tensor.name))
+    return model
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize("kind", ["attribute", "constant"])
+def test_proof_finds_other_nodes_behind(kind: str, exporter: str) -> None:
+    done = rewritten("detect", exporter)
+    parity = onnxfc.check(done.original, onnxfc.ModelFile.open(damaged(done, kind)), done.claim)
+    assert not parity.passed
+    assert "the nodes that make boxes are not the original's own" in parity.summary()
+
+
+def test_proof_finds_a_claim_that_leaves_out_an_output() -> None:
+    done = rewritten("detect", "dynamo")
+    parity = onnxfc.check(done.original, done.file, replace(done.claim, detections=("boxes", "best")))
+    assert not parity.passed
+    assert "does not speak of the output labels" in parity.summary()
+
+
+def test_detections_of_windows_are_refused() -> None:
+    """Scores of an FC layer are each window's own; which of them are positive is no list of places."""
+    net = Net()
+    scores = net.fc(net.flat(), 60, 5)
+    found = refusal(net.model(net.op("NonZero", scores)))
+    assert found.code == "data-dependent"
+
+
+def test_batches_are_not_freed_behind_detections() -> None:
+    with pytest.raises((NothingToRewrite, UsageError)):
+        onnxfc.rewrite(fixture_file("detect.dynamo.onnx"), options=onnxfc.RewriteOptions(dynamic_batch=True))
