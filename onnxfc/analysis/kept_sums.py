@@ -37,18 +37,22 @@ _SCALED = {
 }
 _POWERS = {"Reciprocal": Fraction(-1), "ReduceSumSquare": Fraction(2), "Sqrt": Fraction(1, 2)}
 _ALIKE = {"Add", "Clip", "Concat", "Max", "Mean", "Min", "Sub", "Sum"}
+_BESIDE = {"Add", "Clip", "Max"}
+"""What may hold a number that keeps a count from being too small: sum(x * m) / (sum(m) + 1)."""
 _LEVEL = {*ARG, *LAYER_NORMS, *MAP_NORMS, "LpNormalization", "Sign"}
 _PRODUCTS = {"Einsum", "Gemm", "MatMul"}
 _SMALL = 1e-3
 """A constant that only keeps a divisor from being nothing."""
 
-End = Literal["level", "result", "other"]
+End = Literal["level", "plain", "result", "other"]
+"""What comes of a sum does not grow; it does not, but a number stands beside the sum, which is meant as it is; it is
+the network's result; or anything else."""
 
 
 def kept_sums(flow: Flow) -> tuple[Names, Names]:
     """Sums of which all that comes is level; sums that are, moved and scaled at most, results of the network."""
     found = _Sums(flow)
-    return found.with_ends("level"), found.with_ends("result")
+    return found.with_ends("level"), found.with_ends("result") | found.with_ends("plain")
 
 
 class _Sums:
@@ -58,6 +62,7 @@ class _Sums:
         self.flow, self.power, self.of = flow, dict[str, Fraction](), defaultdict[str, Names](frozenset)
         self.bare: set[str] = set()
         self.counts: dict[str, int] = {}
+        self.beside: set[str] = set()
         self.ends: defaultdict[str, set[End]] = defaultdict(set)
         for node in flow.graph.live:
             self._visit(node)
@@ -83,10 +88,11 @@ class _Sums:
                 self.bare.add(name)
             return
         made = self._power(node)
-        for item in growing:
-            if made is None or made == 0:
-                self._end(item, "level" if made == 0 else "other")
-        if made:
+        if not made:
+            plain = any(not self.beside.isdisjoint(self.of[item]) for item in growing)
+            for item in growing:
+                self._end(item, "other" if made is None else "plain" if plain else "level")
+        else:
             for output in node.output:
                 self.power[output], self.of[output] = made, NONE.union(*(self.of[item] for item in growing))
             scaled = node.op_type in _MOVES or (node.op_type in SCALING and len(growing) == 1 and made == 1)
@@ -111,8 +117,7 @@ class _Sums:
         if kind in _MOVES | _SCALED | _POWERS.keys():
             return powers[0] * _POWERS.get(kind, Fraction(1)) if not any(powers[1:]) else None
         if kind in _ALIKE:
-            held = {power for name, power in zip(given, powers, strict=True) if not self._is_small(name)}
-            return held.pop() if len(held) == 1 and not attributes(node).keys() & {"min", "max"} else None
+            return self._alike(node, given, powers)
         if kind in SCALING:
             made = powers[0] + powers[1] * (1 if kind == "Mul" else -1)
             return Fraction(0) if self._by_count(kind, given) else made
@@ -122,9 +127,20 @@ class _Sums:
             return sum(powers, Fraction(0)) if kind != "Gemm" or len(given) < 3 else None
         return None
 
+    def _alike(self, node: onnx.NodeProto, given: Sequence[str], powers: Sequence[Fraction]) -> Fraction | None:
+        """The one power of all that is no number; numbers beside a sum are noted."""
+        numbers = {name for name in given if node.op_type in _BESIDE and len(given) < 3 and self._constant(name)}
+        if not all(map(self._is_small, numbers)):
+            self.beside.update(*(self.of.get(name, NONE) for name in given))
+        small = numbers | set(filter(self._is_small, given))
+        held = {power for name, power in zip(given, powers, strict=True) if name not in small}
+        return held.pop() if len(held) == 1 and not attributes(node).keys() & {"min", "max"} else None
+
     def _by_count(self, kind: str, given: Sequence[str]) -> bool:
         """Whether a sum is divided by the native count of its places, a number that makes it a mean."""
         for name, other in permutations(given, 2) if kind == "Mul" else [given]:
+            if not self.beside.isdisjoint(self.of.get(name, NONE)):
+                continue
             value, counts = self._constant(other), {self.counts.get(source, 0) for source in self.of[name]}
             if self.power.get(name) == 1 and value and len(value) == len(counts) == 1:
                 by = value[0] if kind == "Div" else 1 / (value[0] or math.inf)

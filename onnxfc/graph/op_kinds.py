@@ -56,6 +56,8 @@ QUANTISED = ("ConvInteger", "MatMulInteger", "QLinearMatMul")
 """Operators of quantised models that have no rule."""
 GEMMS = ("FusedGemm", "Gemm")
 PLAIN_LAYERS = frozenset({"Gemm", "MatMul"})
+PRODUCTS = frozenset({"Einsum", "MatMul"})
+"""What sums up products of two tensors."""
 RECURRENT = ("GRU", "LSTM", "RNN")
 SOFTMAX = ("Hardmax", "LogSoftmax", "Softmax")
 LAYER_NORMS = ("LayerNormalization", "RMSNormalization")

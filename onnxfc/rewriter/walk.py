@@ -18,7 +18,7 @@ from onnxfc.builder.rule_context import LEAVE, OWN_BATCH, Outcome, RuleContext, 
 from onnxfc.builder.state import GlobalPool, Quantised, Roles, State
 from onnxfc.errors import Refusal
 from onnxfc.graph.index import Graph, inputs_of
-from onnxfc.graph.op_kinds import ADDITIVE, ARITHMETIC, BROADCAST, MICROSOFT, PLAIN_LAYERS
+from onnxfc.graph.op_kinds import ADDITIVE, ARITHMETIC, BROADCAST, MICROSOFT, PLAIN_LAYERS, PRODUCTS, REORDERING
 from onnxfc.head.placed_windows import window_of
 from onnxfc.io.model_file import ModelFile
 from onnxfc.layout.affine import Grids
@@ -147,7 +147,7 @@ def _inherited(state: State, node: onnx.NodeProto, refused: Refused) -> Outcome:
         if node.op_type in WHY:
             return no_rule(RuleContext(state, node))
         both = [name for name in node.input if isinstance(state.views.get(name), Refused)]
-        if node.op_type in {"Einsum", "MatMul"} and len(both) == 2:
+        if node.op_type in PRODUCTS and len(both) == 2:
             return attention(RuleContext(state, node))
     return [refused] * len(node.output)
 
@@ -296,7 +296,7 @@ def _size_free(ctx: RuleContext, views: Sequence[View]) -> Outcome:
         else:
             ctx.keep([tensor_of(ctx.state.views[name]) if name else "" for name in ctx.node.input])
     except InferenceFailed:
-        ctx.builder.append_unknown(ctx.node)
+        _keep_native(ctx, bool(context))
     for name in ctx.node.output:
         found = ctx.builder.specs.get(name, UNKNOWN)
         if name and found.shapes is None and ctx.native(name).shapes is not None:
@@ -306,6 +306,16 @@ def _size_free(ctx: RuleContext, views: Sequence[View]) -> Outcome:
     if provenance:
         return _of_free_batch(ctx) or [Context(name, provenance) for name in ctx.node.output]
     return ctx.fixed()
+
+
+def _keep_native(ctx: RuleContext, context: bool) -> None:
+    """A node that cannot be told at other sizes: figures of the whole image keep their native shape."""
+    if context and ctx.op_type in REORDERING:
+        ctx.freeze_sizes()
+    try:
+        ctx.keep()
+    except InferenceFailed:
+        ctx.builder.append_unknown(ctx.node)
 
 
 def _of_free_batch(ctx: RuleContext) -> Refusal | None:

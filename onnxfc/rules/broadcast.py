@@ -154,7 +154,7 @@ def _inputs(ctx: RuleContext, placed: Sequence[Placed], groups: Groups) -> tuple
     """The tensors, None where one has a value for every place; whether one has that at any size."""
     inputs, everywhere = [], False
     for position, view in enumerate(ctx.views):
-        tensor = _spread(ctx, position, groups)
+        tensor = spread_over(ctx, position, groups)
         if tensor is None and lies_on(ctx, position, groups, placed):
             assert isinstance(view, Fixed)
             tensor, everywhere = view.tensor, True
@@ -259,7 +259,7 @@ def _positional(ctx: RuleContext, placed: Sequence[Placed], position: int) -> Re
     return ctx.no_values(why)
 
 
-def _spread(ctx: RuleContext, position: int, groups: Groups) -> str | None:
+def spread_over(ctx: RuleContext, position: int, groups: Groups) -> str | None:
     """The input as it is, or with one value for all places; None where it differs between places or images."""
     view = ctx.views[position]
     if not isinstance(view, Fixed | Context):

@@ -18,7 +18,7 @@ from onnxfc.layout.axes import Atom, Group, Groups, channels, pure
 from onnxfc.layout.lists import end_to_end, row_axis
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Context, Fixed, Placed, provenance_of_all
-from onnxfc.rules.broadcast import GRIDS
+from onnxfc.rules.broadcast import GRIDS, spread_over
 from onnxfc.rules.circular_pad import pieces_joined
 from onnxfc.rules.joined_strips import ends_of, length_of, part_of, sliced_part
 from onnxfc.rules.registry import PLACED, rule
@@ -86,6 +86,9 @@ def _beside_context(ctx: RuleContext, like: Placed, axis: int, provenance: Prove
             inputs.append(view.tensor)
             continue
         alone = _one_for_all(ctx, position, like)
+        if alone is None and isinstance(view, Context):
+            why = "lays values of the whole image over the places of the native size, another one at each"
+            return ctx.refuse("size-locked", why, LEAVE)
         if alone is None:
             own = (*like.groups[:axis], channels(ctx.shape_in(position)[axis]), *like.groups[axis + 1 :])
             grid = continued(ctx, position, own, [like])
@@ -117,7 +120,7 @@ def _one_for_all(ctx: RuleContext, position: int, like: Placed) -> str | None:
     """What is put beside a placed tensor, with one value for all its places; None where each place has its own."""
     view = ctx.views[position]
     if isinstance(view, Context):
-        return view.tensor
+        return spread_over(ctx, position, like.groups)
     if isinstance(view, Fixed) and lies_on(ctx, position, like.groups, [like]):
         return tensor_of(view)
     shape, rank = ctx.shape_in(position), len(like.groups)

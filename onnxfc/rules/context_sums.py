@@ -13,7 +13,7 @@ from onnxfc.builder import ops
 from onnxfc.builder.rule_context import Outcome, RuleContext
 from onnxfc.claim.blame import Cause
 from onnxfc.errors import Refusal
-from onnxfc.graph.op_kinds import COVERING, FLOATS
+from onnxfc.graph.op_kinds import COVERING, FLOATS, PRODUCTS
 from onnxfc.head.windows import whole_channels
 from onnxfc.layout.axes import Groups
 from onnxfc.layout.axis_map import Field
@@ -175,7 +175,9 @@ def follows_size(ctx: RuleContext, scale: Scale) -> Refusal | None:
         return None
     why = {"grows": "a sum, which grows", "shrinks": "a mean of what sums up to 1, which shrinks"}
     told = why.get(scale, "of what was divided by its own norm over the image, and follows that")
-    return ctx.refuse("sum-over-image", f"is {told} with the image", "use --global-pool window")
+    product = ctx.op_type in PRODUCTS and len(ctx.node.input) > 1  # which has no windows
+    advice = "divide it by the number of places, so that it is a mean" if product else "use --global-pool window"
+    return ctx.refuse("sum-over-image", f"is {told} with the image", advice)
 
 
 def kept_alike(ctx: RuleContext, scale: Scale) -> Refusal | None:

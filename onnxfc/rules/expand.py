@@ -108,8 +108,8 @@ def of_one_place(ctx: RuleContext, view: Context, position: int, axes: Sequence[
     """A figure of the whole image that was spread over axes of the native size, at one place; None where places may
     differ."""
     graph, name, steps = ctx.state.graph, ctx.node.input[position], list[onnx.NodeProto]()
-    while (node := graph.producers.get(name)) is not None and node.op_type in {*REORDERING, "Expand"}:
-        steps, name = [node, *steps], node.input[0]
+    while (node := graph.producers.get(name)) is not None and (way := _onto(ctx, node)) is not None:
+        steps, name = [node, *steps] if node.op_type in {*REORDERING, *COPYING} else steps, way
     shape = ctx.native(name).native
     index: Array | None = np.arange(math.prod(shape)).reshape(shape)
     for step in steps:
@@ -122,6 +122,16 @@ def of_one_place(ctx: RuleContext, view: Context, position: int, axes: Sequence[
     for axis in axes:
         tensor = ops.slice_axis(ctx.builder, tensor, index.ndim + axis, 0, 1)
     return tensor
+
+
+def _onto(ctx: RuleContext, node: onnx.NodeProto) -> str | None:
+    """The input that a node moves, copies, or works on element by element; None where it does anything else."""
+    if node.op_type in {*REORDERING, *COPYING, *UNARY}:
+        return str(node.input[0])
+    others = [name for name in node.input if not isinstance(ctx.state.views[name], Fixed)]
+    rest = [ctx.native(name) for name in node.input if name not in others]
+    alone = all(spec.shapes and math.prod(spec.native) == 1 for spec in rest)
+    return others[0] if node.op_type in BROADCAST and len(others) == 1 and alone else None
 
 
 def _broadcast(ctx: RuleContext, name: str) -> bool:

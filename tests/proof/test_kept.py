@@ -8,13 +8,13 @@ import numpy as np
 import onnx
 import pytest
 from fixture_files import fixture_file
-from hazards import CHECK, Net, complete, proven, session
+from hazards import CHECK, Net, complete, proven, refusal, session
 from onnx import helper, numpy_helper
 
 from onnxfc import RewriteOptions, check_pair, rewrite
 from onnxfc.errors import NothingToRewrite
 
-REFERENCES = np.load(fixture_file("kept.npz"))
+REFERENCES = {**np.load(fixture_file("kept.npz")), **np.load(fixture_file("kept_more.npz"))}
 EXPORTERS = ("torchscript", "dynamo")
 KEEP = RewriteOptions(global_pool="keep")
 NETS = sorted({key.split(".")[0] for key in REFERENCES})
@@ -239,3 +239,55 @@ def test_what_was_proven_at_the_native_size_alone_says_so() -> None:
     assert done.parity.passed
     assert (done.parity.window.compared, done.parity.trunk.compared) == (0, 0)
     assert f"proven on {done.parity.native.compared} values of the native size alone, " in done.parity.summary()
+
+
+def by_sums(*ways: str, by: float = 20.0) -> onnx.ModelProto:
+    """FC layers of a map's sum over 20 places, by that of its mask and one more; by a number; by a number after all."""
+    net = Net(17)
+    places = net.trunk()
+    mask = net.op("Sigmoid", places)
+    total, count = (net.axes("ReduceSum", item, [2, 3], keepdims=0) for item in (net.op("Mul", places, mask), mask))
+    more = net.op("Add", count, net.const(np.ones(1, np.float32)))
+    made = {
+        "mask": lambda: net.op("Div", total, more),
+        "number": lambda: net.op("Div", total, net.const(np.array([by], np.float32))),
+        "both": lambda: net.op("Div", more, net.const(np.array([by], np.float32))),
+    }
+    return net.model(*(net.fc(made[way](), 3, 5, out=way) for way in ways))
+
+
+@pytest.mark.parametrize(
+    ("ways", "by", "refused"),
+    [
+        (["mask"], 20.0, False),
+        (["number"], 20.0, False),
+        (["number"], 21.0, True),  # no number of places
+        (["both"], 20.0, True),  # one more than a sum, by its number of places: which count is meant?
+        (["mask", "number"], 20.0, True),  # a sum as it is, and one of the native size
+    ],
+)
+def test_sums_are_kept_where_they_are_means(ways: list[str], by: float, refused: bool) -> None:
+    model = by_sums(*ways, by=by)
+    if refused:
+        assert refusal(model, global_pool="keep").code == "sum-over-image"
+        return
+    done = rewrite(model, options=KEEP, check_options=CHECK)
+    image = np.random.default_rng(0).standard_normal((1, 2, 23, 19)).astype(np.float32)
+    [found] = session(complete(done)).run(None, {"image": image})
+    model = by_sums(*ways, by=20.0 if ways == ["mask"] else 11.0 * 9.0)  # as many places as there are
+    del model.graph.value_info[:]
+    for info in model.graph.output:
+        info.type.tensor_type.ClearField("shape")
+    for axis in (2, 3):
+        model.graph.input[0].type.tensor_type.shape.dim[axis].Clear()
+    [wanted] = session(model).run(None, {"image": image})
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * np.ptp(wanted))
+
+
+def test_sums_of_products_are_told_what_helps() -> None:
+    """They have no windows."""
+    net = Net(17)
+    rows = net.op("Reshape", net.trunk(), net.ints(1, 3, 20))
+    gram = net.op("MatMul", rows, net.op("Transpose", rows, perm=[0, 2, 1]))
+    found = refusal(net.model(net.fc(net.op("Flatten", gram), 9, 5)), global_pool="keep")
+    assert (found.code, found.advice) == ("sum-over-image", "divide it by the number of places, so that it is a mean")

@@ -101,7 +101,14 @@ def rewritten(file: str, **more: Any) -> Rewrite:
     return rewrite(fixture_file(file), options=options(INDEX[file], **more), check_options=CheckOptions(threads=1))
 
 
-UNLISTED = ("kept_queries.", "kept_soft_argmax.", "kept_unbatched.", "list_and_pooled.")
+UNLISTED = (
+    "kept_by_hand.",
+    "kept_queries.",
+    "kept_spread.",
+    "kept_soft_argmax.",
+    "kept_unbatched.",
+    "list_and_pooled.",
+)
 UNLISTED += ("bilinear_mean.", "bilinear_sum.", "grid_in_pixels.", "grid_two_rows.", "list_columns.", "list_unbatched.")
 UNLISTED += ("detect", "list_widths.", "whole_mean.", "whole_norm.")
 """Files of which one option is tested alone."""

@@ -361,7 +361,7 @@ ROWS = ("ReduceMean rows", "ReduceMean rows kept", "ReduceMax rows")
 
 @pytest.mark.parametrize(
     "name",
-    [n for n in SPELLINGS if n not in MAY_BE_REFUSED and "um" not in n],
+    [n for n in SPELLINGS if n not in MAY_BE_REFUSED and ("um" not in n or n == "sum over count")],
 )
 def test_keep(name: str) -> None:
     """One vector at any size: that of the original's own operator, run on the larger image."""
@@ -381,7 +381,7 @@ def test_keep(name: str) -> None:
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [name for name in SPELLINGS if "um" in name])
+@pytest.mark.parametrize("name", [name for name in SPELLINGS if "um" in name and "count" not in name])
 def test_keep_of_a_sum(name: str) -> None:
     """A sum over the whole of a larger image is no score: it grows with the image."""
     assert refusal(pooled(SPELLINGS[name]), global_pool="keep").code
