@@ -19,13 +19,17 @@ from onnxfc.builder.state import Continued
 from onnxfc.claim.blame import Blame, Cause
 from onnxfc.errors import Refusal
 from onnxfc.graph.op_kinds import GLOBAL_POOLS
-from onnxfc.layout.affine import Affine, Rule, affine, given_rule, of_pixels, offset_of, shown_rules
+from onnxfc.layout.affine import Affine, Grids, Rule, affine, given_rule, of_pixels, offset_of, shown_rules
 from onnxfc.layout.axes import Groups, places_in
 from onnxfc.layout.axis_map import Pixels
 from onnxfc.layout.views import Fixed, Placed
 from onnxfc.shapes.spec import Array
 
-ASK = "say how to go on: --grids step (steps as they are), map (spread over the places) or image (over the pixels)"
+_WAYS: dict[Grids, str] = {
+    "step": "step (steps as they are)",
+    "map": "map (spread over the places)",
+    "image": "image (over the pixels)",
+}
 NO_RULE = "such a table has no values for other sizes"
 
 
@@ -193,19 +197,31 @@ def _pieces(value: Array, groups: Groups, placed: Sequence[Placed]) -> Iterator[
 def _chosen(ctx: RuleContext, table: _Table) -> dict[int, Rule] | Refusal:
     """The rule along each place: the one that all levels show, or what the user says of it."""
     found: dict[int, Rule] = {}
-    given, pixels = None if table.spread else ctx.state.grids, _pixels(ctx)
+    given = None if table.spread else ctx.state.grids
     for place in table.places:
-        shown = table.shown(place)
-        asked = {given_rule(item.table, place, item.strides[place], pixels[place], given) for item in table.levels}
+        shown, asked = table.shown(place), _asked(ctx, table, place, given)
         rule = next(iter(shown if len(shown) == 1 else asked)) if 1 in (len(shown), len(asked)) else None
         if rule is None or (given and None in asked):
             rules = f"{'several rules' if len(shown) > 1 else 'the rule'} ({', '.join(sorted(shown))})"
             fits = f"fit {rules}" if shown else "show no rule"
             why = f"reads {table.name}, a grid of coordinates whose values {fits} by which it goes on for other sizes"
-            ask = LEAVE if table.spread else ASK
+            ask = LEAVE if table.spread else _ways(ctx, table)
             return ctx.refuse("grid-rule", why, f"--grids {given} does not fit it" if given else ask)
         found[place] = rule
     return found
+
+
+def _asked(ctx: RuleContext, table: _Table, place: int, given: Grids | None) -> set[Rule | None]:
+    """What the levels make along a place of what the user says."""
+    pixels = _pixels(ctx)[place]
+    return {given_rule(item.table, place, item.strides[place], pixels, given) for item in table.levels}
+
+
+def _ways(ctx: RuleContext, table: _Table) -> str:
+    """What the user may say of it: those of the words that fit."""
+    asked = {way: [_asked(ctx, table, place, way) for place in table.places] for way in _WAYS}
+    fit = [_WAYS[way] for way, rules in asked.items() if all(len(rule) == 1 and None not in rule for rule in rules)]
+    return f"say how to go on: --grids {' or '.join(filter(None, (', '.join(fit[:-1]), fit[-1])))}"
 
 
 def _order(table: Affine, axes: Sequence[int], count: int) -> tuple[int, ...]:

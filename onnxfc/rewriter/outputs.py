@@ -149,7 +149,7 @@ def _is_list(state: State, view: Placed) -> bool:
     """Whether it is a list of places with their scores; a map that was flattened wholly is none."""
     found = levels(view, state.rank) if state.dense and not view.apart else []
     apart = len(view.groups) > 1 + any(kinds(group) == ["batch"] for group in view.groups)
-    return bool(found) and (apart or all(row.outer == row.inner == 1 for _, row in found))
+    return bool(found) and (apart or view.is_list or all(row.outer == row.inner == 1 for _, row in found))
 
 
 def _in_rows(view: Placed) -> bool:

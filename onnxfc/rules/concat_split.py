@@ -30,7 +30,9 @@ def concat(ctx: RuleContext) -> Outcome | None:
     axis = positive(int(ctx.attrs["axis"]), len(ctx.shape_out()))
     placed = [view for view in ctx.views if isinstance(view, Placed)]
     if axis == 0 and all(view.apart for view in placed):
-        return ctx.refuse("mixes-batch", "concatenates batches")
+        return ctx.refuse(
+            "mixes-batch", "lays images behind each other as a batch", "export it for one image at a time"
+        )
     wrapped = pieces_joined(ctx, axis)
     if wrapped is not None:
         return wrapped

@@ -108,6 +108,7 @@ UNLISTED = (
     "kept_soft_argmax.",
     "kept_unbatched.",
     "list_and_pooled.",
+    "list_best.",
 )
 UNLISTED += ("bilinear_mean.", "bilinear_sum.", "grid_in_pixels.", "grid_two_rows.", "list_columns.", "list_unbatched.")
 UNLISTED += ("detect", "list_widths.", "whole_mean.", "whole_norm.")

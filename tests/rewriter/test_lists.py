@@ -41,7 +41,7 @@ def test_lists_of_any_size(name: str, exporter: str) -> None:
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
-@pytest.mark.parametrize("name", ["list_columns", "list_widths"])
+@pytest.mark.parametrize("name", ["list_best", "list_columns", "list_widths"])
 def test_places_column_by_column_and_tables_laid_flat(name: str, exporter: str) -> None:
     done = rewritten(name, exporter)
     assert done.parity is not None

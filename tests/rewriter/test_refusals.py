@@ -140,7 +140,7 @@ OTHERS: dict[str, tuple[str, Callable[[Net, str], str]]] = {
             4 * COUNT,
         ),
     ),
-    "Concat concatenates batches": (
+    "Concat lays images behind each other as a batch": (
         "mixes-batch",
         lambda net, x: fc(net, net.op("Concat", x, x, axis=0), COUNT),
     ),

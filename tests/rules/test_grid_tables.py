@@ -236,6 +236,8 @@ def test_what_is_counted_from_elsewhere_has_no_rule(name: str, kind: str, free: 
         table = np.broadcast_to(ELSEWHERE[name](wide), (1, 2, high, wide))
         found = refusal(network(lambda h, w, table=table: table, kind, native), free=free)  # type: ignore[misc]
         assert (found.code, "show no rule" in found.reason) == ("grid-rule", True)
+        assert found.advice.startswith("say how to go on: --grids step (steps as they are)")  # the one word that fits
+        assert "image" not in found.advice
         for grids in ("map", "image"):
             asked = refusal(network(lambda h, w, table=table: table, kind, native), free=free, grids=grids)  # type: ignore[misc]
             assert f"--grids {grids} does not fit it" in asked.advice
