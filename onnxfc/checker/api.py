@@ -188,7 +188,9 @@ def _begun(original: ModelFile, made: ModelFile, claim: Claim) -> ModelFile:
     original = inlined(original)
     graph = Graph(original.proto)
     ends = [info.name for info in made.proto.graph.output]
-    if set(ends) - set(graph.outputs) and set(ends) <= set(graph.producers):
+    told = {*(output.name for output in claim.outputs), *claim.detections}
+    other = set(ends) - set(graph.outputs) or set(graph.outputs) - told
+    if other and set(ends) <= set(graph.producers):
         original = end_at(original, ends)
         graph = Graph(original.proto)
     inputs = native_inputs(graph, claim.inputs[0].size)

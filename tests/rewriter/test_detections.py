@@ -95,6 +95,14 @@ def test_metadata_is_put_to_the_test_again(exporter: str) -> None:
     assert "as long as the values say (boxes, best, labels)" in str(against_scan(done.claim, done.model.graph))
 
 
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_some_of_the_outputs(exporter: str) -> None:
+    path = fixture_file(f"detect.{exporter}.onnx")
+    done = onnxfc.rewrite(path, options=onnxfc.RewriteOptions(output_at=("boxes", "best")))
+    assert done.claim.detections == ("boxes", "best")
+    assert onnxfc.check_pair(path, complete(done)).passed
+
+
 def damaged(done: Rewrite, kind: str) -> onnx.ModelProto:
     """With one thing behind the lists that is another."""
     model = complete(done)
