@@ -65,3 +65,15 @@ def test_outputs_of_other_forms_that_round_apart_are_cut_too(features: int) -> N
     for cell in range(3):
         (crop,) = original.run(None, {"image": image[:, :, 2 * cell : 2 * cell + 8]})
         np.testing.assert_allclose(highest[:, :, cell], crop.reshape(1, 2), rtol=1e-5)
+
+
+def test_an_fc_layer_inside_may_have_more_cells_than_outputs() -> None:
+    """That of the finer map, before a second one: the outputs alone are cut to as many."""
+    net = Net(13)
+    fine = net.op("Relu", net.conv(net.input("image", [1, 1, 11]), 1, 2, (1,), strides=[1]))
+    coarse = net.op("MaxPool", fine, kernel_shape=[3], strides=[3])
+    inner = net.fc(net.op("Flatten", coarse), 6, 4)
+    done = proven(net.model(net.fc(net.op("Relu", inner), 4, 2), net.fc(net.op("Flatten", fine), 22, 3)))
+    assert inner in {layer.original for layer in done.claim.layers}
+    values = session(complete(done)).run(None, {"image": np.ones((1, 1, 18), np.float32)})
+    assert [value.shape for value in values] == [(1, 2, 3), (1, 3, 3)]
