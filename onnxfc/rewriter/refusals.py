@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from itertools import permutations
+from collections.abc import Sequence
 
 import numpy as np
 import onnx
@@ -12,13 +11,14 @@ from onnxfc.builder.rule_context import LEAVE
 from onnxfc.builder.state import State
 from onnxfc.claim.claim import PREFIX, Output
 from onnxfc.errors import NothingToRewrite, Refusal
-from onnxfc.graph.index import Graph, dependent, inputs_of, label, needed
-from onnxfc.graph.op_kinds import ARITHMETIC, CUTTING, REORDERING
+from onnxfc.graph.index import dependent, inputs_of, label, needed
+from onnxfc.graph.op_kinds import CUTTING
 from onnxfc.io.model_file import ModelFile
 from onnxfc.layout.gathered import Gathered
 from onnxfc.layout.lists import row_axis
 from onnxfc.layout.provenance import Provenance
-from onnxfc.layout.views import Context, Fixed, Lifted, Placed, ScoreMap, Window, is_map
+from onnxfc.layout.views import Context, Lifted, Placed, ScoreMap, Window, is_map
+from onnxfc.rewriter.native_numbers import clipped, in_native_pixels
 from onnxfc.rewriter.outputs import maps_of_windows
 from onnxfc.shapes.image_inputs import Image, is_open
 from onnxfc.shapes.length import Length
@@ -44,7 +44,8 @@ def objections(state: State, reading: Sequence[Image], provenances: Sequence[Pro
     unclear = _unclear_lengths(state) or _shifted(state)
     found = (
         unclear
-        or _in_native_pixels(state, reading)
+        or in_native_pixels(state, reading)
+        or clipped(state, reading)
         or _headless(state, reading, provenances)
         or _beside_figures(state)
         or _not_kept(state)
@@ -141,59 +142,6 @@ def _unclear_lengths(state: State) -> Refusal | None:
             )
             return Refusal("grid-rule", item.node, why, "say it: --grids image (parts of the image) or step (pixels)")
     return None
-
-
-def _in_native_pixels(state: State, reading: Sequence[Image]) -> Refusal | None:
-    """Parts of the image, as the user said, that are multiplied by its native size later: a plain number in the graph.
-
-    Steps come out in native pixels so, where all that is added to them goes with lengths that are parts of the image.
-    """
-    graph, tables = state.graph, {item.node for item in state.continued}
-    nodes = {label(node): node for node in graph.live}
-    for item in state.continued:
-        if item.parts and item.given:
-            ahead = {label(node) for node in _beside(graph, nodes[item.node], _makers)}
-            scaled = _by_native_size(state, reading, nodes[item.node])
-            if scaled is not None and (set(item.rules) - {"", "step"} or tables.isdisjoint(ahead)):
-                node, moving = scaled
-                why = f"Mul multiplies by the native size, a plain number, what {item.table} gives for any size"
-                advice = "multiply by each image's own size yourself, and end the model before it"
-                return Refusal("grid-rule", label(node), why, f"{advice}: --output-at {moving}")
-    return None
-
-
-def _by_native_size(state: State, reading: Sequence[Image], begun: onnx.NodeProto) -> tuple[onnx.NodeProto, str] | None:
-    """The Mul behind a node by lengths that are those of an image, and what it multiplies by them."""
-    sizes = {float(image.shape[axis]) for image in reading for axis in (*image.spatial, *image.fixed)}
-    for node in _beside(state.graph, begun, _readers):
-        for number, other in permutations(node.input) if node.op_type == "Mul" else ():
-            value = state.native[number].constant if isinstance(state.views[number], Fixed) else None
-            if value is not None and set(map(float, value.flat)) <= sizes:
-                return node, other
-    return None
-
-
-_Next = Callable[[Graph, onnx.NodeProto], Iterable[onnx.NodeProto]]
-
-
-def _makers(graph: Graph, node: onnx.NodeProto) -> Iterable[onnx.NodeProto]:
-    return (graph.producers[name] for name in inputs_of(node) if name in graph.producers)
-
-
-def _readers(graph: Graph, node: onnx.NodeProto) -> Iterable[onnx.NodeProto]:
-    return (reader for name in node.output for reader in graph.readers.get(name, ()))
-
-
-def _beside(graph: Graph, node: onnx.NodeProto, following: _Next) -> list[onnx.NodeProto]:
-    """The nodes ahead of one or behind it that work on each element alone, or move them."""
-    found = list(following(graph, node))
-    for other in found:
-        if other.op_type in _EACH_ALONE:
-            found.extend(item for item in following(graph, other) if item not in found)
-    return found
-
-
-_EACH_ALONE = ARITHMETIC | REORDERING | {"Cast", "Concat", "Exp", "Gather", "Sigmoid", "Slice", "Split", "Tanh"}
 
 
 def without_effect(state: State, outputs: Sequence[Output], provenances: Sequence[Provenance]) -> list[Refusal]:

@@ -13,6 +13,7 @@ import onnxfc
 from onnxfc.claim.claim import Claim
 from onnxfc.errors import NothingToRewrite, UsageError
 from onnxfc.proof import reference_run
+from onnxfc.rewriter.analyse import RewriteOptions
 from onnxfc.rewriter.api import Rewrite
 
 NAMES = ("list_places", "list_last", "list_anchors", "list_flattened", "list_tokens")
@@ -232,3 +233,26 @@ def test_a_figure_of_the_places_behind_them(kind: str, fc: bool) -> None:
         proven(net.model(net.fc(net.op("Flatten", row), 4 * 17, 5)))
     else:
         assert refusal(net.model(row)).code == "mixes-map-and-window"
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_a_list_that_is_kept_within_the_native_image_is_refused(exporter: str) -> None:
+    """Distances that are clamped to a height that the file holds as a number; ahead of that they are right."""
+    path = fixture_file(f"detect_within.{exporter}.onnx")
+    with pytest.raises(NothingToRewrite) as told:
+        onnxfc.rewrite(path)
+    [found] = told.value.refusals
+    assert found.code == "size-locked"
+    assert found.reason == "Clip keeps a list's values below a side of the native image, a plain number"
+    ahead = found.advice.rpartition("--output-at ")[2].partition(";")[0]
+    assert found.advice.endswith("--free width frees that axis alone")
+    for options in (RewriteOptions(output_at=(ahead,)), RewriteOptions(free=("width",))):
+        done = onnxfc.rewrite(path, options=options)
+        assert [output.form for output in done.claim.outputs] == ["list"]
+
+
+def test_limits_that_are_no_size_of_the_image_stay() -> None:
+    net = Net(17)
+    data = net.op("Clip", net.conv(net.image(1, (6, 6), 2), 2, 4), net.const(0.0), net.const(6.0))
+    done = onnxfc.rewrite(net.model(net.op("Transpose", net.op("Reshape", data, net.ints(1, 4, 4)), perm=[0, 2, 1])))
+    assert [output.form for output in done.claim.outputs] == ["list"]
