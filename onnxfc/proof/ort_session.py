@@ -19,7 +19,7 @@ import onnx
 
 from onnxfc.errors import ReadError
 from onnxfc.io.byte_source import FileSource, Span
-from onnxfc.io.external_data import inline, is_text, other_tensors, raw_size, set_entries
+from onnxfc.io.external_data import NUMPY_TYPES, inline, is_text, other_tensors, raw_size, set_entries
 from onnxfc.io.model_file import LARGE, ModelFile
 from onnxfc.proof.providers import Engine, fallen, told
 
@@ -135,6 +135,8 @@ def _attach(proto: onnx.ModelProto, model: ModelFile, options: ort.SessionOption
         elif isinstance(span.source, FileSource) and span.source.path in real:
             span.source.verify()
             _point(tensor, os.path.relpath(real[span.source.path], folder), span)
+        elif tensor.data_type not in NUMPY_TYPES:
+            inline(tensor, span)  # of 4 bits, say: onnxruntime makes values of numpy's own types alone
         else:
             array = np.require(model.array(tensor), requirements=["C", "ALIGNED"])
             held[tensor.name] = ort.OrtValue.ortvalue_from_numpy(array)

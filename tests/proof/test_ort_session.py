@@ -12,8 +12,10 @@ import onnxruntime as ort
 import pytest
 from cli_runs import environment
 from file_models import external, mlp, model, noise, with_data, write
+from fixture_files import fixture_file
 from onnx import TensorProto, helper, numpy_helper
 
+from onnxfc import RewriteOptions, rewrite
 from onnxfc.errors import ReadError
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof import ort_session
@@ -198,3 +200,17 @@ def test_held_conv_weights_are_not_copied() -> None:
     """A weight of 128 MB."""
     done = subprocess.run([sys.executable, "-c", MEMORY], env=environment(), capture_output=True, text=True, check=True)
     assert float(done.stdout) < 64
+
+
+@pytest.mark.parametrize("name", ["lenet.qdq_int4", "lenet.qdq_own_int4", "lenet.nbits_qdq"])
+def test_weights_of_4_bits_in_memory(name: str) -> None:
+    """onnxruntime makes no values of them: as bytes, rewritten from bytes, and the rewritten model's own bytes."""
+    path = fixture_file(f"{name}.onnx")
+    plain = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    feed = {plain.get_inputs()[0].name: noise(1, 1, 28, 28, seed=3)}
+    wanted = plain.run(None, feed)[0]
+    assert np.ptp(wanted) > 0.1
+    done = rewrite(Path(path).read_bytes(), options=RewriteOptions(size=(28, 28)))
+    for source in (Path(path).read_bytes(), done.file, done.file.loaded().SerializeToString()):
+        found = session(ModelFile.open(source) if isinstance(source, bytes) else source).run(None, feed)[0]
+        np.testing.assert_allclose(found.reshape(wanted.shape), wanted, atol=5e-3)  # kernels of 8 bits sum so
