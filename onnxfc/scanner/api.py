@@ -37,7 +37,7 @@ from onnxfc.scanner.scan_model import ScanModel
 from onnxfc.scanner.score_map import Array, ArrayCells, ScoreMap
 from onnxfc.scanner.source import OpenImage
 from onnxfc.scanner.tile_size import memory_to_use, tile_bytes, tile_counts
-from onnxfc.scanner.work import Progress, run_here, run_on_dask
+from onnxfc.scanner.work import ClusterLost, Progress, run_here, run_on_dask
 from onnxfc.version import __version__
 
 Model = str | Path | bytes | onnx.ModelProto | ModelFile
@@ -115,9 +115,12 @@ def run_scan(
             say("writing")
             vector = None if options.reduce is None else done.reduce(options.reduce)
             kept = _written(outs, done, job.store, Wanted(options.top, options.threshold, vector), keep)
-        except Exception:
-            if not options.resume or not any(map(job.store.has, range(len(job.plan)))):
+        except Exception as error:
+            keeps = options.resume or (isinstance(error, ClusterLost) and bool(outs))
+            if not keeps or not any(map(job.store.has, range(len(job.plan)))):
                 remove(job.store.path)
+            elif isinstance(error, ClusterLost):
+                raise ClusterLost(f"{error}; --resume goes on where it ended") from error
             raise
     spent = time.perf_counter() - began, seconds
     return Scan(kept, made, job, _uncovered(job.plan, seen), before, spent, compared, vector)

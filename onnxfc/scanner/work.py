@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib import import_module
 from typing import Any
@@ -19,6 +22,10 @@ _BESIDE = 1
 """Threads that read and write while as many as shall run do so."""
 _PATIENCE = 10
 """Seconds within which a scheduler must answer."""
+_RESTART = 30
+"""Seconds within which another worker must be there, once all are lost."""
+_IDLE = 3
+"""Rounds after which no more is begun, if none of them has done a tile."""
 
 
 def run_here(worker: TileWorker, numbers: list[int], done: Done) -> None:
@@ -48,28 +55,83 @@ def run_here(worker: TileWorker, numbers: list[int], done: Done) -> None:
 def run_on_dask(dask: Any, job: Job, numbers: list[int], done: Done) -> None:
     """Each task reads its own windows and writes its own chunks, into a folder that all machines see.
 
-    ``dask``: a Client, or the address of a scheduler. A lost worker's tiles are run again. Raises ReadError or
-    UsageError.
+    ``dask``: a Client, or the address of a scheduler. Lost workers' tiles are run again. Raises ReadError, ClusterLost
+    or UsageError.
     """
     try:
         distributed = import_module("dask.distributed")
     except ImportError as error:
         raise UsageError("--dask needs the package distributed: pip install 'onnxfc[dask]'") from error
     own = not hasattr(dask, "scheduler_info")
+    with _silent(own):
+        try:
+            client = distributed.Client(dask, timeout=_PATIENCE) if own else dask
+        except (OSError, ValueError) as error:
+            raise ReadError(f"{dask}: no Dask scheduler answers there") from error
+        try:
+            _rounds(distributed, client, replace(job, at_once=_at_once(client)), numbers, done)
+        finally:
+            if own:
+                client.close()
+
+
+class ClusterLost(ReadError):
+    """Not for want of the scan's own: what is done is good, and the rest can be done later."""
+
+
+@contextmanager
+def _silent(own: bool) -> Iterator[None]:
+    """What Dask logs of a lost scheduler over pages is told in a line, where the client is ours."""
+    logs = [logging.getLogger(name) for name in ("distributed", "distributed.client") if own]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.CRITICAL + 1)
     try:
-        client = distributed.Client(dask, timeout=_PATIENCE) if own else dask
-    except (OSError, ValueError) as error:
-        raise ReadError(f"{dask}: no Dask scheduler answers there") from error
-    futures: list[Any] = []
-    try:
-        shared = client.scatter(replace(job, at_once=_at_once(client)), broadcast=True)
-        futures = client.map(_task, job.groups(numbers), job=shared, pure=False, retries=2)
-        for future in distributed.as_completed(futures):
-            done(len(future.result()))
+        yield
     finally:
-        client.cancel(futures)  # those that an error leaves behind
-        if own:
-            client.close()
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
+
+
+def _rounds(distributed: Any, client: Any, job: Job, numbers: list[int], done: Done) -> None:
+    """Tiles whose workers took the job itself with them are handed out again with it."""
+    closed = import_module("distributed.comm").CommClosedError
+    lost = CancelledError, asyncio.CancelledError, distributed.KilledWorker, distributed.TimeoutError, closed
+    left, idle = numbers, 0
+    while True:
+        futures: list[Any] = []
+        told = 0
+        try:
+            shared = client.scatter(job, broadcast=True)
+            futures = client.map(_task, job.groups(left), job=shared, pure=False, retries=2)
+            for future in distributed.as_completed(futures):
+                count = len(future.result())
+                told += count
+                done(count)
+            return
+        except lost as error:
+            before, left = len(left), [number for number in left if not job.store.has(number)]
+            idle = 0 if len(left) < before else idle + 1
+            if before - len(left) > told:
+                done(before - len(left) - told)
+            _wait(client)
+            if idle == _IDLE:
+                raise ClusterLost("the Dask workers die of their tiles; give them memory, or choose --tile") from error
+        finally:
+            with suppress(*lost, OSError):
+                client.cancel(futures)  # those that an error leaves behind
+
+
+def _wait(client: Any) -> None:
+    """Until a nanny has started a worker anew. Raises ClusterLost."""
+    try:
+        if client.status == "running":
+            client.wait_for_workers(1, timeout=_RESTART)
+            return
+    except Exception as error:  # of a connection that is lost there are many
+        if client.status == "running":
+            raise ClusterLost("the Dask cluster has lost all its workers; start some (dask worker ADDRESS)") from error
+    raise ClusterLost("the Dask scheduler is lost; start it again (dask scheduler)")
 
 
 def _at_once(client: Any) -> int:

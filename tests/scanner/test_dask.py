@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +70,51 @@ def test_a_killed_worker_changes_nothing(client: Any, image: Path, alone: np.nda
     assert np.array_equal(np.asarray(by_path), alone)
 
 
+def test_all_workers_are_killed(image: Path, alone: np.ndarray, tmp_path: Path) -> None:
+    """With them goes the job that they were given; a nanny starts another."""
+    from dask.distributed import Client, LocalCluster
+
+    killed: list[int] = []
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+
+        def progress(phrase: str) -> None:
+            if phrase.startswith("tile ") and int(phrase.split()[1]) > 20 and not killed:
+                killed.extend(info["pid"] for info in client.run(_about).values())
+                for victim in killed:
+                    os.kill(victim, signal.SIGKILL)
+
+        made = scan(DIGITS, image, tmp_path / "map.npy", options=OPTIONS, dask=client, progress=progress)
+    assert killed
+    assert np.array_equal(np.asarray(made), alone)
+    assert [path.name for path in tmp_path.iterdir()] == ["map.npy"]
+
+
+def test_workers_that_die_of_their_tiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import dask
+    from dask.distributed import Client, LocalCluster
+
+    class Deadly:
+        shape, dtype = (400, 400, 1), np.dtype(np.uint8)
+
+        def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
+            if y0 > 200:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return np.zeros((y1 - y0, x1 - x0, 1), np.uint8)
+
+    monkeypatch.setattr(work, "_IDLE", 1)
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+        pytest.raises(ReadError, match=r"workers die of their tiles; .*; --resume goes on where it ended"),
+    ):
+        scan(DIGITS, Deadly(), tmp_path / "map.npy", options=OPTIONS, dask=client)
+    assert [path.name for path in tmp_path.iterdir()] == ["map.npy.part"]
+
+
 def _about() -> dict[str, int]:
     return {"pid": os.getpid()}
 
@@ -94,6 +141,50 @@ def test_by_its_address(client: Any, image: Path, alone: np.ndarray, tmp_path: P
     assert np.array_equal(np.load(tmp_path / "map.npy"), alone)
     told = subprocess.run([item for item in command if item != "--quiet"], check=True, **how).stdout
     assert [line.split()[2:] for line in told.splitlines() if line.startswith("time ")] == [["s"]]
+
+
+@pytest.mark.parametrize("victim", ["scheduler", "worker"])
+def test_a_lost_cluster_is_told_and_what_is_done_stays(
+    victim: str, image: Path, alone: np.ndarray, tmp_path: Path
+) -> None:
+    """By processes as on machines: without a nanny nobody starts another worker."""
+    from dask.distributed import Client
+
+    out, how = tmp_path / "map.npy", {"env": environment(), "stderr": subprocess.DEVNULL}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    dask, port = [sys.executable, "-m", "distributed.cli.dask_"], address.rpartition(":")[2]
+    begin = [f"{dask[2]}scheduler", "--host", "127.0.0.1", "--port", port, "--no-dashboard"]
+    scheduler = subprocess.Popen([*dask[:2], *begin], **how)
+    join = [f"{dask[2]}worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard"]
+    worker = subprocess.Popen([*dask[:2], *join], **how)
+    try:
+        with Client(address, timeout=60) as client:
+            client.wait_for_workers(1, timeout=60)
+        script = "from onnxfc.scanner import work; work._RESTART = 1; from onnxfc.cli.main import main; main()"
+        command = [sys.executable, "-c", script, "scan", DIGITS, image, out, "--scale", "1/255", "--no-check", "-q"]
+        command += ["--tile", "4", "--threads", "1"]
+        made = subprocess.Popen(
+            [*command, "--dask", address], env=environment(), stderr=subprocess.PIPE, encoding="utf-8"
+        )
+        until = time.monotonic() + 60
+        while len(list(tmp_path.glob("map.npy.part/0.*"))) < 30 and time.monotonic() < until:
+            time.sleep(0.01)
+        os.kill({"scheduler": scheduler, "worker": worker}[victim].pid, signal.SIGKILL)
+        told = made.communicate(timeout=60)[1]
+    finally:
+        for process in (worker, scheduler):
+            process.kill()
+            process.wait()
+    says = {
+        "scheduler": "the Dask scheduler is lost; start it again (dask scheduler)",
+        "worker": "the Dask cluster has lost all its workers; start some (dask worker ADDRESS)",
+    }
+    assert (made.returncode, told) == (1, f"onnxfc: {says[victim]}; --resume goes on where it ended\n")
+    assert len(list(tmp_path.glob("map.npy.part/0.*"))) >= 30
+    subprocess.run([*command, "--resume"], check=True, env=environment())
+    np.testing.assert_allclose(np.load(out), alone, atol=1e-4)
 
 
 def test_no_scheduler(image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
