@@ -28,7 +28,7 @@ from onnxfc.scanner.compare import Compared, compare
 from onnxfc.scanner.job import CROPS, Frame, Job, Scoring, TileWorker, processors
 from onnxfc.scanner.open_image import given
 from onnxfc.scanner.options import ScanOptions
-from onnxfc.scanner.outputs import Wanted, check_outputs, write_output
+from onnxfc.scanner.outputs import Wanted, check_outputs, write_outputs
 from onnxfc.scanner.picture import class_number
 from onnxfc.scanner.placing import Placing
 from onnxfc.scanner.plan import Axis, Plan, axes_of
@@ -255,12 +255,18 @@ def _begun(job: Job, notes: dict[str, Any], outs: list[Path], resume: bool) -> i
 
 def _check_room(store: ChunkStore, outs: list[Path]) -> None:
     """A full disk is told before the work, as far as it can be known."""
-    copies = 1 + sum(out.suffix.lower() in {".npy", ".tif", ".tiff"} for out in outs)
-    needs = 4 * math.prod(store.shape) * copies
-    with writing(store.path):
-        free = shutil.disk_usage(store.path.parent).free
-    if needs > free:
-        raise WriteError(f"{store.path}: the map needs {-(-needs // 10**6)} MB, {free // 10**6} are free there")
+    size = 4 * math.prod(store.shape)
+    large = [out for out in outs if out.suffix.lower() in {".npy", ".tif", ".tiff", ".zarr"}]
+    zarrs = [out for out in large if out.suffix.lower() == ".zarr"]
+    needs: dict[int, tuple[Path, int]] = {}
+    for target in [store.path, *(out for out in large if out not in zarrs[:1])]:  # the first zarr is the store itself
+        folder = Path(os.path.realpath(target)).parent
+        with writing(target):
+            disk = os.stat(folder).st_dev
+        needs[disk] = folder, needs.get(disk, (folder, 0))[1] + size
+    for folder, need in needs.values():
+        if need > (free := shutil.disk_usage(folder).free):
+            raise WriteError(f"{folder}: the map needs {-(-need // 10**6)} MB, {free // 10**6} are free there")
 
 
 def _notes(job: Job, made: ScanModel, model: Model, image: Any) -> dict[str, Any]:
@@ -321,19 +327,9 @@ def _map(job: Job, made: ScanModel, seen: OpenImage, notes: dict[str, Any]) -> S
 
 def _written(outs: list[Path], done: ScoreMap, store: ChunkStore, wanted: Wanted, keep: bool) -> ScoreMap:
     """All files, and the map as they hold it, or in memory."""
-    zarrs = [Path(os.path.realpath(out)) for out in outs if out.suffix.lower() == ".zarr"]
-    for out in outs:
-        if out.suffix.lower() != ".zarr":
-            write_output(out, done, wanted)
-    for target in zarrs[1:]:
-        with writing(target):
-            copy = ChunkStore(Path(f"{target}.part"), store.shape, store.chunk)
-            remove(copy.path)
-            shutil.copytree(store.path, copy.path)
-            copy.move(target)
-    if zarrs:
-        store.move(zarrs[0])
-        return replace(done, cells=replace(store, path=zarrs[0]))
+    zarr = write_outputs(outs, done, store, wanted)
+    if zarr:
+        return replace(done, cells=replace(store, path=zarr))
     maps = [out for out in outs if out.suffix.lower() == ".npy" and wanted.vector is None]
     if maps:
         kept = ArrayCells(np.load(maps[0], mmap_mode="r"))

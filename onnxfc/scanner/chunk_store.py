@@ -11,9 +11,10 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,9 @@ Array = NDArray[Any]
 Shape = tuple[int, int, int]
 
 _HEADER, _NOTES = ".zarray", ".zattrs"
-_OWN = re.compile(r"\.zarray|\.zattrs|0\.\d+\.\d+|\.onnxfc-\w+\.tmp")
-"""All that is ever in a store."""
+_WHOLE = re.compile(r"\.zarray|\.zattrs|0\.\d+\.\d+")
+_OWN = re.compile(rf"{_WHOLE.pattern}|\.onnxfc-\w+\.tmp")
+"""All that is ever in a store; the last are what a killed writer left."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,20 @@ class ChunkStore:
                     mapped = np.memmap(self.path / f"0.{row}.{column}", "<f4", "r", shape=self.chunk)
                     found[:, to_rows, to_columns] = mapped[classes, from_rows, from_columns]
         return found
+
+    @contextmanager
+    def copied(self, target: Path) -> Iterator[Callable[[], None]]:
+        """A copy beside ``target``, in a folder that is nobody else's, and what gives it that name."""
+        copy = ChunkStore(target.with_name(f".onnxfc-{os.urandom(6).hex()}.tmp"), self.shape, self.chunk)
+        with writing(target):
+            copy.path.mkdir()
+        try:
+            with writing(target):
+                for name in filter(_WHOLE.fullmatch, sorted(os.listdir(self.path))):
+                    shutil.copyfile(self.path / name, copy.path / name)
+            yield partial(copy.move, target)
+        finally:
+            remove(copy.path)
 
     @staticmethod
     def check(target: Path) -> None:

@@ -7,7 +7,9 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -56,17 +58,44 @@ def check_outputs(outs: Sequence[Path], image: Any, reduced: bool) -> None:
         raise UsageError("two outputs are the same file; give each its own name")
 
 
-def write_output(out: Path, made: ScoreMap, wanted: Wanted) -> None:
-    """All but zarr. Raises WriteError."""
-    writer = _WRITERS[out.suffix.lower()]
+def write_outputs(outs: Sequence[Path], made: ScoreMap, store: ChunkStore, wanted: Wanted) -> Path | None:
+    """All of them, or none where one cannot be written: first under no name, or one of its own. ``store`` becomes the
+    first zarr, whose path is given back. Raises WriteError."""
+    zarrs = [Path(os.path.realpath(out)) for out in outs if out.suffix.lower() == ".zarr"]
+    with ExitStack() as stack:
+        ready = [stack.enter_context(_file(out, made, wanted)) for out in outs if out.suffix.lower() != ".zarr"]
+        ready += [stack.enter_context(store.copied(target)) for target in zarrs[1:]]
+        for publish in ready:
+            publish()
+    if not zarrs:
+        return None
+    store.move(zarrs[0])
+    return zarrs[0]
+
+
+@contextmanager
+def _file(out: Path, made: ScoreMap, wanted: Wanted) -> Iterator[Callable[[], None]]:
+    """One that is written, and what gives it its name."""
     target = Path(os.path.realpath(out))
     with writing(target), NewFile(target.parent) as new:
         raw = io.FileIO(os.dup(new.fd), "wb")
         raw.name = str(target)  # tifffile asks for it, and a file that has none yet answers with its number
-        with io.BufferedWriter(raw) as file:
-            writer(file, made, wanted)
+        with _Plain(raw) as file:
+            _WRITERS[out.suffix.lower()](file, made, wanted)
         new.prepare(target, durable=target.exists())
+        yield partial(_publish, new, target)
+
+
+def _publish(new: NewFile, target: Path) -> None:
+    with writing(target):
         new.publish(target)
+
+
+class _Plain(io.BufferedWriter):
+    """Written by Python alone: numpy, which writes into descriptors, does not tell why that failed."""
+
+    def fileno(self) -> int:
+        raise io.UnsupportedOperation("fileno")
 
 
 def _npy(file: BinaryIO, made: ScoreMap, wanted: Wanted) -> None:

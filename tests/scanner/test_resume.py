@@ -139,6 +139,30 @@ def test_a_folder_of_ones_own_is_not_removed(files: tuple[Path, Path, Path]) -> 
     assert (own / "notes.txt").read_text() == "mine"
 
 
+def test_a_folder_beside_the_second_output_is_not_touched(files: tuple[Path, Path, Path]) -> None:
+    """Neither one's own, nor the tiles of another scan, nor that scan while it works."""
+    model, image, out = files
+    second = out.with_name("b.zarr")
+    own = out.with_name("c.zarr.part")
+    own.mkdir()
+    (own / "notes.txt").write_text("mine")
+    tiles = left(model, image, second)
+    made = scan(model, image, [out.with_name("a.zarr"), second, out.with_name("c.zarr")], options=ScanOptions(**HOW))
+    assert (own / "notes.txt").read_text() == "mine"
+    assert all(tile.exists() for tile in tiles)
+    for name in ("a.zarr", "b.zarr", "c.zarr"):
+        assert np.array_equal(zarr.open(str(out.with_name(name)), mode="r")[:], np.asarray(made))
+    assert resumed(model, image, second).tiles_before == len(tiles)
+
+    def progress(phrase: str) -> None:
+        if phrase.startswith("tile 6 "):
+            scan(model, image, [out.with_name("a.zarr"), second], options=ScanOptions(**HOW))
+
+    both = scan(model, image, second, options=ScanOptions(tile=8, **HOW), progress=progress)
+    np.testing.assert_allclose(np.asarray(both), np.asarray(made), atol=1e-4)
+    assert not [path.name for path in out.parent.iterdir() if path.suffix == ".tmp"]
+
+
 def test_two_scans_at_once(files: tuple[Path, Path, Path]) -> None:
     """Into the same file: the second one ends at once, and the first one's map is whole."""
     told: list[str] = []

@@ -731,12 +731,20 @@ def test_bad_input_is_one_line(arguments: tuple[Any, ...], code: int, says: str,
     assert says in fails(code, "scan", *arguments, cwd=tmp_path)
 
 
-def test_full_disk(tmp_path: Path) -> None:
-    """The system allows files of 64 kB: the map's chunk does not fit."""
+@pytest.mark.parametrize(
+    ("options", "outs", "says"),
+    [
+        ([], ["map.npy"], "map.npy.part: cannot write: the file would be larger than the system allows"),
+        (["--tile", "4"], ["map.csv", "map.tif"], "map.tif: cannot write: the file would be larger than"),
+        (["--tile", "4"], ["a.zarr", "b.zarr", "map.csv", "map.npy"], "map.npy: cannot write: the file would be"),
+    ],
+)
+def test_full_disk(options: list[str], outs: list[str], says: str, tmp_path: Path) -> None:
+    """The system allows files of 64 kB: the map's chunk does not fit, or an output; then there is none."""
     np.save(tmp_path / "big.npy", np.zeros((400, 400), np.uint8))
-    script = 'ulimit -f 64; exec "$0" -m onnxfc scan "$1" big.npy map.npy --scale 1/255 --no-check'
+    script = 'ulimit -f 64; exec "$0" -m onnxfc scan "$@" --scale 1/255 --no-check'
     done = subprocess.run(
-        ["bash", "-c", script, sys.executable, DIGITS],
+        ["bash", "-c", script, sys.executable, DIGITS, "big.npy", *outs, *options],
         cwd=tmp_path,
         env=environment(),
         capture_output=True,
@@ -745,7 +753,7 @@ def test_full_disk(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
-    assert "cannot write: the file would be larger than the system allows" in done.stderr
+    assert says in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["big.npy"]
 
 
