@@ -70,7 +70,7 @@ def preparation(model: ScanModel, image: OpenImage, options: ScanOptions) -> Pre
         raise UsageError(f"pixels of type {image.source.dtype} are no numbers that a model takes")
     if image.source.dtype.kind == "b" and scale is not None and scale < 1:
         raise UsageError("scale: the image's pixels of one bit are 0 and 1; leave scale out")
-    if scale is None and not mean and not std:
+    if scale is None and not mean and not std and model.dtype.kind not in "iu":  # which takes pixels as they are
         mean, std = (_numbers(model.metadata(), f"standardization_{name}") for name in ("mean", "std"))
         if mean or std:  # which are those of pixels between 0 and 1
             kind = image.source.dtype

@@ -365,6 +365,10 @@ def test_a_model_of_bytes_gets_bytes() -> None:
     close(scan(model, image, options=ScanOptions(prove=False, tile=3)), wanted)
     with pytest.raises(UsageError, match="the model takes uint8 pixels, the image has uint16"):
         scan(model, image.astype(np.uint16), options=ScanOptions(prove=False))
+    onnx.helper.set_model_props(model, {"standardization_mean": "[0.4]", "standardization_std": "[0.2]"})
+    made = scan(model, image, options=ScanOptions(prove=False, tile=3))  # which are for pixels that are no bytes
+    close(made, wanted)
+    assert (made.notes["pixels"]["scale"], made.notes["pixels"]["mean"]) == (1, [])
     with pytest.raises(UsageError, match="leave scale, mean and std out"):
         scan(model, image, options=ScanOptions(prove=False, scale=0.5))
 
