@@ -63,6 +63,8 @@ def _opened(path: Path, level: int) -> OpenImage:
         return reader(path, level)
     except OSError as error:
         raise ReadError(f"{path}: cannot read: {error.strerror or str(error)[:200]}") from error
+    except EOFError as error:  # of an empty file; on the command line it would pass for Ctrl-C
+        raise ReadError(f"{path}: is empty or cut short; write it again") from error
 
 
 def _shaped(source: Any) -> Source:

@@ -716,6 +716,7 @@ def test_command_quiet_and_options(tmp_path: Path) -> None:
         ((DIGITS, CANVAS, "map.npy", "map.npy"), 2, "two outputs are the same file"),
         ((DIGITS, CANVAS, "map.npy", "--memory", "1", "--batch", "99"), 2, "one cell needs about"),
         ((DIGITS, CANVAS, "map.npy", "--region", "0,0,400,20"), 2, "beyond the image, which has a width of 240"),
+        ((DIGITS, "empty.npy", "map.npy"), 1, "empty.npy: is empty or cut short"),
         ((DIGITS, CANVAS, "map.npy", "--level", "1"), 2, "has no level 1"),
         ((DIGITS, CANVAS, "map.npy", "--resample", "100"), 2, "must be between 1/64 and 64"),
         ((DIGITS, CANVAS, "map.npy", "--output", "other"), 2, "is no map of scores; give scores"),
@@ -732,6 +733,7 @@ def test_bad_input_is_one_line(arguments: tuple[Any, ...], code: int, says: str,
     np.save(tmp_path / "colours.npy", np.zeros((50, 50, 3), np.uint8))
     tifffile.imwrite(tmp_path / "whole.tif", np.zeros((200, 200), np.uint8), tile=(64, 64))
     (tmp_path / "cut.tif").write_bytes((tmp_path / "whole.tif").read_bytes()[:-1000])
+    (tmp_path / "empty.npy").touch()
     assert says in fails(code, "scan", *arguments, cwd=tmp_path)
 
 
