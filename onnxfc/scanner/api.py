@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
@@ -95,7 +95,7 @@ def run_scan(
     """As :func:`scan`, with all that is known of it. ``keep``: the map is needed after its files are written."""
     began = time.perf_counter()
     options, say = options or ScanOptions(), progress or (lambda _: None)
-    outs = [Path(item) for item in ([out] if isinstance(out, str | Path) else out)]
+    outs = _paths(out)
     check_outputs(outs, image, options.reduce is not None)
     image = given(image)
     opened = Frame(options.level).open(image)
@@ -124,6 +124,13 @@ def run_scan(
             raise
     spent = time.perf_counter() - began, seconds
     return Scan(kept, made, job, _uncovered(job.plan, seen), before, spent, compared, vector)
+
+
+def _paths(out: Any) -> list[Path]:
+    items = [out] if isinstance(out, str | Path) or not isinstance(out, Iterable) else list(out)
+    if not all(isinstance(item, str | Path) for item in items):
+        raise UsageError(f"out: must be a path or several, (), if nothing is written, not {out!r}")
+    return list(map(Path, items))
 
 
 @contextmanager

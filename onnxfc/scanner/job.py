@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from onnxfc.errors import ReadError
 from onnxfc.scanner.chunk_store import ChunkStore
 from onnxfc.scanner.open_image import open_image
 from onnxfc.scanner.options import Activation
@@ -184,8 +183,6 @@ class TileWorker:
     def _load(self, tile: Tile) -> _Loaded:
         rows, columns = tile.rows, tile.columns
         pixels = self.image.source.read(rows.start, rows.stop, columns.start, columns.stop)
-        if pixels.shape[:2] != (rows.pixels, columns.pixels):
-            raise ReadError(f"the image's reader gives {pixels.shape} for {rows.pixels}x{columns.pixels} px; mend it")
         dead = self._dead(tile, pixels)
         if dead is not None and dead.all():
             return _Loaded(tile, None, dead)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from onnxfc.errors import ReadError, UsageError
-from onnxfc.scanner.source import ORIENTATION, Array, ArraySource, Mapped, OneByOne, OpenImage, Oriented, Source
+from onnxfc.scanner.source import ORIENTATION, Array, ArraySource, Mapped, OneByOne, OpenImage, Oriented, Source, View
 
 
 def given(image: Any) -> Any:
@@ -36,7 +36,7 @@ def open_image(image: Any, level: int = 0) -> OpenImage:
     if level:
         raise UsageError("level: an array has no levels")
     if hasattr(image, "read") and not hasattr(image, "__getitem__"):
-        return OpenImage(OneByOne(_shaped(image)))
+        return OpenImage(OneByOne(_Own(_shaped(image))))
     return OpenImage(ArraySource(image) if isinstance(image, np.ndarray) else OneByOne(ArraySource(image)))
 
 
@@ -67,9 +67,29 @@ def _opened(path: Path, level: int) -> OpenImage:
         raise ReadError(f"{path}: is empty or cut short; write it again") from error
 
 
+class _Own(View):
+    """A user's own, which gives what it says."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Also where it names a type of numpy."""
+        return np.dtype(self.source.dtype)
+
+    def read(self, y0: int, y1: int, x0: int, x1: int) -> Array:
+        """The window. Raises ReadError where it is another or none."""
+        found: Any = self.source.read(y0, y1, x0, x1)
+        wanted = (y1 - y0, x1 - x0, self.shape[2])
+        have = f"{found.dtype} {found.shape}" if isinstance(found, np.ndarray) else type(found).__name__
+        if not isinstance(found, np.ndarray) or found.shape != wanted:
+            raise ReadError(f"the image's reader gives {have} where an array {wanted} was asked for; mend it")
+        if not np.can_cast(found.dtype, self.dtype, "same_kind" if self.dtype.kind == "f" else "safe"):
+            raise ReadError(f"the image's reader gives {have} where its dtype is {self.dtype}; mend it")
+        return found
+
+
 def _shaped(source: Any) -> Source:
     """A user's own, whose shape must be whole."""
-    if not isinstance(source, Source) or len(source.shape) != 3:
+    if not isinstance(source, Source) or not isinstance(source.shape, tuple) or len(source.shape) != 3:
         raise UsageError("image: needs shape (height, width, bands), dtype and read(y0, y1, x0, x1)")
     return source
 

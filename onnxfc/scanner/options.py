@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -78,24 +79,42 @@ class ScanOptions:
         for name, unit in (("tile", ""), ("memory", "MB")):
             if getattr(self, name) is not None:
                 errors.whole(name, getattr(self, name), 1, unit)
-        if self.scale is not None and not (math.isfinite(self.scale) and self.scale):
+        if self.scale is not None and not (math.isfinite(_number("scale", self.scale)) and self.scale):
             raise UsageError(f"scale: must be a finite number other than 0, such as 1/255, not {self.scale}")
         for name in ("mean", "std"):
             object.__setattr__(self, name, _numbers(name, getattr(self, name)))
+        for name in ("threshold", "no_data"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, _number(name, getattr(self, name)))
         if self.threshold is not None and math.isnan(self.threshold):
             raise UsageError("threshold: must be a number, not NaN")
+        self._check_lists()
+        if not isinstance(self.provider, str):
+            raise UsageError(f"provider: must be a name such as 'CUDA', not {self.provider!r}")
         if self.provider:
             Provider.parse(self.provider)
         self._check_region()
         self._check_resample()
 
+    def _check_lists(self) -> None:
+        for name, items, such in (("bands", self.bands, "(1, 2, 3)"), ("classes", self.classes, "('dog', 3)")):
+            if isinstance(items, str) or not isinstance(items, Iterable):
+                raise UsageError(f"{name}: must be several such as {such}, not {items!r}")
+            object.__setattr__(self, name, tuple(item if isinstance(item, str) else _plain(item) for item in items))
+        for band in self.bands:
+            errors.whole("bands", band, 1)
+        for kind in self.classes:
+            if not isinstance(kind, str):
+                errors.whole("classes", kind, 0)
+
     def _check_region(self) -> None:
         if self.region is None:
             return
-        if len(self.region) != 4:
+        if not isinstance(self.region, Iterable) or len(edges := tuple(self.region)) != 4:
             raise UsageError(f"region: must be x, y, width, height in pixels, not {self.region!r}")
-        for name, value, least in zip(("x", "y", "width", "height"), self.region, (0, 0, 1, 1), strict=True):
+        for name, value, least in zip(("x", "y", "width", "height"), edges, (0, 0, 1, 1), strict=True):
             errors.whole(f"region {name}", value, least)
+        object.__setattr__(self, "region", tuple(map(int, edges)))
 
     def _check_resample(self) -> None:
         if self.resample is None:
@@ -118,6 +137,19 @@ _CHOICES = {
     "edge": get_args(EdgeMode),
     "reduce": get_args(Reduce),
 }
+
+
+def _plain(item: Any) -> Any:
+    """numpy's whole numbers as Python's."""
+    return operator.index(item) if hasattr(item, "__index__") and not isinstance(item, bool) else item
+
+
+def _number(name: str, value: Any) -> float:
+    """Also NaN, which no data may be."""
+    try:
+        return float("x" if isinstance(value, str) else value)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{name}: must be a number, not {value!r}") from error
 
 
 def _numbers(name: str, value: Any) -> tuple[float, ...]:

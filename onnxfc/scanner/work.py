@@ -68,6 +68,8 @@ def run_on_dask(dask: Any, job: Job, numbers: list[int], done: Done) -> None:
             client = distributed.Client(dask, timeout=_PATIENCE) if own else dask
         except (OSError, ValueError) as error:
             raise ReadError(f"{dask}: no Dask scheduler answers there") from error
+        except TypeError as error:
+            raise UsageError(f"dask: must be a Client or the address of a scheduler, not {dask!r}") from error
         try:
             _rounds(distributed, client, replace(job, at_once=_at_once(client)), numbers, done)
         finally:

@@ -17,7 +17,7 @@ from cli_runs import environment
 from fixture_files import FIXTURES, fixture_file
 from PIL import Image
 
-from onnxfc import ReadError, ScanOptions, rewrite, scan
+from onnxfc import ReadError, ScanOptions, UsageError, rewrite, scan
 from onnxfc.scanner import work
 
 pytest.importorskip("distributed")
@@ -191,6 +191,8 @@ def test_no_scheduler(image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(work, "_PATIENCE", 0.5)
     with pytest.raises(ReadError, match="no Dask scheduler answers there"):
         scan(DIGITS, image, tmp_path / "map.npy", options=OPTIONS, dask="tcp://127.0.0.1:9")
+    with pytest.raises(UsageError, match="dask: must be a Client or the address of a scheduler, not 5"):
+        scan(DIGITS, image, tmp_path / "map.npy", options=OPTIONS, dask=5)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -624,7 +624,7 @@ class Faulty(Failing):
 
 def test_faulty_sources_are_told(tmp_path: Path) -> None:
     options = ScanOptions(scale=1 / 255, prove=False, tile=10)
-    with pytest.raises(ReadError, match=r"reader gives \(\d+, \d+, 1\) for \d+x\d+ px; mend it"):
+    with pytest.raises(ReadError, match=r"gives uint8 \(\d+, \d+, 1\) where an array .* was asked for; mend"):
         scan(DIGITS, Faulty(raises=False), tmp_path / "map.tif", options=options)
     with pytest.raises(IndexError, match="a bug"):
         scan(DIGITS, Faulty(raises=True), tmp_path / "map.tif", options=options)
@@ -781,6 +781,16 @@ def test_more_than_the_disk_has_is_told_before(tmp_path: Path) -> None:
         ({"activation": "relu"}, "activation: must be one of"),
         ({"region": (1, 2, 3)}, "region: must be x, y, width, height"),
         ({"region": (0, 0, 0, 5)}, "region width"),
+        ({"region": 5}, "region: must be x, y, width, height"),
+        ({"bands": 1}, r"bands: must be several such as \(1, 2, 3\), not 1"),
+        ({"bands": (1.5, 2, 3)}, "bands: must be a whole number from 1 on, not 1.5"),
+        ({"bands": (0,)}, "bands: must be a whole number from 1 on, not 0"),
+        ({"classes": 3}, r"classes: must be several such as \('dog', 3\), not 3"),
+        ({"classes": (1.5,)}, "classes: must be a whole number from 0 on, not 1.5"),
+        ({"no_data": "x"}, "no_data: must be a number, not 'x'"),
+        ({"scale": "x"}, "scale: must be a number, not 'x'"),
+        ({"provider": 5}, "provider: must be a name such as 'CUDA', not 5"),
+        ({"threshold": "x"}, "threshold: must be a number, not 'x'"),
         ({"batch": 0}, "batch"),
         ({"mean": "a"}, "mean: must be numbers"),
         ({"mean": float("nan")}, "mean: must be finite"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -145,3 +146,48 @@ def test_alpha_is_the_band_that_says_so(tmp_path: Path) -> None:
     empty = np.isnan(np.asarray(made)).all(axis=(0, 1))
     assert empty.tolist() == [True, True, False, False, False, False, False]
     np.testing.assert_allclose(np.asarray(made)[..., ~empty], alone[:][..., ~empty], atol=1e-4)
+
+
+class Odd:
+    """A source whose windows are made by a function of their pixels."""
+
+    shape, dtype = (60, 80, 1), np.uint8
+
+    def __init__(self, window: Callable[[np.ndarray], Any]) -> None:
+        self.window = window
+
+    def read(self, y0: int, y1: int, x0: int, x1: int) -> Any:
+        pixels = np.arange(60 * 80, dtype=np.uint8).reshape(60, 80, 1)
+        return self.window(pixels[y0:y1, x0:x1])
+
+
+@pytest.mark.parametrize("more", [{}, {"resample": 0.5}, {"edge": "reflect"}], ids=str)
+@pytest.mark.parametrize(
+    ("window", "says"),
+    [
+        (lambda pixels: pixels.tolist(), "gives list where an array"),
+        (lambda pixels: None, "gives NoneType where an array"),
+        (lambda pixels: pixels[:, :, 0], r"gives uint8 \(\d+, \d+\) where an array \(\d+, \d+, 1\) was asked for"),
+        (lambda pixels: pixels / 255, "gives float64 .* where its dtype is uint8"),
+    ],
+)
+def test_windows_that_are_none(window: Any, says: str, more: dict[str, Any]) -> None:
+    options = ScanOptions(scale=1 / 255, prove=False, **more)
+    with pytest.raises(ReadError, match=says):
+        scan(DIGITS, Odd(window), options=options)
+    pixels = np.arange(60 * 80, dtype=np.uint8).reshape(60, 80)
+    found, wanted = (scan(DIGITS, image, options=options) for image in (Odd(lambda pixels: pixels), pixels))
+    assert np.array_equal(np.asarray(found), np.asarray(wanted))
+
+
+@pytest.mark.parametrize("out", [None, 5, ["map.npy", None]])
+def test_outputs_are_paths(out: Any) -> None:
+    with pytest.raises(UsageError, match="out: must be a path or several"):
+        scan(DIGITS, np.zeros((24, 40), np.uint8), out)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    options: dict[str, Any] = {"bands": (1,), "classes": (3,), "region": (0, 0, 30, 20), "no_data": 3.0}
+    found = small(**{name: np.array(value) for name, value in options.items()})
+    assert np.array_equal(np.asarray(found), np.asarray(small(**options)))
+    assert found.notes == small(**options).notes
