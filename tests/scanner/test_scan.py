@@ -770,9 +770,19 @@ def test_more_than_the_disk_has_is_told_before(tmp_path: Path) -> None:
         def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
             raise AssertionError
 
-    with pytest.raises(WriteError, match=r"the map needs \d+ MB, \d+ are free there"):
-        scan(DIGITS, Endless(), tmp_path / "map.npy", options=ScanOptions(scale=1 / 255, prove=False, tile=200))
+    def needs(*outs: Path) -> int:
+        options = ScanOptions(scale=1 / 255, prove=False, tile=200)
+        with pytest.raises(WriteError, match=r"the map needs \d+ MB, \d+ are free there") as error:
+            scan(DIGITS, Endless(), outs, options=options)
+        return int(str(error.value).split(" MB")[0].split()[-1])
+
+    once, zarr = needs(tmp_path / "map.csv"), tmp_path / "map.zarr"  # which becomes the output
+    assert needs(zarr) == once > 1_000_000
+    assert needs(zarr, tmp_path / "b.zarr") == needs(tmp_path / "map.npy") == pytest.approx(2 * once, abs=1)
     assert list(tmp_path.iterdir()) == []
+    other = Path("/dev/shm")
+    if other.is_dir() and other.stat().st_dev != tmp_path.stat().st_dev:
+        assert needs(zarr, other / "onnxfc-b.zarr") == once
 
 
 @pytest.mark.parametrize(
