@@ -30,7 +30,7 @@ def test_damaged_claims_of_any_kind_are_read_errors(field: str) -> None:
     assert Claim.from_metadata(metadata) == claim()
     lists = ["[1]", "[1, 2, 3, 4]", '["a", "b"]', "[null, 1]", "[[28], [28]]", "[1.5, 2]", "[true, true]", "[-1, -1]"]
     for value in ("", "{", '{"a": 1}', "7", "true", "null", '"x"', "[" * 10**5, *lists):
-        harmless = {"start": "[-1, -1]", "blame": '["a", "b"]'}.get(field)
+        harmless = {"start": "[-1, -1]", **dict.fromkeys(("blame", "detections"), '["a", "b"]')}.get(field)
         if value != harmless:
             with pytest.raises(ReadError, match="metadata is damaged"):
                 Claim.from_metadata({**metadata, PREFIX + field: value})

@@ -14,8 +14,9 @@ from onnxfc.rewriter.api import rewrite
 
 UNKNOWN = bytes([0xFA, 0x3E, 3]) + b"new"  # field 1007, three bytes
 TRUNK = {"Conv", "Relu", "Clip", "BatchNormalization", "Tanh", "Sigmoid", "HardSwish", "HardSigmoid"}
-OTHER_NODES = ("halves_joined", "kept_unbatched", "unbatched_pooled")
-"""Pieces that are joined again are the map itself; an axis for the batch is not put there and taken away again."""
+OTHER_NODES = ("halves_joined", "kept_by_hand", "kept_unbatched", "unbatched_pooled")
+"""Pieces that are joined again are the map itself; an axis for the batch is not put there and taken away again; what
+works on figures of a window reads another tensor."""
 MODELS = sorted(path.name for path in fixture_models() if not path.name.startswith(OTHER_NODES))
 """All but those of which each layer takes an image without a batch: what turns it into one and back goes."""
 
