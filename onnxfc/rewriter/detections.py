@@ -22,6 +22,7 @@ from onnxfc.graph.op_kinds import ARG, BROADCAST, CUTTING, LENGTHS, PICKING, REO
 from onnxfc.io.model_file import ModelFile
 from onnxfc.layout.lists import levels
 from onnxfc.layout.views import Placed
+from onnxfc.rewriter.native_numbers import FEWEST
 
 if TYPE_CHECKING:
     from onnxfc.builder.state import State
@@ -152,11 +153,7 @@ def objection(tail: Tail, state: State, images: Sequence[Image]) -> Refusal | No
     for node in tail.nodes:
         if _cuts_else(node, graph, state.builder.specs):
             continue
-        found = next((counts[n] for n in _numbers(node, graph, tail.model) if n in counts), "")
-        rows = [n for n, told in counts.items() if told == _PLACES]
-        if not found and node.op_type in {"Expand", "Reshape"}:
-            whole = [n for n in _numbers(node, graph, tail.model) if any(n % count == 0 for count in rows) and n > 0]
-            found = _PLACES if whole else ""
+        found = _held(node, graph, tail.model, counts)
         if found:
             where = "" if node in tail.picking else f" behind {first.op_type}"
             why = f"{node.op_type}{where} holds {found}, which is another at other sizes"
@@ -164,6 +161,19 @@ def objection(tail: Tail, state: State, images: Sequence[Image]) -> Refusal | No
             advice += "by chance alone, at another native size"
             return Refusal("data-dependent", label(node), why, advice)
     return None
+
+
+def _held(node: onnx.NodeProto, graph: Graph, model: ModelFile, counts: Mapping[int, str]) -> str:
+    """What of the native size a node holds."""
+    found = next((counts[n] for n in _numbers(node, graph, model) if n in counts), "")
+    sides = {n for n, told in counts.items() if told == _IMAGE and n >= FEWEST}
+    if not found and sides.intersection(_from_sides(node, graph, model)):
+        return _IMAGE
+    rows = [n for n, told in counts.items() if told == _PLACES]
+    if not found and node.op_type in {"Expand", "Reshape"}:
+        whole = [n for n in _numbers(node, graph, model) if any(n % count == 0 for count in rows) and n > 0]
+        return _PLACES if whole else ""
+    return found
 
 
 def _cuts_else(node: onnx.NodeProto, graph: Graph, specs: Mapping[str, Spec]) -> bool:
@@ -190,6 +200,7 @@ def _axes(node: onnx.NodeProto, graph: Graph) -> list[int]:
 
 
 _PLACES = "the number of places of the native size"
+_IMAGE = "the height or width of the native image"
 
 
 def _counts(tail: Tail, state: State, images: Sequence[Image]) -> Mapping[int, str]:
@@ -207,7 +218,8 @@ def _counts(tail: Tail, state: State, images: Sequence[Image]) -> Mapping[int, s
     for shapes in filter(None, (state.builder.specs[name].shapes for name in sorted(names))):
         found |= {lengths[0]: _PLACES for lengths in zip(*shapes, strict=True) if len(set(lengths)) > 1}
     sides = [length for image in images for length in image.size]
-    found = dict.fromkeys(sides, "the height or width of the native image") | found
+    areas = dict.fromkeys((math.prod(image.size) for image in images), "the number of pixels of the native image")
+    found = areas | dict.fromkeys(sides, _IMAGE) | found
     return {count: told for count, told in found.items() if count > 1}
 
 
@@ -226,6 +238,15 @@ def _numbers(node: onnx.NodeProto, graph: Graph, model: ModelFile) -> Iterator[i
         inner = Graph(onnx.ModelProto(graph=body))
         for each in body.node:
             yield from _numbers(each, inner, model)
+
+
+def _from_sides(node: onnx.NodeProto, graph: Graph, model: ModelFile) -> Iterator[int]:
+    """Of which lengths a float that it reads may be the last place, or one part."""
+    for tensor in filter(None, map(graph.constant, node.input)):
+        values = model.array(tensor) if math.prod(tensor.dims) <= _SMALL else np.zeros(0)
+        for value in values.ravel().tolist() if values.dtype.kind == "f" else ():
+            ways = (value + 1 if node.op_type in {"Clip", "Min"} else 0, 1 / value if value else 0)
+            yield from (round(n) for n in ways if FEWEST <= n < 1 << 31 and abs(n - round(n)) < 1e-5 * n)
 
 
 def _whole(value: object) -> Iterator[int]:

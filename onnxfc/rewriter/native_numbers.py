@@ -11,7 +11,7 @@ from onnxfc.builder.state import State
 from onnxfc.errors import Refusal
 from onnxfc.graph.index import Graph, attributes, inputs_of, label
 from onnxfc.graph.op_kinds import ARITHMETIC, REORDERING
-from onnxfc.layout.views import Fixed, Placed
+from onnxfc.layout.views import Fixed, Placed, is_map
 from onnxfc.shapes.image_inputs import Image
 
 
@@ -34,25 +34,43 @@ def in_native_pixels(state: State, reading: Sequence[Image]) -> Refusal | None:
     return None
 
 
-_LEAST = 16
-"""A limit below it is one of activations (ReLU6), whatever the image's size."""
+FEWEST = 16
+"""Below it a limit is one of activations (ReLU6), and a divisor any number, whatever the image's size."""
 
 
-def clipped(state: State, reading: Sequence[Image]) -> Refusal | None:
-    """Values of a list of places that are kept within the native image: a larger one has more than that."""
-    sides = {float(image.shape[axis]) for image in reading for axis in image.spatial}
+def in_sides(state: State, reading: Sequence[Image]) -> Refusal | None:
+    """Values of a list of places that are kept within the native image, or divided by its height or width: at another
+    size these are others."""
+    sides = {float(image.shape[axis]) for image in reading for axis in image.spatial if image.shape[axis] >= FEWEST}
     for node in state.graph.live if state.dense else ():
-        if node.op_type not in {"Clip", "Min"} or not isinstance(state.views.get(node.output[0]), Placed):
+        made = state.views.get(node.output[0])
+        does = _WITH_SIDES.get(node.op_type) if isinstance(made, Placed) else None
+        if does is None or (node.op_type in {"Div", "Mul"} and is_map(made)):
             continue
-        constants = (state.native[name].constant for name in inputs_of(node))
-        limits = [float(value) for item in constants if item is not None for value in item.flat]
-        limits += [float(attributes(node)["max"])] if "max" in attributes(node) else []
-        if any(limit in sides and limit >= _LEAST for limit in limits):
-            why = f"{node.op_type} keeps a list's values below a side of the native image, a plain number"
+        if sides & _meant(state, node):
+            why = f"{node.op_type} {does} a side of the native image, a plain number"
             data = next(name for name in inputs_of(node) if isinstance(state.views.get(name), Placed))
             advice = "export it with open height and width, so that the number is computed; or end the model before it"
             return Refusal("size-locked", label(node), why, f"{advice}: --output-at {data}")
     return None
+
+
+def _meant(state: State, node: onnx.NodeProto) -> set[float]:
+    """Of which lengths the numbers that a node reads may be a whole, the last place or one part."""
+    constants = (state.native[name].constant for name in inputs_of(node))
+    found = {float(value) for item in constants if item is not None and item.size <= _FEW for value in item.flat}
+    found |= {float(attributes(node)["max"])} if "max" in attributes(node) else set()
+    if node.op_type == "Mul":
+        return {round(1 / number, 4) for number in found if number}
+    return found if node.op_type == "Div" else found | {number + 1 for number in found}
+
+
+_FEW = 4
+"""Numbers for the columns of boxes; more are a table."""
+_WITH_SIDES = {
+    **dict.fromkeys(("Clip", "Min"), "keeps a list's values below"),
+    **dict.fromkeys(("Div", "Mul"), "divides a list's values by"),
+}
 
 
 def _by_native_size(state: State, reading: Sequence[Image], begun: onnx.NodeProto) -> tuple[onnx.NodeProto, str] | None:

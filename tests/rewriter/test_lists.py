@@ -256,3 +256,20 @@ def test_limits_that_are_no_size_of_the_image_stay() -> None:
     data = net.op("Clip", net.conv(net.image(1, (6, 6), 2), 2, 4), net.const(0.0), net.const(6.0))
     done = onnxfc.rewrite(net.model(net.op("Transpose", net.op("Reshape", data, net.ints(1, 4, 4)), perm=[0, 2, 1])))
     assert [output.form for output in done.claim.outputs] == ["list"]
+
+
+@pytest.mark.parametrize(("op_type", "number", "held"), [("Div", 20, True), ("Mul", 1 / 20, True), ("Div", 21, False)])
+def test_a_list_that_is_divided_by_a_side_of_the_native_image_is_refused(
+    op_type: str, number: float, held: bool
+) -> None:
+    """As boxes that are given in parts of the image are; other numbers are scales."""
+    net = Net(17)
+    data = net.conv(net.image(1, (20, 22), 2), 2, 4, strides=[2, 2])
+    rows = net.op("Transpose", net.op("Reshape", data, net.ints(1, 4, -1)), perm=[0, 2, 1])
+    model = net.model(net.op(op_type, rows, net.const(np.float32(number))))
+    if held:
+        found = refusal(model)
+        told = f"{op_type} divides a list's values by a side of the native image, a plain number"
+        assert (found.code, found.reason) == ("size-locked", told)
+        return
+    assert [output.form for output in onnxfc.rewrite(model).claim.outputs] == ["list"]
