@@ -262,7 +262,8 @@ class _Deriving:
         if want is None or want != got or len(axes) != len(self.native) or 0 in axes:
             return None
         own = [round(FAR / item) for item in growth]
-        if any(not n or s % n for s, n in zip(stride, own, strict=True)) and set(stride) != {1}:
+        finer = 0 in own  # than pixels: no whole number of places from cell to cell is known
+        if finer or (any(s % n for s, n in zip(stride, own, strict=True)) and set(stride) != {1}):
             return None
         step = tuple(max(1, s // n) for s, n in zip(stride, own, strict=True))
         return Boundary(pair.original, pair.other, axes, tuple(want[axis] for axis in axes), step)

@@ -172,11 +172,16 @@ def locked(folder: Path, patience: float | None = None) -> Iterator[bool]:
     if _fcntl is None:
         yield False
         return
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        yield _flock(fd, folder, _PATIENCE if patience is None else patience)
-    finally:
-        os.close(fd)
+    held = False
+    while not held:
+        fd = os.open(folder, os.O_RDONLY)
+        try:
+            free = _flock(fd, folder, _PATIENCE if patience is None else patience)
+            held = os.path.samestat(os.fstat(fd), os.stat(folder))  # who had it may have taken the folder away
+            if held:
+                yield free
+        finally:
+            os.close(fd)
 
 
 def _flock(fd: int, folder: Path, patience: float) -> bool:

@@ -61,12 +61,16 @@ def _wrong(original: onnx.ModelProto, claim: Claim) -> str | None:
 
 
 def _field_problem(claim: Claim) -> str | None:
-    """A cell is a cell: what is told of it twice must be the same."""
-    first = next((output for output in claim.outputs if output.form in ("map", "cells") and output.stride), None)
-    if first is None or not claim.size:
+    """A cell is a cell: what is told of it twice must be the same. It reads what any output reads in it."""
+    cells = [output for output in claim.outputs if output.form in ("map", "cells") and output.stride]
+    if not cells or not claim.size:
         return None
-    if (first.stride, first.start, first.size) != (claim.stride, claim.start, claim.size):
-        return f"a cell of {first.name} does not read what a cell is said to read"
+    start = tuple(map(min, zip(*(output.start for output in cells), strict=True)))
+    ends = ([a + n for a, n in zip(output.start, output.size, strict=True)] for output in cells)
+    size = tuple(max(axis) - first for axis, first in zip(zip(*ends, strict=True), start, strict=True))
+    wrong = next((output for output in cells if output.stride != claim.stride), None)
+    if wrong is not None or (start, size) != (claim.start, claim.size):
+        return f"a cell of {(wrong or cells[0]).name} does not read what a cell is said to read"
     return None
 
 

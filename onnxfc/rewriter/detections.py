@@ -205,15 +205,7 @@ _IMAGE = "the height or width of the native image"
 
 def _counts(tail: Tail, state: State, images: Sequence[Image]) -> Mapping[int, str]:
     """Numbers that are others at other sizes, and what they are."""
-    found: dict[int, str] = {}
-    for name in tail.reads:
-        view = state.views[name]
-        if isinstance(view, Placed):
-            lists = levels(view, state.rank)
-            sides = [length for part in [part for part, _ in lists] or [view] for length in part.like.extent]
-            found |= dict.fromkeys(sides, "the height or width of the map at the native size")
-            rows = [math.prod(part.like.extent) * row.outer * row.inner for part, row in lists]
-            found |= dict.fromkeys((*rows, *accumulate(rows)), _PLACES)
+    found = _of_maps(tail, state)
     names = {name for node in tail.nodes for name in (*node.input, *node.output)} & state.builder.specs.keys()
     for shapes in filter(None, (state.builder.specs[name].shapes for name in sorted(names))):
         found |= {lengths[0]: _PLACES for lengths in zip(*shapes, strict=True) if len(set(lengths)) > 1}
@@ -221,6 +213,21 @@ def _counts(tail: Tail, state: State, images: Sequence[Image]) -> Mapping[int, s
     areas = dict.fromkeys((math.prod(image.size) for image in images), "the number of pixels of the native image")
     found = areas | dict.fromkeys(sides, _IMAGE) | found
     return {count: told for count, told in found.items() if count > 1}
+
+
+def _of_maps(tail: Tail, state: State) -> dict[int, str]:
+    """Of the maps and lists that the nodes read."""
+    found: dict[int, str] = {}
+    for name in tail.reads:
+        view = state.views[name]
+        if isinstance(view, Placed):
+            lists = levels(view, state.rank)
+            sides = [length for part in [part for part, _ in lists] or [view] for length in part.like.extent]
+            found |= dict.fromkeys(sides, "the height or width of the map at the native size")
+            found |= {math.prod(part.like.extent): _PLACES for part in [part for part, _ in lists] or [view]}
+            rows = [math.prod(part.like.extent) * row.outer * row.inner for part, row in lists]
+            found |= dict.fromkeys((*rows, *accumulate(rows)), _PLACES)
+    return found
 
 
 def _numbers(node: onnx.NodeProto, graph: Graph, model: ModelFile) -> Iterator[int]:

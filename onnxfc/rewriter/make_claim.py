@@ -142,7 +142,8 @@ def _in_integers(layer: Layer, state: State, quantised: Mapping[str, str]) -> La
 
 
 def _has_cells(provenance: Provenance, fields: Sequence[Field], windows: frozenset[Boundary]) -> bool:
-    return not provenance.dropped and provenance.fields == tuple(fields) and provenance.windows <= windows
+    same = all(own.stride == field.stride for own, field in zip(provenance.fields, fields, strict=True))
+    return not provenance.dropped and same and provenance.windows <= windows
 
 
 def is_layer(node: onnx.NodeProto, graph: Graph) -> bool:
@@ -169,7 +170,10 @@ def _cell_fields(found: Analysis) -> Sequence[Field]:
     if isinstance(view, Lifted):
         return view.provenance.fields
     crossed = sorted((item for item in found.provenances if item.windows), key=lambda item: item.dropped)
-    return (crossed or found.provenances)[0].fields
+    first = (crossed or found.provenances)[0]
+    beside = [item.fields for item in crossed if item.dropped == first.dropped] or [first.fields]
+    joined = [Field.join(fields) for fields in zip(*beside, strict=True)]  # outputs may begin at other depths
+    return [own if both is None else both for own, both in zip(first.fields, joined, strict=True)]
 
 
 def _with_sizes(claim: Claim, sizing: Sizing) -> Claim:

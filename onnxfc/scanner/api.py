@@ -105,7 +105,7 @@ def run_scan(
         job, seen = _job(made, model, image, opened, options, folder)
         notes = _notes(job, made, model, image)
         worker = job.worker(made, seen)
-        before = _begun(job, notes, outs, options.resume)
+        before = _begun(job, notes, [] if options.reduce else outs, options.resume)
         try:
             _work(_portable(job, made) if dask is not None else job, worker, before, dask, say)
             done = _map(job, made, seen, notes)
@@ -156,7 +156,7 @@ def _job(
     names = class_names(made.metadata(), made.classes)
     classes = tuple(class_number(names, kind) for kind in options.classes) or None
     no_data = seen.no_data if options.no_data is None else options.no_data
-    if frame.factor != 1 and no_data is not None and seen.source.dtype.kind == "f":
+    if frame.factor != 1 and no_data is not None:
         raise UsageError(f"the image's no-data ({no_data}) would be mixed with pixels by --resample; use a --level")
     scoring = Scoring(options.activation, classes, options.exact == "crops", no_data, seen.alpha)
     shape = (len(classes or names), *plan.grid)
@@ -318,7 +318,7 @@ def _portable(job: Job, made: ScanModel) -> Job:
     """For other processes: the model as a path that they see, or as its bytes."""
     image = os.path.realpath(job.image) if isinstance(job.image, str | Path) else job.image
     model = os.path.realpath(job.model) if job.model else made.file.loaded().SerializeToString()
-    return replace(job, model=model, image=image)
+    return replace(job, model=model, image=image, store=job.store.marked())
 
 
 def _map(job: Job, made: ScanModel, seen: OpenImage, notes: dict[str, Any]) -> ScoreMap:

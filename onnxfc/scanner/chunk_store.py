@@ -6,14 +6,15 @@ nothing half-written is ever taken for whole.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,11 +37,13 @@ _OWN = re.compile(rf"{_WHOLE.pattern}|\.onnxfc-\w+\.tmp")
 
 @dataclass(frozen=True)
 class ChunkStore:
-    """Scores (classes, rows, columns) in a folder; all classes of a tile are one chunk."""
+    """Scores (classes, rows, columns) in a folder; all classes of a tile are one chunk. ``mark``: that of the notes
+    beside them, where another process writes, which may be late: another scan may have begun there."""
 
     path: Path
     shape: Shape
     chunk: Shape
+    mark: str = field(default="", compare=False)
 
     @classmethod
     def create(cls, path: Path, shape: Shape, chunk: Shape, notes: Mapping[str, Any]) -> ChunkStore:
@@ -80,14 +83,19 @@ class ChunkStore:
     @contextmanager
     def alone(path: Path) -> Iterator[None]:
         """While a map is made there, no other scan makes one. Raises WriteError."""
-        with writing(path):
-            path.mkdir(exist_ok=True)
-        try:
-            with locked(path, patience=0):
+        with ExitStack() as stack:
+            held = False
+            while not held:
+                with writing(path):
+                    path.mkdir(exist_ok=True)
+                with suppress(FileNotFoundError):  # who made it took it away
+                    stack.enter_context(locked(path, patience=0))
+                    held = True
+            try:
                 yield
-        finally:
-            with suppress(OSError):
-                path.rmdir()  # if nothing came of it
+            finally:
+                with suppress(OSError):
+                    path.rmdir()  # if nothing came of it
 
     @staticmethod
     def begun(path: Path) -> bool:
@@ -101,6 +109,13 @@ class ChunkStore:
             return dict(json.loads((self.path / _NOTES).read_text("utf-8")))
         except (OSError, ValueError):
             return {}
+
+    def marked(self) -> ChunkStore:
+        """With the mark of its notes."""
+        try:
+            return replace(self, mark=hashlib.sha256((self.path / _NOTES).read_bytes()).hexdigest())
+        except OSError:
+            return replace(self, mark="none")
 
     @property
     def tall(self) -> int:
@@ -131,6 +146,8 @@ class ChunkStore:
             whole[:, : block.shape[1], : block.shape[2]] = block
         with writing(self.path), NewFile(self.path) as new:
             write_all(new.fd, whole.data.cast("B"))
+            if self.mark and self.marked().mark != self.mark:
+                raise WriteError(f"{self.path}: another scan has begun there")
             new.publish(self.file(number))
 
     def read(self, classes: slice, rows: slice, columns: slice) -> Array:

@@ -84,7 +84,7 @@ class _Own(View):
             raise ReadError(f"the image's reader gives {have} where an array {wanted} was asked for; mend it")
         if not np.can_cast(found.dtype, self.dtype, "same_kind" if self.dtype.kind == "f" else "safe"):
             raise ReadError(f"the image's reader gives {have} where its dtype is {self.dtype}; mend it")
-        return found
+        return found.copy()  # its reader may fill the same array again
 
 
 def _shaped(source: Any) -> Source:

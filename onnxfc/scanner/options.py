@@ -79,13 +79,13 @@ class ScanOptions:
         for name, unit in (("tile", ""), ("memory", "MB")):
             if getattr(self, name) is not None:
                 errors.whole(name, getattr(self, name), 1, unit)
-        if self.scale is not None and not (math.isfinite(_number("scale", self.scale)) and self.scale):
-            raise UsageError(f"scale: must be a finite number other than 0, such as 1/255, not {self.scale}")
         for name in ("mean", "std"):
             object.__setattr__(self, name, _numbers(name, getattr(self, name)))
-        for name in ("threshold", "no_data"):
+        for name in ("scale", "threshold", "no_data"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, _number(name, getattr(self, name)))
+        if self.scale is not None and not (math.isfinite(self.scale) and self.scale):
+            raise UsageError(f"scale: must be a finite number other than 0, such as 1/255, not {self.scale}")
         if self.threshold is not None and math.isnan(self.threshold):
             raise UsageError("threshold: must be a number, not NaN")
         self._check_lists()
@@ -148,7 +148,7 @@ def _number(name: str, value: Any) -> float:
     """Also NaN, which no data may be."""
     try:
         return float("x" if isinstance(value, str) else value)
-    except (TypeError, ValueError) as error:
+    except (OverflowError, TypeError, ValueError) as error:
         raise UsageError(f"{name}: must be a number, not {value!r}") from error
 
 

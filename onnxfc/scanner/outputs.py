@@ -21,7 +21,7 @@ from onnxfc.errors import UsageError
 from onnxfc.io.atomic_write import NewFile, writing
 from onnxfc.io.external_data import Store
 from onnxfc.io.save import check_target
-from onnxfc.scanner.chunk_store import ChunkStore
+from onnxfc.scanner.chunk_store import ChunkStore, remove
 from onnxfc.scanner.open_image import needs
 from onnxfc.scanner.score_map import Array, Picked, ScoreMap
 
@@ -62,15 +62,17 @@ def write_outputs(outs: Sequence[Path], made: ScoreMap, store: ChunkStore, wante
     """All of them, or none where one cannot be written: first under no name, or one of its own. ``store`` becomes the
     first zarr, whose path is given back. Raises WriteError."""
     zarrs = [Path(os.path.realpath(out)) for out in outs if out.suffix.lower() == ".zarr"]
+    moved = [target for target in zarrs[:1] if os.stat(target.parent).st_dev == os.stat(store.path).st_dev]
     with ExitStack() as stack:
         ready = [stack.enter_context(_file(out, made, wanted)) for out in outs if out.suffix.lower() != ".zarr"]
-        ready += [stack.enter_context(store.copied(target)) for target in zarrs[1:]]
+        ready += [stack.enter_context(store.copied(target)) for target in zarrs[len(moved) :]]
         for publish in ready:
             publish()
-    if not zarrs:
-        return None
-    store.move(zarrs[0])
-    return zarrs[0]
+    if moved:
+        store.move(moved[0])
+    elif zarrs:
+        remove(store.path)
+    return zarrs[0] if zarrs else None
 
 
 @contextmanager

@@ -77,3 +77,16 @@ def test_an_fc_layer_inside_may_have_more_cells_than_outputs() -> None:
     assert inner in {layer.original for layer in done.claim.layers}
     values = session(complete(done)).run(None, {"image": np.ones((1, 1, 18), np.float32)})
     assert [value.shape for value in values] == [(1, 2, 3), (1, 3, 3)]
+
+
+@pytest.mark.parametrize("deepest", [False, True], ids=["the first exit first", "the last exit first"])
+def test_exits_at_several_depths_read_more_together(deepest: bool) -> None:
+    """A cell reads what any of its scores does, whatever the order of the outputs."""
+    net = Net(17)
+    first = net.op("Relu", net.conv(net.image(1, (16, 16), 2), 2, 3, strides=[2, 2], pads=[1, 1, 1, 1]))
+    second = net.op("Relu", net.conv(first, 3, 4, strides=[2, 2], pads=[1, 1, 1, 1]))
+    outputs = [net.fc(net.op("Flatten", first), 192, 3), net.fc(net.op("Flatten", second), 64, 4)]
+    claim = proven(net.model(*outputs[:: -1 if deepest else 1]), exact=False).claim
+    fields = {output.name: (output.start, output.size) for output in claim.outputs}
+    assert fields == {outputs[0]: ((-1, -1), (17, 17)), outputs[1]: ((-3, -3), (19, 19))}
+    assert (claim.start, claim.size) == ((-3, -3), (19, 19))
