@@ -86,8 +86,8 @@ class ChunkStore:
         with ExitStack() as stack:
             held = False
             while not held:
-                with writing(path):
-                    path.mkdir(exist_ok=True)
+                with writing(path), suppress(FileExistsError):
+                    path.mkdir()
                 with suppress(FileNotFoundError):  # who made it took it away
                     stack.enter_context(locked(path, patience=0))
                     held = True

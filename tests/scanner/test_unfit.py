@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -13,6 +16,7 @@ import tifffile
 from fixture_files import fixture_file
 
 from onnxfc import OnnxfcError, ReadError, ScanOptions, ScoreMap, UsageError, WriteError, scan
+from onnxfc.io.atomic_write import locked
 from onnxfc.scanner.chunk_store import ChunkStore
 
 DIGITS = fixture_file("digits.onnx")
@@ -191,3 +195,75 @@ def test_numbers_of_numpy_are_numbers() -> None:
     found = small(**{name: np.array(value) for name, value in options.items()})
     assert np.array_equal(np.asarray(found), np.asarray(small(**options)))
     assert found.notes == small(**options).notes
+
+
+class OneBuffer:
+    """A reader that gives the same array again and again."""
+
+    def __init__(self, pixels: np.ndarray) -> None:
+        self.pixels, self.shape, self.dtype = pixels, (*pixels.shape, 1), pixels.dtype
+        self.buffers: dict[tuple[int, int], np.ndarray] = {}
+
+    def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
+        found = self.buffers.setdefault((y1 - y0, x1 - x0), np.empty((y1 - y0, x1 - x0, 1), self.dtype))
+        found[:, :, 0] = self.pixels[y0:y1, x0:x1]
+        return found
+
+
+def test_a_reader_may_fill_the_same_array_again() -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (120, 140)).astype(np.uint8)
+    options = ScanOptions(tile=5, batch=4, **PLAIN)
+    made = scan(DIGITS, OneBuffer(pixels), options=options)
+    np.testing.assert_array_equal(np.asarray(made), np.asarray(scan(DIGITS, pixels, options=options)))
+
+
+def test_a_late_task_of_another_scan_writes_nothing(tmp_path: Path) -> None:
+    """As one on a Dask worker is, whose scan was ended while it ran."""
+    shape = (2, 4, 4)
+    late = ChunkStore.create(tmp_path / "map.part", shape, shape, {"scale": 1}).marked()
+    late.write(0, np.ones(shape))
+    now = ChunkStore.create(tmp_path / "map.part", shape, shape, {"scale": 2})
+    with pytest.raises(WriteError, match="another scan has begun there"):
+        late.write(0, np.ones(shape))
+    assert not now.has(0)
+
+
+def test_a_folder_that_was_taken_away_is_locked_anew(tmp_path: Path) -> None:
+    """A lock of the old one would hold nobody off."""
+    folder = tmp_path / "map.part"
+    folder.mkdir()
+    with ThreadPoolExecutor(1) as pool:
+        with locked(folder):
+            waiting = pool.submit(_held, folder)
+            time.sleep(0.1)
+            folder.rename(tmp_path / "map.zarr")
+            folder.mkdir()
+        assert waiting.result()
+
+
+def _held(folder: Path) -> bool:
+    with locked(folder), pytest.raises(WriteError, match="locked"), locked(folder, patience=0):
+        pass
+    return True
+
+
+def test_a_zarr_on_another_disk(tmp_path: Path) -> None:
+    other = Path("/dev/shm")
+    if not other.is_dir() or other.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is no second disk")
+    with TemporaryDirectory(dir=other) as folder:
+        target = Path(folder) / "map.zarr"
+        for _ in range(2):
+            made = small(tmp_path / "map.npy", target)
+            np.testing.assert_array_equal(np.load(tmp_path / "map.npy"), made[:])
+            np.testing.assert_array_equal(ChunkStore.open(target).read(*(slice(None),) * 3), made[:])
+            assert [path.name for path in Path(folder).iterdir()] == ["map.zarr"]
+    assert [path.name for path in tmp_path.iterdir()] == ["map.npy"]
+
+
+def test_no_data_of_integers_is_not_mixed_with_pixels(tmp_path: Path) -> None:
+    """That of GDAL's tag, as what the user says is."""
+    tags = [(42113, "s", 6, "-9999", True)]
+    tifffile.imwrite(tmp_path / "image.tif", np.zeros((60, 60), np.int16), extratags=tags)
+    with pytest.raises(UsageError, match=r"no-data .* would be mixed with pixels by --resample"):
+        scan(DIGITS, tmp_path / "image.tif", options=ScanOptions(resample="2/3", **PLAIN))
