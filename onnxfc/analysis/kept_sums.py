@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from itertools import permutations
 from typing import Literal
@@ -49,16 +49,20 @@ End = Literal["level", "plain", "result", "other"]
 the network's result; or anything else."""
 
 
-def kept_sums(flow: Flow) -> tuple[Names, Names]:
-    """Sums of which all that comes is level; sums that are, moved and scaled at most, results of the network."""
-    found = _Sums(flow)
+def kept_sums(flow: Flow, times: Mapping[str, tuple[Fraction, int]]) -> tuple[Names, Names]:
+    """Sums of which all that comes is level; sums that are, moved and scaled at most, results of the network.
+
+    ``times``: means times a power of the native count of their places, that power and the count: as good as sums.
+    """
+    found = _Sums(flow, times)
     return found.with_ends("level"), found.with_ends("result") | found.with_ends("plain")
 
 
 class _Sums:
     """Powers of tensors, where they grow; of which sums they come; how the ways of each sum end."""
 
-    def __init__(self, flow: Flow) -> None:
+    def __init__(self, flow: Flow, times: Mapping[str, tuple[Fraction, int]]) -> None:
+        self.times = times
         self.flow, self.power, self.of = flow, dict[str, Fraction](), defaultdict[str, Names](frozenset)
         self.bare: set[str] = set()
         self.counts: dict[str, int] = {}
@@ -78,14 +82,9 @@ class _Sums:
 
     def _visit(self, node: onnx.NodeProto) -> None:
         read = () if node.op_type in LENGTHS else inputs_of(node)
-        name, growing = node.output[0], [item for item in read if item in self.power]
+        growing = [item for item in read if item in self.power]
         if not growing:
-            if self._is_sum(node):
-                self.power[name], self.of[name] = Fraction(1), frozenset({name})
-                first, look = self.flow.layouts[node.input[0]], self.flow.looks[name]
-                if look.kind == "product":  # which is held at its native scale
-                    self.counts[name] = math.prod(first.length(place) for place in look.gone)
-                self.bare.add(name)
+            self._begin(node)
             return
         made = self._power(node)
         if not made:
@@ -97,6 +96,21 @@ class _Sums:
                 self.power[output], self.of[output] = made, NONE.union(*(self.of[item] for item in growing))
             scaled = node.op_type in _MOVES or (node.op_type in SCALING and len(growing) == 1 and made == 1)
             self.bare.update(node.output if scaled and growing[0] in self.bare else ())
+
+    def _begin(self, node: onnx.NodeProto) -> None:
+        """Note what is a sum, or as good as one, and computed from none."""
+        name = node.output[0]
+        if name in self.times:
+            self.power[name], self.counts[name] = self.times[name]
+        elif self._is_sum(node):
+            self.power[name] = Fraction(1)
+            first, look = self.flow.layouts[node.input[0]], self.flow.looks[name]
+            if look.kind == "product":  # which is held at its native scale
+                self.counts[name] = math.prod(first.length(place) for place in look.gone)
+            self.bare.add(name)
+        else:
+            return
+        self.of[name] = frozenset({name})
 
     def _is_sum(self, node: onnx.NodeProto) -> bool:
         """Whether it sums up places, and nothing that weights of these shared out."""
@@ -137,14 +151,16 @@ class _Sums:
         return held.pop() if len(held) == 1 and not attributes(node).keys() & {"min", "max"} else None
 
     def _by_count(self, kind: str, given: Sequence[str]) -> bool:
-        """Whether a sum is divided by the native count of its places, a number that makes it a mean."""
+        """Whether a sum is divided by the native count of its places, a number that makes it a mean, or a power of it
+        by that of the count."""
         for name, other in permutations(given, 2) if kind == "Mul" else [given]:
             if not self.beside.isdisjoint(self.of.get(name, NONE)):
                 continue
             value, counts = self._constant(other), {self.counts.get(source, 0) for source in self.of[name]}
-            if self.power.get(name) == 1 and value and len(value) == len(counts) == 1:
+            power = float(self.power.get(name, 0))
+            if power and value and len(value) == len(counts) == 1 and (count := counts.pop()):
                 by = value[0] if kind == "Div" else 1 / (value[0] or math.inf)
-                return math.isclose(by, counts.pop(), rel_tol=CLOSE)
+                return math.isclose(by, count**power, rel_tol=CLOSE)
         return False
 
     def _is_small(self, name: str) -> bool:

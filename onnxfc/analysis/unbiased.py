@@ -7,40 +7,114 @@ of N: N is the native number of places. The network itself has another one at an
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
 
 import onnx
 
 from onnxfc.analysis.flow import Flow, Look
-from onnxfc.analysis.layouts import Names
 from onnxfc.analysis.written_counts import CLOSE, MOVES, number
 from onnxfc.builder.state import Unbiased
 from onnxfc.graph.op_kinds import ADDITIVE, MEANS, SCALING
 
+_ONWARD = {*MOVES, "Abs", "Neg", "Relu", "Sign", "Sqrt"}
+"""What a figure may go through on its way to a count of places, beside powers and numbers."""
+_FEW = 3
+"""So few places are no count to be told from other numbers; nor is their root from a half."""
+_NEAR = 1e-5
 
-def unbiased(flow: Flow) -> tuple[dict[str, Unbiased], Names]:
-    """Variances and covariances over N - 1, by the node that has made them; sums that are divided by N or N - 1."""
-    made, sums = dict[str, Unbiased](), set[str]()
+
+@dataclass(frozen=True)
+class Counts:
+    """Variances and covariances over N - 1, by the node that has made them; those over a part of the places, which are
+    not made for another N; sums that are divided by N or N - 1; what else is multiplied with a power of N, and that."""
+
+    made: dict[str, Unbiased] = field(default_factory=dict)
+    partly: set[str] = field(default_factory=set)
+    sums: set[str] = field(default_factory=set)
+    times: dict[str, tuple[Fraction, int]] = field(default_factory=dict)
+
+
+def unbiased(flow: Flow) -> Counts:
+    """The counts that stand beside each look."""
+    counts = Counts()
     for look in flow.looks.values():
-        node = flow.graph.producers[look.name]
-        count, axes = _count(flow, look)
-        if count < 2:
-            continue
-        if node.op_type == "ReduceLogSumExp":
-            sums |= {look.name} if _less_logarithm(flow, look.name, math.log(count)) else set()
-            continue
-        mean = node.op_type in MEANS
-        squares = node.op_type == "MatMul" or _are_squares(flow, node.input[0])
-        if not (squares if mean else node.op_type in {"MatMul", "ReduceL1", "ReduceSum"}):
-            continue
-        less = (count if mean else 1) / (count - 1)
-        wanted = (*((less,) if squares else ()), *(() if mean else (1 / count,)))
-        if node.op_type == "MatMul":  # a Gram matrix, by the number of all features
-            wanted += (1 / math.prod(flow.native[node.input[0]].native[-2:]),)
-        found, each = _scaled_by(flow, look.name, wanted)
-        made |= {name: Unbiased(node.input[0], axes, count) for name, by in found.items() if by == less}
-        if not mean and each:
-            sums.add(look.name)
-    return made, frozenset(sums)
+        node, (count, _, whole) = flow.graph.producers[look.name], _count(flow, look)
+        if count > 1 and node.op_type in MEANS:
+            _beside_mean(flow, look, counts)
+        elif count > 1 and whole and _is_mean_by_hand(flow, look, counts):
+            counts.sums.add(look.name)
+    return counts
+
+
+def _beside_mean(flow: Flow, look: Look, counts: Counts) -> None:
+    """A mean of squares is a variance times N / (N - 1); a mean, or a variance, times N is a sum."""
+    squares, (count, axes, whole) = flow.graph.producers[look.name].input[0], _count(flow, look)
+    less = (count / (count - 1),) if _are_squares(flow, squares) else ()
+    made = {name: Unbiased(squares, axes, count) for name in _scaled_by(flow, look.name, less)[0]}
+    if whole:
+        counts.made.update(made)
+    else:
+        counts.partly.update(made)
+    alone = not (flow.of_kind(look.own, "weights") or look.own & flow.shares.keys())  # of weights
+    for name in (made or [look.name]) if alone and count > _FEW else ():
+        counts.times.update(_times_count(flow, name, count))
+
+
+def _is_mean_by_hand(flow: Flow, look: Look, counts: Counts) -> bool:
+    """Whether a sum is divided by N or N - 1; it is noted where that makes a variance of it."""
+    node, (count, axes, _) = flow.graph.producers[look.name], _count(flow, look)
+    if node.op_type == "ReduceLogSumExp":
+        return _less_logarithm(flow, look.name, math.log(count))
+    if node.op_type not in {"MatMul", "ReduceL1", "ReduceSum"}:
+        return False
+    less = 1 / (count - 1)
+    wanted = (*((less,) if node.op_type == "MatMul" or _are_squares(flow, node.input[0]) else ()), 1 / count)
+    if node.op_type == "MatMul":  # a Gram matrix, by the number of all features
+        wanted += (1 / math.prod(flow.native[node.input[0]].native[-2:]),)
+    found, each = _scaled_by(flow, look.name, wanted)
+    counts.made.update({name: Unbiased(node.input[0], axes, count) for name, by in found.items() if by == less})
+    return each
+
+
+def _times_count(
+    flow: Flow, name: str, count: int, rooted: bool = False, grown: int = 0
+) -> Iterator[tuple[str, tuple[Fraction, int]]]:
+    """Where a mean, or a power of it, is multiplied with or divided by its native count, or the root of that.
+
+    ``grown``: how often more it was multiplied with what is computed from the image's size than divided by such.
+    """
+    for node in flow.graph.readers.get(name, ()):
+        made, by, more = node.output[0], _factor(flow, node, name), _by_size(flow, node, name)
+        power = _power(by or 0, count, rooted) if grown == 0 else None
+        root = node.op_type == "Sqrt" or (node.op_type == "Pow" and number(flow, node.input[1]) == 0.5)
+        mean = made in flow.looks and node.op_type in MEANS
+        if power is not None:
+            yield made, (power, count)
+        elif mean or by is not None or more or root or _goes_on(flow, node):
+            every = count * (_count(flow, flow.looks[made])[0] if mean else 1)
+            yield from _times_count(flow, made, every, rooted or root, grown + more)
+
+
+def _power(by: float, count: int, rooted: bool) -> Fraction | None:
+    """Which power of the count a number is: 1, -1 or, behind a root, one half of these."""
+    powers = [Fraction(sign, of) for of in ((1, 2) if rooted and count > _FEW + 1 else (1,)) for sign in (1, -1)]
+    return next((power for power in powers if math.isclose(by, count**power, rel_tol=_NEAR)), None)
+
+
+def _by_size(flow: Flow, node: onnx.NodeProto, name: str) -> int:
+    """1 where a node multiplies its input with what is computed from the image's size, -1 where it divides by such."""
+    others = [item for item in node.input if item != name]
+    if node.op_type not in SCALING or len(others) != 1 or others[0] in flow.layouts or not flow.measured(others[0]):
+        return 0
+    return 1 if node.op_type == "Mul" else -1
+
+
+def _goes_on(flow: Flow, node: onnx.NodeProto) -> bool:
+    """Whether it makes a figure of one like it; gives a magnitude its sign again, say."""
+    made_by = {flow.graph.producers[name].op_type for name in node.input if name in flow.graph.producers}
+    return node.op_type in _ONWARD or (node.op_type == "Mul" and "Sign" in made_by)
 
 
 def _less_logarithm(flow: Flow, name: str, logarithm: float) -> bool:
@@ -56,15 +130,16 @@ def _less_logarithm(flow: Flow, name: str, logarithm: float) -> bool:
     return bool(readers) and name not in flow.graph.outputs
 
 
-def _count(flow: Flow, look: Look) -> tuple[int, tuple[int, ...]]:
-    """How many elements are summed up, and along which axes; 0 where some places of the map are left."""
+def _count(flow: Flow, look: Look) -> tuple[int, tuple[int, ...], bool]:
+    """How many elements are summed up, 0 if that is not known, and along which axes; whether no place of the map is
+    left."""
     name = flow.graph.producers[look.name].input[0]
     held = flow.layouts.get(name)
-    if held is None or not held.solid <= look.gone:
-        return 0, ()
+    if held is None or look.kind not in ("pool", "cover", "product"):
+        return 0, (), False
     shape = flow.native[name].native
     axes = (len(shape) - 1,) if look.kind == "product" else look.axes
-    return math.prod(shape[axis] for axis in axes) if look.kind in ("pool", "cover", "product") else 0, axes
+    return math.prod(shape[axis] for axis in axes), axes, held.solid <= look.gone
 
 
 def _are_squares(flow: Flow, name: str) -> bool:

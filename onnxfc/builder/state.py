@@ -42,8 +42,10 @@ class Roles:
     ``plain``: sums over the image that are meant as they
     are: those divisors, and kept ones that are the result. ``level``: kept sums of which nothing comes that grows.
     ``variances``: variances of the whole image over N - 1, which the file gives for the native N, by the node that
-    makes them. ``whole``: what begins the head, but is to stay a figure of the whole image. ``headed``: whether there
-    is a head. ``summed_by``: the operators that sum up the places of a tensor, where nothing else is done to it.
+    makes them; ``partly``: those over a part of its places. ``counted``: means times a power of the native number of
+    their places, of which something comes that grows or shrinks with the image. ``whole``: what begins the head, but
+    is to stay one of the whole image. ``headed``: whether there is a head. ``summed_by``: the operators that sum up
+    the places of a tensor, where nothing else is done to it.
     """
 
     of: Mapping[str, Role]
@@ -55,6 +57,8 @@ class Roles:
     plain: frozenset[str]
     level: frozenset[str]
     variances: Mapping[str, Unbiased]
+    partly: frozenset[str]
+    counted: frozenset[str]
     whole: frozenset[str]
     headed: bool
     summed_by: Callable[[str], frozenset[str] | None] = field(compare=False)

@@ -61,6 +61,28 @@ def test_windows_beside_a_kept_pool_are_crops(exporter: str) -> None:
         np.testing.assert_allclose(found[:, :, row, column], wanted, atol=1e-5 * np.ptp(wanted))
 
 
+@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize(
+    ("name", "operator"), [("kept_times_count", "Mul"), ("kept_standard_error", "Div"), ("kept_lp_pooled", "Mul")]
+)
+def test_means_times_the_native_count_are_refused(name: str, operator: str, exporter: str) -> None:
+    """As the sums that they are natively; windows have that count."""
+    with pytest.raises(NothingToRewrite, match=f"{operator} scales a mean by the native number") as caught:
+        rewrite(model_of(name, exporter), options=KEEP)
+    assert [item.code for item in caught.value.refusals] == ["sum-over-image"]
+    parity = rewrite(model_of(name, exporter), check_options=CHECK).parity
+    assert parity is not None
+    assert parity.passed
+
+
+def test_variance_along_one_axis_whose_count_is_a_number_is_refused() -> None:
+    """The other exporter computes the count."""
+    with pytest.raises(NothingToRewrite, match="variance over N - 1 of some axes") as caught:
+        rewrite(model_of("kept_row_deviation", "dynamo"), options=KEEP)
+    assert [item.code for item in caught.value.refusals] == ["not-kept"]
+    assert rewrite(model_of("kept_row_deviation", "torchscript"), options=KEEP, check_options=CHECK).parity
+
+
 def pool(model: onnx.ModelProto, wrong: str) -> None:
     """Another pool for the maximum."""
     node = next(node for node in model.graph.node if node.op_type in ("GlobalMaxPool", "ReduceMax"))

@@ -111,6 +111,7 @@ UNLISTED = (
     "list_best.",
 )
 UNLISTED += ("bilinear_mean.", "bilinear_sum.", "grid_in_pixels.", "grid_two_rows.", "list_columns.", "list_unbatched.")
+UNLISTED += ("kept_level_count.", "kept_lp_pooled.", "kept_row_deviation.", "kept_standard_error.", "kept_times_count.")
 UNLISTED += ("detect", "list_widths.", "whole_mean.", "whole_norm.")
 """Files of which one option is tested alone."""
 
