@@ -86,6 +86,8 @@ ADDING_AXES = frozenset({"Flatten", "Reshape", "Unsqueeze"})
 LINEAR_SUMS = frozenset({"ReduceMean", "ReduceSum"})
 ARITHMETIC = frozenset({"Add", "Div", "Mul", "Sub"})
 ADDITIVE = frozenset({"Add", "Sub"})
+LIMITING = frozenset({"Clip", "Min"})
+"""No value is above what they read."""
 SCALING = frozenset({"Div", "Mul"})
 
 _DEFAULT_AXIS = dict.fromkeys((*ARG, "Gather", "GatherElements", "ScatterElements", "Split"), 0)

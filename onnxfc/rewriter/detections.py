@@ -18,7 +18,7 @@ from onnx import numpy_helper
 
 from onnxfc.errors import Refusal
 from onnxfc.graph.index import Graph, attributes, copied, dependent, ending, inputs_of, label, refill, subgraphs
-from onnxfc.graph.op_kinds import ARG, BROADCAST, CUTTING, LENGTHS, PICKING, REORDERING, UNARY
+from onnxfc.graph.op_kinds import ARG, BROADCAST, CUTTING, LENGTHS, LIMITING, PICKING, REORDERING, UNARY
 from onnxfc.io.model_file import ModelFile
 from onnxfc.layout.lists import levels
 from onnxfc.layout.views import Placed
@@ -252,7 +252,7 @@ def _from_sides(node: onnx.NodeProto, graph: Graph, model: ModelFile) -> Iterato
     for tensor in filter(None, map(graph.constant, node.input)):
         values = model.array(tensor) if math.prod(tensor.dims) <= _SMALL else np.zeros(0)
         for value in values.ravel().tolist() if values.dtype.kind == "f" else ():
-            ways = (value + 1 if node.op_type in {"Clip", "Min"} else 0, 1 / value if value else 0)
+            ways = (value + 1 if node.op_type in LIMITING else 0, 1 / value if value else 0)
             yield from (round(n) for n in ways if FEWEST <= n < 1 << 31 and abs(n - round(n)) < 1e-5 * n)
 
 

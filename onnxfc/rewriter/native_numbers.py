@@ -10,7 +10,7 @@ import onnx
 from onnxfc.builder.state import State
 from onnxfc.errors import Refusal
 from onnxfc.graph.index import Graph, attributes, inputs_of, label
-from onnxfc.graph.op_kinds import ARITHMETIC, REORDERING
+from onnxfc.graph.op_kinds import ARITHMETIC, LIMITING, REORDERING, SCALING
 from onnxfc.layout.views import Fixed, Placed, is_map
 from onnxfc.shapes.image_inputs import Image
 
@@ -45,7 +45,7 @@ def in_sides(state: State, reading: Sequence[Image]) -> Refusal | None:
     for node in state.graph.live if state.dense else ():
         made = state.views.get(node.output[0])
         does = _WITH_SIDES.get(node.op_type) if isinstance(made, Placed) else None
-        if does is None or (node.op_type in {"Div", "Mul"} and is_map(made)):
+        if does is None or (node.op_type in SCALING and is_map(made)):
             continue
         if sides & _meant(state, node):
             why = f"{node.op_type} {does} a side of the native image, a plain number"
@@ -68,8 +68,8 @@ def _meant(state: State, node: onnx.NodeProto) -> set[float]:
 _FEW = 4
 """Numbers for the columns of boxes; more are a table."""
 _WITH_SIDES = {
-    **dict.fromkeys(("Clip", "Min"), "keeps a list's values below"),
-    **dict.fromkeys(("Div", "Mul"), "divides a list's values by"),
+    **dict.fromkeys(LIMITING, "keeps a list's values below"),
+    **dict.fromkeys(SCALING, "divides a list's values by"),
 }
 
 
