@@ -339,7 +339,7 @@ def _written(outs: list[Path], done: ScoreMap, store: ChunkStore, wanted: Wanted
         return replace(done, cells=replace(store, path=zarr))
     maps = [out for out in outs if out.suffix.lower() == ".npy" and wanted.vector is None]
     if maps:
-        kept = ArrayCells(np.load(maps[0], mmap_mode="r"))
+        kept = ArrayCells(np.load(os.path.realpath(maps[0]), mmap_mode="r"))
     else:
         kept = ArrayCells(np.asarray(done) if keep else np.empty((0, 0, 0), np.float32))
     remove(store.path)

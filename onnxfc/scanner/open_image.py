@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import struct
 from collections.abc import Callable
 from contextlib import suppress
@@ -71,6 +72,10 @@ class _Own(View):
     """A user's own, which gives what it says."""
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(map(int, self.source.shape))
+
+    @property
     def dtype(self) -> np.dtype[Any]:
         """Also where it names a type of numpy."""
         return np.dtype(self.source.dtype)
@@ -89,9 +94,15 @@ class _Own(View):
 
 def _shaped(source: Any) -> Source:
     """A user's own, whose shape must be whole."""
-    if not isinstance(source, Source) or not isinstance(source.shape, tuple) or len(source.shape) != 3:
+    try:
+        whole = isinstance(source, Source) and min(map(operator.index, source.shape)) > 0 and len(source.shape) == 3
+        fits = whole and isinstance(source.shape, tuple) and np.dtype(source.dtype).kind in "iufb"
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
         raise UsageError("image: needs shape (height, width, bands), dtype and read(y0, y1, x0, x1)")
-    return source
+    made: Source = source
+    return made
 
 
 def _npy(path: Path, level: int) -> OpenImage:

@@ -76,9 +76,13 @@ class ScanOptions:
             errors.flag(name, getattr(self, name))
         for name, least in (("level", 0), ("compare", 0), ("threads", 0), ("top", 1), ("batch", 1)):
             errors.whole(name, getattr(self, name), least)
+            object.__setattr__(self, name, _plain(getattr(self, name)))
+        if self.threads > _MOST_THREADS:
+            raise UsageError(f"threads: must be a whole number from 0 to {_MOST_THREADS}, not {self.threads}")
         for name, unit in (("tile", ""), ("memory", "MB")):
             if getattr(self, name) is not None:
                 errors.whole(name, getattr(self, name), 1, unit)
+                object.__setattr__(self, name, _plain(getattr(self, name)))
         for name in ("mean", "std"):
             object.__setattr__(self, name, _numbers(name, getattr(self, name)))
         for name in ("scale", "threshold", "no_data"):
@@ -120,7 +124,8 @@ class ScanOptions:
         if self.resample is None:
             return
         try:
-            factor = Fraction(self.resample).limit_denominator(100_000)
+            given = self.resample if isinstance(self.resample, int | str | Fraction) else float(self.resample)
+            factor = Fraction(given).limit_denominator(100_000)
         except (TypeError, ValueError, OverflowError) as error:
             raise UsageError(f"resample: must be a factor such as 0.5, not {self.resample!r}") from error
         if not Fraction(1, 64) <= factor <= 64:
@@ -137,6 +142,9 @@ _CHOICES = {
     "edge": get_args(EdgeMode),
     "reduce": get_args(Reduce),
 }
+
+
+_MOST_THREADS = 1024
 
 
 def _plain(item: Any) -> Any:

@@ -105,7 +105,10 @@ class Mapped:
     order: Literal["C", "F"] = "C"
 
     def __getitem__(self, key: Any) -> Array:
-        mapped = np.memmap(self.path, self.dtype, "r", self.offset, self.shape, self.order)
+        try:
+            mapped = np.memmap(self.path, self.dtype, "r", self.offset, self.shape, self.order)
+        except (OSError, ValueError) as error:  # it was there when the work began
+            raise ReadError(f"{self.path}: cannot read: {error}") from error
         return np.array(mapped[key])
 
     @classmethod

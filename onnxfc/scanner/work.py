@@ -111,7 +111,9 @@ def _rounds(distributed: Any, client: Any, job: Job, numbers: list[int], done: D
                 told += count
                 done(count)
             return
-        except lost as error:
+        except (*lost, Exception) as error:
+            if not isinstance(error, lost) and client.status == "running":
+                raise
             before, left = len(left), [number for number in left if not job.store.has(number)]
             idle = 0 if len(left) < before else idle + 1
             if before - len(left) > told:

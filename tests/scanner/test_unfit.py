@@ -267,3 +267,52 @@ def test_no_data_of_integers_is_not_mixed_with_pixels(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "image.tif", np.zeros((60, 60), np.int16), extratags=tags)
     with pytest.raises(UsageError, match=r"no-data .* would be mixed with pixels by --resample"):
         scan(DIGITS, tmp_path / "image.tif", options=ScanOptions(resample="2/3", **PLAIN))
+
+
+def test_scalars_of_numpy_are_numbers(tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 255, (60, 60)).astype(np.uint8)
+    options = ScanOptions(
+        **PLAIN | {"scale": np.float32(0.5), "resample": np.float32(0.5)},
+        tile=np.int64(4),
+        level=np.int64(0),
+        batch=np.int64(2),
+        threads=np.int32(1),
+    )
+    made = scan(DIGITS, image, tmp_path / "map.zarr", options=options)
+    wanted = scan(DIGITS, image, options=ScanOptions(**PLAIN | {"scale": 0.5}, resample="1/2"))
+    np.testing.assert_allclose(np.asarray(made), np.asarray(wanted), atol=1e-5)
+    assert (options.tile, type(options.tile)) == (4, int)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [
+        ((40, 40, 0), "uint8"),
+        ((40.0, 40, 1), "uint8"),
+        (("40", 40, 1), "uint8"),
+        ((40, 40, 1), "nope"),
+        ((40, 40), "u1"),
+    ],
+    ids=str,
+)
+def test_readers_of_no_image(shape: Any, dtype: Any) -> None:
+    reader = OneBuffer(np.zeros((40, 40), np.uint8))
+    reader.shape, reader.dtype = shape, dtype
+    with pytest.raises(UsageError, match="needs shape"):
+        scan(DIGITS, reader, options=ScanOptions(**PLAIN))
+
+
+def test_more_threads_than_a_machine_has() -> None:
+    with pytest.raises(UsageError, match="threads: must be a whole number from 0 to 1024, not 1000000"):
+        ScanOptions(threads=10**6)
+
+
+def test_an_image_that_is_taken_away_is_told(tmp_path: Path) -> None:
+    np.save(tmp_path / "image.npy", np.zeros((200, 200), np.uint8))
+
+    def progress(phrase: str) -> None:
+        if phrase.startswith("tile 2 "):
+            (tmp_path / "image.npy").unlink(missing_ok=True)
+
+    with pytest.raises(ReadError, match=r"image\.npy: cannot read"):
+        scan(DIGITS, tmp_path / "image.npy", options=ScanOptions(tile=3, **PLAIN), progress=progress)
