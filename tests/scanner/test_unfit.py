@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from fixture_files import fixture_file
 
 from onnxfc import OnnxfcError, ReadError, ScanOptions, ScoreMap, UsageError, WriteError, scan
 from onnxfc.io.atomic_write import locked
+from onnxfc.scanner import chunk_store
 from onnxfc.scanner.chunk_store import ChunkStore
 
 DIGITS = fixture_file("digits.onnx")
@@ -316,3 +318,27 @@ def test_an_image_that_is_taken_away_is_told(tmp_path: Path) -> None:
 
     with pytest.raises(ReadError, match=r"image\.npy: cannot read"):
         scan(DIGITS, tmp_path / "image.npy", options=ScanOptions(tile=3, **PLAIN), progress=progress)
+
+
+@pytest.mark.parametrize("way", ["exchanged", "one after the other"])
+def test_an_older_map_is_replaced(way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shape, every = (2, 4, 4), (slice(None),) * 3
+    target = tmp_path / "map.zarr"
+    if way != "exchanged":
+        monkeypatch.setattr(chunk_store, "_exchanged", lambda one, other: False)
+    for value in (1.0, 2.0):
+        made = ChunkStore.create(tmp_path / "map.part", shape, shape, {})
+        made.write(0, np.full(shape, value))
+        made.move(target)
+        np.testing.assert_array_equal(ChunkStore.open(target).read(*every), value)
+        assert [path.name for path in tmp_path.iterdir()] == ["map.zarr"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="folders are exchanged on Linux alone")
+def test_folders_are_exchanged(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+    assert chunk_store._exchanged(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "a" / "b").exists()
+    assert (tmp_path / "b" / "a").exists()
