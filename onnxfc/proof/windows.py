@@ -308,7 +308,7 @@ class _Comparison:
             if wanted:
                 want = _nearest(got, wanted)
                 scale = self.evidence.scales[name, shot.kind.name].over([want])
-                if want.shape[:1] != shape[:1]:
+                if want.shape != got.shape and want.shape[:1] != shape[:1]:
                     want = want[: shot.batch]
                 self.tally.compare(name, got, want, scale, shot.kind.name, f"on the whole image {shot}")
 

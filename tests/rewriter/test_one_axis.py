@@ -9,7 +9,7 @@ import onnx
 import pytest
 from click.testing import CliRunner, Result
 from fixture_files import fixture_file
-from hazards import Net, proven, refusal
+from hazards import Net, complete, proven, refusal, session
 from references import EXPORTERS, compare, image, run
 
 import onnxfc
@@ -159,3 +159,19 @@ def test_heads_of_attention_on_the_axis_of_the_batch_are_told() -> None:
         with pytest.raises(NothingToRewrite) as caught:
             onnxfc.rewrite(fixture_file(f"heads_attention.{exporter}.onnx"), options=options)
         assert caught.value.refusals[0].code == "attention"
+
+
+def test_steps_first_of_an_open_width() -> None:
+    """(T, N, K) of a larger image has more on axis 0, which is no batch. The original runs at any width itself."""
+    net = Net(17)
+    data = net.op("Tanh", net.conv(net.input("image", [1, 1, 8, "width"]), 1, 2, (5, 3), strides=[1, 2]))
+    shape = net.op("Shape", data)
+    parts = [net.op("Slice", shape, net.ints(a), net.ints(a + 1)) for a in (0, 3)]
+    rows = net.op("Reshape", data, net.op("Concat", parts[0], net.ints(-1), parts[1], axis=0))
+    made = net.op("Conv", rows, net.const(np.linspace(-1, 1, 96, dtype=np.float32).reshape(4, 8, 3)), pads=[1, 1])
+    model = net.model(net.op("Transpose", made, perm=[2, 0, 1]))
+    done = onnxfc.rewrite(model, options=RewriteOptions(free=("width",), size=(8, 21)))
+    image = np.random.default_rng(0).standard_normal((1, 1, 8, 33)).astype(np.float32)
+    [wanted], [found] = (session(item).run(None, {"image": image}) for item in (model, complete(done)))
+    assert found.shape == (16, 1, 4)
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
