@@ -361,7 +361,7 @@ def test_killed_at_any_moment(tmp_path: Path, form: str) -> None:
         assert litter == {"out.onnx"}
     else:  # of the two that were replaced last, the younger is for readers; a plain name is not provably ours
         assert {"out.onnx", data_of(out)} <= litter
-        assert len(litter - {"out.onnx.data"}) <= 3
+        assert len(litter - {"out.onnx.data"}) <= 4  # one may be that of a writer killed just before it was used
 
 
 @pytest.mark.skipif(not IS_ROOT, reason="only root may give files away")
