@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 import time
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ try:
 except ImportError:  # Windows
     _fcntl = None
 
+TEMPORARY = re.compile(r"\.onnxfc-\w+\.tmp")
+"""Hidden names of what is not complete; what a killed writer left has one, too."""
 _PATIENCE = 60.0  # seconds for which another may hold the folder; names are given out in less than one
 
 _ADVICE: dict[int | None, str] = {
@@ -50,6 +53,11 @@ def writing(target: Path) -> Iterator[None]:
         raise WriteError(f"{target}: cannot write: {why}") from error
 
 
+def temporary(folder: Path) -> Path:
+    """A hidden name that nobody has."""
+    return folder / f".onnxfc-{os.urandom(6).hex()}.tmp"
+
+
 class NewFile:
     """A file in the making: write to ``fd``, then :meth:`publish` it. Use as a context manager."""
 
@@ -60,7 +68,7 @@ class NewFile:
         self.named = False
         self.fd = self._unnamed()
         if self.fd < 0:
-            self._temporary = self._fresh()
+            self._temporary = temporary(self._folder)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
             self.fd = os.open(self._temporary, flags, 0o666)
 
@@ -79,9 +87,6 @@ class NewFile:
             return fd
         os.close(fd)
         return -1
-
-    def _fresh(self) -> Path:
-        return self._folder / f".onnxfc-{os.urandom(6).hex()}.tmp"
 
     def __enter__(self) -> NewFile:
         return self
@@ -125,7 +130,7 @@ class NewFile:
                 self._link(target)
                 return
         if self._temporary is None:
-            name = self._fresh()
+            name = temporary(self._folder)
             self._link(name)
             self._temporary = name
         self._rename(self._temporary, target)

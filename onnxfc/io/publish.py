@@ -27,7 +27,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from onnxfc.errors import ReadError
 from onnxfc.io import protobuf_wire
-from onnxfc.io.atomic_write import NewFile, locked, sync_folder
+from onnxfc.io.atomic_write import TEMPORARY, NewFile, locked, sync_folder
 from onnxfc.io.byte_source import FileSource, Span, write_all
 from onnxfc.io.external_data import all_tensors, entries, is_external, is_private
 
@@ -229,9 +229,10 @@ def data_names(path: Path) -> frozenset[str]:
 
 
 def _referenced(folder: Path, names: set[str]) -> set[str]:
-    """Those of ``names`` that some model in ``folder`` refers to."""
+    """Those of ``names`` that some model in ``folder`` refers to. While we hold the lock, one that is not complete is
+    what a killed writer left."""
     found: set[str] = set()
     for name in os.listdir(folder):
-        if name not in names:
+        if name not in names and not TEMPORARY.fullmatch(name):
             found |= names & data_names(folder / name)
     return found

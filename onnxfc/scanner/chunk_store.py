@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxfc.errors import ReadError, WriteError
-from onnxfc.io.atomic_write import NewFile, check_folder, locked, writing
+from onnxfc.io.atomic_write import TEMPORARY, NewFile, check_folder, locked, temporary, writing
 from onnxfc.io.byte_source import write_all
 
 Array = NDArray[Any]
@@ -32,7 +32,7 @@ Shape = tuple[int, int, int]
 
 _HEADER, _NOTES = ".zarray", ".zattrs"
 _WHOLE = re.compile(r"\.zarray|\.zattrs|0\.\d+\.\d+")
-_OWN = re.compile(rf"{_WHOLE.pattern}|\.onnxfc-\w+\.tmp")
+_OWN = re.compile(f"{_WHOLE.pattern}|{TEMPORARY.pattern}")
 """All that is ever in a store; the last are what a killed writer left."""
 
 
@@ -169,7 +169,7 @@ class ChunkStore:
     @contextmanager
     def copied(self, target: Path) -> Iterator[Callable[[], None]]:
         """A copy beside ``target``, in a folder that is nobody else's, and what gives it that name."""
-        copy = ChunkStore(target.with_name(f".onnxfc-{os.urandom(6).hex()}.tmp"), self.shape, self.chunk)
+        copy = ChunkStore(temporary(target.parent), self.shape, self.chunk)
         with writing(target):
             copy.path.mkdir()
         try:
