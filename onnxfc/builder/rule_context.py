@@ -21,9 +21,9 @@ from onnxfc.shapes.spec import Array, Shape, Spec
 LEAVE = "leave this model at its native size"
 OWN_BATCH = "leave out --dynamic-batch"
 NO_VALUES = (
-    "only its author has values for other sizes; run the original on crops, or, where the network computes them, "
+    "only its author has values for other sizes; run the original on crops, "
+    "or, where the network computes them, export it with open height and width"
 )
-NO_VALUES += "export it with open height and width"
 ATTENTION = "relates the places of the image to each other (attention): it was trained for the native size"
 
 Outcome = list[View] | Refusal

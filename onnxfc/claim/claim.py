@@ -39,6 +39,8 @@ Form = Literal["map", "cells", "mean", "max", "activation", "global", "features"
 - ``features``: a trunk tensor, its spatial ``axes`` freed.
 - ``list``: places in a row, one of the ``levels`` behind the other, as long as the image says.
 """
+OWN_FORMS = frozenset({"features", "list", "global"})
+"""Of tensors that are the original's own at every size."""
 
 
 SIZE_NAMES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}

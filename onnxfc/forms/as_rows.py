@@ -18,7 +18,7 @@ import onnx
 from onnxfc.forms.draft import Draft
 from onnxfc.forms.follow import Follower, Rule, stays
 from onnxfc.forms.weight_order import WeightOrder
-from onnxfc.forms.weights import requantises, weight_of
+from onnxfc.forms.weights import quantised_again, weight_of
 from onnxfc.graph.index import attributes, copied
 from onnxfc.graph.op_kinds import KERNELS, MICROSOFT, RESHAPING, WEIGHT_AT
 from onnxfc.shapes.spec import Shape
@@ -76,15 +76,12 @@ def _covers(told: Mapping[str, Any], data: Shape, weight: Shape, after: Shape) -
 def _flat(follower: Follower, node: onnx.NodeProto, data: tuple[int, ...], order: WeightOrder | None) -> str:
     """The map as rows, its features in the order of the stored weight."""
     name, features = node.input[0], order.features if order is not None else tuple(range(len(data) - 1))
-    by = next((item for item in follower.draft.nodes if name in item.output), None)
     wide = [axis for axis in features if data[1 + axis] > 1]
     if wide != sorted(wide):
         perm = [0, *(1 + axis for axis in features)]
         name = follower.before(node, "Transpose", [name], [data[axis] for axis in perm], perm=perm)
     rows = (data[0], math.prod(data[1:]))
     name = follower.before(node, "Flatten", [name], rows, axis=1)
-    if by is None or not requantises(follower.draft, by):
-        return name
-    for kind, like in (("QuantizeLinear", by.input[0]), ("DequantizeLinear", by.output[0])):
-        name = follower.before(node, kind, [name, *by.input[1:]], rows, like=like, domain=by.domain)
+    for item in quantised_again(follower.draft, node.input[0]):
+        name = follower.before(node, item.op_type, [name, *item.given], rows, like=item.like, domain=item.domain)
     return name

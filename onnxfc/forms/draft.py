@@ -67,6 +67,10 @@ class Draft:
         spec = self.specs.get(name)
         return None if spec is None else spec.constant
 
+    def producer(self, name: str) -> onnx.NodeProto | None:
+        """The node that makes a tensor."""
+        return next((node for node in self.nodes if name in node.output), None)
+
     def is_idle_shape(self, before: str, after: str) -> bool:
         """Whether two tensors have one shape and type."""
         one, other = self.specs.get(before), self.specs.get(after)

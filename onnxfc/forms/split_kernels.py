@@ -18,7 +18,7 @@ from onnx import helper
 
 from onnxfc.errors import NothingToRewrite, Refusal
 from onnxfc.forms.draft import Draft
-from onnxfc.forms.weights import Weight, requantises, weight_of
+from onnxfc.forms.weights import Weight, quantised_again, weight_of
 from onnxfc.graph.index import Names, attributes, copied, label, remarks
 from onnxfc.graph.op_kinds import KERNELS, WEIGHT_AT
 from onnxfc.shapes.spec import Array, Shape, Spec
@@ -73,11 +73,9 @@ class _Splitting:
         target = self._hold(f"{node.input[0]}_shape", np.array([0, *dims[1:]], np.int64))
         flat = self._made(f"{node.input[0]}_channels", node.input[0], (data[0], *dims[1:]))
         self._add("Reshape", [node.input[0], target], flat, node)
-        by = next((item for item in self.draft.nodes if node.input[0] in item.output), None)
-        if by is not None and requantises(self.draft, by):
-            for kind, like in (("QuantizeLinear", by.input[0]), ("DequantizeLinear", by.output[0])):
-                made = self._made(f"{flat}_{kind.lower()}", like, (data[0], *dims[1:]))
-                flat = self._add(kind, [flat, *by.input[1:]], made, node, domain=by.domain)
+        for item in quantised_again(self.draft, node.input[0]):
+            made = self._made(f"{flat}_{item.op_type.lower()}", item.like, (data[0], *dims[1:]))
+            flat = self._add(item.op_type, [flat, *item.given], made, node, domain=item.domain)
         tensor = copied(weight.tensor, dims=(len(weight.value), *dims[1:]))
         held = self._weight(weight, f"{weight.name}_channels", tensor, tuple(tensor.dims))
         window = {"kernel_shape": [1, 1], "strides": [1, 1], "pads": [0] * 4, "dilations": [1, 1], "group": 1}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import onnx
 from onnx import helper
@@ -41,7 +42,7 @@ class Weight:
 
 def weight_of(draft: Draft, name: str) -> Weight | None:
     """What is stored of a weight; None where the graph computes it in another way."""
-    by = next((node for node in draft.nodes if name in node.output), None)
+    by = draft.producer(name)
     own = name if by is None or by.op_type == "Constant" else by.input[0] if by.op_type == "DequantizeLinear" else ""
     tensor = draft.new.get(own, draft.graph.constant(own))
     if tensor is None or own in draft.graph.overridable:
@@ -61,9 +62,23 @@ def _axis(draft: Draft, by: onnx.NodeProto, rank: int) -> int | None:
     return _ANY if not any(dim > 1 for dim in scale.dims) else int(told.get("axis", 1)) % rank
 
 
-def requantises(draft: Draft, by: onnx.NodeProto) -> bool:
-    """Whether what a node makes can be quantised once more, by the scale and zero point that it has: after a change of
-    shape, as onnxruntime makes operators on integers of those right behind both nodes."""
-    spec = draft.specs.get(next(iter(by.input[1:2]), ""))
-    one = spec is not None and spec.shapes is not None and math.prod(spec.native) == 1
-    return by.op_type == "DequantizeLinear" and len(by.input) > 2 and one
+class Again(NamedTuple):
+    """A node once more: its kind, what it reads besides its data, its domain, a tensor of the type of its result."""
+
+    op_type: str
+    given: list[str]
+    domain: str
+    like: str
+
+
+def quantised_again(draft: Draft, name: str) -> list[Again]:
+    """The QuantizeLinear and DequantizeLinear that follow a change of this tensor's shape once more, as onnxruntime
+    makes operators on integers of those right behind both. None where it is not made by one scale and zero point."""
+    by = draft.producer(name)
+    if by is None or by.op_type != "DequantizeLinear" or len(by.input) < 3:
+        return []
+    spec = draft.specs.get(by.input[1])
+    if spec is None or spec.shapes is None or math.prod(spec.native) != 1:
+        return []
+    types = {"QuantizeLinear": by.input[0], "DequantizeLinear": name}
+    return [Again(kind, list(by.input[1:]), by.domain, like) for kind, like in types.items()]

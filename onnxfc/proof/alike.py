@@ -10,17 +10,8 @@ from onnxfc.proof.head import nodes_before
 
 _SUMS = frozenset(
     [
-        *(
-            "AveragePool",
-            "BatchNormalization",
-            "Conv",
-            "ConvInteger",
-            "ConvTranspose",
-            "FusedConv",
-            "FusedGemm",
-            "Gemm",
-        ),
-        *("GlobalAveragePool", "MatMul", "MatMulInteger", "ReduceMean", "Softmax"),
+        *("AveragePool", "BatchNormalization", "Conv", "ConvInteger", "ConvTranspose", "FusedConv", "FusedGemm"),
+        *("Gemm", "GlobalAveragePool", "MatMul", "MatMulInteger", "ReduceMean", "Softmax"),
     ]
 )
 _ROUNDING = frozenset({"DynamicQuantizeLinear", "QGemm", "QuantizeLinear"})

@@ -14,13 +14,11 @@ from dataclasses import replace
 import numpy as np
 import onnx
 
-from onnxfc.claim.claim import Claim
+from onnxfc.claim.claim import OWN_FORMS, Claim
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof.head import nodes_before, part_of, reads
 from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.sessions import RunError, Runner
-
-_FREE = ("list", "features", "global")
 
 
 def ahead(original: ModelFile, rewritten: ModelFile, claim: Claim) -> tuple[ModelFile, ModelFile, Claim]:
@@ -55,7 +53,7 @@ def tail_problem(original: ModelFile, rewritten: ModelFile, claim: Claim) -> str
     for name in claim.detections:
         if first.of(name) != second.of(name):
             return f"wrong claim: the nodes that make {name} are not the original's own"
-    windows = [name for name in first.read | second.read if told[name] not in _FREE]
+    windows = [name for name in first.read | second.read if told[name] not in OWN_FORMS]
     return f"wrong claim: nodes behind read {windows[0]}, cells of windows" if windows else None
 
 

@@ -17,7 +17,7 @@ from functools import partial
 import numpy as np
 import onnx
 
-from onnxfc.claim.claim import Boundary, Claim
+from onnxfc.claim.claim import OWN_FORMS, Boundary, Claim
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof.accumulator import Tally
 from onnxfc.proof.baked import frozen, native_shapes, sized
@@ -113,7 +113,7 @@ def _trunks(model: onnx.ModelProto, rewritten: onnx.ModelProto, claim: Claim) ->
     """The tensors at which heads begin, and outputs without a head; not the images themselves. A figure of the whole
     image is one where no head begins."""
     bounds = {item.original: item for item in claim.boundaries}
-    forms = ("features", "list") if bounds else ("features", "list", "global")
+    forms = OWN_FORMS - {"global"} if bounds else OWN_FORMS
     pairs = [(item.original, item.rewritten) for item in claim.boundaries]
     pairs += [(output.name, output.name) for output in claim.outputs if output.form in forms]
     makers = {name: node for node in model.graph.node for name in node.output if name}

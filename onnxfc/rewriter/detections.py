@@ -7,7 +7,7 @@ native size would be wrong there: how many places there are, how large the image
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
@@ -16,13 +16,14 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from onnxfc.claim.claim import OWN_FORMS
 from onnxfc.errors import Refusal
 from onnxfc.graph.index import Graph, attributes, copied, dependent, ending, inputs_of, label, refill, subgraphs
 from onnxfc.graph.op_kinds import ARG, BROADCAST, CUTTING, LENGTHS, LIMITING, PICKING, REORDERING, UNARY
 from onnxfc.io.model_file import ModelFile
 from onnxfc.layout.lists import levels
 from onnxfc.layout.views import Placed
-from onnxfc.rewriter.native_numbers import FEWEST
+from onnxfc.rewriter.native_numbers import FEWEST, length_at, part_of
 
 if TYPE_CHECKING:
     from onnxfc.builder.state import State
@@ -39,8 +40,6 @@ _NO_LENGTHS = {
     *("batch_dims", "exclusive", "reverse", "allowzero", "start", "end", "num_outputs"),
 }
 _MOVING = {*REORDERING, *BROADCAST, *UNARY, *CUTTING, "Concat", "Gather"}
-_FREE = {"list", "features", "global"}
-"""Forms of tensors that are the original's own at every size."""
 _SMALL = 64
 """Elements of a constant that may be numbers; of a larger one, a table, only the dims are looked at."""
 
@@ -93,7 +92,8 @@ def tail_of(model: ModelFile, images: Sequence[Image], within: Collection[str] =
     """What picks places by their values, and all behind it, with what makes the tensors ``within`` ahead of it; None
     where nothing does."""
     graph = Graph(model.proto)
-    data = _data(graph, [image.name for image in images])
+    valued = [node for node in graph.live if node.op_type not in LENGTHS]
+    data = dependent(valued, [image.name for image in images])  # computed of its values, and not of its size alone
     behind = _behind(graph, data)
     makes = tuple(name for name in graph.outputs if name in behind)
     if not makes:
@@ -108,15 +108,6 @@ def tail_of(model: ModelFile, images: Sequence[Image], within: Collection[str] =
     made = {info.name for info in graph.inputs}.union(*(node.output for node in own))
     reads = dict.fromkeys(name for node in reversed(own) for name in inputs_of(node) if name in data - made)
     return Tail(model, tuple(own[::-1]), tuple(reads), makes)
-
-
-def _data(graph: Graph, images: Iterable[str]) -> set[str]:
-    """What is computed of the image's values, and not of its size alone."""
-    found = set(images)
-    for node in graph.live:
-        if node.op_type not in LENGTHS and found.intersection(inputs_of(node)):
-            found.update(node.output)
-    return found
 
 
 def _behind(graph: Graph, data: Container[str]) -> set[str]:
@@ -136,7 +127,7 @@ def _open(info: onnx.ValueInfoProto, counts: Container[int]) -> onnx.ValueInfoPr
 
 def of_windows(tail: Tail, outputs: Sequence[Output]) -> set[str]:
     """What the nodes read that is not the original's own at other sizes, but of each window."""
-    return {output.name for output in outputs if output.name in tail.reads and output.form not in _FREE}
+    return {output.name for output in outputs if output.name in tail.reads and output.form not in OWN_FORMS}
 
 
 def moved(tail: Tail, names: Collection[str]) -> bool:
@@ -222,11 +213,11 @@ def _of_maps(tail: Tail, state: State) -> dict[int, str]:
         view = state.views[name]
         if isinstance(view, Placed):
             lists = levels(view, state.rank)
-            sides = [length for part in [part for part, _ in lists] or [view] for length in part.like.extent]
+            extents = [part.like.extent for part in [part for part, _ in lists] or [view]]
+            sides = [length for extent in extents for length in extent]
             found |= dict.fromkeys(sides, "the height or width of the map at the native size")
-            found |= {math.prod(part.like.extent): _PLACES for part in [part for part, _ in lists] or [view]}
             rows = [math.prod(part.like.extent) * row.outer * row.inner for part, row in lists]
-            found |= dict.fromkeys((*rows, *accumulate(rows)), _PLACES)
+            found |= dict.fromkeys((*map(math.prod, extents), *rows, *accumulate(rows)), _PLACES)
     return found
 
 
@@ -252,8 +243,8 @@ def _from_sides(node: onnx.NodeProto, graph: Graph, model: ModelFile) -> Iterato
     for tensor in filter(None, map(graph.constant, node.input)):
         values = model.array(tensor) if math.prod(tensor.dims) <= _SMALL else np.zeros(0)
         for value in values.ravel().tolist() if values.dtype.kind == "f" else ():
-            ways = (value + 1 if node.op_type in LIMITING else 0, 1 / value if value else 0)
-            yield from (round(n) for n in ways if FEWEST <= n < 1 << 31 and abs(n - round(n)) < 1e-5 * n)
+            yield part_of(value)
+            yield length_at(value + 1) if node.op_type in LIMITING else 0
 
 
 def _whole(value: object) -> Iterator[int]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import onnx
 from onnx import helper
 
 from onnxfc.errors import UsageError
-from onnxfc.graph.index import Graph, copied, inputs_of, needed, refill
+from onnxfc.graph.index import Graph, copied, ending, inputs_of, needed, refill
 from onnxfc.io.model_file import ModelFile
 from onnxfc.shapes.spec import Spec
 
@@ -45,10 +44,8 @@ def end_at(model: ModelFile, names: Sequence[str]) -> ModelFile:
             raise UsageError(f"--output-at {name}: no node of the model makes such a tensor (its outputs are {own})")
     nodes = needed(graph.nodes, names)
     read = {item for node in nodes for item in inputs_of(node)}
-    proto = copied(model.proto)
+    proto = ending(model.proto, dict.fromkeys(names))
     kept = [info for info in graph.proto.input if info.name in read]
     weights = [tensor for tensor in graph.proto.initializer if tensor.name in read]
-    known = {info.name: info for info in [*graph.proto.output, *graph.proto.value_info]}
-    outputs = [known.get(name) or onnx.ValueInfoProto(name=name) for name in dict.fromkeys(names)]
-    refill(proto.graph, node=nodes, input=kept, output=outputs, initializer=weights)
+    refill(proto.graph, node=nodes, input=kept, initializer=weights)
     return model.with_proto(proto)

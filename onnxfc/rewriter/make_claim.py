@@ -10,7 +10,7 @@ import onnx
 
 from onnxfc.builder.state import State
 from onnxfc.claim.blame import Blame, Cause
-from onnxfc.claim.claim import Boundary, Claim, Figure, Grid, Layer, Level, Output, Verdict, elements_of
+from onnxfc.claim.claim import OWN_FORMS, Boundary, Claim, Figure, Grid, Layer, Level, Output, Verdict, elements_of
 from onnxfc.geometry import Geometry, cell_axes, slack_of
 from onnxfc.graph.index import Graph, label, needed
 from onnxfc.graph.op_kinds import GEMMS, READABLE
@@ -181,9 +181,7 @@ def _with_sizes(claim: Claim, sizing: Sizing) -> Claim:
     axes = cell_axes(claim, sizing)
     slack = (0,) * len(claim.stride) if axes is None else slack_of(claim, axes)
     forms = {output.form for output in claim.outputs}
-    if slack is None and (
-        forms <= {"features", "list"} or forms - {"features", "list", "global"}
-    ):  # it follows whole periods only
+    if slack is None and (forms <= {"features", "list"} or forms - OWN_FORMS):  # it follows whole periods only
         claim = replace(claim, size_step=claim.period)
     found = Geometry.of_sizing(replace(claim, slack=slack or (0,) * len(claim.stride)), sizing)
     return replace(claim, slack=found.slack, smallest_size=found.smallest_size, halo=found.halo or ())

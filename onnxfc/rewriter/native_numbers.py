@@ -61,8 +61,18 @@ def _meant(state: State, node: onnx.NodeProto) -> set[float]:
     found = {float(value) for item in constants if item is not None and item.size <= _FEW for value in item.flat}
     found |= {float(attributes(node)["max"])} if "max" in attributes(node) else set()
     if node.op_type == "Mul":
-        return {round(1 / number, 4) for number in found if number}
+        return {float(part_of(number)) for number in found}
     return found if node.op_type == "Div" else found | {number + 1 for number in found}
+
+
+def part_of(number: float) -> int:
+    """The length of which a float is one part; 0 where it is that of none."""
+    return length_at(1 / number) if number else 0
+
+
+def length_at(number: float) -> int:
+    """The length that a float is, but for its rounding; 0 where it is none."""
+    return round(number) if FEWEST <= number < 1 << 31 and abs(number - round(number)) < 1e-5 * number else 0
 
 
 _FEW = 4

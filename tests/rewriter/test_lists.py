@@ -258,13 +258,16 @@ def test_limits_that_are_no_size_of_the_image_stay() -> None:
     assert [output.form for output in done.claim.outputs] == ["list"]
 
 
-@pytest.mark.parametrize(("op_type", "number", "held"), [("Div", 20, True), ("Mul", 1 / 20, True), ("Div", 21, False)])
+@pytest.mark.parametrize(
+    ("op_type", "number", "held"),
+    [("Div", 20, True), ("Mul", 1 / 20, True), ("Mul", 1 / 1333, True), ("Div", 21, False), ("Mul", 1 / 1332, False)],
+)
 def test_a_list_that_is_divided_by_a_side_of_the_native_image_is_refused(
     op_type: str, number: float, held: bool
 ) -> None:
     """As boxes that are given in parts of the image are; other numbers are scales."""
     net = Net(17)
-    data = net.conv(net.image(1, (20, 22), 2), 2, 4, strides=[2, 2])
+    data = net.conv(net.image(1, (20, 1333), 2), 2, 4, strides=[2, 2])
     rows = net.op("Transpose", net.op("Reshape", data, net.ints(1, 4, -1)), perm=[0, 2, 1])
     model = net.model(net.op(op_type, rows, net.const(np.float32(number))))
     if held:
