@@ -89,7 +89,8 @@ def _summed(shot: Capture, evidence: Evidence, claim: Claim, options: CheckOptio
         pairs = _pairs(output, shot, evidence, claim)
         scale = scale.over([want for _, want, *_ in pairs])
         tolerance = scale.tolerance(options.of(output.name), evidence.noise.get((output.name, shot.kind.name)))
-        pairs = [_on_edges(pair, output, evidence, 0.0 if scale.exact else tolerance) for pair in pairs]
+        if _required(options, claim):
+            pairs = [_on_edges(pair, output, evidence, 0.0 if scale.exact else tolerance) for pair in pairs]
         _add(sums if output.name in told else aside, output, pairs, scale, tolerance)
     return sums, aside
 

@@ -40,7 +40,7 @@ class Evidence:
     often as that, too; a large model only where it has failed with fewer runs. ``edges``: of the original as a whole.
     ``alike``: features that both models make by the same operators, so that what these round they round alike;
     ``rounded``: more samples for them.
-    ``idle``: that its provider computed nothing of it. ``crops``: cells, inputs and what was made of them.
+    ``one_scale``: of all images in a batch, by which they are rounded. ``idle``: that its provider computed nothing of it. ``crops``: cells, inputs and what was made of them.
     """
 
     inputs: Inputs
@@ -64,6 +64,7 @@ class Evidence:
     rests: list[Rest] = field(default_factory=list)
     edges: Edges | None = None
     idle: str = ""
+    one_scale: bool = False
     alike: frozenset[str] = frozenset()
     rounded: list[Sample] = field(default_factory=list)
 

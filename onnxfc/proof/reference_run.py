@@ -64,6 +64,7 @@ def observe(
     evidence.idle, evidence.alike = runner.idle, alike(original, pair.rewritten, claim)
     evidence.own, graph = pair.own, original.proto.graph
     evidence.moving, evidence.fed = _dependent(graph, images), _dependent(graph, list(runner.inputs))
+    evidence.one_scale = any(node.op_type == "DynamicQuantizeLinear" for node in graph.node)
 
     def take(kind: Kind, number: int) -> Sample:
         return _sample(evidence, runner, kind, number)
@@ -134,7 +135,8 @@ def _more_samples(evidence: Evidence, runner: Runner, options: CheckOptions, pro
     for i, (kind, number) in enumerate(turns[:count]):
         progress(f"original at native size, sample {i + 1} of {count}")
         chosen.append(have.get((kind.name, number)) or _sample(evidence, runner, kind, number))
-    evidence.free_batch &= evidence.thorough  # else images run one by one say what the rewritten model makes of two
+    # Images run one by one say what the rewritten model makes of two, unless all in a batch have one scale.
+    evidence.free_batch &= evidence.thorough or evidence.one_scale
     if evidence.free_batch:
         progress("original at native size, batch 2")
         try:
