@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,6 +13,25 @@ from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.results import OutputResult, ParityResult
 from onnxfc.proof.sessions import Array
 from onnxfc.proof.tolerance import FLIPPED, SPARE, Scale, flipped
+
+
+@dataclass(frozen=True)
+class _Room:
+    """What one comparison may find: of each value, of all together, and how many of them a step off; ``spare``: more
+    of all together, once for an output."""
+
+    tolerance: float
+    step: float
+    total: float
+    spare: float
+    steps: float
+
+    def stepped(self, difference: Array) -> int:
+        return int((difference > self.tolerance - self.step).sum())
+
+    def holds(self, difference: Array) -> bool:
+        within = difference.max() <= self.tolerance and self.stepped(difference) <= self.steps
+        return bool(within and not (self.step and difference.sum() > self.total + self.spare))
 
 
 @dataclass
@@ -34,22 +53,20 @@ class _Line:
     worst: str = ""
     reason: str = ""
 
-
-@dataclass(frozen=True)
-class _Room:
-    """What one comparison may find: of each value, of all together, and how many of them a step off."""
-
-    tolerance: float
-    step: float
-    total: float
-    steps: float
-
-    def stepped(self, difference: Array) -> int:
-        return int((difference > self.tolerance - self.step).sum())
-
-    def holds(self, difference: Array) -> bool:
-        within = difference.max() <= self.tolerance and self.stepped(difference) <= self.steps
-        return within and not (self.step and difference.sum() > self.total)
+    def note(self, difference: Array, room: _Room) -> bool:
+        """Add a comparison; says whether it is the worst so far."""
+        self.step, self.spare = room.step, room.spare
+        self.stepped += room.stepped(difference)
+        self.may_step += room.steps
+        self.compared += difference.size
+        self.total += float(difference.sum())
+        self.allowed += room.total
+        worst = float(difference.max())
+        excess = worst / room.tolerance if room.tolerance else (np.inf if worst else 0.0)
+        is_worst = excess > self.excess
+        if is_worst:
+            self.excess, self.deviation, self.tolerance = excess, worst, room.tolerance
+        return is_worst
 
 
 @dataclass
@@ -103,32 +120,50 @@ class Tally:
             self.vacuous.append(f"{name} is empty {where}")
             return
         noise = max((n for n in (noise, self.noise.get((name, kind))) if n is not None), default=None)
-        tolerance = scale.tolerance(self.options.of(name), noise)
-        step = line.step = scale.step(self.options.of(name))
-        moved = None if self.flips is None else self.flips.get((name, kind), 0.0)
-        share = FLIPPED if moved is None else flipped(moved, step)
-        fewest = flipped(moved, step, 0.0) if alike and step and moved is not None else 1.0
-        allowed = want.size * (tolerance - (1 - share) * step)
-        line.spare = 0.0 if self.flips is None else SPARE * step
+        room = self._room(name, want.size, scale, kind, noise, alike)
         difference = self._difference(name, got, want, where, exact=scale.exact)
-        room = _Room(tolerance, step, allowed + line.spare, fewest * want.size)
-        if others is not None and not room.holds(difference):
-            want = nearer(got, want, others(), tolerance - step)
+        if others is not None and line.excess <= 1 and not room.holds(difference):
+            want = nearer(got, want, others(), room.tolerance - room.step)
             difference = self._difference(name, got, want, where, exact=scale.exact)
-        line.stepped += room.stepped(difference)
-        line.may_step += room.steps
-        line.compared += want.size
-        worst = float(difference.max())
-        line.total += float(difference.sum())
-        line.allowed += allowed
-        excess = worst / tolerance if tolerance else (np.inf if worst else 0.0)
-        if excess > line.excess:
+        if line.note(difference, room):
             place = [int(i) for i in np.unravel_index(int(difference.argmax()), difference.shape)]
-            line.excess, line.deviation, line.tolerance = excess, worst, tolerance
             line.scale, line.noise = scale, noise
             line.worst = f"element {place} {where}, inputs {kind}"
             if scale.exact:
                 line.deviation = float(difference.mean())
+
+    def compare_together(
+        self, name: str, got: Sequence[Array], want: Sequence[Array], scale: Scale, kind: str, where: Sequence[str]
+    ) -> bool:
+        """Compare one output in several places at once, with what rounding does for this kind; says whether all agree.
+
+        Nothing is noted if they do not, or are no numbers alone: then each place is to be compared by itself.
+        """
+        if len({(value.shape, value.dtype) for value in got}) != 1 or scale.exact:
+            return False
+        found, wanted, noise = np.stack(got), np.stack(want), self.noise.get((name, kind))
+        if found.shape != wanted.shape or found.dtype.kind != "f" or wanted.dtype.kind != "f" or not found.size:
+            return False
+        room = self._room(name, found.size, scale, kind, noise, alike=False)
+        with np.errstate(invalid="ignore"):
+            difference = np.abs(found.astype(np.float64) - wanted.astype(np.float64))
+        if not room.holds(difference):  # nor where a difference is not a number
+            return False
+        line = self._lines.setdefault(name, _Line())
+        if line.note(difference, room):
+            first, *place = (int(i) for i in np.unravel_index(int(difference.argmax()), difference.shape))
+            line.scale, line.noise = scale, noise
+            line.worst = f"element {place} {where[first]}, inputs {kind}"
+        return True
+
+    def _room(self, name: str, size: int, scale: Scale, kind: str, noise: float | None, alike: bool) -> _Room:
+        options = self.options.of(name)
+        tolerance, step = scale.tolerance(options, noise), scale.step(options)
+        moved = None if self.flips is None else self.flips.get((name, kind), 0.0)
+        share = FLIPPED if moved is None else flipped(moved, step)
+        fewest = flipped(moved, step, 0.0) if alike and step and moved is not None else 1.0
+        spare = 0.0 if self.flips is None else SPARE * step
+        return _Room(tolerance, step, size * (tolerance - (1 - share) * step), spare, fewest * size)
 
     def _difference(self, name: str, got: Array, want: Array, where: str, *, exact: bool) -> Array:
         """Absolute difference; infinite where only ``got`` is not finite, 0 where the original is not, which proves

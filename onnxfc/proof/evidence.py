@@ -40,7 +40,8 @@ class Evidence:
     often as that, too; a large model only where it has failed with fewer runs. ``edges``: of the original as a whole.
     ``alike``: features that both models make by the same operators, so that what these round they round alike;
     ``rounded``: more samples for them.
-    ``one_scale``: of all images in a batch, by which they are rounded. ``idle``: that its provider computed nothing of it. ``crops``: cells, inputs and what was made of them.
+    ``one_scale``: of all images in a batch, by which they are rounded. ``idle``: that its provider computed nothing
+    of it. ``crops``: cells, inputs and what was made of them.
     """
 
     inputs: Inputs

@@ -122,7 +122,8 @@ class Head:
 
     ``native`` holds the values of the boundaries, shapes and side inputs at native size; it gives the
     types, and the values of all that is not cropped. ``bounds``: how the model holds what is given as maps.
-    ``leaps``: it rounds to integers, whose steps are known when it runs only.
+    ``leaps``: it rounds to integers, whose steps are known when it runs only. ``stackable``: windows may run in one
+    batch, as far as is known.
     ``shapes``: those of all tensors at the native size, for a head that is asked of features of other sizes.
     ``images``: how many there are natively, of each of which a boundary may have several rows (frames); 0: one.
     """
@@ -143,7 +144,7 @@ class Head:
         self._fixed = {name: native[name] for name in (*plan.shapes, *plan.sides)}
         kinds = {original.proto.graph.node[at].op_type for at in plan.nodes}
         self.leaps = "DynamicQuantizeLinear" in kinds  # of which all images have one scale
-        self._stackable = not self._fixed and not self.leaps
+        self.stackable = not self._fixed and not self.leaps and kinds.isdisjoint({"If", "Loop", "Scan"})
         self._asked = False
         self._batch = len(native[plan.boundaries[0]]) if plan.boundaries else 1
         self._images = images or self._batch
@@ -214,7 +215,7 @@ class Head:
         found: list[Arrays] = []
         for start in range(0, len(windows), 8):
             some = windows[start : start + 8]
-            together = self._together(some) if self._stackable and len(some) > 1 else None
+            together = self._together(some) if self.stackable and len(some) > 1 else None
             found += [self.run_whole(window) for window in some] if together is None else together
         return found
 
@@ -228,7 +229,7 @@ class Head:
             outputs = {}
         apart = all(v.ndim and len(v) == len(windows) * batch for v in outputs.values())
         if not outputs or not apart or self._mixes(windows, outputs):
-            self._stackable = False
+            self.stackable = False
             return None
         return [
             {name: value[i * batch : (i + 1) * batch] for name, value in outputs.items()} for i in range(len(windows))

@@ -38,7 +38,7 @@ class Mixed:
     """Features made from windows of one kind of inputs, and the outputs that the original's head makes of them.
 
     ``moved``: the outputs that it makes of the same features, each moved by a rounding. ``head``: a small one,
-    which may be asked again. ``leaps``: see Head.
+    which may be asked again. ``leaps``, ``stackable``: see Head.
     """
 
     kind: str
@@ -47,6 +47,7 @@ class Mixed:
     moved: list[Arrays]
     head: Head | None
     leaps: bool
+    stackable: bool
 
 
 def mixed_windows(head: Head, captures: Sequence[Capture], claim: Claim, evidence: Evidence, seed: int) -> list[Mixed]:
@@ -66,7 +67,8 @@ def mixed_windows(head: Head, captures: Sequence[Capture], claim: Claim, evidenc
         rounding = evidence.scales[boundary.original, kind.name].precision.eps
         moved = [jittered(window, [boundary.original], seed, rounding) for window in windows]
         asked = head if evidence.small else None
-        made.append(Mixed(kind.name, windows, head.run_windows(windows), head.run_windows(moved), asked, head.leaps))
+        outputs, others = head.run_windows(windows), head.run_windows(moved)
+        made.append(Mixed(kind.name, windows, outputs, others, asked, head.leaps, head.stackable))
     return made
 
 
@@ -85,10 +87,11 @@ def _seen(kind: str, captures: Sequence[Capture], claim: Claim, evidence: Eviden
 
 def compare_mixed(head: Head, mixed: Sequence[Mixed], claim: Claim, evidence: Evidence, tally: Tally) -> None:
     """Ask the rewritten model's head the same."""
+    head.stackable &= all(some.stackable for some in mixed)
     for some in mixed:
         try:
             bound = claim.boundaries[0]
-            found = [head.run_whole({bound.rewritten: window[bound.original]}) for window in some.windows]
+            found = head.run_windows([{bound.rewritten: window[bound.original]} for window in some.windows])
         except RunError:
             return  # it is made of more than its windows; larger images were run as a whole
         for output in claim.outputs:
@@ -109,14 +112,18 @@ def _compare(
     )
     if scale.problem or scale.exact:  # class numbers: a tie may go either way
         return
+    rank = len(claim.native_size)
+    try:
+        got = {turn: native_value(output, found[turn][name], wanted[turn].shape, rank) for turn in clear}
+    except FormError as error:
+        tally.fail(f"{error} {where}")
+        return
+    told = [wanted[turn] for turn in clear]
+    if tally.compare_together(name, list(got.values()), told, scale, some.kind, [where] * len(told)):
+        return
     for turn in clear:
-        try:
-            got = native_value(output, found[turn][name], wanted[turn].shape, len(claim.native_size))
-        except FormError as error:
-            tally.fail(f"{error} {where}")
-            return
         others = partial(some.head.others, name, some.windows[turn]) if some.head is not None else None
-        tally.compare(name, got, wanted[turn], scale, some.kind, where, noise[turn], others)
+        tally.compare(name, got[turn], wanted[turn], scale, some.kind, where, noise[turn], others)
 
 
 def _clear(

@@ -265,15 +265,16 @@ class _Comparison:
         name, kind, cells = output.name, shot.kind.name, list(windows)
         scale = self.evidence.scales[name, kind].over(wanted)
         found = [cell_value(output, shot.values[name], cell, wanted[0].ndim, self.claim) for cell in cells]
+        places = [f"in cell {cell} {shot}" for cell in cells]
+        if self.tally.compare_together(name, found, wanted, scale, kind, places):
+            return
         far = [k for k, got in enumerate(found) if self.tally.exceeds(name, got, wanted[k], scale, kind)]
         noise = self._noise(head, name, kind, {k: (windows[cells[k]], wanted[k]) for k in far})
         rough = {k for k, moved in noise.items() if not scale.steady(moved)}
         for k, cell in enumerate(cells):
             if k not in rough or 2 * len(rough) > len(cells):
                 others = partial(head.others, name, windows[cell])
-                self.tally.compare(
-                    name, found[k], wanted[k], scale, kind, f"in cell {cell} {shot}", noise.get(k), others
-                )
+                self.tally.compare(name, found[k], wanted[k], scale, kind, places[k], noise.get(k), others)
 
     def _noise(
         self, head: Head, name: str, kind: str, differing: Mapping[int, tuple[Arrays, Array]]
