@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import onnx
+from onnx import numpy_helper
 
 from onnxfc.claim.claim import Claim
 
@@ -25,6 +27,7 @@ _QUANTISING = frozenset(["QuantizeLinear", "DequantizeLinear"])
 _SUMS = frozenset(["ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp"])
 _SLIDING = {"Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool", "QLinearConv", "ConvInteger"}
 _POOLS = {"MaxPool", "AveragePool", "LpPool"}
+_MEANS = {"ReduceMean", "GlobalAveragePool", "AveragePool"}
 _BORDERS = {"Pad", "Slice", "Resize", "Upsample", "ConvTranspose"}
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -55,7 +58,8 @@ def sized(nodes: Sequence[onnx.NodeProto], graph: onnx.GraphProto, shapes: Shape
     reads a shape last."""
     fixed = {tensor.name for tensor in graph.initializer}
     fixed |= {name for node in graph.node if node.op_type == "Constant" for name in node.output}
-    found = sorted((node for node in nodes if _may_be_sized(node, fixed, shapes)), key=_how_unlikely)
+    found = [node for node in nodes if _may_be_sized(node, fixed, shapes)]
+    found = sorted(found, key=_how_unlikely) or _unbiased(nodes, graph, shapes)
     if not found:
         return ""
     why = "a sum may grow with the image" if found[0].op_type in _SUMS else "the native size may be written down"
@@ -64,6 +68,30 @@ def sized(nodes: Sequence[onnx.NodeProto], graph: onnx.GraphProto, shapes: Shape
 
 def _how_unlikely(node: onnx.NodeProto) -> int:
     return 0 if node.op_type in _SUMS else 2 if node.op_type in ("Shape", "Size") else 1
+
+
+def _unbiased(nodes: Sequence[onnx.NodeProto], graph: onnx.GraphProto, shapes: Shapes) -> list[onnx.NodeProto]:
+    """What multiplies by N, or by N / (N - 1), a variance over N - 1 where a mean of these is over N places."""
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    tensors |= {node.output[0]: item.t for node in graph.node for item in node.attribute if item.HasField("t")}
+    counts = {_averaged(node, shapes) for node in nodes if node.op_type in _MEANS}
+    wanted = {n for count in counts if count > 2 for n in (count, count / (count - 1), (count - 1) / count)}
+    scaling = [node for node in nodes if node.op_type in ("Mul", "Div")]
+    return [node for node in scaling if any(_is_one(tensors.get(name), wanted) for name in node.input)]
+
+
+def _averaged(node: onnx.NodeProto, shapes: Shapes) -> int:
+    """How many elements a mean is of; 0 where that is not known."""
+    before, after = (math.prod(shapes.get(name, ())) for name in (node.input[0], node.output[0]))
+    return before // after if after else 0
+
+
+def _is_one(tensor: onnx.TensorProto | None, wanted: Collection[float]) -> bool:
+    """Whether a single number is one of these."""
+    if tensor is None or any(dim > 1 for dim in tensor.dims) or tensor.data_location == tensor.EXTERNAL:
+        return False
+    number = float(numpy_helper.to_array(tensor).ravel()[0])
+    return any(math.isclose(number, n, rel_tol=1e-6) for n in wanted)
 
 
 def says_the_same(nodes: Sequence[onnx.NodeProto], graph: onnx.GraphProto) -> bool:

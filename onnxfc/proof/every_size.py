@@ -96,8 +96,8 @@ class Counted:
 def _counts_as_inputs(
     graph: onnx.GraphProto, tensors: Mapping[str, onnx.TensorProto], places: int
 ) -> dict[str, Counted]:
-    """Let numbers that may count places be inputs, where something is multiplied with or divided by them."""
-    asked = {name for node in graph.node if node.op_type in ("Mul", "Div") for name in node.input}
+    """Let numbers that may count places be inputs, where something is multiplied with them or divided by them."""
+    asked = {name for node in graph.node if node.op_type in ("Mul", "Div", "Reciprocal") for name in node.input}
     single = {name: item for name, item in tensors.items() if name in asked and not any(dim > 1 for dim in item.dims)}
     found = {name: made for name, item in single.items() if (made := _counted(numpy_helper.to_array(item), places))}
     for name, made in found.items():

@@ -20,7 +20,7 @@ from onnxfc.graph.quantised_operators import in_own_domain
 from onnxfc.io.model_file import ModelFile
 from onnxfc.layout.affine import Grids
 from onnxfc.layout.provenance import Provenance
-from onnxfc.rewriter.detections import Tail, moved, objection, of_windows, tail_of
+from onnxfc.rewriter.detections import Tail, left_too, objection, of_windows, tail_of
 from onnxfc.rewriter.inner_tensors import begin_at, end_at
 from onnxfc.rewriter.outputs import Form, finish
 from onnxfc.rewriter.pools_of_all import with_reductions
@@ -187,22 +187,22 @@ def _ahead_of_detections(found: Analysis, options: RewriteOptions) -> Analysis:
     """What is ahead of nodes that pick places by their values, which are left as they are; as it was where there are
     none, or where what is ahead is refused for itself."""
     within: set[str] = set()
+    why: tuple[Refusal, ...] = ()
     while tail := tail_of(found.original, found.reading, within):
         try:
             ahead = _analysed(tail.ahead, replace(options, output_at=()))
         except (NothingToRewrite, UsageError):
             break
-        if windows := of_windows(tail, ahead.outputs):  # moved once more, they may be a list
-            if not moved(tail, windows):
-                break
-            within |= windows
-        elif ahead.refusals:
+        why = why or tuple(refusal for refusal in ahead.refusals if refusal.code != "no-head")
+        if own := left_too(tail, ahead.state, ahead.outputs, ahead.refusals) - within:
+            within |= own
+        elif ahead.refusals or of_windows(tail, ahead.outputs):
             break
         else:
             ahead.state.builder.follow(tail.nodes)
             against = objection(tail, ahead.state, ahead.reading)
             return replace(ahead, tail=tail, refusals=() if against is None else (against,))
-    return found
+    return replace(found, refusals=why) if why else found
 
 
 def _can_free(original: ModelFile, options: RewriteOptions, name: str) -> bool:

@@ -22,8 +22,8 @@ from onnxfc.graph.index import Graph, attributes, copied, dependent, ending, inp
 from onnxfc.graph.op_kinds import ARG, BROADCAST, CUTTING, LENGTHS, LIMITING, PICKING, REORDERING, UNARY
 from onnxfc.io.model_file import ModelFile
 from onnxfc.layout.lists import levels
-from onnxfc.layout.views import Placed
-from onnxfc.rewriter.native_numbers import FEWEST, length_at, part_of
+from onnxfc.layout.views import Fixed, Placed
+from onnxfc.rewriter.native_numbers import FEWEST, WITH_SIDES, figures, meant, near
 
 if TYPE_CHECKING:
     from onnxfc.builder.state import State
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from onnxfc.shapes.image_inputs import Image
     from onnxfc.shapes.spec import Spec
 
-_UNSTEADY = {*ARG, "And", "Cast", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or"}
+_UNSTEADY = {*ARG, "And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or"}
 """What makes truth values and numbers of scores, which the last digit may change: the scores are compared instead."""
 _AXES = {("Slice", 3), ("Slice", 4), ("Squeeze", 1), ("Unsqueeze", 1), ("CumSum", 1)}
 """Inputs that tell axes and steps, no lengths."""
@@ -98,11 +98,11 @@ def tail_of(model: ModelFile, images: Sequence[Image], within: Collection[str] =
     makes = tuple(name for name in graph.outputs if name in behind)
     if not makes:
         return None
-    ahead = data - behind - set(within)
+    ahead = data - behind - dependent(graph.live, within) - _unsteady(graph, data)
     own: list[onnx.NodeProto] = []
     wanted = set(makes)
     for node in reversed(graph.live):
-        if any(name not in ahead or node.op_type in _UNSTEADY for name in node.output if name in wanted):
+        if any(name not in ahead or node.op_type == "Cast" for name in node.output if name in wanted):
             own.append(node)
             wanted.update(inputs_of(node))
     made = {info.name for info in graph.inputs}.union(*(node.output for node in own))
@@ -114,6 +114,16 @@ def _behind(graph: Graph, data: Container[str]) -> set[str]:
     """What is picked of that by its values, and all that is computed from it."""
     begun = [node for node in graph.live if node.op_type in PICKING and any(name in data for name in node.input)]
     return dependent(graph.live, [name for node in begun for name in node.output if name])
+
+
+def _unsteady(graph: Graph, data: Container[str]) -> set[str]:
+    """Truth values and numbers of scores, and what is computed of nothing else of the image."""
+    found = set[str]()
+    for node in graph.live:
+        read = [name for name in inputs_of(node) if name in data]
+        if node.op_type in _UNSTEADY or (read and found.issuperset(read)):
+            found.update(node.output)
+    return found
 
 
 def _open(info: onnx.ValueInfoProto, counts: Container[int]) -> onnx.ValueInfoProto:
@@ -130,10 +140,23 @@ def of_windows(tail: Tail, outputs: Sequence[Output]) -> set[str]:
     return {output.name for output in outputs if output.name in tail.reads and output.form not in OWN_FORMS}
 
 
-def moved(tail: Tail, names: Collection[str]) -> bool:
-    """Whether these tensors are all made by nodes that move elements, or work on each alone."""
-    graph = Graph(tail.model.proto)
-    return all(name in graph.producers and graph.producers[name].op_type in _MOVING for name in names)
+def left_too(tail: Tail, state: State, outputs: Sequence[Output], refusals: Collection[Refusal]) -> set[str]:
+    """What is not the original's own at other sizes, but can be left as it is with what reads it: the nodes that make
+    it move elements, or read lists. Of ``outputs`` ahead of the tail, or where there are none of refused nodes."""
+    graph, refused = Graph(tail.model.proto), {refusal.node for refusal in refusals}
+    if outputs:
+        nodes = [graph.producers.get(name) for name in sorted(of_windows(tail, outputs))]
+    else:
+        nodes = [node for node in graph.live if label(node) in refused]
+    if not all(node is not None and (node.op_type in _MOVING or _reads_lists(node, state)) for node in nodes):
+        return set()
+    return {name for node in nodes if node is not None for name in node.output if name}
+
+
+def _reads_lists(node: onnx.NodeProto, state: State) -> bool:
+    """Whether all that it reads of the image are lists."""
+    views = [view for view in map(state.views.get, inputs_of(node)) if not isinstance(view, Fixed)]
+    return all(isinstance(view, Placed) and levels(view, state.rank) for view in views)
 
 
 def objection(tail: Tail, state: State, images: Sequence[Image]) -> Refusal | None:
@@ -144,7 +167,7 @@ def objection(tail: Tail, state: State, images: Sequence[Image]) -> Refusal | No
     for node in tail.nodes:
         if _cuts_else(node, graph, state.builder.specs):
             continue
-        found = _held(node, graph, tail.model, counts)
+        found = _held(node, graph, tail.model, counts, state.builder.specs)
         if found:
             where = "" if node in tail.picking else f" behind {first.op_type}"
             why = f"{node.op_type}{where} holds {found}, which is another at other sizes"
@@ -154,12 +177,14 @@ def objection(tail: Tail, state: State, images: Sequence[Image]) -> Refusal | No
     return None
 
 
-def _held(node: onnx.NodeProto, graph: Graph, model: ModelFile, counts: Mapping[int, str]) -> str:
+def _held(
+    node: onnx.NodeProto, graph: Graph, model: ModelFile, counts: Mapping[int, str], specs: Mapping[str, Spec]
+) -> str:
     """What of the native size a node holds."""
+    if node.op_type in PICKING:  # so many of all
+        counts = {n: told for n, told in counts.items() if told == _PLACES}
     found = next((counts[n] for n in _numbers(node, graph, model) if n in counts), "")
-    sides = {n for n, told in counts.items() if told == _IMAGE and n >= FEWEST}
-    if not found and sides.intersection(_from_sides(node, graph, model)):
-        return _IMAGE
+    found = found or _of_sides(node, specs, counts)
     rows = [n for n, told in counts.items() if told == _PLACES]
     if not found and node.op_type in {"Expand", "Reshape"}:
         whole = [n for n in _numbers(node, graph, model) if any(n % count == 0 for count in rows) and n > 0]
@@ -192,6 +217,7 @@ def _axes(node: onnx.NodeProto, graph: Graph) -> list[int]:
 
 _PLACES = "the number of places of the native size"
 _IMAGE = "the height or width of the native image"
+_MAP = "the height or width of the map at the native size"
 
 
 def _counts(tail: Tail, state: State, images: Sequence[Image]) -> Mapping[int, str]:
@@ -215,7 +241,7 @@ def _of_maps(tail: Tail, state: State) -> dict[int, str]:
             lists = levels(view, state.rank)
             extents = [part.like.extent for part in [part for part, _ in lists] or [view]]
             sides = [length for extent in extents for length in extent]
-            found |= dict.fromkeys(sides, "the height or width of the map at the native size")
+            found |= dict.fromkeys(sides, _MAP)
             rows = [math.prod(part.like.extent) * row.outer * row.inner for part, row in lists]
             found |= dict.fromkeys((*map(math.prod, extents), *rows, *accumulate(rows)), _PLACES)
     return found
@@ -238,13 +264,14 @@ def _numbers(node: onnx.NodeProto, graph: Graph, model: ModelFile) -> Iterator[i
             yield from _numbers(each, inner, model)
 
 
-def _from_sides(node: onnx.NodeProto, graph: Graph, model: ModelFile) -> Iterator[int]:
-    """Of which lengths a float that it reads may be the last place, or one part."""
-    for tensor in filter(None, map(graph.constant, node.input)):
-        values = model.array(tensor) if math.prod(tensor.dims) <= _SMALL else np.zeros(0)
-        for value in values.ravel().tolist() if values.dtype.kind == "f" else ():
-            yield part_of(value)
-            yield length_at(value + 1) if node.op_type in LIMITING else 0
+def _of_sides(node: onnx.NodeProto, specs: Mapping[str, Spec], counts: Mapping[int, str]) -> str:
+    """What of the image's sides, or of a map's last place, its numbers are."""
+    known = figures([n for n, told in counts.items() if told == _IMAGE], node.op_type)
+    if node.op_type in LIMITING:
+        known |= {n - 1.0: _MAP for n, told in counts.items() if told == _MAP and n >= FEWEST}
+    read = [specs[name].constant for name in node.input if name in specs and node.op_type in WITH_SIDES]
+    numbers = meant((value for value in read if value is not None), node)
+    return next((known[item] for number in numbers if (item := near(number, known))), "")
 
 
 def _whole(value: object) -> Iterator[int]:

@@ -96,7 +96,8 @@ def _layers(found: Analysis, fields: Sequence[Field], windows: frozenset[Boundar
         tensor = state.builder.renamed.get(getattr(view, "tensor", ""), getattr(view, "tensor", ""))
         if tensor not in kept or len(shapes[0]) < 2 or shapes[0][0] != found.reading[0].batch:
             continue
-        if isinstance(view, Context) and view.provenance.pools.meets(state.roles.heads, known):
+        kept_sum = name in state.roles.level  # as large as natively, and divided by the native count behind
+        if isinstance(view, Context) and not kept_sum and view.provenance.pools.meets(state.roles.heads, known):
             yield _in_integers(Layer(name, tensor, "global"), state, integers)
         elif isinstance(view, ScoreMap) and view.batch_axis == 0 and _has_cells(view.provenance, fields, windows):
             yield _in_integers(Layer(name, tensor, "map"), state, integers)

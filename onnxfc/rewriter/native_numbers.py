@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import permutations
 
+import numpy as np
 import onnx
 
 from onnxfc.builder.state import State
 from onnxfc.errors import Refusal
 from onnxfc.graph.index import Graph, attributes, inputs_of, label
-from onnxfc.graph.op_kinds import ARITHMETIC, LIMITING, REORDERING, SCALING
+from onnxfc.graph.op_kinds import ADDITIVE, ARITHMETIC, LIMITING, REORDERING, RESHAPING, SAME_VALUES, SCALING
+from onnxfc.layout.lists import levels
 from onnxfc.layout.views import Fixed, Placed, is_map
 from onnxfc.shapes.image_inputs import Image
+from onnxfc.shapes.spec import Array
 
 
 def in_native_pixels(state: State, reading: Sequence[Image]) -> Refusal | None:
@@ -39,47 +43,112 @@ FEWEST = 16
 
 
 def in_sides(state: State, reading: Sequence[Image]) -> Refusal | None:
-    """Values of a list of places that are kept within the native image, or divided by its height or width: at another
-    size these are others."""
-    sides = {float(image.shape[axis]) for image in reading for axis in image.spatial if image.shape[axis] >= FEWEST}
+    """Coordinates and lists of places that reckon with the native image: kept within it, counted from its other side or
+    its middle, divided by its height or width, or by their own number. At another size these are others."""
+    sides = [image.shape[axis] for image in reading for axis in image.spatial]
+    by_grids = _by_grids(state)
     for node in state.graph.live if state.dense else ():
         made = state.views.get(node.output[0])
-        does = _WITH_SIDES.get(node.op_type) if isinstance(made, Placed) else None
-        if does is None or (node.op_type in SCALING and is_map(made)):
+        does = WITH_SIDES.get(node.op_type) if isinstance(made, Placed) else None
+        if does is None or (is_map(made) and node.op_type not in LIMITING and node.output[0] not in by_grids):
             continue
-        if sides & _meant(state, node):
-            why = f"{node.op_type} {does} a side of the native image, a plain number"
+        known = figures(sides, node.op_type) | _counts(state, node)
+        told = next((known[known_at] for number in _read(state, node) if (known_at := near(number, known))), "")
+        if told:
+            why = f"{node.op_type} {does} {told}, a plain number"
             data = next(name for name in inputs_of(node) if isinstance(state.views.get(name), Placed))
             advice = "export it with open height and width, so that the number is computed; or end the model before it"
             return Refusal("size-locked", label(node), why, f"{advice}: --output-at {data}")
     return None
 
 
-def _meant(state: State, node: onnx.NodeProto) -> set[float]:
-    """Of which lengths the numbers that a node reads may be a whole, the last place or one part."""
+def by_shared_count(state: State) -> Refusal | None:
+    """What a Softmax over places shared out, times their native number, where nothing sums it up again: another size
+    has another number of them."""
+    for node in state.graph.live:
+        made, name = state.views.get(node.output[0]), node.output[0]
+        if node.op_type not in SCALING or not isinstance(made, Placed) or state.roles.summed_by(name) is not None:
+            continue
+        count = next(filter(None, (_shared(state, item) for item in inputs_of(node))), 0)
+        times = {1 / number for number in _read(state, node) if number}
+        if count >= FEWEST and any(near(number, {float(count)}) for number in times):
+            why = f"{node.op_type} scales what a Softmax shares out by the native number of its places, a plain number"
+            advice = "export it with open height and width, so that it is computed"
+            return Refusal("size-locked", label(node), why, advice)
+    return None
+
+
+def _shared(state: State, name: str) -> int:
+    """To how many places a Softmax shared out natively; 0 where it did not."""
+    view, maker = state.views.get(name), state.graph.maker(name, past={*SAME_VALUES, *RESHAPING, "Transpose"})
+    if not isinstance(view, Placed):
+        return 0
+    places = [place for _, place in view.provenance.sums_to_one if place >= 0]
+    if view.is_list:
+        softmax = maker is not None and maker.op_type == "Softmax"
+        return sum(_lengths(view, state.rank)) if softmax else 0
+    return math.prod(view.like.groups[view.like.where[place]][0].length for place in {*places} & view.like.where.keys())
+
+
+def _lengths(view: Placed, rank: int) -> list[int]:
+    """How long the levels of a list are natively."""
+    return [math.prod(part.like.extent) * row.outer * row.inner for part, row in levels(view, rank)]
+
+
+def figures(sides: Iterable[int], op_type: str) -> dict[float, str]:
+    """Numbers that speak of an image with these sides, and what they are to such an operator."""
+    sides, found = [side for side in sides if side >= FEWEST], dict[float, str]()
+    if op_type in SCALING:
+        found = {
+            math.hypot(*sides): "the diagonal of the native image",
+            math.prod(sides): "the pixels of the native image",
+        }
+    halves = [half for side in sides for half in (side / 2, (side - 1) / 2) if half > FEWEST]
+    found |= dict.fromkeys(halves, "half a side of the native image")
+    return found | dict.fromkeys([n for side in sides for n in (side - 1.0, float(side))], "a side of the native image")
+
+
+def near(number: float, known: Iterable[float]) -> float:
+    """Which of these a number is, but for its rounding; 0 where it is none."""
+    return next((item for item in known if abs(abs(number) - item) <= 1e-5 * item), 0.0)
+
+
+def _by_grids(state: State) -> set[str]:
+    """What is computed from grids of coordinates, element by element."""
+    nodes = {label(node): node for node in state.graph.live}
+    begun = [nodes[item.node] for item in state.continued if not item.alike]
+    return {name for node in begun for other in _beside(state.graph, node, _readers) for name in other.output}
+
+
+def _counts(state: State, node: onnx.NodeProto) -> dict[float, str]:
+    """How many places there are natively in the lists that are divided."""
+    views = [view for view in map(state.views.get, inputs_of(node)) if isinstance(view, Placed) and not is_map(view)]
+    rows = [_lengths(view, state.rank) for view in views if node.op_type in SCALING]
+    many = [n for row in rows for n in (*row, sum(row)) if n >= 4 * FEWEST]
+    return dict.fromkeys(map(float, many), "the native number of its places")
+
+
+def _read(state: State, node: onnx.NodeProto) -> set[float]:
     constants = (state.native[name].constant for name in inputs_of(node))
-    found = {float(value) for item in constants if item is not None and item.size <= _FEW for value in item.flat}
+    return meant((item for item in constants if item is not None), node)
+
+
+def meant(constants: Iterable[Array], node: onnx.NodeProto) -> set[float]:
+    """The few numbers that a node reads, or of which these are one part."""
+    few = [np.unique(item) for item in constants if item.dtype.kind in "fiu"]
+    found = {float(value) for item in few if item.size <= _FEW for value in item}
     found |= {float(attributes(node)["max"])} if "max" in attributes(node) else set()
-    if node.op_type == "Mul":
-        return {float(part_of(number)) for number in found}
-    return found if node.op_type == "Div" else found | {number + 1 for number in found}
-
-
-def part_of(number: float) -> int:
-    """The length of which a float is one part; 0 where it is that of none."""
-    return length_at(1 / number) if number else 0
-
-
-def length_at(number: float) -> int:
-    """The length that a float is, but for its rounding; 0 where it is none."""
-    return round(number) if FEWEST <= number < 1 << 31 and abs(number - round(number)) < 1e-5 * number else 0
+    return {1 / number for number in found if number} if node.op_type == "Mul" else found
 
 
 _FEW = 4
 """Numbers for the columns of boxes; more are a table."""
-_WITH_SIDES = {
+WITH_SIDES = {
     **dict.fromkeys(LIMITING, "keeps a list's values below"),
     **dict.fromkeys(SCALING, "divides a list's values by"),
+    **dict.fromkeys(ADDITIVE, "counts a list's values from"),
+    **dict.fromkeys(("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max"), "compares a list's values with"),
+    "Mod": "divides a list's values by",
 }
 
 

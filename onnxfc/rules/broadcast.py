@@ -22,6 +22,7 @@ from onnxfc.head.meet_grids import all_scores, beside_windows, lies_on, lift_fix
 from onnxfc.head.windows import affine, window_of_map
 from onnxfc.layout.axes import Group, Groups, channels, kinds, lengths, places_in, pure
 from onnxfc.layout.gathered import Gathered
+from onnxfc.layout.lists import Row, levels
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Context, Fixed, Placed, ScoreMap, Window, is_map, provenance_of_all
 from onnxfc.rules.expand import of_one_place
@@ -203,7 +204,19 @@ def _laid(ctx: RuleContext, placed: Sequence[Placed]) -> Groups | None:
         found.append(held.pop() if held else channels(length))
     places = [(atom.side, atom.place) for atom in places_in(found)]
     whole = len(places) == len(set(places)) and lengths(tuple(found)) == shape  # nothing is spread over places
-    return tuple(found) if whole and not any(view.parts != placed[0].parts for view in placed) else None
+    return tuple(found) if whole and all(_beside_rows(ctx, placed[0], view) for view in placed) else None
+
+
+def _beside_rows(ctx: RuleContext, first: Placed, view: Placed) -> bool:
+    """Whether what was joined in a tensor are the same strips, or rows of as many places at every size."""
+    return view.parts == first.parts or (bool(rows := _rows(ctx, view)) and rows == _rows(ctx, first))
+
+
+def _rows(ctx: RuleContext, view: Placed) -> list[tuple[Row, object]]:
+    """The rows of a list, each with how long the axes of its map are, at the probes."""
+    found = [(part.like, row) for part, row in levels(view, ctx.state.rank)] if view.is_list else []
+    shapes = [(like, row, ctx.builder.spec(like.tensor).shapes or ()) for like, row in found]
+    return [(row, [[shape[axis] for axis in like.spatial] for shape in own]) for like, row, own in shapes]
 
 
 def _pooled_beside_map(ctx: RuleContext, placed: Sequence[Placed]) -> Outcome | None:
@@ -306,11 +319,20 @@ def _made(ctx: RuleContext, placed: Sequence[Placed], groups: Groups, provenance
     """The view of the output."""
     first = max(placed, key=lambda view: len(view.sides))
     name = ctx.node.output[0]
-    made = Placed(name, name, groups, provenance, parts=first.parts, other=first.other)
+    parts = (
+        tuple(replace(part, groups=_with_row(groups, part)) for part in first.parts) if first.is_list else first.parts
+    )
+    made = Placed(name, name, groups, provenance, parts=parts, other=first.other)
     if made.is_map:
         return made
     bounds: frozenset[Boundary] = frozenset().union(*(view.bounds for view in placed))
     return replace(made, measured=first.like, bounds=bounds)
+
+
+def _with_row(groups: Groups, part: Placed) -> Groups:
+    """The axes of one level, where those of all are these."""
+    [row] = [group for group in part.groups if places_in([group])]
+    return tuple(row if kinds(group) == ["joined"] else group for group in groups)
 
 
 def _per_place(ctx: RuleContext, view: Placed, position: int) -> Placed:

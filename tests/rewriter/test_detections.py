@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -26,9 +27,10 @@ def rewritten(name: str, exporter: str) -> Rewrite:
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
-@pytest.mark.parametrize("name", ["detect", "detect_best"])
+@pytest.mark.parametrize("name", ["detect", "detect_best", "detect_apart"])
 def test_boxes_that_are_left_at_any_size(name: str, exporter: str) -> None:
-    """Non-maximum suppression behind a threshold, and behind the best twelve places: the numbers of PyTorch."""
+    """Non-maximum suppression behind a threshold, behind the best twelve places, and class by class: the numbers of
+    PyTorch."""
     done = rewritten(name, exporter)
     assert done.claim.detections == ("boxes", "best", "labels")
     assert {output.form for output in done.claim.outputs} == {"list"}
@@ -43,6 +45,16 @@ def test_boxes_that_are_left_at_any_size(name: str, exporter: str) -> None:
             assert made[output].shape == want.shape
             assert len(want) >= 5
             np.testing.assert_allclose(made[output], want, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_lists_of_several_levels_meet(exporter: str) -> None:
+    done = rewritten("detect_weighed", exporter)
+    assert [output.form for output in done.claim.outputs] == ["list"]
+    assert [level.grid for level in done.geometry.places(40, 56)] == [(20, 28), (10, 14)]
+    for size in SIZES:
+        want = REFERENCES[f"detect_weighed boxes {size[0]}x{size[1]}"]
+        np.testing.assert_allclose(run(done.model, {"image": image(*size)})["boxes"], want, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
@@ -83,6 +95,46 @@ def test_what_was_written_down_for_the_native_size_is_refused(
     assert (found.code, found.reason.split()[0]) == ("data-dependent", operator)
     assert f"holds {held}" in found.reason
     assert found.advice.startswith("export the model with open height and width")
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize(
+    ("output", "code", "told"),
+    [
+        ("centred", "size-locked", "Sub counts a list's values from half a side of the native image, a plain number"),
+        (
+            "from_middle",
+            "size-locked",
+            "Div divides a list's values by half a side of the native image, a plain number",
+        ),
+        ("flipped", "size-locked", "Sub counts a list's values from a side of the native image, a plain number"),
+        ("inside", "size-locked", "Less compares a list's values with a side of the native image, a plain number"),
+        ("shared", "size-locked", "Div divides a list's values by the native number of its places, a plain number"),
+        (
+            "softened",
+            "size-locked",
+            "Mul scales what a Softmax shares out by the native number of its places, a plain number",
+        ),
+        (
+            "diagonal",
+            "data-dependent",
+            "(Div|Pow) behind NonMaxSuppression holds the (diagonal|height or width) of the native image, which",
+        ),
+        (
+            "cells",
+            "data-dependent",
+            "Clip behind NonMaxSuppression holds the height or width of the map at the native size",
+        ),
+    ],
+)
+def test_numbers_that_speak_of_the_native_image_are_refused(output: str, code: str, told: str, exporter: str) -> None:
+    """Coordinates from the middle or the other side, parts of the diagonal, cells of the map, shares of all places."""
+    path = fixture_file(f"detect_reckoning.{exporter}.onnx")
+    with pytest.raises(NothingToRewrite) as caught:
+        onnxfc.rewrite(path, options=onnxfc.RewriteOptions(output_at=(output,)))
+    [found] = caught.value.refusals
+    assert found.code == code
+    assert re.match(told, found.reason)
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
