@@ -45,6 +45,9 @@ PRECISION = {
     "bfloat16": Precision("bfloat16", 2.0**-7, 4e-2, 2e-1),
 }
 NOT_FINITE = "not finite"
+OVERFLOWING = "so large that another image may overflow"
+BRINK = 1e19
+"""The root of the largest float: an exponential of twice as much has no value."""
 SHAPELESS = "empty or of changing shape"
 SQUASHED = 2
 """So many roundings of 1 onnxruntime's Sigmoid in float32 is off, where its values are near 0 too."""
@@ -176,6 +179,8 @@ def measure(
     rows = rows.astype(np.float64)
     if not np.isfinite(rows).all():
         return Scale(0.0, 0.0, precision, problem=NOT_FINITE)
+    if precision.name != "float64" and np.abs(rows).max(initial=0) > BRINK:
+        return Scale(0.0, 0.0, precision, problem=OVERFLOWING)
     signal = float((rows.max(axis=0) - rows.min(axis=0)).max()) / 2
     if STEPS * precision.step > signal:
         precision = replace(precision, step=0.0)

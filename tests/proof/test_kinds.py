@@ -205,3 +205,23 @@ def test_kinds_are_what_they_are_called(kind: Kind) -> None:
 def test_values_at_two_extremes_are_saturated(values: list[float], problem: str) -> None:
     rows = [np.roll(np.array([values]), turn) for turn in range(4)]
     assert measure(rows, 1, FLOAT, Options()).problem.partition(",")[0] == problem
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_exponentials_that_overflow_at_one_size_and_not_at_another(seed: int) -> None:
+    """Sizes of boxes as detectors decode them: nothing rests on inputs whose values come near the largest float."""
+    net = Net(7)
+    data = net.op("Mul", net.conv(net.image(1, (24, 32), 3), 3, 6, pads=[1] * 4), net.const(np.float32(0.25)))
+    rows = net.op("Reshape", net.op("Exp", data), net.ints(1, 6, -1))
+    done = rewrite(net.model(net.op("Transpose", rows, perm=[0, 2, 1])), check_options=CheckOptions(seed=seed))
+    assert done.parity is not None
+    assert done.parity.passed
+    assert len(done.parity.conditions.inputs) >= 2
+
+
+def test_values_of_which_another_image_may_have_none() -> None:
+    rows = np.array([[[1.0, 3e19]], [[2.0, 4.0]]], np.float32)
+    assert measure(list(rows), 1, FLOAT, Options()).problem == "so large that another image may overflow"
+    assert (
+        measure([row / 1e5 for row in rows], 1, FLOAT, Options()).problem != "so large that another image may overflow"
+    )
