@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -38,27 +39,34 @@ def one_hot(ctx: RuleContext) -> Outcome | None:
 
 
 def picks(ctx: RuleContext) -> Index | None:
-    """The places that a GatherND picks along the first axis of its data; None where it does anything else.
+    """What a GatherND picks along the first axes of its data, a row of places each; None where it does anything else.
 
     https://onnx.ai/onnx/operators/onnx__GatherND.html
     """
     places = ctx.constant(1)
-    if ctx.attrs.get("batch_dims", 0) or places is None or places.ndim != 2 or places.shape[1] != 1:
+    if ctx.attrs.get("batch_dims", 0) or places is None or places.ndim != 2:
         return None
-    return np.asarray(places[:, 0], np.int64)
+    return np.asarray(places, np.int64)
 
 
 @rule("GatherND", on=FEATURES, attributes=("batch_dims",))
 def picked(ctx: RuleContext) -> Outcome:
-    """GatherND of one number each is Gather along the features, where their axis was moved before the batch."""
-    view, places = ctx.views[0], picks(ctx)
-    if places is None or not isinstance(view, Window | ScoreMap) or not view.batch_axis:
+    """GatherND is Gather along the features, laid on one axis, where the batch was moved behind them."""
+    view, rows = ctx.views[0], picks(ctx)
+    known = isinstance(view, Window | ScoreMap) and rows is not None and (view.batch_axis or 0) >= rows.shape[1]
+    if not known or rows is None or not isinstance(view, Window | ScoreMap):
         return ctx.refuse("mixes-batch", "picks along the batch, or by places that are not constant")
+    at, moved = tuple(rows.T), view.batch_axis - rows.shape[1] + 1 if view.batch_axis else None
     if isinstance(view, Window):
-        scale, shift = (None if work is None else work[places] for work in (view.scale, view.shift))
-        return [replace(view, index=view.index[places], scale=scale, shift=shift, trunk=None)]
-    tensor = ctx.builder.emit("Gather", [view.tensor, ctx.builder.constant(places, "places")], axis=1, instead=ctx.node)
-    return [replace(view, tensor=tensor, features=(len(places), *view.features[1:]))]
+        scale, shift = (None if work is None else work[at] for work in (view.scale, view.shift))
+        return [replace(view, index=view.index[at], scale=scale, shift=shift, trunk=None, batch_axis=moved)]
+    length, rest = rows.shape[1], view.features[rows.shape[1] :]
+    places, tensor = np.ravel_multi_index(at, view.features[:length], mode="wrap"), view.tensor
+    if length > 1:
+        grid = [ops.dims(ctx.builder, tensor, axis, axis + 1) for axis in view.grid]
+        tensor = ops.reshape(ctx.builder, tensor, [0, math.prod(view.features[:length]), *rest, *grid])
+    tensor = ctx.builder.emit("Gather", [tensor, ctx.builder.constant(places, "places")], axis=1, instead=ctx.node)
+    return [replace(view, tensor=tensor, features=(len(places), *rest), batch_axis=moved)]
 
 
 @rule("GatherElements", "ScatterElements", on=FEATURES, attributes=("axis", "reduction"))
@@ -167,7 +175,14 @@ def _table_look_up(ctx: RuleContext) -> Outcome:
 def picked_channels(ctx: RuleContext) -> Outcome | None:
     """GatherND of one number each is Gather along the channels; exporters move their axis to the front for it."""
     view = ctx.views[0]
-    if picks(ctx) is None or not isinstance(view, Placed) or not ctx.only_first or not pure(view.groups[0]):
+    rows = picks(ctx)
+    if (
+        rows is None
+        or rows.shape[1] != 1
+        or not isinstance(view, Placed)
+        or not ctx.only_first
+        or not pure(view.groups[0])
+    ):
         return None
     ctx.keep()
     return ctx.of_channels(view, 0)

@@ -19,6 +19,7 @@ from onnxfc.graph.index import attributes
 from onnxfc.head.placed_windows import as_piece, pooled_in_part
 from onnxfc.layout.axes import is_mixed, lengths, pure
 from onnxfc.layout.axis_map import Pixels
+from onnxfc.layout.lists import levels
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Placed
 from onnxfc.rules.joined_strips import axis_of, ends_of, sliced_part
@@ -91,10 +92,11 @@ def _from_behind(cuts: Cuts, lengths: Mapping[int, int] = MappingProxyType({})) 
 
 
 def _of_channels(ctx: RuleContext, view: Placed) -> Outcome | None:
-    """Some channels of a folded tensor; None where more than channels is cut."""
+    """Some channels of a folded tensor; None where more is cut, or they are features of a window."""
     before, after = ctx.shape_in(), ctx.shape_out()
     touched = [axis for axis, pair in enumerate(zip(before, after, strict=True)) if len(set(pair)) > 1]
-    if not ctx.only_first or is_mixed(view.groups) or len(touched) != 1 or not pure(view.groups[touched[0]]):
+    features = is_mixed(view.groups) and not (ctx.state.dense and levels(view, ctx.state.rank))
+    if not ctx.only_first or features or len(touched) != 1 or not pure(view.groups[touched[0]]):
         return None
     ctx.keep()
     return ctx.of_channels(view, touched[0])

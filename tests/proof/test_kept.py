@@ -62,6 +62,20 @@ def test_windows_beside_a_kept_pool_are_crops(exporter: str) -> None:
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
+def test_windows_of_half_a_gram_matrix_are_crops(exporter: str) -> None:
+    """One exporter picks by pairs of places (GatherND), with the batch moved behind them."""
+    original = model_of("kept_triangle", exporter)
+    done = rewrite(original, check_options=CHECK)
+    image = np.random.default_rng(0).standard_normal((1, 3, 17, 19)).astype(np.float32)
+    [found], run = session(complete(done)).run(["scores"], {"image": image}), session(original)
+    assert found.shape == (1, 5, 3, 4)
+    for row, column in np.ndindex(3, 4):
+        crop = np.ascontiguousarray(image[:, :, 2 * row : 2 * row + 13, 2 * column : 2 * column + 13])
+        [wanted] = run.run(["scores"], {"image": crop})
+        np.testing.assert_allclose(found[:, :, row, column], wanted, atol=1e-5 * np.ptp(wanted))
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
 @pytest.mark.parametrize(
     ("name", "operator"), [("kept_times_count", "Mul"), ("kept_standard_error", "Div"), ("kept_lp_pooled", "Mul")]
 )

@@ -58,6 +58,18 @@ def test_lists_of_several_levels_meet(exporter: str) -> None:
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
+def test_lists_of_several_boxes_a_place_without_a_batch(exporter: str) -> None:
+    done = rewritten("detect_anchored", exporter)
+    assert [output.form for output in done.claim.outputs] == ["list", "list"]
+    assert [(level.grid, level.inner) for level in done.geometry.places(40, 56)] == [((20, 28), 2)]
+    for size in SIZES:
+        made = run(done.model, {"image": image(*size)})
+        for name in ("boxes", "best"):
+            want = REFERENCES[f"detect_anchored {name} {size[0]}x{size[1]}"]
+            np.testing.assert_allclose(made[name], want, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
 def test_nodes_behind_the_lists_are_the_originals(exporter: str) -> None:
     done = rewritten("detect", exporter)
     assert done.original.proto.graph.output[0].name == "boxes"

@@ -108,6 +108,7 @@ UNLISTED = (
     "kept_queries.",
     "kept_spread.",
     "kept_soft_argmax.",
+    "kept_triangle.",
     "kept_unbatched.",
     "list_and_pooled.",
     "list_best.",
