@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from onnxfc import errors
 from onnxfc.builder.rule_context import LEAVE
@@ -175,10 +175,14 @@ def analyse(original: ModelFile, options: RewriteOptions) -> Analysis:
     names = SIZE_NAMES[len(image.spatial) + len(image.fixed)]
     if not found.refusals or len(names) == 1:
         return found
-    alone = [f"--free {name}" for name in names if (name,) != options.free and _can_free(original, options, name)]
-    if not alone:
+    first, told = found.refusals[0], ""
+    if first.code == "attention" and options.global_pool == "window" and _can(original, options, global_pool="keep"):
+        told = "--global-pool keep sums up all places of an image, for one vector of each"
+    alone = [name for name in names if (name,) != options.free and _can(original, options, free=(name,))]
+    if alone and not told:
+        told = f"{' or '.join(f'--free {name}' for name in alone)} frees that axis alone"
+    if not told:
         return found
-    first, told = found.refusals[0], f"{' or '.join(alone)} frees that axis alone"
     advice = told if first.advice in ("", LEAVE) else f"{first.advice}; {told}"
     return replace(found, refusals=(replace(first, advice=advice), *found.refusals[1:]))
 
@@ -201,13 +205,18 @@ def _ahead_of_detections(found: Analysis, options: RewriteOptions) -> Analysis:
         else:
             ahead.state.builder.follow(tail.nodes)
             against = objection(tail, ahead.state, ahead.reading)
-            return replace(ahead, tail=tail, refusals=() if against is None else (against,))
-    return replace(found, refusals=why) if why else found
+            if against is None:
+                return replace(ahead, tail=tail)
+            why = (against,)
+            break
+    told = tuple(refusal for refusal in found.refusals if refusal.code not in ("data-dependent", "size-locked"))
+    return replace(found, refusals=told or why or found.refusals)
 
 
-def _can_free(original: ModelFile, options: RewriteOptions, name: str) -> bool:
+def _can(original: ModelFile, options: RewriteOptions, **changes: Any) -> bool:
+    """Whether nothing is refused with other options."""
     try:
-        return not _analysed(original, replace(options, free=(name,))).refusals
+        return not _analysed(original, replace(options, **changes)).refusals
     except (NothingToRewrite, UsageError):
         return False
 

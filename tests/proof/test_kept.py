@@ -62,6 +62,15 @@ def test_windows_beside_a_kept_pool_are_crops(exporter: str) -> None:
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
+def test_what_is_no_window_but_may_be_kept_offers_that(exporter: str) -> None:
+    with pytest.raises(NothingToRewrite) as caught:
+        rewrite(model_of("kept_vlad", exporter))
+    [found] = caught.value.refusals
+    assert found.code == "attention"
+    assert found.advice == "--global-pool keep sums up all places of an image, for one vector of each"
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
 def test_windows_of_half_a_gram_matrix_are_crops(exporter: str) -> None:
     """One exporter picks by pairs of places (GatherND), with the batch moved behind them."""
     original = model_of("kept_triangle", exporter)

@@ -110,6 +110,7 @@ UNLISTED = (
     "kept_soft_argmax.",
     "kept_triangle.",
     "kept_unbatched.",
+    "kept_vlad.",
     "list_and_pooled.",
     "list_best.",
 )
