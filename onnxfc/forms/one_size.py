@@ -12,7 +12,8 @@ from onnxfc.errors import UsageError
 from onnxfc.forms.draft import Draft
 from onnxfc.forms.drop_idle import drop_idle
 from onnxfc.forms.fold_sizes import fold_sizes
-from onnxfc.graph.index import Graph
+from onnxfc.graph.index import Graph, inputs_of
+from onnxfc.graph.op_kinds import LENGTHS
 from onnxfc.io.model_file import ModelFile
 from onnxfc.shapes.model_shapes import Shapes
 from onnxfc.shapes.spec import Shape
@@ -33,8 +34,19 @@ def at_one_size(model: ModelFile, claim: Claim, size: Sequence[int], free_batch:
         told = "x".join(map(str, size))
         raise UsageError(f"fixed size {told}: the rewritten model does not run on images of this size")
     named = {item.rewritten for item in claim.boundaries} | {item.rewritten for item in claim.layers}
-    kept = frozenset(graph.outputs) | (named & graph.producers.keys())
+    named |= {item.name for item in claim.outputs}
+    kept = frozenset(graph.outputs) | (named & graph.producers.keys()) | _left(graph, claim)
     return drop_idle(fold_sizes(Draft(model, graph, tuple(graph.live), specs, kept)))
+
+
+def _left(graph: Graph, claim: Claim) -> set[str]:
+    """What detections are made of, up to the outputs that the claim tells of: it stays as it is."""
+    told, found = {item.name for item in claim.outputs}, list(claim.detections)
+    for name in found:
+        node = graph.producers.get(name)
+        read = () if node is None or node.op_type in LENGTHS else inputs_of(node)
+        found.extend(item for item in read if item not in told and item not in found)
+    return set(found) & graph.producers.keys()
 
 
 def _inputs(graph: Graph, claim: Claim, size: Sequence[int], more: Sequence[int]) -> dict[str, list[Shape]]:

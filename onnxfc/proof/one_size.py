@@ -78,6 +78,7 @@ def _compared(
         [Output(item.name, "map" if item.form == "map" != own.form else "global") for item, own in pairs],
         [Layer(item.rewritten, item.rewritten, "global") for item in claim.layers],
     )
+    one = replace(one, detections=claim.detections)
     names = {item.original: item.rewritten for item in claim.layers}
     rtols, atols = (
         {names.get(name, name): value for name, value in given.items() if names.get(name, name) in _known(one)}

@@ -169,7 +169,7 @@ def analyse(original: ModelFile, options: RewriteOptions) -> Analysis:
     A refusal names the axes of the image that could be freed alone.
     """
     found = _analysed(original, options)
-    if found.refusals and not (options.dynamic_batch or options.form or options.fixed_size):
+    if found.refusals and not (options.dynamic_batch or options.form):
         found = _ahead_of_detections(found, options)
     image = found.reading[0]
     names = SIZE_NAMES[len(image.spatial) + len(image.fixed)]
@@ -210,7 +210,7 @@ def _ahead_of_detections(found: Analysis, options: RewriteOptions) -> Analysis:
             why = (against,)
             break
     told = tuple(refusal for refusal in found.refusals if refusal.code not in ("data-dependent", "size-locked"))
-    return replace(found, refusals=told or why or found.refusals)
+    return replace(found, refusals=told or why) if why else found
 
 
 def _can(original: ModelFile, options: RewriteOptions, **changes: Any) -> bool:

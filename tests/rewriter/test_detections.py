@@ -206,6 +206,33 @@ def test_detections_of_windows_are_refused() -> None:
     assert found.code == "data-dependent"
 
 
+@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize("name", ["detect", "detect_best", "detect_apart"])
+def test_detectors_of_one_other_size(name: str, exporter: str) -> None:
+    """The nodes that pick are the original's own there, too; what PyTorch gives at that size."""
+    for size in SIZES:
+        done = onnxfc.rewrite(fixture_file(f"{name}.{exporter}.onnx"), options=onnxfc.RewriteOptions(fixed_size=size))
+        assert done.parity is not None
+        assert done.parity.form is not None
+        assert done.parity.form.status == "passed"
+        [declared] = done.model.graph.input
+        assert [dim.dim_value for dim in declared.type.tensor_type.shape.dim] == [1, 3, *size]
+        made = run(done.model, {"image": image(*size)})
+        for output in done.claim.detections:
+            want = REFERENCES[f"{name} {output} {size[0]}x{size[1]}"]
+            assert made[output].shape == want.shape
+            np.testing.assert_allclose(made[output], want, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["attribute", "constant"])
+def test_proof_finds_other_nodes_in_a_form(form: str) -> None:
+    options = onnxfc.RewriteOptions(fixed_size=SIZES[0])
+    done = onnxfc.rewrite(fixture_file("detect.torchscript.onnx"), options=options)
+    parity = done.proven(form=onnxfc.ModelFile.open(damaged(done, form)))
+    assert not parity.passed
+    assert "the nodes that make boxes are not" in parity.summary()
+
+
 def test_batches_are_not_freed_behind_detections() -> None:
     with pytest.raises((NothingToRewrite, UsageError)):
         onnxfc.rewrite(fixture_file("detect.dynamo.onnx"), options=onnxfc.RewriteOptions(dynamic_batch=True))
