@@ -16,6 +16,8 @@ import onnx
 from onnxfc.analysis.flow import Flow, Look
 from onnxfc.analysis.written_counts import CLOSE, MOVES, number
 from onnxfc.builder.state import Unbiased
+from onnxfc.graph.einsum_equation import letters_of
+from onnxfc.graph.index import attributes
 from onnxfc.graph.op_kinds import ADDITIVE, MEANS, SCALING
 
 _ONWARD = {*MOVES, "Abs", "Neg", "Relu", "Sign", "Sqrt"}
@@ -67,10 +69,10 @@ def _is_mean_by_hand(flow: Flow, look: Look, counts: Counts) -> bool:
     node, (count, axes, _) = flow.graph.producers[look.name], _count(flow, look)
     if node.op_type == "ReduceLogSumExp":
         return _less_logarithm(flow, look.name, math.log(count))
-    if node.op_type not in {"MatMul", "ReduceL1", "ReduceSum"}:
+    if node.op_type not in {"Einsum", "MatMul", "ReduceL1", "ReduceSum"}:
         return False
     less = 1 / (count - 1)
-    wanted = (*((less,) if node.op_type == "MatMul" or _are_squares(flow, node.input[0]) else ()), 1 / count)
+    wanted = (*((less,) if look.kind == "product" or _are_squares(flow, node.input[0]) else ()), 1 / count)
     if node.op_type == "MatMul":  # a Gram matrix, by the number of all features
         wanted += (1 / math.prod(flow.native[node.input[0]].native[-2:]),)
     found, each = _scaled_by(flow, look.name, wanted)
@@ -135,11 +137,22 @@ def _count(flow: Flow, look: Look) -> tuple[int, tuple[int, ...], bool]:
     left."""
     name = flow.graph.producers[look.name].input[0]
     held = flow.layouts.get(name)
-    if held is None or look.kind not in ("pool", "cover", "product"):
+    node = flow.graph.producers[look.name]
+    alone = node.op_type == "Einsum" and len(node.input) == 1
+    if held is None or (look.kind not in ("pool", "cover", "product") and not alone):
         return 0, (), False
     shape = flow.native[name].native
-    axes = (len(shape) - 1,) if look.kind == "product" else look.axes
+    axes = _summed(node, flow) if look.kind == "product" or alone else look.axes
     return math.prod(shape[axis] for axis in axes), axes, held.solid <= look.gone
+
+
+def _summed(node: onnx.NodeProto, flow: Flow) -> tuple[int, ...]:
+    """The axes of a product's first factor that the result lacks."""
+    ranks = [len(flow.native[name].native) for name in node.input]
+    if node.op_type != "Einsum":
+        return (ranks[0] - 1,)
+    terms, out = letters_of(str(attributes(node)["equation"]), ranks)
+    return tuple(axis for axis, letter in enumerate(terms[0]) if letter not in out)
 
 
 def _are_squares(flow: Flow, name: str) -> bool:
