@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from itertools import permutations
+from itertools import combinations_with_replacement, permutations
 
 import numpy as np
 import onnx
@@ -98,11 +98,9 @@ def _lengths(view: Placed, rank: int) -> list[int]:
 def figures(sides: Iterable[int], op_type: str) -> dict[float, str]:
     """Numbers that speak of an image with these sides, and what they are to such an operator."""
     sides, found = [side for side in sides if side >= FEWEST], dict[float, str]()
-    if op_type in SCALING:
-        found = {
-            math.hypot(*sides): "the diagonal of the native image",
-            math.prod(sides): "the pixels of the native image",
-        }
+    for pair in combinations_with_replacement(sides, 2) if op_type in SCALING else ():
+        found |= {math.hypot(*pair): "the diagonal of the native image"}
+        found |= {float(math.prod(pair)): "the pixels of the native image"}
     halves = [half for side in sides for half in (side / 2, (side - 1) / 2) if half > FEWEST]
     found |= dict.fromkeys(halves, "half a side of the native image")
     return found | dict.fromkeys([n for side in sides for n in (side - 1.0, float(side))], "a side of the native image")

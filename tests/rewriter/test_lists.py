@@ -259,6 +259,21 @@ def test_limits_that_are_no_size_of_the_image_stay() -> None:
 
 
 @pytest.mark.parametrize(
+    ("size", "number", "held"), [(8, 1.0, False), (8, 8.0, False), (40, 40 * 2**0.5, True), (40, 1600.0, True)]
+)
+def test_a_square_image_and_one_too_small_to_tell(size: int, number: float, held: bool) -> None:
+    """Its diagonal and its pixels; below 16 rows a number is any number."""
+    net = Net(17)
+    data = net.conv(net.image(1, (size, size), 2), 2, 4, strides=[2, 2])
+    rows = net.op("Transpose", net.op("Reshape", data, net.ints(1, 4, -1)), perm=[0, 2, 1])
+    model = net.model(net.op("Div", rows, net.const(np.float32(number))))
+    if held:
+        assert refusal(model).code == "size-locked"
+    else:
+        assert [output.form for output in onnxfc.rewrite(model).claim.outputs] == ["list"]
+
+
+@pytest.mark.parametrize(
     ("op_type", "number", "held"),
     [("Div", 20, True), ("Mul", 1 / 20, True), ("Mul", 1 / 1333, True), ("Div", 21, False), ("Mul", 1 / 1331, False)],
 )
