@@ -20,7 +20,7 @@ from onnxfc.graph.quantised_operators import in_own_domain
 from onnxfc.io.model_file import ModelFile
 from onnxfc.layout.affine import Grids
 from onnxfc.layout.provenance import Provenance
-from onnxfc.rewriter.detections import Tail, left_too, objection, of_windows, tail_of
+from onnxfc.rewriter.detections import Tail, left_too, not_behind, objection, of_windows, tail_of
 from onnxfc.rewriter.inner_tensors import begin_at, end_at
 from onnxfc.rewriter.outputs import Form, finish
 from onnxfc.rewriter.pools_of_all import with_reductions
@@ -169,7 +169,7 @@ def analyse(original: ModelFile, options: RewriteOptions) -> Analysis:
     A refusal names the axes of the image that could be freed alone.
     """
     found = _analysed(original, options)
-    if found.refusals and not (options.dynamic_batch or options.form):
+    if found.refusals:
         found = _ahead_of_detections(found, options)
     image = found.reading[0]
     names = SIZE_NAMES[len(image.spatial) + len(image.fixed)]
@@ -192,6 +192,11 @@ def _ahead_of_detections(found: Analysis, options: RewriteOptions) -> Analysis:
     none, or where what is ahead is refused for itself."""
     within: set[str] = set()
     why: tuple[Refusal, ...] = ()
+    option = "--dynamic-batch" if options.dynamic_batch else f"--form {options.form}" if options.form else ""
+    others = tuple(refusal for refusal in found.refusals if refusal.code not in ("data-dependent", "size-locked"))
+    if option:
+        first = None if others else tail_of(found.original, found.reading)
+        return found if first is None else replace(found, refusals=(not_behind(first, option),))
     while tail := tail_of(found.original, found.reading, within):
         try:
             ahead = _analysed(tail.ahead, replace(options, output_at=()))
@@ -209,8 +214,7 @@ def _ahead_of_detections(found: Analysis, options: RewriteOptions) -> Analysis:
                 return replace(ahead, tail=tail)
             why = (against,)
             break
-    told = tuple(refusal for refusal in found.refusals if refusal.code not in ("data-dependent", "size-locked"))
-    return replace(found, refusals=told or why) if why else found
+    return replace(found, refusals=others or why) if why else found
 
 
 def _can(original: ModelFile, options: RewriteOptions, **changes: Any) -> bool:

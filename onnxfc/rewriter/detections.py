@@ -159,6 +159,13 @@ def _reads_lists(node: onnx.NodeProto, state: State) -> bool:
     return all(isinstance(view, Placed) and levels(view, state.rank) for view in views)
 
 
+def not_behind(tail: Tail, option: str) -> Refusal:
+    """That an option does not hold behind the first node that picks places by their values."""
+    node = tail.picking[0]
+    why = f"{node.op_type} leaves as many as the values of one image say, which {option} cannot have"
+    return Refusal("data-dependent", label(node), why, f"leave out {option}, or end the model before it: --output-at")
+
+
 def objection(tail: Tail, state: State, images: Sequence[Image]) -> Refusal | None:
     """Why nodes cannot be left as they are behind what was made of the model ahead of them; None where they can."""
     first = tail.picking[0]

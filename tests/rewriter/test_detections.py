@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,7 +16,7 @@ from references import EXPORTERS, image, run
 
 import onnxfc
 from onnxfc.claim.scannable import against_scan
-from onnxfc.errors import NothingToRewrite, UsageError
+from onnxfc.errors import NothingToRewrite
 from onnxfc.rewriter.api import Rewrite
 
 REFERENCES = np.load(fixture_file("detections.npz"))
@@ -233,6 +234,14 @@ def test_proof_finds_other_nodes_in_a_form(form: str) -> None:
     assert "the nodes that make boxes are not" in parity.summary()
 
 
-def test_batches_are_not_freed_behind_detections() -> None:
-    with pytest.raises((NothingToRewrite, UsageError)):
-        onnxfc.rewrite(fixture_file("detect.dynamo.onnx"), options=onnxfc.RewriteOptions(dynamic_batch=True))
+@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize(
+    ("option", "told"), [({"dynamic_batch": True}, "--dynamic-batch"), ({"form": "conv4d"}, "--form conv4d")]
+)
+def test_options_that_do_not_hold_behind_detections_are_named(option: dict[str, Any], told: str, exporter: str) -> None:
+    with pytest.raises(NothingToRewrite) as caught:
+        onnxfc.rewrite(fixture_file(f"detect.{exporter}.onnx"), options=onnxfc.RewriteOptions(**option))
+    [found] = caught.value.refusals
+    assert found.code == "data-dependent"
+    assert found.reason == f"NonZero leaves as many as the values of one image say, which {told} cannot have"
+    assert found.advice == f"leave out {told}, or end the model before it: --output-at"
