@@ -14,6 +14,7 @@ from onnx import helper
 
 from onnxfc.claim.claim import PREFIX
 from onnxfc.io.model_file import ModelFile
+from onnxfc.proof.quantised_numbers import foreign
 from onnxfc.proof.results import Certificate, WeightResult
 from onnxfc.proof.sessions import Array
 from onnxfc.proof.stored_weights import Stored, Weights
@@ -22,14 +23,23 @@ from onnxfc.proof.weight_relation import Found, Matrix, added_up, gathered, perm
 _GEMMS = ("Gemm", "FusedGemm")
 _MATMULS = ("MatMul", "FusedMatMul", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul")
 _CONVS = ("Conv", "FusedConv", "QLinearConv", "ConvInteger")
-_QUANTISED = ("QLinearConv", "ConvInteger", "DynamicQuantizeLinear", "DequantizeLinear")
 _INTEGERS = ("QGemm", "QLinearMatMul")
+_QUANTISED = {"ConvInteger", "DequantizeLinear", "DynamicQuantizeLinear", *_INTEGERS, "MatMulInteger", "QLinearConv"}
 _CONTRACTIONS = (*_GEMMS, *_MATMULS, *_INTEGERS, "Einsum")
 
 
 @np.errstate(invalid="ignore", over="ignore")  # weights that are no numbers, which equal nothing
 def certify(original: ModelFile, other: ModelFile) -> Certificate:
-    """Look for every FC weight of ``original`` in ``other``; failed where a rewrite lacks one."""
+    """Look for every FC weight of ``original`` in ``other``, and for every quantised number of ``other`` in
+    ``original``; failed where a rewrite lacks one, or has one of its own."""
+    found, rewritten = _of_weights(original, other), _is_rewrite(original.proto, other.proto)
+    if found.status == "failed" or not rewritten:
+        return found
+    told = foreign(original, other, {name for item in found.weights for name in item.found})
+    return replace(found, status="failed", reason=told) if told else found
+
+
+def _of_weights(original: ModelFile, other: ModelFile) -> Certificate:
     layers = _turned(list(_fully_connected(original)), list(_fully_connected(other)))
     convs, computed = _convs(other)
     found, beside = _found(layers, convs)
@@ -162,7 +172,7 @@ def _fully_connected(file: ModelFile) -> Iterator[Matrix]:
 
 
 def _beside(weights: Weights, node: onnx.NodeProto) -> dict[str, Array]:
-    """The scale and zero point of a layer's features, and its bias, as far as they are in the file."""
+    """The scale and zero point of a layer's features, its bias and the step of that, as far as they are in the file."""
     integers = node.op_type in (*_INTEGERS, "QLinearConv")
     given = node.input[1:3] if integers else weights.behind(node.input[0])
     at = {"QGemm": 6, "QLinearConv": 8, "QLinearMatMul": 99}.get(node.op_type, 2)
@@ -173,7 +183,10 @@ def _beside(weights: Weights, node: onnx.NodeProto) -> dict[str, Array]:
     weight = weights.of(node.input[4]) if integers and "bias" in found and "scale" in found else None
     if weight is not None and found["scale"].size == 1 and weight.values.size in (1, found["bias"].size):
         # integers of this scale, which a graph that was opened has as numbers
-        found["bias"] = found["bias"] * found["scale"] * weight.values.ravel().astype(np.float64)
+        step = found["scale"] * weight.values.ravel().astype(np.float64)
+        found |= {"bias": found["bias"] * step, "step": step.max(keepdims=True)}
+    elif "bias" in stored and stored["bias"] is not None:
+        found["step"] = np.full(1, stored["bias"].step)
     zero = stored.get("zero point")
     if zero is not None and zero.values.dtype.kind in "iu":  # integers of the other sign
         found["zero point"] -= np.iinfo(zero.values.dtype).min
@@ -184,14 +197,21 @@ def _operand(weights: Weights, node: onnx.NodeProto, position: int) -> Stored | 
     if node.op_type in _INTEGERS:
         turned = any(item.name == "transB" and item.i for item in node.attribute)
         return weights.of_integers(node.input[3:6], 0 if turned else 1)
-    return _as_numbers(weights.of(node.input[position])) if position < len(node.input) else None
+    return _as_numbers(weights, node, position) if position < len(node.input) else None
 
 
-def _as_numbers(stored: Stored | None) -> Stored | None:
-    """Integers as what they are, where a product of integers reads them."""
+def _as_numbers(weights: Weights, node: onnx.NodeProto, position: int) -> Stored | None:
+    """Integers from their zero point on, where a product of integers reads them; as what they are, where outputs have
+    several."""
+    stored = weights.of(node.input[position])
     if stored is None or stored.values.dtype.kind not in "iu":
         return stored
-    return replace(stored, values=stored.values.astype(np.float32))
+    at = position + (4 if node.op_type == "MatMulIntegerToFloat" else 2)
+    zero = weights.of(node.input[at]) if at < len(node.input) and node.input[at] else None
+    values = stored.values.astype(np.float32)
+    if zero is None or not zero.values.any() or (zero.values != zero.values.flat[0]).any():
+        return replace(stored, values=values)
+    return replace(stored, values=values - np.float32(zero.values.flat[0]), span=None)
 
 
 def _matrix(node: onnx.NodeProto, position: int, values: Array) -> Array | None:
@@ -229,7 +249,7 @@ def _convs(file: ModelFile) -> tuple[list[Matrix], bool]:
     for node in _live(file.proto.graph, weights.nodes):
         if node.op_type in _CONVS and len(node.input) > 1:
             integers = node.op_type == "QLinearConv"
-            stored = weights.of_integers(node.input[3:6]) if integers else _as_numbers(weights.of(node.input[1]))
+            stored = weights.of_integers(node.input[3:6]) if integers else _as_numbers(weights, node, 1)
             computed = computed or stored is None
             if stored is not None and stored.values.ndim > 1 and stored.values.size:
                 found.append(replace(_conv(node, stored), beside=_beside(weights, node)))

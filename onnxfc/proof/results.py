@@ -6,7 +6,8 @@
 - CPU against provider: the original where the check was run against the original on the CPU.
 - trunk parity: the original's own trunk at larger sizes, where it runs there, is the rewritten model's.
 - shift consistency: what lies well inside two overlapping images is the same in both.
-- certificate: which Conv weight is which FC layer's weight, read off the two files.
+- certificate: which Conv weight is which FC layer's weight, and whether quantised numbers are the original's, read off
+  the two files.
 - verdict: what the rewritten model says of itself (``exact``, ``approximate`` or ``extrapolated``), carried along.
 
 Deviations and tolerances are given relative to the *signal* of an output: half the largest change that
@@ -153,7 +154,8 @@ class WeightResult:
 @dataclass(frozen=True)
 class Certificate:
     """What the two files say of their weights, without a run: ``none`` where they do not say it, ``failed`` where a
-    rewrite should. ``weights`` are those of FC layers that are none in the second model."""
+    rewrite should, or has quantised numbers of its own. ``weights`` are those of FC layers that are none in the second
+    model."""
 
     status: Literal["holds", "none", "failed"]
     weights: tuple[WeightResult, ...] = ()

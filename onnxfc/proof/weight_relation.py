@@ -28,7 +28,7 @@ _NAMES = {0: "C", 1: "CL", 2: "CHW", 3: "CDHW"}
 @dataclass(frozen=True)
 class Matrix:
     """A weight as (M, F); ``kernel``: what its features are made of, channels and places, for a Conv's. ``beside``: the
-    numbers that go with a quantised one, as far as a file holds them."""
+    numbers that go with a quantised one, as far as a file holds them, and the step of a bias in integers."""
 
     node: str
     stored: Stored
@@ -38,8 +38,10 @@ class Matrix:
 
     def other_beside(self, other: Matrix) -> str:
         """What goes with both weights and is not the same; "" if nothing."""
-        pairs = ((name, self.beside[name], other.beside[name]) for name in self.beside if name in other.beside)
-        return next((name for name, one, two in pairs if not _alike(one, two)), "")
+        low, high = sorted(float(beside.get("step", np.zeros(1))[0]) for beside in (self.beside, other.beside))
+        room = {"bias": 0.51 * high if not low else 0.0}
+        both = [name for name in ("scale", "zero point", "bias") if name in self.beside and name in other.beside]
+        return next((x for x in both if not _alike(self.beside[x], other.beside[x], room.get(x, 0.0))), "")
 
     @property
     def plain(self) -> bool:
@@ -47,9 +49,9 @@ class Matrix:
         return self.stored.span is not None and bool(self.values.flags.c_contiguous)
 
 
-def _alike(one: Array, two: Array) -> bool:
-    """The same but for roundings of float32."""
-    return one.shape == two.shape and bool(np.allclose(one, two, rtol=2.0**-21, atol=0))
+def _alike(one: Array, two: Array, atol: float) -> bool:
+    """The same but for roundings of float32, and of a bias to integers."""
+    return one.shape == two.shape and bool(np.allclose(one, two, rtol=2.0**-21, atol=atol))
 
 
 @dataclass(frozen=True)
