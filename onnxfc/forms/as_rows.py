@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import onnx
 
 from onnxfc.forms.draft import Draft
@@ -37,7 +38,7 @@ def as_rows(draft: Draft, orders: Mapping[str, WeightOrder]) -> tuple[Draft, tup
     """The draft with Gemms, and the Convs that are FC layers."""
     found: list[Replaced] = []
     layer = partial(_layer, orders, found)
-    rules: dict[str, Rule] = {**dict.fromkeys(RESHAPING, stays), **dict.fromkeys(KERNELS, layer)}
+    rules: dict[str, Rule] = {**dict.fromkeys(RESHAPING, stays), **dict.fromkeys((*KERNELS, "ConvInteger"), layer)}
     return Follower(draft, "row", rules).run(), tuple(found)
 
 
@@ -54,11 +55,16 @@ def _layer(
     if weight is None or not stored:
         return None
     order = orders.get(weight.name)
-    order = order if order is not None and order.fits(shape) else None
+    sums = node.op_type == "ConvInteger"
+    order = order if order is not None and order.fits(shape) and not (sums and order.outputs_first) else None
     rows = follower.followed.get(node.input[0]) or _flat(follower, node, data, order)
     dims, after = (shape[0], math.prod(shape[1:])), (after[0], shape[0])
     turned = order is None or order.outputs_first
     held = copied(weight.tensor, dims=dims) if order is None else order.back(weight.value)
+    if sums:  # features first
+        held = np.ascontiguousarray(weight.value.reshape(dims).T) if order is None else held
+        made = follower.weight(weight, held, dims[::-1], 1)
+        return follower.emit(node, "MatMulInteger", [rows, made, *node.input[2:]], after)
     made = follower.weight(weight, held, dims if turned else dims[::-1], int(not turned))
     if node.op_type == "Conv":
         return follower.emit(node, "Gemm", [rows, made, *node.input[2:]], after, transB=int(turned))

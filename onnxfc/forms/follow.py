@@ -44,7 +44,8 @@ class Follower:
         for node in self.draft.nodes:
             rule = self._rules.get(node.op_type)
             plain = node.domain in {"", "ai.onnx"} or is_contributed(node) or standing(node) is not None
-            made = rule(self, node) if rule is not None and plain and len(node.output) == 1 else None
+            single = len(node.output) == 1 or node.op_type == "DynamicQuantizeLinear"
+            made = rule(self, node) if rule is not None and plain and single else None
             if made is not None:
                 self.followed[node.output[0]] = made
             else:
@@ -66,10 +67,10 @@ class Follower:
         held = self.hold(weight.name, value, own=True)
         if weight.by is None:
             return held
-        name, label = (self._names.unused(f"{old}_{self.form}") for old in (weight.by.output[0], weight.by.name))
-        self._nodes.append(weight.dequantised(held, name, label, axis))
-        self._specs[name] = Spec(self.draft.specs[weight.by.output[0]].dtype, (tuple(shape),))
-        return name
+        made = weight.again(held, axis, self.form, self._names)
+        self._nodes += made
+        self._specs |= weight.specs(self.draft, made, shape)
+        return str(made[-1].output[0])
 
     def constant(self, name: str) -> Array | None:
         """The values of a tensor that is stored."""
@@ -81,9 +82,9 @@ class Follower:
     def emit(
         self, instead: onnx.NodeProto, op_type: str, inputs: Sequence[str], shape: Sequence[int], **told: Any
     ) -> str:
-        """A node in the place of another one; the name of what it makes. ``shape``: of one batch."""
+        """A node in the place of another one; the name of what it makes first. ``shape``: of one batch."""
         name = self._names.unused(f"{instead.output[0]}_{self.form}")
-        made = helper.make_node(op_type, list(inputs), [name], name=instead.name, **told)
+        made = helper.make_node(op_type, list(inputs), [name, *instead.output[1:]], name=instead.name, **told)
         made.MergeFrom(remarks(instead))
         self._nodes.append(made)
         self._describe(name, self.draft.specs[instead.output[0]], shape)
@@ -104,6 +105,13 @@ class Follower:
         self._nodes.append(helper.make_node(op_type, given, [name], name=label, **told))
         self._describe(name, self._specs.get(like) or self.draft.specs[like], shape)
         return name
+
+    def for_each_image(self, node: onnx.NodeProto, name: str, shape: Shape) -> str:
+        """A tensor without a batch, in this shape."""
+        wanted = self.hold(name, np.array(shape, np.int64))
+        made = self.before(node, "Reshape", [name, wanted], shape)
+        self._specs[made] = Spec(self._specs[made].dtype, (shape,))
+        return made
 
     def _describe(self, name: str, like: Spec, shape: Sequence[int]) -> None:
         batches = [own[0] for own in like.shapes or ()]
@@ -160,16 +168,20 @@ def _elementwise(follower: Follower, node: onnx.NodeProto) -> str | None:
     shape = shapes.pop()
     if shapes or shape is None:
         return None
-    inputs = [follower.followed.get(name) or _laid_out(follower, name, after, shape) for name in node.input]
+    inputs = [follower.followed.get(name) or _laid_out(follower, node, name, after, shape) for name in node.input]
     if any(name is None for name in inputs):
         return None
     told = {"domain": node.domain, **attributes(node)}
     return follower.emit(node, node.op_type, [name or "" for name in inputs], shape, **told)
 
 
-def _laid_out(follower: Follower, name: str, own: Shape, shape: Shape) -> str | None:
-    """A constant for tensors of shape ``own``, for those of ``shape``."""
+def _laid_out(follower: Follower, node: onnx.NodeProto, name: str, own: Shape, shape: Shape) -> str | None:
+    """A constant for tensors of shape ``own``, for those of ``shape``; or a scale that is taken when the model runs."""
     value = follower.constant(name) if name else None
+    if value is None and name and follower.shape(name) in ((), (1,)):
+        return name
+    if value is None and name and follower.shape(name) == own[1:]:
+        return follower.for_each_image(node, name, (1, *shape[1:]))
     if value is None:
         return None if name else ""
     if value.size == 1:
@@ -202,8 +214,16 @@ def _over_features(follower: Follower, node: onnx.NodeProto) -> str | None:
     return follower.emit(node, node.op_type, inputs, (*after[:2], *form[2:]), **told)
 
 
+def _by_own_scale(follower: Follower, node: onnx.NodeProto) -> str | None:
+    """A DynamicQuantizeLinear takes the same scale of the same elements."""
+    data = follower.followed.get(node.input[0], "")
+    shape = follower.shape(data)
+    return None if shape is None else follower.emit(node, node.op_type, [data], shape)
+
+
 _IN_INTEGERS = ("QLinearAdd", "QLinearLeakyRelu", "QLinearMul", "QLinearSigmoid")
 _COMMON: dict[str, Rule] = {
     **dict.fromkeys((*UNARY, *BROADCAST, *_IN_INTEGERS), _elementwise),
+    "DynamicQuantizeLinear": _by_own_scale,
     **dict.fromkeys((*SOFTMAX, "BatchNormalization", "Concat", "QLinearSoftmax", "QLinearConcat"), _over_features),
 }

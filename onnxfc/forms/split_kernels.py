@@ -88,9 +88,10 @@ class _Splitting:
         held = self._hold(hint, value)
         if weight.by is None:
             return held
-        made = self._made(f"{weight.by.output[0]}_part", weight.by.output[0], shape)
-        self.nodes.append(weight.dequantised(held, made, self.names.unused(weight.by.name), 0))
-        return made
+        made = weight.again(held, 0, "part", self.names)
+        self.nodes += made
+        self.specs |= weight.specs(self.draft, made, shape)
+        return str(made[-1].output[0])
 
     def _as_sum(self, node: onnx.NodeProto, weight: Weight, data: Shape, after: Shape) -> int:
         """Parts of the kernel, each on what it reads of the map; the bias is the first one's."""

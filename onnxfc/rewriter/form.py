@@ -51,7 +51,7 @@ def formed(model: ModelFile, claim: Claim, geometry: Geometry, options: RewriteO
         raise UsageError(f"--fixed-size {wanted}: is too small for this model, its smallest image has {smallest} px")
     draft, outputs = at_one_size(model, claim, size, options.dynamic_batch), claim.outputs
     if options.form == "conv4d":
-        draft = explicit_windows(as_maps(draft))
+        draft = explicit_windows(as_maps(draft, original.proto.graph))
     if options.max_kernel is not None:
         draft = split_kernels(draft, options.max_kernel)
     if options.max_pool is not None:

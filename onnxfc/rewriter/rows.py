@@ -60,7 +60,7 @@ def _nothing(native: tuple[int, ...], convs: tuple[Replaced, ...]) -> NothingToR
     refusals = [Refusal("no-covering-conv", "", why, "give another native size with --size HxW")]
     if convs:
         why = "is an FC layer whose weight the graph computes, not one that is stored"
-        advice = "blocks of few bits are written in floats by --dequantize-head"
+        advice = "leave out --form gemm: the Convs compute the same"
         refusals = [Refusal("form-fc-left", label(conv.node), why, advice) for conv in convs]
     return NothingToRewrite(str(refusals[0]), tuple(refusals))
 
@@ -68,7 +68,8 @@ def _nothing(native: tuple[int, ...], convs: tuple[Replaced, ...]) -> NothingToR
 def _replaced(conv: Replaced) -> Replacement:
     outputs, channels, *kernel = conv.weight
     size = "x".join(map(str, kernel))
-    name, made = conv.node.op_type, "Gemm" if conv.node.op_type == "Conv" else "QGemm"
+    name = conv.node.op_type
+    made = {"Conv": "Gemm", "ConvInteger": "MatMulInteger"}.get(name, "QGemm")
     return Replacement(
         label(conv.node), f"{name} {size} {channels}→{outputs}", f"{made} {channels * prod(kernel)}→{outputs}"
     )

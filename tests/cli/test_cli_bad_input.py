@@ -186,12 +186,12 @@ def test_size_that_contradicts_the_model(room: Path, model: str, size: str) -> N
 
 
 def test_all_reasons_are_told_when_asked_for(room: Path) -> None:
-    path = fixture_file("keras_branches.export.onnx")
+    path = fixture_file("convnext.dynamo.onnx")
     run = here("rewrite", path, "out.onnx", "--form", "conv4d", "-v", cwd=room)
     first, *lines = run.err.splitlines()
     assert run.code == 3
-    assert len(lines) > 2
-    assert all(line.startswith("[form-not-4d] ") for line in lines)
+    assert len(lines) > 1
+    assert all(line.startswith("[form-") for line in lines)
     assert lines[0] in first
 
 

@@ -192,6 +192,8 @@ def test_what_has_no_such_form_is_refused(name: str, code: str, says: str) -> No
     with pytest.raises(NothingToRewrite, match=says) as caught:
         conv4d(fixture_file(f"{name}.onnx"))
     assert caught.value.refusals[0].code == code
+    own = {node.name for node in onnx.load(fixture_file(f"{name}.onnx")).graph.node}
+    assert all(item.node in own for item in caught.value.refusals)
     assert "leave out --form" in caught.value.refusals[0].advice
 
 

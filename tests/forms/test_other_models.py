@@ -17,8 +17,9 @@ from onnxfc.rewriter.api import Rewrite, rewrite
 LISTS = ["list_anchors", "list_flattened", "list_last", "list_places", "list_tokens"]
 SIZES = {**dict.fromkeys(LISTS, (32, 32)), "unbatched": (18, 18), "unbatched_last": (18, 18)}
 INTEGERS = ["lenet.qdq", "lenet.qdq_int4", "lenet.qoperator", "mobilenet.qdq", "digits.qdq_opset21"]
+DYNAMIC = ["lenet.dynamic", "se_net.dynamic", "digits.dynamic", "mini_resnet.dynamic"]
 NO_MAPS = {
-    "lenet.dynamic": "DynamicQuantizeLinear makes one number, no map",
+    "keras_int8.export": "of what is written for it, Gather makes",
     "list_places.dynamo": "makes 1x512x3, no map",
 }
 
@@ -50,14 +51,15 @@ def test_one_size_says_what_the_original_does(name: str, exporter: str) -> None:
     assert done.claim.outputs[0].form == ("list" if lists else "map")
 
 
-@pytest.mark.parametrize("name", INTEGERS)
+@pytest.mark.parametrize("name", [*INTEGERS, *DYNAMIC])
 def test_integers_as_maps_alone(name: str) -> None:
     """To the bit, in the original's shape."""
+    must_run(name)
     done = made(name, form="conv4d", keep_output_shape=True)
     new, old = values(complete(done))[0], values(loaded(name))[0]
     np.testing.assert_array_equal(new, old)
     kinds = {node.op_type for node in complete(done).graph.node}
-    assert not kinds & {"Gemm", "MatMul", "QGemm", "QLinearMatMul", "Flatten", "Transpose"}
+    assert not kinds & {"Gemm", "MatMul", "QGemm", "QLinearMatMul", "MatMulInteger", "Flatten", "Transpose"}
 
 
 @pytest.mark.parametrize("name", ["lenet.dynamic", "digits.dynamic", "mobilenet.dynamic", "mobilenet.nbits4"])
@@ -77,6 +79,9 @@ def test_what_is_no_map_is_refused(name: str) -> None:
         made(name, form="conv4d")
     assert caught.value.refusals[0].code == "form-not-4d"
     assert NO_MAPS[name] in caught.value.refusals[0].reason
+    own = {node.name for node in loaded(name).graph.node}
+    assert all(item.node in own for item in caught.value.refusals)
+    assert len({(item.code, item.node) for item in caught.value.refusals}) == len(caught.value.refusals)
 
 
 def test_weights_in_blocks_are_no_convs() -> None:

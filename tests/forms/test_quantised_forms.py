@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from fixture_files import FIXTURES, fixture_file
+from fixture_files import FIXTURES, fixture_file, must_run
 from hazards import CHECK, FEATURES, Net, complete, head, session
 from onnx import helper, numpy_helper
 from onnxruntime.quantization import QuantFormat
@@ -129,10 +129,75 @@ def test_gates_are_maps(name: str, kinds: tuple[str, str]) -> None:
     np.testing.assert_array_equal(got.reshape(want.shape), want)
 
 
-@pytest.mark.parametrize("name", ["lenet.nbits_qdq", "fake_quantised.torchscript"])
-def test_an_fc_layer_whose_weight_is_computed_stays(name: str) -> None:
-    between = complete(rewrite(fixture_file(f"{name}.onnx"), options=RewriteOptions(form="conv4d"), prove=False))
-    with pytest.raises(NothingToRewrite) as found:
+def there_and_back(original: onnx.ModelProto) -> onnx.ModelProto:
+    """By way of conv4d, with the same scores to the bit."""
+    between = complete(rewrite(original, options=RewriteOptions(form="conv4d"), check_options=CHECK))
+    model = complete(rewrite(between, options=RewriteOptions(form="gemm"), check_options=CHECK))
+    onnx.checker.check_model(model, full_check=True)
+    [image] = original.graph.input
+    shape = [dim.dim_value or 1 for dim in image.type.tensor_type.shape.dim]
+    feed = {image.name: np.random.default_rng(1).standard_normal(shape).astype(np.float32)}
+    wants, made = (session(item, as_written=True).run(None, feed)[0] for item in (original, model))
+    np.testing.assert_array_equal(made, wants)
+    return model
+
+
+DYNAMIC = {"digits": 4, "lenet": 2, "mini_resnet": 1, "mini_vgg": 3, "mobilenet": 4, "se_net": 3}
+"""FC layers, with the sums of features where outputs have several zero points, and the 1x1 Convs of gates."""
+
+
+@pytest.mark.parametrize("name", DYNAMIC)
+def test_round_trip_of_dynamic_scales(name: str) -> None:
+    must_run(f"{name}.dynamic")
+    original = onnx.load(fixture_file(f"{name}.dynamic.onnx"))
+    model = there_and_back(original)
+    old, new = ({item.name: numpy_helper.to_array(item) for item in m.graph.initializer} for m in (original, model))
+    sums = [node for node in original.graph.node if node.op_type == "MatMulInteger"]
+    assert sum(node.op_type == "MatMulInteger" for node in model.graph.node) == DYNAMIC[name]
+    for node in sums:
+        assert new[node.input[1]].tobytes() == old[node.input[1]].tobytes()
+        assert new[node.input[1]].shape == old[node.input[1]].shape
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_round_trip_of_floats_that_are_rounded(per_channel: bool, tmp_path: Path) -> None:
+    """A QuantizeLinear ahead of the weight's DequantizeLinear: the floats stay, and both go with them."""
+    model = head(lambda net, flat: net.fc(net.op("Relu", net.fc(flat, FEATURES, 6)), 6, 5))
+    extra = {"AddQDQPairToWeight": True}
+    original = by_onnxruntime(model, tmp_path, QuantFormat.QDQ, per_channel, extra_options=extra)
+    model = there_and_back(original)
+    before, after = ([node for node in m.graph.node if node.op_type == "Gemm"] for m in (original, model))
+    assert len(before) == len(after) == 2
+    for one, two in zip(before, after, strict=True):
+        assert rounded(model, two) == rounded(original, one)
+    done = rewrite(original, options=RewriteOptions(form="conv4d", max_kernel=2), check_options=CHECK)
+    assert sides(complete(done)) == {1, 2}
+
+
+def rounded(model: onnx.ModelProto, node: onnx.NodeProto) -> list[object]:
+    """The floats, scale and zero point of a layer's weight, and along which axis."""
+    makers = {name: item for item in model.graph.node for name in item.output}
+    known = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
+    back = makers[node.input[1]]
+    first = makers[back.input[0]]
+    axes = [helper.get_node_attr_value(item, "axis") for item in (first, back) if known[back.input[1]].size > 1]
+    assert first.op_type == "QuantizeLinear"
+    assert list(first.input[1:]) == list(back.input[1:])
+    return [[(known[name].shape, known[name].tobytes()) for name in first.input], axes]
+
+
+def test_round_trip_of_scales_that_the_graph_computes() -> None:
+    """PyTorch's fake quantisation: of the largest weight."""
+    original = onnx.load(fixture_file("fake_quantised.torchscript.onnx"))
+    model = there_and_back(original)
+    old, new = ({item.name: numpy_helper.to_array(item) for item in m.graph.initializer} for m in (original, model))
+    assert [new[f"fc{at}.weight"].tobytes() for at in (1, 2)] == [old[f"fc{at}.weight"].tobytes() for at in (1, 2)]
+
+
+def test_an_fc_layer_whose_weight_is_in_blocks_stays() -> None:
+    path = fixture_file("lenet.nbits_qdq.onnx")
+    between = complete(rewrite(path, options=RewriteOptions(form="conv4d"), prove=False))
+    with pytest.raises(NothingToRewrite, match="leave out --form gemm: the Convs compute the same") as found:
         rewrite(between, options=RewriteOptions(form="gemm"))
     assert {item.code for item in found.value.refusals} == {"form-fc-left"}
     assert len(found.value.refusals) == 2
