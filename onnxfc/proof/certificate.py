@@ -28,7 +28,7 @@ _QUANTISED = {"ConvInteger", "DequantizeLinear", "DynamicQuantizeLinear", *_INTE
 _CONTRACTIONS = (*_GEMMS, *_MATMULS, *_INTEGERS, "Einsum")
 
 
-@np.errstate(invalid="ignore", over="ignore")  # weights that are no numbers, which equal nothing
+@np.errstate(all="ignore")  # weights that are no numbers, which equal nothing
 def certify(original: ModelFile, other: ModelFile) -> Certificate:
     """Look for every FC weight of ``original`` in ``other``, and for every quantised number of ``other`` in
     ``original``; failed where a rewrite lacks one, or has one of its own."""

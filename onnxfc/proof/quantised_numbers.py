@@ -172,7 +172,11 @@ class _Numbers:
         if item.node.op_type == "DequantizeLinear":
             return self._weights.of(item.node.output[0])
         scale = None if item.beside is None or item.stored.values.ndim != 1 else item.beside.scale
-        return None if scale is None else Stored("", item.stored.values * scale, None, float(scale.max()))
+        return (
+            None
+            if scale is None or scale.size not in (1, item.stored.values.size)
+            else Stored("", item.stored.values * scale, None, float(scale.max()))
+        )
 
     def _pairs(self, node: onnx.NodeProto, at: Sequence[int]) -> None:
         scales = [self._stored(node, place) for place in at]
@@ -184,7 +188,7 @@ class _Numbers:
         if len(at) > 1:
             own.pop(at[-1] - 1, None)  # of the result
         known = [item for item in scales[:2] if item is not None]
-        if len(known) == 2:  # of a bias
+        if len(known) == 2 and known[0].values.size == 1:  # of a bias
             made = _number(known[0]) * _number(known[1])
             self._products.append(_Pair(made, None, nought=True, eps=max(map(_eps, known))))
             own[_BIAS.get(node.op_type, -1)] = self._products[-1]
