@@ -60,7 +60,7 @@ def sliding(ctx: RuleContext) -> Outcome | None:
     how = sliding_of(ctx)
     if isinstance(how, Refusal):
         return how
-    return _pooled(ctx, view, how) or _slid(ctx, view, how)
+    return _pooled(ctx, view, how) or _too_long(ctx, view, how) or _slid(ctx, view, how)
 
 
 def _pooled(ctx: RuleContext, view: Placed, how: Sliding) -> Outcome | None:
@@ -75,6 +75,15 @@ def _pooled(ctx: RuleContext, view: Placed, how: Sliding) -> Outcome | None:
     if along and ctx.state.global_pool == "window":
         return partial_pool(ctx, view, along, keepdims=True)
     return None
+
+
+def _too_long(ctx: RuleContext, view: Placed, how: Sliding) -> Refusal | None:
+    """A kernel that does not fit into the padded map; onnxruntime makes one element of that nonetheless."""
+    own = how.on([axis - 2 for axis in view.spatial])
+    sizes = zip(own.reach, view.extent, own.begin, own.end, strict=True)
+    if ctx.attrs.get("ceil_mode", 0) or all(reach <= size + before + after for reach, size, before, after in sizes):
+        return None
+    return ctx.refuse("size-locked", "has a kernel that is longer than the padded map of the native size")
 
 
 def _slid(ctx: RuleContext, view: Placed, how: Sliding) -> Outcome:

@@ -21,6 +21,7 @@ from onnxfc.layout.views import Fixed, Placed, ScoreMap
 from onnxfc.rules.expand import laid_out
 from onnxfc.rules.registry import FEATURES, PLACED, rule
 from onnxfc.rules.resized_reads import read_by, stays_inside
+from onnxfc.shapes.length import Length, axes_of
 from onnxfc.shapes.spec import Shape
 
 RESIZE = (
@@ -190,7 +191,9 @@ def _by_ratios(ctx: RuleContext, view: Placed, ratios: Sequence[Fraction]) -> Ou
     if set(ratios) == {Fraction(1)}:
         return ctx.placed(view, view.provenance, view.where)
     provenance = _resampled(ctx, view, read_by(ctx, view, ratios), stays_inside(ctx, view, ratios))
-    return ctx.placed(view, _aligned(ctx, provenance), view.where)
+    if ctx.shape_in() == ctx.shape_out():  # which onnxruntime copies, whatever the scales
+        provenance = provenance.blamed(ctx.blame(Cause.CONTEXT))
+    return ctx.placed(view, _aligned(ctx, view, provenance), view.where)
 
 
 def _given_scales(ctx: RuleContext, view: Placed) -> list[Fraction] | None:
@@ -208,9 +211,12 @@ _FINEST = 128
 """Scales are fractions of small numbers, written as float32."""
 
 
-def _aligned(ctx: RuleContext, provenance: Provenance) -> Provenance:
-    """In these modes the ratio of the last places, or the first place, depends on the whole size."""
-    whole = str(ctx.attrs.get("coordinate_transformation_mode", "")) in {"align_corners", "half_pixel_symmetric"}
+def _aligned(ctx: RuleContext, view: Placed, provenance: Provenance) -> Provenance:
+    """In these modes the ratio of the last places, or the first place, depends on the whole size; with half pixels of
+    PyTorch where there is one place, whose centre is the first pixel's."""
+    how = str(ctx.attrs.get("coordinate_transformation_mode", ""))
+    alone = how == "pytorch_half_pixel" and min(ctx.shape_out()[axis] for axis in view.spatial) == 1
+    whole = alone or how in {"align_corners", "half_pixel_symmetric"}
     return provenance.blamed(ctx.blame(Cause.CONTEXT)) if whole else provenance
 
 
@@ -233,7 +239,7 @@ def _kept(ctx: RuleContext, view: Placed) -> list[Fraction] | None:
     ctx.keep()
     old, new = (ctx.builder.spec(name).shapes or () for name in (view.tensor, ctx.node.output[0]))
     kept = _grown(view, old, new) and (_same_beside(view, old, new) or _batch_freed(ctx, view))
-    growth = _growth(view, old, new) if kept else None
+    growth = _growth(ctx, view) if kept else None
     if growth is None and kept is not None:
         ctx.builder.nodes.pop()
     return growth
@@ -262,11 +268,22 @@ def _batch_freed(ctx: RuleContext, view: Placed) -> bool | None:
     return True
 
 
-def _growth(view: Placed, old: Sequence[Shape], new: Sequence[Shape]) -> list[Fraction] | None:
+def _growth(ctx: RuleContext, view: Placed) -> list[Fraction] | None:
     """How much faster it grows than its input, by axis; None where that depends on another axis of the image, say."""
-    steps = list(zip(pairwise(old), pairwise(new), strict=True))
-    rates = [{Fraction(d[k] - c[k], b[k] - a[k]) for (a, b), (c, d) in steps} for k in view.spatial]
-    return None if any(len(found) > 1 for found in rates) else [found.pop() for found in rates]
+    extents = ctx.builder.extents
+    extents.follow(ctx.builder.nodes)
+    before, after = (extents.dims(name) or () for name in (view.tensor, ctx.node.output[0]))
+    found = []
+    for old, new in ((before[k], after[k]) for k in view.spatial if before and after):
+        axes = axes_of(old) | axes_of(new)
+        if not isinstance(old, Length) or not isinstance(new, Length) or len(axes) != 1:
+            return None
+        (axis,) = axes
+        rates = old.growth(axis), new.growth(axis)
+        if not rates[0] or not rates[1]:
+            return None
+        found.append(rates[1] / rates[0])
+    return found or None
 
 
 def _sized_like(ctx: RuleContext, view: Placed) -> Placed | None:
@@ -321,7 +338,7 @@ def _to_a_size(ctx: RuleContext, view: Placed, ratios: Sequence[Fraction], growt
         return _resampled(ctx, view, read_by(ctx, view, growth)).blamed(ctx.blame(Cause.CONTEXT))
     fields = view.fields if set(ratios) == {Fraction(1)} else read_by(ctx, view, ratios)
     provenance = view.provenance.along(dict(zip(view.where, fields, strict=True)))
-    return _aligned(ctx, provenance.blamed(ctx.blame(Cause.RESIZED)))
+    return _aligned(ctx, view, provenance.blamed(ctx.blame(Cause.RESIZED)))
 
 
 def _by_scales(ctx: RuleContext, view: Placed, ratios: Sequence[Fraction]) -> Outcome | None:

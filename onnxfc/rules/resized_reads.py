@@ -23,12 +23,16 @@ def _reach(ctx: RuleContext, ratio: Fraction) -> tuple[Fraction, Fraction]:
 
     Its centre lies at ``o / ratio``, or with half pixels at ``(o + 0.5) / ratio - 0.5``; nearest and linear read
     one element around it, cubic two, and with antialias so many times more as the map gets smaller.
+
+    There are as many places as the scaled length has whole ones, so that ``o`` is there from the element on that is
+    (o + 1) / ratio - 1, rounded up: that counts as read, as a padding behind the map begins where no place is any more.
     """
     centre = Fraction(1, 2) / ratio - Fraction(1, 2)
     support = Fraction(2 if str(ctx.attrs.get("mode", "nearest")) == "cubic" else 1)
     if ctx.attrs.get("antialias", 0):
         support = support * max(Fraction(1), 1 / ratio) + 1
-    return min(centre, Fraction(0)) - support, max(centre, Fraction(0)) + support
+    there = Fraction(ratio.denominator - 1, ratio.numerator)
+    return min(centre, Fraction(0)) - support, max(max(centre, Fraction(0)) + support, there)
 
 
 def stays_inside(ctx: RuleContext, view: Placed, ratios: Sequence[Fraction]) -> bool:

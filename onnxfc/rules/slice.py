@@ -24,6 +24,7 @@ from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Placed
 from onnxfc.rules.joined_strips import axis_of, ends_of, sliced_part
 from onnxfc.rules.registry import PLACED, rule
+from onnxfc.shapes.length import bounds
 
 Cuts = dict[int, tuple[int, int, int]]
 """Start, end and step of a Slice by axis."""
@@ -159,8 +160,7 @@ def _computed_piece(ctx: RuleContext, view: Placed, cuts: Cuts) -> Outcome:
     on_grid = begins is not None and begins.min() >= 0 and steady
     if not on_grid and not ctx.state.undivided:
         return _off_grid(ctx, view, cuts)
-    ends = {axis: min(0, end - ctx.shape_in()[axis] if end >= 0 else end) for axis, (_, end, _) in cuts.items()}
-    provenance = _provenance(view, _at_most(ctx, cuts), ends)
+    provenance = _provenance(view, _at_most(ctx, cuts), _cut_behind(ctx, view, cuts))
     return ctx.placed(view, provenance if on_grid else provenance.blamed(ctx.blame(Cause.CONTEXT)), view.where)
 
 
@@ -179,6 +179,18 @@ def _at_most(ctx: RuleContext, cuts: Cuts) -> Cuts:
     starts = np.max(np.stack(ctx.builder.spec(ctx.tensors()[1]).values or ()), axis=0)
     most = zip(cuts.items(), starts.tolist(), strict=True)
     return {axis: (int(start), end, step) for (axis, (_, end, step)), start in most}
+
+
+def _cut_behind(ctx: RuleContext, view: Placed, cuts: Cuts) -> dict[int, int]:
+    """How much is cut off behind at most, at any size, as ends from behind; natively where that is not known."""
+    extents, ends = ctx.builder.extents, {}
+    extents.follow(ctx.builder.nodes)
+    before, after = (extents.dims(name) for name in (view.tensor, ctx.node.output[0]))
+    for axis, (start, end, step) in cuts.items():
+        own = min(0, end - ctx.shape_in()[axis] if end >= 0 else end)
+        found = None if before is None or after is None else bounds(before[axis] - after[axis] * step)
+        ends[axis] = own if found is None else min(own, start - found[1] - step + 1)
+    return ends
 
 
 def _provenance(view: Placed, cuts: Cuts, ends: Mapping[int, int]) -> Provenance:

@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import Any
 
 from onnxfc.graph.op_kinds import BROADCAST, POOLS, RESAMPLING, WEIGHT_AT, cuts_of, perm_of, weight_position
-from onnxfc.shapes.length import Dim, Length, at, least, most, quotient
+from onnxfc.shapes.length import Dim, Length, at, bounds, least, most, quotient
 from onnxfc.shapes.node_call import Dims, NodeCall
 
 
@@ -117,14 +117,16 @@ def _top_k(call: NodeCall, dims: list[Any]) -> Made:
 
 def _slice(call: NodeCall, dims: list[Any]) -> Made:
     """https://onnx.ai/onnx/operators/onnx__Slice.html"""
-    bounds = [call.values(k) for k in range(1, len(call.node.input))]
-    unknown = any(found is None and call.given(k) for k, found in enumerate(bounds, 1))
+    given = [call.values(k) for k in range(1, len(call.node.input))]
+    unknown = any(found is None and call.given(k) for k, found in enumerate(given, 1))
     if unknown or any(call.moving(k) for k in (3, 4) if call.given(k)):
         return None
-    for axis, (start, end, step) in cuts_of(call.attrs, bounds, len(dims)).items():
+    for axis, (start, end, step) in cuts_of(call.attrs, given, len(dims)).items():
         length = dims[axis]
         if step > 0:
             first, last = (_place(call, bound, length) for bound in (start, end))
+            if isinstance(first, Length) and bounds(first) is not None:  # whether the height is even, say
+                call.ask("still", first, int(at(first, call.native)))
             dims[axis] = (last - first + step - 1) // step
         elif _whole_axis(start, end):
             dims[axis] = (length - step - 1) // -step
@@ -150,8 +152,9 @@ def _place(call: NodeCall, bound: Any, length: Dim) -> Any:
     if native < 0 <= native + most_natively:
         call.ask("room", length + bound, 0)
         return length + bound
-    if isinstance(bound, int) and 0 <= bound <= most_natively:
-        call.ask("room", length, bound)
+    found = bounds(bound)
+    if found is not None and found[0] >= 0 and native <= most_natively:
+        call.ask("room", length - bound, 0)
         return bound
     return most(0, length + bound) if native < 0 else least(bound, length)
 
@@ -245,11 +248,14 @@ def _resize(call: NodeCall, dims: list[Any]) -> Made:
     axes, sizes, scales = call.attrs.get("axes") or range(len(dims)), call.values(3), _scales(call)
     if sizes is None and (scales is None or call.given(3)):
         return None
+    several = call.attrs.get("coordinate_transformation_mode") == "pytorch_half_pixel"
     for k, axis in enumerate(axes):
         if sizes is not None:
             dims[axis] = sizes.flat[k]
         elif scales is not None:
             dims[axis] = math.floor(dims[axis] * scales[k])
+        if several and isinstance(dims[axis], Length) and at(dims[axis], call.native) > 1:
+            call.ask("room", dims[axis], 2)  # one place alone would lie elsewhere
     return [tuple(dims)]
 
 

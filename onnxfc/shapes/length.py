@@ -198,7 +198,7 @@ class Floor(Atom):
 
     def period(self, axis: int) -> int:
         inner, growth = self.of.period(axis), self.of.growth(axis)
-        return inner * (1 if growth is None else self.by // math.gcd(int(growth * inner), self.by))
+        return inner * (self.by if growth is None else self.by // math.gcd(int(growth * inner), self.by))
 
     def __str__(self) -> str:
         return f"floor(({self.of})/{self.by})"
