@@ -277,6 +277,8 @@ def as_many_as_now(ctx: RuleContext, found: Unbiased) -> None:
     above = builder.emit("Mul", [now, ops.scalar(builder, found.count - 1.0, now)])
     below = builder.emit("Mul", [less, ops.scalar(builder, float(found.count), now)])
     ratio, dtype = builder.emit("Div", [above, below]), builder.spec(made).dtype
+    if found.power != 1:
+        ratio = builder.emit("Pow", [ratio, ops.scalar(builder, found.power, ratio)])
     builder.emit("Mul", [made, builder.emit("Cast", [ratio], to=dtype) if dtype != TensorProto.FLOAT else ratio], name)
 
 

@@ -47,6 +47,7 @@ def unbiased(flow: Flow) -> Counts:
             _beside_mean(flow, look, counts)
         elif count > 1 and whole and _is_mean_by_hand(flow, look, counts):
             counts.sums.add(look.name)
+        _beside_difference(flow, look, counts)
     return counts
 
 
@@ -62,6 +63,34 @@ def _beside_mean(flow: Flow, look: Look, counts: Counts) -> None:
     alone = not (flow.of_kind(look.own, "weights") or look.own & flow.shares.keys())  # of weights
     for name in (made or [look.name]) if alone and count > _FEW else ():
         counts.times.update(_times_count(flow, name, count))
+
+
+def _beside_difference(flow: Flow, look: Look, counts: Counts) -> None:
+    """A mean of products less a product of means is a covariance, wherever N / (N - 1) stands behind it."""
+    node, (count, axes, whole) = flow.graph.producers[look.name], _count(flow, look)
+    if count <= _FEW or node.op_type not in {*MEANS, "MatMul", "ReduceSum"}:
+        return
+    for name, power in _over_less(flow, look.name, count):
+        if whole:
+            counts.made.setdefault(name, Unbiased(node.input[0], axes, count, power))
+        elif name not in counts.made:
+            counts.partly.add(name)
+
+
+def _over_less(flow: Flow, name: str, count: int, less: bool = False) -> Iterator[tuple[str, float]]:
+    """Where a difference of figures is multiplied with a power of N / (N - 1), and that power."""
+    for node in flow.graph.readers.get(name, ()):
+        made, by = node.output[0], _factor(flow, node, name)
+        power = _power_of(by or 0, count / (count - 1)) if less else None
+        if power is not None:
+            yield made, power
+        elif by is not None or node.op_type in {*_ONWARD, *ADDITIVE}:
+            yield from _over_less(flow, made, count, less or node.op_type == "Sub")
+
+
+def _power_of(by: float, base: float) -> float | None:
+    """Which power of the base a number is; None where it is another."""
+    return next((power for power in (1.0, 0.5, -1.0, -0.5) if math.isclose(by, base**power, rel_tol=CLOSE)), None)
 
 
 def _is_mean_by_hand(flow: Flow, look: Look, counts: Counts) -> bool:

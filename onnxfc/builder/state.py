@@ -24,11 +24,13 @@ of the trunk like any other, as something slides over what it left."""
 
 @dataclass(frozen=True)
 class Unbiased:
-    """A variance over N - 1: the tensor of squares, along which axes these are summed up, and how many they are."""
+    """A variance over N - 1: the tensor of squares, along which axes these are summed up, and how many they are; which
+    power of N / (N - 1) is made of it."""
 
     squares: str
     axes: tuple[int, ...]
     count: int
+    power: float = 1.0
 
 
 @dataclass(frozen=True)

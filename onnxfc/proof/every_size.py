@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -16,6 +17,9 @@ _COUNTS: tuple[Callable[[int], float], ...] = (
     lambda n: float(n),
     lambda n: n - 1.0,
     lambda n: n / (n - 1.0),
+    lambda n: (n - 1.0) / n,
+    lambda n: math.sqrt(n / (n - 1.0)),
+    lambda n: math.sqrt((n - 1.0) / n),
     lambda n: 1.0 / n,
     lambda n: 1.0 / (n - 1.0),
 )

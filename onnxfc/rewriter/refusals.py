@@ -89,7 +89,7 @@ def _native_count(state: State) -> Refusal | None:
             why = f"{node.op_type} makes a variance over N - 1 of some axes of the image, and N is a number of the file"
             advice = "export it with open height and width, or with dynamo=False; or leave out --global-pool keep"
             return Refusal("not-kept", label(node), why, advice)
-        why = f"{node.op_type} scales a mean by the native number of its places, or its root, as a sum does"
+        why = f"{node.op_type} scales a figure by the native number of its places, or its root, as a sum does"
         return Refusal("sum-over-image", label(node), why, "use --global-pool window")
     return None
 

@@ -60,7 +60,7 @@ def sliding(ctx: RuleContext) -> Outcome | None:
     how = sliding_of(ctx)
     if isinstance(how, Refusal):
         return how
-    return _pooled(ctx, view, how) or _too_long(ctx, view, how) or _slid(ctx, view, how)
+    return _too_long(ctx, view, how) or _pooled(ctx, view, how) or _slid(ctx, view, how)
 
 
 def _pooled(ctx: RuleContext, view: Placed, how: Sliding) -> Outcome | None:

@@ -12,6 +12,7 @@ from onnxfc.analysis.reference_sizes import contiguous, images, references, size
 from onnxfc.builder import ops
 from onnxfc.builder.rule_context import Outcome, RuleContext
 from onnxfc.claim.blame import Cause
+from onnxfc.errors import Refusal
 from onnxfc.graph.op_kinds import halved
 from onnxfc.head.per_window import per_window
 from onnxfc.head.placed_windows import pooled_in_part
@@ -57,6 +58,8 @@ def conv_transpose(ctx: RuleContext) -> Outcome | None:
         return None
     if not view.apart or min(view.spatial) < 2:
         return ctx.refuse("layout", "slides over axes that are not the image's")
+    if view.provenance.windows:
+        return _of_pooled(ctx)
     rank = len(view.groups) - 2
     strides = tuple(ctx.attrs.get("strides") or (1,) * rank)
     kernel = tuple(ctx.attrs.get("kernel_shape") or ctx.shape_in(1)[2:])
@@ -75,6 +78,10 @@ def conv_transpose(ctx: RuleContext) -> Outcome | None:
     else:
         ctx.keep()
     return ctx.placed(view, _resampled(ctx, view, fields, inside), view.where)
+
+
+def _of_pooled(ctx: RuleContext) -> Refusal:
+    return ctx.refuse("pools-then-convolves", "spreads what a global pool left over several places")
 
 
 def laid(field: Field, kernel: int, stride: int, before: int, behind: int, dilation: int, more: int = 0) -> Field:
@@ -125,6 +132,8 @@ def blocks(ctx: RuleContext) -> Outcome | None:
         return None
     if not view.channels_first:
         return ctx.refuse("layout", "works on axes that are not the image's")
+    if view.provenance.windows:
+        return _of_pooled(ctx)
     size = int(ctx.attrs["blocksize"])
     ctx.keep()
     if ctx.op_type == "SpaceToDepth":

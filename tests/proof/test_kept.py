@@ -90,7 +90,7 @@ def test_windows_of_half_a_gram_matrix_are_crops(exporter: str) -> None:
 )
 def test_means_times_the_native_count_are_refused(name: str, operator: str, exporter: str) -> None:
     """As the sums that they are natively; windows have that count."""
-    with pytest.raises(NothingToRewrite, match=f"{operator} scales a mean by the native number") as caught:
+    with pytest.raises(NothingToRewrite, match=f"{operator} scales a figure by the native number") as caught:
         rewrite(model_of(name, exporter), options=KEEP)
     assert [item.code for item in caught.value.refusals] == ["sum-over-image"]
     parity = rewrite(model_of(name, exporter), check_options=CHECK).parity

@@ -106,6 +106,7 @@ UNLISTED = (
     "kept_einsums.",
     "kept_expected.",
     "kept_of_rows.",
+    "kept_of_means.",
     "kept_queries.",
     "kept_spread.",
     "kept_soft_argmax.",

@@ -192,6 +192,14 @@ BEHIND: dict[str, tuple[str, Callable[[Net, str], str]]] = {
         "pools-then-convolves",
         lambda net, x: fc(net, net.conv(pooled(net, x), 4, 5, pads=[1] * 4, strides=[1, 1]), 5),
     ),
+    "ConvTranspose spreads what a global pool left over several places": (
+        "pools-then-convolves",
+        lambda net, x: fc(net, net.op("ConvTranspose", pooled(net, x), net.random(4, 1, 2, 2), strides=[2, 2]), 4),
+    ),
+    "DepthToSpace spreads what a global pool left over several places": (
+        "pools-then-convolves",
+        lambda net, x: fc(net, net.op("DepthToSpace", pooled(net, x), blocksize=2), 4),
+    ),
     "Resize resizes to sizes that name the batch, or by scales that are not constant": (
         "mixes-batch",
         lambda net, x: net.op(
