@@ -330,10 +330,12 @@ class _Deriving:
         return known.slack if holds and all(a < b for a, b in zip(known.slack, stride, strict=True)) else ()
 
     def _step(self, stride: Sequence[int], known: Claim | None) -> tuple[int, ...]:
-        """1 where the other model takes sizes off the stride's grid too, else what a rewrite takes, or the stride."""
+        """1 where the other model takes sizes off the stride's grid too, else what a rewrite takes, or the stride; also
+        where that is not enough for one cell more with every stride, as where a finer map follows a coarse one."""
         largest = max(stride)
         odd = {1, largest // 4, largest // 2, largest - 1}
-        if all(self._at(more) is not None for more in odd):
+        finer = known is not None and any(own > far for own, far in zip(known.size_step, stride, strict=True))
+        if not finer and all(self._at(more) is not None for more in odd):
             return (1,) * len(stride)
         return tuple(stride) if known is None else tuple(map(max, stride, known.size_step))
 

@@ -80,8 +80,9 @@ def _pooled(ctx: RuleContext, view: Placed, how: Sliding) -> Outcome | None:
 def _too_long(ctx: RuleContext, view: Placed, how: Sliding) -> Refusal | None:
     """A kernel that does not fit into the padded map; onnxruntime makes one element of that nonetheless."""
     own = how.on([axis - 2 for axis in view.spatial])
-    sizes = zip(own.reach, view.extent, own.begin, own.end, strict=True)
-    if ctx.attrs.get("ceil_mode", 0) or all(reach <= size + before + after for reach, size, before, after in sizes):
+    sizes = zip(own.reach, view.extent, own.begin, own.end, own.strides, strict=True)
+    ceil = ctx.attrs.get("ceil_mode", 0)  # with which a part of a window does
+    if all(reach <= size + before + after + (step - 1) * ceil for reach, size, before, after, step in sizes):
         return None
     return ctx.refuse("size-locked", "has a kernel that is longer than the padded map of the native size")
 

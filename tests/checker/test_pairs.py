@@ -380,3 +380,16 @@ def test_values_are_compared_by_their_size(scale: float) -> None:
     assert _relative(values, values * (1 + 1e-6)) < 2e-6
     assert 0.09 < _relative(values, values[None] * 1.1) < 0.11
     assert _relative(values, values.reshape(3, 3)) == np.inf
+
+
+def test_cells_that_come_two_by_two() -> None:
+    """Halved, then doubled: a cell every pixel, two more with every second. Of sizes between there is no such count."""
+    net = Net(17)
+    half = net.op("MaxPool", net.image(size=(14, 14)), kernel_shape=[2, 2], strides=[2, 2])
+    again = net.op("Resize", half, "", net.const([1, 1, 2, 2]), mode="nearest", nearest_mode="floor")
+    feature = net.op("Tanh", net.conv(again, 2, 4, strides=[1, 1]))
+    original = net.model(net.fc(net.op("Flatten", net.op("GlobalMaxPool", feature)), 4, 3))
+    checked = check_pair(original, without_claim(rewritten(original)))
+    assert checked.passed, checked.parity.summary()
+    assert (checked.claim.stride, checked.claim.size_step) == ((1, 1), (2, 2))
+    assert checked.parity.crops.compared
