@@ -22,7 +22,7 @@ from onnxfc.layout.views import Fixed, Placed, ScoreMap
 from onnxfc.rules.expand import laid_out
 from onnxfc.rules.registry import FEATURES, PLACED, rule
 from onnxfc.rules.resized_reads import read_by, stays_inside
-from onnxfc.shapes.length import Length, axes_of
+from onnxfc.shapes.length import Dim, Length, axes_of
 from onnxfc.shapes.spec import Shape
 
 RESIZE = (
@@ -248,7 +248,7 @@ def _kept(ctx: RuleContext, view: Placed) -> list[Fraction] | None:
     ctx.keep()
     old, new = (ctx.builder.spec(name).shapes or () for name in (view.tensor, ctx.node.output[0]))
     kept = _grown(view, old, new) and (_same_beside(view, old, new) or _batch_freed(ctx, view))
-    growth = _growth(ctx, view) if kept else None
+    growth = _growth(ctx, view, old, new) if kept else None
     if growth is None and kept is not None:
         ctx.builder.nodes.pop()
     return growth
@@ -277,22 +277,30 @@ def _batch_freed(ctx: RuleContext, view: Placed) -> bool | None:
     return True
 
 
-def _growth(ctx: RuleContext, view: Placed) -> list[Fraction] | None:
-    """How much faster it grows than its input, by axis; None where that depends on another axis of the image, say."""
+def _growth(ctx: RuleContext, view: Placed, old: Sequence[Shape], new: Sequence[Shape]) -> list[Fraction] | None:
+    """How much faster it grows than its input, by axis; None where that depends on another axis of the image, say.
+
+    By the closed forms, as probes need not divide by three; by the probes where a length is the smaller of two.
+    """
     extents = ctx.builder.extents
     extents.follow(ctx.builder.nodes)
     before, after = (extents.dims(name) or () for name in (view.tensor, ctx.node.output[0]))
-    found = []
-    for old, new in ((before[k], after[k]) for k in view.spatial if before and after):
-        axes = axes_of(old) | axes_of(new)
-        if not isinstance(old, Length) or not isinstance(new, Length) or len(axes) != 1:
-            return None
-        (axis,) = axes
-        rates = old.growth(axis), new.growth(axis)
-        if not rates[0] or not rates[1]:
-            return None
-        found.append(rates[1] / rates[0])
-    return found or None
+    rates = [_rate(before[k], after[k]) for k in view.spatial if before and after]
+    if rates and None not in rates:
+        return [rate for rate in rates if rate is not None]
+    steps = list(zip(pairwise(old), pairwise(new), strict=True))
+    seen = [{Fraction(d[k] - c[k], b[k] - a[k]) for (a, b), (c, d) in steps} for k in view.spatial]
+    return None if any(len(found) > 1 for found in seen) else [found.pop() for found in seen]
+
+
+def _rate(old: Dim, new: Dim) -> Fraction | None:
+    """How much faster one length grows than another, where both follow one axis of the image."""
+    axes = axes_of(old) | axes_of(new)
+    if not isinstance(old, Length) or not isinstance(new, Length) or len(axes) != 1:
+        return None
+    (axis,) = axes
+    slow, fast = old.growth(axis), new.growth(axis)
+    return fast / slow if slow and fast else None
 
 
 def _sized_like(ctx: RuleContext, view: Placed) -> Placed | None:
