@@ -46,8 +46,8 @@ PRECISION = {
 }
 NOT_FINITE = "not finite"
 OVERFLOWING = "so large that another image may overflow"
-BRINK = 1e19
-"""The root of the largest float: an exponential of twice as much has no value."""
+BRINK, ALIKE = 1e19, 1e-4
+"""The root of the largest float: an exponential of twice as much has no value. What is as large throughout is none."""
 SHAPELESS = "empty or of changing shape"
 SQUASHED = 2
 """So many roundings of 1 onnxruntime's Sigmoid in float32 is off, where its values are near 0 too."""
@@ -179,13 +179,19 @@ def measure(
     rows = rows.astype(np.float64)
     if not np.isfinite(rows).all():
         return Scale(0.0, 0.0, precision, problem=NOT_FINITE)
-    if precision.name != "float64" and np.abs(rows).max(initial=0) > BRINK:
+    if precision.name != "float64" and _on_brink(np.abs(rows)):
         return Scale(0.0, 0.0, precision, problem=OVERFLOWING)
     signal = float((rows.max(axis=0) - rows.min(axis=0)).max()) / 2
     if STEPS * precision.step > signal:
         precision = replace(precision, step=0.0)
     scale = Scale(signal, float(np.abs(rows).max()), precision, least=least)
     return replace(scale, problem=_problem(rows, scale, options))
+
+
+def _on_brink(values: Array) -> bool:
+    """Whether few values are so large, as exponentials are."""
+    most = float(values.max(initial=0))
+    return most > BRINK and float(np.median(values[values > 0])) < ALIKE * most
 
 
 def confirmed(first: Scale, more: Scale) -> Scale:
