@@ -1,9 +1,11 @@
-"""What a model's metadata claims, beside what a rewrite of the original would: less may be true, more is false."""
+"""What a model's metadata claims, beside what a rewrite of the original would: less may be true, more is false, and so is
+another number."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict
+from typing import Any
 
 from onnxfc.claim.claim import Claim
 from onnxfc.errors import OnnxfcError
@@ -14,13 +16,15 @@ from onnxfc.rewriter.make_claim import claim_of
 
 
 def own_claim(original: ModelFile, claim: Claim) -> Claim | None:
-    """What a rewrite with the options that ``claim`` shows would claim; None where that is another result."""
+    """What a rewrite with the options that ``claim`` shows would claim, the likest of several; None where that is
+    another result."""
     forms = {output.form for output in claim.outputs}
     output = next((form for form in ("mean", "max") if form in forms), "map")
     pools = {"drop"} if "activation" in forms else {"window", "keep"} if "global" in forms else {"window"}
     image, inputs = claim.inputs[0], tuple(image.name for image in claim.inputs)
     outputs = tuple(output.name for output in claim.outputs)
     inner = () if claim.detections or set(outputs) <= {info.name for info in original.proto.graph.output} else outputs
+    made: list[Claim] = []
     for pool in sorted(pools, reverse=True):
         try:
             options = RewriteOptions(
@@ -37,8 +41,8 @@ def own_claim(original: ModelFile, claim: Claim) -> Claim | None:
         except OnnxfcError:
             continue
         if own is not None and _alike(own, claim):
-            return own
-    return None
+            made.append(own)
+    return min(made, key=lambda own: len(_differences(own, claim)), default=None)
 
 
 def _grids(claim: Claim) -> Grids | None:
@@ -50,14 +54,49 @@ def _grids(claim: Claim) -> Grids | None:
 
 
 def _alike(own: Claim, claim: Claim) -> bool:
-    """Whether both speak of the same cells."""
-    shape = [[(output.name, output.form, output.axes) for output in one.outputs] for one in (own, claim)]
-    bounds = [[replace(item, rewritten="") for item in one.boundaries] for one in (own, claim)]
-    return shape[0] == shape[1] and bounds[0] == bounds[1] and own.stride == claim.stride
+    """Whether both speak of the same outputs and heads."""
+    outputs = [[(output.name, output.form, output.axes) for output in one.outputs] for one in (own, claim)]
+    bounds = [{item.original for item in one.boundaries} for one in (own, claim)]
+    return outputs[0] == outputs[1] and bounds[0] == bounds[1]
+
+
+_APART = frozenset(["rewritten", "tensor", "start", "size", "verdict", "blame", "layers", "slack", "smallest_size", "halo"])
+"""What is no number that is so or not: names of the rewritten model, which the proof looks up, pixels of which more may
+be told than are read, what the proof measures, and what is read off the graph."""
+_MULTIPLE = ("size_step", "period")
+"""Of which a multiple is so, too."""
+
+
+def _differences(own: Claim, claim: Claim) -> list[str]:
+    """Numbers that are others in ``claim`` than in ``own``, each as a line."""
+    said, so = (dict(_leaves(asdict(one), "")) for one in (claim, own))
+    wrong = (name for name in said | so if said.get(name) != so.get(name))
+    return [
+        f"{name} is {said.get(name, 'not told')}, a rewrite of the original has {so.get(name, 'none')}"
+        for name in wrong
+        if name not in _MULTIPLE or any(n % step for n, step in zip(said[name], so[name], strict=False))
+    ]
+
+
+def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """All that is no list of parts, by where it stands: ``outputs[0].stride``."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if key not in _APART:
+                yield from _leaves(item, f"{path}.{key}" if path else key)
+    elif isinstance(value, tuple) and value and isinstance(value[0], dict):
+        for number, item in enumerate(value):
+            yield from _leaves(item, f"{path}[{number}]")
+    else:
+        yield path, value
 
 
 def false_field(own: Claim, claim: Claim) -> str:
-    """That a cell reads pixels that the metadata does not tell; "" where it tells them all."""
+    """A number in the metadata that is not so, or that a cell reads pixels of which the metadata does not tell; ""
+    where all is."""
+    wrong = _differences(own, claim)
+    if wrong:
+        return f"wrong claim: {wrong[0]}"
     for said, so in zip(_fields(claim), _fields(own), strict=True):
         if said[0] and so[0] and not _within(*so, *said):
             where = (
@@ -91,7 +130,8 @@ def _less(own: Claim, claim: Claim) -> Iterator[str]:
 
 
 def _fields(claim: Claim) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    return [(claim.start, claim.size), *((output.start, output.size) for output in claim.outputs)]
+    parts = (part for output in claim.outputs for part in (output, *output.levels))
+    return [(claim.start, claim.size), *((part.start, part.size) for part in parts)]
 
 
 def _within(start: Sequence[int], size: Sequence[int], outer: Sequence[int], wide: Sequence[int]) -> bool:

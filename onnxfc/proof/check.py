@@ -33,7 +33,7 @@ from onnxfc.proof.results import Conditions, CropResult, Parity, ParityResult, V
 from onnxfc.proof.sessions import RunError, Runner, Unseen
 from onnxfc.proof.shift import compare_shifted, why_not
 from onnxfc.proof.sizes import Size, TooLarge, larger_sizes
-from onnxfc.proof.static_checks import axes_problem, claim_problem
+from onnxfc.proof.static_checks import axes_problem, claim_problem, growth_problem
 from onnxfc.proof.trunk import compare_trunk, other_parity
 from onnxfc.proof.window_parity import NATIVE_ONLY, Plans, WindowParity
 from onnxfc.proof.windows import Capture, capture
@@ -191,11 +191,19 @@ class _Check:
         return larger
 
     def _grids(self, runner: Runner, evidence: Evidence, shots: list[Capture], tally: Tally) -> None:
-        """A failure where a grid of coordinates does not go on as it is claimed to."""
+        """A failure where a grid of coordinates does not go on as it is claimed to, or an output does not grow so."""
         native = runner.run(evidence.samples[0].feeds) if self.claim.grids else {}
         problem = grid_problem(self.claim, native, shots)
         if problem is not None:
             tally.fail(problem)
+        self._grown(evidence, shots, tally)
+
+    def _grown(self, evidence: Evidence, shots: list[Capture], tally: Tally) -> None:
+        """A failure where an output does not grow with the image as claimed."""
+        found = (growth_problem(self.claim, evidence.native, shot.size.pixels, shot.values) for shot in shots)
+        problem = next(filter(None, found), "")
+        if problem:
+            tally.fail(f"wrong claim: {problem}")
 
     @property
     def _watched(self) -> list[str]:
@@ -219,6 +227,7 @@ class _Check:
         own = Tally(self.options)
         shots = capture(runner, evidence, claim, [other_parity(claim, size)], own, self.progress)
         tally.reasons += own.reasons
+        self._grown(evidence, shots, tally)
         return shots
 
     def _concluded(

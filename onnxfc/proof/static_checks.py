@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import onnx
 
-from onnxfc.claim.claim import Claim
+from onnxfc.claim.claim import Claim, Level, Output, elements_of
 from onnxfc.proof.head import HeadPlan
 from onnxfc.proof.output_forms import WINDOWED
 from onnxfc.proof.sessions import Array
@@ -57,7 +58,7 @@ def _wrong(original: onnx.ModelProto, claim: Claim) -> str | None:
         return f"the claim does not speak of exactly the outputs {', '.join(names)}"
     if tuple(claim.inputs[0].shape[axis] for axis in claim.inputs[0].spatial) != claim.native_size:
         return f"the claimed native size {claim.native_size} is not that of input {claim.inputs[0].name}"
-    return _image_problem(original, claim) or _field_problem(claim)
+    return _image_problem(original, claim) or _field_problem(claim) or _steps_problem(claim)
 
 
 def _field_problem(claim: Claim) -> str | None:
@@ -72,6 +73,52 @@ def _field_problem(claim: Claim) -> str | None:
     if wrong is not None or (start, size) != (claim.start, claim.size):
         return f"a cell of {(wrong or cells[0]).name} does not read what a cell is said to read"
     return None
+
+
+def _steps_problem(claim: Claim) -> str | None:
+    """Strides and periods that cannot be all so: an image that is moved by a period moves every output by whole
+    elements, and the stride of elements is told of the model, too."""
+    for output in claim.outputs:
+        for part in (output, *output.levels):
+            if any(moved * per % stride for moved, per, stride in zip(claim.period, part.per, part.stride, strict=False)):
+                return f"an image moved by the period {claim.period} moves {output.name} by parts of its elements"
+    own = elements_of(claim.outputs)
+    if own is not None and own.form != "list" and own.stride:
+        stride = tuple(-(-stride // per) for stride, per in zip(own.stride, own.per, strict=True))
+        if stride != claim.stride:
+            return f"the stride is {claim.stride}, of {own.name} it is {stride}"
+    return None
+
+
+def growth_problem(claim: Claim, native: Mapping[str, Array], size: Sequence[int], made: Mapping[str, Array]) -> str:
+    """Which output has not grown with the image as its claimed stride says, "" if none: as the image is larger by whole
+    periods, each has as many elements more as strides. A list's levels have, natively, what is left of them then.
+    """
+    grown = [now - before for now, before in zip(size, claim.native_size, strict=True)]
+    if not claim.period or any(more % period for more, period in zip(grown, claim.period, strict=True)):
+        return ""
+    for output in claim.outputs:
+        if output.form == "list":
+            row = output.levels[0].axis
+            places = sum(_natively(level, made[level.tensor].shape, grown) for level in output.levels)
+            wrong = places != native[output.name].shape[row]
+        else:
+            wrong = output.form == "features" and _grown(output, native[output.name].shape, grown) != [
+                made[output.name].shape[axis] for axis in output.axes
+            ]
+        if wrong:
+            return f"{output.name} does not grow by the elements that its claimed stride promises"
+    return ""
+
+
+def _grown(output: Output, shape: Sequence[int], more: Sequence[int]) -> list[int]:
+    steps = zip(output.axes, more, output.stride, output.per, strict=True)
+    return [shape[axis] + pixels * per // stride for axis, pixels, stride, per in steps]
+
+
+def _natively(level: Level, shape: Sequence[int], more: Sequence[int]) -> int:
+    steps = zip(level.spatial, more, level.stride, level.per, strict=True)
+    return level.outer * level.inner * math.prod(shape[a] - pixels * per // stride for a, pixels, stride, per in steps)
 
 
 def _tensors(model: onnx.ModelProto) -> set[str]:
