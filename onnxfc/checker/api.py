@@ -31,7 +31,6 @@ from onnxfc.shapes.image_inputs import given_shapes, native_inputs
 from onnxfc.shapes.model_shapes import Shapes
 from onnxfc.shapes.native import native_specs
 
-
 _UNSHOWN = (
     "not shown: what the metadata says of sizes and periods that no run needs, as no rewrite of the original with the "
     "options that the metadata shows has the same outputs"

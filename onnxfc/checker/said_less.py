@@ -1,5 +1,5 @@
-"""What a model's metadata claims, beside what a rewrite of the original would: less may be true, more is false, and so is
-another number."""
+"""What a model's metadata claims, beside what a rewrite of the original would: less may be true, more is false, and so
+is another number."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from onnxfc.claim.claim import Claim
+from onnxfc.claim.claim import Claim, Level, Output
 from onnxfc.errors import OnnxfcError
 from onnxfc.io.model_file import ModelFile
 from onnxfc.layout.affine import Grids
@@ -60,7 +60,9 @@ def _alike(own: Claim, claim: Claim) -> bool:
     return outputs[0] == outputs[1] and bounds[0] == bounds[1]
 
 
-_APART = frozenset(["rewritten", "tensor", "start", "size", "verdict", "blame", "layers", "slack", "smallest_size", "halo"])
+_APART = frozenset(
+    ["rewritten", "tensor", "start", "size", "verdict", "blame", "layers", "slack", "smallest_size", "halo"]
+)
 """What is no number that is so or not: names of the rewritten model, which the proof looks up, pixels of which more may
 be told than are read, what the proof measures, and what is read off the graph."""
 _MULTIPLE = ("size_step", "period")
@@ -130,7 +132,9 @@ def _less(own: Claim, claim: Claim) -> Iterator[str]:
 
 
 def _fields(claim: Claim) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    parts = (part for output in claim.outputs for part in (output, *output.levels))
+    parts: list[Output | Level] = []
+    for output in claim.outputs:
+        parts += [output, *output.levels]
     return [(claim.start, claim.size), *((part.start, part.size) for part in parts)]
 
 

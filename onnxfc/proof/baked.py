@@ -25,6 +25,10 @@ _SIZELESS = frozenset(f"{_POINTWISE} {_WHOLE}".split())
 _QUANTISING = frozenset(["QuantizeLinear", "DequantizeLinear"])
 """Of onnxruntime's domain, too."""
 _SUMS = frozenset(["ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp"])
+SAME_REPEATED = (
+    _SIZELESS | _SUMS | frozenset(["MatMul", "Gemm", "Einsum", "Reshape", "Expand", "Shape", "Size", "Gather"])
+) | frozenset(["Conv", "MaxPool", "AveragePool", "LpPool", "ConstantOfShape", "Equal", "Where", "Slice"])
+"""Of these, what looks at no place's neighbours makes of features that are repeated what it makes of these alone."""
 _SLIDING = {"Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool", "QLinearConv", "ConvInteger"}
 _POOLS = {"MaxPool", "AveragePool", "LpPool"}
 _MEANS = {"ReduceMean", "GlobalAveragePool", "AveragePool"}
@@ -117,7 +121,8 @@ def _may_be_sized(node: onnx.NodeProto, fixed: set[str], shapes: Shapes) -> bool
     if kind in ("Resize", "Upsample"):
         return len(node.input) > 3 and bool(node.input[3])
     if kind in _SLIDING:
-        return "output_shape" in attributes(node) or _covers(node, shapes)
+        unknown = not shapes.get(node.input[0]) or not shapes.get(node.output[0])
+        return "output_shape" in attributes(node) or unknown or _counts_borders(node, shapes)
     return kind not in _SIZELESS
 
 
@@ -127,6 +132,29 @@ def _covers(node: onnx.NodeProto, shapes: Shapes) -> bool:
     if len(before) < 3 or len(before) != len(after) or 0 in (*before[2:], *after[2:]):
         return True
     return any(now == 1 and was > 1 for was, now in zip(before[2:], after[2:], strict=True))
+
+
+def covered(node: onnx.NodeProto, shapes: Shapes) -> list[int]:
+    """Axes of the map that a pool's window covers natively, so that it may be meant to be over all there is; none
+    where it counts what it pads, which no mean over all does."""
+    before, after = shapes.get(node.input[0], ()) if node.input else (), shapes.get(node.output[0], ())
+    if node.op_type not in _POOLS or len(node.output) > 1 or _counts_borders(node, shapes):
+        return []
+    kernel = attributes(node)["kernel_shape"].ints
+    if not len(kernel) + 2 == len(before) == len(after):
+        return []
+    axes = zip(kernel, before[2:], after[2:], strict=True)
+    return [axis + 2 for axis, (k, was, now) in enumerate(axes) if now == 1 and k >= was > 1]
+
+
+def _counts_borders(node: onnx.NodeProto, shapes: Shapes) -> bool:
+    """Whether a pool that may stand for one over the whole map is none that can be written so."""
+    found = attributes(node)
+    counted = "count_include_pad" in found and found["count_include_pad"].i == 1
+    padded = ("pads" in found and any(found["pads"].ints)) or (
+        "auto_pad" in found and found["auto_pad"].s[:4] == b"SAME"
+    )
+    return node.op_type in _POOLS and _covers(node, shapes) and ((counted and padded) or node.op_type == "LpPool")
 
 
 def stands_for_global(nodes: Sequence[onnx.NodeProto], shapes: Shapes) -> bool:
@@ -151,11 +179,12 @@ def _looks_around(node: onnx.NodeProto, shapes: Shapes) -> bool:
 def frozen(nodes: Sequence[onnx.NodeProto], other: onnx.GraphProto) -> str:
     """The first node whose padding or rounding follows the image's size, which the other model fixes; "" if none."""
     kept = {node.output[0]: node.attribute for node in other.node if node.output}
-    follow = (node for node in nodes if _follows(node))
+    follow = (node for node in nodes if follows(node))
     return next((_label(node) for node in follow if node.attribute != kept.get(node.output[0])), "")
 
 
-def _follows(node: onnx.NodeProto) -> bool:
+def follows(node: onnx.NodeProto) -> bool:
+    """Whether its padding or rounding follows the image's size."""
     found = attributes(node)
     auto = found["auto_pad"].s if "auto_pad" in found else b""
     return auto.startswith(b"SAME") or ("ceil_mode" in found and found["ceil_mode"].i == 1)

@@ -34,7 +34,7 @@ from onnxfc.proof.sessions import RunError, Runner, Unseen
 from onnxfc.proof.shift import compare_shifted, why_not
 from onnxfc.proof.sizes import Size, TooLarge, larger_sizes
 from onnxfc.proof.static_checks import axes_problem, claim_problem, growth_problem
-from onnxfc.proof.trunk import compare_trunk, other_parity
+from onnxfc.proof.trunk import compare_trunk, further_sizes
 from onnxfc.proof.window_parity import NATIVE_ONLY, Plans, WindowParity
 from onnxfc.proof.windows import Capture, capture
 
@@ -99,8 +99,8 @@ class _Stop(Exception):
 
 @dataclass
 class _Larger:
-    """What the rewritten model made of larger images; ``further``: of one size more, for the trunk alone. ``fallen``:
-    nodes that its provider left to the CPU."""
+    """What the rewritten model made of larger images; ``further``: of more sizes, at which no crops are run.
+    ``fallen``: nodes that its provider left to the CPU."""
 
     shift: ParityResult
     captures: list[Capture] = field(default_factory=list)
@@ -133,7 +133,7 @@ class _Check:
         native, windows = (Tally(self.options, evidence.noise, evidence.flips) for _ in range(2))
         larger = self._run_rewritten(pair, evidence, sizes, native, windows)
         parity = WindowParity(pair, plans, evidence, self.options, self.progress)
-        window = parity.result(larger.captures, windows)
+        window = parity.result([*larger.captures, *larger.further], windows)
         return self._concluded(pair, evidence, larger, native, window, windows)
 
     def _prepared(self) -> tuple[Compared, list[Size]]:
@@ -221,11 +221,12 @@ class _Check:
         return compare_providers(pair.original, evidence, pair.claim, self.options)
 
     def _further(self, runner: Runner, evidence: Evidence, claim: Claim, size: Size, tally: Tally) -> list[Capture]:
-        """One more size for the trunk of a small model, of the other parity than the first."""
+        """More sizes of a small model: of the other parity than the first, and off the grid."""
         if not evidence.small:
             return []
         own = Tally(self.options)
-        shots = capture(runner, evidence, claim, [other_parity(claim, size)], own, self.progress)
+        sizes = further_sizes(claim, size)
+        shots = capture(runner, evidence, claim, sizes, own, self.progress)
         tally.reasons += own.reasons
         self._grown(evidence, shots, tally)
         return shots

@@ -79,9 +79,10 @@ def _steps_problem(claim: Claim) -> str | None:
     """Strides and periods that cannot be all so: an image that is moved by a period moves every output by whole
     elements, and the stride of elements is told of the model, too."""
     for output in claim.outputs:
-        for part in (output, *output.levels):
-            if any(moved * per % stride for moved, per, stride in zip(claim.period, part.per, part.stride, strict=False)):
-                return f"an image moved by the period {claim.period} moves {output.name} by parts of its elements"
+        parts: list[Output | Level] = [output, *output.levels]
+        steps = ((part.stride, part.per) for part in parts if claim.period)
+        if any(moved * n % step for told in steps for moved, step, n in zip(claim.period, *told, strict=False)):
+            return f"an image moved by the period {claim.period} moves {output.name} by parts of its elements"
     own = elements_of(claim.outputs)
     if own is not None and own.form != "list" and own.stride:
         stride = tuple(-(-stride // per) for stride, per in zip(own.stride, own.per, strict=True))

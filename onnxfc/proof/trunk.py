@@ -1,9 +1,9 @@
 """Trunk parity: the original's own trunk on larger images, where it takes them, against the rewritten model's.
 
 The original is cut off where its heads begin, and the declared size of its images is freed; nothing else is changed.
-Where that runs, its tensors must be those of the rewritten model on the same images. On the grid of strides this
-holds for padding and rounding that were fixed at the native size, too; off it only where there are none.
-A trunk with an operator in which the native size may be written down proves something where it agrees only.
+Where that runs, its tensors must be those of the rewritten model on the same images, in one of its :mod:`readings`.
+A trunk with an operator in which the native size may be written down otherwise proves something where it agrees only.
+A small model's is run at sizes with every remainder that its period leaves, as it may round otherwise at each.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import onnx
@@ -20,14 +21,17 @@ import onnx
 from onnxfc.claim.claim import OWN_FORMS, Boundary, Claim
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof.accumulator import Tally
-from onnxfc.proof.baked import frozen, native_shapes, sized
+from onnxfc.proof.baked import Shapes, frozen, native_shapes, sized
 from onnxfc.proof.edges import Edges
 from onnxfc.proof.evidence import Evidence, Progress
 from onnxfc.proof.folded import together
 from onnxfc.proof.head import nodes_before, part_of, reads
 from onnxfc.proof.options import CheckOptions
+from onnxfc.proof.providers import Engine
+from onnxfc.proof.readings import Readings
+from onnxfc.proof.repeated import compare_repeated, mixing
 from onnxfc.proof.results import ParityResult
-from onnxfc.proof.sessions import Arrays, RunError, Runner
+from onnxfc.proof.sessions import Array, Arrays, RunError, Runner
 from onnxfc.proof.sizes import Size
 from onnxfc.proof.windows import Capture
 
@@ -42,6 +46,28 @@ def other_parity(claim: Claim, size: Size) -> Size:
     return Size(pixels, tuple((now - native) // stride + 1 for now, native, stride in places))
 
 
+MOST_PIXELS = 1 << 21
+"""Pixels of all sizes together at which only the trunk is looked at."""
+_EVERY = 8
+"""Up to such a period every remainder is tried, of a larger one powers of two and what they lack to be none."""
+
+
+def further_sizes(claim: Claim, size: Size) -> list[Size]:
+    """One more size on the grid, and sizes with other remainders of the period, other ones in height than in width."""
+    found, units = [other_parity(claim, size)], _units(claim)
+    left = MOST_PIXELS - math.prod(found[0].pixels)
+    longest = max(units)
+    some = range(1, longest) if longest <= _EVERY else [1 << k for k in range(longest.bit_length())]
+    for rest in dict.fromkeys((*some, *(longest - rest for rest in some))):
+        axes = enumerate(zip(claim.native_size, units, claim.size_step, strict=True))
+        more = [(-rest if k % 2 else rest) % unit // step * step for k, (_, unit, step) in axes]
+        pixels = tuple(native + extra for native, extra in zip(claim.native_size, more, strict=True))
+        left -= math.prod(pixels)
+        if any(more) and left > 0 and pixels not in [item.pixels for item in found]:
+            found.append(Size(pixels))
+    return found
+
+
 def _units(claim: Claim) -> list[int]:
     """Pixels by which an image grows so that every layer of the trunk sees the native size's remainder."""
     return [math.lcm(*axis) for axis in zip(claim.stride, claim.size_step, claim.period or claim.stride, strict=True)]
@@ -49,12 +75,14 @@ def _units(claim: Claim) -> list[int]:
 
 @dataclass
 class _Trunk:
-    """One tensor in both models; ``sized`` and ``frozen`` tell of nodes before it, see :mod:`onnxfc.proof.baked`."""
+    """One tensor in both models; ``sized`` and ``frozen`` tell of nodes before it, see :mod:`onnxfc.proof.baked`.
+    ``unread``: of one of these, no reading is as at the native size."""
 
     original: str
     rewritten: str
     sized: str = ""
     frozen: str = ""
+    unread: bool = False
     boundary: Boundary | None = None
 
 
@@ -96,20 +124,26 @@ def compare_trunk(
     progress: Progress,
 ) -> ParityResult:
     """Run the original's trunk on the images of ``shots`` and compare what both models make of them."""
-    trunks = list(_trunks(original.proto, rewritten.proto, claim))
+    shapes = native_shapes(original.proto, claim)
+    trunks = list(_trunks(original.proto, rewritten.proto, claim, shapes))
     if not trunks or not shots:
         return _not("neither a head nor a map without one is claimed, to be compared at other sizes")
     found = _Found(Tally(options, evidence.noise))
     for group in [trunks], [[trunk] for trunk in trunks]:
         found.reasons.clear()
         for some in group:
-            _compare(original, some, shots, evidence, claim, found, progress)
+            _compare((original, rewritten), shapes, some, shots, evidence, claim, found, progress)
         if found.tally.sizes or len(trunks) == 1:
             break
-    return found.result(trunks)
+    result = found.result(trunks)
+    shown = {item.name for item in result.outputs}
+    left = [(item.original, item.rewritten, item.boundary) for item in trunks if item.rewritten not in shown]
+    parts = [] if result.status == "failed" else list(mixing(original.proto, rewritten.proto, claim, shapes, left))
+    again = compare_repeated((original, rewritten), parts, shapes, evidence, options) if parts else result
+    return again if again.compared and again.status == "failed" else result
 
 
-def _trunks(model: onnx.ModelProto, rewritten: onnx.ModelProto, claim: Claim) -> Iterator[_Trunk]:
+def _trunks(model: onnx.ModelProto, rewritten: onnx.ModelProto, claim: Claim, shapes: Shapes) -> Iterator[_Trunk]:
     """The tensors at which heads begin, and outputs without a head; not the images themselves. A figure of the whole
     image is one where no head begins."""
     bounds = {item.original: item for item in claim.boundaries}
@@ -117,12 +151,13 @@ def _trunks(model: onnx.ModelProto, rewritten: onnx.ModelProto, claim: Claim) ->
     pairs = [(item.original, item.rewritten) for item in claim.boundaries]
     pairs += [(output.name, output.name) for output in claim.outputs if output.form in forms]
     makers = {name: node for node in model.graph.node for name in node.output if name}
-    shapes = native_shapes(model, claim)
+    left = Readings.of(model, shapes, rewritten.graph).open
     for name, other in dict.fromkeys(pairs):
         if name in makers:
             nodes = [model.graph.node[i] for i in nodes_before(model.graph, [name])]
             fixed = sized(nodes, model.graph, shapes), frozen(nodes, rewritten.graph)
-            yield _Trunk(name, other, *fixed, bounds.get(name))
+            unread = any(node.output[0] in left for node in nodes)
+            yield _Trunk(name, other, *fixed, unread, bounds.get(name))
 
 
 def _freed(model: onnx.ModelProto, names: Sequence[str], claim: Claim) -> onnx.ModelProto:
@@ -140,8 +175,54 @@ def _freed(model: onnx.ModelProto, names: Sequence[str], claim: Claim) -> onnx.M
     return cut
 
 
+@dataclass
+class _Original:
+    """The original's trunk in all its readings, each loaded where one before it does not agree."""
+
+    file: ModelFile
+    readings: Readings
+    engine: Engine
+
+    @cached_property
+    def first(self) -> Runner:
+        return Runner(self.file.with_proto(self.readings.model), (), self.engine)
+
+    @cached_property
+    def edges(self) -> Edges:
+        return Edges(self.file.with_proto(self.readings.model), (), self.engine)
+
+    @cached_property
+    def others(self) -> list[Runner]:
+        runners = []
+        for model in self.readings.others():
+            with suppress(RunError):
+                runners.append(Runner(self.file.with_proto(model), (), self.engine))
+        return runners
+
+    def rest(self, feeds: Arrays) -> Iterator[Arrays]:
+        """What each reading but the first makes of images."""
+        for runner in self.others:
+            with suppress(RunError):
+                yield runner.run(feeds)
+
+
+@dataclass
+class _Said:
+    """What the readings make of one image, each asked where those before it do not agree."""
+
+    known: list[Arrays]
+    rest: Iterator[Arrays]
+
+    def __iter__(self) -> Iterator[Arrays]:
+        yield from tuple(self.known)
+        for values in self.rest:
+            self.known.append(values)
+            yield values
+
+
 def _compare(
-    original: ModelFile,
+    pair: tuple[ModelFile, ModelFile],
+    shapes: Shapes,
     trunks: Sequence[_Trunk],
     shots: Sequence[Capture],
     evidence: Evidence,
@@ -151,23 +232,25 @@ def _compare(
 ) -> None:
     names = list(dict.fromkeys(trunk.original for trunk in trunks))
     progress("the original's trunk at larger sizes")
+    file, other = pair
     try:
-        model, engine = original.with_proto(_freed(original.proto, names, claim)), found.tally.options.engine
-        runner, edges = Runner(model, (), engine), Edges(model, (), engine)
+        readings = Readings.of(_freed(file.proto, names, claim), shapes, other.proto.graph)
+        original = _Original(file, readings, found.tally.options.engine)
+        assert original.first
     except RunError as error:
         found.without(trunks, f"the original's trunk does not load for other sizes: {error}")
         return
     for shot in shots:
-        chosen = [trunk for trunk in trunks if _on_grid(shot, claim) or not (trunk.sized or trunk.frozen)]
+        chosen = [trunk for trunk in trunks if _on_grid(shot, claim) or not (trunk.sized or trunk.unread)]
         if not chosen:
             continue
         try:
-            values = runner.run(shot.feeds)
+            said = _Said([original.first.run(shot.feeds)], original.rest(shot.feeds))
         except RunError as error:
-            found.without(chosen, f"the original's trunk does not run {shot}: {_said(error)}")
+            found.without(chosen, f"the original's trunk does not run {shot}: {_stopped(error)}")
             return
         for trunk in chosen:
-            _compare_one(trunk, values, shot, evidence, found, edges)
+            _compare_one(trunk, said, shot, evidence, found, original.edges)
         if shot.size.pixels not in found.tally.sizes:
             found.tally.sizes.append(shot.size.pixels)
 
@@ -177,30 +260,30 @@ def _on_grid(shot: Capture, claim: Claim) -> bool:
     return all((now - native) % unit == 0 for now, native, unit in axes)
 
 
-def _said(error: RunError) -> str:
+def _stopped(error: RunError) -> str:
     """The node at which onnxruntime stopped, or all that it says."""
     node = _STOPPED.search(str(error))
     return f"{node[1]} {node[2]}" if node else str(error)
 
 
-def _compare_one(trunk: _Trunk, values: Arrays, shot: Capture, evidence: Evidence, found: _Found, edges: Edges) -> None:
-    want, got = values[trunk.original], shot.values[trunk.rewritten]
+def _compare_one(trunk: _Trunk, said: _Said, shot: Capture, evidence: Evidence, found: _Found, edges: Edges) -> None:
+    first, got, kind = said.known[0][trunk.original], shot.values[trunk.rewritten], shot.kind.name
     if trunk.boundary is not None and trunk.boundary.folded:
         got = together(trunk.boundary, got)
-    scale = evidence.scales[trunk.original, shot.kind.name]
+    scale = evidence.scales[trunk.original, kind]
     if scale.problem:
         found.without([trunk], f"{trunk.original} is {scale.problem}")
         return
-    if want.shape != got.shape:
-        shapes = f"{list(want.shape)} in the original {shot}, {list(got.shape)} in the second model"
-        found.without([trunk], f"{trunk.original} is {shapes}")
-        return
-    if want.dtype.kind == "f" and not np.isfinite(want).all():
+    if first.dtype.kind == "f" and not np.isfinite(first).all():
         found.without([trunk], f"the original's {trunk.original} is not finite {shot}")
         return
-    where = f"in the original's trunk {shot}"
-    others = partial(edges.of, trunk.original, shot.feeds)
-    found.tally.compare(trunk.rewritten, got, want, scale, shot.kind.name, where, others=others)
+
+    def agrees(want: Array) -> bool:
+        return want.shape == got.shape and not found.tally.exceeds(trunk.rewritten, got, want, scale, kind)
+
+    want = next((values[trunk.original] for values in said if agrees(values[trunk.original])), first)
+    others = partial(edges.of, trunk.original, shot.feeds) if want is first else None
+    found.tally.compare(trunk.rewritten, got, want, scale, kind, f"in the original's trunk {shot}", others=others)
 
 
 def _not(reason: str) -> ParityResult:

@@ -116,7 +116,7 @@ def compare_windows(
         held.tiled(heads.tail)
 
 
-def _nearest(got: Array, wanted: Sequence[Array]) -> Array:
+def nearest(got: Array, wanted: Sequence[Array]) -> Array:
     """That of several readings of the original which is meant: the native size is written down in a file as any number
     is, so that only what agrees tells. All but the first are as far off from anything wrong as that is."""
 
@@ -307,7 +307,7 @@ class _Comparison:
             if shot.size.grid is not None and any(got.shape[a] <= n for a, n in zip(output.axes, native, strict=True)):
                 raise FormError(f"{name} has not grown with the image, claimed were features {output.axes}")
             if wanted:
-                want = _nearest(got, wanted)
+                want = nearest(got, wanted)
                 scale = self.evidence.scales[name, shot.kind.name].over([want])
                 if want.shape != got.shape and want.shape[:1] != shape[:1]:
                     want = want[: shot.batch]
@@ -359,5 +359,5 @@ class _Comparison:
             scale = self.evidence.scales[name, sample.kind.name]
             if not scale.problem:
                 wanted = made[:1] if made and self.heads.sizeless else [*made, sample.values]
-                want = _nearest(found[name], [values[name] for values in wanted])
+                want = nearest(found[name], [values[name] for values in wanted])
                 self.tally.compare(name, found[name], want, scale, sample.kind.name, "on native features repeated")

@@ -125,3 +125,48 @@ def test_models_of_one_axis_or_of_inner_outputs(what: str) -> None:
     wrong = check_pair(model, carrying(complete(made), false), options=CHECK)
     assert not wrong.passed
     assert wrong.parity.native.reason.startswith("wrong claim: a cell reads ")
+
+
+def told(claim: Claim, **changes: object) -> Claim:
+    """The claim with something else told of its first output."""
+    return replace(claim, outputs=(replace(claim.outputs[0], **changes), *claim.outputs[1:]))  # type: ignore[arg-type]
+
+
+def other_level(claim: Claim) -> Claim:
+    first, *levels = claim.outputs[0].levels
+    return told(claim, levels=(first, replace(levels[0], stride=(1, 4)), *levels[1:]))
+
+
+WRONG: dict[str, tuple[str, Change, str]] = {
+    "stride of features": ("grid_coordinates", lambda claim: replace(claim, stride=(3, 2)), "the stride is (3, 2)"),
+    "elements of features": ("super_resolution", lambda claim: told(claim, per=(1, 2)), "wrong claim: "),
+    "period of a list": ("list_columns", lambda claim: replace(claim, period=(3, 4)), "moved by the period (3, 4)"),
+    "period with context": ("se_net", lambda claim: replace(claim, period=(4, 6)), "moved by the period (4, 6)"),
+    "shorter period": ("non_local", lambda claim: replace(claim, period=(2, 4)), "period is (2, 4), a rewrite"),
+    "level of a list": ("grid_distances", other_level, "list does not grow by the elements"),
+    "grid": (
+        "list_columns",
+        lambda claim: replace(claim, grids=(replace(claim.grids[0], original="view_4"), *claim.grids[1:])),
+        "grids[0].original is view_4, a rewrite of the original has view_2",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_wrong_number_fails(what: str) -> None:
+    """Also of features, lists and models with context, which cannot be moved or run on crops."""
+    name, change, reason = WRONG[what]
+    model = onnx.load(fixture_file(f"{name}.dynamo.onnx"))
+    made = rewrite(model, prove=False)
+    done = check_pair(model, carrying(complete(made), change(made.claim)), options=CHECK)
+    assert not done.passed
+    assert reason in done.parity.summary()
+
+
+def test_numbers_that_are_not_shown_are_told() -> None:
+    """Where the options of the rewrite cannot be told from what it claims."""
+    model = onnx.load(fixture_file("row_head.dynamo.onnx"))
+    made = rewrite(model, options=RewriteOptions(global_pool="keep"), prove=False)
+    done = check_pair(model, complete(made), options=CHECK)
+    assert done.passed
+    assert [note.partition(":")[0] for note in done.notes] == ["not shown"]

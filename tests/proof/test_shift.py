@@ -229,7 +229,8 @@ def test_a_claim_of_another_stride_is_found() -> None:
     done = fixture("two_outputs.dynamo")
     scores, features = done.claim.outputs
     parity = mistaken(done, lambda model: None, outputs=(scores, replace(features, stride=(2, 2))))
-    assert parity.shift.status == "failed"
+    told = f"wrong claim: {features.name} does not grow by the elements that its claimed stride promises"
+    assert (parity.window.status, parity.window.reason) == ("failed", told)
 
 
 # Its arithmetic

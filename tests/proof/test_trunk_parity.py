@@ -20,7 +20,7 @@ from onnxfc.proof import check
 from onnxfc.proof.baked import sized
 from onnxfc.proof.results import Parity, ParityResult
 from onnxfc.proof.sizes import Size
-from onnxfc.proof.trunk import other_parity
+from onnxfc.proof.trunk import further_sizes, other_parity
 from onnxfc.rewriter.api import Rewrite
 
 CASES = Path(__file__).parent.parent.parent.parent / "shared" / "cases"
@@ -144,7 +144,7 @@ def test_a_right_rewrite() -> None:
     assert found.status == "passed", found.reason
     assert [item.name for item in found.outputs] == ["tanh_4"]
     assert found.deviation < 1e-6
-    on, off, other = found.sizes
+    on, off, other, *_ = found.sizes
     assert all((now - 18) % 2 == 0 for now in (*on, *other))
     assert {((a - 18) // 2 % 2, (b - 18) // 2 % 2) for a, b in zip(on, other, strict=True)} == {(0, 1), (1, 0)}
     assert any(now % 2 for now in off)
@@ -196,12 +196,86 @@ def test_context_that_is_wrong_at_other_sizes() -> None:
 
 
 @pytest.mark.parametrize("pool", ["GlobalAveragePool", "AveragePool"])
-def test_a_pool_of_the_native_map_is_no_witness(pool: str) -> None:
-    """At other sizes the original's own pool sees a part of the map only; the rewrite means the whole one."""
+def test_a_pool_of_the_native_map(pool: str) -> None:
+    """At other sizes the original's own pool sees a part of the map only, or is read as one over the whole of it."""
     found = trunk_of(squeezed(pool))
-    assert found.status == ("passed" if pool == "GlobalAveragePool" else "not applicable"), found.reason
-    if pool == "AveragePool":
-        assert found.reason.endswith("in which the native size may be written down: node_pooled")
+    assert (found.status, found.reason) == ("passed", "")
+    assert len(found.sizes) > 3
+
+
+def narrow(kind: str) -> onnx.ModelProto:
+    """A pool slides: natively its window just covers the width, and 2 rows of 4."""
+    net = Net()
+    x = net.op("Tanh", net.conv(net.image(1, (18, 10)), 2, 4, strides=[4, 4]))
+    x = net.op(kind, x, out="pooled", kernel_shape=[2, 2], strides=[2, 2])
+    return net.model(net.fc(net.op("Flatten", net.op("Tanh", x, out="trunk")), 4 * 2 * 1, 5, out="scores"))
+
+
+@pytest.mark.parametrize("kind", ["MaxPool", "AveragePool"])
+def test_a_pool_that_is_one_place_wide(kind: str) -> None:
+    """Sliding, or over all of the width: of an image that was moved, either makes something else."""
+    done = rewrite(narrow(kind), check_options=CHECK)
+    assert done.parity is not None
+    assert (done.parity.trunk.status, done.parity.trunk.reason) == ("passed", "")
+    wrong = spoiled(done, above(2))
+    assert (wrong.native.status, wrong.window.status, wrong.trunk.status) == ("passed", "passed", "failed")
+
+
+@pytest.mark.parametrize("rest", [1, 2, 3])
+@pytest.mark.parametrize("axis", [2, 3])
+def test_an_image_that_is_moved_at_sizes_with_one_remainder(axis: int, rest: int) -> None:
+    """Every remainder of the period is run, on each axis."""
+
+    def count() -> list[onnx.NodeProto]:
+        return [
+            helper.make_node("Mod", ["n", "four_"], ["rest_"]),
+            helper.make_node("Equal", ["rest_", "wanted_"], ["wrong"]),
+            helper.make_node("Cast", ["wrong"], ["by"], to=onnx.TensorProto.INT64),
+        ]
+
+    spoil = moved(axis, count, four_=np.array([4]), wanted_=np.array([(18 + rest) % 4]))
+    parity = spoiled(rewrite(classifier(4), prove=False), spoil)
+    assert (parity.native.status, parity.trunk.status) == ("passed", "failed")
+
+
+def test_remainders_of_a_period() -> None:
+    """All of a short one; of a long one as many as it has powers of two, twice; only sizes that the model takes."""
+    claim = replace(rewrite(classifier(4), prove=False).claim, period=(4, 4))
+    on = Size((22, 26), (2, 3))
+    found = [size.pixels for size in further_sizes(claim, on)]
+    assert found == [other_parity(claim, on).pixels, (19, 21), (20, 20), (21, 19)]
+    long = replace(claim, period=(32, 32))
+    rests = {size.pixels[0] - 18 for size in further_sizes(long, on)[1:]}
+    assert rests == {1, 2, 4, 8, 16, 31, 30, 28, 24}
+    assert len(further_sizes(replace(claim, size_step=(4, 4)), on)) == 1
+    huge = replace(claim, inputs=(replace(claim.inputs[0], shape=(1, 1, 2018, 2018)),), native_size=(2018, 2018))
+    assert len(further_sizes(huge, Size((2022, 2026)))) == 1
+
+
+def padded() -> onnx.ModelProto:
+    """Natively padded by none, at other sizes as they ask for."""
+    net = Net()
+    x = net.op("Tanh", net.conv(net.image(1, (18, 18)), 2, 4, strides=[1, 1]))
+    x = net.op("MaxPool", net.op("Tanh", x), out="pooled", kernel_shape=[3, 3], strides=[3, 3], auto_pad="SAME_UPPER")
+    return net.model(net.fc(net.op("Flatten", net.op("Tanh", x)), 4 * 6 * 6, 5, out="scores"))
+
+
+def test_padding_that_was_fixed_is_compared_at_every_size() -> None:
+    """As it is natively, which the original's own is not elsewhere."""
+    done = rewrite(padded(), check_options=CHECK)
+    assert done.parity is not None
+    trunk = done.parity.trunk
+    assert (trunk.status, trunk.reason) == ("passed", "")
+    assert {size[0] % 3 for size in trunk.sizes} == {0, 1, 2}
+    assert trunk.frozen.startswith("node_pooled pads or rounds as at the native size")
+
+    def spoil(model: onnx.ModelProto) -> None:
+        pool = next(node for node in model.graph.node if node.output[0] == "pooled")
+        pads = next(item for item in pool.attribute if item.name == "pads")
+        pads.ints[3] += 1
+
+    wrong = spoiled(done, spoil)
+    assert (wrong.native.status, wrong.passed) == ("passed", False)
 
 
 def test_a_sum_of_the_map_is_no_witness_either() -> None:
@@ -245,6 +319,8 @@ def test_what_was_fixed_at_the_native_size_is_told() -> None:
         done.parity.trunk.frozen == "node_max_pool2d_1 pads or rounds as at the native size, also off the stride grid"
     )
     assert done.parity.trunk.frozen in " ".join(done.text().split())
+    step = done.claim.period[0]
+    assert {(size[0] - done.claim.native_size[0]) % step for size in done.parity.trunk.sizes} > {0, 1, step - 1}
     assert trunk_of(fixture_file("lenet.dynamo.onnx")).frozen == ""
 
 
