@@ -228,6 +228,7 @@ class _Check:
         sizes = further_sizes(claim, size)
         shots = capture(runner, evidence, claim, sizes, own, self.progress)
         tally.reasons += own.reasons
+        tally.sizes += own.sizes
         self._grown(evidence, shots, tally)
         return shots
 
