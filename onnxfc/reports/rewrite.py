@@ -331,8 +331,8 @@ def _without_figures(result: ParityResult | CropResult) -> str:
 def _compared(result: ParityResult) -> str:
     if told := _without_figures(result):
         return told
-    more = f", {len(result.sizes) - 3} more sizes" if len(result.sizes) > 4 else ""
-    where = f" at {', '.join(map(size, result.sizes[: 3 if more else 4]))} px{more}" if result.sizes else ""
+    rest = f", {len(result.sizes) - 3} more sizes" if len(result.sizes) > 4 else ""
+    where = f" at {', '.join(map(size, result.sizes[: 3 if rest else 4]))} px{rest}" if result.sizes else ""
     digits = int(float(f"{result.tolerance:.0e}") < float(f"{result.deviation:.1e}"))  # it is not told as the smaller
     figures = f"largest deviation {result.deviation:.1e}, tolerance {result.tolerance:.{digits}e}"
     more = f"; {result.reason}" if result.reason else ""
