@@ -59,6 +59,7 @@ def mixed_windows(head: Head, captures: Sequence[Capture], claim: Claim, evidenc
     kinds = evidence.kinds if evidence.small else evidence.kinds[:1]
     for kind in kinds:
         seen = list(_seen(kind.name, captures, claim, evidence))
+        seen = [value for value in seen if value.shape == seen[0].shape]  # all, but of a claim that is wrong
         rng = np.random.default_rng([seed, 2])
         count = (SMALL_COUNT if evidence.small else LARGE_COUNT) if seen else 0
         features = [_mix(np.stack(seen), boundary, rng, turn % 3) for turn in range(count)]
