@@ -63,7 +63,7 @@ def sized(nodes: Sequence[onnx.NodeProto], graph: onnx.GraphProto, shapes: Shape
     fixed = {tensor.name for tensor in graph.initializer}
     fixed |= {name for node in graph.node if node.op_type == "Constant" for name in node.output}
     found = [node for node in nodes if _may_be_sized(node, fixed, shapes)]
-    found = sorted(found, key=_how_unlikely) or _unbiased(nodes, graph, shapes)
+    found = sorted(found, key=_how_unlikely) or unbiased(nodes, graph, shapes)
     if not found:
         return ""
     why = "a sum may grow with the image" if found[0].op_type in _SUMS else "the native size may be written down"
@@ -74,11 +74,14 @@ def _how_unlikely(node: onnx.NodeProto) -> int:
     return 0 if node.op_type in _SUMS else 2 if node.op_type in ("Shape", "Size") else 1
 
 
-def _unbiased(nodes: Sequence[onnx.NodeProto], graph: onnx.GraphProto, shapes: Shapes) -> list[onnx.NodeProto]:
-    """What multiplies by N, or by N / (N - 1), a variance over N - 1 where a mean of these is over N places."""
+def unbiased(
+    nodes: Sequence[onnx.NodeProto], graph: onnx.GraphProto, shapes: Shapes, but: int = 0
+) -> list[onnx.NodeProto]:
+    """What multiplies by N, or by N / (N - 1), a variance over N - 1 where a mean of these is over N places; ``but``:
+    so many are known."""
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     tensors |= {node.output[0]: item.t for node in graph.node for item in node.attribute if item.HasField("t")}
-    counts = {_averaged(node, shapes) for node in nodes if node.op_type in _MEANS}
+    counts = {_averaged(node, shapes) for node in nodes if node.op_type in _MEANS} - {but}
     wanted = {n for count in counts if count > 2 for n in (count, count / (count - 1), (count - 1) / count)}
     scaling = [node for node in nodes if node.op_type in ("Mul", "Div")]
     return [node for node in scaling if any(_is_one(tensors.get(name), wanted) for name in node.input)]

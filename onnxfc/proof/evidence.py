@@ -53,7 +53,7 @@ class Evidence:
     noise: dict[tuple[str, str], float] = field(default_factory=dict)
     flips: dict[tuple[str, str], float] | None = field(default_factory=dict)
     crops: list[tuple[tuple[int, ...], Arrays]] = field(default_factory=list)
-    whole: dict[str, Arrays] = field(default_factory=dict)
+    whole: dict[tuple[str, tuple[int, ...]], Arrays] = field(default_factory=dict)
     vacuous: str | None = None
     drowned: str = ""
     small: bool = False

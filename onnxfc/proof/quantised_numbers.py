@@ -92,7 +92,7 @@ class _Integers:
         along = 0 in (self.ahead, other.ahead) or self.ahead == other.ahead
         along = along and self._goes_with(other.beside)
         if theirs.size == 1:
-            theirs = np.broadcast_to(theirs, mine.shape)
+            theirs = np.broadcast_to(theirs.reshape(()), mine.shape)
         return along and (_equal(mine, theirs) or any(_equal(mine, part) for part in _parts(theirs, mine.shape)))
 
     def _goes_with(self, other: _Pair | None) -> bool:

@@ -213,7 +213,7 @@ def _run_whole(evidence: Evidence, runner: Runner, claim: Claim, size: Size) -> 
     for kind in evidence.cover(runner.outputs):
         batch = 2 if evidence.free_batch else None
         try:
-            evidence.whole[kind.name] = runner.run(evidence.inputs.feeds(kind, 0, batch, size.pixels))
+            evidence.whole[kind.name, size.pixels] = runner.run(evidence.inputs.feeds(kind, 0, batch, size.pixels))
         except RunError:
             # Free in name only: its head is made for the native size.
             return

@@ -317,9 +317,7 @@ class _Comparison:
         """What the original may say of the whole image, in each reading of its head."""
         features = shot.feeds | {b.original: shot.values[b.rewritten] for b in self.claim.boundaries}
         made = [] if self.heads.whole is None else self.heads.whole.readings(features)
-        if shot.size.grid is None:
-            return made
-        whole = self.evidence.whole.get(shot.kind.name, {})
+        whole = self.evidence.whole.get((shot.kind.name, shot.size.pixels), {})
         return [whole | values for values in made] or [whole]
 
     def cells_must_differ(self) -> None:

@@ -331,12 +331,12 @@ def _without_figures(result: ParityResult | CropResult) -> str:
 def _compared(result: ParityResult) -> str:
     if told := _without_figures(result):
         return told
-    rest = f", {len(result.sizes) - 3} more sizes" if len(result.sizes) > 4 else ""
-    where = f" at {', '.join(map(size, result.sizes[: 3 if rest else 4]))} px{rest}" if result.sizes else ""
+    listed = result.sizes[:6] if len(result.sizes) > 7 else result.sizes  # first those of crops and the user's
+    rest = f", {len(result.sizes) - 6} more sizes" if listed != result.sizes else ""
+    where = f" at {', '.join(map(size, listed))} px{rest}" if listed else ""
     digits = int(float(f"{result.tolerance:.0e}") < float(f"{result.deviation:.1e}"))  # it is not told as the smaller
     figures = f"largest deviation {result.deviation:.1e}, tolerance {result.tolerance:.{digits}e}"
-    more = f"; {result.reason}" if result.reason else ""
-    more += f"; {result.frozen}" if result.frozen else ""
+    more = "".join(f"; {item}" for item in (result.reason, result.frozen) if item)
     return f"passed, {figures} ({result.compared} values{where}){more}"
 
 

@@ -163,7 +163,8 @@ def not_behind(tail: Tail, option: str) -> Refusal:
     """That an option does not hold behind the first node that picks places by their values."""
     node = tail.picking[0]
     why = f"{node.op_type} leaves as many as the values of one image say, which {option} cannot have"
-    return Refusal("data-dependent", label(node), why, f"leave out {option}, or end the model before it: --output-at")
+    ends = " ".join(f"--output-at {output.name}" for output in tail.ahead.proto.graph.output)
+    return Refusal("data-dependent", label(node), why, f"leave out {option}, or end the model before it: {ends}")
 
 
 def objection(tail: Tail, state: State, images: Sequence[Image]) -> Refusal | None:

@@ -87,7 +87,7 @@ def test_boxes_are_told_where_to_end() -> None:
     found = refusal(net.model(best), dynamic_batch=True)
     assert (found.code, found.advice) == (
         "data-dependent",
-        "end the model before it: --output-at boxes --output-at s",
+        "leave out --dynamic-batch, or end the model before it: --output-at boxes --output-at s",
     )
     done = rewrite(net.model(best), options=RewriteOptions(output_at=("boxes", "s")), check_options=CHECK)
     assert [output.form for output in done.claim.outputs] == ["list", "list"]
