@@ -275,9 +275,7 @@ def _compare_one(trunk: _Trunk, said: _Said, shot: Capture, evidence: Evidence, 
         found.without([trunk], f"{trunk.original} is {scale.problem}")
         return
     if first.shape != got.shape and first.shape == evidence.native[trunk.original].shape:
-        found.without(
-            [trunk], f"{trunk.original} stays as large as natively {shot}: its size is written down"
-        )
+        found.without([trunk], f"{trunk.original} stays as large as natively {shot}: its size is written down")
         return
     if first.dtype.kind == "f" and not np.isfinite(first).all():
         found.without([trunk], f"the original's {trunk.original} is not finite {shot}")

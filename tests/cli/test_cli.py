@@ -41,7 +41,7 @@ certificate     2 FC weights are found in Convs: byte for byte
 time            rewritten in N s, proven in N s
 wrote           out.onnx (30.2 kB)
 next            onnxfc scan out.onnx IMAGE map.png onnxfc inspect out.onnx --at 56x56 onnxfc check IN out.onnx
-"""
+"""  # noqa: E501
 
 
 def masked(text: str) -> str:
