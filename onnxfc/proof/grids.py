@@ -64,7 +64,9 @@ def _wrong(grid: Grid, before: Array, after: Array, native: Sequence[int], now: 
 
 
 def _lines(grid: Grid, value: Array, allowed: float) -> dict[int, _Line] | None:
-    """What a step is worth along each place; None where steps differ."""
+    """What a step is worth along each place; None where steps differ, or are no numbers."""
+    if not np.isfinite(value).all():
+        return None
     found = {}
     for place, axis in enumerate(grid.axes):
         if axis < 0 or not grid.rules[place] or value.shape[axis] < 2:

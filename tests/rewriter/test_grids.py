@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from fixture_files import fixture_file
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from references import EXPORTERS, compare, image, run
 
 import onnxfc
@@ -215,3 +216,17 @@ def test_shared_cases(case: str, made: Callable[[int, int], Sized], size: tuple[
     )
     assert found.shape == want.shape
     np.testing.assert_allclose(found, want, rtol=0, atol=4e-6 * np.abs(want).max())
+
+
+def test_a_grid_without_end_is_told_without_a_warning() -> None:
+    """Coordinates of which one is infinite have no steps."""
+    done = onnxfc.rewrite(fixture_file("grid_coordinates.torchscript.onnx"), prove=False)
+    name, damaged = done.claim.grids[0].rewritten, onnx.ModelProto()
+    damaged.CopyFrom(done.model)
+    place, maker = next((i, node) for i, node in enumerate(damaged.graph.node) if name in node.output)
+    maker.output[list(maker.output).index(name)] = "whole"
+    damaged.graph.initializer.append(numpy_helper.from_array(np.array(np.inf, np.float32), "endless"))
+    damaged.graph.node.insert(place + 1, helper.make_node("Mul", ["whole", "endless"], [name]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not onnxfc.check_pair(fixture_file("grid_coordinates.torchscript.onnx"), damaged).passed
