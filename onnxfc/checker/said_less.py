@@ -97,6 +97,8 @@ def false_field(own: Claim, claim: Claim) -> str:
     """A number in the metadata that is not so, or that a cell reads pixels of which the metadata does not tell; ""
     where all is."""
     wrong = _differences(own, claim)
+    if (claim.verdict, own.verdict) == ("exact", "approximate"):
+        wrong.append(f"verdict is exact, a rewrite of the original has approximate, because of {own.blame[0]}")
     if wrong:
         return f"wrong claim: {wrong[0]}"
     for said, so in zip(_fields(claim), _fields(own), strict=True):

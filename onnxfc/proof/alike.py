@@ -6,7 +6,7 @@ from collections import Counter
 
 from onnxfc.claim.claim import Claim
 from onnxfc.io.model_file import ModelFile
-from onnxfc.proof.head import nodes_before
+from onnxfc.proof.wiring import nodes_before
 
 _SUMS = frozenset(
     [

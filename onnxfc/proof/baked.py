@@ -6,10 +6,12 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import onnx
 from onnx import numpy_helper
 
 from onnxfc.claim.claim import Claim
+from onnxfc.proof.wiring import dependent
 
 _POINTWISE = (
     "Relu LeakyRelu PRelu Elu Selu Celu ThresholdedRelu Gelu Sigmoid HardSigmoid HardSwish Swish Mish Softplus Softsign"
@@ -60,9 +62,10 @@ def native_shapes(model: onnx.ModelProto, claim: Claim) -> Shapes:
 def sized(nodes: Sequence[onnx.NodeProto], graph: onnx.GraphProto, shapes: Shapes) -> str:
     """What may mean something else at another size, and the node, "" if nothing; a sum sooner than another, and what
     reads a shape last."""
-    fixed = {tensor.name for tensor in graph.initializer}
-    fixed |= {name for node in graph.node if node.op_type == "Constant" for name in node.output}
-    found = [node for node in nodes if _may_be_sized(node, fixed, shapes)]
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    tensors |= {node.output[0]: item.t for node in graph.node for item in node.attribute if item.HasField("t")}
+    asked = dependent(graph, {value.name for value in graph.input} - tensors.keys())
+    found = [node for node in nodes if not asked.isdisjoint(node.output) and _may_be_sized(node, tensors, shapes)]
     found = sorted(found, key=_how_unlikely) or unbiased(nodes, graph, shapes)
     if not found:
         return ""
@@ -115,18 +118,31 @@ def says_the_same(nodes: Sequence[onnx.NodeProto], graph: onnx.GraphProto) -> bo
     return not sized(rest, graph, {})
 
 
-def _may_be_sized(node: onnx.NodeProto, fixed: set[str], shapes: Shapes) -> bool:
+def _may_be_sized(node: onnx.NodeProto, fixed: Mapping[str, onnx.TensorProto], shapes: Shapes) -> bool:
     kind = node.op_type
     if node.domain not in ("", "ai.onnx"):
         return kind not in _QUANTISING
     if kind in ("MatMul", "Gemm"):
-        return not fixed.intersection(node.input[:2])
+        return fixed.keys().isdisjoint(node.input[:2])
     if kind in ("Resize", "Upsample"):
         return len(node.input) > 3 and bool(node.input[3])
     if kind in _SLIDING:
         unknown = not shapes.get(node.input[0]) or not shapes.get(node.output[0])
         return "output_shape" in attributes(node) or unknown or _counts_borders(node, shapes)
-    return kind not in _SIZELESS
+    return kind not in _SIZELESS and not (kind == "Slice" and _ends_openly(node, fixed))
+
+
+def _ends_openly(node: onnx.NodeProto, fixed: Mapping[str, onnx.TensorProto]) -> bool:
+    """Whether a Slice takes all from a first element on, or every second one, as a space-to-depth does."""
+    told = [fixed.get(name) for name in node.input[1:3]]
+    if len(told) < 2 or any(item is None or item.data_location == item.EXTERNAL for item in told):
+        return False
+    starts, ends = (numpy_helper.to_array(item) for item in told if item is not None)
+    return bool((starts >= 0).all() and (starts < _FIRST).all() and (ends >= np.iinfo(np.int32).max).all())
+
+
+_FIRST = 4
+"""So small a start is no native length."""
 
 
 def _covers(node: onnx.NodeProto, shapes: Shapes) -> bool:

@@ -16,9 +16,10 @@ import onnx
 
 from onnxfc.claim.claim import OWN_FORMS, Claim
 from onnxfc.io.model_file import ModelFile
-from onnxfc.proof.head import nodes_before, part_of, reads
+from onnxfc.proof.head import part_of
 from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.sessions import RunError, Runner
+from onnxfc.proof.wiring import nodes_before, reads
 
 
 def ahead(original: ModelFile, rewritten: ModelFile, claim: Claim) -> tuple[ModelFile, ModelFile, Claim]:

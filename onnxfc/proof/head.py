@@ -25,6 +25,7 @@ from onnxfc.proof.every_size import for_every_size
 from onnxfc.proof.folded import together
 from onnxfc.proof.providers import Engine
 from onnxfc.proof.sessions import Array, Arrays, RunError, Runner
+from onnxfc.proof.wiring import reads
 
 
 @dataclass(frozen=True)
@@ -90,31 +91,6 @@ def _around(graph: onnx.GraphProto, bounds: set[str], images: set[str]) -> set[s
         if around.intersection(reads(node)):
             around.update(name for name in node.output if name and name not in bounds)
     return around
-
-
-def reads(node: onnx.NodeProto) -> set[str]:
-    """All tensors that a node reads, those of its subgraphs included."""
-    names = {name for name in node.input if name}
-    for attribute in node.attribute:
-        for graph in [attribute.g] if attribute.HasField("g") else list(attribute.graphs):
-            inner = set().union(*(reads(n) for n in graph.node)) | {value.name for value in graph.output}
-            own = {name for n in graph.node for name in n.output}
-            own |= {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
-            names |= inner - own
-    return names
-
-
-def nodes_before(graph: onnx.GraphProto, names: Sequence[str]) -> list[int]:
-    """Positions of the nodes that these tensors depend on."""
-    maker = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
-    found: set[int] = set()
-    stack = [maker[name] for name in names if name in maker]
-    while stack:
-        position = stack.pop()
-        if position not in found:
-            found.add(position)
-            stack.extend(maker[name] for name in reads(graph.node[position]) if name in maker)
-    return sorted(found)
 
 
 class Head:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import onnx
 
-from onnxfc.proof.head import reads
+from onnxfc.proof.wiring import reads
 
 _STEPS = frozenset(
     ("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal", "Sign", "Round", "Floor", "Ceil", "Hardmax", "OneHot")

@@ -16,11 +16,11 @@ from onnx import helper
 
 from onnxfc.claim.claim import Claim, Layer, Output
 from onnxfc.io.model_file import ModelFile
-from onnxfc.proof.head import reads
 from onnxfc.proof.narrowest import coarser, narrowest
 from onnxfc.proof.quantisation import quantisation_steps
 from onnxfc.proof.sessions import Array
 from onnxfc.proof.tolerance import Precision
+from onnxfc.proof.wiring import reads
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from onnxfc.proof.head import reads
 from onnxfc.proof.tolerance import PRECISION, Precision
+from onnxfc.proof.wiring import reads
 
 _NAMES = {
     TensorProto.DOUBLE: "float64",

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import onnx
 
 from onnxfc.claim.claim import Claim
 from onnxfc.io.model_file import ModelFile
@@ -16,7 +15,6 @@ from onnxfc.proof.alike import alike
 from onnxfc.proof.choose_kinds import choose
 from onnxfc.proof.edges import Edges
 from onnxfc.proof.evidence import ADVICE, Evidence, Progress, Sample
-from onnxfc.proof.head import reads
 from onnxfc.proof.inputs import Inputs, Kind
 from onnxfc.proof.last_steps import steps
 from onnxfc.proof.layers import Compared
@@ -25,6 +23,7 @@ from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.output_forms import REDUCED, WINDOWED, pick_cells
 from onnxfc.proof.sessions import Array, Arrays, RunError, Runner
 from onnxfc.proof.sizes import Size
+from onnxfc.proof.wiring import dependent
 
 SMALL = 2_000_000
 """Weights up to which a model is looked at more closely: four kinds of inputs instead of two."""
@@ -63,7 +62,7 @@ def observe(
     evidence.edges = Edges(original, tensors, options.engine)
     evidence.idle, evidence.alike = runner.idle, alike(original, pair.rewritten, claim)
     evidence.own, graph = pair.own, original.proto.graph
-    evidence.moving, evidence.fed = _dependent(graph, images), _dependent(graph, list(runner.inputs))
+    evidence.moving, evidence.fed = dependent(graph, images), dependent(graph, list(runner.inputs))
     evidence.one_scale = any(node.op_type == "DynamicQuantizeLinear" for node in graph.node)
 
     def take(kind: Kind, number: int) -> Sample:
@@ -106,17 +105,6 @@ def _leave_drowned(evidence: Evidence, claim: Claim) -> None:
     for name in outputs:
         if all(drowned(name, kind) or evidence.scales[name, kind.name].problem for kind in evidence.kinds):
             evidence.drowned = f"; but rounding alone may move output {name} as much: {ADVICE}"
-
-
-def _dependent(graph: onnx.GraphProto, inputs: Sequence[str]) -> set[str]:
-    """All tensors that depend on these inputs. What depends on none is a constant: it must stay so, to the bit."""
-    found, before = set(inputs), 0
-    while len(found) > before:  # nodes need not be in order
-        before = len(found)
-        for node in graph.node:
-            if found & reads(node):
-                found.update(node.output)
-    return found
 
 
 def _sample(evidence: Evidence, runner: Runner, kind: Kind, number: int, batch: int | None = None) -> Sample:

@@ -154,6 +154,8 @@ def _begins(graph: onnx.GraphProto, name: str, shapes: Shapes, rank: int) -> set
             continue
         seen.add(tensor)
         node = makers[tensor]
+        if any(0 in shapes.get(item, ()) for item in (*node.input[:1], *node.output)):
+            return set()  # not known
         if _of_channels(node, shapes, rank):
             stack.append(node.input[0])
         elif not place_by_place([node], shapes):

@@ -104,9 +104,11 @@ def growth_problem(claim: Claim, native: Mapping[str, Array], size: Sequence[int
             places = sum(_natively(level, made[level.tensor].shape, grown) for level in output.levels)
             wrong = places != native[output.name].shape[row]
         else:
-            wrong = output.form == "features" and _grown(output, native[output.name].shape, grown) != [
-                made[output.name].shape[axis] for axis in output.axes
-            ]
+            old, new = native[output.name].shape, made[output.name].shape
+            lacking = max(output.axes, default=0) >= min(len(old), len(new))
+            wrong = output.form == "features" and (
+                lacking or _grown(output, old, grown) != [new[axis] for axis in output.axes]
+            )
         if wrong:
             return f"{output.name} does not grow by the elements that its claimed stride promises"
     return ""

@@ -25,7 +25,7 @@ from onnxfc.proof.baked import Shapes, frozen, native_shapes, sized
 from onnxfc.proof.edges import Edges
 from onnxfc.proof.evidence import Evidence, Progress
 from onnxfc.proof.folded import together
-from onnxfc.proof.head import nodes_before, part_of, reads
+from onnxfc.proof.head import part_of
 from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.providers import Engine
 from onnxfc.proof.readings import Readings
@@ -34,6 +34,7 @@ from onnxfc.proof.results import ParityResult
 from onnxfc.proof.sessions import Array, Arrays, RunError, Runner
 from onnxfc.proof.sizes import Size
 from onnxfc.proof.windows import Capture
+from onnxfc.proof.wiring import nodes_before, reads
 
 _STOPPED = re.compile(r"while running (\w+) node\. Name:'([^']+)'")
 

@@ -144,6 +144,12 @@ WRONG: dict[str, tuple[str, Change, str]] = {
     "period with context": ("se_net", lambda claim: replace(claim, period=(4, 6)), "moved by the period (4, 6)"),
     "shorter period": ("non_local", lambda claim: replace(claim, period=(2, 4)), "period is (2, 4), a rewrite"),
     "level of a list": ("grid_distances", other_level, "list does not grow by the elements"),
+    "exact features": (
+        "extremes",
+        lambda claim: replace(claim, verdict="exact"),
+        "verdict is exact, a rewrite of the original has approximate",
+    ),
+    "features that are a map": ("lenet", lambda claim: told(claim, form="features"), "scores claims spatial axes"),
     "grid": (
         "list_columns",
         lambda claim: replace(claim, grids=(replace(claim.grids[0], original="view_4"), *claim.grids[1:])),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 import pytest
 from fixture_files import fixture_file
-from hazards import CHECK
+from hazards import CHECK, Net
 
 from onnxfc import RewriteOptions, rewrite
 from onnxfc.io.model_file import ModelFile
@@ -46,5 +46,20 @@ def test_what_does_not_repeat_is_as_the_originals_own(name: str, pool: str) -> N
     """Norms that grow, weights that are shared out over more places, variances over N - 1, and coordinates."""
     path = fixture_file(f"{name}.onnx")
     done = rewrite(path, options=RewriteOptions(global_pool=pool), check_options=CHECK)  # type: ignore[arg-type]
+    assert done.parity is not None
+    assert done.parity.passed
+
+
+def test_a_pool_of_a_map_of_which_no_length_is_known() -> None:
+    """Behind padding by computed amounts it is not taken for one over the whole map."""
+    net = Net()
+    tensor = net.op("Relu", net.conv(net.image(1, (13, 11)), 2, 4, strides=[1, 1], pads=[1] * 4))
+    tensor = net.op("Add", tensor, net.op("Resize", tensor, "", "", net.ints(1, 4, 13, 11), mode="nearest"))
+    tensor = net.op("Pad", tensor, net.op("Reshape", net.ints(*[0] * 8), net.ints(8)))
+    whole = net.op("Tanh", net.conv(tensor, 4, 4, strides=[1, 1]))
+    local = net.op("AveragePool", whole, kernel_shape=[3, 3], strides=[2, 2])
+    means = [net.op("ReduceMean", item, axes=[2, 3], keepdims=0) for item in (whole, local)]
+    model = net.model(net.fc(net.op("Concat", *means, axis=1), 8, 5))
+    done = rewrite(model, options=RewriteOptions(global_pool="keep"), check_options=CHECK)
     assert done.parity is not None
     assert done.parity.passed

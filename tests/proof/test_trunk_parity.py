@@ -177,7 +177,21 @@ def test_an_image_that_is_moved_at_some_sizes(stride: int, odd: bool, axis: int)
     assert parity.trunk.status == "failed"
 
 
-def test_context_that_is_wrong_at_other_sizes() -> None:
+def begun(model: onnx.ModelProto, how: str) -> onnx.ModelProto:
+    """With nodes before all others in which no native size is written: amounts of padding that are made of constants,
+    as PyTorch's older exporter writes them; all places, or every first one."""
+    if how == "Pad":
+        made = helper.make_node("ConstantOfShape", ["eight"], ["none"], value=numpy_helper.from_array(np.array([0])))
+        first(model, made, helper.make_node("Pad", ["image", "none"], ["moved"]), eight=np.array([8]))
+    if how == "Slice":
+        ends = np.array([np.iinfo(np.int64).max] * 2)
+        given = {"starts": np.array([0, 0]), "ends": ends, "axes": np.array([2, 3]), "steps": np.array([1, 1])}
+        first(model, helper.make_node("Slice", ["image", *given], ["moved"]), **given)
+    return model
+
+
+@pytest.mark.parametrize("how", ["", "Pad", "Slice"])
+def test_context_that_is_wrong_at_other_sizes(how: str) -> None:
     """A mean over the whole image that a fixed count was put into: nothing else runs the original there."""
 
     def spoil(model: onnx.ModelProto) -> None:
@@ -188,7 +202,7 @@ def test_context_that_is_wrong_at_other_sizes() -> None:
         model.graph.node.insert(place, helper.make_node("ReduceSum", [pool.input[0], "axes_"], ["sum_"]))
         pool.CopyFrom(helper.make_node("Div", ["sum_", "count_"], list(pool.output)))
 
-    done = rewrite(squeezed("GlobalAveragePool"), prove=False)
+    done = rewrite(begun(squeezed("GlobalAveragePool"), how), prove=False)
     parity = spoiled(done, spoil)
     assert parity.native.status == "passed"
     assert (parity.window.status, parity.shift.status) == ("passed", "not applicable")

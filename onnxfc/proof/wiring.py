@@ -1,0 +1,43 @@
+"""Which tensors and nodes of a graph hang together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import onnx
+
+
+def reads(node: onnx.NodeProto) -> set[str]:
+    """All tensors that a node reads, those of its subgraphs included."""
+    names = {name for name in node.input if name}
+    for attribute in node.attribute:
+        for graph in [attribute.g] if attribute.HasField("g") else list(attribute.graphs):
+            inner = set().union(*(reads(n) for n in graph.node)) | {value.name for value in graph.output}
+            own = {name for n in graph.node for name in n.output}
+            own |= {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+            names |= inner - own
+    return names
+
+
+def nodes_before(graph: onnx.GraphProto, names: Sequence[str]) -> list[int]:
+    """Positions of the nodes that these tensors depend on."""
+    maker = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
+    found: set[int] = set()
+    stack = [maker[name] for name in names if name in maker]
+    while stack:
+        position = stack.pop()
+        if position not in found:
+            found.add(position)
+            stack.extend(maker[name] for name in reads(graph.node[position]) if name in maker)
+    return sorted(found)
+
+
+def dependent(graph: onnx.GraphProto, inputs: Iterable[str]) -> set[str]:
+    """All tensors that depend on these inputs. What depends on none is a constant: it must stay so, to the bit."""
+    found, before = set(inputs), 0
+    while len(found) > before:  # nodes need not be in order
+        before = len(found)
+        for node in graph.node:
+            if found & reads(node):
+                found.update(node.output)
+    return found
