@@ -101,12 +101,12 @@ class _Plain(io.BufferedWriter):
 
 
 def _npy(file: BinaryIO, made: ScoreMap, wanted: Wanted) -> None:
-    """The header that numpy writes, then each class's rows at their place."""
+    """The header that numpy writes, then the vector, or each class's rows at their place."""
+    shape = made.shape if wanted.vector is None else wanted.vector.shape
+    np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
     if wanted.vector is not None:
-        np.save(file, wanted.vector)
+        file.write(np.ascontiguousarray(wanted.vector, "<f4").data)
         return
-    header = {"descr": "<f4", "fortran_order": False, "shape": made.shape}
-    np.lib.format.write_array_header_1_0(file, header)
     begin, (classes, rows, columns) = file.tell(), made.shape
     for first in range(0, classes, _MANY):
         for top, piece in made.pieces(slice(first, first + _MANY), _SCORES):

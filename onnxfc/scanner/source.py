@@ -115,6 +115,8 @@ class Mapped:
     def npy(cls, path: Path) -> Mapped:
         """A .npy file. Raises ReadError where it is none, or cut short."""
         try:
+            if not path.stat().st_size:
+                raise EOFError  # older versions of numpy tell another reason
             found = np.load(path, mmap_mode="r", allow_pickle=False)
         except OSError as error:
             raise ReadError(f"{path}: cannot read: {error.strerror or error}") from error

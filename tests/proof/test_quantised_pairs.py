@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from fixture_files import fixture_file
-from hazards import CHECK, complete, session
+from hazards import CHECK, OLD_RUNTIME, complete, session
 from onnx import numpy_helper
 from quantised import SPOILS, Layer, layers
 
@@ -193,6 +193,7 @@ TRUNKS = ["lenet.qdq", "lenet.qdq_int4", "lenet.qoperator", "matmul_add.qdq", "m
 """Features that both models make by the same operators."""
 
 
+@pytest.mark.skipif(OLD_RUNTIME, reason="this onnxruntime loads no bias that has a zero point")
 @pytest.mark.parametrize("name", TRUNKS)
 def test_a_zero_point_of_the_trunk(name: str) -> None:
     """Off by one in one node, of activations and of biases: found wherever it moves one in a thousand features."""

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+from fixture_files import NO_INTEGERS
+from hazards import OLD_RUNTIME
 
 from onnxfc.errors import NothingToRewrite, ProofFailed
 from onnxfc.proof.options import CheckOptions
@@ -48,6 +50,8 @@ def test_there_are_models() -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_outcome(name: str) -> None:
+    if OLD_RUNTIME and "int8" in name:
+        pytest.skip(NO_INTEGERS)
     assert outcome(name) == OUTCOMES[name]
 
 
@@ -65,6 +69,8 @@ INNER = (
     ],
 )
 def test_keyword_spotters_in_integers(kind: str) -> None:
+    if OLD_RUNTIME and "qoperator" in kind:
+        pytest.skip("this onnxruntime computes their QLinearConv otherwise than the file says")
     name = f"emmtrix__emx-onnx-cgen/tests__onnx__micro_kws_m_{kind}.onnx"
     if name not in MODELS:
         pytest.skip(MISSING)
