@@ -13,6 +13,7 @@ from hazards import (
     CHECK,
     FEATURES,
     OLD_ONNX,
+    OLD_RUNTIME,
     WINDOW,
     Net,
     bodied,
@@ -591,6 +592,9 @@ def test_decoder_after_an_fc_is_refused_or_right() -> None:
 @pytest.mark.parametrize("place", ["before", "after"])
 @pytest.mark.parametrize("kind", ["LayerNormalization", "LpNormalization", "TopK", "ArgMax", "L2 by hand", "by hand"])
 def test_along_the_features(kind: str, place: str) -> None:
+    if OLD_RUNTIME and (kind, place) == ("by hand", "before"):
+        pytest.skip("the LayerNormalization that this onnxruntime makes of it is off where features are nearly alike")
+
     def body(net: Net, flat: str) -> Any:
         length = FEATURES if place == "before" else 8
         tensor = flat if place == "before" else net.fc(flat, FEATURES, 8)
