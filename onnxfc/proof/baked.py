@@ -65,7 +65,8 @@ def sized(nodes: Sequence[onnx.NodeProto], graph: onnx.GraphProto, shapes: Shape
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     tensors |= {node.output[0]: item.t for node in graph.node for item in node.attribute if item.HasField("t")}
     asked = dependent(graph, {value.name for value in graph.input} - tensors.keys())
-    found = [node for node in nodes if not asked.isdisjoint(node.output) and _may_be_sized(node, tensors, shapes)]
+    alike = {name for node in graph.node for name in node.output} - asked
+    found = [node for node in nodes if alike.isdisjoint(node.output) and _may_be_sized(node, tensors, shapes)]
     found = sorted(found, key=_how_unlikely) or unbiased(nodes, graph, shapes)
     if not found:
         return ""
