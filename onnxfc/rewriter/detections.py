@@ -23,7 +23,7 @@ from onnxfc.graph.op_kinds import ARG, BROADCAST, CUTTING, LENGTHS, LIMITING, PI
 from onnxfc.io.model_file import ModelFile
 from onnxfc.layout.lists import levels
 from onnxfc.layout.views import Fixed, Placed
-from onnxfc.rewriter.native_numbers import FEWEST, WITH_SIDES, figures, meant, near
+from onnxfc.rewriter.native_numbers import FEWEST, WITH_SIDES, export_open, figures, meant, near
 
 if TYPE_CHECKING:
     from onnxfc.builder.state import State
@@ -179,9 +179,7 @@ def objection(tail: Tail, state: State, images: Sequence[Image]) -> Refusal | No
         if found:
             where = "" if node in tail.picking else f" behind {first.op_type}"
             why = f"{node.op_type}{where} holds {found}, which is another at other sizes"
-            advice = "export the model with open height and width, so that it is computed; or, where the number is one "
-            advice += "by chance alone, at another native size"
-            return Refusal("data-dependent", label(node), why, advice)
+            return Refusal("data-dependent", label(node), why, export_open(state, images))
     return None
 
 

@@ -12,10 +12,10 @@ import onnx
 from onnxfc.builder.state import State
 from onnxfc.errors import Refusal
 from onnxfc.graph.index import Graph, attributes, inputs_of, label
-from onnxfc.graph.op_kinds import ADDITIVE, ARITHMETIC, LIMITING, REORDERING, RESHAPING, SAME_VALUES, SCALING
+from onnxfc.graph.op_kinds import ADDITIVE, ARITHMETIC, LIMITING, REORDERING, SCALING
 from onnxfc.layout.lists import levels
 from onnxfc.layout.views import Fixed, Placed, is_map
-from onnxfc.shapes.image_inputs import Image
+from onnxfc.shapes.image_inputs import Image, is_open
 from onnxfc.shapes.spec import Array
 
 
@@ -42,52 +42,57 @@ FEWEST = 16
 """Below it a limit is one of activations (ReLU6), and a divisor any number, whatever the image's size."""
 
 
+_PLAIN = 8
+"""Up to here a divisor may be any number (of boxes, a stride), though how many places a list has is known for certain:
+3x3 are more. Beside the side of a grid's own map up to its half (a middle, a corner): YOLO's 7 cells are more."""
+
+
 def in_sides(state: State, reading: Sequence[Image]) -> Refusal | None:
     """Coordinates and lists of places that reckon with the native image: kept within it, counted from its other side or
     its middle, divided by its height or width, or by their own number. At another size these are others."""
     sides = [image.shape[axis] for image in reading for axis in image.spatial]
     by_grids = _by_grids(state)
     for node in state.graph.live if state.dense else ():
-        made = state.views.get(node.output[0])
-        does = WITH_SIDES.get(node.op_type) if isinstance(made, Placed) else None
-        if does is None or (is_map(made) and node.op_type not in LIMITING and node.output[0] not in by_grids):
+        made, gridded = state.views.get(node.output[0]), node.output[0] in by_grids
+        does = WITH_SIDES.get(node.op_type)
+        if does is None or not isinstance(made, Placed):
             continue
-        known = figures(sides, node.op_type) | _counts(state, node)
+        if is_map(made) and node.op_type not in LIMITING and not gridded:
+            continue
+        own = _of_map(state, made) if gridded and not _undone(state, node) else {}
+        known = own | figures(sides, node.op_type) | _counts(state, node)
         told = next((known[known_at] for number in _read(state, node) if (known_at := near(number, known))), "")
         if told:
             why = f"{node.op_type} {does} {told}, a plain number"
             data = next(name for name in inputs_of(node) if isinstance(state.views.get(name), Placed))
-            advice = "export it with open height and width, so that the number is computed; or end the model before it"
-            return Refusal("size-locked", label(node), why, f"{advice}: --output-at {data}")
-    return None
-
-
-def by_shared_count(state: State) -> Refusal | None:
-    """What a Softmax over places shared out, times their native number, where nothing sums it up again: another size
-    has another number of them."""
-    for node in state.graph.live:
-        made, name = state.views.get(node.output[0]), node.output[0]
-        if node.op_type not in SCALING or not isinstance(made, Placed) or state.roles.summed_by(name) is not None:
-            continue
-        count = next(filter(None, (_shared(state, item) for item in inputs_of(node))), 0)
-        times = {1 / number for number in _read(state, node) if number}
-        if count >= FEWEST and any(near(number, {float(count)}) for number in times):
-            why = f"{node.op_type} scales what a Softmax shares out by the native number of its places, a plain number"
-            advice = "export it with open height and width, so that it is computed"
+            advice = f"{export_open(state, reading)}; or end the model before it: --output-at {data}"
             return Refusal("size-locked", label(node), why, advice)
     return None
 
 
-def _shared(state: State, name: str) -> int:
-    """To how many places a Softmax shared out natively; 0 where it did not."""
-    view, maker = state.views.get(name), state.graph.maker(name, past={*SAME_VALUES, *RESHAPING, "Transpose"})
-    if not isinstance(view, Placed):
-        return 0
-    places = [place for _, place in view.provenance.sums_to_one if place >= 0]
-    if view.is_list:
-        softmax = maker is not None and maker.op_type == "Softmax"
-        return sum(_lengths(view, state.rank)) if softmax else 0
-    return math.prod(view.like.groups[view.like.where[place]][0].length for place in {*places} & view.like.where.keys())
+def export_open(state: State, reading: Sequence[Image]) -> str:
+    """What to do about a number that is one of the native size, or is taken for one."""
+    if is_open(state.graph, reading):
+        return "let it be computed when the model runs; or, where it is one by chance alone, name another native --size"
+    advice = "export the model with open height and width, so that it is computed"
+    return f"{advice}; or, where the number is one by chance alone, at another native size"
+
+
+def _of_map(state: State, made: Placed) -> dict[float, str]:
+    """What tells of the sides of the map over which a grid lies, in cells."""
+    sides = [side for part in [part for part, _ in levels(made, state.rank)] or [made] for side in part.like.extent]
+    halves = dict.fromkeys([half for side in sides for half in (side / 2, (side - 1) / 2)], "half a side of the map")
+    whole = dict.fromkeys([n for side in sides for n in (side - 1.0, float(side))], "a side of the map")
+    return {number: f"{told} at the native size" for number, told in (halves | whole).items() if number > _PLAIN / 2}
+
+
+def _undone(state: State, node: onnx.NodeProto) -> bool:
+    """Whether all that a Div divides by is a part of what a Mul multiplies by next: cells become pixels so."""
+    readers, by = list(_readers(state.graph, node)), _read(state, node)
+    if node.op_type != "Div" or [reader.op_type for reader in readers] != ["Mul"]:
+        return False
+    then = [1 / number for number in _read(state, readers[0])]
+    return bool(then) and all(any(near(times, {round(times / n) * n}) for n in by if n > 0) for times in then)
 
 
 def _lengths(view: Placed, rank: int) -> list[int]:
@@ -122,7 +127,7 @@ def _counts(state: State, node: onnx.NodeProto) -> dict[float, str]:
     """How many places there are natively in the lists that are divided."""
     views = [view for view in map(state.views.get, inputs_of(node)) if isinstance(view, Placed) and not is_map(view)]
     rows = [_lengths(view, state.rank) for view in views if node.op_type in SCALING]
-    many = [n for row in rows for n in (*row, sum(row)) if n >= 4 * FEWEST]
+    many = [n for row in rows for n in (*row, sum(row)) if n > _PLAIN]
     return dict.fromkeys(map(float, many), "the native number of its places")
 
 
@@ -133,10 +138,15 @@ def _read(state: State, node: onnx.NodeProto) -> set[float]:
 
 def meant(constants: Iterable[Array], node: onnx.NodeProto) -> set[float]:
     """The few numbers that a node reads, or of which these are one part."""
-    few = [np.unique(item) for item in constants if item.dtype.kind in "fiu"]
-    found = {float(value) for item in few if item.size <= _FEW for value in item}
+    found = few_numbers(constants)
     found |= {float(attributes(node)["max"])} if "max" in attributes(node) else set()
     return {1 / number for number in found if number} if node.op_type == "Mul" else found
+
+
+def few_numbers(constants: Iterable[Array]) -> set[float]:
+    """Those of constants that are no tables."""
+    few = [np.unique(item) for item in constants if item.dtype.kind in "fiu"]
+    return {float(value) for item in few if item.size <= _FEW for value in item}
 
 
 _FEW = 4

@@ -18,8 +18,9 @@ from onnxfc.layout.gathered import Gathered
 from onnxfc.layout.lists import row_axis
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Context, Lifted, Placed, ScoreMap, Window, is_map
-from onnxfc.rewriter.native_numbers import by_shared_count, in_native_pixels, in_sides
+from onnxfc.rewriter.native_numbers import in_native_pixels, in_sides
 from onnxfc.rewriter.outputs import maps_of_windows
+from onnxfc.rewriter.shared_counts import by_shared_count
 from onnxfc.shapes.image_inputs import Image, is_open
 from onnxfc.shapes.length import Length
 
@@ -46,7 +47,7 @@ def objections(state: State, reading: Sequence[Image], provenances: Sequence[Pro
         unclear
         or in_native_pixels(state, reading)
         or in_sides(state, reading)
-        or by_shared_count(state)
+        or by_shared_count(state, reading)
         or _headless(state, reading, provenances)
         or _beside_figures(state)
         or _not_kept(state)

@@ -1,0 +1,125 @@
+"""What a Softmax over places shared out, times the native number of these places, however the product is spelled."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import onnx
+
+from onnxfc.builder.state import State
+from onnxfc.errors import Refusal
+from onnxfc.graph.index import attributes, inputs_of, label
+from onnxfc.graph.op_kinds import ADDITIVE, COPYING, CUTTING, REORDERING, SAME_VALUES, SCALING, axes_along
+from onnxfc.layout.views import Placed
+from onnxfc.rewriter.native_numbers import FEWEST, export_open, few_numbers, near
+from onnxfc.shapes.image_inputs import Image
+
+
+@dataclass(frozen=True)
+class _Scaled:
+    """What is known of a tensor's scale. ``counts``: among how many places it was shared out natively, to the power
+    that was taken of it since; ``by``: the plain numbers that it was multiplied by, all in all."""
+
+    counts: frozenset[float] = frozenset()
+    by: frozenset[float] = frozenset({1.0})
+
+    def to(self, power: float) -> _Scaled:
+        return _Scaled(*(frozenset(abs(n) ** power for n in part if n) for part in (self.counts, self.by)))
+
+    def times(self, other: _Scaled) -> _Scaled:
+        both = {a * b for a, b in product(self.counts, other.counts)}
+        by = frozenset(a * b for a, b in product(self.by, other.by))
+        return _few(self.counts | other.counts | both, by)
+
+    @property
+    def held(self) -> bool:
+        """Whether a number of these is the number of places, or one over it; or a square or root that is no small
+        number."""
+        sure = [n for n in self.counts if n != 1]
+        powers = [n**power for n in sure if n >= FEWEST**2 for power in (0.5, 2)]
+        return any(near(number, {n, 1 / n}) for number in self.by for n in (*sure, *powers))
+
+
+_FEW = 16
+"""Products of plain numbers; of more, none is the one that all was multiplied by."""
+
+
+def _few(counts: frozenset[float], by: frozenset[float]) -> _Scaled:
+    return _Scaled(counts, by if len(by) <= _FEW else frozenset({1.0}))
+
+
+_CARRYING = {*REORDERING, *SAME_VALUES, *CUTTING, *COPYING, *ADDITIVE, "Gather", "Concat", "Neg", "Abs", "Relu", "Clip"}
+_CARRYING |= {"Conv", "Dropout", "LeakyRelu", "Max", "Min", "Pad", "Sum", "Where"}
+"""What makes something of shares that is as large as these are; the places are not summed up."""
+
+
+def by_shared_count(state: State, reading: Sequence[Image]) -> Refusal | None:
+    """What a Softmax over places shared out, times their native number, where nothing sums it up again: another size
+    has another number of them."""
+    found: dict[str, _Scaled] = {}
+    for node in state.graph.live:
+        made = _made(state, node, found)
+        found |= dict.fromkeys(filter(None, node.output), made)
+        name = node.output[0]
+        held = node.op_type in SCALING and made.held and isinstance(state.views.get(name), Placed)
+        if held and state.roles.summed_by(name) is None:
+            why = f"{node.op_type} scales what a Softmax shares out by the native number of its places, a plain number"
+            return Refusal("size-locked", label(node), why, export_open(state, reading))
+    return None
+
+
+def _made(state: State, node: onnx.NodeProto, found: Mapping[str, _Scaled]) -> _Scaled:
+    """How what a node makes is scaled."""
+    if count := _shared(state, node):
+        return _Scaled(frozenset({float(count)}))
+    read = [_known(state, found, name) for name in inputs_of(node)]
+    if rule := _RULES.get(node.op_type):
+        return rule(read)
+    carried = [item for item in read if item.counts] or (read[:1] if node.op_type not in ADDITIVE else [])
+    if node.op_type in _CARRYING and carried:
+        both = [frozenset[float]().union(*part) for part in ([i.counts for i in carried], [i.by for i in carried])]
+        return _few(*both)
+    return _Scaled()
+
+
+def _power(read: Sequence[_Scaled]) -> _Scaled:
+    return read[0].to(next(iter(read[1].by))) if len(read[1].by) == 1 else _Scaled()
+
+
+_RULES: Mapping[str, Callable[[Sequence[_Scaled]], _Scaled]] = {
+    "Div": lambda read: read[0].times(read[1].to(-1)),
+    "Mul": lambda read: read[0].times(read[1]),
+    "Pow": _power,
+    "Reciprocal": lambda read: read[0].to(-1),
+    "Sqrt": lambda read: read[0].to(0.5),
+}
+
+
+def _known(state: State, found: Mapping[str, _Scaled], name: str) -> _Scaled:
+    """How something is scaled that a node reads: by itself, where it is a plain number or a few of them."""
+    constant = state.native[name].constant if name in state.native else None
+    if constant is None:
+        return found.get(name, _Scaled())
+    return _Scaled(by=frozenset(few_numbers([constant]) - {0.0} or {1.0}))
+
+
+def _shared(state: State, node: onnx.NodeProto) -> int:
+    """Among how many places a node shares out natively, those on axes that are not freed too; 0 where it does not."""
+    view, name = state.views.get(node.output[0]), node.output[0]
+    if not isinstance(view, Placed):
+        return 0
+    if name in state.roles.shares:
+        sizes = [math.prod(state.native[item].native) for item in inputs_of(node)]
+        return max(sizes) // max(min(sizes), 1)
+    if node.op_type != "Softmax":
+        return 0
+    shape = state.native[name].native
+    axes = axes_along(node.op_type, attributes(node), len(shape), state.graph.opset)
+    return math.prod(shape[axis] for axis in axes) if _has_places(view, axes) else 0
+
+
+def _has_places(view: Placed, axes: Iterable[int]) -> bool:
+    return any(atom.kind in ("space", "joined") for axis in axes for atom in view.groups[axis])

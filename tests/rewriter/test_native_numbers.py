@@ -1,0 +1,165 @@
+"""Plain numbers that are those of the native size: refused, however they are spelled; others stay, and are right."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from hazards import Net, complete, refusal, session
+
+import onnxfc
+from onnxfc.rewriter.analyse import RewriteOptions
+
+SHARES = "{} scales what a Softmax shares out by the native number of its places, a plain number"
+
+
+def image(net: Net, height: int, width: int) -> str:
+    """A map of these many places, with four channels."""
+    return net.conv(net.image(1, (2 * height + 1, 2 * width + 1)), 2, 4)
+
+
+def rows(net: Net, height: int, width: int) -> str:
+    """A list of them."""
+    return str(net.op("Transpose", net.op("Reshape", image(net, height, width), net.ints(1, 4, -1)), perm=[0, 2, 1]))
+
+
+def spelled(kind: str, times: float = 35) -> onnx.ModelProto:
+    """A Softmax over 5x7 places times a number."""
+    net = Net(17)
+    data = rows(net, 5, 7)
+    shares = net.op("Softmax", data, axis=1)
+    by = net.const(np.float32(times))
+    made = {
+        "at once": lambda: net.op("Mul", shares, by),
+        "divided": lambda: net.op("Div", shares, net.const(np.float32(1 / times))),
+        "by parts": lambda: net.op("Mul", net.op("Mul", shares, net.const(5.0)), net.const(np.float32(times / 5))),
+        "the other factor": lambda: net.op("Mul", shares, net.op("Mul", data, by)),
+        "roots": lambda: net.op("Mul", net.op("Sqrt", shares), net.const(np.float32(times**0.5))),
+        "squares": lambda: net.op("Mul", net.op("Pow", shares, net.const(2.0)), net.const(np.float32(times**2))),
+        "behind a sum": lambda: net.op("Mul", net.op("Add", shares, net.const(1e-6)), by),
+        "moved": lambda: net.op("Mul", net.op("Slice", shares, net.ints(0), net.ints(2), net.ints(2)), by),
+    }[kind]()
+    return net.model(made)
+
+
+KINDS = ("at once", "divided", "by parts", "the other factor", "roots", "squares", "behind a sum", "moved")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_shares_times_the_number_of_places(kind: str) -> None:
+    found = refusal(spelled(kind))
+    assert (found.code, found.reason) == ("size-locked", SHARES.format("Div" if kind == "divided" else "Mul"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_shares_times_another_number(kind: str) -> None:
+    """As the original is at another size, once its Reshape takes any."""
+    model = spelled(kind, 30)
+    made = session(complete(onnxfc.rewrite(model)))
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "h"
+    model.graph.input[0].type.tensor_type.shape.dim[3].dim_param = "w"
+    del model.graph.output[0].type.tensor_type.shape.dim[:]
+    data = {"image": np.random.default_rng(0).standard_normal((1, 2, 17, 21)).astype(np.float32)}
+    [want], [got] = session(onnx.shape_inference.infer_shapes(model)).run(None, data), made.run(None, data)
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("free", ["width", "height"])
+@pytest.mark.parametrize("behind", [False, True])
+def test_places_along_an_axis_that_is_not_freed_count_too(behind: bool, free: str) -> None:
+    net = Net(17)
+    data = image(net, 5, 7)
+    shares = net.op("Softmax", net.op("Reshape", data, net.ints(1, 4, 35)), axis=2)
+    shares = net.op("Reshape", shares, net.ints(1, 4, 5, 7)) if behind else shares
+    made = net.op("Mul", shares, net.const(35.0))
+    made = net.conv(made, 4, 4) if behind else net.op("Transpose", made, perm=[0, 2, 1])
+    found = refusal(net.model(made), free=(free,))
+    assert (found.code, found.reason) == ("size-locked", SHARES.format("Mul"))
+
+
+def test_a_few_columns() -> None:
+    """However few they are, a Softmax over them is known to share out among these."""
+    net = Net(17)
+    shares = net.op("Mul", net.op("Softmax", image(net, 5, 7), axis=3), net.const(7.0))
+    assert refusal(net.model(shares)).reason == SHARES.format("Mul")
+
+
+def test_a_softmax_over_features_shares_out_no_places() -> None:
+    net = Net(17)
+    made = net.op("Mul", net.op("Softmax", rows(net, 2, 2), axis=2), net.const(4.0))
+    assert [output.form for output in onnxfc.rewrite(net.model(made)).claim.outputs] == ["list"]
+
+
+@pytest.mark.parametrize(
+    ("side", "number", "held"),
+    [(7, 49.0, True), (7, 48.0, False), (3, 9.0, True), (2, 4.0, False)],
+)
+def test_a_list_divided_by_its_places(side: int, number: float, held: bool) -> None:
+    """Of fewer than nine the number may be any (of boxes at a place, of a stride)."""
+    net = Net(17)
+    model = net.model(net.op("Div", rows(net, side, side), net.const(np.float32(number))))
+    if held:
+        assert refusal(model).reason == "Div divides a list's values by the native number of its places, a plain number"
+    else:
+        assert [output.form for output in onnxfc.rewrite(model).claim.outputs] == ["list"]
+
+
+def cells(*steps: tuple[str, float], width: int = 13, open_sizes: bool = False) -> onnx.ModelProto:
+    """A list of places, each with its corner in cells added (YOLOv2), and what is done to that."""
+    net = Net(17)
+    data = rows(net, 9, width)
+    grid = np.stack(np.meshgrid(np.arange(width), np.arange(9)), axis=-1).reshape(1, -1, 2)
+    boxes = net.op("Slice", data, net.ints(0), net.ints(2), net.ints(2))
+    made = net.op("Add", net.op("Sigmoid", boxes), net.const(grid.astype(np.float32)))
+    for op_type, number in steps:
+        inputs = (
+            (net.const(0.0), net.const(np.float32(number))) if op_type == "Clip" else (net.const(np.float32(number)),)
+        )
+        made = net.op(op_type, made, *inputs)
+    model = net.model(made)
+    for axis in (2, 3) if open_sizes else ():
+        model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = f"side{axis}"
+    return model
+
+
+@pytest.mark.parametrize(
+    ("op_type", "number", "told"),
+    [
+        ("Div", 13, "Div divides a list's values by a side of the map at the native size, a plain number"),
+        ("Mul", 1 / 9, "Mul divides a list's values by a side of the map at the native size, a plain number"),
+        ("Clip", 12, "Clip keeps a list's values below a side of the map at the native size, a plain number"),
+        ("Sub", 6, "Sub counts a list's values from half a side of the map at the native size, a plain number"),
+    ],
+)
+def test_coordinates_in_cells_that_reckon_with_their_map(op_type: str, number: float, told: str) -> None:
+    found = refusal(cells((op_type, number)), grids="step")
+    assert (found.code, found.reason) == ("size-locked", told)
+    advice = (
+        "export the model with open height and width, so that it is computed; or, where the number is one by chance"
+    )
+    assert found.advice.startswith(advice)
+
+
+@pytest.mark.parametrize("steps", [[("Div", 13), ("Mul", 26)], [("Mul", 2)], [("Div", 4)], [("Clip", 1000)]])
+def test_coordinates_in_cells_that_do_not(steps: list[tuple[str, float]]) -> None:
+    """Divided by the map's width and multiplied by the image's, which is a stride: pixels at every size."""
+    model = cells(*steps)
+    made = session(complete(onnxfc.rewrite(model, options=RewriteOptions(grids="step"))))
+    data = np.random.default_rng(0).standard_normal((1, 2, 27, 35)).astype(np.float32)
+    [got] = made.run(None, {"image": data})
+    weight, bias = (onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer[:2])
+    patches = np.lib.stride_tricks.sliding_window_view(data[0], (3, 3), axis=(1, 2))[:, ::2, ::2]
+    want = 1 / (1 + np.exp(-(np.einsum("chwij,ocij->hwo", patches, weight[:2]) + bias[:2])))
+    want += np.stack(np.meshgrid(np.arange(17), np.arange(13)), axis=-1)
+    for op_type, number in steps:
+        want = {"Div": want / number, "Mul": want * number, "Clip": want}[op_type]
+    np.testing.assert_allclose(got[0], want.reshape(-1, 2), rtol=1e-4, atol=1e-5)
+
+
+def test_advice_where_the_size_is_open_already() -> None:
+    """Another size is not that of the coincidence."""
+    model = cells(("Div", 27), open_sizes=True)
+    found = refusal(model, grids="step", size=(19, 27))
+    assert found.code == "size-locked"
+    assert "name another native --size" in found.advice
+    assert "export" not in found.advice
