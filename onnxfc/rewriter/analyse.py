@@ -209,7 +209,8 @@ def _ahead_of_detections(found: Analysis, options: RewriteOptions) -> Analysis:
             break
         else:
             ahead.state.builder.follow(tail.nodes)
-            against = objection(tail, ahead.state, ahead.reading)
+            native = options.fixed_size == ahead.reading[0].size
+            against = None if native else objection(tail, ahead.state, ahead.reading)
             if against is None:
                 return replace(ahead, tail=tail)
             why = (against,)
@@ -305,6 +306,6 @@ def _read(
     if isinstance(finished, list):
         return Analysis(original, state, tuple(reading), (), (), tuple(finished))
     outputs, provenances = finished
-    refusals = objections(state, reading, provenances)
+    refusals = objections(state, reading, provenances, options.fixed_size)
     state.notes += without_effect(state, outputs, provenances)
     return Analysis(original, state, tuple(reading), tuple(outputs), tuple(provenances), refusals)

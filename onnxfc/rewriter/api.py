@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, repr=False)
 class Rewrite:
     """A rewritten model, what was done to it, and the proof (None where it was not asked for). ``any_size``: the model
-    for any size, where ``file`` was made of it for one; ``fit``: what of that fits an accelerator.
+    for any size, where ``file`` was made of it for one (for the native one, numbers may stand in it that hold for that
+    size alone, and are refused otherwise); ``fit``: what of that fits an accelerator.
 
     >>> onnxfc.rewrite("fixtures/trained/digits.onnx", prove=False)
     <Rewrite: native size 16x16 px, stride 4x4 px, approximate, not proven>

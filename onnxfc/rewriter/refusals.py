@@ -38,20 +38,17 @@ def recognise(file: ModelFile) -> None:
         raise NothingToRewrite(str(refusal), (refusal,))
 
 
-def objections(state: State, reading: Sequence[Image], provenances: Sequence[Provenance]) -> tuple[Refusal, ...]:
-    """What keeps a walk that came to its end from being a rewrite."""
+def objections(
+    state: State, reading: Sequence[Image], provenances: Sequence[Provenance], fixed_size: tuple[int, ...] | None
+) -> tuple[Refusal, ...]:
+    """What keeps a walk that came to its end from being a rewrite; numbers of the native size do not, where the result
+    is for that size alone."""
     if state.not_affine and any(provenance.dropped for provenance in provenances):
         return tuple(state.not_affine)  # a dropped pool does not commute with these
-    unclear = _unclear_lengths(state) or _shifted(state)
-    found = (
-        unclear
-        or in_native_pixels(state, reading)
-        or in_sides(state, reading)
-        or by_shared_count(state, reading)
-        or _headless(state, reading, provenances)
-        or _beside_figures(state)
-        or _not_kept(state)
-    )
+    found = _unclear_lengths(state) or _shifted(state)
+    if fixed_size != reading[0].size:
+        found = found or in_native_pixels(state, reading) or in_sides(state, reading) or by_shared_count(state, reading)
+    found = found or _headless(state, reading, provenances) or _beside_figures(state) or _not_kept(state)
     found = found or _unlike_windows(state, provenances)
     return () if found is None else (found,)
 

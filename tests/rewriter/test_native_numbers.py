@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+from fixture_files import fixture_file
 from hazards import Net, complete, refusal, session
+from references import EXPORTERS
 
 import onnxfc
 from onnxfc.rewriter.analyse import RewriteOptions
@@ -163,3 +165,29 @@ def test_advice_where_the_size_is_open_already() -> None:
     assert found.code == "size-locked"
     assert "name another native --size" in found.advice
     assert "export" not in found.advice
+
+
+@pytest.mark.parametrize("kind", ["softmax", "cells"])
+def test_at_the_native_size_alone_its_numbers_are_right(kind: str) -> None:
+    model, grids = (spelled("roots"), None) if kind == "softmax" else (cells(("Div", 13)), "step")
+    size = (11, 15) if kind == "softmax" else (19, 27)
+    done = onnxfc.rewrite(model, options=RewriteOptions(fixed_size=size, grids=grids))
+    data = {"image": np.random.default_rng(0).standard_normal((1, 2, *size)).astype(np.float32)}
+    [want], [got] = session(model).run(None, data), session(complete(done)).run(None, data)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+    larger = (size[0] + 4, size[1] + 4)
+    assert refusal(model, fixed_size=larger, grids=grids).code == "size-locked"
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_numbers_behind_what_picks_places(exporter: str) -> None:
+    """Clip(0, W) behind NonMaxSuppression."""
+    path = fixture_file(f"detect_clipped.{exporter}.onnx")
+    size = tuple(dim.dim_value for dim in onnx.load(path).graph.input[0].type.tensor_type.shape.dim[2:])
+    done = onnxfc.rewrite(path, options=RewriteOptions(fixed_size=size))
+    data = {"image": np.random.default_rng(0).standard_normal((1, 3, *size)).astype(np.float32)}
+    for want, got in zip(
+        session(onnx.load(path)).run(None, data), session(complete(done)).run(None, data), strict=True
+    ):
+        assert np.size(want) > 0
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
