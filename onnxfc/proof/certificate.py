@@ -24,8 +24,10 @@ _GEMMS = ("Gemm", "FusedGemm")
 _MATMULS = ("MatMul", "FusedMatMul", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul")
 _CONVS = ("Conv", "FusedConv", "QLinearConv", "ConvInteger")
 _INTEGERS = ("QGemm", "QLinearMatMul")
-_QUANTISED = {"ConvInteger", "DequantizeLinear", "DynamicQuantizeLinear", *_INTEGERS, "MatMulInteger", "QLinearConv"}
-_CONTRACTIONS = (*_GEMMS, *_MATMULS, *_INTEGERS, "Einsum")
+_BLOCKS = "MatMulNBits"
+_QUANTISED = {"ConvInteger", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QLinearConv"}
+_QUANTISED |= {*_INTEGERS, _BLOCKS}
+_CONTRACTIONS = (*_GEMMS, *_MATMULS, *_INTEGERS, _BLOCKS, "Einsum")
 
 
 @np.errstate(all="ignore")  # weights that are no numbers, which equal nothing
@@ -163,7 +165,7 @@ def _fully_connected(file: ModelFile) -> Iterator[Matrix]:
     for node in _live(file.proto.graph, weights.nodes):
         if node.op_type not in _CONTRACTIONS or node.domain not in ("", "ai.onnx", "com.microsoft"):
             continue
-        for position in (1, 0) if node.op_type not in (*_GEMMS, *_INTEGERS) else (1,):
+        for position in (1, 0) if node.op_type not in (*_GEMMS, *_INTEGERS, _BLOCKS) else (1,):
             stored = _operand(weights, node, position)
             values = None if stored is None else _matrix(node, position, stored.values)
             if stored is not None and values is not None:
@@ -175,7 +177,7 @@ def _beside(weights: Weights, node: onnx.NodeProto) -> dict[str, Array]:
     """The scale and zero point of a layer's features, its bias and the step of that, as far as they are in the file."""
     integers = node.op_type in (*_INTEGERS, "QLinearConv")
     given = node.input[1:3] if integers else weights.behind(node.input[0])
-    at = {"QGemm": 6, "QLinearConv": 8, "QLinearMatMul": 99}.get(node.op_type, 2)
+    at = {"QGemm": 6, "QLinearConv": 8, "QLinearMatMul": 99, _BLOCKS: 5}.get(node.op_type, 2)
     factors = any(item.name in ("alpha", "beta") and item.f != 1 for item in node.attribute)
     names = {"scale": given[:1], "zero point": given[1:2], "bias": [] if factors else node.input[at : at + 1]}
     stored = {label: weights.of(name) for label, some in names.items() for name in some if name}
@@ -197,6 +199,8 @@ def _operand(weights: Weights, node: onnx.NodeProto, position: int) -> Stored | 
     if node.op_type in _INTEGERS:
         turned = any(item.name == "transB" and item.i for item in node.attribute)
         return weights.of_integers(node.input[3:6], 0 if turned else 1)
+    if node.op_type == _BLOCKS:
+        return weights.in_blocks(node)
     return _as_numbers(weights, node, position) if position < len(node.input) else None
 
 
@@ -217,6 +221,8 @@ def _as_numbers(weights: Weights, node: onnx.NodeProto, position: int) -> Stored
 def _matrix(node: onnx.NodeProto, position: int, values: Array) -> Array | None:
     """The constant operand of a contraction as outputs and features; None where it is no matrix."""
     attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
+    if node.op_type == _BLOCKS:
+        return values
     if values.ndim > 2 and node.op_type in _MATMULS:
         values = values.squeeze()
     if values.ndim == 1 and node.op_type in _MATMULS:

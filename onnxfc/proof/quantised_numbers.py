@@ -35,6 +35,8 @@ _SUMS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
 """Products of integers: their scales, which a Mul behind them may have instead, and their zero points."""
 _BIAS = {"QGemm": 6, "QLinearConv": 8}
 """Which input is a bias, whose scale is the product of the first two."""
+_BITS = ("K", "N", "bits", "block_size")
+"""What says how a MatMulNBits has its integers."""
 _LAYERS = ("Conv", "ConvTranspose", "FusedConv", "FusedGemm", "Gemm")
 _MIDDLES = {"uint8": 128, "uint16": 1 << 15, "uint4": 8, "uint2": 2}
 """Zero points and integers are counted from here, where their type has no sign."""
@@ -106,6 +108,9 @@ def foreign(original: ModelFile, other: ModelFile, known: Container[str]) -> str
     """The first scale, zero point or weight of ``other`` that is none of the original's, in words; "" if all are.
     ``known``: names of weights that are."""
     mine, theirs = _Numbers(original), _Numbers(other)
+    for node, blocks in theirs.blocks if mine.blocks else ():  # none: an optimiser made them of other nodes
+        if not any(_same_blocks(blocks, have) for _, have in mine.blocks):
+            return f"the weight of {_label(node)}, its scales or its zero points are none of the first model's blocks"
     others = [item for item in theirs.integers if item.stored.name not in known]
     others = [item for item in others if not any(map(item.come_of, mine.integers))]
     rounded = [theirs.rounds(item, mine) for item in others]
@@ -115,6 +120,10 @@ def foreign(original: ModelFile, other: ModelFile, known: Container[str]) -> str
         own = f"{item.stored.name} of {_label(item.node)} is no weight or bias of the first model, integer by integer"
         told = told or ("" if one else own)
     return told
+
+
+def _same_blocks(one: Sequence[Array | int], two: Sequence[Array | int]) -> bool:
+    return len(one) == len(two) and all(map(np.array_equal, reversed(one), reversed(two)))
 
 
 def _pair_of_none(read: Sequence[tuple[onnx.NodeProto, _Pair]], original: _Numbers) -> str:
@@ -135,6 +144,7 @@ class _Numbers:
         self._weights = Weights(model)
         self.read: list[tuple[onnx.NodeProto, _Pair]] = []
         self.integers: list[_Integers] = []
+        self.blocks: list[tuple[onnx.NodeProto, list[Array | int]]] = []
         self._products: list[_Pair] = []
         nodes = [node for node in self._weights.nodes if node.domain in ("", "ai.onnx", "com.microsoft")]
         dynamic = {name for node in nodes if node.op_type == "DynamicQuantizeLinear" for name in node.output}
@@ -143,6 +153,10 @@ class _Numbers:
                 self._sum(node, *_SUMS.get(node.op_type, ((0, 1), ())))
             elif node.op_type in _AT or node.op_type == "QLinearConcat":
                 self._pairs(node, _AT.get(node.op_type, range(0, len(node.input), 3)))
+            elif node.op_type == "MatMulNBits":
+                parts = [self._stored(node, place) for place in range(1, 5)]
+                numbers = [item.i for item in sorted(node.attribute, key=lambda item: item.name) if item.name in _BITS]
+                self.blocks.append((node, [*(np.zeros(0) if one is None else one.values for one in parts), *numbers]))
 
     @cached_property
     def floats(self) -> list[Array]:

@@ -74,8 +74,9 @@ class Weights:
         if kind == "Identity" or (kind == "Cast" and _is_float(node)):
             return inner
         attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
-        if kind == "DequantizeLinear":
-            return self._dequantised(inner, node.input[1:], int(attributes.get("axis", 1)))
+        if kind in ("DequantizeLinear", "QuantizeLinear"):
+            turn = self._dequantised if kind == "DequantizeLinear" else self._quantised
+            return turn(inner, node.input[1:], int(attributes.get("axis", 1)), int(attributes.get("block_size", 0)))
         if kind == "Transpose":
             values = values.transpose(attributes.get("perm"))
         elif kind == "Gather":
@@ -101,7 +102,7 @@ class Weights:
         """What the DequantizeLinear is given that makes an operator's features, which may be laid otherwise after it:
         the names of its scale and zero point."""
         node = self._makers.get(name)
-        while node is not None and node.op_type in _TURNS - {"DequantizeLinear", "Cast"}:
+        while node is not None and node.op_type in _MOVES:
             node = self._makers.get(node.input[0])
         return list(node.input[1:3]) if node is not None and node.op_type == "DequantizeLinear" else []
 
@@ -110,24 +111,69 @@ class Weights:
         inner = self.of(given[0])
         return None if inner is None else self._dequantised(inner, given[1:], axis)
 
-    def _dequantised(self, inner: Stored, given: Sequence[str], axis: int) -> Stored | None:
-        scale, zero = self.of(given[0]), self.of(given[1]) if len(given) > 1 else None
-        if scale is None or scale.values.ndim > 1 or (len(given) > 1 and zero is None):
+    def in_blocks(self, node: onnx.NodeProto) -> Stored | None:
+        """The weight of a MatMulNBits as (N, K): integers from the lowest bits of a byte on, blocks of a row one after
+        the other. None where columns are sorted into blocks otherwise (``g_idx``)."""
+        told = {item.name: item.i for item in node.attribute}
+        rows, columns, bits, size = (told.get(key, default) for key, default in _BLOCKS.items())
+        packed, scale, zero, order = (self.of(name) if name else None for name in [*node.input, "", "", ""][1:5])
+        lost = any(node.input[3:5]) if zero is None else order is not None or any(node.input[4:5])
+        if packed is None or scale is None or lost or bits not in (2, 4, 8) or min(rows, size) < 1:
             return None
-        rank = max(1, inner.values.ndim)
-        shape = [-1 if a == axis % rank else 1 for a in range(inner.values.ndim)]
-        fits = (1, inner.values.shape[axis % rank] if inner.values.ndim else 1)
-        if scale.values.size not in fits or (zero is not None and zero.values.size not in fits):
+        blocks = -(-columns // size)
+        integers = _unpacked(packed.values.reshape(rows, -1), bits).astype(np.float64)
+        middle = np.full((rows, blocks), 2.0 ** (bits - 1)) if zero is None else zero.values.reshape(rows, -1)
+        middle = _unpacked(middle, bits)[:, :blocks] if middle.dtype == np.uint8 else middle
+        if integers.size % (rows * blocks) or scale.values.size != rows * blocks or middle.shape != (rows, blocks):
             return None
-        step = scale.values.reshape(shape)
-        moved = zero.values.astype(np.float32).reshape(shape) if zero is not None else np.float32(0)
-        values = (inner.values.astype(np.float32) - moved) * step
-        return Stored(inner.name, values, None, float(step.max()))
+        values = integers.reshape(rows, blocks, -1)[:, :, :size] - middle.astype(np.float64)[..., None]
+        values = (values * scale.values.reshape(rows, blocks, 1)).astype(scale.values.dtype).reshape(rows, -1)
+        return Stored(packed.name, np.ascontiguousarray(values[:, :columns]), None, float(scale.values.max()))
+
+    def _dequantised(self, inner: Stored, given: Sequence[str], axis: int, block: int = 0) -> Stored | None:
+        steps = self._steps(inner.values, given, axis, block)
+        if steps is None:
+            return None
+        scale, zero = steps
+        moved = np.float32(0) if zero is None else zero.astype(np.float32)
+        return Stored(inner.name, (inner.values.astype(np.float32) - moved) * scale, None, float(scale.max()))
+
+    def _quantised(self, inner: Stored, given: Sequence[str], axis: int, block: int) -> Stored | None:
+        """The integers that a QuantizeLinear makes of floats; None where its type is not that of a zero point."""
+        scale, zero = self._steps(inner.values, given, axis, block) or (None, None)
+        if scale is None or zero is None or zero.dtype.kind not in "iu" or inner.values.dtype.kind != "f":
+            return None
+        ends = np.iinfo(zero.dtype)
+        values = np.rint(inner.values.astype(np.float32) / scale) + zero
+        return Stored(inner.name, np.clip(values, ends.min, ends.max).astype(zero.dtype))
+
+    def _steps(self, values: Array, given: Sequence[str], axis: int, block: int) -> tuple[Array, Array | None] | None:
+        """A scale and a zero point as they go with values: one for all, or along an axis for each place or block."""
+        at, made = axis % max(1, values.ndim), list[Array]()
+        for name in filter(None, given[:2]):
+            found = self.of(name)
+            if found is None:
+                return None
+            one = found.values
+            if block and one.ndim == values.ndim > 0:
+                one = np.repeat(one, block, at)[(slice(None),) * at + (slice(values.shape[at]),)]
+            elif one.ndim <= 1 and one.size in (1, values.shape[at] if values.ndim else 1):
+                one = one.reshape([-1 if a == at else 1 for a in range(values.ndim)])
+            if one.ndim != values.ndim or any(n not in (1, m) for n, m in zip(one.shape, values.shape, strict=True)):
+                return None
+            made.append(one)
+        return (made[0], made[1] if len(made) > 1 else None) if made else None
 
 
-_TURNS = frozenset(
-    ("Identity", "Cast", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Gather", "DequantizeLinear")
-)
+_MOVES = frozenset(("Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Gather"))
+_TURNS = _MOVES | {"Cast", "DequantizeLinear", "QuantizeLinear"}
+_BLOCKS = {"N": 0, "K": 0, "bits": 4, "block_size": 0}
+
+
+def _unpacked(values: Array, bits: int) -> Array:
+    """Rows of bytes as rows of the integers in them."""
+    apart: Array = values[..., None] >> np.arange(0, 8, bits, dtype=np.uint8) & np.uint8(2**bits - 1)
+    return apart.reshape(len(values), -1)
 
 
 def _is_float(node: onnx.NodeProto) -> bool:

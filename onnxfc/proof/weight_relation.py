@@ -92,7 +92,7 @@ def scaled(fc: Matrix, conv: Matrix) -> Found | None:
         return None
     for values, order in _orders(fc, conv):
         for axis in (0, 1):
-            found = _scaled(values, _kernels(conv), axis, max(fc.stored.step, conv.stored.step))
+            found = _scaled(values, _kernels(conv), axis, conv.stored.step)
             if found is not None:
                 return Found(found.relation, order, found.error)
     return None

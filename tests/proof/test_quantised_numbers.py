@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from cli_runs import here
 from fixture_files import FIXTURES, fixture_file
@@ -21,8 +22,9 @@ from onnxfc.io.model_file import ModelFile
 from onnxfc.proof.certificate import certify
 
 NAMES = sorted(path.name for folder in ("onnxruntime", "keras") for path in (FIXTURES / folder).glob("*.onnx"))
-QUANTISED = [name for name in NAMES if any(part in name for part in ("qdq", "qoperator", "dynamic", "int8.export"))]
-KINDS = ("ConvInteger", "DequantizeLinear", "MatMulInteger", "QGemm", "QuantizeLinear")
+PARTS_OF_NAMES = ("qdq", "qoperator", "dynamic", "int8.export", "mobilenet.nbits")
+QUANTISED = [name for name in NAMES if any(part in name for part in PARTS_OF_NAMES)]
+KINDS = ("ConvInteger", "DequantizeLinear", "MatMulInteger", "MatMulNBits", "QGemm", "QuantizeLinear")
 PARTS = {"form": "conv4d", "max_kernel": 3}
 FORMS = [("lenet.qdq.onnx", PARTS), ("lenet.qdq_int4.onnx", PARTS), ("se_net.qoperator.onnx", {"form": "conv4d"})]
 
@@ -112,4 +114,71 @@ def test_floats_that_onnxruntime_quantises(tmp_path: Path) -> None:
     assert certify(ModelFile.open(original), ModelFile.open(other)).status == "holds"
     if new:  # newer versions
         new[0].CopyFrom(numpy_helper.from_array(numpy_helper.to_array(new[0]) + np.int32(1), new[0].name))
+        assert certify(ModelFile.open(original), ModelFile.open(other)).status == "failed"
+
+
+def test_floats_behind_a_quantizelinear(tmp_path: Path) -> None:
+    """Weights in floats that the model quantises itself: by their integers, which an optimiser may fold."""
+    original = quantised(tmp_path, AddQDQPairToWeight=True)
+    first = ModelFile.open(original)
+    made = complete(rewrite(original, prove=False))
+    found = certify(first, ModelFile.open(made))
+    assert (found.status, [item.relation for item in found.weights]) == ("holds", ["same"])
+    optimised(made, tmp_path, ort.GraphOptimizationLevel.ORT_ENABLE_BASIC)
+    folded = onnx.load(tmp_path / "optimised.onnx")
+    assert not any(item.data_type == TensorProto.FLOAT and len(item.dims) > 1 for item in folded.graph.initializer)
+    assert certify(first, ModelFile.open(folded)).status == "holds"
+    stored = {item.name: item for item in made.graph.initializer}
+    weights = [node for node in made.graph.node if node.op_type == "QuantizeLinear" and node.input[0] in stored]
+    assert len(weights) == 3
+    for node in weights:
+        value, scale = (numpy_helper.to_array(stored[name]) for name in node.input[:2])
+        scale = scale.reshape(-1, *[1] * (value.ndim - 1))
+        for step, status in ((1.0, "failed"), (0.0, "holds")):
+            moved = np.rint(value / scale)  # on the grid itself, then one integer off
+            moved.flat[3] -= step * np.sign(moved.flat[3] or 1)
+            stored[node.input[0]].CopyFrom(numpy_helper.from_array((moved * scale).astype(np.float32), node.input[0]))
+            assert certify(first, ModelFile.open(made)).status == status, (node.name, step)
+        stored[node.input[0]].CopyFrom(numpy_helper.from_array(value, node.input[0]))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "relation"),
+    [
+        ("mobilenet.nbits4.onnx", {"dequantize_head": True}, "same"),
+        ("mobilenet.nbits8.onnx", {"dequantize_head": True}, "same"),
+        ("lenet.nbits_qdq.onnx", {}, "permuted"),
+    ],
+)
+def test_weights_in_blocks(name: str, options: dict[str, Any], relation: str) -> None:
+    """In floats, to the last bit; in integers, with the scale of each block."""
+    original = ModelFile.open(fixture_file(name))
+    made = complete(rewrite(fixture_file(name), options=RewriteOptions(**options), prove=False))
+    found = certify(original, ModelFile.open(made))
+    assert found.status == "holds"
+    assert found.weights
+    assert {item.relation for item in found.weights} == {relation}
+    stored = {item.name: item for item in made.graph.initializer}
+    for item in found.weights:
+        value = numpy_helper.to_array(stored[item.found[0]]).copy()
+        value.flat[3] = value.flat[3] * 1.0001 if value.dtype.kind == "f" else 1 - value.flat[3]
+        kept = stored[item.found[0]].SerializeToString()
+        stored[item.found[0]].CopyFrom(numpy_helper.from_array(value, item.found[0]))
+        assert certify(original, ModelFile.open(made)).status == "failed"
+        stored[item.found[0]].ParseFromString(kept)
+
+
+def test_a_block_of_one_output_is_told(tmp_path: Path) -> None:
+    """A single output's weight is in no Conv that could be told: it is the blocks that are read."""
+    net = Net()
+    flat = net.op("Flatten", net.op("GlobalAveragePool", net.op("Relu", net.conv(net.image(), 2, 16))))
+    packed = net.const(net.rng.integers(0, 256, (1, 1, 8)), dtype=np.uint8)
+    more = {"domain": "com.microsoft", "K": 16, "N": 1, "bits": 4, "block_size": 16}
+    product = net.op("MatMulNBits", flat, packed, net.const([0.1]), net.const([[7]], dtype=np.uint8), **more)
+    original = net.model(product)
+    made = complete(rewrite(original, prove=False))
+    assert certify(ModelFile.open(original), ModelFile.open(made)).status in ("holds", "none")
+    every = list(spoilt(made))
+    assert len(every) == 3
+    for _, other in every:
         assert certify(ModelFile.open(original), ModelFile.open(other)).status == "failed"

@@ -19,12 +19,16 @@ from onnxfc import check_pair
 from onnxfc.rewriter.api import rewrite
 
 
-def optimised(model: onnx.ModelProto, folder: Path) -> Counter[str]:
+def optimised(
+    model: onnx.ModelProto,
+    folder: Path,
+    level: ort.GraphOptimizationLevel = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+) -> Counter[str]:
     """How many nodes of each operator onnxruntime runs."""
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.optimized_model_filepath = str(folder / "optimised.onnx")
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.graph_optimization_level = level
     ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
 
