@@ -29,9 +29,10 @@ class _Room:
     def stepped(self, difference: Array) -> int:
         return int((difference > self.tolerance - self.step).sum())
 
-    def holds(self, difference: Array) -> bool:
+    def holds(self, difference: Array, spent: float = 0.0) -> bool:
+        """``spent``: how much of what is spare other comparisons have had."""
         within = difference.max() <= self.tolerance and self.stepped(difference) <= self.steps
-        return bool(within and not (self.step and difference.sum() > self.total + self.spare))
+        return bool(within and not (self.step and difference.sum() > self.total + max(self.spare - spent, 0.0)))
 
 
 @dataclass
@@ -122,7 +123,7 @@ class Tally:
         noise = max((n for n in (noise, self.noise.get((name, kind))) if n is not None), default=None)
         room = self._room(name, want.size, scale, kind, noise, alike)
         difference = self._difference(name, got, want, where, exact=scale.exact)
-        if others is not None and line.excess <= 1 and not room.holds(difference):
+        if others is not None and line.excess <= 1 and not room.holds(difference, max(line.total - line.allowed, 0.0)):
             want = nearer(got, want, others(), room.tolerance - room.step)
             difference = self._difference(name, got, want, where, exact=scale.exact)
         if line.note(difference, room):

@@ -38,7 +38,8 @@ _ROUNDING = ("DynamicQuantizeLinear", "QuantizeLinear", "Round")
 
 
 class Edges:
-    """Runs of a model whose rounded values are moved; nothing where nothing is rounded to integers."""
+    """Runs of a model whose rounded values are moved; nothing where nothing is rounded to integers. ``source``: the
+    file that it was made of, once that is known to agree; its operators on integers round in their own way."""
 
     def __init__(self, model: ModelFile, tensors: Sequence[str], engine: Engine) -> None:
         self._model, self._tensors, self._engine = model, tensors, engine
@@ -47,9 +48,13 @@ class Edges:
         rounds = not kinds.isdisjoint({*_SCALES, *_ROUNDING})
         self._asks = rounds and not kernels and engine.provider is None
         self._runner: Runner | None = None
+        self._source: Runner | None = None
+        self.source: ModelFile | None = None
 
     def of(self, name: str, feeds: Mapping[str, Array]) -> Iterator[Array]:
         """What it makes of a tensor from these inputs, each time with other values on the other side."""
+        if self._asks and self.source is not None:
+            yield from self._as_read(self.source, name, feeds)
         for way in range(WAYS if self._asks else 0):
             side, draw = (2.0 - 4 * way, 0.0) if way < 2 else (0.0, 1e4 * way)
             drawn = {_SIDE: np.array(side, np.float32), _DRAW: np.array(draw, np.float32)}
@@ -60,6 +65,16 @@ class Edges:
             except RunError:
                 self._asks = False
                 return
+
+    def _as_read(self, source: ModelFile, name: str, feeds: Mapping[str, Array]) -> Iterator[Array]:
+        made = {item for node in source.proto.graph.node for item in node.output}
+        try:
+            if self._source is None:
+                every = [*self._tensors, *(value.name for value in self._model.proto.graph.output)]
+                self._source = Runner(source, [item for item in every if item in made], self._engine)
+            yield from [value for item, value in self._source.run(feeds).items() if item == name]
+        except RunError:
+            self.source = None
 
 
 def moved(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -77,6 +77,8 @@ def compare_read(source: ModelFile, evidence: Evidence, claim: Claim, tally: Tal
             name, where = output.name, "in the original once it is inlined"
             if name in found and not evidence.scales[name, sample.kind.name].problem:
                 _compare((name, name), found[name], sample, evidence, tally, where)
+    if evidence.edges is not None:
+        evidence.edges.source = source
 
 
 def compare_providers(original: ModelFile, evidence: Evidence, claim: Claim, options: CheckOptions) -> ParityResult:

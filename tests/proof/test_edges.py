@@ -11,7 +11,7 @@ import pytest
 from hazards import CHECK, Net, complete
 from onnx import parser
 from onnxruntime.quantization import QuantFormat
-from quantised import SPOILS, by_onnxruntime, layers
+from quantised import SPOILS, by_onnxruntime, layers, optimised
 
 from onnxfc import RewriteOptions, check_pair
 from onnxfc.io.model_file import ModelFile
@@ -50,6 +50,24 @@ def test_errors_are_much_of_the_signal_too(form: QuantFormat, spoil: object, tmp
         wrong = copy.deepcopy(made)
         spoil(layers(wrong)[at])  # type: ignore[operator]
         assert not check_pair(original, wrong, options=CHECK).passed
+
+
+@pytest.mark.parametrize("seed", [20, 22])
+def test_an_operator_on_integers_that_averages(seed: int, tmp_path: Path) -> None:
+    """Means of four integers often lie on an edge, where a pool on integers rounds otherwise than one on floats."""
+    net = Net(seed=seed)
+    pooled = net.op("AveragePool", net.op("Relu", net.conv(net.image(), 2, 6)), kernel_shape=[2, 2], strides=[1, 1])
+    hidden = net.op("Tanh", net.fc(net.op("Flatten", pooled), 6 * 4 * 3, 24))
+    optimised(by_onnxruntime(net.model(net.fc(hidden, 24, 7)), tmp_path, QuantFormat.QDQ), tmp_path)
+    original = onnx.load(tmp_path / "optimised.onnx")
+    assert "QLinearAveragePool" in {node.op_type for node in original.graph.node}
+    done = rewrite(original, check_options=CHECK)
+    assert done.parity is not None
+    assert done.parity.native.compared > 200
+    for spoil in SPOILS:
+        wrong = complete(done)
+        spoil(layers(wrong)[-1])
+        assert check_pair(original, wrong, options=CHECK).parity.native.status == "failed", spoil.__name__
 
 
 def test_what_kernels_on_integers_move_is_told(tmp_path: Path) -> None:
