@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import sys
+import warnings
 from contextlib import suppress
 from typing import Any, TextIO
 
@@ -42,6 +43,7 @@ class MainGroup(click.Group):
     def main(self, *args: Any, **extra: Any) -> Any:
         """As click's, but for what is said of the system's errors, and their exit codes."""
         plain: Any = super().main
+        warnings.simplefilter("ignore", RuntimeWarning)  # numpy's, of a model whose values overflow
         if not extra.pop("standalone_mode", True):
             return plain(*args, standalone_mode=False, **extra)
         try:

@@ -55,6 +55,22 @@ def malformed(model: ModelFile, problem: str) -> ReadError:
     return ReadError(f"{model.path or 'the given model'}: is malformed: {problem}")
 
 
+def objection_of_onnx(model: ModelFile) -> str:
+    """What onnx's own checker says of a model, "" if nothing. It takes long, and objects to much that runs: it is asked
+    only about a model that cannot be followed."""
+    if model.proto.ByteSize() > _CHECKED:
+        return ""
+    try:
+        onnx.checker.check_model(model.proto, full_check=True)
+    except Exception as error:  # of no common base
+        return str(error).strip().splitlines()[0].removeprefix("[ShapeInferenceError] ")[:_TOLD]
+    return ""
+
+
+_CHECKED, _TOLD = 1 << 28, 200
+"""Bytes of a model that is given to it, and letters of what it says."""
+
+
 def _problems(model: ModelFile) -> Iterator[str]:
     """The first is told; behind it, nothing else can be relied on."""
     proto = model.proto
@@ -109,11 +125,30 @@ def _graph(graph: onnx.GraphProto, outer: frozenset[str], schemas: _Schemas, whe
     for info in graph.output:
         if info.name not in own | made | outer:
             yield f"nobody makes the output {info.name!r}{where}"
+    yield from _lists(graph, where)
     visible = frozenset(own | made | outer)
     for node in graph.node:
         yield from _call(node, schemas, where)
         for inner in subgraphs(node):
             yield from _graph(inner, visible, schemas, f" in a subgraph of node {label(node)!r}")
+
+
+_LISTS = {
+    **dict.fromkeys(("Expand", "Pad", "Reshape", "Squeeze", "Tile", "Unsqueeze"), (1,)),
+    "Slice": (1, 2, 3, 4),
+}
+"""Inputs that are a list of numbers."""
+
+
+def _lists(graph: onnx.GraphProto, where: str) -> Iterator[str]:
+    """What is read as a list has one axis; a single number may stand for one, but for the bounds of a Slice."""
+    ranks = {tensor.name: len(tensor.dims) for tensor in graph.initializer}
+    ranks |= {node.output[0]: len(item.t.dims) for node in graph.node for item in node.attribute if item.HasField("t")}
+    for node in graph.node:
+        places = (1,) if node.op_type.startswith("Reduce") else _LISTS.get(node.op_type, ())
+        for name in (node.input[place] for place in places if place < len(node.input)):
+            if ranks.get(name, 1) > 1 or (ranks.get(name) == 0 and node.op_type == "Slice"):
+                yield f"node {label(node)!r}{where} ({node.op_type}) reads {name!r} as a list, of {ranks[name]} axes"
 
 
 def _function(function: onnx.FunctionProto, schemas: _Schemas) -> Iterator[str]:

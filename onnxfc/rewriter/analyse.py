@@ -11,12 +11,13 @@ from onnxfc import errors
 from onnxfc.builder.rule_context import LEAVE
 from onnxfc.builder.state import GlobalPool, Quantised, State
 from onnxfc.claim.claim import SIZE_NAMES, Output
-from onnxfc.errors import NothingToRewrite, Refusal, UsageError
+from onnxfc.errors import NothingToRewrite, OnnxfcError, Refusal, UsageError
 from onnxfc.graph.block_weights import blocks_on_floats
 from onnxfc.graph.index import Graph, needed
 from onnxfc.graph.inline_functions import inlined
 from onnxfc.graph.integer_products import products_on_floats
 from onnxfc.graph.quantised_operators import in_own_domain
+from onnxfc.graph.wellformed import malformed, objection_of_onnx
 from onnxfc.io.model_file import ModelFile
 from onnxfc.layout.affine import Grids
 from onnxfc.layout.provenance import Provenance
@@ -38,6 +39,7 @@ from onnxfc.shapes.image_inputs import (
     to_scale,
     unlike_sizes,
 )
+from onnxfc.shapes.inference_gaps import InferenceFailed
 from onnxfc.shapes.model_shapes import Sizing
 from onnxfc.shapes.native import native_specs
 from onnxfc.shapes.spec import Spec
@@ -164,10 +166,23 @@ class Analysis:
 
 
 def analyse(original: ModelFile, options: RewriteOptions) -> Analysis:
-    """Walk over a model; runs and writes nothing. Raises UsageError, and NothingToRewrite where there is no image.
+    """Walk over a model; runs and writes nothing. Raises UsageError, NothingToRewrite where there is no image, and
+    ReadError where the walk stumbles over what onnx's own checker objects to.
 
     A refusal names the axes of the image that could be freed alone.
     """
+    try:
+        return _advised(original, options)
+    except OnnxfcError:
+        raise
+    except (ArithmeticError, LookupError, TypeError, ValueError, InferenceFailed) as error:
+        problem = objection_of_onnx(original)
+        if not problem:
+            raise
+        raise malformed(original, problem) from error
+
+
+def _advised(original: ModelFile, options: RewriteOptions) -> Analysis:
     found = _analysed(original, options)
     if found.refusals:
         found = _ahead_of_detections(found, options)

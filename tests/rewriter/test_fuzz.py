@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
+import onnx
 import pytest
 from onnx import helper
 
@@ -14,9 +15,12 @@ from hazards import Net, refusals
 
 from onnxfc.builder.rule_context import _dequantised
 from onnxfc.checker.common_values import _distance
+from onnxfc.errors import OnnxfcError
 from onnxfc.graph.block_weights import blocks_on_floats
+from onnxfc.graph.wellformed import objection_of_onnx
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof.quantisation import quantisation_steps
+from onnxfc.rewriter.api import rewrite
 from onnxfc.shapes.inference import Inference
 from onnxfc.shapes.spec import of_array
 
@@ -86,3 +90,32 @@ def test_frames_of_one_image_are_rows_that_no_reshape_swallows() -> None:
     x = net.op("Reshape", net.op("Conv", x, net.random(6, 8, 1, 1)), net.ints(1, 4, 6, 1, 1))
     model = net.model(net.op("ReduceMean", x, axes=[1], keepdims=0), infer=False)
     assert [item.code for item in refusals(model)] == ["mixes-batch"]
+
+
+def test_axes_and_bounds_of_another_rank() -> None:
+    """Axes of a reduction as a table, bounds of a Slice as single numbers."""
+    for kind, given, dims in (("ReduceMean", [(2, 3)], [1, 2]), ("Slice", [(0,), (2,), (1,)], [])):
+        net = Net(18)
+        data = net.conv(net.image(1, (11, 9)), 2, 4)
+        made = net.op("Flatten", net.op(kind, data, *(net.ints(*numbers) for numbers in given)))
+        model = net.model(net.fc(made, 4 if kind == "ReduceMean" else 40, 3))
+        for tensor in model.graph.initializer:
+            if tensor.data_type == onnx.TensorProto.INT64:
+                tensor.dims[:] = dims
+        with pytest.raises(OnnxfcError, match=rf"{kind}\) reads '.*' as a list, of {len(dims)} axes"):
+            rewrite(model)
+
+
+def test_what_onnx_objects_to_is_told_where_a_walk_stumbles() -> None:
+    """A length among strings, of which shapes are computed."""
+    net = Net(18)
+    data = net.conv(net.image(1, (11, 9)), 2, 4)
+    shape = net.op("Concat", net.op("Slice", net.op("Shape", data), net.ints(0), net.ints(1)), net.ints(-1), axis=0)
+    model = net.model(net.fc(net.op("Reshape", data, shape), 80, 3))
+    assert objection_of_onnx(ModelFile.open(model)) == ""
+    named = {name for node in model.graph.node if node.op_type == "Concat" for name in node.input}
+    constant = next(tensor for tensor in model.graph.initializer if tensor.name in named)
+    constant.CopyFrom(helper.make_tensor(constant.name, onnx.TensorProto.STRING, [1], [b"-1"]))
+    assert "Concat" in objection_of_onnx(ModelFile.open(model))
+    with pytest.raises(OnnxfcError):
+        rewrite(model)
