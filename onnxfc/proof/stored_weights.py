@@ -78,7 +78,10 @@ class Weights:
             turn = self._dequantised if kind == "DequantizeLinear" else self._quantised
             return turn(inner, node.input[1:], int(attributes.get("axis", 1)), int(attributes.get("block_size", 0)))
         if kind == "Transpose":
-            values = values.transpose(attributes.get("perm"))
+            perm = attributes.get("perm", range(values.ndim)[::-1])
+            if sorted(perm) != list(range(values.ndim)):
+                return None
+            values = values.transpose(perm)
         elif kind == "Gather":
             places = self.of(node.input[1])
             if places is None:
