@@ -7,9 +7,10 @@ of N: N is the native number of places. The network itself has another one at an
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import NamedTuple, TypeVar
 
 import onnx
 
@@ -25,6 +26,11 @@ _ONWARD = {*MOVES, "Abs", "Neg", "Relu", "Sign", "Sqrt"}
 _FEW = 3
 """So few places are no count to be told from other numbers; nor is their root from a half."""
 _NEAR = 1e-5
+
+_Found = TypeVar("_Found")
+_State = TypeVar("_State")
+_Step = tuple[_Found | None, _State | None]
+"""What was found at a node; as what to follow on what it makes, None where that is not followed."""
 
 
 @dataclass(frozen=True)
@@ -42,18 +48,18 @@ def unbiased(flow: Flow) -> Counts:
     """The counts that stand beside each look."""
     counts = Counts()
     for look in flow.looks.values():
-        node, (count, _, whole) = flow.graph.producers[look.name], _count(flow, look)
-        if count > 1 and node.op_type in MEANS:
-            _beside_mean(flow, look, counts)
-        elif count > 1 and whole and _is_mean_by_hand(flow, look, counts):
+        summed = _summed_up(flow, look)
+        if summed.elements > 1 and flow.graph.producers[look.name].op_type in MEANS:
+            _beside_mean(flow, look, summed, counts)
+        elif summed.elements > 1 and summed.whole and _is_mean_by_hand(flow, look, summed, counts):
             counts.sums.add(look.name)
-        _beside_difference(flow, look, counts)
+        _beside_difference(flow, look, summed, counts)
     return counts
 
 
-def _beside_mean(flow: Flow, look: Look, counts: Counts) -> None:
+def _beside_mean(flow: Flow, look: Look, summed: _Summed, counts: Counts) -> None:
     """A mean of squares is a variance times N / (N - 1); a mean, or a variance, times N is a sum."""
-    squares, (count, axes, whole) = flow.graph.producers[look.name].input[0], _count(flow, look)
+    squares, (count, axes, whole) = flow.graph.producers[look.name].input[0], summed
     less = (count / (count - 1),) if _are_squares(flow, squares) else ()
     made = {name: Unbiased(squares, axes, count) for name in _scaled_by(flow, look.name, less)[0]}
     if whole:
@@ -65,9 +71,9 @@ def _beside_mean(flow: Flow, look: Look, counts: Counts) -> None:
         counts.times.update(_times_count(flow, name, count))
 
 
-def _beside_difference(flow: Flow, look: Look, counts: Counts) -> None:
+def _beside_difference(flow: Flow, look: Look, summed: _Summed, counts: Counts) -> None:
     """A mean of products less a product of means is a covariance, wherever N / (N - 1) stands behind it."""
-    node, (count, axes, whole) = flow.graph.producers[look.name], _count(flow, look)
+    node, (count, axes, whole) = flow.graph.producers[look.name], summed
     if count <= _FEW or node.op_type not in {*MEANS, "MatMul", "ReduceSum"}:
         return
     for name, power in _over_less(flow, look.name, count):
@@ -77,15 +83,38 @@ def _beside_difference(flow: Flow, look: Look, counts: Counts) -> None:
             counts.partly.add(name)
 
 
-def _over_less(flow: Flow, name: str, count: int, less: bool = False) -> Iterator[tuple[str, float]]:
+def _over_less(flow: Flow, name: str, count: int) -> Iterator[tuple[str, float]]:
     """Where a difference of figures is multiplied with a power of N / (N - 1), and that power."""
-    for node in flow.graph.readers.get(name, ()):
-        made, by = node.output[0], _factor(flow, node, name)
+
+    def step(node: onnx.NodeProto, name: str, less: bool) -> _Step[tuple[str, float], bool]:
+        by = _factor(flow, node, name)
         power = _power_of(by or 0, count / (count - 1)) if less else None
         if power is not None:
-            yield made, power
-        elif by is not None or node.op_type in {*_ONWARD, *ADDITIVE}:
-            yield from _over_less(flow, made, count, less or node.op_type == "Sub")
+            return (node.output[0], power), None
+        goes_on = by is not None or node.op_type in {*_ONWARD, *ADDITIVE}
+        return None, (less or node.op_type == "Sub") if goes_on else None
+
+    return _followed(flow, name, False, step)
+
+
+def _followed(
+    flow: Flow, name: str, state: _State, step: Callable[[onnx.NodeProto, str, _State], _Step[_Found, _State]]
+) -> Iterator[_Found]:
+    """What is found on the ways from a tensor on. A tensor that several ways lead to is followed once as the same."""
+
+    def ways(name: str, state: _State) -> list[tuple[onnx.NodeProto, str, _State]]:
+        return [(node, name, state) for node in [*flow.graph.readers.get(name, ())][::-1]]
+
+    waiting, seen = ways(name, state), {(name, state)}
+    while waiting:
+        node, read, known = waiting.pop()
+        found, onward = step(node, read, known)
+        made = node.output[0]
+        if found is not None:
+            yield found
+        if onward is not None and (made, onward) not in seen:
+            seen.add((made, onward))
+            waiting += ways(made, onward)
 
 
 def _power_of(by: float, base: float) -> float | None:
@@ -93,9 +122,9 @@ def _power_of(by: float, base: float) -> float | None:
     return next((power for power in (1.0, 0.5, -1.0, -0.5) if math.isclose(by, base**power, rel_tol=CLOSE)), None)
 
 
-def _is_mean_by_hand(flow: Flow, look: Look, counts: Counts) -> bool:
+def _is_mean_by_hand(flow: Flow, look: Look, summed: _Summed, counts: Counts) -> bool:
     """Whether a sum is divided by N or N - 1; it is noted where that makes a variance of it."""
-    node, (count, axes, _) = flow.graph.producers[look.name], _count(flow, look)
+    node, (count, axes, _) = flow.graph.producers[look.name], summed
     if node.op_type == "ReduceLogSumExp":
         return _less_logarithm(flow, look.name, math.log(count))
     if node.op_type not in {"Einsum", "MatMul", "ReduceL1", "ReduceSum"}:
@@ -109,23 +138,31 @@ def _is_mean_by_hand(flow: Flow, look: Look, counts: Counts) -> bool:
     return each
 
 
-def _times_count(
-    flow: Flow, name: str, count: int, rooted: bool = False, grown: int = 0
-) -> Iterator[tuple[str, tuple[Fraction, int]]]:
-    """Where a mean, or a power of it, is multiplied with or divided by its native count, or the root of that.
+class _Times(NamedTuple):
+    """A mean of so many places, or what was made of it. ``grown``: how often more it was multiplied with what is
+    computed from the image's size than divided by such."""
 
-    ``grown``: how often more it was multiplied with what is computed from the image's size than divided by such.
-    """
-    for node in flow.graph.readers.get(name, ()):
+    places: int
+    rooted: bool = False
+    grown: int = 0
+
+
+def _times_count(flow: Flow, name: str, count: int) -> Iterator[tuple[str, tuple[Fraction, int]]]:
+    """Where a mean, or a power of it, is multiplied with or divided by its native count, or the root of that."""
+
+    def step(node: onnx.NodeProto, name: str, known: _Times) -> _Step[tuple[str, tuple[Fraction, int]], _Times]:
         made, by, more = node.output[0], _factor(flow, node, name), _by_size(flow, node, name)
-        power = _power(by or 0, count, rooted) if grown == 0 else None
+        power = _power(by or 0, known.places, known.rooted) if known.grown == 0 else None
+        if power is not None:
+            return (made, (power, known.places)), None
         root = node.op_type == "Sqrt" or (node.op_type == "Pow" and number(flow, node.input[1]) == 0.5)
         mean = made in flow.looks and node.op_type in MEANS
-        if power is not None:
-            yield made, (power, count)
-        elif mean or by is not None or more or root or _goes_on(flow, node):
-            every = count * (_count(flow, flow.looks[made])[0] if mean else 1)
-            yield from _times_count(flow, made, every, rooted or root, grown + more)
+        if not (mean or by is not None or more or root or _goes_on(flow, node)):
+            return None, None
+        every = known.places * (_summed_up(flow, flow.looks[made]).elements if mean else 1)
+        return None, _Times(every, known.rooted or root, known.grown + more)
+
+    return _followed(flow, name, _Times(count), step)
 
 
 def _power(by: float, count: int, rooted: bool) -> Fraction | None:
@@ -161,21 +198,27 @@ def _less_logarithm(flow: Flow, name: str, logarithm: float) -> bool:
     return bool(readers) and name not in flow.graph.outputs
 
 
-def _count(flow: Flow, look: Look) -> tuple[int, tuple[int, ...], bool]:
-    """How many elements are summed up, 0 if that is not known, and along which axes; whether no place of the map is
-    left."""
-    name = flow.graph.producers[look.name].input[0]
-    held = flow.layouts.get(name)
+class _Summed(NamedTuple):
+    """How many elements are summed up, 0 if that is not known, and along which axes; whether no place is left."""
+
+    elements: int
+    axes: tuple[int, ...]
+    whole: bool
+
+
+def _summed_up(flow: Flow, look: Look) -> _Summed:
+    """What a look sums up of the map."""
     node = flow.graph.producers[look.name]
+    held = flow.layouts.get(node.input[0])
     alone = node.op_type == "Einsum" and len(node.input) == 1
     if held is None or (look.kind not in ("pool", "cover", "product") and not alone):
-        return 0, (), False
-    shape = flow.native[name].native
-    axes = _summed(node, flow) if look.kind == "product" or alone else look.axes
-    return math.prod(shape[axis] for axis in axes), axes, held.solid <= look.gone
+        return _Summed(0, (), False)
+    shape = flow.native[node.input[0]].native
+    axes = _summed_axes(node, flow) if look.kind == "product" or alone else look.axes
+    return _Summed(math.prod(shape[axis] for axis in axes), axes, held.solid <= look.gone)
 
 
-def _summed(node: onnx.NodeProto, flow: Flow) -> tuple[int, ...]:
+def _summed_axes(node: onnx.NodeProto, flow: Flow) -> tuple[int, ...]:
     """The axes of a product's first factor that the result lacks."""
     ranks = [len(flow.native[name].native) for name in node.input]
     if node.op_type != "Einsum":

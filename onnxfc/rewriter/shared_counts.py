@@ -27,7 +27,7 @@ class _Scaled:
     by: frozenset[float] = frozenset({1.0})
 
     def to(self, power: float) -> _Scaled:
-        return _Scaled(*(frozenset(abs(n) ** power for n in part if n) for part in (self.counts, self.by)))
+        return _few(*(frozenset(_raised(n, power) for n in part if n) for part in (self.counts, self.by)))
 
     def times(self, other: _Scaled) -> _Scaled:
         both = {a * b for a, b in product(self.counts, other.counts)}
@@ -45,10 +45,21 @@ class _Scaled:
 
 _FEW = 16
 """Products of plain numbers; of more, none is the one that all was multiplied by."""
+_LARGEST = 1e18
+"""No power of a number of places that a model reckons with is larger; nor is one over it."""
 
 
 def _few(counts: frozenset[float], by: frozenset[float]) -> _Scaled:
-    return _Scaled(counts, by if len(by) <= _FEW else frozenset({1.0}))
+    counts, by = (frozenset(n for n in part if 1 / _LARGEST < abs(n) < _LARGEST) for part in (counts, by))
+    return _Scaled(counts, by if 0 < len(by) <= _FEW else frozenset({1.0}))
+
+
+def _raised(number: float, power: float) -> float:
+    """A power of its magnitude; infinite where that is too large to be held."""
+    try:
+        return float(abs(number) ** power)
+    except OverflowError:
+        return math.inf
 
 
 _CARRYING = {*REORDERING, *SAME_VALUES, *CUTTING, *COPYING, *ADDITIVE, "Gather", "Concat", "Neg", "Abs", "Relu", "Clip"}

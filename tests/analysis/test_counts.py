@@ -13,6 +13,7 @@ import onnx
 import pytest
 from hazards import CHECK, Net, complete, refusal, session
 
+from onnxfc.rewriter.analyse import RewriteOptions
 from onnxfc.rewriter.api import rewrite
 
 CASES = Path(__file__).parent.parent.parent.parent / "shared" / "cases"
@@ -222,3 +223,14 @@ def test_a_mean_behind_which_another_sum_is_divided() -> None:
     done = complete(rewrite(network(twice), check_options=CHECK))
     native, larger = (run(done, np.ones((1, 2, *size), np.float32)) for size in (SIZE, (41, 39)))
     np.testing.assert_allclose(larger, np.broadcast_to(native[:, :, :1, :1], larger.shape), rtol=1e-5)
+
+
+def test_ways_that_meet_again_are_followed_once() -> None:
+    """Each block doubles the ways on which a mean may come to its count."""
+    net = Net(17)
+    tensor = net.op("GlobalAveragePool", net.op("Relu", net.conv(net.image(1, (11, 9)), 2, C)))
+    for _ in range(60):
+        tensor = net.op("Add", tensor, net.op("Relu", tensor))
+    model = net.model(net.fc(net.op("Flatten", tensor), C, 5))
+    done = rewrite(model, options=RewriteOptions(global_pool="keep"), prove=False)
+    assert [output.form for output in done.claim.outputs] == ["global"]

@@ -191,3 +191,15 @@ def test_numbers_behind_what_picks_places(exporter: str) -> None:
     ):
         assert np.size(want) > 0
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+
+
+def test_a_share_to_any_power_is_no_number_of_places() -> None:
+    """Squared so often, its count of places is more than a float holds."""
+    net = Net(17)
+    rows = net.op("Reshape", net.conv(net.image(1, (11, 9)), 2, 4), net.ints(0, 4, -1))
+    share = net.op("Softmax", rows, axis=2)
+    for _ in range(9):
+        share = net.op("Mul", share, share)
+    summed = net.op("ReduceSum", net.op("Mul", rows, share), net.ints(2), keepdims=0)
+    done = onnxfc.rewrite(net.model(net.fc(summed, 4, 5)), options=RewriteOptions(global_pool="keep"), prove=False)
+    assert [output.form for output in done.claim.outputs] == ["global"]
