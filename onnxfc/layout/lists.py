@@ -35,6 +35,16 @@ def rows(group: Group, rank: int) -> Row | None:
     return Row(outer, inner, () if list(order) == sorted(order) else order)
 
 
+def lengths(view: Placed, rank: int) -> list[int]:
+    """How long the levels of a list are natively."""
+    return [math.prod(part.like.extent) * row.outer * row.inner for part, row in levels(view, rank)]
+
+
+def extents(view: Placed, rank: int) -> list[tuple[int, ...]]:
+    """How many places its maps natively have along each axis of the image: a list's levels, or its own."""
+    return [part.like.extent for part in [part for part, _ in levels(view, rank)] or [view]]
+
+
 def of_one_image(groups: Groups, rank: int) -> Groups:
     """The same, where the batch, of one image for good, shares its axis with such a row: it is left out there."""
     alone = (group[:1] == BATCH_OF_ONE and rows(group[1:], rank) is not None for group in groups)

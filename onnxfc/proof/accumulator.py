@@ -54,8 +54,8 @@ class _Line:
     worst: str = ""
     reason: str = ""
 
-    def note(self, difference: Array, room: _Room) -> bool:
-        """Add a comparison; says whether it is the worst so far."""
+    def note(self, difference: Array, room: _Room, scale: Scale, noise: float | None) -> list[int]:
+        """Add a comparison; gives the place of its largest difference if it is the worst so far, else nothing."""
         self.step, self.spare = room.step, room.spare
         self.stepped += room.stepped(difference)
         self.may_step += room.steps
@@ -64,10 +64,11 @@ class _Line:
         self.allowed += room.total
         worst = float(difference.max())
         excess = worst / room.tolerance if room.tolerance else (np.inf if worst else 0.0)
-        is_worst = excess > self.excess
-        if is_worst:
-            self.excess, self.deviation, self.tolerance = excess, worst, room.tolerance
-        return is_worst
+        if excess <= self.excess:
+            return []
+        self.excess, self.deviation, self.tolerance = excess, worst, room.tolerance
+        self.scale, self.noise = scale, noise
+        return [int(i) for i in np.unravel_index(int(difference.argmax()), difference.shape)]
 
 
 @dataclass
@@ -126,9 +127,7 @@ class Tally:
         if others is not None and line.excess <= 1 and not room.holds(difference, max(line.total - line.allowed, 0.0)):
             want = nearer(got, want, others(), room.tolerance - room.step)
             difference = self._difference(name, got, want, where, exact=scale.exact)
-        if line.note(difference, room):
-            place = [int(i) for i in np.unravel_index(int(difference.argmax()), difference.shape)]
-            line.scale, line.noise = scale, noise
+        if place := line.note(difference, room, scale, noise):
             line.worst = f"element {place} {where}, inputs {kind}"
             if scale.exact:
                 line.deviation = float(difference.mean())
@@ -151,9 +150,8 @@ class Tally:
         if not room.holds(difference):  # nor where a difference is not a number
             return False
         line = self._lines.setdefault(name, _Line())
-        if line.note(difference, room):
-            first, *place = (int(i) for i in np.unravel_index(int(difference.argmax()), difference.shape))
-            line.scale, line.noise = scale, noise
+        if worst := line.note(difference, room, scale, noise):
+            first, *place = worst
             line.worst = f"element {place} {where[first]}, inputs {kind}"
         return True
 

@@ -62,8 +62,7 @@ def native_shapes(model: onnx.ModelProto, claim: Claim) -> Shapes:
 def sized(nodes: Sequence[onnx.NodeProto], graph: onnx.GraphProto, shapes: Shapes) -> str:
     """What may mean something else at another size, and the node, "" if nothing; a sum sooner than another, and what
     reads a shape last."""
-    tensors = {tensor.name: tensor for tensor in graph.initializer}
-    tensors |= {node.output[0]: item.t for node in graph.node for item in node.attribute if item.HasField("t")}
+    tensors = _stored(graph)
     asked = dependent(graph, {value.name for value in graph.input} - tensors.keys())
     alike = {name for node in graph.node for name in node.output} - asked
     found = [node for node in nodes if alike.isdisjoint(node.output) and _may_be_sized(node, tensors, shapes)]
@@ -72,6 +71,12 @@ def sized(nodes: Sequence[onnx.NodeProto], graph: onnx.GraphProto, shapes: Shape
         return ""
     why = "a sum may grow with the image" if found[0].op_type in _SUMS else "the native size may be written down"
     return f"{why}: {_label(found[0])}"
+
+
+def _stored(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
+    """The constants of a graph."""
+    found = {tensor.name: tensor for tensor in graph.initializer}
+    return found | {node.output[0]: item.t for node in graph.node for item in node.attribute if item.HasField("t")}
 
 
 def _how_unlikely(node: onnx.NodeProto) -> int:
@@ -83,8 +88,7 @@ def unbiased(
 ) -> list[onnx.NodeProto]:
     """What multiplies by N, or by N / (N - 1), a variance over N - 1 where a mean of these is over N places; ``but``:
     so many are known."""
-    tensors = {tensor.name: tensor for tensor in graph.initializer}
-    tensors |= {node.output[0]: item.t for node in graph.node for item in node.attribute if item.HasField("t")}
+    tensors = _stored(graph)
     counts = {_averaged(node, shapes) for node in nodes if node.op_type in _MEANS} - {but}
     wanted = {n for count in counts if count > 2 for n in (count, count / (count - 1), (count - 1) / count)}
     scaling = [node for node in nodes if node.op_type in ("Mul", "Div")]
@@ -170,11 +174,9 @@ def covered(node: onnx.NodeProto, shapes: Shapes) -> list[int]:
 def _counts_borders(node: onnx.NodeProto, shapes: Shapes) -> bool:
     """Whether a pool that may stand for one over the whole map is none that can be written so."""
     found = attributes(node)
-    counted = "count_include_pad" in found and found["count_include_pad"].i == 1
-    padded = ("pads" in found and any(found["pads"].ints)) or (
-        "auto_pad" in found and found["auto_pad"].s[:4] == b"SAME"
-    )
-    return node.op_type in _POOLS and _covers(node, shapes) and ((counted and padded) or node.op_type == "LpPool")
+    padded = ("pads" in found and any(found["pads"].ints)) or auto_pad(found).startswith(b"SAME")
+    counted = padded and is_on(found, "count_include_pad")
+    return node.op_type in _POOLS and _covers(node, shapes) and (counted or node.op_type == "LpPool")
 
 
 def stands_for_global(nodes: Sequence[onnx.NodeProto], shapes: Shapes) -> bool:
@@ -206,12 +208,21 @@ def frozen(nodes: Sequence[onnx.NodeProto], other: onnx.GraphProto) -> str:
 def follows(node: onnx.NodeProto) -> bool:
     """Whether its padding or rounding follows the image's size."""
     found = attributes(node)
-    auto = found["auto_pad"].s if "auto_pad" in found else b""
-    return auto.startswith(b"SAME") or ("ceil_mode" in found and found["ceil_mode"].i == 1)
+    return auto_pad(found).startswith(b"SAME") or is_on(found, "ceil_mode")
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:
     return {attribute.name: attribute for attribute in node.attribute}
+
+
+def is_on(found: Mapping[str, Any], name: str) -> bool:
+    """Whether a switch among the attributes is 1."""
+    return name in found and found[name].i == 1
+
+
+def auto_pad(found: Mapping[str, Any]) -> bytes:
+    """That among the attributes."""
+    return found["auto_pad"].s if "auto_pad" in found else b""
 
 
 def _label(node: onnx.NodeProto) -> str:

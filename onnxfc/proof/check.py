@@ -183,6 +183,7 @@ class _Check:
             if self.options.larger:
                 larger.captures = capture(runner, evidence, pair.claim, sizes, windows, self.progress)
                 self._grids(runner, evidence, larger.captures, windows)
+                self._grown(evidence, larger.captures, windows)
             if self.options.larger and self.thorough and not native.reasons and not windows.reasons:
                 larger.shift = compare_shifted(runner, evidence, pair.claim, self.options, self.progress)
                 larger.further = self._further(runner, evidence, pair.claim, sizes[0], windows)
@@ -191,12 +192,11 @@ class _Check:
         return larger
 
     def _grids(self, runner: Runner, evidence: Evidence, shots: list[Capture], tally: Tally) -> None:
-        """A failure where a grid of coordinates does not go on as it is claimed to, or an output does not grow so."""
+        """A failure where a grid of coordinates does not go on as it is claimed to."""
         native = runner.run(evidence.samples[0].feeds) if self.claim.grids else {}
         problem = grid_problem(self.claim, native, shots)
         if problem is not None:
             tally.fail(problem)
-        self._grown(evidence, shots, tally)
 
     def _grown(self, evidence: Evidence, shots: list[Capture], tally: Tally) -> None:
         """A failure where an output does not grow with the image as claimed."""

@@ -25,7 +25,7 @@ from onnxfc.proof.every_size import for_every_size
 from onnxfc.proof.folded import together
 from onnxfc.proof.providers import Engine
 from onnxfc.proof.sessions import Array, Arrays, RunError, Runner
-from onnxfc.proof.wiring import reads
+from onnxfc.proof.wiring import dependent, reads
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def plan_head(
     outputs, bounds, images, figures = tuple(outputs), set(boundaries), set(images), set(figures)
     maker = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
     inputs = {value.name for value in graph.input} - {tensor.name for tensor in graph.initializer}
-    around = _around(graph, bounds, images)
+    around = dependent(graph, images - bounds, bounds)
     nodes: set[int] = set()
     seen: dict[str, None] = {}
     shapes: list[str] = []
@@ -82,15 +82,6 @@ def plan_head(
         tuple(shapes),
         leak,
     )
-
-
-def _around(graph: onnx.GraphProto, bounds: set[str], images: set[str]) -> set[str]:
-    """Tensors that depend on an image otherwise than through a boundary."""
-    around = images - bounds
-    for node in graph.node:
-        if around.intersection(reads(node)):
-            around.update(name for name in node.output if name and name not in bounds)
-    return around
 
 
 class Head:
@@ -240,6 +231,13 @@ def part_of(model: onnx.ModelProto, name: str, nodes: Iterable[int], outputs: It
     return part
 
 
+def begin_at(graph: onnx.GraphProto, names: Iterable[str], values: Mapping[str, Array]) -> None:
+    """Make tensors the inputs of a part, of the type and number of axes that their values have."""
+    for name in names:
+        kind, dims = helper.np_dtype_to_tensor_dtype(values[name].dtype), [None] * values[name].ndim
+        graph.input.append(helper.make_tensor_value_info(name, kind, dims))
+
+
 def _cut(model: onnx.ModelProto, plan: HeadPlan, native: Mapping[str, Array]) -> onnx.ModelProto:
     """The head as a model."""
     source, head = model.graph, part_of(model, "head", plan.nodes, plan.outputs)
@@ -249,10 +247,7 @@ def _cut(model: onnx.ModelProto, plan: HeadPlan, native: Mapping[str, Array]) ->
             node.input.extend(node.output[1:3])  # the scale and zero point of the whole image
             del node.output[1:]
             node.op_type = "QuantizeLinear"
-    for name in (*plan.boundaries, *plan.shapes, *plan.sides):
-        kind = helper.np_dtype_to_tensor_dtype(native[name].dtype)
-        dims: list[str | None] = [None] * native[name].ndim
-        graph.input.append(helper.make_tensor_value_info(name, kind, dims))
+    begin_at(graph, (*plan.boundaries, *plan.shapes, *plan.sides), native)
     outputs = {value.name: value for value in source.output}
     for name in plan.outputs:
         value = onnx.ValueInfoProto()

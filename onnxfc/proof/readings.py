@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from onnxfc.proof.baked import Shapes, attributes, covered, follows
+from onnxfc.proof.baked import Shapes, attributes, auto_pad, covered, follows, is_on
 
 MOST = 8
 """Readings that are tried at most."""
@@ -76,10 +76,8 @@ def _native_pads(node: onnx.NodeProto, graph: onnx.GraphProto, shapes: Shapes) -
     kernel = _kernel(node, graph)
     if not before or len(before) != len(after) or 0 in (*before, *after) or len(kernel) != len(before):
         return None
-    auto = found["auto_pad"].s if "auto_pad" in found else b""
-    ceil = "ceil_mode" in found and found["ceil_mode"].i == 1
-    counted = "count_include_pad" in found and found["count_include_pad"].i == 1
-    if node.op_type == "ConvTranspose" or (ceil and counted):
+    auto, ceil = auto_pad(found), is_on(found, "ceil_mode")
+    if node.op_type == "ConvTranspose" or (ceil and is_on(found, "count_include_pad")):
         return None
     rank = len(before)
     strides, dilations = (list(found[name].ints) if name in found else [1] * rank for name in ("strides", "dilations"))

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 
 from onnxfc.claim.claim import Boundary, Claim
 from onnxfc.io.model_file import ModelFile
@@ -25,7 +25,7 @@ from onnxfc.proof.baked import SAME_REPEATED, Shapes, place_by_place, unbiased
 from onnxfc.proof.every_size import for_every_size
 from onnxfc.proof.evidence import Evidence
 from onnxfc.proof.folded import apart
-from onnxfc.proof.head import part_of, plan_head
+from onnxfc.proof.head import begin_at, part_of, plan_head
 from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.results import ParityResult
 from onnxfc.proof.sessions import Array, Arrays, RunError, Runner
@@ -185,8 +185,6 @@ def _cut(model: onnx.ModelProto, end: str, begins: Sequence[str], maps: Mapping[
     if plan.leak or plan.shapes or plan.sides:
         return None
     cut = part_of(model, "mixing", plan.nodes, [end])
-    for name in plan.boundaries:
-        kind, rank = helper.np_dtype_to_tensor_dtype(maps[name].dtype), maps[name].ndim
-        cut.graph.input.append(helper.make_tensor_value_info(name, kind, [None] * rank))
+    begin_at(cut.graph, plan.boundaries, maps)
     cut.graph.output.append(onnx.ValueInfoProto(name=end))
     return cut

@@ -179,12 +179,13 @@ def measure(
     rows = rows.astype(np.float64)
     if not np.isfinite(rows).all():
         return Scale(0.0, 0.0, precision, problem=NOT_FINITE)
-    if precision.name != "float64" and _on_brink(np.abs(rows)):
+    sizes = np.abs(rows)
+    if precision.name != "float64" and _on_brink(sizes):
         return Scale(0.0, 0.0, precision, problem=OVERFLOWING)
     signal = float((rows.max(axis=0) - rows.min(axis=0)).max()) / 2
     if STEPS * precision.step > signal:
         precision = replace(precision, step=0.0)
-    scale = Scale(signal, float(np.abs(rows).max()), precision, least=least)
+    scale = Scale(signal, float(sizes.max()), precision, least=least)
     return replace(scale, problem=_problem(rows, scale, options))
 
 

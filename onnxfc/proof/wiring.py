@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 import onnx
 
@@ -32,12 +32,13 @@ def nodes_before(graph: onnx.GraphProto, names: Sequence[str]) -> list[int]:
     return sorted(found)
 
 
-def dependent(graph: onnx.GraphProto, inputs: Iterable[str]) -> set[str]:
-    """All tensors that depend on these inputs. What depends on none is a constant: it must stay so, to the bit."""
+def dependent(graph: onnx.GraphProto, inputs: Iterable[str], but: Container[str] = ()) -> set[str]:
+    """All tensors that depend on these inputs otherwise than through those in ``but``. What depends on none is a
+    constant: it must stay so, to the bit."""
     found, before = set(inputs), 0
     while len(found) > before:  # nodes need not be in order
         before = len(found)
         for node in graph.node:
             if found & reads(node):
-                found.update(node.output)
+                found.update(name for name in node.output if name not in but)
     return found

@@ -21,7 +21,7 @@ from onnxfc.errors import Refusal
 from onnxfc.graph.index import Graph, attributes, copied, dependent, ending, inputs_of, label, refill, subgraphs
 from onnxfc.graph.op_kinds import ARG, BROADCAST, CUTTING, LENGTHS, LIMITING, PICKING, REORDERING, UNARY
 from onnxfc.io.model_file import ModelFile
-from onnxfc.layout.lists import levels
+from onnxfc.layout.lists import extents, lengths, levels
 from onnxfc.layout.views import Fixed, Placed
 from onnxfc.rewriter.native_numbers import FEWEST, WITH_SIDES, export_open, figures, meant, near
 
@@ -244,12 +244,9 @@ def _of_maps(tail: Tail, state: State) -> dict[int, str]:
     for name in tail.reads:
         view = state.views[name]
         if isinstance(view, Placed):
-            lists = levels(view, state.rank)
-            extents = [part.like.extent for part in [part for part, _ in lists] or [view]]
-            sides = [length for extent in extents for length in extent]
-            found |= dict.fromkeys(sides, _MAP)
-            rows = [math.prod(part.like.extent) * row.outer * row.inner for part, row in lists]
-            found |= dict.fromkeys((*map(math.prod, extents), *rows, *accumulate(rows)), _PLACES)
+            maps, rows = extents(view, state.rank), lengths(view, state.rank)
+            found |= dict.fromkeys([side for extent in maps for side in extent], _MAP)
+            found |= dict.fromkeys((*map(math.prod, maps), *rows, *accumulate(rows)), _PLACES)
     return found
 
 

@@ -13,7 +13,7 @@ from onnxfc.builder.state import State
 from onnxfc.errors import Refusal
 from onnxfc.graph.index import Graph, attributes, inputs_of, label
 from onnxfc.graph.op_kinds import ADDITIVE, ARITHMETIC, LIMITING, REORDERING, SCALING
-from onnxfc.layout.lists import levels
+from onnxfc.layout.lists import extents, lengths
 from onnxfc.layout.views import Fixed, Placed, is_map
 from onnxfc.shapes.image_inputs import Image, is_open
 from onnxfc.shapes.spec import Array
@@ -80,7 +80,7 @@ def export_open(state: State, reading: Sequence[Image]) -> str:
 
 def _of_map(state: State, made: Placed) -> dict[float, str]:
     """What tells of the sides of the map over which a grid lies, in cells."""
-    sides = [side for part in [part for part, _ in levels(made, state.rank)] or [made] for side in part.like.extent]
+    sides = [side for extent in extents(made, state.rank) for side in extent]
     halves = dict.fromkeys([half for side in sides for half in (side / 2, (side - 1) / 2)], "half a side of the map")
     whole = dict.fromkeys([n for side in sides for n in (side - 1.0, float(side))], "a side of the map")
     return {number: f"{told} at the native size" for number, told in (halves | whole).items() if number > _PLAIN / 2}
@@ -93,11 +93,6 @@ def _undone(state: State, node: onnx.NodeProto) -> bool:
         return False
     then = [1 / number for number in _read(state, readers[0])]
     return bool(then) and all(any(near(times, {round(times / n) * n}) for n in by if n > 0) for times in then)
-
-
-def _lengths(view: Placed, rank: int) -> list[int]:
-    """How long the levels of a list are natively."""
-    return [math.prod(part.like.extent) * row.outer * row.inner for part, row in levels(view, rank)]
 
 
 def figures(sides: Iterable[int], op_type: str) -> dict[float, str]:
@@ -126,7 +121,7 @@ def _by_grids(state: State) -> set[str]:
 def _counts(state: State, node: onnx.NodeProto) -> dict[float, str]:
     """How many places there are natively in the lists that are divided."""
     views = [view for view in map(state.views.get, inputs_of(node)) if isinstance(view, Placed) and not is_map(view)]
-    rows = [_lengths(view, state.rank) for view in views if node.op_type in SCALING]
+    rows = [lengths(view, state.rank) for view in views if node.op_type in SCALING]
     many = [n for row in rows for n in (*row, sum(row)) if n > _PLAIN]
     return dict.fromkeys(map(float, many), "the native number of its places")
 

@@ -13,6 +13,7 @@ from onnx import helper, numpy_helper
 
 from onnxfc import RewriteOptions, check_pair, rewrite
 from onnxfc.errors import NothingToRewrite
+from onnxfc.rewriter.api import Rewrite
 
 REFERENCES = {**np.load(fixture_file("kept.npz")), **np.load(fixture_file("kept_more.npz"))}
 EXPORTERS = ("torchscript", "dynamo")
@@ -47,18 +48,25 @@ def test_means_of_tables_times_the_image_are_context(exporter: str) -> None:
     assert done.parity.passed
 
 
+def cells_are_crops(
+    done: Rewrite, original: onnx.ModelProto, output: str, size: tuple[int, int], grid: tuple[int, int]
+) -> None:
+    """Windows of 13x13 px, 2 px apart."""
+    image = np.random.default_rng(0).standard_normal((1, 3, *size)).astype(np.float32)
+    [found], run = session(complete(done)).run([output], {"image": image}), session(original)
+    assert found.shape == (1, 5, *grid)
+    for row, column in np.ndindex(*grid):
+        crop = np.ascontiguousarray(image[:, :, 2 * row : 2 * row + 13, 2 * column : 2 * column + 13])
+        [wanted] = run.run([output], {"image": crop})
+        np.testing.assert_allclose(found[:, :, row, column], wanted, atol=1e-5 * np.ptp(wanted))
+
+
 @pytest.mark.parametrize("exporter", EXPORTERS)
 def test_windows_beside_a_kept_pool_are_crops(exporter: str) -> None:
     original = model_of("kept_beside", exporter)
     done = rewrite(original, options=KEEP, check_options=CHECK)
     assert [output.form for output in done.claim.outputs] == ["map", "global"]
-    image = np.random.default_rng(0).standard_normal((1, 3, 21, 18)).astype(np.float32)
-    [found], run = session(complete(done)).run(["flat"], {"image": image}), session(original)
-    assert found.shape == (1, 5, 5, 3)
-    for row, column in np.ndindex(5, 3):
-        crop = np.ascontiguousarray(image[:, :, 2 * row : 2 * row + 13, 2 * column : 2 * column + 13])
-        [wanted] = run.run(["flat"], {"image": crop})
-        np.testing.assert_allclose(found[:, :, row, column], wanted, atol=1e-5 * np.ptp(wanted))
+    cells_are_crops(done, original, "flat", (21, 18), (5, 3))
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
@@ -75,13 +83,7 @@ def test_windows_of_half_a_gram_matrix_are_crops(exporter: str) -> None:
     """One exporter picks by pairs of places (GatherND), with the batch moved behind them."""
     original = model_of("kept_triangle", exporter)
     done = rewrite(original, check_options=CHECK)
-    image = np.random.default_rng(0).standard_normal((1, 3, 17, 19)).astype(np.float32)
-    [found], run = session(complete(done)).run(["scores"], {"image": image}), session(original)
-    assert found.shape == (1, 5, 3, 4)
-    for row, column in np.ndindex(3, 4):
-        crop = np.ascontiguousarray(image[:, :, 2 * row : 2 * row + 13, 2 * column : 2 * column + 13])
-        [wanted] = run.run(["scores"], {"image": crop})
-        np.testing.assert_allclose(found[:, :, row, column], wanted, atol=1e-5 * np.ptp(wanted))
+    cells_are_crops(done, original, "scores", (17, 19), (3, 4))
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
