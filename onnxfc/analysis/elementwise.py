@@ -22,7 +22,7 @@ from onnxfc.graph.op_kinds import (
     is_border,
     perm_of,
 )
-from onnxfc.layout.axes import Atom, Group, Groups, channels
+from onnxfc.layout.axes import Atom, Group, Groups, channels, lengths
 
 
 def same(step: Step) -> Layout:
@@ -65,7 +65,8 @@ def laid(step: Step, rank: int, how: How = "") -> Layout:
     made = together(step, _aligned(step, rank), how)
     if made.axes is None:
         return made
-    return laid_out(step, made, [axis for axis in range(rank) if step.after[axis] > 1 and made.thin_at(axis)])
+    longer = [axis for axis, length in enumerate(lengths(made.axes)) if step.after[axis] > length]
+    return laid_out(step, made, [axis for axis in longer if made.thin_at(axis)])
 
 
 def _aligned(step: Step, rank: int) -> list[tuple[Layout, Groups | None]]:

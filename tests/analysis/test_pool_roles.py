@@ -226,6 +226,10 @@ def to_fc(net: Net, vector: str, width: int = CHANNELS) -> str:
     return net.fc(net.op("Flatten", vector), width, M)
 
 
+def residual_fc(net: Net, vector: str, width: int = 12) -> str:
+    return str(net.op("Add", vector, net.fc(vector, width, width)))
+
+
 def goes_on(net: Net, x: str) -> str:
     """A trunk, and a head of its own kind behind it."""
     return net.fc(net.op("Flatten", net.conv(x, CHANNELS, 2, (2, 2), strides=[1, 1])), 24, M)
@@ -403,6 +407,10 @@ KINDS: dict[str, tuple[Body, dict[str, str]]] = {
     ),
     "rows and columns": (lambda net, x: goes_on(net, coordinates(net, x)), {"rows": "context", "columns": "context"}),
     "rows, then fc": (lambda net, x: to_fc(net, mean(net, x, 3), 15), {"pool": "head"}),
+    "columns, then fc and what it read": (
+        lambda net, x: net.fc(residual_fc(net, net.op("Flatten", mean(net, x, 2))), 12, M),
+        {"pool": "head"},
+    ),
     "covers, then fc": (
         lambda net, x: to_fc(net, net.op("MaxPool", x, kernel_shape=[5, 4], strides=[5, 4], out="pool")),
         {"pool": "head"},
