@@ -61,7 +61,8 @@ FEW = 3
 WILD = 10
 """Values so many times those of the first inputs are of another order of magnitude."""
 STEPS = 2
-"""Where half the range of an output is less than so many quantisation steps, values may not be one of them off."""
+"""Where half the range of an output is less than so many quantisation steps, values may not be one of them off.
+Integers may be one off still where that holds of their own edges."""
 FLIPPED = 0.2
 """So much of a step the values of an output may be off on average, at most: few fall to the other side of an edge."""
 FEWEST = 0.02
@@ -176,7 +177,7 @@ def measure(
         varies = bool((rows != rows[:1]).any())
         return Scale(float(varies), 0.0, coarse, True, "" if varies else "the same for every input")
     precision = replace(max(coarse, PRECISION.get(rows.dtype.name, coarse), key=lambda p: p.eps), step=coarse.step)
-    rows = rows.astype(np.float64)
+    integer, rows = rows.dtype.kind in "iu", rows.astype(np.float64)
     if not np.isfinite(rows).all():
         return Scale(0.0, 0.0, precision, problem=NOT_FINITE)
     sizes = np.abs(rows)
@@ -184,7 +185,8 @@ def measure(
         return Scale(0.0, 0.0, precision, problem=OVERFLOWING)
     signal = float((rows.max(axis=0) - rows.min(axis=0)).max()) / 2
     if STEPS * precision.step > signal:
-        precision = replace(precision, step=0.0)
+        own = 1.0 if integer and signal >= STEPS else 0.0
+        precision = replace(precision, step=own)
     scale = Scale(signal, float(sizes.max()), precision, least=least)
     return replace(scale, problem=_problem(rows, scale, options))
 

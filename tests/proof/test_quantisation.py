@@ -117,6 +117,20 @@ def test_no_step_without_signal_or_beside_a_tolerance_by_hand() -> None:
         assert tally.result().status == "failed"
 
 
+@pytest.mark.parametrize(("half", "off", "passes"), [(16, 1, True), (16, 2, False), (1, 1, False)])
+def test_integers_may_be_one_off_where_steps_before_them_are_as_large_as_their_range(
+    half: int, off: int, passes: bool
+) -> None:
+    values = [np.linspace(-half, half, 50)[None].round().astype(np.int8) * sign for sign in (1, -1)]
+    precision = replace(PRECISION["float32"], step=half * 0.6)
+    scale = measure(values, 1, precision, CheckOptions())
+    tally, want = Tally(CheckOptions()), np.zeros((1, 50), np.int8)
+    got = want.copy()
+    got[0, 3] = off
+    tally.compare("scores", got, want, scale, "normal", "here")
+    assert (tally.result().status == "passed") == passes
+
+
 def test_outputs_are_not_quantised_by_what_follows_them(tmp_path: Path) -> None:
     """onnxruntime moves a QuantizeLinear ahead of a Reshape, to the output that stands before it: clipped there."""
     net = Net(17)
