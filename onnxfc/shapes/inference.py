@@ -19,7 +19,16 @@ from onnx import helper, numpy_helper, shape_inference
 
 from onnxfc.graph.index import attributes
 from onnxfc.graph.op_kinds import LENGTHS, QUANTISING
-from onnxfc.shapes.inference_gaps import InferenceFailed, joined, must_fit, must_hold, reshaped, standard, without_idle
+from onnxfc.shapes.inference_gaps import (
+    InferenceFailed,
+    joined,
+    multiplied,
+    must_fit,
+    must_hold,
+    reshaped,
+    standard,
+    without_idle,
+)
 from onnxfc.shapes.small_values import evaluated
 from onnxfc.shapes.spec import SMALL, Array, Shape, Spec
 
@@ -117,9 +126,9 @@ class Inference:
             return [constant]
         if node.op_type in _SHAPELESS and inputs[0] is not None:
             return [Spec(inputs[0].dtype, inputs[0].shapes)]
-        large = reshaped(node, inputs) or joined(node, inputs)
-        if large and inputs[0] is not None:
-            return [Spec(inputs[0].dtype, (large,))]
+        known = multiplied(node, inputs) or reshaped(node, inputs) or joined(node, inputs)
+        if known and inputs[0] is not None:
+            return [Spec(inputs[0].dtype, (known,))]
         node = standard(node, inputs)
         described = self._described(node, inputs)  # which also finds what attributes are missing
         must_fit(node, inputs)

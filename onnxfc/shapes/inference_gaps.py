@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx
 
 from onnxfc.graph.index import attributes, copied, refill
@@ -100,6 +101,32 @@ def joined(node: onnx.NodeProto, inputs: Sequence[Spec | None]) -> Shape | None:
     fits = all(len(shape) > axis and (shape[:axis], shape[axis + 1 :]) == (before, behind) for shape in shapes)
     length = sum(shape[axis] for shape in shapes) if fits else 0
     return (*before, length, *behind) if length >= 2**31 else None
+
+
+def multiplied(node: onnx.NodeProto, inputs: Sequence[Spec | None]) -> Shape | None:
+    """onnxruntime's MatMul of matrices that it may transpose.
+
+    https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.FusedMatMul
+    """
+    if (node.domain, node.op_type) != (MICROSOFT, "FusedMatMul"):
+        return None
+    shapes = [tuple(spec.native) for spec in inputs if spec is not None and spec.shapes is not None]
+    if len(shapes) < 2 or min(map(len, shapes)) < 2:
+        return None
+    told, (one, two) = attributes(node), shapes
+    if told.get("transBatchA", 0):
+        one = (*one[1:-1], one[0], one[-1])
+    if told.get("transBatchB", 0):
+        two = (*two[1:-1], two[0], two[-1])
+    rows, inner = one[-2:][::-1] if told.get("transA", 0) else one[-2:]
+    other, columns = two[-2:][::-1] if told.get("transB", 0) else two[-2:]
+    try:
+        batch = np.broadcast_shapes(one[:-2], two[:-2])
+    except ValueError:
+        batch, inner = (), -1
+    if inner != other:
+        raise InferenceFailed(f"FusedMatMul of {shapes[0]} and {shapes[1]}")
+    return (*batch, rows, columns)
 
 
 def _filled(before: Shape, wanted: Sequence[int], keeps_zero: bool) -> Shape:

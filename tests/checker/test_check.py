@@ -17,8 +17,10 @@ from cli_models import flat_reshaped
 from cli_runs import here, unwrapped
 from click.testing import CliRunner, Result
 from fixture_files import fixture_file
+from hazards import CHECK, complete
 from mutations import MUTATIONS, NotHere, Rewritten
 from onnx import helper, numpy_helper
+from quantised import optimised
 from schemas import follows, schema
 
 from onnxfc import CheckOptions, NothingToRewrite, RewriteOptions, UsageError, check_pair, rewrite
@@ -284,6 +286,16 @@ def test_padded_trunks_that_have_no_tensor_in_common() -> None:
     assert done.parity.window.status == "not applicable"
     assert "name one with --boundary" in done.parity.window.reason
     assert done.notes[0].startswith("the models differ before ")
+
+
+@pytest.mark.parametrize("net", ["axial_attention.torchscript", "channel_attention.torchscript"])
+def test_a_rewrite_that_onnxruntime_optimised_further(net: str, tmp_path: Path) -> None:
+    """Transposes and scales are within its MatMuls then; the metadata say what is so still."""
+    original = fixture_file(f"{net}.onnx")
+    made = optimised(complete(rewrite(original, prove=False)), tmp_path)
+    assert made["FusedMatMul"]
+    done = check_pair(original, tmp_path / "optimised.onnx", options=CHECK)
+    assert done.passed, done.parity
 
 
 def test_counts_that_differ() -> None:

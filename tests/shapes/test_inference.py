@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+from hazards import session
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper
 
+from onnxfc.graph.op_kinds import MICROSOFT
 from onnxfc.shapes.inference import Inference, InferenceFailed
 from onnxfc.shapes.spec import SMALL, Spec, of_array
 
@@ -187,3 +189,33 @@ def test_concat_along_an_axis_counted_from_the_end(opset: int, count: int) -> No
     found = infer(Inference({"": opset}, 8), node, *[Spec(1, ((2, 3),))] * count)
     assert found.native == (2, 3 * count)
     assert node.attribute[0].i == -1
+
+
+def flags() -> st.SearchStrategy[list[int]]:
+    return st.lists(st.integers(0, 1), min_size=4, max_size=4)
+
+
+@given(flags(), st.integers(2, 4))
+def test_products_of_matrices_that_are_transposed(given: list[int], rank: int) -> None:
+    """As onnxruntime makes them."""
+    names = ("transA", "transB", "transBatchA", "transBatchB") if rank > 2 else ("transA", "transB")
+    told = dict(zip(names, given, strict=False))
+
+    def laid(turned: int, apart: int, rows: int, columns: int) -> tuple[int, ...]:
+        rows, columns = (columns, rows) if turned else (rows, columns)
+        batch = (2, 3)[: rank - 2]
+        return (rows, *batch, columns) if apart else (*batch, rows, columns)
+
+    # With transBatch the first axis comes to stand before the last, and is turned there.
+    shapes = [
+        laid(told["transA"], told.get("transBatchA", 0), 4, 5),
+        laid(told["transB"], told.get("transBatchB", 0), 5, 6),
+    ]
+    node = helper.make_node("FusedMatMul", ["a", "b"], ["c"], domain=MICROSOFT, **told)
+    infos = [helper.make_tensor_value_info(name, 1, shape) for name, shape in zip("ab", shapes, strict=True)]
+    graph = helper.make_graph([node], "g", infos, [helper.make_tensor_value_info("c", 1, None)])
+    imports = [helper.make_opsetid(*item) for item in (("", 18), (MICROSOFT, 1))]
+    model = helper.make_model(graph, opset_imports=imports, ir_version=8)
+    feeds = {name: np.ones(shape, np.float32) for name, shape in zip("ab", shapes, strict=True)}
+    made = session(model).run(None, feeds)[0]
+    assert infer(Inference(OPSETS, 8), node, *[Spec(1, (shape,)) for shape in shapes]).native == made.shape
