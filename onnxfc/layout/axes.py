@@ -101,13 +101,13 @@ def places_in(groups: Sequence[Group]) -> list[Atom]:
 
 
 def merged(group: Group) -> Group:
-    """The same axis with neighbouring channels as one atom, whichever side its places are on."""
+    """The same axis with neighbouring channels as one atom: heads of attention that were joined are channels again."""
     found: list[Atom] = []
     for atom in group:
         if found and atom.kind == "channel" == found[-1].kind:
             found[-1] = Atom("channel", found[-1].length * atom.length)
         else:
-            found.append(replace(atom, side=0) if atom.side else atom)
+            found.append(atom)
     return tuple(found)
 
 
@@ -163,7 +163,7 @@ def regroup(groups: Sequence[Group], after: Shape) -> Groups | None:
         rows = group and group[-1].kind == "space" and axis + 2 == len(after) and after[-1] > 1
         if rows and _is_single(queue, "batch"):
             group.append(queue.pop(0))  # rows of places and images, not of images and channels
-        found.append(tuple(group))
+        found.append(merged(tuple(group)))
     return None if queue else _in_blocks(found, blocks)
 
 

@@ -75,7 +75,7 @@ class _Product:
                 return None
             for letter, group in zip(operand.term, operand.groups, strict=True):
                 known = found.get(letter, (operand, ()))[1]
-                if known and group and merged(group) != merged(known):
+                if known and group and _whole(group) != _whole(known):
                     return None
                 if not known:
                     found[letter] = operand, group
@@ -146,6 +146,11 @@ class _Product:
         shares = side.provenance.sums_to_one.union(*(other.provenance.sums_to_one for other in alike))
         blames = self.blames | side.provenance.blames
         return Side(side.like, replace(side.provenance, blames=blames, sums_to_one=shares))
+
+
+def _whole(group: Group) -> Group:
+    """An axis as what it holds, whichever side its places are on."""
+    return tuple(replace(atom, side=0) for atom in merged(group))
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ STAYS = {
     "shaped": ["MatMul"],  # on (N, 6, 4)
     **{key: ["MatMul"] for key in ["context_vectors", "letters_attention"]},  # products of the image with itself
     **dict.fromkeys(["axial_attention", "context_norms", "lite_attention", "weighted_pools"], ["MatMul"] * 2),
-    **dict.fromkeys(["linear_attention", "window_attention"], ["MatMul"] * 3),
+    **dict.fromkeys(["joined_heads", "linear_attention", "window_attention"], ["MatMul"] * 3),
     "channel_attention": ["MatMul"] * 5,
     "mean_tokens": [*["MatMul"] * 3, "Gemm"],  # attention, and layers of each token
     "token_pools": ["MatMul"] * 4,

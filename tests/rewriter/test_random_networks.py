@@ -76,6 +76,7 @@ def test_random_networks_in_integers(data: Any) -> None:
             part.deviation <= max(2 * part.tolerance, 0.05) for part in (found.parity.native, found.parity.window)
         )
         otherwise = "of the original otherwise than its file says" in str(found)  # a scale for each feature, say
+        otherwise = otherwise or ("once it is inlined" in str(found) and _counts_beyond(model))
         assert found.parity.vacuous is not None or otherwise or close, f"{found}"
         event("vacuous" if found.parity.vacuous else "otherwise" if otherwise else "close to its steps")
         return
@@ -83,6 +84,16 @@ def test_random_networks_in_integers(data: Any) -> None:
     assert native_deviation(model, done, as_written=True) < 0.1  # a few steps
     if done.claim.verdict == "exact" and "global" not in {output.form for output in done.claim.outputs}:
         assert own_crops(model, done, more=(1, 1, 1), varied=False, as_written=True) < 0.1
+
+
+def _counts_beyond(model: onnx.ModelProto) -> bool:
+    """Whether it has pools of integers in which onnxruntime counts places beyond the edge."""
+    told = [
+        {item.name: item.i for item in node.attribute}
+        for node in model.graph.node
+        if node.op_type == "QLinearAveragePool"
+    ]
+    return any(item.get("ceil_mode") and item.get("count_include_pad") for item in told)
 
 
 @pytest.mark.skipif(OLD_RUNTIME, reason=NO_INTEGERS)
