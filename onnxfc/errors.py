@@ -26,10 +26,11 @@ def flag(name: str, value: object) -> None:
         raise UsageError(f"{name}: must be True or False, not {value!r}")
 
 
-def whole(name: str, value: Any, least: int, unit: str = "") -> None:
-    """A whole number from ``least`` on."""
-    if _as_int(value) is None or value < least:
-        allowed = f"{least} {unit} or more" if unit else f"a whole number from {least} on"
+def whole(name: str, value: Any, least: int, unit: str = "", most: int | None = None) -> None:
+    """A whole number from ``least`` on, up to ``most``."""
+    if _as_int(value) is None or value < least or (most is not None and value > most):
+        upward = "on" if most is None else f"to {most}"
+        allowed = f"{least} {unit} or more" if unit else f"a whole number from {least} {upward}"
         raise UsageError(f"{name}: must be {allowed}, not {value!r}")
 
 

@@ -13,6 +13,8 @@ from onnxfc.claim.claim import Claim
 from onnxfc.proof.providers import Engine, Provider
 
 AgainstCrops = Literal["measure", "exact"]
+MOST_SAMPLES, MOST_THREADS = 10_000, 1024
+"""More is a slip: a proof would not end, and no machine has so many cores."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,8 @@ class CheckOptions:
                 errors.tolerance(name, getattr(self, name))
         for name in ("rtols", "atols"):
             errors.tolerances(name, getattr(self, name))
-        for name, least in (("seed", 0), ("samples", 1), ("threads", 0)):
-            errors.whole(name, getattr(self, name), least)
+        for name, least, most in (("seed", 0, None), ("samples", 1, MOST_SAMPLES), ("threads", 0, MOST_THREADS)):
+            errors.whole(name, getattr(self, name), least, most=most)
         errors.choice("against_crops", self.against_crops, get_args(AgainstCrops))
         for name in ("windows", "larger", "as_written"):
             errors.flag(name, getattr(self, name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -154,6 +155,7 @@ def images(
     if not candidates:
         return _no_image(infos, inputs)
     for info in candidates:
+        _must_be_run(info.name, inputs[info.name].native)
         dims = list(info.type.tensor_type.shape.dim)[1:]
         left = sum(dim.dim_value <= 0 for dim in dims)
         if size is None and left and info.name not in (shapes or {}):
@@ -171,6 +173,16 @@ def images(
         if all(max(image.spatial) < len(image.shape) for image in reading):
             found.append(reading)
     return found if size is None else _of_size(found, size, candidates[0])
+
+
+_MOST = 1 << 30
+"""Numbers of an image: no model is exported for more."""
+
+
+def _must_be_run(name: str, shape: Shape) -> None:
+    if (numbers := math.prod(shape[1:])) > _MOST:
+        told = f"an image of {'x'.join(map(str, shape))} has {numbers:,} numbers"
+        raise UsageError(f"{name}: {told}, and no model runs on more than {_MOST:,}; give its true native size")
 
 
 _SIZES = {1: ("length is", "L"), 2: ("height and width are", "HxW"), 3: ("depth, height and width are", "DxHxW")}

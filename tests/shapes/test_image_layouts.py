@@ -10,6 +10,7 @@ import onnx
 import pytest
 from hazards import CHANNELS, CHECK, Net, own_crops, proven, refusal
 
+from onnxfc import UsageError, inspect
 from onnxfc.graph.index import Graph
 from onnxfc.rewriter.analyse import RewriteOptions
 from onnxfc.rewriter.api import rewrite
@@ -158,3 +159,17 @@ def test_a_length_that_is_left_open_is_asked_for(layout: str, size: tuple[int, .
     done = rewrite(model, options=RewriteOptions(size=size), check_options=CHECK)
     assert done.claim.native_size == size
     assert own_crops(model, done) < 1e-4
+
+
+@pytest.mark.parametrize("height", [1 << 26, 1 << 50])
+def test_an_image_that_no_machine_holds_is_not_begun_with(height: int) -> None:
+    """A pool over its flattened places has an index of each: gigabytes for a file of kilobytes."""
+    net = Net()
+    x = net.op("Reshape", net.conv(net.input("image", [1, 3, height, 24]), 3, 4, strides=[4, 4]), net.ints(1, 4, -1))
+    model = net.model(net.fc(net.axes("ReduceLogSumExp", x, [2], keepdims=0), 4, 5, out="scores"), infer=False)
+    with pytest.raises(
+        UsageError, match=f"image: an image of 1x3x{height}x24 has .* numbers, and no model"
+    ):
+        rewrite(model)
+    with pytest.raises(UsageError, match="no model runs on more"):
+        inspect(model)
