@@ -170,7 +170,9 @@ def _cell_fields(found: Analysis) -> Sequence[Field]:
     view = found.state.views[own.name] if own is not None else None
     if isinstance(view, Lifted):
         return view.provenance.fields
-    crossed = sorted((item for item in found.provenances if item.windows), key=lambda item: item.dropped)
+    views = [found.state.views[output.name] for output in found.outputs if output.form != "global"]
+    cells = [view.provenance for view in views if isinstance(view, Lifted)] or found.provenances
+    crossed = sorted((item for item in cells if item.windows), key=lambda item: item.dropped)
     first = (crossed or found.provenances)[0]
     beside = [item.fields for item in crossed if item.dropped == first.dropped] or [first.fields]
     joined = [Field.join(fields) for fields in zip(*beside, strict=True)]  # outputs may begin at other depths

@@ -70,6 +70,15 @@ def test_windows_beside_a_kept_pool_are_crops(exporter: str) -> None:
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
+def test_a_cell_reads_what_the_exits_do_that_have_cells(exporter: str) -> None:
+    """Not what the pool does between them. The deeper one reads 13 px from the padding on, and one more behind."""
+    original = model_of("kept_exits", exporter)
+    done = rewrite(original, options=KEEP, check_options=CHECK)
+    assert [output.form for output in done.claim.outputs] == ["map", "map", "global"]
+    assert (done.claim.stride, done.claim.start, done.claim.size) == ((4, 4), (-2, -2), (15, 15))
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
 def test_what_is_no_window_but_may_be_kept_offers_that(exporter: str) -> None:
     with pytest.raises(NothingToRewrite) as caught:
         rewrite(model_of("kept_vlad", exporter))
