@@ -68,6 +68,8 @@ def window_of(ctx: RuleContext, view: Placed) -> Window | Refusal:
         return window_of_map(ctx, view)
     if view.is_strip:
         return pooled_in_part(ctx)
+    if 0 in ctx.builder.spec(view.tensor).native:
+        return ctx.refuse("size-locked", "reads what is empty at the native size", LEAVE)
     if view.is_list:
         return ctx.refuse("size-locked", "reads a list of places, of which the native size has so many", LEAVE)
     return _dequantised(ctx, view) or _moved(ctx, view) or _taken_apart(ctx, view)

@@ -119,3 +119,12 @@ def test_what_onnx_objects_to_is_told_where_a_walk_stumbles() -> None:
     assert "Concat" in objection_of_onnx(ModelFile.open(model))
     with pytest.raises(OnnxfcError):
         rewrite(model)
+
+
+def test_tokens_without_channels_have_no_window() -> None:
+    net = Net(18)
+    data = net.conv(net.image(1, (11, 9)), 2, 4)
+    tokens = net.op("Transpose", net.op("Reshape", data, net.ints(0, 4, -1)), perm=[0, 2, 1])
+    none = net.op("Slice", tokens, net.ints(0), net.ints(0), net.ints(2))
+    model = net.model(net.op("Add", none, net.random(20, 1)), infer=False)
+    assert [item.code for item in refusals(model)] == ["size-locked"]
