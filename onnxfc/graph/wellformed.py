@@ -251,8 +251,10 @@ def _operands(node: onnx.NodeProto, schema: defs.OpSchema) -> Iterator[str]:
     ):
         if not least <= count <= most:
             yield f"has {count} {what}, its operator has {_range(least, most)}"
-    for position, formal in enumerate(schema.inputs[: len(node.input)]):
-        if not node.input[position] and formal.option == defs.OpSchema.FormalParameterOption.Single:
+    formals = list(schema.inputs)
+    for position, name in enumerate(node.input if formals else ()):
+        formal = formals[min(position, len(formals) - 1)]  # the last one may stand for many
+        if not name and formal.option != defs.OpSchema.FormalParameterOption.Optional:
             yield f"lacks its input {formal.name!r}"
 
 

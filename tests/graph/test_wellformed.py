@@ -143,6 +143,12 @@ MALFORMED: dict[str, tuple[Change, str]] = {
     ),
     "too many outputs": (lambda m: node(m, "Relu").output.append("more"), "has 2 outputs, its operator has 1"),
     "input left out": (lambda m: node(m, "Gemm").input.__setitem__(1, ""), "(Gemm) lacks its input 'B'"),
+    "one of many left out": (
+        lambda m: node(m, "Relu").CopyFrom(
+            helper.make_node("Concat", ["conv", ""], ["relu"], name="node_relu", axis=1)
+        ),
+        "(Concat) lacks its input 'inputs'",
+    ),
     "attribute of no type": (
         lambda m: node(m, "Flatten").attribute.add(name="axis", i=1, type=AttributeProto.UNDEFINED),
         "attribute 'axis' has no type",
