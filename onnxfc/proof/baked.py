@@ -33,7 +33,9 @@ SAME_REPEATED = (
 """Of these, what looks at no place's neighbours makes of features that are repeated what it makes of these alone."""
 _SLIDING = {"Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool", "QLinearConv", "ConvInteger"}
 _POOLS = {"MaxPool", "AveragePool", "LpPool"}
-_MEANS = {"ReduceMean", "GlobalAveragePool", "AveragePool"}
+SHARING = _SUMS | {"Softmax"}
+"""What shares out over places makes, or may make, of a mean a sum that has its native scale."""
+MEANS = {"ReduceMean", "GlobalAveragePool", "AveragePool"}
 _BORDERS = {"Pad", "Slice", "Resize", "Upsample", "ConvTranspose"}
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -62,10 +64,10 @@ def native_shapes(model: onnx.ModelProto, claim: Claim) -> Shapes:
 def sized(nodes: Sequence[onnx.NodeProto], graph: onnx.GraphProto, shapes: Shapes) -> str:
     """What may mean something else at another size, and the node, "" if nothing; a sum sooner than another, and what
     reads a shape last."""
-    tensors = _stored(graph)
+    tensors = stored(graph)
     asked = dependent(graph, {value.name for value in graph.input} - tensors.keys())
     alike = {name for node in graph.node for name in node.output} - asked
-    found = [node for node in nodes if alike.isdisjoint(node.output) and _may_be_sized(node, tensors, shapes)]
+    found = [node for node in nodes if alike.isdisjoint(node.output) and may_be_sized(node, tensors, shapes)]
     found = sorted(found, key=_how_unlikely) or unbiased(nodes, graph, shapes)
     if not found:
         return ""
@@ -73,7 +75,7 @@ def sized(nodes: Sequence[onnx.NodeProto], graph: onnx.GraphProto, shapes: Shape
     return f"{why}: {_label(found[0])}"
 
 
-def _stored(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
+def stored(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
     """The constants of a graph."""
     found = {tensor.name: tensor for tensor in graph.initializer}
     return found | {node.output[0]: item.t for node in graph.node for item in node.attribute if item.HasField("t")}
@@ -88,8 +90,8 @@ def unbiased(
 ) -> list[onnx.NodeProto]:
     """What multiplies by N, or by N / (N - 1), a variance over N - 1 where a mean of these is over N places; ``but``:
     so many are known."""
-    tensors = _stored(graph)
-    counts = {_averaged(node, shapes) for node in nodes if node.op_type in _MEANS} - {but}
+    tensors = stored(graph)
+    counts = {_averaged(node, shapes) for node in nodes if node.op_type in MEANS} - {but}
     wanted = {n for count in counts if count > 2 for n in (count, count / (count - 1), (count - 1) / count)}
     scaling = [node for node in nodes if node.op_type in ("Mul", "Div")]
     return [node for node in scaling if any(_is_one(tensors.get(name), wanted) for name in node.input)]
@@ -123,7 +125,7 @@ def says_the_same(nodes: Sequence[onnx.NodeProto], graph: onnx.GraphProto) -> bo
     return not sized(rest, graph, {})
 
 
-def _may_be_sized(node: onnx.NodeProto, fixed: Mapping[str, onnx.TensorProto], shapes: Shapes) -> bool:
+def may_be_sized(node: onnx.NodeProto, fixed: Mapping[str, onnx.TensorProto], shapes: Shapes) -> bool:
     kind = node.op_type
     if node.domain not in ("", "ai.onnx"):
         return kind not in _QUANTISING

@@ -103,7 +103,7 @@ def _counts_as_inputs(
     """Let numbers that may count places be inputs, where something is multiplied with them or divided by them."""
     asked = {name for node in graph.node if node.op_type in ("Mul", "Div", "Reciprocal") for name in node.input}
     single = {name: item for name, item in tensors.items() if name in asked and not any(dim > 1 for dim in item.dims)}
-    found = {name: made for name, item in single.items() if (made := _counted(numpy_helper.to_array(item), places))}
+    found = {name: made for name, item in single.items() if (made := counted_by(numpy_helper.to_array(item), places))}
     for name, made in found.items():
         graph.input.append(helper.make_tensor_value_info(name, single[name].data_type, made.native.shape))
     for node in [node for node in graph.node if node.output[0] in found]:
@@ -113,7 +113,7 @@ def _counts_as_inputs(
     return found
 
 
-def _counted(value: Array, places: int) -> Counted | None:
+def counted_by(value: Array, places: int) -> Counted | None:
     for of in _COUNTS if places > _FEW and value.dtype.kind == "f" else ():
         if np.isclose(value.astype(np.float64), of(places), rtol=_CLOSE, atol=0).all():
             return Counted(value, of)

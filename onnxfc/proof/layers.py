@@ -61,14 +61,14 @@ def with_layers(original: ModelFile, rewritten: ModelFile, claim: Claim) -> Comp
 
 
 def _precision(original: ModelFile, rewritten: ModelFile, claim: Claim) -> dict[str, Precision]:
-    mine, theirs = _rounded(original), _rounded(rewritten)
+    mine, theirs = rounded(original), rounded(rewritten)
     pairs = [(output.name, output.name) for output in claim.outputs]
     pairs += [(boundary.original, boundary.rewritten) for boundary in claim.boundaries]
     both = [(name, other) for name, other in pairs if name in mine and other in theirs]
     return mine | {name: coarser(mine[name], theirs[other]) for name, other in both}
 
 
-def _rounded(model: ModelFile) -> dict[str, Precision]:
+def rounded(model: ModelFile) -> dict[str, Precision]:
     steps = quantisation_steps(model)
     return {name: replace(found, step=steps.get(name, 0.0)) for name, found in narrowest(model.proto).items()}
 

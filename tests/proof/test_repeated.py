@@ -10,6 +10,8 @@ from hazards import CHECK, Net
 from onnxfc import RewriteOptions, rewrite
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof import check
+from onnxfc.proof.baked import native_shapes
+from onnxfc.proof.repeated import mixing
 from onnxfc.rewriter.api import Rewrite
 
 SUMS = ["non_local.dynamo", "non_local.torchscript", "channel_attention.dynamo"]
@@ -63,3 +65,8 @@ def test_a_pool_of_a_map_of_which_no_length_is_known() -> None:
     done = rewrite(model, options=RewriteOptions(global_pool="keep"), check_options=CHECK)
     assert done.parity is not None
     assert done.parity.passed
+    shapes, asked = native_shapes(model, done.claim), [(means[1], means[1], None)]
+    assert 0 in shapes[whole]
+    assert list(mixing(model, done.model, done.claim, shapes, asked)) == []
+    known = {**shapes, whole: (1, 4, 11, 9), local: (1, 4, 5, 4), means[1]: (1, 4)}
+    assert [part.begins for part in mixing(model, done.model, done.claim, known, asked)] == [(local,)]

@@ -1,0 +1,95 @@
+"""Trunks that hold the native size, so that the original's runs at no other: asked node by node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import pytest
+from fixture_files import fixture_file
+from hazards import CHECK, Net
+from onnx import helper, numpy_helper
+
+from onnxfc import rewrite
+from onnxfc.io.model_file import ModelFile
+from onnxfc.proof import check
+
+NATIVE_ALONE = "in the original's node, given the second model's own features"
+
+
+def gated() -> onnx.ModelProto:
+    """A gate by the mean of the whole map, and a connection around it that is resized to a length in the file."""
+    net = Net()
+    tensor = net.op("Relu", net.conv(net.image(1, (17, 17)), 2, 6))
+    gate = net.op("Sigmoid", net.conv(net.op("GlobalAveragePool", tensor), 6, 6, (1, 1), strides=[1, 1]))
+    gated = net.op("Mul", tensor, gate)
+    low = net.op("MaxPool", gated, kernel_shape=[4, 4], strides=[2, 2], pads=[1] * 4)
+    tensor = net.op("Add", gated, net.op("Resize", low, "", "", net.ints(1, 6, 8, 8), mode="nearest"))
+    tensor = net.op("Relu", net.conv(tensor, 6, 8))
+    return net.model(net.fc(net.op("Flatten", tensor), 8 * 3 * 3, 5))
+
+
+def node_of(model: onnx.ModelProto, kind: str) -> onnx.NodeProto:
+    return next(node for node in model.graph.node if node.op_type == kind)
+
+
+def native_part(model: onnx.ModelProto) -> None:
+    """The gate reads the native size's places alone."""
+    node = node_of(model, "GlobalAveragePool")
+    at = list(model.graph.node).index(node)
+    for name, values in {"starts": [0, 0], "ends": [8, 8], "axes": [2, 3]}.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.array(values, np.int64), name))
+    model.graph.node.insert(at, helper.make_node("Slice", [node.input[0], "starts", "ends", "axes"], ["part"]))
+    model.graph.node[at + 1].input[0] = "part"
+
+
+def further_pads(model: onnx.ModelProto) -> None:
+    """A column behind the map, which natively no window reads."""
+    next(item for item in node_of(model, "MaxPool").attribute if item.name == "pads").ints[-1] += 1
+
+
+def largest(model: onnx.ModelProto) -> None:
+    """What rounds otherwise where the native map has no remainder."""
+    node_of(model, "MaxPool").attribute.append(helper.make_attribute("ceil_mode", 1))
+
+
+@pytest.mark.parametrize(
+    ("damage", "kind"), [(native_part, "GlobalAveragePool"), (further_pads, "MaxPool"), (largest, "MaxPool")]
+)
+def test_what_is_seen_at_larger_sizes_alone(damage: Callable[[onnx.ModelProto], None], kind: str) -> None:
+    done = rewrite(gated(), check_options=CHECK)
+    assert done.parity is not None
+    assert done.parity.trunk.status == "not applicable"
+    assert "does not run" in done.parity.trunk.reason
+    model = done.model
+    damage(model)
+    wrong = check(done.original, ModelFile.open(model), done.claim, CHECK)
+    assert (wrong.native.status, wrong.trunk.status) == ("passed", "failed")
+    assert wrong.trunk.reason.startswith(node_of(model, kind).output[0])
+    assert NATIVE_ALONE in wrong.trunk.reason
+
+
+@pytest.mark.parametrize(("exporter", "tensor"), [("dynamo", "conv2d_2"), ("torchscript", "/down/Conv_output_0")])
+def test_pads_behind_the_map(exporter: str, tensor: str) -> None:
+    done = rewrite(fixture_file(f"pyramid.{exporter}.onnx"), prove=False)
+    model = done.model
+    node = next(node for node in model.graph.node if tensor in node.output)
+    next(item for item in node.attribute if item.name == "pads").ints[-1] += 1
+    wrong = check(done.original, ModelFile.open(model), done.claim, CHECK)
+    assert (wrong.native.status, wrong.trunk.status) == ("passed", "failed")
+    assert (
+        wrong.trunk.reason
+        == f"{tensor} is float32 [1, 6, 9, 10] instead of float32 [1, 6, 9, 9] {NATIVE_ALONE}, at 34x36"
+    )
+
+
+RIGHT = ["context_mean.dynamo", "context_pooled.torchscript", "variances.dynamo", "grid_weighed.torchscript"]
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_what_a_rewrite_may_do_otherwise(name: str) -> None:
+    """A mean of what a Softmax shares out stays the sum that it is natively; counts follow the size."""
+    done = rewrite(fixture_file(f"{name}.onnx"), check_options=CHECK)
+    assert done.parity is not None
+    assert done.parity.passed
