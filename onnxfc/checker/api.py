@@ -9,7 +9,8 @@ from typing import Any, Literal
 from onnxfc import errors
 from onnxfc.checker.common_layers import common_layers
 from onnxfc.checker.derive_claim import derive
-from onnxfc.checker.said_less import false_field, own_claim, said_less
+from onnxfc.checker.made_again import compare_made_again
+from onnxfc.checker.said_less import false_field, own_rewrites, said_less
 from onnxfc.claim.claim import Claim
 from onnxfc.errors import UsageError
 from onnxfc.geometry import Geometry
@@ -149,14 +150,18 @@ def _as_claimed(
         wanted = options if fixed == claim.native_size else replace(options, check_sizes=(*options.check_sizes, fixed))
     parity = check(_begun(one, two, claim), two, claim, wanted, progress, one)
     parity = _geometry_checked(parity, claim, two)
-    own = own_claim(one, claim) if parity.passed else None
-    if own is None and parity.passed:
+    found = own_rewrites(one, claim) if parity.passed else []
+    if not found and parity.passed:
         notes.append(_UNSHOWN)
-    elif own is not None:
+    elif found:
+        own = found[0][1]
         if wrong := false_field(own, claim):
             parity = replace(parity, native=replace(parity.native, status="failed", reason=wrong))
-        elif less := said_less(own, claim):
-            notes.append(f"the metadata says less than the original's graph shows: {less}")
+        else:
+            again = compare_made_again(one, two, claim, found, parity, options, progress)
+            parity = parity if again is None else replace(parity, form=again)
+            if less := said_less(own, claim):
+                notes.append(f"the metadata says less than the original's graph shows: {less}")
     return Checked(claim, "metadata", tuple(notes), parity, options)
 
 

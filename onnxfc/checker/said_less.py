@@ -15,16 +15,16 @@ from onnxfc.rewriter.analyse import RewriteOptions, analyse
 from onnxfc.rewriter.make_claim import claim_of
 
 
-def own_claim(original: ModelFile, claim: Claim) -> Claim | None:
-    """What a rewrite with the options that ``claim`` shows would claim, the likest of several; None where that is
+def own_rewrites(original: ModelFile, claim: Claim) -> list[tuple[RewriteOptions, Claim]]:
+    """Options that ``claim`` shows, and what a rewrite with them would claim, the likest first; none where that is
     another result."""
     forms = {output.form for output in claim.outputs}
     output = next((form for form in ("mean", "max") if form in forms), "map")
-    pools = {"drop"} if "activation" in forms else {"window", "keep"} if "global" in forms else {"window"}
+    pools = {"drop"} if "activation" in forms else {"window", "keep"}
     image, inputs = claim.inputs[0], tuple(image.name for image in claim.inputs)
     outputs = tuple(output.name for output in claim.outputs)
     inner = () if claim.detections or set(outputs) <= {info.name for info in original.proto.graph.output} else outputs
-    made: list[Claim] = []
+    made: list[tuple[RewriteOptions, Claim]] = []
     for pool in sorted(pools, reverse=True):
         try:
             options = RewriteOptions(
@@ -35,14 +35,15 @@ def own_claim(original: ModelFile, claim: Claim) -> Claim | None:
                 free=image.free,
                 output_at=inner,
                 grids=_grids(claim),
+                per_window_scale=not claim.figures,
             )
             found = analyse(original, options)
             own = None if found.refusals else claim_of(found, found.sizing())
         except OnnxfcError:
             continue
         if own is not None and _alike(own, claim):
-            made.append(own)
-    return min(made, key=lambda own: len(_differences(own, claim)), default=None)
+            made.append((options, own))
+    return sorted(made, key=lambda item: len(_differences(item[1], claim)))
 
 
 def _grids(claim: Claim) -> Grids | None:
@@ -99,6 +100,11 @@ def false_field(own: Claim, claim: Claim) -> str:
     wrong = _differences(own, claim)
     if (claim.verdict, own.verdict) == ("exact", "approximate"):
         wrong.append(f"verdict is exact, a rewrite of the original has approximate, because of {own.blame[0]}")
+    forms = {layer.original: layer.form for layer in own.layers}
+    for layer in claim.layers:
+        if forms.get(layer.original) != layer.form:
+            has = forms.get(layer.original, "no such FC layer")
+            wrong.append(f"FC layer {layer.original} is {layer.form}, a rewrite of the original has {has}")
     if wrong:
         return f"wrong claim: {wrong[0]}"
     for said, so in zip(_fields(claim), _fields(own), strict=True):

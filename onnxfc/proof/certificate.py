@@ -14,6 +14,7 @@ from onnx import helper
 
 from onnxfc.claim.claim import PREFIX
 from onnxfc.io.model_file import ModelFile
+from onnxfc.proof.kept_weights import changed
 from onnxfc.proof.quantised_numbers import foreign
 from onnxfc.proof.results import Certificate, WeightResult
 from onnxfc.proof.sessions import Array
@@ -37,7 +38,7 @@ def certify(original: ModelFile, other: ModelFile) -> Certificate:
     found, rewritten = _of_weights(original, other), _is_rewrite(original.proto, other.proto)
     if found.status == "failed" or not rewritten:
         return found
-    told = foreign(original, other, {name for item in found.weights for name in item.found})
+    told = foreign(original, other, {name for item in found.weights for name in item.found}) or changed(original, other)
     return replace(found, status="failed", reason=told) if told else found
 
 

@@ -6,7 +6,7 @@ That one is put to the test against the original, and then the form against it, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -70,15 +70,30 @@ def _compared(
     progress: Callable[[str], None] | None,
 ) -> ParityResult:
     """Both on images of the one size; the form is the first, as its outputs may be those of one cell."""
-    size, shapes = fixed.fixed_size, claim.image_shapes(fixed.fixed_size)
     pairs = zip(claim.outputs, fixed.outputs, strict=True)
-    one = Claim.of_one_size(
-        size,
-        [replace(image, shape=shapes[image.name]) for image in claim.inputs],
-        [Output(item.name, "map" if item.form == "map" != own.form else "global") for item, own in pairs],
-        [Layer(item.rewritten, item.rewritten, "global") for item in claim.layers],
-    )
-    one = replace(one, detections=claim.detections)
+    outputs = [Output(item.name, "map" if item.form == "map" != own.form else "global") for item, own in pairs]
+    layers = [Layer(item.rewritten, item.rewritten, "global") for item in claim.layers]
+    found = compare_at(fixed.fixed_size, form, rewritten, claim, layers, outputs, options, progress)
+    failed = "failed" if found.vacuous is not None else found.native.status
+    told = (found.vacuous or found.native.reason).replace("the original", "the model for one size")
+    return replace(found.native, status=failed, sizes=(fixed.fixed_size,), reason=told)
+
+
+def compare_at(
+    size: tuple[int, ...],
+    first: ModelFile,
+    second: ModelFile,
+    claim: Claim,
+    layers: Sequence[Layer],
+    outputs: Sequence[Output],
+    options: CheckOptions,
+    progress: Callable[[str], None] | None,
+) -> Parity:
+    """Two models made of the original that ``claim`` is about, on images of ``size`` alone. ``layers`` and ``outputs``:
+    what those of the first are in the second."""
+    shapes = claim.image_shapes(size)
+    images = [replace(image, shape=shapes[image.name]) for image in claim.inputs]
+    one = replace(Claim.of_one_size(size, images, outputs, layers), detections=claim.detections)
     names = {item.original: item.rewritten for item in claim.layers}
     rtols, atols = (
         {names.get(name, name): value for name, value in given.items() if names.get(name, name) in _known(one)}
@@ -87,10 +102,7 @@ def _compared(
     wanted = replace(
         options, check_sizes=(), data=_grown(options.data, one), larger=False, windows=False, rtols=rtols, atols=atols
     )
-    found = check(form, rewritten, one, wanted, progress)
-    failed = "failed" if found.vacuous is not None else found.native.status
-    told = (found.vacuous or found.native.reason).replace("the original", "the model for one size")
-    return replace(found.native, status=failed, sizes=(size,), reason=told)
+    return check(first, second, one, wanted, progress)
 
 
 def _grown(data: Any, claim: Claim) -> Any:
