@@ -102,8 +102,8 @@ def false_field(own: Claim, claim: Claim) -> str:
         wrong.append(f"verdict is exact, a rewrite of the original has approximate, because of {own.blame[0]}")
     forms = {layer.original: layer.form for layer in own.layers}
     for layer in claim.layers:
-        if (so := forms.get(layer.original, layer.form)) != layer.form:
-            wrong.append(f"FC layer {layer.original} is {layer.form}, a rewrite of the original has {so}")
+        if (other := forms.get(layer.original, layer.form)) != layer.form:
+            wrong.append(f"FC layer {layer.original} is {layer.form}, a rewrite of the original has {other}")
     if wrong:
         return f"wrong claim: {wrong[0]}"
     for said, so in zip(_fields(claim), _fields(own), strict=True):
