@@ -58,10 +58,10 @@ def malformed(model: ModelFile, problem: str) -> ReadError:
 def objection_of_onnx(model: ModelFile) -> str:
     """What onnx's own checker says of a model, "" if nothing. It takes long, and objects to much that runs: it is asked
     only about a model that cannot be followed."""
-    if model.proto.ByteSize() > _CHECKED:
+    if model.proto.ByteSize() + sum(raw_size(tensor) or 0 for tensor in all_tensors(model.proto)) > _CHECKED:
         return ""
     try:
-        onnx.checker.check_model(model.proto, full_check=True)
+        onnx.checker.check_model(model.loaded(), full_check=True)
     except Exception as error:  # of no common base
         return str(error).strip().splitlines()[0].removeprefix("[ShapeInferenceError] ")[:_TOLD]
     return ""

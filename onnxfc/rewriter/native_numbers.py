@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from itertools import combinations_with_replacement, permutations
+from fractions import Fraction
+from itertools import combinations_with_replacement, permutations, product
 
 import numpy as np
 import onnx
@@ -61,9 +62,12 @@ def in_sides(state: State, reading: Sequence[Image]) -> Refusal | None:
             continue
         own = _of_map(state, made) if gridded and not _undone(state, node) else {}
         known = own | figures(sides, node.op_type) | _counts(state, node)
-        told = next((known[known_at] for number in _read(state, node) if (known_at := near(number, known))), "")
+        told = next((f"{does} {known[item]}" for number in _read(state, node) if (item := near(number, known))), "")
+        if gridded and not told:
+            part = folded(few_numbers(_constants(state, node)), node.op_type, [*sides, *_cells(state, made)])
+            told = part and f"{does} {part}"
         if told:
-            why = f"{node.op_type} {does} {told}, a plain number"
+            why = f"{node.op_type} {told}, a plain number"
             data = next(name for name in inputs_of(node) if isinstance(state.views.get(name), Placed))
             advice = f"{export_open(state, reading)}; or end the model before it: --output-at {data}"
             return Refusal("size-locked", label(node), why, advice)
@@ -80,10 +84,48 @@ def export_open(state: State, reading: Sequence[Image]) -> str:
 
 def _of_map(state: State, made: Placed) -> dict[float, str]:
     """What tells of the sides of the map over which a grid lies, in cells."""
-    sides = [side for extent in extents(made, state.rank) for side in extent]
+    sides = _cells(state, made)
     halves = dict.fromkeys([half for side in sides for half in (side / 2, (side - 1) / 2)], "half a side of the map")
     whole = dict.fromkeys([n for side in sides for n in (side - 1.0, float(side))], "a side of the map")
     return {number: f"{told} at the native size" for number, told in (halves | whole).items() if number > _PLAIN / 2}
+
+
+def _cells(state: State, made: Placed) -> list[int]:
+    return [side for extent in extents(made, state.rank) for side in extent]
+
+
+def folded(numbers: Iterable[float], op_type: str, sides: Iterable[int]) -> str:
+    """A part of a side that one of these numbers is, as what divides values: it is no round number, but what it makes
+    of the side is (a percentage of it, a twelfth, its share of 1920 pixels)."""
+    lengths = [length for side in sides if side > _PLAIN / 2 for length in (side, side - 1)]
+    for number, side in product(numbers, lengths) if op_type in SCALING else ():
+        made = number * side if op_type == "Mul" else side / (number or math.inf)
+        if math.isclose(made, round(made), rel_tol=_ROUNDED) and _rounder(round(made), number, op_type):
+            return f"{side} / {round(made)}"
+    return ""
+
+
+def _rounder(made: int, number: float, op_type: str) -> bool:
+    """Whether nobody would write this number, and it is known what made it: whole numbers, one over such, quotients of
+    small ones and those of few digits are written down."""
+    digits, fraction = _digits(number), Fraction(number).limit_denominator(_SMALL)
+    whole = any(math.isclose(n, round(n), rel_tol=_ROUNDED) for n in (number, 1 / number))
+    quotient = fraction.numerator <= _SMALL and math.isclose(fraction, number, rel_tol=_ROUNDED)
+    percent = made == 100 and (op_type == "Div" or digits > 3)
+    return (
+        1 < made < _WIDEST and not whole and (percent or (not quotient and digits > 3 and digits > _digits(made) + 1))
+    )
+
+
+_SMALL, _WIDEST = 16, 10_000
+"""What quotients are made of that are written down (of boxes, of strides); pixels that no screen is wide."""
+_ROUNDED = 2e-7
+"""How far two roundings to a float move a number."""
+
+
+def _digits(number: float) -> int:
+    """How many digits a number has that are no zeros around it, as far as a float holds them."""
+    return next((n for n in range(1, 8) if math.isclose(float(f"{number:.{n - 1}e}"), number, rel_tol=_ROUNDED)), 8)
 
 
 def _undone(state: State, node: onnx.NodeProto) -> bool:
@@ -127,8 +169,12 @@ def _counts(state: State, node: onnx.NodeProto) -> dict[float, str]:
 
 
 def _read(state: State, node: onnx.NodeProto) -> set[float]:
+    return meant(_constants(state, node), node)
+
+
+def _constants(state: State, node: onnx.NodeProto) -> list[Array]:
     constants = (state.native[name].constant for name in inputs_of(node))
-    return meant((item for item in constants if item is not None), node)
+    return [item for item in constants if item is not None]
 
 
 def meant(constants: Iterable[Array], node: onnx.NodeProto) -> set[float]:

@@ -13,6 +13,7 @@ from onnxfc.analysis.reference_sizes import images, references
 from onnxfc.builder import ops
 from onnxfc.builder.rule_context import LEAVE, Outcome, RuleContext, tensor_of
 from onnxfc.claim.blame import Cause
+from onnxfc.graph.index import inputs_of
 from onnxfc.graph.op_kinds import BROADCAST, COPYING, REORDERING, SPREADING, UNARY, WEIGHT_AT
 from onnxfc.head.meet_grids import uniform
 from onnxfc.head.windows import moved_to
@@ -128,8 +129,8 @@ def _onto(ctx: RuleContext, node: onnx.NodeProto) -> str | None:
     """The input that a node moves, copies, or works on element by element; None where it does anything else."""
     if node.op_type in {*REORDERING, *COPYING, *UNARY}:
         return str(node.input[0])
-    others = [name for name in node.input if not isinstance(ctx.state.views[name], Fixed)]
-    rest = [ctx.native(name) for name in node.input if name not in others]
+    others = [name for name in inputs_of(node) if not isinstance(ctx.state.views[name], Fixed)]
+    rest = [ctx.native(name) for name in inputs_of(node) if name not in others]
     alone = all(spec.shapes and math.prod(spec.native) == 1 for spec in rest)
     return others[0] if node.op_type in BROADCAST and len(others) == 1 and alone else None
 

@@ -138,6 +138,12 @@ def test_what_was_written_down_for_the_native_size_is_refused(
             "data-dependent",
             "Clip behind NonMaxSuppression holds the height or width of the map at the native size",
         ),
+        ("percent", "size-locked", "Mul divides a list's values by 56 / 100, a plain number"),
+        (
+            "wide",
+            "data-dependent",
+            "(Mul behind NonMaxSuppression holds 56 / 1920|Reciprocal behind NonMaxSuppression holds the height)",
+        ),
     ],
 )
 def test_numbers_that_speak_of_the_native_image_are_refused(output: str, code: str, told: str, exporter: str) -> None:

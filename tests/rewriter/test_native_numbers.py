@@ -131,6 +131,10 @@ def cells(*steps: tuple[str, float], width: int = 13, open_sizes: bool = False) 
         ("Mul", 1 / 9, "Mul divides a list's values by a side of the map at the native size, a plain number"),
         ("Clip", 12, "Clip keeps a list's values below a side of the map at the native size, a plain number"),
         ("Sub", 6, "Sub counts a list's values from half a side of the map at the native size, a plain number"),
+        ("Mul", 100 / 27, "Mul divides a list's values by 27 / 100, a plain number"),
+        ("Div", 0.19, "Div divides a list's values by 19 / 100, a plain number"),
+        ("Div", 9 / 640, "Div divides a list's values by 18 / 1280, a plain number"),
+        ("Mul", 1920 / 26, "Mul divides a list's values by 26 / 1920, a plain number"),
     ],
 )
 def test_coordinates_in_cells_that_reckon_with_their_map(op_type: str, number: float, told: str) -> None:
@@ -142,7 +146,13 @@ def test_coordinates_in_cells_that_reckon_with_their_map(op_type: str, number: f
     assert found.advice.startswith(advice)
 
 
-@pytest.mark.parametrize("steps", [[("Div", 13), ("Mul", 26)], [("Mul", 2)], [("Div", 4)], [("Clip", 1000)]])
+@pytest.mark.parametrize(
+    "steps",
+    [
+        *([("Div", 13), ("Mul", 26)], [("Mul", 2)], [("Div", 4)], [("Clip", 1000)]),
+        *([("Mul", 1.25)], [("Mul", 4 / 3)], [("Div", 0.3)], [("Mul", 1 / 27**0.5)], [("Mul", 27 / 255)]),
+    ],
+)
 def test_coordinates_in_cells_that_do_not(steps: list[tuple[str, float]]) -> None:
     """Divided by the map's width and multiplied by the image's, which is a stride: pixels at every size."""
     model = cells(*steps)
