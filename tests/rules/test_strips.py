@@ -55,6 +55,14 @@ def test_says_at_every_size_what_the_network_of_free_sizes_says(name: str, expor
         assert apart(run(model, image), run(reference, image)) < ROUND
 
 
+@pytest.mark.parametrize("free", ["height", "width"])
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_a_strip_that_is_resized_to_an_axis_that_stays(exporter: str, free: str) -> None:
+    """Refused, as it has values for the native size alone; a Resize leaves inputs out."""
+    model = onnx.load(fixture_file(f"strip_pool.{exporter}.onnx"))
+    assert refusal(model, free=(free,)).code == "position-table"
+
+
 @pytest.mark.parametrize("exporter", EXPORTERS)
 def test_rows_and_columns_of_a_batch_come_apart_again(exporter: str) -> None:
     """Coordinate attention: both lengths are computed, and the batch is free."""
