@@ -15,7 +15,7 @@ from onnxfc.analysis.kernels import KERNELS
 from onnxfc.analysis.layouts import NONE, Names
 from onnxfc.analysis.reductions import REDUCING
 from onnxfc.analysis.table_sums import summed_by
-from onnxfc.analysis.unbiased import Counts, unbiased
+from onnxfc.analysis.unbiased import unbiased
 from onnxfc.builder.state import GlobalPool, Role, Roles
 from onnxfc.graph.index import Graph
 from onnxfc.graph.op_kinds import ARG, PICKING
@@ -164,8 +164,9 @@ class _Decision:
         roots = frozenset().union(*(layout.own for layout in flow.layouts.values()))
         own = frozenset(filter(self._is_own, roots))
         met = [(flow.looks[name], meeting) for name, found in flow.meetings.items() for meeting in found]
-        counts = unbiased(flow) if global_pool == "keep" else Counts()
-        level, results = kept_sums(flow, counts.times) if global_pool == "keep" else (NONE, NONE)
+        kept = global_pool == "keep"
+        counts = unbiased(flow, kept)
+        level, results = kept_sums(flow, counts.times) if kept else (NONE, NONE)
         heads = [look for name, look in flow.looks.items() if self.of[name] == "head"]
         return Roles(
             of=self.of,
@@ -176,11 +177,11 @@ class _Decision:
             shares=flow.shares,
             norms=flow.norms,
             plain=results | flow.divisors | {name for name in flow.shared if self.of.get(name) == "context"},
-            level=level | counts.sums,
+            level=level | counts.sums if kept else NONE,
             variances=counts.made,
             partly=frozenset(counts.partly),
-            counted=frozenset(counts.times) - level,
-            whole=self._whole() if global_pool == "keep" else frozenset(),
+            counted=frozenset(counts.times) - level if kept else NONE,
+            whole=self._whole() if kept else NONE,
             headed=any(look.kind in {*_POOLS, "layer", "product"} for look in heads) or _reads_features(flow),
             summed_by=partial(summed_by, flow, self.of),
         )

@@ -51,6 +51,21 @@ def test_places_column_by_column_and_tables_laid_flat(name: str, exporter: str) 
         compare(done.model, {"image": image(*size)}, MORE, name)
 
 
+@pytest.mark.parametrize("outputs", [("whole",), ("rows",)])
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_standard_deviations_over_as_many_places_as_there_are(exporter: str, outputs: tuple[str, ...]) -> None:
+    """A variance over N - 1, where one exporter writes N down: it follows the image; of a part of that, refused."""
+    path, options = fixture_file(f"list_standardised.{exporter}.onnx"), RewriteOptions(output_at=outputs)
+    if (exporter, outputs) == ("dynamo", ("rows",)):
+        found = refusal(onnx.load(path), output_at=outputs)
+        assert (found.code, "N is a number of the file" in found.reason) == ("size-locked", True)
+        assert "leave out" not in found.advice
+        return
+    done = onnxfc.rewrite(path, options=options)
+    for size in SMALL:
+        compare(done.model, {"image": image(*size)}, MORE, "list_standardised")
+
+
 @pytest.mark.parametrize("exporter", EXPORTERS)
 def test_geometry_of_a_list_column_by_column(exporter: str) -> None:
     """A pixel that is changed changes just the elements whose places read it, by the numbers of column and row."""
