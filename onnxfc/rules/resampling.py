@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from itertools import pairwise
+from functools import partial
+from itertools import chain, pairwise
 
 import numpy as np
 
@@ -13,12 +14,13 @@ from onnxfc.builder import ops
 from onnxfc.builder.rule_context import Outcome, RuleContext
 from onnxfc.claim.blame import Cause
 from onnxfc.errors import Refusal
+from onnxfc.graph.index import inputs_of
 from onnxfc.graph.op_kinds import halved
 from onnxfc.head.per_window import per_window
 from onnxfc.head.placed_windows import pooled_in_part
 from onnxfc.layout.axis_map import Field
 from onnxfc.layout.provenance import Provenance
-from onnxfc.layout.views import Fixed, Placed, ScoreMap
+from onnxfc.layout.views import Fixed, Placed, ScoreMap, is_map
 from onnxfc.rules.expand import laid_out
 from onnxfc.rules.registry import FEATURES, PLACED, rule
 from onnxfc.rules.resized_reads import read_by, stays_inside
@@ -147,7 +149,7 @@ def blocks(ctx: RuleContext) -> Outcome | None:
 def resize(ctx: RuleContext) -> Outcome | None:
     """Resize divides the stride by its scales, which follow the image; to the sizes of another map too.
 
-    Fixed sizes are those of the map that the result meets, or of the image; if neither, they become scales.
+    Fixed sizes are those of a map that the result meets, of the image, or of a map on the way from it; else scales.
 
     https://onnx.ai/onnx/operators/onnx__Resize.html
     """
@@ -304,7 +306,7 @@ def _rate(old: Dim, new: Dim) -> Fraction | None:
 
 
 def _sized_like(ctx: RuleContext, view: Placed) -> Placed | None:
-    """The map whose size is meant by fixed sizes: the one that the result meets, or the image itself."""
+    """The map whose size is meant by fixed sizes: one that the result meets, the image itself, or one on the way."""
     policy = str(ctx.attrs.get("keep_aspect_ratio_policy", "stretch"))
     if (
         not view.is_map
@@ -314,24 +316,33 @@ def _sized_like(ctx: RuleContext, view: Placed) -> Placed | None:
         or not contiguous(view)
     ):
         return None
-    reference = next(references(ctx, view, view.spatial), None)
-    return reference or next((image for image in images(ctx) if _whole_image(ctx, view, image)), None)
+    known = chain(
+        references(ctx, view, view.spatial), filter(partial(_finer, ctx, view), chain(images(ctx), _ahead(ctx)))
+    )
+    return next(known, None)
 
 
-def _whole_image(ctx: RuleContext, view: Placed, image: Placed) -> bool:
-    """Whether a map gets the image's size on all axes, and is as much coarser now as its stride says.
+def _ahead(ctx: RuleContext) -> Iterator[Placed]:
+    """The maps that the node's input is made of, the nearest first."""
+    names = list(ctx.node.input[:1])
+    for name in names:
+        view, node = ctx.state.views.get(name), ctx.state.graph.producers.get(name)
+        if is_map(view) and not view.provenance.windows:
+            yield view
+        names += [item for item in inputs_of(node) if item not in names] if node is not None else []
+
+
+def _finer(ctx: RuleContext, view: Placed, other: Placed) -> bool:
+    """Whether a map gets the size of another one on all axes, and is as much coarser now as their strides say.
 
     That is no coincidence: each layer may round once, so within two elements of the coarser map, and without padding
     it loses as much as an element reads.
     """
-    if image.extent != sized(ctx, view) or not contiguous(image):
+    if other.spatial != view.spatial or other.extent != sized(ctx, view) or other.extent == view.extent:
         return False
-    own = zip(view.extent, view.fields, image.extent, strict=True)
-    rounded = [2 * max(1, field.stride) for field in view.fields]
-    return all(
-        -most - field.size < length * field.stride - pixels < most
-        for (length, field, pixels), most in zip(own, rounded, strict=True)
-    )
+    own = zip(view.extent, view.fields, other.extent, other.fields, strict=True)
+    coarser = [(length * f.stride / g.stride, f.size / g.stride, f.stride / g.stride, n) for length, f, n, g in own]
+    return all(-2 * max(1, s) - size < length - n < 2 * max(1, s) for length, size, s, n in coarser)
 
 
 def _to_size_of(ctx: RuleContext, view: Placed, ratios: Sequence[Fraction], other: Placed) -> Outcome:

@@ -15,7 +15,7 @@ from onnxfc.rewriter.api import Rewrite, rewrite
 
 REFERENCES = np.load(fixture_file("sized.npz"))
 EXPORTERS = ("torchscript", "dynamo")
-NATIVE = {"sized": (32, 32), "kernel_of_image": None, "folded": None, "quartered": None}
+NATIVE = {"sized": (32, 32), **dict.fromkeys(("kernel_of_image", "folded", "quartered", "between_even", "between_odd"))}
 
 NO_COL2IM = ("folded", "torchscript")
 """What that exporter does not write."""
