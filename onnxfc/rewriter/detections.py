@@ -23,7 +23,17 @@ from onnxfc.graph.op_kinds import ARG, BROADCAST, CUTTING, LENGTHS, LIMITING, PI
 from onnxfc.io.model_file import ModelFile
 from onnxfc.layout.lists import extents, lengths, levels
 from onnxfc.layout.views import Fixed, Placed
-from onnxfc.rewriter.native_numbers import FEWEST, WITH_SIDES, export_open, few_numbers, figures, folded, meant, near
+from onnxfc.rewriter.native_numbers import (
+    FEWEST,
+    WITH_SIDES,
+    export_open,
+    few_numbers,
+    figures,
+    folded,
+    meant,
+    near,
+    numbers_of,
+)
 
 if TYPE_CHECKING:
     from onnxfc.builder.state import State
@@ -273,7 +283,7 @@ def _of_sides(node: onnx.NodeProto, specs: Mapping[str, Spec], counts: Mapping[i
     known = figures(sides, node.op_type)
     if node.op_type in LIMITING:
         known |= {n - 1.0: _MAP for n, told in counts.items() if told == _MAP and n >= FEWEST}
-    read = [specs[name].constant for name in node.input if name in specs and node.op_type in WITH_SIDES]
+    read = [specs[name].constant for name in numbers_of(node) if name in specs and node.op_type in WITH_SIDES]
     constants = [value for value in read if value is not None]
     told = next((known[item] for number in meant(constants, node) if (item := near(number, known))), "")
     return told or folded(few_numbers(constants), node.op_type, sides)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from fractions import Fraction
 from itertools import combinations_with_replacement, permutations, product
 
@@ -13,9 +13,10 @@ import onnx
 from onnxfc.builder.state import State
 from onnxfc.errors import Refusal
 from onnxfc.graph.index import Graph, attributes, inputs_of, label
-from onnxfc.graph.op_kinds import ADDITIVE, ARITHMETIC, LIMITING, REORDERING, SCALING
-from onnxfc.layout.lists import extents, lengths
-from onnxfc.layout.views import Fixed, Placed, is_map
+from onnxfc.graph.op_kinds import ADDITIVE, ARITHMETIC, LIMITING, PRODUCTS, REORDERING, SCALING, UNARY
+from onnxfc.layout.axes import places_in
+from onnxfc.layout.lists import lengths
+from onnxfc.layout.views import Context, Fixed, Placed, is_map
 from onnxfc.shapes.image_inputs import Image, is_open
 from onnxfc.shapes.spec import Array
 
@@ -50,28 +51,35 @@ _PLAIN = 8
 
 def in_sides(state: State, reading: Sequence[Image]) -> Refusal | None:
     """Coordinates and lists of places that reckon with the native image: kept within it, counted from its other side or
-    its middle, divided by its height or width, or by their own number. At another size these are others."""
+    its middle, divided by its height or width, or by their own number. At another size these are others. So are figures
+    that coordinates of the whole image were summed up to."""
     sides = [image.shape[axis] for image in reading for axis in image.spatial]
     by_grids = _by_grids(state)
-    for node in state.graph.live if state.dense else ():
-        made, gridded = state.views.get(node.output[0]), node.output[0] in by_grids
-        does = WITH_SIDES.get(node.op_type)
-        if does is None or not isinstance(made, Placed):
+    for node in state.graph.live:
+        made, cells = state.views.get(node.output[0]), by_grids.get(node.output[0], frozenset())
+        lists = state.dense and isinstance(made, Placed)
+        if not lists and not (cells and isinstance(made, Context)):
             continue
-        if is_map(made) and node.op_type not in LIMITING and not gridded:
+        if is_map(made) and node.op_type not in LIMITING and not cells:
             continue
-        own = _of_map(state, made) if gridded and not _undone(state, node) else {}
-        known = own | figures(sides, node.op_type) | _counts(state, node)
-        told = next((f"{does} {known[item]}" for number in _read(state, node) if (item := near(number, known))), "")
-        if gridded and not told:
-            part = folded(few_numbers(_constants(state, node)), node.op_type, [*sides, *_cells(state, made)])
-            told = part and f"{does} {part}"
-        if told:
-            why = f"{node.op_type} {told}, a plain number"
-            data = next(name for name in inputs_of(node) if isinstance(state.views.get(name), Placed))
+        if told := _told(state, node, sides, cells):
+            data = next(name for name in inputs_of(node) if isinstance(state.views.get(name), Placed | Context))
             advice = f"{export_open(state, reading)}; or end the model before it: --output-at {data}"
-            return Refusal("size-locked", label(node), why, advice)
+            return Refusal("size-locked", label(node), f"{node.op_type} {told}, a plain number", advice)
     return None
+
+
+def _told(state: State, node: onnx.NodeProto, sides: Sequence[int], cells: Collection[int]) -> str:
+    """What a node does with a number that speaks of the native image, or of the maps that its coordinates lie over."""
+    known, does = figures(sides, node.op_type) | _counts(state, node), WITH_SIDES.get(node.op_type)
+    if does is None:
+        return ""
+    constants = _read(state, node)
+    if cells and not _undone(state, node):
+        known = _of_map(cells) | _roots(sides, node.op_type) | known
+    part = next((known[item] for number in meant(constants, node) if (item := near(number, known))), "")
+    part = part or (folded(few_numbers(constants), node.op_type, [*sides, *cells]) if cells else "")
+    return part and f"{does} {part}"
 
 
 def export_open(state: State, reading: Sequence[Image]) -> str:
@@ -82,24 +90,26 @@ def export_open(state: State, reading: Sequence[Image]) -> str:
     return f"{advice}; or, where the number is one by chance alone, at another native size"
 
 
-def _of_map(state: State, made: Placed) -> dict[float, str]:
+def _of_map(sides: Iterable[int]) -> dict[float, str]:
     """What tells of the sides of the map over which a grid lies, in cells."""
-    sides = _cells(state, made)
     halves = dict.fromkeys([half for side in sides for half in (side / 2, (side - 1) / 2)], "half a side of the map")
     whole = dict.fromkeys([n for side in sides for n in (side - 1.0, float(side))], "a side of the map")
     return {number: f"{told} at the native size" for number, told in (halves | whole).items() if number > _PLAIN / 2}
 
 
-def _cells(state: State, made: Placed) -> list[int]:
-    return [side for extent in extents(made, state.rank) for side in extent]
+def _roots(sides: Iterable[int], op_type: str) -> dict[float, str]:
+    """What roots of coordinates are divided by; a whole number may be any."""
+    roots = [math.sqrt(side) for side in sides if op_type in SCALING and side >= FEWEST]
+    return dict.fromkeys([root for root in roots if root != round(root)], "the root of a side of the native image")
 
 
 def folded(numbers: Iterable[float], op_type: str, sides: Iterable[int]) -> str:
     """A part of a side that one of these numbers is, as what divides values: it is no round number, but what it makes
     of the side is (a percentage of it, a twelfth, its share of 1920 pixels)."""
     lengths = [length for side in sides if side > _PLAIN / 2 for length in (side, side - 1)]
-    for number, side in product(numbers, lengths) if op_type in SCALING else ():
-        made = number * side if op_type == "Mul" else side / (number or math.inf)
+    scales = {abs(number) for number in numbers if number} if op_type in {*SCALING, *_WEIGHING} else ()
+    for number, side in product(scales, lengths):
+        made = side / number if op_type == "Div" else number * side
         if math.isclose(made, round(made), rel_tol=_ROUNDED) and _rounder(round(made), number, op_type):
             return f"{side} / {round(made)}"
     return ""
@@ -112,9 +122,8 @@ def _rounder(made: int, number: float, op_type: str) -> bool:
     whole = any(math.isclose(n, round(n), rel_tol=_ROUNDED) for n in (number, 1 / number))
     quotient = fraction.numerator <= _SMALL and math.isclose(fraction, number, rel_tol=_ROUNDED)
     percent = made == 100 and (op_type == "Div" or digits > 3)
-    return (
-        1 < made < _WIDEST and not whole and (percent or (not quotient and digits > 3 and digits > _digits(made) + 1))
-    )
+    rounder = percent or (not quotient and digits > 3 and digits > _digits(made) + 1)
+    return 1 < made < _WIDEST and not whole and rounder
 
 
 _SMALL, _WIDEST = 16, 10_000
@@ -130,10 +139,10 @@ def _digits(number: float) -> int:
 
 def _undone(state: State, node: onnx.NodeProto) -> bool:
     """Whether all that a Div divides by is a part of what a Mul multiplies by next: cells become pixels so."""
-    readers, by = list(_readers(state.graph, node)), _read(state, node)
+    readers, by = list(_readers(state.graph, node)), meant(_read(state, node), node)
     if node.op_type != "Div" or [reader.op_type for reader in readers] != ["Mul"]:
         return False
-    then = [1 / number for number in _read(state, readers[0])]
+    then = [1 / number for number in meant(_read(state, readers[0]), readers[0])]
     return bool(then) and all(any(near(times, {round(times / n) * n}) for n in by if n > 0) for times in then)
 
 
@@ -153,11 +162,28 @@ def near(number: float, known: Iterable[float]) -> float:
     return next((item for item in known if abs(abs(number) - item) <= 1e-5 * item), 0.0)
 
 
-def _by_grids(state: State) -> set[str]:
-    """What is computed from grids of coordinates, element by element."""
-    nodes = {label(node): node for node in state.graph.live}
-    begun = [nodes[item.node] for item in state.continued if not item.alike]
-    return {name for node in begun for other in _beside(state.graph, node, _readers) for name in other.output}
+def _by_grids(state: State) -> dict[str, frozenset[int]]:
+    """What is computed from grids of coordinates, element by element or summed up, and the sides of the maps that
+    these lie over."""
+    nodes, found = {label(node): node for node in state.graph.live}, dict[str, frozenset[int]]()
+    for begun in (nodes[item.node] for item in state.continued if not item.alike):
+        views = [view for name in (*begun.input, *begun.output) if isinstance(view := state.views.get(name), Placed)]
+        parts = [part for view in views for part in view.parts or (view,)]
+        sides = frozenset(atom.length for part in parts for atom in places_in(part.groups))
+        behind = _beside(state.graph, begun, _readers, lambda node: node.op_type in _COUNTING or _scales(state, node))
+        for name in {name for node in behind for name in node.output}:
+            found[name] = found.get(name, frozenset()) | sides
+    return found
+
+
+_COUNTING = {*UNARY, *LIMITING, "Max", "Pow", "ReduceSum"}
+"""What makes coordinates of such, beside arithmetic and moves."""
+
+
+def _scales(state: State, node: onnx.NodeProto) -> bool:
+    """Whether a product's weight is no table, but a diagonal, say."""
+    weights = [state.native[name].constant for name in numbers_of(node)] if node.op_type in _WEIGHING else []
+    return any(weight is not None and few_numbers([weight]) for weight in weights)
 
 
 def _counts(state: State, node: onnx.NodeProto) -> dict[float, str]:
@@ -168,20 +194,23 @@ def _counts(state: State, node: onnx.NodeProto) -> dict[float, str]:
     return dict.fromkeys(map(float, many), "the native number of its places")
 
 
-def _read(state: State, node: onnx.NodeProto) -> set[float]:
-    return meant(_constants(state, node), node)
+def numbers_of(node: onnx.NodeProto) -> list[str]:
+    """The inputs whose numbers scale or limit its values: not those that are added to what is weighed."""
+    first, last = (4, 5) if node.op_type == "BatchNormalization" else (0, 2 if node.op_type in _WEIGHING else None)
+    return [name for name in node.input[first:last] if name]
 
 
-def _constants(state: State, node: onnx.NodeProto) -> list[Array]:
-    constants = (state.native[name].constant for name in inputs_of(node))
-    return [item for item in constants if item is not None]
+def _read(state: State, node: onnx.NodeProto) -> list[Array]:
+    return [constant for name in numbers_of(node) if (constant := state.native[name].constant) is not None]
 
 
 def meant(constants: Iterable[Array], node: onnx.NodeProto) -> set[float]:
     """The few numbers that a node reads, or of which these are one part."""
     found = few_numbers(constants)
     found |= {float(attributes(node)["max"])} if "max" in attributes(node) else set()
-    return {1 / number for number in found if number} if node.op_type == "Mul" else found
+    if node.op_type == "BatchNormalization":
+        return {math.sqrt(number) for number in found if number > 0}
+    return {1 / number for number in found if number} if node.op_type in {"Mul", *_WEIGHING} else found
 
 
 def few_numbers(constants: Iterable[Array]) -> set[float]:
@@ -192,12 +221,13 @@ def few_numbers(constants: Iterable[Array]) -> set[float]:
 
 _FEW = 4
 """Numbers for the columns of boxes; more are a table."""
+_WEIGHING = {*PRODUCTS, "Conv", "Gemm"}
 WITH_SIDES = {
     **dict.fromkeys(LIMITING, "keeps a list's values below"),
     **dict.fromkeys(SCALING, "divides a list's values by"),
     **dict.fromkeys(ADDITIVE, "counts a list's values from"),
     **dict.fromkeys(("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max"), "compares a list's values with"),
-    "Mod": "divides a list's values by",
+    **dict.fromkeys(("BatchNormalization", "Mod", *_WEIGHING), "divides a list's values by"),
 }
 
 
@@ -223,11 +253,13 @@ def _readers(graph: Graph, node: onnx.NodeProto) -> Iterable[onnx.NodeProto]:
     return (reader for name in node.output for reader in graph.readers.get(name, ()))
 
 
-def _beside(graph: Graph, node: onnx.NodeProto, following: _Next) -> list[onnx.NodeProto]:
-    """The nodes ahead of one or behind it that work on each element alone, or move them."""
+def _beside(
+    graph: Graph, node: onnx.NodeProto, following: _Next, too: Callable[[onnx.NodeProto], bool] = lambda _: False
+) -> list[onnx.NodeProto]:
+    """The nodes ahead of one or behind it that work on each element alone, or move them; or do something else, too."""
     found = list(following(graph, node))
     for other in found:
-        if other.op_type in _EACH_ALONE:
+        if other.op_type in _EACH_ALONE or too(other):
             found.extend(item for item in following(graph, other) if item not in found)
     return found
 

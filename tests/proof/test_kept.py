@@ -19,6 +19,8 @@ REFERENCES = {**np.load(fixture_file("kept.npz")), **np.load(fixture_file("kept_
 EXPORTERS = ("torchscript", "dynamo")
 KEEP = RewriteOptions(global_pool="keep")
 NETS = sorted({key.split(".")[0] for key in REFERENCES})
+RIGHT = {"kept_mean_place": ("pixels",)}
+"""Of a network whose other outputs are refused."""
 
 
 def model_of(name: str, exporter: str) -> onnx.ModelProto:
@@ -28,12 +30,15 @@ def model_of(name: str, exporter: str) -> onnx.ModelProto:
 @pytest.mark.parametrize("exporter", EXPORTERS)
 @pytest.mark.parametrize("name", NETS)
 def test_as_pytorch_at_every_size(name: str, exporter: str) -> None:
-    done = rewrite(model_of(name, exporter), options=KEEP, check_options=CHECK)
+    options = RewriteOptions(global_pool="keep", output_at=RIGHT.get(name, ()))
+    done = rewrite(model_of(name, exporter), options=options, check_options=CHECK)
     assert done.parity is not None
     assert done.parity.passed
     kept = session(complete(done))
     for key in [key for key in REFERENCES if key.startswith(f"{name}.")]:
         _, output, size = key.split(".")
+        if output not in RIGHT.get(name, output):
+            continue
         height, width = map(int, size.split("x"))
         image = np.random.default_rng(height).standard_normal((1, 3, height, width)).astype(np.float32)
         [found], wanted = kept.run([output], {"image": image}), REFERENCES[key]

@@ -106,7 +106,7 @@ def test_a_list_divided_by_its_places(side: int, number: float, held: bool) -> N
         assert [output.form for output in onnxfc.rewrite(model).claim.outputs] == ["list"]
 
 
-def cells(*steps: tuple[str, float], width: int = 13, open_sizes: bool = False) -> onnx.ModelProto:
+def cells(*steps: tuple[str, float | list[list[float]]], width: int = 13, open_sizes: bool = False) -> onnx.ModelProto:
     """A list of places, each with its corner in cells added (YOLOv2), and what is done to that."""
     net = Net(17)
     data = rows(net, 9, width)
@@ -135,9 +135,22 @@ def cells(*steps: tuple[str, float], width: int = 13, open_sizes: bool = False) 
         ("Div", 0.19, "Div divides a list's values by 19 / 100, a plain number"),
         ("Div", 9 / 640, "Div divides a list's values by 18 / 1280, a plain number"),
         ("Mul", 1920 / 26, "Mul divides a list's values by 26 / 1920, a plain number"),
+        ("Div", 19**0.5, "Div divides a list's values by the root of a side of the native image, a plain number"),
+        (
+            "MatMul",
+            [[1 / 27, 0], [0, 1 / 19]],
+            "MatMul divides a list's values by a side of the native image, a plain number",
+        ),
+        (
+            "MatMul",
+            [[1 / 30, 0], [0, 1 / 13]],
+            "MatMul divides a list's values by a side of the map at the native size, a plain number",
+        ),
     ],
 )
-def test_coordinates_in_cells_that_reckon_with_their_map(op_type: str, number: float, told: str) -> None:
+def test_coordinates_in_cells_that_reckon_with_their_map(
+    op_type: str, number: float | list[list[float]], told: str
+) -> None:
     found = refusal(cells((op_type, number)), grids="step")
     assert (found.code, found.reason) == ("size-locked", told)
     advice = (
@@ -150,7 +163,7 @@ def test_coordinates_in_cells_that_reckon_with_their_map(op_type: str, number: f
     "steps",
     [
         *([("Div", 13), ("Mul", 26)], [("Mul", 2)], [("Div", 4)], [("Clip", 1000)]),
-        *([("Mul", 1.25)], [("Mul", 4 / 3)], [("Div", 0.3)], [("Mul", 1 / 27**0.5)], [("Mul", 27 / 255)]),
+        *([("Mul", 1.25)], [("Mul", 4 / 3)], [("Div", 0.3)], [("Mul", 1 / 29**0.5)], [("Mul", 27 / 255)]),
     ],
 )
 def test_coordinates_in_cells_that_do_not(steps: list[tuple[str, float]]) -> None:
@@ -166,6 +179,37 @@ def test_coordinates_in_cells_that_do_not(steps: list[tuple[str, float]]) -> Non
     for op_type, number in steps:
         want = {"Div": want / number, "Mul": want * number, "Clip": want}[op_type]
     np.testing.assert_allclose(got[0], want.reshape(-1, 2), rtol=1e-4, atol=1e-5)
+
+
+def weighed(kind: str) -> onnx.ModelProto:
+    """A list of two columns, divided by its image's sides."""
+    net = Net(17)
+    data = net.op("Slice", rows(net, 9, 13), net.ints(0), net.ints(2), net.ints(2))
+    sides = np.array([27, 19], np.float32)
+    apart = net.op("Transpose", data, perm=[0, 2, 1])
+    made = {
+        "Conv": lambda: net.op("Conv", apart, net.const(np.diag(1 / sides)[:, :, None]), net.const(np.float32([1, 2]))),
+        "Einsum": lambda: net.op("Einsum", data, net.const(1 / sides), equation="bnk,k->bnk"),
+        "BatchNormalization": lambda: net.op(
+            "BatchNormalization", apart, *(net.const(np.float32(each)) for each in ([1, 1], [0, 0], [0, 0], sides**2))
+        ),
+    }[kind]()
+    return net.model(made)
+
+
+@pytest.mark.parametrize("kind", ["Conv", "Einsum", "BatchNormalization"])
+def test_a_list_divided_by_weights(kind: str) -> None:
+    told = f"{kind} divides a list's values by a side of the native image, a plain number"
+    assert refusal(weighed(kind)).reason == told
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_mean_coordinates_that_are_kept(exporter: str) -> None:
+    """Summed up over the places, they are coordinates still; test_kept has those that are right."""
+    found = refusal(
+        onnx.load(fixture_file(f"kept_mean_place.{exporter}.onnx")), global_pool="keep", output_at=("parts",)
+    )
+    assert found.reason == "Div divides a list's values by a side of the map at the native size, a plain number"
 
 
 def test_advice_where_the_size_is_open_already() -> None:
