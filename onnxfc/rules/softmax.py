@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
+import onnx
 
 from onnxfc.builder import ops
 from onnxfc.builder.rule_context import Outcome, RuleContext
@@ -33,6 +36,11 @@ def over_places(ctx: RuleContext, axes: Sequence[int]) -> Outcome | None:
         or any(atom.kind == "batch" for atom in atoms)
     ):
         return None
+    if parts := _taken_apart(ctx, view, axes):
+        why = f"relates places that lie {' x '.join(map(str, parts))} apart"
+        return ctx.refuse(
+            "size-locked", f"{why}, and nothing tells whether their number grows or their distance", _OPEN
+        )
     if len(sides) > 1:
         return None  # rows and columns of what relates places, together
     ctx.keep()
@@ -43,6 +51,35 @@ def over_places(ctx: RuleContext, axes: Sequence[int]) -> Outcome | None:
         return shared.blamed(ctx.blame(Cause.CONTEXT))
 
     return [view.output(ctx.node.output[0]).each_side(marked)]
+
+
+def _taken_apart(ctx: RuleContext, view: Placed, axes: Sequence[int]) -> list[int]:
+    """How far apart the places on these axes were taken of a map, where those between them lie on the batch's axis:
+    MaxViT's grid of a fixed number of places looks so, and so do blocks of a fixed size. Empty elsewhere."""
+    places = {atom.place for axis in axes for atom in view.groups[axis] if atom.kind == "space"}
+    batch = next((group for group in view.groups if any(atom.kind == "batch" for atom in group)), ())
+    between = [atom.length for atom in batch if atom.kind == "channel"]
+    for node in ctx.state.graph.live if places and between else ():
+        parts = dict(_split(ctx, node)) if node.op_type == "Reshape" else {}
+        apart = [parts.get(place, 0) for place in sorted(places)]
+        one = len(ctx.state.axes[0]) < ctx.state.axes[1]  # what lies between may be one with what lies so along others
+        if all(length in between or (one and length and math.prod(between) % length == 0) for length in apart):
+            return apart
+    return []
+
+
+def _split(ctx: RuleContext, node: onnx.NodeProto) -> set[tuple[int, int]]:
+    """The places that a node takes apart, each with how many lie together then."""
+    views = [ctx.state.views.get(name) for name in (node.input[0], node.output[0])]
+    before, after = (
+        [atom for group in view.groups for atom in group] if isinstance(view, Placed) else [] for view in views
+    )
+    pairs = [(one, two.length) for one, two in pairwise(after) if (one.kind, two.kind) == ("space", "channel")]
+    whole = {(atom.place, atom.length) for atom in before if atom.kind == "space"}
+    return {(one.place, length) for one, length in pairs if (one.place, one.length * length) in whole and length > 1}
+
+
+_OPEN = "export it with open height and width, so that the sizes are computed"
 
 
 @rule(*SOFTMAX, on=FEATURES, attributes=("axis",))

@@ -45,6 +45,16 @@ def test_as_pytorch_at_every_size(name: str, exporter: str) -> None:
         np.testing.assert_allclose(found, wanted, atol=1e-5 * np.ptp(wanted))
 
 
+@pytest.mark.parametrize("free", [(), ("height",), ("width",)])
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_attention_across_windows_is_refused(exporter: str, free: tuple[str, ...]) -> None:
+    """MaxViT's grid keeps its number of windows; kept_windows is right, as attention in windows keeps their size."""
+    found = refusal(model_of("kept_grid", exporter), global_pool="keep", free=free)
+    told = "Softmax relates places that lie 2 x 2 apart, and nothing tells whether their number grows or their distance"
+    assert found.code in {"size-locked", *(("attention",) if free else ())}
+    assert free or found.reason == told
+
+
 @pytest.mark.parametrize("exporter", EXPORTERS)
 def test_means_of_tables_times_the_image_are_context(exporter: str) -> None:
     """A product whose first factor is a constant."""
