@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
+from functools import partial
+from itertools import pairwise, product, takewhile
 
 import numpy as np
 import onnx
@@ -15,7 +16,7 @@ from onnxfc.builder.rule_context import Outcome, RuleContext
 from onnxfc.claim.blame import Cause
 from onnxfc.graph.op_kinds import SOFTMAX, axes_along
 from onnxfc.head.windows import to_scores
-from onnxfc.layout.axes import pure
+from onnxfc.layout.axes import Group, pure
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Placed, ScoreMap
 from onnxfc.rules.registry import FEATURES, PLACED, rule
@@ -56,27 +57,38 @@ def over_places(ctx: RuleContext, axes: Sequence[int]) -> Outcome | None:
 def _taken_apart(ctx: RuleContext, view: Placed, axes: Sequence[int]) -> list[int]:
     """How far apart the places on these axes were taken of a map, where those between them lie on the batch's axis:
     MaxViT's grid of a fixed number of places looks so, and so do blocks of a fixed size. Empty elsewhere."""
-    places = {atom.place for axis in axes for atom in view.groups[axis] if atom.kind == "space"}
-    batch = next((group for group in view.groups if any(atom.kind == "batch" for atom in group)), ())
-    between = [atom.length for atom in batch if atom.kind == "channel"]
-    for node in ctx.state.graph.live if places and between else ():
-        parts = dict(_split(ctx, node)) if node.op_type == "Reshape" else {}
-        apart = [parts.get(place, 0) for place in sorted(places)]
-        one = len(ctx.state.axes[0]) < ctx.state.axes[1]  # what lies between may be one with what lies so along others
-        if all(length in between or (one and length and math.prod(between) % length == 0) for length in apart):
+    places = sorted({atom.place for axis in axes for atom in view.groups[axis] if atom.kind == "space"})
+    reshapes = [node for node in ctx.state.graph.live if node.op_type == "Reshape"]
+    if not any(_kinds(group) == ["batch", "channel"] for group in view.groups):
+        return []
+    for parts, node in product(map(partial(_split, ctx), reshapes), reshapes):
+        apart, between = [parts.get(place, 0) for place in places], Counter(_onto_batch(ctx, node))
+        if apart and Counter(apart) <= between:
             return apart
     return []
 
 
-def _split(ctx: RuleContext, node: onnx.NodeProto) -> set[tuple[int, int]]:
+def _kinds(group: Group) -> list[str]:
+    return [atom.kind for atom in group]
+
+
+def _onto_batch(ctx: RuleContext, node: onnx.NodeProto) -> list[int]:
+    """The axes right behind the batch's that a node lays onto that."""
+    before, after = (ctx.state.views.get(name) for name in (node.input[0], node.output[0]))
+    if not isinstance(before, Placed) or not isinstance(after, Placed):
+        return []
+    if _kinds(before.groups[0]) != ["batch"] or _kinds(after.groups[0]) != ["batch", "channel"]:
+        return []
+    return [group[0].length for group in takewhile(lambda group: _kinds(group) == ["channel"], before.groups[1:])]
+
+
+def _split(ctx: RuleContext, node: onnx.NodeProto) -> dict[int, int]:
     """The places that a node takes apart, each with how many lie together then."""
     views = [ctx.state.views.get(name) for name in (node.input[0], node.output[0])]
-    before, after = (
-        [atom for group in view.groups for atom in group] if isinstance(view, Placed) else [] for view in views
-    )
+    before, after = ([a for group in view.groups for a in group] if isinstance(view, Placed) else [] for view in views)
     pairs = [(one, two.length) for one, two in pairwise(after) if (one.kind, two.kind) == ("space", "channel")]
     whole = {(atom.place, atom.length) for atom in before if atom.kind == "space"}
-    return {(one.place, length) for one, length in pairs if (one.place, one.length * length) in whole and length > 1}
+    return {one.place: length for one, length in pairs if length > 1 and (one.place, one.length * length) in whole}
 
 
 _OPEN = "export it with open height and width, so that the sizes are computed"
