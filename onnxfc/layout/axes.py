@@ -121,7 +121,8 @@ def is_map(groups: Groups) -> bool:
     spatial = [group for group in groups if any(atom.kind == "space" for atom in group)]
     alone = all(group[0].kind == "space" and all(a.kind == "channel" for a in group[1:]) for group in spatial)
     finer = any(len(group) > 1 for group in spatial)
-    own = len(groups) > 1 + len(spatial)  # without channels of their own places and channels are being flattened
+    own = len(groups) > 1 + len(spatial)  # without channels of their own places and channels are being flattened,
+    own = own or (len(spatial) > 1 and all(len(group) > 1 for group in spatial))  # but where they went to every side
     once = bool(spatial) and not doubled(groups) and all(atom.side == 0 for group in groups for atom in group)
     return holds_images((groups or ((),))[0]) and alone and once and (own or not finer)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import combinations
 from typing import Any, Literal, get_args
 
 from onnxfc import errors
@@ -193,13 +194,23 @@ def _advised(original: ModelFile, options: RewriteOptions) -> Analysis:
     first, told = found.refusals[0], ""
     if first.code == "attention" and options.global_pool == "window" and _can(original, options, global_pool="keep"):
         told = "--global-pool keep sums up all places of an image, for one vector of each"
-    alone = [name for name in names if (name,) != options.free and _can(original, options, free=(name,))]
-    if alone and not told:
-        told = f"{' or '.join(f'--free {name}' for name in alone)} frees that axis alone"
+    alone = [] if told else _free_alone(original, options, names)
+    if alone:
+        each = " or ".join(" ".join(f"--free {name}" for name in some) for some in alone)
+        told = f"{each} frees {'that axis' if len(alone[0]) == 1 else 'these axes'} alone"
     if not told:
         return found
     advice = told if first.advice in ("", LEAVE) else f"{first.advice}; {told}"
     return replace(found, refusals=(replace(first, advice=advice), *found.refusals[1:]))
+
+
+def _free_alone(original: ModelFile, options: RewriteOptions, names: Sequence[str]) -> list[tuple[str, ...]]:
+    """The axes of the image that can be freed while others stay: as many together as can be."""
+    for count in reversed(range(1, len(names))):
+        some = [free for free in combinations(names, count) if free != options.free]
+        if found := [free for free in some if _can(original, options, free=free)]:
+            return found
+    return []
 
 
 def _ahead_of_detections(found: Analysis, options: RewriteOptions) -> Analysis:

@@ -84,7 +84,7 @@ def _of_images(ctx: RuleContext, groups: Groups) -> Groups:
 def _stays(view: Placed, groups: Groups) -> bool:
     """Whether it is a map, or can be one again, and its places have become no features."""
     features = view.apart and not any(pure(group) for group in groups)
-    return not features and (is_map(groups) or may_fold(groups))
+    return is_map(groups) or (not features and may_fold(groups))
 
 
 def _in_a_row(groups: Groups, rank: int) -> bool:

@@ -53,9 +53,9 @@ def readings(graph: Graph, name: str, shape: Shape) -> tuple[bool, list[Reading]
 
 
 def _batched(graph: Graph, name: str, shape: Shape, told: set[Slid]) -> list[Reading]:
-    frames = {tuple(sorted(view.places)) for view in told if view.frames}
-    if len(frames) == len(told) == 1:  # (N, T, C, H, W), whose frames are rows of the batch
-        return list(frames)
+    whole = {tuple(sorted(view.places)) for view in told if view.tells_all(len(shape))}
+    if len(whole) == len(told) == 1:
+        return list(whole)
     found = list(READINGS[len(shape)])
     found = [spatial for spatial in found if all(view.fits(spatial) for view in told)] or found
     free = _open(graph, name)
@@ -99,6 +99,11 @@ class Slid:
     def fits(self, spatial: Reading) -> bool:
         """Whether these may be the image's axes."""
         return self.channels not in spatial and self.places <= set(spatial)
+
+    def tells_all(self, rank: int) -> bool:
+        """Whether it says of every axis what it is: (N, T, C, H, W) whose frames are rows of the batch, or whose time
+        is turned to stand beside height and width."""
+        return self.frames or (self.batch == 0 and self.channels is not None and len(self.places) == rank - 2)
 
 
 def slid_over(graph: Graph, name: str, rank: int) -> set[Slid]:

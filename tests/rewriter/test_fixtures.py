@@ -105,6 +105,7 @@ def rewritten(file: str, **more: Any) -> Rewrite:
 
 UNLISTED = (
     "kept_by_hand.",
+    "kept_counts.",
     "kept_einsums.",
     "kept_expected.",
     "kept_of_rows.",
@@ -120,7 +121,7 @@ UNLISTED = (
 )
 UNLISTED += ("bilinear_mean.", "bilinear_sum.", "grid_in_pixels.", "grid_two_rows.", "list_columns.", "list_unbatched.")
 UNLISTED += ("kept_level_count.", "kept_lp_pooled.", "kept_row_deviation.", "kept_standard_error.", "kept_times_count.")
-UNLISTED += ("detect", "list_widths.", "whole_mean.", "whole_norm.")
+UNLISTED += ("detect", "list_widths.", "maxima", "whole_mean.", "whole_norm.")
 """Files of which one option is tested alone."""
 
 

@@ -52,6 +52,17 @@ def test_as_pytorch_at_every_size(name: str, exporter: str) -> None:
         np.testing.assert_allclose(value, want, rtol=0, atol=2e-6 * np.abs(want).max())
 
 
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_time_that_is_turned_beside_height_and_width_is_free(exporter: str) -> None:
+    """(N, T, C, H, W) to (N, C, T, H, W), which a Conv slides over; the channels are fixed."""
+    done = rewritten("frames_turned", exporter, global_pool="keep")
+    assert done.claim.native_size == (4, 17, 17)
+    for size in ((4, 3, 24, 21), (5, 3, 17, 40), (9, 3, 33, 31)):
+        want = REFERENCES[f"frames_turned scores {'x'.join(map(str, size))}"]
+        value = run(done.model, image(size, (1,)))
+        np.testing.assert_allclose(value, want, rtol=0, atol=2e-6 * np.abs(want).max())
+
+
 def test_zeros_that_the_graph_computes_are_written_into() -> None:
     """The large constant is cut and transposed in the graph."""
     done = rewritten("frames_assigned_large", "dynamo", global_pool="keep")

@@ -98,6 +98,15 @@ def test_a_refusal_names_the_axis_that_could_be_freed() -> None:
         assert f"--free {free} frees that axis alone" in caught.value.refusals[0].advice
 
 
+def test_a_refusal_names_the_axes_that_can_be_freed_together() -> None:
+    """A volume whose slices are turned around: height and width go together."""
+    net = Net(18)
+    volume = net.input("image", [1, 3, 6, 10, 12])
+    turned = net.op("Slice", volume, net.ints(-1), net.ints(-100), net.ints(2), net.ints(-1))
+    found = refusal(net.model(net.conv(turned, 3, 4, (3, 3, 3))))
+    assert found.advice.endswith("--free height --free width frees these axes alone")
+
+
 def test_the_other_axis_is_named_where_one_cannot_be_freed() -> None:
     options = RewriteOptions(free=("height",))
     with pytest.raises(NothingToRewrite) as caught:

@@ -61,6 +61,14 @@ def test_a_norm_over_all_there_is_is_context(exporter: str) -> None:
         compare(done.model, {"image": image(*size)}, REFERENCES, "whole_norm")
 
 
+@pytest.mark.parametrize("file", ["maxima.torchscript", "maxima.dynamo", "maxima_as_channels.dynamo"])
+def test_channels_that_became_finer_places_may_leave_none(file: str) -> None:
+    """(1, 4h, 4w), over which MaxPool slides with the batch for its channels, or with one that is put before it."""
+    done = onnxfc.rewrite(fixture_file(f"{file}.onnx"))
+    for size in ((48, 40), (34, 52), (63, 65)):
+        compare(done.model, {"image": image(*size)}, REFERENCES, file.partition(".")[0])
+
+
 @pytest.mark.parametrize(
     "file", ["learned_queries.torchscript", "learned_queries.dynamo", "learned_queries_opset11.torchscript"]
 )
