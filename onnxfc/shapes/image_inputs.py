@@ -13,7 +13,7 @@ from onnxfc.claim.claim import SIZE_NAMES, ImageInput
 from onnxfc.errors import Refusal, UsageError
 from onnxfc.graph.index import Graph, inputs_of
 from onnxfc.graph.op_kinds import ADDING_AXES
-from onnxfc.shapes.image_layouts import READINGS, readings
+from onnxfc.shapes.image_layouts import READINGS, is_signal, readings
 from onnxfc.shapes.spec import Shape, Spec
 
 _IMAGE_TYPES = {
@@ -151,7 +151,7 @@ def images(
     neither the file nor ``size`` nor ``shapes`` tell."""
     live = {name for node in graph.live for name in inputs_of(node)}
     infos = [info for info in graph.inputs if info.name in live]
-    candidates = _candidates(infos, inputs, names)
+    candidates = _candidates(infos, inputs, names) or _signals(graph, infos, inputs, names)
     if not candidates:
         return _no_image(infos, inputs)
     for info in candidates:
@@ -159,8 +159,9 @@ def images(
         dims = list(info.type.tensor_type.shape.dim)[1:]
         left = sum(dim.dim_value <= 0 for dim in dims)
         if size is None and left and info.name not in (shapes or {}):
-            what, size_of = _SIZES[len(dims) - 1]
-            what = what if left == len(dims) - 1 else "size is in part"
+            places = max(len(dims) - 1, 1)
+            what, size_of = _SIZES[places]
+            what = what if left == places else "size is in part"
             why = f"the input's {what} dynamic, so its native size is not in the graph"
             return Refusal("unknown-native-size", info.name, why, f"give it with --size {size_of}")
     found = []
@@ -195,6 +196,14 @@ def _candidates(
     found = [info for info in infos if _is_image(inputs[info.name]) and (not names or info.name in names)]
     wide = [info for info in found if sum(length > 1 for length in inputs[info.name].native[1:]) > 1]
     return found if names else wide or found
+
+
+def _signals(
+    graph: Graph, infos: Sequence[onnx.ValueInfoProto], inputs: dict[str, Spec], names: Sequence[str]
+) -> list[onnx.ValueInfoProto]:
+    """Inputs (N, L) that are signals, raw audio say, where there are no images."""
+    flat = [info for info in infos if inputs[info.name].rank == 2 and (not names or info.name in names)]
+    return [info for info in flat if inputs[info.name].dtype in _IMAGE_TYPES and is_signal(graph, info.name)]
 
 
 def _of_size(found: list[list[Image]], size: Sequence[int], info: onnx.ValueInfoProto) -> list[list[Image]]:
@@ -241,7 +250,7 @@ def unlike_sizes(reading: Sequence[Image]) -> Refusal | None:
 
 
 def _is_image(spec: Spec) -> bool:
-    return spec.dtype in _IMAGE_TYPES and spec.rank in READINGS
+    return spec.dtype in _IMAGE_TYPES and spec.rank in READINGS and spec.rank > 2
 
 
 def _image(

@@ -28,8 +28,14 @@ Reading = tuple[int, ...]
 Axes = tuple[int | None, ...]
 """The input's axis that each axis of a tensor is; None for a new one."""
 
-READINGS: dict[int, tuple[Reading, ...]] = {3: ((2,), (1, 2), (1,)), 4: ((2, 3), (1, 2)), 5: ((2, 3, 4), (1, 2, 3))}
-"""By rank, the likelier first: channels first, then channels last (or absent)."""
+READINGS: dict[int, tuple[Reading, ...]] = {
+    2: ((1,),),
+    3: ((2,), (1, 2), (1,)),
+    4: ((2, 3), (1, 2)),
+    5: ((2, 3, 4), (1, 2, 3)),
+}
+"""By rank, the likelier first: channels first, then channels last (or absent). (N, L) is a signal only where the graph
+says so."""
 CHANNELS = {1, 2, 3, 4}
 """As many channels an image has."""
 
@@ -119,10 +125,15 @@ def slid_over(graph: Graph, name: str, rank: int) -> set[Slid]:
                 found.add(Slid(0, 2, frozenset((3, 4)), frames=True))
                 continue
             after = _behind(graph, node, axes)
-            if after is not None and len(after) > 2 and node.output[0] not in seen:
+            if after is not None and len(after) > 1 and node.output[0] not in seen:
                 seen.update(node.output)
                 queue += [(out, after) for out in node.output if out]
     return found
+
+
+def is_signal(graph: Graph, name: str) -> bool:
+    """Whether an input (N, L) gets channels before a Conv or pool that slides along L."""
+    return slid_over(graph, name, 2) == {Slid(0, None, frozenset((1,)))}
 
 
 def _slides_over_images(graph: Graph, name: str) -> bool:

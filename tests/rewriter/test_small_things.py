@@ -69,6 +69,37 @@ def test_channels_that_became_finer_places_may_leave_none(file: str) -> None:
         compare(done.model, {"image": image(*size)}, REFERENCES, file.partition(".")[0])
 
 
+@pytest.mark.parametrize("free", ["height", "width"])
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_a_row_of_all_places_is_a_window_whichever_axis_is_free(free: str, exporter: str) -> None:
+    """Columns that stay lie within each free row: no finer rows, for a head."""
+    model = onnx.load(fixture_file(f"log_sum_exp.{exporter}.onnx"))
+    done = onnxfc.rewrite(model, options=RewriteOptions(free=(free,)))
+    assert (done.claim.verdict, done.claim.stride) == ("exact", (2,))
+    assert own_crops(model, done) < 1e-5
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_raw_audio_is_a_signal(exporter: str) -> None:
+    """(N, L) that gets channels of its own ahead of a Conv along L; the batch is free as well."""
+    keep = RewriteOptions(global_pool="keep", dynamic_batch=True)
+    done = onnxfc.rewrite(fixture_file(f"raw_audio.{exporter}.onnx"), options=keep)
+    assert done.claim.native_size == (160,)
+    for length in (200, 161, 333):
+        sound = np.random.default_rng(length).standard_normal((1, length)).astype(np.float32)
+        want = REFERENCES[f"raw_audio scores {length}"]
+        [value] = ort.InferenceSession(done.model.SerializeToString()).run(None, {"image": sound})
+        np.testing.assert_allclose(value, want, rtol=0, atol=2e-6 * np.abs(want).max())
+
+
+def test_the_length_of_raw_audio_is_asked_for() -> None:
+    model = onnx.load(fixture_file("raw_audio.torchscript.onnx"))
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "samples"
+    found = refusal(model)
+    assert (found.code, found.advice) == ("unknown-native-size", "give it with --size L")
+    assert found.reason == "the input's length is dynamic, so its native size is not in the graph"
+
+
 @pytest.mark.parametrize(
     "file", ["learned_queries.torchscript", "learned_queries.dynamo", "learned_queries_opset11.torchscript"]
 )
