@@ -40,6 +40,8 @@ _ALIKE = {"Add", "Clip", "Concat", "Max", "Mean", "Min", "Sub", "Sum"}
 _BESIDE = {"Add", "Clip", "Max"}
 """What may hold a number that keeps a count from being too small: sum(x * m) / (sum(m) + 1)."""
 _LEVEL = {*ARG, *LAYER_NORMS, *MAP_NORMS, "LpNormalization", "Sign"}
+_WRITTEN = {"ScatterElements", "ScatterND"}
+"""Slice assignment: figures side by side, as a loop over clusters writes them."""
 _PRODUCTS = {"Einsum", "Gemm", "MatMul"}
 _SMALL = 1e-3
 """A constant that only keeps a divisor from being nothing."""
@@ -132,6 +134,8 @@ class _Sums:
             return powers[0] * _POWERS.get(kind, Fraction(1)) if not any(powers[1:]) else None
         if kind in _ALIKE:
             return self._alike(node, given, powers)
+        if kind in _WRITTEN:
+            return self._written(node, given[0], powers)
         if kind in SCALING:
             made = powers[0] + powers[1] * (1 if kind == "Mul" else -1)
             return Fraction(0) if self._by_count(kind, given) else made
@@ -149,6 +153,12 @@ class _Sums:
         small = numbers | set(filter(self._is_small, given))
         held = {power for name, power in zip(given, powers, strict=True) if name not in small}
         return held.pop() if len(held) == 1 and not attributes(node).keys() & {"min", "max"} else None
+
+    def _written(self, node: onnx.NodeProto, into: str, powers: Sequence[Fraction]) -> Fraction | None:
+        """The power of what is written among figures of the same power, or into zeros."""
+        plain = not powers[1] and attributes(node).get("reduction", "none") == "none"
+        alike = powers[0] == powers[2] or not any(self._constant(into) or [1])
+        return powers[2] if plain and alike else None
 
     def _by_count(self, kind: str, given: Sequence[str]) -> bool:
         """Whether a sum is divided by the native count of its places, a number that makes it a mean, or a power of it

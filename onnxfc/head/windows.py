@@ -14,7 +14,8 @@ from onnxfc.builder.graph_builder import GraphBuilder
 from onnxfc.builder.rule_context import RuleContext
 from onnxfc.claim.claim import Boundary
 from onnxfc.errors import Refusal
-from onnxfc.graph.op_kinds import READABLE
+from onnxfc.graph.index import attributes
+from onnxfc.graph.op_kinds import READABLE, perm_of
 from onnxfc.layout.axes import Groups, lengths
 from onnxfc.layout.views import Index, Placed, ScoreMap, Source, View, Window, is_map
 from onnxfc.shapes.spec import Array
@@ -64,6 +65,9 @@ def places_of(view: Placed) -> Index:
 
 def window_of_map(ctx: RuleContext, view: Placed) -> Window:
     """A map seen as one native window (N, *native shape)."""
+    coarser = _of_coarser(ctx, view)
+    if coarser is not None:
+        return coarser
     before = untransposed(ctx, view)
     tensor, channels = channels_first(ctx, before)
     windows = view.provenance.windows or frozenset({boundary(ctx, before)})
@@ -71,6 +75,21 @@ def window_of_map(ctx: RuleContext, view: Placed) -> Window:
     provenance = replace(view.provenance, fields=fields, windows=windows)
     source = Source(tensor, channels, view.extent, (1,) * len(view.extent))
     return Window((source,), places_of(view), provenance, trunk=view.provenance)
+
+
+def _of_coarser(ctx: RuleContext, view: Placed) -> Window | None:
+    """The window of the map from which finer places were made, a fraction of a pixel apart, as its data was moved: of
+    columns that stay, laid within each free row."""
+    node = view.moved_by
+    before = ctx.state.views[node.input[0]] if node is not None else None
+    if node is None or not is_map(before) or all(field.stride == int(field.stride) for field in view.fields):
+        return None
+    window = window_of_map(ctx, before)
+    index = window.index
+    if node.op_type == "Transpose":
+        perm = perm_of(attributes(node), index.ndim + 1)
+        index = index[None].transpose(perm)[0]
+    return replace(window, index=index.reshape(lengths(view.groups)[1:]))
 
 
 def boundary(ctx: RuleContext, view: Placed) -> Boundary:

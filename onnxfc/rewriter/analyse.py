@@ -192,7 +192,7 @@ def _advised(original: ModelFile, options: RewriteOptions) -> Analysis:
     if not found.refusals or len(names) == 1:
         return found
     first, told = found.refusals[0], ""
-    if first.code == "attention" and options.global_pool == "window" and _can(original, options, global_pool="keep"):
+    if options.global_pool == "window" and "--" not in first.advice and _can(original, options, global_pool="keep"):
         told = "--global-pool keep sums up all places of an image, for one vector of each"
     alone = [] if told else _free_alone(original, options, names)
     if alone:

@@ -157,15 +157,11 @@ def _in_row(ctx: RuleContext, view: Placed, groups: Groups) -> Outcome:
 def _regrouped(ctx: RuleContext, view: Placed, groups: Groups) -> Outcome:
     """The same, where what lies within each place makes finer places of a map."""
     outcome = _in_row(ctx, view, groups)
-    if is_map(groups) and not _in_one_row(ctx, groups):
+    if is_map(groups):
         [made] = ctx.placed(view, provenance_of(ctx, view.provenance, groups), axis_of_places(groups))
-        return [replace(made, groups=(groups[0], *made.groups[1:])) if isinstance(made, Placed) else made]
+        assert isinstance(made, Placed)
+        return [replace(made, groups=(groups[0], *made.groups[1:]), moved_by=ctx.node)]
     return outcome
-
-
-def _in_one_row(ctx: RuleContext, groups: Groups) -> bool:
-    """Whether axes of the image that stay lie within one that is free, for a head: a row of places, no finer ones."""
-    return not ctx.state.dense and ctx.state.rank < ctx.state.axes[1] and len(groups) < 2 + ctx.state.axes[1]
 
 
 def _at_probes(ctx: RuleContext, view: Placed, groups: Groups) -> list[Shape] | None:

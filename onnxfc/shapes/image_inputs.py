@@ -151,7 +151,7 @@ def images(
     neither the file nor ``size`` nor ``shapes`` tell."""
     live = {name for node in graph.live for name in inputs_of(node)}
     infos = [info for info in graph.inputs if info.name in live]
-    candidates = _candidates(infos, inputs, names) or _signals(graph, infos, inputs, names)
+    candidates = _candidates(graph, infos, inputs, names)
     if not candidates:
         return _no_image(infos, inputs)
     for info in candidates:
@@ -190,12 +190,12 @@ _SIZES = {1: ("length is", "L"), 2: ("height and width are", "HxW"), 3: ("depth,
 
 
 def _candidates(
-    infos: Sequence[onnx.ValueInfoProto], inputs: dict[str, Spec], names: Sequence[str]
+    graph: Graph, infos: Sequence[onnx.ValueInfoProto], inputs: dict[str, Spec], names: Sequence[str]
 ) -> list[onnx.ValueInfoProto]:
     """Inputs that may be images: a mean or a scale that is an input, (1, 1, 1, C), is none beside one."""
     found = [info for info in infos if _is_image(inputs[info.name]) and (not names or info.name in names)]
     wide = [info for info in found if sum(length > 1 for length in inputs[info.name].native[1:]) > 1]
-    return found if names else wide or found
+    return (not names and wide) or found or _signals(graph, infos, inputs, names)
 
 
 def _signals(

@@ -94,11 +94,13 @@ def test_a_cell_reads_what_the_exits_do_that_have_cells(exporter: str) -> None:
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
-def test_what_is_no_window_but_may_be_kept_offers_that(exporter: str) -> None:
+@pytest.mark.parametrize(("name", "code"), [("kept_vlad", "attention"), ("frames_lstm", "recurrent")])
+def test_what_is_no_window_but_may_be_kept_offers_that(name: str, code: str, exporter: str) -> None:
+    """Products of places, a recurrent layer over frames of which each is pooled."""
     with pytest.raises(NothingToRewrite) as caught:
-        rewrite(model_of("kept_vlad", exporter))
+        rewrite(model_of(name, exporter))
     [found] = caught.value.refusals
-    assert found.code == "attention"
+    assert found.code == code
     assert found.advice == "--global-pool keep sums up all places of an image, for one vector of each"
 
 

@@ -115,7 +115,7 @@ UNLISTED = (
     "kept_soft_argmax.",
     "kept_triangle.",
     "kept_unbatched.",
-    "kept_vlad.",
+    "kept_vlad",
     "list_and_pooled.",
     "list_best.",
 )
