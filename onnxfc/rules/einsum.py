@@ -182,7 +182,7 @@ def _cell_by_cell(ctx: RuleContext, equation: Equation, lifted: Sequence[int]) -
         shapes = [ctx.native(name).native for name in ctx.node.input]
         sizes = dict(zip("".join(equation.terms), chain(*shapes), strict=True))
         summed = [length for letter, length in sizes.items() if letter not in equation.out]
-        if not sums_places(provenance, summed, [sizes[letter] for letter in equation.out[1:]]):
+        if not sums_places(ctx, provenance, summed, [sizes[letter] for letter in equation.out[1:]]):
             return attention(ctx)
         provenance = replace(provenance, places=False)
     provenance = trace_summed(ctx, provenance) if len(scores) == 1 else provenance

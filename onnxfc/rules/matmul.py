@@ -161,7 +161,7 @@ def _pairwise(ctx: RuleContext) -> Outcome:
     alike = shapes[0][:-2] == shapes[1][:-2] and not any(view.batch_axis for view in scores)
     if len(scores) < 2 or provenance is None or not alike:
         return attention(ctx)
-    if provenance.places and not sums_places(provenance, shapes[0][-1:], (shapes[0][-2], shapes[1][-1])):
+    if provenance.places and not sums_places(ctx, provenance, shapes[0][-1:], (shapes[0][-2], shapes[1][-1])):
         return attention(ctx)
     rank = len(shapes[0])
     if ctx.opset < 12:  # there is no Einsum yet

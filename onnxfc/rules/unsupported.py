@@ -86,10 +86,16 @@ def _is_table(ctx: RuleContext, name: str) -> bool:
     return sum(length > 1 for length in ctx.native(name).native) > 1
 
 
-def sums_places(provenance: Provenance, summed: Sequence[int], left: Sequence[int]) -> bool:
-    """Whether a product of features sums over all places of a window and leaves none, where its lengths tell."""
+def sums_places(ctx: RuleContext, provenance: Provenance, summed: Sequence[int], left: Sequence[int]) -> bool:
+    """Whether a product of features sums over all places of a window and leaves none, where its lengths tell. Beside
+    places on free axes there may be as many more, on axes that stay."""
     places = max((math.prod(item.extent) for item in provenance.windows), default=1)
-    return provenance.places and places in _runs(summed) and places not in _runs(left)
+    some = ctx.state.rank < ctx.state.axes[1]
+    held = [
+        any(n == places or (some and n % places == 0 < places - 1) for n in _runs(lengths))
+        for lengths in (summed, left)
+    ]
+    return provenance.places and held == [True, False]
 
 
 def _runs(lengths: Sequence[int]) -> set[int]:

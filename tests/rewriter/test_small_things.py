@@ -79,6 +79,16 @@ def test_a_row_of_all_places_is_a_window_whichever_axis_is_free(free: str, expor
     assert own_crops(model, done) < 1e-5
 
 
+@pytest.mark.parametrize("free", ["height", "width"])
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_products_that_sum_up_all_places_where_an_axis_stays(free: str, exporter: str) -> None:
+    """Of the places in a row, those on the free axis are but a part."""
+    model = onnx.load(fixture_file(f"weighted_sums.{exporter}.onnx"))
+    done = onnxfc.rewrite(model, options=RewriteOptions(free=(free,)))
+    assert done.claim.verdict == "exact"
+    assert own_crops(model, done) < 1e-5
+
+
 @pytest.mark.parametrize("exporter", EXPORTERS)
 def test_raw_audio_is_a_signal(exporter: str) -> None:
     """(N, L) that gets channels of its own ahead of a Conv along L; the batch is free as well."""
