@@ -194,10 +194,11 @@ def _advised(original: ModelFile, options: RewriteOptions) -> Analysis:
     first, told = found.refusals[0], ""
     if options.global_pool == "window" and "--" not in first.advice and _can(original, options, global_pool="keep"):
         told = "--global-pool keep sums up all places of an image, for one vector of each"
-    alone = [] if told else _free_alone(original, options, names)
+    alone = [] if told and first.code == "attention" else _free_alone(original, options, names)
     if alone:
         each = " or ".join(" ".join(f"--free {name}" for name in some) for some in alone)
-        told = f"{each} frees {'that axis' if len(alone[0]) == 1 else 'these axes'} alone"
+        each += f" frees {'that axis' if len(alone[0]) == 1 else 'these axes'} alone"
+        told = f"{told}; {each}" if told else each
     if not told:
         return found
     advice = told if first.advice in ("", LEAVE) else f"{first.advice}; {told}"

@@ -90,11 +90,8 @@ def sums_places(ctx: RuleContext, provenance: Provenance, summed: Sequence[int],
     """Whether a product of features sums over all places of a window and leaves none, where its lengths tell. Beside
     places on free axes there may be as many more, on axes that stay."""
     places = max((math.prod(item.extent) for item in provenance.windows), default=1)
-    some = ctx.state.rank < ctx.state.axes[1]
-    held = [
-        any(n == places or (some and n % places == 0 < places - 1) for n in _runs(lengths))
-        for lengths in (summed, left)
-    ]
+    some = places > 1 and ctx.state.rank < ctx.state.axes[1]
+    held = [any(n == places or (some and n % places == 0) for n in _runs(item)) for item in (summed, left)]
     return provenance.places and held == [True, False]
 
 
