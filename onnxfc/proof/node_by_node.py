@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import onnx
@@ -41,7 +42,8 @@ _LENGTHS_AT = {"Reshape": 1, "Expand": 1, "Resize": 3}
 _GIVEN, _LENGTHS = "given: ", "lengths of: "
 _CLOSE = 1e-3
 """Values of one name that are farther apart natively, relative to the largest, are not of one tensor."""
-_SAMPLES = 3
+_SAMPLES, _MOST = 3, 1 << 25
+"""Images of the native size, and numbers of all tensors together that are held of each."""
 _TRIES = 16
 """So many nodes may fail at a size before the rest is given up."""
 _STOPPED = re.compile(r"Name:'step (\d+)'|\(step (\d+)\)")
@@ -59,7 +61,7 @@ def compare_nodes(
     not show its tensors."""
     tally, kind = Tally(options), shots[0].kind
     images = [evidence.inputs.feeds(kind, number) for number in range(_SAMPLES)]
-    names = _in_both(pair, ends, evidence.moving)
+    names = _held(_in_both(pair, ends, evidence.moving), shapes)
     first = Runner(pair[0], names, options.engine)
     native = [first.run(feeds) for feeds in images]
     del first
@@ -94,9 +96,16 @@ def _scales(
 def _in_both(pair: tuple[ModelFile, ModelFile], ends: Sequence[str], moving: Collection[str]) -> list[str]:
     """Tensors of the original's nodes before ``ends`` that the rewritten model makes something under the name of."""
     graph, other = (file.proto.graph for file in pair)
-    made = {name for at in nodes_before(graph, ends) for name in graph.node[at].output if name in moving}
+    made = [name for at in nodes_before(graph, ends) for name in graph.node[at].output if name in moving]
     inputs = {value.name for value in other.input} - {tensor.name for tensor in other.initializer}
-    return sorted(made & (dependent(other, inputs) - inputs))
+    both = dependent(other, inputs) - inputs
+    return [name for name in made if name in both]
+
+
+def _held(names: Sequence[str], shapes: Shapes) -> list[str]:
+    """The first of them, as many as are held at once."""
+    sizes = accumulate(math.prod(shapes.get(name, ())) for name in names)
+    return [name for name, size in zip(names, sizes, strict=True) if size <= _MOST]
 
 
 def _alike(one: Array, two: Array) -> bool:

@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 
 from onnxfc import rewrite
 from onnxfc.io.model_file import ModelFile
-from onnxfc.proof import check
+from onnxfc.proof import check, node_by_node
 
 NATIVE_ALONE = "in the original's node, given the second model's own features"
 
@@ -93,3 +93,9 @@ def test_what_a_rewrite_may_do_otherwise(name: str) -> None:
     done = rewrite(fixture_file(f"{name}.onnx"), check_options=CHECK)
     assert done.parity is not None
     assert done.parity.passed
+
+
+def test_no_more_is_held_at_once_than_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_by_node, "_MOST", 20)
+    shapes = {"a": (1, 4), "b": (1, 2, 8), "c": (1, 1)}
+    assert node_by_node._held(["a", "b", "c"], shapes) == ["a", "b"]

@@ -167,9 +167,7 @@ def test_an_image_that_no_machine_holds_is_not_begun_with(height: int) -> None:
     net = Net()
     x = net.op("Reshape", net.conv(net.input("image", [1, 3, height, 24]), 3, 4, strides=[4, 4]), net.ints(1, 4, -1))
     model = net.model(net.fc(net.axes("ReduceLogSumExp", x, [2], keepdims=0), 4, 5, out="scores"), infer=False)
-    with pytest.raises(
-        UsageError, match=f"image: an image of 1x3x{height}x24 has .* numbers, and no model"
-    ):
+    with pytest.raises(UsageError, match=f"image: an image of 1x3x{height}x24 has .* numbers, and no model"):
         rewrite(model)
     with pytest.raises(UsageError, match="no model runs on more"):
         inspect(model)
