@@ -15,7 +15,7 @@ from fixture_files import fixture_file
 from hazards import CHECK, Net, session
 from schemas import follows
 
-from onnxfc import Box, Geometry, NothingToRewrite, RewriteOptions, UsageError, inspect, rewrite
+from onnxfc import Box, Geometry, RewriteOptions, UsageError, inspect, rewrite
 from onnxfc.cli.main import main
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof.check import check
@@ -233,12 +233,15 @@ CASES = Path(__file__).parents[2] / "shared" / "cases"
 
 @pytest.mark.skipif(not CASES.is_dir(), reason="no shared cases here")
 def test_shared_cases_of_kept_reductions() -> None:
-    """A maximum over channels and places is kept; a sum is refused."""
+    """A maximum and a sum over the one channel and all places are kept: a count, for the image as a whole."""
     path = CASES / "keep-ignored-chw.onnx"
     done = rewrite(path, options=RewriteOptions(global_pool="keep"), check_options=CHECK)
     features, most = session(done.model).run(None, {"x": noise(64, 48)})
     assert features.shape == (1, 1, 32, 24)
     assert most.shape == (1,)
     assert most[0] == features.max()
-    with pytest.raises(NothingToRewrite, match="sum-over-image"):
-        rewrite(CASES / "keep-ignored-sum-chw.onnx", options=RewriteOptions(global_pool="keep"))
+    path = CASES / "keep-ignored-sum-chw.onnx"
+    done = rewrite(path, options=RewriteOptions(global_pool="keep"), check_options=CHECK)
+    features, total = session(done.model).run(None, {"x": noise(64, 48)})
+    assert (features.shape, total.shape) == ((1, 1, 32, 24), (1,))
+    np.testing.assert_allclose(total, features.sum(), rtol=1e-5)

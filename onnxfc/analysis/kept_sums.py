@@ -121,8 +121,10 @@ class _Sums:
             return False
         first = self.flow.layouts.get(node.input[0])
         held = () if first is None else first.axes or ()
-        apart = not any(atom.kind == "batch" for axis in look.axes for atom in held[axis])
-        return look.kind == "product" or (look.kind == "pool" and node.op_type == "ReduceSum" and apart)
+        shape = self.flow.native[node.input[0]].shapes
+        several = [axis for axis in look.axes if shape is None or shape[0][axis] > 1]  # a single channel is none
+        alone = all(held[axis] and all(atom.kind == "space" for atom in held[axis]) for axis in several)
+        return look.kind == "product" or (look.kind == "pool" and node.op_type == "ReduceSum" and alone)
 
     def _power(self, node: onnx.NodeProto) -> Fraction | None:
         """To which power of the sums the output grows; None where it is no power of them."""

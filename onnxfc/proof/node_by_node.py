@@ -4,8 +4,8 @@ Each of its nodes is given what the rewritten model has made of a larger image u
 same of it: a Conv whose padding is another is seen, though an Add behind it fails for a size that is written down.
 What both models make under one name natively is the same tensor, all else is left out. A length that is written down in
 a Reshape, Expand or Resize is what the rewritten model has, and a Resize may keep its native scale. What may mean
-something else at another size otherwise (a sum, a Slice, a factor that counts places, a mean of what is shared out)
-shows nothing.
+something else at another size otherwise (a sum, a Slice, a factor that counts places, a mean of what is shared out, a
+table or a Pad that the rewritten model computes) shows nothing.
 """
 
 from __future__ import annotations
@@ -185,8 +185,11 @@ class _Nodes:
         bad = set(Readings.of(self.model, self.shapes, self.other).open)
         source = self.file.proto.graph
         shared = dependent(source, [n for node in source.node if node.op_type in SHARING for n in node.output])
+        theirs = {node.output[0]: node for node in self.other.node if node.output}
+        follows = dependent(self.other, [value.name for value in self.other.input])
         for node in graph.node:
             sized = may_be_sized(node, tensors, self.shapes) and not _is_told(node)
+            sized = sized or _follows(node, theirs.get(node.output[0]), tensors, follows)
             sized = sized or (node.op_type in MEANS and node.input[0].removeprefix(_GIVEN) in shared)
             if moving.intersection(node.output) and (sized or _counts(node, tensors, extents)):
                 bad.update(node.output)
@@ -235,6 +238,15 @@ class _Nodes:
         except RunError as error:
             found = _STOPPED.search(str(error))
             return {}, f"step {found[1] or found[2]}" if found else ""
+
+
+def _follows(
+    node: onnx.NodeProto, other: onnx.NodeProto | None, tensors: Collection[str], follows: Collection[str]
+) -> bool:
+    """Whether the other model computes of the image what is written down here: a table, or amounts of a Pad."""
+    if other is None or other.op_type != node.op_type:
+        return False
+    return any(name in tensors and now in follows for name, now in zip(node.input, other.input, strict=False))
 
 
 def _told_at(node: onnx.NodeProto) -> int:

@@ -301,6 +301,22 @@ def test_a_count_of_the_whole_image_is_compared_at_other_sizes() -> None:
     assert trunk.reason.startswith("count differs from the original's own, in which a sum may grow with the image: ")
 
 
+@pytest.mark.parametrize(("channels", "by", "refused"), [(1, 1.0, False), (3, 1.0, True), (3, 60.0, False)])
+def test_sums_over_channels_too(channels: int, by: float, refused: bool) -> None:
+    """That over the only one is a count; by the number of all elements it is a mean."""
+    net = Net(17)
+    density = net.op("Relu", net.conv(net.trunk(), 3, channels, (1, 1), strides=[1, 1]), out="density")
+    total = net.op("Div", net.axes("ReduceSum", density, [1, 2, 3], keepdims=0), net.const(by), out="total")
+    model = net.model(density, total, infer=False)
+    if refused:
+        assert refusal(model, global_pool="keep").code == "sum-over-image"
+        return
+    done = rewrite(model, options=KEEP, check_options=CHECK)
+    image = np.random.default_rng(4).standard_normal((1, 2, 25, 31)).astype(np.float32)
+    density, total = session(complete(done)).run(["density", "total"], {"image": image})
+    np.testing.assert_allclose(total, density.sum() if by == 1 else density.mean(), rtol=1e-4)
+
+
 def test_what_was_proven_at_the_native_size_alone_says_so() -> None:
     """Products of places under a Reshape to the native size: nothing tells what a larger image's would be."""
     net = Net()

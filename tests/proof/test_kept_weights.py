@@ -9,7 +9,7 @@ from fixture_files import fixture_file
 from hazards import CHECK, complete
 from onnx import numpy_helper
 
-from onnxfc import check_pair, rewrite
+from onnxfc import RewriteOptions, check_pair, rewrite
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof.kept_weights import changed
 
@@ -54,3 +54,12 @@ def test_what_is_another_weight_on_purpose() -> None:
     assert changed(one, ModelFile.open(model)).startswith(f"weight {weight.name} of ")
     conv.input[0] = "scaled"
     assert changed(one, ModelFile.open(model)) == ""
+
+
+@pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
+def test_a_grid_that_was_computed_anew_is_near_enough(exporter: str) -> None:
+    """Of a form for one size it is a constant again, a rounding off."""
+    options = RewriteOptions(form="conv4d")
+    done = rewrite(fixture_file(f"grid_weighed.{exporter}.onnx"), options=options, check_options=CHECK)
+    assert done.parity is not None
+    assert done.parity.passed

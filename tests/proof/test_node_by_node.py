@@ -99,3 +99,17 @@ def test_no_more_is_held_at_once_than_fits(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(node_by_node, "_MOST", 20)
     shapes = {"a": (1, 4), "b": (1, 2, 8), "c": (1, 1)}
     assert node_by_node._held(["a", "b", "c"], shapes) == ["a", "b"]
+
+
+def test_a_pad_that_the_rewrite_computes_is_not_asked() -> None:
+    """The original's own amounts are those of its native size: none here, or one."""
+    net = Net()
+    one = net.conv(net.image(size=(17, 18)), 2, 4, strides=[1, 1], pads=[1] * 4)
+    low = net.op("MaxPool", one, kernel_shape=[2, 2], strides=[2, 2])
+    up = net.op("ConvTranspose", low, net.random(4, 4, 2, 2), strides=[2, 2])
+    up = net.op("Pad", up, net.ints(0, 0, 0, 0, 0, 0, 1, 0))
+    trunk = net.op("Relu", net.conv(net.op("Concat", one, up, axis=1), 8, 4, strides=[2, 2]))
+    done = rewrite(net.model(trunk), check_options=CHECK)
+    assert done.parity is not None
+    assert done.parity.passed
+    assert "Pad" in [node.op_type for node in done.model.graph.node]
