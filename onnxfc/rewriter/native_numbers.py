@@ -98,9 +98,14 @@ def _of_map(sides: Iterable[int]) -> dict[float, str]:
 
 
 def _roots(sides: Iterable[int], op_type: str) -> dict[float, str]:
-    """What roots of coordinates are divided by; a whole number may be any."""
-    roots = [math.sqrt(side) for side in sides if op_type in SCALING and side >= FEWEST]
-    return dict.fromkeys([root for root in roots if root != round(root)], "the root of a side of the native image")
+    """What coordinates and their roots are divided by, and their logarithms are less; a whole number may be any."""
+    long = [side for side in sides if side >= FEWEST]
+    areas = [math.sqrt(one * two) for one, two in combinations_with_replacement(long, 2)]
+    roots = [*map(math.sqrt, long), *areas] if op_type in SCALING else []
+    known = dict.fromkeys([root for root in roots if root != round(root)], "the root of a side of the native image")
+    known |= dict.fromkeys([root for root in areas if root in known], "the root of the native image's pixels")
+    logs = map(math.log, long) if op_type in ADDITIVE else ()
+    return known | dict.fromkeys(logs, "the logarithm of a side of the native image")
 
 
 def folded(numbers: Iterable[float], op_type: str, sides: Iterable[int]) -> str:

@@ -136,6 +136,12 @@ def cells(*steps: tuple[str, float | list[list[float]]], width: int = 13, open_s
         ("Div", 9 / 640, "Div divides a list's values by 18 / 1280, a plain number"),
         ("Mul", 1920 / 26, "Mul divides a list's values by 26 / 1920, a plain number"),
         ("Div", 19**0.5, "Div divides a list's values by the root of a side of the native image, a plain number"),
+        ("Div", 513**0.5, "Div divides a list's values by the root of the native image's pixels, a plain number"),
+        (
+            "Sub",
+            float(np.log(27)),
+            "Sub counts a list's values from the logarithm of a side of the native image, a plain number",
+        ),
         (
             "MatMul",
             [[1 / 27, 0], [0, 1 / 19]],
