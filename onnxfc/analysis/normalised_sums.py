@@ -32,8 +32,7 @@ from onnxfc.graph.op_kinds import (
 )
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Context, Fixed, Placed, Refused, View, Window
-from onnxfc.shapes.inference_gaps import InferenceFailed
-from onnxfc.shapes.spec import Spec
+from onnxfc.shapes.spec import InferenceFailed, Spec
 
 Scale = Literal["grows", "same", "shrinks", "follows"]
 

@@ -14,8 +14,7 @@ from onnxfc.graph.index import Graph, Names, copied, inputs_of, remarks
 from onnxfc.io.model_file import ModelFile
 from onnxfc.shapes.extents import Extents
 from onnxfc.shapes.inference import Inference
-from onnxfc.shapes.inference_gaps import InferenceFailed
-from onnxfc.shapes.spec import SMALL, Array, Shape, Spec, of_array
+from onnxfc.shapes.spec import SMALL, Array, InferenceFailed, Shape, Spec, of_array
 
 if TYPE_CHECKING:
     from onnxfc.shapes.image_inputs import Image

@@ -179,22 +179,26 @@ class _Nodes:
     def telling(self, names: Sequence[str]) -> list[str]:
         """Of these, what is made by nodes that mean the same at every size, or one of the readings."""
         graph = self.model.graph
-        tensors = stored(graph)
         moving = dependent(graph, [value.name for value in graph.input])
-        extents = {n for shape in self.native.values() for n in (*shape[1:], math.prod(shape[2:]))}
         bad = set(Readings.of(self.model, self.shapes, self.other).open)
-        source = self.file.proto.graph
+        bad.update(name for node in self._otherwise() for name in node.output if moving.intersection(node.output))
+        left = {value.name for value in graph.output} - dependent(graph, bad)
+        return [name for name in names if name in left]
+
+    def _otherwise(self) -> Iterator[onnx.NodeProto]:
+        """Nodes that may mean something else at another size."""
+        graph, source = self.model.graph, self.file.proto.graph
+        tensors = stored(graph)
+        extents = {n for shape in self.native.values() for n in (*shape[1:], math.prod(shape[2:]))}
         shared = dependent(source, [n for node in source.node if node.op_type in SHARING for n in node.output])
         theirs = {node.output[0]: node for node in self.other.node if node.output}
         follows = dependent(self.other, [value.name for value in self.other.input])
         for node in graph.node:
-            sized = may_be_sized(node, tensors, self.shapes) and not _is_told(node)
-            sized = sized or _follows(node, theirs.get(node.output[0]), tensors, follows)
-            sized = sized or (node.op_type in MEANS and node.input[0].removeprefix(_GIVEN) in shared)
-            if moving.intersection(node.output) and (sized or _counts(node, tensors, extents)):
-                bad.update(node.output)
-        left = {value.name for value in graph.output} - dependent(graph, bad)
-        return [name for name in names if name in left]
+            written = may_be_sized(node, tensors, self.shapes) and not _is_told(node)
+            written = written or _follows(node, theirs.get(node.output[0]), tensors, follows)
+            averaged = node.op_type in MEANS and node.input[0].removeprefix(_GIVEN) in shared
+            if written or averaged or _counts(node, tensors, extents):
+                yield node
 
     def readings(self, made: Arrays) -> Iterator[Arrays]:
         """What they make of the tensors of the other model: as they stand, and in all other ways."""

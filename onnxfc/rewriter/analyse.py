@@ -40,10 +40,9 @@ from onnxfc.shapes.image_inputs import (
     to_scale,
     unlike_sizes,
 )
-from onnxfc.shapes.inference_gaps import InferenceFailed
 from onnxfc.shapes.model_shapes import Sizing
 from onnxfc.shapes.native import native_specs
-from onnxfc.shapes.spec import Spec
+from onnxfc.shapes.spec import InferenceFailed, Spec
 
 Written = Literal["conv4d", "gemm"]
 """Forms for accelerators, in other operators than the rewritten model for any size."""

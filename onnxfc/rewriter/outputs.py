@@ -6,7 +6,7 @@ from typing import Literal, TypeGuard
 
 from onnxfc.builder import ops
 from onnxfc.builder.graph_builder import GraphBuilder
-from onnxfc.builder.rule_context import RuleContext
+from onnxfc.builder.rule_context import LEAVE, RuleContext
 from onnxfc.builder.state import State
 from onnxfc.claim.blame import Blame, Cause
 from onnxfc.claim.claim import Output
@@ -142,6 +142,8 @@ def _as_scores(state: State, name: str, view: Placed | Window | ScoreMap) -> Pla
     scores = window if isinstance(window, Refusal) else to_scores(ctx, window)
     if isinstance(scores, ScoreMap) and scores.batch_axis:
         return Refusal("mixes-batch", name, "the output does not have its batch first")
+    if isinstance(scores, ScoreMap) and scores.batch_axis is None and state.builder.spec(scores.tensor).native[0] != 1:
+        return Refusal("mixes-batch", name, "the output has rows of the batch, and is of one image", LEAVE)
     return scores
 
 

@@ -43,9 +43,8 @@ from onnxfc.rules.registry import FEATURES, PLACED, RULES, Lead, leading
 from onnxfc.rules.unsupported import WHY, attention, no_rule
 from onnxfc.shapes.image_inputs import Image, is_open
 from onnxfc.shapes.inference import Inference
-from onnxfc.shapes.inference_gaps import InferenceFailed
 from onnxfc.shapes.native import UNKNOWN
-from onnxfc.shapes.spec import Spec
+from onnxfc.shapes.spec import UNKNOWN_SHAPE, InferenceFailed, Spec
 
 _AFFINE = {
     *("BatchNormalization", "Concat", "Conv", "Dropout", "Flatten", "Gather", "Gemm", "Identity", "MatMul"),
@@ -227,13 +226,13 @@ def _by_rule(ctx: RuleContext, views: Sequence[View], lead: Lead) -> Outcome:
     built = len(state.builder.nodes)
     try:
         outcome = rule.function(ctx)
+        state.notes += ctx.notes
+        if outcome is not None:
+            return outcome
+        del state.builder.nodes[built:]
+        return _windowed(ctx, views) if lead == PLACED else no_rule(ctx)
     except InferenceFailed as error:
         return _cannot_run(ctx, error)
-    state.notes += ctx.notes
-    if outcome is not None:
-        return outcome
-    del state.builder.nodes[built:]
-    return _windowed(ctx, views) if lead == PLACED else no_rule(ctx)
 
 
 def _cannot_run(ctx: RuleContext, error: InferenceFailed) -> Refusal:
@@ -245,6 +244,8 @@ def _cannot_run(ctx: RuleContext, error: InferenceFailed) -> Refusal:
     if unknown := _TYPE.search(str(error)):
         newer = f"needs an operator on {unknown[1]} numbers that operator set {ctx.opset} does not have"
         return ctx.refuse("old-opset", newer, "convert it with onnx.version_converter, or to float32")
+    if str(error) == UNKNOWN_SHAPE:
+        return ctx.refuse("unknown-shape", f"is not understood: {error}")
     return ctx.refuse("size-locked", f"cannot run at another image size: {error}")
 
 

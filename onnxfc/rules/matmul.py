@@ -65,7 +65,7 @@ def matmul_placed(ctx: RuleContext) -> Outcome | None:
     rank, constant = len(ctx.shape_in()), ctx.only_first and len(ctx.shape_in(1)) == 2
     if isinstance(view, Placed) and constant and (rank > 2 or not view.apart):
         return _channels_times(ctx, view, rank - 1)
-    made = contraction.matmul(ctx) if folded or rank > 2 else None
+    made = _times_channels(ctx) or (contraction.matmul(ctx) if folded or rank > 2 else None)
     if made is not None or folded:
         return made
     return attention(ctx) if isinstance(view, Placed) and rank > 2 else matmul(ctx)
@@ -90,6 +90,18 @@ def _channels_times(ctx: RuleContext, view: Placed, axis: int) -> Outcome | None
         ctx.keep()
         return ctx.of_channels(view, axis)
     return None if view.is_folded else ctx.refuse("fc-over-space", "mixes the places of a map, only one of its axes")
+
+
+def _times_channels(ctx: RuleContext) -> Outcome | None:
+    """A constant matrix times channels ahead of one axis of places, as a filter bank stands before a spectrogram."""
+    bank, view = ctx.views[:2]
+    if not isinstance(bank, Fixed) or not isinstance(view, Placed) or len(ctx.shape_in(0)) != 2:
+        return None
+    axis = len(view.groups) - 2
+    if axis < 1 or not pure(view.groups[axis]):
+        return None
+    ctx.keep()
+    return ctx.of_channels(view, axis)
 
 
 def _rows_of_places(ctx: RuleContext) -> Outcome | None:

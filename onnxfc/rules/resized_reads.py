@@ -54,6 +54,8 @@ def stays_inside(ctx: RuleContext, view: Placed, ratios: Sequence[Fraction]) -> 
         rounding = "linear" if mode == "linear" else str(attrs.get("nearest_mode", "round_prefer_floor"))
         if old and mode == "nearest":
             rounding = "floor" if ratio >= 1 else "ceil"
+        if rounding not in _NEAREST:  # onnxruntime says so
+            return False
         low, high = _NEAREST[rounding]
         rounded = ratio.denominator if mode == "nearest" else ratio.numerator * ratio.denominator
         if rounded & (rounded - 1) or low(first) < 0 or high(last) >= ctx.shape_in()[axis]:

@@ -20,7 +20,6 @@ from onnx import helper, numpy_helper, shape_inference
 from onnxfc.graph.index import attributes
 from onnxfc.graph.op_kinds import LENGTHS, QUANTISING
 from onnxfc.shapes.inference_gaps import (
-    InferenceFailed,
     joined,
     multiplied,
     must_fit,
@@ -30,7 +29,7 @@ from onnxfc.shapes.inference_gaps import (
     without_idle,
 )
 from onnxfc.shapes.small_values import evaluated
-from onnxfc.shapes.spec import SMALL, Array, Shape, Spec
+from onnxfc.shapes.spec import SMALL, Array, InferenceFailed, Shape, Spec
 
 if TYPE_CHECKING:
     from onnx.reference import ReferenceEvaluator

@@ -7,17 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 
 from onnxfc.graph.index import attributes, copied, refill
 from onnxfc.graph.op_kinds import FUSED_UNARY, MICROSOFT, POOLS
-
-if TYPE_CHECKING:
-    from onnxfc.shapes.spec import Shape, Spec
-
+from onnxfc.shapes.spec import InferenceFailed, Shape, Spec
 
 _ALIASES = {
     **{(MICROSOFT, name): "Relu" for name in FUSED_UNARY},
@@ -28,10 +24,6 @@ _ALIASES = {
 """Operators of which onnx has no schema or infers no shape, and those with the same shapes."""
 
 _COUNTABLE = 2**62
-
-
-class InferenceFailed(Exception):
-    """A node cannot run on the shapes it is given; ``str()`` is what shape inference said."""
 
 
 def must_fit(node: onnx.NodeProto, inputs: Sequence[Spec | None]) -> None:

@@ -18,10 +18,9 @@ from onnxfc.io.model_file import ModelFile
 from onnxfc.shapes.extents import Extents
 from onnxfc.shapes.image_inputs import Image
 from onnxfc.shapes.inference import Inference
-from onnxfc.shapes.inference_gaps import InferenceFailed
 from onnxfc.shapes.length import BATCH, Length, Sizes, at
 from onnxfc.shapes.node_call import Ask
-from onnxfc.shapes.spec import Array, Shape, Spec, of_tensor
+from onnxfc.shapes.spec import Array, InferenceFailed, Shape, Spec, of_tensor
 
 
 class Shapes:

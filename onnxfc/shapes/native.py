@@ -11,8 +11,7 @@ from onnxfc.graph.inline_ifs import inferred
 from onnxfc.io.model_file import ModelFile
 from onnxfc.shapes.fitting import cannot_run, on_its_axes, runs_nowhere
 from onnxfc.shapes.inference import Inference
-from onnxfc.shapes.inference_gaps import InferenceFailed
-from onnxfc.shapes.spec import Spec, of_tensor
+from onnxfc.shapes.spec import InferenceFailed, Spec, of_tensor
 
 UNKNOWN = Spec(0, None)
 

@@ -15,9 +15,8 @@ from onnx import helper
 
 from onnxfc.graph.index import attributes
 from onnxfc.shapes.inference import Inference
-from onnxfc.shapes.inference_gaps import InferenceFailed
 from onnxfc.shapes.length import Dim, Length, Number, Sampled, Sizes, at, axes_of, same, whole
-from onnxfc.shapes.spec import Array, Shape, Spec
+from onnxfc.shapes.spec import Array, InferenceFailed, Shape, Spec
 
 Dims = tuple[Dim, ...]
 Values = npt.NDArray[Any]

@@ -22,6 +22,13 @@ _COMPARED = 64
 """Values of at most this many elements are the same if they are equal, larger ones if they are the same array."""
 
 
+UNKNOWN_SHAPE = "the shape of what it works on cannot be inferred"
+
+
+class InferenceFailed(Exception):
+    """A node cannot run on the shapes it is given, or they are not known; ``str()`` is what shape inference said."""
+
+
 @dataclass(frozen=True)
 class Spec:
     """Element type, the shape at every probe, and the value at every probe where it is known.
@@ -37,9 +44,9 @@ class Spec:
 
     @property
     def native(self) -> Shape:
-        """The shape at the native size."""
+        """The shape at the native size. Raises InferenceFailed where it is not known."""
         if self.shapes is None:
-            raise ValueError("shape unknown")
+            raise InferenceFailed(UNKNOWN_SHAPE)
         return self.shapes[0]
 
     @property

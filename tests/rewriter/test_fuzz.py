@@ -23,7 +23,7 @@ from onnxfc.io.model_file import ModelFile
 from onnxfc.proof.quantisation import quantisation_steps
 from onnxfc.rewriter.api import rewrite
 from onnxfc.shapes.inference import Inference
-from onnxfc.shapes.spec import of_array
+from onnxfc.shapes.spec import InferenceFailed, Spec, of_array
 
 
 def test_first_cases() -> None:
@@ -130,3 +130,17 @@ def test_tokens_without_channels_have_no_window() -> None:
     none = net.op("Slice", tokens, net.ints(0), net.ints(0), net.ints(2))
     model = net.model(net.op("Add", none, net.random(20, 1)), infer=False)
     assert [item.code for item in refusals(model)] == ["size-locked"]
+
+
+def test_a_shape_that_is_not_known_is_a_refusal() -> None:
+    with pytest.raises(InferenceFailed, match="cannot be inferred"):
+        _ = Spec(1, None).native
+
+
+def test_a_rounding_that_nobody_knows() -> None:
+    net = Net(18)
+    data = net.conv(net.image(1, (11, 9)), 2, 4)
+    scales = net.const(np.array([1, 1, 2, 2], np.float32))
+    model = net.model(net.op("Resize", data, "", scales, mode="nearest", nearest_mode="up"), infer=False)
+    with pytest.raises(OnnxfcError):
+        rewrite(model)

@@ -90,14 +90,16 @@ def test_products_that_sum_up_all_places_where_an_axis_stays(free: str, exporter
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
-def test_raw_audio_is_a_signal(exporter: str) -> None:
-    """(N, L) that gets channels of its own ahead of a Conv along L; the batch is free as well."""
+@pytest.mark.parametrize("name", ["raw_audio", "filter_bank"])
+def test_raw_audio_is_a_signal(name: str, exporter: str) -> None:
+    """(N, L) that gets channels of its own ahead of a Conv along L; the batch is free as well. A filter bank is a layer
+    of channels, though its matrix stands on the left."""
     keep = RewriteOptions(global_pool="keep", dynamic_batch=True)
-    done = onnxfc.rewrite(fixture_file(f"raw_audio.{exporter}.onnx"), options=keep)
+    done = onnxfc.rewrite(fixture_file(f"{name}.{exporter}.onnx"), options=keep)
     assert done.claim.native_size == (160,)
     for length in (200, 161, 333):
         sound = np.random.default_rng(length).standard_normal((1, length)).astype(np.float32)
-        want = REFERENCES[f"raw_audio scores {length}"]
+        want = REFERENCES[f"{name} scores {length}"]
         [value] = ort.InferenceSession(done.model.SerializeToString()).run(None, {"image": sound})
         np.testing.assert_allclose(value, want, rtol=0, atol=2e-6 * np.abs(want).max())
 

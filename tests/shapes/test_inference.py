@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from onnxfc.graph.op_kinds import MICROSOFT
-from onnxfc.shapes.inference import Inference, InferenceFailed
-from onnxfc.shapes.spec import SMALL, Spec, of_array
+from onnxfc.shapes.inference import Inference
+from onnxfc.shapes.spec import SMALL, InferenceFailed, Spec, of_array
 
 OPSETS = {"": 18}
 

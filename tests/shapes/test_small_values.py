@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from onnxfc.shapes.inference import Inference, InferenceFailed
+from onnxfc.shapes.inference import Inference
 from onnxfc.shapes.inference_gaps import must_fit
 from onnxfc.shapes.node_call import exact
 from onnxfc.shapes.small_values import evaluated
-from onnxfc.shapes.spec import Spec, of_array
+from onnxfc.shapes.spec import InferenceFailed, Spec, of_array
 
 Array = np.ndarray[Any, Any]
 Case = tuple[onnx.NodeProto, list[Array | None], int]

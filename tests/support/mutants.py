@@ -82,7 +82,7 @@ def mutated(rng: Rng, model: onnx.ModelProto) -> onnx.ModelProto:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     for _ in range(int(rng.integers(1, 5))):
-        with suppress(ValueError, TypeError, IndexError, OverflowError, onnx.checker.ValidationError):
+        with suppress(ValueError, TypeError, LookupError, OverflowError, onnx.checker.ValidationError):
             pick(rng, MUTATIONS)(rng, copy)  # nothing of the kind may be there, and protobuf takes no such values
     return copy
 
