@@ -113,3 +113,10 @@ def test_a_pad_that_the_rewrite_computes_is_not_asked() -> None:
     assert done.parity is not None
     assert done.parity.passed
     assert "Pad" in [node.op_type for node in done.model.graph.node]
+
+
+@pytest.mark.parametrize(("kind", "skipped"), [("GlobalMaxPool", True), ("MaxPool", False), ("Relu", False)])
+def test_a_kernel_that_covers_the_native_map_and_is_kept_global_is_not_asked(kind: str, skipped: bool) -> None:
+    """At most sizes the original's own leaves one place, too: another one's."""
+    pool, other = helper.make_node("MaxPool", ["x"], ["y"]), helper.make_node(kind, ["x"], ["y"])
+    assert node_by_node._follows(pool, other, {}, {"x"}) == skipped
