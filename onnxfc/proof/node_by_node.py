@@ -20,7 +20,6 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from onnxfc.graph.op_kinds import GLOBAL_POOLS, POOLS
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof.accumulator import Tally, distance
 from onnxfc.proof.baked import MEANS, SHARING, Shapes, attributes, may_be_sized, stored
@@ -251,7 +250,7 @@ def _follows(
     """Whether the other model computes of the image what is written down here: a table, amounts of a Pad, or a kernel
     that natively covers the map."""
     if other is None or other.op_type != node.op_type:
-        return other is not None and node.op_type in POOLS and other.op_type in GLOBAL_POOLS
+        return other is not None and other.op_type == f"Global{node.op_type}"
     return any(name in tensors and now in follows for name, now in zip(node.input, other.input, strict=False))
 
 
