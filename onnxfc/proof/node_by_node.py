@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 
 import numpy as np
@@ -176,11 +177,15 @@ class _Nodes:
         _leave_out(model.graph, {n.name for n in model.graph.node if any(a.HasField("g") for a in n.attribute)})
         return _Nodes(original, model, native, shapes, lengths, other, engine)
 
+    @cached_property
+    def _readings(self) -> Readings:
+        return Readings.of(self.model, self.shapes, self.other)
+
     def telling(self, names: Sequence[str]) -> list[str]:
         """Of these, what is made by nodes that mean the same at every size, or one of the readings."""
         graph = self.model.graph
         moving = dependent(graph, [value.name for value in graph.input])
-        bad = set(Readings.of(self.model, self.shapes, self.other).open)
+        bad = set(self._readings.open)
         bad.update(name for node in self._otherwise() for name in node.output if moving.intersection(node.output))
         left = {value.name for value in graph.output} - dependent(graph, bad)
         return [name for name in names if name in left]
@@ -203,7 +208,7 @@ class _Nodes:
     def readings(self, made: Arrays) -> Iterator[Arrays]:
         """What they make of the tensors of the other model: as they stand, and in all other ways."""
         yield self.run(self.model, made)
-        for model in Readings.of(self.model, self.shapes, self.other).others():
+        for model in self._readings.others():
             yield self.run(model, made)
         if any(node.op_type == "Resize" and _is_told(node) for node in self.model.graph.node):
             yield self.run(self._scaled(), made)

@@ -44,7 +44,7 @@ from onnxfc.rules.unsupported import WHY, attention, no_rule
 from onnxfc.shapes.image_inputs import Image, is_open
 from onnxfc.shapes.inference import Inference
 from onnxfc.shapes.native import UNKNOWN
-from onnxfc.shapes.spec import UNKNOWN_SHAPE, InferenceFailed, Spec
+from onnxfc.shapes.spec import InferenceFailed, Spec, UnknownShape
 
 _AFFINE = {
     *("BatchNormalization", "Concat", "Conv", "Dropout", "Flatten", "Gather", "Gemm", "Identity", "MatMul"),
@@ -244,7 +244,7 @@ def _cannot_run(ctx: RuleContext, error: InferenceFailed) -> Refusal:
     if unknown := _TYPE.search(str(error)):
         newer = f"needs an operator on {unknown[1]} numbers that operator set {ctx.opset} does not have"
         return ctx.refuse("old-opset", newer, "convert it with onnx.version_converter, or to float32")
-    if str(error) == UNKNOWN_SHAPE:
+    if isinstance(error, UnknownShape):
         return ctx.refuse("unknown-shape", f"is not understood: {error}")
     return ctx.refuse("size-locked", f"cannot run at another image size: {error}")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import pairwise, product, takewhile
 
 import numpy as np
@@ -16,7 +15,7 @@ from onnxfc.builder.rule_context import Outcome, RuleContext
 from onnxfc.claim.blame import Cause
 from onnxfc.graph.op_kinds import SOFTMAX, axes_along
 from onnxfc.head.windows import to_scores
-from onnxfc.layout.axes import Group, pure
+from onnxfc.layout.axes import kinds, pure
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Placed, ScoreMap
 from onnxfc.rules.registry import FEATURES, PLACED, rule
@@ -57,19 +56,15 @@ def over_places(ctx: RuleContext, axes: Sequence[int]) -> Outcome | None:
 def _taken_apart(ctx: RuleContext, view: Placed, axes: Sequence[int]) -> list[int]:
     """How far apart the places on these axes were taken of a map, where those between them lie on the batch's axis:
     MaxViT's grid of a fixed number of places looks so, and so do blocks of a fixed size. Empty elsewhere."""
+    if not any(kinds(group) == ["batch", "channel"] for group in view.groups):
+        return []
     places = sorted({atom.place for axis in axes for atom in view.groups[axis] if atom.kind == "space"})
     reshapes = [node for node in ctx.state.graph.live if node.op_type == "Reshape"]
-    if not any(_kinds(group) == ["batch", "channel"] for group in view.groups):
-        return []
-    for parts, node in product(map(partial(_split, ctx), reshapes), reshapes):
-        apart, between = [parts.get(place, 0) for place in places], Counter(_onto_batch(ctx, node))
-        if apart and Counter(apart) <= between:
+    for parts, between in product([_split(ctx, node) for node in reshapes], [_onto_batch(ctx, n) for n in reshapes]):
+        apart = [parts.get(place, 0) for place in places]
+        if apart and Counter(apart) <= Counter(between):
             return apart
     return []
-
-
-def _kinds(group: Group) -> list[str]:
-    return [atom.kind for atom in group]
 
 
 def _onto_batch(ctx: RuleContext, node: onnx.NodeProto) -> list[int]:
@@ -77,9 +72,9 @@ def _onto_batch(ctx: RuleContext, node: onnx.NodeProto) -> list[int]:
     before, after = (ctx.state.views.get(name) for name in (node.input[0], node.output[0]))
     if not isinstance(before, Placed) or not isinstance(after, Placed):
         return []
-    if _kinds(before.groups[0]) != ["batch"] or _kinds(after.groups[0]) != ["batch", "channel"]:
+    if kinds(before.groups[0]) != ["batch"] or kinds(after.groups[0]) != ["batch", "channel"]:
         return []
-    return [group[0].length for group in takewhile(lambda group: _kinds(group) == ["channel"], before.groups[1:])]
+    return [group[0].length for group in takewhile(lambda group: kinds(group) == ["channel"], before.groups[1:])]
 
 
 def _split(ctx: RuleContext, node: onnx.NodeProto) -> dict[int, int]:

@@ -22,11 +22,12 @@ _COMPARED = 64
 """Values of at most this many elements are the same if they are equal, larger ones if they are the same array."""
 
 
-UNKNOWN_SHAPE = "the shape of what it works on cannot be inferred"
-
-
 class InferenceFailed(Exception):
-    """A node cannot run on the shapes it is given, or they are not known; ``str()`` is what shape inference said."""
+    """A node cannot run on the shapes it is given; ``str()`` is what shape inference said."""
+
+
+class UnknownShape(InferenceFailed):
+    """Or they are not known."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,9 @@ class Spec:
 
     @property
     def native(self) -> Shape:
-        """The shape at the native size. Raises InferenceFailed where it is not known."""
+        """The shape at the native size. Raises UnknownShape where it is not known."""
         if self.shapes is None:
-            raise InferenceFailed(UNKNOWN_SHAPE)
+            raise UnknownShape("the shape of what it works on cannot be inferred")
         return self.shapes[0]
 
     @property
