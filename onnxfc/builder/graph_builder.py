@@ -14,7 +14,7 @@ from onnxfc.graph.index import Graph, Names, copied, inputs_of, remarks
 from onnxfc.io.model_file import ModelFile
 from onnxfc.shapes.extents import Extents
 from onnxfc.shapes.inference import Inference
-from onnxfc.shapes.spec import SMALL, Array, InferenceFailed, Shape, Spec, of_array
+from onnxfc.shapes.spec import SMALL, Array, InferenceFailed, Shape, Spec, UnknownShape, of_array
 
 if TYPE_CHECKING:
     from onnxfc.shapes.image_inputs import Image
@@ -127,16 +127,21 @@ class GraphBuilder:
         elsewhere = self.extents.elsewhere(name)
         return spec if elsewhere == [] else replace(spec, values=(*spec.values, *(elsewhere or ())), follows=True)
 
-    def follow(self, nodes: Iterable[onnx.NodeProto]) -> None:
-        """Know what comes behind, as far as inference does; nodes that are there already are left out."""
+    def follow(self, nodes: Iterable[onnx.NodeProto]) -> onnx.NodeProto | None:
+        """Know what comes behind, as far as inference does; nodes that are there already are left out.
+
+        Returns the first that cannot run at all the sizes of the probes, if there is one."""
+        stopped: onnx.NodeProto | None = None
         for node in nodes:
             if not self._places.keys() & set(node.output):
                 try:
                     self._append(node)
-                except InferenceFailed:
+                except InferenceFailed as error:
+                    stopped = stopped or (None if isinstance(error, UnknownShape) else node)
                     self.append_unknown(node)
                 for name in node.output:
                     self.specs.setdefault(name, Spec(0, None))
+        return stopped
 
     def append_unknown(self, node: onnx.NodeProto) -> None:
         """Append a node of which shape inference knows nothing."""

@@ -234,9 +234,9 @@ def _ahead_of_detections(found: Analysis, options: RewriteOptions) -> Analysis:
         elif ahead.refusals or of_windows(tail, ahead.outputs):
             break
         else:
-            ahead.state.builder.follow(tail.nodes)
+            stopped = ahead.state.builder.follow(tail.nodes)
             native = options.fixed_size == ahead.reading[0].size
-            against = None if native else objection(tail, ahead.state, ahead.reading)
+            against = None if native else objection(tail, ahead.state, ahead.reading, stopped)
             if against is None:
                 return replace(ahead, tail=tail)
             why = (against,)

@@ -177,8 +177,11 @@ def not_behind(tail: Tail, option: str) -> Refusal:
     return Refusal("data-dependent", label(node), why, f"leave out {option}, or end the model before it: {ends}")
 
 
-def objection(tail: Tail, state: State, images: Sequence[Image]) -> Refusal | None:
-    """Why nodes cannot be left as they are behind what was made of the model ahead of them; None where they can."""
+def objection(
+    tail: Tail, state: State, images: Sequence[Image], stopped: onnx.NodeProto | None = None
+) -> Refusal | None:
+    """Why nodes cannot be left as they are behind what was made of the model ahead of them; None where they can.
+    ``stopped``: the first that runs at the native size only."""
     first = tail.picking[0]
     counts = _counts(tail, state, images)
     graph = Graph(tail.model.proto)
@@ -190,6 +193,9 @@ def objection(tail: Tail, state: State, images: Sequence[Image]) -> Refusal | No
             where = "" if node in tail.picking else f" behind {first.op_type}"
             why = f"{node.op_type}{where} holds {found}, which is another at other sizes"
             return Refusal("data-dependent", label(node), why, export_open(state, images))
+    if stopped is not None:
+        why = f"{stopped.op_type} does not take what is left ahead of {first.op_type} at other sizes"
+        return Refusal("data-dependent", label(stopped), why, export_open(state, images))
     return None
 
 

@@ -205,6 +205,18 @@ def test_proof_finds_a_claim_that_leaves_out_an_output() -> None:
     assert "does not speak of the output labels" in parity.summary()
 
 
+def test_a_head_that_takes_the_native_map_alone_is_not_left() -> None:
+    """TopK picks among features behind an FC layer that reads a flattened map of one place, beside its mean."""
+    net = Net(17)
+    features = net.op("Relu", net.conv(net.input("image", [1, 4, 7]), 4, 2, (7,)))
+    mean = net.op("ReduceMean", features, axes=[-1], keepdims=0)
+    joined = net.op("Concat", mean, net.op("Reshape", features, net.ints(0, 2)), axis=1)
+    scores = net.fc(joined, 4, 5)
+    best = net.op("TopK", scores, net.ints(3), axis=-1, outputs=2)
+    told = refusal(net.model(net.fc(best[0], 3, 4)), global_pool="drop")
+    assert told.code == "drop-not-affine"
+
+
 def test_detections_of_windows_are_refused() -> None:
     """Scores of an FC layer are each window's own; which of them are positive is no list of places."""
     net = Net()
