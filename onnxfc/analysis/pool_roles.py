@@ -167,6 +167,7 @@ class _Decision:
         kept = global_pool == "keep"
         counts = unbiased(flow, kept)
         level, results = kept_sums(flow, counts.times) if kept else (NONE, NONE)
+        kept_plain = (results - counts.sums) | flow.divisors  # a sum that its count divides is a mean
         heads = [look for name, look in flow.looks.items() if self.of[name] == "head"]
         return Roles(
             of=self.of,
@@ -176,7 +177,7 @@ class _Decision:
             | {meeting.at for look, meeting in met if self._own_places(look, meeting)},
             shares=flow.shares,
             norms=flow.norms,
-            plain=results | flow.divisors | {name for name in flow.shared if self.of.get(name) == "context"},
+            plain=kept_plain | {name for name in flow.shared if self.of.get(name) == "context"},
             level=level | counts.sums if kept else NONE,
             variances=counts.made,
             partly=frozenset(counts.partly),

@@ -52,7 +52,7 @@ def unbiased(flow: Flow, kept: bool) -> Counts:
         summed = _summed_up(flow, look)
         if summed.elements > 1 and flow.graph.producers[look.name].op_type in MEANS:
             _beside_mean(flow, look, summed, counts)
-        elif kept and summed.elements > 1 and summed.whole and _is_mean_by_hand(flow, look, summed, counts):
+        elif kept and summed.elements > 1 and _is_mean_by_hand(flow, look, summed, counts):
             counts.sums.add(look.name)
         _beside_difference(flow, look, summed, counts)
     return counts
@@ -125,9 +125,9 @@ def _power_of(by: float, base: float) -> float | None:
 
 def _is_mean_by_hand(flow: Flow, look: Look, summed: _Summed, counts: Counts) -> bool:
     """Whether a sum is divided by N or N - 1; it is noted where that makes a variance of it."""
-    node, (count, axes, _) = flow.graph.producers[look.name], summed
+    node, (count, axes, whole) = flow.graph.producers[look.name], summed
     if node.op_type == "ReduceLogSumExp":
-        return _less_logarithm(flow, look.name, math.log(count))
+        return whole and _less_logarithm(flow, look.name, math.log(count))
     if node.op_type not in {"Einsum", "MatMul", "ReduceL1", "ReduceSum"}:
         return False
     less = 1 / (count - 1)
@@ -135,7 +135,11 @@ def _is_mean_by_hand(flow: Flow, look: Look, summed: _Summed, counts: Counts) ->
     if node.op_type == "MatMul":  # a Gram matrix, by the number of all features
         wanted += (1 / math.prod(flow.native[node.input[0]].native[-2:]),)
     found, each = _scaled_by(flow, look.name, wanted)
-    counts.made.update({name: Unbiased(node.input[0], axes, count) for name, by in found.items() if by == less})
+    made = {name: Unbiased(node.input[0], axes, count) for name, by in found.items() if by == less}
+    if not whole:
+        counts.partly.update(made)
+        return each and not made
+    counts.made.update(made)
     return each
 
 
@@ -240,8 +244,8 @@ def _are_squares(flow: Flow, name: str) -> bool:
 
 
 def _scaled_by(flow: Flow, name: str, wanted: tuple[float, ...], factor: float = 1.0) -> tuple[dict[str, float], bool]:
-    """Tensors that are this one times one of ``wanted``, by numbers that follow each other at once, and that number;
-    whether nothing else is made of it."""
+    """Tensors that are this one times one of ``wanted``, by a number or by several that follow each other at once, and
+    that number; whether nothing else is made of it."""
     readers = flow.graph.readers.get(name, ())
     found, each = dict[str, float](), bool(readers) and name not in flow.graph.outputs
     for node in readers:
@@ -249,7 +253,7 @@ def _scaled_by(flow: Flow, name: str, wanted: tuple[float, ...], factor: float =
         if by is None:
             each = False
             continue
-        at = next((item for item in wanted if math.isclose(factor * by, item, rel_tol=CLOSE)), None)
+        at = next((item for item in wanted for n in (factor * by, by) if math.isclose(n, item, rel_tol=CLOSE)), None)
         more, rest = ({made: at}, True) if at is not None else _scaled_by(flow, made, wanted, factor * by)
         found, each = found | more, each and rest
     return found, each

@@ -12,8 +12,21 @@ import onnx
 from onnxfc.builder.state import State
 from onnxfc.errors import Refusal
 from onnxfc.graph.index import attributes, inputs_of, label
-from onnxfc.graph.op_kinds import ADDITIVE, COPYING, CUTTING, REORDERING, SAME_VALUES, SCALING, axes_along
-from onnxfc.layout.views import Placed
+from onnxfc.graph.op_kinds import (
+    ADDITIVE,
+    ARG,
+    COPYING,
+    CUTTING,
+    LAYER_NORMS,
+    MEANS,
+    PRODUCTS,
+    REORDERING,
+    SAME_VALUES,
+    SCALING,
+    SUMS,
+    axes_along,
+)
+from onnxfc.layout.views import Context, Placed
 from onnxfc.rewriter.native_numbers import FEWEST, export_open, few_numbers, near
 from onnxfc.shapes.image_inputs import Image
 
@@ -65,6 +78,8 @@ def _raised(number: float, power: float) -> float:
 _CARRYING = {*REORDERING, *SAME_VALUES, *CUTTING, *COPYING, *ADDITIVE, "Gather", "Concat", "Neg", "Abs", "Relu", "Clip"}
 _CARRYING |= {"Conv", "Dropout", "LeakyRelu", "Max", "Min", "Pad", "Sum", "Where"}
 """What makes something of shares that is as large as these are; the places are not summed up."""
+_LEVEL = {*ARG, *LAYER_NORMS, "LpNormalization", "Sign"}
+"""What is the same of any multiple."""
 
 
 def by_shared_count(state: State, reading: Sequence[Image]) -> Refusal | None:
@@ -72,14 +87,34 @@ def by_shared_count(state: State, reading: Sequence[Image]) -> Refusal | None:
     has another number of them."""
     found: dict[str, _Scaled] = {}
     for node in state.graph.live:
-        made = _made(state, node, found)
-        found |= dict.fromkeys(filter(None, node.output), made)
+        found |= dict.fromkeys(filter(None, node.output), _made(state, node, found))
+        if _holds_figures(state, node, found):
+            why = f"{node.op_type} has sums of what a Softmax shares out, scaled by the native number of its places"
+            return Refusal("size-locked", label(node), f"{why}, a plain number", export_open(state, reading))
         name = node.output[0]
-        held = node.op_type in SCALING and made.held and isinstance(state.views.get(name), Placed)
+        held = node.op_type in SCALING and found[name].held and isinstance(state.views.get(name), Placed)
         if held and state.roles.summed_by(name) is None:
             why = f"{node.op_type} scales what a Softmax shares out by the native number of its places, a plain number"
             return Refusal("size-locked", label(node), why, export_open(state, reading))
     return None
+
+
+def _holds_figures(state: State, node: onnx.NodeProto, found: Mapping[str, _Scaled]) -> bool:
+    """Whether a node makes something else of a figure of the image that is scaled so, or such a one is the result: no
+    number behind takes it back."""
+    read = () if node.op_type in {*_RULES, *_CARRYING, *_LEVEL} else inputs_of(node)
+    names = [*read, *(name for name in node.output if name in state.graph.outputs)]
+    return any(name in found and found[name].held and isinstance(state.views.get(name), Context) for name in names)
+
+
+def _summed(state: State, node: onnx.NodeProto, read: Sequence[_Scaled]) -> _Scaled:
+    """Of figures of the whole image: sums of so many places, or their means."""
+    counts = [math.prod(state.native[name].native) for name in (node.input[0], node.output[0])]
+    share = counts[0] / max(counts[1], 1) if node.op_type in MEANS else 1.0
+    first, *others = read if node.op_type in PRODUCTS else read[:1]
+    for other in others:
+        first = first.times(other)
+    return first.times(_Scaled(by=frozenset({1 / share})))
 
 
 def _made(state: State, node: onnx.NodeProto, found: Mapping[str, _Scaled]) -> _Scaled:
@@ -87,6 +122,8 @@ def _made(state: State, node: onnx.NodeProto, found: Mapping[str, _Scaled]) -> _
     if count := _shared(state, node):
         return _Scaled(frozenset({float(count)}))
     read = [_known(state, found, name) for name in inputs_of(node)]
+    if node.op_type in {*SUMS, *MEANS, *PRODUCTS} and isinstance(state.views.get(node.output[0]), Context):
+        return _summed(state, node, read)
     if rule := _RULES.get(node.op_type):
         return rule(read)
     carried = [item for item in read if item.counts] or (read[:1] if node.op_type not in ADDITIVE else [])

@@ -1,0 +1,89 @@
+"""Kept global: means that are written as a sum by the native count of its places, a plain number of the file.
+
+What is right at another size is the same network, made for that size: there the number is another one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import pytest
+from hazards import CHECK, Net, complete, refusal, session
+
+from onnxfc.rewriter.analyse import RewriteOptions
+from onnxfc.rewriter.api import rewrite
+
+NATIVE, OTHERS = (17, 13), ((17, 25), (29, 13), (33, 27))
+C = 4
+Figure = Callable[[Net, str, tuple[int, int]], str]
+"""A figure of a map that has so many places."""
+
+
+def network(figure: Figure, size: tuple[int, int]) -> onnx.ModelProto:
+    net = Net()
+    x = net.op("Relu", net.conv(net.image(size=size), 2, C))
+    return net.model(figure(net, x, ((size[0] - 1) // 2, (size[1] - 1) // 2)))
+
+
+def by(net: Net, x: str, *numbers: float) -> str:
+    for number in numbers:
+        x = net.op("Div", x, net.const(np.float32(number)))
+    return x
+
+
+def total(net: Net, x: str, *axes: int, keepdims: int = 0) -> str:
+    return net.axes("ReduceSum", x, axes, keepdims=keepdims)
+
+
+def as_result(net: Net, x: str, size: tuple[int, int]) -> str:
+    return by(net, total(net, x, 2, 3), math.prod(size))
+
+
+def scaled_first(net: Net, x: str, size: tuple[int, int]) -> str:
+    return by(net, net.op("Mul", total(net, x, 2, 3), net.const(3.0)), math.prod(size))
+
+
+def over_channels_too(net: Net, x: str, size: tuple[int, int]) -> str:
+    return by(net, total(net, x, 1, 2, 3), C * math.prod(size))
+
+
+def of_rows(net: Net, x: str, size: tuple[int, int]) -> str:
+    """Means of rows, and what is largest of these."""
+    return net.fc(net.axes("ReduceMax", by(net, total(net, x, 3), size[1]), (2,), keepdims=0), C, 5)
+
+
+def of_rows_then_columns(net: Net, x: str, size: tuple[int, int]) -> str:
+    return net.fc(by(net, total(net, by(net, total(net, x, 3), size[1]), 2), size[0]), C, 5)
+
+
+MEANS = (as_result, scaled_first, over_channels_too, of_rows, of_rows_then_columns)
+
+
+@pytest.mark.parametrize("figure", MEANS)
+def test_a_mean_by_hand(figure: Figure) -> None:
+    done = complete(rewrite(network(figure, NATIVE), options=RewriteOptions(global_pool="keep"), check_options=CHECK))
+    for size in (NATIVE, *OTHERS):
+        image = np.random.default_rng(size[0]).standard_normal((1, 2, *size)).astype(np.float32)
+        [want], [made] = (session(model).run(None, {"image": image}) for model in (network(figure, size), done))
+        np.testing.assert_allclose(made, want, rtol=1e-5, atol=1e-5 * np.abs(want).max())
+
+
+def weighed(net: Net, x: str, size: tuple[int, int], divided: bool) -> str:
+    """A sum over places of what a Softmax shares out, times how many there are."""
+    rows = net.op("Reshape", x, net.ints(1, C, -1))
+    shares = net.op("Mul", net.op("Softmax", rows, axis=2), net.const(float(math.prod(size))))
+    summed = total(net, net.op("Mul", rows, shares), 2)
+    return net.fc(by(net, summed, math.prod(size)) if divided else summed, C, 5)
+
+
+def test_shares_times_their_number_that_are_summed_up() -> None:
+    found = refusal(network(lambda *given: weighed(*given, divided=False), NATIVE), global_pool="keep")
+    why = "Gemm has sums of what a Softmax shares out, scaled by the native number of its places, a plain number"
+    assert (found.code, found.reason) == ("size-locked", why)
+
+
+def test_shares_times_their_number_whose_sum_is_divided_by_it() -> None:
+    test_a_mean_by_hand(lambda *given: weighed(*given, divided=True))
