@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Sequence
 from fractions import Fraction
 from itertools import combinations_with_replacement, permutations, product
 
@@ -55,7 +55,11 @@ def in_sides(state: State, reading: Sequence[Image]) -> Refusal | None:
     that coordinates of the whole image were summed up to."""
     sides = [image.shape[axis] for image in reading for axis in image.spatial]
     by_grids = _by_grids(state)
+    offsets = _offsets(state, by_grids)
     for node in state.graph.live:
+        if node.output[0] in offsets and (told := _of_offsets(state, node, sides)):
+            why = f"{node.op_type} multiplies what is added to coordinates by {told}, a plain number"
+            return Refusal("size-locked", label(node), why, export_open(state, reading))
         made, cells = state.views.get(node.output[0]), by_grids.get(node.output[0], frozenset())
         lists = state.dense and isinstance(made, Placed)
         if not lists and not (cells and isinstance(made, Context)):
@@ -125,7 +129,9 @@ def _rounder(made: int, number: float, op_type: str) -> bool:
     small ones and those of few digits are written down."""
     digits, fraction = _digits(number), Fraction(number).limit_denominator(_SMALL)
     whole = any(math.isclose(n, round(n), rel_tol=_ROUNDED) for n in (number, 1 / number))
-    quotient = fraction.numerator <= _SMALL and math.isclose(fraction, number, rel_tol=_ROUNDED)
+    odd = fraction.denominator // (fraction.denominator & -fraction.denominator)
+    near_one = odd == 1 or (odd == 3 and 1 < 4 * number < 16)
+    quotient = near_one and fraction.numerator <= _SMALL and math.isclose(fraction, number, rel_tol=_ROUNDED)
     percent = made == 100 and (op_type == "Div" or digits > 3)
     rounder = percent or (not quotient and digits > 3 and digits > _digits(made) + 1)
     return 1 < made < _WIDEST and not whole and rounder
@@ -140,6 +146,32 @@ _ROUNDED = 2e-7
 def _digits(number: float) -> int:
     """How many digits a number has that are no zeros around it, as far as a float holds them."""
     return next((n for n in range(1, 8) if math.isclose(float(f"{number:.{n - 1}e}"), number, rel_tol=_ROUNDED)), 8)
+
+
+def _offsets(state: State, by_grids: Container[str]) -> set[str]:
+    """What is scaled on its way to where it is added to coordinates: a network's own scores."""
+    nodes = {label(node): node for node in state.graph.live}
+    meets = [nodes[item.node] for item in state.continued if not item.alike]
+    meets += [node for node in state.graph.live if any(name in by_grids for name in node.input)]
+    ahead = (
+        other for node in meets if node.op_type in ADDITIVE for other in _beside(state.graph, node, _makers, _each)
+    )
+    return {name for node in ahead if node.op_type in SCALING for name in node.output if name not in by_grids}
+
+
+def _each(node: onnx.NodeProto) -> bool:
+    return node.op_type in {*UNARY, *LIMITING}
+
+
+def _of_offsets(state: State, node: onnx.NodeProto, sides: Sequence[int]) -> str:
+    """What of the native image these are multiplied by."""
+    view, numbers = state.views.get(node.output[0]), few_numbers(_read(state, node))
+    if not isinstance(view, Placed):
+        return ""
+    known = {n: told for n, told in figures(sides, "").items() if n not in {field.stride for field in view.fields}}
+    by = {1 / n for n in numbers if n} if node.op_type == "Div" else numbers
+    told = next((known[item] for number in by if (item := near(number, known))), "")
+    return told or folded(by, "Div", [*sides, *(atom.length for atom in places_in(view.groups))])
 
 
 def _undone(state: State, node: onnx.NodeProto) -> bool:

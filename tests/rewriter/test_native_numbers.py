@@ -187,6 +187,45 @@ def test_coordinates_in_cells_that_do_not(steps: list[tuple[str, float]]) -> Non
     np.testing.assert_allclose(got[0], want.reshape(-1, 2), rtol=1e-4, atol=1e-5)
 
 
+def moved(op_type: str, number: float) -> onnx.ModelProto:
+    """A list of places whose scores are scaled, and added to coordinates behind a Tanh."""
+    net = Net(17)
+    grid = np.stack(np.meshgrid(np.arange(13), np.arange(9)), axis=-1).reshape(1, -1, 2)
+    boxes = net.op("Slice", rows(net, 9, 13), net.ints(0), net.ints(2), net.ints(2))
+    offsets = net.op("Tanh", net.op(op_type, boxes, net.const(np.float32(number))))
+    return net.model(net.op("Add", offsets, net.const(grid.astype(np.float32))))
+
+
+@pytest.mark.parametrize(
+    ("op_type", "number", "told"),
+    [
+        ("Mul", 27 / 12, None),  # a number that people write
+        ("Mul", 27 / 7, "27 / 7"),
+        ("Mul", 19 / 12, "19 / 12"),
+        ("Div", 12 / 19, "19 / 12"),
+        ("Mul", 13 / 7, "26 / 14"),
+        ("Mul", 27, "a side of the native image"),
+        ("Mul", 4 / 3, None),
+        ("Mul", 0.7, None),
+    ],
+)
+def test_scores_that_are_scaled_before_they_are_added_to_coordinates(
+    op_type: str, number: float, told: str | None
+) -> None:
+    if told:
+        why = f"{op_type} multiplies what is added to coordinates by {told}, a plain number"
+        assert refusal(moved(op_type, number), grids="step").reason == why
+        return
+    made = session(complete(onnxfc.rewrite(moved(op_type, number), options=RewriteOptions(grids="step"))))
+    data = np.random.default_rng(0).standard_normal((1, 2, 27, 35)).astype(np.float32)
+    [got] = made.run(None, {"image": data})
+    weight, bias = (onnx.numpy_helper.to_array(tensor) for tensor in moved(op_type, number).graph.initializer[:2])
+    patches = np.lib.stride_tricks.sliding_window_view(data[0], (3, 3), axis=(1, 2))[:, ::2, ::2]
+    want = np.tanh(number * (np.einsum("chwij,ocij->hwo", patches, weight[:2]) + bias[:2]))
+    want += np.stack(np.meshgrid(np.arange(17), np.arange(13)), axis=-1)
+    np.testing.assert_allclose(got[0], want.reshape(-1, 2), rtol=1e-4, atol=1e-5)
+
+
 def weighed(kind: str) -> onnx.ModelProto:
     """A list of two columns, divided by its image's sides."""
     net = Net(17)
