@@ -55,7 +55,7 @@ def in_sides(state: State, reading: Sequence[Image]) -> Refusal | None:
     that coordinates of the whole image were summed up to."""
     sides = [image.shape[axis] for image in reading for axis in image.spatial]
     by_grids = _by_grids(state)
-    offsets = _offsets(state, by_grids)
+    offsets, stepped = _offsets(state, by_grids), _by_grids(state, stepped=True)
     for node in state.graph.live:
         if node.output[0] in offsets and (told := _of_offsets(state, node, sides)):
             why = f"{node.op_type} multiplies what is added to coordinates by {told}, a plain number"
@@ -67,10 +67,25 @@ def in_sides(state: State, reading: Sequence[Image]) -> Refusal | None:
         if is_map(made) and node.op_type not in LIMITING and not cells:
             continue
         if told := _told(state, node, sides, cells):
-            data = next(name for name in inputs_of(node) if isinstance(state.views.get(name), Placed | Context))
-            advice = f"{export_open(state, reading)}; or end the model before it: --output-at {data}"
+            advice = f"{export_open(state, reading)}; {_before(state, node)}"
             return Refusal("size-locked", label(node), f"{node.op_type} {told}, a plain number", advice)
+        if inner := _inside(state, node, sides) if node.output[0] in stepped else 0.0:
+            why = f"compares coordinates with {inner:g}, a plain number, which may be a part of the native image's size"
+            advice = f"{_opened(state, reading)}; {_before(state, node)}"
+            return Refusal("size-locked", label(node), f"{node.op_type} {why}", advice)
     return None
+
+
+def _before(state: State, node: onnx.NodeProto) -> str:
+    data = next(name for name in inputs_of(node) if isinstance(state.views.get(name), Placed | Context))
+    return f"or end the model before it: --output-at {data}"
+
+
+def _inside(state: State, node: onnx.NodeProto, sides: Sequence[int]) -> float:
+    """A number that coordinates are compared with: it lies within the image and is no small one, or none that people
+    write; 0 where there is none."""
+    numbers = sorted(few_numbers(_read(state, node))) if node.op_type in _COMPARING else ()
+    return next((n for n in numbers if _PLAIN < n < max(sides) or (n > 0 and folded([n], "Div", sides))), 0.0)
 
 
 def _told(state: State, node: onnx.NodeProto, sides: Sequence[int], cells: Collection[int]) -> str:
@@ -88,10 +103,15 @@ def _told(state: State, node: onnx.NodeProto, sides: Sequence[int], cells: Colle
 
 def export_open(state: State, reading: Sequence[Image]) -> str:
     """What to do about a number that is one of the native size, or is taken for one."""
+    how = "name another native --size" if is_open(state.graph, reading) else "at another native size"
+    what = "it" if is_open(state.graph, reading) else "the number"
+    return f"{_opened(state, reading)}; or, where {what} is one by chance alone, {how}"
+
+
+def _opened(state: State, reading: Sequence[Image]) -> str:
     if is_open(state.graph, reading):
-        return "let it be computed when the model runs; or, where it is one by chance alone, name another native --size"
-    advice = "export the model with open height and width, so that it is computed"
-    return f"{advice}; or, where the number is one by chance alone, at another native size"
+        return "let it be computed when the model runs"
+    return "export the model with open height and width, so that it is computed"
 
 
 def _of_map(sides: Iterable[int]) -> dict[float, str]:
@@ -199,11 +219,12 @@ def near(number: float, known: Iterable[float]) -> float:
     return next((item for item in known if abs(abs(number) - item) <= 1e-5 * item), 0.0)
 
 
-def _by_grids(state: State) -> dict[str, frozenset[int]]:
+def _by_grids(state: State, stepped: bool = False) -> dict[str, frozenset[int]]:
     """What is computed from grids of coordinates, element by element or summed up, and the sides of the maps that
-    these lie over."""
+    these lie over. ``stepped``: from grids that grow with the image."""
     nodes, found = {label(node): node for node in state.graph.live}, dict[str, frozenset[int]]()
-    for begun in (nodes[item.node] for item in state.continued if not item.alike):
+    tables = [item for item in state.continued if not item.alike and (not stepped or "step" in item.rules)]
+    for begun in (nodes[item.node] for item in tables):
         views = [view for name in (*begun.input, *begun.output) if isinstance(view := state.views.get(name), Placed)]
         parts = [part for view in views for part in view.parts or (view,)]
         sides = frozenset(atom.length for part in parts for atom in places_in(part.groups))
@@ -258,12 +279,13 @@ def few_numbers(constants: Iterable[Array]) -> set[float]:
 
 _FEW = 4
 """Numbers for the columns of boxes; more are a table."""
+_COMPARING = ("Greater", "GreaterOrEqual", "Less", "LessOrEqual")
 _WEIGHING = {*PRODUCTS, "Conv", "Gemm"}
 WITH_SIDES = {
     **dict.fromkeys(LIMITING, "keeps a list's values below"),
     **dict.fromkeys(SCALING, "divides a list's values by"),
     **dict.fromkeys(ADDITIVE, "counts a list's values from"),
-    **dict.fromkeys(("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max"), "compares a list's values with"),
+    **dict.fromkeys((*_COMPARING, "Max"), "compares a list's values with"),
     **dict.fromkeys(("BatchNormalization", "Mod", *_WEIGHING), "divides a list's values by"),
 }
 

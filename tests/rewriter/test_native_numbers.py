@@ -226,6 +226,40 @@ def test_scores_that_are_scaled_before_they_are_added_to_coordinates(
     np.testing.assert_allclose(got[0], want.reshape(-1, 2), rtol=1e-4, atol=1e-5)
 
 
+def masked(kind: str, number: float, *, step: float = 2.0) -> onnx.ModelProto:
+    """A map of scores where coordinates that these moved are beyond a number, and their half elsewhere."""
+    net = Net(17)
+    data = image(net, 9, 13)
+    grid = np.stack(np.meshgrid(np.arange(13), np.arange(9)))[None] * step
+    moved_by = net.op(
+        "Add", net.op("Tanh", net.op("Slice", data, net.ints(0), net.ints(2), net.ints(1))), net.const(grid)
+    )
+    held = net.op(kind, net.op("Slice", moved_by, net.ints(0), net.ints(1), net.ints(1)), net.const(np.float32(number)))
+    return net.model(net.op("Where", held, data, net.op("Mul", data, net.const(0.5))))
+
+
+@pytest.mark.parametrize(("kind", "number"), [("GreaterOrEqual", 27 * 0.75), ("Less", 27 - 10.0), ("Greater", 27 / 7)])
+def test_masks_of_coordinates_that_may_hold_the_native_size(kind: str, number: float) -> None:
+    found = refusal(masked(kind, number), grids="step")
+    why = f"{kind} compares coordinates with {number:g}, a plain number, which may be a part of the native image's size"
+    assert (found.code, found.reason) == ("size-locked", why)
+    assert "--output-at slice_" in found.advice
+
+
+@pytest.mark.parametrize(("kind", "number"), [("GreaterOrEqual", 4.0), ("Less", 1000.0)])
+def test_masks_of_coordinates_that_do_not(kind: str, number: float) -> None:
+    """As the same network, made for that size, says."""
+    made = session(complete(onnxfc.rewrite(masked(kind, number), options=RewriteOptions(grids="step"))))
+    data = np.random.default_rng(0).standard_normal((1, 2, 27, 35)).astype(np.float32)
+    [got] = made.run(None, {"image": data})
+    weight, bias = (onnx.numpy_helper.to_array(tensor) for tensor in masked(kind, number).graph.initializer[:2])
+    patches = np.lib.stride_tricks.sliding_window_view(data[0], (3, 3), axis=(1, 2))[:, ::2, ::2]
+    scores = np.einsum("chwij,ocij->ohw", patches, weight) + bias[:, None, None]
+    across = np.tanh(scores[0]) + 2.0 * np.arange(17)
+    held = across >= number if kind == "GreaterOrEqual" else across < number
+    np.testing.assert_allclose(got[0], np.where(held, scores, scores / 2), rtol=1e-4, atol=1e-5)
+
+
 def weighed(kind: str) -> onnx.ModelProto:
     """A list of two columns, divided by its image's sides."""
     net = Net(17)
