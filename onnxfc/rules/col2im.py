@@ -13,7 +13,8 @@ from onnxfc.layout.axes import channels, kinds, pure
 from onnxfc.layout.axis_map import Field
 from onnxfc.layout.views import Placed, is_map
 from onnxfc.rules.registry import PLACED, rule
-from onnxfc.rules.resampling import laid, resampled
+from onnxfc.rules.resampling import laid
+from onnxfc.rules.resized_reads import resampled
 
 
 @rule("Col2Im", on=PLACED, attributes=("dilations", "pads", "strides"))

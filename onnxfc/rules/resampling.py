@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
-from functools import partial
-from itertools import chain, pairwise
+from itertools import pairwise
 
-import numpy as np
-
-from onnxfc.analysis.reference_sizes import contiguous, images, references, sized, sizes_like, sizes_with
+from onnxfc.analysis.reference_sizes import contiguous, sizes_with
 from onnxfc.builder import ops
 from onnxfc.builder.rule_context import Outcome, RuleContext
 from onnxfc.claim.blame import Cause
 from onnxfc.errors import Refusal
-from onnxfc.graph.index import inputs_of
 from onnxfc.graph.op_kinds import halved
 from onnxfc.head.per_window import per_window
 from onnxfc.head.placed_windows import pooled_in_part
 from onnxfc.layout.axis_map import Field
-from onnxfc.layout.provenance import Provenance
-from onnxfc.layout.views import Fixed, Placed, ScoreMap, is_map
+from onnxfc.layout.views import Fixed, Placed, ScoreMap
 from onnxfc.rules.expand import laid_out
 from onnxfc.rules.registry import FEATURES, PLACED, rule
-from onnxfc.rules.resized_reads import read_by, stays_inside
+from onnxfc.rules.resized_reads import aligned, read_by, resampled_along, stays_inside
+from onnxfc.rules.written_sizes import by_scales, sized_like, to_a_size, to_size_of
 from onnxfc.shapes.length import Dim, Length, axes_of
 from onnxfc.shapes.spec import Shape
 
@@ -79,7 +75,7 @@ def conv_transpose(ctx: RuleContext) -> Outcome | None:
         ctx.keep(auto_pad=None, output_shape=None, pads=pads)
     else:
         ctx.keep()
-    return ctx.placed(view, _resampled(ctx, view, fields, inside), view.where)
+    return ctx.placed(view, resampled_along(ctx, view, fields, inside), view.where)
 
 
 def _of_pooled(ctx: RuleContext) -> Refusal:
@@ -116,16 +112,6 @@ def _cut_off(
     return halved(auto, total)
 
 
-def _resampled(ctx: RuleContext, view: Placed, fields: Sequence[Field], inside: bool = False) -> Provenance:
-    """Other receptive fields along ``view.spatial``."""
-    return resampled(ctx, view.provenance.along(dict(zip(view.where, fields, strict=True))), inside)
-
-
-def resampled(ctx: RuleContext, provenance: Provenance, inside: bool = False) -> Provenance:
-    """Blamed for another resolution; ``inside``: of which no place reads beyond the map."""
-    return provenance.blamed(ctx.blame(Cause.STEPS if inside else Cause.RESAMPLING))
-
-
 @rule("DepthToSpace", "SpaceToDepth", on=PLACED, attributes=("blocksize", "mode"))
 def blocks(ctx: RuleContext) -> Outcome | None:
     """SpaceToDepth multiplies the stride by its blocks, DepthToSpace divides it."""
@@ -142,7 +128,7 @@ def blocks(ctx: RuleContext) -> Outcome | None:
         coarser = {place: field.through(size, stride=size) for place, field in enumerate(view.fields)}
         return ctx.placed(view, view.provenance.along(coarser), view.where)
     fields = [field.resampled(Fraction(size), Fraction(1, size) - 1, Fraction(0)) for field in view.fields]
-    return ctx.placed(view, _resampled(ctx, view, fields, inside=True), view.where)
+    return ctx.placed(view, resampled_along(ctx, view, fields, inside=True), view.where)
 
 
 @rule("Resize", "Upsample", on=PLACED, attributes=RESIZE)
@@ -176,11 +162,11 @@ def _by_sizes(ctx: RuleContext, view: Placed, ratios: Sequence[Fraction]) -> Out
     if any(ctx.follows_size(position) for position in range(1, len(ctx.views))):
         growth = _kept(ctx, view)
         if growth is not None:
-            return ctx.placed(view, _to_a_size(ctx, view, ratios, growth), view.where)
+            return ctx.placed(view, to_a_size(ctx, view, ratios, growth), view.where)
         if not ctx.state.of_windows:
             return _to_whole_size(ctx, view, ratios)
-    other = _sized_like(ctx, view)
-    return None if other is None else _to_size_of(ctx, view, ratios, other)
+    other = sized_like(ctx, view)
+    return None if other is None else to_size_of(ctx, view, ratios, other)
 
 
 def _to_whole_size(ctx: RuleContext, view: Placed, ratios: Sequence[Fraction]) -> Outcome:
@@ -190,21 +176,21 @@ def _to_whole_size(ctx: RuleContext, view: Placed, ratios: Sequence[Fraction]) -
     old, new = (ctx.builder.spec(name).shapes or () for name in (view.tensor, ctx.node.output[0]))
     if ctx.state.dense or not new or not _same_beside(view, old, new):
         return ctx.refuse("size-locked", "resizes to a size that does not follow the image axis by axis")
-    provenance = _resampled(ctx, view, read_by(ctx, view, ratios)).blamed(ctx.blame(Cause.CONTEXT))
+    provenance = resampled_along(ctx, view, read_by(ctx, view, ratios)).blamed(ctx.blame(Cause.CONTEXT))
     return ctx.placed(view, provenance, view.where)
 
 
 def _by_ratios(ctx: RuleContext, view: Placed, ratios: Sequence[Fraction]) -> Outcome:
     if not ctx.try_keep(_scaled(ctx, view, ratios)):
-        outcome = _by_scales(ctx, view, ratios)
+        outcome = by_scales(ctx, view, ratios)
         if outcome is not None:
             return outcome
     if set(ratios) == {Fraction(1)}:
         return ctx.placed(view, view.provenance, view.where)
-    provenance = _resampled(ctx, view, read_by(ctx, view, ratios), stays_inside(ctx, view, ratios))
+    provenance = resampled_along(ctx, view, read_by(ctx, view, ratios), stays_inside(ctx, view, ratios))
     if ctx.shape_in() == ctx.shape_out():  # which onnxruntime copies, whatever the scales
         provenance = provenance.blamed(ctx.blame(Cause.CONTEXT))
-    return ctx.placed(view, _aligned(ctx, view, provenance), view.where)
+    return ctx.placed(view, aligned(ctx, view, provenance), view.where)
 
 
 def _given_scales(ctx: RuleContext, view: Placed) -> list[Fraction] | None:
@@ -220,15 +206,6 @@ def _given_scales(ctx: RuleContext, view: Placed) -> list[Fraction] | None:
 
 _FINEST = 128
 """Scales are fractions of small numbers, written as float32."""
-
-
-def _aligned(ctx: RuleContext, view: Placed, provenance: Provenance) -> Provenance:
-    """In these modes the ratio of the last places, or the first place, depends on the whole size; with half pixels of
-    PyTorch where there is one place, whose centre is the first pixel's."""
-    how = str(ctx.attrs.get("coordinate_transformation_mode", ""))
-    alone = how == "pytorch_half_pixel" and min(ctx.shape_out()[axis] for axis in view.spatial) == 1
-    whole = alone or how in {"align_corners", "half_pixel_symmetric"}
-    return provenance.blamed(ctx.blame(Cause.CONTEXT)) if whole else provenance
 
 
 def _scaled(ctx: RuleContext, view: Placed, ratios: Sequence[Fraction]) -> list[tuple[int, ...]]:
@@ -303,98 +280,3 @@ def _rate(old: Dim, new: Dim) -> Fraction | None:
     (axis,) = axes
     slow, fast = old.growth(axis), new.growth(axis)
     return fast / slow if slow and fast else None
-
-
-def _sized_like(ctx: RuleContext, view: Placed) -> Placed | None:
-    """The map whose size is meant by fixed sizes: one that the result meets, the image itself, or one on the way."""
-    policy = str(ctx.attrs.get("keep_aspect_ratio_policy", "stretch"))
-    if (
-        not view.is_map
-        or not ctx.has_input(3)
-        or policy != "stretch"
-        or view.provenance.windows
-        or not contiguous(view)
-    ):
-        return None
-    known = chain(
-        references(ctx, view, view.spatial), filter(partial(_finer, ctx, view), chain(images(ctx), _ahead(ctx)))
-    )
-    return next(known, None)
-
-
-def _ahead(ctx: RuleContext) -> Iterator[Placed]:
-    """The maps that the node's input is made of, the nearest first."""
-    names = list(ctx.node.input[:1])
-    for name in names:
-        view, node = ctx.state.views.get(name), ctx.state.graph.producers.get(name)
-        if is_map(view) and not view.provenance.windows:
-            yield view
-        names += [item for item in inputs_of(node) if item not in names] if node is not None else []
-
-
-def _finer(ctx: RuleContext, view: Placed, other: Placed) -> bool:
-    """Whether a map gets the size of another one on all axes, and is as much coarser now as their strides say.
-
-    That is no coincidence: each layer may round once, so within two elements of the coarser map, and without padding
-    it loses as much as an element reads.
-    """
-    if other.spatial != view.spatial or other.extent != sized(ctx, view) or other.extent == view.extent:
-        return False
-    own = zip(view.extent, view.fields, other.extent, other.fields, strict=True)
-    coarser = [(length * f.stride / g.stride, f.size / g.stride, f.stride / g.stride, n) for length, f, n, g in own]
-    return all(-2 * max(1, s) - size < length - n < 2 * max(1, s) for length, size, s, n in coarser)
-
-
-def _to_size_of(ctx: RuleContext, view: Placed, ratios: Sequence[Fraction], other: Placed) -> Outcome:
-    """To another map's size, whatever it is; to its own it is itself."""
-    if other.tensor == view.tensor and ctx.shape_in() == ctx.shape_out():
-        ctx.builder.emit("Identity", [view.tensor], ctx.node.output[0], instead=ctx.node)
-        return ctx.placed(view, view.provenance, view.where)
-    ctx.keep([*ctx.tensors()[:3], sizes_like(ctx, view, other)], axes=None)
-    own = zip(view.fields, other.fields, strict=True)
-    growth = [Fraction(field.stride) / Fraction(finer.stride) for field, finer in own]
-    return ctx.placed(view, _to_a_size(ctx, view, ratios, growth), view.where)
-
-
-def _to_a_size(ctx: RuleContext, view: Placed, ratios: Sequence[Fraction], growth: Sequence[Fraction]) -> Provenance:
-    """What is read by a map that follows another map's size.
-
-    Where it grows in the native ratio, it has this ratio at all sizes of the stride grid, and off it one near it.
-    Otherwise every size has its own ratio, which is context.
-    """
-    if list(ratios) != list(growth):
-        return _resampled(ctx, view, read_by(ctx, view, growth)).blamed(ctx.blame(Cause.CONTEXT))
-    fields = view.fields if set(ratios) == {Fraction(1)} else read_by(ctx, view, ratios)
-    provenance = view.provenance.along(dict(zip(view.where, fields, strict=True)))
-    return _aligned(ctx, view, provenance.blamed(ctx.blame(Cause.RESIZED)))
-
-
-def _by_scales(ctx: RuleContext, view: Placed, ratios: Sequence[Fraction]) -> Outcome | None:
-    """Resize to the native sizes as a Resize by the same ratio; a refusal where that is not the same thing."""
-    if not ctx.has_input(3) or any(ratio.denominator != 1 and ratio.numerator != 1 for ratio in ratios):
-        return ctx.refuse("size-locked", "resizes to the native size")
-    if view.extent == (1,) * len(view.spatial):
-        return ctx.refuse("size-locked", "resizes to the native size")
-    if any(ratio.denominator != 1 for ratio in ratios):
-        return _to_a_part(ctx, view, ratios)
-    scales = np.divide(ctx.shape_out(), ctx.shape_in(), dtype=np.float32)
-    scales[0] = 1
-    for axis, ratio in zip(view.spatial, ratios, strict=True):
-        scales[axis] = float(ratio)
-    ctx.keep([view.tensor, ctx.tensors()[1], ctx.builder.constant(scales, "scales")], axes=None)
-    return None
-
-
-def _to_a_part(ctx: RuleContext, view: Placed, ratios: Sequence[Fraction]) -> Outcome:
-    """To a half of the size, say: where that is rounded the ratio is another, which is not so with scales."""
-    builder = ctx.builder
-    sizes: list[int | str] = [ops.dims(builder, view.tensor, 0, 1), *ctx.shape_out()[1:]]
-    for axis, ratio in zip(view.spatial, ratios, strict=True):
-        length = ops.dims(builder, view.tensor, axis, axis + 1)
-        if ratio.numerator != 1:
-            length = builder.emit("Mul", [length, builder.constant([ratio.numerator], "factor")])
-        if ratio.denominator != 1:
-            length = builder.emit("Div", [length, builder.constant([ratio.denominator], "part")])
-        sizes[axis] = length
-    ctx.keep([*ctx.tensors()[:3], ops.numbers(builder, sizes)], axes=None)
-    return ctx.placed(view, _to_a_size(ctx, view, ratios, ratios), view.where)

@@ -7,8 +7,29 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 from onnxfc.builder.rule_context import RuleContext
+from onnxfc.claim.blame import Cause
 from onnxfc.layout.axis_map import Field
+from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Placed
+
+
+def resampled_along(ctx: RuleContext, view: Placed, fields: Sequence[Field], inside: bool = False) -> Provenance:
+    """Other receptive fields along ``view.spatial``."""
+    return resampled(ctx, view.provenance.along(dict(zip(view.where, fields, strict=True))), inside)
+
+
+def resampled(ctx: RuleContext, provenance: Provenance, inside: bool = False) -> Provenance:
+    """Blamed for another resolution; ``inside``: of which no place reads beyond the map."""
+    return provenance.blamed(ctx.blame(Cause.STEPS if inside else Cause.RESAMPLING))
+
+
+def aligned(ctx: RuleContext, view: Placed, provenance: Provenance) -> Provenance:
+    """In these modes the ratio of the last places, or the first place, depends on the whole size; with half pixels of
+    PyTorch where there is one place, whose centre is the first pixel's."""
+    how = str(ctx.attrs.get("coordinate_transformation_mode", ""))
+    alone = how == "pytorch_half_pixel" and min(ctx.shape_out()[axis] for axis in view.spatial) == 1
+    whole = alone or how in {"align_corners", "half_pixel_symmetric"}
+    return provenance.blamed(ctx.blame(Cause.CONTEXT)) if whole else provenance
 
 
 def read_by(ctx: RuleContext, view: Placed, ratios: Sequence[Fraction]) -> list[Field]:

@@ -263,3 +263,34 @@ def test_the_image_s_size_is_meant_behind_convs_without_padding() -> None:
     done = rewrite(build((16, 16)), check_options=CHECK)
     for at in [(16, 16), (23, 37), (40, 20)]:
         compare(done, at, build(at))
+
+
+def coarse_of(native: Pixels, lengths: Pixels) -> onnx.ModelProto:
+    """Scores of a quarter of the image's resolution, brought to a written size that meets no map."""
+    net = Net()
+    return net.model(resized(net, down(net, down(net, net.image(1, native), 2, 4), 4, 4), 4, lengths))
+
+
+def test_half_of_an_odd_image_follows_the_image() -> None:
+    """No map has 32 of 65: it is half the image, rounded down; as the network made for the other size says."""
+    done = rewrite(coarse_of((65, 65), (32, 32)), check_options=CHECK)
+    for size in ((65, 65), (64, 98), (101, 67)):
+        image = np.random.default_rng(size[0]).standard_normal((1, 2, *size)).astype(np.float32)
+        models = (coarse_of(size, (size[0] // 2, size[1] // 2)), complete(done))
+        want, got = (session(model).run(None, {"image": image})[0] for model in models)
+        assert got.shape == want.shape
+        assert np.abs(got - want).max() < 1e-5 * np.abs(want).max()
+    assert "which is taken for 1/2 of the image" in " ".join(text(done).split())
+
+
+def test_a_written_size_that_two_maps_may_mean_is_told() -> None:
+    """Half of an even image, or the finer map, which a Conv has rounded up."""
+    told = " ".join(text(rewrite(coarse_of((64, 64), (32, 32)), check_options=CHECK)).split())
+    assert "is resized to 32x32, a plain number, which is taken for that of relu_" in told
+    assert "at 65 px these differ" in told
+
+
+def test_an_odd_written_size_is_refused_with_what_helps() -> None:
+    found = refusal(coarse_of((65, 65), (27, 27)))
+    assert (found.code, found.reason) == ("size-locked", "Resize resizes to the native size")
+    assert found.advice.startswith("export it with scale_factor, or with open height and width")
