@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
 
+import numpy as np
+from onnx.helper import tensor_dtype_to_np_dtype
+
+from onnxfc.builder import ops
 from onnxfc.builder.rule_context import Outcome, RuleContext
 from onnxfc.errors import Refusal
 from onnxfc.head.windows import affine, to_scores
@@ -11,6 +15,7 @@ from onnxfc.layout.axes import kinds, pure
 from onnxfc.layout.views import Fixed, Placed, ScoreMap, View, Window
 from onnxfc.rules.along_axis import along_axis, kept
 from onnxfc.rules.registry import FEATURES, PLACED, rule
+from onnxfc.shapes.spec import Array
 
 
 @rule("LRN", on=PLACED, attributes=("alpha", "beta", "bias", "size"))
@@ -64,10 +69,41 @@ def layer_normalization(ctx: RuleContext) -> Outcome | None:
     view, rank = ctx.placed_in(), len(ctx.shape_in())
     normalised = range(ctx.axis(), rank)
     if view.is_map and set(view.spatial) <= set(normalised):
-        return along_axis(ctx)
+        return along_axis(ctx) if ctx.per_window else _of_whole_map(ctx, view) or along_axis(ctx)
     if view.apart and set(normalised) & set(view.spatial):
         return ctx.no_values("normalises over the places of the native size, each with its own scale", "")
     return kept(ctx, view, normalised)
+
+
+def _of_whole_map(ctx: RuleContext, view: Placed) -> Outcome | None:
+    """LayerNormalization over all places of the image is InstanceNormalization of its rows, (N, 1, C H W), scaled and
+    shifted behind: context. None where each place has a scale or a shift of its own, or its statistics are read."""
+    builder, rank, axis = ctx.builder, len(view.groups), ctx.axis()
+    tables = [ctx.weights(name) if name else None for name in ctx.node.input[1:]]
+    rows = 1 if axis == 1 else ctx.shape_in()[1]
+    alike = [_of_one_place(table, [k - rank for k in view.spatial]) for table in tables if table is not None]
+    fixed = len(alike) == len(ctx.node.input) - 1 and all(item is not None for item in alike)
+    if ctx.op_type != "LayerNormalization" or axis > 2 or not fixed or any(map(ctx.output_used, (1, 2))):
+        return None
+    flat = ops.reshape(builder, view.tensor, [0, rows, -1])
+    kind = builder.spec(view.tensor).dtype
+    one, zero = (builder.constant(np.full(rows, n, tensor_dtype_to_np_dtype(kind)), "same") for n in (1, 0))
+    epsilon = float(ctx.attrs.get("epsilon", 1e-5))
+    flat = builder.emit("InstanceNormalization", [flat, one, zero], instead=ctx.node, epsilon=epsilon)
+    made = builder.emit("Reshape", [flat, builder.emit("Shape", [view.tensor])])
+    for op_type, table in zip(("Mul", "Add"), alike, strict=False):
+        made = builder.emit(op_type, [made, builder.constant(np.asarray(table), "table")])
+    builder.emit("Identity", [made], ctx.node.output[0])
+    return ctx.same(blamed=True)
+
+
+def _of_one_place(table: Array, axes: Sequence[int]) -> Array | None:
+    """What all places have, along these axes (from the last); None where they have not the same."""
+    own = [axis for axis in axes if -axis <= table.ndim]
+    first: Array = table
+    for axis in own:
+        first = first.take([0], axis=axis)
+    return first if bool(np.all(table == first)) else None
 
 
 @rule("MeanVarianceNormalization", on=PLACED, attributes=("axes",))
