@@ -1,14 +1,17 @@
-"""Maps put together from pieces of themselves, as circular padding and rolling do."""
+"""Maps put together from pieces of themselves, as circular padding and rolling do, or with a border kept as it was."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from onnxfc.builder.rule_context import Outcome, RuleContext
 from onnxfc.claim.blame import Cause
 from onnxfc.layout.axes import lengths
+from onnxfc.layout.axis_map import Field
+from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Placed, is_map
 from onnxfc.shapes.spec import Array
 
@@ -35,7 +38,10 @@ def pieces_joined(ctx: RuleContext, axis: int) -> Outcome | None:
         return None
     pieces = [_piece(ctx, root, name, axis) for name in ctx.node.input]
     found = [piece for piece in pieces if piece is not None]
-    if len(found) < len(pieces):
+    others = [place for place, piece in enumerate(pieces) if piece is None]
+    if len(others) == 1:
+        return _bordered(ctx, view, axis, pieces, others[0])
+    if others:
         return None
     length = lengths(view.groups)[axis]
     whole = [place for place, piece in enumerate(found) if (piece.start, piece.end) == (0, length)]
@@ -51,15 +57,52 @@ def pieces_joined(ctx: RuleContext, axis: int) -> Outcome | None:
     return _wrapped(ctx, view, axis, found, whole[0])
 
 
+def _bordered(ctx: RuleContext, view: Placed, axis: int, pieces: list[Piece | None], at: int) -> Outcome | None:
+    """Border pieces of a map before and behind another one that was made of it, as pre-emphasis keeps the first sample:
+    x[0], x[1] - a x[0], x[2] - a x[1] ... None where the pieces are not those of the same border."""
+    other, length = ctx.views[at], lengths(view.groups)[axis]
+    place = view.spatial.index(axis)
+    if not is_map(other) or other.spatial != view.spatial or other.provenance.windows:
+        return None
+    (own, stride), inputs, offset = (view.fields[place], view.fields[place].stride), list[str](), 0
+    reads = [replace(other.fields[place], start=other.fields[place].start - stride * _before(pieces[:at]))]
+    for number, piece in enumerate(pieces):
+        if piece is None:
+            inputs.append(other.tensor)
+            offset += lengths(other.groups)[axis]
+            continue
+        border = piece.end <= length // 2 if number < at else piece.start >= length // 2
+        if not border:
+            return None
+        reads.append(replace(own, start=own.start + (piece.start - offset) * stride))
+        behind = (piece.start - length, piece.end - length or _OPEN)
+        inputs.append(_cut(ctx, view, axis, (piece.start, piece.end) if number < at else behind))
+        offset += piece.end - piece.start
+    joined = Field.join(reads)
+    made = view.provenance.along({} if joined is None else {place: joined})
+    provenance = Provenance.join([made, replace(other.provenance, fields=made.fields)])
+    if joined is None or provenance is None:
+        return None
+    ctx.keep(inputs)
+    return ctx.placed(view, provenance.blamed(ctx.blame(Cause.PADDING)), view.where)
+
+
+def _before(pieces: Sequence[Piece | None]) -> int:
+    return sum(piece.end - piece.start for piece in pieces if piece is not None)
+
+
+def _cut(ctx: RuleContext, view: Placed, axis: int, bounds: tuple[int, int]) -> str:
+    return ctx.builder.emit("Slice", [view.tensor, *(ctx.builder.constant([n], "slice") for n in (*bounds, axis))])
+
+
 def _wrapped(ctx: RuleContext, view: Placed, axis: int, pieces: list[Piece], whole: int) -> Outcome:
     inputs = []
     for place, piece in enumerate(pieces):
         count = piece.end - piece.start
-        bounds = [-count, _OPEN] if place < whole else [0, count]
-        cut = [ctx.builder.constant([item], "slice") for item in (*bounds, axis)]
-        inputs.append(view.tensor if place == whole else ctx.builder.emit("Slice", [view.tensor, *cut]))
+        bounds = (-count, _OPEN) if place < whole else (0, count)
+        inputs.append(view.tensor if place == whole else _cut(ctx, view, axis, bounds))
     ctx.keep(inputs)
-    before = sum(piece.end - piece.start for piece in pieces[:whole])
+    before = _before(pieces[:whole])
     place = view.spatial.index(axis)
     provenance = view.provenance.along({place: view.provenance.fields[place].through(1, pad=before)})
     return ctx.placed(view, provenance.blamed(ctx.blame(Cause.PADDING), ctx.blame(Cause.CONTEXT)), view.where)
