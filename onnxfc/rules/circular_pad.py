@@ -31,7 +31,8 @@ def pieces_joined(ctx: RuleContext, axis: int) -> Outcome | None:
 
     Where it is not padding but the map in another order, it is refused; None where the pieces are of several maps.
     """
-    roots = {_cut_from(ctx, name) for name in ctx.node.input if not is_map(ctx.state.views[name])}
+    cut = [name for name in ctx.node.input if not is_map(ctx.state.views[name])] or _small_parts(ctx, axis)
+    roots = {_cut_from(ctx, name) for name in cut}
     root = min(roots, default="")
     view = ctx.state.views.get(root)
     if len(roots) != 1 or not is_map(view) or axis not in view.spatial:
@@ -55,6 +56,12 @@ def pieces_joined(ctx: RuleContext, axis: int) -> Outcome | None:
     if not borders:
         return ctx.refuse("flipped", "rolls the map around: a cell would read the far end of the image")
     return _wrapped(ctx, view, axis, found, whole[0])
+
+
+def _small_parts(ctx: RuleContext, axis: int) -> list[str]:
+    """What was cut out of a map, and is no half of it."""
+    roots = {name: root for name in ctx.node.input if (root := _cut_from(ctx, name))}
+    return [name for name, root in roots.items() if 2 * ctx.native(name).native[axis] < ctx.native(root).native[axis]]
 
 
 def _bordered(ctx: RuleContext, view: Placed, axis: int, pieces: list[Piece | None], at: int) -> Outcome | None:

@@ -1,5 +1,4 @@
-"""A border kept as it was beside what its map makes of itself, as pre-emphasis keeps the first sample: as the network made
-for the other length says, and on crops wherever no border is read."""
+"""A border kept as it was beside what its map makes of itself, as pre-emphasis keeps the first sample."""
 
 from __future__ import annotations
 
@@ -35,7 +34,7 @@ def test_a_border_that_is_kept(kind: str) -> None:
     done = rewrite(emphasised(NATIVE, kind), check_options=CHECK)
     assert done.claim.verdict == "approximate"
     assert any(item.startswith("padding: node_concat") for item in done.claim.blame)
-    for length in (NATIVE, *OTHERS):
+    for length in (NATIVE, *OTHERS):  # as the network made for that length says
         signal = np.random.default_rng(length).standard_normal((1, 1, length)).astype(np.float32)
         models = (emphasised(length, kind), complete(done))
         want, got = (session(model).run(None, {"image": signal})[0] for model in models)
