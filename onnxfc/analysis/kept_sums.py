@@ -11,7 +11,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from itertools import permutations
+from itertools import combinations, permutations
 from typing import Literal
 
 import onnx
@@ -60,6 +60,18 @@ def kept_sums(flow: Flow, times: Mapping[str, tuple[Fraction, int]]) -> tuple[Na
     return found.with_ends("level"), found.with_ends("result") | found.with_ends("plain")
 
 
+def _made_of(number: float, places: int) -> bool:
+    """Whether a divisor is a number of places, or a part of one: a small one, or with more digits than people write."""
+    part = places / number if number else 0.0
+    written = any(math.isclose(float(f"{n:.2g}"), n, rel_tol=CLOSE) for n in (number, 1 / number)) if number else True
+    whole = 0.5 < part < places and math.isclose(part, round(part), rel_tol=CLOSE)
+    return whole and (part < _TIMES or not written)
+
+
+_TIMES = 16.5
+"""So many times a mean may be meant."""
+
+
 class _Sums:
     """Powers of tensors, where they grow; of which sums they come; how the ways of each sum end."""
 
@@ -68,6 +80,7 @@ class _Sums:
         self.flow, self.power, self.of = flow, dict[str, Fraction](), defaultdict[str, Names](frozenset)
         self.bare: set[str] = set()
         self.counts: dict[str, int] = {}
+        self.lengths: dict[str, list[int]] = {}
         self.beside: set[str] = set()
         self.ends: defaultdict[str, set[End]] = defaultdict(set)
         for node in flow.graph.live:
@@ -96,8 +109,27 @@ class _Sums:
         else:
             for output in node.output:
                 self.power[output], self.of[output] = made, NONE.union(*(self.of[item] for item in growing))
-            scaled = node.op_type in _MOVES or (node.op_type in SCALING and len(growing) == 1 and made == 1)
-            self.bare.update(node.output if scaled and growing[0] in self.bare else ())
+            self.bare.update(node.output if made == 1 and self._is_bare(node, growing) else ())
+
+    def _is_bare(self, node: onnx.NodeProto, growing: Sequence[str]) -> bool:
+        """Whether these are sums as such yet: moved, side by side, or counted from another number or in another unit,
+        which is no number of their places."""
+        others = [name for name in node.input if name not in {*growing, ""}]
+        if not self.bare.issuperset(growing):
+            return False
+        if node.op_type == "Concat":
+            return not others
+        if node.op_type in {"Add", "Sub"}:
+            return all(map(self._constant, others)) and len(growing) == 1
+        return node.op_type in _MOVES or (node.op_type in SCALING and not self._counts_places(node, growing, others))
+
+    def _counts_places(self, node: onnx.NodeProto, growing: Sequence[str], others: Sequence[str]) -> bool:
+        """Whether what a sum is scaled by may be one of how many places it sums up, or of some of its axes."""
+        numbers = [value for name in others for value in self._constant(name) or [0.0]]
+        by = [1 / n if node.op_type == "Mul" and n else n for n in map(abs, numbers)]
+        lengths = [self.lengths[source] for source in self.of[growing[0]] if source in self.lengths]
+        known = {math.prod(some) for own in lengths for k in range(len(own)) for some in combinations(own, k + 1)}
+        return len(growing) > 1 or any(_made_of(n, places) for n in by for places in known)
 
     def _begin(self, node: onnx.NodeProto) -> None:
         """Note what is a sum, or as good as one, and computed from none."""
@@ -110,6 +142,8 @@ class _Sums:
             if look.kind == "product":  # which is held at its native scale
                 self.counts[name] = math.prod(first.length(place) for place in look.gone)
             self.bare.add(name)
+            shape = self.flow.native[node.input[0]].native
+            self.lengths[name] = [shape[axis] for axis in look.axes if axis < len(shape) and shape[axis] > 1]
         else:
             return
         self.of[name] = frozenset({name})
@@ -119,12 +153,7 @@ class _Sums:
         look = self.flow.looks.get(node.output[0])
         if look is None or look.own or look.name in self.flow.divisors:
             return False
-        first = self.flow.layouts.get(node.input[0])
-        held = () if first is None else first.axes or ()
-        shape = self.flow.native[node.input[0]].shapes
-        several = [axis for axis in look.axes if shape is None or shape[0][axis] > 1]  # a single channel is none
-        alone = all(held[axis] and all(atom.kind == "space" for atom in held[axis]) for axis in several)
-        return look.kind == "product" or (look.kind == "pool" and node.op_type == "ReduceSum" and alone)
+        return look.kind == "product" or (look.kind == "pool" and node.op_type == "ReduceSum")
 
     def _power(self, node: onnx.NodeProto) -> Fraction | None:
         """To which power of the sums the output grows; None where it is no power of them."""

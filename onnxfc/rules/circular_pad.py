@@ -44,6 +44,11 @@ def pieces_joined(ctx: RuleContext, axis: int) -> Outcome | None:
         return _bordered(ctx, view, axis, pieces, others[0])
     if others:
         return None
+    return _turned(ctx, view, axis, found)
+
+
+def _turned(ctx: RuleContext, view: Placed, axis: int, found: list[Piece]) -> Outcome:
+    """All of them are pieces of one map."""
     length = lengths(view.groups)[axis]
     whole = [place for place, piece in enumerate(found) if (piece.start, piece.end) == (0, length)]
     borders = len(whole) == 1 and all(

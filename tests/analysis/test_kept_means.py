@@ -59,11 +59,18 @@ def of_rows_then_columns(net: Net, x: str, size: tuple[int, int]) -> str:
     return net.fc(by(net, total(net, by(net, total(net, x, 3), size[1]), 2), size[0]), C, 5)
 
 
-MEANS = (as_result, scaled_first, over_channels_too, of_rows, of_rows_then_columns)
+def counts(net: Net, x: str, size: tuple[int, int]) -> str:
+    """Two counts side by side, of all channels and of each, in another unit and counted from another number."""
+    each, every = total(net, x, 2, 3), net.axes("Unsqueeze", total(net, x, 1, 2, 3), (1,))
+    both = net.op("Concat", each, every, axis=1)
+    return str(net.op("Add", net.op("Mul", both, net.const(0.01)), net.const(1.0)))
+
+
+MEANS = (counts, as_result, scaled_first, over_channels_too, of_rows, of_rows_then_columns)
 
 
 @pytest.mark.parametrize("figure", MEANS)
-def test_a_mean_by_hand(figure: Figure) -> None:
+def test_a_mean_by_hand_or_a_count(figure: Figure) -> None:
     done = complete(rewrite(network(figure, NATIVE), options=RewriteOptions(global_pool="keep"), check_options=CHECK))
     for size in (NATIVE, *OTHERS):
         image = np.random.default_rng(size[0]).standard_normal((1, 2, *size)).astype(np.float32)
@@ -86,4 +93,14 @@ def test_shares_times_their_number_that_are_summed_up() -> None:
 
 
 def test_shares_times_their_number_whose_sum_is_divided_by_it() -> None:
-    test_a_mean_by_hand(lambda *given: weighed(*given, divided=True))
+    test_a_mean_by_hand_or_a_count(lambda *given: weighed(*given, divided=True))
+
+
+@pytest.mark.parametrize("number", [3 / 48, 1 / 6, C / (C * 48), 2 / (C * 48), 1 / 48])
+def test_a_sum_times_what_may_be_one_of_its_places(number: float) -> None:
+    """Three times the mean as one number, a sum divided by the width: no counts, and no means that are known."""
+
+    def figure(net: Net, x: str, size: tuple[int, int]) -> str:
+        return str(net.op("Mul", total(net, x, 1, 2, 3), net.const(np.float32(number))))
+
+    assert refusal(network(figure, NATIVE), global_pool="keep").code == "sum-over-image"

@@ -301,9 +301,11 @@ def test_a_count_of_the_whole_image_is_compared_at_other_sizes() -> None:
     assert trunk.reason.startswith("count differs from the original's own, in which a sum may grow with the image: ")
 
 
-@pytest.mark.parametrize(("channels", "by", "refused"), [(1, 1.0, False), (3, 1.0, True), (3, 60.0, False)])
+@pytest.mark.parametrize(
+    ("channels", "by", "refused"), [(1, 1.0, False), (3, 1.0, False), (3, 20.0, True), (3, 60.0, False)]
+)
 def test_sums_over_channels_too(channels: int, by: float, refused: bool) -> None:
-    """That over the only one is a count; by the number of all elements it is a mean."""
+    """It is a count; by the number of all elements it is a mean, and by that of the places it may be either."""
     net = Net(17)
     density = net.op("Relu", net.conv(net.trunk(), 3, channels, (1, 1), strides=[1, 1]), out="density")
     total = net.op("Div", net.axes("ReduceSum", density, [1, 2, 3], keepdims=0), net.const(by), out="total")
