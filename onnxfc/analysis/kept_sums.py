@@ -20,7 +20,18 @@ from onnxfc.analysis.flow import Flow
 from onnxfc.analysis.layouts import NONE, Names
 from onnxfc.analysis.written_counts import CLOSE
 from onnxfc.graph.index import attributes, inputs_of
-from onnxfc.graph.op_kinds import ARG, CUTTING, IDLE, LAYER_NORMS, LENGTHS, MAP_NORMS, RESHAPING, SAME_VALUES, SCALING
+from onnxfc.graph.op_kinds import (
+    ADDITIVE,
+    ARG,
+    CUTTING,
+    IDLE,
+    LAYER_NORMS,
+    LENGTHS,
+    MAP_NORMS,
+    RESHAPING,
+    SAME_VALUES,
+    SCALING,
+)
 
 _MOVES = {*CUTTING, *IDLE, *RESHAPING, *SAME_VALUES, "Expand", "Gather", "Transpose"}
 _SCALED = {
@@ -119,7 +130,7 @@ class _Sums:
             return False
         if node.op_type == "Concat":
             return not others
-        if node.op_type in {"Add", "Sub"}:
+        if node.op_type in ADDITIVE:
             return all(map(self._constant, others)) and len(growing) == 1
         return node.op_type in _MOVES or (node.op_type in SCALING and not self._counts_places(node, growing, others))
 

@@ -91,9 +91,10 @@ def _of_whole_map(ctx: RuleContext, view: Placed) -> Outcome | None:
     epsilon = float(ctx.attrs.get("epsilon", 1e-5))
     flat = builder.emit("InstanceNormalization", [flat, one, zero], instead=ctx.node, epsilon=epsilon)
     made = builder.emit("Reshape", [flat, builder.emit("Shape", [view.tensor])])
-    for op_type, table in zip(("Mul", "Add"), alike, strict=False):
-        made = builder.emit(op_type, [made, builder.constant(np.asarray(table), "table")])
-    builder.emit("Identity", [made], ctx.node.output[0])
+    scale, *shift = (builder.constant(np.asarray(table), "table") for table in alike)
+    made = builder.emit("Mul", [made, scale], "" if shift else ctx.node.output[0])
+    if shift:
+        builder.emit("Add", [made, *shift], ctx.node.output[0])
     return ctx.same(blamed=True)
 
 
