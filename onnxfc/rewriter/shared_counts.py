@@ -107,23 +107,25 @@ def _holds_figures(state: State, node: onnx.NodeProto, found: Mapping[str, _Scal
     return any(name in found and found[name].held and isinstance(state.views.get(name), Context) for name in names)
 
 
-def _summed(state: State, node: onnx.NodeProto, read: Sequence[_Scaled]) -> _Scaled:
-    """Of figures of the whole image: sums of so many places, or their means."""
-    counts = [math.prod(state.native[name].native) for name in (node.input[0], node.output[0])]
-    share = counts[0] / max(counts[1], 1) if node.op_type in MEANS else 1.0
+def _summed(node: onnx.NodeProto, read: Sequence[_Scaled]) -> _Scaled:
+    """Of figures of the whole image. A mean of shares is held at its native scale, with the number beside it."""
+    if node.op_type in MEANS:
+        return _Scaled()
     first, *others = read if node.op_type in PRODUCTS else read[:1]
     for other in others:
         first = first.times(other)
-    return first.times(_Scaled(by=frozenset({1 / share})))
+    return first
 
 
 def _made(state: State, node: onnx.NodeProto, found: Mapping[str, _Scaled]) -> _Scaled:
     """How what a node makes is scaled."""
     if count := _shared(state, node):
         return _Scaled(frozenset({float(count)}))
-    read = [_known(state, found, name) for name in inputs_of(node)]
+    laid = isinstance(state.views.get(node.output[0]), Placed)  # a figure over places again is no share of them
+    figures = {name for name in inputs_of(node) if laid and isinstance(state.views.get(name), Context)}
+    read = [_Scaled() if name in figures else _known(state, found, name) for name in inputs_of(node)]
     if node.op_type in {*SUMS, *MEANS, *PRODUCTS} and isinstance(state.views.get(node.output[0]), Context):
-        return _summed(state, node, read)
+        return _summed(node, read)
     if rule := _RULES.get(node.op_type):
         return rule(read)
     carried = [item for item in read if item.counts] or (read[:1] if node.op_type not in ADDITIVE else [])

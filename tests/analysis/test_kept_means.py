@@ -66,7 +66,15 @@ def counts(net: Net, x: str, size: tuple[int, int]) -> str:
     return str(net.op("Add", net.op("Mul", both, net.const(0.01)), net.const(1.0)))
 
 
-MEANS = (counts, as_result, scaled_first, over_channels_too, of_rows, of_rows_then_columns)
+def beside_context(net: Net, x: str, size: tuple[int, int]) -> str:
+    """What a Softmax weighed, summed up, and added to the map that is averaged then: no share of its places."""
+    rows = net.op("Reshape", x, net.ints(1, C, -1))
+    summed = net.axes("ReduceSum", net.op("Mul", rows, net.op("Softmax", rows, axis=2)), (2,), keepdims=1)
+    made = net.op("Add", x, net.op("Unsqueeze", summed, net.ints(3)))
+    return net.fc(net.axes("ReduceMean", made, (2, 3), keepdims=0), C, 5)
+
+
+MEANS = (beside_context, counts, as_result, scaled_first, over_channels_too, of_rows, of_rows_then_columns)
 
 
 @pytest.mark.parametrize("figure", MEANS)
