@@ -136,7 +136,7 @@ class _Decision:
         region = self.regions[meeting.at]
         inside = self._ends_in_head(region)
         if meeting.at in self.flow.deviations or self._less_weighted_mean(look, meeting):
-            return inside and self._end_as(region, *_POOLS, "weights")
+            return inside and self._end_as(region, *_POOLS, "weights", "product")
         if meeting.how == "features" or (meeting.how == "tokens" and look.kind == "layer"):
             return inside
         if meeting.how == "query":
@@ -183,6 +183,7 @@ class _Decision:
             partly=frozenset(counts.partly),
             counted=frozenset(counts.times) - level if kept else NONE,
             whole=self._whole() if kept else NONE,
+            placeless=frozenset(n for n, held in flow.layouts.items() if held.axes is not None and not held.solid),
             headed=any(look.kind in {*_POOLS, "layer", "product"} for look in heads) or _reads_features(flow),
             summed_by=partial(summed_by, flow, self.of),
         )

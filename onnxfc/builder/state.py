@@ -46,7 +46,8 @@ class Roles:
     ``variances``: variances of the whole image over N - 1, which the file gives for the native N, by the node that
     makes them; ``partly``: those over a part of its places. ``counted``: means times a power of the native number of
     their places, of which something comes that grows or shrinks with the image. ``whole``: what begins the head, but
-    is to stay one of the whole image. ``headed``: whether there is a head. ``summed_by``: the operators that sum up
+    is to stay one of the whole image. ``placeless``: what natively has no places any more, such as a covariance and all
+    that is made of it. ``headed``: whether there is a head. ``summed_by``: the operators that sum up
     the places of a tensor, where nothing else is done to it.
     """
 
@@ -62,6 +63,7 @@ class Roles:
     partly: frozenset[str]
     counted: frozenset[str]
     whole: frozenset[str]
+    placeless: frozenset[str]
     headed: bool
     summed_by: Callable[[str], frozenset[str] | None] = field(compare=False)
 

@@ -146,7 +146,7 @@ def _inherited(state: State, node: onnx.NodeProto, refused: Refused) -> Outcome:
         if node.op_type in WHY:
             return no_rule(RuleContext(state, node))
         both = [name for name in node.input if isinstance(state.views.get(name), Refused)]
-        if node.op_type in PRODUCTS and len(both) == 2:
+        if node.op_type in PRODUCTS and len(both) == 2 and node.output[0] not in state.roles.placeless:
             return attention(RuleContext(state, node))
     return [refused] * len(node.output)
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from onnxfc.builder import ops
+from onnxfc.builder.computed_constants import computed
 from onnxfc.builder.rule_context import LEAVE, Outcome, RuleContext
 from onnxfc.errors import Refusal
 from onnxfc.graph.op_kinds import MICROSOFT
@@ -137,7 +138,7 @@ def _on_rows(ctx: RuleContext, at: int) -> Outcome:
     """Matrices of features times a constant one, once per window."""
     view, other = ctx.views[at], 1 - at
     rank, shape = len(ctx.shape_in(at)), ctx.shape_in(other)
-    if len(shape) > rank or (len(shape) == rank and (shape[0] != 1 or ctx.weights(ctx.node.input[other]) is None)):
+    if len(shape) > rank or (len(shape) == rank and (shape[0] != 1 or computed(ctx, ctx.node.input[other]) is None)):
         return ctx.refuse("mixes-batch", "multiplies the features of each image by a matrix of its own")
     assert isinstance(view, Window | ScoreMap)
     even = even_matmul(ctx, at)

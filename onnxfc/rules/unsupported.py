@@ -87,8 +87,10 @@ def _is_table(ctx: RuleContext, name: str) -> bool:
 
 
 def sums_places(ctx: RuleContext, provenance: Provenance, summed: Sequence[int], left: Sequence[int]) -> bool:
-    """Whether a product of features sums over all places of a window and leaves none, where its lengths tell. Beside
-    places on free axes there may be as many more, on axes that stay."""
+    """Whether a product of features sums over all places of a window and leaves none: as was seen of the original, or
+    where its lengths tell. Beside places on free axes there may be as many more, on axes that stay."""
+    if ctx.name in ctx.state.roles.placeless:
+        return True
     places = max((math.prod(item.extent) for item in provenance.windows), default=1)
     some = places > 1 and ctx.state.rank < ctx.state.axes[1]
     held = [any(n == places or (some and n % places == 0) for n in _runs(item)) for item in (summed, left)]
