@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -13,7 +13,7 @@ from onnxfc.builder.graph_builder import GraphBuilder
 from onnxfc.errors import Refusal
 from onnxfc.graph.index import Graph
 from onnxfc.layout.affine import Grids
-from onnxfc.layout.views import View
+from onnxfc.layout.views import Fixed, View
 from onnxfc.shapes.spec import Spec
 
 GlobalPool = Literal["window", "keep", "drop"]
@@ -201,6 +201,11 @@ class State:
     def replacements(self) -> list[Replacement]:
         """What of the head was replaced."""
         return [note for note in self.notes if isinstance(note, Replacement)]
+
+    def ending(self, names: Iterable[str]) -> str:
+        """How to end the model at these tensors: those that nodes compute from the image. Empty where none is."""
+        made = [n for n in names if n in self.graph.producers and not isinstance(self.views.get(n), Fixed)]
+        return " ".join(f"--output-at {name}" for name in made)
 
     @property
     def remarks(self) -> list[Refusal]:

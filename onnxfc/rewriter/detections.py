@@ -173,7 +173,8 @@ def not_behind(tail: Tail, option: str) -> Refusal:
     """That an option does not hold behind the first node that picks places by their values."""
     node = tail.picking[0]
     why = f"{node.op_type} leaves as many as the values of one image say, which {option} cannot have"
-    ends = " ".join(f"--output-at {output.name}" for output in tail.ahead.proto.graph.output)
+    computed = Graph(tail.model.proto).producers
+    ends = " ".join(f"--output-at {output.name}" for output in tail.ahead.proto.graph.output if output.name in computed)
     return Refusal("data-dependent", label(node), why, f"leave out {option}, or end the model before it: {ends}")
 
 

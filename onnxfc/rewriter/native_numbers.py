@@ -36,7 +36,7 @@ def in_native_pixels(state: State, reading: Sequence[Image]) -> Refusal | None:
                 node, moving = scaled
                 why = f"Mul multiplies by the native size, a plain number, what {item.table} gives for any size"
                 advice = "multiply by each image's own size yourself, and end the model before it"
-                return Refusal("grid-rule", label(node), why, f"{advice}: --output-at {moving}")
+                return Refusal("grid-rule", label(node), why, f"{advice}: {state.ending([moving])}")
     return None
 
 
@@ -67,18 +67,20 @@ def in_sides(state: State, reading: Sequence[Image]) -> Refusal | None:
         if is_map(made) and node.op_type not in LIMITING and not cells:
             continue
         if told := _told(state, node, sides, cells):
-            advice = f"{export_open(state, reading)}; {_before(state, node)}"
+            advice = f"{export_open(state, reading)}{_before(state, node)}"
             return Refusal("size-locked", label(node), f"{node.op_type} {told}, a plain number", advice)
         if inner := _inside(state, node, sides) if node.output[0] in stepped else 0.0:
             why = f"compares coordinates with {inner:g}, a plain number, which may be a part of the native image's size"
-            advice = f"{_opened(state, reading)}; {_before(state, node)}"
+            advice = f"{_opened(state, reading)}{_before(state, node)}"
             return Refusal("size-locked", label(node), f"{node.op_type} {why}", advice)
     return None
 
 
 def _before(state: State, node: onnx.NodeProto) -> str:
+    """Where the model may end instead: at the data that a node reads, where nodes compute that."""
     data = next(name for name in inputs_of(node) if isinstance(state.views.get(name), Placed | Context))
-    return f"or end the model before it: --output-at {data}"
+    ends = state.ending([data])
+    return f"; or end the model before it: {ends}" if ends else ""
 
 
 def _inside(state: State, node: onnx.NodeProto, sides: Sequence[int]) -> float:

@@ -197,7 +197,7 @@ def _beside_crops(state: State) -> Refusal | None:
             view = state.views[name]
             if isinstance(view, Context) or (isinstance(view, Placed) and not view.provenance.windows):
                 why = f"brings crops to a size of their own, and the output {name} is of the whole image"
-                heads = " ".join(f"--output-at {other}" for other in state.graph.outputs if other != name)
+                heads = state.ending(other for other in state.graph.outputs if other != name)
                 advice = f"leave that out: {heads}" if heads else "use --global-pool window"
                 return Refusal("size-locked", item.node, why, advice)
     return None

@@ -201,7 +201,7 @@ def _of_another_domain(ctx: RuleContext) -> Refusal:
     node, why = ctx.node, f"of domain {ctx.node.domain} is not supported here"
     advice = _EXPORT.get(node.domain, LEAVE)
     if node.domain == _LABELS:
-        advice = f"end the model before it: --output-at {node.input[0]}"
+        advice = f"end the model before it: {ctx.state.ending(node.input)}"
     if node.domain == MICROSOFT and node.op_type.endswith("Attention"):
         why, advice = "is attention as onnxruntime fuses it", "fuse and quantise it after the rewrite"
     return ctx.refuse("unsupported-operator", why, advice)

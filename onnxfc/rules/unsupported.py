@@ -108,7 +108,7 @@ def no_rule(ctx: RuleContext) -> Refusal:
     if ctx.op_type in WHY:
         code, why, advice = WHY[ctx.op_type]
         if ctx.op_type == "NonMaxSuppression":
-            advice = "end the model before it: " + " ".join(f"--output-at {name}" for name in ctx.node.input[:2])
+            advice = f"end the model before it: {ctx.state.ending(ctx.node.input[:2])}"
         if code == "attention":
             return attention(ctx)
         return ctx.refuse(code, why, advice)

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from hazards import CHANNELS, CHECK, OLD_ONNX, OLD_RUNTIME, Net, own_crops, proven, refusal
+from hazards import CHANNELS, CHECK, FEATURES, OLD_ONNX, OLD_RUNTIME, Net, own_crops, proven, refusal
 
 from onnxfc import RewriteOptions, rewrite
 
@@ -91,3 +91,23 @@ def test_boxes_are_told_where_to_end() -> None:
     )
     done = rewrite(net.model(best), options=RewriteOptions(output_at=("boxes", "s")), check_options=CHECK)
     assert [output.form for output in done.claim.outputs] == ["list", "list"]
+
+
+def test_the_model_is_told_to_end_at_what_is_computed() -> None:
+    """Not at the boxes or the class numbers that are constants."""
+    net = Net(17)
+    boxes = net.const(np.random.default_rng(0).random((1, 5, 4)), name="anchors")
+    scores = net.op("Reshape", net.fc(net.flat(), FEATURES, 5), net.ints(1, 1, 5), out="scores")
+    found = refusal(net.model(net.op("NonMaxSuppression", boxes, scores, net.ints(10))))
+    assert (found.code, found.advice) == ("data-dependent", "end the model before it: --output-at scores")
+    net = Net(17)
+    best = net.op("ArgMax", net.fc(net.flat(), FEATURES, 5), axis=1, keepdims=0, out="best")
+    classes = net.const([3, 1, 4, 1, 5], name="classes", dtype=np.int64)
+    picked = net.op("ArrayFeatureExtractor", classes, best, domain="ai.onnx.ml")
+    labelled = net.model(picked, infer=False)
+    labelled.opset_import.append(onnx.helper.make_opsetid("ai.onnx.ml", 3))
+    kind = onnx.TensorProto.INT64
+    labelled.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info(picked, kind, None))
+    found = refusal(labelled)
+    assert (found.code, found.advice) == ("unsupported-operator", "end the model before it: --output-at best")
+    assert rewrite(labelled, options=RewriteOptions(output_at=("best",)), check_options=CHECK).claim.outputs
