@@ -28,6 +28,11 @@ _POOLS: tuple[Kind, ...] = ("cover", "pool")
 _WEIGHTS: tuple[Kind, ...] = ("relation", "weights")
 
 
+def _placeless(flow: Flow) -> Names:
+    """What is known to have no places any more."""
+    return frozenset(name for name, held in flow.layouts.items() if held.axes is not None and not held.solid)
+
+
 _LISTING = {*("Cast", "Concat", "Flatten", "Identity", "Reshape", "Shape", "Sigmoid", "Slice", "Softmax", "Transpose")}
 """What may be done to places that were laid in a row wholly, and are a list: (N, H * W * K), then (N, H * W, K)."""
 _PICKED = {*ARG, "ReduceMax", "ReduceMin"}
@@ -183,7 +188,7 @@ class _Decision:
             partly=frozenset(counts.partly),
             counted=frozenset(counts.times) - level if kept else NONE,
             whole=self._whole() if kept else NONE,
-            placeless=frozenset(n for n, held in flow.layouts.items() if held.axes is not None and not held.solid),
+            placeless=_placeless(flow),
             headed=any(look.kind in {*_POOLS, "layer", "product"} for look in heads) or _reads_features(flow),
             summed_by=partial(summed_by, flow, self.of),
         )

@@ -32,7 +32,7 @@ SCHEMA = "onnxfc-report/1"
 LITTLE = 5e-4
 """Shares below are told as they are, not as 0.0 %."""
 
-_TOLD = {"float-layer", "no-global-pool", "no-weight-blocks", "no-window-scale", "written-size"}
+_TOLD = {"assumed-size", "float-layer", "no-global-pool", "no-weight-blocks", "no-window-scale", "written-size"}
 """Notes that are told unasked."""
 _CAUSES = {
     Cause.PADDING: "zero padding, where a big image has pixels",

@@ -37,6 +37,7 @@ from onnxfc.shapes.image_inputs import (
     images,
     inner_image,
     native_inputs,
+    sizes_of_any,
     to_scale,
     unlike_sizes,
 )
@@ -183,7 +184,10 @@ def analyse(original: ModelFile, options: RewriteOptions) -> Analysis:
 
 
 def _advised(original: ModelFile, options: RewriteOptions) -> Analysis:
-    found = _analysed(original, options)
+    try:
+        found = _analysed(original, options)
+    except NothingToRewrite as error:
+        return _of_any_size(original, options, error)
     if found.refusals:
         found = _ahead_of_detections(found, options)
     image = found.reading[0]
@@ -202,6 +206,32 @@ def _advised(original: ModelFile, options: RewriteOptions) -> Analysis:
         return found
     advice = told if first.advice in ("", LEAVE) else f"{first.advice}; {told}"
     return replace(found, refusals=(replace(first, advice=advice), *found.refusals[1:]))
+
+
+def _of_any_size(original: ModelFile, options: RewriteOptions, error: NothingToRewrite) -> Analysis:
+    """A model of open size whose outputs are all of the whole image, if the user wants them: no native size is needed.
+
+    Raises NothingToRewrite, which offers that where it would do.
+    """
+    why = error.refusals[0]
+    graph = Graph(inlined(original).proto)
+    if why.code != "unknown-native-size" or why.node not in {info.name for info in graph.inputs}:
+        raise error
+    plain = not (options.fixed_size or options.form or options.free or options.input_shapes)
+    for size in sizes_of_any(graph, why.node) if plain and options.global_pool != "drop" else ():
+        try:
+            found = _analysed(original, replace(options, size=size, global_pool="keep"))
+        except OnnxfcError:
+            continue
+        if found.refusals or any(output.form != "global" for output in found.outputs):
+            continue
+        if options.global_pool == "keep":
+            told = "x".join(map(str, size))
+            found.state.notes.append(Refusal("assumed-size", why.node, f"{why.reason}: {told} was taken for it"))
+            return found
+        refusal = replace(why, advice=f"{why.advice}, or keep one vector of each image: --global-pool keep")
+        raise NothingToRewrite(str(refusal), (refusal,)) from None
+    raise error
 
 
 def _free_alone(original: ModelFile, options: RewriteOptions, names: Sequence[str]) -> list[tuple[str, ...]]:

@@ -156,14 +156,8 @@ def images(
         return _no_image(infos, inputs)
     for info in candidates:
         _must_be_run(info.name, inputs[info.name].native)
-        dims = list(info.type.tensor_type.shape.dim)[1:]
-        left = sum(dim.dim_value <= 0 for dim in dims)
-        if size is None and left and info.name not in (shapes or {}):
-            places = max(len(dims) - 1, 1)
-            what, size_of = _SIZES[places]
-            what = what if left == places else "size is in part"
-            why = f"the input's {what} dynamic, so its native size is not in the graph"
-            return Refusal("unknown-native-size", info.name, why, f"give it with --size {size_of}")
+        if size is None and info.name not in (shapes or {}) and _is_open(info):
+            return _unknown_size(graph, info, inputs[info.name].native)
     found = []
     batched, axes = readings(graph, candidates[0].name, inputs[candidates[0].name].native)
     if dynamic_batch and not batched:
@@ -186,7 +180,41 @@ def _must_be_run(name: str, shape: Shape) -> None:
         raise UsageError(f"{name}: {told}, and no model runs on more than {_MOST:,}; give its true native size")
 
 
-_SIZES = {1: ("length is", "L"), 2: ("height and width are", "HxW"), 3: ("depth, height and width are", "DxHxW")}
+def _is_open(info: onnx.ValueInfoProto) -> bool:
+    return any(dim.dim_value <= 0 for dim in list(info.type.tensor_type.shape.dim)[1:])
+
+
+def _unknown_size(graph: Graph, info: onnx.ValueInfoProto, shape: Shape) -> Refusal:
+    """Which lengths the graph leaves open, and how they are given beside those that it has."""
+    lengths = _declared(info, readings(graph, info.name, shape)[1][0])
+    names = SIZE_NAMES[len(lengths)]
+    missing = [name for name, length in zip(names, lengths, strict=True) if not length]
+    if not missing:
+        given = "x".join(str(dim.dim_value or "C") for dim in list(info.type.tensor_type.shape.dim)[1:])
+        why = "the number of the input's channels is dynamic, so what the network was made for is not in the graph"
+        return Refusal("unknown-native-size", info.name, why, f"give the whole shape: --input-shape 1x{given}")
+    what = f"{', '.join(missing[:-1])} and {missing[-1]} are" if len(missing) > 1 else f"{missing[0]} is"
+    why = f"the input's {what} dynamic, so its native size is not in the graph"
+    given = "x".join(str(n or name[0].upper()) for name, n in zip(names, lengths, strict=True))
+    return Refusal("unknown-native-size", info.name, why, f"give it with --size {given}")
+
+
+def _declared(info: onnx.ValueInfoProto, spatial: Sequence[int]) -> list[int]:
+    """The lengths of these axes as the file has them; 0 where it has none."""
+    return [max(info.type.tensor_type.shape.dim[axis].dim_value, 0) for axis in spatial]
+
+
+_ANY: dict[int, tuple[int, ...]] = {1: (224, 16384), 2: (224,), 3: (64,)}
+"""Sides of images of which networks that are trained on images of all sizes leave something; of signals also a second's
+samples."""
+
+
+def sizes_of_any(graph: Graph, name: str) -> list[tuple[int, ...]]:
+    """Sizes at which an input may be looked at that leaves its size open, where none is native."""
+    info = next(info for info in graph.inputs if info.name == name)
+    shape = tuple(max(dim.dim_value, 1) for dim in info.type.tensor_type.shape.dim)
+    lengths = _declared(info, readings(graph, name, shape)[1][0])
+    return [tuple(n or side for n in lengths) for side in _ANY[len(lengths)]]
 
 
 def _candidates(
@@ -210,14 +238,23 @@ def _of_size(found: list[list[Image]], size: Sequence[int], info: onnx.ValueInfo
     """The readings that agree with a size that the user gave; UsageError where none does."""
     fitting = [reading for reading in found if reading[0].size == tuple(size)]
     if not fitting:
-        dims = [info.type.tensor_type.shape.dim[axis].dim_value for axis in found[0][0].spatial]
+        dims = _declared(info, found[0][0].spatial)
         given, own = ("x".join(str(n) if n > 0 else "?" for n in lengths) for lengths in (size, dims))
         if len(dims) == len(size) and all(n in (0, length) for n, length in zip(dims, size, strict=True)):
             told = "x".join(map(str, found[0][0].size))
             raise UsageError(f"--size {given}: --input-shape says {told}; give one of them")
-        advice = "give a length for each ?" if "?" in own else "leave it out; the result takes any size"
-        raise UsageError(f"--size {given}: the native size of {info.name} is {own} in the file; {advice}")
+        raise UsageError(f"--size {given}: the native size of {info.name} is {own} in the file; {_whole(dims, size)}")
     return fitting
+
+
+def _whole(dims: Sequence[int], size: Sequence[int]) -> str:
+    """How to give a size whose axes the file leaves open in part, of which some were given."""
+    if all(dims):
+        return "leave it out; the result takes any size"
+    rest = iter(size if len(size) == dims.count(0) else ())
+    names = SIZE_NAMES[len(dims)]
+    lengths = [str(n or next(rest, name[0].upper())) for name, n in zip(names, dims, strict=True)]
+    return f"give all of it: --size {'x'.join(lengths)}"
 
 
 def is_open(graph: Graph, reading: Sequence[Image]) -> bool:

@@ -7,7 +7,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from fixture_files import fixture_file
-from hazards import Net, own_crops, refusal
+from hazards import Net, own_crops, proven, refusal
 from onnx import TensorProto
 from references import EXPORTERS, compare, image
 
@@ -108,7 +108,8 @@ def test_the_length_of_raw_audio_is_asked_for() -> None:
     model = onnx.load(fixture_file("raw_audio.torchscript.onnx"))
     model.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "samples"
     found = refusal(model)
-    assert (found.code, found.advice) == ("unknown-native-size", "give it with --size L")
+    advice = "give it with --size L, or keep one vector of each image: --global-pool keep"
+    assert (found.code, found.advice) == ("unknown-native-size", advice)
     assert found.reason == "the input's length is dynamic, so its native size is not in the graph"
 
 
@@ -136,15 +137,28 @@ def test_heads_that_round_differently_have_cells_in_common(exporter: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("rank", "said", "given"), [(1, "length is", "L"), (3, "depth, height and width are", "DxHxW")]
+    ("rank", "said", "given", "taken"),
+    [
+        (1, "length is", "L", "224"),
+        (2, "height and width are", "HxW", "224x224"),
+        (3, "depth, height and width are", "DxHxW", "64x64x64"),
+    ],
 )
-def test_a_size_that_is_missing_is_asked_for_in_its_own_axes(rank: int, said: str, given: str) -> None:
+def test_a_size_that_is_missing_is_asked_for_in_its_own_axes(rank: int, said: str, given: str, taken: str) -> None:
+    """A figure of the whole image needs none."""
     net = Net(17)
     image = net.input("image", [1, 2, *["n"] * rank])
     weight = net.random(3, 2, *[3] * rank)
-    found = refusal(net.model(net.op("GlobalAveragePool", net.op("Conv", image, weight))))
-    assert (found.code, found.advice) == ("unknown-native-size", f"give it with --size {given}")
+    model = net.model(net.op("GlobalAveragePool", net.op("Conv", image, weight)))
+    found = refusal(model)
+    keep = "keep one vector of each image: --global-pool keep"
+    assert (found.code, found.advice) == ("unknown-native-size", f"give it with --size {given}, or {keep}")
     assert found.reason.startswith(f"the input's {said} dynamic")
+    done = proven(model, exact=False, global_pool="keep")
+    assert [item.form for item in done.claim.outputs] == ["global"]
+    assert [note.reason for note in done.notes if note.code == "assumed-size"] == [
+        f"{found.reason}: {taken} was taken for it"
+    ]
 
 
 def test_tokens_are_told() -> None:

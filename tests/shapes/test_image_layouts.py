@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from hazards import CHANNELS, CHECK, Net, own_crops, proven, refusal
+from hazards import CHANNELS, CHECK, Net, complete, own_crops, proven, refusal
 
 from onnxfc import UsageError, inspect
 from onnxfc.graph.index import Graph
@@ -152,10 +152,30 @@ def half_open(layout: str) -> onnx.ModelProto:
     return net.model(net.fc(net.op("Flatten", net.op("GlobalAveragePool", made)), CHANNELS, 5))
 
 
-@pytest.mark.parametrize(("layout", "size"), [("NCHW", (11, 9)), ("NHWC", (11, 9)), ("NLC", (15,))])
-def test_a_length_that_is_left_open_is_asked_for(layout: str, size: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("layout", "size", "given", "missing"),
+    [
+        ("NCHW", (11, 9), "11xW", "width"),
+        ("NHWC", (11, 9), "Hx9", "height"),
+        ("NLC", (15,), "L", "length"),
+    ],
+)
+def test_a_length_that_is_left_open_is_asked_for(layout: str, size: tuple[int, ...], given: str, missing: str) -> None:
     model = half_open(layout)
-    assert refusal(model).code == "unknown-native-size"
+    found = refusal(model)
+    advice = f"give it with --size {given}, or keep one vector of each image: --global-pool keep"
+    assert (found.code, found.advice) == ("unknown-native-size", advice)
+    assert found.reason == f"the input's {missing} is dynamic, so its native size is not in the graph"
+    if len(size) > 1:
+        alone = next(n for n, told in zip(size, given.split("x"), strict=True) if str(n) != told)
+        whole = f"the native size of image is {given.replace('H', '?').replace('W', '?')} in the file; "
+        with pytest.raises(UsageError) as caught:
+            rewrite(model, options=RewriteOptions(size=(alone,)))
+        assert str(caught.value) == f"--size {alone}: {whole}give all of it: --size {size[0]}x{size[1]}"
+        with pytest.raises(UsageError, match=f"give all of it: --size {given}$"):
+            rewrite(model, options=RewriteOptions(size=(alone + 1, alone + 1)))
+    kept = complete(rewrite(model, options=RewriteOptions(global_pool="keep"), check_options=CHECK))
+    assert not any(dim.dim_value for dim in kept.graph.input[0].type.tensor_type.shape.dim[1:] if dim.dim_value > 2)
     done = rewrite(model, options=RewriteOptions(size=size), check_options=CHECK)
     assert done.claim.native_size == size
     assert own_crops(model, done) < 1e-4
