@@ -83,8 +83,11 @@ class _Product:
         return made if len(set(out)) == len(out) and made._keeps_batch() else None
 
     def _keeps_batch(self) -> bool:
-        """Whether one axis of the result holds the batch, and so does each operand's own."""
+        """Whether one axis of the result holds the batch, and so does each operand's own; or there are places of one
+        image for good, without a batch."""
         holds = [letter for letter, (_, group) in self.letters.items() if "batch" in kinds(group)]
+        if not holds:
+            return bool(places_in([group for letter, (_, group) in self.letters.items() if letter in self.out]))
         if len(holds) != 1 or holds[0] not in self.out:
             return False
         return all(holds[0] in operand.term for operand in self.operands if operand.moving)

@@ -94,6 +94,18 @@ def test_windows_that_follow_are_no_context(exporter: str) -> None:
 
 
 @pytest.mark.parametrize("exporter", BOTH)
+@pytest.mark.parametrize("name", ["axial_attention", "window_attention"])
+def test_map_alone_is_that_of_pytorch_at_other_sizes(name: str, exporter: str) -> None:
+    """Without a head, rows of blocks or of places hold no batch where that is one image for good."""
+    done = rewritten(name, exporter, output_at=("map",))
+    assert [output.form for output in done.claim.outputs] == ["features"]
+    sizes = [key.partition(".")[2] for key in REFERENCES if key.startswith(f"{name}.")]
+    for size in sizes:
+        shape = [int(length) for length in size.split("x")]
+        assert deviation(run(complete(done), noise(1, 3, *shape), "map"), REFERENCES[f"{name}.{size}"]) < 1e-5
+
+
+@pytest.mark.parametrize("exporter", BOTH)
 def test_weighted_pools_of_a_head_are_each_windows_own(exporter: str) -> None:
     """Five heads that weigh places: every cell is what the original says of that crop."""
     done = rewritten("weighted_pools", exporter)
