@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import onnx
 
-from onnxfc.analysis.flow import How, Kind, Rule, Step, on_data, unknown
+from onnxfc.analysis.flow import Flow, How, Kind, Rule, Step, on_data, unknown
 from onnxfc.analysis.layouts import LAID, NONE, Layout, Names, aligned, moved, places, reshaped, resized
 from onnxfc.analysis.own_figures import by_own_figure
 from onnxfc.graph.op_kinds import (
@@ -129,14 +130,27 @@ def reshape(step: Step, held: Layout) -> Layout:
 
 
 def concat(step: Step) -> Layout:
-    """Beside each other; along places, end to end."""
+    """Beside each other; along places, end to end; the parts of a map in another order are the map."""
     axis, rank = step.axis, len(step.after)
+    root = _rolled(step.flow, step.node)
+    if root:
+        step.onward(*step.node.input)
+        return step.flow.layouts[root]
     along = any(layout.axes is not None and places(layout.axes[axis]) & layout.solid for _, layout in step.given)
     if along or any(layout.axes is None for _, layout in step.given):
         return _end_to_end(step, axis)
     made = laid(step, rank)
     axes = made.axes or ()
     return moved(made, [*axes[:axis], channels(step.after[axis]), *axes[axis + 1 :]])
+
+
+def _rolled(flow: Flow, node: onnx.NodeProto) -> str:
+    """The map of which a Concat lays Slices end to end again, as many places as it has; empty where it does not."""
+    makers = [flow.graph.producers.get(name) for name in node.input]
+    roots = {maker.input[0] if maker is not None and maker.op_type == "Slice" else "" for maker in makers}
+    root = min(roots, default="")
+    same = node.op_type == "Concat" and len(makers) > 1 and len(roots) == 1 and root in flow.layouts
+    return root if same and flow.native[root].shapes == flow.native[node.output[0]].shapes else ""
 
 
 def _end_to_end(step: Step, axis: int) -> Layout:
@@ -175,7 +189,8 @@ def cut(step: Step, held: Layout) -> Layout:
     computed = step.op_type == "Slice" and any(map(step.flow.measured, step.node.input[1:]))
     touched = (step.axes(3) or range(len(step.before))) if computed else step.changed
     along = [axis for axis in touched if places((held.axes or ())[axis]) & held.solid]
-    if not along:
+    readers = step.flow.graph.readers.get(step.name, ())
+    if not along or (readers and all(_rolled(step.flow, node) for node in readers)):
         step.onward(step.node.input[0])
         return resized(held, step.after)
     if step.op_type == "Slice" and not computed and not any(_fixed_end(step, axis) for axis in along):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnxfc.builder.rule_context import Outcome, RuleContext
+from onnxfc.builder.rule_context import LEAVE, Outcome, RuleContext
 from onnxfc.claim.blame import Cause
 from onnxfc.layout.axes import lengths
 from onnxfc.layout.axis_map import Field
@@ -29,7 +29,7 @@ class Piece:
 def pieces_joined(ctx: RuleContext, axis: int) -> Outcome | None:
     """A Concat along a spatial axis of border pieces of one map and the map itself: padding that wraps around.
 
-    Where it is not padding but the map in another order, it is refused; None where the pieces are of several maps.
+    Or of the map's two parts the other way round; None where the pieces are of several maps.
     """
     cut = [name for name in ctx.node.input if not is_map(ctx.state.views[name])] or _small_parts(ctx, axis)
     roots = {_cut_from(ctx, name) for name in cut}
@@ -59,7 +59,7 @@ def _turned(ctx: RuleContext, view: Placed, axis: int, found: list[Piece]) -> Ou
     if not borders and sum(piece.end - piece.start for piece in found) != length:
         return ctx.refuse("cut-out", "joins pieces of the map that overlap, or leave places of it out")
     if not borders:
-        return ctx.refuse("flipped", "rolls the map around: a cell would read the far end of the image")
+        return _rolled(ctx, view, axis, found, length)
     return _wrapped(ctx, view, axis, found, whole[0])
 
 
@@ -105,6 +105,20 @@ def _before(pieces: Sequence[Piece | None]) -> int:
 
 def _cut(ctx: RuleContext, view: Placed, axis: int, bounds: tuple[int, int]) -> str:
     return ctx.builder.emit("Slice", [view.tensor, *(ctx.builder.constant([n], "slice") for n in (*bounds, axis))])
+
+
+def _rolled(ctx: RuleContext, view: Placed, axis: int, pieces: list[Piece], length: int) -> Outcome:
+    """x[s:] ahead of x[:s] at any size, as windows of attention are shifted; counted from the nearer end."""
+    shift = pieces[0].start
+    if ctx.state.of_windows:
+        return ctx.refuse("flipped", "rolls the map around: a cell would read the far end of the image")
+    if pieces != [Piece(shift, length), Piece(0, shift)] or 2 * shift == length:
+        return ctx.refuse("flipped", "lays the map's parts in another order, half and half or more of them", LEAVE)
+    by = shift if 2 * shift < length else shift - length
+    ctx.keep([_cut(ctx, view, axis, bounds) for bounds in ((by, _OPEN), (0, by))])
+    place = view.spatial.index(axis)
+    provenance = view.provenance.along({place: view.provenance.fields[place].through(1, pad=-by)})
+    return ctx.placed(view, provenance.blamed(ctx.blame(Cause.CONTEXT)), view.where)
 
 
 def _wrapped(ctx: RuleContext, view: Placed, axis: int, pieces: list[Piece], whole: int) -> Outcome:

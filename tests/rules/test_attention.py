@@ -17,7 +17,7 @@ from onnxfc.rewriter.api import Rewrite, rewrite
 
 REFERENCES = np.load(fixture_file("attention.npz"))
 BOTH = ("torchscript", "dynamo")
-NAMES = sorted({key.partition(".")[0] for key in REFERENCES})
+NAMES = sorted({key.partition(".")[0] for key in REFERENCES} - {"shifted_windows"})
 M = 5
 C = 8
 
@@ -94,7 +94,7 @@ def test_windows_that_follow_are_no_context(exporter: str) -> None:
 
 
 @pytest.mark.parametrize("exporter", BOTH)
-@pytest.mark.parametrize("name", ["axial_attention", "window_attention"])
+@pytest.mark.parametrize("name", ["axial_attention", "shifted_windows", "window_attention"])
 def test_map_alone_is_that_of_pytorch_at_other_sizes(name: str, exporter: str) -> None:
     """Without a head, rows of blocks or of places hold no batch where that is one image for good."""
     done = rewritten(name, exporter, output_at=("map",))
@@ -103,6 +103,41 @@ def test_map_alone_is_that_of_pytorch_at_other_sizes(name: str, exporter: str) -
     for size in sizes:
         shape = [int(length) for length in size.split("x")]
         assert deviation(run(complete(done), noise(1, 3, *shape), "map"), REFERENCES[f"{name}.{size}"]) < 1e-5
+
+
+@pytest.mark.parametrize("exporter", BOTH)
+def test_what_keeps_shifted_windows_from_other_sizes(exporter: str) -> None:
+    """Cells would read the far end of the image; a map does not, but a mask is a table of the native size."""
+    for name in ("shifted_windows", "masked_windows"):
+        found = refusal(onnx.load(fixture_file(f"{name}.{exporter}.onnx")))
+        assert (found.code, found.node.startswith(("/block", "node_"))) == ("flipped", True)
+    found = refusal(onnx.load(fixture_file(f"masked_windows.{exporter}.onnx")), output_at=("map",))
+    assert found.code == "position-table"
+    assert found.reason.startswith("Add combines the map with ")
+    assert found.reason.endswith(", which has a value for every place of the native size")
+
+
+@pytest.mark.parametrize(("shift", "spelled"), [(1, (1, 0)), (-2, (-2, 0)), (2, (-3, 2)), (-1, (4, 4))])
+def test_a_rolled_map_is_numpy_s_at_other_sizes(shift: int, spelled: tuple[int, int]) -> None:
+    """However the exporter counts; rolled further than the middle it is rolled back. A figure of all of it is kept."""
+    net = Net()
+    x = net.trunk()  # 5 rows
+    begin, end = spelled
+    last = net.op("Slice", x, net.ints(begin), net.ints(2**31 - 1), net.ints(2))
+    first = net.op("Slice", x, net.ints(0), net.ints(end or begin), net.ints(2))
+    made = net.op("Mul", x, net.op("Concat", last, first, axis=2), out="made")
+    scores = net.fc(net.op("Flatten", net.op("GlobalAveragePool", made)), 3, 5)
+    model = net.model(x, made, scores)
+    done = rewrite(model, options=RewriteOptions(output_at=(x, made)), check_options=CHECK)
+    kept = rewrite(model, options=RewriteOptions(global_pool="keep"), check_options=CHECK)
+    assert refusal(model).code in {"flipped", "head-rejoins-trunk"}
+    assert {item.partition(":")[0] for item in done.claim.blame} == {"context"}
+    for size in ((15, 9), (22, 11), (12, 17)):
+        image = noise(1, 2, *size)
+        want = run(complete(done), image, x)
+        want = want * np.roll(want, -shift, 2)
+        assert deviation(run(complete(done), image, "made"), want) < 1e-6
+        assert deviation(run(complete(kept), image, "made"), want) < 1e-6
 
 
 @pytest.mark.parametrize("exporter", BOTH)
