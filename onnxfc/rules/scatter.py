@@ -21,7 +21,8 @@ from onnxfc.rules.registry import PLACED, rule
 from onnxfc.shapes.spec import Array
 
 Block = dict[int, tuple[int, int]]
-"""By axis where the block that is written begins and ends, counted from behind, of axes that it does not fill."""
+"""By axis where the block that is written begins and ends, of axes that it does not fill: counted from before it and
+from behind it, or both from the border that it is."""
 
 _END = 2**31 - 1
 
@@ -41,7 +42,9 @@ def scatter(ctx: RuleContext) -> Outcome:
     if groups is None:
         return ctx.refuse("axes-differ", "writes into a map whose axes do not lie on those of what is written")
     borders = {groups[axis][0].place: ends for axis, ends in block.items() if not pure(groups[axis])}
-    if borders and not _fits(ctx, block):
+    edge = _edge(ctx, block, groups) if len(borders) == 1 else None
+    block = edge or block
+    if borders and not edge and not _fits(ctx, block):
         return ctx.refuse("cut-out", "writes to a part of the map that does not grow as the map does", LEAVE)
     provenance = provenance_of_all([_moved(ctx, view, borders) for view in views])
     if provenance is None:
@@ -51,6 +54,7 @@ def scatter(ctx: RuleContext) -> Outcome:
         return ctx.no_values("writes a value for every place of the native size")
     name = ctx.node.output[0]
     ctx.builder.emit("Identity", [_put(ctx, whole, written, list(block.items()))], name, instead=ctx.node)
+    provenance = _near_edge(provenance, groups, edge or {})
     provenance = provenance.blamed(*([ctx.blame(Cause.PADDING)] if borders else []))
     return [_view(ctx, views[0], groups, provenance)]
 
@@ -72,6 +76,26 @@ def _block(ctx: RuleContext) -> Block | None:
         return None
     pairs = enumerate(zip(ends, shape, strict=True))
     return {axis: (first, last - n) for axis, ((first, last), n) in pairs if (first, last) != (0, n)}
+
+
+def _edge(ctx: RuleContext, block: Block, groups: Groups) -> Block | None:
+    """The block as a border of the map that is filled with a constant, of less than its half and as wide at any size:
+    counted from where it lies. None where it is no border."""
+    axis = next(axis for axis in block if not pure(groups[axis]))
+    (first, last), length = block[axis], ctx.shape_in()[axis]
+    wide = length - first + last
+    if (first and last) or 2 * wide >= length or not isinstance(ctx.views[2], Fixed):
+        return None
+    return {**block, axis: (-wide, 0) if first else (0, wide)}
+
+
+def _near_edge(provenance: Provenance, groups: Groups, edge: Block) -> Provenance:
+    """So far from the image's edge nothing is known of the border that is filled."""
+    fields = {}
+    for axis, (first, last) in ((axis, ends) for axis, ends in edge.items() if not pure(groups[axis])):
+        place = groups[axis][0].place
+        fields[place] = provenance.fields[place].through(1 + last - first, pad=last)
+    return provenance.along(fields) if fields else provenance
 
 
 def _fits(ctx: RuleContext, block: Block) -> bool:
