@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from fixture_files import fixture_file
-from hazards import CHECK, Net, complete, proven, refusal, session
+from hazards import CHECK, Net, complete, own_crops, proven, refusal, session
 from onnx import helper, numpy_helper
 
 from onnxfc import RewriteOptions, check_pair, rewrite
@@ -94,13 +94,22 @@ def test_a_cell_reads_what_the_exits_do_that_have_cells(exporter: str) -> None:
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
-@pytest.mark.parametrize(("name", "code"), [("kept_vlad", "attention"), ("frames_lstm", "recurrent")])
-def test_what_is_no_window_but_may_be_kept_offers_that(name: str, code: str, exporter: str) -> None:
-    """Products of places, a recurrent layer over frames of which each is pooled."""
+@pytest.mark.parametrize("name", ["kept_by_hand", "kept_einsums", "kept_vlad"])
+def test_windows_of_products_of_places_are_crops(name: str, exporter: str) -> None:
+    """NetVLAD's residuals; covariances of what is less the mean of its own window."""
+    original = model_of(name, exporter)
+    done = rewrite(original, check_options=CHECK)
+    assert done.claim.verdict == "exact"
+    assert own_crops(original, done) < 1e-5
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_what_is_no_window_but_may_be_kept_offers_that(exporter: str) -> None:
+    """A recurrent layer over frames of which each is pooled."""
     with pytest.raises(NothingToRewrite) as caught:
-        rewrite(model_of(name, exporter))
+        rewrite(model_of("frames_lstm", exporter))
     [found] = caught.value.refusals
-    assert found.code == code
+    assert found.code == "recurrent"
     assert found.advice == "--global-pool keep sums up all places of an image, for one vector of each"
 
 
