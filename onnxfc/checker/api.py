@@ -117,6 +117,11 @@ def check_pair(
             lack = f"nothing in the second model has the values of FC layer {', '.join(missing)}"
             problem, _, advice = parity.vacuous.partition("; ")
             parity = replace(parity, vacuous=f"{problem}; {lack}; {advice}")
+    likest = pair.likest
+    if parity.passed and pair.grows and likest.claim is not None and not boundaries:
+        likely = [(likest.options, likest.claim)]
+        again = compare_made_again(one, pair.other, claim, likely, parity, options, progress)
+        parity = parity if again is None else replace(parity, form=again)
     return Checked(claim, "derived", (*pair.notes, *_precision_note(one, two)), parity, options)
 
 
@@ -158,7 +163,8 @@ def _as_claimed(
         if wrong := false_field(own, claim):
             parity = replace(parity, native=replace(parity.native, status="failed", reason=wrong))
         else:
-            again = compare_made_again(one, two, claim, found, parity, options, progress)
+            likely = [(how, made) for how, made in found if not false_field(made, claim)]
+            again = compare_made_again(one, two, claim, likely, parity, options, progress)
             parity = parity if again is None else replace(parity, form=again)
             if less := said_less(own, claim):
                 notes.append(f"the metadata says less than the original's graph shows: {less}")

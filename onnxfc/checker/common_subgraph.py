@@ -8,7 +8,7 @@ one model computes in half precision, as they are in that, and Casts do not matt
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,12 +38,12 @@ class Common:
     other: str
 
 
-def frontier(
-    one: ModelFile, two: ModelFile, shapes: tuple[Mapping[str, Shape], Mapping[str, Shape]], images: Sequence[str]
-) -> list[Common]:
-    """The deepest tensors in common: those that the part of the original reads which the other model does not have.
+def common_tensors(
+    one: ModelFile, two: ModelFile, shapes: tuple[Mapping[str, Shape], Mapping[str, Shape]]
+) -> dict[str, str]:
+    """All tensors of the original that the other model computes in the same way, by what they are called there.
 
-    ``shapes`` are those of both at the native size; ``images`` the image inputs of both.
+    ``shapes`` are those of both at the native size.
     """
     first, second = Graph(one.proto), Graph(two.proto)
     half = len({coarser(*narrowest(model.proto).values()) for model in (one, two)}) > 1
@@ -53,15 +53,24 @@ def frontier(
     by_key: dict[Key, str] = {}
     for name, key in theirs.items():
         by_key.setdefault(key, name)
-    moving = dependent(first.nodes, images)
-    read = dict.fromkeys(name for node in _apart(first, mine, by_key) for name in inputs_of(node) if name in moving)
-    return [Common(name, by_key[mine[name]]) for name in read if mine.get(name) in by_key]
+    return {name: by_key[key] for name, key in mine.items() if key in by_key}
 
 
-def _apart(graph: Graph, mine: Mapping[str, Key], by_key: Mapping[Key, str]) -> Iterator[onnx.NodeProto]:
+def frontier(one: ModelFile, common: Mapping[str, str], images: Sequence[str]) -> list[Common]:
+    """The deepest tensors in common: those that the part of the original reads which the other model does not have.
+
+    ``images`` are the image inputs of both.
+    """
+    graph = Graph(one.proto)
+    moving = dependent(graph.nodes, images)
+    read = dict.fromkeys(name for node in _apart(graph, common) for name in inputs_of(node) if name in moving)
+    return [Common(name, common[name]) for name in read if name in common]
+
+
+def _apart(graph: Graph, common: Container[str]) -> Iterator[onnx.NodeProto]:
     """Live nodes of the original that the other model does not have; reading a shape is reading no values."""
     for node in graph.live:
-        if node.op_type not in LENGTHS and any(mine.get(name) not in by_key for name in node.output if name):
+        if node.op_type not in LENGTHS and any(name not in common for name in node.output if name):
             yield node
 
 

@@ -9,25 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from onnxfc.checker.common_subgraph import Common, frontier, padded_behind
+from onnxfc.checker.common_subgraph import Common, common_tensors, frontier, padded_behind
 from onnxfc.checker.common_values import common_values
+from onnxfc.checker.growth import FAR, Growth
 from onnxfc.checker.rename_io import alike
-from onnxfc.claim.claim import Boundary, Claim, Figure, Form, ImageInput, Output
-from onnxfc.errors import OnnxfcError, UsageError
+from onnxfc.checker.shown_options import Rewritten, freed_images, shown
+from onnxfc.checker.shown_outputs import Forms, as_long_as
+from onnxfc.claim.claim import OWN_FORMS, Boundary, Claim, Figure, ImageInput, Output
+from onnxfc.errors import UsageError
 from onnxfc.graph.inline_functions import inlined
-from onnxfc.graph.op_kinds import SAME_VALUES
 from onnxfc.io.model_file import ModelFile
 from onnxfc.rewriter.analyse import Analysis, RewriteOptions, analyse
-from onnxfc.rewriter.make_claim import claim_of
-from onnxfc.shapes.model_shapes import Shapes
-from onnxfc.shapes.spec import Shape
 
-FAR = 40320
-"""Pixels by which images grow to see how fast a map grows: 2^7 * 3^2 * 5 * 7, a multiple of all common strides."""
-
-_REDUCTIONS: dict[str, Form] = {"ReduceMean": "mean", "GlobalAveragePool": "mean", "ReduceMax": "max"}
-_REDUCTIONS["GlobalMaxPool"] = "max"
-_IDLE = {*SAME_VALUES, "Flatten", "Reshape", "Squeeze"}
 _UNKNOWN = "unknown: the models were not made by onnxfc, and the original's trunk is not understood"
 
 
@@ -39,7 +32,8 @@ class Pair:
     other: ModelFile = field(repr=False)
     claim: Claim
     grows: bool
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...]
+    likest: Rewritten = field(repr=False)
 
     @property
     def windows(self) -> bool:
@@ -66,13 +60,14 @@ def derive(
     match, or NothingToRewrite where the original has no image input.
     """
     original, other = inlined(original), inlined(other)
-    found = analyse(original, RewriteOptions(size=size, input_shapes=input_shapes or {}))
-    original = found.original
-    other, notes = alike(original, other, {image.name: image.shape for image in found.reading})
+    options = RewriteOptions(size=size, input_shapes=input_shapes or {})
+    found = analyse(original, options)
+    other, notes = alike(found.original, other, {image.name: image.shape for image in found.reading})
     _same_size(found, other)
-    spatial = _spatial(found, other)
-    images = tuple(replace(image.as_input(), spatial=axes) for image, axes in zip(found.reading, spatial, strict=True))
-    return _Deriving(original, other, found, images, list(notes), threads).run(at)
+    images = freed_images(found, other)
+    growth = Growth(found.original, other, images)
+    likest = shown(original, options, found, growth, images)
+    return _Deriving(likest, other, growth, images, list(notes), threads).run(at)
 
 
 def _same_size(found: Analysis, other: ModelFile) -> None:
@@ -91,175 +86,108 @@ def _same_size(found: Analysis, other: ModelFile) -> None:
             raise UsageError("{}: the second model takes {}, the original {}; {}".format(image.name, *told, no_pair))
 
 
-def _spatial(found: Analysis, other: ModelFile) -> list[tuple[int, ...]]:
-    """Spatial axes: those of the original's likelier layout, unless the other model has freed other ones."""
-    inputs = {info.name: info for info in other.proto.graph.input}
-    axes = []
-    for image in found.reading:
-        dims = inputs[image.name].type.tensor_type.shape.dim
-        free = {axis for axis in range(1, len(dims)) if dims[axis].dim_value <= 0}
-        rank = len(image.shape)
-        last = tuple(range(1, rank - 1))
-        axes.append(last if free and free <= set(last) and not free <= set(image.spatial) else image.spatial)
-    return axes
-
-
 @dataclass
 class _Deriving:
-    original: ModelFile
+    """``likest``: the rewrite of the original that ``other`` is likest to."""
+
+    likest: Rewritten
     other: ModelFile
-    found: Analysis
+    growth: Growth
     images: tuple[ImageInput, ...]
     notes: list[str]
     threads: int = 0
 
     def run(self, at: Sequence[tuple[str, str]]) -> Pair:
-        self.border = ""
-        self.native = tuple(self.images[0].shape[axis] for axis in self.images[0].spatial)
-        self.shapes = Shapes(self.other)
-        self.before = Shapes(self.original).at({image.name: image.shape for image in self.images}) or {}
-        self.near, self.far = self._at(0), self._at(FAR)
-        grows = self._takes_more() and self.near is not None and self.far is not None
+        grows = self.growth.takes_more
+        self.original, self.own = self.likest.found.original, self.likest.claim if grows else None
+        self.alike = as_long_as(self.likest.found, self.growth) if self.own else {}
         if not grows:
             self.notes.append("the second model takes the native size only: nothing is shown for larger images")
-        outputs = [self._output(info.name, grows) for info in self.original.proto.graph.output]
-        stride = self._stride(outputs) if grows else (1,) * len(self.native)
-        boundaries = self._boundaries(at, stride) if grows else ()
-        if grows and not boundaries:
-            boundaries = self._by_value(outputs, stride)
-        if grows and not any(item.form in {"map", "cells", "features"} for item in outputs):
+        forms = Forms(self.growth, self.own, self.alike, self.notes)
+        outputs = [forms.of(info.name) for info in self.original.proto.graph.output]
+        whole = not any(item.axes for item in outputs)
+        stride = self.own.stride if self.own and whole else self._stride(outputs)
+        boundaries = self._boundaries(at, outputs, stride) if grows else ()
+        if grows and whole and self.own is None:
             stride, boundaries = self._of_trunk(boundaries, stride)
-        return Pair(
-            self.original, self.other, self._claim(outputs, stride, boundaries), grows, tuple(dict.fromkeys(self.notes))
-        )
-
-    def _at(self, more: int) -> Mapping[str, Shape] | None:
-        """Shapes of the other model's tensors for images so many pixels larger than native."""
-        return self.shapes.at({image.name: image.grown([more] * len(image.spatial)) for image in self.images})
-
-    def _takes_more(self) -> bool:
-        """Whether all of the images' spatial dims are free."""
-        declared = {info.name: info.type.tensor_type.shape.dim for info in self.other.proto.graph.input}
-        return not any(
-            declared[image.name][axis].dim_value > 0
-            for image in self.images
-            for axis in image.spatial
-            if axis < len(declared[image.name])
-        )
-
-    def _growth(self, name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Axes of a tensor of the other model that grow with the image, and by how much over FAR pixels."""
-        near, far = (self.near or {}).get(name), (self.far or {}).get(name)
-        if near is None or far is None or len(near) != len(far):
-            return (), ()
-        axes = tuple(axis for axis in range(len(near)) if far[axis] != near[axis])
-        return axes, tuple(far[axis] - near[axis] for axis in axes)
-
-    def _output(self, name: str, grows: bool) -> Output:
-        want = self.before.get(name)
-        axes, _ = self._growth(name)
-        if not grows:
-            return self._single(name)
-        if want is None or not axes:
-            return self._whole(name)
-        got = (self.near or {})[name]
-        if len(axes) != len(self.native):
-            self.notes.append(f"output {name} is {list(got)}, of which {len(axes)} axis grows: no grid of cells")
-            return Output(name, "global")
-        if len(got) == len(want) + len(axes) and axes == tuple(range(len(want), len(got))):
-            return Output(name, "map", axes)
-        if len(got) == len(want) and all(want[axis] == 1 for axis in axes):
-            return Output(name, "cells", axes)
-        if len(got) == len(want):
-            return Output(name, "features", axes)
-        self.notes.append(f"output {name} is {list(got)} where the original has {list(want)}: no form of score map")
-        return Output(name, "global")
-
-    def _single(self, name: str) -> Output:
-        """Of a model that takes the native size only: a map of one cell, or as the original's."""
-        want, got = self.before.get(name), (self.near or {}).get(name)
-        dims = len(self.native)
-        if want is not None and got == (*want, *[1] * dims):
-            return Output(name, "map", tuple(range(len(want), len(got))))
-        return Output(name, "global")
-
-    def _whole(self, name: str) -> Output:
-        """An output that does not grow."""
-        form = self._reduced(name)
-        if form == "global":
-            self.notes.append(
-                f"output {name} has one value at every image size: larger images show only that it is that of "
-                "repeated native features"
-            )
-        return Output(name, form)
-
-    def _reduced(self, name: str) -> Form:
-        """What an output that does not grow is: reduced over its cells, if its last nodes say so."""
-        producers = {made: node for node in self.other.proto.graph.node for made in node.output}
-        node = producers.get(name)
-        while node is not None and node.op_type in _IDLE:
-            node = producers.get(node.input[0])
-        form = _REDUCTIONS.get(node.op_type, "global") if node is not None else "global"
-        axes, _ = self._growth(node.input[0]) if node is not None else ((), ())
-        return form if axes else "global"
+        claim = self._claim(outputs, stride, boundaries)
+        return Pair(self.original, self.other, claim, grows, tuple(dict.fromkeys(self.notes)), self.likest)
 
     def _stride(self, outputs: Sequence[Output]) -> tuple[int, ...]:
         """Pixels between neighbouring cells, from the first output that grows."""
         for output in outputs:
-            _, growth = self._growth(output.name)
+            _, growth = self.growth.of(output.name)
             if output.axes and all(growth):
                 if any(FAR % item for item in growth):
                     self.notes.append(f"the stride of {output.name} is no whole number of pixels")
                 return tuple(max(1, round(FAR / item)) for item in growth)
-        return (1,) * len(self.native)
+        return (1,) * len(self.growth.native)
 
-    def _boundaries(self, at: Sequence[tuple[str, str]], stride: tuple[int, ...]) -> tuple[Boundary, ...]:
+    def _boundaries(
+        self, at: Sequence[tuple[str, str]], outputs: Sequence[Output], stride: tuple[int, ...]
+    ) -> tuple[Boundary, ...]:
         if at:
-            made = [self._boundary(Common(*pair), stride) for pair in at]
-            for pair, item in zip(at, made, strict=True):
+            given = [self._boundary(Common(*pair), stride) for pair in at]
+            for pair, item in zip(at, given, strict=True):
                 if item is None:
                     raise UsageError(
                         f"--boundary {'='.join(pair)}: is no pair of trunk tensors that grow with the image"
                     )
-            return tuple(item for item in made if item is not None)
-        pairs = frontier(self.original, self.other, (self.before, self.near or {}), [item.name for item in self.images])
-        border = padded_behind(self.original, {pair.original for pair in pairs}, self.before)
-        if border is not None:
-            self.border = f"the models differ before {border}, which is no part of a head"
+            return tuple(item for item in given if item is not None)
+        common = common_tensors(self.original, self.other, (self.growth.before, self.growth.near))
+        known = self.own.boundaries if self.own else ()
+        if self.own and not known:
             return ()
+        pairs = [Common(item.original, common[item.original]) for item in known if item.original in common]
+        if known and len(pairs) == len(known) and (made := self._all(pairs, stride)):
+            return made
+        return self._by_value(outputs, stride) or self._deepest(common, stride)
+
+    def _all(self, pairs: Sequence[Common], stride: Sequence[int]) -> tuple[Boundary, ...]:
+        """The windows of all pairs; none where one has none."""
         found = [self._boundary(pair, stride) for pair in pairs]
         return tuple(item for item in found if item is not None) if all(found) else ()
 
+    def _deepest(self, common: Mapping[str, str], stride: Sequence[int]) -> tuple[Boundary, ...]:
+        """Boundaries where the graphs part."""
+        pairs = frontier(self.original, common, [item.name for item in self.images])
+        border = padded_behind(self.original, {pair.original for pair in pairs}, self.growth.before)
+        if border is None:
+            return self._all(pairs, stride)
+        self.notes.append(f"the models differ before {border}, which is no part of a head")
+        return ()
+
     def _by_value(self, outputs: Sequence[Output], stride: tuple[int, ...]) -> tuple[Boundary, ...]:
         """Boundaries where a rewrite of the original would have them, at tensors of the same values."""
-        try:
-            known = () if self.found.refusals else claim_of(self.found, self.found.sizing()).boundaries
-        except OnnxfcError:
-            known = ()
+        known = {item.original: item for item in (self.own.boundaries if self.own else ())}
         order = [made for node in self.other.proto.graph.node for made in node.output]
+        folded = {name: item for name, item in known.items() if item.folded}
         candidates = {
-            item.original: [name for name in order if self._boundary(Common(item.original, name), stride) is not None]
-            for item in known
+            name: self.alike.get(item.rewritten, []) if item.folded else self._like(item, order, stride)
+            for name, item in known.items()
         }
-        pairs: list[Common] = []
-        if candidates and all(candidates.values()):
-            claim = self._claim(outputs, stride, ())
-            pairs = common_values(self.original, self.other, claim, candidates, self.threads)
+        if not candidates or not all(candidates.values()):
+            return ()
+        claim = self._claim(outputs, stride, ())
+        pairs = common_values(self.original, self.other, claim, candidates, self.threads, folded)
         if len(pairs) < len(candidates):
-            pairs = []
-        if pairs:
-            told = ", ".join(f"{pair.original} = {pair.other}" for pair in pairs)
-            self.notes.append(f"the trunks are written differently; these tensors have the same values: {told}")
-        elif self.border:
-            self.notes.append(self.border)
-        found = [self._boundary(pair, stride) for pair in pairs]
-        return tuple(item for item in found if item is not None)
+            return ()
+        rows = [replace(folded[it.original], rewritten=it.other) for it in pairs if it.original in folded]
+        maps = [pair for pair in pairs if pair.original not in folded]
+        told = ", ".join(f"{pair.original} = {pair.other}" for pair in pairs)
+        self.notes.append(f"the trunks are written differently; these tensors have the same values: {told}")
+        return (*self._all(maps, stride), *rows)
+
+    def _like(self, known: Boundary, names: Sequence[str], stride: Sequence[int]) -> list[str]:
+        """Which tensors of the other model have windows along the axes on which a rewrite's have them."""
+        found = {name: self._boundary(Common(known.original, name), stride) for name in names}
+        return [name for name, item in found.items() if item is not None and item.spatial == known.spatial]
 
     def _boundary(self, pair: Common, stride: Sequence[int]) -> Boundary | None:
         """The window of a pair of tensors; None where they are no maps, or do not fit the stride."""
-        want, got = self.before.get(pair.original), (self.near or {}).get(pair.other)
-        axes, growth = self._growth(pair.other)
-        if want is None or want != got or len(axes) != len(self.native) or 0 in axes:
+        want, got = self.growth.before.get(pair.original), self.growth.near.get(pair.other)
+        axes, growth = self.growth.of(pair.other)
+        if want is None or want != got or len(axes) != len(self.growth.native) or 0 in axes:
             return None
         own = [round(FAR / item) for item in growth]
         finer = 0 in own  # than pixels: no whole number of places from cell to cell is known
@@ -274,17 +202,17 @@ class _Deriving:
         """Where no output tells the stride: that of the trunk."""
         if not boundaries:
             return stride, boundaries
-        _, growth = self._growth(boundaries[0].rewritten)
+        _, growth = self.growth.of(boundaries[0].rewritten)
         return tuple(max(1, round(FAR / item)) for item in growth), boundaries
 
     def _claim(self, outputs: Sequence[Output], stride: tuple[int, ...], bounds: tuple[Boundary, ...]) -> Claim:
         known = self._known(stride)
-        dims = len(self.native)
+        dims = len(self.growth.native)
         claim = Claim(
-            native_size=self.native,
+            native_size=self.growth.native,
             stride=stride,
             start=known.start if known else (0,) * dims,
-            size=known.size if known else self.native,
+            size=known.size if known else self.growth.native,
             size_step=self._step(stride, known),
             verdict=known.verdict if known else "approximate",
             blame=known.blame if known else (_UNKNOWN,),
@@ -312,17 +240,20 @@ class _Deriving:
 
     def _known(self, stride: tuple[int, ...]) -> Claim | None:
         """What onnxfc itself would claim of a rewrite of the original, where it fits the other model."""
-        if self.found.refusals or not self.found.provenances:
+        claim = self.own
+        if claim is None:
             return None
-        try:
-            claim = claim_of(self.found, self.found.sizing())
-        except OnnxfcError:
-            return None
-        fits = claim.stride == stride and claim.native_size == self.native
-        if not fits and all(a % b == 0 for a, b in zip(stride, claim.stride, strict=True)) and stride > claim.stride:
+        fits = claim.stride == stride and claim.native_size == self.growth.native
+        cells = any(item.axes for item in claim.outputs)
+        if (
+            cells
+            and not fits
+            and all(a % b == 0 for a, b in zip(stride, claim.stride, strict=True))
+            and stride > claim.stride
+        ):
             more = ("x".join(map(str, lengths)) for lengths in (stride, claim.stride))
             self.notes.append("the cells lie {} px apart; a rewrite of the original has one every {} px".format(*more))
-        return claim if fits or all(item.form == "features" for item in claim.outputs) else None
+        return claim if fits or all(item.form in OWN_FORMS for item in claim.outputs) else None
 
     def _slack(self, known: Claim, stride: Sequence[int]) -> tuple[int, ...]:
         """How far the known count of cells holds for the other model: off the stride's grid, or not at all."""
@@ -335,7 +266,7 @@ class _Deriving:
         largest = max(stride)
         odd = {1, largest // 4, largest // 2, largest - 1}
         finer = known is not None and any(own > far for own, far in zip(known.size_step, stride, strict=True))
-        if not finer and all(self._at(more) is not None for more in odd):
+        if not finer and all(self.growth.at(more) is not None for more in odd):
             return (1,) * len(stride)
         return tuple(stride) if known is None else tuple(map(max, stride, known.size_step))
 
