@@ -18,7 +18,7 @@ from onnxfc.proof.accumulator import Tally
 from onnxfc.proof.bounded import bounded
 from onnxfc.proof.certificate import certify
 from onnxfc.proof.crops import compare_crops
-from onnxfc.proof.detections import ahead, run_problem, tail_problem
+from onnxfc.proof.detections import ahead, behind_problem, tail_problem
 from onnxfc.proof.evidence import Evidence, Progress
 from onnxfc.proof.folded import apart, fold_problem
 from onnxfc.proof.grids import grid_problem
@@ -68,7 +68,7 @@ def check(
     if options.bounded:
         within = options.unbounded
         return bounded(lambda: check(original, rewritten, claim, within, progress, source), options)
-    problem, whole, all_told = None, rewritten, claim
+    problem, whole, all_told = None, (original, rewritten), claim
     if claim.detections:
         problem = tail_problem(original, rewritten, claim)
         original, rewritten, claim = ahead(original, rewritten, claim)
@@ -81,7 +81,7 @@ def check(
     found = once.run()
     if not (found.passed or found.vacuous is not None or once.thorough):
         found = replace(once, thorough=True).run()  # what rounding does was not measured, and may be all that there is
-    if found.passed and all_told.detections and (stops := run_problem(whole, all_told, options)):
+    if found.passed and all_told.detections and (stops := behind_problem(*whole, all_told, options)):
         found = replace(found, native=replace(found.native, status="failed", reason=stops))
     return replace(found, certificate=certify(original, rewritten)) if found.native.compared else found
 

@@ -1,4 +1,4 @@
-"""Outputs that are as long as the values say: the nodes that make them must be the original's own.
+"""Outputs that are as long as the values say: the nodes that make them must be the original's own, or do the same.
 
 One digit more or less may change which places are picked, so that such outputs cannot be held to a tolerance. What
 these nodes read is compared instead, at every size, and the nodes themselves are read off the two files.
@@ -19,6 +19,7 @@ from onnxfc.io.model_file import ModelFile
 from onnxfc.proof.head import part_of
 from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.sessions import RunError, Runner
+from onnxfc.proof.tails import tail_difference
 from onnxfc.proof.wiring import nodes_before, reads
 
 
@@ -50,12 +51,18 @@ def tail_problem(original: ModelFile, rewritten: ModelFile, claim: Claim) -> str
     told = {output.name: output.form for output in claim.outputs}
     if missing := [name for name in names if name not in told and name not in claim.detections]:
         return f"wrong claim: it does not speak of the output {missing[0]}"
-    first, second = (_Made(file, told) for file in (original, rewritten))
-    for name in claim.detections:
-        if first.of(name) != second.of(name):
-            return f"wrong claim: the nodes that make {name} are not the original's own"
+    first, second = _pair(original, rewritten, claim)
     windows = [name for name in first.read | second.read if told[name] not in OWN_FORMS]
     return f"wrong claim: nodes behind read {windows[0]}, cells of windows" if windows else None
+
+
+def _pair(original: ModelFile, rewritten: ModelFile, claim: Claim) -> tuple[_Made, _Made]:
+    """How the detections are made in both."""
+    told = {output.name: output.form for output in claim.outputs}
+    first, second = (_Made(file, told) for file in (original, rewritten))
+    for name in claim.detections:
+        first.of(name), second.of(name)
+    return first, second
 
 
 class _Made:
@@ -100,7 +107,20 @@ class _Made:
         return found.digest()
 
 
-def run_problem(rewritten: ModelFile, claim: Claim, options: CheckOptions) -> str | None:
+def behind_problem(original: ModelFile, rewritten: ModelFile, claim: Claim, options: CheckOptions) -> str | None:
+    """That the nodes behind compute something else than the original's, or that the whole model does not run; None
+    where all is well."""
+    first, second = _pair(original, rewritten, claim)
+    for name in claim.detections:
+        if first.of(name) != second.of(name):
+            why = tail_difference(original, rewritten, claim, options)
+            if why is not None:
+                return f"wrong claim: the nodes that make {name} are not the original's own, and {why}"
+            break
+    return _run_problem(rewritten, claim, options)
+
+
+def _run_problem(rewritten: ModelFile, claim: Claim, options: CheckOptions) -> str | None:
     """That the whole model does not run, at the native size or a larger one; None where it does, or where it reads more
     than images."""
     try:

@@ -18,7 +18,7 @@ from onnx import numpy_helper
 
 from onnxfc.claim.claim import OWN_FORMS
 from onnxfc.errors import Refusal
-from onnxfc.graph.index import Graph, attributes, copied, dependent, ending, inputs_of, label, refill, subgraphs
+from onnxfc.graph.index import Graph, Names, attributes, copied, dependent, ending, inputs_of, label, refill, subgraphs
 from onnxfc.graph.op_kinds import ARG, BROADCAST, CUTTING, LENGTHS, LIMITING, PICKING, REORDERING, UNARY
 from onnxfc.io.model_file import ModelFile
 from onnxfc.layout.lists import extents, lengths, levels
@@ -80,7 +80,8 @@ class Tail:
         made once more, under another name."""
         counts = _counts(self, state, images)
         there = {name: node for node in made.graph.node for name in node.output if name}
-        names, renamed, nodes = Graph(made).names(), dict[str, str](), []
+        names, nodes = Graph(made).names(), []
+        tensors, renamed = self._constants(made, names)
         for node in self.nodes:
             own = copied(node, input=[renamed.get(name, name) for name in node.input])
             if all(there.get(name) == own for name in own.output if name):
@@ -92,10 +93,26 @@ class Tail:
         declared = [infos.get(info.name) or _open(info, counts) for info in self.model.proto.graph.output]
         inner = [info for name, info in infos.items() if name in self.reads]
         graph = copied(made.graph, node=[*made.graph.node, *nodes], value_info=[*made.graph.value_info, *inner])
+        graph.initializer.extend(tensors)
         refill(graph, output=map(copied, declared))
         model = copied(made)
         model.graph.CopyFrom(graph)
         return model
+
+    def _constants(self, made: onnx.ModelProto, names: Names) -> tuple[list[onnx.TensorProto], dict[str, str]]:
+        """What of the original's constants the nodes read and ``made`` has not, or has changed; new names for these."""
+        have = {tensor.name: tensor for tensor in made.graph.initializer}
+        read = {name for node in self.nodes for name in inputs_of(node)}
+        lacking, renamed = [], dict[str, str]()
+        for tensor in self.model.proto.graph.initializer:
+            own = have.get(tensor.name)
+            if tensor.name not in read or own == tensor:
+                continue
+            one = copied(tensor)
+            if own is not None:
+                one.name = renamed[tensor.name] = names.unused(tensor.name)
+            lacking.append(one)
+        return lacking, renamed
 
 
 def tail_of(model: ModelFile, images: Sequence[Image], within: Collection[str] = ()) -> Tail | None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from fixture_files import fixture_file
 from hazards import Net, complete, refusal
-from onnx import numpy_helper
+from onnx import numpy_helper, version_converter
 from references import EXPORTERS, image, run
 
 import onnxfc
@@ -180,6 +182,14 @@ def damaged(done: Rewrite, kind: str) -> onnx.ModelProto:
     node = next(node for node in model.graph.node if node.op_type == "NonMaxSuppression")
     if kind == "attribute":
         node.attribute.append(onnx.helper.make_attribute("center_point_box", 1))
+    elif kind == "columns":
+        node.input[0] = "turned"
+        place = list(model.graph.node).index(node)
+        boxes = next(iter(complete(done).graph.node[place].input))
+        model.graph.initializer.append(numpy_helper.from_array(np.array([0, 1, 3, 2]), "turn"))
+        model.graph.initializer.append(numpy_helper.from_array(np.array([1, 1, 1, 0.5], np.float32), "narrower"))
+        model.graph.node.insert(place, onnx.helper.make_node("Gather", ["narrow", "turn"], ["turned"], axis=2))
+        model.graph.node.insert(place, onnx.helper.make_node("Mul", [boxes, "narrower"], ["narrow"]))
     else:
         name = node.input[3]
         tensor = next((t for t in model.graph.initializer if t.name == name), None)
@@ -196,6 +206,52 @@ def test_proof_finds_other_nodes_behind(kind: str, exporter: str) -> None:
     parity = onnxfc.check(done.original, onnxfc.ModelFile.open(damaged(done, kind)), done.claim)
     assert not parity.passed
     assert "the nodes that make boxes are not the original's own" in parity.summary()
+
+
+def optimised(model: onnx.ModelProto, folder: Path, level: str) -> onnx.ModelProto:
+    """As onnxruntime writes it, with what it says of itself."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, f"ORT_ENABLE_{level}")
+    options.optimized_model_filepath = str(folder / "optimised.onnx")
+    onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    made = onnx.load(folder / "optimised.onnx")
+    made.metadata_props.extend(model.metadata_props)
+    return made
+
+
+@pytest.mark.parametrize("twin", ["converted", "BASIC", "EXTENDED"])
+@pytest.mark.parametrize("name", ["detect", "detect_best", "detect_apart"])
+def test_nodes_behind_that_are_written_otherwise(name: str, twin: str, tmp_path: Path) -> None:
+    """They pick the same places of the same lists; with another number, or of other columns, they do not."""
+    done, path = rewritten(name, "torchscript"), fixture_file(f"{name}.torchscript.onnx")
+
+    def made(model: onnx.ModelProto) -> onnx.ModelProto:
+        if twin != "converted":
+            return optimised(model, tmp_path, twin)
+        new = version_converter.convert_version(model, model.opset_import[0].version + 1)
+        new.metadata_props.extend(model.metadata_props)
+        return new
+
+    assert onnxfc.check_pair(path, made(complete(done))).passed
+    checked = onnxfc.check_pair(path, made(damaged(done, "constant")))
+    assert "not the original's own, and other numbers decide what is picked" in checked.parity.summary()
+    checked = onnxfc.check_pair(path, made(damaged(done, "columns")))
+    assert "not the original's own, and boxes is not the same for the same lists" in checked.parity.summary()
+
+
+def test_a_constant_that_lists_and_what_picks_of_them_share() -> None:
+    """One row of axes for a norm, which is written anew, and for a Squeeze behind the best place, which is left: it was
+    lost with the first."""
+    options = onnxfc.RewriteOptions(free=("height",))
+    done = onnxfc.rewrite(fixture_file("extremes.dynamo.onnx"), options=options)
+    assert done.claim.detections == ("extreme_3",)
+    assert done.parity is not None
+    assert done.parity.native.deviation < 1e-6
+    pixels = np.random.default_rng(5).standard_normal((1, 3, 12, 16)).astype(np.float32)
+    name = done.claim.inputs[0].name
+    pixels = np.resize(pixels, done.claim.inputs[0].shape)
+    want = run(onnx.load(fixture_file("extremes.dynamo.onnx")), {name: pixels})["extreme_3"]
+    np.testing.assert_allclose(run(done.model, {name: pixels})["extreme_3"], want, rtol=0, atol=1e-6)
 
 
 def test_proof_finds_a_claim_that_leaves_out_an_output() -> None:
