@@ -159,11 +159,11 @@ def _as_claimed(
     if not found and parity.passed:
         notes.append(_UNSHOWN)
     elif found:
-        own = found[0][1]
-        if wrong := false_field(own, claim):
+        own, tensors = found[0][1], (Graph(one.proto).producers, Graph(two.proto).producers)
+        if wrong := false_field(own, claim, tensors):
             parity = replace(parity, native=replace(parity.native, status="failed", reason=wrong))
         else:
-            likely = [(how, made) for how, made in found if not false_field(made, claim)]
+            likely = [(how, made) for how, made in found if not false_field(made, claim, tensors)]
             again = compare_made_again(one, two, claim, likely, parity, options, progress)
             parity = parity if again is None else replace(parity, form=again)
             if less := said_less(own, claim):

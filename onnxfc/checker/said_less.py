@@ -3,7 +3,7 @@ is another number."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -94,9 +94,9 @@ def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
-def false_field(own: Claim, claim: Claim) -> str:
-    """A number in the metadata that is not so, or that a cell reads pixels of which the metadata does not tell; ""
-    where all is."""
+def false_field(own: Claim, claim: Claim, tensors: tuple[Container[str], Container[str]]) -> str:
+    """A number in the metadata that is not so, that a cell reads pixels of which the metadata does not tell, or an FC
+    layer that is nowhere; "" where all is. ``tensors``: those of the original and of the second model."""
     wrong = _differences(own, claim)
     if (claim.verdict, own.verdict) == ("exact", "approximate"):
         wrong.append(f"verdict is exact, a rewrite of the original has approximate, because of {own.blame[0]}")
@@ -104,6 +104,7 @@ def false_field(own: Claim, claim: Claim) -> str:
     for layer in claim.layers:
         if (other := forms.get(layer.original, layer.form)) != layer.form:
             wrong.append(f"FC layer {layer.original} is {layer.form}, a rewrite of the original has {other}")
+    wrong += _lost_layers(own, claim, tensors)
     if wrong:
         return f"wrong claim: {wrong[0]}"
     for said, so in zip(_fields(claim), _fields(own), strict=True):
@@ -113,6 +114,17 @@ def false_field(own: Claim, claim: Claim) -> str:
             )
             return f"wrong claim: a cell reads {where}"
     return ""
+
+
+def _lost_layers(own: Claim, claim: Claim, tensors: tuple[Container[str], Container[str]]) -> Iterator[str]:
+    """FC layers that the metadata finds where nothing is, or an output in another tensor: these are not compared. An
+    optimiser takes tensors away, but calls none otherwise."""
+    names, outputs = {item.original: item.rewritten for item in own.layers}, {item.name for item in claim.outputs}
+    for layer in claim.layers:
+        told, so = layer.rewritten, names.get(layer.original)
+        compared = layer.original in tensors[0] and told in tensors[1] and layer.original not in outputs
+        if not compared and told != so:
+            yield f"FC layer {layer.original} is made in {told}, a rewrite of the original has it in {so or 'nothing'}"
 
 
 def said_less(own: Claim, claim: Claim) -> str:

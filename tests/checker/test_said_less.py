@@ -48,7 +48,7 @@ def test_a_rewrite_says_all(options: dict[str, str]) -> None:
         except OnnxfcError:
             continue
         own = [claim for _, claim in own_rewrites(done.original, done.claim)]
-        assert not own or (said_less(own[0], done.claim), false_field(own[0], done.claim)) == ("", ""), name
+        assert not own or (said_less(own[0], done.claim), false_field(own[0], done.claim, ((), ()))) == ("", ""), name
         said += bool(own)
     assert said > 5
 
@@ -180,6 +180,28 @@ def test_forms_of_fc_layers() -> None:
     assert done.parity.native.reason == (
         f"wrong claim: FC layer {layer.original} is map, a rewrite of the original has global"
     )
+
+
+@pytest.mark.parametrize("part", ["original", "rewritten"])
+@pytest.mark.parametrize("name", ["lenet.dynamo", "multi_head.dynamo", "mini_vgg.torchscript"])
+def test_fc_layers_that_are_nowhere(name: str, part: str) -> None:
+    """The result of an FC layer is found in no tensor of a wrong name: it was left out without a word."""
+    path = fixture_file(f"{name}.onnx")
+    done = rewrite(path, prove=False)
+    for number, layer in enumerate(done.claim.layers):
+        layers = list(done.claim.layers)
+        layers[number] = replace(layer, **{part: "nowhere"})
+        parity = check_pair(
+            path, carrying(complete(done), replace(done.claim, layers=tuple(layers))), options=CHECK
+        ).parity
+        told = layers[number]
+        so = layer.rewritten if part == "rewritten" else "nothing"
+        assert not parity.passed
+        assert parity.native.reason == (
+            f"wrong claim: FC layer {told.original} is made in {told.rewritten}, "
+            f"a rewrite of the original has it in {so}"
+        )
+    assert done.claim.layers
 
 
 def test_numbers_that_are_not_shown_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
