@@ -62,10 +62,11 @@ def derive(
     original, other = inlined(original), inlined(other)
     options = RewriteOptions(size=size, input_shapes=input_shapes or {})
     found = analyse(original, options)
-    other, notes = alike(found.original, other, {image.name: image.shape for image in found.reading})
+    whole = found.tail.model if found.tail else found.original
+    other, notes = alike(whole, other, {image.name: image.shape for image in found.reading})
     _same_size(found, other)
     images = freed_images(found, other)
-    growth = Growth(found.original, other, images)
+    growth = Growth(whole, other, images)
     likest = shown(original, options, found, growth, images)
     return _Deriving(likest, other, growth, images, list(notes), threads).run(at)
 
@@ -104,14 +105,20 @@ class _Deriving:
         if not grows:
             self.notes.append("the second model takes the native size only: nothing is shown for larger images")
         forms = Forms(self.growth, self.own, self.alike, self.notes)
-        outputs = [forms.of(info.name) for info in self.original.proto.graph.output]
+        names, tail = [info.name for info in self.original.proto.graph.output], self.likest.found.tail
+        if tail and (lost := [name for name in tail.reads if name not in self.growth.producers]):
+            told = f"{tail.picking[0].op_type} reads {lost[0]} of the original, which the second model does not have"
+            raise UsageError(f"{told}; let it keep that name")
+        outputs = [forms.of(name) for name in names]
         whole = not any(item.axes for item in outputs)
         stride = self.own.stride if self.own and whole else self._stride(outputs)
         boundaries = self._boundaries(at, outputs, stride) if grows else ()
         if grows and whole and self.own is None:
             stride, boundaries = self._of_trunk(boundaries, stride)
         claim = self._claim(outputs, stride, boundaries)
-        return Pair(self.original, self.other, claim, grows, tuple(dict.fromkeys(self.notes)), self.likest)
+        claim = replace(claim, detections=tail.makes) if tail else claim
+        original = tail.model if tail else self.original
+        return Pair(original, self.other, claim, grows, tuple(dict.fromkeys(self.notes)), self.likest)
 
     def _stride(self, outputs: Sequence[Output]) -> tuple[int, ...]:
         """Pixels between neighbouring cells, from the first output that grows."""

@@ -1,0 +1,131 @@
+"""Rewritten models without what they say of themselves: options are read off the pair, and the claim is the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from fixture_files import fixture_file
+from hazards import CHECK, complete
+from onnx import helper, numpy_helper
+
+from onnxfc import check_pair, rewrite
+from onnxfc.checker.api import Checked
+from onnxfc.claim.claim import Claim
+from onnxfc.rewriter.analyse import RewriteOptions
+
+HEIGHT: dict[str, Any] = {"free": ("height",)}
+DROP, KEEP, MEAN = {"global_pool": "drop"}, {"global_pool": "keep"}, {"output": "mean"}
+
+
+def stripped(name: str, options: dict[str, Any]) -> tuple[onnx.ModelProto, Claim]:
+    made = rewrite(fixture_file(f"{name}.onnx"), options=RewriteOptions(**options), prove=False)
+    model = complete(made)
+    del model.metadata_props[:]
+    return model, made.claim
+
+
+def checked(name: str, model: onnx.ModelProto) -> Checked:
+    done = check_pair(fixture_file(f"{name}.onnx"), model, options=CHECK)
+    assert done.claim_from == "derived"
+    return done
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        *((HEIGHT, name) for name in ("lenet.dynamo", "mini_resnet_d.dynamo", "blocks.dynamo", "evo_norm.torchscript")),
+        *((HEIGHT, name) for name in ("borders_unread.dynamo", "reductions.torchscript", "grid_decoder.dynamo")),
+        *((DROP, name) for name in ("mini_resnet_d.dynamo", "blocks.dynamo", "context_channels_last.dynamo")),
+        *((DROP, name) for name in ("axial_attention.dynamo", "evo_norm.torchscript", "raw_audio.dynamo")),
+        *((KEEP, name) for name in ("mini_squeezenet.torchscript", "kept_of_rows.dynamo", "kept_windows.torchscript")),
+        *((KEEP, name) for name in ("kept_by_hand.torchscript", "blocks.torchscript")),
+        *((MEAN, name) for name in ("borders_unread.torchscript", "kept_beside.dynamo", "lenet.dynamo")),
+        *(({}, name) for name in ("list_flattened.dynamo", "list_last.torchscript", "list_unbatched.dynamo")),
+        *(({}, name) for name in ("grid_centres.dynamo", "grid_two_rows.dynamo", "list_widths.torchscript")),
+        *(
+            ({}, name)
+            for name in ("detect.dynamo", "detect_best.torchscript", "detect_apart.torchscript", "nms.dynamo")
+        ),
+        *(({}, name) for name in ("coordinate.torchscript", "kept_by_hand.dynamo", "operator_attention.dynamo")),
+    ],
+)
+def test_what_a_rewrite_claims_is_found_without_it(options: dict[str, Any], name: str) -> None:
+    model, claim = stripped(name, options)
+    done = checked(name, model)
+    assert done.passed
+    assert done.claim.detections == claim.detections
+    told = [(output.name, output.form, output.axes) for output in claim.outputs]
+    assert [(output.name, output.form, output.axes) for output in done.claim.outputs] == told
+    assert (done.claim.native_size, done.claim.stride) == (claim.native_size, claim.stride)
+    windows = {(item.original, item.spatial, item.extent, item.step, item.folded) for item in claim.boundaries}
+    found = {(item.original, item.spatial, item.extent, item.step, item.folded) for item in done.claim.boundaries}
+    assert found == windows
+    assert [image.free for image in done.claim.inputs] == [image.free for image in claim.inputs]
+
+
+def moved(model: onnx.ModelProto) -> None:
+    """The cells are a row further down; the last one is the first."""
+    (output,) = model.graph.output
+    _behind(model, output.name)
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1]), "one"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([0]), "zero"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1 << 40]), "end"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([2]), "axis"))
+    model.graph.node.append(helper.make_node("Slice", ["y", "one", "end", "axis"], ["rest"]))
+    model.graph.node.append(helper.make_node("Slice", ["y", "zero", "one", "axis"], ["first"]))
+    model.graph.node.append(helper.make_node("Concat", ["rest", "first"], [output.name], axis=2))
+
+
+def turned(model: onnx.ModelProto) -> None:
+    """A list from its last place on, where the image is not as large as natively."""
+    (output,) = model.graph.output
+    _behind(model, output.name)
+    native = output.type.tensor_type.shape.dim
+    places = next(axis for axis, dim in enumerate(native) if dim.dim_param)
+    length = 400
+    for name, value in {"at": places, "far": length, "last": -1, "lowest": -(1 << 40), "by": -1}.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.array([value]), name))
+    nodes = [
+        helper.make_node("Shape", ["y"], ["shape"]),
+        helper.make_node("Gather", ["shape", "at"], ["long"]),
+        helper.make_node("Equal", ["long", "far"], ["native"]),
+        helper.make_node("Slice", ["y", "last", "lowest", "at", "by"], ["back"]),
+        helper.make_node("Where", ["native", "y", "back"], [output.name]),
+    ]
+    model.graph.node.extend(nodes)
+
+
+def _behind(model: onnx.ModelProto, name: str) -> None:
+    for node in model.graph.node:
+        node.output[:] = ["y" if item == name else item for item in node.output]
+        node.input[:] = ["y" if item == name else item for item in node.input]
+
+
+def test_what_picks_places_is_the_originals_without_metadata_too() -> None:
+    model, _ = stripped("detect.torchscript", {})
+    node = next(node for node in model.graph.node if node.op_type == "NonMaxSuppression")
+    node.attribute.append(helper.make_attribute("center_point_box", 1))
+    done = checked("detect.torchscript", model)
+    assert not done.passed
+    assert "the nodes that make boxes are not the original's own" in done.parity.summary()
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "damage"),
+    [
+        (HEIGHT, "lenet.dynamo", moved),
+        (HEIGHT, "mini_resnet_d.dynamo", moved),
+        (DROP, "mini_resnet_d.dynamo", moved),
+        ({}, "grid_centres.dynamo", turned),
+    ],
+)
+def test_what_is_damaged_off_the_native_size_is_found(
+    options: dict[str, Any], name: str, damage: Callable[[onnx.ModelProto], None]
+) -> None:
+    model, _ = stripped(name, options)
+    damage(model)
+    assert not checked(name, model).passed
