@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from onnxfc import errors
 from onnxfc.checker.common_layers import common_layers
-from onnxfc.checker.derive_claim import derive
+from onnxfc.checker.derive_claim import Pair, derive
 from onnxfc.checker.made_again import compare_made_again
 from onnxfc.checker.said_less import false_field, own_rewrites, said_less
 from onnxfc.claim.claim import Claim
@@ -107,6 +107,20 @@ def check_pair(
     if claim is not None and not boundaries:
         return _as_claimed(one, two, claim, options, progress)
     pair = derive(one, two, size=size, input_shapes=input_shapes, at=boundaries, threads=options.threads)
+    return _as_derived(one, two, pair, options, progress, again=not boundaries)
+
+
+def _as_derived(
+    one: ModelFile,
+    two: ModelFile,
+    pair: Pair,
+    options: CheckOptions,
+    progress: Callable[[str], None] | None,
+    *,
+    again: bool,
+) -> Checked:
+    """Put what the second model seems to be to the test; ``again``: also against a rewrite with the options that it
+    shows."""
     wanted = replace(options, windows=pair.windows, larger=pair.grows)
     claim, parity = pair.claim, check(pair.original, pair.other, pair.claim, wanted, progress, one)
     if parity.vacuous is not None:
@@ -118,10 +132,10 @@ def check_pair(
             problem, _, advice = parity.vacuous.partition("; ")
             parity = replace(parity, vacuous=f"{problem}; {lack}; {advice}")
     likest = pair.likest
-    if parity.passed and pair.grows and likest.claim is not None and not boundaries:
+    if again and parity.passed and pair.grows and likest.claim is not None:
         likely = [(likest.options, likest.claim)]
-        again = compare_made_again(one, pair.other, claim, likely, parity, options, progress)
-        parity = parity if again is None else replace(parity, form=again)
+        other = compare_made_again(one, pair.other, claim, likely, parity, options, progress)
+        parity = parity if other is None else replace(parity, form=other)
     return Checked(claim, "derived", (*pair.notes, *_precision_note(one, two)), parity, options)
 
 
