@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
+from fixture_files import fixture_file
 from hazards import Net, complete
 from mutations import change
 from onnx import helper, numpy_helper
@@ -17,6 +21,7 @@ from onnxfc.checker.api import Checked
 from onnxfc.checker.common_values import _relative
 from onnxfc.claim.claim import PREFIX
 from onnxfc.proof.results import Parity
+from onnxfc.rewriter.analyse import RewriteOptions
 
 ONE = CheckOptions(threads=1)
 
@@ -393,3 +398,27 @@ def test_cells_that_come_two_by_two() -> None:
     assert checked.passed, checked.parity.summary()
     assert (checked.claim.stride, checked.claim.size_step) == ((1, 1), (2, 2))
     assert checked.parity.crops.compared
+
+
+@pytest.mark.parametrize("name", ["orders.torchscript", "targets.dynamo", "swin_tail.dynamo"])
+def test_a_transpose_at_which_a_head_begins_is_gone(name: str, tmp_path: Path) -> None:
+    """Two after each other are one: onnxruntime left no tensor that the metadata names."""
+    options = RewriteOptions(free=("height",))
+    done = rewrite(fixture_file(f"{name}.onnx"), options=options, prove=False)
+    session = onnxruntime.SessionOptions()
+    session.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    session.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    onnxruntime.InferenceSession(complete(done).SerializeToString(), session, providers=["CPUExecutionProvider"])
+    model = onnx.load(tmp_path / "optimised.onnx")
+    model.metadata_props.extend(done.model.metadata_props)
+    made = {tensor for node in model.graph.node for tensor in node.output}
+    assert not {item.rewritten for item in done.claim.boundaries} <= made
+    checked = check_pair(fixture_file(f"{name}.onnx"), model, options=ONE)
+    assert checked.passed
+    assert checked.parity.window.status == "passed"
+    assert any("an optimiser took tensors away that the metadata names" in note for note in checked.notes)
+    lost = replace(done.claim.boundaries[0], rewritten="nowhere")
+    props = {item.key: item.value for item in model.metadata_props}
+    wrong = replace(done.claim, boundaries=(lost, *done.claim.boundaries[1:])).to_metadata()
+    helper.set_model_props(model, props | wrong)
+    assert not check_pair(fixture_file(f"{name}.onnx"), model, options=ONE).passed
