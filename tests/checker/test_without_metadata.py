@@ -129,3 +129,21 @@ def test_what_is_damaged_off_the_native_size_is_found(
     model, _ = stripped(name, options)
     damage(model)
     assert not checked(name, model).passed
+
+
+@pytest.mark.parametrize(
+    ("name", "mean"),
+    [("context_norms.dynamo", "pow_2_reducemean"), ("linear_attention.dynamo", "add_2_reducemean")],
+)
+def test_a_mean_of_the_native_count_is_found(name: str, mean: str) -> None:
+    """A context that is summed up, and divided by the native hundred places: natively it is the mean."""
+    model, _ = stripped(name, {})
+    place = next(i for i, node in enumerate(model.graph.node) if mean in node.output)
+    node = model.graph.node[place]
+    node.op_type, node.output[0] = "ReduceSum", "summed"
+    model.graph.initializer.append(numpy_helper.from_array(np.array(0.01, np.float32), "hundredth"))
+    model.graph.node.insert(place + 1, helper.make_node("Mul", ["summed", "hundredth"], [mean]))
+    done = checked(name, model)
+    assert not done.passed
+    assert done.parity.native.deviation < 1e-5
+    assert "a rewrite of the original computes otherwise" in done.parity.summary()
