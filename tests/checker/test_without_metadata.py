@@ -145,5 +145,5 @@ def test_a_mean_of_the_native_count_is_found(name: str, mean: str) -> None:
     model.graph.node.insert(place + 1, helper.make_node("Mul", ["summed", "hundredth"], [mean]))
     done = checked(name, model)
     assert not done.passed
-    assert done.parity.native.deviation < 1e-5
+    assert done.parity.native.status == "passed"
     assert "a rewrite of the original computes otherwise" in done.parity.summary()
