@@ -132,7 +132,10 @@ def _as_derived(
             problem, _, advice = parity.vacuous.partition("; ")
             parity = replace(parity, vacuous=f"{problem}; {lack}; {advice}")
     likest = pair.likest
-    if again and parity.passed and pair.grows and likest.claim is not None:
+    told, own = (
+        [(item.name, item.form, item.axes) for item in (some.outputs if some else ())] for some in (claim, likest.claim)
+    )
+    if again and parity.passed and pair.grows and likest.claim is not None and told == own:
         likely = [(likest.options, likest.claim)]
         other = compare_made_again(one, pair.other, claim, likely, parity, options, progress)
         parity = parity if other is None else replace(parity, form=other)
