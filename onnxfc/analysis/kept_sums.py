@@ -17,8 +17,8 @@ from typing import Literal
 import onnx
 
 from onnxfc.analysis.flow import Flow
-from onnxfc.analysis.layouts import NONE, Names
-from onnxfc.analysis.written_counts import CLOSE
+from onnxfc.analysis.layouts import NONE, Names, places
+from onnxfc.analysis.written_counts import CLOSE, is_written
 from onnxfc.graph.index import attributes, inputs_of
 from onnxfc.graph.op_kinds import (
     ADDITIVE,
@@ -72,15 +72,19 @@ def kept_sums(flow: Flow, times: Mapping[str, tuple[Fraction, int]]) -> tuple[Na
 
 
 def _made_of(number: float, places: int) -> bool:
-    """Whether a divisor is a number of places, or a part of one: a small one, or with more digits than people write."""
-    part = places / number if number else 0.0
-    written = any(math.isclose(float(f"{n:.2g}"), n, rel_tol=CLOSE) for n in (number, 1 / number)) if number else True
-    whole = 0.5 < part < places and math.isclose(part, round(part), rel_tol=CLOSE)
-    return whole and (part < _TIMES or not written)
+    """Whether a divisor is a number of places, or a small part of one."""
+    part = places / number
+    return 0.5 < part < min(places, _TIMES) and math.isclose(part, round(part), rel_tol=CLOSE)
 
 
 _TIMES = 16.5
 """So many times a mean may be meant."""
+
+
+def _size(flow: Flow, name: str) -> list[int]:
+    """The lengths of an image along its places."""
+    axes = flow.layouts[name].axes or ()
+    return [n for n, held in zip(flow.native[name].native, axes, strict=False) if places(held)]
 
 
 class _Sums:
@@ -94,6 +98,7 @@ class _Sums:
         self.lengths: dict[str, list[int]] = {}
         self.beside: set[str] = set()
         self.ends: defaultdict[str, set[End]] = defaultdict(set)
+        self.images = [_size(flow, info.name) for info in flow.graph.inputs if info.name in flow.layouts]
         for node in flow.graph.live:
             self._visit(node)
         for name in self.power.keys() & set(flow.graph.outputs):
@@ -135,12 +140,40 @@ class _Sums:
         return node.op_type in _MOVES or (node.op_type in SCALING and not self._counts_places(node, growing, others))
 
     def _counts_places(self, node: onnx.NodeProto, growing: Sequence[str], others: Sequence[str]) -> bool:
-        """Whether what a sum is scaled by may be one of how many places it sums up, or of some of its axes."""
-        numbers = [value for name in others for value in self._constant(name) or [0.0]]
-        by = [1 / n if node.op_type == "Mul" and n else n for n in map(abs, numbers)]
+        """Whether what a sum is scaled by may be made of how many places it sums up, of some of its axes, or of the
+        image."""
         lengths = [self.lengths[source] for source in self.of[growing[0]] if source in self.lengths]
+        return len(growing) > 1 or self._may_count(node, others, lengths, 1.0)
+
+    def _may_count(
+        self, node: onnx.NodeProto, others: Sequence[str], lengths: Sequence[Sequence[int]], power: float
+    ) -> bool:
+        """Whether a number of a node may be made of these lengths, once it is raised to a power."""
+        numbers = [abs(value) for name in others for value in self._constant(name) or [0.0]]
+        by = [(1 / n if node.op_type == "Mul" else n) ** power for n in numbers if n]
         known = {math.prod(some) for own in lengths for k in range(len(own)) for some in combinations(own, k + 1)}
-        return len(growing) > 1 or any(_made_of(n, places) for n in by for places in known)
+        known |= {math.prod(size) for size in self.images}
+        return len(by) < len(numbers) or any(not is_written(n) or any(_made_of(n, many) for many in known) for n in by)
+
+    def _scaled_before(self, name: str, lengths: Sequence[int]) -> bool:
+        """Whether what is summed up was scaled by such a number at once: x / N, summed up, is a mean."""
+        graph, power = self.flow.graph, 1.0
+        while node := graph.producers.get(name):
+            growing = [item for item in dict.fromkeys(node.input) if item in self.flow.layouts]
+            others = [item for item in node.input if item and item not in growing]
+            if len(growing) != 1 or node.op_type not in {*_MOVES, *SCALING, "Pow", "Sqrt"}:
+                return False
+            if node.op_type == "Pow":
+                power *= abs((self._constant(node.input[1]) or [1.0])[0])
+            elif node.op_type == "Sqrt" or len(node.input) > len(growing) + len(others):
+                power *= 0.5 if node.op_type == "Sqrt" else 2.0
+            elif node.op_type in SCALING and len(self._constant(others[0]) or ()) == 1:
+                if self._may_count(node, others, [lengths], power):
+                    return True
+            elif node.op_type in SCALING:
+                return False
+            name = growing[0]
+        return False
 
     def _begin(self, node: onnx.NodeProto) -> None:
         """Note what is a sum, or as good as one, and computed from none."""
@@ -152,9 +185,10 @@ class _Sums:
             first, look = self.flow.layouts[node.input[0]], self.flow.looks[name]
             if look.kind == "product":  # which is held at its native scale
                 self.counts[name] = math.prod(first.length(place) for place in look.gone)
-            self.bare.add(name)
             shape = self.flow.native[node.input[0]].native
             self.lengths[name] = [shape[axis] for axis in look.axes if axis < len(shape) and shape[axis] > 1]
+            if not self._scaled_before(node.input[0], self.lengths[name]):
+                self.bare.add(name)
         else:
             return
         self.of[name] = frozenset({name})

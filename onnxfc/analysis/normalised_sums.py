@@ -56,7 +56,11 @@ def scale_of(
     counts = counted(ctx, tensor, axes)
     if _sums_up(ctx):
         doubted = not weighed.isdisjoint(~place for place in places)
-        return "same" if along or doubted or divided(ctx, counts) else "grows"
+        if along or doubted or divided(ctx, counts):
+            return "same"
+        if ctx.builder.spec(tensor).dtype not in FLOATS:
+            raise InferenceFailed("it counts in integers, which are rounded at the scale of the native size")
+        return "grows"
     return "same" if not along or divided(ctx, tuple(1 / count for count in counts)) else "shrinks"
 
 

@@ -78,13 +78,17 @@ def sizes_like(ctx: RuleContext, view: Placed, other: Placed) -> str:
 
 
 def sizes_with(ctx: RuleContext, view: Placed, sizes: str) -> str:
-    """The shape of ``view`` with these spatial dims, as a tensor."""
-    builder, rank = ctx.builder, len(ctx.shape_out())
+    """The shape of ``view`` with these spatial dims, as a tensor; axes that stay get the written sizes."""
+    builder, rank, made = ctx.builder, len(ctx.shape_out()), ctx.shape_out()
     first, last = min(view.spatial), max(view.spatial) + 1
-    parts = [ops.dims(builder, view.tensor, 0, first), sizes]
-    if last < rank:
-        parts.append(ops.dims(builder, view.tensor, last, rank))
-    return ops.concat(builder, parts)
+    parts = []
+    for begin, end in ((0, first), (last, rank)):
+        if ctx.shape_in()[begin:end] == made[begin:end]:
+            parts.append(ops.dims(builder, view.tensor, begin, end) if begin < end else "")
+        else:
+            batch = [ops.dims(builder, view.tensor, 0, 1)] if begin == 0 else []
+            parts.append(ops.concat(builder, [*batch, builder.constant(made[begin + len(batch) : end], "sizes")]))
+    return ops.concat(builder, [part for part in (parts[0], sizes, parts[1]) if part])
 
 
 def images(ctx: RuleContext) -> Iterator[Placed]:

@@ -7,7 +7,7 @@ of N: N is the native number of places. The network itself has another one at an
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import NamedTuple, TypeVar
@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeVar
 import onnx
 
 from onnxfc.analysis.flow import Flow, Look
-from onnxfc.analysis.written_counts import CLOSE, MOVES, number
+from onnxfc.analysis.written_counts import CLOSE, MOVES, is_written, number
 from onnxfc.builder.state import Unbiased
 from onnxfc.graph.einsum_equation import letters_of
 from onnxfc.graph.index import attributes
@@ -70,6 +70,8 @@ def _beside_mean(flow: Flow, look: Look, summed: _Summed, counts: Counts) -> Non
     alone = not (flow.of_kind(look.own, "weights") or look.own & flow.shares.keys())  # of weights
     for name in (made or [look.name]) if alone and count > _FEW else ():
         counts.times.update(_times_count(flow, name, count))
+        lengths = [flow.native[squares].native[axis] for axis in axes]
+        counts.times.update(item for item in _times_lengths(flow, name, lengths) if item[0] not in counts.times)
 
 
 def _beside_difference(flow: Flow, look: Look, summed: _Summed, counts: Counts) -> None:
@@ -168,6 +170,28 @@ def _times_count(flow: Flow, name: str, count: int) -> Iterator[tuple[str, tuple
         return None, _Times(every, known.rooted or root, known.grown + more)
 
     return _followed(flow, name, _Times(count), step)
+
+
+def _times_lengths(flow: Flow, name: str, lengths: Sequence[int]) -> Iterator[tuple[str, tuple[Fraction, int]]]:
+    """Where a mean over these lengths is multiplied with one of them, some times their product, or a large number that
+    nobody writes, as the native image's number of pixels is: a sum of some kind."""
+    count = math.prod(lengths)
+    known = {*lengths, *(count * k for k in range(2, _LARGE)), *(count / k for k in range(2, _LARGE))}
+    meant = [n for n in known if n > _FEW] if len(lengths) > 1 else []
+
+    def step(node: onnx.NodeProto, name: str, by: float) -> _Step[tuple[str, tuple[Fraction, int]], float]:
+        factor, made = _factor(flow, node, name), node.output[0]
+        by *= factor or 1.0
+        scaled = factor not in (None, 1.0)
+        if scaled and (any(math.isclose(by, n, rel_tol=_NEAR) for n in meant) or (by > _LARGE and not is_written(by))):
+            return (made, (Fraction(1), count)), None
+        return None, by if factor is not None or node.op_type in MEANS else None
+
+    return _followed(flow, name, 1.0, step)
+
+
+_LARGE = 16
+"""So many times a mean is seldom taken."""
 
 
 def _power(by: float, count: int, rooted: bool) -> Fraction | None:

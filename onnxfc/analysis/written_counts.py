@@ -15,6 +15,11 @@ CLOSE = 1e-6
 _POWERS = {"Reciprocal": -1.0, "ReduceSumSquare": 2.0, "Sqrt": 0.5}
 
 
+def is_written(number: float) -> bool:
+    """Whether people write a number so: in two digits, or one over such. Exporters fold counts to any other one."""
+    return any(math.isclose(float(f"{n:.2g}"), n, rel_tol=CLOSE) for n in (number, 1 / number))
+
+
 def number(flow: Flow, name: str) -> float | None:
     """A number that stands in the file, or is computed from such."""
     value = None if name in flow.layouts or flow.measured(name) else flow.native[name].constant

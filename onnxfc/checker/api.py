@@ -123,6 +123,9 @@ def _as_derived(
     shows."""
     wanted = replace(options, windows=pair.windows, larger=pair.grows)
     claim, parity = pair.claim, check(pair.original, pair.other, pair.claim, wanted, progress, one)
+    if parity.passed and pair.unknown:
+        why = "the second model takes images of other sizes, but its shapes there cannot be told"
+        raise UsageError(f"{why}; check it before an optimiser fuses its operators")
     if parity.vacuous is not None:
         layers, missing = common_layers(pair, options.threads)
         claim = replace(claim, layers=layers)
@@ -133,7 +136,8 @@ def _as_derived(
             parity = replace(parity, vacuous=f"{problem}; {lack}; {advice}")
     likest = pair.likest
     told, own = (
-        [(item.name, item.form, item.axes) for item in (some.outputs if some else ())] for some in (claim, likest.claim)
+        [some and some.stride, *((item.name, item.form, item.axes) for item in (some.outputs if some else ()))]
+        for some in (claim, likest.claim)
     )
     if again and parity.passed and pair.grows and likest.claim is not None and told == own:
         likely = [(likest.options, likest.claim)]

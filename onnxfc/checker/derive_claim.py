@@ -26,7 +26,8 @@ _UNKNOWN = "unknown: the models were not made by onnxfc, and the original's trun
 
 @dataclass(frozen=True)
 class Pair:
-    """Two models with the same names, and the claim. ``grows`` is False where the second takes the native size only."""
+    """Two models with the same names, and the claim. ``grows`` is False where the second takes the native size only, or
+    its shapes at others are ``unknown``."""
 
     original: ModelFile = field(repr=False)
     other: ModelFile = field(repr=False)
@@ -34,6 +35,7 @@ class Pair:
     grows: bool
     notes: tuple[str, ...]
     likest: Rewritten = field(repr=False)
+    unknown: bool
 
     @property
     def windows(self) -> bool:
@@ -118,7 +120,9 @@ class _Deriving:
         claim = self._claim(outputs, stride, boundaries)
         claim = replace(claim, detections=tail.makes) if tail else claim
         original = tail.model if tail else self.original
-        return Pair(original, self.other, claim, grows, tuple(dict.fromkeys(self.notes)), self.likest)
+        return Pair(
+            original, self.other, claim, grows, tuple(dict.fromkeys(self.notes)), self.likest, self.growth.unknown
+        )
 
     def _stride(self, outputs: Sequence[Output]) -> tuple[int, ...]:
         """Pixels between neighbouring cells, from the first output that grows."""

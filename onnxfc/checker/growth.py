@@ -33,13 +33,22 @@ class Growth:
     @cached_property
     def takes_more(self) -> bool:
         """Whether all of the images' axes that should be are free."""
+        return bool(self.near and self.far) and all(self._free)
+
+    @property
+    def unknown(self) -> bool:
+        """Whether it takes images of other sizes, but its shapes there cannot be told."""
+        return any(self._free) and not self.near
+
+    @property
+    def _free(self) -> list[bool]:
         declared = {info.name: info.type.tensor_type.shape.dim for info in self._inputs}
-        return bool(self.near and self.far) and not any(
-            declared[image.name][axis].dim_value > 0
+        return [
+            declared[image.name][axis].dim_value <= 0
             for image in self._images
             for axis in image.spatial
             if axis < len(declared[image.name])
-        )
+        ]
 
     def of(self, name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Axes of a tensor of the other model that grow with the image, and by how much over FAR pixels."""

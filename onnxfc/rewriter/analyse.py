@@ -298,6 +298,8 @@ def _analysed(original: ModelFile, options: RewriteOptions) -> Analysis:
         begun = begin_at(original, own, native_specs(original, own, inputs), within[0])
         return _analysed(begun, replace(options, input_shapes={}))
     readings = images(graph, inputs, options.dynamic_batch, options.size, options.inputs, shapes)
+    if isinstance(readings, Refusal) and readings.code == "unknown-native-size":  # of what size would anything fit?
+        raise NothingToRewrite(str(readings), (readings,))
     native = native_specs(walked, graph, inputs, declared_all=all_declared(graph))
     fits(walked, graph.nodes, native)
     spelled = with_reductions(original, graph, native) if options.free and options.global_pool != "drop" else original

@@ -9,6 +9,7 @@ from itertools import product
 
 import onnx
 
+from onnxfc.analysis.written_counts import is_written
 from onnxfc.builder.state import State
 from onnxfc.errors import Refusal
 from onnxfc.graph.index import attributes, inputs_of, label
@@ -49,11 +50,15 @@ class _Scaled:
 
     @property
     def held(self) -> bool:
-        """Whether a number of these is the number of places, or one over it; or a square or root that is no small
-        number."""
+        """Whether a number of these is the number of places, or one over it; a square or root of one that is no small
+        number, or some times it; or a large number that nobody writes, as that of the native image's pixels is."""
         sure = [n for n in self.counts if n != 1]
+        some = [n * k for n in sure if n >= FEWEST for k in range(2, _FEW + 1)]
+        some += [n / k for n in sure for k in range(2, _FEW + 1) if n / k >= FEWEST]
         powers = [n**power for n in sure if n >= FEWEST**2 for power in (0.5, 2)]
-        return any(near(number, {n, 1 / n}) for number in self.by for n in (*sure, *powers))
+        known = (*sure, *some, *powers)
+        odd = bool(sure) and any(n > FEWEST and not is_written(n) for n in self.by)
+        return odd or any(near(number, {n, 1 / n}) for number in self.by for n in known)
 
 
 _FEW = 16

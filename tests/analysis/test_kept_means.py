@@ -104,7 +104,7 @@ def test_shares_times_their_number_whose_sum_is_divided_by_it() -> None:
     test_a_mean_by_hand_or_a_count(lambda *given: weighed(*given, divided=True))
 
 
-@pytest.mark.parametrize("number", [3 / 48, 1 / 6, C / (C * 48), 2 / (C * 48), 1 / 48])
+@pytest.mark.parametrize("number", [3 / 48, 1 / 6, C / (C * 48), 2 / (C * 48), 1 / 48, 7.5 / 48, 1 / (17 * 13)])
 def test_a_sum_times_what_may_be_one_of_its_places(number: float) -> None:
     """Three times the mean as one number, a sum divided by the width: no counts, and no means that are known."""
 
@@ -112,3 +112,63 @@ def test_a_sum_times_what_may_be_one_of_its_places(number: float) -> None:
         return str(net.op("Mul", total(net, x, 1, 2, 3), net.const(np.float32(number))))
 
     assert refusal(network(figure, NATIVE), global_pool="keep").code == "sum-over-image"
+
+
+def divided_first(net: Net, x: str, size: tuple[int, int]) -> str:
+    return total(net, by(net, x, math.prod(size)), 2, 3)
+
+
+def squared(net: Net, x: str, size: tuple[int, int]) -> str:
+    rooted = by(net, x, math.sqrt(math.prod(size)))
+    return total(net, net.op("Mul", rooted, rooted), 2, 3)
+
+
+def mean(net: Net, x: str, *numbers: float) -> str:
+    made = net.axes("ReduceMean", x, (2, 3), keepdims=0)
+    for number in numbers:
+        made = net.op("Mul", made, net.const(np.float32(number)))
+    return str(made)
+
+
+def of_a_row(net: Net, x: str, size: tuple[int, int]) -> str:
+    return mean(net, x, size[1])
+
+
+def twice(net: Net, x: str, size: tuple[int, int]) -> str:
+    return mean(net, x, 2 * math.prod(size))
+
+
+def by_pixels(net: Net, x: str, size: tuple[int, int]) -> str:
+    return net.fc(mean(net, x, 2 * size[0] + 1, 2 * size[1] + 1), C, 5)
+
+
+@pytest.mark.parametrize("figure", [divided_first, squared, of_a_row, twice, by_pixels])
+def test_numbers_before_a_sum_and_behind_a_mean(figure: Figure) -> None:
+    """Places are divided by their number ahead of the sum, or a mean is taken some times: by what follows the size."""
+    assert refusal(network(figure, NATIVE), global_pool="keep").code == "sum-over-image"
+
+
+@pytest.mark.parametrize("number", [3 * 48, 24, 17 * 13])
+def test_shares_times_what_may_be_made_of_their_number(number: int) -> None:
+    def figure(net: Net, x: str, size: tuple[int, int]) -> str:
+        rows = net.op("Reshape", x, net.ints(1, C, -1))
+        shares = net.op("Mul", net.op("Softmax", rows, axis=2), net.const(float(number)))
+        return total(net, net.op("Mul", rows, shares), 2)
+
+    assert refusal(network(figure, NATIVE), global_pool="keep").code == "size-locked"
+
+
+def test_a_count_in_integers_is_not_rounded_to_the_native_scale() -> None:
+    """The share of places above a threshold, as PyTorch counts a mask."""
+
+    def figure(net: Net, x: str, size: tuple[int, int]) -> str:
+        mask = net.op("Cast", net.op("Greater", x, net.const(0.3)), to=onnx.TensorProto.INT64)
+        count = net.op("Cast", total(net, mask, 2, 3), to=onnx.TensorProto.FLOAT)
+        return by(net, count, math.prod(size))
+
+    found = refusal(network(figure, NATIVE), global_pool="keep", free=("height",))
+    assert (found.code, found.reason) == (
+        "size-locked",
+        "ReduceSum cannot run at another image size: it counts in integers, which are rounded at the scale of the "
+        "native size",
+    )

@@ -283,6 +283,17 @@ def test_half_of_an_odd_image_follows_the_image() -> None:
     assert "which is taken for 1/2 of the image" in " ".join(text(done).split())
 
 
+@pytest.mark.parametrize(("axis", "name"), [(0, "height"), (1, "width")])
+def test_the_axis_that_stays_gets_what_is_written(axis: int, name: str) -> None:
+    done = rewrite(coarse_of((65, 65), (32, 32)), options=RewriteOptions(free=(name,)), check_options=CHECK)
+    size = [65, 65]
+    size[axis] = 98
+    image = np.random.default_rng(3).standard_normal((1, 2, *size)).astype(np.float32)
+    models = (coarse_of((size[0], size[1]), (size[0] // 2, size[1] // 2)), complete(done))
+    want, got = (session(model).run(None, {"image": image})[0] for model in models)
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())
+
+
 def test_a_written_size_that_two_maps_may_mean_is_told() -> None:
     """Half of an even image, or the finer map, which a Conv has rounded up."""
     told = " ".join(text(rewrite(coarse_of((64, 64), (32, 32)), check_options=CHECK)).split())

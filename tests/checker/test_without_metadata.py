@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ import pytest
 from fixture_files import fixture_file
 from hazards import CHECK, complete
 from onnx import helper, numpy_helper
+from quantised import optimised
 
-from onnxfc import check_pair, rewrite
+from onnxfc import UsageError, check_pair, rewrite
 from onnxfc.checker.api import Checked
 from onnxfc.claim.claim import Claim
 from onnxfc.rewriter.analyse import RewriteOptions
@@ -147,3 +149,27 @@ def test_a_mean_of_the_native_count_is_found(name: str, mean: str) -> None:
     assert not done.passed
     assert done.parity.native.status == "passed"
     assert "a rewrite of the original computes otherwise" in done.parity.summary()
+
+
+def test_a_model_whose_shapes_cannot_be_told_is_not_passed(tmp_path: Path) -> None:
+    """An optimiser fused operators that no shape inference knows; natively, all is as it was."""
+    model, _ = stripped("convnext.torchscript", KEEP)
+    optimised(model, tmp_path)
+    with pytest.raises(UsageError, match="takes images of other sizes, but its shapes there cannot be told"):
+        checked("convnext.torchscript", onnx.load(tmp_path / "optimised.onnx"))
+
+
+def test_cells_farther_apart_than_a_rewrite_has_them_are_told() -> None:
+    """A pool moved by two places: each cell is what the original says of its crop."""
+    model, claim = stripped("mini_resnet_d.dynamo", {})
+    pool = [node for node in model.graph.node if node.op_type == "AveragePool"][-1]
+    others = [item for item in pool.attribute if item.name != "strides"]
+    del pool.attribute[:]
+    pool.attribute.extend([*others, helper.make_attribute("strides", [2, 2])])
+    for output in model.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    del model.graph.value_info[:]
+    done = checked("mini_resnet_d.dynamo", model)
+    assert done.passed
+    assert done.claim.stride == tuple(2 * n for n in claim.stride)
+    assert any("a rewrite of the original has one every" in note for note in done.notes)

@@ -90,7 +90,7 @@ def test_products_that_sum_up_all_places_where_an_axis_stays(free: str, exporter
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
-@pytest.mark.parametrize("name", ["raw_audio", "filter_bank"])
+@pytest.mark.parametrize("name", ["raw_audio", "filter_bank", "pre_emphasis"])
 def test_raw_audio_is_a_signal(name: str, exporter: str) -> None:
     """(N, L) that gets channels of its own ahead of a Conv along L; the batch is free as well. A filter bank is a layer
     of channels, though its matrix stands on the left."""
