@@ -128,7 +128,7 @@ class _Deriving:
         """Pixels between neighbouring cells, from the first output that grows."""
         for output in outputs:
             _, growth = self.growth.of(output.name)
-            if output.axes and all(growth):
+            if output.axes and len(growth) == len(self.growth.native) and all(growth):
                 if any(FAR % item for item in growth):
                     self.notes.append(f"the stride of {output.name} is no whole number of pixels")
                 return tuple(max(1, round(FAR / item)) for item in growth)
@@ -214,6 +214,8 @@ class _Deriving:
         if not boundaries:
             return stride, boundaries
         _, growth = self.growth.of(boundaries[0].rewritten)
+        if len(growth) != len(stride):  # places in a row, or some that do not grow
+            return stride, boundaries
         return tuple(max(1, round(FAR / item)) for item in growth), boundaries
 
     def _claim(self, outputs: Sequence[Output], stride: tuple[int, ...], bounds: tuple[Boundary, ...]) -> Claim:

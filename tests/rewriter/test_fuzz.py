@@ -59,7 +59,7 @@ def test_scales_that_do_not_fit() -> None:
 def test_values_that_are_not_finite_are_no_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert _distance("x", "x", [{"x": np.array([1.0, np.inf])}], [{"x": np.array([1.0, np.inf])}]) == np.inf
+        assert _distance("x", "x", [{"x": np.array([1.0, np.inf])}], [{"x": np.array([1.0, np.inf])}], None) == np.inf
 
 
 def test_a_concat_of_nothing_and_a_sequence_are_not_known() -> None:
