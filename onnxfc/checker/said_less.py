@@ -122,7 +122,8 @@ def _lost_layers(own: Claim, claim: Claim, tensors: tuple[Container[str], Contai
     names, outputs = {item.original: item.rewritten for item in own.layers}, {item.name for item in claim.outputs}
     for layer in claim.layers:
         told, so = layer.rewritten, names.get(layer.original)
-        compared = layer.original in tensors[0] and told in tensors[1] and layer.original not in outputs
+        output = layer.original in outputs  # which is compared by its own name
+        compared = layer.original in tensors[0] and told in tensors[1] and (not output or told == layer.original)
         if not compared and told != so:
             yield f"FC layer {layer.original} is made in {told}, a rewrite of the original has it in {so or 'nothing'}"
 
