@@ -102,7 +102,9 @@ class _Deriving:
 
     def run(self, at: Sequence[tuple[str, str]]) -> Pair:
         grows = self.growth.takes_more
-        self.original, self.own = self.likest.found.original, self.likest.claim if grows else None
+        own = self.likest.claim
+        fits = own is not None and len(own.native_size) == len(self.growth.native)  # other axes may be free there
+        self.original, self.own = self.likest.found.original, own if grows and fits else None
         self.alike = as_long_as(self.likest.found, self.growth) if self.own else {}
         if not grows:
             self.notes.append("the second model takes the native size only: nothing is shown for larger images")
