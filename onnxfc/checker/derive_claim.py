@@ -102,9 +102,7 @@ class _Deriving:
 
     def run(self, at: Sequence[tuple[str, str]]) -> Pair:
         grows = self.growth.takes_more
-        own = self.likest.claim
-        fits = own is not None and len(own.native_size) == len(self.growth.native)  # other axes may be free there
-        self.original, self.own = self.likest.found.original, own if grows and fits else None
+        self.original, self.own = self.likest.found.original, self._own() if grows else None
         self.alike = as_long_as(self.likest.found, self.growth) if self.own else {}
         if not grows:
             self.notes.append("the second model takes the native size only: nothing is shown for larger images")
@@ -125,6 +123,11 @@ class _Deriving:
         return Pair(
             original, self.other, claim, grows, tuple(dict.fromkeys(self.notes)), self.likest, self.growth.unknown
         )
+
+    def _own(self) -> Claim | None:
+        """What a rewrite claims; None where other axes are free in it."""
+        own = self.likest.claim
+        return own if own is not None and len(own.native_size) == len(self.growth.native) else None
 
     def _stride(self, outputs: Sequence[Output]) -> tuple[int, ...]:
         """Pixels between neighbouring cells, from the first output that grows."""
