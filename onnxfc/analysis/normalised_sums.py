@@ -58,7 +58,7 @@ def scale_of(
         doubted = not weighed.isdisjoint(~place for place in places)
         if along or doubted or divided(ctx, counts):
             return "same"
-        if ctx.builder.spec(tensor).dtype not in FLOATS:
+        if ctx.builder.spec(tensor).dtype not in FLOATS and ctx.state.global_pool == "keep":  # as a result, or its part
             raise InferenceFailed("it counts in integers, which are rounded at the scale of the native size")
         return "grows"
     return "same" if not along or divided(ctx, tuple(1 / count for count in counts)) else "shrinks"
