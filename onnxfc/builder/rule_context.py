@@ -80,11 +80,9 @@ class RuleContext:
     def follows_batch(self, values: Sequence[Array]) -> bool:
         """Whether a computed value is as large as the batch is, or the same: the image's size has no part in it."""
         batches = self.state.batches
-        if (
-            len(set(batches)) == 1
-            or len(values) != len(batches)
-            or any(value.shape != values[0].shape for value in values)
-        ):
+        if len(set(batches)) == 1 or len(values) != len(batches):
+            return False
+        if any(value.shape != values[0].shape or value.dtype.kind not in "biuf" for value in values):  # or strings
             return False
         pairs = list(zip(values, batches, strict=True))
         return all(bool(np.all((v == values[0]) | (v * batches[0] == values[0] * b))) for v, b in pairs)

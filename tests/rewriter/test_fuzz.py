@@ -45,6 +45,15 @@ def test_pools_that_are_none_with_one_axis_free(domain: str) -> None:
     assert [item.code for item in refusals(model, free=("height",))] == (["unsupported-operator"] if domain else [])
 
 
+def test_a_size_that_is_text_is_no_count_of_images() -> None:
+    """A length of an open batch of images as a string, and a number again."""
+    net = Net()
+    trunk = net.conv(net.input("image", ("N", 2, 11, 9)), 2, 3)
+    text = net.op("Cast", net.op("Gather", net.op("Shape", trunk), net.ints(2)), to=8)
+    pooled = net.axes("ReduceMean", net.op("Mul", trunk, net.op("Cast", text, to=1)), (2, 3), keepdims=0)
+    assert {item.code for item in refusals(net.model(net.fc(pooled, 3, 5), infer=False))} <= {"size-locked"}
+
+
 def test_scales_that_do_not_fit() -> None:
     integers = np.array([[100, 2]], np.int8)
     node = helper.make_node("DequantizeLinear", ["x", "s"], ["y"], axis=5)
