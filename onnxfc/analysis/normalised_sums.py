@@ -56,12 +56,16 @@ def scale_of(
     counts = counted(ctx, tensor, axes)
     if _sums_up(ctx):
         doubted = not weighed.isdisjoint(~place for place in places)
-        if along or doubted or divided(ctx, counts):
-            return "same"
-        if ctx.builder.spec(tensor).dtype not in FLOATS and ctx.state.global_pool == "keep":  # as a result, or its part
-            raise InferenceFailed("it counts in integers, which are rounded at the scale of the native size")
-        return "grows"
+        return "same" if along or doubted or divided(ctx, counts) else _growing(ctx, tensor)
     return "same" if not along or divided(ctx, tuple(1 / count for count in counts)) else "shrinks"
+
+
+def _growing(ctx: RuleContext, tensor: str) -> Scale:
+    """Of a sum that is held at its native scale. Raises InferenceFailed for one of integers that is kept, a result or a
+    part of one: it would be rounded."""
+    if ctx.builder.spec(tensor).dtype not in FLOATS and ctx.state.global_pool == "keep":
+        raise InferenceFailed("it counts in integers, which are rounded at the scale of the native size")
+    return "grows"
 
 
 def _sums_up(ctx: RuleContext) -> bool:

@@ -38,7 +38,7 @@ class Rewritten:
 
 def freed_images(found: Analysis, other: ModelFile) -> tuple[ImageInput, ...]:
     """The images with the axes that ``other`` has freed: those of the original's likelier layout, unless they are of
-    another one. All where it has freed none."""
+    another one. All where it has freed none, or of several images not as many."""
     inputs = {info.name: info for info in other.proto.graph.input}
     images = []
     for image in (reading.as_input() for reading in found.reading):
@@ -48,6 +48,8 @@ def freed_images(found: Analysis, other: ModelFile) -> tuple[ImageInput, ...]:
         own = last if free and free <= set(last) and not free <= set(image.spatial) else image.spatial
         spatial = tuple(axis for axis in own if axis in free) or own
         images.append(replace(image, spatial=spatial, fixed=tuple(axis for axis in own if axis not in spatial)))
+    if len({len(image.spatial) for image in images}) > 1:
+        return tuple(reading.as_input() for reading in found.reading)
     return tuple(images)
 
 
