@@ -190,7 +190,7 @@ class Floor(Atom):
         return (self.of,)
 
     def at(self, sizes: Sizes) -> Any:
-        return self.of.at(sizes) // self.by
+        return self.of.at(sizes) // min(self.by, 1 << 62)  # numpy has no larger ones
 
     def growth(self, axis: int) -> Fraction | None:
         growth = self.of.growth(axis)

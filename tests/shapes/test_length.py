@@ -198,3 +198,9 @@ def test_numbers_stay_numbers(number: int | Fraction) -> None:
     assert at(number, {}) == number
     assert X * 0 + number == number
     assert math.floor((X + number) - X) == math.floor(number)
+
+
+def test_a_step_beyond_all_integers() -> None:
+    """As a damaged stride makes it: no size has two places then."""
+    steps = pixels(0) // (1 << 70)
+    assert np.asarray(at(steps, {0: np.arange(1, 4)})).tolist() == [0, 0, 0]
