@@ -95,8 +95,8 @@ def _behind(model: onnx.ModelProto, claim: Claim, ends: Sequence[str]) -> list[i
 def _decisive(file: ModelFile, claim: Claim, ends: Sequence[str]) -> Iterator[tuple[str, int, bytes]]:
     """Numbers in the file by which nodes behind decide."""
     graph = file.proto.graph
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    constants |= {
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    constants = stored | {
         node.output[0]: node.attribute[0].t
         for node in graph.node
         if node.op_type == "Constant" and node.attribute[0].HasField("t")
@@ -106,7 +106,7 @@ def _decisive(file: ModelFile, claim: Claim, ends: Sequence[str]) -> Iterator[tu
         for place in _DECIDE.get(node.op_type, ()):
             tensor = constants.get(node.input[place]) if place < len(node.input) else None
             if tensor is not None and int(np.prod(tensor.dims)) == 1:
-                value = file.array(tensor) if tensor in graph.initializer else numpy_helper.to_array(tensor)
+                value = file.array(tensor) if node.input[place] in stored else numpy_helper.to_array(tensor)
                 yield node.op_type, place, value.tobytes()
 
 
