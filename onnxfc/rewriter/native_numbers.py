@@ -275,7 +275,8 @@ def meant(constants: Iterable[Array], node: onnx.NodeProto) -> set[float]:
 
 def few_numbers(constants: Iterable[Array]) -> set[float]:
     """Those of constants that are no tables."""
-    few = [np.unique(item) for item in constants if item.dtype.kind in "fiu"]
+    held = [item.ravel() for item in constants if item.dtype.kind in "fiu"]
+    few = [item if item.size <= _FEW else np.unique(item) for item in held]
     return {float(value) for item in few if item.size <= _FEW for value in item}
 
 

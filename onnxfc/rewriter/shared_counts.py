@@ -1,4 +1,4 @@
-"""What a Softmax over places shared out, times the native number of these places, however the product is spelled."""
+"""What a Softmax or norm over places shared out, times their native number, however the product is spelled."""
 
 from __future__ import annotations
 
@@ -80,6 +80,7 @@ def _raised(number: float, power: float) -> float:
         return math.inf
 
 
+_WHAT = "what a Softmax or norm shares out"
 _CARRYING = {*REORDERING, *SAME_VALUES, *CUTTING, *COPYING, *ADDITIVE, "Gather", "Concat", "Neg", "Abs", "Relu", "Clip"}
 _CARRYING |= {"Conv", "Dropout", "LeakyRelu", "Max", "Min", "Pad", "Sum", "Where"}
 """What makes something of shares that is as large as these are; the places are not summed up."""
@@ -88,19 +89,21 @@ _LEVEL = {*ARG, *LAYER_NORMS, "LpNormalization", "Sign"}
 
 
 def by_shared_count(state: State, reading: Sequence[Image]) -> Refusal | None:
-    """What a Softmax over places shared out, times their native number, where nothing sums it up again: another size
-    has another number of them."""
+    """What a Softmax or norm over places shared out, times their native number, where nothing sums it up again: another
+    size has another number of them."""
+    if not any(_shared(state, node) for node in state.graph.live):
+        return None
     found: dict[str, _Scaled] = {}
     for node in state.graph.live:
         found |= dict.fromkeys(filter(None, node.output), _made(state, node, found))
         if _holds_figures(state, node, found):
-            why = f"{node.op_type} has sums of what a Softmax shares out, scaled by the native number of its places"
-            return Refusal("size-locked", label(node), f"{why}, a plain number", export_open(state, reading))
+            why = f"has sums of {_WHAT}, scaled by the native number of its places, a plain number"
+            return Refusal("size-locked", label(node), f"{node.op_type} {why}", export_open(state, reading))
         name = node.output[0]
         held = node.op_type in SCALING and found[name].held and isinstance(state.views.get(name), Placed)
         if held and state.roles.summed_by(name) is None:
-            why = f"{node.op_type} scales what a Softmax shares out by the native number of its places, a plain number"
-            return Refusal("size-locked", label(node), why, export_open(state, reading))
+            why = f"scales {_WHAT} by the native number of its places, a plain number"
+            return Refusal("size-locked", label(node), f"{node.op_type} {why}", export_open(state, reading))
     return None
 
 
@@ -124,8 +127,8 @@ def _summed(node: onnx.NodeProto, read: Sequence[_Scaled]) -> _Scaled:
 
 def _made(state: State, node: onnx.NodeProto, found: Mapping[str, _Scaled]) -> _Scaled:
     """How what a node makes is scaled."""
-    if count := _shared(state, node):
-        return _Scaled(frozenset({float(count)}))
+    if counts := _shared(state, node):
+        return _Scaled(counts)
     laid = isinstance(state.views.get(node.output[0]), Placed)  # a figure over places again is no share of them
     figures = {name for name in inputs_of(node) if laid and isinstance(state.views.get(name), Context)}
     read = [_Scaled() if name in figures else _known(state, found, name) for name in inputs_of(node)]
@@ -161,19 +164,22 @@ def _known(state: State, found: Mapping[str, _Scaled], name: str) -> _Scaled:
     return _Scaled(by=frozenset(few_numbers([constant]) - {0.0} or {1.0}))
 
 
-def _shared(state: State, node: onnx.NodeProto) -> int:
-    """Among how many places a node shares out natively, those on axes that are not freed too; 0 where it does not."""
-    view, name = state.views.get(node.output[0]), node.output[0]
+def _shared(state: State, node: onnx.NodeProto) -> frozenset[float]:
+    """Among how many places a node shares out natively, those on axes that are not freed too; none where it does not.
+    What is divided by the root of a sum of squares is shared out among the root of them."""
+    view, name, roles = state.views.get(node.output[0]), node.output[0], state.roles
     if not isinstance(view, Placed):
-        return 0
-    if name in state.roles.shares:
+        return frozenset()
+    if gone := roles.shares.get(name) or roles.norms.get(name):
         sizes = [math.prod(state.native[item].native) for item in inputs_of(node)]
-        return max(sizes) // max(min(sizes), 1)
+        laid = [atom for group in view.groups for atom in group if atom.kind == "space" and atom.place in gone]
+        counts = {float(max(sizes) // max(min(sizes), 1)), float(math.prod(atom.length for atom in laid))} - {1.0}
+        return frozenset(counts if name in roles.shares else counts.union(map(math.sqrt, counts)))
     if node.op_type != "Softmax":
-        return 0
+        return frozenset()
     shape = state.native[name].native
     axes = axes_along(node.op_type, attributes(node), len(shape), state.graph.opset)
-    return math.prod(shape[axis] for axis in axes) if _has_places(view, axes) else 0
+    return frozenset({float(math.prod(shape[axis] for axis in axes))} if _has_places(view, axes) else ())
 
 
 def _has_places(view: Placed, axes: Iterable[int]) -> bool:

@@ -87,7 +87,7 @@ def test_a_mean_by_hand_or_a_count(figure: Figure) -> None:
 
 
 def weighed(net: Net, x: str, size: tuple[int, int], divided: bool) -> str:
-    """A sum over places of what a Softmax shares out, times how many there are."""
+    """A sum over places of what a Softmax or norm shares out, times how many there are."""
     rows = net.op("Reshape", x, net.ints(1, C, -1))
     shares = net.op("Mul", net.op("Softmax", rows, axis=2), net.const(float(math.prod(size))))
     summed = total(net, net.op("Mul", rows, shares), 2)
@@ -96,7 +96,9 @@ def weighed(net: Net, x: str, size: tuple[int, int], divided: bool) -> str:
 
 def test_shares_times_their_number_that_are_summed_up() -> None:
     found = refusal(network(lambda *given: weighed(*given, divided=False), NATIVE), global_pool="keep")
-    why = "Gemm has sums of what a Softmax shares out, scaled by the native number of its places, a plain number"
+    why = (
+        "Gemm has sums of what a Softmax or norm shares out, scaled by the native number of its places, a plain number"
+    )
     assert (found.code, found.reason) == ("size-locked", why)
 
 

@@ -128,7 +128,7 @@ def test_what_was_written_down_for_the_native_size_is_refused(
         (
             "softened",
             "size-locked",
-            "Mul scales what a Softmax shares out by the native number of its places, a plain number",
+            "Mul scales what a Softmax or norm shares out by the native number of its places, a plain number",
         ),
         (
             "diagonal",

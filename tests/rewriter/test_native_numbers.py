@@ -12,7 +12,7 @@ from references import EXPORTERS
 import onnxfc
 from onnxfc.rewriter.analyse import RewriteOptions
 
-SHARES = "{} scales what a Softmax shares out by the native number of its places, a plain number"
+SHARES = "{} scales what a Softmax or norm shares out by the native number of its places, a plain number"
 
 
 def image(net: Net, height: int, width: int) -> str:
@@ -84,6 +84,43 @@ def test_a_few_columns() -> None:
     net = Net(17)
     shares = net.op("Mul", net.op("Softmax", image(net, 5, 7), axis=3), net.const(7.0))
     assert refusal(net.model(shares)).reason == SHARES.format("Mul")
+
+
+def normalised(norm: str, by: float, spread: bool, height: int = 5, width: int = 7) -> onnx.ModelProto:
+    """Places of a map divided by their own norm, times a number; the sums are laid out again where ``spread``."""
+    net = Net(17)
+    data = net.op("Reshape", net.op("Relu", image(net, height, width)), net.ints(1, 4, -1))
+    least = net.op("Clip", net.op(norm, data, axes=[2], keepdims=1), net.const(1e-12))
+    whole = net.op("Expand", least, net.op("Shape", data)) if spread else least
+    made = net.op("Mul", net.op("Div", data, whole), net.const(np.float32(by)))
+    return net.model(net.conv(net.op("Reshape", made, net.ints(1, 4, height, width)), 4, 4))
+
+
+@pytest.mark.parametrize("spread", [False, True])
+@pytest.mark.parametrize(
+    ("norm", "by"),
+    [
+        *(("ReduceL1", by) for by in (70.0, 17.5, 105.0, 165.0)),
+        *(("ReduceL2", by) for by in (35.0, 70.0, 165.0)),
+    ],
+)
+def test_a_norm_over_places_times_some_of_their_number(norm: str, by: float, spread: bool) -> None:
+    """165 is the number of the image's pixels; one that nobody writes."""
+    found = refusal(normalised(norm, by, spread))
+    assert (found.code, found.reason) == ("size-locked", SHARES.format("Mul"))
+
+
+@pytest.mark.parametrize("spread", [False, True])
+@pytest.mark.parametrize(
+    ("norm", "by", "count"),
+    [("ReduceL1", 35.0, 1.0), ("ReduceL1", 20.0, 0.0), ("ReduceL2", 35**0.5, 0.5), ("ReduceL2", 20.0, 0.0)],
+)
+def test_a_norm_over_places_times_their_number_or_another(norm: str, by: float, count: float, spread: bool) -> None:
+    """As the same network is for the other size: the count follows that, another number stays."""
+    made = session(complete(onnxfc.rewrite(normalised(norm, by, spread))))
+    other = session(normalised(norm, by * (80 / 35) ** count, spread, 8, 10))
+    data = {"image": np.random.default_rng(0).standard_normal((1, 2, 17, 21)).astype(np.float32)}
+    np.testing.assert_allclose(made.run(None, data)[0], other.run(None, data)[0], rtol=1e-4, atol=1e-6)
 
 
 def test_a_softmax_over_features_shares_out_no_places() -> None:
