@@ -85,11 +85,13 @@ def _of_coarser(ctx: RuleContext, view: Placed) -> Window | None:
     if node is None or not is_map(before) or all(field.stride == int(field.stride) for field in view.fields):
         return None
     window = window_of_map(ctx, before)
-    index = window.index
+    index, shape = window.index, lengths(view.groups)[1:]
     if node.op_type == "Transpose":
         perm = perm_of(attributes(node), index.ndim + 1)
         index = index[None].transpose(perm)[0]
-    return replace(window, index=index.reshape(lengths(view.groups)[1:]))
+    if math.prod(shape) != index.size:  # some of it was laid into the batch
+        return None
+    return replace(window, index=index.reshape(shape))
 
 
 def boundary(ctx: RuleContext, view: Placed) -> Boundary:

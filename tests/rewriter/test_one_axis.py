@@ -184,3 +184,12 @@ def test_steps_first_of_an_open_width() -> None:
     [wanted], [found] = (session(item).run(None, {"image": image}) for item in (model, complete(done)))
     assert found.shape == (16, 1, 4)
     np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+def test_rows_of_the_map_laid_into_the_batch() -> None:
+    """(1, h, w, C) as (h, w C, 1): h images of one column. Along the width alone they are no map's rows any more."""
+    net = Net(17)
+    data = net.op("Transpose", net.conv(net.image(1, (14, 14)), 2, 6, strides=[4, 4]), perm=[0, 2, 3, 1])
+    flat = net.op("Reshape", net.op("Reshape", data, net.ints(3, 18, 1)), net.ints(1, 54))
+    found = refusal(net.model(net.fc(flat, 54, 5)), free=("width",))
+    assert (found.code, found.reason) == ("mixes-batch", "Reshape moves data between the images of a batch")
