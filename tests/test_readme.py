@@ -153,7 +153,7 @@ def codes() -> set[str]:
                     first = first.value.elts[0]
                 if name in {"refuse", "Refusal", "_reasons"} and isinstance(first, ast.Constant):
                     found.add(first.value)
-    notes = {"assumed-size", "per-window", "no-global-pool", "no-weight-blocks", "no-window-scale"}
+    notes = {"assumed-size", "fixed-axis", "per-window", "no-global-pool", "no-weight-blocks", "no-window-scale"}
     return found - notes
 
 

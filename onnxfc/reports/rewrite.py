@@ -32,8 +32,8 @@ SCHEMA = "onnxfc-report/1"
 LITTLE = 5e-4
 """Shares below are told as they are, not as 0.0 %."""
 
-_TOLD = {"assumed-size", "float-layer", "no-global-pool", "no-weight-blocks", "no-window-scale", "written-size"}
-"""Notes that are told unasked."""
+_QUIET = {"per-window"}
+"""Notes that are told with --verbose alone."""
 _CAUSES = {
     Cause.PADDING: "zero padding, where a big image has pixels",
     Cause.PARTIAL_WINDOW: "pool windows that reach beyond the map (ceil_mode)",
@@ -124,7 +124,7 @@ def _proven(result: Told, verbose: bool) -> Iterator[str]:
     if verbose and result.parity is not None:
         how = result.parity.conditions
         yield row("inputs", f"{', '.join(how.inputs)}; seed {how.seed}, onnxruntime {how.onnxruntime}")
-    yield from (row("note", str(note)) for note in result.notes if verbose or note.code in _TOLD)
+    yield from (row("note", str(note)) for note in result.notes if verbose or note.code not in _QUIET)
     yield from _changed(result) if verbose else ()
     seconds = f"rewritten in {result.seconds[0]:.1f} s"
     yield row("time", seconds + (f", proven in {result.seconds[1]:.1f} s" if result.parity else ""))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import combinations
 from typing import Any, Literal, get_args
 
 from onnxfc import errors
@@ -22,6 +21,7 @@ from onnxfc.graph.wellformed import malformed, objection_of_onnx
 from onnxfc.io.model_file import ModelFile
 from onnxfc.layout.affine import Grids
 from onnxfc.layout.provenance import Provenance
+from onnxfc.rewriter.axes_alone import Done, along_kept, free_alone, the_one, ways_of, with_axes_that_stay
 from onnxfc.rewriter.detections import Tail, left_too, not_behind, objection, of_windows, tail_of
 from onnxfc.rewriter.inner_tensors import begin_at, end_at
 from onnxfc.rewriter.outputs import Form, finish
@@ -59,10 +59,10 @@ class RewriteOptions:
     (N, K, gH, gW); ``mean`` and ``max`` are over all cells, in the original's shape (N, K).
     ``global_pool``: what becomes of a pool before the head: ``window`` pools each native window, ``keep`` the whole
     image, ``drop`` leaves a class activation map. ``dynamic_batch`` frees the batch. ``free``: only these axes of the
-    image ("height", "width", a volume's "depth"), while the others stay; all, if empty. ``output_at``: inner tensors at
-    which the model is to end, instead of its outputs. ``grids``: how tables of coordinates go on that do not show it by
-    themselves: ``step``, with the steps that they have; ``map``, spread over as many places as there are; ``image``,
-    as parts of the image, and so are the lengths beside them.
+    image ("height", "width", a volume's "depth"), while the others stay; if empty, all that can be freed.
+    ``output_at``: inner tensors at which the model is to end, instead of its outputs. ``grids``: how tables of
+    coordinates go on that do not show it by themselves: ``step``, with the steps that they have; ``map``, spread over
+    as many places as there are; ``image``, as parts of the image, and so are the lengths beside them.
     ``fixed_size``: the result takes images of this size alone, and declares every length as a number (but for a batch
     that ``dynamic_batch`` frees).
     ``form``: ``conv4d`` is for accelerators, at the fixed size or the native one: Conv in place of every FC layer, all
@@ -170,7 +170,8 @@ def analyse(original: ModelFile, options: RewriteOptions) -> Analysis:
     """Walk over a model; runs and writes nothing. Raises UsageError, NothingToRewrite where there is no image, and
     ReadError where the walk stumbles over what onnx's own checker objects to.
 
-    A refusal names the axes of the image that could be freed alone.
+    Where some axes of the image can be freed while the others stay, these are, unless the user has said which: a note
+    says so. A refusal names them where there are several ways.
     """
     try:
         return _advised(original, options)
@@ -192,19 +193,26 @@ def _advised(original: ModelFile, options: RewriteOptions) -> Analysis:
         found = _ahead_of_detections(found, options)
     image = found.reading[0]
     names = SIZE_NAMES[len(image.spatial) + len(image.fixed)]
-    if not found.refusals or len(names) == 1:
+    if len(names) == 1:
         return found
+    done = partial(_done, original, options)
+    if found.refusals:
+        return _otherwise(found, options, names, done)
+    plain = not (options.free or options.form or found.tail) and options.output == "map"
+    return (along_kept(found, names, done) if plain else None) or found
+
+
+def _otherwise(found: Analysis, options: RewriteOptions, names: Sequence[str], done: Done) -> Analysis:
+    """What comes of freeing some of the axes, where one way is the likeliest; else the refusal, with the ways named."""
     first, told = found.refusals[0], ""
-    if options.global_pool == "window" and "--" not in first.advice and _can(original, options, global_pool="keep"):
+    if options.global_pool == "window" and "--" not in first.advice and done(global_pool="keep"):
         told = "--global-pool keep sums up all places of an image, for one vector of each"
-    alone = [] if told and first.code == "attention" else _free_alone(original, options, names)
-    if alone:
-        each = " or ".join(" ".join(f"--free {name}" for name in some) for some in alone)
-        each += f" frees {'that axis' if len(alone[0]) == 1 else 'these axes'} alone"
-        told = f"{told}; {each}" if told else each
-    if not told:
-        return found
-    advice = told if first.advice in ("", LEAVE) else f"{first.advice}; {told}"
+    alone = {} if told and first.code == "attention" else free_alone(names, options.free, done)
+    open_to_it = not (told or options.free or options.form) and first.code != "size-locked"
+    if open_to_it and (one := the_one(alone)):
+        return with_axes_that_stay(one, first.node, first.reason)
+    ways = [told, *([ways_of(alone)] if alone else [])]
+    advice = "; ".join(filter(None, ["" if first.advice == LEAVE and any(ways) else first.advice, *ways]))
     return replace(found, refusals=(replace(first, advice=advice), *found.refusals[1:]))
 
 
@@ -232,15 +240,6 @@ def _of_any_size(original: ModelFile, options: RewriteOptions, error: NothingToR
         refusal = replace(why, advice=f"{why.advice}, or keep one vector of each image: --global-pool keep")
         raise NothingToRewrite(str(refusal), (refusal,)) from None
     raise error
-
-
-def _free_alone(original: ModelFile, options: RewriteOptions, names: Sequence[str]) -> list[tuple[str, ...]]:
-    """The axes of the image that can be freed while others stay: as many together as can be."""
-    for count in reversed(range(1, len(names))):
-        some = [free for free in combinations(names, count) if free != options.free]
-        if found := [free for free in some if _can(original, options, free=free)]:
-            return found
-    return []
 
 
 def _ahead_of_detections(found: Analysis, options: RewriteOptions) -> Analysis:
@@ -274,12 +273,13 @@ def _ahead_of_detections(found: Analysis, options: RewriteOptions) -> Analysis:
     return replace(found, refusals=others or why) if why else found
 
 
-def _can(original: ModelFile, options: RewriteOptions, **changes: Any) -> bool:
-    """Whether nothing is refused with other options."""
+def _done(original: ModelFile, options: RewriteOptions, **changes: Any) -> Analysis | None:
+    """What comes of other options, where nothing is refused."""
     try:
-        return not _analysed(original, replace(options, **changes)).refusals
+        found = _analysed(original, replace(options, **changes))
     except (NothingToRewrite, UsageError):
-        return False
+        return None
+    return None if found.refusals else found
 
 
 def _analysed(original: ModelFile, options: RewriteOptions) -> Analysis:
@@ -302,13 +302,14 @@ def _analysed(original: ModelFile, options: RewriteOptions) -> Analysis:
         raise NothingToRewrite(str(readings), (readings,))
     native = native_specs(walked, graph, inputs, declared_all=all_declared(graph))
     fits(walked, graph.nodes, native)
-    spelled = with_reductions(original, graph, native) if options.free and options.global_pool != "drop" else original
-    if spelled is not original:
-        return _analysed(spelled, options)
     if isinstance(readings, Refusal):
         raise _no_image(graph, native, readings)
     if options.free:
         readings = [[image.of_axes(options.free) for image in reading] for reading in readings]
+    partly = any(image.fixed for image in readings[0])
+    spelled = with_reductions(original, graph, native) if partly and options.global_pool != "drop" else original
+    if spelled is not original:
+        return _analysed(spelled, options)
     walking = partial(
         walk, walked, graph, native, global_pool=options.global_pool, grids=options.grids, quantised=quantised
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Container, Iterable, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
 from fractions import Fraction
 from itertools import combinations_with_replacement, permutations, product
 
@@ -54,6 +54,7 @@ def in_sides(state: State, reading: Sequence[Image]) -> Refusal | None:
     its middle, divided by its height or width, or by their own number. At another size these are others. So are figures
     that coordinates of the whole image were summed up to."""
     sides = [image.shape[axis] for image in reading for axis in image.spatial]
+    stay = [image.shape[axis] for image in reading for axis in image.fixed]
     by_grids = _by_grids(state)
     offsets, stepped = _offsets(state, by_grids), _by_grids(state, stepped=True)
     for node in state.graph.live:
@@ -66,7 +67,7 @@ def in_sides(state: State, reading: Sequence[Image]) -> Refusal | None:
             continue
         if is_map(made) and node.op_type not in LIMITING and not cells:
             continue
-        if told := _told(state, node, sides, cells):
+        if told := _told(state, node, sides, stay, cells):
             advice = f"{export_open(state, reading)}{_before(state, node)}"
             return Refusal("size-locked", label(node), f"{node.op_type} {told}, a plain number", advice)
         if inner := _inside(state, node, sides) if node.output[0] in stepped else 0.0:
@@ -90,14 +91,14 @@ def _inside(state: State, node: onnx.NodeProto, sides: Sequence[int]) -> float:
     return next((n for n in numbers if _PLAIN < n < max(sides) or (n > 0 and folded([n], "Div", sides))), 0.0)
 
 
-def _told(state: State, node: onnx.NodeProto, sides: Sequence[int], cells: Collection[int]) -> str:
+def _told(state: State, node: onnx.NodeProto, sides: Sequence[int], stay: Sequence[int], cells: Collection[int]) -> str:
     """What a node does with a number that speaks of the native image, or of the maps that its coordinates lie over."""
-    known, does = figures(sides, node.op_type) | _counts(state, node), WITH_SIDES.get(node.op_type)
+    known, does = figures(sides, node.op_type, stay) | _counts(state, node), WITH_SIDES.get(node.op_type)
     if does is None:
         return ""
     constants = _read(state, node)
     if cells and not _undone(state, node):
-        known = _of_map(cells) | _roots(sides, node.op_type) | known
+        known = _of_map(cells) | _roots(sides, node.op_type, stay) | known
     part = next((known[item] for number in meant(constants, node) if (item := near(number, known))), "")
     part = part or (folded(few_numbers(constants), node.op_type, [*sides, *cells]) if cells else "")
     return part and f"{does} {part}"
@@ -123,10 +124,16 @@ def _of_map(sides: Iterable[int]) -> dict[float, str]:
     return {number: f"{told} at the native size" for number, told in (halves | whole).items() if number > _PLAIN / 2}
 
 
-def _roots(sides: Iterable[int], op_type: str) -> dict[float, str]:
+def _pairs(sides: Sequence[int], stay: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """Two sides of an image, of which one at least is free."""
+    yield from combinations_with_replacement(sides, 2)
+    yield from product(sides, [side for side in stay if side >= FEWEST])
+
+
+def _roots(sides: Iterable[int], op_type: str, stay: Iterable[int]) -> dict[float, str]:
     """What coordinates and their roots are divided by, and their logarithms are less; a whole number may be any."""
     long = [side for side in sides if side >= FEWEST]
-    areas = [math.sqrt(one * two) for one, two in combinations_with_replacement(long, 2)]
+    areas = [math.sqrt(one * two) for one, two in _pairs(long, stay)]
     roots = [*map(math.sqrt, long), *areas] if op_type in SCALING else []
     known = dict.fromkeys([root for root in roots if root != round(root)], "the root of a side of the native image")
     known |= dict.fromkeys([root for root in areas if root in known], "the root of the native image's pixels")
@@ -205,10 +212,11 @@ def _undone(state: State, node: onnx.NodeProto) -> bool:
     return bool(then) and all(any(near(times, {round(times / n) * n}) for n in by if n > 0) for times in then)
 
 
-def figures(sides: Iterable[int], op_type: str) -> dict[float, str]:
-    """Numbers that speak of an image with these sides, and what they are to such an operator."""
+def figures(sides: Iterable[int], op_type: str, stay: Iterable[int] = ()) -> dict[float, str]:
+    """Numbers that speak of an image with these sides, beside those that ``stay``, and what they are to such an
+    operator."""
     sides, found = [side for side in sides if side >= FEWEST], dict[float, str]()
-    for pair in combinations_with_replacement(sides, 2) if op_type in SCALING else ():
+    for pair in _pairs(sides, stay) if op_type in SCALING else ():
         found |= {math.hypot(*pair): "the diagonal of the native image"}
         found |= {float(math.prod(pair)): "the pixels of the native image"}
     halves = [half for side in sides for half in (side / 2, (side - 1) / 2) if half > FEWEST]

@@ -95,8 +95,9 @@ def test_any_number_of_clips(exporter: str) -> None:
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
-def test_logits_of_any_number_of_frames(exporter: str) -> None:
-    done = rewritten("logits_over_time", exporter, free=("depth",))
+@pytest.mark.parametrize("free", [("depth",), ()])
+def test_logits_of_any_number_of_frames(free: tuple[str, ...], exporter: str) -> None:
+    done = rewritten("logits_over_time", exporter, free=free)
     for frames in (12, 25, 40):
         want = REFERENCES[f"logits_over_time scores {frames}x23x23"]
         value = run(done.model, image((frames, 23, 23), (1, 3)))
@@ -106,8 +107,8 @@ def test_logits_of_any_number_of_frames(exporter: str) -> None:
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
 def test_logits_over_time_of_every_window(exporter: str) -> None:
-    """Height and width were squeezed: the network is made for one size of these."""
-    done = rewritten("logits_over_time", exporter)
+    """Height and width were squeezed: the network is made for one size of these. With all axes named."""
+    done = rewritten("logits_over_time", exporter, free=("depth", "height", "width"))
     assert (done.claim.verdict, done.claim.stride) == ("exact", (2, 4, 4))
     whole = image((20, 27, 31), (1, 3))
     cells = run(done.model, whole)

@@ -288,6 +288,16 @@ def test_a_square_image_and_one_too_small_to_tell(size: int, number: float, held
         assert [output.form for output in onnxfc.rewrite(model).claim.outputs] == ["list"]
 
 
+@pytest.mark.parametrize("number", [50.0, 1200.0])
+def test_an_image_of_which_one_side_stays(number: float) -> None:
+    """Its diagonal and its pixels change with the other side, too."""
+    net = Net(17)
+    data = net.conv(net.image(1, (30, 40), 2), 2, 4, strides=[2, 2])
+    rows = net.op("Transpose", net.op("Reshape", data, net.ints(1, 4, -1)), perm=[0, 2, 1])
+    model = net.model(net.op("Div", rows, net.const(np.float32(number))))
+    assert refusal(model, free=("width",)).code == "size-locked"
+
+
 @pytest.mark.parametrize(
     ("op_type", "number", "held"),
     [("Div", 20, True), ("Mul", 1 / 20, True), ("Mul", 1 / 1333, True), ("Div", 21, False), ("Mul", 1 / 1331, False)],

@@ -24,8 +24,8 @@ WIDTHS = (48, 100, 161)
 REFERENCES = np.load(fixture_file("sequences.npz"))
 
 
-def rewritten(name: str, exporter: str, free: str = "width") -> Rewrite:
-    options = RewriteOptions(free=(free,), global_pool="keep" if name == "bins" else "window")
+def rewritten(name: str, exporter: str, *free: str) -> Rewrite:
+    options = RewriteOptions(free=free, global_pool="keep" if name == "bins" else "window")
     return onnxfc.rewrite(fixture_file(f"{name}.{exporter}.onnx"), options=options)
 
 
@@ -35,8 +35,12 @@ def run_cli(*args: object) -> Result:
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
 @pytest.mark.parametrize("name", NAMES)
-def test_sequences_of_any_width(name: str, exporter: str) -> None:
-    done = rewritten(name, exporter)
+@pytest.mark.parametrize("free", [("width",), ()])
+def test_sequences_of_any_width(free: tuple[str, ...], name: str, exporter: str) -> None:
+    """The height stays where nobody says so, too: the network cannot follow it, or its output keeps the width alone."""
+    done = rewritten(name, exporter, *free)
+    notes = [note.reason for note in done.notes if note.code == "fixed-axis"]
+    assert [reason.rpartition(": ")[2] for reason in notes] == ["the height stays 32 px"] * (not free)
     assert done.claim.native_size == (64,)
     assert (done.claim.inputs[0].spatial, done.claim.inputs[0].fixed) == ((3,), (2,))
     for width in WIDTHS:
@@ -62,15 +66,16 @@ def test_sequences_whose_batch_is_the_second_axis() -> None:
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
-def test_bins_stay_while_time_is_free(exporter: str) -> None:
-    done = rewritten("bins", exporter, "height")
+@pytest.mark.parametrize("free", [("height",), ()])
+def test_bins_stay_while_time_is_free(free: tuple[str, ...], exporter: str) -> None:
+    done = rewritten("bins", exporter, *free)
     for length in (40, 100, 129):
         compare(done.model, {"image": image(length, 16)}, REFERENCES, "bins")
 
 
 @pytest.mark.parametrize("name", ["columns_lstm", "columns_gru"])
 def test_recurrent_layers_look_at_the_whole_image(name: str) -> None:
-    done = rewritten(name, "torchscript")
+    done = rewritten(name, "torchscript", "width")
     assert done.claim.verdict == "approximate"
     assert {item.cause.value for item in done.claim.blames} == {"context", "padding"}
     assert done.claim.halo == ()
@@ -92,9 +97,10 @@ def test_the_last_step_of_a_sequence_is_no_windows() -> None:
 
 
 def test_a_refusal_names_the_axis_that_could_be_freed() -> None:
+    options = RewriteOptions(global_pool="keep", free=("height", "width"))
     for name, free in (("columns_folded", "width"), ("columns_lstm", "width"), ("bins", "height")):
         with pytest.raises(NothingToRewrite) as caught:
-            onnxfc.rewrite(fixture_file(f"{name}.dynamo.onnx"), options=RewriteOptions(global_pool="keep"))
+            onnxfc.rewrite(fixture_file(f"{name}.dynamo.onnx"), options=options)
         assert f"--free {free} frees that axis alone" in caught.value.refusals[0].advice
 
 

@@ -15,6 +15,7 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
+from onnxfc.claim.claim import SIZE_NAMES
 from onnxfc.errors import NothingToRewrite, Refusal
 from onnxfc.proof.options import CheckOptions
 from onnxfc.rewriter.analyse import RewriteOptions
@@ -206,11 +207,14 @@ def proven(model: onnx.ModelProto, *, exact: bool = True, crops: bool = True, **
 
 
 def refusals(model: onnx.ModelProto, **options: Any) -> tuple[Refusal, ...]:
-    """All reasons why nothing was rewritten; empty where it was, and then it was proven."""
+    """All reasons why not all axes of the image were freed; empty where they were, and then it was proven."""
     try:
-        rewrite(model, options=RewriteOptions(**options), check_options=CHECK)
+        done = rewrite(model, options=RewriteOptions(**options), check_options=CHECK)
     except NothingToRewrite as error:
         return error.refusals or (Refusal("", "", ""),)
+    image = done.claim.inputs[0]
+    if image.fixed and not options.get("free"):
+        return refusals(model, **options, free=SIZE_NAMES[len(image.size)])
     return ()
 
 

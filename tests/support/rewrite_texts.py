@@ -56,7 +56,7 @@ class Text:
         title, *lines = top.strip().splitlines()
         given = [line.removeprefix("options: ").split() for line in lines if line.startswith("options: ")]
         named = dict(item.split("=") for line in given for item in line)
-        several = {name: (named.pop(name),) for name in ("free",) if name in named}
+        several = {name: tuple(named.pop(name).split(",")) for name in ("free",) if name in named}
         options = RewriteOptions(**named, **several)  # type: ignore[arg-type]
         return cls(title, options, before, top + BEFORE + before.rstrip() + "\n\n", (mark or "") + (end or ""))
 
