@@ -12,6 +12,7 @@ from dataclasses import replace
 from onnxfc.claim.claim import Claim, Layer, Output
 from onnxfc.errors import OnnxfcError
 from onnxfc.io.model_file import ModelFile
+from onnxfc.proof.detections import ahead
 from onnxfc.proof.kernels import on_integers
 from onnxfc.proof.one_size import compare_at
 from onnxfc.proof.options import CheckOptions
@@ -21,6 +22,9 @@ from onnxfc.proof.sizes import larger_sizes
 from onnxfc.proof.trunk import further_sizes
 from onnxfc.rewriter.analyse import RewriteOptions
 from onnxfc.rewriter.api import rewrite
+
+_MORE = 3
+"""Further sizes: one more on the grid, and two beside it that are odd where the native size is even."""
 
 
 def compare_made_again(
@@ -39,22 +43,23 @@ def compare_made_again(
     if (shown and not small) or on_integers(original) or on_integers(other):
         return None
     sizes = larger_sizes(claim, CheckOptions())
-    sizes = [*sizes, *further_sizes(claim, sizes[0])[:1]] if small else sizes[:1]
+    sizes = [*sizes, *further_sizes(claim, sizes[0])[:_MORE]] if small else sizes[:1]
     worst: ParityResult | None = None
     for how, own in likely:
         try:
             made = rewrite(original, options=how, prove=False).file
         except OnnxfcError:
             return None
+        first, second, told = ahead(made, other, own) if own.detections else (made, other, own)
         theirs = {item.original: item.rewritten for item in claim.layers}
         layers = [Layer(item.rewritten, theirs.get(item.original, ""), "global") for item in own.layers]
         outputs = [Output(item.name, "global") for item in own.outputs]
         for size in sizes:
-            found = compare_at(size.pixels, made, other, own, layers, outputs, options, progress)
+            found = compare_at(size.pixels, first, second, told, layers, outputs, options, progress)
             if found.vacuous is None and found.native.status == "failed":
-                told = found.native.reason.replace("at native size", f"at {size} px").replace("the original", "it")
-                told = f"a rewrite of the original computes otherwise: {told}"
-                worst = worst or replace(found.native, sizes=(size.pixels,), reason=told)
+                why = found.native.reason.replace("at native size", f"at {size} px").replace("the original", "it")
+                why = f"a rewrite of the original computes otherwise: {why}"
+                worst = worst or replace(found.native, sizes=(size.pixels,), reason=why)
                 break
         else:
             return None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import numpy as np
 import onnx
 import pytest
 from fixture_files import NO_INTEGERS, fixture_file
-from hazards import CHECK, OLD_RUNTIME, complete
+from hazards import CHECK, OLD_RUNTIME, Net, complete
 from onnx import helper, numpy_helper
 
 from onnxfc import RewriteOptions, check_pair, rewrite
@@ -43,6 +44,32 @@ def summed(done: Rewrite, model: onnx.ModelProto) -> None:
     model.graph.node.insert(at + 1, helper.make_node("Mul", ["sum_now", "native_share"], [name]))
 
 
+def of_other_heights(done: Rewrite, model: onnx.ModelProto) -> None:
+    """The first layer's features, half as large again where the image has an odd number of rows more than natively."""
+    image, native = model.graph.input[0].name, done.claim.native_size[0]
+    at, first = next((i, node) for i, node in enumerate(model.graph.node) if node.op_type == "Conv")
+    name, first.output[0] = first.output[0], "as_they_were"
+    numbers = {"rows": np.int64(2), "two": np.int64(2), "none": np.int64(native % 2), "half": np.float32(0.5)}
+    numbers["one"] = np.float32(1)
+    model.graph.initializer.extend(numpy_helper.from_array(np.array(n), f"odd_{k}") for k, n in numbers.items())
+    steps = [
+        ("Shape", [image], {}),
+        ("Gather", ["Shape", "rows"], {}),
+        ("Mod", ["Gather", "two"], {}),
+        ("Sub", ["Mod", "none"], {}),
+        ("Abs", ["Sub"], {}),
+        ("Cast", ["Abs"], {"to": onnx.TensorProto.FLOAT}),
+        ("Mul", ["Cast", "half"], {}),
+        ("Add", ["Mul", "one"], {}),
+    ]
+    made = [
+        helper.make_node(kind, [i if i == image else f"odd_{i}" for i in given], [f"odd_{kind}"], **more)
+        for kind, given, more in steps
+    ]
+    for k, node in enumerate([*made, helper.make_node("Mul", ["as_they_were", "odd_Add"], [name])]):
+        model.graph.node.insert(at + 1 + k, node)
+
+
 @pytest.mark.parametrize(
     ("name", "pool", "damage"),
     [
@@ -65,6 +92,26 @@ def test_what_the_original_does_not_show(name: str, pool: str, damage: Damage) -
     assert not checked.passed
     assert checked.parity.native.status == "passed"
     assert checked.parity.form.reason.startswith("a rewrite of the original computes otherwise: ")
+
+
+def test_a_trunk_that_is_of_one_size_is_compared_at_odd_sizes() -> None:
+    """A gate that was reshaped: the original's trunk runs at no size beside the grid."""
+    net = Net(17)
+    data = net.op("Relu", net.conv(net.image(1, (32, 32)), 2, 8, pads=[1, 1, 1, 1]))
+    data = net.op("Relu", net.conv(data, 8, 8, pads=[1, 1, 1, 1]))
+    means = net.op("ReduceMean", net.op("Reshape", data, net.ints(1, 8, -1)), axes=[2], keepdims=0)
+    gate = net.op("Sigmoid", net.fc(means, 8, 8))
+    data = net.op("Mul", data, net.op("Reshape", gate, net.ints(1, 8, 1, 1)))
+    original = net.model(net.fc(net.op("Flatten", net.op("GlobalAveragePool", data)), 8, 5))
+    done = rewrite(original, prove=False)
+    assert check_pair(original, complete(done), options=CHECK).passed
+    for bare in (False, True):
+        model = complete(done)
+        of_other_heights(done, model)
+        del model.metadata_props[: len(model.metadata_props) * bare]
+        checked = check_pair(original, model, options=CHECK)
+        assert not checked.passed
+        assert re.match(r"a rewrite .* otherwise: .* at (33x35|35x33) px", checked.parity.form.reason)
 
 
 def test_a_large_model_is_compared_where_its_trunk_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
