@@ -189,7 +189,8 @@ def _thin_copied(step: Step, held: Layout, axes: Sequence[int]) -> Layout:
 
 KERNELS: dict[str, Rule] = {
     **dict.fromkeys(SLIDING, convolved),
-    **dict.fromkeys(("CenterCropPad", "ConvTranspose", "DepthToSpace", "Pad", "SpaceToDepth"), on_data(grid)),
+    **dict.fromkeys(("CenterCropPad", "ConvTranspose", "DepthToSpace"), on_data(grid)),
+    **dict.fromkeys(("MaxUnpool", "Pad", "SpaceToDepth"), on_data(grid)),
     **dict.fromkeys(SPREADING, on_data(copies)),
     "Col2Im": on_data(blocks),
 }

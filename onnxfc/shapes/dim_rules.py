@@ -86,6 +86,18 @@ def _col2im(call: NodeCall, dims: list[Any]) -> Made:
     return None if size is None or block is None else [(dims[0], dims[1] // math.prod(block), *size.tolist())]
 
 
+def _max_unpool(call: NodeCall, dims: list[Any]) -> Made:
+    """https://onnx.ai/onnx/operators/onnx__MaxUnpool.html"""
+    given = call.values(2)
+    if call.given(2):
+        return None if given is None else [tuple(given.tolist())]
+    rank = len(dims) - 2
+    kernel, strides = call.ints("kernel_shape", rank, 1), call.ints("strides", rank, 1)
+    pads = call.ints("pads", 2 * rank, 0)
+    steps = enumerate(zip(dims[2:], kernel, strides, strict=True))
+    return [(*dims[:2], *((n - 1) * stride + reach - pads[k] - pads[k + rank] for k, (n, reach, stride) in steps))]
+
+
 def _pad(call: NodeCall, dims: list[Any]) -> Made:
     """A map that begins at another place than natively is not the same map: its amounts before must stay."""
     values = call.values(1)
@@ -344,6 +356,7 @@ _RULES: dict[str, Callable[[NodeCall, list[Any]], Made]] = {
     "Concat": _concat,
     "ConstantOfShape": lambda call, _: None if (found := call.values(0)) is None else [tuple(found.tolist())],
     "ConvTranspose": _conv_transpose,
+    "MaxUnpool": _max_unpool,
     "DeformConv": _conv,
     "DepthToSpace": _to_space,
     "Einsum": _einsum,
