@@ -86,6 +86,16 @@ def _col2im(call: NodeCall, dims: list[Any]) -> Made:
     return None if size is None or block is None else [(dims[0], dims[1] // math.prod(block), *size.tolist())]
 
 
+def _center_crop_pad(call: NodeCall, dims: list[Any]) -> Made:
+    """https://onnx.ai/onnx/operators/onnx__CenterCropPad.html"""
+    sizes = call.values(1)
+    if sizes is None:
+        return None
+    for axis, length in zip(call.attrs.get("axes") or range(len(dims)), sizes.tolist(), strict=True):
+        dims[axis] = length
+    return [tuple(dims)]
+
+
 def _max_unpool(call: NodeCall, dims: list[Any]) -> Made:
     """https://onnx.ai/onnx/operators/onnx__MaxUnpool.html"""
     given = call.values(2)
@@ -352,6 +362,7 @@ _RULES: dict[str, Callable[[NodeCall, list[Any]], Made]] = {
     **dict.fromkeys(WEIGHT_AT, _conv),
     **dict.fromkeys(POOLS, lambda call, dims: _slid(call, dims, call.attrs["kernel_shape"])),
     **dict.fromkeys(RESAMPLING, _resize),
+    "CenterCropPad": _center_crop_pad,
     "Col2Im": _col2im,
     "Concat": _concat,
     "ConstantOfShape": lambda call, _: None if (found := call.values(0)) is None else [tuple(found.tolist())],
