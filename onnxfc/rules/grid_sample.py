@@ -9,6 +9,7 @@ from onnxfc.claim.blame import Cause
 from onnxfc.layout.axes import BATCH_OF_ONE, channels
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Context, Fixed, Placed, is_map
+from onnxfc.rules.coordinates import for_any_size
 from onnxfc.rules.registry import PLACED, rule
 
 
@@ -27,13 +28,16 @@ def grid_sample(ctx: RuleContext) -> Outcome | None:
     rank = ctx.state.rank
     if not view.channels_first or grid.spatial != tuple(range(1, 1 + rank)):
         return ctx.refuse("layout", "reads at coordinates of other axes than the image's")
+    at: str | None = grid.tensor
     if any(blame.cause is Cause.GRID for blame in grid.provenance.blames):
+        at = for_any_size(ctx, ctx.node.input[1], grid.tensor)
+    if at is None:
         why = "reads at a grid of coordinates and what is added to it, which may count places of the native size"
         return ctx.refuse("grid-rule", why, LEAVE)
     joined = Provenance.join([grid.provenance, view.provenance.along(dict(enumerate(grid.provenance.fields)))])
     if joined is None or joined.windows:
         return ctx.rejoins()
-    ctx.keep()
+    ctx.keep([view.tensor, at])
     return ctx.placed(view, joined.blamed(ctx.blame(Cause.CONTEXT)), {k: 2 + k for k in range(rank)})
 
 
