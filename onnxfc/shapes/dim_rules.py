@@ -108,6 +108,16 @@ def _max_unpool(call: NodeCall, dims: list[Any]) -> Made:
     return [(*dims[:2], *((n - 1) * stride + reach - pads[k] - pads[k + rank] for k, (n, reach, stride) in steps))]
 
 
+def _stft(call: NodeCall, dims: list[Any]) -> Made:
+    """https://onnx.ai/onnx/operators/onnx__STFT.html"""
+    window, step, length = call.spec(2), call.numbers(1), call.numbers(3)
+    frame = length[0] if length else window.native[0] if window is not None and window.shapes is not None else None
+    if step is None or frame is None:
+        return None
+    bins = frame // 2 + 1 if call.attrs.get("onesided", 1) else frame
+    return [(dims[0], slid(dims[1], frame, step[0]), bins, 2)]
+
+
 def _pad(call: NodeCall, dims: list[Any]) -> Made:
     """A map that begins at another place than natively is not the same map: its amounts before must stay."""
     values = call.values(1)
@@ -368,6 +378,7 @@ _RULES: dict[str, Callable[[NodeCall, list[Any]], Made]] = {
     "ConstantOfShape": lambda call, _: None if (found := call.values(0)) is None else [tuple(found.tolist())],
     "ConvTranspose": _conv_transpose,
     "MaxUnpool": _max_unpool,
+    "STFT": _stft,
     "DeformConv": _conv,
     "DepthToSpace": _to_space,
     "Einsum": _einsum,
