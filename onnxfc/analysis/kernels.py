@@ -145,6 +145,16 @@ def blocks(step: Step, held: Layout) -> Layout:
     return replace(moved(held, [held.axes[0], channels(step.after[1]), *finer]), own=NONE)
 
 
+def framed(step: Step, held: Layout) -> Layout:
+    """STFT: frames along a signal, and the frequencies of each."""
+    if held.axes is None or len(held.axes) != 3:
+        return unknown(step)
+    step.leave()
+    length = (replace(held.axes[1][0], length=step.after[1]),) if len(held.axes[1]) == 1 else held.axes[1]
+    axes = [held.axes[0], length, *map(channels, step.after[2:])]
+    return replace(moved(under_kernel(step, held, [1]), axes), own=NONE)
+
+
 def copies(step: Step, held: Layout) -> Layout:
     """Expand, Tile, Resize: what a pool left laid out again, or a map resampled."""
     rank = len(step.after)
@@ -189,7 +199,9 @@ def _thin_copied(step: Step, held: Layout, axes: Sequence[int]) -> Layout:
 
 KERNELS: dict[str, Rule] = {
     **dict.fromkeys(SLIDING, convolved),
-    **dict.fromkeys(("CenterCropPad", "ConvTranspose", "DepthToSpace", "Pad", "SpaceToDepth"), on_data(grid)),
+    **dict.fromkeys(("CenterCropPad", "ConvTranspose", "DepthToSpace"), on_data(grid)),
+    **dict.fromkeys(("MaxUnpool", "Pad", "SpaceToDepth"), on_data(grid)),
     **dict.fromkeys(SPREADING, on_data(copies)),
     "Col2Im": on_data(blocks),
+    "STFT": on_data(framed),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from onnxfc.builder.rule_context import RuleContext
+from onnxfc.graph.op_kinds import RESHAPING
 from onnxfc.layout.views import Fixed
 from onnxfc.shapes.spec import Array
 
@@ -26,6 +27,8 @@ def _value(ctx: RuleContext, name: str, known: dict[str, Array | None]) -> Array
     known[name] = ctx.builder.model.array(tensor) if tensor is not None else spec.constant if spec else None
     if known[name] is None and node is not None and node.input and math.prod(shapes[0]) <= _LARGEST:
         inputs = [_value(ctx, item, known) if item else None for item in node.input]
-        if all(value is not None or not item for item, value in zip(node.input, inputs, strict=True)):
+        if node.op_type in RESHAPING and inputs[0] is not None:  # to a computed shape: natively, if anywhere
+            known[name] = inputs[0].reshape(shapes[0])
+        elif all(value is not None or not item for item, value in zip(node.input, inputs, strict=True)):
             known.update(zip(node.output, ctx.builder.inference.run(node, inputs), strict=True))
     return known[name]

@@ -108,8 +108,7 @@ def continued(
     if isinstance(chosen, Refusal):
         return chosen
     if not whole:
-        why = f"reads {name}, a grid of coordinates: a window of a larger image has others than the crop has"
-        return ctx.refuse("grid-rule", why, _kept(ctx))
+        return windows_have_others(ctx, name)
     return _written(ctx, table, chosen)
 
 
@@ -159,6 +158,12 @@ def _written(ctx: RuleContext, table: _Table, chosen: Mapping[int, Rule]) -> Con
     note = Continued(ctx.label, table.name, tensor, told, each, given, order, lengths, bool(chosen) and table.parts)
     ctx.notes.append(note)
     return note
+
+
+def windows_have_others(ctx: RuleContext, name: str) -> Refusal:
+    """Why a head may not come of coordinates."""
+    why = f"reads {name}, a grid of coordinates: a window of a larger image has others than the crop has"
+    return ctx.refuse("grid-rule", why, _kept(ctx))
 
 
 def _kept(ctx: RuleContext) -> str:

@@ -21,8 +21,7 @@ from onnxfc.shapes.spec import Array, Shape, Spec
 LEAVE = "leave this model at its native size"
 OWN_BATCH = "leave out --dynamic-batch"
 NO_VALUES = (
-    "only its author has values for other sizes; run the original on crops, "
-    "or, where the network computes them, export it with open height and width"
+    "only its author has values for other sizes; run the original on crops, or, where the network computes them,"
 )
 ATTENTION = "relates the places of the image to each other (attention): it was trained for the native size"
 
@@ -319,12 +318,18 @@ class RuleContext:
         """A window would read what was weighed over all places of the image."""
         return self.refuse("softmax-over-space", "reads in a window what was weighed over all places of the image")
 
-    def no_values(self, reason: str, advice: str = NO_VALUES) -> Refusal:
+    @property
+    def without_values(self) -> str:
+        """What can be done about a table that has none for other sizes; an export of open size may hold one, too."""
+        opened = "let it do so when the model runs" if self.state.open_size else "export it with open height and width"
+        return f"{NO_VALUES} {opened}"
+
+    def no_values(self, reason: str, advice: str | None = None) -> Refusal:
         """A table has a value for every native place and none for others; nor has an input that stays as it is."""
         images = {info.name: isinstance(self.state.views[info.name], Placed) for info in self.state.graph.inputs}
         stays = next((name for name in self.node.input if images.get(name) is False), None)
         if stays is None:
-            return self.refuse("position-table", reason, advice)
+            return self.refuse("position-table", reason, self.without_values if advice is None else advice)
         named = " ".join(f"--input {name}" for name in [*(name for name, image in images.items() if image), stays])
         why = f"combines the map with {stays}, an input that stays at its native size"
         return self.refuse("sizes-differ", why, f"name it too: {named}")

@@ -13,7 +13,7 @@ from onnxfc.builder.graph_builder import GraphBuilder
 from onnxfc.errors import Refusal
 from onnxfc.graph.index import Graph
 from onnxfc.layout.affine import Grids
-from onnxfc.layout.views import Fixed, View
+from onnxfc.layout.views import Fixed, Placed, View
 from onnxfc.shapes.spec import Spec
 
 GlobalPool = Literal["window", "keep", "drop"]
@@ -175,6 +175,13 @@ class State:
     def open_batch(self) -> bool:
         """Whether the file itself leaves open how many images there are."""
         return any(dim.dim_value <= 0 for info in self.graph.inputs for dim in info.type.tensor_type.shape.dim[:1])
+
+    @property
+    def open_size(self) -> bool:
+        """Whether the file itself leaves open how large images are."""
+        views = ((info, self.views.get(info.name)) for info in self.graph.inputs)
+        placed = [(info.type.tensor_type.shape.dim, view.spatial) for info, view in views if isinstance(view, Placed)]
+        return all(dims[axis].dim_value <= 0 for dims, spatial in placed for axis in spatial)
 
     @property
     def dense(self) -> bool:

@@ -11,11 +11,12 @@ from onnx import inliner
 from onnxfc.graph.index import copied, in_order, inputs_of, refill, subgraphs
 from onnxfc.graph.inline_ifs import without_ifs
 from onnxfc.graph.quantised_operators import on_floats
+from onnxfc.graph.unpooling import with_unpools
 from onnxfc.io.model_file import ModelFile
 
 
 def inlined(model: ModelFile, known: Mapping[str, bool] = MappingProxyType({})) -> ModelFile:
-    """The model with nothing on the image's way folded away in functions, Ifs and operators on integers.
+    """The model with nothing on the image's way folded away in functions, Ifs, operators on integers and unpooling.
 
     It is the very same where nothing is.
 
@@ -25,7 +26,7 @@ def inlined(model: ModelFile, known: Mapping[str, bool] = MappingProxyType({})) 
     moving = _called_with_images(model.proto)
     if moving:
         model = model.with_proto(inliner.inline_selected_functions(_with_defaults(model.proto), sorted(moving)))
-    return on_floats(without_ifs(model, known))
+    return on_floats(with_unpools(without_ifs(model, known)))
 
 
 def sorted_nodes(model: ModelFile) -> ModelFile:

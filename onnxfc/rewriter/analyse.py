@@ -302,6 +302,12 @@ def _analysed(original: ModelFile, options: RewriteOptions) -> Analysis:
         raise NothingToRewrite(str(readings), (readings,))
     native = native_specs(walked, graph, inputs, declared_all=all_declared(graph))
     fits(walked, graph.nodes, native)
+<<<<<<< HEAD
+=======
+    spelled = with_reductions(original, graph, native, _beside(options, readings))
+    if spelled is not original:
+        return _analysed(spelled, options)
+>>>>>>> ops
     if isinstance(readings, Refusal):
         raise _no_image(graph, native, readings)
     if options.free:
@@ -321,6 +327,13 @@ def _analysed(original: ModelFile, options: RewriteOptions) -> Analysis:
     if not found.outputs and found.state.conditions:
         return _analysed(inlined(original, found.state.conditions), options)
     return found
+
+
+def _beside(options: RewriteOptions, readings: Sequence[Sequence[Image]] | Refusal) -> int | None:
+    """Over more axes than how many a pool is written as a reduction; None where none is."""
+    if options.global_pool == "drop" or (isinstance(readings, Refusal) and not options.free):
+        return None
+    return 0 if options.free or isinstance(readings, Refusal) else len(readings[0][0].spatial)
 
 
 def _no_image(graph: Graph, native: Mapping[str, Spec], why: Refusal) -> NothingToRewrite:

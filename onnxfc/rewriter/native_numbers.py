@@ -57,12 +57,15 @@ def in_sides(state: State, reading: Sequence[Image]) -> Refusal | None:
     stay = [image.shape[axis] for image in reading for axis in image.fixed]
     by_grids = _by_grids(state)
     offsets, stepped = _offsets(state, by_grids), _by_grids(state, stepped=True)
+    warping = _read_at(state.graph)
     for node in state.graph.live:
         if node.output[0] in offsets and (told := _of_offsets(state, node, sides)):
             why = f"{node.op_type} multiplies what is added to coordinates by {told}, a plain number"
             return Refusal("size-locked", label(node), why, export_open(state, reading))
         made, cells = state.views.get(node.output[0]), by_grids.get(node.output[0], frozenset())
         lists = state.dense and isinstance(made, Placed)
+        if cells and node.op_type in ARITHMETIC and node.output[0] in warping:
+            continue  # their rule has looked at its numbers
         if not lists and not (cells and isinstance(made, Context)):
             continue
         if is_map(made) and node.op_type not in LIMITING and not cells:
@@ -75,6 +78,18 @@ def in_sides(state: State, reading: Sequence[Image]) -> Refusal | None:
             advice = f"{_opened(state, reading)}{_before(state, node)}"
             return Refusal("size-locked", label(node), f"{node.op_type} {why}", advice)
     return None
+
+
+def _read_at(graph: Graph) -> set[str]:
+    """What is nothing but coordinates that a GridSample reads a map at, or on its way there."""
+    found = set[str]()
+    for node in reversed(graph.live):
+        for name in node.output:
+            readers = graph.readers.get(name, [])
+            taken = (found.issuperset(r.output) or (r.op_type == "GridSample" and name != r.input[0]) for r in readers)
+            if readers and name not in graph.outputs and all(taken):
+                found.add(name)
+    return found
 
 
 def _before(state: State, node: onnx.NodeProto) -> str:

@@ -17,9 +17,14 @@ from onnxfc.shapes.spec import Spec
 _AXES = "onnxfc_pooled_axes"
 
 
-def with_reductions(model: ModelFile, graph: Graph, native: Mapping[str, Spec]) -> ModelFile:
-    """The model with ReduceMean and ReduceMax in place of its pools over the whole native map; the same without."""
-    made = {node.output[0]: _reduction(node, native, graph.opset) for node in graph.live if _pools_all(node, native)}
+def with_reductions(model: ModelFile, graph: Graph, native: Mapping[str, Spec], axes: int | None) -> ModelFile:
+    """The model with ReduceMean and ReduceMax in place of its pools over the whole native map; the same without.
+
+    ``axes``: only those over more axes than the image's, frequencies beside the length of a signal; None: none.
+    """
+    pools = [] if axes is None else [node for node in graph.live if _pools_all(node, native)]
+    pools = [node for node in pools if native[node.input[0]].rank > 2 + (axes or 0)]
+    made = {node.output[0]: _reduction(node, native, graph.opset) for node in pools}
     if not made:
         return model
     proto = copied(model.proto)

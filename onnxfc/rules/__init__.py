@@ -30,4 +30,6 @@ from onnxfc.rules import scatter as scatter
 from onnxfc.rules import shape_ops as shape_ops
 from onnxfc.rules import slice as slice
 from onnxfc.rules import softmax as softmax
+from onnxfc.rules import stft as stft
 from onnxfc.rules import transpose as transpose
+from onnxfc.rules import unpooling as unpooling

@@ -182,9 +182,19 @@ def _layout(ctx: RuleContext, view: Placed) -> Refusal | None:
         return ctx.refuse("layout", "slides over axes that are not the image's")
     if not ctx.only_first and not (ctx.state.single and _kernel_of_image(ctx)):
         return _weight_of_image(ctx)
-    if ctx.output_used(1):
-        return ctx.refuse("pool-indices", "gives the places of its maxima to another node")
+    if ctx.output_used(1) and not _is_unpooled(ctx):
+        return ctx.refuse("pool-indices", "gives the places of its maxima to a node that does not put them back")
     return None
+
+
+def _is_unpooled(ctx: RuleContext) -> bool:
+    """Whether the places of its maxima, counted over all of the map, go where they mean the same at every size."""
+    graph, name = ctx.state.graph, ctx.node.output[1]
+    readers = graph.readers.get(name, ())
+    plain = not ctx.covers and not ctx.attrs.get("storage_order", 0) and name not in graph.outputs
+    return plain and all(
+        node.op_type == "MaxUnpool" and name not in (node.input[0], *node.input[2:]) for node in readers
+    )
 
 
 def sliding_of(ctx: RuleContext) -> Sliding | Refusal:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from onnxfc.builder.continued import continued
+from onnxfc.builder import ops
+from onnxfc.builder.continued import continued, windows_have_others
 from onnxfc.builder.rule_context import LEAVE, Outcome, RuleContext
 from onnxfc.builder.state import Continued
 from onnxfc.claim.blame import Cause
+from onnxfc.graph.index import attributes
 from onnxfc.layout.axes import BATCH_OF_ONE, channels
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Context, Fixed, Placed, is_map
+from onnxfc.rules.broadcast import with_context
+from onnxfc.rules.coordinates import for_any_size
 from onnxfc.rules.registry import PLACED, rule
 
 
@@ -20,25 +24,58 @@ def grid_sample(ctx: RuleContext) -> Outcome | None:
     that it is context. https://onnx.ai/onnx/operators/onnx__GridSample.html
     """
     view, grid = ctx.views
-    if is_map(view) and isinstance(grid, Fixed):
-        return _warped(ctx, view)
+    if is_map(view) and isinstance(grid, Fixed | Context):
+        return _as_computed(ctx, view, grid) or (
+            _warped(ctx, view) if isinstance(grid, Fixed) else ctx.no_values(_TURNED)
+        )
     if not is_map(view) or not is_map(grid):
-        return ctx.no_values(_TURNED if isinstance(grid, Context) else _TABLE)
+        return ctx.no_values(_TABLE)
     rank = ctx.state.rank
     if not view.channels_first or grid.spatial != tuple(range(1, 1 + rank)):
         return ctx.refuse("layout", "reads at coordinates of other axes than the image's")
+    at: str | None = grid.tensor
     if any(blame.cause is Cause.GRID for blame in grid.provenance.blames):
+        at = for_any_size(ctx, ctx.node.input[1], grid.tensor)
+    if at is None:
         why = "reads at a grid of coordinates and what is added to it, which may count places of the native size"
         return ctx.refuse("grid-rule", why, LEAVE)
     joined = Provenance.join([grid.provenance, view.provenance.along(dict(enumerate(grid.provenance.fields)))])
     if joined is None or joined.windows:
         return ctx.rejoins()
-    ctx.keep()
+    ctx.keep([view.tensor, at])
     return ctx.placed(view, joined.blamed(ctx.blame(Cause.CONTEXT)), {k: 2 + k for k in range(rank)})
 
 
 _TABLE = "reads at coordinates that are a table of the native size"
 _TURNED = f"{_TABLE}, turned by what the whole image is (a spatial transformer)"
+
+
+def _as_computed(ctx: RuleContext, view: Placed, grid: Fixed | Context) -> Outcome | None:
+    """At coordinates that the model computes for as many places as the map has, or whose size alone is written down.
+    None where it computes none."""
+    sizes = [shape[1:-1] for shape in ctx.builder.spec(grid.tensor).shapes or ()]
+    now = [shape[2:] for shape in ctx.builder.spec(view.tensor).shapes or ()]
+    if not view.channels_first or ctx.shape_in(1)[1:-1] != view.extent or view.provenance.windows:
+        return None
+    anew = None if sizes == now else _affine_grid(ctx, view)
+    if sizes != now and anew is None:
+        return None
+    if ctx.state.of_windows:
+        return windows_have_others(ctx, ctx.node.input[1])
+    ctx.keep([view.tensor, anew or grid.tensor])
+    return ctx.placed(view, with_context(ctx, view.provenance.blamed(ctx.blame(Cause.CONTEXT))), view.where)
+
+
+def _affine_grid(ctx: RuleContext, view: Placed) -> str | None:
+    """The grid of an AffineGrid to a size that is written down, of as many places as the map has now."""
+    node = ctx.state.graph.producers.get(ctx.node.input[1])
+    if node is None or node.op_type != "AffineGrid":
+        return None
+    turn = ctx.state.views[node.input[0]]
+    if not isinstance(turn, Fixed | Context) or (isinstance(turn, Fixed) and ctx.free_batch):
+        return None
+    sizes = ops.dims(ctx.builder, view.tensor, 0, len(view.groups))
+    return ctx.builder.emit("AffineGrid", [turn.tensor, sizes], **attributes(node))
 
 
 def _warped(ctx: RuleContext, view: Placed) -> Outcome:

@@ -40,7 +40,8 @@ def pad(ctx: RuleContext) -> Outcome | None:
     if view.provenance.windows and any(begin[axis] or end[axis] for axis in view.spatial):
         return ctx.refuse("pools-then-convolves", "pads what a global pool left")
     provenance = _padded(ctx, view, begin, end)
-    reference = None if filled or not view.is_map else _padded_like(ctx, view, begin, end)
+    longer = view.is_map and not filled and ctx.opset >= 11 and min(begin) >= 0
+    reference = _padded_like(ctx, view, begin, end) if longer else None
     if reference is None:
         ctx.keep()
     else:
@@ -51,21 +52,70 @@ def pad(ctx: RuleContext) -> Outcome | None:
 
 @rule("CenterCropPad", on=PLACED, attributes=("axes",))
 def center_crop_pad(ctx: RuleContext) -> Outcome | None:
-    """CenterCropPad to the native size is, of a crop, Pad by as much as natively, by less than nothing where it cuts.
+    """CenterCropPad to a computed size, or to that of a map that it meets, is that at any size. To the native size it
+    is, of a crop, Pad by as much as natively, by less than nothing where it cuts.
 
     https://onnx.ai/onnx/operators/onnx__CenterCropPad.html
     """
     view = ctx.placed_in()
     if not view.apart:
         return pooled_in_part(ctx) if view.is_strip else None
-    if not ctx.state.of_windows or view.provenance.windows or ctx.shape_in()[0] != ctx.shape_out()[0]:
-        return ctx.refuse("size-locked", "crops or pads whatever it is given to the native size", LEAVE)
-    missing = [after - before for before, after in zip(ctx.shape_in(), ctx.shape_out(), strict=True)]
-    begin = [more // 2 if more > 0 else -(-more // 2) for more in missing]
-    end = [more - part for more, part in zip(missing, begin, strict=True)]
+    if view.provenance.windows:
+        return ctx.refuse("pools-then-convolves", "crops or pads what a global pool left")
+    begin, end = _around(ctx.shape_in(), ctx.shape_out())
+    provenance = _bordered(ctx, view, begin, end)
+    followed = _centred_like(ctx, view, begin, end, provenance)
+    if followed is not None:
+        return ctx.placed(view, followed, view.where)
+    if not ctx.state.of_windows or ctx.shape_in()[0] != ctx.shape_out()[0]:
+        to = "a size that does not grow as its map does" if ctx.follows_size(1) else "the native size"
+        return ctx.refuse("size-locked", f"crops or pads whatever it is given to {to}", LEAVE)
     inputs = [view.tensor, ctx.builder.constant([*begin, *end], "pads")]
     ctx.builder.emit("Pad", inputs, ctx.node.output[0], instead=ctx.node)
-    return ctx.placed(view, _padded(ctx, view, begin, end), view.where)
+    return ctx.placed(view, provenance, view.where)
+
+
+def _around(before: Sequence[int], after: Sequence[int]) -> tuple[list[int], list[int]]:
+    """By how much CenterCropPad pads on both sides, or cuts: the odd one is behind, of a cut too."""
+    missing = [wanted - length for length, wanted in zip(before, after, strict=True)]
+    begin = [more // 2 if more > 0 else -(-more // 2) for more in missing]
+    return begin, [more - part for more, part in zip(missing, begin, strict=True)]
+
+
+def _centred_like(
+    ctx: RuleContext, view: Placed, begin: Sequence[int], end: Sequence[int], provenance: Provenance
+) -> Provenance | None:
+    """What is read where the size follows the image; None, and nothing is written, where it does not, or where the map
+    would lie elsewhere in each image, though it is one or cells come of it."""
+    like = None if ctx.follows_size(1) or not view.is_map else _padded_like(ctx, view, begin, end)
+    if not ctx.follows_size(1) and like is None:
+        return None
+    if like is None:
+        ctx.keep()
+    else:
+        sizes = ops.dims(ctx.builder, like.tensor, min(like.spatial), max(like.spatial) + 1)
+        ctx.keep([view.tensor, sizes], axes=list(view.spatial))
+    shapes = (ctx.builder.spec(name).shapes or () for name in (view.tensor, ctx.node.output[0]))
+    moves = any(_around(before, after)[0] != list(begin) for before, after in zip(*shapes, strict=True))
+    if moves and not ctx.state.undivided:
+        ctx.builder.nodes.pop()
+        return None
+    cut = any(begin[axis] < 0 or end[axis] < 0 for axis in view.spatial)
+    cause = Cause.CONTEXT if moves else Cause.CROPPED if cut else Cause.PADDED
+    return provenance.blamed(ctx.blame(cause))
+
+
+def _bordered(ctx: RuleContext, view: Placed, begin: Sequence[int], end: Sequence[int]) -> Provenance:
+    """What is read by a map that is padded with zeros by these amounts, or cut where they are negative."""
+    fields = {
+        place: view.provenance.fields[place]
+        .cut(max(0, -begin[axis]), max(0, -end[axis]))
+        .through(1, pad=max(0, begin[axis]))
+        for place, axis in view.where.items()
+    }
+    padded = any(begin[axis] > 0 or end[axis] > 0 for axis in view.spatial)
+    provenance = replace(view.provenance.along(fields), places=False, sums_to_one=frozenset())
+    return provenance.blamed(ctx.blame(Cause.PADDING)) if padded else provenance
 
 
 def _more_channels(ctx: RuleContext, view: Placed) -> Outcome | None:
@@ -112,9 +162,9 @@ def _mirrored(field: Field, before: int, after: int) -> Field:
 
 
 def _padded_like(ctx: RuleContext, view: Placed, begin: Sequence[int], end: Sequence[int]) -> Placed | None:
-    """A map of the same stride that the padded one meets. A pad that adds channels too is no matter of size."""
+    """A map of the same stride that the padded or cut one meets. A pad that adds channels too is no matter of size."""
     channels = any(begin[axis] or end[axis] for axis in range(len(begin)) if axis not in view.spatial)
-    if channels or ctx.opset < 11 or view.provenance.windows or not contiguous(view) or min(begin) < 0:
+    if channels or view.provenance.windows or not contiguous(view):
         return None
     strides = [field.stride for field in view.provenance.fields]
     met = references(ctx, view, view.spatial)

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import onnx
 
-from onnxfc.builder.rule_context import ATTENTION, LEAVE, NO_VALUES, RuleContext
+from onnxfc.builder.rule_context import ATTENTION, LEAVE, RuleContext
 from onnxfc.errors import Refusal
 from onnxfc.graph.index import attributes, label
 from onnxfc.graph.op_kinds import BROADCAST, QUANTISED, RECURRENT
@@ -45,14 +45,14 @@ def attention(ctx: RuleContext) -> Refusal:
             why = (
                 f"{node.op_type} adds {table} to the weights of attention, a table with a value for every native place"
             )
-            return replace(found, code="position-table", node=label(node), reason=why, advice=NO_VALUES)
+            return replace(found, code="position-table", node=label(node), reason=why, advice=ctx.without_values)
         if node.op_type == "Concat" and _adds_token(ctx, node):
             return ctx.refuse("attention", f"weighs places beside a class token, which {label(node)} {_TOKEN}", LEAVE)
     return found
 
 
 _TRANSFORMER = (
-    "warps the map by what is made of all places of the native size (a spatial transformer): each crop has its own warp"
+    "warps a map by what is made of all places of the native size (a spatial transformer): each crop has its own warp"
 )
 _TOKEN = "lays before them as if it were a place: such rows are known for the native size only"
 
@@ -112,7 +112,7 @@ def no_rule(ctx: RuleContext) -> Refusal:
         if code == "attention":
             return attention(ctx)
         return ctx.refuse(code, why, advice)
-    if ctx.op_type == "GridSample" and is_map(ctx.views[0]):
+    if ctx.op_type == "AffineGrid" or (ctx.op_type == "GridSample" and is_map(ctx.views[0])):
         return ctx.refuse("head-rejoins-trunk", _TRANSFORMER, "run the original on crops")
     lifted = [view for view in ctx.views if isinstance(view, Lifted)]
     windows = [view for view in lifted if isinstance(view, Window)]

@@ -86,6 +86,38 @@ def _col2im(call: NodeCall, dims: list[Any]) -> Made:
     return None if size is None or block is None else [(dims[0], dims[1] // math.prod(block), *size.tolist())]
 
 
+def _center_crop_pad(call: NodeCall, dims: list[Any]) -> Made:
+    """https://onnx.ai/onnx/operators/onnx__CenterCropPad.html"""
+    sizes = call.values(1)
+    if sizes is None:
+        return None
+    for axis, length in zip(call.attrs.get("axes") or range(len(dims)), sizes.tolist(), strict=True):
+        dims[axis] = length
+    return [tuple(dims)]
+
+
+def _max_unpool(call: NodeCall, dims: list[Any]) -> Made:
+    """https://onnx.ai/onnx/operators/onnx__MaxUnpool.html"""
+    given = call.values(2)
+    if call.given(2):
+        return None if given is None else [tuple(given.tolist())]
+    rank = len(dims) - 2
+    kernel, strides = call.ints("kernel_shape", rank, 1), call.ints("strides", rank, 1)
+    pads = call.ints("pads", 2 * rank, 0)
+    steps = enumerate(zip(dims[2:], kernel, strides, strict=True))
+    return [(*dims[:2], *((n - 1) * stride + reach - pads[k] - pads[k + rank] for k, (n, reach, stride) in steps))]
+
+
+def _stft(call: NodeCall, dims: list[Any]) -> Made:
+    """https://onnx.ai/onnx/operators/onnx__STFT.html"""
+    window, step, length = call.spec(2), call.numbers(1), call.numbers(3)
+    frame = length[0] if length else window.native[0] if window is not None and window.shapes is not None else None
+    if step is None or frame is None:
+        return None
+    bins = frame // 2 + 1 if call.attrs.get("onesided", 1) else frame
+    return [(dims[0], slid(dims[1], frame, step[0]), bins, 2)]
+
+
 def _pad(call: NodeCall, dims: list[Any]) -> Made:
     """A map that begins at another place than natively is not the same map: its amounts before must stay."""
     values = call.values(1)
@@ -340,10 +372,13 @@ _RULES: dict[str, Callable[[NodeCall, list[Any]], Made]] = {
     **dict.fromkeys(WEIGHT_AT, _conv),
     **dict.fromkeys(POOLS, lambda call, dims: _slid(call, dims, call.attrs["kernel_shape"])),
     **dict.fromkeys(RESAMPLING, _resize),
+    "CenterCropPad": _center_crop_pad,
     "Col2Im": _col2im,
     "Concat": _concat,
     "ConstantOfShape": lambda call, _: None if (found := call.values(0)) is None else [tuple(found.tolist())],
     "ConvTranspose": _conv_transpose,
+    "MaxUnpool": _max_unpool,
+    "STFT": _stft,
     "DeformConv": _conv,
     "DepthToSpace": _to_space,
     "Einsum": _einsum,

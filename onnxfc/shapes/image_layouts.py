@@ -121,6 +121,9 @@ def slid_over(graph: Graph, name: str, rank: int) -> set[Slid]:
             if node.op_type in _SLIDING and node.input[0] == tensor:
                 found.add(Slid(axes[0], axes[1], frozenset(axis for axis in axes[2:] if axis is not None)))
                 continue
+            if node.op_type == "STFT" and node.input[0] == tensor and len(axes) == 3:  # (N, L, 1)
+                found.add(Slid(axes[0], axes[2], frozenset(axis for axis in axes[1:2] if axis is not None)))
+                continue
             if len(axes) == 5 and node.op_type == "Reshape" and _slides_over_images(graph, node.output[0]):
                 found.add(Slid(0, 2, frozenset((3, 4)), frames=True))
                 continue

@@ -26,6 +26,7 @@ from onnxfc.shapes.inference_gaps import (
     must_hold,
     reshaped,
     standard,
+    unpooled,
     without_idle,
 )
 from onnxfc.shapes.small_values import evaluated
@@ -125,7 +126,7 @@ class Inference:
             return [constant]
         if node.op_type in _SHAPELESS and inputs[0] is not None:
             return [Spec(inputs[0].dtype, inputs[0].shapes)]
-        known = multiplied(node, inputs) or reshaped(node, inputs) or joined(node, inputs)
+        known = multiplied(node, inputs) or reshaped(node, inputs) or joined(node, inputs) or unpooled(node, inputs)
         if known and inputs[0] is not None:
             return [Spec(inputs[0].dtype, (known,))]
         node = standard(node, inputs)

@@ -121,6 +121,12 @@ def multiplied(node: onnx.NodeProto, inputs: Sequence[Spec | None]) -> Shape | N
     return (*batch, rows, columns)
 
 
+def unpooled(node: onnx.NodeProto, inputs: Sequence[Spec | None]) -> Shape | None:
+    """A MaxUnpool to a shape that is given, of which onnx's inference says nothing."""
+    given = inputs[2] if node.op_type == "MaxUnpool" and len(inputs) > 2 else None
+    return None if given is None or given.values is None else tuple(given.values[0].tolist())
+
+
 def _filled(before: Shape, wanted: Sequence[int], keeps_zero: bool) -> Shape:
     """A Reshape's target with lengths for 0 and -1."""
     shape = [before[k] if n == 0 and not keeps_zero else n for k, n in enumerate(wanted)]

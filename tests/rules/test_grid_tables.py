@@ -339,10 +339,8 @@ def test_a_part_of_a_fixed_warp_shows_no_rule(name: str, scale: float) -> None:
     assert (found.code, "show no rule" in found.reason) == ("grid-rule", True)
 
 
-def test_offsets_on_a_grid_have_no_known_unit() -> None:
-    found = refusal(warp(NATIVE, scale=0))
-    assert found.code == "grid-rule"
-    assert "may count places of the native size" in found.reason
+def test_offsets_on_a_grid_from_end_to_end_are_parts_of_it() -> None:
+    agrees(warp(NATIVE, scale=0), lambda size: warp(size, scale=0))
 
 
 @pytest.mark.parametrize("change", ["scaled", "shifted", "rule"])
