@@ -241,14 +241,15 @@ def _whole_windows(state: State) -> Refusal:
         if isinstance(view, Window | ScoreMap) and view.batch_axis is None:
             why = "the output is a map, or a list of places, of one image without a batch, which is not understood"
             return Refusal("no-head", name, why, "export it with a batch of 1 ahead")
-    if not state.remarks:
+    remarks = [note for note in state.remarks if note.code == "per-window"]
+    if not remarks:
         why = "its outputs are the flattened map itself: no FC layer and no global pool reads it"
         return Refusal("no-head", "", why, _NO_LIST)
     met = next((node for node in state.graph.live if _of_unlike_strides(state, node)), None)
     if met is not None:
         code, why = GRIDS
         return Refusal(code, label(met), f"{met.op_type} {why}")
-    first = state.remarks[0]
+    first = remarks[0]
     why = f"{first.reason.split()[0]} works on the whole map of the native size, and no FC layer or pool follows"
     return Refusal("size-locked", first.node, why, LEAVE)
 

@@ -12,6 +12,7 @@ from onnx import TensorProto
 from references import EXPORTERS, compare, image
 
 import onnxfc
+from onnxfc.reports.rewrite import text
 from onnxfc.rewriter.analyse import RewriteOptions
 
 REFERENCES = np.load(fixture_file("small.npz"))
@@ -169,3 +170,29 @@ def test_tokens_are_told() -> None:
         "no-image-input",
         "no input is an image: ids [1, 16], of whole numbers: tokens or class numbers",
     )
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_pools_whose_strides_do_not_divide_each_other(exporter: str) -> None:
+    """Of 8 and 12 pixels: cells lie 24 apart, each what the original says of its crop, and the report says why."""
+    path = fixture_file(f"pyramid_unlike.{exporter}.onnx")
+    done = proven(onnx.load(path))
+    assert (done.claim.stride, done.claim.verdict) == ((24, 24), "exact")
+    [note] = done.notes
+    assert note.code == "common-multiple"
+    assert note.reason == "meets windows that lie 8x8 and 12x12 px apart: cells lie at their common multiple, 24x24 px"
+    assert "common multiple" in text(done)
+    assert onnxfc.rewrite(fixture_file(f"two_grids.{exporter}.onnx"), prove=False).notes == ()
+
+
+def test_outputs_whose_strides_do_not_divide_each_other() -> None:
+    """Heads of windows 4 and 6 pixels apart; 4 and 12 apart nothing is told."""
+    for kernel in (3, 6):
+        net = Net(17)
+        trunk = net.op("Tanh", net.conv(net.image(1, (25, 25)), 2, 3, (2, 2)))
+        pools = [net.op("MaxPool", trunk, kernel_shape=[k, k], strides=[k, k]) for k in (2, kernel)]
+        sizes = [12 // k for k in (2, kernel)]
+        heads = [net.fc(net.op("Flatten", pool), 3 * n * n, 4) for pool, n in zip(pools, sizes, strict=True)]
+        done = proven(net.model(*heads))
+        assert done.claim.stride == (12, 12)
+        assert [note.code for note in done.notes] == ["common-multiple"] * (kernel == 3)
