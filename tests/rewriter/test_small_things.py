@@ -7,7 +7,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from fixture_files import fixture_file
-from hazards import Net, own_crops, proven, refusal
+from hazards import CHECK, Net, complete, own_crops, proven, refusal
 from onnx import TensorProto
 from references import EXPORTERS, compare, image
 
@@ -25,6 +25,58 @@ def test_as_pytorch_at_every_size(name: str, exporter: str) -> None:
     done = onnxfc.rewrite(fixture_file(f"{name}.{exporter}.onnx"), options=RewriteOptions(global_pool="keep"))
     for size in ((48, 40), (34, 52), (63, 65)):
         compare(done.model, {"image": image(*size)}, REFERENCES, name)
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize("name", ["worked_halves", "worked_halves_odd"])
+def test_halves_that_are_worked_on_and_joined(name: str, exporter: str) -> None:
+    """Of an odd number of rows the upper half has one more, as chunk has it; plain numbers of rows say no half."""
+    path = fixture_file(f"{name}.{exporter}.onnx")
+    if (name, exporter) == ("worked_halves_odd", "dynamo"):
+        split = next(node for node in onnx.load(path).graph.node if node.op_type == "Split")
+        assert len(split.input) == 2
+        assert refusal(onnx.load(path)).code == "cut-out"
+        return
+    done = onnxfc.rewrite(path)
+    assert done.claim.outputs[0].form == "features"
+    assert {blame.cause.value for blame in done.claim.blames} == {"context", "padding"}
+    for size in ((48, 40), (34, 52), (63, 65)):
+        compare(done.model, {"image": image(*size)}, REFERENCES, name)
+
+
+@pytest.mark.parametrize("kind", ["joined", "plain", "swapped", "met", "shorter", "alone"])
+def test_which_halves_are_freed(kind: str) -> None:
+    """Those that are joined in their order, each as long as it was."""
+    net = Net(18)
+    trunk = net.conv(net.image(1, (16, 18)), 2, 4, strides=[1, 1])
+    upper, lower = net.op("Split", trunk, axis=2, num_outputs=2, outputs=2)
+    if kind != "plain":
+        upper = net.op("Tanh", upper)
+    if kind == "met":
+        lower = net.op("Add", lower, upper)
+    if kind == "shorter":
+        upper = net.op(
+            "Pad", net.conv(upper, 4, 4, strides=[2, 1], pads=[1, 1, 1, 1]), net.ints(0, 0, 3, 0, 0, 0, 0, 0)
+        )
+    halves = [lower, upper] if kind == "swapped" else [upper, lower]
+    made = upper if kind == "alone" else net.op("Concat", *halves, axis=2)
+    model = net.model(net.conv(made, 4, 3, strides=[1, 1]))
+    if kind in ("joined", "plain"):
+        done = onnxfc.rewrite(model, check_options=CHECK)
+        assert done.claim.verdict == ("exact" if kind == "plain" else "approximate")
+        assert done.claim.stride == (1, 1)
+        whole = np.random.default_rng(1).standard_normal((1, 2, 23, 21)).astype(np.float32)
+        freed = onnx.ModelProto.FromString(model.SerializeToString())
+        for axis in (2, 3):
+            freed.graph.input[0].type.tensor_type.shape.dim[axis].Clear()
+        del freed.graph.value_info[:]
+        want, found = (
+            ort.InferenceSession(item.SerializeToString()).run(None, {"image": whole})[0]
+            for item in (freed, complete(done))
+        )
+        np.testing.assert_allclose(found, want, rtol=0, atol=1e-6)
+    else:
+        assert refusal(model).code == "cut-out"
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
