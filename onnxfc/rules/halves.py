@@ -7,27 +7,17 @@ first has one more. Each lies as the map does, but for where the second begins, 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import onnx
 
+from onnxfc.analysis.halves import Halves, halves_of
 from onnxfc.builder.rule_context import LEAVE, Outcome, RuleContext
 from onnxfc.claim.blame import Cause
-from onnxfc.graph import op_kinds
-from onnxfc.graph.index import attributes, inputs_of
+from onnxfc.graph.index import inputs_of
 from onnxfc.graph.op_kinds import CUTTING
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Placed, is_map
-
-
-@dataclass(frozen=True)
-class _Halves:
-    """Both halves of the map ``root``, and the result of the Concat that joins what is made of them."""
-
-    root: str
-    cut: tuple[str, str]
-    joined: str
 
 
 def half(ctx: RuleContext, axis: int) -> Outcome | None:
@@ -71,45 +61,12 @@ def _ahead(ctx: RuleContext) -> Iterator[onnx.NodeProto]:
             names += [item for item in inputs_of(node) if item not in names]
 
 
-def _halves(ctx: RuleContext, axis: int) -> _Halves | None:
-    """What becomes of the halves that a node cuts, where it does, and each comes to the same Concat apart."""
-    view, root = ctx.views[0], str(ctx.node.input[0])
+def _halves(ctx: RuleContext, axis: int) -> Halves | None:
+    """What becomes of the halves that a node cuts of a map; of a crop they are features."""
+    view = ctx.views[0]
     if ctx.state.of_windows or not is_map(view) or view.provenance.windows or axis not in view.spatial:
         return None
-    cutters = [node for node in ctx.state.graph.readers[root] if node.op_type == ctx.op_type]
-    parts = [(name, _number(ctx, node, axis, name)) for node in cutters for name in node.output]
-    halves = sorted((number, name) for name, number in parts if number is not None)
-    if len(parts) != 2 or [number for number, _ in halves] != [0, 1]:
-        return None
-    (_, first), (_, second) = halves
-    joined = _met(ctx, first, second, axis)
-    return None if joined is None else _Halves(root, (first, second), joined)
-
-
-def _met(ctx: RuleContext, first: str, second: str, axis: int) -> str | None:
-    """The result of the Concat that two halves come to, each apart from the other, in their order."""
-    (before, ends), (behind, others) = (_reached(ctx, name, axis) for name in (first, second))
-    if ends != others or len(ends) != 1 or before & behind:
-        return None
-    joined = min(ends)
-    inputs = ctx.state.graph.producers[joined].input
-    return joined if len(inputs) == 2 and inputs[0] in before and inputs[1] in behind else None
-
-
-def _number(ctx: RuleContext, node: onnx.NodeProto, axis: int, name: str) -> int | None:
-    """Whether an output is natively the first half (0) or the second (1) of the map; None where it is none."""
-    shape = ctx.shape_in()
-    if node.op_type == "Split":
-        told = attributes(node)
-        in_two = told.get("num_outputs") == 2 and len(node.input) == 1 and told.get("axis", 0) % len(shape) == axis
-        return list(node.output).index(name) if in_two else None
-    given = [values[0].tolist() if (values := ctx.native(item).values) else None for item in node.input[1:]]
-    cuts = op_kinds.cuts_of(attributes(node), given, len(shape)) if None not in given else None
-    if cuts is None or set(cuts) != {axis} or cuts[axis][2] != 1:
-        return None
-    (start, end, _), length = cuts[axis], shape[axis]
-    middle = -(-length // 2)
-    return {(0, middle): 0, (middle, length): 1}.get((start, min(end, length)))
+    return halves_of(ctx.state.graph, ctx.state.native, ctx.node, axis)
 
 
 def _computed(ctx: RuleContext, view: Placed, axis: int) -> bool:
@@ -123,21 +80,3 @@ def _computed(ctx: RuleContext, view: Placed, axis: int) -> bool:
     found = [(start, min(end, length)) for start, end, length in zip(starts, ends, lengths, strict=True)]
     middles = [(-(-length // 2), length) for length in lengths]
     return found in ([(0, middle) for middle, _ in middles], middles)
-
-
-def _reached(ctx: RuleContext, half: str, axis: int) -> tuple[set[str], set[str]]:
-    """What is made of a half, and the Concats along the axis that end it; no end where something is an output, or has
-    another length."""
-    graph, names, ends = ctx.state.graph, [half], set[str]()
-    own = ctx.native(half).native
-    for item in names:
-        for node in graph.readers.get(item, ()):
-            made = ctx.native(node.output[0])
-            shape = made.native if made.shapes is not None else ()
-            if node.op_type == "Concat" and attributes(node)["axis"] % len(own) == axis:
-                ends.add(str(node.output[0]))
-            elif len(shape) != len(own) or shape[axis] != own[axis] or len(node.output) > 1:
-                return set(names), set()
-            elif node.output[0] not in names:
-                names.append(str(node.output[0]))
-    return set(names), set() if set(names) & set(graph.outputs) else ends

@@ -44,6 +44,16 @@ def test_halves_that_are_worked_on_and_joined(name: str, exporter: str) -> None:
         compare(done.model, {"image": image(*size)}, REFERENCES, name)
 
 
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_halves_ahead_of_a_mean_that_is_kept(exporter: str) -> None:
+    path = fixture_file(f"worked_halves_mean.{exporter}.onnx")
+    done = onnxfc.rewrite(path, options=RewriteOptions(global_pool="keep"))
+    for size in ((48, 40), (34, 52), (63, 65)):
+        compare(done.model, {"image": image(*size)}, REFERENCES, "worked_halves_mean")
+    found = refusal(onnx.load(path))
+    assert (found.code, found.node) == ("cut-out", "/Slice" if exporter == "torchscript" else "node_Split_6")
+
+
 @pytest.mark.parametrize("kind", ["joined", "plain", "swapped", "met", "shorter", "alone"])
 def test_which_halves_are_freed(kind: str) -> None:
     """Those that are joined in their order, each as long as it was."""
