@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 from onnxfc.analysis.flow import Flow, How, Kind, Rule, Step, on_data, unknown
+from onnxfc.analysis.halves import halves_of
 from onnxfc.analysis.layouts import LAID, NONE, Layout, Names, aligned, moved, places, reshaped, resized
 from onnxfc.analysis.own_figures import by_own_figure
 from onnxfc.graph.op_kinds import (
@@ -190,13 +191,19 @@ def cut(step: Step, held: Layout) -> Layout:
     touched = (step.axes(3) or range(len(step.before))) if computed else step.changed
     along = [axis for axis in touched if places((held.axes or ())[axis]) & held.solid]
     readers = step.flow.graph.readers.get(step.name, ())
-    if not along or (readers and all(_rolled(step.flow, node) for node in readers)):
+    if not along or (readers and all(_rolled(step.flow, node) for node in readers)) or _halves(step, along):
         step.onward(step.node.input[0])
         return resized(held, step.after)
     if step.op_type == "Slice" and not computed and not any(_fixed_end(step, axis) for axis in along):
         step.leave()
         return resized(replace(held, own=NONE), step.after)
     return resized(_piece(step, held, along, "part" if computed else "piece"), step.after)
+
+
+def _halves(step: Step, along: Sequence[int]) -> bool:
+    """Whether it makes halves that are worked on and joined again."""
+    flow = step.flow
+    return len(along) == 1 and halves_of(flow.graph, flow.native, step.node, along[0]) is not None
 
 
 def _fixed_end(step: Step, axis: int) -> bool:

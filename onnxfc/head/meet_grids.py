@@ -42,8 +42,18 @@ def meet(ctx: RuleContext, views: Sequence[Cells], *, outputs: bool = False) -> 
             why = f"keeps every place of its map, at stride {own}, beside windows at {grid}"
             return ctx.refuse("grids-differ", why, "use --global-pool window")
         met.append(view if set(steps) == {1} else every(ctx, view, steps))
+    _tell_multiples(ctx, views, grid)
     thinned = any(now is not before for now, before in zip(met, views, strict=True))
     return _trimmed(ctx, met) if thinned and not outputs else met
+
+
+def _tell_multiples(ctx: RuleContext, views: Sequence[Cells], grid: Sequence[int | Fraction]) -> None:
+    """Note a grid that is coarser than each of those that meet on it, as their strides do not divide each other."""
+    strides = dict.fromkeys(tuple(field.stride for field in view.provenance.fields) for view in views)
+    if any(coarse not in axis for coarse, axis in zip(grid, zip(*strides, strict=True), strict=True)):
+        *most, last = ("x".join(map(str, stride)) for stride in sorted(strides))
+        why = f"meets windows that lie {', '.join(most)} and {last} px apart: cells lie at their common multiple"
+        ctx.remark("common-multiple", f"{why}, {'x'.join(map(str, grid))} px")
 
 
 def as_many_cells(ctx: RuleContext, scores: list[ScoreMap | Placed]) -> list[ScoreMap | Placed] | Refusal:

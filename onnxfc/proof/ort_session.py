@@ -31,8 +31,10 @@ LARGE_MODEL = 100_000_000
 """Bytes of weights from which on no copy of them is made: onnxruntime is kept from its last level of optimisation,
 which changes the layout of Convs. Below that the copy is cheap, and Convs run somewhat faster with it."""
 
-_WITHOUT = ["QDQPropagationTransformer"]
-"""It moves a QuantizeLinear ahead of a Reshape or a Transpose, and so quantises tensors that are outputs before it."""
+_WITHOUT = ["QDQPropagationTransformer", "ConstantSharing"]
+"""The first moves a QuantizeLinear ahead of a Reshape or a Transpose, and so quantises tensors that are outputs before
+it. The second makes one of equal weights, over which a BatchNormalization in training mode writes its running
+statistics: each run would give something else."""
 _PLAIN = Engine()
 _NO_MEMORY = ("bad_alloc", "bad allocation", "Failed to allocate memory", "pthread_create failed, error code: 12")
 _FOLDER_KEY = "session.model_external_initializers_file_folder_path"

@@ -72,6 +72,7 @@ def _on_one_grid(state: State) -> list[View] | Refusal:
         met = meet(ctx, list(scores.values()), outputs=True)
         if isinstance(met, Refusal):
             return met
+        state.notes += ctx.notes
         made = [_as_scores(state, name, view) for name, view in zip(scores, met, strict=True)]
         cells = [view for view in made if not isinstance(view, Refusal)]
         cut = as_many_cells(ctx, cells) if len(cells) == len(made) else met  # what is refused is so below, one by one

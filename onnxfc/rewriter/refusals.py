@@ -21,6 +21,7 @@ from onnxfc.layout.views import Context, Lifted, Placed, ScoreMap, Window, is_ma
 from onnxfc.rewriter.native_numbers import in_native_pixels, in_sides
 from onnxfc.rewriter.outputs import maps_of_windows
 from onnxfc.rewriter.shared_counts import by_shared_count
+from onnxfc.rules.broadcast import GRIDS
 from onnxfc.shapes.image_inputs import Image, is_open
 from onnxfc.shapes.length import Length
 
@@ -240,12 +241,24 @@ def _whole_windows(state: State) -> Refusal:
         if isinstance(view, Window | ScoreMap) and view.batch_axis is None:
             why = "the output is a map, or a list of places, of one image without a batch, which is not understood"
             return Refusal("no-head", name, why, "export it with a batch of 1 ahead")
-    if not state.remarks:
+    remarks = [note for note in state.remarks if note.code == "per-window"]
+    if not remarks:
         why = "its outputs are the flattened map itself: no FC layer and no global pool reads it"
         return Refusal("no-head", "", why, _NO_LIST)
-    first = state.remarks[0]
+    met = next((node for node in state.graph.live if _of_unlike_strides(state, node)), None)
+    if met is not None:
+        code, why = GRIDS
+        return Refusal(code, label(met), f"{met.op_type} {why}")
+    first = remarks[0]
     why = f"{first.reason.split()[0]} works on the whole map of the native size, and no FC layer or pool follows"
     return Refusal("size-locked", first.node, why, LEAVE)
+
+
+def _of_unlike_strides(state: State, node: onnx.NodeProto) -> bool:
+    """Whether whole maps meet at a node as windows, which lie on no one grid but a coarser one."""
+    views = [state.views.get(name) for name in inputs_of(node)]
+    of_maps = [view.provenance for view in views if isinstance(view, Window | ScoreMap) and view.provenance.places]
+    return len({tuple(field.stride for field in provenance.fields) for provenance in of_maps}) > 1
 
 
 _NO_LIST = "a list of places is freed where their scores have an axis of their own"

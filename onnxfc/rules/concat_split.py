@@ -20,6 +20,7 @@ from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Context, Fixed, Placed, provenance_of_all
 from onnxfc.rules.broadcast import GRIDS, spread_over
 from onnxfc.rules.circular_pad import pieces_joined
+from onnxfc.rules.halves import half, halves_joined
 from onnxfc.rules.joined_strips import ends_of, length_of, part_of, sliced_part
 from onnxfc.rules.registry import PLACED, rule
 
@@ -33,7 +34,7 @@ def concat(ctx: RuleContext) -> Outcome | None:
         return ctx.refuse(
             "mixes-batch", "lays images behind each other as a batch", "export it for one image at a time"
         )
-    wrapped = pieces_joined(ctx, axis)
+    wrapped = halves_joined(ctx, axis) or pieces_joined(ctx, axis)
     if wrapped is not None:
         return wrapped
     if all(pure(view.groups[axis]) for view in placed):
@@ -179,7 +180,7 @@ def split(ctx: RuleContext) -> Outcome | None:
         return ctx.refuse("cut-out", "cuts a list of places at the native number of places", LEAVE)
     if view.parts:
         return _apart(ctx, view, axis)
-    return as_piece(ctx) if view.is_map else None
+    return half(ctx, axis) or as_piece(ctx) if view.is_map else None
 
 
 def _apart(ctx: RuleContext, view: Placed, axis: int) -> Outcome | Refusal:

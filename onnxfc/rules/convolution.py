@@ -19,6 +19,7 @@ from onnxfc.rules.broadcast import with_context
 from onnxfc.rules.context_sums import strip
 from onnxfc.rules.pooling import global_pool, partial_pool
 from onnxfc.rules.registry import PLACED, rule
+from onnxfc.rules.written_pads import told_pads
 from onnxfc.shapes.spec import Shape
 
 WINDOWED = (*("auto_pad", "ceil_mode", "count_include_pad", "dilations", "group", "kernel_shape", "p", "pads"),)
@@ -104,6 +105,7 @@ def _slid(ctx: RuleContext, view: Placed, how: Sliding) -> Outcome:
         changes["ceil_mode"] = 0  # it does nothing at the native size, and must not at others
         changes |= {"pads": [*how.begin, *ends]} if ends != list(how.end) else {}
     ctx.keep(**changes)
+    told_pads(ctx, view, (0, 0, *how.begin), (0, 0, *how.end))
     return ctx.placed(view, provenance, view.where)
 
 

@@ -43,13 +43,33 @@ def batch_normalization(ctx: RuleContext) -> Outcome | None:
     """
     if (training := _training(ctx)) is not None:
         alone = ctx.may_swallow and not any(ctx.output_used(k) for k in range(1, len(ctx.node.output)))
-        return whole_map_normalization(ctx) if alone else training
+        return (_of_own_tensors(ctx) or whole_map_normalization(ctx)) if alone else training
     if not ctx.attrs.get("spatial", 1):
         if len((ctx.native(ctx.node.input[1]).shapes or ((),))[0]) == 1:
             told = "has spatial=0 but a value a channel, a fault of MXNet's exporter; onnxruntime cannot run it"
             return ctx.refuse("unsupported-operator", told, "set spatial to 1, and slopes of PRelu to (C, 1, 1)")
         return ctx.no_values("has statistics for every place of the native size", "")
     return _over_channels(ctx)
+
+
+def _of_own_tensors(ctx: RuleContext) -> Outcome | None:
+    """As the InstanceNormalization that it is, which writes no statistics, where weights are equal: onnxruntime makes
+    one tensor of them, the scale and the variance say, and writes over it; None where they are not."""
+    values = [ctx.weights(name) for name in ctx.node.input[1:]]
+    known = [value.tobytes() for value in values if value is not None and value.size <= _MERGED]
+    outcome = whole_map_normalization(ctx) if len(set(known)) < len(known) else None
+    if outcome is None or isinstance(outcome, Refusal):
+        return outcome
+    ctx.builder.nodes.pop()
+    epsilon, name = ctx.attrs.get("epsilon", 1e-5), ctx.node.output[0]
+    ctx.builder.emit("InstanceNormalization", ctx.tensors()[:3], name, instead=ctx.node, epsilon=epsilon)
+    why = "is in training mode with weights that are equal, and onnxruntime writes statistics over both"
+    ctx.remark("training-mode", f"{why}: every run of the original gives other scores")
+    return outcome
+
+
+_MERGED = 8
+"""Weights of up to so many values are made one."""
 
 
 def _over_channels(ctx: RuleContext) -> Outcome | None:

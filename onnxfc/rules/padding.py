@@ -15,6 +15,7 @@ from onnxfc.layout.axis_map import Field
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Placed
 from onnxfc.rules.registry import PLACED, rule
+from onnxfc.rules.written_pads import told_pads
 
 
 @rule("Pad", on=PLACED, attributes=("mode", "pads", "value"))
@@ -44,6 +45,8 @@ def pad(ctx: RuleContext) -> Outcome | None:
     reference = _padded_like(ctx, view, begin, end) if longer else None
     if reference is None:
         ctx.keep()
+        if not filled:
+            told_pads(ctx, view, begin, end)
     else:
         provenance = provenance.blamed(ctx.blame(Cause.PADDED))
         _pad_to(ctx, view, reference, begin)

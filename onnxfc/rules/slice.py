@@ -22,6 +22,7 @@ from onnxfc.layout.axis_map import Pixels
 from onnxfc.layout.lists import levels
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Placed
+from onnxfc.rules.halves import half
 from onnxfc.rules.joined_strips import axis_of, ends_of, sliced_part
 from onnxfc.rules.registry import PLACED, rule
 from onnxfc.shapes.length import bounds
@@ -60,7 +61,7 @@ def _of_map(ctx: RuleContext, view: Placed, cuts: Cuts) -> Outcome:
     if any(step < 0 for _, _, step in along.values()):
         return ctx.refuse("flipped", "turns the map around: a cell would read the other end of the image")
     if ctx.follows_size(1) or ctx.follows_size(2):
-        return _computed_piece(ctx, view, cuts)
+        return half(ctx, min(along, default=0)) or _computed_piece(ctx, view, cuts)
     if any(ctx.shape_in()[axis] < end < _OPEN for axis, (_, end, _) in along.items()) and ctx.state.dense:
         return ctx.refuse("cut-out", "cuts off what is behind a fixed place", LEAVE)
     baked = [axis for axis, (_, end, _) in along.items() if 0 <= end < ctx.shape_in()[axis]]

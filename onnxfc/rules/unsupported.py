@@ -12,7 +12,7 @@ import onnx
 from onnxfc.builder.rule_context import ATTENTION, LEAVE, RuleContext
 from onnxfc.errors import Refusal
 from onnxfc.graph.index import attributes, label
-from onnxfc.graph.op_kinds import BROADCAST, QUANTISED, RECURRENT
+from onnxfc.graph.op_kinds import BROADCAST, CUTTING, QUANTISED, RECURRENT
 from onnxfc.layout.axes import pure
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Context, Fixed, Lifted, Placed, Window, is_map
@@ -124,10 +124,12 @@ def no_rule(ctx: RuleContext) -> Refusal:
     if windows:
         image = len(ctx.shape_in()) == 2 + ctx.state.rank
         advice = f"{LEAVE}, or name the piece: --input {ctx.node.input[0]}" if image else LEAVE
-        pieces = sorted({pool for view in lifted for pool in view.provenance.pools} & cuts)
+        producers = ctx.state.graph.producers
+        behind = {pool for view in lifted for pool in view.provenance.pools}
+        pieces = sorted(pool for pool in behind if pool in cuts or producers[pool].op_type in CUTTING)
         if pieces:
             why = f"cuts a piece out of the map of the native size, and {ctx.op_type} works on it"
-            return Refusal("cut-out", label(ctx.state.graph.producers[pieces[0]]), why, advice)
+            return Refusal("cut-out", label(producers[pieces[0]]), why, advice)
         return ctx.refuse("cut-out", "works on a piece of the map that was cut out or flattened before", advice)
     return ctx.refuse("unsupported-operator", "is not supported here", LEAVE)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import onnx
 import pytest
-from hazards import Net, proven, refusal
+from hazards import CHECK, Net, proven, refusal
 
 import onnxfc
 from onnxfc.errors import Refusal
@@ -83,6 +83,26 @@ def test_places_that_no_head_reads_are_refused_where_they_are_picked() -> None:
     assert found.code == "cut-out"
     assert found.node.startswith("node_gather")
     assert found.reason == "Gather picks places of the map of the native size, and no FC layer or pool reads it"
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_maps_of_unlike_strides_that_figures_of_their_own_scale(alike: bool) -> None:
+    """As LPRNet's levels, each over its mean of squares, which meet in a Conv: no grid has all of their places."""
+    net = Net(17)
+    image, levels = net.image(1, (12, 15)), list[str]()
+    for kernel, stride in (((3, 3), 3), ((3, 3), 3) if alike else ((6, 7), 2)):
+        made = net.op("AveragePool", image, kernel_shape=kernel, strides=[stride, stride])
+        squares = net.op("Mul", made, made)
+        levels.append(net.op("Div", made, net.op("Squeeze", net.axes("ReduceMean", squares, None))))
+    joined = net.op("Concat", *levels, axis=1)
+    model = net.model(net.conv(joined, 4, 3, (1, 1), strides=[1, 1]))
+    if alike:
+        assert onnxfc.rewrite(model, check_options=CHECK).claim.stride == (3, 3)
+        return
+    for options in ({}, {"global_pool": "keep"}):
+        found = refusal(model, **options)
+        assert (found.code, found.node) == ("grids-differ", f"node_{joined}")
+        assert found.reason == "Concat combines maps of different stride"
 
 
 def test_a_flattened_map_has_no_head() -> None:

@@ -10,6 +10,7 @@ import pytest
 from fixture_files import fixture_file
 from hazards import CHECK, Net, complete, proven, refusal, session
 
+from onnxfc.reports.rewrite import text
 from onnxfc.rewriter.analyse import RewriteOptions
 from onnxfc.rewriter.api import Rewrite, rewrite
 
@@ -164,3 +165,58 @@ def test_what_crops_are_and_the_whole_image_are_not_mixed(beside: str, pool: str
         assert (pooled if beside == "fc" else other) in found.reason
     if found.advice.startswith("leave that out"):
         assert proven(net.model(other if beside == "fc" else pooled)).claim.outputs[0].form == "map"
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_written_amounts_that_fill_an_image_up_are_told(exporter: str) -> None:
+    """They are a border at every size, and a square natively: the file does not say which. Of a crop there is no doubt,
+    and the network that computes them is not told so (``sized``)."""
+    path = fixture_file(f"filled_up.{exporter}.onnx")
+    for options in ({}, {"free": ("height",)}):
+        kept = rewrite(path, options=RewriteOptions(global_pool="keep", **options), check_options=CHECK)
+        square, blocks = kept.notes
+        assert square.code == blocks.code == "written-size"
+        why = "by plain numbers, which are taken for a border that is as wide at every size, not for what is missing to"
+        assert f"pads 31x47 to 47x47 {why} a square:" in square.reason
+        assert f"pads 31x47 to 32x64 {why} multiples of 32:" in blocks.reason
+        assert "written-size" in text(kept)
+    assert rewrite(path, check_options=CHECK).notes == ()
+    computed = rewrite(
+        fixture_file(f"sized.{exporter}.onnx"),
+        options=RewriteOptions(global_pool="keep", size=(32, 32)),
+        check_options=CHECK,
+    )
+    assert not any(note.code == "written-size" for note in computed.notes)
+
+
+@pytest.mark.parametrize(
+    ("size", "pads", "told"),
+    [
+        ((31, 47), (0, 0, 16, 0), "square"),
+        ((31, 47), (8, 0, 8, 0), "square"),
+        ((31, 47), (1, 1, 17, 1), "square"),  # and a border of one
+        ((30, 30), (0, 0, 2, 2), "multiples of 32"),
+        ((28, 28), (2, 2, 2, 2), ""),
+        ((31, 31), (0, 0, 1, 1), ""),
+        ((31, 31), (1, 1, 1, 1), ""),
+        ((29, 32), (2, 1, 2, 1), ""),  # 33 x 34
+        ((9, 31), (0, 0, 16, 0), ""),  # 25 x 31
+        ((16, 17), (0, 1, 1, 1), ""),  # as SAME pads for 3 x 3 by 2, to 17 x 19
+        ((31, 32), (1, 0, 1, 1), ""),  # the same, to 33 x 33
+        ((30, 32), (1, 1, 3, 1), "square"),
+        ((40, 40), (-8, -8, 0, 0), ""),
+    ],
+)
+@pytest.mark.parametrize("apart", [True, False], ids=["Pad", "Conv"])
+def test_which_amounts_are_told(apart: bool, size: tuple[int, int], pads: tuple[int, ...], told: str) -> None:
+    """A border that is alike on all sides, or as SAME makes it, is a border; and so is one that makes no square."""
+    if not apart and min(pads) < 0:
+        pytest.skip("a Conv cuts nothing off")
+    net = Net(17)
+    image = net.image(1, size)
+    top, left, bottom, right = pads
+    padded = net.op("Pad", image, net.ints(0, 0, top, left, 0, 0, bottom, right)) if apart else image
+    made = net.conv(padded, 2, 4, **({} if apart else {"pads": list(pads)}))
+    notes = rewrite(net.model(made), check_options=CHECK).notes
+    assert [note.code for note in notes] == ["written-size"] * bool(told)
+    assert told in "".join(note.reason for note in notes)

@@ -7,11 +7,12 @@ import onnx
 import onnxruntime as ort
 import pytest
 from fixture_files import fixture_file
-from hazards import Net, own_crops, proven, refusal
+from hazards import CHECK, Net, complete, own_crops, proven, refusal
 from onnx import TensorProto
 from references import EXPORTERS, compare, image
 
 import onnxfc
+from onnxfc.reports.rewrite import text
 from onnxfc.rewriter.analyse import RewriteOptions
 
 REFERENCES = np.load(fixture_file("small.npz"))
@@ -24,6 +25,68 @@ def test_as_pytorch_at_every_size(name: str, exporter: str) -> None:
     done = onnxfc.rewrite(fixture_file(f"{name}.{exporter}.onnx"), options=RewriteOptions(global_pool="keep"))
     for size in ((48, 40), (34, 52), (63, 65)):
         compare(done.model, {"image": image(*size)}, REFERENCES, name)
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize("name", ["worked_halves", "worked_halves_odd"])
+def test_halves_that_are_worked_on_and_joined(name: str, exporter: str) -> None:
+    """Of an odd number of rows the upper half has one more, as chunk has it; plain numbers of rows say no half."""
+    path = fixture_file(f"{name}.{exporter}.onnx")
+    if (name, exporter) == ("worked_halves_odd", "dynamo"):
+        split = next(node for node in onnx.load(path).graph.node if node.op_type == "Split")
+        assert len(split.input) == 2
+        assert refusal(onnx.load(path)).code == "cut-out"
+        return
+    done = onnxfc.rewrite(path)
+    assert done.claim.outputs[0].form == "features"
+    assert {blame.cause.value for blame in done.claim.blames} == {"context", "padding"}
+    for size in ((48, 40), (34, 52), (63, 65)):
+        compare(done.model, {"image": image(*size)}, REFERENCES, name)
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_halves_ahead_of_a_mean_that_is_kept(exporter: str) -> None:
+    path = fixture_file(f"worked_halves_mean.{exporter}.onnx")
+    done = onnxfc.rewrite(path, options=RewriteOptions(global_pool="keep"))
+    for size in ((48, 40), (34, 52), (63, 65)):
+        compare(done.model, {"image": image(*size)}, REFERENCES, "worked_halves_mean")
+    found = refusal(onnx.load(path))
+    assert (found.code, found.node) == ("cut-out", "/Slice" if exporter == "torchscript" else "node_Split_6")
+
+
+@pytest.mark.parametrize("kind", ["joined", "plain", "swapped", "met", "shorter", "alone"])
+def test_which_halves_are_freed(kind: str) -> None:
+    """Those that are joined in their order, each as long as it was."""
+    net = Net(18)
+    trunk = net.conv(net.image(1, (16, 18)), 2, 4, strides=[1, 1])
+    upper, lower = net.op("Split", trunk, axis=2, num_outputs=2, outputs=2)
+    if kind != "plain":
+        upper = net.op("Tanh", upper)
+    if kind == "met":
+        lower = net.op("Add", lower, upper)
+    if kind == "shorter":
+        upper = net.op(
+            "Pad", net.conv(upper, 4, 4, strides=[2, 1], pads=[1, 1, 1, 1]), net.ints(0, 0, 3, 0, 0, 0, 0, 0)
+        )
+    halves = [lower, upper] if kind == "swapped" else [upper, lower]
+    made = upper if kind == "alone" else net.op("Concat", *halves, axis=2)
+    model = net.model(net.conv(made, 4, 3, strides=[1, 1]))
+    if kind in ("joined", "plain"):
+        done = onnxfc.rewrite(model, check_options=CHECK)
+        assert done.claim.verdict == ("exact" if kind == "plain" else "approximate")
+        assert done.claim.stride == (1, 1)
+        whole = np.random.default_rng(1).standard_normal((1, 2, 23, 21)).astype(np.float32)
+        freed = onnx.ModelProto.FromString(model.SerializeToString())
+        for axis in (2, 3):
+            freed.graph.input[0].type.tensor_type.shape.dim[axis].Clear()
+        del freed.graph.value_info[:]
+        want, found = (
+            ort.InferenceSession(item.SerializeToString()).run(None, {"image": whole})[0]
+            for item in (freed, complete(done))
+        )
+        np.testing.assert_allclose(found, want, rtol=0, atol=1e-6)
+    else:
+        assert refusal(model).code == "cut-out"
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
@@ -169,3 +232,29 @@ def test_tokens_are_told() -> None:
         "no-image-input",
         "no input is an image: ids [1, 16], of whole numbers: tokens or class numbers",
     )
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_pools_whose_strides_do_not_divide_each_other(exporter: str) -> None:
+    """Of 8 and 12 pixels: cells lie 24 apart, each what the original says of its crop, and the report says why."""
+    path = fixture_file(f"pyramid_unlike.{exporter}.onnx")
+    done = proven(onnx.load(path))
+    assert (done.claim.stride, done.claim.verdict) == ((24, 24), "exact")
+    [note] = done.notes
+    assert note.code == "common-multiple"
+    assert note.reason == "meets windows that lie 8x8 and 12x12 px apart: cells lie at their common multiple, 24x24 px"
+    assert "common multiple" in text(done)
+    assert onnxfc.rewrite(fixture_file(f"two_grids.{exporter}.onnx"), prove=False).notes == ()
+
+
+def test_outputs_whose_strides_do_not_divide_each_other() -> None:
+    """Heads of windows 4 and 6 pixels apart; 4 and 12 apart nothing is told."""
+    for kernel in (3, 6):
+        net = Net(17)
+        trunk = net.op("Tanh", net.conv(net.image(1, (25, 25)), 2, 3, (2, 2)))
+        pools = [net.op("MaxPool", trunk, kernel_shape=[k, k], strides=[k, k]) for k in (2, kernel)]
+        sizes = [12 // k for k in (2, kernel)]
+        heads = [net.fc(net.op("Flatten", pool), 3 * n * n, 4) for pool, n in zip(pools, sizes, strict=True)]
+        done = proven(net.model(*heads))
+        assert done.claim.stride == (12, 12)
+        assert [note.code for note in done.notes] == ["common-multiple"] * (kernel == 3)
