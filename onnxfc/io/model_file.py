@@ -22,14 +22,11 @@ from onnxfc import interop
 from onnxfc.errors import ReadError
 from onnxfc.io import protobuf_wire
 from onnxfc.io.byte_source import FileSource, MemorySource, Source
-from onnxfc.io.external_data import NUMPY_TYPES, Store, all_tensors, inline, raw_size, set_entries
+from onnxfc.io.external_data import LARGE, NUMPY_TYPES, Store, all_tensors, inline, raw_size, set_entries
 from onnxfc.io.save import SaveOptions, check_target, save
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon
-
-LARGE = 1024
-"""Initializers of at least so many bytes stay in the file; shapes, axes and the like are below it."""
 
 
 @runtime_checkable
