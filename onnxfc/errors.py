@@ -26,6 +26,12 @@ def flag(name: str, value: object) -> None:
         raise UsageError(f"{name}: must be True or False, not {value!r}")
 
 
+def options(name: str, value: object, kind: type) -> None:
+    """Options of one kind; None stands for the default ones."""
+    if value is not None and not isinstance(value, kind):
+        raise UsageError(f"{name}: must be {kind.__name__}(...) or None, not {type(value).__name__}")
+
+
 def whole(name: str, value: Any, least: int, unit: str = "", most: int | None = None) -> None:
     """A whole number from ``least`` on, up to ``most``."""
     if _as_int(value) is None or value < least or (most is not None and value > most):
@@ -95,6 +101,15 @@ def names(name: str, value: Any) -> tuple[str, ...]:
     if not all(isinstance(item, str) and item for item in items) or isinstance(value, (str, bytes)):
         raise UsageError(f"{name}: must be names such as ('image',), not {value!r}")
     return items
+
+
+def pairs(name: str, value: Any) -> tuple[tuple[str, str], ...]:
+    """Several pairs of such names, one of either model."""
+    items = () if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable) else tuple(value)
+    fits = all(isinstance(item, (tuple, list)) and len(item) == 2 and names(name, item) for item in items)
+    if not fits or (not items and value not in ((), [])):
+        raise UsageError(f"{name}: must be pairs of names such as (('features', 'relu_2'),), not {value!r}")
+    return tuple((item[0], item[1]) for item in items)
 
 
 def known(name: str, given: Iterable[str], own: Iterable[str]) -> None:

@@ -84,6 +84,7 @@ def check_pair(
     >>> checked.passed, checked.claim.verdict, checked.parity.window.status
     (True, 'approximate', 'passed')
     """
+    errors.options("options", options, CheckOptions)
     options = options or CheckOptions()
     if options.bounded:
         how: dict[str, Any] = {
@@ -95,7 +96,8 @@ def check_pair(
         }
         return bounded(lambda: check_pair(original, other, **how), options)
     size = None if size is None else errors.size("size", size)
-    input_shapes = errors.shapes("input_shapes", input_shapes or {})
+    input_shapes = errors.shapes("input_shapes", {} if input_shapes is None else input_shapes)
+    boundaries = errors.pairs("boundaries", boundaries)
     one, two = _opened(original), _opened(other)
     finite(one)
     claim = _claim(two)
