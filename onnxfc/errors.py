@@ -40,6 +40,17 @@ def whole(name: str, value: Any, least: int, unit: str = "", most: int | None = 
         raise UsageError(f"{name}: must be {allowed}, not {value!r}")
 
 
+def place(name: str, value: Sequence[Any], dims: int, grid: Sequence[int] | None = None) -> None:
+    """An index for each of ``dims`` axes, of a place that a ``grid`` has."""
+    if len(value) != dims:
+        raise UsageError(f"{name} has {dims} {'index' if dims == 1 else 'indices'}, not {len(value)}")
+    for index in value:
+        whole(f"{name}: an index", index, 0)
+    if grid is not None and any(index >= count for index, count in zip(value, grid, strict=True)):
+        told, there = ("x".join(map(str, numbers)) for numbers in (value, grid))
+        raise UsageError(f"{name}: there is none at {told}, the grid is {there}")
+
+
 def tolerance(name: str, value: Any) -> None:
     """A finite number from 0 on; with NaN nothing compares."""
     number = None if isinstance(value, (bool, str)) else value
