@@ -26,12 +26,29 @@ def flag(name: str, value: object) -> None:
         raise UsageError(f"{name}: must be True or False, not {value!r}")
 
 
+def options(name: str, value: object, kind: type) -> None:
+    """Options of one kind; None stands for the default ones."""
+    if value is not None and not isinstance(value, kind):
+        raise UsageError(f"{name}: must be {kind.__name__}(...) or None, not {type(value).__name__}")
+
+
 def whole(name: str, value: Any, least: int, unit: str = "", most: int | None = None) -> None:
     """A whole number from ``least`` on, up to ``most``."""
     if _as_int(value) is None or value < least or (most is not None and value > most):
         upward = "on" if most is None else f"to {most}"
         allowed = f"{least} {unit} or more" if unit else f"a whole number from {least} {upward}"
         raise UsageError(f"{name}: must be {allowed}, not {value!r}")
+
+
+def place(name: str, value: Sequence[Any], dims: int, grid: Sequence[int] | None = None) -> None:
+    """An index for each of ``dims`` axes, of a place that a ``grid`` has."""
+    if len(value) != dims:
+        raise UsageError(f"{name} has {dims} {'index' if dims == 1 else 'indices'}, not {len(value)}")
+    for index in value:
+        whole(f"{name}: an index", index, 0)
+    if grid is not None and any(index >= count for index, count in zip(value, grid, strict=True)):
+        told, there = ("x".join(map(str, numbers)) for numbers in (value, grid))
+        raise UsageError(f"{name}: there is none at {told}, the grid is {there}")
 
 
 def tolerance(name: str, value: Any) -> None:
@@ -95,6 +112,15 @@ def names(name: str, value: Any) -> tuple[str, ...]:
     if not all(isinstance(item, str) and item for item in items) or isinstance(value, (str, bytes)):
         raise UsageError(f"{name}: must be names such as ('image',), not {value!r}")
     return items
+
+
+def pairs(name: str, value: Any) -> tuple[tuple[str, str], ...]:
+    """Several pairs of such names, one of either model."""
+    items = () if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable) else tuple(value)
+    fits = all(isinstance(item, (tuple, list)) and len(item) == 2 and names(name, item) for item in items)
+    if not fits or (not items and value not in ((), [])):
+        raise UsageError(f"{name}: must be pairs of names such as (('features', 'relu_2'),), not {value!r}")
+    return tuple((item[0], item[1]) for item in items)
 
 
 def known(name: str, given: Iterable[str], own: Iterable[str]) -> None:

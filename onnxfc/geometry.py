@@ -205,9 +205,10 @@ class Geometry:
         """The crop that cell ``(i, j)``, as a tuple or one by one, stands for: what the original would be given.
 
         Boxes of the last cells may end beyond the image: the trunk pads, or rounds its sizes up to whole elements, and
-        so has cells of which the image holds a part only. ``size``: what lies within an image of that size. Where the
-        pool was dropped, the mean over the ``native_cells`` cells from ``(i, j)`` on is the score of the box. That of
-        one score for the whole image is the image, of the native size where ``size`` is not given.
+        so has cells of which the image holds a part only. ``size``: what lies within an image of that size. Raises
+        UsageError for a cell that such an image, or any, does not have, and for sizes that the model does not take.
+        Where the pool was dropped, the mean over the ``native_cells`` cells from ``(i, j)`` on is the score of the box.
+        That of one score for the whole image is the image, of the native size where ``size`` is not given.
         """
         return self._clipped(_as_one(cell), (0,) * len(self.stride), self.native_size, size)
 
@@ -216,6 +217,7 @@ class Geometry:
 
         It begins before the image or ends beyond it where the trunk pads. ``size``: what lies within an image of that
         size. One score for the whole image depends on all of it, of the native size where ``size`` is not given.
+        Raises UsageError as ``box`` does.
         """
         return self._clipped(_as_one(cell), self.field_start, self.field_size, size)
 
@@ -223,22 +225,20 @@ class Geometry:
         self, cell: Sequence[int], start: Sequence[int], length: Sequence[int], size: Sequence[int] | None
     ) -> Box:
         """``length`` pixels from the cell's ``start`` on, within an image of ``size`` where that is given."""
-        start = self._at(cell, start)
+        known = self.native_cells if self.whole_image else self.fixed_cells or None
+        grid = known if size is None else self.cells(size)
+        errors.place("a cell of this model", cell, len(self.stride), grid)
+        each = zip(start, cell, self.stride, self.per, strict=True)
+        start = tuple(a + int(i) * s // (p or 1) for a, i, s, p in each)
         found = Box(start, tuple(a + n for a, n in zip(start, length, strict=True)))
         if size is None:
             return found
-        self._on_step(size)
         return Box((0,) * len(start), tuple(size)) if self.whole_image else found.clipped(size)
 
     @property
     def whole_image(self) -> bool:
         """Whether there is one score for the whole image, of any size: its global pool was kept."""
         return set(self.per) == {0}
-
-    def _at(self, cell: Sequence[int], start: Sequence[int]) -> tuple[int, ...]:
-        if len(cell) != len(self.stride):
-            raise UsageError(f"a cell of this model has {len(self.stride)} indices, not {len(cell)}")
-        return tuple(a + i * s // (p or 1) for a, i, s, p in zip(start, cell, self.stride, self.per, strict=True))
 
     def _on_step(self, size: Sequence[int]) -> bool:
         native, step = self.native_size, self.size_step

@@ -129,6 +129,7 @@ def inspect(
     >>> seen.status, seen.native_size, seen.cost.cells
     ('rewritable', (16, 16), (13, 25))
     """
+    errors.options("options", options, RewriteOptions)
     if profile is not None:
         seen = inspect(model, options=options, at=at)
         return replace(seen, fit=_fit(ModelFile.open(model), seen, profile, options))

@@ -227,6 +227,39 @@ def test_last_boxes_are_clipped_on_request() -> None:
         geometry.box(1, 2, size=(70,))
 
 
+@pytest.mark.parametrize("name", ["box", "field"])
+@pytest.mark.parametrize(("cell", "size", "says"), [
+    ((1.5, 2), None, "a cell of this model: an index: must be a whole number from 0 on, not 1.5"),
+    (("1", "2"), None, "must be a whole number from 0 on, not '1'"),
+    ((-1, 0), None, "must be a whole number from 0 on, not -1"),
+    ((True, 0), None, "must be a whole number from 0 on, not True"),
+    ((10, 10), (70, 81), "a cell of this model: there is none at 10x10, the grid is 2x3"),
+    ((2, 0), (70, 81), "there is none at 2x0, the grid is 2x3"),
+    ((0, 3), (70, 81), "there is none at 0x3, the grid is 2x3"),
+    ((0, 0), (8, 8), "there is none at 0x0, the grid is 0x0"),
+    ((0, 0), 81, "an image of this model has a height and a width"),
+])  # fmt: skip
+def test_cells_that_are_not_there(name: str, cell: tuple[int, ...], size: tuple[int, ...] | None, says: str) -> None:
+    geometry = Geometry.from_model(made("mini_resnet.dynamo").model)
+    with pytest.raises(UsageError, match=says):
+        getattr(geometry, name)(cell, size=size)
+
+
+def test_numbers_of_numpy_are_cells() -> None:
+    found = Geometry.from_model(made("mini_resnet.dynamo").model).box(*np.argwhere(np.ones((2, 3)))[-1])
+    assert found == Box((16, 32), (80, 96))
+    assert {type(pixel) for pixel in (*found.start, *found.stop)} == {int}
+
+
+def test_one_score_has_one_cell() -> None:
+    geometry = rewrite(
+        fixture_file("mini_resnet.dynamo.onnx"), options=RewriteOptions(global_pool="keep"), prove=False
+    ).geometry
+    assert geometry.box(0, 0).start == (0, 0)
+    with pytest.raises(UsageError, match="a cell of this model: there is none at 0x1, the grid is 1x1"):
+        geometry.box(0, 1)
+
+
 CASES = Path(__file__).parents[2] / "shared" / "cases"
 """Found by random search; where they are not at hand, tests of pools do."""
 

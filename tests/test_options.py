@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import fields
@@ -26,6 +27,8 @@ from onnxfc import (
     scan,
 )
 from onnxfc.cli.main import main
+from onnxfc.io.model_file import ModelFile
+from onnxfc.proof.options import LEAST_SAMPLES
 
 WRONG: dict[type, list[tuple[dict[str, Any], str]]] = {
     RewriteOptions: [
@@ -57,10 +60,12 @@ WRONG: dict[type, list[tuple[dict[str, Any], str]]] = {
         ({"rtol": True}, "rtol: must be a finite number"),
         ({"rtols": {"scores": -1}}, r"rtols\['scores'\]: must be a finite number from 0 on, not -1"),
         ({"atols": [1e-3]}, "atols: must be a mapping from names of outputs to numbers"),
-        ({"samples": 0}, "samples: must be a whole number from 1 to 10000, not 0"),
+        ({"samples": 1}, "samples: must be a whole number from 2 to 10000, not 1"),
+        ({"provider": 3}, "provider: must be a name such as 'CUDA', not 3"),
+        ({"provider": None}, "provider: must be a name such as 'CUDA', not None"),
         ({"samples": 2.5}, "samples: must be a whole number"),
         ({"seed": -1}, "seed: must be a whole number from 0 on, not -1"),
-        ({"samples": 10_001}, "samples: must be a whole number from 1 to 10000, not 10001"),
+        ({"samples": 10_001}, "samples: must be a whole number from 2 to 10000, not 10001"),
         ({"threads": 3000}, "threads: must be a whole number from 0 to 1024, not 3000"),
         ({"threads": -1}, "threads: must be a whole number from 0 to 1024, not -1"),
         ({"check_sizes": (32, 32)}, "check_sizes: must be pixels"),
@@ -84,6 +89,47 @@ WRONG: dict[type, list[tuple[dict[str, Any], str]]] = {
 def test_wrong_options(kind: Callable[..., object], given: dict[str, Any], says: str) -> None:
     with pytest.raises(UsageError, match=says):
         kind(**given)
+
+
+@pytest.mark.parametrize(
+    ("action", "says"),
+    [
+        (lambda: rewrite(LENET, options=CheckOptions()), "options: must be RewriteOptions(...) or None, not CheckO"),
+        (lambda: rewrite(LENET, options={"output": "map"}), "options: must be RewriteOptions(...) or None, not dict"),
+        (lambda: rewrite(LENET, check_options=RewriteOptions()), "check_options: must be CheckOptions(...) or None"),
+        (lambda: rewrite(LENET, prove=False).proven(RewriteOptions()), "options: must be CheckOptions(...) or None"),
+        (lambda: check_pair(LENET, LENET, options=RewriteOptions()), "options: must be CheckOptions(...) or None"),
+        (lambda: inspect(LENET, options=CheckOptions()), "options: must be RewriteOptions(...) or None"),
+        (lambda: scan(LENET, LENET, options=CheckOptions()), "options: must be ScanOptions(...) or None"),
+        (
+            lambda: rewrite(LENET, prove=False).save("x.onnx", True),
+            "options: must be SaveOptions(...) or None, not bool",
+        ),
+        (lambda: ModelFile.open(LENET).save("x.onnx", CheckOptions()), "options: must be SaveOptions(...) or None"),
+        (lambda: inspect(LENET, profile=3), "profile: must be a name or a path, not 3"),
+        (lambda: inspect(3), "a model is given as a path, bytes, a protobuf, an onnx-graphsurgeon graph or what rewri"),
+        (lambda: rewrite(None), "a model is given as a path, bytes, a protobuf, an onnx-graphsurgeon graph or what re"),
+        (lambda: check_pair(LENET, LENET, input_shapes=0), "input_shapes: must be shapes of inputs by name such as"),
+        (
+            lambda: check_pair(LENET, LENET, boundaries="conv"),
+            "boundaries: must be pairs of names such as (('features'",
+        ),
+        (lambda: check_pair(LENET, LENET, boundaries=("a", "b")), "boundaries: must be pairs of names such as"),
+        (lambda: check_pair(LENET, LENET, boundaries=[("a", 1)]), "boundaries: must be names such as"),
+        (lambda: check_pair(LENET, LENET, boundaries={"a": "b"}), "boundaries: must be pairs of names such as"),
+        (lambda: check_pair(LENET, LENET, boundaries=3), "boundaries: must be pairs of names such as"),
+        (lambda: rewrite(LENET, check_options=CheckOptions(data={1: np.ones(3)})), "the data must hold the inputs"),
+    ],
+)
+def test_options_of_another_kind(action: Callable[[], object], says: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(says)):
+        action()
+
+
+@pytest.mark.parametrize("command", ["rewrite", "check"])
+def test_samples_are_as_many_everywhere(command: str) -> None:
+    param = next(item for item in main.commands[command].params if item.name == "samples")
+    assert param.type.min == LEAST_SAMPLES == CheckOptions(samples=2).samples
 
 
 def test_right_options() -> None:

@@ -23,6 +23,7 @@ from onnxfc.proof import check
 from onnxfc.proof.bounded import bounded
 from onnxfc.proof.narrowest import coarser, narrowest
 from onnxfc.proof.options import CheckOptions
+from onnxfc.proof.ort_session import not_from_disk
 from onnxfc.proof.results import Parity
 from onnxfc.rewriter.api import rewrite
 from onnxfc.rewriter.form import options_of
@@ -83,6 +84,7 @@ def check_pair(
     >>> checked.passed, checked.claim.verdict, checked.parity.window.status
     (True, 'approximate', 'passed')
     """
+    errors.options("options", options, CheckOptions)
     options = options or CheckOptions()
     if options.bounded:
         how: dict[str, Any] = {
@@ -94,7 +96,8 @@ def check_pair(
         }
         return bounded(lambda: check_pair(original, other, **how), options)
     size = None if size is None else errors.size("size", size)
-    input_shapes = errors.shapes("input_shapes", input_shapes or {})
+    input_shapes = errors.shapes("input_shapes", {} if input_shapes is None else input_shapes)
+    boundaries = errors.pairs("boundaries", boundaries)
     one, two = _opened(original), _opened(other)
     finite(one)
     claim = _claim(two)
@@ -103,11 +106,23 @@ def check_pair(
     if claim is not None:
         _same_size(claim, size, given_shapes(Graph(one.proto), input_shapes))
     if claim is not None and claim.fixed_size:
-        return _as_made(one, two, claim, options, progress)
+        return _loaded(two, _as_made(one, two, claim, options, progress))
     if claim is not None and not boundaries:
-        return _as_claimed(one, two, claim, options, progress)
+        return _loaded(two, _as_claimed(one, two, claim, options, progress))
     pair = derive(one, two, size=size, input_shapes=input_shapes, at=boundaries, threads=options.threads)
-    return _as_derived(one, two, pair, options, progress, again=not boundaries)
+    return _loaded(two, _as_derived(one, two, pair, options, progress, again=not boundaries))
+
+
+def _loaded(two: ModelFile, checked: Checked) -> Checked:
+    """Failed where others cannot run the second model: it was run from memory."""
+    parity = checked.parity
+    why = not_from_disk(two) if parity.passed else ""
+    if not why:
+        return checked
+    failed = replace(
+        parity.native, status="failed", reason=f"onnxruntime does not load the second model from its file: {why}"
+    )
+    return replace(checked, parity=replace(parity, native=failed))
 
 
 def _as_derived(

@@ -10,6 +10,8 @@ _MOST = 3
 """Axes of an image: those of a volume."""
 _LONGEST = 1 << 13
 """Pixels of a period: the strides of a network have no larger common multiple."""
+_FARTHEST = 1 << 31
+"""Pixels, or places, of an axis: no tensor of a network is that long."""
 _OPTIONAL = ("period", "smallest_size", "slack", "fixed_size")
 """Numbers of pixels on each axis that may be unknown."""
 
@@ -37,7 +39,7 @@ def damaged_pixels(claim: Any) -> Iterator[str]:
 
 
 def integers(value: Any, least: int, most: int) -> bool:
-    numbers = isinstance(value, tuple) and all(type(item) is int for item in value)
+    numbers = isinstance(value, tuple) and all(type(item) is int and abs(item) < _FARTHEST for item in value)
     return numbers and least <= len(value) <= most
 
 

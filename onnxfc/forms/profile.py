@@ -90,6 +90,8 @@ class Profile:
     def of(name: str) -> Profile:
         """A profile of the package by its name, or a file of the user's. Raises UsageError and ReadError."""
         own = {Path(item.name).stem: item for item in resources.files("onnxfc").joinpath("forms", "profiles").iterdir()}
+        if not isinstance(name, (str, Path)):
+            raise UsageError(f"profile: must be a name or a path, not {name!r}")
         path = Path(name)
         if name not in own and not path.is_file():
             raise UsageError(f"profile {name}: is no file, and none of {', '.join(sorted(own))}")

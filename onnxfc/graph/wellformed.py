@@ -16,6 +16,7 @@ import onnx
 from onnx import AttributeProto, TensorProto, defs
 
 from onnxfc.errors import ReadError
+from onnxfc.graph.function_calls import calls_problem, circle
 from onnxfc.graph.index import canonical_domain, inputs_of, label, subgraphs
 from onnxfc.graph.op_kinds import MICROSOFT
 from onnxfc.io.external_data import all_tensors, raw_size
@@ -81,6 +82,8 @@ def _problems(model: ModelFile) -> Iterator[str]:
     yield from _graph(proto.graph, frozenset(), schemas, "")
     for function in proto.functions:
         yield from _function(function, schemas)
+    if problem := calls_problem(proto):
+        yield problem
 
 
 def _versions(proto: onnx.ModelProto) -> Iterator[str]:
@@ -197,8 +200,7 @@ def _circle(nodes: list[onnx.NodeProto], makers: Mapping[str, int], where: str) 
         TopologicalSorter(needs).prepare()
     except CycleError as error:
         names = [label(nodes[place]) for place in reversed(error.args[1])]
-        more = f" and {len(names) - 5} more" if len(names) > 6 else ""
-        yield f"nodes need each other's outputs in a circle{where}: {' → '.join(names[:5] if more else names)}{more}"
+        yield f"nodes need each other's outputs in a circle{where}: {circle(names)}"
 
 
 class _Schemas:

@@ -21,6 +21,9 @@ from onnxfc.io.protobuf_wire import LOCATION
 MEMORY = "onnxfc:memory"
 """The ``location`` of a reference to an array in memory; ``offset`` is its number."""
 
+LARGE = 1024
+"""Initializers of at least so many bytes stay in the file; shapes, axes and the like are below it."""
+
 _PRIVATE = "onnxfc:"
 _T = onnx.TensorProto
 _PACKED_BITS = {"UINT4": 4, "INT4": 4, "FLOAT4E2M1": 4, "UINT2": 2, "INT2": 2}

@@ -9,6 +9,7 @@ renamed, reshaped to dims of the same element count, copied and removed like any
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Protocol, TypeAlias, cast, runtime_checkable
@@ -18,18 +19,15 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import numpy_helper
 
-from onnxfc import interop
-from onnxfc.errors import ReadError
+from onnxfc import errors, interop
+from onnxfc.errors import ReadError, UsageError
 from onnxfc.io import protobuf_wire
 from onnxfc.io.byte_source import FileSource, MemorySource, Source
-from onnxfc.io.external_data import NUMPY_TYPES, Store, all_tensors, inline, raw_size, set_entries
+from onnxfc.io.external_data import LARGE, NUMPY_TYPES, Store, all_tensors, inline, raw_size, set_entries
 from onnxfc.io.save import SaveOptions, check_target, save
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon
-
-LARGE = 1024
-"""Initializers of at least so many bytes stay in the file; shapes, axes and the like are below it."""
 
 
 @runtime_checkable
@@ -87,8 +85,11 @@ class ModelFile:
             model = cls(source)
         elif isinstance(source, bytes):
             model = cls._parse(memoryview(source), MemorySource(source), None)
-        else:
+        elif isinstance(source, (str, os.PathLike)):
             model = cls._from_path(Path(cast(str, source)))
+        else:
+            told = "a path, bytes, a protobuf, an onnx-graphsurgeon graph or what rewrite returned"
+            raise UsageError(f"a model is given as {told}, not {type(source).__name__}")
         if not model.proto.HasField("graph"):
             raise ReadError(f"{model._where}: is not an ONNX model: it has no graph")
         for tensor in all_tensors(model.proto):
@@ -195,6 +196,7 @@ class ModelFile:
         cannot be written, UsageError where it is one of the input's files, ReadError where the input has changed
         since it was opened.
         """
+        errors.options("options", options, SaveOptions)
         return save(self.proto, self.store, path, options or SaveOptions())
 
 

@@ -20,7 +20,16 @@ from onnxfc.errors import ReadError, UsageError, WriteError
 from onnxfc.io import protobuf_wire
 from onnxfc.io.atomic_write import check_folder, writing
 from onnxfc.io.byte_source import MemorySource, Span
-from onnxfc.io.external_data import Store, entries, is_external, is_private, is_text, other_tensors, set_entries
+from onnxfc.io.external_data import (
+    LARGE,
+    Store,
+    entries,
+    is_external,
+    is_private,
+    is_text,
+    other_tensors,
+    set_entries,
+)
 from onnxfc.io.protobuf_wire import RAW_DATA
 from onnxfc.io.publish import DETACH, DataFile, publish
 
@@ -30,6 +39,9 @@ _STREAM = re.compile(r"/dev/(stdin|stdout|stderr|fd/\d+)|/proc/(self|\d+)/fd/\d+
 PROTOBUF_LIMIT = 2**31 - 1
 """Bytes that one protobuf message may have; a model beyond it gets external data on its own."""
 
+_SIZES = (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
+_SIZED_BY_FLOATS = frozenset({"OneHot", "Range", "Resize", "Upsample"})
+
 
 @dataclass(frozen=True)
 class SaveOptions:
@@ -37,7 +49,8 @@ class SaveOptions:
 
     By default everything stays as it came: inline inline, external data in one file ``<OUT name>.data``
     beside OUT. ``save_as_external_data``: every initializer of at least ``external_data_size_threshold``
-    bytes goes out of the model, each into a file of its own, or with ``all_tensors_to_one_file`` into
+    bytes goes out of the model (but shapes, axes and the like, without which onnxruntime loads none), each into a file
+    of its own, or with ``all_tensors_to_one_file`` into
     ``external_data_location`` (relative to OUT's folder; default ``<OUT name>.data``). Giving a location
     means one file. Models above 2 GB get external data in one file on their own.
 
@@ -165,6 +178,7 @@ class _Plan:
         self._inline: dict[int, protobuf_wire.Payload] = {}
         self._model = onnx.ModelProto()
         self._model.CopyFrom(proto)
+        self._sizing = _sizing(self._model)
         for index, tensor in enumerate(self._model.graph.initializer):
             self._initializer(index, tensor)
         for tensor in other_tensors(self._model):
@@ -207,6 +221,8 @@ class _Plan:
     def _goes_out(self, tensor: onnx.TensorProto, span: Span | None, size: int) -> bool:
         if span is None and not tensor.HasField("raw_data"):
             return False  # typed fields, strings
+        if size < LARGE and (tensor.data_type in _SIZES or tensor.name in self._sizing):
+            return False  # also where the input has it outside: no other model that onnxruntime loads comes of it
         large = size >= self._options.external_data_size_threshold
         if self._options.save_as_external_data:
             return large
@@ -236,6 +252,13 @@ class _Plan:
             count += 1
             name = f"{self._name}.{safe}.{count}.data"
         return name
+
+
+def _sizing(model: onnx.ModelProto) -> frozenset[str]:
+    """Floats that tell onnxruntime how large a tensor is. While it infers shapes it reads nothing from data files, and
+    loads no model where that is needed; so does it with small integers, whatever reads them."""
+    nodes = (node for node in model.graph.node if node.op_type in _SIZED_BY_FLOATS)
+    return frozenset(name for node in nodes for name in node.input)
 
 
 def _detach(tensor: onnx.TensorProto) -> Span:

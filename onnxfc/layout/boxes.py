@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnxfc import errors
 from onnxfc.errors import UsageError
 
 Grid = tuple[int, ...]
@@ -75,6 +76,7 @@ class Places:
 
     def at(self, index: int) -> tuple[int, ...]:
         """The place of element ``index`` of the row. Raises UsageError for one of another level."""
+        errors.whole("element", index, 0)
         if not self.first <= index < self.first + self.count:
             raise UsageError(f"element {index} is not of this level, {self.first} to {self.first + self.count - 1}")
         place = (index - self.first) // self.inner % math.prod(self.grid)
@@ -83,7 +85,8 @@ class Places:
         return tuple(int(found[axis]) for axis in sorted(found))
 
     def field(self, *place: int) -> Box:
-        """All pixels that a place depends on."""
+        """All pixels that a place depends on. Raises UsageError for one that is not there."""
+        errors.place("a place of this level", place, len(self.grid), self.grid)
         each = zip(place, self.stride, self.per, self.start, strict=True)
-        start = tuple(first + k * stride // per for k, stride, per, first in each)
+        start = tuple(first + int(k) * stride // per for k, stride, per, first in each)
         return Box(start, tuple(a + n for a, n in zip(start, self.size, strict=True)))

@@ -183,7 +183,7 @@ def _user_data(claim: Claim, infos: Mapping[str, InputInfo], data: Any) -> Array
     missing = [name for name in images if name not in data]
     unknown = [name for name in data if name not in infos]
     if missing or unknown:
-        raise UsageError(f"the data must hold the inputs {', '.join(images)}, it holds {', '.join(data)}")
+        raise UsageError(f"the data must hold the inputs {', '.join(images)}, it holds {', '.join(map(str, data))}")
     if len({len(value) if np.ndim(value) else 0 for value in data.values()}) > 1:
         raise UsageError("the data's arrays differ in their number of samples (axis 0)")
     checked = {name: _fit(name, np.asarray(v), images.get(name), infos[name]) for name, v in data.items()}

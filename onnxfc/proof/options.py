@@ -13,8 +13,8 @@ from onnxfc.claim.claim import Claim
 from onnxfc.proof.providers import Engine, Provider
 
 AgainstCrops = Literal["measure", "exact"]
-MOST_SAMPLES, MOST_THREADS = 10_000, 1024
-"""More is a slip: a proof would not end, and no machine has so many cores."""
+LEAST_SAMPLES, MOST_SAMPLES, MOST_THREADS = 2, 10_000, 1024
+"""One sample shows nothing that moves; more is a slip: a proof would not end, and no machine has so many cores."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ class CheckOptions:
                 errors.tolerance(name, getattr(self, name))
         for name in ("rtols", "atols"):
             errors.tolerances(name, getattr(self, name))
-        for name, least, most in (("seed", 0, None), ("samples", 1, MOST_SAMPLES), ("threads", 0, MOST_THREADS)):
+        ranges = (("seed", 0, None), ("samples", LEAST_SAMPLES, MOST_SAMPLES), ("threads", 0, MOST_THREADS))
+        for name, least, most in ranges:
             errors.whole(name, getattr(self, name), least, most=most)
         errors.choice("against_crops", self.against_crops, get_args(AgainstCrops))
         for name in ("windows", "larger", "as_written"):
@@ -69,7 +70,7 @@ class CheckOptions:
             errors.tolerance("timeout", self.timeout)
         if self.memory is not None:
             errors.whole("memory", self.memory, 1, "MB")
-        if self.provider:
+        if self.provider != "":
             Provider.parse(self.provider)
         object.__setattr__(self, "check_sizes", errors.sizes("check_sizes", self.check_sizes))
 

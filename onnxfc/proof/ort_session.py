@@ -19,8 +19,19 @@ import onnx
 
 from onnxfc.errors import ReadError
 from onnxfc.io.byte_source import FileSource, Span
-from onnxfc.io.external_data import NUMPY_TYPES, inline, is_text, other_tensors, raw_size, set_entries
-from onnxfc.io.model_file import LARGE, ModelFile
+from onnxfc.io.external_data import (
+    LARGE,
+    NUMPY_TYPES,
+    all_tensors,
+    inline,
+    is_external,
+    is_private,
+    is_text,
+    other_tensors,
+    raw_size,
+    set_entries,
+)
+from onnxfc.io.model_file import ModelFile
 from onnxfc.proof.providers import Engine, fallen, told
 
 if TYPE_CHECKING:
@@ -92,6 +103,24 @@ def session(
         raise ReadError(f"{whose}: {wrong}")
     made._onnxfc_held = held  # memory that the session reads from lives as long as the session
     return made
+
+
+def not_from_disk(model: ModelFile) -> str:
+    """Why onnxruntime does not load the file itself, "" if it does: sessions here get small tensors with the model,
+    where the file may have shapes and axes beside it, which nothing reads in time."""
+    import onnxruntime as ort
+
+    own = (item for item in all_tensors(model.proto) if is_external(item) and not is_private(item))
+    if model.path is None or all((raw_size(item) or 0) >= LARGE for item in own):
+        return ""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        ort.InferenceSession(os.fspath(model.path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions have no common base
+        return one_line(error)
+    return ""
 
 
 def _left_over(model: ModelFile, extra_outputs: Sequence[str], engine: Engine, optimize: bool) -> str:

@@ -45,6 +45,8 @@ class Provider:
     @classmethod
     def parse(cls, text: str) -> Provider:
         """``NAME`` or ``NAME:key=value,key=value``. Raises UsageError."""
+        if not isinstance(text, str):
+            raise UsageError(f"provider: must be a name such as 'CUDA', not {text!r}")
         name, _, rest = text.partition(":")
         pairs = [item.partition("=") for item in rest.split(",")] if rest else []
         given = {key: value for key, _, value in pairs}

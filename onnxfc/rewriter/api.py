@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from onnxfc import interop
+from onnxfc import errors, interop
 from onnxfc.builder.state import Replacement
 from onnxfc.claim.claim import PREFIX, Claim
 from onnxfc.errors import NothingToRewrite, ProofFailed, Refusal
@@ -97,6 +97,7 @@ class Rewrite:
         from onnxfc.proof.one_size import check_form
         from onnxfc.proof.options import CheckOptions
 
+        errors.options("options", options, CheckOptions)
         options = options or CheckOptions()
         if self.any_size is None and self.claim.fixed_size:
             only = replace(options, larger=False, windows=False)
@@ -113,7 +114,7 @@ class Rewrite:
 
     def save(self, path: str | Path, options: SaveOptions | None = None) -> list[Path]:
         """Write the model atomically; returns its data files. Raises WriteError, or UsageError for the original."""
-        return self.file.save(path, options or SaveOptions())
+        return self.file.save(path, options)
 
 
 def rewrite(
@@ -135,6 +136,11 @@ def rewrite(
 
     Raises ReadError, UsageError, NothingToRewrite (with all refusals) or ProofFailed (with the parity).
     """
+    errors.options("options", options, RewriteOptions)
+    if check_options is not None:
+        from onnxfc.proof.options import CheckOptions
+
+        errors.options("check_options", check_options, CheckOptions)
     options = options or RewriteOptions()
     began = time.perf_counter()
     original = ModelFile.open(model)

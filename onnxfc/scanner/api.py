@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from onnxfc import errors
 from onnxfc.claim.blame import Cause
 from onnxfc.errors import UsageError, WriteError
 from onnxfc.io.atomic_write import writing
@@ -94,6 +95,7 @@ def run_scan(
 ) -> Scan:
     """As :func:`scan`, with all that is known of it. ``keep``: the map is needed after its files are written."""
     began = time.perf_counter()
+    errors.options("options", options, ScanOptions)
     options, say = options or ScanOptions(), progress or (lambda _: None)
     outs = _paths(out)
     check_outputs(outs, image, options.reduce is not None)

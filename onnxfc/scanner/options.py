@@ -93,9 +93,7 @@ class ScanOptions:
         if self.threshold is not None and math.isnan(self.threshold):
             raise UsageError("threshold: must be a number, not NaN")
         self._check_lists()
-        if not isinstance(self.provider, str):
-            raise UsageError(f"provider: must be a name such as 'CUDA', not {self.provider!r}")
-        if self.provider:
+        if self.provider != "":
             Provider.parse(self.provider)
         self._check_region()
         self._check_resample()

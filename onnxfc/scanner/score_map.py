@@ -125,7 +125,8 @@ class ScoreMap:
         return np.asarray(self[:, row, column])
 
     def box(self, row: int, column: int) -> Box:
-        """The pixels of the image that a cell stands for."""
+        """The pixels of the image that a cell stands for. Raises UsageError for one that is not there."""
+        errors.place("a cell of this map", (row, column), 2, self.shape[1:])
         first, last = [], []
         for axis, cell in enumerate((row, column)):
             own = self.placing.axes[axis]

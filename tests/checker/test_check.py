@@ -556,6 +556,20 @@ def test_schemas_are_schemas(name: str) -> None:
     jsonschema.Draft202012Validator.check_schema(schema(name))
 
 
+@pytest.mark.parametrize("claimed", [True, False])
+def test_a_file_that_others_cannot_load(claimed: bool, tmp_path: Path) -> None:
+    """Its shapes and axes are in a data file, where onnxruntime does not find them."""
+    made = copy_of if claimed else stranger
+    for least in (0, 100):
+        file = tmp_path / f"{least}.onnx"
+        how = {"save_as_external_data": True, "size_threshold": least, "location": f"{least}.data"}
+        onnx.save(made("se_net.dynamo"), file, **how)
+        checked = check_pair(fixture("se_net.dynamo"), file, options=ONE)
+        assert checked.passed == (least > 0)
+        told = "onnxruntime does not load the second model from its file: " in checked.parity.native.reason
+        assert told == (least == 0)
+
+
 def _changed(document: Any, path: str, value: object) -> Any:
     """A copy with another value at ``a.b.c``."""
     copy = json.loads(json.dumps(document))

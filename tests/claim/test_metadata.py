@@ -28,7 +28,17 @@ def claim() -> Claim:
 def test_damaged_claims_of_any_kind_are_read_errors(field: str) -> None:
     metadata = claim().to_metadata()
     assert Claim.from_metadata(metadata) == claim()
-    lists = ["[1]", "[1, 2, 3, 4]", '["a", "b"]', "[null, 1]", "[[28], [28]]", "[1.5, 2]", "[true, true]", "[-1, -1]"]
+    lists = [
+        "[99999999999999999999, 4]",
+        "[1]",
+        "[1, 2, 3, 4]",
+        '["a", "b"]',
+        "[null, 1]",
+        "[[28], [28]]",
+        "[1.5, 2]",
+        "[true, true]",
+        "[-1, -1]",
+    ]
     for value in ("", "{", '{"a": 1}', "7", "true", "null", '"x"', "[" * 10**5, *lists):
         harmless = {"start": "[-1, -1]", **dict.fromkeys(("blame", "detections"), '["a", "b"]')}.get(field)
         if value != harmless:
@@ -45,7 +55,7 @@ def test_damaged_parts_of_claims_are_read_errors(field: str) -> None:
     metadata = claim().to_metadata()
     part = json.loads(metadata[PREFIX + field])[0]
     for key in part:
-        for value in ("", 7, {}, [9, 9], [0], ["a", "b"], [None, 1], [[1], [1]], [0, -1]):
+        for value in ("", 7, {}, [9, 9], [0], ["a", "b"], [None, 1], [[1], [1]], [0, -1], [10**20, 9]):
             if value not in LEGAL.get(key, ()):
                 with pytest.raises(ReadError, match="metadata is damaged"):
                     Claim.from_metadata({**metadata, PREFIX + field: json.dumps([{**part, key: value}])})
@@ -82,7 +92,12 @@ def test_an_output_of_which_half_is_told() -> None:
             Claim.from_metadata({**metadata, PREFIX + "outputs": json.dumps([{**part, **damage}])})
 
 
-DAMAGES = [("stride", "[0, 0]"), ("blame", "7"), ("outputs", '[{"name": "scores"}]')]
+DAMAGES = [
+    ("native_size", "[99999999999999999999, 4]"),
+    ("stride", "[0, 0]"),
+    ("blame", "7"),
+    ("outputs", '[{"name": "scores"}]'),
+]
 
 
 @pytest.mark.parametrize(("field", "value"), DAMAGES)

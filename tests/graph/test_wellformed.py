@@ -92,6 +92,25 @@ def conditional(model: onnx.ModelProto, reads: str) -> None:
     made.attribute.append(helper.make_attribute("else_branch", branch("b", reads)))
 
 
+def functions(**bodies: str) -> Change:
+    """Functions, each a chain of calls; the last one in the place of Relu."""
+
+    def change(model: onnx.ModelProto) -> None:
+        for name, text in bodies.items():
+            calls, opsets = text.split(), [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
+            way = ["x", *(f"t{place}" for place in range(1, len(calls))), "y"]
+            nodes = [
+                helper.make_node(call, [way[place]], [way[place + 1]], domain="own" if call in bodies else "")
+                for place, call in enumerate(calls)
+            ]
+            model.functions.append(helper.make_function("own", name, ["x"], ["y"], nodes, opsets))
+        model.opset_import.append(helper.make_opsetid("own", 1))
+        node(model, "Relu").domain = "own"
+        node(model, "Relu").op_type = name
+
+    return change
+
+
 MALFORMED: dict[str, tuple[Change, str]] = {
     "no output": (lambda m: node(m, "Conv").output.pop(), "node 'node_conv' (Conv) has no output"),
     "only an empty output": (lambda m: node(m, "Conv").output.__setitem__(0, ""), "'node_conv' (Conv) has no output"),
@@ -190,6 +209,15 @@ MALFORMED: dict[str, tuple[Change, str]] = {
         contributed("QLinearSoftmax", 5, opset=[13]),
         "(QLinearSoftmax) has an attribute 'opset' that is not of its type",
     ),
+    "function of itself": (functions(f="Tanh f"), "functions call each other in a circle: f → f"),
+    "functions in a circle": (
+        functions(f="h", g="f Relu", h="Tanh g", i="h"),
+        "functions call each other in a circle: f → h → g → f|f → g → h → f|g → f → h → g|h → g → f → h",
+    ),
+    "functions of functions": (
+        functions(f0="Relu Relu", **{f"f{k}": f"f{k - 1} f{k - 1}" for k in range(1, 200)}),
+        "its 404 nodes come to more than 50,400 once the calls of its 200 functions are inlined",
+    ),
     "NaN": (poisoned("weight", (3, 2), np.nan), "weight 'weight' of node 'node_y' (Gemm) has NaN at [3, 2] (1 such"),
     "infinity": (poisoned("kernel", (2, 1, 0, 2), -np.inf), "weight 'kernel' of node 'node_conv' (Conv) has infinity"),
 }
@@ -222,6 +250,14 @@ def test_malformed(kind: str) -> None:
 
 def test_the_model_itself_is_well_formed() -> None:
     rewrite(good())
+
+
+def test_functions_that_layers_share() -> None:
+    """Eight thousand nodes, of 64."""
+    model = good()
+    functions(act="Relu " * 20, layer="act " * 20, net="layer " * 20)(model)
+    well_formed(ModelFile.open(model))
+    assert rewrite(model, prove=False).claim.native_size == (8, 8)
 
 
 @pytest.mark.parametrize("command", [("inspect",), ("rewrite", "out.onnx"), ("check", "in.onnx")])

@@ -11,6 +11,7 @@ import onnx
 import pytest
 from file_models import SHARED, external, mlp, model, noise, with_data, write
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime import InferenceSession
 
 from onnxfc.errors import ReadError, UsageError
 from onnxfc.io import byte_source, save
@@ -256,6 +257,43 @@ def test_options(tmp_path: Path, options: SaveOptions, files: set[str], out: int
     loaded = onnx.load(tmp_path / "out.onnx")
     for a, b in zip(loaded.graph.initializer, mlp().graph.initializer, strict=True):
         np.testing.assert_array_equal(numpy_helper.to_array(a), numpy_helper.to_array(b))
+
+
+def sized(size: np.ndarray) -> onnx.ModelProto:
+    """A Resize by float scales, a ReduceMean over axes and a Reshape to ``size``."""
+    inits = {"scales": np.float32([1, 1, 2, 2]), "axes": np.int64([2, 3]), "size": size, "bias": np.float32([1, 2])}
+    nodes = [
+        helper.make_node("Resize", ["x", "", "scales"], ["big"]),
+        helper.make_node("ReduceMean", ["big", "axes"], ["mean"]),
+        helper.make_node("Cast", ["size"], ["shape"], to=TensorProto.INT64),
+        helper.make_node("Reshape", ["mean", "shape"], ["row"]),
+        helper.make_node("Add", ["row", "bias"], ["y"]),
+    ]
+    proto = model(nodes, [numpy_helper.from_array(a, n) for n, a in inits.items()], [1, 2, 4, 4], [1, 2])
+    proto.opset_import[0].version = 18
+    return proto
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.int32])
+@pytest.mark.parametrize("came", ["inside", "outside"])
+def test_what_tells_sizes_stays_inside(tmp_path: Path, kind: type, came: str) -> None:
+    """onnxruntime reads it while it infers shapes, and then looks into no data file."""
+    proto, target = sized(np.array([1, 2], kind)), tmp_path / "out.onnx"
+    if came == "outside":
+        proto = ModelFile.open(with_data(tmp_path, proto, size_threshold=0))
+    ModelFile.open(proto).save(target, SaveOptions(True, True, None, 0))
+    skeleton = onnx.load(target, load_external_data=False)
+    assert [t.name for t in skeleton.graph.initializer if t.data_location] == ["bias"]
+    row = InferenceSession(target).run(None, {"x": np.arange(32, dtype=np.float32).reshape(1, 2, 4, 4)})[0]
+    np.testing.assert_allclose(row, [[8.5, 25.5]])
+
+
+def test_a_large_table_of_integers_goes_out(tmp_path: Path) -> None:
+    proto = sized(np.array([1, 2]))
+    proto.graph.initializer.append(numpy_helper.from_array(np.arange(128), "table"))
+    ModelFile.open(proto).save(tmp_path / "out.onnx", SaveOptions(True, True, None, 0))
+    skeleton = onnx.load(tmp_path / "out.onnx", load_external_data=False)
+    assert [t.name for t in skeleton.graph.initializer if t.data_location] == ["bias", "table"]
 
 
 @pytest.mark.parametrize("location", ["/abs", "../up", "a/../../up", "out.onnx", "", "nul\0"])

@@ -74,6 +74,15 @@ def test_geometry_of_a_list_column_by_column(exporter: str) -> None:
     assert [(level.grid, level.order) for level in levels] == [((18, 10), (1, 0)), ((9, 5), (1, 0))]
     [first] = run(done.model, {"image": image(36, 20)}).values()
     assert onnxfc.Geometry.from_model(done.model).places(36, 20) == levels
+    for place, says in (
+        ((18, 0), "none at 18x0, the grid is 18x10"),
+        ((0.5, 1), "not 0.5"),
+        ((1,), "2 indices, not 1"),
+    ):
+        with pytest.raises(onnxfc.UsageError, match=says):
+            levels[0].field(*place)
+    with pytest.raises(onnxfc.UsageError, match=r"element: must be a whole number from 0 on, not 1\.5"):
+        levels[0].at(1.5)  # type: ignore[arg-type]
     other = image(36, 20)
     other[0, :, 30, 5] += 3
     [second] = run(done.model, {"image": other}).values()

@@ -506,6 +506,9 @@ def test_region_and_resampling_keep_places(whole: np.ndarray) -> None:
     half = scan(DIGITS, double, options=options)
     assert half.box(1, 2).start == (72 + 8, 80 + 16)
     assert half.box(1, 2).size == (32, 32)
+    for cell in ((half.shape[1], 0), (0, half.shape[2]), (0.5, 0), (-1, 0)):
+        with pytest.raises(UsageError, match="a cell of this map: "):
+            half.box(*cell)
     for name, y, x in PLACES:
         if 40 < y < 110 and 44 < x < 140:
             assert half.classes[int(half.at(2 * y + 16, 2 * x + 16).argmax())] == name
