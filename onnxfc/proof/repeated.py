@@ -136,11 +136,12 @@ def mixing(
 ) -> Iterator[Mixing]:
     """The parts that make ``tensors`` (of the original and the rewritten model), where both models have the maps."""
     axes = {output.name: output.axes for output in claim.outputs}
+    lists = {output.name for output in claim.outputs if output.form == "list"}  # in other orders than maps
     made = {name for node in rewritten.graph.node for name in node.output}
     for name, other, boundary in tensors:
         begins = _begins(original.graph, name, shapes, len(claim.native_size))
         spatial = axes.get(name, ()) if boundary is None else boundary.spatial
-        if begins and begins <= made and name not in begins:
+        if begins and begins <= made and name not in begins | lists:
             yield Mixing(name, other, spatial, tuple(sorted(begins)), boundary)
 
 

@@ -276,6 +276,18 @@ def test_a_list_of_a_signal_that_is_decoded_in_parts_beside_a_head() -> None:
     proven(net.model(both, net.fc(net.op("Flatten", net.op("GlobalMaxPool", trunk)), 4, 5)))
 
 
+def test_lists_of_a_signal_with_anchors_ahead_of_the_places() -> None:
+    """They are not repeated as the signal is, which the proof took for granted."""
+    net = Net(17)
+    trunk = net.op("Tanh", net.conv(net.input("image", [1, 2, 26]), 2, 8, (2,), strides=[1]))
+    one = net.op("Conv", trunk, net.random(2, 8, 3), pads=[1, 1])
+    first = net.op("Transpose", net.op("Reshape", one, net.ints(1, 2, 25)), perm=[0, 2, 1])
+    apart = net.op("Reshape", net.op("Conv", trunk, net.random(6, 8, 1)), net.ints(0, 3, 2, 25))
+    second = net.op("Reshape", net.op("Transpose", apart, perm=[0, 1, 3, 2]), net.ints(0, -1, 2))
+    done = onnxfc.rewrite(net.model(first, net.op("Mul", second, net.const([0.6, 0.5]))))
+    assert [output.form for output in done.claim.outputs] == ["features", "list"]
+
+
 @pytest.mark.parametrize("exporter", EXPORTERS)
 def test_a_list_that_is_kept_within_the_native_image_is_refused(exporter: str) -> None:
     """Distances that are clamped to a height that the file holds as a number; ahead of that they are right."""
