@@ -52,6 +52,15 @@ class _Level:
         moves = sum(slope != 0 for slope in self.table.slopes.values())
         return bool(self.single - self.table.slopes.keys() and self.table.slopes) and not np.all(moves)
 
+    @property
+    def beside(self) -> bool:
+        """Whether what lies in a row with one place differs, along an axis of the image that stays, say: it may move
+        along that place, too."""
+        atoms = self.table.atoms
+        rows = [group for group in self.table.groups if self.single and places_in([group])]
+        axes = [axis for axis, atom in enumerate(atoms) if any(atom is own for group in rows for own in group)]
+        return any(bool(np.ptp(self.table.base, axis=axis).any()) for axis in axes)
+
 
 @dataclass(frozen=True)
 class _Table:
@@ -126,7 +135,9 @@ def _levels(value: Array, groups: Groups, placed: Sequence[Placed]) -> list[_Lev
 
 def _unseen(ctx: RuleContext, table: _Table) -> Refusal | None:
     """A table whose values at the native size do not tell its steps."""
-    if any(level.unseen or level.single.intersection(table.places) for level in table.levels):
+    stays = ctx.state.axes[1] > ctx.state.rank
+    unseen = any(level.unseen or (stays and level.beside) for level in table.levels)
+    if unseen or any(level.single.intersection(table.places) for level in table.levels):
         why = f"reads {table.name}, a grid that has but one place along an axis and shows no step there"
         return ctx.refuse("grid-rule", why, "export the model anew for larger images")
     if any(level.table.slopes.keys() != set(table.places) for level in table.levels):

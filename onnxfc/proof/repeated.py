@@ -136,11 +136,12 @@ def mixing(
 ) -> Iterator[Mixing]:
     """The parts that make ``tensors`` (of the original and the rewritten model), where both models have the maps."""
     axes = {output.name: output.axes for output in claim.outputs}
+    lists = {output.name for output in claim.outputs if output.form == "list"}  # in other orders than maps
     made = {name for node in rewritten.graph.node for name in node.output}
     for name, other, boundary in tensors:
         begins = _begins(original.graph, name, shapes, len(claim.native_size))
         spatial = axes.get(name, ()) if boundary is None else boundary.spatial
-        if begins and begins <= made and name not in begins:
+        if begins and begins <= made and name not in begins | lists:
             yield Mixing(name, other, spatial, tuple(sorted(begins)), boundary)
 
 
@@ -159,7 +160,7 @@ def _begins(graph: onnx.GraphProto, name: str, shapes: Shapes, rank: int) -> set
         if _of_channels(node, shapes, rank):
             stack.append(node.input[0])
         elif not place_by_place([node], shapes):
-            if len(shapes.get(tensor, ())) != rank + 2:
+            if not _is_map(node, shapes.get(tensor, ()), rank):
                 return set()
             found.add(tensor)
         elif node.op_type not in SAME_REPEATED or node.domain not in ("", "ai.onnx"):
@@ -170,9 +171,17 @@ def _begins(graph: onnx.GraphProto, name: str, shapes: Shapes, rank: int) -> set
     return set() if inputs & {item for tensor in seen - found for item in makers[tensor].input} else found
 
 
+_CUTS = ("Slice", "Split")
+
+
+def _is_map(node: onnx.NodeProto, shape: Sequence[int], rank: int) -> bool:
+    """Whether it makes (N, C, *places): features cut out of (N, places, C) look like a signal's."""
+    return len(shape) == rank + 2 and not (rank == 1 and node.op_type in _CUTS)
+
+
 def _of_channels(node: onnx.NodeProto, shapes: Shapes, rank: int) -> bool:
     """Whether it cuts some of a map's channels out, at all places."""
-    before = shapes.get(node.input[0], ()) if node.op_type in ("Slice", "Split") else ()
+    before = shapes.get(node.input[0], ()) if node.op_type in _CUTS else ()
     after = [shapes.get(name, ()) for name in node.output]
     fits = rank > 1 and len(before) == rank + 2 and all(len(shape) == rank + 2 for shape in after)
     return fits and all((*shape[:1], *shape[2:]) == (*before[:1], *before[2:]) for shape in after)

@@ -64,7 +64,7 @@ def _on_one_grid(state: State) -> list[View] | Refusal:
     cells correspond."""
     scores: dict[str, Window | ScoreMap | Placed] = {}
     for name in state.graph.outputs:
-        view = state.views[name]
+        view = state.views[name] = _own_of_window(state, name, state.views[name])
         if _has_cells(view) and len(view.provenance.fields) == state.rank:
             scores[name] = view
     if len(scores) > 1:
@@ -80,6 +80,14 @@ def _on_one_grid(state: State) -> list[View] | Refusal:
             return cut
         state.views.update(zip(scores, cut, strict=True))
     return [state.views[name] for name in state.graph.outputs]
+
+
+def _own_of_window(state: State, name: str, view: View) -> View:
+    """Places that are laid together beside a head, as those of each window; another view as it is."""
+    if not isinstance(view, Placed) or _is_list(state, view) or is_strip(view) or is_map(view) or _in_rows(view):
+        return view
+    found = _as_scores(state, name, view)
+    return view if isinstance(found, Refusal) else found  # which is told where the output is finished
 
 
 def _has_cells(view: View) -> TypeGuard[Window | ScoreMap | Placed]:

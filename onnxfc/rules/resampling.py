@@ -154,7 +154,7 @@ def resize(ctx: RuleContext) -> Outcome | None:
     if str(ctx.attrs.get("coordinate_transformation_mode", "")) == "tf_crop_and_resize":
         return ctx.refuse("size-locked", "crops to a region of the native size")
     ratios = _given_scales(ctx, view) or [Fraction(after[axis], before[axis]) for axis in view.spatial]
-    return (None if beside else _by_sizes(ctx, view, ratios)) or _by_ratios(ctx, view, ratios)
+    return _by_sizes(ctx, view, ratios) or _by_ratios(ctx, view, ratios)
 
 
 def _by_sizes(ctx: RuleContext, view: Placed, ratios: Sequence[Fraction]) -> Outcome | None:

@@ -259,6 +259,44 @@ def test_a_figure_of_the_places_behind_them(kind: str, fc: bool) -> None:
         assert refusal(net.model(row)).code == "mixes-map-and-window"
 
 
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_a_list_beside_a_head_is_each_windows_own(kernel: int) -> None:
+    """A cell of it reads the window, not a place alone: what is told of it was that of a place."""
+    net = Net()
+    trunk = net.op("Tanh", net.conv(net.image(1, (19, 15)), 2, 4))
+    made = net.op("Conv", trunk, net.random(3, 4, kernel, kernel), pads=[kernel // 2] * 4)
+    rows = net.op("Transpose", net.op("Reshape", made, net.ints(1, 3, 63)), perm=[0, 2, 1])
+    scores = net.fc(net.op("Flatten", net.op("GlobalMaxPool", trunk)), 4, 5)
+    done = proven(net.model(rows, scores), exact=kernel == 1)
+    beyond = 2 * (kernel // 2)
+    assert [item.size for item in done.claim.outputs] == [(19 + 2 * beyond, 15 + 2 * beyond), (19, 15)]
+    assert [item.start for item in done.claim.outputs] == [(-beyond, -beyond), (0, 0)]
+    assert done.claim.size == done.claim.outputs[0].size
+
+
+def test_a_list_of_a_signal_that_is_decoded_in_parts_beside_a_head() -> None:
+    """(N, places, K) cut into features looks like (N, C, places) to the proof: the wrong axis was repeated."""
+    net = Net(13)
+    trunk = net.op("Tanh", net.conv(net.input("image", [1, 3, 18]), 3, 4, (2,)))
+    rows = net.op("Reshape", net.op("Transpose", trunk, perm=[0, 2, 1]), net.ints(1, 9, 4))
+    parts = [net.op("Slice", rows, net.ints(a), net.ints(a + 2), net.ints(2)) for a in (0, 2)]
+    decoded = net.op("Concat", net.op("Sigmoid", parts[0]), net.op("Exp", parts[1]), axis=2)
+    both = net.op("Concat", rows, decoded, axis=1)
+    proven(net.model(both, net.fc(net.op("Flatten", net.op("GlobalMaxPool", trunk)), 4, 5)))
+
+
+def test_lists_of_a_signal_with_anchors_ahead_of_the_places() -> None:
+    """They are not repeated as the signal is, which the proof took for granted."""
+    net = Net(17)
+    trunk = net.op("Tanh", net.conv(net.input("image", [1, 2, 26]), 2, 8, (2,), strides=[1]))
+    one = net.op("Conv", trunk, net.random(2, 8, 3), pads=[1, 1])
+    first = net.op("Transpose", net.op("Reshape", one, net.ints(1, 2, 25)), perm=[0, 2, 1])
+    apart = net.op("Reshape", net.op("Conv", trunk, net.random(6, 8, 1)), net.ints(0, 3, 2, 25))
+    second = net.op("Reshape", net.op("Transpose", apart, perm=[0, 1, 3, 2]), net.ints(0, -1, 2))
+    done = onnxfc.rewrite(net.model(first, net.op("Mul", second, net.const([0.6, 0.5]))))
+    assert [output.form for output in done.claim.outputs] == ["features", "list"]
+
+
 @pytest.mark.parametrize("exporter", EXPORTERS)
 def test_a_list_that_is_kept_within_the_native_image_is_refused(exporter: str) -> None:
     """Distances that are clamped to a height that the file holds as a number; ahead of that they are right."""

@@ -192,6 +192,61 @@ def test_steps_first_of_an_open_width() -> None:
     np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
+@pytest.mark.parametrize(("high", "told"), [(8, True), (16, False)])
+def test_a_grid_of_one_row_shows_no_step_along_the_height(high: int, told: bool) -> None:
+    """Its columns stay, so that it looked like a number for each of them; in a higher image it went on without rows."""
+    net = Net(17)
+    data, levels = net.image(1, (high, 40)), []
+    for stride, step in ((4, 4), (2, 8)):
+        data = net.conv(data, 2, 2, (2, 2), strides=[stride, stride])
+        shape = (high // step, 40 // step)
+        turned = net.op("Transpose", net.op("Reshape", data, net.ints(1, 1, 2, *shape)), perm=[0, 3, 4, 1, 2])
+        rows = net.op("Reshape", turned, net.ints(1, shape[0] * shape[1], 2))
+        grid = np.stack(np.meshgrid(*map(np.arange, shape[::-1]))).reshape(1, 2, -1).transpose(0, 2, 1)
+        levels.append(net.op("Add", rows, net.const(float(step) * grid)))
+    model = net.model(net.op("Concat", *levels, axis=1))
+    if told:
+        found = refusal(model, free=("height",))
+        assert found.code == "grid-rule"
+        assert "has but one place along an axis and shows no step there" in found.reason
+        return
+    done = onnxfc.rewrite(model, options=RewriteOptions(free=("height",)))
+    image = np.random.default_rng(0).standard_normal((1, 2, 24, 40)).astype(np.float32)
+    [whole] = session(complete(done)).run(None, {"image": image})
+    [above] = session(model).run(None, {"image": image[:, :, :16]})
+    [below] = session(model).run(None, {"image": image[:, :, 8:]}) + np.asarray([0, 8], np.float32)
+    np.testing.assert_allclose(whole[:, :40], above[:, :40], atol=1e-5)
+    np.testing.assert_allclose(whole[:, 20:60], below[:, :40], atol=1e-5)
+    np.testing.assert_allclose(whole[:, 60:70], above[:, 40:], atol=1e-5)
+    np.testing.assert_allclose(whole[:, 65:], below[:, 40:], atol=1e-5)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_pyramid_whose_sizes_are_written_down(axis: int) -> None:
+    """A level is resized to the next one's size on both axes, of which one stays. The same network with computed sizes
+    says what is right."""
+    models = []
+    for computed in (False, True):
+        net = Net(17)
+        size: list[int | str] = [22, 31]
+        if computed:
+            size[axis] = "free"
+        fine = net.op("Tanh", net.conv(net.input("image", [1, 2, *size]), 2, 4))
+        coarse = net.op("Tanh", net.conv(fine, 4, 4))
+        beside = net.op("Conv", fine, net.random(4, 4, 1, 1))
+        how = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+        target = net.op("Shape", beside) if computed else net.ints(1, 4, 10, 15)
+        models.append(net.model(net.op("Add", beside, net.op("Resize", coarse, "", "", target, **how))))
+    written, open_ = models
+    done = onnxfc.rewrite(written, options=RewriteOptions(free=(("height", "width")[axis],)))
+    for length in (17, 40, 63):
+        shape = [1, 2, 22, 31]
+        shape[2 + axis] = length
+        image = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+        [wanted], [found] = (session(item).run(None, {"image": image}) for item in (open_, complete(done)))
+        np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
 def test_rows_of_the_map_laid_into_the_batch() -> None:
     """(1, h, w, C) as (h, w C, 1): h images of one column. Along the width alone they are no map's rows any more."""
     net = Net(17)

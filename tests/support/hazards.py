@@ -15,7 +15,7 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxfc.claim.claim import SIZE_NAMES
+from onnxfc.claim.claim import OWN_FORMS, SIZE_NAMES
 from onnxfc.errors import NothingToRewrite, Refusal
 from onnxfc.proof.options import CheckOptions
 from onnxfc.rewriter.analyse import RewriteOptions
@@ -268,7 +268,7 @@ def own_crops(
         begin = [place * stride for place, stride in zip(cell, claim.stride, strict=True)]
         cut = {image.name: _cut(given[image.name], image.spatial, begin, claim.native_size) for image in claim.inputs}
         crops[cell] = dict(zip(names, old.run(None, {**cut, **(feed or {})}), strict=True))
-    cells = [output for output in claim.outputs if output.form != "features"]
+    cells = [output for output in claim.outputs if output.form not in OWN_FORMS]
     return max(_deviation(output, result[output.name], crops, varied) for output in cells)
 
 

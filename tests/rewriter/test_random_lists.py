@@ -1,0 +1,128 @@
+"""Lists of places, sequences, and heads of several strides: what the network gives whose lengths are computed.
+
+``ONNXFC_EXAMPLES=5000`` tries so many networks, ``ONNXFC_SEED`` other ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import numpy as np
+import onnx
+from hazards import CHECK, complete, own_crops, session
+from hypothesis import Phase, assume, event, given, note, seed, settings
+from hypothesis import strategies as st
+from random_lists import Pair, random_pair
+from random_networks import SEED, drawn, still_varies
+
+from onnxfc.claim.claim import OWN_FORMS
+from onnxfc.errors import NothingToRewrite, OnnxfcError, ProofFailed
+from onnxfc.rewriter.analyse import RewriteOptions
+from onnxfc.rewriter.api import Rewrite, rewrite
+
+REFUSED = {
+    "no-head": "(N, places * anchors), one figure of each, looks like a flattened map",
+    "grid-rule": "a grid of few places, or in steps that are not its map's, shows no rule",
+    "position-table": "likewise, where one axis stays",
+    "grids-differ": "strides that do not divide each other",
+    "same-padding": "SAME that cuts a border off",
+    "mixes-map-and-window": "a level of one column, where the width is free alone",
+    "size-locked": "a factor that may be one over the number of places",
+    "softmax-over-space": "a level of one place of a signal, with anchors",
+    "partial-pool": "a pool that counts beyond an axis that stays",
+}
+"""Codes that lists and sequences may be refused with, and why; heads have many (see the random networks)."""
+
+
+def test_random_lists_sequences_and_heads_of_several_strides() -> None:
+    """What is rewritten is right, and most are."""
+    told: Counter[str] = Counter()
+
+    @seed(SEED)
+    @settings(drawn(80), phases=(Phase.generate,))
+    @given(st.integers(0, 1 << 31))
+    def law(number: int) -> None:
+        pair = random_pair(number)
+        note(f"{pair.network.story} {pair.options}")
+        assume(_runs(pair.baked) and not _known(pair))
+        found = obeys_the_law(pair)
+        event(found)
+        told[found] += 1
+
+    law()
+    assert told["rewritten"] > 0.8 * told.total(), told
+
+
+def _runs(model: onnx.ModelProto) -> bool:
+    """Whether onnxruntime runs the original, and its values vary."""
+    try:
+        return still_varies(model, session)
+    except Exception:
+        return False
+
+
+def _known(pair: Pair) -> bool:
+    """With keep, a list beside a head is made for each window, and its grid is not: exit 4."""
+    kept = "head" in pair.kinds and pair.options["global_pool"] == "keep"
+    return kept and "grid" in f"{pair.network.story}"
+
+
+def obeys_the_law(pair: Pair) -> str:
+    """What became of it; fails where that is wrong."""
+    found: OnnxfcError | None = None
+    try:
+        done = rewrite(pair.baked, options=RewriteOptions(**pair.options), check_options=CHECK)
+    except (NothingToRewrite, ProofFailed) as error:
+        found = error
+    if isinstance(found, NothingToRewrite):
+        assert found.refusals
+        assert "head" in pair.kinds or found.refusals[0].code in REFUSED, f"{found}"
+        return f"refused: {found.refusals[0].code}"
+    if isinstance(found, ProofFailed):
+        assert found.parity is not None
+        assert found.parity.vacuous is not None, f"{found}"
+        return "vacuous"
+    _is_right(pair, done)
+    return "rewritten"
+
+
+def _is_right(pair: Pair, done: Rewrite) -> None:
+    assert done.parity is not None
+    assert done.parity.passed
+    forms = [output.form for output in done.claim.outputs]
+    own = [place for place in pair.runs if forms[place] in OWN_FORMS]
+    if "head" not in pair.kinds:  # beside the scores of windows, lists are their own
+        assert len(own) == len(forms)
+    if own:
+        worst = opened_deviation(pair, done, own)
+        assert worst < 1e-4, worst
+    if done.claim.verdict == "exact" and len(own) < len(forms):
+        assert own_crops(pair.baked, done, more=(1, 1, 1), varied=False) < 1e-3
+    onnx.checker.check_model(complete(done), full_check=True)
+
+
+def opened_deviation(pair: Pair, done: Rewrite, own: list[int]) -> float:
+    """Largest difference from the network that computes its lengths, at the native size and three others, relative to
+    each output's range."""
+    claim, network = done.claim, pair.network
+    image, old, new = claim.inputs[0], session(pair.open), session(complete(done))
+    rng, worst = np.random.default_rng(len(f"{network.story}")), 0.0
+    steps = [math.lcm(*item) for item in zip(claim.size_step, claim.period or claim.stride, strict=True)]
+    if "SAME" not in f"{network.story}":  # else it is frozen to the pads of the native size
+        steps = list(claim.size_step)
+    for more in ([0] * len(steps), *rng.integers(-2, 12, (3, len(steps)))):
+        size = [native + step * int(k) for native, step, k in zip(claim.native_size, steps, more, strict=True)]
+        size = [max(a, b) for a, b in zip(size, claim.native_size, strict=True)] if _too_small(done, size) else size
+        given = {image.name: rng.standard_normal(claim.image_shapes(size)[image.name]).astype(np.float32)}
+        wanted, found = old.run(None, given), new.run(None, given)
+        for place in own:
+            want, got = wanted[pair.runs.index(place)], found[place]
+            assert got.shape == want.shape, (size, got.shape, want.shape)
+            scale = max(float(np.abs(want).max()), 1e-3)
+            worst = max(worst, float(np.abs(got - want).max()) / scale)
+    return worst
+
+
+def _too_small(done: Rewrite, size: list[int]) -> bool:
+    return any(a < b for a, b in zip(size, done.geometry.smallest_size, strict=True))
