@@ -45,6 +45,9 @@ from onnxfc.shapes.model_shapes import Sizing
 from onnxfc.shapes.native import native_specs
 from onnxfc.shapes.spec import InferenceFailed, Spec
 
+_Reader = Callable[[Sequence[Image]], "Analysis"]
+_Readings = list[list[Image]] | Refusal
+
 Written = Literal["conv4d", "gemm"]
 """Forms for accelerators, in other operators than the rewritten model for any size."""
 
@@ -302,20 +305,12 @@ def _analysed(original: ModelFile, options: RewriteOptions) -> Analysis:
         raise NothingToRewrite(str(readings), (readings,))
     native = native_specs(walked, graph, inputs, declared_all=all_declared(graph))
     fits(walked, graph.nodes, native)
-<<<<<<< HEAD
-=======
+    readings = _of_axes(readings, options.free)
     spelled = with_reductions(original, graph, native, _beside(options, readings))
     if spelled is not original:
         return _analysed(spelled, options)
->>>>>>> ops
     if isinstance(readings, Refusal):
         raise _no_image(graph, native, readings)
-    if options.free:
-        readings = [[image.of_axes(options.free) for image in reading] for reading in readings]
-    partly = any(image.fixed for image in readings[0])
-    spelled = with_reductions(original, graph, native) if partly and options.global_pool != "drop" else original
-    if spelled is not original:
-        return _analysed(spelled, options)
     walking = partial(
         walk, walked, graph, native, global_pool=options.global_pool, grids=options.grids, quantised=quantised
     )
@@ -329,11 +324,20 @@ def _analysed(original: ModelFile, options: RewriteOptions) -> Analysis:
     return found
 
 
-def _beside(options: RewriteOptions, readings: Sequence[Sequence[Image]] | Refusal) -> int | None:
+def _of_axes(readings: _Readings, free: Sequence[str]) -> _Readings:
+    """The same, of which only these axes are to be freed, where any are named."""
+    if isinstance(readings, Refusal) or not free:
+        return readings
+    return [[image.of_axes(free) for image in reading] for reading in readings]
+
+
+def _beside(options: RewriteOptions, readings: _Readings) -> int | None:
     """Over more axes than how many a pool is written as a reduction; None where none is."""
-    if options.global_pool == "drop" or (isinstance(readings, Refusal) and not options.free):
+    if options.global_pool == "drop":
         return None
-    return 0 if options.free or isinstance(readings, Refusal) else len(readings[0][0].spatial)
+    if isinstance(readings, Refusal):
+        return 0 if options.free else None
+    return 0 if readings[0][0].fixed else len(readings[0][0].spatial)
 
 
 def _no_image(graph: Graph, native: Mapping[str, Spec], why: Refusal) -> NothingToRewrite:
@@ -342,9 +346,6 @@ def _no_image(graph: Graph, native: Mapping[str, Spec], why: Refusal) -> Nothing
     advice = f"the image enters flattened: name the inner tensor that is one, --input '{inner}'"
     refusal = replace(why, advice=advice) if inner else why
     return NothingToRewrite(str(refusal), (refusal,))
-
-
-_Reader = Callable[[Sequence[Image]], "Analysis"]
 
 
 def _to_scale(read: _Reader, reading: Sequence[Image], unlike: Refusal) -> Analysis:

@@ -116,22 +116,26 @@ def no_rule(ctx: RuleContext) -> Refusal:
         return ctx.refuse("head-rejoins-trunk", _TRANSFORMER, "run the original on crops")
     lifted = [view for view in ctx.views if isinstance(view, Lifted)]
     windows = [view for view in lifted if isinstance(view, Window)]
-    cuts = ctx.state.roles.pieces
-    if any(_half_pooled(view, cuts) for view in windows):
+    if any(_half_pooled(view, ctx.state.roles.pieces) for view in windows):
         return ctx.refuse(
             "partial-pool", "works on what a pool of one axis left, which does not meet its map again", LEAVE
         )
     if windows:
-        image = len(ctx.shape_in()) == 2 + ctx.state.rank
-        advice = f"{LEAVE}, or name the piece: --input {ctx.node.input[0]}" if image else LEAVE
-        producers = ctx.state.graph.producers
-        behind = {pool for view in lifted for pool in view.provenance.pools}
-        pieces = sorted(pool for pool in behind if pool in cuts or producers[pool].op_type in CUTTING)
-        if pieces:
-            why = f"cuts a piece out of the map of the native size, and {ctx.op_type} works on it"
-            return Refusal("cut-out", label(producers[pieces[0]]), why, advice)
-        return ctx.refuse("cut-out", "works on a piece of the map that was cut out or flattened before", advice)
+        return _on_a_piece(ctx, lifted)
     return ctx.refuse("unsupported-operator", "is not supported here", LEAVE)
+
+
+def _on_a_piece(ctx: RuleContext, lifted: Sequence[Lifted]) -> Refusal:
+    """That the node works on a part of the native map, or on what was made of all of it."""
+    image = len(ctx.shape_in()) == 2 + ctx.state.rank
+    advice = f"{LEAVE}, or name the piece: --input {ctx.node.input[0]}" if image else LEAVE
+    cuts, producers = ctx.state.roles.pieces, ctx.state.graph.producers
+    behind = {pool for view in lifted for pool in view.provenance.pools}
+    pieces = sorted(pool for pool in behind if pool in cuts or producers[pool].op_type in CUTTING)
+    if pieces:
+        why = f"cuts a piece out of the map of the native size, and {ctx.op_type} works on it"
+        return Refusal("cut-out", label(producers[pieces[0]]), why, advice)
+    return ctx.refuse("cut-out", "works on a piece of the map that was cut out or flattened before", advice)
 
 
 def _half_pooled(view: Window, pieces: frozenset[str]) -> bool:
