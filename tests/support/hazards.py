@@ -214,7 +214,7 @@ def refusals(model: onnx.ModelProto, **options: Any) -> tuple[Refusal, ...]:
         return error.refusals or (Refusal("", "", ""),)
     image = done.claim.inputs[0]
     if image.fixed and not options.get("free"):
-        return refusals(model, **options, free=SIZE_NAMES[len(image.size)])
+        return refusals(model, **{**options, "free": SIZE_NAMES[len(image.size)]})
     return ()
 
 
