@@ -62,13 +62,8 @@ def in_sides(state: State, reading: Sequence[Image]) -> Refusal | None:
         if node.output[0] in offsets and (told := _of_offsets(state, node, sides)):
             why = f"{node.op_type} multiplies what is added to coordinates by {told}, a plain number"
             return Refusal("size-locked", label(node), why, export_open(state, reading))
-        made, cells = state.views.get(node.output[0]), by_grids.get(node.output[0], frozenset())
-        lists = state.dense and isinstance(made, Placed)
-        if cells and node.op_type in ARITHMETIC and node.output[0] in warping:
-            continue  # their rule has looked at its numbers
-        if not lists and not (cells and isinstance(made, Context)):
-            continue
-        if is_map(made) and node.op_type not in LIMITING and not cells:
+        cells = by_grids.get(node.output[0], frozenset())
+        if not _is_asked(state, node, cells, warping):
             continue
         if told := _told(state, node, sides, stay, cells):
             advice = f"{export_open(state, reading)}{_before(state, node)}"
@@ -78,6 +73,16 @@ def in_sides(state: State, reading: Sequence[Image]) -> Refusal | None:
             advice = f"{_opened(state, reading)}{_before(state, node)}"
             return Refusal("size-locked", label(node), f"{node.op_type} {why}", advice)
     return None
+
+
+def _is_asked(state: State, node: onnx.NodeProto, cells: Collection[int], warping: Container[str]) -> bool:
+    """Whether the numbers that a node reads may speak of the native image."""
+    made = state.views.get(node.output[0])
+    if cells and node.op_type in ARITHMETIC and node.output[0] in warping:
+        return False  # their rule has looked at its numbers
+    if is_map(made) and node.op_type not in LIMITING and not cells:
+        return False
+    return (state.dense and isinstance(made, Placed)) or (bool(cells) and isinstance(made, Context))
 
 
 def _read_at(graph: Graph) -> set[str]:
