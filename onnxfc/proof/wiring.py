@@ -19,6 +19,15 @@ def reads(node: onnx.NodeProto) -> set[str]:
     return names
 
 
+def only_readers(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
+    """Of each tensor that one node reads and nobody else, that node."""
+    found: dict[str, onnx.NodeProto | None] = {}
+    for node in graph.node:
+        found |= {name: None if name in found else node for name in reads(node)}
+    found |= dict.fromkeys((value.name for value in graph.output), None)
+    return {name: node for name, node in found.items() if node is not None}
+
+
 def nodes_before(graph: onnx.GraphProto, names: Sequence[str]) -> list[int]:
     """Positions of the nodes that these tensors depend on."""
     maker = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
