@@ -82,7 +82,7 @@ def _is_asked(state: State, node: onnx.NodeProto, cells: Collection[int], warpin
         return False  # their rule has looked at its numbers
     if is_map(made) and node.op_type not in LIMITING and not cells:
         return False
-    return (state.dense and isinstance(made, Placed)) or (bool(cells) and isinstance(made, Context))
+    return (not state.of_windows and isinstance(made, Placed)) or (bool(cells) and isinstance(made, Context))
 
 
 def _read_at(graph: Graph) -> set[str]:

@@ -158,7 +158,7 @@ def _as_scores(state: State, name: str, view: Placed | Window | ScoreMap) -> Pla
 
 def _is_list(state: State, view: Placed) -> bool:
     """Whether it is a list of places with their scores; a map that was flattened wholly is none."""
-    found = levels(view, state.rank) if state.dense and not view.apart else []
+    found = levels(view, state.rank) if not (state.of_windows or view.apart) else []
     apart = len(view.groups) > 1 + any(kinds(group) == ["batch"] for group in view.groups)
     return bool(found) and (apart or view.is_list or all(row.outer == row.inner == 1 for _, row in found))
 

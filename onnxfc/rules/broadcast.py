@@ -266,7 +266,7 @@ def _row_of_weights(ctx: RuleContext, placed: Sequence[Placed]) -> Outcome | Non
 def _positional(ctx: RuleContext, placed: Sequence[Placed], position: int) -> Refusal | None:
     if any(view.other for view in placed):
         return ctx.no_values(PER_PLACE)
-    if any(view.is_folded for view in placed) and not ctx.state.dense:
+    if any(view.is_folded for view in placed) and ctx.state.of_windows:
         return None  # features of a window, each with its own value
     why = f"combines the map with {ctx.node.input[position]}, which has a value for every place of the native size"
     return ctx.no_values(why)

@@ -153,7 +153,7 @@ def _end_to_end(ctx: RuleContext, axis: int, strips: Sequence[Placed]) -> Outcom
 def _levels(ctx: RuleContext, axis: int, placed: Sequence[Placed]) -> Outcome | None:
     """Rows of places one behind the other, a level of the trunk each; None where they are none, or a head follows."""
     alike = len({_without(view.groups, axis) for view in placed}) == 1
-    if not ctx.state.dense or not alike or any(row_axis(view, ctx.state.rank) != axis for view in placed):
+    if ctx.state.of_windows or not alike or any(row_axis(view, ctx.state.rank) != axis for view in placed):
         return None
     ctx.keep()
     first, name = placed[0], ctx.node.output[0]

@@ -61,7 +61,7 @@ def reshape(ctx: RuleContext) -> Outcome | None:
         return _regrouped(ctx, replace(view, parts=split[1]), split[0])
     groups = regroup(_as_meant(ctx, view), after)
     groups = groups and _of_images(ctx, groups)
-    if groups is not None and ctx.state.dense and _in_a_row(groups, ctx.state.rank):
+    if groups is not None and not ctx.state.of_windows and _in_a_row(groups, ctx.state.rank):
         return _regrouped(ctx, view, groups)
     if groups is None or not _stays(view, groups):
         return pooled_in_part(ctx) if view.is_strip else None
@@ -77,7 +77,7 @@ def _as_meant(ctx: RuleContext, view: Placed) -> Groups:
 
 def _of_images(ctx: RuleContext, groups: Groups) -> Groups:
     """The axes with the batch ahead; without that of one image for good, where it shares an axis with a list."""
-    lists = ctx.may_swallow and ctx.state.dense
+    lists = ctx.may_swallow and not ctx.state.of_windows
     return with_batch(of_one_image(groups, ctx.state.rank) if lists else groups)
 
 
@@ -106,7 +106,7 @@ def _joined(ctx: RuleContext, length: int = 0) -> bool:
     """Whether no head follows, and a Concat joins the places with others: they are a level of a list then. ``length``:
     along an axis that is as long."""
     graph, found = ctx.state.graph, list(ctx.node.output)
-    for name in found if ctx.state.dense else ():
+    for name in found if not ctx.state.of_windows else ():
         for node in graph.readers.get(name, ()):
             shapes = ctx.native(name).shapes
             if node.op_type == "Concat" and (not length or (shapes and shapes[0][attributes(node)["axis"]] == length)):

@@ -97,7 +97,7 @@ def _of_channels(ctx: RuleContext, view: Placed) -> Outcome | None:
     """Some channels of a folded tensor; None where more is cut, or they are features of a window."""
     before, after = ctx.shape_in(), ctx.shape_out()
     touched = [axis for axis, pair in enumerate(zip(before, after, strict=True)) if len(set(pair)) > 1]
-    features = is_mixed(view.groups) and not (ctx.state.dense and levels(view, ctx.state.rank))
+    features = is_mixed(view.groups) and (ctx.state.of_windows or not levels(view, ctx.state.rank))
     if not ctx.only_first or features or len(touched) != 1 or not pure(view.groups[touched[0]]):
         return None
     ctx.keep()

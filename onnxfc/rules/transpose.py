@@ -18,7 +18,7 @@ def transpose(ctx: RuleContext) -> Outcome:
     view = ctx.placed_in()
     perm = perm_of(ctx.attrs, len(view.groups))
     alone = len(view.groups) < 2 + len(view.spatial)  # places without channels may be what an FC layer reads
-    features = view.provenance.windows or (alone and not ctx.state.dense)
+    features = view.provenance.windows or (alone and ctx.state.of_windows)
     if perm[0] != 0 and view.is_map and features:
         return windowed(ctx)
     ctx.keep()
