@@ -123,6 +123,7 @@ UNLISTED = (
     "kept_triangle.",
     "kept_unbatched.",
     "kept_vlad",
+    "list_and_bag.",
     "list_and_pooled.",
     "list_best.",
 )

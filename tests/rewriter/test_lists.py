@@ -42,6 +42,17 @@ def test_lists_of_any_size(name: str, exporter: str) -> None:
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
+def test_a_list_beside_scores_of_the_whole_image(exporter: str) -> None:
+    """Both are what the network makes of a larger image; as scores of windows, the list is each window's own."""
+    path = fixture_file(f"list_and_bag.{exporter}.onnx")
+    kept = onnxfc.rewrite(path, options=RewriteOptions(global_pool="keep"))
+    assert [output.form for output in kept.claim.outputs] == ["list", "global"]
+    for size in ((16, 40), (36, 20), (25, 33)):
+        compare(kept.model, {"image": image(*size)}, MORE, "list_and_bag")
+    assert [output.form for output in onnxfc.rewrite(path).claim.outputs] == ["map", "map"]
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
 @pytest.mark.parametrize("name", ["list_best", "list_columns", "list_widths"])
 def test_places_column_by_column_and_tables_laid_flat(name: str, exporter: str) -> None:
     done = rewritten(name, exporter)
