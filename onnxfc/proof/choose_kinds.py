@@ -14,6 +14,7 @@ from onnxfc.proof.layers import Compared, behind_layers, told_apart
 from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.results import Rest
 from onnxfc.proof.tolerance import NOT_FINITE, PRECISION, SHAPELESS, Precision, Scale, confirmed, measure
+from onnxfc.proof.wiring import dependent
 
 Take = Callable[[Kind, int], Sample]
 JUDGED = 4
@@ -29,13 +30,7 @@ def choose(
     tried = _tried(evidence, outputs, pair, options, progress, take)
     _across_kinds(evidence, outputs, [sample for _, taken in tried for sample in taken])
     for name in evidence.own:
-        _answers(
-            evidence,
-            name,
-            behind_layers(pair.original.proto.graph, name, pair.claim.layers),
-            tried,
-            data=options.data is not None,
-        )
+        _answers(evidence, name, pair, tried, data=options.data is not None)
     worth = {kind: _worth(evidence, outputs, kind) for kind, _ in tried}
     ranked = sorted(tried, key=lambda entry: worth[entry[0]])
     useful = [entry for entry in ranked if worth[entry[0]][0] < 0]
@@ -45,7 +40,7 @@ def choose(
 
 
 def _answers(
-    evidence: Evidence, name: str, layers: Sequence[str], tried: Sequence[tuple[Kind, Sequence[Sample]]], *, data: bool
+    evidence: Evidence, name: str, pair: Compared, tried: Sequence[tuple[Kind, Sequence[Sample]]], *, data: bool
 ) -> None:
     """Note an output that no kind of inputs moves: it rests on the FC layers right before it, or nothing is proven."""
     scales = {kind.name: evidence.scales[name, kind.name] for kind, _ in tried}
@@ -53,6 +48,7 @@ def _answers(
     if not all(problems):
         return
     problem = problems[0]
+    layers = behind_layers(pair.original.proto.graph, name, pair.claim.layers)
     sound = layers and not {NOT_FINITE, SHAPELESS}.intersection(problems)
     if not sound or not all(_told(evidence, layer, tried) for layer in layers):
         evidence.vacuous = f"output {name} is {problem}{_beside(layers)}; {OTHER_DATA if data else ADVICE}"
@@ -140,7 +136,7 @@ class _Scales:
     @staticmethod
     def of(pair: Compared, moving: set[str], options: CheckOptions) -> _Scales:
         graph = pair.original.proto.graph
-        squashed = {name for name in sigmoids(graph, moving) if behind_layers(graph, name, pair.claim.layers)}
+        squashed = sigmoids(graph, moving) & dependent(graph, [layer.original for layer in pair.claim.layers])
         return _Scales(pair.precision, moving, options, steps(graph, moving), squashed)
 
     def note(self, evidence: Evidence, samples: Sequence[Sample]) -> None:
@@ -167,8 +163,9 @@ def _worth(evidence: Evidence, outputs: Sequence[str], kind: Kind) -> tuple[int,
 
 def _across_kinds(evidence: Evidence, outputs: Sequence[str], samples: Sequence[Sample]) -> None:
     """Integer outputs are compared exactly, so it is enough that they differ between kinds."""
+    kinds = dict.fromkeys(kind for _, kind in evidence.scales)
     for name in outputs:
-        scales = {kind: scale for (n, kind), scale in evidence.scales.items() if n == name}
+        scales = {kind: evidence.scales[name, kind] for kind in kinds if (name, kind) in evidence.scales}
         values = [sample.values[name] for sample in samples]
         if all(scale.exact for scale in scales.values()) and any((v != values[0]).any() for v in values):
             for kind, scale in scales.items():

@@ -44,10 +44,14 @@ def nodes_before(graph: onnx.GraphProto, names: Sequence[str]) -> list[int]:
 def dependent(graph: onnx.GraphProto, inputs: Iterable[str], but: Container[str] = ()) -> set[str]:
     """All tensors that depend on these inputs otherwise than through those in ``but``. What depends on none is a
     constant: it must stay so, to the bit."""
-    found, before = set(inputs), 0
+    found, before = set(inputs), -1
+    waiting = [(reads(node), node.output) for node in graph.node]
     while len(found) > before:  # nodes need not be in order
-        before = len(found)
-        for node in graph.node:
-            if found & reads(node):
-                found.update(name for name in node.output if name not in but)
+        before, left = len(found), []
+        for read, made in waiting:
+            if found.isdisjoint(read):
+                left.append((read, made))
+            else:
+                found.update(name for name in made if name not in but)
+        waiting = left
     return found

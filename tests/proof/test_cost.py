@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import cProfile
+import pstats
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from fixture_files import fixture_file
-from hazards import CHECK, complete
+from hazards import CHECK, Net, complete
 from onnx import numpy_helper
 
 from onnxfc import check_pair, rewrite
@@ -62,3 +64,29 @@ def test_what_fails_is_looked_at_again_with_all_runs(net: str, monkeypatch: pyte
     parity = check_pair(model, other, options=CHECK).parity
     assert not parity.passed
     assert all(item.noise is not None for item in parity.native.outputs)
+
+
+def gated(count: int) -> onnx.ModelProto:
+    """A network of so many gates of the whole image."""
+    net = Net()
+    tensor = net.trunk()
+    for _ in range(count):
+        gate = net.op("Conv", net.op("GlobalAveragePool", tensor), net.random(3, 3, 1, 1))
+        tensor = net.op("Tanh", net.op("Add", tensor, net.op("Mul", tensor, net.op("Sigmoid", gate))))
+    return net.model(net.fc(net.op("Flatten", tensor), 60, 5))
+
+
+def test_a_node_of_a_long_network_costs_what_one_of_a_short_one_does() -> None:
+    """In calls of functions: for each Sigmoid all nodes before it were looked at."""
+    rewrite(gated(1), check_options=CHECK)  # what is imported and remembered by the first is not counted
+    calls = []
+    for count in (10, 40, 160):
+        profile = cProfile.Profile()
+        model = gated(count)
+        profile.enable()
+        done = rewrite(model, check_options=CHECK)
+        profile.disable()
+        assert done.parity is not None
+        assert done.parity.passed
+        calls.append(pstats.Stats(profile).total_calls)
+    assert calls[2] - calls[1] < 1.1 * 4 * (calls[1] - calls[0])
