@@ -135,7 +135,8 @@ def test_refused(room: Path, kind: str, target: str) -> None:
 
 def test_recurrent_reader_is_refused_for_that_reason(room: Path) -> None:
     cli_models.write(cli_models.recurrent(), room / "lstm.onnx")
-    assert "[recurrent] lstm: " in fails(3, "rewrite", "lstm.onnx", "out.onnx", cwd=room, run=here)
+    free = ("--free", "height", "--free", "width")
+    assert "[recurrent] lstm: " in fails(3, "rewrite", "lstm.onnx", "out.onnx", *free, cwd=room, run=here)
 
 
 def test_rewritten_model_given_again(room: Path) -> None:
