@@ -103,7 +103,7 @@ class _Deriving:
     def run(self, at: Sequence[tuple[str, str]]) -> Pair:
         grows = self.growth.takes_more
         self.original, self.own = self.likest.found.original, self._own() if grows else None
-        self.alike = as_long_as(self.likest.found, self.growth) if self.own else {}
+        self.alike = as_long_as(self.likest.found, self.growth, self.own) if self.own else {}
         if not grows:
             self.notes.append("the second model takes the native size only: nothing is shown for larger images")
         forms = Forms(self.growth, self.own, self.alike, self.notes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from onnxfc.checker.growth import FAR, Growth
@@ -90,22 +90,31 @@ def reduced(growth: Growth, name: str) -> Form:
     return _REDUCTIONS[node.op_type] if cells else "global"
 
 
-def as_long_as(found: Analysis, growth: Growth) -> dict[str, list[str]]:
-    """For each tensor of a rewrite those of the other model with the same shapes at several sizes, that of its name
-    first."""
-    sizing, renamed = found.sizing(), found.state.builder.renamed
-    axes, both = range(1, 1 + len(growth.native)), []
+def as_long_as(found: Analysis, growth: Growth, own: Claim) -> dict[str, list[str]]:
+    """For tensors of a rewrite that its claim names those of the other model with the same shapes at several sizes,
+    that of its name first."""
+    both, renamed = list(_shapes(found, growth)), found.state.builder.renamed
+    if not both:
+        return {}
+    mine, theirs = ([pair[k] for pair in both] for k in (0, 1))
+    alike: dict[tuple[Shape | None, ...], list[str]] = {}
+    for name in theirs[0]:
+        alike.setdefault(_all(theirs, name), []).append(name)
+    named = {item.rewritten for item in own.boundaries}
+    named |= {level.tensor for output in own.outputs for level in output.levels}
+    told = {renamed.get(name, name): _all(mine, name) for name in mine[0]}
+    known = {name: told[name] for name in told if name in named}
+    return {name: sorted(alike[shapes], key=name.__ne__) for name, shapes in known.items() if shapes in alike}
+
+
+def _shapes(found: Analysis, growth: Growth) -> Iterator[tuple[Mapping[str, Shape], Mapping[str, Shape]]]:
+    """Those of all tensors of a rewrite and of the other model, at several sizes."""
+    sizing, axes = found.sizing(), range(1, 1 + len(growth.native))
     for more in ([0 for _ in axes], [FAR * k for k in axes], *([n + 3 * k for k in axes] for n in range(4, 12))):
         own = sizing.shapes([native + n for native, n in zip(growth.native, more, strict=True)])
         other = growth.at(*more)
         if own is not None and other is not None:
-            both.append((own, other))
-    mine, theirs = ([pair[k] for pair in both] for k in (0, 1))
-    alike: dict[tuple[Shape | None, ...], list[str]] = {}
-    for name in theirs[0] if both else ():
-        alike.setdefault(_all(theirs, name), []).append(name)
-    told = {renamed.get(name, name): _all(mine, name) for name in (mine[0] if both else ())}
-    return {name: sorted(alike[shapes], key=name.__ne__) for name, shapes in told.items() if shapes in alike}
+            yield own, other
 
 
 def _all(sizes: Sequence[Mapping[str, Shape]], name: str) -> tuple[Shape | None, ...]:

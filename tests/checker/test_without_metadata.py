@@ -10,12 +10,14 @@ import numpy as np
 import onnx
 import pytest
 from fixture_files import fixture_file
-from hazards import CHECK, complete
+from hazards import CHECK, Net, complete
 from onnx import helper, numpy_helper
 from quantised import optimised
 
 from onnxfc import UsageError, check_pair, rewrite
+from onnxfc.checker import derive_claim
 from onnxfc.checker.api import Checked
+from onnxfc.checker.shown_outputs import as_long_as
 from onnxfc.claim.claim import Claim
 from onnxfc.rewriter.analyse import RewriteOptions
 
@@ -173,3 +175,24 @@ def test_cells_farther_apart_than_a_rewrite_has_them_are_told() -> None:
     assert done.passed
     assert done.claim.stride == tuple(2 * n for n in claim.stride)
     assert any("a rewrite of the original has one every" in note for note in done.notes)
+
+
+def test_only_what_a_claim_names_is_looked_up_by_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a long network of maps of one size each has all others alike: 30,000 times 30,000 names."""
+    net, seen = Net(), list[int]()
+    tensor = net.trunk()
+    for _ in range(200):
+        tensor = net.op("Tanh", tensor)
+    model = net.model(net.fc(net.op("Flatten", tensor), 60, 5))
+    made = complete(rewrite(model, prove=False))
+    del made.metadata_props[:]
+
+    def counted(*given: Any) -> dict[str, list[str]]:
+        found = as_long_as(*given)
+        seen.append(sum(map(len, found.values())))
+        return found
+
+    monkeypatch.setattr(derive_claim, "as_long_as", counted)
+    assert check_pair(model, made, options=CHECK).passed
+    assert seen
+    assert max(seen) <= 210
