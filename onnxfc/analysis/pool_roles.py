@@ -174,6 +174,7 @@ class _Decision:
         level, results = kept_sums(flow, counts.times) if kept else (NONE, NONE)
         kept_plain = (results - counts.sums) | flow.divisors  # a sum that its count divides is a mean
         heads = [look for name, look in flow.looks.items() if self.of[name] == "head"]
+        reads_features = _reads_features(flow)
         return Roles(
             of=self.of,
             covers={name: flow.looks[name].axes for name in flow.of_kind(flow.looks, "cover")},
@@ -189,7 +190,8 @@ class _Decision:
             counted=frozenset(counts.times) - level if kept else NONE,
             whole=self._whole() if kept else NONE,
             placeless=_placeless(flow),
-            headed=any(look.kind in {*_POOLS, "layer", "product"} for look in heads) or _reads_features(flow),
+            headed=any(look.kind in {*_POOLS, "layer", "product"} for look in heads) or reads_features,
+            reads_features=reads_features,
             summed_by=partial(summed_by, flow, self.of),
         )
 

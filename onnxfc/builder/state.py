@@ -47,8 +47,8 @@ class Roles:
     makes them; ``partly``: those over a part of its places. ``counted``: means times a power of the native number of
     their places, of which something comes that grows or shrinks with the image. ``whole``: what begins the head, but
     is to stay one of the whole image. ``placeless``: what natively has no places any more, such as a covariance and all
-    that is made of it. ``headed``: whether there is a head. ``summed_by``: the operators that sum up
-    the places of a tensor, where nothing else is done to it.
+    that is made of it. ``headed``: whether there is a head. ``reads_features``: whether something reads places as
+    features. ``summed_by``: the operators that sum up the places of a tensor, where nothing else is done to it.
     """
 
     of: Mapping[str, Role]
@@ -65,6 +65,7 @@ class Roles:
     whole: frozenset[str]
     placeless: frozenset[str]
     headed: bool
+    reads_features: bool
     summed_by: Callable[[str], frozenset[str] | None] = field(compare=False)
 
     @cached_property
@@ -200,9 +201,9 @@ class State:
 
     @property
     def of_windows(self) -> bool:
-        """Whether all that is made are cells. What is computed from the image's size in a way that no grid follows is
-        what it is for a crop then."""
-        return not self.dense and not self.undivided
+        """Whether cells are made. What is computed from the image's size in a way that no grid follows is what it is
+        for a crop then."""
+        return not self.dense and (self.roles.reads_features or not self.undivided)
 
     @property
     def replacements(self) -> list[Replacement]:

@@ -52,6 +52,15 @@ def test_a_list_beside_scores_of_the_whole_image(exporter: str) -> None:
     assert [output.form for output in onnxfc.rewrite(path).claim.outputs] == ["map", "map"]
 
 
+def test_features_of_windows_are_no_list_where_pools_are_kept() -> None:
+    """An FC layer reads them, behind a Concat of one whose axis counts from the end (operator set 9)."""
+    net = Net(9)
+    flat = net.op("Concat", net.op("Flatten", net.conv(net.image(1, (9, 9)), 2, 4)), axis=-1)
+    model = net.model(net.fc(flat, 64, 5), infer=False)
+    done = onnxfc.rewrite(model, options=RewriteOptions(global_pool="keep"))
+    assert [output.form for output in done.claim.outputs] == ["map"]
+
+
 @pytest.mark.parametrize("exporter", EXPORTERS)
 @pytest.mark.parametrize("name", ["list_best", "list_columns", "list_widths"])
 def test_places_column_by_column_and_tables_laid_flat(name: str, exporter: str) -> None:
