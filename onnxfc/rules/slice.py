@@ -159,7 +159,7 @@ def _computed_piece(ctx: RuleContext, view: Placed, cuts: Cuts) -> Outcome:
     start = ctx.builder.spec(ctx.tensors()[1])
     begins = start.alike if not ctx.state.dense else ctx.constant(1) if ctx.same_on_grid(1) else None
     on_grid = begins is not None and begins.min() >= 0 and steady
-    if not on_grid and not ctx.state.undivided:
+    if not on_grid and (ctx.state.dense or not ctx.state.undivided):
         return _off_grid(ctx, view, cuts)
     provenance = _provenance(view, _at_most(ctx, cuts), _cut_behind(ctx, view, cuts))
     return ctx.placed(view, provenance if on_grid else provenance.blamed(ctx.blame(Cause.CONTEXT)), view.where)

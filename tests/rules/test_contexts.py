@@ -132,9 +132,9 @@ def test_sizes_that_bake_the_batch_beside_computed_ones() -> None:
     close(run(model, batch)[0], single)
 
 
-def refused(name: str, exporter: str) -> tuple[str, str]:
+def refused(name: str, exporter: str, **options: object) -> tuple[str, str]:
     with pytest.raises(NothingToRewrite) as caught:
-        rewritten(name, exporter, free=("height", "width"))
+        rewritten(name, exporter, free=("height", "width"), **options)
     first = caught.value.refusals[0]
     nodes = onnx.load(fixture_file(f"{name}.{exporter}.onnx")).graph.node
     return first.code, next(node.op_type for node in nodes if node.name == first.node)
@@ -153,8 +153,10 @@ def refused(name: str, exporter: str) -> tuple[str, str]:
 def test_refusal_names_the_node_that_tells_places_apart(
     name: str, code: str, op_type: dict[str, str], exporter: str
 ) -> None:
-    """Not the node at which its result meets the trunk again."""
+    """Not the node at which its result meets the trunk again. There is no pool to be kept."""
     assert refused(name, exporter) == (code, op_type[exporter])
+    if code == "cut-out":
+        assert refused(name, exporter, global_pool="keep") == (code, op_type[exporter])
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
