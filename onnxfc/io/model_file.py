@@ -201,15 +201,19 @@ class ModelFile:
 
 
 def _names(model: onnx.ModelProto) -> Iterator[str | bytes]:
-    """All names of the model and its main graph that a program would look at; doc strings may be anything."""
-    graph = model.graph
+    """All names that a program would look at; doc strings may be anything."""
     yield from (model.producer_name, *(item.key for item in model.metadata_props))
     yield from (item.domain for item in model.opset_import)
     yield from (text for function in model.functions for text in (function.name, function.domain))
-    for node in itertools.chain(graph.node, *(function.node for function in model.functions)):
+    graphs, lists = [model.graph], [model.graph.node, *(function.node for function in model.functions)]
+    for node in itertools.chain.from_iterable(lists):  # which grow by those of subgraphs
         yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
-        yield from (attribute.name for attribute in node.attribute)
-    for info in itertools.chain(graph.input, graph.output, graph.value_info):
+        for attribute in node.attribute:
+            yield attribute.name
+            inner = [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else ())]
+            graphs += inner
+            lists += [graph.node for graph in inner]
+    for info in (info for graph in graphs for info in (*graph.input, *graph.output, *graph.value_info)):
         yield info.name
         for dim in info.type.tensor_type.shape.dim:
             yield from (dim.dim_param, dim.denotation)

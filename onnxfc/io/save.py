@@ -40,7 +40,8 @@ PROTOBUF_LIMIT = 2**31 - 1
 """Bytes that one protobuf message may have; a model beyond it gets external data on its own."""
 
 _SIZES = (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
-_SIZED_BY_FLOATS = frozenset({"OneHot", "Range", "Resize", "Upsample"})
+SIZED_BY_FLOATS = frozenset({"OneHot", "Range", "Resize", "Upsample"})
+"""Operators that make as many elements as floats say."""
 
 
 @dataclass(frozen=True)
@@ -257,7 +258,7 @@ class _Plan:
 def _sizing(model: onnx.ModelProto) -> frozenset[str]:
     """Floats that tell onnxruntime how large a tensor is. While it infers shapes it reads nothing from data files, and
     loads no model where that is needed; so does it with small integers, whatever reads them."""
-    nodes = (node for node in model.graph.node if node.op_type in _SIZED_BY_FLOATS)
+    nodes = (node for node in model.graph.node if node.op_type in SIZED_BY_FLOATS)
     return frozenset(name for node in nodes for name in node.input)
 
 

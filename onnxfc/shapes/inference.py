@@ -19,6 +19,7 @@ from onnx import helper, numpy_helper, shape_inference
 
 from onnxfc.graph.index import attributes
 from onnxfc.graph.op_kinds import LENGTHS, QUANTISING
+from onnxfc.io.save import SIZED_BY_FLOATS
 from onnxfc.shapes.inference_gaps import (
     joined,
     multiplied,
@@ -50,9 +51,6 @@ _INFERENCE_ERRORS = (
 
 _COUNTS = {onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL}
 """Element types of lengths, axes and switches."""
-
-_SCALED = {"OneHot", "Range", "Resize", "Upsample"}
-"""Operators that take a length or a scale in other types, too."""
 
 _SHAPELESS = {"GroupNormalization"}
 """Operators of which onnx infers no shape, though it is that of their input."""
@@ -242,7 +240,7 @@ def _counted(node: onnx.NodeProto, inputs: Sequence[Spec | None]) -> Sequence[Sp
 
     All do where all are known, so that the output gets a value; else those that may say how large something is.
     """
-    if node.op_type in _SCALED or all(spec is None or spec.values is not None for spec in inputs):
+    if node.op_type in SIZED_BY_FLOATS or all(spec is None or spec.values is not None for spec in inputs):
         return inputs
     return [
         spec if spec is None or spec.values is None or spec.dtype in _COUNTS else Spec(spec.dtype, spec.shapes)

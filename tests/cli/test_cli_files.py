@@ -225,6 +225,20 @@ def test_text_that_is_not_utf8(tmp_path: Path, place: str, kept: bool) -> None:
     assert here("inspect", "in.onnx", cwd=tmp_path).code == 0
 
 
+def test_names_in_subgraphs_must_be_text(tmp_path: Path) -> None:
+    """The operator of a node within a branch of an If."""
+    branch = onnx.helper.make_graph(
+        [onnx.helper.make_node("Relu", ["x"], ["y"])], "branch", [], [onnx.ValueInfoProto(name="y")]
+    )
+    node = onnx.helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)
+    ends = [onnx.helper.make_tensor_value_info(name, 1, [1, 3, 8, 8]) for name in ("x", "y")]
+    ends.insert(1, onnx.helper.make_tensor_value_info("c", onnx.TensorProto.BOOL, []))
+    data = onnx.helper.make_model(onnx.helper.make_graph([node], "g", ends[:2], ends[2:])).SerializeToString()
+    (tmp_path / "in.onnx").write_bytes(data.replace(b"Relu", b"\xffelu"))
+    for command in ("rewrite in.onnx o.onnx", "inspect in.onnx", "check in.onnx in.onnx"):
+        assert "not UTF-8" in fails(1, *command.split(), cwd=tmp_path, run=here)
+
+
 def test_progress_is_not_shown_in_a_pipe(tmp_path: Path) -> None:
     run = here("rewrite", LENET, "o.onnx", cwd=tmp_path)
     assert (run.code, run.err) == (0, "")
