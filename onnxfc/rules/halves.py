@@ -6,15 +6,11 @@ first has one more. Each lies as the map does, but for where the second begins, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
-import onnx
 
 from onnxfc.analysis.halves import Halves, halves_of
 from onnxfc.builder.rule_context import LEAVE, Outcome, RuleContext
 from onnxfc.claim.blame import Cause
-from onnxfc.graph.index import inputs_of
 from onnxfc.graph.op_kinds import CUTTING
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Placed, is_map
@@ -31,8 +27,8 @@ def half(ctx: RuleContext, axis: int) -> Outcome | None:
 
 def halves_joined(ctx: RuleContext, axis: int) -> Outcome | None:
     """A Concat of both halves has the map's own places again; as they were, it is that map. None for others."""
-    cutters = (RuleContext(ctx.state, node) for node in _ahead(ctx) if node.op_type in CUTTING)
-    pairs = (_halves(own, axis) for own in cutters)
+    seen = (node for node in ctx.state.graph.live if node.op_type in CUTTING and node.output[0] in ctx.state.views)
+    pairs = (_halves(RuleContext(ctx.state, node), axis) for node in seen)
     found = next((pair for pair in pairs if pair is not None and pair.joined == ctx.node.output[0]), None)
     views = [view for view in ctx.views if is_map(view)]
     whole = ctx.state.views[found.root] if found is not None else None
@@ -49,16 +45,6 @@ def halves_joined(ctx: RuleContext, axis: int) -> Outcome | None:
 def _lengths(ctx: RuleContext, tensor: str, axis: int) -> list[int]:
     """At every size that is looked at."""
     return [shape[axis] for shape in ctx.builder.spec(tensor).shapes or ()]
-
-
-def _ahead(ctx: RuleContext) -> Iterator[onnx.NodeProto]:
-    """The nodes that the node's inputs are made of, the nearest first."""
-    names = inputs_of(ctx.node)
-    for name in names:
-        node = ctx.state.graph.producers.get(name)
-        if node is not None:
-            yield node
-            names += [item for item in inputs_of(node) if item not in names]
 
 
 def _halves(ctx: RuleContext, axis: int) -> Halves | None:
