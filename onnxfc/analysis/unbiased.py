@@ -21,7 +21,7 @@ from onnxfc.graph.einsum_equation import letters_of
 from onnxfc.graph.index import attributes
 from onnxfc.graph.op_kinds import ADDITIVE, MEANS, SCALING
 
-_ONWARD = {*MOVES, "Abs", "Neg", "Relu", "Sign", "Sqrt"}
+_ONWARD = {*MEANS, *MOVES, "Abs", "Neg", "ReduceMax", "ReduceMin", "Relu", "Sign", "Sqrt"}
 """What a figure may go through on its way to a count of places, beside powers and numbers."""
 _FEW = 3
 """So few places are no count to be told from other numbers; nor is their root from a half."""
@@ -146,10 +146,10 @@ def _is_mean_by_hand(flow: Flow, look: Look, summed: _Summed, counts: Counts) ->
 
 
 class _Times(NamedTuple):
-    """A mean of so many places, or what was made of it. ``grown``: how often more it was multiplied with what is
-    computed from the image's size than divided by such."""
+    """A mean of so many places, or what was made of it; one after another, of as many each time. ``grown``: how often
+    more it was multiplied with what is computed from the image's size than divided by such."""
 
-    places: int
+    places: tuple[int, ...]
     rooted: bool = False
     grown: int = 0
 
@@ -159,17 +159,18 @@ def _times_count(flow: Flow, name: str, count: int) -> Iterator[tuple[str, tuple
 
     def step(node: onnx.NodeProto, name: str, known: _Times) -> _Step[tuple[str, tuple[Fraction, int]], _Times]:
         made, by, more = node.output[0], _factor(flow, node, name), _by_size(flow, node, name)
-        power = _power(by or 0, known.places, known.rooted) if known.grown == 0 else None
-        if power is not None:
-            return (made, (power, known.places)), None
+        powers = ((n, _power(by or 0, n, known.rooted)) for n in known.places if known.grown == 0)
+        for places, power in powers:
+            if power is not None:
+                return (made, (power, places)), None
         root = node.op_type == "Sqrt" or (node.op_type == "Pow" and number(flow, node.input[1]) == 0.5)
         mean = made in flow.looks and node.op_type in MEANS
         if not (mean or by is not None or more or root or _goes_on(flow, node)):
             return None, None
-        every = known.places * (_summed_up(flow, flow.looks[made]).elements if mean else 1)
-        return None, _Times(every, known.rooted or root, known.grown + more)
+        also = {n * _summed_up(flow, flow.looks[made]).elements for n in known.places} if mean else set[int]()
+        return None, _Times(tuple(sorted({*known.places, *also})), known.rooted or root, known.grown + more)
 
-    return _followed(flow, name, _Times(count), step)
+    return _followed(flow, name, _Times((count,)), step)
 
 
 def _times_lengths(flow: Flow, name: str, lengths: Sequence[int]) -> Iterator[tuple[str, tuple[Fraction, int]]]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 import onnx
 from onnx import inliner
 
+from onnxfc.errors import ReadError
 from onnxfc.graph.index import copied, in_order, inputs_of, refill, subgraphs
 from onnxfc.graph.inline_ifs import without_ifs
 from onnxfc.graph.quantised_operators import on_floats
@@ -25,8 +26,18 @@ def inlined(model: ModelFile, known: Mapping[str, bool] = MappingProxyType({})) 
     model = sorted_nodes(model)
     moving = _called_with_images(model.proto)
     if moving:
-        model = model.with_proto(inliner.inline_selected_functions(_with_defaults(model.proto), sorted(moving)))
+        model = model.with_proto(_inlined(model, sorted(moving)))
     return on_floats(with_unpools(without_ifs(model, known)))
+
+
+def _inlined(model: ModelFile, calls: Sequence[tuple[str, str]]) -> onnx.ModelProto:
+    """Without these functions. Raises ReadError where onnx cannot take them apart (of other operator sets than the
+    model's, or nested too deeply)."""
+    try:
+        return inliner.inline_selected_functions(_with_defaults(model.proto), [*calls])
+    except Exception as error:  # of no common base
+        why = str(error).strip().splitlines()[0]
+        raise ReadError(f"{model.path or 'the given model'}: onnx cannot inline its functions: {why}") from error
 
 
 def sorted_nodes(model: ModelFile) -> ModelFile:

@@ -35,17 +35,13 @@ def with_unpools(model: ModelFile) -> ModelFile:
 
 def _unpooled(model: ModelFile, graph: Graph, node: onnx.NodeProto) -> onnx.NodeProto | None:
     """What stands in the place of a Reshape of scattered maxima; None where it is none."""
-    scattered = graph.producers.get(node.input[0]) if node.op_type == "Reshape" else None
-    if (
-        scattered is None
-        or scattered.op_type != "ScatterND"
-        or attributes(scattered).get("reduction", "none") != "none"
-    ):
-        return None
+    scattered = _scattered(graph, node)
     values = _reader(model, graph)
-    shape = values(node.input[1])
+    shape = values(node.input[1]) if scattered is not None else None
+    if scattered is None or shape is None:
+        return None
     data, added = (graph.maker(name, _MOVING) for name in scattered.input[:2])
-    if shape is None or data is None or added is None or added.op_type != "Add" or not _is_zero(data):
+    if data is None or added is None or added.op_type != "Add" or not _is_zero(data):
         return None
     pools = [pool for name in added.input if (pool := _pool_of(graph, values, name)) is not None]
     tables = [found for name in added.input if (found := values(name)) is not None]
@@ -53,9 +49,19 @@ def _unpooled(model: ModelFile, graph: Graph, node: onnx.NodeProto) -> onnx.Node
         return None
     kept = [item for item in pools[0].attribute if item.name in ("kernel_shape", "pads", "strides")]
     given = _given(graph, scattered.input[2])
-    made = helper.make_node("MaxUnpool", [given, pools[0].output[1]], node.output, node.name)
+    if given is None:
+        return None
+    made = helper.make_node("MaxUnpool", [given, pools[0].output[1], node.input[1]], node.output, node.name)
     made.attribute.extend(kept)
     return made
+
+
+def _scattered(graph: Graph, node: onnx.NodeProto) -> onnx.NodeProto | None:
+    """The ScatterND whose result is laid out."""
+    found: onnx.NodeProto | None = graph.producers.get(node.input[0]) if node.op_type == "Reshape" else None
+    if found is None or found.op_type != "ScatterND" or attributes(found).get("reduction", "none") != "none":
+        return None
+    return found
 
 
 def _reader(model: ModelFile, graph: Graph) -> Callable[[str], np.ndarray | None]:
@@ -66,10 +72,10 @@ def _reader(model: ModelFile, graph: Graph) -> Callable[[str], np.ndarray | None
     return values
 
 
-def _given(graph: Graph, name: str) -> str:
-    """What was laid in a row."""
+def _given(graph: Graph, name: str) -> str | None:
+    """What was laid in a row; None where it is a row already (of another unpooling)."""
     node = graph.maker(name, {"Expand"})
-    return name if node is None or node.op_type != "Reshape" else str(node.input[0])
+    return None if node is None or node.op_type != "Reshape" else str(node.input[0])
 
 
 def _is_zero(node: onnx.NodeProto) -> bool:

@@ -205,13 +205,17 @@ def _advised(original: ModelFile, options: RewriteOptions) -> Analysis:
     return (along_kept(found, names, done) if plain else None) or found
 
 
+_BY_NUMBERS = ("grid-rule", "not-kept", "size-locked", "sum-over-image")
+"""Refusals for numbers of the native size, or for what an option asks: these are for the user to solve."""
+
+
 def _otherwise(found: Analysis, options: RewriteOptions, names: Sequence[str], done: Done) -> Analysis:
     """What comes of freeing some of the axes, where one way is the likeliest; else the refusal, with the ways named."""
     first, told = found.refusals[0], ""
     if options.global_pool == "window" and "--" not in first.advice and done(global_pool="keep"):
         told = "--global-pool keep sums up all places of an image, for one vector of each"
     alone = {} if told and first.code == "attention" else free_alone(names, options.free, done)
-    open_to_it = not (told or options.free or options.form) and first.code != "size-locked"
+    open_to_it = not (told or options.free or options.form) and first.code not in _BY_NUMBERS
     if open_to_it and (one := the_one(alone)):
         return with_axes_that_stay(one, first.node, first.reason)
     ways = [told, *([ways_of(alone)] if alone else [])]

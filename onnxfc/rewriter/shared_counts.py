@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import onnx
@@ -27,7 +27,8 @@ from onnxfc.graph.op_kinds import (
     SUMS,
     axes_along,
 )
-from onnxfc.layout.views import Context, Placed
+from onnxfc.layout.axes import places_in
+from onnxfc.layout.views import Context, Placed, is_map
 from onnxfc.rewriter.native_numbers import FEWEST, export_open, few_numbers, near
 from onnxfc.shapes.image_inputs import Image
 
@@ -35,28 +36,35 @@ from onnxfc.shapes.image_inputs import Image
 @dataclass(frozen=True)
 class _Scaled:
     """What is known of a tensor's scale. ``counts``: among how many places it was shared out natively, to the power
-    that was taken of it since; ``by``: the plain numbers that it was multiplied by, all in all."""
+    that was taken of it since; ``by``: the plain numbers that it was multiplied by, all in all; ``sides``: how many
+    these places are along each axis. ``summed``: some of the places were summed up."""
 
     counts: frozenset[float] = frozenset()
     by: frozenset[float] = frozenset({1.0})
+    sides: frozenset[float] = frozenset()
+    summed: bool = False
 
     def to(self, power: float) -> _Scaled:
-        return _few(*(frozenset(_raised(n, power) for n in part if n) for part in (self.counts, self.by)))
+        counts, by, sides = (
+            frozenset(_raised(n, power) for n in part if n) for part in (self.counts, self.by, self.sides)
+        )
+        return _few(counts, by, sides, self.summed)
 
     def times(self, other: _Scaled) -> _Scaled:
         both = {a * b for a, b in product(self.counts, other.counts)}
         by = frozenset(a * b for a, b in product(self.by, other.by))
-        return _few(self.counts | other.counts | both, by)
+        return _few(self.counts | other.counts | both, by, self.sides | other.sides, self.summed or other.summed)
 
     @property
     def held(self) -> bool:
-        """Whether a number of these is the number of places, or one over it; a square or root of one that is no small
-        number, or some times it; or a large number that nobody writes, as that of the native image's pixels is."""
+        """Whether a number of these is the number of places, or one over it, or that along an axis; a square or root of
+        one that is no small number, or some times it; or a large number that nobody writes, as that of the native
+        image's pixels is."""
         sure = [n for n in self.counts if n != 1]
         some = [n * k for n in sure if n >= FEWEST for k in range(2, _FEW + 1)]
         some += [n / k for n in sure for k in range(2, _FEW + 1) if n / k >= FEWEST]
         powers = [n**power for n in sure if n >= FEWEST**2 for power in (0.5, 2)]
-        known = (*sure, *some, *powers)
+        known = (*sure, *some, *powers, *self.sides)
         odd = bool(sure) and any(n > FEWEST and not is_written(n) for n in self.by)
         return odd or any(near(number, {n, 1 / n}) for number in self.by for n in known)
 
@@ -67,9 +75,10 @@ _LARGEST = 1e18
 """No power of a number of places that a model reckons with is larger; nor is one over it."""
 
 
-def _few(counts: frozenset[float], by: frozenset[float]) -> _Scaled:
-    counts, by = (frozenset(n for n in part if 1 / _LARGEST < abs(n) < _LARGEST) for part in (counts, by))
-    return _Scaled(counts, by if 0 < len(by) <= _FEW else frozenset({1.0}))
+def _few(counts: frozenset[float], by: frozenset[float], sides: frozenset[float], summed: bool) -> _Scaled:
+    parts = (counts, by, sides)
+    counts, by, sides = (frozenset(n for n in part if 1 / _LARGEST < abs(n) < _LARGEST) for part in parts)
+    return _Scaled(counts, by if 0 < len(by) <= _FEW else frozenset({1.0}), sides, summed)
 
 
 def _raised(number: float, power: float) -> float:
@@ -82,7 +91,7 @@ def _raised(number: float, power: float) -> float:
 
 _WHAT = "what a Softmax or norm shares out"
 _CARRYING = {*REORDERING, *SAME_VALUES, *CUTTING, *COPYING, *ADDITIVE, "Gather", "Concat", "Neg", "Abs", "Relu", "Clip"}
-_CARRYING |= {"Conv", "Dropout", "LeakyRelu", "Max", "Min", "Pad", "Sum", "Where"}
+_CARRYING |= {"Conv", "Dropout", "LeakyRelu", "Max", "Min", "Pad", "ReduceMax", "ReduceMin", "Sum", "Where"}
 """What makes something of shares that is as large as these are; the places are not summed up."""
 _LEVEL = {*ARG, *LAYER_NORMS, "LpNormalization", "Sign"}
 """What is the same of any multiple."""
@@ -117,30 +126,40 @@ def _holds_figures(state: State, node: onnx.NodeProto, found: Mapping[str, _Scal
 
 def _summed(node: onnx.NodeProto, read: Sequence[_Scaled]) -> _Scaled:
     """Of figures of the whole image. A mean of shares is held at its native scale, with the number beside it."""
-    if node.op_type in MEANS:
+    if node.op_type in MEANS and not read[0].summed:
         return _Scaled()
     first, *others = read if node.op_type in PRODUCTS else read[:1]
     for other in others:
         first = first.times(other)
-    return first
+    return replace(first, summed=True)
 
 
 def _made(state: State, node: onnx.NodeProto, found: Mapping[str, _Scaled]) -> _Scaled:
     """How what a node makes is scaled."""
     if counts := _shared(state, node):
-        return _Scaled(counts)
+        return _Scaled(counts, sides=_sides(state, node))
     laid = isinstance(state.views.get(node.output[0]), Placed)  # a figure over places again is no share of them
     figures = {name for name in inputs_of(node) if laid and isinstance(state.views.get(name), Context)}
     read = [_Scaled() if name in figures else _known(state, found, name) for name in inputs_of(node)]
     if node.op_type in {*SUMS, *MEANS, *PRODUCTS} and isinstance(state.views.get(node.output[0]), Context):
         return _summed(node, read)
+    if node.op_type in SUMS and _along_some(state, node):
+        return replace(read[0], summed=bool(read[0].counts))
     if rule := _RULES.get(node.op_type):
         return rule(read)
+    return _carried(read, node) if node.op_type in _CARRYING else _Scaled()
+
+
+def _carried(read: Sequence[_Scaled], node: onnx.NodeProto) -> _Scaled:
+    """Of what is as large as the shares that it is made of."""
     carried = [item for item in read if item.counts] or (read[:1] if node.op_type not in ADDITIVE else [])
-    if node.op_type in _CARRYING and carried:
-        both = [frozenset[float]().union(*part) for part in ([i.counts for i in carried], [i.by for i in carried])]
-        return _few(*both)
-    return _Scaled()
+    if not carried:
+        return _Scaled()
+    counts, by, sides = (
+        frozenset[float]().union(*part)
+        for part in zip(*((item.counts, item.by, item.sides) for item in carried), strict=True)
+    )
+    return _few(counts, by, sides, any(item.summed for item in carried))
 
 
 def _power(read: Sequence[_Scaled]) -> _Scaled:
@@ -180,6 +199,34 @@ def _shared(state: State, node: onnx.NodeProto) -> frozenset[float]:
     shape = state.native[name].native
     axes = axes_along(node.op_type, attributes(node), len(shape), state.graph.opset)
     return frozenset({float(math.prod(shape[axis] for axis in axes))} if _has_places(view, axes) else ())
+
+
+def _sides(state: State, node: onnx.NodeProto) -> frozenset[float]:
+    """How many places it shares out among along each axis, where these are no few."""
+    view, name = state.views.get(node.output[0]), node.output[0]
+    assert isinstance(view, Placed)
+    gone = state.roles.shares.get(name) or state.roles.norms.get(name)
+    axes = range(len(view.groups))
+    if not gone:
+        axes = axes_along(node.op_type, attributes(node), len(view.groups), state.graph.opset)
+    atoms = [atom for axis in axes for atom in view.groups[axis] if not gone or atom.place in gone]
+    lengths = {atom.length for atom in atoms if atom.kind in ("space", "joined")}
+    if any(field.stride.denominator > 1 for field in view.provenance.fields):  # rows, with columns that stay in each
+        maps = {n for other in state.views.values() if is_map(other) for n in other.extent}
+        lengths |= {n for n in maps if any(length % n == 0 for length in lengths)}
+    return frozenset(float(length) for length in lengths if length > _SMALL)
+
+
+_SMALL = 8
+"""Up to here the length of an axis may be any number."""
+
+
+def _along_some(state: State, node: onnx.NodeProto) -> bool:
+    """Whether it sums up places along some axes, while others stay."""
+    first, made = (state.views.get(name) for name in (node.input[0], node.output[0]))
+    if not isinstance(first, Placed) or not isinstance(made, Placed):
+        return False
+    return {atom.place for atom in places_in(made.groups)} < {atom.place for atom in places_in(first.groups)}
 
 
 def _has_places(view: Placed, axes: Iterable[int]) -> bool:

@@ -102,6 +102,62 @@ def test_shares_times_their_number_that_are_summed_up() -> None:
     assert (found.code, found.reason) == ("size-locked", why)
 
 
+def rows_then_all(net: Net, x: str, size: tuple[int, int]) -> str:
+    """A mean of rows, of which the mean is taken, times how long a row is."""
+    rows = net.axes("ReduceMean", x, (3,), keepdims=0)
+    return net.op("Mul", net.axes("ReduceMean", rows, (2,), keepdims=0), net.const(float(size[1])))
+
+
+def rows_then_most(net: Net, x: str, size: tuple[int, int]) -> str:
+    rows = net.axes("ReduceMean", x, (3,), keepdims=0)
+    return net.op("Mul", net.axes("ReduceMax", rows, (2,), keepdims=0), net.const(float(size[1])))
+
+
+def weighed_rows(net: Net, x: str, size: tuple[int, int]) -> str:
+    """Rows weighed by a Softmax along each, summed up, and the mean of that times how long a row is."""
+    summed = total(net, net.op("Mul", x, net.op("Softmax", x, axis=3)), 3)
+    mean = net.axes("ReduceMean", summed, (2,), keepdims=0)
+    return net.fc(net.op("Mul", mean, net.const(float(size[1]))), C, 5)
+
+
+def weighed_places(net: Net, x: str, size: tuple[int, int]) -> str:
+    """Places weighed by a Softmax over all, summed up, times how long a row is."""
+    rows = net.op("Reshape", x, net.ints(1, C, -1))
+    summed = total(net, net.op("Mul", rows, net.op("Softmax", rows, axis=2)), 2)
+    return net.fc(net.op("Mul", summed, net.const(float(size[1]))), C, 5)
+
+
+@pytest.mark.parametrize("free", [("height", "width"), ("width",)])
+@pytest.mark.parametrize(
+    ("figure", "code"),
+    [
+        (rows_then_all, "sum-over-image"),
+        (rows_then_most, "sum-over-image"),
+        (weighed_rows, "size-locked"),
+        (weighed_places, "size-locked"),
+    ],
+)
+def test_figures_of_the_image_times_the_length_of_a_row(figure: Figure, code: str, free: tuple[str, ...]) -> None:
+    """20 rows of 22 places: at another width that is another number."""
+    found = refusal(network(figure, (41, 45)), global_pool="keep", free=free)
+    assert found.code == code or (figure, found.code) == (weighed_rows, "softmax-over-space")
+
+
+@pytest.mark.parametrize("free", [("height", "width"), ("width",)])
+def test_figures_of_the_image_times_another_number(free: tuple[str, ...]) -> None:
+    """As the same network is for another size: 10 is no length of its map."""
+    options, other = RewriteOptions(global_pool="keep", free=free), (41, 61)
+    for figure in (rows_then_all, weighed_places):
+
+        def scaled(net: Net, x: str, size: tuple[int, int], figure: Figure = figure) -> str:
+            return figure(net, x, (10, 10))
+
+        done = complete(rewrite(network(scaled, (41, 45)), options=options, check_options=CHECK))
+        image = np.random.default_rng(0).standard_normal((1, 2, *other)).astype(np.float32)
+        [want], [made] = (session(model).run(None, {"image": image}) for model in (network(scaled, other), done))
+        np.testing.assert_allclose(made, want, rtol=1e-5, atol=1e-5 * np.abs(want).max())
+
+
 def test_shares_times_their_number_whose_sum_is_divided_by_it() -> None:
     test_a_mean_by_hand_or_a_count(lambda *given: weighed(*given, divided=True))
 

@@ -382,3 +382,16 @@ def test_a_kernel_of_another_rank_than_its_map() -> None:
     with pytest.raises(NothingToRewrite) as caught:
         rewrite(model)
     assert caught.value.refusals[0].node == "node_conv"
+
+
+def test_functions_that_onnx_cannot_inline_are_told(tmp_path: Path) -> None:
+    """A function of an older operator set than the model's; onnxruntime runs it, and onnx's inliner refuses."""
+    inner = helper.make_function(
+        "own", "Twice", ["a"], ["b"], [helper.make_node("Add", ["a", "a"], ["b"])], [helper.make_opsetid("", 17)]
+    )
+    ends = [helper.make_tensor_value_info(name, 1, [1, 3, 8, 8]) for name in ("image", "y")]
+    graph = helper.make_graph([helper.make_node("Twice", ["image"], ["y"], domain="own")], "g", ends[:1], ends[1:])
+    sets = [helper.make_opsetid("", 20), helper.make_opsetid("own", 1)]
+    onnx.save(helper.make_model(graph, functions=[inner], opset_imports=sets, ir_version=9), tmp_path / "in.onnx")
+    for command in ("inspect in.onnx", "rewrite in.onnx out.onnx", "check in.onnx in.onnx"):
+        assert "onnx cannot inline its functions: " in fails(1, *command.split(), cwd=tmp_path, run=here)

@@ -79,6 +79,17 @@ def test_places_along_an_axis_that_is_not_freed_count_too(behind: bool, free: st
     assert (found.code, found.reason) == ("size-locked", SHARES.format("Mul"))
 
 
+@pytest.mark.parametrize(("free", "number"), [("width", 22.0), ("height", 18.0)])
+def test_shares_of_all_places_times_those_along_the_free_axis(free: str, number: float) -> None:
+    """A Softmax over 18x22 places, laid out as the map again."""
+    net = Net(17)
+    data = image(net, 18, 22)
+    shares = net.op("Softmax", net.op("Reshape", data, net.ints(1, 4, 396)), axis=2)
+    made = net.op("Mul", net.op("Reshape", shares, net.ints(1, 4, 18, 22)), net.const(number))
+    found = refusal(net.model(net.conv(made, 4, 4)), free=(free,))
+    assert (found.code, found.reason) == ("size-locked", SHARES.format("Mul"))
+
+
 def test_a_few_columns() -> None:
     """However few they are, a Softmax over them is known to share out among these."""
     net = Net(17)

@@ -24,6 +24,14 @@ def test_as_pytorch_at_every_size() -> None:
         compare(done.model, {"image": image(*size)}, REFERENCES, "unpooled")
 
 
+def test_an_odd_native_size_as_pytorch_at_every_size() -> None:
+    """What the pool leaves over is put back too: the size is that of the map, not what the kernel comes to."""
+    done = onnxfc.rewrite(fixture_file("unpooled_odd.dynamo.onnx"))
+    assert [node.op_type for node in done.model.graph.node].count("MaxUnpool") == 2
+    for size in ((48, 40), (34, 52), (63, 65)):
+        compare(done.model, {"image": image(*size)}, REFERENCES, "unpooled_odd")
+
+
 def test_it_has_the_size_of_the_map_that_was_pooled() -> None:
     """Where the maxima were there is their Tanh, elsewhere 0, whatever is left over behind the last window."""
     net = Net(17)
