@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 import onnx
-from onnx import TensorProto, defs
+from onnx import defs
 
 from onnxfc.errors import ReadError
 from onnxfc.graph.index import Graph, canonical_domain, label
@@ -29,11 +29,13 @@ def fits(model: ModelFile, nodes: Iterable[onnx.NodeProto], native: Mapping[str,
     weights = {tensor.name: tensor for tensor in model.proto.graph.initializer}
     for node in nodes:
         own = canonical_domain(node.domain) in {"", MICROSOFT} and len(node.input) > 1
-        sizes = _FEATURES.get(node.op_type) if own and node.input[1] in weights else None
-        given = native.get(node.input[0]) if sizes is not None else None
-        if sizes is None or given is None or given.shapes is None:
+        sizes = _FEATURES.get(node.op_type) if own else None
+        if sizes is None:
             continue
-        _bias(model, node, weights)
+        _bias(model, node, native)
+        given = native.get(node.input[0]) if node.input[1] in weights else None
+        if given is None or given.shapes is None:
+            continue
         have, made_for = sizes(given.native, weights[node.input[1]].dims, {a.name: a.i for a in node.attribute})
         if have != made_for:
             raise malformed(
@@ -43,19 +45,21 @@ def fits(model: ModelFile, nodes: Iterable[onnx.NodeProto], native: Mapping[str,
             )
 
 
-def _bias(model: ModelFile, node: onnx.NodeProto, weights: Mapping[str, TensorProto]) -> None:
+def _bias(model: ModelFile, node: onnx.NodeProto, native: Mapping[str, Spec]) -> None:
     """A bias is one number, or one for each output of the weight."""
-    bias = weights.get(node.input[2]) if len(node.input) > 2 else None
-    dims = weights[node.input[1]].dims
-    if bias is None or len(dims) < 2 or not bias.dims:
+    weight, bias = (native.get(name) for name in (node.input[1], node.input[2] if len(node.input) > 2 else ""))
+    if weight is None or bias is None or weight.shapes is None or bias.shapes is None:
+        return
+    dims, own = weight.native, bias.native
+    if len(dims) < 2 or not own:
         return
     swapped = any(item.name == "transB" and item.i for item in node.attribute)
     outputs = dims[0] if swapped or len(dims) > 2 else dims[1]
-    if bias.dims[-1] not in (1, outputs):
+    if own[-1] not in (1, outputs):
         raise malformed(
             model,
             f"node {label(node)!r} ({node.op_type}): its bias "
-            f"{node.input[2]!r} with dims {dims_text(bias.dims)} does not fit the {outputs:,} outputs of its weight",
+            f"{node.input[2]!r} with dims {dims_text(own)} does not fit the {outputs:,} outputs of its weight",
         )
 
 

@@ -195,6 +195,14 @@ MALFORMED: dict[str, tuple[Change, str]] = {
         lambda m: tensor(m, "bias").CopyFrom(numpy_helper.from_array(np.ones(4, np.float32), "bias")),
         "(Gemm): its bias 'bias' with dims 4 does not fit the 5 outputs of its weight",
     ),
+    "bias of a weight that is computed": (
+        lambda m: [
+            tensor(m, "bias").CopyFrom(numpy_helper.from_array(np.ones(4, np.float32), "bias")),
+            m.graph.node.insert(0, helper.make_node("Identity", [node(m, "Gemm").input[1]], ["again"], name="again")),
+            node(m, "Gemm").input.__setitem__(1, "again"),
+        ],
+        "(Gemm): its bias 'bias' with dims 4 does not fit the 5 outputs of its weight",
+    ),
     "newer operator": (
         lambda m: node(m, "Relu").__setattr__("op_type", "Gelu"),
         "(Gelu): there is no such operator yet in the version",
@@ -224,6 +232,7 @@ MALFORMED: dict[str, tuple[Change, str]] = {
 
 
 TOLD_BY_RUNNING = ("NaN", "infinity", "cannot run", "channels", "weight of another map", "axis", "bias")
+TOLD_BY_RUNNING += ("bias of a weight that is computed",)
 
 
 @pytest.mark.parametrize("kind", MALFORMED)
