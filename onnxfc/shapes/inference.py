@@ -122,7 +122,7 @@ class Inference:
         """What is inferred of one image size."""
         if (constant := _constant(node)) is not None:
             return [constant]
-        if node.op_type in _SHAPELESS and inputs[0] is not None:
+        if node.op_type in _SHAPELESS and inputs and inputs[0] is not None:
             return [Spec(inputs[0].dtype, inputs[0].shapes)]
         known = multiplied(node, inputs) or reshaped(node, inputs) or joined(node, inputs) or unpooled(node, inputs)
         if known and inputs[0] is not None:

@@ -404,3 +404,15 @@ def test_functions_that_onnx_cannot_inline_are_told(tmp_path: Path) -> None:
     onnx.save(helper.make_model(graph, functions=[inner], opset_imports=sets, ir_version=9), tmp_path / "in.onnx")
     for command in ("inspect in.onnx", "rewrite in.onnx out.onnx", "check in.onnx in.onnx"):
         assert "onnx cannot inline its functions: " in fails(1, *command.split(), cwd=tmp_path, run=here)
+
+
+def test_an_own_operator_of_a_known_name_that_reads_nothing() -> None:
+    """Nobody knows what it makes: the layers behind it read no image."""
+    model = good()
+    own = node(model, "Relu")
+    own.op_type, own.domain = "GroupNormalization", "own"
+    del own.input[:]
+    model.opset_import.add(domain="own", version=1)
+    for action in (rewrite, lambda model: check_pair(model, model)):
+        with pytest.raises(NothingToRewrite, match="no-image-input"):
+            action(model)
