@@ -301,7 +301,8 @@ def _attributes(node: onnx.NodeProto, schema: defs.OpSchema) -> Iterator[str]:
             yield f": attribute {name!r} is not of its type, {getattr(wanted.type, 'name', '?')}"
     for name in schema.attributes.keys() & given.keys():
         values = list(given[name].ints) or [given[name].i]
-        if (name in _FLAGS and not set(values) <= {0, 1}) or (name in _COUNTS and min(values) < 1):
+        least = _LEAST.get(name, min(values))
+        if (name in _FLAGS and not set(values) <= {0, 1}) or min(values) < least:
             yield f": attribute {name!r} cannot be {values if given[name].ints else values[0]}"
 
 
@@ -309,7 +310,7 @@ _FLAGS = {
     *("allowzero", "ceil_mode", "count_include_pad", "exclusive", "keepdims", "largest", "noop_with_empty_axes"),
     *("reverse", "select_last_index", "sorted", "storage_order", "training_mode", "transA", "transB"),
 }
-_COUNTS = {"blocksize", "dilations", "group", "kernel_shape", "strides"}
+_LEAST = {"batch_dims": 0, **dict.fromkeys(("blocksize", "dilations", "group", "kernel_shape", "strides"), 1)}
 
 
 def _range(least: int, most: int) -> str:

@@ -406,6 +406,16 @@ def test_functions_that_onnx_cannot_inline_are_told(tmp_path: Path) -> None:
         assert "onnx cannot inline its functions: " in fails(1, *command.split(), cwd=tmp_path, run=here)
 
 
+def test_dims_of_a_batch_that_there_cannot_be() -> None:
+    """onnx's shape inference ends the process on these."""
+    model = good()
+    gather = helper.make_node("GatherND", ["image", "at"], ["picked"], "picks", batch_dims=-(1 << 31))
+    model.graph.node.append(gather)
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros((1, 1), np.int64), "at"))
+    with pytest.raises(ReadError, match=r"attribute 'batch_dims' cannot be -2147483648"):
+        inspect(model)
+
+
 def test_an_own_operator_of_a_known_name_that_reads_nothing() -> None:
     """Nobody knows what it makes: the layers behind it read no image."""
     model = good()
