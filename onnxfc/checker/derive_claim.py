@@ -19,7 +19,8 @@ from onnxfc.claim.claim import OWN_FORMS, Boundary, Claim, Figure, ImageInput, O
 from onnxfc.errors import UsageError
 from onnxfc.graph.inline_functions import inlined
 from onnxfc.io.model_file import ModelFile
-from onnxfc.rewriter.analyse import Analysis, RewriteOptions, analyse
+from onnxfc.rewriter.analyse import RewriteOptions, analyse
+from onnxfc.rewriter.analysis import Analysis
 
 _UNKNOWN = "unknown: the models were not made by onnxfc, and the original's trunk is not understood"
 

@@ -10,7 +10,8 @@ from onnxfc.checker.shown_outputs import reduced
 from onnxfc.claim.claim import OWN_FORMS, Claim, ImageInput
 from onnxfc.errors import OnnxfcError
 from onnxfc.io.model_file import ModelFile
-from onnxfc.rewriter.analyse import Analysis, RewriteOptions, analyse
+from onnxfc.rewriter.analyse import RewriteOptions, analyse
+from onnxfc.rewriter.analysis import Analysis
 from onnxfc.rewriter.make_claim import claim_of
 
 

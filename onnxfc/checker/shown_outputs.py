@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from onnxfc.checker.growth import FAR, Growth
 from onnxfc.claim.claim import Claim, Form, Output
 from onnxfc.graph.op_kinds import SAME_VALUES
-from onnxfc.rewriter.analyse import Analysis
+from onnxfc.rewriter.analysis import Analysis
 from onnxfc.shapes.spec import Shape
 
 _REDUCTIONS: dict[str, Form] = {"ReduceMean": "mean", "GlobalAveragePool": "mean", "ReduceMax": "max"}

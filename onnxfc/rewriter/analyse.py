@@ -10,25 +10,24 @@ from typing import Any, Literal, get_args
 from onnxfc import errors
 from onnxfc.builder.rule_context import LEAVE
 from onnxfc.builder.state import GlobalPool, Quantised, State
-from onnxfc.claim.claim import SIZE_NAMES, Output
+from onnxfc.claim.claim import SIZE_NAMES
 from onnxfc.errors import NothingToRewrite, OnnxfcError, Refusal, UsageError
 from onnxfc.graph.block_weights import blocks_on_floats
-from onnxfc.graph.index import Graph, needed
+from onnxfc.graph.index import Graph
 from onnxfc.graph.inline_functions import inlined
 from onnxfc.graph.integer_products import products_on_floats
 from onnxfc.graph.quantised_operators import in_own_domain
 from onnxfc.graph.wellformed import malformed, objection_of_onnx
 from onnxfc.io.model_file import ModelFile
 from onnxfc.layout.affine import Grids
-from onnxfc.layout.provenance import Provenance
+from onnxfc.rewriter.analysis import Analysis
 from onnxfc.rewriter.axes_alone import Done, along_kept, free_alone, the_one, ways_of, with_axes_that_stay
-from onnxfc.rewriter.detections import Tail, left_too, not_behind, objection, of_windows, tail_of
+from onnxfc.rewriter.detections import left_too, not_behind, objection, of_windows, tail_of
 from onnxfc.rewriter.inner_tensors import begin_at, end_at
 from onnxfc.rewriter.outputs import Form, finish
 from onnxfc.rewriter.pools_of_all import with_reductions
 from onnxfc.rewriter.refusals import objections, without_effect
 from onnxfc.rewriter.walk import walk
-from onnxfc.shapes.extents import Extents
 from onnxfc.shapes.fitting import fits
 from onnxfc.shapes.image_inputs import (
     Image,
@@ -41,11 +40,10 @@ from onnxfc.shapes.image_inputs import (
     to_scale,
     unlike_sizes,
 )
-from onnxfc.shapes.model_shapes import Sizing
 from onnxfc.shapes.native import native_specs
 from onnxfc.shapes.spec import InferenceFailed, Spec
 
-_Reader = Callable[[Sequence[Image]], "Analysis"]
+_Reader = Callable[[Sequence[Image]], Analysis]
 _Readings = list[list[Image]] | Refusal
 
 Written = Literal["conv4d", "gemm"]
@@ -140,33 +138,6 @@ class RewriteOptions:
         if self.form == "conv4d" and (self.dynamic_batch or self.output != "map"):
             option = "--dynamic-batch" if self.dynamic_batch else f"--output {self.output}"
             raise UsageError(f"{option} is not for --form conv4d, whose tensors are maps (1, C, H, W)")
-
-
-@dataclass(frozen=True)
-class Analysis:
-    """The reading of the model that can be rewritten, else the likeliest, with its ``refusals``.
-
-    ``original`` is the model with functions and constant Ifs inlined; it was walked with products of floats in place of
-    those of integers. ``state`` holds the views of all
-    its tensors and the nodes of the new graph; it belongs to the walk and may not be changed. ``tail``: what is left as
-    it is behind it; ``original`` ends ahead of that.
-    """
-
-    original: ModelFile = field(repr=False)
-    state: State = field(repr=False)
-    reading: tuple[Image, ...]
-    outputs: tuple[Output, ...]
-    provenances: tuple[Provenance, ...] = field(repr=False)
-    refusals: tuple[Refusal, ...]
-    tail: Tail | None = field(default=None, repr=False)
-
-    def sizing(self) -> Sizing:
-        """Shapes of the rewritten graph at any size."""
-        builder = self.state.builder
-        extents = Extents.of_images(builder.inference, self.reading, builder.specs)
-        ends = (*self.state.graph.outputs, *(self.tail.makes if self.tail else ()))
-        extents.follow(needed(builder.nodes, ends))
-        return Sizing(extents, self.reading[0].size)
 
 
 def analyse(original: ModelFile, options: RewriteOptions) -> Analysis:

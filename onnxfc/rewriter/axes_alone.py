@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from onnxfc.errors import Refusal
-
-if TYPE_CHECKING:
-    from onnxfc.rewriter.analyse import Analysis
+from onnxfc.rewriter.analysis import Analysis
 
 Axes = tuple[str, ...]
 

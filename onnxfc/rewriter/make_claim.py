@@ -18,7 +18,7 @@ from onnxfc.layout.axis_map import Field
 from onnxfc.layout.lists import levels, row_axis
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Context, Lifted, Placed, ScoreMap, View
-from onnxfc.rewriter.analyse import Analysis
+from onnxfc.rewriter.analysis import Analysis
 from onnxfc.shapes.model_shapes import Sizing
 
 
