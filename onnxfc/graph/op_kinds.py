@@ -14,6 +14,9 @@ from onnx import TensorProto
 MICROSOFT = "com.microsoft"
 """The domain of onnxruntime's own operators."""
 
+NCHWC = "com.microsoft.nchwc"
+"""That of those in blocks of channels, for one kind of processor."""
+
 UNARY = (
     *("Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Ceil", "Celu", "Clip", "Cos", "Cosh", "Elu"),
     *("Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu"),

@@ -5,7 +5,7 @@ It holds over the reals for every input, where the numbers beside it hold for th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +14,7 @@ from onnx import helper
 
 from onnxfc.claim.claim import PREFIX
 from onnxfc.io.model_file import ModelFile
+from onnxfc.proof import channel_blocks
 from onnxfc.proof.kept_weights import changed
 from onnxfc.proof.quantised_numbers import foreign
 from onnxfc.proof.results import Certificate, WeightResult
@@ -155,9 +156,11 @@ def _rounded(fc: Matrix, other: Matrix) -> Found | None:
     return found if found is not None and found.relation == "rounded" and "features" not in found.order else None
 
 
-def _result(fc: Matrix, convs: Iterable[Matrix], found: Found) -> WeightResult:
-    names = tuple(conv.stored.name for conv in convs)
-    return WeightResult(fc.node, fc.stored.name, found.relation, names, found.order, found.error)
+def _result(fc: Matrix, convs: Sequence[Matrix], found: Found) -> WeightResult:
+    names, laid = tuple(conv.stored.name for conv in convs), next((conv.laid for conv in convs if conv.laid), "")
+    relation = "permuted" if laid and found.relation == "same" else found.relation
+    order = ", ".join(filter(None, (found.order, laid)))
+    return WeightResult(fc.node, fc.stored.name, relation, names, order, found.error)
 
 
 def _fully_connected(file: ModelFile) -> Iterator[Matrix]:
@@ -259,23 +262,35 @@ def _convs(file: ModelFile) -> tuple[list[Matrix], bool]:
             stored = weights.of_integers(node.input[3:6]) if integers else _as_numbers(weights, node, 1)
             computed = computed or stored is None
             if stored is not None and stored.values.ndim > 1 and stored.values.size:
-                found.append(replace(_conv(node, stored), beside=_beside(weights, node)))
+                found += [replace(conv, beside=_beside(weights, node)) for conv in _conv(node, stored)]
     return found, computed
 
 
-def _conv(node: onnx.NodeProto, stored: Stored) -> Matrix:
+def _conv(node: onnx.NodeProto, stored: Stored) -> Iterator[Matrix]:
+    """The weight as (M, C * places): by each layout that fits, where it lies in blocks of channels."""
+    name = node.name or node.output[0]
+    if node.domain == channel_blocks.DOMAIN:
+        for laid in channel_blocks.readings(stored.values):
+            values = laid.reshape(len(laid), -1)
+            yield Matrix(name, replace(stored, span=None), values, laid.shape[1:], laid="in blocks of channels")
+        return
     values = stored.values.reshape(len(stored.values), -1)
     inner = stored.span if values.flags.c_contiguous else None
-    return Matrix(node.name or node.output[0], replace(stored, span=inner), values, stored.values.shape[1:])
+    yield Matrix(name, replace(stored, span=inner), values, stored.values.shape[1:])
 
 
 def _live(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    """Nodes that an output is computed of; those of subgraphs all."""
+    """Nodes that an output is computed of and that read of an input, which no optimiser computes beforehand; those of
+    subgraphs all."""
+    stored = {tensor.name for tensor in graph.initializer}
+    read = {info.name for info in graph.input if info.name not in stored}
+    for node in graph.node:
+        read.update(node.output if not read.isdisjoint(_reads(node)) else ())
     makers = {name: node for node in graph.node for name in node.output if name}
     waiting, live = [value.name for value in graph.output], set[int]()
     while waiting:
         node = makers.get(waiting.pop())
-        if node is not None and id(node) not in live:
+        if node is not None and id(node) not in live and not read.isdisjoint(node.output):
             live.add(id(node))
             waiting += _reads(node)
     own = {id(node) for node in graph.node}

@@ -28,13 +28,15 @@ _NAMES = {0: "C", 1: "CL", 2: "CHW", 3: "CDHW"}
 @dataclass(frozen=True)
 class Matrix:
     """A weight as (M, F); ``kernel``: what its features are made of, channels and places, for a Conv's. ``beside``: the
-    numbers that go with a quantised one, as far as a file holds them, and the step of a bias in integers."""
+    numbers that go with a quantised one, as far as a file holds them, and the step of a bias in integers. ``laid``: how
+    its file lays the elements, where that is in no order of axes."""
 
     node: str
     stored: Stored
     values: Array
     kernel: tuple[int, ...] = ()
     beside: Mapping[str, Array] = field(default_factory=dict)
+    laid: str = ""
 
     def other_beside(self, other: Matrix) -> str:
         """What goes with both weights and is not the same; "" if nothing."""

@@ -18,7 +18,7 @@ from onnxfc.builder.rule_context import LEAVE, OWN_BATCH, Outcome, RuleContext, 
 from onnxfc.builder.state import GlobalPool, Quantised, Roles, State
 from onnxfc.errors import Refusal
 from onnxfc.graph.index import Graph, inputs_of, label
-from onnxfc.graph.op_kinds import ADDITIVE, ARITHMETIC, BROADCAST, MICROSOFT, PLAIN_LAYERS, PRODUCTS, REORDERING
+from onnxfc.graph.op_kinds import ADDITIVE, ARITHMETIC, BROADCAST, MICROSOFT, NCHWC, PLAIN_LAYERS, PRODUCTS, REORDERING
 from onnxfc.head.placed_windows import window_of
 from onnxfc.io.model_file import ModelFile
 from onnxfc.layout.affine import Grids
@@ -55,7 +55,7 @@ _ANY_INPUT = {
     *(*BROADCAST, "Concat", "Einsum", "Gather", "GatherElements", "Gemm", "MatMul", "ScatterElements", "ScatterND"),
 }
 """Operators whose lifted input may be any; all others have their data first."""
-_EXPORT = dict.fromkeys((MICROSOFT, f"{MICROSOFT}.nchwc"), "export without a runtime's own optimisation")
+_EXPORT = dict.fromkeys((MICROSOFT, NCHWC), "export without a runtime's own optimisation")
 _LABELS = "ai.onnx.ml"
 """The domain of what makes labels of scores."""
 _TYPE = re.compile(r"unsupported type: tensor\((\w+)\)")

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 
 from onnxfc.graph.block_weights import blocks_on_floats
+from onnxfc.graph.channel_blocks import shaped_as
 from onnxfc.graph.index import Graph
 from onnxfc.graph.quantised_operators import in_own_domain, on_floats
 from onnxfc.io.model_file import ModelFile
@@ -27,7 +28,8 @@ class Shapes:
     """Asks a model for its shapes; weights are not read."""
 
     def __init__(self, model: ModelFile) -> None:
-        model = in_own_domain(on_floats(blocks_on_floats(model)[0]))  # of operators on integers inference knows nothing
+        # of operators on integers, and of those in blocks, inference knows nothing
+        model = in_own_domain(on_floats(blocks_on_floats(shaped_as(model))[0]))
         self.graph = Graph(model.proto)
         self._model = model
         self._inference = Inference.of(self.graph.opsets, model.proto.ir_version)

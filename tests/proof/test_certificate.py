@@ -230,6 +230,19 @@ def test_equal_weights_are_a_pool() -> None:
     assert certify(done.original, done.file).status == "none"
 
 
+def test_products_of_constants_are_no_layers() -> None:
+    """onnxruntime computes them once, and no weight of theirs is left: learned queries times their own weight."""
+    name = "kept_queries.dynamo.onnx"
+    original = ModelFile.open(fixture_file(name))
+    done = rewrite(fixture_file(name), prove=False)
+    before = certify(done.original, done.file)
+    folded = onnx.ModelProto.FromString(done.model.SerializeToString())
+    product = next(node for node in folded.graph.node if node.name == "node_MatMul_14")
+    folded.graph.node.remove(product)
+    folded.graph.initializer.append(numpy_helper.from_array(np.ones((3, 1, 8), np.float32), product.output[0]))
+    assert certify(original, ModelFile.open(folded)) == before
+
+
 def test_factors_of_a_single_output_are_not_told() -> None:
     """One factor for each weight makes every weight of every other: that is no certificate, and no failure."""
     net = Net()
