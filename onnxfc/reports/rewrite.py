@@ -35,7 +35,7 @@ LITTLE = 5e-4
 _QUIET = {"per-window"}
 """Notes that are told with --verbose alone."""
 _CAUSES = {
-    Cause.PADDING: "zero padding, where a big image has pixels",
+    Cause.PADDING: "padding, where a big image has pixels",
     Cause.PARTIAL_WINDOW: "pool windows that reach beyond the map (ceil_mode)",
     Cause.CONTEXT: "operators that look at the whole image",
     Cause.GRID: "coordinates or tables that span the image",

@@ -231,7 +231,11 @@ def _signals(
 ) -> list[onnx.ValueInfoProto]:
     """Inputs (N, L) that are signals, raw audio say, where there are no images."""
     flat = [info for info in infos if inputs[info.name].rank == 2 and (not names or info.name in names)]
-    return [info for info in flat if inputs[info.name].dtype in _IMAGE_TYPES and is_signal(graph, info.name)]
+    return [
+        info
+        for info in flat
+        if inputs[info.name].dtype in _IMAGE_TYPES and is_signal(graph, info.name, inputs[info.name].native)
+    ]
 
 
 def _of_size(found: list[list[Image]], size: Sequence[int], info: onnx.ValueInfoProto) -> list[list[Image]]:

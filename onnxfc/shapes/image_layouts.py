@@ -51,7 +51,7 @@ def readings(graph: Graph, name: str, shape: Shape) -> tuple[bool, list[Reading]
 
     It has none where an axis is put before its own ahead of all that slides over it.
     """
-    told = slid_over(graph, name, len(shape))
+    told = slid_over(graph, name, shape)
     alone = {tuple(sorted(view.places)) for view in told if view.batch is None}
     if len(alone) == len(told) == 1 and len(min(alone)) == len(shape) - 1:
         return False, list(alone)
@@ -112,9 +112,9 @@ class Slid:
         return self.frames or (self.batch == 0 and self.channels is not None and len(self.places) == rank - 2)
 
 
-def slid_over(graph: Graph, name: str, rank: int) -> set[Slid]:
+def slid_over(graph: Graph, name: str, shape: Shape) -> set[Slid]:
     """What the operators say that slide over an input, or over it with its axes moved, before any other does."""
-    queue: list[tuple[str, Axes]] = [(name, tuple(range(rank)))]
+    queue: list[tuple[str, Axes]] = [(name, tuple(range(len(shape))))]
     seen, found = {name}, set[Slid]()
     for tensor, axes in queue:
         for node in graph.readers.get(tensor, ()):
@@ -127,16 +127,16 @@ def slid_over(graph: Graph, name: str, rank: int) -> set[Slid]:
             if len(axes) == 5 and node.op_type == "Reshape" and _slides_over_images(graph, node.output[0]):
                 found.add(Slid(0, 2, frozenset((3, 4)), frames=True))
                 continue
-            after = _behind(graph, node, axes)
+            after = _behind(graph, node, axes, shape)
             if after is not None and len(after) > 1 and node.output[0] not in seen:
                 seen.update(node.output)
                 queue += [(out, after) for out in node.output if out]
     return found
 
 
-def is_signal(graph: Graph, name: str) -> bool:
+def is_signal(graph: Graph, name: str, shape: Shape) -> bool:
     """Whether an input (N, L) gets channels before a Conv or pool that slides along L."""
-    return slid_over(graph, name, 2) == {Slid(0, None, frozenset((1,)))}
+    return slid_over(graph, name, shape) == {Slid(0, None, frozenset((1,)))}
 
 
 def _slides_over_images(graph: Graph, name: str) -> bool:
@@ -147,8 +147,10 @@ def _slides_over_images(graph: Graph, name: str) -> bool:
     return bool(weights) and all(weight is not None and len(weight.dims) == 4 for weight in weights)
 
 
-def _behind(graph: Graph, node: onnx.NodeProto, axes: Axes) -> Axes | None:
+def _behind(graph: Graph, node: onnx.NodeProto, axes: Axes, shape: Shape) -> Axes | None:
     """The input's axis that each axis of the node's outputs is; None where that is not known."""
+    if node.op_type == "Reshape":
+        return _led(graph, node, axes, shape)
     if node.op_type in _ALONG:
         return axes
     if node.op_type == "Transpose":
@@ -163,6 +165,18 @@ def _behind(graph: Graph, node: onnx.NodeProto, axes: Axes) -> Axes | None:
         return tuple(axis for place, axis in enumerate(axes) if place not in touched)
     rest = iter(axes)
     return tuple(None if place in touched else next(rest, None) for place in range(rank))
+
+
+def _led(graph: Graph, node: onnx.NodeProto, axes: Axes, shape: Shape) -> Axes | None:
+    """The axes behind a Reshape that puts ones before those of the input, as torch.stft does to mirror the ends of a
+    signal, or takes such away."""
+    value = graph.constant(node.input[1])
+    target = [] if value is None else onnx.numpy_helper.to_array(value).ravel().tolist()
+    more = len(target) - len(axes)
+    if more > 0 and axes == tuple(range(len(shape))) and target == [*[1] * more, *shape]:
+        return (*[None] * more, *axes)
+    own = axes[-len(target) :] if target else ()
+    return own if more < 0 and own[0] == 0 and target[0] == shape[0] and not any(axes[: -len(own)]) else None
 
 
 def _axes(graph: Graph, node: onnx.NodeProto) -> list[int] | None:

@@ -19,7 +19,7 @@ def verdict(pads: int) -> str:
 def test_elements_are_no_cells() -> None:
     """None of them is compared with what the original says of a crop."""
     assert verdict(0) == "exact: every element is the same in any crop that holds all that it reads"
-    told = "approximate: elements differ from those of crops, because of zero padding, where a big image has pixels ("
+    told = "approximate: elements differ from those of crops, because of padding, where a big image has pixels ("
     assert verdict(1).startswith(told)
 
 
