@@ -108,19 +108,32 @@ def shapes(name: str, value: Any) -> dict[str, tuple[int, ...]]:
 
 def names(name: str, value: Any) -> tuple[str, ...]:
     """Several names of tensors."""
-    items = () if isinstance(value, (str, bytes)) or not isinstance(value, Iterable) else tuple(value)
-    if not all(isinstance(item, str) and item for item in items) or isinstance(value, (str, bytes)):
-        raise UsageError(f"{name}: must be names such as ('image',), not {value!r}")
+    told = f"{name}: must be names such as ('image',), not {value!r}"
+    items = several(value, told)
+    if not all(isinstance(item, str) and item for item in items):
+        raise UsageError(told)
     return items
 
 
 def pairs(name: str, value: Any) -> tuple[tuple[str, str], ...]:
     """Several pairs of such names, one of either model."""
-    items = () if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable) else tuple(value)
-    fits = all(isinstance(item, (tuple, list)) and len(item) == 2 and names(name, item) for item in items)
-    if not fits or (not items and value not in ((), [])):
-        raise UsageError(f"{name}: must be pairs of names such as (('features', 'relu_2'),), not {value!r}")
-    return tuple((item[0], item[1]) for item in items)
+    told = f"{name}: must be pairs of names such as (('features', 'relu_2'),), not {value!r}"
+    items = several(value, told)
+    if isinstance(value, Mapping) or not all(isinstance(item, (tuple, list)) and len(item) == 2 for item in items):
+        raise UsageError(told)
+    return tuple((one, two) for one, two in (names(name, item) for item in items))
+
+
+def several(value: Any, told: str) -> tuple[Any, ...]:
+    """Its items; UsageError where it has none, as an array of one number has, though it says that it can be gone
+    through."""
+    try:
+        items = tuple(value)
+    except TypeError:
+        raise UsageError(told) from None
+    if isinstance(value, (str, bytes)):
+        raise UsageError(told)
+    return items
 
 
 def known(name: str, given: Iterable[str], own: Iterable[str]) -> None:

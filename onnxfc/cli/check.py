@@ -179,9 +179,9 @@ def _tolerances(given: tuple[str, ...], option: str) -> tuple[float | None, dict
     """The tolerance of all outputs, and those of single ones."""
     everywhere, single = None, {}
     for item in given:
-        name, _, text = item.rpartition(":")
+        name, colon, text = item.rpartition(":")
         try:
-            number = float(text)
+            number = float(text) if name or not colon else -1.0
         except ValueError:
             number = -1.0
         if not math.isfinite(number) or number < 0:

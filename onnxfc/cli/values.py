@@ -20,6 +20,20 @@ else:
     _Type = click.ParamType  # older versions of click cannot subscript it
 
 
+_LONGEST = 60
+"""So much of a value that is wrong is said again."""
+
+
+def _length(text: str) -> int:
+    """A number of pixels; 0 where it is none, or longer than any number that is reckoned with."""
+    return int(text) if re.fullmatch("[0-9]{1,18}", text) else 0
+
+
+def _cut(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
 class Size(_Type):
     """``HxW`` in pixels; one number for a signal, three for a volume."""
 
@@ -32,10 +46,10 @@ class Size(_Type):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
         if isinstance(value, tuple):
             return value
-        parts = str(value).lower().split("x")
-        if not 1 <= len(parts) <= 3 or not all(part.isdigit() and int(part) > 0 for part in parts):
-            self.fail(f"{value!r} is not a size such as 384x512", param, ctx)
-        return tuple(int(part) for part in parts)
+        lengths = tuple(map(_length, str(value).lower().split("x")))
+        if not 1 <= len(lengths) <= 3 or not all(lengths):
+            self.fail(f"{_cut(value)!r} is not a size such as 384x512", param, ctx)
+        return lengths
 
 
 class InputShape(_Type):
@@ -51,10 +65,10 @@ class InputShape(_Type):
         if isinstance(value, tuple):
             return value
         name, _, shape = str(value).rpartition(":")
-        parts = shape.strip("[]").lower().replace(",", "x").split("x")
-        if not all(part.isdecimal() and int(part) > 0 for part in map(str.strip, parts)):
-            self.fail(f"{value!r} is not a name and a shape such as image:1x3x224x224", param, ctx)
-        return name, tuple(map(int, parts))
+        lengths = tuple(_length(part.strip()) for part in shape.strip("[]").lower().replace(",", "x").split("x"))
+        if not all(lengths):
+            self.fail(f"{_cut(value)!r} is not a name and a shape such as image:1x3x224x224", param, ctx)
+        return name, lengths
 
 
 class ModelPath(click.Path):
@@ -86,10 +100,10 @@ class Memory(_Type):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, int):
             return value
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)([MGT]?)B?", str(value).upper())
+        found = re.fullmatch(r"([0-9]{1,40}(?:\.[0-9]{1,40})?)([MGT]?)B?", str(value).upper())
         amount = 0 if found is None else Fraction(found[1]) * {"G": 10**3, "T": 10**6}.get(found[2], 1)
         if not amount:
-            self.fail(f"{value!r} is not an amount of memory such as 800M or 2G", param, ctx)
+            self.fail(f"{_cut(value)!r} is not an amount of memory such as 800M or 2G", param, ctx)
         return math.ceil(amount)
 
 

@@ -93,7 +93,11 @@ class Profile:
         if not isinstance(name, (str, Path)):
             raise UsageError(f"profile: must be a name or a path, not {name!r}")
         path = Path(name)
-        if name not in own and not path.is_file():
+        try:
+            found = name in own or path.is_file()
+        except OSError:  # a name that is too long
+            found = False
+        if not found:
             raise UsageError(f"profile {name}: is no file, and none of {', '.join(sorted(own))}")
         try:
             told = json.loads(own[name].read_text("utf-8") if name in own else path.read_text("utf-8"))

@@ -79,7 +79,7 @@ def _problems(model: ModelFile) -> Iterator[str]:
     for tensor in all_tensors(proto):
         yield from _tensor(model, tensor)
     schemas = _Schemas(proto)
-    yield from _graph(proto.graph, frozenset(), schemas, "")
+    yield from _graph(proto.graph, frozenset(), schemas, "", bound=False)
     for function in proto.functions:
         yield from _function(function, schemas)
     if problem := calls_problem(proto):
@@ -115,8 +115,11 @@ def dims_text(dims: Iterable[int]) -> str:
     return "x".join(map(str, dims)) or "()"
 
 
-def _graph(graph: onnx.GraphProto, outer: frozenset[str], schemas: _Schemas, where: str) -> Iterator[str]:
-    """``outer``: the tensors that a subgraph can see; ``where``: how messages call it."""
+def _graph(
+    graph: onnx.GraphProto, outer: frozenset[str], schemas: _Schemas, where: str, *, bound: bool
+) -> Iterator[str]:
+    """``outer``: the tensors that a subgraph can see; ``where``: how messages call it; ``bound``: it stands in a
+    function, whose attributes its nodes may refer to."""
     given = [info.name for info in graph.input]
     constant = [tensor.name for tensor in graph.initializer]
     constant += [sparse.values.name for sparse in graph.sparse_initializer]
@@ -131,9 +134,9 @@ def _graph(graph: onnx.GraphProto, outer: frozenset[str], schemas: _Schemas, whe
     yield from _lists(graph, where)
     visible = frozenset(own | made | outer)
     for node in graph.node:
-        yield from _call(node, schemas, where)
+        yield from _call(node, schemas, where, bound=bound)
         for inner in subgraphs(node):
-            yield from _graph(inner, visible, schemas, f" in a subgraph of node {label(node)!r}")
+            yield from _graph(inner, visible, schemas, f" in a subgraph of node {label(node)!r}", bound=bound)
 
 
 _LISTS = {
@@ -163,7 +166,7 @@ def _function(function: onnx.FunctionProto, schemas: _Schemas) -> Iterator[str]:
             yield f"nobody makes the output {name!r}{where}"
     for node in function.node:
         for inner in subgraphs(node):
-            yield from _graph(inner, frozenset(made), schemas, f" in a subgraph{where}")
+            yield from _graph(inner, frozenset(made), schemas, f" in a subgraph{where}", bound=True)
 
 
 def _twice(names: Iterable[str], what: str, where: str) -> Iterator[str]:
@@ -229,10 +232,10 @@ class _Schemas:
             return None
 
 
-def _call(node: onnx.NodeProto, schemas: _Schemas, where: str) -> Iterator[str]:
+def _call(node: onnx.NodeProto, schemas: _Schemas, where: str, *, bound: bool) -> Iterator[str]:
     """The node has as many inputs and outputs as its operator, and the attributes that it needs, of their type."""
     called = f"node {label(node)!r}{where} ({node.op_type})"
-    yield from (f"{called}: {problem}" for item in node.attribute for problem in _attribute(item))
+    yield from (f"{called}: {problem}" for item in node.attribute for problem in _attribute(item, bound))
     yield from _twice((item.name for item in node.attribute), "attribute", f" of {called}")
     schema = schemas.of(node)
     if schema is None and canonical_domain(node.domain) == MICROSOFT:
@@ -319,9 +322,11 @@ def _range(least: int, most: int) -> str:
     return f"{least} or more" if most > 2**30 else f"{least} to {most}"
 
 
-def _attribute(item: AttributeProto) -> Iterator[str]:
+def _attribute(item: AttributeProto, bound: bool) -> Iterator[str]:
     if item.type not in _A.AttributeType.values() or not item.type:
         yield f"attribute {item.name!r} has no type"
+    elif item.ref_attr_name and not bound:
+        yield f"attribute {item.name!r} refers to {item.ref_attr_name!r} of a function, and it stands in none"
     elif (
         not item.ref_attr_name
         and item.type in (_A.TENSOR, _A.GRAPH, _A.SPARSE_TENSOR)

@@ -55,7 +55,10 @@ class Weights:
         if node.op_type == "Constant":
             return self._constant(name, node.attribute[0]) if len(node.attribute) == 1 else None
         inner = self.of(node.input[0], left - 1) if node.op_type in _TURNS and node.input else None
-        return None if inner is None else self._turned(node, inner)
+        try:
+            return None if inner is None else self._turned(node, inner)
+        except (IndexError, ValueError):  # a node that cannot run on it
+            return None
 
     def _stored(self, name: str, tensor: onnx.TensorProto) -> Stored:
         return Stored(name, self._file.array(tensor), self._file.store.span(tensor))

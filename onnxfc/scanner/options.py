@@ -100,9 +100,8 @@ class ScanOptions:
 
     def _check_lists(self) -> None:
         for name, items, such in (("bands", self.bands, "(1, 2, 3)"), ("classes", self.classes, "('dog', 3)")):
-            if isinstance(items, str) or not isinstance(items, Iterable):
-                raise UsageError(f"{name}: must be several such as {such}, not {items!r}")
-            object.__setattr__(self, name, tuple(item if isinstance(item, str) else _plain(item) for item in items))
+            several = errors.several(items, f"{name}: must be several such as {such}, not {items!r}")
+            object.__setattr__(self, name, tuple(item if isinstance(item, str) else _plain(item) for item in several))
         for band in self.bands:
             errors.whole("bands", band, 1)
         for kind in self.classes:

@@ -62,7 +62,11 @@ class Shapes:
         on them."""
         if probes not in self._weights:
             weights = self.graph.initializers.items()
-            self._weights[probes] = {name: of_tensor(item, self._model.array, probes) for name, item in weights}
+            known = {name: of_tensor(item, self._model.array, probes) for name, item in weights}
+            for sparse in self._model.proto.graph.sparse_initializer:
+                shape = tuple(sparse.dims)
+                known[sparse.values.name] = Spec(int(sparse.values.data_type), (shape,) * probes)
+            self._weights[probes] = known
         specs = dict(self._weights[probes])
         for info in self.graph.inputs:
             kind = info.type.tensor_type

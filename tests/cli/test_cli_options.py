@@ -13,6 +13,8 @@ from onnxfc import rewrite
 
 REWRITE, CHECK = ("rewrite", "in.onnx", "out.onnx"), ("check", "in.onnx", "other.onnx")
 NATIVE = "the native size of image is 28x28 in the file; leave it out; the result takes any size"
+SO_MANY = "9" * 4400
+"""Digits, more than Python makes a number of."""
 FORM = "--provider: must be NAME or NAME:key=value,key=value, each key once, not "
 
 
@@ -28,6 +30,16 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("command", "option", "value", "told"),
     [
         (CHECK, "--size", "abc", "'abc' is not a size such as 384x512"),
+        (CHECK, "--size", SO_MANY + "x3", f"'{SO_MANY[:60]}...' is not a size such as 384x512"),
+        (CHECK, "--size", "１６x１６", "'１６x１６' is not a size such as 384x512"),
+        (
+            CHECK,
+            "--input-shape",
+            f"a:{'9' * 4400}",
+            f"'a:{'9' * 58}...' is not a name and a shape such as image:1x3x224x224",
+        ),
+        (CHECK, "--memory", SO_MANY, f"'{SO_MANY[:60]}...' is not an amount of memory such as 800M or 2G"),
+        (CHECK, "--rtol", ":1", "':1' is no number from 0 on, such as 1e-3 or scores:1e-3"),
         (REWRITE, "--size", "0x3", "'0x3' is not a size such as 384x512"),
         (REWRITE, "--size", "3x3x3x3", "'3x3x3x3' is not a size such as 384x512"),
         (REWRITE, "--timeout", "0", "0.0 is too small, it must be more than 0"),

@@ -145,6 +145,8 @@ def test_limits_that_mean_nothing(told: dict[str, Any], says: str, tmp_path: Pat
 
 
 def test_profiles_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"profile a{9999}: is no file, and none of amd-dpucahx8h, "):
+        inspect(fixture_file("digits.onnx"), profile="a" * 9999)
     with pytest.raises(UsageError, match="profile tpu: is no file, and none of amd-dpucahx8h, "):
         inspect(ALEXNET, profile="tpu")
     (tmp_path / "own.json").write_text("{")

@@ -172,6 +172,10 @@ MALFORMED: dict[str, tuple[Change, str]] = {
         lambda m: node(m, "Flatten").attribute.add(name="axis", i=1, type=AttributeProto.UNDEFINED),
         "attribute 'axis' has no type",
     ),
+    "attribute of a function": (
+        lambda m: node(m, "Flatten").attribute.add(name="axis", ref_attr_name="outer", type=AttributeProto.INT),
+        "attribute 'axis' refers to 'outer' of a function, and it stands in none",
+    ),
     "attribute of another type": (lambda m: attribute(m, "Flatten", axis=1.0), "attribute 'axis' is not of its type"),
     "attribute twice": (
         lambda m: node(m, "Flatten").attribute.extend([helper.make_attribute("axis", 1)] * 2),

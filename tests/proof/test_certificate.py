@@ -205,6 +205,39 @@ def test_sparse_weight() -> None:
     assert [item.relation for item in of_pair(original, other).weights] == ["same"]
 
 
+def test_weight_that_its_reshape_does_not_fit() -> None:
+    """It is no weight; onnxruntime says that the model does not run."""
+    original, other = made(two_layers(), "scores")
+    conv = [node for node in other.graph.node if node.op_type == "Conv"][-1]
+    shape = numpy_helper.from_array(np.array([7, 7, 7, 7]), "no_shape")
+    other.graph.initializer.append(shape)
+    node = helper.make_node("Reshape", [conv.input[1], shape.name], ["no_weight"])
+    conv.input[1] = node.output[0]
+    other.graph.node.insert(0, node)
+    found = of_pair(original, other)
+    assert found.status == "none"
+    assert "a Conv whose weight the graph computes" in found.reason
+
+
+def test_sparse_weight_of_the_second_model() -> None:
+    """onnx infers no shapes behind it unless it is told its own."""
+    net = Net()
+    net.op("Gemm", net.flat(), net.random(5, FEATURES, name="weight"), net.random(5), out="scores", transB=1)
+    original, again = net.model("scores"), onnx.ModelProto()
+    again.CopyFrom(original)
+    tensor = next(item for item in again.graph.initializer if item.name == "weight")
+    values, places = numpy_helper.to_array(tensor).reshape(-1), np.arange(5 * FEATURES)
+    again.graph.initializer.remove(tensor)
+    again.graph.sparse_initializer.append(
+        helper.make_sparse_tensor(
+            numpy_helper.from_array(values, "weight"), numpy_helper.from_array(places), [5, FEATURES]
+        )
+    )
+    checked = check_pair(original, again)
+    assert checked.passed
+    assert checked.parity.native.deviation == 0.0
+
+
 def test_weight_within_a_function() -> None:
     net = Net()
     flat = net.flat()
