@@ -18,8 +18,10 @@ from onnxfc.io.model_file import ModelFile
 from onnxfc.proof.bounded import bounded
 from onnxfc.proof.certificate import certify
 from onnxfc.proof.check import check
+from onnxfc.proof.inputs import Inputs
 from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.results import Parity, ParityResult
+from onnxfc.proof.sessions import RunError, Runner
 from onnxfc.proof.sizes import MOST, TooLarge, larger_sizes
 
 
@@ -76,7 +78,30 @@ def _compared(
     found = compare_at(fixed.fixed_size, form, rewritten, claim, layers, outputs, options, progress)
     failed = "failed" if found.vacuous is not None else found.native.status
     told = (found.vacuous or found.native.reason).replace("the original", "the model for one size")
+    one = _of_size(fixed.fixed_size, claim, outputs, layers)
+    if failed == "passed" and (lost := _lost_batch(rewritten, form, one, options)):
+        failed, told = "failed", lost
     return replace(found.native, status=failed, sizes=(fixed.fixed_size,), reason=told)
+
+
+def _lost_batch(rewritten: ModelFile, form: ModelFile, claim: Claim, options: CheckOptions) -> str:
+    """Why a form takes no two images at once where the model that it was made of does, "" if it does: as a reference
+    it need not."""
+    told = _of_two(form, claim, options)
+    return "" if not told or _of_two(rewritten, claim, options) else f"the model for one size {told}"
+
+
+def _of_two(model: ModelFile, claim: Claim, options: CheckOptions) -> str:
+    """Why a model whose batch is free does not run on two images, "" if it does."""
+    runner = Runner(model, (), options.engine)
+    if not runner.free_batch(claim.inputs):
+        return ""
+    inputs = Inputs(claim, runner.inputs, options)
+    try:
+        runner.run(inputs.feeds(inputs.kinds[0], 0, 2))
+    except RunError as error:
+        return f"does not run at batch 2: {error}"
+    return ""
 
 
 def compare_at(
@@ -91,9 +116,7 @@ def compare_at(
 ) -> Parity:
     """Two models made of the original that ``claim`` is about, on images of ``size`` alone. ``layers`` and ``outputs``:
     what those of the first are in the second."""
-    shapes = claim.image_shapes(size)
-    images = [replace(image, shape=shapes[image.name]) for image in claim.inputs]
-    one = replace(Claim.of_one_size(size, images, outputs, layers), detections=claim.detections)
+    one = _of_size(size, claim, outputs, layers)
     names = {item.original: item.rewritten for item in claim.layers}
     rtols, atols = (
         {names.get(name, name): value for name, value in given.items() if names.get(name, name) in _known(one)}
@@ -103,6 +126,12 @@ def compare_at(
         options, check_sizes=(), data=_grown(options.data, one), larger=False, windows=False, rtols=rtols, atols=atols
     )
     return check(first, second, one, wanted, progress)
+
+
+def _of_size(size: tuple[int, ...], claim: Claim, outputs: Sequence[Output], layers: Sequence[Layer]) -> Claim:
+    shapes = claim.image_shapes(size)
+    images = [replace(image, shape=shapes[image.name]) for image in claim.inputs]
+    return replace(Claim.of_one_size(size, images, outputs, layers), detections=claim.detections)
 
 
 def _grown(data: Any, claim: Claim) -> Any:

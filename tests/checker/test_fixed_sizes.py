@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from fixture_files import fixture_file
 from hazards import CHECK, complete
+from onnx import numpy_helper
 from onnxruntime.tools.onnx_model_utils import fix_output_shapes, make_dim_param_fixed
 
 from onnxfc import NothingToRewrite, ProofFailed, RewriteOptions, check_pair, inspect, rewrite
@@ -47,6 +49,25 @@ def test_an_error_in_a_fixed_model() -> None:
     relu = next(node for node in model.graph.node if node.op_type == "Relu")
     relu.op_type = "Tanh"
     assert not check_pair(fixture_file(NAME), model, options=CHECK).passed
+
+
+def test_a_batch_that_was_lost() -> None:
+    """Declared free, it is 1 in the graph: alone, each image gets what it should."""
+    path = fixture_file("lenet.dynamo.onnx")
+    done = rewrite(path, options=RewriteOptions(dynamic_batch=True, fixed_size=(32, 32)), prove=False)
+    model = complete(done)
+    assert check_pair(path, model, options=CHECK).passed
+    relu = next(node for node in model.graph.node if node.op_type == "Relu")
+    made, place = relu.output[0], [*model.graph.node].index(relu)
+    relu.output[0] = "ahead"
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros(1, np.int64), "first"))
+    turned = [("Squeeze", ["ahead", "first"], "alone"), ("Unsqueeze", ["alone", "first"], made)]
+    for kind, given, name in reversed(turned):
+        model.graph.node.insert(place + 1, onnx.helper.make_node(kind, given, [name]))
+    checked = check_pair(path, model, options=CHECK)
+    assert not checked.passed
+    assert checked.parity.form is not None
+    assert checked.parity.form.reason.startswith("the model for one size does not run at batch 2: ")
 
 
 @pytest.mark.parametrize(
