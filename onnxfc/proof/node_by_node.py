@@ -194,7 +194,8 @@ class _Nodes:
         """Nodes that may mean something else at another size."""
         graph, source = self.model.graph, self.file.proto.graph
         tensors = stored(graph)
-        extents = {n for shape in self.native.values() for n in (*shape[1:], math.prod(shape[2:]))}
+        lengths = self.native.values()
+        extents = {n for shape in lengths for n in (*shape[1:], math.prod(shape[1:]), math.prod(shape[2:]))}
         shared = dependent(source, [n for node in source.node if node.op_type in SHARING for n in node.output])
         theirs = {node.output[0]: node for node in self.other.node if node.output}
         follows = dependent(self.other, [value.name for value in self.other.input])

@@ -130,6 +130,7 @@ UNLISTED = (
 UNLISTED += ("bilinear_mean.", "bilinear_sum.", "grid_in_pixels.", "grid_two_rows.", "list_columns.", "list_unbatched.")
 UNLISTED += ("kept_level_count.", "kept_lp_pooled.", "kept_row_deviation.", "kept_standard_error.", "kept_times_count.")
 UNLISTED += ("detect", "list_widths.", "log_sum_exp.", "maxima", "raw_audio.", "whole_mean.", "whole_norm.")
+UNLISTED += ("centred.", "whole_deviation.")
 UNLISTED += ("kept_exits.", "kept_grid.", "kept_mean_place.", "kept_windows.")
 UNLISTED += ("filter_bank.", "kept_plain_means.", "kept_whole_layer_norm.", "list_standardised.", "pre_emphasis.")
 UNLISTED += ("grid_flow", "pyramid_unlike.", "spectrogram.", "unpooled", "warp_", "worked_halves")

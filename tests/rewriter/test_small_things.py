@@ -117,11 +117,13 @@ def test_a_mean_over_a_batch_of_one_is_each_window_s(exporter: str) -> None:
         compare(kept, {"image": image(*size)}, REFERENCES, "whole_mean")
 
 
+@pytest.mark.parametrize("name", ["whole_norm", "whole_deviation"])
 @pytest.mark.parametrize("exporter", EXPORTERS)
-def test_a_norm_over_all_there_is_is_context(exporter: str) -> None:
-    done = onnxfc.rewrite(fixture_file(f"whole_norm.{exporter}.onnx"))
+def test_a_norm_over_all_there_is_is_context(exporter: str, name: str) -> None:
+    """The file has the native number of all elements, or one less, which is none at another size."""
+    done = onnxfc.rewrite(fixture_file(f"{name}.{exporter}.onnx"))
     for size in ((48, 40), (34, 52), (63, 65)):
-        compare(done.model, {"image": image(*size)}, REFERENCES, "whole_norm")
+        compare(done.model, {"image": image(*size)}, REFERENCES, name)
 
 
 @pytest.mark.parametrize("file", ["maxima.torchscript", "maxima.dynamo", "maxima_as_channels.dynamo"])
