@@ -142,6 +142,7 @@ def compare_trunk(
     left = [(item.original, item.rewritten, item.boundary) for item in trunks if item.rewritten not in shown]
     parts = [] if result.status == "failed" else list(mixing(original.proto, rewritten.proto, claim, shapes, left))
     again = compare_repeated((original, rewritten), parts, shapes, evidence, options) if parts else result
+    again = again if again.compared else result
     if left and "failed" not in (result.status, again.status):
         with suppress(RunError):  # a model that does not show its tensors
             again = compare_nodes((original, rewritten), [name for name, *_ in left], shapes, shots, evidence, options)
