@@ -51,6 +51,8 @@ def _number(native: Mapping[str, Spec], node: onnx.NodeProto, axis: int, name: s
         told = attributes(node)
         in_two = told.get("num_outputs") == 2 and len(node.input) == 1 and told.get("axis", 0) % len(shape) == axis
         return list(node.output).index(name) if in_two else None
+    if native[name].shapes is None:  # it cannot run on its bounds
+        return None
     given = [values[0].tolist() if (values := native[item].values) else None for item in node.input[1:]]
     cuts = op_kinds.cuts_of(attributes(node), given, len(shape)) if None not in given else None
     if cuts is None or set(cuts) != {axis} or cuts[axis][2] != 1:

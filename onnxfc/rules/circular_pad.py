@@ -107,6 +107,10 @@ def _cut(ctx: RuleContext, view: Placed, axis: int, bounds: tuple[int, int]) -> 
     return ctx.builder.emit("Slice", [view.tensor, *(ctx.builder.constant([n], "slice") for n in (*bounds, axis))])
 
 
+_PART = 4
+"""A part of the image by which a network rolls it is no smaller: windows of attention are shifted by less."""
+
+
 def _rolled(ctx: RuleContext, view: Placed, axis: int, pieces: list[Piece], length: int) -> Outcome:
     """x[s:] ahead of x[:s] at any size, as windows of attention are shifted; counted from the nearer end."""
     shift = pieces[0].start
@@ -115,6 +119,9 @@ def _rolled(ctx: RuleContext, view: Placed, axis: int, pieces: list[Piece], leng
     if pieces != [Piece(shift, length), Piece(0, shift)] or 2 * shift == length:
         return ctx.refuse("flipped", "lays the map's parts in another order, half and half or more of them", LEAVE)
     by = shift if 2 * shift < length else shift - length
+    if abs(by) > 1 and length % by == 0 and length <= _PART * abs(by):
+        why = f"rolls the map around by {abs(by)} of {length} places, and by as many at every size"
+        ctx.remark("fixed-parts", f"{why}; where that is a part of the image, keep its native size")
     ctx.keep([_cut(ctx, view, axis, bounds) for bounds in ((by, _OPEN), (0, by))])
     place = view.spatial.index(axis)
     provenance = view.provenance.along({place: view.provenance.fields[place].through(1, pad=-by)})

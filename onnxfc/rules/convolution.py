@@ -17,6 +17,7 @@ from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Context, Fixed, Placed
 from onnxfc.rules.broadcast import with_context
 from onnxfc.rules.context_sums import strip
+from onnxfc.rules.fixed_parts import told_pools
 from onnxfc.rules.pooling import global_pool, partial_pool
 from onnxfc.rules.registry import PLACED, rule
 from onnxfc.rules.written_pads import told_pads
@@ -106,6 +107,7 @@ def _slid(ctx: RuleContext, view: Placed, how: Sliding) -> Outcome:
         changes |= {"pads": [*how.begin, *ends]} if ends != list(how.end) else {}
     ctx.keep(**changes)
     told_pads(ctx, view, (0, 0, *how.begin), (0, 0, *how.end))
+    told_pools(ctx, view, own)
     return ctx.placed(view, provenance, view.where)
 
 

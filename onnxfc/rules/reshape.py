@@ -35,6 +35,7 @@ from onnxfc.layout.axes import (
 from onnxfc.layout.lists import in_one_row, of_one_image, rows, split_rows
 from onnxfc.layout.views import Placed
 from onnxfc.rules.channel_shuffle import permuted
+from onnxfc.rules.fixed_parts import told_blocks
 from onnxfc.rules.registry import PLACED, rule
 from onnxfc.shapes.spec import Shape
 
@@ -156,6 +157,7 @@ def _in_row(ctx: RuleContext, view: Placed, groups: Groups) -> Outcome:
 
 def _regrouped(ctx: RuleContext, view: Placed, groups: Groups) -> Outcome:
     """The same, where what lies within each place makes finer places of a map."""
+    told_blocks(ctx, view, groups)
     outcome = _in_row(ctx, view, groups)
     if is_map(groups):
         [made] = ctx.placed(view, provenance_of(ctx, view.provenance, groups), axis_of_places(groups))

@@ -28,7 +28,7 @@ _COUNTABLE = 2**62
 
 def must_fit(node: onnx.NodeProto, inputs: Sequence[Spec | None]) -> None:
     """Raises InferenceFailed where the operator cannot run on such shapes, though inference does not say so."""
-    check = {"SpaceToDepth": _must_divide, "Pad": _must_mirror}.get(node.op_type)
+    check = {"SpaceToDepth": _must_divide, "Pad": _must_mirror, "Slice": _must_list}.get(node.op_type)
     spec = inputs[0] if inputs else None
     if check is not None and spec is not None and spec.shapes is not None:
         check(node, spec.native, inputs)
@@ -39,6 +39,12 @@ def _must_divide(node: onnx.NodeProto, shape: Shape, _: Sequence[Spec | None]) -
     block = attributes(node)["blocksize"]
     if any(length % block for length in shape[2:]):
         raise InferenceFailed(f"SpaceToDepth needs sizes that are multiples of {block}")
+
+
+def _must_list(_: onnx.NodeProto, __: Shape, inputs: Sequence[Spec | None]) -> None:
+    """Slice takes no single numbers, computed ones either."""
+    if any(spec is not None and spec.shapes is not None and len(spec.native) != 1 for spec in inputs[1:]):
+        raise InferenceFailed("Slice reads a single number, or a table, as a list")
 
 
 def _must_mirror(node: onnx.NodeProto, shape: Shape, inputs: Sequence[Spec | None]) -> None:

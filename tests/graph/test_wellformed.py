@@ -21,6 +21,7 @@ from onnxfc.graph.wellformed import well_formed
 from onnxfc.inspector import inspect
 from onnxfc.io import byte_source
 from onnxfc.io.model_file import ModelFile
+from onnxfc.rewriter.analyse import RewriteOptions
 from onnxfc.rewriter.api import rewrite
 
 Change = Callable[[onnx.ModelProto], object]
@@ -263,6 +264,22 @@ def test_malformed(kind: str) -> None:
 
 def test_the_model_itself_is_well_formed() -> None:
     rewrite(good())
+
+
+def test_single_numbers_that_are_computed_as_bounds() -> None:
+    """onnx's inference takes them for lists of a length that is not known; onnxruntime does not run it."""
+    net = Net()
+    features = net.conv(net.input("image", [1, 2, 16, 16]), 2, 3)
+    begin, middle = (net.op("Squeeze", net.ints(number), net.ints(0)) for number in (0, 3))
+    half = net.op("Relu", net.op("Slice", features, begin, middle, net.ints(3)))
+    rest = net.op("Slice", features, middle, net.ints(2**31 - 1), net.ints(3))
+    model = net.model(net.op("Concat", half, rest, axis=3), infer=False)
+    with pytest.raises(ReadError, match="Slice reads a single number"):
+        rewrite(model)
+    for dim in model.graph.input[0].type.tensor_type.shape.dim[2:]:
+        dim.Clear()
+    with pytest.raises(NothingToRewrite, match=r"\[unknown-shape\] node_slice"):
+        rewrite(model, options=RewriteOptions(size=(16, 16)))
 
 
 def test_functions_that_layers_share() -> None:
