@@ -109,6 +109,18 @@ def test_parts_of_the_image_along_one_axis(free: str, size: tuple[int, int], exp
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
+def test_a_matrix_times_a_grid_is_no_layer(exporter: str) -> None:
+    """Rays of pixels: steps of no known unit, which the product of two constants has."""
+    with pytest.raises(NothingToRewrite, match="show no rule by which it goes on"):
+        rewritten("grid_multiplied", exporter)
+    done = rewritten("grid_multiplied", exporter, grids="step")
+    assert done.parity is not None
+    assert done.parity.passed
+    for size in SMALL:
+        compare(done.model, {"image": image(*size)}, MORE, "grid_multiplied", 4e-6)
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
 def test_parts_of_the_image_times_the_native_size_are_refused(exporter: str) -> None:
     """The size is a plain number in the graph. What the message advises is right: to multiply by one's own."""
     path = fixture_file(f"grid_in_pixels.{exporter}.onnx")
