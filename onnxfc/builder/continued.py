@@ -166,9 +166,16 @@ def _written(ctx: RuleContext, table: _Table, chosen: Mapping[int, Rule]) -> Con
     given = any(len(table.shown(place)) != 1 for place in chosen)
     axes = [tuple(level.table.axes.get(k, -1) for k in range(rank)) for level in levels]
     each = tuple(zip(grids, axes, strict=True)) if chosen or lengths else ((tensor, (-1,) * rank),)
-    note = Continued(ctx.label, table.name, tensor, told, each, given, order, lengths, bool(chosen) and table.parts)
+    parts, numbers = bool(chosen) and table.parts, _numbers(levels, given)
+    note = Continued(ctx.label, table.name, tensor, told, each, given, order, lengths, parts, numbers)
     ctx.notes.append(note)
     return note
+
+
+def _numbers(levels: Sequence[_Level], given: bool) -> frozenset[float]:
+    """The values that are no coordinates; where they go on as the user says, the first place's are asked, too."""
+    plain = (level.table.base if given else level.table.still for level in levels)
+    return frozenset(float(number) for item in plain for number in np.unique(item))
 
 
 def windows_have_others(ctx: RuleContext, name: str) -> Refusal:

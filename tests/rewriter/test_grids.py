@@ -109,6 +109,32 @@ def test_parts_of_the_image_along_one_axis(free: str, size: tuple[int, int], exp
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
+def test_a_grid_of_few_values_is_no_number_of_the_native_size(exporter: str) -> None:
+    """Corners of four by four places, one of them at half a side of the image."""
+    done = rewritten("grid_coarse", exporter)
+    assert done.parity is not None
+    assert done.parity.passed
+    for size in ((96, 80), (64, 112), (75, 69)):
+        compare(done.model, {"image": image(*size)}, MORE, "grid_coarse", 4e-6)
+
+
+@pytest.mark.parametrize(("beside", "told"), [(24.0, True), (47.0, True), (48.0, True), (32.0, False)])
+def test_a_number_beside_a_grid_of_few_values(beside: float, told: bool) -> None:
+    """It is laid into the table as a further column, as an exporter folds it."""
+    net = Net()
+    tensor = net.conv(net.image(1, (48, 48)), 2, 2, (16, 16), strides=[16, 16])
+    rows = net.op("Transpose", net.op("Reshape", tensor, net.ints(1, 2, 9)), perm=[0, 2, 1])
+    table = np.stack([np.tile(np.arange(3) * 16.0, 3), np.full(9, beside)], -1).astype(np.float32)
+    model = net.model(net.op("Add", rows, net.const(table)))
+    if told:
+        found = refusal(model)
+        assert found.code == "size-locked"
+        assert "a side of the native image" in found.reason
+    else:
+        assert onnxfc.rewrite(model, check_options=CHECK).claim.outputs[0].form == "list"
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
 def test_a_matrix_times_a_grid_is_no_layer(exporter: str) -> None:
     """Rays of pixels: steps of no known unit, which the product of two constants has."""
     with pytest.raises(NothingToRewrite, match="show no rule by which it goes on"):
