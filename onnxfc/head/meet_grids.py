@@ -230,9 +230,8 @@ def lies_on(ctx: RuleContext, position: int, groups: Groups, placed: Sequence[Pl
     own = ctx.builder.spec(view.tensor).shapes if isinstance(view, Fixed) else None
     if own is None or len(set(own)) < 2:
         return False
-    axes = [
-        axis for axis in range(-len(own[0]), 0) if -axis <= len(groups) and places_in(groups[axis : axis + 1 or None])
-    ]
+    rows = {axis: groups[axis] for axis in range(-min(len(own[0]), len(groups)), 0)}
+    axes = [axis for axis, row in rows.items() if places_in([row]) or any(atom.kind == "joined" for atom in row)]
     return all(_as_long(ctx, [shape[axis] for shape in own], axis, placed) for axis in axes)
 
 

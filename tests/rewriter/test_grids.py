@@ -271,25 +271,11 @@ def test_a_grid_without_end_is_told_without_a_warning() -> None:
         assert not onnxfc.check_pair(fixture_file("grid_coordinates.torchscript.onnx"), damaged).passed
 
 
-@pytest.mark.parametrize("computed", [True, False])
-def test_anchors_that_are_computed_for_one_level_alone(computed: bool) -> None:
-    """As an exporter leaves them that knows the size of one level alone: anchors of the first, computed for its places,
-    beside those of each native place of the second."""
-    net = Net(17)
-    first = net.op("Tanh", net.conv(net.image(1, (17, 21)), 2, 4))
-    second = net.op("Tanh", net.conv(first, 4, 4))
-    rows = [net.op("Reshape", net.op("Transpose", x, perm=[0, 2, 3, 1]), net.ints(1, -1, 4)) for x in (first, second)]
-    sizes = [net.op("Slice", net.op("Shape", x), net.ints(2), net.ints(4)) for x in (first, second)]
-    counts = [net.op("ReduceProd", found, keepdims=1) for found in sizes]
-    ones = [net.op("Expand", net.const([[0.5] * 4]), net.op("Concat", count, net.ints(4), axis=0)) for count in counts]
-    if not computed:
-        ones[1] = net.const([[0.5] * 4] * 12)
-    joined = net.op("Concat", *ones, axis=0)
-    made = net.op("Mul", net.op("Concat", *rows, axis=1), net.op("Unsqueeze", joined, net.ints(0)))
-    if computed:
-        assert onnxfc.rewrite(net.model(made), check_options=CHECK).claim.outputs[0].form == "list"
-        return
-    found = refusal(net.model(made), grids="image")
-    assert (found.code, found.node) == ("size-locked", f"node_{joined}")
-    why = f"Concat lays {ones[1]}, a list for the native size, beside {ones[0]}, which is computed for any"
-    assert (found.reason, found.advice) == (why, "export it with open height and width")
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_anchors_of_a_map_that_is_resized_to_anothers_size(exporter: str) -> None:
+    """Computed of its shape by the older exporter, which knows the size of the other level."""
+    done = rewritten("grid_anchors", exporter)
+    assert done.parity is not None
+    assert done.parity.passed
+    for size in SMALL:
+        compare(done.model, {"image": image(*size)}, MORE, "grid_anchors", 4e-6)

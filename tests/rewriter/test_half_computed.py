@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from hazards import CHECK, Net
+from hazards import CHECK, Net, refusal
 from references import run
 
 import onnxfc
@@ -50,3 +50,24 @@ def test_what_is_alike_at_the_native_size_alone(how: str) -> None:
     assert done.parity is not None
     assert done.parity.passed
     agree_at_sizes(done.model, two_levels(how, how)[0])
+
+
+@pytest.mark.parametrize("numbers", [0, 1])
+def test_a_level_of_numbers_goes_on_as_the_computed_one(numbers: int) -> None:
+    kinds = ["computed", "computed"]
+    truth = two_levels(*kinds)[0]
+    kinds[numbers] = "numbers"
+    done = onnxfc.rewrite(two_levels(*kinds)[0], check_options=CHECK)
+    assert done.parity is not None
+    assert done.parity.passed
+    agree_at_sizes(done.model, truth)
+
+
+@pytest.mark.parametrize("how", ["scaled", "image", "map"])
+def test_a_level_of_numbers_beside_one_that_is_computed_otherwise(how: str) -> None:
+    """What is computed is not as it is natively in larger images; or it is no such part of the image as was said."""
+    model, joined, parts = two_levels("scaled" if how == "scaled" else "computed", "numbers")
+    found = refusal(model, **({} if how == "scaled" else {"grids": how}))
+    assert (found.code, found.node) == ("size-locked", f"node_{joined}")
+    why = f"Concat lays {parts[1]}, a list for the native size, beside {parts[0]}, which is computed for any"
+    assert (found.reason, found.advice) == (why, "export it with open height and width")
