@@ -13,13 +13,25 @@ from onnx import helper
 from onnxfc.builder import ops
 from onnxfc.builder.axis_ops import target
 from onnxfc.builder.computed_constants import computed
+from onnxfc.builder.half_computed import goes_on, half_computed, natively
 from onnxfc.builder.resized_table import resized
 from onnxfc.builder.rule_context import LEAVE, RuleContext
 from onnxfc.builder.state import Continued
 from onnxfc.claim.blame import Blame, Cause
 from onnxfc.errors import Refusal
 from onnxfc.graph.op_kinds import GLOBAL_POOLS
-from onnxfc.layout.affine import Affine, Grids, Rule, affine, given_rule, of_pixels, offset_of, shown_rules
+from onnxfc.layout.affine import (
+    Affine,
+    Grids,
+    Rule,
+    affine,
+    axis_of_figures,
+    given_rule,
+    of_pixels,
+    offset_of,
+    order_of_figures,
+    shown_rules,
+)
 from onnxfc.layout.axes import Groups, places_in
 from onnxfc.layout.axis_map import Pixels
 from onnxfc.layout.views import Fixed, Placed
@@ -104,21 +116,38 @@ def continued(
     if not whole and any(view.is_folded for view in placed):
         return None  # a value for each feature of a window, as a crop has it
     own = resized(ctx, position, groups, placed[0].like) if whole and not spread else None
-    value = None if own is not None or ctx.follows_size(position) else computed(ctx, name)
-    if value is None:
+    if own is not None or ctx.follows_size(position):
         return own
-    levels = _levels(value, groups, placed)
-    if levels is None:
-        return None
-    table = _Table(
-        name, value.dtype, levels, _axis_of_levels(groups) + value.ndim, spread, bool(np.abs(value).max() <= 1)
-    )
-    chosen = _unseen(ctx, table) or _chosen(ctx, table)
-    if isinstance(chosen, Refusal):
+    value = computed(ctx, name)
+    half = natively(ctx, position) if value is None else None
+    table = _table(ctx, name, half if value is None else value, groups, placed, spread)
+    if table is None:
+        return None if half is None else half_computed(ctx)
+    chosen = _rules(ctx, table, half)
+    if chosen is None or isinstance(chosen, Refusal):
         return chosen
-    if not whole:
-        return windows_have_others(ctx, name)
-    return _written(ctx, table, chosen)
+    return _written(ctx, table, chosen) if whole else windows_have_others(ctx, name)
+
+
+def _table(
+    ctx: RuleContext, name: str, value: Array | None, groups: Groups, placed: Sequence[Placed], spread: bool
+) -> _Table | None:
+    """A value by what lies over each map; None where that is not affine."""
+    levels = None if value is None else _levels(value, groups, placed)
+    if value is None or levels is None:
+        return None
+    axis, dtype = _axis_of_levels(groups) + value.ndim, helper.tensor_dtype_to_np_dtype(ctx.native(name).dtype)
+    return _Table(name, dtype, levels, axis, spread, bool(np.abs(value).max() <= 1))
+
+
+def _rules(ctx: RuleContext, table: _Table, half: Array | None) -> Mapping[int, Rule] | Refusal | None:
+    """The rule along each place; of what is computed in part that which it shows there, too."""
+    chosen = _unseen(ctx, table) or _chosen(ctx, table)
+    if half is None or isinstance(chosen, Refusal):
+        return chosen
+    levels = [(level.table, level.strides) for level in table.levels]
+    steps = set(chosen.values()) <= {"step"} and ctx.state.grids in (None, "step")
+    return chosen if steps and goes_on(ctx, table.name, half, table.axis, levels) else half_computed(ctx)
 
 
 def _levels(value: Array, groups: Groups, placed: Sequence[Placed]) -> list[_Level] | None:
@@ -154,7 +183,7 @@ def _written(ctx: RuleContext, table: _Table, chosen: Mapping[int, Rule]) -> Con
     are parts of the image, and it does not tell which is height and which width."""
     levels, rank = table.levels, ctx.state.rank
     image = ctx.state.grids == "image" and not table.spread
-    order = _order(levels[0].table, *ctx.state.axes) if image else ()
+    order = order_of_figures(levels[0].table, *ctx.state.axes) if image else ()
     lengths = image and any(level.table.still.any() for level in levels)
     if lengths and not order:
         why = f"reads {table.name}, of which --grids image does not know what is height and what width"
@@ -166,9 +195,16 @@ def _written(ctx: RuleContext, table: _Table, chosen: Mapping[int, Rule]) -> Con
     given = any(len(table.shown(place)) != 1 for place in chosen)
     axes = [tuple(level.table.axes.get(k, -1) for k in range(rank)) for level in levels]
     each = tuple(zip(grids, axes, strict=True)) if chosen or lengths else ((tensor, (-1,) * rank),)
-    note = Continued(ctx.label, table.name, tensor, told, each, given, order, lengths, bool(chosen) and table.parts)
+    parts, numbers = bool(chosen) and table.parts, _numbers(levels, given)
+    note = Continued(ctx.label, table.name, tensor, told, each, given, order, lengths, parts, numbers)
     ctx.notes.append(note)
     return note
+
+
+def _numbers(levels: Sequence[_Level], given: bool) -> frozenset[float]:
+    """The values that are no coordinates; where they go on as the user says, the first place's are asked, too."""
+    plain = (level.table.base if given else level.table.still for level in levels)
+    return frozenset(float(number) for item in plain for number in np.unique(item))
 
 
 def windows_have_others(ctx: RuleContext, name: str) -> Refusal:
@@ -240,28 +276,6 @@ def _ways(ctx: RuleContext, table: _Table) -> str:
     return f"say how to go on: --grids {' or '.join(filter(None, (', '.join(fit[:-1]), fit[-1])))}"
 
 
-def _order(table: Affine, axes: Sequence[int], count: int) -> tuple[int, ...]:
-    """Along which places the figures of a table lie, in turn: of (x, y, width, height) as x and y move, of (width,
-    height) alone in this order; -1 for what lies along an axis that stays. Empty where its axes do not tell.
-
-    ``axes``: which of the image's ``count`` axes the places are.
-    """
-    axis = _axis_of_figures(table)
-    moving = {} if axis is None else {axes[k]: np.moveaxis(slope, axis, 0) for k, slope in table.slopes.items()}
-    order = {turn % 2: k for k, slope in moving.items() for turn, own in enumerate(slope) if own.any()}
-    if count != 2 or axis is None or len(order) != len(set(order.values())) or len(order) != len(moving):
-        return ()
-    told = order.get(0, 1 - order.get(1, 0)), order.get(1, 1 - order.get(0, 1))
-    return tuple(axes.index(k) if k in axes else -1 for k in told)
-
-
-def _axis_of_figures(table: Affine) -> int | None:
-    """The axis of pairs x, y: the one of two or four channels."""
-    alone = {id(group[0]) for group in table.groups if len(group) == 1 and group[0].kind == "channel"}
-    found = [axis for axis, atom in enumerate(table.atoms) if id(atom) in alone and atom.length in (2, 4)]
-    return found[0] if len(found) == 1 else None
-
-
 def _image(ctx: RuleContext) -> Placed:
     views = (ctx.state.views[info.name] for info in ctx.state.graph.inputs)
     return next(view for view in views if isinstance(view, Placed))
@@ -313,7 +327,7 @@ def _without_lengths(
     ctx: RuleContext, table: Affine, order: Sequence[int], kind: np.dtype[Any]
 ) -> tuple[Array, list[str]]:
     """What a table has at its first place, less the lengths that are parts of the image; and these."""
-    base, terms, axis = table.base, list[str](), _axis_of_figures(table)
+    base, terms, axis = table.base, list[str](), axis_of_figures(table)
     for number, place in enumerate(order):
         turn = np.arange(base.shape[axis or 0]).reshape([-1 if k == axis else 1 for k in range(base.ndim)]) % 2
         own = np.where(turn == number, table.still, 0)

@@ -114,6 +114,7 @@ class Continued:
     order: tuple[int, ...] = ()
     lengths: bool = False
     parts: bool = False
+    numbers: frozenset[float] | None = None
 
     @property
     def alike(self) -> bool:

@@ -182,7 +182,7 @@ def uniform(ctx: RuleContext, position: int, axes: Sequence[int]) -> str | None:
     assert isinstance(view, Fixed)
     if not axes:
         return view.tensor
-    value = _value(ctx, ctx.node.input[position])
+    value = computed(ctx, ctx.node.input[position])
     lengths = ctx.state.grids in ("map", "image") and not (len(ctx.state.axes[0]) < ctx.state.axes[1] and _even(value))
     if lengths or not _alike(ctx, ctx.node.input[position], tuple(axes)):
         return None
@@ -194,12 +194,6 @@ def uniform(ctx: RuleContext, position: int, axes: Sequence[int]) -> str | None:
     for axis in axes:
         value = value.take([0], axis=axis)
     return ctx.builder.constant(value, view.tensor)
-
-
-def _value(ctx: RuleContext, name: str) -> Array | None:
-    """A constant, stored or computed from such."""
-    value = ctx.weights(name)
-    return computed(ctx, name) if value is None else value
 
 
 def _even(value: Array | None) -> bool:
@@ -216,7 +210,7 @@ _ALIKE = {"Add", "Cast", "Div", "Exp", "Expand", "Identity", "Mul", "Neg", "Pow"
 
 def _alike(ctx: RuleContext, name: str, axes: tuple[int, ...]) -> bool:
     """Whether a tensor that does not depend on the image has equal values along ``axes``, at any size."""
-    value = _value(ctx, name)
+    value = computed(ctx, name)
     if value is not None:
         own = [axis for axis in axes if -axis <= value.ndim]
         return all(bool(np.all(value == value.take([0], axis=axis))) for axis in own)
@@ -236,9 +230,8 @@ def lies_on(ctx: RuleContext, position: int, groups: Groups, placed: Sequence[Pl
     own = ctx.builder.spec(view.tensor).shapes if isinstance(view, Fixed) else None
     if own is None or len(set(own)) < 2:
         return False
-    axes = [
-        axis for axis in range(-len(own[0]), 0) if -axis <= len(groups) and places_in(groups[axis : axis + 1 or None])
-    ]
+    rows = {axis: groups[axis] for axis in range(-min(len(own[0]), len(groups)), 0)}
+    axes = [axis for axis, row in rows.items() if places_in([row]) or any(atom.kind == "joined" for atom in row)]
     return all(_as_long(ctx, [shape[axis] for shape in own], axis, placed) for axis in axes)
 
 

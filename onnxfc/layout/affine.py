@@ -185,3 +185,25 @@ def of_pixels(table: Affine, place: int, stride: Pixels, pixels: int) -> tuple[f
 def offset_of(rule: Rule) -> float:
     """Where in its step the first place lies, by the rule."""
     return _OFFSET.get(rule, 0.0)
+
+
+def order_of_figures(table: Affine, axes: Sequence[int], count: int) -> tuple[int, ...]:
+    """Along which places the figures of a table lie, in turn: of (x, y, width, height) as x and y move, of (width,
+    height) alone in this order; -1 for what lies along an axis that stays. Empty where its axes do not tell.
+
+    ``axes``: which of the image's ``count`` axes the places are.
+    """
+    axis = axis_of_figures(table)
+    moving = {} if axis is None else {axes[k]: np.moveaxis(slope, axis, 0) for k, slope in table.slopes.items()}
+    order = {turn % 2: k for k, slope in moving.items() for turn, own in enumerate(slope) if own.any()}
+    if count != 2 or axis is None or len(order) != len(set(order.values())) or len(order) != len(moving):
+        return ()
+    told = order.get(0, 1 - order.get(1, 0)), order.get(1, 1 - order.get(0, 1))
+    return tuple(axes.index(k) if k in axes else -1 for k in told)
+
+
+def axis_of_figures(table: Affine) -> int | None:
+    """The axis of pairs x, y: the one of two or four channels."""
+    alone = {id(group[0]) for group in table.groups if len(group) == 1 and group[0].kind == "channel"}
+    found = [axis for axis, atom in enumerate(table.atoms) if id(atom) in alone and atom.length in (2, 4)]
+    return found[0] if len(found) == 1 else None

@@ -3,9 +3,10 @@
 Each of its nodes is given what the rewritten model has made of a larger image under the same name, and must make the
 same of it: a Conv whose padding is another is seen, though an Add behind it fails for a size that is written down.
 What both models make under one name natively is the same tensor, all else is left out. A length that is written down in
-a Reshape, Expand or Resize is what the rewritten model has, and a Resize may keep its native scale. What may mean
-something else at another size otherwise (a sum, a Slice, a factor that counts places, a mean of what is shared out, a
-table or a Pad that the rewritten model computes) shows nothing.
+a Reshape, Expand or Resize is what the rewritten model has, and a Resize may keep its native scale. So is the length of
+what is padded by amounts that the rewritten model computes: with the native amounts before it, and more or less behind.
+What may mean something else at another size otherwise (a sum, a Slice, a factor that counts places, a mean of what is
+shared out, a table that the rewritten model computes) shows nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from itertools import accumulate
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof.accumulator import Tally, distance
@@ -40,7 +41,7 @@ from onnxfc.proof.wiring import dependent, nodes_before
 
 _LENGTHS_AT = {"Reshape": 1, "Expand": 1, "Resize": 3}
 """Which input of an operator says how large its result is."""
-_GIVEN, _LENGTHS = "given: ", "lengths of: "
+_GIVEN, _LENGTHS, _BEHIND = "given: ", "lengths of: ", "behind: "
 _CLOSE = 1e-3
 """Values of one name that are farther apart natively, relative to the largest, are not of one tensor."""
 _SAMPLES, _MOST = 3, 1 << 25
@@ -141,14 +142,16 @@ def _compare(
 
 @dataclass
 class _Nodes:
-    """The original's nodes as a model in which each of them reads what it is given; ``native``: shapes of that, and
-    ``lengths``: of which tensors it is told how long they are, and along which axes."""
+    """The original's nodes as a model in which each of them reads what it is given; ``native``: shapes of that;
+    ``lengths``: of which tensors it is told how long they are, and along which axes; ``padded``: of which tensors how
+    much is padded behind them beyond the native amounts, and what is padded."""
 
     file: ModelFile
     model: onnx.ModelProto
     native: dict[str, tuple[int, ...]]
     shapes: Shapes
     lengths: dict[str, list[int]]
+    padded: dict[str, str]
     other: onnx.GraphProto
     engine: Engine
 
@@ -161,21 +164,22 @@ class _Nodes:
         native = {name: value.shape for name, value in given.items()}
         shapes = {**shapes, **native, **{_GIVEN + name: shape for name, shape in native.items()}}
         moving, lengths = dependent(source, [value.name for value in source.input]), dict[str, list[int]]()
+        padded = _padded_on(model.graph, given, moving, other)
         for number, node in enumerate(model.graph.node):
             node.name, made = f"step {number}", node.output[0]
             if made in given and (at := _told_at(node)) and node.input[at] not in moving:
                 told = attributes(node).get("axes")
                 lengths[made] = list(told.ints) if told else list(range(len(native[made])))
                 node.input[at] = _LENGTHS + made
-            for place, name in enumerate(node.input):
-                node.input[place] = _GIVEN + name if name in given else name
+            _give(node, given)
         inputs = {_GIVEN + name: value for name, value in given.items()}
         inputs |= {_LENGTHS + name: np.array(axes) for name, axes in lengths.items()}
+        inputs |= {_BEHIND + name: np.array([0]) for name in padded}
         begin_at(model.graph, inputs, inputs)
         outputs = (name for node in model.graph.node for name in node.output if name in given)
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
         _leave_out(model.graph, {n.name for n in model.graph.node if any(a.HasField("g") for a in n.attribute)})
-        return _Nodes(original, model, native, shapes, lengths, other, engine)
+        return _Nodes(original, model, native, shapes, lengths, padded, other, engine)
 
     @cached_property
     def _readings(self) -> Readings:
@@ -193,7 +197,7 @@ class _Nodes:
     def _otherwise(self) -> Iterator[onnx.NodeProto]:
         """Nodes that may mean something else at another size."""
         graph, source = self.model.graph, self.file.proto.graph
-        tensors = stored(graph)
+        tensors, moving = stored(graph), dependent(graph, [value.name for value in graph.input])
         lengths = self.native.values()
         extents = {n for shape in lengths for n in (*shape[1:], math.prod(shape[1:]), math.prod(shape[2:]))}
         shared = dependent(source, [n for node in source.node if node.op_type in SHARING for n in node.output])
@@ -201,7 +205,7 @@ class _Nodes:
         follows = dependent(self.other, [value.name for value in self.other.input])
         for node in graph.node:
             written = may_be_sized(node, tensors, self.shapes) and not _is_told(node)
-            written = written or _follows(node, theirs.get(node.output[0]), tensors, follows)
+            written = written or _follows(node, theirs.get(node.output[0]), moving, follows)
             averaged = node.op_type in MEANS and node.input[0].removeprefix(_GIVEN) in shared
             if written or averaged or _counts(node, tensors, extents):
                 yield node
@@ -232,6 +236,10 @@ class _Nodes:
         """All that can be computed."""
         feeds = {_GIVEN + name: value for name, value in made.items()}
         feeds |= {_LENGTHS + name: np.array([made[name].shape[a] for a in axes]) for name, axes in self.lengths.items()}
+        for name, source in self.padded.items():
+            grown, more = (np.subtract(made[item].shape, self.native[item]) for item in (source, name))
+            more = more - grown
+            feeds[_BEHIND + name] = np.concatenate([np.zeros_like(more), more])
         copy = onnx.ModelProto()
         copy.CopyFrom(model)
         for _ in range(_TRIES):
@@ -250,14 +258,47 @@ class _Nodes:
             return {}, f"step {found[1] or found[2]}" if found else ""
 
 
+def _give(node: onnx.NodeProto, given: Collection[str]) -> None:
+    """Let a node read what it is given."""
+    for place, name in enumerate(node.input):
+        node.input[place] = _GIVEN + name if name in given else name
+
+
+def _padded_on(
+    graph: onnx.GraphProto, given: Arrays, moving: Collection[str], other: onnx.GraphProto
+) -> dict[str, str]:
+    """To the amounts of each Pad of zeros that the other model computes, what is missing behind to that one's length is
+    added; what these Pads make, and of what."""
+    theirs = {node.output[0]: node for node in other.node if node.op_type == "Pad"}
+    follows, found = dependent(other, [value.name for value in other.input]), dict[str, str]()
+    nodes = list(graph.node)
+    del graph.node[:]
+    for node in nodes:
+        zeros = node.op_type == "Pad" and _pads_zeros(node) and given.keys() >= {node.input[0], node.output[0]}
+        if zeros and _follows(node, theirs.get(node.output[0]), moving, follows):
+            found[node.output[0]] = node.input[0]
+            amounts = [node.input[1], _BEHIND + node.output[0]]
+            node.input[1] = f"amounts of: {node.output[0]}"
+            graph.node.append(helper.make_node("Add", amounts, [node.input[1]]))
+        graph.node.append(node)
+    return found
+
+
+def _pads_zeros(node: onnx.NodeProto) -> bool:
+    """Whether it pads all axes by amounts that it reads, with what does not depend on where the map ends."""
+    mode = attributes(node).get("mode")
+    return (mode is None or mode.s == b"constant") and len(node.input) > 1 and not any(node.input[3:])
+
+
 def _follows(
-    node: onnx.NodeProto, other: onnx.NodeProto | None, tensors: Collection[str], follows: Collection[str]
+    node: onnx.NodeProto, other: onnx.NodeProto | None, moving: Collection[str], follows: Collection[str]
 ) -> bool:
-    """Whether the other model computes of the image what is written down here: a table, amounts of a Pad, or a kernel
-    that natively covers the map."""
+    """Whether the other model computes of the image what is a constant here: a table, amounts of a Pad, or a kernel
+    that natively covers the map. ``moving``: what depends on the image here, ``follows``: there."""
     if other is None or other.op_type != node.op_type:
         return other is not None and other.op_type == f"Global{node.op_type}"
-    return any(name in tensors and now in follows for name, now in zip(node.input, other.input, strict=False))
+    both = zip(node.input, other.input, strict=False)
+    return any(name and name not in moving and now in follows for name, now in both)
 
 
 def _told_at(node: onnx.NodeProto) -> int:

@@ -63,7 +63,7 @@ class RewriteOptions:
     image ("height", "width", a volume's "depth"), while the others stay; if empty, all that can be freed.
     ``output_at``: inner tensors at which the model is to end, instead of its outputs. ``grids``: how tables of
     coordinates go on that do not show it by themselves: ``step``, with the steps that they have; ``map``, spread over
-    as many places as there are; ``image``, as parts of the image, and so are the lengths beside them.
+    as many places as there are; ``image``, as pixels over the image's size, and so are the lengths beside them.
     ``fixed_size``: the result takes images of this size alone, and declares every length as a number (but for a batch
     that ``dynamic_batch`` frees).
     ``form``: ``conv4d`` is for accelerators, at the fixed size or the native one: Conv in place of every FC layer, all

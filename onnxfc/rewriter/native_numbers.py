@@ -289,7 +289,18 @@ def numbers_of(node: onnx.NodeProto) -> list[str]:
 
 
 def _read(state: State, node: onnx.NodeProto) -> list[Array]:
-    return [constant for name in numbers_of(node) if (constant := state.native[name].constant) is not None]
+    return [number for name in numbers_of(node) if (number := plain(state, node, name)) is not None]
+
+
+def plain(state: State, node: onnx.NodeProto, name: str) -> Array | None:
+    """The constant that a node reads, if it is one; of a grid so coarse that its values are few, those that are no
+    coordinates."""
+    constant = state.native[name].constant if name in state.native else None
+    if constant is None or not few_numbers([constant]):
+        return constant
+    own = [item for item in state.continued if (item.node, item.table) == (label(node), name) and not item.alike]
+    numbers = next((item.numbers for item in own), None)
+    return constant if numbers is None else np.array(sorted(numbers))
 
 
 def meant(constants: Iterable[Array], node: onnx.NodeProto) -> set[float]:

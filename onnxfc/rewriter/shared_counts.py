@@ -29,7 +29,7 @@ from onnxfc.graph.op_kinds import (
 )
 from onnxfc.layout.axes import places_in
 from onnxfc.layout.views import Context, Placed, is_map
-from onnxfc.rewriter.native_numbers import FEWEST, export_open, few_numbers, near
+from onnxfc.rewriter.native_numbers import FEWEST, export_open, few_numbers, near, plain
 from onnxfc.shapes.image_inputs import Image
 
 
@@ -140,7 +140,7 @@ def _made(state: State, node: onnx.NodeProto, found: Mapping[str, _Scaled]) -> _
         return _Scaled(counts, sides=_sides(state, node))
     laid = isinstance(state.views.get(node.output[0]), Placed)  # a figure over places again is no share of them
     figures = {name for name in inputs_of(node) if laid and isinstance(state.views.get(name), Context)}
-    read = [_Scaled() if name in figures else _known(state, found, name) for name in inputs_of(node)]
+    read = [_Scaled() if name in figures else _known(state, found, node, name) for name in inputs_of(node)]
     if node.op_type in {*SUMS, *MEANS, *PRODUCTS} and isinstance(state.views.get(node.output[0]), Context):
         return _summed(node, read)
     if node.op_type in SUMS and _along_some(state, node):
@@ -175,9 +175,9 @@ _RULES: Mapping[str, Callable[[Sequence[_Scaled]], _Scaled]] = {
 }
 
 
-def _known(state: State, found: Mapping[str, _Scaled], name: str) -> _Scaled:
+def _known(state: State, found: Mapping[str, _Scaled], node: onnx.NodeProto, name: str) -> _Scaled:
     """How something is scaled that a node reads: by itself, where it is a plain number or a few of them."""
-    constant = state.native[name].constant if name in state.native else None
+    constant = plain(state, node, name)
     if constant is None:
         return found.get(name, _Scaled())
     return _Scaled(by=frozenset(few_numbers([constant]) - {0.0} or {1.0}))

@@ -14,10 +14,11 @@ from onnxfc.analysis.pool_roles import pool_roles
 from onnxfc.analysis.rounding import meets_rounded_up
 from onnxfc.builder import ops
 from onnxfc.builder.graph_builder import GraphBuilder
+from onnxfc.builder.half_computed import half_computed
 from onnxfc.builder.rule_context import LEAVE, OWN_BATCH, Outcome, RuleContext, tensor_of
 from onnxfc.builder.state import GlobalPool, Quantised, Roles, State
 from onnxfc.errors import Refusal
-from onnxfc.graph.index import Graph, inputs_of, label
+from onnxfc.graph.index import Graph, inputs_of
 from onnxfc.graph.op_kinds import ADDITIVE, ARITHMETIC, BROADCAST, MICROSOFT, NCHWC, PLAIN_LAYERS, PRODUCTS, REORDERING
 from onnxfc.head.placed_windows import window_of
 from onnxfc.io.model_file import ModelFile
@@ -246,22 +247,7 @@ def _cannot_run(ctx: RuleContext, error: InferenceFailed) -> Refusal:
         return ctx.refuse("old-opset", newer, "convert it with onnx.version_converter, or to float32")
     if isinstance(error, UnknownShape):
         return ctx.refuse("unknown-shape", f"is not understood: {error}")
-    return _half_computed(ctx) or ctx.refuse("size-locked", f"cannot run at another image size: {error}")
-
-
-def _half_computed(ctx: RuleContext) -> Refusal | None:
-    """What an exporter computed in part: anchors of one level for the native size, of another for the image's."""
-    state, names = ctx.state, [name for name in inputs_of(ctx.node) if isinstance(ctx.state.views.get(name), Fixed)]
-    for name in names:
-        node = state.graph.producers.get(name)
-        read = inputs_of(node) if node is not None else []
-        names += [item for item in read if item not in names]
-        known = [(item, spec.shapes) for item in read if (spec := state.builder.specs.get(item)) and spec.shapes]
-        fixed, computed = ([item for item, shapes in known if (len(set(shapes)) > 1) is grow] for grow in (False, True))
-        if node is not None and node.op_type == "Concat" and fixed and computed:
-            why = f"Concat lays {fixed[0]}, a list for the native size, beside {computed[0]}, which is computed for any"
-            return Refusal("size-locked", label(node), why, "export it with open height and width")
-    return None
+    return half_computed(ctx) or ctx.refuse("size-locked", f"cannot run at another image size: {error}")
 
 
 def _rejoins(ctx: RuleContext, views: Sequence[View]) -> bool:

@@ -101,22 +101,69 @@ def test_no_more_is_held_at_once_than_fits(monkeypatch: pytest.MonkeyPatch) -> N
     assert node_by_node._held(["a", "b", "c"], shapes) == ["a", "b"]
 
 
-def test_a_pad_that_the_rewrite_computes_is_not_asked() -> None:
-    """The original's own amounts are those of its native size: none here, or one."""
-    net = Net()
-    one = net.conv(net.image(size=(17, 18)), 2, 4, strides=[1, 1], pads=[1] * 4)
+def up_padded(stored: bool, size: tuple[int, int], axes: bool = False) -> onnx.ModelProto:
+    """A map brought up to the size of a skip connection by amounts of the native size: they are stored, or computed of
+    constants, as PyTorch's older exporter does."""
+    net = Net(18) if axes else Net()
+    one = net.conv(net.image(size=size), 2, 4, strides=[1, 1], pads=[1] * 4)
     low = net.op("MaxPool", one, kernel_shape=[2, 2], strides=[2, 2])
     up = net.op("ConvTranspose", low, net.random(4, 4, 2, 2), strides=[2, 2])
-    up = net.op("Pad", up, net.ints(0, 0, 0, 0, 0, 0, 1, 0))
-    trunk = net.op("Relu", net.conv(net.op("Concat", one, up, axis=1), 8, 4, strides=[2, 2]))
-    done = rewrite(net.model(trunk), check_options=CHECK)
+    below, right = (length % 2 for length in size)
+    amounts = net.ints(0, 0, below, right) if axes else net.ints(0, 0, 0, 0, 0, 0, below, right)
+    amounts = amounts if stored else net.op("Reshape", net.op("Reshape", amounts, net.ints(2, -1)), net.ints(-1))
+    up = net.op("Pad", up, amounts, *(["", net.ints(2, 3)] if axes else []))
+    return net.model(net.op("Relu", net.conv(net.op("Concat", one, up, axis=1), 8, 4, strides=[1, 1])))
+
+
+@pytest.mark.parametrize("size", [(17, 18), (18, 18)])
+@pytest.mark.parametrize("stored", [True, False], ids=["stored", "computed"])
+@pytest.mark.parametrize("axes", [False, True], ids=["all axes", "two axes"])
+def test_a_pad_that_the_rewrite_computes_is_as_long_as_there(stored: bool, size: tuple[int, int], axes: bool) -> None:
+    """The original's own amounts are those of its native size: none here, or one."""
+    done = rewrite(up_padded(stored, size, axes), check_options=CHECK)
     assert done.parity is not None
     assert done.parity.passed
     assert "Pad" in [node.op_type for node in done.model.graph.node]
+
+
+def in_front(model: onnx.ModelProto) -> None:
+    """What is missing comes before the map."""
+    node = node_of(model, "Pad")
+    moved = helper.make_node("Gather", [node.input[1], "turned"], ["before"])
+    model.graph.initializer.append(numpy_helper.from_array(np.array([0, 1, 6, 7, 4, 5, 2, 3]), "turned"))
+    model.graph.node.insert(list(model.graph.node).index(node), moved)
+    node_of(model, "Pad").input[1] = "before"
+
+
+def by_ones(model: onnx.ModelProto) -> None:
+    model.graph.initializer.append(numpy_helper.from_array(np.array(1, np.float32), "one"))
+    node = node_of(model, "Pad")
+    del node.input[2:]
+    node.input.append("one")
+
+
+def by_the_edge(model: onnx.ModelProto) -> None:
+    node = node_of(model, "Pad")
+    del node.attribute[:]
+    node.attribute.append(helper.make_attribute("mode", "edge"))
+
+
+@pytest.mark.parametrize("damage", [in_front, by_ones, by_the_edge])
+@pytest.mark.parametrize("stored", [True, False], ids=["stored", "computed"])
+def test_a_pad_that_the_rewrite_computes_wrongly(stored: bool, damage: Callable[[onnx.ModelProto], None]) -> None:
+    """Natively nothing is missing."""
+    done = rewrite(up_padded(stored, (18, 18)), check_options=CHECK)
+    model = done.model
+    damage(model)
+    onnx.checker.check_model(model)
+    wrong = check(done.original, ModelFile.open(model), done.claim, CHECK)
+    assert (wrong.native.status, wrong.trunk.status) == ("passed", "failed")
+    assert wrong.trunk.reason.startswith(node_of(model, "Pad").output[0])
+    assert NATIVE_ALONE in wrong.trunk.reason
 
 
 @pytest.mark.parametrize(("kind", "skipped"), [("GlobalMaxPool", True), ("MaxPool", False), ("Relu", False)])
 def test_a_kernel_that_covers_the_native_map_and_is_kept_global_is_not_asked(kind: str, skipped: bool) -> None:
     """At most sizes the original's own leaves one place, too: another one's."""
     pool, other = helper.make_node("MaxPool", ["x"], ["y"]), helper.make_node(kind, ["x"], ["y"])
-    assert node_by_node._follows(pool, other, {}, {"x"}) == skipped
+    assert node_by_node._follows(pool, other, {"x"}, {"x"}) == skipped

@@ -109,6 +109,44 @@ def test_parts_of_the_image_along_one_axis(free: str, size: tuple[int, int], exp
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
+def test_a_grid_of_few_values_is_no_number_of_the_native_size(exporter: str) -> None:
+    """Corners of four by four places, one of them at half a side of the image."""
+    done = rewritten("grid_coarse", exporter)
+    assert done.parity is not None
+    assert done.parity.passed
+    for size in ((96, 80), (64, 112), (75, 69)):
+        compare(done.model, {"image": image(*size)}, MORE, "grid_coarse", 4e-6)
+
+
+@pytest.mark.parametrize(("beside", "told"), [(24.0, True), (47.0, True), (48.0, True), (32.0, False)])
+def test_a_number_beside_a_grid_of_few_values(beside: float, told: bool) -> None:
+    """It is laid into the table as a further column, as an exporter folds it."""
+    net = Net()
+    tensor = net.conv(net.image(1, (48, 48)), 2, 2, (16, 16), strides=[16, 16])
+    rows = net.op("Transpose", net.op("Reshape", tensor, net.ints(1, 2, 9)), perm=[0, 2, 1])
+    table = np.stack([np.tile(np.arange(3) * 16.0, 3), np.full(9, beside)], -1).astype(np.float32)
+    model = net.model(net.op("Add", rows, net.const(table)))
+    if told:
+        found = refusal(model)
+        assert found.code == "size-locked"
+        assert "a side of the native image" in found.reason
+    else:
+        assert onnxfc.rewrite(model, check_options=CHECK).claim.outputs[0].form == "list"
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_a_matrix_times_a_grid_is_no_layer(exporter: str) -> None:
+    """Rays of pixels: steps of no known unit, which the product of two constants has."""
+    with pytest.raises(NothingToRewrite, match="show no rule by which it goes on"):
+        rewritten("grid_multiplied", exporter)
+    done = rewritten("grid_multiplied", exporter, grids="step")
+    assert done.parity is not None
+    assert done.parity.passed
+    for size in SMALL:
+        compare(done.model, {"image": image(*size)}, MORE, "grid_multiplied", 4e-6)
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
 def test_parts_of_the_image_times_the_native_size_are_refused(exporter: str) -> None:
     """The size is a plain number in the graph. What the message advises is right: to multiply by one's own."""
     path = fixture_file(f"grid_in_pixels.{exporter}.onnx")
@@ -233,25 +271,11 @@ def test_a_grid_without_end_is_told_without_a_warning() -> None:
         assert not onnxfc.check_pair(fixture_file("grid_coordinates.torchscript.onnx"), damaged).passed
 
 
-@pytest.mark.parametrize("computed", [True, False])
-def test_anchors_that_are_computed_for_one_level_alone(computed: bool) -> None:
-    """As an exporter leaves them that knows the size of one level alone: anchors of the first, computed for its places,
-    beside those of each native place of the second."""
-    net = Net(17)
-    first = net.op("Tanh", net.conv(net.image(1, (17, 21)), 2, 4))
-    second = net.op("Tanh", net.conv(first, 4, 4))
-    rows = [net.op("Reshape", net.op("Transpose", x, perm=[0, 2, 3, 1]), net.ints(1, -1, 4)) for x in (first, second)]
-    sizes = [net.op("Slice", net.op("Shape", x), net.ints(2), net.ints(4)) for x in (first, second)]
-    counts = [net.op("ReduceProd", found, keepdims=1) for found in sizes]
-    ones = [net.op("Expand", net.const([[0.5] * 4]), net.op("Concat", count, net.ints(4), axis=0)) for count in counts]
-    if not computed:
-        ones[1] = net.const([[0.5] * 4] * 12)
-    joined = net.op("Concat", *ones, axis=0)
-    made = net.op("Mul", net.op("Concat", *rows, axis=1), net.op("Unsqueeze", joined, net.ints(0)))
-    if computed:
-        assert onnxfc.rewrite(net.model(made), check_options=CHECK).claim.outputs[0].form == "list"
-        return
-    found = refusal(net.model(made), grids="image")
-    assert (found.code, found.node) == ("size-locked", f"node_{joined}")
-    why = f"Concat lays {ones[1]}, a list for the native size, beside {ones[0]}, which is computed for any"
-    assert (found.reason, found.advice) == (why, "export it with open height and width")
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_anchors_of_a_map_that_is_resized_to_anothers_size(exporter: str) -> None:
+    """Computed of its shape by the older exporter, which knows the size of the other level."""
+    done = rewritten("grid_anchors", exporter)
+    assert done.parity is not None
+    assert done.parity.passed
+    for size in SMALL:
+        compare(done.model, {"image": image(*size)}, MORE, "grid_anchors", 4e-6)

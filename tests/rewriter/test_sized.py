@@ -16,7 +16,8 @@ from onnxfc.rewriter.api import Rewrite, rewrite
 
 REFERENCES = np.load(fixture_file("sized.npz"))
 EXPORTERS = ("torchscript", "dynamo")
-NATIVE = {"sized": (32, 32), **dict.fromkeys(("kernel_of_image", "folded", "quartered", "between_even", "between_odd"))}
+SKIPS, BETWEEN = ("padded_skips_even", "padded_skips_odd"), ("between_even", "between_odd")
+NATIVE = {"sized": (32, 32)} | dict.fromkeys(("kernel_of_image", "folded", "quartered", *BETWEEN, *SKIPS))
 
 NO_COL2IM = ("folded", "torchscript")
 """What that exporter does not write."""

@@ -1,0 +1,102 @@
+"""Lists that an exporter computed in part: anchors of one level from the shape of its map, of another as numbers.
+
+A map that was resized to another's size has a shape that PyTorch's older exporter does not know, the others' it does.
+What is computed tells how the level that it belongs to goes on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from onnxfc.builder.computed_constants import computed
+from onnxfc.builder.rule_context import RuleContext
+from onnxfc.errors import Refusal
+from onnxfc.graph.index import inputs_of, label
+from onnxfc.layout.affine import Affine
+from onnxfc.layout.axis_map import Pixels
+from onnxfc.layout.views import Fixed, Placed
+from onnxfc.shapes.spec import Array, Shape
+
+_CLOSE = 1e-5
+"""How far two ways to the same coordinates may be apart, of the largest."""
+
+
+def natively(ctx: RuleContext, position: int) -> Array | None:
+    """What such a list is natively, to single precision; None where its length follows no image, or it has other
+    inputs."""
+    view = ctx.views[position]
+    shapes = ctx.builder.spec(view.tensor).shapes if isinstance(view, Fixed) else None
+    if shapes is None or len(set(shapes)) < 2:
+        return None
+    value = computed(ctx, ctx.node.input[position], lambda like: ctx.builder.spec(like.tensor).native)
+    return value.astype(np.float32) if value is not None and value.dtype == np.float64 else value
+
+
+def goes_on(
+    ctx: RuleContext, name: str, value: Array, axis: int, levels: Sequence[tuple[Affine, Mapping[int, Pixels]]]
+) -> bool:
+    """Whether its levels with their steps are what the graph computes for an image that is some periods larger, but for
+    those that it has as numbers, of which one is left. ``levels``: each with its strides; they lie along ``axis``."""
+    strides = [stride for _, own in levels for stride in own.values()]
+    if any(int(stride) != stride for stride in strides):
+        return False
+    period = math.lcm(*(int(stride) for stride in strides))
+
+    def larger(like: Placed) -> Shape | None:
+        shape = list(ctx.builder.spec(like.tensor).native)
+        for place, at in like.where.items():
+            more = period * (place + 1) / like.fields[place].stride
+            shape[at] += int(more)
+            if more != int(more):
+                return None
+        return tuple(shape)
+
+    found, first, native, grown = computed(ctx, name, larger), 0, 0, 0
+    for table, own in levels:
+        more = {place: period * (place + 1) // int(stride) for place, stride in own.items()}
+        for extent in (more, dict.fromkeys(more, 0)):
+            wanted = _continued(table, extent)
+            part = None if found is None else _rows(found, axis, first, wanted.shape[axis])
+            if part is not None and part.shape == wanted.shape and _alike(part, wanted):
+                first += wanted.shape[axis]
+                grown += extent is more
+                break
+        native += _continued(table, dict.fromkeys(more, 0)).shape[axis]
+    return found is not None and 0 < grown < len(levels) and (first, native) == (found.shape[axis], value.shape[axis])
+
+
+def _rows(value: Array, axis: int, first: int, length: int) -> Array:
+    return value[(slice(None),) * axis + (slice(first, first + length),)]
+
+
+def _alike(one: Array, two: Array) -> bool:
+    return bool(np.abs(one - two).max(initial=0.0) <= _CLOSE * np.abs(two).max(initial=0.0))
+
+
+def _continued(table: Affine, more: Mapping[int, int]) -> Array:
+    """The level with as many more places along each axis, by its steps."""
+    made = table.base
+    for place, axis in table.axes.items():
+        index = np.arange(table.length(place) + more[place])
+        slope = table.slopes.get(place, np.zeros(1))
+        made = made + slope * index.reshape([-1 if k == axis else 1 for k in range(table.base.ndim)])
+    lengths = iter(made.shape)
+    return made.reshape([math.prod(next(lengths) for _ in group) for group in table.groups])
+
+
+def half_computed(ctx: RuleContext) -> Refusal | None:
+    """That what a node reads is one of these."""
+    state, names = ctx.state, [name for name in inputs_of(ctx.node) if isinstance(ctx.state.views.get(name), Fixed)]
+    for name in names:
+        node = state.graph.producers.get(name)
+        read = inputs_of(node) if node is not None else []
+        names += [item for item in read if item not in names]
+        known = [(item, spec.shapes) for item in read if (spec := state.builder.specs.get(item)) and spec.shapes]
+        fixed, follows = ([item for item, shapes in known if (len(set(shapes)) > 1) is grow] for grow in (False, True))
+        if node is not None and node.op_type == "Concat" and fixed and follows:
+            why = f"Concat lays {fixed[0]}, a list for the native size, beside {follows[0]}, which is computed for any"
+            return Refusal("size-locked", label(node), why, "export it with open height and width")
+    return None
