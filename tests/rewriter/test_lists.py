@@ -115,6 +115,34 @@ def test_geometry_of_a_list_column_by_column(exporter: str) -> None:
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize("name", ["list_decoded", "list_one_level"])
+def test_lists_that_were_flattened_wholly(name: str, exporter: str) -> None:
+    """Joined as (N, H * W * K), or one level alone, and viewed as (N, places, 4) before anything works on them."""
+    done = rewritten(name, exporter)
+    assert {output.form for output in done.claim.outputs} == {"list"}
+    assert done.parity is not None
+    assert done.parity.passed
+    for size in SMALL:
+        compare(done.model, {"image": image(*size)}, MORE, name)
+
+
+@pytest.mark.parametrize("how", ["scaled one by one", "channels first", "summed up"])
+def test_flattened_maps_that_are_read_otherwise_are_no_lists(how: str) -> None:
+    """A value for each of the native features, places within channels, a figure over all of them."""
+    net = Net(17)
+    image = net.image(1, (9, 9), 2)
+    maps = [net.conv(image, 2, 4, strides=[n, n]) for n in (1, 2)]
+    if how != "channels first":
+        maps = [net.op("Transpose", item, perm=[0, 2, 3, 1]) for item in maps]
+    flat = net.op("Concat", *(net.op("Flatten", item) for item in maps), axis=1)
+    if how == "scaled one by one":
+        flat = net.op("Mul", flat, net.random(1, 260))
+    if how == "summed up":
+        flat = net.op("Softmax", flat, axis=1)
+    assert refusal(net.model(net.op("Reshape", flat, net.ints(1, 65, 4)))).code == "no-head"
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
 def test_a_list_of_one_image_without_a_batch(exporter: str) -> None:
     done = rewritten("list_unbatched", exporter)
     assert [output.form for output in done.claim.outputs] == ["list"]
