@@ -25,7 +25,7 @@ from onnxfc.graph.op_kinds import (
     is_border,
     perm_of,
 )
-from onnxfc.layout.axes import Atom, Group, Groups, channels, lengths
+from onnxfc.layout.axes import BATCH_OF_ONE, Atom, Group, Groups, channels, lengths
 
 
 def same(step: Step) -> Layout:
@@ -174,7 +174,7 @@ def _end_to_end(step: Step, axis: int) -> Layout:
 def _rows_joined(step: Step, held: Sequence[Layout], axis: int) -> Groups | None:
     """The axes of flattened maps, (N, H * W * C), one behind the other: a row of places again, with as many channels
     each as divide those of all. None where they are none."""
-    axes = [layout.axes for layout in held if layout.axes is not None]
+    axes = [[_images_apart(group) for group in layout.axes] for layout in held if layout.axes is not None]
     ends = [list(takewhile(lambda atom: atom.kind == "channel", reversed(own[axis]))) for own in axes]
     whole = all(len(end) + len(places(own[axis])) == len(own[axis]) for own, end in zip(axes, ends, strict=True))
     alike = len({(*own[:axis], *own[axis + 1 :]) for own in axes}) == 1
@@ -183,6 +183,11 @@ def _rows_joined(step: Step, held: Sequence[Layout], axis: int) -> Groups | None
     each = math.gcd(*(math.prod(atom.length for atom in end) for end in ends))
     row = (Atom("space", step.after[axis] // each, LAID), *channels(each))
     return (*axes[0][:axis], row, *axes[0][axis + 1 :])
+
+
+def _images_apart(group: Group) -> Group:
+    """An axis without the batch of one image that shares it with places."""
+    return tuple(atom for atom in group if (atom,) != BATCH_OF_ONE) if places(group) else group
 
 
 def gather(step: Step, held: Layout) -> Layout:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+
+import onnx
 
 from onnxfc.analysis.elementwise import ELEMENTWISE
 from onnxfc.analysis.flow import Flow, Kind, Look, Meeting, flow_of
@@ -16,7 +19,7 @@ from onnxfc.analysis.table_sums import summed_by
 from onnxfc.analysis.unbiased import unbiased
 from onnxfc.builder.state import GlobalPool, Role, Roles
 from onnxfc.graph.index import Graph
-from onnxfc.graph.op_kinds import LENGTHS, PICKING, RESHAPING, UNARY
+from onnxfc.graph.op_kinds import BROADCAST, LENGTHS, PICKING, RESHAPING, UNARY
 from onnxfc.layout.gathered import Gathered
 from onnxfc.shapes.image_inputs import Image
 from onnxfc.shapes.spec import Spec
@@ -43,7 +46,14 @@ def _reads_features(flow: Flow) -> bool:
         return False  # of what the model ends in, places are picked by their values
     readers = [node for name in flat for node in flow.graph.readers.get(name, ())]
     lost = any(flow.layouts[name].axes is None for name in flat)
-    return lost or not flat.isdisjoint(flow.graph.outputs) or any(node.op_type not in _LISTING for node in readers)
+    return lost or not flat.isdisjoint(flow.graph.outputs) or not all(_of_list(flow, node) for node in readers)
+
+
+def _of_list(flow: Flow, node: onnx.NodeProto) -> bool:
+    """Whether it may be done to a list: each element alone, and by one figure for all of them."""
+    others = [flow.native[name].shapes for name in node.input if name not in flow.layouts]
+    one = node.op_type in BROADCAST and all(shapes and math.prod(shapes[0]) == 1 for shapes in others)
+    return one or node.op_type in _LISTING
 
 
 @dataclass(frozen=True)

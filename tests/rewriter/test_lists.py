@@ -154,6 +154,37 @@ def test_a_list_of_one_image_without_a_batch(exporter: str) -> None:
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
+def test_lists_of_one_image_that_lose_its_batch(exporter: str) -> None:
+    """The batch stands between the places and their elements, or ahead of levels that are joined: SCRFD, SSD."""
+    done = rewritten("list_rows", exporter)
+    assert [output.form for output in done.claim.outputs] == ["list"] * 4
+    for size in SMALL:
+        compare(done.model, {"image": image(*size)}, MORE, "list_rows")
+
+
+@pytest.mark.parametrize("batch", [2, "N"])
+def test_lists_of_several_images_in_one_row_are_refused(batch: int | str) -> None:
+    """The places of one image would lie between those of another."""
+    net = Net(17)
+    turned = net.op("Transpose", net.conv(net.image(batch, (9, 9), 2), 2, 4), perm=[2, 3, 0, 1])
+    model = net.model(net.op("Tanh", net.op("Reshape", turned, net.ints(-1, 2))))
+    assert refusal(model).code in {"mixes-batch", "no-head"}
+
+
+def test_elements_behind_places_stay_theirs_in_other_axes() -> None:
+    """(N, places, 4) to a row and back; and what cuts them otherwise, (N, 4, places) as rows of four, is refused."""
+    net = Net(17)
+    given = net.image(1, (9, 9), 2)
+    maps = [net.op("Transpose", net.conv(given, 2, 8, strides=[n, n]), perm=[0, 2, 3, 1]) for n in (1, 2)]
+    joined = net.op("Concat", *(net.op("Reshape", item, net.ints(1, -1, 4)) for item in maps), axis=1)
+    row = net.op("Tanh", net.op("Reshape", net.op("Tanh", joined), net.ints(1, 520)))
+    done = onnxfc.rewrite(net.model(net.op("Exp", net.op("Reshape", row, net.ints(1, 260, 2)))))
+    assert [(level.inner, level.outer) for level in done.geometry.places(9, 9)] == [(4, 1), (4, 1)]
+    turned = net.op("Reshape", net.op("Transpose", joined, perm=[0, 2, 1]), net.ints(-1, 4))
+    assert refusal(net.model(net.op("Tanh", turned))).code == "size-locked"
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
 @pytest.mark.parametrize("name", ["list_one_row", "list_one_column", "list_one_place"])
 def test_levels_of_one_row_are_lists(name: str, exporter: str) -> None:
     """A level that has one row, one column or one place natively has more of them in larger images."""
