@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import takewhile
 
 import numpy as np
 import onnx
@@ -24,7 +25,7 @@ from onnxfc.graph.op_kinds import (
     is_border,
     perm_of,
 )
-from onnxfc.layout.axes import Atom, Group, Groups, channels, lengths
+from onnxfc.layout.axes import BATCH_OF_ONE, Atom, Group, Groups, channels, lengths
 
 
 def same(step: Step) -> Layout:
@@ -160,13 +161,33 @@ def _end_to_end(step: Step, axis: int) -> Layout:
     held = [layout for _, layout in step.given]
     looks: Names = NONE.union(*(layout.looks for layout in held))
     if any(layout.flat for layout in held):
-        return Layout(None, looks=looks, flat=True)
+        step.onward(*(name for name, layout in step.given if layout.solid))
+        return Layout(_rows_joined(step, held, axis), looks=looks, flat=True)
     every = frozenset.intersection(*(layout.solid for layout in held))
     if any(layout.axes is None for layout in held):
         return Layout(None, looks=looks, hidden=every)
     axes = [group if places(group) <= every else () for group in held[0].axes or ()]
     axes[axis] = (Atom("space", step.after[axis], LAID),)
     return Layout(tuple(axes), looks=looks)
+
+
+def _rows_joined(step: Step, held: Sequence[Layout], axis: int) -> Groups | None:
+    """The axes of flattened maps, (N, H * W * C), one behind the other: a row of places again, with as many channels
+    each as divide those of all. None where they are none."""
+    axes = [[_images_apart(group) for group in layout.axes] for layout in held if layout.axes is not None]
+    ends = [list(takewhile(lambda atom: atom.kind == "channel", reversed(own[axis]))) for own in axes]
+    whole = all(len(end) + len(places(own[axis])) == len(own[axis]) for own, end in zip(axes, ends, strict=True))
+    alike = len({(*own[:axis], *own[axis + 1 :]) for own in axes}) == 1
+    if len(axes) < len(step.node.input) or not whole or not alike or not all(places(own[axis]) for own in axes):
+        return None
+    each = math.gcd(*(math.prod(atom.length for atom in end) for end in ends))
+    row = (Atom("space", step.after[axis] // each, LAID), *channels(each))
+    return (*axes[0][:axis], row, *axes[0][axis + 1 :])
+
+
+def _images_apart(group: Group) -> Group:
+    """An axis without the batch of one image that shares it with places."""
+    return tuple(atom for atom in group if (atom,) != BATCH_OF_ONE) if places(group) else group
 
 
 def gather(step: Step, held: Layout) -> Layout:

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from onnxfc.layout.axes import Atom, Group, Groups, channels, groups_of, is_map, merged, regroup
+from onnxfc.layout.axes import Atom, Group, Groups, channels, groups_of, is_map, merged, places_in, regroup
+from onnxfc.layout.lists import in_one_row
 from onnxfc.shapes.spec import Shape
 
 Names = frozenset[str]
@@ -80,9 +81,11 @@ def reshaped(layout: Layout, after: Shape) -> Layout:
     """Axes regrouped."""
     if layout.axes is None:
         return layout
-    made = _regrouped(layout, after)
-    pure = made.axes is None or any(all(atom.kind == "channel" for atom in group) for group in made.axes)
-    return replace(made, flat=not made.is_map and (layout.flat or (bool(made.solid) and not pure)))
+    row = None if layout.thin else in_one_row(layout.axes, after, len(places_in(layout.axes)))
+    made = _regrouped(layout, after) if row is None else moved(layout, row)
+    pure = any(all(atom.kind == "channel" for atom in group) for group in made.axes or ())
+    flat = layout.flat if made.axes is None else bool(made.solid) and not pure
+    return replace(made, flat=flat and not made.is_map)
 
 
 def _regrouped(layout: Layout, after: Shape) -> Layout:

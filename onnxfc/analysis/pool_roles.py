@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +19,7 @@ from onnxfc.analysis.table_sums import summed_by
 from onnxfc.analysis.unbiased import unbiased
 from onnxfc.builder.state import GlobalPool, Role, Roles
 from onnxfc.graph.index import Graph
-from onnxfc.graph.op_kinds import ARG, PICKING
+from onnxfc.graph.op_kinds import BROADCAST, LENGTHS, PICKING, RESHAPING, UNARY
 from onnxfc.layout.gathered import Gathered
 from onnxfc.shapes.image_inputs import Image
 from onnxfc.shapes.spec import Spec
@@ -33,10 +34,8 @@ def _placeless(flow: Flow) -> Names:
     return frozenset(name for name, held in flow.layouts.items() if held.axes is not None and not held.solid)
 
 
-_LISTING = {*("Cast", "Concat", "Flatten", "Identity", "Reshape", "Shape", "Sigmoid", "Slice", "Softmax", "Transpose")}
-"""What may be done to places that were laid in a row wholly, and are a list: (N, H * W * K), then (N, H * W, K)."""
-_PICKED = {*ARG, "ReduceMax", "ReduceMin"}
-"""What leaves one figure of each place of such a list."""
+_LISTING = {*UNARY, *RESHAPING, *LENGTHS, "Concat"}
+"""What may be done to places that were laid in a row wholly, (N, H * W * K), and are a list, (N, H * W, K)."""
 
 
 def _reads_features(flow: Flow) -> bool:
@@ -46,23 +45,15 @@ def _reads_features(flow: Flow) -> bool:
     if not flat or any(node.op_type in PICKING for node in flow.graph.nodes if id(node) not in live):
         return False  # of what the model ends in, places are picked by their values
     readers = [node for name in flat for node in flow.graph.readers.get(name, ())]
-    rest = [node for node in readers if not _of_rows(flow, node)]
-    each = {name for node in readers if node not in rest for name in node.output}
-    ends = flat.intersection(flow.graph.outputs) - each
-    joined = any(node.op_type == "Concat" for node in rest) and all(node.op_type in _LISTING for node in rest)
-    return not (joined and all(len((flow.native[name].shapes or ((),))[0]) > 2 for name in ends))
+    lost = any(flow.layouts[name].axes is None for name in flat)
+    return lost or not flat.isdisjoint(flow.graph.outputs) or not all(_of_list(flow, node) for node in readers)
 
 
-def _of_rows(flow: Flow, node: onnx.NodeProto) -> bool:
-    """Whether it leaves one figure of each place of (N, places, K)."""
-    shapes, made = (flow.native[name].shapes for name in (node.input[0], node.output[0]))
-    return (
-        node.op_type in _PICKED
-        and shapes is not None
-        and made is not None
-        and len(shapes[0]) == 3
-        and made[0][:2] == shapes[0][:2]
-    )
+def _of_list(flow: Flow, node: onnx.NodeProto) -> bool:
+    """Whether it may be done to a list: each element alone, and by one figure for all of them."""
+    others = [flow.native[name].shapes for name in node.input if name not in flow.layouts]
+    one = node.op_type in BROADCAST and all(shapes and math.prod(shapes[0]) == 1 for shapes in others)
+    return one or node.op_type in _LISTING
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,19 @@ import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from onnxfc.layout.axes import BATCH_OF_ONE, Atom, Group, Groups, kinds, places_in, regroup
+from onnxfc.layout import axes
+from onnxfc.layout.axes import (
+    BATCH_OF_ONE,
+    Atom,
+    Group,
+    Groups,
+    channels,
+    kinds,
+    merged,
+    places_in,
+    pure,
+    regroup,
+)
 from onnxfc.layout.views import Placed
 from onnxfc.shapes.spec import Shape
 
@@ -46,9 +58,15 @@ def extents(view: Placed, rank: int) -> list[tuple[int, ...]]:
 
 
 def of_one_image(groups: Groups, rank: int) -> Groups:
-    """The same, where the batch, of one image for good, shares its axis with such a row: it is left out there."""
-    alone = (group[:1] == BATCH_OF_ONE and rows(group[1:], rank) is not None for group in groups)
-    return tuple(group[one:] for group, one in zip(groups, alone, strict=True))
+    """The same, where the batch, of one image for good, shares its axis with such a row, wherever in it: it is left out
+    there."""
+    return tuple(_without_batch(group, rank) for group in groups)
+
+
+def _without_batch(group: Group, rank: int) -> Group:
+    alone = merged(tuple(atom for atom in group if (atom,) != BATCH_OF_ONE))
+    row = kinds(alone) == ["joined"] or rows(alone, rank) is not None
+    return alone if row else group
 
 
 def row_axis(view: Placed, rank: int) -> int | None:
@@ -77,7 +95,7 @@ def in_one_row(groups: Groups, after: Shape, rank: int) -> Groups | None:
     made = regroup([(*atoms[:first], whole, *atoms[first + rank :])], after)
     if made is None or not any(whole in group for group in made):
         return None
-    return tuple(tuple(part for atom in group for part in (places if atom == whole else (atom,))) for group in made)
+    return _in_place_of(whole, places, made)
 
 
 def levels(view: Placed, rank: int) -> list[tuple[Placed, Row]]:
@@ -98,22 +116,35 @@ def end_to_end(parts: list[Placed], axis: int, length: int) -> Groups:
     return (*first[:axis], (Atom("joined", length),), *first[axis + 1 :])
 
 
-def split_rows(view: Placed, after: Shape) -> tuple[Groups, tuple[Placed, ...]] | None:
-    """A list whose elements are taken apart, (N, places * K) as (N, places, K), each level's likewise; None where they
-    are not."""
-    axis = next(k for k, group in enumerate(view.groups) if [atom.kind for atom in group] == ["joined"])
-    [atom] = view.groups[axis]
-    if axis + 1 >= len(after) or not after[axis] or atom.length % after[axis]:
+def relaid(view: Placed, after: Shape) -> Placed | None:
+    """A list in other axes, each level's likewise: (N, places * K) as (N, places, K) and back, or without the batch of
+    one image ahead. None where they cut the elements of a place otherwise, or the places do not come last ahead of
+    these."""
+    [joined] = [atom for group in view.groups for atom in group if atom.kind == "joined"]
+    whole = Atom("space", joined.length)
+    groups = regroup([tuple(whole if atom == joined else atom for atom in group) for group in view.groups], after)
+    if groups is None or axes.lengths(groups) != after or len(places_in(groups)) != 1:
         return None
-    inner = atom.length // after[axis]
-    if after[axis + 1 :][:1] != (inner,) or inner == 1:
+    [row] = places_in(groups)
+    axis = next(k for k, group in enumerate(groups) if row in group)
+    ahead, behind = groups[axis][: groups[axis].index(row)], groups[axis][groups[axis].index(row) + 1 :]
+    rest = [_of_elements(part, joined.length // row.length, behind) for part in view.parts]
+    if ahead not in ((), BATCH_OF_ONE) or not all(map(pure, (behind, *groups[axis + 1 :]))) or None in rest:
         return None
-    parts = []
-    for part in view.parts:
-        own = math.prod(item.length for item in part.groups[axis])
-        made = None if own % inner else regroup(part.groups, (*after[:axis], own // inner, *after[axis + 1 :]))
-        if made is None:
-            return None
-        parts.append(replace(part, groups=made))
-    groups = (*parts[0].groups[:axis], (replace(atom, length=after[axis]),), *parts[0].groups[axis + 1 :])
-    return groups, tuple(parts)
+    own = replace(joined, length=row.length * math.prod(atom.length for atom in behind))
+    laid = [(*groups[:axis], (*ahead, *item), *groups[axis + 1 :]) for item in ((own,), *filter(None, rest))]
+    parts = (replace(part, groups=item) for part, item in zip(view.parts, laid[1:], strict=True))
+    return replace(view, groups=laid[0], parts=tuple(parts))
+
+
+def _of_elements(part: Placed, fewer: int, more: Group) -> Group | None:
+    """The row of a level's places with so many times fewer elements each, or with more; None where they are no multiple
+    of that."""
+    [row] = [group for group in part.groups if places_in([group])]
+    last = len(row) - 1 if row[-1].kind == "channel" else len(row)
+    own = math.prod(atom.length for atom in row[last:])
+    return None if own % fewer else merged((*row[:last], *channels(own // fewer), *more))
+
+
+def _in_place_of(atom: Atom, parts: Group, groups: Groups) -> Groups:
+    return tuple(tuple(own for item in group for own in (parts if item == atom else (item,))) for group in groups)

@@ -26,13 +26,14 @@ from onnxfc.layout.axes import (
     groups_of,
     images_apart,
     is_map,
+    kinds,
     may_fold,
     pure,
     regroup,
     survivors,
     with_batch,
 )
-from onnxfc.layout.lists import in_one_row, of_one_image, rows, split_rows
+from onnxfc.layout.lists import in_one_row, of_one_image, relaid, row_axis, rows
 from onnxfc.layout.views import Placed
 from onnxfc.rules.channel_shuffle import permuted
 from onnxfc.rules.fixed_parts import told_blocks
@@ -57,9 +58,9 @@ def reshape(ctx: RuleContext) -> Outcome | None:
             return listed
         if view.provenance.windows or 1 in view.extent:
             return pooled_in_part(ctx) if view.is_strip else None
-    split = split_rows(view, after) if view.is_list else None
-    if split is not None:
-        return _regrouped(ctx, replace(view, parts=split[1]), split[0])
+    other = _relaid(ctx, view) if view.is_list else None
+    if other is not None:
+        return _in_row(ctx, replace(view, parts=other.parts), other.groups)
     groups = regroup(_as_meant(ctx, view), after)
     groups = groups and _of_images(ctx, groups)
     if groups is not None and not ctx.state.of_windows and _in_a_row(groups, ctx.state.rank):
@@ -67,6 +68,16 @@ def reshape(ctx: RuleContext) -> Outcome | None:
     if groups is None or not _stays(view, groups):
         return pooled_in_part(ctx) if view.is_strip else None
     return _regrouped(ctx, view, groups)
+
+
+def _relaid(ctx: RuleContext, view: Placed) -> Placed | None:
+    """A list in the axes that the node makes; None where it is none any more."""
+    found = relaid(view, ctx.shape_out())
+    if found is None:
+        return None
+    parts = tuple(replace(part, groups=_of_images(ctx, part.groups)) for part in found.parts)
+    made = replace(found, groups=_of_images(ctx, found.groups), parts=parts)
+    return made if row_axis(made, ctx.state.rank) is not None else None
 
 
 def _as_meant(ctx: RuleContext, view: Placed) -> Groups:
@@ -89,8 +100,9 @@ def _stays(view: Placed, groups: Groups) -> bool:
 
 
 def _in_a_row(groups: Groups, rank: int) -> bool:
-    """Whether a map was flattened place by place, (N, H * W * C): parts of a list, where no head follows."""
-    row = rows(groups[1], rank) if len(groups) == 2 else None
+    """Whether a map was flattened place by place, (N, H * W * C) or without its batch: parts of a list, where no head
+    follows."""
+    row = rows(groups[-1], rank) if all(kinds(group) == ["batch"] for group in groups[:-1]) else None
     return row is not None and row.outer == 1
 
 

@@ -115,6 +115,34 @@ def test_geometry_of_a_list_column_by_column(exporter: str) -> None:
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize("name", ["list_decoded", "list_one_level"])
+def test_lists_that_were_flattened_wholly(name: str, exporter: str) -> None:
+    """Joined as (N, H * W * K), or one level alone, and viewed as (N, places, 4) before anything works on them."""
+    done = rewritten(name, exporter)
+    assert {output.form for output in done.claim.outputs} == {"list"}
+    assert done.parity is not None
+    assert done.parity.passed
+    for size in SMALL:
+        compare(done.model, {"image": image(*size)}, MORE, name)
+
+
+@pytest.mark.parametrize("how", ["scaled one by one", "channels first", "summed up"])
+def test_flattened_maps_that_are_read_otherwise_are_no_lists(how: str) -> None:
+    """A value for each of the native features, places within channels, a figure over all of them."""
+    net = Net(17)
+    image = net.image(1, (9, 9), 2)
+    maps = [net.conv(image, 2, 4, strides=[n, n]) for n in (1, 2)]
+    if how != "channels first":
+        maps = [net.op("Transpose", item, perm=[0, 2, 3, 1]) for item in maps]
+    flat = net.op("Concat", *(net.op("Flatten", item) for item in maps), axis=1)
+    if how == "scaled one by one":
+        flat = net.op("Mul", flat, net.random(1, 260))
+    if how == "summed up":
+        flat = net.op("Softmax", flat, axis=1)
+    assert refusal(net.model(net.op("Reshape", flat, net.ints(1, 65, 4)))).code == "no-head"
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
 def test_a_list_of_one_image_without_a_batch(exporter: str) -> None:
     done = rewritten("list_unbatched", exporter)
     assert [output.form for output in done.claim.outputs] == ["list"]
@@ -123,6 +151,37 @@ def test_a_list_of_one_image_without_a_batch(exporter: str) -> None:
         [found] = run(done.model, {"image": image(*size)[0]}).values()
         assert found.shape == want.shape
         np.testing.assert_allclose(found, want, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_lists_of_one_image_that_lose_its_batch(exporter: str) -> None:
+    """The batch stands between the places and their elements, or ahead of levels that are joined: SCRFD, SSD."""
+    done = rewritten("list_rows", exporter)
+    assert [output.form for output in done.claim.outputs] == ["list"] * 4
+    for size in SMALL:
+        compare(done.model, {"image": image(*size)}, MORE, "list_rows")
+
+
+@pytest.mark.parametrize("batch", [2, "N"])
+def test_lists_of_several_images_in_one_row_are_refused(batch: int | str) -> None:
+    """The places of one image would lie between those of another."""
+    net = Net(17)
+    turned = net.op("Transpose", net.conv(net.image(batch, (9, 9), 2), 2, 4), perm=[2, 3, 0, 1])
+    model = net.model(net.op("Tanh", net.op("Reshape", turned, net.ints(-1, 2))))
+    assert refusal(model).code in {"mixes-batch", "no-head"}
+
+
+def test_elements_behind_places_stay_theirs_in_other_axes() -> None:
+    """(N, places, 4) to a row and back; and what cuts them otherwise, (N, 4, places) as rows of four, is refused."""
+    net = Net(17)
+    given = net.image(1, (9, 9), 2)
+    maps = [net.op("Transpose", net.conv(given, 2, 8, strides=[n, n]), perm=[0, 2, 3, 1]) for n in (1, 2)]
+    joined = net.op("Concat", *(net.op("Reshape", item, net.ints(1, -1, 4)) for item in maps), axis=1)
+    row = net.op("Tanh", net.op("Reshape", net.op("Tanh", joined), net.ints(1, 520)))
+    done = onnxfc.rewrite(net.model(net.op("Exp", net.op("Reshape", row, net.ints(1, 260, 2)))))
+    assert [(level.inner, level.outer) for level in done.geometry.places(9, 9)] == [(4, 1), (4, 1)]
+    turned = net.op("Reshape", net.op("Transpose", joined, perm=[0, 2, 1]), net.ints(-1, 4))
+    assert refusal(net.model(net.op("Tanh", turned))).code == "size-locked"
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
