@@ -7,7 +7,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from onnxfc.layout.axes import Atom, Group, Groups, channels, groups_of, is_map, merged, places_in, regroup
+from onnxfc.layout.axes import (
+    Atom,
+    Group,
+    Groups,
+    channels,
+    groups_of,
+    is_map,
+    keeps_channels,
+    merged,
+    places_in,
+    regroup,
+)
 from onnxfc.layout.lists import in_one_row
 from onnxfc.shapes.spec import Shape
 
@@ -83,8 +94,7 @@ def reshaped(layout: Layout, after: Shape) -> Layout:
         return layout
     row = None if layout.thin else in_one_row(layout.axes, after, len(places_in(layout.axes)))
     made = _regrouped(layout, after) if row is None else moved(layout, row)
-    pure = any(all(atom.kind == "channel" for atom in group) for group in made.axes or ())
-    flat = layout.flat if made.axes is None else bool(made.solid) and not pure
+    flat = layout.flat if made.axes is None else bool(made.solid) and not keeps_channels(made.axes)
     return replace(made, flat=flat and not made.is_map)
 
 
@@ -105,8 +115,8 @@ def _regrouped(layout: Layout, after: Shape) -> Layout:
 
 
 def _apart(atoms: Sequence[Atom], after: Shape) -> Groups | None:
-    """The atoms as these axes hold them; channels beside each other are all alike here."""
-    return regroup([merged(tuple(atoms))], after)
+    """The atoms as these axes hold them."""
+    return regroup([tuple(atoms)], after)
 
 
 def resized(layout: Layout, after: Shape) -> Layout:

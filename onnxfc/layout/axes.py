@@ -143,6 +143,12 @@ def may_fold(groups: Groups) -> bool:
     return not is_mixed(groups) or any(pure(group) for group in groups)
 
 
+def keeps_channels(groups: Groups) -> bool:
+    """Whether places have become no features: an axis is left to channels alone, or all of them are beside images."""
+    beside = not is_mixed(groups) and any(holds_images(group) and len(group) > 1 for group in groups)
+    return beside or any(pure(group) for group in groups)
+
+
 def axis_of_places(groups: Groups) -> dict[int, int]:
     """The axis on which each place stands alone, or with finer places of its own."""
     return {group[0].place: axis for axis, group in enumerate(groups) if group and group[0].kind == "space"}
@@ -151,10 +157,11 @@ def axis_of_places(groups: Groups) -> dict[int, int]:
 def regroup(groups: Sequence[Group], after: Shape) -> Groups | None:
     """The atoms as the axes of ``after`` hold them; None where an axis cuts an atom in no whole parts.
 
-    Channels are split as needed. A spatial axis that is split has the coarser places outside and the places within
-    each as channels.
+    Channels beside each other are all alike, and are split as needed. A spatial axis that is split has the coarser
+    places outside and the places within each as channels.
     """
-    queue = [atom for group in groups for atom in group if atom.kind != "channel" or atom.length > 1]
+    atoms = (atom for group in groups for atom in group if atom.kind != "channel" or atom.length > 1)
+    queue = list(merged(tuple(atoms)))
     found: list[Group] = []
     blocks: set[int] = set()
     for axis, length in enumerate(after):

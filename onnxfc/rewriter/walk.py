@@ -19,7 +19,17 @@ from onnxfc.builder.rule_context import LEAVE, OWN_BATCH, Outcome, RuleContext, 
 from onnxfc.builder.state import GlobalPool, Quantised, Roles, State
 from onnxfc.errors import Refusal
 from onnxfc.graph.index import Graph, inputs_of
-from onnxfc.graph.op_kinds import ADDITIVE, ARITHMETIC, BROADCAST, MICROSOFT, NCHWC, PLAIN_LAYERS, PRODUCTS, REORDERING
+from onnxfc.graph.op_kinds import (
+    ADDITIVE,
+    ARITHMETIC,
+    BROADCAST,
+    LENGTHS,
+    MICROSOFT,
+    NCHWC,
+    PLAIN_LAYERS,
+    PRODUCTS,
+    REORDERING,
+)
 from onnxfc.head.placed_windows import window_of
 from onnxfc.io.model_file import ModelFile
 from onnxfc.layout.affine import Grids
@@ -320,18 +330,26 @@ def _keep_native(ctx: RuleContext, context: bool) -> None:
         ctx.builder.append_unknown(ctx.node)
 
 
+_BATCH_STAYS = {*LENGTHS, "Transpose", "Unsqueeze"}
+"""What puts another axis first, or has none of the batch; whatever the batch is on goes on following it."""
+
+
 def _of_free_batch(ctx: RuleContext) -> Refusal | None:
-    """A batch that was baked into a Reshape of context gives way; elsewhere it is refused."""
+    """A batch that was baked into a Reshape of context, with groups of each image perhaps, gives way; elsewhere it is
+    refused."""
     spec = ctx.builder.specs[ctx.node.output[0]]
     batches = list(ctx.state.batches)
     native = ctx.native(ctx.node.output[0])
-    if len(set(batches)) == 1 or spec.shapes is None or native.shapes is None or native.native[:1] != (batches[0],):
+    if len(set(batches)) == 1 or ctx.op_type in _BATCH_STAYS:
         return None
-    if [shape[0] for shape in spec.shapes] == batches:
+    if spec.shapes is None or native.shapes is None or not native.native:
+        return None
+    wanted = [native.native[0] * batch // batches[0] for batch in batches]
+    if [shape[0] for shape in spec.shapes] == wanted:
         return None
     given = ctx.builder.spec(ctx.tensors()[0]).shapes or ()
-    if ctx.op_type != "Reshape" or [shape[:1] for shape in given] != [(batch,) for batch in batches]:
-        return ctx.refuse("batch-baked", *_BATCH)
+    if ctx.op_type != "Reshape" or [shape[:1] for shape in given] != [(length,) for length in wanted]:
+        return ctx.refuse("batch-baked", *_BATCH) if native.native[0] == batches[0] else None
     ctx.builder.nodes.pop()
     try:
         ops.reshape(ctx.builder, ctx.tensors()[0], [0, *native.native[1:]], ctx.node.output[0], ctx.node)

@@ -20,7 +20,7 @@ from onnxfc.graph.op_kinds import ADDITIVE, ARITHMETIC, BROADCAST, SCALING
 from onnxfc.head.fc_to_conv import take_bias
 from onnxfc.head.meet_grids import all_scores, beside_windows, lies_on, lift_fixed, uniform
 from onnxfc.head.windows import affine, window_of_map
-from onnxfc.layout.axes import Group, Groups, channels, kinds, lengths, places_in, pure
+from onnxfc.layout.axes import Group, Groups, channels, holds_images, kinds, lengths, places_in, pure
 from onnxfc.layout.gathered import Gathered
 from onnxfc.layout.lists import Row, levels
 from onnxfc.layout.provenance import Provenance
@@ -280,15 +280,10 @@ def spread_over(ctx: RuleContext, position: int, groups: Groups) -> str | None:
     shape = ctx.builder.spec(view.tensor).native if isinstance(view, Context) else ctx.shape_in(position)
     own = [axis for axis in range(-len(shape), 0) if shape[axis] > 1 and -axis <= len(groups)]
     if isinstance(view, Context):
-        moving = [axis for axis in own if not pure(groups[axis])]
-        moving = [axis for axis in moving if not kinds(groups[axis])[0] == "batch" == kinds(groups[axis])[-1]]
+        moving = [axis for axis in own if not (pure(groups[axis]) or holds_images(groups[axis]))]
         return of_one_place(ctx, view, position, moving) if moving else view.tensor
-    one = {"channel"} if ctx.free_batch else {"batch", "channel"}
-    return uniform(ctx, position, [axis for axis in own if not _only(groups[axis], one)])
-
-
-def _only(group: Group, allowed: set[str]) -> bool:
-    return pure(group) or (len(group) == 1 and group[0].kind in allowed)
+    moving = [axis for axis in own if not pure(groups[axis]) and (ctx.free_batch or not holds_images(groups[axis]))]
+    return uniform(ctx, position, moving)
 
 
 def with_context(ctx: RuleContext, provenance: Provenance, by_size: bool = False) -> Provenance:

@@ -29,6 +29,7 @@ from onnxfc.layout.axes import (
     axis_of_places,
     channels,
     doubled,
+    holds_images,
     is_map,
     kinds,
     may_fold,
@@ -232,12 +233,14 @@ def _operand(ctx: RuleContext, position: int, term: str = "") -> _Operand | None
 
 
 def of_batch(ctx: RuleContext, view: Context) -> Groups | None:
-    """The axes of context, whose first is the batch; None where it is not."""
+    """The axes of context, whose first is the batch, or heads of each image; None where it is not."""
     shapes = ctx.builder.spec(view.tensor).shapes or ()
     batches = ctx.state.batches
-    if not shapes or [shape[:1] for shape in shapes] != [(batch,) for batch in batches]:
+    own = shapes[0][0] // batches[0] if shapes and shapes[0] else 0
+    if not own or [shape[:1] for shape in shapes] != [(batch * own,) for batch in batches]:
         return None
-    return ((Atom("batch", batches[0]),), *(channels(length) for length in shapes[0][1:]))
+    first = (Atom("batch", batches[0]), *channels(own))
+    return (first, *(channels(length) for length in shapes[0][1:]))
 
 
 def _contracted(
@@ -289,7 +292,7 @@ def _made(ctx: RuleContext, product: _Product, groups: Groups, sides: Sequence[S
     """The result's view; None where an axis mixes what must be apart. Without places it is context, if its batch is an
     axis of its own."""
     name = ctx.node.output[0]
-    if not sides and kinds(groups[0]) == ["batch"]:
+    if not sides and holds_images(groups[0]):
         pools = Gathered.joined(view.provenance.pools for view in product.context)  # none of the trunk's
         return Context(name, Provenance((Field(),) * ctx.state.rank, product.blames, pools=pools))
     if is_map(groups):

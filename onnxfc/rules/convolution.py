@@ -12,7 +12,7 @@ from onnxfc.graph.index import dependent
 from onnxfc.graph.op_kinds import MICROSOFT, POOLS, weight_position
 from onnxfc.graph.sliding import LEFT_BEHIND, Sliding, sliding_at
 from onnxfc.head.placed_windows import pooled_in_part
-from onnxfc.layout.axes import channels, kinds, pure
+from onnxfc.layout.axes import channels, holds_images, pure
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Context, Fixed, Placed
 from onnxfc.rules.broadcast import with_context
@@ -126,7 +126,7 @@ def _over_joined(ctx: RuleContext, view: Placed) -> Outcome:
     how = sliding_of(ctx)
     if isinstance(how, Refusal):
         return how
-    if not ctx.only_first or kinds(view.groups[0]) != ["batch"] or not pure(view.groups[1]):
+    if not ctx.only_first or not holds_images(view.groups[0]) or not pure(view.groups[1]):
         return pooled_in_part(ctx)
     ctx.keep(**_frozen(how))
     made = ctx.of_channels(view, 1, view.provenance.blamed(*([ctx.blame(Cause.PADDING)] * how.padded)))
@@ -135,9 +135,9 @@ def _over_joined(ctx: RuleContext, view: Placed) -> Outcome:
 
 def _as_long_now(ctx: RuleContext, view: Placed) -> Placed:
     """With the lengths of the output, where a kernel went over axes."""
-    pairs = zip(view.groups, ctx.shape_out(), strict=True)
+    pairs = zip(view.groups[1:], ctx.shape_out()[1:], strict=True)
     groups = [channels(n) if pure(group) else (replace(group[0], length=n),) for group, n in pairs]
-    return replace(view, groups=tuple(groups))
+    return replace(view, groups=(view.groups[0], *groups))
 
 
 def _frozen(how: Sliding) -> dict[str, Any]:
@@ -147,7 +147,7 @@ def _frozen(how: Sliding) -> dict[str, Any]:
 
 def _pointwise(ctx: RuleContext, view: Placed) -> Outcome | None:
     """A Conv of one element over (N, C, H * W)."""
-    alone = kinds(view.groups[0]) == ["batch"] and pure(view.groups[1])
+    alone = holds_images(view.groups[0]) and pure(view.groups[1])
     kernel = _weight_shape(ctx)[2:] or ctx.attrs.get("kernel_shape", ())
     idle = set(kernel) == {1} and not any(ctx.attrs.get("pads") or ()) and set(ctx.attrs.get("strides") or (1,)) == {1}
     if not (ctx.only_first and alone and idle):

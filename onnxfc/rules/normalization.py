@@ -11,7 +11,7 @@ from onnxfc.builder import ops
 from onnxfc.builder.rule_context import Outcome, RuleContext
 from onnxfc.errors import Refusal
 from onnxfc.head.windows import affine, to_scores
-from onnxfc.layout.axes import kinds, pure
+from onnxfc.layout.axes import holds_images, pure
 from onnxfc.layout.views import Fixed, Placed, ScoreMap, View, Window
 from onnxfc.rules.along_axis import along_axis, kept
 from onnxfc.rules.registry import FEATURES, PLACED, rule
@@ -172,7 +172,7 @@ def _grouped(ctx: RuleContext, view: Placed) -> Outcome | None:
     before = ctx.native(node.input[0]).shapes
     readers = ctx.state.graph.readers.get(ctx.node.output[0], ())
     again = all(other.op_type == "Reshape" and ctx.native(other.output[0]).shapes == before for other in readers)
-    if not again or kinds(groups[0]) != ["batch"] or not pure(groups[1]):
+    if not again or not holds_images(groups[0]) or not pure(groups[1]):
         return None
     ctx.keep()
     return ctx.same(blamed=True)

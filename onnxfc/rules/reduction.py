@@ -16,7 +16,7 @@ from onnxfc.graph.op_kinds import FLOATS, REDUCTIONS
 from onnxfc.head.fc_to_conv import rows_of_weights
 from onnxfc.head.meet_grids import around_batch, beside_batch
 from onnxfc.head.windows import simplest, to_scores, whole_channels
-from onnxfc.layout.axes import Groups, places_in, pure
+from onnxfc.layout.axes import Groups, holds_images, places_in, pure
 from onnxfc.layout.axis_map import Field
 from onnxfc.layout.gathered import Gathered
 from onnxfc.layout.provenance import Provenance
@@ -72,7 +72,7 @@ def _left(ctx: RuleContext, view: Placed, groups: Groups) -> Context | Placed | 
     atoms = [atom for group in groups for atom in group if atom.kind == "space"]
     blames = Gathered.joined(side.provenance.blames for side in view.sides) | {ctx.blame(Cause.CONTEXT)}
     if not atoms:
-        if [atom.kind for group in groups[:1] for atom in group] != ["batch"]:
+        if not groups or not holds_images(groups[0]):
             return None
         fields = (Field(),) * ctx.state.rank
         return Context(name, Provenance(fields, blames).behind(ctx.name))

@@ -26,9 +26,9 @@ from onnxfc.layout.axes import (
     groups_of,
     images_apart,
     is_map,
+    keeps_channels,
     kinds,
     may_fold,
-    pure,
     regroup,
     survivors,
     with_batch,
@@ -95,7 +95,7 @@ def _of_images(ctx: RuleContext, groups: Groups) -> Groups:
 
 def _stays(view: Placed, groups: Groups) -> bool:
     """Whether it is a map, or can be one again, and its places have become no features."""
-    features = view.apart and not any(pure(group) for group in groups)
+    features = view.apart and not keeps_channels(groups)
     return is_map(groups) or (not features and may_fold(groups))
 
 
