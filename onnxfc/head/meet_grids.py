@@ -14,6 +14,8 @@ from onnxfc.builder import ops
 from onnxfc.builder.computed_constants import computed
 from onnxfc.builder.rule_context import RuleContext
 from onnxfc.errors import Refusal
+from onnxfc.graph.index import inputs_of
+from onnxfc.graph.op_kinds import BROADCAST, COPYING, QUANTISING, UNARY
 from onnxfc.head.windows import to_scores
 from onnxfc.layout.axes import Groups, places_in
 from onnxfc.layout.provenance import Provenance
@@ -205,19 +207,23 @@ def _even(value: Array | None) -> bool:
     return bool(np.all(steps) and np.allclose(steps, steps.flat[0], rtol=1e-3))
 
 
-_ALIKE = {"Add", "Cast", "Div", "Exp", "Expand", "Identity", "Mul", "Neg", "Pow", "Sigmoid", "Sqrt", "Sub"}
+_ALIKE = {*BROADCAST, *COPYING, *UNARY, "ConstantOfShape"} - QUANTISING  # whose scales may lie along an axis
 
 
 def _alike(ctx: RuleContext, name: str, axes: tuple[int, ...]) -> bool:
-    """Whether a tensor that does not depend on the image has equal values along ``axes``, at any size."""
+    """Whether a tensor that does not depend on the image has equal values along ``axes``, at any size: as one value
+    that was laid out along them has."""
     value = computed(ctx, name)
     if value is not None:
         own = [axis for axis in axes if -axis <= value.ndim]
         return all(bool(np.all(value == value.take([0], axis=axis))) for axis in own)
+    shapes = ctx.builder.spec(name).shapes
+    if shapes and all(shape[axis] == 1 for shape in shapes for axis in axes if -axis <= len(shape)):
+        return True
     node = ctx.state.graph.producers.get(name)
-    if node is None or node.op_type not in {*_ALIKE, "ConstantOfShape"}:
+    if node is None or node.op_type not in _ALIKE:
         return False
-    read = [] if node.op_type == "ConstantOfShape" else node.input[:1] if node.op_type == "Expand" else node.input
+    read = [] if node.op_type == "ConstantOfShape" else node.input[:1] if node.op_type in COPYING else inputs_of(node)
     return all(_alike(ctx, item, axes) for item in read)
 
 

@@ -43,6 +43,36 @@ def test_both_grow(name: str, exporter: str) -> None:
         compare(done.model, {"image": image(*size), other: image(*own, channels, 1)}, REFERENCES, name)
 
 
+@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize("options", [{}, {"dynamic_batch": True}])
+def test_a_vector_that_is_laid_out_over_the_map_is_as_long_as_that(exporter: str, options: dict[str, object]) -> None:
+    """Its values are no table of native places: each channel has one."""
+    done = rewritten("goal", exporter, **options)
+    goal = np.random.default_rng(4 + 1000).standard_normal((1, 4)).astype(np.float32)
+    for size in SIZES:
+        compare(done.model, {"image": image(*size), "goal": goal}, REFERENCES, "goal")
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_what_is_not_alike_at_all_places_is_no_such_vector(exporter: str) -> None:
+    """A Tile of two values along the width: only its author knows how it goes on."""
+    original = onnx.load(fixture_file(f"goal.{exporter}.onnx"))
+    [reshape] = [node for node in original.graph.node if "goal" in node.input and node.op_type == "Reshape"]
+    wide = onnx.helper.make_tensor("wide", onnx.TensorProto.FLOAT, [1, 1, 1, 2], [0.0, 1.0])
+    original.graph.initializer.append(wide)
+    made, reshape.output[0] = reshape.output[0], "narrow"
+    at = [*original.graph.node].index(reshape) + 1
+    original.graph.node.insert(at, onnx.helper.make_node("Add", ["narrow", "wide"], [made], name="striped"))
+    for node in original.graph.node:
+        if node.op_type == "Tile":
+            times = onnx.helper.make_tensor("times", onnx.TensorProto.INT64, [4], [1, 1, 24, 16])
+            original.graph.initializer.append(times)
+            node.input[1] = "times"
+    for info in [*original.graph.value_info]:
+        original.graph.value_info.remove(info)
+    assert refusal(original).code == "position-table"
+
+
 @pytest.mark.parametrize("name", ["guided", "recurrent_state", "sharpened"])
 def test_a_pair_without_metadata_is_checked_at_sizes_that_both_take(name: str) -> None:
     original = onnx.load(fixture_file(f"{name}.dynamo.onnx"))
