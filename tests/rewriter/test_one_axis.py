@@ -50,6 +50,15 @@ def test_sequences_of_any_width(free: tuple[str, ...], name: str, exporter: str)
     assert done.geometry.cells(100) == (200 if name == "columns_gated" else 25,)
 
 
+@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize("free", [("width",), ()])
+def test_tokens_that_lie_row_by_row_with_the_height_as_it_is(free: tuple[str, ...], exporter: str) -> None:
+    """The columns of each row are neighbours among the tokens, and no axis of channels need be left of a product."""
+    done = rewritten("row_tokens", exporter, *free)
+    for width in WIDTHS:
+        compare(done.model, {"image": image(32, width)}, REFERENCES, "row_tokens")
+
+
 def test_sequences_whose_batch_is_the_second_axis() -> None:
     """(T, N, K), as CTC wants it: each image of a batch has the sequence that it has alone."""
     options = RewriteOptions(free=("width",), dynamic_batch=True)
