@@ -32,7 +32,6 @@ from onnxfc.layout.axes import (
     holds_images,
     is_map,
     kinds,
-    may_fold,
     merged,
     places_in,
 )
@@ -300,8 +299,6 @@ def _made(ctx: RuleContext, product: _Product, groups: Groups, sides: Sequence[S
         provenance = provenance_of(ctx, sides[0].provenance, groups)
         made = ctx.map_of(name, provenance, [axes[place] for place in sorted(axes)])
         return replace(made, groups=(groups[0], *made.groups[1:]))  # it may hold heads of each image too
-    if sides and not may_fold(groups) and ctx.state.of_windows:
-        return None
     first, *more = sides or product.sides[:1]
     provenance = first.provenance if sides else replace(first.provenance, blames=product.blames)
     return Placed(name, name, groups, provenance, first.like, bounds=product.bounds, other=more[0] if more else None)

@@ -176,13 +176,14 @@ def test_what_an_average_counts_beyond_the_axis_that_stays_is_told() -> None:
     assert "beyond an axis of the image that stays" in refusal(model, free=("width",)).reason
 
 
-def test_heads_of_attention_on_the_axis_of_the_batch_are_told() -> None:
-    """(heads, places, features), whose first axis is none of images."""
+@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize("name", ["heads_attention", "non_local", "linear_attention"])
+def test_attention_of_tokens_row_by_row(name: str, exporter: str) -> None:
+    """Heads of it may lie on the axis of the batch: (heads, places, features)."""
     options = RewriteOptions(free=("width",), global_pool="keep")
-    for exporter in EXPORTERS:
-        with pytest.raises(NothingToRewrite) as caught:
-            onnxfc.rewrite(fixture_file(f"heads_attention.{exporter}.onnx"), options=options)
-        assert caught.value.refusals[0].code == "attention"
+    done = onnxfc.rewrite(fixture_file(f"{name}.{exporter}.onnx"), options=options)
+    wanted = np.load(fixture_file("attention.npz"))[f"{name}.20x28"]
+    np.testing.assert_allclose(run(done.model, {"image": image(20, 28)})["map"], wanted, rtol=0, atol=2e-5)
 
 
 def test_steps_first_of_an_open_width() -> None:
