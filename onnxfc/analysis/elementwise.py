@@ -25,7 +25,7 @@ from onnxfc.graph.op_kinds import (
     is_border,
     perm_of,
 )
-from onnxfc.layout.axes import BATCH_OF_ONE, Atom, Group, Groups, channels, lengths
+from onnxfc.layout.axes import BATCH_OF_ONE, Atom, Group, Groups, channels, lengths, of_length
 
 
 def same(step: Step) -> Layout:
@@ -143,7 +143,8 @@ def concat(step: Step) -> Layout:
         return _end_to_end(step, axis)
     made = laid(step, rank)
     axes = made.axes or ()
-    return moved(made, [*axes[:axis], channels(step.after[axis]), *axes[axis + 1 :]])
+    own = of_length(axes[axis], step.after[axis]) if axes else ()
+    return moved(made, [*axes[:axis], own, *axes[axis + 1 :]])
 
 
 def _rolled(flow: Flow, node: onnx.NodeProto) -> str:

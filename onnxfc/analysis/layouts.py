@@ -11,11 +11,11 @@ from onnxfc.layout.axes import (
     Atom,
     Group,
     Groups,
-    channels,
     groups_of,
     is_map,
     keeps_channels,
     merged,
+    of_length,
     places_in,
     regroup,
 )
@@ -132,7 +132,7 @@ def resized(layout: Layout, after: Shape) -> Layout:
         elif places(group):
             return layout.lost
         else:
-            made.append(channels(length))
+            made.append(of_length(group, length))
     return moved(layout, made)
 
 

@@ -13,7 +13,7 @@ from onnxfc.claim.blame import Blame, Cause
 from onnxfc.errors import Refusal
 from onnxfc.graph.index import attributes, copied, label
 from onnxfc.graph.op_kinds import ADDING_AXES, RESHAPING, axes_along, axis_of, default_axis
-from onnxfc.layout.axes import channels, groups_of, lengths
+from onnxfc.layout.axes import groups_of, lengths, of_length
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Fixed, Lifted, Placed, Refused, ScoreMap, View, Window
 from onnxfc.shapes.spec import Array, Shape, Spec
@@ -235,10 +235,11 @@ class RuleContext:
         return [view.output(name, provenance=provenance) for name in self.node.output]
 
     def of_channels(self, view: Placed, axis: int, provenance: Provenance | None = None) -> list[View]:
-        """The node's outputs, which lie as ``view`` does, with other channels on one axis."""
+        """The node's outputs, which lie as ``view`` does, with other channels, or images of one, on one axis."""
         made: list[View] = []
         for position, name in enumerate(self.node.output):
-            groups = (*view.groups[:axis], channels(self.shape_out(position)[axis]), *view.groups[axis + 1 :])
+            own = of_length(view.groups[axis], self.shape_out(position)[axis])
+            groups = (*view.groups[:axis], own, *view.groups[axis + 1 :])
             made.append(view.output(name, groups=groups, provenance=provenance or view.provenance))
         return made
 

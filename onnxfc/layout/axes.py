@@ -85,6 +85,11 @@ def holds_images(group: Group) -> bool:
     return kinds(group)[:1] == ["batch"] and pure(group[1:])
 
 
+def of_length(group: Group, length: int) -> Group:
+    """An axis of channels, or one that holds the images of one, with so many of them."""
+    return (*BATCH_OF_ONE, *channels(length)) if group[:1] == BATCH_OF_ONE else channels(length)
+
+
 def pure(group: Group) -> bool:
     """Whether an axis holds channels alone."""
     return all(atom.kind == "channel" for atom in group)

@@ -8,13 +8,13 @@ from itertools import accumulate
 
 from onnxfc.builder import ops
 from onnxfc.builder.continued import continued, grid_blames
-from onnxfc.builder.rule_context import LEAVE, Outcome, RuleContext, positive, tensor_of
+from onnxfc.builder.rule_context import LEAVE, OWN_BATCH, Outcome, RuleContext, positive, tensor_of
 from onnxfc.builder.state import Continued
 from onnxfc.claim.blame import Cause
 from onnxfc.errors import Refusal
 from onnxfc.head.meet_grids import lies_on, uniform
 from onnxfc.head.placed_windows import as_piece, windowed
-from onnxfc.layout.axes import Atom, Group, Groups, channels, pure
+from onnxfc.layout.axes import Atom, Group, Groups, channels, of_length, pure
 from onnxfc.layout.lists import end_to_end, row_axis
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Context, Fixed, Placed, provenance_of_all
@@ -23,6 +23,7 @@ from onnxfc.rules.circular_pad import pieces_joined
 from onnxfc.rules.halves import half, halves_joined
 from onnxfc.rules.joined_strips import ends_of, length_of, part_of, sliced_part
 from onnxfc.rules.registry import PLACED, rule
+from onnxfc.rules.slice import images_taken
 
 
 @rule("Concat", on=PLACED, attributes=("axis",))
@@ -31,9 +32,7 @@ def concat(ctx: RuleContext) -> Outcome | None:
     axis = positive(int(ctx.attrs["axis"]), len(ctx.shape_out()))
     placed = [view for view in ctx.views if isinstance(view, Placed)]
     if axis == 0 and all(view.apart for view in placed):
-        return ctx.refuse(
-            "mixes-batch", "lays images behind each other as a batch", "export it for one image at a time"
-        )
+        return _of_images(ctx, placed)
     wrapped = halves_joined(ctx, axis) or pieces_joined(ctx, axis)
     if wrapped is not None:
         return wrapped
@@ -61,6 +60,18 @@ def _of_channels(ctx: RuleContext, placed: Sequence[Placed], axis: int) -> Outco
     return _beside(ctx, placed, axis, provenance)
 
 
+def _of_images(ctx: RuleContext, placed: Sequence[Placed]) -> Outcome:
+    """Both images of a pair behind each other, so that a trunk sees them at once: where each is one for good, as
+    frames of one image."""
+    if len(placed) < len(ctx.views):
+        return ctx.refuse("mixes-batch", "lays what does not follow the image's size behind images, as a batch", LEAVE)
+    if not ctx.may_swallow:
+        advice = OWN_BATCH if ctx.free_batch else "export it with a batch of 1"
+        return ctx.refuse("mixes-batch", "lays batches of several images behind each other", advice)
+    outcome = _of_channels(ctx, placed, 0)
+    return ctx.refuse("axes-differ", _LIE) if outcome is None else outcome
+
+
 _LIE = "combines maps whose spatial axes do not lie on each other"
 
 
@@ -71,7 +82,7 @@ def _without(groups: Groups, axis: int) -> Groups:
 def _beside(ctx: RuleContext, placed: Sequence[Placed], axis: int, provenance: Provenance) -> Outcome:
     """The output, whose channels are those of all."""
     first = placed[0]
-    groups = (*first.groups[:axis], channels(ctx.shape_out()[axis]), *first.groups[axis + 1 :])
+    groups = (*first.groups[:axis], of_length(first.groups[axis], ctx.shape_out()[axis]), *first.groups[axis + 1 :])
     bounds = frozenset().union(*(view.bounds for view in placed))
     made = first.output(ctx.node.output[0], groups=groups, provenance=provenance)
     return [made if made.is_map else replace(made, bounds=bounds, measured=first.like)]
@@ -175,7 +186,7 @@ def split(ctx: RuleContext) -> Outcome | None:
         ctx.keep()
         return ctx.of_channels(view, axis)
     if axis == 0 and view.apart:
-        return ctx.refuse("mixes-batch", "works along the batch")
+        return images_taken(ctx, view) or ctx.refuse("mixes-batch", "works along the batch")
     if view.is_list:
         return ctx.refuse("cut-out", "cuts a list of places at the native number of places", LEAVE)
     if view.parts:

@@ -51,8 +51,17 @@ def slice_(ctx: RuleContext) -> Outcome | None:
     if view.parts and not view.is_list:
         return _joined_piece(ctx, view, cuts)
     if 0 in cuts and ctx.shape_in()[0] != ctx.shape_out()[0]:
-        return pooled_in_part(ctx) if view.is_strip else None
+        return images_taken(ctx, view) or (pooled_in_part(ctx) if view.is_strip else None)
     return _of_map(ctx, view, cuts)
+
+
+def images_taken(ctx: RuleContext, view: Placed) -> Outcome | None:
+    """Some of the images that lie behind each other, where their number is fixed, as that of frames is; None where more
+    is cut or the batch may be another one."""
+    if not ctx.may_swallow or any(ctx.shape_out(k)[1:] != ctx.shape_in()[1:] for k in range(len(ctx.node.output))):
+        return None
+    ctx.keep()
+    return ctx.of_channels(view, 0)
 
 
 def _of_map(ctx: RuleContext, view: Placed, cuts: Cuts) -> Outcome:

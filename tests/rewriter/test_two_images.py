@@ -44,6 +44,42 @@ def test_both_grow(name: str, exporter: str) -> None:
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
+def test_both_as_one_batch(exporter: str) -> None:
+    """A trunk that sees two images at once, of which each is taken again: of one pair for good."""
+    done = rewritten("one_batch", exporter, global_pool="keep")
+    for size in SIZES:
+        feeds = {"image": image(*size), "next_image": image(*size, 3, 1)}
+        compare(done.model, feeds, REFERENCES, "one_batch", 1e-5)
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_cells_of_both_as_one_batch_are_the_original_on_crops(exporter: str) -> None:
+    done = rewritten("one_batch", exporter, output_at=("scores",))
+    assert (done.claim.verdict, done.claim.stride) == ("exact", (2, 2))
+    one, two = image(28, 36), image(28, 36, 3, 1)
+    cells = run(done.model, {"image": one, "next_image": two})["scores"]
+    assert cells.shape == (1, 5, 3, 3)
+    original = onnx.load(fixture_file(f"one_batch.{exporter}.onnx"))
+    for y, x in np.ndindex(3, 3):
+        at = np.s_[..., 2 * y : 2 * y + 24, 2 * x : 2 * x + 32]
+        crop = {"image": np.ascontiguousarray(one[at]), "next_image": np.ascontiguousarray(two[at])}
+        want = run(original, crop)["scores"]
+        np.testing.assert_allclose(cells[..., y, x], want, rtol=0, atol=5e-6 * np.abs(want).max())
+
+
+@pytest.mark.parametrize(
+    ("options", "advice"), [({"dynamic_batch": True}, "--dynamic-batch"), ({"inputs": ("image",)}, "leave")]
+)
+def test_why_images_are_not_laid_behind_each_other(options: dict[str, object], advice: str) -> None:
+    """Of several pairs the images of one would lie apart; one that stays has another size than one that grows."""
+    for exporter in EXPORTERS:
+        with pytest.raises(onnxfc.NothingToRewrite) as caught:
+            rewritten("one_batch", exporter, **options)
+        told = caught.value.refusals[0]
+        assert (told.code, advice in told.advice) == ("mixes-batch", True)
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
 @pytest.mark.parametrize("options", [{}, {"dynamic_batch": True}])
 def test_a_vector_that_is_laid_out_over_the_map_is_as_long_as_that(exporter: str, options: dict[str, object]) -> None:
     """Its values are no table of native places: each channel has one."""
