@@ -5,7 +5,7 @@ It holds over the reals for every input, where the numbers beside it hold for th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -33,18 +33,20 @@ _CONTRACTIONS = (*_GEMMS, *_MATMULS, *_INTEGERS, _BLOCKS, "Einsum")
 
 
 @np.errstate(all="ignore")  # weights that are no numbers, which equal nothing
-def certify(original: ModelFile, other: ModelFile) -> Certificate:
+def certify(original: ModelFile, other: ModelFile, grids: Collection[str] = ()) -> Certificate:
     """Look for every FC weight of ``original`` in ``other``, and for every quantised number of ``other`` in
-    ``original``; failed where a rewrite lacks one, or has one of its own."""
-    found, rewritten = _of_weights(original, other), _is_rewrite(original.proto, other.proto)
+    ``original``; failed where a rewrite lacks one, or has one of its own. ``grids``: tables that go on, which a proof
+    compares by their values: what weighs them is no FC layer."""
+    found, rewritten = _of_weights(original, other, grids), _is_rewrite(original.proto, other.proto)
     if found.status == "failed" or not rewritten:
         return found
     told = foreign(original, other, {name for item in found.weights for name in item.found}) or changed(original, other)
     return replace(found, status="failed", reason=told) if told else found
 
 
-def _of_weights(original: ModelFile, other: ModelFile) -> Certificate:
-    layers = _turned(list(_fully_connected(original)), list(_fully_connected(other)))
+def _of_weights(original: ModelFile, other: ModelFile, grids: Collection[str]) -> Certificate:
+    fully = [fc for fc in _fully_connected(original) if fc.stored.name not in grids]
+    layers = _turned(fully, list(_fully_connected(other)))
     convs, computed = _convs(other)
     found, beside = _found(layers, convs)
 

@@ -83,7 +83,8 @@ def check(
         found = replace(once, thorough=True).run()  # what rounding does was not measured, and may be all that there is
     if found.passed and all_told.detections and (stops := behind_problem(*whole, all_told, options)):
         found = replace(found, native=replace(found.native, status="failed", reason=stops))
-    return replace(found, certificate=certify(original, rewritten)) if found.native.compared else found
+    grids = {grid.original for grid in claim.grids}
+    return replace(found, certificate=certify(original, rewritten, grids)) if found.native.compared else found
 
 
 def _unfold(evidence: Evidence, claim: Claim) -> None:

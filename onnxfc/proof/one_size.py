@@ -50,7 +50,7 @@ def check_form(
     if not parity.passed:
         return parity
     found = _compared(rewritten, form, claim, fixed, options, progress)
-    return replace(parity, form=found, certificate=certify(original, form))
+    return replace(parity, form=found, certificate=certify(original, form, {grid.original for grid in claim.grids}))
 
 
 def _at(claim: Claim, size: tuple[int, ...], options: CheckOptions) -> CheckOptions:

@@ -13,11 +13,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import zip_longest
 
 from onnxfc.analysis.counts import Growth
 from onnxfc.analysis.normalised_sums import changed_shares, counted, divided, of_native_count
 from onnxfc.builder.axis_ops import provenance_of
+from onnxfc.builder.continued import continued, grid_blames
 from onnxfc.builder.rule_context import Outcome, RuleContext
+from onnxfc.builder.state import Continued
 from onnxfc.claim.blame import Blame, Cause
 from onnxfc.claim.claim import Boundary
 from onnxfc.errors import Refusal
@@ -42,16 +45,19 @@ from onnxfc.layout.views import Context, Fixed, Placed, Side, View, is_folded
 from onnxfc.rules import unsupported
 from onnxfc.rules.context_sums import follows_size
 from onnxfc.rules.registry import PLACED, rule
+from onnxfc.shapes.spec import Shape
 
 
 @dataclass(frozen=True, eq=False)
 class _Operand:
-    """An input, a letter for each axis, these in atoms, and where its places come from, if it has any."""
+    """An input, a letter for each axis, these in atoms, and where its places come from, if it has any. ``tensor``: what
+    is read instead of it; its axes over places of others are empty."""
 
     view: View
     term: str
     groups: Groups
     sides: tuple[Side, ...] = ()
+    tensor: str = ""
 
     @property
     def moving(self) -> bool:
@@ -182,11 +188,17 @@ def contract(ctx: RuleContext, terms: Sequence[str], out: str, *, sums_to_one: b
     ``sums_to_one``: it is a mean weighted by its own Softmax, which does not grow with the image.
     """
     operands = [_operand(ctx, position, term) for position, term in enumerate(terms)]
+    for position, term in enumerate(terms):
+        grid = _grid(ctx, position, term, operands)
+        if isinstance(grid, Refusal):
+            return grid
+        operands[position] = grid or operands[position]
     found = [operand for operand in operands if operand is not None]
     alone = sum(operand.moving for operand in found) < 2 and not any(is_folded(v) for v in ctx.views)
     product = None if len(found) < len(operands) or alone else _Product.of(found, out)
     laid = None if product is None else product.laid()
-    return None if product is None or laid is None else _contracted(ctx, product, *laid, sums_to_one)
+    made = None if product is None or laid is None else _contracted(ctx, product, *laid, sums_to_one)
+    return made or unsupported.table_weighed(ctx)
 
 
 @rule(
@@ -231,6 +243,47 @@ def _operand(ctx: RuleContext, position: int, term: str = "") -> _Operand | None
     return None
 
 
+def _grid(ctx: RuleContext, position: int, term: str, operands: Sequence[_Operand | None]) -> _Operand | Refusal | None:
+    """A grid of coordinates over places that another operand relates to its own, for as many as there are now; None
+    where it is none."""
+    view, shape = ctx.views[position], ctx.shape_in(position)
+    if not isinstance(view, Fixed) or not (ctx.state.dense or ctx.state.undivided):
+        return None  # of a window each place has its own row
+    over, likes = _under(term, shape, operands)
+    if len(likes) != 1:
+        return None
+    own = tuple(() if axis in over else channels(length) for axis, length in enumerate(shape))
+    found = ctx.builder.spec(view.tensor).shapes or ()
+    if len(set(found)) > 1 or ctx.follows_size(position):
+        as_long = all([now[axis] for now in found] == _lengths(ctx, group, likes[0]) for axis, group in over.items())
+        return _Operand(view, term, own) if as_long else None
+    groups = tuple(over.get(axis, group) for axis, group in enumerate(own))
+    grid = continued(ctx, position, groups, likes)
+    return _Operand(view, term, own, tensor=grid.tensor) if isinstance(grid, Continued) else grid
+
+
+def _under(term: str, shape: Shape, operands: Sequence[_Operand | None]) -> tuple[dict[int, Group], list[Placed]]:
+    """The axes on which places of folded operands lie, and the maps that have these, one for each side."""
+    over, sides = dict[int, Group](), dict[tuple[_Operand, int], Placed]()
+    for other in operands:
+        if other is None or not is_folded(other.view) or len(other.term) != len(other.groups):
+            continue
+        held = dict(zip(other.term, other.groups, strict=True))
+        for axis, letter in enumerate(term):
+            places = places_in([held.get(letter, ())])
+            if places and shape[axis] > 1:
+                over[axis] = tuple(replace(a, side=0) if a.kind == "space" else a for a in held[letter])
+                sides |= {(other, atom.side): other.sides[atom.side].like for atom in places}
+    return over, list(sides.values())
+
+
+def _lengths(ctx: RuleContext, group: Group, like: Placed) -> list[int]:
+    """How long an axis is at the probes, whose places are those of a map."""
+    shapes = ctx.builder.spec(like.tensor).shapes or ()
+    each = ([a.factor * now[like.where[a.place]] if a.kind == "space" else a.length for a in group] for now in shapes)
+    return [int(math.prod(parts)) for parts in each]
+
+
 def of_batch(ctx: RuleContext, view: Context) -> Groups | None:
     """The axes of context, whose first is the batch, or heads of each image; None where it is not."""
     shapes = ctx.builder.spec(view.tensor).shapes or ()
@@ -258,7 +311,8 @@ def _contracted(
     made = _made(ctx, product, groups, [product.seen(side) for side in sides])
     if made is None:
         return None
-    _write(ctx, growing)
+    _write(ctx, growing, [operand.tensor for operand in product.operands])
+    made = replace(made, provenance=made.provenance.blamed(*grid_blames(ctx)))
     return [_looking(ctx, made) if relates or product.context else made]
 
 
@@ -310,11 +364,13 @@ def _looking(ctx: RuleContext, made: Context | Placed) -> View:
     return replace(made, provenance=provenance.behind(ctx.name) if isinstance(made, Context) else provenance)
 
 
-def _write(ctx: RuleContext, growing: Sequence[tuple[Side, Atom]]) -> None:
-    """The node; a sum that grows with the image at the scale of the native size."""
+def _write(ctx: RuleContext, growing: Sequence[tuple[Side, Atom]], instead: Sequence[str]) -> None:
+    """The node; a sum that grows with the image at the scale of the native size. ``instead``: of its inputs, where not
+    empty."""
+    inputs = [new or old for new, old in zip_longest(instead, ctx.tensors(), fillvalue="")]
     if not growing:
-        ctx.keep()
+        ctx.keep(inputs)
         return
-    made = ctx.keep_renamed(ctx.tensors())[0]
+    made = ctx.keep_renamed(inputs)[0]
     factors = [(side.like.tensor, side.like.spatial[atom.place], atom.length) for side, atom in growing]
     ctx.builder.emit("Mul", [made, of_native_count(ctx, factors, made)], ctx.node.output[0])

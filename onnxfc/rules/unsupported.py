@@ -12,7 +12,7 @@ import onnx
 from onnxfc.builder.rule_context import ATTENTION, LEAVE, RuleContext
 from onnxfc.errors import Refusal
 from onnxfc.graph.index import attributes, label
-from onnxfc.graph.op_kinds import BROADCAST, CUTTING, QUANTISED, RECURRENT
+from onnxfc.graph.op_kinds import BROADCAST, CUTTING, PRODUCTS, QUANTISED, RECURRENT, REORDERING, SOFTMAX, UNARY
 from onnxfc.layout.axes import pure
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Context, Fixed, Lifted, Placed, Window, is_map
@@ -38,13 +38,12 @@ def attention(ctx: RuleContext) -> Refusal:
     """The product relates places of the native size; a table of theirs or a class token ahead of it is the reason."""
     if [getattr(view, "batch_axis", None) for view in ctx.views] == [0, 1] and len(ctx.shape_out()) == 2:
         return ctx.refuse("mixes-batch", "relates the images of the batch to each other", LEAVE)
-    found = ctx.refuse("attention", ATTENTION, LEAVE)
+    found = table_weighed(ctx) or ctx.refuse("attention", ATTENTION, LEAVE)
     for node in _ahead(ctx):
         table = next((name for name in node.input if node.op_type in BROADCAST and _is_table(ctx, name)), None)
         if table is not None:
-            why = (
-                f"{node.op_type} adds {table} to the weights of attention, a table with a value for every native place"
-            )
+            to = "to the weights of attention" if _onto_weights(ctx, node) else "to places that attention relates"
+            why = f"{node.op_type} adds {table} {to}, a table with a value for every native place"
             return replace(found, code="position-table", node=label(node), reason=why, advice=ctx.without_values)
         if node.op_type == "Concat" and _adds_token(ctx, node):
             return ctx.refuse("attention", f"weighs places beside a class token, which {label(node)} {_TOKEN}", LEAVE)
@@ -55,6 +54,27 @@ _TRANSFORMER = (
     "warps a map by what is made of all places of the native size (a spatial transformer): each crop has its own warp"
 )
 _TOKEN = "lays before them as if it were a place: such rows are known for the native size only"
+
+
+def table_weighed(ctx: RuleContext) -> Refusal | None:
+    """Coordinates, say, of which attention takes the mean: matching, as optical flow has it."""
+    table = next((name for name in ctx.node.input if _is_table(ctx, name)), None)
+    relates = any(isinstance(view, Placed) and view.other for view in ctx.views)
+    if ctx.op_type not in PRODUCTS or table is None or not relates:
+        return None
+    return ctx.no_values(f"weighs {table}, which has a row for every place of the native size, by attention")
+
+
+def _onto_weights(ctx: RuleContext, node: onnx.NodeProto) -> bool:
+    """Whether a Softmax makes weights of what a node makes, element by element, before it is multiplied."""
+    names = list(node.output)
+    for name in names:
+        for reader in ctx.state.graph.readers.get(name, ()):
+            if reader.op_type in SOFTMAX:
+                return True
+            if reader.op_type in {*BROADCAST, *REORDERING, *UNARY}:
+                names += [item for item in reader.output if item not in names]
+    return False
 
 
 def _ahead(ctx: RuleContext) -> Iterator[onnx.NodeProto]:

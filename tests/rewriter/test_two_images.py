@@ -80,6 +80,18 @@ def test_why_images_are_not_laid_behind_each_other(options: dict[str, object], a
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
+def test_coordinates_that_are_weighed_by_matching_go_on(exporter: str) -> None:
+    """The places that are summed up have as many coordinates as there are now, by the rule that these show."""
+    done = rewritten("matching", exporter)
+    assert {(grid.rules, grid.given) for grid in done.claim.grids} == {
+        (("step", "step"), False),
+        (("ends", "ends"), False),
+    }
+    for size in SIZES:
+        compare(done.model, {"image": image(*size), "other": image(*size, 3, 1)}, REFERENCES, "matching", 1e-5)
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
 @pytest.mark.parametrize("options", [{}, {"dynamic_batch": True}])
 def test_a_vector_that_is_laid_out_over_the_map_is_as_long_as_that(exporter: str, options: dict[str, object]) -> None:
     """Its values are no table of native places: each channel has one."""

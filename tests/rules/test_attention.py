@@ -282,6 +282,18 @@ def test_values_of_each_place_are_refused(kind: str) -> None:
     near = net.op("Softmax", logits, axis=-1)
     found = refusal(finished(net, net.op("MatMul", rows, net.op("Transpose", near, perm=[0, 2, 1]))))
     assert (found.code, found.node) == ("position-table", "node_placed")
+    assert "to the weights of attention" not in found.reason or kind == "bias"
+
+
+def test_a_table_without_a_rule_is_named_where_attention_weighs_it() -> None:
+    """Coordinates go on by their rule; numbers of chance have none."""
+    net, x = trunk()
+    rows = places(net, x)
+    near = net.op("Softmax", net.op("MatMul", net.op("Transpose", rows, perm=[0, 2, 1]), rows), axis=-1)
+    weighed = net.op("MatMul", near, net.random(1, 64, C), out="weighed")
+    found = refusal(finished(net, net.op("Transpose", weighed, perm=[0, 2, 1])))
+    assert (found.code, found.node) == ("position-table", "node_weighed")
+    assert "a row for every place of the native size" in found.reason
 
 
 def test_bias_of_one_value_is_none_of_positions() -> None:
