@@ -53,6 +53,14 @@ def as_piece(ctx: RuleContext) -> Outcome:
     return [_of_piece(ctx, view) if isinstance(view, Window) else view for view in outcome]
 
 
+def beside_map(ctx: RuleContext, does: str) -> Refusal | None:
+    """A piece of the native map meets a map, which grows."""
+    pools = {pool for view in ctx.views if isinstance(view, Window) for pool in view.provenance.pools}
+    if not pools & ctx.state.roles.pieces:
+        return None
+    return ctx.refuse("cut-out", f"{does} a piece of the native map with what grows as the map does", LEAVE)
+
+
 _LAST = "take the layer's last state (h_n) in place of its last step, which are the same of a layer that reads forward"
 
 

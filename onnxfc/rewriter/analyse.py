@@ -13,7 +13,7 @@ from onnxfc.builder.state import GlobalPool, Quantised, State
 from onnxfc.claim.claim import SIZE_NAMES
 from onnxfc.errors import NothingToRewrite, OnnxfcError, Refusal, UsageError
 from onnxfc.graph.block_weights import blocks_on_floats
-from onnxfc.graph.index import Graph
+from onnxfc.graph.index import Graph, label
 from onnxfc.graph.inline_functions import inlined
 from onnxfc.graph.integer_products import products_on_floats
 from onnxfc.graph.quantised_operators import in_own_domain
@@ -22,7 +22,7 @@ from onnxfc.io.model_file import ModelFile
 from onnxfc.layout.affine import Grids
 from onnxfc.rewriter.analysis import Analysis
 from onnxfc.rewriter.axes_alone import Done, along_kept, free_alone, the_one, ways_of, with_axes_that_stay
-from onnxfc.rewriter.detections import left_too, not_behind, objection, of_windows, tail_of
+from onnxfc.rewriter.detections import Tail, left_too, not_behind, objection, of_windows, tail_of
 from onnxfc.rewriter.inner_tensors import begin_at, end_at
 from onnxfc.rewriter.outputs import Form, finish
 from onnxfc.rewriter.pools_of_all import with_reductions
@@ -189,8 +189,10 @@ def _otherwise(found: Analysis, options: RewriteOptions, names: Sequence[str], d
     open_to_it = not (told or options.free or options.form) and first.code not in _BY_NUMBERS
     if open_to_it and (one := the_one(alone)):
         return with_axes_that_stay(one, first.node, first.reason)
-    ways = [told, *([ways_of(alone)] if alone else [])]
-    advice = "; ".join(filter(None, ["" if first.advice == LEAVE and any(ways) else first.advice, *ways]))
+    kept = first.code == "context-beside-windows" and options.global_pool == "window" and not (told or alone)
+    whole = free_alone(names, options.free, partial(done, global_pool="keep")) if kept else {}
+    ways = [told, *([ways_of(alone)] if alone else []), *([f"--global-pool keep {ways_of(whole)}"] if whole else [])]
+    advice = "; ".join(filter(None, ["" if first.advice == LEAVE and any(ways) else first.advice, *ways])) or LEAVE
     return replace(found, refusals=(replace(first, advice=advice), *found.refusals[1:]))
 
 
@@ -246,9 +248,15 @@ def _ahead_of_detections(found: Analysis, options: RewriteOptions) -> Analysis:
             against = None if native else objection(tail, ahead.state, ahead.reading, stopped)
             if against is None:
                 return replace(ahead, tail=tail)
-            why = (against,)
+            others, why = _but_of(others, tail), (against,)
             break
     return replace(found, refusals=others or why) if why else found
+
+
+def _but_of(refusals: Sequence[Refusal], tail: Tail) -> tuple[Refusal, ...]:
+    """Those of other nodes than the ones that pick, which would be left."""
+    picking = {label(node) for node in tail.picking}
+    return tuple(refusal for refusal in refusals if refusal.node not in picking)
 
 
 def _done(original: ModelFile, options: RewriteOptions, **changes: Any) -> Analysis | None:

@@ -190,9 +190,14 @@ def not_behind(tail: Tail, option: str) -> Refusal:
     """That an option does not hold behind the first node that picks places by their values."""
     node = tail.picking[0]
     why = f"{node.op_type} leaves as many as the values of one image say, which {option} cannot have"
+    return Refusal("data-dependent", label(node), why, f"leave out {option}, or {_ended(tail)}")
+
+
+def _ended(tail: Tail) -> str:
+    """How to end the model ahead of the nodes."""
     computed = Graph(tail.model.proto).producers
     ends = " ".join(f"--output-at {output.name}" for output in tail.ahead.proto.graph.output if output.name in computed)
-    return Refusal("data-dependent", label(node), why, f"leave out {option}, or end the model before it: {ends}")
+    return f"end the model before it: {ends}"
 
 
 def objection(
@@ -202,7 +207,7 @@ def objection(
     ``stopped``: the first that runs at the native size only."""
     first = tail.picking[0]
     counts = _counts(tail, state, images)
-    graph = Graph(tail.model.proto)
+    graph, advice = Graph(tail.model.proto), f"{export_open(state, images)}; or {_ended(tail)}"
     for node in tail.nodes:
         if _cuts_else(node, graph, state.builder.specs):
             continue
@@ -210,10 +215,10 @@ def objection(
         if found:
             where = "" if node in tail.picking else f" behind {first.op_type}"
             why = f"{node.op_type}{where} holds {found}, which is another at other sizes"
-            return Refusal("data-dependent", label(node), why, export_open(state, images))
+            return Refusal("data-dependent", label(node), why, advice)
     if stopped is not None:
         why = f"{stopped.op_type} does not take what is left ahead of {first.op_type} at other sizes"
-        return Refusal("data-dependent", label(stopped), why, export_open(state, images))
+        return Refusal("data-dependent", label(stopped), why, advice)
     return None
 
 

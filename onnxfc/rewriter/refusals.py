@@ -12,7 +12,7 @@ from onnxfc.builder.state import State
 from onnxfc.claim.claim import PREFIX, Output
 from onnxfc.errors import NothingToRewrite, Refusal
 from onnxfc.graph.index import dependent, inputs_of, label, needed
-from onnxfc.graph.op_kinds import CUTTING
+from onnxfc.graph.op_kinds import ARG, CUTTING, PICKING
 from onnxfc.io.model_file import ModelFile
 from onnxfc.layout.gathered import Gathered
 from onnxfc.layout.lists import row_axis
@@ -73,7 +73,8 @@ def _not_kept(state: State) -> Refusal | None:
         node = state.graph.producers[name]
         kept = name in state.roles.whole or _weighs_coordinates(state, node)
         if kept and isinstance(state.views.get(name), Window | ScoreMap):
-            why = f"{node.op_type} sums up places that are features of a window here: it is not kept global"
+            does = "picks one of the places" if node.op_type in (*ARG, *PICKING) else "sums up places"
+            why = f"{node.op_type} {does} that are features of a window here: it is not kept global"
             return Refusal("not-kept", label(node), why, "leave out --global-pool keep")
     return _native_count(state)
 

@@ -19,6 +19,7 @@ from onnxfc.errors import Refusal
 from onnxfc.graph.op_kinds import ADDITIVE, ARITHMETIC, BROADCAST, SCALING
 from onnxfc.head.fc_to_conv import take_bias
 from onnxfc.head.meet_grids import all_scores, beside_windows, lies_on, lift_fixed, uniform
+from onnxfc.head.placed_windows import beside_map
 from onnxfc.head.windows import affine, window_of_map
 from onnxfc.layout.axes import Group, Groups, channels, holds_images, kinds, lengths, places_in, pure
 from onnxfc.layout.gathered import Gathered
@@ -77,7 +78,7 @@ def on_scores(ctx: RuleContext) -> Outcome:
     """Score maps cell by cell; fixed inputs get grid axes of extent 1."""
     lifted = [view for view in ctx.views if isinstance(view, ScoreMap | Window | Placed)]
     if not ctx.own and any(is_map(view) and not view.provenance.windows for view in lifted):
-        return beside_windows(ctx) or ctx.rejoins()
+        return beside_windows(ctx) or beside_map(ctx, "combines") or ctx.rejoins()
     scores = all_scores(ctx, ctx.views)
     if isinstance(scores, Refusal):
         return scores

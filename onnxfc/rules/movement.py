@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from onnxfc.builder.rule_context import LEAVE, Outcome, RuleContext, positive
+from onnxfc.builder.rule_context import Outcome, RuleContext, positive
 from onnxfc.graph.op_kinds import RESHAPING
 from onnxfc.head.index_movement import move
+from onnxfc.head.placed_windows import beside_map
 from onnxfc.head.score_map_movement import over_scores
-from onnxfc.layout.views import ScoreMap, Window, is_map
+from onnxfc.layout.views import ScoreMap, is_map
 from onnxfc.rules.circular_pad import pieces_joined
 from onnxfc.rules.registry import FEATURES, rule
 
@@ -25,8 +26,6 @@ def moved_features(ctx: RuleContext) -> Outcome:
     if wrapped is not None and (isinstance(wrapped, list) or any(is_map(view) for view in ctx.views)):
         return wrapped
     if any(is_map(view) for view in ctx.views):
-        pools = {pool for view in ctx.views if isinstance(view, Window) for pool in view.provenance.pools}
-        if pools & ctx.state.roles.pieces:
-            return ctx.refuse("cut-out", "joins a piece of the native map with what grows as the map does", LEAVE)
-        return ctx.refuse("mixes-map-and-window", "combines a flattened map with one that is not")
+        whole = ctx.refuse("mixes-map-and-window", "combines a flattened map with one that is not")
+        return beside_map(ctx, "joins") or whole
     return move(ctx, ctx.views)

@@ -261,6 +261,22 @@ def test_proof_finds_a_claim_that_leaves_out_an_output() -> None:
     assert "does not speak of the output labels" in parity.summary()
 
 
+def test_what_is_ahead_of_numbers_of_the_native_size_is_offered() -> None:
+    """CenterNet: the best of a flattened heat map, whose numbers are divided by its places. Said was to leave the model
+    alone, though the map ahead of the TopK is right at every size."""
+    net = Net(17)
+    heat = net.op("Sigmoid", net.conv(net.input("image", [1, 3, 33, 41]), 3, 2, strides=[2, 2]))
+    best = net.op("TopK", net.op("Reshape", heat, net.ints(1, -1)), net.ints(5), axis=1, outputs=2)
+    model = net.model(best[0], net.op("Div", best[1], net.ints(16 * 20)))
+    found = refusal(model)
+    assert (found.code, found.reason.partition(",")[0]) == (
+        *("data-dependent", "Div behind TopK holds the number of places of the native size"),
+    )
+    assert found.advice.endswith(f"or end the model before it: --output-at {heat}")
+    done = onnxfc.rewrite(model, options=onnxfc.RewriteOptions(output_at=(heat,)))
+    assert [output.form for output in done.claim.outputs] == ["features"]
+
+
 def test_a_head_that_takes_the_native_map_alone_is_not_left() -> None:
     """TopK picks among features behind an FC layer that reads a flattened map of one place, beside its mean."""
     net = Net(17)

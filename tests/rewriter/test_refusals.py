@@ -341,3 +341,47 @@ def test_an_operator_set_older_than_any_that_runs() -> None:
     found = refusal(net.model(scores, infer=False))
     assert (found.code, found.node) == ("old-opset", "")
     assert found.reason.startswith("operator set 6 is older than 7")
+
+
+def test_the_place_of_the_largest_is_picked_and_not_summed_up() -> None:
+    """Said of --global-pool keep, which it cannot have."""
+    net = Net(17)
+    rows = net.op("Reshape", net.conv(net.image(1, (11, 11), 2), 2, 4), net.ints(1, 4, -1))
+    model = net.model(net.op("ArgMax", rows, axis=2, keepdims=0), net.axes("ReduceMax", rows, [2], keepdims=0))
+    found = refusal(model, global_pool="keep")
+    assert (found.code, found.reason.partition(" that")[0]) == ("not-kept", "ArgMax picks one of the places")
+
+
+def test_a_pixel_of_the_native_map_is_a_piece_of_it() -> None:
+    """The map less its pixel in the middle: no head feeds anything back."""
+    net = Net(17)
+    trunk = net.op("Tanh", net.conv(net.image(1, (33, 33), 2), 2, 4))
+    middle = net.op("Slice", trunk, net.ints(8, 8), net.ints(9, 9), net.ints(2, 3))
+    found = refusal(net.model(net.conv(net.op("Sub", trunk, middle), 4, 3)))
+    assert found.code == "cut-out"
+    assert found.reason == "Sub combines a piece of the native map with what grows as the map does"
+    assert found.advice == "leave this model at its native size"
+
+
+def refused_as_it_is(model: onnx.ModelProto) -> tuple[Refusal, ...]:
+    """What is refused of all axes of the image."""
+    with pytest.raises(onnxfc.NothingToRewrite) as told:
+        onnxfc.rewrite(model)
+    return told.value.refusals
+
+
+def test_means_of_parts_beside_that_of_all_say_what_can_be_freed() -> None:
+    """GaitSet's pyramid: the parts of rows are fixed, and of columns there may be any number, all pooled."""
+    net = Net(17)
+    trunk = net.op("Tanh", net.conv(net.image(1, (33, 17), 2), 2, 4))
+    parts = [net.op("Reshape", trunk, net.ints(1, 4, n, -1)) for n in (1, 2, 4)]
+    each = [[net.axes(f"Reduce{kind}", part, [3], keepdims=0) for kind in ("Mean", "Max")] for part in parts]
+    joined = net.op("Concat", *(net.op("Add", *two) for two in each), axis=2)
+    scores = net.op("MatMul", net.op("Transpose", joined, perm=[2, 0, 1]), net.random(7, 4, 3))
+    model = net.model(net.op("Transpose", scores, perm=[1, 0, 2]))
+    [found] = refused_as_it_is(model)
+    assert (found.code, found.advice) == (
+        *("context-beside-windows", "--global-pool keep --free width frees that axis alone"),
+    )
+    done = proven(model, exact=False, global_pool="keep", free=("width",))
+    assert [output.form for output in done.claim.outputs] == ["global"]
