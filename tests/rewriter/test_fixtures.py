@@ -67,6 +67,8 @@ STAYS = {
     "token_pools": ["MatMul"] * 4,
     "heads_attention": [*["MatMul"] * 3, "Gemm", *["MatMul"] * 3, "Gemm", *["MatMul"] * 2],
     "non_local": ["MatMul"] * 6,
+    "groups.": [*["MatMul"] * 7, "Gemm"],
+    "one_batch": ["MatMul"] * 2,
     "operator_attention": ["MatMul", "Gemm"],
     "learned_queries_opset11": ["MatMul"] * 4,  # of tokens, of the answers
     "learned_queries": [*["MatMul"] * 3, "Gemm"],
@@ -84,9 +86,11 @@ ALONE = (
     "frames_assigned",
     "frames_mean",
     "frames_shifted",
+    "groups.",  # nn.MultiheadAttention, whose tokens have the batch as their second axis
     "keras_branches.tf2onnx",
     "kernel_of_image",
     "learned_queries.",
+    "one_batch.",
     "swallowed",
     "swin_tail.dynamo",
     "unbatched",
