@@ -53,7 +53,7 @@ def _follows(ctx: RuleContext, state: View | None) -> bool:
     """Whether there are as many states as images, however many."""
     shapes = ctx.builder.spec(state.tensor).shapes if isinstance(state, Fixed) else None
     axis = 0 if ctx.attrs.get("layout", 0) else 1
-    return shapes is None or [shape[axis] for shape in shapes] == list(ctx.state.batches)
+    return shapes is None or [shape[axis : axis + 1] for shape in shapes] == [(n,) for n in ctx.state.batches]
 
 
 def _rows(ctx: RuleContext, view: Placed, first: tuple[Group, Group]) -> Placed:

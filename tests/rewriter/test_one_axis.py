@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 from fixture_files import fixture_file
 from hazards import Net, complete, proven, refusal, session
+from onnx import numpy_helper
 from references import EXPORTERS, compare, image, run
 
 import onnxfc
@@ -72,6 +73,16 @@ def test_sequences_whose_batch_is_the_second_axis() -> None:
         assert np.abs(value[:, :1] - want).max() > 0.01
     with pytest.raises(NothingToRewrite, match="states of the native batch"):
         onnxfc.rewrite(fixture_file("columns_lstm.dynamo.onnx"), options=options)
+
+
+def test_states_without_the_axis_of_the_batch() -> None:
+    """Which onnxruntime refuses, too."""
+    model = onnx.load(fixture_file("columns_lstm.dynamo.onnx"))
+    lstm = next(node for node in model.graph.node if node.op_type == "LSTM")
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros(1, np.float32), "number"))
+    lstm.input[5] = "number"
+    with pytest.raises(NothingToRewrite, match="states of the native batch"):
+        onnxfc.rewrite(model, options=RewriteOptions(free=("width",)))
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)

@@ -160,9 +160,9 @@ OTHERS: dict[str, tuple[str, Callable[[Net, str], str]]] = {
             4 * COUNT,
         ),
     ),
-    "Concat lays images behind each other as a batch": (
+    "Concat lays what does not follow the image's size behind images, as a batch": (
         "mixes-batch",
-        lambda net, x: fc(net, net.op("Concat", x, x, axis=0), COUNT),
+        lambda net, x: fc(net, net.op("Concat", x, net.random(1, 4, 14, 14), axis=0), COUNT),
     ),
     "Softmax normalises over the batch": (
         "mixes-batch",
