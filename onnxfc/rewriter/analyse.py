@@ -183,7 +183,8 @@ _BY_NUMBERS = ("grid-rule", "not-kept", "size-locked", "sum-over-image")
 def _otherwise(found: Analysis, options: RewriteOptions, names: Sequence[str], done: Done) -> Analysis:
     """What comes of freeing some of the axes, where one way is the likeliest; else the refusal, with the ways named."""
     first, told = found.refusals[0], ""
-    if options.global_pool == "window" and "--" not in first.advice and done(global_pool="keep"):
+    open_to_keep = "--" not in first.advice.replace("--input", "")  # which may be the best there is
+    if options.global_pool == "window" and open_to_keep and done(global_pool="keep"):
         told = "--global-pool keep sums up all places of an image, for one vector of each"
     alone = {} if told and first.code == "attention" else free_alone(names, options.free, done)
     open_to_it = not (told or options.free or options.form) and first.code not in _BY_NUMBERS

@@ -50,6 +50,8 @@ def test_halves_ahead_of_a_mean_that_is_kept(exporter: str) -> None:
     done = onnxfc.rewrite(path, options=RewriteOptions(global_pool="keep"))
     for size in ((48, 40), (34, 52), (63, 65)):
         compare(done.model, {"image": image(*size)}, REFERENCES, "worked_halves_mean")
+    with pytest.raises(onnxfc.NothingToRewrite, match=r"piece: --input .*; --global-pool keep sums up all"):
+        onnxfc.rewrite(path)  # the option that works is named beside the other one
     found = refusal(onnx.load(path))
     assert (found.code, found.node) == ("cut-out", "/Slice" if exporter == "torchscript" else "node_Split_6")
 
