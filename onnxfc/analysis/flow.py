@@ -15,7 +15,7 @@ from onnxfc.analysis.layouts import LAID, NONE, Layout, Names, of_image, resized
 from onnxfc.graph.index import Graph, attributes, inputs_of
 from onnxfc.graph.op_kinds import LENGTHS, axes_along, axis_of
 from onnxfc.shapes.image_inputs import Image
-from onnxfc.shapes.spec import Array, Shape, Spec
+from onnxfc.shapes.spec import Array, Shape, Spec, UnknownShape
 
 Kind = Literal["pool", "cover", "layer", "product", "relation", "weights", "norm", "piece", "part"]
 """What looks at places: a pool; a kernel that just covers the native map; an FC layer; a product that sums over them;
@@ -247,7 +247,10 @@ def _visit(flow: Flow, node: onnx.NodeProto, rules: Mapping[str, Rule]) -> None:
     step = Step(flow, node)
     known = all(flow.native[name].shapes is not None for name in (*(n for n, _ in step.given), step.name))
     captures = any(name in flow.layouts for name in set(inputs_of(node)) - set(node.input))
-    made = rules.get(node.op_type, unknown)(step) if known and not captures else unknown(step)
+    try:
+        made = rules.get(node.op_type, unknown)(step) if known and not captures else unknown(step)
+    except UnknownShape:  # of a weight that is computed, say
+        made = unknown(step)
     for name in filter(None, node.output):
         shapes = flow.native[name].shapes
         if made is None or shapes is None or made.axes is None or len(made.axes) != len(shapes[0]):

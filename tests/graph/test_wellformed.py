@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from cli_runs import fails, here
-from fixture_files import fixture_models
+from fixture_files import fixture_file, fixture_models
 from hazards import Net
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 from systems import posix
@@ -280,6 +280,16 @@ def test_single_numbers_that_are_computed_as_bounds() -> None:
         dim.Clear()
     with pytest.raises(NothingToRewrite, match=r"\[unknown-shape\] node_slice"):
         rewrite(model, options=RewriteOptions(size=(16, 16)))
+
+
+def test_weight_of_no_known_shape() -> None:
+    """An operator that there is not, in place of onnxruntime's DequantizeLinear: the Conv tells its kernel's size."""
+    model = onnx.load(fixture_file("lenet.qdq_own_int16.onnx"))
+    conv = next(node for node in model.graph.node if node.op_type == "Conv")
+    next(node for node in model.graph.node if conv.input[1] in node.output).op_type = "BatchNormalization"
+    assert inspect(model).native_size == (28, 28)
+    with pytest.raises(NothingToRewrite, match=r"\[unknown-shape\] /conv1/Conv"):
+        rewrite(model)
 
 
 def test_functions_that_layers_share() -> None:
