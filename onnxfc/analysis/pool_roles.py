@@ -51,7 +51,7 @@ def _reads_features(flow: Flow) -> bool:
 
 def _of_list(flow: Flow, node: onnx.NodeProto) -> bool:
     """Whether it may be done to a list: each element alone, and by one figure for all of them."""
-    others = [flow.native[name].shapes for name in node.input if name not in flow.layouts]
+    others = [flow.native[name].shapes for name in node.input if name and name not in flow.layouts]
     one = node.op_type in BROADCAST and all(shapes and math.prod(shapes[0]) == 1 for shapes in others)
     return one or node.op_type in _LISTING
 

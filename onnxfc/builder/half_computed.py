@@ -38,12 +38,28 @@ def natively(ctx: RuleContext, position: int) -> Array | None:
 def goes_on(
     ctx: RuleContext, name: str, value: Array, axis: int, levels: Sequence[tuple[Affine, Mapping[int, Pixels]]]
 ) -> bool:
-    """Whether its levels with their steps are what the graph computes for an image that is some periods larger, but for
+    """Whether its levels with their steps are what the graph computes for images that are some periods larger, but for
     those that it has as numbers, of which one is left. ``levels``: each with its strides; they lie along ``axis``."""
     strides = [stride for _, own in levels for stride in own.values()]
     if any(int(stride) != stride for stride in strides):
         return False
     period = math.lcm(*(int(stride) for stride in strides))
+    return all(_grows(ctx, name, value, axis, levels, period * times) for times in _TIMES)
+
+
+_TIMES = (1, 2, 3, 7, 20, 60)
+"""By so many periods: what is clamped, or rounded to more than a stride, is so far away only."""
+
+
+def _grows(
+    ctx: RuleContext,
+    name: str,
+    value: Array,
+    axis: int,
+    levels: Sequence[tuple[Affine, Mapping[int, Pixels]]],
+    period: int,
+) -> bool:
+    """The same for one image, larger by ``period`` pixels along its first axis, and twice as many along the next."""
 
     def larger(like: Placed) -> Shape | None:
         shape = list(ctx.builder.spec(like.tensor).native)

@@ -18,8 +18,9 @@ from onnxfc.layout.views import Placed
 def told_blocks(ctx: RuleContext, view: Placed, groups: Groups) -> None:
     """Note it of a Reshape from the view's axes to these. Of cells there is nothing to tell: they are those of each
     crop."""
-    before, after = _lengths(view.groups), _lengths(groups)
-    _told(ctx, view, [(before[place], parts) for place, parts in after.items() if place in before])
+    before, after, fields = _lengths(view.groups), _lengths(groups), view.provenance.fields
+    whole = [place for place in after if place in before and fields[place].stride.denominator == 1]
+    _told(ctx, view, [(before[place], after[place]) for place in whole])  # others are rows, with the columns that stay
 
 
 def told_pools(ctx: RuleContext, view: Placed, how: Sliding) -> None:

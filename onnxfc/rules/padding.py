@@ -16,6 +16,7 @@ from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Placed
 from onnxfc.rules.registry import PLACED, rule
 from onnxfc.rules.written_pads import told_pads
+from onnxfc.shapes.length import bounds
 
 
 @rule("Pad", on=PLACED, attributes=("mode", "pads", "value"))
@@ -47,6 +48,10 @@ def pad(ctx: RuleContext) -> Outcome | None:
         ctx.keep()
         if not filled:
             told_pads(ctx, view, begin, end)
+    elif not ctx.state.of_windows and not _told_apart(ctx, view, reference, begin, end):
+        why = "brings the map to the size of another by plain numbers, and at other sizes more or less is missing: how "
+        why += "much of it goes before the map is not told"
+        return ctx.refuse("unknown-pads", why, "export it with open height and width, so that it is computed")
     else:
         provenance = provenance.blamed(ctx.blame(Cause.PADDED))
         _pad_to(ctx, view, reference, begin)
@@ -172,6 +177,32 @@ def _padded_like(ctx: RuleContext, view: Placed, begin: Sequence[int], end: Sequ
     strides = [field.stride for field in view.provenance.fields]
     met = references(ctx, view, view.spatial)
     return next((item for item in met if [field.stride for field in item.provenance.fields] == strides), None)
+
+
+_FAR = 1 << 30
+
+
+def _told_apart(ctx: RuleContext, view: Placed, like: Placed, begin: Sequence[int], end: Sequence[int]) -> bool:
+    """Whether as much goes before the map at every size: half of what is missing, rounded down as networks write it, or
+    nothing, as the native amounts show. Of a place that is too much they may not; the note says so."""
+    extents = ctx.builder.extents
+    extents.follow(ctx.builder.nodes)
+    own, wanted = extents.dims(view.tensor), extents.dims(like.tensor)
+    if own is None or wanted is None:
+        return False
+    unclear = False
+    for at, axis in zip(view.spatial, like.spatial, strict=True):
+        least, most = bounds(wanted[axis] - own[at]) or (-_FAR, _FAR)
+        halved = least // 2 == most // 2 == begin[at]
+        behind = not begin[at] and (end[at] > 1 or end[at] < 0)
+        if least < most and not halved and not behind:
+            if begin[at] or (least, most) != (-1, 0):
+                return False
+            unclear = True
+    if unclear:
+        why = "brings the map to the size of another by plain numbers: where a place is too much, the last one goes"
+        ctx.remark("written-size", f"{why}, not the first; export it with open height and width if that is not so")
+    return True
 
 
 def _pad_to(ctx: RuleContext, view: Placed, reference: Placed, begin: Sequence[int]) -> None:

@@ -173,9 +173,11 @@ def _led(graph: Graph, node: onnx.NodeProto, axes: Axes, shape: Shape) -> Axes |
     value = graph.constant(node.input[1])
     target = [] if value is None else onnx.numpy_helper.to_array(value).ravel().tolist()
     more = len(target) - len(axes)
+    if not target:
+        return None
     if more > 0 and axes == tuple(range(len(shape))) and target == [*[1] * more, *shape]:
         return (*[None] * more, *axes)
-    own = axes[-len(target) :] if target else ()
+    own = axes[-len(target) :]
     return own if more < 0 and own[0] == 0 and target[0] == shape[0] and not any(axes[: -len(own)]) else None
 
 

@@ -13,7 +13,7 @@ import onnxfc
 
 def two_levels(first: str, second: str) -> tuple[onnx.ModelProto, str, list[str]]:
     """Lists of two maps times a table that has a row for each place: of numbers of the native size, computed of the
-    shape of its level, or scaled by how many places there are."""
+    shape of its level, scaled by how many places there are, or less where these are more than a thousand."""
     net = Net(17)
     one = net.op("Tanh", net.conv(net.image(1, (17, 21)), 2, 4))
     two = net.op("Tanh", net.conv(one, 4, 4))
@@ -25,6 +25,9 @@ def two_levels(first: str, second: str) -> tuple[onnx.ModelProto, str, list[str]
         part = net.op("Expand", net.const([[0.5] * 4]), net.op("Concat", count, net.ints(4), axis=0))
         if how == "scaled":
             part = net.op("Mul", part, net.op("Div", net.op("Cast", count, to=1), net.const([float(places)])))
+        if how == "far":
+            over = net.op("Greater", net.op("Cast", count, to=1), net.const([1000.0]))
+            part = net.op("Where", over, net.op("Mul", part, net.const([[0.5]])), part)
         parts.append(net.const([[0.5] * 4] * places) if how == "numbers" else part)
     joined = net.op("Concat", *parts, axis=0)
     made = net.op("Mul", net.op("Concat", *rows, axis=1), net.op("Unsqueeze", joined, net.ints(0)))
@@ -63,11 +66,12 @@ def test_a_level_of_numbers_goes_on_as_the_computed_one(numbers: int) -> None:
     agree_at_sizes(done.model, truth)
 
 
-@pytest.mark.parametrize("how", ["scaled", "image", "map"])
+@pytest.mark.parametrize("how", ["scaled", "far", "image", "map"])
 def test_a_level_of_numbers_beside_one_that_is_computed_otherwise(how: str) -> None:
     """What is computed is not as it is natively in larger images; or it is no such part of the image as was said."""
-    model, joined, parts = two_levels("scaled" if how == "scaled" else "computed", "numbers")
-    found = refusal(model, **({} if how == "scaled" else {"grids": how}))
+    own = how in {"scaled", "far"}
+    model, joined, parts = two_levels(how if own else "computed", "numbers")
+    found = refusal(model, **({} if own else {"grids": how}))
     assert (found.code, found.node) == ("size-locked", f"node_{joined}")
     why = f"Concat lays {parts[1]}, a list for the native size, beside {parts[0]}, which is computed for any"
     assert (found.reason, found.advice) == (why, "export it with open height and width")

@@ -221,3 +221,41 @@ def test_which_amounts_are_told(apart: bool, size: tuple[int, int], pads: tuple[
     notes = rewrite(net.model(made), check_options=CHECK).notes
     assert [note.code for note in notes] == ["written-size"] * bool(told)
     assert told in "".join(note.reason for note in notes)
+
+
+def skip(factor: int, size: int, amounts: tuple[int, int]) -> onnx.ModelProto:
+    """A map brought down and up again by a factor, and padded to the size that it had by numbers: before, behind."""
+    net = Net()
+    image = net.image(1, (size, size), 2)
+    kernel = {"kernel_shape": [factor] * 2, "strides": [factor] * 2}
+    coarse = net.op("MaxPool", image, **kernel) if factor > 2 else net.conv(image, 2, 2, pads=[1] * 4)
+    up = net.op("ConvTranspose", coarse, net.random(2, 2, factor, factor), **kernel)
+    begin, end = amounts
+    same = net.op("Pad", up, net.const([0, 0, begin, begin, 0, 0, end, end], dtype=np.int64))
+    return net.model(net.op("Concat", image, same, axis=1))
+
+
+@pytest.mark.parametrize(("size", "amounts"), [(16, (0, 0)), (17, (0, 1)), (18, (1, 1)), (19, (1, 2))])
+def test_how_much_goes_before_a_map_that_is_padded_by_numbers(size: int, amounts: tuple[int, int]) -> None:
+    """Up to three rows are missing, of which networks put half before the map, or none: the file does not say which."""
+    found = refusal(skip(4, size, amounts))
+    assert found.code == "unknown-pads"
+    assert found.advice.startswith("export it with open height and width, so that it is computed")
+
+
+@pytest.mark.parametrize(("size", "amounts"), [(18, (0, 2)), (19, (0, 3))])
+def test_all_of_it_behind_is_seen(size: int, amounts: tuple[int, int]) -> None:
+    done = proven(skip(4, size, amounts), exact=False, crops=False)
+    image = np.random.default_rng(3).standard_normal((1, 2, 20 + amounts[1], 21)).astype(np.float32)
+    [got] = session(complete(done)).run(None, {"image": image})
+    assert got.shape == (1, 4, 20 + amounts[1], 21)
+    assert np.abs(got[:, 2:, 0, 0]).min() > 0
+    np.testing.assert_array_equal(got[:, 2:, 20:], 0)
+    np.testing.assert_array_equal(got[:, 2:, :, 20:], 0)
+
+
+@pytest.mark.parametrize(("size", "amounts", "told"), [(16, (0, 0), True), (17, (0, -1), False)])
+def test_a_row_that_is_too_much(size: int, amounts: tuple[int, int], told: bool) -> None:
+    """Of an odd size one is cut off: the last, as the numbers show, or as the note says where they do not."""
+    done = proven(skip(2, size, amounts), exact=False, crops=False)
+    assert any(note.code == "written-size" for note in done.notes) == told

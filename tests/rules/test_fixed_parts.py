@@ -43,6 +43,14 @@ def test_what_is_no_part_of_the_image(parts: int, told: bool, head: bool) -> Non
     assert any(note.code == "fixed-parts" for note in done.notes) == (told and not head)
 
 
+@pytest.mark.parametrize("free", ["height", "width"])
+def test_rows_of_tokens_that_are_a_map_again_are_no_parts(free: str) -> None:
+    """The columns of each row stay, as all of its tokens do."""
+    for exporter in ("torchscript", "dynamo"):
+        done = rewrite(fixture_file(f"row_tokens.{exporter}.onnx"), options=RewriteOptions(free=(free,)), prove=False)
+        assert not any(note.code == "fixed-parts" for note in done.notes)
+
+
 def test_they_are_as_long_at_every_size() -> None:
     """As the note says: a pool over 4x4 of 8x8 places has 3x2 windows over 12x8."""
     net = Net()
