@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 from itertools import takewhile
 
 import numpy as np
@@ -176,14 +177,33 @@ def _rows_joined(step: Step, held: Sequence[Layout], axis: int) -> Groups | None
     """The axes of flattened maps, (N, H * W * C), one behind the other: a row of places again, with as many channels
     each as divide those of all. None where they are none."""
     axes = [[_images_apart(group) for group in layout.axes] for layout in held if layout.axes is not None]
-    ends = [list(takewhile(lambda atom: atom.kind == "channel", reversed(own[axis]))) for own in axes]
-    whole = all(len(end) + len(places(own[axis])) == len(own[axis]) for own, end in zip(axes, ends, strict=True))
+    ends = [_first_channels(own[axis][::-1]) for own in axes]
+    whole = all(_stays(own[axis], end) for own, end in zip(axes, ends, strict=True)) and _rows_stay_alike(axes, axis)
     alike = len({(*own[:axis], *own[axis + 1 :]) for own in axes}) == 1
     if len(axes) < len(step.node.input) or not whole or not alike or not all(places(own[axis]) for own in axes):
         return None
     each = math.gcd(*(math.prod(atom.length for atom in end) for end in ends))
     row = (Atom("space", step.after[axis] // each, LAID), *channels(each))
     return (*axes[0][:axis], row, *axes[0][axis + 1 :])
+
+
+def _stays(group: Group, end: Sequence[Atom]) -> bool:
+    """Whether places lie between channels alone."""
+    return len(_first_channels(group)) + len(places(group)) + len(end) == len(group)
+
+
+def _rows_stay_alike(axes: Sequence[Sequence[Group]], axis: int) -> bool:
+    """Whether what lies ahead of the places, if anything does, are rows of an axis that stays: as many as the places
+    are, level by level, and all have the same channels behind. Channels ahead are no such rows."""
+    ahead = [math.prod(atom.length for atom in _first_channels(own[axis])) for own in axes]
+    behind = {math.prod(atom.length for atom in _first_channels(own[axis][::-1])) for own in axes}
+    along = [math.prod(atom.length for atom in own[axis] if atom.kind == "space") for own in axes]
+    ratios = {Fraction(rows, max(columns, 1)) for rows, columns in zip(ahead, along, strict=True)}
+    return set(ahead) == {1} or (len(ratios) == len(behind) == 1 < len(set(ahead)))
+
+
+def _first_channels(group: Group) -> list[Atom]:
+    return list(takewhile(lambda atom: atom.kind == "channel", group))
 
 
 def _images_apart(group: Group) -> Group:

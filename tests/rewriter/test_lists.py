@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from fixture_files import fixture_file
-from hazards import Net, proven, refusal
+from hazards import Net, complete, proven, refusal, session
 from references import EXPORTERS, compare, image, run
 
 import onnxfc
@@ -442,3 +442,17 @@ def test_a_list_that_is_divided_by_a_side_of_the_native_image_is_refused(
         assert (found.code, found.reason) == ("size-locked", told)
         return
     assert [output.form for output in onnxfc.rewrite(model).claim.outputs] == ["list"]
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize(("name", "height"), [("list_flattened", 32), ("list_best", 24)])
+def test_flattened_rows_whose_height_stays(name: str, height: int, exporter: str) -> None:
+    """The same list as of both axes, which is PyTorch's, with the width alone free."""
+    path = fixture_file(f"{name}.{exporter}.onnx")
+    both, one = (onnxfc.rewrite(path, options=RewriteOptions(free=free), prove=False) for free in ((), ("width",)))
+    assert one.claim.native_size == (32,)
+    for width in (40, 56):
+        taken = np.random.default_rng(width).standard_normal((1, 3, height, width)).astype(np.float32)
+        wanted, found = (session(complete(each)).run(None, {"image": taken}) for each in (both, one))
+        for want, got in zip(wanted, found, strict=True):
+            np.testing.assert_allclose(got, want, rtol=0, atol=1e-6 * max(1.0, float(np.abs(want).max())))
