@@ -47,11 +47,12 @@ NO_RULE = "such a table has no values for other sizes"
 
 @dataclass(frozen=True)
 class _Level:
-    """What of a table lies over the places of one map."""
+    """What of a table lies over the places of one map; ``rows``: of which it has an axis, be they one or more."""
 
     table: Affine
     like: Placed
     strides: Mapping[int, Pixels]
+    rows: frozenset[int]
 
     @property
     def single(self) -> set[int]:
@@ -63,6 +64,11 @@ class _Level:
         """Whether channels that stay may be such that move along an axis of one place."""
         moves = sum(slope != 0 for slope in self.table.slopes.values())
         return bool(self.single - self.table.slopes.keys() and self.table.slopes) and not np.all(moves)
+
+    @property
+    def one_row(self) -> bool:
+        """Whether it moves along the only row: coordinates in it, or numbers that go on in the next one."""
+        return bool(self.table.slopes and self.single & self.rows)
 
     @property
     def beside(self) -> bool:
@@ -158,7 +164,8 @@ def _levels(value: Array, groups: Groups, placed: Sequence[Placed]) -> list[_Lev
         if table is None or not table.axes.keys() <= view.like.where.keys():
             return None
         strides = {place: item.stride for place, item in enumerate(view.provenance.fields)}
-        found.append(_Level(table, view.like, strides))
+        rows = frozenset(atom.place for atom in places_in(laid[len(laid) - part.ndim :]))
+        found.append(_Level(table, view.like, strides, rows))
     return found
 
 
@@ -172,7 +179,10 @@ def _unseen(ctx: RuleContext, table: _Table) -> Refusal | None:
     if any(level.table.slopes.keys() != set(table.places) for level in table.levels):
         why = f"reads {table.name}, a grid that shows no step in one level where it does in another"
         return ctx.refuse("grid-rule", why, "export the model anew for larger images")
-    if not table.spread and any(level.table.counted for level in table.levels):
+    if not table.spread and any(level.one_row for level in table.levels):
+        why = f"reads {table.name}, which moves along the one row of places: does it go on in the next, or begin anew?"
+        return ctx.refuse("grid-rule", why, "export the model anew for larger images")
+    if not table.spread and any(item.table.counted or (stays and item.table.counted_beside) for item in table.levels):
         why = f"reads {table.name}, which counts the places row by row: how many there are in a row is in each number"
         return ctx.refuse("grid-rule", why, NO_RULE)
     return None
@@ -288,11 +298,7 @@ def _pixels(ctx: RuleContext) -> dict[int, int]:
 
 
 def _laid(
-    ctx: RuleContext,
-    level: _Level,
-    chosen: Mapping[int, Rule],
-    order: Sequence[int],
-    dtype: np.dtype[Any],
+    ctx: RuleContext, level: _Level, chosen: Mapping[int, Rule], order: Sequence[int], dtype: np.dtype[Any]
 ) -> str:
     """One level, for as many places as its map has now, an axis for each of its atoms."""
     builder, table = ctx.builder, level.table

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import permutations
+from itertools import permutations, product
 from typing import Any, Literal
 
 import numpy as np
@@ -65,6 +65,17 @@ class Affine:
             for outer, inner in permutations(self.slopes, 2)
         )
         return any(bool(np.any((row != 0) & np.isclose(step, row, rtol=1e-4, atol=0))) for step, row in pairs)
+
+    @property
+    def counted_beside(self) -> bool:
+        """Whether places are numbered behind each other in rows that do not become more: along an axis that stays."""
+        stay = [axis for axis, atom in enumerate(self.atoms) if atom.kind != "space" and atom.length > 1]
+        for place, axis in product(self.slopes, stay):
+            row = np.broadcast_to(self.slopes[place] * self.length(place), self.base.shape)
+            row = row.take(range(self.base.shape[axis] - 1), axis=axis)
+            if np.all((row != 0) & np.isclose(np.diff(self.base, axis=axis), row, rtol=1e-4, atol=0)):
+                return True
+        return False
 
     def length(self, place: int) -> int:
         """How many places there are natively."""

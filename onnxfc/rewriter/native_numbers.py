@@ -17,6 +17,7 @@ from onnxfc.graph.op_kinds import ADDITIVE, ARITHMETIC, LIMITING, PRODUCTS, REOR
 from onnxfc.layout.axes import places_in
 from onnxfc.layout.lists import lengths
 from onnxfc.layout.views import Context, Fixed, Placed, is_map
+from onnxfc.rewriter.computed_grids import computed_grids, grows, meeting, sides_of
 from onnxfc.shapes.image_inputs import Image, is_open
 from onnxfc.shapes.spec import Array
 
@@ -55,15 +56,15 @@ def in_sides(state: State, reading: Sequence[Image]) -> Refusal | None:
     that coordinates of the whole image were summed up to."""
     sides = [image.shape[axis] for image in reading for axis in image.spatial]
     stay = [image.shape[axis] for image in reading for axis in image.fixed]
-    by_grids = _by_grids(state)
+    by_grids, computed = _by_grids(state), computed_grids(state)
     offsets, stepped = _offsets(state, by_grids), _by_grids(state, stepped=True)
     warping = _read_at(state.graph)
     for node in state.graph.live:
         if node.output[0] in offsets and (told := _of_offsets(state, node, sides)):
             why = f"{node.op_type} multiplies what is added to coordinates by {told}, a plain number"
             return Refusal("size-locked", label(node), why, export_open(state, reading))
-        cells = by_grids.get(node.output[0], frozenset())
-        if not _is_asked(state, node, cells, warping):
+        cells = (by_grids | computed).get(node.output[0], frozenset())
+        if node.output[0] not in computed and not _is_asked(state, node, cells, warping):
             continue
         if told := _told(state, node, sides, stay, cells):
             advice = f"{export_open(state, reading)}{_before(state, node)}"
@@ -99,8 +100,8 @@ def _read_at(graph: Graph) -> set[str]:
 
 def _before(state: State, node: onnx.NodeProto) -> str:
     """Where the model may end instead: at the data that a node reads, where nodes compute that."""
-    data = next(name for name in inputs_of(node) if isinstance(state.views.get(name), Placed | Context))
-    ends = state.ending([data])
+    data = [name for name in inputs_of(node) if isinstance(state.views.get(name), Placed | Context)]
+    ends = state.ending(data[:1])
     return f"; or end the model before it: {ends}" if ends else ""
 
 
@@ -119,7 +120,10 @@ def _told(state: State, node: onnx.NodeProto, sides: Sequence[int], stay: Sequen
     constants = _read(state, node)
     if cells and not _undone(state, node):
         known = _of_map(cells) | _roots(sides, node.op_type, stay) | known
-    part = next((known[item] for number in meant(constants, node) if (item := near(number, known))), "")
+    numbers = meant(constants, node)
+    if node.op_type in ADDITIVE and isinstance(state.views.get(node.output[0]), Fixed):
+        numbers -= {-number for number in numbers}  # half a box to each side
+    part = next((known[item] for number in numbers if (item := near(number, known))), "")
     part = part or (folded(few_numbers(constants), node.op_type, [*sides, *cells]) if cells else "")
     return part and f"{does} {part}"
 
@@ -202,6 +206,7 @@ def _offsets(state: State, by_grids: Container[str]) -> set[str]:
     nodes = {label(node): node for node in state.graph.live}
     meets = [nodes[item.node] for item in state.continued if not item.alike]
     meets += [node for node in state.graph.live if any(name in by_grids for name in node.input)]
+    meets += meeting(state)
     ahead = (
         other for node in meets if node.op_type in ADDITIVE for other in _beside(state.graph, node, _makers, _each)
     )
@@ -254,10 +259,8 @@ def _by_grids(state: State, stepped: bool = False) -> dict[str, frozenset[int]]:
     these lie over. ``stepped``: from grids that grow with the image."""
     nodes, found = {label(node): node for node in state.graph.live}, dict[str, frozenset[int]]()
     tables = [item for item in state.continued if not item.alike and (not stepped or "step" in item.rules)]
-    for begun in (nodes[item.node] for item in tables):
-        views = [view for name in (*begun.input, *begun.output) if isinstance(view := state.views.get(name), Placed)]
-        parts = [part for view in views for part in view.parts or (view,)]
-        sides = frozenset(atom.length for part in parts for atom in places_in(part.groups))
+    for begun in [*(nodes[item.node] for item in tables), *meeting(state)]:
+        sides = sides_of(state, begun)
         behind = _beside(state.graph, begun, _readers, lambda node: node.op_type in _COUNTING or _scales(state, node))
         for name in {name for node in behind for name in node.output}:
             found[name] = found.get(name, frozenset()) | sides
@@ -294,10 +297,12 @@ def _read(state: State, node: onnx.NodeProto) -> list[Array]:
 
 def plain(state: State, node: onnx.NodeProto, name: str) -> Array | None:
     """The constant that a node reads, if it is one; of a grid so coarse that its values are few, those that are no
-    coordinates."""
+    coordinates, and none of one that is computed."""
     constant = state.native[name].constant if name in state.native else None
     if constant is None or not few_numbers([constant]):
         return constant
+    if grows(state, name):
+        return None
     own = [item for item in state.continued if (item.node, item.table) == (label(node), name) and not item.alike]
     numbers = next((item.numbers for item in own), None)
     return constant if numbers is None else np.array(sorted(numbers))

@@ -300,6 +300,47 @@ def test_places_that_are_numbered_row_by_row_have_no_rule(order: str, grids: str
     assert "counts the places row by row" in found.reason
 
 
+def numbered(height: int, width: int) -> np.ndarray:
+    return np.arange(height * width).reshape(1, 1, height, width) * np.full((1, 2, 1, 1), 2.0)
+
+
+ONE_ROW = [((3, 9), "width"), ((3, 17), "width"), ((17, 3), "height")]
+
+
+@pytest.mark.parametrize("grids", [None, "step"])
+@pytest.mark.parametrize(("native", "free"), ONE_ROW)
+def test_the_one_row_does_not_show_where_the_next_begins(native: tuple[int, int], free: str, grids: str | None) -> None:
+    """Coordinates along it and the places' numbers, which go on in the next row, are the same there."""
+    found = refusal(network(numbered, "Add", native), grids=grids)
+    assert found.code == "grid-rule"
+    assert "which moves along the one row of places" in found.reason
+    assert f"--free {free}" in found.advice
+
+
+@pytest.mark.parametrize("kind", ["Add", "row", "tokens"])
+@pytest.mark.parametrize(("native", "free"), ONE_ROW)
+def test_along_the_one_row_alone_its_numbers_go_on(native: tuple[int, int], free: str, kind: str) -> None:
+    larger = ((3, 23),) if free == "width" else ((23, 3),)
+    for options in ({"free": (free,)}, {"free": (free,), "grids": "step"}):
+        agrees(network(numbered, kind, native), lambda size: network(numbered, kind, size), larger, **options)
+
+
+@pytest.mark.parametrize("kind", ["Add", "row", "tokens"])
+def test_numbers_of_rows_that_stay(kind: str) -> None:
+    """How many places there are in a row is in the first number of each: these stayed as they were natively."""
+
+    def table(height: int, width: int) -> np.ndarray:
+        return np.stack([np.arange(height * width).reshape(height, width)] * 2)[None]
+
+    found = refusal(network(table, kind, NATIVE), free=("width",), grids="step")
+    assert "counts the places row by row" in found.reason
+
+
+def test_what_has_no_row_goes_on_beside_one() -> None:
+    """A number for each column, without an axis of rows, is no count of all places."""
+    agrees(network(TABLES["columns alone"], "Add", (3, 16)), lambda size: network(TABLES["columns alone"], "Add", size))
+
+
 @pytest.mark.parametrize("name", ["bent", "random", "one value off"])
 def test_a_table_that_is_not_affine_is_refused(name: str) -> None:
     def table(height: int, width: int) -> np.ndarray:
