@@ -125,7 +125,7 @@ def slid_over(graph: Graph, name: str, shape: Shape) -> set[Slid]:
                 found.add(Slid(axes[0], axes[2], frozenset(axis for axis in axes[1:2] if axis is not None)))
                 continue
             if len(axes) == 5 and node.op_type == "Reshape" and _slides_over_images(graph, node.output[0]):
-                found.add(Slid(0, 2, frozenset((3, 4)), frames=True))
+                found.add(Slid(axes[0], axes[2], frozenset(axis for axis in axes[3:] if axis is not None), frames=True))
                 continue
             after = _behind(graph, node, axes, shape)
             if after is not None and len(after) > 1 and node.output[0] not in seen:
