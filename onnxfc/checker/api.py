@@ -14,6 +14,7 @@ from onnxfc.checker.said_less import false_field, own_rewrites, said_less
 from onnxfc.claim.claim import Claim, Grid
 from onnxfc.errors import OnnxfcError, UsageError
 from onnxfc.geometry import Geometry
+from onnxfc.graph.channel_blocks import in_blocks, read_out
 from onnxfc.graph.finite_weights import finite
 from onnxfc.graph.index import Graph
 from onnxfc.graph.inline_functions import inlined, sorted_nodes
@@ -189,17 +190,8 @@ def _as_claimed(
         notes.append(f"the second model is fixed to images of {told} px; its graph was checked at other sizes, too")
         two = freed_again(two, claim)
         wanted = options if fixed == claim.native_size else replace(options, check_sizes=(*options.check_sizes, fixed))
-    there, gone = _tables_left(claim, two)
-    if gone:
-        notes.append(f"an optimiser took away {', '.join(gone)}, which the metadata names: its values are not compared")
-    parity = check(_begun(one, two, claim), two, replace(claim, grids=there), wanted, progress, one)
-    if not parity.passed and (found_again := _windows_again(one, two, claim, options)):
-        found_again = replace(found_again, grids=there)
-        second = check(_begun(one, two, found_again), two, found_again, wanted, progress, one)
-        if second.passed:
-            told = ", ".join(f"{item.original} = {item.rewritten}" for item in found_again.boundaries)
-            notes.append(f"an optimiser took tensors away that the metadata names; heads begin at {told}")
-            parity = second
+    parity, moved = _compared(one, two, claim, wanted, progress)
+    notes += moved
     parity = _geometry_checked(parity, claim, two)
     found = own_rewrites(one, claim) if parity.passed else []
     if not found and parity.passed:
@@ -217,6 +209,29 @@ def _as_claimed(
     return Checked(claim, "metadata", tuple(notes), parity, options)
 
 
+def _compared(
+    one: ModelFile, two: ModelFile, claim: Claim, options: CheckOptions, progress: Callable[[str], None] | None
+) -> tuple[Parity, list[str]]:
+    """Both models by the claim; without the tables, and from other tensors on, that an optimiser took away, which notes
+    say."""
+    there, gone = _tables_left(claim, two)
+    told = f"an optimiser took away {', '.join(gone)}, which the metadata names: its values are not compared"
+    notes = [told] if gone else []
+    parity = check(_begun(one, two, claim), two, replace(claim, grids=there), options, progress, one)
+    others = None if parity.passed else _windows_again(one, two, claim, options)
+    if others is None:
+        return parity, notes
+    again, shown = replace(others[0], grids=there), others[1]
+    bounds = again.boundaries
+    how = replace(options, windows=options.windows and bool(bounds))
+    second = check(_begun(one, two, again), shown, again, how, progress, one)
+    if second.passed and bounds:
+        told = ", ".join(f"{item.original} = {item.rewritten}" for item in bounds)
+        return second, [*notes, f"an optimiser took tensors away that the metadata names; heads begin at {told}"]
+    lost = {item.rewritten for item in claim.boundaries} - Graph(two.proto).producers.keys()
+    return (parity if second.passed or not lost else second), notes
+
+
 def _tables_left(claim: Claim, two: ModelFile) -> tuple[tuple[Grid, ...], list[str]]:
     """The tables of coordinates that the model still has under the names of the metadata, and the names of others."""
     made = Graph(two.proto).producers
@@ -225,9 +240,13 @@ def _tables_left(claim: Claim, two: ModelFile) -> tuple[tuple[Grid, ...], list[s
     return left, [grid.rewritten for grid, held in zip(claim.grids, there, strict=True) if not held]
 
 
-def _windows_again(one: ModelFile, two: ModelFile, claim: Claim, options: CheckOptions) -> Claim | None:
+def _windows_again(
+    one: ModelFile, two: ModelFile, claim: Claim, options: CheckOptions
+) -> tuple[Claim, ModelFile] | None:
     """The claim with the trunk tensors at which heads are seen to begin, where an optimiser took away those that a
-    rewrite has there, or gave their names to others; None where the metadata names others than a rewrite has."""
+    rewrite has there, or gave their names to others; None where the metadata names others than a rewrite has. With the
+    model that has these, also where the file has them in blocks of channels alone: with none where no blocks have such
+    values, so that a check may say what is wrong."""
     if not claim.boundaries or claim.boundaries not in [own.boundaries for _, own in own_rewrites(one, claim)]:
         return None
     try:
@@ -235,7 +254,9 @@ def _windows_again(one: ModelFile, two: ModelFile, claim: Claim, options: CheckO
     except OnnxfcError:
         return None
     bounds = tuple(sorted(pair.claim.boundaries, key=lambda item: item.original))
-    return replace(claim, boundaries=bounds) if bounds and set(bounds) != set(claim.boundaries) else None
+    if set(bounds) == set(claim.boundaries) or not (bounds or in_blocks(two)):
+        return None
+    return replace(claim, boundaries=bounds), read_out(two, pair.blocks)[0] if pair.blocks else two
 
 
 def _same_size(claim: Claim, size: tuple[int, ...] | None, shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -17,6 +17,7 @@ from onnxfc.checker.shown_options import Rewritten, freed_images, shown
 from onnxfc.checker.shown_outputs import Forms, as_long_as
 from onnxfc.claim.claim import OWN_FORMS, Boundary, Claim, Figure, ImageInput, Output
 from onnxfc.errors import UsageError
+from onnxfc.graph.channel_blocks import WIDEST, in_blocks, read_out
 from onnxfc.graph.inline_functions import inlined
 from onnxfc.io.model_file import ModelFile
 from onnxfc.rewriter.analyse import RewriteOptions, analyse
@@ -28,7 +29,8 @@ _UNKNOWN = "unknown: the models were not made by onnxfc, and the original's trun
 @dataclass(frozen=True)
 class Pair:
     """Two models with the same names, and the claim. ``grows`` is False where the second takes the native size only, or
-    its shapes at others are ``unknown``."""
+    its shapes at others are ``unknown``. ``blocks``: maps in blocks of channels that ``other`` also has read out of
+    them, by their channels."""
 
     original: ModelFile = field(repr=False)
     other: ModelFile = field(repr=False)
@@ -37,6 +39,7 @@ class Pair:
     notes: tuple[str, ...]
     likest: Rewritten = field(repr=False)
     unknown: bool
+    blocks: Mapping[str, int] = field(default_factory=dict, repr=False)
 
     @property
     def windows(self) -> bool:
@@ -71,7 +74,25 @@ def derive(
     images = freed_images(found, other)
     growth = Growth(whole, other, images)
     likest = shown(original, options, found, growth, images)
-    return _Deriving(likest, other, growth, images, list(notes), threads).run(at)
+    if blocks := _blocks_of_heads(likest.claim, growth, other):
+        other, made = read_out(other, blocks)
+        for name, channels in blocks.items():
+            growth.also(made[name], name, channels)
+    pair = _Deriving(likest, other, growth, images, list(notes), threads).run(at)
+    return replace(pair, blocks=blocks)
+
+
+def _blocks_of_heads(own: Claim | None, growth: Growth, other: ModelFile) -> dict[str, int]:
+    """Maps in blocks of channels in the second model that a rewrite's heads may begin at, by their channels."""
+    found: dict[str, int] = {}
+    wanted = [growth.before.get(item.original, ()) for item in (own.boundaries if own else ())]
+    for name in in_blocks(other):
+        filled = growth.near.get(name, ())
+        for shape in wanted:
+            alike = len(filled) == len(shape) == 4 and (filled[0], *filled[2:]) == (shape[0], *shape[2:])
+            if alike and 0 <= filled[1] - shape[1] < WIDEST:
+                found[name] = shape[1]
+    return found
 
 
 def _same_size(found: Analysis, other: ModelFile) -> None:

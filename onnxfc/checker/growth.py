@@ -30,6 +30,13 @@ class Growth:
         each = more if len(more) == len(self.native) else more * len(self.native)
         return self._shapes.at({image.name: image.grown(each) for image in self._images})
 
+    def also(self, made: str, name: str, channels: int) -> None:
+        """Count in a tensor that is made of another one, with so many channels of it."""
+        self.near, self.far = (
+            {**shapes, made: (shapes[name][0], channels, *shapes[name][2:])} if name in shapes else shapes
+            for shapes in (self.near, self.far)
+        )
+
     @cached_property
     def takes_more(self) -> bool:
         """Whether all of the images' axes that should be are free."""

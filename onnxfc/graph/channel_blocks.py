@@ -1,12 +1,13 @@
-"""onnxruntime's operators on maps in blocks of channels (NCHWc), as ONNX's that have the same shapes.
+"""onnxruntime's operators on maps in blocks of channels (NCHWc): as ONNX's that have the same shapes, and their maps as
+other runtimes hold them.
 
-Those weights stay in blocks: what is made here tells shapes and is not run.
+The weights stay in blocks: what ``shaped_as`` makes tells shapes and is not run.
 https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/core/graph/contrib_ops/nchwc_schema_defs.cc
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -16,6 +17,8 @@ from onnxfc.graph.index import Graph, Names, attributes, copied, refill
 from onnxfc.graph.op_kinds import NCHWC
 from onnxfc.io.model_file import ModelFile
 
+WIDEST = 16
+"""Channels in a block, at most."""
 _FUSED = ("activation", "activation_params")
 
 
@@ -28,6 +31,25 @@ def shaped_as(model: ModelFile) -> ModelFile:
     refill(proto.graph, node=[made for node in model.proto.graph.node for made in unblocking.standing(node)])
     proto.graph.initializer.extend(unblocking.numbers)
     return model.with_proto(proto)
+
+
+def in_blocks(model: ModelFile) -> list[str]:
+    """Maps in blocks of channels: what its operators make and what others make of that, up to where it is reordered."""
+    found: dict[str, None] = {}
+    for node in model.proto.graph.node:
+        blocks = node.op_type != "ReorderOutput" if node.domain == NCHWC else any(name in found for name in node.input)
+        found |= dict.fromkeys(name for name in node.output if name and blocks)
+    return list(found)
+
+
+def read_out(model: ModelFile, channels: Mapping[str, int]) -> tuple[ModelFile, dict[str, str]]:
+    """The model with these maps in blocks made as ONNX has them, too, and their names there: of so many channels,
+    without what fills blocks up."""
+    proto, names, found = copied(model.proto), Graph(model.proto).names(), {}
+    for name, count in channels.items():
+        found[name] = made = names.unused(f"{name} in NCHW")
+        proto.graph.node.append(helper.make_node("ReorderOutput", [name], [made], made, domain=NCHWC, channels=count))
+    return model.with_proto(proto), found
 
 
 class _Unblocking:

@@ -69,6 +69,13 @@ def _without_batch(group: Group, rank: int) -> Group:
     return alone if row else group
 
 
+def without_batch_of_one(view: Placed) -> Placed:
+    """A list of one image for good without its batch, which may stand between the places and their elements."""
+    parts = tuple(without_batch_of_one(part) for part in view.parts)
+    groups = tuple(tuple(atom for atom in group if (atom,) != BATCH_OF_ONE) for group in view.groups)
+    return replace(view, groups=groups, parts=parts)
+
+
 def row_axis(view: Placed, rank: int) -> int | None:
     """The axis of a placed tensor that is a row of all its places, or of several levels; None where there is none."""
     if view.other or view.provenance.windows:

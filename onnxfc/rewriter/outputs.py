@@ -17,7 +17,7 @@ from onnxfc.head.meet_grids import as_many_cells, meet
 from onnxfc.head.placed_windows import window_of
 from onnxfc.head.windows import to_scores
 from onnxfc.layout.axes import kinds, places_in
-from onnxfc.layout.lists import levels
+from onnxfc.layout.lists import levels, row_axis
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Context, Fixed, Placed, Refused, ScoreMap, View, Window, is_map, is_strip
 
@@ -102,8 +102,7 @@ def _output(state: State, name: str, view: View, form: Form) -> tuple[Output, Pr
     if isinstance(view, Fixed | Context):
         return _of_whole_image(state, name, view)
     if isinstance(view, Placed) and _is_list(state, view):
-        _named(state.builder, view.tensor, name)
-        return Output(name, "list"), view.provenance
+        return _of_list(state, name, view)
     scores = _as_scores(state, name, view)
     if isinstance(scores, Refusal):
         return scores
@@ -121,6 +120,15 @@ def _output(state: State, name: str, view: View, form: Form) -> tuple[Output, Pr
         pools = (state.graph.producers[pool] for pool in sorted(provenance.pools))
         provenance = provenance.blamed(*(Blame(Cause.CONTEXT, label(pool)) for pool in pools))
     return Output(name, found, axes if form == "map" or not crossed else ()), provenance
+
+
+def _of_list(state: State, name: str, view: Placed) -> tuple[Output, Provenance] | Refusal:
+    """A list whose places stand one behind the other."""
+    if row_axis(view, state.rank) is None:
+        why = "some of the elements of a list's places come ahead of all places on one axis, where they would move"
+        return Refusal("size-locked", name, f"{why} as the image grows", "leave them on an axis of their own")
+    _named(state.builder, view.tensor, name)
+    return Output(name, "list"), view.provenance
 
 
 def _without_batch(state: State, name: str, tensor: str) -> str:

@@ -33,7 +33,7 @@ from onnxfc.layout.axes import (
     survivors,
     with_batch,
 )
-from onnxfc.layout.lists import in_one_row, of_one_image, relaid, row_axis, rows
+from onnxfc.layout.lists import in_one_row, of_one_image, relaid, row_axis, rows, without_batch_of_one
 from onnxfc.layout.views import Placed
 from onnxfc.rules.channel_shuffle import permuted
 from onnxfc.rules.fixed_parts import told_blocks
@@ -73,6 +73,8 @@ def reshape(ctx: RuleContext) -> Outcome | None:
 def _relaid(ctx: RuleContext, view: Placed) -> Placed | None:
     """A list in the axes that the node makes; None where it is none any more."""
     found = relaid(view, ctx.shape_out())
+    if found is None and ctx.may_swallow:
+        found = relaid(without_batch_of_one(view), ctx.shape_out())
     if found is None:
         return None
     parts = tuple(replace(part, groups=_of_images(ctx, part.groups)) for part in found.parts)

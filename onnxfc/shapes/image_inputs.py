@@ -167,6 +167,10 @@ def images(
         reading = [_image(info, inputs[info.name], spatial, dynamic_batch, batched) for info in candidates]
         if all(max(image.spatial) < len(image.shape) for image in reading):
             found.append(reading)
+    if not found:
+        told = " and ".join(f"{info.name} {list(inputs[info.name].native)}" for info in candidates)
+        why = f"the inputs have no axes in common that could be an image's height and width: {told}"
+        return Refusal("no-image-input", candidates[0].name, why, "name the one that is to grow: --input NAME")
     return found if size is None else _of_size(found, size, candidates[0])
 
 

@@ -119,19 +119,23 @@ def slid_over(graph: Graph, name: str, shape: Shape) -> set[Slid]:
     for tensor, axes in queue:
         for node in graph.readers.get(tensor, ()):
             if node.op_type in _SLIDING and node.input[0] == tensor:
-                found.add(Slid(axes[0], axes[1], frozenset(axis for axis in axes[2:] if axis is not None)))
+                found.add(Slid(axes[0], axes[1], _of_input(axes[2:])))
                 continue
             if node.op_type == "STFT" and node.input[0] == tensor and len(axes) == 3:  # (N, L, 1)
-                found.add(Slid(axes[0], axes[2], frozenset(axis for axis in axes[1:2] if axis is not None)))
+                found.add(Slid(axes[0], axes[2], _of_input(axes[1:2])))
                 continue
             if len(axes) == 5 and node.op_type == "Reshape" and _slides_over_images(graph, node.output[0]):
-                found.add(Slid(0, 2, frozenset((3, 4)), frames=True))
+                found.add(Slid(axes[0], axes[2], _of_input(axes[3:]), frames=True))
                 continue
             after = _behind(graph, node, axes, shape)
             if after is not None and len(after) > 1 and node.output[0] not in seen:
                 seen.update(node.output)
                 queue += [(out, after) for out in node.output if out]
     return found
+
+
+def _of_input(axes: Axes) -> frozenset[int]:
+    return frozenset(axis for axis in axes if axis is not None)
 
 
 def is_signal(graph: Graph, name: str, shape: Shape) -> bool:

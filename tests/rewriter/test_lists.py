@@ -162,6 +162,54 @@ def test_lists_of_one_image_that_lose_its_batch(exporter: str) -> None:
         compare(done.model, {"image": image(*size)}, MORE, "list_rows")
 
 
+@pytest.mark.parametrize("how", ["flat", "map"])
+def test_elements_of_places_ahead_of_which_the_batch_stands(how: str) -> None:
+    """(places, 1, 8) joined and laid as rows of four: each place has two; the proof failed for levels of one."""
+    net, maps = Net(17), []
+    given = net.image(1, ("h", "w"), 2)  # type: ignore[arg-type]
+    for stride in (1, 2):
+        made = net.conv(given, 2, 8, strides=[stride] * 2)
+        if how == "flat":
+            rows = net.op("Transpose", net.op("Reshape", made, net.ints(1, 8, -1)), perm=[2, 0, 1])
+        else:
+            rows = net.op("Reshape", net.op("Transpose", made, perm=[2, 3, 0, 1]), net.ints(-1, 1, 8))
+        maps.append(rows)
+    joined = net.op("Concat", *maps, axis=0)
+    laid = [net.op("Reshape", joined, net.ints(*shape)) for shape in ((-1, 4), (-1, 2, 4), (-1, 1, 2, 4))]
+    open_size = net.model(*laid, net.op("Squeeze", joined, net.ints(1)))
+    native = onnx.ModelProto.FromString(open_size.SerializeToString())
+    for axis, length in ((2, 9), (3, 11)):
+        native.graph.input[0].type.tensor_type.shape.dim[axis].dim_value = length
+    done = onnxfc.rewrite(native)
+    assert done.parity is not None
+    assert done.parity.passed
+    assert [[level.inner for level in output.levels] for output in done.claim.outputs] == [
+        [2, 2],
+        [1, 1],
+        [1, 1],
+        [1, 1],
+    ]
+    for size in ((9, 11), (14, 21), (30, 17)):
+        want, found = (run(model, {"image": image(*size, 2)}) for model in (open_size, done.model))
+        for name, value in want.items():
+            np.testing.assert_allclose(found[name], value, rtol=0, atol=2e-6)
+
+
+def test_elements_ahead_of_all_places_on_one_axis_are_refused() -> None:
+    """(N, 4, places) laid flat and cut in two: no level has its places one behind the other then. The proof failed."""
+    net = Net(17)
+    given = net.image(1, (9, 9), 2)
+    maps = [net.op("Transpose", net.conv(given, 2, 8, strides=[n, n]), perm=[0, 2, 3, 1]) for n in (1, 2)]
+    joined = net.op("Concat", *(net.op("Flatten", item) for item in maps), axis=1)
+    turned = net.op("Transpose", net.op("Reshape", joined, net.ints(1, -1, 4)), perm=[0, 2, 1])
+    flat = net.op("Sigmoid", net.op("Reshape", turned, net.ints(1, -1)))
+    found = refusal(net.model(net.op("Reshape", flat, net.ints(1, 2, -1))))
+    assert (found.code, "come ahead of all places on one axis" in found.reason) == ("size-locked", True)
+    back = net.op("Reshape", flat, net.ints(1, 4, -1))
+    [output] = onnxfc.rewrite(net.model(back)).claim.outputs
+    assert [(level.axis, level.inner) for level in output.levels] == [(2, 2), (2, 2)]
+
+
 @pytest.mark.parametrize("batch", [2, "N"])
 def test_lists_of_several_images_in_one_row_are_refused(batch: int | str) -> None:
     """The places of one image would lie between those of another."""

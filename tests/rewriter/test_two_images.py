@@ -185,3 +185,41 @@ def test_the_commands_say_how_they_grow(tmp_path: Path) -> None:
         done = CliRunner().invoke(main, [str(item) for item in command])
         assert done.exit_code == 0, done.output
         assert "24x32 px (depth: 12x16 px, to scale)" in done.output
+
+
+def stacked(height: int, width: int) -> onnx.ModelProto:
+    """Two images on an axis of their own, which the trunk has as rows of its batch, and which are taken apart again."""
+    net = Net()
+    pair = [net.axes("Unsqueeze", net.input(name, [1, 3, height, width]), [1]) for name in ("image", "other")]
+    rows = net.op("Reshape", net.op("Concat", *pair, axis=1), net.ints(2, 3, height, width))
+    maps = net.op("Relu", net.conv(rows, 3, 4, pads=[1] * 4))
+    apart = net.op("Reshape", maps, net.ints(1, 2, 4, height // 2, width // 2))
+    turned = net.op("Gather", apart, net.ints(1, 0), axis=1)
+    joined = net.op("Reshape", turned, net.ints(1, 8, height // 2, width // 2))
+    return net.model(net.conv(joined, 8, 5, (1, 1), strides=[1, 1]))
+
+
+def test_both_on_an_axis_of_their_own() -> None:
+    """This ended in a traceback: an image without a new axis was read as if it had it already."""
+    done = onnxfc.rewrite(stacked(16, 24))
+    assert [(item.name, item.spatial) for item in done.claim.inputs] == [("image", (2, 3)), ("other", (2, 3))]
+    for size in ((16, 24), (20, 38), (34, 18)):
+        feeds = {"image": image(*size), "other": image(*size, 3, 1)}
+        [(name, want)] = run(stacked(*size), feeds).items()
+        got = run(done.model, feeds)[name]
+        assert got.shape == (1, 5, size[0] // 2, size[1] // 2)
+        np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())
+
+
+def test_an_image_and_a_signal_are_no_pair() -> None:
+    """Of which both are convolved, with no axes in common: a refusal that names them, and one that grows alone."""
+    net = Net()
+    picture = net.op("GlobalAveragePool", net.conv(net.input("image", [1, 3, 16, 24]), 3, 4))
+    sound = net.op("GlobalAveragePool", net.conv(net.input("sound", [1, 3, 64]), 3, 2, (3,)))
+    vectors = net.op("Concat", net.op("Flatten", picture), net.op("Flatten", sound), axis=1)
+    model = net.model(net.fc(vectors, 6, 5))
+    with pytest.raises(onnxfc.NothingToRewrite) as caught:
+        onnxfc.rewrite(model)
+    told = caught.value.refusals[0]
+    assert (told.code, "image [1, 3, 16, 24] and sound [1, 3, 64]" in told.reason) == ("no-image-input", True)
+    assert onnxfc.rewrite(model, options=RewriteOptions(inputs=("image",))).parity.passed
