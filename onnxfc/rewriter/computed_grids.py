@@ -51,3 +51,10 @@ def grows(state: State, name: str) -> bool:
         if any(n not in (row[0], row[0] * batch // state.batches[0]) for n, batch in pairs):
             return True
     return False
+
+
+def is_computed(state: State, name: str) -> bool:
+    """Whether it is computed of the image's size, or of the batch's: no number that is written down."""
+    view = state.views.get(name)
+    spec = state.builder.specs.get(view.tensor) if isinstance(view, Fixed) else None
+    return grows(state, name) or (spec is not None and spec.values is not None and spec.constant is None)

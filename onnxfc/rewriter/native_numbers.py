@@ -17,7 +17,7 @@ from onnxfc.graph.op_kinds import ADDITIVE, ARITHMETIC, LIMITING, PRODUCTS, REOR
 from onnxfc.layout.axes import places_in
 from onnxfc.layout.lists import lengths
 from onnxfc.layout.views import Context, Fixed, Placed, is_map
-from onnxfc.rewriter.computed_grids import computed_grids, grows, meeting, sides_of
+from onnxfc.rewriter.computed_grids import computed_grids, is_computed, meeting, sides_of
 from onnxfc.shapes.image_inputs import Image, is_open
 from onnxfc.shapes.spec import Array
 
@@ -297,11 +297,11 @@ def _read(state: State, node: onnx.NodeProto) -> list[Array]:
 
 def plain(state: State, node: onnx.NodeProto, name: str) -> Array | None:
     """The constant that a node reads, if it is one; of a grid so coarse that its values are few, those that are no
-    coordinates, and none of one that is computed."""
+    coordinates, and none of what is computed."""
     constant = state.native[name].constant if name in state.native else None
     if constant is None or not few_numbers([constant]):
         return constant
-    if grows(state, name):
+    if is_computed(state, name):
         return None
     own = [item for item in state.continued if (item.node, item.table) == (label(node), name) and not item.alike]
     numbers = next((item.numbers for item in own), None)

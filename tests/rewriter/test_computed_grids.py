@@ -26,6 +26,12 @@ def computed(net: Net, data: str) -> str:
     return str(net.op("Mul", net.op("Cast", grid, to=1), net.const(2.0)))
 
 
+def side(net: Net, data: str, times: float) -> str:
+    """The width of a map, times a number."""
+    width = net.op("Gather", net.op("Shape", data), net.const(3, dtype=np.int64), axis=0)
+    return str(net.op("Mul", net.op("Cast", width, to=1), net.const(times)))
+
+
 def network(kind: str, height: int = HEIGHT, width: int = WIDTH) -> onnx.ModelProto:
     net = Net(17)
     if kind == "few":  # 32 is half a side, and there are four values
@@ -46,6 +52,8 @@ def network(kind: str, height: int = HEIGHT, width: int = WIDTH) -> onnx.ModelPr
         "offsets": lambda: net.op("Add", grid, net.op("Mul", rows, net.const(size))),
         "steps": lambda: net.op("Add", net.op("Mul", grid, net.const(3.0)), rows),
         "boxes": lambda: net.op("Add", net.op("Add", grid, net.const([-size[0] / 2, size[0] / 2])), rows),
+        "computed": lambda: net.op("Add", net.op("Div", grid, side(net, data, 1.0)), rows),
+        "computed limit": lambda: net.op("Min", net.op("Add", grid, rows), side(net, data, 2.0)),
         "few": lambda: net.op("Sub", net.op("Mul", grid, net.const(8.0)), rows),
     }[kind]()
     return net.model(made)
@@ -71,10 +79,10 @@ def test_numbers_of_the_native_size(kind: str) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "height", "width"),
-    [("steps", HEIGHT, WIDTH), ("boxes", HEIGHT, WIDTH), ("few", 4, 4)],
+    [(kind, HEIGHT, WIDTH) for kind in ("steps", "boxes", "computed", "computed limit")] + [("few", 4, 4)],
 )
 def test_others_are_right(kind: str, height: int, width: int) -> None:
-    """As the original is at another size: boxes around the places, and a grid of few values, which is no number."""
+    """As the original is at another size: boxes around the places, computed sides, and a grid of few values."""
     model = network(kind, height, width)
     done = onnxfc.rewrite(model, check_options=CHECK)
     assert done.parity is not None
