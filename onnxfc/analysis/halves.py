@@ -53,7 +53,8 @@ def _number(native: Mapping[str, Spec], node: onnx.NodeProto, axis: int, name: s
         return list(node.output).index(name) if in_two else None
     if native[name].shapes is None:  # it cannot run on its bounds
         return None
-    given = [values[0].tolist() if (values := native[item].values) else None for item in node.input[1:]]
+    read = (native[item].values if item else None for item in node.input[1:])
+    given = [values[0].tolist() if values else None for values in read]
     cuts = op_kinds.cuts_of(attributes(node), given, len(shape)) if None not in given else None
     if cuts is None or set(cuts) != {axis} or cuts[axis][2] != 1:
         return None

@@ -166,9 +166,9 @@ def _told(ctx: RuleContext, view: Placed, taken: str) -> None:
     for other, dims in _readings(ctx, view) if made is not None else ():
         for axis, place, dim in zip(view.spatial, view.where, dims, strict=True):
             if made is not None and not same(made[axis], dim):
-                native = next(images(ctx)).extent[place]
-                sides = {place: native + np.arange(_MANY)}
-                first = native + int(np.argmax(np.not_equal(at(made[axis], sides), at(dim, sides))))
+                extent = next(images(ctx)).extent
+                sides = {**dict(enumerate(extent)), place: extent[place] + np.arange(_MANY)}
+                first = extent[place] + int(np.argmax(np.not_equal(at(made[axis], sides), at(dim, sides))))
                 why = f"is resized to {_spelled(ctx, view)}, a plain number, which is taken for {taken}"
                 return ctx.remark("written-size", f"{why}, not for {other}: at {first} px these differ")
     return None

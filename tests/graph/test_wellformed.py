@@ -282,6 +282,17 @@ def test_single_numbers_that_are_computed_as_bounds() -> None:
         rewrite(model, options=RewriteOptions(size=(16, 16)))
 
 
+def test_bounds_of_all_axes_with_the_axes_left_out() -> None:
+    """Steps behind an input that is absent: halves that are worked on, along one axis of all that are named."""
+    net = Net()
+    features = net.conv(net.image(1, (16, 16), 2), 2, 3, strides=[1, 1])
+    begin, middle, end = (net.ints(*bounds) for bounds in ((0, 0, 0, 0), (0, 0, 7, 0), (1, 3, 14, 14)))
+    upper = net.op("Tanh", net.op("Slice", features, begin, net.ints(1, 3, 7, 14), "", net.ints(1, 1, 1, 1)))
+    lower = net.op("Slice", features, middle, end, "", net.ints(1, 1, 1, 1))
+    done = rewrite(net.model(net.op("Concat", upper, lower, axis=2)))
+    assert (done.claim.native_size, done.claim.verdict) == ((16,), "exact")  # the height stays
+
+
 def test_weight_of_no_known_shape() -> None:
     """An operator that there is not, in place of onnxruntime's DequantizeLinear: the Conv tells its kernel's size."""
     model = onnx.load(fixture_file("lenet.qdq_own_int16.onnx"))
