@@ -249,7 +249,7 @@ def _visit(flow: Flow, node: onnx.NodeProto, rules: Mapping[str, Rule]) -> None:
     captures = any(name in flow.layouts for name in set(inputs_of(node)) - set(node.input))
     try:
         made = rules.get(node.op_type, unknown)(step) if known and not captures else unknown(step)
-    except (KeyError, UnknownShape):  # an attribute that an operator of another domain lacks, a weight that is computed
+    except UnknownShape:  # of a weight that is computed, say
         made = unknown(step)
     for name in filter(None, node.output):
         shapes = flow.native[name].shapes

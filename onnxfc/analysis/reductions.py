@@ -110,6 +110,8 @@ def gemm(step: Step) -> Layout:
 
 
 def einsum(step: Step) -> Layout:
+    if "equation" not in step.attrs:  # one of another domain
+        return unknown(step)
     terms, out = letters_of(str(step.attrs["equation"]), [len(step.shape(name)) for name in step.node.input])
     return contract(step, terms, out)
 

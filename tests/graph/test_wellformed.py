@@ -293,6 +293,16 @@ def test_bounds_of_all_axes_with_the_axes_left_out() -> None:
     assert (done.claim.native_size, done.claim.verdict) == ((16,), "exact")  # the height stays
 
 
+def test_operator_of_another_domain_by_a_name_of_onnx() -> None:
+    """It has none of the attributes of its namesake."""
+    net = Net()
+    made = net.op("Einsum", net.conv(net.image(1, (16, 16), 2), 2, 3), domain="own")
+    model = net.model(made, infer=False)
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info(made, TensorProto.FLOAT, [1, 3, 7, 7]))
+    with pytest.raises(NothingToRewrite, match=r"\[unsupported-operator\]|\[unknown-shape\]"):
+        rewrite(model)
+
+
 def test_weight_of_no_known_shape() -> None:
     """An operator that there is not, in place of onnxruntime's DequantizeLinear: the Conv tells its kernel's size."""
     model = onnx.load(fixture_file("lenet.qdq_own_int16.onnx"))

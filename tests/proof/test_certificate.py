@@ -190,18 +190,23 @@ def test_weights_behind_nodes(behind: Callable[[Net, str], str], relation: str) 
     assert (found.status, [item.relation for item in found.weights]) == ("holds", [relation])
 
 
-def test_sparse_weight() -> None:
-    net = Net()
-    net.op("Gemm", net.flat(), net.random(5, FEATURES, name="weight"), net.random(5), out="scores", transB=1)
-    original, other = made(net, "scores")
-    tensor = next(item for item in original.graph.initializer if item.name == "weight")
+def make_sparse(model: onnx.ModelProto) -> None:
+    """Store the weight of its layer as a sparse one."""
+    tensor = next(item for item in model.graph.initializer if item.name == "weight")
     values, places = numpy_helper.to_array(tensor).reshape(-1), np.arange(5 * FEATURES)
-    original.graph.initializer.remove(tensor)
-    original.graph.sparse_initializer.append(
+    model.graph.initializer.remove(tensor)
+    model.graph.sparse_initializer.append(
         helper.make_sparse_tensor(
             numpy_helper.from_array(values, "weight"), numpy_helper.from_array(places), [5, FEATURES]
         )
     )
+
+
+def test_sparse_weight() -> None:
+    net = Net()
+    net.op("Gemm", net.flat(), net.random(5, FEATURES, name="weight"), net.random(5), out="scores", transB=1)
+    original, other = made(net, "scores")
+    make_sparse(original)
     assert [item.relation for item in of_pair(original, other).weights] == ["same"]
 
 
@@ -225,14 +230,7 @@ def test_sparse_weight_of_the_second_model() -> None:
     net.op("Gemm", net.flat(), net.random(5, FEATURES, name="weight"), net.random(5), out="scores", transB=1)
     original, again = net.model("scores"), onnx.ModelProto()
     again.CopyFrom(original)
-    tensor = next(item for item in again.graph.initializer if item.name == "weight")
-    values, places = numpy_helper.to_array(tensor).reshape(-1), np.arange(5 * FEATURES)
-    again.graph.initializer.remove(tensor)
-    again.graph.sparse_initializer.append(
-        helper.make_sparse_tensor(
-            numpy_helper.from_array(values, "weight"), numpy_helper.from_array(places), [5, FEATURES]
-        )
-    )
+    make_sparse(again)
     checked = check_pair(original, again)
     assert checked.passed
     assert checked.parity.native.deviation == 0.0
