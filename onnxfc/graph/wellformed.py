@@ -24,6 +24,7 @@ from onnxfc.io.model_file import ModelFile
 
 _LARGEST_IR = 1000  # onnx counts them one by one, and is at 14; onnxruntime says which it takes
 _LARGEST_OPSET = 2**31 - 1
+_LARGEST_DIM = 2**31 - 1
 
 _FIELDS: Mapping[int, str] = {
     TensorProto.FLOAT: "float_data",
@@ -79,6 +80,7 @@ def _problems(model: ModelFile) -> Iterator[str]:
     for tensor in all_tensors(proto):
         yield from _tensor(model, tensor)
     schemas = _Schemas(proto)
+    yield from _sizes(proto.graph)
     yield from _graph(proto.graph, frozenset(), schemas, "", bound=False)
     for function in proto.functions:
         yield from _function(function, schemas)
@@ -92,6 +94,14 @@ def _versions(proto: onnx.ModelProto) -> Iterator[str]:
     for item in (*proto.opset_import, *(item for function in proto.functions for item in function.opset_import)):
         if not 0 <= item.version <= _LARGEST_OPSET:
             yield f"there is no version {item.version} of operator set {item.domain or 'ai.onnx'!r}"
+
+
+def _sizes(graph: onnx.GraphProto) -> Iterator[str]:
+    """No memory holds an axis of 2^31 elements for each of what a network computes of it."""
+    for info in graph.input:
+        sizes = [dim.dim_value for dim in info.type.tensor_type.shape.dim]
+        if max(sizes, default=0) > _LARGEST_DIM:
+            yield f"input {info.name!r} is {dims_text(sizes)}: no axis is longer than {_LARGEST_DIM}"
 
 
 def _tensor(model: ModelFile, tensor: TensorProto) -> Iterator[str]:
@@ -268,6 +278,8 @@ def _contributed(node: onnx.NodeProto) -> Iterator[str]:
     least = _LEAST_INPUTS.get(node.op_type, 0)
     if len(node.input) < least or (node.op_type == "QLinearConcat" and len(node.input) % 3 != 2):
         yield f"has {len(node.input)} inputs, its operator has at least {least}"
+    elif node.op_type in ("FusedConv", "FusedGemm") and not all(node.input[:least]):
+        yield "lacks its image or its weight"
     if least and not node.output:
         yield "has no output"
     for item in node.attribute:
@@ -277,7 +289,8 @@ def _contributed(node: onnx.NodeProto) -> Iterator[str]:
 
 
 _LEAST_INPUTS = {
-    **dict.fromkeys(("FusedConv", "FusedGemm", "NhwcMaxPool"), 1),
+    "NhwcMaxPool": 1,
+    **dict.fromkeys(("FusedConv", "FusedGemm"), 2),
     "MatMulNBits": 3,
     **dict.fromkeys(("QLinearAveragePool", "QLinearLeakyRelu", "QLinearSigmoid"), 4),
     **dict.fromkeys(("QLinearConcat", "QLinearGlobalAveragePool", "QLinearSoftmax"), 5),

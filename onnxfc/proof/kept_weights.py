@@ -66,8 +66,8 @@ class _Pair:
 
     def _folded(self, node: onnx.NodeProto, place: int, mine: Array, theirs: Array) -> bool:
         """Whether a weight or bias of the original's ``node`` is what it has to be with that behind it folded in."""
-        weight = self._mine.of(node.input[1])
-        if weight is None or place not in (1, 2):
+        weight = self._mine.of(node.input[1]) if place in (1, 2) else None
+        if weight is None:
             return False
         found = folded_behind(node, weight.values.ndim, self._readers, self._made, self._mine)
         if found is None or not PRECISION.keys() >= {mine.dtype.name, theirs.dtype.name}:

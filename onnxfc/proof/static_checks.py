@@ -105,7 +105,7 @@ def growth_problem(claim: Claim, native: Mapping[str, Array], size: Sequence[int
             wrong = places != native[output.name].shape[row]
         else:
             old, new = native[output.name].shape, made[output.name].shape
-            lacking = max(output.axes, default=0) >= min(len(old), len(new))
+            lacking = max(output.axes, default=0) >= min(len(old), len(new)) or len(output.axes) != len(output.stride)
             wrong = output.form == "features" and (
                 lacking or _grown(output, old, grown) != [new[axis] for axis in output.axes]
             )

@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxfc import check_pair, rewrite
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof.certificate import certify
+from onnxfc.proof.kept_weights import changed
 from onnxfc.proof.results import Certificate, WeightResult
 from onnxfc.rewriter.api import Rewrite
 
@@ -222,6 +223,18 @@ def test_weight_that_its_reshape_does_not_fit() -> None:
     found = of_pair(original, other)
     assert found.status == "none"
     assert "a Conv whose weight the graph computes" in found.reason
+
+
+def test_constant_of_a_node_that_reads_nothing_else() -> None:
+    """Nothing is folded into it that a weight or a bias would tell of: it changed."""
+    net = Net()
+    gain = net.random(5, name="gain")
+    net.op("Add", net.fc(net.flat(), FEATURES, 5), net.op("Abs", gain), out="scores")
+    original, other = net.model("scores"), net.model("scores")
+    assert changed(ModelFile.open(original), ModelFile.open(other)) == ""
+    stored = next(item for item in other.graph.initializer if item.name == "gain")
+    stored.CopyFrom(numpy_helper.from_array(2 * numpy_helper.to_array(stored), "gain"))
+    assert "weight gain of " in changed(ModelFile.open(original), ModelFile.open(other))
 
 
 def test_sparse_weight_of_the_second_model() -> None:
