@@ -79,8 +79,8 @@ def _problems(model: ModelFile) -> Iterator[str]:
     yield from _versions(proto)
     for tensor in all_tensors(proto):
         yield from _tensor(model, tensor)
-    schemas = _Schemas(proto)
     yield from _sizes(proto.graph)
+    schemas = _Schemas(proto)
     yield from _graph(proto.graph, frozenset(), schemas, "", bound=False)
     for function in proto.functions:
         yield from _function(function, schemas)
@@ -97,7 +97,7 @@ def _versions(proto: onnx.ModelProto) -> Iterator[str]:
 
 
 def _sizes(graph: onnx.GraphProto) -> Iterator[str]:
-    """No memory holds an axis of 2^31 elements for each of what a network computes of it."""
+    """No memory holds what a network computes of an axis of 2^31 elements; a claim takes none for one either."""
     for info in graph.input:
         sizes = [dim.dim_value for dim in info.type.tensor_type.shape.dim]
         if max(sizes, default=0) > _LARGEST_DIM:
@@ -278,8 +278,9 @@ def _contributed(node: onnx.NodeProto) -> Iterator[str]:
     least = _LEAST_INPUTS.get(node.op_type, 0)
     if len(node.input) < least or (node.op_type == "QLinearConcat" and len(node.input) % 3 != 2):
         yield f"has {len(node.input)} inputs, its operator has at least {least}"
-    elif node.op_type in ("FusedConv", "FusedGemm") and not all(node.input[:least]):
-        yield "lacks its image or its weight"
+    for place, name in enumerate(node.input[:least]):
+        if not name and place not in _ZERO_POINTS:
+            yield f"lacks its input {place}"
     if least and not node.output:
         yield "has no output"
     for item in node.attribute:
@@ -300,6 +301,9 @@ _LEAST_INPUTS = {
     "QLinearWhere": 9,
 }
 """https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md"""
+
+_ZERO_POINTS = (2, 5)
+"""Inputs of these that may be absent, as far as they are counted there."""
 
 _TYPES = {
     **dict.fromkeys(("K", "N", "axis", "bits", "block_size", "channels_last", "opset"), onnx.AttributeProto.INT),

@@ -222,7 +222,11 @@ MALFORMED: dict[str, tuple[Change, str]] = {
     ),
     "own operator, no weight": (
         lambda m: (contributed("FusedConv", 2)(m), node(m, "FusedConv").input.__setitem__(1, "")),
-        "(FusedConv) lacks its image or its weight",
+        "(FusedConv) lacks its input 1",
+    ),
+    "own operator, no quantised weight": (
+        lambda m: (contributed("QLinearConv", 8)(m), node(m, "QLinearConv").input.__setitem__(3, "")),
+        "(QLinearConv) lacks its input 3",
     ),
     "own operator, half an input": (contributed("QLinearConcat", 6), "(QLinearConcat) has 6 inputs, its operator has"),
     "own operator, no output": (contributed("QLinearSigmoid", 4, 0), "(QLinearSigmoid) has no output"),

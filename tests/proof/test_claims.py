@@ -80,3 +80,15 @@ def test_what_is_allowed_is_told_as_it_is_measured() -> None:
     assert not output.passed
     assert output.signal != pytest.approx(1, abs=0.1)
     assert f"deviates by {output.deviation:.1e} of its signal (allowed {output.tolerance:.1e})" in output.reason
+
+
+def test_strides_that_are_not_claimed_promise_no_growth() -> None:
+    """Elements along an axis of the image, of which a claim does not say how far apart they are."""
+    made = rewrite(fixture_file("columns_mean.dynamo.onnx"), prove=False)
+    [output] = made.claim.outputs
+    assert (output.form, output.axes, output.stride) == ("features", (1,), (4,))
+    less = replace(output, stride=(), per=(), start=(), size=())
+    checked = check(made.original, made.file, replace(made.claim, outputs=(less,)), CHECK)
+    assert (checked.passed, checked.native.compared) == (True, 576)
+    other = replace(output, stride=(8,))
+    assert not check(made.original, made.file, replace(made.claim, outputs=(other,)), CHECK).passed
