@@ -24,7 +24,6 @@ from onnxfc.io.model_file import ModelFile
 
 _LARGEST_IR = 1000  # onnx counts them one by one, and is at 14; onnxruntime says which it takes
 _LARGEST_OPSET = 2**31 - 1
-_LARGEST_DIM = 2**31 - 1
 
 _FIELDS: Mapping[int, str] = {
     TensorProto.FLOAT: "float_data",
@@ -79,7 +78,6 @@ def _problems(model: ModelFile) -> Iterator[str]:
     yield from _versions(proto)
     for tensor in all_tensors(proto):
         yield from _tensor(model, tensor)
-    yield from _sizes(proto.graph)
     schemas = _Schemas(proto)
     yield from _graph(proto.graph, frozenset(), schemas, "", bound=False)
     for function in proto.functions:
@@ -94,14 +92,6 @@ def _versions(proto: onnx.ModelProto) -> Iterator[str]:
     for item in (*proto.opset_import, *(item for function in proto.functions for item in function.opset_import)):
         if not 0 <= item.version <= _LARGEST_OPSET:
             yield f"there is no version {item.version} of operator set {item.domain or 'ai.onnx'!r}"
-
-
-def _sizes(graph: onnx.GraphProto) -> Iterator[str]:
-    """No memory holds what a network computes of an axis of 2^31 elements; a claim takes none for one either."""
-    for info in graph.input:
-        sizes = [dim.dim_value for dim in info.type.tensor_type.shape.dim]
-        if max(sizes, default=0) > _LARGEST_DIM:
-            yield f"input {info.name!r} is {dims_text(sizes)}: no axis is longer than {_LARGEST_DIM}"
 
 
 def _tensor(model: ModelFile, tensor: TensorProto) -> Iterator[str]:

@@ -175,12 +175,12 @@ def images(
 
 
 _MOST = 1 << 30
-"""Numbers of an image: no model is exported for more."""
+"""Numbers of an image, and images of a batch: no model is exported for more."""
 
 
 def _must_be_run(name: str, shape: Shape) -> None:
-    if (numbers := math.prod(shape[1:])) > _MOST:
-        told = f"an image of {'x'.join(map(str, shape))} has {numbers:,} numbers"
+    if max(shape[0], math.prod(shape[1:])) > _MOST:
+        told = f"an image of {'x'.join(map(str, shape))} has {math.prod(shape):,} numbers"
         raise UsageError(f"{name}: {told}, and no model runs on more than {_MOST:,}; give its true native size")
 
 

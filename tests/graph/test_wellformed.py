@@ -137,10 +137,6 @@ MALFORMED: dict[str, tuple[Change, str]] = {
         lambda m: m.graph.initializer.add().CopyFrom(tensor(m, "bias")),
         "there are 2 initializers called 'bias'",
     ),
-    "a batch that no memory holds": (
-        lambda m: m.graph.input[0].type.tensor_type.shape.dim[0].__setattr__("dim_value", 2**62),
-        "no axis is longer than 2147483647",
-    ),
     "ir": (lambda m: m.__setattr__("ir_version", 2**60), "there is no IR version 1152921504606846976"),
     "opset": (lambda m: m.opset_import[0].__setattr__("version", -3), "no version -3 of operator set 'ai.onnx'"),
     "opset of 40 bits": (

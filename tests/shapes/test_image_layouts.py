@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from hazards import CHANNELS, CHECK, Net, complete, own_crops, proven, refusal
+from hazards import CHANNELS, CHECK, FEATURES, Net, complete, own_crops, proven, refusal
 
-from onnxfc import UsageError, inspect
+from onnxfc import UsageError, check_pair, inspect
 from onnxfc.graph.index import Graph
 from onnxfc.rewriter.analyse import RewriteOptions
 from onnxfc.rewriter.api import rewrite
@@ -191,3 +191,12 @@ def test_an_image_that_no_machine_holds_is_not_begun_with(height: int) -> None:
         rewrite(model)
     with pytest.raises(UsageError, match="no model runs on more"):
         inspect(model)
+
+
+def test_a_batch_that_no_machine_holds_is_not_begun_with() -> None:
+    net = Net()
+    model = net.model(net.fc(net.flat(), FEATURES, 5, out="scores"))
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1 << 62
+    for action in (rewrite, inspect, lambda model: check_pair(model, model)):
+        with pytest.raises(UsageError, match=rf"image: an image of {1 << 62}x[0-9x]+ has .* numbers, and no model"):
+            action(model)
