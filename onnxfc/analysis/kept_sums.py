@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import combinations, permutations
 from typing import Literal
@@ -62,13 +63,24 @@ End = Literal["level", "plain", "result", "other"]
 the network's result; or anything else."""
 
 
-def kept_sums(flow: Flow, times: Mapping[str, tuple[Fraction, int]]) -> tuple[Names, Names]:
-    """Sums of which all that comes is level; sums that are, moved and scaled at most, results of the network.
+@dataclass(frozen=True)
+class KeptSums:
+    """Sums of which all that comes is ``level``; those that are, moved and scaled at most, ``results`` of the network;
+    those that a number of the file divides by the native count of their places: ``counted``."""
+
+    level: Names
+    results: Names
+    counted: Names
+
+
+def kept_sums(flow: Flow, times: Mapping[str, tuple[Fraction, int]]) -> KeptSums:
+    """What comes of each sum over the whole image.
 
     ``times``: means times a power of the native count of their places, that power and the count: as good as sums.
     """
     found = _Sums(flow, times)
-    return found.with_ends("level"), found.with_ends("result") | found.with_ends("plain")
+    results = found.with_ends("result") | found.with_ends("plain")
+    return KeptSums(found.with_ends("level"), results, frozenset(found.counted))
 
 
 def _made_of(number: float, places: int) -> bool:
@@ -97,6 +109,7 @@ class _Sums:
         self.counts: dict[str, int] = {}
         self.lengths: dict[str, list[int]] = {}
         self.beside: set[str] = set()
+        self.counted: set[str] = set()
         self.ends: defaultdict[str, set[End]] = defaultdict(set)
         self.images = [_size(flow, info.name) for info in flow.graph.inputs if info.name in flow.layouts]
         for node in flow.graph.live:
@@ -246,7 +259,10 @@ class _Sums:
             power = float(self.power.get(name, 0))
             if power and value and len(value) == len(counts) == 1 and (count := counts.pop()):
                 by = value[0] if kind == "Div" else 1 / (value[0] or math.inf)
-                return math.isclose(by, count**power, rel_tol=CLOSE)
+                if math.isclose(by, count**power, rel_tol=CLOSE):
+                    self.counted |= self.of[name]
+                    return True
+                return False
         return False
 
     def _is_small(self, name: str) -> bool:

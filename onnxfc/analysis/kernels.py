@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import onnx
+
 from onnxfc.analysis.elementwise import laid_out
 from onnxfc.analysis.flow import Rule, Step, on_data, unknown
 from onnxfc.analysis.layouts import NONE, Layout, aligned, moved, places, resized
@@ -91,7 +93,7 @@ def _is_pooled_again(step: Step) -> bool:
     waiting, seen = [step.name], {step.name}
     while waiting:
         for node in step.flow.graph.readers.get(waiting.pop(), ()):
-            if node.op_type in _POOLING:
+            if _pools_places(step, node):
                 return True
             name, spec = node.output[0], step.flow.native.get(node.output[0])
             if name not in seen and spec is not None and (spec.shapes or ())[:1] == (step.after,):
@@ -100,7 +102,12 @@ def _is_pooled_again(step: Step) -> bool:
     return False
 
 
-_POOLING = frozenset((*GLOBAL_POOLS, *COVERING, *REDUCTIONS))
+def _pools_places(step: Step, node: onnx.NodeProto) -> bool:
+    """Whether a node pools over more than images and channels, of which a norm is the last part of a head's pool."""
+    if node.op_type not in REDUCTIONS:
+        return node.op_type in {*GLOBAL_POOLS, *COVERING}
+    axes, rank = Step(step.flow, node).axes(), len(step.after)
+    return axes is None or len(step.shape(node.input[0])) != rank or not {0, 1}.issuperset(axes)
 
 
 def _leads_to_layer(step: Step) -> bool:

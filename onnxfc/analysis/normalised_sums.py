@@ -45,7 +45,7 @@ def scale_of(
     A sum grows, but for that of weights which sum up to 1 along ``places`` (of the image); a mean of these shrinks. Of
     what was divided by another sum of its own it follows the size as that does.
     """
-    if ctx.name in ctx.state.roles.plain or not (_sums_up(ctx) or ctx.op_type in MEANS):
+    if ctx.name in ctx.state.roles.plain or not (_sums_up(ctx) or ctx.op_type in MEANS) or is_as_written(ctx):
         return "same"
     if any(name in ctx.state.roles.norms and place in places for name, place in provenance.sums_to_one):
         return "same" if ctx.op_type == "Einsum" else "follows"
@@ -58,6 +58,13 @@ def scale_of(
         doubted = not weighed.isdisjoint(~place for place in places)
         return "same" if along or doubted or divided(ctx, counts) else _growing(ctx, tensor)
     return "same" if not along or divided(ctx, tuple(1 / count for count in counts)) else "shrinks"
+
+
+def is_as_written(ctx: RuleContext) -> bool:
+    """Whether a sum follows the image's size as it does in the original, which takes images of any size: all but those
+    that a number of the file divides by the native count of their places, or the count of a window's features may."""
+    of_window = any(isinstance(view, Window) for view in ctx.views)
+    return ctx.state.as_written and not of_window and ctx.name not in ctx.state.roles.by_number
 
 
 def _growing(ctx: RuleContext, tensor: str) -> Scale:
@@ -77,6 +84,7 @@ def rescaled(
 ) -> bool:
     """Write the reduction at the scale of the native size, where the node itself has it not; ``count`` as below."""
     if scale == "grows":
+        told_scale(ctx)
         steady(ctx, tensor, axes, keepdims, count, output)
     elif scale == "shrinks":
         count = count or math.prod(ctx.builder.spec(tensor).native[axis] for axis in axes)
@@ -84,6 +92,15 @@ def rescaled(
         share = ops.scalar(ctx.builder, 1.0 / count, total)
         ctx.builder.emit("Mul", [total, share], output or ctx.node.output[0])
     return scale in ("grows", "shrinks")
+
+
+def told_scale(ctx: RuleContext) -> None:
+    """Note a sum whose scale the file does not show. Of cells there is nothing to tell: theirs is that of a crop."""
+    if not ctx.state.of_windows and ctx.name not in ctx.state.roles.steady:
+        why = f"{ctx.op_type} sums up the whole image, and is held at the scale that it has at the native size"
+        ctx.remark(
+            "native-scale", f"{why}; where the network's own grows with the image, export it with open height and width"
+        )
 
 
 def counted(ctx: RuleContext, tensor: str, axes: Sequence[int]) -> Growth:
@@ -120,7 +137,8 @@ def _softmaxes_of_product(ctx: RuleContext) -> list[set[int]]:
 def in_part(ctx: RuleContext, provenances: Iterable[Provenance], tensor: str, axes: Sequence[int]) -> Refusal | None:
     """A sum over places of what was combined with parts of a whole: what of it grows with the image is unknown."""
     doubt = ctx.op_type in SUMS and any(place < 0 for provenance in provenances for _, place in provenance.sums_to_one)
-    return changed_shares(ctx) if doubt and not divided(ctx, counted(ctx, tensor, axes)) else None
+    doubt = doubt and not (is_as_written(ctx) or divided(ctx, counted(ctx, tensor, axes)))
+    return changed_shares(ctx) if doubt else None
 
 
 def changed_shares(ctx: RuleContext) -> Refusal:
@@ -171,7 +189,7 @@ def _spreads(ctx: RuleContext, node: onnx.NodeProto, name: str) -> bool:
 
 
 def _measured(ctx: RuleContext, name: str) -> bool:
-    """Whether a number is computed from a shape, and from nothing else of the image.
+    """Whether a number is computed from a shape, and from nothing else of the image. That of a window is no such one.
 
     Raises InferenceFailed where that is the shape of a piece, ``x[0, 0]`` say: it would be that of a window.
     """
@@ -184,6 +202,8 @@ def _measured(ctx: RuleContext, name: str) -> bool:
             found.add(node.input[0])
         elif node is not None:
             queue += [other for other in inputs_of(node) if other not in queue]
+    if any(isinstance(ctx.state.views.get(item), Window) for item in found):
+        return False
     makers = [graph.producers.get(item) for item in found]
     if any(maker is not None and maker.op_type in {*CUTTING, "Gather"} for maker in makers):
         raise InferenceFailed("it is divided by the size of a piece of the image, not of the map that it sums up")

@@ -161,9 +161,10 @@ class _Decision:
         own = frozenset(filter(self._is_own, roots))
         met = [(flow.looks[name], meeting) for name, found in flow.meetings.items() for meeting in found]
         kept = global_pool == "keep"
-        counts = unbiased(flow, kept)
-        level, results = kept_sums(flow, counts.times) if kept else (NONE, NONE)
-        kept_plain = (results - counts.sums) | flow.divisors  # a sum that its count divides is a mean
+        counts = unbiased(flow, kept or flow.free)
+        sums, by_hand = kept_sums(flow, counts.times), frozenset(counts.sums)
+        level = sums.level | by_hand if kept else NONE
+        results = sums.results - by_hand if kept else NONE  # a sum that its count divides is a mean
         heads = [look for name, look in flow.looks.items() if self.of[name] == "head"]
         reads_features = _reads_features(flow)
         return Roles(
@@ -174,8 +175,10 @@ class _Decision:
             | {meeting.at for look, meeting in met if self._own_places(look, meeting)},
             shares=flow.shares,
             norms=flow.norms,
-            plain=kept_plain | {name for name in flow.shared if self.of.get(name) == "context"},
-            level=level | counts.sums if kept else NONE,
+            plain=results | flow.divisors | {name for name in flow.shared if self.of.get(name) == "context"},
+            level=level,
+            by_number=by_hand | sums.counted,
+            steady=sums.level | by_hand | counts.made.keys(),
             variances=counts.made,
             partly=frozenset(counts.partly),
             counted=frozenset(counts.times) - level if kept else NONE,

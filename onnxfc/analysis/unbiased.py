@@ -45,14 +45,14 @@ class Counts:
 
 
 def unbiased(flow: Flow, kept: bool) -> Counts:
-    """The counts that stand beside each look; beside sums by hand only where these are kept, as others stay at the
-    scale of the native size."""
+    """The counts that stand beside each look; variances of sums by hand only where these are kept, as others stay at
+    the scale of the native size."""
     counts = Counts()
     for look in flow.looks.values():
         summed = _summed_up(flow, look)
         if summed.elements > 1 and flow.graph.producers[look.name].op_type in MEANS:
             _beside_mean(flow, look, summed, counts)
-        elif kept and summed.elements > 1 and _is_mean_by_hand(flow, look, summed, counts):
+        elif summed.elements > 1 and _is_mean_by_hand(flow, look, summed, counts if kept else Counts()):
             counts.sums.add(look.name)
         _beside_difference(flow, look, summed, counts)
     return counts

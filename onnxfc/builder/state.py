@@ -41,8 +41,9 @@ class Roles:
     cut a piece out of a map. ``own``: nodes whose result is of each window alone, though it has places and what was
     pooled of them: a deviation from the window's mean, what is weighed by weights of the window. ``shares``: what sums
     up to 1 along places of the image by what it was divided by; ``norms``: what was divided by another sum of its own.
-    ``plain``: sums over the image that are meant as they
-    are: those divisors, and kept ones that are the result. ``level``: kept sums of which nothing comes that grows.
+    ``plain``: sums over the image that are meant as they are: those divisors, and kept ones that are the result.
+    ``level``: kept sums of which nothing comes that grows. ``by_number``: those that a number of the file divides by
+    the native count of their places. ``steady``: all sums of which nothing comes that grows.
     ``variances``: variances of the whole image over N - 1, which the file gives for the native N, by the node that
     makes them; ``partly``: those over a part of its places. ``counted``: means times a power of the native number of
     their places, of which something comes that grows or shrinks with the image. ``whole``: what begins the head, but
@@ -59,6 +60,8 @@ class Roles:
     norms: Mapping[str, frozenset[int]]
     plain: frozenset[str]
     level: frozenset[str]
+    by_number: frozenset[str]
+    steady: frozenset[str]
     variances: Mapping[str, Unbiased]
     partly: frozenset[str]
     counted: frozenset[str]
@@ -205,6 +208,12 @@ class State:
         """Whether cells are made. What is computed from the image's size in a way that no grid follows is what it is
         for a crop then."""
         return not self.dense and (self.roles.reads_features or not self.undivided)
+
+    @property
+    def as_written(self) -> bool:
+        """Whether the file itself shows what a sum over the whole image is at every size: it takes images of any size,
+        and no cells are made, whose sums are those of a crop."""
+        return self.open_size and not self.of_windows
 
     @property
     def replacements(self) -> list[Replacement]:

@@ -24,6 +24,8 @@ _NAMES = {
 
 
 def coarser(*found: Precision) -> Precision:
+    """The coarsest of all, with the largest step of theirs; the finest that there is where there are none."""
+    found = found or (PRECISION["float64"],)
     return replace(max(found, key=lambda item: item.eps), step=max(item.step for item in found))
 
 

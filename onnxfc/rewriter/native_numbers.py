@@ -13,11 +13,11 @@ import onnx
 from onnxfc.builder.state import State
 from onnxfc.errors import Refusal
 from onnxfc.graph.index import Graph, attributes, inputs_of, label
-from onnxfc.graph.op_kinds import ADDITIVE, ARITHMETIC, LIMITING, PRODUCTS, REORDERING, SCALING, UNARY
+from onnxfc.graph.op_kinds import ADDITIVE, ARITHMETIC, LIMITING, PRODUCTS, REORDERING, SCALING, SPREADING, UNARY
 from onnxfc.layout.axes import places_in
 from onnxfc.layout.lists import lengths
 from onnxfc.layout.views import Context, Fixed, Placed, is_map
-from onnxfc.rewriter.computed_grids import computed_grids, is_computed, meeting, sides_of
+from onnxfc.rewriter.computed_grids import computed_grids, grows, is_computed, meeting, sides_of
 from onnxfc.shapes.image_inputs import Image, is_open
 from onnxfc.shapes.spec import Array
 
@@ -38,7 +38,20 @@ def in_native_pixels(state: State, reading: Sequence[Image]) -> Refusal | None:
                 why = f"Mul multiplies by the native size, a plain number, what {item.table} gives for any size"
                 advice = "multiply by each image's own size yourself, and end the model before it"
                 return Refusal("grid-rule", label(node), why, f"{advice}: {state.ending([moving])}")
+    for begun in graph.live:
+        scaled = _by_native_size(state, reading, begun) if _makes_parts(state, begun) else None
+        if scaled is not None:
+            why = "Mul multiplies coordinates, parts of an image of any size, by its native size, a plain number"
+            advice = f"{export_open(state, reading)}{_before(state, scaled[0])}"
+            return Refusal("size-locked", label(scaled[0]), why, advice)
     return None
+
+
+def _makes_parts(state: State, node: onnx.NodeProto) -> bool:
+    """Whether it divides a grid that is computed of the image's size by that size."""
+    if node.op_type != "Div" or not grows(state, node.input[0]):
+        return False
+    return is_computed(state, node.input[1]) and not grows(state, node.input[1])
 
 
 FEWEST = 16
@@ -169,10 +182,15 @@ def folded(numbers: Iterable[float], op_type: str, sides: Iterable[int]) -> str:
     """A part of a side that one of these numbers is, as what divides values: it is no round number, but what it makes
     of the side is (a percentage of it, a twelfth, its share of 1920 pixels)."""
     lengths = [length for side in sides if side > _PLAIN / 2 for length in (side, side - 1)]
-    scales = {abs(number) for number in numbers if number} if op_type in {*SCALING, *_WEIGHING} else ()
+    scales = (
+        {abs(number) for number in numbers if number and math.isfinite(number)}
+        if op_type in {*SCALING, *_WEIGHING}
+        else ()
+    )
     for number, side in product(scales, lengths):
         made = side / number if op_type == "Div" else number * side
-        if math.isclose(made, round(made), rel_tol=_ROUNDED) and _rounder(round(made), number, op_type):
+        close = math.isfinite(made) and math.isclose(made, round(made), rel_tol=_ROUNDED)
+        if close and _rounder(round(made), number, op_type):
             return f"{side} / {round(made)}"
     return ""
 
@@ -340,7 +358,7 @@ WITH_SIDES = {
 def _by_native_size(state: State, reading: Sequence[Image], begun: onnx.NodeProto) -> tuple[onnx.NodeProto, str] | None:
     """The Mul behind a node by lengths that are those of an image, and what it multiplies by them."""
     sizes = {float(image.shape[axis]) for image in reading for axis in (*image.spatial, *image.fixed)}
-    for node in _beside(state.graph, begun, _readers):
+    for node in _beside(state.graph, begun, _readers, lambda node: node.op_type in SPREADING):
         for number, other in permutations(node.input) if node.op_type == "Mul" else ():
             value = state.native[number].constant if isinstance(state.views[number], Fixed) else None
             if value is not None and set(map(float, value.flat)) <= sizes:

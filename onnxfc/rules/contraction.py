@@ -16,7 +16,7 @@ from functools import cached_property
 from itertools import zip_longest
 
 from onnxfc.analysis.counts import Growth
-from onnxfc.analysis.normalised_sums import changed_shares, counted, divided, of_native_count
+from onnxfc.analysis.normalised_sums import changed_shares, counted, divided, is_as_written, of_native_count, told_scale
 from onnxfc.builder.axis_ops import provenance_of
 from onnxfc.builder.continued import continued, grid_blames
 from onnxfc.builder.rule_context import Outcome, RuleContext
@@ -332,7 +332,7 @@ def _growing(ctx: RuleContext, product: _Product) -> list[tuple[Side, Atom]]:
     shared = {item.key for item in summed for _, place in item.side.provenance.sums_to_one if place == item.own.place}
     sums = {item.key: (item.first, item.known) for item in summed if item.key not in shared}
     found = list(sums.values())
-    return [] if not found or divided(ctx, _counts(ctx, found)) else found
+    return [] if not found or is_as_written(ctx) or divided(ctx, _counts(ctx, found)) else found
 
 
 def _counts(ctx: RuleContext, growing: Sequence[tuple[Side, Atom]]) -> Growth:
@@ -371,6 +371,7 @@ def _write(ctx: RuleContext, growing: Sequence[tuple[Side, Atom]], instead: Sequ
     if not growing:
         ctx.keep(inputs)
         return
+    told_scale(ctx)
     made = ctx.keep_renamed(inputs)[0]
     factors = [(side.like.tensor, side.like.spatial[atom.place], atom.length) for side, atom in growing]
     ctx.builder.emit("Mul", [made, of_native_count(ctx, factors, made)], ctx.node.output[0])

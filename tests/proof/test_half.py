@@ -13,7 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.transformers import float16
 
 from onnxfc import check_pair, rewrite
-from onnxfc.proof.narrowest import narrowest
+from onnxfc.errors import OnnxfcError
+from onnxfc.proof.narrowest import coarser, narrowest
 
 CASES = Path(__file__).parent.parent.parent.parent / "shared" / "cases"
 NETS = ["head12.torchscript", "lenet.dynamo", "mini_resnet.torchscript", "se_net.dynamo"]
@@ -90,6 +91,19 @@ def test_weights_stored_in_half_precision_round_nothing() -> None:
     done = rewrite(model, check_options=CHECK)
     assert done.parity is not None
     assert done.parity.native.tolerance < 5e-4
+
+
+def test_a_model_without_inputs_has_no_narrowest_type() -> None:
+    """Its check says what differs, and does not end in a traceback."""
+    model = onnx.load(fixture_file("flatten_method.dynamo.onnx"))
+    alone = onnx.ModelProto()
+    alone.CopyFrom(model)
+    image = alone.graph.input.pop(0)
+    shape = [dim.dim_value for dim in image.type.tensor_type.shape.dim]
+    alone.graph.initializer.append(numpy_helper.from_array(np.ones(shape, np.float32), image.name))
+    assert coarser(*narrowest(alone).values()).name == "float64"
+    with pytest.raises(OnnxfcError):
+        check_pair(model, alone)
 
 
 def test_the_narrowest_type_on_the_way() -> None:

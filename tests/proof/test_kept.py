@@ -21,6 +21,8 @@ KEEP = RewriteOptions(global_pool="keep")
 NETS = sorted({key.split(".")[0] for key in REFERENCES})
 RIGHT = {"kept_mean_place": ("pixels",)}
 """Of a network whose other outputs are refused."""
+OPEN = ("kept_open_sums",)
+"""Networks whose files take images of any size."""
 
 
 def model_of(name: str, exporter: str) -> onnx.ModelProto:
@@ -30,7 +32,8 @@ def model_of(name: str, exporter: str) -> onnx.ModelProto:
 @pytest.mark.parametrize("exporter", EXPORTERS)
 @pytest.mark.parametrize("name", NETS)
 def test_as_pytorch_at_every_size(name: str, exporter: str) -> None:
-    options = RewriteOptions(global_pool="keep", output_at=RIGHT.get(name, ()))
+    size = (13, 13) if name in OPEN else None
+    options = RewriteOptions(global_pool="keep", output_at=RIGHT.get(name, ()), size=size)
     done = rewrite(model_of(name, exporter), options=options, check_options=CHECK)
     assert done.parity is not None
     assert done.parity.passed
@@ -391,3 +394,30 @@ def test_sums_of_products_are_told_what_helps() -> None:
     gram = net.op("MatMul", rows, net.op("Transpose", rows, perm=[0, 2, 1]))
     found = refusal(net.model(net.fc(net.op("Flatten", gram), 9, 5)), global_pool="keep")
     assert (found.code, found.advice) == ("sum-over-image", "divide it by the number of places, so that it is a mean")
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_a_maximum_of_the_whole_map_that_is_normalised_stays_one(exporter: str) -> None:
+    """R-MAC: a norm over channels is no pool, so that the maximum before it is no pool of the trunk. What it is added
+    to grows with the number of regions: refused, and right by windows."""
+    model = model_of("kept_rmac", exporter)
+    found = refusal(model, global_pool="keep")
+    assert (found.code, found.reason) == ("sum-over-image", "ReduceSum is a sum, which grows with the image")
+    done = rewrite(model, check_options=CHECK)
+    assert done.parity is not None
+    assert done.parity.passed
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_a_sum_that_the_file_itself_shows_at_every_size_needs_no_rewriting(exporter: str) -> None:
+    """Of an open file: its gates are of the whole image, and grow with it as the network's own do."""
+    model = model_of("kept_open_sums", exporter)
+    gated = [node.input[0] for node in model.graph.node if node.op_type == "ReduceMean"]
+    found = refusal(model, output_at=tuple(gated), size=(13, 13))
+    assert found.code == "no-head"
+    for dim in model.graph.input[0].type.tensor_type.shape.dim[2:]:
+        dim.ClearField("dim_param")
+        dim.dim_value = 13
+    done = rewrite(model, options=KEEP, prove=False)
+    told = sorted(note.reason.split(" ")[0] for note in done.notes if note.code == "native-scale")
+    assert told == ["ReduceLogSumExp", "ReduceSum"]  # the norm's count is computed

@@ -53,6 +53,10 @@ def network(kind: str, height: int = HEIGHT, width: int = WIDTH) -> onnx.ModelPr
         "steps": lambda: net.op("Add", net.op("Mul", grid, net.const(3.0)), rows),
         "boxes": lambda: net.op("Add", net.op("Add", grid, net.const([-size[0] / 2, size[0] / 2])), rows),
         "computed": lambda: net.op("Add", net.op("Div", grid, side(net, data, 1.0)), rows),
+        "parts": lambda: net.op("Mul", net.op("Add", net.op("Div", grid, side(net, data, 1.0)), rows), net.const(size)),
+        "computed pixels": lambda: net.op(
+            "Mul", net.op("Add", net.op("Div", grid, side(net, data, 1.0)), rows), side(net, data, 2.0)
+        ),
         "computed limit": lambda: net.op("Min", net.op("Add", grid, rows), side(net, data, 2.0)),
         "few": lambda: net.op("Sub", net.op("Mul", grid, net.const(8.0)), rows),
     }[kind]()
@@ -67,6 +71,7 @@ TOLD = {
     "cells": "Div divides a list's values by a side of the map at the native size",
     "cells behind": "Div divides a list's values by a side of the map at the native size",
     "offsets": "Mul multiplies what is added to coordinates by a side of the native image",
+    "parts": "Mul multiplies coordinates, parts of an image of any size, by its native size",
 }
 
 
@@ -79,7 +84,8 @@ def test_numbers_of_the_native_size(kind: str) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "height", "width"),
-    [(kind, HEIGHT, WIDTH) for kind in ("steps", "boxes", "computed", "computed limit")] + [("few", 4, 4)],
+    [(kind, HEIGHT, WIDTH) for kind in ("steps", "boxes", "computed", "computed pixels", "computed limit")]
+    + [("few", 4, 4)],
 )
 def test_others_are_right(kind: str, height: int, width: int) -> None:
     """As the original is at another size: boxes around the places, computed sides, and a grid of few values."""

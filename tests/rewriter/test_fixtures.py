@@ -125,6 +125,8 @@ UNLISTED = (
     "kept_spread.",
     "kept_soft_argmax.",
     "kept_triangle.",
+    "kept_open_sums.",
+    "kept_rmac.",
     "kept_unbatched.",
     "kept_vlad",
     "list_and_bag.",

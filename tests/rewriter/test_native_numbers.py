@@ -11,6 +11,7 @@ from references import EXPORTERS
 
 import onnxfc
 from onnxfc.rewriter.analyse import RewriteOptions
+from onnxfc.rewriter.native_numbers import folded
 
 SHARES = "{} scales what a Softmax or norm shares out by the native number of its places, a plain number"
 
@@ -384,3 +385,8 @@ def test_a_share_to_any_power_is_no_number_of_places() -> None:
     summed = net.op("ReduceSum", net.op("Mul", rows, share), net.ints(2), keepdims=0)
     done = onnxfc.rewrite(net.model(net.fc(summed, 4, 5)), options=RewriteOptions(global_pool="keep"), prove=False)
     assert [output.form for output in done.claim.outputs] == ["global"]
+
+
+@pytest.mark.parametrize("number", [5e-324, 1e-39, float("inf"), float("nan")])
+def test_a_divisor_of_almost_nothing_is_no_part_of_a_side(number: float) -> None:
+    assert folded([number], "Div", [40, 56]) == ""
