@@ -137,7 +137,7 @@ def _as_derived(
 ) -> Checked:
     """Put what the second model seems to be to the test; ``again``: also against a rewrite with the options that it
     shows."""
-    wanted = replace(options, windows=pair.windows, larger=pair.grows)
+    wanted = replace(options, windows=pair.windows, larger=pair.grows or pair.freed)
     claim, parity = pair.claim, check(pair.original, pair.other, pair.claim, wanted, progress, one)
     if parity.passed and pair.unknown:
         why = "the second model takes images of other sizes, but its shapes there cannot be told"

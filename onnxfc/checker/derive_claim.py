@@ -29,13 +29,15 @@ _UNKNOWN = "unknown: the models were not made by onnxfc, and the original's trun
 @dataclass(frozen=True)
 class Pair:
     """Two models with the same names, and the claim. ``grows`` is False where the second takes the native size only, or
-    its shapes at others are ``unknown``. ``blocks``: maps in blocks of channels that ``other`` also has read out of
+    its shapes at others are ``unknown``. ``freed``: its dims are open nonetheless, and the original's are not.
+    ``blocks``: maps in blocks of channels that ``other`` also has read out of
     them, by their channels."""
 
     original: ModelFile = field(repr=False)
     other: ModelFile = field(repr=False)
     claim: Claim
     grows: bool
+    freed: bool
     notes: tuple[str, ...]
     likest: Rewritten = field(repr=False)
     unknown: bool
@@ -126,7 +128,8 @@ class _Deriving:
         grows = self.growth.takes_more
         self.original, self.own = self.likest.found.original, self._own() if grows else None
         self.alike = as_long_as(self.likest.found, self.growth, self.own) if self.own else {}
-        if not grows:
+        freed = not (grows or self.growth.unknown) and self.growth.frees(self.original)
+        if not (grows or freed):
             self.notes.append("the second model takes the native size only: nothing is shown for larger images")
         forms = Forms(self.growth, self.own, self.alike, self.notes)
         names, tail = [info.name for info in self.original.proto.graph.output], self.likest.found.tail
@@ -142,9 +145,8 @@ class _Deriving:
         claim = self._claim(outputs, stride, boundaries)
         claim = replace(claim, detections=tail.makes) if tail else claim
         original = tail.model if tail else self.original
-        return Pair(
-            original, self.other, claim, grows, tuple(dict.fromkeys(self.notes)), self.likest, self.growth.unknown
-        )
+        notes = tuple(dict.fromkeys(self.notes))
+        return Pair(original, self.other, claim, grows, freed, notes, self.likest, self.growth.unknown)
 
     def _own(self) -> Claim | None:
         """What a rewrite claims; None where other axes are free in it."""

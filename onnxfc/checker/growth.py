@@ -47,6 +47,12 @@ class Growth:
         """Whether it takes images of other sizes, but its shapes there cannot be told."""
         return any(self._free) and not self.near
 
+    def frees(self, original: ModelFile) -> bool:
+        """Whether the other model leaves all axes open that should be, and the original does not."""
+        own = {info.name: info.type.tensor_type.shape.dim for info in original.proto.graph.input}
+        fixed = [own[image.name][axis].dim_value > 0 for image in self._images for axis in image.spatial]
+        return all(self._free) and all(fixed)
+
     @property
     def _free(self) -> list[bool]:
         declared = {info.name: info.type.tensor_type.shape.dim for info in self._inputs}

@@ -46,7 +46,10 @@ def freed_images(found: Analysis, other: ModelFile) -> tuple[ImageInput, ...]:
         dims = inputs[image.name].type.tensor_type.shape.dim
         free = {axis for axis in range(image.batched, len(dims)) if dims[axis].dim_value <= 0}
         last = tuple(range(image.batched, len(image.shape) - 1))
-        own = last if free and free <= set(last) and not free <= set(image.spatial) else image.spatial
+        whole = tuple(sorted({*image.spatial, *image.fixed}))  # of which a plain rewrite may free some alone
+        all_free = bool(free.intersection(image.fixed)) and free <= set(whole)
+        turned = bool(free) and free <= set(last) and not free <= set(image.spatial)
+        own = whole if all_free else last if turned else image.spatial
         spatial = tuple(axis for axis in own if axis in free) or own
         images.append(replace(image, spatial=spatial, fixed=tuple(axis for axis in own if axis not in spatial)))
     if len({len(image.spatial) for image in images}) > 1:

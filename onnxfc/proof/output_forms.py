@@ -95,6 +95,8 @@ def unlisted(claim: Claim, values: Mapping[str, Array]) -> dict[str, Array]:
 def native_value(output: Output, got: Array, want: tuple[int, ...], dims: int) -> Array:
     """The output at native size in the original's shape. Raises FormError."""
     check_shape(output, got, want, dims, native=True)
+    if output.form == "activation" and not got.size:
+        raise FormError(f"{output.name} has no places")
     if output.form == "activation":
         mean: Array = got.astype(np.float64).mean(axis=grid_axes(output, len(want), dims))
         return mean.astype(got.dtype)

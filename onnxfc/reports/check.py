@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxfc.errors import ExitCode, OnnxfcError
 from onnxfc.reports.document import parity_as_json
-from onnxfc.reports.rewrite import native, proof_lines, row, size, verdict_text
+from onnxfc.reports.rewrite import image_sizes, native, proof_lines, row, size, verdict_text
 from onnxfc.version import __version__
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ def text(result: Checked, verbose: bool = False) -> str:
 def _lines(result: Checked, verbose: bool) -> Iterator[str]:
     claim, parity = result.claim, result.parity
     yield row("native size", f"{native(claim)}, stride {size(claim.stride)} px")
+    if set(claim.size_step) != {1}:
+        yield row("image sizes", image_sizes(claim))
     source = "the second model's metadata" if result.claim_from == "metadata" else "derived from the two models"
     yield row("claim", source)
     for item in claim.boundaries:

@@ -95,8 +95,7 @@ def text(result: Told, verbose: bool = False) -> str:
         cells = "" if whole else f", {size(result.geometry.cells(*fixed))} cells"
         lines.append(row("image size", f"{size(fixed)} px alone{cells}"))
     elif set(claim.size_step) != {1}:
-        sizes = f"{size(claim.native_size)} px plus multiples of {size(claim.size_step)} px; pad other images to one"
-        lines.append(row("image sizes", sizes))
+        lines.append(row("image sizes", image_sizes(claim)))
     lines.append(row("verdict", verdict_text(claim, verbose)))
     lines += grid_rows(claim, verbose)
     if claim.detections:
@@ -193,6 +192,11 @@ def amount(number: int, unit: str = "") -> str:
 def size(lengths: Iterable[int]) -> str:
     """``224x224``."""
     return "x".join(map(str, lengths))
+
+
+def image_sizes(claim: Claim) -> str:
+    """Which it takes, where it does not take all."""
+    return f"{size(claim.native_size)} px plus multiples of {size(claim.size_step)} px; pad other images to one"
 
 
 def native(claim: Claim) -> str:

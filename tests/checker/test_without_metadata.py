@@ -19,6 +19,7 @@ from onnxfc.checker import derive_claim
 from onnxfc.checker.api import Checked
 from onnxfc.checker.shown_outputs import as_long_as
 from onnxfc.claim.claim import Claim
+from onnxfc.reports.check import text as check_text
 from onnxfc.rewriter.analyse import RewriteOptions
 
 HEIGHT: dict[str, Any] = {"free": ("height",)}
@@ -196,3 +197,46 @@ def test_only_what_a_claim_names_is_looked_up_by_shape(monkeypatch: pytest.Monke
     assert check_pair(model, made, options=CHECK).passed
     assert seen
     assert max(seen) <= 210
+
+
+def test_an_axis_that_a_plain_rewrite_keeps_is_compared_where_the_second_model_frees_it() -> None:
+    """Columns of letters: a plain rewrite frees the width, one of their mean the height, too."""
+    model, claim = stripped("columns_mean.dynamo", MEAN)
+    assert claim.native_size == (32, 64)
+    done = checked("columns_mean.dynamo", model)
+    assert (done.passed, done.claim.native_size) == (True, (32, 64))
+    assert {height for height, _ in (size for size in done.parity.window.sizes)} > {33}
+    output = model.graph.output[0].name
+    _behind(model, output)
+    nodes = [
+        helper.make_node("Shape", [model.graph.input[0].name], ["height"], start=2, end=3),
+        helper.make_node("Cast", ["height"], ["tall"], to=1),
+        helper.make_node("Div", ["tall", "thirty_two"], ["times"]),
+        helper.make_node("Mul", ["y", "times"], [output]),
+    ]
+    model.graph.initializer.append(numpy_helper.from_array(np.array([32], np.float32), "thirty_two"))
+    model.graph.node.extend(nodes)
+    assert not checked("columns_mean.dynamo", model).passed
+
+
+@pytest.mark.parametrize("name", ["lenet.dynamo", "mini_alexnet.torchscript"])
+def test_open_dims_at_which_nothing_runs_fail(name: str) -> None:
+    """Its dims say more than the original's, and are no more than that."""
+    model = onnx.load(fixture_file(f"{name}.onnx"))
+    for dim, symbol in zip(model.graph.input[0].type.tensor_type.shape.dim[2:], ("height", "width"), strict=True):
+        dim.dim_param = symbol
+    done = checked(name, model)
+    assert "does not run at" in done.parity.summary()
+    again = check_pair(model, model, options=CHECK, size=done.claim.native_size)
+    assert again.passed  # so has the original itself
+    assert again.notes == ("the second model takes the native size only: nothing is shown for larger images",)
+
+
+def test_sizes_that_are_taken_are_told() -> None:
+    model, _ = stripped("reductions.torchscript", DROP)
+    for node in model.graph.node:
+        for item in node.attribute:
+            item.i = 1 if item.name == "ceil_mode" else item.i
+    done = checked("reductions.torchscript", model)
+    assert done.claim.size_step == (4, 4)
+    assert "7x7 px plus multiples of 4x4 px; pad other images to one" in check_text(done)
