@@ -22,7 +22,9 @@ from onnxfc.graph.inline_functions import inlined
 from onnxfc.io.model_file import ModelFile
 from onnxfc.rewriter.analyse import RewriteOptions, analyse
 from onnxfc.rewriter.analysis import Analysis
+from onnxfc.rewriter.detections import Tail
 
+_NATIVE_ONLY = "the second model takes the native size only: nothing is shown for larger images"
 _UNKNOWN = "unknown: the models were not made by onnxfc, and the original's trunk is not understood"
 
 
@@ -128,15 +130,11 @@ class _Deriving:
         grows = self.growth.takes_more
         self.original, self.own = self.likest.found.original, self._own() if grows else None
         self.alike = as_long_as(self.likest.found, self.growth, self.own) if self.own else {}
-        freed = not (grows or self.growth.unknown) and self.growth.frees(self.original)
-        if not (grows or freed):
-            self.notes.append("the second model takes the native size only: nothing is shown for larger images")
+        freed = self.growth.frees(self.original)
+        self.notes += [] if grows or freed else [_NATIVE_ONLY]
         forms = Forms(self.growth, self.own, self.alike, self.notes)
-        names, tail = [info.name for info in self.original.proto.graph.output], self.likest.found.tail
-        if tail and (lost := [name for name in tail.reads if name not in self.growth.producers]):
-            told = f"{tail.picking[0].op_type} reads {lost[0]} of the original, which the second model does not have"
-            raise UsageError(f"{told}; let it keep that name")
-        outputs = [forms.of(name) for name in names]
+        tail = self._tail()
+        outputs = [forms.of(info.name) for info in self.original.proto.graph.output]
         whole = not any(item.axes for item in outputs)
         stride = self.own.stride if self.own and whole else self._stride(outputs)
         boundaries = self._boundaries(at, outputs, stride) if grows else ()
@@ -147,6 +145,14 @@ class _Deriving:
         original = tail.model if tail else self.original
         notes = tuple(dict.fromkeys(self.notes))
         return Pair(original, self.other, claim, grows, freed, notes, self.likest, self.growth.unknown)
+
+    def _tail(self) -> Tail | None:
+        """The nodes that pick places by their values, which are left as they are."""
+        tail = self.likest.found.tail
+        if tail and (lost := [name for name in tail.reads if name not in self.growth.producers]):
+            told = f"{tail.picking[0].op_type} reads {lost[0]} of the original, which the second model does not have"
+            raise UsageError(f"{told}; let it keep that name")
+        return tail
 
     def _own(self) -> Claim | None:
         """What a rewrite claims; None where other axes are free in it."""

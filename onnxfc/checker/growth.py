@@ -48,10 +48,11 @@ class Growth:
         return any(self._free) and not self.near
 
     def frees(self, original: ModelFile) -> bool:
-        """Whether the other model leaves all axes open that should be, and the original does not."""
+        """Whether all axes that should be are open in the other model alone, though it does not run at every size; its
+        shapes are known at the native one."""
         own = {info.name: info.type.tensor_type.shape.dim for info in original.proto.graph.input}
         fixed = [own[image.name][axis].dim_value > 0 for image in self._images for axis in image.spatial]
-        return all(self._free) and all(fixed)
+        return bool(self.near) and not self.takes_more and all(self._free) and all(fixed)
 
     @property
     def _free(self) -> list[bool]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from onnxfc.errors import ExitCode, OnnxfcError
 from onnxfc.reports.document import parity_as_json
-from onnxfc.reports.rewrite import image_sizes, native, proof_lines, row, size, verdict_text
+from onnxfc.reports.rewrite import proof_lines, verdict_text
+from onnxfc.reports.rows import image_sizes, native, row, size
 from onnxfc.version import __version__
 
 if TYPE_CHECKING:

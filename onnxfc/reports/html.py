@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from onnxfc.reports.rewrite import LITTLE, RELATIONS, size
+from onnxfc.reports.rewrite import LITTLE, RELATIONS
+from onnxfc.reports.rows import size
 
 Document = Mapping[str, Any]
 MARK = "<!doctype html><!-- onnxfc report -->"

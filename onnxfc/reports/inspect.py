@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxfc.errors import OnnxfcError
-from onnxfc.reports.rewrite import amount, fit_lines, grid_rows, native, row, size, verdict_text
+from onnxfc.reports.rewrite import amount, fit_lines, grid_rows, verdict_text
+from onnxfc.reports.rows import native, row, size
 from onnxfc.version import __version__
 
 if TYPE_CHECKING:

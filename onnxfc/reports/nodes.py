@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from onnxfc.errors import Refusal
-from onnxfc.reports.rewrite import size
+from onnxfc.reports.rows import size
 
 if TYPE_CHECKING:
     from onnxfc.claim.blame import Blame

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-import textwrap
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,6 +15,7 @@ from onnxfc.claim.claim import elements_of
 from onnxfc.claim.scannable import against_scan
 from onnxfc.errors import NothingToRewrite, OnnxfcError, ProofFailed, Refusal
 from onnxfc.reports.document import parity_as_json
+from onnxfc.reports.rows import image_sizes, native, row, size
 from onnxfc.version import __version__
 
 if TYPE_CHECKING:
@@ -189,43 +189,14 @@ def amount(number: int, unit: str = "") -> str:
     return f"{number} {unit}".rstrip()
 
 
-def size(lengths: Iterable[int]) -> str:
-    """``224x224``."""
-    return "x".join(map(str, lengths))
-
-
-def image_sizes(claim: Claim) -> str:
-    """Which it takes, where it does not take all."""
-    return f"{size(claim.native_size)} px plus multiples of {size(claim.size_step)} px; pad other images to one"
-
-
-def native(claim: Claim) -> str:
-    """``224x224 px``; where axes stay fixed, which: ``width 100 px (height 32 px stays)``."""
-    image = claim.inputs[0]
-    if not image.fixed:
-        others = [f"{item.name}: {size(item.size)} px, to scale" for item in claim.inputs if len(set(item.scale)) > 1]
-        return f"{size(claim.native_size)} px" + (f" ({', '.join(others)})" if others else "")
-    free, stay = (
-        ", ".join(f"{name} {image.shape[axis]} px" for name, axis in zip(image.named(axes), axes, strict=True))
-        for axes in (image.spatial, image.fixed)
-    )
-    return f"{free} ({stay} stay{'s' * (len(image.fixed) == 1)})"
-
-
-def row(key: str, value: str) -> str:
-    """A figure and its name, in lines of 100 columns."""
-    room = textwrap.TextWrapper(100, f"{key:<15} ", " " * 16, break_long_words=False, break_on_hyphens=False)
-    return room.fill(value)
-
-
 def _replaced(result: Told) -> Iterator[str]:
     rows = [(item.node, item.before, item.after) for item in result.replacements]
     if not rows:
         yield "no FC layer: the image's dims were freed, and what was made for the native size with them"
         return
     name, before = (max(len(row[column]) for row in rows) for column in (0, 1))
-    for row in rows:
-        yield f"{row[0]:<{name}}  {row[1]:<{before}} ⇒ {row[2]}"
+    for node, was, made in rows:
+        yield f"{node:<{name}}  {was:<{before}} ⇒ {made}"
 
 
 def is_whole(claim: Claim) -> bool:

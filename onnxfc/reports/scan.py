@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxfc.errors import OnnxfcError
-from onnxfc.reports.rewrite import row, share_of, size
+from onnxfc.reports.rewrite import share_of
+from onnxfc.reports.rows import row, size
 from onnxfc.version import __version__
 
 if TYPE_CHECKING:
