@@ -108,9 +108,15 @@ def check_pair(
         _same_size(claim, size, given_shapes(Graph(one.proto), input_shapes))
     if claim is not None and claim.fixed_size:
         return _loaded(two, _as_made(one, two, claim, options, progress))
-    if claim is not None and not boundaries:
+    lost = _lost(claim, two) if claim is not None else ""
+    if claim is not None and not boundaries and not lost:
         return _loaded(two, _as_claimed(one, two, claim, options, progress))
     pair = derive(one, two, size=size, input_shapes=input_shapes, at=boundaries, threads=options.threads)
+    if lost:
+        told = (
+            f"the metadata names {lost}, which the second model does not have: what it claims was read off the models"
+        )
+        pair = replace(pair, notes=(told, *pair.notes))
     return _loaded(two, _as_derived(one, two, pair, options, progress, again=not boundaries))
 
 
@@ -277,6 +283,14 @@ def _precision_note(one: ModelFile, two: ModelFile) -> tuple[str, ...]:
         return ()
     which, coarse = ("first", mine) if mine.eps > theirs.eps else ("second", theirs)
     return (f"the {which} model computes with {coarse.name} numbers: tolerances are those of {coarse.name}",)
+
+
+def _lost(claim: Claim, two: ModelFile) -> str:
+    """A tensor that the metadata names for what cannot be told without it, and that a tool has renamed; "" if none."""
+    there = set(Graph(two.proto).producers)
+    named = [level.tensor for output in claim.outputs for level in output.levels]
+    named += [output.name for output in claim.outputs] if claim.detections else []
+    return next((name for name in named if name not in there), "")
 
 
 def _claim(file: ModelFile) -> Claim | None:

@@ -12,6 +12,10 @@ from onnxfc.proof.head import HeadPlan
 from onnxfc.proof.output_forms import WINDOWED
 from onnxfc.proof.sessions import Array
 
+_RENAMED = (
+    "; if a tool gave tensors other names, remove the second one's onnxfc.* metadata: it is read off the models then"
+)
+
 
 def claim_problem(original: onnx.ModelProto, rewritten: onnx.ModelProto, claim: Claim) -> str | None:
     """The first contradiction between the claim and the two models, or None."""
@@ -34,9 +38,9 @@ def _difference(original: onnx.ModelProto, rewritten: onnx.ModelProto, claim: Cl
     have = _tensors(original), _tensors(rewritten)
     for item in claim.boundaries:
         if item.original not in have[0]:
-            return f"the head begins at {item.original}, which the original does not have"
+            return f"the head begins at {item.original}, which the original does not have{_RENAMED}"
         if item.rewritten not in have[1]:
-            return f"the head begins at {item.rewritten}, which the second one does not have"
+            return f"the head begins at {item.rewritten}, which the second one does not have{_RENAMED}"
     for figure in claim.figures:
         kinds = {_dynamic(original, figure.original), _dynamic(rewritten, figure.rewritten)}
         if len(kinds) > 1 or 0 in kinds:

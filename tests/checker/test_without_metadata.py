@@ -240,3 +240,17 @@ def test_sizes_that_are_taken_are_told() -> None:
     done = checked("reductions.torchscript", model)
     assert done.claim.size_step == (4, 4)
     assert "7x7 px plus multiples of 4x4 px; pad other images to one" in check_text(done)
+
+
+@pytest.mark.parametrize("name", ["list_flattened.dynamo", "list_unbatched.dynamo", "list_widths.torchscript"])
+def test_renamed_tensors_of_a_list_are_found(name: str) -> None:
+    """The metadata names the maps of a list's levels as they were."""
+    model = complete(rewrite(fixture_file(f"{name}.onnx"), prove=False))
+    outside = {info.name for info in [*model.graph.input, *model.graph.output, *model.graph.initializer]} | {""}
+    for node in model.graph.node:
+        node.input[:] = [item if item in outside else f"{item} again" for item in node.input]
+        node.output[:] = [item if item in outside else f"{item} again" for item in node.output]
+    del model.graph.value_info[:]
+    done = checked(name, model)
+    assert done.passed
+    assert done.notes[0].endswith("which the second model does not have: what it claims was read off the models")
