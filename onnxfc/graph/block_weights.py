@@ -59,7 +59,7 @@ def _value(model: ModelFile, graph: Graph, node: onnx.NodeProto) -> np.ndarray |
         return None
     try:
         return _floats([model.array(item) for item in stored if item is not None], told["N"], told["K"], bits, block)
-    except (KeyError, ValueError):  # nobody has looked yet whether they fit
+    except (KeyError, TypeError, ValueError):  # nobody has looked yet whether they fit
         return None
 
 

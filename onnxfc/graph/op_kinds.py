@@ -63,6 +63,9 @@ PRODUCTS = frozenset({"Einsum", "MatMul"})
 """What sums up products of two tensors."""
 RECURRENT = ("GRU", "LSTM", "RNN")
 SOFTMAX = ("Hardmax", "LogSoftmax", "Softmax")
+OF_RUNTIME = {"LayerNormalization": 17}
+"""Operators that onnxruntime has in every version of ONNX's own operator set, as its optimiser writes them there: the
+version from which on ONNX has them, too."""
 LAYER_NORMS = ("LayerNormalization", "RMSNormalization")
 ROW_NORMS = (*LAYER_NORMS, "LpNormalization")
 """Each row along an axis alone."""

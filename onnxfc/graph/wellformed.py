@@ -18,7 +18,7 @@ from onnx import AttributeProto, TensorProto, defs
 from onnxfc.errors import ReadError
 from onnxfc.graph.function_calls import calls_problem, circle
 from onnxfc.graph.index import canonical_domain, inputs_of, label, subgraphs
-from onnxfc.graph.op_kinds import MICROSOFT
+from onnxfc.graph.op_kinds import MICROSOFT, OF_RUNTIME
 from onnxfc.io.external_data import all_tensors, raw_size
 from onnxfc.io.model_file import ModelFile
 
@@ -223,7 +223,7 @@ class _Schemas:
     def is_newer(self, node: onnx.NodeProto) -> bool:
         """Whether only a later version of the operator set has it."""
         key = (canonical_domain(node.domain), node.op_type)
-        return key not in self._own and bool(defs.has(node.op_type, domain=key[0]))
+        return node.op_type not in OF_RUNTIME and key not in self._own and bool(defs.has(node.op_type, domain=key[0]))
 
     def _find(self, domain: str, op_type: str) -> defs.OpSchema | None:
         try:

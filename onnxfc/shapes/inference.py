@@ -18,7 +18,7 @@ import onnx
 from onnx import helper, numpy_helper, shape_inference
 
 from onnxfc.graph.index import attributes
-from onnxfc.graph.op_kinds import LENGTHS, QUANTISING
+from onnxfc.graph.op_kinds import LENGTHS, OF_RUNTIME, QUANTISING
 from onnxfc.io.save import SIZED_BY_FLOATS
 from onnxfc.shapes.inference_gaps import (
     joined,
@@ -141,6 +141,7 @@ class Inference:
         version = self.opsets.get(node.domain, 1)
         if node.op_type in QUANTISING:  # onnxruntime has its own for the integers that ONNX took in later
             version = max(version, _ALL_INTEGERS)
+        version = max(version, OF_RUNTIME.get(node.op_type, 1))
         try:
             kind = node.op_type.replace("OrEqual", "")  # of LessOrEqual onnx 1.19 infers nothing
             schema = onnx.defs.get_schema(kind, max_inclusive_version=version, domain=node.domain)

@@ -11,7 +11,7 @@ from hazards import complete, own_crops
 from onnx import helper, numpy_helper
 
 from onnxfc import RewriteOptions, check_pair
-from onnxfc.errors import NothingToRewrite
+from onnxfc.errors import NothingToRewrite, OnnxfcError
 from onnxfc.graph.block_weights import blocks_on_floats
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof.options import CheckOptions
@@ -64,6 +64,17 @@ def test_an_error_is_found(name: str) -> None:
             value = numpy_helper.to_array(tensor)
             tensor.CopyFrom(numpy_helper.from_array(np.roll(value, 1, axis=0), tensor.name))
             assert not check_pair(original, wrong, options=CheckOptions(threads=1)).passed
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_blocks_of_another_type_are_no_blocks(at: int) -> None:
+    """No traceback: such a layer is refused, or is none that onnxruntime loads."""
+    model = loaded(KEPT[0])
+    tensor = next(t for t in model.graph.initializer if t.name == of_kind(model, "MatMulNBits")[0].input[at])
+    kind = np.int32 if at == 2 else np.float32
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(kind), tensor.name))
+    with pytest.raises(OnnxfcError):
+        rewrite(model)
 
 
 def test_larger_windows_are_refused_by_name() -> None:
