@@ -35,6 +35,7 @@ from onnxfc.shapes.image_inputs import (
     given_shapes,
     images,
     inner_image,
+    is_open,
     native_inputs,
     sizes_of_any,
     to_scale,
@@ -168,12 +169,21 @@ def _advised(original: ModelFile, options: RewriteOptions) -> Analysis:
     image = found.reading[0]
     names = SIZE_NAMES[len(image.spatial) + len(image.fixed)]
     if len(names) == 1:
-        return found
+        return _of_open(found, names)
     done = partial(_done, original, options)
     if found.refusals:
-        return _otherwise(found, options, names, done)
+        return _of_open(_otherwise(found, options, names, done), names)
     plain = not (options.free or options.form or found.tail) and options.output == "map"
     return (along_kept(found, names, done) if plain else None) or found
+
+
+def _of_open(found: Analysis, names: Sequence[str]) -> Analysis:
+    """With other advice than to leave a model at its native size, where the file takes any already."""
+    if not is_open(Graph(found.original.proto), found.reading):
+        return found
+    told = f"its {' and '.join(names)} {'is' if len(names) == 1 else 'are'} open already: it may do as it is"
+    refusals = [replace(item, advice=item.advice.replace(LEAVE, told)) for item in found.refusals]
+    return replace(found, refusals=tuple(refusals))
 
 
 _BY_NUMBERS = ("grid-rule", "not-kept", "size-locked", "sum-over-image")

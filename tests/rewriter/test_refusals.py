@@ -357,10 +357,14 @@ def test_a_pixel_of_the_native_map_is_a_piece_of_it() -> None:
     net = Net(17)
     trunk = net.op("Tanh", net.conv(net.image(1, (33, 33), 2), 2, 4))
     middle = net.op("Slice", trunk, net.ints(8, 8), net.ints(9, 9), net.ints(2, 3))
-    found = refusal(net.model(net.conv(net.op("Sub", trunk, middle), 4, 3)))
+    model = net.model(net.conv(net.op("Sub", trunk, middle), 4, 3))
+    found = refusal(model)
     assert found.code == "cut-out"
     assert found.reason == "Sub combines a piece of the native map with what grows as the map does"
     assert found.advice == "leave this model at its native size"
+    for dim, name in zip(model.graph.input[0].type.tensor_type.shape.dim[2:], ("h", "w"), strict=True):
+        dim.dim_param = name
+    assert refusal(model, size=(33, 33)).advice == "its height and width are open already: it may do as it is"
 
 
 def refused_as_it_is(model: onnx.ModelProto) -> tuple[Refusal, ...]:
