@@ -256,6 +256,11 @@ def _operands(node: onnx.NodeProto, schema: defs.OpSchema) -> Iterator[str]:
     ):
         if not least <= count <= most:
             yield f"has {count} {what}, its operator has {_range(least, most)}"
+    terms = next(
+        (item.s.count(b",") + 1 for item in node.attribute if item.name == "equation" and item.s), len(node.input)
+    )
+    if node.op_type == "Einsum" and terms != len(node.input):
+        yield f"has {len(node.input)} inputs, its equation {terms} terms"
     formals = list(schema.inputs)
     for position, name in enumerate(node.input if formals else ()):
         formal = formals[min(position, len(formals) - 1)]  # the last one may stand for many

@@ -486,3 +486,13 @@ def test_an_own_operator_of_a_known_name_that_reads_nothing() -> None:
     for action in (rewrite, lambda model: check_pair(model, model)):
         with pytest.raises(NothingToRewrite, match="no-image-input"):
             action(model)
+
+
+@pytest.mark.parametrize("equation", ["nchw->nhwc", "nchw,kc,k->nkhw"])
+def test_an_einsum_of_another_number_of_terms(equation: str) -> None:
+    net = Net()
+    features = net.conv(net.image(1, (16, 16), 2), 2, 3)
+    model = net.model(net.op("Einsum", features, net.random(4, 3), equation="nchw,kc->nkhw"))
+    node(model, "Einsum").attribute[0].s = equation.encode()
+    with pytest.raises(ReadError, match=r"has 2 inputs, its equation [13] terms"):
+        inspect(model)
