@@ -38,7 +38,7 @@ class Readings:
         kept = {node.output[0]: node.attribute for node in other.node if node.output}
         for node in model.graph.node:
             name = node.output[0]
-            if follows(node) and node.attribute != kept.get(name):
+            if node.input and follows(node) and node.attribute != kept.get(name):
                 (fixed.append if _native_pads(node, model.graph, shapes) else left.add)(name)
             if covered(node, shapes):
                 pools.append(name)

@@ -18,6 +18,7 @@ from onnxfc import CheckOptions, check_pair, rewrite
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof import check
 from onnxfc.proof.baked import sized
+from onnxfc.proof.readings import Readings
 from onnxfc.proof.results import Parity, ParityResult
 from onnxfc.proof.sizes import Size
 from onnxfc.proof.trunk import further_sizes, other_parity
@@ -371,3 +372,15 @@ def test_onnxruntimes_own_quantisation_says_the_same_at_every_size() -> None:
     assert done.parity is not None
     assert done.parity.trunk.status == "passed"
     assert (33, 38) in done.parity.trunk.sizes
+
+
+def test_a_constant_that_says_it_pads() -> None:
+    """An attribute that means nothing there; a node without inputs has no padding."""
+    net = Net()
+    trunk = net.op("Relu", net.conv(net.image(1, (16, 16), 2), 2, 4))
+    made = net.op("Mul", trunk, net.op("Constant", value=numpy_helper.from_array(np.float32(2))))
+    model = net.model(net.fc(net.op("Flatten", made), 196, 3))
+    next(node for node in model.graph.node if node.op_type == "Constant").attribute.append(
+        helper.make_attribute("auto_pad", "SAME_UPPER")
+    )
+    assert Readings.of(model, {}, onnx.GraphProto()).open == frozenset()
