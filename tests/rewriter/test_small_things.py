@@ -7,7 +7,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from fixture_files import fixture_file
-from hazards import CHECK, Net, complete, own_crops, proven, refusal
+from hazards import CHECK, OLD_ONNX, OLD_RUNTIME, Net, complete, own_crops, proven, refusal
 from onnx import TensorProto
 from references import EXPORTERS, compare, image
 
@@ -262,3 +262,15 @@ def test_outputs_whose_strides_do_not_divide_each_other() -> None:
         done = proven(net.model(*heads))
         assert done.claim.stride == (12, 12)
         assert [note.code for note in done.notes] == ["common-multiple"] * (kernel == 3)
+
+
+@pytest.mark.skipif(OLD_ONNX or OLD_RUNTIME, reason="has no DeformConv yet")
+@pytest.mark.parametrize("name", ["deformed", "deformed_step"])
+def test_a_convolution_that_reads_where_it_was_moved_to(name: str) -> None:
+    """DCNv2, its offsets and mask made by another convolution: one vector at any size."""
+    done = onnxfc.rewrite(fixture_file(f"{name}.dynamo.onnx"), options=RewriteOptions(global_pool="keep"))
+    assert "DeformConv" in {node.op_type for node in done.model.graph.node}
+    assert done.parity is not None
+    assert done.parity.passed
+    for size in ((48, 40), (34, 52), (63, 65)):
+        compare(done.model, {"image": image(*size)}, REFERENCES, name)
