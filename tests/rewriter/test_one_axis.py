@@ -60,10 +60,12 @@ def test_tokens_that_lie_row_by_row_with_the_height_as_it_is(free: tuple[str, ..
         compare(done.model, {"image": image(32, width)}, REFERENCES, "row_tokens")
 
 
-def test_sequences_whose_batch_is_the_second_axis() -> None:
-    """(T, N, K), as CTC wants it: each image of a batch has the sequence that it has alone."""
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_sequences_whose_batch_is_the_second_axis(exporter: str) -> None:
+    """(T, N, K), as CTC wants it: each image of a batch has the sequence that it has alone. States of zeros for one
+    image are what an LSTM begins with by itself."""
     options = RewriteOptions(free=("width",), dynamic_batch=True)
-    done = onnxfc.rewrite(fixture_file("columns_lstm.torchscript.onnx"), options=options)
+    done = onnxfc.rewrite(fixture_file(f"columns_lstm.{exporter}.onnx"), options=options)
     for width in WIDTHS[:2]:
         own = image(32, width)
         [value] = run(done.model, {"image": np.concatenate([own[..., ::-1], own])}).values()
@@ -71,18 +73,45 @@ def test_sequences_whose_batch_is_the_second_axis() -> None:
         assert value.shape == (len(want), 2, want.shape[2])
         np.testing.assert_allclose(value[:, 1:], want, rtol=0, atol=2e-6 * np.abs(want).max())
         assert np.abs(value[:, :1] - want).max() > 0.01
-    with pytest.raises(NothingToRewrite, match="states of the native batch"):
-        onnxfc.rewrite(fixture_file("columns_lstm.dynamo.onnx"), options=options)
 
 
-def test_states_without_the_axis_of_the_batch() -> None:
-    """Which onnxruntime refuses, too."""
+@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize("free", [("width",), ("height",), ()])
+def test_rows_that_are_sequences_of_a_batch(free: tuple[str, ...], exporter: str) -> None:
+    """CTPN: as many rows as there are, each as long as it is, and a list of what each place says."""
+    done = onnxfc.rewrite(fixture_file(f"rows_gru.{exporter}.onnx"), options=RewriteOptions(free=free))
+    assert [item.form for item in done.claim.outputs] == ["features" if free == ("height",) else "list"]
+    seen = {item.cause.value for item in done.claim.blames}
+    assert seen == {"padding"} if free == ("height",) else {"context", "padding"}
+    both = onnxfc.rewrite(fixture_file(f"rows_gru.{exporter}.onnx")).model
+    for height, width in ((48, 100), (20, 52), (35, 161)):
+        own = image(height, width)
+        if free:
+            own = own[..., :32, :] if free == ("width",) else own[..., :64]
+        if free and own.shape[2:] not in {(32, width), (height, 64)}:
+            continue
+        if not free:
+            compare(done.model, {"image": own}, REFERENCES, "rows_gru")
+        else:
+            [want], [value] = (run(model, {"image": own}).values() for model in (both, done.model))
+            np.testing.assert_allclose(value, want, rtol=0, atol=2e-6 * np.abs(want).max())
+
+
+@pytest.mark.parametrize(("states", "told"), [(np.zeros(1), False), (np.full((2, 1, 10), 0.5), True)])
+def test_states_of_the_native_batch(states: np.ndarray, told: bool) -> None:
+    """Zeros without the axis of the batch, which onnxruntime refuses, are no states; others are each image's."""
     model = onnx.load(fixture_file("columns_lstm.dynamo.onnx"))
     lstm = next(node for node in model.graph.node if node.op_type == "LSTM")
-    model.graph.initializer.append(numpy_helper.from_array(np.zeros(1, np.float32), "number"))
+    model.graph.initializer.append(numpy_helper.from_array(states.astype(np.float32), "number"))
     lstm.input[5] = "number"
-    with pytest.raises(NothingToRewrite, match="states of the native batch"):
-        onnxfc.rewrite(model, options=RewriteOptions(free=("width",)))
+    options = RewriteOptions(free=("width",), dynamic_batch=True)
+    if told:
+        with pytest.raises(NothingToRewrite, match="states of the native batch"):
+            onnxfc.rewrite(model, options=options)
+        options = RewriteOptions(free=("width",))
+    made = onnxfc.rewrite(model, options=options, prove=False).model
+    [kept] = [node for node in made.graph.node if node.op_type == "LSTM"]
+    assert bool(kept.input[5]) == told
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
