@@ -96,8 +96,8 @@ def _rows(ctx: RuleContext, view: Placed, first: tuple[Group, Group]) -> Placed:
         groups = (*first, channels(shape[2]), channels(shape[3]))
     else:
         groups = (first[0], channels(shape[1]), first[1], channels(shape[3]))
-    sequences = any(kinds(group) == ["space"] for group in first)
-    provenance = view.provenance.blamed(*([ctx.blame(Cause.CONTEXT)] * sequences))
+    steps = first[int(ctx.attrs.get("layout", 0))]
+    provenance = view.provenance.blamed(*([ctx.blame(Cause.CONTEXT)] * (kinds(steps) == ["space"])))
     made = view.output(ctx.node.output[0], groups=groups, provenance=provenance)
     return replace(made, measured=None if made.is_map else view.like)
 
