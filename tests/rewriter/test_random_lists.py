@@ -10,7 +10,7 @@ from collections import Counter
 
 import numpy as np
 import onnx
-from hazards import CHECK, complete, own_crops, session
+from hazards import CHECK, Net, complete, own_crops, session
 from hypothesis import Phase, assume, event, given, note, seed, settings
 from hypothesis import strategies as st
 from random_lists import Pair, random_pair
@@ -52,6 +52,20 @@ def test_random_lists_sequences_and_heads_of_several_strides() -> None:
 
     law()
     assert told["rewritten"] > 0.8 * told.total(), told
+
+
+def test_two_anchors_of_each_place_grow_by_two_at_once() -> None:
+    """An element for every 2 px, and none more at 2 px more: it was told not to grow with the image."""
+    net = Net()
+    x = net.op("Tanh", net.conv(net.image(1, (18,), 1), 1, 4, kernel=(2,), auto_pad="VALID"))
+    x = net.op("AveragePool", x, kernel_shape=[1], strides=[2], auto_pad="SAME_UPPER")
+    rows = net.op("Reshape", net.conv(x, 4, 12, kernel=(1,), strides=[1]), net.ints(1, 2, 6, 5))
+    rows = net.op("Reshape", net.op("Transpose", rows, perm=[0, 3, 1, 2]), net.ints(1, 10, 6))
+    best = net.axes("ReduceMax", rows, (2,), keepdims=0)
+    pooled = net.fc(net.op("Flatten", net.op("GlobalAveragePool", x)), 4, 3)
+    done = rewrite(net.model(best, pooled), options=RewriteOptions(global_pool="keep"), check_options=CHECK)
+    assert done.parity is not None
+    assert done.parity.passed
 
 
 def _runs(model: onnx.ModelProto) -> bool:
