@@ -18,7 +18,7 @@ from onnx import AttributeProto, TensorProto, defs
 from onnxfc.errors import ReadError
 from onnxfc.graph.function_calls import calls_problem, circle
 from onnxfc.graph.index import canonical_domain, inputs_of, label, subgraphs
-from onnxfc.graph.op_kinds import MICROSOFT, OF_RUNTIME
+from onnxfc.graph.op_kinds import MICROSOFT, NCHWC, OF_RUNTIME
 from onnxfc.io.external_data import all_tensors, raw_size
 from onnxfc.io.model_file import ModelFile
 
@@ -240,6 +240,8 @@ def _call(node: onnx.NodeProto, schemas: _Schemas, where: str, *, bound: bool) -
     schema = schemas.of(node)
     if schema is None and canonical_domain(node.domain) == MICROSOFT:
         yield from (f"{called} {problem}" for problem in _contributed(node))
+    if schema is None and node.domain == NCHWC:
+        yield from (f"{called} {problem}" for problem in _in_blocks(node))
     if schema is None:
         if schemas.is_newer(node):
             yield f"{called}: there is no such operator yet in the version of its operator set that the model imports"
@@ -284,6 +286,19 @@ def _contributed(node: onnx.NodeProto) -> Iterator[str]:
             yield f"has an attribute {item.name!r} that is not of its type"
 
 
+def _in_blocks(node: onnx.NodeProto) -> Iterator[str]:
+    """Of onnxruntime's operators on blocks of channels: what is read of them."""
+    name, kind = _NEEDED.get(node.op_type, ("", onnx.AttributeProto.UNDEFINED))
+    if not all(node.input[:1]) or not node.input or not node.output:
+        yield "lacks its input or output"
+    if name and not any((item.name, item.type) == (name, kind) for item in node.attribute):
+        yield f"lacks its attribute {name!r}"
+
+
+_NEEDED = {
+    "ReorderOutput": ("channels", onnx.AttributeProto.INT),
+    "Upsample": ("scales", onnx.AttributeProto.INTS),
+}
 _LEAST_INPUTS = {
     "NhwcMaxPool": 1,
     **dict.fromkeys(("FusedConv", "FusedGemm"), 2),

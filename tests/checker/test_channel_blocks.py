@@ -14,6 +14,7 @@ from hazards import Net, complete
 from onnx import numpy_helper
 
 from onnxfc import CheckOptions, check_pair, rewrite
+from onnxfc.errors import ReadError
 from onnxfc.graph.op_kinds import NCHWC
 from onnxfc.proof.channel_blocks import readings
 
@@ -54,6 +55,16 @@ def test_pairs_in_blocks(name: str, claimed: bool, tmp_path: Path) -> None:
     blocked = [item for item in checked.parity.certificate.weights if item.order]
     assert {item.relation for item in blocked} == {"permuted"}
     assert all("in blocks of channels" in item.order for item in blocked)
+
+
+@pytest.mark.parametrize("lost", ["attribute", "input"])
+def test_maps_of_no_known_number_of_channels(lost: str, tmp_path: Path) -> None:
+    """Malformed, and no traceback."""
+    model = in_blocks(fixture_file("lenet.torchscript.onnx"), tmp_path)
+    node = next(node for node in model.graph.node if node.op_type == "ReorderOutput")
+    del getattr(node, lost)[:]
+    with pytest.raises(ReadError, match="'channels'" if lost == "attribute" else "lacks its input or output"):
+        check_pair(fixture_file("lenet.torchscript.onnx"), model, options=ONE)
 
 
 @pytest.mark.parametrize("claimed", [True, False], ids=["claimed", "bare"])
