@@ -360,7 +360,8 @@ def _by_native_size(state: State, reading: Sequence[Image], begun: onnx.NodeProt
     sizes = {float(image.shape[axis]) for image in reading for axis in (*image.spatial, *image.fixed)}
     for node in _beside(state.graph, begun, _readers, lambda node: node.op_type in SPREADING):
         for number, other in permutations(node.input) if node.op_type == "Mul" else ():
-            value = state.native[number].constant if isinstance(state.views[number], Fixed) else None
+            fixed = isinstance(state.views[number], Fixed) and not is_computed(state, number)
+            value = state.native[number].constant if fixed else None
             if value is not None and set(map(float, value.flat)) <= sizes:
                 return node, other
     return None

@@ -55,7 +55,7 @@ def network(kind: str, height: int = HEIGHT, width: int = WIDTH) -> onnx.ModelPr
         "computed": lambda: net.op("Add", net.op("Div", grid, side(net, data, 1.0)), rows),
         "parts": lambda: net.op("Mul", net.op("Add", net.op("Div", grid, side(net, data, 1.0)), rows), net.const(size)),
         "computed pixels": lambda: net.op(
-            "Mul", net.op("Add", net.op("Div", grid, side(net, data, 1.0)), rows), side(net, data, 2.0)
+            "Mul", net.op("Add", net.op("Div", grid, side(net, data, 1.0)), rows), side(net, "image", 1.0)
         ),
         "computed limit": lambda: net.op("Min", net.op("Add", grid, rows), side(net, data, 2.0)),
         "few": lambda: net.op("Sub", net.op("Mul", grid, net.const(8.0)), rows),
