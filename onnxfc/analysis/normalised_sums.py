@@ -61,10 +61,14 @@ def scale_of(
 
 
 def is_as_written(ctx: RuleContext) -> bool:
-    """Whether a sum follows the image's size as it does in the original, which takes images of any size: all but those
-    that a number of the file divides by the native count of their places, or the count of a window's features may."""
-    of_window = any(isinstance(view, Window) for view in ctx.views)
-    return ctx.state.as_written and not of_window and ctx.name not in ctx.state.roles.by_number
+    """Whether a sum follows the image's size as it does in the original, which takes images of any size; not where the
+    count of a window's features may divide it. Raises InferenceFailed where a number of the file is the native count of
+    its places: the network's own is another one at another size, and the file's is not."""
+    if not ctx.state.as_written or any(isinstance(view, Window) for view in ctx.views):
+        return False
+    if ctx.name in ctx.state.roles.by_number:
+        raise InferenceFailed("a plain number, the native count of its places, makes a mean of it: let it be computed")
+    return True
 
 
 def _growing(ctx: RuleContext, tensor: str) -> Scale:
@@ -137,8 +141,7 @@ def _softmaxes_of_product(ctx: RuleContext) -> list[set[int]]:
 def in_part(ctx: RuleContext, provenances: Iterable[Provenance], tensor: str, axes: Sequence[int]) -> Refusal | None:
     """A sum over places of what was combined with parts of a whole: what of it grows with the image is unknown."""
     doubt = ctx.op_type in SUMS and any(place < 0 for provenance in provenances for _, place in provenance.sums_to_one)
-    doubt = doubt and not (is_as_written(ctx) or divided(ctx, counted(ctx, tensor, axes)))
-    return changed_shares(ctx) if doubt else None
+    return changed_shares(ctx) if doubt and not divided(ctx, counted(ctx, tensor, axes)) else None
 
 
 def changed_shares(ctx: RuleContext) -> Refusal:
@@ -331,8 +334,9 @@ def steady(
     if ctx.op_type == "ReduceLogSumExp":
         return _steady_log(ctx, tensor, axes, keepdims, count, output)
     dtype = builder.spec(tensor).dtype
-    whole = dtype not in FLOATS  # a count: onnxruntime has no mean of integers
-    if whole:
+    integers = dtype not in FLOATS  # a count: onnxruntime has no mean of integers
+    whole = integers and not _read_as_floats(ctx)
+    if integers:
         tensor = builder.emit("Cast", [tensor], to=TensorProto.DOUBLE)
     if ctx.op_type == "ReduceL1":
         tensor = builder.emit("Abs", [tensor])
@@ -347,6 +351,14 @@ def steady(
         half = builder.emit("Add", [total, ops.scalar(builder, 0.5, mean)])
         builder.emit("Cast", [builder.emit("Floor", [half])], output, to=dtype)
     return None
+
+
+def _read_as_floats(ctx: RuleContext) -> bool:
+    """Whether all that reads a count makes floats of it at once, so that a part of one need not be rounded."""
+    readers, name = ctx.state.graph.readers.get(ctx.name, ()), ctx.name
+    return name not in ctx.state.graph.outputs and all(
+        node.op_type == "Cast" and attributes(node)["to"] in FLOATS for node in readers
+    )
 
 
 def _steady_log(ctx: RuleContext, tensor: str, axes: Sequence[int], keepdims: bool, count: int, output: str) -> None:

@@ -168,7 +168,8 @@ def _advised(original: ModelFile, options: RewriteOptions) -> Analysis:
         found = _ahead_of_detections(found, options)
     image = found.reading[0]
     names = SIZE_NAMES[len(image.spatial) + len(image.fixed)]
-    if len(names) == 1:
+    first = found.refusals[0].code if found.refusals else ""
+    if len(names) == 1 or (first == "no-head" and is_open(Graph(found.original.proto), found.reading)):
         return _of_open(found, names)
     done = partial(_done, original, options)
     if found.refusals:

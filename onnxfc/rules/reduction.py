@@ -124,6 +124,9 @@ def reduce_placed(ctx: RuleContext) -> Outcome | None:
 def _of_map(ctx: RuleContext, view: Placed, axes: list[int], keepdims: bool) -> Outcome:
     """A reduction over all spatial axes is a global pool."""
     spatial = set(axes) & set(view.spatial)
+    doubt = None if ctx.per_window or not spatial else in_part(ctx, [view.provenance], view.tensor, axes)
+    if doubt is not None:
+        return doubt
     if ctx.weighs_image(view):
         return weighed_apart(ctx) if ctx.per_window else strip(ctx, view, axes, keepdims)
     weighed = weighs(ctx, view.provenance, sorted(spatial))
