@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnxfc.analysis.normalised_sums import Scale, in_part, rescaled, scale_of, weighs
+from onnxfc.analysis.normalised_sums import Scale, rescaled, scale_of, weighs
 from onnxfc.builder import ops
 from onnxfc.builder.rule_context import Outcome, RuleContext
 from onnxfc.claim.blame import Cause
@@ -30,11 +30,9 @@ def of_image(ctx: RuleContext, provenance: Provenance) -> Context:
 
 def whole_image(ctx: RuleContext, view: Placed, axes: Sequence[int], keepdims: bool) -> Context | Refusal:
     """The reduction of a map as a figure of the whole image, the same at every size, or why it cannot be kept so."""
-    doubt = in_part(ctx, [view.provenance], view.tensor, axes)
-    scale: Scale = "same" if doubt else scale_along(ctx, view, axes)
-    if ctx.role != "context" and not doubt:
-        doubt = kept_alike(ctx, scale)
-    if doubt:
+    scale = scale_along(ctx, view, axes)
+    doubt = kept_alike(ctx, scale) if ctx.role != "context" else None
+    if doubt is not None:
         return doubt
     write_scaled(ctx, scale, view.tensor, axes, keepdims)
     if ctx.role != "context":

@@ -44,9 +44,6 @@ def reduce_places(ctx: RuleContext, axes: Sequence[int]) -> Outcome | None:
     if not _of_whole_image(ctx, view, axes):
         return None
     kept = bool(ctx.attrs.get("keepdims", 1))
-    doubt = in_part(ctx, [side.provenance for side in view.sides], view.tensor, axes)
-    if doubt is not None:
-        return doubt
     left = _left(ctx, view, left_of(view, axes, kept))
     if left is None:
         return None
@@ -106,6 +103,8 @@ def reduce_placed(ctx: RuleContext) -> Outcome | None:
     axes = reduced_axes(ctx, rank)
     if axes is None:
         return ctx.refuse("unknown-axes", "takes axes that are not constant")
+    if (doubt := _doubt(ctx, view, axes)) is not None:
+        return doubt
     if 0 in axes and view.apart:
         if ctx.may_swallow and view.is_map and set(view.spatial) <= set(axes):
             return _statistic(ctx, view, axes, keepdims)
@@ -121,12 +120,17 @@ def reduce_placed(ctx: RuleContext) -> Outcome | None:
     return _of_map(ctx, view, axes, keepdims)
 
 
+def _doubt(ctx: RuleContext, view: Placed, axes: Sequence[int]) -> Refusal | None:
+    """Why a reduction over places cannot be told: of shares of the image, not of a window's own, that were changed."""
+    of_windows = ctx.per_window and ctx.state.global_pool != "keep"
+    if of_windows or not places_in([view.groups[axis] for axis in axes]):
+        return None
+    return in_part(ctx, [side.provenance for side in view.sides], view.tensor, axes)
+
+
 def _of_map(ctx: RuleContext, view: Placed, axes: list[int], keepdims: bool) -> Outcome:
     """A reduction over all spatial axes is a global pool."""
     spatial = set(axes) & set(view.spatial)
-    doubt = None if ctx.per_window or not spatial else in_part(ctx, [view.provenance], view.tensor, axes)
-    if doubt is not None:
-        return doubt
     if ctx.weighs_image(view):
         return weighed_apart(ctx) if ctx.per_window else strip(ctx, view, axes, keepdims)
     weighed = weighs(ctx, view.provenance, sorted(spatial))

@@ -134,7 +134,7 @@ def softmax(ctx: RuleContext) -> Outcome | None:
     if view.is_folded:
         return over_places(ctx, sorted(normalised))
     if view.is_strip:
-        return _over_space(ctx, axis)
+        return _of_strip(ctx, axis)
     whole = normalised == set(view.spatial) and ctx.op_type != "LogSoftmax"
     if whole and not view.provenance.windows and 1 not in view.extent:
         return softmax_scores(ctx) if ctx.per_window else over_places(ctx, sorted(normalised))
@@ -148,6 +148,12 @@ def softmax(ctx: RuleContext) -> Outcome | None:
     tensor = ctx.builder.emit(ctx.op_type, [tensor], axis=rank - 1, instead=ctx.node)
     ops.transpose(ctx.builder, tensor, [int(place) for place in np.argsort(ahead)], ctx.node.output[0])
     return ctx.same()
+
+
+def _of_strip(ctx: RuleContext, axis: int) -> Outcome:
+    """Along what a pool over its other axis left of the image: shares of it, where no window has its own."""
+    made = over_places(ctx, ctx.axes_along())
+    return _over_space(ctx, axis) if made is None else made
 
 
 def _over_space(ctx: RuleContext, axis: int) -> Outcome:
