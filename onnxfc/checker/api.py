@@ -287,9 +287,9 @@ def _precision_note(one: ModelFile, two: ModelFile) -> tuple[str, ...]:
 
 def _lost(claim: Claim, two: ModelFile) -> str:
     """A tensor that the metadata names for what cannot be told without it, and that a tool has renamed; "" if none."""
-    there = set(Graph(two.proto).producers)
     named = [level.tensor for output in claim.outputs for level in output.levels]
     named += [output.name for output in claim.outputs] if claim.detections else []
+    there = {name for node in two.proto.graph.node for name in node.output} if named else set()
     return next((name for name in named if name not in there), "")
 
 

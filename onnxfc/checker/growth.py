@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+
+import onnx
 
 from onnxfc.claim.claim import ImageInput
 from onnxfc.io.model_file import ModelFile
@@ -50,13 +52,16 @@ class Growth:
     def frees(self, original: ModelFile) -> bool:
         """Whether all axes that should be are open in the other model alone, though it does not run at every size; its
         shapes are known at the native one."""
-        own = {info.name: info.type.tensor_type.shape.dim for info in original.proto.graph.input}
-        fixed = [own[image.name][axis].dim_value > 0 for image in self._images for axis in image.spatial]
-        return bool(self.near) and not self.takes_more and all(self._free) and all(fixed)
+        own = self._open(original.proto.graph.input)
+        return bool(self.near) and not self.takes_more and all(self._free) and not any(own)
 
     @property
     def _free(self) -> list[bool]:
-        declared = {info.name: info.type.tensor_type.shape.dim for info in self._inputs}
+        return self._open(self._inputs)
+
+    def _open(self, inputs: Iterable[onnx.ValueInfoProto]) -> list[bool]:
+        """Which of the images' axes that should be free these declare so."""
+        declared = {info.name: info.type.tensor_type.shape.dim for info in inputs}
         return [
             declared[image.name][axis].dim_value <= 0
             for image in self._images

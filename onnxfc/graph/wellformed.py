@@ -258,11 +258,9 @@ def _operands(node: onnx.NodeProto, schema: defs.OpSchema) -> Iterator[str]:
     ):
         if not least <= count <= most:
             yield f"has {count} {what}, its operator has {_range(least, most)}"
-    terms = next(
-        (item.s.count(b",") + 1 for item in node.attribute if item.name == "equation" and item.s), len(node.input)
-    )
-    if node.op_type == "Einsum" and terms != len(node.input):
-        yield f"has {len(node.input)} inputs, its equation {terms} terms"
+    equations = [item.s for item in node.attribute if item.name == "equation"] if node.op_type == "Einsum" else []
+    if any(equation and equation.count(b",") + 1 != len(node.input) for equation in equations):
+        yield f"has {len(node.input)} inputs, its equation {equations[0].count(b',') + 1} terms"
     formals = list(schema.inputs)
     for position, name in enumerate(node.input if formals else ()):
         formal = formals[min(position, len(formals) - 1)]  # the last one may stand for many

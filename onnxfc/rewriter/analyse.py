@@ -169,7 +169,7 @@ def _advised(original: ModelFile, options: RewriteOptions) -> Analysis:
     image = found.reading[0]
     names = SIZE_NAMES[len(image.spatial) + len(image.fixed)]
     first = found.refusals[0].code if found.refusals else ""
-    if len(names) == 1 or (first == "no-head" and is_open(Graph(found.original.proto), found.reading)):
+    if len(names) == 1 or (first == "no-head" and is_open(found.state.graph, found.reading)):
         return _of_open(found, names)
     done = partial(_done, original, options)
     if found.refusals:
@@ -180,7 +180,7 @@ def _advised(original: ModelFile, options: RewriteOptions) -> Analysis:
 
 def _of_open(found: Analysis, names: Sequence[str]) -> Analysis:
     """With other advice than to leave a model at its native size, where the file takes any already."""
-    if not is_open(Graph(found.original.proto), found.reading):
+    if not is_open(found.state.graph, found.reading):
         return found
     told = f"its {' and '.join(names)} {'is' if len(names) == 1 else 'are'} open already: it may do as it is"
     refusals = [replace(item, advice=item.advice.replace(LEAVE, told)) for item in found.refusals]

@@ -182,11 +182,9 @@ def folded(numbers: Iterable[float], op_type: str, sides: Iterable[int]) -> str:
     """A part of a side that one of these numbers is, as what divides values: it is no round number, but what it makes
     of the side is (a percentage of it, a twelfth, its share of 1920 pixels)."""
     lengths = [length for side in sides if side > _PLAIN / 2 for length in (side, side - 1)]
-    scales = (
-        {abs(number) for number in numbers if number and math.isfinite(number)}
-        if op_type in {*SCALING, *_WEIGHING}
-        else ()
-    )
+    if op_type not in {*SCALING, *_WEIGHING}:
+        return ""
+    scales = {abs(number) for number in numbers if number and math.isfinite(number)}
     for number, side in product(scales, lengths):
         made = side / number if op_type == "Div" else number * side
         close = math.isfinite(made) and math.isclose(made, round(made), rel_tol=_ROUNDED)

@@ -36,9 +36,8 @@ def recurrent(ctx: RuleContext) -> Outcome | None:
     if any(name and ctx.native(name).shapes is None for name in ctx.node.output):
         return None
     steps, batch = view.groups[time], view.groups[1 - time]
-    if not (_in_a_row(ctx, steps) if kinds(batch) == ["batch"] else _in_rows(ctx, steps, batch)):
-        return None
-    if not pure(view.groups[2]):
+    alone = _in_a_row(ctx, steps) if kinds(batch) == ["batch"] else _in_rows(ctx, steps, batch)
+    if not alone or not pure(view.groups[2]):
         return None
     states = _states(ctx, [shape[1 - time] for shape in ctx.builder.spec(view.tensor).shapes or ()])
     if states is None:
@@ -46,7 +45,7 @@ def recurrent(ctx: RuleContext) -> Outcome | None:
     ctx.keep([*ctx.tensors()[: _STATES[0]], *states])
     made: list[View] = [_last(ctx, view, name) if name else Fixed("") for name in ctx.node.output]
     if ctx.node.output[0]:
-        made[0] = _rows(ctx, view, (batch, steps) if time else (steps, batch))
+        made[0] = _rows(ctx, view, steps, batch)
     return made
 
 
@@ -73,9 +72,9 @@ def _states(ctx: RuleContext, many: Sequence[int]) -> list[str] | None:
     are not as many as sequences, however ``many``."""
     names = ctx.tensors_from(_STATES[0])
     for at in filter(ctx.has_input, _STATES):
-        states = ctx.native(ctx.node.input[at]).constant
         if _follows(ctx, ctx.views[at], many):
             continue
+        states = ctx.native(ctx.node.input[at]).constant
         if states is None or np.any(states):
             return None
         names[at - _STATES[0]] = ""
@@ -89,15 +88,13 @@ def _follows(ctx: RuleContext, state: View | None, many: Sequence[int]) -> bool:
     return shapes is None or [shape[axis : axis + 1] for shape in shapes] == [(n,) for n in many]
 
 
-def _rows(ctx: RuleContext, view: Placed, first: tuple[Group, Group]) -> Placed:
+def _rows(ctx: RuleContext, view: Placed, steps: Group, batch: Group) -> Placed:
     """Y: (T, directions, N, hidden), or (N, T, directions, hidden)."""
-    shape = ctx.shape_out()
-    if ctx.attrs.get("layout", 0):
-        groups = (*first, channels(shape[2]), channels(shape[3]))
-    else:
-        groups = (first[0], channels(shape[1]), first[1], channels(shape[3]))
-    steps = first[int(ctx.attrs.get("layout", 0))]
-    provenance = view.provenance.blamed(*([ctx.blame(Cause.CONTEXT)] * (kinds(steps) == ["space"])))
+    batch_first, shape = bool(ctx.attrs.get("layout", 0)), ctx.shape_out()
+    directions, hidden = channels(shape[2 if batch_first else 1]), channels(shape[3])
+    groups = (batch, steps, directions, hidden) if batch_first else (steps, directions, batch, hidden)
+    seen = [ctx.blame(Cause.CONTEXT)] if kinds(steps) == ["space"] else []
+    provenance = view.provenance.blamed(*seen)
     made = view.output(ctx.node.output[0], groups=groups, provenance=provenance)
     return replace(made, measured=None if made.is_map else view.like)
 
