@@ -354,5 +354,5 @@ def smallest_of(claim: Claim, sizing: Sizing, slack: Sequence[int], native_cells
     low = []
     for length, stride, per, cells, less in zip(claim.native_size, *_finest(claim), native_cells, slack, strict=True):
         room = (cells - 1) * stride // per + less if per else length - 1
-        low.append(length - min(room, length - 1))
+        low.append(length - max(0, min(room, length - 1)))  # a damaged claim may have no cell natively
     return sizing.smallest(low, claim.size_step)

@@ -141,7 +141,9 @@ def inspect(
     claim = Claim.from_metadata({item.key: item.value for item in file.proto.metadata_props})
     if claim is not None:
         fixed = fixed_size(file, claim)
-        file = file if fixed is None else freed_again(file, claim)
+        if fixed is not None:
+            file = freed_again(file, claim)
+            fixed = tuple(n or twice for n, twice in zip(fixed, claim.twice_native, strict=True))
         return _rewritten(sorted_nodes(file), claim, claim.inputs[0].of_free(at) if at else fixed)
     try:
         recognise(file)

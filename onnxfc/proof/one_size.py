@@ -23,6 +23,7 @@ from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.results import Parity, ParityResult
 from onnxfc.proof.sessions import RunError, Runner
 from onnxfc.proof.sizes import MOST, TooLarge, larger_sizes
+from onnxfc.proof.static_checks import dims_problem
 
 
 def check_form(
@@ -81,6 +82,9 @@ def _compared(
     one = _of_size(fixed.fixed_size, claim, outputs, layers)
     if failed == "passed" and (lost := _lost_batch(rewritten, form, one, options)):
         failed, told = "failed", lost
+    opened = dims_problem(form.proto, fixed, fixed.image_shapes(fixed.fixed_size), every=True)
+    if failed == "passed" and opened:
+        failed, told = "failed", f"wrong claim: {opened}"
     return replace(found.native, status=failed, sizes=(fixed.fixed_size,), reason=told)
 
 

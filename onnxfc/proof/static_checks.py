@@ -22,8 +22,26 @@ def claim_problem(original: onnx.ModelProto, rewritten: onnx.ModelProto, claim: 
     different = _difference(original, rewritten, claim)
     if different is not None:
         return f"these are different models: {different}"
-    wrong = _wrong(original, claim)
+    wrong = _wrong(original, claim) or dims_problem(
+        rewritten, claim, {image.name: image.shape for image in claim.inputs}
+    )
     return None if wrong is None else f"wrong claim: {wrong}"
+
+
+def dims_problem(
+    rewritten: onnx.ModelProto, claim: Claim, shapes: Mapping[str, tuple[int, ...]], every: bool = False
+) -> str | None:
+    """An axis of an image that has one length alone, which the model declares otherwise: those that the claim tells as
+    fixed, or ``every`` one. ``shapes``: of images that the model takes."""
+    declared = {value.name: value.type.tensor_type.shape.dim for value in rewritten.graph.input}
+    for image in claim.inputs:
+        axes = sorted({*image.fixed, *image.spatial}) if every else image.fixed
+        dims, shape = declared.get(image.name, ()), shapes[image.name]
+        for axis, name in zip(axes, image.named(axes), strict=True):
+            if axis < len(dims) and (own := dims[axis].dim_value) != shape[axis]:
+                has = f"has {own}" if own else "leaves it open"
+                return f"the {name} of {image.name} is {shape[axis]} px alone, the second model {has}"
+    return None
 
 
 def _difference(original: onnx.ModelProto, rewritten: onnx.ModelProto, claim: Claim) -> str | None:

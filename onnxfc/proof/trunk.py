@@ -55,15 +55,27 @@ _EVERY = 8
 
 
 def further_sizes(claim: Claim, size: Size) -> list[Size]:
-    """One more size on the grid, and sizes with other remainders of the period, other ones in height than in width."""
-    found, units = [other_parity(claim, size)], _units(claim)
+    """One more size on the grid; sizes of which one axis alone is larger than native; one step of the grid larger, and
+    twice native; and sizes with other remainders of the period, other ones in height than in width."""
+    native, steps, units = claim.native_size, claim.size_step, _units(claim)
+    found = [other_parity(claim, size)]
     left = MOST_PIXELS - math.prod(found[0].pixels)
     longest = max(units)
     some = range(1, longest) if longest <= _EVERY else [1 << k for k in range(longest.bit_length())]
-    for rest in dict.fromkeys((*some, *(longest - rest for rest in some))):
-        axes = enumerate(zip(claim.native_size, units, claim.size_step, strict=True))
-        more = [(-rest if k % 2 else rest) % unit // step * step for k, (_, unit, step) in axes]
-        pixels = tuple(native + extra for native, extra in zip(claim.native_size, more, strict=True))
+    alone = [
+        [(own == axis) * (unit + step % unit) for own, (unit, step) in enumerate(zip(units, steps, strict=True))]
+        for axis in range(len(native))
+    ]
+    twice = [now - before for now, before in zip(claim.twice_native, native, strict=True)]
+    rests = [
+        [
+            (-rest if axis % 2 else rest) % unit // step * step
+            for axis, (unit, step) in enumerate(zip(units, steps, strict=True))
+        ]
+        for rest in dict.fromkeys((*some, *(longest - rest for rest in some)))
+    ]
+    for more in (*alone, units, twice, *rests):
+        pixels = tuple(map(sum, zip(native, more, strict=True)))
         left -= math.prod(pixels)
         if any(more) and left > 0 and pixels not in [item.pixels for item in found]:
             found.append(Size(pixels))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -111,6 +111,7 @@ def compare_windows(
         except (FormError, RunError) as error:
             tally.fail(f"{error} {shot}")
             return
+    held.rough_cells()
     held.cells_must_differ()
     if heads.tail is not None:
         held.tiled(heads.tail)
@@ -174,13 +175,15 @@ def window_of(shot: Capture, claim: Claim, cell: Sequence[int]) -> Arrays:
 
 @dataclass(frozen=True)
 class _Comparison:
-    """What larger images made, against what the heads say. ``seen``: of which cells, by output and kind of inputs."""
+    """What larger images made, against what the heads say. ``seen``: of which cells, by output and kind of inputs;
+    ``rough``: comparisons of such of them in which rounding alone moves an output far."""
 
     heads: Heads
     evidence: Evidence
     claim: Claim
     tally: Tally
     seen: dict[tuple[str, str], list[Array]] = field(default_factory=dict)
+    rough: dict[tuple[str, str], list[Callable[[], object]]] = field(default_factory=dict)
 
     def cells(self, head: Head, shot: Capture) -> None:
         """Outputs that are made of windows, in some of their cells."""
@@ -270,11 +273,22 @@ class _Comparison:
             return
         far = [k for k, got in enumerate(found) if self.tally.exceeds(name, got, wanted[k], scale, kind)]
         noise = self._noise(head, name, kind, {k: (windows[cells[k]], wanted[k]) for k in far})
-        rough = {k for k, moved in noise.items() if not scale.steady(moved)}
         for k, cell in enumerate(cells):
-            if k not in rough or 2 * len(rough) > len(cells):
-                others = partial(head.others, name, windows[cell])
-                self.tally.compare(name, found[k], wanted[k], scale, kind, places[k], noise.get(k), others)
+            others = partial(head.others, name, windows[cell])
+            compare = partial(
+                self.tally.compare, name, found[k], wanted[k], scale, kind, places[k], noise.get(k), others
+            )
+            if k not in noise or scale.steady(noise[k]):
+                compare()
+            else:
+                self.rough.setdefault((name, kind), []).append(compare)
+
+    def rough_cells(self) -> None:
+        """Those in which rounding alone moves an output far say something where no fewer do so than do not."""
+        for key, left in self.rough.items():
+            if 2 * len(left) > len(self.seen[key]):
+                for compare in left:
+                    compare()
 
     def _noise(
         self, head: Head, name: str, kind: str, differing: Mapping[int, tuple[Arrays, Array]]

@@ -101,7 +101,7 @@ class Rewrite:
         options = options or CheckOptions()
         if self.any_size is None and self.claim.fixed_size:
             only = replace(options, larger=False, windows=False)
-            return check(self.file, self.original, self.claim, only, progress)
+            return check(form or self.file, self.original, self.claim, only, progress)
         if self.any_size is None:
             return check(self.original, self.file, self.claim, options, progress, source)
         pair = self.any_size.file, form or self.file

@@ -84,3 +84,70 @@ def test_where_the_original_is_to_blame(case: str, global_pool: GlobalPool) -> N
     with pytest.raises(ProofFailed, match=r"the original's own output add_5 is not finite") as caught:
         rewrite(path, options=RewriteOptions(global_pool=global_pool), check_options=CHECK)
     assert "failed" not in str(caught.value)
+
+
+def of_one_axis(name: str, axis: int, length: int, *, bare: bool) -> onnx.ModelProto:
+    """A rewrite of which one axis was given a number afterwards."""
+    model = complete(rewrite(fixture_file(name), prove=False))
+    model.graph.input[0].type.tensor_type.shape.dim[axis].dim_value = length
+    if bare:
+        del model.metadata_props[:]
+    return model
+
+
+@pytest.mark.parametrize("name", ["mini_vgg.torchscript.onnx", "gates.torchscript.onnx", "unbatched.torchscript.onnx"])
+@pytest.mark.parametrize("bare", [False, True])
+def test_one_axis_of_two_is_fixed(name: str, *, bare: bool) -> None:
+    first = 1 if name.startswith("unbatched") else 2
+    for axis in (first, first + 1):
+        native = rewrite(fixture_file(name), prove=False).claim.inputs[0].shape[axis]
+        done = check_pair(fixture_file(name), of_one_axis(name, axis, native, bare=bare), options=CHECK)
+        assert done.passed, done.parity.summary()
+        assert done.parity.window.status == "passed"
+        lengths = f"{native}xN" if axis == first else f"Nx{native}"
+        side = f"a {('height', 'width')[axis - first]} of {native} px" if bare else f"images of {lengths} px"
+        assert f"the second model is fixed to {side}; its graph was checked at other sizes, too" in done.notes
+
+
+def test_one_axis_is_fixed_to_more_than_native() -> None:
+    model = of_one_axis(NAME, 2, 41, bare=False)
+    done = check_pair(fixture_file(NAME), model, options=CHECK)
+    assert done.passed
+    assert (41, 28) in done.parity.window.sizes
+    found = inspect(model)
+    assert found.cost is not None
+    assert (found.cost.size, found.cost.cells) == ((41, 56), (4, 8))
+    relu = next(node for node in model.graph.node if node.op_type == "Relu")
+    relu.op_type = "Tanh"
+    assert not check_pair(fixture_file(NAME), model, options=CHECK).passed
+
+
+@pytest.mark.parametrize("axis", [2, 3])
+def test_an_axis_that_stays_is_open(axis: int) -> None:
+    """The graph was made for one length there: a Reshape or Conv may well run at others, and mean nothing."""
+    side = ("width", "height")[axis - 2]
+    model = complete(rewrite(fixture_file(NAME), options=RewriteOptions(free=(side,)), prove=False))
+    assert check_pair(fixture_file(NAME), model, options=CHECK).passed
+    model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = "any"
+    done = check_pair(fixture_file(NAME), model, options=CHECK)
+    name, own = model.graph.input[0].name, ("height", "width")[axis - 2]
+    told = f"wrong claim: the {own} of {name} is 28 px alone, the second model leaves it open"
+    assert done.parity.native.reason == told
+    model.graph.input[0].type.tensor_type.shape.dim[axis].dim_value = 40
+    told = f"wrong claim: the {own} of {name} is 28 px alone, the second model has 40"
+    assert check_pair(fixture_file(NAME), model, options=CHECK).parity.native.reason == told
+
+
+def test_a_model_for_one_size_is_open() -> None:
+    options = RewriteOptions(fixed_size=(36, 40))
+    model = complete(rewrite(fixture_file(NAME), options=options, prove=False))
+    assert check_pair(fixture_file(NAME), model, options=CHECK).passed
+    dims = model.graph.input[0].type.tensor_type.shape.dim
+    dims[2].dim_param = dims[3].dim_param = "any"
+    done = check_pair(fixture_file(NAME), model, options=CHECK)
+    assert not done.passed
+    assert done.parity.form is not None
+    name = model.graph.input[0].name
+    assert done.parity.form.reason == (
+        f"wrong claim: the height of {name} is 36 px alone, the second model leaves it open"
+    )

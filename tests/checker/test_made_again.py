@@ -111,7 +111,7 @@ def test_a_trunk_that_is_of_one_size_is_compared_at_odd_sizes() -> None:
         del model.metadata_props[: len(model.metadata_props) * bare]
         checked = check_pair(original, model, options=CHECK)
         assert not checked.passed
-        assert re.match(r"a rewrite .* otherwise: .* at (33x35|35x33) px", checked.parity.form.reason)
+        assert re.match(r"a rewrite .* otherwise: .* at (37x32|33x35|35x33) px", checked.parity.form.reason)
 
 
 def test_a_large_model_is_compared_where_its_trunk_is_not(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from onnxfc import UsageError, check_pair, rewrite
 from onnxfc.checker import derive_claim
 from onnxfc.checker.api import Checked
 from onnxfc.checker.shown_outputs import as_long_as
-from onnxfc.claim.claim import Claim
+from onnxfc.claim.claim import Claim, Level, Output
 from onnxfc.reports.check import text as check_text
 from onnxfc.rewriter.analyse import RewriteOptions
 
@@ -254,3 +255,31 @@ def test_renamed_tensors_of_a_list_are_found(name: str) -> None:
     done = checked(name, model)
     assert done.passed
     assert done.notes[0].endswith("which the second model does not have: what it claims was read off the models")
+
+
+def test_what_metadata_say_beside_a_tensor_that_was_renamed_is_compared() -> None:
+    """With the strides doubled, a place of the list is told at twice as many pixels as it lies."""
+    made = rewrite(fixture_file("list_tokens.torchscript.onnx"), prove=False)
+    model = complete(made)
+
+    def twice(output: Output | Level) -> dict[str, tuple[int, ...]]:
+        return {"stride": tuple(2 * item for item in output.stride)}
+
+    def told(claim: Claim) -> None:
+        levels = [tuple(replace(level, tensor="renamed") for level in item.levels) for item in claim.outputs]
+        pairs = zip(claim.outputs, levels, strict=True)
+        outputs = tuple(replace(item, levels=some) for item, some in pairs)
+        props = {item.key: item.value for item in model.metadata_props}
+        helper.set_model_props(model, props | replace(claim, outputs=outputs).to_metadata())
+
+    told(made.claim)
+    done = checked("list_tokens.torchscript", model)
+    assert done.passed
+    assert done.notes[0].startswith("the metadata names renamed, which the second model does not have: ")
+    outputs = tuple(
+        replace(item, **twice(item), levels=tuple(replace(level, **twice(level)) for level in item.levels))
+        for item in made.claim.outputs
+    )
+    told(replace(made.claim, outputs=outputs, **twice(made.claim)))  # type: ignore[arg-type]
+    done = checked("list_tokens.torchscript", model)
+    assert done.parity.native.reason == "wrong claim: stride is (8, 8), a rewrite of the original has (4, 4)"

@@ -1,0 +1,85 @@
+"""Pairs that differ at some sizes alone: one axis larger, odd sums, one step of the grid, far more than native."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from fixture_files import fixture_file
+from hazards import CHECK, complete
+from onnx import helper, numpy_helper
+
+from onnxfc import check_pair, rewrite
+from onnxfc.claim.claim import PREFIX
+
+Step = tuple[str, list[str]]
+
+HEIGHT_ALONE: list[Step] = [
+    ("Greater", ["h", "own_h"]),
+    ("Equal", ["w", "own_w"]),
+    ("And", ["Greater", "Equal"]),
+]
+WIDTH_ALONE: list[Step] = [
+    ("Greater", ["w", "own_w"]),
+    ("Equal", ["h", "own_h"]),
+    ("And", ["Greater", "Equal"]),
+]
+ODD_SUM: list[Step] = [
+    ("Add", ["h", "w"]),
+    ("Mod", ["Add", "two"]),
+    ("Equal", ["Mod", "one"]),
+]
+ONE_STEP: list[Step] = [("Sub", ["h", "own_h"]), ("Equal", ["Sub", "stride"])]
+FAR: list[Step] = [("Add", ["own_h", "own_h"]), ("Sub", ["Add", "stride"]), ("Greater", ["h", "Sub"])]
+
+
+def damaged(name: str, steps: list[Step]) -> onnx.ModelProto:
+    """A rewrite whose first Conv's features are halved where ``steps`` are true of the image's height and width."""
+    done = rewrite(fixture_file(name), prove=False)
+    model, (height, width) = complete(done), done.claim.native_size
+    numbers = {
+        "own_h": height,
+        "own_w": width,
+        "two": 2,
+        "one": 1,
+        "stride": done.claim.stride[0],
+        "at_h": 2,
+        "at_w": 3,
+    }
+    constants = {key: np.int64(value) for key, value in numbers.items()}
+    model.graph.initializer.extend(numpy_helper.from_array(np.array(n), f"if_{key}") for key, n in constants.items())
+    model.graph.initializer.extend(
+        numpy_helper.from_array(np.float32(n), f"if_{key}") for key, n in {"half": 0.5, "whole": 1.0}.items()
+    )
+    at, first = next((i, node) for i, node in enumerate(model.graph.node) if node.op_type == "Conv")
+    before, first.output[0] = first.output[0], "as_it_was"
+    nodes = [helper.make_node("Shape", [model.graph.input[0].name], ["if_dims"])]
+    nodes += [helper.make_node("Gather", ["if_dims", f"if_at_{side}"], [f"if_{side}"]) for side in "hw"]
+    nodes += [helper.make_node(kind, [f"if_{item}" for item in given], [f"if_{kind}"]) for kind, given in steps]
+    nodes.append(helper.make_node("Where", [f"if_{steps[-1][0]}", "if_half", "if_whole"], ["if_scale"]))
+    nodes.append(helper.make_node("Mul", ["as_it_was", "if_scale"], [before]))
+    for k, node in enumerate(nodes):
+        model.graph.node.insert(at + 1 + k, node)
+    return model
+
+
+@pytest.mark.parametrize("name", ["lenet.dynamo.onnx", "head12.torchscript.onnx", "mini_resnet_d.dynamo.onnx"])
+@pytest.mark.parametrize("steps", [HEIGHT_ALONE, WIDTH_ALONE, ODD_SUM, ONE_STEP, FAR])
+@pytest.mark.parametrize("bare", [False, True])
+def test_what_differs_at_some_sizes_alone(name: str, steps: list[Step], *, bare: bool) -> None:
+    model = damaged(name, steps)
+    if bare:
+        del model.metadata_props[:]
+    done = check_pair(fixture_file(name), model, options=CHECK)
+    assert done.parity.native.status == "passed"
+    assert not done.passed
+
+
+def test_a_window_larger_than_the_native_map() -> None:
+    """By such metadata the native image has no cell."""
+    model = complete(rewrite(fixture_file("lenet.dynamo.onnx"), prove=False))
+    told = next(item for item in model.metadata_props if item.key == f"{PREFIX}boundaries")
+    told.value = told.value.replace('"extent": [4, 4]', '"extent": [9, 4]')
+    done = check_pair(fixture_file("lenet.dynamo.onnx"), model, options=CHECK)
+    boundary = done.claim.boundaries[0].original
+    assert done.parity.window.reason == f"the claimed window (9, 4) of {boundary} is (4, 4) at native size"
