@@ -103,6 +103,9 @@ def compare_providers(original: ModelFile, evidence: Evidence, claim: Claim, opt
 def _compare_freed(rewritten: Runner, evidence: Evidence, claim: Claim, tally: Tally) -> list[Sample]:
     """Two samples at once must give what each gives alone; those that were run."""
     pair = [sample for sample in evidence.samples if sample.batch is None][:2]
+    if claim.detections:
+        tally.fail(f"{claim.detections[0]} is picked by the values of one image, but the second model takes several")
+        return pair
     images = {image.name for image in claim.inputs}
     fixed = any(
         rewritten.inputs[name].shape[:1] not in ((), (None,)) for name in rewritten.inputs if name not in images
@@ -124,6 +127,8 @@ def _compare_freed(rewritten: Runner, evidence: Evidence, claim: Claim, tally: T
         wanted = [sample.values[output.name] for sample in pair]
         told = [part for part in parts if not evidence.scales[output.name, part[1].kind.name].problem]
         if wanted[0].ndim == 0 or len(wanted[0]) != evidence.batch or not told:
+            if output.name in evidence.moving and all(np.shape(found[output.name]) == item.shape for item in wanted):
+                tally.fail(f"{output.name} is of one image at {where}")
             continue
         try:
             shape = np.concatenate(wanted).shape

@@ -83,3 +83,18 @@ def test_a_window_larger_than_the_native_map() -> None:
     done = check_pair(fixture_file("lenet.dynamo.onnx"), model, options=CHECK)
     boundary = done.claim.boundaries[0].original
     assert done.parity.window.reason == f"the claimed window (9, 4) of {boundary} is (4, 4) at native size"
+
+
+@pytest.mark.parametrize("name", ["detect.torchscript.onnx", "detect_best.dynamo.onnx", "boxes.torchscript.onnx"])
+@pytest.mark.parametrize("bare", [False, True])
+def test_a_batch_of_which_one_image_is_read(name: str, *, bare: bool) -> None:
+    """Declared free afterwards: only the first image's boxes come out."""
+    model = complete(rewrite(fixture_file(name), prove=False))
+    if bare:
+        del model.metadata_props[:]
+    assert check_pair(fixture_file(name), model, options=CHECK).passed
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "N"
+    for info in model.graph.output:
+        info.type.tensor_type.ClearField("shape")
+    told = check_pair(fixture_file(name), model, options=CHECK).parity.summary()
+    assert "is picked by the values of one image" in told or "is of one image at batch 2" in told
