@@ -13,7 +13,7 @@ from onnxfc.claim.blame import Blame, Cause
 from onnxfc.errors import Refusal
 from onnxfc.graph.index import attributes, copied, label
 from onnxfc.graph.op_kinds import ADDING_AXES, RESHAPING, axes_along, axis_of, default_axis
-from onnxfc.layout.axes import groups_of, lengths, of_length
+from onnxfc.layout.axes import carried, groups_of, lengths, of_length
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Fixed, Lifted, Placed, Refused, ScoreMap, View, Window
 from onnxfc.shapes.spec import Array, Shape, Spec
@@ -220,7 +220,7 @@ class RuleContext:
         """The node's outputs as tensors that have the places of ``view``, each alone on its axis."""
         made: list[View] = []
         for name in self.node.output:
-            groups = groups_of(self.native(name).native, where)
+            groups = carried(view.groups, groups_of(self.native(name).native, where))
             if view.apart and lengths(view.groups[:1]) == lengths(groups[:1]):
                 groups = (view.groups[0], *groups[1:])
             measured = None if len(where) == len(provenance.fields) else view.measured

@@ -16,11 +16,11 @@ from onnxfc.checker.rename_io import alike
 from onnxfc.checker.shown_options import Rewritten, freed_images, shown
 from onnxfc.checker.shown_outputs import Forms, as_long_as
 from onnxfc.claim.claim import OWN_FORMS, Boundary, Claim, Figure, ImageInput, Output
-from onnxfc.errors import UsageError
+from onnxfc.errors import NothingToRewrite, UsageError
 from onnxfc.graph.channel_blocks import WIDEST, in_blocks, read_out
 from onnxfc.graph.inline_functions import inlined
 from onnxfc.io.model_file import ModelFile
-from onnxfc.rewriter.analyse import RewriteOptions, analyse
+from onnxfc.rewriter.analyse import OR_KEEP, RewriteOptions, analyse
 from onnxfc.rewriter.analysis import Analysis
 from onnxfc.rewriter.detections import Tail
 
@@ -71,7 +71,11 @@ def derive(
     """
     original, other = inlined(original), inlined(other)
     options = RewriteOptions(size=size, input_shapes=input_shapes or {})
-    found = analyse(original, options)
+    try:
+        found = analyse(original, options)
+    except NothingToRewrite as error:  # a check has no pools to keep
+        own = tuple(replace(why, advice=why.advice.removesuffix(OR_KEEP)) for why in error.refusals)
+        raise NothingToRewrite(str(own[0]) if own else str(error), own) from None
     whole = found.tail.model if found.tail else found.original
     other, notes = alike(whole, other, {image.name: image.shape for image in found.reading})
     _same_size(found, other)

@@ -81,6 +81,12 @@ def _differences(own: Claim, claim: Claim) -> list[str]:
     ]
 
 
+_GONE = (
+    "; the first model has no {}: if it was changed since, remove the second one's onnxfc.* metadata (the claim is read "
+    "off the models then)"
+)
+
+
 def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
     """All that is no list of parts, by where it stands: ``outputs[0].stride``."""
     if isinstance(value, dict):
@@ -106,7 +112,9 @@ def false_field(own: Claim, claim: Claim, tensors: tuple[Container[str], Contain
             wrong.append(f"FC layer {layer.original} is {layer.form}, a rewrite of the original has {other}")
     wrong += _lost_layers(own, claim, tensors)
     if wrong:
-        return f"wrong claim: {wrong[0]}"
+        named = {item.original for part in (claim.layers, claim.grids, claim.boundaries) for item in part}
+        gone = next((name for name in sorted(named) if name not in tensors[0]), None)
+        return f"wrong claim: {wrong[0]}" + (_GONE.format(gone) if gone else "")
     for said, so in zip(_fields(claim), _fields(own), strict=True):
         if said[0] and so[0] and not _within(*so, *said):
             where = (

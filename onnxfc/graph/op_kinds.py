@@ -66,7 +66,8 @@ SOFTMAX = ("Hardmax", "LogSoftmax", "Softmax")
 OF_RUNTIME = {"LayerNormalization": 17}
 """Operators that onnxruntime has in every version of ONNX's own operator set, as its optimiser writes them there: the
 version from which on ONNX has them, too."""
-LAYER_NORMS = ("LayerNormalization", "RMSNormalization")
+LAYER_NORMS = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
+"""The last is onnxruntime's own name of the second, in ONNX's own operator set."""
 ROW_NORMS = (*LAYER_NORMS, "LpNormalization")
 """Each row along an axis alone."""
 MAP_NORMS = ("GroupNormalization", "InstanceNormalization", "MeanVarianceNormalization")

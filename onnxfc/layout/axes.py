@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import pairwise
 from typing import Literal
@@ -18,6 +18,7 @@ class Atom:
 
     ``place``: which spatial axis of the image (``space``). ``factor``: how many times as many as the map has from which
     it comes, which is that of the ``side``: where places are multiplied with places, each place occurs twice.
+    ``still``: channels that are an axis of the image which stays as long as it is, a width beside a free height.
     """
 
     kind: Literal["batch", "channel", "space", "joined"]
@@ -25,6 +26,7 @@ class Atom:
     place: int = 0
     factor: Fraction = Fraction(1)
     side: int = 0
+    still: bool = field(default=False, compare=False)
 
 
 Group = tuple[Atom, ...]
@@ -32,18 +34,45 @@ BATCH_OF_ONE: Group = (Atom("batch", 1),)
 Groups = tuple[Group, ...]
 
 
-def channels(length: int) -> Group:
+def channels(length: int, still: bool = False) -> Group:
     """An axis of channels; one of extent 1 holds nothing."""
-    return (Atom("channel", length),) if length > 1 else ()
+    return (Atom("channel", length, still=still),) if length > 1 else ()
 
 
-def groups_of(shape: Shape, spatial: Mapping[int, int], batched: bool = True) -> Groups:
-    """The axes of a tensor whose batch is axis 0, if it has one; ``spatial``: the axis of each place."""
+def is_still(group: Group) -> bool:
+    """Whether an axis holds one of the image that stays as long as it is."""
+    return any(atom.still for atom in group)
+
+
+def unlike_channels(groups: Groups) -> Groups:
+    """The same, where channels beside places on one axis may well be an axis of the image that stays: none is known to
+    be elsewhere."""
+    if any(map(is_still, groups)):
+        return groups
+    beside = [bool(places_in([group])) for group in groups]
+    return tuple(
+        tuple(replace(atom, still=atom.kind == "channel") for atom in group) if mixed else group
+        for group, mixed in zip(groups, beside, strict=True)
+    )
+
+
+def carried(before: Groups, after: Groups) -> Groups:
+    """The axes of what a node makes, of which those of channels hold an axis of the image that stays where they did
+    before; a node that gives it other axes makes no such."""
+    if len(before) != len(after) or not any(map(is_still, before)):
+        return after
+    pairs = zip(before, after, strict=True)
+    return tuple(channels(now[0].length, is_still(was)) if kinds(now) == ["channel"] else now for was, now in pairs)
+
+
+def groups_of(shape: Shape, spatial: Mapping[int, int], batched: bool = True, still: Sequence[int] = ()) -> Groups:
+    """The axes of a tensor whose batch is axis 0, if it has one; ``spatial``: the axis of each place, ``still``: axes
+    of the image that stay."""
     places = {axis: place for place, axis in spatial.items()}
     return tuple(
         (Atom("space", length, places[axis]),)
         if axis in places
-        else channels(length)
+        else channels(length, axis in still)
         if axis or not batched
         else (Atom("batch", length),)
         for axis, length in enumerate(shape)
@@ -87,7 +116,8 @@ def holds_images(group: Group) -> bool:
 
 def of_length(group: Group, length: int) -> Group:
     """An axis of channels, or one that holds the images of one, with so many of them."""
-    return (*BATCH_OF_ONE, *channels(length)) if group[:1] == BATCH_OF_ONE else channels(length)
+    own = channels(length, is_still(group))
+    return (*BATCH_OF_ONE, *own) if group[:1] == BATCH_OF_ONE else own
 
 
 def pure(group: Group) -> bool:
@@ -110,7 +140,7 @@ def merged(group: Group) -> Group:
     found: list[Atom] = []
     for atom in group:
         if found and atom.kind == "channel" == found[-1].kind:
-            found[-1] = Atom("channel", found[-1].length * atom.length)
+            found[-1] = replace(found[-1], length=found[-1].length * atom.length, still=found[-1].still or atom.still)
         else:
             found.append(atom)
     return tuple(found)
@@ -122,9 +152,10 @@ def lengths(groups: Groups) -> Shape:
 
 
 def is_map(groups: Groups) -> bool:
-    """Whether images are axis 0 and every spatial axis stands alone, or with finer places of its own."""
+    """Whether images are axis 0 and every spatial axis stands alone, or with finer places of its own: no axis of the
+    image beside it."""
     spatial = [group for group in groups if any(atom.kind == "space" for atom in group)]
-    alone = all(group[0].kind == "space" and all(a.kind == "channel" for a in group[1:]) for group in spatial)
+    alone = all(group[0].kind == "space" and pure(group[1:]) and not is_still(group) for group in spatial)
     finer = any(len(group) > 1 for group in spatial)
     own = len(groups) > 1 + len(spatial)  # without channels of their own places and channels are being flattened,
     own = own or (len(spatial) > 1 and all(len(group) > 1 for group in spatial))  # but where they went to every side
@@ -229,7 +260,7 @@ def _split(atom: Atom, outer: int) -> tuple[Atom, Atom] | None:
         return None
     inner = atom.length // outer
     factor = atom.factor / inner if atom.kind == "space" else atom.factor
-    return replace(atom, length=outer, factor=factor), Atom("channel", inner)
+    return replace(atom, length=outer, factor=factor), Atom("channel", inner, still=atom.still)
 
 
 def survivors(before: Shape, after: Shape, spatial: Sequence[int]) -> tuple[int, ...] | None:

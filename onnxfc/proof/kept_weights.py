@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 
 from onnxfc.io.model_file import ModelFile
+from onnxfc.proof import channel_blocks
 from onnxfc.proof.folded_factors import folded_behind
 from onnxfc.proof.sessions import Array
 from onnxfc.proof.stored_weights import Weights
@@ -29,15 +30,21 @@ _TINY = 2e-7
 def changed(original: ModelFile, other: ModelFile) -> str:
     """The first weight of ``other`` that is not the original's, in words; "" if all are. Of what a QuantizeLinear reads
     the integers are compared."""
-    own = {node.output[0]: node for node in original.proto.graph.node if node.output}
+    own = {_made(node): node for node in original.proto.graph.node if node.output}
     pair = _Pair(original, other)
     for node in other.proto.graph.node:
-        before = own.get(node.output[0]) if node.output and node.op_type != "QuantizeLinear" else None
+        before = own.get(_made(node)) if node.output and node.op_type != "QuantizeLinear" else None
         if before is None or (node.op_type, node.domain) != (before.op_type, before.domain):
             continue
         if name := pair.another(before, node):
             return f"weight {name} of {node.name or node.output[0]} is not what it is in the first model"
     return ""
+
+
+def _made(node: onnx.NodeProto) -> tuple[str, str]:
+    """What a node is known by in both models: its output, or where onnxruntime lays maps in blocks of channels, whose
+    tensors it counts anew in each model, the node's name."""
+    return node.domain, node.name if node.domain == channel_blocks.DOMAIN and node.name else node.output[0]
 
 
 class _Pair:

@@ -173,10 +173,14 @@ def window_of(shot: Capture, claim: Claim, cell: Sequence[int]) -> Arrays:
     return windows
 
 
+def _is_finite(value: Array) -> bool:
+    return value.dtype.kind != "f" or bool(np.isfinite(value).all())
+
+
 @dataclass(frozen=True)
 class _Comparison:
     """What larger images made, against what the heads say. ``seen``: of which cells, by output and kind of inputs;
-    ``rough``: comparisons of such of them in which rounding alone moves an output far."""
+    ``rough``: comparisons of such of them in which the original is no number, or rounding alone moves it far."""
 
     heads: Heads
     evidence: Evidence
@@ -264,7 +268,7 @@ class _Comparison:
         windows: Mapping[tuple[int, ...], Arrays],
         wanted: Sequence[Array],
     ) -> None:
-        """Cell by cell, but for a few in which rounding alone moves the output far."""
+        """Cell by cell, but for a few in which rounding alone moves the output far, or the original is no number."""
         name, kind, cells = output.name, shot.kind.name, list(windows)
         scale = self.evidence.scales[name, kind].over(wanted)
         found = [cell_value(output, shot.values[name], cell, wanted[0].ndim, self.claim) for cell in cells]
@@ -278,13 +282,13 @@ class _Comparison:
             compare = partial(
                 self.tally.compare, name, found[k], wanted[k], scale, kind, places[k], noise.get(k), others
             )
-            if k not in noise or scale.steady(noise[k]):
+            if _is_finite(wanted[k]) and (k not in noise or scale.steady(noise[k])):
                 compare()
             else:
                 self.rough.setdefault((name, kind), []).append(compare)
 
     def rough_cells(self) -> None:
-        """Those in which rounding alone moves an output far say something where no fewer do so than do not."""
+        """Those in which the original is no number, or rounding alone moves it far, are told of where they are most."""
         for key, left in self.rough.items():
             if 2 * len(left) > len(self.seen[key]):
                 for compare in left:

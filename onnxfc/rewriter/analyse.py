@@ -208,6 +208,9 @@ def _otherwise(found: Analysis, options: RewriteOptions, names: Sequence[str], d
     return replace(found, refusals=(replace(first, advice=advice), *found.refusals[1:]))
 
 
+OR_KEEP = ", or keep one vector of each image: --global-pool keep"
+
+
 def _of_any_size(original: ModelFile, options: RewriteOptions, error: NothingToRewrite) -> Analysis:
     """A model of open size whose outputs are all of the whole image, if the user wants them: no native size is needed.
 
@@ -229,7 +232,7 @@ def _of_any_size(original: ModelFile, options: RewriteOptions, error: NothingToR
             told = "x".join(map(str, size))
             found.state.notes.append(Refusal("assumed-size", why.node, f"{why.reason}: {told} was taken for it"))
             return found
-        refusal = replace(why, advice=f"{why.advice}, or keep one vector of each image: --global-pool keep")
+        refusal = replace(why, advice=why.advice + OR_KEEP)
         raise NothingToRewrite(str(refusal), (refusal,)) from None
     raise error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -120,7 +121,7 @@ def _start(
         builder.specs[image.name] = Spec(image.dtype, image.probes())
         field = Field().resampled(image.scale, Fraction(0), 1 / image.scale - 1)
         provenance = Provenance((field,) * len(image.spatial))
-        groups = groups_of(native[image.name].native, dict(enumerate(image.spatial)), image.batched)
+        groups = groups_of(native[image.name].native, dict(enumerate(image.spatial)), image.batched, image.fixed)
         state.views[image.name] = Placed(image.name, image.name, groups, provenance)
     return state
 
@@ -141,11 +142,20 @@ def _visit(state: State, node: onnx.NodeProto) -> None:
 def _batch_kept(state: State, node: onnx.NodeProto, outcome: list[View]) -> Outcome:
     """A refusal where something that was computed from the image has another batch than the image."""
     for view in outcome:
+        if isinstance(view, Context) and _loses_images(state, view):
+            return RuleContext(state, node).refuse("mixes-batch", "does not keep the batch", OWN_BATCH)
         spec = state.builder.specs.get(view.tensor) if is_map(view) or isinstance(view, ScoreMap) else None
         pairs = zip(state.batches, (spec and spec.shapes) or (), strict=False)
         if any(shape[0] * state.batches[0] != batch * spec.native[0] for batch, shape in pairs if spec):
             return RuleContext(state, node).refuse("batch-baked", *_BATCH)
     return outcome
+
+
+def _loses_images(state: State, view: Context) -> bool:
+    """Whether what is said of whole images does not grow with their number, wherever the batch lies."""
+    spec = state.builder.specs.get(view.tensor)
+    pairs = zip(state.batches, (spec and spec.shapes) or (), strict=False)
+    return any(math.prod(shape) * state.batches[0] != batch * math.prod(spec.native) for batch, shape in pairs if spec)
 
 
 _BATCH = ("holds for the native batch only", OWN_BATCH)
@@ -257,7 +267,8 @@ def _cannot_run(ctx: RuleContext, error: InferenceFailed) -> Refusal:
         return ctx.refuse("old-opset", newer, "convert it with onnx.version_converter, or to float32")
     if isinstance(error, UnknownShape):
         return ctx.refuse("unknown-shape", f"is not understood: {error}")
-    return half_computed(ctx) or ctx.refuse("size-locked", f"cannot run at another image size: {error}")
+    where = "image size, or with another batch" if ctx.free_batch else "image size"
+    return half_computed(ctx) or ctx.refuse("size-locked", f"cannot run at another {where}: {error}")
 
 
 def _rejoins(ctx: RuleContext, views: Sequence[View]) -> bool:

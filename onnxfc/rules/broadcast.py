@@ -140,11 +140,12 @@ def broadcast(ctx: RuleContext) -> Outcome | None:
         met = all(view.provenance.windows for view in placed)  # pools of several stages, on their common grid
         return None if met or any(view.is_folded for view in placed) else ctx.refuse(*GRIDS)
     inputs, everywhere = _inputs(ctx, placed, groups)
-    if None in inputs:
-        kept = ctx.state.global_pool == "keep"
-        weighed = None if kept else _row_of_weights(ctx, placed)
+    kept = ctx.state.global_pool == "keep"
+    if (None in inputs or everywhere) and not kept:
+        weighed = _row_of_weights(ctx, placed)
         if weighed is not None:
             return weighed
+    if None in inputs:
         whole = _with_grids(ctx, placed, groups, inputs)
         if not isinstance(whole, list):
             return (_row_of_weights(ctx, placed) if kept else None) or whole

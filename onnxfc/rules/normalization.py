@@ -10,6 +10,7 @@ from onnx.helper import tensor_dtype_to_np_dtype
 from onnxfc.builder import ops
 from onnxfc.builder.rule_context import Outcome, RuleContext
 from onnxfc.errors import Refusal
+from onnxfc.graph.op_kinds import LAYER_NORMS
 from onnxfc.head.windows import affine, to_scores
 from onnxfc.layout.axes import holds_images, pure
 from onnxfc.layout.views import Fixed, Placed, ScoreMap, View, Window
@@ -80,7 +81,7 @@ def _over_channels(ctx: RuleContext) -> Outcome | None:
     return ctx.same()
 
 
-@rule("LayerNormalization", "RMSNormalization", on=PLACED, attributes=("axis", "epsilon", "stash_type"))
+@rule(*LAYER_NORMS, on=PLACED, attributes=("axis", "epsilon", "stash_type"))
 def layer_normalization(ctx: RuleContext) -> Outcome | None:
     """LayerNormalization over channels that lie last is done at each place; over the whole window it is each window's.
 

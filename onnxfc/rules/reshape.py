@@ -26,15 +26,17 @@ from onnxfc.layout.axes import (
     groups_of,
     images_apart,
     is_map,
+    is_still,
     keeps_channels,
     kinds,
     may_fold,
     regroup,
     survivors,
+    unlike_channels,
     with_batch,
 )
 from onnxfc.layout.lists import in_one_row, of_one_image, relaid, row_axis, rows, without_batch_of_one
-from onnxfc.layout.views import Placed
+from onnxfc.layout.views import Placed, View
 from onnxfc.rules.channel_shuffle import permuted
 from onnxfc.rules.fixed_parts import told_blocks
 from onnxfc.rules.registry import PLACED, rule
@@ -63,6 +65,8 @@ def reshape(ctx: RuleContext) -> Outcome | None:
         return _in_row(ctx, replace(view, parts=other.parts), other.groups)
     groups = regroup(_as_meant(ctx, view), after)
     groups = groups and _of_images(ctx, groups)
+    if groups is not None and ctx.state.rank < ctx.state.axes[1]:
+        groups = unlike_channels(groups)
     if groups is not None and not ctx.state.of_windows and _in_a_row(groups, ctx.state.rank):
         return _regrouped(ctx, view, groups)
     if groups is None or not _stays(view, groups):
@@ -144,7 +148,7 @@ def _each_alone(ctx: RuleContext, view: Placed, where: Mapping[int, int]) -> Out
         for place, axis in where.items():
             dims[axis] = shape[view.where[place]]
         wanted.append(tuple(dims))
-    outcome = ctx.placed(view, view.provenance, where)
+    outcome = [_with_still(ctx, view, made) for made in ctx.placed(view, view.provenance, where)]
     if ctx.try_keep(wanted):
         return outcome
     shuffle = permuted(ctx, view)
@@ -159,6 +163,16 @@ def _each_alone(ctx: RuleContext, view: Placed, where: Mapping[int, int]) -> Out
         wanted_dims = target(ctx.builder, view, tuple(groups))
         ops.reshape(ctx.builder, view.tensor, wanted_dims, ctx.node.output[0], ctx.node)
     return outcome
+
+
+def _with_still(ctx: RuleContext, view: Placed, made: View) -> View:
+    """Where an axis of the image that stays has survived, it is known as such."""
+    still = [axis for axis, group in enumerate(view.groups) if is_still(group)]
+    found = survivors(ctx.shape_in(), ctx.shape_out(), still) if still else None
+    if not found or not isinstance(made, Placed):
+        return made
+    own = groups_of(ctx.shape_out(), made.where, still=found)
+    return replace(made, groups=(made.groups[0], *own[1:]))
 
 
 def _in_row(ctx: RuleContext, view: Placed, groups: Groups) -> Outcome:

@@ -21,6 +21,7 @@ from onnxfc.graph.index import attributes
 from onnxfc.graph.op_kinds import LENGTHS, OF_RUNTIME, QUANTISING
 from onnxfc.io.save import SIZED_BY_FLOATS
 from onnxfc.shapes.inference_gaps import (
+    is_alias,
     joined,
     multiplied,
     must_fit,
@@ -127,12 +128,12 @@ class Inference:
         known = multiplied(node, inputs) or reshaped(node, inputs) or joined(node, inputs) or unpooled(node, inputs)
         if known and inputs[0] is not None:
             return [Spec(inputs[0].dtype, (known,))]
-        node = standard(node, inputs)
+        alias, node = is_alias(node), standard(node, inputs)
         described = self._described(node, inputs)  # which also finds what attributes are missing
         must_fit(node, inputs)
         outputs = [(dtype, without_idle(node, inputs[0] if inputs else None, shape)) for dtype, shape in described]
         must_hold(node, inputs[0] if inputs else None, outputs[0][1])
-        values = self._evaluate(node, inputs, outputs)
+        values = [None] * len(outputs) if alias else self._evaluate(node, inputs, outputs)
         return [_spec(*described, value) for described, value in zip(outputs, values, strict=True)]
 
     def _described(self, node: onnx.NodeProto, inputs: Sequence[Spec | None]) -> list[tuple[int, Shape | None]]:

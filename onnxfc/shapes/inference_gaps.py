@@ -17,9 +17,11 @@ from onnxfc.shapes.spec import InferenceFailed, Shape, Spec
 
 _ALIASES = {
     **{(MICROSOFT, name): "Relu" for name in FUSED_UNARY},
+    (MICROSOFT, "BiasGelu"): "Add",
     (MICROSOFT, "FusedConv"): "Conv",
     (MICROSOFT, "FusedGemm"): "Gemm",
     ("", "MeanVarianceNormalization"): "Relu",
+    ("", "SimplifiedLayerNormalization"): "LayerNormalization",
 }
 """Operators of which onnx has no schema or infers no shape, and those with the same shapes."""
 
@@ -146,6 +148,11 @@ def must_hold(node: onnx.NodeProto, given: Spec | None, shape: Shape | None) -> 
         return
     if math.prod(shape) != math.prod(given.native):
         raise InferenceFailed(f"Reshape of {given.native} to {shape}")
+
+
+def is_alias(node: onnx.NodeProto) -> bool:
+    """Whether :func:`standard` makes another operator of it: one of other values."""
+    return (node.domain, node.op_type) in _ALIASES
 
 
 def standard(node: onnx.NodeProto, inputs: Sequence[Spec | None]) -> onnx.NodeProto:

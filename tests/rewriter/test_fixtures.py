@@ -134,6 +134,8 @@ UNLISTED = (
     "list_best.",
     "deformed",
     "rows_gru.",
+    "patch_rows.",
+    "grid_centroid.",
 )
 UNLISTED += ("bilinear_mean.", "bilinear_sum.", "grid_in_pixels.", "grid_two_rows.", "list_columns.", "list_unbatched.")
 UNLISTED += ("kept_level_count.", "kept_lp_pooled.", "kept_row_deviation.", "kept_standard_error.", "kept_times_count.")

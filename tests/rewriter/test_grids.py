@@ -279,3 +279,24 @@ def test_anchors_of_a_map_that_is_resized_to_anothers_size(exporter: str) -> Non
     assert done.parity.passed
     for size in SMALL:
         compare(done.model, {"image": image(*size)}, MORE, "grid_anchors", 4e-6)
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_sums_weighed_by_computed_places_are_each_window_s(exporter: str) -> None:
+    """A centre of mass whose coordinates an open file computes: those of a window are its own."""
+    path = fixture_file(f"grid_centroid.{exporter}.onnx")
+    done = onnxfc.rewrite(path, options=onnxfc.RewriteOptions(size=(24, 28)))
+    assert done.claim.verdict == "exact"
+    own = image(36, 44)
+    [found] = run(done.model, {"image": own}).values()
+    assert found.shape == (1, 2, 2, 4, 5)
+    for i in range(4):
+        for j in range(5):
+            crop = own[..., 4 * i : 4 * i + 24, 4 * j : 4 * j + 28]
+            [want] = run(onnx.load(path), {"image": crop}).values()
+            np.testing.assert_allclose(found[..., i, j], want, rtol=0, atol=2e-6)
+    if exporter == "dynamo":  # which has one size
+        return
+    kept = onnxfc.rewrite(path, options=onnxfc.RewriteOptions(size=(24, 28), global_pool="keep"))
+    [got], [want] = (run(model, {"image": own}).values() for model in (kept.model, onnx.load(path)))
+    np.testing.assert_allclose(got, want, rtol=0, atol=2e-6)

@@ -61,6 +61,26 @@ def test_tokens_that_lie_row_by_row_with_the_height_as_it_is(free: tuple[str, ..
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize("side", ["height", "width"])
+def test_places_in_a_row_beside_an_axis_that_stays(side: str, exporter: str) -> None:
+    """Rows of patches, as many in each as pixels in a stride: a window begins where a row does, at no other patch."""
+    path = fixture_file(f"patch_rows.{exporter}.onnx")
+    done = onnxfc.rewrite(path, options=RewriteOptions(free=(side,)))
+    assert (done.claim.stride, done.claim.verdict) == ((4,), "exact")
+    own = image(48, 16) if side == "height" else image(32, 40)
+    found = run(done.model, {"image": own})
+    assert sorted(found) == ["by_all", "by_maximum", "by_mean", "by_spread", "by_weights"]
+    for name, value in found.items():
+        axis = value.ndim - 1 if value.shape[-1] > 1 else value.ndim - 2
+        cells = np.moveaxis(value, axis, 0).reshape(value.shape[axis], 1, -1)
+        assert len(cells) == (5 if side == "height" else 7)
+        for k, cell in enumerate(cells):
+            crop = own[..., 4 * k : 4 * k + 32, :] if side == "height" else own[..., 4 * k : 4 * k + 16]
+            want = run(onnx.load(path), {"image": crop})[name]
+            np.testing.assert_allclose(cell, want, rtol=0, atol=3e-6 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
 def test_sequences_whose_batch_is_the_second_axis(exporter: str) -> None:
     """(T, N, K), as CTC wants it: each image of a batch has the sequence that it has alone. States of zeros for one
     image are what an LSTM begins with by itself."""

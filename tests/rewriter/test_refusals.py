@@ -389,3 +389,18 @@ def test_means_of_parts_beside_that_of_all_say_what_can_be_freed() -> None:
     )
     done = proven(model, exact=False, global_pool="keep", free=("width",))
     assert [output.form for output in done.claim.outputs] == ["global"]
+
+
+def test_means_over_the_batch_of_kept_vectors_are_refused() -> None:
+    """What is said of the whole image, less the mean of all images: other images would change each one's scores."""
+    net = Net(13)
+    means = net.op("GlobalAveragePool", net.op("Relu", net.conv(net.image(2, (14, 14)), 2, 4)))
+    vectors = net.op("Flatten", means)
+    model = net.model(net.fc(net.op("Sub", vectors, net.op("ReduceMean", vectors, axes=[0])), 4, 3))
+    assert (
+        onnxfc.rewrite(model, options=onnxfc.RewriteOptions(global_pool="keep"), prove=False).claim.inputs[0].batch == 2
+    )
+    with pytest.raises(onnxfc.NothingToRewrite) as caught:
+        onnxfc.rewrite(model, options=onnxfc.RewriteOptions(global_pool="keep", dynamic_batch=True), prove=False)
+    assert caught.value.refusals[0].code == "mixes-batch"
+    assert str(caught.value).endswith("ReduceMean does not keep the batch (leave out --dynamic-batch)")
