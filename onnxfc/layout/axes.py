@@ -204,7 +204,8 @@ def regroup(groups: Sequence[Group], after: Shape) -> Groups | None:
         group = _taken(queue, length, blocks)
         if group is None:
             return None
-        rows = group and group[-1].kind == "space" and axis + 2 == len(after) and after[-1] > 1
+        places = group and (group[-1].kind == "space" or group[-1].still)
+        rows = places and axis + 2 == len(after) and after[-1] > 1
         if rows and _is_single(queue, "batch"):
             group.append(queue.pop(0))  # rows of places and images, not of images and channels
         found.append(merged(tuple(group)))

@@ -135,6 +135,7 @@ UNLISTED = (
     "deformed",
     "rows_gru.",
     "patch_rows.",
+    "patch_encoder",
     "grid_centroid.",
 )
 UNLISTED += ("bilinear_mean.", "bilinear_sum.", "grid_in_pixels.", "grid_two_rows.", "list_columns.", "list_unbatched.")

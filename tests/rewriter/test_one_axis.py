@@ -81,6 +81,21 @@ def test_places_in_a_row_beside_an_axis_that_stays(side: str, exporter: str) -> 
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize("side", ["height", "width", None])
+def test_attention_between_places_beside_an_axis_that_stays(side: str | None, exporter: str) -> None:
+    """Patches go ahead of the batch, as PyTorch's attention has them; the mean of all is what the open twin says."""
+    options = RewriteOptions(free=(side,) if side else (), global_pool="keep")
+    done = onnxfc.rewrite(fixture_file(f"patch_encoder.{exporter}.onnx"), options=options)
+    twin = onnx.load(fixture_file("patch_encoder_hw.dynamo.onnx"))
+    for height, width in ((32, 16), (40, 16), (53, 16), (32, 28), (36, 24)):
+        if (side == "height" and width != 16) or (side == "width" and height != 32):
+            continue
+        own = image(height, width)
+        [want], [got] = (run(model, {"image": own}).values() for model in (twin, done.model))
+        np.testing.assert_allclose(got, want, rtol=0, atol=3e-6 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
 def test_sequences_whose_batch_is_the_second_axis(exporter: str) -> None:
     """(T, N, K), as CTC wants it: each image of a batch has the sequence that it has alone. States of zeros for one
     image are what an LSTM begins with by itself."""
