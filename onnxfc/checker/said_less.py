@@ -82,8 +82,8 @@ def _differences(own: Claim, claim: Claim) -> list[str]:
 
 
 _GONE = (
-    "; the first model has no {}: if it was changed since, remove the second one's onnxfc.* metadata (the claim is read "
-    "off the models then)"
+    "; the first model has no {}: if it was changed since, remove the second one's onnxfc.* metadata "
+    "(the claim is read off the models then)"
 )
 
 
