@@ -140,11 +140,7 @@ def inspect(
     finite(file)
     claim = Claim.from_metadata({item.key: item.value for item in file.proto.metadata_props})
     if claim is not None:
-        fixed = fixed_size(file, claim)
-        if fixed is not None:
-            file = freed_again(file, claim)
-            fixed = tuple(n or twice for n, twice in zip(fixed, claim.twice_native, strict=True))
-        return _rewritten(sorted_nodes(file), claim, claim.inputs[0].of_free(at) if at else fixed)
+        return _rewritten(sorted_nodes(file), claim, at)
     try:
         recognise(file)
         found = analyse(file, options or RewriteOptions())
@@ -194,6 +190,11 @@ def _fit(file: ModelFile, seen: Inspection, name: str, options: RewriteOptions |
 
 
 def _rewritten(file: ModelFile, claim: Claim, at: tuple[int, ...] | None) -> Inspection:
+    fixed = fixed_size(file, claim)
+    if fixed is not None:
+        file = freed_again(file, claim)
+        fixed = tuple(n or twice for n, twice in zip(fixed, claim.twice_native, strict=True))
+    at = claim.inputs[0].of_free(at) if at else fixed
     shapes = Shapes(file)
     geometry = Geometry.of_claim(claim, shapes)
     graph = shapes.graph

@@ -135,11 +135,6 @@ def continued(
     return _written(ctx, table, chosen) if whole else windows_have_others(ctx, name)
 
 
-def of_other_windows(ctx: RuleContext, name: str) -> Refusal | None:
-    """A refusal where a head's windows would read the coordinates of the whole image that the file computes."""
-    return None if ctx.state.dense or ctx.state.undivided else windows_have_others(ctx, name)
-
-
 def _table(
     ctx: RuleContext, name: str, value: Array | None, groups: Groups, placed: Sequence[Placed], spread: bool
 ) -> _Table | None:

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from onnxfc.claim.claim import Claim
+from onnxfc.claim.claim import Claim, Output
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof.accumulator import Tally
 from onnxfc.proof.evidence import Evidence, Progress, Sample
@@ -123,21 +123,32 @@ def _compare_freed(rewritten: Runner, evidence: Evidence, claim: Claim, tally: T
     for boundary in claim.boundaries:
         names = boundary.original, boundary.rewritten
         _compare_parts(names, found[boundary.rewritten], parts, evidence, tally, where)
-    for output in claim.outputs:
-        wanted = [sample.values[output.name] for sample in pair]
-        told = [part for part in parts if not evidence.scales[output.name, part[1].kind.name].problem]
-        if wanted[0].ndim == 0 or len(wanted[0]) != evidence.batch or not told:
-            if output.name in evidence.moving and all(np.shape(found[output.name]) == item.shape for item in wanted):
-                tally.fail(f"{output.name} is of one image at {where}")
-            continue
-        try:
-            shape = np.concatenate(wanted).shape
-            got = native_value(output, found[output.name], shape, len(claim.native_size))
-        except FormError as error:
-            tally.fail(f"{error} at {where}")
-            return pair
-        _compare_parts((output.name, output.name), got, told, evidence, tally, where)
+    try:
+        for output in claim.outputs:
+            _compare_images(output, found[output.name], parts, evidence, claim, tally, where)
+    except FormError as error:
+        tally.fail(f"{error} at {where}")
     return pair
+
+
+def _compare_images(
+    output: Output,
+    made: Array,
+    parts: list[tuple[int, Sample]],
+    evidence: Evidence,
+    claim: Claim,
+    tally: Tally,
+    where: str,
+) -> None:
+    """One output of several samples at once; of which an image says nothing it has no batch."""
+    wanted = [sample.values[output.name] for _, sample in parts]
+    told = [part for part in parts if not evidence.scales[output.name, part[1].kind.name].problem]
+    if wanted[0].ndim == 0 or len(wanted[0]) != evidence.batch or not told:
+        if output.name in evidence.moving and all(made.shape == item.shape for item in wanted):
+            tally.fail(f"{output.name} is of one image at {where}")
+        return
+    got = native_value(output, made, np.concatenate(wanted).shape, len(claim.native_size))
+    _compare_parts((output.name, output.name), got, told, evidence, tally, where)
 
 
 def _compare_parts(

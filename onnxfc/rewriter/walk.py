@@ -29,6 +29,7 @@ from onnxfc.graph.op_kinds import (
     NCHWC,
     PLAIN_LAYERS,
     PRODUCTS,
+    REDUCTIONS,
     REORDERING,
 )
 from onnxfc.head.placed_windows import window_of
@@ -142,7 +143,7 @@ def _visit(state: State, node: onnx.NodeProto) -> None:
 def _batch_kept(state: State, node: onnx.NodeProto, outcome: list[View]) -> Outcome:
     """A refusal where something that was computed from the image has another batch than the image."""
     for view in outcome:
-        if isinstance(view, Context) and _loses_images(state, view):
+        if isinstance(view, Context) and node.op_type in REDUCTIONS and _loses_images(state, view):
             return RuleContext(state, node).refuse("mixes-batch", "does not keep the batch", OWN_BATCH)
         spec = state.builder.specs.get(view.tensor) if is_map(view) or isinstance(view, ScoreMap) else None
         pairs = zip(state.batches, (spec and spec.shapes) or (), strict=False)

@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxfc.analysis.normalised_sums import in_doubt
 from onnxfc.builder import ops
-from onnxfc.builder.continued import continued, grid_blames, of_other_windows
+from onnxfc.builder.continued import continued, grid_blames
 from onnxfc.builder.rule_context import Outcome, RuleContext, tensor_of
 from onnxfc.builder.state import Continued
 from onnxfc.claim.blame import Cause
@@ -142,7 +142,7 @@ def broadcast(ctx: RuleContext) -> Outcome | None:
     inputs, everywhere = _inputs(ctx, placed, groups)
     kept = ctx.state.global_pool == "keep"
     if (None in inputs or everywhere) and not kept:
-        weighed = _row_of_weights(ctx, placed) or (of_other_windows(ctx, everywhere) if everywhere else None)
+        weighed = _row_of_weights(ctx, placed)
         if weighed is not None:
             return weighed
     if None in inputs:
@@ -150,17 +150,17 @@ def broadcast(ctx: RuleContext) -> Outcome | None:
         if not isinstance(whole, list):
             return (_row_of_weights(ctx, placed) if kept else None) or whole
         inputs, provenance = whole, provenance.blamed(*grid_blames(ctx))
-    return _beside_windows(ctx, placed) or _kept(ctx, placed, groups, provenance, bool(everywhere), inputs)
+    return _beside_windows(ctx, placed) or _kept(ctx, placed, groups, provenance, everywhere, inputs)
 
 
-def _inputs(ctx: RuleContext, placed: Sequence[Placed], groups: Groups) -> tuple[list[str | None], str]:
-    """The tensors, None where one has a value for every place; the name of one that has that at any size."""
-    inputs, everywhere = [], ""
+def _inputs(ctx: RuleContext, placed: Sequence[Placed], groups: Groups) -> tuple[list[str | None], bool]:
+    """The tensors, None where one has a value for every place; whether one has that at any size."""
+    inputs, everywhere = [], False
     for position, view in enumerate(ctx.views):
         tensor = spread_over(ctx, position, groups)
         if tensor is None and lies_on(ctx, position, groups, placed):
             assert isinstance(view, Fixed)
-            tensor, everywhere = view.tensor, ctx.node.input[position]
+            tensor, everywhere = view.tensor, True
         inputs.append(tensor)
     return inputs, everywhere
 

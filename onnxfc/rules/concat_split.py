@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import accumulate
 
 from onnxfc.builder import ops
-from onnxfc.builder.continued import continued, grid_blames, of_other_windows
+from onnxfc.builder.continued import continued, grid_blames
 from onnxfc.builder.rule_context import LEAVE, OWN_BATCH, Outcome, RuleContext, positive, tensor_of
 from onnxfc.builder.state import Continued
 from onnxfc.claim.blame import Cause
@@ -109,10 +109,7 @@ def _beside_context(ctx: RuleContext, like: Placed, axis: int, provenance: Prove
             if not isinstance(grid, Continued):
                 return grid or ctx.no_values(_TABLE)
             alone = grid.tensor
-        computed = lies_on(ctx, position, like.groups, [like])
-        if computed and (refused := of_other_windows(ctx, ctx.node.input[position])):
-            return refused
-        everywhere |= isinstance(view, Context) or computed
+        everywhere |= isinstance(view, Context) or lies_on(ctx, position, like.groups, [like])
         inputs.append(_expanded(ctx, like, alone, axis))
     ctx.keep(inputs)
     blames = (*grid_blames(ctx), *([ctx.blame(Cause.CONTEXT)] if everywhere else []))

@@ -100,33 +100,3 @@ def test_others_are_right(kind: str, height: int, width: int) -> None:
         data = {"image": np.random.default_rng(0).standard_normal((1, 2, *size)).astype(np.float32)}
         [want], [got] = (session(item).run(None, data) for item in (model, complete(done)))
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
-
-
-def with_coordinates(net: Net, data: str, kind: str) -> str:
-    """A map beside two maps of coordinates that are parts of the whole image, or with these added."""
-    shape = net.op("Shape", data)
-    grid = net.op("Transpose", computed(net, data), perm=[0, 2, 1])
-    sides = net.op("Cast", net.op("Slice", shape, net.ints(2), net.ints(4)), to=1)
-    parts = net.op("Div", grid, net.op("Reshape", sides, net.ints(1, 2, 1)))
-    whole = net.op(
-        "Reshape", parts, net.op("Concat", net.ints(1, 2), net.op("Slice", shape, net.ints(2), net.ints(4)), axis=0)
-    )
-    return str(net.op("Concat", data, whole, axis=1) if kind == "Concat" else net.op("Add", data, whole))
-
-
-@pytest.mark.parametrize("kind", ["Concat", "Add"])
-def test_windows_have_other_coordinates_than_the_whole_image(kind: str) -> None:
-    """As of a table that is written down: cells would be told where in the image they lie, which no crop is."""
-    net = Net(17)
-    data = with_coordinates(net, net.op("Relu", net.conv(net.image(1, ("h", "w")), 2, 2)), kind)
-    channels = 4 if kind == "Concat" else 2
-    data = net.op("Relu", net.conv(data, channels, 8, (1, 1), strides=[1, 1]))
-    model = net.model(net.fc(net.op("Flatten", net.op("GlobalAveragePool", data)), 8, 5))
-    found = refusal(model, size=(21, 25))
-    assert found.code == "grid-rule"
-    assert found.reason.endswith("a grid of coordinates: a window of a larger image has others than the crop has")
-    assert "--global-pool keep" in found.advice
-    kept = onnxfc.rewrite(model, options=onnxfc.RewriteOptions(size=(21, 25), global_pool="keep"), check_options=CHECK)
-    image = np.random.default_rng(0).standard_normal((1, 2, 34, 27)).astype(np.float32)
-    [want], [got] = (session(item).run(None, {"image": image}) for item in (model, complete(kept)))
-    np.testing.assert_allclose(got, want, atol=2e-6)

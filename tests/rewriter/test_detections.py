@@ -12,7 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 from fixture_files import fixture_file
-from hazards import Net, complete, refusal
+from hazards import CHECK, Net, complete, refusal
 from onnx import numpy_helper, version_converter
 from references import EXPORTERS, image, run
 
@@ -239,19 +239,42 @@ def test_nodes_behind_that_are_written_otherwise(name: str, twin: str, tmp_path:
     assert "not the original's own, and boxes is not the same for the same lists" in checked.parity.summary()
 
 
-def test_a_constant_that_lists_and_what_picks_of_them_share() -> None:
-    """One row of axes for a norm, which is written anew, and for a Squeeze behind the best place, which is left: it was
+@pytest.mark.parametrize("kind", ["ReduceSum", "ReduceL1", "ReduceLogSumExp"])
+@pytest.mark.parametrize("free", [(), ("height",)])
+def test_a_constant_that_lists_and_what_picks_of_them_share(free: tuple[str, ...], kind: str) -> None:
+    """One row of axes for a sum, which is written anew, and for a Squeeze behind the best places, which is left: it was
     lost with the first."""
-    options = onnxfc.RewriteOptions(free=("height",))
-    done = onnxfc.rewrite(fixture_file("extremes.dynamo.onnx"), options=options)
-    assert done.claim.detections == ("extreme_3",)
+    net = Net(18)
+    data = net.op("Relu", net.conv(net.image(1, (21, 25)), 2, 4))
+    axes = net.ints(2)
+    total = net.op(kind, net.op("Reshape", data, net.ints(1, 4, -1)), axes, keepdims=1)
+    gated = net.op(
+        "Mul", data, net.op("Sigmoid", net.op("Mul", net.op("Unsqueeze", total, net.ints(3)), net.const(0.01)))
+    )
+    heat = net.op("Reshape", net.conv(gated, 4, 1, (1, 1), strides=[1, 1]), net.ints(1, -1))
+    best, _ = net.op("TopK", heat, net.ints(3), axis=1, outputs=2)
+    model = net.model(gated, net.op("Squeeze", net.op("Reshape", best, net.ints(1, 3, 1)), axes))
+    done = onnxfc.rewrite(model, options=onnxfc.RewriteOptions(free=free), check_options=CHECK)
+    picked = model.graph.output[1].name
+    assert done.claim.detections == (picked,)
     assert done.parity is not None
     assert done.parity.native.deviation < 1e-6
-    pixels = np.random.default_rng(5).standard_normal((1, 3, 12, 16)).astype(np.float32)
-    name = done.claim.inputs[0].name
-    pixels = np.resize(pixels, done.claim.inputs[0].shape)
-    want = run(onnx.load(fixture_file("extremes.dynamo.onnx")), {name: pixels})["extreme_3"]
-    np.testing.assert_allclose(run(done.model, {name: pixels})["extreme_3"], want, rtol=0, atol=1e-6)
+    pixels = np.random.default_rng(5).standard_normal((1, 2, 21, 25)).astype(np.float32)
+    want = run(model, {"image": pixels})[picked]
+    np.testing.assert_allclose(run(done.model, {"image": pixels})[picked], want, rtol=0, atol=1e-6)
+
+
+def test_the_best_place_of_rows_beside_an_axis_that_stays_is_no_detection() -> None:
+    """A gate by each channel's largest value follows the size along one axis as along both."""
+    path = fixture_file("extremes.dynamo.onnx")
+    one, both = (onnxfc.rewrite(path, options=onnxfc.RewriteOptions(free=free)) for free in (("height",), ()))
+    assert one.claim.detections == both.claim.detections == ()
+    image = one.claim.inputs[0]
+    shape = list(image.shape)
+    shape[image.spatial[0]] += 9
+    pixels = np.random.default_rng(5).standard_normal(shape).astype(np.float32)
+    found, wanted = (run(done.model, {image.name: pixels})["extreme_3"] for done in (one, both))
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6)
 
 
 def test_proof_finds_a_claim_that_leaves_out_an_output() -> None:
