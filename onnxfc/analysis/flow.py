@@ -232,7 +232,7 @@ def flow_of(
     flow = Flow(graph, native, len(images[0].spatial), free)
     flow.kept = kept
     for image in images:
-        flow.layouts[image.name] = of_image(image.shape, image.spatial, image.batched)
+        flow.layouts[image.name] = of_image(image.shape, image.spatial, image.batched, image.fixed)
     for node in graph.live:
         if any(name in flow.layouts for name in inputs_of(node)):
             _visit(flow, node, rules)

@@ -78,9 +78,9 @@ def places(atoms: Iterable[Atom]) -> frozenset[int]:
     return frozenset(atom.place for atom in atoms if atom.kind == "space")
 
 
-def of_image(shape: Shape, spatial: Sequence[int], batched: bool) -> Layout:
-    """The image's own: its batch first, if it has one."""
-    return Layout(groups_of(shape, dict(enumerate(spatial)), batched))
+def of_image(shape: Shape, spatial: Sequence[int], batched: bool, still: Sequence[int] = ()) -> Layout:
+    """The image's own: its batch first, if it has one; ``still``: axes that stay as long as they are."""
+    return Layout(groups_of(shape, dict(enumerate(spatial)), batched, still))
 
 
 def moved(layout: Layout, axes: Sequence[Group]) -> Layout:
