@@ -12,7 +12,7 @@ from onnxfc.builder.state import State
 from onnxfc.claim.claim import PREFIX, Output
 from onnxfc.errors import NothingToRewrite, Refusal
 from onnxfc.graph.index import dependent, inputs_of, label, needed
-from onnxfc.graph.op_kinds import ARG, CUTTING, PICKING
+from onnxfc.graph.op_kinds import ARG, CUTTING, PICKING, REDUCTIONS
 from onnxfc.io.model_file import ModelFile
 from onnxfc.layout.gathered import Gathered
 from onnxfc.layout.lists import row_axis
@@ -58,13 +58,19 @@ def _headless(state: State, reading: Sequence[Image], provenances: Sequence[Prov
     """A model without a head: nothing to rewrite, or what made windows of its map is none."""
     if not provenances:
         return _nothing(state, "no FC layer and no global pool depends on the image")
-    if state.replacements:
+    if state.replacements or _pools_windows(state):
         return None
     if _is_free(state, reading):
         return _nothing(state, "no node of it is locked to one image size, and its dims are open already")
     cut = any(set(boundary.extent) != {1} for provenance in provenances for boundary in provenance.windows)
     whole = not any(_lacks_places(state, name) for name in state.graph.outputs)
     return _whole_windows(state) if cut and whole and any(item.places for item in provenances) else None
+
+
+def _pools_windows(state: State) -> bool:
+    """Whether a reduction sums up the features of each window as they are: rows of places beside an axis that stays."""
+    made = [name for name in state.roles.heads if state.graph.producers[name].op_type in REDUCTIONS]
+    return state.rank < state.axes[1] and any(isinstance(state.views.get(name), ScoreMap) for name in made)
 
 
 def _not_kept(state: State) -> Refusal | None:

@@ -95,6 +95,29 @@ def test_attention_between_places_beside_an_axis_that_stays(side: str | None, ex
         np.testing.assert_allclose(got, want, rtol=0, atol=3e-6 * np.abs(want).max())
 
 
+@pytest.mark.parametrize("side", ["height", "width", None])
+def test_scores_of_places_beside_their_maximum(side: str | None) -> None:
+    """A row of scores and the largest of them: each window's, along one axis as along both. It was told that no pool
+    reads the map."""
+    net = Net(17)
+    data = net.op("Relu", net.conv(net.image(1, (32, 16)), 2, 6, (4, 4), strides=[4, 4]))
+    rows = net.op("Transpose", net.op("Reshape", data, net.ints(1, 6, -1)), perm=[0, 2, 1])
+    scores = net.op("Sigmoid", net.op("MatMul", rows, net.random(6, 3)))
+    model = net.model(scores, net.op("ReduceMax", scores, axes=[1], keepdims=0))
+    done = onnxfc.rewrite(model, options=RewriteOptions(free=(side,) if side else ()))
+    assert done.claim.verdict == "exact"
+    own = np.random.default_rng(1).standard_normal((1, 2, 44, 24)).astype(np.float32)
+    own = own[:, :, :32] if side == "width" else own[..., :16] if side == "height" else own
+    every, best = run(done.model, {"image": own}).values()
+    grid = [(i, j) for i in range((own.shape[2] - 32) // 4 + 1) for j in range((own.shape[3] - 16) // 4 + 1)]
+    assert len(grid) == {"height": 4, "width": 3, None: 12}[side]
+    for i, j in grid:
+        cell = (i, j) if side is None else (i,) if side == "height" else (j,)
+        crop = own[:, :, 4 * i : 4 * i + 32, 4 * j : 4 * j + 16]
+        for found, want in zip((every, best), run(model, {"image": crop}).values(), strict=True):
+            np.testing.assert_allclose(found[(..., *cell)], want, rtol=0, atol=2e-6)
+
+
 @pytest.mark.parametrize("exporter", EXPORTERS)
 def test_sequences_whose_batch_is_the_second_axis(exporter: str) -> None:
     """(T, N, K), as CTC wants it: each image of a batch has the sequence that it has alone. States of zeros for one
