@@ -44,16 +44,11 @@ def is_still(group: Group) -> bool:
     return any(atom.still for atom in group)
 
 
-def unlike_channels(groups: Groups) -> Groups:
-    """The same, where channels beside places on one axis may well be an axis of the image that stays: none is known to
-    be elsewhere."""
-    if any(map(is_still, groups)):
-        return groups
-    beside = [bool(places_in([group])) for group in groups]
-    return tuple(
-        tuple(replace(atom, still=atom.kind == "channel") for atom in group) if mixed else group
-        for group, mixed in zip(groups, beside, strict=True)
-    )
+def may_be_still(groups: Groups) -> bool:
+    """Whether the channels beside a place on its axis may well be an axis of the image that stays: none is known to be
+    elsewhere."""
+    beside = any(len(group) > 1 and group[0].kind == "space" for group in groups)
+    return beside and is_map(groups) and not any(map(is_still, groups))
 
 
 def carried(before: Groups, after: Groups) -> Groups:
@@ -62,7 +57,9 @@ def carried(before: Groups, after: Groups) -> Groups:
     if len(before) != len(after) or not any(map(is_still, before)):
         return after
     pairs = zip(before, after, strict=True)
-    return tuple(channels(now[0].length, is_still(was)) if kinds(now) == ["channel"] else now for was, now in pairs)
+    return tuple(
+        channels(now[0].length, is_still(was)) if kinds(now) == kinds(was) == ["channel"] else now for was, now in pairs
+    )
 
 
 def groups_of(shape: Shape, spatial: Mapping[int, int], batched: bool = True, still: Sequence[int] = ()) -> Groups:
@@ -135,12 +132,14 @@ def places_in(groups: Sequence[Group]) -> list[Atom]:
     return [atom for group in groups for atom in group if atom.kind == "space"]
 
 
-def merged(group: Group) -> Group:
-    """The same axis with neighbouring channels as one atom: heads of attention that were joined are channels again."""
+def merged(group: Group, alike: bool = False) -> Group:
+    """The same axis with neighbouring channels as one atom: heads of attention that were joined are channels again.
+    An axis of the image that stays is none of them, unless all are ``alike``."""
     found: list[Atom] = []
     for atom in group:
-        if found and atom.kind == "channel" == found[-1].kind:
-            found[-1] = replace(found[-1], length=found[-1].length * atom.length, still=found[-1].still or atom.still)
+        if found and atom.kind == "channel" == found[-1].kind and (alike or atom.still == found[-1].still):
+            still = found[-1].still and atom.still
+            found[-1] = replace(found[-1], length=found[-1].length * atom.length, still=still)
         else:
             found.append(atom)
     return tuple(found)
@@ -171,7 +170,8 @@ def doubled(groups: Groups) -> bool:
 
 def is_mixed(groups: Groups) -> bool:
     """Whether an axis holds channels beside places, as the groups of a normalisation do."""
-    return any({"channel", "space"} <= set(kinds(group)) for group in groups)
+    apart = (kinds(tuple(atom for atom in group if not atom.still)) for group in groups)
+    return any({"channel", "space"} <= set(held) for held in apart)
 
 
 def may_fold(groups: Groups) -> bool:
@@ -196,8 +196,12 @@ def regroup(groups: Sequence[Group], after: Shape) -> Groups | None:
     Channels beside each other are all alike, and are split as needed. A spatial axis that is split has the coarser
     places outside and the places within each as channels.
     """
-    atoms = (atom for group in groups for atom in group if atom.kind != "channel" or atom.length > 1)
-    queue = list(merged(tuple(atoms)))
+    atoms = tuple(atom for group in groups for atom in group if atom.kind != "channel" or atom.length > 1)
+    made = (_regrouped(list(merged(atoms, alike)), after) for alike in (False, True))
+    return next((groups for groups in made if groups is not None), None)
+
+
+def _regrouped(queue: list[Atom], after: Shape) -> Groups | None:
     found: list[Group] = []
     blocks: set[int] = set()
     for axis, length in enumerate(after):

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, Literal, get_args
 
 from onnxfc import errors
+from onnxfc.analysis.pool_roles import pool_roles
 from onnxfc.builder.rule_context import LEAVE
 from onnxfc.builder.state import GlobalPool, Quantised, State
 from onnxfc.claim.claim import SIZE_NAMES
@@ -303,8 +304,15 @@ def _analysed(original: ModelFile, options: RewriteOptions) -> Analysis:
         raise NothingToRewrite(str(readings), (readings,))
     native = native_specs(walked, graph, inputs, declared_all=all_declared(graph))
     fits(walked, graph.nodes, native)
-    readings = _of_axes(readings, options.free)
-    spelled = with_reductions(original, graph, native, _beside(options, readings))
+    whole, readings = readings, _of_axes(readings, options.free)
+
+    def local(name: str) -> bool:
+        if isinstance(whole, Refusal):
+            return False
+        opened = is_open(graph, whole[0])
+        return pool_roles(graph, native, whole[0], opened, options.global_pool).of.get(name) == "local"
+
+    spelled = with_reductions(original, graph, native, _beside(options, readings), local)
     if spelled is not original:
         return _analysed(spelled, options)
     if isinstance(readings, Refusal):

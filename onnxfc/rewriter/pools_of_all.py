@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx
@@ -17,13 +17,17 @@ from onnxfc.shapes.spec import Spec
 _AXES = "onnxfc_pooled_axes"
 
 
-def with_reductions(model: ModelFile, graph: Graph, native: Mapping[str, Spec], axes: int | None) -> ModelFile:
+def with_reductions(
+    model: ModelFile, graph: Graph, native: Mapping[str, Spec], axes: int | None, local: Callable[[str], bool]
+) -> ModelFile:
     """The model with ReduceMean and ReduceMax in place of its pools over the whole native map; the same without.
 
     ``axes``: only those over more axes than the image's, frequencies beside the length of a signal; None: none.
+    ``local``: whether a pool, by its output, slides where all axes are free, and only happens to cover the native map.
     """
     pools = [] if axes is None else [node for node in graph.live if _pools_all(node, native)]
     pools = [node for node in pools if native[node.input[0]].rank > 2 + (axes or 0)]
+    pools = [node for node in pools if node.op_type in GLOBAL_POOLS or not local(node.output[0])]
     made = {node.output[0]: _reduction(node, native, graph.opset) for node in pools}
     if not made:
         return model

@@ -23,16 +23,17 @@ from onnxfc.layout.axes import (
     axis_of_places,
     batch_ahead,
     batch_first,
+    carried,
     groups_of,
     images_apart,
     is_map,
     is_still,
     keeps_channels,
     kinds,
+    may_be_still,
     may_fold,
     regroup,
     survivors,
-    unlike_channels,
     with_batch,
 )
 from onnxfc.layout.lists import in_one_row, of_one_image, relaid, row_axis, rows, without_batch_of_one
@@ -65,8 +66,8 @@ def reshape(ctx: RuleContext) -> Outcome | None:
         return _in_row(ctx, replace(view, parts=other.parts), other.groups)
     groups = regroup(_as_meant(ctx, view), after)
     groups = groups and _of_images(ctx, groups)
-    if groups is not None and ctx.state.rank < ctx.state.axes[1]:
-        groups = unlike_channels(groups)
+    if groups is not None and ctx.state.rank < ctx.state.axes[1] and may_be_still(groups):
+        groups = None
     if groups is not None and not ctx.state.of_windows and _in_a_row(groups, ctx.state.rank):
         return _regrouped(ctx, view, groups)
     if groups is None or not _stays(view, groups):
@@ -190,7 +191,8 @@ def _regrouped(ctx: RuleContext, view: Placed, groups: Groups) -> Outcome:
     if is_map(groups):
         [made] = ctx.placed(view, provenance_of(ctx, view.provenance, groups), axis_of_places(groups))
         assert isinstance(made, Placed)
-        return [replace(made, groups=(groups[0], *made.groups[1:]), moved_by=ctx.node)]
+        own = carried(groups, made.groups)
+        return [replace(made, groups=(groups[0], *own[1:]), moved_by=ctx.node)]
     return outcome
 
 
