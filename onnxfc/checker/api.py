@@ -292,6 +292,8 @@ def _windows_again(
         pair = derive(one, two, size=claim.inputs[0].size, threads=options.threads)
     except OnnxfcError:
         return None
+    if len(pair.claim.native_size) != len(claim.native_size):
+        return None  # other axes are open than the metadata tell
     bounds = tuple(sorted(pair.claim.boundaries, key=lambda item: item.original))
     if set(bounds) == set(claim.boundaries) or not (bounds or in_blocks(two)):
         return None

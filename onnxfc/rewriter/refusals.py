@@ -69,8 +69,13 @@ def _headless(state: State, reading: Sequence[Image], provenances: Sequence[Prov
 
 def _pools_windows(state: State) -> bool:
     """Whether a reduction sums up the features of each window as they are: rows of places beside an axis that stays."""
-    made = [name for name in state.roles.heads if state.graph.producers[name].op_type in REDUCTIONS]
-    return state.rank < state.axes[1] and any(isinstance(state.views.get(name), ScoreMap) for name in made)
+    most = 2 + state.axes[1]
+    for name in state.roles.heads if state.rank < state.axes[1] else ():
+        node = state.graph.producers[name]
+        rows = node.op_type in REDUCTIONS and state.native[node.input[0]].rank < most
+        if rows and isinstance(state.views.get(name), ScoreMap):
+            return True
+    return False
 
 
 def _not_kept(state: State) -> Refusal | None:

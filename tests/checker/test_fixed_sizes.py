@@ -151,3 +151,12 @@ def test_a_model_for_one_size_is_open() -> None:
     assert done.parity.form.reason == (
         f"wrong claim: the height of {name} is 36 px alone, the second model leaves it open"
     )
+
+
+@pytest.mark.parametrize("name", ["frames_assigned.dynamo.onnx", "shuffle.torchscript.onnx", "blocks.torchscript.onnx"])
+def test_heads_of_other_axes_than_the_metadata_tell(name: str) -> None:
+    """A model of which the fixed axis was opened, and whose head would be found elsewhere, ended in a traceback."""
+    model = complete(rewrite(fixture_file(name), options=RewriteOptions(free=("height",)), prove=False))
+    model.graph.input[0].type.tensor_type.shape.dim[-1].dim_param = "any"
+    done = check_pair(fixture_file(name), model, options=CHECK)
+    assert done.parity.native.reason.endswith("px alone, the second model leaves it open")
