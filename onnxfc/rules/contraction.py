@@ -30,6 +30,7 @@ from onnxfc.layout.axes import (
     Group,
     Groups,
     axis_of_places,
+    carried,
     channels,
     doubled,
     holds_images,
@@ -352,7 +353,9 @@ def _made(ctx: RuleContext, product: _Product, groups: Groups, sides: Sequence[S
         axes = axis_of_places(groups)
         provenance = provenance_of(ctx, sides[0].provenance, groups)
         made = ctx.map_of(name, provenance, [axes[place] for place in sorted(axes)])
-        return replace(made, groups=(groups[0], *made.groups[1:]))  # it may hold heads of each image too
+        return replace(
+            made, groups=(groups[0], *carried(groups, made.groups)[1:])
+        )  # it may hold heads of each image too
     first, *more = sides or product.sides[:1]
     provenance = first.provenance if sides else replace(first.provenance, blames=product.blames)
     return Placed(name, name, groups, provenance, first.like, bounds=product.bounds, other=more[0] if more else None)

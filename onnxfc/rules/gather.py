@@ -13,7 +13,7 @@ from onnxfc.errors import Refusal
 from onnxfc.head.meet_grids import all_scores, spread
 from onnxfc.head.placed_windows import as_piece, of_sequence
 from onnxfc.head.windows import moved_to
-from onnxfc.layout.axes import BATCH_OF_ONE, channels, pure, with_batch
+from onnxfc.layout.axes import BATCH_OF_ONE, carried, channels, is_still, pure, with_batch
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Fixed, Index, Placed, ScoreMap, Window, is_map
 from onnxfc.rules.registry import FEATURES, PLACED, rule
@@ -112,7 +112,9 @@ def unfold(ctx: RuleContext, view: Placed, axis: int) -> Outcome | None:
         ctx.builder.emit("Gather", inputs, ctx.node.output[0], instead=ctx.node, axis=axis)
     place, reach = view.spatial.index(axis), (len(index) - 1) * dilation + 1
     provenance = view.provenance.along({place: view.provenance.fields[place].through(reach, stride=step)})
-    return ctx.placed(view, provenance, {k: other + (other >= axis) for k, other in view.where.items()})
+    [made] = ctx.placed(view, provenance, {k: other + (other >= axis) for k, other in view.where.items()})
+    assert isinstance(made, Placed)
+    return [replace(made, groups=carried((*view.groups[:axis], (), *view.groups[axis:]), made.groups))]
 
 
 def _strides_of(index: Array, length: int) -> tuple[int, int] | None:
@@ -157,7 +159,8 @@ def gather(ctx: RuleContext) -> Outcome | None:
         return of_sequence(ctx)
     ctx.keep()
     count = len(ctx.shape_in(1))  # the axes of the index take the place of the channels
-    picked = [channels(length) for length in ctx.shape_out()[axis : axis + count]]
+    still = is_still(view.groups[axis])
+    picked = [channels(length, still) for length in ctx.shape_out()[axis : axis + count]]
     groups = (*view.groups[:axis], *picked, *view.groups[axis + 1 :])
     return [view.output(ctx.node.output[0], groups=groups)]
 
