@@ -19,14 +19,15 @@ from onnxfc.proof.one_size import compare_at
 from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.reference_run import is_small
 from onnxfc.proof.results import Parity, ParityResult
-from onnxfc.proof.sizes import larger_sizes
+from onnxfc.proof.sizes import Size, larger_sizes
 from onnxfc.proof.tolerance import PRECISION
 from onnxfc.proof.trunk import further_sizes
 from onnxfc.rewriter.analyse import RewriteOptions
 from onnxfc.rewriter.api import rewrite
 
-_MORE = 3
-"""Further sizes: one more on the grid, and two beside it that are odd where the native size is even. Not of models in
+_MORE = 5
+"""Further sizes: one more on the grid, two of which one axis alone is larger, odd where the native size is even, one
+step of the grid, and twice native; all that there are where the original's own trunk does not show it. Not of models in
 half precision, of which each size is another chance of a rounding that is seldom so large."""
 
 
@@ -45,9 +46,7 @@ def compare_made_again(
     small, shown = is_small(original), parity.trunk.status == "passed" and not parity.trunk.reason
     if (shown and not small) or on_integers(original) or on_integers(other):
         return None
-    sizes = larger_sizes(claim, CheckOptions())
-    more = 1 if _is_half(original) or _is_half(other) else _MORE
-    sizes = [*sizes, *further_sizes(claim, sizes[0])[:more]] if small else sizes[:1]
+    sizes = _sizes(claim, options, small, 1 if _is_half(original) or _is_half(other) else _MORE if shown else None)
     worst: ParityResult | None = None
     for how, own in likely:
         try:
@@ -68,6 +67,13 @@ def compare_made_again(
         else:
             return None
     return worst
+
+
+def _sizes(claim: Claim, options: CheckOptions, small: bool, more: int | None) -> list[Size]:
+    """Those of a proof, and the user's; of a large model one and the user's. ``more``: how many further ones of a small
+    model, None for all."""
+    first, *rest = larger_sizes(claim, CheckOptions(check_sizes=options.check_sizes))
+    return [first, *rest, *further_sizes(claim, first)[:more]] if small else [first, *rest[1:]]
 
 
 def _is_half(model: ModelFile) -> bool:

@@ -53,7 +53,17 @@ def tail_problem(original: ModelFile, rewritten: ModelFile, claim: Claim) -> str
         return f"wrong claim: it does not speak of the output {missing[0]}"
     first, second = _pair(original, rewritten, claim)
     windows = [name for name in first.read | second.read if told[name] not in OWN_FORMS]
-    return f"wrong claim: nodes behind read {windows[0]}, cells of windows" if windows else None
+    if windows:
+        return f"wrong claim: nodes behind read {windows[0]}, cells of windows"
+    if _takes_several(rewritten, claim) and not _takes_several(original, claim):
+        return f"{claim.detections[0]} is picked by the values of one image, but the second model takes several"
+    return None
+
+
+def _takes_several(model: ModelFile, claim: Claim) -> bool:
+    """Whether the batch is open."""
+    dims = {info.name: info.type.tensor_type.shape.dim for info in model.proto.graph.input}
+    return all(image.batched and dims[image.name][0].dim_value <= 0 for image in claim.inputs if dims.get(image.name))
 
 
 def _pair(original: ModelFile, rewritten: ModelFile, claim: Claim) -> tuple[_Made, _Made]:

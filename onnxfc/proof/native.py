@@ -103,9 +103,6 @@ def compare_providers(original: ModelFile, evidence: Evidence, claim: Claim, opt
 def _compare_freed(rewritten: Runner, evidence: Evidence, claim: Claim, tally: Tally) -> list[Sample]:
     """Two samples at once must give what each gives alone; those that were run."""
     pair = [sample for sample in evidence.samples if sample.batch is None][:2]
-    if claim.detections:
-        tally.fail(f"{claim.detections[0]} is picked by the values of one image, but the second model takes several")
-        return pair
     images = {image.name for image in claim.inputs}
     fixed = any(
         rewritten.inputs[name].shape[:1] not in ((), (None,)) for name in rewritten.inputs if name not in images
@@ -143,7 +140,8 @@ def _compare_images(
     """One output of several samples at once; of which an image says nothing it has no batch."""
     wanted = [sample.values[output.name] for _, sample in parts]
     told = [part for part in parts if not evidence.scales[output.name, part[1].kind.name].problem]
-    if wanted[0].ndim == 0 or len(wanted[0]) != evidence.batch or not told:
+    rows = sum(len(item) if item.ndim else 0 for item in wanted)  # some lay those of all images behind each other
+    if wanted[0].ndim == 0 or (len(wanted[0]) != evidence.batch and made.shape[:1] != (rows,)) or not told:
         if output.name in evidence.moving and all(made.shape == item.shape for item in wanted):
             tally.fail(f"{output.name} is of one image at {where}")
         return

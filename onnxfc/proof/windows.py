@@ -32,6 +32,8 @@ CELLS = 8
 """Cells compared per size and kind of inputs, unless an output needs all."""
 TRIES = 4
 """How often the features of a window that differs are moved."""
+FAR_OFF = 100.0
+"""So many times as far as rounding moves a rough cell none is that is right."""
 
 
 @dataclass(frozen=True)
@@ -282,7 +284,8 @@ class _Comparison:
             compare = partial(
                 self.tally.compare, name, found[k], wanted[k], scale, kind, places[k], noise.get(k), others
             )
-            if _is_finite(wanted[k]) and (k not in noise or scale.steady(noise[k])):
+            off = _is_finite(wanted[k]) and distance(found[k], wanted[k]) > FAR_OFF * noise.get(k, 0.0)
+            if off or (_is_finite(wanted[k]) and (k not in noise or scale.steady(noise[k]))):
                 compare()
             else:
                 self.rough.setdefault((name, kind), []).append(compare)
