@@ -58,7 +58,8 @@ def carried(before: Groups, after: Groups) -> Groups:
         return after
     pairs = zip(before, after, strict=True)
     return tuple(
-        channels(now[0].length, is_still(was)) if kinds(now) == kinds(was) == ["channel"] else now for was, now in pairs
+        channels(now[0].length, is_still(was)) if kinds(now) == kinds(was) == ["channel"] and len(was) == 1 else now
+        for was, now in pairs
     )
 
 
@@ -123,8 +124,8 @@ def pure(group: Group) -> bool:
 
 
 def kinds(group: Group) -> list[str]:
-    """What an axis holds, the outermost first."""
-    return [atom.kind for atom in group]
+    """What an axis holds, the outermost first; channels beside each other once."""
+    return [atom.kind for atom in merged(group, alike=True)]
 
 
 def places_in(groups: Sequence[Group]) -> list[Atom]:
