@@ -126,14 +126,15 @@ def _still_so(one: ModelFile, two: ModelFile, checked: Checked, claim: Claim, lo
     """A check by what was read off the models, as the metadata name tensors that are ``lost``: failed where the numbers
     there are others than a rewrite of the original has."""
     told = f"the metadata names {lost}, which the second model does not have"
-    notes = (f"{told}: what it claims was read off the models", *checked.notes)
-    parity, found = checked.parity, own_rewrites(one, claim)
+    checked = replace(checked, notes=(f"{told}: what it claims was read off the models", *checked.notes))
+    if not checked.passed:
+        return checked
     wrong = f"{told}, and no rewrite of the original has such outputs: remove the onnxfc.* metadata"
-    if found:
+    if found := own_rewrites(one, claim):
         wrong = false_field(found[0][1], claim, (Graph(one.proto).producers, Graph(two.proto).producers))
-    if wrong and checked.passed:
-        parity = replace(parity, native=replace(parity.native, status="failed", reason=wrong))
-    return replace(checked, parity=parity, notes=notes)
+    parity = checked.parity
+    failed = replace(parity.native, status="failed", reason=wrong)
+    return replace(checked, parity=replace(parity, native=failed)) if wrong else checked
 
 
 def _of_every_axis(checked: Checked, again: Callable[[], Checked]) -> Checked:

@@ -28,10 +28,9 @@ def per_window(ctx: RuleContext, view: View, at: int = 0, rows: int = 0, **chang
     if scores.batch_axis or any(shape[:1] != ctx.shape_in(at)[:1] for shape in outputs):
         return ctx.refuse("mixes-batch", "does not keep the batch")
     beside = [place for place, other in enumerate(ctx.views) if place != at and _follows(ctx, place, other)]
-    if any(ctx.constant(place) is None for place in beside):
-        return ctx.refuse(
-            "size-locked", f"reads {ctx.node.input[beside[0]]}, which follows the size of the image", LEAVE
-        )
+    unknown = next((ctx.node.input[place] for place in beside if ctx.constant(place) is None), None)
+    if unknown is not None:
+        return ctx.refuse("size-locked", f"reads {unknown}, which follows the size of the image", LEAVE)
     builder, grid, rank = ctx.builder, scores.grid, 1 + len(scores.features)
     ahead = ops.transpose(builder, scores.tensor, [0, *grid, *range(1, rank)])
     sizes = ops.dims(builder, ahead, 0, 1 + len(grid))

@@ -203,6 +203,7 @@ def regroup(groups: Sequence[Group], after: Shape) -> Groups | None:
 
 
 def _regrouped(queue: list[Atom], after: Shape) -> Groups | None:
+    """The atoms in order, as many on each axis as make its length."""
     found: list[Group] = []
     blocks: set[int] = set()
     for axis, length in enumerate(after):

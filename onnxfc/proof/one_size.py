@@ -82,7 +82,7 @@ def _compared(
     one = _of_size(fixed.fixed_size, claim, outputs, layers)
     if failed == "passed" and (lost := _lost_batch(rewritten, form, one, options)):
         failed, told = "failed", lost
-    opened = dims_problem(form.proto, fixed, fixed.image_shapes(fixed.fixed_size), every=True)
+    opened = dims_problem(form.proto, fixed, fixed.fixed_size, every=True)
     if failed == "passed" and opened:
         failed, told = "failed", f"wrong claim: {opened}"
     return replace(found.native, status=failed, sizes=(fixed.fixed_size,), reason=told)

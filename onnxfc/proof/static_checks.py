@@ -22,17 +22,14 @@ def claim_problem(original: onnx.ModelProto, rewritten: onnx.ModelProto, claim: 
     different = _difference(original, rewritten, claim)
     if different is not None:
         return f"these are different models: {different}"
-    wrong = _wrong(original, claim) or dims_problem(
-        rewritten, claim, {image.name: image.shape for image in claim.inputs}
-    )
+    wrong = _wrong(original, claim) or dims_problem(rewritten, claim, claim.native_size)
     return None if wrong is None else f"wrong claim: {wrong}"
 
 
-def dims_problem(
-    rewritten: onnx.ModelProto, claim: Claim, shapes: Mapping[str, tuple[int, ...]], every: bool = False
-) -> str | None:
+def dims_problem(rewritten: onnx.ModelProto, claim: Claim, size: Sequence[int], every: bool = False) -> str | None:
     """An axis of an image that has one length alone, which the model declares otherwise: those that the claim tells as
-    fixed, or ``every`` one. ``shapes``: of images that the model takes."""
+    fixed, or ``every`` one. ``size``: of images that the model takes."""
+    shapes = claim.image_shapes(size)
     declared = {value.name: value.type.tensor_type.shape.dim for value in rewritten.graph.input}
     for image in claim.inputs:
         axes = sorted({*image.fixed, *image.spatial}) if every else image.fixed

@@ -284,11 +284,12 @@ class _Comparison:
             compare = partial(
                 self.tally.compare, name, found[k], wanted[k], scale, kind, places[k], noise.get(k), others
             )
-            off = _is_finite(wanted[k]) and distance(found[k], wanted[k]) > FAR_OFF * noise.get(k, 0.0)
-            if off or (_is_finite(wanted[k]) and (k not in noise or scale.steady(noise[k]))):
-                compare()
-            else:
+            moved = noise.get(k)
+            near = moved is not None and distance(found[k], wanted[k]) <= FAR_OFF * moved
+            if not _is_finite(wanted[k]) or (moved is not None and near and not scale.steady(moved)):
                 self.rough.setdefault((name, kind), []).append(compare)
+            else:
+                compare()
 
     def rough_cells(self) -> None:
         """Those in which the original is no number, or rounding alone moves it far, are told of where they are most."""

@@ -306,11 +306,11 @@ def _analysed(original: ModelFile, options: RewriteOptions) -> Analysis:
     fits(walked, graph.nodes, native)
     whole, readings = readings, _of_axes(readings, options.free)
 
-    def local(name: str) -> bool:
+    def local() -> frozenset[str]:
         if isinstance(whole, Refusal):
-            return False
-        opened = is_open(graph, whole[0])
-        return pool_roles(graph, native, whole[0], opened, options.global_pool).of.get(name) == "local"
+            return frozenset()
+        roles = pool_roles(graph, native, whole[0], is_open(graph, whole[0]), options.global_pool)
+        return frozenset(name for name, role in roles.of.items() if role == "local")
 
     spelled = with_reductions(original, graph, native, _beside(options, readings), local)
     if spelled is not original:

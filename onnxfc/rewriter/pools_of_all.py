@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 
 import numpy as np
 import onnx
@@ -18,16 +18,17 @@ _AXES = "onnxfc_pooled_axes"
 
 
 def with_reductions(
-    model: ModelFile, graph: Graph, native: Mapping[str, Spec], axes: int | None, local: Callable[[str], bool]
+    model: ModelFile, graph: Graph, native: Mapping[str, Spec], axes: int | None, local: Callable[[], Container[str]]
 ) -> ModelFile:
     """The model with ReduceMean and ReduceMax in place of its pools over the whole native map; the same without.
 
     ``axes``: only those over more axes than the image's, frequencies beside the length of a signal; None: none.
-    ``local``: whether a pool, by its output, slides where all axes are free, and only happens to cover the native map.
+    ``local``: the pools, by their outputs, that slide where all axes are free, and only happen to cover the native map.
     """
     pools = [] if axes is None else [node for node in graph.live if _pools_all(node, native)]
     pools = [node for node in pools if native[node.input[0]].rank > 2 + (axes or 0)]
-    pools = [node for node in pools if node.op_type in GLOBAL_POOLS or not local(node.output[0])]
+    slid = () if all(node.op_type in GLOBAL_POOLS for node in pools) else local()
+    pools = [node for node in pools if node.op_type in GLOBAL_POOLS or node.output[0] not in slid]
     made = {node.output[0]: _reduction(node, native, graph.opset) for node in pools}
     if not made:
         return model

@@ -353,9 +353,8 @@ def _made(ctx: RuleContext, product: _Product, groups: Groups, sides: Sequence[S
         axes = axis_of_places(groups)
         provenance = provenance_of(ctx, sides[0].provenance, groups)
         made = ctx.map_of(name, provenance, [axes[place] for place in sorted(axes)])
-        return replace(
-            made, groups=(groups[0], *carried(groups, made.groups)[1:])
-        )  # it may hold heads of each image too
+        own = carried(groups, made.groups)
+        return replace(made, groups=(groups[0], *own[1:]))  # the first may hold heads of each image too
     first, *more = sides or product.sides[:1]
     provenance = first.provenance if sides else replace(first.provenance, blames=product.blames)
     return Placed(name, name, groups, provenance, first.like, bounds=product.bounds, other=more[0] if more else None)
