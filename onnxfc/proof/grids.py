@@ -55,7 +55,7 @@ def _wrong(grid: Grid, before: Array, after: Array, native: Sequence[int], now: 
             spans = (_span(rule, lines[place], size[place]) for lines, size in ((old, native), (new, now)))
             first, second = spans
             length = max(old[place].count, new[place].count, now[place] if rule == "image" else 1)
-            if np.abs(first - second).max() > allowed * length:
+            if first.shape != second.shape or np.abs(first - second).max() > allowed * length:
                 return f"does not go on by the rule {rule!r}"
     images = "image" in grid.rules
     if not images and (origins[0].shape != origins[1].shape or np.abs(origins[0] - origins[1]).max() > allowed * 2):

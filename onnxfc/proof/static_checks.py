@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import onnx
 
@@ -179,10 +179,21 @@ def _image_problem(original: onnx.ModelProto, claim: Claim) -> str | None:
 
 def axes_problem(claim: Claim, native: Mapping[str, Array]) -> str | None:
     """Spatial axes that the original's trunk tensors do not have."""
-    for boundary in claim.boundaries:
-        rank = native[boundary.original].ndim
-        if max(boundary.spatial) >= rank:
-            return f"{boundary.original} has {rank} axes, claimed were spatial axes {boundary.spatial}"
+    return _lacking(((boundary.original, boundary.spatial) for boundary in claim.boundaries), native)
+
+
+def made_axes_problem(claim: Claim, made: Mapping[str, Array]) -> str | None:
+    """Spatial axes that tensors of the rewritten model do not have."""
+    told = [(boundary.rewritten, boundary.spatial) for boundary in claim.boundaries]
+    told += [(level.tensor, level.spatial) for output in claim.outputs for level in output.levels]
+    return _lacking(told, made)
+
+
+def _lacking(told: Iterable[tuple[str, tuple[int, ...]]], values: Mapping[str, Array]) -> str | None:
+    for name, spatial in told:
+        rank = values[name].ndim
+        if max(spatial) >= rank:
+            return f"{name} has {rank} axes, claimed were spatial axes {spatial}"
     return None
 
 

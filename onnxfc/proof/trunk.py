@@ -56,7 +56,8 @@ _EVERY = 8
 
 def further_sizes(claim: Claim, size: Size) -> list[Size]:
     """One more size on the grid; sizes of which one axis alone is larger than native; one step of the grid larger, and
-    twice native; and sizes with other remainders of the period, other ones in height than in width."""
+    twice native, also of one axis alone; and sizes with other remainders of the period, other ones in height than in
+    width."""
     native, steps, units = claim.native_size, claim.size_step, _units(claim)
     found = [other_parity(claim, size)]
     left = MOST_PIXELS - math.prod(found[0].pixels)
@@ -67,6 +68,7 @@ def further_sizes(claim: Claim, size: Size) -> list[Size]:
         for axis in range(len(native))
     ]
     twice = [now - before for now, before in zip(claim.twice_native, native, strict=True)]
+    halves = [[(own == axis) * more for own, more in enumerate(twice)] for axis in range(len(native))]
     rests = [
         [
             (-rest if axis % 2 else rest) % unit // step * step
@@ -74,7 +76,7 @@ def further_sizes(claim: Claim, size: Size) -> list[Size]:
         ]
         for rest in dict.fromkeys((*some, *(longest - rest for rest in some)))
     ]
-    for more in (*alone, units, twice, *rests):
+    for more in (*alone, units, twice, *halves, *rests):
         pixels = tuple(map(sum, zip(native, more, strict=True)))
         left -= math.prod(pixels)
         if any(more) and left > 0 and pixels not in [item.pixels for item in found]:

@@ -27,6 +27,7 @@ from onnxfc.proof.output_forms import (
 from onnxfc.proof.reference_run import ROUNDINGS, jittered
 from onnxfc.proof.sessions import Array, Arrays, RunError, Runner
 from onnxfc.proof.sizes import Size
+from onnxfc.proof.static_checks import made_axes_problem
 
 CELLS = 8
 """Cells compared per size and kind of inputs, unless an output needs all."""
@@ -87,6 +88,9 @@ def capture(
                 values = rewritten.run(feeds)
             except RunError as error:
                 tally.fail(f"the rewritten model does not run at {size}: {error}")
+                return captures
+            if problem := made_axes_problem(claim, values):
+                tally.fail(f"wrong claim: {problem}")
                 return captures
             batch = 2 if double and free else evidence.batch
             captures.append(Capture(size, kind, batch, values, feeds))

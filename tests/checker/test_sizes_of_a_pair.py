@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import onnx
 import pytest
@@ -37,6 +39,15 @@ ONE_STRIDE: list[Step] = [
     ("And", ["Equal", "Greater"]),
 ]
 FAR: list[Step] = [("Add", ["own_h", "own_h"]), ("Sub", ["Add", "stride"]), ("Greater", ["h", "Sub"])]
+
+TWICE_HIGH: list[Step] = [
+    ("Add", ["own_h", "own_h"]),
+    ("Sub", ["Add", "one"]),
+    ("Greater", ["h", "Sub"]),
+    ("Mul", ["own_w", "two"]),
+    ("Less", ["w", "Mul"]),
+    ("And", ["Greater", "Less"]),
+]
 
 
 def damaged(name: str, steps: list[Step], output: bool = False) -> onnx.ModelProto:
@@ -76,7 +87,7 @@ def damaged(name: str, steps: list[Step], output: bool = False) -> onnx.ModelPro
 
 
 @pytest.mark.parametrize("name", ["lenet.dynamo.onnx", "head12.torchscript.onnx", "mini_resnet_d.dynamo.onnx"])
-@pytest.mark.parametrize("steps", [HEIGHT_ALONE, WIDTH_ALONE, ODD_SUM, ONE_STEP, FAR])
+@pytest.mark.parametrize("steps", [HEIGHT_ALONE, WIDTH_ALONE, ODD_SUM, ONE_STEP, FAR, TWICE_HIGH])
 @pytest.mark.parametrize("bare", [False, True])
 def test_what_differs_at_some_sizes_alone(name: str, steps: list[Step], *, bare: bool) -> None:
     model = damaged(name, steps)
@@ -88,7 +99,7 @@ def test_what_differs_at_some_sizes_alone(name: str, steps: list[Step], *, bare:
 
 
 @pytest.mark.parametrize("name", ["list_columns.torchscript.onnx", "sums.torchscript.onnx"])
-@pytest.mark.parametrize("steps", [HEIGHT_ALONE, WIDTH_ALONE, ONE_STEP, FAR, ONE_STRIDE])
+@pytest.mark.parametrize("steps", [HEIGHT_ALONE, WIDTH_ALONE, ONE_STEP, FAR, ONE_STRIDE, TWICE_HIGH])
 def test_sizes_at_which_the_original_s_trunk_is_not_run(name: str, steps: list[Step]) -> None:
     """A rewrite that is made again says what is right there."""
     done = check_pair(fixture_file(name), damaged(name, steps, output=True), options=CHECK)
@@ -128,3 +139,24 @@ def test_a_batch_of_which_one_image_is_read(name: str, *, bare: bool) -> None:
     assert any(
         why in told for why in ("by the values of one image", "is of one image at batch 2", "native size, batch 2")
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "before", "after", "told"),
+    [
+        ("grid_two_rows", "grids", '"axes": [2, 3]', '"axes": [2, 2]', "does not go on by the rule 'step'"),
+        ("kept_spread", "boundaries", "", "", "has 1 axes, claimed were spatial axes (2, 3)"),
+    ],
+)
+def test_metadata_of_other_axes(name: str, key: str, before: str, after: str, told: str) -> None:
+    original = fixture_file(f"{name}.torchscript.onnx")
+    model = complete(rewrite(original, prove=False))
+    item = next(item for item in model.metadata_props if item.key == f"{PREFIX}{key}")
+    if before:
+        item.value = item.value.replace(before, after)
+    else:  # a trunk tensor with places is said to be a vector
+        vector = next(node.output[0] for node in model.graph.node if node.op_type in ("Constant", "Shape"))
+        item.value = re.sub(r'"rewritten": "[^"]*"', f'"rewritten": "{vector}"', item.value)
+    done = check_pair(original, model, options=CHECK).parity
+    assert not done.passed
+    assert told in done.window.reason
