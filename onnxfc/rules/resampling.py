@@ -118,7 +118,7 @@ def blocks(ctx: RuleContext) -> Outcome | None:
     view = ctx.placed_in()
     if view.is_folded:
         return None
-    if not view.channels_first:
+    if not view.is_map or min(view.spatial) < 2:
         return ctx.refuse("layout", "works on axes that are not the image's")
     if view.provenance.windows:
         return _of_pooled(ctx)

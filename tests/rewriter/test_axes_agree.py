@@ -14,7 +14,7 @@ from onnxfc.rewriter.analyse import RewriteOptions
 BOTH_AXES = (
     *("fire", "reductions", "few_parts", "maxima", "rows_gru", "patch_encoder", "kept_windows"),
     *("heads_attention", "joined_heads", "linear_attention", "lite_attention", "token_pools", "window_attention"),
-    *("list_tokens", "list_weighed", "extremes", "letters_attention", "unfolded"),
+    *("list_tokens", "list_weighed", "extremes", "letters_attention", "unfolded", "super_resolution"),
 )
 
 
