@@ -9,6 +9,7 @@ import numpy as np
 
 from onnxfc.builder.rule_context import OWN_BATCH, Outcome, RuleContext
 from onnxfc.errors import Refusal
+from onnxfc.head.frames import frames_apart
 from onnxfc.head.meet_grids import meet
 from onnxfc.head.score_map_movement import over_scores, turned
 from onnxfc.head.windows import simplest
@@ -33,7 +34,8 @@ def move(ctx: RuleContext, views: Sequence[View | None]) -> Outcome:
     sources, offsets = _pooled_sources(windows)
     moved = _by_node(ctx, views, windows, offsets)
     if moved is None:
-        return _mixed(ctx)
+        frames = frames_apart(ctx, first) if ctx.op_type == "Reshape" else None
+        return _mixed(ctx) if frames is None else [frames]
     trunk = windows[0].trunk if all(view.trunk is windows[0].trunk for view in windows) else None
     return [
         simplest(ctx, _compact(Window(sources, index, provenance, trunk, batch_axis=axis)), name)

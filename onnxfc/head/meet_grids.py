@@ -145,10 +145,10 @@ def beside_batch(axis: int, batch_axis: int) -> int:
     return axis + (axis < batch_axis)
 
 
-def around_batch(ctx: RuleContext, provenance: Provenance, batch_axis: int) -> ScoreMap:
+def around_batch(ctx: RuleContext, provenance: Provenance, batch_axis: int, position: int = 0) -> ScoreMap:
     """The node's output as a score map whose original has its batch on this axis."""
-    shape = ctx.shape_out()
-    return ScoreMap(ctx.node.output[0], shape[:batch_axis] + shape[batch_axis + 1 :], provenance, batch_axis)
+    shape = ctx.shape_out(position)
+    return ScoreMap(ctx.node.output[position], shape[:batch_axis] + shape[batch_axis + 1 :], provenance, batch_axis)
 
 
 def beside_windows(ctx: RuleContext) -> Refusal | None:

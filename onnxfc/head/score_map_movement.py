@@ -90,9 +90,10 @@ def turned(ctx: RuleContext, batch_axis: int | None, features: int) -> tuple[int
 def _unsqueeze(ctx: RuleContext, scores: Sequence[ScoreMap], provenance: Provenance) -> Outcome:
     view, rank = scores[0], len(ctx.shape_out())
     axes = axes_of(ctx, 1, rank)
-    if axes is None or (0 in axes and view.batch_axis is None):
+    frames = view.batch_axis is not None and ctx.shape_in()[view.batch_axis] > 1
+    if axes is None or (0 in axes and frames and ctx.may_swallow):
         return ctx.refuse("mixes-batch", "puts an axis before the batch")
-    if 0 not in axes and not view.batch_axis:
+    if view.batch_axis is None or (0 not in axes and not view.batch_axis):
         return _reshape(ctx, scores, provenance)
     old = [axis for axis in range(rank) if axis not in axes]
     batch_axis = old[view.batch_axis or 0]
@@ -139,13 +140,18 @@ def _takes_all(ctx: RuleContext, view: ScoreMap) -> bool:
 
 
 def _axis(ctx: RuleContext, scores: Sequence[ScoreMap], provenance: Provenance) -> Outcome:
-    axis = positive(int(ctx.attrs.get("axis", 0)), 1 + len(scores[0].features))
-    if axis == 0 and ctx.op_type == "Gather" and ctx.may_swallow:
+    view, axis = scores[0], positive(int(ctx.attrs.get("axis", 0)), 1 + len(scores[0].features))
+    batch = view.batch_axis or 0
+    if axis == batch and ctx.op_type == "Gather" and ctx.may_swallow and ctx.shape_in()[axis] == 1:
         return _reshape(ctx, scores, provenance)  # x[0] of a batch of 1
-    if axis == 0 or scores[0].batch_axis or len(scores) != 1:
+    if axis == batch or len(scores) != 1:
         return ctx.refuse("mixes-batch", "works along the batch")
-    ctx.keep([scores[0].tensor, *ctx.tensors_from(1)], axis=axis)
-    return ctx.score_maps(provenance)
+    ctx.keep([view.tensor, *ctx.tensors_from(1)], axis=beside_batch(axis, batch))
+    if not batch:
+        return ctx.score_maps(provenance)
+    gone = 1 - len(ctx.shape_in(1)) if ctx.op_type == "Gather" and axis < batch else 0
+    made = [around_batch(ctx, provenance, batch - gone, position) for position in range(len(ctx.node.output))]
+    return [*made]
 
 
 def _slice(ctx: RuleContext, scores: Sequence[ScoreMap], provenance: Provenance) -> Outcome:

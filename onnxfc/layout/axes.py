@@ -83,12 +83,20 @@ def with_batch(groups: Groups) -> Groups:
     return (BATCH_OF_ONE, *groups[1:]) if without and groups[:1] == ((),) else groups
 
 
+def frames_first(groups: Groups) -> Groups:
+    """The same, where the batch of one image was taken away ahead of frames, each of which is a map: (T, C, H, W)."""
+    places = places_in(groups)
+    maps = len(groups) == 2 + len(places) and all(len(group) == 1 for group in groups if places_in([group]))
+    without = not any(atom.kind == "batch" for group in groups for atom in group)
+    return ((*BATCH_OF_ONE, *groups[0]), *groups[1:]) if maps and without and pure(groups[0]) else with_batch(groups)
+
+
 def batch_first(groups: Groups) -> Groups:
     """The same, where the first axis is of extent 1 and the batch, of one image for good, is another: which of them is
     the batch makes no difference."""
-    return (
-        with_batch(tuple(() if group == BATCH_OF_ONE else group for group in groups)) if groups[:1] == ((),) else groups
-    )
+    if groups[:1] != ((),):
+        return groups
+    return with_batch(tuple(group[1:] if group[:1] == BATCH_OF_ONE else group for group in groups))
 
 
 def batch_ahead(groups: Groups) -> Groups:

@@ -184,7 +184,7 @@ class Parity:
     models, which are proven as their files say.
 
     >>> onnxfc.check_pair("fixtures/trained/digits.onnx", "digits-any.onnx").parity.summary()
-    'proven on 10026 values, ...'
+    'proven on 11706 values, ...'
     """
 
     native: ParityResult

@@ -13,6 +13,7 @@ from onnxfc.claim.claim import Output
 from onnxfc.errors import Refusal
 from onnxfc.graph.index import label
 from onnxfc.graph.op_kinds import FLOATS
+from onnxfc.head.frames import scores_apart
 from onnxfc.head.meet_grids import as_many_cells, meet
 from onnxfc.head.placed_windows import window_of
 from onnxfc.head.windows import to_scores
@@ -157,6 +158,8 @@ def _as_scores(state: State, name: str, view: Placed | Window | ScoreMap) -> Pla
     ctx = RuleContext(state, state.graph.producers[name])
     window = window_of(ctx, view) if isinstance(view, Placed) else view
     scores = window if isinstance(window, Refusal) else to_scores(ctx, window)
+    if isinstance(scores, ScoreMap) and scores.batch_axis and state.single:
+        return scores_apart(ctx, scores, state.native[name].native)
     if isinstance(scores, ScoreMap) and scores.batch_axis:
         return Refusal("mixes-batch", name, "the output does not have its batch first")
     if isinstance(scores, ScoreMap) and scores.batch_axis is None and state.builder.spec(scores.tensor).native[0] != 1:

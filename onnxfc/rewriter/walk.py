@@ -31,7 +31,9 @@ from onnxfc.graph.op_kinds import (
     PRODUCTS,
     REDUCTIONS,
     REORDERING,
+    RESHAPING,
 )
+from onnxfc.head.frames import as_features
 from onnxfc.head.placed_windows import window_of
 from onnxfc.io.model_file import ModelFile
 from onnxfc.layout.affine import Grids
@@ -248,6 +250,10 @@ def _by_rule(ctx: RuleContext, views: Sequence[View], lead: Lead) -> Outcome:
     built = len(state.builder.nodes)
     try:
         outcome = rule.function(ctx)
+        if lead == FEATURES and isinstance(outcome, Refusal) and outcome.code == "mixes-batch":
+            del state.builder.nodes[built:]
+            again = _of_frames(ctx, views)
+            return again if isinstance(again, list) else outcome
         state.notes += ctx.notes
         if outcome is not None:
             return outcome
@@ -280,17 +286,30 @@ def _rejoins(ctx: RuleContext, views: Sequence[View]) -> bool:
 
 def _windowed(ctx: RuleContext, views: Sequence[View]) -> Outcome:
     """The node once more, on windows of the folded maps that it reads."""
-    state, node = ctx.state, ctx.node
-    made = dict(zip(inputs_of(node), views, strict=True))
+    made = dict(zip(inputs_of(ctx.node), views, strict=True))
     for name, view in made.items():
         if isinstance(view, Placed):
             window = window_of(ctx, view)
             made[name] = Refused(window) if isinstance(window, Refusal) else window
-    own = {name: state.views[name] for name in made}
+    return _once_more(ctx, made)
+
+
+def _of_frames(ctx: RuleContext, views: Sequence[View]) -> Outcome | None:
+    """The node once more, where rows of the batch are frames of the only image: features of it. None where none are."""
+    if not ctx.may_swallow or ctx.op_type in RESHAPING - {"Unsqueeze"}:
+        return None
+    names = inputs_of(ctx.node)
+    made = [as_features(ctx, view, ctx.native(name).native) for name, view in zip(names, views, strict=True)]
+    return None if made == [*views] else _once_more(ctx, dict(zip(names, made, strict=True)))
+
+
+def _once_more(ctx: RuleContext, made: Mapping[str, View]) -> Outcome:
+    """The node with other views of what it reads."""
+    state, own = ctx.state, {name: ctx.state.views[name] for name in made}
     state.views.update(made)
     try:
         refused = next((view for view in made.values() if isinstance(view, Refused)), None)
-        return refused.refusal if refused else _outcome(state, node, list(made.values()))
+        return refused.refusal if refused else _outcome(state, ctx.node, list(made.values()))
     finally:
         state.views.update(own)
 

@@ -18,7 +18,7 @@ from onnxfc.claim.claim import Boundary
 from onnxfc.errors import Refusal
 from onnxfc.graph.op_kinds import ADDITIVE, ARITHMETIC, BROADCAST, SCALING
 from onnxfc.head.fc_to_conv import take_bias
-from onnxfc.head.meet_grids import all_scores, beside_windows, lies_on, lift_fixed, uniform
+from onnxfc.head.meet_grids import all_scores, around_batch, beside_windows, lies_on, lift_fixed, uniform
 from onnxfc.head.placed_windows import beside_map
 from onnxfc.head.windows import affine, window_of_map
 from onnxfc.layout.axes import Group, Groups, channels, holds_images, kinds, lengths, places_in, pure
@@ -84,7 +84,7 @@ def on_scores(ctx: RuleContext) -> Outcome:
         return scores
     found = [_of_rank(ctx, score) for score in scores]
     if any(score.batch_axis or 1 + len(score.features) != len(ctx.shape_out()) for score in found):
-        return ctx.refuse("mixes-batch", "broadcasts the batch against other axes")
+        return _around_batch(ctx, found)
     provenance = Provenance.join([score.provenance for score in found])
     assert provenance is not None
     queue, grid = iter(found), len(provenance.fields)
@@ -98,9 +98,35 @@ def on_scores(ctx: RuleContext) -> Outcome:
     return [ScoreMap(biased or ctx.node.output[0], ctx.shape_out()[1:], provenance, ctx.batch_axis_out())]
 
 
+def _around_batch(ctx: RuleContext, scores: Sequence[ScoreMap]) -> Outcome:
+    """Scores whose batch stands behind other axes, as steps (T, N, F) have it, beside constants."""
+    [axis, *others], rank = {score.batch_axis for score in scores}, len(ctx.shape_out())
+    refused = ctx.refuse("mixes-batch", "broadcasts the batch against other axes")
+    if others or not axis or any(1 + len(score.features) != rank for score in scores):
+        return refused
+    queue, inputs, grid = iter(scores), list[str](), len(scores[0].grid)
+    for view, name in zip(ctx.views, ctx.node.input, strict=True):
+        value = ctx.weights(name) if isinstance(view, Fixed) else None
+        if value is not None:
+            value = value.reshape((1,) * (rank - value.ndim) + value.shape)
+            ahead = np.moveaxis(value, axis, 0) if value.shape[axis] == 1 else None
+            inputs += [] if ahead is None else [ctx.builder.constant(ahead.reshape(ahead.shape + (1,) * grid), name)]
+        elif view is not None and not isinstance(view, Fixed | Context):
+            inputs.append(next(queue).tensor)
+    provenance = Provenance.join([score.provenance for score in scores])
+    if len(inputs) < len(ctx.views) or provenance is None:
+        return refused
+    ctx.keep(inputs)
+    return [around_batch(ctx, provenance, axis)]
+
+
 def _of_rank(ctx: RuleContext, score: ScoreMap) -> ScoreMap:
-    """A score map with the axes that a constant of higher rank puts ahead of it, where the batch is 1 for good."""
+    """A score map with as many axes as the result has, where the batch is 1 for good: with those that a constant of
+    higher rank puts ahead of it, or without the one that a batch which had been swallowed has got again."""
     missing = len(ctx.shape_out()) - 1 - len(score.features)
+    if missing == -1 and score.batch_axis is None and score.features[0] == 1:  # a first axis is that image's again
+        tensor = ops.squeeze(ctx.builder, score.tensor, [1])
+        return replace(score, tensor=tensor, features=score.features[1:], batch_axis=0)
     if missing <= 0 or score.batch_axis or not ctx.may_swallow:
         return score
     tensor = ops.unsqueeze(ctx.builder, score.tensor, range(1, 1 + missing))

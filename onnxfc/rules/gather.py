@@ -13,7 +13,7 @@ from onnxfc.errors import Refusal
 from onnxfc.head.meet_grids import all_scores, spread
 from onnxfc.head.placed_windows import as_piece, of_sequence
 from onnxfc.head.windows import moved_to
-from onnxfc.layout.axes import BATCH_OF_ONE, carried, channels, is_still, pure, with_batch
+from onnxfc.layout.axes import BATCH_OF_ONE, carried, channels, frames_first, is_still, pure
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Fixed, Index, Placed, ScoreMap, Window, is_map
 from onnxfc.rules.registry import FEATURES, PLACED, rule
@@ -150,7 +150,7 @@ def gather(ctx: RuleContext) -> Outcome | None:
     if constant and view.groups[axis] == BATCH_OF_ONE and ctx.may_swallow:  # x[0] of a batch of 1
         count = len(ctx.shape_in(1))
         ctx.keep()
-        return [moved_to(ctx, view, with_batch((*view.groups[:axis], *[()] * count, *view.groups[axis + 1 :])))]
+        return [moved_to(ctx, view, frames_first((*view.groups[:axis], *[()] * count, *view.groups[axis + 1 :])))]
     if not constant or (axis == 0 and view.apart):
         return ctx.refuse("mixes-batch", "picks by what the image says, or along the batch")
     if view.is_map and axis in view.spatial:

@@ -15,7 +15,7 @@ from onnxfc.errors import Refusal
 from onnxfc.graph.op_kinds import MICROSOFT
 from onnxfc.head.conv_weights import Weight, resolve
 from onnxfc.head.fc_to_conv import Operands, fully_connected, shaped
-from onnxfc.head.meet_grids import all_scores, beside_windows, lift_fixed
+from onnxfc.head.meet_grids import all_scores, around_batch, beside_windows, lift_fixed
 from onnxfc.head.per_window import per_window
 from onnxfc.head.placed_windows import window_of
 from onnxfc.head.windows import to_scores
@@ -40,6 +40,9 @@ def gemm(ctx: RuleContext) -> Outcome | None:
     if any(is_folded(view) for view in ctx.views):
         return _rows_of_places(ctx)
     turned = (bool(ctx.attrs.get("transA", 0)), bool(ctx.attrs.get("transB", 0)))
+    plain = float(ctx.attrs.get("alpha", 1.0)) == 1.0 and not ctx.has_input(2)
+    if plain and _of_one_image(ctx):
+        return _among_features(ctx, turned)
     if ctx.swallowed and len(ctx.shape_in()) == 3 and not turned[0]:
         return _gemm_on_rows(ctx)
     found = _operands(ctx, turned, float(ctx.attrs.get("alpha", 1.0)))
@@ -124,6 +127,8 @@ def matmul(ctx: RuleContext) -> Outcome:
     https://onnx.ai/onnx/operators/onnx__MatMul.html
     """
     moving = [place for place, other in enumerate(ctx.views) if not isinstance(other, Fixed)]
+    if len(moving) == 2 and _of_one_image(ctx):
+        return _among_features(ctx)
     if len(moving) == 2 and len(ctx.shape_in()) > 2:
         return _pairwise(ctx)
     if isinstance(ctx.views[moving[0]], Window | ScoreMap) and len(ctx.shape_in(moving[0])) > 2:
@@ -146,11 +151,24 @@ def _on_rows(ctx: RuleContext, at: int) -> Outcome:
         if even is None:
             return ctx.refuse("fc-over-space", "is an FC layer over the places of the native size", LEAVE)
         return even_as_context(ctx, even)
-    outcome = per_window(ctx, view, at)
+    behind = isinstance(view, ScoreMap) and view.batch_axis and at == 0 and len(shape) == 2
+    outcome = _beside_batch(ctx, view) if behind and isinstance(view, ScoreMap) else per_window(ctx, view, at)
     if isinstance(outcome, list):
         axis = -1 if at == 0 else -2
         ctx.replaced(f"MatMul {ctx.shape_in(at)[axis]}→{ctx.shape_out()[axis]}", "MatMul once per window")
     return outcome
+
+
+def _beside_batch(ctx: RuleContext, view: ScoreMap) -> Outcome:
+    """Features times a matrix, where the batch stands behind others of their axes: as steps (T, N, F) have it."""
+    last = len(view.features)
+    if view.batch_axis == last:
+        return ctx.refuse("mixes-batch", "takes the batch for features")
+    ahead = ops.transpose(ctx.builder, view.tensor, [*range(last), *view.grid, last])
+    [made] = ctx.keep_renamed([ahead, *ctx.tensors_from(1)])
+    order = [*range(last), last + len(view.grid), *(axis - 1 for axis in view.grid)]
+    ops.transpose(ctx.builder, made, order, ctx.node.output[0])
+    return [around_batch(ctx, view.provenance, view.batch_axis or 0)]
 
 
 def _gemm_on_rows(ctx: RuleContext) -> Outcome:
@@ -164,8 +182,22 @@ def _gemm_on_rows(ctx: RuleContext) -> Outcome:
     return outcome
 
 
-def _pairwise(ctx: RuleContext) -> Outcome:
-    """Matrices of features times each other, cell by cell: as an Einsum, to which the grid can be appended."""
+def _of_one_image(ctx: RuleContext) -> bool:
+    """Whether both matrices are features of the only image, or frames of it."""
+    features = all(isinstance(view, Window | ScoreMap) for view in ctx.views[:2])
+    return features and ctx.may_swallow and all(len(ctx.native(name).native) == 2 for name in ctx.node.input[:2])
+
+
+def _among_features(ctx: RuleContext, turned: tuple[bool, bool] = (False, False)) -> Outcome:
+    """Matrices that are features of one image, each: frames, which are rows of the batch, are features then."""
+    if any(getattr(view, "batch_axis", None) is not None for view in ctx.views[:2]):
+        return ctx.refuse("mixes-batch", "relates the images of the batch to each other", LEAVE)
+    return _pairwise(ctx, turned)
+
+
+def _pairwise(ctx: RuleContext, turned: tuple[bool, bool] = (False, False)) -> Outcome:
+    """Matrices of features times each other, cell by cell: as an Einsum, to which the grid can be appended. ``turned``:
+    those of which the rows are the columns."""
     scores = all_scores(ctx, ctx.views)
     if isinstance(scores, Refusal):
         return scores
@@ -174,13 +206,15 @@ def _pairwise(ctx: RuleContext) -> Outcome:
     alike = shapes[0][:-2] == shapes[1][:-2] and not any(view.batch_axis for view in scores)
     if len(scores) < 2 or provenance is None or not alike:
         return attention(ctx)
-    if provenance.places and not sums_places(ctx, provenance, shapes[0][-1:], (shapes[0][-2], shapes[1][-1])):
+    (rows, inner), (_, columns) = (shape[-2:][:: -1 if turn else 1] for shape, turn in zip(shapes, turned, strict=True))
+    if provenance.places and not sums_places(ctx, provenance, (inner,), (rows, columns)):
         return attention(ctx)
     rank = len(shapes[0])
     if ctx.opset < 12:  # there is no Einsum yet
-        return _multiplied(ctx, scores, provenance)
+        return attention(ctx) if any(turned) else _multiplied(ctx, scores, provenance)
     stack, grid = "abcdefgh"[: rank - 2], "uvw"[: len(scores[0].grid)]
-    equation = f"{stack}xy{grid},{stack}yz{grid}->{stack}xz{grid}"
+    one, two = ("yx" if turned[0] else "xy"), ("zy" if turned[1] else "yz")
+    equation = f"{stack}{one}{grid},{stack}{two}{grid}->{stack}xz{grid}"
     tensors = [view.tensor for view in scores]
     ctx.builder.emit("Einsum", tensors, ctx.node.output[0], instead=ctx.node, equation=equation)
     return ctx.score_maps(replace(provenance, places=False))

@@ -1,4 +1,4 @@
-"""Recurrent layers along the one axis of the image that is free: sequences of any length."""
+"""Recurrent layers along the one axis of the image that is free, sequences of any length; or over frames of windows."""
 
 from __future__ import annotations
 
@@ -6,19 +6,25 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from onnx import helper
 
+from onnxfc.builder import ops
 from onnxfc.builder.rule_context import OWN_BATCH, Outcome, RuleContext
 from onnxfc.claim.blame import Cause
 from onnxfc.graph.op_kinds import RECURRENT
+from onnxfc.head.windows import to_scores
 from onnxfc.layout.axes import Group, channels, kinds, pure
-from onnxfc.layout.views import Fixed, Placed, View
+from onnxfc.layout.views import Fixed, Placed, ScoreMap, View, Window
 from onnxfc.rules.context_sums import of_image
-from onnxfc.rules.registry import PLACED, rule
+from onnxfc.rules.registry import FEATURES, PLACED, rule
 
-_ATTRIBUTES = ("activation_alpha", "activation_beta", "activations", "clip", "direction", "hidden_size")
+_ATTRIBUTES = (
+    *("activation_alpha", "activation_beta", "activations", "clip", "direction", "hidden_size"),
+    *("input_forget", "layout", "linear_before_reset"),
+)
 
 
-@rule(*RECURRENT, on=PLACED, attributes=(*_ATTRIBUTES, "input_forget", "layout", "linear_before_reset"))
+@rule(*RECURRENT, on=PLACED, attributes=_ATTRIBUTES)
 def recurrent(ctx: RuleContext) -> Outcome | None:
     """LSTM over places in a row is LSTM at every length.
 
@@ -102,3 +108,65 @@ def _rows(ctx: RuleContext, view: Placed, steps: Group, batch: Group) -> Placed:
 def _last(ctx: RuleContext, view: Placed, name: str) -> View:
     """Y_h, Y_c: the states behind the last step."""
     return replace(of_image(ctx, view.provenance), tensor=name)
+
+
+@rule(*RECURRENT, on=FEATURES, attributes=_ATTRIBUTES)
+def over_frames(ctx: RuleContext) -> Outcome | None:
+    """LSTM over frames of each image is LSTM over those of each window: the cells are laid into the batch, and out of
+    it again.
+
+    None where its steps are places of a window. https://onnx.ai/onnx/operators/onnx__LSTM.html
+    """
+    view, at = ctx.views[0], 1 - int(ctx.attrs.get("layout", 0))
+    if ctx.has_input(_LENGTHS) or not ctx.only_first or not isinstance(view, Window | ScoreMap):
+        return None
+    if isinstance(view, Window) and not _of_frames(view):
+        return None
+    scores = to_scores(ctx, view)
+    if not isinstance(scores, ScoreMap):
+        return scores
+    if scores.batch_axis is None and scores.features[at : at + 1] == (1,):  # the only image's batch again
+        features = scores.features[:at] + scores.features[at + 1 :]
+        scores = ScoreMap(ops.squeeze(ctx.builder, scores.tensor, [1 + at]), features, scores.provenance, at)
+    if scores.batch_axis != at or len(scores.features) != 2:
+        return ctx.refuse("mixes-batch", "takes the batch for the steps of its sequence")
+    states = _states(ctx, [])
+    if states is None:
+        return ctx.refuse("batch-baked", "begins with states of the native batch", OWN_BATCH)
+    builder, grid = ctx.builder, len(scores.grid)
+    steps, size = scores.features
+    ahead = ops.transpose(builder, scores.tensor, [1, 0, *scores.grid, 2] if at else [0, *scores.grid, 1, 2])
+    sizes = ops.dims(builder, ahead, at, at + 1 + grid)
+    folded = _with_a_row(ctx, ops.reshape(builder, ahead, [steps, -1, size] if at else [-1, steps, size]), at)
+    made = ctx.keep_renamed([folded, *ctx.tensors_from(1)[: _STATES[0] - 1], *states])
+    views: list[View] = []
+    for position, (name, tensor) in enumerate(zip(ctx.node.output, made, strict=True)):
+        if not name:
+            views.append(Fixed(""))
+            continue
+        shape = ctx.native(name).native
+        own = at + at * (position == 0)  # (T, directions, N, hidden), or (directions, N, hidden)
+        tensor = ops.slice_axis(builder, tensor, own, 0, -1)
+        unfolded = ops.reshape(builder, tensor, [*shape[:own], sizes, *shape[own + 1 :]])
+        order = [own, *range(own), *range(own + 1 + grid, len(shape) + grid), *range(own + 1, own + 1 + grid)]
+        ops.transpose(builder, unfolded, order, name)
+        views.append(ScoreMap(name, (*shape[:own], *shape[own + 1 :]), scores.provenance, own))
+    ctx.remark("per-window", f"{ctx.op_type} runs once per window, the grid folded into the batch")
+    return views
+
+
+def _with_a_row(ctx: RuleContext, tensor: str, axis: int) -> str:
+    """One sequence of zeros behind the others: of an image without a window there are none, at which onnxruntime's
+    recurrent layers end the process."""
+    spec = ctx.builder.spec(tensor)
+    shape = [1 if k == axis else n for k, n in enumerate(spec.native)]
+    row = np.zeros(shape, helper.tensor_dtype_to_np_dtype(spec.dtype))
+    return ctx.builder.emit("Concat", [tensor, ctx.builder.constant(row, "zeros")], axis=axis)
+
+
+def _of_frames(view: Window) -> bool:
+    """Whether every step has the same places of the window, in the same order: steps are frames, or channels."""
+    if len(view.sources) != 1 or view.index.ndim != 2:
+        return False
+    places = view.index % int(np.prod(view.sources[0].extent))
+    return bool((places == places[:1]).all())

@@ -24,6 +24,7 @@ from onnxfc.layout.axes import (
     batch_ahead,
     batch_first,
     carried,
+    frames_first,
     groups_of,
     images_apart,
     is_map,
@@ -246,7 +247,7 @@ def squeeze(ctx: RuleContext) -> Outcome | None:
         return pooled_in_part(ctx) if view.is_strip else None
     ctx.keep()
     groups = tuple(group for axis, group in enumerate(view.groups) if axis not in axes)
-    return [moved_to(ctx, view, with_batch(groups))]
+    return [moved_to(ctx, view, frames_first(groups))]
 
 
 def _is_spare(ctx: RuleContext, view: Placed, axis: int, axes: Sequence[int]) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from onnxfc.builder import ops
 from onnxfc.builder.rule_context import Outcome, RuleContext
-from onnxfc.errors import Refusal
 from onnxfc.layout.views import Fixed, ScoreMap, Window
 from onnxfc.rules.registry import FEATURES, PLACED, rule
 
@@ -19,31 +18,26 @@ def shape_of_placed(ctx: RuleContext) -> Outcome:
 @rule("Shape", on=FEATURES, attributes=("start", "end"))
 def shape_of_features(ctx: RuleContext) -> Outcome:
     """Shape of a score map is (N, F1, ..., Fk), without the grid."""
-    whole = _whole(ctx)
-    if isinstance(whole, Refusal):
-        return whole
     rank = len(ctx.shape_in())
     start, end, _ = slice(ctx.attrs.get("start", 0), ctx.attrs.get("end", rank)).indices(rank)
-    return [Fixed(ops.slice_axis(ctx.builder, whole, 0, start, end))]
+    return [Fixed(ops.slice_axis(ctx.builder, _whole(ctx), 0, start, end))]
 
 
 @rule("Size", on=FEATURES)
 def size_of_features(ctx: RuleContext) -> Outcome:
     """Size of a score map is N * F1 * ... * Fk, without the grid."""
-    whole = _whole(ctx)
-    if isinstance(whole, Refusal):
-        return whole
-    return [Fixed(ops.reduce(ctx.builder, "ReduceProd", whole, [0], keepdims=False))]
+    return [Fixed(ops.reduce(ctx.builder, "ReduceProd", _whole(ctx), [0], keepdims=False))]
 
 
-def _whole(ctx: RuleContext) -> str | Refusal:
-    """(N, F1, ..., Fk) as a tensor."""
+def _whole(ctx: RuleContext) -> str:
+    """(N, F1, ..., Fk) as a tensor, the batch wherever the original has it."""
     view = ctx.views[0]
     assert isinstance(view, Window | ScoreMap)
-    if view.batch_axis:
-        return ctx.refuse("mixes-batch", "asks for the shape of transposed features")
     tensor, features = (
         (view.sources[0].tensor, view.index.shape) if isinstance(view, Window) else (view.tensor, view.features)
     )
-    given = [] if view.batch_axis is None else [ops.dims(ctx.builder, tensor, 0, 1)]
-    return ops.concat(ctx.builder, [*given, ctx.builder.constant(list(features), "features")])
+    at = view.batch_axis
+    given = [] if at is None else [ops.dims(ctx.builder, tensor, 0, 1)]
+    sides = (features[: at or 0], features[at or 0 :])
+    ahead, behind = ([ctx.builder.constant(list(side), "features")] if side else [] for side in sides)
+    return ops.concat(ctx.builder, [*ahead, *given, *behind] or [ctx.builder.constant([], "features")])

@@ -108,11 +108,11 @@ def test_windows_of_products_of_places_are_crops(name: str, exporter: str) -> No
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
 def test_what_is_no_window_but_may_be_kept_offers_that(exporter: str) -> None:
-    """A recurrent layer over frames of which each is pooled."""
+    """A map brought up again by a ratio that moves windows by a fraction of a pixel, which is pooled."""
     with pytest.raises(NothingToRewrite) as caught:
-        rewrite(model_of("frames_lstm", exporter))
+        rewrite(model_of("kept_upsampled", exporter))
     [found] = caught.value.refusals
-    assert found.code == "recurrent"
+    assert found.code == "fractional-stride"
     assert found.advice == "--global-pool keep sums up all places of an image, for one vector of each"
 
 

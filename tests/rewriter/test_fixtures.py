@@ -38,6 +38,7 @@ ONE_STEP = {
     "lenet.qdq_own_int16.onnx": 1e-3,
     "lenet.qdq_int16.onnx": 1e-3,
     "lenet.qoperator_opset21.onnx": 2.03e-2,
+    **dict.fromkeys(["frames_lstm.torchscript.onnx", "frames_lstm.dynamo.onnx"], 2e-4),  # steep gates
     "trained_int8.torchscript.onnx": 4.45e-2,  # of an inner layer: -10.499999 steps in a cell at 36x36 px
 }
 """Quantised networks of which one value on the edge of a step falls to the other side: what that makes of a score."""
@@ -71,6 +72,9 @@ STAYS = {
     "groups.": [*["MatMul"] * 7, "Gemm"],
     "one_batch": ["MatMul"] * 2,
     "operator_attention": ["MatMul", "Gemm"],
+    "frames_both": ["MatMul", "Gemm"],  # of each step
+    "frames_encoder": ["MatMul", "MatMul", "Gemm", "MatMul", "MatMul"],
+    "bag_attention": ["Gemm"],  # of what is weighed of all images
     "learned_queries_opset11": ["MatMul"] * 4,  # of tokens, of the answers
     "learned_queries": [*["MatMul"] * 3, "Gemm"],
     "kernel_of_image": ["Gemm", "MatMul"],  # of the kernels
@@ -82,9 +86,12 @@ STAYS = {
 """FC layers that are none of the head's, or have more axes than one."""
 ALONE = (
     "conditional.",
+    "bag_",  # of images, made for one bag
     "convnext.dynamo",
     "depth_pooled",
     "frames_assigned",
+    "frames_both",
+    "frames_encoder",
     "frames_mean",
     "frames_shifted",
     "groups.",  # nn.MultiheadAttention, whose tokens have the batch as their second axis

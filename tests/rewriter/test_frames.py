@@ -71,6 +71,25 @@ def test_zeros_that_the_graph_computes_are_written_into() -> None:
         np.testing.assert_allclose(run(done.model, image(size, (4, 3))), want, rtol=0, atol=2e-6 * np.abs(want).max())
 
 
+STEPS = ("frames_lstm", "frames_both", "frames_encoder", "bag_attention", "bag_scores")
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize("name", STEPS)
+def test_steps_of_each_window(name: str, exporter: str) -> None:
+    """Frames are the steps of a recurrent layer, of attention or of a bag: once for each window, of all its frames."""
+    done = rewritten(name, exporter)
+    assert (done.claim.verdict, done.claim.stride) == ("exact", (4, 4))
+    whole = image((40, 36), (1, 4, 3))
+    cells = ort.InferenceSession(done.model.SerializeToString()).run(None, {"image": whole})
+    original = ort.InferenceSession(fixture_file(f"{name}.{exporter}.onnx"))
+    for row, column in np.ndindex(3, 2):
+        crop = np.ascontiguousarray(whole[..., 4 * row : 4 * row + 32, 4 * column : 4 * column + 32])
+        for made, want in zip(cells, original.run(None, {"image": crop}), strict=True):
+            assert made.shape == (*want.shape, 3, 2)
+            np.testing.assert_allclose(made[..., row, column], want, rtol=0, atol=2e-6 * np.abs(want).max())
+
+
 @pytest.mark.parametrize("exporter", EXPORTERS)
 @pytest.mark.parametrize("name", SHAPES)
 def test_cells_are_the_original_on_crops_of_all_frames(name: str, exporter: str) -> None:
