@@ -19,9 +19,8 @@ from onnxfc.proof.one_size import compare_at
 from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.reference_run import is_small
 from onnxfc.proof.results import Parity, ParityResult
-from onnxfc.proof.sizes import Size, larger_sizes
+from onnxfc.proof.sizes import Size, further_sizes, larger_sizes
 from onnxfc.proof.tolerance import PRECISION
-from onnxfc.proof.trunk import further_sizes
 from onnxfc.rewriter.analyse import RewriteOptions
 from onnxfc.rewriter.api import rewrite
 

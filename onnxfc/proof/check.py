@@ -32,9 +32,9 @@ from onnxfc.proof.reference_run import is_small, observe
 from onnxfc.proof.results import Conditions, CropResult, Parity, ParityResult, VerdictResult
 from onnxfc.proof.sessions import RunError, Runner, Unseen
 from onnxfc.proof.shift import compare_shifted, why_not
-from onnxfc.proof.sizes import Size, TooLarge, larger_sizes
+from onnxfc.proof.sizes import Size, TooLarge, further_sizes, larger_sizes
 from onnxfc.proof.static_checks import axes_problem, claim_problem, growth_problem
-from onnxfc.proof.trunk import compare_trunk, further_sizes
+from onnxfc.proof.trunk import compare_trunk
 from onnxfc.proof.window_parity import NATIVE_ONLY, Plans, WindowParity
 from onnxfc.proof.windows import Capture, capture
 
@@ -125,7 +125,7 @@ class _Check:
         try:
             pair, sizes = self._prepared()
             plans = Plans.of(pair)
-            evidence = self._observed(pair, plans, sizes[0])
+            evidence = self._observed(pair, plans, sizes)
         except _Stop as stop:
             failed = ParityResult("failed", reason=str(stop))
             return self._parity(None, failed, _NOTHING, _NO_CROPS)
@@ -150,11 +150,11 @@ class _Check:
             raise _Stop(short)
         return with_layers(self.original, self.rewritten, self.claim), sizes
 
-    def _observed(self, pair: Compared, plans: Plans, size: Size) -> Evidence:
+    def _observed(self, pair: Compared, plans: Plans, sizes: list[Size]) -> Evidence:
         """What the original does. Raises _Stop."""
         tensors = [*(boundary.original for boundary in self.claim.boundaries), *plans.tensors]
         try:
-            evidence = observe(pair, tensors, size, self.options, self.progress, thorough=self.thorough)
+            evidence = observe(pair, tensors, sizes, self.options, self.progress, thorough=self.thorough)
         except RunError as error:
             why = "cannot be looked at" if isinstance(error, Unseen) else "does not run"
             raise _Stop(f"the original {why}: {error}") from error

@@ -6,6 +6,7 @@ The original is run first and closed again, so that only one model is in memory 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from onnxfc.proof.narrowest import input_types
 from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.output_forms import REDUCED, WINDOWED, pick_cells
 from onnxfc.proof.sessions import Array, Arrays, RunError, Runner
-from onnxfc.proof.sizes import Size
+from onnxfc.proof.sizes import Size, further_sizes, on_grid
 from onnxfc.proof.wiring import dependent
 
 SMALL = 2_000_000
@@ -42,13 +43,13 @@ these to another integer."""
 def observe(
     pair: Compared,
     tensors: Sequence[str],
-    size: Size,
+    sizes: Sequence[Size],
     options: CheckOptions,
     progress: Progress,
     *,
     thorough: bool,
 ) -> Evidence:
-    """Run the original: choose inputs, native samples, crops of an image of ``size``, rounding noise.
+    """Run the original: choose inputs, native samples, crops of an image of the first of ``sizes``, rounding noise.
 
     ``tensors`` are observed beside the outputs. Raises RunError if the original does not run.
     """
@@ -72,8 +73,8 @@ def observe(
     choose(evidence, runner.outputs, pair, options, progress, take)
     if evidence.vacuous is None:
         _more_samples(evidence, runner, options, progress)
-        _run_crops(evidence, runner, claim, size, options, progress)
-        _run_whole(evidence, runner, claim, size)
+        _run_crops(evidence, runner, claim, sizes[0], options, progress)
+        _run_whole(evidence, runner, claim, sizes)
         del runner
         if thorough:
             _measure_noise(evidence, original, tensors, options, progress)
@@ -193,18 +194,19 @@ def _is_rough(evidence: Evidence, runner: Runner, kind: Kind, crop: Arrays, seed
     )
 
 
-def _run_whole(evidence: Evidence, runner: Runner, claim: Claim, size: Size) -> None:
-    """An original that takes any size itself says what outputs without windows must be."""
+def _run_whole(evidence: Evidence, runner: Runner, claim: Claim, sizes: Sequence[Size]) -> None:
+    """An original that takes any size itself says what outputs without windows must be, wherever it runs and rounds as
+    at the native size."""
     free = all(runner.inputs[image.name].shape[axis] is None for image in claim.inputs for axis in image.spatial)
     if not free or all(output.form in WINDOWED for output in claim.outputs):
         return
-    for kind in evidence.cover(runner.outputs):
-        batch = 2 if evidence.free_batch else None
-        try:
-            evidence.whole[kind.name, size.pixels] = runner.run(evidence.inputs.feeds(kind, 0, batch, size.pixels))
-        except RunError:
-            # Free in name only: its head is made for the native size.
-            return
+    sizes = [*sizes, *further_sizes(claim, sizes[0])] if evidence.small and evidence.thorough else sizes
+    batch = 2 if evidence.free_batch else None
+    for size in (size for size in sizes if on_grid(size, claim)):
+        for kind in evidence.kinds if evidence.small else evidence.cover(runner.outputs):
+            with suppress(RunError):  # free in name only, or at other sizes
+                feeds = evidence.inputs.feeds(kind, 0, batch, size.pixels)
+                evidence.whole[kind.name, size.pixels] = runner.run(feeds)
 
 
 def _measure_noise(

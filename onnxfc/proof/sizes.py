@@ -93,3 +93,58 @@ def _users_size(pixels: tuple[int, ...], claim: Claim) -> Size:
     if math.prod(pixels) > MOST:
         raise UsageError(f"--check-size {text}: is more than the {MOST} pixels that a check takes")
     return Size(tuple(pixels))
+
+
+def other_parity(claim: Claim, size: Size) -> Size:
+    """A size one step of the grid larger on every axis: what was an odd number of steps is an even one."""
+    axes = zip(size.pixels, claim.native_size, units_of(claim), strict=True)
+    pixels = tuple(native + ((now - native) // unit + 1) * unit for now, native, unit in axes)
+    places = zip(pixels, claim.native_size, claim.stride, strict=True)
+    return Size(pixels, tuple((now - native) // stride + 1 for now, native, stride in places))
+
+
+MOST_PIXELS = 1 << 21
+"""Pixels of all sizes together at which only the trunk is looked at."""
+_EVERY = 8
+"""Up to such a period every remainder is tried, of a larger one powers of two and what they lack to be none."""
+
+
+def further_sizes(claim: Claim, size: Size) -> list[Size]:
+    """One more size on the grid; sizes of which one axis alone is larger than native; one step of the grid larger, and
+    twice native, also of one axis alone; and sizes with other remainders of the period, other ones in height than in
+    width."""
+    native, steps, units = claim.native_size, claim.size_step, units_of(claim)
+    found = [other_parity(claim, size)]
+    left = MOST_PIXELS - math.prod(found[0].pixels)
+    longest = max(units)
+    some = range(1, longest) if longest <= _EVERY else [1 << k for k in range(longest.bit_length())]
+    alone = [
+        [(own == axis) * (unit + step % unit) for own, (unit, step) in enumerate(zip(units, steps, strict=True))]
+        for axis in range(len(native))
+    ]
+    twice = [now - before for now, before in zip(claim.twice_native, native, strict=True)]
+    halves = [[(own == axis) * more for own, more in enumerate(twice)] for axis in range(len(native))]
+    rests = [
+        [
+            (-rest if axis % 2 else rest) % unit // step * step
+            for axis, (unit, step) in enumerate(zip(units, steps, strict=True))
+        ]
+        for rest in dict.fromkeys((*some, *(longest - rest for rest in some)))
+    ]
+    for more in (*alone, units, twice, *halves, *rests):
+        pixels = tuple(map(sum, zip(native, more, strict=True)))
+        left -= math.prod(pixels)
+        if any(more) and left > 0 and pixels not in [item.pixels for item in found]:
+            found.append(Size(pixels))
+    return found
+
+
+def units_of(claim: Claim) -> list[int]:
+    """Pixels by which an image grows so that every layer of the trunk sees the native size's remainder."""
+    return [math.lcm(*axis) for axis in zip(claim.stride, claim.size_step, claim.period or claim.stride, strict=True)]
+
+
+def on_grid(size: Size, claim: Claim) -> bool:
+    """Whether every layer of the trunk sees the native size's remainder."""
+    axes = zip(size.pixels, claim.native_size, units_of(claim), strict=True)
+    return all((now - native) % unit == 0 for now, native, unit in axes)

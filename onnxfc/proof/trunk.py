@@ -8,7 +8,6 @@ A small model's is run at sizes with every remainder that its period leaves, as 
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -33,60 +32,11 @@ from onnxfc.proof.readings import Readings
 from onnxfc.proof.repeated import compare_repeated, mixing
 from onnxfc.proof.results import ParityResult
 from onnxfc.proof.sessions import Array, Arrays, RunError, Runner
-from onnxfc.proof.sizes import Size
+from onnxfc.proof.sizes import on_grid
 from onnxfc.proof.windows import Capture
 from onnxfc.proof.wiring import nodes_before, reads
 
 _STOPPED = re.compile(r"while running (\w+) node\. Name:'([^']+)'")
-
-
-def other_parity(claim: Claim, size: Size) -> Size:
-    """A size one step of the grid larger on every axis: what was an odd number of steps is an even one."""
-    axes = zip(size.pixels, claim.native_size, _units(claim), strict=True)
-    pixels = tuple(native + ((now - native) // unit + 1) * unit for now, native, unit in axes)
-    places = zip(pixels, claim.native_size, claim.stride, strict=True)
-    return Size(pixels, tuple((now - native) // stride + 1 for now, native, stride in places))
-
-
-MOST_PIXELS = 1 << 21
-"""Pixels of all sizes together at which only the trunk is looked at."""
-_EVERY = 8
-"""Up to such a period every remainder is tried, of a larger one powers of two and what they lack to be none."""
-
-
-def further_sizes(claim: Claim, size: Size) -> list[Size]:
-    """One more size on the grid; sizes of which one axis alone is larger than native; one step of the grid larger, and
-    twice native, also of one axis alone; and sizes with other remainders of the period, other ones in height than in
-    width."""
-    native, steps, units = claim.native_size, claim.size_step, _units(claim)
-    found = [other_parity(claim, size)]
-    left = MOST_PIXELS - math.prod(found[0].pixels)
-    longest = max(units)
-    some = range(1, longest) if longest <= _EVERY else [1 << k for k in range(longest.bit_length())]
-    alone = [
-        [(own == axis) * (unit + step % unit) for own, (unit, step) in enumerate(zip(units, steps, strict=True))]
-        for axis in range(len(native))
-    ]
-    twice = [now - before for now, before in zip(claim.twice_native, native, strict=True)]
-    halves = [[(own == axis) * more for own, more in enumerate(twice)] for axis in range(len(native))]
-    rests = [
-        [
-            (-rest if axis % 2 else rest) % unit // step * step
-            for axis, (unit, step) in enumerate(zip(units, steps, strict=True))
-        ]
-        for rest in dict.fromkeys((*some, *(longest - rest for rest in some)))
-    ]
-    for more in (*alone, units, twice, *halves, *rests):
-        pixels = tuple(map(sum, zip(native, more, strict=True)))
-        left -= math.prod(pixels)
-        if any(more) and left > 0 and pixels not in [item.pixels for item in found]:
-            found.append(Size(pixels))
-    return found
-
-
-def _units(claim: Claim) -> list[int]:
-    """Pixels by which an image grows so that every layer of the trunk sees the native size's remainder."""
-    return [math.lcm(*axis) for axis in zip(claim.stride, claim.size_step, claim.period or claim.stride, strict=True)]
 
 
 @dataclass
@@ -261,7 +211,7 @@ def _compare(
         found.without(trunks, f"the original's trunk does not load for other sizes: {error}")
         return
     for shot in shots:
-        chosen = [trunk for trunk in trunks if _on_grid(shot, claim) or not (trunk.sized or trunk.unread)]
+        chosen = [trunk for trunk in trunks if on_grid(shot.size, claim) or not (trunk.sized or trunk.unread)]
         if not chosen:
             continue
         try:
@@ -273,11 +223,6 @@ def _compare(
             _compare_one(trunk, said, shot, evidence, found, original.edges)
         if shot.size.pixels not in found.tally.sizes:
             found.tally.sizes.append(shot.size.pixels)
-
-
-def _on_grid(shot: Capture, claim: Claim) -> bool:
-    axes = zip(shot.size.pixels, claim.native_size, _units(claim), strict=True)
-    return all((now - native) % unit == 0 for now, native, unit in axes)
 
 
 def _stopped(error: RunError) -> str:

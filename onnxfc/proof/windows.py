@@ -343,14 +343,19 @@ class _Comparison:
                 scale = self.evidence.scales[name, shot.kind.name].over([want])
                 if want.shape != got.shape and want.shape[:1] != shape[:1]:
                     want = want[: shot.batch]
-                self.tally.compare(name, got, want, scale, shot.kind.name, f"on the whole image {shot}")
+                where = f"on the whole image {shot}{' in the original itself' if self._itself(shot) else ''}"
+                self.tally.compare(name, got, want, scale, shot.kind.name, where)
 
     def _expected(self, shot: Capture) -> list[Arrays]:
-        """What the original may say of the whole image, in each reading of its head."""
+        """What the original says of the whole image where it runs itself; else what it may say, in each reading of its
+        head."""
+        if itself := self._itself(shot):
+            return [itself]
         features = shot.feeds | {b.original: shot.values[b.rewritten] for b in self.claim.boundaries}
-        made = [] if self.heads.whole is None else self.heads.whole.readings(features)
-        whole = self.evidence.whole.get((shot.kind.name, shot.size.pixels), {})
-        return [whole | values for values in made] or [whole]
+        return [{}] if self.heads.whole is None else list(self.heads.whole.readings(features)) or [{}]
+
+    def _itself(self, shot: Capture) -> Arrays:
+        return self.evidence.whole.get((shot.kind.name, shot.size.pixels), {})
 
     def cells_must_differ(self) -> None:
         """Cells that are all alike would hide a shifted map."""

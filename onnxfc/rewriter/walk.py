@@ -252,7 +252,7 @@ def _by_rule(ctx: RuleContext, views: Sequence[View], lead: Lead) -> Outcome:
         outcome = rule.function(ctx)
         if lead == FEATURES and isinstance(outcome, Refusal) and outcome.code == "mixes-batch":
             del state.builder.nodes[built:]
-            again = _of_frames(ctx, views)
+            again = _of_frames(ctx)
             return again if isinstance(again, list) else outcome
         state.notes += ctx.notes
         if outcome is not None:
@@ -294,13 +294,13 @@ def _windowed(ctx: RuleContext, views: Sequence[View]) -> Outcome:
     return _once_more(ctx, made)
 
 
-def _of_frames(ctx: RuleContext, views: Sequence[View]) -> Outcome | None:
+def _of_frames(ctx: RuleContext) -> Outcome | None:
     """The node once more, where rows of the batch are frames of the only image: features of it. None where none are."""
     if not ctx.may_swallow or ctx.op_type in RESHAPING - {"Unsqueeze"}:
         return None
-    names = inputs_of(ctx.node)
-    made = [as_features(ctx, view, ctx.native(name).native) for name, view in zip(names, views, strict=True)]
-    return None if made == [*views] else _once_more(ctx, dict(zip(names, made, strict=True)))
+    own = {name: ctx.state.views[name] for name in inputs_of(ctx.node)}
+    made = {name: as_features(ctx, view, ctx.native(name).native) for name, view in own.items()}
+    return None if made == own else _once_more(ctx, made)
 
 
 def _once_more(ctx: RuleContext, made: Mapping[str, View]) -> Outcome:

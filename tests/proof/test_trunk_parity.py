@@ -20,8 +20,7 @@ from onnxfc.proof import check
 from onnxfc.proof.baked import sized
 from onnxfc.proof.readings import Readings
 from onnxfc.proof.results import Parity, ParityResult
-from onnxfc.proof.sizes import Size
-from onnxfc.proof.trunk import further_sizes, other_parity
+from onnxfc.proof.sizes import Size, further_sizes, other_parity
 from onnxfc.rewriter.api import Rewrite
 
 CASES = Path(__file__).parent.parent.parent.parent / "shared" / "cases"
@@ -255,17 +254,17 @@ def test_an_image_that_is_moved_at_sizes_with_one_remainder(axis: int, rest: int
 
 def test_remainders_of_a_period() -> None:
     """All of a short one; of a long one as many as it has powers of two, twice; each axis alone, one step of the grid
-    and twice native; only sizes that the model takes."""
+    and twice native, also of one axis alone; only sizes that the model takes."""
     claim = replace(rewrite(classifier(4), prove=False).claim, period=(4, 4))
     on = Size((22, 26), (2, 3))
     found = [size.pixels for size in further_sizes(claim, on)]
-    others = [(23, 18), (18, 23), (22, 22), (36, 36)]
+    others = [(23, 18), (18, 23), (22, 22), (36, 36), (36, 18), (18, 36)]
     assert found == [other_parity(claim, on).pixels, *others, (19, 21), (20, 20), (21, 19)]
     long = replace(claim, period=(32, 32))
     rests = {size.pixels[0] - 18 for size in further_sizes(long, on)[1:]}
     assert rests == {0, 33, 18, 1, 2, 4, 8, 16, 31, 30, 28, 24}
     steps = [size.pixels for size in further_sizes(replace(claim, size_step=(4, 4)), on)[1:]]
-    assert steps == [(22, 18), (18, 22), (22, 22), (38, 38)]
+    assert steps == [(22, 18), (18, 22), (22, 22), (38, 38), (38, 18), (18, 38)]
     huge = replace(claim, inputs=(replace(claim.inputs[0], shape=(1, 1, 2018, 2018)),), native_size=(2018, 2018))
     assert len(further_sizes(huge, Size((2022, 2026)))) == 1
 
