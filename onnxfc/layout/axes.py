@@ -19,6 +19,7 @@ class Atom:
     ``place``: which spatial axis of the image (``space``). ``factor``: how many times as many as the map has from which
     it comes, which is that of the ``side``: where places are multiplied with places, each place occurs twice.
     ``still``: channels that are an axis of the image which stays as long as it is, a width beside a free height.
+    ``within``: channels that are the places within each place, where these were taken apart.
     """
 
     kind: Literal["batch", "channel", "space", "joined"]
@@ -27,6 +28,7 @@ class Atom:
     factor: Fraction = Fraction(1)
     side: int = 0
     still: bool = field(default=False, compare=False)
+    within: bool = field(default=False, compare=False)
 
 
 Group = tuple[Atom, ...]
@@ -34,14 +36,19 @@ BATCH_OF_ONE: Group = (Atom("batch", 1),)
 Groups = tuple[Group, ...]
 
 
-def channels(length: int, still: bool = False) -> Group:
+def channels(length: int, still: bool = False, within: bool = False) -> Group:
     """An axis of channels; one of extent 1 holds nothing."""
-    return (Atom("channel", length, still=still),) if length > 1 else ()
+    return (Atom("channel", length, still=still, within=within),) if length > 1 else ()
 
 
 def is_still(group: Group) -> bool:
     """Whether an axis holds one of the image that stays as long as it is."""
     return any(atom.still for atom in group)
+
+
+def is_within(group: Group) -> bool:
+    """Whether an axis holds the places within each place."""
+    return any(atom.within for atom in group)
 
 
 def may_be_still(groups: Groups) -> bool:
@@ -52,14 +59,14 @@ def may_be_still(groups: Groups) -> bool:
 
 
 def carried(before: Groups, after: Groups) -> Groups:
-    """The axes of what a node makes, of which those of channels hold an axis of the image that stays where they did
-    before; a node that gives it other axes makes no such."""
-    if len(before) != len(after) or not any(map(is_still, before)):
+    """The axes of what a node makes, of which those of channels hold an axis of the image that stays, or the places
+    within each place, where they did before; a node that gives it other axes makes no such."""
+    if len(before) != len(after) or not any(is_still(group) or is_within(group) for group in before):
         return after
-    pairs = zip(before, after, strict=True)
+    alike = (kinds(now) == kinds(was) == ["channel"] and len(was) == 1 for was, now in zip(before, after, strict=True))
     return tuple(
-        channels(now[0].length, is_still(was)) if kinds(now) == kinds(was) == ["channel"] and len(was) == 1 else now
-        for was, now in pairs
+        channels(now[0].length, is_still(was), was[0].within) if same else now
+        for was, now, same in zip(before, after, alike, strict=True)
     )
 
 
@@ -141,14 +148,16 @@ def places_in(groups: Sequence[Group]) -> list[Atom]:
     return [atom for group in groups for atom in group if atom.kind == "space"]
 
 
-def merged(group: Group, alike: bool = False) -> Group:
+def merged(group: Group, alike: bool = False, apart: bool = False) -> Group:
     """The same axis with neighbouring channels as one atom: heads of attention that were joined are channels again.
-    An axis of the image that stays is none of them, unless all are ``alike``."""
+    An axis of the image that stays is none of them, unless all are ``alike``; nor are places within places, ``apart``.
+    """
     found: list[Atom] = []
     for atom in group:
-        if found and atom.kind == "channel" == found[-1].kind and (alike or atom.still == found[-1].still):
-            still = found[-1].still and atom.still
-            found[-1] = replace(found[-1], length=found[-1].length * atom.length, still=still)
+        other = found and (atom.still != found[-1].still or (apart and atom.within != found[-1].within))
+        if found and atom.kind == "channel" == found[-1].kind and (alike or not other):
+            still, within = found[-1].still and atom.still, found[-1].within and atom.within
+            found[-1] = replace(found[-1], length=found[-1].length * atom.length, still=still, within=within)
         else:
             found.append(atom)
     return tuple(found)
@@ -206,7 +215,7 @@ def regroup(groups: Sequence[Group], after: Shape) -> Groups | None:
     places outside and the places within each as channels.
     """
     atoms = tuple(atom for group in groups for atom in group if atom.kind != "channel" or atom.length > 1)
-    made = (_regrouped(list(merged(atoms, alike)), after) for alike in (False, True))
+    made = (_regrouped(list(merged(atoms, alike, apart=True)), after) for alike in (False, True))
     return next((groups for groups in made if groups is not None), None)
 
 
@@ -266,7 +275,7 @@ def _in_blocks(groups: list[Group], blocks: set[int]) -> Groups:
         if not before and whole:
             size = group[0].length
             groups[axis] = (replace(group[0], length=1, factor=group[0].factor / size),)
-            groups[axis + 1] = (Atom("channel", size),)
+            groups[axis + 1] = (Atom("channel", size, within=True),)
     return tuple(groups)
 
 
@@ -275,7 +284,8 @@ def _split(atom: Atom, outer: int) -> tuple[Atom, Atom] | None:
         return None
     inner = atom.length // outer
     factor = atom.factor / inner if atom.kind == "space" else atom.factor
-    return replace(atom, length=outer, factor=factor), Atom("channel", inner, still=atom.still)
+    within = atom.within or atom.kind == "space"
+    return replace(atom, length=outer, factor=factor), Atom("channel", inner, still=atom.still, within=within)
 
 
 def survivors(before: Shape, after: Shape, spatial: Sequence[int]) -> tuple[int, ...] | None:

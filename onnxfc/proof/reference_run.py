@@ -200,13 +200,15 @@ def _run_whole(evidence: Evidence, runner: Runner, claim: Claim, sizes: Sequence
     free = all(runner.inputs[image.name].shape[axis] is None for image in claim.inputs for axis in image.spatial)
     if not free or all(output.form in WINDOWED for output in claim.outputs):
         return
-    sizes = [*sizes, *further_sizes(claim, sizes[0])] if evidence.small and evidence.thorough else sizes
-    batch = 2 if evidence.free_batch else None
-    for size in (size for size in sizes if on_grid(size, claim)):
-        for kind in evidence.kinds if evidence.small else evidence.cover(runner.outputs):
-            with suppress(RunError):  # free in name only, or at other sizes
-                feeds = evidence.inputs.feeds(kind, 0, batch, size.pixels)
-                evidence.whole[kind.name, size.pixels] = runner.run(feeds)
+    further = further_sizes(claim, sizes[0]) if evidence.small and evidence.thorough else []
+    for some in (sizes, further):
+        for i, size in enumerate(some):
+            double = 2 if evidence.free_batch and i == 0 else None  # as the rewritten model is run
+            kinds = evidence.kinds if evidence.small else evidence.cover(runner.outputs)
+            for kind in kinds if on_grid(size, claim) else ():
+                with suppress(RunError):  # free in name only, or at other sizes
+                    feeds = evidence.inputs.feeds(kind, 0, double, size.pixels)
+                    evidence.whole[kind.name, size.pixels] = runner.run(feeds)
 
 
 def _measure_noise(
