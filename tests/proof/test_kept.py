@@ -12,7 +12,7 @@ from hazards import CHECK, Net, complete, own_crops, proven, refusal, session
 from onnx import helper, numpy_helper
 
 from onnxfc import RewriteOptions, check_pair, rewrite
-from onnxfc.errors import NothingToRewrite
+from onnxfc.errors import NothingToRewrite, ProofFailed
 from onnxfc.rewriter.api import Rewrite
 
 REFERENCES = {**np.load(fixture_file("kept.npz")), **np.load(fixture_file("kept_more.npz"))}
@@ -56,6 +56,25 @@ def test_attention_across_windows_is_refused(exporter: str, free: tuple[str, ...
     told = "Softmax relates places that lie 2 x 2 apart, and nothing tells whether their number grows or their distance"
     assert found.code in {"size-locked", *(("attention",) if free else ())}
     assert free or found.reason == told
+
+
+@pytest.mark.parametrize("name", ["kept_grid_einsum", "kept_grid_blocks"])
+@pytest.mark.parametrize("option", ["window", "keep"])
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_attention_across_windows_in_other_spellings(name: str, option: str, exporter: str) -> None:
+    """Those between the related places on axes of their own, or windows taken apart once more."""
+    found = refusal(model_of(name, exporter), global_pool=option)
+    assert found.code == "size-locked"
+    assert "and nothing tells whether their number grows or their distance" in found.reason
+
+
+@pytest.mark.parametrize("output", ["context", "piece"])
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_an_open_file_says_itself_what_its_figures_are(output: str, exporter: str) -> None:
+    """Its numbers are its own at every size, not the native size's: what follows the image instead is no figure of it."""
+    options = RewriteOptions(global_pool="keep", output_at=(output,), size=(13, 13))
+    with pytest.raises(ProofFailed, match="on the whole image at [0-9]+x[0-9]+ in the original itself"):
+        rewrite(model_of("kept_open_written", exporter), options=options, check_options=CHECK)
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
