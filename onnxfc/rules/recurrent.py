@@ -122,9 +122,10 @@ def over_frames(ctx: RuleContext) -> Outcome | None:
         return None
     if isinstance(view, Window) and not _of_frames(view):
         return None
-    scores = to_scores(ctx, view)
+    scores = to_scores(ctx, replace(view, batch_axis=0) if isinstance(view, Window) and view.batch_axis else view)
     if not isinstance(scores, ScoreMap):
         return scores
+    scores = replace(scores, batch_axis=view.batch_axis)
     if scores.batch_axis is None and scores.features[at : at + 1] == (1,):  # the only image's batch again
         features = scores.features[:at] + scores.features[at + 1 :]
         scores = ScoreMap(ops.squeeze(ctx.builder, scores.tensor, [1 + at]), features, scores.provenance, at)
