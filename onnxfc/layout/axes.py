@@ -92,10 +92,12 @@ def with_batch(groups: Groups) -> Groups:
 
 def frames_first(groups: Groups) -> Groups:
     """The same, where the batch of one image was taken away ahead of frames, each of which is a map: (T, C, H, W)."""
-    image = [group for group in groups[1:] if places_in([group]) or is_still(group)]
-    maps = len(groups) == 2 + len(image) and all(len(group) == 1 for group in image)
+    places = places_in(groups)
+    maps = len(groups) == 2 + len(places) and not places_in(groups[:2]) and all(len(group) == 1 for group in groups[2:])
     without = not any(atom.kind == "batch" for group in groups for atom in group)
-    return ((*BATCH_OF_ONE, *groups[0]), *groups[1:]) if maps and without and pure(groups[0]) else with_batch(groups)
+    sure = len(places) > 1 or not any(map(is_still, groups))  # else it may be (C, H, W) of which one axis stays
+    frames = maps and without and sure and pure(groups[0])
+    return ((*BATCH_OF_ONE, *groups[0]), *groups[1:]) if frames else with_batch(groups)
 
 
 def batch_first(groups: Groups) -> Groups:

@@ -120,12 +120,11 @@ def over_frames(ctx: RuleContext) -> Outcome | None:
     view, at = ctx.views[0], 1 - int(ctx.attrs.get("layout", 0))
     if ctx.has_input(_LENGTHS) or not ctx.only_first or not isinstance(view, Window | ScoreMap):
         return None
-    if isinstance(view, Window) and not _of_frames(view):
+    if isinstance(view, Window) and (view.batch_axis or not _of_frames(view)):
         return None
-    scores = to_scores(ctx, replace(view, batch_axis=0) if isinstance(view, Window) and view.batch_axis else view)
+    scores = to_scores(ctx, view)
     if not isinstance(scores, ScoreMap):
         return scores
-    scores = replace(scores, batch_axis=view.batch_axis)
     if scores.batch_axis is None and scores.features[at : at + 1] == (1,):  # the only image's batch again
         features = scores.features[:at] + scores.features[at + 1 :]
         scores = ScoreMap(ops.squeeze(ctx.builder, scores.tensor, [1 + at]), features, scores.provenance, at)

@@ -71,9 +71,9 @@ def test_attention_across_windows_in_other_spellings(name: str, option: str, exp
 @pytest.mark.parametrize("output", ["context", "piece"])
 @pytest.mark.parametrize("exporter", EXPORTERS)
 def test_an_open_file_says_itself_what_its_figures_are(output: str, exporter: str) -> None:
-    """Its numbers are its own at every size, not the native size's: what follows the image instead is no figure of it."""
+    """Its numbers are its own at every size, not the native size's: what follows the image instead is none of them."""
     options = RewriteOptions(global_pool="keep", output_at=(output,), size=(13, 13))
-    with pytest.raises(ProofFailed, match="on the whole image at [0-9]+x[0-9]+ in the original itself"):
+    with pytest.raises(ProofFailed, match=r"on the whole image at \d+x\d+ in the original itself"):
         rewrite(model_of("kept_open_written", exporter), options=options, check_options=CHECK)
 
 
