@@ -15,7 +15,7 @@ from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.output_forms import FormError, native_value
 from onnxfc.proof.providers import Engine
 from onnxfc.proof.results import ParityResult
-from onnxfc.proof.sessions import Array, RunError, Runner
+from onnxfc.proof.sessions import Array, Arrays, RunError, Runner
 
 COARSE = 0.1
 """Of the signal: a provider that is further from the CPU computes something else, not in fewer digits."""
@@ -101,37 +101,54 @@ def compare_providers(original: ModelFile, evidence: Evidence, claim: Claim, opt
 
 
 def _compare_freed(rewritten: Runner, evidence: Evidence, claim: Claim, tally: Tally) -> list[Sample]:
-    """Two samples at once must give what each gives alone; those that were run."""
-    pair = [sample for sample in evidence.samples if sample.batch is None][:2]
+    """Two samples at once must give what each gives alone, and three of a small model; those that were run. Of side
+    inputs whose batch stays, one sample's are fed: what the others give is not known then."""
+    samples = [sample for sample in evidence.samples if sample.batch is None]
     images = {image.name for image in claim.inputs}
-    fixed = any(
-        rewritten.inputs[name].shape[:1] not in ((), (None,)) for name in rewritten.inputs if name not in images
-    )
-    if fixed:  # side inputs whose batch stays fixed cannot follow
-        return []
-    feeds = {name: np.concatenate([sample.feeds[name] for sample in pair]) for name in pair[0].feeds}
-    where = f"batch {len(pair) * evidence.batch}"
+    sides = [name for name in rewritten.inputs if name not in images]
+    stay = [name for name in sides if rewritten.inputs[name].shape[:1] not in ((), (None,))]
+    for count in (2, 3) if evidence.small and len(samples) > 2 else (2,):
+        some = samples[:count]
+        feeds = {name: np.concatenate([sample.feeds[name] for sample in some]) for name in some[0].feeds}
+        for part in enumerate(some) if stay else ():
+            own = feeds | {name: part[1].feeds[name] for name in stay}
+            _compare_together(rewritten, own, [part], len(some), evidence, claim, tally)
+        if not stay:
+            _compare_together(rewritten, feeds, list(enumerate(some)), len(some), evidence, claim, tally)
+    return [] if stay else samples[:2]
+
+
+def _compare_together(
+    rewritten: Runner,
+    feeds: Arrays,
+    parts: list[tuple[int, Sample]],
+    count: int,
+    evidence: Evidence,
+    claim: Claim,
+    tally: Tally,
+) -> None:
+    """``count`` samples at once; ``parts``: those of which is known what they give, by their place."""
+    where = f"batch {count * evidence.batch}"
     try:
         found = rewritten.run(feeds)
     except RunError as error:
         tally.fail(f"the rewritten model does not run at {where}: {error}")
-        return pair
-    parts = list(enumerate(pair))
+        return
     for boundary in claim.boundaries:
         names = boundary.original, boundary.rewritten
         _compare_parts(names, found[boundary.rewritten], parts, evidence, tally, where)
     try:
         for output in claim.outputs:
-            _compare_images(output, found[output.name], parts, evidence, claim, tally, where)
+            _compare_images(output, found[output.name], parts, count, evidence, claim, tally, where)
     except FormError as error:
         tally.fail(f"{error} at {where}")
-    return pair
 
 
 def _compare_images(
     output: Output,
     made: Array,
     parts: list[tuple[int, Sample]],
+    count: int,
     evidence: Evidence,
     claim: Claim,
     tally: Tally,
@@ -144,9 +161,21 @@ def _compare_images(
     if wanted[0].ndim == 0 or (len(wanted[0]) != evidence.batch and made.shape[:1] != (rows,)) or not told:
         if output.name in evidence.moving and all(made.shape == item.shape for item in wanted):
             tally.fail(f"{output.name} is of one image at {where}")
+        axis = _axis_of_images(made.shape, wanted[0].shape, count)
+        for place, sample in told if axis else ():
+            own = np.split(made, count, axis)[place]
+            _compare((output.name, output.name), own, sample, evidence, tally, f"at native size, {where}")
         return
-    got = native_value(output, made, np.concatenate(wanted).shape, len(claim.native_size))
+    first = rows if len(parts) == count else count * len(wanted[0])
+    got = native_value(output, made, (first, *wanted[0].shape[1:]), len(claim.native_size))
     _compare_parts((output.name, output.name), got, told, evidence, tally, where)
+
+
+def _axis_of_images(made: tuple[int, ...], alone: tuple[int, ...], count: int) -> int:
+    """The axis behind the first on which several images lie, as sequences (T, N, K) have them; 0 where none is seen."""
+    grown = [axis for axis, (now, one) in enumerate(zip(made, alone, strict=False)) if now != one]
+    whole = len(made) == len(alone) and len(grown) == 1 and made[grown[0]] == count * alone[grown[0]]
+    return grown[0] if whole else 0
 
 
 def _compare_parts(
