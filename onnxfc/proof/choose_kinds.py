@@ -124,7 +124,8 @@ def _open(evidence: Evidence, outputs: Sequence[str], kind: Kind) -> bool:
 class _Scales:
     """How scales are measured: the precision of each tensor, the tensors that depend on an image, the tolerances.
 
-    ``steps`` are tensors behind a threshold, ``sigmoids`` those that a Sigmoid has made of what an FC layer makes.
+    ``steps`` are tensors behind a threshold, ``sigmoids`` those that a Sigmoid has made of what an FC layer
+    makes, and such outputs.
     """
 
     precision: Mapping[str, Precision]
@@ -136,7 +137,8 @@ class _Scales:
     @staticmethod
     def of(pair: Compared, moving: set[str], options: CheckOptions) -> _Scales:
         graph = pair.original.proto.graph
-        squashed = sigmoids(graph, moving) & dependent(graph, [layer.original for layer in pair.claim.layers])
+        behind = dependent(graph, [layer.original for layer in pair.claim.layers])
+        squashed = sigmoids(graph, moving) & (behind | {value.name for value in graph.output})
         return _Scales(pair.precision, moving, options, steps(graph, moving), squashed)
 
     def note(self, evidence: Evidence, samples: Sequence[Sample]) -> None:

@@ -39,9 +39,12 @@ def steps(graph: onnx.GraphProto, moving: set[str]) -> set[str]:
     return _made_by(graph, _STEPS, _MOVES | _CHOICES, moving)
 
 
+_SUMS = frozenset({"Add", "Mean", "ReduceMean", "ReduceSum", "Sum"})
+
+
 def sigmoids(graph: onnx.GraphProto, moving: set[str]) -> set[str]:
-    """Tensors whose elements a Sigmoid has made."""
-    return _made_by(graph, frozenset({"Sigmoid"}), _MOVES, moving)
+    """Tensors whose elements a Sigmoid has made, or sums of such: however small, they are rounded as 1 is."""
+    return _made_by(graph, frozenset({"Sigmoid"}), _MOVES | _SUMS, moving)
 
 
 def _made_by(graph: onnx.GraphProto, makers: Iterable[str], onward: Iterable[str], moving: set[str]) -> set[str]:
