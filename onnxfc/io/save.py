@@ -115,7 +115,15 @@ def check_target(path: str | Path, store: Store, options: SaveOptions | None = N
         _refuse_input(target, info, store)
     if options is not None:
         _check_options(target, store, options)
+        if options.save_as_external_data or store.has_data_files:
+            _refuse_far_link(Path(path), target)
     return target
+
+
+def _refuse_far_link(path: Path, target: Path) -> None:
+    """A link to another folder: onnx and onnxruntime look for external data beside the link."""
+    if path.is_symlink() and target.parent != Path(os.path.realpath(path.parent)):
+        raise UsageError(f"{path}: is a link into another folder, where external data is not found; give {target}")
 
 
 def _stat(path: str | Path) -> os.stat_result | None:

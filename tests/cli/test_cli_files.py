@@ -243,3 +243,16 @@ def test_progress_is_not_shown_in_a_pipe(tmp_path: Path) -> None:
     run = here("rewrite", LENET, "o.onnx", cwd=tmp_path)
     assert (run.code, run.err) == (0, "")
     assert "\r" not in run.out
+
+
+def test_data_beside_a_link_to_another_folder_is_refused(tmp_path: Path) -> None:
+    """onnx and onnxruntime look for it beside the link, where it is not."""
+    with_data(tmp_path)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "far.onnx").symlink_to("sub/o.onnx")
+    line = fails(2, "rewrite", "in.onnx", "far.onnx", cwd=tmp_path)
+    assert "far.onnx: is a link into another folder, where external data is not found; give " in line
+    assert not list((tmp_path / "sub").iterdir())
+    (tmp_path / "near.onnx").symlink_to("sub.onnx")
+    assert here("rewrite", "in.onnx", "near.onnx", "-q", cwd=tmp_path).code == 0
+    assert (tmp_path / "sub.onnx").is_file()
