@@ -32,10 +32,10 @@ def size_text(size: Sequence[int]) -> str:
 
 
 def _one_grid(model: ModelFile, claim: Claim) -> bool:
-    """Whether some output has a grid, and all grids are declared with numbers."""
+    """Whether all grids that outputs have are declared with numbers."""
     infos = {info.name: info.type.tensor_type.shape.dim for info in model.proto.graph.output}
     dims = [infos[item.name][axis] for item in claim.outputs for axis in item.axes if axis < len(infos[item.name])]
-    return bool(dims) and all(dim.dim_value for dim in dims)
+    return all(dim.dim_value for dim in dims)
 
 
 def freed_again(model: ModelFile, claim: Claim, *, fixed: bool = False) -> ModelFile:
