@@ -9,7 +9,7 @@ from typing import Any
 
 from onnxfc.graph.op_kinds import BROADCAST, POOLS, RESAMPLING, WEIGHT_AT, cuts_of, perm_of, weight_position
 from onnxfc.shapes.length import Dim, Length, at, bounds, least, most, quotient
-from onnxfc.shapes.node_call import Dims, NodeCall
+from onnxfc.shapes.node_call import Dims, NodeCall, apart
 
 
 def dims_of(call: NodeCall) -> Sequence[Dims] | None:
@@ -212,7 +212,7 @@ def _reshape(call: NodeCall, dims: list[Any]) -> Made:
 
 def _shared(call: NodeCall, dims: Sequence[Dim], by: Sequence[Dim]) -> Dim | None:
     """What is left of a map for the one length that a Reshape leaves open."""
-    before = list(dims)
+    before = apart(dims)
     for part in by:  # blocks of an axis: it must be so many times as long
         for k, dim in enumerate(before):
             times = _times(dim, part)

@@ -55,8 +55,8 @@ class Length:
 
     def __mul__(self, other: Number) -> Any:
         if isinstance(other, Length):
-            number, factors = _factors([self, other])
-            return Length(frozenset([(Product(frozenset(factors.items())), 1)])) * number
+            number, made = factors_of([self, other])
+            return Length(frozenset([(Product(frozenset(made.items())), 1)])) * number
         times = Fraction(other)
         found = {atom: factor * times.numerator for atom, factor in self.terms}
         return _length(found, self.constant * times.numerator, self.per * times.denominator)
@@ -295,8 +295,8 @@ def most(*items: Dim) -> Any:
 
 def quotient(parts: Sequence[Number], by: Sequence[Number]) -> Any:
     """A product of lengths divided by another of which it is a multiple; None where that cannot be seen."""
-    number, left = _factors(parts)
-    other, gone = _factors(by)
+    number, left = factors_of(parts)
+    other, gone = factors_of(by)
     if number == 0 or other == 0 or gone - left:
         return None
     return whole(math.prod((left - gone).elements(), start=number / other))
@@ -356,7 +356,7 @@ def _length(terms: Mapping[Atom, int], constant: int, per: int) -> Any:
     return Length(frozenset(found.items()), constant, per)
 
 
-def _factors(parts: Sequence[Number]) -> tuple[Fraction, Counter[Length]]:
+def factors_of(parts: Sequence[Number]) -> tuple[Fraction, Counter[Length]]:
     """A number and lengths without a common divisor, of which a product is made."""
     number, found = Fraction(1), Counter[Length]()
     for part in parts:

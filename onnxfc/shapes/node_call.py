@@ -15,7 +15,7 @@ from onnx import helper
 
 from onnxfc.graph.index import attributes
 from onnxfc.shapes.inference import Inference
-from onnxfc.shapes.length import Dim, Length, Number, Sampled, Sizes, at, axes_of, same, whole
+from onnxfc.shapes.length import Dim, Length, Number, Sampled, Sizes, at, axes_of, factors_of, same, whole
 from onnxfc.shapes.spec import Array, InferenceFailed, Shape, Spec
 
 Dims = tuple[Dim, ...]
@@ -264,3 +264,13 @@ def exact(array: Array) -> Values | None:
     found = [whole(Fraction(float(item))) if array.dtype.kind == "f" else int(item) for item in array.flat]
     fine = all(not isinstance(item, Fraction) or item.denominator <= _FINE for item in found)
     return objects(found).reshape(array.shape) if fine else None
+
+
+def apart(dims: Sequence[Dim]) -> list[Dim]:
+    """The same, with rows and columns that are laid into one axis beside each other."""
+    found: list[Dim] = []
+    for dim in dims:
+        number, parts = factors_of([dim])
+        joined = isinstance(dim, Length) and len(dim.axes) > 1 and number.denominator == 1
+        found += [int(number), *parts.elements()] if joined else [dim]
+    return found

@@ -68,6 +68,17 @@ def test_attention_across_windows_in_other_spellings(name: str, option: str, exp
     assert "and nothing tells whether their number grows or their distance" in found.reason
 
 
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_blocks_of_tokens_take_whole_blocks_alone(exporter: str) -> None:
+    """Rows and columns are laid into one axis, of which a Reshape makes blocks: both must be so many times as long."""
+    original = model_of("kept_token_blocks", exporter)
+    done = rewrite(original, check_options=CHECK)
+    assert done.parity is not None
+    assert done.parity.passed
+    assert done.claim.size_step == (6, 6)
+    cells_are_crops(done, original, "scores", (19, 25), (2, 3), apart=6)
+
+
 @pytest.mark.parametrize("output", ["context", "piece"])
 @pytest.mark.parametrize("exporter", EXPORTERS)
 def test_an_open_file_says_itself_what_its_figures_are(output: str, exporter: str) -> None:
@@ -86,14 +97,14 @@ def test_means_of_tables_times_the_image_are_context(exporter: str) -> None:
 
 
 def cells_are_crops(
-    done: Rewrite, original: onnx.ModelProto, output: str, size: tuple[int, int], grid: tuple[int, int]
+    done: Rewrite, original: onnx.ModelProto, output: str, size: tuple[int, int], grid: tuple[int, int], apart: int = 2
 ) -> None:
-    """Windows of 13x13 px, 2 px apart."""
+    """Windows of 13x13 px, so many pixels ``apart``."""
     image = np.random.default_rng(0).standard_normal((1, 3, *size)).astype(np.float32)
     [found], run = session(complete(done)).run([output], {"image": image}), session(original)
     assert found.shape == (1, 5, *grid)
     for row, column in np.ndindex(*grid):
-        crop = np.ascontiguousarray(image[:, :, 2 * row : 2 * row + 13, 2 * column : 2 * column + 13])
+        crop = np.ascontiguousarray(image[:, :, apart * row :, apart * column :][:, :, :13, :13])
         [wanted] = run.run([output], {"image": crop})
         np.testing.assert_allclose(found[:, :, row, column], wanted, atol=1e-5 * np.ptp(wanted))
 

@@ -151,7 +151,15 @@ UNLISTED += ("kept_level_count.", "kept_lp_pooled.", "kept_row_deviation.", "kep
 UNLISTED += ("detect", "list_widths.", "log_sum_exp.", "maxima", "raw_audio.", "whole_mean.", "whole_norm.")
 UNLISTED += ("centred.", "few_parts", "grid_anchors.", "grid_coarse.", "grid_multiplied.", "whole_deviation.")
 UNLISTED += ("list_decoded.", "list_one_level.", "list_rows.")
-UNLISTED += ("kept_exits.", "kept_grid.", "kept_grid_", "kept_open_written.", "kept_mean_place.", "kept_windows.")
+UNLISTED += (
+    "kept_exits.",
+    "kept_grid.",
+    "kept_grid_",
+    "kept_open_written.",
+    "kept_token_blocks.",
+    "kept_mean_place.",
+    "kept_windows.",
+)
 UNLISTED += ("filter_bank.", "kept_plain_means.", "kept_whole_layer_norm.", "list_standardised.", "pre_emphasis.")
 UNLISTED += ("grid_flow", "pyramid_unlike.", "spectrogram.", "unpooled", "warp_", "worked_halves")
 """Files of which one option is tested alone."""
