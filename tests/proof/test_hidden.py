@@ -205,11 +205,35 @@ def test_what_is_behind_a_threshold_or_a_sigmoid() -> None:
         ("Greater", ["r", "half"], "g"),
         ("Cast", ["g"], "m"), ("Mul", ["m", "two"], "d"), ("Add", ["d", "m"], "a"), ("Mul", ["m", "r"], "masked"),
         ("Where", ["g", "two", "half"], "w"), ("Where", ["g", "r", "half"], "v"), ("Sign", ["half"], "fixed"),
+        ("ReduceSum", ["r", "axes"], "years"), ("Add", ["s", "c"], "skip"),
     ]  # fmt: skip
     graph = helper.make_graph([helper.make_node(kind, given, [made]) for kind, given, made in nodes], "g", [], [])
     moving = {made for _, _, made in nodes} - {"fixed"} | {"x"}
     assert steps(graph, moving) == {"g", "m", "d", "a", "w"}
-    assert sigmoids(graph, moving) == {"s", "r"}
+    assert sigmoids(graph, moving) == {"s", "r", "years"}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_scores_of_instances_that_are_nearly_nothing(seed: int) -> None:
+    """A Sigmoid near 0 of each image of a bag, which is behind no FC layer that has become a Conv of its own."""
+    model = onnx.load(fixture_file("bag_scores.dynamo.onnx"))
+    scores = next(node for node in model.graph.node if model.graph.output[1].name in node.output)
+    name, scores.output[0] = scores.output[0], "logits"
+    for node in model.graph.node:
+        node.input[:] = ["logits" if item == name else item for item in node.input]
+    model.graph.initializer.extend(
+        numpy_helper.from_array(np.float32(value), key) for key, value in (("gain", 3), ("shift", -12))
+    )
+    model.graph.node.extend(
+        [
+            helper.make_node("Mul", ["logits", "gain"], ["steep"]),
+            helper.make_node("Add", ["steep", "shift"], ["low"]),
+            helper.make_node("Sigmoid", ["low"], [name]),
+        ]
+    )
+    done = rewrite(model, check_options=replace(CHECK, seed=seed))
+    assert done.parity is not None
+    assert done.parity.passed
 
 
 # What an option allows
