@@ -62,9 +62,10 @@ def scale_of(
 
 def is_as_written(ctx: RuleContext) -> bool:
     """Whether a sum follows the image's size as it does in the original, which takes images of any size; not where the
-    count of a window's features may divide it. Raises InferenceFailed where a number of the file is the native count of
-    its places: the network's own is another one at another size, and the file's is not."""
-    if not ctx.state.as_written or any(isinstance(view, Window) for view in ctx.views):
+    count of a window's features may divide it, and no norm does. Raises InferenceFailed where a number of the file is
+    the native count of its places: the network's own is another one at another size, and the file's is not."""
+    of_window = any(isinstance(view, Window) for view in ctx.views) and ctx.name not in ctx.state.roles.steady
+    if not ctx.state.as_written or of_window:
         return False
     if ctx.name in ctx.state.roles.by_number:
         raise InferenceFailed("a plain number, the native count of its places, makes a mean of it: let it be computed")

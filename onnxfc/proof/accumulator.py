@@ -247,3 +247,15 @@ def _output(name: str, line: _Line) -> OutputResult:
         noise=None if line.noise is None else line.noise / unit,
         reason=reason,
     )
+
+
+def nearest(got: Array, wanted: Sequence[Array]) -> Array:
+    """That of several readings of the original which is meant: the native size is written down in a file as any number
+    is, so that only what agrees tells. All but the first are as far off from anything wrong as that is."""
+
+    def far(want: Array) -> float:
+        if want.shape != got.shape or want.dtype.kind not in "fiu":
+            return np.inf
+        return float(np.nan_to_num(distance(got, want), nan=np.inf))
+
+    return min(wanted, key=far)

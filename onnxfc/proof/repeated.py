@@ -20,7 +20,7 @@ from onnx import numpy_helper
 
 from onnxfc.claim.claim import Boundary, Claim
 from onnxfc.io.model_file import ModelFile
-from onnxfc.proof.accumulator import Tally
+from onnxfc.proof.accumulator import Tally, nearest
 from onnxfc.proof.baked import SAME_REPEATED, Shapes, place_by_place, unbiased
 from onnxfc.proof.every_size import for_every_size
 from onnxfc.proof.evidence import Evidence
@@ -29,7 +29,6 @@ from onnxfc.proof.head import begin_at, part_of, plan_head
 from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.results import ParityResult
 from onnxfc.proof.sessions import Array, Arrays, RunError, Runner
-from onnxfc.proof.windows import nearest
 
 
 @dataclass(frozen=True)

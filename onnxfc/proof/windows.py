@@ -9,8 +9,9 @@ from functools import partial
 import numpy as np
 
 from onnxfc.claim.claim import Claim, Output
-from onnxfc.proof.accumulator import Tally, distance, not_finite
+from onnxfc.proof.accumulator import Tally, distance, nearest, not_finite
 from onnxfc.proof.evidence import ADVICE, Evidence, Progress
+from onnxfc.proof.folded import together
 from onnxfc.proof.head import Head
 from onnxfc.proof.inputs import Kind
 from onnxfc.proof.output_forms import (
@@ -121,18 +122,6 @@ def compare_windows(
     held.cells_must_differ()
     if heads.tail is not None:
         held.tiled(heads.tail)
-
-
-def nearest(got: Array, wanted: Sequence[Array]) -> Array:
-    """That of several readings of the original which is meant: the native size is written down in a file as any number
-    is, so that only what agrees tells. All but the first are as far off from anything wrong as that is."""
-
-    def far(want: Array) -> float:
-        if want.shape != got.shape or want.dtype.kind not in "fiu":
-            return np.inf
-        return float(np.nan_to_num(distance(got, want), nan=np.inf))
-
-    return min(wanted, key=far)
 
 
 def _room(shot: Capture, claim: Claim, boundaries: Sequence[str]) -> tuple[int, ...]:
@@ -347,15 +336,27 @@ class _Comparison:
                 self.tally.compare(name, got, want, scale, shot.kind.name, where)
 
     def _expected(self, shot: Capture) -> list[Arrays]:
-        """What the original says of the whole image where it runs itself; else what it may say, in each reading of its
-        head."""
-        if itself := self._itself(shot):
+        """What the original says of the whole image where it runs itself, and its head as it stands where both trunks
+        agree; else what it may say, in each reading of its head."""
+        itself, head = self._itself(shot), self.heads.whole
+        if head is None or (itself and not self._agrees(shot, itself)):
             return [itself]
         features = shot.feeds | {b.original: shot.values[b.rewritten] for b in self.claim.boundaries}
-        return [{}] if self.heads.whole is None else list(self.heads.whole.readings(features)) or [{}]
+        made = head.readings(features)
+        return [itself, *(itself | values for values in made[:1])] if itself else made or [{}]
 
     def _itself(self, shot: Capture) -> Arrays:
         return self.evidence.whole.get((shot.kind.name, shot.size.pixels), {})
+
+    def _agrees(self, shot: Capture, itself: Arrays) -> bool:
+        """Whether what heads begin at is what the original has there."""
+        kind = shot.kind.name
+        for item in self.claim.boundaries:
+            want, got = itself[item.original][: shot.batch], together(item, shot.values[item.rewritten])
+            scale = self.evidence.scales[item.original, kind]
+            if got.shape != want.shape or self.tally.exceeds(item.rewritten, got, want, scale, kind):
+                return False
+        return True
 
     def cells_must_differ(self) -> None:
         """Cells that are all alike would hide a shifted map."""
