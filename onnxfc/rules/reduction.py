@@ -16,7 +16,7 @@ from onnxfc.graph.op_kinds import FLOATS, REDUCTIONS
 from onnxfc.head.fc_to_conv import rows_of_weights
 from onnxfc.head.meet_grids import around_batch, beside_batch
 from onnxfc.head.windows import simplest, to_scores, whole_channels
-from onnxfc.layout.axes import Groups, holds_images, places_in, pure
+from onnxfc.layout.axes import BATCH_OF_ONE, Groups, holds_images, places_in, pure, with_batch
 from onnxfc.layout.axis_map import Field
 from onnxfc.layout.gathered import Gathered
 from onnxfc.layout.provenance import Provenance
@@ -95,6 +95,16 @@ def folded_as_context(ctx: RuleContext, view: Placed, axes: Sequence[int]) -> Ou
     return [of_image(ctx, view.provenance)]
 
 
+def _of_stack(ctx: RuleContext, view: Placed, keepdims: bool) -> Outcome | None:
+    """Over maps of the only image that are laid beside each other on a first axis, as torch.stack has them."""
+    images, *rest = view.groups
+    if not ctx.may_swallow or images[:1] != BATCH_OF_ONE or len(images) == 1 or not (keepdims or rest[:1] == [()]):
+        return None
+    ctx.keep()
+    groups = (BATCH_OF_ONE, *rest) if keepdims else with_batch(tuple(rest))
+    return [replace(item, groups=groups) for item in ctx.same() if isinstance(item, Placed)]
+
+
 @rule(*REDUCTIONS, on=PLACED, attributes=("axes", "keepdims", "noop_with_empty_axes"))
 def reduce_placed(ctx: RuleContext) -> Outcome | None:
     """Reduce over channels lies as the map does; over places it is a pool, of a window or of the whole image."""
@@ -108,6 +118,8 @@ def reduce_placed(ctx: RuleContext) -> Outcome | None:
     if 0 in axes and view.apart:
         if ctx.may_swallow and view.is_map and set(view.spatial) <= set(axes):
             return _statistic(ctx, view, axes, keepdims)
+        if list(axes) == [0] and (stacked := _of_stack(ctx, view, keepdims)) is not None:
+            return stacked
         return ctx.refuse("mixes-batch", "reduces over the batch")
     if all(pure(view.groups[axis]) for axis in axes):
         ctx.keep()

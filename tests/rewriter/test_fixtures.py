@@ -99,6 +99,7 @@ ALONE = (
     "kernel_of_image",
     "learned_queries.",
     "one_batch.",
+    "stacked",  # ahead of the batch
     "swallowed",
     "swin_tail.dynamo",
     "unbatched",

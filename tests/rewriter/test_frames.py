@@ -91,6 +91,19 @@ def test_steps_of_each_window(name: str, exporter: str) -> None:
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
+def test_branches_that_are_stacked_ahead_of_the_batch(exporter: str) -> None:
+    done = rewritten("stacked", exporter)
+    assert (done.claim.verdict, done.claim.stride) == ("exact", (2, 2))
+    whole, path = image((36, 38), (1, 3)), fixture_file(f"stacked.{exporter}.onnx")
+    cells, original = ort.InferenceSession(done.model.SerializeToString()).run(None, {"image": whole}), onnx.load(path)
+    for row, column in np.ndindex(3, 4):
+        crop = np.ascontiguousarray(whole[..., 2 * row : 2 * row + 32, 2 * column : 2 * column + 32])
+        wanted = ort.InferenceSession(original.SerializeToString()).run(None, {"image": crop})
+        for made, want in zip(cells, wanted, strict=True):
+            np.testing.assert_allclose(made[..., row, column], want, rtol=0, atol=2e-6 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
 @pytest.mark.parametrize("name", SHAPES)
 def test_cells_are_the_original_on_crops_of_all_frames(name: str, exporter: str) -> None:
     done = rewritten(name, exporter)
