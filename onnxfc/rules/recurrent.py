@@ -112,10 +112,9 @@ def _last(ctx: RuleContext, view: Placed, name: str) -> View:
 
 @rule(*RECURRENT, on=FEATURES, attributes=_ATTRIBUTES)
 def over_frames(ctx: RuleContext) -> Outcome | None:
-    """LSTM over frames of each image is LSTM over those of each window: the cells are laid into the batch, and out of
-    it again.
+    """LSTM over frames of each image is LSTM over those of each window.
 
-    None where its steps are places of a window. https://onnx.ai/onnx/operators/onnx__LSTM.html
+    The cells are laid into the batch, and out of it again. None where its steps are places of a window. https://onnx.ai/onnx/operators/onnx__LSTM.html
     """
     view, at = ctx.views[0], 1 - int(ctx.attrs.get("layout", 0))
     if ctx.has_input(_LENGTHS) or not ctx.only_first or not isinstance(view, Window | ScoreMap):
