@@ -71,7 +71,7 @@ def _of_map(ctx: RuleContext, view: Placed, cuts: Cuts) -> Outcome:
         return ctx.refuse("flipped", "turns the map around: a cell would read the other end of the image")
     if ctx.follows_size(1) or ctx.follows_size(2):
         return half(ctx, min(along, default=0)) or _computed_piece(ctx, view, cuts)
-    if any(ctx.shape_in()[axis] < end < _OPEN for axis, (_, end, _) in along.items()) and ctx.state.dense:
+    if any(ctx.shape_in()[axis] < end < _OPEN for axis, (_, end, _) in along.items()) and not ctx.state.of_windows:
         return ctx.refuse("cut-out", "cuts off what is behind a fixed place", LEAVE)
     baked = [axis for axis, (_, end, _) in along.items() if 0 <= end < ctx.shape_in()[axis]]
     if baked:

@@ -51,6 +51,18 @@ def test_slice(bounds: Any, features: int, kernel: str, stride: tuple[int, int])
     assert done.claim.verdict == "exact"
 
 
+def test_a_cut_behind_the_native_map_is_the_file_s_own_at_every_size() -> None:
+    """``x[:, :, :7]`` of 5 rows: all that a window has; of a larger image the network takes 7 rows, and no more."""
+
+    def body(net: Net, tensor: str) -> str:
+        pooled = net.op("GlobalAveragePool", cut(net, tensor, [0], [7], [2]))
+        return str(net.fc(net.op("Flatten", pooled), CHANNELS, M))
+
+    assert proven(bodied(body)).claim.verdict == "exact"
+    found = refusal(bodied(body), global_pool="keep")
+    assert (found.code, found.reason) == ("cut-out", "Slice cuts off what is behind a fixed place")
+
+
 def test_flip_is_refused() -> None:
     """Each cell would read the far end of the image: windows are not mirrored by mirroring the map."""
     model = bodied(lambda net, tensor: flat(net, cut(net, tensor, [-1], [-(2**31)], [3], [-1]), FEATURES))
