@@ -33,7 +33,7 @@ from onnxfc.proof.results import Conditions, CropResult, Parity, ParityResult, V
 from onnxfc.proof.sessions import RunError, Runner, Unseen
 from onnxfc.proof.shift import compare_shifted, why_not
 from onnxfc.proof.sizes import Size, TooLarge, further_sizes, larger_sizes
-from onnxfc.proof.static_checks import axes_problem, claim_problem, growth_problem
+from onnxfc.proof.static_checks import axes_problem, claim_problem, growth_problem, one_size_problem
 from onnxfc.proof.trunk import compare_trunk
 from onnxfc.proof.window_parity import NATIVE_ONLY, Plans, WindowParity
 from onnxfc.proof.windows import Capture, capture
@@ -73,6 +73,7 @@ def check(
         problem = tail_problem(original, rewritten, claim)
         original, rewritten, claim = ahead(original, rewritten, claim)
     problem = problem or claim_problem(original.proto, rewritten.proto, claim)
+    problem = problem or (one_size_problem(rewritten.proto, claim) if options.larger else None)
     few = (original, rewritten, claim, options) if problem else sliced(original, rewritten, claim, options)
     if on_integers(original) or on_integers(rewritten):
         few = (*few[:3], replace(few[3], as_written=True))

@@ -41,6 +41,18 @@ def dims_problem(rewritten: onnx.ModelProto, claim: Claim, size: Sequence[int], 
     return None
 
 
+def one_size_problem(rewritten: onnx.ModelProto, claim: Claim) -> str | None:
+    """An image that is declared for the native size alone, where the claim is one of any size."""
+    declared = {value.name: value.type.tensor_type.shape.dim for value in rewritten.graph.input}
+    for image in claim.inputs if not claim.fixed_size else ():
+        dims = declared.get(image.name, ())
+        size = tuple(image.shape[axis] for axis in image.spatial)
+        if size and tuple(dims[axis].dim_value for axis in image.spatial if axis < len(dims)) == size:
+            alone = f"{image.name} is {_text(size)} px alone in the second model, whose outputs are of any size"
+            return f"{alone}; fix both, as onnxruntime.tools.make_dynamic_shape_fixed does, or neither"
+    return None
+
+
 def _difference(original: onnx.ModelProto, rewritten: onnx.ModelProto, claim: Claim) -> str | None:
     """What shows that the second model was not made of the first."""
     names = [value.name for value in original.graph.output]

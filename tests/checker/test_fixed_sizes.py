@@ -160,3 +160,14 @@ def test_heads_of_other_axes_than_the_metadata_tell(name: str) -> None:
     model.graph.input[0].type.tensor_type.shape.dim[-1].dim_param = "any"
     done = check_pair(fixture_file(name), model, options=CHECK)
     assert done.parity.native.reason.endswith("px alone, the second model leaves it open")
+
+
+def test_an_image_alone_that_was_fixed_is_told() -> None:
+    """Its outputs are declared for any size still: which of both is meant, nobody knows."""
+    model = complete(rewrite(fixture_file(NAME), prove=False))
+    for dim in model.graph.input[0].type.tensor_type.shape.dim[2:]:
+        dim.dim_value = 28
+    told = check_pair(fixture_file(NAME), model, options=CHECK).parity.native.reason
+    assert told.startswith("image is 28x28 px alone in the second model, whose outputs are of any size; fix both")
+    del model.metadata_props[:]
+    assert check_pair(fixture_file(NAME), model, options=CHECK).passed
