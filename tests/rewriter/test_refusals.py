@@ -7,7 +7,7 @@ from typing import Any
 
 import onnx
 import pytest
-from hazards import CHECK, Net, proven, refusal
+from hazards import CHECK, Net, own_crops, proven, refusal
 
 import onnxfc
 from onnxfc.errors import Refusal
@@ -383,10 +383,13 @@ def test_means_of_parts_beside_that_of_all_say_what_can_be_freed() -> None:
     joined = net.op("Concat", *(net.op("Add", *two) for two in each), axis=2)
     scores = net.op("MatMul", net.op("Transpose", joined, perm=[2, 0, 1]), net.random(7, 4, 3))
     model = net.model(net.op("Transpose", scores, perm=[1, 0, 2]))
-    [found] = refused_as_it_is(model)
-    assert (found.code, found.advice) == (
-        *("context-beside-windows", "--global-pool keep --free width frees that axis alone"),
-    )
+    found = refusal(model, free=("height", "width"))
+    assert (found.code, found.advice) == ("context-beside-windows", "--free width frees that axis alone")
+    done = proven(model)
+    assert [note.reason.rpartition(": ")[2] for note in done.notes if note.code == "fixed-axis"] == [
+        "the height stays 33 px"
+    ]
+    assert own_crops(model, done) < 1e-6
     done = proven(model, exact=False, global_pool="keep", free=("width",))
     assert [output.form for output in done.claim.outputs] == ["global"]
 
