@@ -367,13 +367,6 @@ def test_a_pixel_of_the_native_map_is_a_piece_of_it() -> None:
     assert refusal(model, size=(33, 33)).advice == "its height and width are open already: it may do as it is"
 
 
-def refused_as_it_is(model: onnx.ModelProto) -> tuple[Refusal, ...]:
-    """What is refused of all axes of the image."""
-    with pytest.raises(onnxfc.NothingToRewrite) as told:
-        onnxfc.rewrite(model)
-    return told.value.refusals
-
-
 def test_means_of_parts_beside_that_of_all_say_what_can_be_freed() -> None:
     """GaitSet's pyramid: the parts of rows are fixed, and of columns there may be any number, all pooled."""
     net = Net(17)
