@@ -78,6 +78,14 @@ class Evidence:
         """What the original makes of inputs as well, where values lie on the edge between two integers."""
         return () if self.edges is None else self.edges.of(name, feeds)
 
+    def shown(self, outputs: Sequence[str]) -> list[Kind]:
+        """The kinds that larger images are run with: all of a small model."""
+        return self.kinds if self.small else self.cover(outputs)
+
+    def images_at(self, turn: int) -> int | None:
+        """How many larger images are run at once: two at the first of several sizes, where the batch is free."""
+        return 2 if self.free_batch and turn == 0 else None
+
     def cover(self, outputs: Sequence[str]) -> list[Kind]:
         """The fewest kinds, best first, with which every one of ``outputs`` is informative."""
         left, chosen = list(outputs), []

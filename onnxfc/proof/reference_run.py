@@ -12,7 +12,6 @@ import numpy as np
 
 from onnxfc.claim.claim import Claim
 from onnxfc.io.model_file import ModelFile
-from onnxfc.proof.accumulator import distance
 from onnxfc.proof.alike import alike
 from onnxfc.proof.choose_kinds import choose
 from onnxfc.proof.edges import Edges
@@ -75,7 +74,7 @@ def observe(
     if evidence.vacuous is None:
         _more_samples(evidence, runner, options, progress)
         _run_crops(evidence, runner, claim, sizes[0], options, progress)
-        _run_whole(evidence, runner, claim, sizes)
+        _run_whole(evidence, runner, claim, sizes, options.seed)
         del runner
         if thorough:
             _measure_noise(evidence, original, tensors, options, progress)
@@ -152,13 +151,15 @@ def _run_crops(
         cells = cells[1:2]
         if options.data is None:
             _inset(evidence, claim, size, kind, cells.pop(0))
-    feeds = evidence.inputs.feeds(kind, 0, 2 if evidence.free_batch else None, size.pixels)
+    feeds = evidence.inputs.feeds(kind, 0, evidence.images_at(0), size.pixels)
     rough: list[tuple[int, ...]] = []
     for i, cell in enumerate(cells):
         progress(f"original on crop {i + 1} of {len(cells)}")
         crop = _crop(feeds, cell, evidence, runner, claim)
-        evidence.crops.append((cell, runner.run(crop) | crop))
-        if evidence.small and len(cells) != every and _is_rough(evidence, runner, kind, crop, options.seed):
+        made = runner.run(crop)
+        evidence.crops.append((cell, made | crop))
+        doubtful = evidence.small and len(cells) != every
+        if doubtful and _is_rough(evidence, runner, kind, crop, made, runner.outputs, options.seed):
             rough.append(cell)
     if len(rough) < len(cells):
         evidence.crops = [found for found in evidence.crops if found[0] not in rough]
@@ -184,18 +185,20 @@ def _crop(feeds: Arrays, cell: Sequence[int], evidence: Evidence, runner: Runner
     return crop
 
 
-def _is_rough(evidence: Evidence, runner: Runner, kind: Kind, crop: Arrays, seed: int) -> bool:
-    """Whether rounding alone moves an output of this crop by much, which tells nothing of a cell then."""
-    values, noise = evidence.crops[-1][1], _Noise()
-    moved = runner.run(jittered(crop, evidence.inputs.images, seed, ROUNDINGS * 2.0**-23))
-    for name in runner.outputs:
-        _note(noise, Sample(kind, 0, None, crop, values), name, moved[name])
+def _is_rough(
+    evidence: Evidence, runner: Runner, kind: Kind, feeds: Arrays, values: Arrays, names: Sequence[str], seed: int
+) -> bool:
+    """Whether rounding alone moves one of these outputs by much, which tells nothing of what it is compared with."""
+    noise = _Noise()
+    moved = runner.run(jittered(feeds, evidence.inputs.images, seed, ROUNDINGS * 2.0**-23))
+    for name in names:
+        _note(noise, Sample(kind, 0, None, feeds, values), name, moved[name])
     return any(
         not evidence.scales[key].problem and not evidence.scales[key].steady(found) for key, found in noise.items()
     )
 
 
-def _run_whole(evidence: Evidence, runner: Runner, claim: Claim, sizes: Sequence[Size]) -> None:
+def _run_whole(evidence: Evidence, runner: Runner, claim: Claim, sizes: Sequence[Size], seed: int) -> None:
     """An original that takes any size itself says what outputs without windows must be, wherever it runs and rounds as
     at the native size."""
     free = all(runner.inputs[image.name].shape[axis] is None for image in claim.inputs for axis in image.spatial)
@@ -205,25 +208,12 @@ def _run_whole(evidence: Evidence, runner: Runner, claim: Claim, sizes: Sequence
     further = further_sizes(claim, sizes[0]) if evidence.small and evidence.thorough else []
     for some in (sizes, further):
         for i, size in enumerate(some):
-            double = 2 if evidence.free_batch and i == 0 else None  # as the rewritten model is run
-            kinds = evidence.kinds if evidence.small else evidence.cover(runner.outputs)
-            for kind in kinds if on_grid(size, claim) else ():
+            for kind in evidence.shown(runner.outputs) if on_grid(size, claim) else ():
                 with suppress(RunError):  # free in name only, or at other sizes
-                    feeds = evidence.inputs.feeds(kind, 0, double, size.pixels)
-                    made, moved = (runner.run(given) for given in (feeds, _moved(feeds, claim)))
-                    if all(_is_steady(evidence, name, kind, made[name], moved[name]) for name in own):
+                    feeds = evidence.inputs.feeds(kind, 0, evidence.images_at(i), size.pixels)
+                    made = runner.run(feeds)
+                    if not _is_rough(evidence, runner, kind, feeds, made, own, seed):
                         evidence.whole[kind.name, size.pixels] = made
-
-
-def _moved(feeds: Arrays, claim: Claim) -> Arrays:
-    eps = float(np.finfo(np.float32).eps)
-    return jittered(feeds, [image.name for image in claim.inputs], 0, ROUNDINGS * eps)
-
-
-def _is_steady(evidence: Evidence, name: str, kind: Kind, made: Array, moved: Array) -> bool:
-    """Whether rounding moves an output but little: a difference that is nearly nothing may be brought to length 1."""
-    scale = evidence.scales[name, kind.name]
-    return bool(scale.problem) or made.dtype.kind != "f" or scale.steady(distance(made, moved))
 
 
 def _measure_noise(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import onnx
 
@@ -30,7 +31,7 @@ def dims_problem(rewritten: onnx.ModelProto, claim: Claim, size: Sequence[int], 
     """An axis of an image that has one length alone, which the model declares otherwise: those that the claim tells as
     fixed, or ``every`` one. ``size``: of images that the model takes."""
     shapes = claim.image_shapes(size)
-    declared = {value.name: value.type.tensor_type.shape.dim for value in rewritten.graph.input}
+    declared = _declared(rewritten)
     for image in claim.inputs:
         axes = sorted({*image.fixed, *image.spatial}) if every else image.fixed
         dims, shape = declared.get(image.name, ()), shapes[image.name]
@@ -41,9 +42,14 @@ def dims_problem(rewritten: onnx.ModelProto, claim: Claim, size: Sequence[int], 
     return None
 
 
+def _declared(model: onnx.ModelProto) -> Mapping[str, Sequence[Any]]:
+    """The dims of its inputs."""
+    return {value.name: value.type.tensor_type.shape.dim for value in model.graph.input}
+
+
 def one_size_problem(rewritten: onnx.ModelProto, claim: Claim) -> str | None:
     """An image that is declared for the native size alone, where the claim is one of any size."""
-    declared = {value.name: value.type.tensor_type.shape.dim for value in rewritten.graph.input}
+    declared = _declared(rewritten)
     for image in claim.inputs if not claim.fixed_size else ():
         dims = declared.get(image.name, ())
         size = tuple(image.shape[axis] for axis in image.spatial)
@@ -167,7 +173,7 @@ def _inputs(model: onnx.ModelProto) -> set[str]:
 
 def _image_difference(original: onnx.ModelProto, claim: Claim) -> str | None:
     """An image of another shape."""
-    declared = {value.name: value.type.tensor_type.shape.dim for value in original.graph.input}
+    declared = _declared(original)
     for image in claim.inputs:
         dims = [dim.dim_value for dim in declared.get(image.name, ())]
         if dims and (

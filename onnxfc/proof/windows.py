@@ -77,11 +77,11 @@ def capture(
     free = evidence.free_batch and rewritten.free_batch(claim.inputs)
     captures: list[Capture] = []
     names = [output.name for output in claim.outputs]
-    kinds = evidence.kinds if evidence.small else evidence.cover(names)
+    kinds = evidence.shown(names)
     for i, size in enumerate(sizes):
         for kind in kinds:
             progress(f"size {size}, inputs {kind.name}")
-            double = 2 if evidence.free_batch and i == 0 else None
+            double = evidence.images_at(i)
             feeds = evidence.inputs.feeds(kind, 0, double, size.pixels)
             if double and not free:
                 feeds = {name: value[: evidence.batch] for name, value in feeds.items()}

@@ -151,24 +151,26 @@ def _on_rows(ctx: RuleContext, at: int) -> Outcome:
         if even is None:
             return ctx.refuse("fc-over-space", "is an FC layer over the places of the native size", LEAVE)
         return even_as_context(ctx, even)
-    behind = isinstance(view, ScoreMap) and view.batch_axis and at == 0 and len(shape) == 2
-    outcome = _beside_batch(ctx, view) if behind and isinstance(view, ScoreMap) else per_window(ctx, view, at)
+    if isinstance(view, ScoreMap) and view.batch_axis and at == 0 and len(shape) == 2:
+        outcome = _on_steps(ctx, view, view.batch_axis)
+    else:
+        outcome = per_window(ctx, view, at)
     if isinstance(outcome, list):
         axis = -1 if at == 0 else -2
         ctx.replaced(f"MatMul {ctx.shape_in(at)[axis]}→{ctx.shape_out()[axis]}", "MatMul once per window")
     return outcome
 
 
-def _beside_batch(ctx: RuleContext, view: ScoreMap) -> Outcome:
+def _on_steps(ctx: RuleContext, view: ScoreMap, batch_axis: int) -> Outcome:
     """Features times a matrix, where the batch stands behind others of their axes: as steps (T, N, F) have it."""
     last = len(view.features)
-    if view.batch_axis == last:
+    if batch_axis == last:
         return ctx.refuse("mixes-batch", "takes the batch for features")
     ahead = ops.transpose(ctx.builder, view.tensor, [*range(last), *view.grid, last])
     [made] = ctx.keep_renamed([ahead, *ctx.tensors_from(1)])
     order = [*range(last), last + len(view.grid), *(axis - 1 for axis in view.grid)]
     ops.transpose(ctx.builder, made, order, ctx.node.output[0])
-    return [around_batch(ctx, view.provenance, view.batch_axis or 0)]
+    return [around_batch(ctx, view.provenance, batch_axis)]
 
 
 def _gemm_on_rows(ctx: RuleContext) -> Outcome:

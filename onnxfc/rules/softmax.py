@@ -56,14 +56,14 @@ def over_places(ctx: RuleContext, axes: Sequence[int]) -> Outcome | None:
 def _taken_apart(ctx: RuleContext, view: Placed, axes: Sequence[int]) -> list[int]:
     """How far apart the places on these axes were taken of a map, where those between them lie on other axes, or on the
     batch's: MaxViT's grid of a fixed number of places looks so, and so do blocks of a fixed size. Empty elsewhere."""
-    found = _with_batch(ctx, view, axes)
+    found = _laid_onto_batch(ctx, view, axes)
     beside = (group for axis, group in enumerate(view.groups) if axis not in axes)
     within = [atom.length for group in beside for atom in group if atom.within]
     related = any(atom.kind == "space" for axis in axes for atom in view.groups[axis])
     return found or (within if related else [])
 
 
-def _with_batch(ctx: RuleContext, view: Placed, axes: Sequence[int]) -> list[int]:
+def _laid_onto_batch(ctx: RuleContext, view: Placed, axes: Sequence[int]) -> list[int]:
     """The same, where a node lays those between them onto the batch's axis."""
     if not any(kinds(group) == ["batch", "channel"] for group in view.groups):
         return []
