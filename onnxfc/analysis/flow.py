@@ -76,7 +76,7 @@ class Flow:
         self.shares: dict[str, frozenset[int]] = {}
         self.norms: dict[str, frozenset[int]] = {}
         self.divisors, self.shared = set[str](), set[str]()
-        self.kept = False
+        self.kept, self.sized = False, NONE
 
     def measured(self, name: str) -> bool:
         """Whether a value is computed from a shape."""
@@ -226,15 +226,16 @@ def flow_of(
     free: bool,
     rules: Mapping[str, Rule],
     kept: bool = False,
+    sized: Names = NONE,
 ) -> Flow:
     """One pass over the graph. ``free``: it takes images of any size already. ``rules``: what each operator does.
-    ``kept``: global pools are to stay global."""
+    ``kept``: global pools are to stay global. ``sized``: what is no map, as it has one size at all sizes."""
     flow = Flow(graph, native, len(images[0].spatial), free)
-    flow.kept = kept
+    flow.kept, flow.sized = kept, sized
     for image in images:
         flow.layouts[image.name] = of_image(image.shape, image.spatial, image.batched, image.fixed)
     for node in graph.live:
-        if any(name in flow.layouts for name in inputs_of(node)):
+        if sized.isdisjoint(node.output) and any(name in flow.layouts for name in inputs_of(node)):
             _visit(flow, node, rules)
     for name in graph.outputs:
         held = flow.layouts.get(name)

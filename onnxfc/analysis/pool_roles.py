@@ -68,10 +68,16 @@ class Region:
 
 
 def pool_roles(
-    graph: Graph, native: Mapping[str, Spec], images: Sequence[Image], free: bool, global_pool: GlobalPool = "window"
+    graph: Graph,
+    native: Mapping[str, Spec],
+    images: Sequence[Image],
+    free: bool,
+    global_pool: GlobalPool = "window",
+    sized: Names = NONE,
 ) -> Roles:
-    """What each node is that looks at places. ``free``: the graph takes images of any size already."""
-    flow = flow_of(graph, native, images, free, RULES, global_pool == "keep")
+    """What each node is that looks at places. ``free``: the graph takes images of any size already. ``sized``: what
+    then has one size at all of them."""
+    flow = flow_of(graph, native, images, free, RULES, global_pool == "keep", sized)
     if global_pool != "window":
         flow.deviations.clear()
     roots = flow.of_kind(flow.looks, *_WEIGHTS) | {item.at for found in flow.meetings.values() for item in found}
@@ -165,7 +171,6 @@ class _Decision:
         sums, by_hand = kept_sums(flow, counts.times), frozenset(counts.sums)
         level = sums.level | by_hand if kept else NONE
         results = sums.results - by_hand if kept else NONE  # a sum that its count divides is a mean
-        heads = [look for name, look in flow.looks.items() if self.of[name] == "head"]
         reads_features = _reads_features(flow)
         return Roles(
             of=self.of,
@@ -184,10 +189,15 @@ class _Decision:
             counted=frozenset(counts.times) - level if kept else NONE,
             whole=self._whole() if kept else NONE,
             placeless=_placeless(flow),
-            headed=any(look.kind in {*_POOLS, "layer", "product"} for look in heads) or reads_features,
+            headed=reads_features or bool(flow.sized) or self._looks_once(),
             reads_features=reads_features,
             summed_by=partial(summed_by, flow, self.of),
         )
+
+    def _looks_once(self) -> bool:
+        """Whether a pool, a layer or a product belongs to the head."""
+        kinds = self.flow.of_kind(self.flow.looks, *_POOLS, "layer", "product")
+        return any(self.of[name] == "head" for name in kinds)
 
     def _whole(self) -> Names:
         """Pools and products that stay global if the user wants it, and weights that lead to none but such."""

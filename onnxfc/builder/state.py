@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -14,7 +14,7 @@ from onnxfc.errors import Refusal
 from onnxfc.graph.index import Graph
 from onnxfc.layout.affine import Grids
 from onnxfc.layout.views import Fixed, Placed, View
-from onnxfc.shapes.spec import Spec
+from onnxfc.shapes.spec import Shape, Spec
 
 GlobalPool = Literal["window", "keep", "drop"]
 Role = Literal["head", "context", "local"]
@@ -156,6 +156,8 @@ class State:
     1 and stays so. ``rank``: how many spatial axes are free; ``axes``: which they are of the image's, and of how many.
     ``batches``: how many images, at every probe.
     ``grids``: how tables go on that do not show it. ``quantised``: what of the model is.
+    ``own_sizes``: the shapes that the file itself says at the probes, where it takes any and figures of the whole image
+    are wanted.
     ``conditions`` of Ifs that were refused, but are the same at every size.
     """
 
@@ -170,6 +172,7 @@ class State:
     batches: tuple[int, ...]
     axes: tuple[tuple[int, ...], int]
     grids: Grids | None = None
+    own_sizes: Mapping[str, Sequence[Shape]] = field(default_factory=dict)
     views: dict[str, View] = field(default_factory=dict)
     notes: list[Note] = field(default_factory=list)
     not_affine: list[Refusal] = field(default_factory=list)

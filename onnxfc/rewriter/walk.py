@@ -11,6 +11,7 @@ from fractions import Fraction
 import onnx
 
 from onnxfc.analysis.normalised_sums import as_many_as_now, sums_to_one_behind
+from onnxfc.analysis.own_sizes import one_sized, own_sizes
 from onnxfc.analysis.pool_roles import pool_roles
 from onnxfc.analysis.rounding import meets_rounded_up
 from onnxfc.builder import ops
@@ -53,6 +54,7 @@ from onnxfc.layout.views import (
     is_map,
     is_strip,
 )
+from onnxfc.rewriter.as_it_is import as_it_is, of_own_sizes
 from onnxfc.rules.expand import spread, spreads
 from onnxfc.rules.registry import FEATURES, PLACED, RULES, Lead, leading
 from onnxfc.rules.unsupported import WHY, attention, no_rule
@@ -88,8 +90,11 @@ def walk(
     quantised: Quantised,
 ) -> State:
     """Every live node once, with what an analysis of the original says of its pools."""
-    roles = pool_roles(graph, native, images, is_open(graph, images), global_pool)
+    free = is_open(graph, images)
+    sizes = own_sizes(model, graph, images) if free and global_pool == "keep" else {}
+    roles = pool_roles(graph, native, images, free, global_pool, one_sized(graph, sizes))
     state = _start(model, graph, native, images, global_pool, roles)
+    state.own_sizes = sizes
     state.grids = grids
     state.quantised = quantised
     for node in graph.live:
@@ -132,7 +137,10 @@ def _start(
 def _visit(state: State, node: onnx.NodeProto) -> None:
     views = [state.views[name] for name in inputs_of(node)]
     refused = next((view for view in views if isinstance(view, Refused)), None)
+    built = len(state.builder.nodes)
     outcome = _inherited(state, node, refused) if refused else _outcome(state, node, views)
+    if state.own_sizes and state.as_written and not refused and not of_own_sizes(state, node, outcome):
+        outcome = as_it_is(state, node, views, built) or outcome
     if not isinstance(outcome, Refusal):
         outcome = _batch_kept(state, node, outcome)
     if isinstance(outcome, Refusal):

@@ -14,7 +14,7 @@ from onnxfc.builder import ops
 from onnxfc.builder.rule_context import LEAVE, Outcome, RuleContext, tensor_of
 from onnxfc.claim.blame import Cause
 from onnxfc.graph.index import inputs_of
-from onnxfc.graph.op_kinds import BROADCAST, COPYING, REORDERING, SPREADING, UNARY, WEIGHT_AT
+from onnxfc.graph.op_kinds import BROADCAST, COPYING, REORDERING, RESAMPLING, SPREADING, UNARY, WEIGHT_AT
 from onnxfc.head.meet_grids import uniform
 from onnxfc.head.windows import moved_to
 from onnxfc.layout.axes import channels, lengths
@@ -42,6 +42,7 @@ def spreads(ctx: RuleContext) -> bool:
     else:
         same = ctx.op_type in BROADCAST and all(isinstance(view, Context | Fixed) for view in ctx.views)
     small = all(set(ctx.builder.spec(view.tensor).native[2:]) == {1} for view in context)
+    small = small or ctx.op_type in RESAMPLING
     return (same and small and len(after) == rank and set(after[2:]) != {1}) or _met_at_once(ctx)
 
 
@@ -71,7 +72,8 @@ def spread(ctx: RuleContext) -> Outcome:
     context = _context(ctx)
     provenance = Provenance.join([replace(view.provenance, fields=context[0].provenance.fields) for view in context])
     assert provenance is not None
-    alone, name = _broadcast(ctx, ctx.node.output[0]), ctx.node.output[0]
+    name, several = ctx.node.output[0], ctx.op_type in RESAMPLING and set(ctx.shape_in()[2:]) != {1}
+    alone = not several and _broadcast(ctx, name)
     tensor = context[0].tensor
     if ctx.op_type in BROADCAST:
         inputs = [_one_place(ctx, position) for position in range(len(ctx.views))]
@@ -87,10 +89,21 @@ def spread(ctx: RuleContext) -> Outcome:
     if like is None:
         why = "spreads values over the native size, and no map tells which size is meant"
         return ctx.refuse("size-locked", why, LEAVE)
+    if several:
+        ctx.keep()
+        sizes = [[shape[2:] for shape in ctx.builder.spec(item).shapes or ()] for item in (name, like.tensor)]
+        if sizes[0] != sizes[1]:
+            return ctx.refuse("size-locked", "resizes what has one size at every size of the image to another such")
+    else:
+        _onto_places(ctx, tensor, like)
+    return ctx.placed(like, like.provenance.blamed(*provenance.blames, ctx.blame(Cause.CONTEXT)), like.where)
+
+
+def _onto_places(ctx: RuleContext, tensor: str, like: Placed) -> None:
+    """One value of each channel at all places of a map."""
     ends = ((tensor, 0, 2), (like.tensor, 2, len(ctx.shape_out())))
     shape = ops.concat(ctx.builder, [ops.dims(ctx.builder, *part) for part in ends])
-    ctx.builder.emit("Expand", [tensor, shape], name, instead=ctx.node)
-    return ctx.placed(like, like.provenance.blamed(*provenance.blames, ctx.blame(Cause.CONTEXT)), like.where)
+    ctx.builder.emit("Expand", [tensor, shape], ctx.node.output[0], instead=ctx.node)
 
 
 def _one_place(ctx: RuleContext, position: int) -> str | None:

@@ -156,6 +156,7 @@ UNLISTED += (
     "kept_exits.",
     "kept_grid.",
     "kept_grid_",
+    "kept_open_parts.",
     "kept_open_written.",
     "kept_token_blocks.",
     "kept_mean_place.",
