@@ -15,6 +15,7 @@ from onnxfc.analysis.flow import Flow, How, Kind, Rule, Step, on_data, unknown
 from onnxfc.analysis.halves import halves_of
 from onnxfc.analysis.layouts import LAID, NONE, Layout, Names, aligned, moved, places, reshaped, resized
 from onnxfc.analysis.own_figures import by_own_figure
+from onnxfc.analysis.picked_blocks import picked_blocks
 from onnxfc.graph.op_kinds import (
     BROADCAST,
     CUTTING,
@@ -220,10 +221,12 @@ def gather(step: Step, held: Layout) -> Layout:
     if not places(group) & held.solid:
         step.onward(name)
         return moved(held, [*ahead, *picked, *behind])
-    if rank == 2:
+    blocks = picked_blocks(step.flow.graph, step.node, step.constant(1), step.before[axis], len(step.before))
+    if blocks is not None:
         step.leave()
-        counted = (replace(group[0], length=step.after[axis + 1]),)
-        return replace(moved(held, [*ahead, picked[0], counted, *behind]), own=NONE)
+        counted = (replace(group[0], length=step.after[axis + (not blocks.first)]),)
+        made = (counted, picked[1]) if blocks.first else (picked[0], counted)
+        return replace(moved(held, [*ahead, *made, *behind]), own=NONE)
     return moved(_piece(step, held, [axis], "piece"), [*ahead, *picked, *behind])
 
 

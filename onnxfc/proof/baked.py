@@ -192,6 +192,8 @@ def place_by_place(nodes: Sequence[onnx.NodeProto], shapes: Shapes) -> bool:
 
 
 def _looks_around(node: onnx.NodeProto, shapes: Shapes) -> bool:
+    if node.op_type == "Gather":  # of blocks of places, by a table
+        return len(shapes.get(node.output[0], ())) > len(shapes.get(node.input[0], ()))
     if node.op_type not in _SLIDING:
         return node.op_type in _BORDERS
     found = attributes(node)

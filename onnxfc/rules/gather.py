@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from onnxfc.analysis.picked_blocks import Blocks, picked_blocks
 from onnxfc.builder import ops
 from onnxfc.builder.rule_context import Outcome, RuleContext, positive
 from onnxfc.errors import Refusal
@@ -94,47 +95,49 @@ def elements(ctx: RuleContext) -> Outcome:
 
 
 def unfold(ctx: RuleContext, view: Placed, axis: int) -> Outcome | None:
-    """The map with an axis of ``size`` places within each block ahead of a spatial one that counts blocks.
+    """The map with an axis of ``size`` places within each block beside a spatial one that counts blocks.
 
     None where the Gather picks anything else than blocks at even steps up to the border.
     """
-    index = ctx.constant(1)
+    index, shape = ctx.constant(1), ctx.shape_in()
     if view.provenance.windows or ctx.opset < 11 or index is None or not isinstance(ctx.views[1], Fixed):
         return None
-    steps = _strides_of(index, ctx.shape_in()[axis])
-    if steps is None:
+    found = picked_blocks(ctx.state.graph, ctx.node, index, shape[axis], len(shape))
+    if found is None:
         return None
-    step, dilation = steps
+    within = index[0] if found.first else index[:, 0]
     if ctx.follows_size(1):
+        if _grows(ctx, 1 if found.first else 0):
+            return None
         ctx.keep()
     else:
-        inputs = [view.tensor, _places_of(ctx, view, axis, index, step)]
+        inputs = [view.tensor, _places_of(ctx, view, axis, within, found)]
         ctx.builder.emit("Gather", inputs, ctx.node.output[0], instead=ctx.node, axis=axis)
-    place, reach = view.spatial.index(axis), (len(index) - 1) * dilation + 1
-    provenance = view.provenance.along({place: view.provenance.fields[place].through(reach, stride=step)})
-    [made] = ctx.placed(view, provenance, {k: other + (other >= axis) for k, other in view.where.items()})
+    place, own = view.spatial.index(axis), axis + found.first
+    field = view.provenance.fields[place].through(int(within[-1]) + 1, stride=found.step)
+    where = {k: other + (other >= own) for k, other in view.where.items()}
+    [made] = ctx.placed(view, view.provenance.along({place: field}), where)
     assert isinstance(made, Placed)
-    return [replace(made, groups=carried((*view.groups[:axis], (), *view.groups[axis:]), made.groups))]
+    return [replace(made, groups=carried((*view.groups[:own], (), *view.groups[own:]), made.groups))]
 
 
-def _strides_of(index: Array, length: int) -> tuple[int, int] | None:
-    """How many elements lie between blocks, and between places of a block; None where it is not so."""
-    if index.ndim != 2 or min(index.shape) < 2:
-        return None
-    step, dilation = int(index[0, 1] - index[0, 0]), int(index[1, 0] - index[0, 0])
-    rows, columns = (np.arange(count) for count in index.shape)
-    even = np.array_equal(index, rows[:, None] * dilation + columns * step)
-    whole = step > 0 and dilation > 0 and length - step <= index[-1, -1] < length
-    return (step, dilation) if even and whole else None
+def _grows(ctx: RuleContext, axis: int) -> bool:
+    """Whether this axis of a computed table follows the image."""
+    shapes = ctx.builder.spec(ctx.tensors()[1]).shapes or ()
+    return len({shape[axis] for shape in shapes}) > 1
 
 
-def _places_of(ctx: RuleContext, view: Placed, axis: int, index: Array, step: int) -> str:
-    """The same index for the map's length now."""
-    builder, reach = ctx.builder, int(index[-1, 0])
+def _places_of(ctx: RuleContext, view: Placed, axis: int, within: Array, blocks: Blocks) -> str:
+    """The same table for the map's length now."""
+    builder = ctx.builder
     length = ops.squeeze(builder, ops.dims(builder, view.tensor, axis, axis + 1), [0])
-    zero, stride, last = (builder.constant(np.array(item, np.int64), "blocks") for item in (0, step, reach))
+    zero, stride, last = (builder.constant(np.array(n, np.int64), "blocks") for n in (0, blocks.step, int(within[-1])))
     starts = builder.emit("Range", [zero, builder.emit("Sub", [length, last]), stride])
-    return builder.emit("Add", [builder.constant(index[:, :1].astype(np.int64), "within"), starts])
+    if blocks.first:
+        return builder.emit(
+            "Add", [ops.unsqueeze(builder, starts, [1]), builder.constant(within.astype(np.int64), "within")]
+        )
+    return builder.emit("Add", [builder.constant(within.astype(np.int64)[:, None], "within"), starts])
 
 
 @rule("Gather", on=PLACED, attributes=("axis",))
