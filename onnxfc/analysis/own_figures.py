@@ -132,7 +132,9 @@ def _is_mean_of(flow: Flow, path: list[onnx.NodeProto], whole: str) -> bool:
     gone = _gone(flow, pools)
     direct = pools[-1:] == path[-1:] and path[-1].input[0] == whole
     return (
-        direct and all(node in pools or node.op_type in _MOVES for node in path) and gone >= flow.layouts[whole].solid
+        direct
+        and all(node in pools or node.op_type in _MOVES for node in path)
+        and bool(gone & flow.layouts[whole].solid)
     )
 
 

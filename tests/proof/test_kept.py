@@ -84,6 +84,15 @@ def test_blocks_of_tokens_take_whole_blocks_alone(exporter: str) -> None:
     cells_are_crops(done, original, "scores", (19, 25), (2, 3), apart=6)
 
 
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_a_deviation_along_rows_is_each_windows_own(exporter: str) -> None:
+    """Less the mean of a row of the window, not of the image; the mean over what is left of the window follows."""
+    original = model_of("kept_row_deviation", exporter)
+    done = rewrite(original, check_options=CHECK)
+    assert done.claim.verdict == "exact"
+    cells_are_crops(done, original, "scores", (21, 18), (5, 3))
+
+
 @pytest.mark.parametrize(("output", "apart"), [("largest", 1), ("columns", 1), ("less", 3), ("heard", 3)])
 def test_tiles_of_each_window(output: str, apart: int) -> None:
     """Cells lie a tile apart, or a place where maps were put together of them again: there every third is a crop's."""
