@@ -78,7 +78,7 @@ def pool_roles(
     """What each node is that looks at places. ``free``: the graph takes images of any size already. ``sized``: what
     then has one size at all of them."""
     flow = flow_of(graph, native, images, free, RULES, global_pool == "keep", sized)
-    if global_pool != "window":
+    if global_pool == "keep":
         flow.deviations.clear()
     roots = flow.of_kind(flow.looks, *_WEIGHTS) | {item.at for found in flow.meetings.values() for item in found}
     regions = _regions(flow)

@@ -93,6 +93,17 @@ def test_a_deviation_along_rows_is_each_windows_own(exporter: str) -> None:
     cells_are_crops(done, original, "scores", (21, 18), (5, 3))
 
 
+@pytest.mark.parametrize("name", ["kept_by_hand", "kept_einsums"])
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_a_deviation_from_a_mean_that_is_dropped_is_refused(name: str, exporter: str) -> None:
+    """A covariance of each window is about the window's mean: that of the whole image is another."""
+    model = model_of(name, exporter)
+    assert refusal(model, global_pool="drop", output_at=("covariance",)).code == "drop-not-affine"
+    assert (
+        rewrite(model, options=RewriteOptions(output_at=("covariance",)), check_options=CHECK).claim.verdict == "exact"
+    )
+
+
 @pytest.mark.parametrize(("output", "apart"), [("largest", 1), ("columns", 1), ("less", 3), ("heard", 3)])
 def test_tiles_of_each_window(output: str, apart: int) -> None:
     """Cells lie a tile apart, or a place where maps were put together of them again: there every third is a crop's."""
