@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import lru_cache
 
 import numpy as np
 
@@ -35,6 +36,8 @@ are off by some."""
 
 MASKED = 48
 """Samples of a small model that has a mask: few values lie between its threshold and one that is a little off."""
+_KEPT = 1 << 16
+"""Pixels up to which it is kept by what they were moved: windows are moved by the same again and again."""
 ROUNDED = 12
 """Samples of a small quantised model, most of them for its features alone: an error of less than a step moves few of
 these to another integer."""
@@ -252,11 +255,17 @@ def _note(noise: _Noise, sample: Sample, name: str, value: Array, flips: _Noise 
 
 def jittered(feeds: Arrays, images: Sequence[str], seed: int, least: float = 0.0) -> Arrays:
     """Float images with every pixel moved by at most one rounding, up or down; by a coarser one of ``least``."""
-    rng = np.random.default_rng([seed, 1])
     moved = dict(feeds)
-    for name in images:
-        value = feeds[name]
-        if value.dtype.kind == "f":
-            signs = rng.choice(np.array([-1.0, 1.0]), value.shape)
-            moved[name] = (value * (1 + signs * max(least, np.finfo(value.dtype).eps) / 2)).astype(value.dtype)
+    floats = [name for name in images if feeds[name].dtype.kind == "f"]
+    made = tuple((feeds[name].shape, max(least, float(np.finfo(feeds[name].dtype).eps))) for name in floats)
+    small = sum(feeds[name].size for name in floats) <= _KEPT
+    for name, factor in zip(floats, (_factors if small else _factors.__wrapped__)(seed, made), strict=True):
+        moved[name] = (feeds[name] * factor).astype(feeds[name].dtype)
     return moved
+
+
+@lru_cache(maxsize=16)
+def _factors(seed: int, made: tuple[tuple[tuple[int, ...], float], ...]) -> tuple[Array, ...]:
+    """What moves images of these shapes, by roundings of these sizes: the same for all windows of an image."""
+    rng = np.random.default_rng([seed, 1])
+    return tuple(1 + rng.choice(np.array([-1.0, 1.0]), shape) * eps / 2 for shape, eps in made)
