@@ -1,13 +1,25 @@
-"""Shared by all tests: they share the processors, and the large ones run only when they are asked for."""
+"""Shared by all tests: they share the processors; large ones, and most of each long sweep, run when asked for.
+
+A sweep says one thing of many cases: of every fixture with every option, say. Of a test marked ``sweep(n)`` one in n of
+them is run, spread over all and the same in each run, and so many more that, of several parameters, each value of those
+that have few is met. All are run with ``--all``, which ``.ci/run`` gives, and where tests are named: by ``-k`` or as
+``file::test``.
+"""
 
 from __future__ import annotations
 
 import gc
 import os
+import zlib
+from collections import Counter
 
 import pytest
 from hypothesis import settings
 
+FEW = 8
+"""Values of a parameter up to which a sweep meets each."""
+GOLDEN = (5**0.5 - 1) / 2
+"""Steps of it lie evenly, and keep in step with no period of the cases."""
 MOST_WORKERS = 4
 """Each may hold a model of half a gigabyte more than once."""
 
@@ -35,11 +47,51 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="run all cases of sweeps, not a part of each")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect tests marked ``large`` unless a ``-m`` expression decides about them."""
-    if "large" in str(config.getoption("-m")):
-        return
-    large = [item for item in items if item.get_closest_marker("large")]
-    if large:
-        config.hook.pytest_deselected(items=large)
-        items[:] = [item for item in items if item not in large]
+    """Deselect tests marked ``large`` unless a ``-m`` expression decides about them, and what sweeps leave out."""
+    left: set[pytest.Item] = set()
+    if "large" not in str(config.getoption("-m")):
+        left = {item for item in items if item.get_closest_marker("large")}
+    named = config.option.keyword or any("::" in str(given) for given in config.args)
+    if not (config.option.all or named):
+        left |= _left_out(items)
+    if left:
+        config.hook.pytest_deselected(items=[item for item in items if item in left])
+        items[:] = [item for item in items if item not in left]
+
+
+def _left_out(items: list[pytest.Item]) -> set[pytest.Item]:
+    """The cases of sweeps that a usual run does without."""
+    sweeps: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("sweep"):
+            sweeps.setdefault(item.nodeid.split("[")[0], []).append(item)
+    return {item for name, cases in sweeps.items() for item in set(cases) - _part(name, cases)}
+
+
+def _part(name: str, cases: list[pytest.Item]) -> set[pytest.Item]:
+    """One in so many cases of the sweep of this ``name``. Those of a file begin alike: they may share cases."""
+    mark = cases[0].get_closest_marker("sweep")
+    share, start = 1 / mark.args[0] if mark else 1.0, zlib.crc32(name.split("::")[0].encode()) / 2**32
+    places = {item: (start + i * GOLDEN) % 1 for i, item in enumerate(cases)}
+    part = {item for item in cases if places[item] < share} or {min(cases, key=places.__getitem__)}
+    having: dict[tuple[str, str], list[pytest.Item]] = {}
+    for item in cases:
+        for value in _values(item):
+            having.setdefault(value, []).append(item)
+    count = Counter(parameter for parameter, _ in having)
+    for (parameter, _), some in having.items():
+        if count[parameter] <= FEW and part.isdisjoint(some):
+            part.add(min(some, key=places.__getitem__))
+    return part
+
+
+def _values(item: pytest.Item) -> list[tuple[str, str]]:
+    """Each of several parameters and its value in this case: as text, or which of its values it is."""
+    call = getattr(item, "callspec", None)
+    given = call.params.items() if call and len(call.params) > 1 else ()
+    return [(name, repr(value) if isinstance(value, str | int) else f"#{call.indices[name]}") for name, value in given]

@@ -443,6 +443,7 @@ def test_heads_of_pytorch(name: str, exporter: str) -> None:
     assert own_crops(onnx.load(path), done) < 1e-5
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("exporter", BOTH)
 @pytest.mark.parametrize("key", REFERENCES.files)
 def test_trunks_of_pytorch(key: str, exporter: str) -> None:

@@ -40,6 +40,7 @@ def saved(made: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     return model
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("claimed", [True, False], ids=["claimed", "bare"])
 @pytest.mark.parametrize(
     "name",

@@ -124,6 +124,7 @@ def test_of_a_model_that_has_the_first_cell_only(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.sweep(6)
 @pytest.mark.parametrize(("net", "wrong"), CASES)
 def test_wrong_rewrite_is_found(net: str, wrong: str, tmp_path: Path) -> None:
     model = Rewritten(copy_of(net))
@@ -162,6 +163,7 @@ SEEN_WITHOUT_CLAIM = {name for name in MUTATIONS if not name.startswith("claim: 
 """Mistakes that the native size alone gives away; for the others both graphs must have their boundary in common."""
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("wrong", sorted(SEEN_WITHOUT_CLAIM))
 def test_wrong_models_of_strangers_are_found(wrong: str) -> None:
     found = [net for net, name in CASES if name == wrong]
@@ -581,6 +583,7 @@ def _changed(document: Any, path: str, value: object) -> Any:
     return copy
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize(
     ("path", "value"),
     [

@@ -80,6 +80,7 @@ def layers(model: onnx.ModelProto) -> list[tuple[np.ndarray, list[np.ndarray], i
     return [stored(model, node) for node in model.graph.node if node.op_type in kinds]
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("name", ROUND)
 def test_round_trip_gives_the_integers_byte_for_byte(name: str, tmp_path: Path) -> None:
     """Conv4d and back: weights, scales, zero points, their axis, and what onnxruntime makes of the layers."""

@@ -150,6 +150,7 @@ def test_constants_before_the_fc(kind: str, shape: tuple[int, ...], first: bool)
         assert [node.op_type for node in done.model.graph.node] == ["Conv", "Tanh", "Conv"]
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("kind", ["Add", "Sub", "Mul", "Div", "Max", "Pow", "PRelu"])
 @pytest.mark.parametrize("shape", [(), (1,), (M,), (1, M), (1, 1), (2, M), (2, 1)])
 def test_constants_after_the_fc(kind: str, shape: tuple[int, ...]) -> None:
@@ -233,6 +234,7 @@ ACTIVATIONS: dict[str, Callable[[Net, str], str]] = {
 }
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("name", ACTIVATIONS)
 @pytest.mark.parametrize("opset", [9, 17])
 @pytest.mark.parametrize("place", ["before", "between", "after"])
@@ -369,6 +371,7 @@ def test_dueling_head() -> None:
     proven(head(body))
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("kind", ["ReduceMean", "ReduceSum", "ReduceMax", "ReduceL2", "ReduceLogSumExp"])
 @pytest.mark.parametrize("axes", [[1], [-1]])
 @pytest.mark.parametrize("keepdims", [0, 1])

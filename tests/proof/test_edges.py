@@ -41,6 +41,7 @@ def test_steps_that_are_much_of_the_signal(seed: int, form: QuantFormat, tmp_pat
     assert done.parity.window.compared > 250
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("spoil", SPOILS, ids=lambda item: item.__name__)
 @pytest.mark.parametrize("form", list(QuantFormat))
 def test_errors_are_much_of_the_signal_too(form: QuantFormat, spoil: object, tmp_path: Path) -> None:

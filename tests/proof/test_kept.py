@@ -33,6 +33,7 @@ DYNAMO = ("kept_tiles",)
 """Networks that the older exporter writes in a way that is refused."""
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize(
     ("name", "exporter"), [(n, e) for n in NETS for e in EXPORTERS if n not in DYNAMO or e == "dynamo"]
 )

@@ -86,6 +86,7 @@ def test_all_is_what_the_package_promises() -> None:
     assert all(hasattr(onnxfc.proof, name) for name in onnxfc.proof.__all__)
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("name", RIGHT)
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_right_rewrites_pass(name: str, seed: int) -> None:

@@ -18,6 +18,7 @@ BOTH_AXES = (
 )
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("exporter", EXPORTERS)
 @pytest.mark.parametrize("side", ["height", "width"])
 @pytest.mark.parametrize("name", BOTH_AXES)

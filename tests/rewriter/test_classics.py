@@ -41,6 +41,7 @@ LIGHT = {
 }
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("name", LIGHT)
 def test_light_model_with_random_weights_is_proven(name: str, tmp_path: Path) -> None:
     file = light.randomised(name, tmp_path)

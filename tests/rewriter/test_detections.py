@@ -219,6 +219,7 @@ def optimised(model: onnx.ModelProto, folder: Path, level: str) -> onnx.ModelPro
     return made
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("twin", ["converted", "BASIC", "EXTENDED"])
 @pytest.mark.parametrize("name", ["detect", "detect_best", "detect_apart"])
 def test_nodes_behind_that_are_written_otherwise(name: str, twin: str, tmp_path: Path) -> None:
@@ -320,6 +321,7 @@ def test_detections_of_windows_are_refused() -> None:
     assert found.code == "data-dependent"
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("exporter", EXPORTERS)
 @pytest.mark.parametrize("name", ["detect", "detect_best", "detect_apart"])
 def test_detectors_of_one_other_size(name: str, exporter: str) -> None:

@@ -172,6 +172,7 @@ def test_cells_by_numpy(name: str, size: tuple[int, int]) -> None:
     np.testing.assert_array_equal(cells, by_numpy(original, {"image": image}, 4))
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("spoil", SPOILS, ids=lambda item: item.__name__)
 @pytest.mark.parametrize("name", [name for name in DYNAMIC if "fused" not in name])
 def test_an_error_is_found(name: str, spoil: Callable[[Layer], None]) -> None:

@@ -233,6 +233,7 @@ BODIES = {
 }
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("name", BODIES)
 @pytest.mark.parametrize("batch", [2, "N"])
 @pytest.mark.parametrize("options", [{}, {"output": "mean"}, {"dynamic_batch": True}, {"global_pool": "keep"}])

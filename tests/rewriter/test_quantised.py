@@ -65,6 +65,7 @@ def test_cells_are_crops_to_the_bit(name: str) -> None:
     assert own_crops(original, rewrite(original, prove=False)) == 0.0
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("name", INTEGERS)
 def test_parity_to_the_bit(name: str) -> None:
     must_run(name)
@@ -133,6 +134,7 @@ def test_operators_on_integers_stay_as_they_were(name: str) -> None:
     onnx.checker.check_model(made)
 
 
+@pytest.mark.sweep(6)
 @pytest.mark.parametrize("spoil", SPOILS, ids=lambda item: item.__name__)
 @pytest.mark.parametrize("name", [name for name in INTEGERS if not name.endswith("int4")])
 def test_an_error_is_found(name: str, spoil: Callable[[Layer], None]) -> None:

@@ -70,6 +70,7 @@ def gemm(
     return net.op("Transpose", result, perm=[1, 0]) if as_b else str(result)
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("as_b", [False, True])
 @pytest.mark.parametrize("turn_features", [False, True])
 @pytest.mark.parametrize("turn_weight", [False, True])
@@ -361,6 +362,7 @@ SOURCES = (
 )
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("how", SOURCES)
 @pytest.mark.parametrize("kind", ["Gemm", "Gemm transB", "MatMul"])
 @pytest.mark.parametrize("wide", [False, True])

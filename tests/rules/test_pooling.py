@@ -113,6 +113,7 @@ def in_its_spelling(model: onnx.ModelProto, name: str) -> None:
         proven(model)
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("opset", [11, 13, 18, 21])
 @pytest.mark.parametrize("name", SPELLINGS)
 def test_spellings(name: str, opset: int) -> None:
@@ -121,6 +122,7 @@ def test_spellings(name: str, opset: int) -> None:
     in_its_spelling(pooled(SPELLINGS[name], opset=opset), name)
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("name", SPELLINGS)
 @pytest.mark.parametrize("batch", [1, "N"])
 def test_head_that_is_only_a_pool(name: str, batch: int | str) -> None:
