@@ -8,8 +8,10 @@ brightness, unlike white noise, of which averaging networks see always the same.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,8 @@ from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.sessions import Array, Arrays, InputInfo
 
 Types = Mapping[str, np.dtype[Any]]
+_SMALL = 1 << 14
+"""Numbers in an image up to which it is kept."""
 DATA = "data"
 NORMAL = "normal"
 
@@ -96,8 +100,9 @@ class Inputs:
             if name in self._data:
                 made[name] = self._from_data(name, sample, batch, grown)
             elif image is not None:
-                rng = np.random.default_rng([self._seed, position, sample, self.kinds.index(kind)])
-                made[name] = _image(rng, kind, _grow(image, batch, grown), image, info.dtype)
+                seeds = self._seed, position, sample, self.kinds.index(kind)
+                shape = _grow(image, batch, grown)
+                made[name] = (_kept if math.prod(shape) <= _SMALL else _image)(seeds, kind, shape, image, info.dtype)
             else:
                 rng = np.random.default_rng([self._seed, position, sample])
                 made[name] = _side(rng, info, batch or self._batch())
@@ -112,7 +117,7 @@ class Inputs:
             larger[name][image.cut(begins, [image.shape[axis] for axis in image.spatial])] = native[name]
 
     def _rounded(self, name: str, value: Array) -> Array:
-        """What both models take alike, where the other one takes numbers of half precision."""
+        """What both models take alike, where the other one takes numbers of half precision; a copy, always."""
         return value.astype(self._other.get(name, value.dtype)).astype(value.dtype)
 
     def _batch(self) -> int:
@@ -137,8 +142,9 @@ def _grow(image: ImageInput, batch: int | None, grown: Sequence[int]) -> tuple[i
 
 
 def _image(
-    rng: np.random.Generator, kind: Kind, shape: tuple[int, ...], image: ImageInput, dtype: np.dtype[Any]
+    seeds: tuple[int, ...], kind: Kind, shape: tuple[int, ...], image: ImageInput, dtype: np.dtype[Any]
 ) -> Array:
+    rng = np.random.default_rng(seeds)
     field: Array = rng.standard_normal(shape)
     if kind.smooth:
         brightness = rng.standard_normal((shape[0],) + (1,) * (len(shape) - 1))
@@ -148,6 +154,10 @@ def _image(
         limits = np.iinfo(dtype)
         values = np.clip(np.rint(values - (128 if dtype == np.int8 else 0)), limits.min, limits.max)
     return values.astype(dtype)
+
+
+_kept = lru_cache(maxsize=256)(_image)
+"""Small images are asked for many times: by each of both models, at each size, and when a check is done again."""
 
 
 def _smooth(rng: np.random.Generator, shape: tuple[int, ...], image: ImageInput) -> Array:

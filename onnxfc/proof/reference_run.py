@@ -77,7 +77,8 @@ def observe(
     if evidence.vacuous is None:
         _more_samples(evidence, runner, options, progress)
         _run_crops(evidence, runner, claim, sizes[0], options, progress)
-        _run_whole(evidence, runner, claim, sizes, options.seed)
+        if options.larger:  # else there is nothing to compare with it
+            _run_whole(evidence, runner, claim, sizes, options.seed)
         del runner
         if thorough:
             _measure_noise(evidence, original, tensors, options, progress)
