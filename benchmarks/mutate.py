@@ -76,7 +76,7 @@ class Work:
     def measure(self) -> None:
         """Run all tests once. Those that fail, or do while they are measured, take no part."""
         variables = {"COVERAGE_FILE": str(self.data), "TEST_SECONDS": str(self.seconds)}
-        command = ["pytest", "-p", "contexts", "--cov", "--cov-context=test", "--cov-report="]
+        command = ["pytest", "--all", "-p", "contexts", "--cov", "--cov-context=test", "--cov-report="]
         path = os.pathsep.join([str(self.tree), str(self.tree / "tests" / "support")])
         environment = {**os.environ, **variables, "PYTHONPATH": path}
         subprocess.run([sys.executable, "-m", *command], cwd=self.tree, env=environment, check=False)
@@ -225,7 +225,7 @@ def _test(tree: Path, tests: list[str]) -> None:
         os.dup2(log, 1)
         os.dup2(log, 2)
         out = [option for name in KEPT_OUT for option in ("-p", f"no:{name}")]
-        code = int(import_module("pytest").main([*out, "-x", "-q", "--no-header", "--tb=line", *tests]))
+        code = int(import_module("pytest").main([*out, "--all", "-x", "-q", "--no-header", "--tb=line", *tests]))
     finally:
         sys.stdout.flush()
         os._exit(code)
