@@ -326,6 +326,7 @@ def test_reduced_maps_of_strangers(reduce: str, form: str) -> None:
     assert done.parity.window.status == "passed"
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("output", ["map", "mean", "max"])
 @pytest.mark.parametrize("pool", ["window", "keep", "drop"])
 def test_every_form(output: str, pool: str, tmp_path: Path) -> None:
