@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
 
@@ -33,6 +33,7 @@ from onnxfc.proof.narrowest import coarser
 from onnxfc.proof.options import CheckOptions
 from onnxfc.proof.providers import Engine
 from onnxfc.proof.readings import Readings
+from onnxfc.proof.reference_run import is_small
 from onnxfc.proof.results import ParityResult
 from onnxfc.proof.sessions import Array, Arrays, RunError, Runner
 from onnxfc.proof.tolerance import Scale, measure
@@ -48,6 +49,8 @@ _SAMPLES, _MOST = 3, 1 << 25
 """Images of the native size, and numbers of all tensors together that are held of each."""
 _TRIES = 16
 """So many nodes may fail at a size before the rest is given up."""
+_SESSIONS = 32
+"""So many sessions of a small model are kept."""
 _STOPPED = re.compile(r"Name:'step (\d+)'|\(step (\d+)\)")
 
 
@@ -154,6 +157,7 @@ class _Nodes:
     padded: dict[str, str]
     other: onnx.GraphProto
     engine: Engine
+    runners: dict[bytes, Runner] = field(default_factory=dict)
 
     @staticmethod
     def of(
@@ -252,10 +256,19 @@ class _Nodes:
     def _tried(self, model: onnx.ModelProto, feeds: Arrays) -> tuple[Arrays, str]:
         """What a run gives, or the node at which it stopped; neither where that is not known."""
         try:
-            return (Runner(self.file.with_proto(model), (), self.engine).run(feeds) if model.graph.output else {}), ""
+            return (self._runner(model).run(feeds) if model.graph.output else {}), ""
         except RunError as error:
             found = _STOPPED.search(str(error))
             return {}, f"step {found[1] or found[2]}" if found else ""
+
+    def _runner(self, model: onnx.ModelProto) -> Runner:
+        """A session, which is kept for further sizes where the original is small."""
+        key = model.SerializeToString(deterministic=True) if is_small(self.file) else b""
+        if key not in self.runners:
+            if not key or len(self.runners) >= _SESSIONS:
+                self.runners.clear()
+            self.runners[key] = Runner(self.file.with_proto(model), (), self.engine)
+        return self.runners[key] if key else self.runners.pop(key)
 
 
 def _give(node: onnx.NodeProto, given: Collection[str]) -> None:
