@@ -1,8 +1,8 @@
 """Shared by all tests: they share the processors; large ones, and most of each long sweep, run when asked for.
 
 A sweep says one thing of many cases: of every fixture with every option, say. Of a test marked ``sweep(n)`` one in n of
-them is run, spread over all and the same in each run, and so many more that, of several parameters, each value of those
-that have few is met. All are run with ``--all``, which ``.ci/run`` gives, and where tests are named: by ``-k`` or as
+them is run, spread over all and the same in each run, and so many more that each value of a parameter that has few is
+met. All are run with ``--all``, which ``.ci/run`` gives, and where tests are named: by ``-k`` or as
 ``file::test``.
 """
 
@@ -84,14 +84,15 @@ def _part(name: str, cases: list[pytest.Item]) -> set[pytest.Item]:
         for value in _values(item):
             having.setdefault(value, []).append(item)
     count = Counter(parameter for parameter, _ in having)
+    few = min(FEW, len(cases) // 2)  # not those of a parameter that has another value in each case
     for (parameter, _), some in having.items():
-        if count[parameter] <= FEW and part.isdisjoint(some):
+        if count[parameter] <= few and part.isdisjoint(some):
             part.add(min(some, key=places.__getitem__))
     return part
 
 
 def _values(item: pytest.Item) -> list[tuple[str, str]]:
-    """Each of several parameters and its value in this case: as text, or which of its values it is."""
+    """Each parameter and its value in this case: as text, or which of its values it is."""
     call = getattr(item, "callspec", None)
-    given = call.params.items() if call and len(call.params) > 1 else ()
+    given = call.params.items() if call else ()
     return [(name, repr(value) if isinstance(value, str | int) else f"#{call.indices[name]}") for name, value in given]

@@ -1,4 +1,4 @@
-"""What a plain run leaves out of long sweeps: most cases, but no test, and of several parameters no value of few."""
+"""What a plain run leaves out of long sweeps: most cases, but no test, and no value of a parameter that has few."""
 
 from __future__ import annotations
 

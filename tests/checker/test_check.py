@@ -94,6 +94,7 @@ def applicable() -> list[tuple[str, str]]:
 CASES = applicable()
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("net", NETS)
 def test_right_rewrite_passes(net: str, tmp_path: Path) -> None:
     other = tmp_path / "right.onnx"
@@ -174,6 +175,7 @@ def test_wrong_models_of_strangers_are_found(wrong: str) -> None:
         assert not check_pair(fixture(net), model.proto, options=ONE).passed, net
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("wrong", ["map flipped", "map transposed", "first row of the map lost", "map shifted"])
 @pytest.mark.parametrize("net", ["lenet.dynamo", "mini_alexnet.dynamo"])
 def test_wrong_maps_of_strangers_are_found(net: str, wrong: str) -> None:
@@ -188,6 +190,7 @@ def test_wrong_maps_of_strangers_are_found(net: str, wrong: str) -> None:
 # Pairs that onnxfc did not make
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("net", NETS)
 def test_claim_is_derived(net: str) -> None:
     """From the models alone: the very claim that the rewrite made, and a pass."""
@@ -461,6 +464,7 @@ def test_worst_crop(tmp_path: Path) -> None:
     assert f"cell {i}x{j}, pixels {rows[0]}..{rows[1]} x {columns[0]}..{columns[1]} of " in result.output
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("net", ["lenet.dynamo", "mini_resnet.dynamo", "se_net.dynamo", "two_outputs.dynamo"])
 @pytest.mark.parametrize("wrong", ["", "scaled by 1 %"])
 def test_report_and_junit(net: str, wrong: str, tmp_path: Path) -> None:

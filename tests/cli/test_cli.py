@@ -542,6 +542,7 @@ print(*found, file=sys.stderr)
 """
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize(
     ("command", "loaded"),
     [

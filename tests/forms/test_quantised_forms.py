@@ -148,6 +148,7 @@ DYNAMIC = {"digits": 4, "lenet": 2, "mini_resnet": 1, "mini_vgg": 3, "mobilenet"
 """FC layers, with the sums of features where outputs have several zero points, and the 1x1 Convs of gates."""
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("name", DYNAMIC)
 def test_round_trip_of_dynamic_scales(name: str) -> None:
     must_run(f"{name}.dynamic")

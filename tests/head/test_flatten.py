@@ -73,6 +73,7 @@ def test_flatten_twice_and_reshape_between() -> None:
 # Reshape to constants
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize(
     ("batch", "target"),
     [
@@ -198,6 +199,7 @@ HOW = (
 )
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("batch", [1, 2, "N"])
 def test_reshape_computed_target(how: str, batch: int | str) -> None:

@@ -133,6 +133,7 @@ def test_two_batch_normalizations_and_two_branches() -> None:
 SHAPES = [(), (1,), (FEATURES,), (1, FEATURES), (1, 1)]
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("kind", ["Add", "Sub", "Mul", "Div"])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("first", [False, True])
@@ -385,6 +386,7 @@ def test_reductions_of_the_scores(kind: str, axes: list[int], keepdims: int, ops
     proven(head(body, opset=opset, batch=2))
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("gate", ["Split", "Slice", "Gather"])
 @pytest.mark.parametrize("axis", [1, -1])
 @pytest.mark.parametrize("opset", [9, 11, 13, 18])

@@ -32,6 +32,7 @@ def averaged(seed: int, form: QuantFormat, folder: Path) -> onnx.ModelProto:
     return by_onnxruntime(net.model(net.fc(inner, 6, 4)), folder, form, per_channel=False)
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("form", list(QuantFormat))
 @pytest.mark.parametrize("seed", range(4))
 def test_steps_that_are_much_of_the_signal(seed: int, form: QuantFormat, tmp_path: Path) -> None:

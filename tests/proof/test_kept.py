@@ -314,6 +314,7 @@ def test_a_trunk_that_pads_otherwise_is_found() -> None:
     assert not check_pair(original, other, options=CHECK).passed
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("seed", range(7))
 def test_a_division_by_small_differences_is_proven(seed: int) -> None:
     """Rounding moves a cell far where a difference is nearly none: it is measured there. Errors are found."""
