@@ -3,7 +3,7 @@
 A sweep says one thing of many cases: of every fixture with every option, say. Of a test marked ``sweep(n)`` one in n of
 them is run, spread over all and the same in each run, and so many more that each value of a parameter that has few is
 met. All are run with ``--all``, which ``.ci/run`` gives, and where tests are named: by ``-k`` or as
-``file::test``.
+``file::test``. Of random examples a plain run tries a quarter.
 """
 
 from __future__ import annotations
@@ -51,13 +51,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="run all cases of sweeps, not a part of each")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Tell modules of tests, which draw random examples as they are loaded, that all are wanted."""
+    if _everything(config):
+        os.environ["ONNXFC_ALL"] = "1"
+
+
+def _everything(config: pytest.Config) -> bool:
+    """Whether sweeps are run whole."""
+    return bool(config.option.all or config.option.keyword or any("::" in str(given) for given in config.args))
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect tests marked ``large`` unless a ``-m`` expression decides about them, and what sweeps leave out."""
     left: set[pytest.Item] = set()
     if "large" not in str(config.getoption("-m")):
         left = {item for item in items if item.get_closest_marker("large")}
-    named = config.option.keyword or any("::" in str(given) for given in config.args)
-    if not (config.option.all or named):
+    if not _everything(config):
         left |= _left_out(items)
     if left:
         config.hook.pytest_deselected(items=[item for item in items if item in left])

@@ -13,6 +13,7 @@ from fixture_files import fixture_file
 from hazards import CHECK, Net, bodied, complete, own_crops, proven, refusal, session
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from random_networks import tried
 
 from onnxfc.rewriter.analyse import RewriteOptions
 from onnxfc.rewriter.api import rewrite
@@ -151,7 +152,7 @@ def spellings(draw: Any, tables: bool = True) -> Spelling:
 QUIET = {"deadline": None, "derandomize": True, "suppress_health_check": list(HealthCheck)}
 
 
-@settings(max_examples=60, **QUIET)
+@settings(max_examples=tried(60), **QUIET)
 @given(spellings(), st.booleans())
 def test_each_window_has_its_own_in_a_head(how: Spelling, layer: bool) -> None:
     """Every cell is what the original says of its crop, in every spelling; an FC layer may follow."""
@@ -172,7 +173,7 @@ def context(how: Spelling, size: tuple[int, int]) -> onnx.ModelProto:
     return net.model(net.op("Conv", made, net.random(M, C, 1, 1), out="map"))
 
 
-@settings(max_examples=40, **QUIET)
+@settings(max_examples=tried(40), **QUIET)
 @given(spellings(tables=False), st.sampled_from([(17, 21), (24, 11), (31, 30)]))
 def test_the_whole_image_has_them_in_a_trunk(how: Spelling, size: tuple[int, int]) -> None:
     """As the same network says that was made for the larger image. Or refused: never by the weights of a window."""
