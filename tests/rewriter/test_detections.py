@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ REFERENCES = np.load(fixture_file("detections.npz"))
 SIZES = ((64, 48), (36, 60), (33, 91))
 
 
+@cache
 def rewritten(name: str, exporter: str) -> Rewrite:
     return onnxfc.rewrite(fixture_file(f"{name}.{exporter}.onnx"))
 
