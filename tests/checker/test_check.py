@@ -125,7 +125,7 @@ def test_of_a_model_that_has_the_first_cell_only(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(10)
 @pytest.mark.parametrize(("net", "wrong"), CASES)
 def test_wrong_rewrite_is_found(net: str, wrong: str, tmp_path: Path) -> None:
     model = Rewritten(copy_of(net))

@@ -594,6 +594,7 @@ def test_decoder_after_an_fc_is_refused_or_right() -> None:
     proven_or_refused(head(body))
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("place", ["before", "after"])
 @pytest.mark.parametrize("kind", ["LayerNormalization", "LpNormalization", "TopK", "ArgMax", "L2 by hand", "by hand"])
 def test_along_the_features(kind: str, place: str) -> None:

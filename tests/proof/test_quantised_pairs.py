@@ -84,7 +84,7 @@ WRONG: dict[str, tuple[str, Work]] = {
 }
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(10)
 @pytest.mark.parametrize("wrong", WRONG)
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("own", [True, False])
@@ -196,7 +196,7 @@ TRUNKS = ["lenet.qdq", "lenet.qdq_int4", "lenet.qoperator", "matmul_add.qdq", "m
 """Features that both models make by the same operators."""
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(10)
 @pytest.mark.skipif(OLD_RUNTIME, reason="this onnxruntime loads no bias that has a zero point")
 @pytest.mark.parametrize("name", TRUNKS)
 def test_a_zero_point_of_the_trunk(name: str) -> None:

@@ -114,6 +114,7 @@ def test_what_was_written_down_for_the_native_size_is_refused(
     assert found.advice.startswith("export the model with open height and width")
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("exporter", EXPORTERS)
 @pytest.mark.parametrize(
     ("output", "code", "told"),

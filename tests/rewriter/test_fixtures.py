@@ -174,7 +174,7 @@ def test_every_file_is_listed() -> None:
     assert len(INDEX) == len(ENTRIES)
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(10)
 @pytest.mark.parametrize("file", PROVEN)
 def test_proven(file: str) -> None:
     """And no FC layer is left in its head."""
@@ -225,7 +225,7 @@ POOLED = ("over_one", "reductions", "swallowed.", "versions_")
 """Networks of many heads, some of them behind a global pool."""
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(10)
 @pytest.mark.parametrize(
     "file",
     [name for name in REWRITTEN if INDEX[name]["head"].startswith(("global", "mean")) or name.startswith(POOLED)],
@@ -236,7 +236,7 @@ def test_global_pool_kept(file: str) -> None:
     assert result.parity.passed
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(10)
 @pytest.mark.parametrize("file", PROVEN)
 def test_dynamic_batch(file: str) -> None:
     if file.startswith(ALONE) or ".dynamic" in file:  # one scale for all images of a batch

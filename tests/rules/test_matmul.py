@@ -87,6 +87,7 @@ def test_gemm_attributes(as_b: bool, turn_features: bool, turn_weight: bool, alp
     assert weight_of(complete(done), last_conv(done.model)).shape == (M, 3, *WINDOW)
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("beta", [1.0, 2.0])
 @pytest.mark.parametrize("bias", [None, (), (1,), (M,), (1, 1), (1, M), (-1, 1), (-1, M)])
@@ -393,6 +394,7 @@ def test_weight_sources_in_another_order(how: str) -> None:
     proven(bodied(body))
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("how", SOURCES)
 def test_weight_sources_with_pending_scale(how: str) -> None:
     """A scale and a shift per feature wait for the weight."""

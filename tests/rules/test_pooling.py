@@ -130,6 +130,7 @@ def test_head_that_is_only_a_pool(name: str, batch: int | str) -> None:
     in_its_spelling(pooled(SPELLINGS[name], batch=batch, only=True), name)
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("name", ["GlobalAveragePool", "ReduceMean", "AveragePool stride = kernel", "GlobalMaxPool"])
 @pytest.mark.parametrize("kind", ["Softmax", "LogSoftmax"])
 @pytest.mark.parametrize("opset", [11, 13])
@@ -361,6 +362,7 @@ STEPS = (
 ROWS = ("ReduceMean rows", "ReduceMean rows kept", "ReduceMax rows")
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize(
     "name",
     [n for n in SPELLINGS if n not in MAY_BE_REFUSED and ("um" not in n or n == "sum over count")],
@@ -583,6 +585,7 @@ NOT_AFFINE: dict[str, Callable[[Net, str], str]] = {
 }
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("name", NOT_AFFINE)
 def test_drop_is_refused_for_what_is_not_affine(name: str) -> None:
     def body(net: Net, tensor: str) -> str:

@@ -63,6 +63,7 @@ def test_scores_of_two_axes(kind: str, opset: int, axis: int | None) -> None:
     assert done.claim.outputs[0].axes == (3, 4)
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("opset", [7, 12, 13, 18])
 @pytest.mark.parametrize("axis", [1, -3])
