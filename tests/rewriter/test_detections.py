@@ -31,6 +31,7 @@ def rewritten(name: str, exporter: str) -> Rewrite:
     return onnxfc.rewrite(fixture_file(f"{name}.{exporter}.onnx"))
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("exporter", EXPORTERS)
 @pytest.mark.parametrize("name", ["detect", "detect_best", "detect_apart"])
 def test_boxes_that_are_left_at_any_size(name: str, exporter: str) -> None:
@@ -202,6 +203,7 @@ def damaged(done: Rewrite, kind: str) -> onnx.ModelProto:
     return model
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("exporter", EXPORTERS)
 @pytest.mark.parametrize("kind", ["attribute", "constant"])
 def test_proof_finds_other_nodes_behind(kind: str, exporter: str) -> None:

@@ -94,6 +94,7 @@ def test_weights_keep_their_integers(name: str) -> None:
     assert len(changed) == max(fc_layers(name), inside) + sums
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("name", DYNAMIC)
 def test_a_scale_of_each_window(name: str) -> None:
     """As the original says of each window alone, to the bit; the verdict is exact if no more is of the whole image."""
@@ -205,6 +206,7 @@ def test_a_scale_of_a_part_is_found() -> None:
 _PART = {"starts": [0, 0], "ends": [4, 4], "axes": [2, 3]}
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("name", ["lenet.dynamic", "mini_vgg.dynamic", "se_net.dynamic", "digits.dynamic_fused"])
 def test_a_stranger_is_checked(name: str) -> None:
     must_run(name)
