@@ -88,6 +88,13 @@ class Flow:
         return frozenset(name for name in looks if name in self.looks and self.looks[name].kind in kinds)
 
 
+def stacks(graph: Graph, node: onnx.NodeProto) -> bool:
+    """Whether it lays tensors beside each other on a new axis. Pieces of a map that are so stacked may be tiles, whose
+    number grows with the image, as well as the map moved by some places."""
+    makers = [graph.producers.get(name) for name in node.input]
+    return node.op_type == "Concat" and all(maker is not None and maker.op_type == "Unsqueeze" for maker in makers)
+
+
 class Step:
     """One node: what is known of its inputs, and what is to be noted of it."""
 
@@ -204,7 +211,7 @@ class Step:
         """Pieces meet a map of their size that none was cut out of."""
         cut = [layout for layout in layouts if self.flow.of_kind(layout.own, "piece")]
         whole = [layout for layout in layouts if layout.solid and layout not in cut]
-        for layout in cut:
+        for layout in cut if not stacks(self.flow.graph, self.node) else ():
             common = [(other, layout.solid & other.solid) for other in whole]
             if any(all(layout.length(p) == other.length(p) for p in both) for other, both in common):
                 for name in self.flow.of_kind(layout.own, "piece"):

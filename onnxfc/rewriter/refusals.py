@@ -84,7 +84,7 @@ def _not_kept(state: State) -> Refusal | None:
         node = state.graph.producers[name]
         kept = name in state.roles.whole or _weighs_coordinates(state, node)
         if kept and isinstance(state.views.get(name), Window | ScoreMap):
-            does = "picks one of the places" if node.op_type in (*ARG, *PICKING) else "sums up places"
+            does = "picks one of the places" if node.op_type in (*ARG, *PICKING) else "takes together places"
             why = f"{node.op_type} {does} that are features of a window here: it is not kept global"
             return Refusal("not-kept", label(node), why, "leave out --global-pool keep")
     return _native_count(state)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from onnxfc.analysis.flow import stacks
 from onnxfc.builder.rule_context import Outcome, RuleContext, positive
 from onnxfc.graph.op_kinds import RESHAPING
 from onnxfc.head.index_movement import move
-from onnxfc.head.placed_windows import beside_map
+from onnxfc.head.placed_windows import beside_map, windowed
 from onnxfc.head.score_map_movement import over_scores
 from onnxfc.layout.views import ScoreMap, is_map
 from onnxfc.rules.circular_pad import pieces_joined
@@ -25,6 +26,8 @@ def moved_features(ctx: RuleContext) -> Outcome:
         wrapped = pieces_joined(ctx, positive(int(ctx.attrs["axis"]), len(ctx.shape_out())))
     if wrapped is not None and (isinstance(wrapped, list) or any(is_map(view) for view in ctx.views)):
         return wrapped
+    if any(is_map(view) for view in ctx.views) and stacks(ctx.state.graph, ctx.node):
+        return windowed(ctx)  # the last piece goes on to the border
     if any(is_map(view) for view in ctx.views):
         whole = ctx.refuse("mixes-map-and-window", "combines a flattened map with one that is not")
         return beside_map(ctx, "joins") or whole

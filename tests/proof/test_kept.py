@@ -105,6 +105,18 @@ def test_a_deviation_from_a_mean_that_is_dropped_is_refused(name: str, exporter:
     )
 
 
+@pytest.mark.parametrize("free", [(), ("height",), ("width",)])
+@pytest.mark.parametrize("output", ["overlapping", "around"])
+def test_pieces_that_are_stacked_may_be_tiles(output: str, free: tuple[str, ...]) -> None:
+    """The older exporter cuts tiles out one by one: each window's own, and no one knows how many of a larger map."""
+    original = model_of("kept_tiles", "torchscript")
+    assert refusal(original, global_pool="keep", output_at=(output,), free=free).code == "not-kept"
+    if not free:
+        done = rewrite(original, options=RewriteOptions(output_at=(output,)), check_options=CHECK)
+        assert done.claim.verdict == "exact"
+        cells_are_crops(done, original, output, (21, 18), (5, 3))
+
+
 @pytest.mark.parametrize(("output", "apart"), [("largest", 1), ("columns", 1), ("less", 3), ("heard", 3)])
 def test_tiles_of_each_window(output: str, apart: int) -> None:
     """Cells lie a tile apart, or a place where maps were put together of them again: there every third is a crop's."""

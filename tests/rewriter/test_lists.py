@@ -269,7 +269,7 @@ def test_figures_that_are_not_kept_global_are_refused(name: str, operator: str, 
     with pytest.raises(NothingToRewrite) as caught:
         onnxfc.rewrite(fixture_file(f"{name}.{exporter}.onnx"), options=options)
     assert [refusal.code for refusal in caught.value.refusals] == ["not-kept"]
-    assert caught.value.refusals[0].reason.startswith(f"{operator} sums up places")
+    assert caught.value.refusals[0].reason.startswith(f"{operator} takes together places")
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
