@@ -191,6 +191,7 @@ class _Decision:
             placeless=_placeless(flow),
             headed=reads_features or bool(flow.sized) or self._looks_once(),
             reads_features=reads_features,
+            one_sized=flow.sized,
             summed_by=partial(summed_by, flow, self.of),
         )
 

@@ -49,7 +49,8 @@ class Roles:
     their places, of which something comes that grows or shrinks with the image. ``whole``: what begins the head, but
     is to stay one of the whole image. ``placeless``: what natively has no places any more, such as a covariance and all
     that is made of it. ``headed``: whether there is a head. ``reads_features``: whether something reads places as
-    features. ``summed_by``: the operators that sum up the places of a tensor, where nothing else is done to it.
+    features. ``one_sized``: what has one size at every size of the image, by numbers of a file that takes any.
+    ``summed_by``: the operators that sum up the places of a tensor, where nothing else is done to it.
     """
 
     of: Mapping[str, Role]
@@ -69,6 +70,7 @@ class Roles:
     placeless: frozenset[str]
     headed: bool
     reads_features: bool
+    one_sized: frozenset[str]
     summed_by: Callable[[str], frozenset[str] | None] = field(compare=False)
 
     @cached_property

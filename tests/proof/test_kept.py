@@ -19,7 +19,7 @@ REFERENCES = {**np.load(fixture_file("kept.npz")), **np.load(fixture_file("kept_
 EXPORTERS = ("torchscript", "dynamo")
 KEEP = RewriteOptions(global_pool="keep")
 NETS = sorted({key.split(".")[0] for key in REFERENCES})
-RIGHT = {"kept_mean_place": ("pixels",)}
+RIGHT = {"kept_mean_place": ("pixels",), "kept_open_parts": ("masked", "keyed")}
 """Of a network whose other outputs are refused."""
 OPEN = ("kept_open_parts", "kept_open_sums", "kept_open_written")
 """Networks whose files take images of any size: what is written in them is their own at each, not the native one's."""
@@ -133,6 +133,14 @@ def test_tiles_of_each_window(output: str, apart: int) -> None:
         crop = np.ascontiguousarray(image[:, :, stride[0] * row :, stride[1] * column :][:, :, :13, :13])
         [wanted] = run.run([output], {"image": crop})
         np.testing.assert_allclose(found[:, :, row, column], wanted, atol=1e-5 * np.ptp(wanted))
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_parts_of_a_fixed_number_are_refused_in_an_open_file(exporter: str) -> None:
+    """In a file of one size they follow the image: more parts of the same size."""
+    found = refusal(model_of("kept_open_parts", exporter), global_pool="keep", output_at=("parted",), size=(13, 13))
+    assert found.code == "size-locked"
+    assert "makes a fixed number of parts, or places, of an image of any size" in found.reason
 
 
 @pytest.mark.parametrize("output", ["context", "piece"])
