@@ -15,7 +15,7 @@ from onnxfc.errors import Refusal
 from onnxfc.graph.op_kinds import FLOATS, REDUCTIONS
 from onnxfc.head.fc_to_conv import rows_of_weights
 from onnxfc.head.meet_grids import around_batch, beside_batch
-from onnxfc.head.windows import simplest, to_scores, whole_channels
+from onnxfc.head.windows import boundary, simplest, to_scores, whole_channels
 from onnxfc.layout.axes import BATCH_OF_ONE, Groups, holds_images, places_in, pure, with_batch
 from onnxfc.layout.axis_map import Field
 from onnxfc.layout.gathered import Gathered
@@ -158,9 +158,21 @@ def _of_map(ctx: RuleContext, view: Placed, axes: list[int], keepdims: bool) -> 
         return reduce_features(ctx)
     if spatial == set(axes) and ctx.op_type in PARTIAL:
         return partial_pool(ctx, view, axes, keepdims)
-    if ctx.role == "context" and spatial != set(view.spatial):
+    if (ctx.role == "context" or ctx.state.global_pool == "keep") and spatial != set(view.spatial):
         return strip(ctx, view, axes, keepdims)
+    if ctx.op_type in PARTIAL and spatial:
+        return _of_both(ctx, view, axes, keepdims)
     return ctx.refuse("unsupported-reduction", f"reduces over axes {axes} of a map")
+
+
+def _of_both(ctx: RuleContext, view: Placed, axes: Sequence[int], keepdims: bool) -> Outcome:
+    """Over channels first, then over one axis of the image."""
+    beside = [axis for axis in axes if axis not in view.spatial]
+    made = ops.reduce(ctx.builder, ctx.op_type, view.tensor, beside, keepdims)
+    begun = replace(view.provenance, windows=view.provenance.windows or frozenset({boundary(ctx, view)}))
+    left = replace(view, tensor=made, groups=left_of(view, beside, keepdims), moved_by=None, provenance=begun)
+    spatial = [axis if keepdims else axis - sum(k < axis for k in beside) for axis in axes if axis in view.spatial]
+    return partial_pool(ctx, left, spatial, keepdims)
 
 
 def reduced_axes(ctx: RuleContext, rank: int) -> list[int] | None:
