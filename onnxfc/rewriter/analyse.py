@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -184,8 +185,13 @@ def _of_open(found: Analysis, names: Sequence[str]) -> Analysis:
     if not is_open(found.state.graph, found.reading):
         return found
     told = f"its {' and '.join(names)} {'is' if len(names) == 1 else 'are'} open already: it may do as it is"
-    refusals = [replace(item, advice=item.advice.replace(LEAVE, told)) for item in found.refusals]
+    advised = [_OPENING.sub(_COMPUTED, item.advice.replace(LEAVE, told)) for item in found.refusals]
+    refusals = [replace(item, advice=advice) for item, advice in zip(found.refusals, advised, strict=True)]
     return replace(found, refusals=tuple(refusals))
+
+
+_OPENING = re.compile("export (?:it|the model) with open height and width(?:, so that .* computed)?")
+_COMPUTED = "let the network compute it of the size of the image"
 
 
 _BY_NUMBERS = ("grid-rule", "not-kept", "size-locked", "sum-over-image")

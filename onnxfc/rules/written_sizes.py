@@ -110,7 +110,7 @@ def by_scales(ctx: RuleContext, view: Placed, ratios: Sequence[Fraction]) -> Out
     return None
 
 
-_AS_SCALES = "export it with scale_factor, or with open height and width"
+_AS_SCALES = "export it with open height and width, or give a scale_factor in place of the size"
 _SHORTEST = 16
 """Of fewer places a size may be any number, and is no part of the image."""
 

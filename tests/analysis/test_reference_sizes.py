@@ -305,4 +305,4 @@ def test_a_written_size_that_two_maps_may_mean_is_told() -> None:
 def test_an_odd_written_size_is_refused_with_what_helps() -> None:
     found = refusal(coarse_of((65, 65), (27, 27)))
     assert (found.code, found.reason) == ("size-locked", "Resize resizes to the native size")
-    assert found.advice.startswith("export it with scale_factor, or with open height and width")
+    assert found.advice.startswith("export it with open height and width, or give a scale_factor")

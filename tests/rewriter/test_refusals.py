@@ -7,7 +7,9 @@ from typing import Any
 
 import onnx
 import pytest
+from fixture_files import fixture_file
 from hazards import CHECK, Net, own_crops, proven, refusal
+from references import EXPORTERS
 
 import onnxfc
 from onnxfc.errors import Refusal
@@ -365,6 +367,14 @@ def test_a_pixel_of_the_native_map_is_a_piece_of_it() -> None:
     for dim, name in zip(model.graph.input[0].type.tensor_type.shape.dim[2:], ("h", "w"), strict=True):
         dim.dim_param = name
     assert refusal(model, size=(33, 33)).advice == "its height and width are open already: it may do as it is"
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_a_file_that_is_open_is_not_told_to_be_exported_open(exporter: str) -> None:
+    found = refusal(onnx.load(fixture_file(f"kept_open_written.{exporter}.onnx")), size=(61, 77))
+    assert found.code == "size-locked"
+    told = "let the network compute it of the size of the image, or give a scale_factor in place of the size"
+    assert found.advice == told
 
 
 def test_means_of_parts_beside_that_of_all_say_what_can_be_freed() -> None:
