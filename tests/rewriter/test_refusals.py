@@ -374,7 +374,7 @@ def test_a_file_that_is_open_is_not_told_to_be_exported_open(exporter: str) -> N
     found = refusal(onnx.load(fixture_file(f"kept_open_written.{exporter}.onnx")), size=(61, 77))
     assert found.code == "size-locked"
     told = "let the network compute it of the size of the image, or give a scale_factor in place of the size"
-    assert found.advice == told
+    assert found.advice.startswith(told)
 
 
 def test_means_of_parts_beside_that_of_all_say_what_can_be_freed() -> None:
