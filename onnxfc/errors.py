@@ -37,7 +37,7 @@ def whole(name: str, value: Any, least: int, unit: str = "", most: int | None = 
     if _as_int(value) is None or value < least or (most is not None and value > most):
         upward = "on" if most is None else f"to {most}"
         allowed = f"{least} {unit} or more" if unit else f"a whole number from {least} {upward}"
-        raise UsageError(f"{name}: must be {allowed}, not {value!r}")
+        raise UsageError(f"{name}: must be {allowed}, not {_shown(value)}")
 
 
 def place(name: str, value: Sequence[Any], dims: int, grid: Sequence[int] | None = None) -> None:
@@ -56,16 +56,16 @@ def tolerance(name: str, value: Any) -> None:
     number = None if isinstance(value, (bool, str)) else value
     try:
         fits = number is not None and math.isfinite(number) and number >= 0
-    except TypeError:
+    except (OverflowError, TypeError):  # a whole number that no float holds
         fits = False
     if not fits:
-        raise UsageError(f"{name}: must be a finite number from 0 on, not {value!r}")
+        raise UsageError(f"{name}: must be a finite number from 0 on, not {_shown(value)}")
 
 
 def tolerances(name: str, value: Any) -> None:
     """Such numbers by the name of an output."""
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        raise UsageError(f"{name}: must be a mapping from names of outputs to numbers, not {value!r}")
+        raise UsageError(f"{name}: must be a mapping from names of outputs to numbers, not {_shown(value)}")
     for key, number in value.items():
         tolerance(f"{name}[{key!r}]", number)
 
@@ -81,20 +81,34 @@ def is_size(value: Any) -> bool:
 def size(name: str, value: Any) -> tuple[int, ...]:
     """An image size as a tuple: pixels, height before width; one number for a signal, three for a volume."""
     if not is_size(value):
-        raise UsageError(f"{name}: must be pixels such as (384, 512), one to three numbers from 1 on, not {value!r}")
-    return tuple(operator.index(length) for length in value)
+        raise UsageError(
+            f"{name}: must be pixels such as (384, 512), one to three numbers from 1 on, not {_shown(value)}"
+        )
+    return _lengths(name, value)
+
+
+def _lengths(name: str, value: Iterable[Any]) -> tuple[int, ...]:
+    """Lengths of axes, as plain whole numbers."""
+    found = tuple(operator.index(length) for length in value)
+    if max(found) > _LONGEST:
+        raise UsageError(f"{name}: {_shown(max(found))} is more than the {_LONGEST} that the axis of a tensor can have")
+    return found
+
+
+_LONGEST = (1 << 63) - 1
+"""A file holds the length of an axis in so many bits."""
 
 
 def sizes(name: str, value: Any) -> tuple[tuple[int, ...], ...]:
     """Several image sizes."""
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
-        raise UsageError(f"{name}: must be image sizes such as ((384, 512),), not {value!r}")
+        raise UsageError(f"{name}: must be image sizes such as ((384, 512),), not {_shown(value)}")
     return tuple(size(name, item) for item in value)
 
 
 def shapes(name: str, value: Any) -> dict[str, tuple[int, ...]]:
     """Shapes of inputs by name, batch first."""
-    told = f"{name}: must be shapes of inputs by name such as {{'image': (1, 3, 224, 224)}}, not {value!r}"
+    told = f"{name}: must be shapes of inputs by name such as {{'image': (1, 3, 224, 224)}}, not {_shown(value)}"
     if not isinstance(value, Mapping):
         raise UsageError(told)
     found = {}
@@ -102,7 +116,7 @@ def shapes(name: str, value: Any) -> dict[str, tuple[int, ...]]:
         lengths = [_as_int(n) for n in shape] if isinstance(shape, Sequence) and not isinstance(shape, str) else []
         if not isinstance(key, str) or not lengths or not all(n is not None and n > 0 for n in lengths):
             raise UsageError(told)
-        found[key] = tuple(operator.index(n) for n in shape)
+        found[key] = _lengths(name, shape)
     return found
 
 
@@ -142,6 +156,14 @@ def known(name: str, given: Iterable[str], own: Iterable[str]) -> None:
     for item in given:
         if item not in there:
             raise UsageError(f"{name}: {item} is no output; there are {', '.join(dict.fromkeys(there))}")
+
+
+def _shown(value: object) -> str:
+    """As Python writes it, which it refuses to do with numbers of thousands of digits."""
+    try:
+        return repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
 
 
 def _as_int(value: Any) -> int | None:

@@ -45,6 +45,11 @@ WRONG: dict[type, list[tuple[dict[str, Any], str]]] = {
         ({"size": (28.5, 28)}, "size: must be pixels"),
         ({"size": (1, 2, 3, 4)}, "size: must be pixels"),
         ({"size": ()}, "size: must be pixels"),
+        (
+            {"size": (1 << 63, 28)},
+            f"size: {1 << 63} is more than the {(1 << 63) - 1} that the axis of a tensor can have",
+        ),
+        ({"input_shapes": {"image": (1, 3, 1 << 70, 8)}}, f"input_shapes: {1 << 70} is more than"),
         ({"inputs": 3}, r"inputs: must be names such as \('image',\), not 3"),
         ({"inputs": "image"}, r"inputs: must be names such as \('image',\), not 'image'"),
         ({"inputs": (1,)}, "inputs: must be names"),
@@ -59,6 +64,8 @@ WRONG: dict[type, list[tuple[dict[str, Any], str]]] = {
         ({"atol": float("inf")}, "atol: must be a finite number from 0 on, not inf"),
         ({"atol": "1e-3"}, "atol: must be a finite number from 0 on, not '1e-3'"),
         ({"rtol": True}, "rtol: must be a finite number"),
+        ({"atol": 10**400}, "atol: must be a finite number from 0 on, not 10000"),
+        ({"check_sizes": ((28, 1 << 70),)}, f"check_sizes: {1 << 70} is more than"),
         ({"rtols": {"scores": -1}}, r"rtols\['scores'\]: must be a finite number from 0 on, not -1"),
         ({"atols": [1e-3]}, "atols: must be a mapping from names of outputs to numbers"),
         ({"samples": 1}, "samples: must be a whole number from 2 to 10000, not 1"),
@@ -73,6 +80,7 @@ WRONG: dict[type, list[tuple[dict[str, Any], str]]] = {
         ({"check_sizes": 32}, "check_sizes: must be image sizes such as"),
         ({"against_crops": True}, "against_crops: must be one of 'measure', 'exact', not True"),
     ],
+    ScanOptions: [({"mean": (10**400,)}, r"mean: must be numbers, not \(1000")],
     SaveOptions: [
         ({"external_data_size_threshold": -1}, "external_data_size_threshold: must be 0 bytes or more"),
         ({"external_data_size_threshold": 1.5}, "external_data_size_threshold: must be 0 bytes or more"),
@@ -90,6 +98,16 @@ WRONG: dict[type, list[tuple[dict[str, Any], str]]] = {
 def test_wrong_options(kind: Callable[..., object], given: dict[str, Any], says: str) -> None:
     with pytest.raises(UsageError, match=says):
         kind(**given)
+
+
+def test_numbers_that_python_does_not_print() -> None:
+    told = "a number of thousands of digits"
+    with pytest.raises(UsageError, match=f"^fixed_size: {told} is more than"):
+        RewriteOptions(fixed_size=(28, 10**5000))
+    with pytest.raises(UsageError, match=f"^timeout: must be a finite number from 0 on, not {told}$"):
+        CheckOptions(timeout=10**5000)
+    with pytest.raises(UsageError, match=f"^seed: must be a whole number from 0 on, not {told}$"):
+        CheckOptions(seed=-(10**5000))
 
 
 @pytest.mark.parametrize(
@@ -126,6 +144,15 @@ def test_wrong_options(kind: Callable[..., object], given: dict[str, Any], says:
 def test_options_of_another_kind(action: Callable[[], object], says: str) -> None:
     with pytest.raises(UsageError, match=re.escape(says)):
         action()
+
+
+@pytest.mark.parametrize("form", [None, "conv4d"])
+@pytest.mark.parametrize("length", [1 << 15, (1 << 31) - 1, 1 << 31, (1 << 63) - 1])
+def test_a_fixed_size_that_no_model_runs_on(length: int, form: Any) -> None:
+    options = RewriteOptions(fixed_size=(length, 1 << 16), form=form)
+    says = f"^image: an image of 1x1x{length}x65536 has .* numbers, and no model runs .*; give a smaller --fixed-size$"
+    with pytest.raises(UsageError, match=says):
+        rewrite(LENET, options=options, prove=False)
 
 
 @pytest.mark.parametrize("command", ["rewrite", "check"])

@@ -110,8 +110,8 @@ def _cast(value: Array, dtype: np.dtype[Any]) -> Array:
 def _one_line(action: Callable[[], Any]) -> Any:
     try:
         return action()
-    except (RunError, MemoryError):
-        raise
+    except (RunError, MemoryError, OSError):
+        raise  # the system's own errors, a working directory that is gone say, tell nothing of the model
     except ReadError as error:  # one line already
         raise RunError(str(error)) from error
     except Exception as error:

@@ -25,6 +25,7 @@ from onnxfc.geometry import Geometry
 from onnxfc.graph.index import refill
 from onnxfc.io.model_file import ModelFile
 from onnxfc.rewriter.analyse import RewriteOptions
+from onnxfc.shapes.image_inputs import must_be_run
 
 _OPTIONS = f"{PREFIX}options"
 
@@ -42,13 +43,15 @@ class Formed:
 def formed(model: ModelFile, claim: Claim, geometry: Geometry, options: RewriteOptions, original: ModelFile) -> Formed:
     """The rewritten ``model`` in the form that ``options`` ask for.
 
-    Raises UsageError where the model does not take images of this size.
+    Raises UsageError where the model does not take images of this size, or nothing does.
     """
     profile = None if options.profile is None else Profile.of(options.profile)
     size = options.fixed_size or claim.native_size
     if 0 in geometry.cells(*size):
         wanted, smallest = ("x".join(map(str, lengths)) for lengths in (size, geometry.smallest_size))
         raise UsageError(f"--fixed-size {wanted}: is too small for this model, its smallest image has {smallest} px")
+    for name, shape in claim.image_shapes(size).items():
+        must_be_run(name, shape, "give a smaller --fixed-size")
     draft, outputs = at_one_size(model, claim, size, options.dynamic_batch), claim.outputs
     if options.form == "conv4d":
         draft = explicit_windows(as_maps(draft, original.proto.graph))

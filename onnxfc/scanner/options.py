@@ -161,7 +161,7 @@ def _numbers(name: str, value: Any) -> tuple[float, ...]:
     items = value if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
     try:
         found = tuple(float(item) for item in items)
-    except (TypeError, ValueError) as error:
+    except (OverflowError, TypeError, ValueError) as error:
         raise UsageError(f"{name}: must be numbers, not {value!r}") from error
     if not all(map(math.isfinite, found)):
         raise UsageError(f"{name}: must be finite numbers, not {value!r}")

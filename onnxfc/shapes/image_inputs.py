@@ -155,7 +155,7 @@ def images(
     if not candidates:
         return _no_image(infos, inputs)
     for info in candidates:
-        _must_be_run(info.name, inputs[info.name].native)
+        must_be_run(info.name, inputs[info.name].native, "give its true native size")
         if size is None and info.name not in (shapes or {}) and _is_open(info):
             return _unknown_size(graph, info, inputs[info.name].native)
     found = []
@@ -178,10 +178,11 @@ _MOST = 1 << 30
 """Numbers of an image, and images of a batch: no model is exported for more."""
 
 
-def _must_be_run(name: str, shape: Shape) -> None:
+def must_be_run(name: str, shape: Shape, advice: str) -> None:
+    """Raises UsageError for an image that no model runs on."""
     if max(shape[0], math.prod(shape[1:])) > _MOST:
         told = f"an image of {'x'.join(map(str, shape))} has {math.prod(shape):,} numbers"
-        raise UsageError(f"{name}: {told}, and no model runs on more than {_MOST:,}; give its true native size")
+        raise UsageError(f"{name}: {told}, and no model runs on more than {_MOST:,}; {advice}")
 
 
 def _is_open(info: onnx.ValueInfoProto) -> bool:

@@ -67,6 +67,12 @@ def test_values_out_of_range(room: Path, command: tuple[str, ...], option: str, 
         (REWRITE, ("--size", "28"), f"--size 28: {NATIVE}"),
         (REWRITE, ("--size", "30x30"), f"--size 30x30: {NATIVE}"),
         (CHECK, ("--size", "30x30"), "the size 30x30 is not the native size of the second model, 28x28"),
+        (
+            REWRITE,
+            ("--fixed-size", f"28x{1 << 31}"),
+            f"image: an image of 1x1x28x{1 << 31} has {28 << 31:,} numbers, and no model runs on more than 1,073,741,824; "
+            "give a smaller --fixed-size",
+        ),
         (REWRITE, ("--timeout", "nan"), "--timeout: must be a finite number from 0 on, not nan"),
         (CHECK, ("--timeout", "inf"), "--timeout: must be a finite number from 0 on, not inf"),
         (

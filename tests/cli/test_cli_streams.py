@@ -106,6 +106,10 @@ def test_a_working_directory_that_was_removed(room: Path) -> None:
         assert (code, err) == (1, "onnxfc: the working directory does not exist any more; change to another one\n")
     line = f"mkdir gone && cd gone && rmdir ../gone && onnxfc rewrite -q {room}/in.onnx {room}/out.onnx"
     assert shell(line, room) == (0, "")
+    for command in ("check ../in.onnx ../made.onnx", f"rewrite ../in.onnx {room}/new.onnx"):
+        code, err = shell(f"mkdir gone && cd gone && rmdir ../gone && onnxfc {command}", room)
+        assert (code, err) == (1, "onnxfc: the working directory does not exist any more; change to another one\n")
+    assert not (room / "new.onnx").exists()
 
 
 def test_few_files(room: Path) -> None:
