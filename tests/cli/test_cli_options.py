@@ -70,8 +70,8 @@ def test_values_out_of_range(room: Path, command: tuple[str, ...], option: str, 
         (
             REWRITE,
             ("--fixed-size", f"28x{1 << 31}"),
-            f"image: an image of 1x1x28x{1 << 31} has {28 << 31:,} numbers, and no model runs on more than 1,073,741,824; "
-            "give a smaller --fixed-size",
+            f"image: an image of 1x1x28x{1 << 31} has {28 << 31:,} numbers, "
+            "and no model runs on more than 1,073,741,824; give a smaller --fixed-size",
         ),
         (REWRITE, ("--timeout", "nan"), "--timeout: must be a finite number from 0 on, not nan"),
         (CHECK, ("--timeout", "inf"), "--timeout: must be a finite number from 0 on, not inf"),
