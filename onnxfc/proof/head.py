@@ -15,11 +15,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from onnxfc.claim.claim import Boundary
 from onnxfc.io.model_file import ModelFile
-from onnxfc.proof.baked import Shapes
+from onnxfc.proof.baked import Shapes, attributes, is_on, stored
 from onnxfc.proof.edges import Edges
 from onnxfc.proof.every_size import for_every_size
 from onnxfc.proof.folded import together
@@ -112,6 +112,7 @@ class Head:
         kinds = {original.proto.graph.node[at].op_type for at in plan.nodes}
         self.leaps = "DynamicQuantizeLinear" in kinds  # of which all images have one scale
         self.stackable = not self._fixed and not self.leaps and kinds.isdisjoint({"If", "Loop", "Scan"})
+        self.stackable &= not over_images(original.proto.graph, plan.nodes)
         self._asked = False
         self._batch = len(native[plan.boundaries[0]]) if plan.boundaries else 1
         self._images = images or self._batch
@@ -213,6 +214,24 @@ class Head:
                 if among.shape != value.shape or not np.allclose(among, value, rtol=1e-2, atol=1e-3 * largest):
                     return True
         return False
+
+
+def over_images(graph: onnx.GraphProto, nodes: Iterable[int]) -> bool:
+    """Whether one of these nodes reduces over the first axis. That windows pick a branch together, by a threshold of
+    their mean, would not be seen by running some of them alone, where these happen to pick the same one."""
+    known = stored(graph)
+    for node in (graph.node[at] for at in nodes):
+        if not node.op_type.startswith("Reduce") or node.domain:
+            continue
+        found = attributes(node)
+        given = node.input[1] if len(node.input) > 1 else ""
+        if given and given not in known:
+            continue
+        axes = numpy_helper.to_array(known[given]).ravel().tolist() if given else []
+        axes = [*axes, *(found["axes"].ints if "axes" in found else [])]
+        if 0 in axes or not (axes or is_on(found, "noop_with_empty_axes")):
+            return True
+    return False
 
 
 def part_of(model: onnx.ModelProto, name: str, nodes: Iterable[int], outputs: Iterable[str]) -> onnx.ModelProto:

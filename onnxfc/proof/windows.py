@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -23,19 +23,14 @@ from onnxfc.proof.output_forms import (
     counts,
     grid_of,
     pick_cells,
-    reduce_cells,
 )
-from onnxfc.proof.reference_run import ROUNDINGS, jittered
+from onnxfc.proof.rough_cells import RoughCells
 from onnxfc.proof.sessions import Array, Arrays, RunError, Runner
 from onnxfc.proof.sizes import Size
 from onnxfc.proof.static_checks import made_axes_problem
 
 CELLS = 8
 """Cells compared per size and kind of inputs, unless an output needs all."""
-TRIES = 4
-"""How often the features of a window that differs are moved."""
-FAR_OFF = 100.0
-"""So many times as far as rounding moves a rough cell none is that is right."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +103,7 @@ def compare_windows(
     progress: Progress,
 ) -> None:
     """Compare all captures."""
-    held = _Comparison(heads, evidence, claim, tally)
+    held = _Comparison(heads, evidence, claim, tally, RoughCells(evidence, tally))
     for shot in captures:
         progress(f"windows at {shot.size}")
         try:
@@ -118,7 +113,7 @@ def compare_windows(
         except (FormError, RunError) as error:
             tally.fail(f"{error} {shot}")
             return
-    held.rough_cells()
+    held.rough.tell()
     held.cells_must_differ()
     if heads.tail is not None:
         held.tiled(heads.tail)
@@ -168,21 +163,16 @@ def window_of(shot: Capture, claim: Claim, cell: Sequence[int]) -> Arrays:
     return windows
 
 
-def _is_finite(value: Array) -> bool:
-    return value.dtype.kind != "f" or bool(np.isfinite(value).all())
-
-
 @dataclass(frozen=True)
 class _Comparison:
-    """What larger images made, against what the heads say. ``seen``: of which cells, by output and kind of inputs;
-    ``rough``: comparisons of such of them in which the original is no number, or rounding alone moves it far."""
+    """What larger images made, against what the heads say. ``seen``: of which cells, by output and kind of inputs."""
 
     heads: Heads
     evidence: Evidence
     claim: Claim
     tally: Tally
+    rough: RoughCells
     seen: dict[tuple[str, str], list[Array]] = field(default_factory=dict)
-    rough: dict[tuple[str, str], list[Callable[[], object]]] = field(default_factory=dict)
 
     def cells(self, head: Head, shot: Capture) -> None:
         """Outputs that are made of windows, in some of their cells."""
@@ -200,9 +190,9 @@ class _Comparison:
             wanted = [values[output.name] for values in expected]
             key = output.name, shot.kind.name
             self.seen.setdefault(key, []).extend(value[:1] if value.ndim else value for value in wanted)
+            self.rough.count(key, 1 if output.form in REDUCED else len(wanted))
             if output.form in REDUCED:
-                want, scale = reduce_cells(output.form, wanted), self.evidence.scales[key].over(wanted)
-                self.tally.compare(output.name, shot.values[output.name], want, scale, key[1], f"over all cells {shot}")
+                self.rough.reduced(head, key, output.form, str(shot), shot.values[output.name], windows, wanted)
             else:
                 self._each(head, output, shot, dict(zip(cells, windows, strict=True)), wanted)
 
@@ -271,39 +261,14 @@ class _Comparison:
         if self.tally.compare_together(name, found, wanted, scale, kind, places):
             return
         far = [k for k, got in enumerate(found) if self.tally.exceeds(name, got, wanted[k], scale, kind)]
-        noise = self._noise(head, name, kind, {k: (windows[cells[k]], wanted[k]) for k in far})
+        noise = dict.fromkeys(far, 0.0)
+        for made in self.rough.moved(head, kind, [windows[cells[k]] for k in far]):
+            for k, values in zip(far, made, strict=True):
+                noise[k] = max(noise[k], distance(values[name], wanted[k]))
         for k, cell in enumerate(cells):
             others = partial(head.others, name, windows[cell])
-            compare = partial(
-                self.tally.compare, name, found[k], wanted[k], scale, kind, places[k], noise.get(k), others
-            )
-            moved = noise.get(k)
-            near = moved is not None and distance(found[k], wanted[k]) <= FAR_OFF * moved
-            if not _is_finite(wanted[k]) or (moved is not None and near and not scale.steady(moved)):
-                self.rough.setdefault((name, kind), []).append(compare)
-            else:
-                compare()
-
-    def rough_cells(self) -> None:
-        """Those in which the original is no number, or rounding alone moves it far, are told of where they are most."""
-        for key, left in self.rough.items():
-            if 2 * len(left) > len(self.seen[key]):
-                for compare in left:
-                    compare()
-
-    def _noise(
-        self, head: Head, name: str, kind: str, differing: Mapping[int, tuple[Arrays, Array]]
-    ) -> dict[int, float]:
-        """How much rounding of features and of sums of them moves an output in the windows in which it differs: a
-        division by a small difference is rough where that is small, a steep gate where it opens."""
-        bounds, noise = head.plan.boundaries, dict.fromkeys(differing, 0.0)
-        eps = ROUNDINGS * max(self.evidence.scales[bound, kind].precision.eps for bound in bounds)
-        for turn in range(TRIES if differing else 0):
-            seed = self.tally.options.seed + turn
-            given = [jittered(window, bounds, seed, eps) for window, _ in differing.values()]
-            for (k, (_, want)), values in zip(differing.items(), head.run_windows(given), strict=True):
-                noise[k] = max(noise[k], distance(values[name], want))
-        return noise
+            compare = partial(self.tally.compare, name, found[k], wanted[k], scale, kind, places[k], others=others)
+            self.rough.put((name, kind), compare, found[k], wanted[k], scale, noise.get(k))
 
     def _has_not_grown(self, output: Output, got: Array, pixels: Sequence[int]) -> bool:
         """Whether an axis is as long as natively, though the image is larger by a period at least: then all grow."""
