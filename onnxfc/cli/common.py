@@ -155,6 +155,8 @@ def load_data(given: tuple[str, ...]) -> Any:
         name, _, path = item.rpartition("=")
         if name and name in arrays:
             raise UsageError(f"--data: {name} is given twice")
+        if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):  # a pipe may wait for ever
+            raise ReadError(f"{path}: is not a regular file; give the path of a .npy file")
         try:
             arrays[name] = np.load(path, allow_pickle=False)
         except OSError as error:

@@ -52,6 +52,8 @@ def needs(module: str, path: Path, extra: str = "onnxfc[scan]") -> Any:
 def _opened(path: Path, level: int) -> OpenImage:
     if not path.exists():
         raise ReadError(f"{path}: there is no such image; check the path")
+    if not path.is_file() and not path.is_dir():  # a pipe may wait for ever
+        raise ReadError(f"{path}: is not a regular file; give the path of an image file")
     ending = path.suffix.lower()
     reader = _zarr if any((path / name).exists() for name in _ZARR) else _READERS.get(ending)
     if reader is None and path.is_dir():

@@ -155,6 +155,27 @@ def test_a_report_into_a_pipe(room: Path) -> None:
     assert shell(line, room) == (1, "onnxfc: /dev/full: cannot write: the disk is full\n")
 
 
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("rewrite lone out.onnx", "lone: is not a regular file; give the path of an ONNX file"),
+        ("rewrite in.onnx lone", "lone: is not a regular file; give another path"),
+        ("check in.onnx lone", "lone: is not a regular file; give the path of an ONNX file"),
+        ("check in.onnx made.onnx -q --report lone", "lone: is a pipe that nobody reads; start its reader first"),
+        ("check in.onnx made.onnx -q --junit lone", "lone: is a pipe that nobody reads; start its reader first"),
+        ("check in.onnx made.onnx --data lone", "lone: is not a regular file; give the path of a .npy file"),
+        ("scan made.onnx lone.npy out.npy", "lone.npy: is not a regular file; give the path of an image file"),
+        ("scan made.onnx lone.png out.npy", "lone.png: is not a regular file; give the path of an image file"),
+        ("scan made.onnx lone.tif out.npy", "lone.tif: is not a regular file; give the path of an image file"),
+    ],
+)
+def test_a_pipe_without_another_end(room: Path, command: str, said: str) -> None:
+    """Opening it would wait for ever."""
+    for name in ("lone", "lone.npy", "lone.png", "lone.tif"):
+        os.mkfifo(room / name)
+    assert shell(f"timeout 60 onnxfc {command}", room) == (1, f"onnxfc: {said}\n")
+
+
 @pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "/dev//stdout"])
 def test_a_model_onto_stdout(room: Path, name: str) -> None:
     for where in ("| cat >got", ">got"):
