@@ -25,6 +25,8 @@ RELATIVE = 2.0**-20
 """Of the scale of an operator on integers, whose sums are exact: its kernels multiply by scales in different orders."""
 WAYS = 24
 """How often the original is asked at most; several values on edges may fall to different sides."""
+DIGITS, APART = 12.9898, 1.0
+"""No multiple of the one is one of a circle; the other parts a value from its negative."""
 _SIDE, _DRAW = "onnxfc/side", "onnxfc/draw"
 """Inputs of a model whose values are moved: 2 or -2 moves all to one side, 0 each by what the other draws."""
 _SCALES = {
@@ -124,8 +126,10 @@ class _Moved:
         self.graph.node.append(new)
 
     def _side(self, value: str) -> str:
-        """1 or -1."""
-        drawn = self._op("Sin", self._op("Mul", value, _DRAW))
+        """1 or -1. Values on edges are multiples of half a step, whose sines turn together: an inner one parts them."""
+        turned = self._op("Add", self._op("Mul", value, self._number(DIGITS)), self._number(APART))
+        digits = self._op("Sin", turned)
+        drawn = self._op("Sin", self._op("Mul", digits, _DRAW))
         return self._op("Sign", self._op("Add", drawn, _SIDE))
 
     def _op(self, kind: str, *given: str) -> str:

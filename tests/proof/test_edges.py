@@ -105,6 +105,21 @@ def test_only_values_on_an_edge_are_moved() -> None:
     assert list(Edges(ModelFile.open(edge_model()), [], Engine()).of("y", {"x": values})) == []
 
 
+def test_values_on_edges_fall_to_all_sides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a layer makes of four together is one of 16 sums. All are multiples of half a step: some sums were never
+    found, and a right rewrite of pooled integers, of which many lie halfway, failed."""
+    monkeypatch.setattr("onnxfc.proof.edges.WAYS", 200)
+    model = edge_model()
+    model.graph.node.append(onnx.helper.make_node("MatMul", ["y", "w"], ["sum"]))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([2, 4, 8, 16], np.float32), "w"))
+    model.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("sum", onnx.TensorProto.FLOAT, []))
+    edges = Edges(ModelFile.open(model), [], Engine(as_written=True))
+    for values in ([0.25, 0.75, 1.25, 1.75], [2.25, -0.75, 0.25, 3.25], [-0.25, 1.25, -1.25, 0.75]):
+        found = {float(value) for value in edges.of("sum", {"x": np.array(values, np.float32)})}
+        least = sum(weight * (value - 0.25) for weight, value in zip((2, 4, 8, 16), values, strict=True))
+        assert found == {least + more for more in range(16)}
+
+
 @pytest.mark.parametrize("kind", ["DynamicQuantizeLinear", "Round"])
 def test_values_that_are_rounded_when_the_model_runs(kind: str) -> None:
     """By a scale of 1 both: from -128 to 127."""
