@@ -18,7 +18,7 @@ from onnxfc.layout.views import Context, Fixed, Placed
 from onnxfc.rules.broadcast import with_context
 from onnxfc.rules.context_sums import strip
 from onnxfc.rules.fixed_parts import told_pools
-from onnxfc.rules.pooling import global_pool, partial_pool
+from onnxfc.rules.pooling import global_pool, partial_pool, within_tiles
 from onnxfc.rules.registry import PLACED, rule
 from onnxfc.rules.written_pads import told_pads
 from onnxfc.shapes.spec import Shape
@@ -151,7 +151,7 @@ def _pointwise(ctx: RuleContext, view: Placed) -> Outcome | None:
     kernel = _weight_shape(ctx)[2:] or ctx.attrs.get("kernel_shape", ())
     idle = set(kernel) == {1} and not any(ctx.attrs.get("pads") or ()) and set(ctx.attrs.get("strides") or (1,)) == {1}
     if not (ctx.only_first and alone and idle):
-        return pooled_in_part(ctx) if view.is_strip else None
+        return pooled_in_part(ctx) if view.is_strip else within_tiles(ctx, view)
     ctx.keep()
     return ctx.of_channels(view, 1)
 

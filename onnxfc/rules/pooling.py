@@ -17,6 +17,7 @@ from onnxfc.errors import Refusal
 from onnxfc.graph.op_kinds import FLOATS
 from onnxfc.head.placed_windows import pooled_in_part
 from onnxfc.head.windows import boundary, channels_first, places_of, simplest, untransposed, window_of_map
+from onnxfc.layout.axes import channels, pure
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Index, Placed, Source, View, Window
 from onnxfc.rules.context_sums import strip, whole_image
@@ -40,12 +41,21 @@ def global_pool_operator(ctx: RuleContext) -> Outcome | None:
     """
     view = ctx.placed_in()
     if not view.apart:
-        return pooled_in_part(ctx) if view.is_strip else None
+        return pooled_in_part(ctx) if view.is_strip else within_tiles(ctx, view)
     if min(view.spatial) < 2 or (view.is_map and not view.channels_first):
         return ctx.refuse("layout", "pools over axes that are not the image's")
     if view.is_strip:
         return strip(ctx, view, view.spatial, keepdims=True)
     return global_pool(ctx, view, KINDS[ctx.op_type], keepdims=True)
+
+
+def within_tiles(ctx: RuleContext, view: Placed) -> Outcome | None:
+    """A kernel or a pool over images that are places, as tiles are that were laid into the batch; None elsewhere."""
+    if not ctx.only_first or not all(pure(group) for group in view.groups[1:]):
+        return None
+    ctx.keep()
+    own = (view.groups[0], *map(channels, ctx.shape_out()[1:]))
+    return [view.output(ctx.node.output[0], groups=own)]
 
 
 def global_pool(ctx: RuleContext, view: Placed, kind: str, keepdims: bool) -> Outcome:

@@ -20,7 +20,8 @@ EXPORTERS = ("torchscript", "dynamo")
 KEEP = RewriteOptions(global_pool="keep")
 NETS = sorted({key.split(".")[0] for key in REFERENCES})
 RIGHT = {"kept_mean_place": ("pixels",), "kept_open_parts": ("masked", "keyed")}
-"""Of a network whose other outputs are refused."""
+RIGHT["kept_tile_batch.torchscript"] = ("viewed",)
+"""Of a network, or of what one exporter writes, whose other outputs are refused."""
 OPEN = ("kept_open_parts", "kept_open_sums", "kept_open_written")
 """Networks whose files take images of any size: what is written in them is their own at each, not the native one's."""
 
@@ -39,14 +40,15 @@ DYNAMO = ("kept_tiles",)
 )
 def test_as_pytorch_at_every_size(name: str, exporter: str) -> None:
     size = (13, 13) if name in OPEN else None
-    options = RewriteOptions(global_pool="keep", output_at=RIGHT.get(name, ()), size=size)
+    right = RIGHT.get(f"{name}.{exporter}", RIGHT.get(name, ()))
+    options = RewriteOptions(global_pool="keep", output_at=right, size=size)
     done = rewrite(model_of(name, exporter), options=options, check_options=CHECK)
     assert done.parity is not None
     assert done.parity.passed
     kept = session(complete(done))
     for key in [key for key in REFERENCES if key.startswith(f"{name}.")]:
         _, output, size = key.split(".")
-        if output not in RIGHT.get(name, output):
+        if right and output not in right:
             continue
         height, width = map(int, size.split("x"))
         image = np.random.default_rng(height).standard_normal((1, 3, height, width)).astype(np.float32)
@@ -103,6 +105,23 @@ def test_a_deviation_from_a_mean_that_is_dropped_is_refused(name: str, exporter:
     assert (
         rewrite(model, options=RewriteOptions(output_at=("covariance",)), check_options=CHECK).claim.verdict == "exact"
     )
+
+
+@pytest.mark.parametrize(
+    ("exporter", "output"), [("dynamo", "viewed"), ("torchscript", "viewed"), ("dynamo", "unfolded")]
+)
+def test_tiles_that_are_images_of_a_batch(exporter: str, output: str) -> None:
+    """Kernels and pools stay within each tile: cells lie a tile apart, and equal crops to the bit, nearly."""
+    original = model_of("kept_tile_batch", exporter)
+    done = rewrite(original, options=RewriteOptions(output_at=(output,)), check_options=CHECK)
+    assert (done.claim.verdict, done.claim.stride) == ("exact", (8, 8))
+    image = np.random.default_rng(0).standard_normal((1, 3, 32, 48)).astype(np.float32)
+    [found], run = session(complete(done)).run([output], {"image": image}), session(original)
+    assert found.shape == (1, 5, 3, 4)
+    for row, column in np.ndindex(3, 4):
+        crop = np.ascontiguousarray(image[:, :, 8 * row :, 8 * column :][:, :, :16, :24])
+        [wanted] = run.run([output], {"image": crop})
+        np.testing.assert_allclose(found[:, :, row, column], wanted, atol=1e-6 * np.ptp(wanted))
 
 
 @pytest.mark.parametrize("free", [(), ("height",), ("width",)])

@@ -158,6 +158,7 @@ UNLISTED += (
     "kept_grid_",
     "kept_open_parts.",
     "kept_open_written.",
+    "kept_tile_batch.",
     "kept_tiles.",
     "kept_token_blocks.",
     "kept_mean_place.",
