@@ -54,7 +54,7 @@ from onnxfc.layout.views import (
     is_map,
     is_strip,
 )
-from onnxfc.rewriter.as_it_is import of_own_sizes
+from onnxfc.rewriter.as_it_is import as_it_is, of_own_sizes
 from onnxfc.rules.expand import spread, spreads
 from onnxfc.rules.registry import FEATURES, PLACED, RULES, Lead, leading
 from onnxfc.rules.unsupported import WHY, attention, no_rule
@@ -137,10 +137,12 @@ def _start(
 def _visit(state: State, node: onnx.NodeProto) -> None:
     views = [state.views[name] for name in inputs_of(node)]
     refused = next((view for view in views if isinstance(view, Refused)), None)
-    built = len(state.builder.nodes)
-    outcome = _inherited(state, node, refused) if refused else _outcome(state, node, views)
-    if state.own_sizes and state.as_written and not refused:
-        outcome = of_own_sizes(state, node, outcome, built)
+    own = state.as_written and not refused
+    outcome = as_it_is(state, node) if own else None
+    if outcome is None:
+        outcome = _inherited(state, node, refused) if refused else _outcome(state, node, views)
+    if own and not isinstance(outcome, Refusal):
+        outcome = of_own_sizes(state, node, outcome)
     if not isinstance(outcome, Refusal):
         outcome = _batch_kept(state, node, outcome)
     if isinstance(outcome, Refusal):
