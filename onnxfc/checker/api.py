@@ -109,14 +109,25 @@ def check_pair(
     if claim is not None and claim.fixed_size:
         return _loaded(two, _as_made(one, two, claim, options, progress))
     lost = _lost(claim, two) if claim is not None else ""
+    claimed = None
     if claim is not None and not boundaries and not lost:
-        return _loaded(two, _as_claimed(one, two, claim, options, progress))
+        claimed = _as_claimed(one, two, claim, options, progress)
+        lost = "" if claimed.passed else _fused(one, two, claim)
+        if not lost:
+            return _loaded(two, claimed)
 
     def derived(other: ModelFile) -> Checked:
         pair = derive(one, other, size=size, input_shapes=input_shapes, at=boundaries, threads=options.threads)
         return _as_derived(one, other, pair, options, progress, again=not boundaries)
 
-    checked = derived(two)
+    try:
+        checked = derived(two)
+    except UsageError:
+        if claimed is None:
+            raise
+        return claimed
+    if claimed is not None and not checked.passed:
+        return claimed
     if not checked.passed and any(image.fixed for image in checked.claim.inputs):
         checked = _of_every_axis(checked, lambda: derived(freed_again(two, checked.claim, fixed=True)))
     return _loaded(two, _still_so(one, two, checked, claim, lost) if claim is not None and lost else checked)
@@ -327,6 +338,14 @@ def _lost(claim: Claim, two: ModelFile) -> str:
     named += [output.name for output in claim.outputs] if claim.detections else []
     there = {name for node in two.proto.graph.node for name in node.output} if named else set()
     return next((name for name in named if name not in there), "")
+
+
+def _fused(one: ModelFile, two: ModelFile, claim: Claim) -> str:
+    """A tensor at which a head of a rewrite begins, and that an optimiser took away with the operators around it; "" if
+    none, or where the metadata names others than a rewrite has."""
+    there = Graph(two.proto).producers.keys() | {info.name for info in two.proto.graph.input}
+    gone = next((item.rewritten for item in claim.boundaries if item.rewritten not in there), "")
+    return gone if gone and claim.boundaries in [own.boundaries for _, own in own_rewrites(one, claim)] else ""
 
 
 def _claim(file: ModelFile) -> Claim | None:

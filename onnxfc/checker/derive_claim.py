@@ -25,6 +25,7 @@ from onnxfc.rewriter.analysis import Analysis
 from onnxfc.rewriter.detections import Tail
 
 _NATIVE_ONLY = "the second model takes the native size only: nothing is shown for larger images"
+_NOT_TOLD = "what shapes the second model has at other sizes cannot be told: nothing is shown for larger images"
 _UNKNOWN = "unknown: the models were not made by onnxfc, and the original's trunk is not understood"
 
 
@@ -135,7 +136,7 @@ class _Deriving:
         self.original, self.own = self.likest.found.original, self._own() if grows else None
         self.alike = as_long_as(self.likest.found, self.growth, self.own) if self.own else {}
         freed = self.growth.frees(self.original)
-        self.notes += [] if grows or freed else [_NATIVE_ONLY]
+        self.notes += [] if grows or freed else [_NOT_TOLD if self.growth.unknown else _NATIVE_ONLY]
         forms = Forms(self.growth, self.own, self.alike, self.notes)
         tail = self._tail()
         outputs = [forms.of(info.name) for info in self.original.proto.graph.output]

@@ -18,7 +18,8 @@ FAR = 40320
 
 class Growth:
     """Shapes of two models. ``before``: of the original's tensors; ``near`` and ``far``: of the other one's, at the
-    native size and where the image is larger by ``FAR`` pixels. Empty where they cannot be told."""
+    native size and where the image is larger by ``FAR`` pixels. Empty where they cannot be told. ``declared``: how many
+    axes the other model says that its outputs have."""
 
     def __init__(self, original: ModelFile, other: ModelFile, images: Sequence[ImageInput]) -> None:
         self._images, self._shapes, self._inputs = images, Shapes(other), other.proto.graph.input
@@ -26,6 +27,7 @@ class Growth:
         self.before = Shapes(original).at({image.name: image.shape for image in images}) or {}
         self.producers = {made: node for node in other.proto.graph.node for made in node.output}
         self.near, self.far = self.at(0) or {}, self.at(FAR) or {}
+        self.declared = {info.name: len(info.type.tensor_type.shape.dim) for info in other.proto.graph.output}
 
     def at(self, *more: int) -> Mapping[str, Shape] | None:
         """Shapes of the other model's tensors for images so many pixels larger than native, on all axes or each."""

@@ -61,8 +61,11 @@ class Forms:
         return replace(own, levels=tuple(replace(level, tensor=self.alike[level.tensor][0]) for level in own.levels))
 
     def _single(self, name: str) -> Output:
-        """Of a model that takes the native size only: a map of one cell, or as the original's."""
+        """Of a model that takes the native size only, or whose shapes cannot be told: a map of one cell, or as the
+        original's."""
         want, got, dims = self.growth.before.get(name), self.growth.near.get(name), len(self.growth.native)
+        if want is not None and got is None and self.growth.declared.get(name) == len(want) + dims:
+            got = (*want, *[1] * dims)
         if want is not None and got == (*want, *[1] * dims):
             return Output(name, "map", tuple(range(len(want), len(got))))
         return Output(name, "global")

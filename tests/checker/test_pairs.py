@@ -12,7 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 from fixture_files import fixture_file
-from hazards import Net, complete
+from hazards import OLD_RUNTIME, Net, complete
 from mutations import change
 from onnx import helper, numpy_helper
 
@@ -442,3 +442,53 @@ def test_a_transpose_at_which_a_head_begins_is_gone(name: str, tmp_path: Path) -
     wrong = replace(done.claim, boundaries=(lost, *done.claim.boundaries[1:])).to_metadata()
     helper.set_model_props(model, props | wrong)
     assert not check_pair(fixture_file(f"{name}.onnx"), model, options=ONE).passed
+
+
+def _optimised(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
+    """As onnxruntime fuses it."""
+    session = onnxruntime.SessionOptions()
+    session.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    session.optimized_model_filepath = str(folder / "fused.onnx")
+    onnxruntime.InferenceSession(model.SerializeToString(), session, providers=["CPUExecutionProvider"])
+    return onnx.load(folder / "fused.onnx")
+
+
+def _scaled(model: onnx.ModelProto, name: str, factor: float) -> onnx.ModelProto:
+    copy = onnx.ModelProto.FromString(model.SerializeToString())
+    tensor = next(item for item in copy.graph.initializer if item.name == name)
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(factor), name))
+    return copy
+
+
+@pytest.mark.skipif(OLD_RUNTIME, reason="this onnxruntime fuses otherwise")
+def test_a_head_whose_beginning_was_fused(tmp_path: Path) -> None:
+    """Operators on integers are made of those around it: the metadata is read off the models then, as without it."""
+    path = fixture_file("keras_int8_gap.lite.onnx")
+    done = rewrite(path, prove=False)
+    model = _optimised(complete(done), tmp_path)
+    onnx.helper.set_model_props(model, {item.key: item.value for item in done.model.metadata_props})
+    made = {tensor for node in model.graph.node for tensor in node.output}
+    gone = done.claim.boundaries[0].rewritten
+    assert gone not in made
+    checked = check_pair(path, model, options=ONE)
+    assert checked.passed, checked.parity.summary()
+    assert checked.notes[0].startswith(f"the metadata names {gone}, which the second model does not have")
+    scale = next(
+        node.input[1] for node in reversed(model.graph.node) if node.op_type in ("QuantizeLinear", "DequantizeLinear")
+    )
+    assert not check_pair(path, _scaled(model, scale, 1.05), options=ONE).passed
+
+
+@pytest.mark.skipif(OLD_RUNTIME, reason="this onnxruntime fuses otherwise")
+def test_fused_operators_whose_shapes_cannot_be_told(tmp_path: Path) -> None:
+    """A map was taken for one value of the whole image, of a wrong shape."""
+    path = fixture_file("mean_tokens.torchscript.onnx")
+    model = _optimised(complete(rewrite(path, prove=False)), tmp_path)
+    del model.metadata_props[:]
+    with pytest.raises(UsageError, match="its shapes there cannot be told; check it before an optimiser fuses"):
+        check_pair(path, model, options=ONE)
+    wrong = check_pair(path, _scaled(model, "fc.weight", 1.05), options=ONE)
+    assert not wrong.passed
+    assert "deviates by" in wrong.parity.summary()
+    told = "what shapes the second model has at other sizes cannot be told: nothing is shown for larger images"
+    assert told in wrong.notes
