@@ -108,29 +108,28 @@ def check_pair(
         _same_size(claim, size, given_shapes(Graph(one.proto), input_shapes))
     if claim is not None and claim.fixed_size:
         return _loaded(two, _as_made(one, two, claim, options, progress))
-    lost = _lost(claim, two) if claim is not None else ""
-    claimed = None
-    if claim is not None and not boundaries and not lost:
-        claimed = _as_claimed(one, two, claim, options, progress)
-        lost = "" if claimed.passed else _fused(one, two, claim)
-        if not lost:
-            return _loaded(two, claimed)
 
     def derived(other: ModelFile) -> Checked:
         pair = derive(one, other, size=size, input_shapes=input_shapes, at=boundaries, threads=options.threads)
         return _as_derived(one, other, pair, options, progress, again=not boundaries)
 
-    try:
-        checked = derived(two)
-    except UsageError:
-        if claimed is None:
-            raise
-        return claimed
-    if claimed is not None and not checked.passed:
-        return claimed
-    if not checked.passed and any(image.fixed for image in checked.claim.inputs):
-        checked = _of_every_axis(checked, lambda: derived(freed_again(two, checked.claim, fixed=True)))
+    lost = _lost(claim, two) if claim is not None else ""
+    if claim is None or boundaries or lost:
+        checked = _along_every_axis(two, derived)
+    else:
+        checked = _as_claimed(one, two, claim, options, progress)
+        lost = "" if checked.passed else _fused(one, two, claim)
+        again = derived(two) if lost else checked
+        checked, lost = (again, lost) if again.passed else (checked, "")
     return _loaded(two, _still_so(one, two, checked, claim, lost) if claim is not None and lost else checked)
+
+
+def _along_every_axis(two: ModelFile, derived: Callable[[ModelFile], Checked]) -> Checked:
+    """A check by what is read off the models, also of a length that was fixed afterwards."""
+    checked = derived(two)
+    if checked.passed or not any(image.fixed for image in checked.claim.inputs):
+        return checked
+    return _of_every_axis(checked, lambda: derived(freed_again(two, checked.claim, fixed=True)))
 
 
 def _still_so(one: ModelFile, two: ModelFile, checked: Checked, claim: Claim, lost: str) -> Checked:
