@@ -40,6 +40,13 @@ def test_seeds(name: str, given: dict[str, Any], seeds: tuple[int, ...]) -> None
             assert not checked.passed, tensor.name
 
 
+def test_features_that_one_rounding_happens_to_leave_alone() -> None:
+    """Of a Softmax of large scores two are nearly equal: rounded otherwise it is another by 3 %."""
+    done = rewrite(fixture_file("hidden.dynamo.onnx"), prove=False)
+    parity = done.proven(CheckOptions(seed=195, threads=1))
+    assert parity.passed, parity.summary()
+
+
 @pytest.mark.parametrize(
     ("node", "over"),
     [
