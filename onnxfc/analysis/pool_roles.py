@@ -19,7 +19,7 @@ from onnxfc.analysis.table_sums import summed_by
 from onnxfc.analysis.unbiased import unbiased
 from onnxfc.builder.state import GlobalPool, Role, Roles
 from onnxfc.graph.index import Graph
-from onnxfc.graph.op_kinds import BROADCAST, LENGTHS, PICKING, RESHAPING, UNARY
+from onnxfc.graph.op_kinds import BROADCAST, LENGTHS, MEANS, PICKING, RESHAPING, UNARY
 from onnxfc.layout.gathered import Gathered
 from onnxfc.shapes.image_inputs import Image
 from onnxfc.shapes.spec import Spec
@@ -78,11 +78,20 @@ def pool_roles(
     """What each node is that looks at places. ``free``: the graph takes images of any size already. ``sized``: what
     then has one size at all of them."""
     flow = flow_of(graph, native, images, free, RULES, global_pool == "keep", sized)
-    if global_pool == "keep":
+    own = set(flow.deviations) if global_pool == "drop" else set[str]()
+    if global_pool != "window":
         flow.deviations.clear()
+    found = _decided(flow)
+    if own and not found.averages():  # no pool is dropped, so that each window is whole
+        flow.deviations |= own
+        found = _decided(flow)
+    return found.roles(global_pool)
+
+
+def _decided(flow: Flow) -> _Decision:
     roots = flow.of_kind(flow.looks, *_WEIGHTS) | {item.at for found in flow.meetings.values() for item in found}
     regions = _regions(flow)
-    return _Decision(flow, {name: regions[name] for name in roots | flow.deviations}).roles(global_pool)
+    return _Decision(flow, {name: regions[name] for name in roots | flow.deviations})
 
 
 def _regions(flow: Flow) -> Mapping[str, Region]:
@@ -189,16 +198,20 @@ class _Decision:
             counted=frozenset(counts.times) - level if kept else NONE,
             whole=self._whole() if kept else NONE,
             placeless=_placeless(flow),
-            headed=reads_features or bool(flow.sized) or self._looks_once(),
+            headed=reads_features or bool(flow.sized) or self.has_head(*_POOLS, "layer", "product"),
             reads_features=reads_features,
             one_sized=flow.sized,
             summed_by=partial(summed_by, flow, self.of),
         )
 
-    def _looks_once(self) -> bool:
-        """Whether a pool, a layer or a product belongs to the head."""
-        kinds = self.flow.of_kind(self.flow.looks, *_POOLS, "layer", "product")
-        return any(self.of[name] == "head" for name in kinds)
+    def has_head(self, *kinds: Kind) -> bool:
+        """Whether a look of one of these kinds belongs to the head."""
+        return any(self.of[name] == "head" for name in self.flow.of_kind(self.flow.looks, *kinds))
+
+    def averages(self) -> bool:
+        """Whether an average belongs to the head."""
+        pools = self.flow.of_kind(self.flow.looks, *_POOLS)
+        return any(self.of[name] == "head" and self.flow.graph.producers[name].op_type in MEANS for name in pools)
 
     def _whole(self) -> Names:
         """Pools and products that stay global if the user wants it, and weights that lead to none but such."""
