@@ -35,7 +35,7 @@ def picked_blocks(graph: Graph, node: onnx.NodeProto, index: Array | None, lengt
         return places_first
     if places_first is None:
         return blocks_first
-    if _is_pair(graph, node):
+    if _is_pair(graph, node, rank):
         return places_first
     apart = blocks_first.step > 1  # places that are so far apart, one by one, would be the other reading
     return blocks_first if apart or _ends_in_places(graph, node, rank) else None
@@ -50,14 +50,19 @@ def _even(index: Array, length: int, first: bool) -> Blocks | None:
     return Blocks(step, dilation, first) if even and whole else None
 
 
-def _is_pair(graph: Graph, node: onnx.NodeProto) -> bool:
-    """Whether another Gather of blocks follows along the next axis, or precedes: im2col."""
-    others = [graph.producers.get(node.input[0]), *graph.readers.get(node.output[0], ())]
-    own = attributes(node).get("axis", 0)
-    return any(
-        other is not None and other.op_type == "Gather" and abs(attributes(other).get("axis", 0) - own) == 2
-        for other in others
-    )
+def _is_pair(graph: Graph, node: onnx.NodeProto, rank: int) -> bool:
+    """Whether another Gather of blocks follows along the next axis, or precedes: im2col. Each adds an axis."""
+    own, before = _axis(node, rank), graph.producers.get(node.input[0])
+    after = any(_axis(other, rank + 1) == own + 2 for other in graph.readers.get(node.output[0], ()))
+    return after or (before is not None and _axis(before, rank - 1) == own - 2)
+
+
+def _axis(node: onnx.NodeProto, rank: int) -> int:
+    """That of a Gather from a tensor of so many axes; far from all for any other node."""
+    return int(attributes(node).get("axis", 0)) % rank if node.op_type == "Gather" else -_FAR
+
+
+_FAR = 1 << 10
 
 
 def _ends_in_places(graph: Graph, node: onnx.NodeProto, rank: int) -> bool:
