@@ -137,7 +137,7 @@ def _start(
 def _visit(state: State, node: onnx.NodeProto) -> None:
     views = [state.views[name] for name in inputs_of(node)]
     refused = next((view for view in views if isinstance(view, Refused)), None)
-    own = state.as_written and not refused
+    own = bool(state.own_sizes) and state.as_written and not refused
     outcome = as_it_is(state, node) if own else None
     if outcome is None:
         outcome = _inherited(state, node, refused) if refused else _outcome(state, node, views)

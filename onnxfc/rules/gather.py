@@ -107,7 +107,7 @@ def unfold(ctx: RuleContext, view: Placed, axis: int) -> Outcome | None:
         return None
     within = index[0] if found.first else index[:, 0]
     if ctx.follows_size(1):
-        if _grows(ctx, 1 if found.first else 0):
+        if ctx.builder.spec(ctx.tensors()[1]).varies(1 if found.first else 0):  # larger blocks, not more of them
             return None
         ctx.keep()
     else:
@@ -119,12 +119,6 @@ def unfold(ctx: RuleContext, view: Placed, axis: int) -> Outcome | None:
     [made] = ctx.placed(view, view.provenance.along({place: field}), where)
     assert isinstance(made, Placed)
     return [replace(made, groups=carried((*view.groups[:own], (), *view.groups[own:]), made.groups))]
-
-
-def _grows(ctx: RuleContext, axis: int) -> bool:
-    """Whether this axis of a computed table follows the image."""
-    shapes = ctx.builder.spec(ctx.tensors()[1]).shapes or ()
-    return len({shape[axis] for shape in shapes}) > 1
 
 
 def _places_of(ctx: RuleContext, view: Placed, axis: int, within: Array, blocks: Blocks) -> str:

@@ -24,11 +24,12 @@ def moved_features(ctx: RuleContext) -> Outcome:
     wrapped = None
     if ctx.op_type == "Concat" and not ctx.swallowed:
         wrapped = pieces_joined(ctx, positive(int(ctx.attrs["axis"]), len(ctx.shape_out())))
-    if wrapped is not None and (isinstance(wrapped, list) or any(is_map(view) for view in ctx.views)):
+    beside = any(is_map(view) for view in ctx.views)
+    if wrapped is not None and (isinstance(wrapped, list) or beside):
         return wrapped
-    if any(is_map(view) for view in ctx.views) and stacks(ctx.state.graph, ctx.node):
+    if beside and stacks(ctx.state.graph, ctx.node):
         return windowed(ctx)  # the last piece goes on to the border
-    if any(is_map(view) for view in ctx.views):
+    if beside:
         whole = ctx.refuse("mixes-map-and-window", "combines a flattened map with one that is not")
         return beside_map(ctx, "joins") or whole
     return move(ctx, ctx.views)
