@@ -162,6 +162,8 @@ def _of_map(ctx: RuleContext, view: Placed, axes: list[int], keepdims: bool) -> 
         return strip(ctx, view, axes, keepdims)
     if ctx.op_type in PARTIAL and spatial:
         return _of_both(ctx, view, axes, keepdims)
+    if ctx.role != "context" and spatial and ctx.state.global_pool == "window":
+        return reduce_features(ctx)
     return ctx.refuse("unsupported-reduction", f"reduces over axes {axes} of a map")
 
 

@@ -150,6 +150,8 @@ def softmax(ctx: RuleContext) -> Outcome | None:
     pooled = set(view.extent) == {1} and view.channels_first and axis == 1
     if not pooled and ctx.role == "context" and not view.provenance.windows and ctx.op_type != "LogSoftmax":
         return _over_space(ctx, axis)
+    if not pooled and ctx.role != "context" and ctx.state.global_pool == "window":
+        return softmax_scores(ctx)
     if not pooled:
         return ctx.refuse("softmax-over-space", "normalises over the places of the native size")
     ahead = [0, *view.spatial, 1]

@@ -535,3 +535,19 @@ def test_deviations_of_a_head_behind_strips_have_a_mean_of_their_own(body: Body)
     variance = mean(net, net.op("Mul", rest, rest), 2, 3, keepdims=0)
     done = proven(net.model(net.fc(variance, 3, 4)), exact=False, crops=False)
     assert [boundary.original for boundary in done.claim.boundaries] == [trunk]
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_figures_of_columns_are_each_windows_own(exporter: str) -> None:
+    """Norms, ranges, Softmax: what has no pool that slides is reduced in each window, of all that it reads."""
+    original = onnx.load(fixture_file(f"row_figures.{exporter}.onnx"))
+    done = rewrite(original, check_options=CHECK)
+    assert done.parity is not None
+    assert (done.parity.passed, done.claim.verdict, len(done.claim.outputs)) == (True, "exact", 5)
+    image = np.random.default_rng(0).standard_normal((1, 3, 22, 29)).astype(np.float32)
+    found, run = session(complete(done)).run(None, {"image": image}), session(original)
+    for row, column in np.ndindex(3, 3):
+        crop = np.ascontiguousarray(image[:, :, 2 * row :, 2 * column :][:, :, :17, :25])
+        for scores, wanted in zip(found, run.run(None, {"image": crop}), strict=True):
+            assert scores.shape == (1, 5, 3, 3)
+            np.testing.assert_allclose(scores[:, :, row, column], wanted, atol=1e-5 * np.ptp(wanted))
