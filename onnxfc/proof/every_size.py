@@ -29,8 +29,9 @@ _FEW = 2
 _CLOSE = 1e-6
 
 
-def for_every_size(head: onnx.ModelProto, shapes: Shapes, places: int) -> dict[str, Counted]:
-    """Change a head so that it takes features of any size; its counts of places, which have become inputs."""
+def for_every_size(head: onnx.ModelProto, shapes: Shapes, places: int, channels: int = 1) -> dict[str, Counted]:
+    """Change a head so that it takes features of any size; its counts of places, which have become inputs, also those
+    of all features of a map of so many ``channels``."""
     graph = head.graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     tensors |= {
@@ -45,7 +46,7 @@ def for_every_size(head: onnx.ModelProto, shapes: Shapes, places: int) -> dict[s
             _pool_all(head, node, len(shapes[node.input[0]]))
         elif node.op_type == "Reshape" and places > _FEW and node.input[1] in tensors:
             _reshape_all(graph, node, numpy_helper.to_array(tensors[node.input[1]]), places)
-    return _counts_as_inputs(graph, tensors, places)
+    return _counts_as_inputs(graph, tensors, places, channels)
 
 
 def is_global(node: onnx.NodeProto, shapes: Shapes) -> bool:
@@ -98,12 +99,13 @@ class Counted:
 
 
 def _counts_as_inputs(
-    graph: onnx.GraphProto, tensors: Mapping[str, onnx.TensorProto], places: int
+    graph: onnx.GraphProto, tensors: Mapping[str, onnx.TensorProto], places: int, channels: int
 ) -> dict[str, Counted]:
     """Let numbers that may count places be inputs, where something is multiplied with them or divided by them."""
     asked = {name for node in graph.node if node.op_type in ("Mul", "Div", "Reciprocal") for name in node.input}
     single = {name: item for name, item in tensors.items() if name in asked and not any(dim > 1 for dim in item.dims)}
-    found = {name: made for name, item in single.items() if (made := counted_by(numpy_helper.to_array(item), places))}
+    values = {name: numpy_helper.to_array(item) for name, item in single.items()}
+    found = {name: made for name, value in values.items() if (made := counted_by(value, places, channels))}
     for name, made in found.items():
         graph.input.append(helper.make_tensor_value_info(name, single[name].data_type, made.native.shape))
     for node in [node for node in graph.node if node.output[0] in found]:
@@ -113,8 +115,10 @@ def _counts_as_inputs(
     return found
 
 
-def counted_by(value: Array, places: int) -> Counted | None:
-    for of in _COUNTS if places > _FEW and value.dtype.kind == "f" else ():
+def counted_by(value: Array, places: int, channels: int = 1) -> Counted | None:
+    """What a number counts: places, or all their features, of which there are so many ``channels``."""
+    features = (lambda n: n * channels, lambda n: 1 / (n * channels)) if channels > 1 else ()
+    for of in (*_COUNTS, *features) if places > _FEW and value.dtype.kind == "f" else ():
         if np.isclose(value.astype(np.float64), of(places), rtol=_CLOSE, atol=0).all():
             return Counted(value, of)
     return None

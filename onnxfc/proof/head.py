@@ -114,12 +114,13 @@ class Head:
         self.stackable = not self._fixed and not self.leaps and kinds.isdisjoint({"If", "Loop", "Scan"})
         self.stackable &= not over_images(original.proto.graph, plan.nodes)
         self._asked = False
+        self._shaped = {node.output[0]: node for node in original.proto.graph.node if node.output[0] in plan.shapes}
         self._batch = len(native[plan.boundaries[0]]) if plan.boundaries else 1
         self._images = images or self._batch
         self._shapes = {tuple(native[name].shape): name for name in reversed(plan.boundaries)}
         cut = _cut(original.proto, plan, native)
         places = 0 if shapes is None else self._places({})
-        self._counted = {} if shapes is None else for_every_size(cut, shapes, places)
+        self._counted = {} if shapes is None else for_every_size(cut, shapes, places, self._channels(native, places))
         self._runner = Runner(original.with_proto(cut), (), engine)
         self._edges = Edges(original.with_proto(cut), (), engine)
 
@@ -134,6 +135,11 @@ class Head:
             item, value = self._bounds[name], features.get(name)
             found.add(math.prod(item.extent if value is None else [value.shape[axis] for axis in item.spatial]))
         return found.pop() if len(found) == 1 else 0
+
+    def _channels(self, native: Mapping[str, Array], places: int) -> int:
+        """How many features each place of an image has natively; 1 where boundaries differ in that."""
+        found = {native[name].size // max(places * self._images, 1) for name in self.plan.boundaries}
+        return found.pop() if places and len(found) == 1 else 1
 
     def _of_batch(self, shape: Array, batch: int, now: Mapping[str, Array]) -> Array:
         """What Shape or Size said of a tensor around the boundaries, for these features and the batch of the windows.
@@ -159,6 +165,7 @@ class Head:
         batch = len(features[self.plan.boundaries[0]]) if self.plan.boundaries else self._batch
         now = {name: self._laid(features, name) for name in self.plan.boundaries}
         shapes = {name: self._of_batch(self._fixed[name], batch, now) for name in self.plan.shapes}
+        shapes |= {name: _shape(node, features) for name, node in self._shaped.items() if node.input[0] in features}
         given = {name: features[name] for name in self.plan.sides if name in features}
         places = self._places(features) if counting else 0
         counted = {name: item.at(places) for name, item in self._counted.items()}
@@ -214,6 +221,15 @@ class Head:
                 if among.shape != value.shape or not np.allclose(among, value, rtol=1e-2, atol=1e-3 * largest):
                     return True
         return False
+
+
+def _shape(node: onnx.NodeProto, given: Mapping[str, Array]) -> Array:
+    """What Shape or Size says of a tensor, an image of another size say."""
+    value, told = given[node.input[0]], attributes(node)
+    if node.op_type == "Size":
+        return np.asarray(value.size, np.int64)
+    start, end = (told[name].i if name in told else None for name in ("start", "end"))
+    return np.asarray(value.shape[start:end], np.int64)
 
 
 def over_images(graph: onnx.GraphProto, nodes: Iterable[int]) -> bool:

@@ -155,6 +155,10 @@ def _on_a_piece(ctx: RuleContext, lifted: Sequence[Lifted]) -> Refusal:
     if pieces:
         why = f"cuts a piece out of the map of the native size, and {ctx.op_type} works on it"
         return Refusal("cut-out", label(producers[pieces[0]]), why, advice)
+    rank = max(len(source.extent) for view in lifted if isinstance(view, Window) for source in view.sources)
+    if len(ctx.shape_in()) < 2 + rank:
+        why = "works along the places of the native map in one row, past the ends of its rows"
+        return ctx.refuse("cut-out", why, advice)
     return ctx.refuse("cut-out", "works on a piece of the map that was cut out or flattened before", advice)
 
 

@@ -22,7 +22,7 @@ NETS = sorted({key.split(".")[0] for key in REFERENCES})
 RIGHT = {"kept_mean_place": ("pixels",), "kept_open_parts": ("masked", "keyed")}
 RIGHT["kept_tile_batch.torchscript"] = ("viewed",)
 """Of a network, or of what one exporter writes, whose other outputs are refused."""
-OPEN = ("kept_open_parts", "kept_open_sums", "kept_open_written")
+OPEN = ("kept_open_feature_sum", "kept_open_parts", "kept_open_sums", "kept_open_written")
 """Networks whose files take images of any size: what is written in them is their own at each, not the native one's."""
 
 

@@ -164,7 +164,15 @@ UNLISTED += (
     "kept_mean_place.",
     "kept_windows.",
 )
-UNLISTED += ("filter_bank.", "kept_plain_means.", "kept_whole_layer_norm.", "list_standardised.", "pre_emphasis.")
+UNLISTED += (
+    "filter_bank.",
+    "kept_feature_sum.",
+    "kept_open_feature_sum.",
+    "kept_plain_means.",
+    "kept_whole_layer_norm.",
+    "list_standardised.",
+    "pre_emphasis.",
+)
 UNLISTED += ("grid_flow", "pyramid_unlike.", "spectrogram.", "unpooled", "warp_", "worked_halves")
 """Files of which one option is tested alone."""
 

@@ -69,6 +69,19 @@ def test_flip_is_refused() -> None:
     assert refusal(model).code == "flipped"
 
 
+def test_a_kernel_along_all_places_in_a_row_is_told_as_such() -> None:
+    """It mixes the end of each row of the map with the beginning of the next; nothing is cut out."""
+
+    def body(net: Net, tensor: str) -> str:
+        row = net.conv(net.op("Reshape", tensor, net.ints(0, 3, -1)), 3, 3, (3,), strides=[1], pads=[1, 1])
+        mixed = net.op("Reshape", row, net.ints(0, 3, 5, 4))
+        again = net.conv(net.op("Add", tensor, mixed), 3, 3, (1, 1), strides=[1, 1])
+        return net.fc(net.op("Flatten", net.op("GlobalAveragePool", again)), 3, M)
+
+    found = refusal(bodied(body))
+    assert (found.code, "past the ends of its rows" in found.reason) == ("cut-out", True)
+
+
 @pytest.mark.parametrize("bounds", [([0], [0], [2]), ([0], [-5], [2])], ids=["never any", "none natively"])
 def test_a_piece_without_places_is_refused(bounds: Any) -> None:
     """As a roll by nothing, or by the whole height, is written."""
