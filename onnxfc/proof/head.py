@@ -164,17 +164,18 @@ class Head:
     def _given(self, features: Mapping[str, Array], counting: bool) -> Arrays:
         batch = len(features[self.plan.boundaries[0]]) if self.plan.boundaries else self._batch
         now = {name: self._laid(features, name) for name in self.plan.boundaries}
-        shapes = {name: self._of_batch(self._fixed[name], batch, now) for name in self.plan.shapes}
-        shapes |= {name: _shape(node, features) for name, node in self._shaped.items() if node.input[0] in features}
-        given = {name: features[name] for name in self.plan.sides if name in features}
+        around = [name for name in self.plan.shapes if name not in features]
+        shapes = {name: self._of_batch(self._fixed[name], batch, now) for name in around}
+        given = {name: features[name] for name in (*self.plan.sides, *self.plan.shapes) if name in features}
         places = self._places(features) if counting else 0
         counted = {name: item.at(places) for name, item in self._counted.items()}
         return {**self._fixed, **shapes, **given, **now, **counted}
 
     def readings(self, features: Mapping[str, Array]) -> list[Arrays]:
-        """What the head may mean by features of another size: as it stands, and with counts that follow the places;
-        nothing where it is made for the native size."""
-        made = []
+        """What the head may mean by features of another size, and images of it among them: as it stands, and with
+        counts that follow the places; nothing where it is made for the native size."""
+        made, shaped = [], self._shaped.items()
+        features = {**features, **{name: _shape(node, features) for name, node in shaped if node.input[0] in features}}
         for counting in (False, True) if self._counted else (False,):
             with suppress(RunError):
                 made.append(self.run_whole(features, counting=counting))

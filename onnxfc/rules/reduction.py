@@ -160,6 +160,12 @@ def _of_map(ctx: RuleContext, view: Placed, axes: list[int], keepdims: bool) -> 
         return partial_pool(ctx, view, axes, keepdims)
     if (ctx.role == "context" or ctx.state.global_pool == "keep") and spatial != set(view.spatial):
         return strip(ctx, view, axes, keepdims)
+    return _of_some(ctx, view, axes, keepdims)
+
+
+def _of_some(ctx: RuleContext, view: Placed, axes: list[int], keepdims: bool) -> Outcome:
+    """Of a head, over some of its places."""
+    spatial = set(axes) & set(view.spatial)
     if ctx.op_type in PARTIAL and spatial:
         return _of_both(ctx, view, axes, keepdims)
     if ctx.role != "context" and spatial and ctx.state.global_pool == "window":

@@ -148,17 +148,22 @@ def softmax(ctx: RuleContext) -> Outcome | None:
     if whole and not view.provenance.windows and 1 not in view.extent:
         return softmax_scores(ctx) if ctx.per_window else over_places(ctx, sorted(normalised))
     pooled = set(view.extent) == {1} and view.channels_first and axis == 1
-    if not pooled and ctx.role == "context" and not view.provenance.windows and ctx.op_type != "LogSoftmax":
-        return _over_space(ctx, axis)
-    if not pooled and ctx.role != "context" and ctx.state.global_pool == "window":
-        return softmax_scores(ctx)
     if not pooled:
-        return ctx.refuse("softmax-over-space", "normalises over the places of the native size")
+        return _of_some(ctx, view, axis)
     ahead = [0, *view.spatial, 1]
     tensor = ops.transpose(ctx.builder, view.tensor, ahead)
     tensor = ctx.builder.emit(ctx.op_type, [tensor], axis=rank - 1, instead=ctx.node)
     ops.transpose(ctx.builder, tensor, [int(place) for place in np.argsort(ahead)], ctx.node.output[0])
     return ctx.same()
+
+
+def _of_some(ctx: RuleContext, view: Placed, axis: int) -> Outcome:
+    """Over some axes of a map: a gate of the trunk, or of each window of a head."""
+    if ctx.role == "context" and not view.provenance.windows and ctx.op_type != "LogSoftmax":
+        return _over_space(ctx, axis)
+    if ctx.role != "context" and ctx.state.global_pool == "window":
+        return softmax_scores(ctx)
+    return ctx.refuse("softmax-over-space", "normalises over the places of the native size")
 
 
 def _of_strip(ctx: RuleContext, axis: int) -> Outcome:
