@@ -44,7 +44,7 @@ def slide(step: Step, held: Layout) -> Layout:
         return _layer_of_rows(step, held)
     axes = _covered(step, held, how)
     if axes:
-        return pooled(step, held, axes, "cover", keep=True)
+        return pooled(step, held, axes, "pool" if _is_meant(step, axes) else "cover", keep=True)
     if held.solid:
         step.flow.slid.update(step.flow.of_kind(held.own, "piece", "part"))
     moves = [axis for axis in range(2, len(step.before)) if places(held.axes[axis]) and how.moves(axis - 2)]
@@ -74,7 +74,21 @@ def _covered(step: Step, held: Layout, how: Sliding) -> list[int]:
     Of pools that are to stay global it is the last: one before it only happens to cover the native map.
     """
     axes = _under_window(step, held, how)
-    return [] if axes and step.flow.kept and _is_pooled_again(step) else axes
+    return [] if axes and step.flow.kept and _is_pooled_again(step) and not _is_meant(step, axes) else axes
+
+
+def _is_meant(step: Step, axes: Sequence[int]) -> bool:
+    """Whether a pool that is to stay global was written to cover some axes, others of the map being pooled apart: their
+    length is none of usual kernels, or they are taken away behind it."""
+    rank, readers = len(step.before), step.flow.graph.readers.get(step.name, ())
+    if not step.flow.kept or step.op_type not in COVERING or len(axes) == rank - 2:
+        return False
+    left = {len(step.shape(node.output[0])) for node in readers if node.op_type in {"Reshape", "Squeeze"}}
+    return all(step.before[axis] >= _LONG for axis in axes) or left == {rank - len(axes)}
+
+
+_LONG = 4
+"""So long a kernel, of a single place along the other axes, covers an axis by purpose."""
 
 
 def _under_window(step: Step, held: Layout, how: Sliding) -> list[int]:

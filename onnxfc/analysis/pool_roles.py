@@ -183,7 +183,7 @@ class _Decision:
         reads_features = _reads_features(flow)
         return Roles(
             of=self.of,
-            covers={name: flow.looks[name].axes for name in flow.of_kind(flow.looks, "cover")},
+            covers={name: flow.looks[name].axes for name in flow.of_kind(flow.looks, *_POOLS)},
             pieces=flow.of_kind(flow.looks, "piece", "part"),
             own=frozenset(name for name, layout in flow.layouts.items() if layout.own & own)
             | {meeting.at for look, meeting in met if self._own_places(look, meeting)},
