@@ -121,7 +121,7 @@ def _before(state: State, node: onnx.NodeProto) -> str:
 def _inside(state: State, node: onnx.NodeProto, sides: Sequence[int]) -> float:
     """A number that coordinates are compared with: it lies within the image and is no small one, or none that people
     write; 0 where there is none."""
-    numbers = sorted(few_numbers(_read(state, node))) if node.op_type in _COMPARING else ()
+    numbers = sorted(few_numbers(_read(state, node))) if node.op_type in COMPARING else ()
     return next((n for n in numbers if _PLAIN < n < max(sides) or (n > 0 and folded([n], "Div", sides))), 0.0)
 
 
@@ -342,13 +342,13 @@ def few_numbers(constants: Iterable[Array]) -> set[float]:
 
 _FEW = 4
 """Numbers for the columns of boxes; more are a table."""
-_COMPARING = ("Greater", "GreaterOrEqual", "Less", "LessOrEqual")
+COMPARING = ("Greater", "GreaterOrEqual", "Less", "LessOrEqual")
 _WEIGHING = {*PRODUCTS, "Conv", "Gemm"}
 WITH_SIDES = {
     **dict.fromkeys(LIMITING, "keeps a list's values below"),
     **dict.fromkeys(SCALING, "divides a list's values by"),
     **dict.fromkeys(ADDITIVE, "counts a list's values from"),
-    **dict.fromkeys((*_COMPARING, "Max"), "compares a list's values with"),
+    **dict.fromkeys((*COMPARING, "Max"), "compares a list's values with"),
     **dict.fromkeys(("BatchNormalization", "Mod", *_WEIGHING), "divides a list's values by"),
 }
 

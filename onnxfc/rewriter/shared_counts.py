@@ -25,11 +25,12 @@ from onnxfc.graph.op_kinds import (
     SAME_VALUES,
     SCALING,
     SUMS,
+    UNARY,
     axes_along,
 )
 from onnxfc.layout.axes import places_in
 from onnxfc.layout.views import Context, Placed, is_map
-from onnxfc.rewriter.native_numbers import FEWEST, export_open, few_numbers, near, plain
+from onnxfc.rewriter.native_numbers import COMPARING, FEWEST, export_open, few_numbers, near, plain
 from onnxfc.shapes.image_inputs import Image
 
 
@@ -95,6 +96,9 @@ _CARRYING |= {"Conv", "Dropout", "LeakyRelu", "Max", "Min", "Pad", "ReduceMax", 
 """What makes something of shares that is as large as these are; the places are not summed up."""
 _LEVEL = {*ARG, *LAYER_NORMS, "LpNormalization", "Sign"}
 """What is the same of any multiple."""
+_CURVES = {*UNARY, "Softmax"} - {*_CARRYING, *_LEVEL, "Cast", "CastLike", "Identity", "Reciprocal", "Sqrt"}
+_CURVES -= {"BitwiseNot", "DequantizeLinear", "IsInf", "IsNaN", "Not", "QuantizeLinear"}
+"""What makes of a multiple of something no multiple of what it makes of that."""
 
 
 def by_shared_count(state: State, reading: Sequence[Image]) -> Refusal | None:
@@ -108,6 +112,9 @@ def by_shared_count(state: State, reading: Sequence[Image]) -> Refusal | None:
         if _holds_figures(state, node, found):
             why = f"has sums of {_WHAT}, scaled by the native number of its places, a plain number"
             return Refusal("size-locked", label(node), f"{node.op_type} {why}", export_open(state, reading))
+        if why := _bent(state, node, found):
+            why = f"{node.op_type} {why} the native number of its places, a plain number"
+            return Refusal("size-locked", label(node), why, export_open(state, reading))
         name = node.output[0]
         held = node.op_type in SCALING and found[name].held and isinstance(state.views.get(name), Placed)
         if held and state.roles.summed_by(name) is None:
@@ -122,6 +129,33 @@ def _holds_figures(state: State, node: onnx.NodeProto, found: Mapping[str, _Scal
     read = () if node.op_type in {*_RULES, *_CARRYING, *_LEVEL} else inputs_of(node)
     names = [*read, *(name for name in node.output if name in state.graph.outputs)]
     return any(name in found and found[name].held and isinstance(state.views.get(name), Context) for name in names)
+
+
+def _bent(state: State, node: onnx.NodeProto, found: Mapping[str, _Scaled]) -> str:
+    """What a node makes of scaled shares that no sum behind it makes good: by a curve, or a threshold. What
+    a Softmax makes of numbers that were scaled by the root of how many they are is no multiple, either."""
+    read = [name for name in inputs_of(node) if name in found and isinstance(state.views.get(name), Placed)]
+    if node.op_type == "Softmax" and (counts := _shared(state, node)) and _tempered(state, node, max(counts)):
+        return "shares out what was scaled by the root of"
+    if node.op_type in _CURVES and any(found[name].held for name in read):
+        return f"bends {_WHAT}, times"
+    if node.op_type not in COMPARING or not any(found[name].counts for name in read):
+        return ""
+    first, other = (_known(state, found, node, name) for name in node.input[:2])
+    return f"compares {_WHAT} with" if first.times(other.to(-1)).held else ""
+
+
+def _tempered(state: State, node: onnx.NodeProto, count: float) -> bool:
+    """Whether what a Softmax shares out among so many places was scaled by their root, a number that nobody writes."""
+    root, maker = math.sqrt(count), state.graph.maker(node.input[0], past=SAME_VALUES)
+    while maker is not None and maker.op_type in SCALING:
+        numbers = [(name, plain(state, maker, name)) for name in maker.input]
+        known = few_numbers([value for _, value in numbers if value is not None])
+        if any(not is_written(n) and near(n, {root, 1 / root}) for n in known if n):
+            return True
+        rest = [name for name, value in numbers if value is None]
+        maker = state.graph.maker(rest[0], past=SAME_VALUES) if len(rest) == 1 else None
+    return False
 
 
 def _summed(node: onnx.NodeProto, read: Sequence[_Scaled]) -> _Scaled:

@@ -166,6 +166,7 @@ UNLISTED += (
 )
 UNLISTED += (
     "filter_bank.",
+    "kept_covering.",
     "kept_feature_sum.",
     "kept_open_feature_sum.",
     "kept_plain_means.",

@@ -67,6 +67,41 @@ def test_shares_times_another_number(kind: str) -> None:
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
 
 
+def weighing(kind: str, number: float) -> onnx.ModelProto:
+    """A map of 5x7 places weighed by a Softmax over them, which the number stands beside, then a curve, a mean, FC."""
+    net = Net(17)
+    tensor = net.op("Reshape", image(net, 5, 7), net.ints(1, 4, -1))
+    by = net.const(np.float32(number))
+    asked = net.op("Mul", net.op("Div", tensor, by), net.const(20.0)) if kind == "Softmax" else tensor
+    shares = net.op("Softmax", asked, axis=2)
+    if kind == "Tanh":
+        shares = net.op("Mul", shares, by)
+    elif kind == "Greater":
+        shares = net.op("Cast", net.op("Greater", shares, by), to=onnx.TensorProto.FLOAT)
+    made = net.op("Tanh", net.op("Mul", shares, tensor))
+    return net.model(net.fc(net.axes("ReduceMean", made, (2,), keepdims=0), 4, 3))
+
+
+@pytest.mark.parametrize(
+    ("kind", "number", "why"),
+    [
+        ("Tanh", 35, "bends what a Softmax or norm shares out, times"),
+        ("Greater", 1 / 35, "compares what a Softmax or norm shares out with"),
+        ("Softmax", 35**0.5, "shares out what was scaled by the root of"),
+    ],
+)
+def test_what_no_sum_behind_makes_good(kind: str, number: float, why: str) -> None:
+    """Of one vector of the whole image; cells are of windows of 35 places each."""
+    found = refusal(weighing(kind, number), global_pool="keep")
+    assert (found.code, found.reason) == (
+        "size-locked",
+        f"{kind} {why} the native number of its places, a plain number",
+    )
+    other = onnxfc.rewrite(weighing(kind, 0.02 if kind == "Greater" else 3), options=RewriteOptions(global_pool="keep"))
+    assert other.parity is not None
+    assert other.parity.passed
+
+
 @pytest.mark.parametrize("free", ["width", "height"])
 @pytest.mark.parametrize("behind", [False, True])
 def test_places_along_an_axis_that_is_not_freed_count_too(behind: bool, free: str) -> None:
