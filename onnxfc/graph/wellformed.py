@@ -259,8 +259,11 @@ def _operands(node: onnx.NodeProto, schema: defs.OpSchema) -> Iterator[str]:
         if not least <= count <= most:
             yield f"has {count} {what}, its operator has {_range(least, most)}"
     equations = [item.s for item in node.attribute if item.name == "equation"] if node.op_type == "Einsum" else []
-    if any(equation and equation.count(b",") + 1 != len(node.input) for equation in equations):
+    if any(equation.count(b",") + 1 != len(node.input) for equation in equations):
         yield f"has {len(node.input)} inputs, its equation {equations[0].count(b',') + 1} terms"
+    parts = [item.i for item in node.attribute if item.name == "num_outputs"] if node.op_type == "Split" else []
+    if parts and len(node.output) > parts[0]:  # of which onnx's inference aborts
+        yield f"has {len(node.output)} outputs, its num_outputs says {parts[0]}"
     formals = list(schema.inputs)
     for position, name in enumerate(node.input if formals else ()):
         formal = formals[min(position, len(formals) - 1)]  # the last one may stand for many
@@ -358,3 +361,8 @@ def _attribute(item: AttributeProto, bound: bool) -> Iterator[str]:
         and not item.HasField(_VALUES[item.type])
     ):
         yield f"attribute {item.name!r} has no value"
+    elif item.name in _SLIDING and any(abs(number) > _LARGEST_OPSET for number in item.ints):
+        yield f"attribute {item.name!r} has a number that is larger than any image"
+
+
+_SLIDING = {"dilations", "kernel_shape", "pads", "strides"}

@@ -491,11 +491,28 @@ def test_an_own_operator_of_a_known_name_that_reads_nothing() -> None:
             action(model)
 
 
-@pytest.mark.parametrize("equation", ["nchw->nhwc", "nchw,kc,k->nkhw"])
+@pytest.mark.parametrize("equation", ["", "nchw->nhwc", "nchw,kc,k->nkhw"])
 def test_an_einsum_of_another_number_of_terms(equation: str) -> None:
     net = Net()
     features = net.conv(net.image(1, (16, 16), 2), 2, 3)
     model = net.model(net.op("Einsum", features, net.random(4, 3), equation="nchw,kc->nkhw"))
     node(model, "Einsum").attribute[0].s = equation.encode()
     with pytest.raises(ReadError, match=r"has 2 inputs, its equation [13] terms"):
+        inspect(model)
+
+
+def test_a_split_of_more_parts_than_it_says() -> None:
+    """onnx's own inference ends the process."""
+    net = Net(18)
+    features = net.conv(net.image(1, (16, 16), 2), 2, 4)
+    model = net.model(net.op("Split", features, axis=1, num_outputs=2, outputs=2)[0])
+    node(model, "Split").output.append("more")
+    with pytest.raises(ReadError, match=r"has 3 outputs, its num_outputs says 2"):
+        inspect(model)
+
+
+def test_pads_beyond_any_image() -> None:
+    net = Net()
+    model = net.model(net.conv(net.image(1, (16, 16), 2), 2, 4, pads=[2**62, 0, 0, 0]))
+    with pytest.raises(ReadError, match="'pads' has a number that is larger than any image"):
         inspect(model)
