@@ -81,7 +81,7 @@ def _is_meant(step: Step, axes: Sequence[int]) -> bool:
     """Whether a pool that is to stay global was written to cover some axes, others of the map being pooled apart: their
     length is none of usual kernels, or they are taken away behind it."""
     rank, readers = len(step.before), step.flow.graph.readers.get(step.name, ())
-    if not step.flow.kept or step.op_type not in COVERING or len(axes) == rank - 2:
+    if not step.flow.kept or len(axes) == rank - 2 or _leads_to_layer(step):
         return False
     left = {len(step.shape(node.output[0])) for node in readers if node.op_type in {"Reshape", "Squeeze"}}
     return all(step.before[axis] >= _LONG for axis in axes) or left == {rank - len(axes)}

@@ -19,7 +19,7 @@ from onnxfc.analysis.table_sums import summed_by
 from onnxfc.analysis.unbiased import unbiased
 from onnxfc.builder.state import GlobalPool, Role, Roles
 from onnxfc.graph.index import Graph
-from onnxfc.graph.op_kinds import BROADCAST, LENGTHS, MEANS, PICKING, RESHAPING, UNARY
+from onnxfc.graph.op_kinds import BROADCAST, COVERING, LENGTHS, MEANS, PICKING, RESHAPING, UNARY
 from onnxfc.layout.gathered import Gathered
 from onnxfc.shapes.image_inputs import Image
 from onnxfc.shapes.spec import Spec
@@ -184,6 +184,7 @@ class _Decision:
         return Roles(
             of=self.of,
             covers={name: flow.looks[name].axes for name in flow.of_kind(flow.looks, *_POOLS)},
+            meant=frozenset(n for n in flow.of_kind(flow.looks, "pool") if flow.graph.producers[n].op_type in COVERING),
             pieces=flow.of_kind(flow.looks, "piece", "part"),
             own=frozenset(name for name, layout in flow.layouts.items() if layout.own & own)
             | {meeting.at for look, meeting in met if self._own_places(look, meeting)},

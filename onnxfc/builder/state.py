@@ -37,9 +37,10 @@ class Unbiased:
 class Roles:
     """What the nodes that look at places are, by their first outputs.
 
-    ``covers``: of pools whose one window just covers the native map, the axes that it covers. ``pieces``: those that
-    cut a piece out of a map. ``own``: nodes whose result is of each window alone, though it has places and what was
-    pooled of them: a deviation from the window's mean, what is weighed by weights of the window. ``shares``: what sums
+    ``covers``: of pools whose one window just covers the native map, the axes that it covers; ``meant``: those
+    over some axes that are kept as such. ``pieces``: those that cut a piece out of a map. ``own``: nodes whose result
+    is of each window alone, though it has places and what was pooled of them: a deviation from the window's mean, what
+    is weighed by weights of the window. ``shares``: what sums
     up to 1 along places of the image by what it was divided by; ``norms``: what was divided by another sum of its own.
     ``plain``: sums over the image that are meant as they are: those divisors, and kept ones that are the result.
     ``level``: kept sums of which nothing comes that grows. ``by_number``: those that a number of the file divides by
@@ -55,6 +56,7 @@ class Roles:
 
     of: Mapping[str, Role]
     covers: Mapping[str, tuple[int, ...]]
+    meant: frozenset[str]
     pieces: frozenset[str]
     own: frozenset[str]
     shares: Mapping[str, frozenset[int]]

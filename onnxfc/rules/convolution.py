@@ -72,7 +72,7 @@ def _pooled(ctx: RuleContext, view: Placed, how: Sliding) -> Outcome | None:
         return ctx.refuse("partial-pool", "pools all of an axis of the image that is free, and parts of one that stays")
     if view.is_map and len(along) == len(view.spatial):
         return global_pool(ctx, view, ctx.op_type.removesuffix("Pool"), keepdims=True)
-    if along and (view.is_strip or ctx.role == "context" or ctx.state.global_pool == "keep"):
+    if along and (view.is_strip or ctx.role == "context" or ctx.name in ctx.state.roles.meant):
         return strip(ctx, view, along, keepdims=True)
     if along and ctx.state.global_pool == "window":
         return partial_pool(ctx, view, along, keepdims=True)

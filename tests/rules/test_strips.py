@@ -551,3 +551,11 @@ def test_figures_of_columns_are_each_windows_own(exporter: str) -> None:
         for scores, wanted in zip(found, run.run(None, {"image": crop}), strict=True):
             assert scores.shape == (1, 5, 3, 3)
             np.testing.assert_allclose(scores[:, :, row, column], wanted, atol=1e-5 * np.ptp(wanted))
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_rows_that_an_fc_layer_reads_are_cells_with_any_option(exporter: str) -> None:
+    """An adaptive pool to (None, 1) ahead of it is none over the whole image, and nothing is kept global."""
+    original = onnx.load(fixture_file(f"row_head.{exporter}.onnx"))
+    done = rewrite(original, options=RewriteOptions(global_pool="keep"), check_options=CHECK)
+    assert [output.form for output in done.claim.outputs] == ["map"]
