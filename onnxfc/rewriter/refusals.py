@@ -102,8 +102,8 @@ def _native_count(state: State) -> Refusal | None:
             advice = "export it with open height and width, or with dynamo=False"
             advice += "; or leave out --global-pool keep" if kept else ""
             return Refusal("not-kept" if kept else "size-locked", label(node), why, advice)
-        why = f"{node.op_type} scales a figure by the native number of its places, or its root, as a sum does"
-        return Refusal("sum-over-image", label(node), why, "use --global-pool window")
+        why = f"{node.op_type} scales a figure by the native number of its places, its root or a part of it"
+        return Refusal("sum-over-image", label(node), f"{why}, as a sum does", "use --global-pool window")
     return None
 
 

@@ -24,14 +24,18 @@ def told_blocks(ctx: RuleContext, view: Placed, groups: Groups) -> None:
 
 
 def told_pools(ctx: RuleContext, view: Placed, how: Sliding) -> None:
-    """Note it of a pool along the view's axes whose windows lie end to end and leave nothing out."""
+    """Note it of a pool along the view's axes whose windows lie end to end and leave nothing out; of short parts, too,
+    where another axis is pooled as a whole, as an adaptive pool to ``(4, 1)`` does."""
     if ctx.op_type in POOLS and how.kernel == how.strides and not how.padded and set(how.dilations) == {1}:
         sizes = zip(view.extent, how.kernel, strict=True)
-        _told(ctx, view, [(places, places // length) for places, length in sizes if places % length == 0])
+        lengths = zip(ctx.attrs["kernel_shape"], ctx.shape_in()[2:], strict=True)
+        least = 1 if any(kernel == length > 3 for kernel, length in lengths) else 0
+        _told(ctx, view, [(places, places // length) for places, length in sizes if places % length == 0], least)
 
 
-def _told(ctx: RuleContext, view: Placed, cuts: Sequence[tuple[int, int]]) -> None:
-    few = [(places, parts) for places, parts in cuts if 1 < parts <= places // parts]
+def _told(ctx: RuleContext, view: Placed, cuts: Sequence[tuple[int, int]], least: int = 0) -> None:
+    """``least``: so long a part tells; 0 where it has to be as long as there are parts."""
+    few = [(places, parts) for places, parts in cuts if parts > 1 and places // parts > (least or parts - 1)]
     if ctx.state.of_windows or view.provenance.windows or not few:
         return
     whole, parts, length = ("x".join(map(str, item)) for item in zip(*((p, n, p // n) for p, n in few), strict=True))

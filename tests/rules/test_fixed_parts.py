@@ -43,6 +43,17 @@ def test_what_is_no_part_of_the_image(parts: int, told: bool, head: bool) -> Non
     assert any(note.code == "fixed-parts" for note in done.notes) == (told and not head)
 
 
+@pytest.mark.parametrize(("width", "told"), [(16, True), (8, False)])
+def test_short_parts_that_are_as_wide_as_the_map(width: int, told: bool) -> None:
+    """4 parts of 3 rows, each over all columns, as an adaptive pool to (4, 1) is written; half as wide is any pool."""
+    net = Net()
+    pooled = net.op("AveragePool", net.image(1, (12, 16), 2), kernel_shape=[3, width], strides=[3, width])
+    done = rewrite(net.model(pooled), options=RewriteOptions(free=("height",)), check_options=CHECK)
+    assert [note.reason for note in done.notes if note.code == "fixed-parts"] == (
+        [f"cuts 12 places into 4 parts of 3: {CUT} 4 of every image, keep its native size"] if told else []
+    )
+
+
 @pytest.mark.parametrize("free", ["height", "width"])
 def test_rows_of_tokens_that_are_a_map_again_are_no_parts(free: str) -> None:
     """The columns of each row stay, as all of its tokens do."""
