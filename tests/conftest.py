@@ -75,7 +75,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in left]
 
 
-def _left_out(items: list[pytest.Item], least: float) -> set[pytest.Item]:
+def _left_out(items: list[pytest.Item], least: float = 0.0) -> set[pytest.Item]:
     """The cases of sweeps that a run does without that takes this part of each at ``least``."""
     sweeps: dict[str, list[pytest.Item]] = {}
     for item in items:

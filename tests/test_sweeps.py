@@ -22,8 +22,8 @@ class Case:
         return self._mark if name == "sweep" else None
 
 
-def run(cases: list[Any]) -> list[Case]:
-    left = _left_out(cases)
+def run(cases: list[Any], least: float = 0.0) -> list[Case]:
+    left = _left_out(cases, least)
     return [case for case in cases if case not in left]
 
 
@@ -35,6 +35,14 @@ def test_one_in_so_many_spread_over_all(share: int) -> None:
     places = [cases.index(case) for case in chosen]
     assert max(after - before for before, after in pairwise(places)) <= 3 * share
     assert chosen == run(cases)
+
+
+@pytest.mark.parametrize("share", [2, 6, 30])
+def test_half_holds_what_a_plain_run_takes(share: int) -> None:
+    cases = [Case("tests/test_a.py::test_files", share, file=f"{number}.onnx") for number in range(600)]
+    half = run(cases, 0.5)
+    assert abs(len(half) - 300) <= 2
+    assert set(map(id, run(cases))) <= set(map(id, half))
 
 
 def test_no_test_is_left_out() -> None:
