@@ -33,6 +33,7 @@ from onnxfc.layout.axes import (
     kinds,
     may_be_still,
     may_fold,
+    places_in,
     regroup,
     survivors,
     with_batch,
@@ -55,11 +56,14 @@ def reshape(ctx: RuleContext) -> Outcome | None:
     before, after = ctx.shape_in(), ctx.shape_out()
     if view.apart:
         places = survivors(before, after, view.spatial)
-        if places is not None and not _unclear(view, before, after):
+        clear = places is not None and not _unclear(view, before, after)
+        lost = len(after) < len(before) and 1 in view.extent  # the channels' axis or that one: what follows tells which
+        if not clear or lost:
+            listed = _listed(ctx, view, after, in_row=clear)
+            if listed is not None:
+                return listed
+        if places is not None and clear:
             return _each_alone(ctx, view, dict(zip(view.where, places, strict=True)))
-        listed = _listed(ctx, view, after)
-        if listed is not None:
-            return listed
         if view.provenance.windows or 1 in view.extent:
             return pooled_in_part(ctx) if view.is_strip else None
     other = _relaid(ctx, view) if view.is_list else None
@@ -114,13 +118,16 @@ def _in_a_row(groups: Groups, rank: int) -> bool:
     return row is not None and row.outer == 1
 
 
-def _listed(ctx: RuleContext, view: Placed, after: Shape) -> Outcome | None:
-    """A map whose places are laid in one row, as a level of a list; None where it is none."""
+def _listed(ctx: RuleContext, view: Placed, after: Shape, in_row: bool) -> Outcome | None:
+    """A map whose places are laid in one row, as a level of a list; None where it is none, or (``in_row``) where a
+    Concat joins them along another axis."""
     groups = in_one_row(view.groups, after, ctx.state.rank) if _joined(ctx) else None
     if groups is None:
         return None
-    in_row = not is_map(groups) or any(_joined(ctx, after[axis]) for axis in axis_of_places(groups).values())
-    return (_in_row if in_row else _regrouped)(ctx, view, _of_images(ctx, groups))
+    along = any(_joined(ctx, after[axis]) for axis, group in enumerate(groups) if places_in((group,)))
+    if in_row and not along:
+        return None
+    return (_in_row if along or not is_map(groups) else _regrouped)(ctx, view, _of_images(ctx, groups))
 
 
 def _joined(ctx: RuleContext, length: int = 0) -> bool:

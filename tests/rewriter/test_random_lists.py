@@ -68,6 +68,12 @@ def test_two_anchors_of_each_place_grow_by_two_at_once() -> None:
     assert done.parity.passed
 
 
+def test_a_column_of_one_channel_is_a_level_of_places() -> None:
+    """Columns of (3, 1) places with one channel, (N, 3, 1, 1) as (N, 3, 1): it was taken for a map of 3x1 without
+    channels, and the list for a head's."""
+    assert obeys_the_law(random_pair(69147097)) == "rewritten"
+
+
 def _runs(model: onnx.ModelProto) -> bool:
     """Whether onnxruntime runs the original, and its values vary."""
     try:
