@@ -133,7 +133,9 @@ def _taken_apart(ctx: RuleContext, view: Placed) -> Window | Refusal:
     apart = ops.reshape(ctx.builder, view.tensor, target(ctx.builder, view, tuple((a,) for a in atoms)))
     tensor = ops.transpose(ctx.builder, apart, order)
     extent = tuple(atoms[k].length for k in order if atoms[k].kind == "space")
-    windows = _own_bound(ctx, view, tensor, order, extent) if _looked(view) else view.bounds
+    blocks = _blocks(view)
+    bounds = frozenset(replace(item, step=blocks) for item in view.bounds)
+    windows = _own_bound(ctx, view, tensor, order, extent) if _looked(view) else bounds
     if not windows:
         return ctx.refuse("attention", ATTENTION, LEAVE)
     channels = math.prod(atom.length for atom in atoms if atom.kind == "channel")
@@ -144,10 +146,18 @@ def _taken_apart(ctx: RuleContext, view: Placed) -> Window | Refusal:
     index = _elements([atoms[k] for k in order], order).reshape(
         lengths(view.groups)[1:] if batch == 0 else _of_one_image(view.groups)
     )
-    fields = tuple(item.through(length) for item, length in zip(view.provenance.fields, extent, strict=True))
-    provenance = replace(view.provenance, fields=fields, windows=windows)
+    fields = tuple(item.through(k, stride=k) for item, k in zip(view.provenance.fields, blocks, strict=True))
+    trunk = replace(view.provenance, fields=fields)
+    fields = tuple(item.through(length) for item, length in zip(fields, extent, strict=True))
+    provenance = replace(trunk, fields=fields, windows=windows)
     source = Source(tensor, channels, extent, (1,) * len(extent))
-    return Window((source,), index, provenance, trunk=view.provenance, batch_axis=batch)
+    return Window((source,), index, provenance, trunk=trunk, batch_axis=batch)
+
+
+def _blocks(view: Placed) -> tuple[int, ...]:
+    """How many places of the map that it comes from each of its places is made of, on each axis of the image."""
+    found = {atom.place: int(1 / atom.factor) for atom in places_in(view.groups) if atom.factor < 1}
+    return tuple(found.get(place, 1) for place in range(len(view.provenance.fields)))
 
 
 def _with_batch(groups: Groups) -> list[Atom]:

@@ -244,6 +244,9 @@ def _pool_of_window(ctx: RuleContext, view: Window, channels: Index) -> Outcome:
     if ctx.state.global_pool == "drop":
         if kind != "Average" or view.trunk is None:
             return ctx.refuse("drop-not-affine", "is no average: its map has no scores", "use --global-pool window")
+        if any(set(item.step) != {1} for item in provenance.windows):
+            why = "averages blocks of places, not the places of one map, as the scores of a map are"
+            return ctx.refuse("drop-not-affine", why, "use --global-pool window")
         tensor, provenance = source.tensor, replace(provenance, fields=view.trunk.fields, dropped=True)
         ctx.replaced(spelled, "no pool")
     else:
