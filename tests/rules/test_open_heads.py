@@ -1,0 +1,53 @@
+"""Heads that compute sizes from an image of any size, and those that read places in parts: each cell is what the
+original says of its crop."""
+
+from __future__ import annotations
+
+import onnx
+import pytest
+from fixture_files import fixture_file
+from hazards import own_crops, proven
+
+EXPORTERS = ("torchscript", "dynamo")
+GRIDS = ((2, 1), (1, 3), (4, 2))
+"""How many cells there are beyond the first, at three sizes."""
+
+
+def model_of(name: str, exporter: str) -> onnx.ModelProto:
+    return onnx.load(fixture_file(f"{name}.{exporter}.onnx"))
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize("name", ["open_heads", "open_thirds"])
+def test_sizes_in_a_head_are_those_of_the_window(name: str, exporter: str) -> None:
+    """The image's would be others: its height and width are computed in the file."""
+    model = model_of(name, exporter)
+    done = proven(model, size=(13, 17))
+    assert done.claim.stride == (2, 2)
+    assert max(own_crops(model, done, more) for more in GRIDS) < 2e-6
+
+
+def test_a_window_is_resized_from_its_own_length() -> None:
+    model = model_of("open_resampled", "dynamo")
+    done = proven(model, size=(27,))
+    assert max(own_crops(model, done, (more,)) for more in (2, 5, 9)) < 2e-6
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize("opened", ["", "_open"])
+def test_neighbours_in_a_row_are_read_in_pairs(opened: str, exporter: str) -> None:
+    """Of every second column alone, as pairs lie in the whole image: cells are four pixels apart there."""
+    model = model_of(f"paired{opened}", exporter)
+    done = proven(model, size=(13, 17) if opened else None)
+    assert done.claim.stride == (2, 4)
+    assert max(own_crops(model, done, more) for more in ((2, 1), (4, 2), (6, 3))) < 2e-6
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize(("free", "stride"), [((), (2, 2)), (("height",), (6,))])
+def test_halves_of_the_places_of_a_channel(free: tuple[str, ...], stride: tuple[int, ...], exporter: str) -> None:
+    """Each half is three rows; of a free height the cells are as far apart."""
+    model = model_of("halved", exporter)
+    done = proven(model, free=free)
+    assert done.claim.stride == stride
+    assert max(own_crops(model, done, more[: len(stride)]) for more in GRIDS) < 2e-6
