@@ -151,7 +151,7 @@ UNLISTED += ("bilinear_mean.", "bilinear_sum.", "grid_in_pixels.", "grid_two_row
 UNLISTED += ("kept_level_count.", "kept_lp_pooled.", "kept_row_deviation.", "kept_standard_error.", "kept_times_count.")
 UNLISTED += ("detect", "list_widths.", "log_sum_exp.", "maxima", "raw_audio.", "whole_mean.", "whole_norm.")
 UNLISTED += ("centred.", "few_parts", "grid_anchors.", "grid_coarse.", "grid_multiplied.", "whole_deviation.")
-UNLISTED += ("list_decoded.", "list_one_level.", "list_rows.", "place_pairs.", "row_figures.")
+UNLISTED += ("list_decoded.", "list_one_level.", "list_rows.", "row_figures.")
 UNLISTED += (
     "kept_exits.",
     "kept_grid.",

@@ -6,7 +6,7 @@ from __future__ import annotations
 import onnx
 import pytest
 from fixture_files import fixture_file
-from hazards import own_crops, proven
+from hazards import own_crops, proven, refusal
 
 EXPORTERS = ("torchscript", "dynamo")
 GRIDS = ((2, 1), (1, 3), (4, 2))
@@ -41,6 +41,11 @@ def test_neighbours_in_a_row_are_read_in_pairs(opened: str, exporter: str) -> No
     done = proven(model, size=(13, 17) if opened else None)
     assert done.claim.stride == (2, 4)
     assert max(own_crops(model, done, more) for more in ((2, 1), (4, 2), (6, 3))) < 2e-6
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_pairs_have_no_scores_of_places(exporter: str) -> None:
+    assert refusal(model_of("paired", exporter), global_pool="drop").code == "drop-not-affine"
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)

@@ -14,7 +14,6 @@ import pytest
 from fixture_files import fixture_file
 from hazards import CHECK, Net, bodied, complete, proven, proven_or_refused, refusal, session
 
-from onnxfc.errors import NothingToRewrite
 from onnxfc.proof.options import CheckOptions
 from onnxfc.rewriter.analyse import RewriteOptions
 from onnxfc.rewriter.api import Rewrite, rewrite
@@ -552,26 +551,6 @@ def test_figures_of_columns_are_each_windows_own(exporter: str) -> None:
         for scores, wanted in zip(found, run.run(None, {"image": crop}), strict=True):
             assert scores.shape == (1, 5, 3, 3)
             np.testing.assert_allclose(scores[:, :, row, column], wanted, atol=1e-5 * np.ptp(wanted))
-
-
-@pytest.mark.parametrize("exporter", EXPORTERS)
-def test_pairs_of_places_in_a_row_are_a_cell_in_two(exporter: str) -> None:
-    """Cells are as far apart as the pairs; their number was right, and the stride that was claimed was not."""
-    original = onnx.load(fixture_file(f"place_pairs.{exporter}.onnx"))
-    done = rewrite(original, check_options=CHECK)
-    assert done.parity is not None
-    assert (done.parity.passed, done.claim.verdict) == (True, "exact")
-    assert (done.claim.stride, done.geometry.field_size, done.geometry.cells((21, 33))) == ((2, 4), (17, 25), (3, 3))
-    image = np.random.default_rng(0).standard_normal((1, 3, 21, 33)).astype(np.float32)
-    found, run = session(complete(done)).run(None, {"image": image}), session(original)
-    for row, column in np.ndindex(3, 3):
-        crop = np.ascontiguousarray(image[:, :, 2 * row :, 4 * column :][:, :, :17, :25])
-        for scores, wanted in zip(found, run.run(None, {"image": crop}), strict=True):
-            assert scores.shape == (1, 5, 3, 3)
-            np.testing.assert_allclose(scores[:, :, row, column], wanted, atol=1e-5 * np.ptp(wanted))
-    with pytest.raises(NothingToRewrite) as refused:
-        rewrite(original, options=RewriteOptions(global_pool="drop"))
-    assert {item.code for item in refused.value.refusals} == {"drop-not-affine"}
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
