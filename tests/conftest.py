@@ -2,8 +2,9 @@
 
 A sweep says one thing of many cases: of every fixture with every option, say. Of a test marked ``sweep(n)`` one in n of
 them is run, spread over all and the same in each run, and so many more that each value of a parameter that has few is
-met. With ``--half``, which ``.ci/run`` gives, it is half of them. All are run with ``--all``, and where tests are
-named: by ``-k`` or as ``file::test``. Of random examples a run without ``--all`` tries a quarter.
+met. Of other tests with parameters it is one in two; ``sweep(1)`` is for those of which each case is wanted.
+``--half``, which ``.ci/run`` gives, runs half of each sweep and the others whole. All are run with ``--all``, and where
+tests are named: by ``-k`` or as ``file::test``. Of random examples a run without ``--all`` tries a quarter.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def pytest_collection_finish() -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="run all cases of sweeps, not a part of each")
-    parser.addoption("--half", action="store_true", help="run half of the cases of each sweep, if not more")
+    parser.addoption("--half", action="store_true", help="run half of the cases of each sweep, all of other tests")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -69,25 +70,31 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if "large" not in str(config.getoption("-m")):
         left = {item for item in items if item.get_closest_marker("large")}
     if not _everything(config):
-        left |= _left_out(items, least=0.5 if config.option.half else 0.0)
+        left |= _left_out(items, config.option.half)
     if left:
         config.hook.pytest_deselected(items=[item for item in items if item in left])
         items[:] = [item for item in items if item not in left]
 
 
-def _left_out(items: list[pytest.Item], least: float = 0.0) -> set[pytest.Item]:
-    """The cases of sweeps that a run does without that takes this part of each at ``least``."""
-    sweeps: dict[str, list[pytest.Item]] = {}
+def _left_out(items: list[pytest.Item], half: bool = False) -> set[pytest.Item]:
+    """The cases that a run does without, of sweeps alone where it takes ``half`` of each."""
+    tests: dict[str, list[pytest.Item]] = {}
     for item in items:
-        if item.get_closest_marker("sweep"):
-            sweeps.setdefault(item.nodeid.split("[")[0], []).append(item)
-    return {item for name, cases in sweeps.items() for item in set(cases) - _part(name, cases, least)}
+        tests.setdefault(item.nodeid.split("[")[0], []).append(item)
+    return {item for name, cases in tests.items() for item in set(cases) - _part(name, cases, _share(cases, half))}
 
 
-def _part(name: str, cases: list[pytest.Item], least: float) -> set[pytest.Item]:
-    """One in so many cases of the sweep of this ``name``. Those of a file begin alike: they may share cases."""
+def _share(cases: list[pytest.Item], half: bool) -> float:
+    """The part of a test's cases that is run."""
     mark = cases[0].get_closest_marker("sweep")
-    share, start = max(least, 1 / mark.args[0] if mark else 1.0), zlib.crc32(name.split("::")[0].encode()) / 2**32
+    if mark is None:
+        return 1.0 if half else 0.5
+    return max(0.5 if half else 0.0, 1 / mark.args[0])
+
+
+def _part(name: str, cases: list[pytest.Item], share: float) -> set[pytest.Item]:
+    """Such a part of the cases of the test of this ``name``. Those of a file begin alike: they may share cases."""
+    start = zlib.crc32(name.split("::")[0].encode()) / 2**32
     places = {item: (start + i * GOLDEN) % 1 for i, item in enumerate(cases)}
     part = {item for item in cases if places[item] < share} or {min(cases, key=places.__getitem__)}
     having: dict[tuple[str, str], list[pytest.Item]] = {}

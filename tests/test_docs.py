@@ -160,6 +160,7 @@ def test_commands_are_shown() -> None:
     assert sum("tests" in "".join(words) for words in _commands()) >= 3
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("words", [words for words in _commands() if "tests" in "".join(words)], ids=" ".join)
 def test_commands_find_tests(words: list[str]) -> None:
     """pytest knows what each asks for."""

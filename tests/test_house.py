@@ -114,6 +114,7 @@ def test_packages_load_nothing() -> None:
     assert loading == {"onnxfc", "onnxfc.proof", "onnxfc.rules"}
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("name", sorted(name for name in NAMES if unit(name) in LEVEL))
 def test_imports_go_downward(name: str) -> None:
     others = {unit(other) for other in graph()[name]} - {unit(name)}
@@ -149,6 +150,7 @@ def reached(name: str) -> set[str]:
     return found
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("name", sorted(name for name in NAMES if unit(name) == "proof"))
 def test_proof_knows_nothing_of_rewriting(name: str) -> None:
     assert {unit(other) for other in reached(name)} <= BESIDE_PROOF
@@ -162,6 +164,7 @@ def test_proof_loads_nothing_of_rewriting() -> None:
     assert {unit(name) for name in done.stdout.split()} <= BESIDE_PROOF
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("path", FILES, ids=module_name)
 def test_files_are_small(path: Path) -> None:
     assert len(path.read_text("utf-8").splitlines()) <= 400

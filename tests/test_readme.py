@@ -51,6 +51,7 @@ def test_comparison_sees_differences() -> None:
 WITH_BLOCKS = [page for page in PAGES if blocks(page.read_text("utf-8"))]
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("page", WITH_BLOCKS, ids=[page.stem for page in WITH_BLOCKS])
 def test_blocks(page: Path, room: Path) -> None:
     """In order, in one folder: commands print what is shown, and Python what the next block of text shows."""
@@ -73,6 +74,7 @@ def test_all_pages_show_commands() -> None:
     }
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("page", PAGES, ids=list(PAGE))
 def test_generated_parts_are_current(page: Path) -> None:
     text = page.read_text("utf-8")
@@ -182,6 +184,7 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("page", PAGES, ids=list(PAGE))
 def test_what_is_named_exists(page: Path) -> None:
     text = page.read_text("utf-8")

@@ -22,8 +22,8 @@ class Case:
         return self._mark if name == "sweep" else None
 
 
-def run(cases: list[Any], least: float = 0.0) -> list[Case]:
-    left = _left_out(cases, least)
+def run(cases: list[Any], half: bool = False) -> list[Case]:
+    left = _left_out(cases, half)
     return [case for case in cases if case not in left]
 
 
@@ -40,7 +40,7 @@ def test_one_in_so_many_spread_over_all(share: int) -> None:
 @pytest.mark.parametrize("share", [2, 6, 30])
 def test_half_holds_what_a_plain_run_takes(share: int) -> None:
     cases = [Case("tests/test_a.py::test_files", share, file=f"{number}.onnx") for number in range(600)]
-    half = run(cases, 0.5)
+    half = run(cases, half=True)
     assert abs(len(half) - 300) <= 2
     assert set(map(id, run(cases))) <= set(map(id, half))
 
@@ -59,10 +59,17 @@ def test_each_value_of_a_parameter_that_has_few_is_met() -> None:
     assert len(chosen) <= FEW + len(cases) / 30 + 1
 
 
-def test_tests_of_one_file_choose_the_same_cases_and_others_are_run_whole() -> None:
+def test_tests_of_one_file_choose_the_same_cases() -> None:
     names = ("test_one", "test_two")
     cases = [Case(f"tests/test_a.py::{name}", 5, file=f"{number}") for name in names for number in range(50)]
     one, two = ([c.callspec.params for c in run(cases) if f"::{name}[" in c.nodeid] for name in names)
     assert one == two
-    whole = [Case("tests/test_a.py::test_whole", None, file=str(number)) for number in range(9)]
-    assert run(whole) == whole
+
+
+def test_of_others_it_is_one_in_two() -> None:
+    cases = [Case("tests/test_a.py::test_other", None, file=str(number)) for number in range(100)]
+    assert abs(len(run(cases)) - 50) <= 1
+    assert run(cases, half=True) == cases
+    assert len(run(cases[:1])) == len(run(cases[:2])) == 1
+    wanted = [Case("tests/test_a.py::test_page", 1, page=str(number)) for number in range(100)]
+    assert run(wanted) == wanted

@@ -53,17 +53,11 @@ def reshape(ctx: RuleContext) -> Outcome | None:
     None where places become features of a window.
     """
     view = ctx.placed_in()
-    before, after = ctx.shape_in(), ctx.shape_out()
+    after = ctx.shape_out()
     if view.apart:
-        places = survivors(before, after, view.spatial)
-        clear = places is not None and not _unclear(view, before, after)
-        lost = len(after) < len(before) and 1 in view.extent  # the channels' axis or that one: what follows tells which
-        if not clear or lost:
-            listed = _listed(ctx, view, after, in_row=clear)
-            if listed is not None:
-                return listed
-        if places is not None and clear:
-            return _each_alone(ctx, view, dict(zip(view.where, places, strict=True)))
+        outcome = _of_map(ctx, view)
+        if outcome is not None:
+            return outcome
         if view.provenance.windows or 1 in view.extent:
             return pooled_in_part(ctx) if view.is_strip else None
     other = _relaid(ctx, view) if view.is_list else None
@@ -78,6 +72,18 @@ def reshape(ctx: RuleContext) -> Outcome | None:
     if groups is None or not _stays(view, groups):
         return pooled_in_part(ctx) if view.is_strip else None
     return _regrouped(ctx, view, groups)
+
+
+def _of_map(ctx: RuleContext, view: Placed) -> Outcome | None:
+    """A map whose axes are left whole, or whose places are laid in one row; None where it is neither."""
+    before, after = ctx.shape_in(), ctx.shape_out()
+    places = survivors(before, after, view.spatial)
+    clear = places is not None and not _unclear(view, before, after)
+    lost = len(after) < len(before) and 1 in view.extent  # the channels' axis or that one: what follows tells which
+    listed = _listed(ctx, view, after, in_row=clear) if lost or not clear else None
+    if listed is not None or places is None or not clear:
+        return listed
+    return _each_alone(ctx, view, dict(zip(view.where, places, strict=True)))
 
 
 def _relaid(ctx: RuleContext, view: Placed) -> Placed | None:
