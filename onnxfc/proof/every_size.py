@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -12,6 +13,7 @@ from onnx import helper, numpy_helper
 
 from onnxfc.proof.baked import Shapes, attributes
 from onnxfc.proof.sessions import Array
+from onnxfc.proof.wiring import reads
 
 _COUNTS: tuple[Callable[[int], float], ...] = (
     lambda n: float(n),
@@ -29,9 +31,21 @@ _FEW = 2
 _CLOSE = 1e-6
 
 
-def for_every_size(head: onnx.ModelProto, shapes: Shapes, places: int, channels: int = 1) -> dict[str, Counted]:
-    """Change a head so that it takes features of any size; its counts of places, which have become inputs, also those
-    of all features of a map of so many ``channels``."""
+@dataclass(frozen=True)
+class Begin:
+    """A map at which a head begins, of this native ``extent``, with so many ``channels`` at each place."""
+
+    extent: tuple[int, ...]
+    channels: int = 1
+
+    @property
+    def places(self) -> int:
+        return math.prod(self.extent)
+
+
+def for_every_size(head: onnx.ModelProto, shapes: Shapes, begins: Mapping[str, Begin]) -> dict[str, Counted]:
+    """Change a head so that it takes features of any size; its counts of places, or of all their features, have become
+    inputs. A number counts the places of the maps that what it scales is made of, which all have the same extent."""
     graph = head.graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     tensors |= {
@@ -41,12 +55,31 @@ def for_every_size(head: onnx.ModelProto, shapes: Shapes, places: int, channels:
         if node.op_type == "Constant" and item.HasField("t")
     }
     tensors = {name: item for name, item in tensors.items() if item.data_location != item.EXTERNAL}
+    made_of = _made_of(graph, begins)
     for node in graph.node:
         if is_global(node, shapes):
             _pool_all(head, node, len(shapes[node.input[0]]))
-        elif node.op_type == "Reshape" and places > _FEW and node.input[1] in tensors:
-            _reshape_all(graph, node, numpy_helper.to_array(tensors[node.input[1]]), places)
-    return _counts_as_inputs(graph, tensors, places, channels)
+        elif node.op_type == "Reshape" and node.input[1] in tensors:
+            begin = _one(made_of[node.input[0]], begins)
+            places = begins[begin].places if begin else 0
+            if places > _FEW:
+                _reshape_all(graph, node, numpy_helper.to_array(tensors[node.input[1]]), places)
+    return _counts_as_inputs(graph, tensors, made_of, begins)
+
+
+def _made_of(graph: onnx.GraphProto, begins: Iterable[str]) -> Mapping[str, frozenset[str]]:
+    """Of which of these maps each tensor is made."""
+    found = defaultdict(frozenset[str], {name: frozenset({name}) for name in begins})
+    for node in graph.node:
+        made = frozenset[str]().union(*(found[name] for name in reads(node)))
+        found.update((name, made) for name in node.output if name not in begins)
+    return found
+
+
+def _one(names: Iterable[str], begins: Mapping[str, Begin]) -> str:
+    """One of these maps, if all have the same extent; else ""."""
+    found = sorted(names)
+    return found[0] if len({begins[name].extent for name in found}) == 1 else ""
 
 
 def is_global(node: onnx.NodeProto, shapes: Shapes) -> bool:
@@ -88,10 +121,12 @@ def _reshape_all(graph: onnx.GraphProto, node: onnx.NodeProto, target: Array, pl
 
 @dataclass(frozen=True)
 class Counted:
-    """A number that the native count of places may have given, and what another count would give."""
+    """A number that the native count of places may have given, and what another count would give; of the map
+    ``begin``."""
 
     native: Array
     of: Callable[[int], float]
+    begin: str = ""
 
     def at(self, places: int) -> Array:
         """The number for so many places; the native one for 0."""
@@ -99,15 +134,27 @@ class Counted:
 
 
 def _counts_as_inputs(
-    graph: onnx.GraphProto, tensors: Mapping[str, onnx.TensorProto], places: int, channels: int
+    graph: onnx.GraphProto,
+    tensors: Mapping[str, onnx.TensorProto],
+    made_of: Mapping[str, frozenset[str]],
+    begins: Mapping[str, Begin],
 ) -> dict[str, Counted]:
     """Let numbers that may count places be inputs, where something is multiplied with them or divided by them."""
-    asked = {name for node in graph.node if node.op_type in ("Mul", "Div", "Reciprocal") for name in node.input}
-    single = {name: item for name, item in tensors.items() if name in asked and not any(dim > 1 for dim in item.dims)}
-    values = {name: numpy_helper.to_array(item) for name, item in single.items()}
-    found = {name: made for name, value in values.items() if (made := counted_by(value, places, channels))}
+    scaled = defaultdict[str, set[str]](set)
+    for node in graph.node:
+        for name in node.input if node.op_type in ("Mul", "Div", "Reciprocal") else ():
+            if name in tensors and not any(dim > 1 for dim in tensors[name].dims):
+                scaled[name] |= made_of[node.output[0]] or set(begins)
+    found = {}
+    for name, maps in scaled.items():
+        begin = _one(maps, begins)
+        channels = {begins[each].channels for each in maps}
+        places, channel = begins[begin].places if begin else 0, channels.pop() if len(channels) == 1 else 1
+        made = counted_by(numpy_helper.to_array(tensors[name]), places, channel)
+        if made is not None:
+            found[name] = replace(made, begin=begin)
     for name, made in found.items():
-        graph.input.append(helper.make_tensor_value_info(name, single[name].data_type, made.native.shape))
+        graph.input.append(helper.make_tensor_value_info(name, tensors[name].data_type, made.native.shape))
     for node in [node for node in graph.node if node.output[0] in found]:
         graph.node.remove(node)
     for tensor in [tensor for tensor in graph.initializer if tensor.name in found]:

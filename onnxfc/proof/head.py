@@ -21,7 +21,7 @@ from onnxfc.claim.claim import Boundary
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof.baked import Shapes, attributes, is_on, stored
 from onnxfc.proof.edges import Edges
-from onnxfc.proof.every_size import for_every_size
+from onnxfc.proof.every_size import Begin, for_every_size
 from onnxfc.proof.folded import together
 from onnxfc.proof.providers import Engine
 from onnxfc.proof.sessions import Array, Arrays, RunError, Runner
@@ -119,8 +119,7 @@ class Head:
         self._images = images or self._batch
         self._shapes = {tuple(native[name].shape): name for name in reversed(plan.boundaries)}
         cut = _cut(original.proto, plan, native)
-        places = 0 if shapes is None else self._places({})
-        self._counted = {} if shapes is None else for_every_size(cut, shapes, places, self._channels(native, places))
+        self._counted = {} if shapes is None else for_every_size(cut, shapes, self._begins(native))
         self._runner = Runner(original.with_proto(cut), (), engine)
         self._edges = Edges(original.with_proto(cut), (), engine)
 
@@ -128,18 +127,18 @@ class Head:
         """What the model reads, which may hold places in other axes than features are given in."""
         return together(self._bounds[name], features[name]) if name in self._bounds else features[name]
 
-    def _places(self, features: Mapping[str, Array]) -> int:
-        """How many places the boundaries have, in these features or natively; 0 where they do not have equally many."""
-        found = set()
-        for name in self.plan.boundaries:
-            item, value = self._bounds[name], features.get(name)
-            found.add(math.prod(item.extent if value is None else [value.shape[axis] for axis in item.spatial]))
-        return found.pop() if len(found) == 1 else 0
+    def _begins(self, native: Mapping[str, Array]) -> dict[str, Begin]:
+        """The maps at which it begins, and how many features each place of an image has natively."""
+        extents = {name: self._bounds[name].extent for name in self.plan.boundaries}
+        return {
+            name: Begin(extent, native[name].size // max(math.prod(extent) * self._images, 1))
+            for name, extent in extents.items()
+        }
 
-    def _channels(self, native: Mapping[str, Array], places: int) -> int:
-        """How many features each place of an image has natively; 1 where boundaries differ in that."""
-        found = {native[name].size // max(places * self._images, 1) for name in self.plan.boundaries}
-        return found.pop() if places and len(found) == 1 else 1
+    def _places(self, features: Mapping[str, Array], name: str) -> int:
+        """How many places this boundary has in these features, or natively."""
+        item, value = self._bounds[name], features.get(name)
+        return math.prod(item.extent if value is None else [value.shape[axis] for axis in item.spatial])
 
     def _of_batch(self, shape: Array, batch: int, now: Mapping[str, Array]) -> Array:
         """What Shape or Size said of a tensor around the boundaries, for these features and the batch of the windows.
@@ -167,8 +166,8 @@ class Head:
         around = [name for name in self.plan.shapes if name not in features]
         shapes = {name: self._of_batch(self._fixed[name], batch, now) for name in around}
         given = {name: features[name] for name in (*self.plan.sides, *self.plan.shapes) if name in features}
-        places = self._places(features) if counting else 0
-        counted = {name: item.at(places) for name, item in self._counted.items()}
+        places = {name: self._places(features, name) if counting else 0 for name in self.plan.boundaries}
+        counted = {name: item.at(places[item.begin]) for name, item in self._counted.items()}
         return {**self._fixed, **shapes, **given, **now, **counted}
 
     def readings(self, features: Mapping[str, Array]) -> list[Arrays]:
