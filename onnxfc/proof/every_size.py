@@ -139,26 +139,22 @@ def _counts_as_inputs(
     made_of: Mapping[str, frozenset[str]],
     begins: Mapping[str, Begin],
 ) -> dict[str, Counted]:
-    """Let numbers that may count places be inputs, where something is multiplied with them or divided by them."""
-    scaled = defaultdict[str, set[str]](set)
-    for node in graph.node:
-        for name in node.input if node.op_type in ("Mul", "Div", "Reciprocal") else ():
-            if name in tensors and not any(dim > 1 for dim in tensors[name].dims):
-                scaled[name] |= made_of[node.output[0]] or set(begins)
+    """Let numbers that may count places be inputs, where something is multiplied with them or divided by them: one for
+    each node, as one number may count the places of several maps."""
     found = {}
-    for name, maps in scaled.items():
-        begin = _one(maps, begins)
-        channels = {begins[each].channels for each in maps}
-        places, channel = begins[begin].places if begin else 0, channels.pop() if len(channels) == 1 else 1
-        made = counted_by(numpy_helper.to_array(tensors[name]), places, channel)
-        if made is not None:
-            found[name] = replace(made, begin=begin)
-    for name, made in found.items():
-        graph.input.append(helper.make_tensor_value_info(name, tensors[name].data_type, made.native.shape))
-    for node in [node for node in graph.node if node.output[0] in found]:
-        graph.node.remove(node)
-    for tensor in [tensor for tensor in graph.initializer if tensor.name in found]:
-        graph.initializer.remove(tensor)
+    for node in graph.node:
+        maps = made_of[node.output[0]] or frozenset(begins)
+        begin = _one(maps, begins) if node.op_type in ("Mul", "Div", "Reciprocal") else ""
+        for at, name in enumerate(node.input):
+            if not begin or name not in tensors or any(dim > 1 for dim in tensors[name].dims):
+                continue
+            channels = {begins[each].channels for each in maps}
+            value, channel = numpy_helper.to_array(tensors[name]), channels.pop() if len(channels) == 1 else 1
+            made = counted_by(value, begins[begin].places, channel)
+            if made is not None:
+                node.input[at] = f"{name}, of {node.output[0]}"
+                graph.input.append(helper.make_tensor_value_info(node.input[at], tensors[name].data_type, value.shape))
+                found[node.input[at]] = replace(made, begin=begin)
     return found
 
 

@@ -167,6 +167,7 @@ UNLISTED += (
 UNLISTED += (
     "filter_bank.",
     "kept_covering.",
+    "kept_differences.",
     "kept_feature_sum.",
     "kept_open_feature_sum.",
     "kept_plain_means.",
