@@ -121,16 +121,17 @@ def _reshape_all(graph: onnx.GraphProto, node: onnx.NodeProto, target: Array, pl
 
 @dataclass(frozen=True)
 class Counted:
-    """A number that the native count of places may have given, and what another count would give; of the map
-    ``begin``."""
+    """A number that the native count of places may have given, or that of features, of which ``each`` place has so many,
+    and what another count would give; of the map ``begin``."""
 
     native: Array
     of: Callable[[int], float]
+    each: int = 1
     begin: str = ""
 
     def at(self, places: int) -> Array:
         """The number for so many places; the native one for 0."""
-        return np.full_like(self.native, self.of(places)) if places > 1 else self.native
+        return np.full_like(self.native, self.of(places * self.each)) if places > 1 else self.native
 
 
 def _counts_as_inputs(
@@ -160,8 +161,8 @@ def _counts_as_inputs(
 
 def counted_by(value: Array, places: int, channels: int = 1) -> Counted | None:
     """What a number counts: places, or all their features, of which there are so many ``channels``."""
-    features = (lambda n: n * channels, lambda n: 1 / (n * channels)) if channels > 1 else ()
-    for of in (*_COUNTS, *features) if places > _FEW and value.dtype.kind == "f" else ():
-        if np.isclose(value.astype(np.float64), of(places), rtol=_CLOSE, atol=0).all():
-            return Counted(value, of)
+    for each in (1, *([channels] if channels > 1 else [])):
+        for of in _COUNTS if places > _FEW and value.dtype.kind == "f" else ():
+            if np.isclose(value.astype(np.float64), of(places * each), rtol=_CLOSE, atol=0).all():
+                return Counted(value, of, each)
     return None
