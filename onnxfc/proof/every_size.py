@@ -121,8 +121,8 @@ def _reshape_all(graph: onnx.GraphProto, node: onnx.NodeProto, target: Array, pl
 
 @dataclass(frozen=True)
 class Counted:
-    """A number that the native count of places may have given, or that of features, of which ``each`` place has so many,
-    and what another count would give; of the map ``begin``."""
+    """A number that the native count of places, or of their features (``each`` has so many), may have given, and what
+    another count would give; of the map ``begin``."""
 
     native: Array
     of: Callable[[int], float]
