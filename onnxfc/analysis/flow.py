@@ -83,6 +83,20 @@ class Flow:
         node = self.graph.producers.get(name)
         return node is not None and (node.op_type in LENGTHS or any(map(self.measured, inputs_of(node))))
 
+    def follows(self, name: str) -> bool:
+        """Whether such a value follows the image: not where it counts places that became features, as a window does."""
+        names = [name]
+        for item in names:
+            node = self.graph.producers.get(item)
+            read = [other for other in inputs_of(node) if other not in names] if node is not None else []
+            if node is not None and node.op_type in LENGTHS and any(self._is_flat(other) for other in read):
+                return False
+            names += [other for other in read if other not in self.layouts]
+        return True
+
+    def _is_flat(self, name: str) -> bool:
+        return name in self.layouts and self.layouts[name].flat
+
     def of_kind(self, looks: Iterable[str], *kinds: Kind) -> Names:
         """Those that are looks of these kinds."""
         return frozenset(name for name in looks if name in self.looks and self.looks[name].kind in kinds)

@@ -12,7 +12,7 @@ from typing import Literal
 import onnx
 
 from onnxfc.analysis.flow import Flow, Step
-from onnxfc.analysis.written_counts import is_counted
+from onnxfc.analysis.written_counts import counted
 from onnxfc.graph.index import Graph, inputs_of
 from onnxfc.graph.op_kinds import (
     BROADCAST,
@@ -58,21 +58,26 @@ def by_own_figure(step: Step) -> Literal["", "deviation", "weights"]:
 def _note_sums(step: Step, path: list[onnx.NodeProto], whole: str) -> None:
     """What is made relative to a sum of its own is so at every size: the sum is no other figure of the image.
 
-    With a count beside it the sum is a mean. One that is read for something else too is meant so in the trunk alone.
+    With a count beside it the sum is a mean; where that is computed, the sum stays what it is at every size.
     """
     flow, pools = step.flow, [node for node in path if node.op_type in _POOLS]
     sums = {node.output[0] for node in pools if node.op_type in SUMS}
     shared = any(flow.graph.uses[node.output[0]] > 1 for node in path)
-    made: list[str] = []
     if step.op_type != "Sub":
-        made = [step.name] if sums and not is_counted(step, path) else []
-    elif _is_log_sum_exp(flow.graph, path, pools, whole) and not shared:
-        made = [node.output[0] for node in flow.graph.readers.get(step.name, ()) if node.op_type == "Exp"]
-    if made:
-        gone = _gone(flow, pools)
-        to_one = step.op_type == "Sub" or (_is_sum(path, pools) and not shared)
-        (flow.shares if to_one else flow.norms).update(dict.fromkeys(made, gone))
-        (flow.shared if shared else flow.divisors).update(sums)
+        by = counted(step, path, whole) if sums else "written"
+        made, to_one = [] if by else [step.name], _is_sum(path, pools) and not shared
+    else:
+        alike, by = _is_log_sum_exp(flow.graph, path, pools, whole) and not shared, ""
+        readers = flow.graph.readers.get(step.name, ()) if alike else ()
+        made, to_one = [node.output[0] for node in readers if node.op_type == "Exp"], True
+    if made or by == "computed":
+        (flow.shares if to_one else flow.norms).update(dict.fromkeys(made, _gone(flow, pools)))
+        _are_divisors(flow, sums, shared)
+
+
+def _are_divisors(flow: Flow, sums: set[str], shared: bool) -> None:
+    """Sums that stay what they are; one that is read for something else too is meant so in the trunk alone."""
+    (flow.shared if shared else flow.divisors).update(sums)
 
 
 def _is_sum(path: Sequence[onnx.NodeProto], pools: Sequence[onnx.NodeProto]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import onnx
 
@@ -26,11 +27,12 @@ def number(flow: Flow, name: str) -> float | None:
     return float(value.ravel()[0]) if value is not None and value.size == 1 and value.dtype.kind in "fiu" else None
 
 
-def is_counted(step: Step, path: Sequence[onnx.NodeProto]) -> bool:
-    """Whether a quotient of something by its own sums is the same for any number of places, as these are means.
+def counted(step: Step, path: Sequence[onnx.NodeProto], whole: str) -> Literal["", "computed", "written"]:
+    """By what a quotient of something by its own sums is the same for any number of places, as these are means.
 
-    ``path``: from what it is divided by up to the sums. They are means where a number on the path, or right behind the
-    quotient, is what their native count (or one less) amounts to there, or was computed from the image's size.
+    ``path``: from what it is divided by up to the sums. They are means where a number on the path, right behind the
+    quotient or ahead of it, in the ``whole``, is what their native count (or one less) amounts to there, or was
+    computed from the image's size. One that counts a window's features is as good as written.
     """
     flow, way = step.flow, path[-1].input[0]
     grown, less, factor = 1.0, 1.0, 1.0
@@ -44,13 +46,37 @@ def is_counted(step: Step, path: Sequence[onnx.NodeProto]) -> bool:
             grown, less = grown * count**root, less * max(count - 1, 1) ** root
         if node.op_type in SCALING and others:
             if others[0] not in flow.layouts and flow.measured(others[0]):
-                return True
-            beside = number(flow, others[0]) or 1.0
+                return "computed" if flow.follows(others[0]) else "written"
+            beside = _scaled_by(flow, whole, path) if node is step.node else number(flow, others[0]) or 1.0
             factor *= 1 / beside if node.op_type == "Div" and power > 0 else beside
             if beside != 1 and any(math.isclose(factor * most, 1, rel_tol=CLOSE) for most in (grown, less)):
-                return True
+                return "written"
         way = node.output[0]
-    return False
+    return ""
+
+
+def _scaled_by(flow: Flow, whole: str, path: Sequence[onnx.NodeProto]) -> float:
+    """By what number a tensor is more than what its sums are made of."""
+    summed, factor = set(_alone(flow, path[-1].input[0])), 1.0
+    for name in _alone(flow, whole):
+        node = flow.graph.producers.get(name)
+        if name in summed or node is None or node.op_type not in {*MOVES, *SCALING}:
+            return factor if name in summed else 1.0
+        others = [number(flow, item) or 1.0 for item in node.input if item not in flow.layouts]
+        if node.op_type in SCALING and others:
+            factor *= 1 / others[0] if node.op_type == "Div" else others[0]
+    return 1.0
+
+
+def _alone(flow: Flow, name: str) -> Iterator[str]:
+    """A tensor, and those from which alone it is computed."""
+    while True:
+        yield name
+        node = flow.graph.producers.get(name)
+        given = {item for item in node.input if item in flow.layouts} if node is not None else set[str]()
+        if len(given) != 1:
+            return
+        [name] = given
 
 
 def _power(flow: Flow, node: onnx.NodeProto, way: str) -> float:

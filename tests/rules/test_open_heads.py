@@ -3,10 +3,18 @@ original says of its crop."""
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 import pytest
 from fixture_files import fixture_file
+<<<<<<< HEAD
 from hazards import own_crops, proven, refusal
+=======
+from hazards import complete, own_crops, proven, session
+from onnx import numpy_helper
+
+from onnxfc.builder.state import GlobalPool
+>>>>>>> 81deee43 (A quotient by an own norm that a computed count scales is the file's own at every size)
 
 EXPORTERS = ("torchscript", "dynamo")
 GRIDS = ((2, 1), (1, 3), (4, 2))
@@ -31,6 +39,24 @@ def test_a_window_is_resized_from_its_own_length() -> None:
     model = model_of("open_resampled", "dynamo")
     done = proven(model, size=(27,))
     assert max(own_crops(model, done, (more,)) for more in (2, 5, 9)) < 2e-6
+
+
+@pytest.mark.parametrize("option", ["window", "keep"])
+@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize("opened", ["", "_open"])
+def test_a_norm_of_its_own_beside_its_count(opened: str, exporter: str, option: GlobalPool) -> None:
+    """The trunk is the open network's at every size: neither count nor norm is left at its native scale alone."""
+    network = model_of("own_norms_open", exporter)
+    reference, given = session(network), {item.name: numpy_helper.to_array(item) for item in network.graph.initializer}
+    model, size = model_of(f"own_norms{opened}", exporter), (13, 17) if opened else None
+    made = session(complete(proven(model, exact=False, size=size, global_pool=option)))
+    for height, width in ((17, 25), (13, 41), (40, 33)):
+        image = np.random.default_rng(height).standard_normal((1, 3, height, width)).astype(np.float32)
+        [mapped], [found] = reference.run(["map"], {"image": image}), made.run(["scores"], {"image": image})
+        extent = (4, 6) if option == "window" else mapped.shape[2:]
+        means = np.lib.stride_tricks.sliding_window_view(mapped, extent, (2, 3)).mean((-2, -1))
+        wanted = np.einsum("nchw,kc->nkhw", means, given["fc.weight"]) + given["fc.bias"][:, None, None]
+        np.testing.assert_allclose(found.reshape(wanted.shape), wanted, atol=1e-5 * np.ptp(wanted))
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
