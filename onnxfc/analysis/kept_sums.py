@@ -260,7 +260,7 @@ class _Sums:
             if power and value and len(value) == len(counts) == 1 and (count := counts.pop()):
                 by = value[0] if kind == "Div" else 1 / (value[0] or math.inf)
                 if math.isclose(by, count**power, rel_tol=CLOSE):
-                    self.counted |= self.of[name]
+                    self.counted |= NONE if self.flow.measured(other) else self.of[name]
                     return True
                 return False
         return False

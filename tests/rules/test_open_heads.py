@@ -26,7 +26,7 @@ def model_of(name: str, exporter: str) -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
-@pytest.mark.parametrize("name", ["open_heads", "open_thirds"])
+@pytest.mark.parametrize("name", ["open_heads", "open_moments", "open_thirds"])
 def test_sizes_in_a_head_are_those_of_the_window(name: str, exporter: str) -> None:
     """The image's would be others: its height and width are computed in the file."""
     model = model_of(name, exporter)
@@ -82,3 +82,14 @@ def test_halves_of_the_places_of_a_channel(free: tuple[str, ...], stride: tuple[
     done = proven(model, free=free)
     assert done.claim.stride == stride
     assert max(own_crops(model, done, more[: len(stride)]) for more in GRIDS) < 2e-6
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_a_covariance_by_a_computed_count_is_kept_of_the_whole_image(exporter: str) -> None:
+    """It was refused for a plain number, which is none."""
+    model = model_of("open_moments", exporter)
+    made = session(complete(proven(model, exact=False, size=(13, 17), global_pool="keep")))
+    for height, width in ((13, 17), (19, 31), (40, 33)):
+        image = np.random.default_rng(height).standard_normal((1, 3, height, width)).astype(np.float32)
+        found, wanted = (item.run(None, {"image": image})[0] for item in (made, session(model)))
+        np.testing.assert_allclose(found, wanted, atol=1e-5 * np.ptp(wanted))
