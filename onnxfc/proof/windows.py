@@ -114,6 +114,7 @@ def compare_windows(
             tally.fail(f"{error} {shot}")
             return
     held.rough.tell()
+    held.numbers_were_seen()
     held.cells_must_differ()
     if heads.tail is not None:
         held.tiled(heads.tail)
@@ -165,7 +166,8 @@ def window_of(shot: Capture, claim: Claim, cell: Sequence[int]) -> Arrays:
 
 @dataclass(frozen=True)
 class _Comparison:
-    """What larger images made, against what the heads say. ``seen``: of which cells, by output and kind of inputs."""
+    """What larger images made, against what the heads say. ``seen``: of which cells, by output and kind of inputs;
+    ``told``: whether outputs that are no windows were numbers, by output and where."""
 
     heads: Heads
     evidence: Evidence
@@ -173,6 +175,7 @@ class _Comparison:
     tally: Tally
     rough: RoughCells
     seen: dict[tuple[str, str], list[Array]] = field(default_factory=dict)
+    told: dict[tuple[str, str], bool] = field(default_factory=dict)
 
     def cells(self, head: Head, shot: Capture) -> None:
         """Outputs that are made of windows, in some of their cells."""
@@ -285,11 +288,8 @@ class _Comparison:
                 continue
             name, got, shape = output.name, shot.values[output.name], self._check_shape(output, shot)
             wanted = [values[name] for values in expected if name in values]
-            if got.dtype.kind == "f" and not np.isfinite(got).all():
-                if wanted and not all(np.isfinite(want).all() for want in wanted):
-                    self.tally.vacuous.append(not_finite(name, str(shot)))
-                    continue
-                raise FormError(f"{name} is not finite")
+            if not self._is_told(name, got, wanted, str(shot)):
+                continue
             if shot.size.grid is not None and self._has_not_grown(output, got, shot.size.pixels):
                 raise FormError(f"{name} has not grown with the image, claimed were features {output.axes}")
             if wanted:
@@ -299,6 +299,19 @@ class _Comparison:
                     want = want[: shot.batch]
                 where = f"on the whole image {shot}{' in the original itself' if self._itself(shot) else ''}"
                 self.tally.compare(name, got, want, scale, shot.kind.name, where)
+
+    def _is_told(self, name: str, got: Array, wanted: Sequence[Array], where: str) -> bool:
+        """Whether an output is a number; raises FormError where the original's is one and it is not. Where that is none
+        either, or cannot be asked, other inputs have to tell at this size."""
+        told = got.dtype.kind != "f" or bool(np.isfinite(got).all())
+        if not told and wanted and all(np.isfinite(want).all() for want in wanted):
+            raise FormError(f"{name} is not finite")
+        self.told[name, where] = told or self.told.get((name, where), False)
+        return told
+
+    def numbers_were_seen(self) -> None:
+        """At every size some inputs must have made numbers."""
+        self.tally.vacuous += [not_finite(*key) for key, told in self.told.items() if not told][:1]
 
     def _expected(self, shot: Capture) -> list[Arrays]:
         """What the original says of the whole image where it runs itself, and its head as it stands where both trunks

@@ -7,14 +7,10 @@ import numpy as np
 import onnx
 import pytest
 from fixture_files import fixture_file
-<<<<<<< HEAD
-from hazards import own_crops, proven, refusal
-=======
-from hazards import complete, own_crops, proven, session
+from hazards import complete, own_crops, proven, refusal, session
 from onnx import numpy_helper
 
 from onnxfc.builder.state import GlobalPool
->>>>>>> 81deee43 (A quotient by an own norm that a computed count scales is the file's own at every size)
 
 EXPORTERS = ("torchscript", "dynamo")
 GRIDS = ((2, 1), (1, 3), (4, 2))
@@ -92,4 +88,27 @@ def test_a_covariance_by_a_computed_count_is_kept_of_the_whole_image(exporter: s
     for height, width in ((13, 17), (19, 31), (40, 33)):
         image = np.random.default_rng(height).standard_normal((1, 3, height, width)).astype(np.float32)
         found, wanted = (item.run(None, {"image": image})[0] for item in (made, session(model)))
+        np.testing.assert_allclose(found, wanted, atol=1e-5 * np.ptp(wanted))
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_counts_of_fewer_or_more_than_the_places_of_a_map(exporter: str) -> None:
+    """They are numbers in a file of one size, and make means of sums: the proof did not tell that and failed."""
+    made = session(complete(proven(model_of("own_counts", exporter), exact=False, global_pool="keep")))
+    reference = session(model_of("own_counts_open", exporter))
+    for height, width in ((13, 17), (19, 31), (40, 33)):
+        image = np.random.default_rng(height).standard_normal((1, 3, height, width)).astype(np.float32)
+        for found, wanted in zip(*(item.run(None, {"image": image}) for item in (made, reference)), strict=True):
+            np.testing.assert_allclose(found, wanted, atol=1e-5 * np.ptp(wanted))
+
+
+@pytest.mark.parametrize("free", [(), ("width",)])
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_inputs_that_make_no_number_leave_the_proof_to_others(exporter: str, free: tuple[str, ...]) -> None:
+    """At some sizes pixels up to 255 leave nothing of a channel, of which the skewness is none."""
+    done = proven(model_of("skewness", exporter), exact=False, global_pool="keep", free=free)
+    made, reference = session(complete(done)), session(model_of("skewness_open", exporter))
+    for height, width in ((13, 19), (13, 20), (13 if free else 19, 31)):
+        image = np.random.default_rng(width).standard_normal((1, 3, height, width)).astype(np.float32)
+        found, wanted = (item.run(None, {"image": image})[0] for item in (made, reference))
         np.testing.assert_allclose(found, wanted, atol=1e-5 * np.ptp(wanted))
