@@ -171,7 +171,13 @@ def _is_list(state: State, view: Placed) -> bool:
     """Whether it is a list of places with their scores; a map that was flattened wholly is none."""
     found = levels(view, state.rank) if not (state.of_windows or view.apart) else []
     apart = len(view.groups) > 1 + any(kinds(group) == ["batch"] for group in view.groups)
-    return bool(found) and (apart or view.is_list or all(row.outer == row.inner == 1 for _, row in found))
+    return bool(found) and (apart or view.is_list or all(_of_one_figure(part, state.rank) for part, _ in found))
+
+
+def _of_one_figure(part: Placed, rank: int) -> bool:
+    """Whether a level has one figure of each place, also of those along an axis of the image that stays."""
+    axis = row_axis(part, rank)
+    return axis is not None and all(atom.kind == "space" or atom.still for atom in part.groups[axis])
 
 
 def _in_rows(view: Placed) -> bool:

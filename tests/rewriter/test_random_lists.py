@@ -74,6 +74,11 @@ def test_a_column_of_one_channel_is_a_level_of_places() -> None:
     assert obeys_the_law(random_pair(69147097)) == "rewritten"
 
 
+def test_one_figure_of_each_place_beside_an_axis_that_stays_is_a_list() -> None:
+    """(N, 8 * w), where the height stays: they were taken for scores of windows, and the proof failed."""
+    assert obeys_the_law(random_pair(25550719)) == "rewritten"
+
+
 def _runs(model: onnx.ModelProto) -> bool:
     """Whether onnxruntime runs the original, and its values vary."""
     try:
