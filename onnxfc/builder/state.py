@@ -208,13 +208,13 @@ class State:
     @cached_property
     def undivided(self) -> bool:
         """Whether all heads are of the whole image, so that there are no windows whose grid could move."""
-        return self.global_pool == "keep" and self.roles.heads <= self.roles.whole
+        return self.global_pool == "keep" and self.roles.heads <= self.roles.whole and not self.roles.reads_features
 
     @property
     def of_windows(self) -> bool:
         """Whether cells are made. What is computed from the image's size in a way that no grid follows is what it is
         for a crop then."""
-        return not self.dense and (self.roles.reads_features or not self.undivided)
+        return not self.dense and not self.undivided
 
     @property
     def as_written(self) -> bool:

@@ -79,6 +79,11 @@ def test_one_figure_of_each_place_beside_an_axis_that_stays_is_a_list() -> None:
     assert obeys_the_law(random_pair(25550719)) == "rewritten"
 
 
+def test_borders_of_a_head_that_reads_places_are_those_of_the_native_size_with_any_option() -> None:
+    """With global pools kept a SAME padding went on by itself, though a Flatten makes windows: their grid moved."""
+    assert obeys_the_law(random_pair(366922)) == "rewritten"
+
+
 def _runs(model: onnx.ModelProto) -> bool:
     """Whether onnxruntime runs the original, and its values vary."""
     try:
