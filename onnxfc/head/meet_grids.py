@@ -6,6 +6,7 @@ import math
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -17,11 +18,11 @@ from onnxfc.errors import Refusal
 from onnxfc.graph.index import inputs_of
 from onnxfc.graph.op_kinds import BROADCAST, COPYING, QUANTISING, UNARY
 from onnxfc.head.windows import to_scores
-from onnxfc.layout.axes import Groups, places_in
+from onnxfc.layout.axes import Groups, holds_images, places_in
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Context, Fixed, Placed, ScoreMap, View, Window
 from onnxfc.shapes.length import same
-from onnxfc.shapes.spec import Array
+from onnxfc.shapes.spec import Array, Shape
 
 Cells = TypeVar("Cells", bound=Window | ScoreMap | Placed)
 
@@ -168,13 +169,35 @@ def lift_fixed(ctx: RuleContext, position: int, grid: int) -> str:
     view = ctx.views[position]
     assert isinstance(view, Fixed | Context)
     if spec.shapes is not None and spec.rank == 0:
-        return view.tensor
+        value = _of_window(ctx, position)
+        return view.tensor if value is None else ctx.builder.constant(value, "native")
     value = ctx.weights(name)
     if value is not None and spec.native.count(1) == spec.rank:
         return view.tensor
+    value = _of_window(ctx, position) if value is None else value
     if value is not None:
         return ctx.builder.constant(value.reshape(value.shape + (1,) * grid), name)
     return ops.unsqueeze(ctx.builder, view.tensor, range(spec.rank, spec.rank + grid))
+
+
+def _of_window(ctx: RuleContext, position: int) -> Array | None:
+    """What many values that are computed from the image's size come to natively, as they do in each window; None for
+    anything else, and where the batch has a part in it."""
+    name, view = ctx.node.input[position], ctx.views[position]
+    if (
+        not isinstance(view, Fixed)
+        or ctx.builder.spec(view.tensor).constant is not None
+        or computed(ctx, name) is not None
+    ):
+        return None
+
+    def dims(like: Placed, times: int) -> Shape:
+        native = ctx.builder.spec(like.tensor).native
+        return tuple(n * times if holds_images(group) else n for n, group in zip(native, like.groups, strict=True))
+
+    first = computed(ctx, name, partial(dims, times=1))
+    again = computed(ctx, name, partial(dims, times=2)) if ctx.free_batch else first
+    return first if first is not None and again is not None and np.array_equal(first, again) else None
 
 
 def uniform(ctx: RuleContext, position: int, axes: Sequence[int]) -> str | None:

@@ -180,6 +180,19 @@ class Head:
                 made.append(self.run_whole(features, counting=counting))
         return made
 
+    def reads_sizes(self, given: Mapping[str, Array], elsewhere: Iterable[Mapping[str, Array]]) -> bool:
+        """Whether it reads shapes of what lies ahead of the boundaries, and is not ``given``, that are others where the
+        original runs itself on images of other sizes: what these are at yet another is not known."""
+        runs = list(elsewhere)
+        for name in self.plan.shapes:
+            native = self._fixed[name]
+            known = self._shaped[name].input[0] in given or tuple(native.reshape(-1)) in self._shapes
+            stays = np.isin(native, (self._batch, self._images)) & (np.arange(native.size).reshape(native.shape) == 0)
+            found = [run[name] for run in runs if name in run]
+            if not known and any(bool(np.any((value != native) & ~stays)) for value in found):
+                return True
+        return False
+
     @property
     def counts(self) -> bool:
         """Whether it reckons with numbers that may count the native places."""

@@ -167,7 +167,7 @@ def window_of(shot: Capture, claim: Claim, cell: Sequence[int]) -> Arrays:
 @dataclass(frozen=True)
 class _Comparison:
     """What larger images made, against what the heads say. ``seen``: of which cells, by output and kind of inputs;
-    ``told``: whether outputs that are no windows were numbers, by output and where."""
+    ``told``: what is wrong with outputs that are no windows, "" where nothing is, by output and kind of inputs."""
 
     heads: Heads
     evidence: Evidence
@@ -175,7 +175,7 @@ class _Comparison:
     tally: Tally
     rough: RoughCells
     seen: dict[tuple[str, str], list[Array]] = field(default_factory=dict)
-    told: dict[tuple[str, str], bool] = field(default_factory=dict)
+    told: dict[tuple[str, str], list[str]] = field(default_factory=dict)
 
     def cells(self, head: Head, shot: Capture) -> None:
         """Outputs that are made of windows, in some of their cells."""
@@ -288,7 +288,7 @@ class _Comparison:
                 continue
             name, got, shape = output.name, shot.values[output.name], self._check_shape(output, shot)
             wanted = [values[name] for values in expected if name in values]
-            if not self._is_told(name, got, wanted, str(shot)):
+            if not self._is_told(name, got, wanted, shot):
                 continue
             if shot.size.grid is not None and self._has_not_grown(output, got, shot.size.pixels):
                 raise FormError(f"{name} has not grown with the image, claimed were features {output.axes}")
@@ -300,18 +300,22 @@ class _Comparison:
                 where = f"on the whole image {shot}{' in the original itself' if self._itself(shot) else ''}"
                 self.tally.compare(name, got, want, scale, shot.kind.name, where)
 
-    def _is_told(self, name: str, got: Array, wanted: Sequence[Array], where: str) -> bool:
-        """Whether an output is a number; raises FormError where the original's is one and it is not. Where that is none
-        either, or cannot be asked, other inputs have to tell at this size."""
+    def _is_told(self, name: str, got: Array, wanted: Sequence[Array], shot: Capture) -> bool:
+        """Whether an output is a number; raises FormError where the original's is one and it is not."""
         told = got.dtype.kind != "f" or bool(np.isfinite(got).all())
         if not told and wanted and all(np.isfinite(want).all() for want in wanted):
             raise FormError(f"{name} is not finite")
-        self.told[name, where] = told or self.told.get((name, where), False)
+        asked = (
+            not_finite(name, str(shot)) if wanted else f"{name} is not finite {shot}, nor is it known there; {ADVICE}"
+        )
+        self.told.setdefault((name, shot.kind.name), []).append("" if told else asked)
         return told
 
     def numbers_were_seen(self) -> None:
-        """At every size some inputs must have made numbers."""
-        self.tally.vacuous += [not_finite(*key) for key, told in self.told.items() if not told][:1]
+        """Where the original's is none either, or cannot be asked, they are left out, as cells are, if they are few."""
+        for found in self.told.values():
+            without = list(filter(None, found))
+            self.tally.vacuous += without[:1] if 2 * len(without) > len(found) else []
 
     def _expected(self, shot: Capture) -> list[Arrays]:
         """What the original says of the whole image where it runs itself, and its head as it stands where both trunks
@@ -319,6 +323,8 @@ class _Comparison:
         itself, head = self._itself(shot), self.heads.whole
         if head is None or (itself and not self._agrees(shot, itself)):
             return [itself]
+        if not itself and head.reads_sizes(shot.feeds, self.evidence.whole.values()):
+            return [{}]
         features = shot.feeds | {b.original: shot.values[b.rewritten] for b in self.claim.boundaries}
         made = head.readings(features)
         return [itself, *(itself | values for values in made[:1])] if itself else made or [{}]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from onnxfc.builder.half_computed import natively
 from onnxfc.builder.rule_context import LEAVE, OWN_BATCH, Outcome, RuleContext
 from onnxfc.claim.blame import Cause
 from onnxfc.errors import Refusal
@@ -56,13 +57,24 @@ def sliding(ctx: RuleContext) -> Outcome | None:
         return _weight_of_image(ctx)
     if not view.apart:
         return _over_joined(ctx, view) if view.is_strip else _pointwise(ctx, view)
-    wrong = _layout(ctx, view)
+    wrong = _layout(ctx, view) or _of_native_kernel(ctx)
     if wrong is not None:
         return wrong
     how = sliding_of(ctx)
     if isinstance(how, Refusal):
         return how
     return _too_long(ctx, view, how) or _pooled(ctx, view, how) or _slid(ctx, view, how)
+
+
+def _of_native_kernel(ctx: RuleContext) -> Refusal | None:
+    """A kernel that is computed as large as the map is the native one in each window, and no sliding one else."""
+    kernel = natively(ctx, 1) if ctx.op_type == "Conv" else None
+    if kernel is None:
+        return None
+    if not ctx.state.of_windows:
+        return ctx.refuse("size-locked", "has a kernel that is as large as the image is", "use --global-pool window")
+    ctx.views = (ctx.views[0], Fixed(ctx.builder.constant(kernel, "native")), *ctx.views[2:])
+    return None
 
 
 def _pooled(ctx: RuleContext, view: Placed, how: Sliding) -> Outcome | None:

@@ -22,13 +22,30 @@ def model_of(name: str, exporter: str) -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
-@pytest.mark.parametrize("name", ["open_heads", "open_moments", "open_thirds"])
+@pytest.mark.parametrize("name", ["open_gaussian", "open_heads", "open_moments", "open_thirds"])
 def test_sizes_in_a_head_are_those_of_the_window(name: str, exporter: str) -> None:
     """The image's would be others: its height and width are computed in the file."""
     model = model_of(name, exporter)
     done = proven(model, size=(13, 17))
     assert done.claim.stride == (2, 2)
     assert max(own_crops(model, done, more) for more in GRIDS) < 2e-6
+
+
+def test_a_kernel_as_large_as_the_map_is_the_window_s_own() -> None:
+    model = model_of("open_kernel", "dynamo")
+    done = proven(model, size=(13, 17))
+    assert max(own_crops(model, done, more) for more in GRIDS) < 2e-6
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_sizes_ahead_of_where_a_kept_pool_begins(exporter: str) -> None:
+    """The proof does not take them for the native ones where the original is not asked, off the grid of its strides."""
+    model = model_of("open_bordered", exporter)
+    made = session(complete(proven(model, exact=False, size=(13, 17), global_pool="keep")))
+    for height, width in ((13, 17), (18, 30), (40, 33)):
+        image = np.random.default_rng(height).standard_normal((1, 3, height, width)).astype(np.float32)
+        found, wanted = (item.run(None, {"image": image})[0] for item in (made, session(model)))
+        np.testing.assert_allclose(found, wanted, atol=1e-5 * np.ptp(wanted))
 
 
 def test_a_window_is_resized_from_its_own_length() -> None:
