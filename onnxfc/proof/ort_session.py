@@ -201,9 +201,16 @@ def _point(tensor: onnx.TensorProto, location: str, span: Span) -> None:
 
 
 def one_line(error: Exception) -> str:
-    """What onnxruntime says over many lines, without its code."""
+    """What onnxruntime says over many lines, without its code and where in its source that stands."""
     text = " ".join(str(error).split())
-    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)[:300]
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
+    stopped = _STOPPED.search(text)
+    return (f"{stopped[1]} {stopped[2]} stops: {_SOURCE.sub('', stopped[3])}" if stopped else text)[:300]
+
+
+_STOPPED = re.compile(r"^Non-zero status code returned while running (\w+) node\. Name:'([^']*)' Status Message: (.*)$")
+_SOURCE = re.compile(r"^\S+:\d+ \S+\([^)]*\) ")
+"""A line of its source, and the function there."""
 
 
 def no_memory(error: Exception) -> bool:

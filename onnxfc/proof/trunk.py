@@ -36,7 +36,7 @@ from onnxfc.proof.sizes import on_grid
 from onnxfc.proof.windows import Capture
 from onnxfc.proof.wiring import nodes_before, reads
 
-_STOPPED = re.compile(r"while running (\w+) node\. Name:'([^']+)'")
+_STOPPED = re.compile(r"^(\w+ .+?) stops: ")
 
 
 @dataclass
@@ -228,7 +228,7 @@ def _compare(
 def _stopped(error: RunError) -> str:
     """The node at which onnxruntime stopped, or all that it says."""
     node = _STOPPED.search(str(error))
-    return f"{node[1]} {node[2]}" if node else str(error)
+    return node[1] if node else str(error)
 
 
 def _compare_one(trunk: _Trunk, said: _Said, shot: Capture, evidence: Evidence, found: _Found, edges: Edges) -> None:

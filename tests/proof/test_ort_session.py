@@ -214,3 +214,16 @@ def test_weights_of_4_bits_in_memory(name: str) -> None:
     for source in (Path(path).read_bytes(), done.file, done.file.loaded().SerializeToString()):
         found = session(ModelFile.open(source) if isinstance(source, bytes) else source).run(None, feed)[0]
         np.testing.assert_allclose(found.reshape(wanted.shape), wanted, atol=5e-3)  # kernels of 8 bits sum so
+
+
+def test_a_node_at_which_it_stops_is_told_without_its_source() -> None:
+    """Its own text begins with a file and a function of its source, which tell nobody of the model."""
+    graph = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["": 17]>
+        net (float[n] x, int64[2] shape) => (float[a,b] y) { [rows] y = Reshape(x, shape) }""")
+    feeds = {"x": np.zeros(5, np.float32), "shape": np.array([2, 2], np.int64)}
+    with pytest.raises(Exception, match="Reshape") as caught:
+        ort.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, feeds)
+    told = ort_session.one_line(caught.value)
+    assert told.startswith("Reshape rows stops: ")
+    assert "requested shape:{2,2}" in told
+    assert not any(part in told for part in (".h:", ".cc:", "Non-zero", "::"))
