@@ -294,8 +294,11 @@ def survivors(before: Shape, after: Shape, spatial: Sequence[int]) -> tuple[int,
     """Where each of the axes ``spatial`` stands after a Reshape that leaves it whole; None where one does not survive.
 
     Both shapes are cut into the smallest runs of equal product; an axis survives alone in its run, axes of extent 1
-    beside it apart. Where native extents of 1 leave it open, the axes keep their order from the last.
+    beside it apart. Where native extents of 1 leave it open, the axes keep their order from the last; a Reshape to the
+    same shape leaves them where they are.
     """
+    if after == before:
+        return tuple(spatial)
     if after[:1] != before[:1]:
         return None
     found: dict[int, int] = {}
