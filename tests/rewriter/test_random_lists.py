@@ -84,11 +84,6 @@ def test_borders_of_a_head_that_reads_places_are_those_of_the_native_size_with_a
     assert obeys_the_law(random_pair(366922)) == "rewritten"
 
 
-def test_a_reshape_to_the_same_shape_leaves_places_where_they_are() -> None:
-    """One place of one channel, (1, 1, 1) as (1, 1, 1): it was taken to have moved, and the list for a head's."""
-    assert obeys_the_law(random_pair(220901)) == "rewritten"
-
-
 def _runs(model: onnx.ModelProto) -> bool:
     """Whether onnxruntime runs the original, and its values vary."""
     try:

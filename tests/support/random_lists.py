@@ -99,6 +99,7 @@ def _levels(network: Twin, first: Map, least: int = 1) -> list[Map]:
     for _ in range(network.number(least, 3) - 1):
         tensor = network.pick(_conv, _conv, _pool)(network, levels[-1].name)
         _large_enough(network, 1)
+        assume(not ("Pool " in str(network.story[-1]) and max(network.extent) == 1))  # it stands for a global one
         levels.append(Map(tensor, network.channels, tuple(network.extent)))
     network.told("levels", *(level.extent for level in levels))
     return _pyramid(network, levels) if len(levels) > 1 and network.pick(True, False, False) else levels
