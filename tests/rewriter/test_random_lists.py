@@ -114,7 +114,8 @@ def obeys_the_law(pair: Pair) -> str:
 def _is_right(pair: Pair, done: Rewrite) -> None:
     assert done.parity is not None
     assert done.parity.passed
-    forms = [output.form for output in done.claim.outputs]
+    told = {output.name: output.form for output in done.claim.outputs}
+    forms = [told.get(value.name, "left behind what picks") for value in done.model.graph.output]
     own = [place for place in pair.runs if forms[place] in OWN_FORMS]
     if "head" not in pair.kinds:  # beside the scores of windows, lists are their own
         assert len(own) == len(forms)
