@@ -134,7 +134,8 @@ def opened_deviation(pair: Pair, done: Rewrite, own: list[int]) -> float:
     image, old, new = claim.inputs[0], session(pair.open), session(complete(done))
     rng, worst = np.random.default_rng(len(f"{network.story}")), 0.0
     steps = [math.lcm(*item) for item in zip(claim.size_step, claim.period or claim.stride, strict=True)]
-    if "SAME" not in f"{network.story}":  # else it is frozen to the pads of the native size
+    rounds = "ceil_mode" in f"{network.story}" and len(own) < len(claim.outputs)
+    if not rounds and "SAME" not in f"{network.story}":  # else it is frozen to what the native size has
         steps = list(claim.size_step)
     for more in ([0] * len(steps), *rng.integers(-2, 12, (3, len(steps)))):
         size = [native + step * int(k) for native, step, k in zip(claim.native_size, steps, more, strict=True)]
