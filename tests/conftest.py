@@ -2,7 +2,7 @@
 
 A sweep says one thing of many cases: of every fixture with every option, say. Of a test marked ``sweep(n)`` one in n of
 them is run, spread over all and the same in each run, and so many more that each value of a parameter that has few is
-met. Of other tests with parameters it is one in two; ``sweep(1)`` is for those of which each case is wanted.
+met. Of other tests with parameters it is one in three; ``sweep(1)`` is for those of which each case is wanted.
 ``--half``, which ``.ci/run`` gives, runs half of each sweep and the others whole. All are run with ``--all``, and where
 tests are named: by ``-k`` or as ``file::test``. Of random examples a run without ``--all`` tries a quarter.
 """
@@ -88,7 +88,7 @@ def _share(cases: list[pytest.Item], half: bool) -> float:
     """The part of a test's cases that is run."""
     mark = cases[0].get_closest_marker("sweep")
     if mark is None:
-        return 1.0 if half else 0.5
+        return 1.0 if half else 1 / 3
     return max(0.5 if half else 0.0, 1 / mark.args[0])
 
 
@@ -102,7 +102,7 @@ def _part(name: str, cases: list[pytest.Item], share: float) -> set[pytest.Item]
         for value in _values(item):
             having.setdefault(value, []).append(item)
     count = Counter(parameter for parameter, _ in having)
-    few = min(FEW, len(cases) // 2)  # not those of a parameter that has another value in each case
+    few = min(FEW, len(cases) // 4)  # not those of a parameter that has another value in each case
     for (parameter, _), some in having.items():
         if count[parameter] <= few and part.isdisjoint(some):
             part.add(min(some, key=places.__getitem__))

@@ -41,7 +41,7 @@ def test_a_quarter_with_something_left_over(exporter: str) -> None:
     agree(done)
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize(("ratio", "step"), [(1 / 4, 1), (1 / 8, 1), (1 / 6, 1), (2 / 5, 2), (3 / 8, 3)])
 @pytest.mark.parametrize("how", [HALF, {"mode": "nearest", "coordinate_transformation_mode": "asymmetric"}])
 @pytest.mark.parametrize("head", ["fc", "GlobalAveragePool", "features"])
@@ -74,7 +74,7 @@ def test_a_map_that_is_copied_whatever_its_scales() -> None:
     assert made.geometry.halo is None
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize("by", [2, 3, 4])
 @pytest.mark.parametrize("before", [True, False])
 @pytest.mark.parametrize("head", ["fc", "GlobalAveragePool", "features"])

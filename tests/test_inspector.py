@@ -29,7 +29,7 @@ def run(*args: object) -> Any:
     return CliRunner().invoke(main, ["inspect", *map(str, args)])
 
 
-@pytest.mark.sweep(20)
+@pytest.mark.sweep(40)
 @pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
 def test_every_fixture(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """JSON follows its schema, and agrees with what a rewrite then does."""

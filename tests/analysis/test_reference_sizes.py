@@ -72,7 +72,7 @@ def compare(done: Rewrite, at: Pixels, wanted: onnx.ModelProto) -> None:
     np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max())
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(12)
 @pytest.mark.parametrize("joined", ["Concat", "Add"])
 @pytest.mark.parametrize("late", [False, True], ids=["sister first", "sister last"])
 @pytest.mark.parametrize("native", [(32, 32), (40, 32), (37, 45)])

@@ -289,7 +289,7 @@ OWN = (
 )
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(12)
 @pytest.mark.parametrize("body", OWN, ids=lambda item: item.__name__)
 def test_each_windows_own(body: Any) -> None:
     model = bodied(body)
@@ -357,7 +357,7 @@ def table_of(net: Net, places: Places, form: str, channels: int = 1) -> str:
     return net.const(np.cos(np.arange(np.prod(shape))).reshape(shape))
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize("sums", [item for item in SUMS if item != "MatMul"])
 @pytest.mark.parametrize("form", FORMS)
 def test_a_table_times_the_window_summed_up_is_a_row_of_weights(form: str, sums: str) -> None:
@@ -410,7 +410,7 @@ def test_a_table_of_the_trunk_is_refused(behind: Any, keep: bool) -> None:
     assert (found.code, found.node) == ("position-table", "node_weighed")
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize("by", BY)
 @pytest.mark.parametrize("form", FORMS)
 def test_behind_an_excitation_of_the_trunk(form: str, by: str) -> None:
@@ -436,7 +436,7 @@ REFERENCES = np.load(fixture_file("weights.npz"))
 BOTH = ("torchscript", "dynamo")
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(12)
 @pytest.mark.parametrize("exporter", BOTH)
 @pytest.mark.parametrize("name", ["weighted_sums", "shares_by_hand", "soft_argmax", "weighted_tables"])
 def test_heads_of_pytorch(name: str, exporter: str) -> None:
@@ -448,7 +448,7 @@ def test_heads_of_pytorch(name: str, exporter: str) -> None:
     assert own_crops(onnx.load(path), done) < 1e-5
 
 
-@pytest.mark.sweep(10)
+@pytest.mark.sweep(20)
 @pytest.mark.parametrize("exporter", BOTH)
 @pytest.mark.parametrize("key", REFERENCES.files)
 def test_trunks_of_pytorch(key: str, exporter: str) -> None:

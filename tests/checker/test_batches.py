@@ -58,7 +58,7 @@ CASES = (
 )
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(12)
 @pytest.mark.parametrize("damage", [rolled, halved_from_the_third])
 @pytest.mark.parametrize("bare", [False, True])
 @pytest.mark.parametrize(("name", "options"), CASES)

@@ -40,7 +40,7 @@ def saved(made: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     return model
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(12)
 @pytest.mark.parametrize("claimed", [True, False], ids=["claimed", "bare"])
 @pytest.mark.parametrize(
     "name",
@@ -125,7 +125,7 @@ def of_whole_blocks(head: str, channels: int = 48) -> onnx.ModelProto:
     return net.model(net.fc(net.op("Flatten", maps), channels * (1 if head in ("gap", "pooled") else 16), 10))
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(12)
 @pytest.mark.parametrize("claimed", [True, False], ids=["claimed", "bare"])
 @pytest.mark.parametrize("head", HEADS)
 def test_heads_that_begin_at_maps_in_blocks(head: str, claimed: bool, tmp_path: Path) -> None:

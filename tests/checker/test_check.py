@@ -94,7 +94,7 @@ def applicable() -> list[tuple[str, str]]:
 CASES = applicable()
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(12)
 @pytest.mark.parametrize("net", NETS)
 def test_right_rewrite_passes(net: str, tmp_path: Path) -> None:
     other = tmp_path / "right.onnx"
@@ -125,7 +125,7 @@ def test_of_a_model_that_has_the_first_cell_only(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.sweep(20)
+@pytest.mark.sweep(40)
 @pytest.mark.parametrize(("net", "wrong"), CASES)
 def test_wrong_rewrite_is_found(net: str, wrong: str, tmp_path: Path) -> None:
     model = Rewritten(copy_of(net))
@@ -164,7 +164,7 @@ SEEN_WITHOUT_CLAIM = {name for name in MUTATIONS if not name.startswith("claim: 
 """Mistakes that the native size alone gives away; for the others both graphs must have their boundary in common."""
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize("wrong", sorted(SEEN_WITHOUT_CLAIM))
 def test_wrong_models_of_strangers_are_found(wrong: str) -> None:
     found = [net for net, name in CASES if name == wrong]
@@ -175,7 +175,7 @@ def test_wrong_models_of_strangers_are_found(wrong: str) -> None:
         assert not check_pair(fixture(net), model.proto, options=ONE).passed, net
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(12)
 @pytest.mark.parametrize("wrong", ["map flipped", "map transposed", "first row of the map lost", "map shifted"])
 @pytest.mark.parametrize("net", ["lenet.dynamo", "mini_alexnet.dynamo"])
 def test_wrong_maps_of_strangers_are_found(net: str, wrong: str) -> None:
@@ -190,7 +190,7 @@ def test_wrong_maps_of_strangers_are_found(net: str, wrong: str) -> None:
 # Pairs that onnxfc did not make
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(12)
 @pytest.mark.parametrize("net", NETS)
 def test_claim_is_derived(net: str) -> None:
     """From the models alone: the very claim that the rewrite made, and a pass."""
@@ -329,7 +329,7 @@ def test_reduced_maps_of_strangers(reduce: str, form: str) -> None:
     assert done.parity.window.status == "passed"
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(12)
 @pytest.mark.parametrize("output", ["map", "mean", "max"])
 @pytest.mark.parametrize("pool", ["window", "keep", "drop"])
 def test_every_form(output: str, pool: str, tmp_path: Path) -> None:
@@ -464,7 +464,7 @@ def test_worst_crop(tmp_path: Path) -> None:
     assert f"cell {i}x{j}, pixels {rows[0]}..{rows[1]} x {columns[0]}..{columns[1]} of " in result.output
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(12)
 @pytest.mark.parametrize("net", ["lenet.dynamo", "mini_resnet.dynamo", "se_net.dynamo", "two_outputs.dynamo"])
 @pytest.mark.parametrize("wrong", ["", "scaled by 1 %"])
 def test_report_and_junit(net: str, wrong: str, tmp_path: Path) -> None:
@@ -588,7 +588,7 @@ def _changed(document: Any, path: str, value: object) -> Any:
     return copy
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize(
     ("path", "value"),
     [

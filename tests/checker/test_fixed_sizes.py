@@ -95,7 +95,7 @@ def of_one_axis(name: str, axis: int, length: int, *, bare: bool) -> onnx.ModelP
     return model
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(12)
 @pytest.mark.parametrize("name", ["mini_vgg.torchscript.onnx", "gates.torchscript.onnx", "unbatched.torchscript.onnx"])
 @pytest.mark.parametrize("bare", [False, True])
 def test_one_axis_of_two_is_fixed(name: str, *, bare: bool) -> None:

@@ -70,7 +70,7 @@ def of_other_heights(done: Rewrite, model: onnx.ModelProto) -> None:
         model.graph.node.insert(at + 1 + k, node)
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(12)
 @pytest.mark.parametrize(
     ("name", "pool", "damage"),
     [

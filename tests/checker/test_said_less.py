@@ -39,7 +39,7 @@ def carrying(model: onnx.ModelProto, claim: Claim) -> onnx.ModelProto:
     return copy
 
 
-@pytest.mark.sweep(4)
+@pytest.mark.sweep(8)
 @pytest.mark.parametrize("options", [{}, {"output": "mean"}, {"global_pool": "keep"}, {"global_pool": "drop"}])
 def test_a_rewrite_says_all(options: dict[str, str]) -> None:
     said = 0
@@ -70,7 +70,7 @@ WEAKER: dict[str, tuple[str, Change]] = {
 }
 
 
-@pytest.mark.sweep(4)
+@pytest.mark.sweep(8)
 @pytest.mark.parametrize("what", WEAKER)
 def test_less_is_told_and_passes(what: str) -> None:
     model = onnx.load(fixture_file("lenet.dynamo.onnx"))
@@ -184,7 +184,7 @@ def test_forms_of_fc_layers() -> None:
     )
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(12)
 @pytest.mark.parametrize("part", ["original", "rewritten"])
 @pytest.mark.parametrize("name", ["lenet.dynamo", "multi_head.dynamo", "mini_vgg.torchscript"])
 def test_fc_layers_that_are_nowhere(name: str, part: str) -> None:

@@ -86,7 +86,7 @@ def damaged(name: str, steps: list[Step], output: bool = False) -> onnx.ModelPro
     return model
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize("name", ["lenet.dynamo.onnx", "head12.torchscript.onnx", "mini_resnet_d.dynamo.onnx"])
 @pytest.mark.parametrize("steps", [HEIGHT_ALONE, WIDTH_ALONE, ODD_SUM, ONE_STEP, FAR, TWICE_HIGH])
 @pytest.mark.parametrize("bare", [False, True])
@@ -99,7 +99,7 @@ def test_what_differs_at_some_sizes_alone(name: str, steps: list[Step], *, bare:
     assert not done.passed
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(12)
 @pytest.mark.parametrize("name", ["list_columns.torchscript.onnx", "sums.torchscript.onnx"])
 @pytest.mark.parametrize("steps", [HEIGHT_ALONE, WIDTH_ALONE, ONE_STEP, FAR, ONE_STRIDE, TWICE_HIGH])
 def test_sizes_at_which_the_original_s_trunk_is_not_run(name: str, steps: list[Step]) -> None:
@@ -120,7 +120,7 @@ def test_a_window_larger_than_the_native_map() -> None:
     assert done.parity.window.reason == f"the claimed window (9, 4) of {boundary} is (4, 4) at native size"
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(12)
 @pytest.mark.parametrize(
     "name",
     [

@@ -40,7 +40,7 @@ def checked(name: str, model: onnx.ModelProto) -> Checked:
     return done
 
 
-@pytest.mark.sweep(10)
+@pytest.mark.sweep(20)
 @pytest.mark.parametrize(
     ("options", "name"),
     [

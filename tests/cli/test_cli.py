@@ -542,7 +542,7 @@ print(*found, file=sys.stderr)
 """
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(12)
 @pytest.mark.parametrize(
     ("command", "loaded"),
     [

@@ -220,7 +220,7 @@ def test_bad_options(room: Path, options: tuple[str, ...]) -> None:
 EMPTY = "it is empty; give a value, or leave it out"
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize(
     ("words", "which"),
     [

@@ -43,7 +43,7 @@ def wanted(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
     return scores(out)
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(12)
 @pytest.mark.parametrize("one", [True, False])
 @pytest.mark.parametrize(
     ("cwd", "source", "target"),

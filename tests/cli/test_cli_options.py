@@ -26,7 +26,7 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(12)
 @pytest.mark.parametrize(
     ("command", "option", "value", "told"),
     [
@@ -60,7 +60,7 @@ def test_values_out_of_range(room: Path, command: tuple[str, ...], option: str, 
     assert misused(*command, option, value, cwd=room) == f"{option}: {told}"
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(12)
 @pytest.mark.parametrize(
     ("command", "options", "told"),
     [

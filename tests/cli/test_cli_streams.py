@@ -54,7 +54,7 @@ def shell(line: str, cwd: Path) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(12)
 @pytest.mark.parametrize(
     "command",
     ["inspect in.onnx", "inspect --json in.onnx", "rewrite in.onnx out.onnx", "check in.onnx made.onnx --samples 2"],
@@ -193,7 +193,7 @@ def loaded(process: subprocess.Popen[str], library: str) -> bool:
     return False
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(12)
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="tells when by what is loaded")
 @pytest.mark.parametrize("later", [0.0, 0.15, 0.5])
 @pytest.mark.parametrize("library", ["_multiarray_umath", "onnx_cpp2py", "onnxruntime_pybind"])

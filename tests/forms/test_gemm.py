@@ -44,7 +44,7 @@ def layers(model: onnx.ModelProto) -> list[np.ndarray]:
     return [known[node.input[1]] for node in nodes]
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize("name", ROUND)
 def test_round_trip_gives_the_originals_weights_byte_for_byte(name: str, keep: bool) -> None:

@@ -61,7 +61,7 @@ def computed(model: onnx.ModelProto) -> Iterator[str]:
             yield str(node.op_type)
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize("name", EXACT)
 def test_cells_are_the_originals_on_crops(name: str) -> None:
     path = fixture_file(f"{name}.onnx")

@@ -40,7 +40,7 @@ def values(model: onnx.ModelProto) -> list[np.ndarray]:
     return list(session.run(None, {given.name: image}))
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(12)
 @pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
 @pytest.mark.parametrize("name", SIZES)
 def test_one_size_says_what_the_original_does(name: str, exporter: str) -> None:
@@ -52,7 +52,7 @@ def test_one_size_says_what_the_original_does(name: str, exporter: str) -> None:
     assert done.claim.outputs[0].form == ("list" if lists else "map")
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(12)
 @pytest.mark.parametrize("name", [*INTEGERS, *DYNAMIC])
 def test_integers_as_maps_alone(name: str) -> None:
     """To the bit, in the original's shape."""

@@ -80,7 +80,7 @@ def layers(model: onnx.ModelProto) -> list[tuple[np.ndarray, list[np.ndarray], i
     return [stored(model, node) for node in model.graph.node if node.op_type in kinds]
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize("name", ROUND)
 def test_round_trip_gives_the_integers_byte_for_byte(name: str, tmp_path: Path) -> None:
     """Conv4d and back: weights, scales, zero points, their axis, and what onnxruntime makes of the layers."""
@@ -148,7 +148,7 @@ DYNAMIC = {"digits": 4, "lenet": 2, "mini_resnet": 1, "mini_vgg": 3, "mobilenet"
 """FC layers, with the sums of features where outputs have several zero points, and the 1x1 Convs of gates."""
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(12)
 @pytest.mark.parametrize("name", DYNAMIC)
 def test_round_trip_of_dynamic_scales(name: str) -> None:
     must_run(f"{name}.dynamic")

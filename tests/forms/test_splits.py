@@ -86,7 +86,7 @@ CONVS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize("most", [1, 2, 3])
 @pytest.mark.parametrize("opset", [9, 17])
 @pytest.mark.parametrize("case", CONVS)

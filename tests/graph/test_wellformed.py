@@ -248,7 +248,7 @@ TOLD_BY_RUNNING = ("NaN", "infinity", "cannot run", "channels", "weight of anoth
 TOLD_BY_RUNNING += ("bias of a weight that is computed",)
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize("kind", MALFORMED)
 def test_malformed(kind: str) -> None:
     """Every entrance says the same; the original and the second model of a check alike."""
@@ -357,7 +357,7 @@ def test_memory_in_proportion_to_the_file(tmp_path: Path) -> None:
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 1_000_000  # kB
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize("path", fixture_models()[::3], ids=lambda path: path.stem)
 def test_exported_models_are_well_formed(path: Path) -> None:
     model = ModelFile.open(path)
@@ -365,7 +365,7 @@ def test_exported_models_are_well_formed(path: Path) -> None:
     finite(model)
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize(("dtype", "threads"), [(np.float16, 1), (np.float32, 1), (np.float64, 1), (np.float32, 2)])
 @pytest.mark.parametrize("place", [0, 199_999, 524_287, 600_000, 999_999])
 def test_a_large_weight_is_searched_to_its_end(

@@ -73,7 +73,7 @@ def test_flatten_twice_and_reshape_between() -> None:
 # Reshape to constants
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize(
     ("batch", "target"),
     [
@@ -199,7 +199,7 @@ HOW = (
 )
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("batch", [1, 2, "N"])
 def test_reshape_computed_target(how: str, batch: int | str) -> None:
@@ -318,7 +318,7 @@ def test_window_of_one_on_one_axis(ones: tuple[int, int]) -> None:
 # Orders
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize("perm", [(0, *rest) for rest in itertools.permutations((1, 2, 3))])
 @pytest.mark.parametrize("way", ["Flatten", "Reshape"])
 def test_transpose_before_the_flatten(perm: tuple[int, ...], way: str) -> None:
@@ -331,7 +331,7 @@ def test_transpose_before_the_flatten(perm: tuple[int, ...], way: str) -> None:
     assert gone(done.model)
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize("batch", [1, 2, "N"])
 @pytest.mark.parametrize("perm", [(1, 0, 2, 3), (1, 2, 3, 0), (3, 2, 1, 0), (2, 3, 0, 1)])
 def test_batch_moved_away_and_back(perm: tuple[int, ...], batch: int | str) -> None:
@@ -352,7 +352,7 @@ def test_batch_of_one_moved_away(perm: tuple[int, ...]) -> None:
     proven(bodied(body))
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize("batch", [1, 2, "N"])
 @pytest.mark.parametrize("where", ["image", "map", "features", "scores", "pairs"])
 def test_picked_by_lists(where: str, batch: int | str) -> None:

@@ -133,7 +133,7 @@ def test_two_batch_normalizations_and_two_branches() -> None:
 SHAPES = [(), (1,), (FEATURES,), (1, FEATURES), (1, 1)]
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize("kind", ["Add", "Sub", "Mul", "Div"])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("first", [False, True])
@@ -151,7 +151,7 @@ def test_constants_before_the_fc(kind: str, shape: tuple[int, ...], first: bool)
         assert [node.op_type for node in done.model.graph.node] == ["Conv", "Tanh", "Conv"]
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize("kind", ["Add", "Sub", "Mul", "Div", "Max", "Pow", "PRelu"])
 @pytest.mark.parametrize("shape", [(), (1,), (M,), (1, M), (1, 1), (2, M), (2, 1)])
 def test_constants_after_the_fc(kind: str, shape: tuple[int, ...]) -> None:
@@ -235,7 +235,7 @@ ACTIVATIONS: dict[str, Callable[[Net, str], str]] = {
 }
 
 
-@pytest.mark.sweep(10)
+@pytest.mark.sweep(20)
 @pytest.mark.parametrize("name", ACTIVATIONS)
 @pytest.mark.parametrize("opset", [9, 17])
 @pytest.mark.parametrize("place", ["before", "between", "after"])
@@ -372,7 +372,7 @@ def test_dueling_head() -> None:
     proven(head(body))
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize("kind", ["ReduceMean", "ReduceSum", "ReduceMax", "ReduceL2", "ReduceLogSumExp"])
 @pytest.mark.parametrize("axes", [[1], [-1]])
 @pytest.mark.parametrize("keepdims", [0, 1])
@@ -386,7 +386,7 @@ def test_reductions_of_the_scores(kind: str, axes: list[int], keepdims: int, ops
     proven(head(body, opset=opset, batch=2))
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize("gate", ["Split", "Slice", "Gather"])
 @pytest.mark.parametrize("axis", [1, -1])
 @pytest.mark.parametrize("opset", [9, 11, 13, 18])
@@ -594,7 +594,7 @@ def test_decoder_after_an_fc_is_refused_or_right() -> None:
     proven_or_refused(head(body))
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize("place", ["before", "after"])
 @pytest.mark.parametrize("kind", ["LayerNormalization", "LpNormalization", "TopK", "ArgMax", "L2 by hand", "by hand"])
 def test_along_the_features(kind: str, place: str) -> None:

@@ -44,7 +44,7 @@ def value(model: onnx.ModelProto, name: str) -> np.ndarray:
     return numpy_helper.to_array(next(item for item in model.graph.initializer if item.name == name))
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize("axis", [None, 0, -2])
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8])
 @pytest.mark.parametrize("opset", [13, 17, 21])

@@ -44,7 +44,7 @@ def system(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
 
 
-@pytest.mark.sweep(4)
+@pytest.mark.sweep(8)
 def test_all_tests_can_be_collected(system: dict[str, str]) -> None:
     """Those of POSIX are skipped."""
     command = [sys.executable, "-m", "pytest", "-n0", "--collect-only", "-q", "-p", "no:cacheprovider"]

@@ -32,7 +32,7 @@ def averaged(seed: int, form: QuantFormat, folder: Path) -> onnx.ModelProto:
     return by_onnxruntime(net.model(net.fc(inner, 6, 4)), folder, form, per_channel=False)
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(12)
 @pytest.mark.parametrize("form", list(QuantFormat))
 @pytest.mark.parametrize("seed", range(4))
 def test_steps_that_are_much_of_the_signal(seed: int, form: QuantFormat, tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_steps_that_are_much_of_the_signal(seed: int, form: QuantFormat, tmp_pat
     assert done.parity.window.compared > 250
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(12)
 @pytest.mark.parametrize("spoil", SPOILS, ids=lambda item: item.__name__)
 @pytest.mark.parametrize("form", list(QuantFormat))
 def test_errors_are_much_of_the_signal_too(form: QuantFormat, spoil: object, tmp_path: Path) -> None:

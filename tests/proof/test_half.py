@@ -27,7 +27,7 @@ def half(model: onnx.ModelProto, *, keep: bool, **options: object) -> onnx.Model
     return made
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("keep", [True, False])
 @pytest.mark.parametrize("stranger", [False, True])

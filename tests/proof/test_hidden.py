@@ -87,7 +87,7 @@ def test_rests_on_the_fc_layer(exporter: str) -> None:
     assert own_crops(model, done, varied=False) < 1e-3
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(12)
 @pytest.mark.parametrize("exporter", BOTH)
 @pytest.mark.parametrize("stranger", [False, True])
 @pytest.mark.parametrize("change", [right, head_weight, softmax_axis])

@@ -34,7 +34,7 @@ DYNAMO = ("kept_tiles",)
 """Networks that the older exporter writes in a way that is refused."""
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize(
     ("name", "exporter"), [(n, e) for n in NETS for e in EXPORTERS if n not in DYNAMO or e == "dynamo"]
 )
@@ -355,7 +355,7 @@ def test_a_trunk_that_pads_otherwise_is_found() -> None:
     assert not check_pair(original, other, options=CHECK).passed
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(12)
 @pytest.mark.parametrize("seed", range(7))
 def test_a_division_by_small_differences_is_proven(seed: int) -> None:
     """Rounding moves a cell far where a difference is nearly none: it is measured there. Errors are found."""

@@ -119,7 +119,7 @@ def folded(kind: str, turned: bool = False) -> tuple[onnx.ModelProto, onnx.Model
     return original, made, first
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(12)
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("kind", BEHIND)
 def test_what_an_optimiser_folded_in(kind: str, turned: bool) -> None:

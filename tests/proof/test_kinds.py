@@ -54,7 +54,7 @@ def mirror(unit: int) -> Any:
     return spoil
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(12)
 @pytest.mark.parametrize(
     ("seed", "gain"), [(25, 0.1), (31, 0.1), (36, 0.1), (10, 0.3), (38, 0.3), (3, 1), (9, 1), (35, 1)]
 )
@@ -152,7 +152,7 @@ def test_a_layer_norm_of_a_stranger(seed: int) -> None:
     assert done.parity.window.deviation < 1e-4
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(12)
 @pytest.mark.parametrize("unit", range(0, 16, 3))
 def test_errors_behind_a_norm_over_one_channel_are_found(unit: int) -> None:
     model = normed()

@@ -86,7 +86,7 @@ def test_all_is_what_the_package_promises() -> None:
     assert all(hasattr(onnxfc.proof, name) for name in onnxfc.proof.__all__)
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize("name", RIGHT)
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_right_rewrites_pass(name: str, seed: int) -> None:
@@ -97,7 +97,7 @@ def test_right_rewrites_pass(name: str, seed: int) -> None:
     assert result.native.deviation <= 0.5 * result.native.tolerance
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize("name", sorted(set(RIGHT) - {"global", "features", "float16", "integers"}))
 def test_rounding_is_far_below_the_tolerance_and_the_tolerance_below_a_thousandth(name: str) -> None:
     result = run(RIGHT[name])

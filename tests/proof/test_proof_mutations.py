@@ -50,7 +50,7 @@ POOL_NETS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
 }
 
 
-@pytest.mark.sweep(20)
+@pytest.mark.sweep(40)
 @pytest.mark.parametrize(("net", "wrong"), [(n, w) for n, (_, wrongs) in FC_NETS.items() for w in wrongs])
 def test_wrong_fc_rewrite_is_found(net: str, wrong: str) -> None:
     result = run(fc_pair(**FC_NETS[net][0], wrong=wrong))
@@ -59,7 +59,7 @@ def test_wrong_fc_rewrite_is_found(net: str, wrong: str) -> None:
     assert "failed: " in result.summary() or "contradicted: " in result.summary()
 
 
-@pytest.mark.sweep(20)
+@pytest.mark.sweep(40)
 @pytest.mark.parametrize(("net", "wrong"), [(n, w) for n, (_, wrongs) in POOL_NETS.items() for w in wrongs])
 def test_wrong_pool_rewrite_is_found(net: str, wrong: str) -> None:
     result = run(pool_pair(**POOL_NETS[net][0], wrong=wrong))

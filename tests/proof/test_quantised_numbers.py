@@ -59,7 +59,7 @@ def spoilt(model: onnx.ModelProto) -> Iterator[tuple[str, onnx.ModelProto]]:
                     yield f"{node.op_type} {node.name} {at}", other
 
 
-@pytest.mark.sweep(10)
+@pytest.mark.sweep(20)
 @pytest.mark.parametrize(("name", "options"), [*((name, {}) for name in QUANTISED), *FORMS])
 def test_one_number_alone(name: str, options: dict[str, Any]) -> None:
     original = ModelFile.open(fixture_file(name))

@@ -84,7 +84,7 @@ WRONG: dict[str, tuple[str, Work]] = {
 }
 
 
-@pytest.mark.sweep(20)
+@pytest.mark.sweep(40)
 @pytest.mark.parametrize("wrong", WRONG)
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("own", [True, False])
@@ -110,7 +110,7 @@ SLIGHT: dict[str, tuple[str, Work]] = {
 }
 
 
-@pytest.mark.sweep(10)
+@pytest.mark.sweep(20)
 @pytest.mark.parametrize("wrong", SLIGHT)
 @pytest.mark.parametrize("name", NETS)
 def test_what_the_files_tell(wrong: str, name: str) -> None:
@@ -140,7 +140,7 @@ def turned(layer: Layer) -> None:
         node.input[at] = f"{tensor.name}_turned"
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(12)
 @pytest.mark.parametrize("name", [name for name in NETS if name != "matmul_add.qoperator"])
 @pytest.mark.parametrize("own", [True, False])
 def test_weights_of_the_other_sign(own: bool, name: str) -> None:
@@ -196,7 +196,7 @@ TRUNKS = ["lenet.qdq", "lenet.qdq_int4", "lenet.qoperator", "matmul_add.qdq", "m
 """Features that both models make by the same operators."""
 
 
-@pytest.mark.sweep(20)
+@pytest.mark.sweep(40)
 @pytest.mark.skipif(OLD_RUNTIME, reason="this onnxruntime loads no bias that has a zero point")
 @pytest.mark.parametrize("name", TRUNKS)
 def test_a_zero_point_of_the_trunk(name: str) -> None:
@@ -246,7 +246,7 @@ def _features(model: onnx.ModelProto, names: list[str], images: np.ndarray) -> n
 ROWS = [item for item in SPOILS if item.__name__ != "input_zero"]
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(12)
 @pytest.mark.parametrize("spoil", ROWS, ids=lambda item: item.__name__)
 @pytest.mark.parametrize("own", [True, False])
 def test_a_layer_on_a_row_for_each_cell(own: bool, spoil: Callable[[Layer], None]) -> None:

@@ -42,7 +42,7 @@ def test_sums_that_are_divided_the_wrong_way_round(name: str) -> None:
     assert "on native features repeated" in wrong.trunk.reason
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(12)
 @pytest.mark.parametrize("pool", ["window", "keep"])
 @pytest.mark.parametrize("name", RIGHT)
 def test_what_does_not_repeat_is_as_the_originals_own(name: str, pool: str) -> None:

@@ -18,7 +18,7 @@ BOTH_AXES = (
 )
 
 
-@pytest.mark.sweep(10)
+@pytest.mark.sweep(20)
 @pytest.mark.parametrize("exporter", EXPORTERS)
 @pytest.mark.parametrize("side", ["height", "width"])
 @pytest.mark.parametrize("name", BOTH_AXES)

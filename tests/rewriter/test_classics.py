@@ -41,7 +41,7 @@ LIGHT = {
 }
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(12)
 @pytest.mark.parametrize("name", LIGHT)
 def test_light_model_with_random_weights_is_proven(name: str, tmp_path: Path) -> None:
     file = light.randomised(name, tmp_path)
@@ -56,7 +56,7 @@ def test_light_model_with_random_weights_is_proven(name: str, tmp_path: Path) ->
     (tmp_path / "weights").unlink()  # half a gigabyte
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(12)
 @pytest.mark.parametrize("name", LIGHT)
 def test_light_model_as_it_is(name: str) -> None:
     """Its weights are made by ConstantOfShape: they stay so, and the file stays small."""

@@ -31,7 +31,7 @@ def rewritten(name: str, exporter: str) -> Rewrite:
     return onnxfc.rewrite(fixture_file(f"{name}.{exporter}.onnx"))
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(12)
 @pytest.mark.parametrize("exporter", EXPORTERS)
 @pytest.mark.parametrize("name", ["detect", "detect_best", "detect_apart"])
 def test_boxes_that_are_left_at_any_size(name: str, exporter: str) -> None:
@@ -115,7 +115,7 @@ def test_what_was_written_down_for_the_native_size_is_refused(
     assert found.advice.startswith("export the model with open height and width")
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize("exporter", EXPORTERS)
 @pytest.mark.parametrize(
     ("output", "code", "told"),
@@ -203,7 +203,7 @@ def damaged(done: Rewrite, kind: str) -> onnx.ModelProto:
     return model
 
 
-@pytest.mark.sweep(4)
+@pytest.mark.sweep(8)
 @pytest.mark.parametrize("exporter", EXPORTERS)
 @pytest.mark.parametrize("kind", ["attribute", "constant"])
 def test_proof_finds_other_nodes_behind(kind: str, exporter: str) -> None:
@@ -224,7 +224,7 @@ def optimised(model: onnx.ModelProto, folder: Path, level: str) -> onnx.ModelPro
     return made
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(12)
 @pytest.mark.parametrize("twin", ["converted", "BASIC", "EXTENDED"])
 @pytest.mark.parametrize("name", ["detect", "detect_best", "detect_apart"])
 def test_nodes_behind_that_are_written_otherwise(name: str, twin: str, tmp_path: Path) -> None:
@@ -326,7 +326,7 @@ def test_detections_of_windows_are_refused() -> None:
     assert found.code == "data-dependent"
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(12)
 @pytest.mark.parametrize("exporter", EXPORTERS)
 @pytest.mark.parametrize("name", ["detect", "detect_best", "detect_apart"])
 def test_detectors_of_one_other_size(name: str, exporter: str) -> None:

@@ -94,7 +94,7 @@ def test_weights_keep_their_integers(name: str) -> None:
     assert len(changed) == max(fc_layers(name), inside) + sums
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(12)
 @pytest.mark.parametrize("name", DYNAMIC)
 def test_a_scale_of_each_window(name: str) -> None:
     """As the original says of each window alone, to the bit; the verdict is exact if no more is of the whole image."""
@@ -173,7 +173,7 @@ def test_cells_by_numpy(name: str, size: tuple[int, int]) -> None:
     np.testing.assert_array_equal(cells, by_numpy(original, {"image": image}, 4))
 
 
-@pytest.mark.sweep(10)
+@pytest.mark.sweep(20)
 @pytest.mark.parametrize("spoil", SPOILS, ids=lambda item: item.__name__)
 @pytest.mark.parametrize("name", [name for name in DYNAMIC if "fused" not in name])
 def test_an_error_is_found(name: str, spoil: Callable[[Layer], None]) -> None:
@@ -206,7 +206,7 @@ def test_a_scale_of_a_part_is_found() -> None:
 _PART = {"starts": [0, 0], "ends": [4, 4], "axes": [2, 3]}
 
 
-@pytest.mark.sweep(4)
+@pytest.mark.sweep(8)
 @pytest.mark.parametrize("name", ["lenet.dynamic", "mini_vgg.dynamic", "se_net.dynamic", "digits.dynamic_fused"])
 def test_a_stranger_is_checked(name: str) -> None:
     must_run(name)

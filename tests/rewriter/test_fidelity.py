@@ -233,7 +233,7 @@ BODIES = {
 }
 
 
-@pytest.mark.sweep(10)
+@pytest.mark.sweep(20)
 @pytest.mark.parametrize("name", BODIES)
 @pytest.mark.parametrize("batch", [2, "N"])
 @pytest.mark.parametrize("options", [{}, {"output": "mean"}, {"dynamic_batch": True}, {"global_pool": "keep"}])
@@ -252,7 +252,7 @@ def test_value_info_is_not_stale(name: str, batch: int | str, options: dict[str,
         assert shapes_are_true(done, size, count if free else 2) >= 3
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize("name", [*BODIES, "baked"])
 @pytest.mark.parametrize("form", ["map", "mean"])
 def test_freed_batch_runs_at_any_batch(name: str, form: str) -> None:

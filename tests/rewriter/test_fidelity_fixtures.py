@@ -72,7 +72,7 @@ def pair(request: pytest.FixtureRequest) -> tuple[onnx.ModelProto, onnx.ModelPro
         pytest.skip(f"refused: {error}")
 
 
-@pytest.mark.sweep(20)
+@pytest.mark.sweep(40)
 def test_what_is_no_node(pair: tuple[onnx.ModelProto, onnx.ModelProto]) -> None:
     before, after = pair
     own = [item for item in after.metadata_props if not item.key.startswith("onnxfc.")]
@@ -82,7 +82,7 @@ def test_what_is_no_node(pair: tuple[onnx.ModelProto, onnx.ModelProto]) -> None:
     assert content(after.graph, *changing) == content(before.graph, *changing)
 
 
-@pytest.mark.sweep(20)
+@pytest.mark.sweep(40)
 def test_inputs_outputs_and_inner_values(pair: tuple[onnx.ModelProto, onnx.ModelProto]) -> None:
     """Types and shapes may change, and inner values may be gone; nothing else."""
     before, after = pair
@@ -93,7 +93,7 @@ def test_inputs_outputs_and_inner_values(pair: tuple[onnx.ModelProto, onnx.Model
             assert found.get(info.name, content(info, "type") if kind == "value_info" else b"") == content(info, "type")
 
 
-@pytest.mark.sweep(20)
+@pytest.mark.sweep(40)
 def test_nodes(pair: tuple[onnx.ModelProto, onnx.ModelProto]) -> None:
     before, after = pair
     made = {tuple(node.output): node for node in after.graph.node}
@@ -113,7 +113,7 @@ def test_nodes(pair: tuple[onnx.ModelProto, onnx.ModelProto]) -> None:
     assert {f"of {node.name}" for node in layers} <= said
 
 
-@pytest.mark.sweep(20)
+@pytest.mark.sweep(40)
 def test_weights(pair: tuple[onnx.ModelProto, onnx.ModelProto]) -> None:
     """A weight that is permuted keeps all but its dims and values, one that becomes a Conv's all but its dims."""
     before, after = pair

@@ -185,7 +185,7 @@ def test_every_file_is_listed() -> None:
     assert len(INDEX) == len(ENTRIES)
 
 
-@pytest.mark.sweep(20)
+@pytest.mark.sweep(40)
 @pytest.mark.parametrize("file", PROVEN)
 def test_proven(file: str) -> None:
     """And no FC layer is left in its head."""
@@ -236,7 +236,7 @@ POOLED = ("over_one", "reductions", "swallowed.", "versions_")
 """Networks of many heads, some of them behind a global pool."""
 
 
-@pytest.mark.sweep(20)
+@pytest.mark.sweep(40)
 @pytest.mark.parametrize(
     "file",
     [name for name in REWRITTEN if INDEX[name]["head"].startswith(("global", "mean")) or name.startswith(POOLED)],
@@ -247,7 +247,7 @@ def test_global_pool_kept(file: str) -> None:
     assert result.parity.passed
 
 
-@pytest.mark.sweep(20)
+@pytest.mark.sweep(40)
 @pytest.mark.parametrize("file", PROVEN)
 def test_dynamic_batch(file: str) -> None:
     if file.startswith(ALONE) or ".dynamic" in file:  # one scale for all images of a batch
@@ -261,7 +261,7 @@ def test_dynamic_batch(file: str) -> None:
     assert not result.model.graph.input[0].type.tensor_type.shape.dim[0].dim_value
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(12)
 @pytest.mark.parametrize("file", REFUSED)
 def test_refused(file: str) -> None:
     """With nothing given on the command line; where one axis can be freed alone, all axes are named."""

@@ -39,7 +39,7 @@ def image(size: tuple[int, ...], ahead: tuple[int, ...]) -> np.ndarray:
     return np.random.default_rng(size[0]).standard_normal((*ahead, *size)).astype(np.float32)
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize("exporter", EXPORTERS)
 @pytest.mark.parametrize("name", [*SHAPES, "frames_lstm"])
 def test_as_pytorch_at_every_size(name: str, exporter: str) -> None:

@@ -36,7 +36,7 @@ def agrees(done: Rewrite, name: str, rounding: float = 4e-6) -> None:
         compare(done.model, {"image": image(*size)}, REFERENCES, name, rounding)
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(12)
 @pytest.mark.parametrize("exporter", EXPORTERS)
 @pytest.mark.parametrize("name", [*LISTS, *MAPS])
 def test_grids_of_any_size(name: str, exporter: str) -> None:
@@ -92,7 +92,7 @@ def test_two_rows_and_nothing_beside_them_are_asked_for(exporter: str) -> None:
 ALONG = [("height", (48, 40)), ("height", (37, 40)), ("width", (32, 64)), ("width", (32, 47))]
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize("exporter", EXPORTERS)
 @pytest.mark.parametrize(("free", "size"), ALONG)
 @pytest.mark.parametrize("name", ["grid_added", "grid_distances", "grid_coordinates"])

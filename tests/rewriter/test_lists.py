@@ -30,7 +30,7 @@ def rewritten(name: str, exporter: str) -> Rewrite:
     return onnxfc.rewrite(fixture_file(f"{name}.{exporter}.onnx"))
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize("exporter", EXPORTERS)
 @pytest.mark.parametrize("name", [*NAMES, *CONTEXT])
 def test_lists_of_any_size(name: str, exporter: str) -> None:

@@ -118,7 +118,7 @@ def names_hold(infos: dict[str, onnx.ValueInfoProto], values: dict[str, np.ndarr
             assert told == length, f"{name}: {dim.dim_param or dim.dim_value} is {length}, not {told}"
 
 
-@pytest.mark.sweep(20)
+@pytest.mark.sweep(40)
 def test_dims_of_one_name_are_equal(done: Rewrite, tmp_path: Path) -> None:
     """In inputs, outputs and every value_info, on the stride's grid and off it; the file is valid."""
     model, claim = complete(done), done.claim
@@ -158,7 +158,7 @@ CAREFUL = ("boxes.", "cost_volume.", "nms.")
 there may be none."""
 
 
-@pytest.mark.sweep(20)
+@pytest.mark.sweep(40)
 @pytest.mark.parametrize(
     "done", [name for name in FILES if not name.startswith((*ROUNDED, *CAREFUL))], indirect=True, scope="module"
 )

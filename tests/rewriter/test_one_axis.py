@@ -34,7 +34,7 @@ def run_cli(*args: object) -> Result:
     return CliRunner().invoke(main, [str(item) for item in args])
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize("exporter", EXPORTERS)
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("free", [("width",), ()])

@@ -65,7 +65,7 @@ def test_cells_are_crops_to_the_bit(name: str) -> None:
     assert own_crops(original, rewrite(original, prove=False)) == 0.0
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize("name", INTEGERS)
 def test_parity_to_the_bit(name: str) -> None:
     must_run(name)
@@ -90,7 +90,7 @@ def native_kernels(original: onnx.ModelProto, done: Rewrite) -> float:
     return max(float(np.abs(old.ravel() - new.ravel()).max()) for old, new in pairs)
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize("name", KERNELS)
 def test_what_onnxruntime_makes_of_the_layers(name: str, tmp_path: Path) -> None:
     """Every QGemm of the head is a QLinearConv, or stays where nothing quantises what it makes."""
@@ -103,7 +103,7 @@ def test_what_onnxruntime_makes_of_the_layers(name: str, tmp_path: Path) -> None
     assert after["Gemm"] == after["MatMul"] == 0
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize("name", OCTETS)
 def test_weights_keep_their_integers(name: str) -> None:
     """Bytes are moved, none is changed, and no weight is there in floats."""
@@ -136,7 +136,7 @@ def test_operators_on_integers_stay_as_they_were(name: str) -> None:
     onnx.checker.check_model(made)
 
 
-@pytest.mark.sweep(20)
+@pytest.mark.sweep(40)
 @pytest.mark.parametrize("spoil", SPOILS, ids=lambda item: item.__name__)
 @pytest.mark.parametrize("name", [name for name in INTEGERS if not name.endswith("int4")])
 def test_an_error_is_found(name: str, spoil: Callable[[Layer], None]) -> None:
@@ -220,7 +220,7 @@ def test_trained_for_quantisation(tmp_path: Path) -> None:
     assert after["FusedConv"] - before["FusedConv"] == before["FusedGemm"] == 1
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize("name", INTEGERS)
 def test_seen_by_inspect_as_the_floats_are(name: str, tmp_path: Path) -> None:
     """FC layers, geometry, multiply-adds, before and after, but for QGemms of the trunk."""

@@ -51,7 +51,7 @@ def test_there_are_models() -> None:
     assert sorted(OUTCOMES) == MODELS
 
 
-@pytest.mark.sweep(20)
+@pytest.mark.sweep(40)
 @pytest.mark.parametrize("name", MODELS)
 def test_outcome(name: str) -> None:
     if OLD_RUNTIME and "int8" in name:

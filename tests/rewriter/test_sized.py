@@ -32,7 +32,7 @@ def image(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(height).standard_normal((1, 3, height, width)).astype(np.float32)
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize(
     ("name", "exporter"), [(name, each) for name in NATIVE for each in EXPORTERS if (name, each) != NO_COL2IM]
 )

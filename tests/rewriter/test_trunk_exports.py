@@ -32,7 +32,7 @@ def ops(done: Rewrite) -> list[str]:
     return [node.op_type for node in done.model.graph.node]
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize("exporter", EXPORTERS)
 @pytest.mark.parametrize(
     ("name", "step"),

@@ -98,7 +98,7 @@ def with_steps(stride: int, steps: list[Step], opset: int = 18) -> onnx.ModelPro
     return net.model(net.fc(net.op("Flatten", tensor), int(np.prod(shape)), 5))
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize("beyond", [0, 1])
 @pytest.mark.parametrize("name", INSIDE)
 def test_a_resampling_that_reads_no_place_beyond_its_map_is_exact(name: str, beyond: int) -> None:

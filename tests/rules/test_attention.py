@@ -44,7 +44,7 @@ def noise(*shape: int) -> np.ndarray:
 # What PyTorch writes
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize("dynamic_batch", [False, True])
 @pytest.mark.parametrize(
     ("name", "exporter"),

@@ -48,7 +48,7 @@ def network(size: Pixels, how: str, reader: str) -> onnx.ModelProto:
     return net.model(net.conv(net.op("Concat", tensor, whole, axis=1), 8, 3, strides=[1, 1]))
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize("reader", ["Concat", "Relu", "Conv", "AveragePool", "output"])
 @pytest.mark.parametrize("how", ["Expand", "Resize", "Tile", "Add"])
 def test_spread_over_a_map_of_any_size(how: str, reader: str) -> None:

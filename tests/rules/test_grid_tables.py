@@ -103,7 +103,7 @@ def agrees(
     return done
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize("name", TABLES)
 def test_tables(name: str) -> None:
     table = TABLES[name]
@@ -114,7 +114,7 @@ def test_tables(name: str) -> None:
     assert not grid.given
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize("kind", ["Sub", "Mul", "first", "Concat", "last", "anchors", "row", "tokens"])
 @pytest.mark.parametrize("name", ["pixels", "ends"])
 def test_spellings(name: str, kind: str) -> None:
@@ -228,7 +228,7 @@ ELSEWHERE: dict[str, Callable[[int], np.ndarray]] = {
 }
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize("free", [(), ("width",)])
 @pytest.mark.parametrize("kind", ["Add", "row"])
 @pytest.mark.parametrize("name", ELSEWHERE)
@@ -521,7 +521,7 @@ AXES: dict[str, Callable[[int], np.ndarray]] = {
 }
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize("seed", range(30))
 def test_random_grids_are_right_or_refused(seed: int) -> None:
     rng = np.random.default_rng(seed)

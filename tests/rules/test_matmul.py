@@ -70,7 +70,7 @@ def gemm(
     return net.op("Transpose", result, perm=[1, 0]) if as_b else str(result)
 
 
-@pytest.mark.sweep(10)
+@pytest.mark.sweep(20)
 @pytest.mark.parametrize("as_b", [False, True])
 @pytest.mark.parametrize("turn_features", [False, True])
 @pytest.mark.parametrize("turn_weight", [False, True])
@@ -87,7 +87,7 @@ def test_gemm_attributes(as_b: bool, turn_features: bool, turn_weight: bool, alp
     assert weight_of(complete(done), last_conv(done.model)).shape == (M, 3, *WINDOW)
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("beta", [1.0, 2.0])
 @pytest.mark.parametrize("bias", [None, (), (1,), (M,), (1, 1), (1, M), (-1, 1), (-1, M)])
@@ -363,7 +363,7 @@ SOURCES = (
 )
 
 
-@pytest.mark.sweep(10)
+@pytest.mark.sweep(20)
 @pytest.mark.parametrize("how", SOURCES)
 @pytest.mark.parametrize("kind", ["Gemm", "Gemm transB", "MatMul"])
 @pytest.mark.parametrize("wide", [False, True])
@@ -394,7 +394,7 @@ def test_weight_sources_in_another_order(how: str) -> None:
     proven(bodied(body))
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize("how", SOURCES)
 def test_weight_sources_with_pending_scale(how: str) -> None:
     """A scale and a shift per feature wait for the weight."""

@@ -113,7 +113,7 @@ def in_its_spelling(model: onnx.ModelProto, name: str) -> None:
         proven(model)
 
 
-@pytest.mark.sweep(10)
+@pytest.mark.sweep(20)
 @pytest.mark.parametrize("opset", [11, 13, 18, 21])
 @pytest.mark.parametrize("name", SPELLINGS)
 def test_spellings(name: str, opset: int) -> None:
@@ -122,7 +122,7 @@ def test_spellings(name: str, opset: int) -> None:
     in_its_spelling(pooled(SPELLINGS[name], opset=opset), name)
 
 
-@pytest.mark.sweep(10)
+@pytest.mark.sweep(20)
 @pytest.mark.parametrize("name", SPELLINGS)
 @pytest.mark.parametrize("batch", [1, "N"])
 def test_head_that_is_only_a_pool(name: str, batch: int | str) -> None:
@@ -130,7 +130,7 @@ def test_head_that_is_only_a_pool(name: str, batch: int | str) -> None:
     in_its_spelling(pooled(SPELLINGS[name], batch=batch, only=True), name)
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize("name", ["GlobalAveragePool", "ReduceMean", "AveragePool stride = kernel", "GlobalMaxPool"])
 @pytest.mark.parametrize("kind", ["Softmax", "LogSoftmax"])
 @pytest.mark.parametrize("opset", [11, 13])
@@ -362,7 +362,7 @@ STEPS = (
 ROWS = ("ReduceMean rows", "ReduceMean rows kept", "ReduceMax rows")
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize(
     "name",
     [n for n in SPELLINGS if n not in MAY_BE_REFUSED and ("um" not in n or n == "sum over count")],
@@ -585,7 +585,7 @@ NOT_AFFINE: dict[str, Callable[[Net, str], str]] = {
 }
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize("name", NOT_AFFINE)
 def test_drop_is_refused_for_what_is_not_affine(name: str) -> None:
     def body(net: Net, tensor: str) -> str:

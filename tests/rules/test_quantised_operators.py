@@ -94,7 +94,7 @@ def proven(model: onnx.ModelProto, global_pool: GlobalPool = "window") -> Rewrit
     return done
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize("form", FORMS, ids=str)
 @pytest.mark.parametrize("body", BODIES, ids=lambda item: item.__name__)
 def test_cells_are_crops(body: Body, form: QuantFormat, tmp_path: Path) -> None:

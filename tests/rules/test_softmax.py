@@ -22,7 +22,7 @@ def normalised(net: Net, kind: str, tensor: str, **attributes: Any) -> str:
     return str(net.op("Add", net.op("Mul", tensor, net.const(0.2)), made))
 
 
-@pytest.mark.sweep(10)
+@pytest.mark.sweep(20)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("opset", OPSETS)
 @pytest.mark.parametrize("axis", [None, 1, -1])
@@ -44,7 +44,7 @@ def test_over_the_batch_is_refused(kind: str, opset: int) -> None:
     assert refusal(model).code == "mixes-batch"
 
 
-@pytest.mark.sweep(10)
+@pytest.mark.sweep(20)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("opset", [7, 11, 12, 13, 18])
 @pytest.mark.parametrize("axis", [None, 1, 2, -1, -2])
@@ -63,7 +63,7 @@ def test_scores_of_two_axes(kind: str, opset: int, axis: int | None) -> None:
     assert done.claim.outputs[0].axes == (3, 4)
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("opset", [7, 12, 13, 18])
 @pytest.mark.parametrize("axis", [1, -3])

@@ -36,7 +36,7 @@ def seen(path: Path) -> np.ndarray:
     return opened.source.read(0, opened.size[0], 0, opened.size[1])
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["png", "jpg", "strips", "tiles"])
 def test_images_stand_as_the_camera_was_held(kind: str, orientation: int, tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def test_by_its_address(client: Any, image: Path, alone: np.ndarray, tmp_path: P
     assert [line.split()[2:] for line in told.splitlines() if line.startswith("time ")] == [["s"]]
 
 
-@pytest.mark.sweep(4)
+@pytest.mark.sweep(8)
 @pytest.mark.parametrize("victim", ["scheduler", "worker"])
 def test_a_lost_cluster_is_told_and_what_is_done_stays(
     victim: str, image: Path, alone: np.ndarray, tmp_path: Path

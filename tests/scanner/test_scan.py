@@ -698,7 +698,7 @@ def test_command_quiet_and_options(tmp_path: Path) -> None:
     close(np.load(tmp_path / "map.npy"), in_one_pass(DIGITS, image)[3:5])
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [

@@ -113,7 +113,7 @@ REAL += (
 )
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize("name", REAL)
 @pytest.mark.parametrize("count", [(1, 2), (3, 5), (7, 4)], ids=str)
 def test_real_networks(name: str, count: tuple[int, int]) -> None:

@@ -167,7 +167,7 @@ class Odd:
         return self.window(pixels[y0:y1, x0:x1])
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize("more", [{}, {"resample": 0.5}, {"edge": "reflect"}], ids=str)
 @pytest.mark.parametrize(
     ("window", "says"),
