@@ -4,7 +4,8 @@ A sweep says one thing of many cases: of every fixture with every option, say. O
 them is run, spread over all and the same in each run, and so many more that each value of a parameter that has few is
 met. Of other tests with parameters it is one in three; ``sweep(1)`` is for those of which each case is wanted.
 ``--half``, which ``.ci/run`` gives, runs half of each sweep and the others whole. All are run with ``--all``, and where
-tests are named: by ``-k`` or as ``file::test``. Of random examples a run without ``--all`` tries a quarter.
+tests are named: by ``-k`` or as ``file::test``. Of random examples a plain run tries one in eight (of hypothesis' own
+100 a quarter), one with ``--half`` a quarter (all).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each command that a test runs
 gc.set_threshold(50_000, 20, 20)  # seldom, as in the command itself
 
 settings.register_profile("tests", deadline=None)  # how long an example takes depends on what else runs
-settings.load_profile("tests")
+settings.register_profile("few", deadline=None, max_examples=25)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -54,9 +55,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Tell modules of tests, which draw random examples as they are loaded, that all are wanted."""
-    if _everything(config):
-        os.environ["ONNXFC_ALL"] = "1"
+    """Tell modules of tests, which draw random examples as they are loaded, how many are wanted."""
+    everything = _everything(config)
+    settings.load_profile("tests" if everything or config.option.half else "few")
+    os.environ["ONNXFC_ONE_IN"] = "1" if everything else "4" if config.option.half else "8"
 
 
 def _everything(config: pytest.Config) -> bool:
