@@ -76,7 +76,7 @@ _EXPORT = dict.fromkeys((MICROSOFT, NCHWC), "export without a runtime's own opti
 _LABELS = "ai.onnx.ml"
 """The domain of what makes labels of scores."""
 _TYPE = re.compile(r"unsupported type: tensor\((\w+)\)")
-_PLAIN = {"attention", "data-dependent", "flipped", "position-table", "quantised", "recurrent"}
+_PLAIN = {"attention", "data-dependent", "flipped", "position-table", "quantised", "recurrent", "same-padding"}
 """Refusals that say plainly why: none further on can say it better."""
 
 

@@ -84,6 +84,11 @@ def test_borders_of_a_head_that_reads_places_are_those_of_the_native_size_with_a
     assert obeys_the_law(random_pair(366922)) == "rewritten"
 
 
+def test_a_layer_behind_what_is_refused_has_the_reason_of_that() -> None:
+    """A pool whose SAME cuts a border off, ahead of an LSTM, which was blamed."""
+    assert obeys_the_law(random_pair(14991173)) == "refused: same-padding"
+
+
 def _runs(model: onnx.ModelProto) -> bool:
     """Whether onnxruntime runs the original, and its values vary."""
     try:
