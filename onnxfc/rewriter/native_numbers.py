@@ -68,6 +68,7 @@ def in_sides(state: State, reading: Sequence[Image]) -> Refusal | None:
     its middle, divided by its height or width, or by their own number. At another size these are others. So are figures
     that coordinates of the whole image were summed up to."""
     sides = [image.shape[axis] for image in reading for axis in image.spatial]
+    sides += sorted(_in_pixels(state, sides))
     stay = [image.shape[axis] for image in reading for axis in image.fixed]
     by_grids, computed = _by_grids(state), computed_grids(state)
     offsets, stepped = _offsets(state, by_grids), _by_grids(state, stepped=True)
@@ -87,6 +88,15 @@ def in_sides(state: State, reading: Sequence[Image]) -> Refusal | None:
             advice = f"{_opened(state, reading)}{_before(state, node)}"
             return Refusal("size-locked", label(node), f"{node.op_type} {why}", advice)
     return None
+
+
+def _in_pixels(state: State, sides: Sequence[int]) -> set[int]:
+    """The sides of maps in pixels, their places times their strides, where they are not those of the image: it is no
+    multiple of the stride."""
+    maps = [view for view in state.views.values() if isinstance(view, Placed) and is_map(view)]
+    fields = [pair for view in maps for pair in zip(view.provenance.fields, view.extent, strict=True)]
+    found = {(int(field.stride * extent), field.stride) for field, extent in fields}
+    return {n for n, stride in found if any(-4 * stride < n - side < stride and n != side for side in sides)}
 
 
 def _is_asked(state: State, node: onnx.NodeProto, cells: Collection[int], warping: Container[str]) -> bool:

@@ -250,6 +250,25 @@ def test_coordinates_in_cells_that_reckon_with_their_map(
 
 
 @pytest.mark.parametrize(
+    ("op_type", "told"),
+    [
+        ("Clip", "Clip keeps a list's values below a side of the native image, a plain number"),
+        ("Sub", "Sub counts a list's values from a side of the native image, a plain number"),
+    ],
+)
+def test_coordinates_in_pixels_that_reckon_with_their_map(op_type: str, told: str) -> None:
+    """14 places at a stride of 4 px are 56 px, of an image of 53: such numbers stayed, and were proven."""
+    net = Net(17)
+    data = net.conv(net.image(size=(37, 53)), 2, 2, strides=[4, 4], pads=[1, 1, 1, 1])
+    listed = net.op("Transpose", net.op("Reshape", data, net.ints(1, 2, 140)), perm=[0, 2, 1])
+    grid = np.stack(np.meshgrid(np.arange(14), np.arange(10)), axis=-1).reshape(1, -1, 2)
+    made = net.op("Add", listed, net.const((4 * grid).astype(np.float32)))
+    limits = [net.const(0.0)] if op_type == "Clip" else []
+    found = refusal(net.model(net.op(op_type, made, *limits, net.const(np.float32(56)))), grids="step")
+    assert (found.code, found.reason) == ("size-locked", told)
+
+
+@pytest.mark.parametrize(
     "steps",
     [
         *([("Div", 13), ("Mul", 26)], [("Mul", 2)], [("Div", 4)], [("Clip", 1000)]),
