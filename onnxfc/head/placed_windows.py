@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from onnxfc.builder import ops
-from onnxfc.builder.axis_ops import target
+from onnxfc.builder.axis_ops import provenance_of, target
 from onnxfc.builder.rule_context import ATTENTION, LEAVE, Outcome, RuleContext
 from onnxfc.claim.blame import Cause
 from onnxfc.claim.claim import Boundary
@@ -133,9 +133,7 @@ def _taken_apart(ctx: RuleContext, view: Placed) -> Window | Refusal:
     apart = ops.reshape(ctx.builder, view.tensor, target(ctx.builder, view, tuple((a,) for a in atoms)))
     tensor = ops.transpose(ctx.builder, apart, order)
     extent = tuple(atoms[k].length for k in order if atoms[k].kind == "space")
-    blocks = _blocks(view)
-    bounds = frozenset(replace(item, step=blocks) for item in view.bounds)
-    windows = _own_bound(ctx, view, tensor, order, extent) if _looked(view) else bounds
+    windows = _own_bound(ctx, view, tensor, order, extent) if _looked(view) else _in_blocks(view)
     if not windows:
         return ctx.refuse("attention", ATTENTION, LEAVE)
     channels = math.prod(atom.length for atom in atoms if atom.kind == "channel")
@@ -146,18 +144,17 @@ def _taken_apart(ctx: RuleContext, view: Placed) -> Window | Refusal:
     index = _elements([atoms[k] for k in order], order).reshape(
         lengths(view.groups)[1:] if batch == 0 else _of_one_image(view.groups)
     )
-    fields = tuple(item.through(k, stride=k) for item, k in zip(view.provenance.fields, blocks, strict=True))
-    trunk = replace(view.provenance, fields=fields)
-    fields = tuple(item.through(length) for item, length in zip(fields, extent, strict=True))
+    trunk = provenance_of(ctx, view.provenance, tuple((atom,) for atom in places_in(view.groups)))
+    fields = tuple(item.through(length) for item, length in zip(trunk.fields, extent, strict=True))
     provenance = replace(trunk, fields=fields, windows=windows)
     source = Source(tensor, channels, extent, (1,) * len(extent))
     return Window((source,), index, provenance, trunk=trunk, batch_axis=batch)
 
 
-def _blocks(view: Placed) -> tuple[int, ...]:
-    """How many places of the map that it comes from each of its places is made of, on each axis of the image."""
-    found = {atom.place: int(1 / atom.factor) for atom in places_in(view.groups) if atom.factor < 1}
-    return tuple(found.get(place, 1) for place in range(len(view.provenance.fields)))
+def _in_blocks(view: Placed) -> frozenset[Boundary]:
+    """Where the head begins: as far apart as its places, each of which may be a block of those of the map."""
+    atoms = sorted(places_in(view.groups), key=lambda atom: atom.place)
+    return frozenset(replace(item, step=tuple(atom.factor.denominator for atom in atoms)) for item in view.bounds)
 
 
 def _with_batch(groups: Groups) -> list[Atom]:

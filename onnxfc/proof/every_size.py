@@ -145,13 +145,15 @@ def _counts_as_inputs(
     found = {}
     for node in graph.node:
         maps = made_of[node.output[0]] or frozenset(begins)
-        begin = _one(maps, begins) if node.op_type in ("Mul", "Div", "Reciprocal") else ""
+        begin = _one(maps, begins)
+        if not begin or node.op_type not in ("Mul", "Div", "Reciprocal"):
+            continue
+        channels = begins[begin].channels if len({begins[each].channels for each in maps}) == 1 else 1
         for at, name in enumerate(node.input):
-            if not begin or name not in tensors or any(dim > 1 for dim in tensors[name].dims):
+            if name not in tensors or any(dim > 1 for dim in tensors[name].dims):
                 continue
-            channels = {begins[each].channels for each in maps}
-            value, channel = numpy_helper.to_array(tensors[name]), channels.pop() if len(channels) == 1 else 1
-            made = counted_by(value, begins[begin].places, channel)
+            value = numpy_helper.to_array(tensors[name])
+            made = counted_by(value, begins[begin].places, channels)
             if made is not None:
                 node.input[at] = f"{name}, of {node.output[0]}"
                 graph.input.append(helper.make_tensor_value_info(node.input[at], tensors[name].data_type, value.shape))

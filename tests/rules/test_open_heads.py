@@ -3,8 +3,11 @@ original says of its crop."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from fixture_files import fixture_file
 from hazards import complete, own_crops, proven, refusal, session
@@ -19,6 +22,14 @@ GRIDS = ((2, 1), (1, 3), (4, 2))
 
 def model_of(name: str, exporter: str) -> onnx.ModelProto:
     return onnx.load(fixture_file(f"{name}.{exporter}.onnx"))
+
+
+def alike(made: ort.InferenceSession, reference: ort.InferenceSession, sizes: Sequence[tuple[int, int]]) -> None:
+    """Both give the same for images of these sizes."""
+    for height, width in sizes:
+        image = np.random.default_rng(height).standard_normal((1, 3, height, width)).astype(np.float32)
+        for found, wanted in zip(*(item.run(None, {"image": image}) for item in (made, reference)), strict=True):
+            np.testing.assert_allclose(found, wanted, atol=1e-5 * np.ptp(wanted))
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
@@ -42,10 +53,7 @@ def test_sizes_ahead_of_where_a_kept_pool_begins(exporter: str) -> None:
     """The proof does not take them for the native ones where the original is not asked, off the grid of its strides."""
     model = model_of("open_bordered", exporter)
     made = session(complete(proven(model, exact=False, size=(13, 17), global_pool="keep")))
-    for height, width in ((13, 17), (18, 30), (40, 33)):
-        image = np.random.default_rng(height).standard_normal((1, 3, height, width)).astype(np.float32)
-        found, wanted = (item.run(None, {"image": image})[0] for item in (made, session(model)))
-        np.testing.assert_allclose(found, wanted, atol=1e-5 * np.ptp(wanted))
+    alike(made, session(model), ((13, 17), (18, 30), (40, 33)))
 
 
 def test_a_window_is_resized_from_its_own_length() -> None:
@@ -102,21 +110,14 @@ def test_a_covariance_by_a_computed_count_is_kept_of_the_whole_image(exporter: s
     """It was refused for a plain number, which is none."""
     model = model_of("open_moments", exporter)
     made = session(complete(proven(model, exact=False, size=(13, 17), global_pool="keep")))
-    for height, width in ((13, 17), (19, 31), (40, 33)):
-        image = np.random.default_rng(height).standard_normal((1, 3, height, width)).astype(np.float32)
-        found, wanted = (item.run(None, {"image": image})[0] for item in (made, session(model)))
-        np.testing.assert_allclose(found, wanted, atol=1e-5 * np.ptp(wanted))
+    alike(made, session(model), ((13, 17), (19, 31), (40, 33)))
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
 def test_counts_of_fewer_or_more_than_the_places_of_a_map(exporter: str) -> None:
     """They are numbers in a file of one size, and make means of sums: the proof did not tell that and failed."""
     made = session(complete(proven(model_of("own_counts", exporter), exact=False, global_pool="keep")))
-    reference = session(model_of("own_counts_open", exporter))
-    for height, width in ((13, 17), (19, 31), (40, 33)):
-        image = np.random.default_rng(height).standard_normal((1, 3, height, width)).astype(np.float32)
-        for found, wanted in zip(*(item.run(None, {"image": image}) for item in (made, reference)), strict=True):
-            np.testing.assert_allclose(found, wanted, atol=1e-5 * np.ptp(wanted))
+    alike(made, session(model_of("own_counts_open", exporter)), ((13, 17), (19, 31), (40, 33)))
 
 
 @pytest.mark.parametrize("free", [(), ("width",)])
