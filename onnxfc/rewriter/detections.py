@@ -23,17 +23,8 @@ from onnxfc.graph.op_kinds import ARG, BROADCAST, CUTTING, LENGTHS, LIMITING, PI
 from onnxfc.io.model_file import ModelFile
 from onnxfc.layout.lists import extents, lengths, levels
 from onnxfc.layout.views import Fixed, Placed
-from onnxfc.rewriter.native_numbers import (
-    FEWEST,
-    WITH_SIDES,
-    export_open,
-    few_numbers,
-    figures,
-    folded,
-    meant,
-    near,
-    numbers_of,
-)
+from onnxfc.rewriter.native_numbers import WITH_SIDES, export_open, few_numbers, meant, numbers_of
+from onnxfc.rewriter.side_numbers import FEWEST, figures, folded, near
 
 if TYPE_CHECKING:
     from onnxfc.builder.state import State

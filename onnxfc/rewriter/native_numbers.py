@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
-from fractions import Fraction
-from itertools import combinations_with_replacement, permutations, product
+from collections.abc import Callable, Collection, Container, Iterable, Sequence
+from itertools import permutations
 
 import numpy as np
 import onnx
@@ -13,11 +12,12 @@ import onnx
 from onnxfc.builder.state import State
 from onnxfc.errors import Refusal
 from onnxfc.graph.index import Graph, attributes, inputs_of, label
-from onnxfc.graph.op_kinds import ADDITIVE, ARITHMETIC, LIMITING, PRODUCTS, REORDERING, SCALING, SPREADING, UNARY
+from onnxfc.graph.op_kinds import ADDITIVE, ARITHMETIC, LIMITING, REORDERING, SCALING, SPREADING, UNARY
 from onnxfc.layout.axes import places_in
 from onnxfc.layout.lists import lengths
 from onnxfc.layout.views import Context, Fixed, Placed, is_map
 from onnxfc.rewriter.computed_grids import computed_grids, grows, is_computed, meeting, sides_of
+from onnxfc.rewriter.side_numbers import IN_PIXELS, PLAIN, WEIGHING, figures, folded, near, of_map, roots
 from onnxfc.shapes.image_inputs import Image, is_open
 from onnxfc.shapes.spec import Array
 
@@ -54,36 +54,27 @@ def _makes_parts(state: State, node: onnx.NodeProto) -> bool:
     return is_computed(state, node.input[1]) and not grows(state, node.input[1])
 
 
-FEWEST = 16
-"""Below it a limit is one of activations (ReLU6), and a divisor any number, whatever the image's size."""
-
-
-_PLAIN = 8
-"""Up to here a divisor may be any number (of boxes, a stride), though how many places a list has is known for certain:
-3x3 are more. Beside the side of a grid's own map up to its half (a middle, a corner): YOLO's 7 cells are more."""
-
-
 def in_sides(state: State, reading: Sequence[Image]) -> Refusal | None:
     """Coordinates and lists of places that reckon with the native image: kept within it, counted from its other side or
     its middle, divided by its height or width, or by their own number. At another size these are others. So are figures
     that coordinates of the whole image were summed up to."""
     sides = [image.shape[axis] for image in reading for axis in image.spatial]
-    sides += sorted(_in_pixels(state, sides))
+    pixels = _in_pixels(state, sides)
     stay = [image.shape[axis] for image in reading for axis in image.fixed]
     by_grids, computed = _by_grids(state), computed_grids(state)
     offsets, stepped = _offsets(state, by_grids), _by_grids(state, stepped=True)
     warping = _read_at(state.graph)
     for node in state.graph.live:
-        if node.output[0] in offsets and (told := _of_offsets(state, node, sides)):
+        if node.output[0] in offsets and (told := _of_offsets(state, node, sides, pixels)):
             why = f"{node.op_type} multiplies what is added to coordinates by {told}, a plain number"
             return Refusal("size-locked", label(node), why, export_open(state, reading))
         cells = (by_grids | computed).get(node.output[0], frozenset())
         if node.output[0] not in computed and not _is_asked(state, node, cells, warping):
             continue
-        if told := _told(state, node, sides, stay, cells):
+        if told := _told(state, node, (sides, stay, pixels), cells):
             advice = f"{export_open(state, reading)}{_before(state, node)}"
             return Refusal("size-locked", label(node), f"{node.op_type} {told}, a plain number", advice)
-        if inner := _inside(state, node, sides) if node.output[0] in stepped else 0.0:
+        if inner := _inside(state, node, {*sides, *pixels}) if node.output[0] in stepped else 0.0:
             why = f"compares coordinates with {inner:g}, a plain number, which may be a part of the native image's size"
             advice = f"{_opened(state, reading)}{_before(state, node)}"
             return Refusal("size-locked", label(node), f"{node.op_type} {why}", advice)
@@ -128,26 +119,31 @@ def _before(state: State, node: onnx.NodeProto) -> str:
     return f"; or end the model before it: {ends}" if ends else ""
 
 
-def _inside(state: State, node: onnx.NodeProto, sides: Sequence[int]) -> float:
+def _inside(state: State, node: onnx.NodeProto, sides: Collection[int]) -> float:
     """A number that coordinates are compared with: it lies within the image and is no small one, or none that people
     write; 0 where there is none."""
     numbers = sorted(few_numbers(_read(state, node))) if node.op_type in COMPARING else ()
-    return next((n for n in numbers if _PLAIN < n < max(sides) or (n > 0 and folded([n], "Div", sides))), 0.0)
+    return next((n for n in numbers if PLAIN < n < max(sides) or (n > 0 and folded([n], "Div", sides))), 0.0)
 
 
-def _told(state: State, node: onnx.NodeProto, sides: Sequence[int], stay: Sequence[int], cells: Collection[int]) -> str:
+_Native = tuple[Sequence[int], Sequence[int], Collection[int]]
+"""Sides of the image that are free, and that stay, and sides of maps in pixels."""
+
+
+def _told(state: State, node: onnx.NodeProto, native: _Native, cells: Collection[int]) -> str:
     """What a node does with a number that speaks of the native image, or of the maps that its coordinates lie over."""
-    known, does = figures(sides, node.op_type, stay) | _counts(state, node), WITH_SIDES.get(node.op_type)
+    (sides, stay, pixels), does = native, WITH_SIDES.get(node.op_type)
     if does is None:
         return ""
+    known = figures(pixels, node.op_type, stay, IN_PIXELS) | figures(sides, node.op_type, stay) | _counts(state, node)
     constants = _read(state, node)
     if cells and not _undone(state, node):
-        known = _of_map(cells) | _roots(sides, node.op_type, stay) | known
+        known = of_map(cells) | roots(sides, node.op_type, stay) | known
     numbers = meant(constants, node)
     if node.op_type in ADDITIVE and isinstance(state.views.get(node.output[0]), Fixed):
         numbers -= {-number for number in numbers}  # half a box to each side
     part = next((known[item] for number in numbers if (item := near(number, known))), "")
-    part = part or (folded(few_numbers(constants), node.op_type, [*sides, *cells]) if cells else "")
+    part = part or (folded(few_numbers(constants), node.op_type, [*sides, *pixels, *cells]) if cells else "")
     return part and f"{does} {part}"
 
 
@@ -162,69 +158,6 @@ def _opened(state: State, reading: Sequence[Image]) -> str:
     if is_open(state.graph, reading):
         return "let it be computed when the model runs"
     return "export the model with open height and width, so that it is computed"
-
-
-def _of_map(sides: Iterable[int]) -> dict[float, str]:
-    """What tells of the sides of the map over which a grid lies, in cells."""
-    halves = dict.fromkeys([half for side in sides for half in (side / 2, (side - 1) / 2)], "half a side of the map")
-    whole = dict.fromkeys([n for side in sides for n in (side - 1.0, float(side))], "a side of the map")
-    return {number: f"{told} at the native size" for number, told in (halves | whole).items() if number > _PLAIN / 2}
-
-
-def _pairs(sides: Sequence[int], stay: Iterable[int]) -> Iterator[tuple[int, int]]:
-    """Two sides of an image, of which one at least is free."""
-    yield from combinations_with_replacement(sides, 2)
-    yield from product(sides, [side for side in stay if side >= FEWEST])
-
-
-def _roots(sides: Iterable[int], op_type: str, stay: Iterable[int]) -> dict[float, str]:
-    """What coordinates and their roots are divided by, and their logarithms are less; a whole number may be any."""
-    long = [side for side in sides if side >= FEWEST]
-    areas = [math.sqrt(one * two) for one, two in _pairs(long, stay)]
-    roots = [*map(math.sqrt, long), *areas] if op_type in SCALING else []
-    known = dict.fromkeys([root for root in roots if root != round(root)], "the root of a side of the native image")
-    known |= dict.fromkeys([root for root in areas if root in known], "the root of the native image's pixels")
-    logs = map(math.log, long) if op_type in ADDITIVE else ()
-    return known | dict.fromkeys(logs, "the logarithm of a side of the native image")
-
-
-def folded(numbers: Iterable[float], op_type: str, sides: Iterable[int]) -> str:
-    """A part of a side that one of these numbers is, as what divides values: it is no round number, but what it makes
-    of the side is (a percentage of it, a twelfth, its share of 1920 pixels)."""
-    lengths = [length for side in sides if side > _PLAIN / 2 for length in (side, side - 1)]
-    if op_type not in {*SCALING, *_WEIGHING}:
-        return ""
-    scales = {abs(number) for number in numbers if number and math.isfinite(number)}
-    for number, side in product(scales, lengths):
-        made = side / number if op_type == "Div" else number * side
-        close = math.isfinite(made) and math.isclose(made, round(made), rel_tol=_ROUNDED)
-        if close and _rounder(round(made), number, op_type):
-            return f"{side} / {round(made)}"
-    return ""
-
-
-def _rounder(made: int, number: float, op_type: str) -> bool:
-    """Whether nobody would write this number, and it is known what made it: whole numbers, one over such, quotients of
-    small ones and those of few digits are written down."""
-    digits, fraction = _digits(number), Fraction(number).limit_denominator(_SMALL)
-    whole = any(math.isclose(n, round(n), rel_tol=_ROUNDED) for n in (number, 1 / number))
-    odd = fraction.denominator // (fraction.denominator & -fraction.denominator)
-    near_one = odd == 1 or (odd == 3 and 1 < 4 * number < 16)
-    quotient = near_one and fraction.numerator <= _SMALL and math.isclose(fraction, number, rel_tol=_ROUNDED)
-    percent = made == 100 and (op_type == "Div" or digits > 3)
-    rounder = percent or (not quotient and digits > 3 and digits > _digits(made) + 1)
-    return 1 < made < _WIDEST and not whole and rounder
-
-
-_SMALL, _WIDEST = 16, 10_000
-"""What quotients are made of that are written down (of boxes, of strides); pixels that no screen is wide."""
-_ROUNDED = 2e-7
-"""How far two roundings to a float move a number."""
-
-
-def _digits(number: float) -> int:
-    """How many digits a number has that are no zeros around it, as far as a float holds them."""
-    return next((n for n in range(1, 8) if math.isclose(float(f"{number:.{n - 1}e}"), number, rel_tol=_ROUNDED)), 8)
 
 
 def _offsets(state: State, by_grids: Container[str]) -> set[str]:
@@ -243,15 +176,16 @@ def _each(node: onnx.NodeProto) -> bool:
     return node.op_type in {*UNARY, *LIMITING}
 
 
-def _of_offsets(state: State, node: onnx.NodeProto, sides: Sequence[int]) -> str:
+def _of_offsets(state: State, node: onnx.NodeProto, sides: Sequence[int], pixels: Collection[int]) -> str:
     """What of the native image these are multiplied by."""
     view, numbers = state.views.get(node.output[0]), few_numbers(_read(state, node))
     if not isinstance(view, Placed):
         return ""
-    known = {n: told for n, told in figures(sides, "").items() if n not in {field.stride for field in view.fields}}
+    known = figures(pixels, "", whose=IN_PIXELS) | figures(sides, "")
+    known = {n: told for n, told in known.items() if n not in {field.stride for field in view.fields}}
     by = {1 / n for n in numbers if n} if node.op_type == "Div" else numbers
     told = next((known[item] for number in by if (item := near(number, known))), "")
-    return told or folded(by, "Div", [*sides, *(atom.length for atom in places_in(view.groups))])
+    return told or folded(by, "Div", [*sides, *pixels, *(atom.length for atom in places_in(view.groups))])
 
 
 def _undone(state: State, node: onnx.NodeProto) -> bool:
@@ -261,23 +195,6 @@ def _undone(state: State, node: onnx.NodeProto) -> bool:
         return False
     then = [1 / number for number in meant(_read(state, readers[0]), readers[0])]
     return bool(then) and all(any(near(times, {round(times / n) * n}) for n in by if n > 0) for times in then)
-
-
-def figures(sides: Iterable[int], op_type: str, stay: Iterable[int] = ()) -> dict[float, str]:
-    """Numbers that speak of an image with these sides, beside those that ``stay``, and what they are to such an
-    operator."""
-    sides, found = [side for side in sides if side >= FEWEST], dict[float, str]()
-    for pair in _pairs(sides, stay) if op_type in SCALING else ():
-        found |= {math.hypot(*pair): "the diagonal of the native image"}
-        found |= {float(math.prod(pair)): "the pixels of the native image"}
-    halves = [half for side in sides for half in (side / 2, (side - 1) / 2) if half > FEWEST]
-    found |= dict.fromkeys(halves, "half a side of the native image")
-    return found | dict.fromkeys([n for side in sides for n in (side - 1.0, float(side))], "a side of the native image")
-
-
-def near(number: float, known: Iterable[float]) -> float:
-    """Which of these a number is, but for its rounding; 0 where it is none."""
-    return next((item for item in known if abs(abs(number) - item) <= 1e-5 * item), 0.0)
 
 
 def _by_grids(state: State, stepped: bool = False) -> dict[str, frozenset[int]]:
@@ -299,7 +216,7 @@ _COUNTING = {*UNARY, *LIMITING, "Max", "Pow", "ReduceSum"}
 
 def _scales(state: State, node: onnx.NodeProto) -> bool:
     """Whether a product's weight is no table, but a diagonal, say."""
-    weights = [state.native[name].constant for name in numbers_of(node)] if node.op_type in _WEIGHING else []
+    weights = [state.native[name].constant for name in numbers_of(node)] if node.op_type in WEIGHING else []
     return any(weight is not None and few_numbers([weight]) for weight in weights)
 
 
@@ -307,13 +224,13 @@ def _counts(state: State, node: onnx.NodeProto) -> dict[float, str]:
     """How many places there are natively in the lists that are divided."""
     views = [view for view in map(state.views.get, inputs_of(node)) if isinstance(view, Placed) and not is_map(view)]
     rows = [lengths(view, state.rank) for view in views if node.op_type in SCALING]
-    many = [n for row in rows for n in (*row, sum(row)) if n > _PLAIN]
+    many = [n for row in rows for n in (*row, sum(row)) if n > PLAIN]
     return dict.fromkeys(map(float, many), "the native number of its places")
 
 
 def numbers_of(node: onnx.NodeProto) -> list[str]:
     """The inputs whose numbers scale or limit its values: not those that are added to what is weighed."""
-    first, last = (4, 5) if node.op_type == "BatchNormalization" else (0, 2 if node.op_type in _WEIGHING else None)
+    first, last = (4, 5) if node.op_type == "BatchNormalization" else (0, 2 if node.op_type in WEIGHING else None)
     return [name for name in node.input[first:last] if name]
 
 
@@ -340,7 +257,7 @@ def meant(constants: Iterable[Array], node: onnx.NodeProto) -> set[float]:
     found |= {float(attributes(node)["max"])} if "max" in attributes(node) else set()
     if node.op_type == "BatchNormalization":
         return {math.sqrt(number) for number in found if number > 0}
-    return {1 / number for number in found if number} if node.op_type in {"Mul", *_WEIGHING} else found
+    return {1 / number for number in found if number} if node.op_type in {"Mul", *WEIGHING} else found
 
 
 def few_numbers(constants: Iterable[Array]) -> set[float]:
@@ -353,13 +270,12 @@ def few_numbers(constants: Iterable[Array]) -> set[float]:
 _FEW = 4
 """Numbers for the columns of boxes; more are a table."""
 COMPARING = ("Greater", "GreaterOrEqual", "Less", "LessOrEqual")
-_WEIGHING = {*PRODUCTS, "Conv", "Gemm"}
 WITH_SIDES = {
     **dict.fromkeys(LIMITING, "keeps a list's values below"),
     **dict.fromkeys(SCALING, "divides a list's values by"),
     **dict.fromkeys(ADDITIVE, "counts a list's values from"),
     **dict.fromkeys((*COMPARING, "Max"), "compares a list's values with"),
-    **dict.fromkeys(("BatchNormalization", "Mod", *_WEIGHING), "divides a list's values by"),
+    **dict.fromkeys(("BatchNormalization", "Mod", *WEIGHING), "divides a list's values by"),
 }
 
 

@@ -30,7 +30,8 @@ from onnxfc.graph.op_kinds import (
 )
 from onnxfc.layout.axes import places_in
 from onnxfc.layout.views import Context, Placed, is_map
-from onnxfc.rewriter.native_numbers import COMPARING, FEWEST, export_open, few_numbers, near, plain
+from onnxfc.rewriter.native_numbers import COMPARING, export_open, few_numbers, plain
+from onnxfc.rewriter.side_numbers import FEWEST, near
 from onnxfc.shapes.image_inputs import Image
 
 

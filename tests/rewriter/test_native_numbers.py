@@ -11,7 +11,7 @@ from references import EXPORTERS
 
 import onnxfc
 from onnxfc.rewriter.analyse import RewriteOptions
-from onnxfc.rewriter.native_numbers import folded
+from onnxfc.rewriter.side_numbers import folded
 
 SHARES = "{} scales what a Softmax or norm shares out by the native number of its places, a plain number"
 
@@ -252,8 +252,8 @@ def test_coordinates_in_cells_that_reckon_with_their_map(
 @pytest.mark.parametrize(
     ("op_type", "told"),
     [
-        ("Clip", "Clip keeps a list's values below a side of the native image, a plain number"),
-        ("Sub", "Sub counts a list's values from a side of the native image, a plain number"),
+        ("Clip", "Clip keeps a list's values below a side of a native map in pixels, a plain number"),
+        ("Sub", "Sub counts a list's values from a side of a native map in pixels, a plain number"),
     ],
 )
 def test_coordinates_in_pixels_that_reckon_with_their_map(op_type: str, told: str) -> None:
@@ -341,7 +341,7 @@ def masked(kind: str, number: float, *, step: float = 2.0) -> onnx.ModelProto:
     return net.model(net.op("Where", held, data, net.op("Mul", data, net.const(0.5))))
 
 
-@pytest.mark.parametrize(("kind", "number"), [("GreaterOrEqual", 27 * 0.75), ("Less", 27 - 10.0), ("Greater", 27 / 7)])
+@pytest.mark.parametrize(("kind", "number"), [("GreaterOrEqual", 27 * 0.75), ("Less", 27 - 12.0), ("Greater", 27 / 7)])
 def test_masks_of_coordinates_that_may_hold_the_native_size(kind: str, number: float) -> None:
     found = refusal(masked(kind, number), grids="step")
     why = f"{kind} compares coordinates with {number:g}, a plain number, which may be a part of the native image's size"
