@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from onnxfc.proof.check import check
     from onnxfc.proof.options import CheckOptions
     from onnxfc.proof.results import CropResult, Parity, ParityResult
-    from onnxfc.rewriter.analyse import RewriteOptions
     from onnxfc.rewriter.api import Rewrite, rewrite
+    from onnxfc.rewriter.options import RewriteOptions
     from onnxfc.scanner.api import scan
     from onnxfc.scanner.options import ScanOptions
     from onnxfc.scanner.score_map import ScoreMap
@@ -114,7 +114,7 @@ _HOMES = {
     "check": "onnxfc.proof.check",
     "CheckOptions": "onnxfc.proof.options",
     **dict.fromkeys(("CropResult", "Parity", "ParityResult"), "onnxfc.proof.results"),
-    "RewriteOptions": "onnxfc.rewriter.analyse",
+    "RewriteOptions": "onnxfc.rewriter.options",
     **dict.fromkeys(("Rewrite", "rewrite"), "onnxfc.rewriter.api"),
     "scan": "onnxfc.scanner.api",
     "ScanOptions": "onnxfc.scanner.options",

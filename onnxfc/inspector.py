@@ -24,10 +24,11 @@ from onnxfc.graph.wellformed import well_formed
 from onnxfc.io.model_file import Model, ModelFile
 from onnxfc.layout.boxes import Grid
 from onnxfc.layout.views import Context, is_map
-from onnxfc.rewriter.analyse import RewriteOptions, analyse
+from onnxfc.rewriter.analyse import analyse
 from onnxfc.rewriter.analysis import Analysis
 from onnxfc.rewriter.api import rewrite
 from onnxfc.rewriter.make_claim import claim_of
+from onnxfc.rewriter.options import RewriteOptions
 from onnxfc.rewriter.refusals import recognise
 from onnxfc.shapes.freed_again import fixed_size, freed_again
 from onnxfc.shapes.macs import multiply_adds

@@ -20,9 +20,10 @@ from onnxfc.errors import NothingToRewrite, UsageError
 from onnxfc.graph.channel_blocks import WIDEST, in_blocks, read_out
 from onnxfc.graph.inline_functions import inlined
 from onnxfc.io.model_file import ModelFile
-from onnxfc.rewriter.analyse import OR_KEEP, RewriteOptions, analyse
+from onnxfc.rewriter.analyse import OR_KEEP, analyse
 from onnxfc.rewriter.analysis import Analysis
 from onnxfc.rewriter.detections import Tail
+from onnxfc.rewriter.options import RewriteOptions
 
 _NATIVE_ONLY = "the second model takes the native size only: nothing is shown for larger images"
 _NOT_TOLD = "what shapes the second model has at other sizes cannot be told: nothing is shown for larger images"

@@ -21,8 +21,8 @@ from onnxfc.proof.reference_run import is_small
 from onnxfc.proof.results import Parity, ParityResult
 from onnxfc.proof.sizes import Size, further_sizes, larger_sizes
 from onnxfc.proof.tolerance import PRECISION
-from onnxfc.rewriter.analyse import RewriteOptions
 from onnxfc.rewriter.api import rewrite
+from onnxfc.rewriter.options import RewriteOptions
 
 _MORE = 5
 """Further sizes: one more on the grid, two of which one axis alone is larger, odd where the native size is even, one

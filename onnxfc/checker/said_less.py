@@ -11,8 +11,9 @@ from onnxfc.claim.claim import Claim, Level, Output
 from onnxfc.errors import OnnxfcError
 from onnxfc.io.model_file import ModelFile
 from onnxfc.layout.affine import Grids
-from onnxfc.rewriter.analyse import RewriteOptions, analyse
+from onnxfc.rewriter.analyse import analyse
 from onnxfc.rewriter.make_claim import claim_of
+from onnxfc.rewriter.options import Grow, RewriteOptions
 
 
 def own_rewrites(original: ModelFile, claim: Claim) -> list[tuple[RewriteOptions, Claim]]:
@@ -35,6 +36,7 @@ def own_rewrites(original: ModelFile, claim: Claim) -> list[tuple[RewriteOptions
                 free=image.free,
                 output_at=inner,
                 grids=_grids(claim),
+                grow=_grow(claim),
                 per_window_scale=not claim.figures,
             )
             found = analyse(original, options)
@@ -52,6 +54,13 @@ def _grids(claim: Claim) -> Grids | None:
     if rules & {"ends", "centres", "starts"}:
         return "map"
     return "image" if "image" in rules else "step" if "step" in rules else None
+
+
+def _grow(claim: Claim) -> Grow | None:
+    """How images of several sizes grow together, as a user may have said it."""
+    if len({image.size for image in claim.inputs}) == 1:
+        return None
+    return "scale" if any(image.scale != (1, 1) for image in claim.inputs) else "pixels"
 
 
 def _alike(own: Claim, claim: Claim) -> bool:

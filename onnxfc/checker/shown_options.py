@@ -10,9 +10,10 @@ from onnxfc.checker.shown_outputs import reduced
 from onnxfc.claim.claim import OWN_FORMS, Claim, ImageInput
 from onnxfc.errors import OnnxfcError
 from onnxfc.io.model_file import ModelFile
-from onnxfc.rewriter.analyse import RewriteOptions, analyse
+from onnxfc.rewriter.analyse import analyse
 from onnxfc.rewriter.analysis import Analysis
 from onnxfc.rewriter.make_claim import claim_of
+from onnxfc.rewriter.options import RewriteOptions
 
 
 @dataclass(frozen=True)

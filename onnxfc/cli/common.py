@@ -62,7 +62,7 @@ _GROUPS = {
     **dict.fromkeys(("size", "input_shapes", "inputs", "at", "boundaries"), "The model"),
     **dict.fromkeys(("out", "out_dir", "output", "global_pool", "dynamic_batch", "free", "output_at"), "The result"),
     **dict.fromkeys(
-        ("grids", "fixed_size", "form", "keep_output_shape", "max_kernel", "max_pool", "profile"), "The result"
+        ("grids", "grow", "fixed_size", "form", "keep_output_shape", "max_kernel", "max_pool", "profile"), "The result"
     ),
     **dict.fromkeys(("per_window_scale", "dequantize_head"), "The result"),
     **dict.fromkeys(

@@ -52,6 +52,7 @@ def inspect(
     profile: str | None,
     output_at: tuple[str, ...],
     grids: str | None,
+    grow: str | None,
     report: Path | None,
     as_json: bool,
     verbose: bool,
@@ -66,7 +67,7 @@ def inspect(
     from onnxfc.inspector import inspect as look
     from onnxfc.reports import inspect as report_inspect
     from onnxfc.reports.nodes import node_data
-    from onnxfc.rewriter.analyse import RewriteOptions
+    from onnxfc.rewriter.options import RewriteOptions
 
     report = report_path(report, as_json)
     check_report(report, model, nodes=True)
@@ -80,6 +81,7 @@ def inspect(
             free=free,
             output_at=output_at,
             grids=grids,  # type: ignore[arg-type]
+            grow=grow,  # type: ignore[arg-type]
         )
         seen = look(model, options=options, at=at, profile=profile)
     except OnnxfcError as error:

@@ -282,8 +282,8 @@ def _checks(options: dict[str, Any]) -> CheckOptions:
 def _rewritten(source: Path, target: Path, options: dict[str, Any], quiet: bool) -> tuple[Rewrite, list[Path]]:
     from onnxfc.io.model_file import ModelFile
     from onnxfc.io.save import SaveOptions
-    from onnxfc.rewriter.analyse import RewriteOptions
     from onnxfc.rewriter.api import rewrite as run
+    from onnxfc.rewriter.options import RewriteOptions
 
     placing = ("save_as_external_data", "all_tensors_to_one_file", "external_data_location")
     save = SaveOptions(
@@ -297,7 +297,18 @@ def _rewritten(source: Path, target: Path, options: dict[str, Any], quiet: bool)
     model.check_target(target, save)
     names = (
         *("output", "global_pool", "dynamic_batch", "per_window_scale", "dequantize_head", "size", "inputs"),
-        *("free", "output_at", "grids", "fixed_size", "form", "keep_output_shape", "max_kernel", "max_pool", "profile"),
+        *(
+            "free",
+            "output_at",
+            "grids",
+            "grow",
+            "fixed_size",
+            "form",
+            "keep_output_shape",
+            "max_kernel",
+            "max_pool",
+            "profile",
+        ),
     )
     shapes = by_name(options["input_shapes"])
     wanted = RewriteOptions(**{name: options[name] for name in names}, input_shapes=shapes)

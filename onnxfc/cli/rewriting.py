@@ -40,6 +40,12 @@ REWRITING = (
         "or as parts of the image.",
     ),
     click.option(
+        "--grow",
+        type=click.Choice(["pixels", "scale"]),
+        help="How images of several native sizes grow together where the network does not show it: by as many pixels, "
+        "or by as many times, as views of one scene.",
+    ),
+    click.option(
         "--input",
         "inputs",
         multiple=True,

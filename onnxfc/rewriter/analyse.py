@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any
 
-from onnxfc import errors
 from onnxfc.analysis.pool_roles import pool_roles
 from onnxfc.builder.rule_context import LEAVE
-from onnxfc.builder.state import GlobalPool, Quantised, State
+from onnxfc.builder.state import Quantised, State
 from onnxfc.claim.claim import SIZE_NAMES
 from onnxfc.errors import NothingToRewrite, OnnxfcError, Refusal, UsageError
 from onnxfc.graph.block_weights import blocks_on_floats
@@ -21,12 +20,12 @@ from onnxfc.graph.integer_products import products_on_floats
 from onnxfc.graph.quantised_operators import in_own_domain
 from onnxfc.graph.wellformed import malformed, objection_of_onnx
 from onnxfc.io.model_file import ModelFile
-from onnxfc.layout.affine import Grids
 from onnxfc.rewriter.analysis import Analysis
 from onnxfc.rewriter.axes_alone import Done, along_kept, free_alone, the_one, ways_of, with_axes_that_stay
 from onnxfc.rewriter.detections import Tail, left_too, not_behind, objection, of_windows, tail_of
 from onnxfc.rewriter.inner_tensors import begin_at, end_at
-from onnxfc.rewriter.outputs import Form, finish
+from onnxfc.rewriter.options import RewriteOptions
+from onnxfc.rewriter.outputs import finish
 from onnxfc.rewriter.pools_of_all import with_reductions
 from onnxfc.rewriter.refusals import objections, without_effect
 from onnxfc.rewriter.walk import walk
@@ -48,99 +47,6 @@ from onnxfc.shapes.spec import InferenceFailed, Spec
 
 _Reader = Callable[[Sequence[Image]], Analysis]
 _Readings = list[list[Image]] | Refusal
-
-Written = Literal["conv4d", "gemm"]
-"""Forms for accelerators, in other operators than the rewritten model for any size."""
-
-
-@dataclass(frozen=True)
-class RewriteOptions:
-    """What the result should be like.
-
-    ``size``: native size in pixels where the graph does not tell it, or ``input_shapes``: whole shapes by name,
-    ``{"image": (1, 3, 224, 224)}``. ``inputs``: which inputs are images (all that look like one, if empty); one inner
-    tensor may be named too, which then becomes the model's input. ``output``: ``map`` is one cell for each window,
-    (N, K, gH, gW); ``mean`` and ``max`` are over all cells, in the original's shape (N, K).
-    ``global_pool``: what becomes of a pool before the head: ``window`` pools each native window, ``keep`` the whole
-    image, ``drop`` leaves a class activation map. ``dynamic_batch`` frees the batch. ``free``: only these axes of the
-    image ("height", "width", a volume's "depth"), while the others stay; if empty, all that can be freed.
-    ``output_at``: inner tensors at which the model is to end, instead of its outputs. ``grids``: how tables of
-    coordinates go on that do not show it by themselves: ``step``, with the steps that they have; ``map``, spread over
-    as many places as there are; ``image``, as pixels over the image's size, and so are the lengths beside them.
-    ``fixed_size``: the result takes images of this size alone, and declares every length as a number (but for a batch
-    that ``dynamic_batch`` frees).
-    ``form``: ``conv4d`` is for accelerators, at the fixed size or the native one: Conv in place of every FC layer, all
-    tensors (1, C, H, W), every attribute of a Conv written; ``keep_output_shape`` puts the original's shape behind it.
-    ``max_kernel``: there a larger kernel is written with smaller ones; ``max_pool``: a pool over more places as two.
-    ``profile``: an accelerator, by name or a file of its limits, of which is told what fits. The form ``gemm`` is the
-    way back, for a network whose head is made of Convs (a rewritten one too): Gemm in place of every Conv that covers
-    its map at the native size, and nothing else is done. ``per_window_scale``: the scales of a dynamically quantised
-    head are each window's own, not the whole image's. ``dequantize_head``: a head's
-    weights in blocks of few bits are written in floats. Raises UsageError.
-
-    >>> options = onnxfc.RewriteOptions(output="mean")
-    >>> onnxfc.rewrite("fixtures/trained/digits.onnx", options=options).claim.outputs[0].form
-    'mean'
-    """
-
-    output: Form = "map"
-    global_pool: GlobalPool = "window"
-    dynamic_batch: bool = False
-    size: tuple[int, ...] | None = None
-    inputs: tuple[str, ...] = ()
-    input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    free: tuple[str, ...] = ()
-    output_at: tuple[str, ...] = ()
-    grids: Grids | None = None
-    fixed_size: tuple[int, ...] | None = None
-    form: Written | None = None
-    keep_output_shape: bool = False
-    max_kernel: int | None = None
-    max_pool: int | None = None
-    profile: str | None = None
-    per_window_scale: bool = False
-    dequantize_head: bool = False
-
-    def __post_init__(self) -> None:
-        errors.choice("output", self.output, get_args(Form))
-        errors.choice("global_pool", self.global_pool, get_args(GlobalPool))
-        errors.flag("dynamic_batch", self.dynamic_batch)
-        errors.flag("keep_output_shape", self.keep_output_shape)
-        if self.grids is not None:
-            errors.choice("grids", self.grids, get_args(Grids))
-        errors.flag("per_window_scale", self.per_window_scale)
-        errors.flag("dequantize_head", self.dequantize_head)
-        if self.form is not None:
-            errors.choice("form", self.form, get_args(Written))
-        for name in ("size", "fixed_size"):
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, errors.size(name, getattr(self, name)))
-        for name in ("inputs", "free", "output_at"):
-            object.__setattr__(self, name, errors.names(name, getattr(self, name)))
-        object.__setattr__(self, "input_shapes", errors.shapes("input_shapes", self.input_shapes))
-        for name in self.free:
-            errors.choice("free", name, dict.fromkeys(name for names in SIZE_NAMES.values() for name in names))
-        if self.output == "max" and self.global_pool == "drop":
-            why = "--output max of a dropped pool is not the original's score"
-            raise UsageError(f"{why}; use --output mean or --global-pool window")
-        self._check_form()
-
-    def _check_form(self) -> None:
-        """What goes with which form."""
-        for name in ("max_kernel", "max_pool"):
-            if getattr(self, name) is not None:
-                errors.whole(name, getattr(self, name), 1)
-                if self.form != "conv4d":
-                    raise UsageError(f"--{name.replace('_', '-')} is for --form conv4d; give both")
-        if self.profile is not None and self.form != "conv4d" and self.fixed_size is None:
-            raise UsageError("--profile is for models of one size: give --form conv4d or --fixed-size too")
-        if self.keep_output_shape and self.form != "conv4d":
-            raise UsageError("--keep-output-shape is for --form conv4d; a map for any size has no room in one vector")
-        if self.form == "gemm" and replace(self, form=None) != RewriteOptions(size=self.size, inputs=self.inputs):
-            raise UsageError("--form gemm takes --size and --input alone: it is for the native size, and makes no map")
-        if self.form == "conv4d" and (self.dynamic_batch or self.output != "map"):
-            option = "--dynamic-batch" if self.dynamic_batch else f"--output {self.output}"
-            raise UsageError(f"{option} is not for --form conv4d, whose tensors are maps (1, C, H, W)")
 
 
 def analyse(original: ModelFile, options: RewriteOptions) -> Analysis:
@@ -327,8 +233,12 @@ def _analysed(original: ModelFile, options: RewriteOptions) -> Analysis:
         walk, walked, graph, native, global_pool=options.global_pool, grids=options.grids, quantised=quantised
     )
     read = partial(_read, original, walking, options)
+    if options.grow is not None and len({image.size for image in readings[0]}) == 1:
+        raise UsageError(f"--grow {options.grow} is for images of several native sizes; leave it out")
+    if options.grow == "scale":
+        return read(to_scale(readings[0]))
     unlike = unlike_sizes(readings[0])
-    if unlike is not None:
+    if unlike is not None and options.grow is None:
         return _to_scale(read, readings[0], unlike)
     found = _likeliest(read, readings)
     if not found.outputs and found.state.conditions:
@@ -337,10 +247,14 @@ def _analysed(original: ModelFile, options: RewriteOptions) -> Analysis:
 
 
 def _of_axes(readings: _Readings, free: Sequence[str]) -> _Readings:
-    """The same, of which only these axes are to be freed, where any are named."""
+    """The same, of which only these axes are to be freed, where any are named: of those that have such axes.
+
+    Raises UsageError where none has."""
     if isinstance(readings, Refusal) or not free:
         return readings
-    return [[image.of_axes(free) for image in reading] for reading in readings]
+    names = [{name for image in reading for name in SIZE_NAMES[len(image.spatial)]} for reading in readings]
+    having = [reading for reading, own in zip(readings, names, strict=True) if own.issuperset(free)]
+    return [[image.of_axes(free) for image in reading] for reading in having or readings]
 
 
 def _beside(options: RewriteOptions, readings: _Readings) -> int | None:
@@ -364,8 +278,8 @@ def _to_scale(read: _Reader, reading: Sequence[Image], unlike: Refusal) -> Analy
     """Images of different sizes, as images of one scene where that is what makes the model one that can be rewritten.
 
     Raises NothingToRewrite."""
-    scaled = read(to_scale(reading))
-    if scaled.refusals or not read(reading).refusals:
+    scaled, alike = read(to_scale(reading)), read(reading)
+    if not alike.refusals:
         raise NothingToRewrite(str(unlike), (unlike,))
     return scaled
 

@@ -20,10 +20,11 @@ from onnxfc.graph.wellformed import well_formed
 from onnxfc.io.model_file import Model, ModelFile
 from onnxfc.io.save import SaveOptions
 from onnxfc.reports import rewrite as reports
-from onnxfc.rewriter.analyse import RewriteOptions, analyse
+from onnxfc.rewriter.analyse import analyse
 from onnxfc.rewriter.assemble import assemble
 from onnxfc.rewriter.changes import Changes, changes
 from onnxfc.rewriter.make_claim import claim_of, map_at_twice
+from onnxfc.rewriter.options import RewriteOptions
 from onnxfc.rewriter.refusals import recognise
 from onnxfc.shapes.dim_params import DimNames
 from onnxfc.version import __version__

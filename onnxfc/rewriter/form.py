@@ -24,7 +24,7 @@ from onnxfc.forms.weight_order import KEY, WeightOrder, order_of, written
 from onnxfc.geometry import Geometry
 from onnxfc.graph.index import refill
 from onnxfc.io.model_file import ModelFile
-from onnxfc.rewriter.analyse import RewriteOptions
+from onnxfc.rewriter.options import RewriteOptions
 from onnxfc.shapes.image_inputs import must_be_run
 
 _OPTIONS = f"{PREFIX}options"

@@ -16,7 +16,7 @@ from onnxfc.forms.own_shape import in_own_shape, of_one_cell
 from onnxfc.graph.index import Graph, label, refill
 from onnxfc.graph.inline_functions import sorted_nodes
 from onnxfc.io.model_file import ModelFile
-from onnxfc.rewriter.analyse import RewriteOptions
+from onnxfc.rewriter.options import RewriteOptions
 from onnxfc.shapes.image_inputs import images, native_inputs
 
 

@@ -23,8 +23,8 @@ from onnxfc.graph.op_kinds import RESAMPLING
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof import ort_session
 from onnxfc.proof.providers import Engine, Provider
-from onnxfc.rewriter.analyse import RewriteOptions
 from onnxfc.rewriter.api import rewrite
+from onnxfc.rewriter.options import RewriteOptions
 from onnxfc.scanner.plan import Halo
 from onnxfc.shapes.memory import pass_bytes
 from onnxfc.shapes.model_shapes import Shapes

@@ -273,9 +273,19 @@ def is_open(graph: Graph, reading: Sequence[Image]) -> bool:
 
 
 def to_scale(reading: Sequence[Image]) -> list[Image]:
-    """The images growing by so many times as many pixels as their native sizes say."""
+    """The images growing by so many times as many pixels as their native sizes say. Raises UsageError."""
     first = reading[0]
+    for image in reading:
+        ratios = {Fraction(own, length) for own, length in zip(image.size, first.size, strict=False)}
+        if len(ratios) > 1 or len(image.size) != len(first.size):
+            sizes = " and ".join("x".join(map(str, item.size)) for item in (first, image))
+            raise UsageError(f"--grow scale: {first.name} and {image.name} are natively {sizes} px, in no one ratio")
     return [replace(image, scale=Fraction(image.size[0], first.size[0])) for image in reading]
+
+
+_HOW_THEY_GROW = (
+    "say it: --grow scale, as views of one scene, or --grow pixels; or name the one that grows: --input NAME"
+)
 
 
 def unlike_sizes(reading: Sequence[Image]) -> Refusal | None:
@@ -291,7 +301,7 @@ def unlike_sizes(reading: Sequence[Image]) -> Refusal | None:
         if len(ratios) == 1 and min(ratios) > 1 and min(ratios).is_integer():
             sizes = " and ".join("x".join(map(str, item.size)) for item in (first, image))
             why = f"the images {first.name} and {image.name} are natively {sizes} px: how they grow together is open"
-            return Refusal("sizes-differ", image.name, why, "name the one that is to grow: --input NAME")
+            return Refusal("sizes-differ", image.name, why, _HOW_THEY_GROW)
     return None
 
 

@@ -13,8 +13,8 @@ import onnx
 import pytest
 from hazards import CHECK, Net, complete, refusal, session
 
-from onnxfc.rewriter.analyse import RewriteOptions
 from onnxfc.rewriter.api import rewrite
+from onnxfc.rewriter.options import RewriteOptions
 
 CASES = Path(__file__).parent.parent.parent.parent / "shared" / "cases"
 C = 4

@@ -13,8 +13,8 @@ import onnx
 import pytest
 from hazards import CHECK, Net, complete, refusal, session
 
-from onnxfc.rewriter.analyse import RewriteOptions
 from onnxfc.rewriter.api import rewrite
+from onnxfc.rewriter.options import RewriteOptions
 
 NATIVE, OTHERS = (17, 13), ((17, 25), (29, 13), (33, 27))
 C = 4

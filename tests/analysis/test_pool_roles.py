@@ -20,8 +20,8 @@ from onnxfc.builder.state import Roles
 from onnxfc.graph.index import Graph
 from onnxfc.graph.inline_functions import inlined
 from onnxfc.io.model_file import ModelFile
-from onnxfc.rewriter.analyse import RewriteOptions
 from onnxfc.rewriter.api import Rewrite, rewrite
+from onnxfc.rewriter.options import RewriteOptions
 from onnxfc.shapes.image_inputs import images, is_open, native_inputs
 from onnxfc.shapes.native import native_specs
 

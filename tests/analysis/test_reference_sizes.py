@@ -9,8 +9,8 @@ from hazards import Net, bodied, complete, proven, refusal, session
 
 from onnxfc.proof.options import CheckOptions
 from onnxfc.reports.rewrite import text
-from onnxfc.rewriter.analyse import RewriteOptions
 from onnxfc.rewriter.api import Rewrite, rewrite
+from onnxfc.rewriter.options import RewriteOptions
 
 Pixels = tuple[int, int]
 CHECK = CheckOptions(threads=1)

@@ -17,7 +17,7 @@ from onnxfc import CheckOptions, check_pair, rewrite
 from onnxfc.errors import ReadError
 from onnxfc.graph.op_kinds import NCHWC
 from onnxfc.proof.channel_blocks import readings
-from onnxfc.rewriter.analyse import RewriteOptions
+from onnxfc.rewriter.options import RewriteOptions
 
 ONE = CheckOptions(threads=1)
 

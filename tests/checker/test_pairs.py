@@ -21,7 +21,7 @@ from onnxfc.checker.api import Checked
 from onnxfc.checker.common_values import _relative
 from onnxfc.claim.claim import PREFIX
 from onnxfc.proof.results import Parity
-from onnxfc.rewriter.analyse import RewriteOptions
+from onnxfc.rewriter.options import RewriteOptions
 
 ONE = CheckOptions(threads=1)
 

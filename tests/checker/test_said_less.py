@@ -15,7 +15,7 @@ from onnxfc.checker import api
 from onnxfc.checker.said_less import false_field, own_rewrites, said_less
 from onnxfc.claim.claim import Claim
 from onnxfc.errors import OnnxfcError
-from onnxfc.rewriter.analyse import RewriteOptions
+from onnxfc.rewriter.options import RewriteOptions
 
 NETS = [
     *(

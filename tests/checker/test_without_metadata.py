@@ -21,7 +21,7 @@ from onnxfc.checker.api import Checked
 from onnxfc.checker.shown_outputs import as_long_as
 from onnxfc.claim.claim import Claim, Level, Output
 from onnxfc.reports.check import text as check_text
-from onnxfc.rewriter.analyse import RewriteOptions
+from onnxfc.rewriter.options import RewriteOptions
 
 HEIGHT: dict[str, Any] = {"free": ("height",)}
 DROP, KEEP, MEAN = {"global_pool": "drop"}, {"global_pool": "keep"}, {"output": "mean"}

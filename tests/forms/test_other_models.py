@@ -11,8 +11,8 @@ from hazards import complete
 
 from onnxfc import RewriteOptions
 from onnxfc.errors import NothingToRewrite
-from onnxfc.rewriter.analyse import Written
 from onnxfc.rewriter.api import Rewrite, rewrite
+from onnxfc.rewriter.options import Written
 
 LISTS = ["list_anchors", "list_flattened", "list_last", "list_places", "list_tokens"]
 SIZES = {**dict.fromkeys(LISTS, (32, 32)), "unbatched": (18, 18), "unbatched_last": (18, 18)}

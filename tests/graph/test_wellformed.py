@@ -21,8 +21,8 @@ from onnxfc.graph.wellformed import well_formed
 from onnxfc.inspector import inspect
 from onnxfc.io import byte_source
 from onnxfc.io.model_file import ModelFile
-from onnxfc.rewriter.analyse import RewriteOptions
 from onnxfc.rewriter.api import rewrite
+from onnxfc.rewriter.options import RewriteOptions
 
 Change = Callable[[onnx.ModelProto], object]
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hazards import CHANNELS, CHECK, FEATURES, Net, bodied, head, own_crops, proven, refusal
 
-from onnxfc.rewriter.analyse import RewriteOptions
 from onnxfc.rewriter.api import rewrite
+from onnxfc.rewriter.options import RewriteOptions
 
 M = 5
 BATCHES = (1, 2, "N")

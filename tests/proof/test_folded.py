@@ -18,8 +18,8 @@ from onnxfc.io.model_file import ModelFile
 from onnxfc.proof import check
 from onnxfc.proof.folded import apart, together
 from onnxfc.proof.results import Parity
-from onnxfc.rewriter.analyse import RewriteOptions
 from onnxfc.rewriter.api import Rewrite
+from onnxfc.rewriter.options import RewriteOptions
 
 CASES = Path(__file__).parents[3] / "shared" / "cases"
 FIXTURE = fixture_file("token_pools.torchscript.onnx")

@@ -9,7 +9,7 @@ from fixture_files import fixture_file
 from references import EXPORTERS, run
 
 import onnxfc
-from onnxfc.rewriter.analyse import RewriteOptions
+from onnxfc.rewriter.options import RewriteOptions
 
 BOTH_AXES = (
     *("fire", "reductions", "few_parts", "maxima", "rows_gru", "patch_encoder", "kept_windows"),

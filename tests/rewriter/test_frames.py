@@ -11,8 +11,8 @@ from hazards import CHECK, Net
 
 import onnxfc
 from onnxfc.errors import NothingToRewrite
-from onnxfc.rewriter.analyse import RewriteOptions
 from onnxfc.rewriter.api import Rewrite
+from onnxfc.rewriter.options import RewriteOptions
 
 EXPORTERS = ("torchscript", "dynamo")
 SHAPES = {

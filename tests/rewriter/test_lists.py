@@ -13,8 +13,8 @@ import onnxfc
 from onnxfc.claim.claim import Claim
 from onnxfc.errors import NothingToRewrite, UsageError
 from onnxfc.proof import reference_run
-from onnxfc.rewriter.analyse import RewriteOptions
 from onnxfc.rewriter.api import Rewrite
+from onnxfc.rewriter.options import RewriteOptions
 
 NAMES = ("list_places", "list_last", "list_anchors", "list_flattened", "list_tokens")
 CONTEXT = ("list_gated", "list_weighed")

@@ -10,7 +10,7 @@ from hazards import Net, complete, refusal, session
 from references import EXPORTERS
 
 import onnxfc
-from onnxfc.rewriter.analyse import RewriteOptions
+from onnxfc.rewriter.options import RewriteOptions
 from onnxfc.rewriter.side_numbers import folded
 
 SHARES = "{} scales what a Softmax or norm shares out by the native number of its places, a plain number"

@@ -16,8 +16,8 @@ from references import EXPORTERS, compare, image, run
 import onnxfc
 from onnxfc.cli.main import main
 from onnxfc.errors import NothingToRewrite, UsageError
-from onnxfc.rewriter.analyse import RewriteOptions
 from onnxfc.rewriter.api import Rewrite
+from onnxfc.rewriter.options import RewriteOptions
 
 NAMES = ("columns_mean", "columns_pooled", "columns_folded", "columns_gated", "columns_lstm", "columns_gru")
 NAMES += ("columns_attention",)

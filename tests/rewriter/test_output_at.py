@@ -15,7 +15,7 @@ from onnx import helper
 import onnxfc
 from onnxfc.cli.main import main
 from onnxfc.errors import NothingToRewrite, UsageError
-from onnxfc.rewriter.analyse import RewriteOptions
+from onnxfc.rewriter.options import RewriteOptions
 
 LENET = fixture_file("lenet.torchscript.onnx")
 

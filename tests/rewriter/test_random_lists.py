@@ -18,8 +18,8 @@ from random_networks import SEED, drawn, still_varies
 
 from onnxfc.claim.claim import OWN_FORMS
 from onnxfc.errors import NothingToRewrite, OnnxfcError, ProofFailed
-from onnxfc.rewriter.analyse import RewriteOptions
 from onnxfc.rewriter.api import Rewrite, rewrite
+from onnxfc.rewriter.options import RewriteOptions
 
 REFUSED = {
     "no-head": "(N, places * anchors), one figure of each, looks like a flattened map",

@@ -22,8 +22,8 @@ from quantised import by_onnxruntime, dynamic_by_onnxruntime
 from random_networks import SEED, Network, drawn, random_network, still_varies
 
 from onnxfc.errors import NothingToRewrite, OnnxfcError, ProofFailed
-from onnxfc.rewriter.analyse import RewriteOptions
 from onnxfc.rewriter.api import Rewrite, rewrite
+from onnxfc.rewriter.options import RewriteOptions
 
 SETTINGS = drawn(150)
 MODES = (

@@ -14,8 +14,8 @@ from references import run
 
 from onnxfc.errors import NothingToRewrite, ProofFailed
 from onnxfc.proof.options import CheckOptions
-from onnxfc.rewriter.analyse import RewriteOptions
 from onnxfc.rewriter.api import rewrite
+from onnxfc.rewriter.options import RewriteOptions
 
 ROOT = Path(__file__).parent.parent.parent.parent / "shared" / "models"
 MISSING = f"the folder of real models is not there: {ROOT}"

@@ -11,8 +11,8 @@ from fixture_files import fixture_file
 from hazards import CHECK, Net, complete, proven, refusal, session
 
 from onnxfc.reports.rewrite import text
-from onnxfc.rewriter.analyse import RewriteOptions
 from onnxfc.rewriter.api import Rewrite, rewrite
+from onnxfc.rewriter.options import RewriteOptions
 
 REFERENCES = np.load(fixture_file("sized.npz"))
 EXPORTERS = ("torchscript", "dynamo")

@@ -13,7 +13,7 @@ from references import EXPORTERS, compare, image
 
 import onnxfc
 from onnxfc.reports.rewrite import text
-from onnxfc.rewriter.analyse import RewriteOptions
+from onnxfc.rewriter.options import RewriteOptions
 
 REFERENCES = np.load(fixture_file("small.npz"))
 

@@ -11,8 +11,8 @@ from hazards import complete
 
 from onnxfc.errors import NothingToRewrite
 from onnxfc.proof.options import CheckOptions
-from onnxfc.rewriter.analyse import RewriteOptions
 from onnxfc.rewriter.api import Rewrite, rewrite
+from onnxfc.rewriter.options import RewriteOptions
 
 EXPORTERS = ("torchscript", "dynamo")
 

@@ -14,8 +14,8 @@ from references import EXPORTERS, compare, image, run
 
 import onnxfc
 from onnxfc.cli.main import main
-from onnxfc.rewriter.analyse import RewriteOptions
 from onnxfc.rewriter.api import Rewrite
+from onnxfc.rewriter.options import RewriteOptions
 
 REFERENCES = np.load(fixture_file("pairs.npz"))
 SIZES = ((48, 40), (36, 52), (64, 44))
@@ -177,6 +177,56 @@ def test_where_both_ways_run_none_is_taken() -> None:
     pooled = [net.op("Flatten", net.op("GlobalAveragePool", net.conv(item, 2, 3))) for item in (one, other)]
     found = refusal(net.model(net.fc(net.op("Concat", *pooled, axis=1), 6, 4)))
     assert (found.code, found.node) == ("sizes-differ", "detail")
+    assert found.advice.startswith("say it: --grow scale, as views of one scene, or --grow pixels; or name the one")
+
+
+VIEWS = {
+    "scale": lambda size: tuple(length // 2 for length in size),
+    "pixels": lambda size: (size[0] - 12, size[1] - 16),
+}
+"""How large the view is beside an image."""
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize("grow", VIEWS)
+def test_both_ways_as_they_are_asked_for(exporter: str, grow: str) -> None:
+    """Kept pools are the network's own at both sizes; windows are the original on pairs of crops."""
+    kept = rewritten("two_views", exporter, grow=grow, global_pool="keep")
+    assert kept.claim.inputs[1].scale == ((1, 2) if grow == "scale" else (1, 1))
+    for size in SIZES if grow == "scale" else ():
+        feeds = {"image": image(*size), "view": image(*VIEWS[grow](size), 3, 1)}
+        compare(kept.model, feeds, REFERENCES, "two_views")
+    done, original = rewritten("two_views", exporter, grow=grow), onnx.load(fixture_file(f"two_views.{exporter}.onnx"))
+    (step, _), own = done.claim.stride, 2
+    assert (done.claim.verdict, step) == ("exact", 4 if grow == "scale" else 2)
+    size = tuple(length + 8 for length in done.claim.native_size)
+    one, two = image(*size), image(*VIEWS[grow](size), 3, 1)
+    cells = run(done.model, {"image": one, "view": two})["scores"]
+    assert cells.shape == (1, 5, 1 + 8 // step, 1 + 8 // step)
+    for y, x in np.ndindex(*cells.shape[2:]):
+        crops = one[..., y * step :, x * step :][..., :24, :32], two[..., y * own :, x * own :][..., :12, :16]
+        want = run(original, dict(zip(("image", "view"), map(np.ascontiguousarray, crops), strict=True)))["scores"]
+        np.testing.assert_allclose(cells[..., y, x], want, rtol=0, atol=5e-6 * np.abs(want).max())
+
+
+def test_ways_to_grow_that_say_nothing() -> None:
+    path = fixture_file("two_views.dynamo.onnx")
+    for given, problem in (
+        ({"inputs": ("image",)}, "--grow scale is for images of several native sizes; leave it out"),
+        ({"grow": "both"}, "grow: must be one of 'pixels', 'scale', not 'both'"),
+    ):
+        with pytest.raises(onnxfc.UsageError) as caught:
+            onnxfc.rewrite(path, options=RewriteOptions(**{"grow": "scale", **given}))
+        assert problem in str(caught.value)
+
+
+def test_images_in_no_one_ratio() -> None:
+    net = Net(17)
+    images = (net.input("image", [1, 2, 16, 12]), net.input("detail", [1, 2, 8, 12]))
+    pooled = [net.op("Flatten", net.op("GlobalAveragePool", net.conv(item, 2, 3))) for item in images]
+    with pytest.raises(onnxfc.UsageError) as caught:
+        onnxfc.rewrite(net.model(net.fc(net.op("Concat", *pooled, axis=1), 6, 4)), options=RewriteOptions(grow="scale"))
+    assert str(caught.value) == "--grow scale: image and detail are natively 16x12 and 8x12 px, in no one ratio"
 
 
 def test_the_commands_say_how_they_grow(tmp_path: Path) -> None:

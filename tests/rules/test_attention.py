@@ -12,8 +12,8 @@ from hazards import CHECK, Net, bodied, complete, proven, refusal, session
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from onnxfc.rewriter.analyse import RewriteOptions
 from onnxfc.rewriter.api import Rewrite, rewrite
+from onnxfc.rewriter.options import RewriteOptions
 
 REFERENCES = np.load(fixture_file("attention.npz"))
 BOTH = ("torchscript", "dynamo")

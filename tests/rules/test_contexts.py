@@ -15,8 +15,8 @@ from hazards import CHANNELS, FEATURES, Net, bodied, complete, refusal
 
 from onnxfc.errors import NothingToRewrite
 from onnxfc.proof.options import CheckOptions
-from onnxfc.rewriter.analyse import RewriteOptions
 from onnxfc.rewriter.api import Rewrite, rewrite
+from onnxfc.rewriter.options import RewriteOptions
 
 EXPORTERS = ("torchscript", "dynamo")
 NATIVE = 16

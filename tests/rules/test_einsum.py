@@ -10,8 +10,8 @@ import pytest
 from hazards import CHANNELS, CHECK, FEATURES, NATIVE, Net, bodied, complete, head, own_crops, proven, refusal, session
 from onnx import numpy_helper
 
-from onnxfc.rewriter.analyse import RewriteOptions
 from onnxfc.rewriter.api import rewrite
+from onnxfc.rewriter.options import RewriteOptions
 
 M = 5
 

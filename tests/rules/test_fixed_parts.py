@@ -7,8 +7,8 @@ import pytest
 from fixture_files import fixture_file
 from hazards import CHECK, Net, complete, session
 
-from onnxfc.rewriter.analyse import RewriteOptions
 from onnxfc.rewriter.api import rewrite
+from onnxfc.rewriter.options import RewriteOptions
 
 CUT = "they stay as long at every size, and larger images have more of them; where the network has"
 ROLLED = "rolls the map around by 4 of 16 places, and by as many at every size; where that is a part of the image"

@@ -12,7 +12,7 @@ from hazards import Net, complete, proven, refusal, refusals, session
 from references import EXPORTERS, compare, image
 
 import onnxfc
-from onnxfc.rewriter.analyse import RewriteOptions
+from onnxfc.rewriter.options import RewriteOptions
 
 REFERENCES = np.load(fixture_file("grids_more.npz"))
 UNKNOWN = "GridSample reads at a grid of coordinates and what is added to it, which may count places of the native size"

@@ -13,8 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof import check
-from onnxfc.rewriter.analyse import RewriteOptions
 from onnxfc.rewriter.api import Rewrite, rewrite
+from onnxfc.rewriter.options import RewriteOptions
 
 Table = Callable[[int, int], np.ndarray]
 SIZES = ((12, 18), (20, 11), (19, 27))

@@ -10,8 +10,8 @@ import pytest
 from fixture_files import fixture_file
 from hazards import CHECK, complete, session
 
-from onnxfc.rewriter.analyse import RewriteOptions
 from onnxfc.rewriter.api import Rewrite, rewrite
+from onnxfc.rewriter.options import RewriteOptions
 
 REFERENCES = np.load(fixture_file("groups.npz"))
 BOTH = ("torchscript", "dynamo")

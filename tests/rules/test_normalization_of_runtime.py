@@ -12,7 +12,7 @@ from hazards import CHECK, Net, complete, session
 from quantised import optimised
 
 from onnxfc import check_pair, rewrite
-from onnxfc.rewriter.analyse import RewriteOptions
+from onnxfc.rewriter.options import RewriteOptions
 
 
 @pytest.mark.parametrize("opset", [7, 11, 16])

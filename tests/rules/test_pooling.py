@@ -30,8 +30,8 @@ from hazards import (
 
 from onnxfc.errors import UsageError
 from onnxfc.reports.rewrite import text
-from onnxfc.rewriter.analyse import RewriteOptions
 from onnxfc.rewriter.api import rewrite
+from onnxfc.rewriter.options import RewriteOptions
 
 M = 6
 H, W = WINDOW

@@ -14,8 +14,8 @@ from quantised import by_onnxruntime, optimised
 
 from onnxfc.builder.state import GlobalPool
 from onnxfc.proof.options import CheckOptions
-from onnxfc.rewriter.analyse import RewriteOptions
 from onnxfc.rewriter.api import Rewrite, rewrite
+from onnxfc.rewriter.options import RewriteOptions
 
 M = 6
 FORMS = [QuantFormat.QDQ, QuantFormat.QOperator]

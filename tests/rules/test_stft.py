@@ -13,7 +13,7 @@ from hazards import Net, complete, own_crops, proven, refusal, session
 from onnx import TensorProto
 
 import onnxfc
-from onnxfc.rewriter.analyse import RewriteOptions
+from onnxfc.rewriter.options import RewriteOptions
 
 REFERENCES = np.load(fixture_file("small.npz"))
 

@@ -15,8 +15,8 @@ from fixture_files import fixture_file
 from hazards import CHECK, Net, bodied, complete, proven, proven_or_refused, refusal, session
 
 from onnxfc.proof.options import CheckOptions
-from onnxfc.rewriter.analyse import RewriteOptions
 from onnxfc.rewriter.api import Rewrite, rewrite
+from onnxfc.rewriter.options import RewriteOptions
 
 EXPORTERS = ("torchscript", "dynamo")
 ROUND = 1e-5

@@ -10,8 +10,8 @@ import onnxruntime as ort
 import pytest
 from hazards import CHANNELS, FEATURES, OLD_RUNTIME, Net, bodied, complete, proven, refusal
 
-from onnxfc.rewriter.analyse import RewriteOptions
 from onnxfc.rewriter.api import Rewrite, rewrite
+from onnxfc.rewriter.options import RewriteOptions
 
 OPEN = 2**31 - 1
 M = 5

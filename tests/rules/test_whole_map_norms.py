@@ -8,8 +8,8 @@ import onnx
 import pytest
 from hazards import CHECK, Net, complete, refusal, session
 
-from onnxfc.rewriter.analyse import RewriteOptions
 from onnxfc.rewriter.api import rewrite
+from onnxfc.rewriter.options import RewriteOptions
 
 NATIVE, OTHERS, C = (13, 11), ((13, 19), (21, 11), (33, 30)), 4
 

@@ -17,7 +17,8 @@ from random_networks import SEED, drawn
 from onnxfc.graph.index import attributes
 from onnxfc.io.model_file import ModelFile
 from onnxfc.layout.views import Placed
-from onnxfc.rewriter.analyse import RewriteOptions, analyse
+from onnxfc.rewriter.analyse import analyse
+from onnxfc.rewriter.options import RewriteOptions
 from onnxfc.shapes.image_inputs import Image
 from onnxfc.shapes.length import Length, Sampled
 from onnxfc.shapes.model_shapes import Shapes, Sizing

@@ -12,8 +12,8 @@ from hazards import CHANNELS, CHECK, FEATURES, Net, complete, own_crops, proven,
 
 from onnxfc import UsageError, check_pair, inspect
 from onnxfc.graph.index import Graph
-from onnxfc.rewriter.analyse import RewriteOptions
 from onnxfc.rewriter.api import rewrite
+from onnxfc.rewriter.options import RewriteOptions
 from onnxfc.shapes.image_layouts import readings
 
 CASES = Path(__file__).parent.parent.parent.parent / "shared" / "cases"

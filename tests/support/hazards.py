@@ -18,8 +18,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxfc.claim.claim import OWN_FORMS, SIZE_NAMES
 from onnxfc.errors import NothingToRewrite, Refusal
 from onnxfc.proof.options import CheckOptions
-from onnxfc.rewriter.analyse import RewriteOptions
 from onnxfc.rewriter.api import Rewrite, rewrite
+from onnxfc.rewriter.options import RewriteOptions
 
 OLD_ONNX, OLD_RUNTIME = (
     tuple(map(int, library.__version__.split(".")[:2])) < least for library, least in ((onnx, (1, 20)), (ort, (1, 24)))
