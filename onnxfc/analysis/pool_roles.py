@@ -176,7 +176,7 @@ class _Decision:
         own = frozenset(filter(self._is_own, roots))
         met = [(flow.looks[name], meeting) for name, found in flow.meetings.items() for meeting in found]
         kept = global_pool == "keep"
-        counts = unbiased(flow, kept or flow.free)
+        counts = unbiased(flow)
         sums, by_hand = kept_sums(flow, counts.times), frozenset(counts.sums)
         level = sums.level | by_hand if kept else NONE
         results = sums.results - by_hand if kept else NONE  # a sum that its count divides is a mean
@@ -196,7 +196,7 @@ class _Decision:
             steady=sums.level | by_hand | counts.made.keys(),
             variances=counts.made,
             partly=frozenset(counts.partly),
-            counted=frozenset(counts.times) - level if kept else NONE,
+            counted=frozenset(counts.times) - level,
             whole=self._whole() if kept else NONE,
             placeless=_placeless(flow),
             headed=reads_features or bool(flow.sized) or self.has_head(*_POOLS, "layer", "product"),

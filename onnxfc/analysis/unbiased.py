@@ -44,15 +44,14 @@ class Counts:
     times: dict[str, tuple[Fraction, int]] = field(default_factory=dict)
 
 
-def unbiased(flow: Flow, kept: bool) -> Counts:
-    """The counts that stand beside each look; variances of sums by hand only where these are kept, as others stay at
-    the scale of the native size."""
+def unbiased(flow: Flow) -> Counts:
+    """The counts that stand beside each look."""
     counts = Counts()
     for look in flow.looks.values():
         summed = _summed_up(flow, look)
         if summed.elements > 1 and flow.graph.producers[look.name].op_type in MEANS:
             _beside_mean(flow, look, summed, counts)
-        elif summed.elements > 1 and _is_mean_by_hand(flow, look, summed, counts if kept else Counts()):
+        elif summed.elements > 1 and _is_mean_by_hand(flow, look, summed, counts):
             counts.sums.add(look.name)
         _beside_difference(flow, look, summed, counts)
     return counts
@@ -86,18 +85,24 @@ def _beside_difference(flow: Flow, look: Look, summed: _Summed, counts: Counts) 
             counts.partly.add(name)
 
 
+_Less = tuple[bool, float]
+"""Whether something was taken from a figure, and by which numbers it was multiplied since."""
+
+
 def _over_less(flow: Flow, name: str, count: int) -> Iterator[tuple[str, float]]:
     """Where a difference of figures is multiplied with a power of N / (N - 1), and that power."""
 
-    def step(node: onnx.NodeProto, name: str, less: bool) -> _Step[tuple[str, float], bool]:
-        by = _factor(flow, node, name)
-        power = _power_of(by or 0, count / (count - 1)) if less else None
+    def step(node: onnx.NodeProto, name: str, known: _Less) -> _Step[tuple[str, float], _Less]:
+        (less, factor), by = known, _factor(flow, node, name)
+        powers = [_power_of(n, count / (count - 1)) for n in (by, factor * by)] if less and by else []
+        power = next((power for power in powers if power is not None), None)
         if power is not None:
             return (node.output[0], power), None
-        goes_on = by is not None or node.op_type in {*_ONWARD, *ADDITIVE}
-        return None, (less or node.op_type == "Sub") if goes_on else None
+        if by is None and node.op_type not in {*_ONWARD, *ADDITIVE}:
+            return None, None
+        return None, (less or node.op_type == "Sub", factor * by if by else 1.0)
 
-    return _followed(flow, name, False, step)
+    return _followed(flow, name, (False, 1.0), step)
 
 
 def _followed(

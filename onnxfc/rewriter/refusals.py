@@ -93,13 +93,14 @@ def _not_kept(state: State) -> Refusal | None:
 def _native_count(state: State) -> Refusal | None:
     """A figure of the whole image that reckons with the native number of its places, which the file has as a number."""
     kept = state.global_pool == "keep"
-    for name in sorted(state.roles.partly | state.roles.counted) if kept or state.dense else ():
+    held = state.roles.partly | (state.roles.counted if kept else frozenset())
+    for name in sorted(held) if kept or state.dense else ():
         node, view = state.graph.producers[name], state.views.get(name)
         if not isinstance(view, Context | Placed):
             continue
         if name in state.roles.partly:
             why = f"{node.op_type} makes a variance over N - 1 of some axes of the image, and N is a number of the file"
-            advice = "export it with open height and width, or with dynamo=False"
+            advice = "export it with open height and width, or, where torch.var makes it, with dynamo=False"
             advice += "; or leave out --global-pool keep" if kept else ""
             return Refusal("not-kept" if kept else "size-locked", label(node), why, advice)
         why = f"{node.op_type} scales a figure by the native number of its places, its root or a part of it"

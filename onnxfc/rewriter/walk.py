@@ -10,7 +10,7 @@ from fractions import Fraction
 
 import onnx
 
-from onnxfc.analysis.normalised_sums import as_many_as_now, sums_to_one_behind
+from onnxfc.analysis.normalised_sums import as_many_as_now, sums_to_one_behind, told_count
 from onnxfc.analysis.own_sizes import one_sized, own_sizes
 from onnxfc.analysis.pool_roles import pool_roles
 from onnxfc.analysis.rounding import meets_rounded_up
@@ -348,6 +348,7 @@ def _size_free(ctx: RuleContext, views: Sequence[View]) -> Outcome:
             as_many_as_now(ctx, variance)
         else:
             ctx.keep([tensor_of(ctx.state.views[name]) if name else "" for name in ctx.node.input])
+            told_count(ctx)
     except InferenceFailed:
         _keep_native(ctx, bool(context))
     for name in ctx.node.output:

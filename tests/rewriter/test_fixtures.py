@@ -176,7 +176,17 @@ UNLISTED += (
     "list_standardised.",
     "pre_emphasis.",
 )
-UNLISTED += ("grid_flow", "pyramid_unlike.", "spectrogram.", "two_views.", "unpooled", "warp_", "worked_halves")
+UNLISTED += (
+    "grid_flow",
+    "pyramid_unlike.",
+    "spectrogram.",
+    "two_views.",
+    "columns_moments.",
+    "columns_error.",
+    "unpooled",
+    "warp_",
+    "worked_halves",
+)
 """Files of which one option is tested alone."""
 
 

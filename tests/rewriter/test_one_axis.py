@@ -54,6 +54,37 @@ def test_sequences_of_any_width(free: tuple[str, ...], name: str, exporter: str)
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
 @pytest.mark.parametrize("free", [("width",), ()])
+def test_moments_over_all_columns_but_one_follow_the_width(free: tuple[str, ...], exporter: str) -> None:
+    """The number that the file divides by is one less than how many columns there are natively."""
+    done = rewritten("columns_moments", exporter, *free)
+    assert not [note for note in done.notes if note.code == "native-scale"]
+    for width in WIDTHS:
+        compare(done.model, {"image": image(32, width)}, REFERENCES, "columns_moments", 1e-5)
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_a_root_of_how_many_columns_there_are_is_told(exporter: str) -> None:
+    """No file of one width says what it stands for: here for a root of the columns, which natively it is."""
+    [note] = [note for note in rewritten("columns_error", exporter, "width").notes if note.code == "native-scale"]
+    assert "scales a figure of the whole image by the native number of its places, or a root of that" in note.reason
+    opened = onnx.load(fixture_file(f"columns_mean.{exporter}.onnx"))
+    assert not [note for note in onnxfc.rewrite(opened).notes if note.code == "native-scale"]
+
+
+def test_the_reading_that_has_the_axis_is_taken() -> None:
+    """One image without a batch, (1, H, W), may be a signal of H channels, too."""
+    net = Net(17)
+    rows = net.axes("Unsqueeze", net.input("image", [1, 24, 32]), [1])
+    model = net.model(net.op("Flatten", net.op("GlobalAveragePool", net.conv(rows, 1, 5, pads=[1] * 4))))
+    for axis, size in (("height", (24,)), ("width", (32,))):
+        assert onnxfc.rewrite(model, options=RewriteOptions(free=(axis,))).claim.native_size == size
+    with pytest.raises(UsageError) as caught:
+        onnxfc.rewrite(model, options=RewriteOptions(free=("depth",)))
+    assert str(caught.value).startswith("--free depth: the image input image has no depth; give ")
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize("free", [("width",), ()])
 def test_tokens_that_lie_row_by_row_with_the_height_as_it_is(free: tuple[str, ...], exporter: str) -> None:
     """The columns of each row are neighbours among the tokens, and no axis of channels need be left of a product."""
     done = rewritten("row_tokens", exporter, *free)
