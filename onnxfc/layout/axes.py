@@ -142,7 +142,8 @@ def pure(group: Group) -> bool:
 
 def kinds(group: Group) -> list[str]:
     """What an axis holds, the outermost first; channels beside each other once."""
-    return [atom.kind for atom in merged(group, alike=True)]
+    alone = (n == 0 or atom.kind != "channel" or group[n - 1].kind != "channel" for n, atom in enumerate(group))
+    return [atom.kind for atom, first in zip(group, alone, strict=True) if first]
 
 
 def places_in(groups: Sequence[Group]) -> list[Atom]:
@@ -154,6 +155,8 @@ def merged(group: Group, alike: bool = False, apart: bool = False) -> Group:
     """The same axis with neighbouring channels as one atom: heads of attention that were joined are channels again.
     An axis of the image that stays is none of them, unless all are ``alike``; nor are places within places, ``apart``.
     """
+    if len(group) < 2:
+        return tuple(group)
     found: list[Atom] = []
     for atom in group:
         other = found and (atom.still != found[-1].still or (apart and atom.within != found[-1].within))

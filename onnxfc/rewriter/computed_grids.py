@@ -28,8 +28,9 @@ def computed_grids(state: State) -> dict[str, frozenset[int]]:
 
 def meeting(state: State) -> list[onnx.NodeProto]:
     """The nodes that reckon with such a grid and a map or a list, or lay it beside these."""
-    grown = [node for node in state.graph.live if any(grows(state, name) for name in inputs_of(node))]
-    return [node for node in grown if node.op_type in _MEETING and isinstance(state.views.get(node.output[0]), Placed)]
+    beside = (node for node in state.graph.live if node.op_type in _MEETING)
+    placed = (node for node in beside if isinstance(state.views.get(node.output[0]), Placed))
+    return [node for node in placed if any(grows(state, name) for name in inputs_of(node))]
 
 
 _MEETING = ARITHMETIC | {"Concat", "Max", "Min"}

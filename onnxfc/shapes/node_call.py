@@ -270,7 +270,9 @@ def apart(dims: Sequence[Dim]) -> list[Dim]:
     """The same, with rows and columns that are laid into one axis beside each other."""
     found: list[Dim] = []
     for dim in dims:
+        if not isinstance(dim, Length) or len(dim.axes) < 2:
+            found.append(dim)
+            continue
         number, parts = factors_of([dim])
-        joined = isinstance(dim, Length) and len(dim.axes) > 1 and number.denominator == 1
-        found += [int(number), *parts.elements()] if joined else [dim]
+        found += [int(number), *parts.elements()] if number.denominator == 1 else [dim]
     return found
