@@ -98,11 +98,30 @@ def in_one_row(groups: Groups, after: Shape, rank: int) -> Groups | None:
     first = kinds(atoms).index("space")
     if atoms[first : first + rank] != places:
         return None
-    whole = Atom("space", math.prod(atom.length for atom in places))
-    made = regroup([(*atoms[:first], whole, *atoms[first + rank :])], after)
+    block = (first, first + rank)
+    return _row_of(atoms, _with_still(atoms, *block), after) or _row_of(atoms, block, after)
+
+
+def _with_still(atoms: Group, first: int, last: int) -> tuple[int, int]:
+    """The same atoms and the axes of the image beside them that stay, if there is but one place: of that alone nothing
+    says on which of several axes of length 1 it comes to lie."""
+    if math.prod(atom.length for atom in atoms[first:last]) == 1:
+        while last < len(atoms) and atoms[last].still:
+            last += 1
+        while first and atoms[first - 1].still:
+            first -= 1
+    return first, last
+
+
+def _row_of(atoms: Group, block: tuple[int, int], after: Shape) -> Groups | None:
+    """The axes of ``after`` where these atoms, from one up to another, stay beside each other; else None."""
+    first, last = block
+    held = atoms[first:last]
+    whole = Atom("space", math.prod(atom.length for atom in held))
+    made = regroup([(*atoms[:first], whole, *atoms[last:])], after)
     if made is None or not any(whole in group for group in made):
         return None
-    return _in_place_of(whole, places, made)
+    return _in_place_of(whole, held, made)
 
 
 def levels(view: Placed, rank: int) -> list[tuple[Placed, Row]]:

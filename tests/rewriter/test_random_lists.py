@@ -79,6 +79,11 @@ def test_one_figure_of_each_place_beside_an_axis_that_stays_is_a_list() -> None:
     assert obeys_the_law(random_pair(25550719)) == "rewritten"
 
 
+def test_one_row_of_places_lies_beside_the_axis_that_stays() -> None:
+    """A level of 1x6 places, (N, 1, 1, 6) as (N, 1, 6), where the height is free: the list was given as cells."""
+    assert obeys_the_law(random_pair(4309443)) == "rewritten"
+
+
 def test_borders_of_a_head_that_reads_places_are_those_of_the_native_size_with_any_option() -> None:
     """With global pools kept a SAME padding went on by itself, though a Flatten makes windows: their grid moved."""
     assert obeys_the_law(random_pair(366922)) == "rewritten"
