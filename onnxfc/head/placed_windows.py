@@ -61,7 +61,7 @@ def beside_map(ctx: RuleContext, does: str) -> Refusal | None:
     return ctx.refuse("cut-out", f"{does} a piece of the native map with what grows as the map does", LEAVE)
 
 
-_LAST = "take the layer's last state (h_n) in place of its last step, which are the same of a layer that reads forward"
+_LAST = "write the last step as -1, or take the last state (h_n), which is the same of a layer that reads forward"
 
 
 def _of_piece(ctx: RuleContext, view: Window) -> Window:

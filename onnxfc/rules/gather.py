@@ -14,9 +14,10 @@ from onnxfc.errors import Refusal
 from onnxfc.head.meet_grids import all_scores, spread
 from onnxfc.head.placed_windows import as_piece, of_sequence
 from onnxfc.head.windows import moved_to
-from onnxfc.layout.axes import BATCH_OF_ONE, carried, channels, frames_first, is_still, pure
+from onnxfc.layout.axes import BATCH_OF_ONE, carried, channels, frames_first, is_still, kinds, pure
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Fixed, Index, Placed, ScoreMap, Window, is_map
+from onnxfc.rules.context_sums import of_image
 from onnxfc.rules.registry import FEATURES, PLACED, rule
 from onnxfc.shapes.spec import Array
 
@@ -151,15 +152,25 @@ def gather(ctx: RuleContext) -> Outcome | None:
     if not constant or (axis == 0 and view.apart):
         return ctx.refuse("mixes-batch", "picks by what the image says, or along the batch")
     if view.is_map and axis in view.spatial:
-        return unfold(ctx, view, axis) or as_piece(ctx)
+        return unfold(ctx, view, axis) or _end_of_sequence(ctx, view, axis) or as_piece(ctx)
     if not pure(view.groups[axis]):
-        return of_sequence(ctx)
+        return _end_of_sequence(ctx, view, axis) or of_sequence(ctx)
     ctx.keep()
     count = len(ctx.shape_in(1))  # the axes of the index take the place of the channels
     still = is_still(view.groups[axis])
     picked = [channels(length, still) for length in ctx.shape_out()[axis : axis + count]]
     groups = (*view.groups[:axis], *picked, *view.groups[axis + 1 :])
     return [view.output(ctx.node.output[0], groups=groups)]
+
+
+def _end_of_sequence(ctx: RuleContext, view: Placed, axis: int) -> Outcome | None:
+    """The first step of a recurrent layer, or one counted from the last: at every size what the file says, as its last
+    state is. None where it is another one, or no step of such a layer."""
+    places = ctx.constant(1)
+    if places is None or places.ndim or places > 0 or kinds(view.groups[axis]) != ["space"] or not of_sequence(ctx):
+        return None
+    ctx.keep()
+    return [of_image(ctx, view.provenance)]
 
 
 def _table_look_up(ctx: RuleContext) -> Outcome:

@@ -183,6 +183,7 @@ UNLISTED += (
     "two_views.",
     "columns_moments.",
     "columns_error.",
+    "columns_ends.",
     "unpooled",
     "warp_",
     "worked_halves",

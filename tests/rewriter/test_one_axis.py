@@ -63,6 +63,15 @@ def test_moments_over_all_columns_but_one_follow_the_width(free: tuple[str, ...]
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
+def test_ends_of_recurrent_layers_are_figures_of_the_whole_line(exporter: str) -> None:
+    """y[:, -1] is what the file says at every width, as its last state is."""
+    done = rewritten("columns_ends", exporter, "width")
+    assert {output.form for output in done.claim.outputs} == {"global"}
+    for width in WIDTHS:
+        compare(done.model, {"image": image(32, width)}, REFERENCES, "columns_ends", 1e-5)
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
 def test_a_root_of_how_many_columns_there_are_is_told(exporter: str) -> None:
     """No file of one width says what it stands for: here for a root of the columns, which natively it is."""
     [note] = [note for note in rewritten("columns_error", exporter, "width").notes if note.code == "native-scale"]
@@ -219,16 +228,22 @@ def test_recurrent_layers_look_at_the_whole_image(name: str) -> None:
     assert done.claim.halo == ()
 
 
-def test_the_last_step_of_a_sequence_is_no_windows() -> None:
-    """y[:, -1] is one vector of the whole image, as h_n is: a vector for each window was made of it."""
+@pytest.mark.parametrize("step", [-1, -3, 0, 15, 4])
+def test_a_step_of_a_sequence_is_no_windows(step: int) -> None:
+    """y[:, -1] is one vector of the whole image, as h_n is: a vector for each window was made of it. y[:, 15] is the
+    last step of the native image alone."""
     model = onnx.load(fixture_file("columns_lstm.dynamo.onnx"))
     graph = model.graph
     rows = next(node for node in graph.node if node.op_type == "LSTM").output[0]
     del graph.output[:]
-    graph.initializer.append(onnx.numpy_helper.from_array(np.array(-1), "last_step"))
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array(step), "last_step"))
     graph.node.append(onnx.helper.make_node("Gather", [rows, "last_step"], ["step"], "node_last"))
     graph.node.append(onnx.helper.make_node("Flatten", ["step"], ["vector"], "node_flat", axis=1))
     graph.output.append(onnx.helper.make_tensor_value_info("vector", onnx.TensorProto.FLOAT, None))
+    if step < 1:
+        done = onnxfc.rewrite(model, options=RewriteOptions(free=("width",)))
+        assert [output.form for output in done.claim.outputs] == ["global"]
+        return
     with pytest.raises(NothingToRewrite) as caught:
         onnxfc.rewrite(model, options=RewriteOptions(free=("width",)))
     assert [(item.code, item.node) for item in caught.value.refusals] == [("recurrent", "node_last")]
