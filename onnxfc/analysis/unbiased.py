@@ -164,7 +164,8 @@ def _times_count(flow: Flow, name: str, count: int) -> Iterator[tuple[str, tuple
 
     def step(node: onnx.NodeProto, name: str, known: _Times) -> _Step[tuple[str, tuple[Fraction, int]], _Times]:
         made, by, more = node.output[0], _factor(flow, node, name), _by_size(flow, node, name)
-        powers = ((n, _power(by or 0, n, known.rooted)) for n in known.places if known.grown == 0)
+        rooted = known.rooted or bool(by and not is_written(by))  # what nobody writes is its root
+        powers = ((n, _power(by or 0, n, rooted)) for n in known.places if known.grown == 0)
         for places, power in powers:
             if power is not None:
                 return (made, (power, places)), None

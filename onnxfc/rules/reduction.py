@@ -37,6 +37,9 @@ from onnxfc.rules.registry import FEATURES, PLACED, rule
 _BOUNDED = {"ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum", "ReduceSumSquare"}
 """Reductions over places that say the same at every size once they are brought to the native number of places."""
 
+_ALIKE = {"ReduceMax", "ReduceMean", "ReduceMin"}
+"""Reductions that say the same of a list of places however long it is."""
+
 
 def reduce_places(ctx: RuleContext, axes: Sequence[int]) -> Outcome | None:
     """A figure of the whole image, or of a whole row of what relates places: None where each window has its own."""
@@ -125,11 +128,23 @@ def reduce_placed(ctx: RuleContext) -> Outcome | None:
         ctx.keep()
         return [replace(item, groups=left_of(view, axes, keepdims)) for item in ctx.same() if isinstance(item, Placed)]
     if view.is_folded:
-        return reduce_places(ctx, axes) or folded_as_context(ctx, view, axes)
+        return _of_list(ctx, view, axes) or reduce_places(ctx, axes) or folded_as_context(ctx, view, axes)
     if view.is_strip:
         unclear = weighs(ctx, view.provenance, [axis for axis in axes if axis in view.spatial]) is None
         return weighed_apart(ctx) if unclear else strip(ctx, view, axes, keepdims)
     return _of_map(ctx, view, axes, keepdims)
+
+
+def _of_list(ctx: RuleContext, view: Placed, axes: Sequence[int]) -> Outcome | None:
+    """A kept figure of a list of places that says the same however long that is. None where something that works along
+    the list stands ahead of it: shares of a longer one would be smaller."""
+    own = Gathered.joined(part.provenance.blames for part in view.parts)
+    along = any(item.cause is Cause.CONTEXT and item not in own for item in view.provenance.blames)
+    kept = ctx.state.global_pool == "keep" and ctx.role == "head" and view.is_list and ctx.op_type in _ALIKE
+    if not kept or along:
+        return None
+    made = whole_image(ctx, view, axes, bool(ctx.attrs.get("keepdims", 1)))
+    return made if isinstance(made, Refusal) else [made]
 
 
 def _doubt(ctx: RuleContext, view: Placed, axes: Sequence[int]) -> Refusal | None:

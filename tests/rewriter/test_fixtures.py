@@ -184,6 +184,7 @@ UNLISTED += (
     "columns_moments.",
     "columns_error.",
     "columns_ends.",
+    "list_levels_and_bag.",
     "unpooled",
     "warp_",
     "worked_halves",

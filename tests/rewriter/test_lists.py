@@ -53,6 +53,37 @@ def test_a_list_beside_scores_of_the_whole_image(exporter: str) -> None:
     assert [output.form for output in onnxfc.rewrite(path).claim.outputs] == ["map", "map"]
 
 
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_figures_of_several_levels_are_kept(exporter: str) -> None:
+    """Each level counts as many places as it has."""
+    path = fixture_file(f"list_levels_and_bag.{exporter}.onnx")
+    kept = onnxfc.rewrite(path, options=RewriteOptions(global_pool="keep"))
+    assert [output.form for output in kept.claim.outputs] == ["list", "global", "global"]
+    for size in ((16, 40), (36, 20), (25, 33)):
+        compare(kept.model, {"image": image(*size)}, MORE, "list_levels_and_bag")
+
+
+@pytest.mark.parametrize(
+    ("how", "code"), [("shares", "size-locked"), ("root", "sum-over-image"), ("sum", "size-locked")]
+)
+def test_figures_of_several_levels_that_follow_their_number_are_not_kept(how: str, code: str) -> None:
+    net = Net(17)
+    fine = net.conv(net.image(size=(19, 23)), 2, 3)
+    levels = [net.op("Reshape", item, net.ints(1, 3, -1)) for item in (fine, net.conv(fine, 3, 3))]
+    places = net.op("Concat", *levels, axis=2)
+    if how == "shares":
+        places = net.op("Mul", places, net.op("Softmax", places, axis=2))
+    figure = (
+        net.axes("ReduceSum", places, (2,), keepdims=0)
+        if how == "sum"
+        else net.op("ReduceMean", places, axes=[2], keepdims=0)
+    )
+    if how == "root":  # of 99 + 20 places
+        figure = net.op("Mul", figure, net.const(np.float32(119**0.5)))
+    found = refusal(net.model(net.fc(figure, 3, 4)), global_pool="keep")
+    assert found.code == code
+
+
 def test_features_of_windows_are_no_list_where_pools_are_kept() -> None:
     """An FC layer reads them, behind a Concat of one whose axis counts from the end (operator set 9)."""
     net = Net(9)
