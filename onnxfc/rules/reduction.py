@@ -92,7 +92,7 @@ def folded_as_context(ctx: RuleContext, view: Placed, axes: Sequence[int]) -> Ou
     every = sum(atom.kind == "space" for group in view.groups for atom in group)
     places = sum(atom.kind == "space" for atom in reduced)
     if ctx.role != "context" or not places or places < every or any(atom.kind == "batch" for atom in reduced):
-        return None
+        return _of_list(ctx, view, axes)
     scale = scale_of(ctx, view.provenance, view.tensor, axes, [atom.place for atom in reduced if atom.kind == "space"])
     write_scaled(ctx, scale, view.tensor, axes, bool(ctx.attrs.get("keepdims", 1)))
     return [of_image(ctx, view.provenance)]
@@ -128,7 +128,7 @@ def reduce_placed(ctx: RuleContext) -> Outcome | None:
         ctx.keep()
         return [replace(item, groups=left_of(view, axes, keepdims)) for item in ctx.same() if isinstance(item, Placed)]
     if view.is_folded:
-        return _of_list(ctx, view, axes) or reduce_places(ctx, axes) or folded_as_context(ctx, view, axes)
+        return reduce_places(ctx, axes) or folded_as_context(ctx, view, axes)
     if view.is_strip:
         unclear = weighs(ctx, view.provenance, [axis for axis in axes if axis in view.spatial]) is None
         return weighed_apart(ctx) if unclear else strip(ctx, view, axes, keepdims)
