@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -29,6 +29,9 @@ _COUNTS: tuple[Callable[[int], float], ...] = (
 _FEW = 2
 """So few places are no count to be told from other numbers."""
 _CLOSE = 1e-6
+Follow = frozenset[int]
+"""Which counts follow an image's size: along which axes, and those of all places (ALL)."""
+ALL = -1
 
 
 @dataclass(frozen=True)
@@ -121,17 +124,35 @@ def _reshape_all(graph: onnx.GraphProto, node: onnx.NodeProto, target: Array, pl
 
 @dataclass(frozen=True)
 class Counted:
-    """A number that the native count of places, or of their features (``each`` has so many), may have given, and what
-    another count would give; of the map ``begin``."""
+    """A number of the file that the native count of places may have given, or one along an axis of the map ``begin``:
+    it scales something by ``of`` so many times ``each`` natively, ``power`` -1 where it divides. ``axes``: along which
+    axes these are counted; none where they are all."""
 
     native: Array
     of: Callable[[int], float]
+    count: int
     each: int = 1
+    power: int = 1
     begin: str = ""
+    axes: frozenset[int] = frozenset()
 
-    def at(self, places: int) -> Array:
-        """The number for so many places; the native one for 0."""
-        return np.full_like(self.native, self.of(places * self.each)) if places > 1 else self.native
+    def at(self, now: Sequence[int], follow: Follow) -> Array:
+        """The number for a map of these lengths; the native one where it does not follow."""
+        along = sorted(self.axes & follow)
+        places = now[along[0]] if along else 1 if self.axes or not follow else math.prod(now)
+        if places < 2:
+            return self.native
+        grown = self.of(places * self.each) / self.of(self.count * self.each)
+        return np.asarray(self.native * grown**self.power, self.native.dtype)
+
+
+def readings(found: Iterable[Counted]) -> list[Follow]:
+    """What may follow an image's size beside all counts of places: nothing else, or counts along one axis, or along
+    each; none of these where nothing counts."""
+    found = list(found)
+    axes = sorted(frozenset[int]().union(*(item.axes for item in found)))
+    along = [{axis} for axis in axes] + ([set(axes)] if len(axes) > 1 else [])
+    return [frozenset({ALL, *some}) for some in ([set[int](), *along] if found else [])]
 
 
 def _counts_as_inputs(
@@ -141,8 +162,9 @@ def _counts_as_inputs(
     begins: Mapping[str, Begin],
 ) -> dict[str, Counted]:
     """Let numbers that may count places be inputs, where something is multiplied with them or divided by them: one for
-    each node, as one number may count the places of several maps."""
-    found = {}
+    each node, as one number may count the places of several maps. Divided by the height and then by the width is
+    divided by all places."""
+    found, scaled = {}, dict[str, float]()
     for node in graph.node:
         maps = made_of[node.output[0]] or frozenset(begins)
         begin = _one(maps, begins)
@@ -153,7 +175,12 @@ def _counts_as_inputs(
             if name not in tensors or any(dim > 1 for dim in tensors[name].dims):
                 continue
             value = numpy_helper.to_array(tensors[name])
-            made = counted_by(value, begins[begin].places, channels)
+            power = -1 if node.op_type == "Div" and at == 1 else 1
+            scales = node.op_type == "Mul" or power < 0
+            before = scaled.get(node.input[1 - at], 1.0) if scales else 1.0
+            made = _counted_in(value, before, power, begins[begin], channels)
+            if scales and value.all():
+                scaled[node.output[0]] = before * float(value.ravel()[0]) ** power
             if made is not None:
                 node.input[at] = f"{name}, of {node.output[0]}"
                 graph.input.append(helper.make_tensor_value_info(node.input[at], tensors[name].data_type, value.shape))
@@ -161,10 +188,21 @@ def _counts_as_inputs(
     return found
 
 
+def _counted_in(value: Array, before: float, power: int, begin: Begin, channels: int) -> Counted | None:
+    """What a number counts: all places, by itself or with those that scaled ahead of it; or those along an axis."""
+    if (made := counted_by(value, begin.places, channels)) is not None:
+        return made
+    if before != 1 and value.all() and (made := counted_by(before * value**power, begin.places, channels)) is not None:
+        return replace(made, native=value, power=power)
+    along = [counted_by(value, length) for length in begin.extent]
+    axes = frozenset(axis for axis, made in enumerate(along) if made is not None)
+    return replace(next(filter(None, along)), axes=axes) if axes else None
+
+
 def counted_by(value: Array, places: int, channels: int = 1) -> Counted | None:
     """What a number counts: places, or all their features, of which there are so many ``channels``."""
     for each in (1, *([channels] if channels > 1 else [])):
         for of in _COUNTS if places > _FEW and value.dtype.kind == "f" else ():
             if np.isclose(value.astype(np.float64), of(places * each), rtol=_CLOSE, atol=0).all():
-                return Counted(value, of, each)
+                return Counted(value, of, places, each)
     return None

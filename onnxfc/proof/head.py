@@ -21,7 +21,7 @@ from onnxfc.claim.claim import Boundary
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof.baked import Shapes, attributes, is_on, stored
 from onnxfc.proof.edges import Edges
-from onnxfc.proof.every_size import Begin, for_every_size
+from onnxfc.proof.every_size import Begin, Follow, for_every_size, readings
 from onnxfc.proof.folded import together
 from onnxfc.proof.providers import Engine
 from onnxfc.proof.sessions import Array, Arrays, RunError, Runner
@@ -135,10 +135,10 @@ class Head:
             for name, extent in extents.items()
         }
 
-    def _places(self, features: Mapping[str, Array], name: str) -> int:
-        """How many places this boundary has in these features, or natively."""
+    def _extent(self, features: Mapping[str, Array], name: str) -> Sequence[int]:
+        """How long this boundary's axes are in these features, or natively."""
         item, value = self._bounds[name], features.get(name)
-        return math.prod(item.extent if value is None else [value.shape[axis] for axis in item.spatial])
+        return item.extent if value is None else [value.shape[axis] for axis in item.spatial]
 
     def _of_batch(self, shape: Array, batch: int, now: Mapping[str, Array]) -> Array:
         """What Shape or Size said of a tensor around the boundaries, for these features and the batch of the windows.
@@ -152,22 +152,21 @@ class Head:
         follows = (np.arange(len(shape)) == 0) & np.isin(shape, (self._batch, self._images))
         return np.where(follows, shape * batch // self._batch, shape).astype(shape.dtype)
 
-    def run_whole(self, features: Mapping[str, Array], *, counting: bool = False) -> Arrays:
-        """The head on whole features of any size it accepts; ``counting``: with numbers that follow the places."""
-        return self._runner.run(self._given(features, counting))
+    def run_whole(self, features: Mapping[str, Array], follow: Follow = frozenset()) -> Arrays:
+        """The head on whole features of any size it accepts; with numbers that ``follow`` the places."""
+        return self._runner.run(self._given(features, follow))
 
     def others(self, name: str, features: Mapping[str, Array]) -> Iterable[Array]:
         """What it makes of features as well, where values lie on the edge between two integers."""
-        return self._edges.of(name, self._given(features, counting=False))
+        return self._edges.of(name, self._given(features, frozenset()))
 
-    def _given(self, features: Mapping[str, Array], counting: bool) -> Arrays:
+    def _given(self, features: Mapping[str, Array], follow: Follow) -> Arrays:
         batch = len(features[self.plan.boundaries[0]]) if self.plan.boundaries else self._batch
         now = {name: self._laid(features, name) for name in self.plan.boundaries}
         around = [name for name in self.plan.shapes if name not in features]
         shapes = {name: self._of_batch(self._fixed[name], batch, now) for name in around}
         given = {name: features[name] for name in (*self.plan.sides, *self.plan.shapes) if name in features}
-        places = {name: self._places(features, name) if counting else 0 for name in self.plan.boundaries}
-        counted = {name: item.at(places[item.begin]) for name, item in self._counted.items()}
+        counted = {name: item.at(self._extent(features, item.begin), follow) for name, item in self._counted.items()}
         return {**self._fixed, **shapes, **given, **now, **counted}
 
     def readings(self, features: Mapping[str, Array]) -> list[Arrays]:
@@ -175,9 +174,9 @@ class Head:
         counts that follow the places; nothing where it is made for the native size."""
         made, shaped = [], self._shaped.items()
         features = {**features, **{name: _shape(node, features) for name, node in shaped if node.input[0] in features}}
-        for counting in (False, True) if self._counted else (False,):
+        for follow in (frozenset[int](), *readings(self._counted.values())):
             with suppress(RunError):
-                made.append(self.run_whole(features, counting=counting))
+                made.append(self.run_whole(features, follow))
         return made
 
     def reads_sizes(self, given: Mapping[str, Array], elsewhere: Iterable[Mapping[str, Array]]) -> bool:
@@ -195,8 +194,8 @@ class Head:
 
     @property
     def counts(self) -> bool:
-        """Whether it reckons with numbers that may count the native places."""
-        return bool(self._counted)
+        """Whether it reckons with numbers that may count all the native places."""
+        return any(not item.axes for item in self._counted.values())
 
     def run_windows(self, windows: list[Arrays]) -> list[Arrays]:
         """The head on every window, several in one batch where the head treats images independently."""

@@ -22,7 +22,7 @@ from onnxfc.claim.claim import Boundary, Claim
 from onnxfc.io.model_file import ModelFile
 from onnxfc.proof.accumulator import Tally, nearest
 from onnxfc.proof.baked import SAME_REPEATED, Shapes, place_by_place, unbiased
-from onnxfc.proof.every_size import Begin, for_every_size
+from onnxfc.proof.every_size import Begin, for_every_size, readings
 from onnxfc.proof.evidence import Evidence
 from onnxfc.proof.folded import apart
 from onnxfc.proof.head import begin_at, part_of, plan_head
@@ -90,17 +90,17 @@ def _own(
     if model is None:
         return
     extents = {value.shape[2:] for value in maps.values()}
-    rank = len(min(extents))
     _grow(model.graph, extents)
-    places = math.prod(extents.pop()) if len(extents) == 1 else 0  # else none is what a count is of
+    places = math.prod(min(extents)) if len(extents) == 1 else 0  # else none is what a count is of
     if unbiased(model.graph.node, model.graph, shapes, places):
         return  # over rows, say
     begins = {name: Begin(tuple(value.shape[2:])) for name, value in maps.items()} if places else {}
     counted, bound = for_every_size(model, shapes, begins), part.boundary
     with suppress(RunError):
         runner = Runner(original.with_proto(model), (), options.engine)
-        for now in (0, places << rank):
-            found = runner.run(twice | {name: item.at(now) for name, item in counted.items()})[part.original]
+        now = [length << 1 for length in min(extents)]
+        for follow in (frozenset[int](), *readings(counted.values())):
+            found = runner.run(twice | {name: item.at(now, follow) for name, item in counted.items()})[part.original]
             yield found if bound is None else apart(bound, found, [length << 1 for length in bound.extent])
 
 

@@ -188,6 +188,7 @@ UNLISTED += (
     "unpooled",
     "warp_",
     "worked_halves",
+    "sides_",
 )
 """Files of which one option is tested alone."""
 
