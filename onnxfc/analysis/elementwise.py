@@ -212,9 +212,17 @@ def _images_apart(group: Group) -> Group:
     return tuple(atom for atom in group if (atom,) != BATCH_OF_ONE) if places(group) else group
 
 
+def gather_rows(step: Step, held: Layout) -> Layout:
+    """GatherND by one number each is Gather along the first axis."""
+    single = step.shape(step.node.input[1])[1:] == (1,) and not step.attrs.get("batch_dims", 0)
+    return gather(step, held) if single else unknown(step)
+
+
 def gather(step: Step, held: Layout) -> Layout:
     """Channels by number; places by number are a piece, or blocks."""
-    axis, rank, name = step.axis, len(step.shape(step.node.input[1])), step.node.input[0]
+    rows = step.op_type == "GatherND"
+    axis, rank = (0, 1) if rows else (step.axis, len(step.shape(step.node.input[1])))
+    name = step.node.input[0]
     axes = held.axes or ()
     ahead, group, behind = axes[:axis], axes[axis], axes[axis + 1 :]
     picked = [channels(length) for length in step.after[axis : axis + rank]]
@@ -274,5 +282,6 @@ ELEMENTWISE: dict[str, Rule] = {
     **dict.fromkeys(LENGTHS, lambda step: None),
     "Concat": concat,
     "Gather": on_data(gather),
+    "GatherND": on_data(gather_rows),
     "Transpose": on_data(transpose),
 }

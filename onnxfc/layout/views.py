@@ -17,7 +17,7 @@ import onnx
 
 from onnxfc.claim.claim import Boundary
 from onnxfc.errors import Refusal
-from onnxfc.layout.axes import Groups, holds_images, places_in
+from onnxfc.layout.axes import Groups, holds_images, places_in, pure
 from onnxfc.layout.axis_map import Field
 from onnxfc.layout.provenance import Provenance
 
@@ -246,6 +246,11 @@ Lifted = Placed | Window | ScoreMap
 def is_map(view: View | None) -> TypeGuard[Placed]:
     """Whether this is a map: each of the image's axes stands alone."""
     return isinstance(view, Placed) and view.is_map
+
+
+def on_image_axes(view: View | None) -> TypeGuard[Placed]:
+    """Whether it is a map (N, C, *axes), of which some axes follow the image and others may stay."""
+    return is_map(view) and min(view.spatial) > 1 and pure(view.groups[1])
 
 
 def is_strip(view: View | None) -> TypeGuard[Placed]:

@@ -199,7 +199,9 @@ def _layout(ctx: RuleContext, view: Placed) -> Refusal | None:
     if not ctx.only_first and not (ctx.state.single and _kernel_of_image(ctx)):
         return _weight_of_image(ctx)
     if ctx.output_used(1) and not _is_unpooled(ctx):
-        return ctx.refuse("pool-indices", "gives the places of its maxima to a node that does not put them back")
+        readers = sorted({node.op_type for node in ctx.state.graph.readers.get(ctx.node.output[1], ())} - {"MaxUnpool"})
+        told = f"{' and '.join(readers)}, which reckons with them" if readers else "what does not put them back so"
+        return ctx.refuse("pool-indices", f"gives the places of its maxima, counted over the whole map, to {told}")
     return None
 
 

@@ -50,7 +50,7 @@ class _Made:
 def for_any_size(ctx: RuleContext, name: str, tensor: str) -> str | None:
     """The coordinates (N, *places, rank) that mean the same where there are more places; None where it is not known."""
     made = _made(ctx, name)
-    native = [ctx.native(name).native[1 + place] for place in range(ctx.state.rank)]
+    native = ctx.native(name).native[1:-1]
     if made is None or not made.tables:
         return None
     rules = {rule for table in made.tables.values() for rule in table.rules if rule}

@@ -61,7 +61,8 @@ def picked(ctx: RuleContext) -> Outcome:
     at, moved = tuple(rows.T), view.batch_axis - rows.shape[1] + 1 if view.batch_axis else None
     if isinstance(view, Window):
         scale, shift = (None if work is None else work[at] for work in (view.scale, view.shift))
-        return [replace(view, index=view.index[at], scale=scale, shift=shift, trunk=None, batch_axis=moved)]
+        piece = replace(view, provenance=view.provenance.behind(ctx.name), trunk=None, batch_axis=moved)
+        return [replace(piece, index=view.index[at], scale=scale, shift=shift)]
     length, rest = rows.shape[1], view.features[rows.shape[1] :]
     places, tensor = np.ravel_multi_index(at, view.features[:length], mode="wrap"), view.tensor
     if length > 1:

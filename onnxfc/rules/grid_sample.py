@@ -10,7 +10,7 @@ from onnxfc.claim.blame import Cause
 from onnxfc.graph.index import attributes
 from onnxfc.layout.axes import BATCH_OF_ONE, channels
 from onnxfc.layout.provenance import Provenance
-from onnxfc.layout.views import Context, Fixed, Placed, is_map
+from onnxfc.layout.views import Context, Fixed, Placed, is_map, on_image_axes
 from onnxfc.rules.broadcast import with_context
 from onnxfc.rules.coordinates import for_any_size
 from onnxfc.rules.registry import PLACED, rule
@@ -30,8 +30,7 @@ def grid_sample(ctx: RuleContext) -> Outcome | None:
         )
     if not is_map(view) or not is_map(grid):
         return ctx.no_values(_TABLE)
-    rank = ctx.state.rank
-    if not view.channels_first or grid.spatial != tuple(range(1, 1 + rank)):
+    if not on_image_axes(view) or grid.spatial != tuple(axis - 1 for axis in view.spatial):
         return ctx.refuse("layout", "reads at coordinates of other axes than the image's")
     at: str | None = grid.tensor
     if any(blame.cause is Cause.GRID for blame in grid.provenance.blames):
@@ -43,7 +42,7 @@ def grid_sample(ctx: RuleContext) -> Outcome | None:
     if joined is None or joined.windows:
         return ctx.rejoins()
     ctx.keep([view.tensor, at])
-    return ctx.placed(view, joined.blamed(ctx.blame(Cause.CONTEXT)), {k: 2 + k for k in range(rank)})
+    return ctx.placed(view, joined.blamed(ctx.blame(Cause.CONTEXT)), view.where)
 
 
 _TABLE = "reads at coordinates that are a table of the native size"
@@ -55,7 +54,7 @@ def _as_computed(ctx: RuleContext, view: Placed, grid: Fixed | Context) -> Outco
     None where it computes none."""
     sizes = [shape[1:-1] for shape in ctx.builder.spec(grid.tensor).shapes or ()]
     now = [shape[2:] for shape in ctx.builder.spec(view.tensor).shapes or ()]
-    if not view.channels_first or ctx.shape_in(1)[1:-1] != view.extent or view.provenance.windows:
+    if not on_image_axes(view) or ctx.shape_in(1)[1:-1] != ctx.shape_in()[2:] or view.provenance.windows:
         return None
     anew = None if sizes == now else _affine_grid(ctx, view)
     if sizes != now and anew is None:
@@ -81,9 +80,8 @@ def _affine_grid(ctx: RuleContext, view: Placed) -> str | None:
 def _warped(ctx: RuleContext, view: Placed) -> Outcome:
     """At a warp of as many places as the map has, which goes on from end to end of it: its own values show the rule,
     ``align_corners`` says only where they lie."""
-    rank = ctx.state.rank
-    fits = view.channels_first and ctx.shape_in(1)[:-1] == (1, *view.extent) and not ctx.free_batch
-    groups = (BATCH_OF_ONE, *(view.groups[axis] for axis in view.spatial), channels(rank))
+    fits = on_image_axes(view) and ctx.shape_in(1)[:-1] == (1, *ctx.shape_in()[2:]) and not ctx.free_batch
+    groups = (BATCH_OF_ONE, *view.groups[2:], channels(len(view.groups) - 2))
     grid = continued(ctx, 1, groups, [view], spread=True) if fits else None
     if not isinstance(grid, Continued):
         return grid or ctx.no_values(_TABLE)

@@ -7,7 +7,7 @@ from onnxfc.builder.rule_context import LEAVE, Outcome, RuleContext
 from onnxfc.graph.index import attributes
 from onnxfc.graph.sliding import sliding_at
 from onnxfc.layout.provenance import Provenance
-from onnxfc.layout.views import is_map
+from onnxfc.layout.views import on_image_axes
 from onnxfc.rules.registry import PLACED, rule
 from onnxfc.rules.resampling import laid
 from onnxfc.rules.resized_reads import resampled
@@ -22,7 +22,7 @@ def max_unpool(ctx: RuleContext) -> Outcome:
     """
     pool, view = ctx.state.graph.producers.get(ctx.node.input[1]), ctx.views[0]
     whole = ctx.state.views[pool.input[0]] if pool is not None and pool.op_type == "MaxPool" else None
-    if pool is None or not is_map(whole) or not is_map(view) or not view.channels_first:
+    if pool is None or not on_image_axes(whole) or not on_image_axes(view) or view.spatial != whole.spatial:
         return ctx.refuse("pool-indices", "takes places of maxima that are not just those of a MaxPool", LEAVE)
     if view.provenance.windows:
         return ctx.refuse("pools-then-convolves", "spreads what a global pool left over several places")

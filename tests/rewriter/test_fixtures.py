@@ -189,6 +189,8 @@ UNLISTED += (
     "warp_",
     "worked_halves",
     "sides_",
+    "picked_",
+    "axis_",
 )
 """Files of which one option is tested alone."""
 

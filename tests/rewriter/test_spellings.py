@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 from fixture_files import fixture_file
-from hazards import CHECK
+from hazards import CHECK, refusal
 from references import EXPORTERS, compare, image
 
 import onnxfc
@@ -14,6 +15,7 @@ from onnxfc.rewriter.options import RewriteOptions
 
 REFERENCES = np.load(fixture_file("spellings.npz"))
 SIZES = ((17, 33), (25, 25), (33, 41))
+ALONG = {"height": ((25, 25), (33, 25), (49, 25)), "width": ((17, 33), (17, 41), (17, 65))}
 
 
 def rewritten(name: str, exporter: str, **options: object) -> Rewrite:
@@ -25,6 +27,18 @@ def rewritten(name: str, exporter: str, **options: object) -> Rewrite:
     return done
 
 
+def along(name: str, exporter: str, axis: str, **options: object) -> None:
+    """One axis freed alone: as PyTorch along it."""
+    done = rewritten(name, exporter, free=(axis,), **options)
+    assert done.claim.inputs[0].spatial == ((3,) if axis == "width" else (2,))
+    for size in ALONG[axis]:
+        compare(done.model, {"image": image(*size)}, REFERENCES, name, 1e-5)
+
+
+def model_of(name: str, exporter: str) -> onnx.ModelProto:
+    return onnx.load(fixture_file(f"{name}.{exporter}.onnx"))
+
+
 @pytest.mark.parametrize("exporter", EXPORTERS)
 def test_sums_divided_by_the_height_and_then_by_the_width(exporter: str) -> None:
     """And a deviation over N - 1 of the columns: both are kept, and proven, as the original's head reckons."""
@@ -34,13 +48,39 @@ def test_sums_divided_by_the_height_and_then_by_the_width(exporter: str) -> None
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
-@pytest.mark.parametrize(("axis", "sizes"), [("width", ((17, 33),)), ("height", ((25, 25),))])
-def test_an_einsum_that_only_sums_where_an_axis_stays(
-    axis: str, sizes: tuple[tuple[int, int], ...], exporter: str
-) -> None:
+@pytest.mark.parametrize("axis", ALONG)
+def test_an_einsum_that_only_sums_where_an_axis_stays(axis: str, exporter: str) -> None:
     """It is the sum that ReduceSum writes, over what stays and what follows the image."""
-    done = rewritten("sides_summed", exporter, free=(axis,), global_pool="keep")
-    assert done.claim.inputs[0].spatial == ((3,) if axis == "width" else (2,))
-    for size in sizes:
-        compare(done.model, {"image": image(*size)}, REFERENCES, "sides_summed", 1e-5)
+    along("sides_summed", exporter, axis, global_pool="keep")
     rewritten("sides_summed", exporter, free=(axis,))
+
+
+@pytest.mark.parametrize("axis", ALONG)
+@pytest.mark.parametrize("file", ["axis_unpooled.dynamo", "axis_flow.torchscript", "axis_flow.dynamo"])
+def test_places_and_coordinates_of_a_map_of_which_an_axis_stays(file: str, axis: str) -> None:
+    """Maxima are put back, and a map is read beside its places, along the axis that stays as along the other."""
+    name, _, exporter = file.partition(".")
+    along(name, exporter, axis)
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_columns_picked_by_number_stay(exporter: str) -> None:
+    """As exporters write it: Gather, or GatherND with the columns moved to the front."""
+    done = rewritten("picked_columns", exporter)
+    assert [note.reason.rpartition(": ")[2] for note in done.notes if note.code == "fixed-axis"] == [
+        "the width stays 25 px"
+    ]
+    for size in ALONG["height"]:
+        compare(done.model, {"image": image(*size)}, REFERENCES, "picked_columns", 1e-5)
+    found = refusal(model_of("picked_columns", exporter), free=("width",))
+    assert (found.code, found.reason.partition(" ")[2]) == (
+        "cut-out",
+        "picks places of the map of the native size, and no FC layer or pool reads it",
+    )
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_neighbours_picked_by_number_are_a_piece_of_the_map(exporter: str) -> None:
+    found = refusal(model_of("picked_neighbours", exporter), free=("width",))
+    assert found.code == "cut-out"
+    assert found.reason == "Sub combines a piece of the native map with what grows as the map does"

@@ -80,11 +80,14 @@ def _larger(net: Net, places: str, pooled: str) -> str:
     return str(net.op("MaxUnpool", pooled, places, net.ints(1, 2, 10, 10), **SQUARE))
 
 
+_GIVES = "MaxPool gives the places of its maxima, counted over the whole map,"
+
+
 @pytest.mark.parametrize(
     ("make", "node", "reason"),
     [
-        (_as_numbers, "maxpool", "MaxPool gives the places of its maxima to a node that does not put them back"),
-        (_beside, "maxpool", "MaxPool gives the places of its maxima to a node that does not put them back"),
+        (_as_numbers, "maxpool", f"{_GIVES} to Cast, which reckons with them"),
+        (_beside, "maxpool", f"{_GIVES} to Abs, which reckons with them"),
         (_larger, "maxunpool", "MaxUnpool makes a map of 10x10 of the places of maxima in one of 8x8"),
     ],
 )
