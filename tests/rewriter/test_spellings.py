@@ -56,9 +56,12 @@ def test_an_einsum_that_only_sums_where_an_axis_stays(axis: str, exporter: str) 
 
 
 @pytest.mark.parametrize("axis", ALONG)
-@pytest.mark.parametrize("file", ["axis_unpooled.dynamo", "axis_flow.torchscript", "axis_flow.dynamo"])
+@pytest.mark.parametrize(
+    "file", ["axis_unpooled.dynamo", "axis_folded.dynamo", "axis_flow.torchscript", "axis_flow.dynamo"]
+)
 def test_places_and_coordinates_of_a_map_of_which_an_axis_stays(file: str, axis: str) -> None:
-    """Maxima are put back, and a map is read beside its places, along the axis that stays as along the other."""
+    """Maxima are put back, blocks laid on each other, and a map is read beside its places, along the axis that stays as
+    along the other."""
     name, _, exporter = file.partition(".")
     along(name, exporter, axis)
 
