@@ -13,11 +13,14 @@ import numpy as np
 
 from onnxfc.builder.computed_constants import computed
 from onnxfc.builder.rule_context import RuleContext
+from onnxfc.claim.blame import Cause
 from onnxfc.errors import Refusal
 from onnxfc.graph.index import inputs_of, label
+from onnxfc.graph.op_kinds import FLOATS
 from onnxfc.layout.affine import Affine
+from onnxfc.layout.axes import places_in
 from onnxfc.layout.axis_map import Pixels
-from onnxfc.layout.views import Fixed, Placed
+from onnxfc.layout.views import Fixed, Placed, View
 from onnxfc.shapes.spec import Array, Shape
 
 _CLOSE = 1e-5
@@ -101,6 +104,36 @@ def _continued(table: Affine, more: Mapping[int, int]) -> Array:
         made = made + slope * index.reshape([-1 if k == axis else 1 for k in range(table.base.ndim)])
     lengths = iter(made.shape)
     return made.reshape([math.prod(next(lengths) for _ in group) for group in table.groups])
+
+
+def told_of_steps(ctx: RuleContext, refusal: Refusal) -> Refusal:
+    """A table is refused for what it is: its values follow the image's size, but are as many as natively. PyTorch's new
+    exporter writes down how many steps torch.linspace has, and with it affine_grid."""
+    if refusal.code not in ("position-table", "grid-rule"):
+        return refusal
+    state, names = ctx.state, inputs_of(ctx.node)
+    placed = [view for name in names if isinstance(view := state.views.get(name), Placed)]
+    extents = {atom.length for view in placed for atom in places_in(view.groups)} - {1}
+    names = [name for name in names if _is_table(state.views.get(name))]
+    for name in names:
+        spec, node = state.builder.specs.get(name), state.graph.producers.get(name)
+        values = spec.values if spec is not None and spec.dtype in FLOATS and len(set(spec.shapes or ())) == 1 else None
+        if values and not _alike(values[0], values[-1]) and not extents.isdisjoint(values[0].shape):
+            why = f"reads a table made of {name}, of which the file has as many values as natively"
+            return ctx.refuse(refusal.code, f"{why}, though they follow the image's size: {_LINSPACE}", _STEPS)
+        names += [
+            item for item in (inputs_of(node) if node else ()) if item not in names and _is_table(state.views[item])
+        ]
+    return refusal
+
+
+def _is_table(view: View | None) -> bool:
+    """Whether it is computed from no element of the image, or a grid is in it."""
+    return not isinstance(view, Placed) or any(blame.cause is Cause.GRID for blame in view.provenance.blames)
+
+
+_LINSPACE = "the exporter writes linspace and affine_grid so"
+_STEPS = "make the table of torch.arange, which is exported as it is computed"
 
 
 def half_computed(ctx: RuleContext) -> Refusal | None:

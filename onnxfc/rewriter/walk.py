@@ -16,7 +16,7 @@ from onnxfc.analysis.pool_roles import pool_roles
 from onnxfc.analysis.rounding import meets_rounded_up
 from onnxfc.builder import ops
 from onnxfc.builder.graph_builder import GraphBuilder
-from onnxfc.builder.half_computed import half_computed
+from onnxfc.builder.half_computed import half_computed, told_of_steps
 from onnxfc.builder.rule_context import LEAVE, OWN_BATCH, Outcome, RuleContext, tensor_of
 from onnxfc.builder.state import GlobalPool, Quantised, Roles, State
 from onnxfc.errors import Refusal
@@ -266,7 +266,7 @@ def _by_rule(ctx: RuleContext, views: Sequence[View], lead: Lead) -> Outcome:
             return again if isinstance(again, list) else outcome
         state.notes += ctx.notes
         if outcome is not None:
-            return outcome
+            return told_of_steps(ctx, outcome) if isinstance(outcome, Refusal) else outcome
         del state.builder.nodes[built:]
         return _windowed(ctx, views) if lead == PLACED else no_rule(ctx)
     except InferenceFailed as error:

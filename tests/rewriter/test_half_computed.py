@@ -75,3 +75,24 @@ def test_a_level_of_numbers_beside_one_that_is_computed_otherwise(how: str) -> N
     assert (found.code, found.node) == ("size-locked", f"node_{joined}")
     why = f"Concat lays {parts[1]}, a list for the native size, beside {parts[0]}, which is computed for any"
     assert (found.reason, found.advice) == (why, "export it with open height and width")
+
+
+def test_steps_of_the_native_number_that_follow_the_size() -> None:
+    """As PyTorch's newer exporter writes torch.linspace(0, w - 1, w) of an open file: a step that is computed, times as
+    many numbers as there are natively. No such file runs at another size."""
+    net = Net(17)
+    data = net.op("Tanh", net.conv(net.input("image", [1, 2, "height", "width"]), 2, 4, strides=[1, 1]))
+    width = net.op("Cast", net.op("Slice", net.op("Shape", data), net.ints(3), net.ints(4)), to=1)
+    step = net.op("Div", net.op("Sub", width, net.const([1.0])), net.const([11.0]))
+    table = net.op("Mul", step, net.const(np.arange(12, dtype=np.float32)))
+    model = net.model(net.op("Mul", data, table))
+    found = refusal(model, size=(10, 14))
+    assert (found.code, found.reason) == (
+        "position-table",
+        f"Mul reads a table made of {table}, of which the file has as many values as natively, though they follow the"
+        " image's size: the exporter writes linspace and affine_grid so",
+    )
+    assert found.advice.startswith("make the table of torch.arange, which is exported as it is computed")
+    run(model, {"image": np.zeros((1, 2, 10, 14), np.float32)})
+    with pytest.raises(RuntimeError, match="BroadcastIterator"):
+        run(model, {"image": np.zeros((1, 2, 10, 18), np.float32)})
