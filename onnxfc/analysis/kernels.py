@@ -16,6 +16,7 @@ from onnxfc.graph.op_kinds import (
     COVERING,
     GLOBAL_POOLS,
     PLAIN_LAYERS,
+    RECURRENT,
     REDUCTIONS,
     SLIDING,
     SPREADING,
@@ -31,6 +32,12 @@ def convolved(step: Step) -> Layout:
     if not made or step.layouts[0] is None or any(layout.solid for layout in made):
         return on_data(slide)(step) or held
     return slide(step, replace(held, looks=step.meet([held, *made])))
+
+
+def recurrent(step: Step) -> Layout:
+    """First states may be made of what was pooled, which meets its map again here."""
+    made = unknown(step)
+    return made if len(step.given) < 2 else replace(made, looks=step.meet([held for _, held in step.given]))
 
 
 def slide(step: Step, held: Layout) -> Layout:
@@ -222,6 +229,7 @@ KERNELS: dict[str, Rule] = {
     **dict.fromkeys(SLIDING, convolved),
     **dict.fromkeys(("CenterCropPad", "ConvTranspose", "DepthToSpace"), on_data(grid)),
     **dict.fromkeys(("MaxUnpool", "Pad", "SpaceToDepth"), on_data(grid)),
+    **dict.fromkeys(RECURRENT, recurrent),
     **dict.fromkeys(SPREADING, on_data(copies)),
     "Col2Im": on_data(blocks),
     "STFT": on_data(framed),

@@ -14,7 +14,8 @@ from onnxfc.claim.blame import Cause
 from onnxfc.graph.op_kinds import RECURRENT
 from onnxfc.head.windows import to_scores
 from onnxfc.layout.axes import Group, channels, kinds, pure
-from onnxfc.layout.views import Fixed, Placed, ScoreMap, View, Window
+from onnxfc.layout.views import Context, Fixed, Placed, ScoreMap, View, Window
+from onnxfc.rules.broadcast import with_context
 from onnxfc.rules.context_sums import of_image
 from onnxfc.rules.registry import FEATURES, PLACED, rule
 
@@ -37,7 +38,7 @@ def recurrent(ctx: RuleContext) -> Outcome | None:
     """
     view = ctx.views[0]
     time = int(ctx.attrs.get("layout", 0))
-    if not isinstance(view, Placed) or ctx.has_input(_LENGTHS) or not ctx.only_first or view.other:
+    if not isinstance(view, Placed) or ctx.has_input(_LENGTHS) or not _alone(ctx) or view.other:
         return None
     if any(name and ctx.native(name).shapes is None for name in ctx.node.output):
         return None
@@ -53,6 +54,12 @@ def recurrent(ctx: RuleContext) -> Outcome | None:
     if ctx.node.output[0]:
         made[0] = _rows(ctx, view, steps, batch)
     return made
+
+
+def _alone(ctx: RuleContext) -> bool:
+    """Whether all that it reads beside the sequence is fixed, but for first states, which may be of the whole image."""
+    states = {at for at in _STATES if ctx.has_input(at) and isinstance(ctx.views[at], Context)}
+    return all(view is None or isinstance(view, Fixed) or at in states for at, view in enumerate(ctx.views) if at)
 
 
 def _in_a_row(ctx: RuleContext, steps: Group) -> bool:
@@ -100,14 +107,14 @@ def _rows(ctx: RuleContext, view: Placed, steps: Group, batch: Group) -> Placed:
     directions, hidden = channels(shape[2 if batch_first else 1]), channels(shape[3])
     groups = (batch, steps, directions, hidden) if batch_first else (steps, directions, batch, hidden)
     seen = [ctx.blame(Cause.CONTEXT)] if kinds(steps) == ["space"] else []
-    provenance = view.provenance.blamed(*seen)
+    provenance = with_context(ctx, view.provenance.blamed(*seen))
     made = view.output(ctx.node.output[0], groups=groups, provenance=provenance)
     return replace(made, measured=None if made.is_map else view.like)
 
 
 def _last(ctx: RuleContext, view: Placed, name: str) -> View:
     """Y_h, Y_c: the states behind the last step."""
-    return replace(of_image(ctx, view.provenance), tensor=name)
+    return replace(of_image(ctx, with_context(ctx, view.provenance)), tensor=name)
 
 
 @rule(*RECURRENT, on=FEATURES, attributes=_ATTRIBUTES)

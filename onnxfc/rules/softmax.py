@@ -10,6 +10,7 @@ from itertools import pairwise, product, takewhile
 import numpy as np
 import onnx
 
+from onnxfc.analysis.normalised_sums import in_doubt
 from onnxfc.builder import ops
 from onnxfc.builder.rule_context import Outcome, RuleContext
 from onnxfc.claim.blame import Cause
@@ -30,11 +31,7 @@ def over_places(ctx: RuleContext, axes: Sequence[int]) -> Outcome | None:
     assert isinstance(view, Placed)
     atoms = [atom for axis in axes for atom in view.groups[axis]]
     sides = {atom.side for atom in atoms if atom.kind == "space"}
-    if (
-        ctx.per_window
-        or ctx.op_type in {"LogSoftmax", "LpNormalization"}
-        or any(atom.kind == "batch" for atom in atoms)
-    ):
+    if ctx.per_window or ctx.op_type == "LpNormalization" or any(atom.kind == "batch" for atom in atoms):
         return None
     if parts := _taken_apart(ctx, view, axes):
         why = f"relates places that lie {' x '.join(map(str, parts))} apart"
@@ -45,6 +42,7 @@ def over_places(ctx: RuleContext, axes: Sequence[int]) -> Outcome | None:
         return None  # rows and columns of what relates places, together
     ctx.keep()
     shares = frozenset((ctx.name, atom.place) for atom in atoms if atom.kind == "space")
+    shares = in_doubt(shares) if ctx.op_type == "LogSoftmax" else shares  # until they are raised again
 
     def marked(side: int, own: Provenance) -> Provenance:
         shared = replace(own, sums_to_one=own.sums_to_one | (shares if side in sides else frozenset()))
@@ -144,8 +142,7 @@ def softmax(ctx: RuleContext) -> Outcome | None:
         return over_places(ctx, sorted(normalised))
     if view.is_strip:
         return _of_strip(ctx, axis)
-    whole = normalised == set(view.spatial) and ctx.op_type != "LogSoftmax"
-    if whole and not view.provenance.windows and 1 not in view.extent:
+    if normalised == set(view.spatial) and not view.provenance.windows and 1 not in view.extent:
         return softmax_scores(ctx) if ctx.per_window else over_places(ctx, sorted(normalised))
     pooled = set(view.extent) == {1} and view.channels_first and axis == 1
     if not pooled:

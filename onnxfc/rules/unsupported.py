@@ -12,7 +12,19 @@ import onnx
 from onnxfc.builder.rule_context import ATTENTION, LEAVE, RuleContext
 from onnxfc.errors import Refusal
 from onnxfc.graph.index import attributes, label
-from onnxfc.graph.op_kinds import BROADCAST, CUTTING, PRODUCTS, QUANTISED, RECURRENT, REORDERING, SOFTMAX, UNARY
+from onnxfc.graph.op_kinds import (
+    BROADCAST,
+    COVERING,
+    CUTTING,
+    GLOBAL_POOLS,
+    PRODUCTS,
+    QUANTISED,
+    RECURRENT,
+    REDUCTIONS,
+    REORDERING,
+    SOFTMAX,
+    UNARY,
+)
 from onnxfc.layout.axes import pure
 from onnxfc.layout.provenance import Provenance
 from onnxfc.layout.views import Context, Fixed, Lifted, Placed, Window, is_map
@@ -155,6 +167,10 @@ def _on_a_piece(ctx: RuleContext, lifted: Sequence[Lifted]) -> Refusal:
     if pieces:
         why = f"cuts a piece out of the map of the native size, and {ctx.op_type} works on it"
         return Refusal("cut-out", label(producers[pieces[0]]), why, advice)
+    pooled = sorted(pool for pool in behind if producers[pool].op_type in {*REDUCTIONS, *GLOBAL_POOLS, *COVERING})
+    if pooled:
+        why = f"takes together places of each window, and {ctx.op_type} works on what it leaves as on a map"
+        return Refusal("partial-pool", label(producers[pooled[0]]), f"{producers[pooled[0]].op_type} {why}", LEAVE)
     rank = max(len(source.extent) for view in lifted if isinstance(view, Window) for source in view.sources)
     if len(ctx.shape_in()) < 2 + rank:
         why = "works along the places of the native map in one row, past the ends of its rows"

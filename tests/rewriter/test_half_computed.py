@@ -94,5 +94,5 @@ def test_steps_of_the_native_number_that_follow_the_size() -> None:
     )
     assert found.advice.startswith("make the table of torch.arange, which is exported as it is computed")
     run(model, {"image": np.zeros((1, 2, 10, 14), np.float32)})
-    with pytest.raises(RuntimeError, match="BroadcastIterator"):
+    with pytest.raises(Exception, match="BroadcastIterator"):
         run(model, {"image": np.zeros((1, 2, 10, 18), np.float32)})

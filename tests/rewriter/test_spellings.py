@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from fixture_files import fixture_file
-from hazards import CHECK, refusal
+from hazards import CHECK, Net, refusal
 from references import EXPORTERS, compare, image
 
 import onnxfc
@@ -87,3 +87,38 @@ def test_neighbours_picked_by_number_are_a_piece_of_the_map(exporter: str) -> No
     found = refusal(model_of("picked_neighbours", exporter), free=("width",))
     assert found.code == "cut-out"
     assert found.reason == "Sub combines a piece of the native map with what grows as the map does"
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize("name", ["axis_states", "axis_log_shares"])
+def test_figures_of_all_columns_beside_them(name: str, exporter: str) -> None:
+    """The first state of a recurrent layer is the mean of its sequence; LogSoftmax is over all places."""
+    along(name, exporter, "width")
+    along(name, exporter, "width", global_pool="keep")
+
+
+@pytest.mark.parametrize("sums", ["MatMul", "ReduceSum"])
+def test_logarithms_of_shares_that_are_raised_again_are_not_summed_up(sums: str) -> None:
+    """They are shares of all places then, whose sum is a mean; nothing tells, so that it is not taken for one that
+    grows."""
+    net = Net(17)
+    rows = net.op("Reshape", net.op("Tanh", net.conv(net.image(1, (9, 11)), 2, 4)), net.ints(1, 4, 20))
+    shares = net.op("Exp", net.op("LogSoftmax", rows, axis=2))
+    if sums == "MatMul":
+        pooled = net.op("MatMul", shares, net.op("Transpose", rows, perm=[0, 2, 1]))
+    else:
+        pooled = net.axes("ReduceSum", net.op("Mul", shares, rows), [2], keepdims=0)
+    model = net.model(net.fc(net.op("Flatten", pooled), 16 if sums == "MatMul" else 4, 5))
+    assert refusal(model, global_pool="keep").code in ("sum-over-image", "softmax-over-space")
+
+
+def test_what_was_pooled_of_rows_is_no_map() -> None:
+    """Along the height alone a mean of rows is a figure of each window, in which nothing slides."""
+    net = Net(17)
+    rows = net.axes("ReduceMean", net.op("Tanh", net.conv(net.image(1, (16, 24)), 2, 4)), [2], keepdims=0)
+    model = net.model(net.op("Tanh", net.conv(rows, 4, 5, (3,), strides=[1])))
+    found = refusal(model, free=("height",))
+    assert (found.code, found.node.partition("_")[2].partition("_")[0]) == ("partial-pool", "reducemean")
+    assert (
+        found.reason == "ReduceMean takes together places of each window, and Conv works on what it leaves as on a map"
+    )
