@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
+from onnxfc.analysis.copies import told_copies
 from onnxfc.analysis.counts import Growth, divisor
 from onnxfc.builder import ops
 from onnxfc.builder.rule_context import LEAVE, RuleContext, tensor_of
@@ -19,6 +20,7 @@ from onnxfc.errors import Refusal
 from onnxfc.graph.index import attributes, copied, inputs_of
 from onnxfc.graph.op_kinds import (
     BROADCAST,
+    COPYING,
     CUTTING,
     FLOATS,
     LENGTHS,
@@ -109,7 +111,9 @@ def told_scale(ctx: RuleContext) -> None:
 
 
 def told_count(ctx: RuleContext) -> None:
-    """Note a figure of the whole image that is multiplied by a power of the native number of its places."""
+    """Note a figure of the whole image that is multiplied by a power of the native number of places, or repeated."""
+    if ctx.op_type in COPYING and isinstance(ctx.views[0], Context):
+        told_copies(ctx)
     if ctx.state.dense and ctx.name in ctx.state.roles.counted and not ctx.state.as_written:
         why = f"{ctx.op_type} scales a figure of the whole image by the native number of its places, or a root of that"
         ctx.remark("native-scale", f"{why}; unless it is that by chance, export it with open height and width")

@@ -97,6 +97,24 @@ def test_figures_of_all_columns_beside_them(name: str, exporter: str) -> None:
     along(name, exporter, "width", global_pool="keep")
 
 
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_a_table_beside_a_figure_lies_on_no_places(exporter: str) -> None:
+    """Centres of clusters, 4 x 8, as many axes as a map has of which one axis stays: no map is 8 columns wide."""
+    along("axis_vlad", exporter, "width", global_pool="keep")
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_a_figure_repeated_as_often_as_there_are_columns_is_told(exporter: str) -> None:
+    """The steps of a decoder, which the file has as a number: the network's own follow the image."""
+    done = rewritten("axis_decoder", exporter, free=("width",))
+    [note] = [note for note in done.notes if note.code == "native-scale"]
+    assert note.reason.partition(" ")[2] == (
+        "repeats a figure of the whole image 12 times, as many as there are places natively; where the network's own"
+        " follow the image, export it with open dims"
+    )
+    assert REFERENCES["axis_decoder map 17x33"].shape == (1, 16, 5)
+
+
 @pytest.mark.parametrize("sums", ["MatMul", "ReduceSum"])
 def test_logarithms_of_shares_that_are_raised_again_are_not_summed_up(sums: str) -> None:
     """They are shares of all places then, whose sum is a mean; nothing tells, so that it is not taken for one that
