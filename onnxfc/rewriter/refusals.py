@@ -138,11 +138,21 @@ def _beside_figures(state: State) -> Refusal | None:
 def _unlike_windows(state: State, provenances: Sequence[Provenance]) -> Refusal | None:
     """Windows that are a map, or lie no whole pixels apart."""
     for name in maps_of_windows(state):
-        why = "is a map of the trunk that was taken for features of a window: something made it one of the native size"
-        return Refusal("size-locked", name, f"the output {why}", LEAVE)
+        ahead = needed(state.graph.live, [name])
+        node = next((node for node in ahead if _makes_window(state, node)), None)
+        does = f"{node.op_type} reads" if node is not None else "a node reads"
+        why = f"{does} a map of the native size as features of one window, and the output {name} is a map again"
+        return Refusal("size-locked", name if node is None else label(node), why, LEAVE)
     if any(item.windows and any(f.stride != int(f.stride) for f in item.fields) for item in provenances):
         return Refusal("fractional-stride", "", "the head's windows are a fraction of a pixel apart")
     return None
+
+
+def _makes_window(state: State, node: onnx.NodeProto) -> bool:
+    """Whether a node makes features of a window of what was a map."""
+    read = [state.views.get(name) for name in inputs_of(node)]
+    made = any(isinstance(state.views.get(name), Window | ScoreMap) for name in node.output)
+    return made and any(isinstance(view, Placed) for view in read)
 
 
 def _lacks_places(state: State, name: str) -> bool:

@@ -140,3 +140,17 @@ def test_what_was_pooled_of_rows_is_no_map() -> None:
     assert (
         found.reason == "ReduceMean takes together places of each window, and Conv works on what it leaves as on a map"
     )
+
+
+def test_a_matrix_over_all_places_is_named() -> None:
+    """As many rows and columns as the map has places, natively: what it makes is a map again, of no other size."""
+    net = Net(17)
+    data = net.op("Tanh", net.conv(net.image(1, (11, 13)), 2, 4))
+    mixed = net.op("MatMul", net.op("Reshape", data, net.ints(1, 4, 30)), net.random(30, 30))
+    model = net.model(net.op("Relu", net.op("Reshape", mixed, net.ints(1, 4, 5, 6))))
+    found = refusal(model)
+    assert (found.code, found.node) == ("size-locked", next(n.name for n in model.graph.node if n.op_type == "MatMul"))
+    assert found.reason == (
+        f"MatMul reads a map of the native size as features of one window, and the output {model.graph.output[0].name}"
+        " is a map again"
+    )
