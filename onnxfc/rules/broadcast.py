@@ -254,11 +254,26 @@ def _pooled_beside_map(ctx: RuleContext, placed: Sequence[Placed]) -> Outcome | 
         return None
     big = max(maps, key=lambda view: (len(view.groups), view.extent))
     spatial = _from_right(big)
+    turned = {id(view): _on_axes_of(ctx, view, spatial) for view in maps}
+    ctx.views, maps = tuple(turned.get(id(view), view) for view in ctx.views), [*turned.values()]
     if any(_from_right(view) != spatial for view in maps) or len(big.groups) != len(ctx.shape_out()):
         return ctx.refuse(*_APART)
     small = [view for view in maps if view.extent != big.extent]
     spread = any(ctx.shape_out()[axis] != length for axis, length in zip(big.spatial, big.extent, strict=True))
     return _meets(ctx, small or maps) if small or spread else None
+
+
+def _on_axes_of(ctx: RuleContext, view: Placed, spatial: Sequence[int]) -> Placed:
+    """A pooled map with its cells on this axis, of which it has one place as of its own: the mean of an image of which
+    an axis stays, behind Unsqueezes."""
+    axes = [len(view.groups) + axis for axis in spatial]
+    alone = len(axes) == 1 and view.extent == (1,) and bool(view.provenance.windows) and axes[0] > 0
+    if not alone or axes == [*view.spatial] or view.groups[axes[0]]:
+        return view
+    order = list(range(len(view.groups)))
+    order[view.spatial[0]], order[axes[0]] = axes[0], view.spatial[0]
+    tensor = ops.transpose(ctx.builder, view.tensor, order)
+    return replace(view, tensor=tensor, groups=tuple(view.groups[axis] for axis in order))
 
 
 def _from_right(view: Placed) -> tuple[int, ...]:

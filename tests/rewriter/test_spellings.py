@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from fixture_files import fixture_file
-from hazards import CHECK, Net, refusal
+from hazards import CHECK, Net, complete, refusal, session
 from references import EXPORTERS, compare, image
 
 import onnxfc
@@ -154,3 +154,26 @@ def test_a_matrix_over_all_places_is_named() -> None:
         f"MatMul reads a map of the native size as features of one window, and the output {model.graph.output[0].name}"
         " is a map again"
     )
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_mean_behind_unsqueezes_meets_its_map_where_an_axis_stays(axis: int) -> None:
+    """Less the mean of each window: the cells are those of crops, whichever axis is free."""
+    net = Net(17)
+    data = net.op("Tanh", net.conv(net.image(1, (11, 13)), 2, 4))
+    mean = net.op("Unsqueeze", net.axes("ReduceMean", data, [2, 3], keepdims=0), net.ints(2))
+    less = net.op("Sub", data, net.op("Unsqueeze", mean, net.ints(3)))
+    figures = net.axes("ReduceMean", net.op("Abs", less), [2, 3], keepdims=0)
+    model = net.model(net.fc(figures, 4, 5))
+    options = RewriteOptions(free=(("height", "width")[axis],))
+    done = onnxfc.rewrite(model, options=options, check_options=CHECK)
+    assert done.claim.verdict == "exact"
+    shape = [1, 2, 11, 13]
+    shape[2 + axis] += 6
+    whole = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    [found] = session(complete(done)).run(None, {"image": whole})
+    assert found.shape == (1, 5, 4)
+    for cell in range(4):
+        crop = whole.take(range(2 * cell, 2 * cell + (11, 13)[axis]), 2 + axis)
+        [wanted] = session(model).run(None, {"image": crop})
+        np.testing.assert_allclose(found[:, :, cell], wanted, atol=1e-5)
