@@ -16,6 +16,8 @@ def told_copies(ctx: RuleContext) -> None:
         return
     before = (1,) * (made.rank - len(ctx.shape_in())) + ctx.shape_in()
     longer = {after for was, after in zip(before, made.native, strict=True) if was == 1 < after}
+    if not longer:
+        return
     lengths = {n for other in ctx.state.views.values() if isinstance(other, Placed) for n in other.extent}
     if many := sorted(n for n in longer & lengths if n > _FEW):
         why = f"{ctx.op_type} repeats a figure of the whole image {many[0]} times, as many as there are places natively"

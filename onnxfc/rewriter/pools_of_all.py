@@ -66,7 +66,9 @@ def _pools_all(node: onnx.NodeProto, native: Mapping[str, Spec]) -> bool:
 
 def _summed_up(node: onnx.NodeProto, native: Mapping[str, Spec]) -> tuple[int, ...]:
     """Which axes an Einsum sums up that does nothing else; none of any other."""
-    if node.op_type != "Einsum" or len(node.input) != 1 or native[node.input[0]].shapes is None:
+    if node.op_type != "Einsum" or canonical_domain(node.domain) or len(node.input) != 1:
+        return ()
+    if native[node.input[0]].shapes is None:
         return ()
     (own,), out = letters_of(attributes(node)["equation"], [native[node.input[0]].rank])
     left = "".join(letter for letter in own if letter in out)

@@ -41,10 +41,12 @@ def spreads(ctx: RuleContext) -> bool:
         same = len(context) == 1 and len(ctx.shape_in()) == rank and ctx.shape_in()[:2] == after[:2]
     else:
         same = ctx.op_type in BROADCAST and all(isinstance(view, Context | Fixed) for view in ctx.views)
-        same &= len(after) == rank and any(True for _ in _of_that_size(ctx))
     small = all(set(ctx.builder.spec(view.tensor).native[2:]) == {1} for view in context)
     small = small or ctx.op_type in RESAMPLING
-    return (same and small and len(after) == rank and set(after[2:]) != {1}) or _met_at_once(ctx)
+    fits = same and small and len(after) == rank and set(after[2:]) != {1}
+    if fits and ctx.op_type not in SPREADING:
+        fits = next(_of_that_size(ctx), None) is not None  # asked last: it looks at all that was made before
+    return fits or _met_at_once(ctx)
 
 
 def _met_at_once(ctx: RuleContext) -> bool:
