@@ -22,4 +22,3 @@ def told_copies(ctx: RuleContext) -> None:
     if many := sorted(n for n in longer & lengths if n > _FEW):
         why = f"{ctx.op_type} repeats a figure of the whole image {many[0]} times, as many as there are places natively"
         ctx.remark("native-scale", f"{why}; where the network's own follow the image, export it with open dims")
-        ctx.state.notes += ctx.notes

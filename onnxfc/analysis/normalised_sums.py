@@ -117,7 +117,6 @@ def told_count(ctx: RuleContext) -> None:
     if ctx.state.dense and ctx.name in ctx.state.roles.counted and not ctx.state.as_written:
         why = f"{ctx.op_type} scales a figure of the whole image by the native number of its places, or a root of that"
         ctx.remark("native-scale", f"{why}; unless it is that by chance, export it with open height and width")
-        ctx.state.notes += ctx.notes
 
 
 def counted(ctx: RuleContext, tensor: str, axes: Sequence[int]) -> Growth:

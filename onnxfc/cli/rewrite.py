@@ -297,18 +297,8 @@ def _rewritten(source: Path, target: Path, options: dict[str, Any], quiet: bool)
     model.check_target(target, save)
     names = (
         *("output", "global_pool", "dynamic_batch", "per_window_scale", "dequantize_head", "size", "inputs"),
-        *(
-            "free",
-            "output_at",
-            "grids",
-            "grow",
-            "fixed_size",
-            "form",
-            "keep_output_shape",
-            "max_kernel",
-            "max_pool",
-            "profile",
-        ),
+        *("free", "output_at", "grids", "grow"),
+        *("fixed_size", "form", "keep_output_shape", "max_kernel", "max_pool", "profile"),
     )
     shapes = by_name(options["input_shapes"])
     wanted = RewriteOptions(**{name: options[name] for name in names}, input_shapes=shapes)

@@ -342,13 +342,13 @@ def _size_free(ctx: RuleContext, views: Sequence[View]) -> Outcome:
             return spread(ctx)
         except InferenceFailed as error:
             return _cannot_run(ctx, error)
-    variance = ctx.state.roles.variances.get(ctx.name)
     try:
-        if variance is not None and context:
+        if context and (variance := ctx.state.roles.variances.get(ctx.name)):
             as_many_as_now(ctx, variance)
         else:
             ctx.keep([tensor_of(ctx.state.views[name]) if name else "" for name in ctx.node.input])
             told_count(ctx)
+        ctx.state.notes += ctx.notes
     except InferenceFailed:
         _keep_native(ctx, bool(context))
     for name in ctx.node.output:
